@@ -6,8 +6,20 @@ from typing import TYPE_CHECKING, Annotated, Any, cast
 import typer
 
 from clustercert.cli.commands import on_service
+from clustercert.cli.lookup import cluster_path, find_cluster, find_user
 from clustercert.cli.options import ClusterOption, InProjectOption, OnlyUserOption
-from clustercert.cli.output import Output, OutputOption, Row, note, paragraph, show_list, show_one, write_out
+from clustercert.cli.output import (
+    Output,
+    OutputOption,
+    Row,
+    note,
+    paragraph,
+    show_list,
+    show_one,
+    with_names,
+    with_times,
+    write_out,
+)
 
 if TYPE_CHECKING:
     from clustercert.client.administration import AdministrationClient
@@ -64,8 +76,6 @@ def show_access(
     Also shows which mechanisms would enforce a revocation, and how fast. JSON and YAML contain the whole report, the
     other formats one line for each certificate that has not expired.
     """
-    from clustercert.cli.lookup import cluster_path, find_cluster, find_user
-
     found = find_cluster(client, cluster, project)
     query: dict[str, str] = {}
     if user is not None:
@@ -100,7 +110,6 @@ def crl(
 
     kube-apiserver does not read CRLs; other verifiers do.
     """
-    from clustercert.cli.lookup import find_cluster
     from clustercert.client.administration import path_of
 
     found = find_cluster(client, cluster, project)
@@ -114,7 +123,6 @@ def crl(
 
 
 def _certificate_rows(report: "JsonObject", *, is_table: bool) -> list[Row]:
-    from clustercert.cli.output import with_names, with_times
 
     rows = [
         {"user": user["user_name"], "user_id": user["user_id"], **credential}
@@ -125,7 +133,6 @@ def _certificate_rows(report: "JsonObject", *, is_table: bool) -> list[Row]:
 
 
 def _print_explanations(report: "JsonObject") -> None:
-    from clustercert.cli.output import with_names, with_times
 
     if not report["complete"]:
         note("Not all certificates are listed. Filter them with --user.")

@@ -14,6 +14,7 @@ from clustercert.cli.lookup import (
     cluster_path,
     find_cluster,
     find_project,
+    find_user,
     is_certificate_owner,
     named_users,
     own_projects,
@@ -33,7 +34,16 @@ from clustercert.cli.options import (
     future_time,
     past_time,
 )
-from clustercert.cli.output import Output, OutputOption, Progress, note, show_list, show_one
+from clustercert.cli.output import (
+    Output,
+    OutputOption,
+    Progress,
+    note,
+    show_list,
+    show_one,
+    with_names,
+    with_times,
+)
 from clustercert.cli.prompts import confirm
 from clustercert.cli.session import CLUSTER_ID
 from clustercert.client.administration import path_of
@@ -231,8 +241,6 @@ class ScopeOptions:
             return _found_certificate(client, self.certificate)
         base, cluster = "", None
         if self.cluster is not None:
-            from clustercert.cli.lookup import cluster_path, find_cluster
-
             cluster = find_cluster(client, self.cluster, self.project)
             base = cluster_path(cluster)
         if self.user is None:
@@ -242,7 +250,6 @@ class ScopeOptions:
                 "Only operators can revoke a user's certificates everywhere. To revoke all of your own, and end your "
                 "logins, run `clustercert logout --everywhere`."
             )
-        from clustercert.cli.lookup import find_user, is_certificate_owner
         from clustercert.client.administration import path_of
 
         user = find_user(client, self.user, cluster=cluster)
@@ -276,8 +283,6 @@ def revoke(
     Users revoke their own certificates, admins those of their project, operators all. Asks first, unless --yes is
     given. How the API server enforces it depends on the cluster: see `clustercert certificate access`.
     """
-    from clustercert.cli.output import with_times
-
     found = scope.find(client)
     confirm(found.question, yes=yes)
     body: JsonObject = {"reason": reason}
@@ -302,8 +307,6 @@ def undo(
 
     A revocation for keyCompromise, or by the holder of the key, can't be undone.
     """
-    from clustercert.cli.output import with_times
-
     show_one(with_times(client.post(f"/revocations/{revocation}/undo")), output, name="id")
 
 
@@ -317,8 +320,6 @@ def revocations(
     output: OutputOption = Output.TABLE,
 ) -> None:
     """List revocations, newest first, including undone ones. Only for operators and admins of the project."""
-    from clustercert.cli.lookup import cluster_path, find_cluster, find_user
-    from clustercert.cli.output import with_times
     from clustercert.client.administration import path_of
 
     if cluster is not None and user is None:
@@ -468,8 +469,6 @@ def list_certificates(
     With --cluster, --project, --user or --all: those that you may see. Operators and admins of a project see those of
     all users.
     """
-    from clustercert.cli.output import with_names, with_times
-
     # Programs read the other formats, and would mistake a partial list for the complete one.
     limit = limit or (_TABLE_LINES if output is Output.TABLE else MAX_LINES)
     scope = Scope(everything, cluster, project, user)
@@ -495,8 +494,6 @@ def show(
     output: OutputOption = Output.TABLE,
 ) -> None:
     """Show a certificate. JSON and YAML also contain the PEM."""
-    from clustercert.cli.output import with_times
-
     found, _ = find_certificate(client, certificate)
     row = with_times(found)
     if output is Output.TABLE:

@@ -15,6 +15,7 @@ import typer
 
 from clustercert.cli.credential import cache
 from clustercert.cli.login import profile
+from clustercert.cli.lookup import reachable_clusters
 from clustercert.cli.output import write_out
 from clustercert.cli.resources import RESOURCES
 from clustercert.model.errors import ClustercertError
@@ -159,7 +160,6 @@ def _write(file: Path, state: str, found: Iterable[str]) -> None:
 
 def _fetched(kind: str, found: "Profile") -> Iterator[str]:
     """Ask the service for names. Lists for operators are read only if the user is one. Raises ClientError."""
-    from clustercert.cli.lookup import reachable_clusters
     from clustercert.policy.rules import OPERATOR, PROJECT_ROLES
 
     with found.client() as client:
