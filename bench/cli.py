@@ -17,8 +17,8 @@ from clustercert.cli.login.profile import Profile, save
 
 # The most that a command may take, in times of a bare Python.
 LIMITS = {
-    "credential": 3,
-    "--version": 4,
+    "credential": 2,
+    "--version": 2,
     "--help": 8,
     "status": 15,
     "clusters": 15,
