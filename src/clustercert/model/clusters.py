@@ -11,12 +11,13 @@ from functools import cache
 from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple, get_args, get_type_hints
 
 from clustercert.model.choices import MAX_TTL_SECONDS, WebhookMode
-from clustercert.model.identity import ProjectName
 from clustercert.model.kubernetes import NODES
 
 if TYPE_CHECKING:
-    # The command line reads the declarations at start-up, and this package is slow to import.
+    # The command line reads the declarations at start-up, and these are slow to import.
     from cryptography import x509
+
+    from clustercert.model.identity import ProjectName
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,7 +150,7 @@ class Cluster(Registration):
     created_at: datetime
     updated_at: datetime
     client_ca: ClientCA
-    project_name: ProjectName | None = field(default=None, compare=False)
+    project_name: "ProjectName | None" = field(default=None, compare=False)
 
 
 class DeclaredProperty(NamedTuple):
