@@ -6,7 +6,7 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-from clustercert.cli.output import Output, document, note, show_list, show_one
+from clustercert.cli.output import Output, document, print_note, show_list, show_one
 from clustercert.cli.printable import printable
 
 ROW = {
@@ -153,7 +153,7 @@ def test_cells_stay_on_one_line(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_notes_are_escaped_on_standard_error(capsys: pytest.CaptureFixture[str]) -> None:
-    note("a\x1b[2J[bold]\nb")
+    print_note("a\x1b[2J[bold]\nb")
     said = capsys.readouterr()
     assert (said.out, said.err) == ("", "a\\x1b[2J[bold]\nb\n")
 
@@ -177,8 +177,8 @@ def test_a_terminal_does_not_wrap_an_id_in_a_note(
     line: str, shown: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("COLUMNS", "80")
-    note(line)
+    print_note(line)
     assert capsys.readouterr().err == f"{line}\n"
     monkeypatch.setattr("sys.stderr.isatty", lambda: True)
-    note(line)
+    print_note(line)
     assert capsys.readouterr().err == f"{shown}\n"

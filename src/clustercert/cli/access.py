@@ -12,8 +12,8 @@ from clustercert.cli.output import (
     Output,
     OutputOption,
     Row,
-    note,
     paragraph,
+    print_note,
     show_list,
     show_one,
     with_names,
@@ -30,15 +30,15 @@ if TYPE_CHECKING:
 _COMPLETE = {"webhook", "binding"}
 
 
-def note_remaining_access(client: "AdministrationClient", body: "JsonObject") -> None:
+def print_remaining_access(client: "AdministrationClient", body: "JsonObject") -> None:
     """Say how clusters enforce a revocation, given the response to it with the user's `clusters`."""
-    note("Clusters that enforce revocations refuse the certificates within seconds.")
+    print_note("Clusters that enforce revocations refuse the certificates within seconds.")
     with client.check_format():
         clusters: Any = body["clusters"]
         for each in clusters:
             if _COMPLETE.isdisjoint(each["enforced_by"]):
                 only = " for reading" if "admission" in each["enforced_by"] else ""
-                note(
+                print_note(
                     f"The cluster {each['name']} ({each['id']}) does not enforce them: it accepts the certificates"
                     f"{only} until {each['until']}."
                 )
@@ -119,7 +119,7 @@ def crl(
         write_out(pem)
     else:
         out.write_text(pem, encoding="ascii")
-        note(f"Wrote {out}.")
+        print_note(f"Wrote {out}.")
 
 
 def _certificate_rows(report: "JsonObject", *, is_table: bool) -> list[Row]:
@@ -135,7 +135,7 @@ def _certificate_rows(report: "JsonObject", *, is_table: bool) -> list[Row]:
 def _print_explanations(report: "JsonObject") -> None:
 
     if not report["complete"]:
-        note("Not all certificates are listed. Filter them with --user.")
+        print_note("Not all certificates are listed. Filter them with --user.")
     if unknown := [with_names(each) for each in cast("list[JsonObject]", report["unknown_credentials"])]:
         write_out("\nClient certificates from other issuers, used at the API server:\n\n")
         show_list(unknown, Output.TABLE, columns=_UNKNOWN_COLUMNS, name="username")

@@ -8,7 +8,7 @@ from typing import Annotated, Any, NamedTuple
 
 import typer
 
-from clustercert.cli.access import note_remaining_access
+from clustercert.cli.access import print_remaining_access
 from clustercert.cli.commands import new_service_command, on_service
 from clustercert.cli.lookup import affected_certificates, find, find_project, find_user, objects
 from clustercert.cli.options import (
@@ -22,7 +22,7 @@ from clustercert.cli.output import (
     Output,
     OutputOption,
     Row,
-    note,
+    print_note,
     show_list,
     show_one,
     with_domain,
@@ -105,7 +105,7 @@ def _switch(
 ) -> None:
     id_or_name = str(find(client, resource.plural, name, domain)["id"]) if resource.is_in_domain else name
     changed = client.update(path_of(resource.plural, id_or_name), enabled=enabled)
-    note(f"{'Enabled' if enabled else 'Disabled'} the {resource.title} {changed[resource.key]}.")
+    print_note(f"{'Enabled' if enabled else 'Disabled'} the {resource.title} {changed[resource.key]}.")
 
 
 def _delete(
@@ -123,7 +123,7 @@ def _delete(
 
     confirm(question, yes=yes)
     client.delete(path_of(resource.plural, str(found.get("id", found[resource.key]))))
-    note(f"Deleted the {resource.title} {found[resource.key]}.{resource.after_deletion}")
+    print_note(f"Deleted the {resource.title} {found[resource.key]}.{resource.after_deletion}")
 
 
 def _option(name: str, annotation: Any, default: object = inspect.Parameter.empty) -> inspect.Parameter:
@@ -204,7 +204,7 @@ def _enable_user(
     """Enable a user."""
     user = find(client, "users", name, domain)
     show_one(client.update(path_of("users", str(user["id"])), enabled=True), output)
-    note(f"Enabled the user {user['name']}.")
+    print_note(f"Enabled the user {user['name']}.")
 
 
 def _disable_user(
@@ -221,8 +221,8 @@ def _disable_user(
     user = find(client, "users", name, domain)
     confirm(lambda: _question_of_loss(client, user, "Disable the user?"), yes=yes)
     show_one(client.update(path_of("users", str(user["id"])), enabled=False), output)
-    note(f"Disabled the user {user['name']}.")
-    note("Their certificates are revoked.")
+    print_note(f"Disabled the user {user['name']}.")
+    print_note("Their certificates are revoked.")
 
 
 def _block(
@@ -239,17 +239,17 @@ def _block(
     user = find_user(client, name, domain=domain)
     confirm(lambda: _question_of_loss(client, user, "Block the user?"), yes=yes)
     blocked = client.post(path_of("users", str(user["id"]), "block"))
-    note(f"Blocked the user {blocked['name'] or blocked['id']}. Their logins have ended.")
+    print_note(f"Blocked the user {blocked['name'] or blocked['id']}. Their logins have ended.")
     if (issuer := blocked["issuer"]) not in (None, BUILT_IN):
-        note(f"Their session at {issuer} goes on: end it there, if other services accept it.")
-    note_remaining_access(client, blocked)
+        print_note(f"Their session at {issuer} goes on: end it there, if other services accept it.")
+    print_remaining_access(client, blocked)
 
 
 def _unblock(client: AdministrationClient, name: AnyUserArgument, domain: AnyDomainOption = None) -> None:
     """Accept logins of a blocked or disabled user again. Their old certificates stay revoked."""
     user = find_user(client, name, domain=domain)
     client.post(path_of("users", str(user["id"]), "unblock"))
-    note(f"Unblocked the user {user.get('name', user['id'])}.")
+    print_note(f"Unblocked the user {user.get('name', user['id'])}.")
 
 
 def _set_password(
@@ -262,7 +262,7 @@ def _set_password(
     user = find(client, "users", name, domain)
     password = read_secret("Password", password_file, "add --password-file FILE", confirm=True)
     client.put(path_of("users", str(user["id"]), "password"), {"password": password})
-    note(f"Changed the password of the user {user['name']}.")
+    print_note(f"Changed the password of the user {user['name']}.")
 
 
 def _question_of_loss(
@@ -295,7 +295,7 @@ def _add_user(
     """Add a user to a group."""
     path, group, member = _membership(client, name, user, domain)
     client.put(path, {})
-    note(f"Added the user {member} to the group {group}.")
+    print_note(f"Added the user {member} to the group {group}.")
 
 
 def _remove_user(
@@ -304,7 +304,7 @@ def _remove_user(
     """Remove a user from a group."""
     path, group, member = _membership(client, name, user, domain)
     client.delete(path)
-    note(f"Removed the user {member} from the group {group}.")
+    print_note(f"Removed the user {member} from the group {group}.")
 
 
 def _membership(
@@ -431,7 +431,7 @@ def assign(client: AdministrationClient, role: RoleArgument, assignment: Assignm
     """Assign a role to a user or group. It must exist: see `role create`."""
     place = _place(client, role, assignment)
     assigned = client.put(place.path, {})
-    note(f"Assigned the role {role} in {place.scope} to {assigned['name']}.")
+    print_note(f"Assigned the role {role} in {place.scope} to {assigned['name']}.")
 
 
 def unassign(client: AdministrationClient, role: RoleArgument, assignment: AssignmentOptions) -> None:
@@ -439,7 +439,7 @@ def unassign(client: AdministrationClient, role: RoleArgument, assignment: Assig
     place = _place(client, role, assignment)
     assigned = client.get(place.path)
     client.delete(place.path)
-    note(f"Removed the role {role} in {place.scope} from {assigned['name']}.")
+    print_note(f"Removed the role {role} in {place.scope} from {assigned['name']}.")
 
 
 def list_assignments(

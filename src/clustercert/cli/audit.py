@@ -9,7 +9,7 @@ from clustercert.cli import audit_verify
 from clustercert.cli.audit_output import EVENT_FIELDS, EventNames, EventPrinter, check_proof, event_row
 from clustercert.cli.commands import on_store
 from clustercert.cli.options import YesOption, time_ago
-from clustercert.cli.output import Output, OutputOption, note, show_one, write_out
+from clustercert.cli.output import Output, OutputOption, print_note, show_one, write_out
 from clustercert.cli.prompts import confirm
 from clustercert.cli.session import Operator
 from clustercert.model.errors import LogDamaged
@@ -62,7 +62,7 @@ async def tail(
 
     from clustercert.store.audit import EventFilter
 
-    wanted = EventFilter(kind=kind, subject=subject, actor=actor)
+    event_filter = EventFilter(kind=kind, subject=subject, actor=actor)
     log = operator.parts.audit_log
     await _seal_waiting_events(operator)
     # Events sealed after this point are shown only with --follow.
@@ -70,21 +70,23 @@ async def tail(
     if output is Output.CSV:
         write_out(",".join(EVENT_FIELDS) + "\r\n")
     printer = EventPrinter(output, EventNames(operator))
-    await printer.print(await _last_events(log, wanted, size, lines))
+    await printer.print(await _last_events(log, event_filter, size, lines))
     last = size - 1 if size else None
     while follow:
         await asyncio.sleep(_WAIT_SECONDS)
-        page = await log.events(wanted, cursor=last, newest_first=False, limit=_PAGE)
+        page = await log.events(event_filter, cursor=last, newest_first=False, limit=_PAGE)
         await printer.print(page.events)
         last = page.cursor or (page.events[-1].leaf_index if page.events else last)
 
 
-async def _last_events(log: "AuditLog", wanted: "EventFilter", size: int, count: int) -> "list[StoredEvent]":
+async def _last_events(
+    log: "AuditLog", event_filter: "EventFilter", size: int, count: int
+) -> "list[StoredEvent]":
     """Find the last matching events in the first `size` events of the log, oldest first."""
     found: list[StoredEvent] = []
     cursor = size or None
     while cursor is not None and len(found) < count:
-        page = await log.events(wanted, cursor=cursor, newest_first=True, limit=count - len(found))
+        page = await log.events(event_filter, cursor=cursor, newest_first=True, limit=count - len(found))
         found += page.events
         cursor = page.cursor
     return found[::-1]
@@ -176,4 +178,4 @@ async def _seal_waiting_events(operator: Operator) -> None:
     try:
         await operator.parts.log_sealer.seal_all()
     except LogDamaged as damage:
-        note(f"Warning: {damage.message}")
+        print_note(f"Warning: {damage.message}")

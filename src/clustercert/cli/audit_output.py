@@ -15,7 +15,7 @@ from clustercert.cli.output import (
     csv,
     document,
     is_wide,
-    note,
+    print_note,
     row_of,
     show_one,
     write_out,
@@ -142,9 +142,9 @@ def show_report(report: "VerificationReport", output: Output) -> None:
         return
     show_one(summary, output, name="root")
     for finding in report.findings:
-        note(f"{finding.kind.problem.upper()}: {finding.text()}")
+        print_note(f"{finding.kind.problem.upper()}: {finding.text()}")
     if report.found > len(report.findings):
-        note(f"There are {report.found - len(report.findings)} more findings.")
+        print_note(f"There are {report.found - len(report.findings)} more findings.")
 
 
 class EventPrinter:

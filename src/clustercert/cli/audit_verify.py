@@ -20,7 +20,7 @@ from clustercert.cli.output import (
     OutputOption,
     Progress,
     Row,
-    note,
+    print_note,
     row_of,
     show_list,
     show_one,
@@ -132,11 +132,11 @@ def verify(
         report, untrusted = _verified_store(context, files, key)
     show_report(report, output)
     if untrusted:
-        note(untrusted)
+        print_note(untrusted)
     if report.found or untrusted:
         raise typer.Exit(1)
     if not files:
-        note("The log was not compared with a saved checkpoint. See --checkpoint.")
+        print_note("The log was not compared with a saved checkpoint. See --checkpoint.")
 
 
 @on_store
@@ -219,7 +219,7 @@ async def check_certificates(operator: Operator, output: OutputOption = Output.T
         show_list(
             rows, output, columns=("fingerprint", "serial", "cluster_id", "problems"), name="fingerprint"
         )
-    note(f"{count} certificates were checked; {len(rows)} failed the check.")
+    print_note(f"{count} certificates were checked; {len(rows)} failed the check.")
     if rows:
         raise typer.Exit(1)
 

@@ -38,7 +38,7 @@ from clustercert.cli.output import (
     Output,
     OutputOption,
     Progress,
-    note,
+    print_note,
     show_list,
     show_one,
     with_names,
@@ -292,7 +292,7 @@ def revoke(
     enforcement = {name: made.pop(name) for name in ("enforced_by", "lacking")}
     show_one(with_times(made), output, name="id")
     is_one = made["fingerprint"] is not None
-    note(_effect(enforcement, found.cluster, is_one=is_one) + _undo_hint(client, made))
+    print_note(_effect(enforcement, found.cluster, is_one=is_one) + _undo_hint(client, made))
 
 
 @on_service
@@ -477,7 +477,7 @@ def list_certificates(
     rows = [with_names(each) if is_table else with_times(each) for each in found]
     show_list(rows, output, columns=_COLUMNS, name="certificate" if is_table else "fingerprint")
     if more:
-        note(f"Only the first {len(rows)} are listed. Raise --limit, or filter the list.")
+        print_note(f"Only the first {len(rows)} are listed. Raise --limit, or filter the list.")
 
 
 @app.command()

@@ -27,7 +27,15 @@ from clustercert.cli.options import (
     parse_pairs,
     read_file,
 )
-from clustercert.cli.output import Output, OutputOption, note, show_list, show_one, with_domain, with_times
+from clustercert.cli.output import (
+    Output,
+    OutputOption,
+    print_note,
+    show_list,
+    show_one,
+    with_domain,
+    with_times,
+)
 from clustercert.cli.prompts import confirm
 from clustercert.cli.resources import RESOURCES
 from clustercert.cli.session import CLUSTER_ID
@@ -85,7 +93,7 @@ class AddressOptions:
             self.from_kubeconfig, self.kube_context, need_ca=ca_pem is None, follow_files=self.follow_files
         )
         if found.skipped_fields:
-            note(f"Not imported from the context {found.context}: {', '.join(found.skipped_fields)}.")
+            print_note(f"Not imported from the context {found.context}: {', '.join(found.skipped_fields)}.")
         return self.internal_url or found.server, ca_pem or found.ca_pem
 
 
@@ -219,20 +227,20 @@ class EnforcementOptions:
         """Parse `--credential-role` into the ClusterRole for each rule. Raises typer.BadParameter."""
         return parse_pairs(self.credential_role, "RULE=CLUSTERROLE", "--credential-role")
 
-    def note_next_step(self, cluster_id: object) -> None:
+    def print_next_step(self, cluster_id: object) -> None:
         """Print a note if the cluster needs manifests before the options take effect."""
         if self.admission is False:
-            note(
+            print_note(
                 f"Next: run `clustercert kubernetes setup {cluster_id} --out DIR --force` in the folder of the earlier "
                 "run, and follow step 1 of its README.md, which deletes the policy from the cluster."
             )
         if self.pin_components is not None:
-            note(
+            print_note(
                 f"Next: run `clustercert kubernetes setup {cluster_id} --out DIR --force`, and copy "
                 "authorization-config.yaml to the control plane. It says which certificates the API server asks about."
             )
         if self.credential_role or self.admission:
-            note(
+            print_note(
                 f"Next: run `clustercert kubernetes setup {cluster_id} --out DIR` and apply the manifests for the "
                 "cluster. They give the service the permissions that it needs there."
             )
@@ -351,13 +359,13 @@ def add(
     owner = find_project(client, project, domain)
     added = client.create(path_of("projects", str(owner["id"]), "clusters", name), fields)
     show_one(_row(added, owner["name"]), output)
-    note(
+    print_note(
         f"Next: run `clustercert kubernetes setup {added['id']} --out DIR`, and follow DIR/README.md. As a minimum, "
         "write a new file with the API server's present client CAs and the output of `clustercert kubernetes ca-bundle "
         f"{added['id']}`, name that file in --client-ca-file, and apply the output of `clustercert kubernetes rbac`. "
         "Don't append to kubeadm's ca.crt: pods and nodes also use it as the CA of the API server."
     )
-    enforcement.note_next_step(added["id"])
+    enforcement.print_next_step(added["id"])
 
 
 @cluster.command("list")
@@ -400,7 +408,7 @@ def show(
     use = {"use_after_revocation": "seen" if is_seen else "not seen"}
     show_one(_row(client.get(cluster_path(found)), found["project"]) | use, output)
     if not is_seen:
-        note(USE_NOT_SEEN)
+        print_note(USE_NOT_SEEN)
 
 
 @cluster.command()
@@ -427,7 +435,7 @@ def update(
 
     changed = client.change(cluster_path(found), changes)
     show_one(_row(changed, found["project"]), output)
-    enforcement.note_next_step(changed["id"])
+    enforcement.print_next_step(changed["id"])
 
 
 @cluster.command()
@@ -450,12 +458,12 @@ def remove(
     )
     confirm(question, yes=yes)
     client.delete(path)
-    note(
+    print_note(
         f"Removed the cluster {removed['name']}. Its API server accepts issued certificates until you remove the "
         "client CA from its --client-ca-file, even revoked ones unless its webhook's failurePolicy is Deny."
     )
     if removed["credential_roles"]:
-        note("Its ClusterRoleBindings named clustercert:credential:… stay in the cluster. Delete them.")
+        print_note("Its ClusterRoleBindings named clustercert:credential:… stay in the cluster. Delete them.")
 
 
 def _row(cluster: "JsonObject", project: object) -> "JsonObject":

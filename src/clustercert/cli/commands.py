@@ -11,7 +11,7 @@ import typer
 
 from clustercert.cli.login.options import LoginOptions
 from clustercert.cli.options import LocalOption, NotLoggedIn
-from clustercert.cli.output import note
+from clustercert.cli.output import print_note
 from clustercert.cli.session import operate
 
 if TYPE_CHECKING:
@@ -85,7 +85,7 @@ def administration_client(
         from clustercert.cli.local_api import local_client
 
         with local_client(context) as client:
-            client.warn = note
+            client.warn = print_note
             yield client
         return
     try:
@@ -93,7 +93,7 @@ def administration_client(
     except NotLoggedIn as error:
         raise NotLoggedIn(f"{error.message} Or add --local, to work on this machine's store.") from error
     with chosen.explain_rejection(), chosen.administration_client() as client:
-        client.warn = note
+        client.warn = print_note
         yield client
 
 

@@ -6,7 +6,7 @@ from datetime import timedelta
 from typing import TYPE_CHECKING
 
 from clustercert.authn.oidc.claims import claim_path
-from clustercert.cli.output import note
+from clustercert.cli.output import print_note
 from clustercert.clusters.registration import exempted_templates
 from clustercert.identity.directory_reader import DirectoryReader
 from clustercert.identity.federation import Federation
@@ -39,9 +39,9 @@ async def show_warnings(settings: "Settings", database: "Database", *, serves_us
         serves_users: whether the process serves users, not only API servers, which trust no fingerprint.
     """
     for warning in _trusted_leaf(settings) if serves_users else ():
-        note(f"Warning: {warning}")
+        print_note(f"Warning: {warning}")
     async for warning in warnings(settings, database):
-        note(f"Warning: {warning}")
+        print_note(f"Warning: {warning}")
 
 
 async def warnings(settings: "Settings", database: "Database") -> AsyncIterator[str]:
@@ -144,9 +144,9 @@ async def _missing_in_rules(settings: "Settings", database: "Database") -> Async
     for rule in settings.policy.named_rules:
         when = rule.when
         # The roles of Keystone's users come from there.
-        wanted_roles = () if identity.keystone is not None else _written_out(when.roles)
+        named_roles = () if identity.keystone is not None else _written_out(when.roles)
         missing |= dict.fromkeys(
-            f"role {role} (rule {rule.name})" for role in wanted_roles if role not in roles
+            f"role {role} (rule {rule.name})" for role in named_roles if role not in roles
         )
         for name in (*_written_out(when.users), *_written_out(when.groups)):
             domain, slash, _ = name.partition("/")

@@ -9,7 +9,7 @@ from urllib.parse import urlsplit
 import typer
 
 from clustercert.cli.options import CommandError, UsageError
-from clustercert.cli.output import Output, OutputOption, note, show_list, show_one
+from clustercert.cli.output import Output, OutputOption, print_note, show_list, show_one
 from clustercert.cli.prompts import read_secret
 from clustercert.cli.session import settings, store_settings
 from clustercert.client import CCE_SERVICE
@@ -72,13 +72,15 @@ def _show(report: "TokenReport", output: Output) -> None:
         roles = [f"{project}: {', '.join(names)}" for project, names in body["user"]["roles"].items()]
         show_one({"issuer": body["issuer"], **body["user"], "roles": "; ".join(roles)}, output)
     if output is Output.TABLE and report.missing:
-        note(f"Warning: The settings of this issuer name what does not exist: {', '.join(report.missing)}.")
+        print_note(
+            f"Warning: The settings of this issuer name what does not exist: {', '.join(report.missing)}."
+        )
     if report.failed is not None:
         issuer = f", from the issuer {body['issuer']}," if body["issuer"] is not None else ""
-        note(f"The token{issuer} would be refused by the check {report.failed.check}.")
+        print_note(f"The token{issuer} would be refused by the check {report.failed.check}.")
         raise typer.Exit(1)
     if output is Output.TABLE:
-        note("The token would be accepted.")
+        print_note("The token would be accepted.")
 
 
 async def _report(settings: "Settings", text: str) -> "TokenReport":
@@ -143,7 +145,7 @@ def register(
     address = _base_url(url or loaded.server.public_url)
     for line in (*_catalog(loaded.identity.region, address), *_user(configured)):
         typer.echo(line)
-    note(
+    print_note(
         "Nothing was changed. Run the commands as an administrator of Keystone."
         f" Skip the first one if `openstack service show {CCE_SERVICE}` finds a service."
     )

@@ -20,7 +20,7 @@ from clustercert.cli.options import (
 from clustercert.cli.output import (
     Output,
     OutputOption,
-    note,
+    print_note,
     row_of,
     show_list,
     show_one,
@@ -79,9 +79,9 @@ async def import_audit_log(
     show_one({"cluster": cluster.name, **row_of(log, "lines", "uses", "skipped")}, output, name="cluster")
     if not log.lines:
         # An empty log is normal after a rotation, so it is not an error.
-        note("The log is empty.")
+        print_note("The log is empty.")
     if log.skipped:
-        note(f"Skipped {log.skipped} lines that are not audit events.")
+        print_note(f"Skipped {log.skipped} lines that are not audit events.")
 
 
 class _AuditLog:
@@ -152,7 +152,7 @@ def create(
     made = client.post(cluster_path(find_cluster(client, name, project, domain), "webhook-tokens"))
     row = {"id": made.pop("id"), "token": made.pop("token"), **made}
     show_one(with_times(row), output, name="id")
-    note(
+    print_note(
         "Next: give the token to every API server of the cluster, as docs/kubernetes.md describes under Exchange the "
         "token. Then remove the old token."
     )
@@ -196,7 +196,7 @@ def remove(
         )
     confirm(f"Remove the token {token_id} of the cluster {cluster['name']} ({cluster['id']})?", yes=yes)
     client.delete(cluster_path(cluster, "webhook-tokens", token_id))
-    note(f"Removed the token {token_id}. It is rejected within a second.")
+    print_note(f"Removed the token {token_id}. It is rejected within a second.")
 
 
 app = typer.Typer(

@@ -11,7 +11,7 @@ import typer
 
 from clustercert.cli.commands import on_store
 from clustercert.cli.options import ClusterArgument, InProjectOption, ProjectDomainOption, parse_pairs
-from clustercert.cli.output import note, write_out
+from clustercert.cli.output import print_note, write_out
 from clustercert.cli.printable import printable
 from clustercert.cli.session import Operator
 from clustercert.kubernetes.setup.option_values import (
@@ -260,8 +260,10 @@ async def setup(
     written = await write_setup(target, resolved, choices, parts.webhook.tokens, operator.actor)
     write_out("".join(f"{folder.out / each}\n" for each in written))
     _print_notes(folder.out, resolved, tuple(resolver.kept(cluster, choices)), written)
-    note(_handshake_result(parts.settings, resolved))
-    note(f"Next: follow {folder.out / 'README.md'}, then run `clustercert kubernetes verify {cluster.id}`.")
+    print_note(_handshake_result(parts.settings, resolved))
+    print_note(
+        f"Next: follow {folder.out / 'README.md'}, then run `clustercert kubernetes verify {cluster.id}`."
+    )
 
 
 def _service_values(loaded: "Settings") -> "ServiceValues":
@@ -286,18 +288,18 @@ def _print_notes(folder: Path, written: "Setup", kept: Sequence[str], names: Seq
     from clustercert.kubernetes.setup.values import NAMES, replacement
 
     if kept:
-        note(f"Kept from the existing folder: {', '.join(kept)}. Use options to change these values.")
+        print_note(f"Kept from the existing folder: {', '.join(kept)}. Use options to change these values.")
     if edited := [name for name in NAMES if replacement(name) in names]:
-        note(
+        print_note(
             f"Edited by hand, so not replaced: {', '.join(edited)}. The new versions are in "
             f"{', '.join(map(replacement, edited))}. Compare them, for example with "
             f"`diff {folder / edited[0]} {folder / replacement(edited[0])}`. Keep one of the two under the old name."
         )
     if written.webhook.uses_flags:
-        note(LIMITS)
+        print_note(LIMITS)
     unauthorized_ttl, cluster = written.webhook.unauthorized_ttl, written.cluster
     if duration_seconds(unauthorized_ttl) > cluster.options.unauthorized_ttl_seconds:
-        note(
+        print_note(
             f"The API server may accept a revoked certificate for {unauthorized_ttl}, longer than the "
             "cluster is registered with, and such uses are reported. Set the time: "
             f"`clustercert cluster update {cluster.id} --unauthorized-ttl SECONDS`."

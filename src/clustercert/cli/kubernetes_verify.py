@@ -8,7 +8,7 @@ import typer
 from clustercert.cli.commands import on_store
 from clustercert.cli.kubernetes_setup import BindOption, invalid_options, parse_bindings, self_made_ca
 from clustercert.cli.options import ClusterArgument, InProjectOption, ProjectDomainOption
-from clustercert.cli.output import Output, OutputOption, note, show_list
+from clustercert.cli.output import Output, OutputOption, print_note, show_list
 from clustercert.cli.session import Operator
 from clustercert.model.choices import RevocationControl
 from clustercert.model.errors import ClustercertError, InvalidRequest
@@ -153,10 +153,10 @@ async def verify(
     columns = ("check", "result", "seconds", "detail")
     show_list([asdict(result) for result in results], output, columns=columns, name="check")
     if not await operator.parts.inventory.access.sees_use(cluster):
-        note(USE_NOT_SEEN)
+        print_note(USE_NOT_SEEN)
     for result in results:
         if result.advice:
-            note(f"{result.check}: {result.advice}")
+            print_note(f"{result.check}: {result.advice}")
     if any(result.result == "failed" for result in results):
         raise typer.Exit(1)
 

@@ -14,7 +14,7 @@ from typer.core import TyperGroup
 
 from clustercert import __version__
 from clustercert.cli.exit_codes import FAILED, USAGE, exit_code
-from clustercert.cli.output import note, write_out
+from clustercert.cli.output import print_note, write_out
 from clustercert.cli.resources import RESOURCES
 from clustercert.cli.session import RootOptions
 from clustercert.model.errors import ClustercertError, StoreFault, Unavailable
@@ -233,7 +233,7 @@ def root(
     if verbose:
         from clustercert.client.connection import Connection
 
-        Connection.trace = note
+        Connection.trace = print_note
 
 
 def main() -> NoReturn:
@@ -264,20 +264,20 @@ def run(arguments: Sequence[str] | None = None) -> int:
         return _flush_output(end.code if isinstance(end.code, int) else 0)
     except ClustercertError as error:
         _print_traceback()
-        note(f"Error: {_message(error)}")
+        print_note(f"Error: {_message(error)}")
         return _flush_output(exit_code(error))
     except OSError as error:
         _print_traceback()
         _print_os_error(error)
     except ModuleNotFoundError as error:
         _print_traceback()
-        note(f"Error: {_missing_package(error)}")
+        print_note(f"Error: {_missing_package(error)}")
     except Exception as error:  # noqa: BLE001 - the last resort of a program that shows no tracebacks
         _print_traceback()
         if isinstance(error, UnicodeEncodeError) and (wrong := _not_utf_8(given)):
-            note(f"Error: The argument {wrong} is not valid UTF-8. Write it in UTF-8.")
+            print_note(f"Error: The argument {wrong} is not valid UTF-8. Write it in UTF-8.")
             return _flush_output(USAGE)
-        note(
+        print_note(
             f"Error: Unexpected error ({type(error).__name__}). Run the command again with CLUSTERCERT_DEBUG=1 "
             "for a traceback, and report it."
         )
@@ -323,7 +323,7 @@ def _not_utf_8(arguments: Sequence[str]) -> str:
 def _print_os_error(error: OSError) -> None:
     """Print an operating-system error, unless it is a broken pipe: then the reader has closed its end."""
     if not isinstance(error, BrokenPipeError):
-        note(f"Error: {error.strerror or error}{f': {error.filename}' if error.filename else ''}.")
+        print_note(f"Error: {error.strerror or error}{f': {error.filename}' if error.filename else ''}.")
 
 
 def _missing_package(error: ModuleNotFoundError) -> str:

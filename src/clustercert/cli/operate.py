@@ -14,7 +14,7 @@ import typer
 
 from clustercert.cli.commands import on_store
 from clustercert.cli.options import CommandError, YesOption, time_ago
-from clustercert.cli.output import Output, OutputOption, Progress, note, show_list, show_one
+from clustercert.cli.output import Output, OutputOption, Progress, print_note, show_list, show_one
 from clustercert.cli.prompts import confirm
 from clustercert.cli.session import (
     DEFAULT_DOMAIN,
@@ -55,8 +55,8 @@ def upgrade(context: typer.Context) -> None:
     with Progress("migrations", at_once=True) as progress:
         asyncio.run(initialise(loaded, actor=actor(), report_progress=progress.reach))
     if operate(context, _ensure_domain):
-        note(f"Created the domain {DEFAULT_DOMAIN}.")
-    note("The database schema is up to date.")
+        print_note(f"Created the domain {DEFAULT_DOMAIN}.")
+    print_note("The database schema is up to date.")
 
 
 @db.command()
@@ -95,7 +95,7 @@ def check(context: typer.Context) -> None:
         await show_warnings(reader.settings, reader.database)
 
     examine(context, work)
-    note("The database schema and the keys are valid.")
+    print_note("The database schema and the keys are valid.")
 
 
 @db.command()
@@ -158,7 +158,7 @@ def generate(
     from clustercert.custody.keks import write_new_kek_file
 
     kek = write_new_kek_file(out)
-    note(
+    print_note(
         f'Set kek_file = "{out.absolute()}" in the settings, or CLUSTERCERT_KEK_FILE. Without this file, the '
         "secrets can't be decrypted."
     )
@@ -197,12 +197,12 @@ async def rotate(
         row = {"id": str(done.data_key_id), "resealed": done.resealed, "damaged": done.damaged}
         show_one(row, output, name="id")
         if done.damaged:
-            note("No key decrypts the damaged secrets. They were left unchanged: replace them.")
+            print_note("No key decrypts the damaged secrets. They were left unchanged: replace them.")
         return
     rewrapped = await rotation.rotate_kek(actor=operator.actor)
     row = {"id": rewrapped.kek_id, "added": rewrapped.added, "rewrapped": rewrapped.rewrapped}
     show_one(row, output, name="id")
-    note("Older key-encryption keys are kept until `clustercert keys retire`.")
+    print_note("Older key-encryption keys are kept until `clustercert keys retire`.")
 
 
 @keys.command()
@@ -357,12 +357,14 @@ def _print_address(host: str, port: int, files: "Tls | None") -> None:
         else:
             break
     address = f"[{host}]" if ":" in host else host
-    note(f"Listening on {'https' if files else 'http'}://{address}:{port}")
+    print_note(f"Listening on {'https' if files else 'http'}://{address}:{port}")
     if files is not None:
-        note(f"The certificate's SHA-256 fingerprint is {files.fingerprint}")
+        print_note(f"The certificate's SHA-256 fingerprint is {files.fingerprint}")
         if files.issuer_fingerprint is not None:
-            note(
+            print_note(
                 f"Users compare the fingerprint of its issuer at their first login: {files.compared_fingerprint}"
             )
         if files.ca is not None:
-            note(f"The service created it for {', '.join(files.names)}. Give its CA to clients: {files.ca}")
+            print_note(
+                f"The service created it for {', '.join(files.names)}. Give its CA to clients: {files.ca}"
+            )

@@ -168,7 +168,7 @@ def show_list(rows: Sequence[Row], output: Output, *, columns: Sequence[str], na
         case Output.TABLE if rows:
             Table(columns, name).print(rows)
         case Output.TABLE:
-            note("Nothing found.")
+            print_note("Nothing found.")
         case Output.NAME:
             write_out("".join(f"{_cell(row[name])}\n" for row in rows))
         case Output.CSV:
@@ -229,7 +229,7 @@ def paragraph(text: str) -> None:
     write_out("".join(f"{line}\n" for line in lines))
 
 
-def note(text: str) -> None:
+def print_note(text: str) -> None:
     """Write a note to standard error. Breaks lines before ids and addresses that a terminal would wrap."""
     lines = printable(text).split("\n")
     if sys.stderr.isatty():
@@ -321,7 +321,7 @@ def _fitting(columns: Sequence[str], rows: Sequence[Row], name: str) -> Sequence
             shown.add(column)
             left -= widths[column]
     if hidden := [column for column in columns if column not in shown]:
-        note(f"Columns that do not fit: {', '.join(hidden)}. Show them with -o wide.")
+        print_note(f"Columns that do not fit: {', '.join(hidden)}. Show them with -o wide.")
     return [column for column in columns if column in shown]
 
 

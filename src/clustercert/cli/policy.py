@@ -20,7 +20,16 @@ from clustercert.cli.options import (
     did_you_mean,
     past_time,
 )
-from clustercert.cli.output import Output, OutputOption, Progress, Row, note, row_of, show_list, show_one
+from clustercert.cli.output import (
+    Output,
+    OutputOption,
+    Progress,
+    Row,
+    print_note,
+    row_of,
+    show_list,
+    show_one,
+)
 from clustercert.cli.policy_output import show_explanation, show_replay
 from clustercert.cli.session import Operator, Reader, examine, operate, settings
 from clustercert.model import KnownUser
@@ -72,7 +81,7 @@ def can(
         loaded = settings(context, policy)
         registered = await reader.cluster(cluster, project)
         if registered.options.credential_roles:
-            note(
+            print_note(
                 f"Certificates for {registered.name} have no groups of the policy: each is bound to a ClusterRole"
                 " (--credential-role)."
             )
@@ -281,34 +290,38 @@ def replay_decisions(
 
     loaded = settings(context, policy)
     replay = Replay(loaded.loaded_policy())
-    wanted = DecisionFilter(since, until, project, cluster)
+    decision_filter = DecisionFilter(since, until, project, cluster)
     if log is None:
-        operate(context, lambda operator: _replay_stored(operator, replay, wanted))
+        operate(context, lambda operator: _replay_stored(operator, replay, decision_filter))
     else:
-        _replay_exported(log, replay, wanted)
-    show_replay(replay, wanted, output)
+        _replay_exported(log, replay, decision_filter)
+    show_replay(replay, decision_filter, output)
 
 
-async def _replay_stored(operator: Operator, replay: "Replay", wanted: "DecisionFilter") -> None:
+async def _replay_stored(operator: Operator, replay: "Replay", decision_filter: "DecisionFilter") -> None:
     from clustercert.audit.event_parsing import parse_body
     from clustercert.store.decision_events import DecisionEvents
 
-    if wanted.project_id is not None:
-        wanted = replace(wanted, project_id=await _project_id(operator, wanted.project_id))
-    clusters, events = _Clusters(wanted.cluster), DecisionEvents(operator.parts.database)
+    if decision_filter.project_id is not None:
+        decision_filter = replace(
+            decision_filter, project_id=await _project_id(operator, decision_filter.project_id)
+        )
+    clusters, events = _Clusters(decision_filter.cluster), DecisionEvents(operator.parts.database)
     with Progress(_COUNTED) as progress:
-        async for page in events.pages(wanted.since, wanted.until, wanted.project_id):
-            _add(replay, map(parse_body, page), wanted, clusters, progress)
+        async for page in events.pages(
+            decision_filter.since, decision_filter.until, decision_filter.project_id
+        ):
+            _add(replay, map(parse_body, page), decision_filter, clusters, progress)
     if not clusters.found:
         for cluster in await operator.parts.clusters.queries.everywhere():
-            clusters.note(cluster.id, cluster.name)
+            clusters.add(cluster.id, cluster.name)
         clusters.require()
 
 
-def _replay_exported(log: Path, replay: "Replay", wanted: "DecisionFilter") -> None:
+def _replay_exported(log: Path, replay: "Replay", decision_filter: "DecisionFilter") -> None:
     from clustercert.audit.event_parsing import read_events
 
-    clusters, has_events = _Clusters(wanted.cluster), False
+    clusters, has_events = _Clusters(decision_filter.cluster), False
 
     def events() -> "Iterator[JsonObject]":
         nonlocal has_events
@@ -318,7 +331,7 @@ def _replay_exported(log: Path, replay: "Replay", wanted: "DecisionFilter") -> N
 
     try:
         with Progress(_COUNTED) as progress:
-            _add(replay, events(), wanted, clusters, progress)
+            _add(replay, events(), decision_filter, clusters, progress)
     except FileNotFoundError as error:
         raise UsageError(f"--from: {log} can't be read: {error.strerror}.") from error
     except OSError as error:
@@ -345,50 +358,50 @@ async def _project_id(operator: Operator, name_or_id: str) -> str:
 def _add(
     replay: "Replay",
     events: "Iterable[JsonObject]",
-    wanted: "DecisionFilter",
+    decision_filter: "DecisionFilter",
     clusters: "_Clusters",
     progress: Progress,
 ) -> None:
     for event in events:
-        clusters.note_event(event)
-        if wanted.includes(event):
+        clusters.add_from(event)
+        if decision_filter.includes(event):
             replay.add(event)
         progress.advance()
 
 
 class _Clusters:
-    """Looks in events for the wanted cluster, which may have been removed.
+    """Looks in events for the given cluster, which may have been removed.
 
     Attributes:
-        found: whether the cluster was found, or none is wanted.
+        found: whether the cluster was found, or none is given.
     """
 
-    def __init__(self, wanted: str | None) -> None:
-        self._wanted = wanted
+    def __init__(self, name_or_id: str | None) -> None:
+        self._name_or_id = name_or_id
         self._names: set[str] = set()
-        self.found = wanted is None
+        self.found = name_or_id is None
 
-    def note(self, *names: object) -> None:
-        """Take note of the id and the name of a cluster."""
-        self.found = self.found or self._wanted in names
+    def add(self, *names: object) -> None:
+        """Remember the id and the name of a cluster."""
+        self.found = self.found or self._name_or_id in names
         if len(self._names) < _MAX_NAMES:
             self._names |= {name for name in names if isinstance(name, str)}
 
-    def note_event(self, event: "JsonObject") -> None:
-        """Take note of the cluster that an event names, if it names one."""
+    def add_from(self, event: "JsonObject") -> None:
+        """Remember the cluster that an event names, if it names one."""
         if self.found:
             return
         detail = event.get("detail")
         cluster = detail.get("cluster") if isinstance(detail, dict) else None
         if isinstance(cluster, dict):
-            self.note(cluster.get("id"), cluster.get("name"))
+            self.add(cluster.get("id"), cluster.get("name"))
 
     def require(self) -> None:
-        """Raise UnknownName if the wanted cluster was not found."""
+        """Raise UnknownName if the given cluster was not found."""
         if not self.found:
-            similar = did_you_mean(str(self._wanted), self._names)
+            similar = did_you_mean(str(self._name_or_id), self._names)
             raise UnknownName(
-                f"There is no cluster {self._wanted}, and no recorded decision is about it.{similar}"
+                f"There is no cluster {self._name_or_id}, and no recorded decision is about it.{similar}"
             )
 
 
@@ -417,8 +430,8 @@ def check_policy(
     elif rows:
         show_list(rows, output, columns=["name", "passed", "expected", "decided"])
     if output is Output.TABLE:
-        note(f"The policy is valid: {len(tested.rules)} rules, SHA-256 {policy_digest(tested)}.")
-        note(f"{len(rows)} examples, {failed} failed." if rows else "It has no examples.")
+        print_note(f"The policy is valid: {len(tested.rules)} rules, SHA-256 {policy_digest(tested)}.")
+        print_note(f"{len(rows)} examples, {failed} failed." if rows else "It has no examples.")
     if failed:
         raise typer.Exit(1)
 

@@ -5,7 +5,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING
 
-from clustercert.cli.output import Output, document, note, paragraph, show_list, write_out
+from clustercert.cli.output import Output, document, paragraph, print_note, show_list, write_out
 from clustercert.cli.printable import printable
 from clustercert.model.times import rfc3339
 
@@ -123,8 +123,8 @@ def _condition(check: "ConditionCheck") -> str:
     return _with_found(check.wanted, check.found)
 
 
-def _with_found(wanted: str, found: str) -> str:
-    return f"{wanted} (found: {found})" if found else wanted
+def _with_found(condition: str, found: str) -> str:
+    return f"{condition} (found: {found})" if found else condition
 
 
 def _wrapped(text: str, indent: str) -> str:
@@ -145,10 +145,10 @@ def _wrapped(text: str, indent: str) -> str:
 MAX_LISTED = 10
 
 
-def show_replay(replay: "Replay", wanted: "DecisionFilter", output: Output) -> None:
+def show_replay(replay: "Replay", decision_filter: "DecisionFilter", output: Output) -> None:
     """Print a comparison. JSON and YAML have all names, a table is followed by the most frequent ones."""
     if output in (Output.JSON, Output.YAML):
-        write_out(document(_document(replay, wanted), output))
+        write_out(document(_document(replay, decision_filter), output))
         return
     rows = [
         {
@@ -166,9 +166,11 @@ def show_replay(replay: "Replay", wanted: "DecisionFilter", output: Output) -> N
     for change, tally in replay.changes.items():
         if tally.decisions:
             _show_tally(change, tally)
-    note(f"{replay.decisions} decisions were replayed; {replay.decisions - replay.unchanged} would differ.")
+    print_note(
+        f"{replay.decisions} decisions were replayed; {replay.decisions - replay.unchanged} would differ."
+    )
     for reason, count in replay.not_replayable.most_common():
-        note(f"Not replayable: {count}, because {reason}.")
+        print_note(f"Not replayable: {count}, because {reason}.")
 
 
 def _show_tally(change: "Change", tally: "Tally") -> None:
@@ -210,13 +212,13 @@ def _words(change: str) -> str:
     return change.replace("_", " ")
 
 
-def _document(replay: "Replay", wanted: "DecisionFilter") -> "JsonObject":
+def _document(replay: "Replay", decision_filter: "DecisionFilter") -> "JsonObject":
     from clustercert.policy.decision import policy_digest
 
     return {
         "policy_sha256": policy_digest(replay.policy),
-        "since": None if wanted.since is None else rfc3339(wanted.since),
-        "until": None if wanted.until is None else rfc3339(wanted.until),
+        "since": None if decision_filter.since is None else rfc3339(decision_filter.since),
+        "until": None if decision_filter.until is None else rfc3339(decision_filter.until),
         "decisions": replay.decisions,
         "unchanged": replay.unchanged,
         "changes": {str(change): _tally(tally) for change, tally in replay.changes.items()},

@@ -13,7 +13,7 @@ import typer
 
 from clustercert.cli.exit_codes import INTERRUPTED
 from clustercert.cli.options import CommandError, UsageError
-from clustercert.cli.output import note
+from clustercert.cli.output import print_note
 
 _STANDARD_INPUT = Path("-")
 # The maximum length of a secret, longer than any password or secret key.
@@ -62,7 +62,7 @@ def confirm(question: str | Callable[[], str], *, yes: bool, instead: str = "add
     with _interruptible():
         confirmed = typer.confirm(question, err=True)
     if not confirmed:
-        note("Aborted.")
+        print_note("Aborted.")
         raise typer.Exit(1)
 
 
@@ -74,7 +74,7 @@ def _interruptible() -> Iterator[None]:
     try:
         yield
     except typer.Abort:
-        note("")
+        print_note("")
         raise typer.Exit(INTERRUPTED) from None
     finally:
         signal.signal(signal.SIGINT, previous)

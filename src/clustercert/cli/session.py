@@ -13,7 +13,7 @@ import typer
 
 from clustercert.cli.lookup import ReachableCluster, only_cluster
 from clustercert.cli.options import CommandError, did_you_mean
-from clustercert.cli.output import note
+from clustercert.cli.output import print_note
 from clustercert.model.errors import NotFound
 
 if TYPE_CHECKING:
@@ -82,7 +82,7 @@ def warn_in_client(environment: Mapping[str, str]) -> None:
 
 
 def _warn(variable: str, similar: str) -> None:
-    note(f"Warning: The environment variable {variable} is not a setting and has no effect.{similar}")
+    print_note(f"Warning: The environment variable {variable} is not a setting and has no effect.{similar}")
 
 
 def _variables(model: "type[BaseModel]", prefix: str) -> Iterator[tuple[str, bool]]:

@@ -8,7 +8,7 @@ import typer
 
 from clustercert.cli.commands import on_service
 from clustercert.cli.options import CommandError, YesOption, parse_pairs
-from clustercert.cli.output import Output, Progress, document, note, write_out
+from clustercert.cli.output import Output, Progress, document, print_note, write_out
 from clustercert.cli.prompts import confirm
 
 if TYPE_CHECKING:
@@ -92,7 +92,7 @@ def diff(
         _show(changes)
     else:
         write_out(document([_row(change) for change in changes], Output(output)))
-    note(f"{_count(changes)}." if changes else "Nothing to change.")
+    print_note(f"{_count(changes)}." if changes else "Nothing to change.")
 
 
 @on_service
@@ -150,7 +150,7 @@ def _make(client: "AdministrationClient", planner: "Planner", changes: "Sequence
                     " above. Correct the cause and apply again."
                 ) from error
             progress.print(f"{change.title} {_DONE[change.action]}\n")
-    note(f"{_count(changes)} applied." if changes else "Nothing to change.")
+    print_note(f"{_count(changes)} applied." if changes else "Nothing to change.")
 
 
 def _make_one(client: "AdministrationClient", planner: "Planner", change: "PlannedChange") -> None:

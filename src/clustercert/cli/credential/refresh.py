@@ -13,7 +13,7 @@ from clustercert.cli.credential.entry import Request
 from clustercert.cli.credential.renewal import Failure
 from clustercert.cli.kubeconfig.entries import plugin_command
 from clustercert.cli.options import LifetimeOptions
-from clustercert.cli.output import note, write_out
+from clustercert.cli.output import print_note, write_out
 from clustercert.cli.session import warn_in_client
 
 _WATCH_SECONDS = 60
@@ -67,7 +67,7 @@ def refresh(
         write_out(_UNITS.format(command=shlex.join([*plugin_command(), "refresh", *lifetime])))
         return
     if not list(certificate_files()):
-        note("There are no certificate files. `clustercert kubeconfig merge --files` writes them.")
+        print_note("There are no certificate files. `clustercert kubeconfig merge --files` writes them.")
     while True:
         exit_code = _refresh(expires_in, every=every)
         if not watch:
@@ -83,7 +83,7 @@ def _refresh(expires_in: str | None, *, every: bool) -> int:
         if every or file.is_due(datetime.now(UTC)):
             failure = _renew(file, expires_in)
             exit_code = failure.exit_code if failure else exit_code
-            note(f"{file.path}: {failure.message}" if failure else f"Renewed {file.path}")
+            print_note(f"{file.path}: {failure.message}" if failure else f"Renewed {file.path}")
     return exit_code
 
 

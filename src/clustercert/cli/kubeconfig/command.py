@@ -20,7 +20,7 @@ from clustercert.cli.options import (
     ProjectDomainOption,
     UnknownName,
 )
-from clustercert.cli.output import Output, document, note, write_out
+from clustercert.cli.output import Output, document, print_note, write_out
 from clustercert.secure_file import write_private
 
 if TYPE_CHECKING:
@@ -175,12 +175,12 @@ def _report(
     kubeconfig: "ValidatedKubeconfig", user: str, document: "JsonObject", context: str | None
 ) -> None:
     named = f" ({kubeconfig.username})" if kubeconfig.username != user else ""
-    note(
+    print_note(
         f"For {user}{named} with the groups {', '.join(kubeconfig.groups) or 'none'}, valid until "
         f"{kubeconfig.not_after:%Y-%m-%d %H:%M:%S} UTC"
     )
     if warning := entries.current_address_warning(document):
-        note(warning)
+        print_note(warning)
     if context is not None and context not in kubeconfig.contexts:
         raise CommandError(
             f"The kubeconfig is valid, but has no context {context}. The current context is "

@@ -25,7 +25,7 @@ from clustercert.cli.options import (
     ProjectDomainOption,
     UnknownName,
 )
-from clustercert.cli.output import note
+from clustercert.cli.output import print_note
 
 if TYPE_CHECKING:
     from clustercert.cli.kubeconfig.request import IssuedKubeconfig
@@ -210,7 +210,7 @@ def _issued(client: "Client", plan: _Plan, options: EntryOptions, *, skip: bool)
         except ApiError as error:
             if not skip or error.http_status not in (403, 404):
                 raise
-            note(f"Skipped {ref.cluster}: {error.message}")
+            print_note(f"Skipped {ref.cluster}: {error.message}")
             continue
         address = entries.verified_address(
             issued.kubeconfig.document, internal=options.internal, insecure=options.insecure
@@ -233,9 +233,9 @@ def _write(plan: _Plan, new: dict[str, _NewEntry], *, use: bool) -> None:
         used = current if use and path == current_file else None
         files.change(path, partial(_put, path=path, new=in_file, current=used))
         for name, entry in in_file.items():
-            note(f"{name}: the cluster {entry.ref.cluster} at {entry.address['server']}, in {path}")
+            print_note(f"{name}: the cluster {entry.ref.cluster} at {entry.address['server']}, in {path}")
             if warning := entries.address_warning(entry.address):
-                note(warning)
+                print_note(warning)
     if not use:
         _hint(plan, current)
 
@@ -252,7 +252,7 @@ def _put(config: Kubeconfig, *, path: Path, new: Mapping[str, _NewEntry], curren
 def _hint(plan: _Plan, name: str) -> None:
     current = next((config.current for config in plan.configs.values() if config.current), None)
     if current != name and sys.stderr.isatty():
-        note(
+        print_note(
             f"The current context stays {current or 'empty'}. Switch with "
             f"`kubectl config use-context {shlex.quote(name)}`."
         )

@@ -15,7 +15,7 @@ from clustercert.cli.kubeconfig import entries, files
 from clustercert.cli.kubeconfig.entries import Merged
 from clustercert.cli.kubeconfig.merge import KubeconfigOption
 from clustercert.cli.options import UnknownName
-from clustercert.cli.output import Output, OutputOption, note, show_list, with_domain, write_out
+from clustercert.cli.output import Output, OutputOption, print_note, show_list, with_domain, write_out
 from clustercert.cli.session import warn_in_client
 from clustercert.secure_file import read_regular_file
 
@@ -46,17 +46,21 @@ def unmerge(
             files.change(path, partial(entries.remove, contexts=contexts))
             for each in removed:
                 _forget(each)
-                note(f"Removed the context {each.context} from {path}")
+                print_note(f"Removed the context {each.context} from {path}")
             if any(each.kind == "embedded" for each in removed):
-                note(f"{files.backup_of(path)} still has private keys. Delete it if you do not need it.")
+                print_note(
+                    f"{files.backup_of(path)} still has private keys. Delete it if you do not need it."
+                )
             if config.current in contexts:
-                note("There is no current context now. Choose one with `kubectl config use-context NAME`.")
+                print_note(
+                    "There is no current context now. Choose one with `kubectl config use-context NAME`."
+                )
     if left:
         raise UnknownName(
             f"`merge` wrote no such context: {', '.join(sorted(left))}. See `clustercert kubeconfig list`."
         )
     if not found:
-        note("`merge` wrote no contexts, so there is nothing to remove.")
+        print_note("`merge` wrote no contexts, so there is nothing to remove.")
 
 
 def list_merged(kubeconfig: KubeconfigOption = None, output: OutputOption = Output.TABLE) -> None:

@@ -17,7 +17,7 @@ from clustercert.cli.login.profile import Profile
 from clustercert.cli.login.trust import TrustOptions
 from clustercert.cli.lookup import NO_PROJECTS
 from clustercert.cli.options import CommandError, PasswordFileOption, UsageError, YesOption
-from clustercert.cli.output import note
+from clustercert.cli.output import print_note
 from clustercert.cli.prompts import prompt_text, read_secret
 from clustercert.cli.session import DEFAULT_DOMAIN, warn_in_client
 from clustercert.model.errors import ClustercertError
@@ -66,7 +66,7 @@ class CredentialOptions:
         if user is None:
             user = prompt_text("User", "add --user NAME")
         elif self.user is None:
-            note(f"Logging in to {url} as {user}.")
+            print_note(f"Logging in to {url} as {user}.")
         domain = self.domain or (last.domain if last is not None and same_user else None) or DEFAULT_DOMAIN
         by_id = project is not None and _PROJECT_ID.fullmatch(project)
         login = Login(
@@ -126,16 +126,16 @@ def _save(name: str, found: Profile) -> None:
     before = profile.remembered(name, os.environ)
     path = renewal.save(name, found)
     if before is not None and not _is_same_user(before, found):
-        note(
+        print_note(
             f"The profile {name} was the login of {before.user} at {before.url}. kubectl's contexts with this profile "
             f"now act as {found.user}. Keep several logins with --profile NAME."
         )
     expires_at = None if found.is_renewable else found.expires_at
     until = f" until {expires_at:%Y-%m-%d %H:%M} UTC" if expires_at else ""
     where = f" in {found.scope}" if found.project_id is not None else ""
-    note(f"Logged in as {found.user}{where}{until}. Saved in {path}")
+    print_note(f"Logged in as {found.user}{where}{until}. Saved in {path}")
     if found.project_id is None and not _is_operator(found):
-        note(NO_PROJECTS)
+        print_note(NO_PROJECTS)
 
 
 def _is_operator(found: Profile) -> bool:
@@ -164,7 +164,9 @@ def _service(
     if profile_name is None:
         # Don't replace the login at the other service.
         name = re.sub(r"[^A-Za-z0-9.-]", "-", base.partition("://")[2])[:64].strip("-")
-        note(f"This is not the service of the profile {profile.current(os.environ)}. New profile: {name}")
+        print_note(
+            f"This is not the service of the profile {profile.current(os.environ)}. New profile: {name}"
+        )
         last = profile.remembered(name, os.environ)
         return base, name, last
     return base, name, None
@@ -230,8 +232,8 @@ def logout(
             with found.client() as client:
                 client.revoke(found.token)
         except (ClientError, CommandError) as error:
-            note(f"The token could not be revoked and stays valid until it expires: {error.message}")
-    note(f"Logged out from {found.url}.")
+            print_note(f"The token could not be revoked and stays valid until it expires: {error.message}")
+    print_note(f"Logged out from {found.url}.")
     _name_remaining_keys(name)
 
 
@@ -247,7 +249,7 @@ def _end_session(name: str, *, forget: bool) -> None:
         try:
             oidc_login.end_session(name, found)
         except (ClientError, CommandError) as error:
-            note(f"The login could not be ended at the issuer: {error.message}")
+            print_note(f"The login could not be ended at the issuer: {error.message}")
         if forget:
             profile.delete(name, os.environ)
         else:
@@ -259,7 +261,7 @@ def _name_remaining_keys(name: str) -> None:
     from clustercert.cli.credential.certificate_files import certificate_files
 
     if files := [file.path for file in certificate_files() if file.profile == name]:
-        note(
+        print_note(
             f"Certificate files with private keys remain in {files[0].parent}, because a kubeconfig names them. Remove "
             "them with `clustercert kubeconfig unmerge`."
         )

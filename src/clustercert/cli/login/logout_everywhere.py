@@ -2,9 +2,9 @@
 
 from typing import TYPE_CHECKING, Any
 
-from clustercert.cli.access import note_remaining_access
+from clustercert.cli.access import print_remaining_access
 from clustercert.cli.login.profile import Profile
-from clustercert.cli.output import note
+from clustercert.cli.output import print_note
 from clustercert.cli.prompts import confirm
 from clustercert.model.identity import BUILT_IN
 
@@ -33,7 +33,7 @@ def end_all_logins(login: Profile, *, keys: bool, yes: bool) -> None:
             ) from error
         with client.check_format():
             _note_logins(done, login.url)
-        note_remaining_access(client, done)
+        print_remaining_access(client, done)
 
 
 def _question(found: Any, url: str) -> str:
@@ -46,23 +46,23 @@ def _question(found: Any, url: str) -> str:
 
 
 def _note_logins(done: Any, url: str) -> None:
-    note(
+    print_note(
         f"Ended all logins of {done['name']} at {url}, and revoked {_count(done['certificates'], 'certificate')}."
     )
     if deleted := done["deleted_keys"]:
-        note(f"Deleted the access keys {_named(deleted)}.")
+        print_note(f"Deleted the access keys {_named(deleted)}.")
     if kept := done["kept_keys"]:
-        note(f"These access keys still work: {_named(kept)}. To delete them, add --keys.")
+        print_note(f"These access keys still work: {_named(kept)}. To delete them, add --keys.")
     issuer = done["issuer"]
     if issuer == BUILT_IN:
         return
-    note(
+    print_note(
         f"Logins at {issuer} from before {done['new_logins_from']} are refused here. To log in again, wait until then."
     )
     if done["renewals_end"]:
-        note(f"Log out at {issuer} too. Then log in with `clustercert login --reauthenticate`.")
+        print_note(f"Log out at {issuer} too. Then log in with `clustercert login --reauthenticate`.")
     else:
-        note(
+        print_note(
             f"A refreshed login still works, because {issuer} does not say when you logged in. End your sessions there "
             f"now, or change your password there. Until then, only `clustercert user block {done['name']}` by an "
             "operator is safe."

@@ -12,7 +12,7 @@ from clustercert.cli.login import browser
 from clustercert.cli.login.flow import read_ca
 from clustercert.cli.login.profile import OidcLogin, Profile
 from clustercert.cli.options import CommandError, UnknownName, did_you_mean
-from clustercert.cli.output import note
+from clustercert.cli.output import print_note
 from clustercert.cli.prompts import prompt_text
 
 if TYPE_CHECKING:
@@ -223,5 +223,5 @@ class IssuerOptions:
                 reauthenticate=self.reauthenticate,
             )
         except KeyboardInterrupt:
-            note("")
+            print_note("")
             raise typer.Exit(INTERRUPTED) from None

@@ -9,7 +9,7 @@ from clustercert.cli.login.flow import choose_project
 from clustercert.cli.login.profile import OidcLogin, Profile
 from clustercert.cli.login.renewal import refresh_token_of, saved_issuer
 from clustercert.cli.options import NotLoggedIn
-from clustercert.cli.output import note
+from clustercert.cli.output import print_note
 
 if TYPE_CHECKING:
     from clustercert.client import Client, ProjectRef
@@ -31,13 +31,15 @@ def by_browser(issuer: "LoginIssuer", *, open_window: bool, reauthenticate: bool
 
     def show(url: str) -> None:
         if open_window:
-            note(
+            print_note(
                 f"Log in at {issuer.url} in the browser window. If none opens, run `clustercert login --no-browser`."
             )
             browser.open_window(url)
         else:
-            note(f"Log in at {issuer.url}: open this address once, in a browser on this machine.\n  {url}")
-            note("On a machine without a browser, run `clustercert login --device`.")
+            print_note(
+                f"Log in at {issuer.url}: open this address once, in a browser on this machine.\n  {url}"
+            )
+            print_note("On a machine without a browser, run `clustercert login --device`.")
 
     if reauthenticate:
         # Source: OpenID Connect Core 1.0, 3.1.2.1.
@@ -52,9 +54,9 @@ def by_device(issuer: "LoginIssuer") -> "Tokens":
     from clustercert.client.oidc.tokens import IssuerClient, log_in_by_device_code
 
     def show(device: "DeviceCode") -> None:
-        note(f"Open this address in any browser, and enter the code {device.user_code}\n  {device.uri}")
+        print_note(f"Open this address in any browser, and enter the code {device.user_code}\n  {device.uri}")
         if device.complete_uri is not None:
-            note(f"Or open this one, and compare the code.\n  {device.complete_uri}")
+            print_note(f"Or open this one, and compare the code.\n  {device.complete_uri}")
 
     with IssuerClient(issuer) as client:
         return log_in_by_device_code(client, show)
@@ -114,7 +116,7 @@ def _projects(client: "Client") -> "tuple[ProjectRef, ...]":
         except ApiError as error:
             if error.http_status != 503 or time.monotonic() > deadline:  # noqa: PLR2004 - unavailable
                 raise
-            note(f"{error.message} Trying again.")
+            print_note(f"{error.message} Trying again.")
         time.sleep(_RETRY_SECONDS)
 
 
@@ -133,7 +135,7 @@ def end_session(name: str, found: Profile) -> None:
         return
     with IssuerClient(saved_issuer(name, found.oidc)) as client:
         if not client.revoke(refresh_token):
-            note(
+            print_note(
                 f"The issuer {client.issuer.url} can't revoke logins. The login stays valid there until it expires."
             )
 

@@ -8,7 +8,7 @@ import typer
 
 from clustercert.cli.login import profile
 from clustercert.cli.login.profile import Profile
-from clustercert.cli.output import note
+from clustercert.cli.output import print_note
 from clustercert.cli.session import warn_in_client
 
 PlainHttpOption = Annotated[
@@ -56,7 +56,7 @@ class LoginOptions:
             from clustercert.cli.login import flow
 
             found = flow.log_in(os.environ, plain_http=self.plain_http)
-            note(f"Using the login in OpenStack's variables: {found.user} at {found.url}.")
+            print_note(f"Using the login in OpenStack's variables: {found.user} at {found.url}.")
             return found
         found = profile.load(name, os.environ)
         if found.oidc is not None:
@@ -65,7 +65,7 @@ class LoginOptions:
 
             found = (ready if may_ask else renewed)(name, found)
         if address and self.profile_name is None:
-            note(
+            print_note(
                 f"Using the saved login, {found.user} at {found.url}. OpenStack's variables are ignored: they need "
                 "--from-env."
             )

@@ -12,7 +12,7 @@ from clustercert.cli.login import flow, profile
 from clustercert.cli.login.command import password_from
 from clustercert.cli.login.options import LoginOptions
 from clustercert.cli.options import CommandError, NotLoggedIn, PasswordFileOption
-from clustercert.cli.output import note
+from clustercert.cli.output import print_note
 from clustercert.cli.prompts import read_secret
 from clustercert.model.identity import BUILT_IN
 
@@ -55,7 +55,9 @@ def password(
             if error.http_status != 401:  # noqa: PLR2004 - not authenticated
                 raise
             raise NotLoggedIn("The old password is wrong. The password was not changed.") from error
-    note(f"Changed the password of {user.name} at {chosen.url}. All other logins of {user.name} have ended.")
+    print_note(
+        f"Changed the password of {user.name} at {chosen.url}. All other logins of {user.name} have ended."
+    )
     name = login.saved_name
     if name is None or chosen.access_key is not None:
         return

@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from clustercert.cli.login import profile
-from clustercert.cli.output import Output, OutputOption, note, show_list
+from clustercert.cli.output import Output, OutputOption, print_note, show_list
 from clustercert.cli.session import warn_in_client
 
 app = typer.Typer(name="profile", help="Manage saved logins at several services.", no_args_is_help=True)
@@ -38,4 +38,4 @@ def use(name: Annotated[str, typer.Argument(metavar="PROFILE", help="Name of the
     """Use this login in all later commands that do not name one."""
     warn_in_client(os.environ)
     profile.use(name, os.environ)
-    note(f"The current profile is {name}.")
+    print_note(f"The current profile is {name}.")

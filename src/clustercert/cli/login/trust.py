@@ -13,7 +13,7 @@ import typer
 from clustercert.cli.login import profile
 from clustercert.cli.login.flow import read_ca
 from clustercert.cli.options import CommandError, NotLoggedIn, UsageError
-from clustercert.cli.output import note
+from clustercert.cli.output import print_note
 from clustercert.cli.prompts import confirm
 from clustercert.secure_file import make_private_folder, write_private
 
@@ -83,11 +83,11 @@ def _confirmed(url: str, *, changed: bool) -> str:
     *_, certificate = connection.presented_chain(url)
     ca_pem = _checked(url, certificate.pem)
     if changed:
-        note(f"The certificate of {url} is not the one of the last login.")
+        print_note(f"The certificate of {url} is not the one of the last login.")
     else:
-        note(f"This machine does not trust the certificate of {url} yet.")
-    note(f"SHA-256 fingerprint of its issuer, or of itself: {certificate.fingerprint}")
-    note("Compare it with the fingerprint that the operator of the service gives you.")
+        print_note(f"This machine does not trust the certificate of {url} yet.")
+    print_note(f"SHA-256 fingerprint of its issuer, or of itself: {certificate.fingerprint}")
+    print_note("Compare it with the fingerprint that the operator of the service gives you.")
     confirm(
         "Trust it from now on?",
         yes=False,
@@ -157,8 +157,8 @@ def accept(url: str, issuer: "LoginIssuer", allowed: str | None) -> None:
             f"false service could use your token there. Ask the operator of {other} whether {url} is theirs. If it is, "
             f"add --allow-service {url}."
         )
-    note(f"{url} gets the token of your login at {issuer.url} (client {issuer.client.client_id}).")
-    note(
+    print_note(f"{url} gets the token of your login at {issuer.url} (client {issuer.client.client_id}).")
+    print_note(
         "A false service could use this token at another service as you. Compare the address with your operator's."
     )
     confirm(f"Send the token to {url} from now on?", yes=False, instead=f"add --allow-service {url}")

@@ -10,7 +10,7 @@ from clustercert.cli.login import browser, profile, token_storage
 from clustercert.cli.login.profile import OidcLogin, Profile
 from clustercert.cli.login.renewal import LoginNeeded, keep, login_needed, renewed, save, with_tokens
 from clustercert.cli.options import CommandError, NotLoggedIn
-from clustercert.cli.output import note
+from clustercert.cli.output import print_note
 from clustercert.model.errors import ClustercertError
 
 _POLL_SECONDS = 1.0
@@ -67,7 +67,7 @@ def log_in_by_window(name: str) -> Profile:
             if found.token is not None and not found.has_expired:
                 return found
             if not waiting:
-                note("Waiting for the login in the browser window that another command opened.")
+                print_note("Waiting for the login in the browser window that another command opened.")
                 waiting = True
     raise NotLoggedIn(f"Another clustercert holds {path}.lock. End it, and try again.")
 
@@ -80,7 +80,7 @@ def _holding_lock(name: str, lock: Lock, began: float) -> Profile:
     if not lock.is_held:
         raise login_needed(name, found)
     _raise_recent_failure(name, lock, began)
-    note(f"Your login at {found.url} expired.")
+    print_note(f"Your login at {found.url} expired.")
     try:
         return _log_in(name, found, oidc)
     except KeyboardInterrupt:
