@@ -1,8 +1,12 @@
 """Runs that differ only by changes: no settings of whoever runs the tests, and the same examples each time."""
 
 import os
+from collections.abc import Iterator
 
 import hypothesis
+import pytest
+
+from support import postgres
 
 # Programs that tests may use instead of those that they find themselves.
 PROGRAMS = {"CLUSTERCERT_BIN"}
@@ -31,3 +35,10 @@ for profile, examples in (("quick", 25), ("full", 100)):
         suppress_health_check=[hypothesis.HealthCheck.too_slow, hypothesis.HealthCheck.data_too_large],
     )
 hypothesis.settings.load_profile("quick")
+
+
+@pytest.fixture(scope="session")
+def server() -> Iterator[postgres.Server]:
+    """A PostgreSQL server, which all tests in this process share."""
+    with postgres.server() as running:
+        yield running

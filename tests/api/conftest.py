@@ -11,7 +11,6 @@ import pytest
 
 from clustercert.custody.keks import write_new_kek_file
 from clustercert.wiring import components
-from support import postgres
 from support import world as worlds
 from support.administration import Administration
 from support.keystone import Keystone, KeystoneData, new_data
@@ -47,34 +46,26 @@ def service_with(world: World) -> Iterator[Callable[..., Service]]:
         yield start
 
 
-@pytest.fixture(scope="session")
-def server() -> Iterator[postgres.Server]:
-    with postgres.server() as running:
-        yield running
-
-
 @pytest.fixture(scope="module", params=["sqlite", "postgresql"])
-def place(
-    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[RevocationClient]:
+def own_world(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> World:
+    """Data of the module's own in each kind of database."""
+    on_postgresql = request.param == "postgresql"
+    database_url = request.getfixturevalue("server").create() if on_postgresql else None
+    return worlds.make(tmp_path_factory.mktemp("world"), database_url)
+
+
+@pytest.fixture(scope="module")
+def place(own_world: World) -> Iterator[RevocationClient]:
     """A revocation client for each kind of database."""
-    on_postgresql = request.param == "postgresql"
-    database_url = request.getfixturevalue("server").create() if on_postgresql else None
-    world = worlds.make(tmp_path_factory.mktemp("revocation"), database_url)
-    with Service(world.settings()).running() as service:
-        yield RevocationClient(world, service.client)
+    with Service(own_world.settings()).running() as service:
+        yield RevocationClient(own_world, service.client)
 
 
-@pytest.fixture(scope="module", params=["sqlite", "postgresql"])
-def administration(
-    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[Administration]:
+@pytest.fixture(scope="module")
+def administration(own_world: World) -> Iterator[Administration]:
     """A client of the administration API for each kind of database."""
-    on_postgresql = request.param == "postgresql"
-    database_url = request.getfixturevalue("server").create() if on_postgresql else None
-    world = worlds.make(tmp_path_factory.mktemp("administration"), database_url)
-    with Service(world.settings()).running() as service:
-        yield Administration(world, service)
+    with Service(own_world.settings()).running() as service:
+        yield Administration(own_world, service)
 
 
 @pytest.fixture(scope="session")

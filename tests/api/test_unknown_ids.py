@@ -5,28 +5,16 @@ from collections.abc import Iterator
 import httpx
 import pytest
 
-from support import postgres
-from support import world as worlds
 from support.service import Service
 from support.world import World
 
 OWN = "/clustercert/v1"
 
 
-@pytest.fixture(scope="module", params=["sqlite", "postgresql"])
-def anywhere(
-    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[tuple[World, httpx.Client]]:
-    folder = tmp_path_factory.mktemp("strange")
-    if request.param == "sqlite":
-        world = worlds.make(folder)
-        with Service(world.settings()).running() as service:
-            yield world, service.client
-        return
-    with postgres.server() as server:
-        world = worlds.make(folder, server.create())
-        with Service(world.settings()).running() as service:
-            yield world, service.client
+@pytest.fixture(scope="module")
+def anywhere(own_world: World) -> Iterator[tuple[World, httpx.Client]]:
+    with Service(own_world.settings()).running() as service:
+        yield own_world, service.client
 
 
 @pytest.mark.parametrize("strange", ["%00", "a%00b", "%ED%A0%80", "%FF", "%0A", "x" * 3000, "%F0%9F%98%80"])

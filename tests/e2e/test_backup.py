@@ -231,12 +231,6 @@ def test_a_restored_sqlite_file_has_what_was_backed_up(tmp_path: Path) -> None:
             assert stat.S_IMODE(file.stat().st_mode) == 0o600
 
 
-@pytest.fixture
-def server() -> Iterator[postgres.Server]:
-    with postgres.server() as running:
-        yield running
-
-
 def test_a_restored_postgresql_database_has_what_was_backed_up(
     tmp_path: Path, server: postgres.Server
 ) -> None:

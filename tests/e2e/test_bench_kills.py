@@ -6,10 +6,11 @@ from bench import kills, world
 from support import postgres
 
 
-def test_every_received_certificate_survives_sigkill_on_postgresql(tmp_path: Path) -> None:
-    with postgres.server() as server:
-        store = world.prepare(tmp_path / "store", database_url=server.create())
-        outcome = kills.kill_service("PostgreSQL", store, 2)
+def test_every_received_certificate_survives_sigkill_on_postgresql(
+    tmp_path: Path, server: postgres.Server
+) -> None:
+    store = world.prepare(tmp_path / "store", database_url=server.create())
+    outcome = kills.kill_service("PostgreSQL", store, 2)
     assert outcome.certificates >= 2
     assert not outcome.faults, outcome
 

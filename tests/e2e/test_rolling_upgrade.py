@@ -3,7 +3,6 @@
 import asyncio
 import contextlib
 import threading
-from collections.abc import Iterator
 from pathlib import Path
 
 import httpx
@@ -20,9 +19,8 @@ from support.world import World, make
 
 
 @pytest.fixture
-def world(tmp_path: Path) -> Iterator[World]:
-    with postgres.server() as server:
-        yield make(tmp_path, database_url=server.create())
+def world(tmp_path: Path, server: postgres.Server) -> World:
+    return make(tmp_path, database_url=server.create())
 
 
 def upgrade(world: World, folder: Path) -> None:

@@ -29,13 +29,6 @@ def migrated_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def server() -> Iterator[postgres.Server]:
-    """Return a PostgreSQL server, which all tests in this process share."""
-    with postgres.server() as running:
-        yield running
-
-
-@pytest.fixture(scope="session")
 def template(server: postgres.Server) -> str:
     """Return the name of a migrated database, which each test copies."""
     return new_template(server)
