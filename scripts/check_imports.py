@@ -15,7 +15,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import NamedTuple
 
-from clustercert.cli.credential.cache import Entry, login_state, path_of, rendered
+from clustercert.cli.credential.cache import CachedCredential, login_state, path_of, rendered
 from clustercert.cli.login.profile import Profile, save
 
 # typer imports the other two.
@@ -168,7 +168,9 @@ def prepare(home: Path, url: str) -> dict[str, str]:
     cached = Path(str(path_of("default", PROJECT, CLUSTER)))
     cached.parent.mkdir(parents=True, mode=0o700)
     now = int(time.time())
-    entry = Entry(issued=now, renew=now + 3600, expires=now + 7200, login=login_state(str(file)), body="{}\n")
+    entry = CachedCredential(
+        issued=now, renew=now + 3600, expires=now + 7200, login=login_state(str(file)), body="{}\n"
+    )
     cached.write_text(rendered(entry))
     cached.chmod(0o600)
     return variables

@@ -14,7 +14,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding
 
 from clustercert.cli.credential.cache import login_state
-from clustercert.cli.credential.source import Credential
+from clustercert.cli.credential.renewal import Credential
 from clustercert.cli.kubeconfig.request import CertificateRequest
 from clustercert.cli.options import LifetimeOptions
 from clustercert.client import Client, IssueOptions
@@ -73,7 +73,7 @@ def kubeconfig(key: ec.EllipticCurvePublicKey, not_before: datetime, not_after: 
 
 def send(service: Service, expires_in: str) -> Credential:
     request = CertificateRequest("p", "c", LifetimeOptions(expires_in=expires_in))
-    return Credential.of(request.send(cast("Client", service)), "1:2 /login")
+    return Credential.from_issued(request.send(cast("Client", service)), "1:2 /login")
 
 
 @pytest.mark.parametrize(

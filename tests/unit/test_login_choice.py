@@ -17,7 +17,7 @@ import typer
 
 from clustercert.cli import completion
 from clustercert.cli.credential import cache
-from clustercert.cli.login import browser, oidc_login, profile, renewal, token_storage, trust
+from clustercert.cli.login import oidc_login, profile, renewal, token_storage, trust
 from clustercert.cli.login.method import IssuerOptions
 from clustercert.cli.login.profile import OidcLogin, Profile
 from clustercert.cli.login.window import may_open_window
@@ -172,8 +172,8 @@ def test_when_a_window_opens_by_itself(
 
 
 def test_a_browser_in_the_terminal_does_not_count(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert not browser.has_browser({})
-    assert not browser.has_browser({"BROWSER": "", "DISPLAY": ""})
+    assert not oidc_login.has_browser({})
+    assert not oidc_login.has_browser({"BROWSER": "", "DISPLAY": ""})
 
 
 @pytest.fixture

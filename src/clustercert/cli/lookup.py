@@ -189,7 +189,7 @@ def own_projects(client: "AdministrationClient") -> "tuple[ProjectRef, ...]":
 
     with client.check_format():
         own: Any = client.caller["projects"]
-        return tuple(ProjectRef.of(each) for each in own)
+        return tuple(ProjectRef.parse(each) for each in own)
 
 
 def cluster_path(cluster: "JsonObject", *more: str) -> str:

@@ -44,12 +44,12 @@ COMMANDS = {
         CommandEntry(
             "login", "login.command", "Log in to a running service, for `clusters`, `kubeconfig` and kubectl."
         ),
-        CommandEntry("logout", "login.command", "Log out: revoke the token and delete it."),
-        CommandEntry("password", "login.password", "Change your password."),
+        CommandEntry("logout", "login.logout", "Log out: revoke the token and delete it."),
+        CommandEntry("password", "login.account", "Change your password."),
         CommandEntry(
-            "status", "login.status", "Show who is logged in, where, until when, and in which projects."
+            "status", "login.account", "Show who is logged in, where, until when, and in which projects."
         ),
-        CommandEntry("profile", "login.profiles", "Manage saved logins at several services."),
+        CommandEntry("profile", "login.account", "Manage saved logins at several services."),
         CommandEntry("clusters", "cluster", "List the clusters in all your projects."),
         CommandEntry(
             "kubeconfig",

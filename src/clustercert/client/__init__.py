@@ -59,7 +59,7 @@ class ProjectRef(NamedRef):
     domain_id: str
 
     @classmethod
-    def of(cls, item: JsonObject) -> "ProjectRef":
+    def parse(cls, item: JsonObject) -> "ProjectRef":
         """Parse an item of a list. Raises LookupError or ValueError."""
         domain_id = str(item["domain_id"])
         return cls(_id(item["id"]), str(item["name"]), str(item.get("domain") or domain_id), domain_id)
@@ -168,7 +168,7 @@ class Client(Connection):
             # Another CCE service has only Keystone's list, which does not name domains.
             response = self.exchange("GET", "/v3/auth/projects")
         with self.check_format():
-            return tuple(ProjectRef.of(json_object(item)) for item in _list(response.body["projects"]))
+            return tuple(ProjectRef.parse(json_object(item)) for item in _list(response.body["projects"]))
 
     def clusters(self, project_id: str) -> tuple[NamedRef, ...]:
         """List the clusters in a project."""

@@ -15,7 +15,7 @@ _MAX_BYTES = 256 * 1024
 _CLOCK_STEP_S = 60
 
 
-class Entry:
+class CachedCredential:
     """A cached response.
 
     Attributes:
@@ -61,7 +61,7 @@ def path_of(profile: str, project_id: str, cluster_id: str) -> str | None:
     return f"{place}/{','.join(parts)}"
 
 
-def read(path: str) -> Entry | None:
+def read(path: str) -> CachedCredential | None:
     """Read a file. Returns `None` if it is missing, damaged, or not private."""
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
@@ -79,7 +79,7 @@ def read(path: str) -> Entry | None:
     return _parsed(content)
 
 
-def rendered(entry: Entry) -> str:
+def rendered(entry: CachedCredential) -> str:
     """Return the content of the file for an entry."""
     header = (_MAGIC, entry.issued, entry.renew, entry.expires, len(entry.body), entry.login)
     return f"{' '.join(map(str, header))}\n{entry.body}"
@@ -109,11 +109,13 @@ def login_state(path: str) -> str:
     return f"{status.st_mtime_ns}:{status.st_ino} {path}"
 
 
-def _parsed(content: bytes) -> Entry | None:
+def _parsed(content: bytes) -> CachedCredential | None:
     try:
         header, _, body = content.decode("ascii").partition("\n")
         magic, issued, renew, expires, length, login = header.split(" ", 5)
-        entry = Entry(issued=int(issued), renew=int(renew), expires=int(expires), login=login, body=body)
+        entry = CachedCredential(
+            issued=int(issued), renew=int(renew), expires=int(expires), login=login, body=body
+        )
     except ValueError:
         return None
     complete = magic == _MAGIC and len(body) == int(length)

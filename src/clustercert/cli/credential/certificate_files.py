@@ -13,7 +13,7 @@ from clustercert.file_names import is_plain
 from clustercert.secure_file import make_private_folder, read_regular_file, write_private
 
 if TYPE_CHECKING:
-    from clustercert.cli.credential.source import Credential
+    from clustercert.cli.credential.renewal import Credential
 
 # The maximum size of a certificate with its chain. Five certificates with RSA keys of 4096 bits take 10 KiB.
 MAX_CERTIFICATE_BYTES = 64 * 1024

@@ -34,9 +34,9 @@ def credential(
     """
     import os
 
-    from clustercert.cli.credential.entry import Request, answer
+    from clustercert.cli.credential.entry import CredentialRequest, print_credential
 
-    request = Request()
+    request = CredentialRequest()
     request.cluster, request.profile, request.project = cluster, profile, project
     request.expires_in, request.service_key, request.refresh = expires_in, service_key, refresh
-    sys.exit(answer(request, os.environ.get("KUBERNETES_EXEC_INFO")))
+    sys.exit(print_credential(request, os.environ.get("KUBERNETES_EXEC_INFO")))

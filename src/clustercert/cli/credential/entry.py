@@ -12,16 +12,19 @@ from clustercert.cli.credential import cache
 
 # The beginning of the text that client-go sends in KUBERNETES_EXEC_INFO.
 _INFO_PREFIX = '{"kind":"ExecCredential","apiVersion":"client.authentication.k8s.io/'
+_GROUP = "client.authentication.k8s.io/"
 VERSIONS = ("v1", "v1beta1")
+# The fields of the cluster's extension `client.authentication.k8s.io/exec`, which `merge` writes.
+_FIELDS = {"profile": "profile", "project_id": "project", "cluster_id": "cluster"}
 _FLAGS = ("--service-key", "--refresh")
 _VALUES = ("--profile", "--project", "--expires-in")
 
 
-class Request:
+class CredentialRequest:
     """The options of one call.
 
     Attributes:
-        cluster: an id, or a name until `credential_renewal` has replaced it; `None` if kubectl sends it: see
+        cluster: an id, or a name until `renewal` has replaced it; `None` if kubectl sends it: see
             `provideClusterInfo`.
         project: the same. `None` for the default.
         profile: `None` for the default.
@@ -62,15 +65,13 @@ def run(arguments: list[str]) -> int:
         from clustercert.cli import main
 
         return main.run(["credential", *arguments])
-    return answer(request, os.environ.get("KUBERNETES_EXEC_INFO") or None)
+    return print_credential(request, os.environ.get("KUBERNETES_EXEC_INFO") or None)
 
 
-def answer(request: Request, info: str | None) -> int:
+def print_credential(request: CredentialRequest, info: str | None) -> int:
     """Print the credential from the cache, or a new one. Returns the exit code."""
     if info is not None and (info[: len(_INFO_PREFIX)] != _INFO_PREFIX or request.cluster is None):
-        from clustercert.cli.credential.exec_info import apply
-
-        if (problem := apply(request, info)) is not None:
+        if (problem := _apply_exec_info(request, info)) is not None:
             return _fail(problem, 2)
     elif info is not None:
         request.version = info[len(_INFO_PREFIX) :].partition('"')[0]
@@ -116,9 +117,9 @@ def _print(body: str, version: str) -> int:
     return 0
 
 
-def _parsed(arguments: list[str]) -> Request | None:
+def _parsed(arguments: list[str]) -> CredentialRequest | None:
     """Parse the arguments as `merge` writes them. Returns `None` for all others."""
-    request = Request()
+    request = CredentialRequest()
     rest = list(arguments)
     while rest:
         argument = rest.pop(0)
@@ -132,3 +133,28 @@ def _parsed(arguments: list[str]) -> Request | None:
         else:
             return None
     return request
+
+
+def _apply_exec_info(request: CredentialRequest, text: str) -> str | None:
+    """Set the version in the request, and its missing options. Returns a message if the text is malformed."""
+    import json
+
+    try:
+        info = json.loads(text)
+        version = info["apiVersion"]
+        if info["kind"] != "ExecCredential" or not version.startswith(_GROUP):
+            return "KUBERNETES_EXEC_INFO is not an ExecCredential."
+        config = ((info.get("spec") or {}).get("cluster") or {}).get("config") or {}
+        given = {option: config[field] for field, option in _FIELDS.items() if field in config}
+    except (ValueError, LookupError, TypeError, AttributeError, RecursionError):
+        return "KUBERNETES_EXEC_INFO is not an ExecCredential."
+    if not all(isinstance(value, str) for value in given.values()):
+        return (
+            "The cluster's extension in the kubeconfig is damaged. Run `clustercert kubeconfig merge` again."
+        )
+    request.version = version.removeprefix(_GROUP)
+    if request.cluster is None:
+        for option, value in given.items():
+            if getattr(request, option) is None:
+                setattr(request, option, value)
+    return None

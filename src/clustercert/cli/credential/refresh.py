@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from clustercert.cli.credential.certificate_files import CertificateFile, certificate_files
-from clustercert.cli.credential.entry import Request
+from clustercert.cli.credential.entry import CredentialRequest
 from clustercert.cli.credential.renewal import Failure
 from clustercert.cli.kubeconfig.entries import plugin_command
 from clustercert.cli.options import LifetimeOptions
@@ -88,9 +88,9 @@ def _refresh(expires_in: str | None, *, every: bool) -> int:
 
 
 def _renew(file: CertificateFile, expires_in: str | None) -> Failure | None:
-    from clustercert.cli.credential.source import obtain, renew_login
+    from clustercert.cli.credential.renewal import obtain, renew_login
 
-    request = Request()
+    request = CredentialRequest()
     request.profile, request.project, request.cluster = file.profile, file.project_id, file.cluster_id
     request.expires_in = expires_in
     result = renew_login(request) or obtain(request)

@@ -1,32 +1,56 @@
-"""Gets a new credential for the exec plugin, and caches it.
+"""Gets a new certificate for the exec plugin with a saved login, and caches it.
 
 Of many parallel calls, one asks the service, and the others wait for its result. Without a terminal, no call waits for
 input: a missing login is an error that names the command to run.
 """
 
 import contextlib
+import json
 import os
 import threading
 import time
+from base64 import b64decode
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
+import typer
+
 from clustercert.cli.credential import cache
-from clustercert.cli.credential.cache import Entry
-from clustercert.cli.credential.lock import Lock, LockTimeout, locked
-from clustercert.cli.exit_codes import FAILED, UNAVAILABLE
+from clustercert.cli.credential.cache import CachedCredential
+from clustercert.cli.exit_codes import FAILED, INTERRUPTED, NOT_LOGGED_IN, UNAVAILABLE, USAGE, exit_code
+from clustercert.cli.file_lock import Lock, LockTimeout, locked
+from clustercert.cli.kubeconfig.request import CertificateRequest, IssuedKubeconfig
+from clustercert.cli.login import profile
+from clustercert.cli.login.profile import DEFAULT_PROFILE, Profile
+from clustercert.cli.lookup import reachable_cluster
+from clustercert.cli.options import CommandError, LifetimeOptions
+from clustercert.cli.session import CLUSTER_ID
+from clustercert.client.connection import ApiError, ClientError
+from clustercert.model.errors import ClustercertError
+from clustercert.model.ids import is_id
+from clustercert.model.times import rfc3339
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
-    from clustercert.cli.credential.entry import Request
-    from clustercert.cli.credential.source import Credential
+    from clustercert.cli.credential.entry import CredentialRequest
 
 T = TypeVar("T")
 
+# How long a call waits for the service.
 NETWORK_SECONDS = 10.0
 # If a renewal fails while the certificate is valid, the next call uses the cache for this long.
 _RETRY_SECONDS = 60
+# Report expiry this much early, so that kubectl asks again before the API server refuses the certificate.
+_EARLY = timedelta(seconds=60)
+_MIN_LEFT = timedelta(minutes=5)
+# Statuses of temporary errors. All statuses from 500 are temporary too.
+_TEMPORARY = frozenset({408, 429})
+_FIRST_SERVER_ERROR = 500
+_NO_PROJECT = (
+    "Add --project ID, because your login is for no project. `clustercert clusters -o json` shows the ids."
+)
 
 
 class Failure(NamedTuple):
@@ -46,7 +70,46 @@ class Failure(NamedTuple):
     is_refused: bool = False
 
 
-def renew(request: "Request") -> str | Failure:
+@dataclass(frozen=True, slots=True)
+class Credential:
+    """A certificate with its key, in PEM.
+
+    Attributes:
+        expires: by this machine's clock.
+        login: the state of the login's file.
+    """
+
+    certificate_pem: str
+    key_pem: str
+    expires: datetime
+    login: str
+
+    @classmethod
+    def from_issued(cls, issued: IssuedKubeconfig, login: str) -> "Credential":
+        user = issued.kubeconfig.credential
+        certificate, key = user["client-certificate-data"], user["client-key-data"]
+        return cls(b64decode(certificate).decode(), b64decode(key).decode(), issued.expires, login)
+
+    def cache_entry(self, now: float) -> CachedCredential:
+        """The response for kubectl, and when to renew it: when a fifth or 5 minutes are left."""
+        lifetime = self.expires - datetime.fromtimestamp(now, UTC)
+        left = min(max(lifetime / 5, _MIN_LEFT), lifetime / 2)
+        status = {
+            "clientCertificateData": self.certificate_pem,
+            "clientKeyData": self.key_pem,
+            "expirationTimestamp": rfc3339(self.expires - _EARLY),
+        }
+        body = {"kind": "ExecCredential", "apiVersion": "client.authentication.k8s.io/v1", "status": status}
+        return CachedCredential(
+            issued=int(now),
+            renew=int((self.expires - left).timestamp()),
+            expires=int(self.expires.timestamp()),
+            login=self.login,
+            body=json.dumps(body, separators=(",", ":")) + "\n",
+        )
+
+
+def renew(request: "CredentialRequest") -> str | Failure:
     """Return the response for kubectl. Asks the service, unless a parallel call did."""
     completed = _completed(request)
     if isinstance(completed, Failure):
@@ -55,12 +118,10 @@ def renew(request: "Request") -> str | Failure:
     if not isinstance(result, Failure) or not result.needs_user:
         return result
     # Don't hold the lock here, because other calls for this cluster may wait for the user too.
-    from clustercert.cli.credential.source import log_in
-
     return log_in(request) or _renew(request)
 
 
-def _renew(request: "Request") -> str | Failure:
+def _renew(request: "CredentialRequest") -> str | Failure:
     if (failure := _identified(request)) is not None:
         return failure
     path = request.cache_path()
@@ -73,14 +134,13 @@ def _renew(request: "Request") -> str | Failure:
         return Failure(FAILED, f"Another clustercert holds {path}.lock. End it, and try again.")
 
 
-def _renew_locked(request: "Request", path: str | None, lock: Lock) -> str | Failure:
+def _renew_locked(request: "CredentialRequest", path: str | None, lock: Lock) -> str | Failure:
     cached = cache.read(path) if path is not None else None
     now = time.time()
     if cached is not None and cached.is_fresh(now) and not request.refresh:
         return cached.body
     if (failed := lock.failure_meanwhile()) is not None:
         return Failure(*failed)
-    from clustercert.cli.credential.source import obtain
     from clustercert.cli.session import warn_in_client
 
     warn_in_client(os.environ)
@@ -105,23 +165,19 @@ def store(path: str | None, credential: "Credential") -> str:
     return entry.body
 
 
-def _completed(request: "Request") -> Failure | None:
+def _completed(request: "CredentialRequest") -> Failure | None:
     """Fill in the profile and the project if the call does not name them."""
     if request.cluster is None:
         return Failure(
             2, "No cluster is named. Run `clustercert credential CLUSTER`, or set provideClusterInfo: true."
         )
     if request.profile is None or request.project is None:
-        from clustercert.cli.credential.source import complete
-
         return complete(request)
     return None
 
 
-def _identified(request: "Request") -> Failure | None:
+def _identified(request: "CredentialRequest") -> Failure | None:
     """Replace names by ids, so that each cluster has one credential, however it is named."""
-    from clustercert.cli.credential.source import identify, is_identified
-
     if is_identified(request):
         return None
     found = _ask(identify, request)
@@ -131,10 +187,8 @@ def _identified(request: "Request") -> Failure | None:
     return None
 
 
-def _ask(question: "Callable[[Request], T | Failure]", request: "Request") -> "T | Failure":
+def _ask(question: Callable[["CredentialRequest"], T | Failure], request: "CredentialRequest") -> T | Failure:
     """Ask the service. Renews a login at an OIDC issuer if necessary."""
-    from clustercert.cli.credential.source import renew_login, renew_refused_login
-
     # A renewal has no time limit: a new refresh token must be saved before the process ends.
     if (failure := renew_login(request)) is not None:
         return failure
@@ -144,7 +198,9 @@ def _ask(question: "Callable[[Request], T | Failure]", request: "Request") -> "T
     return result
 
 
-def _with_time_limit(question: "Callable[[Request], T | Failure]", request: "Request") -> "T | Failure":
+def _with_time_limit(
+    question: Callable[["CredentialRequest"], T | Failure], request: "CredentialRequest"
+) -> T | Failure:
     """Ask the service in a thread, because a name lookup can't be interrupted."""
     results: list[T | Failure] = []
     thread = threading.Thread(target=lambda: results.append(question(request)), daemon=True)
@@ -167,7 +223,7 @@ def make_folder(path: str) -> None:
         make_private_folder(Path(path).parent)
 
 
-def _write(path: str | None, entry: Entry) -> None:
+def _write(path: str | None, entry: CachedCredential) -> None:
     """Write the cache file. If that fails, kubectl still gets the credential."""
     from clustercert.secure_file import write_private
 
@@ -176,3 +232,158 @@ def _write(path: str | None, entry: Entry) -> None:
         return
     with contextlib.suppress(OSError):
         write_private(Path(path), cache.rendered(entry))
+
+
+def complete(request: "CredentialRequest") -> Failure | None:
+    """Fill in the profile, and the project of a cluster that is given by id, if the call does not name them."""
+    try:
+        request.profile = request.profile or profile.current(os.environ)
+    except CommandError as error:
+        return Failure(exit_code(error), error.message)
+    found = _login(request.profile)
+    if isinstance(found, Failure):
+        return found
+    if request.project is None and _is_cluster_id(request):
+        request.project = found.project_id
+        if request.project is None:
+            return Failure(USAGE, _NO_PROJECT)
+    return None
+
+
+def is_identified(request: "CredentialRequest") -> bool:
+    """Whether the cluster and its project are given by id."""
+    return _is_cluster_id(request) and request.project is not None and is_id(request.project)
+
+
+def _is_cluster_id(request: "CredentialRequest") -> bool:
+    return CLUSTER_ID.fullmatch(request.cluster or "") is not None
+
+
+def identify(request: "CredentialRequest") -> tuple[str, str] | Failure:
+    """Find the ids of the project and the cluster. Reports every error as a Failure."""
+
+    def find(found: Profile) -> tuple[str, str]:
+        with found.client() as client:
+            cluster = reachable_cluster(client, found, request.cluster or "", request.project)
+        return cluster.project_id, cluster.id
+
+    return _with_login(request, find)
+
+
+def renew_login(request: "CredentialRequest") -> Failure | None:
+    """Renew a login at an OIDC issuer that expired. Returns why that failed."""
+    name = request.profile or DEFAULT_PROFILE
+    found = _login(name)
+    if isinstance(found, Failure):
+        return found
+    if found.oidc is None:
+        return None
+    from clustercert.cli.login.renewal import LoginNeeded, renewed
+
+    try:
+        renewed(name, found)
+    except LoginNeeded as error:
+        from clustercert.cli.login.window import may_open_window
+
+        return Failure(NOT_LOGGED_IN, error.message, cache_helps=True, needs_user=may_open_window(found))
+    except ClustercertError as error:
+        code = exit_code(error)
+        return Failure(code, error.message, cache_helps=code == UNAVAILABLE)
+    return None
+
+
+def renew_refused_login(request: "CredentialRequest") -> bool:
+    """Renew a login whose token the service refused before it expired. Returns whether there is a new token."""
+    name = request.profile or DEFAULT_PROFILE
+    found = _login(name)
+    if isinstance(found, Failure) or not found.is_renewable:
+        return False
+    from clustercert.cli.login.renewal import renewed
+
+    try:
+        renewed(name, found, refused=found.token)
+    except ClustercertError:
+        return False
+    return True
+
+
+def log_in(request: "CredentialRequest") -> Failure | None:
+    """Let the user log in with one browser window, for this call and all calls that wait. Returns why that failed."""
+    from clustercert.cli.login.window import WindowFailed, log_in_by_window
+
+    try:
+        log_in_by_window(request.profile or DEFAULT_PROFILE)
+    except WindowFailed as error:
+        return Failure(error.exit_code, error.message)
+    except ClustercertError as error:
+        return Failure(exit_code(error), error.message)
+    except KeyboardInterrupt:
+        return Failure(INTERRUPTED, "Interrupted.")
+    return None
+
+
+def obtain(request: "CredentialRequest") -> Credential | Failure:
+    """CredentialRequest a certificate. Reports every error as a Failure."""
+    state = cache.login_state(str(profile.path_of(request.profile or DEFAULT_PROFILE, os.environ)))
+    return _with_login(request, lambda found: Credential.from_issued(_request(request, found), state))
+
+
+def _with_login(request: "CredentialRequest", question: Callable[[Profile], T]) -> T | Failure:
+    """Ask the service with the saved login. Reports every error as a Failure."""
+    name = request.profile or DEFAULT_PROFILE
+    found = _login(name)
+    if isinstance(found, Failure):
+        return found
+    if found.has_expired:
+        return _log_in_again(name, f"Your login at {found.url} expired", cache_helps=True)
+    try:
+        return question(found)
+    except (ClustercertError, typer.BadParameter) as error:
+        return _failure(error, name, found)
+
+
+def _failure(error: ClustercertError | typer.BadParameter, name: str, found: Profile) -> Failure:
+    match error:
+        case ApiError(http_status=401):
+            reason = ": an operator sees why with `clustercert identity explain`" if found.oidc else ""
+            failure = _log_in_again(name, f"{found.url} refused your login{reason}", cache_helps=False)
+            return failure._replace(is_refused=True)
+        case ApiError(http_status=status):
+            temporary = status >= _FIRST_SERVER_ERROR or status in _TEMPORARY
+            return Failure(exit_code(error), error.message, cache_helps=temporary)
+        case typer.BadParameter():
+            return Failure(USAGE, error.message)
+        case _:
+            return Failure(exit_code(error), error.message, cache_helps=isinstance(error, ClientError))
+
+
+def _request(request: "CredentialRequest", found: Profile) -> IssuedKubeconfig:
+    certificate_request = CertificateRequest(
+        request.project or "",
+        request.cluster or "",
+        LifetimeOptions(expires_in=request.expires_in),
+        local_key=not request.service_key,
+    )
+    with found.client() as client:
+        return certificate_request.send(client)
+
+
+def _login(name: str) -> Profile | Failure:
+    try:
+        is_saved = profile.path_of(name, os.environ).exists()
+    except CommandError as error:
+        return Failure(exit_code(error), error.message)
+    try:
+        return profile.load(name, os.environ)
+    except CommandError as error:
+        if is_saved:
+            return Failure(NOT_LOGGED_IN, error.message)
+    return Failure(
+        NOT_LOGGED_IN,
+        f"You are not logged in (profile {name}). Run `clustercert login URL{profile.option(name)}`.",
+    )
+
+
+def _log_in_again(name: str, problem: str, *, cache_helps: bool) -> Failure:
+    """Name the command that creates this login again: the profile has the address and the user."""
+    return Failure(NOT_LOGGED_IN, f"{problem}. {profile.log_in_again(name)}", cache_helps)

@@ -76,12 +76,11 @@ class EntryOptions:
             return dict(issued.kubeconfig.credential)
         from clustercert.cli.credential import cache
         from clustercert.cli.credential.certificate_files import CertificateFile
-        from clustercert.cli.credential.renewal import store
-        from clustercert.cli.credential.source import Credential
+        from clustercert.cli.credential.renewal import Credential, store
         from clustercert.cli.login import profile
 
         state = cache.login_state(str(profile.path_of(ref.profile, os.environ)))
-        credential = Credential.of(issued, state)
+        credential = Credential.from_issued(issued, state)
         if self.files:
             file = CertificateFile(*ref.identity)
             file.write(credential)

@@ -1,4 +1,4 @@
-"""`clustercert login` and `logout`: log in to a running service, and save the login as a profile."""
+"""`clustercert login`: log in to a running service, and save the login as a profile."""
 
 import contextlib
 import os
@@ -10,13 +10,13 @@ from typing import Annotated
 import typer
 
 from clustercert.cli.commands import expand_options
-from clustercert.cli.login import flow, profile, renewal, trust
+from clustercert.cli.login import flow, profile, renewal
 from clustercert.cli.login.method import IssuerOptions
-from clustercert.cli.login.options import LoginOptions, PlainHttpOption, ProfileOption
+from clustercert.cli.login.options import PlainHttpOption, ProfileOption
 from clustercert.cli.login.profile import Profile
 from clustercert.cli.login.trust import TrustOptions
 from clustercert.cli.lookup import NO_PROJECTS
-from clustercert.cli.options import CommandError, PasswordFileOption, UsageError, YesOption
+from clustercert.cli.options import PasswordFileOption, UsageError
 from clustercert.cli.output import print_note
 from clustercert.cli.prompts import prompt_text, read_secret
 from clustercert.cli.session import DEFAULT_DOMAIN, warn_in_client
@@ -176,95 +176,6 @@ def _is_same_user(one: Profile, other: Profile) -> bool:
     # Logins with an access key have no domain.
     domains = {one.domain, other.domain} - {None}
     return (one.url, one.user) == (other.url, other.user) and len(domains) <= 1
-
-
-def logout(
-    profile_name: ProfileOption = None,
-    forget: Annotated[
-        bool, typer.Option("--forget", help="Also forget the address, the CA and the user.")
-    ] = False,
-    everywhere: Annotated[
-        bool,
-        typer.Option(
-            "--everywhere",
-            help="For a lost machine: end all your logins on all machines, and revoke all your certificates.",
-        ),
-    ] = False,
-    keys: Annotated[
-        bool, typer.Option("--keys", help="With --everywhere: delete your access keys, too.")
-    ] = False,
-    yes: YesOption = False,
-) -> None:
-    """Log out: revoke the token and delete it.
-
-    The tokens of an OIDC issuer are deleted, and the refresh token is revoked if the issuer can do that.
-
-    With --everywhere, from any machine where you can log in: asks first, and says what remains.
-    """
-    from clustercert.cli.credential import cache
-    from clustercert.client.connection import ClientError
-
-    if keys and not everywhere:
-        raise typer.BadParameter("--keys needs --everywhere.")
-    name = profile_name or profile.current(os.environ)
-    if everywhere:
-        from clustercert.cli.login.logout_everywhere import end_all_logins
-
-        login = LoginOptions(profile_name)
-        end_all_logins(login.profile(), keys=keys, yes=yes)
-        if login.saved_name is None:
-            return
-    else:
-        warn_in_client(os.environ)
-    found = profile.remembered(name, os.environ) if forget else None
-    found = found or profile.load(name, os.environ)
-    if forget:
-        trust.forget(found.url)
-    if found.oidc is not None:
-        _end_session(name, forget=forget)
-    elif forget:
-        profile.delete(name, os.environ)
-    else:
-        profile.save(name, profile.without_login(found), os.environ)
-    cache.clear(name)
-    if not everywhere and found.oidc is None and found.token is not None and not found.has_expired:
-        try:
-            with found.client() as client:
-                client.revoke(found.token)
-        except (ClientError, CommandError) as error:
-            print_note(f"The token could not be revoked and stays valid until it expires: {error.message}")
-    print_note(f"Logged out from {found.url}.")
-    _name_remaining_keys(name)
-
-
-def _end_session(name: str, *, forget: bool) -> None:
-    """Delete the tokens of an issuer, and revoke the refresh token. No other process renews the login meanwhile."""
-    from clustercert.cli.login import oidc_login, token_storage
-    from clustercert.client.connection import ClientError
-
-    with token_storage.exclusive(profile.tokens_path(name, os.environ)):
-        found = profile.remembered(name, os.environ)
-        if found is None:
-            return
-        try:
-            oidc_login.end_session(name, found)
-        except (ClientError, CommandError) as error:
-            print_note(f"The login could not be ended at the issuer: {error.message}")
-        if forget:
-            profile.delete(name, os.environ)
-        else:
-            profile.save(name, profile.without_login(found), os.environ)
-
-
-def _name_remaining_keys(name: str) -> None:
-    """Tell the user about files with private keys that logout leaves."""
-    from clustercert.cli.credential.certificate_files import certificate_files
-
-    if files := [file.path for file in certificate_files() if file.profile == name]:
-        print_note(
-            f"Certificate files with private keys remain in {files[0].parent}, because a kubeconfig names them. Remove "
-            "them with `clustercert kubeconfig unmerge`."
-        )
 
 
 def password_from(file: Path | None, prompt: str = "Password") -> str:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from clustercert.cli.exit_codes import INTERRUPTED
-from clustercert.cli.login import browser
+from clustercert.cli.login import oidc_login
 from clustercert.cli.login.flow import read_ca
 from clustercert.cli.login.profile import OidcLogin, Profile
 from clustercert.cli.options import CommandError, UnknownName, did_you_mean
@@ -137,7 +137,7 @@ class IssuerOptions:
 
     def _require_user(self) -> None:
         """Raise CommandError in a CI job: nobody sees its browser."""
-        if browser.is_ci(os.environ) and not self.device:
+        if oidc_login.is_ci(os.environ) and not self.device:
             raise CommandError(
                 "Nobody can log in with a browser, because the variable CI is set. Give --token-file FILE or "
                 f"{TOKEN_VARIABLE}."
@@ -219,7 +219,7 @@ class IssuerOptions:
                 return oidc_login.by_device(issuer)
             return oidc_login.by_browser(
                 issuer,
-                open_window=not self.no_browser and browser.has_browser(os.environ),
+                open_window=not self.no_browser and oidc_login.has_browser(os.environ),
                 reauthenticate=self.reauthenticate,
             )
         except KeyboardInterrupt:

@@ -1,10 +1,11 @@
-"""Logs in at an OIDC issuer, and creates the profile."""
+"""Logs in at an OIDC issuer in a browser or by a code, and creates the profile."""
 
+import sys
 import time
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from clustercert.cli.login import browser
 from clustercert.cli.login.flow import choose_project
 from clustercert.cli.login.profile import OidcLogin, Profile
 from clustercert.cli.login.renewal import refresh_token_of, saved_issuer
@@ -15,6 +16,45 @@ if TYPE_CHECKING:
     from clustercert.client import Client, ProjectRef
     from clustercert.client.oidc.issuer import LoginIssuer, LoginOffer
     from clustercert.client.oidc.tokens import DeviceCode, Tokens
+
+
+_OFF = ("", "0", "false", "no")
+
+
+def is_ci(environment: Mapping[str, str]) -> bool:
+    """Whether the variable CI is set, so that no person is at the terminal."""
+    return environment.get("CI", "").lower() not in _OFF
+
+
+def has_browser(environment: Mapping[str, str]) -> bool:
+    """Whether this machine has a browser that opens a window. Browsers in a terminal do not count."""
+    has_display = sys.platform in ("darwin", "win32") or any(
+        environment.get(name) for name in ("DISPLAY", "WAYLAND_DISPLAY", "BROWSER")
+    )
+    if not has_display:
+        return False
+    import webbrowser
+
+    try:
+        webbrowser.get()
+    except webbrowser.Error:
+        return False
+    return True
+
+
+def open_in_browser(url: str) -> None:
+    """Open an address, without waiting. Other users of this machine may see the address."""
+    import subprocess
+
+    # A browser may write to standard output, which is kubectl's, or stay in the foreground.
+    subprocess.Popen(  # noqa: S603 - no shell, and the address is ours
+        [sys.executable, "-I", "-m", "webbrowser", url],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+    )
+
 
 # How long to wait for a new key: the service fetches keys at most every 30 seconds.
 _LONGEST_WAIT_SECONDS, _RETRY_SECONDS = 40.0, 5.0
@@ -34,7 +74,7 @@ def by_browser(issuer: "LoginIssuer", *, open_window: bool, reauthenticate: bool
             print_note(
                 f"Log in at {issuer.url} in the browser window. If none opens, run `clustercert login --no-browser`."
             )
-            browser.open_window(url)
+            open_in_browser(url)
         else:
             print_note(
                 f"Log in at {issuer.url}: open this address once, in a browser on this machine.\n  {url}"

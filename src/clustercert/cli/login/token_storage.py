@@ -9,7 +9,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import TypeVar
 
-from clustercert.cli.credential.lock import LockTimeout, locked
+from clustercert.cli.file_lock import LockTimeout, locked
 from clustercert.cli.options import CommandError
 from clustercert.secure_file import make_private_folder, write_private
 

@@ -4,9 +4,9 @@ import os
 import sys
 import time
 
-from clustercert.cli.credential.lock import Lock, LockTimeout, locked
 from clustercert.cli.exit_codes import INTERRUPTED, NOT_LOGGED_IN, exit_code
-from clustercert.cli.login import browser, profile, token_storage
+from clustercert.cli.file_lock import Lock, LockTimeout, locked
+from clustercert.cli.login import oidc_login, profile, token_storage
 from clustercert.cli.login.profile import OidcLogin, Profile
 from clustercert.cli.login.renewal import LoginNeeded, keep, login_needed, renewed, save, with_tokens
 from clustercert.cli.options import CommandError, NotLoggedIn
@@ -47,10 +47,10 @@ def ready(name: str, found: Profile) -> Profile:
 
 def may_open_window(found: Profile) -> bool:
     """Whether somebody is there to log in: at a terminal or with kubectl, on a machine with a browser."""
-    if found.oidc is None or found.oidc.issuer is None or browser.is_ci(os.environ):
+    if found.oidc is None or found.oidc.issuer is None or oidc_login.is_ci(os.environ):
         return False
     is_used = "KUBERNETES_EXEC_INFO" in os.environ or sys.stdin.isatty() or sys.stderr.isatty()
-    return is_used and browser.has_browser(os.environ)
+    return is_used and oidc_login.has_browser(os.environ)
 
 
 def log_in_by_window(name: str) -> Profile:

@@ -1,6 +1,6 @@
-"""A lock for each file of the exec plugin's cache, so that parallel calls of kubectl cause one request.
+"""Locks of files: of parallel commands, one asks the service or the issuer, and the others use its result.
 
-The lock file also keeps the last failure, so that the calls that waited meanwhile fail with the same message.
+The lock file also keeps the last failure, so that the commands that waited meanwhile fail with the same message.
 """
 
 import contextlib
@@ -20,7 +20,7 @@ class LockTimeout(Exception):
 
 
 class Lock:
-    """A held lock. `descriptor` is `None` if the cache can't be written: then there is nothing to lock."""
+    """A held lock. `descriptor` is `None` if the folder can't be written: then there is nothing to lock."""
 
     def __init__(self, descriptor: int | None, waiting_since: float) -> None:
         self._descriptor = descriptor

@@ -1,0 +1,167 @@
+"""`clustercert status`, `password` and `profile`: the current login, its password, and the saved logins."""
+
+import os
+import time
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from clustercert.cli.commands import expand_options
+from clustercert.cli.credential import cache
+from clustercert.cli.login import flow
+from clustercert.cli.login import profile as profiles
+from clustercert.cli.login.command import password_from
+from clustercert.cli.login.options import LoginOptions
+from clustercert.cli.login.profile import Profile
+from clustercert.cli.options import CommandError, NotLoggedIn, PasswordFileOption
+from clustercert.cli.output import Output, OutputOption, print_note, show_list, show_one
+from clustercert.cli.prompts import read_secret
+from clustercert.cli.session import warn_in_client
+from clustercert.model.identity import BUILT_IN
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from clustercert.client import CurrentUser, ProjectRef
+
+
+@expand_options
+def status(login: LoginOptions, output: OutputOption = Output.TABLE) -> None:
+    """Show who is logged in, where, until when, and in which projects. Asks the service.
+
+    Exits with 3 if there is no login, or if the service does not accept it.
+    """
+    name = login.saved_name
+    chosen = login.profile(may_ask=False)
+    with chosen.explain_rejection(), chosen.client() as client:
+        projects, caller = client.projects(), client.caller()
+    row = {
+        "service": chosen.url,
+        "user": chosen.user,
+        "user_id": caller.id if caller is not None else None,
+        "profile": name,
+        "projects": _names(projects),
+        "project": chosen.project_name if chosen.chosen_project else None,
+        "method": _method(chosen),
+        "expires_at": chosen.expires_at,
+        "cached_credentials": 0 if name is None else _cached(name),
+    }
+    show_one(row, output, name="user")
+
+
+def _names(projects: "Sequence[ProjectRef]") -> list[str]:
+    """The names of projects, after their domains where several have one name."""
+    names = [each.name for each in projects]
+    return sorted(
+        f"{each.domain}/{each.name}" if names.count(each.name) > 1 else each.name for each in projects
+    )
+
+
+def _method(chosen: Profile) -> str:
+    if chosen.oidc is not None:
+        return f"OIDC issuer {chosen.oidc.name}" if chosen.oidc.name else "OIDC token"
+    return "access key" if chosen.access_key else "token"
+
+
+def _cached(name: str) -> int:
+    """Count the valid credentials for kubectl that belong to a profile."""
+    folder = cache.folder()
+    if folder is None:
+        return 0
+    entries = map(cache.read, map(str, Path(folder).glob(f"{name},*")))
+    state = cache.login_state(str(profiles.path_of(name, os.environ)))
+    return sum(
+        entry is not None and entry.login == state and entry.is_usable(time.time()) for entry in entries
+    )
+
+
+@expand_options
+def password(
+    login: LoginOptions,
+    password_file: PasswordFileOption = None,
+    new_password_file: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="Read the new password from the first line of FILE, or of standard input (-).",
+        ),
+    ] = None,
+) -> None:
+    """Change your password. Asks for the old one.
+
+    All other logins and temporary access keys of yours end. Permanent access keys and certificates stay valid:
+    `clustercert logout --everywhere` revokes certificates.
+
+    The old password comes from a prompt, from --password-file or from the variable CLUSTERCERT_PASSWORD.
+    """
+    from clustercert.client import Login
+    from clustercert.client.connection import ApiError
+
+    chosen = login.profile()
+    with chosen.explain_rejection(), chosen.client() as client:
+        caller = client.caller()
+        user = _user_here(chosen, caller)
+        old = password_from(password_file, "Old password")
+        new = read_secret("New password", new_password_file, "add --new-password-file FILE", confirm=True)
+        try:
+            client.change_password(user.id, old, new)
+        except ApiError as error:
+            if error.http_status != 401:  # noqa: PLR2004 - not authenticated
+                raise
+            raise NotLoggedIn("The old password is wrong. The password was not changed.") from error
+    print_note(
+        f"Changed the password of {user.name} at {chosen.url}. All other logins of {user.name} have ended."
+    )
+    name = login.saved_name
+    if name is None or chosen.access_key is not None:
+        return
+    # The token of this login has ended, too.
+    named = Login(user=user.id, domain=None, password=new, project_id=chosen.project_id)
+    session = flow.log_in_by_password(chosen.url, named, chosen.ca_pem)
+    renewed = replace(chosen, token=session.token, expires_at=session.expires_at)
+    profiles.save(name, renewed, os.environ)
+
+
+def _user_here(chosen: Profile, caller: "CurrentUser | None") -> "CurrentUser":
+    """Return the user, if their password is at the service. Raises CommandError."""
+    if caller is None:
+        raise CommandError(f"{chosen.url} is not a service of clustercert. Change your password there.")
+    if caller.issuer != BUILT_IN:
+        raise CommandError(
+            f"The password of {caller.name} is not at {chosen.url}, but at {caller.issuer}. Change it there."
+        )
+    return caller
+
+
+profile = typer.Typer(name="profile", help="Manage saved logins at several services.", no_args_is_help=True)
+
+
+@profile.command("list")
+def list_profiles(output: OutputOption = Output.TABLE) -> None:
+    """List the saved logins. Shows no secrets."""
+    warn_in_client(os.environ)
+    current = profiles.current(os.environ)
+    found = ((name, profiles.remembered(name, os.environ)) for name in profiles.names(os.environ))
+    rows = [
+        {
+            "name": name,
+            "current": name == current,
+            "service": each.url,
+            "user": each.user,
+            "logged_in": each.is_renewable or (each.is_logged_in and not each.has_expired),
+            "expires_at": None if each.is_renewable else each.expires_at,
+        }
+        for name, each in found
+        if each is not None
+    ]
+    show_list(rows, output, columns=("name", "current", "service", "user", "logged_in", "expires_at"))
+
+
+@profile.command()
+def use(name: Annotated[str, typer.Argument(metavar="PROFILE", help="Name of the saved login.")]) -> None:
+    """Use this login in all later commands that do not name one."""
+    warn_in_client(os.environ)
+    profiles.use(name, os.environ)
+    print_note(f"The current profile is {name}.")
