@@ -122,7 +122,7 @@ class _Ledger:
     async def record(self, _: CertificateRecord, event: AuditEvent) -> None:
         self.events.append(event)
 
-    async def note(self, event: AuditEvent) -> None:
+    async def record_event(self, event: AuditEvent) -> None:
         self.events.append(event)
 
 

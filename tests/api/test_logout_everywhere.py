@@ -203,7 +203,7 @@ def test_a_certificate_from_a_stale_cache_is_revoked_too(site: Site) -> None:
             await parts.issuance.issue(caller, cluster.project_id, cluster.id, IssueRequest(duration=1))
 
         logout = replace(parts.revocation.logout, pause=thief)
-        await logout.everywhere(caller, with_keys=False)
+        await logout.end_all_logins(caller, with_keys=False)
 
     site.service.run(race())
     assert site.states(user.id) == ["revoked"]
@@ -220,11 +220,11 @@ def test_a_user_ends_all_logins_only_once_at_a_time(site: Site) -> None:
 
         async def again(_seconds: float) -> None:
             with pytest.raises(TooManyRequests):
-                await logout.everywhere(caller, with_keys=False)
+                await logout.end_all_logins(caller, with_keys=False)
 
         logout = replace(parts.revocation.logout, pause=again)
-        await logout.everywhere(caller, with_keys=False)
-        await logout.everywhere(caller, with_keys=False)
+        await logout.end_all_logins(caller, with_keys=False)
+        await logout.end_all_logins(caller, with_keys=False)
 
     site.service.run(race())
 

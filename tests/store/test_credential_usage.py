@@ -55,7 +55,7 @@ async def test_first_and_last_use_are_written(
 ) -> None:
     record, unused = await recorded(database), await recorded(database)
     for seconds in (5, 0, 9, 3):
-        usage.note(await seen(known, record, NOW + seconds * SECOND))
+        usage.report(await seen(known, record, NOW + seconds * SECOND))
     assert times(store, record) == (None, None), "not before the flush"
     await usage.flush()
     assert times(store, record) == (store.time(NOW), store.time(NOW + 9 * SECOND))
@@ -70,7 +70,7 @@ async def test_a_credential_is_written_once_a_minute_by_all_workers(
     other_worker = usage_at(database)
     for seconds, expected in ((0, 0), (30, 0), (59, 0), (61, 61), (90, 61), (122, 122)):
         for worker in (usage, other_worker):
-            worker.note(await seen(known, record, NOW + seconds * SECOND))
+            worker.report(await seen(known, record, NOW + seconds * SECOND))
             await worker.flush()
         assert times(store, record) == (store.time(NOW), store.time(NOW + expected * SECOND))
 
@@ -79,9 +79,9 @@ async def test_an_older_log_moves_the_first_use_and_not_the_last(
     database: Database, store: Store, known: CredentialCache, usage: CredentialUsage
 ) -> None:
     record = await recorded(database)
-    usage.note(await seen(known, record, NOW))
+    usage.report(await seen(known, record, NOW))
     await usage.flush()
-    usage.note(await seen(known, record, NOW - timedelta(days=3)))
+    usage.report(await seen(known, record, NOW - timedelta(days=3)))
     await usage.flush()
     assert times(store, record) == (store.time(NOW - timedelta(days=3)), store.time(NOW))
 
@@ -120,7 +120,7 @@ async def test_an_altered_copy_is_reported_once_an_hour_by_all_workers(
         clock[0] = NOW + timedelta(minutes=minute)
         for worker in workers:
             for copy in copies:
-                worker.note(await seen(known, record, clock[0], copy=copy))
+                worker.report(await seen(known, record, clock[0], copy=copy))
             told = len(altered(store))
             await worker.flush()
             minutes_of_reports += [minute] * (len(altered(store)) - told)
@@ -144,7 +144,7 @@ async def test_an_altered_copy_is_reported_once_an_hour_by_all_workers(
     assert times(store, record) == (store.time(NOW), store.time(NOW + timedelta(minutes=121)))
     assert unknown(store) == []
     # A copy of another certificate is reported at once.
-    workers[0].note(await seen(known, other, clock[0], copy=copies[0]))
+    workers[0].report(await seen(known, other, clock[0], copy=copies[0]))
     await workers[0].flush()
     assert [each["subject"] for each in altered(store)][3:] == [other.fingerprint.hex()]
 
@@ -155,7 +155,7 @@ async def test_pending_altered_copies_are_limited(
     record = await recorded(database)
     observed = await seen(known, record, copy=os.urandom(32))
     usage._pending.altered = dict.fromkeys(range(-MAX_PENDING_ALERTS, 0), observed)
-    usage.note(observed)
+    usage.report(observed)
     assert len(usage._pending.altered) == MAX_PENDING_ALERTS
 
 
@@ -166,13 +166,13 @@ async def test_reporting_an_altered_copy_changes_no_revocation(
     record = await recorded(database)
     query = "SELECT revoked_at, epoch FROM certificate"
     before = store.rows(query)
-    usage.note(await seen(known, record, copy=os.urandom(32)))
+    usage.report(await seen(known, record, copy=os.urandom(32)))
     await usage.flush()
     assert store.rows(query) == before
     assert store.rows("SELECT * FROM revocation") == []
     await RevocationQueries(database).revoke(revocation_of(record, what), event())
     revoked = store.rows(query)
-    usage.note(await seen(CredentialCache(database, RevocationFeed(database)), record, copy=os.urandom(32)))
+    usage.report(await seen(CredentialCache(database, RevocationFeed(database)), record, copy=os.urandom(32)))
     await usage.flush()
     assert store.rows(query) == revoked
     assert store.rows("SELECT undone_at FROM revocation") == [(None,)]
@@ -183,7 +183,7 @@ async def test_a_forged_number_is_not_a_use_of_its_certificate(
 ) -> None:
     record = await recorded(database)
     number = f"clustercert:credential:{record.credential_number}"
-    usage.note(await seen(known, record.fingerprint, NOW, "clustercert:admins", number))
+    usage.report(await seen(known, record.fingerprint, NOW, "clustercert:admins", number))
     await usage.flush()
     (alert,) = alerts(store)
     detail = alert["detail"]
@@ -200,7 +200,7 @@ async def test_a_report_without_credential_id_stores_no_hash(
     (shown,) = await Recognition(known).recognize(CLUSTER_ID, identity)
     for minutes in (0, 0, 2):
         at = NOW + timedelta(minutes=minutes)
-        usage.note(ObservedUse(WEBHOOK_CONFIG, identity, shown, at, at, ORIGIN, "audit-events"))
+        usage.report(ObservedUse(WEBHOOK_CONFIG, identity, shown, at, at, ORIGIN, "audit-events"))
         await usage.flush()
     assert [(hashes, kept) for _, _, hashes, kept in unknown(store)] == [(0, [])]
     (alert,) = alerts(store)
@@ -216,7 +216,7 @@ async def test_a_certificate_of_another_cluster_is_unknown_here(
     usage: CredentialUsage,
 ) -> None:
     record = await recorded(database, cluster_id="another cluster")
-    usage.note(await seen(known, record))
+    usage.report(await seen(known, record))
     await usage.flush()
     (alert,) = alerts(store)
     detail = alert["detail"]
@@ -232,9 +232,9 @@ async def test_pending_reports_are_shortened(
     """A review may have 100,000 groups, and thousands of alerts may be pending while the database is down."""
     groups = (*(str(n) for n in range(1000)), "system:masters")
     record = await recorded(database, groups=groups, user_id="x" * 1000)
-    usage.note(await seen(known, os.urandom(32), NOW, *groups, username="x" * 1000))
-    usage.note(await seen(known, record))
-    usage.note(await seen(known, record, copy=os.urandom(32)))
+    usage.report(await seen(known, os.urandom(32), NOW, *groups, username="x" * 1000))
+    usage.report(await seen(known, record))
+    usage.report(await seen(known, record, copy=os.urandom(32)))
     ((use, alert),), (master,) = usage._pending.unknown.values(), usage._pending.masters.values()
     (copy,) = usage._pending.altered.values()
     for observed in (alert, master, copy):
@@ -248,22 +248,22 @@ async def test_pending_reports_are_limited(
 ) -> None:
     record, fingerprint = await recorded(database), os.urandom(32)
     usage._pending.uses = dict.fromkeys(range(-MAX_PENDING, 0), Use(0, NOW, NOW))
-    usage.note(await seen(known, record))
-    usage.note(await seen(known, fingerprint))
+    usage.report(await seen(known, record))
+    usage.report(await seen(known, fingerprint))
     (alert,) = usage._pending.unknown.values()
     usage._pending.unknown = dict.fromkeys(
         ((CLUSTER_ID, bytes([n % 256, n // 256])) for n in range(10_000)), alert
     )
-    usage.note(await seen(known, os.urandom(32)))
+    usage.report(await seen(known, os.urandom(32)))
     assert (len(usage._pending.uses), len(usage._pending.unknown)) == (MAX_PENDING, MAX_PENDING_ALERTS)
 
 
 async def test_reports_of_a_removed_cluster_are_dropped(
     database: Database, store: Store, known: CredentialCache, usage: CredentialUsage
 ) -> None:
-    usage.note(await seen(known, os.urandom(32)))
+    usage.report(await seen(known, os.urandom(32)))
     await usage.flush()
-    usage.note(await seen(known, os.urandom(32)))
+    usage.report(await seen(known, os.urandom(32)))
     await ClusterQueries(database).remove(CLUSTER_ID, event("cluster.removed"))
     await usage.flush()
     assert unknown(store) == []
@@ -278,9 +278,9 @@ async def test_the_use_of_a_token_is_written_once_a_minute(
     first, second = [(await tokens.create(there, actor=Actor("cli:test", ORIGIN))) for _ in range(2)]
 
     async def asked_at(by: CredentialUsage) -> dict[str, object]:
-        by.note_token_use(token_hash(first.text))
+        by.report_token_use(token_hash(first.text))
         await by.flush()
-        return {token.id: token.last_asked_at for token in await tokens.of_cluster(there.id)}
+        return {token.id: token.last_asked_at for token in await tokens.tokens_of_cluster(there.id)}
 
     generation = store.rows("SELECT value FROM generation")
     assert await asked_at(here) == {first.token.id: NOW, second.token.id: None}
@@ -296,7 +296,7 @@ async def test_the_use_of_a_token_is_written_once_a_minute(
         await asked_at(here)
     store.execute("ALTER TABLE elsewhere RENAME TO webhook_token")
     await here.flush()
-    assert clock[0] in {token.last_asked_at for token in await tokens.of_cluster(there.id)}
+    assert clock[0] in {token.last_asked_at for token in await tokens.tokens_of_cluster(there.id)}
     # The use of a removed token is dropped.
     await tokens.remove(there, first.token.id, actor=Actor("cli:test", ORIGIN))
     clock[0] += timedelta(hours=1)
@@ -312,19 +312,19 @@ async def test_a_call_with_a_wrong_token_is_written_once_a_minute(
     usage = usage_at(database, lambda: clock[0])
     for seconds, expected in ((0, 0), (59, 0), (121, 121)):
         clock[0] = NOW + seconds * SECOND
-        usage.note_refused_call(there.id)
+        usage.report_refused_call(there.id)
         await usage.flush()
-        (token,) = await tokens.of_cluster(there.id)
+        (token,) = await tokens.tokens_of_cluster(there.id)
         assert (token.refused_at, token.last_asked_at) == (NOW + expected * SECOND, None)
     # It is written later if the database is down.
     clock[0] = NOW + timedelta(hours=1)
-    usage.note_refused_call(there.id)
+    usage.report_refused_call(there.id)
     store.execute("ALTER TABLE webhook_token RENAME TO elsewhere")
     with pytest.raises(Unavailable):
         await usage.flush()
     store.execute("ALTER TABLE elsewhere RENAME TO webhook_token")
     await usage.flush()
-    (token,) = await tokens.of_cluster(there.id)
+    (token,) = await tokens.tokens_of_cluster(there.id)
     assert token.refused_at == clock[0]
 
 
@@ -332,14 +332,14 @@ async def test_failed_reports_are_written_later(
     database: Database, store: Store, known: CredentialCache, usage: CredentialUsage
 ) -> None:
     record, fingerprint = await recorded(database, groups=("system:masters",)), os.urandom(32)
-    usage.note(await seen(known, record))
-    usage.note(await seen(known, record, copy=os.urandom(32)))
-    usage.note(await seen(known, fingerprint))
+    usage.report(await seen(known, record))
+    usage.report(await seen(known, record, copy=os.urandom(32)))
+    usage.report(await seen(known, fingerprint))
     store.execute("ALTER TABLE audit_event RENAME TO elsewhere")
     with pytest.raises(Unavailable):
         await usage.flush()
     store.execute("ALTER TABLE elsewhere RENAME TO audit_event")
-    usage.note(await seen(known, record, NOW + timedelta(minutes=2)))
+    usage.report(await seen(known, record, NOW + timedelta(minutes=2)))
     await usage.flush()
     kinds = sorted(str(alert["kind"]) for alert in alerts(store))
     assert kinds == ["credential.altered", "credential.masters", "credential.unknown"]
@@ -357,7 +357,7 @@ async def test_an_unexpected_error_does_not_end_the_writing(
     database: Database, known: CredentialCache
 ) -> None:
     usage, stop = CredentialUsage(Failing(database), lambda: NOW, POLICY_GROUPS), asyncio.Event()
-    usage.note(await seen(known, await recorded(database)))
+    usage.report(await seen(known, await recorded(database)))
     with captured_lines(webhook_usage) as logs:
         writing = asyncio.create_task(usage.watch(stop))
         await asyncio.sleep(0)
@@ -395,10 +395,10 @@ async def test_an_allowed_use_after_a_revocation_is_reported(
     reports = REVOKED_CREDENTIALS_USED._value.get()
     await RevocationQueries(database).revoke(revocation_of(record, scope), event())
     # The API server may still cache an answer from before the revocation.
-    usage.note(await used_after_revocation(known, record, NOW + 3 * SECOND))
+    usage.report(await used_after_revocation(known, record, NOW + 3 * SECOND))
     await usage.flush()
     assert revoked_uses(store) == []
-    usage.note(await used_after_revocation(known, record, NOW + 4 * SECOND))
+    usage.report(await used_after_revocation(known, record, NOW + 4 * SECOND))
     await usage.flush()
     said = store.events()[-1]
     assert (said["subject"], said["actor"]) == (record.fingerprint.hex(), f"cluster:{CLUSTER_ID}")
@@ -426,7 +426,7 @@ async def test_uses_after_a_revocation_are_one_event_an_hour_for_all_workers(
     for minutes in (1, 2, 30, 60, 61, 62, 90):
         for worker in (usage, other_worker):
             at = NOW + timedelta(minutes=minutes)
-            worker.note(await used_after_revocation(known, record, at))
+            worker.report(await used_after_revocation(known, record, at))
             await worker.flush()
     times_of_use = [said["used_at"] for said in revoked_uses(store)]
     assert times_of_use == [(NOW + timedelta(minutes=minutes)).isoformat() for minutes in (1, 61)]
@@ -440,7 +440,7 @@ async def test_the_first_use_after_each_revocation_is_reported(
     for minutes in (0, 10):
         at = NOW + timedelta(minutes=minutes)
         revoked = await revocations.revoke(replace(revocation_of(record, "certificate"), at=at), event())
-        usage.note(await used_after_revocation(known, record, at + timedelta(minutes=1)))
+        usage.report(await used_after_revocation(known, record, at + timedelta(minutes=1)))
         await usage.flush()
         await revocations.undo(revoked.id, by="cli:test", at=at + timedelta(minutes=2), event=event())
     assert [said["revoked_at"] for said in revoked_uses(store)] == [
@@ -466,7 +466,7 @@ async def test_use_after_a_revocation_counts_when_no_cache_can_allow_it(
     config = replace(WEBHOOK_CONFIG, options=ClusterOptions(unauthorized_ttl_seconds=ttl))
     at = NOW + 10 * SECOND
     decided_at = at - decided * SECOND
-    usage.note(await used_after_revocation(known, record, at, decided_at=decided_at, webhook_config=config))
+    usage.report(await used_after_revocation(known, record, at, decided_at=decided_at, webhook_config=config))
     await usage.flush()
     assert bool(revoked_uses(store)) is expected
 
@@ -478,9 +478,9 @@ async def test_no_use_is_reported_without_a_revocation(
     for record in (revoked, undone):
         revocation = await RevocationQueries(database).revoke(revocation_of(record, "certificate"), event())
     await RevocationQueries(database).undo(revocation.id, by="cli:test", at=NOW, event=event())
-    usage.note(await used_after_revocation(known, live, NOW + 10 * SECOND))
-    usage.note(await used_after_revocation(known, undone, NOW + 10 * SECOND))
-    usage.note(await seen(known, revoked, NOW + 10 * SECOND))
+    usage.report(await used_after_revocation(known, live, NOW + 10 * SECOND))
+    usage.report(await used_after_revocation(known, undone, NOW + 10 * SECOND))
+    usage.report(await seen(known, revoked, NOW + 10 * SECOND))
     await usage.flush()
     assert revoked_uses(store) == []
 
@@ -490,7 +490,7 @@ async def test_an_undone_revocation_is_not_reported_while_the_cache_is_stale(
 ) -> None:
     record = await recorded(database)
     revocation = await RevocationQueries(database).revoke(revocation_of(record, "certificate"), event())
-    usage.note(await used_after_revocation(known, record, NOW + 10 * SECOND))
+    usage.report(await used_after_revocation(known, record, NOW + 10 * SECOND))
     await RevocationQueries(database).undo(revocation.id, by="cli:test", at=NOW, event=event())
     await usage.flush()
     assert revoked_uses(store) == []
@@ -505,7 +505,7 @@ async def test_approvals_with_a_certificate_are_one_event_a_minute(
     async def approve(record: CertificateRecord, *names: str, reporter: Reporter = "audit-events") -> None:
         use = await seen(known, record)
         approvals = tuple(Approval(name, "kubernetes.io/kube-apiserver-client") for name in names)
-        usage.note(replace(use, reporter=reporter, approvals=approvals))
+        usage.report(replace(use, reporter=reporter, approvals=approvals))
         await usage.flush()
 
     await approve(service, "own")
@@ -560,10 +560,10 @@ async def test_clusters_are_counted_whose_api_servers_use_certificates_without_a
     for _ in range(2):
         issued = await tokens.create(there, actor=Actor("cli:test", ORIGIN))
     record = await recorded(database, groups=groups)
-    usage.note(replace(await seen(known, record, NOW + timedelta(minutes=used)), reporter=reporter))
+    usage.report(replace(await seen(known, record, NOW + timedelta(minutes=used)), reporter=reporter))
     # Another cluster's uses don't count.
     other = replace(WEBHOOK_CONFIG, cluster_id="00000000-0000-4000-8000-000000000000")
-    usage.note(replace(await seen(known, record, NOW, webhook_config=other), reporter=reporter))
+    usage.report(replace(await seen(known, record, NOW, webhook_config=other), reporter=reporter))
     await usage.flush()
     if asked is not None:
         times_asked = {token_hash(issued.text): NOW + timedelta(minutes=asked)}
@@ -585,7 +585,7 @@ async def test_a_cluster_that_enforces_revocations_without_the_webhook_need_not_
     tokens = WebhookTokens(WebhookTokenQueries(database), RevocationFeed(database), lambda: NOW)
     issued = await tokens.create(there, actor=Actor("cli:test", ORIGIN))
     await ClusterQueries(database).replace(replace(there, options=options), event())
-    usage.note(replace(await seen(known, await recorded(database), NOW), reporter="audit-events"))
+    usage.report(replace(await seen(known, await recorded(database), NOW), reporter="audit-events"))
     await usage.flush()
     assert await usage.queries.clusters_without_reviews(NOW) == 0
     # It has asked before, so it has the webhook as well.
@@ -603,7 +603,7 @@ async def test_the_time_of_the_last_audit_events_is_written_once_a_minute(
     for seconds, expected in ((0, 0), (30, 0), (61, 61), (90, 61)):
         clock[0] = NOW + seconds * SECOND
         for worker in workers:
-            worker.note_audit_events(CLUSTER_ID)
+            worker.report_audit_events(CLUSTER_ID)
             await worker.flush()
         assert store.rows("SELECT last_events_at FROM webhook_token") == [
             (store.time(NOW + expected * SECOND),)
@@ -616,7 +616,7 @@ async def test_the_credential_group_of_a_certificate_with_many_groups_is_kept(
     """The access report decides by it."""
     number = f"clustercert:credential:{'a' * 40}"
     groups = (*(f"group-{each}" for each in range(140)), number)
-    usage.note(await seen(known, os.urandom(32), NOW, *groups))
+    usage.report(await seen(known, os.urandom(32), NOW, *groups))
     await usage.flush()
     ((_, stored, _, _),) = unknown(store)
     assert (stored[0], len(stored)) == (number, 32)

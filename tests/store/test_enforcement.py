@@ -198,7 +198,7 @@ async def test_clusters_are_found_by_what_their_options_ask_for(database: Databa
         options[name] for name in ("admission", "roles", "no more")
     ]
     assert await rows.enforced(second[-1].id, 2) == ()
-    some = await rows.some({wanted["plain"].id, wanted["roles"].id, "nobody's"})
+    some = await rows.clusters_with_ids({wanted["plain"].id, wanted["roles"].id, "nobody's"})
     assert {each.id for each in some} == {wanted["plain"].id, wanted["roles"].id}
 
 

@@ -130,7 +130,7 @@ async def test_removed_and_blocked_users_get_nothing(accounts: Accounts) -> None
 async def test_events_are_read_only_if_there_are_users_of_other_issuers(accounts: Accounts) -> None:
     await accounts.new_user("alice", "member")
     await issue(accounts, replace(federated(accounts, "alice", issuer="built-in"), method="access_key"))
-    assert await SeenUserQueries(accounts.database).of_other_issuers(accounts.project.id, NOW) == {}
+    assert await SeenUserQueries(accounts.database).users_of_other_issuers(accounts.project.id, NOW) == {}
     with accounts.counted_statements() as seen:
         await found(accounts, "viewers")
     assert not [statement for statement in seen if "audit_event" in statement]

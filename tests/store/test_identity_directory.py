@@ -231,13 +231,19 @@ async def test_changing_what_is_gone_is_not_found_and_not_recorded(accounts: Acc
 async def test_the_built_in_roles_are_made_once_and_others_by_name(accounts: Accounts) -> None:
     roles = accounts.identity.roles
     await roles.bootstrap()
-    assert [role.name for role in await roles.all()] == ["admin", "member", "operator", "reader"]
+    assert [role.name for role in await roles.all_roles()] == ["admin", "member", "operator", "reader"]
     alice = await accounts.new_user()
     with pytest.raises(NotFound, match="There is no role auditor"):
         await accounts.assign("auditor", alice, accounts.project)
     await roles.create("auditor", actor=Actor(ACTOR, ORIGIN))
     await accounts.assign("auditor", alice, accounts.project)
-    assert [role.name for role in await roles.all()] == ["admin", "auditor", "member", "operator", "reader"]
+    assert [role.name for role in await roles.all_roles()] == [
+        "admin",
+        "auditor",
+        "member",
+        "operator",
+        "reader",
+    ]
     with pytest.raises(InvalidRequest):
         await roles.create("two\nlines", actor=Actor(ACTOR, ORIGIN))
 
@@ -250,7 +256,7 @@ async def test_assignments_are_listed_by_assignee_and_by_project(accounts: Accou
     await roles.assign("reader", group, other, actor=Actor(ACTOR, ORIGIN))
     await accounts.assign("operator", alice, None)
     await accounts.assign("operator", alice, None)
-    by_name = {role.name: role for role in await roles.all()}
+    by_name = {role.name: role for role in await roles.all_roles()}
     member = RoleAssignment(by_name["member"], alice, accounts.project)
     operator = RoleAssignment(by_name["operator"], alice, None)
     reader = RoleAssignment(by_name["reader"], group, other)

@@ -219,7 +219,7 @@ async def test_where_a_projects_pages_end_says_nothing_of_others(
     ):
         found, before, more = list[CertificateView](), None, True
         while more:
-            page = await inventory.of_project(admin, "project-1", wanted, limit=3, before=before)
+            page = await inventory.certificates_of_project(admin, "project-1", wanted, limit=3, before=before)
             found += page.items
             before, more = page.next, page.next is not None
             assert not more or before in own

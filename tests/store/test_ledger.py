@@ -373,7 +373,7 @@ async def test_a_refusal_shares_a_transaction_with_certificates(database: Databa
     ledger, certificates = Ledger(database), [certificate_record() for _ in range(5)]
     await asyncio.gather(
         *(ledger.record(*certificate) for certificate in certificates),
-        *(ledger.note(event("certificate.refused", f"cluster {number}")) for number in range(5)),
+        *(ledger.record_event(event("certificate.refused", f"cluster {number}")) for number in range(5)),
     )
     kinds = [kind for (kind,) in store.rows("SELECT kind FROM audit_event ORDER BY kind")]
     assert kinds == ["certificate.issued"] * 5 + ["certificate.refused"] * 5
@@ -387,7 +387,7 @@ async def test_a_refusal_is_never_lost_with_a_connection(
     """If the outcome is unknown, the event is written again."""
     commits = Commits(database, store)
     commits.fail = {1: when}
-    await Ledger(database).note(event("certificate.refused"))
+    await Ledger(database).record_event(event("certificate.refused"))
     assert store.rows("SELECT kind FROM audit_event") == [("certificate.refused",)] * written
 
 
@@ -395,5 +395,5 @@ async def test_a_refusal_that_cannot_be_written_is_unavailable(database: Databas
     commits = Commits(database, store)
     commits.fail = {1: "before", 2: "before"}
     with pytest.raises(Unavailable):
-        await Ledger(database).note(event("certificate.refused"))
+        await Ledger(database).record_event(event("certificate.refused"))
     assert store.rows("SELECT * FROM audit_event") == []

@@ -119,5 +119,5 @@ async def _one_step(
             del history.standing[number]
     elif what == "enable":
         await DirectoryQueries(database).enable_user(users[first], bool(second), event())
-        [*newest] = await rows.of_user(users[first], limit=1)
+        [*newest] = await rows.revocations_of_user(users[first], limit=1)
         history.enable(first, bool(second), newest[0].id if newest else 0)

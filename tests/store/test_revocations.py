@@ -80,7 +80,10 @@ async def test_what_two_revocations_hold_stays_revoked_when_one_is_undone(
     rows = RevocationQueries(database)
     first = await rows.revoke(single, event())
     second = await rows.revoke(replace(single, reason="keyCompromise", by="holder", proved=True), event())
-    assert [each.id for each in await rows.of_certificate(one.fingerprint)] == [second.id, first.id]
+    assert [each.id for each in await rows.revocations_of_certificate(one.fingerprint)] == [
+        second.id,
+        first.id,
+    ]
     await undo(database, first)
     assert await revoked(database, one)
     assert store.rows("SELECT revoked_by, revoked_why FROM certificate") == [("holder", "keyCompromise")]
@@ -140,11 +143,11 @@ async def test_lists_are_pages_the_newest_first(database: Database) -> None:
     everywhere = await rows.revoke(revocation(user_id=alice), event())
     await rows.revoke(replace(in_project, cluster_id=cluster_id()), event())
     await rows.revoke(replace(in_project, project_id=uuid.uuid4().hex), event())
-    assert await rows.of_cluster(project, here, limit=9) == tuple(reversed(made))
-    assert await rows.of_cluster(project, here, limit=2) == (made[2], made[1])
-    assert await rows.of_cluster(project, here, limit=2, before=made[1].id) == (made[0],)
-    assert await rows.of_user(alice, limit=9) == (everywhere,)
-    assert await rows.of_user(alice, limit=9, before=everywhere.id) == ()
+    assert await rows.revocations_of_cluster(project, here, limit=9) == tuple(reversed(made))
+    assert await rows.revocations_of_cluster(project, here, limit=2) == (made[2], made[1])
+    assert await rows.revocations_of_cluster(project, here, limit=2, before=made[1].id) == (made[0],)
+    assert await rows.revocations_of_user(alice, limit=9) == (everywhere,)
+    assert await rows.revocations_of_user(alice, limit=9, before=everywhere.id) == ()
 
 
 @pytest.mark.parametrize("what", ["disabled", "removed", "disabled, then removed"])
@@ -162,7 +165,7 @@ async def test_a_user_who_goes_loses_what_they_have_and_what_is_issued_meanwhile
         await directory.remove_user(alice, event("user.removed"), event("user.revoked"))
     meanwhile = await issue(database, alice, here)
     assert [await revoked(database, each) for each in (before, meanwhile, bobs)] == [True, True, False]
-    [standing] = await RevocationQueries(database).of_user(alice, limit=9)
+    [standing] = await RevocationQueries(database).revocations_of_user(alice, limit=9)
     assert (standing.epoch, standing.reason, standing.by) == (NO_END, "cessationOfOperation", "cli:test")
     with pytest.raises(Conflict, match="Enable the user"):
         await undo(database, standing)
@@ -195,7 +198,7 @@ async def test_enabling_and_disabling_twice_changes_nothing_more(
     assert not await revoked(database, good)
     for _ in range(2):
         await directory.enable_user(alice, False, event(), event())
-    assert len(await RevocationQueries(database).of_user(alice, limit=9)) == 1
+    assert len(await RevocationQueries(database).revocations_of_user(alice, limit=9)) == 1
     with pytest.raises(NotFound):
         await directory.enable_user(user_id(), False, event(), event())
 

@@ -233,7 +233,7 @@ async def test_a_data_key_that_changed_meanwhile_is_not_put_back(place: Place) -
     async with opened(place) as custody:
         rotation = custody.rotation
         await rotation.rotate_data_key(**BY)
-        first, second = await rotation.queries.all()
+        first, second = await rotation.queries.data_keys()
         stale = replace(second, wrapped=b"stale")
         exchange = [(first, replace(first, wrapped=b"lost")), (stale, replace(second, wrapped=b"lost"))]
         before = place.store.rows("SELECT * FROM data_key"), last_event(place)

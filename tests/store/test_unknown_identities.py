@@ -31,7 +31,7 @@ async def test_an_unknown_identity_is_stored_and_reported_once(
     workers = (usage, usage_at(database))
     for minutes in (0, 2, 4):
         for worker in workers:
-            worker.note(await seen(known, fingerprint, NOW + timedelta(minutes=minutes), "devs"))
+            worker.report(await seen(known, fingerprint, NOW + timedelta(minutes=minutes), "devs"))
             await worker.flush()
     assert unknown(store) == [("bob", ["devs", "system:authenticated"], 1, [fingerprint.hex()])]
     query = "SELECT cluster_id, first_seen_at, last_seen_at FROM unknown_identity"
@@ -59,7 +59,7 @@ async def test_many_hashes_of_one_identity_share_a_row(
     workers = (usage, usage_at(database))
     for number, fingerprint in enumerate(hashes):
         groups = ("devs", "ops") if number % 2 else ("ops", "devs", "ops")
-        workers[number % 2].note(await seen(known, fingerprint, NOW + number * SECOND, *groups))
+        workers[number % 2].report(await seen(known, fingerprint, NOW + number * SECOND, *groups))
         if number % 8 == 7:
             for worker in workers:
                 await worker.flush()
@@ -69,12 +69,12 @@ async def test_many_hashes_of_one_identity_share_a_row(
     assert [alert["kind"] for alert in alerts(store)] == ["credential.unknown"]
     # Known hashes are not counted again.
     for each in kept:
-        workers[0].note(await seen(known, bytes.fromhex(each), NOW + timedelta(hours=1), "devs", "ops"))
+        workers[0].report(await seen(known, bytes.fromhex(each), NOW + timedelta(hours=1), "devs", "ops"))
     await workers[0].flush()
     assert [each[2] for each in unknown(store)] == [40]
     # Each identity has its own row.
-    workers[0].note(await seen(known, hashes[0], NOW + timedelta(hours=1), "devs"))
-    workers[0].note(await seen(known, hashes[0], NOW + timedelta(hours=1), "devs", "ops", username="eve"))
+    workers[0].report(await seen(known, hashes[0], NOW + timedelta(hours=1), "devs"))
+    workers[0].report(await seen(known, hashes[0], NOW + timedelta(hours=1), "devs", "ops", username="eve"))
     await workers[0].flush()
     assert sorted(each[2] for each in unknown(store) if isinstance(each[2], int)) == [1, 1, 40]
 
@@ -100,7 +100,7 @@ async def test_credential_groups_raise_alerts_despite_exemptions(
     fault: str,
 ) -> None:
     everybody = replace(WEBHOOK_CONFIG, options=ClusterOptions(exemptions=("*",)))
-    usage.note(await seen(known, os.urandom(32), NOW, *groups, username=username, webhook_config=everybody))
+    usage.report(await seen(known, os.urandom(32), NOW, *groups, username=username, webhook_config=everybody))
     await usage.flush()
     (alert,) = alerts(store)
     detail = alert["detail"]
@@ -112,7 +112,7 @@ async def test_credential_groups_raise_alerts_despite_exemptions(
 async def test_an_exempt_identity_raises_no_alert(
     store: Store, known: CredentialCache, usage: CredentialUsage
 ) -> None:
-    usage.note(await seen(known, os.urandom(32), NOW, "system:nodes", username="system:node:n1"))
+    usage.report(await seen(known, os.urandom(32), NOW, "system:nodes", username="system:node:n1"))
     await usage.flush()
     assert alerts(store) == []
     assert unknown(store) == []
@@ -131,7 +131,7 @@ async def test_an_exempt_identity_raises_no_alert(
 async def test_a_partly_exempt_identity_raises_an_alert(
     store: Store, known: CredentialCache, usage: CredentialUsage, username: str, groups: list[str]
 ) -> None:
-    usage.note(await seen(known, os.urandom(32), NOW, *groups, username=username))
+    usage.report(await seen(known, os.urandom(32), NOW, *groups, username=username))
     await usage.flush()
     assert [alert["kind"] for alert in alerts(store)] == ["credential.unknown"]
 
@@ -142,7 +142,7 @@ async def test_system_masters_raises_both_alerts_although_it_is_exempt(
     fingerprint = os.urandom(32)
     before = MASTERS_CREDENTIALS._value.get()
     for _ in range(2):
-        usage.note(await seen(known, fingerprint, NOW, "system:masters", username="kubernetes-admin"))
+        usage.report(await seen(known, fingerprint, NOW, "system:masters", username="kubernetes-admin"))
         await usage.flush()
     assert [alert["kind"] for alert in alerts(store)] == ["credential.unknown", "credential.masters"]
     assert MASTERS_CREDENTIALS._value.get() - before == 1
@@ -156,7 +156,7 @@ async def test_a_new_certificate_of_a_master_is_reported_after_an_hour(
     first, second = os.urandom(32), os.urandom(32)
     for minutes, fingerprint in ((0, first), (10, second), (30, second), (70, second), (140, second)):
         at = NOW + timedelta(minutes=minutes)
-        usage.note(await seen(known, fingerprint, at, "system:masters", username="kubernetes-admin"))
+        usage.report(await seen(known, fingerprint, at, "system:masters", username="kubernetes-admin"))
         await usage.flush()
     kinds = [alert["kind"] for alert in alerts(store)]
     assert kinds == ["credential.unknown", "credential.masters", "credential.masters"]
@@ -169,7 +169,7 @@ async def test_new_certificates_of_a_master_are_reported_once_an_hour(
     usage = usage_at(database, lambda: at)
     for minutes in (0, 30, 59, 61, 90, 122):
         at = NOW + timedelta(minutes=minutes)
-        usage.note(await seen(known, os.urandom(32), at, "system:masters", username="kubernetes-admin"))
+        usage.report(await seen(known, os.urandom(32), at, "system:masters", username="kubernetes-admin"))
         await usage.flush()
     kinds = [alert["kind"] for alert in alerts(store)]
     assert kinds == ["credential.unknown", "credential.masters", "credential.masters", "credential.masters"]
@@ -184,7 +184,7 @@ async def test_times_that_an_api_server_chooses_cause_no_further_alerts(
     """Otherwise it could fill the log with an event for each hour of the past."""
     for days in (-4000, -3000, -2000, 0):
         at = NOW + timedelta(days=days)
-        usage.note(await seen(known, os.urandom(32), at, "system:masters", username="kubernetes-admin"))
+        usage.report(await seen(known, os.urandom(32), at, "system:masters", username="kubernetes-admin"))
         await usage.flush()
     assert [alert["kind"] for alert in alerts(store)] == ["credential.unknown", "credential.masters"]
 
@@ -195,12 +195,12 @@ async def test_an_earlier_report_of_the_same_hash_hides_no_master(
 ) -> None:
     """A caller with the right to impersonate can send any id for any user."""
     fingerprint = os.urandom(32)
-    usage.note(await seen(known, fingerprint, NOW, "devs"))
+    usage.report(await seen(known, fingerprint, NOW, "devs"))
     if flushed:
         await usage.flush()
     masters = [*(f"group {number}" for number in range(40)), "system:masters"]
-    usage.note(await seen(known, fingerprint, NOW, *masters, username="root"))
-    usage.note(await seen(known, fingerprint, NOW, "devs"))
+    usage.report(await seen(known, fingerprint, NOW, *masters, username="root"))
+    usage.report(await seen(known, fingerprint, NOW, "devs"))
     await usage.flush()
     await usage.flush()
     kinds = [alert["kind"] for alert in alerts(store)]
@@ -217,7 +217,7 @@ async def test_an_issued_master_raises_one_alert_at_its_first_use(
     for minutes in (0, 2):
         for worker in (usage, usage_at(database)):
             at = NOW + timedelta(minutes=minutes)
-            worker.note(await seen(known, record, at))
+            worker.report(await seen(known, record, at))
             await worker.flush()
     assert [alert["kind"] for alert in alerts(store)] == ["credential.masters"]
     assert times(store, record) == (store.time(NOW), store.time(NOW + timedelta(minutes=2)))
@@ -238,11 +238,11 @@ async def test_a_new_certificate_of_an_exempt_name_is_reported(
     old, new, next_one = (os.urandom(32) for _ in range(3))
     before = EXEMPT_CREDENTIALS._value.get()
     # Before the name was exempt, it was in the report of unknown identities.
-    usage.note(await seen(known, old, at, username=COMPONENT))
+    usage.report(await seen(known, old, at, username=COMPONENT))
     await usage.flush()
     for minutes, fingerprint in ((90, old), (90, new), (92, new), (100, next_one), (160, next_one)):
         at = NOW + timedelta(minutes=minutes)
-        usage.note(await seen(known, fingerprint, at, username=COMPONENT, webhook_config=KNOWN_ONLY))
+        usage.report(await seen(known, fingerprint, at, username=COMPONENT, webhook_config=KNOWN_ONLY))
         if fingerprint != old:
             await usage.flush()
     assert [(alert["kind"], alert["subject"]) for alert in alerts(store)] == [
@@ -257,7 +257,7 @@ async def test_an_exempt_name_that_was_never_seen_is_reported(
     store: Store, known: CredentialCache, usage: CredentialUsage
 ) -> None:
     fingerprint = os.urandom(32)
-    usage.note(await seen(known, fingerprint, NOW, username=COMPONENT, webhook_config=KNOWN_ONLY))
+    usage.report(await seen(known, fingerprint, NOW, username=COMPONENT, webhook_config=KNOWN_ONLY))
     await usage.flush()
     assert [(alert["kind"], alert["subject"]) for alert in alerts(store)] == [
         ("credential.exempt", fingerprint.hex())
@@ -284,7 +284,7 @@ async def test_kubelets_and_pinned_certificates_are_not_reported(
     options = replace(KNOWN_ONLY.options, **changed)  # type: ignore[arg-type] # each value has its field's type
     config = replace(KNOWN_ONLY, options=options)
     pinned = bytes.fromhex("ab" * 32)
-    usage.note(await seen(known, pinned, NOW, *groups, username=username, webhook_config=config))
+    usage.report(await seen(known, pinned, NOW, *groups, username=username, webhook_config=config))
     await usage.flush()
     assert alerts(store) == []
 
@@ -294,9 +294,9 @@ async def test_exempt_names_have_room_beyond_the_limit(
     store: Store, known: CredentialCache, usage: CredentialUsage
 ) -> None:
     for number in range(3):
-        usage.note(await seen(known, os.urandom(32), NOW, username=f"user {number}"))
+        usage.report(await seen(known, os.urandom(32), NOW, username=f"user {number}"))
         await usage.flush()
-    usage.note(await seen(known, os.urandom(32), NOW, username=COMPONENT, webhook_config=KNOWN_ONLY))
+    usage.report(await seen(known, os.urandom(32), NOW, username=COMPONENT, webhook_config=KNOWN_ONLY))
     await usage.flush()
     kinds = [alert["kind"] for alert in alerts(store)]
     assert kinds == ["credential.unknown"] * 2 + ["credential.exempt"]
@@ -309,7 +309,7 @@ async def test_a_listed_master_raises_no_alert(
     listed = (record.fingerprint.hex(), fingerprint.hex())
     webhook_config = replace(WEBHOOK_CONFIG, options=ClusterOptions(listed_masters=listed, exemptions=()))
     for each in (record, fingerprint):
-        usage.note(await seen(known, each, NOW, "system:masters", webhook_config=webhook_config))
+        usage.report(await seen(known, each, NOW, "system:masters", webhook_config=webhook_config))
     await usage.flush()
     assert alerts(store) == []
     assert times(store, record) == (store.time(NOW), store.time(NOW))
@@ -347,7 +347,7 @@ async def test_masters_have_room_beyond_the_limit(
     store: Store, known: CredentialCache, usage: CredentialUsage
 ) -> None:
     for number, groups in enumerate(([], [], [], ["system:masters"], ["system:masters"])):
-        usage.note(await seen(known, os.urandom(32), NOW, *groups, username=f"user {number}"))
+        usage.report(await seen(known, os.urandom(32), NOW, *groups, username=f"user {number}"))
         with captured_lines(webhook_usage) as logs:
             await usage.flush()
     kinds = [alert["kind"] for alert in alerts(store)]
@@ -365,7 +365,7 @@ async def test_identities_unseen_for_a_month_make_room(
     often, once, third, fourth = (os.urandom(32) for _ in range(4))
     for fingerprint, days in ((often, 0), (once, 0), (often, 20), (third, 29), (third, 31), (fourth, 31)):
         at = NOW + timedelta(days=days)
-        usage.note(await seen(known, fingerprint, at, username=fingerprint.hex()))
+        usage.report(await seen(known, fingerprint, at, username=fingerprint.hex()))
         await usage.flush()
     assert [alert["subject"] for alert in alerts(store)] == [each.hex() for each in (often, once, third)]
     assert {username for username, _, _, _ in unknown(store)} == {often.hex(), third.hex()}
@@ -375,7 +375,7 @@ async def test_names_in_unknown_certificates_are_sanitised(
     store: Store, known: CredentialCache, usage: CredentialUsage
 ) -> None:
     identity = "evil\x00\x1b[31m\udc80" + "x" * 1000
-    usage.note(await seen(known, os.urandom(32), NOW, *["g\x00\n" * 200] * 40, username=identity))
+    usage.report(await seen(known, os.urandom(32), NOW, *["g\x00\n" * 200] * 40, username=identity))
     await usage.flush()
     ((username, _, _, _),) = unknown(store)
     assert str(username).startswith("evil\ufffd\ufffd[31m\ufffdx")

@@ -141,10 +141,10 @@ async def test_a_missing_table_is_unavailable_until_it_is_there(database: Databa
     with sqlite3.connect(file) as connection:
         connection.execute("ALTER TABLE audit_event RENAME TO elsewhere")
     with pytest.raises(Unavailable):
-        await ledger.note(event())
+        await ledger.record_event(event())
     with sqlite3.connect(file) as connection:
         connection.execute("ALTER TABLE elsewhere RENAME TO audit_event")
-    await ledger.note(event())
+    await ledger.record_event(event())
     assert rows(file, "SELECT count(*) FROM audit_event") == [(1,)]
 
 

@@ -71,7 +71,7 @@ class MemoryLedger:
             raise self.failure
         self.entries.append((record, event))
 
-    async def note(self, event: AuditEvent) -> None:
+    async def record_event(self, event: AuditEvent) -> None:
         if self.failure:
             raise self.failure
         self.notes.append(event)

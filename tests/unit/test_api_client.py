@@ -76,7 +76,7 @@ async def test_an_error_message_of_the_server_goes_only_to_the_log(double: ApiSe
         with pytest.raises(Refused) as refused:
             await api.get(NAMESPACES)
     assert refused.value.http_status == 403
-    assert "mallory" in refused.value.said
+    assert "mallory" in refused.value.server_message
     assert "mallory" not in refused.value.message
     assert (refused.value.status, refused.value.code) == (502, "CCE.01502001")
 
@@ -202,7 +202,7 @@ async def test_an_error_without_message_is_an_error(tmp_path: Path, content: byt
         with pytest.raises(Refused) as refused:
             await api.get("/")
     assert refused.value.http_status == 418
-    assert len(refused.value.said) <= 500
+    assert len(refused.value.server_message) <= 500
 
 
 @pytest.mark.parametrize("status", ["429 Slow Down", "503 Later", "504 Elsewhere"])

@@ -36,7 +36,7 @@ def member(*groups: str, roles: tuple[str, ...] = ("member",)) -> Caller:
 
 
 def entitled(*rules: Rule, group: str = "*", who: Caller | None = None) -> tuple[Entitlement, ...]:
-    return Entitlements(loaded(*rules), CLUSTER, group, NOW).of(who or member())
+    return Entitlements(loaded(*rules), CLUSTER, group, NOW).entitlements_of(who or member())
 
 
 def ways(*rules: Rule, group: str = "*", who: Caller | None = None) -> list[tuple[object, ...]]:
@@ -115,7 +115,7 @@ CALLERS = st.builds(
 @given(given_rules=rules(), who=CALLERS)
 def test_users_could_get_what_some_request_gets(given_rules: list[Rule], who: Caller) -> None:
     policy = loaded(*given_rules)
-    found = Entitlements(policy, CLUSTER, "*", NOW).of(who)
+    found = Entitlements(policy, CLUSTER, "*", NOW).entitlements_of(who)
     assert longest((group, each.lifetime) for each in found for group in each.groups) == longest(
         obtained(policy, who)
     )
@@ -129,7 +129,7 @@ def test_users_could_get_what_some_request_gets(given_rules: list[Rule], who: Ca
 )
 def test_no_user_is_missed_because_of_expressions_on_requests(given_rules: list[Rule], who: Caller) -> None:
     policy = loaded(*given_rules)
-    found = Entitlements(policy, CLUSTER, "*", NOW).of(who)
+    found = Entitlements(policy, CLUSTER, "*", NOW).entitlements_of(who)
     could = longest((group, each.lifetime) for each in found for group in each.groups)
     for group, lifetime in longest(obtained(policy, who)).items():
         assert could[group] >= lifetime
@@ -139,9 +139,9 @@ def test_users_who_meet_the_same_conditions_share_a_plan() -> None:
     found = Entitlements(
         loaded(rule("teams", {"groups": ["team-*"]}, groups=["team:{group}"])), CLUSTER, "*", NOW
     )
-    assert [each.groups for each in found.of(member("team-a"))] == [("team:team-a",)]
-    assert [each.groups for each in found.of(member("team-b", "ops"))] == [("team:team-b",)]
-    assert found.of(member("ops")) == ()
+    assert [each.groups for each in found.entitlements_of(member("team-a"))] == [("team:team-a",)]
+    assert [each.groups for each in found.entitlements_of(member("team-b", "ops"))] == [("team:team-b",)]
+    assert found.entitlements_of(member("ops")) == ()
 
 
 def test_what_the_request_needs_is_said() -> None:
@@ -195,12 +195,14 @@ def test_the_longest_lifetime_is_that_of_a_certificate() -> None:
     optional = (rule("a", max_lifetime="8h"), rule("b", csr_required=True, max_lifetime="1h"))
     assert [each.lifetime for each in entitled(*optional)] == [8 * HOUR, HOUR]
     capped = replace(loaded(rule("a"), rule("b", max_lifetime="1h")), max_lifetime=HOUR / 2)
-    assert [each.lifetime for each in Entitlements(capped, CLUSTER, "*", NOW).of(member())] == [HOUR / 2] * 2
+    assert [each.lifetime for each in Entitlements(capped, CLUSTER, "*", NOW).entitlements_of(member())] == [
+        HOUR / 2
+    ] * 2
     short = replace(CLUSTER, client_ca=client_ca(lifetime=timedelta(days=1, hours=2)))
-    [found] = Entitlements(loaded(rule("a")), short, "*", NOW).of(member())
+    [found] = Entitlements(loaded(rule("a")), short, "*", NOW).entitlements_of(member())
     assert found.lifetime == 2 * HOUR
     expired = replace(CLUSTER, client_ca=client_ca(lifetime=HOUR))
-    assert Entitlements(loaded(rule("a")), expired, "*", NOW).of(member()) == ()
+    assert Entitlements(loaded(rule("a")), expired, "*", NOW).entitlements_of(member()) == ()
 
 
 def test_rules_that_tell_too_many_requests_apart_are_an_error() -> None:

@@ -71,7 +71,7 @@ class World:
             :limit
         ]
 
-    async def some(self, ids: frozenset[str]) -> tuple[Cluster, ...]:
+    async def clusters_with_ids(self, ids: frozenset[str]) -> tuple[Cluster, ...]:
         return tuple(known for known in self.clusters.values() if known.id in ids)
 
     async def sync(self, which: Cluster) -> None:

@@ -160,7 +160,7 @@ MAX_PATH = 256
 class EventRecorder(Protocol):
     """Records events. Implemented by the store's ledger."""
 
-    async def note(self, event: AuditEvent) -> None:
+    async def record_event(self, event: AuditEvent) -> None:
         """Store the event durably. Raises Unavailable."""
 
 
@@ -234,7 +234,7 @@ class DenialAudit:
 
     async def _record(self, event: Refusal) -> None:
         if not self.repeats.is_repeated(event):
-            await self.ledger.note(event)
+            await self.ledger.record_event(event)
 
 
 def _event_request(request: IssueRequest) -> EventRequest:

@@ -90,7 +90,7 @@ class LogSealer:
         self, sealing: Sealing, verifier: VerifierKey, private: Ed25519PrivateKey
     ) -> tuple[StoredCheckpoint | None, int]:
         """Append the waiting events. Returns how many, and the new checkpoint; None if no event was waiting."""
-        leaves = sealing.take(MAX_BATCH)
+        leaves = sealing.choose_events(MAX_BATCH)
         if not leaves:
             return None, 0
         present = partial_tiles(sealing.size)

@@ -24,8 +24,8 @@ from clustercert.store.certificates import (
     InventoryQueries,
     Page,
     PlaceNames,
-    Reach,
     Scope,
+    VisibleCertificates,
 )
 from clustercert.store.clusters import ClusterLookup, require_cluster
 
@@ -69,7 +69,7 @@ class Inventory:
     now: Callable[[], datetime]
     max_reported: int = MAX_CERTIFICATES
 
-    async def of_project(
+    async def certificates_of_project(
         self,
         caller: Caller,
         project_id: str,
@@ -99,7 +99,7 @@ class Inventory:
             scope = "cluster_id"
         return await self.queries.page(filters, self.now(), limit=limit, before=before, scope=scope)
 
-    async def of_all_projects(
+    async def certificates_of_all_projects(
         self, caller: Caller, filters: CertificateFilter, *, limit: int, before: int | None, own: bool = False
     ) -> Page:
         """List certificates in all projects: the caller's own, or all of them.
@@ -139,7 +139,7 @@ class Inventory:
                 name,
                 cluster_id=cluster_id,
                 project_id=project_id,
-                reach=reach_of(caller),
+                visible=visible_to(caller),
                 abbreviated=True,
             )
         )
@@ -176,9 +176,9 @@ class Inventory:
         return await self.access.report(cluster, user_id=user_id, group=group, most=self.max_reported)
 
 
-def reach_of(caller: Caller) -> Reach | None:
+def visible_to(caller: Caller) -> VisibleCertificates | None:
     """Return the certificates that a caller may see and revoke in any project; `None` stands for all."""
-    return None if operates(caller) else Reach(caller.user.id, administered_projects(caller))
+    return None if operates(caller) else VisibleCertificates(caller.user.id, administered_projects(caller))
 
 
 def only(found: tuple[CertificateView, ...]) -> CertificateView:

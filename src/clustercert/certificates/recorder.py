@@ -10,7 +10,7 @@ from clustercert.model.events.administration import RevocationChange, Revocation
 from clustercert.observability import metrics
 from clustercert.pki.leaf import MAX_NAME
 from clustercert.policy.templates import is_plain_text
-from clustercert.store.certificates import CertificateView, Reach
+from clustercert.store.certificates import CertificateView, VisibleCertificates
 from clustercert.store.revocations import NO_END, RevocationQueries
 
 # A serial has at most 20 bytes. Source: RFC 5280, 4.1.2.2.
@@ -78,7 +78,7 @@ class RevocationRecorder:
     now: Callable[[], datetime]
 
     async def find_certificate(
-        self, name: str, *, cluster_id: str | None = None, reach: Reach | None = None
+        self, name: str, *, cluster_id: str | None = None, visible: VisibleCertificates | None = None
     ) -> CertificateView:
         """Find a certificate by fingerprint, credential number or serial. Accepts upper case and colons.
 
@@ -87,7 +87,7 @@ class RevocationRecorder:
         normalized = certificate_name(name)
         found: tuple[CertificateView, ...] = ()
         if normalized is not None:
-            found = await self.queries.find(normalized, cluster_id=cluster_id, reach=reach)
+            found = await self.queries.find(normalized, cluster_id=cluster_id, visible=visible)
         if not found:
             raise no_such_certificate()
         if len(found) > 1:
@@ -103,7 +103,7 @@ class RevocationRecorder:
         one. Ignores other actors' revocations: they can be undone independently, and their reasons may be confidential.
         """
         reason.validate()
-        for earlier in await self.queries.of_certificate(certificate.fingerprint):
+        for earlier in await self.queries.revocations_of_certificate(certificate.fingerprint):
             if earlier.by == actor.id and _is_as_strong(earlier, reason, proved=proved):
                 return earlier
         scope = self._revocation(
@@ -131,7 +131,7 @@ class RevocationRecorder:
         reason.validate()
         user = checked_user_id(user_id) if user_id is not None else ""
         cluster_id, project_id = (cluster.id, cluster.project_id) if cluster else ("", None)
-        for earlier in await self.queries.of_scope(user, cluster_id):
+        for earlier in await self.queries.revocations_of_scope(user, cluster_id):
             if earlier.by == actor.id and _is_as_strong(earlier, reason, proved=False):
                 if not await self.queries.any_since(earlier, self.now()):
                     return earlier

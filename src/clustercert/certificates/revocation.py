@@ -38,7 +38,7 @@ from clustercert.policy.rules import (
     require_operator,
     require_reach,
 )
-from clustercert.store.certificates import CertificateMaintenance, Reach
+from clustercert.store.certificates import CertificateMaintenance, VisibleCertificates
 from clustercert.store.clusters import ClusterLookup, require_cluster
 from clustercert.store.engine.generation import Generation
 from clustercert.store.known_users import KnownUserQueries, UsernameQueries
@@ -98,7 +98,7 @@ class RevocationPreviews:
     async def users_named(self, caller: Caller, name: str) -> tuple[KnownUser, ...]:
         """Find users by name: see `KnownUserQueries.named`. Raises Forbidden unless the caller is an operator."""
         require_operator(caller)
-        return await self.users.named(name)
+        return await self.users.find_by_name(name)
 
     async def users_of_cluster_named(
         self, caller: Caller, project_id: str, cluster_id: str, name: str
@@ -115,12 +115,12 @@ class RevocationPreviews:
             raise Forbidden(ONLY_ADMINS)
         return (caller.user.id,)
 
-    async def of_cluster(self, caller: Caller, project_id: str, cluster_id: str) -> RevocationPreview:
+    async def preview_cluster(self, caller: Caller, project_id: str, cluster_id: str) -> RevocationPreview:
         """Preview the revocation of all certificates of a cluster."""
         require_admin(caller, project_id)
         return await self._preview(None, await require_cluster(self.clusters, project_id, cluster_id))
 
-    async def of_user_on_cluster(
+    async def preview_user_on_cluster(
         self, caller: Caller, project_id: str, cluster_id: str, user_id: str
     ) -> RevocationPreview:
         """Preview the revocation of a user's certificates for a cluster. Raises NotFound for a malformed id."""
@@ -134,7 +134,7 @@ class RevocationPreviews:
         is_known = is_own or preview.live > 0 or operates(caller)
         return preview if is_known else replace(preview, user_name=None)
 
-    async def of_user(self, caller: Caller, user_id: str) -> RevocationPreview:
+    async def preview_user(self, caller: Caller, user_id: str) -> RevocationPreview:
         """Preview the revocation of a user's certificates in every project. Raises NotFound for a malformed id."""
         require_operator(caller)
         return await self._preview(_checked_id(user_id), None)
@@ -142,7 +142,7 @@ class RevocationPreviews:
     async def _preview(self, user_id: str | None, cluster: Cluster | None) -> RevocationPreview:
         cluster_id = cluster.id if cluster is not None else None
         live = await self.certificates.count_live(self.now(), user_id=user_id, cluster_id=cluster_id)
-        user = await self.users.with_id(user_id) if user_id is not None else None
+        user = await self.users.find_by_id(user_id) if user_id is not None else None
         return RevocationPreview(user_id, user.name if user is not None else None, cluster, live)
 
 
@@ -159,7 +159,7 @@ LOST = Reason("keyCompromise", "user.logged_out")
 class Logins(Protocol):
     """The logins of a caller. Implemented by `identity`."""
 
-    async def of_caller(self, caller: Caller) -> UserLogins:
+    async def logins_of_caller(self, caller: Caller) -> UserLogins:
         """Return the caller's tokens and access keys of the built-in identity."""
 
     async def end_all(self, caller: Caller, *, with_keys: bool) -> UserLogins:
@@ -196,14 +196,14 @@ class Logout:
     _running: set[str] = field(init=False, repr=False, default_factory=set)
 
     async def preview(self, caller: Caller, *, with_keys: bool) -> LoggedOut:
-        """Return what `everywhere` would end. Ends nothing."""
-        found = await self.logins.of_caller(caller)
+        """Return what `end_all_logins` would end. Ends nothing."""
+        found = await self.logins.logins_of_caller(caller)
         live = await self._count_live(caller)
         if with_keys:
             return LoggedOut(live, found, ())
         return LoggedOut(live, replace(found, keys=()), found.keys)
 
-    async def everywhere(self, caller: Caller, *, with_keys: bool) -> LoggedOut:
+    async def end_all_logins(self, caller: Caller, *, with_keys: bool) -> LoggedOut:
         """Revoke all the caller's certificates, and end all their logins. See `Logins.end_all`.
 
         Takes more than a second. Raises TooManyRequests while this process does it for the same user, Unauthenticated,
@@ -225,7 +225,7 @@ class Logout:
             await self._revoke(caller)
         finally:
             self._running.remove(user_id)
-        return LoggedOut(live, ended, (await self.logins.of_caller(caller)).keys)
+        return LoggedOut(live, ended, (await self.logins.logins_of_caller(caller)).keys)
 
     async def _count_live(self, caller: Caller) -> int:
         return await self.certificates.count_live(self.recorder.now(), user_id=caller.user.id)
@@ -316,8 +316,10 @@ class RevocationService:
 
         Administrators may revoke those in their projects, operators all; otherwise raises like `revoke_certificate`.
         """
-        reach = None if operates(caller) else Reach(caller.user.id, administered_projects(caller))
-        found = await self.recorder.find_certificate(name, reach=reach)
+        visible = (
+            None if operates(caller) else VisibleCertificates(caller.user.id, administered_projects(caller))
+        )
+        found = await self.recorder.find_certificate(name, visible=visible)
         return await self.recorder.revoke_certificate(found, reason, actor=caller.actor)
 
     async def revoke_by_key(
@@ -349,7 +351,10 @@ class RevocationService:
         """List the revocations in a cluster. Raises Forbidden unless the caller is an administrator."""
         cluster = await self._administered_cluster(caller, project_id, cluster_id)
         queries = self.recorder.queries
-        return _page(await queries.of_cluster(project_id, cluster.id, limit=limit + 1, before=before), limit)
+        return _page(
+            await queries.revocations_of_cluster(project_id, cluster.id, limit=limit + 1, before=before),
+            limit,
+        )
 
     async def user_revocations(
         self, caller: Caller, user_id: str, *, limit: int, before: int | None = None
@@ -357,7 +362,9 @@ class RevocationService:
         """List the revocations of a user in every cluster. Raises InvalidRequest for a malformed id."""
         require_operator(caller, ONLY_OPERATORS)
         user_id = await self._user_id(user_id)
-        return _page(await self.recorder.queries.of_user(user_id, limit=limit + 1, before=before), limit)
+        return _page(
+            await self.recorder.queries.revocations_of_user(user_id, limit=limit + 1, before=before), limit
+        )
 
     async def _user_id(self, id_or_name: str) -> str:
         """Return a user's id. The argument is the id, or the name that the policy put into the user's certificates."""

@@ -170,7 +170,7 @@ def generate(
 async def list_keys(operator: Operator, output: OutputOption = Output.TABLE) -> None:
     """List key-encryption keys and data keys. Does not show the keys themselves."""
     rotation = _rotation(operator)
-    data_keys = await rotation.queries.all()
+    data_keys = await rotation.queries.data_keys()
     keks = rotation.keks.read()
     columns = ("kind", "id", "active", "wrapped_by", "created_at")
     cells: list[tuple[object, ...]] = [("key-encryption", kek.id, kek == keks[0], None, None) for kek in keks]

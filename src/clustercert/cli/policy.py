@@ -174,10 +174,10 @@ async def _user(operator: Operator, name_or_id: str, domain: str | None) -> "Kno
 
     users = KnownUserQueries(operator.parts.database)
     if is_user_id(name_or_id):
-        return await users.with_id(name_or_id) or KnownUser(name_or_id, name_or_id, "", "")
+        return await users.find_by_id(name_or_id) or KnownUser(name_or_id, name_or_id, "", "")
     if domain is not None and is_id(domain):
         domain = (await operator.directory.find_domain(domain)).name
-    found = [each for each in await users.named(name_or_id) if domain in (None, each.domain)]
+    found = [each for each in await users.find_by_name(name_or_id) if domain in (None, each.domain)]
     if not found:
         raise NotFound(f"There is no user {name_or_id}.")
     if len(found) > 1:
@@ -313,7 +313,7 @@ async def _replay_stored(operator: Operator, replay: "Replay", decision_filter: 
         ):
             _add(replay, map(parse_body, page), decision_filter, clusters, progress)
     if not clusters.found:
-        for cluster in await operator.parts.clusters.queries.everywhere():
+        for cluster in await operator.parts.clusters.queries.all_clusters():
             clusters.add(cluster.id, cluster.name)
         clusters.require()
 

@@ -38,7 +38,7 @@ class Clusters:
     ca_key_type: KeyType = "ec-p256"
     limits: ClusterLimits = field(default_factory=ClusterLimits)
 
-    def of_project(self, caller: Caller, project_id: str) -> AsyncIterator[Cluster]:
+    def clusters_of_project(self, caller: Caller, project_id: str) -> AsyncIterator[Cluster]:
         """List a project's clusters; see `ClusterQueries.in_project`. Raises NotFound without a role in the project."""
         caller.require_roles_in(project_id)
         return self.queries.in_project(project_id)

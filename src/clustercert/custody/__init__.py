@@ -41,13 +41,13 @@ class Custody:
     async def check(self) -> None:
         """Load the data keys that this process has not loaded yet. Raises Unavailable."""
         known = {data_key.id for data_key in self._ring.data_keys}
-        if not all(key.id in known for key in await self._queries.all()):
+        if not all(key.id in known for key in await self._queries.data_keys()):
             await self._reload()
 
     async def initialise(self, *, actor: Actor | None = None) -> None:
         """Create a data key if the database has none, then call `open`. Several processes may do so at once."""
         async with self._keks.lock():
-            if not await self._queries.all():
+            if not await self._queries.data_keys():
                 kek = self._keks.read()[0]
                 first = active_wrapped_key(new_data_key(FIRST_DATA_KEY), kek, self._now())
                 event = KeysChanged(

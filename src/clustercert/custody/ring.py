@@ -21,7 +21,7 @@ async def load_ring(queries: KeyQueries, keks: KekSource) -> KeyRing:
 
 async def _load_ring(queries: KeyQueries, keks: KekSource) -> KeyRing:
     # Read data keys before KEKs: a new KEK is stored before it wraps a data key.
-    wrapped = await queries.all()
+    wrapped = await queries.data_keys()
     return open_ring(wrapped, await asyncio.to_thread(keks.read), keks.name)
 
 

@@ -67,7 +67,7 @@ class Rotation:
         If the first KEK is not in use yet, uses it: the operator added it, or an earlier rotation was killed.
         """
         async with self.keks.lock():
-            keks, wrapped = self.keks.read(), await self.queries.all()
+            keks, wrapped = self.keks.read(), await self.queries.data_keys()
             ring = open_ring(wrapped, keks, self.keks.name)
             first = keks[0]
             added = all(key.kek_id == first.id for key in wrapped)
@@ -93,7 +93,7 @@ class Rotation:
 
     async def unused(self) -> tuple[str, ...]:
         """Return the ids of the KEKs that this database does not use."""
-        keks, wrapped = self.keks.read(), await self.queries.all()
+        keks, wrapped = self.keks.read(), await self.queries.data_keys()
         open_ring(wrapped, keks, self.keks.name)
         # Keep the first KEK, because it will wrap the next data key.
         needed = {keks[0].id, *(key.kek_id for key in wrapped)}
@@ -117,7 +117,7 @@ class Rotation:
     async def rotate_data_key(self, *, actor: Actor) -> DataKeyRotation:
         """Encrypt all secrets again with a new data key. Keeps the old data keys, which caches may still need."""
         async with self.keks.lock():
-            keks, wrapped = self.keks.read(), await self.queries.all()
+            keks, wrapped = self.keks.read(), await self.queries.data_keys()
             open_ring(wrapped, keks, self.keks.name)
             new = active_wrapped_key(new_data_key(max(key.id for key in wrapped) + 1), keks[0], self.now())
             event = KeysChanged(

@@ -103,7 +103,7 @@ async def _new_tenant(parts: Components, number: int, say: Say) -> Tenant:
     await directory.set_password(user, password, actor=ACTOR)
     await parts.identity.roles.assign("admin", user, project, actor=ACTOR)
     key = await parts.identity.access_keys.create(user, description="demo", actor=ACTOR)
-    cluster = await parts.clusters.queries.named(project.id, who) or await parts.clusters.add(
+    cluster = await parts.clusters.queries.find_by_name(project.id, who) or await parts.clusters.add(
         project.id,
         Registration(name=who, internal_url=INTERNAL_URL, server_ca_pem=_server_ca_pem()),
         actor=ACTOR,

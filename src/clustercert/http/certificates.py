@@ -320,7 +320,7 @@ async def list_of_project(call: CallDep, project_id: str, page: PageDep) -> Resp
     Project admins and operators see all, other users their own. Includes certificates for removed clusters.
     """
     selected, own = certificate_filter(call.request.query_params, PROJECT_FILTERS)
-    found = await call.services.inventory.of_project(
+    found = await call.services.inventory.certificates_of_project(
         call.caller, project_id, selected, limit=page.limit, before=page.cursor, own=own
     )
     return await _list(call, found)
@@ -330,7 +330,7 @@ async def list_of_project(call: CallDep, project_id: str, page: PageDep) -> Resp
 async def list_of_cluster(call: CallDep, project_id: str, cluster_id: str, page: PageDep) -> Response:
     """List the certificates of a cluster. Project admins and operators see all, other users their own."""
     selected, own = certificate_filter(call.request.query_params, CLUSTER_FILTERS)
-    found = await call.services.inventory.of_project(
+    found = await call.services.inventory.certificates_of_project(
         call.caller,
         project_id,
         selected,
@@ -349,7 +349,7 @@ async def list_everywhere(call: CallDep, page: PageDep) -> Response:
     Operators see all. Others send own=true, and see their own, also those in projects where they have no role any more.
     """
     selected, own = certificate_filter(call.request.query_params, PROJECT_FILTERS)
-    found = await call.services.inventory.of_all_projects(
+    found = await call.services.inventory.certificates_of_all_projects(
         call.caller, selected, limit=page.limit, before=page.cursor, own=own
     )
     return await _list(call, found)

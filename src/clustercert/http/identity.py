@@ -352,7 +352,7 @@ async def log_out_everywhere(call: CallDep) -> Response:
         require_json(call.request)
         with_keys = parsed(call.body, LogoutRequest).keys or False
     logout = services.revocation.logout
-    end = logout.preview if dry_run else logout.everywhere
+    end = logout.preview if dry_run else logout.end_all_logins
     done = await end(caller, with_keys=with_keys)
     clusters = () if dry_run else await services.inventory.clusters_of_user(caller.user.id)
     new_logins_from = None
@@ -395,7 +395,7 @@ async def block_user(call: CallDep, user_id: str) -> Response:
     require_operator(call.caller)
     services = call.services
     await services.identity.block(user_id, actor=call.caller.actor)
-    user = await services.revocation.previews.users.with_id(user_id)
+    user = await services.revocation.previews.users.find_by_id(user_id)
     return responses.private(blocked_body(user_id, user, await services.inventory.clusters_of_user(user_id)))
 
 

@@ -263,7 +263,7 @@ async def revoke_cluster(call: CallDep, project_id: str, cluster_id: str) -> Res
     """Revoke all certificates of a cluster. Only for project admins. Certificates issued later stay valid."""
     reason, service = _reason(call), call.services.revocation
     if _is_dry_run(call):
-        return _preview(await service.previews.of_cluster(call.caller, project_id, cluster_id))
+        return _preview(await service.previews.preview_cluster(call.caller, project_id, cluster_id))
     return await _revoked(call, await service.revoke_cluster(call.caller, project_id, cluster_id, reason))
 
 
@@ -276,7 +276,7 @@ async def revoke_user_in_cluster(call: CallDep, project_id: str, cluster_id: str
     reason, service = _reason(call), call.services.revocation
     if _is_dry_run(call):
         return _preview(
-            await service.previews.of_user_on_cluster(call.caller, project_id, cluster_id, user_id)
+            await service.previews.preview_user_on_cluster(call.caller, project_id, cluster_id, user_id)
         )
     revocation = await service.revoke_user_on_cluster(call.caller, project_id, cluster_id, user_id, reason)
     return await _revoked(call, revocation)
@@ -331,7 +331,7 @@ async def revoke_user(call: CallDep, user_id: str) -> Response:
     """
     reason, service = _reason(call), call.services.revocation
     if _is_dry_run(call):
-        return _preview(await service.previews.of_user(call.caller, user_id))
+        return _preview(await service.previews.preview_user(call.caller, user_id))
     return await _revoked(call, await service.revoke_user(call.caller, user_id, reason))
 
 

@@ -133,7 +133,7 @@ async def receive_audit_events(request: Request, services: ServicesDep, cluster_
     try:
         webhook_config = await services.webhook.tokens.authenticate(cluster_id, _token(request))
         body = chunks(request, services.options.body_timeout)
-        await services.webhook.audit_batches.take(webhook_config, body, context_of(request).origin)
+        await services.webhook.audit_batches.receive(webhook_config, body, context_of(request).origin)
     except Unavailable as failure:
         raise _without_retry(failure) from failure
     context_of(request).quiet = True
@@ -147,7 +147,7 @@ async def handle_review(request: Request, services: Services, cluster_id: str) -
         tokens, seconds = services.webhook.tokens, services.options.body_timeout
         if not tokens.was_valid(cluster_id, token):
             await tokens.authenticate(cluster_id, token)
-        services.webhook.credential_usage.note_token_use(token_hash(token))
+        services.webhook.credential_usage.report_token_use(token_hash(token))
         raw = await beginning(request, seconds, MAX_REVIEW)
         if len(raw) > MAX_REVIEW:
             return _too_large(request, raw, seconds)
@@ -161,7 +161,7 @@ async def handle_review(request: Request, services: Services, cluster_id: str) -
             webhook_config, asked.identity, context_of(request).origin
         )
     except WrongToken:
-        services.webhook.credential_usage.note_refused_call(cluster_id)
+        services.webhook.credential_usage.report_refused_call(cluster_id)
         raise
     except Unavailable as failure:
         raise _without_retry(failure) from failure

@@ -76,9 +76,9 @@ class AccessKeys:
         self._rates = rates
         self._cache: Cache[str, _CachedKey] = Cache(database.generation, CACHED_KEYS)
 
-    async def of_user(self, user: User) -> tuple[AccessKey, ...]:
+    async def keys_of_user(self, user: User) -> tuple[AccessKey, ...]:
         """List a user's permanent and temporary keys, oldest first."""
-        return await self._queries.of_user(user.id)
+        return await self._queries.keys_of_user(user.id)
 
     async def find(self, key_id: str) -> AccessKey:
         """Return an access key. Raises NotFound if it does not exist."""

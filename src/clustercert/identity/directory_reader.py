@@ -46,14 +46,14 @@ class DirectoryReader:
 
     async def projects_with_ids(self, ids: Collection[str]) -> tuple[Project, ...]:
         """Return the projects with these ids. Ignores ids that do not exist."""
-        return await self._queries.some(Project, ids)
+        return await self._queries.entities_with_ids(Project, ids)
 
     async def find_project(self, name_or_id: str, domain: Domain | None = None) -> Project:
         return await self._find(Project, name_or_id, domain)
 
     async def users_with_ids(self, ids: Collection[str]) -> tuple[User, ...]:
         """Return the users with these ids. Ignores ids that do not exist."""
-        return await self._queries.some(User, ids)
+        return await self._queries.entities_with_ids(User, ids)
 
     async def find_user(self, name_or_id: str, domain: Domain | None = None) -> User:
         return await self._find(User, name_or_id, domain)

@@ -62,7 +62,7 @@ class Federation:
             login = login_of(user, access)
             known = KnownUser(user.user.id, user.user.name, user.user.domain.name, user.issuer.url)
             if access.recorded != known:
-                await self._known_users.remember(known)
+                await self._known_users.record_user(known)
             return login
 
         # The key contains the method, because a user of Keystone can choose an access key's id that equals another

@@ -31,16 +31,18 @@ class Roles:
         """Create the built-in roles unless they exist."""
         await self._queries.ensure(BUILT_IN)
 
-    async def all(self) -> tuple[Role, ...]:
+    async def all_roles(self) -> tuple[Role, ...]:
         """List all roles, sorted by name."""
         return await self._queries.roles()
 
     async def find(self, name_or_id: str) -> Role:
         """Return a role. Raises NotFound if it does not exist."""
         name = searchable(name_or_id)
-        found = next((role for role in await self.all() if name_or_id == role.id or name == role.name), None)
+        found = next(
+            (role for role in await self.all_roles() if name_or_id == role.id or name == role.name), None
+        )
         if found is None:
-            similar = did_you_mean(name, [role.name for role in await self.all()]) if name else ""
+            similar = did_you_mean(name, [role.name for role in await self.all_roles()]) if name else ""
             raise NotFound(f"There is no role {name_or_id}.{similar}")
         return found
 

@@ -30,9 +30,11 @@ class Logins:
         self._queries = UserLoginQueries(database)
         self._now = now
 
-    async def of_caller(self, caller: Caller) -> UserLogins:
+    async def logins_of_caller(self, caller: Caller) -> UserLogins:
         """Return the caller's tokens and access keys of the built-in identity."""
-        return await self._queries.of_user(caller.user.id) if caller.issuer == BUILT_IN else UserLogins()
+        return (
+            await self._queries.logins_of_user(caller.user.id) if caller.issuer == BUILT_IN else UserLogins()
+        )
 
     async def end_all(self, caller: Caller, *, with_keys: bool) -> UserLogins:
         """End all logins of the caller, also the one of this request. Returns what was deleted.

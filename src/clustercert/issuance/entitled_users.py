@@ -48,16 +48,16 @@ class EntitledUsers:
         while page := await self._members.page(project_id, after=after, limit=PAGE):
             for member in page:
                 caller = as_caller(member, project_id, origin)
-                if found := entitlements.of(caller):
+                if found := entitlements.entitlements_of(caller):
                     yield EntitledUser(caller, found)
             after = page[-1].user.id
         for caller, seen_at in (await self._callers(project_id, since)).values():
-            if found := entitlements.of(caller):
+            if found := entitlements.entitlements_of(caller):
                 yield EntitledUser(caller, found, seen_at)
 
     async def _callers(self, project_id: str, since: datetime) -> Mapping[str, tuple[Caller, datetime]]:
         """Return users of other issuers as in their latest event, by user id."""
-        users = await self._seen.of_other_issuers(project_id, since)
+        users = await self._seen.users_of_other_issuers(project_id, since)
         found: dict[str, tuple[Caller, datetime]] = {}
         if not users:
             return found

@@ -43,15 +43,15 @@ class Refused(RemoteFailed):
 
     Attributes:
         http_status: 400 to 599.
-        said: the server's error message, only for the log.
+        server_message: the server's error message, only for the log.
     """
 
-    def __init__(self, http_status: int, said: str) -> None:
+    def __init__(self, http_status: int, server_message: str) -> None:
         super().__init__(
             f"The cluster's API server rejected a request of this service with status {http_status}. Tell the operator."
         )
         self.http_status = http_status
-        self.said = said
+        self.server_message = server_message
 
 
 @dataclass(frozen=True, slots=True)
@@ -185,8 +185,10 @@ def _parse_response(status: int, content: bytes) -> JsonObject:
     except (ValueError, RecursionError):
         body = None
     if not 200 <= status < 300:  # noqa: PLR2004 - RFC 9110: success
-        said = " ".join(str(body.get("message", "")).split())[:MAX_MESSAGE] if isinstance(body, dict) else ""
-        refused = Refused(status, said)
+        server_message = (
+            " ".join(str(body.get("message", "")).split())[:MAX_MESSAGE] if isinstance(body, dict) else ""
+        )
+        refused = Refused(status, server_message)
         if status in _BUSY:
             raise Unavailable("The cluster's API server is busy. Try again in a moment.") from refused
         raise refused

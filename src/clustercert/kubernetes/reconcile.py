@@ -53,7 +53,7 @@ class EnforcedClusters(Protocol):
 
     async def enforced(self, after: str, limit: int) -> tuple[Cluster, ...]: ...
 
-    async def some(self, ids: frozenset[str]) -> tuple[Cluster, ...]: ...
+    async def clusters_with_ids(self, ids: frozenset[str]) -> tuple[Cluster, ...]: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,7 +159,7 @@ class Reconciler:
         chosen = self._chosen()
         if not chosen:
             return
-        for cluster in await self.clusters.some(chosen):
+        for cluster in await self.clusters.clusters_with_ids(chosen):
             due = self._due.pop(cluster.id)
             if cluster.options.admission or cluster.options.credential_roles is not None:
                 task = asyncio.create_task(self._bring_up_to_date(cluster, due))
@@ -204,7 +204,7 @@ def _log(cluster: Cluster, due: _Due, failure: Exception) -> None:
     """Log that revoked certificates may still work in a cluster."""
     event, fields = "cluster enforcement failed", {"cluster": cluster.id, "failures": due.failures}
     if isinstance(failure, ClustercertError):
-        cause = failure.said if isinstance(failure, Refused) else repr(failure.__cause__)
+        cause = failure.server_message if isinstance(failure, Refused) else repr(failure.__cause__)
         logger.warning(event, error=failure.message, cause=cause, **fields)
     else:
         logger.error(event, exc_info=failure, **fields)

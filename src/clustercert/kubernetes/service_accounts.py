@@ -28,7 +28,7 @@ MAX_REVIEW_BYTES = 64 * 1024
 class RegisteredClusters(Protocol):
     """Finds clusters; implemented by `ClusterQueries`."""
 
-    async def some(self, ids: Collection[str]) -> tuple[Cluster, ...]:
+    async def clusters_with_ids(self, ids: Collection[str]) -> tuple[Cluster, ...]:
         """Return the clusters with these ids, in any project. Raises Unavailable."""
 
 
@@ -58,7 +58,7 @@ class ServiceAccounts:
 
     async def _call(self, cluster_id: str, work: Callable[[KubeApi], Awaitable[T]]) -> T:
         try:
-            found = await self.clusters.some([cluster_id])
+            found = await self.clusters.clusters_with_ids([cluster_id])
             if not found:
                 raise FetchFailed(f"the cluster {cluster_id} is not registered")
             return await self.access.call(found[0], work)
@@ -69,7 +69,7 @@ class ServiceAccounts:
 def _reason(error: ClustercertError) -> str:
     refused = error if isinstance(error, Refused) else error.__cause__
     if isinstance(refused, Refused):
-        return f"the API server answered with status {refused.http_status}: {refused.said}"
+        return f"the API server answered with status {refused.http_status}: {refused.server_message}"
     return error.message
 
 

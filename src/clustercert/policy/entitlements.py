@@ -208,7 +208,7 @@ class Entitlements:
         self._rules = tuple(map(_split, policy.rules))
         self._plans: dict[tuple[object, ...], tuple[_Plan, ...]] = {}
 
-    def of(self, caller: Caller) -> tuple[Entitlement, ...]:
+    def entitlements_of(self, caller: Caller) -> tuple[Entitlement, ...]:
         """Return the entitlements of a user, given as a caller, in the order of the rules."""
         if not caller.roles_in(self._cluster.project_id):
             return ()

@@ -128,16 +128,16 @@ class Sealing:
         self._connection = connection
         self.size: int = connection.execute(_SIZE).scalar_one()
         self.changes: list[_Change] = []
-        self._taken: list[tuple[int, str | None]] = []
+        self._chosen: list[tuple[int, str | None]] = []
 
-    def take(self, limit: int) -> list[bytes]:
-        """Take at most `limit` unsealed events, and return their commitments in the order of their leaf indexes.
+    def choose_events(self, limit: int) -> list[bytes]:
+        """Choose at most `limit` unsealed events, and return their commitments in the order of their leaf indexes.
 
-        Events are taken in the order of their ids. An event that commits after this sealing is assigned a higher leaf
+        Events are chosen in the order of their ids. An event that commits after this sealing is assigned a higher leaf
         index, even if its id is lower.
         """
         waiting = self._connection.execute(_WAITING, {"at_most": limit}).all()
-        self._taken = [(row.event_id, row.project_id) for row in waiting]
+        self._chosen = [(row.event_id, row.project_id) for row in waiting]
         return [row.commitment for row in waiting]
 
     def tiles(self, ids: Iterable[TileId]) -> dict[TileId, bytes]:
@@ -157,8 +157,8 @@ class Sealing:
         self.changes = [
             # Must come first: a concurrent sealing waits for this row, and then fails because the size has changed.
             (_GROW, {"size_before": self.size, "size_after": checkpoint.size}),
-            (_PLACE[dialect], {"first": self.size, "events": json.dumps(self._taken)}),
-            (_TAKE[dialect], {"ids": json.dumps([number for number, _ in self._taken])}),
+            (_PLACE[dialect], {"first": self.size, "events": json.dumps(self._chosen)}),
+            (_TAKE[dialect], {"ids": json.dumps([number for number, _ in self._chosen])}),
             *[
                 (
                     _REPLACE_TILE if tile in existing else _ADD_TILE,
@@ -196,7 +196,7 @@ _GROW = update(_log).values(
     size=case((_log.c.size == bindparam("size_before"), bindparam("size_after", type_=BigInteger)))
 )
 _NEWEST: Select[Any] = select(_checkpoint).order_by(_checkpoint.c.size.desc()).limit(1)
-_TILES = select(_tile).where(tuple_(_tile.c.level, _tile.c.index).in_(bindparam("wanted", expanding=True)))
+_TILES = select(_tile).where(tuple_(_tile.c.level, _tile.c.index).in_(bindparam("tile_ids", expanding=True)))
 _ADD_CHECKPOINT = insert(_checkpoint)
 _HOLDS: dict[str, object] = {"hashes": bindparam("holds")}
 _REPLACE_TILE = (
@@ -296,10 +296,10 @@ def _execute(connection: Connection, changes: Iterable[_Change]) -> None:
 
 
 def _tiles(connection: Connection, ids: Iterable[TileId]) -> dict[TileId, bytes]:
-    wanted = [(tile.level, tile.index) for tile in ids]
-    if not wanted:
+    tile_ids = [(tile.level, tile.index) for tile in ids]
+    if not tile_ids:
         return {}
-    found = connection.execute(_TILES, {"wanted": wanted})
+    found = connection.execute(_TILES, {"tile_ids": tile_ids})
     return {TileId(level, index): hashes for level, index, hashes in found}
 
 
@@ -357,22 +357,22 @@ class EventPages(Queries):
         return None if row is None else StoredEvent(**row._asdict())
 
     async def page(
-        self, wanted: EventFilter, *, cursor: int | None, newest_first: bool, limit: int
+        self, event_filter: EventFilter, *, cursor: int | None, newest_first: bool, limit: int
     ) -> EventPage:
         """Return at most `limit` events that follow the cursor in the requested order."""
         async with self._database.read() as connection:
-            first, behind = await _places(connection, wanted, cursor, newest_first=newest_first)
+            first, behind = await _places(connection, event_filter, cursor, newest_first=newest_first)
             scope = _scope(
-                wanted.project_id, first, behind, by_row_values=compares_row_values(self._database)
+                event_filter.project_id, first, behind, by_row_values=compares_row_values(self._database)
             )
             places = select(_place).where(scope.condition)
             places = places.order_by(*scope.order(_place, newest_first=newest_first))
             # The subquery has a fixed limit. Without it, outdated statistics can make PostgreSQL start from the filter
             # and read every event.
-            count = limit if wanted == EventFilter(project_id=wanted.project_id) else SCANNED
+            count = limit if event_filter == EventFilter(project_id=event_filter.project_id) else SCANNED
             scanned = places.limit(count).subquery("scanned")
             query = select(_event, scanned.c.leaf_index, scanned.c.project_id.label("place_project_id"))
-            query = query.where(true(), *_conditions(wanted))
+            query = query.where(true(), *_conditions(event_filter))
             query = query.join_from(scanned, _event, _event.c.id == scanned.c.event_id)
             query = query.order_by(*scope.order(scanned, newest_first=newest_first)).limit(limit)
             found = tuple(StoredEvent(**row) for row in (await connection.execute(query)).mappings())
@@ -392,13 +392,13 @@ def _scope(project_id: str | None, first: int, behind: int, *, by_row_values: bo
 
 
 async def _places(
-    connection: AsyncConnection, wanted: EventFilter, cursor: int | None, *, newest_first: bool
+    connection: AsyncConnection, event_filter: EventFilter, cursor: int | None, *, newest_first: bool
 ) -> tuple[int, int]:
     """Return the range of leaf indexes to scan, with the end excluded."""
     first, behind = FIRST_ID, AFTER_LAST_ID
-    if (size := await size_before(connection, wanted.since)) is not None:
+    if (size := await size_before(connection, event_filter.since)) is not None:
         first = size
-    if (size := await _sealed_after(connection, wanted.until)) is not None:
+    if (size := await _sealed_after(connection, event_filter.until)) is not None:
         behind = size
     if cursor is not None and newest_first:
         behind = min(behind, cursor)
@@ -436,18 +436,18 @@ async def _at(connection: AsyncConnection, place: int) -> datetime | None:
     return (await connection.execute(query)).scalar()
 
 
-def _conditions(wanted: EventFilter) -> Iterator[ColumnElement[bool]]:
+def _conditions(event_filter: EventFilter) -> Iterator[ColumnElement[bool]]:
     """Return the filter conditions that no index covers."""
-    if wanted.project_id is not None:
-        yield _event.c.project_id == wanted.project_id
-    if wanted.kind is not None and wanted.kind.endswith("*"):
-        yield _event.c.kind.startswith(wanted.kind[:-1], autoescape=True)
-    elif wanted.kind is not None:
-        yield _event.c.kind == wanted.kind
+    if event_filter.project_id is not None:
+        yield _event.c.project_id == event_filter.project_id
+    if event_filter.kind is not None and event_filter.kind.endswith("*"):
+        yield _event.c.kind.startswith(event_filter.kind[:-1], autoescape=True)
+    elif event_filter.kind is not None:
+        yield _event.c.kind == event_filter.kind
     for column in (_event.c.actor, _event.c.subject):
-        if (value := getattr(wanted, column.name)) is not None:
+        if (value := getattr(event_filter, column.name)) is not None:
             yield column == value
-    if wanted.since is not None:
-        yield _event.c.at >= wanted.since
-    if wanted.until is not None:
-        yield _event.c.at <= wanted.until
+    if event_filter.since is not None:
+        yield _event.c.at >= event_filter.since
+    if event_filter.until is not None:
+        yield _event.c.at <= event_filter.until

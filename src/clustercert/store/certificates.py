@@ -72,9 +72,9 @@ def revocation_of(row: Mapping[Any, Any]) -> Revocation:
 
 
 async def revocations_by_id(connection: Transaction, ids: Iterable[int]) -> dict[int, Revocation]:
-    wanted, found = sorted(ids), {}
-    for start in range(0, len(wanted), _MAX_IDS):
-        query = select(_revocation).where(_revocation.c.id.in_(wanted[start : start + _MAX_IDS]))
+    ordered, found = sorted(ids), {}
+    for start in range(0, len(ordered), _MAX_IDS):
+        query = select(_revocation).where(_revocation.c.id.in_(ordered[start : start + _MAX_IDS]))
         for row in (await connection.execute(query)).mappings():
             found[row["id"]] = revocation_of(row)
     return found
@@ -181,7 +181,7 @@ def _view(row: dict[str, Any], revocations: Mapping[int, Revocation]) -> Certifi
 
 
 @dataclass(frozen=True, slots=True)
-class Reach:
+class VisibleCertificates:
     """The certificates that a caller may find: their own, and those of all users in some projects."""
 
     user_id: str
@@ -200,14 +200,14 @@ class CertificateLookup(Queries):
         *,
         cluster_id: str | None = None,
         project_id: str | None = None,
-        reach: Reach | None = None,
+        visible: VisibleCertificates | None = None,
         abbreviated: bool = False,
     ) -> tuple[CertificateView, ...]:
         """Find up to two certificates by fingerprint, credential number or serial, in lower-case hex.
 
         Finds two only if two signers chose the same serial, or if `abbreviated` allows `name` to be the beginning of a
-        fingerprint, of at least MIN_DIGITS. Certificates out of `reach` do not count, so that an abbreviation tells
-        nothing about them.
+        fingerprint, of at least MIN_DIGITS. Only the `visible` ones count, so that an abbreviation tells
+        nothing about others.
         """
         # Look for the credential number first, because another signer may have chosen the same value as a serial.
         conditions = [_certificate.c.credential_number == name, _certificate.c.serial == name]
@@ -220,8 +220,8 @@ class CertificateLookup(Queries):
             query = query.where(_certificate.c.cluster_id == cluster_id)
         if project_id is not None:
             query = query.where(_certificate.c.project_id == project_id)
-        if reach is not None:
-            query = query.where(reach.condition())
+        if visible is not None:
+            query = query.where(visible.condition())
         async with self._database.read() as connection:
             for condition in conditions:
                 if found := await certificate_views(connection, query.where(condition)):
@@ -290,7 +290,7 @@ class InventoryQueries(CertificateLookup):
 
     async def page(
         self,
-        wanted: CertificateFilter,
+        certificate_filter: CertificateFilter,
         now: datetime,
         *,
         limit: int,
@@ -302,11 +302,14 @@ class InventoryQueries(CertificateLookup):
         Scans the index on `scope`, by default the first column in `_SCOPES` that the filter restricts. The point where
         a short page ends reveals how many rows the scope has, so the caller must be allowed to see all of them.
         """
-        given = {name: getattr(wanted, name) for name in _CONDITIONS}
+        given = {name: getattr(certificate_filter, name) for name in _CONDITIONS}
         given = {name: value for name, value in given.items() if value not in (None, False)}
         scope = scope or next((name for name in _SCOPES if name in given), None)
         last_scanned, matching = _statements(
-            frozenset(given), wanted.state, scope, by_row_values=compares_row_values(self._database)
+            frozenset(given),
+            certificate_filter.state,
+            scope,
+            by_row_values=compares_row_values(self._database),
         )
         values = {
             **given,

@@ -86,16 +86,16 @@ class ClusterQueries(Queries):
         """Return the cluster if it belongs to the project, else None."""
         return await self.cache.cluster(project_id, cluster_id)
 
-    async def named(self, project_id: str, name: str) -> Cluster | None:
+    async def find_by_name(self, project_id: str, name: str) -> Cluster | None:
         """Return the cluster with this name in the project, or None."""
         return await self._first(_cluster.c.project_id == project_id, _cluster.c.name == name)
 
-    async def find(self, wanted: str, project_id: str | None = None) -> tuple[Cluster, ...]:
+    async def find(self, name_or_id: str, project_id: str | None = None) -> tuple[Cluster, ...]:
         """Return at most 16 clusters with this id or name, in one project or in all projects."""
-        conditions = [or_(_cluster.c.id == wanted, _cluster.c.name == wanted)]
+        conditions = [or_(_cluster.c.id == name_or_id, _cluster.c.name == name_or_id)]
         if project_id is not None:
             conditions.append(_cluster.c.project_id == project_id)
-        return await self._all(_with_ca().where(*conditions).order_by(_cluster.c.id != wanted).limit(16))
+        return await self._all(_with_ca().where(*conditions).order_by(_cluster.c.id != name_or_id).limit(16))
 
     async def reachable(self, cluster_id: str, project_ids: Collection[str] | None) -> Cluster | None:
         """Return the cluster if it belongs to one of the projects, else None. `None` stands for all projects."""
@@ -137,7 +137,7 @@ class ClusterQueries(Queries):
         query = _with_ca().where(_cluster.c.project_id == project_id, _cluster.c.id > after)
         return await self._all(query.order_by(_cluster.c.id).limit(limit))
 
-    async def everywhere(self) -> tuple[Cluster, ...]:
+    async def all_clusters(self) -> tuple[Cluster, ...]:
         """Return the clusters in all projects, sorted by project and name."""
         return await self._all(_with_ca().order_by(_cluster.c.project_id, _cluster.c.name))
 
@@ -155,7 +155,7 @@ class ClusterQueries(Queries):
         rows = await self._rows(query.order_by(_cluster.c.name, _cluster.c.id))
         return tuple((row.id, row.name, options_of(row.options).exemptions) for row in rows)
 
-    async def some(self, ids: Collection[str]) -> tuple[Cluster, ...]:
+    async def clusters_with_ids(self, ids: Collection[str]) -> tuple[Cluster, ...]:
         """Return the clusters with these ids, in any project. Ignores ids that do not exist."""
         return await self._all(_with_ca().where(_cluster.c.id.in_(ids)))
 
@@ -348,7 +348,7 @@ class WebhookTokenQueries(Queries):
             hashes=tuple(row.hash for row in rows if row.hash is not None),
         )
 
-    async def of_cluster(self, cluster_id: str) -> tuple[WebhookToken, ...]:
+    async def tokens_of_cluster(self, cluster_id: str) -> tuple[WebhookToken, ...]:
         """Return a cluster's tokens, oldest first."""
         query = select(_token).where(_token.c.cluster_id == cluster_id)
         rows = await self._rows(query.order_by(_token.c.created_at, _token.c.id))

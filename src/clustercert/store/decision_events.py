@@ -32,15 +32,15 @@ class DecisionEvents(Queries):
         self, since: datetime | None = None, until: datetime | None = None, project_id: str | None = None
     ) -> AsyncIterator[list[bytes]]:
         """Yield the bodies of the events in pages; a page may be empty. Both times are inclusive."""
-        wanted: list[ColumnElement[bool]] = [_event.c.kind.in_(KINDS)]
+        conditions: list[ColumnElement[bool]] = [_event.c.kind.in_(KINDS)]
         if since is not None:
-            wanted.append(_event.c.at >= since)
+            conditions.append(_event.c.at >= since)
         if until is not None:
-            wanted.append(_event.c.at <= until)
+            conditions.append(_event.c.at <= until)
         if project_id is not None:
-            wanted.append(_event.c.project_id == project_id)
+            conditions.append(_event.c.project_id == project_id)
         # The condition is in the result, so that the range of ids alone decides how many rows a page reads.
-        page = select(_event.c.id, case((and_(*wanted), _event.c.body))).order_by(_event.c.id).limit(PAGE)
+        page = select(_event.c.id, case((and_(*conditions), _event.c.body))).order_by(_event.c.id).limit(PAGE)
         after = await self._last_before(since)
         while rows := await self._rows(page.where(_event.c.id > after)):
             yield [body for _, body in rows if body is not None]

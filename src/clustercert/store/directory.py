@@ -42,18 +42,18 @@ class DirectoryQueries(Queries):
         query = select(*entity_columns(Domain)).order_by(_domain.c.name)
         return await self._all(Domain, filter_by(query, (_domain.c.id, domain_id), (_domain.c.name, name)))
 
-    async def find(self, kind: type[E], wanted: Reference = ALL) -> tuple[E, ...]:
+    async def find(self, kind: type[E], reference: Reference = ALL) -> tuple[E, ...]:
         """Return the projects, users or groups to which a reference refers, sorted by domain and name."""
-        query = in_domains(kind, wanted).order_by(_domain.c.name, TABLES[kind].c.name)
+        query = in_domains(kind, reference).order_by(_domain.c.name, TABLES[kind].c.name)
         return await self._all(kind, query)
 
-    async def page(self, kind: type[E], wanted: Reference, after: str, limit: int) -> tuple[E, ...]:
+    async def page(self, kind: type[E], reference: Reference, after: str, limit: int) -> tuple[E, ...]:
         """Return at most `limit` projects, users or groups with ids above `after`, sorted by id."""
         row_id = TABLES[kind].c.id
-        query = in_domains(kind, wanted).where(row_id > after)
+        query = in_domains(kind, reference).where(row_id > after)
         return await self._all(kind, query.order_by(row_id).limit(limit))
 
-    async def some(self, kind: type[E], ids: Collection[str]) -> tuple[E, ...]:
+    async def entities_with_ids(self, kind: type[E], ids: Collection[str]) -> tuple[E, ...]:
         """Return the projects, users or groups with these ids. Ignores ids that do not exist."""
         return await self._all(kind, in_domains(kind, ALL).where(TABLES[kind].c.id.in_(ids)))
 
@@ -237,7 +237,7 @@ async def _delete_logins(connection: Transaction, user_id: str) -> None:
 
 
 async def _revoke(connection: Transaction, user_id: str, event: AuditEvent) -> None:
-    wanted = Revocation(
+    revocation = Revocation(
         id=0,
         epoch=NO_END,
         fingerprint=None,
@@ -248,7 +248,7 @@ async def _revoke(connection: Transaction, user_id: str, event: AuditEvent) -> N
         reason="cessationOfOperation",
         note=event.kind,
     )
-    await revoke_disabled(connection, wanted, await raise_generation(connection))
+    await revoke_disabled(connection, revocation, await raise_generation(connection))
 
 
 async def _drop_roles(connection: Transaction, actor_id: str) -> None:

@@ -62,18 +62,18 @@ def entity_of(kind: type[E], row: Row[Any], prefix: str = "", **others: Any) -> 
     return kind(**{name: getattr(row, f"{prefix}_{name}") for name in names - others.keys()}, **others)
 
 
-def in_domains(kind: type[E], wanted: Reference) -> Select[Any]:
+def in_domains(kind: type[E], reference: Reference) -> Select[Any]:
     """Select the entities to which a reference refers, with their domains."""
     table, domain = TABLES[kind], tables.domain
     return filter_by(
         select(*entity_columns(kind)).join(domain, domain.c.id == table.c.domain_id),
-        (table.c.id, wanted.id),
-        (table.c.name, wanted.name),
-        (table.c.domain_id, wanted.domain_id),
-        (domain.c.name, wanted.domain_name),
+        (table.c.id, reference.id),
+        (table.c.name, reference.name),
+        (table.c.domain_id, reference.domain_id),
+        (domain.c.name, reference.domain_name),
     )
 
 
-def filter_by(query: Select[Any], *wanted: tuple[Column[str], str | None]) -> Select[Any]:
+def filter_by(query: Select[Any], *values: tuple[Column[str], str | None]) -> Select[Any]:
     """Restrict a query to rows with these values. A value of `None` matches every row."""
-    return query.where(*(column == value for column, value in wanted if value is not None))
+    return query.where(*(column == value for column, value in values if value is not None))

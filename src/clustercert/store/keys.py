@@ -54,7 +54,7 @@ class SealedRow:
 class KeyQueries(Queries):
     """Reads and changes data keys and sealed secrets."""
 
-    async def all(self) -> tuple[WrappedKey, ...]:
+    async def data_keys(self) -> tuple[WrappedKey, ...]:
         """Return all data keys, oldest first."""
         rows = await self._rows(select(_data_key).order_by(_data_key.c.id))
         return tuple(WrappedKey(**row._asdict()) for row in rows)

@@ -32,7 +32,7 @@ _FEDERATED_USERS = select(_federated.c.id, _federated.c.name, _federated.c.domai
 class KnownUserQueries(Queries):
     """Finds users by name or id, and records users of issuers and of Keystone."""
 
-    async def named(self, name: str) -> tuple[KnownUser, ...]:
+    async def find_by_name(self, name: str) -> tuple[KnownUser, ...]:
         """Return the users with this name, sorted by domain and id.
 
         The name is that of a user, alone or as `DOMAIN/NAME`, or a user name that the policy chose. Names of users of
@@ -57,7 +57,7 @@ class KnownUserQueries(Queries):
             found.append(KnownUser(chosen, name, "", ""))
         return tuple(sorted(found, key=lambda each: (each.domain, each.id)))
 
-    async def with_id(self, user_id: str) -> KnownUser | None:
+    async def find_by_id(self, user_id: str) -> KnownUser | None:
         """Return the user with this id, or None if the service knows no name of theirs."""
         async with self._database.read() as connection:
             built_in = (await connection.execute(_BUILT_IN_USERS.where(_user.c.id == user_id))).first()
@@ -66,7 +66,7 @@ class KnownUserQueries(Queries):
             other = (await connection.execute(_FEDERATED_USERS.where(_federated.c.id == user_id))).first()
             return KnownUser(*other) if other is not None else None
 
-    async def remember(self, user: KnownUser) -> None:
+    async def record_user(self, user: KnownUser) -> None:
         """Record a user of an issuer or of Keystone, or their new name."""
         # Another process may insert the row at the same time.
         with contextlib.suppress(IntegrityError):
@@ -251,7 +251,7 @@ class SeenUserQueries(Queries):
     async def is_blocked(self, user_id: str) -> bool:
         return await self._row(blocking(user_id)) is not None
 
-    async def of_other_issuers(self, project_id: str, since: datetime) -> Mapping[str, datetime]:
+    async def users_of_other_issuers(self, project_id: str, since: datetime) -> Mapping[str, datetime]:
         """Return users of other issuers with certificates for the project: when they got the last one, by user id.
 
         Leaves out blocked users.

@@ -40,7 +40,7 @@ class Ledger:
         row = dict(zip(_COLUMNS, _values(record), strict=True))
         await self._group.commit(record.fingerprint, (row, event_row(event)))
 
-    async def note(self, event: AuditEvent) -> None:
+    async def record_event(self, event: AuditEvent) -> None:
         """Record an event without a certificate, and return when it is durable. Raises Unavailable.
 
         If a commit has an unknown outcome, the event may be recorded twice, with the same request id.

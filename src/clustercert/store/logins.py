@@ -61,13 +61,15 @@ class LiveToken:
 class TokenQueries(Queries):
     """Reads and changes tokens, and reads logins."""
 
-    async def login(self, wanted: Reference, network: str) -> Login | None:
+    async def login(self, reference: Reference, network: str) -> Login | None:
         """Return the user that a login names, or None unless exactly one user matches.
 
         `network`: the client's IPv4 address or IPv6 /64.
         """
         async with self._database.read() as connection:
-            rows = list(await connection.execute(in_domains(User, wanted).add_columns(_user.c.password_hash)))
+            rows = list(
+                await connection.execute(in_domains(User, reference).add_columns(_user.c.password_hash))
+            )
             user = entity_of(User, rows[0]) if len(rows) == 1 else None
             # The same query for unknown users, to avoid a timing oracle.
             of_login = {"login_user": user.id if user else "", "login_network": network}
@@ -206,7 +208,7 @@ class LiveKey:
 class AccessKeyQueries(Queries):
     """Reads and changes access keys, permanent and temporary."""
 
-    async def of_user(self, user_id: str) -> tuple[AccessKey, ...]:
+    async def keys_of_user(self, user_id: str) -> tuple[AccessKey, ...]:
         """Return a user's keys, oldest first."""
         query = _KEYS.where(_key.c.user_id == user_id).order_by(_key.c.created_at, _key.c.id)
         return tuple(entity_of(AccessKey, row) for row in await self._rows(query))
@@ -312,7 +314,7 @@ class UserLogins:
 class UserLoginQueries(Queries):
     """Reads and ends the logins of a user."""
 
-    async def of_user(self, user_id: str) -> UserLogins:
+    async def logins_of_user(self, user_id: str) -> UserLogins:
         tokens = select(func.count()).select_from(_token).where(_token.c.user_id == user_id)
         async with self._database.read() as connection:
             count = (await connection.execute(tokens)).scalar_one()

@@ -46,14 +46,14 @@ _GIVEN = {each.name for each in fields(Revocation)} - {"id", "epoch", "undone_at
 class RevocationQueries(CertificateLookup):
     """Records, undoes and lists revocations of certificates, users and clusters."""
 
-    async def revoke(self, wanted: Revocation, event: AuditEvent) -> Revocation:
+    async def revoke(self, revocation: Revocation, event: AuditEvent) -> Revocation:
         """Record a revocation with a new epoch. Raises Unavailable. Updates the row of an individual certificate.
 
         Covers every certificate recorded before, and none that is requested after this returns.
         """
         async with self._database.transaction(event) as connection:
             epoch = await raise_generation(connection)
-            made = await add_revocation(connection, wanted, epoch=epoch, changed=epoch)
+            made = await add_revocation(connection, revocation, epoch=epoch, changed=epoch)
             if made.fingerprint is not None:
                 await _mark_certificate(connection, made.fingerprint)
         return made
@@ -85,11 +85,11 @@ class RevocationQueries(CertificateLookup):
     async def revocation(self, revocation_id: int) -> Revocation | None:
         return next(iter(await self._all(_newest(1).where(_revocation.c.id == revocation_id))), None)
 
-    async def of_certificate(self, fingerprint: bytes) -> tuple[Revocation, ...]:
+    async def revocations_of_certificate(self, fingerprint: bytes) -> tuple[Revocation, ...]:
         """Return the revocations of this individual certificate that have not been undone, newest first."""
         return await self._all(_newest(16).where(_in_force(fingerprint)))
 
-    async def of_scope(self, user_id: str, cluster_id: str) -> tuple[Revocation, ...]:
+    async def revocations_of_scope(self, user_id: str, cluster_id: str) -> tuple[Revocation, ...]:
         """Return the revocations of exactly this user and cluster that are in force, newest first.
 
         An empty string means all users or clusters. Omits revocations without an end.
@@ -117,15 +117,17 @@ class RevocationQueries(CertificateLookup):
             conditions.append(_certificate.c.cluster_id == revocation.cluster_id)
         return await self._row(select(_certificate.c.id).where(*conditions).limit(1)) is not None
 
-    async def of_cluster(
+    async def revocations_of_cluster(
         self, project_id: str, cluster_id: str, *, limit: int, before: int | None = None
     ) -> tuple[Revocation, ...]:
         """Return a page of revocations in a cluster, including undone ones, newest first, with ids below `before`."""
         here = and_(_revocation.c.project_id == project_id, _revocation.c.cluster_id == cluster_id)
         return await self._all(_page(limit, before).where(here))
 
-    async def of_user(self, user_id: str, *, limit: int, before: int | None = None) -> tuple[Revocation, ...]:
-        """Return a page of revocations that cover a user in all clusters. Otherwise like `of_cluster`."""
+    async def revocations_of_user(
+        self, user_id: str, *, limit: int, before: int | None = None
+    ) -> tuple[Revocation, ...]:
+        """Return a page of revocations that cover a user in all clusters. Otherwise like `revocations_of_cluster`."""
         return await self._all(_page(limit, before).where(_everywhere(user_id)))
 
     async def _all(self, query: Select[Any]) -> tuple[Revocation, ...]:
@@ -133,21 +135,21 @@ class RevocationQueries(CertificateLookup):
 
 
 async def add_revocation(
-    connection: Transaction, wanted: Revocation, *, epoch: int, changed: int
+    connection: Transaction, revocation: Revocation, *, epoch: int, changed: int
 ) -> Revocation:
     """Insert a revocation in the caller's transaction. `changed` is the generation number of that transaction."""
-    values = {name: getattr(wanted, name) for name in _GIVEN} | {"epoch": epoch, "changed": changed}
+    values = {name: getattr(revocation, name) for name in _GIVEN} | {"epoch": epoch, "changed": changed}
     query = insert(_revocation).values(values).returning(_revocation)
     return revocation_of((await connection.execute(query)).mappings().one())
 
 
-async def revoke_disabled(connection: Transaction, wanted: Revocation, changed: int) -> None:
+async def revoke_disabled(connection: Transaction, revocation: Revocation, changed: int) -> None:
     """Revoke a user's existing and future certificates, in the transaction that disables or deletes the user.
 
     Does nothing if the user's future certificates are revoked already.
     """
-    if not await exists(connection, blocking(wanted.user_id)):
-        await add_revocation(connection, wanted, epoch=NO_END, changed=changed)
+    if not await exists(connection, blocking(revocation.user_id)):
+        await add_revocation(connection, revocation, epoch=NO_END, changed=changed)
 
 
 async def end_disabled(connection: Transaction, user_id: str, epoch: int) -> None:

@@ -96,9 +96,9 @@ class RoleQueries(Queries):
         query = _with_role(user_id).order_by(_domain.c.name, _project.c.name)
         return tuple(entity_of(Project, row) for row in await self._rows(query))
 
-    async def reachable_project(self, user_id: str, wanted: Reference) -> Project | None:
+    async def reachable_project(self, user_id: str, reference: Reference) -> Project | None:
         """Return the requested project if the user has a role in it and the reference is unambiguous, else None."""
-        rows = await self._rows(_with_role(user_id, wanted))
+        rows = await self._rows(_with_role(user_id, reference))
         return entity_of(Project, rows[0]) if len(rows) == 1 else None
 
     async def in_service(self) -> tuple[RoleAssignment, ...]:
@@ -141,12 +141,12 @@ def _role_assignment(
     return RoleAssignment(entity_of(Role, row), entity_of(actor, row), project)
 
 
-def _with_role(user_id: str, wanted: Reference = ALL) -> Select[Any]:
+def _with_role(user_id: str, reference: Reference = ALL) -> Select[Any]:
     """Select the projects in which the user has a role, directly or through a group."""
     with_role = select(_assignment.c.project_id).where(
         _assignment.c.actor_id.in_(_user_and_groups(literal(user_id)))
     )
-    return in_domains(Project, wanted).where(_project.c.id.in_(with_role))
+    return in_domains(Project, reference).where(_project.c.id.in_(with_role))
 
 
 async def roles_everywhere(connection: Transaction, user_id: str) -> Roles:

@@ -58,7 +58,7 @@ router = APIRouter(tags=["Administration"])
 @router.get(ROLES, responses=changes.listed(RoleListBody))
 async def list_roles(call: OperatorCall, page: KeyPageDep) -> Response:
     """List the roles. Sorted by id. Only for operators."""
-    views = [RoleBody.render(each) for each in await call.services.identity.roles.all()]
+    views = [RoleBody.render(each) for each in await call.services.identity.roles.all_roles()]
     return responses.private(sorted_page("roles", views, page))
 
 

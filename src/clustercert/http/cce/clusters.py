@@ -76,7 +76,7 @@ async def list_clusters(
     # Rendered one by one: the event loop would stop while it renders thousands of clusters at once.
     items = [
         responses.to_json(_cluster_body(cluster, call))
-        async for cluster in call.services.clusters.of_project(call.caller, project_id)
+        async for cluster in call.services.clusters.clusters_of_project(call.caller, project_id)
         if status in (None, PHASE) and cluster_type in (None, TYPE) and version in (None, cluster.version)
     ]
     body = f'{{"kind": "Cluster", "apiVersion": "v3", "items": [{", ".join(items)}]}}'

@@ -179,7 +179,7 @@ def _translate_errors() -> Iterator[None]:
     except Refused as refused:
         advice = _ADVICE.get(refused.http_status, "See the API server's log.")
         exception = _EXCEPTIONS.get(refused.http_status, CheckFailed)
-        raise exception(f"HTTP {refused.http_status} {refused.said}".strip(), advice) from refused
+        raise exception(f"HTTP {refused.http_status} {refused.server_message}".strip(), advice) from refused
     except RemoteFailed as error:
         raise CheckFailed(
             error.message,

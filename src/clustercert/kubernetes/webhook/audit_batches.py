@@ -94,7 +94,7 @@ class AuditBatches:
     # Only one thread parses at a time, because it competes with the event loop.
     _parsing: asyncio.Semaphore = field(default_factory=asyncio.Semaphore)
 
-    async def take(
+    async def receive(
         self, webhook_config: ClusterWebhookConfig, chunks: AsyncIterator[bytes], origin: Origin
     ) -> None:
         """Record the events of a batch while it arrives. Records an audit event if a part was unreadable.
@@ -112,7 +112,7 @@ class AuditBatches:
             # The database is down, so record no audit event. The API server sends the batch again.
             metrics.AUDIT_BATCHES_REFUSED.labels("unavailable").inc()
             raise
-        self.credential_usage.note_audit_events(webhook_config.cluster_id)
+        self.credential_usage.report_audit_events(webhook_config.cluster_id)
         if batch.parser.unreadable:
             await self._report(batch, "unreadable_events")
 
@@ -132,7 +132,7 @@ class AuditBatches:
             spans.setdefault(request.identity, _Span(at, at)).add(request, at, request.at - at)
         for identity, span in spans.items():
             for recognized in await self.recognition.recognize(webhook_config.cluster_id, identity):
-                self.credential_usage.note(
+                self.credential_usage.report(
                     ObservedUse(
                         webhook_config,
                         identity,

@@ -79,7 +79,7 @@ class Authorization:
         decision = NO_OPINION
         for recognized in await self.recognition.recognize(webhook_config.cluster_id, identity):
             now = self.now()
-            self.credential_usage.note(
+            self.credential_usage.report(
                 ObservedUse(webhook_config, identity, recognized, now, now, origin, "webhook")
             )
             if decision.reason is None:

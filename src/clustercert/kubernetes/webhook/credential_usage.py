@@ -128,33 +128,33 @@ class CredentialUsage:
     _pending: _Pending = field(default_factory=_Pending)
     _written: WrittenTimes = field(default_factory=WrittenTimes)
 
-    def note(self, use: ObservedUse) -> None:
+    def report(self, use: ObservedUse) -> None:
         """Add a report of a credential's use to the pending reports."""
         fingerprint, credential = use.recognized.fingerprint, use.recognized.credential
         listed = fingerprint is not None and fingerprint.hex() in use.webhook_config.options.listed_masters
         master = MASTERS in use.identity.groups and not listed
         if credential is not None:
-            self._note_use(credential.id, use, master=master)
+            self._report_use(credential.id, use, master=master)
             if use.recognized.altered:
-                self._note_altered(credential.id, use)
-            self._note_revoked(credential, use)
-            self._note_approvals(credential, use)
-            self._note_audited_use(use)
+                self._report_altered(credential.id, use)
+            self._report_revoked(credential, use)
+            self._report_approvals(credential, use)
+            self._report_audited_use(use)
         elif master or use.recognized.fault != "unknown" or use.recognized.claims_ours:
-            self._note_unknown(use)
+            self._report_unknown(use)
         elif (exemption := self._exemption_of(use)) is None:
             if not listed:
-                self._note_unknown(use)
+                self._report_unknown(use)
         elif exemption == "component":
-            self._note_component(use)
+            self._report_component(use)
 
-    def note_token_use(self, token_hash: bytes) -> None:
+    def report_token_use(self, token_hash: bytes) -> None:
         """Add a report that an API server used a valid webhook token just now."""
         now = self.now()
         if not self._written.has(token_hash, now, now):
             self._pending.token_uses[token_hash] = now
 
-    def note_refused_call(self, cluster_id: str) -> None:
+    def report_refused_call(self, cluster_id: str) -> None:
         """Add a report that the webhook of an existing cluster was called with a wrong token just now."""
         now = self.now()
         if not self._written.has(("refused", cluster_id), now, now):
@@ -166,41 +166,41 @@ class CredentialUsage:
             identity.username, identity.groups, use.webhook_config.options, self.policy_groups
         )
 
-    def note_audit_events(self, cluster_id: str) -> None:
+    def report_audit_events(self, cluster_id: str) -> None:
         """Add a report that an API server of the cluster sent audit events just now."""
         now = self.now()
         if not self._written.has(("events", cluster_id), now, now):
             self._pending.audit_events[cluster_id] = now
 
-    def _note_use(self, row: int, use: ObservedUse, *, master: bool) -> None:
+    def _report_use(self, row: int, use: ObservedUse, *, master: bool) -> None:
         if self._written.has(row, use.first, use.last):
             return
         if master:
             self._pending.masters.setdefault(row, use.shortened())
         self._pending.add_use(Use(row, use.first, use.last))
 
-    def _note_altered(self, row: int, use: ObservedUse) -> None:
+    def _report_altered(self, row: int, use: ObservedUse) -> None:
         now, altered = self.now(), self._pending.altered
         if len(altered) < MAX_PENDING_ALERTS and not self._written.has(("altered", row), now, now):
             altered.setdefault(row, use.shortened())
 
-    def _note_component(self, use: ObservedUse) -> None:
+    def _report_component(self, use: ObservedUse) -> None:
         """Report a certificate with an exempt name, where only its name lets it pass."""
         options, fingerprint = use.webhook_config.options, use.recognized.fingerprint
         if options.mode == "known-only" and fingerprint is not None and fingerprint.hex() not in options.pins:
-            self._note_unknown(use, exempt=True)
+            self._report_unknown(use, exempt=True)
 
-    def _note_revoked(self, credential: CachedCertificate, use: ObservedUse) -> None:
+    def _report_revoked(self, credential: CachedCertificate, use: ObservedUse) -> None:
         at = use.allowed.at if use.allowed is not None and credential.revoked else None
         if at is not None and not self._written.has(("revoked", credential.id), at, at):
             self._pending.add_revoked(credential.id, use)
 
-    def _note_approvals(self, credential: CachedCertificate, use: ObservedUse) -> None:
+    def _report_approvals(self, credential: CachedCertificate, use: ObservedUse) -> None:
         # An imported log may be imported again, and would be reported again.
         if use.approvals and SERVICE not in credential.groups and use.reporter == "audit-events":
             self._pending.add_approvals(credential.id, use)
 
-    def _note_audited_use(self, use: ObservedUse) -> None:
+    def _report_audited_use(self, use: ObservedUse) -> None:
         cluster_id, at = use.webhook_config.cluster_id, use.last
         # API servers don't ask the webhook about members of system:masters.
         if use.reporter != "audit-events" or MASTERS in use.identity.groups:
@@ -209,7 +209,7 @@ class CredentialUsage:
             known = self._pending.audited_uses.get(cluster_id, at)
             self._pending.audited_uses[cluster_id] = max(known, at)
 
-    def _note_unknown(self, use: ObservedUse, *, exempt: bool = False) -> None:
+    def _report_unknown(self, use: ObservedUse, *, exempt: bool = False) -> None:
         # Thousands of reports may be pending, and names may be long, so shorten the names first.
         use = use.shortened()
         unknown = replace(use.unknown_use(), exempt=exempt)

@@ -89,9 +89,9 @@ class WebhookTokens:
             raise NotFound
         return webhook_config
 
-    async def of_cluster(self, cluster_id: str) -> tuple[WebhookToken, ...]:
+    async def tokens_of_cluster(self, cluster_id: str) -> tuple[WebhookToken, ...]:
         """List a cluster's tokens, oldest first."""
-        return await self._queries.of_cluster(cluster_id)
+        return await self._queries.tokens_of_cluster(cluster_id)
 
     async def create(self, cluster: Cluster, *, actor: Actor) -> IssuedWebhookToken:
         """Create a token. Raises NotFound if the cluster was removed, or Conflict if it has too many tokens already."""
@@ -104,7 +104,7 @@ class WebhookTokens:
 
     async def is_valid(self, cluster_id: str, token: str) -> bool:
         """Whether the cluster has the token. Does not use the cache."""
-        return token_hash(token) in {each.hash for each in await self._queries.of_cluster(cluster_id)}
+        return token_hash(token) in {each.hash for each in await self._queries.tokens_of_cluster(cluster_id)}
 
     async def remove(self, cluster: Cluster, token_id: str, *, actor: Actor) -> None:
         """Remove a token, which is then rejected within a second. Raises NotFound if the cluster lacks it."""

@@ -85,13 +85,13 @@ def _postgresql(
             "command_timeout": statement_seconds and statement_seconds + _GRACE_SECONDS,
         },
     )
-    wanted = dict(_ALWAYS)
+    parameters = dict(_ALWAYS)
     if statement_seconds is not None:
-        wanted["statement_timeout"] = str(int(statement_seconds * 1000))
-        wanted["idle_in_transaction_session_timeout"] = str(_IDLE_SECONDS * 1000)
+        parameters["statement_timeout"] = str(int(statement_seconds * 1000))
+        parameters["idle_in_transaction_session_timeout"] = str(_IDLE_SECONDS * 1000)
 
     def prepare(connection: "AsyncAdapt_asyncpg_connection", _entry: ConnectionPoolEntry) -> None:
-        connection.run_async(lambda driver_connection: _prepare_postgresql(driver_connection, wanted))
+        connection.run_async(lambda driver_connection: _prepare_postgresql(driver_connection, parameters))
 
     event.listen(engine.sync_engine, "connect", prepare)
     event.listen(
@@ -108,9 +108,9 @@ _STRICTER = {"synchronous_commit": "remote_apply"}
 _SETTINGS = "SELECT name, setting FROM pg_settings WHERE name = ANY($1::text[])"
 
 
-async def _prepare_postgresql(connection: Any, wanted: Mapping[str, str]) -> None:
-    settings = dict(await connection.fetch(_SETTINGS, [*wanted]))
-    for name, value in wanted.items():
+async def _prepare_postgresql(connection: Any, parameters: Mapping[str, str]) -> None:
+    settings = dict(await connection.fetch(_SETTINGS, [*parameters]))
+    for name, value in parameters.items():
         if name in settings and settings[name] not in (value, _STRICTER.get(name)):
             await connection.execute(f"SET {name} = '{value}'")
 

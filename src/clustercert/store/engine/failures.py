@@ -122,8 +122,8 @@ def _file_problem(path: Path) -> str | None:
 
 
 def _may_use(path: Path) -> bool:
-    wanted = os.R_OK | os.W_OK | (os.X_OK if path.is_dir() else 0)
-    return os.access(path, wanted, effective_ids=True)
+    mode = os.R_OK | os.W_OK | (os.X_OK if path.is_dir() else 0)
+    return os.access(path, mode, effective_ids=True)
 
 
 def _no_access(path: Path) -> str:

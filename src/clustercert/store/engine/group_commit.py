@@ -37,7 +37,7 @@ class Entry(Generic[T]):
     value: T
     done: asyncio.Future[None] = field(default_factory=lambda: asyncio.get_running_loop().create_future())
 
-    def settle(self, failure: Exception | None = None) -> None:
+    def finish(self, failure: Exception | None = None) -> None:
         # The future is already done if the request was cancelled.
         if not self.done.done():
             if failure is None:
@@ -120,29 +120,29 @@ class GroupCommit(Generic[T]):
             if left:
                 left = await self._try([entry for entry, _ in left])
             for entry, failure in left:
-                entry.settle(failure)
+                entry.finish(failure)
         except Unavailable as failure:
             for entry in batch:
-                entry.settle(failure)
+                entry.finish(failure)
         except Exception as refusal:  # noqa: BLE001 - every entry has a request that waits for it
             # A row was rejected. Commit each entry separately, so that the others succeed.
             if len(batch) > 1:
                 for entry in batch:
                     await self._commit([entry])
             else:
-                await self._settle_refused(batch[0], refusal)
+                await self._finish_refused(batch[0], refusal)
 
-    async def _settle_refused(self, entry: Entry[T], refusal: Exception) -> None:
+    async def _finish_refused(self, entry: Entry[T], refusal: Exception) -> None:
         """Report success if a rejected row is a duplicate from an earlier commit with unknown outcome."""
         try:
             found = await self._found([entry])
         except Unavailable as failure:
-            entry.settle(failure)
+            entry.finish(failure)
         else:
-            entry.settle(None if entry.key in found else refusal)
+            entry.finish(None if entry.key in found else refusal)
 
     async def _try(self, batch: Sequence[Entry[T]]) -> list[tuple[Entry[T], Unavailable]]:
-        """Write a batch once. Settles the entries that are durable, and returns the others with the error.
+        """Write a batch once. Finishes the entries that are durable, and returns the others with the error.
 
         Raises NothingBegun, or the database's error if it rejects a row.
         """
@@ -159,7 +159,7 @@ class GroupCommit(Generic[T]):
         waiting = {entry for entry, _ in left}
         for entry in batch:
             if entry not in waiting:
-                entry.settle()
+                entry.finish()
         return left
 
     async def _found(self, batch: Sequence[Entry[T]]) -> set[bytes]:
