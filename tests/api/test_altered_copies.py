@@ -15,7 +15,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
 
 from clustercert.identity.tokens import ByPassword, ProjectScope
-from clustercert.kubernetes.setup.authorization import WebhookConfig, match_conditions
+from clustercert.kubernetes.setup.authorization import match_conditions
 from clustercert.kubernetes.webhook import credential_usage
 from clustercert.model import (
     CREDENTIAL_PREFIX,
@@ -43,6 +43,7 @@ from support.apiserver.expressions import holds
 from support.apiserver.identity import Identity
 from support.apiserver.peer_certificate import read
 from support.apiserver.webhook import Release, review_body, review_spec
+from support.cluster_setup import cluster_setup
 from support.samples import server_ca_pem
 from support.service import Service
 from support.stores import Store, blob, event
@@ -339,15 +340,10 @@ def admin(sites: dict[tuple[KeyType, Guard], WebhookCluster]) -> Person:
 
 def is_asked(cluster: Cluster, der: bytes, *, tells_hash: bool = True) -> bool:
     """Whether the API server calls the webhook, by the match conditions that `kubernetes setup` writes."""
-    asking = WebhookConfig(
+    asking = cluster_setup(
+        cluster.options,
         mode=cluster.options.mode,
         groups=(ADMINS, "clustercert:editors", "clustercert:viewers"),
-        exemptions=cluster.options.exemptions,
-        failure_policy="NoOpinion",
-        authorized_ttl="5s",
-        unauthorized_ttl="2s",
-        timeout="3s",
-        kubeconfig="/webhook.kubeconfig",
     )
     spec = review(der)
     if not tells_hash:

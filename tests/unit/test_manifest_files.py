@@ -8,14 +8,13 @@ import pytest
 import yaml
 
 from clustercert.kubernetes.setup.admission import CONFIG_MAP
+from clustercert.kubernetes.setup.authorization import api_server_flags
 from clustercert.kubernetes.setup.documents import commented
 from clustercert.kubernetes.setup.files import audit_policy, files, kubeadm_patch
 from clustercert.kubernetes.setup.rbac import bindings, service_access
-from clustercert.kubernetes.setup.values import NAMES, Setup
-from clustercert.model import Cluster, ClusterOptions
-from clustercert.pki.certificates import chain_pem
-from support import samples
-from support.webhook_config import WEBHOOK_CONFIG
+from clustercert.kubernetes.setup.values import NAMES
+from clustercert.model import ClusterOptions
+from support.cluster_setup import cluster_setup
 
 # Flags of kube-apiserver 1.32 and 1.36 that these tests use.
 FLAGS_OF_KUBE_APISERVER = {
@@ -59,7 +58,7 @@ def test_the_audit_policy_logs_masters_and_our_groups_first() -> None:
 
 
 def test_the_kubeadm_patch_has_flags_and_volume() -> None:
-    api_server: Any = kubeadm_patch(setup(folder="/etc/k"))["apiServer"]
+    api_server: Any = kubeadm_patch(cluster_setup(control_plane_dir="/etc/k"))["apiServer"]
     flags = {each["name"]: each["value"] for each in api_server["extraArgs"]}
     assert flags == {
         "client-ca-file": "/etc/k/client-ca-bundle.pem",
@@ -74,30 +73,13 @@ def test_the_kubeadm_patch_has_flags_and_volume() -> None:
 
 def test_no_flag_makes_an_api_server_discard_audit_events() -> None:
     # Truncation discards events over 100 KB; a mode other than batch keeps requests waiting.
-    assert [flag for flag in setup().flags if flag.startswith("audit-")] == [
+    assert [flag for flag in api_server_flags(cluster_setup()) if flag.startswith("audit-")] == [
         "audit-policy-file",
         "audit-webhook-config-file",
     ]
-    written = files(setup())["README.md"]
+    written = files(cluster_setup())["README.md"]
     assert "--audit-webhook-truncate-enabled" in written
     assert "--audit-webhook-truncate-enabled" not in [line.strip() for line in written.splitlines()]
-
-
-def setup(options: ClusterOptions | None = None, **changes: Any) -> Setup:
-    cluster: Cluster = replace(samples.cluster(), options=options or ClusterOptions())
-    said: dict[str, Any] = {
-        "cluster": cluster,
-        "client_cas_pem": chain_pem((cluster.client_ca.certificate,)),
-        "service_url": "https://clustercert.example.com",
-        "service_ca_pem": b"PEM",
-        "token": "ccw_secret",
-        "folder": "/etc/kubernetes/clustercert",
-        "webhook": WEBHOOK_CONFIG,
-        "bound": {"clustercert:admins": "cluster-admin"},
-        "unbound": ("auditors",),
-        "audit": True,
-    }
-    return Setup(**(said | changes))
 
 
 @pytest.mark.parametrize("failure_policy", ["NoOpinion", "Deny"])
@@ -115,8 +97,7 @@ def setup(options: ClusterOptions | None = None, **changes: Any) -> Setup:
 def test_all_files_parse_and_only_kubeconfigs_contain_the_token(
     failure_policy: Any, mode: Any, options: ClusterOptions
 ) -> None:
-    webhook = replace(WEBHOOK_CONFIG, failure_policy=failure_policy, mode=mode)
-    written = files(setup(options, webhook=webhook))
+    written = files(cluster_setup(options, failure_policy=failure_policy, mode=mode))
     assert written.keys() <= set(NAMES)
     for name, content in written.items():
         assert ("ccw_secret" in content) == name.endswith(".kubeconfig")
@@ -157,14 +138,14 @@ OPTIONS_OF_OTHERS = {
 
 def test_readme_omits_kubeadm_administrators_that_are_exempt() -> None:
     names = ("system:kube-controller-manager", "system:kube-scheduler", "kubeadm:cluster-admins")
-    webhook = replace(WEBHOOK_CONFIG, mode="known-only", exemptions=names)
-    assert "--exempt kubeadm" not in files(setup(webhook=webhook))["README.md"]
-    pinned = files(setup(webhook=replace(webhook, pins_components=True)))["README.md"]
+    exempt = ClusterOptions(exemptions=names)
+    assert "--exempt kubeadm" not in files(cluster_setup(exempt, mode="known-only"))["README.md"]
+    pinned = files(cluster_setup(replace(exempt, pin_components=True), mode="known-only"))["README.md"]
     assert "Before each renewal, pin the new certificates" in " ".join(pinned.split())
 
 
 def test_files_that_are_not_needed_are_not_written() -> None:
-    plain = files(setup(audit=False))
+    plain = files(cluster_setup(audit=False))
     assert (
         not {
             *("audit-policy.yaml", "audit-webhook.kubeconfig", "admission.yaml"),
@@ -174,8 +155,10 @@ def test_files_that_are_not_needed_are_not_written() -> None:
     )
     assert "--audit-policy-file" not in plain["README.md"]
     assert "audit" not in plain["kubeadm.yaml"]
-    assert {"admission.yaml", "service-access.yaml"} <= files(setup(ClusterOptions(admission=True))).keys()
-    bound = files(setup(ClusterOptions(credential_roles={"admin": "edit"})))
+    assert {"admission.yaml", "service-access.yaml"} <= files(
+        cluster_setup(ClusterOptions(admission=True))
+    ).keys()
+    bound = files(cluster_setup(ClusterOptions(credential_roles={"admin": "edit"})))
     assert "admission.yaml" not in bound
     kinds = [document["kind"] for document in yaml.safe_load_all(bound["service-access.yaml"])]
     # The namespace of a Role must exist first.
@@ -183,7 +166,7 @@ def test_files_that_are_not_needed_are_not_written() -> None:
 
 
 def test_the_right_to_ask_about_tokens_is_written_only_if_asked_for() -> None:
-    written = files(replace(setup(), service_accounts="review"))
+    written = files(cluster_setup(service_accounts="review"))
     role, binding = yaml.safe_load_all(written["service-accounts.yaml"])
     assert role["rules"] == [
         {"apiGroups": ["authentication.k8s.io"], "resources": ["tokenreviews"], "verbs": ["create"]}
@@ -191,13 +174,13 @@ def test_the_right_to_ask_about_tokens_is_written_only_if_asked_for() -> None:
     assert binding["roleRef"]["name"] == role["metadata"]["name"]
     assert [subject["name"] for subject in binding["subjects"]] == ["clustercert:service"]
     assert "kubectl apply -f service-accounts.yaml" in written["README.md"]
-    [keys] = yaml.safe_load_all(files(replace(setup(), service_accounts="keys"))["service-accounts.yaml"])
+    [keys] = yaml.safe_load_all(files(cluster_setup(service_accounts="keys"))["service-accounts.yaml"])
     assert keys["roleRef"]["name"] == "system:service-account-issuer-discovery"
 
 
 def test_rbac_file_names_unbound_groups_and_may_be_empty() -> None:
-    assert "auditors" in files(setup())["rbac.yaml"]
-    nothing = files(setup(bound={}))["rbac.yaml"]
+    assert "auditors" in files(cluster_setup())["rbac.yaml"]
+    nothing = files(cluster_setup(bind={}))["rbac.yaml"]
     assert list(yaml.safe_load_all(nothing)) in ([], [None])
 
 

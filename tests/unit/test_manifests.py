@@ -1,6 +1,5 @@
 import base64
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -11,7 +10,6 @@ from hypothesis import strategies as st
 from clustercert.kubernetes.setup import cel
 from clustercert.kubernetes.setup.admission import CONFIG_MAP, MAX_REVOKED, NAMESPACE, admission, storage
 from clustercert.kubernetes.setup.authorization import (
-    WebhookConfig,
     authorization_configuration,
     match_conditions,
     webhook_kubeconfig,
@@ -19,11 +17,12 @@ from clustercert.kubernetes.setup.authorization import (
 from clustercert.kubernetes.setup.certificate_requests import certificate_requests
 from clustercert.kubernetes.setup.documents import to_yaml
 from clustercert.kubernetes.setup.rbac import service_access
+from clustercert.kubernetes.setup.values import Setup
 from clustercert.model import CREDENTIAL_PREFIX, ClusterOptions
 from clustercert.model.kubernetes import CREDENTIAL_ID, SERVICE
 from clustercert.policy.templates import exemption_of, is_exempt
 from support.apiserver.expressions import holds, value
-from support.webhook_config import WEBHOOK_CONFIG
+from support.cluster_setup import cluster_setup
 
 FINGERPRINT = "17ead5a1" * 8
 X509 = {CREDENTIAL_ID: [f"X509SHA256={FINGERPRINT}"]}
@@ -54,9 +53,12 @@ some_names = st.one_of(
 )
 
 
-def asked(webhook: WebhookConfig, spec: Mapping[str, object]) -> bool:
+EXEMPTIONS = ClusterOptions(exemptions=("system:*", "builders"))
+
+
+def asked(setup: Setup, spec: Mapping[str, object]) -> bool:
     """Whether an API server calls the webhook. It rejects a condition that is not a boolean."""
-    return all(holds(condition, {"request": spec}) for condition in match_conditions(webhook))
+    return all(holds(condition, {"request": spec}) for condition in match_conditions(setup))
 
 
 def review(
@@ -67,33 +69,35 @@ def review(
 
 
 def test_default_mode_asks_only_about_credential_groups() -> None:
-    assert asked(WEBHOOK_CONFIG, review(groups=["clustercert:admins", OWN_GROUP], extra=X509))
-    assert asked(WEBHOOK_CONFIG, review(groups=[OWN_GROUP], extra=X509))
+    setup = cluster_setup(EXEMPTIONS)
+    assert asked(setup, review(groups=["clustercert:admins", OWN_GROUP], extra=X509))
+    assert asked(setup, review(groups=[OWN_GROUP], extra=X509))
     # API servers before 1.32 send no credential id.
-    assert asked(WEBHOOK_CONFIG, review(groups=["clustercert:admins", OWN_GROUP]))
-    assert asked(WEBHOOK_CONFIG, review(groups=[CREDENTIAL_PREFIX], extra={CREDENTIAL_ID: ["JTI=1"]}))
-    assert not asked(WEBHOOK_CONFIG, review(groups=["clustercert:admins"], extra=X509))
-    assert not asked(WEBHOOK_CONFIG, review(groups=["dev"], extra=X509))
-    assert not asked(WEBHOOK_CONFIG, review("system:node:a", ["system:nodes"], X509))
-    assert not asked(WEBHOOK_CONFIG, ANONYMOUS)
+    assert asked(setup, review(groups=["clustercert:admins", OWN_GROUP]))
+    assert asked(setup, review(groups=[CREDENTIAL_PREFIX], extra={CREDENTIAL_ID: ["JTI=1"]}))
+    assert not asked(setup, review(groups=["clustercert:admins"], extra=X509))
+    assert not asked(setup, review(groups=["dev"], extra=X509))
+    assert not asked(setup, review("system:node:a", ["system:nodes"], X509))
+    assert not asked(setup, ANONYMOUS)
 
 
 def test_known_only_asks_about_every_certificate_that_is_not_exempt() -> None:
-    webhook = replace(WEBHOOK_CONFIG, mode="known-only")
-    assert asked(webhook, review(extra=X509))
-    assert asked(webhook, review(groups=["dev"], extra=X509))
-    assert not asked(webhook, review("system:kube-scheduler", extra=X509))
-    assert not asked(webhook, review("bob", ["builders"], X509))
-    assert not asked(webhook, review("system:node:a", ["builders", "system:nodes"], X509))
-    assert asked(webhook, review("bob", ["builders-not"], X509))
+    setup = cluster_setup(EXEMPTIONS, mode="known-only")
+    assert asked(setup, review(extra=X509))
+    assert asked(setup, review(groups=["dev"], extra=X509))
+    assert not asked(setup, review("system:kube-scheduler", extra=X509))
+    assert not asked(setup, review("bob", ["builders"], X509))
+    assert not asked(setup, review("system:node:a", ["builders", "system:nodes"], X509))
+    assert asked(setup, review("bob", ["builders-not"], X509))
     # All groups must be exempt; only a user name of Kubernetes matters.
-    assert asked(webhook, review("bob", ["builders", "dev"], X509))
-    assert asked(webhook, review("system:kube-scheduler", ["dev"], X509))
+    assert asked(setup, review("bob", ["builders", "dev"], X509))
+    assert asked(setup, review("system:kube-scheduler", ["dev"], X509))
     # Exemptions do not apply to certificates that we issued.
-    assert asked(webhook, review("system:x", ["clustercert:admins"], X509))
-    assert asked(webhook, review("system:x", ["system:nodes", OWN_GROUP]))
-    assert not asked(webhook, review("system:serviceaccount:a:b", ["clustercert:admins"]))
-    assert asked(replace(webhook, exemptions=()), review("system:kube-scheduler", extra=X509))
+    assert asked(setup, review("system:x", ["clustercert:admins"], X509))
+    assert asked(setup, review("system:x", ["system:nodes", OWN_GROUP]))
+    assert not asked(setup, review("system:serviceaccount:a:b", ["clustercert:admins"]))
+    nobody = cluster_setup(ClusterOptions(exemptions=()), mode="known-only")
+    assert asked(nobody, review("system:kube-scheduler", extra=X509))
 
 
 NODES_ONLY = ClusterOptions().exemptions
@@ -121,16 +125,17 @@ NODES_ONLY = ClusterOptions().exemptions
 def test_known_only_exempts_kubelets_and_confirmed_names(
     user: str, groups: list[str], exemptions: tuple[str, ...], pinned: bool, expected: bool
 ) -> None:
-    webhook = replace(WEBHOOK_CONFIG, mode="known-only", exemptions=exemptions, pins_components=pinned)
-    assert asked(webhook, review(user, groups, X509)) is expected
+    options = ClusterOptions(exemptions=exemptions, pin_components=pinned)
+    setup = cluster_setup(options, mode="known-only")
+    assert asked(setup, review(user, groups, X509)) is expected
 
 
 def test_known_only_asks_about_groups_with_the_prefix_of_a_template() -> None:
-    webhook = replace(
-        WEBHOOK_CONFIG, mode="known-only", exemptions=("*",), templates=("team:{group}", "{group.id}")
+    setup = cluster_setup(
+        ClusterOptions(exemptions=("*",)), mode="known-only", templates=("team:{group}", "{group.id}")
     )
-    assert asked(webhook, review("bob", ["team:a"], X509))
-    assert not asked(webhook, review("bob", ["teams"], X509))
+    assert asked(setup, review("bob", ["team:a"], X509))
+    assert not asked(setup, review("bob", ["teams"], X509))
 
 
 patterns_of_names = st.lists(st.one_of(some_names, some_names.map(lambda name: f"{name}*"), st.just("*")))
@@ -148,21 +153,13 @@ def test_match_conditions_and_webhook_exempt_the_same_certificates(
     user: str, groups: list[str], patterns: list[str], policy_groups: list[str], pinned: bool
 ) -> None:
     options = ClusterOptions(mode="known-only", exemptions=tuple(patterns), pin_components=pinned)
-    webhook = replace(
-        WEBHOOK_CONFIG,
-        mode="known-only",
-        groups=tuple(policy_groups),
-        exemptions=tuple(patterns),
-        pins_components=pinned,
-    )
+    setup = cluster_setup(options, mode="known-only", groups=tuple(policy_groups))
     # No certificate is pinned here.
-    assert asked(webhook, review(user, groups, X509)) != is_exempt(
+    assert asked(setup, review(user, groups, X509)) != is_exempt(
         user, (*groups, "system:authenticated"), (FINGERPRINT,), options, policy_groups
     )
     # Without a client certificate it asks only about credential groups.
-    assert asked(webhook, review(user, groups)) == any(
-        group.startswith(CREDENTIAL_PREFIX) for group in groups
-    )
+    assert asked(setup, review(user, groups)) == any(group.startswith(CREDENTIAL_PREFIX) for group in groups)
 
 
 @given(
@@ -189,7 +186,8 @@ def test_cel_strings_round_trip_any_text(text: str) -> None:
 
 
 def test_the_authorization_configuration_lists_the_webhook_first() -> None:
-    document = authorization_configuration(replace(WEBHOOK_CONFIG, failure_policy="Deny"))
+    setup = cluster_setup(failure_policy="Deny")
+    document = authorization_configuration(setup)
     assert (document["apiVersion"], document["kind"]) == (
         "apiserver.config.k8s.io/v1",
         "AuthorizationConfiguration",
@@ -204,13 +202,16 @@ def test_the_authorization_configuration_lists_the_webhook_first() -> None:
         "subjectAccessReviewVersion": "v1",
         "matchConditionSubjectAccessReviewVersion": "v1",
         "failurePolicy": "Deny",
-        "connectionInfo": {"type": "KubeConfigFile", "kubeConfigFile": WEBHOOK_CONFIG.kubeconfig},
-        "matchConditions": [{"expression": condition} for condition in match_conditions(WEBHOOK_CONFIG)],
+        "connectionInfo": {
+            "type": "KubeConfigFile",
+            "kubeConfigFile": "/etc/kubernetes/clustercert/webhook.kubeconfig",
+        },
+        "matchConditions": [{"expression": condition} for condition in match_conditions(setup)],
     }
 
 
 def test_the_webhook_kubeconfig_has_address_ca_and_token() -> None:
-    document = yaml.safe_load(webhook_kubeconfig("https://c.example/x", b"PEM", "ccw_secret"))
+    document = yaml.safe_load(webhook_kubeconfig("https://c.example/x", "PEM", "ccw_secret"))
     (cluster,), (user,) = document["clusters"], document["users"]
     assert cluster["cluster"]["server"] == "https://c.example/x"
     assert base64.b64decode(cluster["cluster"]["certificate-authority-data"]) == b"PEM"

@@ -1,36 +1,15 @@
 """The README.md of a setup: releases, token exchange, and when to write the files again."""
 
-from dataclasses import replace
+from typing import Any
 
 import pytest
 
-from clustercert.kubernetes.setup.authorization import WebhookConfig
 from clustercert.kubernetes.setup.readme import readme
 from clustercert.kubernetes.setup.values import Setup
-from support import samples
+from clustercert.model import ClusterOptions
+from support.cluster_setup import cluster_setup
 
-WEBHOOK_CONFIG = WebhookConfig(
-    mode="default",
-    groups=("clustercert:admins",),
-    exemptions=("system:nodes",),
-    failure_policy="NoOpinion",
-    authorized_ttl="5s",
-    unauthorized_ttl="2s",
-    timeout="3s",
-    kubeconfig="/etc/k/webhook.kubeconfig",
-)
-SETUP = Setup(
-    cluster=samples.cluster(),
-    client_cas_pem=b"PEM",
-    service_url="https://clustercert.example.com",
-    service_ca_pem=None,
-    token="ccw_secret",
-    folder="/etc/k",
-    webhook=WEBHOOK_CONFIG,
-    bound={},
-    unbound=(),
-    audit=True,
-)
+SETUP = cluster_setup(control_plane_dir="/etc/k")
 FILES = ("rbac.yaml", "client-ca.pem")
 
 
@@ -41,14 +20,14 @@ def test_readme_explains_older_releases() -> None:
 
 
 def test_readme_requires_1_32_for_known_only() -> None:
-    text = readme(replace(SETUP, webhook=replace(WEBHOOK_CONFIG, mode="known-only")), FILES)
+    text = readme(cluster_setup(mode="known-only"), FILES)
     assert "Mode known-only requires Kubernetes 1.32 or newer" in text
     assert "v1beta1" not in text
 
 
 def test_readme_includes_the_audit_webhook_in_a_token_exchange() -> None:
     assert "`audit-webhook.kubeconfig` too" in readme(SETUP, FILES)
-    assert "audit-webhook.kubeconfig" not in readme(replace(SETUP, audit=False), FILES)
+    assert "audit-webhook.kubeconfig" not in readme(cluster_setup(audit=False), FILES)
 
 
 def test_readme_says_that_the_webhook_comes_before_rbac() -> None:
@@ -60,10 +39,8 @@ def test_readme_says_that_the_webhook_comes_before_rbac() -> None:
 IN_CLUSTER = (*FILES, "service-access.yaml")
 
 
-def setup_with(**options: object) -> Setup:
-    cluster = samples.cluster()
-    changed = replace(cluster.options, **options)  # type: ignore[arg-type] # each value has its field's type
-    return replace(SETUP, cluster=replace(cluster, options=changed))
+def setup_with(**options: Any) -> Setup:
+    return cluster_setup(ClusterOptions(**options))
 
 
 def test_readme_has_a_way_without_the_control_plane() -> None:

@@ -2,7 +2,6 @@
 
 import stat
 from collections.abc import Mapping
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,16 +11,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from clustercert.kubernetes.setup.authorization import (
-    WebhookClient,
-    WebhookConfig,
     authorization_configuration,
     webhook_kubeconfig,
 )
 from clustercert.kubernetes.setup.choices import SetupChoices, SetupError
 from clustercert.kubernetes.setup.documents import to_yaml
 from clustercert.kubernetes.setup.folder import ExistingSetup, SetupFolder
+from clustercert.kubernetes.setup.values import WebhookClient
 from clustercert.pki.certificates import chain_pem
 from support import samples
+from support.cluster_setup import cluster_setup
 
 CA_PEM = chain_pem((samples.cluster().client_ca.certificate,)).decode()
 CHOICES = SetupChoices(
@@ -33,12 +32,6 @@ CHOICES = SetupChoices(
     audit=False,
     bind={"clustercert:admins": "cluster-admin", 'odd "group" = \\ \x7f': "view"},
 )
-WEBHOOK_CONFIG = WebhookConfig(
-    mode="known-only",
-    groups=("clustercert:admins", "ops"),
-    exemptions=("system:*",),
-    kubeconfig="/opt/k/webhook.kubeconfig",
-)
 URL = "https://c.example.com:8443/clustercert/v1/kubernetes/clusters/0f-1e/authorize"
 
 
@@ -47,8 +40,8 @@ def folder(tmp_path: Path) -> SetupFolder:
     return SetupFolder(tmp_path / "control-plane")
 
 
-def configured(webhook: WebhookConfig, previous: Mapping[str, object] | None = None) -> str:
-    return to_yaml([authorization_configuration(webhook, dict(previous) if previous is not None else None)])
+def configured(**changes: Any) -> str:
+    return to_yaml([authorization_configuration(cluster_setup(mode="known-only", **changes))])
 
 
 def choices_of(folder: SetupFolder) -> SetupChoices:
@@ -175,11 +168,11 @@ def edited_configuration(folder: SetupFolder, **webhook: object) -> Any:
 
 def test_additions_to_the_configuration_are_kept(folder: SetupFolder) -> None:
     name = "authorization-config.yaml"
-    folder.write({name: configured(WEBHOOK_CONFIG)}, CHOICES)
+    folder.write({name: configured()}, CHOICES)
     expected = edited_configuration(folder, cacheUnauthorizedRequests=False)
     found = folder.read()
 
-    changed = configured(replace(WEBHOOK_CONFIG, unauthorized_ttl="9s"), found.authorization)
+    changed = configured(unauthorized_ttl="9s", previous_authorization=found.authorization)
 
     assert folder.write({name: changed}, choices_of(folder)) == (name, "setup.toml")
     expected["authorizers"][1]["webhook"]["unauthorizedTTL"] = "9s"
@@ -202,11 +195,11 @@ def test_changed_values_of_this_service_are_not_overwritten(
     folder: SetupFolder, changes: Mapping[str, object]
 ) -> None:
     name = "authorization-config.yaml"
-    folder.write({name: configured(WEBHOOK_CONFIG)}, CHOICES)
+    folder.write({name: configured()}, CHOICES)
     edited_configuration(folder, **changes)
     before = (folder.path / name).read_text()
 
-    new = configured(WEBHOOK_CONFIG, folder.read().authorization)
+    new = configured(previous_authorization=folder.read().authorization)
 
     assert folder.write({name: new}, choices_of(folder))[0] == f"new-{name}"
     assert (folder.path / name).read_text() == before
@@ -218,11 +211,11 @@ def test_changed_values_of_this_service_are_not_overwritten(
 )
 def test_an_unreadable_configuration_is_not_replaced(folder: SetupFolder, content: bytes) -> None:
     name = "authorization-config.yaml"
-    folder.write({name: configured(WEBHOOK_CONFIG)}, CHOICES)
+    folder.write({name: configured()}, CHOICES)
     (folder.path / name).write_bytes(content)
 
     assert folder.read().authorization is None
-    written = folder.write({name: configured(WEBHOOK_CONFIG)}, choices_of(folder))
+    written = folder.write({name: configured()}, choices_of(folder))
 
     assert written[0] == f"new-{name}"
     assert (folder.path / name).read_bytes() == content
@@ -233,10 +226,10 @@ def test_an_unreadable_configuration_is_not_replaced(folder: SetupFolder, conten
 
 def test_the_kubeconfig_named_in_the_configuration_is_read(folder: SetupFolder) -> None:
     client = WebhookClient(b"certificate", b"key")
-    webhook = replace(WEBHOOK_CONFIG, kubeconfig="/opt/k/webhook-2.kubeconfig")
+    configuration = configured().replace("webhook.kubeconfig", "webhook-2.kubeconfig")
     folder.write(
         {
-            "authorization-config.yaml": configured(webhook),
+            "authorization-config.yaml": configuration,
             "webhook.kubeconfig": webhook_kubeconfig(URL, None, "ccw_old"),
         },
         CHOICES,

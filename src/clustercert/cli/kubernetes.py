@@ -7,7 +7,7 @@ import typer
 
 from clustercert.cli import kubernetes_setup, kubernetes_verify
 from clustercert.cli.commands import on_service, on_store
-from clustercert.cli.kubernetes_setup import BindOption, invalid_options, parse_bindings
+from clustercert.cli.kubernetes_setup import BindOption, parse_bindings
 from clustercert.cli.lookup import cluster_path, find_cluster
 from clustercert.cli.options import (
     ClusterArgument,
@@ -239,8 +239,7 @@ def rbac(context: typer.Context, bind: BindOption = None) -> None:
     from clustercert.kubernetes.setup.resolution import bound_roles
 
     groups = settings(context).policy.policy().groups
-    with invalid_options():
-        bound = bound_roles(groups, parse_bindings(bind))
+    bound = bound_roles(groups, parse_bindings(bind))
     for group in groups:
         if group not in bound:
             write_out(

@@ -1,8 +1,7 @@
 """`clustercert kubernetes setup`: writes the files that a control plane needs."""
 
 import ssl
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -12,7 +11,6 @@ import typer
 from clustercert.cli.commands import on_store
 from clustercert.cli.options import ClusterArgument, InProjectOption, ProjectDomainOption, parse_pairs
 from clustercert.cli.output import print_note, write_out
-from clustercert.cli.printable import printable
 from clustercert.cli.session import Operator
 from clustercert.kubernetes.setup.option_values import (
     CONTROL_PLANE_FOLDER,
@@ -25,9 +23,8 @@ from clustercert.kubernetes.setup.option_values import (
 from clustercert.model.choices import MAX_TTL_SECONDS, FailurePolicy, ServiceAccountAccess, WebhookMode
 
 if TYPE_CHECKING:
-    from clustercert.kubernetes.setup.authorization import WebhookClient
     from clustercert.kubernetes.setup.resolution import ServiceValues
-    from clustercert.kubernetes.setup.values import Setup
+    from clustercert.kubernetes.setup.values import Setup, WebhookClient
     from clustercert.settings import Settings
 
 SELF_MADE_CA = "tls-ca.pem"
@@ -47,17 +44,6 @@ def parse_bindings(bind: Sequence[str] | None) -> dict[str, str]:
     """Return the ClusterRole of each group. Raises typer.BadParameter."""
     # Split at the last equals sign: a group name may contain one, a cluster role name can't.
     return parse_pairs(bind, "GROUP=CLUSTERROLE", "--bind", at_last=True)
-
-
-@contextmanager
-def invalid_options() -> Iterator[None]:
-    """Turn InvalidOption into typer.BadParameter."""
-    from clustercert.kubernetes.setup.choices import InvalidOption
-
-    try:
-        yield
-    except InvalidOption as error:
-        raise typer.BadParameter(printable(error.message), param_hint=error.option) from error
 
 
 def self_made_ca(loaded: "Settings") -> Path | None:
@@ -207,7 +193,7 @@ class SetupOptions:
 
     def client(self) -> "WebhookClient | None":
         """Read the client certificate for the API server. Raises OSError or typer.BadParameter."""
-        from clustercert.kubernetes.setup.authorization import WebhookClient
+        from clustercert.kubernetes.setup.values import WebhookClient
 
         certificate, key = self.webhook_client_certificate, self.webhook_client_key
         if certificate is None and key is None:
@@ -252,12 +238,11 @@ async def setup(
     target.check(force=folder.force)
     existing, given, client = target.read(), options.given(), options.client()
     resolver = Resolver(_service_values(parts.settings), given, client, target, existing)
-    with invalid_options():
-        resolver.check()
-        cluster = await operator.cluster(name, project, domain)
-        choices = resolver.choices(cluster)
+    resolver.check()
+    cluster = await operator.cluster(name, project, domain)
+    choices = resolver.choices(cluster)
     resolved = resolver.setup(cluster, choices, chain_pem(await parts.clusters.queries.bundle(cluster.id)))
-    written = await write_setup(target, resolved, choices, parts.webhook.tokens, operator.actor)
+    written = await write_setup(target, resolved, parts.webhook.tokens, operator.actor)
     write_out("".join(f"{folder.out / each}\n" for each in written))
     _print_notes(folder.out, resolved, tuple(resolver.kept(cluster, choices)), written)
     print_note(_handshake_result(parts.settings, resolved))
@@ -295,9 +280,9 @@ def _print_notes(folder: Path, written: "Setup", kept: Sequence[str], names: Seq
             f"{', '.join(map(replacement, edited))}. Compare them, for example with "
             f"`diff {folder / edited[0]} {folder / replacement(edited[0])}`. Keep one of the two under the old name."
         )
-    if written.webhook.uses_flags:
+    if written.choices.uses_flags:
         print_note(LIMITS)
-    unauthorized_ttl, cluster = written.webhook.unauthorized_ttl, written.cluster
+    unauthorized_ttl, cluster = written.choices.unauthorized_ttl, written.cluster
     if duration_seconds(unauthorized_ttl) > cluster.options.unauthorized_ttl_seconds:
         print_note(
             f"The API server may accept a revoked certificate for {unauthorized_ttl}, longer than the "
@@ -310,23 +295,24 @@ def _handshake_result(loaded: "Settings", resolved: "Setup") -> str:
     """Describe the result of a TLS handshake with the webhook, which only the control plane may be able to reach."""
     from clustercert.kubernetes.setup.handshake import HandshakeError, check_handshake
 
+    choices = resolved.choices
     try:
-        return check_handshake(resolved.service_url, resolved.service_ca_pem, resolved.client)
+        return check_handshake(choices.webhook_url, choices.webhook_ca, resolved.client)
     except HandshakeError as error:
         effect = (
             "revoked certificates keep working"
-            if resolved.webhook.failure_policy == "NoOpinion"
+            if choices.failure_policy == "NoOpinion"
             else "holders of this service's certificates get HTTP 500"
         )
         advice = "Start the service, or check the address, unless only the control plane can reach it."
         if error.untrusted:
             made = self_made_ca(loaded)
-            file = made if made is not None and made.read_bytes() != resolved.service_ca_pem else "FILE"
+            file = made if made is not None and made.read_text() != choices.webhook_ca else "FILE"
             advice = (
                 f"Name the CA of its certificate with --webhook-ca {file}, and use an address that the certificate "
                 "names."
             )
         return (
-            f"Warning: the TLS handshake with {resolved.service_url} failed: {error}. If it fails for the API server "
+            f"Warning: the TLS handshake with {choices.webhook_url} failed: {error}. If it fails for the API server "
             f"too, {effect}. {advice}"
         )

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from clustercert.cli.commands import on_store
-from clustercert.cli.kubernetes_setup import BindOption, invalid_options, parse_bindings, self_made_ca
+from clustercert.cli.kubernetes_setup import BindOption, parse_bindings, self_made_ca
 from clustercert.cli.options import ClusterArgument, InProjectOption, ProjectDomainOption
 from clustercert.cli.output import Output, OutputOption, print_note, show_list
 from clustercert.cli.session import Operator
@@ -96,8 +96,7 @@ class VerifyOptions:
                 )
             return Expectation(None, (), control, address, self.wait)
         role = (cluster.options.credential_roles or {}).get(rule.name)
-        with invalid_options():
-            bound = bound_roles(policy.policy().groups, parse_bindings(self.bind))
+        bound = bound_roles(policy.policy().groups, parse_bindings(self.bind))
         roles = [role] if role else [bound[group] for group in rule.granted_groups if group in bound]
         given = tuple(_parse_permission(each, self.namespace) for each in self.can or ())
         return Expectation(
@@ -183,7 +182,7 @@ def _service(operator: Operator, cluster: "Cluster") -> "VerifiedService":
         revoke=revoke,
         tokens=parts.webhook.tokens,
         webhook_url=url,
-        webhook_ca_pem=ca_file.read_bytes() if ca_file is not None else None,
+        webhook_ca_pem=ca_file.read_text() if ca_file is not None else None,
         origin=actor.origin,
     )
 

@@ -4,8 +4,8 @@ The times were measured on kube-apiserver 1.32.13 and 1.36.2.
 """
 
 import base64
+import posixpath
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 from pathlib import PurePosixPath
 from typing import cast
 
@@ -18,8 +18,15 @@ from clustercert.kubernetes.setup.cel import (
     is_kubelet,
 )
 from clustercert.kubernetes.setup.documents import to_yaml
+from clustercert.kubernetes.setup.option_values import FIRST_WITH_V1
+from clustercert.kubernetes.setup.values import (
+    AUDIT_POLICY,
+    AUDIT_WEBHOOK,
+    AUTHORIZATION,
+    Setup,
+    WebhookClient,
+)
 from clustercert.model import JsonObject
-from clustercert.model.choices import FailurePolicy, WebhookMode
 from clustercert.model.kubernetes import OUR_PREFIX
 
 AUTHORIZER = "clustercert"
@@ -67,66 +74,29 @@ _PINNED = """\
                  them. With failurePolicy Deny, control-plane components fail while clustercert is down."""
 
 
-@dataclass(frozen=True, slots=True)
-class WebhookConfig:
-    """When and how an API server calls the authorization webhook.
-
-    Attributes:
-        mode: in mode "known-only", the API server also calls the webhook for certificates from other issuers.
-        groups: the Kubernetes groups that the policy grants, which `known-only` does not exempt.
-        templates: the templates of the policy's groups, which `known-only` does not exempt either.
-        exemptions: patterns for the users and groups that `known-only` exempts.
-        pins_components: whether the webhook is also called for exempt certificates, except those of kubelets.
-        kubeconfig: the path of the webhook's kubeconfig on the control plane.
-        authorized_ttl, unauthorized_ttl, timeout: durations as Go writes them, such as 2s or 1m30s.
-        minor: the minor version of Kubernetes; `None` for 1.32 or newer.
-    """
-
-    mode: WebhookMode
-    groups: tuple[str, ...]
-    exemptions: tuple[str, ...]
-    kubeconfig: str
-    failure_policy: FailurePolicy = "NoOpinion"
-    authorized_ttl: str = "5s"
-    unauthorized_ttl: str = "2s"
-    timeout: str = "3s"
-    minor: int | None = None
-    templates: tuple[str, ...] = ()
-    pins_components: bool = False
-
-    @property
-    def uses_flags(self) -> bool:
-        """Whether the API server is configured by flags instead of an AuthorizationConfiguration."""
-        return self.minor is not None and self.minor < FIRST_WITH_CONFIGURATION
-
-    @property
-    def configuration_version(self) -> str:
-        """The `apiVersion` of the AuthorizationConfiguration."""
-        is_beta = self.minor is not None and self.minor < FIRST_WITH_V1
-        return f"apiserver.config.k8s.io/{'v1beta1' if is_beta else 'v1'}"
-
-
-def authorization_comment(webhook: WebhookConfig) -> str:
+def authorization_comment(setup: Setup) -> str:
     """Return the comment at the top of the AuthorizationConfiguration, which explains its settings."""
-    lines = [_TTL_COMMENT, _FAILURE[webhook.failure_policy], _MATCH_CONDITIONS[webhook.mode]]
-    if webhook.mode == "known-only" and webhook.pins_components:
+    choices = setup.choices
+    lines = [_TTL_COMMENT, _FAILURE[choices.failure_policy], _MATCH_CONDITIONS[choices.mode]]
+    if choices.mode == "known-only" and setup.cluster.options.pin_components:
         lines.append(_PINNED)
     return "\n".join(lines)
 
 
-def authorization_configuration(webhook: WebhookConfig, previous: JsonObject | None = None) -> JsonObject:
+def authorization_configuration(setup: Setup) -> JsonObject:
     """The file for --authorization-config: this service first, then Node and RBAC as in kubeadm.
 
-    Args:
-        previous: the previous file, from `parsed_configuration`. Its other fields and authorizers are kept.
+    Other fields and authorizers of a previous file are kept.
     """
-    base = _DEFAULT if previous is None else previous
+    base = _DEFAULT if setup.previous_authorization is None else setup.previous_authorization
     authorizers = cast("list[dict[str, dict[str, object]]]", base["authorizers"])
     merged = [
-        {**each, "webhook": {**each["webhook"], **_webhook(webhook)}} if _is_ours(each) else each
+        {**each, "webhook": {**each["webhook"], **_webhook(setup)}} if _is_ours(each) else each
         for each in authorizers
     ]
-    return {**base, "apiVersion": webhook.configuration_version, "authorizers": merged}
+    minor = setup.choices.minor
+    version = "v1beta1" if minor is not None and minor < FIRST_WITH_V1 else "v1"
+    return {**base, "apiVersion": f"apiserver.config.k8s.io/{version}", "authorizers": merged}
 
 
 def parsed_configuration(content: bytes) -> JsonObject | None:
@@ -196,50 +166,41 @@ def _is_ours(authorizer: object) -> bool:
     )
 
 
-def _webhook(webhook: WebhookConfig) -> JsonObject:
+def _webhook(setup: Setup) -> JsonObject:
+    choices = setup.choices
     return {
-        "authorizedTTL": webhook.authorized_ttl,
-        "unauthorizedTTL": webhook.unauthorized_ttl,
-        "timeout": webhook.timeout,
+        "authorizedTTL": choices.authorized_ttl,
+        "unauthorizedTTL": choices.unauthorized_ttl,
+        "timeout": choices.timeout,
         "subjectAccessReviewVersion": "v1",
         "matchConditionSubjectAccessReviewVersion": "v1",
-        "failurePolicy": webhook.failure_policy,
-        "connectionInfo": {"type": "KubeConfigFile", "kubeConfigFile": webhook.kubeconfig},
-        "matchConditions": [{"expression": each} for each in match_conditions(webhook)],
+        "failurePolicy": choices.failure_policy,
+        "connectionInfo": {"type": "KubeConfigFile", "kubeConfigFile": setup.kubeconfig},
+        "matchConditions": [{"expression": each} for each in match_conditions(setup)],
     }
 
 
-def match_conditions(webhook: WebhookConfig) -> Sequence[str]:
+def match_conditions(setup: Setup) -> Sequence[str]:
     """CEL conditions on `request`, the spec of a SubjectAccessReview. The webhook is called if all are true."""
     # Kubernetes limits the cost of a condition. So callers with very many groups match without a test of each group.
     numbered = f"size(request.groups) > {MANY_GROUPS} || {has_credential_group('request.groups')}"
-    if webhook.mode == "default":
+    if setup.choices.mode == "default":
         return (numbered,)
-    ours = [group for group in webhook.groups if not group.startswith(OUR_PREFIX)]
-    exempt = is_exempt(webhook.exemptions, (*ours, *webhook.templates))
-    if webhook.pins_components:
+    ours = [group for group in setup.groups if not group.startswith(OUR_PREFIX)]
+    exempt = is_exempt(setup.cluster.options.exemptions, (*ours, *setup.templates))
+    if setup.cluster.options.pin_components:
         exempt = f"({exempt} && {is_kubelet()})"
     return (f"{numbered} || ({has_x509('request.extra')} && !{exempt})",)
 
 
-@dataclass(frozen=True, slots=True)
-class WebhookClient:
-    """The certificate and key with which an API server connects, in PEM."""
-
-    certificate_pem: bytes
-    key_pem: bytes = field(repr=False)
-
-
-def webhook_kubeconfig(
-    url: str, ca_pem: bytes | None, token: str, client: WebhookClient | None = None
-) -> str:
+def webhook_kubeconfig(url: str, ca_pem: str | None, token: str, client: WebhookClient | None = None) -> str:
     """Return a webhook's kubeconfig in YAML. It contains secrets, so write it with mode 0600.
 
     Args:
         ca_pem: the CA of the service's TLS certificate; `None` for the CAs of the control plane's operating system.
         client: `None` if the service requires no client certificate.
     """
-    authority = {"certificate-authority-data": _base64(ca_pem)} if ca_pem else {}
+    authority = {"certificate-authority-data": _base64(ca_pem.encode())} if ca_pem else {}
     identity = {}
     if client is not None:
         identity = {
@@ -261,12 +222,6 @@ def _base64(pem: bytes) -> str:
     return base64.b64encode(pem).decode()
 
 
-OLDEST, FIRST_WITH_CONFIGURATION, FIRST_WITH_V1, FIRST_WITH_HASHES = 24, 30, 32, 32
-"""Minor versions: the oldest supported one, and the first with a configuration file, its v1, and credential ids."""
-
-KUBECONFIG = "authorization-webhook-config-file"
-AUTHORIZED_TTL = "authorization-webhook-cache-authorized-ttl"
-UNAUTHORIZED_TTL = "authorization-webhook-cache-unauthorized-ttl"
 # Node is first, so that kubelets cause no webhook calls, and keep working while the webhook hangs.
 MODES = "Node,Webhook,RBAC"
 
@@ -276,13 +231,23 @@ closed, the mode known-only, or a second webhook. The API server asks about ever
 and of system:masters, and waits up to 30 seconds for an answer."""
 
 
-def authorization_flags(webhook: "WebhookConfig") -> Mapping[str, str]:
+def api_server_flags(setup: Setup) -> Mapping[str, str]:
     """Return the flags for kube-apiserver, without the leading dashes."""
+    folder, choices = setup.choices.control_plane_dir, setup.choices
+    paths = {"client-ca-file": setup.client_ca_bundle}
+    if not choices.uses_flags:
+        paths["authorization-config"] = posixpath.join(folder, AUTHORIZATION)
+    if choices.audit:
+        paths["audit-policy-file"] = posixpath.join(folder, AUDIT_POLICY)
+        paths["audit-webhook-config-file"] = posixpath.join(folder, AUDIT_WEBHOOK)
+    if not choices.uses_flags:
+        return paths
     return {
+        **paths,
         "authorization-mode": MODES,
-        KUBECONFIG: webhook.kubeconfig,
+        "authorization-webhook-config-file": setup.kubeconfig,
         # The default is v1beta1.
         "authorization-webhook-version": "v1",
-        AUTHORIZED_TTL: webhook.authorized_ttl,
-        UNAUTHORIZED_TTL: webhook.unauthorized_ttl,
+        "authorization-webhook-cache-authorized-ttl": choices.authorized_ttl,
+        "authorization-webhook-cache-unauthorized-ttl": choices.unauthorized_ttl,
     }

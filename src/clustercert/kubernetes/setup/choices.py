@@ -11,6 +11,7 @@ from pydantic import AfterValidator, Field, ValidationError
 from clustercert.client.connection import ClientError, service_url
 from clustercert.kubernetes.setup.option_values import (
     CONTROL_PLANE_FOLDER,
+    FIRST_WITH_CONFIGURATION,
     MAX_TIMEOUT_SECONDS,
     checked_duration,
     checked_folder,
@@ -18,7 +19,7 @@ from clustercert.kubernetes.setup.option_values import (
     minor_version,
 )
 from clustercert.model.choices import MAX_TTL_SECONDS, FailurePolicy, ServiceAccountAccess, WebhookMode
-from clustercert.model.errors import ClustercertError, InvalidRequest
+from clustercert.model.errors import ClustercertError
 from clustercert.pki.certificates import chain_pem, parse_certificates
 from clustercert.policy.setting_types import Section
 from clustercert.policy.toml_tables import UnreadableFile, fault_lines, read_tables
@@ -35,18 +36,6 @@ _TABLE_COMMENTS = {
 
 class SetupError(ClustercertError):
     """The files can't be written with these choices, or the folder can't be used."""
-
-
-class InvalidOption(InvalidRequest):
-    """An option of the command is missing or has an invalid value.
-
-    Attributes:
-        option: its name, such as `--bind`.
-    """
-
-    def __init__(self, message: str, option: str) -> None:
-        super().__init__(message)
-        self.option = option
 
 
 def checked_service_url(url: str) -> str:
@@ -113,6 +102,11 @@ class SetupChoices(Section):
     def minor(self) -> int | None:
         """The minor version of Kubernetes; `None` for 1.32 or newer."""
         return None if self.kubernetes_version is None else minor_version(self.kubernetes_version)
+
+    @property
+    def uses_flags(self) -> bool:
+        """Whether the API server is configured by flags instead of an AuthorizationConfiguration."""
+        return self.minor is not None and self.minor < FIRST_WITH_CONFIGURATION
 
     def toml(self) -> str:
         """Return the content of `setup.toml`."""

@@ -4,6 +4,7 @@ from collections.abc import Iterable
 
 from clustercert.kubernetes.setup import admission, rbac
 from clustercert.kubernetes.setup.authorization import (
+    api_server_flags,
     authorization_comment,
     authorization_configuration,
     webhook_kubeconfig,
@@ -46,7 +47,7 @@ nodes and the control plane authenticate with their certificates.
 
 def files(setup: Setup) -> dict[str, str]:
     """Return the content of each file, by name. Only files that end in .kubeconfig contain the token."""
-    options = setup.cluster.options
+    options, choices = setup.cluster.options, setup.choices
     roles = (options.credential_roles or {}).values()
     written = {
         CLIENT_CA: commented(
@@ -55,27 +56,26 @@ def files(setup: Setup) -> dict[str, str]:
         WEBHOOK: _kubeconfig(setup, "authorize"),
         RBAC: _rbac(setup),
         KUBEADM: commented(
-            _KUBEADM_V1BETA3_COMMENT if setup.webhook.uses_flags else _KUBEADM_COMMENT,
+            _KUBEADM_V1BETA3_COMMENT if choices.uses_flags else _KUBEADM_COMMENT,
             to_yaml([kubeadm_patch(setup)]),
         ),
     }
-    if not setup.webhook.uses_flags:
+    if not choices.uses_flags:
         written[AUTHORIZATION] = commented(
-            authorization_comment(setup.webhook),
-            to_yaml([authorization_configuration(setup.webhook, setup.previous_authorization)]),
+            authorization_comment(setup), to_yaml([authorization_configuration(setup)])
         )
-    if setup.audit:
-        written[AUDIT_POLICY] = commented(_AUDIT_COMMENT, to_yaml([audit_policy(setup.webhook.groups)]))
+    if choices.audit:
+        written[AUDIT_POLICY] = commented(_AUDIT_COMMENT, to_yaml([audit_policy(setup.groups)]))
         written[AUDIT_WEBHOOK] = _kubeconfig(setup, "audit-events")
     if options.admission:
         written[ADMISSION] = to_yaml(admission.admission())
-    if setup.certificate_requests:
+    if choices.certificate_requests and not choices.uses_flags:
         written[CERTIFICATE_REQUESTS] = to_yaml(certificate_requests())
     if options.admission or roles:
         storage = () if options.admission else admission.storage()
         written[SERVICE_ACCESS] = to_yaml([*storage, *rbac.service_access(roles)])
-    if setup.service_accounts != "none":
-        asks = setup.service_accounts == "review"
+    if choices.service_accounts != "none":
+        asks = choices.service_accounts == "review"
         written[SERVICE_ACCOUNTS] = to_yaml(rbac.token_review_access() if asks else rbac.issuer_keys_access())
     written[README] = readme(setup, written)
     return written
@@ -84,19 +84,19 @@ def files(setup: Setup) -> dict[str, str]:
 def kubeadm_patch(setup: Setup) -> JsonObject:
     """The part to merge into kubeadm's ClusterConfiguration."""
     # v1beta4, where the arguments are a list, needs kubeadm 1.31 or newer.
-    is_older = setup.webhook.uses_flags
-    arguments = [{"name": flag, "value": path} for flag, path in setup.flags.items()]
+    is_older, flags = setup.choices.uses_flags, api_server_flags(setup)
+    arguments = [{"name": flag, "value": path} for flag, path in flags.items()]
     return {
         "apiVersion": f"kubeadm.k8s.io/{'v1beta3' if is_older else 'v1beta4'}",
         "kind": "ClusterConfiguration",
         "apiServer": {
-            "extraArgs": dict(setup.flags) if is_older else arguments,
+            "extraArgs": dict(flags) if is_older else arguments,
             # Mount the folder: a single mounted file keeps its old content after a new file is renamed over it.
             "extraVolumes": [
                 {
                     "name": "clustercert",
-                    "hostPath": setup.folder,
-                    "mountPath": setup.folder,
+                    "hostPath": setup.choices.control_plane_dir,
+                    "mountPath": setup.choices.control_plane_dir,
                     "readOnly": True,
                     "pathType": "Directory",
                 }
@@ -135,12 +135,12 @@ def audit_policy(groups: Iterable[str]) -> JsonObject:
 
 
 def _kubeconfig(setup: Setup, endpoint: str) -> str:
-    url = f"{setup.service_url}/clustercert/v1/kubernetes/clusters/{setup.cluster.id}/{endpoint}"
-    return webhook_kubeconfig(url, setup.service_ca_pem, setup.token, setup.client)
+    url = f"{setup.choices.webhook_url}/clustercert/v1/kubernetes/clusters/{setup.cluster.id}/{endpoint}"
+    return webhook_kubeconfig(url, setup.choices.webhook_ca, setup.token, setup.client)
 
 
 def _rbac(setup: Setup) -> str:
-    documents = to_yaml(rbac.bindings(setup.bound)) if setup.bound else ""
+    documents = to_yaml(rbac.bindings(setup.choices.bind)) if setup.choices.bind else ""
     if not setup.unbound:
         return documents
     groups = ", ".join(setup.unbound)

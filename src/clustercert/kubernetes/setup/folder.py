@@ -12,12 +12,7 @@ from pathlib import Path
 
 import yaml
 
-from clustercert.kubernetes.setup.authorization import (
-    WebhookClient,
-    kubeconfig_path,
-    own_values,
-    parsed_configuration,
-)
+from clustercert.kubernetes.setup.authorization import kubeconfig_path, own_values, parsed_configuration
 from clustercert.kubernetes.setup.choices import SetupChoices, SetupError, read_choices
 from clustercert.kubernetes.setup.documents import to_yaml
 from clustercert.kubernetes.setup.files import files
@@ -28,6 +23,7 @@ from clustercert.kubernetes.setup.values import (
     SETUP,
     WEBHOOK,
     Setup,
+    WebhookClient,
     removed,
     replacement,
 )
@@ -157,7 +153,7 @@ class SetupFolder:
 
 
 async def write_setup(
-    folder: SetupFolder, setup: Setup, choices: SetupChoices, tokens: WebhookTokens, actor: Actor
+    folder: SetupFolder, setup: Setup, tokens: WebhookTokens, actor: Actor
 ) -> tuple[str, ...]:
     """Write the files, with a new token unless the folder's is valid. Returns the names of the written files.
 
@@ -174,7 +170,7 @@ async def write_setup(
             ) from error
         setup = replace(setup, token=created.text)
     try:
-        return folder.write(files(setup), choices)
+        return folder.write(files(setup), setup.choices)
     except OSError:
         if created is not None:
             # Remove the unused token: a cluster may have only two.

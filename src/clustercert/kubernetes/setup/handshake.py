@@ -8,7 +8,7 @@ from urllib.parse import urlsplit
 
 from cryptography import x509
 
-from clustercert.kubernetes.setup.authorization import WebhookClient
+from clustercert.kubernetes.setup.values import WebhookClient
 from clustercert.secure_file import write_private
 
 HTTPS_PORT = 443
@@ -27,7 +27,7 @@ class HandshakeError(Exception):
         self.untrusted = untrusted
 
 
-def check_handshake(url: str, ca_pem: bytes | None, client: WebhookClient | None = None) -> str:
+def check_handshake(url: str, ca_pem: str | None, client: WebhookClient | None = None) -> str:
     """Connect to the service and describe its certificate in a sentence. Raises HandshakeError.
 
     Args:
@@ -57,10 +57,10 @@ def check_handshake(url: str, ca_pem: bytes | None, client: WebhookClient | None
     )
 
 
-def _peer_certificate(url: str, ca_pem: bytes | None, client: WebhookClient | None) -> bytes:
+def _peer_certificate(url: str, ca_pem: str | None, client: WebhookClient | None) -> bytes:
     parts = urlsplit(url)
     host = parts.hostname or ""
-    context = ssl.create_default_context(cadata=ca_pem.decode() if ca_pem is not None else None)
+    context = ssl.create_default_context(cadata=ca_pem)
     # As in Go, every CA in the list is a trust anchor. Checks that Go does not do are turned off.
     context.verify_flags = (context.verify_flags | ssl.VERIFY_X509_PARTIAL_CHAIN) & ~ssl.VERIFY_X509_STRICT
     context.hostname_checks_common_name = False

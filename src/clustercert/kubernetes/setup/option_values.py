@@ -10,6 +10,8 @@ MAX_TIMEOUT_SECONDS = 30
 # Go's format for durations. Kubernetes replaces 0 with 30 seconds, so 0 is rejected here.
 _DURATION = re.compile(r"(\d+(?:\.\d+)?)(ns|us|ms|s|m)")
 _SECONDS = {"ns": 1e-9, "us": 1e-6, "ms": 1e-3, "s": 1.0, "m": 60.0}
+FIRST_WITH_CONFIGURATION, FIRST_WITH_V1, FIRST_WITH_HASHES = 30, 32, 32
+"""Minor versions of Kubernetes: the first with a configuration file, with its v1, and with credential ids."""
 _VERSION = re.compile(r"1\.(2[4-9]|[3-9][0-9])")
 
 

@@ -8,6 +8,7 @@ import re
 from collections.abc import Collection
 from importlib.resources import files as resources
 
+from clustercert.kubernetes.setup.authorization import api_server_flags
 from clustercert.kubernetes.setup.values import (
     ADMISSION,
     CERTIFICATE_REQUESTS,
@@ -38,16 +39,18 @@ def readme(setup: Setup, files: Collection[str]) -> str:
     return text.format(
         name=setup.cluster.name,
         cluster_id=setup.cluster.id,
-        folder=setup.folder,
+        folder=setup.choices.control_plane_dir,
         bundle=setup.client_ca_bundle,
-        flags="\n".join(f"--{flag}={path}" for flag, path in setup.flags.items()),
+        flags="\n".join(f"--{flag}={path}" for flag, path in api_server_flags(setup).items()),
         commands="\n".join(commands),
-        copies="\n".join(f"install -m 0600 {name} {setup.folder}/{name}" for name in copied),
-        exemptions=", ".join(f"`{each}`" for each in setup.webhook.exemptions) or "none",
+        copies="\n".join(
+            f"install -m 0600 {name} {setup.choices.control_plane_dir}/{name}" for name in copied
+        ),
+        exemptions=", ".join(f"`{each}`" for each in setup.cluster.options.exemptions) or "none",
         kubeadm_names=" --exempt ".join(_KUBEADM_NAMES),
-        last_step=5 if setup.audit else 4,
-        no_exempt_events="" if setup.audit else " These files send none (`--no-audit`).",
-        no_audit="" if setup.audit else " These files don't send audit events (`--no-audit`).",
+        last_step=5 if setup.choices.audit else 4,
+        no_exempt_events="" if setup.choices.audit else " These files send none (`--no-audit`).",
+        no_audit="" if setup.choices.audit else " These files don't send audit events (`--no-audit`).",
     )
 
 
@@ -57,9 +60,9 @@ def _obsolete(setup: Setup, files: Collection[str]) -> list[str]:
 
 
 def _conditions(setup: Setup, files: Collection[str]) -> dict[str, bool]:
-    webhook = setup.webhook
-    flags = webhook.uses_flags
-    known_only, switched_on = webhook.mode == "known-only", setup.cluster.options.mode == "known-only"
+    choices, options = setup.choices, setup.cluster.options
+    flags = choices.uses_flags
+    known_only, switched_on = choices.mode == "known-only", options.mode == "known-only"
     return {
         "known_only": known_only,
         "default": not known_only and not flags,
@@ -68,15 +71,15 @@ def _conditions(setup: Setup, files: Collection[str]) -> dict[str, bool]:
         "known_only_on": known_only and switched_on,
         "known_only_off": known_only and not switched_on,
         "cluster_known_only": switched_on and not known_only,
-        "pinned": known_only and webhook.pins_components,
-        "reported": known_only and not webhook.pins_components,
-        "kubeadm_not_exempt": known_only and not set(_KUBEADM_NAMES) <= set(webhook.exemptions),
-        "deny": webhook.failure_policy == "Deny",
-        "no_opinion": webhook.failure_policy == "NoOpinion" and not flags,
-        "audit": setup.audit,
-        "audit_configuration": setup.audit and not flags,
+        "pinned": known_only and options.pin_components,
+        "reported": known_only and not options.pin_components,
+        "kubeadm_not_exempt": known_only and not set(_KUBEADM_NAMES) <= set(options.exemptions),
+        "deny": choices.failure_policy == "Deny",
+        "no_opinion": choices.failure_policy == "NoOpinion" and not flags,
+        "audit": choices.audit,
+        "audit_configuration": choices.audit and not flags,
         "admission": ADMISSION in files,
-        "bindings": bool(setup.cluster.options.credential_roles),
+        "bindings": bool(options.credential_roles),
         "in_cluster": SERVICE_ACCESS in files,
         "requests": CERTIFICATE_REQUESTS in files,
         "requests_allowed": CERTIFICATE_REQUESTS not in files and not flags,

@@ -2,20 +2,15 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import PurePosixPath
 from typing import Any
 
-from clustercert.kubernetes.setup.authorization import (
-    FIRST_WITH_CONFIGURATION,
-    FIRST_WITH_HASHES,
-    WebhookClient,
-    WebhookConfig,
-)
-from clustercert.kubernetes.setup.choices import InvalidOption, SetupChoices, SetupError, checked_service_url
+from clustercert.kubernetes.setup.choices import SetupChoices, SetupError, checked_service_url
 from clustercert.kubernetes.setup.folder import ExistingSetup, SetupFolder
+from clustercert.kubernetes.setup.option_values import FIRST_WITH_HASHES
 from clustercert.kubernetes.setup.rbac import DEFAULT_BINDINGS
-from clustercert.kubernetes.setup.values import SETUP, WEBHOOK, Setup
+from clustercert.kubernetes.setup.values import SETUP, Setup, WebhookClient
 from clustercert.model import Cluster
+from clustercert.model.errors import InvalidRequest
 from clustercert.pki.certificates import parse_certificates
 from clustercert.policy.decision import Policy
 from clustercert.policy.templates import groups_and_templates, is_template
@@ -40,14 +35,14 @@ class ServiceValues:
 def bound_roles(
     groups: Sequence[str], given: Mapping[str, str], previous: Mapping[str, str] | None = None
 ) -> dict[str, str]:
-    """Return the ClusterRole for each group to bind. Raises InvalidOption.
+    """Return the ClusterRole for each group to bind. Raises InvalidRequest.
 
     Args:
         given: bindings that take precedence.
         previous: bindings to use instead of the defaults.
     """
     if unknown := given.keys() - set(groups):
-        raise InvalidOption(f"No policy rule grants the group {', '.join(sorted(unknown))}.", "--bind")
+        raise InvalidRequest(f"--bind: No policy rule grants the group {', '.join(sorted(unknown))}.")
     if previous is None:
         previous = {group: DEFAULT_BINDINGS[group] for group in groups if group in DEFAULT_BINDINGS}
     return {**previous, **given}
@@ -70,12 +65,12 @@ class Resolver:
     existing: ExistingSetup
 
     def check(self) -> None:
-        """Check what does not depend on the cluster. Raises SetupError or InvalidOption."""
+        """Check what does not depend on the cluster. Raises SetupError or InvalidRequest."""
         self._service_url()
         bound_roles(self.service.policy.groups, self.given.get("bind", {}))
 
     def choices(self, cluster: Cluster) -> SetupChoices:
-        """Return the choices. Raises SetupError or InvalidOption."""
+        """Return the choices. Raises SetupError or InvalidRequest."""
         before = self.existing.choices
         if before is not None and before.cluster_id != cluster.id:
             raise SetupError(
@@ -96,33 +91,14 @@ class Resolver:
     def setup(self, cluster: Cluster, choices: SetupChoices, client_cas_pem: bytes) -> Setup:
         """Return the content of the files. The token is empty if the folder has none. Raises SetupError."""
         policy = self.service.policy
-        webhook = WebhookConfig(
-            mode=choices.mode,
-            groups=policy.groups,
-            templates=tuple(sorted(filter(is_template, groups_and_templates(policy.rules)))),
-            exemptions=cluster.options.exemptions,
-            pins_components=cluster.options.pin_components,
-            kubeconfig=str(PurePosixPath(choices.control_plane_dir) / WEBHOOK),
-            failure_policy=choices.failure_policy,
-            authorized_ttl=choices.authorized_ttl,
-            unauthorized_ttl=choices.unauthorized_ttl,
-            timeout=choices.timeout,
-            minor=choices.minor,
-        )
         return Setup(
             cluster=cluster,
             client_cas_pem=client_cas_pem,
-            service_url=choices.webhook_url,
-            service_ca_pem=choices.webhook_ca.encode() if choices.webhook_ca is not None else None,
-            client=self._client(),
+            choices=choices,
+            groups=policy.groups,
+            templates=tuple(sorted(filter(is_template, groups_and_templates(policy.rules)))),
             token=self.existing.token,
-            folder=choices.control_plane_dir,
-            webhook=webhook,
-            bound=choices.bind,
-            unbound=tuple(each for each in policy.groups if each not in choices.bind),
-            audit=choices.audit,
-            service_accounts=choices.service_accounts,
-            certificate_requests=choices.certificate_requests and not webhook.uses_flags,
+            client=self._client(),
             previous_files=self.existing.files,
             previous_authorization=self.existing.authorization,
         )
@@ -161,12 +137,12 @@ class Resolver:
         }
 
     def _service_url(self) -> str:
-        """Return the address of this service for the API server. Raises SetupError or InvalidOption."""
+        """Return the address of this service for the API server. Raises SetupError or InvalidRequest."""
         if (given := self.given.get("webhook_url")) is not None:
             try:
                 return checked_service_url(given)
             except ValueError as error:
-                raise InvalidOption(str(error), "--webhook-url") from error
+                raise InvalidRequest(f"--webhook-url: {error}") from error
         if self.existing.choices is not None:
             return self.existing.choices.webhook_url
         for setting, url in self.service.public_urls.items():
@@ -175,9 +151,9 @@ class Resolver:
                     return checked_service_url(url)
                 except ValueError as error:
                     raise SetupError(f"{setting}: {error}") from error
-        raise InvalidOption(
-            f"Give the address of this service for the control plane, or set {' or '.join(self.service.public_urls)}.",
-            "--webhook-url",
+        raise InvalidRequest(
+            "Give the address of this service for the control plane with --webhook-url, or set "
+            f"{' or '.join(self.service.public_urls)}."
         )
 
     def _check_version(self, choices: SetupChoices) -> None:
@@ -196,7 +172,7 @@ class Resolver:
                 "or newer. After an upgrade, add --kubernetes-version 1.32. Before it, use --mode default, and "
                 "`clustercert cluster update CLUSTER --webhook-mode default`."
             )
-        if choices.minor < FIRST_WITH_CONFIGURATION:
+        if choices.uses_flags:
             for option, is_chosen in (
                 ("--failure-policy Deny", choices.failure_policy == "Deny"),
                 ("--timeout", "timeout" in self.given),

@@ -1,12 +1,10 @@
 """The names of the files of a setup, and the values that they contain."""
 
 import posixpath
-from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
-from clustercert.kubernetes.setup.authorization import WebhookClient, WebhookConfig, authorization_flags
+from clustercert.kubernetes.setup.choices import SetupChoices
 from clustercert.model import Cluster, JsonObject
-from clustercert.model.choices import ServiceAccountAccess
 
 CLIENT_CA = "client-ca.pem"
 AUTHORIZATION = "authorization-config.yaml"
@@ -43,54 +41,48 @@ def replacement(name: str) -> str:
 
 
 @dataclass(frozen=True, slots=True)
+class WebhookClient:
+    """The certificate and key with which an API server connects, in PEM."""
+
+    certificate_pem: bytes
+    key_pem: bytes = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True)
 class Setup:
     """The values in the files of one cluster.
 
     Attributes:
         client_cas_pem: the client CAs to add to the API server's bundle.
-        service_url: the address of this service for the API server, without a trailing slash.
-        service_ca_pem: the CA of the service's TLS certificate; `None` if the control plane trusts it already.
-        client: the certificate and key with which the API server connects; `None` if it needs none; secret.
+        groups: the Kubernetes groups that the policy grants.
+        templates: the templates of the policy's groups.
         token: one of the cluster's webhook tokens; secret.
-        folder: the absolute path of the folder on the control plane.
-        bound: the ClusterRole to bind to each group.
-        unbound: the policy's groups without a ClusterRole.
-        audit: whether the API server sends audit events.
-        service_accounts: what this service asks the API server about tokens of service accounts.
-        certificate_requests: whether an admission policy keeps holders of certificates from the cluster's own
-            certificate requests.
+        client: the certificate and key with which the API server connects; `None` if it needs none; secret.
         previous_files: the files for the cluster that an earlier setup wrote.
         previous_authorization: the AuthorizationConfiguration to update. An operator's additions are kept.
     """
 
     cluster: Cluster
     client_cas_pem: bytes
-    service_url: str
-    service_ca_pem: bytes | None
+    choices: SetupChoices
+    groups: tuple[str, ...]
+    templates: tuple[str, ...]
     token: str
-    folder: str
-    webhook: WebhookConfig
-    bound: Mapping[str, str]
-    unbound: tuple[str, ...]
-    audit: bool
     client: WebhookClient | None = None
-    service_accounts: ServiceAccountAccess = "none"
-    certificate_requests: bool = False
     previous_files: tuple[str, ...] = ()
     previous_authorization: JsonObject | None = None
 
     @property
-    def client_ca_bundle(self) -> str:
-        """The path of the file with the API server's previous client CAs and those of this service."""
-        return posixpath.join(self.folder, "client-ca-bundle.pem")
+    def unbound(self) -> tuple[str, ...]:
+        """The policy's groups without a ClusterRole."""
+        return tuple(each for each in self.groups if each not in self.choices.bind)
 
     @property
-    def flags(self) -> Mapping[str, str]:
-        """The flags of kube-apiserver, without the leading dashes."""
-        paths = {"client-ca-file": self.client_ca_bundle}
-        if not self.webhook.uses_flags:
-            paths["authorization-config"] = AUTHORIZATION
-        if self.audit:
-            paths |= {"audit-policy-file": AUDIT_POLICY, "audit-webhook-config-file": AUDIT_WEBHOOK}
-        flags = {flag: posixpath.join(self.folder, path) for flag, path in paths.items()}
-        return {**flags, **(authorization_flags(self.webhook) if self.webhook.uses_flags else {})}
+    def kubeconfig(self) -> str:
+        """The path of the webhook's kubeconfig on the control plane."""
+        return posixpath.join(self.choices.control_plane_dir, WEBHOOK)
+
+    @property
+    def client_ca_bundle(self) -> str:
+        """The path of the file with the API server's previous client CAs and those of this service."""
+        return posixpath.join(self.choices.control_plane_dir, "client-ca-bundle.pem")

@@ -74,7 +74,7 @@ class VerifiedService:
     revoke: Callable[[Issued], Awaitable[None]]
     tokens: WebhookTokens
     webhook_url: str | None
-    webhook_ca_pem: bytes | None
+    webhook_ca_pem: str | None
     origin: Origin
 
 
