@@ -11,7 +11,7 @@ import pytest
 from clustercert.authn.access_keys import WRONG_SIGNATURES
 from clustercert.authn.oidc import keys
 from clustercert.client.auth import AccessKeyAuth
-from clustercert.client.connection import Request
+from clustercert.client.connection import HttpRequest
 from clustercert.server import reloading
 from clustercert.server.reloading import AppliedSettings, Reloader
 from clustercert.settings import Settings, SettingsError
@@ -163,7 +163,7 @@ def test_a_locked_access_key_stays_locked_after_a_reload(running: Running) -> No
     access_key, secret = running.world.access_key
 
     def status(secret: str) -> int:
-        request = Request("GET", "/v3/auth/projects", {"Host": BASE_URL.removeprefix("http://")}, b"")
+        request = HttpRequest("GET", "/v3/auth/projects", {"Host": BASE_URL.removeprefix("http://")}, b"")
         headers = AccessKeyAuth(access_key, secret).headers(request)
         return running.service.client.get(request.target, headers=headers).status_code
 

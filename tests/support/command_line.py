@@ -13,7 +13,7 @@ from unittest.mock import patch
 
 from clustercert.cli.exit_codes import FAILED, NOT_FOUND, USAGE
 from clustercert.cli.main import run
-from clustercert.client.connection import Connection
+from clustercert.client.connection import ServiceClient
 from support.store_commands import on_store
 
 PASSWORD = "correct horse"
@@ -34,7 +34,7 @@ def run_command(*arguments: str, stdin: str | None = None) -> CommandResult:
     with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err), _standard_input(stdin):
         code = run(arguments)
     # --verbose sets it for the whole process, so the next command would write what it does not expect.
-    Connection.trace = None
+    ServiceClient.trace = None
     said = CommandResult(code, _written(out), _written(err))
     assert "Traceback" not in said.err
     return said

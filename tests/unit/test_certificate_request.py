@@ -18,7 +18,7 @@ from clustercert.cli.credential.renewal import Credential
 from clustercert.cli.kubeconfig.request import CertificateRequest
 from clustercert.cli.options import LifetimeOptions
 from clustercert.client import Client, IssueOptions
-from clustercert.client.connection import ApiError, Response
+from clustercert.client.connection import ApiError, ApiResponse
 from clustercert.model import JsonObject
 from clustercert.model.times import rfc3339
 
@@ -36,7 +36,7 @@ class Service:
     def now(self) -> datetime:
         return datetime.now(UTC) - self.offset
 
-    def issue(self, _project: str, _cluster: str, options: IssueOptions) -> Response:
+    def issue(self, _project: str, _cluster: str, options: IssueOptions) -> ApiResponse:
         self.requests.append(options)
         assert options.expire_at is not None
         if options.expire_at < self.now + timedelta(minutes=15):
@@ -46,13 +46,13 @@ class Service:
         assert isinstance(key, ec.EllipticCurvePublicKey)
         return self._response(kubeconfig(key, self.now, options.expire_at))
 
-    def exchange(self, _method: str, _path: str) -> Response:
+    def exchange(self, _method: str, _path: str) -> ApiResponse:
         return self._response({})
 
-    def _response(self, body: JsonObject) -> Response:
+    def _response(self, body: JsonObject) -> ApiResponse:
         headers = HTTPMessage()
         headers["Date"] = format_datetime(self.now, usegmt=True)
-        return Response(headers, body)
+        return ApiResponse(headers, body)
 
 
 def kubeconfig(key: ec.EllipticCurvePublicKey, not_before: datetime, not_after: datetime) -> JsonObject:

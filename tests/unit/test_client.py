@@ -10,16 +10,16 @@ from typing import Any
 import httpx
 import pytest
 
-from clustercert.client import Client, CurrentUser, IssueOptions, Login, NamedRef, ProjectRef
+from clustercert.client import Client, CurrentUser, IssueOptions, NamedRef, PasswordLogin, ProjectRef
 from clustercert.client.auth import AccessKeyAuth, TokenAuth
 from clustercert.client.connection import (
     MAX_RESPONSE_BYTES,
     ApiError,
     Auth,
     ClientError,
-    Connection,
+    HttpRequest,
     Reply,
-    Request,
+    ServiceClient,
     Unreachable,
 )
 from clustercert.pki.request_signature import SignedParts, parse_authorization, payload_hash, verify
@@ -53,7 +53,7 @@ class Service:
         self.requests: list[httpx.Request] = []
         self._answer = answer
 
-    def send(self, request: Request) -> Reply:
+    def send(self, request: HttpRequest) -> Reply:
         url = httpx.URL(URL).copy_with(raw_path=request.target.encode())
         received = httpx.Request(request.method, url, headers=request.headers, content=request.content)
         self.requests.append(received)
@@ -81,7 +81,7 @@ def test_a_login_by_password_returns_a_token_with_its_scope() -> None:
     service = Service(httpx.Response(201, json=TOKEN_BODY, headers={"X-Subject-Token": "t0ken"}))
     with service.client() as client:
         session = client.log_in(
-            Login("alice", "Default", "pässword", project="eu-de", project_domain="other")
+            PasswordLogin("alice", "Default", "pässword", project="eu-de", project_domain="other")
         )
 
     assert (session.token, session.user.name) == ("t0ken", "alice")
@@ -101,12 +101,12 @@ def test_a_login_by_password_returns_a_token_with_its_scope() -> None:
 @pytest.mark.parametrize(
     ("login", "scope"),
     [
-        (Login("u" * 32, None, "p"), None),
-        (Login("u" * 32, None, "p", project_id=PROJECT), {"project": {"id": PROJECT}}),
-        (Login("u" * 32, None, "p", project="eu-de"), {"project": {"name": "eu-de"}}),
+        (PasswordLogin("u" * 32, None, "p"), None),
+        (PasswordLogin("u" * 32, None, "p", project_id=PROJECT), {"project": {"id": PROJECT}}),
+        (PasswordLogin("u" * 32, None, "p", project="eu-de"), {"project": {"name": "eu-de"}}),
     ],
 )
-def test_a_user_is_named_by_id_and_a_scope_is_optional(login: Login, scope: object) -> None:
+def test_a_user_is_named_by_id_and_a_scope_is_optional(login: PasswordLogin, scope: object) -> None:
     service = Service(httpx.Response(201, json=TOKEN_BODY, headers={"X-Subject-Token": "t0ken"}))
     with service.client() as client:
         client.log_in(login)
@@ -348,10 +348,10 @@ def test_a_header_that_cannot_be_sent_is_not_shown() -> None:
 
 def test_requests_are_traced_without_secrets(monkeypatch: pytest.MonkeyPatch) -> None:
     lines: list[str] = []
-    monkeypatch.setattr(Connection, "trace", lines.append)
+    monkeypatch.setattr(ServiceClient, "trace", lines.append)
     service = Service(httpx.Response(201, json=TOKEN_BODY, headers={"X-Subject-Token": "t0ken"}))
     with service.client(TokenAuth("t0ken")) as client:
-        client.log_in(Login("alice", "Default", "pässword"))
+        client.log_in(PasswordLogin("alice", "Default", "pässword"))
     (line,) = lines
     assert line.startswith(f"POST {URL}/v3/auth/tokens: 201, ")
     assert "t0ken" not in line

@@ -17,8 +17,8 @@ from cryptography.hazmat.primitives import hashes
 from clustercert.client import Client, connection
 from clustercert.client.connection import (
     ClientError,
-    Connection,
     HttpTransport,
+    ServiceClient,
     Unreachable,
     UntrustedCertificate,
     service_url,
@@ -152,7 +152,7 @@ def test_the_whole_chain_is_presented_on_each_python(tmp_path: Any) -> None:
     with tls_server(chain_pem(chain), key_pem(key), tmp_path) as url:
         presented = connection.presented_chain(url)
         opened = HttpTransport(url, unverified)
-        with Connection(url, transport=opened) as opened_connection:
+        with ServiceClient(url, transport=opened) as opened_connection:
             opened_connection.open()
             # Python 3.11 and 3.12 have only this way. It works on later ones too, so each test run covers it.
             private = connection._private_chain(opened.tls_socket)

@@ -8,8 +8,7 @@ from typing import Any
 
 import pytest
 
-from clustercert.client.connection import ClientError, Connection
-from clustercert.client.connection import Response as ServiceResponse
+from clustercert.client.connection import ApiResponse, ClientError, ServiceClient
 from clustercert.client.oidc.issuer import (
     IssuerError,
     IssuerUnreachable,
@@ -183,7 +182,7 @@ def test_no_secret_is_traced(
     issuer: OAuthIssuer, client: IssuerClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     lines: list[str] = []
-    monkeypatch.setattr(Connection, "trace", lines.append)
+    monkeypatch.setattr(ServiceClient, "trace", lines.append)
     tokens, shown = log_in(client)
     again = client.refresh(tokens.refresh or "", tokens.subject)
     assert len(lines) == 4
@@ -257,9 +256,9 @@ def test_a_service_that_describes_its_issuer_wrongly(changed: dict[str, object])
         LoginIssuer.parse(BODY | changed)
 
 
-def answering(body: dict[str, object], monkeypatch: pytest.MonkeyPatch) -> Connection:
-    service = Connection("https://service.example.com")
-    monkeypatch.setattr(service, "exchange", lambda *_: ServiceResponse(HTTPMessage(), body))
+def answering(body: dict[str, object], monkeypatch: pytest.MonkeyPatch) -> ServiceClient:
+    service = ServiceClient("https://service.example.com")
+    monkeypatch.setattr(service, "exchange", lambda *_: ApiResponse(HTTPMessage(), body))
     return service
 
 

@@ -11,7 +11,7 @@ from anyio.from_thread import BlockingPortal, start_blocking_portal
 
 from clustercert.cli.session import actor, default_domain, store_settings
 from clustercert.client.administration import AdministrationClient
-from clustercert.client.connection import Reply, Request
+from clustercert.client.connection import HttpRequest, Reply
 from clustercert.observability import log
 from clustercert.server.application import LocalApplication
 from clustercert.wiring import components
@@ -58,7 +58,7 @@ class _InProcess:
     def open(self) -> None:
         """Do nothing, because there is no connection."""
 
-    def send(self, request: Request) -> Reply:
+    def send(self, request: HttpRequest) -> Reply:
         status, headers, body = self._portal.call(
             self._application.answer, request.method, request.target, request.headers, request.content
         )

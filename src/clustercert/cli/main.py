@@ -231,9 +231,9 @@ def root(
     """
     context.obj = RootOptions(config, data_dir)
     if verbose:
-        from clustercert.client.connection import Connection
+        from clustercert.client.connection import ServiceClient
 
-        Connection.trace = print_note
+        ServiceClient.trace = print_note
 
 
 def main() -> NoReturn:

@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 from http import HTTPStatus
 from urllib.parse import quote
 
-from clustercert.client.connection import ApiError, Connection, Response, json_object
+from clustercert.client.connection import ApiError, ApiResponse, ServiceClient, json_object
 from clustercert.file_names import is_plain
 from clustercert.model import JsonObject
 
@@ -22,7 +22,7 @@ CCE_SERVICE = "ccev2.0"
 
 
 @dataclass(frozen=True, slots=True)
-class Login:
+class PasswordLogin:
     """User name and password, and the requested project.
 
     Attributes:
@@ -114,10 +114,10 @@ class IssueOptions:
         return {name: value for name, value in fields.items() if value is not None}
 
 
-class Client(Connection):
+class Client(ServiceClient):
     """Calls one service. Raises ClientError, and no other exception."""
 
-    def log_in(self, login: Login) -> Session:
+    def log_in(self, login: PasswordLogin) -> Session:
         """Create a token with a password."""
         user: JsonObject = {"id": login.user}
         if login.domain_id is not None:
@@ -186,7 +186,7 @@ class Client(Connection):
             public = json_object(response.body["status"]).get("publicEndpoint")
         return ("internal", "external", "externalTLSVerify") if public else ("internal",)
 
-    def issue(self, project_id: str, cluster_id: str, options: IssueOptions) -> Response:
+    def issue(self, project_id: str, cluster_id: str, options: IssueOptions) -> ApiResponse:
         """Request a kubeconfig with a new certificate for the caller. The response is not validated."""
         path = f"{_cluster(project_id, cluster_id)}/clustercert"
         return self.exchange("POST", path, body=options.body())
@@ -203,7 +203,7 @@ class Client(Connection):
         response = self.exchange("POST", "/v3/auth/tokens", body=body)
         return self._parse_session(response.headers.get("X-Subject-Token", ""), response)
 
-    def _parse_session(self, token: str, response: Response) -> Session:
+    def _parse_session(self, token: str, response: ApiResponse) -> Session:
         with self.check_format():
             body = json_object(response.body["token"])
             project = body.get("project")
@@ -226,7 +226,7 @@ def _cluster(project_id: str, cluster_id: str) -> str:
     return f"{_clusters(project_id)}/{quote(cluster_id, safe='')}"
 
 
-def _scope(login: Login) -> JsonObject:
+def _scope(login: PasswordLogin) -> JsonObject:
     if login.project_id is not None:
         return {"project": {"id": login.project_id}}
     if login.project is None:

@@ -5,14 +5,14 @@ from functools import cached_property
 from http import HTTPStatus
 from urllib.parse import quote, unquote, urlencode
 
-from clustercert.client.connection import ApiError, Connection, InvalidArgument, json_object
+from clustercert.client.connection import ApiError, InvalidArgument, ServiceClient, json_object
 from clustercert.model import JsonObject
 
 OWN = "/clustercert/v1"
 _PAGE = 500
 
 
-class AdministrationClient(Connection):
+class AdministrationClient(ServiceClient):
     """Reads and changes resources by their path below `/clustercert/v1`. Raises ClientError.
 
     Attributes:

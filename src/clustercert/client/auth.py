@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from urllib.parse import unquote
 
-from clustercert.client.connection import Request
+from clustercert.client.connection import HttpRequest
 from clustercert.pki.request_signature import (
     TIMESTAMP_FORMAT,
     SignatureCredential,
@@ -23,7 +23,7 @@ class TokenAuth:
     def __init__(self, token: str) -> None:
         self._token = token
 
-    def headers(self, request: Request) -> Mapping[str, str]:
+    def headers(self, request: HttpRequest) -> Mapping[str, str]:
         del request
         return {"X-Auth-Token": self._token}
 
@@ -43,7 +43,7 @@ class ProjectTokenAuth:
         self._tokens = {project_id: token}
         self._rescope = rescope
 
-    def headers(self, request: Request) -> Mapping[str, str]:
+    def headers(self, request: HttpRequest) -> Mapping[str, str]:
         found = _PROJECT.search(request.target)
         if found is None:
             return {"X-Auth-Token": self._token}
@@ -64,7 +64,7 @@ class AccessKeyAuth:
         self._secret = secret_key.encode()
         self._now = now or (lambda: datetime.now(UTC))
 
-    def headers(self, request: Request) -> Mapping[str, str]:
+    def headers(self, request: HttpRequest) -> Mapping[str, str]:
         date = self._now().strftime(TIMESTAMP_FORMAT)
         headers = {name.lower(): value for name, value in request.headers.items()} | {"x-sdk-date": date}
         signed = tuple((name.encode(), headers[name].encode()) for name in sorted(_SIGNED & headers.keys()))

@@ -32,7 +32,7 @@ _PORTS = {"http": 80, "https": 443}
 _CHUNK = 64 * 1024
 
 
-class Request(NamedTuple):
+class HttpRequest(NamedTuple):
     """An HTTP request.
 
     Attributes:
@@ -66,7 +66,7 @@ class Transport(Protocol):
     """Sends requests. Raises OSError, http.client.HTTPException, or ValueError for a header that is not valid."""
 
     def open(self) -> None: ...
-    def send(self, request: Request) -> Reply: ...
+    def send(self, request: HttpRequest) -> Reply: ...
     def close(self) -> None: ...
 
 
@@ -97,7 +97,7 @@ class HttpTransport:
         if self._connection is None:
             self._connect()
 
-    def send(self, request: Request) -> Reply:
+    def send(self, request: HttpRequest) -> Reply:
         if self._connection is not None and time.monotonic() - self._used > IDLE_SECONDS:
             self.close()
         connection = self._connection or self._connect()
@@ -277,7 +277,7 @@ class ApiError(ClientError):
         self.http_status = http_status
 
 
-class Response(NamedTuple):
+class ApiResponse(NamedTuple):
     """A successful response. `body` is `{}` if the response has no body."""
 
     headers: http.client.HTTPMessage
@@ -287,11 +287,11 @@ class Response(NamedTuple):
 class Auth(Protocol):
     """Authenticates requests."""
 
-    def headers(self, request: Request) -> Mapping[str, str]:
+    def headers(self, request: HttpRequest) -> Mapping[str, str]:
         """Return the headers to add to a request."""
 
 
-class Connection:
+class ServiceClient:
     """Connects to one service, on the first request. Raises ClientError, and no other exception.
 
     Attributes:
@@ -334,13 +334,13 @@ class Connection:
         *,
         body: JsonObject | None = None,
         headers: Mapping[str, str] | None = None,
-    ) -> Response:
+    ) -> ApiResponse:
         """Send a request and return the response. Raises ClientError."""
         reply, content = self._send(method, path, body, headers or {})
         if not content:
-            return Response(reply.headers, {})
+            return ApiResponse(reply.headers, {})
         with self.check_format():
-            return Response(reply.headers, json_object(json.loads(content)))
+            return ApiResponse(reply.headers, json_object(json.loads(content)))
 
     def download(self, path: str, headers: Mapping[str, str]) -> bytes:
         """Return the body of a GET response, which need not be JSON. Raises ClientError."""
@@ -357,10 +357,10 @@ class Connection:
             content = reply.body(self.max_response)
         if content is None:
             raise ClientError(f"The response is larger than {self.max_response // (1024 * 1024)} MiB.")
-        if Connection.trace is not None:
+        if ServiceClient.trace is not None:
             milliseconds = (time.monotonic() - started) * 1000
             request_id = reply.headers.get("X-Request-Id", "none")
-            Connection.trace(
+            ServiceClient.trace(
                 f"{method} {self.url}{path}: {reply.status}, {milliseconds:.0f} ms, request {request_id}"
             )
         if not HTTPStatus.OK <= reply.status < HTTPStatus.MULTIPLE_CHOICES:
@@ -369,7 +369,7 @@ class Connection:
 
     def _request(
         self, method: str, path: str, body: JsonObject | None, headers: Mapping[str, str]
-    ) -> Request:
+    ) -> HttpRequest:
         content = b"" if body is None else json.dumps(body, ensure_ascii=False).encode()
         all_headers = {
             "Host": urlsplit(self.url).netloc,
@@ -378,7 +378,7 @@ class Connection:
             **({"Content-Type": "application/json"} if body is not None else {}),
             **headers,
         }
-        request = Request(method, path, all_headers, content)
+        request = HttpRequest(method, path, all_headers, content)
         return (
             request._replace(headers=all_headers | dict(self.auth.headers(request))) if self.auth else request
         )
@@ -469,7 +469,7 @@ def _reason(error: Exception) -> str:
     return one_line(text or str(error)) or type(error).__name__
 
 
-def _api_error(request: Request, reply: Reply, content: bytes, url: str) -> ClientError:
+def _api_error(request: HttpRequest, reply: Reply, content: bytes, url: str) -> ClientError:
     """Create the exception for an error response, with the service's message."""
     try:
         body = json_object(json.loads(content))
@@ -484,7 +484,7 @@ def _api_error(request: Request, reply: Reply, content: bytes, url: str) -> Clie
     return ApiError(text + _clock_hint(request, reply), reply.status)
 
 
-def _clock_hint(request: Request, reply: Reply) -> str:
+def _clock_hint(request: HttpRequest, reply: Reply) -> str:
     """Return advice if the service may have rejected a signature because of a wrong clock."""
     if reply.status != HTTPStatus.UNAUTHORIZED or "X-Sdk-Date" not in request.headers:
         return ""
@@ -525,7 +525,7 @@ def rejection(url: str, ca_pem: str | None) -> str | None:
     Raises ClientError if the service can't be reached.
     """
     try:
-        with Connection(url, ca_pem=ca_pem) as connection:
+        with ServiceClient(url, ca_pem=ca_pem) as connection:
             connection.open()
     except UntrustedCertificate as error:
         return error.rejection
@@ -540,7 +540,7 @@ def presented_chain(url: str) -> tuple[PresentedCertificate, ...]:
     unverified = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     unverified.check_hostname = False
     unverified.verify_mode = ssl.CERT_NONE
-    with Connection(url, transport=(transport := HttpTransport(url, unverified))) as connection:
+    with ServiceClient(url, transport=(transport := HttpTransport(url, unverified))) as connection:
         connection.open()
         return tuple(
             PresentedCertificate(ssl.DER_cert_to_PEM_cert(der), hashlib.sha256(der).hexdigest())

@@ -20,7 +20,7 @@ CACHED_LOGINS = 4_000
 
 
 @dataclass(frozen=True, slots=True)
-class Login:
+class LoginRoles:
     """The roles that a token gives now."""
 
     roles: Mapping[str, tuple[str, ...]]
@@ -52,12 +52,12 @@ class Federation:
         self._queries = FederationQueries(database)
         self._known_users = KnownUserQueries(database)
         self._now = now
-        self._cache: Cache[tuple[str, str, str, int], Login] = Cache(database.generation, CACHED_LOGINS)
+        self._cache: Cache[tuple[str, str, str, int], LoginRoles] = Cache(database.generation, CACHED_LOGINS)
 
     async def caller_of_federated_user(self, user: FederatedUser, origin: Origin) -> Caller:
         """Return the caller. Raises Unauthenticated if the user is blocked, or has ended this login."""
 
-        async def load(_: object) -> Login:
+        async def load(_: object) -> LoginRoles:
             access = await self._access(user)
             login = login_of(user, access)
             known = KnownUser(user.user.id, user.user.name, user.user.domain.name, user.issuer.url)
@@ -68,10 +68,10 @@ class Federation:
         # The key contains the method, because a user of Keystone can choose an access key's id that equals another
         # credential's id, such as the hash of a token. Revisions are counted separately for each kind of credential.
         key = user.user.id, user.method, user.credential_id, user.revision
-        login = cast("Login", await self._cache.get(key, load))  # because `load` never returns None
+        login = cast("LoginRoles", await self._cache.get(key, load))  # because `load` never returns None
         return login.caller(user, origin)
 
-    async def login(self, user: FederatedUser) -> Login:
+    async def login(self, user: FederatedUser) -> LoginRoles:
         """Return the roles of a user, from the database. Raises Unauthenticated if they may not log in."""
         return login_of(user, await self._access(user))
 
@@ -132,7 +132,7 @@ class Federation:
         await self._queries.unblock(user_id, event)
 
 
-def login_of(user: FederatedUser, access: FederatedAccess) -> Login:
+def login_of(user: FederatedUser, access: FederatedAccess) -> LoginRoles:
     """Return the roles that a user has now. Raises Unauthenticated if they may not log in."""
     issuer = user.issuer
     if access.blocked:
@@ -153,7 +153,7 @@ def login_of(user: FederatedUser, access: FederatedAccess) -> Login:
         project: tuple(sorted(everywhere | user.roles.get(project, frozenset())))
         for project in sorted(access.projects)
     }
-    return Login(
+    return LoginRoles(
         MappingProxyType({project: names for project, names in roles.items() if names}),
         tuple(sorted(user.service_roles)),
     )

@@ -4,7 +4,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from clustercert.authn.oidc.explanation import CheckResult, Explanation
-from clustercert.identity.federation import Federation, Login
+from clustercert.identity.federation import Federation, LoginRoles
 from clustercert.model.errors import Unauthenticated
 
 if TYPE_CHECKING:
@@ -21,7 +21,7 @@ class TokenReport:
     """
 
     explanation: Explanation
-    login: Login | None
+    login: LoginRoles | None
     missing: tuple[str, ...] = ()
 
     @property

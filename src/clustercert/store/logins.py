@@ -29,7 +29,7 @@ NETWORK_LIFETIME = timedelta(days=90)
 
 
 @dataclass(frozen=True, slots=True)
-class Login:
+class LoginUser:
     """A user who logs in.
 
     Attributes:
@@ -61,7 +61,7 @@ class LiveToken:
 class TokenQueries(Queries):
     """Reads and changes tokens, and reads logins."""
 
-    async def login(self, reference: Reference, network: str) -> Login | None:
+    async def login(self, reference: Reference, network: str) -> LoginUser | None:
         """Return the user that a login names, or None unless exactly one user matches.
 
         `network`: the client's IPv4 address or IPv6 /64.
@@ -74,7 +74,7 @@ class TokenQueries(Queries):
             # The same query for unknown users, to avoid a timing oracle.
             of_login = {"login_user": user.id if user else "", "login_network": network}
             is_known_source = (await connection.execute(_KNOWN_NETWORK, of_login)).first() is not None
-        return Login(user, rows[0].password_hash, is_known_source) if user else None
+        return LoginUser(user, rows[0].password_hash, is_known_source) if user else None
 
     async def add_by_password(
         self, token: Token, checked_hash: str, network: str, *, fresh_hash: str | None

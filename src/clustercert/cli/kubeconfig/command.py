@@ -116,9 +116,9 @@ class ContextOptions:
             if self.context in kubeconfig.contexts:
                 kubeconfig.document["current-context"] = self.context
             return kubeconfig.document
-        wanted = self.context if self.context in kubeconfig.contexts else None
+        chosen = self.context if self.context in kubeconfig.contexts else None
         address = entries.verified_address(
-            kubeconfig.document, internal=False, insecure=self.insecure, only=wanted
+            kubeconfig.document, internal=False, insecure=self.insecure, only=chosen
         )
         name = entries.context_name(self.context_name, ref, user)
         return {

@@ -176,10 +176,10 @@ def merge(
 
 
 def _selected(
-    client: "Client", chosen: "Profile", wanted: Sequence[str], project: str | None, domain: str | None
+    client: "Client", chosen: "Profile", names: Sequence[str], project: str | None, domain: str | None
 ) -> list[ReachableCluster]:
-    if wanted:
-        found = [reachable_cluster(client, chosen, name, project, domain) for name in wanted]
+    if names:
+        found = [reachable_cluster(client, chosen, name, project, domain) for name in names]
     else:
         if project is None and domain is None and chosen.chosen_project:
             project = chosen.project_id

@@ -13,7 +13,7 @@ from clustercert.policy.lifetime import SHORTEN
 
 if TYPE_CHECKING:
     from clustercert.client import Client
-    from clustercert.client.connection import Response
+    from clustercert.client.connection import ApiResponse
 
 # Smaller differences come from the resolution of the Date header and the duration of the request.
 _CLOCK_DIFFERENCE = timedelta(seconds=30)
@@ -64,7 +64,7 @@ class CertificateRequest:
             response = self._send(client, csr_pem, datetime.now(UTC) - offset)
         return IssuedKubeconfig(validated_kubeconfig(response.body, key), clock_offset(response))
 
-    def _send(self, client: "Client", csr_pem: str | None, now: datetime) -> "Response":
+    def _send(self, client: "Client", csr_pem: str | None, now: datetime) -> "ApiResponse":
         """Request a certificate. If its lifetime is refused, request the longest allowed one, within the tolerance."""
         lifetime = self.lifetime.lifetime(now)
         options = IssueOptions(lifetime.duration, lifetime.expire_at, csr_pem, self.reason)
@@ -97,7 +97,7 @@ class CertificateRequest:
         return clock_offset(client.exchange("GET", path))
 
 
-def clock_offset(response: "Response") -> timedelta:
+def clock_offset(response: "ApiResponse") -> timedelta:
     """How much this machine's clock is ahead of the service's; zero if the difference is small or unknown."""
     try:
         there = parsedate_to_datetime(response.headers.get("Date", ""))

@@ -96,7 +96,7 @@ def password(
 
     The old password comes from a prompt, from --password-file or from the variable CLUSTERCERT_PASSWORD.
     """
-    from clustercert.client import Login
+    from clustercert.client import PasswordLogin
     from clustercert.client.connection import ApiError
 
     chosen = login.profile()
@@ -118,7 +118,7 @@ def password(
     if name is None or chosen.access_key is not None:
         return
     # The token of this login has ended, too.
-    named = Login(user=user.id, domain=None, password=new, project_id=chosen.project_id)
+    named = PasswordLogin(user=user.id, domain=None, password=new, project_id=chosen.project_id)
     session = flow.log_in_by_password(chosen.url, named, chosen.ca_pem)
     renewed = replace(chosen, token=session.token, expires_at=session.expires_at)
     profiles.save(name, renewed, os.environ)

@@ -59,7 +59,7 @@ class CredentialOptions:
         if access_key is not None:
             secret_key = _secret("Secret key", "CLUSTERCERT_SECRET_KEY", self.secret_file, "--secret-file")
             return flow.log_in_by_access_key(url, access_key, secret_key, project, ca_pem)
-        from clustercert.client import Login
+        from clustercert.client import PasswordLogin
 
         same_user = last is not None and last.access_key is None and self.user in (None, last.user)
         user = self.user or (last.user if last is not None and same_user else None)
@@ -69,7 +69,7 @@ class CredentialOptions:
             print_note(f"Logging in to {url} as {user}.")
         domain = self.domain or (last.domain if last is not None and same_user else None) or DEFAULT_DOMAIN
         by_id = project is not None and _PROJECT_ID.fullmatch(project)
-        login = Login(
+        login = PasswordLogin(
             user=user,
             domain=domain,
             password=password_from(self.password_file),

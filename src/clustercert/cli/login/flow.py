@@ -10,7 +10,7 @@ from clustercert.cli.lookup import only_project
 from clustercert.cli.options import CommandError, NotLoggedIn, read_file
 
 if TYPE_CHECKING:
-    from clustercert.client import Login, NamedRef, ProjectRef, Session
+    from clustercert.client import NamedRef, PasswordLogin, ProjectRef, Session
 
 
 def read_ca(path: Path | None) -> str | None:
@@ -18,7 +18,7 @@ def read_ca(path: Path | None) -> str | None:
     return read_file(path).decode("ascii", "backslashreplace") if path is not None else None
 
 
-def log_in_by_password(url: str, login: "Login", ca_pem: str | None) -> "Session":
+def log_in_by_password(url: str, login: "PasswordLogin", ca_pem: str | None) -> "Session":
     """Create a token for the login's project, or without one. Raises ClientError or CommandError."""
     from clustercert.client import Client
     from clustercert.client.connection import ApiError
@@ -123,7 +123,7 @@ def log_in(environment: Mapping[str, str], *, plain_http: bool) -> Profile:
 
 
 def _session(url: str, environment: Mapping[str, str], ca_pem: str | None) -> "Session":
-    from clustercert.client import Client, Login
+    from clustercert.client import Client, PasswordLogin
     from clustercert.client.auth import TokenAuth
 
     if token := environment.get("OS_TOKEN"):
@@ -138,7 +138,7 @@ def _session(url: str, environment: Mapping[str, str], ca_pem: str | None) -> "S
         )
     domain = environment.get("OS_USER_DOMAIN_NAME") or environment.get("OS_DOMAIN_NAME")
     domain_id = None if user_id or domain else environment.get("OS_USER_DOMAIN_ID")
-    login = Login(
+    login = PasswordLogin(
         user=user,
         domain=None if user_id or domain_id else domain or "Default",
         domain_id=domain_id,

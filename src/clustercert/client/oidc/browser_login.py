@@ -16,7 +16,7 @@ from clustercert.client.oidc.issuer import LoginRefused
 from clustercert.client.oidc.tokens import AuthorizationRequest, IssuerClient, Tokens
 
 
-class Page(NamedTuple):
+class ResultPage(NamedTuple):
     """A page with one or two sentences. `title` and `text` are plain text, not HTML."""
 
     status: int
@@ -24,7 +24,7 @@ class Page(NamedTuple):
     text: str
 
 
-def page_html(page: Page) -> str:
+def page_html(page: ResultPage) -> str:
     """Return the page as HTML without scripts and styles."""
     title = escape(page.title)
     return (
@@ -40,14 +40,14 @@ _MAX_TARGET = 16 * 1024
 _MAX_FIELDS = 20
 _COOKIE = "clustercert-login"
 
-_UNKNOWN = Page(404, "Not found", "There is nothing at this address.")
-_FOREIGN = Page(
+_UNKNOWN = ResultPage(404, "Not found", "There is nothing at this address.")
+_FOREIGN = ResultPage(
     400,
     "This login can't go on",
     "The answer does not belong to the login that waits in the terminal, or comes from another browser. Close this "
     "window, and log in again.",
 )
-_OPENED = Page(
+_OPENED = ResultPage(
     403,
     "Opened elsewhere",
     "This address was already opened in another browser, so the login in the terminal has ended. Run the command "
@@ -84,7 +84,7 @@ class LoopbackServer:
         self._browser: str | None = None
         self._answered = False
         self._answers: queue.Queue[Parameters] = queue.Queue(1)
-        self._results: queue.Queue[Page] = queue.Queue(1)
+        self._results: queue.Queue[ResultPage] = queue.Queue(1)
         self.delivered = threading.Event()
         self.is_contested = False
         self._thread = threading.Thread(target=self._listener.serve_forever, args=(0.05,), daemon=True)
@@ -114,7 +114,7 @@ class LoopbackServer:
         except queue.Empty:
             return None
 
-    def finish(self, page: Page) -> None:
+    def finish(self, page: ResultPage) -> None:
         """Show the result in the browser that waits for it."""
         self._results.put(page)
         self.delivered.wait(_CONNECTION_SECONDS)
@@ -136,7 +136,7 @@ class LoopbackServer:
                 self._answered = True
                 self._answers.put({})
 
-    def result_of(self, parameters: Parameters, cookie: str | None) -> Page:
+    def result_of(self, parameters: Parameters, cookie: str | None) -> ResultPage:
         """Pass an answer to the waiting command. Returns the page that says whether it was accepted."""
         with self._lock:
             if (
@@ -227,7 +227,7 @@ class _Handler(BaseHTTPRequestHandler):
         self.send_header("Set-Cookie", f"{_COOKIE}={cookie}; HttpOnly; SameSite=Lax; Path=/")
         self._end_headers(b"")
 
-    def _show(self, page: Page) -> None:
+    def _show(self, page: ResultPage) -> None:
         content = page_html(page).encode()
         self.send_response(page.status)
         self.send_header("Content-Type", "text/html; charset=utf-8")
@@ -310,9 +310,11 @@ def log_in_by_browser(
             tokens = request.tokens(answer)
             _require_one_browser(server)
         except ClientError as error:
-            server.finish(Page(400, "The login failed", error.message))
+            server.finish(ResultPage(400, "The login failed", error.message))
             raise
-        server.finish(Page(200, "You are logged in", "Go back to the terminal. You can close this window."))
+        server.finish(
+            ResultPage(200, "You are logged in", "Go back to the terminal. You can close this window.")
+        )
         return tokens
 
 

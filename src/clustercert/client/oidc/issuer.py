@@ -16,9 +16,9 @@ from clustercert.client.administration import OWN
 from clustercert.client.connection import (
     ApiError,
     ClientError,
-    Connection,
+    HttpRequest,
     HttpTransport,
-    Request,
+    ServiceClient,
     json_object,
     one_line,
     service_url,
@@ -115,13 +115,13 @@ class IssuerConnections:
         }
         started = time.monotonic()
         with _translate_failures(origin):
-            reply = self._open[origin].send(Request(method, target, {**common, **headers}, content))
+            reply = self._open[origin].send(HttpRequest(method, target, {**common, **headers}, content))
             received = reply.body(MAX_RESPONSE_BYTES)
         if received is None:
             raise IssuerError(f"The answer of {origin} is larger than {MAX_RESPONSE_BYTES // 1024} KiB.")
-        if Connection.trace is not None:
+        if ServiceClient.trace is not None:
             milliseconds = (time.monotonic() - started) * 1000
-            Connection.trace(f"{method} {origin}{parts.path}: {reply.status}, {milliseconds:.0f} ms")
+            ServiceClient.trace(f"{method} {origin}{parts.path}: {reply.status}, {milliseconds:.0f} ms")
         if reply.status in _REDIRECTS:
             raise IssuerError(
                 f"{origin}{parts.path} redirects to another address, which is not followed. Ask an operator of the "
@@ -239,7 +239,7 @@ class Endpoints:
     sends_issuer: bool
 
 
-def login_offer(service: Connection) -> LoginOffer:
+def login_offer(service: ServiceClient) -> LoginOffer:
     """Ask a service at which issuers people log in. Raises ClientError."""
     try:
         body = service.exchange("GET", f"{OWN}/issuers").body
