@@ -11,6 +11,7 @@ from clustercert.model import Actor, Caller, KnownUser, Origin, Project, Revocat
 from clustercert.model.errors import InvalidRequest, Unauthenticated
 from clustercert.model.events.administration import RevocationChanged, UserBlocked
 from clustercert.model.ids import is_user_id
+from clustercert.store.directory import DirectoryQueries
 from clustercert.store.engine.database import Database
 from clustercert.store.engine.generation import Cache
 from clustercert.store.known_users import FederatedAccess, FederationQueries, KnownUserQueries
@@ -51,6 +52,7 @@ class Federation:
     def __init__(self, database: Database, now: Callable[[], datetime]) -> None:
         self._queries = FederationQueries(database)
         self._known_users = KnownUserQueries(database)
+        self._directory = DirectoryQueries(database)
         self._now = now
         self._cache: Cache[tuple[str, str, str, int], LoginRoles] = Cache(database.generation, CACHED_LOGINS)
 
@@ -94,7 +96,7 @@ class Federation:
 
     async def projects_of(self, caller: Caller) -> tuple[Project, ...]:
         """List the projects in which a federated caller has a role, sorted by domain and name."""
-        return await self._queries.projects(caller.roles.keys())
+        return await self._directory.entities_with_ids(Project, caller.roles.keys())
 
     async def block(self, user_id: str, *, actor: Actor) -> None:
         """Refuse a user's logins, and revoke their certificates, also those that are issued from stale caches.

@@ -54,8 +54,9 @@ class DirectoryQueries(Queries):
         return await self._all(kind, query.order_by(row_id).limit(limit))
 
     async def entities_with_ids(self, kind: type[E], ids: Collection[str]) -> tuple[E, ...]:
-        """Return the projects, users or groups with these ids. Ignores ids that do not exist."""
-        return await self._all(kind, in_domains(kind, ALL).where(TABLES[kind].c.id.in_(ids)))
+        """Return the projects, users or groups with these ids, sorted by domain and name. Ignores unknown ids."""
+        query = in_domains(kind, ALL).where(TABLES[kind].c.id.in_(ids))
+        return await self._all(kind, query.order_by(_domain.c.name, TABLES[kind].c.name))
 
     async def member_page(self, group_id: str, after: str, limit: int) -> tuple[User, ...]:
         """Return at most `limit` users in a group with ids above `after`, sorted by id."""

@@ -9,14 +9,13 @@ from cachetools import LRUCache
 from sqlalchemy import and_, func, insert, or_, select, update
 from sqlalchemy.exc import IntegrityError
 
-from clustercert.model import AuditEvent, Grant, KnownUser, Project, Revocation
+from clustercert.model import AuditEvent, Grant, KnownUser, Revocation
 from clustercert.model.errors import ConcurrentChange, Conflict, Forbidden, NotFound
 from clustercert.model.identity import BUILT_IN
 from clustercert.store import tables
 from clustercert.store.engine.database import Database, raise_generation
 from clustercert.store.engine.queries import Queries, exists
 from clustercert.store.engine.transaction import Transaction
-from clustercert.store.entities import Reference, entity_of, in_domains
 from clustercert.store.revocations import NO_END, blocking, end_disabled, revoke_disabled
 
 _domain, _user, _federated, _username = tables.domain, tables.user, tables.federated_user, tables.username
@@ -200,12 +199,6 @@ class FederationQueries(Queries):
                 await exists(connection, domains),
                 frozenset((await connection.execute(names)).scalars()),
             )
-
-    async def projects(self, ids: Collection[str]) -> tuple[Project, ...]:
-        """Return the projects with these ids, sorted by domain and name."""
-        query = in_domains(Project, Reference()).where(_project.c.id.in_(ids))
-        rows = await self._rows(query.order_by(_domain.c.name, _project.c.name))
-        return tuple(entity_of(Project, row) for row in rows)
 
     async def block(self, revocation: Revocation, *events: AuditEvent) -> None:
         """Block a user who is not in the store, and revoke their certificates.

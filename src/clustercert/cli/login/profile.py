@@ -62,7 +62,7 @@ class Profile:
     Attributes:
         url: the service's base URL.
         user: the user name, for messages; the access key if the service does not tell whose it is.
-        domain: the user's domain, by name; `None` if the profile is from an older version.
+        domain: the user's domain, by name; `None` if the service does not tell it.
         project_id, project_name: the project that is used if an object is not looked up in all projects; `None` if the
             user had no role in any project, such as an operator.
         chosen_project: whether the user chose the project, so that it decides between clusters of one name.

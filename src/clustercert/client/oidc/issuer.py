@@ -244,7 +244,7 @@ def login_offer(service: ServiceClient) -> LoginOffer:
     try:
         body = service.exchange("GET", f"{OWN}/issuers").body
     except ApiError as error:
-        # The service is another CCE service, or an older version.
+        # The service is another CCE service.
         if error.http_status in (HTTPStatus.NOT_FOUND, HTTPStatus.UNAUTHORIZED):
             return LoginOffer()
         raise
