@@ -67,7 +67,7 @@ class ExportedLog:
         del first, last
         return []
 
-    async def markers(self, first: int) -> list[StoredEvent]:
+    async def deletion_events(self, first: int) -> list[StoredEvent]:
         """Return nothing: `events` returns all events of an export, deletion events included."""
         del first
         return []
@@ -77,7 +77,7 @@ class ExportedLog:
         del after
         return []
 
-    async def outside(self) -> list[int]:
+    async def events_outside_log(self) -> list[int]:
         """Return nothing: an export contains only events with leaf indexes."""
         return []
 
@@ -266,7 +266,7 @@ class Exporter:
             return False
         later = [
             places
-            for event in await self._queries.markers(size)
+            for event in await self._queries.deletion_events(size)
             for places in deleted_places(event.body, size)
         ]
         return subtract(unexplained, later) != unexplained

@@ -163,13 +163,13 @@ class LogSource(Protocol):
     async def checkpoints(self, first: int, last: int) -> list[StoredCheckpoint]:
         """The stored checkpoints for these sizes."""
 
-    async def markers(self, first: int) -> list[StoredEvent]:
+    async def deletion_events(self, first: int) -> list[StoredEvent]:
         """The deletion events from leaf index `first` on, and those that are not sealed yet."""
 
     async def unsealed(self, after: int | None) -> list[UnsealedEvent]:
         """A batch of waiting events in the order of row ids, by default the first one. Empty at the end."""
 
-    async def outside(self) -> list[int]:
+    async def events_outside_log(self) -> list[int]:
         """Row ids of events that have no leaf index and do not wait to be sealed, or some of them."""
 
 

@@ -212,7 +212,7 @@ class CertificateScrubber:
 
     async def check_after(self, row_id: int, limit: int = BATCH_SIZE) -> ScrubResult:
         """Check the certificates after the given row, without recording mismatches."""
-        rows = await self._queries.after(row_id, limit)
+        rows = await self._queries.certificates_after(row_id, limit)
         found = [(row, certificate_problems(row, self.policy, self._now())) for row in rows]
         mismatches = tuple(Mismatch(row, problems) for row, problems in found if problems)
         return ScrubResult(len(rows), rows[-1].id if rows else row_id, mismatches)

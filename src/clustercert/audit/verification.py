@@ -253,7 +253,7 @@ class EventCheck:
     async def _later_deletions(self) -> tuple[list[PlaceRange], list[PlaceRange]]:
         """Read which events were deleted after the log had the checked size: sealed deletions, and unsealed ones."""
         try:
-            deletions = await self._source.markers(self._report.size)
+            deletions = await self._source.deletion_events(self._report.size)
         except READ_ERRORS:
             deletions = []
         sealed, unsealed = list[PlaceRange](), list[PlaceRange]()
@@ -295,7 +295,7 @@ async def check_unsealed(source: LogSource, report: VerificationReport, now: dat
             for waiting in batch:
                 _check(waiting, report)
             after = batch[-1].id
-        outside = await source.outside()
+        outside = await source.events_outside_log()
     except READ_ERRORS:
         report.add(FindingKind.WAITING_UNREADABLE)
         return

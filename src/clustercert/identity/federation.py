@@ -84,7 +84,7 @@ class Federation:
 
     async def missing_names(self, authority: Authority) -> tuple[str, ...]:
         """Return what the settings of an issuer or Keystone name and the database lacks, such as `role membr`."""
-        projects, has_domain, roles = await self._queries.existing(
+        projects, has_domain, roles = await self._queries.existing_names(
             authority.projects, authority.domain, authority.role_names
         )
         domain = (f"domain {authority.domain}",) if authority.domain is not None and not has_domain else ()

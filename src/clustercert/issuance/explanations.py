@@ -54,12 +54,12 @@ class RecordedCallers:
         return replace(found, caller=replace(found.caller, user=user))
 
     async def _find(self, project_id: str, user_id: str) -> RecordedCaller | None:
-        if found := _last_in(await self._events.newest_of(user_id, project_id, NEWEST_EVENTS)):
+        if found := _last_in(await self._events.newest_decisions(user_id, project_id, NEWEST_EVENTS)):
             return found
         issued_at = await self._seen.last_issued(project_id, user_id)
         if issued_at is None:
             return None
-        return _last_in(await self._events.at(issued_at, user_id, project_id, EVENTS_AROUND))
+        return _last_in(await self._events.decisions_at(issued_at, user_id, project_id, EVENTS_AROUND))
 
 
 def _last_in(newest_first: Iterable[bytes]) -> RecordedCaller | None:

@@ -542,7 +542,7 @@ class CertificateMaintenance(Queries):
         query = select(func.count()).where(_certificate.c.not_after < ended_before)
         return await self._scalar(query) or 0
 
-    async def after(self, row_id: int, limit: int) -> list[StoredCertificate]:
+    async def certificates_after(self, row_id: int, limit: int) -> list[StoredCertificate]:
         """Return at most `limit` rows with higher ids than `row_id`, sorted by id. Raises Unavailable."""
         query = (
             select(

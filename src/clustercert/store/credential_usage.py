@@ -175,7 +175,7 @@ class CredentialUsageQueries(Queries):
             row.asked is None or row.asked <= row.used - UNREVIEWED_FOR for row in await self._rows(query)
         )
 
-    async def first_use(self, use: Use, event: AuditEvent) -> bool:
+    async def record_first_use(self, use: Use, event: AuditEvent) -> bool:
         """Record the first use of a certificate, with an event. Returns False if it was used before."""
         never = _certificate.c.first_seen_at.is_(None)
         query = update(_certificate).where(_certificate.c.id == use.id, never)

@@ -46,7 +46,7 @@ class DecisionEvents(Queries):
             yield [body for _, body in rows if body is not None]
             after = rows[-1][0]
 
-    async def newest_of(self, actor: str, project_id: str, searched: int) -> list[bytes]:
+    async def newest_decisions(self, actor: str, project_id: str, searched: int) -> list[bytes]:
         """Return the bodies of decisions on a user in a project, among the `searched` newest events of all kinds.
 
         Newest first, at most `MAX_FOUND`.
@@ -54,8 +54,8 @@ class DecisionEvents(Queries):
         newest = select(func.max(_event.c.id)).scalar_subquery()
         return await self._decisions_on(actor, project_id, _event.c.id > newest - searched)
 
-    async def at(self, time: datetime, actor: str, project_id: str, searched: int) -> list[bytes]:
-        """Like `newest_of`, but return only decisions at a time, among `searched` events around it."""
+    async def decisions_at(self, time: datetime, actor: str, project_id: str, searched: int) -> list[bytes]:
+        """Like `newest_decisions`, but return only decisions at a time, among `searched` events around it."""
         before = await self._last_before(time)
         among = _event.c.id.between(before + 1, before + searched)
         return await self._decisions_on(actor, project_id, and_(among, _event.c.at == time))

@@ -110,7 +110,7 @@ class EvidenceQueries(Queries):
         async with self._reading() as connection:
             return [StoredCheckpoint(**row) for row in (await connection.execute(query)).mappings()]
 
-    async def markers(self, first: int) -> list[StoredEvent]:
+    async def deletion_events(self, first: int) -> list[StoredEvent]:
         """Return events that name deleted events: unsealed ones, and those with leaf indexes of at least `first`."""
         sealed = _events(_event.c.kind == DELETED, _place.c.leaf_index >= first)
         waiting = _event.c.id.in_(select(_unsealed.c.event_id))
@@ -134,7 +134,7 @@ class EvidenceQueries(Queries):
             rows = (await connection.execute(query)).mappings().all()
         return [_unsealed_event(dict(row)) for row in rows]
 
-    async def outside(self) -> list[int]:
+    async def events_outside_log(self) -> list[int]:
         """Return the row ids of at most `MAX_STRAY` events without a leaf index that do not wait to be sealed."""
         query = select(_event.c.id).where(
             ~select(_place.c.leaf_index).where(_AT_PLACE).exists(),

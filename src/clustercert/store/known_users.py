@@ -186,7 +186,7 @@ class FederationQueries(Queries):
         *recorded, ended_at = row
         return FederatedAccess(found, blocked, taken, built_in, KnownUser(*recorded), ended_at)
 
-    async def existing(
+    async def existing_names(
         self, project_ids: Collection[str], domain: str | None, roles: Collection[str]
     ) -> tuple[frozenset[str], bool, frozenset[str]]:
         """Return which of these projects exist, whether the domain with this name or id does, and which roles do."""

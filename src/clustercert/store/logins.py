@@ -18,7 +18,7 @@ from clustercert.store.engine.transaction import Transaction
 from clustercert.store.entities import Reference, entity_columns, entity_of, in_domains
 from clustercert.store.events import record_events
 from clustercert.store.known_users import put_federated_user
-from clustercert.store.roles import Roles, roles_everywhere, roles_in
+from clustercert.store.roles import Roles, roles_in_all_projects, roles_in_project
 
 _domain, _project, _user, _token = tables.domain, tables.project, tables.user, tables.token
 _network, _key, _federated = tables.login_network, tables.access_key, tables.federated_user
@@ -170,7 +170,7 @@ async def _live_token(connection: Transaction, token_hash: bytes) -> LiveToken |
         user=entity_of(User, row),
         project=entity_of(Project, row) if token.project_id is not None else None,
         domain=entity_of(Domain, row, "scope") if token.domain_id is not None else None,
-        roles=await roles_in(connection, token.user_id, token.project_id),
+        roles=await roles_in_project(connection, token.user_id, token.project_id),
     )
 
 
@@ -224,7 +224,7 @@ class AccessKeyQueries(Queries):
         """
         async with self._database.read() as connection:
             row = (await connection.execute(_LIVE_KEY, {"key_id": key_id})).first()
-            roles = await roles_everywhere(connection, row.user_id if row is not None else _NOBODY)
+            roles = await roles_in_all_projects(connection, row.user_id if row is not None else _NOBODY)
             if row is None:
                 return None
             return LiveKey(entity_of(AccessKey, row), entity_of(User, row), roles)

@@ -149,13 +149,13 @@ def _with_role(user_id: str, reference: Reference = ALL) -> Select[Any]:
     return in_domains(Project, reference).where(_project.c.id.in_(with_role))
 
 
-async def roles_everywhere(connection: Transaction, user_id: str) -> Roles:
+async def roles_in_all_projects(connection: Transaction, user_id: str) -> Roles:
     """Return a user's roles in all projects, directly and through groups."""
-    rows = await connection.execute(_ROLES_EVERYWHERE, {"user_id": user_id})
+    rows = await connection.execute(_ROLES_IN_ALL_PROJECTS, {"user_id": user_id})
     return _roles_by_project(rows, await _groups(connection, user_id))
 
 
-async def roles_in(connection: Transaction, user_id: str, project_id: str | None) -> Roles:
+async def roles_in_project(connection: Transaction, user_id: str, project_id: str | None) -> Roles:
     """Return a user's roles in one project, directly and through groups. Without a project, only service roles."""
     # In SQL nothing equals NULL, so without a project no project roles are found.
     values = {"user_id": user_id, "project_id": project_id}
@@ -252,7 +252,7 @@ def _insert_role(connection: Connection, role_id: str, name: str) -> None:
         connection.execute(insert(_role).values(id=role_id, name=name))
 
 
-_ROLES_EVERYWHERE = _roles_query()
+_ROLES_IN_ALL_PROJECTS = _roles_query()
 _ROLES_IN_PROJECT = _roles_query(_assignment.c.project_id == bindparam("project_id"))
 _GROUPS = (
     in_domains(Group, ALL)

@@ -271,7 +271,7 @@ class CredentialUsage:
     async def _write_masters(self, masters: dict[int, ObservedUse]) -> None:
         for row, use in masters.items():
             event = self._event("credential.masters", use)
-            if await self.queries.first_use(Use(row, use.first, use.last), event):
+            if await self.queries.record_first_use(Use(row, use.first, use.last), event):
                 metrics.MASTERS_CREDENTIALS.inc()
 
     async def _write_altered(self, altered: dict[int, ObservedUse]) -> None:
