@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from clustercert.identity.directory import Directory
     from clustercert.identity.directory_reader import DirectoryReader
-    from clustercert.model import Actor, Cluster, Domain, Project, User
+    from clustercert.model import Actor, Cluster, Domain, Project
     from clustercert.settings import Settings
     from clustercert.store.clusters import ClusterQueries
     from clustercert.store.engine.database import Database
@@ -125,9 +125,6 @@ class Finder:
 
     async def project(self, name_or_id: str, domain: str | None = None) -> "Project":
         return await self.directory.find_project(name_or_id, await self.domain_or_any(domain))
-
-    async def user(self, name_or_id: str, domain: str | None = None) -> "User":
-        return await self.directory.find_user(name_or_id, await self.domain_or_any(domain))
 
     async def cluster(
         self, name_or_id: str, project: str | None = None, domain: str | None = None
