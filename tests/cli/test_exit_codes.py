@@ -6,14 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from clustercert.cli.exit_codes import (
-    FAILED,
-    FORBIDDEN,
-    NOT_FOUND,
-    NOT_LOGGED_IN,
-    UNAVAILABLE,
-    USAGE,
-)
+from clustercert.cli.options import FAILED, FORBIDDEN, NOT_FOUND, NOT_LOGGED_IN, UNAVAILABLE, USAGE
 from support.command_line import PASSWORD, Operator, new_operator
 from support.operated_cluster import SERVICE_CA
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from clustercert.cli import policy_output
+from clustercert.cli.policy import output
 from clustercert.model import Caller, IssueRequest
 from clustercert.model.errors import Forbidden
 from clustercert.pki.certificates import chain_pem
@@ -121,7 +121,7 @@ def test_the_table_names_who_is_affected(recorded: Recorded, monkeypatch: pytest
     assert "rules then: member (3)\n  rules now: freeze (3)\n" in done.out
     assert "now: refused: Frozen.\n" in done.out
     assert done.err == f"{DECISIONS} decisions were replayed; 3 would differ.\n"
-    monkeypatch.setattr(policy_output, "MAX_LISTED", 1)
+    monkeypatch.setattr(output, "MAX_LISTED", 1)
     assert "(2), and 1 more" in recorded.operator.output("policy", "replay", *recorded.policy(NOW_DENIED))
 
 

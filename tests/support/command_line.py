@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any
 from unittest.mock import patch
 
-from clustercert.cli.exit_codes import FAILED, NOT_FOUND, USAGE
 from clustercert.cli.main import run
+from clustercert.cli.options import FAILED, NOT_FOUND, USAGE
 from clustercert.client.connection import ServiceClient
 from support.store_commands import on_store
 

@@ -11,7 +11,7 @@ import pytest
 
 import clustercert
 from clustercert.audit.refusals import DenialAudit
-from clustercert.cli.audit_output import event_row
+from clustercert.cli.audit.output import event_row
 from clustercert.http.audit import event_body
 from clustercert.model import Caller, Domain, Group, IssueRequest, User
 from clustercert.model.errors import ClustercertError

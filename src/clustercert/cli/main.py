@@ -13,7 +13,7 @@ import typer
 from typer.core import TyperGroup
 
 from clustercert import __version__
-from clustercert.cli.exit_codes import FAILED, USAGE, exit_code
+from clustercert.cli.options import FAILED, USAGE, exit_code
 from clustercert.cli.output import print_note, write_out
 from clustercert.cli.resources import RESOURCES
 from clustercert.cli.session import RootOptions
@@ -102,8 +102,8 @@ COMMANDS = {
             "certificate", "certificate", "List, show and revoke certificates, and see who has access."
         ),
         CommandEntry("kubernetes", "kubernetes", "Set up clusters for issued certificates and revocation."),
-        CommandEntry("policy", "policy", "Check the policy, and explain what it decides."),
-        CommandEntry("audit", "audit", "Read, verify, export and prune the audit log."),
+        CommandEntry("policy", "policy.command", "Check the policy, and explain what it decides."),
+        CommandEntry("audit", "audit.command", "Read, verify, export and prune the audit log."),
     )
 }
 

@@ -1,4 +1,4 @@
-"""Options that several commands share, and functions that read their values."""
+"""Options that several commands share, functions that read their values, and exit codes."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -10,6 +10,33 @@ import typer
 
 from clustercert.model.errors import ClustercertError
 from clustercert.model.times import parse_rfc3339
+
+# The exit codes of all commands, besides 0 for success. USAGE: an argument is missing, wrong or malformed.
+FAILED = 1
+USAGE = 2
+NOT_LOGGED_IN = 3
+FORBIDDEN = 4
+NOT_FOUND = 5
+UNAVAILABLE = 6
+INTERRUPTED = 130
+
+_BY_STATUS = {
+    400: USAGE,
+    401: NOT_LOGGED_IN,
+    403: FORBIDDEN,
+    404: NOT_FOUND,
+    408: UNAVAILABLE,
+    429: UNAVAILABLE,
+    502: UNAVAILABLE,
+    503: UNAVAILABLE,
+    504: UNAVAILABLE,
+}
+
+
+def exit_code(error: ClustercertError) -> int:
+    """Return the exit code for an error, by its HTTP status or by that of the service's response."""
+    return _BY_STATUS.get(getattr(error, "http_status", error.status), FAILED)
+
 
 DomainOption = Annotated[
     str | None,

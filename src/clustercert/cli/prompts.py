@@ -11,8 +11,7 @@ from pathlib import Path
 
 import typer
 
-from clustercert.cli.exit_codes import INTERRUPTED
-from clustercert.cli.options import CommandError, UsageError
+from clustercert.cli.options import INTERRUPTED, CommandError, UsageError
 from clustercert.cli.output import print_note
 
 _STANDARD_INPUT = Path("-")

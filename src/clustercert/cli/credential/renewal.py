@@ -20,13 +20,21 @@ import typer
 
 from clustercert.cli.credential import cache
 from clustercert.cli.credential.cache import CachedCredential
-from clustercert.cli.exit_codes import FAILED, INTERRUPTED, NOT_LOGGED_IN, UNAVAILABLE, USAGE, exit_code
 from clustercert.cli.file_lock import Lock, LockTimeout, locked
 from clustercert.cli.kubeconfig.request import CertificateRequest, IssuedKubeconfig
 from clustercert.cli.login import profile
 from clustercert.cli.login.profile import DEFAULT_PROFILE, Profile
 from clustercert.cli.lookup import reachable_cluster
-from clustercert.cli.options import CommandError, LifetimeOptions
+from clustercert.cli.options import (
+    FAILED,
+    INTERRUPTED,
+    NOT_LOGGED_IN,
+    UNAVAILABLE,
+    USAGE,
+    CommandError,
+    LifetimeOptions,
+    exit_code,
+)
 from clustercert.cli.session import CLUSTER_ID
 from clustercert.client.connection import ApiError, ClientError
 from clustercert.model.errors import ClustercertError
@@ -57,7 +65,7 @@ class Failure(NamedTuple):
     """Why there is no credential.
 
     Attributes:
-        exit_code: see `exit_codes`.
+        exit_code: see `options`.
         cache_helps: whether a cached certificate that is still valid can be used meanwhile.
         needs_user: whether a login in a browser window would help.
         is_refused: whether the service refused the login.

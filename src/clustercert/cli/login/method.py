@@ -7,11 +7,10 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from clustercert.cli.exit_codes import INTERRUPTED
 from clustercert.cli.login import oidc_login
 from clustercert.cli.login.flow import read_ca
 from clustercert.cli.login.profile import OidcLogin, Profile
-from clustercert.cli.options import CommandError, UnknownName, did_you_mean
+from clustercert.cli.options import INTERRUPTED, CommandError, UnknownName, did_you_mean
 from clustercert.cli.output import print_note
 from clustercert.cli.prompts import prompt_text
 

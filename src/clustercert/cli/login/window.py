@@ -4,12 +4,11 @@ import os
 import sys
 import time
 
-from clustercert.cli.exit_codes import INTERRUPTED, NOT_LOGGED_IN, exit_code
 from clustercert.cli.file_lock import Lock, LockTimeout, locked
 from clustercert.cli.login import oidc_login, profile, token_storage
 from clustercert.cli.login.profile import OidcLogin, Profile
 from clustercert.cli.login.renewal import LoginNeeded, keep, login_needed, renewed, save, with_tokens
-from clustercert.cli.options import CommandError, NotLoggedIn
+from clustercert.cli.options import INTERRUPTED, NOT_LOGGED_IN, CommandError, NotLoggedIn, exit_code
 from clustercert.cli.output import print_note
 from clustercert.model.errors import ClustercertError
 

@@ -30,7 +30,7 @@ from clustercert.cli.output import (
     show_list,
     show_one,
 )
-from clustercert.cli.policy_output import show_explanation, show_replay
+from clustercert.cli.policy.output import show_explanation, show_replay
 from clustercert.cli.session import Operator, Reader, examine, operate, settings
 from clustercert.model import KnownUser
 from clustercert.model.errors import Conflict, InvalidRequest, NotFound

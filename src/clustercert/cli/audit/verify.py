@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from clustercert.cli.audit_output import (
+from clustercert.cli.audit.output import (
     mismatch_row,
     parse_key,
     show_report,

@@ -5,8 +5,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from clustercert.cli import audit_verify
-from clustercert.cli.audit_output import EVENT_FIELDS, EventNames, EventPrinter, check_proof, event_row
+from clustercert.cli.audit import verify
+from clustercert.cli.audit.output import EVENT_FIELDS, EventNames, EventPrinter, check_proof, event_row
 from clustercert.cli.commands import on_store
 from clustercert.cli.options import YesOption, time_ago
 from clustercert.cli.output import Output, OutputOption, print_note, show_one, write_out
@@ -31,10 +31,10 @@ PlaceArgument = Annotated[
     int, typer.Argument(metavar="PLACE", min=0, max=2**63 - 1, help="The event's leaf index, from `tail`.")
 ]
 
-app.command("verify")(audit_verify.verify)
-app.command("export")(audit_verify.export)
-app.command("checkpoint")(audit_verify.checkpoint)
-app.command("key")(audit_verify.show_key)
+app.command("verify")(verify.verify)
+app.command("export")(verify.export)
+app.command("checkpoint")(verify.checkpoint)
+app.command("key")(verify.show_key)
 
 
 @app.command()
@@ -170,7 +170,7 @@ def _retention(operator: Operator) -> "Retention":
     return Retention(EvidenceQueries(operator.parts.database), utc_now)
 
 
-app.command("check-certificates")(audit_verify.check_certificates)
+app.command("check-certificates")(verify.check_certificates)
 
 
 async def _seal_waiting_events(operator: Operator) -> None:

@@ -1,0 +1,1 @@
+"""Commands that read, verify and prune the audit log."""

@@ -1,0 +1,1 @@
+"""Commands that check the policy, and explain what it decides."""
