@@ -12,6 +12,7 @@ import os
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -23,8 +24,8 @@ ROOT = Path(__file__).resolve().parent.parent
 BIN = ROOT / ".venv" / "bin"
 CLIENTS_PYTHON = ROOT / ".venvs" / "clients" / "bin" / "python"
 
-# A run that hangs has failed; one on a busy machine is slow.
-LONGEST_SECONDS = 80 * 60
+# A run that hangs has failed; one on a busy machine is slow. CI has 90 minutes, and makes environments first.
+DEADLINE = time.monotonic() + 75 * 60
 
 # What `make test` runs: these folders on SQLite and without tests marked `full`, and then the files in which a promise
 # meets its real part. Real OIDC issuers are in tests/api.
@@ -70,11 +71,11 @@ def run(
             env={**os.environ, **(env or {})},
             stdout=output,
             stderr=output and subprocess.STDOUT,
-            timeout=LONGEST_SECONDS,
+            timeout=max(1, DEADLINE - time.monotonic()),
             check=False,
         ).returncode
     except subprocess.TimeoutExpired:
-        print(f"stopped after {LONGEST_SECONDS} seconds", file=output, flush=True)
+        print("stopped: it took too long", file=output, flush=True)
         return 1
 
 
