@@ -15,8 +15,9 @@ from clustercert.kubernetes.webhook.credential_usage import (
     MAX_PENDING,
     MAX_PENDING_ALERTS,
     CredentialUsage,
+    ObservedUse,
+    Reporter,
 )
-from clustercert.kubernetes.webhook.observed_use import ObservedUse, Reporter
 from clustercert.kubernetes.webhook.recognition import Recognition
 from clustercert.kubernetes.webhook.review import Identity
 from clustercert.kubernetes.webhook.tokens import WebhookTokens, token_hash

@@ -5,8 +5,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from datetime import datetime
 
-from clustercert.kubernetes.webhook.credential_usage import CredentialUsage
-from clustercert.kubernetes.webhook.observed_use import ObservedUse
+from clustercert.kubernetes.webhook.credential_usage import CredentialUsage, ObservedUse
 from clustercert.kubernetes.webhook.recognition import Recognition
 from clustercert.kubernetes.webhook.review import Identity
 from clustercert.model import CertificateRecord, ClusterOptions, Origin

@@ -14,9 +14,8 @@ from typing import TYPE_CHECKING
 import structlog
 
 from clustercert.kubernetes.webhook.audit_events import Allowed, Approval, AuditedRequest, EventListParser
-from clustercert.kubernetes.webhook.credential_usage import CredentialUsage
+from clustercert.kubernetes.webhook.credential_usage import CredentialUsage, ObservedUse, Reporter
 from clustercert.kubernetes.webhook.json_tokens import IncompleteJson
-from clustercert.kubernetes.webhook.observed_use import ObservedUse, Reporter
 from clustercert.kubernetes.webhook.recognition import Recognition
 from clustercert.model import Actor, Origin
 from clustercert.model.errors import InvalidRequest, RequestTimeout, Unavailable

@@ -5,8 +5,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Literal, get_args
 
-from clustercert.kubernetes.webhook.credential_usage import CredentialUsage
-from clustercert.kubernetes.webhook.observed_use import ObservedUse
+from clustercert.kubernetes.webhook.credential_usage import CredentialUsage, ObservedUse
 from clustercert.kubernetes.webhook.recognition import Recognition, Recognized
 from clustercert.kubernetes.webhook.review import Identity
 from clustercert.model import ClusterOptions, Origin, rfc3339

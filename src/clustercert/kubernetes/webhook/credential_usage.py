@@ -5,18 +5,20 @@ because the next use of the credential is reported again.
 """
 
 import asyncio
+import time
 from collections.abc import Callable, Collection
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from functools import partial
+from typing import Literal
 
 import structlog
 
 from clustercert.background import wait_for_stop
-from clustercert.kubernetes.webhook.audit_events import Approval
-from clustercert.kubernetes.webhook.observed_use import ObservedUse
-from clustercert.kubernetes.webhook.written_times import WrittenTimes
-from clustercert.model import Actor
+from clustercert.kubernetes.webhook.audit_events import Allowed, Approval
+from clustercert.kubernetes.webhook.recognition import Recognized
+from clustercert.kubernetes.webhook.review import Identity
+from clustercert.model import CREDENTIAL_PREFIX, Actor, Origin
 from clustercert.model.errors import Unavailable
 from clustercert.model.events.operation import (
     ApprovedRequest,
@@ -29,8 +31,101 @@ from clustercert.model.events.operation import (
 from clustercert.model.kubernetes import MASTERS, SERVICE
 from clustercert.observability import metrics
 from clustercert.policy.templates import Exemption, exemption_of
+from clustercert.store.clusters import ClusterWebhookConfig
 from clustercert.store.credential_cache import CachedCertificate
-from clustercert.store.credential_usage import WRITTEN_AT_ONCE, CredentialUsageQueries, UnknownUse, Use
+from clustercert.store.credential_usage import (
+    RESOLUTION,
+    WRITTEN_AT_ONCE,
+    CredentialUsageQueries,
+    UnknownUse,
+    Use,
+)
+
+# The number of keys is limited, because a certificate holder can create any number of hashes.
+MAX_KEYS = 200_000
+
+
+class WrittenTimes:
+    """For each key, the time that was last written to the store. A key is dropped after one to two minutes."""
+
+    def __init__(self) -> None:
+        self._recent: dict[object, datetime] = {}
+        self._older: dict[object, datetime] = {}
+        self._rotated_at = time.monotonic()
+
+    def has(self, key: object, first: datetime, last: datetime) -> bool:
+        """Whether the written time is exact enough: not after `first`, and less than RESOLUTION before `last`."""
+        written = self._recent.get(key) or self._older.get(key)
+        return written is not None and written <= first and last < written + RESOLUTION
+
+    def add(self, key: object, at: datetime) -> None:
+        if len(self._recent) < MAX_KEYS:
+            self._recent[key] = at
+
+    def rotate(self) -> None:
+        """Drop the older keys once a minute."""
+        if time.monotonic() - self._rotated_at >= RESOLUTION / timedelta(seconds=1):
+            self._recent, self._older = {}, self._recent
+            self._rotated_at = time.monotonic()
+
+
+# Limits for the names stored from one certificate. Certificates from other issuers may have longer or more names.
+MAX_NAME_LENGTH = 256
+MAX_GROUPS = 32
+
+Reporter = Literal["webhook", "audit-events", "import-audit-log"]
+"""The interface that reported the use of a credential."""
+
+
+@dataclass(frozen=True, slots=True)
+class ObservedUse:
+    """One credential in use at one cluster.
+
+    Attributes:
+        recognized: the result of the look-up in the ledger.
+        first, last: the times of the credential's first and last use in this report.
+        origin: the sender of the report.
+        allowed: the allowed request about which the API server decided last; None if the report has none.
+        approvals: the CertificateSigningRequests that were approved with the credential.
+    """
+
+    webhook_config: ClusterWebhookConfig
+    identity: Identity
+    recognized: Recognized
+    first: datetime
+    last: datetime
+    origin: Origin
+    reporter: Reporter
+    allowed: Allowed | None = None
+    approvals: tuple[Approval, ...] = ()
+
+    def shortened(self) -> "ObservedUse":
+        """Return the same use with names that are safe to store and display. A certificate can contain any string."""
+        # MASTERS first, then credential groups, so that truncation never removes them.
+        groups = sorted(self.identity.groups, key=_importance)[:MAX_GROUPS]
+        identity = Identity(_printable(self.identity.username), tuple(map(_printable, groups)), ())
+        return replace(self, identity=identity)
+
+    def unknown_use(self) -> UnknownUse:
+        """Return the row to store for a certificate that is not in the ledger."""
+        fingerprint = self.recognized.fingerprint
+        return UnknownUse(
+            cluster_id=self.webhook_config.cluster_id,
+            username=self.identity.username,
+            groups=self.identity.groups,
+            fingerprints=(fingerprint.hex(),) if fingerprint is not None else (),
+            first=self.first,
+            last=self.last,
+        )
+
+
+def _importance(group: str) -> tuple[bool, bool]:
+    return group != MASTERS, not group.startswith(CREDENTIAL_PREFIX)
+
+
+def _printable(text: str) -> str:
+    return "".join(char if char.isprintable() else "\ufffd" for char in text[:MAX_NAME_LENGTH])
+
 
 logger = structlog.get_logger()
 
