@@ -14,13 +14,9 @@ from clustercert.model.choices import RevocationControl
 from clustercert.model.errors import ClustercertError, InvalidRequest
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
     from clustercert.kubernetes.verify.certificates import VerifiedService
-    from clustercert.kubernetes.verify.expectation import Expectation
-    from clustercert.kubernetes.verify.probe import Permission
-    from clustercert.model import Caller, Cluster, ClusterOptions, Issued, IssueRequest
-    from clustercert.policy.rule_settings import PolicySettings, RuleSettings
+    from clustercert.kubernetes.verify.expectation import ExpectationOptions
+    from clustercert.model import Caller, Cluster, Issued, IssueRequest
 
 # How long to wait: twice the longest time for which an API server caches a response by default.
 WAIT_SECONDS = 60.0
@@ -78,54 +74,19 @@ class VerifyOptions:
         ),
     ] = None
 
-    def expectation(self, policy: "PolicySettings", cluster: "Cluster") -> "Expectation":
-        """Return how the cluster is expected to behave. Raises typer.BadParameter if an option is invalid."""
-        from clustercert.kubernetes.setup.resolution import bound_roles
-        from clustercert.kubernetes.verify.expectation import Expectation
-        from clustercert.kubernetes.verify.probe import ROLE_PERMISSIONS
+    def expectation(self) -> "ExpectationOptions":
+        """Return the options for the verification. Raises typer.BadParameter."""
+        from clustercert.kubernetes.verify.expectation import ExpectationOptions
 
-        control = self.by or _default_control(cluster.options)
-        address = self.address or cluster.internal_url
-        rule = self._find_rule(policy.all_rules)
-        if rule is None:
-            if control != "webhook" or self.can:
-                raise typer.BadParameter(
-                    "No rule of the policy needs only a role, so the certificates have no groups, and test only the "
-                    "webhook. Use --by webhook without --can, or add a rule that needs only a role.",
-                    param_hint="--rule",
-                )
-            return Expectation(None, (), control, address, self.wait)
-        role = (cluster.options.credential_roles or {}).get(rule.name)
-        bound = bound_roles(policy.policy().groups, parse_bindings(self.bind))
-        roles = [role] if role else [bound[group] for group in rule.granted_groups if group in bound]
-        given = tuple(_parse_permission(each, self.namespace) for each in self.can or ())
-        return Expectation(
-            role=rule.tested_role,
-            permissions=given or tuple(ROLE_PERMISSIONS[each] for each in roles if each in ROLE_PERMISSIONS),
-            control=control,
-            address=address,
+        return ExpectationOptions(
+            rule=self.rule,
+            bind=parse_bindings(self.bind),
+            can=self.can or (),
+            namespace=self.namespace,
+            control=self.by,
+            address=self.address,
             seconds=self.wait,
         )
-
-    def _find_rule(self, rules: "Sequence[RuleSettings]") -> "RuleSettings | None":
-        """Return the rule that the option names, or else the first that needs only a role, if there is one."""
-        if not rules:
-            raise typer.BadParameter("The policy has no rule.", param_hint="--rule")
-        if self.rule is None:
-            return next((each for each in rules if each.tested_role is not None), None)
-        found = next((each for each in rules if each.name == self.rule), None)
-        if found is None:
-            raise typer.BadParameter(
-                f"The policy has no rule {self.rule}. Its rules are {', '.join(each.name for each in rules)}.",
-                param_hint="--rule",
-            )
-        if found.tested_role is None:
-            raise typer.BadParameter(
-                f"The rule {found.name} can't be tested: it denies, has conditions besides a role, or grants"
-                " only groups from templates. Choose another.",
-                param_hint="--rule",
-            )
-        return found
 
 
 @on_store
@@ -144,10 +105,11 @@ async def verify(
     a check fails.
     """
     from clustercert.certificates.controls import USE_NOT_SEEN
+    from clustercert.kubernetes.verify.expectation import expect
     from clustercert.kubernetes.verify.verification import ClusterVerification
 
     cluster = await operator.cluster(name, project, domain)
-    expectation = options.expectation(operator.parts.settings.policy, cluster)
+    expectation = expect(options.expectation(), operator.parts.settings.policy, cluster)
     results = await ClusterVerification(_service(operator, cluster), cluster, expectation).run()
     columns = ("check", "result", "seconds", "detail")
     show_list([asdict(result) for result in results], output, columns=columns, name="check")
@@ -185,21 +147,3 @@ def _service(operator: Operator, cluster: "Cluster") -> "VerifiedService":
         webhook_ca_pem=ca_file.read_text() if ca_file is not None else None,
         origin=actor.origin,
     )
-
-
-def _parse_permission(text: str, namespace: str) -> "Permission":
-    from clustercert.kubernetes.verify.probe import Permission
-
-    verb, colon, resource = text.partition(":")
-    plural, _, api_group = resource.partition(".")
-    if not (verb and colon and plural):
-        raise typer.BadParameter(
-            f"{text!r} is not valid. Write it like list:pods or create:deployments.apps.", param_hint="--can"
-        )
-    return Permission(verb, plural, api_group, namespace)
-
-
-def _default_control(options: "ClusterOptions") -> RevocationControl:
-    if options.credential_roles:
-        return "binding"
-    return "admission" if options.admission else "webhook"

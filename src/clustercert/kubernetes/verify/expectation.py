@@ -2,12 +2,23 @@
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from clustercert.kubernetes.verify.probe import CheckFailed, Denied, NotAuthenticated, Permission, Probe
+from clustercert.kubernetes.setup.resolution import bound_roles
+from clustercert.kubernetes.verify.probe import (
+    ROLE_PERMISSIONS,
+    CheckFailed,
+    Denied,
+    NotAuthenticated,
+    Permission,
+    Probe,
+)
+from clustercert.model import Cluster, ClusterOptions
 from clustercert.model.choices import RevocationControl
+from clustercert.model.errors import InvalidRequest
+from clustercert.policy.rule_settings import PolicySettings, RuleSettings
 
 POLL_SECONDS = 0.1
 
@@ -68,6 +79,90 @@ class Expectation:
                 return round(time.monotonic() - start, 2)
             await asyncio.sleep(POLL_SECONDS)
         return None
+
+
+@dataclass(frozen=True, slots=True)
+class ExpectationOptions:
+    """What an operator chose to test. `None` and empty values stand for the defaults.
+
+    Attributes:
+        rule: the policy rule to test; by default the first that needs only a role.
+        bind: the ClusterRoles of groups, which take precedence over the defaults.
+        can: permissions to test, such as `list:pods`; by default one that the bound ClusterRole grants.
+        namespace: for `can`.
+        control: by default binding or admission if the cluster uses that, else webhook.
+        address: of the API server; by default the cluster's internal address.
+        seconds: how long a revocation may take to become effective.
+    """
+
+    rule: str | None
+    bind: Mapping[str, str]
+    can: Sequence[str]
+    namespace: str
+    control: RevocationControl | None
+    address: str | None
+    seconds: float
+
+
+def expect(options: ExpectationOptions, policy: PolicySettings, cluster: Cluster) -> Expectation:
+    """Return how the cluster is expected to behave. Raises InvalidRequest if an option is invalid."""
+    control = options.control or _default_control(cluster.options)
+    address = options.address or cluster.internal_url
+    rule = _find_rule(options.rule, policy.all_rules)
+    if rule is None:
+        if control != "webhook" or options.can:
+            raise InvalidRequest(
+                "No rule of the policy needs only a role, so the certificates have no groups, and test only the "
+                "webhook. Use --by webhook without --can, or add a rule that needs only a role, and name it with "
+                "--rule."
+            )
+        return Expectation(None, (), control, address, options.seconds)
+    role = (cluster.options.credential_roles or {}).get(rule.name)
+    bound = bound_roles(policy.policy().groups, options.bind)
+    roles = [role] if role else [bound[group] for group in rule.granted_groups if group in bound]
+    given = tuple(_parse_permission(each, options.namespace) for each in options.can)
+    return Expectation(
+        role=rule.tested_role,
+        permissions=given or tuple(ROLE_PERMISSIONS[each] for each in roles if each in ROLE_PERMISSIONS),
+        control=control,
+        address=address,
+        seconds=options.seconds,
+    )
+
+
+def _find_rule(name: str | None, rules: Sequence[RuleSettings]) -> RuleSettings | None:
+    """Return the rule with this name, or without a name the first that needs only a role, if there is one."""
+    if not rules:
+        raise InvalidRequest("--rule: The policy has no rule.")
+    if name is None:
+        return next((each for each in rules if each.tested_role is not None), None)
+    found = next((each for each in rules if each.name == name), None)
+    if found is None:
+        raise InvalidRequest(
+            f"--rule: The policy has no rule {name}. Its rules are {', '.join(each.name for each in rules)}."
+        )
+    if found.tested_role is None:
+        raise InvalidRequest(
+            f"--rule: The rule {found.name} can't be tested: it denies, has conditions besides a role, or grants only "
+            "groups from templates. Choose another."
+        )
+    return found
+
+
+def _parse_permission(text: str, namespace: str) -> Permission:
+    verb, colon, resource = text.partition(":")
+    plural, _, api_group = resource.partition(".")
+    if not (verb and colon and plural):
+        raise InvalidRequest(
+            f"--can: {text!r} is not valid. Write it like list:pods or create:deployments.apps."
+        )
+    return Permission(verb, plural, api_group, namespace)
+
+
+def _default_control(options: ClusterOptions) -> RevocationControl:
+    if options.credential_roles:
+        return "binding"
+    return "admission" if options.admission else "webhook"
 
 
 ADVICE: dict[Literal["binding", "admission"], str] = {
