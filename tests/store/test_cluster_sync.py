@@ -394,7 +394,7 @@ async def test_the_map_is_written_although_bindings_fail(scene: Scene, double: A
 
     revoked = await scene.certificates.issue()
     await scene.certificates.revoke(revoked)
-    scene.sync.access = OnlyMaps(double)
+    scene.sync.connections = OnlyMaps(double)
     with pytest.raises(RemoteFailed):
         await scene.done(credential_roles=ROLES, admission=True)
     assert (await scene.listed()).keys() == {number(revoked)}

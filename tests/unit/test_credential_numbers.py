@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from clustercert.kubernetes.bindings import Bindings
-from clustercert.kubernetes.service_access import Access
+from clustercert.kubernetes.cluster_connections import ClusterConnections
 from clustercert.model import (
     ClusterOptions,
     credential_group,
@@ -52,7 +52,7 @@ class NeverRevoked:
 
 
 def bindings() -> Bindings:
-    return Bindings(Access(issuance(), NeverRevoked().is_revoked, lambda: NOW))
+    return Bindings(ClusterConnections(issuance(), NeverRevoked().is_revoked, lambda: NOW))
 
 
 def with_roles(roles: dict[str, str] | None) -> ClusterOptions:

@@ -13,7 +13,7 @@ from http import HTTPStatus
 import structlog
 
 from clustercert.kubernetes.api_client import UNEXPECTED_RESPONSE, KubeApi, Refused, segment
-from clustercert.kubernetes.service_access import Access
+from clustercert.kubernetes.cluster_connections import ClusterConnections
 from clustercert.kubernetes.setup.documents import MANAGED_BY
 from clustercert.kubernetes.setup.rbac import cluster_role_binding
 from clustercert.model import (
@@ -77,7 +77,7 @@ class Binding:
 class Bindings:
     """Applies per-credential RBAC to certificates that are being issued."""
 
-    access: Access
+    connections: ClusterConnections
 
     def apply_credential_group(self, cluster: Cluster, grant: Grant) -> Grant:
         """Return the grant for a cluster with per-credential RBAC; see `bound_grant`. Raises Forbidden."""
@@ -100,7 +100,7 @@ class Bindings:
     @contextlib.asynccontextmanager
     async def _bind_during(self, cluster: Cluster, binding: Binding) -> AsyncIterator[None]:
         with metrics.enforcing("bind"):
-            await self.access.call(cluster, lambda api: bind(api, binding))
+            await self.connections.call(cluster, lambda api: bind(api, binding))
         try:
             yield
         except Exception:
@@ -111,7 +111,7 @@ class Bindings:
         """Delete the binding of a certificate that was not recorded. Logs a failure: `sync` will delete the binding."""
         try:
             with metrics.enforcing("unbind"):
-                await self.access.call(cluster, lambda api: unbind(api, name))
+                await self.connections.call(cluster, lambda api: unbind(api, name))
         except ClustercertError as failure:
             logger.warning(
                 "deleting a binding failed, will be retried",

@@ -220,7 +220,7 @@ _ENDED_PAGE = 500
 
 
 class Opener(Protocol):
-    """Connects to clusters; implemented by `service_access.Access`."""
+    """Connects to clusters; implemented by `cluster_connections`."""
 
     async def call(self, cluster: Cluster, work: Callable[[KubeApi], Awaitable[T]]) -> T: ...
 
@@ -236,7 +236,7 @@ class Sync:
     """
 
     queries: EnforcementQueries
-    access: Opener
+    connections: Opener
     record: Callable[[AuditEvent], Awaitable[None]]
     now: Callable[[], datetime]
     clock: Callable[[], float] = time.monotonic
@@ -252,7 +252,7 @@ class Sync:
         try:
             if cluster.options.credential_roles is not None:
                 with metrics.enforcing("bindings"):
-                    await self.access.call(cluster, lambda api: self._sync_bindings(api, cluster))
+                    await self.connections.call(cluster, lambda api: self._sync_bindings(api, cluster))
         finally:
             if cluster.options.admission:
                 with metrics.enforcing("admission"):
@@ -318,7 +318,7 @@ class Sync:
         data = {each.credential_number: rfc3339(each.not_after) for each in revoked[: self.room]}
         kept = len(data)
         left_out = await self.queries.count_revoked(cluster.id, now) - kept if kept < len(revoked) else 0
-        await self.access.call(cluster, lambda api: publish(api, data))
+        await self.connections.call(cluster, lambda api: publish(api, data))
         await self._report_left_out(cluster, left_out, kept)
 
     async def _report_left_out(self, cluster: Cluster, count: int, kept: int) -> None:

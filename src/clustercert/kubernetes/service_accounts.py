@@ -9,7 +9,7 @@ from clustercert.authn.oidc.keys import FetchFailed
 from clustercert.authn.oidc.token_reviews import TokenReview
 from clustercert.http_client import MAX_RESPONSE_BYTES
 from clustercert.kubernetes.api_client import KubeApi, Refused
-from clustercert.kubernetes.service_access import Access
+from clustercert.kubernetes.cluster_connections import ClusterConnections
 from clustercert.model import Cluster, JsonObject
 from clustercert.model.errors import ClustercertError
 
@@ -37,7 +37,7 @@ class ServiceAccounts:
     """Asks API servers with this service's own certificate. See `ClusterIssuers` of `authn.oidc.token_reviews`."""
 
     clusters: RegisteredClusters
-    access: Access
+    connections: ClusterConnections
 
     async def fetch_keys(self, cluster_id: str) -> bytes:
         """Return the JSON Web Key Set of a cluster. Raises FetchFailed."""
@@ -61,7 +61,7 @@ class ServiceAccounts:
             found = await self.clusters.clusters_with_ids([cluster_id])
             if not found:
                 raise FetchFailed(f"the cluster {cluster_id} is not registered")
-            return await self.access.call(found[0], work)
+            return await self.connections.call(found[0], work)
         except ClustercertError as error:
             raise FetchFailed(_reason(error)) from None
 

@@ -29,8 +29,8 @@ from clustercert.jobs import maintenance
 from clustercert.jobs.leader_job import LeaderJob, PeriodicWork
 from clustercert.jobs.sealing import sealing
 from clustercert.kubernetes.bindings import Bindings
+from clustercert.kubernetes.cluster_connections import ClusterConnections
 from clustercert.kubernetes.reconcile import Reconciler, Sync
-from clustercert.kubernetes.service_access import Access
 from clustercert.kubernetes.webhook import Webhook
 from clustercert.limits.issuing import IssuingRates, LimitedIssuance, LiveQuota, UserRates
 from clustercert.model import Actor, utc_now
@@ -95,7 +95,7 @@ class Components:
     inventory: Inventory
     crls: Crls
     webhook: Webhook
-    access: Access
+    connections: ClusterConnections
     enforcement: EnforcementQueries
     audit_log: AuditLog
     denials: DenialAudit
@@ -121,7 +121,7 @@ async def components(settings: Settings, *, with_keys: bool = True) -> AsyncIter
         identity = _identity(settings, database, custody)
         stack.callback(identity.close)
         parts = _components(settings, database, custody, keys, identity)
-        stack.push_async_callback(parts.access.close)
+        stack.push_async_callback(parts.connections.close)
         if parts.keystone is not None:
             stack.push_async_callback(parts.keystone.close)
         yield parts
@@ -138,9 +138,9 @@ def _components(
     issuance = Issuance(clusters.cache, policy, keys, signers, ledger, usernames, now=utc_now)
     enforcement = EnforcementQueries(database)
     # The service needs a certificate to create bindings, so its own certificates are issued without a binding.
-    access = Access(issuance, enforcement.is_revoked, utc_now)
-    bindings = Bindings(access)
-    oidc = oidc_authenticator(settings, identity, clusters, access)
+    connections = ClusterConnections(issuance, enforcement.is_revoked, utc_now)
+    bindings = Bindings(connections)
+    oidc = oidc_authenticator(settings, identity, clusters, connections)
     policy_groups = groups_and_templates(policy.rules)
     disk_space = DiskSpace(database.folder, settings.issuing.disk_reserve_mib * MIB)
     access_reports = AccessReports(AccessQueries(database), utc_now, policy_groups)
@@ -175,7 +175,7 @@ def _components(
         inventory=Inventory(InventoryQueries(database), clusters, access_reports, utc_now),
         crls=Crls(CrlQueries(database), signers, utc_now),
         revocation=_revocation(settings, database, clusters, identity),
-        access=access,
+        connections=connections,
         enforcement=enforcement,
         audit_log=AuditLog(AuditQueries(database), EventPages(database)),
         denials=DenialAudit(ledger, clusters, utc_now, repeats),
@@ -202,7 +202,7 @@ def change_issuers(
     Args:
         before: the authenticator of OIDC tokens that is in use now.
     """
-    oidc = oidc_authenticator(settings, parts.identity, parts.clusters.queries, parts.access, before)
+    oidc = oidc_authenticator(settings, parts.identity, parts.clusters.queries, parts.connections, before)
     parts.identity.directory.authority_names = settings.identity.authority_names
     return with_issuers(parts.authenticator, parts.oidc, oidc), oidc
 
@@ -281,7 +281,7 @@ def _audit_work(parts: Components) -> list[PeriodicWork]:
 
 def _enforcement(parts: Components) -> PeriodicWork:
     generation = parts.database.generation
-    sync = Sync(parts.enforcement, parts.access, parts.database.record, utc_now)
+    sync = Sync(parts.enforcement, parts.connections, parts.database.record, utc_now)
     reconciler = Reconciler(
         feed=parts.enforcement,
         clusters=parts.clusters.queries,

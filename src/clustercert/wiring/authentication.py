@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 from clustercert.authn.access_keys import AccessKeyAuthenticator, AccessKeyLookup, AccessKeysByForm
 from clustercert.authn.credentials import Authenticator, Authenticators, TokenAuthenticator
 from clustercert.identity.service import Identity
-from clustercert.kubernetes.service_access import Access
+from clustercert.kubernetes.cluster_connections import ClusterConnections
 from clustercert.model import utc_now
 from clustercert.settings import Settings
 from clustercert.store.clusters import ClusterQueries
@@ -57,7 +57,7 @@ def oidc_authenticator(
     settings: Settings,
     identity: Identity,
     clusters: ClusterQueries,
-    access: Access,
+    connections: ClusterConnections,
     before: "OidcAuthenticator | None" = None,
 ) -> "OidcAuthenticator | None":
     """Return the authenticator for the issuers in the settings, or None if there are none.
@@ -70,7 +70,7 @@ def oidc_authenticator(
     from clustercert.authn.oidc import authenticator  # noqa: PLC0415
     from clustercert.kubernetes.service_accounts import ServiceAccounts  # noqa: PLC0415
 
-    service_accounts = ServiceAccounts(clusters, access)
+    service_accounts = ServiceAccounts(clusters, connections)
     return authenticator.new_authenticator(
         settings.identity.issuers, identity.federation, service_accounts, utc_now, before
     )

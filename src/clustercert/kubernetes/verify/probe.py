@@ -77,7 +77,7 @@ ROLE_PERMISSIONS = {
 
 
 @dataclass(frozen=True, slots=True)
-class Identity:
+class AuthenticatedUser:
     """The identity that an API server derives from a certificate.
 
     Attributes:
@@ -95,12 +95,12 @@ class Probe:
 
     api: KubeApi
 
-    async def who_am_i(self) -> Identity:
+    async def who_am_i(self) -> AuthenticatedUser:
         """Return the certificate's identity, like `kubectl auth whoami`. Every authenticated user may do this."""
         review: JsonObject = {"apiVersion": "authentication.k8s.io/v1", "kind": "SelfSubjectReview"}
         status = await self._review("/apis/authentication.k8s.io/v1/selfsubjectreviews", review)
         user = _object(status.get("userInfo"))
-        return Identity(
+        return AuthenticatedUser(
             username=str(user.get("username", "")),
             groups=frozenset(_strings(user.get("groups"))),
             credential_ids=_strings(_object(user.get("extra")).get(CREDENTIAL_ID)),

@@ -9,7 +9,7 @@ import pytest
 from cryptography.hazmat.primitives.serialization import Encoding
 
 from clustercert.kubernetes.api_client import KubeApi, Refused
-from clustercert.kubernetes.service_access import MAX_OPEN, Access
+from clustercert.kubernetes.cluster_connections import MAX_OPEN, ClusterConnections
 from clustercert.model import Cluster
 from clustercert.model.errors import SignerError, Unavailable
 from support.apiserver import ApiServer
@@ -30,11 +30,11 @@ class Scene:
     now: datetime = NOW
     revoked: bool = False
     asked: int = 0
-    access: Access = field(init=False)
+    connections: ClusterConnections = field(init=False)
 
     def __post_init__(self) -> None:
         issuer = issuance(ledger=self.ledger, now=lambda: self.now)
-        self.access = Access(issuer, self.is_revoked, lambda: self.now)
+        self.connections = ClusterConnections(issuer, self.is_revoked, lambda: self.now)
 
     async def is_revoked(self, fingerprint: bytes) -> bool:
         self.asked += 1
@@ -42,7 +42,7 @@ class Scene:
         return self.revoked
 
     async def gets(self, path: str = ALLOWED) -> None:
-        await self.access.call(self.known, lambda api: api.get(path))
+        await self.connections.call(self.known, lambda api: api.get(path))
 
     @property
     def issued(self) -> int:
@@ -75,7 +75,7 @@ async def test_one_certificate_serves_until_shortly_before_its_end(scene: Scene)
     scene.now += timedelta(seconds=1)
     await scene.gets()
     assert scene.issued == 2
-    await scene.access.close()
+    await scene.connections.close()
 
 
 async def test_it_is_recorded_as_the_services_own_before_it_is_used(scene: Scene) -> None:
@@ -98,7 +98,7 @@ async def test_it_is_recorded_as_the_services_own_before_it_is_used(scene: Scene
     assert seen.extra["authentication.kubernetes.io/credential-id"] == [
         f"X509SHA256={record.fingerprint.hex()}"
     ]
-    await scene.access.close()
+    await scene.connections.close()
 
 
 async def test_what_is_not_recorded_is_not_used(scene: Scene) -> None:
@@ -112,7 +112,7 @@ async def test_what_is_not_recorded_is_not_used(scene: Scene) -> None:
 async def test_those_that_ask_at_once_share_one(scene: Scene) -> None:
     await asyncio.gather(*(scene.gets() for _ in range(10)))
     assert scene.issued == 1
-    await scene.access.close()
+    await scene.connections.close()
 
 
 async def test_a_refusal_of_what_was_revoked_is_answered_by_another_certificate(scene: Scene) -> None:
@@ -121,7 +121,7 @@ async def test_a_refusal_of_what_was_revoked_is_answered_by_another_certificate(
     with pytest.raises(Refused):
         await scene.gets(FORBIDDEN)
     assert scene.issued == 2
-    await scene.access.close()
+    await scene.connections.close()
 
 
 async def test_a_refusal_for_another_cause_makes_no_certificate_for_each_request(scene: Scene) -> None:
@@ -133,7 +133,7 @@ async def test_a_refusal_for_another_cause_makes_no_certificate_for_each_request
     with pytest.raises(Refused):
         await scene.gets(FORBIDDEN)
     assert scene.issued == 2
-    await scene.access.close()
+    await scene.connections.close()
 
 
 async def test_while_everything_is_refused_few_certificates_are_issued(scene: Scene) -> None:
@@ -149,7 +149,7 @@ async def test_while_everything_is_refused_few_certificates_are_issued(scene: Sc
     with pytest.raises(Refused):
         await scene.gets(FORBIDDEN)
     assert scene.issued == issued + 1, "after a success, a new certificate is tried at once"
-    await scene.access.close()
+    await scene.connections.close()
 
 
 async def test_other_failures_are_only_passed_on(scene: Scene) -> None:
@@ -159,9 +159,9 @@ async def test_other_failures_are_only_passed_on(scene: Scene) -> None:
         raise Refused(409, "")
 
     with pytest.raises(Refused):
-        await scene.access.call(scene.known, fails)
+        await scene.connections.call(scene.known, fails)
     assert (scene.issued, scene.asked) == (1, 0)
-    await scene.access.close()
+    await scene.connections.close()
 
 
 async def test_a_cluster_that_moved_or_has_another_ca_gets_another(scene: Scene) -> None:
@@ -171,7 +171,7 @@ async def test_a_cluster_that_moved_or_has_another_ca_gets_another(scene: Scene)
     scene.known = replace(scene.known, internal_url=scene.double.url.replace("127.0.0.1", "localhost"))
     await scene.gets()
     assert scene.issued == 3
-    await scene.access.close()
+    await scene.connections.close()
 
 
 async def test_what_is_retired_is_closed_by_the_last_who_uses_it(scene: Scene) -> None:
@@ -184,9 +184,9 @@ async def test_what_is_retired_is_closed_by_the_last_who_uses_it(scene: Scene) -
         await go_on.wait()
         await api.get(ALLOWED)
 
-    working = asyncio.create_task(scene.access.call(scene.known, slow))
+    working = asyncio.create_task(scene.connections.call(scene.known, slow))
     await inside.wait()
-    await scene.access.close()
+    await scene.connections.close()
     assert not used[0]._http.is_closed
     go_on.set()
     await working
@@ -200,10 +200,10 @@ async def test_only_so_many_stay_open(scene: Scene) -> None:
         opened.append(api)
 
     for number in range(MAX_OPEN + 2):
-        await scene.access.call(replace(scene.known, id=f"{number:036x}"), look)
+        await scene.connections.call(replace(scene.known, id=f"{number:036x}"), look)
     assert [api._http.is_closed for api in opened] == [True, True] + MAX_OPEN * [False]
-    assert len(scene.access._locks) == MAX_OPEN
-    await scene.access.close()
+    assert len(scene.connections._locks) == MAX_OPEN
+    await scene.connections.close()
     assert all(api._http.is_closed for api in opened)
 
 
@@ -217,9 +217,9 @@ async def test_a_dropped_connection_stays_open_for_its_users(scene: Scene) -> No
         return replace(scene.known, id=f"{number:036x}")
 
     for number in range(MAX_OPEN):
-        await scene.access.call(known(number), look)
+        await scene.connections.call(known(number), look)
     inside, go_on = asyncio.Event(), asyncio.Event()
-    connection, *_ = scene.access._connections.values()
+    connection, *_ = scene.connections._connections.values()
     oldest = connection.api
 
     class Slow:
@@ -232,15 +232,15 @@ async def test_a_dropped_connection_stays_open_for_its_users(scene: Scene) -> No
 
     connection.api = Slow()  # type: ignore[assignment] # what is closed of it
     closed.clear()
-    waiting = asyncio.create_task(scene.access.call(known(MAX_OPEN), look))
+    waiting = asyncio.create_task(scene.connections.call(known(MAX_OPEN), look))
     await inside.wait()
     for number in range(MAX_OPEN + 1, 2 * MAX_OPEN + 1):
-        await scene.access.call(known(number), look)
+        await scene.connections.call(known(number), look)
     go_on.set()
     await waiting
     assert closed == [False] * (MAX_OPEN + 1)
-    assert not any(each.users for each in scene.access._connections.values())
-    await scene.access.close()
+    assert not any(each.users for each in scene.connections._connections.values())
+    await scene.connections.close()
 
 
 async def test_an_expired_ca_and_a_missing_signer_are_said_to_be(scene: Scene) -> None:
@@ -258,4 +258,4 @@ async def test_it_never_outlives_its_ca(scene: Scene) -> None:
     scene.now = ends - timedelta(minutes=7)
     await scene.gets()
     assert scene.ledger.entries[0][0].not_after == ends
-    await scene.access.close()
+    await scene.connections.close()

@@ -68,7 +68,7 @@ class _Connection:
 
 
 @dataclass(slots=True)
-class Access:
+class ClusterConnections:
     """Connects to API servers. Keeps the most recently used connections open.
 
     Attributes:
