@@ -101,6 +101,8 @@ class AccessRequests:
 
     def _query(self, path: str, whose: str, about: str) -> dict[str, str]:
         world = self.world
+        if path.endswith("/identity/explain"):
+            return {}
         return {
             "certificates": {"own": "true"} if about == "own" else {},
             "consistency": {"from": "0", "to": "1"},

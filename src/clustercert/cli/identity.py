@@ -57,9 +57,9 @@ def explain(
 
 def _show(report: "TokenReport", output: Output) -> None:
     """Print a report. Raises typer.Exit if the token would be refused."""
-    from clustercert.http.identity import explanation_body
+    from clustercert.http.identity import TokenExplanationBody
 
-    body = explanation_body(report)
+    body = TokenExplanationBody.render(report)
     if output in (Output.JSON, Output.YAML):
         show_one(body, output)
     else:

@@ -4,6 +4,7 @@ from collections.abc import Callable
 from typing import NoReturn
 
 from fastapi import APIRouter, FastAPI, Request
+from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 from starlette.responses import Response
 from starlette.routing import Match, Route
@@ -15,6 +16,7 @@ from clustercert.http.administration import credentials, directory, roles
 from clustercert.http.cce import clustercert, clusters
 from clustercert.http.dependencies import Services
 from clustercert.http.keystone import routes as keystone
+from clustercert.http.query import invalid_parameter
 from clustercert.model.choices import ServerRole
 from clustercert.model.errors import InvalidRequest, MethodNotAllowed, NoSuchRoute
 
@@ -55,6 +57,7 @@ def new_app(role: ServerRole = "all", *, built_in_identity: bool = True) -> Fast
     if role != "webhook":
         operations.add_documentation(app)
     app.add_exception_handler(HTTPException, _raise_ours)
+    app.add_exception_handler(RequestValidationError, _raise_ours)
     # Without this handler, the framework would respond to other exceptions itself.
     app.add_exception_handler(Exception, _raise_ours)
     return app
@@ -91,7 +94,9 @@ def direct_routes(role: ServerRole, services: Callable[[], Services]) -> list[Di
 
 
 async def _raise_ours(request: Request, failure: Exception) -> NoReturn:
-    """Pass exceptions on to the middleware. Translates the framework's HTTP errors into our own."""
+    """Pass exceptions on to the middleware. Translates the framework's errors into our own."""
+    if isinstance(failure, RequestValidationError):
+        raise invalid_parameter(failure.errors()) from None
     if not isinstance(failure, HTTPException):
         raise failure
     match failure.status_code:

@@ -6,11 +6,10 @@ Source of paths and formats: c2sp.org/tlog-tiles.
 import base64
 import functools
 import json
-from typing import Annotated
+from typing import Annotated, Literal, cast
 
 from fastapi import APIRouter, Query
-from pydantic import BaseModel, Field
-from starlette.datastructures import QueryParams
+from pydantic import AliasPath, BaseModel, BeforeValidator, Field, WithJsonSchema
 from starlette.responses import Response
 
 from clustercert.audit.event_access import EventAccess
@@ -19,25 +18,35 @@ from clustercert.http import IN_PROJECT, OWN, openapi, query, responses
 from clustercert.http.dependencies import Call, CallDep, ServicesDep
 from clustercert.http.openapi import PUBLIC_ERRORS, described
 from clustercert.http.paging import PageDep, PageRequest, numbered_page, row_number
+from clustercert.http.responses import Hex, ResponseBody
+from clustercert.merkle import tree
 from clustercert.merkle.tiles import ENTRIES, PathError, TilePath, encode_bundle, split_hashes
-from clustercert.merkle.tree import leaf_hash
 from clustercert.model import JsonObject
 from clustercert.model.errors import InvalidRequest, LogDamaged, NotFound
 from clustercert.store.audit import EventFilter, StoredEvent
 
 # The fields that responses copy from an event's canonical JSON, in this order.
 FIELDS = ("at", "kind", "version", "project_id", "actor", "subject", "source", "request_id", "detail")
-FILTERS = (
-    query.text("kind", "Only events of this kind; a final asterisk matches any ending."),
-    query.text("actor", "Only events of this actor."),
-    query.text("subject", "Only events about this id."),
-    query.time("since", "Only events at or after this time"),
-    query.time("until", "Only events at or before this time"),
-    query.choice("order", "Which events come first. The default is newest.", ("newest", "oldest")),
-)
 
 
-class EventBody(BaseModel):
+class EventFilters(BaseModel):
+    """The query parameters of a list of events."""
+
+    kind: query.Text | None = Field(
+        default=None, description="Only events of this kind; a final asterisk matches any ending."
+    )
+    actor: query.Text | None = Field(default=None, description="Only events of this actor.")
+    subject: query.Text | None = Field(default=None, description="Only events about this id.")
+    since: query.Time | None = Field(default=None, description="Only events at or after this time, RFC 3339.")
+    until: query.Time | None = Field(
+        default=None, description="Only events at or before this time, RFC 3339."
+    )
+    order: Literal["newest", "oldest"] | None = Field(
+        default=None, description="Which events come first. The default is newest."
+    )
+
+
+class EventBody(ResponseBody):
     """An audit event. Times are RFC 3339."""
 
     leaf_index: int = Field(description="The event's position in the log, which identifies it.")
@@ -56,6 +65,23 @@ class EventBody(BaseModel):
         description="The log entry: SHA-256 of the bytes of `salt` followed by `canonical`; lower-case hex."
     )
 
+    @classmethod
+    def render(cls, source: StoredEvent, **_others: object) -> JsonObject:
+        """Return the JSON object of an event. Raises LogDamaged if the stored event is invalid."""
+        try:
+            content = json.loads(source.body)
+            return cls(
+                leaf_index=cast("int", source.leaf_index),
+                **{name: content[name] for name in FIELDS},
+                canonical=source.body.decode("ascii"),
+                salt=source.salt.hex(),
+                commitment=source.commitment.hex(),
+            ).model_dump()
+        except (ValueError, TypeError, KeyError) as error:
+            raise LogDamaged(
+                f"The event at leaf index {source.leaf_index} is not valid. Run `clustercert audit verify`."
+            ) from error
+
 
 class EventListBody(BaseModel):
     """A page of events, in log order."""
@@ -67,16 +93,22 @@ class EventListBody(BaseModel):
     )
 
 
-class InclusionBody(BaseModel):
+class InclusionBody(ResponseBody):
     """Proof that an event is in the log. Hashes are lower-case hex."""
 
-    leaf_index: int
-    tree_size: int
-    commitment: str
-    leaf_hash: str = Field(description="SHA-256 of a zero byte followed by the commitment (RFC 6962, 2.1).")
-    root: str
-    hashes: list[str] = Field(description="From the leaf's sibling up to the root's child (RFC 6962, 2.1.1).")
-    checkpoint: str = Field(description="The signed note with this size and root.")
+    leaf_index: int = Field(validation_alias=AliasPath("event", "leaf_index"))
+    tree_size: int = Field(validation_alias=AliasPath("checkpoint", "size"))
+    commitment: Hex = Field(validation_alias=AliasPath("event", "commitment"))
+    leaf_hash: Annotated[Hex, BeforeValidator(tree.leaf_hash)] = Field(
+        validation_alias=AliasPath("event", "commitment"),
+        description="SHA-256 of a zero byte followed by the commitment (RFC 6962, 2.1).",
+    )
+    root: Hex = Field(validation_alias=AliasPath("checkpoint", "root"))
+    hashes: list[Hex] = Field(description="From the leaf's sibling up to the root's child (RFC 6962, 2.1.1).")
+    checkpoint: str = Field(
+        validation_alias=AliasPath("checkpoint", "note"),
+        description="The signed note with this size and root.",
+    )
 
 
 class ConsistencyBody(BaseModel):
@@ -87,44 +119,6 @@ class ConsistencyBody(BaseModel):
     hashes: list[str] = Field(
         description="As in RFC 6962, 2.1.2. Empty if the sizes are equal or the smaller log is empty."
     )
-
-
-def event_filter(sent: QueryParams, project_id: str | None) -> tuple[EventFilter, bool]:
-    """Return the parsed filter, and whether the newest events come first. Raises InvalidRequest."""
-    values = query.parsed(sent, FILTERS)
-    newest_first = values.pop("order", "newest") == "newest"
-    return EventFilter(project_id=project_id, **values), newest_first
-
-
-def event_body(event: StoredEvent) -> JsonObject:
-    """Render an event, and the values that verify its commitment. Raises LogDamaged if the stored event is invalid."""
-    try:
-        content = json.loads(event.body)
-        fields = {name: content[name] for name in FIELDS}
-        canonical = event.body.decode("ascii")
-    except (ValueError, TypeError, KeyError) as error:
-        raise LogDamaged(
-            f"The event at leaf index {event.leaf_index} is not valid. Run `clustercert audit verify`."
-        ) from error
-    return {
-        "leaf_index": event.leaf_index,
-        **fields,
-        "canonical": canonical,
-        "salt": event.salt.hex(),
-        "commitment": event.commitment.hex(),
-    }
-
-
-def inclusion_body(proof: InclusionProof) -> JsonObject:
-    return {
-        "leaf_index": proof.event.leaf_index,
-        "tree_size": proof.checkpoint.size,
-        "commitment": proof.event.commitment.hex(),
-        "leaf_hash": leaf_hash(proof.event.commitment).hex(),
-        "root": proof.checkpoint.root.hex(),
-        "hashes": [each.hex() for each in proof.hashes],
-        "checkpoint": proof.checkpoint.note,
-    }
 
 
 def inclusion_text(proof: InclusionProof) -> str:
@@ -147,7 +141,6 @@ BINARY = "application/octet-stream"
 _IMMUTABLE = {"Cache-Control": "public, max-age=31536000, immutable"}
 _ONE_SECOND = {"Cache-Control": "public, max-age=1"}
 
-_FILTERS = query.described(FILTERS)
 _LISTED = described("A page of events.", EventListBody)
 _SHOWN = described("The event.", EventBody)
 _PROVED = described(
@@ -158,8 +151,14 @@ _PROVED = described(
 
 _public = functools.partial(described, errors=PUBLIC_ERRORS)
 
-Size = Annotated[
-    str | None,
+
+def _size(text: str) -> int:
+    return row_number(text, ValueError("send a whole number"))
+
+
+Size = Annotated[int, BeforeValidator(_size), WithJsonSchema({"type": "string"})]
+ProvenSize = Annotated[
+    Size | None,
     Query(description="Prove inclusion in the log at this size. A checkpoint with this size must exist."),
 ]
 
@@ -167,22 +166,26 @@ router = APIRouter(tags=["Audit"])
 public = APIRouter(tags=["Audit"], default_response_class=Response)
 
 
-@router.get(IN_PROJECT + "/events", responses=_LISTED, openapi_extra=_FILTERS)
-async def list_of_project(call: CallDep, project_id: str, page: PageDep) -> Response:
+@router.get(IN_PROJECT + "/events", responses=_LISTED)
+async def list_of_project(
+    call: CallDep, project_id: str, page: PageDep, filters: Annotated[EventFilters, Query()]
+) -> Response:
     """List the events of a project.
 
     Events are in log order, and appear after one or two seconds. Only for project admins and operators.
     """
-    return await _list(call, project_id, page)
+    return await _list(call, project_id, page, filters)
 
 
-@router.get(OWN + "/events", responses=_LISTED, openapi_extra=_FILTERS)
-async def list_everywhere(call: CallDep, page: PageDep) -> Response:
+@router.get(OWN + "/events", responses=_LISTED)
+async def list_everywhere(
+    call: CallDep, page: PageDep, filters: Annotated[EventFilters, Query()]
+) -> Response:
     """List the events of all projects and of the service.
 
     Events are in log order, and appear after one or two seconds. Only for operators.
     """
-    return await _list(call, None, page)
+    return await _list(call, None, page, filters)
 
 
 @router.get(IN_PROJECT + "/events/{leaf_index}", responses=_SHOWN)
@@ -198,13 +201,15 @@ async def show_anywhere(call: CallDep, leaf_index: str) -> Response:
 
 
 @router.get(IN_PROJECT + "/events/{leaf_index}/proof", responses=_PROVED)
-async def prove_of_project(call: CallDep, project_id: str, leaf_index: str, size: Size = None) -> Response:
+async def prove_of_project(
+    call: CallDep, project_id: str, leaf_index: str, size: ProvenSize = None
+) -> Response:
     """Prove that an event of a project is in the log. Only for project admins and operators."""
     return await _prove(call, project_id, leaf_index, size)
 
 
 @router.get(OWN + "/events/{leaf_index}/proof", responses=_PROVED)
-async def prove_anywhere(call: CallDep, leaf_index: str, size: Size = None) -> Response:
+async def prove_anywhere(call: CallDep, leaf_index: str, size: ProvenSize = None) -> Response:
     """Prove that an event of any project is in the log. Only for operators."""
     return await _prove(call, None, leaf_index, size)
 
@@ -237,15 +242,14 @@ async def show_key(services: ServicesDep) -> Response:
 )
 async def prove_consistency(
     services: ServicesDep,
-    from_size: Annotated[
-        str | None, Query(alias="from", description="The size in the earlier checkpoint.")
+    old: Annotated[
+        Size | None, Query(alias="from", description="The size in the earlier checkpoint.")
     ] = None,
-    to_size: Annotated[str | None, Query(alias="to", description="The size in the later checkpoint.")] = None,
+    new: Annotated[Size | None, Query(alias="to", description="The size in the later checkpoint.")] = None,
 ) -> Response:
     """Prove that the log was only appended to between two checkpoints. Public."""
-    if from_size is None or to_size is None:
+    if old is None or new is None:
         raise InvalidRequest("from, to: send the sizes of two checkpoints.")
-    old, new = _size("from", from_size), _size("to", to_size)
     hashes = await services.audit_log.consistency(old, new)
     return responses.json_response(
         {"from": old, "to": new, "hashes": [each.hex() for each in hashes]}, headers=_IMMUTABLE
@@ -275,16 +279,20 @@ async def show_tile(tile_path: str, services: ServicesDep) -> Response:
     return Response(content, headers=_IMMUTABLE, media_type=BINARY)
 
 
-async def _list(call: Call, project_id: str | None, page: PageRequest) -> Response:
-    selected, newest_first = event_filter(call.request.query_params, project_id)
+async def _list(call: Call, project_id: str | None, page: PageRequest, filters: EventFilters) -> Response:
+    selected = EventFilter(project_id=project_id, **filters.model_dump(exclude={"order"}))
     found = await EventAccess(call.services.audit_log).page(
-        call.caller, selected, cursor=page.cursor, newest_first=newest_first, limit=page.limit
+        call.caller,
+        selected,
+        cursor=page.cursor,
+        newest_first=filters.order != "oldest",
+        limit=page.limit,
     )
     return responses.private(
         numbered_page(
             "events",
             found.events,
-            event_body,
+            EventBody.render,
             lambda each: each.leaf_index,
             found.cursor,
             page.max_bytes,
@@ -294,17 +302,16 @@ async def _list(call: Call, project_id: str | None, page: PageRequest) -> Respon
 
 async def _show(call: Call, project_id: str | None, leaf_index: str) -> Response:
     event = await EventAccess(call.services.audit_log).event(call.caller, project_id, _leaf_index(leaf_index))
-    return responses.private(event_body(event))
+    return responses.private(EventBody.render(event))
 
 
-async def _prove(call: Call, project_id: str | None, leaf_index: str, size: str | None) -> Response:
-    tree_size = _size("size", size) if size is not None else None
+async def _prove(call: Call, project_id: str | None, leaf_index: str, size: int | None) -> Response:
     access = EventAccess(call.services.audit_log)
-    proof = await access.proof(call.caller, project_id, _leaf_index(leaf_index), tree_size)
+    proof = await access.proof(call.caller, project_id, _leaf_index(leaf_index), size)
     headers = {**responses.NO_STORE, "Vary": "Accept"}
     if TEXT in ",".join(call.request.headers.getlist("accept")).lower():
         return Response(inclusion_text(proof), headers=headers, media_type=TEXT)
-    return responses.json_response(inclusion_body(proof), headers=headers)
+    return responses.json_response(InclusionBody.render(proof), headers=headers)
 
 
 def _leaf_index(text: str) -> int:
@@ -314,7 +321,3 @@ def _leaf_index(text: str) -> int:
             "There is no such event. Check its leaf index. It may have been deleted, or is not sealed yet."
         ),
     )
-
-
-def _size(name: str, text: str) -> int:
-    return row_number(text, InvalidRequest(f"{name}: send a whole number."))

@@ -1,24 +1,23 @@
 """Routes of issued certificates: lists, access to clusters, reachable clusters, and revocation lists."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Sequence
+from dataclasses import replace
 from datetime import datetime
-from typing import Annotated, Any, Literal, get_args
+from typing import Annotated, Literal
 
 from cryptography import x509
 from fastapi import APIRouter, Query, Request
-from pydantic import BaseModel, ConfigDict, Field
-from starlette.datastructures import QueryParams
+from pydantic import AliasPath, BaseModel, BeforeValidator, ConfigDict, Field
 from starlette.responses import Response
 
-from clustercert.certificates.access import AccessReport, CertificateAccess, UnknownAccess, UserAccess
 from clustercert.certificates.list import csv_text
 from clustercert.certificates.recorder import certificate_name
 from clustercert.http import IN_CLUSTER, IN_PROJECT, OWN, openapi, query, responses
 from clustercert.http.dependencies import Call, CallDep, ServicesDep
 from clustercert.http.openapi import ERRORS, described
-from clustercert.http.paging import KeyPageDep, PageDep, fitting, numbered_page, page_body
-from clustercert.http.responses import prefers
-from clustercert.model import Cluster, JsonObject, KeyOrigin, Project, rfc3339
+from clustercert.http.paging import KeyPageDep, PageBody, PageDep, fitting, numbered_page, page_body
+from clustercert.http.responses import Hex, ResponseBody, SortedStrings, Time, prefers
+from clustercert.model import JsonObject, KeyOrigin
 from clustercert.model.choices import CertificateState
 from clustercert.model.errors import NotFound
 from clustercert.pki.certificates import chain_pem
@@ -26,38 +25,77 @@ from clustercert.pki.crl import crl_pem
 from clustercert.policy.rules import operates
 from clustercert.store.certificates import CertificateFilter, CertificateView, Page, PlaceNames
 
-# The filters for a cluster's certificates.
-CLUSTER_FILTERS = (
-    query.choice("own", "Only the caller's own certificates.", ("true",)),
-    query.text("user", "Only this user, by id."),
-    query.text("user_name", "Only users with this name, or certificates with it as their common name."),
-    query.choice(
-        "state",
-        "Only certificates in this state. `revoked` includes expired ones.",
-        get_args(CertificateState),
-    ),
-    query.time("expires_before", "Only certificates that expire before this time"),
-    query.time("expires_after", "Only certificates that expire at or after this time"),
-    query.time("seen_before", "Only certificates whose use was last reported before this time"),
-    query.time("seen_after", "Only certificates whose use was last reported at or after this time"),
-    query.choice("key_origin", "Only certificates with this key origin.", get_args(KeyOrigin)),
-    query.choice("never_seen", "Only certificates whose use no API server has reported.", ("true",)),
-    query.choice("format", "The format of the response; without it, Accept decides.", ("json", "csv")),
-)
-# The filters for lists that span clusters.
-PROJECT_FILTERS = (query.text("cluster", "Only this cluster, by id."), *CLUSTER_FILTERS)
+
+class ClusterCertificateFilters(BaseModel):
+    """The query parameters that filter the certificates of a cluster."""
+
+    own: Literal["true"] | None = Field(default=None, description="Only the caller's own certificates.")
+    user: query.Text | None = Field(default=None, description="Only this user, by id.")
+    user_name: query.Text | None = Field(
+        default=None,
+        description="Only users with this name, or certificates with it as their common name.",
+    )
+    state: CertificateState | None = Field(
+        default=None, description="Only certificates in this state. `revoked` includes expired ones."
+    )
+    expires_before: query.Time | None = Field(
+        default=None, description="Only certificates that expire before this time, RFC 3339."
+    )
+    expires_after: query.Time | None = Field(
+        default=None, description="Only certificates that expire at or after this time, RFC 3339."
+    )
+    seen_before: query.Time | None = Field(
+        default=None,
+        description="Only certificates whose use was last reported before this time, RFC 3339.",
+    )
+    seen_after: query.Time | None = Field(
+        default=None,
+        description="Only certificates whose use was last reported at or after this time, RFC 3339.",
+    )
+    key_origin: KeyOrigin | None = Field(default=None, description="Only certificates with this key origin.")
+    never_seen: Literal["true"] | None = Field(
+        default=None, description="Only certificates whose use no API server has reported."
+    )
+    format: Literal["json", "csv"] | None = Field(
+        default=None, description="The format of the response; without it, Accept decides."
+    )
+
+    def selected(self) -> CertificateFilter:
+        """Return the filter for the store."""
+        return CertificateFilter(
+            user_id=self.user,
+            user_name=self.user_name,
+            state=self.state,
+            expires_before=self.expires_before,
+            expires_after=self.expires_after,
+            key_origin=self.key_origin,
+            seen_before=self.seen_before,
+            seen_after=self.seen_after,
+            never_seen=self.never_seen is not None,
+        )
+
+
+class CertificateFilters(ClusterCertificateFilters):
+    """The query parameters that filter the certificates of all clusters."""
+
+    cluster: query.Text | None = Field(default=None, description="Only this cluster, by id.")
+
+    def selected(self) -> CertificateFilter:
+        """Return the filter for the store."""
+        return replace(super().selected(), cluster_id=self.cluster)
+
 
 _USED_AFTER_REVOCATION = (
     "When an API server last allowed a request after its revocation; updated at most once an hour."
 )
 
 
-class CertificateBody(BaseModel):
+class CertificateBody(ResponseBody):
     """An issued certificate. Times are RFC 3339; unknown or absent values are null."""
 
     model_config = ConfigDict(extra="allow")
 
-    fingerprint: str = Field(
+    fingerprint: Hex = Field(
         description="SHA-256 of the DER, lower-case hex. kube-apiserver calls it X509SHA256."
     )
     serial: str = Field(description="Lower-case hex.")
@@ -67,7 +105,7 @@ class CertificateBody(BaseModel):
     cluster_name: str | None = Field(description="Null if the cluster was removed.")
     project_id: str
     project_name: str | None = Field(description="Null if the project was deleted.")
-    client_ca_id: str
+    client_ca_id: str = Field(validation_alias="ca_id")
     user_id: str
     user_name: str
     common_name: str = Field(
@@ -75,24 +113,24 @@ class CertificateBody(BaseModel):
     )
     groups: list[str] = Field(description="Its Kubernetes groups, without the credential group.")
     rule: str | None = Field(description="The policy rule that allowed the certificate.")
-    not_before: str
-    not_after: str
+    not_before: Time
+    not_after: Time
     key_type: str
     key_origin: KeyOrigin
     auth_method: str
     source_address: str
     request_id: str
     reason: str | None
-    issued_at: str
-    revoked_at: str | None
+    issued_at: Time
+    revoked_at: Time | None
     revoked_by: str | None
     revocation_reason: str | None
-    first_seen_at: str | None
-    last_seen_at: str | None = Field(description="When an API server last reported its use, to the minute.")
-    altered_at: str | None = Field(
+    first_seen_at: Time | None
+    last_seen_at: Time | None = Field(description="When an API server last reported its use, to the minute.")
+    altered_at: Time | None = Field(
         description="When an API server last reported an altered copy of it; updated at most once an hour."
     )
-    used_after_revocation_at: str | None = Field(description=_USED_AFTER_REVOCATION)
+    used_after_revocation_at: Time | None = Field(description=_USED_AFTER_REVOCATION)
 
 
 class WholeCertificateBody(CertificateBody):
@@ -111,65 +149,78 @@ class CertificateListBody(BaseModel):
     )
 
 
-class CredentialBody(BaseModel):
+class CredentialBody(ResponseBody):
     """An unexpired certificate in the access report."""
 
-    fingerprint: str
-    serial: str
-    credential_number: str
+    fingerprint: Hex = Field(validation_alias=AliasPath("certificate", "fingerprint"))
+    serial: str = Field(validation_alias=AliasPath("certificate", "serial"))
+    credential_number: str = Field(validation_alias=AliasPath("certificate", "credential_number"))
     state: Literal["live", "revoked"]
     has_access: bool = Field(
         description="Whether the certificate gives access, as far as known here. A revoked certificate still gives"
         " access if no control stops it, or if an API server allowed it within a day."
     )
-    used_after_revocation_at: str | None = Field(description=_USED_AFTER_REVOCATION)
+    used_after_revocation_at: Time | None = Field(
+        validation_alias=AliasPath("certificate", "used_after_revocation_at"),
+        description=_USED_AFTER_REVOCATION,
+    )
     groups: list[str] = Field(
         description="The certificate's groups without the credential group, plus system:authenticated."
     )
     cluster_role: str | None = Field(
         description="The role bound to the credential group, if that is the certificate's only group."
     )
-    not_after: str
-    first_seen_at: str | None
-    last_seen_at: str | None
+    not_after: Time = Field(validation_alias=AliasPath("certificate", "not_after"))
+    first_seen_at: Time | None = Field(validation_alias=AliasPath("certificate", "first_seen_at"))
+    last_seen_at: Time | None = Field(validation_alias=AliasPath("certificate", "last_seen_at"))
     stopped_by: list[str] = Field(description="Names of the controls that stop it, fastest first.")
 
 
-class UserAccessBody(BaseModel):
+class UserAccessBody(ResponseBody):
     """A user and their unexpired certificates, the longest-lived first."""
 
     user_id: str
     user_name: str
     groups: list[str]
-    first_seen_at: str | None
-    last_seen_at: str | None
+    first_seen_at: Time | None
+    last_seen_at: Time | None
     credentials: list[CredentialBody]
 
 
-class GroupAccessBody(BaseModel):
+class GroupAccessBody(ResponseBody):
     """A Kubernetes group, and how many users and certificates have access through it."""
 
     name: str
     users: int
     credentials: int
-    last_seen_at: str | None
+    last_seen_at: Time | None
 
 
-class UnknownBody(BaseModel):
+def _newest(fingerprints: Sequence[str]) -> str | None:
+    return fingerprints[-1] if fingerprints else None
+
+
+class UnknownBody(ResponseBody):
     """An identity from client certificates that the API server saw but this service did not issue."""
 
-    fingerprint: str | None = Field(description="The most recent certificate's fingerprint; null if unknown.")
+    fingerprint: Annotated[str | None, BeforeValidator(_newest)] = Field(
+        validation_alias=AliasPath("identity", "fingerprints"),
+        description="The most recent certificate's fingerprint; null if unknown.",
+    )
     has_access: bool = Field(
         description="False if the webhook refuses it, for its credential group or by the mode known-only."
     )
-    hashes: int = Field(description="How many different certificates, or encodings of them, were seen.")
-    username: str
-    groups: list[str]
-    first_seen_at: str
-    last_seen_at: str
+    hashes: int = Field(
+        validation_alias=AliasPath("identity", "hashes"),
+        description="How many different certificates, or encodings of them, were seen.",
+    )
+    username: str = Field(validation_alias=AliasPath("identity", "username"))
+    groups: list[str] = Field(validation_alias=AliasPath("identity", "groups"))
+    first_seen_at: Time = Field(validation_alias=AliasPath("identity", "first_seen_at"))
+    last_seen_at: Time = Field(validation_alias=AliasPath("identity", "last_seen_at"))
 
 
-class ControlBody(BaseModel):
+class ControlBody(ResponseBody):
     """A control: a mechanism that can stop the cluster from accepting a certificate."""
 
     name: str
@@ -182,16 +233,16 @@ class ControlBody(BaseModel):
     does_not_stop: str
 
 
-class AccessBody(BaseModel):
+class AccessBody(ResponseBody):
     """Who has access to a cluster."""
 
-    cluster_id: str
-    cluster_name: str
-    at: str
+    cluster_id: str = Field(validation_alias=AliasPath("cluster", "id"))
+    cluster_name: str = Field(validation_alias=AliasPath("cluster", "name"))
+    at: Time
     complete: bool = Field(description="False if the report has only the 2,000 longest-lived certificates.")
     users: list[UserAccessBody]
     groups: list[GroupAccessBody]
-    unknown_credentials: list[UnknownBody]
+    unknown_credentials: list[UnknownBody] = Field(validation_alias="unknown")
     controls: list[ControlBody]
     sees_use_after_revocation: bool = Field(
         description="Whether the API server sent audit events within a day. Without them, the use of a revoked"
@@ -200,103 +251,22 @@ class AccessBody(BaseModel):
     residual_risks: list[str] = Field(description="Access that can continue after a certificate is stopped.")
 
 
-def certificate_filter(
-    sent: QueryParams, filters: tuple[query.Parameter, ...]
-) -> tuple[CertificateFilter, bool]:
-    """Parse the filters of a list, and whether only the caller's own certificates are wanted.
-
-    Raises InvalidRequest naming the invalid or unknown parameter.
-    """
-    values = query.parsed(sent, filters)
-    values.pop("format", None)
-    own = values.pop("own", None) is not None
-    selected = CertificateFilter(
-        cluster_id=values.pop("cluster", None),
-        user_id=values.pop("user", None),
-        never_seen=values.pop("never_seen", None) is not None,
-        **values,
-    )
-    return selected, own
-
-
 COLUMNS = tuple(CertificateBody.model_fields)
 """The columns of CSV lists."""
 
 
-def certificate_row(certificate: CertificateView, names: PlaceNames, now: datetime) -> JsonObject:
-    """Return the JSON object of a certificate. Times are RFC 3339 strings; unknown values are None."""
-    return _row(
-        CertificateBody,
-        certificate,
-        state=certificate.state(now),
-        client_ca_id=certificate.ca_id,
-        cluster_name=names.clusters.get(certificate.cluster_id),
-        project_name=names.projects.get(certificate.project_id),
-    )
-
-
-def whole_certificate_row(certificate: CertificateView, names: PlaceNames, now: datetime) -> JsonObject:
-    """Return the JSON object of a certificate, including its PEM."""
-    pem = chain_pem((x509.load_der_x509_certificate(certificate.der),)).decode()
-    return {**certificate_row(certificate, names, now), "pem": pem}
-
-
-def report_row(report: AccessReport) -> JsonObject:
-    """Return the JSON object of an access report."""
-    return _row(
-        AccessBody,
-        report,
-        cluster_id=report.cluster.id,
-        cluster_name=report.cluster.name,
-        users=[_user(each) for each in report.users],
-        groups=[_row(GroupAccessBody, each) for each in report.groups],
-        unknown_credentials=[_unknown(each) for each in report.unknown],
-        controls=[_row(ControlBody, each) for each in report.controls],
-    )
-
-
-def _user(user: UserAccess) -> JsonObject:
-    return _row(UserAccessBody, user, credentials=[_credential(each) for each in user.credentials])
-
-
-def _credential(access: CertificateAccess) -> JsonObject:
-    return _row(
-        CredentialBody,
-        access.certificate,
-        state=access.state,
-        has_access=access.has_access,
-        groups=list(access.groups),
-        cluster_role=access.cluster_role,
-        stopped_by=list(access.stopped_by),
-    )
-
-
-def _unknown(access: UnknownAccess) -> JsonObject:
-    newest = next(reversed(access.identity.fingerprints), None)
-    return _row(UnknownBody, access.identity, fingerprint=newest, has_access=access.has_access)
-
-
-def _row(body: type[BaseModel], source: object, **derived: object) -> JsonObject:
-    """Return the JSON object with the body's fields: from `derived`, or else from the source's attributes."""
+def _fields(certificate: CertificateView, names: PlaceNames, now: datetime) -> JsonObject:
+    """Return the fields of `CertificateBody` that depend on the time, or on other objects."""
     return {
-        name: derived[name] if name in derived else _plain(getattr(source, name))
-        for name in body.model_fields
+        "state": certificate.state(now),
+        "cluster_name": names.clusters.get(certificate.cluster_id),
+        "project_name": names.projects.get(certificate.project_id),
     }
-
-
-def _plain(value: object) -> object:
-    convert = _CONVERSIONS.get(type(value))
-    return convert(value) if convert else value
-
-
-_CONVERSIONS: Mapping[type, Callable[[Any], object]] = {bytes: bytes.hex, tuple: list, datetime: rfc3339}
 
 
 CSV = "text/csv"
 NEXT = "X-Clustercert-Next"
 
-_CLUSTER_FILTERS = query.described(CLUSTER_FILTERS)
-_PROJECT_FILTERS = query.described(PROJECT_FILTERS)
 _LISTED = described(
     "A page of certificates, newest first. In CSV, lists are JSON, and a cell that looks like a"
     " formula starts with an apostrophe.",
@@ -313,46 +283,62 @@ _SHOWN = described(
 router = APIRouter(tags=["Inventory"])
 
 
-@router.get(IN_PROJECT + "/certificates", responses=_LISTED, openapi_extra=_PROJECT_FILTERS)
-async def list_of_project(call: CallDep, project_id: str, page: PageDep) -> Response:
+@router.get(IN_PROJECT + "/certificates", responses=_LISTED)
+async def list_of_project(
+    call: CallDep, project_id: str, page: PageDep, filters: Annotated[CertificateFilters, Query()]
+) -> Response:
     """List the certificates of a project.
 
     Project admins and operators see all, other users their own. Includes certificates for removed clusters.
     """
-    selected, own = certificate_filter(call.request.query_params, PROJECT_FILTERS)
-    found = await call.services.inventory.certificates_of_project(
-        call.caller, project_id, selected, limit=page.limit, before=page.cursor, own=own
-    )
-    return await _list(call, found)
-
-
-@router.get(IN_CLUSTER + "/certificates", responses=_LISTED, openapi_extra=_CLUSTER_FILTERS)
-async def list_of_cluster(call: CallDep, project_id: str, cluster_id: str, page: PageDep) -> Response:
-    """List the certificates of a cluster. Project admins and operators see all, other users their own."""
-    selected, own = certificate_filter(call.request.query_params, CLUSTER_FILTERS)
     found = await call.services.inventory.certificates_of_project(
         call.caller,
         project_id,
-        selected,
+        filters.selected(),
+        limit=page.limit,
+        before=page.cursor,
+        own=filters.own is not None,
+    )
+    return await _list(call, found, filters.format)
+
+
+@router.get(IN_CLUSTER + "/certificates", responses=_LISTED)
+async def list_of_cluster(
+    call: CallDep,
+    project_id: str,
+    cluster_id: str,
+    page: PageDep,
+    filters: Annotated[ClusterCertificateFilters, Query()],
+) -> Response:
+    """List the certificates of a cluster. Project admins and operators see all, other users their own."""
+    found = await call.services.inventory.certificates_of_project(
+        call.caller,
+        project_id,
+        filters.selected(),
         cluster_id=cluster_id,
         limit=page.limit,
         before=page.cursor,
-        own=own,
+        own=filters.own is not None,
     )
-    return await _list(call, found)
+    return await _list(call, found, filters.format)
 
 
-@router.get(OWN + "/certificates", responses=_LISTED, openapi_extra=_PROJECT_FILTERS)
-async def list_everywhere(call: CallDep, page: PageDep) -> Response:
+@router.get(OWN + "/certificates", responses=_LISTED)
+async def list_everywhere(
+    call: CallDep, page: PageDep, filters: Annotated[CertificateFilters, Query()]
+) -> Response:
     """List certificates of all projects.
 
     Operators see all. Others send own=true, and see their own, also those in projects where they have no role any more.
     """
-    selected, own = certificate_filter(call.request.query_params, PROJECT_FILTERS)
     found = await call.services.inventory.certificates_of_all_projects(
-        call.caller, selected, limit=page.limit, before=page.cursor, own=own
+        call.caller,
+        filters.selected(),
+        limit=page.limit,
+        before=page.cursor,
+        own=filters.own is not None,
     )
-    return await _list(call, found)
+    return await _list(call, found, filters.format)
 
 
 @router.get(IN_CLUSTER + "/certificates/{certificate}", responses=_SHOWN)
@@ -391,35 +377,32 @@ async def show_access(
     call: CallDep,
     project_id: str,
     cluster_id: str,
-    user: Annotated[str | None, Query(description="Only this user, by id.")] = None,
-    group: Annotated[str | None, Query(description="Only members of this Kubernetes group.")] = None,
+    user: Annotated[query.Text | None, Query(description="Only this user, by id.")] = None,
+    group: Annotated[query.Text | None, Query(description="Only members of this Kubernetes group.")] = None,
 ) -> Response:
     """Show who has access to a cluster.
 
     Lists the unexpired certificates, and the controls that can stop their use. Only for project admins and operators.
     """
     report = await call.services.inventory.access_report(
-        call.caller,
-        project_id,
-        cluster_id,
-        user_id=query.plain_text("user", user) if user is not None else None,
-        group=query.plain_text("group", group) if group is not None else None,
+        call.caller, project_id, cluster_id, user_id=user, group=group
     )
-    return responses.private(report_row(report))
+    return responses.private(AccessBody.render(report))
 
 
-async def _list(call: Call, page: Page) -> Response:
+async def _list(call: Call, page: Page, format_: Literal["json", "csv"] | None) -> Response:
     inventory = call.services.inventory
     now, names = inventory.now(), await inventory.names(page.items)
     rows = fitting(
-        page.items, lambda each: certificate_row(each, names, now), call.services.options.page_bytes
+        page.items,
+        lambda each: CertificateBody.render(each, **_fields(each, names, now)),
+        call.services.options.page_bytes,
     )
     following = page.next if len(rows) == len(page.items) else page.items[len(rows) - 1].id
     headers = {**responses.NO_STORE, "Vary": "Accept"}
     if following is not None:
         headers[NEXT] = str(following)
-    sent = call.request.query_params.get("format")
-    if sent == "csv" or (sent is None and prefers(call.request, (CSV,))):
+    if format_ == "csv" or (format_ is None and prefers(call.request, (CSV,))):
         return Response(csv_text(rows, COLUMNS), headers=headers, media_type=CSV)
     return responses.json_response(page_body("certificates", rows, following), headers=headers)
 
@@ -427,7 +410,9 @@ async def _list(call: Call, page: Page) -> Response:
 async def _show(call: Call, certificate: CertificateView) -> Response:
     inventory = call.services.inventory
     names = await inventory.names([certificate])
-    return responses.private(whole_certificate_row(certificate, names, inventory.now()))
+    fields = _fields(certificate, names, inventory.now())
+    pem = chain_pem((x509.load_der_x509_certificate(certificate.der),)).decode()
+    return responses.private(WholeCertificateBody.render(certificate, **fields, pem=pem))
 
 
 def _name(text: str) -> str:
@@ -438,48 +423,48 @@ def _name(text: str) -> str:
     return name
 
 
-class ReachableClusterBody(BaseModel):
+class ReachableClusterBody(ResponseBody):
     """A cluster that the caller can reach. Times are RFC 3339."""
 
     id: str
     name: str
-    project: str
+    project: str = Field(validation_alias=AliasPath("project", "name"))
     project_id: str
-    domain: str = Field(description="The project's domain.")
-    domain_id: str
+    domain: str = Field(
+        validation_alias=AliasPath("project", "domain", "name"), description="The project's domain."
+    )
+    domain_id: str = Field(validation_alias=AliasPath("project", "domain", "id"))
     version: str
     internal_url: str
     external_url: str | None
-    labels: dict[str, str]
-    client_ca_id: str
-    created_at: str
-    updated_at: str
+    labels: SortedStrings
+    client_ca_id: str = Field(validation_alias=AliasPath("client_ca", "id"))
+    created_at: Time
+    updated_at: Time
 
 
-class ReachableClusterListBody(BaseModel):
+class ReachableClusterListBody(PageBody):
     """A page of clusters, sorted by id."""
 
     clusters: list[ReachableClusterBody]
-    next: str | None = Field(description="The cursor of the next page; null on the last page.")
 
 
 @router.get(OWN + "/clusters", responses=described("The clusters.", ReachableClusterListBody))
 async def list_reachable(
     call: CallDep,
     page: KeyPageDep,
-    name: Annotated[str | None, Query(description="Only clusters with this name or id.")] = None,
+    name: Annotated[query.Text | None, Query(description="Only clusters with this name or id.")] = None,
 ) -> Response:
     """List the clusters in all projects in which the user has a role, whatever the token's scope.
 
     Operators see the clusters of all projects. Sorted by id.
     """
-    wanted = query.plain_text("name", name) if name is not None else None
     identity, queries = call.services.identity, call.services.clusters.queries
     projects = None
     if not operates(call.caller):
         own = await identity.projects_of(call.caller)
         projects = {each.id: each for each in own if each.enabled and each.domain.enabled}
-    found = await queries.reachable_page(projects, wanted, page.after, page.limit + 1)
+    found = await queries.reachable_page(projects, name, page.after, page.limit + 1)
     if projects is None:
         owners = await identity.directory.projects_with_ids({each.project_id for each in found})
         projects = {each.id: each for each in owners}
@@ -491,30 +476,12 @@ async def list_reachable(
         numbered_page(
             "clusters",
             known,
-            lambda each: _reachable_view(each, projects[each.project_id]),
+            lambda each: ReachableClusterBody.render(each, project=projects[each.project_id]),
             lambda each: each.id,
             following,
             page.max_bytes,
         )
     )
-
-
-def _reachable_view(cluster: Cluster, project: Project) -> JsonObject:
-    return {
-        "id": cluster.id,
-        "name": cluster.name,
-        "project": project.name,
-        "project_id": project.id,
-        "domain": project.domain.name,
-        "domain_id": project.domain.id,
-        "version": cluster.version,
-        "internal_url": cluster.internal_url,
-        "external_url": cluster.external_url,
-        "labels": dict(sorted(cluster.labels.items())),
-        "client_ca_id": cluster.client_ca.id,
-        "created_at": rfc3339(cluster.created_at),
-        "updated_at": rfc3339(cluster.updated_at),
-    }
 
 
 # Source: RFC 2585, 4.2. PEM has no registered media type; this one is common.

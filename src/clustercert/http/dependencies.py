@@ -16,8 +16,10 @@ from clustercert.certificates.crls import Crls
 from clustercert.certificates.list import Inventory
 from clustercert.certificates.revocation import RevocationService
 from clustercert.clusters.registry import Clusters
+from clustercert.http import OWN
 from clustercert.http.body import received
 from clustercert.http.context import context_of
+from clustercert.http.query import refuse_unknown
 from clustercert.identity.service import Identity
 from clustercert.issuance.explanations import Explanations
 from clustercert.kubernetes.webhook import Webhook
@@ -142,8 +144,14 @@ class Call:
 
 
 async def call(request: Request, services: ServicesDep, raw: RawBody) -> Call:
-    """Authenticate the caller. Raises Unauthenticated or TooManyFailures."""
-    return Call(request, services, raw, await authenticated(request, raw, services))
+    """Authenticate the caller. Raises Unauthenticated or TooManyFailures.
+
+    Raises InvalidRequest for an unknown query parameter. The other APIs ignore it, as Keystone and CCE do.
+    """
+    caller = await authenticated(request, raw, services)
+    if request.scope["query_string"] and request.scope["path"].startswith(OWN):
+        refuse_unknown(request)
+    return Call(request, services, raw, caller)
 
 
 CallDep = Annotated[Call, Depends(call)]

@@ -2,27 +2,25 @@
 
 import asyncio
 from collections.abc import Iterable
-from dataclasses import asdict
-from datetime import datetime, timedelta
+from datetime import timedelta
 from pathlib import Path
+from typing import Annotated, Literal
 
-from fastapi import APIRouter
-from pydantic import BaseModel, Field
+from fastapi import APIRouter, Query
+from pydantic import AliasPath, BaseModel, BeforeValidator, Field
 from starlette.responses import Response
 
 from clustercert.authn.federated import CLOCK_DIFFERENCE
-from clustercert.authn.oidc.issuers import OidcIssuer
-from clustercert.certificates.list import UserCluster
-from clustercert.certificates.revocation import LoggedOut
-from clustercert.http import OWN, query, responses
+from clustercert.http import OWN, responses
 from clustercert.http.body import RequestBody, parsed, require_json
 from clustercert.http.dependencies import CallDep, ServicesDep
 from clustercert.http.openapi import ERRORS, PUBLIC_ERRORS, described, json_body
+from clustercert.http.responses import ResponseBody, Time
 from clustercert.identity.token_report import TokenReport, report_on_token
-from clustercert.model import AccessKey, Caller, JsonObject, KnownUser, Project, rfc3339
+from clustercert.model import Group, JsonObject
 from clustercert.model.errors import InvalidRequest
 from clustercert.model.identity import BUILT_IN
-from clustercert.model.login_client import BearerKind, LoginClient
+from clustercert.model.login_client import BearerKind
 from clustercert.pki.certificates import chain_pem, parse_certificates
 from clustercert.policy.rules import require_operator
 
@@ -39,7 +37,14 @@ class LogoutRequest(RequestBody):
     keys: bool | None = Field(default=None, description="Whether permanent access keys end, too.")
 
 
-class IssuerBody(BaseModel):
+def _names(groups: Iterable[Group]) -> list[str]:
+    return [group.name for group in groups]
+
+
+_Names = Annotated[list[str], BeforeValidator(_names)]
+
+
+class IssuerBody(ResponseBody):
     """An issuer at which people log in, with the public OAuth client for that.
 
     An address in `redirect_uris` without a port stands for any port. `token` names the token that this service accepts.
@@ -48,13 +53,13 @@ class IssuerBody(BaseModel):
     """
 
     name: str
-    issuer: str
-    client_id: str
-    scopes: list[str]
-    redirect_uris: list[str]
-    token: BearerKind
-    parameters: dict[str, str]
-    resource: str | None
+    issuer: str = Field(validation_alias="url")
+    client_id: str = Field(validation_alias=AliasPath("login", "client_id"))
+    scopes: list[str] = Field(validation_alias=AliasPath("login", "scopes"))
+    redirect_uris: list[str] = Field(validation_alias=AliasPath("login", "redirect_uris"))
+    token: BearerKind = Field(validation_alias=AliasPath("login", "bearer"))
+    parameters: dict[str, str] = Field(validation_alias=AliasPath("login", "parameters"))
+    resource: str | None = Field(validation_alias=AliasPath("login", "resource"))
     ca_pem: str | None
 
 
@@ -65,7 +70,7 @@ class IssuersBody(BaseModel):
     urls: list[str]
 
 
-class CheckBody(BaseModel):
+class CheckBody(ResponseBody):
     """A check of the token: if it failed, what the token has and what was expected."""
 
     check: str
@@ -74,18 +79,18 @@ class CheckBody(BaseModel):
     expected: str
 
 
-class MappedUserBody(BaseModel):
+class MappedUserBody(ResponseBody):
     """The user whom the token describes, with their roles by project id, and in the whole service."""
 
-    id: str
-    name: str
-    groups: list[str]
+    id: str = Field(validation_alias=AliasPath("user", "id"))
+    name: str = Field(validation_alias=AliasPath("user", "name"))
+    groups: _Names
     roles: dict[str, list[str]]
     service_roles: list[str]
-    expires_at: str | None
+    expires_at: Time | None
 
 
-class TokenExplanationBody(BaseModel):
+class TokenExplanationBody(ResponseBody):
     """Whether the token would be accepted, and for which user. `failed` is the first check that failed.
 
     `issuer` is the name of the issuer in the settings that the token names, null if it names none. `missing` has the
@@ -99,21 +104,40 @@ class TokenExplanationBody(BaseModel):
     user: MappedUserBody | None
     missing: list[str]
 
+    @classmethod
+    def render(cls, source: TokenReport, **_others: object) -> JsonObject:
+        """Return the JSON object of a report."""
+        explanation, failed, login = source.explanation, source.failed, source.login
+        user = explanation.user
+        return {
+            "accepted": failed is None,
+            "issuer": explanation.issuer.name if explanation.issuer is not None else None,
+            "failed": failed.check if failed is not None else None,
+            "checks": [CheckBody.render(each) for each in explanation.checks],
+            "user": user
+            and MappedUserBody.render(
+                user,
+                roles=login.roles if login else {},
+                service_roles=login.service_roles if login else (),
+            ),
+            "missing": list(source.missing),
+        }
 
-class UserClusterBody(BaseModel):
+
+class UserClusterBody(ResponseBody):
     """A cluster for which a user has certificates that have not expired. `until` is when the last one expires."""
 
-    id: str
-    name: str
-    project_id: str
-    until: str
+    id: str = Field(validation_alias=AliasPath("cluster", "id"))
+    name: str = Field(validation_alias=AliasPath("cluster", "name"))
+    project_id: str = Field(validation_alias=AliasPath("cluster", "project_id"))
+    until: Time
     enforced_by: list[str] = Field(
         description="The fast controls that are set up there. If there is none, the API server accepts revoked"
         " certificates until they expire."
     )
 
 
-class BlockedBody(BaseModel):
+class BlockedBody(ResponseBody):
     """A blocked user, and the clusters for which they had certificates: at most 100, the latest expiry first.
 
     `name` and `issuer` are null if the service has not seen the user log in.
@@ -125,19 +149,19 @@ class BlockedBody(BaseModel):
     clusters: list[UserClusterBody]
 
 
-class OwnKeyBody(BaseModel):
+class OwnKeyBody(ResponseBody):
     """A permanent access key of the caller."""
 
-    access_key: str
+    access_key: str = Field(validation_alias="id")
     description: str
     enabled: bool
 
 
-class LoggedOutBody(BaseModel):
+class LoggedOutBody(ResponseBody):
     """What a logout ended, and what remains."""
 
-    id: str
-    name: str
+    id: str = Field(validation_alias=AliasPath("user", "id"))
+    name: str = Field(validation_alias=AliasPath("user", "name"))
     issuer: str = Field(description="The URL of the OIDC issuer or of Keystone, or `built-in`.")
     certificates: int = Field(description="How many certificates were valid.")
     tokens: int = Field(description="How many tokens of the built-in identity were deleted.")
@@ -145,10 +169,11 @@ class LoggedOutBody(BaseModel):
     deleted_keys: list[OwnKeyBody]
     kept_keys: list[OwnKeyBody] = Field(description="Permanent access keys, which still work.")
     renewals_end: bool = Field(
+        validation_alias="keeps_login_time",
         description="False if the issuer does not say when a user logged in, and for Keystone: a session there can"
-        " still be used to log in."
+        " still be used to log in.",
     )
-    new_logins_from: str | None = Field(
+    new_logins_from: Time | None = Field(
         description="When new logins at the issuer or Keystone are accepted, which depends on the clocks. Null for the"
         " built-in identity."
     )
@@ -157,129 +182,31 @@ class LoggedOutBody(BaseModel):
     )
 
 
-class OwnProjectBody(BaseModel):
+class OwnProjectBody(ResponseBody):
     """A project in which the caller has a role."""
 
     id: str
     name: str
-    domain: str
-    domain_id: str
+    domain: str = Field(validation_alias=AliasPath("domain", "name"))
+    domain_id: str = Field(validation_alias=AliasPath("domain", "id"))
 
 
-class CallerBody(BaseModel):
+class CallerBody(ResponseBody):
     """The sender of the request, their credential and their projects.
 
     `issuer` is the URL of the OIDC issuer or of Keystone, or `built-in`. `expires_at` is the end of the token or access
     key, null if it has none.
     """
 
-    id: str
-    name: str
-    domain: str
+    id: str = Field(validation_alias=AliasPath("user", "id"))
+    name: str = Field(validation_alias=AliasPath("user", "name"))
+    domain: str = Field(validation_alias=AliasPath("user", "domain", "name"))
     issuer: str
-    groups: list[str]
+    groups: _Names
     service_roles: list[str]
     method: str
-    expires_at: str | None
+    expires_at: Time | None
     projects: list[OwnProjectBody]
-
-
-def caller_body(caller: Caller, projects: Iterable[Project]) -> JsonObject:
-    return {
-        "id": caller.user.id,
-        "name": caller.user.name,
-        "domain": caller.user.domain.name,
-        "issuer": caller.issuer,
-        "groups": [group.name for group in caller.groups],
-        "service_roles": list(caller.service_roles),
-        "method": caller.method,
-        "expires_at": rfc3339(caller.expires_at) if caller.expires_at else None,
-        "projects": [
-            {"id": each.id, "name": each.name, "domain": each.domain.name, "domain_id": each.domain.id}
-            for each in projects
-        ],
-    }
-
-
-def logged_out_body(
-    caller: Caller, done: LoggedOut, new_logins_from: datetime | None, clusters: Iterable[UserCluster]
-) -> JsonObject:
-    return {
-        "id": caller.user.id,
-        "name": caller.user.name,
-        "issuer": caller.issuer,
-        "certificates": done.certificates,
-        "tokens": done.logins.tokens,
-        "temporary_keys": done.logins.temporary_keys,
-        "deleted_keys": [_own_key(key) for key in done.logins.keys],
-        "kept_keys": [_own_key(key) for key in done.kept],
-        "renewals_end": caller.keeps_login_time,
-        "new_logins_from": rfc3339(new_logins_from) if new_logins_from is not None else None,
-        "clusters": [user_cluster_body(each) for each in clusters],
-    }
-
-
-def _own_key(key: AccessKey) -> JsonObject:
-    return {"access_key": key.id, "description": key.description, "enabled": key.enabled}
-
-
-def blocked_body(user_id: str, user: KnownUser | None, clusters: Iterable[UserCluster]) -> JsonObject:
-    return {
-        "id": user_id,
-        "name": user.name if user is not None else None,
-        "issuer": user.issuer if user is not None else None,
-        "clusters": [user_cluster_body(each) for each in clusters],
-    }
-
-
-def user_cluster_body(found: UserCluster) -> JsonObject:
-    return {
-        "id": found.cluster.id,
-        "name": found.cluster.name,
-        "project_id": found.cluster.project_id,
-        "until": rfc3339(found.until),
-        "enforced_by": list(found.enforced_by),
-    }
-
-
-def issuer_body(issuer: OidcIssuer, login: LoginClient, ca_pem: str | None) -> JsonObject:
-    return {
-        "name": issuer.name,
-        "issuer": issuer.url,
-        "client_id": login.client_id,
-        "scopes": list(login.scopes),
-        "redirect_uris": list(login.redirect_uris),
-        "token": login.bearer,
-        "parameters": dict(login.parameters),
-        "resource": login.resource,
-        "ca_pem": ca_pem,
-    }
-
-
-def explanation_body(report: TokenReport) -> JsonObject:
-    explanation, failed = report.explanation, report.failed
-    return {
-        "accepted": failed is None,
-        "issuer": explanation.issuer.name if explanation.issuer is not None else None,
-        "failed": failed.check if failed is not None else None,
-        "checks": [asdict(check) for check in explanation.checks],
-        "user": _user_body(report),
-        "missing": list(report.missing),
-    }
-
-
-def _user_body(report: TokenReport) -> JsonObject | None:
-    user, login = report.explanation.user, report.login
-    if user is None:
-        return None
-    return {
-        "id": user.user.id,
-        "name": user.user.name,
-        "groups": [group.name for group in user.groups],
-        "roles": {project: list(roles) for project, roles in login.roles.items()} if login else {},
-        "service_roles": list(login.service_roles) if login else [],
-        "expires_at": rfc3339(user.expires_at) if user.expires_at is not None else None,
-    }
 
 
 _PUBLIC = {status: text for status, text in PUBLIC_ERRORS.items() if status in (429, 500, 503)}
@@ -287,7 +214,6 @@ _CONFLICT = ERRORS | {409: "The user is blocked already, or was changed at the s
 
 _LOGOUT_ERRORS = ERRORS | {409: "Another request changed the user at the same time."}
 _SECOND = timedelta(seconds=1)
-_DRY_RUN = query.choice("dryRun", "All: end nothing, and return what would end.", ("All",))
 
 router = APIRouter(tags=["Identity providers"])
 
@@ -303,7 +229,7 @@ async def list_issuers(services: ServicesDep) -> Response:
     """
     issuers = services.oidc.issuers if services.oidc is not None else ()
     found = [
-        issuer_body(each, each.login, await asyncio.to_thread(_ca_pem, each.ca_file))
+        IssuerBody.render(each, ca_pem=await asyncio.to_thread(_ca_pem, each.ca_file))
         for each in issuers
         if each.login is not None
     ]
@@ -328,7 +254,7 @@ async def show_caller(call: CallDep) -> Response:
     """
     projects = await call.services.identity.projects_of(call.caller)
     enabled = [each for each in projects if each.enabled and each.domain.enabled]
-    return responses.private(caller_body(call.caller, enabled))
+    return responses.private(CallerBody.render(call.caller, projects=enabled))
 
 
 @router.post(
@@ -338,15 +264,20 @@ async def show_caller(call: CallDep) -> Response:
         LoggedOutBody,
         errors=_LOGOUT_ERRORS,
     ),
-    openapi_extra=json_body(LogoutRequest.model_json_schema(), required=False) | query.described([_DRY_RUN]),
+    openapi_extra=json_body(LogoutRequest.model_json_schema(), required=False),
 )
-async def log_out_everywhere(call: CallDep) -> Response:
+async def log_out_everywhere(
+    call: CallDep,
+    dry_run: Annotated[
+        Literal["All"] | None,
+        Query(alias="dryRun", description="All: end nothing, and return what would end."),
+    ] = None,
+) -> Response:
     """End all logins of the caller, and revoke all their certificates.
 
     For a lost machine. The revocation can't be undone. Takes more than a second, and is safe to repeat.
     """
     caller, services = call.caller, call.services
-    dry_run = bool(query.parsed(call.request.query_params, [_DRY_RUN], ()))
     with_keys = False
     if call.body:
         require_json(call.request)
@@ -361,7 +292,17 @@ async def log_out_everywhere(call: CallDep) -> Response:
         leeways = {issuer.url: issuer.leeway for issuer in issuers}
         # Rounded up, because tokens have whole seconds.
         new_logins_from = services.inventory.now() + leeways.get(caller.issuer, CLOCK_DIFFERENCE) + _SECOND
-    return responses.private(logged_out_body(caller, done, new_logins_from, clusters))
+    body = LoggedOutBody.render(
+        caller,
+        certificates=done.certificates,
+        tokens=done.logins.tokens,
+        temporary_keys=done.logins.temporary_keys,
+        deleted_keys=done.logins.keys,
+        kept_keys=done.kept,
+        new_logins_from=new_logins_from,
+        clusters=clusters,
+    )
+    return responses.private(body)
 
 
 @router.post(
@@ -378,7 +319,7 @@ async def explain_token(call: CallDep) -> Response:
     require_json(call.request)
     text = parsed(call.body, ExplainRequest).token
     report = await report_on_token(call.services.oidc, call.services.identity.federation, text)
-    return responses.private(explanation_body(report))
+    return responses.private(TokenExplanationBody.render(report))
 
 
 @router.post(
@@ -396,7 +337,14 @@ async def block_user(call: CallDep, user_id: str) -> Response:
     services = call.services
     await services.identity.block(user_id, actor=call.caller.actor)
     user = await services.revocation.previews.users.find_by_id(user_id)
-    return responses.private(blocked_body(user_id, user, await services.inventory.clusters_of_user(user_id)))
+    body = BlockedBody.render(
+        user,
+        id=user_id,
+        name=user.name if user is not None else None,
+        issuer=user.issuer if user is not None else None,
+        clusters=await services.inventory.clusters_of_user(user_id),
+    )
+    return responses.private(body)
 
 
 @router.post(

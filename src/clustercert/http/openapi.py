@@ -112,11 +112,22 @@ def _document(app: FastAPI) -> dict[str, Any]:
         for operation in operations.values():
             summary, *rest = _END_OF_SENTENCE.split(operation.get("description", ""), maxsplit=1)
             operation |= {"summary": summary, "description": "".join(rest)}
-            # FastAPI's own validation errors can't occur: all parameters are strings, which the routes validate.
+            for parameter in operation.get("parameters", ()):
+                parameter["schema"] = _without_null(parameter["schema"])
+            # Errors that FastAPI finds in parameters are 400.
             operation["responses"].pop("422", None)
             if "401" in operation["responses"] and not path.endswith("/auth/tokens"):
                 operation.setdefault("security", AUTHENTICATED)
     return schema
+
+
+def _without_null(schema: JsonObject) -> JsonObject:
+    """Return the schema of a parameter without the alternative null, which can't be sent."""
+    alternatives = schema.get("anyOf")
+    if not isinstance(alternatives, list):
+        return schema
+    [sent] = [each for each in alternatives if each != {"type": "null"}]
+    return {**sent, **{name: value for name, value in schema.items() if name != "anyOf"}}
 
 
 def methods(app: FastAPI, path: str) -> list[str]:

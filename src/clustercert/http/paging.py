@@ -7,13 +7,10 @@ from typing import Annotated, Protocol, TypeVar
 
 import orjson
 from fastapi import Depends, Query
-from pydantic import BaseModel, Field
-from starlette.requests import Request
+from pydantic import BaseModel, BeforeValidator, Field, WithJsonSchema
 
 from clustercert.http.dependencies import ServicesDep
-from clustercert.http.query import check_parameters
 from clustercert.model import JsonObject
-from clustercert.model.errors import ClustercertError, InvalidRequest
 
 T = TypeVar("T")
 T_co = TypeVar("T_co", covariant=True)
@@ -25,9 +22,43 @@ DEFAULT_PAGE = 100
 # Row ids are 64-bit integers.
 MAX_ID = 2**63 - 1
 
-# Of all lists that are sorted by a string. A misspelled one would list too much.
-_LIST_PARAMETERS = {"limit", "cursor", "domain", "name", "user", "group", "scope"}
+_BAD_CURSOR = "send `next` of the previous page"
 _KEY = re.compile(r"[0-9A-Za-z:-]{1,128}", re.ASCII)
+
+
+def row_number(text: str, error: Exception) -> int:
+    """Parse a row id in decimal. Raises the given error if the string is not a row id."""
+    if not (text.isascii() and text.isdecimal() and len(text) <= len(str(MAX_ID)) and int(text) <= MAX_ID):
+        raise error
+    return int(text)
+
+
+def _limit(text: str) -> int:
+    error = ValueError(f"must be 1 to {MAX_PAGE}")
+    size = row_number(text, error)
+    if not 1 <= size <= MAX_PAGE:
+        raise error
+    return size
+
+
+def _row_cursor(text: str) -> int:
+    return row_number(text, ValueError(_BAD_CURSOR))
+
+
+def _key_cursor(text: str) -> str:
+    if not _KEY.fullmatch(text):
+        raise ValueError(_BAD_CURSOR)
+    return text
+
+
+_CURSOR = Query(description="`next` of the previous page.")
+_STRING = WithJsonSchema({"type": "string"})
+Limit = Annotated[
+    Annotated[int, BeforeValidator(_limit), _STRING] | None,
+    Query(description=f"The page size, 1 to {MAX_PAGE}."),
+]
+RowCursor = Annotated[Annotated[int, BeforeValidator(_row_cursor), _STRING] | None, _CURSOR]
+KeyCursor = Annotated[Annotated[str, BeforeValidator(_key_cursor)] | None, _CURSOR]
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,19 +75,8 @@ class PageRequest:
     max_bytes: int
 
 
-async def page_request(
-    services: ServicesDep,
-    limit: Annotated[str | None, Query(description=f"The page size, 1 to {MAX_PAGE}.")] = None,
-    cursor: Annotated[str | None, Query(description="`next` of the previous page.")] = None,
-) -> PageRequest:
-    """Parse the query parameters. Raises InvalidRequest."""
-    bad_limit = InvalidRequest(f"limit: must be 1 to {MAX_PAGE}.")
-    bad_cursor = InvalidRequest("cursor: send `next` of the previous page.")
-    size = row_number(limit, bad_limit) if limit is not None else DEFAULT_PAGE
-    if not 1 <= size <= MAX_PAGE:
-        raise bad_limit
-    after = row_number(cursor, bad_cursor) if cursor is not None else None
-    return PageRequest(size, after, services.options.page_bytes)
+async def page_request(services: ServicesDep, limit: Limit = None, cursor: RowCursor = None) -> PageRequest:
+    return PageRequest(limit or DEFAULT_PAGE, cursor, services.options.page_bytes)
 
 
 PageDep = Annotated[PageRequest, Depends(page_request)]
@@ -77,27 +97,12 @@ class KeyPageRequest:
 
 
 async def key_page_request(
-    request: Request,
-    services: ServicesDep,
-    limit: Annotated[str | None, Query(description=f"The page size, 1 to {MAX_PAGE}.")] = None,
-    cursor: Annotated[str | None, Query(description="`next` of the previous page.")] = None,
+    services: ServicesDep, limit: Limit = None, cursor: KeyCursor = None
 ) -> KeyPageRequest:
-    """Parse the query parameters. Raises InvalidRequest, also for unknown ones."""
-    check_parameters(request.query_params, _LIST_PARAMETERS)
-    size = (await page_request(services, limit)).limit
-    if cursor is not None and not _KEY.fullmatch(cursor):
-        raise InvalidRequest("cursor: send `next` of the previous page.")
-    return KeyPageRequest(size, cursor or "", services.options.page_bytes)
+    return KeyPageRequest(limit or DEFAULT_PAGE, cursor or "", services.options.page_bytes)
 
 
 KeyPageDep = Annotated[KeyPageRequest, Depends(key_page_request)]
-
-
-def row_number(text: str, error: ClustercertError) -> int:
-    """Parse a row id in decimal. Raises the given error if the string is not a row id."""
-    if not (text.isascii() and text.isdecimal() and len(text) <= len(str(MAX_ID)) and int(text) <= MAX_ID):
-        raise error
-    return int(text)
 
 
 class PageBody(BaseModel):

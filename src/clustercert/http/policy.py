@@ -1,85 +1,150 @@
 """Route that explains what the policy decides."""
 
 import ipaddress
+from collections.abc import Mapping
 from datetime import datetime, timedelta
-from typing import Any, Literal, get_args
+from typing import Annotated, Literal
 
-from fastapi import APIRouter
-from pydantic import BaseModel, Field
+from fastapi import APIRouter, Query
+from pydantic import (
+    AfterValidator,
+    AliasPath,
+    BaseModel,
+    BeforeValidator,
+    Field,
+    WithJsonSchema,
+    model_validator,
+)
 from starlette.responses import Response
 
 from clustercert.http import OWN, query, responses
 from clustercert.http.cce.clustercert import MAX_REASON
 from clustercert.http.dependencies import CallDep
 from clustercert.http.openapi import described
+from clustercert.http.responses import ResponseBody, Time
 from clustercert.issuance.explanations import ExplainedRequest, Question
-from clustercert.model import JsonObject, KeyType, rfc3339
+from clustercert.model import JsonObject, KeyType
 from clustercert.model.errors import InvalidRequest
 from clustercert.model.requests import AUTH_METHODS
-from clustercert.policy.explanation import Explanation, RuleCheck, RuleOutcome
+from clustercert.policy.explanation import RuleCheck, RuleOutcome
 from clustercert.policy.lifetime import LONGEST, MAX_DAYS, MAX_LIFETIME, MIN_LIFETIME, parse_lifetime
 from clustercert.policy.templates import is_plain_text
 
 DEFAULT_CSR_KEY: KeyType = "ec-p256"
 
 
-def _lifetime(name: str, value: str) -> timedelta:
+def _lifetime(text: str) -> timedelta:
     try:
-        lifetime = parse_lifetime(value)
+        lifetime = parse_lifetime(text)
     except (ValueError, OverflowError) as error:
-        raise InvalidRequest(f"{name}: write it like 30m, 8h or 30d.") from error
+        raise ValueError("write it like 30m, 8h or 30d") from error
     if not MIN_LIFETIME <= lifetime <= MAX_LIFETIME:
-        raise InvalidRequest(f"{name}: must be 15m to {MAX_DAYS}d.")
+        raise ValueError(f"must be 15m to {MAX_DAYS}d")
     return lifetime
 
 
-def _days(name: str, value: str) -> int:
-    if value == str(LONGEST):
+def _days(text: str) -> int:
+    if text == str(LONGEST):
         return LONGEST
-    if not (value.isascii() and value.isdecimal() and len(value) <= len(str(MAX_DAYS)) and int(value) > 0):
-        raise InvalidRequest(f"{name}: must be whole days, or -1 for the longest allowed.")
-    return int(value)
+    if not (text.isascii() and text.isdecimal() and len(text) <= len(str(MAX_DAYS)) and int(text) > 0):
+        raise ValueError("must be whole days, or -1 for the longest allowed")
+    return int(text)
 
 
-def _reason(name: str, value: str) -> str:
-    if len(value) > MAX_REASON or not is_plain_text(value):
-        raise InvalidRequest(
-            f"{name}: must have at most {MAX_REASON} characters, without control or bidirectional characters."
+def _reason(text: str) -> str:
+    if len(text) > MAX_REASON or not is_plain_text(text):
+        raise ValueError(
+            f"must have at most {MAX_REASON} characters, without control or bidirectional characters"
         )
-    return value
+    return text
 
 
-def _address(name: str, value: str) -> str:
+def _auth_method(text: str) -> str:
+    if text not in AUTH_METHODS:
+        raise ValueError(f"must be {' or '.join(AUTH_METHODS)}")
+    return text
+
+
+def _address(text: str) -> str:
     try:
-        return str(ipaddress.ip_address(value))
+        return str(ipaddress.ip_address(text))
     except ValueError as error:
-        raise InvalidRequest(f"{name}: must be an IP address.") from error
+        raise ValueError("must be an IP address") from error
 
 
-EXPLAIN = (
-    query.Parameter("cluster", "The cluster, by id.", query.plain_text, {"maxLength": query.MAX_TEXT}, True),
-    query.text("user", "The user, by id. By default, the caller."),
-    query.Parameter("expires_in", "A lifetime, such as `30m`, `8h` or `30d`.", _lifetime, {"maxLength": 20}),
-    query.Parameter(
-        "duration",
-        "Whole days, or -1 for the longest allowed, which is the default. Send expires_in or duration.",
-        _days,
-        {"pattern": r"^(-1|[1-9]\d{0,3})$"},
-    ),
-    query.choice("csr", "Whether the request has a CSR.", ("true", "false")),
-    query.choice("key_type", "The type of the CSR's key; `ec-p256` by default.", get_args(KeyType)),
-    query.Parameter("reason", "The request's reason.", _reason, {"maxLength": MAX_REASON}),
-    query.choice("auth_method", "How the user logs in; by default, as the caller or by token.", AUTH_METHODS),
-    query.Parameter(
-        "source",
-        "The IP address of the request; by default the caller's. Only for project admins and operators.",
-        _address,
-        {"maxLength": 64},
-    ),
-)
+Lifetime = Annotated[
+    timedelta, BeforeValidator(_lifetime), WithJsonSchema({"type": "string", "maxLength": 20})
+]
+Days = Annotated[
+    int, BeforeValidator(_days), WithJsonSchema({"type": "string", "pattern": r"^(-1|[1-9]\d{0,3})$"})
+]
+RequestReason = Annotated[
+    str, AfterValidator(_reason), WithJsonSchema({"type": "string", "maxLength": MAX_REASON})
+]
+Method = Annotated[
+    str, AfterValidator(_auth_method), WithJsonSchema({"type": "string", "enum": list(AUTH_METHODS)})
+]
+Address = Annotated[str, AfterValidator(_address), WithJsonSchema({"type": "string", "maxLength": 64})]
 
 
-class ChangeBody(BaseModel):
+class RequestParameters(BaseModel):
+    """The query parameters that describe the request to explain."""
+
+    expires_in: Lifetime | None = Field(
+        default=None,
+        description="A lifetime, such as `30m`, `8h` or `30d`.",
+    )
+    duration: Days | None = Field(
+        default=None,
+        description="Whole days, or -1 for the longest allowed, which is the default. Send expires_in or duration.",
+    )
+    csr: Literal["true", "false"] | None = Field(default=None, description="Whether the request has a CSR.")
+    key_type: KeyType | None = Field(
+        default=None, description="The type of the CSR's key; `ec-p256` by default."
+    )
+    reason: RequestReason | None = Field(default=None, description="The request's reason.")
+    auth_method: Method | None = Field(
+        default=None, description="How the user logs in; by default, as the caller or by token."
+    )
+    source: Address | None = Field(
+        default=None,
+        description="The IP address of the request; by default the caller's. Only for project admins and operators.",
+    )
+
+    def question(self, max_days: int) -> Question:
+        """Return the question. Raises InvalidRequest."""
+        if self.expires_in is not None and self.duration is not None:
+            raise InvalidRequest("expires_in, duration: send only one of them.")
+        duration = self.duration if self.duration is not None else LONGEST
+        if duration > max_days:
+            raise InvalidRequest(f"duration: must be 1 to {max_days} days, or -1 for the longest allowed.")
+        if self.key_type is not None and self.csr == "false":
+            raise InvalidRequest("key_type: needs a CSR.")
+        return Question(
+            duration=duration,
+            expires_in=self.expires_in,
+            csr_key_type=self.key_type or (DEFAULT_CSR_KEY if self.csr == "true" else None),
+            reason=self.reason,
+            auth_method=self.auth_method,
+            source=self.source,
+        )
+
+
+class ExplainParameters(RequestParameters):
+    """The query parameters of an explanation."""
+
+    cluster: query.Text = Field(description="The cluster, by id.")
+    user: query.Text | None = Field(default=None, description="The user, by id. By default, the caller.")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _require_cluster(cls, sent: Mapping[str, str]) -> Mapping[str, str]:
+        if "cluster" not in sent:
+            raise ValueError("cluster: send the id of a cluster")
+        return sent
+
+
+class ChangeBody(ResponseBody):
     """Something that must change for the request to be allowed."""
 
     wanted: str
@@ -92,10 +157,10 @@ class ConditionBody(ChangeBody):
     met: bool | None = Field(description="Null if an expression fails; `found` says why.")
 
 
-class RuleBody(BaseModel):
+class RuleBody(ResponseBody):
     """A policy rule, compared with the request."""
 
-    name: str
+    name: str = Field(validation_alias=AliasPath("rule", "name"))
     outcome: RuleOutcome = Field(
         description="`fails` refuses the request: an expression can't be evaluated. `not_reached`: a rule before it"
         " denies or fails."
@@ -105,17 +170,17 @@ class RuleBody(BaseModel):
     conditions: list[ConditionBody] = Field(description="Operators get all, other callers those not met.")
 
 
-class NearestRuleBody(BaseModel):
+class NearestRuleBody(ResponseBody):
     """The rule that would allow the request after the fewest changes."""
 
     rule: str
     changes: list[ChangeBody]
 
 
-class LimitBody(BaseModel):
+class LimitBody(ResponseBody):
     """The longest lifetime that is allowed."""
 
-    until: str
+    until: Time
     by: Literal["rule", "policy", "ca"] = Field(
         description="Whether a rule, policy.max_lifetime or the end of the client CA is the limit."
     )
@@ -124,19 +189,19 @@ class LimitBody(BaseModel):
     )
 
 
-class WouldSignBody(BaseModel):
+class WouldSignBody(ResponseBody):
     """What would be signed. Times are RFC 3339."""
 
-    common_name: str
+    common_name: str = Field(validation_alias="username")
     organizations: list[str] = Field(description="The credential group has no number yet.")
-    not_before: str
-    not_after: str
+    not_before: Time
+    not_after: Time
     key_type: str
     shortened: bool = Field(description="Whether the requested lifetime is shortened to the limit.")
     limit: LimitBody
 
 
-class ExplainedUserBody(BaseModel):
+class ExplainedUserBody(ResponseBody):
     """The user who would send the request."""
 
     id: str
@@ -145,7 +210,7 @@ class ExplainedUserBody(BaseModel):
     roles: list[str] = Field(description="Their roles in the cluster's project.")
 
 
-class ExplainedClusterBody(BaseModel):
+class ExplainedClusterBody(ResponseBody):
     """The requested cluster."""
 
     id: str
@@ -153,113 +218,79 @@ class ExplainedClusterBody(BaseModel):
     project_id: str
 
 
-class ExplanationBody(BaseModel):
+class ExplanationBody(ResponseBody):
     """What the policy decides on a request. Limits on rates and numbers of certificates are left out."""
 
     allowed: bool
     status: int = Field(description="The status of the answer to such a request.")
     message: str | None = Field(description="The message of the refusal, or why the user can't log in (401).")
     user: ExplainedUserBody
-    seen_at: str | None = Field(
+    seen_at: Time | None = Field(
         description="For a user of another issuer, the time of the last request, whose groups and roles are used."
     )
     cluster: ExplainedClusterBody
-    auth_method: str
-    source: str
+    auth_method: str = Field(validation_alias=AliasPath("caller", "method"))
+    source: str = Field(validation_alias=AliasPath("caller", "origin", "address"))
     would_sign: WouldSignBody | None
     rules: list[RuleBody] = Field(description="In order.")
     complete: bool = Field(
+        validation_alias="is_complete",
         description="False for callers other than operators: they see only rules that the user meets, or would meet"
-        " with another request or other roles."
+        " with another request or other roles.",
     )
     nearest: NearestRuleBody | None = Field(
-        description="Null if no change to the conditions of one rule would allow the request."
+        validation_alias=AliasPath("explanation", "nearest"),
+        description="Null if no change to the conditions of one rule would allow the request.",
     )
 
-
-def question(values: dict[str, Any], max_days: int) -> Question:
-    """Return the question from parsed parameters. Raises InvalidRequest."""
-    if "expires_in" in values and "duration" in values:
-        raise InvalidRequest("expires_in, duration: send only one of them.")
-    duration = values.get("duration", LONGEST)
-    if duration > max_days:
-        raise InvalidRequest(f"duration: must be 1 to {max_days} days, or -1 for the longest allowed.")
-    key_type = values.get("key_type")
-    if key_type is not None and values.get("csr") == "false":
-        raise InvalidRequest("key_type: needs a CSR.")
-    if values.get("csr") == "true":
-        key_type = key_type or DEFAULT_CSR_KEY
-    return Question(
-        duration=duration,
-        expires_in=values.get("expires_in"),
-        csr_key_type=key_type,
-        reason=values.get("reason"),
-        auth_method=values.get("auth_method"),
-        source=values.get("source"),
-    )
+    @classmethod
+    def render(cls, source: ExplainedRequest, **_others: object) -> JsonObject:
+        """Return the JSON object of an explained request."""
+        error, caller = source.explanation.error, source.caller
+        user = ExplainedUserBody(
+            id=caller.user.id,
+            name=caller.user.name,
+            domain=caller.user.domain.name,
+            roles=list(caller.roles_in(source.cluster.project_id)),
+        )
+        return super().render(
+            source,
+            allowed=error is None,
+            status=error.status if error is not None else 200,
+            message=error.message if error is not None else None,
+            user=user,
+            would_sign=_would_sign(source),
+            rules=[_rule(each, is_complete=source.is_complete) for each in source.explanation.rules],
+        )
 
 
-def explanation_body(explained: ExplainedRequest) -> JsonObject:
-    """Return the JSON object of an explanation, see `ExplanationBody`."""
-    found, caller, cluster = explained.explanation, explained.caller, explained.cluster
-    nearest = found.nearest
-    return {
-        "allowed": found.error is None,
-        "status": found.error.status if found.error is not None else 200,
-        "message": found.error.message if found.error is not None else None,
-        "user": {
-            "id": caller.user.id,
-            "name": caller.user.name,
-            "domain": caller.user.domain.name,
-            "roles": list(caller.roles_in(cluster.project_id)),
-        },
-        "seen_at": rfc3339(explained.seen_at) if explained.seen_at is not None else None,
-        "cluster": {"id": cluster.id, "name": cluster.name, "project_id": cluster.project_id},
-        "auth_method": caller.method,
-        "source": caller.origin.address,
-        "would_sign": _would_sign(found, explained.organizations),
-        "rules": [_rule(each, is_complete=explained.is_complete) for each in found.rules],
-        "complete": explained.is_complete,
-        "nearest": nearest
-        and {
-            "rule": nearest.rule,
-            "changes": [{"wanted": each.wanted, "found": each.found} for each in nearest.changes],
-        },
-    }
-
-
-def _would_sign(found: Explanation, organizations: tuple[str, ...]) -> JsonObject | None:
-    grant = found.grant
-    if grant is None:
+def _would_sign(explained: ExplainedRequest) -> WouldSignBody | None:
+    found = explained.explanation
+    if found.grant is None:
         return None
-    trace = grant.trace
-    return {
-        "common_name": grant.username,
-        "organizations": list(organizations),
-        "not_before": rfc3339(grant.not_before),
-        "not_after": rfc3339(grant.not_after),
-        "key_type": found.key_type,
-        "shortened": trace["truncated"],
-        "limit": {
-            "until": rfc3339(datetime.fromisoformat(str(trace["allowed_until"]))),
-            "by": trace["allowed_by"],
-            "rule": found.strictest.name if found.strictest is not None else None,
-        },
+    trace = found.grant.trace
+    limit = {
+        "until": datetime.fromisoformat(str(trace["allowed_until"])),
+        "by": trace["allowed_by"],
+        "rule": found.strictest.name if found.strictest is not None else None,
     }
+    return WouldSignBody.read(
+        found.grant,
+        organizations=explained.organizations,
+        key_type=found.key_type,
+        shortened=trace["truncated"],
+        limit=limit,
+    )
 
 
-def _rule(check: RuleCheck, *, is_complete: bool) -> JsonObject:
-    return {
-        "name": check.rule.name,
-        "outcome": check.outcome,
-        "deny": check.rule.deny if check.outcome == "denies" else None,
-        "first_false": check.unmet[0].wanted if check.unmet else None,
-        "conditions": [
-            {"wanted": each.wanted, "found": each.found, "met": each.met}
-            # Conditions that are met can also name other users, so only operators see them.
-            for each in (check.conditions if is_complete else check.unmet)
-        ],
-    }
+def _rule(check: RuleCheck, *, is_complete: bool) -> RuleBody:
+    return RuleBody.read(
+        check,
+        deny=check.rule.deny if check.outcome == "denies" else None,
+        first_false=check.unmet[0].wanted if check.unmet else None,
+        # Conditions that are met can also name other users, so only operators see them.
+        conditions=check.conditions if is_complete else check.unmet,
+    )
 
 
 router = APIRouter(tags=["Policy"])
@@ -268,19 +299,15 @@ router = APIRouter(tags=["Policy"])
 @router.get(
     OWN + "/policy/explain",
     responses=described("The explained decision.", ExplanationBody),
-    openapi_extra=query.described(EXPLAIN),
 )
-async def explain(call: CallDep) -> Response:
+async def explain(call: CallDep, parameters: Annotated[ExplainParameters, Query()]) -> Response:
     """Explain what the policy decides on a request for a certificate.
 
     Signs and records nothing. Users may ask about themselves, project admins about users with a role in their project,
     operators about everybody. Only operators see all rules.
     """
-    values = query.parsed(call.request.query_params, EXPLAIN, others=())
-    if "cluster" not in values:
-        raise InvalidRequest("cluster: send the id of a cluster.")
-    asked = question(values, call.services.options.max_duration)
+    question = parameters.question(call.services.options.max_duration)
     explained = await call.services.explanations.explain(
-        call.caller, values["cluster"], values.get("user"), asked
+        call.caller, parameters.cluster, parameters.user, question
     )
-    return responses.private(explanation_body(explained))
+    return responses.private(ExplanationBody.render(explained))

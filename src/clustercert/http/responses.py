@@ -6,7 +6,7 @@ import json
 from collections.abc import Collection, Iterable, Mapping
 from datetime import datetime
 from http import HTTPStatus
-from typing import Annotated, Any
+from typing import Annotated, Any, Self
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict
 from starlette.requests import Request
@@ -55,9 +55,25 @@ class ResponseBody(BaseModel):
     model_config = ConfigDict(from_attributes=True)
 
     @classmethod
-    def render(cls, source: Any) -> JsonObject:
-        """Return the JSON object with these fields of an object."""
-        return cls.model_validate(source).model_dump()
+    def read(cls, source: Any, **others: object) -> Self:
+        """Return the body with these fields of an object. `others` has the fields that are not its attributes."""
+        return cls.model_validate(_WithOthers(source, others) if others else source)
+
+    @classmethod
+    def render(cls, source: Any, **others: object) -> JsonObject:
+        """Return the JSON object, see `read`."""
+        return cls.read(source, **others).model_dump()
+
+
+class _WithOthers:
+    """An object with other attributes, which take precedence."""
+
+    def __init__(self, source: object, others: Mapping[str, object]) -> None:
+        self._source = source
+        vars(self).update(others)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._source, name)
 
 
 def json_response(body: JsonObject, status: int = 200, headers: Mapping[str, str] | None = None) -> Response:

@@ -6,15 +6,14 @@ Source: CCE API reference, "Revoking Cluster Certificates". `docs/cce-divergence
 import base64
 import binascii
 from collections.abc import Iterable
-from dataclasses import asdict
-from typing import Annotated, get_args
+from typing import Annotated, Literal, get_args
 
 from fastapi import APIRouter, Query, Request
-from pydantic import BaseModel, Field
+from pydantic import BaseModel, BeforeValidator, Field
 from starlette.responses import Response
 
 from clustercert.certificates.controls import FAST_CONTROLS, Control
-from clustercert.certificates.recorder import MAX_NOTE, Reason, RevocationRecorder
+from clustercert.certificates.recorder import MAX_NOTE, Reason
 from clustercert.certificates.revocation import RevocationPage, RevocationPreview
 from clustercert.http import IN_CLUSTER, OWN, query, responses
 from clustercert.http.body import RequestBody, parsed, require_json
@@ -22,8 +21,9 @@ from clustercert.http.cce.clusters import CLUSTER
 from clustercert.http.context import context_of
 from clustercert.http.dependencies import Call, CallDep, RawBody, Services, ServicesDep
 from clustercert.http.openapi import ERRORS, described, json_body
-from clustercert.http.paging import PageDep, numbered_page, row_number
-from clustercert.model import JsonObject, Revocation, RevocationReason, rfc3339
+from clustercert.http.paging import PageBody, PageDep, numbered_page, row_number
+from clustercert.http.responses import Hex, ResponseBody, Time
+from clustercert.model import JsonObject, Revocation, RevocationReason
 from clustercert.model.errors import InvalidRequest, NotFound
 from clustercert.pki.leaf import MAX_NAME
 
@@ -91,21 +91,24 @@ class RevokeWithKeyRequest(RevokeRequest):
             raise InvalidRequest(f"signature: send base64 of at most {MAX_SIGNATURE} characters.") from error
 
 
-class RevocationBody(BaseModel):
+_NotEmpty = Annotated[str | None, BeforeValidator(lambda text: text or None)]
+
+
+class RevocationBody(ResponseBody):
     """A revocation. Times are RFC 3339."""
 
     id: int
-    fingerprint: str | None = Field(description="Null if all certificates of a user or cluster are revoked.")
-    user_id: str | None = Field(description="Null for all users.")
-    cluster_id: str | None = Field(description="Null for all clusters.")
+    fingerprint: Hex | None = Field(description="Null if all certificates of a user or cluster are revoked.")
+    user_id: _NotEmpty = Field(description="Null for all users.")
+    cluster_id: _NotEmpty = Field(description="Null for all clusters.")
     reason: str = Field(json_schema_extra={"enum": list(get_args(RevocationReason))})
     note: str | None
-    at: str
+    at: Time
     by: str = Field(
         description="A user id, `holder` after a proof of possession, or `cli:` and an operating system account."
     )
     proved: bool = Field(description="Whether the holder proved possession of the certificate's key.")
-    undone_at: str | None
+    undone_at: Time | None
     undone_by: str | None
     can_be_undone: bool = Field(description="Whether an operator can undo it now.")
 
@@ -121,7 +124,7 @@ class RevokedBody(RevocationBody):
     lacking: str | None = Field(description="What the set-up of a control lacks; null if nothing is known.")
 
 
-class RevocationPreviewBody(BaseModel):
+class RevocationPreviewBody(ResponseBody):
     """Whose certificates a request would revoke."""
 
     user_id: str | None = Field(description="Null for all users.")
@@ -134,7 +137,7 @@ class RevocationPreviewBody(BaseModel):
     live: int = Field(description="How many certificates are valid and unrevoked now.")
 
 
-class NamedUserBody(BaseModel):
+class NamedUserBody(ResponseBody):
     """A user of the built-in identity, or one of an issuer or Keystone who has logged in."""
 
     id: str
@@ -163,25 +166,13 @@ class NamedUserIdsBody(BaseModel):
     users: list[NamedUserIdBody]
 
 
-class RevocationListBody(BaseModel):
+class RevocationListBody(PageBody):
     """A page of revocations, newest first."""
 
     revocations: list[RevocationBody]
-    next: str | None = Field(description="The cursor of the next page; null on the last page.")
 
 
-def preview_body(preview: RevocationPreview) -> JsonObject:
-    cluster = preview.cluster
-    return {
-        "user_id": preview.user_id,
-        "user_name": preview.user_name,
-        "cluster_id": cluster.id if cluster is not None else None,
-        "cluster_name": cluster.name if cluster is not None else None,
-        "live": preview.live,
-    }
-
-
-def enforcement_body(controls: Iterable[Control] | None) -> JsonObject:
+def _enforcement(controls: Iterable[Control] | None) -> JsonObject:
     """Return the fields of `RevokedBody` about enforcement. `None` if no cluster is concerned alone."""
     if controls is None:
         return {"enforced_by": None, "lacking": None}
@@ -189,23 +180,6 @@ def enforcement_body(controls: Iterable[Control] | None) -> JsonObject:
     return {
         "enforced_by": [each.name for each in known if each.set_up],
         "lacking": next((each.lacking for each in known if each.lacking is not None), None),
-    }
-
-
-def revocation_body(revocation: Revocation, recorder: RevocationRecorder) -> JsonObject:
-    return {
-        "id": revocation.id,
-        "fingerprint": revocation.fingerprint.hex() if revocation.fingerprint is not None else None,
-        "user_id": revocation.user_id or None,
-        "cluster_id": revocation.cluster_id or None,
-        "reason": revocation.reason,
-        "note": revocation.note,
-        "at": rfc3339(revocation.at),
-        "by": revocation.by,
-        "proved": revocation.proved,
-        "undone_at": rfc3339(revocation.undone_at) if revocation.undone_at is not None else None,
-        "undone_by": revocation.undone_by,
-        "can_be_undone": recorder.can_undo(revocation),
     }
 
 
@@ -224,15 +198,11 @@ _UNDONE = described(
     errors=ERRORS | {409: "The revocation can't be undone, or its undo window has passed."},
 )
 _REASON = json_body(RevokeRequest.model_json_schema(), required=False)
-_DRY_RUN = query.choice(
-    "dryRun",
-    "All: revoke nothing, and return a RevocationPreview.",
-    ("All",),
-)
-Name = Annotated[
-    str | None, Query(description="The whole name.", json_schema_extra={"maxLength": query.MAX_TEXT})
+DryRun = Annotated[
+    Literal["All"] | None,
+    Query(alias="dryRun", description="All: revoke nothing, and return a RevocationPreview."),
 ]
-_SCOPE = _REASON | query.described([_DRY_RUN])
+Name = Annotated[query.Text | None, Query(description="The whole name.")]
 
 router = APIRouter(tags=["Revocation"])
 
@@ -258,23 +228,25 @@ async def revoke_clustercert(call: CallDep, project_id: str, cluster_id: str) ->
     return Response(status_code=200)
 
 
-@router.post(IN_CLUSTER + "/revoke", responses=_SCOPE_REVOKED, openapi_extra=_SCOPE)
-async def revoke_cluster(call: CallDep, project_id: str, cluster_id: str) -> Response:
+@router.post(IN_CLUSTER + "/revoke", responses=_SCOPE_REVOKED, openapi_extra=_REASON)
+async def revoke_cluster(call: CallDep, project_id: str, cluster_id: str, dry_run: DryRun = None) -> Response:
     """Revoke all certificates of a cluster. Only for project admins. Certificates issued later stay valid."""
     reason, service = _reason(call), call.services.revocation
-    if _is_dry_run(call):
+    if dry_run:
         return _preview(await service.previews.preview_cluster(call.caller, project_id, cluster_id))
     return await _revoked(call, await service.revoke_cluster(call.caller, project_id, cluster_id, reason))
 
 
-@router.post(IN_CLUSTER + "/users/{user_id}/revoke", responses=_SCOPE_REVOKED, openapi_extra=_SCOPE)
-async def revoke_user_in_cluster(call: CallDep, project_id: str, cluster_id: str, user_id: str) -> Response:
+@router.post(IN_CLUSTER + "/users/{user_id}/revoke", responses=_SCOPE_REVOKED, openapi_extra=_REASON)
+async def revoke_user_in_cluster(
+    call: CallDep, project_id: str, cluster_id: str, user_id: str, dry_run: DryRun = None
+) -> Response:
     """Revoke all certificates of a user for a cluster.
 
     Like CCE's clustercertrevoke, but with a reason. Users can revoke their own certificates, project admins any user's.
     """
     reason, service = _reason(call), call.services.revocation
-    if _is_dry_run(call):
+    if dry_run:
         return _preview(
             await service.previews.preview_user_on_cluster(call.caller, project_id, cluster_id, user_id)
         )
@@ -323,14 +295,14 @@ async def list_cluster_revocations(
     return _page(call.services, found)
 
 
-@router.post(OWN + "/users/{user_id}/revoke", responses=_SCOPE_REVOKED, openapi_extra=_SCOPE)
-async def revoke_user(call: CallDep, user_id: str) -> Response:
+@router.post(OWN + "/users/{user_id}/revoke", responses=_SCOPE_REVOKED, openapi_extra=_REASON)
+async def revoke_user(call: CallDep, user_id: str, dry_run: DryRun = None) -> Response:
     """Revoke all certificates of a user in every project.
 
     Only for operators. The user may already be deleted. Certificates issued later stay valid.
     """
     reason, service = _reason(call), call.services.revocation
-    if _is_dry_run(call):
+    if dry_run:
         return _preview(await service.previews.preview_user(call.caller, user_id))
     return await _revoked(call, await service.revoke_user(call.caller, user_id, reason))
 
@@ -343,7 +315,7 @@ async def find_users(call: CallDep, name: Name = None) -> Response:
     user of an issuer or of Keystone who has logged in, such as `sso/anna`, or a name that the policy chose.
     """
     found = await call.services.revocation.previews.users_named(call.caller, _name(name))
-    return responses.private({"users": [asdict(each) for each in found]})
+    return responses.private({"users": [NamedUserBody.render(each) for each in found]})
 
 
 @router.get(IN_CLUSTER + "/users-by-name", responses=described("The ids of the users.", NamedUserIdsBody))
@@ -381,7 +353,7 @@ async def undo_revocation(call: CallDep, revocation_id: str) -> Response:
     number = row_number(revocation_id, NotFound("There is no such revocation."))
     undone = await call.services.revocation.undo(call.caller, number)
     _log(call.request, undone)
-    return _body(call.services, undone)
+    return responses.private(_revocation(call.services, undone))
 
 
 @router.post(
@@ -402,17 +374,13 @@ async def revoke_with_key(
         certificate.lower(), body.signature_bytes(), body.stated_reason(), context_of(request).origin
     )
     _log(request, revocation)
-    return _body(services, revocation)
+    return responses.private(_revocation(services, revocation))
 
 
 def _name(name: str | None) -> str:
     if name is None:
         raise InvalidRequest("name: send the name of a user.")
-    return query.plain_text("name", name)
-
-
-def _is_dry_run(call: Call) -> bool:
-    return bool(query.parsed(call.request.query_params, [_DRY_RUN], ()))
+    return name
 
 
 def _reason(call: Call) -> Reason:
@@ -435,25 +403,35 @@ async def _revoked(call: Call, revocation: Revocation) -> Response:
         controls = tuple(
             each for each in controls if each.name != "binding" or certificate.has_only_credential_group
         )
-    body = revocation_body(revocation, services.revocation.recorder)
-    return responses.private(body | enforcement_body(controls))
+    body = RevokedBody.render(
+        revocation,
+        can_be_undone=services.revocation.recorder.can_undo(revocation),
+        **_enforcement(controls),
+    )
+    return responses.private(body)
 
 
-def _body(services: Services, revocation: Revocation) -> Response:
-    return responses.private(revocation_body(revocation, services.revocation.recorder))
+def _revocation(services: Services, revocation: Revocation) -> JsonObject:
+    can_be_undone = services.revocation.recorder.can_undo(revocation)
+    return RevocationBody.render(revocation, can_be_undone=can_be_undone)
 
 
 def _preview(preview: RevocationPreview) -> Response:
-    return responses.private(preview_body(preview))
+    cluster = preview.cluster
+    body = RevocationPreviewBody.render(
+        preview,
+        cluster_id=cluster.id if cluster is not None else None,
+        cluster_name=cluster.name if cluster is not None else None,
+    )
+    return responses.private(body)
 
 
 def _page(services: Services, page: RevocationPage) -> Response:
-    recorder = services.revocation.recorder
     return responses.private(
         numbered_page(
             "revocations",
             page.revocations,
-            lambda each: revocation_body(each, recorder),
+            lambda each: _revocation(services, each),
             lambda each: each.id,
             page.next,
             services.options.page_bytes,

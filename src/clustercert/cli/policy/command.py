@@ -146,14 +146,19 @@ class RequestOptions:
 
     def question(self, max_days: int) -> "Question":
         """Return the question. Raises typer.BadParameter."""
-        from clustercert.http import policy, query
+        from pydantic import ValidationError
+
+        from clustercert.http.policy import RequestParameters
+        from clustercert.http.query import invalid_parameter
 
         given = {each.name: getattr(self, each.name) for each in fields(self) if each.name != "csr"}
         texts = {name: str(value) for name, value in given.items() if value is not None}
         if self.csr:
             texts["csr"] = "true"
         try:
-            return policy.question(query.parsed(texts, policy.EXPLAIN, others=()), max_days)
+            return RequestParameters.model_validate(texts).question(max_days)
+        except ValidationError as error:
+            raise _bad_option(invalid_parameter(error.errors()).message, texts) from None
         except InvalidRequest as error:
             raise _bad_option(error.message, texts) from None
 
@@ -202,7 +207,7 @@ def explain(
     Shows what would be signed, what each rule needs, and which rule is nearest to allowing a refused request. Signs and
     records nothing.
     """
-    from clustercert.http.policy import explanation_body
+    from clustercert.http.policy import ExplanationBody
 
     loaded = settings(context, policy)
     question = request.question(loaded.api.max_duration)
@@ -222,7 +227,7 @@ def explain(
             ) from None
 
     explained = operate(context, work)
-    body = explanation_body(explained)
+    body = ExplanationBody.render(explained)
     match output:
         case Output.JSON | Output.YAML:
             show_one(body, output)

@@ -9,13 +9,13 @@ import contextlib
 import hashlib
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
 from fastapi import Depends, Header, Query
 from pydantic import BaseModel, ConfigDict
 from starlette.responses import Response
 
-from clustercert.http import query, responses
+from clustercert.http import responses
 from clustercert.http.body import json_object, require_json, validated
 from clustercert.http.dependencies import Call, CallDep
 from clustercert.http.openapi import ERRORS, described
@@ -69,11 +69,9 @@ def done(text: str) -> Described:
 M = TypeVar("M", bound=BaseModel)
 T = TypeVar("T")
 
-DRY_RUN = "All"
 ATTEMPTS = 10
 _TAG_DIGITS = 32
 _TIME = "_at"
-_PARAMETERS = {"dryRun", "domain"}
 _ENABLED = "enabled"
 
 
@@ -147,11 +145,10 @@ class Change:
 async def change(
     call: CallDep,
     dry_run: Annotated[
-        str | None,
+        Literal["All"] | None,
         Query(
             alias="dryRun",
             description="`All`: check everything, and return the result without changing anything.",
-            json_schema_extra={"enum": [DRY_RUN]},
         ),
     ] = None,
     if_match: Annotated[
@@ -162,10 +159,7 @@ async def change(
         Header(alias="If-None-Match", description="`*`: create it, but don't change an existing one."),
     ] = None,
 ) -> Change:
-    """Parse the preconditions. Raises InvalidRequest, also for an unknown parameter, such as a misspelled dryRun."""
-    query.check_parameters(call.request.query_params, _PARAMETERS)
-    if dry_run not in {None, DRY_RUN}:
-        raise InvalidRequest(f"dryRun: must be {DRY_RUN}.")
+    """Parse the preconditions. Raises InvalidRequest."""
     if if_none_match not in {None, "*"}:
         raise InvalidRequest("If-None-Match: must be *.")
     tags = None if if_match is None else frozenset(tag.strip() for tag in if_match.split(","))

@@ -93,7 +93,6 @@ async def delete_role(change: OperatorChange, name: str) -> Response:
 
 IN_SERVICE = OWN + "/assignments"
 OF_PROJECT = IN_PROJECT + "/assignments"
-SERVICE = "service"
 _ONE = "/{role}/{assignees}/{name}"
 
 
@@ -111,7 +110,7 @@ class AssignmentBody(ResponseBody):
     project_id: str | None
 
     @classmethod
-    def render(cls, source: RoleAssignment) -> JsonObject:
+    def render(cls, source: RoleAssignment, **_others: object) -> JsonObject:
         """Return the JSON object of an assignment."""
         role, actor, project = source.role, source.actor, source.project
         body = cls(
@@ -207,18 +206,13 @@ async def list_everywhere(
     user: Annotated[str | None, Query(description="Only those of this user, by name or id.")] = None,
     group: Annotated[str | None, Query(description="Only those of this group, by name or id.")] = None,
     scope: Annotated[
-        str | None,
-        Query(
-            description="`service`: only those in the whole service.", json_schema_extra={"enum": [SERVICE]}
-        ),
+        Literal["service"] | None, Query(description="`service`: only those in the whole service.")
     ] = None,
 ) -> Response:
     """List the role assignments in all projects and in the whole service. Sorted by id. Only for operators.
 
     `domain` is that of the user or group.
     """
-    if scope not in {None, SERVICE}:
-        raise InvalidRequest(f"scope: must be {SERVICE}.")
     if user is not None and group is not None:
         raise InvalidRequest("user, group: send only one of them.")
     assignee: User | Group | None = None
