@@ -7,6 +7,7 @@ import socket
 import subprocess
 import sys
 from pathlib import Path
+from unittest.mock import patch
 
 import pytest
 import typer
@@ -14,7 +15,7 @@ import typer
 from clustercert import __version__
 from clustercert.cli.main import COMMANDS, app
 from support import terminal
-from support.command_line import Operator
+from support.command_line import CommandResult, Operator, run_command
 from support.wait import SECONDS, line_with
 
 KEK = base64.b64encode(bytes(32)).decode()
@@ -43,6 +44,12 @@ def run(*arguments: str | Path, **environment: str) -> "subprocess.CompletedProc
         env=clean_environment(**environment),
         check=False,
     )
+
+
+def run_here(*arguments: str | Path, **environment: str) -> CommandResult:
+    """The same in this process."""
+    with patch.dict(os.environ, clean_environment(**environment), clear=True):
+        return run_command(*map(str, arguments))
 
 
 def loaded_by(*arguments: str) -> set[str]:
@@ -136,17 +143,17 @@ def test_the_completion_command_is_the_only_way_to_completion() -> None:
     [["nonsense"], ["user", "create"], ["serve", "--port", "70000"], ["--show-completion", "bash"]],
 )
 def test_wrong_usage_exits_with_2_and_names_the_help(arguments: list[str]) -> None:
-    done = run(*arguments)
-    assert (done.returncode, done.stdout) == (2, "")
-    assert "Error: " in done.stderr
-    assert "--help" in done.stderr or " -h" in done.stderr
+    done = run_here(*arguments)
+    assert (done.code, done.out) == (2, "")
+    assert "Error: " in done.err
+    assert "--help" in done.err or " -h" in done.err
 
 
 def test_errors_are_sentences_on_standard_error(tmp_path: Path) -> None:
-    done = run("--config", tmp_path / "missing", "user", "list", "--local")
-    assert (done.returncode, done.stdout) == (1, "")
-    assert done.stderr.startswith("Error: Can't read the configuration file")
-    assert done.stderr.count("\n") == 1
+    done = run_here("--config", tmp_path / "missing", "user", "list", "--local")
+    assert (done.code, done.out) == (1, "")
+    assert done.err.startswith("Error: Can't read the configuration file")
+    assert done.err.count("\n") == 1
     debugged = run("--config", tmp_path / "missing", "user", "list", "--local", CLUSTERCERT_DEBUG="1")
     assert "Traceback" in debugged.stderr
 
@@ -200,20 +207,20 @@ def test_closed_standard_input_is_no_terminal(operator: Operator) -> None:
 def test_a_missing_database_is_named_where_the_settings_say(tmp_path: Path) -> None:
     file = tmp_path / "elsewhere.db"
     command = ("--data-dir", tmp_path / "data", "user", "list", "--local")
-    done = run(*command, CLUSTERCERT_DATABASE_URL=f"sqlite+aiosqlite:///{file}", CLUSTERCERT_KEK=KEK)
-    assert done.stderr == (
+    done = run_here(*command, CLUSTERCERT_DATABASE_URL=f"sqlite+aiosqlite:///{file}", CLUSTERCERT_KEK=KEK)
+    assert done.err == (
         f"Error: There is no database at {file}. Create one with `clustercert db upgrade`, or change database_url "
         "in the settings or CLUSTERCERT_DATABASE_URL.\n"
     )
-    done = run(*command, CLUSTERCERT_KEK=KEK)
-    assert done.stderr.startswith(f"Error: There is no database in {tmp_path / 'data'}. Create one with ")
+    done = run_here(*command, CLUSTERCERT_KEK=KEK)
+    assert done.err.startswith(f"Error: There is no database in {tmp_path / 'data'}. Create one with ")
 
 
 def test_a_database_error_is_shown_without_its_password(tmp_path: Path) -> None:
     with socket.socket() as nobody_listens:
         nobody_listens.bind(("127.0.0.1", 0))
         url = f"postgresql+asyncpg://u:hidden@127.0.0.1:{nobody_listens.getsockname()[1]}/d"
-        done = run(
+        done = run_here(
             "--data-dir",
             tmp_path,
             "user",
@@ -223,10 +230,10 @@ def test_a_database_error_is_shown_without_its_password(tmp_path: Path) -> None:
             CLUSTERCERT_KEK=KEK,
         )
 
-    assert done.returncode == 6
-    assert "does not answer" in done.stderr
-    assert "(Connection refused)" in done.stderr
-    assert "hidden" not in done.stderr
+    assert done.code == 6
+    assert "does not answer" in done.err
+    assert "(Connection refused)" in done.err
+    assert "hidden" not in done.err
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs Linux's /dev/full")
@@ -248,9 +255,11 @@ def test_a_full_disk_is_reported(operator: Operator, arguments: list[str]) -> No
 def test_no_option_takes_a_secret() -> None:
     groups = {"user": ("create", "set-password"), "access-key": ("create",), "keys": ("generate", "rotate")}
     pages = [
-        run(group, command, "--help").stdout for group, commands in groups.items() for command in commands
+        run_here(group, command, "--help").out for group, commands in groups.items() for command in commands
     ]
-    pages.append(run("login", "--help", CLUSTERCERT_PASSWORD="pa55", CLUSTERCERT_SECRET_KEY="s3cret").stdout)
+    pages.append(
+        run_here("login", "--help", CLUSTERCERT_PASSWORD="pa55", CLUSTERCERT_SECRET_KEY="s3cret").out
+    )
     for page in pages:
         assert "--password " not in page
         assert "--secret-key" not in page
@@ -261,24 +270,24 @@ def test_no_option_takes_a_secret() -> None:
 def test_options_override_variables_and_variables_the_file(operator: Operator, tmp_path: Path) -> None:
     config = ("--config", operator.config)
     elsewhere = str(tmp_path / "elsewhere")
-    assert elsewhere in run(*config, "user", "list", "--local", CLUSTERCERT_DATA_DIR=elsewhere).stderr
-    done = run(
+    assert elsewhere in run_here(*config, "user", "list", "--local", CLUSTERCERT_DATA_DIR=elsewhere).err
+    done = run_here(
         *config, "--data-dir", tmp_path / "data", "user", "list", "--local", CLUSTERCERT_DATA_DIR=elsewhere
     )
-    assert done.returncode == 0, done.stderr
+    assert done.code == 0, done.err
 
 
 def test_an_argument_demo_is_not_the_demo_command(operator: Operator, tmp_path: Path) -> None:
     config = ("--config", operator.config)
-    shown = run("cluster", "show", "demo", "--local", *config, "--data-dir", tmp_path / "data")
-    assert "no such option" not in shown.stderr.lower()
-    assert "demo" in shown.stderr
+    shown = run_here("cluster", "show", "demo", "--local", *config, "--data-dir", tmp_path / "data")
+    assert "no such option" not in shown.err.lower()
+    assert "demo" in shown.err
 
 
 def test_an_event_id_out_of_range_is_wrong_usage(operator: Operator) -> None:
-    done = run("--config", operator.config, "audit", "show", "9" * 20)
-    assert done.returncode == 2
-    assert "Unexpected error" not in done.stderr
+    done = run_here("--config", operator.config, "audit", "show", "9" * 20)
+    assert done.code == 2
+    assert "Unexpected error" not in done.err
 
 
 def test_a_password_is_prompted_for_twice_and_not_shown(operator: Operator) -> None:
