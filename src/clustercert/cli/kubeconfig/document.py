@@ -182,11 +182,11 @@ class _Editor:
 
     def _update_entries(self, key: str, node: Any, old: list[Any], new: list[Any]) -> None:
         """Change what differs between two lists of entries with names."""
-        kept = {each["name"]: each for each in new if _has_name(each)}
+        new_entries = {each["name"]: each for each in new if _has_name(each)}
         names = [each["name"] if _has_name(each) else None for each in old]
         for index in reversed(range(len(old))):
-            if names[index] in kept:
-                self.update(node[index], old[index], kept[names[index]])
+            if names[index] in new_entries:
+                self.update(node[index], old[index], new_entries[names[index]])
             elif names[index] is not None:
                 # Without the comment on the entry's own last line.
                 lines = _comment_lines(_last_comment(node[index]))[1:]
@@ -200,7 +200,7 @@ class _Editor:
             self.root.ca.items.get(key, [])[2:] = [None, None]
         if not old:
             node.fa.set_block_style()
-        node.extend(self._node(each) for name, each in kept.items() if name not in names)
+        node.extend(self._node(each) for name, each in new_entries.items() if name not in names)
 
     def _add_comment(self, lines: list[str], key: str, entries: Any, index: int) -> None:
         """Add the comment of a removed entry to what follows: it is about that, but for ruamel.yaml, the entry's."""
