@@ -9,8 +9,8 @@ import pytest
 
 from clustercert.cli.credential import cache, entry
 from clustercert.cli.login import profile
-from clustercert.cli.login.flow import read_ca
 from clustercert.cli.login.profile import Profile
+from clustercert.cli.login.trust import read_ca
 from clustercert.cli.lookup import in_domain, only_project
 from clustercert.cli.options import CommandError, NotLoggedIn, UnknownName
 from clustercert.client import ProjectRef

@@ -18,9 +18,9 @@ import typer
 from clustercert.cli import completion
 from clustercert.cli.credential import cache
 from clustercert.cli.login import oidc_login, profile, renewal, token_storage, trust
-from clustercert.cli.login.method import IssuerOptions
+from clustercert.cli.login.issuer_options import IssuerOptions
 from clustercert.cli.login.profile import OidcLogin, Profile
-from clustercert.cli.login.window import may_open_window
+from clustercert.cli.login.renewal import may_open_window
 from clustercert.cli.options import CommandError, UnknownName
 from clustercert.client import Client, NamedRef
 from clustercert.client.connection import ApiError
@@ -207,7 +207,7 @@ def test_a_refresh_token_in_the_keyring(home: Path, ring: dict[tuple[str, str], 
         path = profile.tokens_path("default", os.environ)
         assert json.loads(path.read_text())["refresh_token"] is None
         assert list(ring.values()) == ["first"]
-        found = renewal.renewed("default", profile.load("default", os.environ))
+        found = renewal.renew("default", profile.load("default", os.environ))
         assert (found.is_renewable, found.has_expired) == (True, False)
         assert set(ring.values()) == issuer.refresh_tokens
         assert "first" not in issuer.refresh_tokens

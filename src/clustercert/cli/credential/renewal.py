@@ -286,14 +286,14 @@ def renew_login(request: "CredentialRequest") -> Failure | None:
         return found
     if found.oidc is None:
         return None
-    from clustercert.cli.login.renewal import LoginNeeded, renewed
+    from clustercert.cli.login import renewal as login_renewal
 
     try:
-        renewed(name, found)
-    except LoginNeeded as error:
-        from clustercert.cli.login.window import may_open_window
-
-        return Failure(NOT_LOGGED_IN, error.message, cache_helps=True, needs_user=may_open_window(found))
+        login_renewal.renew(name, found)
+    except login_renewal.LoginNeeded as error:
+        return Failure(
+            NOT_LOGGED_IN, error.message, cache_helps=True, needs_user=login_renewal.may_open_window(found)
+        )
     except ClustercertError as error:
         code = exit_code(error)
         return Failure(code, error.message, cache_helps=code == UNAVAILABLE)
@@ -306,10 +306,10 @@ def renew_refused_login(request: "CredentialRequest") -> bool:
     found = _login(name)
     if isinstance(found, Failure) or not found.is_renewable:
         return False
-    from clustercert.cli.login.renewal import renewed
+    from clustercert.cli.login import renewal as login_renewal
 
     try:
-        renewed(name, found, refused=found.token)
+        login_renewal.renew(name, found, refused=found.token)
     except ClustercertError:
         return False
     return True
@@ -317,7 +317,7 @@ def renew_refused_login(request: "CredentialRequest") -> bool:
 
 def log_in(request: "CredentialRequest") -> Failure | None:
     """Let the user log in with one browser window, for this call and all calls that wait. Returns why that failed."""
-    from clustercert.cli.login.window import WindowFailed, log_in_by_window
+    from clustercert.cli.login.renewal import WindowFailed, log_in_by_window
 
     try:
         log_in_by_window(request.profile or DEFAULT_PROFILE)

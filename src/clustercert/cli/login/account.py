@@ -10,7 +10,7 @@ import typer
 
 from clustercert.cli.commands import expand_options
 from clustercert.cli.credential import cache
-from clustercert.cli.login import flow
+from clustercert.cli.login import password_login
 from clustercert.cli.login import profile as profiles
 from clustercert.cli.login.command import password_from
 from clustercert.cli.login.options import LoginOptions
@@ -119,7 +119,7 @@ def password(
         return
     # The token of this login has ended, too.
     named = PasswordLogin(user=user.id, domain=None, password=new, project_id=chosen.project_id)
-    session = flow.log_in_by_password(chosen.url, named, chosen.ca_pem)
+    session = password_login.log_in_by_password(chosen.url, named, chosen.ca_pem)
     renewed = replace(chosen, token=session.token, expires_at=session.expires_at)
     profiles.save(name, renewed, os.environ)
 

@@ -10,8 +10,8 @@ from typing import Annotated
 import typer
 
 from clustercert.cli.commands import expand_options
-from clustercert.cli.login import flow, profile, renewal
-from clustercert.cli.login.method import IssuerOptions
+from clustercert.cli.login import password_login, profile, renewal
+from clustercert.cli.login.issuer_options import IssuerOptions
 from clustercert.cli.login.options import PlainHttpOption, ProfileOption
 from clustercert.cli.login.profile import Profile
 from clustercert.cli.login.trust import TrustOptions
@@ -58,7 +58,7 @@ class CredentialOptions:
         access_key = self.access_key or (last.access_key if last is not None and self.user is None else None)
         if access_key is not None:
             secret_key = _secret("Secret key", "CLUSTERCERT_SECRET_KEY", self.secret_file, "--secret-file")
-            return flow.log_in_by_access_key(url, access_key, secret_key, project, ca_pem)
+            return password_login.log_in_by_access_key(url, access_key, secret_key, project, ca_pem)
         from clustercert.client import PasswordLogin
 
         same_user = last is not None and last.access_key is None and self.user in (None, last.user)
@@ -76,8 +76,8 @@ class CredentialOptions:
             project_id=project if by_id else None,
             project=None if by_id else project,
         )
-        session = flow.log_in_by_password(url, login, ca_pem)
-        return replace(flow.profile_of(url, session, None, ca_pem), domain=domain)
+        session = password_login.log_in_by_password(url, login, ca_pem)
+        return replace(password_login.profile_of(url, session, None, ca_pem), domain=domain)
 
 
 @expand_options

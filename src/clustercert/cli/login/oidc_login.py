@@ -1,14 +1,15 @@
 """Logs in at an OIDC issuer in a browser or by a code, and creates the profile."""
 
+import os
 import sys
 import time
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from clustercert.cli.login.flow import choose_project
+from clustercert.cli.login import profile, token_storage
+from clustercert.cli.login.password_login import choose_project
 from clustercert.cli.login.profile import OidcLogin, Profile
-from clustercert.cli.login.renewal import refresh_token_of, saved_issuer
 from clustercert.cli.options import NotLoggedIn
 from clustercert.cli.output import print_note
 
@@ -164,16 +165,12 @@ def end_session(name: str, found: Profile) -> None:
     """Revoke the refresh token at the issuer, and delete it from the keyring. Raises ClientError or CommandError."""
     from clustercert.client.oidc.tokens import IssuerClient
 
-    refresh_token = refresh_token_of(name, found)
+    refresh_token = profile.refresh_token(name, found, os.environ)
     if found.in_keyring:
-        import os
-
-        from clustercert.cli.login import profile, token_storage
-
         token_storage.delete(str(profile.tokens_path(name, os.environ)))
     if refresh_token is None or found.oidc is None or found.oidc.issuer is None:
         return
-    with IssuerClient(saved_issuer(name, found.oidc)) as client:
+    with IssuerClient(profile.saved_issuer(name, found.oidc)) as client:
         if not client.revoke(refresh_token):
             print_note(
                 f"The issuer {client.issuer.url} can't revoke logins. The login stays valid there until it expires."
@@ -188,7 +185,7 @@ def current_issuer(name: str, found: Profile, oidc: OidcLogin) -> "tuple[LoginIs
     from clustercert.client import Client
     from clustercert.client.oidc.issuer import login_offer
 
-    saved = saved_issuer(name, oidc)
+    saved = profile.saved_issuer(name, oidc)
     with Client(found.url, ca_pem=found.ca_pem) as service:
         offer = login_offer(service)
     return with_saved_ca(offer.by_name.get(oidc.name, saved), saved), offer

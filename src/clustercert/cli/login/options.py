@@ -53,17 +53,16 @@ class LoginOptions:
         warn_in_client(os.environ)
         name, address = self.saved_name, os.environ.get("OS_AUTH_URL")
         if name is None:
-            from clustercert.cli.login import flow
+            from clustercert.cli.login import password_login
 
-            found = flow.log_in(os.environ, plain_http=self.plain_http)
+            found = password_login.log_in(os.environ, plain_http=self.plain_http)
             print_note(f"Using the login in OpenStack's variables: {found.user} at {found.url}.")
             return found
         found = profile.load(name, os.environ)
         if found.oidc is not None:
-            from clustercert.cli.login.renewal import renewed
-            from clustercert.cli.login.window import ready
+            from clustercert.cli.login.renewal import renew, renew_or_log_in
 
-            found = (ready if may_ask else renewed)(name, found)
+            found = (renew_or_log_in if may_ask else renew)(name, found)
         if address and self.profile_name is None:
             print_note(
                 f"Using the saved login, {found.user} at {found.url}. OpenStack's variables are ignored: they need "

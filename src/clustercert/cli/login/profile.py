@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from clustercert.client import Client
     from clustercert.client.administration import AdministrationClient
     from clustercert.client.connection import Auth
+    from clustercert.client.oidc.issuer import LoginIssuer
     from clustercert.model import JsonObject
 
 DEFAULT_PROFILE = "default"
@@ -266,6 +267,23 @@ def delete(name: str, environment: Mapping[str, str]) -> None:
         path.unlink()
     except OSError as error:
         raise CommandError(f"The profile {path} can't be deleted: {error.strerror}.") from error
+
+
+def refresh_token(name: str, found: Profile, environment: Mapping[str, str]) -> str | None:
+    """Return the refresh token, from the profile or the keyring. Raises CommandError."""
+    if not found.in_keyring:
+        return found.refresh_token
+    return token_storage.get(str(tokens_path(name, environment)))
+
+
+def saved_issuer(name: str, oidc: OidcLogin) -> "LoginIssuer":
+    """Return the issuer of a profile. Raises CommandError if the profile is damaged."""
+    from clustercert.client.oidc.issuer import LoginIssuer
+
+    try:
+        return LoginIssuer.parse(oidc.issuer or {})
+    except (LookupError, TypeError, ValueError):
+        raise CommandError(f"The profile {name} is damaged. Run `clustercert login URL` again.") from None
 
 
 def option(name: str) -> str:

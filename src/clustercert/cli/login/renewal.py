@@ -1,28 +1,37 @@
-"""Renews logins at OIDC issuers without the user: by the refresh token, or from a file with a newer token."""
+"""Renews logins at OIDC issuers: by the refresh token, from a file with a newer token, or in one browser window."""
 
 import os
+import sys
+import time
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from clustercert.cli.login import profile, token_storage
+from clustercert.cli.file_lock import Lock, LockTimeout, locked
+from clustercert.cli.login import oidc_login, profile, token_storage
 from clustercert.cli.login.profile import OidcLogin, Profile
 from clustercert.cli.login.token_storage import SavedTokens
-from clustercert.cli.options import CommandError, NotLoggedIn
+from clustercert.cli.options import INTERRUPTED, NOT_LOGGED_IN, CommandError, NotLoggedIn, exit_code
+from clustercert.cli.output import print_note
+from clustercert.model.errors import ClustercertError
 
 if TYPE_CHECKING:
-    from clustercert.client.oidc.issuer import LoginIssuer
     from clustercert.client.oidc.tokens import Tokens
 
 _MAX_TOKEN_CHARACTERS = 64 * 1024
+_POLL_SECONDS = 1.0
+# How long to wait for the lock: longer than its holder waits for the browser.
+_WAIT_SECONDS = 400.0
+# After a login that nobody completed, open no other window for this long.
+_PAUSE_SECONDS = 600.0
 
 
 class LoginNeeded(NotLoggedIn):
     """The login expired, and only the user can renew it."""
 
 
-def renewed(name: str, found: Profile, *, refused: str | None = None) -> Profile:
+def renew(name: str, found: Profile, *, refused: str | None = None) -> Profile:
     """Return a login at an OIDC issuer with a valid token. Logins of other kinds are returned as they are.
 
     Raises LoginNeeded, ClientError or CommandError.
@@ -63,7 +72,7 @@ def with_tokens(found: Profile, saved: SavedTokens) -> Profile:
     )
 
 
-def keep(name: str, tokens: "Tokens", *, keyring: bool) -> SavedTokens:
+def save_tokens(name: str, tokens: "Tokens", *, keyring: bool) -> SavedTokens:
     """Save the tokens of a profile. Raises CommandError."""
     path = profile.tokens_path(name, os.environ)
     in_keyring = keyring and _put_in_keyring(path, tokens.refresh)
@@ -88,39 +97,18 @@ def _put_in_keyring(path: Path, refresh_token: str | None) -> bool:
     """Keep a refresh token, if there is one, in the keyring. Returns whether it is there. Raises CommandError."""
     if refresh_token is None:
         return False
-    from clustercert.cli.login import token_storage
-
     token_storage.put(str(path), refresh_token)
     return True
-
-
-def refresh_token_of(name: str, found: Profile) -> str | None:
-    """Return the refresh token, from the profile or the keyring. Raises CommandError."""
-    if not found.in_keyring:
-        return found.refresh_token
-    from clustercert.cli.login import token_storage
-
-    return token_storage.get(str(profile.tokens_path(name, os.environ)))
-
-
-def saved_issuer(name: str, oidc: OidcLogin) -> "LoginIssuer":
-    """Return the issuer of a profile. Raises CommandError if the profile is damaged."""
-    from clustercert.client.oidc.issuer import LoginIssuer
-
-    try:
-        return LoginIssuer.parse(oidc.issuer or {})
-    except (LookupError, TypeError, ValueError):
-        raise CommandError(f"The profile {name} is damaged. Run `clustercert login URL` again.") from None
 
 
 def _refreshed(name: str, found: Profile, oidc: OidcLogin, path: Path) -> SavedTokens:
     from clustercert.client.oidc.issuer import OAuthError
     from clustercert.client.oidc.tokens import IssuerClient, RefreshRefused
 
-    refresh_token = refresh_token_of(name, found)
+    refresh_token = profile.refresh_token(name, found, os.environ)
     if refresh_token is None or oidc.issuer is None:
         raise login_needed(name, found)
-    issuer = saved_issuer(name, oidc)
+    issuer = profile.saved_issuer(name, oidc)
     try:
         with IssuerClient(issuer) as client:
             tokens = client.refresh(refresh_token, oidc.subject)
@@ -130,16 +118,16 @@ def _refreshed(name: str, found: Profile, oidc: OidcLogin, path: Path) -> SavedT
     except OAuthError as error:
         # The client at the issuer may have changed. A new login asks the service for it.
         raise LoginNeeded(f"{error.message} {profile.log_in_again(name)}") from error
-    return keep(name, tokens, keyring=found.in_keyring)
+    return save_tokens(name, tokens, keyring=found.in_keyring)
 
 
 def _from_file(name: str, found: Profile, file: Path) -> SavedTokens:
-    tokens = tokens_from(read_token(file))
+    tokens = parse_token(read_token(file))
     if tokens.expires_at <= datetime.now(UTC):
         raise LoginNeeded(f"The token in {file} expired. {profile.log_in_again(name)}")
     if found.oidc is not None and tokens.subject != found.oidc.subject:
         raise LoginNeeded(f"The token in {file} is of another user. {profile.log_in_again(name)}")
-    return keep(name, tokens, keyring=False)
+    return save_tokens(name, tokens, keyring=False)
 
 
 def read_token(file: Path) -> str:
@@ -149,7 +137,7 @@ def read_token(file: Path) -> str:
     return read_secret("Token", file, "add --token-file FILE", longest=_MAX_TOKEN_CHARACTERS).strip()
 
 
-def tokens_from(text: str) -> "Tokens":
+def parse_token(text: str) -> "Tokens":
     """Return the tokens with a JWT that another program got. Raises CommandError."""
     from clustercert.client.oidc.tokens import tokens_of
 
@@ -159,3 +147,110 @@ def tokens_from(text: str) -> "Tokens":
         raise CommandError(
             f"This is not a token of an OIDC issuer: {error}. Give a JWT of at most 16 KiB."
         ) from error
+
+
+class WindowFailed(CommandError):
+    """The login in the browser failed, here or in a parallel command.
+
+    Attributes:
+        exit_code: of the command.
+    """
+
+    def __init__(self, message: str, exit_code: int) -> None:
+        super().__init__(message)
+        self.exit_code = exit_code
+
+
+def renew_or_log_in(name: str, found: Profile) -> Profile:
+    """Return the login with a valid token: renewed without the user, or else in a browser window.
+
+    Raises LoginNeeded, ClientError or CommandError.
+    """
+    try:
+        return renew(name, found)
+    except LoginNeeded:
+        if not may_open_window(found):
+            raise
+    return log_in_by_window(name)
+
+
+def may_open_window(found: Profile) -> bool:
+    """Whether somebody is there to log in: at a terminal or with kubectl, on a machine with a browser."""
+    if found.oidc is None or found.oidc.issuer is None or oidc_login.is_ci(os.environ):
+        return False
+    is_used = "KUBERNETES_EXEC_INFO" in os.environ or sys.stdin.isatty() or sys.stderr.isatty()
+    return is_used and oidc_login.has_browser(os.environ)
+
+
+def log_in_by_window(name: str) -> Profile:
+    """Open a window, or wait for the one that a parallel command opened. Raises NotLoggedIn or WindowFailed."""
+    path = f"{profile.tokens_path(name, os.environ)}.window"
+    began, deadline = time.time(), time.monotonic() + _WAIT_SECONDS
+    waiting = False
+    while time.monotonic() < deadline:
+        try:
+            with locked(path, _POLL_SECONDS) as lock:
+                return _holding_lock(name, lock, began)
+        except LockTimeout:
+            found = profile.load(name, os.environ)
+            if found.token is not None and not found.has_expired:
+                return found
+            if not waiting:
+                print_note("Waiting for the login in the browser window that another command opened.")
+                waiting = True
+    raise NotLoggedIn(f"Another clustercert holds {path}.lock. End it, and try again.")
+
+
+def _holding_lock(name: str, lock: Lock, began: float) -> Profile:
+    found = profile.load(name, os.environ)
+    oidc = found.oidc
+    if oidc is None or (found.token is not None and not found.has_expired):
+        return found
+    if not lock.is_held:
+        raise login_needed(name, found)
+    _raise_recent_failure(name, lock, began)
+    print_note(f"Your login at {found.url} expired.")
+    try:
+        return _log_in(name, found, oidc)
+    except KeyboardInterrupt:
+        lock.record_failure(INTERRUPTED, f"The login was interrupted. {profile.log_in_again(name)}")
+        raise
+    except ClustercertError as error:
+        remedy = "" if "`clustercert login" in error.message else f" {profile.log_in_again(name)}"
+        failed = WindowFailed(f"{error.message}{remedy}", exit_code(error))
+        lock.record_failure(failed.exit_code, failed.message)
+        raise failed from error
+
+
+def _raise_recent_failure(name: str, lock: Lock, began: float) -> None:
+    """Raise WindowFailed if a window failed since this command began, or recently for lack of a user."""
+    if (failed := lock.failure_since(began)) is not None:
+        raise WindowFailed(failed[1], failed[0])
+    try:
+        renewed_at = profile.tokens_path(name, os.environ).stat().st_mtime
+    except OSError:
+        renewed_at = 0.0
+    failed = lock.failure_since(max(time.time() - _PAUSE_SECONDS, renewed_at))
+    if failed is not None and failed[0] in (NOT_LOGGED_IN, INTERRUPTED):
+        raise WindowFailed(failed[1], NOT_LOGGED_IN)
+
+
+def _log_in(name: str, found: Profile, oidc: OidcLogin) -> Profile:
+    from clustercert.cli.login import oidc_login, trust
+
+    issuer, offer = oidc_login.current_issuer(name, found, oidc)
+    trust.require_known(name, found.url, issuer)
+    tokens = oidc_login.by_browser(issuer, open_window=True)
+    if tokens.subject != oidc.subject:
+        raise NotLoggedIn(
+            f"Another user logged in with the browser. To change the user of this login, run "
+            f"`clustercert login{profile.option(name)}`."
+        )
+    trust.remember(found.url, issuer, offer.urls)
+    if issuer.body() == oidc.issuer:
+        with token_storage.exclusive(profile.tokens_path(name, os.environ)):
+            return with_tokens(found, save_tokens(name, tokens, keyring=oidc.keyring))
+    changed = OidcLogin(oidc.name, tokens.subject, issuer.body(), oidc.keyring)
+    saved = oidc_login.profile_of(found.url, found.ca_pem, changed, tokens)
+    save(name, saved)
+    return saved

@@ -11,8 +11,7 @@ from urllib.parse import urlsplit
 import typer
 
 from clustercert.cli.login import profile
-from clustercert.cli.login.flow import read_ca
-from clustercert.cli.options import CommandError, NotLoggedIn, UsageError
+from clustercert.cli.options import CommandError, NotLoggedIn, UsageError, read_file
 from clustercert.cli.output import print_note
 from clustercert.cli.prompts import confirm
 from clustercert.secure_file import make_private_folder, write_private
@@ -22,6 +21,11 @@ if TYPE_CHECKING:
 
 
 _FINGERPRINT = re.compile(r"[0-9A-Fa-f]{64}", re.ASCII)
+
+
+def read_ca(path: Path | None) -> str | None:
+    """Read a CA file. Escapes what is not ASCII, such as names in comments. Raises CommandError if it can't be read."""
+    return read_file(path).decode("ascii", "backslashreplace") if path is not None else None
 
 
 @dataclass(frozen=True, slots=True)

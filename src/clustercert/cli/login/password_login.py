@@ -1,4 +1,4 @@
-"""Logs in to a running service, and creates a profile."""
+"""Logs in with a password, an access key or OpenStack's variables, and creates the profile."""
 
 from collections.abc import Mapping
 from dataclasses import replace
@@ -6,16 +6,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from clustercert.cli.login.profile import Profile
+from clustercert.cli.login.trust import read_ca
 from clustercert.cli.lookup import only_project
-from clustercert.cli.options import CommandError, NotLoggedIn, read_file
+from clustercert.cli.options import CommandError, NotLoggedIn
 
 if TYPE_CHECKING:
     from clustercert.client import NamedRef, PasswordLogin, ProjectRef, Session
-
-
-def read_ca(path: Path | None) -> str | None:
-    """Read a CA file. Escapes what is not ASCII, such as names in comments. Raises CommandError if it can't be read."""
-    return read_file(path).decode("ascii", "backslashreplace") if path is not None else None
 
 
 def log_in_by_password(url: str, login: "PasswordLogin", ca_pem: str | None) -> "Session":

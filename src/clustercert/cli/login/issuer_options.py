@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from clustercert.cli.login import oidc_login
-from clustercert.cli.login.flow import read_ca
+from clustercert.cli.login import oidc_login, profile
 from clustercert.cli.login.profile import OidcLogin, Profile
+from clustercert.cli.login.trust import read_ca
 from clustercert.cli.options import INTERRUPTED, CommandError, UnknownName, did_you_mean
 from clustercert.cli.output import print_note
 from clustercert.cli.prompts import prompt_text
@@ -144,17 +144,17 @@ class IssuerOptions:
 
     def _given_token(self, last: Profile | None) -> "tuple[Tokens, Path | None] | None":
         """Return the token that another program got, and its file if that can be read again."""
-        from clustercert.cli.login.renewal import read_token, tokens_from
+        from clustercert.cli.login.renewal import parse_token, read_token
 
         file = self.token_file
         if file is None and not self.is_given:
             if (text := os.environ.get(TOKEN_VARIABLE)) is not None:
-                return tokens_from(text.strip()), None
+                return parse_token(text.strip()), None
             if last is not None and last.oidc is not None and last.oidc.token_file is not None:
                 file = Path(last.oidc.token_file)
         if file is None:
             return None
-        return tokens_from(read_token(file)), None if file == Path("-") else file
+        return parse_token(read_token(file)), None if file == Path("-") else file
 
     def _chosen_issuer(
         self, url: str, ca_pem: str | None, last: Profile | None
@@ -185,9 +185,8 @@ class IssuerOptions:
             return replace(issuer, ca_pem=read_ca(self.issuer_ca_file))
         if last is not None and last.oidc is not None and last.oidc.issuer is not None:
             from clustercert.cli.login.oidc_login import with_saved_ca
-            from clustercert.cli.login.renewal import saved_issuer
 
-            return with_saved_ca(issuer, saved_issuer("of the last login", last.oidc))
+            return with_saved_ca(issuer, profile.saved_issuer("of the last login", last.oidc))
         return issuer
 
     def _default(self, url: str, names: list[str], last: Profile | None) -> str | None:
