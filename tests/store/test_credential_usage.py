@@ -281,7 +281,7 @@ async def test_the_use_of_a_token_is_written_once_a_minute(
     async def asked_at(by: CredentialUsage) -> dict[str, object]:
         by.report_token_use(token_hash(first.text))
         await by.flush()
-        return {token.id: token.last_asked_at for token in await tokens.tokens_of_cluster(there.id)}
+        return {token.id: token.last_asked_at for token in await tokens.queries.tokens_of_cluster(there.id)}
 
     generation = store.rows("SELECT value FROM generation")
     assert await asked_at(here) == {first.token.id: NOW, second.token.id: None}
@@ -297,7 +297,7 @@ async def test_the_use_of_a_token_is_written_once_a_minute(
         await asked_at(here)
     store.execute("ALTER TABLE elsewhere RENAME TO webhook_token")
     await here.flush()
-    assert clock[0] in {token.last_asked_at for token in await tokens.tokens_of_cluster(there.id)}
+    assert clock[0] in {token.last_asked_at for token in await tokens.queries.tokens_of_cluster(there.id)}
     # The use of a removed token is dropped.
     await tokens.remove(there, first.token.id, actor=Actor("cli:test", ORIGIN))
     clock[0] += timedelta(hours=1)
@@ -315,7 +315,7 @@ async def test_a_call_with_a_wrong_token_is_written_once_a_minute(
         clock[0] = NOW + seconds * SECOND
         usage.report_refused_call(there.id)
         await usage.flush()
-        (token,) = await tokens.tokens_of_cluster(there.id)
+        (token,) = await tokens.queries.tokens_of_cluster(there.id)
         assert (token.refused_at, token.last_asked_at) == (NOW + expected * SECOND, None)
     # It is written later if the database is down.
     clock[0] = NOW + timedelta(hours=1)
@@ -325,7 +325,7 @@ async def test_a_call_with_a_wrong_token_is_written_once_a_minute(
         await usage.flush()
     store.execute("ALTER TABLE elsewhere RENAME TO webhook_token")
     await usage.flush()
-    (token,) = await tokens.tokens_of_cluster(there.id)
+    (token,) = await tokens.queries.tokens_of_cluster(there.id)
     assert token.refused_at == clock[0]
 
 

@@ -144,14 +144,14 @@ async def test_a_disabled_key_is_none_at_all_and_comes_back(accounts: Accounts) 
     await second_process.access_keys.enable(key, enabled=False, actor=Actor(ACTOR, ORIGIN))
     await accounts.database.generation.refresh()
     assert await keys.signing_key(key.id) is None
-    assert [(k.id, k.enabled) for k in await keys.keys_of_user(alice)] == [(key.id, False)]
+    assert [(k.id, k.enabled) for k in await keys.queries.keys_of_user(alice.id)] == [(key.id, False)]
     assert not (await keys.find(key.id)).enabled
     await second_process.access_keys.enable(key, enabled=True, actor=Actor(ACTOR, ORIGIN))
     await caller_of_key(accounts.identity, key.id)
     await second_process.access_keys.remove(key, actor=Actor(ACTOR, ORIGIN))
     await accounts.database.generation.refresh()
     assert await keys.signing_key(key.id) is None
-    assert await keys.keys_of_user(alice) == ()
+    assert await keys.queries.keys_of_user(alice.id) == ()
     for again in (
         keys.enable(key, enabled=True, actor=Actor(ACTOR, ORIGIN)),
         keys.remove(key, actor=Actor(ACTOR, ORIGIN)),
@@ -213,7 +213,7 @@ async def test_a_temporary_key_is_bound_to_its_token_and_ends_by_itself(accounts
     with pytest.raises(Unauthenticated):
         await accounts.identity.access_keys.caller_of_access_key(signing_key, ORIGIN)
     assert await accounts.identity.prune() == 1
-    assert await accounts.identity.access_keys.keys_of_user(alice) == ()
+    assert await accounts.identity.access_keys.queries.keys_of_user(alice.id) == ()
 
 
 async def test_a_temporary_key_lasts_for_15_minutes_to_24_hours(accounts: Accounts) -> None:
@@ -260,7 +260,7 @@ async def test_what_takes_a_users_credential_away_ends_their_temporary_keys(
     alice, bob = await accounts.new_user("alice"), await accounts.new_user("bob")
     issued = await temporary_keys(accounts, alice)
     others = await temporary_keys(accounts, bob)
-    permanent = (await accounts.identity.access_keys.keys_of_user(alice))[0]
+    permanent = (await accounts.identity.access_keys.queries.keys_of_user(alice.id))[0]
     directory, keys = accounts.identity.directory, accounts.identity.access_keys
     if what == "user disabled":
         await directory.enable_user(alice, enabled=False, actor=Actor(ACTOR, ORIGIN))

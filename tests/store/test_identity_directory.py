@@ -35,7 +35,7 @@ async def test_everything_is_found_by_id_and_by_name(accounts: Accounts) -> None
     )
     assert await directory.find_user(alice.id) == await directory.find_user("alice", accounts.domain) == alice
     assert await directory.find_group(group.id) == await directory.find_group("devs") == group
-    assert await directory.domains() == (accounts.domain,)
+    assert await directory.queries.domains() == (accounts.domain,)
     for only in (accounts.project, alice, group):
         found = [await directory.page(type(only), domain, limit=9) for domain in (accounts.domain, None)]
         assert found == [(only,), (only,)]
@@ -159,7 +159,7 @@ async def test_a_removed_group_takes_its_roles_and_memberships_along(accounts: A
     group = await directory.create_group("devs", accounts.domain, actor=Actor(ACTOR, ORIGIN))
     await directory.add_member(group, alice, actor=Actor(ACTOR, ORIGIN))
     await directory.add_member(group, alice, actor=Actor(ACTOR, ORIGIN))
-    assert await directory.member_page(group, after="", limit=9) == (alice,)
+    assert await directory.queries.member_page(group.id, "", 9) == (alice,)
     await roles.assign("admin", group, accounts.project, actor=Actor(ACTOR, ORIGIN))
     await roles.assign("operator", group, None, actor=Actor(ACTOR, ORIGIN))
     await directory.remove_group(group, actor=Actor(ACTOR, ORIGIN))
@@ -231,13 +231,13 @@ async def test_changing_what_is_gone_is_not_found_and_not_recorded(accounts: Acc
 async def test_the_built_in_roles_are_made_once_and_others_by_name(accounts: Accounts) -> None:
     roles = accounts.identity.roles
     await roles.bootstrap()
-    assert [role.name for role in await roles.all_roles()] == ["admin", "member", "operator", "reader"]
+    assert [role.name for role in await roles.queries.roles()] == ["admin", "member", "operator", "reader"]
     alice = await accounts.new_user()
     with pytest.raises(NotFound, match="There is no role auditor"):
         await accounts.assign("auditor", alice, accounts.project)
     await roles.create("auditor", actor=Actor(ACTOR, ORIGIN))
     await accounts.assign("auditor", alice, accounts.project)
-    assert [role.name for role in await roles.all_roles()] == [
+    assert [role.name for role in await roles.queries.roles()] == [
         "admin",
         "auditor",
         "member",
@@ -256,7 +256,7 @@ async def test_assignments_are_listed_by_assignee_and_by_project(accounts: Accou
     await roles.assign("reader", group, other, actor=Actor(ACTOR, ORIGIN))
     await accounts.assign("operator", alice, None)
     await accounts.assign("operator", alice, None)
-    by_name = {role.name: role for role in await roles.all_roles()}
+    by_name = {role.name: role for role in await roles.queries.roles()}
     member = RoleAssignment(by_name["member"], alice, accounts.project)
     operator = RoleAssignment(by_name["operator"], alice, None)
     reader = RoleAssignment(by_name["reader"], group, other)
@@ -304,7 +304,7 @@ async def test_a_users_projects_come_once_from_roles_and_groups(accounts: Accoun
     for project in (shared, accounts.project, closed):
         await roles.assign("reader", group, project, actor=Actor(ACTOR, ORIGIN))
     await enable(directory, closed, enabled=False, actor=Actor(ACTOR, ORIGIN))
-    assert [(p.name, p.enabled) for p in await roles.projects_of(alice)] == [
+    assert [(p.name, p.enabled) for p in await roles.queries.projects_of(alice.id)] == [
         ("closed", False),
         ("eu-de", True),
         ("shared", True),

@@ -105,4 +105,4 @@ async def test_a_group_of_a_disabled_domain_gives_nothing(accounts: Accounts) ->
         assert (found.roles, found.service_roles, found.groups) == expected
         names = [each.user.name for each in await everybody(members, project.id, 100)]
         assert sorted(names) == (["guest", "only-grouped"] if enabled else ["guest"])
-        assert (await roles.projects_of(only_grouped) == (project,)) is enabled
+        assert (await roles.queries.projects_of(only_grouped.id) == (project,)) is enabled

@@ -83,11 +83,11 @@ async def test_two_tokens_are_valid_and_a_third_is_rejected(tokens: WebhookToken
     for text in texts:
         await tokens.authenticate(there.id, text)
         assert await tokens.is_valid(there.id, text)
-    old, new = await tokens.tokens_of_cluster(there.id)
+    old, new = await tokens.queries.tokens_of_cluster(there.id)
     await tokens.remove(there, old.id, actor=Actor(ACTOR, ORIGIN))
     with pytest.raises(NotFound):
         await tokens.remove(there, old.id, actor=Actor(ACTOR, ORIGIN))
-    assert await tokens.tokens_of_cluster(there.id) == (new,)
+    assert await tokens.queries.tokens_of_cluster(there.id) == (new,)
     await create(tokens, there)
 
 
@@ -102,7 +102,7 @@ async def test_a_removed_token_is_rejected_after_a_generation_read(
     await here.authenticate(there.id, text)
     other = patient(store.url)
     elsewhere = WebhookTokens(WebhookTokenQueries(other), feed, lambda: NOW)
-    (token,) = await elsewhere.tokens_of_cluster(there.id)
+    (token,) = await elsewhere.queries.tokens_of_cluster(there.id)
     await elsewhere.remove(there, token.id, actor=Actor(ACTOR, ORIGIN))
     await here.authenticate(there.id, text)
     await feed.refresh()
@@ -115,7 +115,7 @@ async def test_creating_and_removing_a_token_record_events(
     tokens: WebhookTokens, there: Cluster, store: Store
 ) -> None:
     await create(tokens, there)
-    (token,) = await tokens.tokens_of_cluster(there.id)
+    (token,) = await tokens.queries.tokens_of_cluster(there.id)
     await tokens.remove(there, token.id, actor=Actor(ACTOR, ORIGIN))
     made, removed = store.events()[-2:]
     assert (made["kind"], removed["kind"]) == ("webhook_token.created", "webhook_token.removed")

@@ -137,7 +137,7 @@ async def _missing_names(settings: "Settings", database: "Database") -> AsyncIte
 async def _missing_in_rules(settings: "Settings", database: "Database") -> AsyncIterator[str]:
     """Warn of roles, projects and domains in rules that don't exist: a rule that denies would never deny."""
     identity, directory = settings.identity, DirectoryReader(database)
-    domains = {domain.name for domain in await directory.domains()} | identity.authority_names
+    domains = {domain.name for domain in await directory.queries.domains()} | identity.authority_names
     roles = {role.name for role in await RoleQueries(database).roles()}
     roles |= {role for authority in identity.authorities for role in authority.role_names}
     missing: dict[str, None] = {}

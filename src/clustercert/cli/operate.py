@@ -134,7 +134,7 @@ async def prune(
 
 async def _ensure_domain(operator: Operator) -> bool:
     directory = operator.directory
-    if await directory.domains():
+    if await directory.queries.domains():
         return False
     try:
         await directory.create_domain(DEFAULT_DOMAIN, actor=operator.actor)

@@ -130,12 +130,16 @@ class Finder:
         self, name_or_id: str, project: str | None = None, domain: str | None = None
     ) -> "Cluster":
         """Find a cluster. `domain` is the project's."""
+        from clustercert.model import Project
+
         owner = await self.project(project, domain) if project is not None else None
         named = await self.clusters.find(name_or_id, owner.id if owner else None)
         within = await self.domain_or_any(domain)
         projects = {
             each.id: each
-            for each in await self.directory.projects_with_ids({each.project_id for each in named})
+            for each in await self.directory.queries.entities_with_ids(
+                Project, {each.project_id for each in named}
+            )
             if within is None or each.domain.id == within.id
         }
         by_id = {each.id: each for each in named if each.project_id in projects}
@@ -172,7 +176,7 @@ class Operator(Finder):
 
 async def default_domain(directory: "Directory") -> "Domain | None":
     """Return the only domain, or the one with the name `Default`."""
-    domains = await directory.domains()
+    domains = await directory.queries.domains()
     return next((each for each in domains if len(domains) == 1 or each.name == DEFAULT_DOMAIN), None)
 
 

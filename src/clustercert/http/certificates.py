@@ -17,7 +17,7 @@ from clustercert.http.dependencies import Call, CallDep, ServicesDep
 from clustercert.http.openapi import ERRORS, described
 from clustercert.http.paging import KeyPageDep, PageBody, PageDep, fitting, numbered_page, page_body
 from clustercert.http.responses import Hex, ResponseBody, SortedStrings, Time, prefers
-from clustercert.model import JsonObject, KeyOrigin
+from clustercert.model import JsonObject, KeyOrigin, Project
 from clustercert.model.choices import CertificateState
 from clustercert.model.errors import NotFound
 from clustercert.pki.certificates import chain_pem
@@ -466,7 +466,9 @@ async def list_reachable(
         projects = {each.id: each for each in own if each.enabled and each.domain.enabled}
     found = await queries.reachable_page(projects, name, page.after, page.limit + 1)
     if projects is None:
-        owners = await identity.directory.projects_with_ids({each.project_id for each in found})
+        owners = await identity.directory.queries.entities_with_ids(
+            Project, {each.project_id for each in found}
+        )
         projects = {each.id: each for each in owners}
     shown = found[: page.limit]
     # A project that was deleted meanwhile has no clusters.

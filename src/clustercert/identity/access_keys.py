@@ -70,19 +70,15 @@ class AccessKeys:
     def __init__(
         self, database: Database, sealer: SecretSealer, now: Callable[[], datetime], rates: UserRates
     ) -> None:
-        self._queries = AccessKeyQueries(database)
+        self.queries = AccessKeyQueries(database)
         self._sealer = sealer
         self._now = now
         self._rates = rates
         self._cache: Cache[str, _CachedKey] = Cache(database.generation, CACHED_KEYS)
 
-    async def keys_of_user(self, user: User) -> tuple[AccessKey, ...]:
-        """List a user's permanent and temporary keys, oldest first."""
-        return await self._queries.keys_of_user(user.id)
-
     async def find(self, key_id: str) -> AccessKey:
         """Return an access key. Raises NotFound if it does not exist."""
-        key = await self._queries.key(key_id) if _is_ak(key_id) else None
+        key = await self.queries.key(key_id) if _is_ak(key_id) else None
         if key is None:
             raise NotFound(f"There is no access key {key_id}.")
         return key
@@ -90,7 +86,7 @@ class AccessKeys:
     async def create(self, user: User, *, description: str = "", actor: Actor) -> IssuedKey:
         """Create a permanent key. Raises InvalidRequest for a bad description, NotFound if the user was deleted."""
         key, secret = await self._new_key(user, description=checked_description(description))
-        await self._queries.add(key, self._event("access_key.created", key, actor))
+        await self.queries.add(key, self._event("access_key.created", key, actor))
         return IssuedKey(key, secret)
 
     async def create_temporary(self, caller: Caller, lifetime: timedelta = MIN_LIFETIME) -> TemporaryKey:
@@ -116,23 +112,23 @@ class AccessKeys:
         token_hash = hashlib.sha256(security_token.encode()).digest()
         key, secret = await self._new_key(caller.user, security_token_hash=token_hash, expires_at=expires_at)
         event = self._event("access_key.created", key, caller.actor)
-        await self._queries.add_temporary(key, caller, event)
+        await self.queries.add_temporary(key, caller, event)
         return TemporaryKey(key, secret, security_token, expires_at)
 
     async def enable(self, key: AccessKey, *, enabled: bool, actor: Actor) -> None:
         """Enable or disable a key. Disabling deletes the user's temporary keys. Raises NotFound for a deleted key."""
-        await self._queries.enable(key, enabled, self._switched(key, enabled, actor))
+        await self.queries.enable(key, enabled, self._switched(key, enabled, actor))
 
     async def update(self, key: AccessKey, *, enabled: bool, actor: Actor) -> AccessKey:
         """Like `enable`, but does nothing if `enabled` is unchanged. Raises ConcurrentChange if the key was changed."""
         if key.enabled != enabled:
             event = self._switched(key, enabled, actor)
-            await self._queries.enable(key, enabled, event, unchanged=True)
+            await self.queries.enable(key, enabled, event, unchanged=True)
         return replace(key, enabled=enabled)
 
     async def remove(self, key: AccessKey, *, actor: Actor) -> None:
         """Delete a key and all of the user's temporary keys. Raises NotFound if the key does not exist."""
-        await self._queries.remove(key, self._event("access_key.removed", key, actor))
+        await self.queries.remove(key, self._event("access_key.removed", key, actor))
 
     def cached_signing_key(self, access_key_id: str) -> SigningKey | None:
         """Return the unsealed key if it is cached."""
@@ -170,13 +166,13 @@ class AccessKeys:
 
     async def prune(self) -> int:
         """Delete a batch of expired temporary keys, and return the number deleted."""
-        return await self._queries.prune(self._now())
+        return await self.queries.prune(self._now())
 
     async def _cached(self, access_key_id: str) -> _CachedKey | None:
         return await self._cache.get(access_key_id, self._load) if _is_ak(access_key_id) else None
 
     async def _load(self, access_key_id: str) -> _CachedKey | None:
-        live = await self._queries.live(access_key_id)
+        live = await self.queries.live(access_key_id)
         if live is None or not live.key.enabled:
             return None
         return _CachedKey(

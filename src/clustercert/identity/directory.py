@@ -51,7 +51,7 @@ class Directory(DirectoryReader):
             raise Conflict(
                 f"An issuer in the settings has the name {domain.name}, so no domain may have it. Choose another name."
             )
-        await self._queries.add(domain, *self._created(domain, actor))
+        await self.queries.add(domain, *self._created(domain, actor))
         return domain
 
     async def update_domain(self, before: Domain, *, enabled: bool, actor: Actor) -> Domain:
@@ -60,7 +60,7 @@ class Directory(DirectoryReader):
 
     async def remove_domain(self, domain: Domain, *, actor: Actor) -> None:
         """Delete a domain. Raises Conflict if it still has projects, users or groups."""
-        await self._queries.remove_domain(domain, self._event("domain.removed", domain, actor))
+        await self.queries.remove_domain(domain, self._event("domain.removed", domain, actor))
 
     async def page(
         self,
@@ -74,7 +74,7 @@ class Directory(DirectoryReader):
         """List at most `limit` projects, users or groups with ids above `after`, sorted by id."""
         if name is not None and (name := searchable(name)) is None:
             return ()
-        return await self._queries.page(kind, within(domain, name), after, limit)
+        return await self.queries.page(kind, within(domain, name), after, limit)
 
     async def create_project(
         self,
@@ -98,7 +98,7 @@ class Directory(DirectoryReader):
             enabled=enabled,
             labels=checked_labels(labels),
         )
-        await self._queries.add(project, *self._created(project, actor))
+        await self.queries.add(project, *self._created(project, actor))
         return project
 
     async def update_project(
@@ -115,9 +115,7 @@ class Directory(DirectoryReader):
 
     async def remove_project(self, project: Project, *, actor: Actor) -> None:
         """Delete a project with its role assignments and tokens. Raises Conflict if it still has clusters."""
-        await self._queries.remove_project(
-            project.id, self._event("project.removed", project, actor), project
-        )
+        await self.queries.remove_project(project.id, self._event("project.removed", project, actor), project)
 
     async def create_user(
         self,
@@ -139,7 +137,7 @@ class Directory(DirectoryReader):
         )
         password_hash = await self._passwords.hashed(password) if password is not None else None
         events = self._created(user, actor, password=password is not None)
-        await self._queries.add(user, *events, password_hash=password_hash, created_at=self._now())
+        await self.queries.add(user, *events, password_hash=password_hash, created_at=self._now())
         return user
 
     async def update_user(
@@ -152,7 +150,7 @@ class Directory(DirectoryReader):
 
     async def has_password(self, user: User, password: str) -> bool:
         """Whether this is the user's password. Takes as long if they have none. Raises Unavailable."""
-        return await self._passwords.matches(password, await self._queries.password_hash(user.id))
+        return await self._passwords.matches(password, await self.queries.password_hash(user.id))
 
     async def set_password(
         self, user: User, password: str, *, actor: Actor, checked_hash: str | None = None
@@ -164,7 +162,7 @@ class Directory(DirectoryReader):
         """
         password_hash = await self._passwords.hashed(password)
         event = self._event("user.password_changed", user, actor)
-        await self._queries.set_password(user.id, password_hash, event, checked_hash=checked_hash)
+        await self.queries.set_password(user.id, password_hash, event, checked_hash=checked_hash)
 
     async def enable_user(self, user: User, *, enabled: bool, actor: Actor) -> None:
         """Enable or disable a user.
@@ -175,16 +173,12 @@ class Directory(DirectoryReader):
         """
         event = self._event("user.enabled" if enabled else "user.disabled", user, actor)
         more = () if enabled else (self._revoked(event),)
-        await self._queries.enable_user(user.id, enabled, event, *more)
+        await self.queries.enable_user(user.id, enabled, event, *more)
 
     async def remove_user(self, user: User, *, actor: Actor) -> None:
         """Delete a user with their tokens, keys, roles and memberships, and revoke their certificates."""
         event = self._event("user.removed", user, actor)
-        await self._queries.remove_user(user.id, event, self._revoked(event), before=user)
-
-    async def member_page(self, group: Group, *, after: str, limit: int) -> tuple[User, ...]:
-        """List at most `limit` members of a group with ids above `after`, sorted by id."""
-        return await self._queries.member_page(group.id, after, limit)
+        await self.queries.remove_user(user.id, event, self._revoked(event), before=user)
 
     async def create_group(
         self, name: str, domain: Domain, *, labels: Mapping[str, str] = NO_LABELS, actor: Actor
@@ -192,7 +186,7 @@ class Directory(DirectoryReader):
         group = Group(
             id=new_id(), name=checked_new_name(name, "group"), domain=domain, labels=checked_labels(labels)
         )
-        await self._queries.add(group, *self._created(group, actor))
+        await self.queries.add(group, *self._created(group, actor))
         return group
 
     async def update_group(self, before: Group, *, labels: Mapping[str, str], actor: Actor) -> Group:
@@ -201,29 +195,29 @@ class Directory(DirectoryReader):
 
     async def remove_group(self, group: Group, *, actor: Actor) -> None:
         """Delete a group with its memberships and roles."""
-        await self._queries.remove_group(group.id, self._event("group.removed", group, actor), group)
+        await self.queries.remove_group(group.id, self._event("group.removed", group, actor), group)
 
     async def find_member(self, group: Group, user: User) -> User:
         """Return the user. Raises NotFound if they are not in the group."""
-        if not await self._queries.is_member(group.id, user.id):
+        if not await self.queries.is_member(group.id, user.id):
             raise NotFound("The user is not a member of this group.")
         return user
 
     async def add_member(self, group: Group, user: User, *, actor: Actor) -> bool:
         """Add a user to a group. Returns False if they are a member already."""
         event = self._event("group.member_added", group, actor, member=user)
-        return await self._queries.add_member(group.id, user.id, event)
+        return await self.queries.add_member(group.id, user.id, event)
 
     async def remove_member(self, group: Group, user: User, *, actor: Actor) -> None:
         """Remove a user from a group. Raises NotFound if they are not a member."""
         event = self._event("group.member_removed", group, actor, member=user)
-        await self._queries.remove_member(group.id, user.id, event)
+        await self.queries.remove_member(group.id, user.id, event)
 
     async def _require_free(self, project_id: str) -> None:
         """Raise InvalidRequest if this can't be the id of a project, or Conflict if there is one with this id."""
         if not is_id(project_id):
             raise InvalidRequest(f"id: {project_id}: a project id has 32 lower-case hex digits.")
-        if await self._queries.find(Project, Reference(id=project_id)):
+        if await self.queries.find(Project, Reference(id=project_id)):
             raise Conflict(f"A project with the id {project_id} already exists.")
 
     async def _update(self, before: E, after: E, actor: Actor) -> E:
@@ -232,7 +226,7 @@ class Directory(DirectoryReader):
         Raises NotFound if the entity was deleted, or ConcurrentChange if it is no longer equal to `before`.
         """
         if events := list(self._changes(before, after, actor)):
-            await self._queries.replace(before, after, *events)
+            await self.queries.replace(before, after, *events)
         return after
 
     def _changes(self, before: Entity, after: Entity, actor: Actor) -> Iterator[AuditEvent]:

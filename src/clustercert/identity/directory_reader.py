@@ -1,6 +1,6 @@
 """Finds domains, projects, users and groups."""
 
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from typing import TypeVar
 
 from clustercert.identity.names import searchable
@@ -21,39 +21,29 @@ class DirectoryReader:
     """
 
     def __init__(self, database: Database) -> None:
-        self._queries = DirectoryQueries(database)
+        self.queries = DirectoryQueries(database)
 
     async def require_free(self, authority_names: frozenset[str]) -> None:
         """Raise Conflict if a domain has the name of an issuer or Keystone: their users could not be told apart."""
-        taken = sorted(domain.name for domain in await self.domains() if domain.name in authority_names)
+        taken = sorted(
+            domain.name for domain in await self.queries.domains() if domain.name in authority_names
+        )
         if taken:
             raise Conflict(
                 f"A domain has the name of an issuer in the settings: {', '.join(taken)}. Change the issuer's name in"
                 " [identity], or delete the domain with `clustercert domain delete NAME --local`."
             )
 
-    async def domains(self) -> tuple[Domain, ...]:
-        """List all domains, sorted by name."""
-        return await self._queries.domains()
-
     async def find_domain(self, name_or_id: str) -> Domain:
-        found = await self._queries.domains(domain_id=name_or_id) if is_id(name_or_id) else ()
+        found = await self.queries.domains(domain_id=name_or_id) if is_id(name_or_id) else ()
         if not found and (name := searchable(name_or_id)):
-            found = await self._queries.domains(name=name)
+            found = await self.queries.domains(name=name)
         if not found:
             raise NotFound(f"There is no domain {name_or_id}.")
         return found[0]
 
-    async def projects_with_ids(self, ids: Collection[str]) -> tuple[Project, ...]:
-        """Return the projects with these ids. Ignores ids that do not exist."""
-        return await self._queries.entities_with_ids(Project, ids)
-
     async def find_project(self, name_or_id: str, domain: Domain | None = None) -> Project:
         return await self._find(Project, name_or_id, domain)
-
-    async def users_with_ids(self, ids: Collection[str]) -> tuple[User, ...]:
-        """Return the users with these ids. Ignores ids that do not exist."""
-        return await self._queries.entities_with_ids(User, ids)
 
     async def find_user(self, name_or_id: str, domain: Domain | None = None) -> User:
         return await self._find(User, name_or_id, domain)
@@ -62,9 +52,9 @@ class DirectoryReader:
         return await self._find(Group, name_or_id, domain)
 
     async def _find(self, kind: type[N], name_or_id: str, domain: Domain | None) -> N:
-        found = await self._queries.find(kind, Reference(id=name_or_id)) if is_id(name_or_id) else ()
+        found = await self.queries.find(kind, Reference(id=name_or_id)) if is_id(name_or_id) else ()
         if not found and (name := searchable(name_or_id)):
-            found = await self._queries.find(kind, within(domain, name))
+            found = await self.queries.find(kind, within(domain, name))
         if not found and domain is not None and not is_id(name_or_id):
             raise NotFound(f"There is no {kind.__name__.lower()} {name_or_id} in the domain {domain.name}.")
         return _only(found, kind.__name__.lower(), name_or_id)

@@ -24,60 +24,48 @@ class Roles:
     """Assigns roles in a project. If the project is `None`, the role is valid in the whole service."""
 
     def __init__(self, database: Database, now: Callable[[], datetime]) -> None:
-        self._queries = RoleQueries(database)
+        self.queries = RoleQueries(database)
         self._now = now
 
     async def bootstrap(self) -> None:
         """Create the built-in roles unless they exist."""
-        await self._queries.ensure(BUILT_IN)
-
-    async def all_roles(self) -> tuple[Role, ...]:
-        """List all roles, sorted by name."""
-        return await self._queries.roles()
+        await self.queries.ensure(BUILT_IN)
 
     async def find(self, name_or_id: str) -> Role:
         """Return a role. Raises NotFound if it does not exist."""
         name = searchable(name_or_id)
         found = next(
-            (role for role in await self.all_roles() if name_or_id == role.id or name == role.name), None
+            (role for role in await self.queries.roles() if name_or_id == role.id or name == role.name), None
         )
         if found is None:
-            similar = did_you_mean(name, [role.name for role in await self.all_roles()]) if name else ""
+            similar = did_you_mean(name, [role.name for role in await self.queries.roles()]) if name else ""
             raise NotFound(f"There is no role {name_or_id}.{similar}")
         return found
 
     async def create(self, name: str, *, actor: Actor) -> Role:
         """Create a role. Raises InvalidRequest for a bad name, or Conflict if it exists."""
         role = Role(new_id(), checked_new_name(name, "role"))
-        await self._queries.add(role, self._role_event("role.created", role, actor))
+        await self.queries.add(role, self._role_event("role.created", role, actor))
         return role
 
     async def remove(self, role: Role, *, actor: Actor) -> None:
         """Delete a role. Raises NotFound, or Conflict if it is built in or assigned."""
         if role.name in BUILT_IN:
             raise Conflict(f"The role {role.name} is built in.")
-        await self._queries.remove(role, self._role_event("role.removed", role, actor))
-
-    async def in_service(self) -> tuple[RoleAssignment, ...]:
-        """List the direct assignments in the whole service."""
-        return await self._queries.in_service()
+        await self.queries.remove(role, self._role_event("role.removed", role, actor))
 
     async def assignments(
         self, *, assignee: User | Group | None = None, project: Project | None = None
     ) -> tuple[RoleAssignment, ...]:
         """List direct assignments, optionally only for one user or group, or only in one project."""
-        return await self._queries.assignments(
+        return await self.queries.assignments(
             actor_id=assignee.id if assignee else None, project_id=project.id if project else None
         )
-
-    async def projects_of(self, user: User) -> tuple[Project, ...]:
-        """List the projects, including disabled ones, in which the user has a role, sorted by domain and name."""
-        return await self._queries.projects_of(user.id)
 
     async def project_of(self, user: User, project_id: str) -> Project:
         """Return a project. Raises NotFound if it does not exist or the user has no role in it."""
         if is_id(project_id):
-            project = await self._queries.reachable_project(user.id, Reference(id=project_id))
+            project = await self.queries.reachable_project(user.id, Reference(id=project_id))
             if project is not None:
                 return project
         raise NotFound("Could not find project.")
@@ -88,14 +76,14 @@ class Roles:
         """Assign a role. Returns False if it was assigned already. Raises NotFound if there is no such role."""
         found = await self.find(role)
         event = self._event("role.assigned", found.name, assignee, project, actor)
-        return await self._queries.assign(assignee.id, event.project_id, found.id, event)
+        return await self.queries.assign(assignee.id, event.project_id, found.id, event)
 
     async def unassign(
         self, role: str, assignee: User | Group, project: Project | None, *, actor: Actor
     ) -> None:
         """Remove an assignment. Raises NotFound if there is none."""
         event = self._event("role.unassigned", role, assignee, project, actor)
-        await self._queries.unassign(assignee.id, event.project_id, event.role, event)
+        await self.queries.unassign(assignee.id, event.project_id, event.role, event)
 
     def _role_event(
         self, kind: Literal["role.created", "role.removed"], role: Role, actor: Actor

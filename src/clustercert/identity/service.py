@@ -52,7 +52,7 @@ class Identity:
         """List the projects, including disabled ones, in which the caller's user has a role."""
         if caller.issuer != BUILT_IN:
             return await self.federation.projects_of(caller)
-        return await self.roles.projects_of(caller.user)
+        return await self.roles.queries.projects_of(caller.user.id)
 
     async def project_of(self, caller: Caller, project_id: str) -> Project:
         """Return a project. Raises NotFound if it does not exist or the caller's user has no role in it."""
@@ -91,7 +91,7 @@ class Identity:
             raise NotFound("This user is not blocked.")
 
     async def _built_in(self, user_id: str) -> User | None:
-        found = await self.directory.users_with_ids((user_id,)) if is_id(user_id) else ()
+        found = await self.directory.queries.entities_with_ids(User, (user_id,)) if is_id(user_id) else ()
         return found[0] if found else None
 
     async def change_password(self, user_id: str, old: str, new: str, origin: Origin) -> None:

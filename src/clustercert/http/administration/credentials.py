@@ -72,7 +72,7 @@ async def list_keys(
 ) -> Response:
     """List the access keys of a user. Includes temporary keys. Only for operators."""
     user = await directory.find_user(name, domain)
-    keys = await call.services.identity.access_keys.keys_of_user(user)
+    keys = await call.services.identity.access_keys.queries.keys_of_user(user.id)
     return responses.private(sorted_page("access_keys", map(KeyBody.render, keys), page, "access_key"))
 
 
@@ -161,7 +161,7 @@ class WebhookTokenListBody(PageBody):
 async def list_tokens(call: AdminCall, project_id: str, cluster: str, page: KeyPageDep) -> Response:
     """List the webhook tokens of a cluster. Only for project admins and operators."""
     owner = await call.services.clusters.find(project_id, cluster)
-    found = await call.services.webhook.tokens.tokens_of_cluster(owner.id)
+    found = await call.services.webhook.tokens.queries.tokens_of_cluster(owner.id)
     return responses.private(sorted_page("webhook_tokens", map(WebhookTokenBody.render, found), page))
 
 
@@ -201,7 +201,7 @@ async def delete_token(change: AdminChange, project_id: str, cluster: str, token
 
 
 async def _find(tokens: WebhookTokens, owner: Cluster, token_id: str) -> WebhookToken:
-    for each in await tokens.tokens_of_cluster(owner.id):
+    for each in await tokens.queries.tokens_of_cluster(owner.id):
         if each.id == token_id:
             return each
     raise NotFound("The cluster has no such webhook token. List them to see their ids.")

@@ -149,7 +149,7 @@ async def home_domain(
         return await directory.find_domain(domain)
     if call.caller.issuer == BUILT_IN or is_id(call.request.path_params.get("name", "")):
         return call.caller.user.domain
-    names = ", ".join(each.name for each in (await directory.domains())[:_MAX_NAMES])
+    names = ", ".join(each.name for each in (await directory.queries.domains())[:_MAX_NAMES])
     raise InvalidRequest(f"domain: choose one, because you are in no domain of this service: {names}.")
 
 
@@ -190,7 +190,7 @@ router = APIRouter(tags=["Administration"])
 @router.get(DOMAINS, responses=changes.listed(DomainListBody))
 async def list_domains(_call: OperatorCall, directory: DirectoryDep, page: KeyPageDep) -> Response:
     """List the domains. Sorted by id. Only for operators."""
-    views = [DomainBody.render(each) for each in await directory.domains()]
+    views = [DomainBody.render(each) for each in await directory.queries.domains()]
     return responses.private(sorted_page("domains", views, page))
 
 
@@ -435,7 +435,7 @@ async def list_projects(
 ) -> Response:
     """List the projects in which a user has a role, directly or through a group. Sorted by id. Only for operators."""
     user = await directory.find_user(name, domain)
-    found = await call.services.identity.roles.projects_of(user)
+    found = await call.services.identity.roles.queries.projects_of(user.id)
     return responses.private(sorted_page("projects", map(ProjectBody.render, found), page))
 
 
@@ -445,7 +445,7 @@ async def list_members(
 ) -> Response:
     """List the members of a group. Sorted by id. Only for operators."""
     group = await directory.find_group(name, domain)
-    read = functools.partial(directory.member_page, group)
+    read = functools.partial(directory.queries.member_page, group.id)
     return responses.private(await keyset_page("members", read, UserBody.render, page))
 
 

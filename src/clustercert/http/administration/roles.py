@@ -58,7 +58,7 @@ router = APIRouter(tags=["Administration"])
 @router.get(ROLES, responses=changes.listed(RoleListBody))
 async def list_roles(call: OperatorCall, page: KeyPageDep) -> Response:
     """List the roles. Sorted by id. Only for operators."""
-    views = [RoleBody.render(each) for each in await call.services.identity.roles.all_roles()]
+    views = [RoleBody.render(each) for each in await call.services.identity.roles.queries.roles()]
     return responses.private(sorted_page("roles", views, page))
 
 
@@ -314,7 +314,7 @@ def _list(found: Sequence[RoleAssignment], page: KeyPageDep) -> Response:
 
 async def _assignments(call: Call, project: Project | None) -> Sequence[RoleAssignment]:
     roles = call.services.identity.roles
-    return await (roles.assignments(project=project) if project is not None else roles.in_service())
+    return await (roles.assignments(project=project) if project is not None else roles.queries.in_service())
 
 
 async def _find(

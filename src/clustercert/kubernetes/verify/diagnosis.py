@@ -112,11 +112,11 @@ class WebhookDiagnosis:
     async def _why_unanswered(self) -> str | None:
         """Return advice if the API server's token is missing or wrong."""
         tokens = self.service.tokens
-        if not await tokens.tokens_of_cluster(self.cluster.id):
+        if not await tokens.queries.tokens_of_cluster(self.cluster.id):
             return NO_TOKEN
 
         async def is_refused() -> bool:
-            times = [each.refused_at for each in await tokens.tokens_of_cluster(self.cluster.id)]
+            times = [each.refused_at for each in await tokens.queries.tokens_of_cluster(self.cluster.id)]
             return any(at is not None and at >= self.started_at - RESOLUTION for at in times)
 
         return WRONG_TOKEN if await _within(REPORTED_SECONDS, is_refused) else None

@@ -50,7 +50,7 @@ class WebhookTokens:
         now: Callable[[], datetime],
         read_seconds: float = READ_SECONDS,
     ) -> None:
-        self._queries = queries
+        self.queries = queries
         self._now = now
         self._generation = generation
         self._read_seconds = read_seconds
@@ -78,20 +78,16 @@ class WebhookTokens:
     async def _read(self, cluster_id: str) -> ClusterWebhookConfig | None:
         try:
             async with asyncio.timeout(self._read_seconds):
-                return await self._queries.webhook_config(cluster_id)
+                return await self.queries.webhook_config(cluster_id)
         except TimeoutError as error:
             raise Unavailable("The database does not answer in time. Try again later.") from error
 
     async def webhook_config(self, cluster_id: str) -> ClusterWebhookConfig:
         """Return a cluster's webhook configuration, without checking a token. Raises NotFound without a cluster."""
-        webhook_config = await self._queries.webhook_config(cluster_id)
+        webhook_config = await self.queries.webhook_config(cluster_id)
         if webhook_config is None:
             raise NotFound
         return webhook_config
-
-    async def tokens_of_cluster(self, cluster_id: str) -> tuple[WebhookToken, ...]:
-        """List a cluster's tokens, oldest first."""
-        return await self._queries.tokens_of_cluster(cluster_id)
 
     async def create(self, cluster: Cluster, *, actor: Actor) -> IssuedWebhookToken:
         """Create a token. Raises NotFound if the cluster was removed, or Conflict if it has too many tokens already."""
@@ -99,17 +95,17 @@ class WebhookTokens:
         token = WebhookToken(
             id=new_id(), cluster_id=cluster.id, hash=token_hash(text), created_at=self._now()
         )
-        await self._queries.add(token, self._event("webhook_token.created", cluster, token.id, actor))
+        await self.queries.add(token, self._event("webhook_token.created", cluster, token.id, actor))
         return IssuedWebhookToken(text, token)
 
     async def is_valid(self, cluster_id: str, token: str) -> bool:
         """Whether the cluster has the token. Does not use the cache."""
-        return token_hash(token) in {each.hash for each in await self._queries.tokens_of_cluster(cluster_id)}
+        return token_hash(token) in {each.hash for each in await self.queries.tokens_of_cluster(cluster_id)}
 
     async def remove(self, cluster: Cluster, token_id: str, *, actor: Actor) -> None:
         """Remove a token, which is then rejected within a second. Raises NotFound if the cluster lacks it."""
         event = self._event("webhook_token.removed", cluster, token_id, actor)
-        await self._queries.remove(cluster.id, token_id, event)
+        await self.queries.remove(cluster.id, token_id, event)
 
     def _event(
         self, kind: WebhookTokenChange, cluster: Cluster, token_id: str, actor: Actor
