@@ -17,7 +17,7 @@ from bench import report, scaling  # noqa: E402 - from the checkout
 
 PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md"), *ROOT.glob("deploy/**/*.md")])
 ATTACKS = ROOT / "docs" / "evidence" / "attacks.md"
-# The pages for those who change the code name its files.
+# The pages for those who change the code name its files. So do the records of decisions.
 FOR_DEVELOPERS = ("architecture.md", "issuing.md")
 SOURCE = ROOT / "src" / "clustercert"
 LONGEST_LINE = 100
@@ -106,7 +106,7 @@ def faults() -> Iterator[str]:
         if page.name != "CHANGELOG.md":
             yield from (f"{name}:{fault}" for fault in long_lines(page))
         yield from (f"{name}:{fault}" for fault in broken_links(page))
-        if page.name in FOR_DEVELOPERS:
+        if page.name in FOR_DEVELOPERS or page.parent.name == "adr":
             yield from (f"{name}:{fault}" for fault in missing_files(page))
     yield from (f"{ATTACKS.relative_to(ROOT)}:{fault}" for fault in missing_tests(ATTACKS))
     for drawing in sorted(ROOT.glob("docs/*.svg")):
