@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from clustercert.custody.rotation import Rotation
     from clustercert.server.tls_files import Tls
     from clustercert.settings import Settings
+    from clustercert.store.engine.database import Database
 
 
 db = typer.Typer(name="db", help="Manage the database and its schema.", no_args_is_help=True)
@@ -88,11 +89,9 @@ def check(context: typer.Context) -> None:
     """Check the schema, the keys and the names of issuers. Exit with 1 if one is wrong. Also warns of risks."""
 
     async def work(reader: Reader) -> None:
-        from clustercert.cli.deployment_warnings import show_warnings
-
         # Opening the store has already checked the schema and the keys.
         await reader.directory.require_free(reader.settings.identity.authority_names)
-        await show_warnings(reader.settings, reader.database)
+        await _print_warnings(reader.settings, reader.database)
 
     examine(context, work)
     print_note("The database schema and the keys are valid.")
@@ -338,13 +337,19 @@ def _load_for_role(load: Callable[[], "Settings"], role: ServerRole) -> "Setting
 
 async def _check(loaded: "Settings", role: ServerRole) -> None:
     """Open the store once, to raise errors here that the workers would only log. Shows warnings."""
-    from clustercert.cli.deployment_warnings import show_warnings
     from clustercert.wiring import components
 
     async with components(loaded, with_keys=role != "webhook") as parts:
         if role != "webhook":
             await parts.identity.directory.require_free(loaded.identity.authority_names)
-        await show_warnings(loaded, parts.database, serves_users=role != "webhook")
+        await _print_warnings(loaded, parts.database, serves_users=role != "webhook")
+
+
+async def _print_warnings(settings: "Settings", database: "Database", *, serves_users: bool = True) -> None:
+    from clustercert.server.deployment_warnings import deployment_warnings
+
+    async for warning in deployment_warnings(settings, database, serves_users=serves_users):
+        print_note(f"Warning: {warning}")
 
 
 def _print_address(host: str, port: int, files: "Tls | None") -> None:

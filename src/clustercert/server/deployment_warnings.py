@@ -6,7 +6,6 @@ from datetime import timedelta
 from typing import TYPE_CHECKING
 
 from clustercert.authn.oidc.claims import claim_path
-from clustercert.cli.output import print_note
 from clustercert.clusters.registration import exempted_templates
 from clustercert.identity.directory_reader import DirectoryReader
 from clustercert.identity.federation import Federation
@@ -17,12 +16,13 @@ from clustercert.policy.decision import LONG_LIFETIME, long_lifetimes
 from clustercert.policy.lifetime import lifetime_text
 from clustercert.policy.rule_settings import positional_names
 from clustercert.policy.templates import groups_and_templates
+from clustercert.server.tls_files import present_tls, uses_own_pair
+from clustercert.settings import Settings, SettingsError
 from clustercert.store.certificates import AccessQueries
 from clustercert.store.clusters import ClusterQueries
 from clustercert.store.roles import RoleQueries
 
 if TYPE_CHECKING:
-    from clustercert.settings import Settings
     from clustercert.store.engine.database import Database
 
 # Tokens and signed requests are valid for minutes, so a larger difference is a fault.
@@ -32,19 +32,16 @@ MAX_NAMED = 5
 MAX_CLUSTERS = 1000
 
 
-async def show_warnings(settings: "Settings", database: "Database", *, serves_users: bool = True) -> None:
-    """Write each warning to standard error. Raises Unavailable.
+async def deployment_warnings(
+    settings: Settings, database: "Database", *, serves_users: bool = True
+) -> AsyncIterator[str]:
+    """Yield each warning. Raises Unavailable.
 
     Args:
         serves_users: whether the process serves users, not only API servers, which trust no fingerprint.
     """
     for warning in _trusted_leaf(settings) if serves_users else ():
-        print_note(f"Warning: {warning}")
-    async for warning in warnings(settings, database):
-        print_note(f"Warning: {warning}")
-
-
-async def warnings(settings: "Settings", database: "Database") -> AsyncIterator[str]:
+        yield warning
     stored = ClusterQueries(database)
     for warning in (*_long_lifetimes(settings), *_kek_beside_data(settings, database)):
         yield warning
@@ -64,7 +61,7 @@ async def warnings(settings: "Settings", database: "Database") -> AsyncIterator[
         yield warning
 
 
-def _long_lifetimes(settings: "Settings") -> Iterator[str]:
+def _long_lifetimes(settings: Settings) -> Iterator[str]:
     found = long_lifetimes(settings.loaded_policy())
     if not found:
         return
@@ -78,7 +75,7 @@ def _long_lifetimes(settings: "Settings") -> Iterator[str]:
     )
 
 
-def _kek_beside_data(settings: "Settings", database: "Database") -> Iterator[str]:
+def _kek_beside_data(settings: Settings, database: "Database") -> Iterator[str]:
     if settings.kek is not None or settings.kek_file is None:
         return
     kek, folders = settings.kek_file.resolve(), [settings.data_dir.resolve().parent]
@@ -91,11 +88,8 @@ def _kek_beside_data(settings: "Settings", database: "Database") -> Iterator[str
         )
 
 
-def _trusted_leaf(settings: "Settings") -> Iterator[str]:
+def _trusted_leaf(settings: Settings) -> Iterator[str]:
     """Warn of a fingerprint that changes with each renewal, because users trust the certificate instead of its CA."""
-    from clustercert.server.tls_files import present_tls, uses_own_pair
-    from clustercert.settings import SettingsError
-
     remedy = "Let server.tls_certificate name a file with the certificate, followed by that of its CA."
     if uses_own_pair(settings, settings.server.host):
         yield (
@@ -113,7 +107,7 @@ def _trusted_leaf(settings: "Settings") -> Iterator[str]:
             )
 
 
-def _changing_subjects(settings: "Settings") -> Iterator[str]:
+def _changing_subjects(settings: Settings) -> Iterator[str]:
     for issuer in settings.identity.issuers:
         for claim in issuer.mapping.subject:
             if claim_path(claim)[-1] == "email":
@@ -123,7 +117,7 @@ def _changing_subjects(settings: "Settings") -> Iterator[str]:
                 )
 
 
-async def _missing_names(settings: "Settings", database: "Database") -> AsyncIterator[str]:
+async def _missing_names(settings: Settings, database: "Database") -> AsyncIterator[str]:
     """Warn of projects, domains and roles in the settings of issuers that don't exist."""
     federation = Federation(database, utc_now)
     for authority in settings.identity.authorities:
@@ -134,7 +128,7 @@ async def _missing_names(settings: "Settings", database: "Database") -> AsyncIte
             )
 
 
-async def _missing_in_rules(settings: "Settings", database: "Database") -> AsyncIterator[str]:
+async def _missing_in_rules(settings: Settings, database: "Database") -> AsyncIterator[str]:
     """Warn of roles, projects and domains in rules that don't exist: a rule that denies would never deny."""
     identity, directory = settings.identity, DirectoryReader(database)
     domains = {domain.name for domain in await directory.queries.domains()} | identity.authority_names
@@ -194,7 +188,7 @@ async def _unguarded_clusters(database: "Database") -> AsyncIterator[str]:
         )
 
 
-async def _roles_without_rules(settings: "Settings", stored: ClusterQueries) -> AsyncIterator[str]:
+async def _roles_without_rules(settings: Settings, stored: ClusterQueries) -> AsyncIterator[str]:
     """Warn of ClusterRoles that a change to the policy could give to other users, or that nobody gets."""
     policy = settings.policy
     stable = {rule.name for rule in policy.all_rules} - positional_names(policy)
@@ -215,7 +209,7 @@ async def _roles_without_rules(settings: "Settings", stored: ClusterQueries) -> 
         )
 
 
-async def _exempted_templates(settings: "Settings", stored: ClusterQueries) -> AsyncIterator[str]:
+async def _exempted_templates(settings: Settings, stored: ClusterQueries) -> AsyncIterator[str]:
     """Warn of exemptions that were set before the policy got a template whose groups they could exempt."""
     try:
         found = await exempted_templates(stored, groups_and_templates(settings.loaded_policy().rules))
