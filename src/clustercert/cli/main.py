@@ -101,7 +101,9 @@ COMMANDS = {
         CommandEntry(
             "certificate", "certificate", "List, show and revoke certificates, and see who has access."
         ),
-        CommandEntry("kubernetes", "kubernetes", "Set up clusters for issued certificates and revocation."),
+        CommandEntry(
+            "kubernetes", "kubernetes.command", "Set up clusters for issued certificates and revocation."
+        ),
         CommandEntry("policy", "policy.command", "Check the policy, and explain what it decides."),
         CommandEntry("audit", "audit.command", "Read, verify, export and prune the audit log."),
     )

@@ -5,9 +5,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from clustercert.cli import kubernetes_setup, kubernetes_verify
 from clustercert.cli.commands import on_service, on_store
-from clustercert.cli.kubernetes_setup import BindOption, parse_bindings
+from clustercert.cli.kubernetes import setup, verify
+from clustercert.cli.kubernetes.setup import BindOption, parse_bindings
 from clustercert.cli.lookup import cluster_path, find_cluster
 from clustercert.cli.options import (
     ClusterArgument,
@@ -204,8 +204,8 @@ app = typer.Typer(
     help="Set up clusters for issued certificates and revocation.",
     no_args_is_help=True,
 )
-app.command("setup")(kubernetes_setup.setup)
-app.command("verify")(kubernetes_verify.verify)
+app.command("setup")(setup.setup)
+app.command("verify")(verify.verify)
 app.command("import-audit-log")(import_audit_log)
 app.add_typer(token)
 

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from clustercert.cli.commands import on_store
-from clustercert.cli.kubernetes_setup import BindOption, parse_bindings, self_made_ca
+from clustercert.cli.kubernetes.setup import BindOption, parse_bindings, self_made_ca
 from clustercert.cli.options import ClusterArgument, InProjectOption, ProjectDomainOption
 from clustercert.cli.output import Output, OutputOption, print_note, show_list
 from clustercert.cli.session import Operator

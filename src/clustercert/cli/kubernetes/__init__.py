@@ -1,0 +1,1 @@
+"""Commands that set up clusters for issued certificates and revocation, and verify them."""
