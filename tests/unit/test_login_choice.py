@@ -221,11 +221,11 @@ def test_a_keyring_that_hangs_or_fails(monkeypatch: pytest.MonkeyPatch) -> None:
     ended = threading.Event()
     package.__dict__["get_password"] = lambda *_: ended.wait(60)
     monkeypatch.setitem(sys.modules, "keyring", package)
-    monkeypatch.setattr(token_storage, "_SECONDS", 0.05)
+    monkeypatch.setattr(token_storage, "_KEYRING_SECONDS", 0.05)
     with pytest.raises(CommandError, match="no answer within"):
         token_storage.get("account")
     ended.set()
-    monkeypatch.setattr(token_storage, "_SECONDS", 60)
+    monkeypatch.setattr(token_storage, "_KEYRING_SECONDS", 60)
     with pytest.raises(CommandError, match=r"AttributeError.*without --keyring"):
         token_storage.put("account", "secret")
 

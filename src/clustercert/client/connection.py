@@ -30,6 +30,15 @@ RESPONSE_SECONDS = 60
 IDLE_SECONDS = 2
 _PORTS = {"http": 80, "https": 443}
 _CHUNK = 64 * 1024
+# The maximum size of a response, enough for a list of about ten thousand clusters. A kubeconfig is much smaller.
+MAX_RESPONSE_BYTES = 32 * 1024 * 1024
+MAX_MESSAGE = 500
+# Services reject a signature if the clocks differ by more than this.
+SKEW = timedelta(minutes=15)
+# OpenSSL's texts for X509_V_ERR_CERT_NOT_YET_VALID and X509_V_ERR_CERT_HAS_EXPIRED.
+_REASONS_OF_TIME = ("certificate is not yet valid", "certificate has expired")
+# Python's texts for X509_V_ERR_HOSTNAME_MISMATCH and X509_V_ERR_IP_ADDRESS_MISMATCH.
+_REASONS_OF_ADDRESS = ("Hostname mismatch", "IP address mismatch")
 
 
 class HttpRequest(NamedTuple):
@@ -218,17 +227,6 @@ def _proxy(url: SplitResult) -> SplitResult | None:
     if proxy.scheme != "http" or not proxy.hostname:
         raise OSError(f"the proxy in {url.scheme}_proxy is not an http:// address")
     return proxy
-
-
-# The maximum size of a response, enough for a list of about ten thousand clusters. A kubeconfig is much smaller.
-MAX_RESPONSE_BYTES = 32 * 1024 * 1024
-MAX_MESSAGE = 500
-# Services reject a signature if the clocks differ by more than this.
-SKEW = timedelta(minutes=15)
-# OpenSSL's texts for X509_V_ERR_CERT_NOT_YET_VALID and X509_V_ERR_CERT_HAS_EXPIRED.
-_REASONS_OF_TIME = ("certificate is not yet valid", "certificate has expired")
-# Python's texts for X509_V_ERR_HOSTNAME_MISMATCH and X509_V_ERR_IP_ADDRESS_MISMATCH.
-_REASONS_OF_ADDRESS = ("Hostname mismatch", "IP address mismatch")
 
 
 class ClientError(ClustercertError):

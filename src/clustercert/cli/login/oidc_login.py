@@ -9,8 +9,7 @@ from typing import TYPE_CHECKING
 
 from clustercert.cli.login import profile, token_storage
 from clustercert.cli.login.password_login import choose_project
-from clustercert.cli.login.profile import OidcLogin, Profile
-from clustercert.cli.options import NotLoggedIn
+from clustercert.cli.login.profile import OidcLogin, Profile, advice_if_refused
 from clustercert.cli.output import print_note
 
 if TYPE_CHECKING:
@@ -19,6 +18,9 @@ if TYPE_CHECKING:
     from clustercert.client.oidc.tokens import DeviceCode, Tokens
 
 
+# How long to wait for a new key: the service fetches keys at most every 30 seconds.
+_LONGEST_WAIT_SECONDS, _RETRY_SECONDS = 40.0, 5.0
+# Values of CI that mean no.
 _OFF = ("", "0", "false", "no")
 
 
@@ -55,10 +57,6 @@ def open_in_browser(url: str) -> None:
         stderr=subprocess.DEVNULL,
         start_new_session=True,
     )
-
-
-# How long to wait for a new key: the service fetches keys at most every 30 seconds.
-_LONGEST_WAIT_SECONDS, _RETRY_SECONDS = 40.0, 5.0
 
 
 def by_browser(issuer: "LoginIssuer", *, open_window: bool, reauthenticate: bool = False) -> "Tokens":
@@ -109,26 +107,21 @@ def profile_of(
     """Create the profile, if the service accepts the token. Raises ClientError or CommandError."""
     from clustercert.client import Client
     from clustercert.client.auth import TokenAuth
-    from clustercert.client.connection import ApiError
 
-    with Client(url, TokenAuth(tokens.bearer), ca_pem=ca_pem) as client:
-        try:
-            scope, only = choose_project(_projects(client), project)
-            caller = client.caller()
-        except ApiError as error:
-            if error.http_status != 401:  # noqa: PLR2004 - not authenticated
-                raise
-            named = f" of the issuer {oidc.name}" if oidc.name else ""
-            ended = (
-                "If you ended all your logins, wait until the time that `logout --everywhere` printed, and add "
-                "--reauthenticate. "
-                if oidc.name
-                else ""
-            )
-            raise NotLoggedIn(
-                f"{error.message} {url} does not accept the token{named}. {ended}"
-                "An operator sees the reason with `clustercert identity explain`, or in the log by the request id."
-            ) from error
+    named = f" of the issuer {oidc.name}" if oidc.name else ""
+    ended = (
+        "If you ended all your logins, wait until the time that `logout --everywhere` printed, and add "
+        "--reauthenticate. "
+        if oidc.name
+        else ""
+    )
+    advice = (
+        f"{url} does not accept the token{named}. {ended}An operator sees the reason with `clustercert identity "
+        "explain`, or in the log by the request id."
+    )
+    with Client(url, TokenAuth(tokens.bearer), ca_pem=ca_pem) as client, advice_if_refused(advice):
+        scope, only = choose_project(_projects(client), project)
+        caller = client.caller()
     return Profile(
         url=url,
         user=caller.name if caller is not None else tokens.user,

@@ -5,10 +5,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from clustercert.cli.login.profile import Profile
+from clustercert.cli.login.profile import Profile, advice_if_refused
 from clustercert.cli.login.trust import read_ca
 from clustercert.cli.lookup import only_project
-from clustercert.cli.options import CommandError, NotLoggedIn
+from clustercert.cli.options import CommandError
 
 if TYPE_CHECKING:
     from clustercert.client import NamedRef, PasswordLogin, ProjectRef, Session
@@ -17,16 +17,10 @@ if TYPE_CHECKING:
 def log_in_by_password(url: str, login: "PasswordLogin", ca_pem: str | None) -> "Session":
     """Create a token for the login's project, or without one. Raises ClientError or CommandError."""
     from clustercert.client import Client
-    from clustercert.client.connection import ApiError
 
-    with Client(url, ca_pem=ca_pem) as client:
-        try:
-            return client.log_in(login)
-        except ApiError as error:
-            if error.http_status == 401:  # noqa: PLR2004 - not authenticated
-                hint = "Check the user, their domain, the password and the project."
-                raise NotLoggedIn(f"{error.message} {hint}") from error
-            raise
+    advice = "Check the user, their domain, the password and the project."
+    with Client(url, ca_pem=ca_pem) as client, advice_if_refused(advice):
+        return client.log_in(login)
 
 
 def profile_of(url: str, session: "Session", project: str | None, ca_pem: str | None) -> Profile:
@@ -62,16 +56,10 @@ def log_in_by_access_key(
     """Create a profile with an access key, if the service accepts the key. Raises ClientError or CommandError."""
     from clustercert.client import Client
     from clustercert.client.auth import AccessKeyAuth
-    from clustercert.client.connection import ApiError
 
     with Client(url, AccessKeyAuth(access_key, secret_key), ca_pem=ca_pem) as client:
-        try:
+        with advice_if_refused("Check the access key, its secret, and the clock of this machine."):
             scope, only = choose_project(client.projects(), project)
-        except ApiError as error:
-            if error.http_status == 401:  # noqa: PLR2004 - not authenticated
-                hint = "Check the access key, its secret, and the clock of this machine."
-                raise NotLoggedIn(f"{error.message} {hint}") from error
-            raise
         caller = client.caller()
     return Profile(
         url=url,

@@ -10,6 +10,7 @@ import re
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
+from http import HTTPStatus
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -165,21 +166,31 @@ class Profile:
     @contextlib.contextmanager
     def explain_rejection(self) -> Iterator[None]:
         """Raise NotLoggedIn with advice if the service rejects the token."""
-        from clustercert.client.connection import ApiError
-
-        try:
+        if self.token is None:
             yield
-        except ApiError as error:
-            if error.http_status != 401 or self.token is None:  # noqa: PLR2004 - not authenticated
-                raise
-            explained = (
-                "An operator sees the reason with `clustercert identity explain`, or in the log by the request id. "
-                if self.oidc is not None
-                else ""
-            )
-            raise NotLoggedIn(
-                f"{error.message} The login at {self.url} is no longer valid. {explained}Run `clustercert login` again."
-            ) from error
+            return
+        explained = (
+            "An operator sees the reason with `clustercert identity explain`, or in the log by the request id. "
+            if self.oidc is not None
+            else ""
+        )
+        with advice_if_refused(
+            f"The login at {self.url} is no longer valid. {explained}Run `clustercert login` again."
+        ):
+            yield
+
+
+@contextlib.contextmanager
+def advice_if_refused(advice: str) -> Iterator[None]:
+    """Raise NotLoggedIn with this advice if the service refuses the credentials of a request in the `with` block."""
+    from clustercert.client.connection import ApiError
+
+    try:
+        yield
+    except ApiError as error:
+        if error.http_status != HTTPStatus.UNAUTHORIZED:
+            raise
+        raise NotLoggedIn(f"{error.message} {advice}") from error
 
 
 def current(environment: Mapping[str, str]) -> str:

@@ -16,7 +16,10 @@ from clustercert.secure_file import make_private_folder, write_private
 T = TypeVar("T")
 
 _SERVICE = "clustercert"
-_SECONDS = 30.0
+# How long to wait for the keyring, which may ask the user.
+_KEYRING_SECONDS = 30.0
+# How long to wait for a lock: longer than a renewal takes.
+_LOCK_SECONDS = 90.0
 
 
 def check() -> None:
@@ -68,19 +71,15 @@ def _within_time(work: Callable[[], T]) -> T:
 
     thread = threading.Thread(target=run, daemon=True)
     thread.start()
-    thread.join(_SECONDS)
+    thread.join(_KEYRING_SECONDS)
     if results:
         return results[0]
     if failures and isinstance(failures[0], ModuleNotFoundError):
         raise CommandError(
             "The package keyring is not installed. Run `pip install 'clustercert[keyring]'`, or omit --keyring."
         )
-    reason = type(failures[0]).__name__ if failures else f"no answer within {_SECONDS:.0f} seconds"
+    reason = type(failures[0]).__name__ if failures else f"no answer within {_KEYRING_SECONDS:.0f} seconds"
     raise CommandError(f"The keyring can't be used ({reason}). Log in again without --keyring.")
-
-
-# How long to wait for a lock: longer than a renewal takes.
-_WAIT_SECONDS = 90.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,7 +145,7 @@ def exclusive(path: Path) -> Iterator[None]:
     except OSError as error:
         raise CommandError(f"The login {path} can't be renewed: {error.strerror}.") from error
     try:
-        with locked(str(path), _WAIT_SECONDS) as lock:
+        with locked(str(path), _LOCK_SECONDS) as lock:
             if not lock.is_held:
                 raise CommandError(f"The login can't be renewed: {path}.lock can't be written.")
             yield

@@ -33,6 +33,8 @@ def page_html(page: ResultPage) -> str:
     )
 
 
+# How long to wait for the user.
+LOGIN_SECONDS = 300.0
 _CONNECTION_SECONDS = 10
 _RESULT_SECONDS = 60
 _MAX_CONNECTIONS = 32
@@ -280,9 +282,6 @@ def _listener(redirect_uris: Sequence[str], handler: type[_Handler]) -> tuple[_L
         f"Other programs use the addresses to which the issuer redirects: {', '.join(redirect_uris)}. End one of them, "
         "or log in with --device."
     )
-
-
-LOGIN_SECONDS = 300.0
 
 
 def log_in_by_browser(

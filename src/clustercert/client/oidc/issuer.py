@@ -28,6 +28,13 @@ from clustercert.model import JsonObject
 from clustercert.model.login_client import DISCOVERY_PATH, OWN_PARAMETERS, LoginClient
 from clustercert.model.requests import is_https_url, is_loopback_redirect, is_service_url
 
+# Discovery documents have a few KiB, tokens at most 16.
+MAX_RESPONSE_BYTES = 256 * 1024
+RESPONSE_SECONDS = 10.0
+_REDIRECTS = range(300, 400)
+_MAX_ITEMS = 100
+_MAX_TEXT = 4096
+
 
 class IssuerUnreachable(ClientError, status=503, code="CCE.01503001"):
     """The issuer could not be reached, or did not answer."""
@@ -64,12 +71,6 @@ _REMEDIES = {
     "unauthorized_client": f"{_CHECK}: the grants that the client may use.",
     "unsupported_grant_type": f"{_CHECK}: the grants that the client may use.",
 }
-
-
-# Discovery documents have a few KiB, tokens at most 16.
-MAX_RESPONSE_BYTES = 256 * 1024
-RESPONSE_SECONDS = 10.0
-_REDIRECTS = range(300, 400)
 
 
 class IssuerResponse(NamedTuple):
@@ -156,10 +157,6 @@ def _translate_failures(origin: str) -> Iterator[None]:
             f"The issuer {origin} can't be reached ({one_line(reason or str(error)) or type(error).__name__}). Check "
             "the network, and whether this machine can reach it."
         ) from error
-
-
-_MAX_ITEMS = 100
-_MAX_TEXT = 4096
 
 
 @dataclass(frozen=True, slots=True)

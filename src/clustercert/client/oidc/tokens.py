@@ -36,6 +36,19 @@ _EARLY = timedelta(seconds=30)
 _SKEW = timedelta(minutes=5)
 _PARTS = 3
 _USER_CLAIMS = ("preferred_username", "email", "name", "repository", "project_path", "sub")
+# The length of random secrets.
+_ENTROPY_BYTES = 32
+# Source: RFC 8628, 3.4.
+_DEVICE_GRANT = "urn:ietf:params:oauth:grant-type:device_code"
+# Source: RFC 8628, 3.2: the default.
+_INTERVAL_SECONDS = 5
+_LONGEST_INTERVAL, _LONGEST_WAIT = 60, 1800
+_MAX_TEXT = 4096
+_MAX_USER_CODE = 64
+# Error codes for a refresh token that is expired, revoked or already used, and for a user who has to log in again.
+_NEEDS_LOGIN = frozenset({"invalid_grant", "interaction_required", "login_required", "consent_required"})
+# Source: RFC 8628, 3.5.
+_SLOW_DOWN_SECONDS = 5
 
 
 @dataclass(frozen=True, slots=True)
@@ -178,9 +191,6 @@ def _time(seconds: object) -> datetime:
     return datetime.fromtimestamp(seconds, UTC)
 
 
-_ENTROPY_BYTES = 32
-
-
 def new_secret() -> str:
     """Return a random text of 43 characters, which is enough for a code verifier too."""
     return secrets.token_urlsafe(_ENTROPY_BYTES)
@@ -190,17 +200,6 @@ def challenge(verifier: str) -> Mapping[str, str]:
     """Return the parameters that commit to a verifier without showing it."""
     digest = base64.urlsafe_b64encode(hashlib.sha256(verifier.encode()).digest())
     return {"code_challenge": digest.rstrip(b"=").decode(), "code_challenge_method": "S256"}
-
-
-# Source: RFC 8628, 3.4.
-_DEVICE_GRANT = "urn:ietf:params:oauth:grant-type:device_code"
-# Source: RFC 8628, 3.2: the default.
-_INTERVAL_SECONDS = 5
-_LONGEST_INTERVAL, _LONGEST_WAIT = 60, 1800
-_MAX_TEXT = 4096
-_MAX_USER_CODE = 64
-# Error codes for a refresh token that is expired, revoked or already used, and for a user who has to log in again.
-_NEEDS_LOGIN = frozenset({"invalid_grant", "interaction_required", "login_required", "consent_required"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -407,11 +406,6 @@ class AuthorizationRequest:
         if not code:
             raise IssuerError(f"The answer of {issuer.url} in the browser has no code. Log in again.")
         return self.client.exchange_code(code, self.verifier, self.redirect_uri, self.nonce)
-
-
-# RFC 8628, 3.5.
-_SLOW_DOWN_SECONDS = 5
-_LONGEST_INTERVAL = 60
 
 
 def log_in_by_device_code(
