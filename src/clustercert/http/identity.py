@@ -264,7 +264,7 @@ async def show_caller(call: CallDep) -> Response:
         LoggedOutBody,
         errors=_LOGOUT_ERRORS,
     ),
-    openapi_extra=json_body(LogoutRequest.model_json_schema(), required=False),
+    openapi_extra=json_body(LogoutRequest, required=False),
 )
 async def log_out_everywhere(
     call: CallDep,
@@ -308,7 +308,7 @@ async def log_out_everywhere(
 @router.post(
     OWN + "/identity/explain",
     responses=described("The checks, and the user to whom the claims are mapped.", TokenExplanationBody),
-    openapi_extra=json_body(ExplainRequest.model_json_schema()),
+    openapi_extra=json_body(ExplainRequest),
 )
 async def explain_token(call: CallDep) -> Response:
     """Explain whether a token from an OIDC issuer would be accepted.

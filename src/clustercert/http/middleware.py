@@ -107,7 +107,7 @@ class RequestMiddleware:
             failure = await self._run(scope, receive, send_with_id, deadline)
             # If the response has begun, only closing the connection can signal the failure.
             if failure is not None and not status:
-                await _answer_to(failure, scope["path"], context)(scope, receive, send_with_id)
+                await _error_response(failure, scope["path"], context)(scope, receive, send_with_id)
         finally:
             _account(scope, context, status, time.perf_counter() - started)
             if isinstance(failure, AuthenticationFailure):
@@ -206,7 +206,7 @@ def _check(scope: Scope, names: list[bytes]) -> bool:
     return chunked or counted
 
 
-def _answer_to(failure: ClustercertError, path: str, context: RequestContext) -> Response:
+def _error_response(failure: ClustercertError, path: str, context: RequestContext) -> Response:
     """Return the response to a failure. Details withheld from the caller go into the log line."""
     context.log_fields |= {
         "error": type(failure).__name__,

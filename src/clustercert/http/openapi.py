@@ -77,9 +77,28 @@ def described(
     return {status: success, **failures}
 
 
-def json_body(schema: object, *, required: bool = True) -> dict[str, Any]:
-    """Describe a request body. FastAPI must not parse it: the routes do, after they authenticate the caller."""
+def json_body(body: type[BaseModel] | JsonObject, *, required: bool = True) -> dict[str, Any]:
+    """Describe a request body by its model or schema.
+
+    FastAPI must not parse it: the routes do, after they authenticate the caller.
+    """
+    if isinstance(body, dict):
+        schema: object = body
+    else:
+        model_schema = body.model_json_schema()
+        schema = _inlined(model_schema, model_schema.pop("$defs", {}))
     return {"requestBody": {"required": required, "content": {"application/json": {"schema": schema}}}}
+
+
+def _inlined(schema: object, definitions: JsonObject) -> object:
+    """Replace each `$ref` by the schema that it names, because OpenAPI resolves it against the whole document."""
+    if isinstance(schema, list):
+        return [_inlined(item, definitions) for item in schema]
+    if not isinstance(schema, dict):
+        return schema
+    if "$ref" in schema:
+        return _inlined(definitions[str(schema["$ref"]).rsplit("/", 1)[-1]], definitions)
+    return {key: _inlined(value, definitions) for key, value in schema.items() if key != "discriminator"}
 
 
 def document(app: FastAPI) -> dict[str, Any]:

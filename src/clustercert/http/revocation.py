@@ -197,7 +197,7 @@ _UNDONE = described(
     RevocationBody,
     errors=ERRORS | {409: "The revocation can't be undone, or its undo window has passed."},
 )
-_REASON = json_body(RevokeRequest.model_json_schema(), required=False)
+_REASON = json_body(RevokeRequest, required=False)
 DryRun = Annotated[
     Literal["All"] | None,
     Query(alias="dryRun", description="All: revoke nothing, and return a RevocationPreview."),
@@ -211,7 +211,7 @@ router = APIRouter(tags=["Revocation"])
     CLUSTER + "/clustercertrevoke",
     tags=["CCE"],
     responses=described("Revoked. The response has no body."),
-    openapi_extra=json_body(ClusterCertRevokeRequest.model_json_schema()),
+    openapi_extra=json_body(ClusterCertRevokeRequest),
     response_class=Response,
 )
 async def revoke_clustercert(call: CallDep, project_id: str, cluster_id: str) -> Response:
@@ -359,7 +359,7 @@ async def undo_revocation(call: CallDep, revocation_id: str) -> Response:
 @router.post(
     OWN + "/certificates/{certificate}/revoke-with-key",
     responses=_KEY_REVOKED,
-    openapi_extra=json_body(RevokeWithKeyRequest.model_json_schema()) | {"security": []},
+    openapi_extra=json_body(RevokeWithKeyRequest) | {"security": []},
 )
 async def revoke_with_key(
     request: Request, certificate: str, raw: RawBody, services: ServicesDep

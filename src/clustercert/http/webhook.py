@@ -79,7 +79,12 @@ _ERRORS = {
 def _object(api_version: str, kind: str, **properties: JsonObject) -> dict[str, Any]:
     """Describe the Kubernetes object in the request body."""
     properties = {"apiVersion": _constant(api_version), "kind": _constant(kind), **properties}
-    schema = {"title": kind, "type": "object", "properties": properties, "required": list(properties)}
+    schema: JsonObject = {
+        "title": kind,
+        "type": "object",
+        "properties": properties,
+        "required": list(properties),
+    }
     return json_body(schema) | {"security": [{"bearer": []}]}
 
 
@@ -155,7 +160,7 @@ async def handle_review(request: Request, services: Services, cluster_id: str) -
         if not asked.identity.may_be_denied:
             # This needs no database. An old API server asks about all callers, who must be served while the database is
             # down.
-            return _answered(request, asked, NO_OPINION)
+            return _decided(request, asked, NO_OPINION)
         webhook_config = await tokens.authenticate(cluster_id, token)
         decision = await services.webhook.authorization.decide(
             webhook_config, asked.identity, context_of(request).origin
@@ -165,7 +170,7 @@ async def handle_review(request: Request, services: Services, cluster_id: str) -
         raise
     except Unavailable as failure:
         raise _without_retry(failure) from failure
-    return _answered(request, asked, decision)
+    return _decided(request, asked, decision)
 
 
 def _too_large(request: Request, beginning: bytes, seconds: float) -> Response:
@@ -175,7 +180,7 @@ def _too_large(request: Request, beginning: bytes, seconds: float) -> Response:
     return EarlyResponse(denial, responses.JSON, seconds)
 
 
-def _answered(request: Request, asked: review.Review, decision: Decision) -> Response:
+def _decided(request: Request, asked: review.Review, decision: Decision) -> Response:
     count_decision(decision)
     if decision.reason is None:
         # The most frequent response, up to thousands a second, so it is not logged at level info.

@@ -50,7 +50,7 @@ async def show_cluster(call: AdminCall, project_id: str, cluster: str) -> Respon
 @router.put(
     CLUSTER,
     responses=changes.replaced(bodies.ClusterBody),
-    openapi_extra=json_body(bodies.ClusterRequest.model_json_schema()),
+    openapi_extra=json_body(bodies.ClusterRequest),
 )
 async def put_cluster(change: AdminChange, project_id: str, cluster: str) -> Response:
     """Register or change a cluster. By name, or an existing one by id.

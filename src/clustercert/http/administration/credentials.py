@@ -80,7 +80,7 @@ async def list_keys(
     OF_USER,
     status_code=201,
     responses=changes.issued(IssuedKeyBody),
-    openapi_extra=json_body(NewKeyRequest.model_json_schema()),
+    openapi_extra=json_body(NewKeyRequest),
 )
 async def create_key(
     change: OperatorChange, directory: DirectoryDep, name: str, domain: DomainDep
@@ -105,7 +105,7 @@ async def show_key(call: OperatorCall, access_key: str) -> Response:
     return changes.shown(KeyBody.render(await call.services.identity.access_keys.find(access_key)))
 
 
-@router.put(KEY, responses=changes.replaced(KeyBody), openapi_extra=json_body(KeyRequest.model_json_schema()))
+@router.put(KEY, responses=changes.replaced(KeyBody), openapi_extra=json_body(KeyRequest))
 async def put_key(change: OperatorChange, access_key: str) -> Response:
     """Enable or disable an access key. Only for operators."""
     keys = change.call.services.identity.access_keys

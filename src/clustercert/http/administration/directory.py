@@ -203,7 +203,7 @@ async def show_domain(_call: OperatorCall, directory: DirectoryDep, name: str) -
 @router.put(
     DOMAIN,
     responses=changes.replaced(DomainBody),
-    openapi_extra=json_body(DomainRequest.model_json_schema()),
+    openapi_extra=json_body(DomainRequest),
 )
 async def put_domain(change: OperatorChange, directory: DirectoryDep, name: str) -> Response:
     """Create or change a domain. By name, or an existing one by id. Only for operators."""
@@ -247,9 +247,8 @@ class Kind(Generic[E]):
     plural: str
     deletion: str
     request: type[ResourceBody]
-    body: type[BaseModel]
+    body: type[ResponseBody]
     list_body: type[BaseModel]
-    view: Callable[[E], JsonObject]
     find: Callable[[Directory, str, Domain | None], Awaitable[E]]
     create: Callable[..., Awaitable[E]]
     update: Callable[..., Awaitable[E]]
@@ -267,10 +266,10 @@ def add_routes(kind: Kind[E]) -> None:
         name: Annotated[str | None, Query(description="List only objects with this name.")] = None,
     ) -> Response:
         read = functools.partial(directory.page, kind.of, domain, name)
-        return responses.private(await keyset_page(kind.plural, read, kind.view, page))
+        return responses.private(await keyset_page(kind.plural, read, kind.body.render, page))
 
     async def show(_call: OperatorCall, directory: DirectoryDep, name: str, domain: DomainDep) -> Response:
-        return changes.shown(kind.view(await kind.find(directory, name, domain)))
+        return changes.shown(kind.body.render(await kind.find(directory, name, domain)))
 
     async def put(change: OperatorChange, directory: DirectoryDep, name: str, domain: DomainDep) -> Response:
         actor = change.call.caller.actor
@@ -281,7 +280,7 @@ def add_routes(kind: Kind[E]) -> None:
                 return await kind.update(directory, before, **fields, actor=actor)
             return await kind.create(directory, new_name(name), domain, **fields, actor=actor)
 
-        return await changes.put(change, lambda: kind.find(directory, name, domain), save, kind.view)
+        return await changes.put(change, lambda: kind.find(directory, name, domain), save, kind.body.render)
 
     async def delete(
         change: OperatorChange, directory: DirectoryDep, name: str, domain: DomainDep
@@ -291,7 +290,9 @@ def add_routes(kind: Kind[E]) -> None:
         async def remove(found: E) -> None:
             await kind.remove(directory, found, actor=actor)
 
-        return await changes.delete(change, lambda: kind.find(directory, name, domain), remove, kind.view)
+        return await changes.delete(
+            change, lambda: kind.find(directory, name, domain), remove, kind.body.render
+        )
 
     _register(kind, list_all, show, put, delete)
 
@@ -319,7 +320,7 @@ def _register(
     router.put(
         path,
         responses=changes.replaced(kind.body),
-        openapi_extra=json_body(kind.request.model_json_schema()),
+        openapi_extra=json_body(kind.request),
         description=f"Create or change a {noun}. By name, or an existing one by id. Fields that are not sent get their"
         f" defaults{kept}.{operators}",
     )(put)
@@ -356,7 +357,6 @@ add_routes(
         ProjectRequest,
         ProjectBody,
         ProjectListBody,
-        ProjectBody.render,
         Directory.find_project,
         _create_project,
         _update_project,
@@ -371,7 +371,6 @@ add_routes(
         UserRequest,
         UserBody,
         UserListBody,
-        UserBody.render,
         Directory.find_user,
         Directory.create_user,
         _update_user,
@@ -386,7 +385,6 @@ add_routes(
         GroupRequest,
         GroupBody,
         GroupListBody,
-        GroupBody.render,
         Directory.find_group,
         Directory.create_group,
         Directory.update_group,
@@ -415,7 +413,7 @@ class MemberListBody(PageBody):
     OWN + "/users/{name}/password",
     status_code=204,
     responses=changes.done("Changed."),
-    openapi_extra=json_body(PasswordRequest.model_json_schema()),
+    openapi_extra=json_body(PasswordRequest),
 )
 async def set_password(
     change: OperatorChange, directory: DirectoryDep, name: str, domain: DomainDep

@@ -24,7 +24,7 @@ from typing import Annotated, Any, Literal
 
 import yaml
 from fastapi import APIRouter, Request
-from pydantic import Field
+from pydantic import AliasPath, Field
 from starlette.responses import Response
 
 from clustercert.http import responses
@@ -33,8 +33,8 @@ from clustercert.http.cce.clusters import CLUSTER, CceBody
 from clustercert.http.context import context_of
 from clustercert.http.dependencies import Services, ServicesDep, authenticated, raw_body
 from clustercert.http.openapi import described, json_body
-from clustercert.http.responses import prefers
-from clustercert.model import Cluster, Issued, IssueRequest, JsonObject, Preview, rfc3339
+from clustercert.http.responses import ResponseBody, Time, prefers
+from clustercert.model import Cluster, Issued, IssueRequest, JsonObject, rfc3339
 from clustercert.model.errors import InvalidRequest, MethodNotAllowed
 from clustercert.pki.certificates import MAX_CSR_BYTES, csr_public_key
 from clustercert.pki.keys import key_pem
@@ -169,35 +169,21 @@ class Kubeconfig(CceBody):
     current_context: Annotated[str, Field(alias="current-context")]
 
 
-class IssuancePreview(CceBody):
+class IssuancePreview(ResponseBody, CceBody):
     """The response to `?dryRun=All`: the certificate that would be issued, and the decision trace.
 
     Times are RFC 3339. The issuer's name is as in RFC 4514.
     """
 
     kind: Literal["IssuancePreview"]
-    rule: str
-    common_name: str
+    rule: str = Field(validation_alias=AliasPath("grant", "rule"))
+    common_name: str = Field(validation_alias=AliasPath("grant", "username"))
     organizations: list[str]
-    not_before: str
-    not_after: str
+    not_before: Time = Field(validation_alias=AliasPath("grant", "not_before"))
+    not_after: Time = Field(validation_alias=AliasPath("grant", "not_after"))
     issuer: str
     key_type: str
-    trace: dict[str, object]
-
-
-def preview_body(preview: Preview) -> JsonObject:
-    return {
-        "kind": "IssuancePreview",
-        "rule": preview.grant.rule,
-        "common_name": preview.grant.username,
-        "organizations": list(preview.organizations),
-        "not_before": rfc3339(preview.grant.not_before),
-        "not_after": rfc3339(preview.grant.not_after),
-        "issuer": preview.issuer,
-        "key_type": preview.key_type,
-        "trace": dict(preview.grant.trace),
-    }
+    trace: dict[str, object] = Field(validation_alias=AliasPath("grant", "trace"))
 
 
 PATH = CLUSTER + "/clustercert"
@@ -226,7 +212,7 @@ async def handle(
     issue_request = context.issue_request = _issue_request(request, raw, shape, services.options.max_duration)
     if context.dry_run:
         preview = await services.issuance.preview(caller, project_id, cluster_id, issue_request)
-        return responses.json_response(preview_body(preview))
+        return responses.json_response(IssuancePreview.render(preview, kind="IssuancePreview"))
     issued = await services.issuance.issue(caller, project_id, cluster_id, issue_request)
     context.log_fields = {
         "user": issued.grant.username,
@@ -356,7 +342,7 @@ router = APIRouter(tags=["CCE"])
 
 
 def _sent(shape: Shape) -> dict[str, Any]:
-    return json_body(shape.model_json_schema()) | _DRY_RUN
+    return json_body(shape) | _DRY_RUN
 
 
 @router.post(PATH, responses=_KUBECONFIG, openapi_extra=_sent(ClusterCertRequest))

@@ -6,7 +6,7 @@ requests show which client reads which field.
 
 import base64
 from datetime import datetime, timedelta
-from typing import Annotated, Literal, TypeVar, cast
+from typing import Annotated, Literal, TypeVar
 
 from pydantic import (
     AliasChoices,
@@ -19,7 +19,6 @@ from pydantic import (
 )
 
 from clustercert.http.body import RequestBody
-from clustercert.http.openapi import json_body
 from clustercert.identity.access_keys import MIN_LIFETIME, TemporaryKey
 from clustercert.identity.passwords import MIN_CHARACTERS
 from clustercert.identity.tokens import (
@@ -251,23 +250,6 @@ class TemporaryKeyRequest(RequestBody):
             return MIN_LIFETIME
         # Clamped to prevent an overflow: numbers outside this range are invalid anyway.
         return timedelta(seconds=max(-1, min(int(sent.duration_seconds), 10**6)))
-
-
-def described(shape: type[BaseModel]) -> JsonObject:
-    schema = shape.model_json_schema()
-    definitions = schema.pop("$defs", {})
-    return json_body(_inlined(schema, definitions))
-
-
-def _inlined(schema: object, definitions: JsonObject) -> object:
-    """Replace each `$ref` by the schema that it names, because OpenAPI resolves it against the whole document."""
-    if isinstance(schema, list):
-        return [_inlined(item, definitions) for item in schema]
-    if not isinstance(schema, dict):
-        return schema
-    if "$ref" in schema:
-        return _inlined(definitions[cast("str", schema["$ref"]).rsplit("/", 1)[-1]], definitions)
-    return {key: _inlined(value, definitions) for key, value in schema.items() if key != "discriminator"}
 
 
 class KeystoneErrorDetail(BaseModel):
