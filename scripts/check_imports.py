@@ -3,6 +3,7 @@
 `make check` runs it. A command may import the standard library, `clustercert` and the packages that its rule names.
 """
 
+import base64
 import json
 import os
 import subprocess
@@ -26,6 +27,8 @@ SETTINGS = PARSER | {
     *("pydantic", "pydantic_core", "pydantic_settings", "annotated_types", "dotenv", "typing_extensions"),
     *("typing_inspection", "cryptography", "cachetools"),
 }
+# For commands that only read the store.
+STORE = SETTINGS | {"sqlalchemy", "aiosqlite", "greenlet", "orjson"}
 # Slow modules of the standard library that a cached credential does not need.
 NETWORK = frozenset({"ssl", "socket", "json", "asyncio"})
 SLOW = frozenset({"asyncio"})
@@ -103,6 +106,8 @@ RULES = (
     Rule((), PARSER | {"yaml"}, completed="clustercert kubeconfig get pr"),
     Rule(("logout",), PARSER),
     Rule(("policy", "test"), SETTINGS, frozenset()),
+    Rule(("policy", "can", "--group", "admins", "--cluster", CLUSTER), STORE, frozenset()),
+    Rule(("db", "check"), STORE, frozenset()),
 )
 PROBE = """
 import sys
@@ -158,7 +163,7 @@ class Service(BaseHTTPRequestHandler):
 
 
 def prepare(home: Path, url: str) -> dict[str, str]:
-    """Write a login and a cached credential. Returns the environment that uses them."""
+    """Write a login, a cached credential and a store. Returns the environment that uses them."""
     ours = ("CLUSTERCERT", "OS_", "COVERAGE")
     variables = {name: value for name, value in os.environ.items() if not name.startswith(ours)}
     variables |= {"XDG_CONFIG_HOME": str(home / "config"), "XDG_CACHE_HOME": str(home / "cache")}
@@ -173,6 +178,11 @@ def prepare(home: Path, url: str) -> dict[str, str]:
     )
     cached.write_text(rendered(entry))
     cached.chmod(0o600)
+    variables["CLUSTERCERT_DATA_DIR"] = str(home / "data")
+    variables["CLUSTERCERT_KEK"] = base64.b64encode(os.urandom(32)).decode()
+    subprocess.run(
+        [sys.executable, "-m", "clustercert", "db", "upgrade"], env=variables, capture_output=True, check=True
+    )
     return variables
 
 

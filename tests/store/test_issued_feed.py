@@ -3,9 +3,9 @@
 import pytest
 
 from clustercert.model import RecordedIssue
-from clustercert.store import decision_events
-from clustercert.store.decision_events import IssuedFeed
+from clustercert.store import issued_feed
 from clustercert.store.engine.database import Database
+from clustercert.store.issued_feed import IssuedFeed
 from support.log_capture import captured_lines
 from support.sealed_log import new_log
 from support.stores import Store
@@ -22,6 +22,6 @@ async def test_an_unreadable_event_is_skipped_with_a_log_line(
     change = "UPDATE audit_event SET kind = 'certificate.issued', body = ? WHERE subject = ?"
     store.execute(change, damaged, "thing 0")
     store.execute(change, b'{"request_id": "r", "source": "192.0.2.1"}', "thing 1")
-    with captured_lines(decision_events) as said:
+    with captured_lines(issued_feed) as said:
         assert await feed.read() == [RecordedIssue("r", "cli:test", "", "192.0.2.1")]
     assert [line["event"] for line in said] == ["unreadable event not counted for rates"]

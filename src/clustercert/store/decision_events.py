@@ -1,20 +1,15 @@
-"""Reads the events of policy decisions and of issued certificates in bulk."""
+"""Reads the events of policy decisions in bulk."""
 
-import json
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator
 from datetime import datetime
 
-import structlog
 from sqlalchemy import ColumnElement, and_, case, func, select
 
-from clustercert.model import RecordedIssue
-from clustercert.observability import metrics
 from clustercert.store import tables
 from clustercert.store.audit import size_before
-from clustercert.store.engine.database import Database
 from clustercert.store.engine.queries import Queries
 
-_event, _place, _log = tables.audit_event, tables.audit_place, tables.audit_log
+_event, _place = tables.audit_event, tables.audit_place
 
 # Events read at once. Each takes about 2 KB.
 PAGE = 2000
@@ -78,48 +73,3 @@ class DecisionEvents(Queries):
             before = select(_place.c.event_id).where(_place.c.leaf_index < (size or 0))
             last = await connection.execute(before.order_by(_place.c.leaf_index.desc()).limit(1))
             return last.scalar() or 0
-
-
-logger = structlog.get_logger()
-
-BATCH = 5000
-
-
-class IssuedFeed(Queries):
-    """Follows the sealed events. Leaf indexes have no gaps and follow the order of commits, so none is missed."""
-
-    def __init__(self, database: Database) -> None:
-        super().__init__(database)
-        self._next: int | None = None
-
-    async def read(self) -> Sequence[RecordedIssue]:
-        """Return the certificates in the next batch of events. The first call starts after the last event."""
-        async with self._database.read() as connection:
-            size = (await connection.execute(select(_log.c.size))).scalar() or 0
-            start = size if self._next is None else self._next
-            end = min(size, start + BATCH)
-            query = (
-                select(_event.c.id, _event.c.actor, _event.c.project_id, _event.c.body)
-                .join(_place, _place.c.event_id == _event.c.id)
-                .where(_place.c.leaf_index >= start, _place.c.leaf_index < end)
-                .where(_event.c.kind == "certificate.issued")
-            )
-            rows = (await connection.execute(query)).all() if end > start else []
-        self._next = end
-        return [
-            issued
-            for row in rows
-            if (issued := _issued(row.id, row.actor, row.project_id, row.body)) is not None
-        ]
-
-
-def _issued(event_id: int, user_id: str, project_id: str | None, body: bytes) -> RecordedIssue | None:
-    """Return the certificate of an event. If the event is damaged, log that, and return None."""
-    try:
-        event = json.loads(body)
-        return RecordedIssue(event["request_id"], user_id, project_id or "", event["source"])
-    except (ValueError, LookupError, TypeError, RecursionError) as error:
-        metrics.RATE_READ_FAILURES.inc()
-        cause = type(error).__name__
-        logger.error("unreadable event not counted for rates", event_id=event_id, cause=cause)  # noqa: TRY400 - no traceback needed
-        return None

@@ -44,13 +44,13 @@ from clustercert.settings import Settings, SettingsError
 from clustercert.store.audit import AuditQueries, EventPages
 from clustercert.store.certificates import AccessQueries, CertificateMaintenance, InventoryQueries
 from clustercert.store.clusters import ClusterQueries
-from clustercert.store.decision_events import IssuedFeed
 from clustercert.store.disk_space import MIB, DiskSpace
 from clustercert.store.enforcement import EnforcementQueries
 from clustercert.store.engine import migrate
 from clustercert.store.engine.database import Database
 from clustercert.store.engine.leader import Leader
 from clustercert.store.evidence import EvidenceQueries
+from clustercert.store.issued_feed import IssuedFeed
 from clustercert.store.known_users import KnownUserQueries, UsernameQueries
 from clustercert.store.ledger import Ledger
 from clustercert.store.revocations import CrlQueries, RevocationQueries
