@@ -14,6 +14,7 @@ from alembic.script import ScriptDirectory
 from sqlalchemy import event as engine_events
 from sqlalchemy import insert, select, text
 from sqlalchemy.engine import make_url
+from sqlalchemy.exc import DBAPIError
 
 from clustercert.model.errors import SchemaError, StoreFault, Unavailable
 from clustercert.store import tables
@@ -144,6 +145,15 @@ async def test_an_upgrade_that_fails_half_way_leaves_nothing(tmp_path: Path) -> 
     await migrate.upgrade(database)
     await migrate.check(database)
     await database.close()
+
+
+async def test_a_table_of_another_application_is_not_taken_over(new_store: Store) -> None:
+    async with opened(new_store) as database:
+        async with database.transaction() as connection:
+            await connection.execute(text("CREATE TABLE role (id INTEGER)"))
+        with pytest.raises((Unavailable, DBAPIError)):
+            await migrate.upgrade(database)
+        assert await migrate.current(database) is None
 
 
 async def test_a_role_that_may_not_make_tables_is_told_so(server: postgres.Server) -> None:

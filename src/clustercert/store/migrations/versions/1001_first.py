@@ -15,5 +15,7 @@ oldest_program = "1001"
 # No downgrade, because an older program can't interpret newer rows. Restore a backup instead.
 def upgrade() -> None:
     # Later migrations change the declared tables. Before the first of them, write out the statements here.
-    tables.metadata.create_all(op.get_bind())
+    made = [table for table in tables.metadata.sorted_tables if table is not tables.migration]
+    # An existing table is an error: it belongs to another application.
+    tables.metadata.create_all(op.get_bind(), made, checkfirst=False)
     op.bulk_insert(tables.generation, [{"id": 1, "value": 0}])
