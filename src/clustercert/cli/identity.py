@@ -91,8 +91,8 @@ async def _report(settings: "Settings", text: str) -> "TokenReport":
         # The service connects to clusters with a certificate that it issues to itself.
         from clustercert.wiring import components
 
-        async with components(settings) as parts:
-            return await report_on_token(parts.oidc, parts.identity.federation, text)
+        async with components(settings) as opened:
+            return await report_on_token(opened.oidc, opened.identity.federation, text)
 
     import httpx  # noqa: F401 - now, since an explanation waits only briefly for the issuer's keys
 

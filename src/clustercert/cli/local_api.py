@@ -31,8 +31,8 @@ def local_client(context: typer.Context) -> Iterator[AdministrationClient]:
     """
     loaded = store_settings(context)
     log.configure_command()
-    with start_blocking_portal() as portal, portal.wrap_async_context_manager(components(loaded)) as parts:
-        application = portal.call(_application, parts)
+    with start_blocking_portal() as portal, portal.wrap_async_context_manager(components(loaded)) as opened:
+        application = portal.call(_application, opened)
         yield _LocalClient(_URL, transport=_InProcess(application, portal))
 
 
@@ -44,8 +44,8 @@ class _LocalClient(AdministrationClient):
     max_response = 1024 * 1024 * 1024
 
 
-async def _application(parts: "Components") -> LocalApplication:
-    return LocalApplication(parts, actor(), await default_domain(parts.identity.directory))
+async def _application(opened: "Components") -> LocalApplication:
+    return LocalApplication(opened, actor(), await default_domain(opened.identity.directory))
 
 
 class _InProcess:

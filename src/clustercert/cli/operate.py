@@ -116,7 +116,7 @@ async def prune(
     from clustercert.model.events.administration import CertificatesPruned
 
     ended = rfc3339(older_than)
-    expired = await operator.parts.certificates.count_expired(older_than)
+    expired = await operator.components.certificates.count_expired(older_than)
     confirm(f"Delete the {expired} certificates that expired before {ended}?", yes=yes)
 
     def event(count: int) -> CertificatesPruned:
@@ -126,7 +126,7 @@ async def prune(
         )
 
     pruned = 0
-    while count := await operator.parts.certificates.prune(older_than, event):
+    while count := await operator.components.certificates.prune(older_than, event):
         pruned += count
     show_one({"pruned": pruned, "ended_before": older_than}, output, name="pruned")
 
@@ -225,7 +225,9 @@ def _rotation(operator: Operator) -> "Rotation":
     from clustercert.model import utc_now
     from clustercert.store.keys import KeyQueries
 
-    return Rotation(KeyQueries(operator.parts.database), operator.parts.settings.kek_source(), utc_now)
+    return Rotation(
+        KeyQueries(operator.components.database), operator.components.settings.kek_source(), utc_now
+    )
 
 
 def demo(
@@ -339,10 +341,10 @@ async def _check(loaded: "Settings", role: ServerRole) -> None:
     """Open the store once, to raise errors here that the workers would only log. Shows warnings."""
     from clustercert.wiring import components
 
-    async with components(loaded, with_keys=role != "webhook") as parts:
+    async with components(loaded, with_keys=role != "webhook") as opened:
         if role != "webhook":
-            await parts.identity.directory.require_free(loaded.identity.authority_names)
-        await _print_warnings(loaded, parts.database, serves_users=role != "webhook")
+            await opened.identity.directory.require_free(loaded.identity.authority_names)
+        await _print_warnings(loaded, opened.database, serves_users=role != "webhook")
 
 
 async def _print_warnings(settings: "Settings", database: "Database", *, serves_users: bool = True) -> None:

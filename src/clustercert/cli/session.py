@@ -170,7 +170,7 @@ class Operator(Finder):
     """The context of an operator's command: the components on an open store, and the actor for audit events."""
 
     directory: "Directory"
-    parts: "Components"
+    components: "Components"
     actor: "Actor"
 
 
@@ -254,8 +254,9 @@ def operate(context: typer.Context, work: Callable[[Operator], Awaitable[T]]) ->
     log.configure_command()
 
     async def opened() -> T:
-        async with components(loaded) as parts:
-            return await work(Operator(parts.identity.directory, parts.clusters.queries, parts, actor()))
+        async with components(loaded) as found:
+            directory, clusters = found.identity.directory, found.clusters.queries
+            return await work(Operator(directory, clusters, found, actor()))
 
     return asyncio.run(opened())
 

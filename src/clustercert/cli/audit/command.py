@@ -63,7 +63,7 @@ async def tail(
     from clustercert.store.audit import EventFilter
 
     event_filter = EventFilter(kind=kind, subject=subject, actor=actor)
-    log = operator.parts.audit_log
+    log = operator.components.audit_log
     await _seal_waiting_events(operator)
     # Events sealed after this point are shown only with --follow.
     size = (await log.log()).size
@@ -98,7 +98,7 @@ async def show(operator: Operator, place: PlaceArgument, output: OutputOption = 
     """Show an event with its salt and its inclusion proof."""
     from clustercert.model.errors import NotFound
 
-    log = operator.parts.audit_log
+    log = operator.components.audit_log
     await _seal_waiting_events(operator)
     event = await log.pages.event(place)
     if event is None:
@@ -154,7 +154,7 @@ async def erase(
 
     The log keeps its commitment and records the deletion.
     """
-    event = await operator.parts.audit_log.pages.event(place)
+    event = await operator.components.audit_log.pages.event(place)
     if event is not None:
         confirm(f"Permanently delete event {place}, {event.kind} of {rfc3339(event.at)}?", yes=yes)
     await _retention(operator).erase(place, why, actor=operator.actor)
@@ -167,7 +167,7 @@ def _retention(operator: Operator) -> "Retention":
     from clustercert.model import utc_now
     from clustercert.store.evidence import EvidenceQueries
 
-    return Retention(EvidenceQueries(operator.parts.database), utc_now)
+    return Retention(EvidenceQueries(operator.components.database), utc_now)
 
 
 app.command("check-certificates")(verify.check_certificates)
@@ -176,6 +176,6 @@ app.command("check-certificates")(verify.check_certificates)
 async def _seal_waiting_events(operator: Operator) -> None:
     """Seal the waiting events, so that they can be listed and prove deletions. Prints a warning if that fails."""
     try:
-        await operator.parts.log_sealer.seal_all()
+        await operator.components.log_sealer.seal_all()
     except LogDamaged as damage:
         print_note(f"Warning: {damage.message}")

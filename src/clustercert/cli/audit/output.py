@@ -73,7 +73,7 @@ class EventNames:
 
     async def _cluster(self, cluster_id: str) -> str:
         if cluster_id not in self._known:
-            found = await self._operator.parts.clusters.queries.find(cluster_id, None)
+            found = await self._operator.components.clusters.queries.find(cluster_id, None)
             self._known[cluster_id] = found[0].name if found else cluster_id
         return self._known[cluster_id]
 

@@ -160,11 +160,11 @@ async def export(
         raise CommandError(
             f"{out} contains files that don't belong to an export. Specify a new or empty folder."
         )
-    parts = operator.parts
-    await parts.log_sealer.seal_all()
-    queries, seal = EvidenceQueries(parts.database), parts.log_sealer.seal_all
+    components = operator.components
+    await components.log_sealer.seal_all()
+    queries, seal = EvidenceQueries(components.database), components.log_sealer.seal_all
     with Progress("events exported") as progress:
-        exporter = Exporter(queries, parts.audit_log, seal, progress.reach)
+        exporter = Exporter(queries, components.audit_log, seal, progress.reach)
         done = await exporter.export(out, refresh=refresh)
     row = {"folder": str(out), "size": done.size, "tiles": done.tiles, "events": done.events}
     show_one(row, output, name="folder")
@@ -176,13 +176,13 @@ async def checkpoint(operator: Operator, output: OutputOption = Output.TABLE) ->
 
     Keep it where nobody with access to the database can change it.
     """
-    parts = operator.parts
-    await parts.log_sealer.seal_all()
-    found = await parts.audit_log.checkpoint()
+    components = operator.components
+    await components.log_sealer.seal_all()
+    found = await components.audit_log.checkpoint()
     if output is Output.TABLE:
         write_out(found.note)
         return
-    key = str(await parts.audit_log.verifier_key())
+    key = str(await components.audit_log.verifier_key())
     row = {"size": found.size, "root": found.root.hex(), **row_of(found, "at", "note"), "verifier_key": key}
     show_one(row, output, name="root")
 
@@ -190,7 +190,7 @@ async def checkpoint(operator: Operator, output: OutputOption = Output.TABLE) ->
 @on_store
 async def show_key(operator: Operator) -> None:
     """Show the log's verifier key. Keep it with the checkpoints."""
-    write_out(f"{await operator.parts.log_sealer.verifier_key()}\n")
+    write_out(f"{await operator.components.log_sealer.verifier_key()}\n")
 
 
 @on_store
@@ -203,8 +203,8 @@ async def check_certificates(operator: Operator, output: OutputOption = Output.T
     from clustercert.audit.retention import CertificateScrubber
     from clustercert.model import utc_now
 
-    policy = operator.parts.settings.policy.policy()
-    checker = CertificateScrubber(operator.parts.database, policy, utc_now)
+    policy = operator.components.settings.policy.policy()
+    checker = CertificateScrubber(operator.components.database, policy, utc_now)
     count, position, rows = 0, 0, list[Row]()
     with Progress("certificates checked") as progress:
         while True:

@@ -66,7 +66,7 @@ async def import_audit_log(
 
     cluster = await operator.cluster(name, project, domain)
     log = _AuditLog(file)
-    webhook = operator.parts.webhook
+    webhook = operator.components.webhook
     webhook_config, events = await webhook.tokens.webhook_config(cluster.id), log.events()
     while batch := list(islice(events, BATCH_SIZE)):
         await webhook.audit_batches.ingest(webhook_config, batch, operator.actor.origin, "import-audit-log")
@@ -225,7 +225,7 @@ async def ca_bundle(
     from clustercert.pki.certificates import chain_pem
 
     cluster = await operator.cluster(name, project, domain)
-    write_out(chain_pem(await operator.parts.clusters.queries.bundle(cluster.id)).decode())
+    write_out(chain_pem(await operator.components.clusters.queries.bundle(cluster.id)).decode())
 
 
 @app.command()

@@ -234,18 +234,20 @@ async def setup(
     from clustercert.kubernetes.setup.resolution import Resolver
     from clustercert.pki.certificates import chain_pem
 
-    parts, target = operator.parts, SetupFolder(folder.out)
+    components, target = operator.components, SetupFolder(folder.out)
     target.check(force=folder.force)
     existing, given, client = target.read(), options.given(), options.client()
-    resolver = Resolver(_service_values(parts.settings), given, client, target, existing)
+    resolver = Resolver(_service_values(components.settings), given, client, target, existing)
     resolver.check()
     cluster = await operator.cluster(name, project, domain)
     choices = resolver.choices(cluster)
-    resolved = resolver.setup(cluster, choices, chain_pem(await parts.clusters.queries.bundle(cluster.id)))
-    written = await write_setup(target, resolved, parts.webhook.tokens, operator.actor)
+    resolved = resolver.setup(
+        cluster, choices, chain_pem(await components.clusters.queries.bundle(cluster.id))
+    )
+    written = await write_setup(target, resolved, components.webhook.tokens, operator.actor)
     write_out("".join(f"{folder.out / each}\n" for each in written))
     _print_notes(folder.out, resolved, tuple(resolver.kept(cluster, choices)), written)
-    print_note(_handshake_result(parts.settings, resolved))
+    print_note(_handshake_result(components.settings, resolved))
     print_note(
         f"Next: follow {folder.out / 'README.md'}, then run `clustercert kubernetes verify {cluster.id}`."
     )

@@ -109,11 +109,11 @@ async def verify(
     from clustercert.kubernetes.verify.verification import ClusterVerification
 
     cluster = await operator.cluster(name, project, domain)
-    expectation = expect(options.expectation(), operator.parts.settings.policy, cluster)
+    expectation = expect(options.expectation(), operator.components.settings.policy, cluster)
     results = await ClusterVerification(_service(operator, cluster), cluster, expectation).run()
     columns = ("check", "result", "seconds", "detail")
     show_list([asdict(result) for result in results], output, columns=columns, name="check")
-    if not await operator.parts.inventory.access.sees_use(cluster):
+    if not await operator.components.inventory.access.sees_use(cluster):
         print_note(USE_NOT_SEEN)
     for result in results:
         if result.advice:
@@ -126,23 +126,23 @@ def _service(operator: Operator, cluster: "Cluster") -> "VerifiedService":
     from clustercert.certificates.recorder import Reason
     from clustercert.kubernetes.verify.certificates import NOTE, VerifiedService
 
-    parts, recorder, actor = operator.parts, operator.parts.revocation.recorder, operator.actor
+    components, recorder, actor = operator.components, operator.components.revocation.recorder, operator.actor
 
     async def record_denial(caller: "Caller", request: "IssueRequest", error: ClustercertError) -> None:
-        await parts.denials.certificate(caller, cluster.project_id, cluster.id, request, error)
+        await components.denials.certificate(caller, cluster.project_id, cluster.id, request, error)
 
     async def revoke(issued: "Issued") -> None:
         certificate = await recorder.find_certificate(issued.fingerprint)
         await recorder.revoke_certificate(certificate, Reason("cessationOfOperation", NOTE), actor=actor)
 
-    loaded, ca_file = parts.settings, self_made_ca(parts.settings)
+    loaded, ca_file = components.settings, self_made_ca(components.settings)
     # Only the API server has the client certificate that the webhook may require.
     url = loaded.webhook.public_url or loaded.server.public_url if loaded.webhook.client_ca is None else None
     return VerifiedService(
-        issuer=parts.issuance,
+        issuer=components.issuance,
         record_denial=record_denial,
         revoke=revoke,
-        tokens=parts.webhook.tokens,
+        tokens=components.webhook.tokens,
         webhook_url=url,
         webhook_ca_pem=ca_file.read_text() if ca_file is not None else None,
         origin=actor.origin,

@@ -177,7 +177,7 @@ async def _user(operator: Operator, name_or_id: str, domain: str | None) -> "Kno
     """Find a user of any identity system. Raises NotFound or Conflict."""
     from clustercert.store.known_users import KnownUserQueries
 
-    users = KnownUserQueries(operator.parts.database)
+    users = KnownUserQueries(operator.components.database)
     if is_user_id(name_or_id):
         return await users.find_by_id(name_or_id) or KnownUser(name_or_id, name_or_id, "", "")
     if domain is not None and is_id(domain):
@@ -213,7 +213,7 @@ def explain(
     question = request.question(loaded.api.max_duration)
 
     async def work(operator: Operator) -> "ExplainedRequest":
-        explanations = operator.parts.explanations
+        explanations = operator.components.explanations
         explanations.policy = loaded.loaded_policy()
         registered = await operator.cluster(cluster, project)
         asked = await _user(operator, user, domain)
@@ -311,14 +311,14 @@ async def _replay_stored(operator: Operator, replay: "Replay", decision_filter: 
         decision_filter = replace(
             decision_filter, project_id=await _project_id(operator, decision_filter.project_id)
         )
-    clusters, events = _Clusters(decision_filter.cluster), DecisionEvents(operator.parts.database)
+    clusters, events = _Clusters(decision_filter.cluster), DecisionEvents(operator.components.database)
     with Progress(_COUNTED) as progress:
         async for page in events.pages(
             decision_filter.since, decision_filter.until, decision_filter.project_id
         ):
             _add(replay, map(parse_body, page), decision_filter, clusters, progress)
     if not clusters.found:
-        for cluster in await operator.parts.clusters.queries.all_clusters():
+        for cluster in await operator.components.clusters.queries.all_clusters():
             clusters.add(cluster.id, cluster.name)
         clusters.require()
 
