@@ -246,7 +246,7 @@ def test_known_only_is_refused_in_a_folder_for_an_older_api_server(site: Operate
 
     refused = site.operator.error(*update(site, "--mode", "known-only"))
 
-    assert f"{site.folder / 'setup.toml'} names Kubernetes 1.31. Mode known-only needs 1.32" in refused
+    assert "Mode known-only needs Kubernetes 1.32 or newer, not 1.31. After an upgrade, add" in refused
     assert files(site) == before
     site.operator.output(*update(site, "--mode", "known-only", "--kubernetes-version", "1.32"))
     (configuration,) = parsed(site)["authorization-config.yaml"]

@@ -1,7 +1,7 @@
 """`clustercert kubernetes setup`: writes the files that a control plane needs."""
 
 import ssl
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -12,18 +12,12 @@ from clustercert.cli.commands import on_store
 from clustercert.cli.options import ClusterArgument, InProjectOption, ProjectDomainOption, parse_pairs
 from clustercert.cli.output import print_note, write_out
 from clustercert.cli.session import Operator
-from clustercert.kubernetes.setup.option_values import (
-    CONTROL_PLANE_FOLDER,
-    MAX_TIMEOUT_SECONDS,
-    checked_duration,
-    checked_folder,
-    checked_version,
-    duration_seconds,
-)
-from clustercert.model.choices import MAX_TTL_SECONDS, FailurePolicy, ServiceAccountAccess, WebhookMode
+from clustercert.kubernetes.setup import CONTROL_PLANE_FOLDER
+from clustercert.model.choices import FailurePolicy, ServiceAccountAccess, WebhookMode
 
 if TYPE_CHECKING:
-    from clustercert.kubernetes.setup.resolution import ServiceValues
+    from clustercert.kubernetes.setup.folder import SetupFolder
+    from clustercert.kubernetes.setup.resolution import Resolver
     from clustercert.kubernetes.setup.values import Setup, WebhookClient
     from clustercert.settings import Settings
 
@@ -55,19 +49,8 @@ def self_made_ca(loaded: "Settings") -> Path | None:
     return path if given is None and path.exists() else None
 
 
-def _parser(checked: Callable[[str], str]) -> Callable[[str], str]:
-    def parse(text: str) -> str:
-        try:
-            return checked(text)
-        except ValueError as error:
-            raise typer.BadParameter(str(error)) from error
-
-    return parse
-
-
-def _duration_option(max_seconds: int, help_text: str) -> Any:
-    parser = _parser(lambda text: checked_duration(text, max_seconds))
-    return typer.Option(parser=parser, metavar="DURATION", help=help_text)
+def _duration(help_text: str) -> Any:
+    return typer.Option(metavar="DURATION", help=help_text)
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,7 +83,6 @@ class SetupOptions:
     kubernetes_version: Annotated[
         str | None,
         typer.Option(
-            parser=_parser(checked_version),
             metavar="1.N",
             help="API server version, if older than 1.32. Up to 1.29, flags are written instead of a file.",
         ),
@@ -111,19 +93,14 @@ class SetupOptions:
             help="If the webhook fails: NoOpinion leaves the decision to RBAC, Deny denies. [default: NoOpinion]"
         ),
     ] = None
-    authorized_ttl: Annotated[
-        str | None, _duration_option(MAX_TTL_SECONDS, "Cache `allowed` this long. [default: 5s]")
-    ] = None
+    authorized_ttl: Annotated[str | None, _duration("Cache `allowed` this long. [default: 5s]")] = None
     unauthorized_ttl: Annotated[
         str | None,
-        _duration_option(
-            MAX_TTL_SECONDS,
+        _duration(
             "Cache `denied` and `no opinion` this long; delays revocations. [default: the cluster's, 2s]",
         ),
     ] = None
-    timeout: Annotated[
-        str | None, _duration_option(MAX_TIMEOUT_SECONDS, "Time limit for a webhook call. [default: 3s]")
-    ] = None
+    timeout: Annotated[str | None, _duration("Time limit for a webhook call. [default: 3s]")] = None
     webhook_url: Annotated[
         str | None,
         typer.Option(
@@ -172,7 +149,6 @@ class SetupOptions:
     control_plane_dir: Annotated[
         str | None,
         typer.Option(
-            parser=_parser(checked_folder),
             metavar="DIR",
             help=f"Folder for the files on the control plane. [default: {CONTROL_PLANE_FOLDER}]",
         ),
@@ -231,13 +207,11 @@ async def setup(
     leave their values unchanged.
     """
     from clustercert.kubernetes.setup.folder import SetupFolder, write_setup
-    from clustercert.kubernetes.setup.resolution import Resolver
     from clustercert.pki.certificates import chain_pem
 
     components, target = operator.components, SetupFolder(folder.out)
     target.check(force=folder.force)
-    existing, given, client = target.read(), options.given(), options.client()
-    resolver = Resolver(_service_values(components.settings), given, client, target, existing)
+    resolver = _resolver(components.settings, options, target)
     resolver.check()
     cluster = await operator.cluster(name, project, domain)
     choices = resolver.choices(cluster)
@@ -253,25 +227,30 @@ async def setup(
     )
 
 
-def _service_values(loaded: "Settings") -> "ServiceValues":
+def _resolver(loaded: "Settings", options: SetupOptions, folder: "SetupFolder") -> "Resolver":
     from clustercert.kubernetes.setup.choices import certificates_only
-    from clustercert.kubernetes.setup.resolution import ServiceValues
+    from clustercert.kubernetes.setup.resolution import Resolver
 
     ca_file = self_made_ca(loaded)
-    return ServiceValues(
+    return Resolver(
         policy=loaded.policy.policy(),
         public_urls={
             "webhook.public_url": loaded.webhook.public_url,
             "server.public_url": loaded.server.public_url,
         },
-        ca_pem=certificates_only(ca_file.read_bytes()) if ca_file is not None else None,
+        self_made_ca_pem=certificates_only(ca_file.read_bytes()) if ca_file is not None else None,
         requires_client=loaded.webhook.client_ca is not None,
+        given=options.given(),
+        given_client=options.client(),
+        existing=folder.read(),
+        folder=folder,
     )
 
 
 def _print_notes(folder: Path, written: "Setup", kept: Sequence[str], names: Sequence[str]) -> None:
     """Print what an operator should know about the written files."""
     from clustercert.kubernetes.setup.authorization import LIMITS
+    from clustercert.kubernetes.setup.choices import duration_seconds
     from clustercert.kubernetes.setup.values import NAMES, replacement
 
     if kept:

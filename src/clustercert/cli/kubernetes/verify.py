@@ -15,7 +15,6 @@ from clustercert.model.errors import ClustercertError, InvalidRequest
 
 if TYPE_CHECKING:
     from clustercert.kubernetes.verify.certificates import VerifiedService
-    from clustercert.kubernetes.verify.expectation import ExpectationOptions
     from clustercert.model import Caller, Cluster, Issued, IssueRequest
 
 # How long to wait: twice the longest time for which an API server caches a response by default.
@@ -74,20 +73,6 @@ class VerifyOptions:
         ),
     ] = None
 
-    def expectation(self) -> "ExpectationOptions":
-        """Return the options for the verification. Raises typer.BadParameter."""
-        from clustercert.kubernetes.verify.expectation import ExpectationOptions
-
-        return ExpectationOptions(
-            rule=self.rule,
-            bind=parse_bindings(self.bind),
-            can=self.can or (),
-            namespace=self.namespace,
-            control=self.by,
-            address=self.address,
-            seconds=self.wait,
-        )
-
 
 @on_store
 async def verify(
@@ -109,7 +94,8 @@ async def verify(
     from clustercert.kubernetes.verify.verification import ClusterVerification
 
     cluster = await operator.cluster(name, project, domain)
-    expectation = expect(options.expectation(), operator.components.settings.policy, cluster)
+    given = asdict(options) | {"bind": parse_bindings(options.bind)}
+    expectation = expect(operator.components.settings.policy, cluster, **given)
     results = await ClusterVerification(_service(operator, cluster), cluster, expectation).run()
     columns = ("check", "result", "seconds", "detail")
     show_list([asdict(result) for result in results], output, columns=columns, name="check")

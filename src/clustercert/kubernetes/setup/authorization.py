@@ -17,8 +17,8 @@ from clustercert.kubernetes.setup.cel import (
     is_exempt,
     is_kubelet,
 )
+from clustercert.kubernetes.setup.choices import FIRST_WITH_V1
 from clustercert.kubernetes.setup.documents import to_yaml
-from clustercert.kubernetes.setup.option_values import FIRST_WITH_V1
 from clustercert.kubernetes.setup.values import (
     AUDIT_POLICY,
     AUDIT_WEBHOOK,

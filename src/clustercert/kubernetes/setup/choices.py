@@ -1,28 +1,31 @@
 """What an operator chose for the files of a cluster, and `setup.toml`, which keeps it for the next run."""
 
 import json
+import re
 from collections.abc import Mapping
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Annotated
 from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, Field, ValidationError
 
 from clustercert.client.connection import ClientError, service_url
-from clustercert.kubernetes.setup.option_values import (
-    CONTROL_PLANE_FOLDER,
-    FIRST_WITH_CONFIGURATION,
-    MAX_TIMEOUT_SECONDS,
-    checked_duration,
-    checked_folder,
-    checked_version,
-    minor_version,
-)
+from clustercert.kubernetes.setup import CONTROL_PLANE_FOLDER
 from clustercert.model.choices import MAX_TTL_SECONDS, FailurePolicy, ServiceAccountAccess, WebhookMode
 from clustercert.model.errors import ClustercertError
 from clustercert.pki.certificates import chain_pem, parse_certificates
 from clustercert.policy.setting_types import Section
 from clustercert.policy.toml_tables import UnreadableFile, fault_lines, read_tables
+
+# Source: kubernetes/staging/src/k8s.io/apiserver/pkg/apis/apiserver/validation: at most 30 seconds.
+MAX_TIMEOUT_SECONDS = 30
+
+# Go's format for durations. Kubernetes replaces 0 with 30 seconds, so 0 is rejected here.
+_DURATION = re.compile(r"(\d+(?:\.\d+)?)(ns|us|ms|s|m)")
+_SECONDS = {"ns": 1e-9, "us": 1e-6, "ms": 1e-3, "s": 1.0, "m": 60.0}
+FIRST_WITH_CONFIGURATION, FIRST_WITH_V1, FIRST_WITH_HASHES = 30, 32, 32
+"""Minor versions of Kubernetes: the first with a configuration file, with its v1, and with credential ids."""
+_VERSION = re.compile(r"1\.(2[4-9]|[3-9][0-9])")
 
 _COMMENT = """\
 # The options of the files in this folder. `clustercert kubernetes setup --force` reads them here, and writes them
@@ -36,6 +39,32 @@ _TABLE_COMMENTS = {
 
 class SetupError(ClustercertError):
     """The files can't be written with these choices, or the folder can't be used."""
+
+
+def duration_seconds(text: str) -> float:
+    """Convert a duration as Go writes it, such as 1m30s."""
+    return sum(float(number) * _SECONDS[unit] for number, unit in _DURATION.findall(text))
+
+
+def _checked_duration(text: str, max_seconds: int) -> str:
+    whole = "".join(number + unit for number, unit in _DURATION.findall(text))
+    if whole != text or not 0 < duration_seconds(text) <= max_seconds:
+        raise ValueError(
+            f"{text!r} is not valid. Write it like 2s or 500ms, greater than 0 and at most {max_seconds}s."
+        )
+    return text
+
+
+def _checked_version(text: str) -> str:
+    if _VERSION.fullmatch(text) is None:
+        raise ValueError(f"{text!r} is not valid. Write it like 1.29, at least 1.24.")
+    return text
+
+
+def _checked_folder(text: str) -> str:
+    if not (PurePosixPath(text).is_absolute() and text.isprintable()):
+        raise ValueError(f"{text!r} is not an absolute path.")
+    return text
 
 
 def checked_service_url(url: str) -> str:
@@ -69,7 +98,7 @@ def _checked_pem(pem: str) -> str:
         raise ValueError(error.message) from error
 
 
-CacheTtl = Annotated[str, AfterValidator(lambda text: checked_duration(text, MAX_TTL_SECONDS))]
+CacheTtl = Annotated[str, AfterValidator(lambda text: _checked_duration(text, MAX_TTL_SECONDS))]
 
 
 class SetupChoices(Section):
@@ -84,24 +113,24 @@ class SetupChoices(Section):
 
     cluster_id: str
     mode: WebhookMode
-    kubernetes_version: Annotated[str, AfterValidator(checked_version)] | None = None
+    kubernetes_version: Annotated[str, AfterValidator(_checked_version)] | None = None
     failure_policy: FailurePolicy = "NoOpinion"
     authorized_ttl: CacheTtl = "5s"
     unauthorized_ttl: CacheTtl
-    timeout: Annotated[str, AfterValidator(lambda text: checked_duration(text, MAX_TIMEOUT_SECONDS))] = "3s"
+    timeout: Annotated[str, AfterValidator(lambda text: _checked_duration(text, MAX_TIMEOUT_SECONDS))] = "3s"
     webhook_url: Annotated[str, AfterValidator(checked_service_url)]
     webhook_ca: Annotated[str, AfterValidator(_checked_pem)] | None = None
     audit: bool = True
     certificate_requests: bool = True
     service_accounts: ServiceAccountAccess = "none"
-    control_plane_dir: Annotated[str, AfterValidator(checked_folder)] = CONTROL_PLANE_FOLDER
+    control_plane_dir: Annotated[str, AfterValidator(_checked_folder)] = CONTROL_PLANE_FOLDER
     bind: Mapping[str, str]
     written: Mapping[str, str] = Field(default_factory=dict)
 
     @property
     def minor(self) -> int | None:
         """The minor version of Kubernetes; `None` for 1.32 or newer."""
-        return None if self.kubernetes_version is None else minor_version(self.kubernetes_version)
+        return None if self.kubernetes_version is None else int(self.kubernetes_version.partition(".")[2])
 
     @property
     def uses_flags(self) -> bool:

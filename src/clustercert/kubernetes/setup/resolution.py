@@ -4,32 +4,23 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from clustercert.kubernetes.setup.choices import SetupChoices, SetupError, checked_service_url
+from pydantic import ValidationError
+
+from clustercert.kubernetes.setup.choices import (
+    FIRST_WITH_HASHES,
+    SetupChoices,
+    SetupError,
+    checked_service_url,
+)
 from clustercert.kubernetes.setup.folder import ExistingSetup, SetupFolder
-from clustercert.kubernetes.setup.option_values import FIRST_WITH_HASHES
 from clustercert.kubernetes.setup.rbac import DEFAULT_BINDINGS
-from clustercert.kubernetes.setup.values import SETUP, Setup, WebhookClient
+from clustercert.kubernetes.setup.values import Setup, WebhookClient
 from clustercert.model import Cluster
 from clustercert.model.errors import InvalidRequest
 from clustercert.pki.certificates import parse_certificates
 from clustercert.policy.decision import Policy
 from clustercert.policy.templates import groups_and_templates, is_template
-
-
-@dataclass(frozen=True, slots=True)
-class ServiceValues:
-    """What the settings of this service say.
-
-    Attributes:
-        public_urls: the settings for the address of the service, the first one takes precedence.
-        ca_pem: the CA of the certificate that the service made itself; `None` if it has another certificate.
-        requires_client: whether the webhook requires a client certificate of API servers.
-    """
-
-    policy: Policy
-    public_urls: Mapping[str, str | None]
-    ca_pem: str | None
-    requires_client: bool
+from clustercert.policy.toml_tables import problem_text
 
 
 def bound_roles(
@@ -53,12 +44,18 @@ class Resolver:
     """Resolves the values for one folder.
 
     Attributes:
+        public_urls: the settings for the address of this service. The first one takes precedence.
+        self_made_ca_pem: the CA of this service's self-signed certificate; `None` if it has another certificate.
+        requires_client: whether the webhook requires a client certificate of API servers.
         given: the given options, by their names in `SetupChoices`.
         given_client: the given client certificate for the API server; secret.
         folder: the folder, and what it contains.
     """
 
-    service: ServiceValues
+    policy: Policy
+    public_urls: Mapping[str, str | None]
+    self_made_ca_pem: str | None
+    requires_client: bool
     given: Mapping[str, Any]
     given_client: WebhookClient | None
     folder: SetupFolder
@@ -66,8 +63,17 @@ class Resolver:
 
     def check(self) -> None:
         """Check what does not depend on the cluster. Raises SetupError or InvalidRequest."""
+        try:
+            SetupChoices.model_validate(self.given)
+        except ValidationError as error:
+            for fault in error.errors(include_url=False):
+                name = str(fault["loc"][0])
+                if name in self.given:
+                    raise InvalidRequest(
+                        f"--{name.replace('_', '-')}: {problem_text(fault, SetupChoices)}"
+                    ) from error
         self._service_url()
-        bound_roles(self.service.policy.groups, self.given.get("bind", {}))
+        bound_roles(self.policy.groups, self.given.get("bind", {}))
 
     def choices(self, cluster: Cluster) -> SetupChoices:
         """Return the choices. Raises SetupError or InvalidRequest."""
@@ -77,7 +83,7 @@ class Resolver:
                 f"{self.folder.path} was written for another cluster ({before.cluster_id}), with that cluster's "
                 "values. Name another folder."
             )
-        groups, previous = self.service.policy.groups, before.bind if before is not None else None
+        groups, previous = self.policy.groups, before.bind if before is not None else None
         resolved = {
             **(self._defaults(cluster) if before is None else dict(before)),
             **self.given,
@@ -90,7 +96,7 @@ class Resolver:
 
     def setup(self, cluster: Cluster, choices: SetupChoices, client_cas_pem: bytes) -> Setup:
         """Return the content of the files. The token is empty if the folder has none. Raises SetupError."""
-        policy = self.service.policy
+        policy = self.policy
         return Setup(
             cluster=cluster,
             client_cas_pem=client_cas_pem,
@@ -131,21 +137,18 @@ class Resolver:
             "cluster_id": cluster.id,
             "mode": options.mode,
             "unauthorized_ttl": f"{options.unauthorized_ttl_seconds}s",
-            "webhook_url": next(filter(None, self.service.public_urls.values()), None),
-            "webhook_ca": self.service.ca_pem,
-            "bind": bound_roles(self.service.policy.groups, {}),
+            "webhook_url": next(filter(None, self.public_urls.values()), None),
+            "webhook_ca": self.self_made_ca_pem,
+            "bind": bound_roles(self.policy.groups, {}),
         }
 
     def _service_url(self) -> str:
         """Return the address of this service for the API server. Raises SetupError or InvalidRequest."""
-        if (given := self.given.get("webhook_url")) is not None:
-            try:
-                return checked_service_url(given)
-            except ValueError as error:
-                raise InvalidRequest(f"--webhook-url: {error}") from error
+        if "webhook_url" in self.given:
+            return str(self.given["webhook_url"])
         if self.existing.choices is not None:
             return self.existing.choices.webhook_url
-        for setting, url in self.service.public_urls.items():
+        for setting, url in self.public_urls.items():
             if url is not None:
                 try:
                     return checked_service_url(url)
@@ -153,7 +156,7 @@ class Resolver:
                     raise SetupError(f"{setting}: {error}") from error
         raise InvalidRequest(
             "Give the address of this service for the control plane with --webhook-url, or set "
-            f"{' or '.join(self.service.public_urls)}."
+            f"{' or '.join(self.public_urls)}."
         )
 
     def _check_version(self, choices: SetupChoices) -> None:
@@ -161,15 +164,9 @@ class Resolver:
         if choices.minor is None:
             return
         if choices.mode == "known-only" and choices.minor < FIRST_WITH_HASHES:
-            if "kubernetes_version" in self.given:
-                raise SetupError(
-                    f"Mode known-only needs Kubernetes 1.32 or newer, not {choices.kubernetes_version}. Use --mode "
-                    "default, and change the cluster's mode with `clustercert cluster update CLUSTER --webhook-mode "
-                    "default`."
-                )
             raise SetupError(
-                f"{self.folder.path / SETUP} names Kubernetes {choices.kubernetes_version}. Mode known-only needs 1.32 "
-                "or newer. After an upgrade, add --kubernetes-version 1.32. Before it, use --mode default, and "
+                f"Mode known-only needs Kubernetes 1.32 or newer, not {choices.kubernetes_version}. After an upgrade, "
+                "add --kubernetes-version 1.32. Before it, use --mode default, and change the cluster's mode with "
                 "`clustercert cluster update CLUSTER --webhook-mode default`."
             )
         if choices.uses_flags:
@@ -183,7 +180,7 @@ class Resolver:
 
     def _client(self) -> WebhookClient | None:
         client = self.given_client or self.existing.client
-        if client is None and self.service.requires_client:
+        if client is None and self.requires_client:
             raise SetupError(
                 "webhook.client_ca is set, so an API server can't connect without a client certificate. Give one with "
                 "--webhook-client-certificate and --webhook-client-key."

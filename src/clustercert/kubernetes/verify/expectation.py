@@ -81,52 +81,50 @@ class Expectation:
         return None
 
 
-@dataclass(frozen=True, slots=True)
-class ExpectationOptions:
-    """What an operator chose to test. `None` and empty values stand for the defaults.
+def expect(
+    policy: PolicySettings,
+    cluster: Cluster,
+    *,
+    rule: str | None,
+    bind: Mapping[str, str],
+    can: Sequence[str] | None,
+    namespace: str,
+    address: str | None,
+    wait: float,
+    by: RevocationControl | None,
+) -> Expectation:
+    """Return how the cluster is expected to behave. Raises InvalidRequest if an option is invalid.
 
-    Attributes:
+    Args:
         rule: the policy rule to test; by default the first that needs only a role.
         bind: the ClusterRoles of groups, which take precedence over the defaults.
         can: permissions to test, such as `list:pods`; by default one that the bound ClusterRole grants.
         namespace: for `can`.
-        control: by default binding or admission if the cluster uses that, else webhook.
         address: of the API server; by default the cluster's internal address.
-        seconds: how long a revocation may take to become effective.
+        wait: how many seconds a revocation may take to become effective.
+        by: by default binding or admission if the cluster uses that, else webhook.
     """
-
-    rule: str | None
-    bind: Mapping[str, str]
-    can: Sequence[str]
-    namespace: str
-    control: RevocationControl | None
-    address: str | None
-    seconds: float
-
-
-def expect(options: ExpectationOptions, policy: PolicySettings, cluster: Cluster) -> Expectation:
-    """Return how the cluster is expected to behave. Raises InvalidRequest if an option is invalid."""
-    control = options.control or _default_control(cluster.options)
-    address = options.address or cluster.internal_url
-    rule = _find_rule(options.rule, policy.all_rules)
-    if rule is None:
-        if control != "webhook" or options.can:
+    control = by or _default_control(cluster.options)
+    address = address or cluster.internal_url
+    tested = _find_rule(rule, policy.all_rules)
+    if tested is None:
+        if control != "webhook" or can:
             raise InvalidRequest(
                 "No rule of the policy needs only a role, so the certificates have no groups, and test only the "
                 "webhook. Use --by webhook without --can, or add a rule that needs only a role, and name it with "
                 "--rule."
             )
-        return Expectation(None, (), control, address, options.seconds)
-    role = (cluster.options.credential_roles or {}).get(rule.name)
-    bound = bound_roles(policy.policy().groups, options.bind)
-    roles = [role] if role else [bound[group] for group in rule.granted_groups if group in bound]
-    given = tuple(_parse_permission(each, options.namespace) for each in options.can)
+        return Expectation(None, (), control, address, wait)
+    role = (cluster.options.credential_roles or {}).get(tested.name)
+    bound = bound_roles(policy.policy().groups, bind)
+    roles = [role] if role else [bound[group] for group in tested.granted_groups if group in bound]
+    given = tuple(_parse_permission(each, namespace) for each in can or ())
     return Expectation(
-        role=rule.tested_role,
+        role=tested.tested_role,
         permissions=given or tuple(ROLE_PERMISSIONS[each] for each in roles if each in ROLE_PERMISSIONS),
         control=control,
         address=address,
-        seconds=options.seconds,
+        seconds=wait,
     )
 
 
