@@ -1,4 +1,4 @@
-"""Every route but the public ones requires a credential, before it checks anything else."""
+"""What all routes check first: the credential, unless they are public, and then the names of query parameters."""
 
 from collections import defaultdict
 
@@ -31,15 +31,37 @@ PUBLIC = {
 }
 
 
-@pytest.mark.parametrize("query", ["", "?limit=0&cursor=x&dryRun=x&unknown=1"])
-def test_every_other_route_requires_a_credential_first(service: Service, world: World, query: str) -> None:
+def routes(service: Service) -> set[tuple[str, str]]:
+    """Return method and path template of each documented route."""
     app = service.app.app.default  # type: ignore[attr-defined]
-    routes = {
+    return {
         (method.upper(), path) for path, operations in document(app)["paths"].items() for method in operations
     }
-    assert routes >= PUBLIC
+
+
+@pytest.mark.parametrize("query", ["", "?limit=0&cursor=x&dryRun=x&unknown=1"])
+def test_every_other_route_requires_a_credential_first(service: Service, world: World, query: str) -> None:
+    assert routes(service) >= PUBLIC
     ids = defaultdict(lambda: "nothing", project_id=world.project.id)
-    for method, template in sorted(routes - PUBLIC):
+    for method, template in sorted(routes(service) - PUBLIC):
         # The body would be a 400, too.
         response = service.client.request(method, template.format_map(ids) + query, content=b"{")
         assert response.status_code == 401, (method, template)
+
+
+def test_our_own_api_refuses_an_unknown_query_parameter(service: Service, world: World) -> None:
+    own = {each for each in routes(service) - PUBLIC if each[1].startswith("/clustercert/v1/")}
+    # API servers authenticate at these by a token of their own.
+    own -= {(method, path) for method, path in own if path.startswith("/clustercert/v1/kubernetes/")}
+    ids = defaultdict(lambda: "nothing", project_id=world.project.id)
+    headers = world.people["operator"].headers
+    for method, template in sorted(own):
+        response = service.client.request(method, template.format_map(ids) + "?nmae=x", headers=headers)
+        assert response.status_code == 400, (method, template)
+        assert response.json()["message"].startswith("nmae: unknown query parameter. ")
+
+
+def test_the_other_apis_ignore_an_unknown_query_parameter(service: Service, world: World) -> None:
+    headers = world.people["admin"].headers
+    for path in ("/v3/projects", f"/api/v3/projects/{world.project.id}/clusters"):
+        assert service.client.get(f"{path}?nmae=x", headers=headers).status_code == 200
