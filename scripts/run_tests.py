@@ -31,12 +31,7 @@ DEADLINE = time.monotonic() + 75 * 60
 # meets its real part. Real OIDC issuers are in tests/api.
 FOLDERS = ("unit", "store", "signers", "lint", "api", "cli")
 POSTGRESQL = ("tests/e2e/test_postgres.py",)
-SERVERS = (
-    "tests/e2e/test_server.py",
-    "tests/e2e/test_tls.py",
-    "tests/e2e/test_workers.py",
-    "tests/e2e/test_kill.py",
-)
+SERVERS = ("tests/e2e/test_server.py", "tests/e2e/test_tls.py")
 KEYSTONE = ("tests/clients/test_keystone_tokens.py",)
 SDKS = ("tests/clients/test_huaweicloudsdkcce.py", "tests/clients/test_otcextensions.py")
 KUBECTL = ("tests/clients/test_kubernetes.py", "tests/clients/test_exec_plugin.py")
