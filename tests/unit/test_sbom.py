@@ -11,6 +11,7 @@ import pytest
 from cyclonedx.schema import OutputFormat, SchemaVersion
 from cyclonedx.validation import make_schemabased_validator
 from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 
 from scripts import sbom
 
@@ -116,7 +117,7 @@ def test_each_lock_file_satisfies_the_project_and_the_client_needs_few_packages(
     for lock, requirements in required.items():
         locked = dict(re.findall(r"^([\w.-]+)==([^\s;]+)", (ROOT / lock).read_text(), re.MULTILINE))
         for requirement in map(Requirement, requirements):
-            assert locked[requirement.name] in requirement.specifier, (lock, requirement)
+            assert locked[canonicalize_name(requirement.name)] in requirement.specifier, (lock, requirement)
         if lock == "requirements-client.lock":
             assert locked.keys().isdisjoint(
                 {"fastapi", "httpx", "orjson", "pydantic", "sqlalchemy", "uvicorn"}
