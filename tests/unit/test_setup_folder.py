@@ -241,6 +241,17 @@ def test_the_kubeconfig_named_in_the_configuration_is_read(folder: SetupFolder) 
     assert (found.token, found.client) == ("ccw_new", client)
 
 
+def test_the_token_in_the_new_version_of_an_edited_kubeconfig_is_read(folder: SetupFolder) -> None:
+    """Otherwise each run would create a token."""
+    name = "webhook.kubeconfig"
+    folder.write({name: webhook_kubeconfig(URL, None, "ccw_old")}, CHOICES)
+    (folder.path / name).write_text(webhook_kubeconfig("https://127.0.0.1/", None, "ccw_old"))
+
+    folder.write({name: webhook_kubeconfig(URL, None, "ccw_new")}, choices_of(folder))
+
+    assert folder.read().token == "ccw_new"
+
+
 @pytest.mark.parametrize("content", ["a: [", "- a", "users: []", "users: [{user: 1}]", "\ufffd: \x00"])
 def test_an_unreadable_kubeconfig_is_named(folder: SetupFolder, content: str) -> None:
     folder.write({"webhook.kubeconfig": content}, CHOICES)

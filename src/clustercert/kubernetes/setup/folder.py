@@ -81,9 +81,11 @@ class SetupFolder:
             return ExistingSetup()
         content = self._content(AUTHORIZATION)
         authorization = parsed_configuration(content) if content is not None else None
-        # After a token was replaced, the kubeconfig in use has another name.
-        in_use = kubeconfig_path(authorization).name if authorization is not None else ""
-        token, client = self._user(in_use or WEBHOOK) or self._user(WEBHOOK) or ("", None)
+        kubeconfigs = [replacement(WEBHOOK), WEBHOOK]
+        if authorization is not None and kubeconfig_path(authorization).name not in ("", WEBHOOK):
+            # An operator who replaces a token gives the kubeconfig another name.
+            kubeconfigs.insert(0, kubeconfig_path(authorization).name)
+        token, client = next(filter(None, map(self._user, kubeconfigs)), ("", None))
         return ExistingSetup(
             choices=choices,
             token=token,
