@@ -157,6 +157,18 @@ def test_anchors_and_aliases_stay(text: str) -> None:
     assert marks.findall(check_round_trip(text)) == marks.findall(text)
 
 
+@pytest.mark.parametrize("text", ["clusters: !!seq\n- name: a\n  cluster: !!map {}\n", "users: !!null ''\n"])
+def test_lists_with_tags_can_be_changed(text: str) -> None:
+    assert yaml.safe_load(merged(text))["users"] == list(OURS["users"].values())
+
+
+def test_a_field_can_change_its_type() -> None:
+    text = merged("kind: Config\n")
+    config = Kubeconfig(text.encode())
+    config.put("users", {"name": NAME, "user": {"exec": {"command": "x", "args": None, "env": [1]}}})
+    assert Kubeconfig(config.changed_text().encode()).value == config.value
+
+
 def test_a_list_that_is_repeated_elsewhere_is_not_extended() -> None:
     with pytest.raises(MalformedYaml, match="without changing others"):
         merged("users: &u\n- name: a\n  user: {}\nextensions: *u\n")

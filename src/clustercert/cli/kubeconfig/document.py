@@ -94,8 +94,9 @@ def _has_name(entry: object, name: str | None = None) -> bool:
     return isinstance(found, str) and name in (None, found)
 
 
-def _has_entries(value: object) -> bool:
-    return isinstance(value, list) and any(map(_has_name, value))
+def _are_entries(one: object, other: object) -> bool:
+    """Whether two values are lists, and items in them have names."""
+    return isinstance(one, list) and isinstance(other, list) and any(map(_has_name, [*one, *other]))
 
 
 def _same(one: Any, other: Any) -> bool:
@@ -120,7 +121,8 @@ def _edited(text: str, old: Value, new: Value) -> str | None:
             return f"{text.rstrip()}\n{dump(new)}".lstrip("\n")
         editor.update(editor.root, old, new)
         return editor.result()
-    except (YAMLError, ValueError, NotImplementedError):
+    except (YAMLError, AttributeError, LookupError, NotImplementedError, TypeError, ValueError):
+        # Nodes with tags of their own are not mappings and lists for ruamel.yaml.
         return None
 
 
@@ -175,8 +177,8 @@ class _Editor:
                 continue
             if key in node and isinstance(value, dict) and isinstance(present, dict):
                 self.update(node[key], present, value)
-            elif key in node and isinstance(present, list) and _has_entries([*present, *value]):
-                self._update_entries(key, node[key], present, value)
+            elif key in node and _are_entries(present, value):
+                self._update_entries(key, node[key], old[key], value)
             else:
                 node[key] = self._node(value)
 
