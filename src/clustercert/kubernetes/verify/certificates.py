@@ -10,6 +10,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric.utils import decode_dss_signature, encode_dss_signature
 
 from clustercert.kubernetes.api_client import ClientIdentity, KubeApi
+from clustercert.kubernetes.cluster_connections import CertificateIssuer
 from clustercert.kubernetes.verify.probe import CheckFailed, Probe
 from clustercert.kubernetes.webhook.tokens import WebhookTokens
 from clustercert.model import (
@@ -39,8 +40,8 @@ LIFETIME = timedelta(minutes=20)
 SHORT_LIFETIME = timedelta(minutes=5)
 
 
-class CertificateIssuer(Protocol):
-    """Issues certificates; implemented by `issuance.service.Issuance`."""
+class PolicyIssuer(CertificateIssuer, Protocol):
+    """Issues certificates, also by the policy; implemented by `issuance.service.Issuance`."""
 
     @property
     def signers(self) -> Mapping[str, LeafSigner]: ...
@@ -50,10 +51,6 @@ class CertificateIssuer(Protocol):
 
     async def issue(
         self, caller: Caller, project_id: str, cluster_id: str, request: IssueRequest
-    ) -> Issued: ...
-
-    async def issue_granted(
-        self, caller: Caller, cluster: Cluster, grant: Grant, request: IssueRequest, decided_at: datetime
     ) -> Issued: ...
 
 
@@ -69,7 +66,7 @@ class VerifiedService:
         origin: where the verification runs, for audit events.
     """
 
-    issuer: CertificateIssuer
+    issuer: PolicyIssuer
     record_denial: Callable[[Caller, IssueRequest, ClustercertError], Awaitable[None]]
     revoke: Callable[[Issued], Awaitable[None]]
     tokens: WebhookTokens
