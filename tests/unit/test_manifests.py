@@ -371,3 +371,9 @@ def test_the_service_may_bind_only_its_credential_groups() -> None:
     assert not guarded(roles, [SERVICE], name="mine", operation="DELETE")
     assert not guarded(roles, [SERVICE], resource={"resource": "rolebindings"}, operation="DELETE")
     assert guarded(roles, ["others"], role="cluster-admin", name="mine")
+
+
+@pytest.mark.parametrize("name", ["1e3", "123456e7", "0o17", ".5", "true", "2026-11-29"])
+def test_a_name_that_looks_like_another_type_is_quoted(name: str) -> None:
+    """kubectl reads 1e3 without quotes as a number, though PyYAML does not."""
+    assert to_yaml([{"name": name}]) == f"name: '{name}'\n"

@@ -14,6 +14,7 @@ import yaml
 
 from clustercert.cli.options import CommandError, UsageError
 from clustercert.secure_file import read_regular_file
+from clustercert.yaml_dumper import Dumper
 
 STANDARD_INPUT = Path("-")
 # The maximum nesting, with what aliases repeat. A kubeconfig has about eight levels.
@@ -28,8 +29,6 @@ _NUMBERS: Mapping[str, tuple[re.Pattern[str], type[int] | type[float]]] = {
         float,
     ),
 }
-# Numbers of YAML 1.2 that are strings in YAML 1.1. kubectl and this module read some of them as numbers.
-_OTHER_NUMBERS = re.compile(r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?\Z|0o[0-7]+\Z", re.ASCII)
 _TIMESTAMP = "tag:yaml.org,2002:timestamp"
 # libyaml, which is several times faster, is missing in some builds of PyYAML.
 _BaseLoader: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
@@ -196,18 +195,6 @@ _Loader.yaml_implicit_resolvers = {
 for _tag, (_pattern, _) in _NUMBERS.items():
     _Loader.add_implicit_resolver(_tag, _pattern, list("-0123456789"))
     _Loader.add_constructor(_tag, _Loader.construct_number)
-
-
-class Dumper(yaml.SafeDumper):
-    """Quotes strings that some parsers read as numbers. Writes an object that occurs twice as two copies."""
-
-    def ignore_aliases(self, data: object) -> bool:
-        """Write no aliases."""
-        del data
-        return True
-
-
-Dumper.add_implicit_resolver("tag:yaml.org,2002:float", _OTHER_NUMBERS, list("-+.0123456789"))
 
 
 def dump(value: object, *, allow_unicode: bool = True) -> str:

@@ -10,8 +10,9 @@ import yaml
 from clustercert.cli.kubeconfig import cluster_import
 from clustercert.cli.options import CommandError
 from clustercert.cli.resources import MAPPING, NAME, RESOURCES, Field, Resource, Schema
-from clustercert.cli.yaml_io import STANDARD_INPUT, Dumper, in_messages, parse, read_input
+from clustercert.cli.yaml_io import STANDARD_INPUT, in_messages, parse, read_input
 from clustercert.model.errors import InvalidRequest
+from clustercert.yaml_dumper import Dumper
 
 API_VERSION = "clustercert/v1"
 

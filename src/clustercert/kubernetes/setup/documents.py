@@ -5,6 +5,7 @@ from collections.abc import Iterable
 import yaml
 
 from clustercert.model import JsonObject
+from clustercert.yaml_dumper import Dumper
 
 MANAGED_BY = {"app.kubernetes.io/managed-by": "clustercert"}
 """The label on all of this service's objects in a cluster."""
@@ -12,8 +13,13 @@ MANAGED_BY = {"app.kubernetes.io/managed-by": "clustercert"}
 
 def to_yaml(documents: Iterable[JsonObject]) -> str:
     """Write the documents as one YAML stream. Keeps the order of fields."""
-    return yaml.safe_dump_all(
-        documents, sort_keys=False, default_flow_style=False, width=1_000_000, allow_unicode=True
+    return yaml.dump_all(
+        documents,
+        Dumper=Dumper,
+        sort_keys=False,
+        default_flow_style=False,
+        width=1_000_000,
+        allow_unicode=True,
     )
 
 
