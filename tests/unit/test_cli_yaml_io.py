@@ -6,7 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from clustercert.cli.yaml_io import MalformedYaml, dump, parse
+from clustercert.cli.yaml_io import MalformedYaml, parse
+from clustercert.yaml_text import dump
 
 
 @pytest.mark.parametrize(

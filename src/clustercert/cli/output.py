@@ -193,7 +193,7 @@ def document(value: object, output: Output) -> str:
         text = json.dumps(value, indent=2, ensure_ascii=False) + "\n"
         # Non-printable characters occur only in strings, where JSON can escape them.
         return _NOT_PLAIN_ASCII.sub(lambda c: c[0] if c[0].isprintable() else json.dumps(c[0])[1:-1], text)
-    from clustercert.cli.yaml_io import dump
+    from clustercert.yaml_text import dump
 
     # If a character is not printable, escape everything outside ASCII.
     for allow_unicode in (True, False):

@@ -12,7 +12,7 @@ from clustercert.cli.options import CommandError
 from clustercert.cli.resources import MAPPING, NAME, RESOURCES, Field, Resource, Schema
 from clustercert.cli.yaml_io import STANDARD_INPUT, in_messages, parse, read_input
 from clustercert.model.errors import InvalidRequest
-from clustercert.yaml_dumper import Dumper
+from clustercert.yaml_text import Dumper
 
 API_VERSION = "clustercert/v1"
 

@@ -6,7 +6,8 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from clustercert.cli.yaml_io import MalformedYaml, dump, parse
+from clustercert.cli.yaml_io import MalformedYaml, parse
+from clustercert.yaml_text import dump
 
 LISTS = ("clusters", "users", "contexts")
 CURRENT = "current-context"

@@ -9,8 +9,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import PurePosixPath
 from typing import cast
 
-import yaml
-
 from clustercert.kubernetes.setup.cel import (
     has_credential_group,
     has_x509,
@@ -28,6 +26,7 @@ from clustercert.kubernetes.setup.values import (
 )
 from clustercert.model import JsonObject
 from clustercert.model.kubernetes import OUR_PREFIX
+from clustercert.yaml_text import MalformedYaml, parse
 
 AUTHORIZER = "clustercert"
 """The name of this service in an AuthorizationConfiguration."""
@@ -102,9 +101,10 @@ def authorization_configuration(setup: Setup) -> JsonObject:
 def parsed_configuration(content: bytes) -> JsonObject | None:
     """Parse an AuthorizationConfiguration. Returns `None` unless it has exactly one authorizer for this service."""
     try:
-        document = yaml.safe_load(content)
-    except yaml.YAMLError:
+        documents = parse(content, "the configuration", aliases=True)
+    except MalformedYaml:
         return None
+    document = documents[0] if len(documents) == 1 else None
     authorizers = document.get("authorizers") if isinstance(document, dict) else None
     if not isinstance(authorizers, list) or sum(map(_is_ours, authorizers)) != 1:
         return None

@@ -5,7 +5,7 @@ from collections.abc import Iterable
 import yaml
 
 from clustercert.model import JsonObject
-from clustercert.yaml_dumper import Dumper
+from clustercert.yaml_text import Dumper
 
 MANAGED_BY = {"app.kubernetes.io/managed-by": "clustercert"}
 """The label on all of this service's objects in a cluster."""

@@ -10,8 +10,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-import yaml
-
 from clustercert.kubernetes.setup.authorization import kubeconfig_path, own_values, parsed_configuration
 from clustercert.kubernetes.setup.choices import SetupChoices, SetupError, read_choices
 from clustercert.kubernetes.setup.documents import to_yaml
@@ -31,6 +29,7 @@ from clustercert.kubernetes.webhook.tokens import WebhookTokens
 from clustercert.model import Actor, JsonObject
 from clustercert.model.errors import Conflict
 from clustercert.secure_file import write_private
+from clustercert.yaml_text import MalformedYaml, parse
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,14 +132,14 @@ class SetupFolder:
         if content is None:
             return None
         try:
-            user = yaml.safe_load(content)["users"][0]["user"]
+            user = parse(content, name, aliases=True)[0]["users"][0]["user"]
             token = str(user.get("token") or "")
             if "client-certificate-data" not in user:
                 return token, None
             certificate, key = (
                 base64.b64decode(user[f"client-{part}-data"]) for part in ("certificate", "key")
             )
-        except (yaml.YAMLError, LookupError, TypeError, ValueError, AttributeError) as error:
+        except (MalformedYaml, LookupError, TypeError, ValueError, AttributeError) as error:
             raise SetupError(
                 f"{self.path / name} can't be read back: it has no user with a token. Correct the file, or move it "
                 "away so that a new one is written."

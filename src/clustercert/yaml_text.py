@@ -1,0 +1,181 @@
+"""Parses YAML that somebody else may have written, with limits, and writes YAML that every parser reads alike.
+
+Of what is parsed, a plain scalar is a boolean, null, a number as in JSON, or a string. Dates are strings.
+"""
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import yaml
+
+# The maximum nesting, with what aliases repeat. A kubeconfig has about eight levels.
+_MAX_DEPTH = 32
+# The maximum number of nodes that aliases repeat. A few aliases can make a small file expensive to process.
+_MAX_REPEATED = 100_000
+# YAML's tags of numbers, and their forms in JSON.
+_NUMBERS: Mapping[str, tuple[re.Pattern[str], type[int] | type[float]]] = {
+    "tag:yaml.org,2002:int": (re.compile(r"-?(0|[1-9][0-9]*)\Z", re.ASCII), int),
+    "tag:yaml.org,2002:float": (
+        re.compile(r"-?(0|[1-9][0-9]*)(\.[0-9]+)?([eE][-+]?[0-9]+)?\Z", re.ASCII),
+        float,
+    ),
+}
+_TIMESTAMP = "tag:yaml.org,2002:timestamp"
+# libyaml, which is several times faster, is missing in some builds of PyYAML.
+_BaseLoader: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+# Numbers of YAML 1.2 that are strings in YAML 1.1. kubectl reads some of them as numbers.
+_OTHER_NUMBERS = re.compile(r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?\Z|0o[0-7]+\Z", re.ASCII)
+
+
+class MalformedYaml(Exception):
+    """The text is not acceptable YAML. The message has no part of the text, which may be a secret."""
+
+
+def parse(content: bytes, subject: str, *, aliases: bool = False) -> list[Any]:
+    """Return the values of the YAML documents. Raises MalformedYaml.
+
+    Args:
+        subject: what messages say about, such as the path of the file.
+        aliases: whether to accept aliases; also then, none may be within its own anchor.
+    """
+    try:
+        text = content.decode("utf-8-sig")
+    except UnicodeDecodeError:
+        raise MalformedYaml(f"{subject} is not text in UTF-8.") from None
+    try:
+        limits = _Limits(subject, aliases=aliases)
+        for event in yaml.parse(text, Loader=_BaseLoader):
+            limits.check(event)
+        return list(yaml.load_all(text, _Loader))
+    except (yaml.YAMLError, ValueError) as error:
+        # Report only the line number, since the parser's message may quote a secret.
+        raise MalformedYaml(f"{subject} is not valid YAML{_place(error)}.") from None
+
+
+def _place(where: yaml.Event | Exception) -> str:
+    """Return the line number of an event or an error, if known."""
+    mark = where.start_mark if isinstance(where, yaml.Event) else getattr(where, "problem_mark", None)
+    return f" (line {mark.line + 1})" if mark is not None else ""
+
+
+@dataclass(slots=True)
+class _Node:
+    """A node that is open or complete.
+
+    Attributes:
+        nodes, depth: its size, with what aliases repeat.
+        scalar: the text of a scalar.
+        keys: the keys of a mapping so far; `None` for other nodes.
+        is_key: whether the next node in a mapping is a key.
+    """
+
+    anchor: str | None = None
+    nodes: int = 1
+    depth: int = 1
+    scalar: str | None = None
+    keys: set[str] | None = None
+    is_key: bool = False
+
+
+@dataclass(slots=True)
+class _Limits:
+    """Rejects deep nesting, duplicate keys, and aliases that are forbidden or repeat too much.
+
+    Parsers disagree about the meaning of duplicate keys.
+    """
+
+    subject: str
+    aliases: bool
+    _open: list[_Node] = field(default_factory=list)
+    _anchors: dict[str, _Node] = field(default_factory=dict)
+    _repeated: int = 0
+
+    def check(self, event: yaml.Event) -> None:
+        """Check the next event of the parser. Raises MalformedYaml."""
+        if isinstance(event, yaml.CollectionStartEvent):
+            is_mapping = isinstance(event, yaml.MappingStartEvent)
+            self._open.append(_Node(event.anchor, keys=set() if is_mapping else None, is_key=is_mapping))
+            if len(self._open) > _MAX_DEPTH:
+                raise MalformedYaml(f"{self.subject} is nested too deeply.")
+        elif isinstance(event, yaml.CollectionEndEvent):
+            self._complete(self._open.pop(), event)
+        elif isinstance(event, yaml.ScalarEvent):
+            self._complete(_Node(event.anchor, scalar=event.value), event)
+        elif isinstance(event, yaml.AliasEvent):
+            self._complete(self._repeat(event), event)
+        elif isinstance(event, yaml.DocumentStartEvent):
+            self._anchors.clear()
+
+    def _repeat(self, event: yaml.AliasEvent) -> _Node:
+        """Return the node of an alias."""
+        if not self.aliases:
+            raise MalformedYaml(f"{self.subject} has YAML aliases, which are not accepted.")
+        if any(node.anchor == event.anchor for node in self._open):
+            raise MalformedYaml(f"{self.subject} has a YAML alias within its own anchor.")
+        node = self._anchors.get(event.anchor or "")
+        if node is None:
+            raise MalformedYaml(f"{self.subject} is not valid YAML{_place(event)}.")
+        self._repeated += node.nodes
+        if self._repeated > _MAX_REPEATED or len(self._open) + node.depth > _MAX_DEPTH:
+            raise MalformedYaml(f"{self.subject} has YAML aliases that repeat too much.")
+        return _Node(None, node.nodes, node.depth, node.scalar)
+
+    def _complete(self, node: _Node, event: yaml.Event) -> None:
+        """Add a complete node to the one around it."""
+        if node.anchor is not None:
+            self._anchors[node.anchor] = node
+        if not self._open:
+            return
+        parent = self._open[-1]
+        parent.nodes += node.nodes
+        parent.depth = max(parent.depth, 1 + node.depth)
+        if parent.keys is None:
+            return
+        if parent.is_key and node.scalar is not None:
+            if node.scalar in parent.keys:
+                raise MalformedYaml(f"{self.subject} has the same key twice{_place(event)}.")
+            parent.keys.add(node.scalar)
+        parent.is_key = not parent.is_key
+
+
+class _Loader(_BaseLoader):  # type: ignore[misc] # a class that is chosen at run time
+    """A safe loader whose numbers are those of JSON.
+
+    In YAML 1.1, `1:30` is a number to base 60, and a long one takes quadratic time.
+    """
+
+    def construct_number(self, node: yaml.ScalarNode) -> int | float:
+        """Construct a number, also one with an explicit tag."""
+        pattern, number_type = _NUMBERS[node.tag]
+        text = self.construct_scalar(node)
+        if not pattern.fullmatch(text):
+            raise yaml.constructor.ConstructorError(None, None, "not a number of JSON", node.start_mark)
+        return number_type(text)
+
+
+_Loader.yaml_implicit_resolvers = {
+    first: [(tag, pattern) for tag, pattern in resolvers if tag not in {*_NUMBERS, _TIMESTAMP}]
+    for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
+}
+for _tag, (_pattern, _) in _NUMBERS.items():
+    _Loader.add_implicit_resolver(_tag, _pattern, list("-0123456789"))
+    _Loader.add_constructor(_tag, _Loader.construct_number)
+
+
+class Dumper(yaml.SafeDumper):
+    """Quotes strings that some parsers read as numbers. Writes an object that occurs twice as two copies."""
+
+    def ignore_aliases(self, data: object) -> bool:
+        """Write no aliases."""
+        del data
+        return True
+
+
+Dumper.add_implicit_resolver("tag:yaml.org,2002:float", _OTHER_NUMBERS, list("-+.0123456789"))
+
+
+def dump(value: object, *, allow_unicode: bool = True) -> str:
+    """Write a value of JSON as YAML, without breaking lines."""
+    return yaml.dump(value, Dumper=Dumper, sort_keys=False, allow_unicode=allow_unicode, width=1_000_000)
