@@ -9,7 +9,7 @@ from clustercert import __version__
 def main() -> None:
     """Run the command given by the process's arguments, then exit."""
     if sys.argv[1:] == ["--version"]:
-        # Don't import the command line only for the version, but leave an error of the output to it.
+        # Print the version without importing the command line. If writing fails, the command line reports the error.
         try:
             os.write(1, f"clustercert {__version__}\n".encode())
         except OSError:
@@ -19,12 +19,13 @@ def main() -> None:
     try:
         _run()
     except KeyboardInterrupt:
-        # Ctrl-C while modules are imported. Later, the commands handle it.
+        # Ctrl-C while modules are imported. After that, the commands handle Ctrl-C.
         sys.exit(130)
 
 
 def _run() -> None:
-    # Import only what is needed: worker processes import this module too, and kubectl waits for `credential`.
+    # Import only what is needed: worker processes import this module too, and kubectl waits for the command
+    # `credential`.
     if sys.argv[1:2] == ["credential"]:
         from clustercert.cli.credential.entry import main as run  # noqa: PLC0415
     else:

@@ -1,9 +1,9 @@
-"""Ids and names that can be parts of a file's name. Imports nothing, because each call of the exec plugin needs it."""
+"""Checks ids and names that become part of a file name. Imports nothing, to keep the exec plugin fast."""
 
 _MAX_LENGTH = 64
 
 
 def is_plain(part: str) -> bool:
-    """Whether a part is safe: ASCII letters, digits, `-`, `_` and `.`, at most 64, and no dot at the start."""
+    """Whether a part is safe: at most 64 ASCII letters, digits, `-`, `_` and `.`, and no dot at the start."""
     plain = part.replace("-", "").replace("_", "").replace(".", "")
     return plain.isascii() and plain.isalnum() and not part.startswith(".") and len(part) <= _MAX_LENGTH

@@ -1,6 +1,6 @@
-"""HTTP from this service to others: API servers, issuers, Keystone, and servers that keep checkpoints.
+"""HTTP client for other services: API servers, issuers, Keystone, and servers that store checkpoints.
 
-An answer may come from a tenant or an attacker. So it is bounded in size and time, and must not be compressed.
+A response may come from a tenant or an attacker. So its size and time are limited, and it must not be compressed.
 Redirects are not followed, cookies are not kept, and proxy settings in the environment are ignored.
 """
 
@@ -15,14 +15,15 @@ from clustercert import __version__
 if TYPE_CHECKING:
     import httpx
 
-# Documents and tokens have a few kilobytes, a list of 500 groups from Keystone has 200 kilobytes.
+# Documents and tokens take a few kilobytes. A list of 500 groups from Keystone takes 200 kilobytes.
 MAX_RESPONSE_BYTES = 512 * 1024
-# A body in chunks of one byte costs a thousand times as much as in large ones, so other tasks run in between.
+# Reading a body in chunks of one byte takes a thousand times as long as in large chunks. So let other tasks run in
+# between.
 _CHUNKS_WITHOUT_YIELD = 50
 
 
 class UnreadableResponse(Exception):
-    """A response that is not read to its end. The message says what was sent."""
+    """A response that is compressed or too long to read. The message says what the server sent."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,11 +46,11 @@ def new_client(
     """Create a client. Send its requests with `exchange`, which limits their time.
 
     Args:
-        connections: how many may be open at once.
+        connections: maximum number of open connections.
         base_url: prefix of requests with an absolute path.
-        connect_seconds: time limit for a new connection, if it is shorter than that of the exchange.
+        connect_seconds: time limit for opening a connection, if it is shorter than the time limit of `exchange`.
     """
-    from http.cookiejar import CookieJar, DefaultCookiePolicy  # noqa: PLC0415 - httpx imports it
+    from http.cookiejar import CookieJar, DefaultCookiePolicy  # noqa: PLC0415 - httpx imports this module too
 
     import httpx  # noqa: PLC0415 - the import takes 45 ms, and most services send no requests
 
@@ -79,7 +80,7 @@ async def exchange(
     """Send a request and read the whole response.
 
     Args:
-        seconds: time limit from waiting for a connection until the last byte.
+        seconds: time limit for the whole exchange, including the wait for a free connection.
 
     Raises UnreadableResponse if the response is compressed or too long, TimeoutError, httpx.HTTPError, httpx.InvalidURL
     or ssl.SSLError.

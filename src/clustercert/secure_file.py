@@ -1,4 +1,4 @@
-"""Files and folders that only their owner can read, and files that somebody else names."""
+"""Writes files and folders that only their owner can read. Reads files whose path comes from somebody else."""
 
 import errno
 import os
@@ -6,7 +6,7 @@ import stat
 import tempfile
 from pathlib import Path
 
-# As in Linux.
+# The limit for symbolic links in one path, as in Linux.
 _MAX_LINKS = 40
 
 
@@ -16,8 +16,8 @@ def write_private(
     """Write a file with mode 0600 atomically. Raises OSError.
 
     Args:
-        keep_owner: if root replaces a file, whether the new one belongs to the owner of the old one.
-        follow_links: whether to replace the target of a symbolic link of the caller's instead of the link.
+        keep_owner: whether a file that root replaces keeps its owner.
+        follow_links: whether to replace the target of a symbolic link instead of the link. See `_target`.
     """
     target = _target(path) if follow_links else path
     # `mkstemp` creates the file with mode 0600.
@@ -38,8 +38,8 @@ def write_private(
 def _target(path: Path) -> Path:
     """Return the file to replace: the path, or the target of a link.
 
-    Raises OSError unless the link and its target belong to the caller: somebody else may have created the link so that
-    the caller overwrites one of their own files, or writes a new file where others can read it.
+    Raises OSError if another user owns the link or the target, because that user could make the caller overwrite a
+    file. Also raises OSError if the target is missing, because others might be able to read a new file there.
     """
     target = path
     for _ in range(_MAX_LINKS):
@@ -76,9 +76,9 @@ def make_private_folder(path: Path) -> None:
 
 
 def read_regular_file(path: Path, limit: int) -> bytes:
-    """Read at most `limit` bytes of a file that somebody else may have named. Never waits for a pipe or a device.
+    """Read at most `limit` bytes of a file whose path may come from somebody else. Never waits for a pipe or a device.
 
-    Raises OSError; also if the path is not a regular file.
+    Raises OSError, for example if the path is not a regular file.
     """
     with open(path, "rb", opener=_open_at_once) as file:
         if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):

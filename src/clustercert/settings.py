@@ -334,8 +334,8 @@ class Settings(BaseSettings):
     @property
     def demo(self) -> bool:
         """Whether the data folder belongs to `clustercert demo`."""
-        # False, not an error, where the folder may not be read: opening the database names the reason.
-        return os.path.exists(self.data_dir / DEMO_FILE)  # noqa: PTH110 - pathlib raises it
+        # Return False if the folder can't be read: opening the database reports the reason.
+        return os.path.exists(self.data_dir / DEMO_FILE)  # noqa: PTH110 - `Path.exists` raises an error
 
     @property
     def store_url(self) -> str:
@@ -344,7 +344,7 @@ class Settings(BaseSettings):
 
     def kek_source(self) -> "KekSource":
         """The source of key-encryption keys. Raises SettingsError if none is set, or if it is in the data folder."""
-        # The settings can be read without the store, which this package imports.
+        # `custody` imports the store, which is not needed for reading the settings.
         from clustercert.custody.keks import KekFile, KekVariable  # noqa: PLC0415
 
         if self.kek is not None:

@@ -51,7 +51,7 @@ def new_app(role: ServerRole = "all", *, built_in_identity: bool = True) -> Fast
     Without the built-in identity, the Keystone subset is not served.
     """
     routers = (each for each in ROUTERS[role] if built_in_identity or each is not keystone.router)
-    # `include_router` would make every route anew, during the first request, which takes a fifth of a second.
+    # `include_router` would create every route again during the first request, which takes a fifth of a second.
     routes = [route for router in routers for route in router.routes]
     app = FastAPI(routes=routes, openapi_url=None, docs_url=None, redoc_url=None, redirect_slashes=False)
     if role != "webhook":
@@ -66,7 +66,7 @@ def new_app(role: ServerRole = "all", *, built_in_identity: bool = True) -> Fast
 class DirectRoute(Route):
     """A route that bypasses FastAPI, whose overhead is a tenth of the time to issue a certificate.
 
-    It handles some methods of a path. FastAPI handles the others, and documents all of them.
+    Such a route handles some methods of a path. FastAPI handles the other methods, and documents all methods.
     """
 
     def matches(self, scope: Scope) -> tuple[Match, Scope]:

@@ -122,7 +122,7 @@ class ConsistencyBody(BaseModel):
 
 
 def inclusion_text(proof: InclusionProof) -> str:
-    """Render a proof as one file. Its `extra` line has the salt and canonical JSON; the SHA-256 of both is the leaf.
+    """Render a proof as one file. The line `extra` has the salt and canonical JSON; the SHA-256 of both is the leaf.
 
     Source: c2sp.org/tlog-proof.
     """

@@ -19,7 +19,7 @@ M = TypeVar("M", bound=BaseModel)
 MAX_DIGITS = 18
 
 
-# What is wrong with a field, by the type of pydantic's error. Its own words name Python's types and our classes.
+# Error messages for a field, by the type of pydantic's error. pydantic's own messages name Python types and classes.
 _OBJECT = "must be a JSON object"
 _PROBLEMS = {
     "missing": "this field is required",
@@ -101,7 +101,7 @@ def _too_large(limit: int) -> TooLarge:
 
 
 def require_json(request: Request) -> None:
-    """Raise UnsupportedMedia unless the Content-Type is one of the two that the contract allows."""
+    """Raise UnsupportedMedia unless the Content-Type is one of the two types that the contract allows."""
     values = [value for name, value in request.scope["headers"] if name == b"content-type"]
     if values == [b"application/json"]:
         return

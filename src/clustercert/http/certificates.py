@@ -416,7 +416,7 @@ async def _show(call: Call, certificate: CertificateView) -> Response:
 
 
 def _name(text: str) -> str:
-    """Normalize a fingerprint, or its first digits, credential number or serial. Raises NotFound for others."""
+    """Normalize a fingerprint (or its first digits), credential number or serial. Raises NotFound for other text."""
     name = certificate_name(text, abbreviated=True)
     if name is None:
         raise NotFound("There is no such certificate. Check its fingerprint, credential number or serial.")
@@ -471,7 +471,7 @@ async def list_reachable(
         )
         projects = {each.id: each for each in owners}
     shown = found[: page.limit]
-    # A project that was deleted meanwhile has no clusters.
+    # Leave out the clusters of a project that was deleted meanwhile.
     known = [each for each in shown if each.project_id in projects]
     following = shown[-1].id if len(found) > page.limit else None
     return responses.private(

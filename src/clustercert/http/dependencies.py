@@ -66,7 +66,7 @@ class Services:
     """The use cases that routes call; `server.application` creates them.
 
     Attributes:
-        check_ready: raises Unavailable naming the part that does not respond.
+        check_ready: raises Unavailable, which names the part that does not respond.
         update_gauges: updates metrics from the store. Raises Unavailable.
     """
 
@@ -146,7 +146,7 @@ class Call:
 async def call(request: Request, services: ServicesDep, raw: RawBody) -> Call:
     """Authenticate the caller. Raises Unauthenticated or TooManyFailures.
 
-    Raises InvalidRequest for an unknown query parameter. The other APIs ignore it, as Keystone and CCE do.
+    Raises InvalidRequest for an unknown query parameter of our own API. The Keystone and CCE APIs ignore these.
     """
     caller = await authenticated(request, raw, services)
     if request.scope["query_string"] and request.scope["path"].startswith(OWN):
@@ -158,6 +158,6 @@ CallDep = Annotated[Call, Depends(call)]
 
 
 def base_url(request: Request) -> str:
-    """Return the service's URL without a final slash: the configured one, else the one in the request."""
+    """Return the service's URL without a final slash: the configured URL, else the request's."""
     configured = cast("Services", request.app.state.services).options.public_url
     return configured or f"{request.url.scheme}://{request.url.netloc}"

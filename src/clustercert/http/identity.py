@@ -237,7 +237,7 @@ async def list_issuers(services: ServicesDep) -> Response:
 
 
 def _ca_pem(file: Path | None) -> str | None:
-    """Return only the certificates in a file, because the file might also have a key. None if it can't be read."""
+    """Return only the certificates in a file, because the file might also have a key. None if unreadable."""
     if file is None:
         return None
     try:
@@ -290,7 +290,7 @@ async def log_out_everywhere(
     if caller.issuer != BUILT_IN:
         issuers = services.oidc.issuers if services.oidc is not None else ()
         leeways = {issuer.url: issuer.leeway for issuer in issuers}
-        # Rounded up, because tokens have whole seconds.
+        # Rounded up, because times in tokens are whole seconds.
         new_logins_from = services.inventory.now() + leeways.get(caller.issuer, CLOCK_DIFFERENCE) + _SECOND
     body = LoggedOutBody.render(
         caller,

@@ -42,8 +42,8 @@ MAX_IN_FLIGHT = 512
 # Longer paths are truncated in the log.
 MAX_LOGGED_PATH = 1024
 ALIVE = "/healthz"
-# Longer bodies are sent in pieces. With TLS, uvloop takes a piece of any size before it makes the application wait for
-# a client that does not read.
+# Longer bodies are sent in pieces. With TLS, uvloop accepts a piece of any size before it makes the application wait
+# for a client that does not read.
 PIECE_BYTES = 64 * 1024
 
 
@@ -54,7 +54,7 @@ class RequestMiddleware:
         timeout: seconds until a request is cancelled.
         record_denial: called with each failure before the response is sent; may raise Unavailable.
         on_authentication_failure: called after the response to each failed authentication.
-        sources: determines the source address of a request from a trusted proxy; `None` without any.
+        sources: determines the source address of a request from a trusted proxy; `None` without trusted proxies.
     """
 
     def __init__(
@@ -153,7 +153,7 @@ class RequestMiddleware:
         return None
 
     def _report_ignored_forwarding(self, scope: Scope) -> None:
-        """Count a forwarding header that is ignored. Warn of the first one: a proxy may be missing in the settings."""
+        """Count an ignored forwarding header. Warn of the first one, because the settings may lack a trusted proxy."""
         peer = peer_address(scope)
         if self._sources is not None and self._sources.trusts(peer):
             return
@@ -219,7 +219,7 @@ def _error_response(failure: ClustercertError, path: str, context: RequestContex
             **({"unmet_conditions": dict(unmet)} if unmet else {}),
         }
     if failure.__cause__ is not None:
-        # In a client error, the text may contain a secret that the caller sent in the wrong field: log only the type.
+        # For a client error, log only the type: the text may contain a secret that the caller sent in the wrong field.
         ours = failure.status >= SERVER_ERRORS
         context.log_fields["cause"] = repr(failure.__cause__) if ours else type(failure.__cause__).__name__
     return responses.error(failure, path, context.origin.request_id)
@@ -267,7 +267,7 @@ def count_failed_authentication(
     """Count a failed authentication for the audit log and, if it may have been a guess, for the limit."""
     origin = context_of(scope).origin
     failures.count(origin.address, failure.known)
-    # API servers may share their address with people, so a wrong webhook token must not lock those out.
+    # API servers may share their address with people, so a wrong webhook token must not lock these people out.
     if not isinstance(failure, NoCredential | TooManyFailures) and not scope["path"].startswith(
         WEBHOOK_PREFIX
     ):

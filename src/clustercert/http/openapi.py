@@ -80,7 +80,7 @@ def described(
 def json_body(body: type[BaseModel] | JsonObject, *, required: bool = True) -> dict[str, Any]:
     """Describe a request body by its model or schema.
 
-    FastAPI must not parse it: the routes do, after they authenticate the caller.
+    FastAPI must not parse the body: the routes parse it after they have authenticated the caller.
     """
     if isinstance(body, dict):
         schema: object = body
@@ -91,7 +91,7 @@ def json_body(body: type[BaseModel] | JsonObject, *, required: bool = True) -> d
 
 
 def _inlined(schema: object, definitions: JsonObject) -> object:
-    """Replace each `$ref` by the schema that it names, because OpenAPI resolves it against the whole document."""
+    """Replace each `$ref` by its schema, because OpenAPI resolves references against the whole document."""
     if isinstance(schema, list):
         return [_inlined(item, definitions) for item in schema]
     if not isinstance(schema, dict):
@@ -133,7 +133,7 @@ def _document(app: FastAPI) -> dict[str, Any]:
             operation |= {"summary": summary, "description": "".join(rest)}
             for parameter in operation.get("parameters", ()):
                 parameter["schema"] = _without_null(parameter["schema"])
-            # Errors that FastAPI finds in parameters are 400.
+            # Errors that FastAPI finds in parameters cause status 400, not 422.
             operation["responses"].pop("422", None)
             if "401" in operation["responses"] and not path.endswith("/auth/tokens"):
                 operation.setdefault("security", AUTHENTICATED)

@@ -16,7 +16,7 @@ T = TypeVar("T")
 T_co = TypeVar("T_co", covariant=True)
 
 MAX_PAGE = 500
-# A cluster can have 64 KiB, so a step has at most about 1 MiB.
+# Number of items to read at once. A cluster can have 64 KiB, so a step has at most about 1 MiB.
 _STEP = 20
 DEFAULT_PAGE = 100
 # Row ids are 64-bit integers.
@@ -67,7 +67,7 @@ class PageRequest:
 
     Attributes:
         cursor: the row id from `next` of the previous page; `None` for the first page.
-        max_bytes: a page has at least one item, and further ones up to about this size.
+        max_bytes: about the maximum size of a page. A page always has at least one item.
     """
 
     limit: int
@@ -120,7 +120,7 @@ class ReadPage(Protocol[T_co]):
 async def keyset_page(
     name: str, read: ReadPage[T], view: Callable[[T], JsonObject], page: KeyPageRequest
 ) -> JsonObject:
-    """Return the body of a page of items with a field `id`, by which they are sorted.
+    """Return the body of a page of items that are sorted by their field `id`.
 
     Reads in steps, so that items that don't fit into the page are not loaded.
     """
@@ -157,18 +157,18 @@ def numbered_page(
     following: int | str | None,
     max_bytes: int,
 ) -> JsonObject:
-    """Return the body of a page of items that were read. It ends early if it gets too large.
+    """Return the body of a page from items that were read. The page ends early if it gets too large.
 
     Args:
-        cursor: returns the cursor of a page that follows an item.
-        following: the cursor of the page that follows all items; `None` if there is no such page.
+        cursor: returns the cursor of the page that begins after an item.
+        following: the cursor of the page that begins after the last item; `None` if there is no such page.
     """
     views = fitting(items, view, max_bytes)
     return page_body(name, views, following if len(views) == len(items) else cursor(items[len(views) - 1]))
 
 
 def fitting(items: Iterable[T], view: Callable[[T], JsonObject], max_bytes: int) -> list[JsonObject]:
-    """Render the first items, as many as fit into a page, but at least one."""
+    """Render as many of the first items as fit into a page, but at least one."""
     shown = _Shown(max_bytes)
     for each in items:
         if not shown.add(view(each)):
@@ -182,7 +182,7 @@ def page_body(name: str, items: Iterable[JsonObject], cursor: int | str | None) 
 
 
 class _Shown:
-    """The items of a page, as long as they fit."""
+    """Collects the items of a page until the page is full."""
 
     def __init__(self, max_bytes: int) -> None:
         self.views: list[JsonObject] = []

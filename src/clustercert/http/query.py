@@ -1,6 +1,6 @@
 """Query parameters: their types, and the checks that all routes have in common.
 
-FastAPI parses them after it has called a route's dependencies. So the caller is authenticated before an invalid
+FastAPI parses parameters after it has called a route's dependencies. So the caller is authenticated before an invalid
 parameter is refused.
 """
 
@@ -23,7 +23,7 @@ MAX_TEXT = 255
 
 _TIME = re.compile(r"\d{4}-\d{2}-\d{2}T\d{2}:\d{2}:\d{2}(\.\d{1,6})?(Z|[+-]\d{2}:\d{2})", re.ASCII)
 _QUOTED = re.compile("'([^']*)'")
-# The first part of the place of an error that FastAPI found.
+# The first element of the location (`loc`) of an error from FastAPI.
 _PLACES = {"query", "header", "path"}
 _PLAIN_NAME = re.compile(r"[\w.-]{1,64}", re.ASCII)
 
@@ -54,7 +54,7 @@ Time = Annotated[
 def refuse_repeated(query_string: bytes) -> None:
     """Raise InvalidRequest if a query parameter is repeated.
 
-    Routes would use the last value, but one of the request signature schemes covers only the first.
+    Routes would use the last value, but one of the request signature schemes covers only the first value.
     """
     names = set[str]()
     for name, _ in parse_qsl(query_string.decode("latin-1"), keep_blank_values=True):
@@ -64,7 +64,7 @@ def refuse_repeated(query_string: bytes) -> None:
 
 
 def refuse_unknown(request: Request) -> None:
-    """Raise InvalidRequest for a parameter that the route does not have: a misspelled filter must not list too much.
+    """Raise InvalidRequest for a parameter that the route does not have. A misspelled filter must not be ignored.
 
     A model that forbids unknown fields would refuse the parameters of the route's other dependencies, too.
     """
@@ -78,7 +78,7 @@ def refuse_unknown(request: Request) -> None:
 
 
 def invalid_parameter(errors: Iterable[Mapping[str, Any]]) -> InvalidRequest:
-    """Return the error to raise for what FastAPI or pydantic found in the parameters."""
+    """Return the error to raise for the parameter errors that FastAPI or pydantic found."""
     problem = next(iter(errors))
     place = [str(part) for part in problem["loc"] if part not in _PLACES]
     text = problem["msg"].removeprefix("Value error, ")

@@ -18,8 +18,8 @@ from clustercert.model.errors import ClustercertError, MethodNotAllowed, TooMany
 
 NO_STORE = {"Cache-Control": "no-store"}
 JSON = ((b"content-type", b"application/json"),)
-# Every response has these. Only `/docs` is a page: Swagger UI, which loads its own files and sends requests to this
-# service. Its style sheet has images as data.
+# Every response has this policy. The only HTML page is `/docs`: Swagger UI, which loads its own files and sends
+# requests to this service. Its style sheet contains images as data URLs.
 _CONTENT_SECURITY_POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; connect-src 'self'; "
     "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
@@ -56,17 +56,17 @@ class ResponseBody(BaseModel):
 
     @classmethod
     def read(cls, source: Any, **others: object) -> Self:
-        """Return the body with these fields of an object. `others` has the fields that are not its attributes."""
+        """Return the body with the attributes of `source`. `others` has the fields that are not its attributes."""
         return cls.model_validate(_WithOthers(source, others) if others else source)
 
     @classmethod
     def render(cls, source: Any, **others: object) -> JsonObject:
-        """Return the JSON object, see `read`."""
+        """Return the body as a JSON object. See `read`."""
         return cls.read(source, **others).model_dump()
 
 
 class _WithOthers:
-    """An object with other attributes, which take precedence."""
+    """Wraps an object and adds attributes, which take precedence."""
 
     def __init__(self, source: object, others: Mapping[str, object]) -> None:
         self._source = source
@@ -115,7 +115,7 @@ def error(failure: ClustercertError, path: str, request_id: str) -> Response:
             message = "The request you have made requires authentication."
         title = HTTPStatus(failure.status).phrase
         detail = {"code": failure.status, "message": message, "title": title}
-        # Huawei Cloud's SDKs read the other two.
+        # Huawei Cloud's SDKs read these two fields.
         named = {"error_code": failure.code, "error_msg": message}
         return json_response({"error": detail, **named}, failure.status, headers)
     body: JsonObject = {
@@ -148,8 +148,8 @@ def prefers(request: Request, media_types: Collection[str]) -> bool:
     return False
 
 
-# The limit is more than an API server can send: it copies up to 1 MB of header fields into a review, at 33 times their
-# size.
+# The limit is more than an API server can send. An API server copies up to 1 MB of header fields into a review, where
+# they take 33 times as much space.
 MAX_DISCARDED = 64 * 1024 * 1024
 
 
@@ -160,7 +160,8 @@ class EarlyResponse(Rendered):
     would reset it, and these clients would never see the response.
 
     Attributes:
-        seconds: time limit for the rest of the body. After it, or after `MAX_DISCARDED` bytes, the connection ends.
+        seconds: time limit for the rest of the body. After this time, or after `MAX_DISCARDED` bytes, the connection
+            ends.
     """
 
     def __init__(self, body: bytes, headers: Iterable[tuple[bytes, bytes]], seconds: float) -> None:

@@ -173,7 +173,7 @@ class RevocationListBody(PageBody):
 
 
 def _enforcement(controls: Iterable[Control] | None) -> JsonObject:
-    """Return the fields of `RevokedBody` about enforcement. `None` if no cluster is concerned alone."""
+    """Return the fields of `RevokedBody` about enforcement. `controls` is `None` if no single cluster is concerned."""
     if controls is None:
         return {"enforced_by": None, "lacking": None}
     known = [each for each in controls if each.name in FAST_CONTROLS]

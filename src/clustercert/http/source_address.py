@@ -16,7 +16,7 @@ Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 
 UNKNOWN = "unknown"
 HEADER = b"x-forwarded-for"
-# The maximum number of proxies in a row, more than real deployments have. It bounds the work for one request.
+# The maximum number of proxies in a row, more than real deployments have. This limits the work for one request.
 MAX_HOPS = 16
 # The maximum length of an entry, longer than any address with brackets and a port.
 _MAX_HOP = 64
@@ -26,7 +26,7 @@ _HOP = re.compile(r"(?:\[([0-9a-f:.]+)\]|([0-9.]+))(?::[0-9]{1,5})?|([0-9a-f:.]+
 
 
 class SourceAddresses:
-    """Determines source addresses. `trusted`: networks of trusted proxies; without any, no header is read."""
+    """Determines source addresses. `trusted`: networks of trusted proxies. If empty, no header is read."""
 
     def __init__(self, trusted: Iterable[Network] = ()) -> None:
         self._trusted = tuple(trusted)

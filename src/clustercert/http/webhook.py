@@ -158,8 +158,8 @@ async def handle_review(request: Request, services: Services, cluster_id: str) -
             return _too_large(request, raw, seconds)
         asked = review.parse(raw)
         if not asked.identity.may_be_denied:
-            # This needs no database. An old API server asks about all callers, who must be served while the database is
-            # down.
+            # This decision needs no database. An old API server asks about all callers. Callers without a certificate
+            # must be served while the database is down.
             return _decided(request, asked, NO_OPINION)
         webhook_config = await tokens.authenticate(cluster_id, token)
         decision = await services.webhook.authorization.decide(
@@ -200,5 +200,5 @@ def _token(request: Request) -> str:
 
 
 def _without_retry(failure: Unavailable) -> Unavailable:
-    """Remove Retry-After: with it, an API server would wait instead of applying its failurePolicy."""
+    """Remove Retry-After: with this header, an API server would wait instead of applying its failurePolicy."""
     return Unavailable(failure.message, retry_after=None)

@@ -37,10 +37,10 @@ NOT_AFTER_ANNOTATION = "clustercert/not-after"
 BINDINGS_PATH = "/apis/rbac.authorization.k8s.io/v1/clusterrolebindings"
 _SELECTOR = ",".join(f"{label}={value}" for label, value in MANAGED_BY.items())
 _PAGE = "250"
-# More than any cluster has. A hostile API server could send pages without an end.
+# No cluster has this many bindings. The limit is needed because a hostile API server could send pages forever.
 _MAX_BINDINGS = 200_000
 _MAX_PAGES = _MAX_BINDINGS // int(_PAGE)
-# The longest names in Kubernetes, and the length of a fingerprint.
+# Maximum lengths of a name in Kubernetes, and of a fingerprint in hex.
 _MAX_NAME = 253
 _MAX_FINGERPRINT = 64
 
@@ -61,7 +61,7 @@ class Binding:
 
     @property
     def name(self) -> str:
-        """The name of the binding, and of the group in it."""
+        """The name of the binding, and of the group that it binds."""
         return credential_group(self.credential_number)
 
     def document(self) -> JsonObject:
@@ -87,9 +87,10 @@ class Bindings:
     def binding(
         self, cluster: Cluster, record: CertificateRecord
     ) -> contextlib.AbstractAsyncContextManager[None]:
-        """Create the certificate's binding, if it needs one, before the `with` block. Delete it if the block fails.
+        """Create the certificate's binding, if it needs one, before the `with` block.
 
-        If the process crashes in the block, `sync` deletes the binding. Raises RemoteFailed or Unavailable.
+        If the block fails, deletes the binding. If the process crashes in the block, `sync` deletes the binding.
+        Raises RemoteFailed or Unavailable.
         """
         role = (cluster.options.credential_roles or {}).get(record.rule or "")
         if role is None or record.groups:
@@ -142,7 +143,7 @@ async def unbind(api: KubeApi, name: str) -> None:
 
 
 async def list_fingerprints(api: KubeApi) -> dict[str, str]:
-    """Return the fingerprint (lower-case hex, or empty) of each certificate binding in the cluster, by name.
+    """Map the name of each certificate binding in the cluster to its fingerprint (lower-case hex, or empty).
 
     Raises RemoteFailed or Unavailable.
     """

@@ -137,7 +137,7 @@ class ClusterConnections:
     async def _may_renew(self, connection: _Connection) -> bool:
         """Whether a new certificate may be accepted, because this one is revoked or at least a minute old.
 
-        The required age doubles with each denied certificate, so that new ones don't fill the ledger.
+        The required age doubles with each denied certificate, so that new certificates don't fill the ledger.
         """
         if self.now() - connection.opened_at >= RENEWED_AT_MOST_EVERY * 2**connection.refusals:
             return True

@@ -35,7 +35,7 @@ SWEEP_SECONDS = 60.0
 FIRST_RETRY_SECONDS = 1.0
 LONGEST_RETRY_SECONDS = 60.0
 MAX_AT_ONCE = 16
-# The limit of retries is lower, so that slow retries of failed clusters leave capacity for new revocations.
+# The limit for retries is lower, so that slow retries of failed clusters leave capacity for new revocations.
 MAX_RETRIED_AT_ONCE = 8
 _PAGE = 200
 
@@ -81,8 +81,8 @@ class Reconciler:
 
     Attributes:
         sync: synchronizes one cluster.
-        forget_others: drops what `sync` has cached about clusters other than these.
-        generation: a number that rises with every revocation, read from memory.
+        forget_others: drops what `sync` has cached about all clusters except the given ones.
+        generation: returns a number from memory that rises with every revocation.
         now: returns the current time in UTC.
         clock: returns monotonic seconds.
         patience: maximum seconds that `finish` waits for running work.
@@ -121,7 +121,7 @@ class Reconciler:
         return INTERVAL
 
     async def finish(self) -> None:
-        """Wait for the running work, cancel it after `patience` seconds, and clear the state for the next start."""
+        """Wait for running work, but cancel it after `patience` seconds. Then clear the state for the next start."""
         if self._running:
             tasks = [task for _, task in self._running.values()]
             _, pending = await asyncio.wait(tasks, timeout=self.patience)
@@ -149,7 +149,7 @@ class Reconciler:
 
     def _mark(self, cluster_id: str, *, urgent: bool) -> None:
         now = self.clock()
-        # Do so even while the cluster is being synchronized, because that may have read the store before this change.
+        # Mark the cluster even while it is being synchronized: that work may have read the store before this change.
         if cluster_id not in self._due:
             self._due[cluster_id] = _Due(since=now, at=now)
         elif urgent:
@@ -169,7 +169,7 @@ class Reconciler:
         self._count_failing()
 
     def _chosen(self) -> frozenset[str]:
-        """Choose due clusters up to the free capacity, first those without failures."""
+        """Choose as many due clusters as can be synchronized now. Clusters without failures come first."""
         now = self.clock()
         ready = sorted(
             (due.failures, due.since, cluster_id)
@@ -261,7 +261,7 @@ class Sync:
                 self._count_left_out(cluster.id, 0)
 
     def forget_others(self, cluster_ids: frozenset[str]) -> None:
-        """Drop what is cached about clusters other than these."""
+        """Drop what is cached about all clusters except the given ones."""
         for remembered in (self._left_out, self._orphans):
             for gone in remembered.keys() - cluster_ids:
                 del remembered[gone]
@@ -352,7 +352,7 @@ class Sync:
 
 
 def _fingerprint(text: str) -> bytes | None:
-    """Parse a fingerprint of 32 bytes. Returns `None` if the annotation has another form."""
+    """Parse a fingerprint of 32 bytes. Returns `None` if the annotation is malformed."""
     try:
         value = bytes.fromhex(text)
     except ValueError:

@@ -1,4 +1,4 @@
-"""Tokens of service accounts: a registered cluster's keys, and its answers about tokens (TokenReview)."""
+"""Checks of service account tokens: fetches a registered cluster's keys, or asks its API server (TokenReview)."""
 
 import json
 from collections.abc import Awaitable, Callable, Collection
@@ -20,8 +20,8 @@ KEYS_PATH = "/openid/v1/jwks"
 API_VERSION = "authentication.k8s.io/v1"
 REVIEWS_PATH = f"/apis/{API_VERSION}/tokenreviews"
 MAX_TEXT = 1_000
-# Anyone can cause a review with an invented token, so its response must cost little. It repeats the token, which has at
-# most 16 KiB.
+# Anyone can cause a review by sending an invented token, so reading the response must cost little. The response repeats
+# the token, which has at most 16 KiB.
 MAX_REVIEW_BYTES = 64 * 1024
 
 
@@ -34,7 +34,7 @@ class RegisteredClusters(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class ServiceAccounts:
-    """Asks API servers with this service's own certificate. See `ClusterIssuers` of `authn.oidc.token_reviews`."""
+    """Calls API servers with this service's own certificate. See `ClusterIssuers` of `authn.oidc.token_reviews`."""
 
     clusters: RegisteredClusters
     connections: ClusterConnections
@@ -45,7 +45,7 @@ class ServiceAccounts:
         return json.dumps(keys).encode()
 
     async def review(self, cluster_id: str, token: str, audiences: frozenset[str]) -> TokenReview:
-        """Ask a cluster about a token. Raises FetchFailed."""
+        """Ask a cluster whether a token is valid. Raises FetchFailed."""
         asked: dict[str, object] = {
             "apiVersion": API_VERSION,
             "kind": "TokenReview",
@@ -74,7 +74,7 @@ def _reason(error: ClustercertError) -> str:
 
 
 def parse_review(answer: JsonObject) -> TokenReview:
-    """Parse the answer to a TokenReview. Raises FetchFailed if it has another form."""
+    """Parse the answer to a TokenReview. Raises FetchFailed if the answer is malformed."""
     status = answer.get("status")
     user = status.get("user", {}) if isinstance(status, dict) else None
     if answer.get("kind") != "TokenReview" or not isinstance(status, dict) or not isinstance(user, dict):

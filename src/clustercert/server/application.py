@@ -59,7 +59,7 @@ from clustercert.wiring import (
 
 
 def notify_ready() -> None:
-    """Send READY=1 to the socket that systemd named. Does nothing without one."""
+    """Send READY=1 to systemd's notification socket, if there is one."""
     address = os.environ.get("NOTIFY_SOCKET")
     if not address:
         return
@@ -110,7 +110,7 @@ class Readiness:
 
 
 class StoreGauges:
-    """Counts live certificates and clusters without reviews.
+    """Counts live certificates, and clusters that send no reviews.
 
     Also measures the age of unsealed events, and the offset of this machine's clock.
     """
@@ -150,7 +150,7 @@ class StoreGauges:
 
 logger = structlog.get_logger()
 
-# At most this many exemptions in a line of the log.
+# Maximum number of exemptions in a log line.
 MAX_NAMED = 5
 
 
@@ -209,7 +209,7 @@ async def _serving(
         if role != "webhook" and parts.oidc is not None:
             key_updates.use(parts.oidc.keys)
         limited = limited_issuance(parts)
-        # Check limits only if the settings have some, to save time.
+        # Check limits only if the settings have any, to save time.
         if limited.is_limited:
             app.state.services = replace(app.state.services, issuance=limited)
         if limited.rates is not None:
@@ -267,7 +267,7 @@ async def _apply(
     """Record the policy and issuers of the settings, and switch to them.
 
     Raises Unavailable, or Conflict if a cluster's exemption forbids the policy, or a domain has the name of an issuer.
-    After an error, the former ones stay in use.
+    After an error, the former policy and issuers stay in use.
     """
     policy = await asyncio.to_thread(settings.loaded_policy)
     _warn_of(policy)
@@ -278,7 +278,7 @@ async def _apply(
         await _record_policy(parts, policy)
         await _record_issuers(parts, settings)
         before = app.state.services.oidc
-        # In a thread, because the first issuer causes the import of a library.
+        # Use a thread, because the first issuer causes the import of a library.
         authenticator, oidc = await asyncio.to_thread(change_issuers, parts, settings, before)
         app.state.services = replace(app.state.services, authenticator=authenticator, oidc=oidc)
         key_updates.use(oidc.keys if oidc is not None else ())
@@ -365,7 +365,8 @@ def services_of(parts: Components, role: ServerRole) -> Services:
     )
 
 
-# A report of this size takes about a minute. Only the command waits for it.
+# Maximum number of certificates in an access report. Such a report takes about a minute, and only the command waits for
+# the report.
 MAX_REPORTED = 500_000
 
 
@@ -376,10 +377,10 @@ def _routes() -> FastAPI:
 
 
 class LocalApplication:
-    """Answers the requests of an operator who has access to the store. A process uses one at a time."""
+    """Answers the requests of an operator who has access to the store. A process uses one instance at a time."""
 
     def __init__(self, parts: Components, actor: Actor, domain: Domain | None) -> None:
-        """`domain` is where names without a domain are looked up; `None` if each request has to name one."""
+        """`domain` is the domain for names that have none; `None` if each request has to name a domain."""
         self._operator = _LocalOperator(actor, domain)
         self._app = _routes()
         services = services_of(parts, "api")
@@ -430,7 +431,7 @@ class LocalApplication:
 
 
 class _LocalOperator:
-    """Authenticates this process alone, as an operator. Its events have the actor of the command."""
+    """Authenticates all requests of this process as an operator. Audit events have the actor of the command."""
 
     def __init__(self, actor: Actor, domain: Domain | None) -> None:
         self.actor = actor

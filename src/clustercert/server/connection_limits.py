@@ -24,28 +24,29 @@ from clustercert.observability import metrics
 
 logger = structlog.get_logger()
 
-# Limits for a request line with its header block; the same limits apply to a chunk extension, to trailers, and to what
-# follows of a body after the response.
+# Limits for a request line with its header block; the same limits apply to a chunk extension, to trailers, and to the
+# part of a body that arrives after the response.
 MAX_HEAD_BYTES = 64 * 1024
 MAX_FIELDS = 100
 HEAD_SECONDS = 10.0
-# Requests that a client sends before the response to an earlier one. Clients rarely send even two.
+# Maximum number of requests that a client may send before the response to an earlier one. Clients rarely send even two.
 MAX_PIPELINED = 16
-# Connections of a worker, after their TLS handshakes.
+# Maximum number of connections of a worker, not counting unfinished TLS handshakes.
 MAX_CONNECTIONS = 2048
-# Unfinished TLS handshakes of a worker. Each takes about 76 KB of memory; a genuine one ends within milliseconds.
+# Maximum number of unfinished TLS handshakes of a worker. Each takes about 76 KB of memory. A genuine handshake takes
+# only milliseconds.
 MAX_HANDSHAKES = 2048
 HANDSHAKE_SECONDS = 5.0
-# A server that can't accept connections tries again after so long.
+# Delay before a server that can't accept connections tries again.
 PAUSE_SECONDS = 1.0
-# Connections of a worker whose client does not read its response. Each holds a response, of up to about 1 MiB, several
-# times with TLS.
+# Maximum number of connections of a worker whose client does not read its response. Each of them keeps a response of up
+# to about 1 MiB in memory; with TLS, several copies of it.
 MAX_UNREAD = 128
-# More bytes than this wait for the client before the application waits too. uvloop's default with TLS is 512 KiB.
+# If more unsent bytes than this wait for the client, the application waits too. uvloop's default with TLS is 512 KiB.
 WRITE_BUFFER = 64 * 1024
-# After a refusal, or a response that came before a long body, the rest of the request is discarded for so long, up to
-# so many bytes. Closing the connection at once would reset it, and a client that sends everything before it reads would
-# not see the response.
+# After a refusal, or a response before the end of a long body, the rest of the request is discarded for at most this
+# time, and up to this many bytes. Closing the connection at once would reset it. Then a client that sends everything
+# before it reads would not see the response.
 LINGER_SECONDS = 2.0
 MAX_DISCARDED = 4 * 1024 * 1024
 # Interval between log messages about the limit of connections.
@@ -62,7 +63,7 @@ class Loop(uvloop.Loop):
         ssl: ssl.SSLContext | None = None,
         **options: Any,
     ) -> Any:
-        """Create a server, as uvloop does. With `ssl`, it needs the options `sock` and `backlog`, and has no others."""
+        """Create a server, as uvloop does. With `ssl`, needs the options `sock` and `backlog`, and takes no others."""
         if ssl is None:
             return await super().create_server(protocol_factory, *args, **options)
         return _TlsServer(self, protocol_factory, ssl, *args, **options)
@@ -110,10 +111,10 @@ class _TlsServer:
         try:
             connection, _ = self._socket.accept()
         except (BlockingIOError, ConnectionAbortedError):
-            # Another worker was faster, or the client has gone.
+            # Another worker accepted the connection, or the client is gone.
             return
         except OSError as error:
-            # Too many open files, for example. The event loop would call this method again and again.
+            # For example, too many files are open. Pause, or the event loop would call this method again and again.
             if not self._make_room():
                 self._loop.remove_reader(self._socket)
                 self._pause = self._loop.call_later(PAUSE_SECONDS, self._start)
@@ -133,7 +134,7 @@ class _TlsServer:
 
     async def _handshake(self, connection: socket.socket) -> None:
         try:
-            # Any client can let its handshake fail.
+            # Ignore failures, because any client can cause them.
             with contextlib.suppress(OSError):
                 await self._loop.connect_accepted_socket(
                     self._protocol_factory,
@@ -156,11 +157,11 @@ class _Part(Enum):
 class BoundedProtocol(HttpToolsProtocol):
     """uvicorn's HTTP/1.1 protocol, which limits each part of a request while it arrives.
 
-    The parser copies an incomplete header value with each piece of it, so bytes are counted before it gets them.
+    The parser copies an incomplete header value with each piece that arrives, so bytes are counted before parsing.
 
     Attributes:
         waiting: connections of this worker that wait for their client to send or to read, the longest waiting first.
-        unread: those that wait for their client to read, the longest waiting first.
+        unread: connections of this worker that wait for their client to read, the longest waiting first.
     """
 
     waiting: ClassVar[dict["BoundedProtocol", None]] = {}
@@ -182,7 +183,7 @@ class BoundedProtocol(HttpToolsProtocol):
         self._discarded: int | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        """Accept the connection. At the limit, close the one that waits longest, or else this one."""
+        """Accept the connection. At the limit, close the longest waiting connection, or this one."""
         super().connection_made(transport)
         transport.set_write_buffer_limits(WRITE_BUFFER)
         # uvicorn sets this timer only after a response.
@@ -215,7 +216,7 @@ class BoundedProtocol(HttpToolsProtocol):
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
-        """Give the parser no more of an incomplete part than its limit allows."""
+        """Parse the data in pieces, and refuse a part of a request that exceeds its limit."""
         if self._discarded is not None:
             self._discarded += len(data)
             if self._discarded > MAX_DISCARDED:
@@ -224,13 +225,14 @@ class BoundedProtocol(HttpToolsProtocol):
         while data and not self._is_over():
             piece = data[: MAX_HEAD_BYTES - self._received]
             data = data[len(piece) :]
-            # Callbacks set this to 0 when a part is complete. What follows in the same piece is not counted.
+            # Callbacks set this to 0 when a part is complete. The rest of the piece is not counted.
             self._received += len(piece)
             super().data_received(piece)
             if self._received >= MAX_HEAD_BYTES:
                 self._refuse(_too_large())
             elif self._part is _Part.BODY and not self._is_busy():
-                # Nobody reads this body, so nothing else limits it. In chunks of one byte, parsing takes long.
+                # The application does not read this body, so nothing else limits it. Parsing chunks of one byte takes
+                # long.
                 self._late += len(piece)
                 if self._late > MAX_HEAD_BYTES and not self._is_over():
                     self._discard()
@@ -281,7 +283,7 @@ class BoundedProtocol(HttpToolsProtocol):
             self._set_timer()
 
     def pause_writing(self) -> None:
-        """Wait for the client to read. At the limit, close the connection that does so longest."""
+        """Wait for the client to read. At the limit, close the connection that has waited longest."""
         self.waiting.setdefault(self)
         self.unread[self] = None
         if len(self.unread) > MAX_UNREAD:
@@ -299,7 +301,7 @@ class BoundedProtocol(HttpToolsProtocol):
         super().resume_writing()
 
     def send_400_response(self, msg: str) -> None:
-        """Refuse a request that the parser refuses, or that one of its callbacks refused."""
+        """Refuse a request that the parser or one of its callbacks has rejected."""
         self._refuse(self._failure or InvalidRequest(f"{msg} Send a request by the rules of RFC 9112."))
 
     def _is_busy(self) -> bool:
@@ -316,7 +318,7 @@ class BoundedProtocol(HttpToolsProtocol):
         raise failure
 
     def _set_timer(self) -> None:
-        """Start the timer if a part of a request has begun and not ended. The application limits the time of bodies."""
+        """Run the timer while a part of a request is incomplete. The application limits the time of bodies."""
         if self._discarded is not None:
             return
         if self._is_busy():

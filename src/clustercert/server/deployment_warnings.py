@@ -38,7 +38,7 @@ async def deployment_warnings(
     """Yield each warning. Raises Unavailable.
 
     Args:
-        serves_users: whether the process serves users, not only API servers, which trust no fingerprint.
+        serves_users: whether the process serves users, who may trust its fingerprint, and not only API servers.
     """
     for warning in _trusted_leaf(settings) if serves_users else ():
         yield warning
@@ -97,7 +97,7 @@ def _trusted_leaf(settings: Settings) -> Iterator[str]:
             f" must log in again. {remedy}"
         )
         return
-    # Starting the service reports a file that can't be used.
+    # Ignore a file that can't be used: starting the service reports it.
     with contextlib.suppress(SettingsError):
         files = present_tls(settings)
         if files is not None and files.issuer_fingerprint is None:
@@ -118,7 +118,7 @@ def _changing_subjects(settings: Settings) -> Iterator[str]:
 
 
 async def _missing_names(settings: Settings, database: "Database") -> AsyncIterator[str]:
-    """Warn of projects, domains and roles in the settings of issuers that don't exist."""
+    """Warn of missing projects, domains and roles in the settings of issuers."""
     federation = Federation(database, utc_now)
     for authority in settings.identity.authorities:
         if missing := await federation.missing_names(authority):
@@ -129,7 +129,7 @@ async def _missing_names(settings: Settings, database: "Database") -> AsyncItera
 
 
 async def _missing_in_rules(settings: Settings, database: "Database") -> AsyncIterator[str]:
-    """Warn of roles, projects and domains in rules that don't exist: a rule that denies would never deny."""
+    """Warn of missing roles, projects and domains in rules. A rule that denies requests would never apply."""
     identity, directory = settings.identity, DirectoryReader(database)
     domains = {domain.name for domain in await directory.queries.domains()} | identity.authority_names
     roles = {role.name for role in await RoleQueries(database).roles()}
@@ -137,7 +137,7 @@ async def _missing_in_rules(settings: Settings, database: "Database") -> AsyncIt
     missing: dict[str, None] = {}
     for rule in settings.policy.named_rules:
         when = rule.when
-        # The roles of Keystone's users come from there.
+        # With Keystone, roles come from Keystone, so they can't be checked here.
         named_roles = () if identity.keystone is not None else _written_out(when.roles)
         missing |= dict.fromkeys(
             f"role {role} (rule {rule.name})" for role in named_roles if role not in roles
@@ -210,7 +210,7 @@ async def _roles_without_rules(settings: Settings, stored: ClusterQueries) -> As
 
 
 async def _exempted_templates(settings: Settings, stored: ClusterQueries) -> AsyncIterator[str]:
-    """Warn of exemptions that were set before the policy got a template whose groups they could exempt."""
+    """Warn of exemptions that could match groups of a template that was added to the policy later."""
     try:
         found = await exempted_templates(stored, groups_and_templates(settings.loaded_policy().rules))
     except Unavailable:

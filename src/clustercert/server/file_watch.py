@@ -32,7 +32,7 @@ class FileWatch:
         return _stamps(self._marked) != self._marked
 
     def has_settled(self) -> bool:
-        """Whether no file has changed since the last call, so that none is being written."""
+        """Whether no file has changed since the last call, so that no file is being written."""
         before, self._seen = self._seen, _stamps(self._marked)
         return self._seen == before
 
@@ -42,7 +42,7 @@ def file_stamp(path: Path) -> Stamp:
     # An invalid path, such as one with a null byte, raises ValueError.
     with contextlib.suppress(OSError, ValueError):
         status = path.stat()
-        # The last one also changes with the file's permissions.
+        # The last value (ctime) also changes with the file's permissions.
         return status.st_mtime_ns, status.st_size, status.st_ino, status.st_ctime_ns
     return 0, 0, 0, 0
 

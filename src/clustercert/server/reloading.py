@@ -70,7 +70,7 @@ class Reloadable:
 
 @dataclass(frozen=True, slots=True)
 class AppliedSettings:
-    """A file in a private folder of the supervisor, which it creates for its workers only."""
+    """The settings that workers apply, in a file in a private folder that the supervisor creates for its workers."""
 
     file: Path
 
@@ -95,21 +95,21 @@ logger = structlog.get_logger()
 FAULT_SECONDS = 300
 # The maximum number of names in each list of a log line.
 MAX_NAMED = 20
-# If one of these differs after SIGHUP, the file is probably empty, half-written, or another service's.
+# If one of these settings differs after SIGHUP, the file is probably empty, half-written, or for another service.
 FIXED = ("data_dir", "database_url", "kek_file", "service_name")
 
 
 @dataclass(slots=True)
 class Reloader:
-    """Reloads policy and issuers in one worker when their files change, and with the TLS files on SIGHUP.
+    """Reloads the policy and issuers of one worker when their files change. On SIGHUP, reloads the TLS files too.
 
-    A policy that can't be used is read again after a few minutes. A policy that can't be recorded, because the database
-    does not answer, is tried again after a back-off.
+    A policy that can't be used is read again after a few minutes. If a policy can't be recorded because the database
+    does not answer, the reload is tried again after a back-off.
 
     Attributes:
         load: reads the settings again, from the same sources. Raises SettingsError.
         tls: `None` if the service speaks plain HTTP.
-        applied: for workers that start later. `None` if there is only this process.
+        applied: stores the settings for workers that start later; `None` if there is only this process.
         requested: set by SIGHUP.
     """
 
@@ -131,7 +131,7 @@ class Reloader:
         Args:
             current: the settings that apply now.
             apply: switches to settings with another policy or other issuers.
-            stop: ends the work.
+            stop: ends the watch when it is set.
         """
         stopping = asyncio.ensure_future(stop.wait())
         while not stop.is_set():
@@ -157,7 +157,8 @@ class Reloader:
         try:
             if self.tls is not None and signalled:
                 await self.tls.reload(forced=True)
-            # In a thread, because a policy of a thousand rules takes a second, and the event loop must answer requests.
+            # Use a thread, because a policy of a thousand rules takes a second, and the event loop must answer
+            # requests.
             loaded, following = await asyncio.to_thread(self._read, current)
             if self.files.has_changed():
                 raise SettingsError("The files changed while they were read.")
@@ -167,7 +168,8 @@ class Reloader:
                 await asyncio.to_thread(self._store_applied, Reloadable.of(following))
         except ClustercertError as failure:
             if isinstance(failure, Conflict):
-                # An exemption of a cluster, or the name of a domain, forbids the settings until an operator changes it.
+                # A cluster's exemption or a domain's name conflicts with the settings until an operator changes one of
+                # them.
                 self._retry.plan(FAULT_SECONDS)
             metrics.RELOADS.labels("settings", "failed").inc()
             logger.error("settings not reloaded", error=failure.message)  # noqa: TRY400 - a traceback would add nothing
@@ -182,7 +184,7 @@ class Reloader:
         return following
 
     def _read(self, current: Settings) -> tuple[Settings, Settings]:
-        """Read the settings, and run the examples. Returns the settings as read, and the settings to switch to."""
+        """Read the settings, and run the policy's examples. Returns these settings, and the settings to switch to."""
         self.files.mark()
         loaded = self.load()
         return loaded, with_reloadable(current, loaded)
@@ -212,7 +214,8 @@ def with_reloadable(current: Settings, loaded: Settings) -> Settings:
             "policy: has neither rules nor role_groups. Set policy.role_groups to true, if 5 years are intended."
         )
     try:
-        # The issuers fit the Keystone settings beside them. The service keeps its own, which may differ.
+        # The loaded issuers fit the loaded Keystone settings. The service keeps the current Keystone settings, which
+        # may differ.
         IdentitySettings.model_validate(dict(current.identity) | {"issuers": loaded.identity.issuers})
     except ValidationError as error:
         raise SettingsError(f"identity.issuers: {error.errors()[0]['msg']}. Restart the service.") from error

@@ -36,7 +36,7 @@ T = TypeVar("T")
 
 
 def run_interruptible(work: Coroutine[object, object, T]) -> T:
-    """`asyncio.run`, but Ctrl-C raises KeyboardInterrupt even if the work swallowed the cancellation.
+    """Like `asyncio.run`, but Ctrl-C raises KeyboardInterrupt even if the work swallows the cancellation.
 
     A cancelled database call may fail with an unrelated error, which the work may retry or raise.
     """
@@ -121,7 +121,7 @@ class Listener:
     """A listening socket.
 
     Attributes:
-        inherited: whether a service manager keeps it open, even while no process serves it.
+        inherited: whether a service manager keeps the socket open, even while no process serves it.
     """
 
     socket: socket.socket
@@ -182,7 +182,8 @@ def _bound(host: str, port: int) -> socket.socket:
 
 # When the server stops, requests in flight have this long to finish.
 GRACE_SECONDS = 35
-# This is longer than the 60 s after which load balancers close idle connections by default: they must close first.
+# This is longer than the 60 s after which load balancers close idle connections by default: load balancers must close a
+# connection first.
 KEEP_ALIVE_SECONDS = 100
 BACKLOG = 2048
 # Interval for checking whether the TLS files were renewed.
@@ -194,8 +195,8 @@ STARTUP_FAILURE = 3
 # Interval at which Python switches threads. With its default of 5 ms, a database thread could wait that long for the
 # interpreter lock at each step, while it holds the database lock.
 SWITCH_SECONDS = 0.0005
-# glibc returns freed blocks of at least this size to the system. By default it raises this threshold at run time, so
-# it would keep the 19 MiB that each password check frees. Source: mallopt(3), malloc.h.
+# glibc returns freed blocks of at least this size to the system. By default, glibc raises this threshold at run time,
+# and would keep the 19 MiB that each password check frees. Source: mallopt(3), malloc.h.
 M_MMAP_THRESHOLD = -3
 MMAP_THRESHOLD_BYTES = 1024 * 1024
 # Each connection is an open file, and the usual limit of a login session is only 1,024.
@@ -215,7 +216,7 @@ def run(
     """Serve until SIGINT or SIGTERM, and finish requests in flight. Raises ClustercertError.
 
     Args:
-        load: reads the settings again, also in workers, so it is pickled.
+        load: reads the settings again. Workers call it too, so it is pickled.
         watch: the files that `load` reads, as they were before the settings were loaded.
         on_start: called in this process, just before it serves or starts its workers.
     """
@@ -234,7 +235,7 @@ def _config(app: "_Application") -> uvicorn.Config:
         app,
         factory=True,
         interface="asgi3",
-        # By name, since the supervisor does not need the module.
+        # Give names instead of classes, so that the supervisor does not import the module.
         loop="clustercert.server.connection_limits:Loop",
         http="clustercert.server.connection_limits:BoundedProtocol",
         ws="none",
@@ -274,19 +275,19 @@ class _Supervisor(Multiprocess):
     """uvicorn's supervisor. Each worker reloads its settings."""
 
     def handle_hup(self) -> None:
-        """Pass SIGHUP on to the workers. It does not end them."""
+        """Pass SIGHUP on to the workers, which reload. uvicorn would restart them."""
         for process in self.processes:
             if process.pid is not None:
-                # A worker that has ended will be replaced.
+                # Ignore a worker that has exited: the supervisor replaces it.
                 with contextlib.suppress(ProcessLookupError):
                     os.kill(process.pid, signal.SIGHUP)
 
 
 def _supervise(app: "_Application", config: uvicorn.Config, listener: socket.socket) -> None:
-    # For the supervisor, which reports dead workers. Each worker sets up its own log.
+    # Set up the supervisor's log, for reports of dead workers. Each worker sets up its own log.
     logging.basicConfig(stream=sys.stderr, format="%(levelname)s %(name)s: %(message)s")
     logging.getLogger("uvicorn.error").setLevel(logging.INFO)
-    # Without it, child processes would import modules from the current folder before installed ones.
+    # Without this variable, child processes would import modules from the current folder before installed ones.
     os.environ["PYTHONSAFEPATH"] = "1"
     _block_signals_in_workers()
     with _metrics_folder() as folder:
@@ -334,13 +335,13 @@ class _Application:
         return create_app(self._applied_settings(), self.role, reloader)
 
     def _applied_settings(self) -> Settings:
-        """Return the settings with the policy and issuers of the running workers. Newer ones are loaded later."""
+        """Return the settings with the policy and issuers of the running workers. A newer policy is loaded later."""
         applied = self.applied.read() if self.applied is not None else None
         return self.settings if applied is None else applied.in_settings(self.settings)
 
 
 def _end_with_supervisor() -> None:
-    """Stop this worker if its supervisor is killed. Otherwise it would keep the port and continue to serve."""
+    """Stop this worker if its supervisor is killed. Otherwise the worker would keep the port and continue to serve."""
     supervisor = multiprocessing.parent_process()
     if supervisor is not None:
         supervisor.join()
@@ -363,7 +364,7 @@ def _raise_open_files() -> None:
 
 @contextlib.contextmanager
 def _metrics_folder() -> Iterator[Path]:
-    """Create a temporary private folder for the metrics, which are summed over all workers, and the policy."""
+    """Create a temporary private folder for the summed metrics of all workers, and for the applied policy."""
     with tempfile.TemporaryDirectory(prefix="clustercert-") as folder:
         os.environ["PROMETHEUS_MULTIPROC_DIR"] = folder
         try:

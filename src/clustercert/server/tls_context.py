@@ -22,7 +22,7 @@ _Stamps = tuple[Stamp, ...]
 
 
 class TlsContext:
-    """uvicorn's `ssl_context_factory`; `reload` is its `callback_notify`.
+    """For uvicorn's options: an instance is the `ssl_context_factory`, and `reload` is the `callback_notify`.
 
     An instance is pickled and sent to each worker, so it creates its context only when called.
     """
@@ -60,7 +60,7 @@ class TlsContext:
             ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(self._certificate, self._key)
             self._context.load_cert_chain(self._certificate, self._key)
             if self._client_ca is not None:
-                # This adds new CAs. Only a restart removes one.
+                # This adds new CAs. Only a restart removes a CA.
                 self._context.load_verify_locations(self._client_ca)
         except (OSError, ValueError) as error:
             metrics.RELOADS.labels("tls", "failed").inc()
@@ -91,7 +91,7 @@ def _measure(files: Tls) -> None:
 class _Session(ssl.SSLObject):
     """A TLS connection that closes without waiting for the peer's close_notify.
 
-    RFC 8446 6.1 and RFC 5246 7.2.1 allow that. Event loops would wait 30 s for close_notify, which clients with idle
+    RFC 8446 6.1 and RFC 5246 7.2.1 allow this. Event loops would wait 30 s for close_notify, which clients with idle
     connections need not send. So each such client would delay the shutdown.
     """
 

@@ -24,7 +24,7 @@ from clustercert.secure_file import write_private
 from clustercert.settings import Settings, SettingsError
 
 SELF_SIGNED_LIFETIME = timedelta(days=825)
-# For clients whose clock is behind.
+# Certificates are valid from a day ago, for clients whose clock is behind.
 _BACKDATE = timedelta(days=1)
 
 
@@ -36,7 +36,7 @@ class Tls:
         certificate, key: PEM files; the chain begins with the leaf.
         ca: the CA file that clients need to trust a self-signed pair; otherwise `None`.
         fingerprint: SHA-256 of the leaf's DER, lower-case hex.
-        issuer_fingerprint: the same of the last certificate in the file; `None` if the file has only the leaf.
+        issuer_fingerprint: the fingerprint of the last certificate in the file; `None` if the file has only the leaf.
         names: host names and IP addresses in a self-signed certificate; otherwise empty.
         client_ca: PEM file; clients must have a certificate from one of these CAs. `None` if they need none.
         not_before, not_after: the time in which all certificates in the file are valid.
@@ -54,7 +54,7 @@ class Tls:
 
     @property
     def compared_fingerprint(self) -> str:
-        """The fingerprint that users compare at their first login: that of the last certificate in the file."""
+        """The fingerprint of the last certificate in the file. Users compare it at their first login."""
         return self.issuer_fingerprint or self.fingerprint
 
     @classmethod
@@ -107,7 +107,7 @@ def _server_files(settings: Settings, host: str) -> Tls | None:
             f"Listening on {host} needs TLS. Set server.tls_certificate and server.tls_key, or server.plain_http ="
             " true behind a proxy. Self-signed certificates are only for a single server with an SQLite database."
         )
-    # Both roles may use the pair, so it has the names of both.
+    # Both server roles may use the pair, so the certificate has the names of both.
     hosts, urls = {server.host, settings.webhook.host, host}, (server.public_url, settings.webhook.public_url)
     return self_signed(settings.data_dir, _own_names(hosts, urls))
 
@@ -123,7 +123,7 @@ def _given(certificate: Path, key: Path) -> Tls:
 def _own_names(hosts: set[str], public_urls: Iterable[str | None]) -> set[str]:
     """Names and addresses under which clients may reach this machine."""
     names = {"localhost", "127.0.0.1", "::1", socket.gethostname(), socket.getfqdn(), *_own_addresses()}
-    # These two mean "all addresses", so clients can't use them.
+    # 0.0.0.0 and :: mean "all addresses", so clients can't use them.
     names |= hosts - {"0.0.0.0", "::"}  # noqa: S104
     hostnames = (urlsplit(url).hostname for url in public_urls if url is not None)
     return names | {name for name in hostnames if name}

@@ -109,7 +109,7 @@ class Components:
 async def components(settings: Settings, *, with_keys: bool = True) -> AsyncIterator[Components]:
     """Open the store and build the components. Raises SchemaError, CustodyError, SettingsError or Unavailable.
 
-    Without keys, the key-encryption keys are not read, and nothing can be encrypted or decrypted.
+    If `with_keys` is False, the key-encryption keys are not read, and nothing can be encrypted or decrypted.
     """
     async with contextlib.AsyncExitStack() as stack:
         database = await stack.enter_async_context(migrate.opened(settings.store_url))
@@ -197,7 +197,7 @@ def change_policy(parts: Components, policy: Policy) -> Components:
 def change_issuers(
     parts: Components, settings: Settings, before: "OidcAuthenticator | None"
 ) -> tuple[Authenticators, "OidcAuthenticator | None"]:
-    """Return the authenticators of all credentials and of OIDC tokens, built for the issuers in new settings.
+    """Return the authenticator of all credentials and that of OIDC tokens, built for the issuers in new settings.
 
     Args:
         before: the authenticator of OIDC tokens that is in use now.
@@ -237,7 +237,7 @@ def _revocation(
 
 
 def limited_issuance(parts: Components) -> LimitedIssuance:
-    """Return the issuance for requests, with the limits in the settings."""
+    """Return the issuance service for requests, which applies the limits in the settings."""
     limits, database, certificates = parts.settings.limits, parts.database, parts.certificates
 
     async def count_live(user_id: str, cluster_id: str) -> int:
@@ -253,7 +253,7 @@ def limited_issuance(parts: Components) -> LimitedIssuance:
 def leader_jobs(parts: Components) -> tuple[LeaderJob, ...]:
     """Return a process's periodic jobs, in the order in which they start.
 
-    Sealing is the first. It stops last, so that it seals the events of other jobs.
+    Sealing starts first and stops last, so that it seals the events of the other jobs.
     """
     database = parts.database
     work = (
@@ -304,7 +304,7 @@ async def initialise(
     Raises SchemaError, CustodyError, SettingsError or Unavailable.
 
     Args:
-        report_progress: called before each migration with the number of finished migrations and the number of all.
+        report_progress: called before each migration with the numbers of finished migrations and of all migrations.
     """
     keks = settings.kek_source()
     keks.read()
@@ -336,7 +336,7 @@ def _make_folder(settings: Settings) -> None:
 
 
 def configured_signers(settings: Settings, custody: SecretSealer) -> dict[str, Signer]:
-    """Create every installed signer, by entry-point name. Raises SettingsError."""
+    """Create every installed signer. Returns the signers by entry-point name. Raises SettingsError."""
     points = {point.name: point for point in entry_points(group="clustercert.signers")}
     if unknown := settings.signers.keys() - points.keys():
         raise SettingsError(

@@ -21,7 +21,7 @@ def new_authenticator(
     oidc: "OidcAuthenticator | None",
     keystone: "KeystoneService | None",
 ) -> Authenticators:
-    """Return the authenticators. Keystone's come first: they accept only credentials in a form of Keystone's."""
+    """Return all authenticators. Keystone's come first, because they accept only credentials in Keystone's formats."""
     members: list[Authenticator] = []
     if keystone is not None:
         members.append(keystone.tokens)
@@ -37,7 +37,7 @@ def new_authenticator(
 def with_issuers(
     authenticators: Authenticators, before: "OidcAuthenticator | None", oidc: "OidcAuthenticator | None"
 ) -> Authenticators:
-    """Return the authenticators with `oidc` instead of `before`. The others stay, with the locks of access keys."""
+    """Return the authenticators with `oidc` instead of `before`. The others stay, and keep the locks of access keys."""
     others = tuple(member for member in authenticators.members if member is not before)
     return Authenticators(others if oidc is None else (*others, oidc))
 
@@ -62,7 +62,7 @@ def oidc_authenticator(
 ) -> "OidcAuthenticator | None":
     """Return the authenticator for the issuers in the settings, or None if there are none.
 
-    Keys that `before` knows are kept.
+    Signing keys that `before` has fetched are kept.
     """
     if not settings.identity.issuers:
         return None

@@ -1,8 +1,8 @@
 """Changes to the resources of the administration API: preconditions, dry runs and concurrent requests.
 
-A PUT creates a resource or replaces all of its fields, but `enabled` stays as it is if it is not sent. Repeating it
-changes nothing and records no event. If another request changes the resource between our reading and writing,
-everything is done again with the new state.
+A PUT creates a resource or replaces all of its fields, but `enabled` stays as it is if it is not sent. Repeating a PUT
+changes nothing and records no event. If another request changes the resource between reading and writing, the PUT is
+done again with the new state.
 """
 
 import contextlib
@@ -86,7 +86,7 @@ class Change:
     """A request that changes a resource.
 
     Attributes:
-        if_match: the entity tags of which the resource must have one; `None` to accept any state.
+        if_match: entity tags; the resource must have one of them. `None` to accept any state.
         must_be_new: whether the resource must not exist yet.
         dry_run: whether to check everything and change nothing.
     """
@@ -128,7 +128,7 @@ class Change:
         return validated(sent, shape)
 
     def require_unchanged(self, current: JsonObject | None) -> None:
-        """Raise InvalidRequest unless the body is empty, or has what can't be changed as it was read."""
+        """Raise InvalidRequest if the body would change the resource. An empty body is valid."""
         if self.call.body.strip():
             self.body(ResourceBody, current)
 
@@ -138,7 +138,7 @@ class Change:
             raise InvalidRequest("The body must be empty, or an empty JSON object.")
 
     def transactions(self) -> contextlib.AbstractContextManager[None]:
-        """Return the context in which the change is made: on a dry run, one that rolls back."""
+        """Return the context for the change. In a dry run, the context rolls transactions back."""
         return rolling_back() if self.dry_run else contextlib.nullcontext()
 
 
@@ -190,7 +190,7 @@ async def put(
 
     Args:
         find: returns the resource, or raises NotFound.
-        save: creates or changes it, given its current state and view, which are `None` if it does not exist.
+        save: creates or changes the resource, given its current state and view; both are `None` if it does not exist.
     """
     for attempt in range(1, ATTEMPTS + 1):
         before = await _existing(find)
@@ -200,7 +200,7 @@ async def put(
             with change.transactions():
                 after = await save(before, current)
         except Conflict as conflict:
-            # Another request may have created or changed it at the same time.
+            # Another request may have created or changed the resource at the same time.
             if attempt == ATTEMPTS or not (before is None or isinstance(conflict, ConcurrentChange)):
                 raise
         else:

@@ -16,7 +16,7 @@ from clustercert.pki.certificates import fingerprint, pem_fingerprints
 
 M = TypeVar("M", bound=BaseModel)
 
-# The types in JSON of properties whose values have other types.
+# The JSON types of properties whose values have other types in Python.
 _JSON_TYPES: dict[Any, Any] = {
     bytes: str,
     tuple[str, ...]: list[str],

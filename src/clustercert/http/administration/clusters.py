@@ -1,8 +1,8 @@
 """Routes that manage clusters, for operators and admins of their project.
 
-Only operators change what makes the service connect to a cluster: with the admission policy or ClusterRoles for
-credentials, or as an issuer of service accounts, the service sends its own certificate to the cluster's address.
-Only operators change names and labels, because policy rules depend on them.
+Only operators may change the options that make the service connect to a cluster. With the admission policy or
+ClusterRoles for credentials, or if the cluster is an issuer of service account tokens, the service sends its own
+certificate to the cluster's address. Only operators may change names and labels, because policy rules depend on them.
 """
 
 import functools
@@ -61,7 +61,7 @@ async def put_cluster(change: AdminChange, project_id: str, cluster: str) -> Res
     """
     call = change.call
     clusters, actor = call.services.clusters, call.caller.actor
-    # Kept across attempts, because each new one would leave a CA at an external signer.
+    # Prepare only one cluster for all attempts, because each prepared cluster may leave a CA at an external signer.
     prepared: Cluster | None = None
 
     async def save(before: Cluster | None, current: JsonObject | None) -> Cluster:
@@ -125,7 +125,7 @@ def _require_rights(change: Change, before: Cluster | None, registration: Regist
 
 
 def _is_issuer(change: Change, cluster: Cluster | None) -> bool:
-    """Whether the settings trust a cluster's API server about tokens of its service accounts."""
+    """Whether the settings trust a cluster's API server as an issuer of service account tokens."""
     oidc = change.call.services.oidc
     if oidc is None or cluster is None:
         return False

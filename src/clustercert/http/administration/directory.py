@@ -142,7 +142,7 @@ async def home_domain(
 ) -> Domain:
     """Return the domain in which names are looked up and new objects are created. Raises NotFound or InvalidRequest.
 
-    Users of an OIDC issuer are in no domain here, but an id needs none.
+    Users of an OIDC issuer are in no domain of this service. They have to name a domain, but not for an id.
     """
     directory = call.services.identity.directory
     if domain is not None:
@@ -343,7 +343,7 @@ async def _update_project(directory: Directory, before: Project, **fields: Any) 
 
 
 async def _update_user(directory: Directory, before: User, *, password: str | None, **fields: Any) -> User:
-    """Change a user. Raises InvalidRequest for another password, so that no request sets it by accident."""
+    """Change a user. Raises InvalidRequest if the password differs, so that no request changes it by accident."""
     if password is not None and not await directory.has_password(before, password):
         raise InvalidRequest("password: the user exists. Change it with PUT /users/{name}/password.")
     return await directory.update_user(before, **fields)

@@ -1,7 +1,7 @@
 """Routes that manage roles, for operators, and assign them.
 
-Admins of a project and operators assign roles in the project, operators in the whole service. Admins reach only users
-and groups in their project's domain, and those who have a role in the project already.
+Admins of a project and operators assign roles in the project, operators in the whole service. Admins have access only
+to users and groups that are in their project's domain or already have a role in the project.
 """
 
 from collections.abc import Sequence
@@ -143,7 +143,7 @@ async def own_domain(
         ),
     ] = None,
 ) -> Domain:
-    """Return the domain of the user's or group's name. Raises NotFound if it is out of an admin's reach."""
+    """Return the domain of the user's or group's name. Raises NotFound if an admin has no access to the domain."""
     project = await project_by_id(call, project_id)
     if domain is None or domain in {project.domain.id, project.domain.name}:
         return project.domain
@@ -284,7 +284,7 @@ def _require_assignable(call: Call, project: Project, role: str) -> None:
 
 
 def _warning(change: Change, project: Project | None, role: str) -> str | None:
-    """Return a sentence in ASCII about a role that has no effect."""
+    """Return a warning, in ASCII, if the role has no effect."""
     rules = change.call.services.explanations.policy.rules
     if project is None:
         return None if role == OPERATOR else "Only the role operator has rights in the whole service."
@@ -330,7 +330,7 @@ async def _find(
 
 
 async def _assignee(call: Call, assignees: str, name: str, domain: Domain) -> User | Group:
-    """Return a user or group. Raises NotFound if it is missing, or in a domain out of an admin's reach."""
+    """Return a user or group. Raises NotFound if it is missing, or if an admin has no access to it."""
     directory = call.services.identity.directory
     find = directory.find_user if _kind(assignees) is User else directory.find_group
     found = await find(name, domain)
@@ -340,7 +340,7 @@ async def _assignee(call: Call, assignees: str, name: str, domain: Domain) -> Us
 
 
 def _kind(assignees: str) -> type[User] | type[Group]:
-    """Return the type that a path names. Raises NotFound."""
+    """Return the type for the path segment `users` or `groups`. Raises NotFound."""
     match assignees:
         case "users":
             return User

@@ -326,7 +326,7 @@ _KUBECONFIG = described(
         "X-Clustercert-Not-After": "The end of validity, RFC 3339.",
     },
 )
-# The routes parse it themselves, because FastAPI does not run the most frequent one.
+# The routes parse dryRun themselves, because FastAPI does not run the most frequent route.
 _DRY_RUN = {
     "parameters": [
         {

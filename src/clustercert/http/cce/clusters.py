@@ -20,7 +20,8 @@ from clustercert.model import Cluster, JsonObject
 PHASE = "Available"
 TYPE = "VirtualMachine"
 
-# Huawei Cloud's Go SDK can't decode the object, and its Terraform provider shows nothing of it.
+# User agents that need a list of endpoints. Huawei Cloud's Go SDK can't decode an object, and Huawei Cloud's Terraform
+# provider shows nothing of an object.
 READERS_OF_A_LIST = ("huaweicloud-usdk-go/", "terraform-provider-iac ")
 
 CLUSTERS = "/api/v3/projects/{project_id}/clusters"
@@ -73,7 +74,7 @@ async def list_clusters(
     version: Annotated[str | None, Query(description="Only clusters of this Kubernetes version.")] = None,
 ) -> Response:
     """List the clusters of a project. Responds with 404 if the caller has no role in the project."""
-    # Rendered one by one: the event loop would stop while it renders thousands of clusters at once.
+    # Render clusters one by one: rendering thousands of clusters at once would block the event loop.
     items = [
         responses.to_json(_cluster_body(cluster, call))
         async for cluster in call.services.clusters.clusters_of_project(call.caller, project_id)
@@ -158,9 +159,10 @@ def _reads_list(call: CallDep) -> bool:
 
 
 def _endpoints(cluster: Cluster, *, as_list: bool) -> JsonObject | list[JsonObject]:
-    """Render an object, as in Open Telekom Cloud, whose CLI shows `external_otc`, or a list, as in Huawei Cloud.
+    """Render the endpoints: as a list for Huawei Cloud, or as an object for Open Telekom Cloud.
 
-    The list's first entry also has the fields of the object: Open Telekom Cloud's Go clients read it as well.
+    Open Telekom Cloud's CLI shows `external_otc` of the object. The first list entry also has the object's fields,
+    because Open Telekom Cloud's Go clients also read the list.
     """
     internal, external = cluster.internal_url, cluster.external_url
     addresses: JsonObject = {"internal": internal}

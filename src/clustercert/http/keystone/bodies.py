@@ -66,7 +66,7 @@ _Domain = _ByIdOrName[_DomainById, _DomainByName]
 def _id_and_name(domain: _DomainById | _DomainByName | None) -> tuple[str | None, str | None]:
     """Return the id or the name of a domain.
 
-    The id `default` stands for the domain Default: Keystone gives its first domain this id, so openrc files have it.
+    The id `default` stands for the domain Default: Keystone gives its first domain this id, so openrc files contain it.
     """
     if isinstance(domain, _DomainById):
         return (None, "Default") if domain.id == "default" else (domain.id, None)
@@ -90,7 +90,7 @@ class _ByName(RequestBody):
         return Reference(name=self.name, domain_id=domain_id, domain_name=domain_name)
 
 
-# `repr` omits secrets, because it may appear in tracebacks.
+# Leave secrets out of `repr`, whose text may appear in tracebacks.
 _Secret = Annotated[str, Field(repr=False)]
 
 
@@ -300,7 +300,7 @@ def token(live: LiveToken, services: list[JsonObject] | None) -> JsonObject:
 
 
 def catalog(region: str, base_url: str) -> list[JsonObject]:
-    """Return the services. The CCE address has no path and no final slash, because clients append to it."""
+    """Return the services. The CCE address has no path and no final slash, because clients append paths to it."""
     return [
         _service("identity", "keystone", region, f"{base_url}/v3"),
         _service(CCE_SERVICE, CCE_SERVICE, region, base_url),

@@ -1,4 +1,4 @@
-"""The admission policy, which denies writes with a revoked certificate. The API server needs no flags for it.
+"""The admission policy that denies writes with a revoked certificate. The API server needs no flags for the policy.
 
 A ConfigMap lists the credential numbers of the revoked certificates that have not expired.
 """
@@ -11,8 +11,8 @@ NAMESPACE = "clustercert"
 CONFIG_MAP = "clustercert-revoked"
 POLICY = "clustercert-revoked"
 
-# etcd's default limit is 1.5 MiB per request. A number takes more than 100 bytes, because the object's managed fields
-# repeat it.
+# etcd's default limit is 1.5 MiB per request. A credential number takes more than 100 bytes, because the object's
+# managed fields repeat the number.
 MAX_REVOKED = 8000
 
 
@@ -28,7 +28,7 @@ def storage() -> list[JsonObject]:
 
 
 def config_map() -> JsonObject:
-    """The ConfigMap for revoked certificates. It has no `data`, so applying it again does not remove the numbers."""
+    """The ConfigMap for revoked certificates. It has no `data`, so applying it again keeps the credential numbers."""
     metadata = {"name": CONFIG_MAP, "namespace": NAMESPACE, "labels": MANAGED_BY}
     return {"apiVersion": "v1", "kind": "ConfigMap", "metadata": metadata}
 

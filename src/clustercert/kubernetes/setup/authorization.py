@@ -112,7 +112,7 @@ def parsed_configuration(content: bytes) -> JsonObject | None:
 
 
 def own_values(document: JsonObject) -> JsonObject:
-    """Return the values that this service sets in a parsed AuthorizationConfiguration. The rest is the operator's."""
+    """Return the values that this service sets in a parsed AuthorizationConfiguration. The operator sets the others."""
     webhook = _own_webhook(document)
     values: JsonObject = {name: webhook.get(name) for name in _OWN_FIELDS}
     return {
@@ -182,7 +182,7 @@ def _webhook(setup: Setup) -> JsonObject:
 
 def match_conditions(setup: Setup) -> Sequence[str]:
     """CEL conditions on `request`, the spec of a SubjectAccessReview. The webhook is called if all are true."""
-    # Kubernetes limits the cost of a condition. So callers with very many groups match without a test of each group.
+    # Kubernetes limits the cost of a condition. So the condition is true for all callers with very many groups.
     numbered = f"size(request.groups) > {MANY_GROUPS} || {has_credential_group('request.groups')}"
     if setup.choices.mode == "default":
         return (numbered,)
@@ -222,7 +222,7 @@ def _base64(pem: bytes) -> str:
     return base64.b64encode(pem).decode()
 
 
-# Node is first, so that kubelets cause no webhook calls, and keep working while the webhook hangs.
+# Node is first, so that requests of kubelets cause no webhook calls, and succeed while the webhook hangs.
 MODES = "Node,Webhook,RBAC"
 
 LIMITS = """\
@@ -246,7 +246,7 @@ def api_server_flags(setup: Setup) -> Mapping[str, str]:
         **paths,
         "authorization-mode": MODES,
         "authorization-webhook-config-file": setup.kubeconfig,
-        # The default is v1beta1.
+        # kube-apiserver's default is v1beta1.
         "authorization-webhook-version": "v1",
         "authorization-webhook-cache-authorized-ttl": choices.authorized_ttl,
         "authorization-webhook-cache-unauthorized-ttl": choices.unauthorized_ttl,

@@ -31,28 +31,28 @@ def strings(texts: Iterable[str]) -> str:
 
 
 def has_x509(extra: str) -> str:
-    """Return a condition: the extra fields (an expression) name a client certificate.
+    """Return a condition that is true if the extra fields (an expression) contain a client certificate's id.
 
-    First tests for the key: in CEL a missing key is an error, which denies the request if the failure policy is Deny.
+    Tests for the key first: in CEL, a missing key is an error, which denies the request if the failure policy is Deny.
     """
     key = string(CREDENTIAL_ID)
     return f"has({extra}) && {key} in {extra} && {extra}[{key}].exists(c, c.startsWith({string(X509_ID)}))"
 
 
 def in_groups(names: Sequence[str], prefixes: Sequence[str]) -> str:
-    """Return a condition: the user has one of the groups, or a group with one of the prefixes."""
+    """Return a condition that is true if the user has one of the groups, or a group with one of the prefixes."""
     return f"request.groups.exists(g, {_is_one_of('g', names, prefixes)})"
 
 
 def has_credential_group(groups: str) -> str:
-    """Return a condition: the groups (an expression) contain a credential group."""
+    """Return a condition that is true if the groups (an expression) contain a credential group."""
     return f"{groups}.exists(g, g.startsWith({string(CREDENTIAL_PREFIX)}))"
 
 
 def is_exempt(patterns: Iterable[str], policy_groups: Sequence[str]) -> str:
-    """Return a condition like `policy.exemptions.exemption_of`, which states the rules.
+    """Return a condition that is true for exempt users. `policy.templates.exemption_of` describes the rules.
 
-    A pattern is a name, or a prefix and an asterisk.
+    A pattern is a name, or a prefix followed by an asterisk.
     """
     all_patterns = list(patterns)
     names = [pattern for pattern in all_patterns if not pattern.endswith(_WILDCARD)]
@@ -78,7 +78,7 @@ def is_exempt(patterns: Iterable[str], policy_groups: Sequence[str]) -> str:
 
 
 def is_kubelet() -> str:
-    """Return a condition: the user is exempt like kubelets, which no operator needs to pin."""
+    """Return a condition that is true for kubelets, which are exempt without being pinned."""
     only_nodes = f"request.groups.all(g, g in {strings((*GROUPS_OF_EVERYBODY, NODES))})"
     return f"(request.user.startsWith({string(NODE_PREFIX)}) && {string(NODES)} in request.groups && {only_nodes})"
 

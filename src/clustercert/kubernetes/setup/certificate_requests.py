@@ -1,4 +1,4 @@
-"""The admission policy that keeps holders of this service's certificates from the cluster's own certificate requests.
+"""The admission policy that prevents holders of this service's certificates from using CertificateSigningRequests.
 
 The cluster's signers issue client certificates that this service does not know, so it can't revoke them.
 """
@@ -41,7 +41,7 @@ def certificate_requests() -> list[JsonObject]:
                         "expression": f"object.spec.signerName in {strings(SIGNERS)}",
                     },
                 ],
-                # A denial of a request, which is also an update of this subresource, is allowed.
+                # Allow a holder to deny a CertificateSigningRequest, which also updates the subresource `approval`.
                 "validations": [
                     {
                         "expression": "request.operation == 'UPDATE' && !(has(object.status) &&"
@@ -63,7 +63,7 @@ def certificate_requests() -> list[JsonObject]:
 
 
 def _rule(operation: str, subresource: str = "") -> JsonObject:
-    """Match requests, or approvals. Only the subresource `approval` can approve.
+    """Return a rule that matches CertificateSigningRequests, or their subresource `approval`, the only way to approve.
 
     Source: kubernetes/pkg/registry/certificates/certificates/strategy.go.
     """

@@ -1,4 +1,4 @@
-"""What an operator chose for the files of a cluster, and `setup.toml`, which keeps it for the next run."""
+"""An operator's choices for the files of a cluster, and `setup.toml`, which stores them for the next run."""
 
 import json
 import re
@@ -17,14 +17,14 @@ from clustercert.pki.certificates import chain_pem, parse_certificates
 from clustercert.policy.setting_types import Section
 from clustercert.policy.toml_tables import UnreadableFile, fault_lines, read_tables
 
-# Source: kubernetes/staging/src/k8s.io/apiserver/pkg/apis/apiserver/validation: at most 30 seconds.
+# Kubernetes's limit. Source: kubernetes/staging/src/k8s.io/apiserver/pkg/apis/apiserver/validation.
 MAX_TIMEOUT_SECONDS = 30
 
 # Go's format for durations. Kubernetes replaces 0 with 30 seconds, so 0 is rejected here.
 _DURATION = re.compile(r"(\d+(?:\.\d+)?)(ns|us|ms|s|m)")
 _SECONDS = {"ns": 1e-9, "us": 1e-6, "ms": 1e-3, "s": 1.0, "m": 60.0}
 FIRST_WITH_CONFIGURATION, FIRST_WITH_V1, FIRST_WITH_HASHES = 30, 32, 32
-"""Minor versions of Kubernetes: the first with a configuration file, with its v1, and with credential ids."""
+"""The first minor versions of Kubernetes with AuthorizationConfiguration, with its v1, and with credential ids."""
 _VERSION = re.compile(r"1\.(2[4-9]|[3-9][0-9])")
 
 _COMMENT = """\
@@ -42,7 +42,7 @@ class SetupError(ClustercertError):
 
 
 def duration_seconds(text: str) -> float:
-    """Convert a duration as Go writes it, such as 1m30s."""
+    """Convert a duration in Go's format, such as 1m30s, to seconds."""
     return sum(float(number) * _SECONDS[unit] for number, unit in _DURATION.findall(text))
 
 

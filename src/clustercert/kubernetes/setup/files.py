@@ -117,7 +117,7 @@ def audit_policy(groups: Iterable[str]) -> JsonObject:
         "omitStages": ["RequestReceived"],
         "rules": [
             {
-                # Their responses name the signer, and tell an approval from a denial.
+                # Log the responses, because they contain the signer, and distinguish an approval from a denial.
                 "level": "RequestResponse",
                 "verbs": ["update", "patch"],
                 "resources": [

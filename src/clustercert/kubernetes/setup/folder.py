@@ -1,7 +1,7 @@
 """The folder that `kubernetes setup` writes and updates.
 
-A file that was edited since is not replaced: what would be written is put beside it. In authorization-config.yaml only
-the values of this service count; an operator's other values and authorizers stay in the new file.
+A file that was edited by hand is not replaced: the new version is written beside it. In authorization-config.yaml, only
+edits of this service's values count as edits. The new file keeps the operator's other values and authorizers.
 """
 
 import base64
@@ -41,7 +41,7 @@ class ExistingSetup:
         token: the webhook token in use; empty if there is none; secret.
         client: the certificate with which the API server connects; secret.
         authorization: the AuthorizationConfiguration, unless it is missing or can't be parsed.
-        files: the names of the files for the cluster, also of those that an earlier run renamed.
+        files: the names of the files for the cluster, including those that an earlier run renamed.
     """
 
     choices: SetupChoices | None = None
@@ -58,7 +58,7 @@ class SetupFolder:
     path: Path
 
     def check(self, *, force: bool) -> None:
-        """Raise SetupError if the folder has files that must not be updated, or that can't be."""
+        """Raise SetupError if the folder has files that must not or can't be updated."""
         if self.path.exists() and not self.path.is_dir():
             raise SetupError(f"{self.path} is not a folder.")
         existing = [name for name in NAMES if (self.path / name).exists()]
@@ -118,7 +118,7 @@ class SetupFolder:
             if path.exists() and (name in FOR_CLUSTER or self._is_edited(name, choices.written.get(name))):
                 path.replace(self.path / removed(name))
             path.unlink(missing_ok=True)
-        # Last, so that after a failure the next run finds the old values.
+        # Write `setup.toml` last, so that after a failure the next run finds the old values.
         write_private(self.path / SETUP, choices.model_copy(update={"written": digests}).toml())
         return (*written, SETUP)
 
@@ -127,7 +127,7 @@ class SetupFolder:
         return content is not None and _digest(name, content) not in expected
 
     def _user(self, name: str) -> tuple[str, WebhookClient | None] | None:
-        """Return the token and the client certificate in a kubeconfig of a webhook, or `None` without this file."""
+        """Return the token and client certificate in a webhook's kubeconfig, or `None` if the file does not exist."""
         content = self._content(name)
         if content is None:
             return None
@@ -156,7 +156,7 @@ class SetupFolder:
 async def write_setup(
     folder: SetupFolder, setup: Setup, tokens: WebhookTokens, actor: Actor
 ) -> tuple[str, ...]:
-    """Write the files, with a new token unless the folder's is valid. Returns the names of the written files.
+    """Write the files, with a new token unless the folder has a valid token. Returns the names of the written files.
 
     Raises SetupError if the cluster already has two tokens, or OSError.
     """

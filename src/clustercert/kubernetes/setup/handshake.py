@@ -1,4 +1,4 @@
-"""A TLS handshake with the webhook, by the rules of kube-apiserver."""
+"""Checks the webhook's TLS certificate in a handshake, by the rules of kube-apiserver."""
 
 import socket
 import ssl
@@ -71,7 +71,8 @@ def _peer_certificate(url: str, ca_pem: str | None, client: WebhookClient | None
         context.wrap_socket(plain, server_hostname=host) as connection,
     ):
         if client is not None:
-            # In TLS 1.3 the server rejects a client certificate only after the handshake, so send a request to see.
+            # In TLS 1.3 the server rejects a client certificate only after the handshake, so send a request to find
+            # out.
             connection.sendall(f"HEAD /healthz HTTP/1.1\r\nHost: {host}\r\n\r\n".encode())
             connection.recv(1)
         return connection.getpeercert(binary_form=True) or b""

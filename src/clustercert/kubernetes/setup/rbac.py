@@ -51,7 +51,7 @@ def token_review_access() -> list[JsonObject]:
 
 
 def issuer_keys_access() -> list[JsonObject]:
-    """The right that the service needs to read the public keys of service accounts. The ClusterRole exists."""
+    """The service's right to read the public keys of service accounts. The ClusterRole is built into Kubernetes."""
     role = "system:service-account-issuer-discovery"
     return [cluster_role_binding("clustercert-issuer-keys", SERVICE, role)]
 
@@ -119,7 +119,7 @@ def _binding_limits(roles: list[str]) -> list[JsonObject]:
 
 
 def _service_policy(condition: str, messages: Mapping[str, str]) -> list[JsonObject]:
-    """An admission policy for requests that meet the condition and write RBAC objects. `messages`: by CEL rule."""
+    """An admission policy for RBAC writes that meet the condition. `messages` maps CEL rules to error messages."""
     name = "clustercert-service"
     return [
         {

@@ -34,7 +34,7 @@ def readme(setup: Setup, files: Collection[str]) -> str:
     commands = [
         f"kubectl delete --ignore-not-found -f {removed(name)}" for name in obsolete if name != SERVICE_ACCESS
     ]
-    # Apply the files after that: two of them may contain the same namespace.
+    # Delete before applying: an obsolete file and a current file may contain the same namespace.
     commands += [f"kubectl apply -f {name}" for name in FOR_CLUSTER if name in files]
     return text.format(
         name=setup.cluster.name,

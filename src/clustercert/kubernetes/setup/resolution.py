@@ -1,4 +1,4 @@
-"""Resolves what the files contain from the options, the folder's `setup.toml` and the defaults, in that order."""
+"""Determines the values in the files, from the options, the folder's `setup.toml` and the defaults, in that order."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -41,7 +41,7 @@ def bound_roles(
 
 @dataclass(frozen=True, slots=True)
 class Resolver:
-    """Resolves the values for one folder.
+    """Determines the values for one folder.
 
     Attributes:
         public_urls: the settings for the address of this service. The first one takes precedence.
@@ -49,7 +49,7 @@ class Resolver:
         requires_client: whether the webhook requires a client certificate of API servers.
         given: the given options, by their names in `SetupChoices`.
         given_client: the given client certificate for the API server; secret.
-        folder: the folder, and what it contains.
+        folder, existing: the folder, and its content before this run.
     """
 
     policy: Policy
@@ -62,7 +62,7 @@ class Resolver:
     existing: ExistingSetup
 
     def check(self) -> None:
-        """Check what does not depend on the cluster. Raises SetupError or InvalidRequest."""
+        """Check the values that do not depend on the cluster. Raises SetupError or InvalidRequest."""
         try:
             SetupChoices.model_validate(self.given)
         except ValidationError as error:
@@ -95,7 +95,7 @@ class Resolver:
         return choices
 
     def setup(self, cluster: Cluster, choices: SetupChoices, client_cas_pem: bytes) -> Setup:
-        """Return the content of the files. The token is empty if the folder has none. Raises SetupError."""
+        """Return the values in the files. The token is empty if the folder has none. Raises SetupError."""
         policy = self.policy
         return Setup(
             cluster=cluster,
@@ -110,7 +110,7 @@ class Resolver:
         )
 
     def kept(self, cluster: Cluster, choices: SetupChoices) -> Iterator[str]:
-        """Yield what was kept of the folder and differs from the defaults, in the form of options."""
+        """Yield, in the form of options, the values that were kept from the folder and differ from the defaults."""
         before, defaults = self.existing.choices, self._defaults(cluster)
         if before is None:
             return

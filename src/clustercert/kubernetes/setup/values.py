@@ -36,7 +36,7 @@ def removed(name: str) -> str:
 
 
 def replacement(name: str) -> str:
-    """Return the name of the new version of a file that was edited by hand, which is not replaced."""
+    """Return the name for the new version of a file that was edited by hand. The edited file stays as it is."""
     return f"new-{name}"
 
 

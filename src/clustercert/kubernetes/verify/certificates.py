@@ -31,17 +31,17 @@ from clustercert.pki.signer import LeafSigner, missing_signer
 from clustercert.policy.lifetime import BACKDATE
 
 USER = "clustercert:verify"
-# Another name, because an API server may ask about every certificate with one of ours.
+# Not a name of this service, because an API server may call the webhook for every certificate with such a name.
 UNKNOWN_USER = "verify-unknown-certificate"
 NOTE = "clustercert kubernetes verify"
 NOT_ISSUED = "No certificate can be issued for this cluster."
-# The lifetime is slightly longer than the shortest one that a policy can allow.
+# Slightly longer than the shortest lifetime that a policy can allow.
 LIFETIME = timedelta(minutes=20)
 SHORT_LIFETIME = timedelta(minutes=5)
 
 
 class PolicyIssuer(CertificateIssuer, Protocol):
-    """Issues certificates, also by the policy; implemented by `issuance.service.Issuance`."""
+    """Issues certificates with or without the policy; implemented by `issuance.service.Issuance`."""
 
     @property
     def signers(self) -> Mapping[str, LeafSigner]: ...
@@ -56,7 +56,7 @@ class PolicyIssuer(CertificateIssuer, Protocol):
 
 @dataclass(frozen=True, slots=True)
 class VerifiedService:
-    """What a verification uses of this service.
+    """The parts of this service that a verification uses.
 
     Attributes:
         record_denial: records that a certificate was denied, or that it could not be signed.
@@ -77,7 +77,7 @@ class VerifiedService:
 
 @dataclass(frozen=True, slots=True)
 class TemporaryCertificates:
-    """Issues certificates as for users. When the exit stack closes, revokes them and closes their connections."""
+    """Issues certificates like a user's. When the exit stack closes, revokes them and closes their connections."""
 
     service: VerifiedService
     cluster: Cluster
@@ -85,7 +85,7 @@ class TemporaryCertificates:
     stack: AsyncExitStack
 
     async def issue(self, role: str | None) -> Issued:
-        """Issue a certificate for a caller with a role, or without groups. Raises CheckFailed if it is denied."""
+        """Issue a certificate for a caller with this role, or one without groups. Raises CheckFailed."""
         if role is not None:
             return await self._issue_by_policy(role)
         try:
@@ -109,7 +109,7 @@ class TemporaryCertificates:
         return issued
 
     async def issue_without_groups(self) -> Issued:
-        """Issue a certificate with its credential group alone, to which nothing is bound. Raises ClustercertError."""
+        """Issue a certificate with only its credential group, which has no rights. Raises ClustercertError."""
         request = IssueRequest(reason=NOTE)
         now = datetime.now(UTC).replace(microsecond=0)
         issued = await self.service.issuer.issue_granted(
@@ -121,7 +121,7 @@ class TemporaryCertificates:
     async def open_without_number(self) -> Probe:
         """Connect with a certificate that is not in the ledger and has no groups. Raises ClustercertError.
 
-        It can't be revoked, so it is valid for only a few minutes. Its user has no rights of its own.
+        The certificate can't be revoked, so it is valid for only a few minutes. Its user has no rights of its own.
         """
         signer = self.service.issuer.signers.get(self.cluster.signer)
         if signer is None:

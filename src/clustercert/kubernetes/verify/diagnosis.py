@@ -1,4 +1,4 @@
-"""Finds out why an API server does not deny a revoked certificate by the authorization webhook.
+"""Finds out why an API server accepts a revoked certificate in spite of the authorization webhook.
 
 Source of the behavior: measurements with kube-apiserver 1.32 and 1.36, in `docs/kubernetes.md`.
 """
@@ -19,7 +19,7 @@ from clustercert.store.credential_usage import RESOLUTION
 # Every process notices a revocation within a second, and writes reports of wrong tokens every `FLUSH_SECONDS`.
 NOTICED_SECONDS = 5.0
 REPORTED_SECONDS = FLUSH_SECONDS + 5
-# A part of the reason for which the webhook denies a revoked certificate.
+# Part of the message with which the webhook denies a revoked certificate.
 REVOKED = "certificate was revoked"
 
 CACHED = (
@@ -64,7 +64,7 @@ UNKNOWN = (
 
 @dataclass(frozen=True, slots=True)
 class WebhookDiagnosis:
-    """Gives advice for the cause of a failed check.
+    """Finds the cause of a failed check, and returns advice about it.
 
     Attributes:
         started_at: when the verification started.
@@ -95,11 +95,11 @@ class WebhookDiagnosis:
         return await self._why_unanswered() or self._why_unreachable()
 
     async def why_undecided(self) -> str:
-        """Return advice if the API server gets no answer, and its failurePolicy is Deny."""
+        """Return advice if the API server, with failurePolicy Deny, gets no answer from the webhook."""
         return await self._why_unanswered() or self._why_unreachable()
 
     async def _is_denied_without_rights(self) -> bool:
-        """Whether the webhook denies a revoked certificate to which RBAC gives nothing."""
+        """Whether the webhook denies a revoked certificate to which RBAC gives no rights."""
         issued = await self.certificates.issue_without_groups()
         probe = await self.certificates.open(issued)
         await self.service.revoke(issued)
@@ -133,7 +133,7 @@ class WebhookDiagnosis:
 
 
 async def _within(seconds: float, holds: Callable[[], Awaitable[bool]]) -> bool:
-    """Whether a condition holds within a time. Tests it at least once."""
+    """Whether a condition becomes true within this time. Tests the condition at least once."""
     deadline = time.monotonic() + seconds
     while not await holds():
         if time.monotonic() >= deadline:

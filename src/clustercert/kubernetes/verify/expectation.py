@@ -68,7 +68,7 @@ class Expectation:
         try:
             return await self.is_refused(probe)
         except NotAuthenticated:
-            # Some API servers reject the copy's signature, which also counts as refused.
+            # Some API servers reject the signature of an altered copy. This also counts as refused.
             return True
 
     async def _seconds_until(self, holds: Callable[[], Awaitable[bool]]) -> float | None:
@@ -96,13 +96,13 @@ def expect(
     """Return how the cluster is expected to behave. Raises InvalidRequest if an option is invalid.
 
     Args:
-        rule: the policy rule to test; by default the first that needs only a role.
+        rule: the policy rule to test; by default the first rule that needs only a role.
         bind: the ClusterRoles of groups, which take precedence over the defaults.
         can: permissions to test, such as `list:pods`; by default one that the bound ClusterRole grants.
-        namespace: for `can`.
-        address: of the API server; by default the cluster's internal address.
+        namespace: the namespace of the permissions in `can`.
+        address: the API server's address; by default the cluster's internal address.
         wait: how many seconds a revocation may take to become effective.
-        by: by default binding or admission if the cluster uses that, else webhook.
+        by: the mechanism to test; by default binding or admission if the cluster uses one of them, else webhook.
     """
     control = by or _default_control(cluster.options)
     address = address or cluster.internal_url
@@ -129,7 +129,7 @@ def expect(
 
 
 def _find_rule(name: str | None, rules: Sequence[RuleSettings]) -> RuleSettings | None:
-    """Return the rule with this name, or without a name the first that needs only a role, if there is one."""
+    """Return the rule with this name. Without a name, return the first rule that needs only a role, or `None`."""
     if not rules:
         raise InvalidRequest("--rule: The policy has no rule.")
     if name is None:

@@ -42,7 +42,7 @@ class NotAuthenticated(CheckFailed):
 
 
 class NoDecision(CheckFailed):
-    """The API server could not decide, as if the webhook did not answer and its failurePolicy is Deny."""
+    """The API server could not decide. Its failurePolicy may be Deny, and the webhook may not have answered."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,7 +125,7 @@ class Probe:
             return _object((await self.api.create(path, review)).get("status"))
 
     async def new_denial(self) -> str:
-        """Request what no role grants by name, at a path that no cached answer is for.
+        """Request a random path that no role grants by name, and for which the API server has no cached answer.
 
         Returns the API server's message if it denies the request, else an empty string.
         """
@@ -139,7 +139,7 @@ class Probe:
         return ""
 
     async def webhook_calls(self) -> Mapping[str, float] | None:
-        """Return the numbers of calls of authorization webhooks by result, such as success, or None if unreadable."""
+        """Return the number of authorization webhook calls by result, such as success. None if not readable."""
         try:
             with _translate_errors():
                 found = _WEBHOOK_CALLS.findall(await self.api.metrics())

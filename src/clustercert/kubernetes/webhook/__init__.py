@@ -1,6 +1,7 @@
 """The webhooks that API servers call.
 
-The authorization webhook denies credentials. The audit webhook receives audit events, which show their use.
+The authorization webhook denies credentials. The audit webhook receives audit events, which show the use of
+credentials.
 """
 
 import asyncio

@@ -33,7 +33,7 @@ logger = structlog.get_logger()
 CHUNK_BYTES = 256 * 1024
 
 
-# At most this many approvals with one credential are recorded of a part of a batch.
+# Maximum number of approvals with one credential that are recorded from one part of a batch.
 MAX_APPROVALS = 32
 
 
@@ -47,7 +47,7 @@ class _Span:
     approvals: dict[Approval, None] = field(default_factory=dict)
 
     def add(self, request: AuditedRequest, at: datetime, late: timedelta) -> None:
-        """Add a request at a time, which is `late` before the one that the API server's clock had."""
+        """Add a request. `at` is its corrected time: the API server's clock was ahead of this by `late`."""
         self.first, self.last = min(self.first, at), max(self.last, at)
         if request.allowed is not None:
             allowed = Allowed(request.allowed.decided_at - late, at)
@@ -82,7 +82,8 @@ class AuditBatches:
     """Reads batches of audit events. Create one instance per event loop.
 
     Attributes:
-        is_repeated: counts an event for a later one. Returns False if it must be recorded as a separate event instead.
+        is_repeated: whether an event only repeats a recent one. If so, counts it in a later event; if not, the caller
+            must record it.
     """
 
     recognition: Recognition
@@ -90,7 +91,7 @@ class AuditBatches:
     database: Database
     now: Callable[[], datetime]
     is_repeated: Callable[[AuditBatchRefused], bool]
-    # Only one thread parses at a time, because it competes with the event loop.
+    # Only one thread parses at a time, because parsing competes with the event loop.
     _parsing: asyncio.Semaphore = field(default_factory=asyncio.Semaphore)
 
     async def receive(
@@ -166,7 +167,7 @@ class AuditBatches:
             raise refusal
 
     async def _report(self, batch: _Batch, reason: metrics.AuditBatchRefusal) -> None:
-        """Count and log a batch that was not read completely, and record an event, or count it for a later one."""
+        """Count and log a batch that was not read completely. Record an audit event, unless it repeats a recent one."""
         metrics.AUDIT_BATCHES_REFUSED.labels(reason).inc()
         event = AuditBatchRefused(
             at=self.now(),
@@ -189,6 +190,6 @@ class AuditBatches:
         )
         if self.is_repeated(event):
             return
-        # Suppressed, because the caller raises the batch's error, which the response must report.
+        # Suppress this error: the response must report the batch's error, which the caller raises.
         with contextlib.suppress(Unavailable):
             await self.database.record(event)

@@ -1,8 +1,8 @@
 """Parses events of audit.k8s.io/v1 while they arrive: who used which credential, when, and for what. No I/O.
 
-API servers never call the authorization webhook for members of `system:masters`, so only audit events show them. The
-parser stores only the fields that it needs, so that its memory does not depend on the size of other fields.
-Source: kubernetes.io, "Auditing"; staging/src/k8s.io/apiserver/pkg/apis/audit/v1/types.go.
+API servers never call the authorization webhook for members of `system:masters`, so only audit events show their
+requests. The parser stores only the fields that it needs, so that its memory does not depend on the size of other
+fields. Source: kubernetes.io, "Auditing"; staging/src/k8s.io/apiserver/pkg/apis/audit/v1/types.go.
 """
 
 from collections.abc import Callable, Generator, Mapping
@@ -27,7 +27,7 @@ CHARACTERS_A_TOKEN = 64
 # Servers that delegate authorization to a kube-apiserver cache its answers for ten seconds. Source:
 # staging/src/k8s.io/apiserver/pkg/server/options/authorization.go, and measurements in docs/kubernetes.md.
 DELEGATED_CACHE = timedelta(seconds=10)
-# API groups that only kube-apiservers serve, besides those without a dot in the name, such as the core group. Source:
+# Only kube-apiservers serve these API groups, and all groups without a dot in the name, such as the core group. Source:
 # staging/src/k8s.io/api, apiextensions-apiserver and kube-aggregator. `metrics.k8s.io` is not one of them.
 OWN_GROUPS = frozenset(
     f"{name}.k8s.io"
@@ -53,9 +53,9 @@ OWN_GROUPS = frozenset(
     )
 )
 DECISION = "authorization.k8s.io/decision"
-# Their certificates authenticate clients of the API server. The signer for kubelets has the same prefix.
+# The prefix of the names of signers whose certificates authenticate clients (or kubelets) at the API server.
 CLIENT_SIGNER = "kubernetes.io/kube-apiserver-client"
-# The longest name of an object in Kubernetes.
+# The maximum length of an object's name in Kubernetes.
 MAX_REQUEST_NAME = 253
 # Go limits the nesting of JSON from clients to 10,000, so a valid event is not nested this deep.
 MAX_DEPTH = 20_000
@@ -73,7 +73,7 @@ class Allowed:
     """A request that was allowed.
 
     Attributes:
-        decided_at: the earliest time at which the kube-apiserver may have decided about it.
+        decided_at: the earliest time at which the kube-apiserver may have decided about the request.
         at: when the server received the request.
     """
 
@@ -83,11 +83,11 @@ class Allowed:
 
 @dataclass(frozen=True, slots=True)
 class Approval:
-    """A CertificateSigningRequest for a client certificate that was approved.
+    """The approval of a CertificateSigningRequest for a client certificate.
 
     Attributes:
-        name: the request's name.
-        signer: the name of its signer; None if the audit event does not have the object.
+        name: the name of the CertificateSigningRequest.
+        signer: the name of its signer; None if the audit event does not include the CertificateSigningRequest.
     """
 
     name: str
@@ -99,8 +99,8 @@ class AuditedRequest:
     """A request to an API server.
 
     Attributes:
-        at: when the server received it.
-        allowed: None if it was not allowed, or the event does not say so.
+        at: when the server received the request.
+        allowed: None if the event does not say that the request was allowed.
     """
 
     identity: Identity
@@ -122,7 +122,7 @@ class _Parser:
         self._tokens.feed(chunk)
 
     def _close(self, kind: str) -> bool:
-        """Finish parsing. Returns whether the object has this `kind`. Raises InvalidRequest if it is not valid JSON."""
+        """Finish parsing. Returns whether the object has this `kind`. Raises InvalidRequest for invalid JSON."""
         self._tokens.close()
         return (self._members.get("apiVersion"), self._members.get("kind")) == (API_VERSION, kind)
 
@@ -181,7 +181,10 @@ class EventParser(_Parser):
         super().__init__(_EVENT)
 
     def close(self) -> AuditedRequest | None:
-        """Return the request, or `None` without a client certificate. Raises InvalidRequest if it is not an Event."""
+        """Return the request, or `None` if it used no client certificate.
+
+        Raises InvalidRequest if the document is not an Event.
+        """
         if not self._close("Event"):
             raise InvalidRequest(f"The line is not an Event of {API_VERSION}.")
         request = _audited_request(self._members)
@@ -189,7 +192,7 @@ class EventParser(_Parser):
 
 
 def _token_receiver(read: Reader) -> Callable[[Token], object]:
-    """Return a function that passes the tokens of a document, one at a time, to the reader of its only value."""
+    """Return a function that takes one token of a document per call, and passes it to the reader."""
 
     def reading() -> Reading:
         yield from read((yield))
@@ -221,7 +224,7 @@ def _scalar(token: Token) -> Reading:
 
 
 def _members(readers: Mapping[str, Reader], kept: dict[str, Any] | None = None) -> Reader:
-    """Return a reader for objects. It returns the members named in `readers`, or `None` if the value is not an object.
+    """Return a reader for objects. The reader returns the members named in `readers`, or `None` for other values.
 
     If `kept` is given, the reader stores each member there as soon as it is read.
     """
@@ -305,7 +308,7 @@ def _audited_request(event: Any) -> AuditedRequest:
 def _allowed(event: Mapping[str, Any], at: datetime) -> Allowed | None:
     if (event.get("annotations") or {}).get(DECISION) != "allow":
         return None
-    # An event does not name its server.
+    # An audit event does not say which server handled the request, so deduce it from the API group.
     reference = event.get("objectRef")
     group = str(reference.get("apiGroup") or "") if reference is not None else "."
     is_delegated = "." in group and group not in OWN_GROUPS

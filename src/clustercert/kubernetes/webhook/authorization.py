@@ -1,4 +1,4 @@
-"""Use case: deny a credential at a kube-apiserver, or return no opinion. Only RBAC allows a request."""
+"""Use case: deny a credential at a kube-apiserver, or return no opinion. It never allows a request: RBAC does."""
 
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
@@ -18,7 +18,8 @@ Outcome = Literal[
 ]
 
 _GET_ONE = "Get one with `clustercert kubeconfig get`."
-# The exec plugin keeps using its cached certificate: kubectl asks it for another one after a 401, and not after a 403.
+# kubectl asks the exec plugin for a new certificate after status 401, but not after 403. So a denied certificate stays
+# in the plugin's cache.
 _REFRESH = "If kubectl runs `clustercert credential`, run that command once with --refresh."
 
 
@@ -104,7 +105,7 @@ class Authorization:
     def _decide_unknown(
         self, options: ClusterOptions, identity: Identity, recognized: Recognized
     ) -> Decision:
-        """Decide about a certificate of another issuer in mode known-only."""
+        """In mode known-only, decide about a certificate without a credential group."""
         fingerprints = () if recognized.fingerprint is None else (recognized.fingerprint.hex(),)
         named = (identity.username, identity.groups)
         if is_exempt(*named, fingerprints, options, self.policy_groups):

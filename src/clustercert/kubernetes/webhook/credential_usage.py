@@ -79,7 +79,7 @@ Reporter = Literal["webhook", "audit-events", "import-audit-log"]
 
 @dataclass(frozen=True, slots=True)
 class ObservedUse:
-    """One credential in use at one cluster.
+    """The use of one credential at one cluster.
 
     Attributes:
         recognized: the result of the look-up in the ledger.
@@ -133,7 +133,7 @@ FLUSH_SECONDS = 3.0
 # Maximum numbers of pending reports. They are reached only while the database is down, and further reports are dropped.
 MAX_PENDING = 200_000
 MAX_PENDING_ALERTS = 10_000
-# The event about approvals with one credential in a minute names at most this many requests.
+# Maximum number of requests in the audit event about one credential's approvals in a minute.
 MAX_APPROVALS = 32
 # How long this service takes to notice a revocation.
 NOTICED_AFTER = timedelta(seconds=1)
@@ -280,7 +280,7 @@ class CredentialUsage:
             altered.setdefault(row, use.shortened())
 
     def _report_component(self, use: ObservedUse) -> None:
-        """Report a certificate with an exempt name, where only its name lets it pass."""
+        """Report a certificate with an exempt name in mode known-only, if its fingerprint is not pinned."""
         options, fingerprint = use.webhook_config.options, use.recognized.fingerprint
         if options.mode == "known-only" and fingerprint is not None and fingerprint.hex() not in options.pins:
             self._report_unknown(use, exempt=True)
@@ -291,7 +291,7 @@ class CredentialUsage:
             self._pending.add_revoked(credential.id, use)
 
     def _report_approvals(self, credential: CachedCertificate, use: ObservedUse) -> None:
-        # An imported log may be imported again, and would be reported again.
+        # Ignore imported logs: a log that is imported twice would be reported twice.
         if use.approvals and SERVICE not in credential.groups and use.reporter == "audit-events":
             self._pending.add_approvals(credential.id, use)
 
@@ -312,9 +312,9 @@ class CredentialUsage:
             self._pending.add_unknown(unknown, use)
 
     async def flush(self, *, is_last: bool = False) -> None:
-        """Write all reports, and unless it is the last flush, keep approvals that are due later.
+        """Write all pending reports. Keeps approvals that are not due yet, except in the last flush.
 
-        Raises Unavailable, and keeps the reports for the next flush.
+        Raises Unavailable. Then the reports are kept for the next flush.
         """
         self._written.rotate()
         pending, self._pending = self._pending, _Pending()
@@ -381,7 +381,7 @@ class CredentialUsage:
                 )
 
     async def _write_revoked(self, revoked: dict[int, ObservedUse]) -> None:
-        """Record uses that were decided when the API server should have known of the revocation."""
+        """Record requests that were allowed when the API server should already have known of the revocation."""
         for row, use in revoked.items():
             if use.allowed is None:
                 continue
@@ -406,7 +406,7 @@ class CredentialUsage:
                 self._pending.add_approvals(row, use)
                 continue
             await self.queries.record(self._approvals_event(use))
-            # A failure afterwards must not record it twice.
+            # Remove the report at once, so that it is not recorded again if a later write fails.
             del approvals[row]
             self._written.add(("approvals", row), self.now())
 
@@ -417,7 +417,7 @@ class CredentialUsage:
 
         def event(kind: CredentialAlert, use: UnknownUse) -> CredentialSeen:
             event = self._event(kind, unknown[use.cluster_id, use.identity][1])
-            # Several certificates of an identity may be pending. The event names one that caused it.
+            # Several certificates of an identity may be pending. The event has the fingerprint of one of them.
             return replace(event, subject=use.fingerprints[0]) if use.fingerprints else event
 
         for uses in by_cluster.values():

@@ -18,7 +18,8 @@ from clustercert.model.errors import InvalidRequest
 Token: TypeAlias = tuple[str, Any]
 """An ijson event and its value. Source: ijson's documentation, "Event names"."""
 
-# Name the C parser: otherwise ijson may silently choose a Python parser, which is slower and has other bugs.
+# Select the C parser explicitly: otherwise ijson may silently choose a Python parser, which is slower and has other
+# bugs.
 _PARSER = ijson.get_backend("yajl2_c").basic_parse_coro
 
 # Long strings may be truncated, but at least this many bytes are kept. Go rejects certificates with longer names.
@@ -33,7 +34,7 @@ _LONG_NUMBER = re.compile(rb"(?<![0-9])([0-9]{%d})[0-9]+" % MAX_DIGITS)
 
 _HIGH = rb"\\u[dD][89abAB][0-9a-fA-F]{2}"
 _SURROGATES = re.compile(rb"(%b\\u[dD][c-fC-F][0-9a-fA-F]{2})|\\u[dD][89a-fA-F][0-9a-fA-F]{2}" % _HIGH)
-# The end of a chunk that the next one may continue: an incomplete escape, half a surrogate pair, or both.
+# The end of a chunk that the next chunk may continue: an incomplete escape, half a surrogate pair, or both.
 _OPEN_ESCAPE = re.compile(rb"(?:%b)?(?:\\(?:u[0-9a-fA-F]{0,3})?)?\Z" % _HIGH)
 _LONGEST_OPEN = len(rb"\ud800\udc0")
 
@@ -45,8 +46,8 @@ class IncompleteJson(InvalidRequest):
 class JsonTokens:
     """Passes each token of a document to `receive`.
 
-    Invalid UTF-8 and lone surrogates become U+FFFD. Strings are truncated, after 256 KiB at the earliest. A sequence of
-    digits is truncated to 640, in numbers and in strings.
+    Invalid UTF-8 and lone surrogates become U+FFFD. Strings are truncated, after 256 KiB at the earliest. In numbers
+    and strings, a sequence of digits is truncated to 640 digits.
     """
 
     def __init__(self, receive: Callable[[Token], object]) -> None:

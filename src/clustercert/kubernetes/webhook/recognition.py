@@ -27,7 +27,7 @@ class Recognized:
         credential: the certificate in the ledger; `None` if `fault` is set.
         fault: why the presented certificate was not recognized; `None` if it was.
         altered: whether the presented certificate is a different encoding of the credential.
-        claims_ours: whether the presented certificate has a credential group, as all certificates of this service.
+        claims_ours: whether the presented certificate has a credential group, as all certificates of this service do.
     """
 
     fingerprint: bytes | None
@@ -46,7 +46,7 @@ class Recognition:
     async def recognize(self, cluster_id: str, identity: Identity) -> Sequence[Recognized]:
         """Return one result for each presented certificate. Raises Unavailable.
 
-        There is at most one, unless the caller may impersonate others and sends several credential ids.
+        There is at most one result, unless the caller may impersonate others and sends several credential ids.
         """
         if groups := credential_groups(identity.groups):
             return [await self._by_group(cluster_id, identity, groups)]

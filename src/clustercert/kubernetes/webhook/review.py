@@ -16,11 +16,12 @@ from clustercert.model.errors import InvalidRequest
 from clustercert.model.kubernetes import CREDENTIAL_ID, X509_ID
 
 V1, V1BETA1 = "authorization.k8s.io/v1", "authorization.k8s.io/v1beta1"
-# Each version has its own name for the groups in the spec.
+# The name of the field for groups in the spec, by API version.
 _GROUPS = {V1: "groups", V1BETA1: "group"}
 KIND = "SubjectAccessReview"
 
-# kube-apiserver writes only this form. Source: staging/src/k8s.io/apiserver/pkg/authentication/request/x509.
+# kube-apiserver writes fingerprints only in this format. Source:
+# staging/src/k8s.io/apiserver/pkg/authentication/request/x509.
 _FINGERPRINT = re.compile(r"[0-9a-f]{64}")
 
 # API servers send one credential id. Only callers with the right to impersonate can send more, so limit the look-ups.
@@ -59,7 +60,7 @@ class Review:
     """A SubjectAccessReview without the requested action.
 
     Attributes:
-        api_version: also the version of the response, because an API server reads no other.
+        api_version: also the version of the response, because an API server accepts no other version.
     """
 
     api_version: str
@@ -69,7 +70,7 @@ class Review:
 def parse(raw: bytes) -> Review:
     """Parse a review, and ignore the requested action. Raises InvalidRequest if it is malformed.
 
-    Does not reject duplicate names: the sender is an authenticated API server, whose encoder writes none.
+    Accepts duplicate field names: the sender is an authenticated API server, whose encoder never writes them.
     """
     try:
         document = orjson.loads(raw)
@@ -92,7 +93,7 @@ def parse(raw: bytes) -> Review:
 
 
 def version_in(beginning: bytes) -> str:
-    """Return the API version of a partly received review. An API server writes it before the spec."""
+    """Return the API version of a partly received review. An API server writes the version before the spec."""
     head, _, _ = beginning.partition(b'"spec"')
     return V1BETA1 if V1BETA1.encode() in head else V1
 
@@ -130,7 +131,7 @@ def _response(status: dict[str, object], api_version: str) -> bytes:
 
 
 NO_OPINION = {version: _response({"allowed": False}, version) for version in _GROUPS}
-"""The response "no opinion" by API version, after which the next authorizer decides."""
+"""The response "no opinion" by API version. After this response, the next authorizer decides."""
 
 
 def denied(reason: str, api_version: str) -> bytes:

@@ -37,11 +37,11 @@ class IssuedWebhookToken:
 
 
 class WrongToken(Unauthenticated):
-    """The cluster exists, but does not have the token. The caller gets the same response as without the cluster."""
+    """The cluster exists, but does not have the token. The response is the same as for an unknown cluster."""
 
 
 class WebhookTokens:
-    """Creates and checks tokens. A check takes one hash, and a query only if the cluster is not cached."""
+    """Creates and checks tokens. A check computes one hash, and queries the database if the cluster is not cached."""
 
     def __init__(
         self,
@@ -58,7 +58,7 @@ class WebhookTokens:
         self._cache: Cache[str, ClusterWebhookConfig] = Cache(generation, CACHED_CONFIGS)
 
     async def authenticate(self, cluster_id: str, token: str) -> ClusterWebhookConfig:
-        """Return the cluster if the token is valid for it, else raise Unauthenticated, always with the same message."""
+        """Return the cluster's configuration, or raise Unauthenticated, which always causes the same response."""
         webhook_config = None
         if _CLUSTER_ID.fullmatch(cluster_id):
             # Unknown ids are not cached, because an attacker could fill the cache with random ids.
@@ -83,7 +83,7 @@ class WebhookTokens:
             raise Unavailable("The database does not answer in time. Try again later.") from error
 
     async def webhook_config(self, cluster_id: str) -> ClusterWebhookConfig:
-        """Return a cluster's webhook configuration, without checking a token. Raises NotFound without a cluster."""
+        """Return a cluster's webhook configuration, without checking a token. Raises NotFound."""
         webhook_config = await self.queries.webhook_config(cluster_id)
         if webhook_config is None:
             raise NotFound
@@ -103,7 +103,7 @@ class WebhookTokens:
         return token_hash(token) in {each.hash for each in await self.queries.tokens_of_cluster(cluster_id)}
 
     async def remove(self, cluster: Cluster, token_id: str, *, actor: Actor) -> None:
-        """Remove a token, which is then rejected within a second. Raises NotFound if the cluster lacks it."""
+        """Remove a token, which is then rejected within a second. Raises NotFound if there is no such token."""
         event = self._event("webhook_token.removed", cluster, token_id, actor)
         await self.queries.remove(cluster.id, token_id, event)
 
