@@ -486,7 +486,7 @@ async def list_reachable(
     )
 
 
-# Source: RFC 2585, 4.2. PEM has no registered media type; this one is common.
+# Source: RFC 2585, 4.2. PEM has no registered media type; this type is common.
 DER = "application/pkix-crl"
 PEM = "application/x-pem-file"
 

@@ -146,7 +146,7 @@ class Call:
 async def call(request: Request, services: ServicesDep, raw: RawBody) -> Call:
     """Authenticate the caller. Raises Unauthenticated or TooManyFailures.
 
-    Raises InvalidRequest for an unknown query parameter of our own API. The Keystone and CCE APIs ignore these.
+    Raises InvalidRequest for an unknown query parameter of our own API. The other APIs ignore such parameters.
     """
     caller = await authenticated(request, raw, services)
     if request.scope["query_string"] and request.scope["path"].startswith(OWN):

@@ -101,7 +101,7 @@ class Rendered(Response):
 
 
 def error(failure: ClustercertError, path: str, request_id: str) -> Response:
-    """Return the response to a failure. The message is in several fields, because clients read different ones."""
+    """Return the response to a failure. The message is in several fields, because clients read different fields."""
     headers: dict[str, str] = {}
     if isinstance(failure, Unavailable | TooManyRequests) and failure.retry_after is not None:
         headers["Retry-After"] = str(failure.retry_after)
@@ -154,14 +154,14 @@ MAX_DISCARDED = 64 * 1024 * 1024
 
 
 class EarlyResponse(Rendered):
-    """Sends the response at once, then discards the rest of the request's body, and ends the connection.
+    """Sends the response at once, then discards the rest of the request's body, and closes the connection.
 
     Some clients send the whole body before they read. If the server closed the connection earlier, the unread data
-    would reset it, and these clients would never see the response.
+    would reset the connection, and these clients would never see the response.
 
     Attributes:
-        seconds: time limit for the rest of the body. After this time, or after `MAX_DISCARDED` bytes, the connection
-            ends.
+        seconds: time limit for the rest of the body. After this time, or after `MAX_DISCARDED` bytes, the connection is
+            closed.
     """
 
     def __init__(self, body: bytes, headers: Iterable[tuple[bytes, bytes]], seconds: float) -> None:

@@ -27,7 +27,7 @@ from clustercert.model import JsonObject, Revocation, RevocationReason
 from clustercert.model.errors import InvalidRequest, NotFound
 from clustercert.pki.leaf import MAX_NAME
 
-# The maximum length in base64 characters. A signature by a 4096-bit RSA key has 684.
+# The maximum length in base64 characters. A signature by a 4096-bit RSA key has 684 characters.
 MAX_SIGNATURE = 1024
 
 

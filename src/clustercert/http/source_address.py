@@ -47,7 +47,7 @@ class SourceAddresses:
             address = _hop_address(hop)
             if address is None:
                 return None
-            # If every hop is a trusted proxy, the left-most one sent the request itself.
+            # If every hop is a trusted proxy, the left-most proxy sent the request itself.
             if not self._is_trusted(address) or number == len(hops) < MAX_HOPS:
                 return str(address)
         return None

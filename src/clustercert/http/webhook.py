@@ -1,7 +1,7 @@
 """Webhooks of kube-apiservers: authorization (SubjectAccessReview) and audit events.
 
 The body is read only if the request has the cluster's token. After an error, the API server's failurePolicy decides,
-and it may allow the request. So no input from a client of the API server may cause an error here.
+and may allow the request. So no input from a client of the API server may cause an error here.
 """
 
 from typing import Any, Literal

@@ -109,7 +109,7 @@ class KubeApi:
         *,
         max_bytes: int = MAX_OBJECT_BYTES,
     ) -> JsonObject:
-        """Create an object. Status 409 may mean that this call created it, and retried after a lost connection."""
+        """Create an object. Status 409 may also come from a retry after a lost connection."""
         return await self._exchange("POST", path, document, parameters, max_bytes)
 
     async def replace(self, path: str, document: JsonObject) -> JsonObject:

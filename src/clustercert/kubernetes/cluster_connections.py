@@ -135,7 +135,7 @@ class ClusterConnections:
         return dropped
 
     async def _may_renew(self, connection: _Connection) -> bool:
-        """Whether a new certificate may be accepted, because this one is revoked or at least a minute old.
+        """Whether a new certificate may be accepted, because the current one is revoked or at least a minute old.
 
         The required age doubles with each denied certificate, so that new certificates don't fill the ledger.
         """

@@ -149,7 +149,8 @@ class Reconciler:
 
     def _mark(self, cluster_id: str, *, urgent: bool) -> None:
         now = self.clock()
-        # Mark the cluster even while it is being synchronized: that work may have read the store before this change.
+        # Mark the cluster even while it is being synchronized: the running work may have read the store before this
+        # change.
         if cluster_id not in self._due:
             self._due[cluster_id] = _Due(since=now, at=now)
         elif urgent:
@@ -299,7 +300,7 @@ class Sync:
         self._orphans[cluster.id] = {name: since for name, since in orphans.items() if name not in late}
         if not self._orphans[cluster.id]:
             del self._orphans[cluster.id]
-        # Keep the binding of a certificate recorded after `_missing` read the ledger: `ended` maps it to False.
+        # `ended` is False for a certificate that was recorded after `_missing` read the ledger, so its binding is kept.
         return [name for name in found if ended.get(name, name in late)]
 
     async def _ended(self, found: dict[str, str]) -> dict[str, bool]:

@@ -1,6 +1,6 @@
-"""Limits for what uvicorn and uvloop accept without end: connections, header blocks, trailers, TLS handshakes.
+"""Limits that uvicorn and uvloop lack: for connections, header blocks, trailers and TLS handshakes.
 
-This module alone extends a class of uvicorn that is not public API. A test fails if that class changes.
+Only this module extends a class of uvicorn that is not public API. A test fails if that class changes.
 """
 
 import asyncio
@@ -70,7 +70,7 @@ class Loop(uvloop.Loop):
 
 
 class _TlsServer:
-    """Accepts connections with TLS. At the limit of unfinished handshakes, it closes the oldest for each new one.
+    """Accepts connections with TLS. At the limit of unfinished handshakes, each new handshake ends the oldest.
 
     uvloop's own server does not say which connections have unfinished handshakes.
     """
@@ -365,7 +365,7 @@ class BoundedProtocol(HttpToolsProtocol):
         self._timer = self.loop.call_later(LINGER_SECONDS, self.transport.abort)
 
     def _owes_response(self) -> bool:
-        """Whether the next response on this connection is the one to the request that is arriving."""
+        """Whether the next response on this connection belongs to the request that is arriving."""
         if self._is_busy():
             return self._part is _Part.BODY and not self.cycle.response_started and not self.pipeline
         return self._part is not _Part.BODY

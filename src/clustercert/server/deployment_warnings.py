@@ -38,7 +38,7 @@ async def deployment_warnings(
     """Yield each warning. Raises Unavailable.
 
     Args:
-        serves_users: whether the process serves users, who may trust its fingerprint, and not only API servers.
+        serves_users: whether the process serves users, who may trust its TLS fingerprint, and not only API servers.
     """
     for warning in _trusted_leaf(settings) if serves_users else ():
         yield warning

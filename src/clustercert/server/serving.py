@@ -83,7 +83,7 @@ class DrainingServer(uvicorn.Server):
     """After SIGTERM, answers each keep-alive connection once more, with `Connection: close`, and then stops.
 
     Closing a keep-alive connection at once could lose a request in transit, and HTTP clients don't repeat a POST. New
-    connections are accepted nearly to the end, because the next process may start only after this one has ended.
+    connections are accepted nearly to the end, because the next process may start only after this process has exited.
     """
 
     def __init__(self, config: uvicorn.Config) -> None:
@@ -96,7 +96,7 @@ class DrainingServer(uvicorn.Server):
             super().handle_exit(sig, frame)
             return
         self._ends_at = time.monotonic() + DRAIN_SECONDS
-        # uvicorn sends these header fields with each response, and closes the connection after it.
+        # uvicorn sends these header fields with each response, and closes the connection after the response.
         self.config.encoded_headers.append(_CLOSE)
         self.server_state.default_headers = [*self.server_state.default_headers, _CLOSE]
 
@@ -182,7 +182,7 @@ def _bound(host: str, port: int) -> socket.socket:
 
 # When the server stops, requests in flight have this long to finish.
 GRACE_SECONDS = 35
-# This is longer than the 60 s after which load balancers close idle connections by default: load balancers must close a
+# Longer than the 60 s after which load balancers close idle connections by default, because load balancers must close a
 # connection first.
 KEEP_ALIVE_SECONDS = 100
 BACKLOG = 2048
@@ -192,8 +192,8 @@ RELOAD_SECONDS = 5
 HEALTH_CHECK_SECONDS = 30
 # uvicorn's exit code for a worker whose application did not start.
 STARTUP_FAILURE = 3
-# Interval at which Python switches threads. With its default of 5 ms, a database thread could wait that long for the
-# interpreter lock at each step, while it holds the database lock.
+# Interval at which Python switches threads. With Python's default of 5 ms, a database thread could wait that long for
+# the interpreter lock at each step, while it holds the database lock.
 SWITCH_SECONDS = 0.0005
 # glibc returns freed blocks of at least this size to the system. By default, glibc raises this threshold at run time,
 # and would keep the 19 MiB that each password check frees. Source: mallopt(3), malloc.h.
@@ -262,7 +262,7 @@ def _serve(config: uvicorn.Config, listener: Listener) -> None:
     before = signal.signal(signal.SIGTERM, lambda _number, _frame: None)
     try:
         with contextlib.suppress(KeyboardInterrupt):
-            # Draining takes time, which is useful only if another process then takes over the socket.
+            # Drain only if another process then takes over the socket. Otherwise, draining would only delay the exit.
             server = DrainingServer(config) if listener.inherited else uvicorn.Server(config)
             server.run([listener.socket])
     except SystemExit as end:
@@ -301,8 +301,8 @@ def _supervise(app: "_Application", config: uvicorn.Config, listener: socket.soc
 def _block_signals_in_workers() -> None:
     """Block SIGINT in workers, and SIGHUP until they can handle it.
 
-    A terminal sends both to every process. Workers inherit the blocked signals; this process still receives them, in
-    another thread. The supervisor stops workers with SIGTERM.
+    A terminal sends both signals to every process. Workers inherit the blocked signals; this process still receives
+    them, in another thread. The supervisor stops workers with SIGTERM.
     """
     threading.Thread(target=threading.Event().wait, daemon=True).start()
     # Start multiprocessing's helper process now: starting it later would unblock the signals.
@@ -312,7 +312,7 @@ def _block_signals_in_workers() -> None:
 
 @dataclass(frozen=True, slots=True)
 class _Application:
-    """Creates the application in the process that serves it. It is pickled and sent to each worker."""
+    """Creates the application in the process that serves it. An instance is pickled and sent to each worker."""
 
     settings: Settings
     role: ServerRole

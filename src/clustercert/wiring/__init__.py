@@ -299,7 +299,7 @@ async def initialise(
     actor: Actor,
     report_progress: Callable[[int, int], None] = lambda _done, _total: None,
 ) -> None:
-    """Create whichever of these is missing: data folder, schema, first data key, audit log, built-in roles.
+    """Create the data folder, schema, first data key, audit log and built-in roles, if they are missing.
 
     Raises SchemaError, CustodyError, SettingsError or Unavailable.
 
@@ -321,7 +321,7 @@ async def initialise(
 
 
 def _log_sealer(settings: Settings, database: Database, custody: Custody) -> LogSealer:
-    # The name for a new log. The random part keeps it unique even if two services have the same name.
+    # The name of a new log. The random part keeps the name unique even if two services have the same service name.
     name = f"{settings.service_name}/{secrets.token_hex(8)}"
     return LogSealer(AuditQueries(database), custody, utc_now, name)
 

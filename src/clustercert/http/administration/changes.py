@@ -1,8 +1,8 @@
 """Changes to the resources of the administration API: preconditions, dry runs and concurrent requests.
 
-A PUT creates a resource or replaces all of its fields, but `enabled` stays as it is if it is not sent. Repeating a PUT
-changes nothing and records no event. If another request changes the resource between reading and writing, the PUT is
-done again with the new state.
+A PUT creates a resource or replaces all of its fields, but keeps `enabled` if the request does not contain this field.
+Repeating a PUT changes nothing and records no event. If another request changes the resource between reading and
+writing, the PUT is done again with the new state.
 """
 
 import contextlib
@@ -97,7 +97,7 @@ class Change:
     dry_run: bool
 
     def check(self, current: JsonObject | None) -> None:
-        """Raise PreconditionFailed unless the resource, `None` if it is missing, is in the required state."""
+        """Raise PreconditionFailed if the resource (`None` if it is missing) is not in the required state."""
         if self.must_be_new and current is not None:
             raise PreconditionFailed("If-None-Match: the object exists already.")
         if self.if_match is None:

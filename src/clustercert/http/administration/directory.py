@@ -142,7 +142,7 @@ async def home_domain(
 ) -> Domain:
     """Return the domain in which names are looked up and new objects are created. Raises NotFound or InvalidRequest.
 
-    Users of an OIDC issuer are in no domain of this service. They have to name a domain, but not for an id.
+    Users of an OIDC issuer are in no domain of this service. They have to name a domain, unless the path has an id.
     """
     directory = call.services.identity.directory
     if domain is not None:
@@ -240,7 +240,7 @@ class Kind(Generic[E]):
         deletion: what deleting an object means.
         request, body, list_body: the models of the bodies.
         create: creates an object, given its name, its domain and the fields of the request.
-        update: changes an object, given it and the fields of the request.
+        update: changes an object, given the object and the fields of the request.
     """
 
     of: type[E]

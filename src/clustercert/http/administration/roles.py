@@ -1,7 +1,7 @@
-"""Routes that manage roles, for operators, and assign them.
+"""Routes that manage roles (only for operators), and routes that assign roles.
 
-Admins of a project and operators assign roles in the project, operators in the whole service. Admins have access only
-to users and groups that are in their project's domain or already have a role in the project.
+Admins of a project and operators assign roles in the project. Only operators assign roles in the whole service. Admins
+have access only to users and groups that are in their project's domain or already have a role in the project.
 """
 
 from collections.abc import Sequence

@@ -189,7 +189,7 @@ class IssuancePreview(ResponseBody, CceBody):
 PATH = CLUSTER + "/clustercert"
 # A GET has no body with a duration. Its certificates are valid for a month, as in the vendor's API.
 GET_DAYS = 30
-# Bodies up to this many bytes are cached with their parsed form. Most contain only a duration.
+# Bodies up to this many bytes are cached with their parsed form. Most bodies contain only a duration.
 MAX_CACHED_BODY = 64
 USER = "user"
 

@@ -169,5 +169,5 @@ def read_choices(path: Path) -> SetupChoices | None:
 
 
 def _toml(value: object) -> str:
-    # A string of JSON is one of TOML, except for the character DEL, which TOML requires to be escaped.
+    # A JSON string is also a TOML string, except for the character DEL, which TOML requires to be escaped.
     return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")

@@ -31,7 +31,7 @@ from clustercert.pki.signer import LeafSigner, missing_signer
 from clustercert.policy.lifetime import BACKDATE
 
 USER = "clustercert:verify"
-# Not a name of this service, because an API server may call the webhook for every certificate with such a name.
+# Does not begin with `clustercert:`, because an API server may call the webhook for all names with this prefix.
 UNKNOWN_USER = "verify-unknown-certificate"
 NOTE = "clustercert kubernetes verify"
 NOT_ISSUED = "No certificate can be issued for this cluster."
@@ -62,7 +62,7 @@ class VerifiedService:
         record_denial: records that a certificate was denied, or that it could not be signed.
         revoke: revokes a certificate that is no longer needed.
         webhook_url: where API servers reach the webhook; `None` if that is unknown, or needs a client certificate.
-        webhook_ca_pem: the CAs for that address; `None` for those of the operating system.
+        webhook_ca_pem: the CAs to trust at `webhook_url`; `None` for the CAs of the operating system.
         origin: where the verification runs, for audit events.
     """
 

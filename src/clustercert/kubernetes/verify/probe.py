@@ -173,7 +173,7 @@ _ADVICE = {
 
 @contextlib.contextmanager
 def _translate_errors() -> Iterator[None]:
-    """Turn errors in the `with` block into CheckFailed, with advice for their most frequent cause."""
+    """Turn errors in the `with` block into CheckFailed, with advice about the most frequent cause."""
     try:
         yield
     except Refused as refused:

@@ -47,7 +47,7 @@ class _Span:
     approvals: dict[Approval, None] = field(default_factory=dict)
 
     def add(self, request: AuditedRequest, at: datetime, late: timedelta) -> None:
-        """Add a request. `at` is its corrected time: the API server's clock was ahead of this by `late`."""
+        """Add a request. `at` is its time, minus `late`, by which the API server's clock was ahead."""
         self.first, self.last = min(self.first, at), max(self.last, at)
         if request.allowed is not None:
             allowed = Allowed(request.allowed.decided_at - late, at)
