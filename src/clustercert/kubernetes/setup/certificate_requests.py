@@ -1,4 +1,4 @@
-"""The admission policy that prevents holders of this service's certificates from using CertificateSigningRequests.
+"""The admission policy that stops holders of our certificates from requesting or approving client certificates.
 
 The cluster's signers issue client certificates that this service does not know, so it can't revoke them.
 """
