@@ -1,4 +1,4 @@
-"""The command line: one module for each command or group, imported when it is used. See `command_table`.
+"""The command line. Each command or group of commands has one module, which is imported on first use.
 
-Help and completion import these modules, so each command imports large packages only when it runs.
+Help and completion also import these modules. Commands therefore import large packages only when they run.
 """

@@ -26,12 +26,12 @@ if TYPE_CHECKING:
     from clustercert.model import JsonObject
 
 
-# Controls that stop reading as well as writing.
+# Controls that refuse read and write requests with a revoked certificate.
 _COMPLETE = {"webhook", "binding"}
 
 
 def print_remaining_access(client: "AdministrationClient", body: "JsonObject") -> None:
-    """Say how clusters enforce a revocation, given the response to it with the user's `clusters`."""
+    """Print how clusters enforce a revocation. `body` is the API's response, with the user's `clusters`."""
     print_note("Clusters that enforce revocations refuse the certificates within seconds.")
     with client.check_format():
         clusters: Any = body["clusters"]

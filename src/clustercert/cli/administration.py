@@ -1,4 +1,4 @@
-"""The commands that manage domains, projects, users, groups, roles and access keys. See `resources` for their texts."""
+"""The commands that manage domains, projects, users, groups, roles and access keys. Help texts: see `resources`."""
 
 import inspect
 from collections.abc import Callable, Iterable, Sequence
@@ -50,10 +50,10 @@ KeyOwnerOption = Annotated[str, typer.Option(metavar="USER", help="Owner of the 
 
 
 def new_group(noun: str, special: dict[str, Callable[..., None]]) -> typer.Typer:
-    """Return the group of a resource's commands.
+    """Return the command group of a resource.
 
     Args:
-        special: the commands that are not made from the table.
+        special: the functions of commands that are not generated from `_VERBS`.
     """
     resource = RESOURCES[noun]
     group = typer.Typer(name=noun, help=resource.help, no_args_is_help=True)
@@ -270,7 +270,7 @@ def _question_of_loss(
     user: JsonObject,
     question: str = "Delete the user with their access keys and roles?",
 ) -> str:
-    """Return a question that names the user, and counts the certificates that are revoked."""
+    """Return a question with the user's name and the number of certificates that will be revoked."""
     user_id = str(user["id"])
     who = f"{user['name']} ({user_id})" if "name" in user else user_id
     return f"The user {who} {affected_certificates(client, user_id)}. {question}"
@@ -353,12 +353,12 @@ def _question_of_access_key(_client: AdministrationClient, key: JsonObject) -> s
     return f"Delete the access key {key['access_key']}{text} of the user {key['user_id']}?"
 
 
-# Fields that `show` adds to those of the object.
+# Fields that `show` adds to an object's own fields.
 _DETAILS = {
     "user": ("projects", _projects),
     "group": ("members", _members),
 }
-# Questions before a deletion that need more than the fields of the object.
+# Functions that return the question before a deletion, if it needs more than the fields of the object.
 _QUESTIONS: dict[str, Callable[[AdministrationClient, JsonObject], str]] = {
     "user": _question_of_loss,
     "group": _question_of_group,
@@ -468,7 +468,7 @@ def _place(client: AdministrationClient, role: str, assignment: AssignmentOption
     project = assignment.find_project(client)
     kind = "users" if assignment.user is not None else "groups"
     assignee = assignment.user or assignment.group or ""
-    # Only operators may look up users. From project admins, the service takes the name itself.
+    # Only operators may look up users. For project admins, the service accepts the name in the path.
     if project is None or client.is_operator:
         assignee = str(find(client, kind, assignee, assignment.domain)["id"])
     path = path_of("assignments", role, kind, assignee, domain=assignment.domain)

@@ -63,10 +63,10 @@ _OWN = {"own": "true"}
 
 @dataclass(frozen=True, slots=True)
 class Scope:
-    """Which certificates to list. Without any of these, the caller's own.
+    """Which certificates to list: by default, the caller's own certificates.
 
     Attributes:
-        everything: whether to list all that the caller may see.
+        everything: whether to list all certificates that the caller may see.
     """
 
     everything: bool = False
@@ -101,7 +101,7 @@ def find_certificate(client: "AdministrationClient", name: str) -> "tuple[JsonOb
     """Return a certificate, and the path to revoke it.
 
     Args:
-        name: its fingerprint or the first digits of it, its credential number or its serial.
+        name: the certificate's fingerprint or its first digits, its credential number or its serial.
 
     Raises ClientError or UnknownName.
     """
@@ -151,14 +151,14 @@ def _paths(client: "AdministrationClient", scope: Scope) -> tuple[Sequence[str],
 
 
 def _user(name_or_id: str | None) -> Mapping[str, str]:
-    """Return the parameter that selects a user."""
+    """Return the query parameter that selects a user."""
     if name_or_id is None:
         return {}
     return {"user" if is_certificate_owner(name_or_id) else "user_name": name_or_id}
 
 
 def _require_user(client: "AdministrationClient", name: str) -> None:
-    """Raise UnknownName unless a user has this name, which no certificate has."""
+    """Raise UnknownName if no user has this name. Only operators can look up a name; for others, raises always."""
     names: list[str] = []
     if client.is_operator:
         if named_users(client, name):
@@ -170,7 +170,7 @@ def _require_user(client: "AdministrationClient", name: str) -> None:
 def _read(
     client: "AdministrationClient", path: str, query: Mapping[str, str], *, is_only: bool
 ) -> "Iterator[JsonObject]":
-    """Yield the certificates of a list. A list that the caller may not read is empty, unless it is the only one."""
+    """Yield the certificates of a list. Skips a list that the caller may not read, unless it is the only list."""
     try:
         yield from client.all(path, "certificates", **query)
     except ApiError as error:
@@ -186,10 +186,10 @@ class Found(NamedTuple):
     """The certificates that a revocation would revoke.
 
     Attributes:
-        path: of the revocation.
-        question: the question to confirm. It has names and ids, because a name may find another object than the user
-            means.
-        cluster: its name, for messages.
+        path: the API path of the revocation.
+        question: asks the user to confirm. It has names and ids, because a name may match another object than the
+            user means.
+        cluster: the cluster's name, for messages.
     """
 
     path: str
@@ -333,7 +333,7 @@ def revocations(
 
 
 def preview_of_all(client: "AdministrationClient", cluster: str) -> "JsonObject":
-    """Return the preview of revoking all certificates of a cluster, by its path. Revokes nothing."""
+    """Preview the revocation of all certificates of a cluster, given by its API path. Revokes nothing."""
     return client.post(f"{cluster}/revoke{_DRY_RUN}")
 
 
@@ -360,7 +360,7 @@ def _found_all(path: str, preview: "JsonObject") -> Found:
 
 
 def _effect(enforcement: "JsonObject", cluster: object, *, is_one: bool) -> str:
-    """Describe the effect of a revocation. `is_one`: it revokes one certificate, not all of a user or a cluster."""
+    """Describe the effect of a revocation. `is_one`: whether only one certificate was revoked."""
     names = cast("list[str] | None", enforcement["enforced_by"])
     if names is None:
         return "Revoked. Clusters that enforce revocations refuse them within seconds."
@@ -413,7 +413,7 @@ AllOption = Annotated[
 
 @dataclass(frozen=True, slots=True)
 class FilterOptions:
-    """The options that filter a list of certificates by their properties. Their names are those of the API."""
+    """The options that filter a list of certificates. The fields have the names of the API's parameters."""
 
     state: Annotated[CertificateState | None, typer.Option(help="List only this state.")] = None
     expires_before: Annotated[
@@ -469,7 +469,7 @@ def list_certificates(
     With --cluster, --project, --user or --all: those that you may see. Operators and admins of a project see those of
     all users.
     """
-    # Programs read the other formats, and would mistake a partial list for the complete one.
+    # The other formats are for programs, which would mistake a partial list for a complete one.
     limit = limit or (_TABLE_LINES if output is Output.TABLE else MAX_LINES)
     scope = Scope(everything, cluster, project, user)
     found, more = search_certificates(client, scope, filters.query(), limit)

@@ -50,7 +50,7 @@ if TYPE_CHECKING:
 cluster = typer.Typer(name="cluster", help=RESOURCES["cluster"].help, no_args_is_help=True)
 
 _COLUMNS = ("name", "project", "version", "internal_url", "external_url", "id")
-# `kubernetes ca-bundle` prints the CAs.
+# Fields that are not shown. `kubernetes ca-bundle` prints the CAs.
 _HIDDEN = frozenset({"server_ca", "client_ca"})
 
 
@@ -117,7 +117,7 @@ class DetailOptions:
         _parse_labels(self.label)
 
     def changes(self, before: "JsonObject") -> "JsonObject":
-        """Return the fields of the API to change, given the current ones."""
+        """Return the API fields to change. `before` has their current values."""
         labels = {**_mapping(before["labels"]), **_parse_labels(self.label)} if self.label else None
         return _given(
             external_url=self.external_url, san_urls=self.san_url or None, version=self.version, labels=labels
@@ -142,7 +142,7 @@ class DetailChangeOptions(DetailOptions):
             raise typer.BadParameter("Give an option or its --no- form, not both.")
 
     def changes(self, before: "JsonObject") -> "JsonObject":
-        """Return the fields of the API to change, given the current ones."""
+        """Return the API fields to change. `before` has their current values."""
         fields = DetailOptions.changes(self, before)
         if self.no_external_url:
             fields["external_url"] = None
@@ -246,7 +246,7 @@ class EnforcementOptions:
             )
 
     def changes(self, before: "JsonObject") -> "JsonObject":
-        """Return the fields of the API to change, given the current ones."""
+        """Return the API fields to change. `before` has their current values."""
         fields = _given(
             webhook_mode=self.webhook_mode,
             pin_components=self.pin_components,
@@ -293,7 +293,7 @@ class EnforcementChangeOptions(EnforcementOptions):
             raise typer.BadParameter("Give only one of --credential-role and --no-credential-roles.")
 
     def changes(self, before: "JsonObject") -> "JsonObject":
-        """Return the fields of the API to change, given the current ones."""
+        """Return the API fields to change. `before` has their current values."""
         fields = EnforcementOptions.changes(self, before)
         for field, removed in (
             ("exemptions", self.remove_exempt),

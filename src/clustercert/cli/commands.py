@@ -1,4 +1,4 @@
-"""Decorators for commands: options grouped in dataclasses, the administration API, and the opened store."""
+"""Decorators for commands: they expand options grouped in dataclasses, and open the API or the store."""
 
 import dataclasses
 import inspect
@@ -98,7 +98,7 @@ def administration_client(
 
 
 def _own_parameters(command: Callable[..., object], given: str) -> list[inspect.Parameter]:
-    """Return the parameters of a command except the given one and those that its caller has set."""
+    """Return the parameters of a command, without the given one and keyword-only ones."""
     return [
         each
         for each in inspect.signature(command).parameters.values()
@@ -108,7 +108,7 @@ def _own_parameters(command: Callable[..., object], given: str) -> list[inspect.
 
 def _with_signature(run: Callable[..., T], parameters: Sequence[inspect.Parameter]) -> Callable[..., T]:
     expanded = [option for each in parameters for option in _expanded(each)]
-    # Typer reads the signature and the annotations. Types of other parameters may be imported only for type checking.
+    # Typer reads both. Annotations of other parameters are left out: their types may exist only for type checkers.
     run.__signature__ = inspect.Signature(expanded)  # type: ignore[attr-defined]
     run.__annotations__ = {each.name: each.annotation for each in expanded}
     return run

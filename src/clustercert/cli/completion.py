@@ -24,11 +24,11 @@ if TYPE_CHECKING:
     from clustercert.cli.login.profile import Profile
 
 
-# Metavars of arguments that are names, and the kind of their names.
+# Which kind of name completes an argument, by the metavar of the argument.
 KINDS = {each.metavar: each.plural for each in RESOURCES.values() if each.key == "name"} | {
     "PROFILE": "profiles"
 }
-# The kinds of names of options without a metavar, by the option's parameter.
+# Which kind of name completes an option without a metavar, by the option's parameter.
 _PARAMETERS = {
     "cluster": "clusters",
     "project": "projects",
@@ -37,7 +37,7 @@ _PARAMETERS = {
 }
 _FRESH_SECONDS = 20
 _FETCH_SECONDS = 10
-# The longest time of a completion, with the processor time for the start of the program: below 0.3 seconds.
+# Time limit of a completion, including the CPU time of the program's start: below 0.3 seconds.
 _TOTAL_SECONDS = 0.28
 _LEAST_SECONDS = 0.05
 _MAX_NAMES = 5000
@@ -80,7 +80,7 @@ def _completion(kind: str) -> Callable[..., list[str]]:
 
 
 def is_plain(name: str) -> bool:
-    """Whether the name is safe: no shell or command reads it as anything else. Others are not completed."""
+    """Whether the name is safe to complete: its characters have no special meaning for shells or commands."""
     return (
         not name.startswith("-")
         and name.replace("-", "a").replace("_", "a").replace(".", "a").replace("@", "a").isalnum()
@@ -88,20 +88,23 @@ def is_plain(name: str) -> bool:
 
 
 def names(kind: str, login: str) -> Sequence[str]:
-    """Return names of one kind that the user of a saved login may see: from the cache, or from the service in time."""
+    """Return names of one kind that the user of a saved login may see.
+
+    The names come from the cache, or from the service if it responds in time.
+    """
     found = profile.remembered(login, os.environ)
     if found is None or not (found.is_renewable or (found.is_logged_in and not found.has_expired)):
         return ()
     state = cache.login_state(str(profile.path_of(login, os.environ)))
     file = _file(login, kind)
-    # The next command renews a login at an OIDC issuer.
+    # An expired login at an OIDC issuer is not renewed here, but by the next command.
     if _age(file) > _FRESH_SECONDS and not found.has_expired:
         _renew(file, kind, found, state)
     return _read(file, state)
 
 
 def _read(file: Path, state: str) -> Sequence[str]:
-    """Return the names in the cache, if they are of this login."""
+    """Return the cached names, if they belong to this login."""
     with contextlib.suppress(OSError, ValueError, KeyError):
         content = json.loads(file.read_text(encoding="utf-8"))
         if content["login"] == state:
@@ -124,7 +127,7 @@ def _age(file: Path) -> float:
 
 
 def _renew(file: Path, kind: str, found: "Profile", state: str) -> None:
-    """Renew the cache in a child process. Waits for a moment, then returns while it continues."""
+    """Renew the cache in a child process. Waits briefly, then returns while the child continues."""
     reader, writer = os.pipe()
     if os.fork() == 0:
         os.close(reader)
@@ -135,7 +138,7 @@ def _renew(file: Path, kind: str, found: "Profile", state: str) -> None:
 
 
 def _run_child(file: Path, kind: str, found: "Profile", state: str) -> None:
-    """Fetch the names, write them and end the process. The pipe to the parent is closed with it."""
+    """Fetch the names, write them and exit the process, which closes the pipe to the parent."""
     try:
         os.setsid()
         nowhere = os.open(os.devnull, os.O_RDWR)
@@ -143,7 +146,7 @@ def _run_child(file: Path, kind: str, found: "Profile", state: str) -> None:
         for stream in (0, 1, 2):
             os.dup2(nowhere, stream)
         signal.alarm(_FETCH_SECONDS)
-        # Mark the cache as renewed first, so that the next key press does not ask a service that does not answer.
+        # Mark the cache as renewed first, so that the next key press does not query an unresponsive service.
         _write(file, state, _read(file, state))
         with contextlib.suppress(ClustercertError):
             _write(file, state, _fetched(kind, found))
@@ -159,7 +162,7 @@ def _write(file: Path, state: str, found: Iterable[str]) -> None:
 
 
 def _fetched(kind: str, found: "Profile") -> Iterator[str]:
-    """Ask the service for names. Lists for operators are read only if the user is one. Raises ClientError."""
+    """Fetch names from the service. Reads operators' lists only if the user is an operator. Raises ClientError."""
     from clustercert.policy.rules import OPERATOR, PROJECT_ROLES
 
     with found.client() as client:
@@ -179,7 +182,7 @@ def _fetched(kind: str, found: "Profile") -> Iterator[str]:
             yield from (str(each["name"]) for each in administration.all(path_of(kind), kind))
 
 
-# All three use Typer's protocol for fish: a value and its help on each line. A shell never evaluates these lines.
+# All three scripts use Typer's protocol for fish: a value and its help on each line. No shell evaluates these lines.
 _ASK = (
     "_CLUSTERCERT_COMPLETE=complete_fish _TYPER_COMPLETE_FISH_ACTION=get-args _TYPER_COMPLETE_ARGS={line} {command}"
     " 2>/dev/null"

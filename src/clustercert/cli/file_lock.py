@@ -1,6 +1,6 @@
-"""Locks of files: of parallel commands, one asks the service or the issuer, and the others use its result.
+"""File locks: one of several parallel commands asks the service or the issuer, and the others use the result.
 
-The lock file also keeps the last failure, so that the commands that waited meanwhile fail with the same message.
+The lock file also contains the last failure, so that waiting commands fail with the same message.
 """
 
 import contextlib
@@ -9,7 +9,7 @@ import os
 import time
 from collections.abc import Iterator
 
-# How long to wait. The process that holds the lock may renew the login, and asks the service for up to 10 seconds.
+# How long to wait for a lock. Its holder may renew the login, and then asks the service for up to 10 seconds.
 _WAIT_SECONDS = 60.0
 _POLL_SECONDS = 0.02
 _MAX_BYTES = 4096
@@ -20,7 +20,7 @@ class LockTimeout(Exception):
 
 
 class Lock:
-    """A held lock. `descriptor` is `None` if the folder can't be written: then there is nothing to lock."""
+    """A held lock. `descriptor` is `None` if the folder can't be written, so that no lock file exists."""
 
     def __init__(self, descriptor: int | None, waiting_since: float) -> None:
         self._descriptor = descriptor
@@ -31,7 +31,7 @@ class Lock:
         return self._descriptor is not None
 
     def failure_meanwhile(self) -> tuple[int, str] | None:
-        """The exit code and message of a call that failed while this one waited for the lock."""
+        """The exit code and message of a call that failed while this call waited for the lock."""
         return self.failure_since(self._waiting_since)
 
     def failure_since(self, time: float) -> tuple[int, str] | None:

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 identity = typer.Typer(name="identity", help="Check tokens from OIDC issuers.", no_args_is_help=True)
 
-# The maximum size of a token; longer ones are refused by the first check.
+# How many characters of a token are read. The first check refuses longer tokens.
 _MAX_CHARACTERS = 64 * 1024
 
 
@@ -84,7 +84,7 @@ def _show(report: "TokenReport", output: Output) -> None:
 
 
 async def _report(settings: "Settings", text: str) -> "TokenReport":
-    """Report on a token, with only the components that this needs: all of them take half a second to build."""
+    """Report on a token. Builds only the components needed for that, because building all takes half a second."""
     from clustercert.identity.token_report import report_on_token
 
     if any(issuer.cluster for issuer in settings.identity.issuers):
@@ -94,7 +94,7 @@ async def _report(settings: "Settings", text: str) -> "TokenReport":
         async with components(settings) as opened:
             return await report_on_token(opened.oidc, opened.identity.federation, text)
 
-    import httpx  # noqa: F401 - now, since an explanation waits only briefly for the issuer's keys
+    import httpx  # noqa: F401 - imported now, because the wait for the issuer's keys is short
 
     from clustercert.authn.oidc.authenticator import new_authenticator
     from clustercert.authn.oidc.token_reviews import NoClusters
@@ -190,7 +190,7 @@ def _user(configured: "Keystone") -> Iterator[str]:
 
 
 def _roles(configured: "Keystone") -> tuple[str, ...]:
-    """Return the fewest roles with which the service can read all that it needs, by Keystone's default policy."""
+    """Return the minimal roles that let the service read all it needs under Keystone's default policy."""
     if configured.service.is_system_scoped:
         return ("reader",)
     return ("admin",) if configured.access_keys or configured.groups else ("service",)

@@ -1,4 +1,4 @@
-"""Calls the administration API on the store, in this process, as this machine's user."""
+"""Runs the administration API in this process, on the local store, as this machine's user."""
 
 import http.client
 import io
@@ -27,7 +27,7 @@ _URL = "http://localhost"
 def local_client(context: typer.Context) -> Iterator[AdministrationClient]:
     """Open the store, and return a client of the API on it. Raises ClustercertError.
 
-    The store's event loop runs in another thread, since prompts need this one.
+    The store's event loop runs in another thread, because prompts need this thread.
     """
     loaded = store_settings(context)
     log.configure_command()
@@ -37,7 +37,7 @@ def local_client(context: typer.Context) -> Iterator[AdministrationClient]:
 
 
 class _LocalClient(AdministrationClient):
-    """The client of an account of this machine, which has no certificates."""
+    """The client for a user account of this machine. Such an account owns no certificates."""
 
     is_user = False
     # The maximum size of a response, enough for the access report of a large cluster.
@@ -49,7 +49,7 @@ async def _application(opened: "Components") -> LocalApplication:
 
 
 class _InProcess:
-    """Hands requests to an application that runs in the event loop of another thread."""
+    """Passes requests to an application that runs in the event loop of another thread."""
 
     def __init__(self, application: LocalApplication, portal: BlockingPortal) -> None:
         self._application = application

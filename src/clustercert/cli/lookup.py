@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 NO_PROJECTS = "You have no role in any project. Ask an operator for one, to use its clusters."
 _MAX_NAMES = 20
-# The highest count of certificates. Larger numbers are shown as more than this.
+# Certificates are counted up to this number. Larger numbers are shown as `more than 1000`.
 _MANY = 1000
 
 
@@ -35,7 +35,7 @@ class ReachableCluster(NamedTuple):
 def reachable_clusters(
     client: "Client", project: str | None = None, domain: str | None = None
 ) -> list[ReachableCluster]:
-    """List the clusters in all projects of the caller, or in some of them. Raises ClientError or UnknownName."""
+    """List the clusters of the caller's projects, or of one project or domain. Raises ClientError or UnknownName."""
     found = client.projects()
     if not found:
         raise UnknownName(_no_projects(client.caller()))
@@ -81,7 +81,7 @@ def _no_projects(caller: "CurrentUser | None") -> str:
 def reachable_cluster(
     client: "Client", login: "Profile", name_or_id: str, project: str | None = None, domain: str | None = None
 ) -> ReachableCluster:
-    """Find a cluster in the projects in which the caller has a role. The project chosen at the login goes first.
+    """Find a cluster in the projects where the caller has a role. Searches the project chosen at the login first.
 
     Raises ClientError, UnknownName, or CommandError if several projects have a cluster of this name.
     """
@@ -105,7 +105,7 @@ def reachable_cluster(
 def find_cluster(
     client: "AdministrationClient", name_or_id: str, project: str | None = None, domain: str | None = None
 ) -> "JsonObject":
-    """Return a cluster in any project of the caller, or in one. Operators reach all projects.
+    """Return a cluster in any project of the caller, or in the given project. Operators can find all clusters.
 
     Raises ClientError, UnknownName, or CommandError if several projects have a cluster of this name.
     """
@@ -170,7 +170,7 @@ def clusters_of_caller(client: "AdministrationClient") -> "list[JsonObject]":
 
 
 def find_project(client: "AdministrationClient", name_or_id: str, domain: str | None = None) -> "JsonObject":
-    """Return a project in which the caller has a role. Operators reach all projects.
+    """Return a project in which the caller has a role. Operators can find all projects.
 
     Raises ClientError, UnknownName, or CommandError if several domains have a project of this name.
     """
@@ -193,7 +193,7 @@ def own_projects(client: "AdministrationClient") -> "tuple[ProjectRef, ...]":
 
 
 def cluster_path(cluster: "JsonObject", *more: str) -> str:
-    """Return the path of a cluster, or of something that belongs to it."""
+    """Return the API path of a cluster, or of an object that belongs to the cluster."""
     from clustercert.client.administration import path_of
 
     return path_of("projects", str(cluster["project_id"]), "clusters", str(cluster["id"]), *more)
@@ -212,7 +212,7 @@ def find(
 ) -> "JsonObject":
     """Return a project, user or group, by default from any domain. Only for operators.
 
-    Raises ClientError, UnknownName, or CommandError if several domains have one with this name.
+    Raises ClientError, UnknownName, or CommandError if several domains have an object with this name.
     """
     from clustercert.client.administration import path_of
 
@@ -238,7 +238,7 @@ def objects(client: "AdministrationClient", plural: str, domain: str | None = No
 
 
 def affected_certificates(client: "AdministrationClient", user_id: str) -> str:
-    """Return a phrase on the certificates that are revoked with a user, such as `has no valid certificates`."""
+    """Return how many certificates a user loses, as a phrase such as `has no valid certificates`."""
     found = client.all("/certificates", "certificates", user=user_id, state="live")
     number = sum(1 for _ in itertools.islice(found, _MANY + 1))
     if number == 0:
@@ -250,14 +250,14 @@ def affected_certificates(client: "AdministrationClient", user_id: str) -> str:
 
 
 def is_certificate_owner(name_or_id: str) -> bool:
-    """Whether this is the id of a user, or of the service, which has certificates of its own."""
+    """Whether this is the id of a user or of the service. Both can own certificates."""
     return is_user_id(name_or_id) or name_or_id == SERVICE
 
 
 def named_users(
     client: "AdministrationClient", name: str, cluster: "JsonObject | None" = None
 ) -> "list[JsonObject]":
-    """Return the users of a name: all of them, or those with certificates for a cluster. Raises ClientError."""
+    """Return all users with this name, or only those with certificates for a cluster. Raises ClientError."""
     from clustercert.client.administration import check_name
 
     check_name(name)
@@ -275,12 +275,12 @@ def find_user(
     cluster: "JsonObject | None" = None,
     domain: str | None = None,
 ) -> "JsonObject":
-    """Return a user, by an id that is not looked up, or by name, such as `sso/anna` for a user of the issuer `sso`.
+    """Find a user by name, such as `sso/anna` for a user of the issuer `sso`. Returns an id without a lookup.
 
     Raises ClientError, UnknownName, or CommandError if several users have the name.
 
     Args:
-        cluster: search only its unexpired certificates, as admins of a project may.
+        cluster: search only the owners of this cluster's unexpired certificates, as project admins may.
         domain: the name of a domain, an issuer or Keystone.
     """
     if is_certificate_owner(name_or_id):

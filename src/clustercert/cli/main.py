@@ -28,9 +28,9 @@ class CommandEntry(NamedTuple):
     """A command or a group of commands.
 
     Attributes:
-        module: below `clustercert.cli`. Its attribute `app` is the group, or its attribute with the entry's name is the
-            group or the function of the command.
-        help: one sentence.
+        module: the module's name below `clustercert.cli`. The module defines the group as `app`, or the group or the
+            function of the command under the entry's name.
+        help: help text of one sentence.
     """
 
     name: str
@@ -111,7 +111,7 @@ COMMANDS = {
 
 
 class _Commands(MutableMapping[str, Any]):
-    """Commands by name. Reading one imports its module."""
+    """Maps names to commands. Looking up a command imports its module."""
 
     def __init__(self) -> None:
         self._loaded: dict[str, Any] = {}
@@ -146,7 +146,7 @@ class RootGroup(TyperGroup):
         return list(COMMANDS)
 
     def get_params(self, ctx: typer.Context) -> list[Any]:  # type: ignore[override] # the same
-        # Typer answers the shells only if it adds these options. `clustercert completion` replaces them.
+        # Typer supports completion only if it adds these options. `clustercert completion` replaces them.
         return [each for each in super().get_params(ctx) if each.name not in _TYPER_COMPLETION]
 
     def format_commands(self, ctx: typer.Context, formatter: Any) -> None:  # type: ignore[override] # the same
@@ -158,7 +158,7 @@ class RootGroup(TyperGroup):
 def _load(entry: CommandEntry) -> Any:
     """Import a command and build it with Typer."""
     module = importlib.import_module(f"clustercert.cli.{entry.module}")
-    # A callback, because Typer builds no group for a single command.
+    # Typer builds a group for a single command only if there is a callback.
     parent = typer.Typer(rich_markup_mode=None, add_completion=False, callback=lambda: None)
     found = getattr(module, "app", None) or getattr(module, entry.name.replace("-", "_"))
     if isinstance(found, typer.Typer):
@@ -176,7 +176,7 @@ def _load(entry: CommandEntry) -> Any:
 
 
 def _keep_first_sentences(command: Any) -> None:
-    """Show the whole first sentence of each command in help texts. By default, it is cut."""
+    """Make help texts show the whole first sentence of each command, which Typer would truncate."""
     for each in getattr(command, "commands", {}).values():
         sentence, end, _ = " ".join((each.help or "").split()).partition(". ")
         each.short_help = sentence + end.rstrip()
@@ -241,8 +241,7 @@ def root(
 def main() -> NoReturn:
     """Run the command given by the process's arguments, then exit."""
     code = run()
-    # Otherwise the interpreter, before it ends, looks for cycles among all objects. That takes a command on the store a
-    # quarter of its processor time.
+    # Skip the garbage collection at exit, which takes a quarter of the CPU time of a command on the store.
     gc.freeze()
     sys.exit(code)
 
@@ -258,7 +257,7 @@ def run(arguments: Sequence[str] | None = None) -> int:
         stream.reconfigure(errors="backslashreplace")  # type: ignore[union-attr] # both are text files here
     given = sys.argv[1:] if arguments is None else arguments
     if COMPLETION_VARIABLE in os.environ:
-        # If the package rich is installed, Typer wraps help texts at this width. A shell reads a value from each line.
+        # If the package rich is installed, Typer wraps help texts at this width. Shells need each value on one line.
         os.environ["TERMINAL_WIDTH"] = _NO_WRAPPING
     try:
         app(_root_options_first(given), prog_name="clustercert")
@@ -310,9 +309,9 @@ def _root_options_first(arguments: Sequence[str]) -> list[str]:
 
 
 def _not_utf_8(arguments: Sequence[str]) -> str:
-    """Return the first argument that is not UTF-8, escaped, or an empty text.
+    """Return the first argument that is not UTF-8, escaped, or an empty string.
 
-    Names of files may be of any bytes, so arguments are not checked before the command runs.
+    File names may contain any bytes, so arguments are not checked before the command runs.
     """
     for argument in arguments:
         try:
@@ -323,13 +322,13 @@ def _not_utf_8(arguments: Sequence[str]) -> str:
 
 
 def _print_os_error(error: OSError) -> None:
-    """Print an operating-system error, unless it is a broken pipe: then the reader has closed its end."""
+    """Print an operating-system error. Ignores a broken pipe, because the reader closed the pipe on purpose."""
     if not isinstance(error, BrokenPipeError):
         print_note(f"Error: {error.strerror or error}{f': {error.filename}' if error.filename else ''}.")
 
 
 def _missing_package(error: ModuleNotFoundError) -> str:
-    """Name the package to install. Only the service's packages are optional."""
+    """Return a message that says what to install. Only the service's packages are optional."""
     return (
         f"This command needs the packages of the service, and {error.name} is not installed. Install them with "
         "`pip install 'clustercert[server]'`."
@@ -337,7 +336,7 @@ def _missing_package(error: ModuleNotFoundError) -> str:
 
 
 def _message(error: ClustercertError) -> str:
-    """Return the message with its reason, which only local commands may show, not the API."""
+    """Return the message with the error's internal reason, which local commands may show, but not the API."""
     if isinstance(error, StoreFault):
         return error.reason
     detail = getattr(error, "reason", None)

@@ -309,7 +309,7 @@ def serve(
     from clustercert.server.file_watch import FileWatch
     from clustercert.settings import SettingsError
 
-    # Until the service can reload, SIGHUP must not end it.
+    # Ignore SIGHUP until the service can reload. By default, the signal terminates the process.
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
     given = {"host": host, "port": port, "workers": workers}
     table = "webhook" if role == "webhook" else "server"
@@ -338,7 +338,7 @@ def _load_for_role(load: Callable[[], "Settings"], role: ServerRole) -> "Setting
 
 
 async def _check(loaded: "Settings", role: ServerRole) -> None:
-    """Open the store once, to raise errors here that the workers would only log. Shows warnings."""
+    """Open the store once, to raise errors here that the workers would only log. Prints warnings."""
     from clustercert.wiring import components
 
     async with components(loaded, with_keys=role != "webhook") as opened:

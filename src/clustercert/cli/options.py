@@ -34,7 +34,7 @@ _BY_STATUS = {
 
 
 def exit_code(error: ClustercertError) -> int:
-    """Return the exit code for an error, by its HTTP status or by that of the service's response."""
+    """Return the exit code for an error, from the HTTP status of the service's response or of the error's class."""
     return _BY_STATUS.get(getattr(error, "http_status", error.status), FAILED)
 
 
@@ -73,9 +73,9 @@ PasswordFileOption = Annotated[
         metavar="FILE", help="Read the password from the first line of FILE, or of standard input (-)."
     ),
 ]
-# A certificate is named by at least this many digits of its fingerprint.
+# The minimum number of fingerprint digits that identify a certificate.
 MIN_DIGITS = 8
-# A list is printed only once it is complete, so this bounds its memory.
+# The maximum number of lines in a list. Bounds the memory, because a list is read completely before it is printed.
 MAX_LINES = 100_000
 LimitOption = Annotated[int, typer.Option(min=1, max=MAX_LINES, help="Maximum number of lines.")]
 ListLimitOption = Annotated[
@@ -128,7 +128,7 @@ class UnknownName(CommandError, status=404, code="CCE.01404001"):
 
 
 def home_folder() -> Path:
-    """Return the user's home directory. Raises CommandError if there is none, as in a container for a user id alone."""
+    """Return the user's home directory. Raises CommandError if there is none, as in a container without an account."""
     try:
         return Path.home()
     except RuntimeError:
@@ -136,7 +136,7 @@ def home_folder() -> Path:
 
 
 def did_you_mean(name: str, candidates: Iterable[str]) -> str:
-    """Return a sentence that names the most similar candidates, after a space, or nothing."""
+    """Return a sentence with the most similar candidates and a leading space, or an empty string."""
     # difflib is slow to import, and most commands need no suggestion.
     from clustercert.model import suggestion
 
@@ -215,7 +215,8 @@ DEFAULT_LIFETIME = timedelta(hours=8)
 # CCE API reference: expire_at must be at least 15 minutes ahead when the service reads it.
 MINIMUM_LIFETIME = timedelta(minutes=15)
 _TRANSFER_TIME = timedelta(seconds=30)
-# If this machine's clock is ahead, the service sees a longer lifetime and may reject it. So accept this much less.
+# If this machine's clock is ahead, the service sees a longer lifetime and may reject it. A lifetime that is shorter
+# by this is therefore accepted.
 _CLOCK_DIFFERENCE = timedelta(minutes=5)
 _DAY = timedelta(days=1)
 
@@ -226,7 +227,7 @@ class Lifetime:
 
     Attributes:
         duration: whole days, or -1 for the longest allowed.
-        expire_at: whole seconds.
+        expire_at: time of expiry, in whole seconds.
         tolerance: how much shorter the certificate may be, if the policy does not allow the whole lifetime.
     """
 

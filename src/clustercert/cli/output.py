@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 
 _TIMES = frozenset({"at", "not_before", "not_after", "client_ca_not_after"})
-# The digits of a fingerprint for which a column has room. `certificate show` and `revoke` accept them.
+# The number of fingerprint digits in a table. `certificate show` and `revoke` accept them.
 _DIGITS = 16
 
 
@@ -46,7 +46,7 @@ def with_names(fields: "JsonObject") -> "JsonObject":
 def with_domain(
     columns: "Sequence[str]", rows: "Sequence[Mapping[str, object]]", column: str = "domain"
 ) -> "Sequence[str]":
-    """Add a column after `project` if several projects in the rows have the same name: their domain, or their id."""
+    """Add a column after `project` if several projects in the rows have the same name: by default, their domain."""
     projects = {(row["project"], row[column]) for row in rows}
     if len(projects) == len({name for name, _ in projects}):
         return columns
@@ -67,7 +67,7 @@ _PAGE_WIDTH, _MIN_WIDTH = 100, 40
 _LONG_WORD = 20
 _BOLD, _PLAIN = "\x1b[1m", "\x1b[0m"
 _UNITS = ((86400, "d"), (3600, "h"), (60, "m"), (1, "s"))
-# A time of less than this many days or hours has a second unit.
+# Times below this number of days or hours are shown with a second, smaller unit.
 _FEW = 8
 _SMALLER = {"d": (3600, "h"), "h": (60, "m")}
 _NOT_PLAIN_ASCII = re.compile(r"[^\n -~]")
@@ -95,7 +95,7 @@ class _Layout:
 
 
 def _choose_layout(output: Output) -> Output:
-    """Make `wide` a table with all columns."""
+    """Replace the format `wide` by a table with all columns."""
     _Layout.wide = output is Output.WIDE
     return Output.TABLE if _Layout.wide else output
 
@@ -119,10 +119,10 @@ def row_of(value: object, *fields: str) -> dict[str, object]:
 
 
 class Table:
-    """Aligned columns without borders, as kubectl prints them, so that grep, awk and sort can read them.
+    """A table with aligned columns and no borders, like kubectl's tables, so that grep, awk and sort can read it.
 
-    The first rows decide which columns are shown. More rows can follow: one that is too wide for the terminal is shown
-    as a list.
+    The first rows decide which columns are shown. A later row that is too wide for the terminal is shown as a list of
+    fields.
     """
 
     def __init__(self, columns: Sequence[str], name: str) -> None:
@@ -282,14 +282,14 @@ def _cell(value: object) -> str:
 
 
 def _detailed(value: object) -> str:
-    """Return the text of a field that has a line of its own."""
+    """Return the text of a value in a list of fields. A time is absolute and, in a terminal, also relative."""
     if isinstance(value, datetime) and sys.stdout.isatty():
         return f"{rfc3339(value)} ({_relative(value)})"
     return _cell(value)
 
 
 def _relative(time: datetime) -> str:
-    """Return how far a time is from now, such as `in 7h59m` or `30d ago`, in the units that kubectl chooses."""
+    """Return how far a time is from now, such as `in 7h59m` or `30d ago`, in the same units as kubectl."""
     seconds = round((time - datetime.now(UTC)).total_seconds())
     size, unit = next((size, unit) for size, unit in _UNITS if abs(seconds) >= 2 * size or size == 1)
     count, rest = divmod(abs(seconds), size)
@@ -301,9 +301,9 @@ def _relative(time: datetime) -> str:
 
 
 def _fitting(columns: Sequence[str], rows: Sequence[Row], name: str) -> Sequence[str]:
-    """Return the columns that fit into the terminal, and say which ones do not. Values are never wrapped or cut.
+    """Return the columns that fit into the terminal, and print which ones do not. Never wraps or cuts values.
 
-    If there is no room for all, the first columns take precedence over later ones, and all over ids.
+    Earlier columns take precedence over later columns, and columns of ids come last.
 
     Args:
         name: the column that identifies a row, which is always shown.
@@ -330,7 +330,7 @@ def _is_id(column: str) -> bool:
 
 
 def _print_fields(row: Row) -> None:
-    """Print a line for each field. A value that does not fit into the terminal goes below its field, unbroken."""
+    """Print a line for each field. A value too long for the terminal is printed below its field, unbroken."""
     width = shutil.get_terminal_size().columns if sys.stdout.isatty() else None
     column = max(map(len, ("FIELD", *row))) + len(_GAP)
     _print_line("FIELD".ljust(column) + "VALUE", is_heading=True)
@@ -353,7 +353,7 @@ def _has_style() -> bool:
     return sys.stdout.isatty() and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
 
 
-# Nothing is shown for commands that end before this time.
+# Progress is shown only for commands that take longer than this.
 FIRST_SECONDS = 0.5
 _SECONDS_BETWEEN = 0.1
 _WIDTH = 30
@@ -361,12 +361,12 @@ _CLEAR = "\r\033[K"
 
 
 class Progress:
-    """Counts the steps of a command. The command can print results meanwhile.
+    """Shows the progress of a command in a terminal. The command can print results meanwhile.
 
     Args:
         noun: what is counted, in the plural.
-        total: how many there are, if that is known.
-        at_once: whether to show it from the beginning, because single steps may take long.
+        total: the number of all steps, if known.
+        at_once: whether to show the progress immediately, because single steps may take long.
     """
 
     def __init__(self, noun: str, total: int | None = None, *, at_once: bool = False) -> None:

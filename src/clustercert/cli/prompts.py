@@ -46,10 +46,10 @@ def prompt_text(prompt: str, instead: str) -> str:
 def confirm(question: str | Callable[[], str], *, yes: bool, instead: str = "add --yes") -> None:
     """Ask for confirmation unless `yes` is set. Raises typer.Exit on no, or UsageError without a terminal.
 
-    Name the objects in the question as the store knows them, so that a wrong name is noticed.
+    The question should contain the stored names of the objects, so that users notice a wrong name.
 
     Args:
-        question: a function if the question takes requests, which are not needed with `yes`.
+        question: the text, or a function that sends requests to build the text. With `yes`, it is not called.
         instead: the advice at the end of the error message if there is no terminal.
     """
     if yes:
@@ -67,8 +67,8 @@ def confirm(question: str | Callable[[], str], *, yes: bool, instead: str = "add
 
 @contextmanager
 def _interruptible() -> Iterator[None]:
-    """End the command with 130 if Ctrl-C is pressed at the prompt in the `with` block."""
-    # In an event loop, asyncio's handler would let Ctrl-C wait for the end of the prompt.
+    """Exit with status 130 if Ctrl-C is pressed at the prompt in the `with` block."""
+    # In an event loop, asyncio's handler would delay Ctrl-C until the prompt is answered.
     previous = signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
         yield

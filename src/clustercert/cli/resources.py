@@ -1,7 +1,7 @@
 """The resources of the administration API, with the texts of their commands and the fields of their documents.
 
-The administration commands, `apply`, `export` and the completion of names are made from this table. The command line
-reads it at start-up, so it imports no package but Typer.
+The administration commands, `apply`, `export` and the completion of names use this table. The command line imports this
+module at start-up, so the module imports no package except Typer.
 """
 
 from collections.abc import Iterator, Mapping
@@ -22,21 +22,21 @@ FLAG: Schema = {"type": "boolean"}
 TEXTS: Schema = {"type": "array", "items": {"type": "string"}}
 MAPPING: Schema = {"type": "object", "additionalProperties": {"type": "string"}}
 
-# The default of a field that has none, since `None` is a default, too.
+# Marks a field without a default. `None` would not do, because some fields have the default `None`.
 NO_DEFAULT = object()
-# A command with a function of its own in `administration`, whose docstring is its help.
+# Marks a command with its own function in `administration`. The function's docstring is the help text.
 _SPECIAL = ""
 
 
 @dataclass(frozen=True, slots=True)
 class Field:
-    """A field of a resource that its owner sets.
+    """A field that the owner of a resource sets.
 
     Attributes:
-        schema: JSON Schema of the field in documents; `None` if they don't have it.
-        default: the value of a field that is not given; `NO_DEFAULT` if there is none.
+        schema: JSON Schema of the field in documents; `None` if documents don't have the field.
+        default: the value if the field is not given; `NO_DEFAULT` for a field without a default.
         is_required: whether documents must have the field.
-        option: the annotated type of the option of the command `create`, if it has one.
+        option: the annotated type of the option of `create` for this field, if there is such an option.
     """
 
     name: str
@@ -48,23 +48,23 @@ class Field:
 
 @dataclass(frozen=True, slots=True)
 class Resource:
-    """A kind of objects.
+    """A kind of object in the API.
 
     Attributes:
-        noun: its name in commands, in the singular.
-        plural: its name in paths of the API.
-        help: of the group of its commands.
-        commands: the help of each command, in the order in which they are listed.
-        columns: of the command `list`.
-        is_in_domain: whether its names are unique only in a domain.
+        noun: the name of the resource in commands, in the singular.
+        plural: the name of the resource in API paths.
+        help: help text of the command group.
+        commands: help text of each command, in the order in which the commands are listed.
+        columns: columns that the command `list` shows.
+        is_in_domain: whether names are unique only within a domain.
         key: the field by which commands name an object.
-        argument: the help of the argument that names an object.
-        new_name: the help of the argument of `create`.
-        question: asked before a deletion, with fields of the object in braces.
-        after_deletion: the end of the message about a deletion.
-        kind: of its documents; empty if there are none.
+        argument: help text of the argument that names an object.
+        new_name: help text of the argument of `create`.
+        question: the question before a deletion, with fields of the object in braces.
+        after_deletion: the end of the message after a deletion.
+        kind: the kind of documents for this resource; empty if there are no such documents.
         metadata: the fields of a document's metadata besides name and labels.
-        fields: the fields that its owner sets.
+        fields: the fields that the owner of an object sets.
     """
 
     noun: str
@@ -84,12 +84,12 @@ class Resource:
 
     @property
     def title(self) -> str:
-        """The noun in messages."""
+        """The name of the resource in messages."""
         return self.noun.replace("-", " ")
 
     @property
     def metavar(self) -> str:
-        """The name of arguments and options that name an object."""
+        """The metavar of arguments and options that name an object."""
         return self.noun.replace("-", "_").upper()
 
     @property
@@ -131,7 +131,7 @@ _SCHEMAS: dict[Any, Schema] = {
 
 
 def _cluster_fields() -> Iterator[Field]:
-    """Yield the fields of a cluster's document that have a declaration in the model."""
+    """Yield the fields of a cluster's document that the model declares."""
     for each in cluster_properties():
         limits = {"minimum": each.declaration.minimum, "maximum": each.declaration.maximum}
         text = TEXT if each.default == "" else NAME
@@ -140,7 +140,7 @@ def _cluster_fields() -> Iterator[Field]:
             yield Field(each.name, schema, NO_DEFAULT if each.default is MISSING else each.default)
 
 
-# In the order in which `apply` creates their objects.
+# All resources, in the order in which `apply` creates their objects.
 RESOURCES = {
     resource.noun: resource
     for resource in (

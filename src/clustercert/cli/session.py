@@ -1,4 +1,4 @@
-"""Warns about environment variables that look like settings and have no effect."""
+"""Loads the settings and opens the store for commands. Warns about unknown environment variables."""
 
 import os
 import pwd
@@ -31,8 +31,8 @@ if TYPE_CHECKING:
 _PREFIX = "CLUSTERCERT_"
 # Variables that are not settings, but that the command line reads.
 _OTHERS = frozenset({"CONFIG", "DEBUG", "PASSWORD", "PROFILE", "SECRET_KEY", "TOKEN"})
-# The fields of the settings, without their tables' fields. The client can't import the settings, whose packages it may
-# lack.
+# The top-level fields of the settings. Client commands can't import the settings, because the packages that these need
+# may be missing.
 TOP_LEVEL_SETTINGS = frozenset(
     {
         *(
@@ -69,7 +69,7 @@ def warn_of_unknown_variables(environment: Mapping[str, str]) -> None:
 
 
 def warn_in_client(environment: Mapping[str, str]) -> None:
-    """Write the same warning in a command that does not load the settings. Accepts all fields of their tables."""
+    """Write the warnings in a command that does not load the settings. Does not check the fields of tables."""
     known = _OTHERS | TOP_LEVEL_SETTINGS
     for variable in sorted(environment):
         name = variable.upper().removeprefix(_PREFIX)
@@ -86,7 +86,7 @@ def _warn(variable: str, similar: str) -> None:
 
 
 def _variables(model: "type[BaseModel]", prefix: str) -> Iterator[tuple[str, bool]]:
-    """Yield the name of each variable, and whether it stands for a table with free names."""
+    """Yield the name of each variable, and whether the variable is a table with arbitrary keys."""
     from pydantic import BaseModel
 
     for field, info in model.model_fields.items():
@@ -129,7 +129,7 @@ class Finder:
     async def cluster(
         self, name_or_id: str, project: str | None = None, domain: str | None = None
     ) -> "Cluster":
-        """Find a cluster. `domain` is the project's."""
+        """Find a cluster. `domain` is the domain of the project."""
         from clustercert.model import Project
 
         owner = await self.project(project, domain) if project is not None else None
@@ -175,7 +175,7 @@ class Operator(Finder):
 
 
 async def default_domain(directory: "Directory") -> "Domain | None":
-    """Return the only domain, or the one with the name `Default`."""
+    """Return the only domain, or the domain named `Default`, or `None`."""
     domains = await directory.queries.domains()
     return next((each for each in domains if len(domains) == 1 or each.name == DEFAULT_DOMAIN), None)
 
@@ -183,7 +183,7 @@ async def default_domain(directory: "Directory") -> "Domain | None":
 def settings_loader(
     context: typer.Context, policy_file: Path | None = None, /, **overrides: object
 ) -> "Callable[..., Settings]":
-    """Return a function that loads the settings, and that can be pickled. See `settings`."""
+    """Return a function that loads the settings. The function can be pickled. See `settings`."""
     from clustercert.settings import load
 
     warn_of_unknown_variables(os.environ)
@@ -197,13 +197,13 @@ def settings(context: typer.Context, policy_file: Path | None = None, /, **overr
     """Load the settings. Options override the environment, which overrides the file. Raises SettingsError.
 
     Args:
-        policy_file: takes the place of the whole table `[policy]`.
+        policy_file: a file that replaces the whole table `[policy]`.
     """
     load = settings_loader(context, policy_file, **overrides)
     loaded = load()
     if not loaded.demo or loaded.kek_file is not None:
         return loaded
-    # A demo's key is in its data folder, so commands find it without settings.
+    # A demo's key is in its data folder, so commands find the key without settings.
     from clustercert.demo.tenants import KEK_FILE
 
     return load(kek_file=loaded.data_dir / KEK_FILE)
@@ -225,7 +225,7 @@ def require_database(loaded: "Settings") -> None:
 
 
 def _is_missing(path: Path) -> bool:
-    """Whether a file does not exist. Other errors, such as a missing permission, are named when it is opened."""
+    """Whether a file does not exist. Other errors, such as a missing permission, are reported on opening."""
     try:
         path.stat()
     except (FileNotFoundError, NotADirectoryError):
@@ -264,7 +264,7 @@ def operate(context: typer.Context, work: Callable[[Operator], Awaitable[T]]) ->
 def examine(context: typer.Context, work: Callable[[Reader], Awaitable[T]]) -> T:
     """Open the store, run `work`, and close the store. Raises ClustercertError, as `operate` does.
 
-    Nothing of the service is built but what `work` needs, so the command starts in half the time.
+    Builds only the parts of the service that `work` needs, so that the command starts in half the time.
     """
     loaded = store_settings(context)
     import asyncio

@@ -1,4 +1,4 @@
-"""HTTP client of this service's API, for the command line. Works with any CCE v3 service that has Keystone.
+"""HTTP client of this service's API, for the command line. Works with any CCE v3 service that uses Keystone.
 
 The client stores nothing; the command line saves logins.
 """
@@ -15,7 +15,7 @@ from clustercert.model import JsonObject
 # CCE API reference, cce_02_0248: 1 to 1825 days, or -1 for the longest allowed.
 LONGEST = -1
 OPERATOR = "operator"
-# Statuses with which API gateways answer an unknown operation.
+# Statuses that API gateways return for an unknown operation.
 _NO_SUCH_OPERATION = frozenset({HTTPStatus.FORBIDDEN, HTTPStatus.NOT_FOUND, HTTPStatus.METHOD_NOT_ALLOWED})
 # The service type in the catalogs of Open Telekom Cloud.
 CCE_SERVICE = "ccev2.0"
@@ -52,7 +52,7 @@ class ProjectRef(NamedRef):
     """A project of the caller.
 
     Attributes:
-        domain: by name; by id if the service is another CCE service, which names only ids.
+        domain: name of the domain; its id if the service is another CCE service, which returns only ids.
     """
 
     domain: str
@@ -67,12 +67,12 @@ class ProjectRef(NamedRef):
 
 @dataclass(frozen=True, slots=True)
 class CurrentUser:
-    """The user that a request is from.
+    """The user who sends the requests.
 
     Attributes:
-        domain: by name.
+        domain: name of the user's domain.
         issuer: the URL of the OIDC issuer or of Keystone, or `built-in`.
-        is_operator: whether they have the role `operator` in the whole service.
+        is_operator: whether the user has the role `operator` in the whole service.
     """
 
     id: str
@@ -100,7 +100,7 @@ class Session:
 
 @dataclass(frozen=True, slots=True)
 class IssueOptions:
-    """The options of a kubeconfig request, with the names and meanings that they have in the API."""
+    """The options of a kubeconfig request, with the same names and meanings as in the API."""
 
     duration: int | None = None
     expire_at: datetime | None = None
@@ -165,7 +165,7 @@ class Client(ServiceClient):
         except ApiError as error:
             if error.http_status not in _NO_SUCH_OPERATION:
                 raise
-            # Another CCE service has only Keystone's list, which does not name domains.
+            # Other CCE services have only Keystone's list, which does not contain the names of domains.
             response = self.exchange("GET", "/v3/auth/projects")
         with self.check_format():
             return tuple(ProjectRef.parse(json_object(item)) for item in _list(response.body["projects"]))
@@ -192,7 +192,7 @@ class Client(ServiceClient):
         return self.exchange("POST", path, body=options.body())
 
     def longest_not_after(self, project_id: str, cluster_id: str) -> datetime:
-        """Return when a certificate issued now with the longest allowed lifetime would expire."""
+        """Return the time of expiry of a certificate issued now with the longest allowed lifetime."""
         path = f"{_cluster(project_id, cluster_id)}/clustercert?dryRun=All"
         response = self.exchange("POST", path, body=IssueOptions(duration=LONGEST).body())
         with self.check_format():
@@ -257,7 +257,7 @@ def _named(value: object) -> NamedRef:
 
 
 def _id(value: object) -> str:
-    """Return an id. Raises ValueError for one that is not safe in a file name: the command line writes such files."""
+    """Return an id. Raises ValueError if the id is not safe in a file name, because files are named by ids."""
     if not isinstance(value, str) or not is_plain(value):
         raise ValueError("the response contains an id with unexpected characters")
     return value

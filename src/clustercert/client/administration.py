@@ -25,7 +25,7 @@ class AdministrationClient(ServiceClient):
 
     @cached_property
     def caller(self) -> JsonObject:
-        """The caller: their `id` and `name`, and their `service_roles`."""
+        """The caller's `id`, `name` and `service_roles`."""
         return self.get("/caller")
 
     @property
@@ -68,7 +68,7 @@ class AdministrationClient(ServiceClient):
         return self.change(path, lambda _: fields)
 
     def change(self, path: str, changes: Callable[[JsonObject], JsonObject]) -> JsonObject:
-        """Like `update`, with a function that returns the new fields, given the current ones."""
+        """Like `update`, but a function computes the new fields from the current fields."""
         current = self.exchange("GET", OWN + path)
         headers = {"If-Match": current.headers.get("ETag", "*")}
         body = {**current.body, **changes(current.body)}
@@ -94,7 +94,7 @@ class AdministrationClient(ServiceClient):
         return response.body, response.headers.get("ETag", "*")
 
     def delete(self, path: str, etag: str | None = None) -> None:
-        """Delete a resource. Raises ClientError, also if it does not have this ETag any more."""
+        """Delete a resource. Raises ClientError, also if the resource no longer has this ETag."""
         try:
             self.exchange("DELETE", OWN + path, headers={"If-Match": etag} if etag is not None else None)
         except ApiError as error:
@@ -103,7 +103,7 @@ class AdministrationClient(ServiceClient):
             raise ApiError("It was changed meanwhile, so it was not deleted.", error.http_status) from error
 
     def all(self, path: str, name: str, /, **query: str) -> Iterator[JsonObject]:
-        """Yield all resources of a list, which has this name in its pages.
+        """Yield all resources of a paged list. In each page, the field `name` contains the resources.
 
         Args:
             query: further query parameters.
@@ -135,7 +135,7 @@ def check_name(text: str) -> None:
 
 
 def path_of(*parts: str, domain: str | None = None) -> str:
-    """Return a path with its parts percent-encoded. Raises InvalidArgument for a name that can't be in a path."""
+    """Return a path of percent-encoded parts. Raises InvalidArgument if a name is not allowed in a path."""
     for part in parts:
         check_name(part)
         if "/" in part:

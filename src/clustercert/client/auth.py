@@ -29,12 +29,12 @@ class TokenAuth:
 
 
 class ProjectTokenAuth:
-    """Sends a token for the project that the request names. Creates these tokens from the token of the login.
+    """Sends a token for the project in the path of the request. Creates these tokens from the token of the login.
 
-    So one login serves all projects of its user.
+    One login therefore serves all projects of the user.
 
     Args:
-        project_id: the scope of the token; `None` if it has none.
+        project_id: the project of the login's token; `None` if the token has no project.
         rescope: returns a token for another project.
     """
 

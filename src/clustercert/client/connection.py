@@ -1,4 +1,4 @@
-"""Connections of the client: HTTP with the standard library alone, time limits, TLS and trust."""
+"""Connections of the client: HTTP with only the standard library, time limits, TLS and trust."""
 
 import _ssl
 import base64
@@ -26,7 +26,7 @@ from clustercert.model.requests import is_loopback
 
 CONNECT_SECONDS = 10
 RESPONSE_SECONDS = 60
-# Services close idle connections after a few seconds, so a connection that waited longer is opened again.
+# Services close idle connections after a few seconds. A connection that was idle for longer than this is replaced.
 IDLE_SECONDS = 2
 _PORTS = {"http": 80, "https": 443}
 _CHUNK = 64 * 1024
@@ -55,14 +55,14 @@ class HttpRequest(NamedTuple):
 
 
 class Reply(NamedTuple):
-    """The head of an HTTP response. `read` returns at most the given number of bytes, none at the end."""
+    """Status and headers of an HTTP response. `read(n)` returns at most n bytes of the body, and none at the end."""
 
     status: int
     headers: http.client.HTTPMessage
     read: Callable[[int], bytes]
 
     def body(self, limit: int) -> bytes | None:
-        """Read the whole body. Returns `None`, and stops reading, if it is larger than the limit, in bytes."""
+        """Read the whole body. Stops and returns `None` if the body is larger than `limit` bytes."""
         content = bytearray()
         while chunk := self.read(_CHUNK):
             content += chunk
@@ -83,8 +83,8 @@ class HttpTransport:
     """The transport for real services.
 
     Args:
-        tls: used only for https.
-        response_seconds: for a whole response; by default RESPONSE_SECONDS.
+        tls: the TLS context, used only for https.
+        response_seconds: time limit for a whole response; by default RESPONSE_SECONDS.
     """
 
     def __init__(self, url: str, tls: ssl.SSLContext | None, response_seconds: float | None = None) -> None:
@@ -96,7 +96,7 @@ class HttpTransport:
 
     @property
     def tls_socket(self) -> ssl.SSLSocket:
-        """The open connection. Raises OSError if it is not open or has no TLS."""
+        """The socket of the open TLS connection. Raises OSError if there is none."""
         if self._connection is None or not isinstance(self._connection.sock, ssl.SSLSocket):
             raise OSError("the connection is not open")
         return self._connection.sock
@@ -177,9 +177,9 @@ class HttpTransport:
 
 
 class _TimeLimit:
-    """Shuts a socket down when a response has taken too long.
+    """Shuts a socket down when a response takes too long.
 
-    The socket's own time-out is not enough: it starts again with each byte that arrives.
+    The socket's own time-out is not enough, because each received byte restarts it.
     """
 
     def __init__(self, connected: socket.socket, seconds: float) -> None:
@@ -191,9 +191,9 @@ class _TimeLimit:
 
     @contextmanager
     def enforced(self) -> Iterator[None]:
-        """Turn errors in the `with` block into TimeoutError if the time is over.
+        """Turn errors in the `with` block into TimeoutError if the time limit has expired.
 
-        The block must check `expired` after reading, because the end of the stream may come from the shutdown.
+        The block must check `expired` after reading, because the shutdown looks like the end of the stream.
         """
         try:
             yield
@@ -245,7 +245,7 @@ class UntrustedCertificate(ClientError):
     """The service's certificate is not from a trusted CA, or does not name the service's address.
 
     Attributes:
-        rejection: what OpenSSL says, as one line without a full stop. The message has it, too.
+        rejection: OpenSSL's reason, as one line without a full stop. The error message contains this reason.
     """
 
     def __init__(self, url: str, reason: str) -> None:
@@ -267,7 +267,7 @@ class ApiError(ClientError):
     """The service returned an error.
 
     Attributes:
-        http_status: 400 to 599.
+        http_status: the HTTP status of the response, such as 404.
     """
 
     def __init__(self, message: str, http_status: int) -> None:
@@ -293,7 +293,7 @@ class ServiceClient:
     """Connects to one service, on the first request. Raises ClientError, and no other exception.
 
     Attributes:
-        trace: receives a line without secrets for each request, if set.
+        trace: if set, called for each request with a log line, which contains no secrets.
         max_response: the largest response that is read, in bytes.
     """
 
@@ -395,7 +395,7 @@ class ServiceClient:
 def service_url(text: str, *, plain_http: bool = False) -> str:
     """Parse a service's base URL from a user's input, which may end in `/v3` or a slash.
 
-    Raises InvalidArgument if it is not valid, or if it uses `http://` for another machine without `plain_http`.
+    Raises InvalidArgument if the URL is not valid, or is `http://` to another machine without `plain_http`.
     """
     try:
         parts = urlsplit(text)
@@ -425,10 +425,10 @@ def json_object(value: object) -> JsonObject:
 
 
 def tls_context(ca_pem: str | None) -> ssl.SSLContext:
-    """Create a TLS context that trusts these CAs, by default this machine's. Raises ClientError.
+    """Create a TLS context that trusts these CAs, by default this machine's CAs. Raises ClientError.
 
-    It accepts what curl and kubectl accept: CAs without the extensions that RFC 5280 requires, and any certificate in
-    the list as the end of a chain.
+    Like curl and kubectl, the context accepts CAs without the extensions that RFC 5280 requires, and chains that end at
+    any certificate in `ca_pem`.
     """
     try:
         context = ssl.create_default_context(cadata=ca_pem)
@@ -560,9 +560,9 @@ def _chain(connection: ssl.SSLSocket) -> list[bytes]:
 
 
 def _private_chain(connection: ssl.SSLSocket) -> list[bytes]:
-    """Return what `get_unverified_chain` of Python 3.13 returns, for Python 3.11 and 3.12.
+    """Replace `get_unverified_chain` of Python 3.13 in Python 3.11 and 3.12.
 
-    Their public API gives only the leaf, so users could not compare the fingerprint of its CA.
+    Their public API returns only the leaf, but users must be able to compare the fingerprint of the CA.
     """
     chain = connection._sslobj.get_unverified_chain()  # type: ignore[attr-defined] # noqa: SLF001 - see above
     return [certificate.public_bytes(_ssl.ENCODING_DER) for certificate in chain or ()]

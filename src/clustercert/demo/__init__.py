@@ -35,7 +35,7 @@ def run(
     """Set up and serve the demo until Ctrl-C. Raises ClustercertError.
 
     Args:
-        port: 0 takes any free port.
+        port: the port on loopback; 0 for any free port.
         with_eip: give the clusters an external address.
         tenants: number of additional projects, each with a user and a cluster.
         tls: serve HTTPS with a self-signed certificate.

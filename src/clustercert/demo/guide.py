@@ -29,7 +29,7 @@ START_SECONDS = 60
 
 @dataclass(slots=True)
 class Guide:
-    """Shows the demo: requests the first kubeconfig. It runs in a thread of the server's main process.
+    """The demo's first client, which requests kubeconfigs. Runs in a thread of the server's main process.
 
     Attributes:
         tls_ca: the CA file for the server's certificate, or `None` for plain HTTP.
@@ -65,8 +65,8 @@ class Guide:
     def _request_kubeconfigs(self, client: httpx.Client) -> list[tuple[x509.Certificate, dict[str, object]]]:
         """Wait until the server is ready, and request a kubeconfig for each tenant. Raises DemoError.
 
-        Starts again after a lost connection. If the user has just stopped the server, this thread must not report a
-        failure; it ends with the process.
+        Retries after a lost connection. The user may have stopped the server, and then this thread must not report a
+        failure, but wait until the process exits.
         """
         deadline = time.monotonic() + START_SECONDS
         while time.monotonic() < deadline:
@@ -182,7 +182,7 @@ def _clustercert_path(tenant: Tenant) -> str:
 
 
 def _program() -> str:
-    """Return how the user called this program."""
+    """Return the command with which the user called this program."""
     called = sys.argv[0]
     return f"{sys.executable} -m clustercert" if called.endswith("__main__.py") else shlex.quote(called)
 

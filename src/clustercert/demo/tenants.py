@@ -37,7 +37,7 @@ class DemoError(ClustercertError):
 
 @dataclass(frozen=True, slots=True)
 class Tenant:
-    """A project with a user, an access key and a cluster, as in `demo.json`, which has mode 0600."""
+    """A project with a user, an access key and a cluster, as stored in `demo.json` (mode 0600)."""
 
     region: str
     project_id: str
@@ -122,7 +122,7 @@ async def _new_tenant(parts: Components, number: int, say: Say) -> Tenant:
 
 
 async def _found(search: Awaitable[T]) -> T | None:
-    """Return an object that an interrupted run created but did not write to `demo.json`, or `None`."""
+    """Return an object that an interrupted run created but did not write to `demo.json`; `None` if there is none."""
     with contextlib.suppress(NotFound):
         return await search
     return None

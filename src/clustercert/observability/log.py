@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 # A field with one of these words in its name is redacted.
 _SECRET_WORDS = ("token", "password", "secret", "key", "pem", "authorization", "cookie")
-# Exceptions: fields that hold no secret.
+# Fields whose names contain such a word, but that hold no secret.
 _HARMLESS = frozenset({"key_type", "key_id", "kek_id", "data_key_id", "access_key_id", "known_keys"})
 
 REDACTED = "[redacted]"

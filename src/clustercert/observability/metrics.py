@@ -1,6 +1,6 @@
 """Prometheus metrics. No label names a cluster, a user or a project.
 
-Each worker process writes its counts to the folder named by `PROMETHEUS_MULTIPROC_DIR`; a scrape adds them up.
+Each worker process writes its counts to the folder named by `PROMETHEUS_MULTIPROC_DIR`; a scrape returns the sums.
 The metrics table in docs/operations.md is generated from the descriptions: run `make docs` after a change.
 """
 
@@ -91,7 +91,7 @@ EXPIRING = Gauge(
     ["window"],
     multiprocess_mode="mostrecent",
 )
-# Includes certificates of revoked users and clusters: to exclude them, the query would read more than one index range.
+# Includes certificates of revoked users and clusters: a query without them would read more than one index range.
 LIVE = Gauge(
     "clustercert_certificates_live",
     "Certificates that are valid and not revoked individually; revocations of a whole user or cluster do not count",

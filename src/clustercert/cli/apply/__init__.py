@@ -1,1 +1,1 @@
-"""Commands that compare the service with documents and change it."""
+"""Commands that compare YAML documents with the service, and apply the differences."""

@@ -118,7 +118,7 @@ def _read(files: list[Path]) -> "list[Document]":
 def _plan(
     client: "AdministrationClient", documents: "Sequence[Document]"
 ) -> "tuple[Planner, list[PlannedChange]]":
-    """Compare documents with the service, which checks the changes."""
+    """Plan the changes that the documents require. The service checks them without applying them."""
     from clustercert.cli.apply.desired_state import Planner
 
     with Progress("documents compared", len(documents)) as progress:
@@ -137,7 +137,7 @@ def _deletions(
 
 
 def _make(client: "AdministrationClient", planner: "Planner", changes: "Sequence[PlannedChange]") -> None:
-    """Make the changes, and print each one. Raises CommandError, which says how many changes were applied."""
+    """Apply the changes, and print each one. Raises CommandError with the number of changes applied so far."""
     from clustercert.client.connection import ClientError
 
     with Progress("changes", len(changes)) as progress:

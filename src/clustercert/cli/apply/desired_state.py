@@ -17,12 +17,12 @@ class PlannedChange:
 
     Attributes:
         action: `create`, `change` or `delete`.
-        path: of the object, below its project if it has one.
-        body: of the PUT; `None` to delete.
-        project: the project's domain and name, which have the id that the path needs.
+        path: API path of the object. For an object in a project, relative to the project's path.
+        body: body of the PUT request; `None` for a deletion.
+        project: domain and name of the object's project, whose id the full path needs.
         differences: old and new values by field.
-        needs_others: whether the change refers to an object that an earlier one creates.
-        etag: the state in which the object must be to be deleted; `None` for any state.
+        needs_others: whether the change refers to an object that an earlier change creates.
+        etag: delete the object only if it still has this ETag; `None` to delete it in any state.
     """
 
     action: str
@@ -58,7 +58,7 @@ class Planner:
         return found
 
     def check(self, changes: Sequence[PlannedChange]) -> None:
-        """Let the service check each change that depends on no object that is still missing. Raises ClientError."""
+        """Let the service check the changes, except those that need an object not created yet. Raises ClientError."""
         for change in changes:
             has_project = change.project is None or change.project in self.project_ids
             if has_project and change.body is not None and not change.needs_others:
@@ -72,7 +72,7 @@ class Planner:
         return path_of("projects", self.project_ids[change.project]) + change.path
 
     def awaited_projects(self, change: PlannedChange) -> list[tuple[str | None, str]]:
-        """Return the names by which later changes refer to the project that a change creates."""
+        """Return the keys in `project_ids` for the project that a change creates. Empty for other changes."""
         return [
             (each.domain, each.name)
             for each in self._documents
@@ -96,7 +96,7 @@ class Planner:
         if current is not None and resource.kind == "Project":
             self.project_ids[document.domain, document.name] = str(current["id"])
         given = {name: value for name, value in document.spec.items() if name != "members"}
-        # Without it, the service creates an enabled object, and leaves a disabled one disabled.
+        # Omit the default of `enabled`: the service then enables new objects, and keeps existing ones as they are.
         defaults = {name: value for name, value in resource.defaults.items() if name != "enabled"}
         body = {**defaults, **given, "labels": dict(document.labels)}
         path = path_of(resource.plural, document.name, domain=document.domain)
@@ -126,7 +126,7 @@ class Planner:
                 yield PlannedChange("delete", f"{document.title} member {name}", path)
 
     def _binding(self, document: Document) -> Iterator[PlannedChange]:
-        """Plan the assignments of a role binding. Others are left as they are."""
+        """Plan the missing assignments of a role binding. Other assignments are kept."""
         role, project = document.spec["role"], self._project(document)
         self._require_role(document, role)
         assigned = self._assigned(project)
@@ -141,7 +141,7 @@ class Planner:
                     yield PlannedChange("create", title, path, {}, project, needs_others=current is None)
 
     def _assigned(self, project: tuple[str | None, str] | None) -> set[tuple[str, str, str]]:
-        """Return the assignments in a project or the service: role, user or group, and id."""
+        """Return the assignments in a project or in the whole service: role, `user` or `group`, and the id."""
         if project is not None and project not in self.project_ids:
             return set()
         if project is None:
@@ -195,7 +195,7 @@ class Planner:
 def deletions(
     client: AdministrationClient, documents: Sequence[Document], selector: Mapping[str, str]
 ) -> list[PlannedChange]:
-    """Return the deletions of all objects that have the labels, and that no document names."""
+    """Return the deletions of all objects that have the labels and are in no document."""
     projects = list(client.all("/projects", "projects"))
     named = {(each.resource.kind, each.project, each.name) for each in documents}
     kept = {(kind, name) for kind, _, name in named}
@@ -222,7 +222,7 @@ def deletions(
 def _deletion(
     client: AdministrationClient, title: str, path: str, selector: Mapping[str, str]
 ) -> Iterator[PlannedChange]:
-    """Plan the deletion of an object in its current state. Its labels may have changed since it was listed."""
+    """Plan the deletion of an object, if it still has the labels. They may have changed since the object was listed."""
     state = client.find_state(path)
     if state is not None and _has_labels(state[0], selector):
         yield PlannedChange("delete", title, path, etag=state[1])

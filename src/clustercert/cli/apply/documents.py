@@ -16,7 +16,7 @@ from clustercert.yaml_text import Dumper
 
 API_VERSION = "clustercert/v1"
 
-# In the order in which their objects are created.
+# The kinds of documents, in the order in which their objects are created.
 KINDS = {resource.kind: resource for resource in RESOURCES.values() if resource.kind}
 
 
@@ -64,7 +64,7 @@ class Document:
     """A document that fits its kind's schema.
 
     Attributes:
-        domain: the domain of names; `None` for the caller's.
+        domain: the domain of the names in the document; `None` for the caller's domain.
         project: the project of a cluster or role binding, by name or id.
         source: the file, for messages and relative paths.
     """
@@ -195,7 +195,7 @@ def write_documents(values: list[dict[str, object]]) -> str:
 
 
 class _Dumper(Dumper):
-    """Writes text of several lines, such as certificates, as a block."""
+    """Writes multi-line strings, such as certificates, as literal blocks."""
 
 
 def _represent_text(dumper: yaml.SafeDumper, text: str) -> yaml.ScalarNode:
@@ -209,7 +209,7 @@ _KUBECONFIG = ("kubeconfig", "context")
 
 
 def cluster_fields(document: Document) -> dict[str, Any]:
-    """Return the body for the API. Raises CommandError."""
+    """Return the request body for a cluster. Raises CommandError."""
     fields = {**document.resource.defaults, "labels": dict(document.labels)}
     fields |= {name: value for name, value in document.spec.items() if name not in _KUBECONFIG}
     if "kubeconfig" in document.spec:
@@ -228,9 +228,9 @@ def cluster_fields(document: Document) -> dict[str, Any]:
 
 
 def _checked_ca(document: Document, fields: dict[str, Any]) -> str:
-    """Check the fields as the service does. Returns the CA without other text. Raises InvalidRequest."""
+    """Check the fields as the service does. Returns the CA's PEM without other text. Raises InvalidRequest."""
     from clustercert.clusters.registration import ClusterLimits, checked, new_registration
 
     registration = new_registration({"name": document.name, **fields})
-    # Only the service knows its limits.
+    # The service checks its own limit, which this command does not know.
     return checked(registration, ClusterLimits(cas=1000)).server_ca_pem.decode("ascii")

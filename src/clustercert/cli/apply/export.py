@@ -58,7 +58,7 @@ def _bindings(assignments: Iterable[JsonObject], project: JsonObject | None) -> 
 
 
 def _reference(member: JsonObject, domain: str) -> str:
-    """Return the name of a user in a domain, or the id of a user in another one."""
+    """Return the name of a user in this domain, or the id of a user in another domain."""
     return str(member["name"] if member["domain"] == domain else member["id"])
 
 

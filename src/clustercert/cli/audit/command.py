@@ -82,7 +82,7 @@ async def tail(
 async def _last_events(
     log: "AuditLog", event_filter: "EventFilter", size: int, count: int
 ) -> "list[StoredEvent]":
-    """Find the last matching events in the first `size` events of the log, oldest first."""
+    """Return the last `count` matching events of the first `size` events in the log, oldest first."""
     found: list[StoredEvent] = []
     cursor = size or None
     while cursor is not None and len(found) < count:
@@ -174,7 +174,7 @@ app.command("check-certificates")(verify.check_certificates)
 
 
 async def _seal_waiting_events(operator: Operator) -> None:
-    """Seal the waiting events, so that they can be listed and prove deletions. Prints a warning if that fails."""
+    """Seal the waiting events, because only sealed events are listed. Prints a warning if the log is damaged."""
     try:
         await operator.components.log_sealer.seal_all()
     except LogDamaged as damage:

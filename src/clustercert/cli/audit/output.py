@@ -1,4 +1,4 @@
-"""Names instead of the ids in audit events, for tables that people read."""
+"""Prints audit events and verification reports, and reads keys and checkpoints given by the user."""
 
 import contextlib
 import json
@@ -36,12 +36,12 @@ if TYPE_CHECKING:
 
 
 _FINGERPRINT_DIGITS = 64
-# Shown digits of a fingerprint: enough for `certificate show` to find the certificate.
+# The number of digits shown of a fingerprint: enough for `certificate show` to find the certificate.
 _SHOWN_DIGITS = 16
 
 
 class EventNames:
-    """Finds the names of users and clusters in the store. Each is looked up once."""
+    """Finds the names of users and clusters in the store. Looks up each name only once."""
 
     def __init__(self, operator: "Operator") -> None:
         self._operator = operator
@@ -59,7 +59,7 @@ class EventNames:
         return self._known[user_id]
 
     async def subject(self, event: "StoredEvent") -> str:
-        """Return the name that the event or the store has for the subject. A fingerprint or hash is shortened."""
+        """Return the subject's name from the event or the store. Shortens a fingerprint or hash."""
         from clustercert.audit.event_parsing import parse_body
 
         detail = parse_body(event.body).get("detail")
@@ -148,7 +148,7 @@ def show_report(report: "VerificationReport", output: Output) -> None:
 
 
 class EventPrinter:
-    """Prints events as they come: each on one line, or as a YAML document. CSV output has no header.
+    """Prints events as they arrive: each on one line, or as a YAML document. CSV output has no header.
 
     A table in a terminal has names instead of ids, and relative times.
     """
@@ -228,5 +228,5 @@ def mismatch_row(mismatch: "Mismatch") -> Row:
 
 
 def _text(file: Path) -> str:
-    # Replace invalid bytes. The parsers reject the replacement character, because no key or checkpoint has it.
+    # Replace invalid bytes: the parsers reject the replacement character, which no key or checkpoint contains.
     return read_file(file).decode(errors="replace")

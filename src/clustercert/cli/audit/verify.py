@@ -1,4 +1,4 @@
-"""`clustercert audit verify`: verifies the stored log with the most trustworthy key available."""
+"""Verifies and exports the audit log. `clustercert audit verify` uses the most trustworthy key available."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -43,10 +43,10 @@ EVENTS = "events checked"
 async def verify_stored_log(
     settings: "Settings", files: Sequence[Path], given: str | None
 ) -> "tuple[VerificationReport, str]":
-    """Verify the log with the given key, or with the public key of the sealed private key.
+    """Verify the log with the given key, or with the public key derived from the sealed private key.
 
-    If neither is available, verifies it with the stored public key, and also returns why; otherwise "". Raises
-    CommandError, SchemaError, LogDamaged or Unavailable.
+    If neither is available, verifies the log with the stored public key. Returns the report, and the reason why the
+    key can't be trusted or "". Raises CommandError, SchemaError, LogDamaged or Unavailable.
     """
     from clustercert.audit.findings import FindingKind, VerificationReport
     from clustercert.audit.verification import verify
@@ -76,7 +76,7 @@ async def verify_stored_log(
 async def _own_key(
     settings: "Settings", database: "Database", queries: "EvidenceQueries"
 ) -> "tuple[VerifierKey, Finding | None, str]":
-    """Return the log's key, a finding if the stored key is wrong, and why the returned key can't be trusted or ""."""
+    """Return the log's key, a finding if the stored key is wrong, and the reason why the key can't be trusted or ""."""
     from clustercert.audit.findings import Finding, FindingKind
     from clustercert.audit.log import unseal_private_key
     from clustercert.custody import Custody
@@ -227,7 +227,7 @@ async def check_certificates(operator: Operator, output: OutputOption = Output.T
 def _verified_store(
     context: typer.Context, files: list[Path], key: str | None
 ) -> "tuple[VerificationReport, str]":
-    """Verify the stored log. Also returns why its key can't be trusted, or an empty string."""
+    """Verify the stored log. Also returns why the log's key can't be trusted, or an empty string."""
     import asyncio
 
     from clustercert.observability import log
@@ -246,7 +246,7 @@ def _verified_store(
 
 
 def _verified_export(folder: Path, files: list[Path], key: str | None) -> "tuple[VerificationReport, str]":
-    """Verify an exported log. Also returns why its key can't be trusted, or an empty string."""
+    """Verify an exported log. Also returns why the log's key can't be trusted, or an empty string."""
     import asyncio
 
     from clustercert.audit.export import VERIFIER_KEY, ExportedLog

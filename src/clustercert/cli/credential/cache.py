@@ -1,7 +1,7 @@
 """The exec plugin's cache: one file for each credential, with mode 0600, in a folder of mode 0700.
 
-The first line says until when the file is used. The rest is the response for kubectl. kubectl reads the cache for each
-command, so this module imports only modules that Python has loaded anyway.
+The first line contains the times of renewal and expiry. The rest is the response for kubectl. Each kubectl command
+reads the cache, so this module imports only modules that Python loads at startup anyway.
 """
 
 import os
@@ -11,7 +11,7 @@ from clustercert.file_names import is_plain
 _MAGIC = "clustercert-1"
 # The maximum size of a file, several times that of a response with an RSA key and a chain.
 _MAX_BYTES = 256 * 1024
-# A file from further in the future means that the clock was set back.
+# An issue time further in the future means that the clock was set back.
 _CLOCK_STEP_S = 60
 
 
@@ -19,7 +19,7 @@ class CachedCredential:
     """A cached response.
 
     Attributes:
-        issued, renew, expires: seconds since the epoch, by this machine's clock.
+        issued, renew, expires: times of issue, renewal and expiry, in seconds since the epoch, by this machine's clock.
         login: the state of the login's file, see `login_state`.
         body: the response for kubectl, in version v1.
     """
@@ -44,7 +44,7 @@ class CachedCredential:
 
 
 def folder(name: str = "credentials") -> str | None:
-    """A folder of the cache, or `None` without a home directory. Its file names begin with the profile and a comma."""
+    """Return a cache folder, or `None` without a home directory. Its file names begin with the profile and a comma."""
     base = os.environ.get("XDG_CACHE_HOME", "")
     # XDG Base Directory Specification: ignore a relative path in the variable.
     if not base.startswith("/"):
@@ -53,7 +53,7 @@ def folder(name: str = "credentials") -> str | None:
 
 
 def path_of(profile: str, project_id: str, cluster_id: str) -> str | None:
-    """The file for the credential of a login for a cluster, or `None` if it can't be cached."""
+    """Return the cache file of a login's credential for a cluster, or `None` if it can't be cached."""
     parts = (profile, project_id, cluster_id)
     place = folder()
     if place is None or not all(map(is_plain, parts)):
@@ -95,13 +95,13 @@ def clear(profile: str) -> None:
         for name in names:
             if name.startswith(f"{profile},"):
                 try:
-                    os.unlink(f"{place}/{name}")  # noqa: PTH108 - the same
+                    os.unlink(f"{place}/{name}")  # noqa: PTH108 - pathlib takes 10 ms to import
                 except OSError:
                     continue
 
 
 def login_state(path: str) -> str:
-    """Return a text that changes when the file is replaced. The path is the part after the first space."""
+    """Return a string that changes when the file is replaced. The part after the first space is the file's path."""
     try:
         status = os.stat(path)  # noqa: PTH116 - pathlib takes 10 ms to import
     except OSError:

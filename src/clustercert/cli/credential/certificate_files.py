@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 # The maximum size of a certificate with its chain. Five certificates with RSA keys of 4096 bits take 10 KiB.
 MAX_CERTIFICATE_BYTES = 64 * 1024
 _SUFFIX = ".pem"
-# Files are renewed at the latest this long before they expire. The timer for renewals runs every 5 minutes.
+# Renew a file at least this long before its certificate expires. The timer for renewals runs every 5 minutes.
 _MIN_LEFT = timedelta(minutes=10)
 
 
@@ -67,7 +67,7 @@ class CertificateFile:
 
 
 def certificate_files() -> Iterator[CertificateFile]:
-    """The files that `merge --files` wrote."""
+    """Yield the files that `merge --files` wrote."""
     for path in sorted(_folder().glob(f"*{_SUFFIX}")):
         parts = path.name.removesuffix(_SUFFIX).split(",")
         if len(parts) == len(CertificateFile.__slots__) and all(map(is_plain, parts)):

@@ -1,7 +1,7 @@
 """`clustercert credential`: the exec plugin that gives kubectl a client certificate.
 
-kubectl runs the plugin for each command. If the cache has a credential, the plugin only prints it. So this module
-imports only modules that are needed for that.
+kubectl runs the plugin for each command. To print a cached credential quickly, this module imports only the modules
+needed for that.
 """
 
 import os
@@ -14,7 +14,7 @@ from clustercert.cli.credential import cache
 _INFO_PREFIX = '{"kind":"ExecCredential","apiVersion":"client.authentication.k8s.io/'
 _GROUP = "client.authentication.k8s.io/"
 VERSIONS = ("v1", "v1beta1")
-# The fields of the cluster's extension `client.authentication.k8s.io/exec`, which `merge` writes.
+# Maps the fields of the extension `client.authentication.k8s.io/exec`, which `merge` writes, to options.
 _FIELDS = {"profile": "profile", "project_id": "project", "cluster_id": "cluster"}
 _FLAGS = ("--service-key", "--refresh")
 _VALUES = ("--profile", "--project", "--expires-in")
@@ -24,11 +24,11 @@ class CredentialRequest:
     """The options of one call.
 
     Attributes:
-        cluster: an id, or a name until `renewal` has replaced it; `None` if kubectl sends it: see
-            `provideClusterInfo`.
-        project: the same. `None` for the default.
-        profile: `None` for the default.
-        version: of the ExecCredential.
+        cluster: the cluster's id, or its name until `renewal` replaces the name by the id; `None` if kubectl sends
+            the id (`provideClusterInfo`).
+        project: the project's id, or its name until it is replaced likewise; `None` for the default project.
+        profile: name of the saved login; `None` for the default profile.
+        version: API version of the ExecCredential.
     """
 
     __slots__ = ("cluster", "expires_in", "profile", "project", "refresh", "service_key", "version")
@@ -43,9 +43,9 @@ class CredentialRequest:
         self.version = "v1"
 
     def cache_path(self) -> str | None:
-        """The file for this credential, or `None` if the cluster, the profile or the project is not known yet.
+        """Return the cache file of this credential, or `None` if the cluster, profile or project is not known yet.
 
-        For a name instead of an id, there is no such file.
+        Cache files are named by ids, so none exists for the name of a cluster or project.
         """
         if self.cluster is None or self.profile is None or self.project is None:
             return None
@@ -111,14 +111,14 @@ def _print(body: str, version: str) -> int:
         sys.stdout.flush()
     except OSError as error:
         _fail(f"The credential could not be written: {error.strerror}.", 1)
-        # Otherwise Python would write again at exit, and print a traceback.
+        # Otherwise Python would flush standard output again at exit, and print a traceback.
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
         return 1
     return 0
 
 
 def _parsed(arguments: list[str]) -> CredentialRequest | None:
-    """Parse the arguments as `merge` writes them. Returns `None` for all others."""
+    """Parse arguments of the form that `merge` writes. Returns `None` for any other arguments."""
     request = CredentialRequest()
     rest = list(arguments)
     while rest:
@@ -136,7 +136,7 @@ def _parsed(arguments: list[str]) -> CredentialRequest | None:
 
 
 def _apply_exec_info(request: CredentialRequest, text: str) -> str | None:
-    """Set the version in the request, and its missing options. Returns a message if the text is malformed."""
+    """Copy the version and missing options from kubectl to the request. Returns a message if the text is malformed."""
     import json
 
     try:

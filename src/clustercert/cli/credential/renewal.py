@@ -1,7 +1,7 @@
 """Gets a new certificate for the exec plugin with a saved login, and caches it.
 
-Of many parallel calls, one asks the service, and the others wait for its result. Without a terminal, no call waits for
-input: a missing login is an error that names the command to run.
+If calls run in parallel, one asks the service, and the others wait for the result. Without a terminal, no call waits
+for input: if the login is missing, the error message says which command to run.
 """
 
 import contextlib
@@ -66,7 +66,7 @@ class Failure(NamedTuple):
 
     Attributes:
         exit_code: see `options`.
-        cache_helps: whether a cached certificate that is still valid can be used meanwhile.
+        cache_helps: whether a valid cached certificate may be used instead.
         needs_user: whether a login in a browser window would help.
         is_refused: whether the service refused the login.
     """
@@ -83,8 +83,8 @@ class Credential:
     """A certificate with its key, in PEM.
 
     Attributes:
-        expires: by this machine's clock.
-        login: the state of the login's file.
+        expires: time of expiry, by this machine's clock.
+        login: the state of the login's file, see `cache.login_state`.
     """
 
     certificate_pem: str
@@ -99,7 +99,11 @@ class Credential:
         return cls(b64decode(certificate).decode(), b64decode(key).decode(), issued.expires, login)
 
     def cache_entry(self, now: float) -> CachedCredential:
-        """The response for kubectl, and when to renew it: when a fifth or 5 minutes are left."""
+        """Return the cache entry, with the response for kubectl and the time of renewal.
+
+        The certificate is renewed when a fifth of its lifetime is left, or 5 minutes if that is longer, but not in the
+        first half of the lifetime.
+        """
         lifetime = self.expires - datetime.fromtimestamp(now, UTC)
         left = min(max(lifetime / 5, _MIN_LEFT), lifetime / 2)
         status = {
@@ -118,7 +122,7 @@ class Credential:
 
 
 def renew(request: "CredentialRequest") -> str | Failure:
-    """Return the response for kubectl. Asks the service, unless a parallel call did."""
+    """Return the response for kubectl. Asks the service, unless a parallel call has cached a response."""
     completed = _completed(request)
     if isinstance(completed, Failure):
         return completed
@@ -174,7 +178,7 @@ def store(path: str | None, credential: "Credential") -> str:
 
 
 def _completed(request: "CredentialRequest") -> Failure | None:
-    """Fill in the profile and the project if the call does not name them."""
+    """Fill in the profile and the project if they are not given."""
     if request.cluster is None:
         return Failure(
             2, "No cluster is named. Run `clustercert credential CLUSTER`, or set provideClusterInfo: true."
@@ -185,7 +189,7 @@ def _completed(request: "CredentialRequest") -> Failure | None:
 
 
 def _identified(request: "CredentialRequest") -> Failure | None:
-    """Replace names by ids, so that each cluster has one credential, however it is named."""
+    """Replace names by ids, so that a cluster given by name or by id uses the same cached credential."""
     if is_identified(request):
         return None
     found = _ask(identify, request)
@@ -197,7 +201,7 @@ def _identified(request: "CredentialRequest") -> Failure | None:
 
 def _ask(question: Callable[["CredentialRequest"], T | Failure], request: "CredentialRequest") -> T | Failure:
     """Ask the service. Renews a login at an OIDC issuer if necessary."""
-    # A renewal has no time limit: a new refresh token must be saved before the process ends.
+    # Renew the login without a time limit: a new refresh token must be saved before the process exits.
     if (failure := renew_login(request)) is not None:
         return failure
     result = _with_time_limit(question, request)
@@ -209,7 +213,7 @@ def _ask(question: Callable[["CredentialRequest"], T | Failure], request: "Crede
 def _with_time_limit(
     question: Callable[["CredentialRequest"], T | Failure], request: "CredentialRequest"
 ) -> T | Failure:
-    """Ask the service in a thread, because a name lookup can't be interrupted."""
+    """Ask the service in a thread with a time limit, because a DNS lookup can't be interrupted."""
     results: list[T | Failure] = []
     thread = threading.Thread(target=lambda: results.append(question(request)), daemon=True)
     thread.start()
@@ -243,7 +247,7 @@ def _write(path: str | None, entry: CachedCredential) -> None:
 
 
 def complete(request: "CredentialRequest") -> Failure | None:
-    """Fill in the profile, and the project of a cluster that is given by id, if the call does not name them."""
+    """Fill in the profile if it is missing, and the project if it is missing and the cluster is given by id."""
     try:
         request.profile = request.profile or profile.current(os.environ)
     except CommandError as error:
@@ -279,7 +283,7 @@ def identify(request: "CredentialRequest") -> tuple[str, str] | Failure:
 
 
 def renew_login(request: "CredentialRequest") -> Failure | None:
-    """Renew a login at an OIDC issuer that expired. Returns why that failed."""
+    """Renew an expired login at an OIDC issuer. Returns a Failure if the renewal fails."""
     name = request.profile or DEFAULT_PROFILE
     found = _login(name)
     if isinstance(found, Failure):
@@ -301,7 +305,7 @@ def renew_login(request: "CredentialRequest") -> Failure | None:
 
 
 def renew_refused_login(request: "CredentialRequest") -> bool:
-    """Renew a login whose token the service refused before it expired. Returns whether there is a new token."""
+    """Renew a login whose token the service refused before the token expired. Returns whether there is a new token."""
     name = request.profile or DEFAULT_PROFILE
     found = _login(name)
     if isinstance(found, Failure) or not found.is_renewable:
@@ -316,7 +320,7 @@ def renew_refused_login(request: "CredentialRequest") -> bool:
 
 
 def log_in(request: "CredentialRequest") -> Failure | None:
-    """Let the user log in with one browser window, for this call and all calls that wait. Returns why that failed."""
+    """Let the user log in once in a browser, for this call and all waiting calls. Returns a Failure if that fails."""
     from clustercert.cli.login.renewal import WindowFailed, log_in_by_window
 
     try:
@@ -331,7 +335,7 @@ def log_in(request: "CredentialRequest") -> Failure | None:
 
 
 def obtain(request: "CredentialRequest") -> Credential | Failure:
-    """CredentialRequest a certificate. Reports every error as a Failure."""
+    """Request a certificate. Reports every error as a Failure."""
     state = cache.login_state(str(profile.path_of(request.profile or DEFAULT_PROFILE, os.environ)))
     return _with_login(request, lambda found: Credential.from_issued(_request(request, found), state))
 
@@ -393,5 +397,5 @@ def _login(name: str) -> Profile | Failure:
 
 
 def _log_in_again(name: str, problem: str, *, cache_helps: bool) -> Failure:
-    """Name the command that creates this login again: the profile has the address and the user."""
+    """Return a Failure with the command to log in again, which reads the address and the user from the profile."""
     return Failure(NOT_LOGGED_IN, f"{problem}. {profile.log_in_again(name)}", cache_helps)

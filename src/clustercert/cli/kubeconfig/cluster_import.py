@@ -12,7 +12,7 @@ from pathlib import Path
 from clustercert.cli.options import CommandError
 from clustercert.cli.yaml_io import in_messages, parse, read_input, read_regular
 
-# The maximum size. A kubeconfig of this size has several hundred clusters.
+# The maximum size of a kubeconfig: enough for several hundred clusters.
 MAX_BYTES = 1024 * 1024
 MAX_CA_BYTES = 64 * 1024
 # Fields that change how kubectl reaches the API server. They are not imported: issued kubeconfigs don't have them.

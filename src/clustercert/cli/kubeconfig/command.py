@@ -46,7 +46,7 @@ _SAN_CONTEXT = re.compile(r"customSAN-[0-9]+", re.ASCII)
 
 @dataclass(frozen=True, slots=True)
 class FileOptions:
-    """The options for the kubeconfig file. If the file can't be written, raises CommandError before issuing."""
+    """The options for the kubeconfig file. Raises CommandError early if the file can't be written."""
 
     out: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Write a file, mode 0600. [default: standard output]")

@@ -1,4 +1,4 @@
-"""A kubeconfig whose entries can be changed while comments, quotes, anchors and the order of the others stay."""
+"""Edits entries of a kubeconfig. Keeps the comments, quotes, anchors and order of all other entries."""
 
 import io
 import json
@@ -24,7 +24,7 @@ class Kubeconfig:
     """A parsed kubeconfig.
 
     Attributes:
-        value: the content. Changes of it are written by `changed_text`.
+        value: the parsed content. Callers change it, and then call `changed_text`.
     """
 
     def __init__(self, content: bytes) -> None:
@@ -33,14 +33,14 @@ class Kubeconfig:
         self.value = _parsed(content)
 
     def entries(self, name: str) -> dict[str, Value]:
-        """Return the entries of a list by name. Leaves out entries without a name."""
+        """Return the entries of a list by name. Skips entries without a name."""
         return {each["name"]: each for each in self.value.get(name) or () if _has_name(each)}
 
     def put(self, name: str, entry: Value) -> None:
-        """Add an entry to a list, or replace the one of the same name."""
+        """Add an entry to a list, or replace the entry with the same name."""
         entries = self.value.get(name) or []
         if entry["name"] in self.entries(name):
-            # A new list, since an alias elsewhere may repeat the old one.
+            # Create a new list, because a YAML alias elsewhere may refer to the old list.
             self.value[name] = [entry if _has_name(each, entry["name"]) else each for each in entries]
         else:
             self.value[name] = [*entries, entry]
@@ -57,7 +57,7 @@ class Kubeconfig:
         return value if isinstance(value, str) and value else None
 
     def changed_text(self) -> str:
-        """Return the text for the changed value. Raises MalformedYaml if other entries would change."""
+        """Return the changed document as text. Raises MalformedYaml if other entries would change."""
         old = _parsed(self.text.encode())
         if _same(old, self.value):
             return self.text
@@ -96,12 +96,12 @@ def _has_name(entry: object, name: str | None = None) -> bool:
 
 
 def _are_entries(one: object, other: object) -> bool:
-    """Whether two values are lists, and items in them have names."""
+    """Whether both values are lists, and at least one item in them has a name."""
     return isinstance(one, list) and isinstance(other, list) and any(map(_has_name, [*one, *other]))
 
 
 def _same(one: Any, other: Any) -> bool:
-    """Whether two values are equal, also in their types: for Python, 1 and true are equal."""
+    """Whether two values and their types are equal. Python alone would treat 1 and true as equal."""
     if isinstance(one, dict) and isinstance(other, dict):
         return one.keys() == other.keys() and all(_same(each, other[key]) for key, each in one.items())
     if isinstance(one, list) and isinstance(other, list):
@@ -113,7 +113,7 @@ def _edited(text: str, old: Value, new: Value) -> str | None:
     """Return the text with the new value, or `None` if ruamel.yaml can't read the text or write the value."""
     if _is_json(text):
         return json.dumps(new, indent=2) + "\n"
-    # Here, since only commands that change a file need it.
+    # Imported here, because only commands that change a file need ruamel.yaml.
     from ruamel.yaml.error import YAMLError
 
     try:
@@ -123,7 +123,7 @@ def _edited(text: str, old: Value, new: Value) -> str | None:
         editor.update(editor.root, old, new)
         return editor.result()
     except (YAMLError, AttributeError, LookupError, NotImplementedError, TypeError, ValueError):
-        # Nodes with tags of their own are not mappings and lists for ruamel.yaml.
+        # ruamel.yaml does not load nodes with custom tags as mappings and lists, so editing them fails.
         return None
 
 
@@ -138,14 +138,14 @@ def _is_json(text: str) -> bool:
 
 
 class _Editor:
-    """Changes ruamel.yaml's tree of a document, in which each scalar keeps its text and its quotes."""
+    """Edits ruamel.yaml's node tree of a document. Scalars that are not changed keep their text and quotes."""
 
     def __init__(self, text: str) -> None:
         from ruamel.yaml import YAML
         from ruamel.yaml.resolver import VersionedResolver
 
         class TextResolver(VersionedResolver):
-            """Takes each plain scalar for text: ruamel.yaml reads YAML 1.2, and kubectl reads YAML 1.1."""
+            """Reads each plain scalar as text: ruamel.yaml follows YAML 1.2, and kubectl YAML 1.1."""
 
             @property
             def versioned_resolver(self) -> dict[str, Any]:
@@ -159,7 +159,7 @@ class _Editor:
             offset = len(found[1])
             self._yaml.indent(mapping=2, sequence=offset + 2, offset=offset)
         self.root: Any = self._yaml.load(text)
-        # Comments to append.
+        # Comments to append to the document.
         self._end = ""
 
     def result(self) -> str:
@@ -169,7 +169,7 @@ class _Editor:
         return target.getvalue() + self._end
 
     def update(self, node: Any, old: Mapping[Any, Any], new: Mapping[Any, Any]) -> None:
-        """Change what differs between two values of a mapping."""
+        """Apply the differences between two values of a mapping to its node."""
         for key in old.keys() - new.keys():
             node.pop(key, None)
         for key, value in new.items():
@@ -184,14 +184,14 @@ class _Editor:
                 node[key] = self._node(value)
 
     def _update_entries(self, key: str, node: Any, old: list[Any], new: list[Any]) -> None:
-        """Change what differs between two lists of entries with names."""
+        """Apply the differences between two lists of named entries to their node."""
         new_entries = {each["name"]: each for each in new if _has_name(each)}
         names = [each["name"] if _has_name(each) else None for each in old]
         for index in reversed(range(len(old))):
             if names[index] in new_entries:
                 self.update(node[index], old[index], new_entries[names[index]])
             elif names[index] is not None:
-                # Without the comment on the entry's own last line.
+                # Drop the comment on the entry's own last line, and keep the comment lines below it.
                 lines = _comment_lines(_last_comment(node[index]))[1:]
                 del node[index]
                 self._add_comment(lines, key, node, index)
@@ -206,7 +206,10 @@ class _Editor:
         node.extend(self._node(each) for name, each in new_entries.items() if name not in names)
 
     def _add_comment(self, lines: list[str], key: str, entries: Any, index: int) -> None:
-        """Add the comment of a removed entry to what follows: it is about that, but for ruamel.yaml, the entry's."""
+        """Move the comment lines below a removed entry to the next node.
+
+        The comment describes that node, but ruamel.yaml stores it with the removed entry.
+        """
         text = "\n".join(line.removeprefix("#").strip() for line in lines if line)
         keys = list(self.root)
         following = keys[keys.index(key) + 1 :] if key in keys else []

@@ -1,4 +1,4 @@
-"""The entries of a cluster in a kubeconfig: their names, their contents, and the mark by which they are found again."""
+"""A cluster's entries in a kubeconfig: names, contents, and the extension that marks them as written by `merge`."""
 
 import shutil
 import sys
@@ -21,13 +21,13 @@ _NOUNS = {
     "users": ("user", _EXTENSION),
     "contexts": ("context", _EXTENSION),
 }
-# The fields that `merge` replaces. It keeps other fields, which users added, such as a namespace or a proxy.
+# The fields that `merge` replaces. Other fields, which users added, are kept: for example, a namespace or a proxy.
 _OWN_FIELDS = {
     "clusters": {"server", "certificate-authority-data", "insecure-skip-tls-verify", "extensions"},
     "contexts": {"cluster", "user", "extensions"},
 }
 DEFAULT_TEMPLATE = "{profile}-{cluster}"
-# For files of their own: if KUBECONFIG names several, kubectl takes the first of two contexts with the same name.
+# Unique names, for separate files: if two files in KUBECONFIG have a context of the same name, kubectl uses the first.
 FILE_TEMPLATE = "{profile}-{cluster}-{id}"
 _FIELDS = ("profile", "domain", "project", "cluster", "id", "user")
 _ID_DIGITS = 8
@@ -101,7 +101,7 @@ def context_name(template: str, ref: ClusterRef, user: str) -> str:
 
 
 def put(config: Kubeconfig, name: str, ref: ClusterRef, address: JsonObject, user: JsonObject) -> None:
-    """Add a cluster, a user and a context of one name, or replace them."""
+    """Add a cluster, a user and a context with the same name, or replace them."""
     contents: dict[str, JsonObject] = {
         "clusters": address,
         "users": user,
@@ -117,7 +117,7 @@ def put(config: Kubeconfig, name: str, ref: ClusterRef, address: JsonObject, use
 
 
 def owner(config: Kubeconfig, field: str, name: str) -> ClusterRef | Literal["other"] | None:
-    """Return the cluster of an entry, `None` without such an entry, or "other" if another program wrote it."""
+    """Return the cluster of an entry, `None` if the entry is missing, or "other" if another program wrote the entry."""
     entry = config.entries(field).get(name)
     return None if entry is None else (_ref(field, entry) or "other")
 
@@ -133,7 +133,7 @@ def check_owner(config: Kubeconfig, path: Path, name: str, ref: ClusterRef) -> N
 
 
 def merged(config: Kubeconfig) -> list[Merged]:
-    """The contexts that `merge` wrote."""
+    """Return the contexts that `merge` wrote."""
     clusters, users = config.entries("clusters"), config.entries("users")
     found = []
     for name, entry in config.entries("contexts").items():
@@ -147,7 +147,10 @@ def merged(config: Kubeconfig) -> list[Merged]:
 
 
 def remove(config: Kubeconfig, contexts: set[str]) -> None:
-    """Remove contexts with their clusters and users, if `merge` wrote those and nothing else uses them."""
+    """Remove contexts that `merge` wrote.
+
+    Also removes their clusters and users, if `merge` wrote them and no other context uses them.
+    """
     present = config.entries("contexts")
     removed = {name for name in contexts if owner(config, "contexts", name) not in (None, "other")}
     for field in ("clusters", "users"):
@@ -195,7 +198,7 @@ def verified_address(
 
 
 def address_warning(address: Mapping[str, Any]) -> str | None:
-    """A warning if kubectl does not check the API server's certificate at this address."""
+    """Return a warning if kubectl does not check the API server's certificate at this address."""
     server = str(address["server"])
     if not server.lower().startswith("https://"):
         return f"Warning: kubectl will send everything to {server} unencrypted."
@@ -205,7 +208,7 @@ def address_warning(address: Mapping[str, Any]) -> str | None:
 
 
 def current_address_warning(document: JsonObject) -> str | None:
-    """The warning for the address of the current context."""
+    """Return the warning for the address of the current context."""
     contexts = {each["name"]: each["context"]["cluster"] for each in _objects(document, "contexts")}
     used = contexts.get(document["current-context"])
     for each in _objects(document, "clusters"):
@@ -215,7 +218,7 @@ def current_address_warning(document: JsonObject) -> str | None:
 
 
 def exec_user(ref: ClusterRef, options: list[str]) -> JsonObject:
-    """A user whose certificate comes from the exec plugin."""
+    """Return a user entry that gets certificates from the exec plugin."""
     command, *arguments = plugin_command()
     return {
         "exec": {
@@ -234,8 +237,8 @@ def exec_user(ref: ClusterRef, options: list[str]) -> JsonObject:
 
 
 def plugin_command() -> list[str]:
-    """The command of the exec plugin, with its absolute path: graphical programs start with a bare PATH."""
-    # Symbolic links are not followed, because they survive an upgrade and their target may not.
+    """Return the exec plugin's command with an absolute path, because graphical programs have a minimal PATH."""
+    # Don't resolve symbolic links: a link survives an upgrade, but its target may not.
     for folder in (Path(sys.argv[0]).parent, Path(sys.executable).parent):
         if (script := folder.absolute() / "kubectl-clustercert").is_file():
             return [str(script)]
@@ -251,7 +254,7 @@ def _objects(kubeconfig: JsonObject, field: str) -> list[dict[str, Any]]:
 
 
 def _ref(field: str, entry: Mapping[str, Any]) -> ClusterRef | None:
-    """Return the cluster in the mark of an entry, or `None` if `merge` did not write the entry."""
+    """Return the cluster from the extension of an entry, or `None` if `merge` did not write the entry."""
     noun, name = _NOUNS[field]
     content = entry.get(noun)
     extensions = content.get("extensions") if isinstance(content, dict) else None
@@ -260,6 +263,6 @@ def _ref(field: str, entry: Mapping[str, Any]) -> ClusterRef | None:
             values = [each["extension"].get(key) for key in ClusterRef.__slots__]
             if all(isinstance(value, str) for value in values):
                 ref = ClusterRef(*values)
-                # Somebody else may have written this mark, and files are deleted by these ids.
+                # Other programs may write this extension. Check the ids, because `unmerge` deletes files by these ids.
                 return ref if all(map(is_plain, ref.identity)) else None
     return None

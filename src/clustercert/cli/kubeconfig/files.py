@@ -1,4 +1,4 @@
-"""The kubeconfig files that kubectl reads: which ones, locked and replaced as kubectl does."""
+"""Finds, locks and replaces the kubeconfig files that kubectl reads, in the same way as kubectl."""
 
 import contextlib
 import os
@@ -11,7 +11,7 @@ from clustercert.cli.options import CommandError, home_folder
 from clustercert.cli.yaml_io import MalformedYaml, read_regular
 from clustercert.secure_file import write_private
 
-# The maximum size: that of a kubeconfig with embedded certificates for about 500 clusters.
+# The maximum size of a kubeconfig: enough for the embedded certificates of about 500 clusters.
 _MAX_BYTES = 4 * 1024 * 1024
 _BACKUP_SUFFIX = ".clustercert-backup"
 _LOCK_SECONDS = 10.0
@@ -19,7 +19,7 @@ _POLL_SECONDS = 0.05
 
 
 def loading_order(explicit: Path | None, environment: Mapping[str, str]) -> list[Path]:
-    """The files that kubectl merges, first ones first. See client-go's `PathOptions.GetLoadingPrecedence`."""
+    """Return the files that kubectl merges, in kubectl's order. See client-go's `PathOptions.GetLoadingPrecedence`."""
     if explicit is not None:
         return [explicit]
     named = [name for name in environment.get("KUBECONFIG", "").split(os.pathsep) if name]
@@ -27,12 +27,12 @@ def loading_order(explicit: Path | None, environment: Mapping[str, str]) -> list
 
 
 def default_target(files: list[Path]) -> Path:
-    """The file that gets new entries: the first one that exists, or the last one. See `GetDefaultFilename`."""
+    """Return the file for new entries: the first existing file, or else the last file. See `GetDefaultFilename`."""
     return next((path for path in files if path.exists()), files[-1])
 
 
 def backup_of(path: Path) -> Path:
-    """The file that has the content from before the last change."""
+    """Return the backup file, which has the content from before the last change."""
     return path.with_name(path.name + _BACKUP_SUFFIX)
 
 
@@ -42,9 +42,9 @@ def load(path: Path) -> Kubeconfig:
 
 
 def change(path: Path, edit: Callable[[Kubeconfig], None]) -> bool:
-    """Change a file as its content requires. Returns whether its text changed.
+    """Edit a file while holding kubectl's lock. Returns whether the text changed.
 
-    Raises CommandError, and then the file is as it was.
+    Raises CommandError if that fails. The file is then unchanged.
     """
     try:
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)

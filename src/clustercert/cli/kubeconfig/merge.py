@@ -71,7 +71,7 @@ class EntryOptions:
         entries.parse_template(self.context_name)
 
     def user(self, ref: ClusterRef, issued: "IssuedKubeconfig") -> "JsonObject":
-        """The user entry. The exec plugin's cache or the file gets the certificate."""
+        """Return the user entry. Unless embedded, saves the certificate in the exec plugin's cache or in a file."""
         if self.embed:
             return dict(issued.kubeconfig.credential)
         from clustercert.cli.credential import cache
@@ -125,7 +125,7 @@ class _Plan:
         self.names[name] = ref
 
     def target(self, name: str) -> Path:
-        """The file that has this context, or the one that gets new entries."""
+        """Return the file that has this context, or the file for new entries."""
         holders = (path for path, config in self.configs.items() if name in config.entries("contexts"))
         return next(holders, files.default_target(self.files))
 
@@ -228,7 +228,7 @@ def _write(plan: _Plan, new: dict[str, _NewEntry], *, use: bool) -> None:
     if use:
         by_file.setdefault(current_file, {})
     for path, in_file in by_file.items():
-        # One change of each file, so that the backup is the file from before the command.
+        # Change each file only once, so that the backup is the file from before the command.
         used = current if use and path == current_file else None
         files.change(path, partial(_put, path=path, new=in_file, current=used))
         for name, entry in in_file.items():
@@ -240,7 +240,7 @@ def _write(plan: _Plan, new: dict[str, _NewEntry], *, use: bool) -> None:
 
 
 def _put(config: Kubeconfig, *, path: Path, new: Mapping[str, _NewEntry], current: str | None) -> None:
-    """Put the entries. Checks again under the file's lock, because another program may have added entries."""
+    """Put the entries. Checks owners again under the file's lock, because another program may have added entries."""
     for name, entry in new.items():
         entries.check_owner(config, path, name, entry.ref)
         entries.put(config, name, *entry)

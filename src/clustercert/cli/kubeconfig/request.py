@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from clustercert.client import Client
     from clustercert.client.connection import ApiResponse
 
-# Smaller differences come from the resolution of the Date header and the duration of the request.
+# Ignore smaller clock differences, which come from the resolution of the Date header and the duration of the request.
 _CLOCK_DIFFERENCE = timedelta(seconds=30)
 
 
@@ -38,7 +38,7 @@ class IssuedKubeconfig:
 
 @dataclass(frozen=True, slots=True)
 class CertificateRequest:
-    """What to request, and for which cluster.
+    """A request for a certificate for a cluster.
 
     Attributes:
         local_key: whether to create the private key on this machine.
@@ -57,7 +57,7 @@ class CertificateRequest:
         try:
             response = self._send(client, csr_pem, datetime.now(UTC))
         except ApiError as error:
-            # By the service's clock, the requested time of expiry may be in the past.
+            # The clocks may differ, so that the service considers the requested time of expiry as past.
             offset = self._offset_by_request(client) if error.http_status == 400 else timedelta(0)  # noqa: PLR2004
             if not offset:
                 raise
@@ -65,7 +65,7 @@ class CertificateRequest:
         return IssuedKubeconfig(validated_kubeconfig(response.body, key), clock_offset(response))
 
     def _send(self, client: "Client", csr_pem: str | None, now: datetime) -> "ApiResponse":
-        """Request a certificate. If its lifetime is refused, request the longest allowed one, within the tolerance."""
+        """Request a certificate. If the lifetime is refused, requests the longest allowed, within the tolerance."""
         lifetime = self.lifetime.lifetime(now)
         options = IssueOptions(lifetime.duration, lifetime.expire_at, csr_pem, self.reason)
         try:
@@ -82,7 +82,7 @@ class CertificateRequest:
         )
 
     def _refusal(self, error: ApiError) -> ApiError:
-        """Return the error with the names of options instead of the API's fields, in advice about the lifetime."""
+        """Return the error with advice about the lifetime that names options instead of API fields."""
         if self.lifetime.expires_in is not None:
             advice = "Give a shorter --expires-in, or leave it out."
         else:

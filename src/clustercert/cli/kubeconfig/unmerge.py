@@ -115,7 +115,7 @@ def _row(each: Merged, path: Path, current: str | None) -> dict[str, object]:
 
 
 def _expiry(each: Merged) -> object:
-    """The end of the certificate in the file, or `None` if it is not there, too large or not readable."""
+    """Return the certificate's time of expiry, or `None` if the certificate is missing, too large or unreadable."""
     from cryptography import x509
 
     data = each.user.get("client-certificate-data")

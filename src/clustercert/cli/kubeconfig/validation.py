@@ -1,6 +1,6 @@
 """Validates a kubeconfig from a service before kubectl uses it.
 
-kubectl runs the `exec` command in a kubeconfig and reads the files that it names, so such fields are rejected.
+kubectl runs `exec` commands in a kubeconfig and reads files named in a kubeconfig, so such fields are rejected.
 """
 
 import base64
@@ -45,7 +45,7 @@ class ValidatedKubeconfig:
     """A kubeconfig with known fields only.
 
     Attributes:
-        contexts: the names of its contexts.
+        contexts: the names of the contexts.
         username, groups: the identity in the certificate, without the credential group.
     """
 
@@ -57,7 +57,7 @@ class ValidatedKubeconfig:
 
     @property
     def credential(self) -> dict[str, str]:
-        """The certificate and the key, in base64 of PEM."""
+        """The certificate and the key: PEM, encoded in base64."""
         (user,) = _items(self.document, "users")
         return {field: str(value) for field, value in json_object(user["user"]).items()}
 
@@ -129,9 +129,9 @@ def _credential(user: JsonObject, key: LocalKey | None) -> tuple[x509.Certificat
 
 
 def _issuers(leaf: x509.Certificate, others: Sequence[x509.Certificate]) -> Iterator[x509.Certificate]:
-    """Yield the certificates that lead from the leaf upwards, without a self-signed one. Leaves out all others.
+    """Yield the issuers of the leaf, in the order of the chain, without a self-signed CA. Skips all other certificates.
 
-    Programs could take the file for a list of trusted CAs, so it has no certificate that the leaf does not need.
+    Programs could mistake the file for a list of trusted CAs, so it contains only certificates that the leaf needs.
     """
     certificate = leaf
     for _ in range(_MAX_ISSUERS):

@@ -112,7 +112,7 @@ class _AuditLog:
                     yield event
 
     def _parse_line(self, chunk: bytes) -> "AuditedRequest | None":
-        """Parse the line that begins with `chunk`, and read it to its end. Raises InvalidRequest for other lines."""
+        """Parse the line that begins with `chunk`. Reads the whole line. Raises InvalidRequest if it has no event."""
         from clustercert.kubernetes.webhook.audit_events import EventParser
 
         parser = EventParser()

@@ -70,7 +70,7 @@ class FolderOptions:
 class SetupOptions:
     """The options for the files. `None` keeps the value of an existing folder, or uses the default.
 
-    All but the client certificate have the names and values of `SetupChoices`, or are converted by `given`.
+    All except the client certificate have the same names in `SetupChoices`. `given` converts values that differ.
     """
 
     mode: Annotated[
@@ -273,7 +273,7 @@ def _print_notes(folder: Path, written: "Setup", kept: Sequence[str], names: Seq
 
 
 def _handshake_result(loaded: "Settings", resolved: "Setup") -> str:
-    """Describe the result of a TLS handshake with the webhook, which only the control plane may be able to reach."""
+    """Describe the result of a TLS handshake with the webhook. Possibly only the control plane can reach it."""
     from clustercert.kubernetes.setup.handshake import HandshakeError, check_handshake
 
     choices = resolved.choices

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from clustercert.kubernetes.verify.certificates import VerifiedService
     from clustercert.model import Caller, Cluster, Issued, IssueRequest
 
-# How long to wait: twice the longest time for which an API server caches a response by default.
+# How long to wait for a revocation: twice the longest time that an API server caches a response by default.
 WAIT_SECONDS = 60.0
 MAX_WAIT_SECONDS = 600.0
 
@@ -122,7 +122,7 @@ def _service(operator: Operator, cluster: "Cluster") -> "VerifiedService":
         await recorder.revoke_certificate(certificate, Reason("cessationOfOperation", NOTE), actor=actor)
 
     loaded, ca_file = components.settings, self_made_ca(components.settings)
-    # Only the API server has the client certificate that the webhook may require.
+    # Don't call a webhook that requires a client certificate, which only the API server has.
     url = loaded.webhook.public_url or loaded.server.public_url if loaded.webhook.client_ca is None else None
     return VerifiedService(
         issuer=components.issuance,

@@ -52,7 +52,7 @@ def status(login: LoginOptions, output: OutputOption = Output.TABLE) -> None:
 
 
 def _names(projects: "Sequence[ProjectRef]") -> list[str]:
-    """The names of projects, after their domains where several have one name."""
+    """Return the names of projects, with the domain if several projects have the same name."""
     names = [each.name for each in projects]
     return sorted(
         f"{each.domain}/{each.name}" if names.count(each.name) > 1 else each.name for each in projects
@@ -117,7 +117,7 @@ def password(
     name = login.saved_name
     if name is None or chosen.access_key is not None:
         return
-    # The token of this login has ended, too.
+    # The password change also revoked this login's token, so log in again.
     named = PasswordLogin(user=user.id, domain=None, password=new, project_id=chosen.project_id)
     session = password_login.log_in_by_password(chosen.url, named, chosen.ca_pem)
     renewed = replace(chosen, token=session.token, expires_at=session.expires_at)
@@ -125,7 +125,7 @@ def password(
 
 
 def _user_here(chosen: Profile, caller: "CurrentUser | None") -> "CurrentUser":
-    """Return the user, if their password is at the service. Raises CommandError."""
+    """Return the user, if the service stores their password. Raises CommandError."""
     if caller is None:
         raise CommandError(f"{chosen.url} is not a service of clustercert. Change your password there.")
     if caller.issuer != BUILT_IN:

@@ -122,7 +122,7 @@ def login(
 
 
 def _save(name: str, found: Profile) -> None:
-    """Save the login, and tell the user."""
+    """Save the login, and print who is logged in."""
     before = profile.remembered(name, os.environ)
     path = renewal.save(name, found)
     if before is not None and not _is_same_user(before, found):
@@ -140,7 +140,7 @@ def _save(name: str, found: Profile) -> None:
 
 def _is_operator(found: Profile) -> bool:
     caller = None
-    # The login is saved already, and only a hint depends on this.
+    # Ignore errors: the login is saved already, and only a hint depends on the result.
     with contextlib.suppress(ClustercertError), found.client() as client:
         caller = client.caller()
     return caller is not None and caller.is_operator

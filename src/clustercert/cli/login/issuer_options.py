@@ -1,4 +1,4 @@
-"""The options of `login` for OIDC issuers, and the choice between them and a password."""
+"""The options of `login` for OIDC issuers. Also chooses between an issuer and a password."""
 
 import os
 from dataclasses import dataclass
@@ -24,7 +24,7 @@ _PASSWORD = "password"
 
 @dataclass(frozen=True, slots=True)
 class IssuerOptions:
-    """The options for a login at an OIDC issuer, or with a token from one."""
+    """The options for a login at an OIDC issuer, or with an issuer's token."""
 
     issuer: Annotated[
         str | None,
@@ -79,7 +79,7 @@ class IssuerOptions:
 
     @property
     def is_given(self) -> bool:
-        """Whether an option asks for a login of a person at an issuer."""
+        """Whether any option for an interactive login at an issuer is given."""
         return bool(
             self.issuer
             or self.device
@@ -131,11 +131,11 @@ class IssuerOptions:
     def _allowed_service(self) -> str | None:
         from clustercert.client.connection import service_url
 
-        # The address of the login, with which it is compared, needs the option for plain HTTP itself.
+        # Accept plain HTTP: this address must equal the login's address, for which --plain-http is checked.
         return service_url(self.allow_service, plain_http=True) if self.allow_service is not None else None
 
     def _require_user(self) -> None:
-        """Raise CommandError in a CI job: nobody sees its browser."""
+        """Raise CommandError in a CI job, where nobody can use a browser. Accepts --device."""
         if oidc_login.is_ci(os.environ) and not self.device:
             raise CommandError(
                 "Nobody can log in with a browser, because the variable CI is set. Give --token-file FILE or "
@@ -143,7 +143,7 @@ class IssuerOptions:
             )
 
     def _given_token(self, last: Profile | None) -> "tuple[Tokens, Path | None] | None":
-        """Return the token that another program got, and its file if that can be read again."""
+        """Return a token from another program, and the token's file if it can be read again later."""
         from clustercert.cli.login.renewal import parse_token, read_token
 
         file = self.token_file
@@ -159,7 +159,7 @@ class IssuerOptions:
     def _chosen_issuer(
         self, url: str, ca_pem: str | None, last: Profile | None
     ) -> "tuple[LoginIssuer, tuple[str, ...]] | None":
-        """Return the issuer, and the addresses of the service as it lists them; `None` for a password."""
+        """Return the issuer, and all addresses that the service lists for itself; `None` to use a password."""
         from clustercert.client import Client
         from clustercert.client.oidc.issuer import login_offer
 
@@ -190,7 +190,7 @@ class IssuerOptions:
         return issuer
 
     def _default(self, url: str, names: list[str], last: Profile | None) -> str | None:
-        """Return the last issuer, the only one, or the one that the user chooses; `None` for a password."""
+        """Return the issuer of the last login, the only issuer, or the user's choice; `None` to use a password."""
         if last is not None and last.oidc is not None and last.oidc.name in names:
             return last.oidc.name
         if len(names) == 1:

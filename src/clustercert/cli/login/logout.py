@@ -1,4 +1,4 @@
-"""`clustercert logout`: ends one login, or all logins of the user after a machine was lost."""
+"""`clustercert logout`: ends one login or, after a machine was lost, all of the user's logins."""
 
 import os
 from typing import TYPE_CHECKING, Annotated, Any
@@ -79,7 +79,7 @@ def logout(
 
 
 def _end_session(name: str, *, forget: bool) -> None:
-    """Delete the tokens of an issuer, and revoke the refresh token. No other process renews the login meanwhile."""
+    """Delete the tokens of an issuer, and revoke the refresh token. A lock prevents renewals meanwhile."""
     from clustercert.cli.login import oidc_login, token_storage
     from clustercert.client.connection import ClientError
 
@@ -98,7 +98,7 @@ def _end_session(name: str, *, forget: bool) -> None:
 
 
 def _name_remaining_keys(name: str) -> None:
-    """Tell the user about files with private keys that logout leaves."""
+    """Print which files with private keys remain after the logout."""
     from clustercert.cli.credential.certificate_files import certificate_files
 
     if files := [file.path for file in certificate_files() if file.profile == name]:
@@ -109,7 +109,7 @@ def _name_remaining_keys(name: str) -> None:
 
 
 def end_all_logins(login: Profile, *, keys: bool, yes: bool) -> None:
-    """Ask, revoke all certificates of the user, and end all their logins. Says what remains. Raises ClientError."""
+    """After a confirmation, revoke the user's certificates and end the user's logins. Raises ClientError."""
     from clustercert.client.connection import Unreachable
 
     body: JsonObject = {"keys": keys}

@@ -1,4 +1,4 @@
-"""Logs in at an OIDC issuer in a browser or by a code, and creates the profile."""
+"""Logs in at an OIDC issuer, in a browser or with a device code, and creates the profile."""
 
 import os
 import sys
@@ -18,9 +18,9 @@ if TYPE_CHECKING:
     from clustercert.client.oidc.tokens import DeviceCode, Tokens
 
 
-# How long to wait for a new key: the service fetches keys at most every 30 seconds.
+# How long to wait for the issuer's new key: the service fetches keys at most every 30 seconds.
 _LONGEST_WAIT_SECONDS, _RETRY_SECONDS = 40.0, 5.0
-# Values of CI that mean no.
+# Values of the variable CI that mean no.
 _OFF = ("", "0", "false", "no")
 
 
@@ -30,7 +30,7 @@ def is_ci(environment: Mapping[str, str]) -> bool:
 
 
 def has_browser(environment: Mapping[str, str]) -> bool:
-    """Whether this machine has a browser that opens a window. Browsers in a terminal do not count."""
+    """Whether this machine has a browser that opens a window, not only a text browser in a terminal."""
     has_display = sys.platform in ("darwin", "win32") or any(
         environment.get(name) for name in ("DISPLAY", "WAYLAND_DISPLAY", "BROWSER")
     )
@@ -46,10 +46,10 @@ def has_browser(environment: Mapping[str, str]) -> bool:
 
 
 def open_in_browser(url: str) -> None:
-    """Open an address, without waiting. Other users of this machine may see the address."""
+    """Open an address, without waiting. Other users of this machine may see the address in the list of processes."""
     import subprocess
 
-    # A browser may write to standard output, which is kubectl's, or stay in the foreground.
+    # Detach the browser: it may write to standard output, which kubectl reads, or stay in the foreground.
     subprocess.Popen(  # noqa: S603 - no shell, and the address is ours
         [sys.executable, "-I", "-m", "webbrowser", url],
         stdin=subprocess.DEVNULL,
@@ -89,7 +89,7 @@ def by_browser(issuer: "LoginIssuer", *, open_window: bool, reauthenticate: bool
 
 
 def by_device(issuer: "LoginIssuer") -> "Tokens":
-    """Log in by a code that the user enters in any browser. Raises ClientError."""
+    """Log in with a code that the user enters in any browser. Raises ClientError."""
     from clustercert.client.oidc.tokens import IssuerClient, log_in_by_device_code
 
     def show(device: "DeviceCode") -> None:
@@ -139,7 +139,7 @@ def profile_of(
 def _projects(client: "Client") -> "tuple[ProjectRef, ...]":
     """List the user's projects. Waits while the service is unavailable. Raises ClientError.
 
-    The service may have to wait before it fetches the issuer's new keys, and the user should not log in again for that.
+    The service may have to wait before it fetches the issuer's new keys. Waiting here saves the user another login.
     """
     from clustercert.client.connection import ApiError
 
@@ -171,7 +171,7 @@ def end_session(name: str, found: Profile) -> None:
 
 
 def current_issuer(name: str, found: Profile, oidc: OidcLogin) -> "tuple[LoginIssuer, LoginOffer]":
-    """Return the issuer as the service describes it now, or as it is saved, and what else the service says.
+    """Return the issuer as the service describes it now, or else as saved, and the service's offer of all issuers.
 
     Raises ClientError or CommandError.
     """
@@ -185,6 +185,6 @@ def current_issuer(name: str, found: Profile, oidc: OidcLogin) -> "tuple[LoginIs
 
 
 def with_saved_ca(issuer: "LoginIssuer", saved: "LoginIssuer") -> "LoginIssuer":
-    """Return the issuer with the CA that the user named at the last login, if the service names none."""
+    """Return the issuer with the CA that the user gave at the last login, if the service provides none."""
     keeps = issuer.ca_pem is None and issuer.url == saved.url
     return replace(issuer, ca_pem=saved.ca_pem) if keeps else issuer

@@ -36,19 +36,19 @@ class LoginOptions:
 
     @property
     def saved_name(self) -> str | None:
-        """The name of the saved login, or `None` if OpenStack's variables are the login."""
+        """The name of the saved login, or `None` if OpenStack's variables are used instead."""
         name = self.profile_name or profile.current(os.environ)
         if self.from_env or (self.profile_name is None and self._is_only_in_environment(name)):
             return None
         return name
 
     def profile(self, *, may_ask: bool = True) -> Profile:
-        """Load the chosen login, or log in with OpenStack's variables. Says so if both are possible.
+        """Load the chosen login, or log in with OpenStack's variables. Prints a note if these are set.
 
-        A login at an OIDC issuer is renewed.
+        Renews an expired login at an OIDC issuer.
 
         Args:
-            may_ask: whether to open a browser window if only the user can renew it.
+            may_ask: whether to open a browser window if only the user can renew the login.
         """
         warn_in_client(os.environ)
         name, address = self.saved_name, os.environ.get("OS_AUTH_URL")

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 def log_in_by_password(url: str, login: "PasswordLogin", ca_pem: str | None) -> "Session":
-    """Create a token for the login's project, or without one. Raises ClientError or CommandError."""
+    """Create a token for the login's project, or a token without a project. Raises ClientError or CommandError."""
     from clustercert.client import Client
 
     advice = "Check the user, their domain, the password and the project."
@@ -24,7 +24,7 @@ def log_in_by_password(url: str, login: "PasswordLogin", ca_pem: str | None) -> 
 
 
 def profile_of(url: str, session: "Session", project: str | None, ca_pem: str | None) -> Profile:
-    """Create the profile for a token. A token without a project is replaced by one for a project of the user, if any.
+    """Create the profile for a token. Replaces a token without a project by a token for one of the user's projects.
 
     Raises ClientError or CommandError.
     """
@@ -77,10 +77,10 @@ def log_in_by_access_key(
 def choose_project(
     projects: "tuple[ProjectRef, ...]", name_or_id: str | None
 ) -> "tuple[NamedRef | None, bool]":
-    """Return the project, by default the first by name, and whether the user has no other one.
+    """Return the project, by default the first by name, and whether it is the user's only project.
 
-    Returns None if the user, such as an operator, has no role in any project. Raises CommandError if the given project
-    is not theirs.
+    The project is `None` if the user, such as an operator, has no role in any project. Raises CommandError if the user
+    has no role in the given project.
     """
     if name_or_id is not None:
         return only_project(projects, name_or_id), len(projects) == 1
@@ -99,7 +99,7 @@ def log_in(environment: Mapping[str, str], *, plain_http: bool) -> Profile:
         return log_in_by_access_key(url, access_key, secret_key, _project(environment), ca_pem)
     session = _session(url, environment, ca_pem)
     found = profile_of(url, session, _project(environment), ca_pem)
-    # The identity service may have a different address from the cluster API, whose address is in the catalog.
+    # The cluster API may have another address than the identity service. The catalog contains the API's address.
     address = service_url(session.service_url, plain_http=plain_http) if session.service_url else url
     if address != url and not found.chosen_project:
         raise CommandError(f"Your project at {url} is not known. Set OS_PROJECT_NAME or OS_PROJECT_ID.")

@@ -1,7 +1,7 @@
 """Saved logins: one file of mode 0600 for each profile, in a folder of mode 0700.
 
 A profile contains a token or an access key, never a password. The tokens of a login at an OIDC issuer are in another
-file: see `login_tokens`.
+file: see `token_storage`.
 """
 
 import contextlib
@@ -43,9 +43,9 @@ class OidcLogin:
     """How a login with a token of an OIDC issuer is renewed.
 
     Attributes:
-        name: of the issuer at the service; empty if the token was given.
+        name: the issuer's name in the service; empty if the user gave the token.
         subject: the issuer's id of the user.
-        issuer: the issuer as the service describes it; `None` if the token was given.
+        issuer: the issuer as the service describes it; `None` if the user gave the token.
         keyring: whether the refresh token is kept in the system's keyring.
         token_file: file in which another program puts new tokens.
     """
@@ -63,11 +63,11 @@ class Profile:
 
     Attributes:
         url: the service's base URL.
-        user: the user name, for messages; the access key if the service does not tell whose it is.
-        domain: the user's domain, by name; `None` if the service does not tell it.
-        project_id, project_name: the project that is used if an object is not looked up in all projects; `None` if the
-            user had no role in any project, such as an operator.
-        chosen_project: whether the user chose the project, so that it decides between clusters of one name.
+        user: the user name, for messages; the access key if the service does not say who owns it.
+        domain: the user's domain, by name; `None` if the service does not return it.
+        project_id, project_name: the project for requests that do not search all projects; `None` if the user, such as
+            an operator, has no role in any project.
+        chosen_project: whether the user chose the project. If so, clusters are looked up in this project first.
         ca_pem: the CAs to trust instead of this machine's CAs.
         token, expires_at: set only after a login with a password, or at an OIDC issuer.
         access_key, secret_key: the secret key is set only after a login with an access key.
@@ -103,7 +103,7 @@ class Profile:
 
     @property
     def _has_token_of_service(self) -> bool:
-        """Whether the token is from the service, which gives another one for each project."""
+        """Whether the service itself issued the token. Such a token is exchanged for a new token for each project."""
         return self.secret_key is None and self.oidc is None
 
     @property
@@ -142,7 +142,7 @@ class Profile:
                 return token
             with contextlib.suppress(ApiError), self.client() as other:
                 return other.rescope(token, project_id).token
-            # The user has no role in the project. The service's response to the request says so.
+            # The user has no role in the project. The request will fail, and the service's response explains why.
             return token
 
         if self._has_token_of_service:
@@ -194,7 +194,7 @@ def advice_if_refused(advice: str) -> Iterator[None]:
 
 
 def current(environment: Mapping[str, str]) -> str:
-    """Return the name of the profile to use: the one in the environment, or the one chosen last."""
+    """Return the name of the profile to use: the profile in the environment, or the profile chosen last."""
     if name := environment.get("CLUSTERCERT_PROFILE"):
         return name
     try:
@@ -215,7 +215,7 @@ def use(name: str, environment: Mapping[str, str]) -> None:
 
 
 def names(environment: Mapping[str, str]) -> list[str]:
-    """List the saved profiles by name."""
+    """Return the names of the saved profiles, sorted."""
     files = path_of(DEFAULT_PROFILE, environment).parent.glob("*.json")
     return sorted(path.stem for path in files if _NAME.fullmatch(path.stem))
 
@@ -234,7 +234,7 @@ def load(name: str, environment: Mapping[str, str]) -> Profile:
 
 
 def remembered(name: str, environment: Mapping[str, str]) -> Profile | None:
-    """Load a profile, which may have no login. Returns `None` if it is missing. Raises CommandError."""
+    """Load a profile, even if it is logged out. Returns `None` if it is missing. Raises CommandError."""
     path = path_of(name, environment)
     try:
         data = json.loads(path.read_text(encoding="utf-8"))
@@ -298,12 +298,12 @@ def saved_issuer(name: str, oidc: OidcLogin) -> "LoginIssuer":
 
 
 def option(name: str) -> str:
-    """Return the option that names a profile, after a space, or nothing for the default."""
+    """Return the option `--profile NAME` with a leading space, or an empty string for the default profile."""
     return "" if name == DEFAULT_PROFILE else f" --profile {name}"
 
 
 def log_in_again(name: str) -> str:
-    """Return a sentence that names the command that renews a login. The profile has the address and the user."""
+    """Return a sentence with the command to log in again, which reads the address and the user from the profile."""
     return f"Run `clustercert login{option(name)}`."
 
 

@@ -1,4 +1,4 @@
-"""Renews logins at OIDC issuers: by the refresh token, from a file with a newer token, or in one browser window."""
+"""Renews logins at OIDC issuers: with the refresh token, with a newer token from a file, or in a browser window."""
 
 import os
 import sys
@@ -32,12 +32,12 @@ class LoginNeeded(NotLoggedIn):
 
 
 def renew(name: str, found: Profile, *, refused: str | None = None) -> Profile:
-    """Return a login at an OIDC issuer with a valid token. Logins of other kinds are returned as they are.
+    """Return a login at an OIDC issuer with a valid token. Returns other kinds of login unchanged.
 
     Raises LoginNeeded, ClientError or CommandError.
 
     Args:
-        refused: a token that the service refused. It is renewed even if it has not expired.
+        refused: a token that the service refused, which is renewed even if it has not expired.
     """
     if found.oidc is None or _is_usable(found, refused):
         return found
@@ -94,7 +94,7 @@ def save(name: str, login: Profile) -> Path:
 
 
 def _put_in_keyring(path: Path, refresh_token: str | None) -> bool:
-    """Keep a refresh token, if there is one, in the keyring. Returns whether it is there. Raises CommandError."""
+    """Save a refresh token in the keyring. Returns False if there is no token to save. Raises CommandError."""
     if refresh_token is None:
         return False
     token_storage.put(str(path), refresh_token)
@@ -116,7 +116,7 @@ def _refreshed(name: str, found: Profile, oidc: OidcLogin, path: Path) -> SavedT
         token_storage.drop_refresh_token(path)
         raise login_needed(name, found) from error
     except OAuthError as error:
-        # The client at the issuer may have changed. A new login asks the service for it.
+        # The client id at the issuer may have changed. A new login asks the service for the current one.
         raise LoginNeeded(f"{error.message} {profile.log_in_again(name)}") from error
     return save_tokens(name, tokens, keyring=found.in_keyring)
 
@@ -138,7 +138,7 @@ def read_token(file: Path) -> str:
 
 
 def parse_token(text: str) -> "Tokens":
-    """Return the tokens with a JWT that another program got. Raises CommandError."""
+    """Parse a JWT that another program obtained. Raises CommandError."""
     from clustercert.client.oidc.tokens import tokens_of
 
     try:
@@ -153,7 +153,7 @@ class WindowFailed(CommandError):
     """The login in the browser failed, here or in a parallel command.
 
     Attributes:
-        exit_code: of the command.
+        exit_code: the exit code of the command.
     """
 
     def __init__(self, message: str, exit_code: int) -> None:
@@ -162,7 +162,7 @@ class WindowFailed(CommandError):
 
 
 def renew_or_log_in(name: str, found: Profile) -> Profile:
-    """Return the login with a valid token: renewed without the user, or else in a browser window.
+    """Return the login with a valid token. Renews it without the user if possible, or else in a browser window.
 
     Raises LoginNeeded, ClientError or CommandError.
     """
@@ -175,7 +175,7 @@ def renew_or_log_in(name: str, found: Profile) -> Profile:
 
 
 def may_open_window(found: Profile) -> bool:
-    """Whether somebody is there to log in: at a terminal or with kubectl, on a machine with a browser."""
+    """Whether a user can log in: at a terminal or through kubectl, on a machine with a browser."""
     if found.oidc is None or found.oidc.issuer is None or oidc_login.is_ci(os.environ):
         return False
     is_used = "KUBERNETES_EXEC_INFO" in os.environ or sys.stdin.isatty() or sys.stderr.isatty()
@@ -183,7 +183,7 @@ def may_open_window(found: Profile) -> bool:
 
 
 def log_in_by_window(name: str) -> Profile:
-    """Open a window, or wait for the one that a parallel command opened. Raises NotLoggedIn or WindowFailed."""
+    """Log in in a browser window, or wait for a parallel command to do that. Raises NotLoggedIn or WindowFailed."""
     path = f"{profile.tokens_path(name, os.environ)}.window"
     began, deadline = time.time(), time.monotonic() + _WAIT_SECONDS
     waiting = False
@@ -223,7 +223,7 @@ def _holding_lock(name: str, lock: Lock, began: float) -> Profile:
 
 
 def _raise_recent_failure(name: str, lock: Lock, began: float) -> None:
-    """Raise WindowFailed if a window failed since this command began, or recently for lack of a user."""
+    """Raise WindowFailed if a login failed since this command began, or if no user completed a recent login."""
     if (failed := lock.failure_since(began)) is not None:
         raise WindowFailed(failed[1], failed[0])
     try:

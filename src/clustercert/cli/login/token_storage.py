@@ -1,4 +1,4 @@
-"""Refresh tokens of saved logins, in a file or the system's keyring."""
+"""The tokens of saved logins, in files. The refresh tokens may be in the system's keyring instead."""
 
 import contextlib
 import json
@@ -44,7 +44,7 @@ def delete(account: str) -> None:
 
 
 class _Keyring:
-    """The functions of the package that are used."""
+    """The functions of the package `keyring` that this module uses."""
 
     set_password: Callable[[str, str, str], None]
     get_password: Callable[[str, str], str | None]
@@ -59,14 +59,14 @@ def _keyring() -> _Keyring:
 
 
 def _within_time(work: Callable[[], T]) -> T:
-    """Run a call in a thread that does not keep the process alive."""
+    """Run a call with a time limit, in a daemon thread, which does not keep the process alive."""
     results: list[T] = []
     failures: list[Exception] = []
 
     def run() -> None:
         try:
             results.append(work())
-        except Exception as error:  # noqa: BLE001 - backends raise errors of their own
+        except Exception as error:  # noqa: BLE001 - backends raise their own exception types
             failures.append(error)
 
     thread = threading.Thread(target=run, daemon=True)
@@ -88,7 +88,7 @@ class SavedTokens:
 
     Attributes:
         token: the token that is sent to the service.
-        expires_at: when to renew it.
+        expires_at: when to renew the token.
         refresh_token: `None` if the issuer sent none, refused it, or if it is in the keyring.
         in_keyring: whether the refresh token is in the keyring.
     """
@@ -104,7 +104,7 @@ class SavedTokens:
 
 
 def read(path: Path) -> SavedTokens:
-    """Read a file. Returns empty tokens if it is missing or damaged, since a new login replaces it."""
+    """Read saved tokens. Returns empty tokens if the file is missing or damaged: the next login replaces it."""
     try:
         data = json.loads(path.read_text(encoding="utf-8"))
         expires_at = data["expires_at"]
@@ -115,7 +115,7 @@ def read(path: Path) -> SavedTokens:
 
 
 def save(path: Path, tokens: SavedTokens) -> None:
-    """Write or replace a file, or delete it if nothing is left. Raises CommandError."""
+    """Write the file of saved tokens, or delete the file if there are none. Raises CommandError."""
     try:
         if tokens == SavedTokens():
             path.unlink(missing_ok=True)
@@ -129,15 +129,15 @@ def save(path: Path, tokens: SavedTokens) -> None:
 
 
 def drop_refresh_token(path: Path) -> None:
-    """Forget a refresh token that the issuer refused. Raises CommandError."""
+    """Delete a saved refresh token that the issuer refused. Raises CommandError."""
     save(path, replace(read(path), refresh_token=None, in_keyring=False))
 
 
 @contextlib.contextmanager
 def exclusive(path: Path) -> Iterator[None]:
-    """Hold the lock of a file, so that two processes never use one refresh token. Raises CommandError.
+    """Hold the lock of a file, so that two processes never use the same refresh token. Raises CommandError.
 
-    Many issuers give a new refresh token each time, and end the login if the old one is used again.
+    Many issuers replace the refresh token after each use, and end the login if an old token is used again.
     """
     try:
         for folder in (path.parent.parent, path.parent):

@@ -1,4 +1,4 @@
-"""Whether to trust a service: its certificate, and the addresses that get a login's token."""
+"""Trust in a service: its certificate, and the addresses that may receive a login's token."""
 
 import json
 import os
@@ -24,7 +24,7 @@ _FINGERPRINT = re.compile(r"[0-9A-Fa-f]{64}", re.ASCII)
 
 
 def read_ca(path: Path | None) -> str | None:
-    """Read a CA file. Escapes what is not ASCII, such as names in comments. Raises CommandError if it can't be read."""
+    """Read a CA file. Escapes non-ASCII characters, such as in comments. Raises CommandError if it can't be read."""
     return read_file(path).decode("ascii", "backslashreplace") if path is not None else None
 
 
@@ -52,7 +52,7 @@ class TrustOptions:
             raise typer.BadParameter("--ca-fingerprint must be a SHA-256 fingerprint: 64 hex digits.")
 
     def ca_pem(self, url: str, remembered: str | None) -> str | None:
-        """Return the CAs to trust, `None` for this machine's. Asks if the certificate is not trusted yet.
+        """Return the CAs to trust, or `None` for this machine's CAs. Asks if the certificate is not trusted yet.
 
         Args:
             remembered: the CA from the last login.
@@ -111,7 +111,7 @@ def _checked(url: str, ca_pem: str) -> str:
     return ca_pem
 
 
-# An issuer's URL, and the id of a client there.
+# An issuer's URL, and a client id at that issuer.
 _Client = tuple[str, str]
 
 
@@ -120,8 +120,8 @@ class KnownService:
     """A service at an address that the user accepted.
 
     Attributes:
-        clients: the issuers and clients whose tokens it gets.
-        other_urls: its other addresses, as it listed them at the last login.
+        clients: the issuers and clients whose tokens the service may receive.
+        other_urls: the other addresses that the service listed for itself at the last login.
     """
 
     clients: frozenset[_Client] = frozenset()
@@ -129,7 +129,7 @@ class KnownService:
 
 
 def is_known(url: str, issuer: "LoginIssuer") -> bool:
-    """Whether the user accepted that this address gets tokens of this client. Raises CommandError."""
+    """Whether this address may receive tokens of this client, because the user accepted that. Raises CommandError."""
     services, client = _load(), _client(issuer)
     return _is_accepted(services, url, client) or _is_listed(services, url, client)
 
@@ -144,7 +144,7 @@ def require_known(name: str, url: str, issuer: "LoginIssuer") -> None:
 
 
 def accept(url: str, issuer: "LoginIssuer", allowed: str | None) -> None:
-    """Ask the user whether an address may get tokens, unless it is known. Raises typer.Exit or CommandError.
+    """Ask the user whether an address may get tokens, unless the address is known. Raises typer.Exit or CommandError.
 
     Args:
         allowed: the address that the user allows with `--allow-service`.
@@ -169,9 +169,9 @@ def accept(url: str, issuer: "LoginIssuer", allowed: str | None) -> None:
 
 
 def remember(url: str, issuer: "LoginIssuer", urls: tuple[str, ...]) -> None:
-    """Remember an address that the user accepted, and the addresses that the service lists. Raises CommandError.
+    """Save an address that the user accepted, and the other addresses that the service lists. Raises CommandError.
 
-    An address that is only listed by another one is not remembered: it is known while that one lists it.
+    An address that only another saved address lists is not saved: it is known as long as it is listed there.
     """
     services, client = _load(), _client(issuer)
     if _is_listed(services, url, client) and not _is_accepted(services, url, client):
@@ -182,7 +182,7 @@ def remember(url: str, issuer: "LoginIssuer", urls: tuple[str, ...]) -> None:
 
 
 def forget(url: str) -> None:
-    """Forget an address and those that it lists. Raises CommandError."""
+    """Delete a saved address and the other addresses listed for it. Raises CommandError."""
     services = _load()
     if services.pop(url, None) is not None:
         _save(services)
@@ -201,7 +201,7 @@ def _is_listed(services: dict[str, KnownService], url: str, client: _Client) -> 
 
 
 def _other_service(url: str, issuer: "LoginIssuer") -> str | None:
-    """Return another service that accepts tokens of the same login: a known one, or the one that `resource` names."""
+    """Return another service that accepts tokens of the same login: a known service, or the service in `resource`."""
     client, resource = _client(issuer), urlsplit(issuer.client.resource or "")
     known = next((other for other, each in _load().items() if other != url and client in each.clients), None)
     if known is None and resource.netloc.lower() not in ("", urlsplit(url).netloc):

@@ -145,7 +145,7 @@ class RequestOptions:
     ] = None
 
     def question(self, max_days: int) -> "Question":
-        """Return the question. Raises typer.BadParameter."""
+        """Return the request to explain. Raises typer.BadParameter."""
         from pydantic import ValidationError
 
         from clustercert.http.policy import RequestParameters
@@ -164,7 +164,7 @@ class RequestOptions:
 
 
 def _bad_option(message: str, names: "Iterable[str]") -> typer.BadParameter:
-    """Name the options instead of the fields of the API that the message begins with."""
+    """Return the error with options in place of the API fields at the start of the message."""
     text, _, rest = message.partition(": ")
     found = text.split(", ")
     if not rest or not set(found) <= set(names):
@@ -220,7 +220,7 @@ def explain(
         try:
             return await explanations.explain_user(registered, asked.id, question)
         except NotFound:
-            # Only for users of issuers and of Keystone, because the others were found.
+            # Raised only for users of OIDC issuers and Keystone: the store has the roles of built-in users.
             raise NotFound(
                 f"No request of {asked.name} for the project of the cluster {registered.name} is recorded, so their "
                 "groups and roles are not known: they come with their credentials."
@@ -240,7 +240,7 @@ def explain(
 
 
 _COUNTED = "events read"
-# The maximum number of names to keep, from which a similar one is suggested.
+# The maximum number of cluster names to keep for suggestions.
 _MAX_NAMES = 1000
 
 PolicyOption = Annotated[
@@ -375,10 +375,10 @@ def _add(
 
 
 class _Clusters:
-    """Looks in events for the given cluster, which may have been removed.
+    """Searches events for the given cluster, which may have been removed.
 
     Attributes:
-        found: whether the cluster was found, or none is given.
+        found: whether the cluster was found, or no cluster was given.
     """
 
     def __init__(self, name_or_id: str | None) -> None:
@@ -393,7 +393,7 @@ class _Clusters:
             self._names |= {name for name in names if isinstance(name, str)}
 
     def add_from(self, event: "JsonObject") -> None:
-        """Remember the cluster that an event names, if it names one."""
+        """Remember the cluster in an event, if there is one."""
         if self.found:
             return
         detail = event.get("detail")

@@ -111,7 +111,7 @@ def _rule(check: "RuleCheck") -> tuple[str, str]:
 
 
 def _missing(check: "RuleCheck") -> str:
-    """Return the first condition that is not met, and the number of further ones."""
+    """Return the first condition that is not met, and the number of further unmet conditions."""
     if not check.unmet:
         return ""
     first, *more = check.unmet
@@ -128,7 +128,7 @@ def _with_found(condition: str, found: str) -> str:
 
 
 def _wrapped(text: str, indent: str) -> str:
-    """Wrap printable text at 80 columns. Keeps line feeds and spaces at its start."""
+    """Wrap printable text at 80 columns. Keeps line feeds and spaces at the start of the text."""
     start = len(text) - len(text.lstrip("\n"))
     lines = textwrap.wrap(
         printable(text[start:]),
@@ -141,12 +141,12 @@ def _wrapped(text: str, indent: str) -> str:
     return text[:start] + "\n".join(lines)
 
 
-# The maximum number of names in one line for people.
+# The maximum number of names listed in one line.
 MAX_LISTED = 10
 
 
 def show_replay(replay: "Replay", decision_filter: "DecisionFilter", output: Output) -> None:
-    """Print a comparison. JSON and YAML have all names, a table is followed by the most frequent ones."""
+    """Print a comparison. JSON and YAML contain all names. After a table, only the most frequent names are listed."""
     if output in (Output.JSON, Output.YAML):
         write_out(document(_document(replay, decision_filter), output))
         return
@@ -194,7 +194,7 @@ def _listed(counted: Counter[str]) -> str:
 
 
 def _by_name(counted: Counter[tuple[str, str]]) -> Counter[str]:
-    """Count by name. Two users of one name, such as a deleted one and its successor, are listed with their ids."""
+    """Count by name. Adds the ids if several have the same name, such as a deleted user and a new user."""
     names = Counter(name for _, name in counted)
     return Counter(
         {name if names[name] == 1 else f"{name} {own_id}": n for (own_id, name), n in counted.items()}

@@ -1,4 +1,4 @@
-"""A login at an OIDC issuer in the user's browser, which returns to a listener on loopback."""
+"""Login at an OIDC issuer in the user's browser. The issuer redirects the browser to a listener on loopback."""
 
 import contextlib
 import queue
@@ -60,13 +60,13 @@ Parameters = Mapping[str, str]
 
 
 class LoopbackServer:
-    """Waits for one answer from the issuer.
+    """A server on loopback that waits for one authorization response from the issuer.
 
     Args:
-        redirect_uris: one without a port stands for any free port. The first with a free port is used.
+        redirect_uris: the first URI with a free port is used. A URI without a port stands for any free port.
 
     Attributes:
-        redirect_uri: with the port.
+        redirect_uri: the redirect URI that is used, with the port.
         start_url: the address to open in a browser.
         delivered: set after the browser got the result.
         is_contested: whether a second browser opened the start page.
@@ -104,25 +104,25 @@ class LoopbackServer:
 
         Args:
             address: where the start page redirects to.
-            accepts: whether the parameters of an answer belong to this login.
+            accepts: returns whether the parameters of a response belong to this login.
         """
         self.address, self.accepts = address, accepts
         self._thread.start()
 
     def wait(self, seconds: float) -> Parameters | None:
-        """Return the parameters of the answer: `None` if none came in time, `{}` after a call of `end`."""
+        """Return the parameters of the response: `None` if no response came in time, `{}` after a call of `end`."""
         try:
             return self._answers.get(timeout=seconds)
         except queue.Empty:
             return None
 
     def finish(self, page: ResultPage) -> None:
-        """Show the result in the browser that waits for it."""
+        """Show the result in the waiting browser."""
         self._results.put(page)
         self.delivered.wait(_CONNECTION_SECONDS)
 
     def browser_cookie(self, sent: str | None) -> str | None:
-        """Return the cookie for a browser that opens the start page, or `None` if another one did so before."""
+        """Return the cookie for a browser that opens the start page; `None` if another browser opened it before."""
         with self._lock:
             if self._browser is None:
                 self._browser = secrets.token_urlsafe(32)
@@ -132,14 +132,14 @@ class LoopbackServer:
             return self._browser
 
     def end(self) -> None:
-        """Accept no answer any more, and let `wait` return."""
+        """Stop accepting responses, and make `wait` return."""
         with self._lock:
             if not self._answered:
                 self._answered = True
                 self._answers.put({})
 
     def result_of(self, parameters: Parameters, cookie: str | None) -> ResultPage:
-        """Pass an answer to the waiting command. Returns the page that says whether it was accepted."""
+        """Pass a response to the waiting command. Returns the page that says whether the login succeeded."""
         with self._lock:
             if (
                 self._answered
@@ -201,7 +201,7 @@ class _Handler(BaseHTTPRequestHandler):
     def do_GET(self) -> None:
         login = self.server.login
         path, _, query = self.path.partition("?")
-        # Another host name could lead here by DNS rebinding.
+        # Reject other host names, which could resolve to this address by DNS rebinding.
         if self.headers.get_all("Host") != [login.host] or len(self.path) > _MAX_TARGET:
             self._show(_FOREIGN)
         elif path == login.start_path:
@@ -225,7 +225,7 @@ class _Handler(BaseHTTPRequestHandler):
             return
         self.send_response(303)
         self.send_header("Location", login.address)
-        # Lax, because the issuer's redirect comes from another site.
+        # SameSite=Lax, because the issuer's redirect comes from another site.
         self.send_header("Set-Cookie", f"{_COOKIE}={cookie}; HttpOnly; SameSite=Lax; Path=/")
         self._end_headers(b"")
 
@@ -255,11 +255,11 @@ class _Handler(BaseHTTPRequestHandler):
         return "clustercert"
 
     def log_message(self, format: str, *arguments: object) -> None:  # noqa: A002 - the name in the standard library
-        """Write no log: the addresses contain codes."""
+        """Write no log, because the addresses contain authorization codes."""
 
 
 def _parameters(query: str) -> Parameters | None:
-    """Return the parameters of a query, or `None` if it is malformed or repeats one."""
+    """Return the parameters of a query, or `None` if the query is malformed or repeats a parameter."""
     try:
         pairs = parse_qsl(query, keep_blank_values=True, max_num_fields=_MAX_FIELDS)
     except ValueError:
@@ -269,7 +269,7 @@ def _parameters(query: str) -> Parameters | None:
 
 
 def _listener(redirect_uris: Sequence[str], handler: type[_Handler]) -> tuple[_Listener, str]:
-    """Listen on the first free port. Raises ClientError if there is none."""
+    """Listen at the first redirect URI with a free port. Raises ClientError if there is no such URI."""
     for uri in redirect_uris:
         parts = urlsplit(uri)
         try:

@@ -28,7 +28,7 @@ from clustercert.model import JsonObject
 from clustercert.model.login_client import DISCOVERY_PATH, OWN_PARAMETERS, LoginClient
 from clustercert.model.requests import is_https_url, is_loopback_redirect, is_service_url
 
-# Discovery documents have a few KiB, tokens at most 16.
+# The maximum size of a response. Discovery documents have a few KiB, tokens at most 16 KiB.
 MAX_RESPONSE_BYTES = 256 * 1024
 RESPONSE_SECONDS = 10.0
 _REDIRECTS = range(300, 400)
@@ -41,7 +41,7 @@ class IssuerUnreachable(ClientError, status=503, code="CCE.01503001"):
 
 
 class IssuerError(ClientError):
-    """The issuer's answer can't be used. The message says what the operator of the issuer or service should do."""
+    """The issuer's response can't be used. The message says what the operator of the issuer or service should do."""
 
 
 class LoginRefused(ClientError, status=401, code="CCE.01401001"):
@@ -49,7 +49,7 @@ class LoginRefused(ClientError, status=401, code="CCE.01401001"):
 
 
 class OAuthError(ClientError):
-    """The issuer answered with an error of RFC 6749 or RFC 8628.
+    """The issuer returned an error that RFC 6749 or RFC 8628 defines.
 
     Attributes:
         error: the error code, such as `invalid_grant`.
@@ -74,7 +74,7 @@ _REMEDIES = {
 
 
 class IssuerResponse(NamedTuple):
-    """A response with a JSON object; `{}` if there is none."""
+    """A response. `body` is `{}` if the response has no JSON object."""
 
     status: int
     body: JsonObject
@@ -164,9 +164,9 @@ class LoginIssuer:
     """An issuer as the service describes it.
 
     Attributes:
-        name: the service's short name for it.
+        name: the service's short name for the issuer.
         url: the exact claim `iss`.
-        ca_pem: the CAs of its server, `None` for those of this machine.
+        ca_pem: the CAs to trust for the issuer's server; `None` for this machine's CAs.
     """
 
     name: str
@@ -207,10 +207,10 @@ class LoginIssuer:
 
 @dataclass(frozen=True, slots=True)
 class LoginOffer:
-    """What a service says about logins at issuers.
+    """The issuers at which users of a service can log in.
 
     Attributes:
-        urls: the addresses of the service, as it says.
+        urls: the addresses that the service lists for itself.
     """
 
     issuers: tuple[LoginIssuer, ...] = ()
@@ -237,11 +237,11 @@ class Endpoints:
 
 
 def login_offer(service: ServiceClient) -> LoginOffer:
-    """Ask a service at which issuers people log in. Raises ClientError."""
+    """Ask a service for the issuers at which people log in. Raises ClientError."""
     try:
         body = service.exchange("GET", f"{OWN}/issuers").body
     except ApiError as error:
-        # The service is another CCE service.
+        # Other CCE services do not have this operation.
         if error.http_status in (HTTPStatus.NOT_FOUND, HTTPStatus.UNAUTHORIZED):
             return LoginOffer()
         raise

@@ -1,4 +1,4 @@
-"""Grants and tokens of an OIDC issuer, and the checks that the client makes of tokens."""
+"""OAuth grants and tokens of an OIDC issuer, and the client's checks of tokens."""
 
 import base64
 import hashlib
@@ -30,17 +30,17 @@ from clustercert.model.requests import is_https_url
 
 # The longest token that the service accepts.
 MAX_TOKEN = 16 * 1024
-# Replace a token this long before it expires, or a tenth of its lifetime.
+# Replace a token this long before expiry, or a tenth of the lifetime before if that is shorter.
 _EARLY = timedelta(seconds=30)
-# Smaller differences between the clocks are accepted.
+# Clock differences up to this are accepted.
 _SKEW = timedelta(minutes=5)
 _PARTS = 3
 _USER_CLAIMS = ("preferred_username", "email", "name", "repository", "project_path", "sub")
-# The length of random secrets.
+# The number of random bytes in a secret.
 _ENTROPY_BYTES = 32
 # Source: RFC 8628, 3.4.
 _DEVICE_GRANT = "urn:ietf:params:oauth:grant-type:device_code"
-# Source: RFC 8628, 3.2: the default.
+# The default interval between two polls. Source: RFC 8628, 3.2.
 _INTERVAL_SECONDS = 5
 _LONGEST_INTERVAL, _LONGEST_WAIT = 60, 1800
 _MAX_TEXT = 4096
@@ -57,7 +57,7 @@ class Tokens:
 
     Attributes:
         bearer: the token that the client sends to the service with each request.
-        refresh: gets new tokens from the issuer; `None` if it sent none.
+        refresh: the refresh token; `None` if the issuer sent none.
         expires_at: when to replace `bearer`, a little before it expires.
         subject: the issuer's id of the user.
         user: a name of the user, for messages.
@@ -83,7 +83,7 @@ def claims_of(token: str) -> JsonObject:
 
 
 def tokens_of(token: str, refresh: str | None = None) -> Tokens:
-    """Return the tokens, with expiry and user from the JWT. Raises ValueError if it is not a JWT that expires."""
+    """Return the tokens, with expiry and user from the JWT. Raises ValueError if that is not a JWT with an expiry."""
     claims = claims_of(token)
     try:
         expires, issued = _time(claims["exp"]), _time(claims.get("iat", claims["exp"]))
@@ -101,7 +101,7 @@ def tokens_from_response(
     """Return the tokens in a successful token response. Raises IssuerError.
 
     Args:
-        nonce: of the authorization request.
+        nonce: the nonce of the authorization request.
         subject: the user of the login that is refreshed. A token for another user is refused.
     """
     id_token, kind = body.get("id_token"), issuer.client.bearer
@@ -192,12 +192,12 @@ def _time(seconds: object) -> datetime:
 
 
 def new_secret() -> str:
-    """Return a random text of 43 characters, which is enough for a code verifier too."""
+    """Return a random string of 43 characters, which is long enough for a code verifier."""
     return secrets.token_urlsafe(_ENTROPY_BYTES)
 
 
 def challenge(verifier: str) -> Mapping[str, str]:
-    """Return the parameters that commit to a verifier without showing it."""
+    """Return the PKCE parameters for a verifier. They contain only the verifier's hash."""
     digest = base64.urlsafe_b64encode(hashlib.sha256(verifier.encode()).digest())
     return {"code_challenge": digest.rstrip(b"=").decode(), "code_challenge_method": "S256"}
 
@@ -207,8 +207,8 @@ class DeviceCode:
     """A user code, which the user enters in any browser, and a device code, with which the client polls for tokens.
 
     Attributes:
-        verifier: proves that this client made the request. RFC 8628 has no PKCE, but Keycloak demands it if its
-            settings require PKCE for this client. Other issuers ignore it.
+        verifier: the PKCE verifier. RFC 8628 does not use PKCE, but Keycloak requires PKCE if that is set for this
+            client. Other issuers ignore the parameter.
         complete_uri: `uri` with the user code in it; `None` if the issuer has none.
         seconds: how long the code is valid.
         interval: seconds between two polls.
@@ -224,7 +224,7 @@ class DeviceCode:
 
 
 class RefreshRefused(OAuthError):
-    """The refresh token is no longer valid, or gives no token for the service. So the user has to log in again."""
+    """The refresh token is no longer valid, or yields no token for the service. The user has to log in again."""
 
 
 class IssuerClient:
@@ -269,7 +269,7 @@ class IssuerClient:
             # OpenID Connect Core 1.0, 12.2, allows a response without an ID token.
             raise RefreshRefused("no_id_token", "", self.issuer.url)
         tokens = tokens_from_response(self.issuer, body, subject=subject)
-        # An issuer that does not rotate refresh tokens sends none.
+        # An issuer that does not rotate refresh tokens sends no new one. Keep the old refresh token.
         return tokens if tokens.refresh is not None else replace(tokens, refresh=refresh_token)
 
     def device_code(self) -> DeviceCode:
@@ -285,13 +285,13 @@ class IssuerClient:
         return _device_code(self._checked(response), verifier, self.issuer.url)
 
     def poll(self, device: DeviceCode) -> Tokens:
-        """Ask for the tokens of a device code. Raises OAuthError, also while the user has not decided."""
+        """Request the tokens for a device code. Raises OAuthError, also while the user has not decided yet."""
         form = {"grant_type": _DEVICE_GRANT, "device_code": device.code, "code_verifier": device.verifier}
         body = self._tokens(form)
         return tokens_from_response(self.issuer, body)
 
     def revoke(self, refresh_token: str) -> bool:
-        """Revoke a refresh token. Returns whether the issuer can do that. Source: RFC 7009."""
+        """Revoke a refresh token. Returns False if the issuer does not support revocation. Source: RFC 7009."""
         address = self.endpoints.revocation
         if address is None:
             return False
@@ -353,7 +353,7 @@ def _bounded(value: object, default: float, highest: float) -> float:
 
 @dataclass(frozen=True, slots=True)
 class AuthorizationRequest:
-    """A request for an authorization code. Its response is used once.
+    """A request for an authorization code. The response is used only once.
 
     Attributes:
         state: binds the response to the request.
