@@ -158,7 +158,7 @@ def _user(name_or_id: str | None) -> Mapping[str, str]:
 
 
 def _require_user(client: "AdministrationClient", name: str) -> None:
-    """Raise UnknownName if no user has this name. Only operators can look up a name; for others, raises always."""
+    """Raise UnknownName if no user has this name. Only operators can look up names: for others, always raises."""
     names: list[str] = []
     if client.is_operator:
         if named_users(client, name):

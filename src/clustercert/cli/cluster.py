@@ -117,7 +117,7 @@ class DetailOptions:
         _parse_labels(self.label)
 
     def changes(self, before: "JsonObject") -> "JsonObject":
-        """Return the API fields to change. `before` has their current values."""
+        """Return the API fields to change. `before` contains the current fields."""
         labels = {**_mapping(before["labels"]), **_parse_labels(self.label)} if self.label else None
         return _given(
             external_url=self.external_url, san_urls=self.san_url or None, version=self.version, labels=labels
@@ -142,7 +142,7 @@ class DetailChangeOptions(DetailOptions):
             raise typer.BadParameter("Give an option or its --no- form, not both.")
 
     def changes(self, before: "JsonObject") -> "JsonObject":
-        """Return the API fields to change. `before` has their current values."""
+        """Return the API fields to change. `before` contains the current fields."""
         fields = DetailOptions.changes(self, before)
         if self.no_external_url:
             fields["external_url"] = None
@@ -246,7 +246,7 @@ class EnforcementOptions:
             )
 
     def changes(self, before: "JsonObject") -> "JsonObject":
-        """Return the API fields to change. `before` has their current values."""
+        """Return the API fields to change. `before` contains the current fields."""
         fields = _given(
             webhook_mode=self.webhook_mode,
             pin_components=self.pin_components,
@@ -293,7 +293,7 @@ class EnforcementChangeOptions(EnforcementOptions):
             raise typer.BadParameter("Give only one of --credential-role and --no-credential-roles.")
 
     def changes(self, before: "JsonObject") -> "JsonObject":
-        """Return the API fields to change. `before` has their current values."""
+        """Return the API fields to change. `before` contains the current fields."""
         fields = EnforcementOptions.changes(self, before)
         for field, removed in (
             ("exemptions", self.remove_exempt),

@@ -52,7 +52,7 @@ def on_service(command: ServiceCommand) -> Callable[..., None]:
 def new_service_command(
     command: ServiceCommand, parameters: Sequence[inspect.Parameter]
 ) -> Callable[..., None]:
-    """Like `on_service`, for a function that takes these parameters besides the client."""
+    """Like `on_service`, for a function that takes `parameters` in addition to `client`."""
 
     @wraps(command)
     def run(context: typer.Context, *, local: bool, **values: object) -> None:
@@ -108,7 +108,7 @@ def _own_parameters(command: Callable[..., object], given: str) -> list[inspect.
 
 def _with_signature(run: Callable[..., T], parameters: Sequence[inspect.Parameter]) -> Callable[..., T]:
     expanded = [option for each in parameters for option in _expanded(each)]
-    # Typer reads both. Annotations of other parameters are left out: their types may exist only for type checkers.
+    # Typer reads the signature and the annotations. Types of other parameters may exist only for type checkers.
     run.__signature__ = inspect.Signature(expanded)  # type: ignore[attr-defined]
     run.__annotations__ = {each.name: each.annotation for each in expanded}
     return run

@@ -44,7 +44,7 @@ _MAX_NAMES = 5000
 
 
 def add_to(commands: typer.Typer) -> None:
-    """Add completion to all arguments and options that are names."""
+    """Add completion to all arguments and options whose values are names."""
     for group in commands.registered_groups:
         if group.typer_instance is not None:
             add_to(group.typer_instance)

@@ -88,7 +88,7 @@ async def _report(settings: "Settings", text: str) -> "TokenReport":
     from clustercert.identity.token_report import report_on_token
 
     if any(issuer.cluster for issuer in settings.identity.issuers):
-        # The service connects to clusters with a certificate that it issues to itself.
+        # Connections to clusters need all components, because the service issues itself a certificate for them.
         from clustercert.wiring import components
 
         async with components(settings) as opened:

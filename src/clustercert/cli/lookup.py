@@ -280,7 +280,7 @@ def find_user(
     Raises ClientError, UnknownName, or CommandError if several users have the name.
 
     Args:
-        cluster: search only the owners of this cluster's unexpired certificates, as project admins may.
+        cluster: search only the owners of this cluster's unexpired certificates. Project admins may do that.
         domain: the name of a domain, an issuer or Keystone.
     """
     if is_certificate_owner(name_or_id):

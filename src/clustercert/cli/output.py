@@ -303,7 +303,7 @@ def _relative(time: datetime) -> str:
 def _fitting(columns: Sequence[str], rows: Sequence[Row], name: str) -> Sequence[str]:
     """Return the columns that fit into the terminal, and print which ones do not. Never wraps or cuts values.
 
-    Earlier columns take precedence over later columns, and columns of ids come last.
+    Columns of ids are left out first, then later columns before earlier columns.
 
     Args:
         name: the column that identifies a row, which is always shown.

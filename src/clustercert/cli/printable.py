@@ -1,4 +1,7 @@
-"""Escapes text from servers and files, so that it can't control the terminal. Imports nothing, for the exec plugin."""
+"""Escapes text from servers and files, so that the text can't control the terminal.
+
+Imports nothing, so that the exec plugin starts fast.
+"""
 
 
 def printable(text: str) -> str:

@@ -49,7 +49,7 @@ def confirm(question: str | Callable[[], str], *, yes: bool, instead: str = "add
     The question should contain the stored names of the objects, so that users notice a wrong name.
 
     Args:
-        question: the text, or a function that sends requests to build the text. With `yes`, it is not called.
+        question: the text, or a function that sends requests to build the text. Not called with `yes`.
         instead: the advice at the end of the error message if there is no terminal.
     """
     if yes:

@@ -69,7 +69,7 @@ def warn_of_unknown_variables(environment: Mapping[str, str]) -> None:
 
 
 def warn_in_client(environment: Mapping[str, str]) -> None:
-    """Write the warnings in a command that does not load the settings. Does not check the fields of tables."""
+    """Like `warn_of_unknown_variables`, without loading the settings. Does not check the fields of tables."""
     known = _OTHERS | TOP_LEVEL_SETTINGS
     for variable in sorted(environment):
         name = variable.upper().removeprefix(_PREFIX)

@@ -52,7 +52,7 @@ class ProjectRef(NamedRef):
     """A project of the caller.
 
     Attributes:
-        domain: name of the domain; its id if the service is another CCE service, which returns only ids.
+        domain: the domain's name, or the domain's id from other CCE services, which return only ids.
     """
 
     domain: str

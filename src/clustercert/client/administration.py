@@ -17,7 +17,7 @@ class AdministrationClient(ServiceClient):
 
     Attributes:
         is_user: whether the caller is a user, who can have certificates.
-        warn: is called with the text of each warning in a response.
+        warn: called with the text of each warning in a response.
     """
 
     is_user = True

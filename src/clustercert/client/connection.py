@@ -560,7 +560,7 @@ def _chain(connection: ssl.SSLSocket) -> list[bytes]:
 
 
 def _private_chain(connection: ssl.SSLSocket) -> list[bytes]:
-    """Replace `get_unverified_chain` of Python 3.13 in Python 3.11 and 3.12.
+    """Return the same as `get_unverified_chain` of Python 3.13, in Python 3.11 and 3.12.
 
     Their public API returns only the leaf, but users must be able to compare the fingerprint of the CA.
     """

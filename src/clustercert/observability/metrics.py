@@ -1,4 +1,4 @@
-"""Prometheus metrics. No label names a cluster, a user or a project.
+"""Prometheus metrics. Labels never identify a cluster, a user or a project.
 
 Each worker process writes its counts to the folder named by `PROMETHEUS_MULTIPROC_DIR`; a scrape returns the sums.
 The metrics table in docs/operations.md is generated from the descriptions: run `make docs` after a change.
@@ -257,7 +257,7 @@ def enforcing(what: str) -> Iterator[None]:
 
 
 def issuance(started: float, outcome: str = "issued") -> None:
-    """Count one request for a certificate. `started` is its start time by `time.perf_counter()`."""
+    """Count one request for a certificate. `started` is the time of its start, from `time.perf_counter()`."""
     ISSUANCES.labels(outcome).inc()
     if outcome == "issued":
         ISSUANCE_SECONDS.observe(time.perf_counter() - started)

@@ -1,7 +1,7 @@
 """The exec plugin's cache: one file for each credential, with mode 0600, in a folder of mode 0700.
 
-The first line contains the times of renewal and expiry. The rest is the response for kubectl. Each kubectl command
-reads the cache, so this module imports only modules that Python loads at startup anyway.
+The first line contains the times of issue, renewal and expiry, and the rest the response for kubectl. Each kubectl
+command reads the cache, so this module imports only modules that Python loads at startup anyway.
 """
 
 import os
@@ -62,7 +62,7 @@ def path_of(profile: str, project_id: str, cluster_id: str) -> str | None:
 
 
 def read(path: str) -> CachedCredential | None:
-    """Read a file. Returns `None` if it is missing, damaged, or not private."""
+    """Read a cache file. Returns `None` if the file is missing, damaged, or not private."""
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
     except OSError:

@@ -26,7 +26,7 @@ class CredentialRequest:
     Attributes:
         cluster: the cluster's id, or its name until `renewal` replaces the name by the id; `None` if kubectl sends
             the id (`provideClusterInfo`).
-        project: the project's id, or its name until it is replaced likewise; `None` for the default project.
+        project: the project's id, or its name until `renewal` replaces the name; `None` for the default project.
         profile: name of the saved login; `None` for the default profile.
         version: API version of the ExecCredential.
     """
@@ -45,7 +45,7 @@ class CredentialRequest:
     def cache_path(self) -> str | None:
         """Return the cache file of this credential, or `None` if the cluster, profile or project is not known yet.
 
-        Cache files are named by ids, so none exists for the name of a cluster or project.
+        Cache files are named by ids, so a cluster or project given by name has no cache file.
         """
         if self.cluster is None or self.profile is None or self.project is None:
             return None
@@ -94,7 +94,7 @@ def print_credential(request: CredentialRequest, info: str | None) -> int:
 
 
 def _fail(message: str, exit_code: int) -> int:
-    """Report an error on kubectl's terminal. The message may contain text from the service."""
+    """Report an error on kubectl's terminal. Escapes the message, which may contain text from the service."""
     from clustercert.cli.printable import printable
 
     sys.stderr.write(f"clustercert: {printable(message)}\n")
@@ -136,7 +136,7 @@ def _parsed(arguments: list[str]) -> CredentialRequest | None:
 
 
 def _apply_exec_info(request: CredentialRequest, text: str) -> str | None:
-    """Copy the version and missing options from kubectl to the request. Returns a message if the text is malformed."""
+    """Copy the version and missing options from kubectl's text to the request. Returns a message if it is malformed."""
     import json
 
     try:

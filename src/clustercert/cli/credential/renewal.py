@@ -50,7 +50,7 @@ T = TypeVar("T")
 NETWORK_SECONDS = 10.0
 # If a renewal fails while the certificate is valid, the next call uses the cache for this long.
 _RETRY_SECONDS = 60
-# Report expiry this much early, so that kubectl asks again before the API server refuses the certificate.
+# Report the expiry this much earlier, so that kubectl asks again before the API server refuses the certificate.
 _EARLY = timedelta(seconds=60)
 _MIN_LEFT = timedelta(minutes=5)
 # Statuses of temporary errors. All statuses from 500 are temporary too.

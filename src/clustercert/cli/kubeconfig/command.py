@@ -40,13 +40,13 @@ app.command("list")(unmerge.list_merged)
 app.command("allowlist")(unmerge.allowlist)
 
 _STANDARD_OUTPUT = Path("-")
-# Contexts for a cluster's additional addresses. The API lists them only in kubeconfigs.
+# Contexts for a cluster's additional addresses. Only kubeconfigs contain these contexts, and no list in the API.
 _SAN_CONTEXT = re.compile(r"customSAN-[0-9]+", re.ASCII)
 
 
 @dataclass(frozen=True, slots=True)
 class FileOptions:
-    """The options for the kubeconfig file. Raises CommandError early if the file can't be written."""
+    """The options for the kubeconfig file. Raises CommandError at once if the file can't be written."""
 
     out: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Write a file, mode 0600. [default: standard output]")

@@ -37,7 +37,7 @@ def backup_of(path: Path) -> Path:
 
 
 def load(path: Path) -> Kubeconfig:
-    """Read a file, or start a new one. Raises CommandError."""
+    """Read a kubeconfig, or start a new one if the file is missing. Raises CommandError."""
     return _parsed(path, _content(path))
 
 

@@ -57,7 +57,7 @@ class CertificateRequest:
         try:
             response = self._send(client, csr_pem, datetime.now(UTC))
         except ApiError as error:
-            # The clocks may differ, so that the service considers the requested time of expiry as past.
+            # If the clocks differ, the requested time of expiry may be in the past by the service's clock.
             offset = self._offset_by_request(client) if error.http_status == 400 else timedelta(0)  # noqa: PLR2004
             if not offset:
                 raise

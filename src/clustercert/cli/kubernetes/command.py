@@ -112,7 +112,7 @@ class _AuditLog:
                     yield event
 
     def _parse_line(self, chunk: bytes) -> "AuditedRequest | None":
-        """Parse the line that begins with `chunk`. Reads the whole line. Raises InvalidRequest if it has no event."""
+        """Read and parse the line that begins with `chunk`. Raises InvalidRequest if the line is not an audit event."""
         from clustercert.kubernetes.webhook.audit_events import EventParser
 
         parser = EventParser()

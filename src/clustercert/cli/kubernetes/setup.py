@@ -273,7 +273,7 @@ def _print_notes(folder: Path, written: "Setup", kept: Sequence[str], names: Seq
 
 
 def _handshake_result(loaded: "Settings", resolved: "Setup") -> str:
-    """Describe the result of a TLS handshake with the webhook. Possibly only the control plane can reach it."""
+    """Describe the result of a TLS handshake with the webhook, which may be reachable only from the control plane."""
     from clustercert.kubernetes.setup.handshake import HandshakeError, check_handshake
 
     choices = resolved.choices

@@ -109,7 +109,10 @@ def _name_remaining_keys(name: str) -> None:
 
 
 def end_all_logins(login: Profile, *, keys: bool, yes: bool) -> None:
-    """After a confirmation, revoke the user's certificates and end the user's logins. Raises ClientError."""
+    """After a confirmation, revoke the user's certificates and end the user's logins. Raises ClientError.
+
+    Also prints which access remains.
+    """
     from clustercert.client.connection import Unreachable
 
     body: JsonObject = {"keys": keys}

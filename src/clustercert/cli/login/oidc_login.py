@@ -25,7 +25,7 @@ _OFF = ("", "0", "false", "no")
 
 
 def is_ci(environment: Mapping[str, str]) -> bool:
-    """Whether the variable CI is set, so that no person is at the terminal."""
+    """Whether the variable CI is set: then nobody is at the terminal."""
     return environment.get("CI", "").lower() not in _OFF
 
 
@@ -60,10 +60,10 @@ def open_in_browser(url: str) -> None:
 
 
 def by_browser(issuer: "LoginIssuer", *, open_window: bool, reauthenticate: bool = False) -> "Tokens":
-    """Log in in a browser on this machine. Raises ClientError.
+    """Log in with a browser on this machine. Raises ClientError.
 
     Args:
-        reauthenticate: whether the issuer authenticates the user even if it has a session of theirs.
+        reauthenticate: whether the issuer must authenticate the user again, even if the user has a session there.
     """
     from clustercert.client.oidc.browser_login import log_in_by_browser
     from clustercert.client.oidc.tokens import IssuerClient

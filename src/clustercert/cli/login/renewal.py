@@ -183,7 +183,7 @@ def may_open_window(found: Profile) -> bool:
 
 
 def log_in_by_window(name: str) -> Profile:
-    """Log in in a browser window, or wait for a parallel command to do that. Raises NotLoggedIn or WindowFailed."""
+    """Log in with a browser window, or wait for a parallel command to do so. Raises NotLoggedIn or WindowFailed."""
     path = f"{profile.tokens_path(name, os.environ)}.window"
     began, deadline = time.time(), time.monotonic() + _WAIT_SECONDS
     waiting = False

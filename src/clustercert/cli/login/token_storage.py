@@ -16,19 +16,19 @@ from clustercert.secure_file import make_private_folder, write_private
 T = TypeVar("T")
 
 _SERVICE = "clustercert"
-# How long to wait for the keyring, which may ask the user.
+# How long to wait for the keyring, which may prompt the user.
 _KEYRING_SECONDS = 30.0
 # How long to wait for a lock: longer than a renewal takes.
 _LOCK_SECONDS = 90.0
 
 
 def check() -> None:
-    """Raise CommandError if there is no keyring, or if it does not answer."""
+    """Raise CommandError if there is no keyring, or if the keyring does not respond."""
     get("check")
 
 
 def put(account: str, secret: str) -> None:
-    """Save a secret. Raises CommandError if there is no keyring, or if it does not answer."""
+    """Save a secret. Raises CommandError if there is no keyring, or if the keyring does not respond."""
     _within_time(lambda: _keyring().set_password(_SERVICE, account, secret))
 
 

@@ -171,7 +171,7 @@ def accept(url: str, issuer: "LoginIssuer", allowed: str | None) -> None:
 def remember(url: str, issuer: "LoginIssuer", urls: tuple[str, ...]) -> None:
     """Save an address that the user accepted, and the other addresses that the service lists. Raises CommandError.
 
-    An address that only another saved address lists is not saved: it is known as long as it is listed there.
+    Does not save an address that another saved address lists. Such an address is known as long as it is listed.
     """
     services, client = _load(), _client(issuer)
     if _is_listed(services, url, client) and not _is_accepted(services, url, client):

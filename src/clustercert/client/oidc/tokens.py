@@ -197,7 +197,7 @@ def new_secret() -> str:
 
 
 def challenge(verifier: str) -> Mapping[str, str]:
-    """Return the PKCE parameters for a verifier. They contain only the verifier's hash."""
+    """Return the PKCE parameters for a verifier. The parameters contain only the verifier's hash."""
     digest = base64.urlsafe_b64encode(hashlib.sha256(verifier.encode()).digest())
     return {"code_challenge": digest.rstrip(b"=").decode(), "code_challenge_method": "S256"}
 
@@ -207,8 +207,8 @@ class DeviceCode:
     """A user code, which the user enters in any browser, and a device code, with which the client polls for tokens.
 
     Attributes:
-        verifier: the PKCE verifier. RFC 8628 does not use PKCE, but Keycloak requires PKCE if that is set for this
-            client. Other issuers ignore the parameter.
+        verifier: the PKCE verifier. RFC 8628 does not use PKCE, but Keycloak requires PKCE if the client is
+            configured for PKCE. Other issuers ignore the parameter.
         complete_uri: `uri` with the user code in it; `None` if the issuer has none.
         seconds: how long the code is valid.
         interval: seconds between two polls.
