@@ -40,7 +40,7 @@ app.command("list")(unmerge.list_merged)
 app.command("allowlist")(unmerge.allowlist)
 
 _STANDARD_OUTPUT = Path("-")
-# Contexts for a cluster's additional addresses. Only kubeconfigs contain these contexts, and no list in the API.
+# Contexts for a cluster's additional addresses. The API lists these contexts only in kubeconfigs.
 _SAN_CONTEXT = re.compile(r"customSAN-[0-9]+", re.ASCII)
 
 
