@@ -1,6 +1,6 @@
-"""Parses YAML that somebody else may have written, with limits, and writes YAML that every parser reads alike.
+"""Parses untrusted YAML, with limits, and writes YAML that every parser reads alike.
 
-Of what is parsed, a plain scalar is a boolean, null, a number as in JSON, or a string. Dates are strings.
+A plain scalar is read as a boolean, null, a number in the syntax of JSON, or a string. Dates are read as strings.
 """
 
 import re
@@ -10,11 +10,11 @@ from typing import Any
 
 import yaml
 
-# The maximum nesting, with what aliases repeat. A kubeconfig has about eight levels.
+# The maximum nesting depth, including the nodes behind aliases. A kubeconfig has about eight levels.
 _MAX_DEPTH = 32
-# The maximum number of nodes that aliases repeat. A few aliases can make a small file expensive to process.
+# The maximum number of nodes behind all aliases. A few aliases can make a small file expensive to process.
 _MAX_REPEATED = 100_000
-# YAML's tags of numbers, and their forms in JSON.
+# YAML's tags for numbers, and the syntax of these numbers in JSON.
 _NUMBERS: Mapping[str, tuple[re.Pattern[str], type[int] | type[float]]] = {
     "tag:yaml.org,2002:int": (re.compile(r"-?(0|[1-9][0-9]*)\Z", re.ASCII), int),
     "tag:yaml.org,2002:float": (
@@ -37,8 +37,8 @@ def parse(content: bytes, subject: str, *, aliases: bool = False) -> list[Any]:
     """Return the values of the YAML documents. Raises MalformedYaml.
 
     Args:
-        subject: what messages say about, such as the path of the file.
-        aliases: whether to accept aliases; also then, none may be within its own anchor.
+        subject: the subject of error messages, such as the file's path.
+        aliases: whether to accept aliases. An alias inside its own anchor is always rejected.
     """
     try:
         text = content.decode("utf-8-sig")
@@ -62,10 +62,10 @@ def _place(where: yaml.Event | Exception) -> str:
 
 @dataclass(slots=True)
 class _Node:
-    """A node that is open or complete.
+    """A YAML node, which may still be incomplete.
 
     Attributes:
-        nodes, depth: its size, with what aliases repeat.
+        nodes, depth: number of nodes and nesting depth, including the nodes behind aliases.
         scalar: the text of a scalar.
         keys: the keys of a mapping so far; `None` for other nodes.
         is_key: whether the next node in a mapping is a key.
@@ -81,9 +81,9 @@ class _Node:
 
 @dataclass(slots=True)
 class _Limits:
-    """Rejects deep nesting, duplicate keys, and aliases that are forbidden or repeat too much.
+    """Rejects deep nesting, duplicate keys, and aliases that are not allowed or expand to too many nodes.
 
-    Parsers disagree about the meaning of duplicate keys.
+    Duplicate keys are rejected, because parsers disagree about their meaning.
     """
 
     subject: str
@@ -109,7 +109,7 @@ class _Limits:
             self._anchors.clear()
 
     def _repeat(self, event: yaml.AliasEvent) -> _Node:
-        """Return the node of an alias."""
+        """Return the node that an alias refers to."""
         if not self.aliases:
             raise MalformedYaml(f"{self.subject} has YAML aliases, which are not accepted.")
         if any(node.anchor == event.anchor for node in self._open):
@@ -123,7 +123,7 @@ class _Limits:
         return _Node(None, node.nodes, node.depth, node.scalar)
 
     def _complete(self, node: _Node, event: yaml.Event) -> None:
-        """Add a complete node to the one around it."""
+        """Add a complete node to its parent node."""
         if node.anchor is not None:
             self._anchors[node.anchor] = node
         if not self._open:
@@ -141,9 +141,9 @@ class _Limits:
 
 
 class _Loader(_BaseLoader):  # type: ignore[misc] # a class that is chosen at run time
-    """A safe loader whose numbers are those of JSON.
+    """A safe loader that reads only numbers in the syntax of JSON.
 
-    In YAML 1.1, `1:30` is a number to base 60, and a long one takes quadratic time.
+    In YAML 1.1, `1:30` is a number in base 60, and parsing a long number of this kind takes quadratic time.
     """
 
     def construct_number(self, node: yaml.ScalarNode) -> int | float:
@@ -177,5 +177,5 @@ Dumper.add_implicit_resolver("tag:yaml.org,2002:float", _OTHER_NUMBERS, list("-+
 
 
 def dump(value: object, *, allow_unicode: bool = True) -> str:
-    """Write a value of JSON as YAML, without breaking lines."""
+    """Write a JSON value as YAML, without breaking lines."""
     return yaml.dump(value, Dumper=Dumper, sort_keys=False, allow_unicode=allow_unicode, width=1_000_000)

@@ -1,4 +1,4 @@
-"""Reads YAML from files that somebody else may have written, with limits."""
+"""Reads YAML from untrusted files, with limits."""
 
 import sys
 from pathlib import Path
@@ -16,7 +16,7 @@ class MalformedYaml(CommandError):
 
 
 def in_messages(path: Path) -> Path:
-    """Return the path for messages: `standard input` for `-`. The path keeps its folder, as relative names need."""
+    """Return the path for messages: `standard input` for `-`. The folder of the path does not change."""
     return Path("standard input") if path == STANDARD_INPUT else path
 
 
