@@ -16,9 +16,9 @@ logger = structlog.get_logger()
 
 @dataclass(frozen=True, slots=True)
 class EventAccess:
-    """Reads events for callers. If `project_id` is `None`, reads all projects, which only operators may do.
+    """Reads events for callers. A `project_id` of `None` means all projects, which only operators may read.
 
-    The sealed body decides which project an event belongs to. Columns only help to find it.
+    An event belongs to the project that its sealed body names. The columns of its row only help to find the event.
 
     All methods raise NotFound if the caller has no role in the project, Forbidden if the role is insufficient, or
     Unavailable.
@@ -51,7 +51,7 @@ class EventAccess:
 
 
 def _is_in(event: StoredEvent, project_id: str | None) -> bool:
-    """Whether the sealed body names this project. Without a project, all events are included."""
+    """Whether the event's sealed body names this project. Always true if `project_id` is `None`."""
     if project_id is None or parse_body(event.body).get("project_id") == project_id:
         return True
     logger.error("audit event row names another project than its sealed body", leaf_index=event.leaf_index)

@@ -1,4 +1,4 @@
-"""Parsed audit events, their files, and ranges of places in the log."""
+"""Parses audit events and event files, and computes ranges of leaf indexes."""
 
 import json
 from collections.abc import Iterable, Iterator, Sequence
@@ -13,7 +13,7 @@ PlaceRange = tuple[int, int]
 
 
 def merge(ranges: Iterable[PlaceRange]) -> list[PlaceRange]:
-    """Merge ranges into as few as possible, in order."""
+    """Merge overlapping and adjacent ranges. Returns them in ascending order."""
     merged: list[PlaceRange] = []
     for first, last in sorted(ranges):
         if merged and first <= merged[-1][1] + 1:
@@ -29,7 +29,7 @@ def ranges_of(places: Iterable[int]) -> list[PlaceRange]:
 
 
 def subtract(ranges: Sequence[PlaceRange], removed: Iterable[PlaceRange]) -> list[PlaceRange]:
-    """Return the parts of `ranges` that are not in `removed`. `ranges` must be in order without overlaps."""
+    """Return the parts of `ranges` that are not in `removed`. `ranges` must be sorted and must not overlap."""
     remaining: list[PlaceRange] = []
     disjoint = merge(removed)
     at = 0
@@ -71,7 +71,7 @@ def parse_time(value: object) -> datetime | None:
 
 
 def deleted_places(body: bytes, below: int) -> list[PlaceRange]:
-    """Return the ranges of leaf indexes that a deletion event lists; empty for other events.
+    """Return the ranges of leaf indexes that a deletion event lists; an empty list for other events.
 
     `below` is the event's own leaf index. Larger indexes are ignored: an event can't delete later events.
     """
@@ -85,7 +85,7 @@ def deleted_places(body: bytes, below: int) -> list[PlaceRange]:
 
 
 def differing_columns(event: StoredEvent, commitment: bytes) -> list[str]:
-    """Return the columns in an event's row that differ from its body or from the computed commitment."""
+    """Return the columns of an event's row that differ from the event's body or from the computed commitment."""
     fields = parse_body(event.body)
     columns = {
         "kind": event.kind,
@@ -113,7 +113,7 @@ def _is_range(pair: object) -> bool:
 def read_events(path: Path) -> Iterator[JsonObject]:
     """Yield the events in a file, or in all event files of an exported log. Raises OSError.
 
-    A line that is not an event gives an empty object. Does not verify the log; see `verification`.
+    Yields an empty object for a line that is not an event. Does not verify the log; see `verification`.
     """
     files = sorted((path / "events").glob("*.jsonl")) if path.is_dir() else [path]
     for file in files:

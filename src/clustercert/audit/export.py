@@ -40,7 +40,7 @@ _NEVER = datetime.min.replace(tzinfo=UTC)
 
 
 class ExportedLog:
-    """An exported log as a source for verification. Missing or malformed files count as missing content."""
+    """An exported log, as input for verification. Missing and malformed files are treated as missing content."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
@@ -101,7 +101,7 @@ def tile_file(folder: Path, path: TilePath) -> Path:
 
 
 def partial_tile_files(full: Path) -> list[Path]:
-    """Existing files with partial versions of a full tile."""
+    """Return the existing files that contain a partial version of a full tile."""
     folder = full.with_name(f"{full.name}.p")
     return [path for path in folder.iterdir() if path.name.isdecimal()] if folder.is_dir() else []
 
@@ -125,7 +125,7 @@ def event_line(event: StoredEvent) -> bytes:
 
 
 def _parse_event(line: bytes) -> StoredEvent:
-    """Parse a line. The event's leaf index is None if the line has none."""
+    """Parse a line of an event file. The event's leaf index is None if the line has no valid leaf index."""
     fields = parse_body(line)
     place = fields.get("place")
     try:
@@ -164,7 +164,7 @@ class ExportResult:
 
 def has_foreign_files(folder: Path) -> bool:
     """Whether a folder contains files that don't belong to an export."""
-    # An ext file system has lost+found in its root folder, so an export to a mount point contains it.
+    # An ext file system has lost+found in its root folder, so an export to a mount point contains that folder.
     ours = {CHECKPOINT, VERIFIER_KEY, "tile", "events", "lost+found"}
     temporary = {_temporary(Path(name)).name for name in ours}
     return any(path.name not in ours | temporary for path in folder.iterdir())
@@ -206,7 +206,7 @@ class Exporter:
             events += await self._write_all_events(folder, first_stale, head.size, gaps)
             if not await self._explained_later(gaps, head.size):
                 break
-            # Events were deleted since the checkpoint. Export the events that record the deletion too.
+            # Events were deleted after the checkpoint was read. Also export the events that record their deletion.
             await self._seal()
             first_stale, head = head.size, await self._log.checkpoint()
         # The checkpoint is written last, when all other files are durable. One sync is faster than thousands of fsyncs.
@@ -216,7 +216,7 @@ class Exporter:
         return ExportResult(head.size, tiles, events)
 
     async def _exported_size(self, folder: Path, head: StoredCheckpoint) -> int:
-        """The size of the existing export, 0 for a new folder. Raises LogDamaged if `head` does not extend it."""
+        """Return the log size in the existing export, or 0. Raises LogDamaged if `head` does not extend the export."""
         path = folder / CHECKPOINT
         if not path.exists():
             return 0
@@ -247,7 +247,7 @@ class Exporter:
         return count
 
     async def _write_all_events(self, folder: Path, stale: int, size: int, gaps: "_Gaps") -> int:
-        """Write the event files that are missing or end after leaf index `stale`. Returns the number of events."""
+        """Write the event files that are missing or have leaf indexes from `stale` on. Returns how many events."""
         count = 0
         for first in range(0, size, LEAVES_PER_READ):
             last = min(first + LEAVES_PER_READ, size)
@@ -260,7 +260,7 @@ class Exporter:
         return count
 
     async def _explained_later(self, gaps: "_Gaps", size: int) -> bool:
-        """Whether an event after the first `size` events records the deletion of an event missing from the export."""
+        """Whether an event that is not among the first `size` events explains a gap: it records the deletion."""
         unexplained = gaps.unexplained()
         if not unexplained:
             return False
@@ -273,7 +273,7 @@ class Exporter:
 
 
 class _Gaps:
-    """The leaf indexes of events missing from an export, and of events whose deletion it records."""
+    """The leaf indexes of events that an export lacks, and of events whose deletion the export records."""
 
     def __init__(self) -> None:
         self._missing: list[PlaceRange] = []
@@ -287,7 +287,7 @@ class _Gaps:
             self._deleted += deleted_places(body, place)
 
     def unexplained(self) -> list[PlaceRange]:
-        """The missing events whose deletion the export does not record."""
+        """Return the leaf indexes of missing events whose deletion the export does not record."""
         return subtract(merge(self._missing), self._deleted)
 
 

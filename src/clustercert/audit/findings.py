@@ -1,4 +1,4 @@
-"""Findings of a log check."""
+"""Findings of a verification of the audit log."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -95,7 +95,7 @@ class Finding:
     Attributes:
         place: the leaf index, or None if the finding is not about one leaf.
         event_id: the id of the event's row in the store, or None.
-        facts: further values by name, depending on the kind.
+        facts: further values for the kind's sentence, by name.
     """
 
     kind: FindingKind
@@ -122,15 +122,15 @@ class Finding:
 
 @dataclass(slots=True)
 class VerificationReport:
-    """The result of a log check.
+    """The result of verifying a log.
 
     Attributes:
         size: the log size in the newest checkpoint.
-        root: the root hash in that checkpoint, hex.
+        root: the root hash in the newest checkpoint, in hex.
         events: the number of events that match their leaves.
         deleted: the number of events missing because of a recorded deletion.
         unsealed: the number of events not sealed yet.
-        unsealed_since: the time of the oldest of them.
+        unsealed_since: the time of the oldest unsealed event; None if all events are sealed.
         trusted: the number of heads that the log was compared with, including its newest checkpoint.
         findings: at most `MAX_FINDINGS`, ordered by leaf index.
         found: the total number of findings, including those beyond `MAX_FINDINGS`.

@@ -1,4 +1,4 @@
-"""The audit log: its key, its sealed entries, and readers of them."""
+"""Reads the audit log: its key, checkpoints, tiles, events and proofs."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -81,7 +81,7 @@ class AuditLog:
     async def checkpoint(self, size: int | None = None) -> StoredCheckpoint:
         """Return the checkpoint for log size `size`, by default the newest one.
 
-        Raises NotFound if there is none for this size, or Unavailable if there is none at all yet.
+        Raises NotFound if no checkpoint of this size is stored, or Unavailable if the log has no checkpoint yet.
         """
         checkpoint = await self.queries.checkpoint(size)
         if checkpoint is None and size is None:
@@ -93,9 +93,9 @@ class AuditLog:
         return checkpoint
 
     async def tile(self, path: TilePath) -> bytes:
-        """The concatenated hashes of a tile, or the leaves of an entry bundle.
+        """Return the concatenated hashes of a tile, or the leaves of an entry bundle.
 
-        Raises NotFound if the log is too small for it.
+        Raises NotFound if the log has too few leaves for this tile.
         """
         tile = (await self.queries.tiles([path.tile])).get(path.tile, b"")
         if len(tile) < path.width * HASH_BYTES:
@@ -145,7 +145,7 @@ class AuditLog:
             raise LogDamaged("A tile of the audit log is missing. Run `clustercert audit verify`.") from error
 
 
-# Raised when a row has values of the wrong type, because SQLite accepts any type in any column.
+# The errors when a row with a value of a wrong type is read. SQLite accepts any type in any column.
 READ_ERRORS = (ValueError, TypeError, AttributeError)
 
 
@@ -155,7 +155,7 @@ class LogSource(Protocol):
     async def head(self) -> LogHead: ...
 
     async def tiles(self, level: int, first: int, last: int) -> Mapping[int, bytes]:
-        """The stored tiles of a level, by index. They may be partial."""
+        """The stored tiles of a level, by index. Some may be partial."""
 
     async def events(self, first: int, last: int) -> list[StoredEvent]:
         """The events at these leaf indexes, in the order in which they are stored."""
@@ -164,13 +164,13 @@ class LogSource(Protocol):
         """The stored checkpoints for these sizes."""
 
     async def deletion_events(self, first: int) -> list[StoredEvent]:
-        """The deletion events from leaf index `first` on, and those that are not sealed yet."""
+        """The deletion events from leaf index `first` on, and the deletion events that are not sealed yet."""
 
     async def unsealed(self, after: int | None) -> list[UnsealedEvent]:
-        """A batch of waiting events in the order of row ids, by default the first one. Empty at the end."""
+        """The next batch of unsealed events after a row id, or the first batch, sorted by row id. Empty at the end."""
 
     async def events_outside_log(self) -> list[int]:
-        """Row ids of events that have no leaf index and do not wait to be sealed, or some of them."""
+        """Row ids of events that have no leaf index and do not wait to be sealed. Some may be omitted."""
 
 
 async def readable_tiles(source: LogSource, level: int, first: int, last: int) -> Mapping[int, bytes]:

@@ -4,7 +4,7 @@
 * `https://host/path`: sent by POST as plain text; http is allowed only for loopback.
 * `syslog:/dev/log` and `syslog://host:port`: RFC 5424, over a local socket or UDP.
 
-The settings import it, so it imports nothing of the store.
+The settings import this module, so it must not import the store.
 """
 
 import asyncio
@@ -73,7 +73,8 @@ class FileTarget:
 def _append_all(descriptor: int, note: bytes) -> None:
     """Append the whole note. Raises OSError.
 
-    If only a part is written, removes it if possible, because it would make later notes unreadable.
+    If only a part of the note is written, removes the part if possible, because a partial note makes later ones
+    unreadable.
     """
     before = os.fstat(descriptor).st_size
     written = os.write(descriptor, note)
@@ -89,7 +90,7 @@ class UrlTarget:
     """A server that accepts a POST with the checkpoint as its body.
 
     Attributes:
-        url: as configured; it may contain a password.
+        url: the URL from the settings, which may contain a password.
         timeout_seconds: for each attempt.
     """
 

@@ -1,4 +1,4 @@
-"""Publishes checkpoints of the audit log at the targets in the settings."""
+"""Publishes checkpoints of the audit log to the targets in the settings."""
 
 import asyncio
 
@@ -23,7 +23,7 @@ class CheckpointPublisher:
     async def publish(self) -> int:
         """Publish the newest checkpoint, and return the number of targets that received it.
 
-        Failures are logged and retried next time. Raises Unavailable if there is no checkpoint.
+        Failures are logged, and the next call tries again. Raises Unavailable if there is no checkpoint.
         """
         if not self._sizes:
             return 0

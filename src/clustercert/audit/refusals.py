@@ -1,4 +1,4 @@
-"""Audit events of denied requests and failed authentications, repeated ones counted together."""
+"""Records denied requests and failed authentications as audit events. Repeated ones share an event."""
 
 import asyncio
 import contextlib
@@ -49,7 +49,7 @@ FLUSH_SECONDS = 60
 async def flush_until_stopped(
     flush: Callable[[], Awaitable[None]], seconds: float, stop: asyncio.Event
 ) -> None:
-    """Call `flush` after each pause until `stop` is set, and then once more. If it raises Unavailable, go on."""
+    """Call `flush` periodically until `stop` is set, and then once more. Ignores Unavailable from `flush`."""
     while not stop.is_set():
         await wait_for_stop(stop, seconds)
         with contextlib.suppress(Unavailable):
@@ -60,7 +60,7 @@ logger = structlog.get_logger()
 
 # At most this many refusals of one caller are recorded individually between two flushes.
 SINGLE_EVENTS = 10
-# At most this many callers and projects are counted separately.
+# At most this many pairs of caller and project are counted separately.
 MAX_COUNTED = 1000
 OTHER = "other"
 
@@ -69,7 +69,10 @@ _Counts = dict[tuple[str, str], RefusalCount]
 
 
 class RepeatedRefusals:
-    """Counts refusals by caller and project, after each caller's first few. Each worker has one instance."""
+    """Counts repeated refusals by caller and project. Each worker has one instance.
+
+    The first few refusals of each caller are not counted, because they are recorded individually.
+    """
 
     def __init__(
         self,
@@ -84,7 +87,7 @@ class RepeatedRefusals:
         self._counts: dict[tuple[str, str | None], _Counts] = {}
 
     def is_repeated(self, event: Refusal) -> bool:
-        """Count a refusal for a later event. Returns False if it must be recorded as a separate event instead."""
+        """Count a refusal, so that the next flush records it. Returns False if it needs an event of its own instead."""
         caller = event.actor.id
         if self._singles[caller] < self._single_events:
             self._singles[caller] += 1
@@ -111,7 +114,7 @@ class RepeatedRefusals:
         counts[kind] = _sum(counts[kind], refusals) if kind in counts else refusals
 
     async def flush(self, database: Database) -> None:
-        """Record the refusals since the last flush. If this raises Unavailable, keeps them for the next flush."""
+        """Record the refusals since the last flush. Raises Unavailable, and then keeps them for the next flush."""
         self._singles.clear()
         if not self._counts:
             return
@@ -166,9 +169,10 @@ class EventRecorder(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class DenialAudit:
-    """Records denials before the response is sent. If a denial can't be recorded, raises Unavailable instead.
+    """Records denied requests before the response is sent. Raises Unavailable if a denial can't be recorded.
 
-    After a caller's first denials in a minute, `repeats` counts further ones and records them later.
+    Of each caller's denials in a minute, only the first ones are recorded at once. `repeats` counts the others, and
+    records the counts later.
     """
 
     ledger: EventRecorder
@@ -186,7 +190,7 @@ class DenialAudit:
     ) -> None:
         """Record that a certificate was denied or that signing failed. Ignores other failures. Raises Unavailable.
 
-        `request` is None if the body was invalid.
+        `request` is None if the request body was invalid.
         """
         signer_failed = isinstance(failure, SignerError | RemoteFailed)
         refused = isinstance(failure, InvalidRequest | Forbidden | NotFound | TooManyRequests)
@@ -214,9 +218,9 @@ class DenialAudit:
     async def request(
         self, caller: Caller, method: str, path: str, project_id: str, failure: ClustercertError
     ) -> None:
-        """Record that a request other than for a certificate was forbidden, or exceeded a limit. Raises Unavailable.
+        """Record that a request for something else than a certificate was forbidden or exceeded a limit.
 
-        NotFound is not recorded: each mistyped address would create an event.
+        Does not record NotFound, because each mistyped address would create an event. Raises Unavailable.
         """
         if not isinstance(failure, Forbidden | TooManyRequests):
             return
@@ -242,7 +246,7 @@ def _event_request(request: IssueRequest) -> EventRequest:
 
 
 def _event_project(caller: Caller, unverified_id: str) -> str | None:
-    """Return the project id if the caller is a member, else None: outsiders must not add events to a project."""
+    """Return the project id if the caller has a role there, else None: outsiders must not add events to a project."""
     return unverified_id if caller.roles_in(unverified_id) else None
 
 
@@ -274,7 +278,7 @@ class FailedAuthentications:
         self._counts: dict[str, FailureSource] = {}
 
     def count(self, source: str, known: str = "") -> None:
-        """Count a rejected request. `known`: the existing user or access key that it named, if any."""
+        """Count a rejected request. `known`: id of the existing user or access key that the request named, if any."""
         now = self._now()
         self._add(
             {"source": source, "count": 1, "first": now, "last": now, "known": (known,) if known else ()}
@@ -290,7 +294,7 @@ class FailedAuthentications:
         )
 
     async def flush(self, database: Database) -> None:
-        """Record the failures since the last flush. If this raises Unavailable, keeps them for the next flush."""
+        """Record the failures since the last flush. Raises Unavailable, and then keeps them for the next flush."""
         if not self._counts:
             return
         counts, self._counts = self._counts, {}

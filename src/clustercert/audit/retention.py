@@ -1,4 +1,4 @@
-"""Deletion of old events, and checks of certificates against their events."""
+"""Deletes old audit events, and checks the certificates in the ledger."""
 
 import functools
 from collections.abc import Callable, Sequence

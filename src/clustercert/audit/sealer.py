@@ -21,9 +21,9 @@ from clustercert.observability import metrics
 from clustercert.pki.envelope import SecretSealer
 from clustercert.store.audit import AuditQueries, Sealing, StoredCheckpoint, StoredLog
 
-# A batch of this size blocks other writers to an SQLite file for a few milliseconds.
+# The maximum number of events in a batch. A full batch blocks other writers to an SQLite file for a few milliseconds.
 MAX_BATCH = 128
-# Checkpoints older than this are thinned out to one per hour. So a verifier that fetches them daily can see each one.
+# Of checkpoints older than this, only one per hour is kept. A verifier that fetches checkpoints daily sees them all.
 THIN_AFTER = timedelta(days=1)
 
 
@@ -35,7 +35,7 @@ class LogSealer:
     ) -> None:
         """`name` is used for a new log; an existing log keeps its name.
 
-        No two logs may share a name: their checkpoints could be confused.
+        Two logs must not have the same name, because their checkpoints could be confused.
         """
         self._queries = queries
         self._custody = custody
@@ -89,7 +89,7 @@ class LogSealer:
     def _append(
         self, sealing: Sealing, verifier: VerifierKey, private: Ed25519PrivateKey
     ) -> tuple[StoredCheckpoint | None, int]:
-        """Append the waiting events. Returns how many, and the new checkpoint; None if no event was waiting."""
+        """Append the waiting events. Returns the new checkpoint, or None without events, and the number of events."""
         leaves = sealing.choose_events(MAX_BATCH)
         if not leaves:
             return None, 0
@@ -133,7 +133,7 @@ class LogSealer:
 
 
 def _check(sealing: Sealing, tiles: dict[TileId, bytes], verifier: VerifierKey) -> None:
-    """Raise LogDamaged unless the log matches its newest checkpoint: a tampered log must not be signed again."""
+    """Raise LogDamaged if the log does not match its newest checkpoint. A tampered log must not be signed again."""
     newest = sealing.checkpoint()
     if newest is None:
         if sealing.size:
@@ -156,7 +156,7 @@ def _root(size: int, tiles: Mapping[TileId, bytes]) -> bytes:
     return _cached_root(size, tuple((tile, tiles[tile]) for tile in partial_tiles(size)))
 
 
-# Cached, because each sealing checks the tiles that the previous one signed.
+# Cached, because each sealing checks the tiles that the previous sealing signed.
 @functools.lru_cache(maxsize=2)
 def _cached_root(size: int, tiles: tuple[tuple[TileId, bytes], ...]) -> bytes:
     return tree_root(size, dict(tiles))

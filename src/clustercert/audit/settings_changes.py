@@ -1,4 +1,4 @@
-"""Audit events of a changed policy and of changed issuers."""
+"""Records changes to the policy and to the issuers as audit events."""
 
 from collections.abc import Sequence
 from datetime import datetime

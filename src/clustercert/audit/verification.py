@@ -51,7 +51,7 @@ class LogLeaf(NamedTuple):
     """A leaf as stored in the tree.
 
     Attributes:
-        commitment: from the entry bundle; empty if that is missing.
+        commitment: from the entry bundle; empty if the bundle is missing.
         hash: the leaf hash; zeros if both bundle and tile are missing.
     """
 
@@ -66,7 +66,7 @@ class TreeCheck:
         self._source = source
         self._report = report
         self._size = 0
-        # The tiles at the right edge of the tree so far.
+        # The partial tiles at the right edge of the tree that was rebuilt so far.
         self._partial: dict[TileId, bytes] = {}
 
     async def read_leaves(self, first: int, last: int) -> list[LogLeaf]:
@@ -92,7 +92,7 @@ class TreeCheck:
         return leaves
 
     def _whole_tile(self, level: int, index: int, width: int, content: bytes) -> list[bytes]:
-        """Return the hashes or commitments in a tile. If the tile has a different width, report it and return none."""
+        """Return the first `width` hashes or commitments of a tile. If it has fewer, report it and return none."""
         hashes = split_hashes(content[: width * HASH_BYTES])
         if len(hashes) == width and len(hashes[-1]) == HASH_BYTES:
             return hashes
@@ -101,7 +101,7 @@ class TreeCheck:
         return []
 
     async def extend(self, leaves: Sequence[LogLeaf], heads: Sequence[TrustedHead]) -> None:
-        """Add the next leaves to the tree. Compare each completed tile, and the root at each head's size."""
+        """Add the next leaves to the tree. Compare completed tiles with the stored tiles, and roots with the heads."""
         start = self._size
         hashes = [leaf.hash for leaf in leaves]
         for size in sorted({*(head.size for head in heads), start + len(hashes)}):
@@ -165,7 +165,8 @@ class EventCheck:
         self._deleted: list[PlaceRange] = []
         # Events that do not match the leaf at their index. The key is the computed commitment.
         self._mismatched: dict[bytes, StoredEvent] = {}
-        # Leaf indexes and times of the events that are newer than all before them, since the last check began.
+        # Leaf index and time of each event that is newer than all events before it. `check` begins by dropping all but
+        # the last one.
         self._newest: list[tuple[int, datetime]] = []
 
     async def check(self, first: int, leaves: Sequence[LogLeaf]) -> None:
@@ -215,7 +216,7 @@ class EventCheck:
             self._newest.append((place, event.at))
 
     def newest_before(self, size: int) -> tuple[int, datetime] | None:
-        """Return leaf index and time of the newest of the first `size` events, which the last check must include."""
+        """Return leaf index and time of the newest of the first `size` events. The last check must include `size`."""
         at = bisect_left(self._newest, size, key=lambda each: each[0])
         return self._newest[at - 1] if at else None
 
@@ -227,7 +228,7 @@ class EventCheck:
         """Count missing events whose deletion is recorded and sealed, and report the others.
 
         Args:
-            patience: wait so many seconds for recorded deletions to be sealed.
+            patience: how many seconds to wait for recorded deletions to be sealed.
         """
         if not self._missing:
             return
@@ -239,7 +240,7 @@ class EventCheck:
             removed = subtract(unproved, unsealed)
             if unproved == removed or waited >= patience:
                 break
-            # The service may be deleting events now. It seals such a deletion within a second or two.
+            # The service may be deleting events now. The service seals such a deletion within a second or two.
             await asyncio.sleep(_PAUSE_SECONDS)
             waited += _PAUSE_SECONDS
         self._report.deleted = count_places(missing) - count_places(unproved)
@@ -251,7 +252,7 @@ class EventCheck:
                 self._report.add(kind, place=first, first=first, last=last)
 
     async def _later_deletions(self) -> tuple[list[PlaceRange], list[PlaceRange]]:
-        """Read which events were deleted after the log had the checked size: sealed deletions, and unsealed ones."""
+        """Return the ranges in deletion events after the checked part of the log: in sealed events, and in unsealed."""
         try:
             deletions = await self._source.deletion_events(self._report.size)
         except READ_ERRORS:
@@ -283,12 +284,12 @@ class EventCheck:
         return homes
 
 
-# Events are sealed within seconds. A restart or an outage of the database may take some minutes.
+# Events that wait longer are reported. Sealing takes seconds, but a restart or a database outage may take minutes.
 LATE = timedelta(minutes=5)
 
 
 async def check_unsealed(source: LogSource, report: VerificationReport, now: datetime) -> None:
-    """Compare waiting events with their rows. Reports events that wait for long, or are not part of the log at all."""
+    """Compare unsealed events with their rows. Reports events that wait too long, and events outside the log."""
     after: int | None = None
     try:
         while batch := await source.unsealed(after):
@@ -352,7 +353,7 @@ async def verify(
 
     Args:
         report_progress: called with the numbers of checked events and of all events.
-        patience: wait so many seconds for deletions that the service records meanwhile to be sealed.
+        patience: how many seconds to wait until deletions that the service records meanwhile are sealed.
     """
     head, newest = await _newest_checkpoint(source, key)
     report = VerificationReport(size=newest.size, root=newest.root.hex())
@@ -414,7 +415,7 @@ async def _stored_heads(
         report.add(FindingKind.CHECKPOINT_UNREADABLE, first=first + 1, last=last)
         return heads
     for row in stored:
-        # Lists by time rely on the time of a checkpoint, which is not signed.
+        # Lists of events by time rely on the time of a checkpoint, which is not signed.
         if (newest := events.newest_before(row.size)) is not None and row.at + SLACK < newest[1]:
             report.add(FindingKind.CHECKPOINT_BACKDATED, place=newest[0], row_size=row.size)
         try:

@@ -20,7 +20,8 @@ from clustercert.model.times import is_recent
 from clustercert.policy.templates import is_exempt
 from clustercert.store.certificates import AccessQueries, CertificateView, UnknownIdentity
 
-# Limits the time that a report blocks a worker. `AccessReport.complete` is False if it omits certificates.
+# The maximum number of certificates in a report, so that it does not block a worker for long. If a report omits
+# certificates, `AccessReport.complete` is False.
 MAX_CERTIFICATES = 2000
 MAX_UNKNOWN = 1000
 
@@ -34,7 +35,7 @@ class CertificateAccess:
             credential group.
         cluster_role: the role now bound to the credential group, if that is the certificate's only group; else `None`.
         has_access: whether the certificate gives access, as far as this service knows. Even a revoked certificate
-            gives access if no control stops it, or if an API server allowed it within a day.
+            gives access if no control stops it, or if an API server allowed its use within the last day.
         stopped_by: the controls that can stop the certificate, fastest first.
     """
 
@@ -79,8 +80,9 @@ class UnknownAccess:
     """An identity in client certificates that this service did not issue.
 
     Attributes:
-        has_access: whether it gives access, as far as this service knows. False if the cluster's webhook is called and
-            refuses the identity: it has a credential group, or the mode is `known-only` and it is not exempt.
+        has_access: whether the identity has access, as far as this service knows. False if the cluster's webhook is
+            called and refuses the identity. The webhook refuses identities with a credential group and, in the mode
+            `known-only`, identities that are not exempt.
     """
 
     identity: UnknownIdentity
@@ -94,7 +96,7 @@ class AccessReport:
     Attributes:
         complete: whether the report includes all unexpired certificates.
         unknown: identities seen in client certificates that this service did not issue.
-        sees_use_after_revocation: whether audit events of the API server arrive, which tell of such use.
+        sees_use_after_revocation: whether this service receives the API server's audit events, which show such use.
     """
 
     cluster: Cluster
@@ -161,7 +163,7 @@ class AccessReports:
         if "webhook" not in set_up or MASTERS in unknown.groups:
             return False
         if credential_groups(unknown.groups):
-            # The ledger does not have this credential, or has it for another cluster or with other names.
+            # The ledger does not have this credential, or has it for another cluster, user name or groups.
             return True
         return cluster.options.mode == "known-only" and not is_exempt(
             unknown.username, unknown.groups, unknown.fingerprints, cluster.options, self.policy_groups

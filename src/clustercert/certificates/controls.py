@@ -23,8 +23,8 @@ class Control:
     """A way to stop a certificate from being used in a cluster.
 
     Attributes:
-        set_up: whether this service is configured to use it; for the webhook, whether the API server called it
-            recently. Only `clustercert kubernetes verify` proves that it works.
+        set_up: whether this service is configured to use the control; for the webhook, whether the API server called
+            it recently. Only `clustercert kubernetes verify` proves that the control works.
         lacking: a sentence that says what is missing from an unfinished set-up; None if nothing is known to be missing.
         within: a sentence that says how soon the control takes effect.
         does_not_stop: a sentence that says what the control does not stop.
@@ -59,7 +59,7 @@ def controls_of(cluster: "Cluster", calls: Sequence[datetime | None], now: datet
     """
     binding = Control(
         "binding",
-        # An empty mapping also counts: new certificates get no bindings, but older ones may still have them.
+        # Also true for an empty mapping: new certificates get no bindings, but older ones may still have them.
         set_up=cluster.options.credential_roles is not None,
         within="About 2 seconds, while this service reaches the API server to delete the certificate's"
         " ClusterRoleBinding.",

@@ -16,9 +16,9 @@ from clustercert.store.revocations import CrlQueries
 
 LIFETIME = timedelta(days=1)
 # Requests need no authentication, and a long list takes seconds to sign. So a list is reused for this time even if a
-# revocation has changed meanwhile, as in HTTP caches.
+# revocation has changed meanwhile, as an HTTP cache would do.
 MIN_AGE = timedelta(seconds=10)
-# A CRL of this length has about ten megabytes. If a CA has more revoked certificates, the operator should retire it.
+# A CRL with this many entries has ten megabytes. If a CA has more revoked certificates, the operator should retire it.
 MAX_ENTRIES = 200_000
 MAX_CACHED = 64
 # A CRL number must never decrease. Its high bits are the store's generation number, its low bits the time in seconds.

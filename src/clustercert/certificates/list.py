@@ -34,7 +34,7 @@ ONLY_OPERATORS = (
 )
 
 
-# The most clusters of a user that are listed.
+# The maximum number of clusters that `clusters_of_user` returns.
 MAX_CLUSTERS = 100
 
 
@@ -44,8 +44,8 @@ class UserCluster:
 
     Attributes:
         until: when the last of the certificates expires.
-        enforced_by: the fast controls that are set up there. Without one, it accepts revoked certificates until they
-            expire.
+        enforced_by: the fast controls that are set up in the cluster. Without one, the cluster accepts revoked
+            certificates until they expire.
     """
 
     cluster: Cluster
@@ -55,12 +55,13 @@ class UserCluster:
 
 @dataclass(frozen=True, slots=True)
 class Inventory:
-    """Finds certificates. Operators see all, project admins those in their project, other callers only their own.
+    """Finds certificates. Operators see all, project admins those in their projects, other callers only their own.
 
-    Methods that take a project raise NotFound if the caller has no role in the project, or if it lacks the cluster.
+    Methods that take a project raise NotFound if the caller has no role in the project, or if the project lacks the
+    cluster.
 
     Attributes:
-        max_reported: how many certificates an access report has at most.
+        max_reported: the maximum number of certificates in an access report.
     """
 
     queries: InventoryQueries
@@ -80,8 +81,9 @@ class Inventory:
         before: int | None,
         own: bool = False,
     ) -> Page:
-        """List certificates in a project: for one cluster, or for all, including removed ones. `own`: see `_own`.
+        """List certificates in a project: for one cluster, or for all clusters, including removed ones.
 
+        With `own`, lists only the caller's certificates, and raises InvalidRequest if the filter names another user.
         Raises Forbidden if the filter names another user and the caller is not an administrator.
         """
         if own:
@@ -102,10 +104,10 @@ class Inventory:
     async def certificates_of_all_projects(
         self, caller: Caller, filters: CertificateFilter, *, limit: int, before: int | None, own: bool = False
     ) -> Page:
-        """List certificates in all projects: the caller's own, or all of them.
+        """List the certificates of all users in all projects or, with `own`, only those of the caller.
 
-        The own ones include those in projects where the caller has no role any more. Raises Forbidden if a caller who
-        is not an operator wants all.
+        Includes the caller's certificates in projects where the caller has no role any more. Without `own`, raises
+        Forbidden if the caller is not an operator.
         """
         if own:
             filters = _own(caller, filters)
@@ -123,12 +125,12 @@ class Inventory:
         return await self._find(caller, name, project_id, cluster.id)
 
     async def show_in_project(self, caller: Caller, project_id: str, name: str) -> CertificateView:
-        """Like `show`, but for any cluster of a project, also a removed one."""
+        """Like `show`, but searches all clusters of a project, including removed ones."""
         require_reach(caller, project_id)
         return await self._find(caller, name, project_id)
 
     async def show_in_any_project(self, caller: Caller, name: str) -> CertificateView:
-        """Like `show`, in any project: the caller's own certificates, and those in projects that they administer."""
+        """Like `show`, but searches the caller's own certificates, and all in projects that the caller administers."""
         return await self._find(caller, name)
 
     async def _find(
@@ -152,7 +154,7 @@ class Inventory:
     async def clusters_of_user(self, user_id: str) -> tuple[UserCluster, ...]:
         """List the clusters for which a user has unexpired certificates, revoked or not, latest expiry first.
 
-        Does not authorize. Lists at most `MAX_CLUSTERS`, and no removed ones.
+        Does not authorize. Lists at most `MAX_CLUSTERS` clusters, and no removed ones.
         """
         found = []
         for each in await self.access.queries.clusters_of_user(user_id, self.now(), limit=MAX_CLUSTERS):
@@ -212,7 +214,7 @@ _FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n", "\uff1d", "\uff0b", "\uff0d", 
 
 
 def csv_text(rows: Iterable[Mapping[str, object]], columns: Sequence[str]) -> str:
-    """Return a header line and one line per row. Lists and objects become JSON, and None an empty cell.
+    """Return a header line and one line per row. Writes lists and objects as JSON, and None as an empty cell.
 
     A cell that looks like a formula is prefixed with an apostrophe.
     """

@@ -1,4 +1,4 @@
-"""Records and undoes revocations, after checking the format of their names."""
+"""Records and undoes revocations, after checking the format of user ids and certificate names."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -123,8 +123,8 @@ class RevocationRecorder:
 
         Certificates that are requested afterwards are valid. Raises InvalidRequest if the user id or note is invalid.
 
-        Returns the actor's earlier revocation if undoing it is at least as hard and no certificate was issued since.
-        A repetition must not make every worker drop its caches.
+        Returns the actor's earlier revocation if undoing it is at least as hard as undoing a new one, and no
+        certificate was issued since. So a repeated request does not make every worker drop its caches.
         """
         if user_id is None and cluster is None:
             raise InvalidRequest("Name a user, a cluster, or both.")

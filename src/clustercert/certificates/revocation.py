@@ -47,7 +47,7 @@ from clustercert.store.logins import UserLogins
 KEY_HOLDER = "holder"
 """The actor id for revocations that were authorized only by proof of possession."""
 
-# Used for unknown certificates, so that their check takes as long as for known ones.
+# Used for unknown certificates, so that checking them takes as long as checking known ones.
 _DUMMY_KEY = ec.generate_private_key(ec.SECP256R1()).public_key()
 
 
@@ -152,7 +152,7 @@ def _checked_id(user_id: str) -> str:
     return user_id
 
 
-# Somebody else may have the private keys. So nobody can undo the revocation.
+# The reason for revocations by a logout. Somebody else may have the private keys, so they can't be undone.
 LOST = Reason("keyCompromise", "user.logged_out")
 
 
@@ -172,7 +172,7 @@ class LoggedOut:
 
     Attributes:
         certificates: how many certificates were valid and unrevoked.
-        logins: what is deleted of the built-in identity.
+        logins: the tokens and access keys of the built-in identity that are deleted.
         kept: the permanent access keys that still work.
     """
 
@@ -183,7 +183,7 @@ class LoggedOut:
 
 @dataclass(frozen=True, slots=True)
 class Logout:
-    """Ends all logins of a caller. Repeating it after an interruption is safe: the caller's own login ends last.
+    """Ends all logins of a caller. Repeating a logout after an interruption is safe: the login in use ends last.
 
     Attributes:
         pause: waits for some seconds.
@@ -206,12 +206,12 @@ class Logout:
     async def end_all_logins(self, caller: Caller, *, with_keys: bool) -> LoggedOut:
         """Revoke all the caller's certificates, and end all their logins. See `Logins.end_all`.
 
-        Takes more than a second. Raises TooManyRequests while this process does it for the same user, Unauthenticated,
-        Conflict or Unavailable.
+        Takes more than a second. Raises TooManyRequests while this process ends the same user's logins for another
+        request. Also raises Unauthenticated, Conflict or Unavailable.
         """
         user_id = caller.user.id
         if user_id in self._running:
-            # Requests that wait count for the limit of concurrent requests.
+            # Do not wait: a waiting request would count toward the limit of concurrent requests.
             raise TooManyRequests(
                 "Another request ends your logins now. Try again in two seconds.", retry_after=2
             )
@@ -231,7 +231,7 @@ class Logout:
         return await self.certificates.count_live(self.recorder.now(), user_id=caller.user.id)
 
     async def _revoke(self, caller: Caller) -> None:
-        """Revoke the caller's certificates, unless none was issued since they last did so."""
+        """Revoke the caller's certificates. Does nothing if none was issued since the caller's last such revocation."""
         await self.recorder.revoke_scope(LOST, user_id=caller.user.id, actor=caller.actor)
 
 
@@ -254,12 +254,13 @@ class RevocationPage:
 class RevocationService:
     """Revokes certificates and undoes revocations, after authorizing the caller.
 
-    Methods with a project raise NotFound if the caller has no role in the project, or if it lacks the cluster. The
-    other methods, except `revoke_by_key`, raise Forbidden unless the caller is an operator.
+    Methods with a project raise NotFound if the caller has no role in the project, or if the project lacks the
+    cluster. The other methods, except `revoke_own_certificate` and `revoke_by_key`, raise Forbidden unless the caller
+    is an operator.
 
     Attributes:
-        recorder: does not authorize; for the command line.
-        logout: for callers themselves, so it does not authorize either.
+        recorder: revokes without authorization; the command line uses it directly.
+        logout: ends a caller's own logins, so it needs no authorization.
         service_name: part of the statement that a key holder signs, so that other services reject the signature.
     """
 
@@ -312,9 +313,10 @@ class RevocationService:
         return await self.recorder.revoke_certificate(found, reason, actor=caller.actor)
 
     async def revoke_own_certificate(self, caller: Caller, name: str, reason: Reason) -> Revocation:
-        """Revoke one certificate in any project, also in one where the caller has no role any more.
+        """Revoke one of the caller's certificates in any project, even one where the caller has no role any more.
 
-        Administrators may revoke those in their projects, operators all; otherwise raises like `revoke_certificate`.
+        Administrators may also revoke other users' certificates in their projects, and operators all certificates.
+        Raises the same errors as `revoke_certificate`.
         """
         visible = (
             None if operates(caller) else VisibleCertificates(caller.user.id, administered_projects(caller))
@@ -327,10 +329,11 @@ class RevocationService:
     ) -> Revocation:
         """Revoke one certificate by proof of possession of its key.
 
-        `name` is its fingerprint or credential number, lower-case hex. The number also finds copies of the
-        certificate that are encoded differently.
-        Raises InvalidRequest if the note is invalid. Raises Unauthenticated if the signature is wrong; the error is the
-        same for an unknown certificate.
+        `name` is the certificate's fingerprint or credential number, in lower-case hex. A holder whose copy of the
+        certificate was encoded differently needs the number, because the copy has another fingerprint.
+
+        Raises InvalidRequest if the note is invalid. Raises the same Unauthenticated for a wrong signature and for an
+        unknown certificate.
         """
         is_name = is_fingerprint(name) or is_credential_number(name)
         found = await self.recorder.queries.find(name) if is_name else ()

@@ -23,7 +23,7 @@ class StoredExemptions(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class ExemptedTemplate:
-    """A cluster's exemption that could exempt a group that a template of the policy gives."""
+    """A cluster's exemption that could also exempt a group that a template of the policy grants."""
 
     cluster_id: str
     cluster_name: str
@@ -71,29 +71,30 @@ MAX_LISTED_MASTERS = 64
 MAX_PINS = 256
 MAX_CREDENTIAL_ROLES = 64
 
-# CCE API reference, "Creating a Cluster": a lower-case letter first, 4 to 128 lower-case letters, digits, hyphens.
-# This pattern allows more, for existing clusters with other names.
+# The CCE API reference, "Creating a Cluster", requires 4 to 128 lower-case letters, digits and hyphens, the first one a
+# letter. This pattern allows more, for existing clusters with other names.
 _NAME = re.compile(r"[A-Za-z0-9]([A-Za-z0-9._-]{0,126}[A-Za-z0-9])?")
-# The forms of ids, with and without hyphens. Commands and policy rules take a cluster's name or id.
+# Matches ids, with and without hyphens. A name must not look like an id, because commands and policy rules accept a
+# cluster's name or id.
 _LIKE_AN_ID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}|[0-9a-f]{32}", re.IGNORECASE)
 _FINGERPRINT = re.compile(r"[0-9a-f]{64}")
 # Kubernetes accepts any path segment as the name of a role.
 _CLUSTER_ROLE = re.compile(r"(?!\.{1,2}$)[^/%]{1,253}")
-# The characters of Kubernetes' own names. Admins of a project write exemptions, and the README.md that an operator
-# follows contains them.
+# Allows only the characters of Kubernetes' own names, because project admins write exemptions, and the README.md whose
+# instructions an operator follows contains them.
 _EXEMPTION = re.compile(r"[A-Za-z0-9:._@/-]{1,252}\*?")
-# Rancher's proxy authenticates its own tokens, and connects to the API server with an identity of its own.
+# The path of Rancher's proxy, which accepts only Rancher's tokens and uses its own identity for the API server.
 _RANCHER_PROXY = re.compile(r"/k8s/clusters/[^/]+/?$")
 
 
 @dataclass(frozen=True, slots=True)
 class ClusterLimits:
-    """Limits against projects that fill the service.
+    """Limits that keep a project from filling the database.
 
     Attributes:
-        clusters: number of clusters in a project.
-        cas: number of CAs of an API server.
-        ca_kib: size of these CAs in PEM, in KiB.
+        clusters: maximum number of clusters in a project.
+        cas: maximum number of CAs of an API server.
+        ca_kib: maximum size of these CAs in PEM, in KiB.
     """
 
     clusters: int = 10_000
@@ -102,10 +103,10 @@ class ClusterLimits:
 
 
 def new_registration(fields: Mapping[str, Any], before: ClusterOptions | None = None) -> Registration:
-    """Return the registration with these fields of the API.
+    """Convert fields of the API to a registration.
 
     Args:
-        before: the current options, if there is a cluster.
+        before: the cluster's current options; `None` for a new cluster.
     """
     values: dict[str, Any] = {"name": fields["name"]}
     options: dict[str, Any] = {}
@@ -116,7 +117,7 @@ def new_registration(fields: Mapping[str, Any], before: ClusterOptions | None = 
         else:
             values[attribute] = tuple(value) if isinstance(value, list) else value
     values["server_ca_pem"] = values["server_ca_pem"].encode("ascii", "replace")
-    # Empty, not `None`, if there were roles, so that the bindings of earlier certificates are still removed.
+    # If the cluster had roles, use an empty mapping instead of `None`, so that old bindings are still removed.
     if not options["credential_roles"] and (before is None or before.credential_roles is None):
         options["credential_roles"] = None
     return Registration(**values, options=ClusterOptions(**options))
@@ -130,7 +131,7 @@ def checked(registration: Registration, limits: ClusterLimits) -> Registration:
 
 
 def check_new_name(name: str) -> None:
-    """Raise InvalidRequest if a new name looks like an id. Clusters that have such a name keep it."""
+    """Raise InvalidRequest if a new name looks like an id. Existing clusters may keep such a name."""
     if _LIKE_AN_ID.fullmatch(name):
         raise InvalidRequest(f"name: {name} looks like an id. Choose another name.")
 

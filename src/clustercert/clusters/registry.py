@@ -16,7 +16,7 @@ from clustercert.store.clusters import ClusterQueries, require_cluster
 
 # Ten years, like kubeadm's CAs: a client CA must outlive every certificate that it signs.
 CA_LIFETIME = timedelta(days=3650)
-# The properties of a cluster that events have. The CA of an API server can be long.
+# The properties that a cluster's audit events contain. The API server's CA is omitted, because it can be long.
 _RECORDED = [each.name for each in fields(Registration) if each.name != "server_ca_pem"]
 # The built-in signer, which is always installed.
 LOCAL = "local"
@@ -29,7 +29,7 @@ class Clusters:
     Attributes:
         signers: the installed signers, by entry point name.
         ca_key_type: the key type of new client CAs.
-        limits: for each project and cluster.
+        limits: the limits for each project and cluster.
     """
 
     queries: ClusterQueries
@@ -39,7 +39,7 @@ class Clusters:
     limits: ClusterLimits = field(default_factory=ClusterLimits)
 
     def clusters_of_project(self, caller: Caller, project_id: str) -> AsyncIterator[Cluster]:
-        """List a project's clusters; see `ClusterQueries.in_project`. Raises NotFound without a role in the project."""
+        """List a project's clusters; see `ClusterQueries.in_project`. Raises NotFound if the caller has no role there."""
         caller.require_roles_in(project_id)
         return self.queries.in_project(project_id)
 
@@ -60,7 +60,7 @@ class Clusters:
         return found[0]
 
     async def add(self, project_id: str, registration: Registration, *, actor: Actor) -> Cluster:
-        """Register a cluster with a new client CA. Raises like `prepare`, or Conflict if the name is taken."""
+        """Register a cluster with a new client CA. Raises the errors of `prepare` and `register`."""
         cluster = await self.prepare(project_id, registration)
         await self.register(cluster, actor=actor)
         return cluster
@@ -71,7 +71,7 @@ class Clusters:
         Raises InvalidRequest, or an error from the signer.
 
         Args:
-            planned: whether the cluster is for a dry run. Then its CA is from the built-in signer.
+            planned: whether the cluster is for a dry run. If so, the built-in signer creates its CA.
         """
         values = self._checked_values(registration)
         check_new_name(registration.name)
@@ -110,9 +110,10 @@ class Clusters:
         return before if after == before else await self._replace(after, actor, before)
 
     async def remove(self, cluster: Cluster, *, actor: Actor, unchanged: bool = False) -> None:
-        """Delete a cluster and the key of its client CA. The API server trusts the CA until an operator removes it.
+        """Delete a cluster and the key of its client CA.
 
-        If it must be unchanged, raises NotFound or ConcurrentChange.
+        The API server trusts the CA until an operator removes the CA from it.
+        With `unchanged`, raises NotFound if the cluster was already removed, or ConcurrentChange if it was changed.
         """
         event = self._event("cluster.removed", cluster, actor)
         await self.queries.remove(cluster.id, event, cluster if unchanged else None)

@@ -21,7 +21,7 @@ FIRST_DATA_KEY = 1
 
 
 class Custody:
-    """Encrypts and decrypts secrets. Loads the new data key after a rotation by another process."""
+    """Encrypts and decrypts secrets. After another process has rotated keys, loads the new data key."""
 
     def __init__(self, database: Database, keks: KekSource, now: Callable[[], datetime] = utc_now) -> None:
         self._queries = KeyQueries(database)
@@ -65,7 +65,7 @@ class Custody:
 
     async def seal(self, plaintext: bytes, bound_to: str) -> bytes:
         """Encrypt a secret for the row `bound_to`, in the form `table:id`. Raises Unavailable."""
-        # This notices a new data key within a second. The rotation re-encrypts secrets that were sealed before that.
+        # So a new data key is used within a second. The rotation re-encrypts secrets sealed until then.
         if not self._generation.fresh() or self._generation.state != self._read_at:
             await self._reload()
         return self._ring.seal(plaintext, bound_to)

@@ -51,7 +51,7 @@ class KekVariable:
 
 @dataclass(frozen=True, slots=True)
 class KekFile:
-    """Keys from a file that only its owner can read. The first one wraps new data keys."""
+    """Keys from a file that only its owner can read. The first key wraps new data keys."""
 
     path: Path
 
@@ -107,7 +107,7 @@ class KekFile:
 
 @dataclass(frozen=True, slots=True)
 class NoKeks:
-    """The source of a process that needs no secrets, such as the webhook. Every use fails. See `KekFile`."""
+    """The source for a process that needs no secrets, such as the webhook. It has no keys. See `KekFile`."""
 
     name = "this process"
 

@@ -64,7 +64,8 @@ class Rotation:
     async def rotate_kek(self, *, actor: Actor) -> KekRotation:
         """Wrap all data keys with a new KEK, and insert that KEK before the existing ones.
 
-        If the first KEK is not in use yet, uses it: the operator added it, or an earlier rotation was killed.
+        If the first KEK does not wrap all data keys yet, uses that KEK instead of a new one: the operator added it, or
+        an earlier rotation was killed.
         """
         async with self.keks.lock():
             keks, wrapped = self.keks.read(), await self.queries.data_keys()

@@ -60,7 +60,7 @@ class LeaderJob:
         async with contextlib.AsyncExitStack() as term:
             leads = False
             while not stop.is_set():
-                # If the election fails with an error, this process remains leader or follower.
+                # If the election fails with an error, this process keeps its role as leader or follower.
                 elected = await self._attempt("leader election failed", self._leader.leads, leads)
                 if elected and not leads:
                     await term.enter_async_context(running(self._do_work))

@@ -1,7 +1,8 @@
 """The tree's tiles: their hashes and paths.
 
 A tile at level L has up to 256 consecutive hashes of nodes at height 8 L. Nodes at other heights are computed from
-tiles. Our level `ENTRIES` is for entry bundles, which contain the leaves themselves, 32 bytes each in this log.
+tiles. In this module, entry bundles are tiles at level `ENTRIES`. They contain the leaves themselves, 32 bytes each in
+this log.
 
 Source: c2sp.org/tlog-tiles.
 """
@@ -124,14 +125,14 @@ def append_hashes(size: int, tiles: Mapping[TileId, bytes], hashes: Sequence[byt
 
 
 def tree_root(size: int, tiles: Mapping[TileId, bytes]) -> bytes:
-    """Compute the root from `partial_tiles`. Raises KeyError or IndexError if one is missing or too narrow."""
+    """Compute the root from `partial_tiles`. Raises KeyError or IndexError if a tile is missing or too narrow."""
     return root_of(size, lambda node: node_from_tile(tiles[tile_of(node)], node))
 
 
 def _append(
     level: int, count: int, tiles: Mapping[TileId, bytes], hashes: Sequence[bytes]
 ) -> dict[TileId, bytes]:
-    """Append hashes to `count` existing ones at one level. Returns the tiles that change, in order."""
+    """Append hashes to the `count` existing hashes at one level. Returns the tiles that change, in order."""
     first, present = divmod(count, WIDTH)
     begun = split_hashes(tiles[TileId(level, first)]) if present else []
     values = [*begun, *hashes]

@@ -88,7 +88,7 @@ def _inclusion_ranges(index: int, start: int, end: int) -> list[LeafRange]:
 def consistency_ranges(old: int, new: int) -> list[LeafRange]:
     """The ranges of leaves whose hashes form the consistency proof between two tree sizes, in the proof's order.
 
-    Empty if the sizes are equal or the old one is 0. Raises ValueError if the old one is larger.
+    Empty if the sizes are equal or the old size is 0. Raises ValueError if the old size is larger.
     """
     if not 0 <= old <= new:
         raise ValueError("the old size is larger than the new size")
@@ -133,7 +133,7 @@ def verify_consistency(
     old, new = (old_root, old_root) if old_size else (EMPTY_ROOT, new_root)
     for (start, end), sibling in steps:
         if end == old_size:
-            # The proof starts with the old tree's last subtree, unless that is the whole old tree.
+            # The proof starts with the old tree's last subtree, unless this subtree is the whole old tree.
             old = new = sibling
         elif start >= old_size:
             new = node_hash(new, sibling)
