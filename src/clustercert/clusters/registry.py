@@ -39,7 +39,7 @@ class Clusters:
     limits: ClusterLimits = field(default_factory=ClusterLimits)
 
     def clusters_of_project(self, caller: Caller, project_id: str) -> AsyncIterator[Cluster]:
-        """List a project's clusters; see `ClusterQueries.in_project`. Raises NotFound if the caller has no role there."""
+        """List a project's clusters, as `ClusterQueries.in_project` does. Raises NotFound if the caller has no role."""
         caller.require_roles_in(project_id)
         return self.queries.in_project(project_id)
 

@@ -1,6 +1,6 @@
-"""Queries of the audit log: those that create it and append to it, and those that read its events.
+"""Queries that create the audit log, append to it, and read its events.
 
-The events themselves are recorded elsewhere; see `events`. Once assigned, an event's leaf index never changes. Lists
+The module `events` records the events themselves. Once assigned, an event's leaf index never changes. Lists
 contain only sealed events. Leaf indexes follow the order of commits, so a reader that continues after the last event it
 has seen misses none.
 """
@@ -91,12 +91,12 @@ class StoredCheckpoint:
 class StoredEvent:
     """An event as recorded.
 
-    Only `body` and `salt` are sealed. Verification compares the other fields with them.
+    Only `body` and `salt` are sealed. Verification compares the other fields with these two.
 
     Attributes:
-        id: of its row, None in an export. The log does not seal it.
-        leaf_index: its position in the log; None until it is sealed.
-        place_project_id: the project in the row that gives it its leaf index, by which lists find it.
+        id: the id of the event's row, which is not sealed; None in an export.
+        leaf_index: the event's position in the log; None until the event is sealed.
+        place_project_id: the project in the event's row of `audit_place`, by which lists find the event.
         body: canonical JSON.
         commitment: SHA-256 of salt and body; stored in the log as the leaf.
     """
@@ -121,7 +121,8 @@ class Sealing:
 
     Attributes:
         size: the size of the log before the sealing.
-        changes: statements to run in this order in one transaction. The first fails if the log's size has changed.
+        changes: statements to run in this order in one transaction. The first statement fails if the log's size has
+            changed.
     """
 
     def __init__(self, connection: Connection) -> None:
@@ -151,7 +152,10 @@ class Sealing:
     def write(
         self, tiles: Mapping[TileId, bytes], present: Iterable[TileId], checkpoint: StoredCheckpoint
     ) -> None:
-        """Seal the taken events: write the changed tiles and a checkpoint. `present`: the tiles that already exist."""
+        """Collect the statements that seal the chosen events, with the changed tiles and a checkpoint.
+
+        `present`: the tiles that already exist.
+        """
         existing = set(present)
         dialect = self._connection.dialect.name
         self.changes = [
@@ -224,8 +228,8 @@ class AuditQueries(Queries):
     async def seal(self, put: Callable[[Sealing], T]) -> T:
         """Call `put` in a snapshot, write its changes, and return its result once they are durable.
 
-        Calls it again if another process sealed events meanwhile. Holds no locks while `put` runs. The log must exist.
-        Raises Unavailable, or any error from `put`; then nothing was changed.
+        Calls `put` again if another process sealed events meanwhile. Holds no locks while `put` runs. The log must
+        exist. Raises Unavailable. Also raises any error from `put`, without changing anything.
         """
 
         def sealing(connection: Connection) -> tuple[Sealing, T]:
@@ -264,7 +268,7 @@ class AuditQueries(Queries):
         """Delete one page of checkpoints older than `before`, except the last one in each hour.
 
         `after` is the size at which the previous page ended, 0 at first. Returns the size at which this page ended, and
-        the number deleted. No work is left when the size equals `after` and nothing was deleted.
+        the number deleted. All pages are done when the size equals `after` and nothing was deleted.
         """
         query = (
             select(_checkpoint.c.size, _checkpoint.c.at)
@@ -307,7 +311,7 @@ def _stored_checkpoint(row: Row[Any] | None) -> StoredCheckpoint | None:
     return None if row is None else StoredCheckpoint(**row._asdict())
 
 
-# A page scans at most this many events, even if few match. So its cost does not depend on the filter.
+# A page scans at most this many events, even if few match. So the cost of a page does not depend on the filter.
 SCANNED = 5_000
 # Events are sealed within seconds of their time, but clocks may differ by this much.
 SLACK = timedelta(minutes=5)
@@ -347,7 +351,7 @@ class EventPages(Queries):
     """Reads audit events."""
 
     async def event(self, leaf_index: int, project_id: str | None = None) -> StoredEvent | None:
-        """Return a sealed event. If a project is given, only an event in that project."""
+        """Return a sealed event, or None. If a project is given, returns only an event of that project."""
         query = select(_event, _place.c.leaf_index, _place.c.project_id.label("place_project_id"))
         query = query.join_from(_place, _event, _event.c.id == _place.c.event_id)
         query = query.where(_place.c.leaf_index == leaf_index)
@@ -367,8 +371,8 @@ class EventPages(Queries):
             )
             places = select(_place).where(scope.condition)
             places = places.order_by(*scope.order(_place, newest_first=newest_first))
-            # The subquery has a fixed limit. Without it, outdated statistics can make PostgreSQL start from the filter
-            # and read every event.
+            # The subquery has a fixed limit. Without a limit, outdated statistics can make PostgreSQL start with the
+            # filter and read every event.
             count = limit if event_filter == EventFilter(project_id=event_filter.project_id) else SCANNED
             scanned = places.limit(count).subquery("scanned")
             query = select(_event, scanned.c.leaf_index, scanned.c.project_id.label("place_project_id"))
@@ -408,7 +412,7 @@ async def _places(
 
 
 async def size_before(connection: AsyncConnection, time: datetime | None) -> int | None:
-    """Return a size that the log had before a time: events after that time have this or a higher leaf index."""
+    """Return a size that the log had before a time. Events after that time have at least this leaf index."""
     if time is None or time - _EARLIEST < SLACK:
         return None
     older = select(_checkpoint.c.size).where(_checkpoint.c.at <= time - SLACK)
@@ -422,7 +426,7 @@ async def _sealed_after(connection: AsyncConnection, time: datetime | None) -> i
     late = time + SLACK
     newer = select(_checkpoint.c.size).where(_checkpoint.c.at >= late)
     size: int | None = (await connection.execute(newer.order_by(_checkpoint.c.at).limit(1))).scalar()
-    # A backlog may be sealed in several batches, so events up to that time may follow after this size. Search on.
+    # A backlog may be sealed in several batches, so events up to that time may follow after this size. Search further.
     step = 1
     while size is not None and (at := await _at(connection, size)) is not None and at <= late:
         size, step = size + step, 2 * step

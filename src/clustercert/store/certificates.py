@@ -44,7 +44,7 @@ _MAX_IDS = 500
 
 
 def is_revoked() -> ColumnElement[bool]:
-    """Match rows of `certificate` in the enclosing statement that are revoked. Takes three index probes."""
+    """Match revoked rows of `certificate` in the enclosing statement. Takes three index probes."""
     return or_(
         _certificate.c.revoked_at.is_not(None),
         *(_wider_revocations(literal(1), *scope).exists() for scope in _scopes()),
@@ -104,7 +104,7 @@ def _first_wider_revocation(user_id: ColumnElement[str], cluster_id: ColumnEleme
 
 
 FINGERPRINT_DIGITS = 64
-# Fewer digits begin several fingerprints in a ledger of a few thousand certificates.
+# The minimum length of an abbreviated fingerprint. Shorter ones are ambiguous among a few thousand certificates.
 MIN_DIGITS = 8
 
 
@@ -113,12 +113,12 @@ class CertificateView(CertificateRecord):
     """A certificate in the ledger with its current state.
 
     Attributes:
-        id: increases with each certificate; lists are ordered by it.
+        id: increases with each certificate; lists are sorted by id.
         revoked_at, revoked_by, revocation_reason: from the certificate's own revocation, or else from a revocation of
             its user or cluster; all None if it is not revoked.
-        first_seen_at, last_seen_at: when an API server first and last reported its use, or None.
-        altered_at: when an API server last reported another encoding of it, or None.
-        revoked_used_at: when an API server last allowed a request after its revocation, to the hour, or None.
+        first_seen_at, last_seen_at: when an API server first and last reported the certificate's use, or None.
+        altered_at: when an API server last reported another encoding of the certificate, or None.
+        revoked_used_at: when an API server last allowed a request with the revoked certificate, to the hour, or None.
         der: the certificate; empty in lists.
     """
 
@@ -134,13 +134,13 @@ class CertificateView(CertificateRecord):
 
     @property
     def used_after_revocation_at(self) -> datetime | None:
-        """When an API server last allowed a request after the present revocation, to the hour, or None."""
+        """When an API server last allowed a request after the current revocation, to the hour, or None."""
         used_at, revoked_at = self.revoked_used_at, self.revoked_at
         return used_at if used_at is not None and revoked_at is not None and used_at > revoked_at else None
 
     @property
     def has_only_credential_group(self) -> bool:
-        """Whether its credential group is its only group."""
+        """Whether the certificate has no group except its credential group."""
         return not self.groups
 
     def state(self, now: datetime) -> CertificateState:
@@ -152,7 +152,7 @@ class CertificateView(CertificateRecord):
 
 @cache
 def view_query(*, with_der: bool = False) -> Select[Any]:
-    """Return the query that `certificate_views` runs, to which callers add conditions and an order."""
+    """Return the basic query for `certificate_views`. Callers add conditions and an order to the query."""
     names = [each.name for each in fields(CertificateView) if with_der or each.name != "der"]
     stored = {"revocation_reason": "revoked_why"}
     columns = (_certificate.c[stored.get(name, name)].label(name) for name in names)
@@ -205,9 +205,9 @@ class CertificateLookup(Queries):
     ) -> tuple[CertificateView, ...]:
         """Find up to two certificates by fingerprint, credential number or serial, in lower-case hex.
 
-        Finds two only if two signers chose the same serial, or if `abbreviated` allows `name` to be the beginning of a
-        fingerprint, of at least MIN_DIGITS. Only the `visible` ones count, so that an abbreviation tells
-        nothing about others.
+        With `abbreviated`, `name` may also be the first digits of a fingerprint, at least MIN_DIGITS. Returns two
+        certificates if these digits are ambiguous, or if two signers chose the same serial. Searches only `visible`
+        certificates, so that an abbreviation reveals nothing about other certificates.
         """
         # Look for the credential number first, because another signer may have chosen the same value as a serial.
         conditions = [_certificate.c.credential_number == name, _certificate.c.serial == name]
@@ -235,18 +235,18 @@ def _fingerprint_begins(digits: str) -> ColumnElement[bool]:
 
 
 Scope = Literal["project_id", "user_id", "cluster_id"]
-"""The column whose index a list scans, for all rows with one value in it."""
+"""The column that selects the index for a list, which scans only the rows with one value in this column."""
 
-# A page reads at most this many index entries, even if few match. So its cost does not grow with the ledger.
+# A page reads at most this many index entries, even if few match. So the cost of a page does not grow with the ledger.
 MAX_SCANNED = 2000
 
 
 @dataclass(frozen=True, slots=True)
 class CertificateFilter:
-    """Selects certificates. A field that is `None` selects all. `…_before` excludes its time, `…_after` includes it.
+    """Selects certificates. A field that is `None` does not filter.
 
-    `user_name` is a name of users, or a common name. `never_seen` selects only certificates that no API server has
-    reported as used.
+    A field `…_before` excludes the given time, and a field `…_after` includes it. `user_name` is compared with the
+    user's name and with the common name. `never_seen` selects only certificates whose use no API server has reported.
     """
 
     project_id: str | None = None
@@ -275,7 +275,7 @@ class Page:
 
 @dataclass(frozen=True, slots=True)
 class PlaceNames:
-    """Names of clusters and projects by id. Those that were removed have none."""
+    """Names of clusters and projects by id, without removed clusters and projects."""
 
     clusters: Mapping[str, str]
     projects: Mapping[str, str]
@@ -338,7 +338,7 @@ class InventoryQueries(CertificateLookup):
         return PlaceNames(*found) if found else PlaceNames({}, {})
 
 
-# The column is wrapped, so that no index on it is used: a scan in the order of expiry would need a sort by id.
+# A function wraps the column, so that the planner uses no index on it: a scan by expiry would need a sort by id.
 _not_after = func.coalesce(_certificate.c.not_after, _certificate.c.not_after)
 
 # Conditions, keyed by the `CertificateFilter` field that provides the value.
@@ -362,8 +362,8 @@ _STATES: Mapping[CertificateState | None, tuple[ColumnElement[bool], ...]] = {
     "revoked": (is_revoked(),),
     "expired": (_not_after <= bindparam("now"), not_(is_revoked())),
 }
-# The first of these conditions that a list has chooses the index. A list of one project must not read rows of other
-# projects, and a user usually has fewer rows than a cluster.
+# The first of these columns that a filter restricts selects the index. A list of one project must not read rows of
+# other projects, and a user usually has fewer rows than a cluster.
 _SCOPES: tuple[Scope, ...] = ("project_id", "user_id", "cluster_id")
 
 
@@ -400,7 +400,7 @@ class UnknownIdentity:
 
     Attributes:
         fingerprints: of at most 16 certificates that were seen most recently, newest last, in lower-case hex.
-        hashes: about how many different certificates were seen. Another encoding of a certificate counts again.
+        hashes: approximate number of certificates seen. Another encoding of a certificate counts as another one.
     """
 
     fingerprints: tuple[str, ...]
@@ -421,7 +421,7 @@ class ClusterControls:
 
 @dataclass(frozen=True, slots=True)
 class CertifiedCluster:
-    """A cluster for which a user has certificates. `until` is when the last one expires."""
+    """A cluster for which a user has certificates. `until` is the time when the last certificate expires."""
 
     cluster_id: str
     project_id: str
@@ -528,7 +528,8 @@ class CertificateMaintenance(Queries):
     ) -> int:
         """Count the valid and unrevoked certificates of a user, of a cluster, or of a user for a cluster.
 
-        For both, reads the index entries of all the cluster's unexpired certificates, and the user's rows.
+        For a user in a cluster, reads the index entries of all the cluster's unexpired certificates, and the user's
+        rows.
         """
         query = select(func.count()).where(_certificate.c.not_after > now, ~is_revoked())
         if user_id is not None:

@@ -98,7 +98,7 @@ class ClusterQueries(Queries):
         return await self._all(_with_ca().where(*conditions).order_by(_cluster.c.id != name_or_id).limit(16))
 
     async def reachable(self, cluster_id: str, project_ids: Collection[str] | None) -> Cluster | None:
-        """Return the cluster if it belongs to one of the projects, else None. `None` stands for all projects."""
+        """Return the cluster if it belongs to one of the projects, else None. `project_ids=None` means all projects."""
         # PostgreSQL rejects strings with a zero byte or half a surrogate pair.
         if not cluster_id.isprintable():
             return None
@@ -111,7 +111,7 @@ class ClusterQueries(Queries):
         """Return at most `limit` clusters with ids above `after`, sorted by id. Their `server_ca_pem` is empty.
 
         Args:
-            project_ids: the projects that own them; `None` stands for all.
+            project_ids: the projects that own the clusters; `None` means all projects.
         """
         query = _without_server_ca().where(_cluster.c.id > after)
         if project_ids is not None:
@@ -121,7 +121,7 @@ class ClusterQueries(Queries):
         return await self._all(query.order_by(_cluster.c.id).limit(limit))
 
     async def in_project(self, project_id: str) -> AsyncIterator[Cluster]:
-        """Yield all clusters in a project, sorted by name. Their `server_ca_pem` is empty: all could have gigabytes."""
+        """Yield all clusters in a project, sorted by name. Their `server_ca_pem` is empty, to save memory."""
         after, found = "", tuple[Cluster, ...]()
         while not after or len(found) == _PAGE:
             query = _without_server_ca().where(_cluster.c.project_id == project_id, _cluster.c.name > after)
@@ -185,7 +185,7 @@ class ClusterQueries(Queries):
     async def replace(self, cluster: Cluster, event: AuditEvent, before: Cluster | None = None) -> None:
         """Replace a cluster's properties, but not its client CA.
 
-        Raises Conflict like `add`, or errors like `remove`.
+        Raises Conflict like `add`. With `before`, raises the same errors as `remove`.
         """
         with conflict_if_violated(_name_taken(cluster)):
             async with self._database.transaction(event, invalidate=True) as connection:
@@ -310,7 +310,7 @@ class WebhookToken:
         last_asked_at: when an API server last requested an authorization with it, to the minute, or None.
         refused_at: when an authorization was last requested for the cluster with a wrong token, to the minute, or None.
         last_events_at: when the cluster's API servers last sent audit events, to the minute, or None.
-        last_use_at: when an audit event last told of a request that the webhook should have reviewed, to the minute.
+        last_use_at: when an audit event last reported a request that the webhook should have reviewed, to the minute.
     """
 
     id: str

@@ -109,8 +109,8 @@ class Bounds:
     Attributes:
         known: maximum number of cached certificates; about 400 bytes each.
         unknown: maximum number of cached credential numbers that are not in the ledger.
-        unknown_seconds: how long an unknown number is cached, to limit queries. It stays unknown, because a certificate
-            is recorded before it is returned.
+        unknown_seconds: how long an unknown number is cached, to limit queries. Such a number stays unknown, because a
+            certificate is recorded before it is returned.
         read_seconds: time-out of a query; less than the three seconds that an API server waits for its webhook.
     """
 
@@ -130,9 +130,9 @@ class CachedCertificate:
     Attributes:
         credential_number: the number in the credential group.
         common_name: the user name in the certificate.
-        groups: its groups except the credential group.
-        revoked: whether any revocation covers it.
-        revoked_at: when this certificate itself was revoked; None if it was not, or only through its user or cluster.
+        groups: the certificate's groups except the credential group.
+        revoked: whether any revocation covers the certificate.
+        revoked_at: when the certificate was revoked individually; None if it was not.
         read_at: the revocation feed's `tick` just before the certificate was read.
     """
 

@@ -38,7 +38,7 @@ from clustercert.store.events import record_events
 _certificate, _cluster, _unknown = tables.certificate, tables.cluster, tables.unknown_identity
 _token = tables.webhook_token
 
-# Resolution of times of use. In each interval, all workers together write at most once for each credential.
+# Resolution of the stored times of use. In this time, all workers together write at most once for each credential.
 RESOLUTION = timedelta(minutes=1)
 # Rows per transaction, few enough that other writers wait only briefly.
 WRITTEN_AT_ONCE = 100
@@ -49,9 +49,10 @@ RESERVED = 1_000
 # When the limit is reached, identities not seen for this long are deleted. They are reported again when next seen.
 DELETED_AFTER = timedelta(days=30)
 
-# At most one event per interval about an altered certificate, or about a member of `system:masters`.
+# In this time, at most one event is recorded about the altered copies of a certificate, the use of a revoked
+# certificate, a known member of `system:masters`, or a known exempt identity.
 ALERT_EVERY = timedelta(hours=1)
-# An API server asks the webhook again as soon as it does not cache the answer any more, which takes less than this.
+# API servers cache an answer of the webhook for less than this time, and then ask the webhook again.
 UNREVIEWED_FOR = timedelta(minutes=10)
 # Number of fingerprints stored for an unknown identity, to recognize new ones.
 KEPT_HASHES = 16
@@ -68,7 +69,7 @@ class Use:
 
 @dataclass(frozen=True, slots=True)
 class UnknownUse:
-    """The use of client certificates that are not in the ledger for the cluster.
+    """The use of client certificates that the ledger does not have for the cluster.
 
     Attributes:
         groups: as the API server reports them, including those that every user has.
@@ -147,7 +148,7 @@ class CredentialUsageQueries(Queries):
         await self._add_times(_REFUSED, times)
 
     async def add_audit_reports(self, events: Mapping[str, datetime], uses: Mapping[str, datetime]) -> None:
-        """Record when audit events last arrived, and when an issued certificate was last used, by cluster id."""
+        """Record, by cluster id, when audit events last arrived and when they last reported use of a certificate."""
         await self._add_times(_EVENTS_ARRIVED, events)
         await self._add_times(_USE_REPORTED, uses)
 
@@ -158,10 +159,10 @@ class CredentialUsageQueries(Queries):
                 await connection.execute(statement, rows)
 
     async def clusters_without_reviews(self, now: datetime) -> int:
-        """Count clusters whose audit events told of uses lately, before which the webhook was asked nothing.
+        """Count clusters where audit events recently reported uses, but no API server called the webhook before.
 
-        Members of `system:masters` don't count, because API servers don't ask about them. Nor do clusters that never
-        asked and enforce revocations by bindings or an admission policy instead.
+        Ignores members of `system:masters`, because API servers don't ask about them. Also ignores clusters that never
+        called the webhook and enforce revocations by bindings or an admission policy instead.
         """
         used, asked = func.max(_token.c.last_use_at), func.max(_token.c.last_asked_at)
         elsewhere = select(_cluster.c.id).where(is_enforced_inside())
@@ -199,8 +200,8 @@ class CredentialUsageQueries(Queries):
     ) -> Literal["before", "known", "recorded"]:
         """Record an allowed use of a certificate that was revoked before a time, with an event at most once an hour.
 
-        Returns `before` if it was not revoked then, or `known` if there is an event about this revocation. `event`
-        creates the event from the time of the revocation.
+        Returns `before` if the certificate was not revoked before that time, or `known` if such an event was recorded
+        less than an hour ago. `event` creates the event from the time of the revocation.
         """
         query = view_query().where(_certificate.c.id == row)
         last = _certificate.c.revoked_used_at
@@ -221,7 +222,7 @@ class CredentialUsageQueries(Queries):
         await self._database.record(event)
 
     async def _update(self, query: Update, event: AuditEvent) -> bool:
-        """Run an UPDATE, and record the event if it changed a row. Returns whether it did."""
+        """Run an UPDATE, and record the event if a row changed. Returns whether a row changed."""
         async with self._database.transaction() as connection:
             changed = (await connection.execute(query)).rowcount > 0
             if changed:
@@ -303,7 +304,7 @@ def _new_fingerprints(use: UnknownUse, stored: Row[Any]) -> list[str]:
 
 
 def _is_alert_due(use: UnknownUse, stored: Row[Any], now: datetime) -> bool:
-    # By our clock: with times of its choice, an API server could cause an event for each hour of the past.
+    # Compare with our clock: with invented times, an API server could cause an event for each hour of the past.
     return (
         use.alerts_of_each
         and bool(_new_fingerprints(use, stored))
@@ -327,7 +328,7 @@ def _row(use: UnknownUse, now: datetime) -> dict[str, object]:
 
 def _update_values(use: UnknownUse, stored: Row[Any], now: datetime) -> dict[str, object]:
     is_alert_due = _is_alert_due(use, stored, now)
-    # If each new certificate causes an alert, a fingerprint is stored only with its event. Until then it counts as new.
+    # If each new certificate causes an alert, a fingerprint is stored only with its event. Until then, it is new.
     new = _new_fingerprints(use, stored) if is_alert_due or not use.alerts_of_each else []
     return {
         "cluster": use.cluster_id,

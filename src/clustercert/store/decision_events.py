@@ -11,12 +11,12 @@ from clustercert.store.engine.queries import Queries
 
 _event, _place = tables.audit_event, tables.audit_place
 
-# Events read at once. Each takes about 2 KB.
+# Number of events that are read at once. An event takes about 2 KB.
 PAGE = 2000
 KINDS = ("certificate.issued", "certificate.refused", "certificate.failed", "refusals.repeated")
-# Those of one decision of the policy.
+# The kinds of events that record a single decision of the policy.
 DECIDED = ("certificate.issued", "certificate.refused")
-# The maximum number of decisions on a user that are returned.
+# The maximum number of decisions that a query for one user returns.
 MAX_FOUND = 50
 
 
@@ -34,7 +34,7 @@ class DecisionEvents(Queries):
             conditions.append(_event.c.at <= until)
         if project_id is not None:
             conditions.append(_event.c.project_id == project_id)
-        # The condition is in the result, so that the range of ids alone decides how many rows a page reads.
+        # The conditions are not in the WHERE clause, so that the range of ids alone decides how many rows a page reads.
         page = select(_event.c.id, case((and_(*conditions), _event.c.body))).order_by(_event.c.id).limit(PAGE)
         after = await self._last_before(since)
         while rows := await self._rows(page.where(_event.c.id > after)):
@@ -67,7 +67,7 @@ class DecisionEvents(Queries):
         return [body for (body,) in await self._rows(query)]
 
     async def _last_before(self, time: datetime | None) -> int:
-        """Return the id of an event before a time, close to it, or 0."""
+        """Return the id of an event shortly before a time, or 0."""
         async with self._database.read() as connection:
             size = await size_before(connection, time)
             before = select(_place.c.event_id).where(_place.c.leaf_index < (size or 0))

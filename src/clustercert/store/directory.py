@@ -122,7 +122,7 @@ class DirectoryQueries(Queries):
             await _delete_logins(connection, user_id)
 
     async def remove_domain(self, domain: Domain, event: AuditEvent) -> None:
-        """Delete a domain. Raises Conflict if it still has projects, users or groups; else like `replace`."""
+        """Delete a domain. Raises Conflict if it has projects, users or groups. Also raises the errors of `replace`."""
         with conflict_if_violated("The domain still has projects, users or groups. Delete them first."):
             async with self._database.transaction(event, invalidate=True) as connection:
                 await _require_unchanged(connection, domain)
@@ -176,7 +176,7 @@ class DirectoryQueries(Queries):
             await change_one(connection, delete(_group).where(_group.c.id == group_id))
 
     async def add_member(self, group_id: str, user_id: str, event: AuditEvent) -> bool:
-        """Add a user to a group. Returns False, and does nothing, if they are a member."""
+        """Add a user to a group. Returns False, and does nothing, if the user is already a member."""
         with conflict_if_violated():
             async with self._database.transaction() as connection:
                 return await insert_once(
@@ -210,7 +210,7 @@ async def _require_unchanged(connection: Transaction, before: Domain | Project |
 
 
 def _values(entity: Domain | Project | User | Group) -> dict[str, object]:
-    """Return the entity's row, without columns that are not its fields."""
+    """Return the entity's row, with only the columns that are fields of the entity."""
     row: dict[str, object] = {each.name: getattr(entity, each.name) for each in fields(entity)}
     if not isinstance(entity, Domain):
         del row["domain"]

@@ -1,6 +1,6 @@
 """Free disk space for the SQLite file. While it is below the reserve, no certificates are issued.
 
-The reserve is for revocations, audit events and logins, which continue.
+Revocations, audit events and logins continue, and use the reserve.
 """
 
 import asyncio
@@ -21,9 +21,9 @@ logger = structlog.get_logger()
 MIB = 1024 * 1024
 # A worker writes at most about 5 MiB a second, so the reserve is never used up between two measurements.
 INTERVAL_SECONDS = 1.0
-# Warn while certificates are still issued: below this multiple of the reserve.
+# A warning is logged when less than this multiple of the reserve is free. Certificates are still issued then.
 WARNING_FACTOR = 4
-# Issuing stops when this many measurements in a row failed or were not started, because the previous one hangs.
+# Issuing stops when more than this many measurements in a row failed, or could not start because an earlier one hangs.
 MOST_MISSED = 10
 RETRY_SECONDS = 60
 
@@ -70,7 +70,7 @@ class DiskSpace:
         if not self._is_measuring:
             self._is_measuring = True
             arguments = (folder, asyncio.get_running_loop())
-            # A daemon thread, so that the process can end while it hangs.
+            # A daemon thread, so that the process can exit while the thread hangs.
             threading.Thread(target=self._measure, args=arguments, name="disk space", daemon=True).start()
 
     def _measure(self, folder: Path, loop: asyncio.AbstractEventLoop) -> None:

@@ -44,7 +44,7 @@ def event_row(event: AuditEvent) -> dict[str, object]:
 
 
 def canonical(event: AuditEvent) -> bytes:
-    """Return an event as ASCII JSON with sorted names and no spaces, so that each event has exactly one form."""
+    """Return an event as ASCII JSON with sorted names and no spaces, so that each event has exactly one encoding."""
     return canonical_json.dumps(
         {
             "at": event.at.isoformat(),

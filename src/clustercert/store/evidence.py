@@ -22,7 +22,7 @@ from clustercert.store.events import record_events
 _event, _place, _unsealed = tables.audit_event, tables.audit_place, tables.audit_unsealed
 _tile, _checkpoint, _log = tables.audit_tile, tables.audit_checkpoint, tables.audit_log
 
-# Kind of the events that name deleted events. They are never deleted themselves.
+# The kind of deletion events, which list the leaf indexes of deleted events. Deletion events are never deleted.
 DELETED = "events.deleted"
 MAX_STRAY = 100
 _AT_PLACE = _event.c.id == _place.c.event_id
@@ -49,9 +49,10 @@ class UnsealedEvent:
     """An event that waits to be sealed.
 
     Attributes:
-        id: of its row.
-        commitment: what the log would seal.
-        event: None if it is missing. Its `place_project_id` is the project that its leaf index would get.
+        id: the id of the event's row.
+        commitment: the commitment that the log would seal.
+        event: the event's row; None if the row is missing. Its `place_project_id` is the project that would be stored
+            with its leaf index.
     """
 
     id: int
@@ -111,7 +112,7 @@ class EvidenceQueries(Queries):
             return [StoredCheckpoint(**row) for row in (await connection.execute(query)).mappings()]
 
     async def deletion_events(self, first: int) -> list[StoredEvent]:
-        """Return events that name deleted events: unsealed ones, and those with leaf indexes of at least `first`."""
+        """Return deletion events: the unsealed ones, and those with leaf indexes of at least `first`."""
         sealed = _events(_event.c.kind == DELETED, _place.c.leaf_index >= first)
         waiting = _event.c.id.in_(select(_unsealed.c.event_id))
         unsealed = select(_event, null().label("leaf_index"), _event.c.project_id.label("place_project_id"))
@@ -120,7 +121,7 @@ class EvidenceQueries(Queries):
             return await _stored(connection, sealed) + await _stored(connection, unsealed)
 
     async def unsealed(self, after: int | None) -> list[UnsealedEvent]:
-        """Return a batch of events that wait to be sealed, in the order of row ids, by default the first one."""
+        """Return a batch of events that wait to be sealed, sorted by row id: after row `after`, or the first batch."""
         waiting = (_unsealed.c.event_id, _unsealed.c.project_id, _unsealed.c.commitment)
         query = select(
             _event,
@@ -161,10 +162,10 @@ class EvidenceQueries(Queries):
         before: datetime | None = None,
         only: int | None = None,
     ) -> list[int]:
-        """Delete a batch of events older than a time, or the one at a leaf index, and return the deleted leaf indexes.
+        """Delete a batch of events older than a time, or the event at a leaf index. Returns the deleted leaf indexes.
 
-        Deletes only sealed events; their commitments stay in the log. `marker` creates an event that names the leaf
-        indexes, which is recorded in the same transaction. Returns an empty list when nothing is left to delete.
+        Deletes only sealed events; their commitments stay in the log. `marker` creates a deletion event from the
+        leaf indexes, which is recorded in the same transaction. Returns an empty list when nothing is left to delete.
         """
         which = [_event.c.kind != DELETED]
         if only is not None:

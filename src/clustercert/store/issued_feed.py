@@ -20,14 +20,14 @@ BATCH = 5000
 
 
 class IssuedFeed(Queries):
-    """Follows the sealed events. Leaf indexes have no gaps and follow the order of commits, so none is missed."""
+    """Follows the sealed events. Leaf indexes have no gaps and follow the order of commits, so no event is missed."""
 
     def __init__(self, database: Database) -> None:
         super().__init__(database)
         self._next: int | None = None
 
     async def read(self) -> Sequence[RecordedIssue]:
-        """Return the certificates in the next batch of events. The first call starts after the last event."""
+        """Return the certificates in the next batch of events. The first call skips all existing events."""
         async with self._database.read() as connection:
             size = (await connection.execute(select(_log.c.size))).scalar() or 0
             start = size if self._next is None else self._next

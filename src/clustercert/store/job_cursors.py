@@ -49,7 +49,7 @@ class JobCursor(Queries):
 
 
 class Findings(Queries):
-    """The problems that a job found, each stored under the number of the affected object until it is resolved.
+    """The problems that a job found, each stored under the number of the affected object until the problem is resolved.
 
     The event for a problem is recorded only once, even if several processes find the problem, or find it repeatedly.
     """
@@ -59,7 +59,10 @@ class Findings(Queries):
         self._name = name
 
     async def add(self, number: int, problem: str, event: AuditEvent) -> bool:
-        """Store a problem and record an event, unless it is stored. Returns whether it is new. Raises Unavailable."""
+        """Store a problem and record an event, unless the problem is stored. Returns whether the problem is new.
+
+        Raises Unavailable.
+        """
         return await JobCursor(self._database, self._key(number)).set(problem, event)
 
     async def remove(self, after: int, up_to: int, *, keep: Collection[int]) -> None:

@@ -1,4 +1,4 @@
-"""Queries for users of issuers and Keystone, for users by name, and for names that the policy chose."""
+"""Queries for users of OIDC issuers and of Keystone, for users by name, and for user names that the policy chose."""
 
 import contextlib
 from collections.abc import Collection, Mapping
@@ -34,8 +34,8 @@ class KnownUserQueries(Queries):
     async def find_by_name(self, name: str) -> tuple[KnownUser, ...]:
         """Return the users with this name, sorted by domain and id.
 
-        The name is that of a user, alone or as `DOMAIN/NAME`, or a user name that the policy chose. Names of users of
-        an issuer usually begin with its name.
+        `name` is a user's name, alone or as `DOMAIN/NAME`, or a user name that the policy chose. Names of an issuer's
+        users usually begin with the issuer's name.
         """
         domain, _, rest = name.partition("/")
         own = or_(_user.c.name == name, and_(_domain.c.name == domain, _user.c.name == rest))
@@ -57,7 +57,7 @@ class KnownUserQueries(Queries):
         return tuple(sorted(found, key=lambda each: (each.domain, each.id)))
 
     async def find_by_id(self, user_id: str) -> KnownUser | None:
-        """Return the user with this id, or None if the service knows no name of theirs."""
+        """Return the user with this id, or None if the service does not know the user's name."""
         async with self._database.read() as connection:
             built_in = (await connection.execute(_BUILT_IN_USERS.where(_user.c.id == user_id))).first()
             if built_in is not None:
@@ -76,7 +76,7 @@ class KnownUserQueries(Queries):
 async def put_federated_user(connection: Transaction, user: KnownUser, **others: object) -> None:
     """Insert or change the row of a user, in the caller's transaction. `others` are values of further columns.
 
-    Raises IntegrityError if another transaction inserts it at the same time.
+    Raises IntegrityError if another transaction inserts the row at the same time.
     """
     values = asdict(user) | others
     changed = await connection.execute(update(_federated).where(_federated.c.id == user.id).values(values))
@@ -148,10 +148,10 @@ class FederatedAccess:
     Attributes:
         projects: the enabled projects among those in which the issuer's users can have roles.
         blocked: whether an operator blocked the user.
-        name_taken: whether a domain has the issuer's name, so that its users' names are ambiguous.
+        name_taken: whether a domain has the issuer's name, so that the names of the issuer's users are ambiguous.
         id_taken: whether a user of the built-in identity has the user's id.
         recorded: the user as last recorded, or None.
-        logins_ended_at: when the user ended all their logins.
+        logins_ended_at: when the user last ended all their logins, or None.
     """
 
     projects: frozenset[str]
@@ -168,7 +168,7 @@ class FederationQueries(Queries):
     async def access(
         self, user_id: str, issuer_name: str, project_ids: Collection[str], domain: str | None
     ) -> FederatedAccess:
-        """Return the access of a user. The settings of the issuer name the projects, and the domain by name or id."""
+        """Return the access of a user. The projects and the domain's name or id are from the issuer's settings."""
         bound = or_(_project.c.id.in_(project_ids), _domain.c.name == domain, _domain.c.id == domain)
         projects = (
             select(_project.c.id)
@@ -189,7 +189,7 @@ class FederationQueries(Queries):
     async def existing_names(
         self, project_ids: Collection[str], domain: str | None, roles: Collection[str]
     ) -> tuple[frozenset[str], bool, frozenset[str]]:
-        """Return which of these projects exist, whether the domain with this name or id does, and which roles do."""
+        """Return which of these projects exist, whether a domain has this name or id, and which roles exist."""
         projects = select(_project.c.id).where(_project.c.id.in_(project_ids))
         domains = select(_domain.c.id).where(or_(_domain.c.name == domain, _domain.c.id == domain))
         names = select(_role.c.name).where(_role.c.name.in_(roles))
@@ -201,9 +201,9 @@ class FederationQueries(Queries):
             )
 
     async def block(self, revocation: Revocation, *events: AuditEvent) -> None:
-        """Block a user who is not in the store, and revoke their certificates.
+        """Block a user of an issuer or of Keystone, and revoke their certificates.
 
-        Raises Conflict for a user of the built-in identity, or one who is blocked already.
+        Raises Conflict for a user of the built-in identity, or for a user who is already blocked.
         """
         async with self._database.transaction(*events) as connection:
             generation = await raise_generation(connection)
@@ -224,7 +224,7 @@ class FederationQueries(Queries):
             await end_disabled(connection, user_id, generation)
 
 
-# The methods of users of the built-in identity, and of the service itself.
+# The authentication methods of users of the built-in identity, and of the service itself.
 _BUILT_IN_METHODS = ("token", "access_key", "cli", "service")
 
 
@@ -245,7 +245,7 @@ class SeenUserQueries(Queries):
         return await self._row(blocking(user_id)) is not None
 
     async def users_of_other_issuers(self, project_id: str, since: datetime) -> Mapping[str, datetime]:
-        """Return users of other issuers with certificates for the project: when they got the last one, by user id.
+        """Return, by user id, when users of other issuers got their last certificate for the project since a time.
 
         Leaves out blocked users.
         """

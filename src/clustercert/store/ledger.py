@@ -14,8 +14,8 @@ from clustercert.store.engine.group_commit import GATHER_SECONDS, GroupCommit
 from clustercert.store.events import event_row
 
 _certificate = tables.certificate
-# The INSERT itself reads the epoch. So if a concurrent revocation does not see the certificate, then either the
-# certificate's epoch is older, and it counts as revoked, or it was recorded after the revocation.
+# The INSERT itself reads the epoch. So if a concurrent revocation does not see the certificate, then the certificate
+# either has an older epoch and counts as revoked, or was recorded after the revocation.
 _certificates = BulkInsert(_certificate, epoch="(SELECT value FROM generation)")
 _events = BulkInsert(tables.audit_event)
 # The record's fields are named like the columns.
@@ -35,7 +35,7 @@ class Ledger:
     async def record(self, record: CertificateRecord, event: AuditEvent) -> None:
         """Record a certificate and its event once, and return when they are durable. Raises Unavailable.
 
-        May raise Unavailable although the certificate was recorded, but never returns if it was not.
+        May raise Unavailable although the certificate was recorded, but returns only if the certificate was recorded.
         """
         row = dict(zip(_COLUMNS, _values(record), strict=True))
         await self._group.commit(record.fingerprint, (row, event_row(event)))

@@ -23,7 +23,8 @@ from clustercert.store.roles import Roles, roles_in_all_projects, roles_in_proje
 _domain, _project, _user, _token = tables.domain, tables.project, tables.user, tables.token
 _network, _key, _federated = tables.login_network, tables.access_key, tables.federated_user
 
-# Known networks of each user; the least recently used ones are deleted. They expire after the time without a login.
+# The maximum number of known networks of a user, and how long a network stays known without a login. Beyond the
+# maximum, the least recently used networks are deleted.
 MAX_NETWORKS = 256
 NETWORK_LIFETIME = timedelta(days=90)
 
@@ -44,7 +45,7 @@ class LoginUser:
 
 @dataclass(frozen=True, slots=True)
 class LiveToken:
-    """A token with its user, scope and roles, from one snapshot. It may be expired, and user or scope disabled.
+    """A token with its user, scope and roles, from one snapshot. The token may be expired, and user or scope disabled.
 
     Attributes:
         project, domain: the scope; at most one of them is set.
@@ -118,7 +119,7 @@ class TokenQueries(Queries):
         await self._change(delete(_token).where(_token.c.hash == token_hash), event, "Could not find token.")
 
     async def prune(self, now: datetime) -> int:
-        """Delete expired tokens and known networks, and return how many were deleted, at most a batch of tokens.
+        """Delete a batch of expired tokens, and all expired known networks. Returns how many were deleted.
 
         Caches check the expiry of tokens themselves.
         """
@@ -131,7 +132,8 @@ class TokenQueries(Queries):
 
 async def lock_usable_user(connection: Transaction, user_id: str, *conditions: ColumnElement[bool]) -> bool:
     """Lock the user's row. Returns whether the user exists, is enabled and meets the conditions."""
-    # Transactions that delete a user's tokens and temporary keys write this row first, so that none is added later.
+    # Transactions that delete a user's tokens and temporary keys write this row first, so that no token or key is added
+    # later.
     query = select(_user.c.id).where(_user.c.id == user_id, _user.c.enabled, *conditions)
     return await exists(connection, query.with_for_update())
 
@@ -263,7 +265,7 @@ class AccessKeyQueries(Queries):
                 await end_temporary_keys(connection, key.user_id)
 
     async def remove(self, key: AccessKey, event: AuditEvent) -> None:
-        """Delete a key, and the user's temporary keys, which it may have created. Raises NotFound for a deleted key."""
+        """Delete a key and the user's temporary keys, which the key may have created. Raises NotFound."""
         async with self._database.transaction(event, invalidate=True) as connection:
             await change_one(connection, delete(_key).where(_key.c.id == key.id), _GONE)
             await end_temporary_keys(connection, key.user_id)
@@ -302,7 +304,7 @@ class UserLogins:
     """A user's tokens and access keys of the built-in identity.
 
     Attributes:
-        tokens, temporary_keys: how many there are, expired ones included.
+        tokens, temporary_keys: the numbers of tokens and temporary keys, including expired ones.
         keys: the permanent access keys, oldest first.
     """
 
@@ -326,7 +328,7 @@ class UserLoginQueries(Queries):
     async def end_built_in(
         self, user_id: str, *, with_keys: bool, events: Callable[[UserLogins], Iterable[AuditEvent]]
     ) -> UserLogins:
-        """Delete a user's tokens and temporary keys, and with `with_keys` the permanent ones. Returns what was deleted.
+        """Delete a user's tokens and temporary keys, and permanent keys if `with_keys`. Returns what was deleted.
 
         Does nothing, and records no event, if there is nothing to delete. Raises Unauthenticated if the user was
         disabled or deleted meanwhile.
@@ -354,7 +356,7 @@ class UserLoginQueries(Queries):
     async def _delete_tokens(self, user_id: str) -> int:
         """Delete a user's tokens in batches, so that other writers wait only briefly. Returns how many were deleted.
 
-        Somebody else may add tokens meanwhile.
+        Other requests may add tokens meanwhile.
         """
         batch = select(_token.c.hash).where(_token.c.user_id == user_id).limit(BATCH)
         deleted, count = 0, BATCH
@@ -362,13 +364,13 @@ class UserLoginQueries(Queries):
             async with self._database.transaction() as connection:
                 count = (await connection.execute(delete(_token).where(_token.c.hash.in_(batch)))).rowcount
                 if count:
-                    # In each batch, because the process may end before the last one.
+                    # Raise it in each batch, because the process may exit before the last batch.
                     await raise_generation(connection)
             deleted += count
         return deleted
 
     async def end_federated(self, user: KnownUser, at: datetime, event: AuditEvent) -> None:
-        """Refuse logins of a user of an issuer or of Keystone from before a time.
+        """Refuse the logins from before a time of a user of an OIDC issuer or of Keystone.
 
         Raises ConcurrentChange if another request records the user at the same time.
         """

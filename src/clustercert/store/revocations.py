@@ -1,7 +1,8 @@
-"""Queries that record, undo, list and end revocations, and those for certificate revocation lists.
+"""Queries that record, undo, list and end revocations, and queries for certificate revocation lists.
 
-Every transaction here first raises the generation, and the generation's row stays locked until the commit. So
-revocations run one after another on every engine, and no data that one of them has read can change before it commits.
+Every write transaction here first raises the generation, and the generation's row stays locked until the commit. So
+these transactions run one after another on every engine, and revocations that one of them has read stay unchanged until
+it commits.
 """
 
 from collections.abc import Mapping
@@ -37,7 +38,7 @@ For up to a second, a worker may still treat a disabled user as enabled and issu
 the epoch to the current generation.
 """
 
-# Even a slow API server's clock rejects certificates that expired longer ago than this.
+# Every API server rejects certificates that expired longer ago than this, even if its clock is behind.
 CLOCK_MARGIN = timedelta(days=1)
 
 _GIVEN = {each.name for each in fields(Revocation)} - {"id", "epoch", "undone_at", "undone_by"}
@@ -47,9 +48,9 @@ class RevocationQueries(CertificateLookup):
     """Records, undoes and lists revocations of certificates, users and clusters."""
 
     async def revoke(self, revocation: Revocation, event: AuditEvent) -> Revocation:
-        """Record a revocation with a new epoch. Raises Unavailable. Updates the row of an individual certificate.
+        """Record a revocation with a new epoch. For one certificate, also updates its row. Raises Unavailable.
 
-        Covers every certificate recorded before, and none that is requested after this returns.
+        The revocation covers all certificates that were recorded before, and none that are requested afterwards.
         """
         async with self._database.transaction(event) as connection:
             epoch = await raise_generation(connection)
@@ -61,8 +62,8 @@ class RevocationQueries(CertificateLookup):
     async def undo(self, revocation_id: int, *, by: str, at: datetime, event: AuditEvent) -> Revocation:
         """Undo a revocation. Certificates that another revocation covers stay revoked.
 
-        The caller must check that it may be undone. Raises NotFound if it does not exist, or Conflict if it is already
-        undone or its user is disabled.
+        The caller must check that the revocation may be undone. Raises NotFound if it does not exist, or Conflict if it
+        is already undone or its user is disabled.
         """
         this = _revocation.c.id == revocation_id
         async with self._database.transaction(event) as connection:
@@ -92,7 +93,7 @@ class RevocationQueries(CertificateLookup):
     async def revocations_of_scope(self, user_id: str, cluster_id: str) -> tuple[Revocation, ...]:
         """Return the revocations of exactly this user and cluster that are in force, newest first.
 
-        An empty string means all users or clusters. Omits revocations without an end.
+        An empty string means all users or clusters. Omits revocations with the epoch `NO_END`.
         """
         scope = and_(
             _revocation.c.user_id == user_id,
@@ -159,7 +160,7 @@ async def end_disabled(connection: Transaction, user_id: str, epoch: int) -> Non
 
 
 def blocking(user_id: str, note: str | None = None) -> Select[Any]:
-    """Select the revocation that a user's disabling, deletion or blocking made, or only one with a note."""
+    """Select the revocation of a user who is disabled, deleted or blocked. With `note`, only one with this note."""
     query = select(_revocation.c.id).where(_without_end(user_id))
     return query if note is None else query.where(_revocation.c.note == note)
 
@@ -181,7 +182,7 @@ def _in_force(fingerprint: bytes) -> ColumnElement[bool]:
 
 
 async def _mark_certificate(connection: Transaction, fingerprint: bytes) -> None:
-    """Copy a certificate's first revocation in force into the certificate's row, or clear the columns without one."""
+    """Copy the first revocation in force of a certificate into its row. If there is none, clear the columns."""
     query = select(_revocation).where(_in_force(fingerprint)).order_by(_revocation.c.id).limit(1)
     first: Row[Any] | None = (await connection.execute(query)).first()
     at, by, reason = (first.at, first.by, first.reason) if first is not None else (None, None, None)
@@ -205,7 +206,7 @@ _last_change = select(func.coalesce(func.max(_revocation.c.changed), 0))
 class RevokedByCA:
     """The revoked, unexpired certificates from a client CA, read in one snapshot.
 
-    `generation` is the generation number in that snapshot, and `changed` that of the last change to any revocation.
+    `generation` is the generation number in that snapshot, and `changed` the number at the last change of a revocation.
     """
 
     entries: tuple[CrlEntry, ...]

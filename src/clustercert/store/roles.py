@@ -38,7 +38,7 @@ _group = tables.group
 
 @dataclass(frozen=True, slots=True)
 class Roles:
-    """A user's groups, and their roles sorted by name, without those of disabled projects and domains."""
+    """A user's groups, and the user's roles sorted by name. Excludes disabled projects and domains."""
 
     by_project: Mapping[str, tuple[Role, ...]]
     service: tuple[Role, ...]
@@ -71,10 +71,10 @@ class RoleQueries(Queries):
             await self._change(delete(_role).where(_role.c.id == role.id), event)
 
     async def assign(self, actor_id: str, project_id: str | None, role_id: str, event: AuditEvent) -> bool:
-        """Assign a role in a project or, if that is `None`, in the service.
+        """Assign a role in a project or, if `project_id` is `None`, in the whole service.
 
-        Returns False, and does nothing, if the role is assigned. Raises ConcurrentChange if the role, the project, or
-        the user or group was deleted.
+        Returns False, and does nothing, if the role is already assigned. Raises ConcurrentChange if the role, the
+        project, or the user or group was deleted.
         """
         table, row = _assignment_row(actor_id, project_id)
         with conflict_if_violated():
@@ -199,7 +199,7 @@ def _roles_by_project(rows: Iterable[Row[Any]], groups: tuple[Group, ...]) -> Ro
 
 
 def _assigned(kind: type[User] | type[Group], assignment: Table) -> Select[Any]:
-    """Select role assignments from a table for users or groups, joined with the roles and the users or groups."""
+    """Select the role assignments of users, or of groups, from a table. Joins the roles and the users or groups."""
     actor, domain = TABLES[kind], _domain.alias("actors_domain")
     return (
         select(*entity_columns(Role), *entity_columns(kind, domain=domain))
@@ -263,7 +263,7 @@ _GROUPS = (
 
 @dataclass(frozen=True, slots=True)
 class Member:
-    """A user, with the same roles and groups as when they authenticate.
+    """A user, with the same roles and groups as when the user authenticates.
 
     Attributes:
         roles: names of their roles in the project, sorted; empty if the project is disabled.

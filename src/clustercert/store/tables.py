@@ -1,6 +1,6 @@
-"""The tables for SQLAlchemy Core. Migrations create them; a test in `tests/store` compares the two.
+"""The tables for SQLAlchemy Core. Migrations create the tables; a test in `tests/store` compares the two.
 
-They use only types and clauses that SQLite and every PostgreSQL-compatible engine support.
+The tables use only types and clauses that SQLite and every PostgreSQL-compatible engine support.
 """
 
 import functools
@@ -97,7 +97,8 @@ migration = table(
     Column("revision", String(4), nullable=False),
 )
 
-# Leases for leader election. Times are from the database's clock, in seconds since 1970, so no clocks are compared.
+# Leases for leader election. Times are from the database's clock, in seconds since 1970, so that no clocks of processes
+# are compared.
 lease = table(
     "lease",
     Column("name", String(32), primary_key=True),
@@ -214,8 +215,8 @@ token = table(
     Column("expires_at", Utc, nullable=False, index=True),
 )
 
-# The networks from which users have logged in by password; their logins come first while many wait. network: an IPv4
-# address or an IPv6 /64.
+# The networks from which users have logged in by password. While many logins wait, those from known networks come
+# first. network: an IPv4 address or an IPv6 /64.
 login_network = table(
     "login_network",
     Column("user_id", ForeignKey("user.id"), primary_key=True),
@@ -264,7 +265,7 @@ client_ca = table(
     Column("not_after", Utc, nullable=False),
 )
 
-# Tokens with which a cluster's API server calls the webhooks. At most two: see `MAX_TOKENS`.
+# Tokens with which a cluster's API server calls the webhooks. A cluster has at most two: see `MAX_TOKENS`.
 webhook_token = table(
     "webhook_token",
     Column("id", Hex, primary_key=True),
@@ -274,14 +275,15 @@ webhook_token = table(
     Column("last_asked_at", Utc, nullable=True),
     # When the cluster's webhook was last called with a wrong token.
     Column("refused_at", Utc, nullable=True),
-    # When audit events of the cluster last arrived, and last told of a request that its webhook should have reviewed.
+    # When audit events of the cluster last arrived, and when they last reported a request that the webhook should have
+    # reviewed.
     Column("last_events_at", Utc, nullable=True),
     Column("last_use_at", Utc, nullable=True),
 )
 
 # Identities in client certificates that are not in the ledger. identity: SHA-256 of user name and groups; hashes:
 # number of certificates; fingerprints: of the last certificates, newest last, in lower-case hex; last_alert_at: time of
-# the last event.
+# the last audit event about the identity.
 unknown_identity = table(
     "unknown_identity",
     Column("cluster_id", Uuid, primary_key=True),
@@ -297,7 +299,8 @@ unknown_identity = table(
 
 
 # No foreign keys, because certificates outlive their cluster, user and project. `epoch` is the generation number when
-# the row was recorded. The columns revoked_* repeat the revocation that names only this certificate, if there is one.
+# the row was recorded. The columns revoked_* are a copy of the first revocation in force of this individual
+# certificate, if there is one.
 certificate = table(
     "certificate",
     Column("id", RowId, primary_key=True, autoincrement=True),
@@ -338,7 +341,7 @@ certificate = table(
     Index(None, "user_id", "id"),
     Index(None, "project_id", "id"),
     # An index for finding a cluster's unexpired certificates, and counting those of a user. An index that begins with
-    # the user would be faster to count with, but would cost 6 % more for each insert.
+    # the user would make counting faster, but each insert 6 % more expensive.
     Index(None, "cluster_id", "not_after", "user_id"),
     # A covering index for counting live certificates.
     Index(None, "not_after", "revoked_at"),
@@ -346,8 +349,8 @@ certificate = table(
 )
 
 # A revocation of one certificate (`fingerprint` is set), or of all of a user's certificates for a cluster that have an
-# older epoch. An empty user or cluster means all of them. `epoch` is the generation number that it created, or
-# `revocations.NO_END`. `changed` is the generation number of the last change to the row: revoked, undone or ended.
+# older epoch. An empty user or cluster means all of them. `epoch` is the generation number that the revocation created,
+# or `revocations.NO_END`. `changed` is the generation number when the row was last changed: recorded, undone or ended.
 revocation = table(
     "revocation",
     Column("id", RowId, primary_key=True, autoincrement=True),
@@ -427,7 +430,7 @@ for _dialect, _statement in (
     _ddl = DDL(_statement)  # type: ignore[no-untyped-call] # untyped upstream
     listen(audit_event, "after_create", _ddl.execute_if(dialect=_dialect))
 
-# One row: the log. A sealing locks it while it writes.
+# One row: the log. The sealer locks this row while it writes.
 audit_log = table(
     "audit_log",
     Column("id", String(16), primary_key=True),
@@ -438,7 +441,7 @@ audit_log = table(
     Column("created_at", Utc, nullable=False),
 )
 
-# The log's tree. The column `hashes` has up to 256 hashes of 32 bytes each; in level -1, the commitments.
+# The log's tree. The column `hashes` has up to 256 hashes of 32 bytes each. At level -1, it has commitments.
 audit_tile = table(
     "audit_tile",
     Column("level", SmallInteger, primary_key=True, autoincrement=False),

@@ -12,7 +12,7 @@ class BatchLoader(Generic[K, V]):
     """Loads values by key. Keys that are requested while a query runs share the next query.
 
     The first request starts a query at once. A key that is already being loaded is not loaded again. A query continues
-    even if its requests are cancelled.
+    even if all requests that wait for it are cancelled.
     """
 
     def __init__(self, load: Callable[[Sequence[K]], Awaitable[Mapping[K, V]]], max_batch: int) -> None:

@@ -13,7 +13,7 @@ Rows = Sequence[Mapping[str, Any]]
 Inserts = Sequence[tuple["BulkInsert", Rows]]
 """Statements with at least one row each. All rows of a statement have the same columns."""
 
-# No lengths in these types: a cast to a length truncates a longer value, but INSERT rejects it, as it should.
+# The types have no lengths. A cast to a type with a length would truncate a longer value, but INSERT must reject it.
 _ARRAYS: tuple[tuple[type, str], ...] = (
     (Utc, "TIMESTAMPTZ[]"),
     (JSON, "TEXT[]"),

@@ -12,13 +12,14 @@ import sqlite3
 import threading
 from pathlib import Path
 
-# Number of changed rows after which a checkpoint starts. Issuing a certificate changes two, sealing its event one more.
+# Number of changed rows after which a checkpoint starts. Issuing a certificate changes two rows, and
+# sealing its event changes one more.
 ROWS = 1500
 _CLOSING_SECONDS = 5.0
 
 
 class Checkpointer:
-    """Creates a thread with a connection on first use. Call its methods from one thread only."""
+    """The checkpointing thread and its connection, created on first use. Call the methods from one thread only."""
 
     def __init__(self, path: str, rows: int = ROWS) -> None:
         self._path = path

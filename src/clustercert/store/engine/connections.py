@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 
 def _is_failure(record: logging.LogRecord) -> bool:
-    """Whether a line of the pool is about a failure, and not about a connection whose closing Ctrl-C has cancelled."""
+    """Whether the pool's log record is about a failure. If Ctrl-C cancels the closing of a connection, it is not."""
     return record.exc_info is None or not isinstance(record.exc_info[1], asyncio.CancelledError)
 
 
@@ -40,16 +40,17 @@ BUSY_SECONDS = 5.0
 _RETRY_SECONDS = 0.001
 POOL_SIZE = 8
 
-# The server's time-out. The client's time-out is longer by the grace time, so that a slow statement ends with the
-# server's error, which leaves the connection usable.
+# The server's time-out for statements. The client's time-out is longer by the grace time, so that a slow statement ends
+# with the server's error, which leaves the connection usable.
 STATEMENT_SECONDS = 3.0
 _GRACE_SECONDS = 0.5
-# A process that is suspended during a transaction must not keep its rows locked for longer.
+# A process that is suspended during a transaction must not keep rows locked for longer than this.
 _IDLE_SECONDS = 10
 # Network devices drop idle connections, often after four minutes. So connections are replaced before that.
 _RECYCLE_SECONDS = 180
 
-# SQLSTATE of a write to a read-only server. A demoted primary rejects all writes, so its connections leave the pool.
+# SQLSTATE of a write to a read-only server. A demoted primary rejects all writes, so its connections are removed from
+# the pool.
 _DEMOTED = "25006"
 
 
@@ -128,7 +129,7 @@ def _drop_broken_connection(context: ExceptionContext, abandon: Callable[[int], 
         context.is_disconnect = True
 
 
-# 32 MB. When the log reaches this size, a commit checkpoints it; see `checkpointer`.
+# 32 MB. When the write-ahead log reaches this size, a commit checkpoints it; see `checkpointer`.
 _WAL_PAGES = 8000
 # Temporary data stays in memory, because creating and deleting the statement journal took a third of a commit's time.
 _PRAGMAS = (

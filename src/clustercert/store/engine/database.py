@@ -1,9 +1,9 @@
-"""The database: opens transactions. `failures` translates their errors.
+"""Opens transactions of the database. `failures` translates their errors.
 
 A read transaction sees one snapshot. On SQLite, write transactions start with BEGIN IMMEDIATE, so that two of them
 queue instead of failing half-way. On PostgreSQL, they use READ COMMITTED, and code that bases a decision on rows locks
-them first. So the ledger, which only inserts, never has to retry because of other writers. A commit returns when it is
-on disk.
+them first. So the ledger, which only inserts, never has to retry because of other writers. A commit returns when its
+changes are on disk.
 """
 
 import asyncio
@@ -254,8 +254,8 @@ class Database:
 async def raise_generation(connection: Transaction) -> int:
     """Increase the generation in the caller's transaction, and return the new number.
 
-    Its row stays locked until the commit, so generations commit in increasing order. To avoid deadlocks, transactions
-    lock this row last. Only the transactions in `revocations` lock it first.
+    The generation's row stays locked until the commit, so generations commit in increasing order. To avoid deadlocks,
+    transactions lock this row last. Only the transactions in `revocations` lock it first.
     """
     raised = update(tables.generation).values(value=tables.generation.c.value + 1)
     value: int = (await connection.execute(raised.returning(tables.generation.c.value))).scalar_one()

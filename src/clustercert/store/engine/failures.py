@@ -32,7 +32,7 @@ _DISK_FULL_RETRY_SECONDS = 60
 # SQLSTATE classes for which a retry is useless: data, constraint, and syntax or access errors. `_rejected` compares
 # these, because the driver raises the same exception for most errors.
 _REJECTED = frozenset({"22", "23", "42"})
-# Not rejected: a table is also missing while the database is being created or restored, so a retry can help.
+# An exception in class 42: a table is also missing while the database is created or restored, so a retry can help.
 _NO_SUCH_TABLE = "42P01"
 # Source: PostgreSQL, appendix A, error codes.
 _NO_LOGIN, _NO_DATABASE, _NO_RIGHT, _SERVER_DISK_FULL = (
@@ -106,8 +106,8 @@ def _file_problem(path: Path) -> str | None:
     try:
         if not folder.exists():
             return f"The folder {folder} does not exist. Create it, or correct data_dir or database_url."
-        # In a folder without the right to enter it, this is false instead of an error. The reason is found below.
-        if os.path.isdir(path):  # noqa: PTH112 - pathlib raises it
+        # If this process may not enter the folder, this is false instead of an error. The code below finds the reason.
+        if os.path.isdir(path):  # noqa: PTH112 - pathlib raises the error
             return f"{path} is a folder. Name a database file in database_url."
         if os.statvfs(folder).f_flag & os.ST_RDONLY:
             return f"The file system of {folder} is read-only. Mount it with write access."
@@ -127,7 +127,7 @@ def _may_use(path: Path) -> bool:
 
 
 def _no_access(path: Path) -> str:
-    """Return a message that this process can't use a file or folder, with its owner or mode."""
+    """Return a message that this process can't use a file or folder, with the owner or mode of the path."""
     user, owner = _user_name(os.geteuid()), "another user"
     with contextlib.suppress(OSError):
         status = path.stat()

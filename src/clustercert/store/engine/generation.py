@@ -1,8 +1,9 @@
 """The generation, a number in the store that tells processes when their caches are out of date.
 
-Every change that could make a cache stale raises the number, in the same transaction. Each process reads it several
-times a second and drops all caches when the number has changed. While it can't be read, caches are not used. They are
-also dropped afterwards, because a failover may lose changes, and other changes may raise the number to the same value.
+Every change that could make a cache stale raises the number, in the same transaction. Each process reads the number
+several times a second, and drops all caches when the number has changed. While a process can't read the number, it uses
+no caches. It also drops them afterwards, because a failover may lose changes, and other changes may raise the number to
+the same value.
 """
 
 import asyncio
@@ -51,7 +52,7 @@ class Generation:
 
     async def refresh(self) -> None:
         """Read the generation once. Raises Unavailable."""
-        # Read the clock before the query: the returned number may already be that old.
+        # Read the clock before the query, because the number may be as old as the start of the query.
         asked_at = self._clock()
         try:
             self.value = await self._read()
@@ -71,7 +72,7 @@ class Generation:
                 failing = False
             except Exception as error:  # noqa: BLE001 - any error may be temporary, such as during a restore
                 if not failing:
-                    # Imported only here, because it also imports rich, and commands on the store write no log.
+                    # Imported only here, because structlog also imports rich, and store commands write no log.
                     import structlog  # noqa: PLC0415
 
                     cause = repr(error.__cause__ or error)

@@ -13,9 +13,10 @@ from typing import Generic, TypeVar
 from clustercert.model.errors import Unavailable
 from clustercert.store.engine.writer import NothingBegun
 
-# A commit takes longer than inserting this many rows, so a larger batch would only delay its first entries.
+# The maximum size of a batch. A commit takes longer than inserting so many rows. Larger batches only delay entries.
 MAX_BATCH = 128
-# While one batch is committed, the next one is prepared and sent. More batches at once would each be smaller.
+# The number of batches at once: while one is committed, the next one is prepared and sent. More batches would each be
+# smaller.
 BATCHES = 2
 # How long a batch that is smaller than the last one waits for more requests. Most of a commit's cost does not depend
 # on the number of rows.
@@ -30,7 +31,7 @@ class Entry(Generic[T]):
 
     Attributes:
         key: identifies the entry in the database if a commit's outcome is unknown; None if it may be written twice.
-        done: set when the entry is durable or its attempts have failed.
+        done: set when the entry is durable, or when all attempts to write it have failed.
     """
 
     key: bytes | None

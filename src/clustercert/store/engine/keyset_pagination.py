@@ -1,4 +1,4 @@
-"""Keyset pagination: reads a page of a list from an index, so that its cost does not depend on the list's length."""
+"""Keyset pagination: reads a page of a list from an index. So its cost does not depend on the list's length."""
 
 from typing import Any, NamedTuple
 
@@ -36,10 +36,10 @@ def keyset_range(
 ) -> KeysetPagination:
     """Return the range of rows with ids from `first` up to but excluding `end`.
 
-    `owner` restricts it to rows with a value in a column. `by_row_values` compares `(owner, id) >= (…)`, for which only
-    the index on both columns can be used. If owner and id were compared separately, PostgreSQL might underestimate the
-    range and scan the rows of all owners. SQLite plans separate comparisons well, but
-    scans a range of row values from the end of the range.
+    `owner` is a column and a value, and restricts the range to rows with this value. With `by_row_values`, the
+    condition compares `(owner, id) >= (…)`, for which only the index on both columns can be used. If owner and id were
+    compared separately, PostgreSQL might underestimate the range and scan the rows of all owners. SQLite plans separate
+    comparisons well, but scans a range of row values from the end of the range.
     """
     if owner is None:
         return KeysetPagination(and_(row_id >= first, row_id < end), (row_id.name,))

@@ -1,7 +1,7 @@
 """Leader election: one process holds the lease for a job.
 
-Two processes may still run the job at once, because a suspended leader can continue after its lease has expired. So it
-must be safe to run the job twice.
+Two processes may still run the job at once, because a suspended leader can continue after its lease has expired. So the
+job must be safe to run twice at the same time.
 """
 
 from sqlalchemy import BigInteger, cast, delete, extract, func, insert, or_, select, update
@@ -17,7 +17,7 @@ _NOW = cast(extract("epoch", func.now()), BigInteger)
 
 
 class Leader:
-    """A candidate for the lease of one job. It must renew the lease before it expires.
+    """A candidate for the lease of one job. The holder must renew the lease before the lease expires.
 
     If the leader dies, another process takes over within `seconds`, the lifetime of the lease.
     """

@@ -1,8 +1,9 @@
-"""Upgrades a database's schema, and checks that this program can use it.
+"""Upgrades a database's schema, and checks that this program can use the schema.
 
-A program of revision N needs schema N. It also works on a newer schema whose migrations declare N or an older revision
-as `oldest_program`. So a rolling upgrade migrates the schema first and then replaces the replicas one by one. A schema
-whose revision was changed in another way is refused, and so are those of builds before the first migration.
+A program of revision N needs schema N. The program also works on a newer schema whose migrations declare N or an older
+revision as `oldest_program`. So a rolling upgrade migrates the schema first and then replaces the replicas one by one.
+A schema whose revision was not changed by `upgrade` is refused, and so are schemas of builds before the first
+migration.
 """
 
 import contextlib
@@ -24,7 +25,7 @@ _migration = tables.migration
 _version = table("alembic_version", column("version_num"))
 # Source: PostgreSQL, appendix A, error codes.
 _DUPLICATE_TABLE, _LOCK_NOT_AVAILABLE = "42P07", "55P03"
-# All queries on a table queue behind a migration that waits for its lock, so the migration waits only briefly.
+# While a migration waits for a table's lock, all queries on the table wait too. So the migration waits only briefly.
 LOCK_SECONDS = 2
 
 
@@ -35,12 +36,12 @@ async def upgrade(
 ) -> None:
     """Bring the schema to the revision that this program needs, each migration in its own transaction.
 
-    Several processes may run it at once: one migrates, the others wait and find nothing to do.
+    Several processes may run this function at once: one migrates, the others wait and find nothing to do.
     Raises SchemaError if the database is too new or too old for this program, or other transactions keep a table
     locked. Raises Unavailable.
 
     Args:
-        report_progress: called before each migration with the number of finished migrations and the number of all.
+        report_progress: called before each migration with the number of finished migrations and the total number.
     """
     _refuse_earlier_build(await current(database), _known(migrations))
     try:
@@ -140,7 +141,7 @@ def _ignore_if_exists() -> Iterator[None]:
 def _upgrade_once(
     connection: Connection, migrations: Path, report_progress: Callable[[int, int], None]
 ) -> bool:
-    """Run the next migration. Returns whether none is left."""
+    """Run the next migration. Returns whether no migration is left."""
     # Imported here, because the import takes 70 ms and 6 MB, and workers only check the schema.
     from alembic import command  # noqa: PLC0415
     from alembic.config import Config  # noqa: PLC0415

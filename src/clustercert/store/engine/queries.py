@@ -55,7 +55,7 @@ class Queries:
 async def change_one(
     connection: Transaction, statement: Update | Delete, missing: str = "It no longer exists."
 ) -> None:
-    """Change or delete one row. Raises NotFound if it does not exist."""
+    """Change or delete one row. Raises NotFound if the row does not exist."""
     if (await connection.execute(statement)).rowcount == 0:
         raise NotFound(missing)
 

@@ -81,7 +81,8 @@ class Writer:
                 yield _WriterTransaction(await self._submit(self._begin, begin_until), self._submit)
                 await self._submit(self._commit)
             except BaseException:
-                # A statement from a cancelled caller may still be running, so the thread rolls back after it.
+                # A statement from a cancelled caller may still be running, so the thread rolls back after the
+                # statement.
                 self._thread.submit(self._roll_back)
                 raise
 
@@ -92,7 +93,7 @@ class Writer:
         self._thread = ThreadPoolExecutor(1, "sqlite-writer")
 
     def _submit(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> asyncio.Future[T]:
-        """Call a function in the thread. Once it runs, cancelling the caller does not stop it."""
+        """Call a function in the thread. Once the function runs, cancelling the caller does not stop it."""
         call = functools.partial(function, *args, **kwargs)
         return asyncio.get_running_loop().run_in_executor(self._thread, call)
 

@@ -11,7 +11,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Collection
 
 from clustercert.store.engine.writer import NOT_NOW, NothingBegun
 
-# The set is limited, because reads that time out are added too, but only writers remove entries.
+# The maximum number of remembered processes. Reads that time out are added too, but only writers remove entries.
 MAX_ABANDONED = 64
 
 
@@ -53,7 +53,7 @@ class WriterSlots:
                 self._free.release()
 
     async def _free_ended(self) -> None:
-        """Free the slots whose server processes have ended. Raises NothingBegun if others still hold all slots."""
+        """Free the slots whose server processes have ended. Raises NothingBegun if running ones hold all slots."""
         asked = frozenset(self._abandoned)
         self._abandoned -= asked - await self._running(asked)
         while self._withheld > len(self._abandoned):

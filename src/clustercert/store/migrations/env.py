@@ -7,7 +7,7 @@ from clustercert.store import tables
 context.configure(
     connection=context.config.attributes["connection"],
     target_metadata=tables.metadata,
-    # The owner of the connection commits, also on SQLite.
+    # The owner of the connection commits the transaction, also on SQLite.
     transactional_ddl=True,
 )
 with context.begin_transaction():

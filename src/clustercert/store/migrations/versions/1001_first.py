@@ -1,4 +1,4 @@
-"""The first schema. Databases of the builds before it have schemas 0001 to 0012, and are refused."""
+"""The first schema. Databases of earlier builds have schemas 0001 to 0012, and are refused."""
 
 from alembic import op
 
@@ -14,7 +14,8 @@ oldest_program = "1001"
 
 # No downgrade, because an older program can't interpret newer rows. Restore a backup instead.
 def upgrade() -> None:
-    # Later migrations change the declared tables. Before the first of them, write out the statements here.
+    # Creates the tables as they are declared now. Before a migration changes the declarations, write out statements
+    # here.
     made = [table for table in tables.metadata.sorted_tables if table is not tables.migration]
     # An existing table is an error: it belongs to another application.
     tables.metadata.create_all(op.get_bind(), made, checkfirst=False)
