@@ -18,7 +18,7 @@ logger = structlog.get_logger()
 class EventAccess:
     """Reads events for callers. A `project_id` of `None` means all projects, which only operators may read.
 
-    An event belongs to the project that its sealed body names. The columns of its row only help to find the event.
+    An event belongs to the project that its sealed body names. The columns of an event's row only help to find it.
 
     All methods raise NotFound if the caller has no role in the project, Forbidden if the role is insufficient, or
     Unavailable.
@@ -34,7 +34,7 @@ class EventAccess:
         return replace(page, events=tuple(each for each in page.events if _is_in(each, filters.project_id)))
 
     async def event(self, caller: Caller, project_id: str | None, leaf_index: int) -> StoredEvent:
-        """Return one event. Raises NotFound if it does not exist or belongs to another project."""
+        """Return one event. Raises NotFound if the event does not exist or belongs to another project."""
         _require(caller, project_id)
         event = await self.log.pages.event(leaf_index, project_id)
         if event is None or not _is_in(event, project_id):

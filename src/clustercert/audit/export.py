@@ -233,7 +233,7 @@ class Exporter:
         return earlier.size
 
     async def _write_tree(self, folder: Path, size: int) -> int:
-        """Write the missing tiles. Returns their number."""
+        """Write the missing tiles. Returns the number of tiles."""
         count = 0
         for batch in _missing_tiles(folder, size):
             level, first, last = batch[0].tile.level, batch[0].tile.index, batch[-1].tile.index + 1

@@ -149,7 +149,7 @@ class VerificationReport:
     def add(
         self, kind: FindingKind, *, place: int | None = None, event_id: int | None = None, **facts: object
     ) -> None:
-        """Add a finding. Beyond `MAX_FINDINGS`, only count it."""
+        """Add a finding. Beyond `MAX_FINDINGS`, only count the finding."""
         self.found += 1
         if len(self.findings) < MAX_FINDINGS:
             self.findings.append(Finding(kind, place, event_id, facts))

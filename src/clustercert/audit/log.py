@@ -155,7 +155,7 @@ class LogSource(Protocol):
     async def head(self) -> LogHead: ...
 
     async def tiles(self, level: int, first: int, last: int) -> Mapping[int, bytes]:
-        """The stored tiles of a level, by index. Some may be partial."""
+        """The stored tiles of a level, by index. Some tiles may be partial."""
 
     async def events(self, first: int, last: int) -> list[StoredEvent]:
         """The events at these leaf indexes, in the order in which they are stored."""
@@ -170,7 +170,7 @@ class LogSource(Protocol):
         """The next batch of unsealed events after a row id, or the first batch, sorted by row id. Empty at the end."""
 
     async def events_outside_log(self) -> list[int]:
-        """Row ids of events that have no leaf index and do not wait to be sealed. Some may be omitted."""
+        """Row ids of events that have no leaf index and do not wait to be sealed. Some events may be omitted."""
 
 
 async def readable_tiles(source: LogSource, level: int, first: int, last: int) -> Mapping[int, bytes]:

@@ -44,7 +44,7 @@ class PublishTarget(Protocol):
         """The address without secrets, for the log."""
 
     async def publish(self, note: str) -> None:
-        """Publish a signed checkpoint. Raises PublishError if that fails."""
+        """Publish a signed checkpoint. Raises PublishError if publishing fails."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,4 +1,4 @@
-"""Records denied requests and failed authentications as audit events. Repeated ones share an event."""
+"""Records denied requests and failed authentications as audit events. Repeated failures share an event."""
 
 import asyncio
 import contextlib
@@ -87,7 +87,7 @@ class RepeatedRefusals:
         self._counts: dict[tuple[str, str | None], _Counts] = {}
 
     def is_repeated(self, event: Refusal) -> bool:
-        """Count a refusal, so that the next flush records it. Returns False if it needs an event of its own instead."""
+        """Count a refusal, so that the next flush records it. Returns False if the refusal needs its own event."""
         caller = event.actor.id
         if self._singles[caller] < self._single_events:
             self._singles[caller] += 1
@@ -114,7 +114,7 @@ class RepeatedRefusals:
         counts[kind] = _sum(counts[kind], refusals) if kind in counts else refusals
 
     async def flush(self, database: Database) -> None:
-        """Record the refusals since the last flush. Raises Unavailable, and then keeps them for the next flush."""
+        """Record the refusals since the last flush. Raises Unavailable; then the counts are kept for the next flush."""
         self._singles.clear()
         if not self._counts:
             return
@@ -246,12 +246,12 @@ def _event_request(request: IssueRequest) -> EventRequest:
 
 
 def _event_project(caller: Caller, unverified_id: str) -> str | None:
-    """Return the project id if the caller has a role there, else None: outsiders must not add events to a project."""
+    """Return the project id, or None if the caller has no role there: outsiders must not add events to a project."""
     return unverified_id if caller.roles_in(unverified_id) else None
 
 
 def _bounded(unverified: str, size: int) -> str:
-    """Truncate a string to `size` characters and an ellipsis. Escape it if it contains control characters."""
+    """Truncate a string to `size` characters and an ellipsis. Escape the string if it contains control characters."""
     # Truncate first: is_plain_text caches its arguments, so they must be short.
     start = unverified[: size + 1]
     plain = start if is_plain_text(start) else ascii(start)
@@ -294,7 +294,7 @@ class FailedAuthentications:
         )
 
     async def flush(self, database: Database) -> None:
-        """Record the failures since the last flush. Raises Unavailable, and then keeps them for the next flush."""
+        """Record the failures since the last flush. Raises Unavailable; then the counts are kept for the next flush."""
         if not self._counts:
             return
         counts, self._counts = self._counts, {}

@@ -40,7 +40,7 @@ class Retention:
     now: Callable[[], datetime]
 
     async def prune(self, before: datetime, *, actor: Actor) -> int:
-        """Delete a batch of sealed events older than `before`. Returns the number deleted, 0 when none are left.
+        """Delete a batch of sealed events older than `before`. Returns how many were deleted, 0 if none are left.
 
         Raises Unavailable.
         """
@@ -48,7 +48,7 @@ class Retention:
         return len(await self.queries.delete(marker, before=before))
 
     async def erase(self, place: int, why: str, *, actor: Actor) -> None:
-        """Delete the event at a leaf index. Raises NotFound if it is missing or a deletion event."""
+        """Delete the event at a leaf index. Raises NotFound if the event is missing or is a deletion event."""
         marker = self._marker(str(place), why, actor)
         if not await self.queries.delete(marker, only=place):
             raise NotFound(

@@ -45,7 +45,7 @@ class LogSealer:
         self._thinned_to = 0
 
     async def ensure_log(self, *, actor: Actor | None = None) -> StoredLog:
-        """Return the log. If there is none, create it with a new key. Raises Unavailable."""
+        """Return the log. If the database has no log, create one with a new key. Raises Unavailable."""
         while (log := await self._queries.log()) is None:
             key = Ed25519PrivateKey.generate()
             now = self._now()

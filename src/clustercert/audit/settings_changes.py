@@ -19,7 +19,7 @@ ISSUERS_CURSOR = "issuers"
 
 
 async def record_issuer_change(cursor: JobCursor, issuers: Sequence[OidcIssuer], now: datetime) -> bool:
-    """Record the issuers if they differ from the last recorded ones. Returns whether this call recorded them.
+    """Record the issuers if they differ from the last recorded ones. Returns whether this call recorded the issuers.
 
     If several workers start at once, only one of them records the issuers. Raises Unavailable.
     """
@@ -42,7 +42,7 @@ POLICY_CURSOR = "policy"
 
 
 async def record_policy_change(cursor: JobCursor, policy: Policy, now: datetime) -> bool:
-    """Record the policy if it differs from the last recorded policy. Returns whether this call recorded it.
+    """Record the policy if it differs from the last recorded policy. Returns whether this call recorded the policy.
 
     If several workers start at once, only one of them records the policy. Raises Unavailable.
     """

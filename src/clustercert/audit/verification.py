@@ -92,7 +92,7 @@ class TreeCheck:
         return leaves
 
     def _whole_tile(self, level: int, index: int, width: int, content: bytes) -> list[bytes]:
-        """Return the first `width` hashes or commitments of a tile. If it has fewer, report it and return none."""
+        """Return a tile's first `width` hashes or commitments. If the tile has fewer, report that and return none."""
         hashes = split_hashes(content[: width * HASH_BYTES])
         if len(hashes) == width and len(hashes[-1]) == HASH_BYTES:
             return hashes
@@ -129,7 +129,7 @@ class TreeCheck:
                 )
 
     async def compare_partial_tiles(self) -> None:
-        """Compare the partial tiles at the tree's right edge. Call this after the last leaf."""
+        """Compare the partial tiles at the tree's right edge. Call this method after the last leaf."""
         for tile, content in self._partial.items():
             await self._compare_tile(tile, content)
 
@@ -166,7 +166,7 @@ class EventCheck:
         # Events that do not match the leaf at their index. The key is the computed commitment.
         self._mismatched: dict[bytes, StoredEvent] = {}
         # Leaf index and time of each event that is newer than all events before it. `check` begins by dropping all but
-        # the last one.
+        # the last entry.
         self._newest: list[tuple[int, datetime]] = []
 
     async def check(self, first: int, leaves: Sequence[LogLeaf]) -> None:
@@ -274,7 +274,7 @@ class EventCheck:
                 self._report.add(FindingKind.EVENT_MOVED, place=place, event_id=event.id, home=home)
 
     async def _places_of_mismatched(self) -> dict[bytes, int]:
-        """Find leaves that match a mismatched event. Returns their leaf indexes, with the commitment as key."""
+        """Return the leaf index of each leaf that matches a mismatched event, by commitment."""
         homes: dict[bytes, int] = {}
         for first in range(0, -(-self._report.size // WIDTH), _BUNDLES_PER_READ):
             bundles = await readable_tiles(self._source, ENTRIES, first, first + _BUNDLES_PER_READ)
@@ -284,7 +284,7 @@ class EventCheck:
         return homes
 
 
-# Events that wait longer are reported. Sealing takes seconds, but a restart or a database outage may take minutes.
+# Events that are not sealed within this time are reported. Sealing takes seconds, but a database outage may be longer.
 LATE = timedelta(minutes=5)
 
 
@@ -407,7 +407,7 @@ async def _stored_heads(
     events: EventCheck,
     report: VerificationReport,
 ) -> list[TrustedHead]:
-    """Read the log's stored checkpoints for tree sizes greater than `first` and up to `last`. Reports invalid ones."""
+    """Read the stored checkpoints for tree sizes greater than `first` and up to `last`. Reports invalid checkpoints."""
     heads: list[TrustedHead] = []
     try:
         stored = await source.checkpoints(first + 1, last + 1)

@@ -21,7 +21,8 @@ MIN_AGE = timedelta(seconds=10)
 # A CRL with this many entries has ten megabytes. If a CA has more revoked certificates, the operator should retire it.
 MAX_ENTRIES = 200_000
 MAX_CACHED = 64
-# A CRL number must never decrease. Its high bits are the store's generation number, its low bits the time in seconds.
+# The high bits of a CRL number are the store's generation number, the low bits the time in seconds. So the number never
+# decreases.
 _SECONDS_BITS = 40
 
 
@@ -30,8 +31,8 @@ class Crl:
     """A signed CRL.
 
     Attributes:
-        made_at: when its entries were read from the store.
-        refresh_at: when it is replaced even if no revocation has changed.
+        made_at: when the entries were read from the store.
+        refresh_at: when the CRL is replaced even if no revocation has changed.
     """
 
     der: bytes

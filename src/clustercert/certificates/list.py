@@ -44,8 +44,8 @@ class UserCluster:
 
     Attributes:
         until: when the last of the certificates expires.
-        enforced_by: the fast controls that are set up in the cluster. Without one, the cluster accepts revoked
-            certificates until they expire.
+        enforced_by: the fast controls that are set up in the cluster. Without such a control, the cluster
+            accepts revoked certificates until they expire.
     """
 
     cluster: Cluster
@@ -118,7 +118,7 @@ class Inventory:
     async def show(self, caller: Caller, project_id: str, cluster_id: str, name: str) -> CertificateView:
         """Find a cluster's certificate by fingerprint, credential number or serial (lower-case hex).
 
-        Raises NotFound if there is none that the caller may see, or Conflict if several have the serial.
+        Raises NotFound if the caller may see no such certificate, or Conflict if several have the serial.
         """
         require_reach(caller, project_id)
         cluster = await require_cluster(self.clusters, project_id, cluster_id)
@@ -179,12 +179,12 @@ class Inventory:
 
 
 def visible_to(caller: Caller) -> VisibleCertificates | None:
-    """Return the certificates that a caller may see and revoke in any project; `None` stands for all."""
+    """Return the certificates that a caller may see and revoke in any project; `None` means all."""
     return None if operates(caller) else VisibleCertificates(caller.user.id, administered_projects(caller))
 
 
 def only(found: tuple[CertificateView, ...]) -> CertificateView:
-    """Return the only certificate found. Raises NotFound if there is none, or Conflict if there are several."""
+    """Return the only certificate found. Raises NotFound for no certificate, or Conflict for several certificates."""
     if not found:
         raise NotFound("There is no such certificate. Check its fingerprint, credential number or serial.")
     if len(found) > 1:
@@ -193,7 +193,7 @@ def only(found: tuple[CertificateView, ...]) -> CertificateView:
 
 
 def _own(caller: Caller, filters: CertificateFilter) -> CertificateFilter:
-    """Restrict a filter to the caller's certificates. Raises InvalidRequest if it names another user."""
+    """Restrict a filter to the caller's certificates. Raises InvalidRequest if the filter names another user."""
     if filters.user_id not in (None, caller.user.id):
         raise InvalidRequest("own, user: they name different users. Send one of them.")
     return replace(filters, user_id=caller.user.id)

@@ -82,7 +82,7 @@ class RevocationRecorder:
     ) -> CertificateView:
         """Find a certificate by fingerprint, credential number or serial. Accepts upper case and colons.
 
-        Raises NotFound if there is none, or Conflict if two certificates have the serial.
+        Raises NotFound if there is no such certificate, or Conflict if two certificates have the serial.
         """
         normalized = certificate_name(name)
         found: tuple[CertificateView, ...] = ()
@@ -144,7 +144,7 @@ class RevocationRecorder:
         )
 
     async def undo(self, revocation_id: int, *, actor: Actor) -> Revocation:
-        """Undo a revocation. Its certificates become valid again unless another revocation covers them.
+        """Undo a revocation. The revoked certificates become valid again unless another revocation covers them.
 
         Raises NotFound if the revocation does not exist, or Conflict if it can't be undone.
         """

@@ -152,7 +152,7 @@ def _checked_id(user_id: str) -> str:
     return user_id
 
 
-# The reason for revocations by a logout. Somebody else may have the private keys, so they can't be undone.
+# The reason for revocations by a logout. They can't be undone, because somebody else may have the private keys.
 LOST = Reason("keyCompromise", "user.logged_out")
 
 
@@ -231,7 +231,7 @@ class Logout:
         return await self.certificates.count_live(self.recorder.now(), user_id=caller.user.id)
 
     async def _revoke(self, caller: Caller) -> None:
-        """Revoke the caller's certificates. Does nothing if none was issued since the caller's last such revocation."""
+        """Revoke the caller's certificates. Does nothing if no certificate was issued since the last time."""
         await self.recorder.revoke_scope(LOST, user_id=caller.user.id, actor=caller.actor)
 
 
@@ -243,7 +243,7 @@ class RevocationPage:
     """A page of revocations, newest first.
 
     Attributes:
-        next: the value of `before` for the next page; None on the last one.
+        next: the value of `before` for the next page; None on the last page.
     """
 
     revocations: tuple[Revocation, ...]
@@ -344,7 +344,7 @@ class RevocationService:
         return await self.recorder.revoke_certificate(found[0], reason, actor=actor, proved=True)
 
     async def undo(self, caller: Caller, revocation_id: int) -> Revocation:
-        """Undo a revocation. Raises NotFound if it does not exist, or Conflict if it can't be undone."""
+        """Undo a revocation. Raises NotFound if there is no such revocation, or Conflict if it can't be undone."""
         require_operator(caller, ONLY_OPERATORS)
         return await self.recorder.undo(revocation_id, actor=caller.actor)
 

@@ -48,12 +48,12 @@ class Clusters:
         return checked(registration, self.limits)
 
     async def show(self, caller: Caller, project_id: str, cluster_id: str) -> Cluster:
-        """Return a cluster. Raises NotFound if it is not in the project or the caller has no role there."""
+        """Return a cluster. Raises NotFound if the project lacks the cluster, or the caller has no role there."""
         caller.require_roles_in(project_id)
         return await require_cluster(self.queries, project_id, cluster_id)
 
     async def find(self, project_id: str, name_or_id: str) -> Cluster:
-        """Return a project's cluster as stored now. Raises NotFound if there is none with this id or name."""
+        """Return a project's cluster as stored now. Raises NotFound if no cluster has this id or name."""
         found = await self.queries.find(name_or_id, project_id) if name_or_id.isprintable() else ()
         if not found:
             raise NotFound(f"There is no cluster {name_or_id}.")
@@ -71,7 +71,7 @@ class Clusters:
         Raises InvalidRequest, or an error from the signer.
 
         Args:
-            planned: whether the cluster is for a dry run. If so, the built-in signer creates its CA.
+            planned: whether the cluster is for a dry run, for which the built-in signer creates the CA.
         """
         values = self._checked_values(registration)
         check_new_name(registration.name)
@@ -94,7 +94,7 @@ class Clusters:
         )
 
     async def register(self, cluster: Cluster, *, actor: Actor) -> None:
-        """Register a prepared cluster. Raises Conflict if its name is taken, or Forbidden if the project is full."""
+        """Register a prepared cluster. Raises Conflict if the name is taken, or Forbidden if the project is full."""
         event = self._event("cluster.added", cluster, actor)
         await self.queries.add(cluster, event, self.limits.clusters)
 
@@ -112,7 +112,7 @@ class Clusters:
     async def remove(self, cluster: Cluster, *, actor: Actor, unchanged: bool = False) -> None:
         """Delete a cluster and the key of its client CA.
 
-        The API server trusts the CA until an operator removes the CA from it.
+        The cluster's API server trusts the CA until an operator removes the CA there.
         With `unchanged`, raises NotFound if the cluster was already removed, or ConcurrentChange if it was changed.
         """
         event = self._event("cluster.removed", cluster, actor)

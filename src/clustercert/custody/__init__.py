@@ -45,7 +45,7 @@ class Custody:
             await self._reload()
 
     async def initialise(self, *, actor: Actor | None = None) -> None:
-        """Create a data key if the database has none, then call `open`. Several processes may do so at once."""
+        """Create a data key if the database has none, then call `open`. Several processes may call this at once."""
         async with self._keks.lock():
             if not await self._queries.data_keys():
                 kek = self._keks.read()[0]
@@ -65,7 +65,7 @@ class Custody:
 
     async def seal(self, plaintext: bytes, bound_to: str) -> bytes:
         """Encrypt a secret for the row `bound_to`, in the form `table:id`. Raises Unavailable."""
-        # So a new data key is used within a second. The rotation re-encrypts secrets sealed until then.
+        # Use a new data key within a second of a rotation, which re-encrypts the secrets sealed until then.
         if not self._generation.fresh() or self._generation.state != self._read_at:
             await self._reload()
         return self._ring.seal(plaintext, bound_to)

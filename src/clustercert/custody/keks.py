@@ -90,7 +90,7 @@ class KekFile:
                 fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
                 return False
-            # The previous holder of the lock may have replaced the file. If so, the lock is on the old file.
+            # If the previous holder of the lock has replaced the file, the lock is on the old file.
             return os.path.samestat(os.fstat(descriptor), self.path.stat())
 
     def _replace(self, text: str) -> None:
@@ -107,7 +107,7 @@ class KekFile:
 
 @dataclass(frozen=True, slots=True)
 class NoKeks:
-    """The source for a process that needs no secrets, such as the webhook. It has no keys. See `KekFile`."""
+    """The source for a process that needs no secrets, such as the webhook. This source has no keys. See `KekFile`."""
 
     name = "this process"
 
@@ -168,7 +168,7 @@ def _read_private(path: Path) -> str:
 
 
 def _write_new(path: Path, text: str, like: os.stat_result | None = None) -> None:
-    """Create a file with mode 0600, or with the owner and mode of another file. Deletes it if writing fails."""
+    """Create a file with mode 0600, or with the owner and mode of another file. Deletes the file if writing fails."""
     flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
     descriptor = os.open(path, flags, 0o600)
     try:

@@ -24,7 +24,7 @@ class KekRotation:
 
     Attributes:
         kek_id: the key that now wraps all data keys.
-        added: whether this rotation generated the key. If not, it already existed.
+        added: whether this rotation generated the key; otherwise the key already existed.
         rewrapped: the number of data keys that were wrapped again.
     """
 
@@ -161,7 +161,7 @@ class Rotation:
 
 
 def _resealed(ring: KeyRing, row: SealedRow) -> bytes | None:
-    """Seal the row's secret with the active data key. Returns None if it can't be decrypted."""
+    """Seal the row's secret with the active data key. Returns None if the secret can't be decrypted."""
     try:
         return ring.seal(ring.unseal(row.sealed, row.bound_to), row.bound_to)
     except UnsealError:

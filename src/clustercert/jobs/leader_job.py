@@ -87,7 +87,7 @@ class LeaderJob:
     async def _attempt(
         self, on_failure: str, action: Callable[[], Awaitable[T]], default: T, **fields: str
     ) -> T:
-        """Run an action. If it fails, log `on_failure` with the fields, and return the default."""
+        """Run an action. If the action fails, log `on_failure` with the fields, and return the default."""
         try:
             return await action()
         except Exception as failure:  # noqa: BLE001 - a failure must not stop the loop or other work

@@ -15,7 +15,7 @@ THIN_SECONDS = 3600
 
 
 def sealing(sealer: LogSealer) -> list[PeriodicWork]:
-    """Create the work that seals new events and thins out checkpoints. When stopped, it seals all waiting events."""
+    """Create the work that seals new events and thins out checkpoints. At the end, it seals all waiting events."""
     pause = SEAL_SECONDS
 
     async def seal() -> float:

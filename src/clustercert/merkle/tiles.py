@@ -1,8 +1,8 @@
 """The tree's tiles: their hashes and paths.
 
 A tile at level L has up to 256 consecutive hashes of nodes at height 8 L. Nodes at other heights are computed from
-tiles. In this module, entry bundles are tiles at level `ENTRIES`. They contain the leaves themselves, 32 bytes each in
-this log.
+tiles. In this module, entry bundles are tiles at level `ENTRIES`. An entry bundle contains the leaves themselves, 32
+bytes each in this log.
 
 Source: c2sp.org/tlog-tiles.
 """
@@ -169,7 +169,7 @@ def encode_bundle(leaves: Iterable[bytes]) -> bytes:
 
 
 def decode_bundle(bundle: bytes) -> list[bytes]:
-    """Decode the leaves in an entry bundle that `encode_bundle` encoded. Raises ValueError if it is truncated."""
+    """Decode the leaves in an entry bundle that `encode_bundle` encoded. Raises ValueError for a truncated bundle."""
     leaves = []
     at = 0
     while at < len(bundle):

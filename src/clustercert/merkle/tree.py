@@ -1,7 +1,7 @@
 """The Merkle tree: hashes, and inclusion and consistency proofs.
 
 Height and index identify a complete subtree: node (h, i) covers the leaves from i * 2**h up to (i + 1) * 2**h.
-Its hash does not change when the tree grows.
+A complete subtree's hash does not change when the tree grows.
 
 Source: RFC 6962, 2.1.
 """

@@ -1,8 +1,8 @@
 """Queries that create the audit log, append to it, and read its events.
 
-The module `events` records the events themselves. Once assigned, an event's leaf index never changes. Lists
-contain only sealed events. Leaf indexes follow the order of commits, so a reader that continues after the last event it
-has seen misses none.
+The module `events` records the events themselves. Once assigned, an event's leaf index never changes. Lists contain
+only sealed events. Leaf indexes follow the order of commits, so a reader that continues after the last event it has
+seen misses none.
 """
 
 import contextlib
@@ -253,7 +253,7 @@ class AuditQueries(Queries):
         return await self._scalar(select(tables.audit_event.c.at).where(tables.audit_event.c.id == oldest))
 
     async def checkpoint(self, size: int | None = None) -> StoredCheckpoint | None:
-        """Return the checkpoint for the given log size, by default the newest. Returns None if it is not stored."""
+        """Return the checkpoint for the given log size, by default the newest, or None if it is not stored."""
         query = _NEWEST if size is None else select(_checkpoint).where(_checkpoint.c.size == size)
         return _stored_checkpoint(await self._row(query))
 
@@ -315,7 +315,7 @@ def _stored_checkpoint(row: Row[Any] | None) -> StoredCheckpoint | None:
 SCANNED = 5_000
 # Events are sealed within seconds of their time, but clocks may differ by this much.
 SLACK = timedelta(minutes=5)
-# The earliest and latest times in Python. Near them, adding or subtracting the slack would overflow.
+# The earliest and latest times in Python. Near these times, adding or subtracting the slack would overflow.
 _EARLIEST, _LATEST = datetime.min.replace(tzinfo=UTC), datetime.max.replace(tzinfo=UTC)
 
 

@@ -104,7 +104,7 @@ def _first_wider_revocation(user_id: ColumnElement[str], cluster_id: ColumnEleme
 
 
 FINGERPRINT_DIGITS = 64
-# The minimum length of an abbreviated fingerprint. Shorter ones are ambiguous among a few thousand certificates.
+# The minimum length of an abbreviated fingerprint. Shorter abbreviations are ambiguous among thousands of certificates.
 MIN_DIGITS = 8
 
 
@@ -557,7 +557,7 @@ class CertificateMaintenance(Queries):
         return [_stored(row._asdict()) for row in await self._rows(query)]
 
     async def prune(self, ended_before: datetime, event: Callable[[int], AuditEvent]) -> int:
-        """Delete a batch of certificates that expired before a time, oldest first. Returns 0 when none are left.
+        """Delete a batch of certificates that expired before a time, oldest first. Returns how many were deleted.
 
         Also deletes the revocations of these individual certificates, but not the audit events of their issuance.
         `event` creates an audit event from the number deleted, which is recorded unless the number is 0.

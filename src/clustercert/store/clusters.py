@@ -108,7 +108,7 @@ class ClusterQueries(Queries):
     async def reachable_page(
         self, project_ids: Collection[str] | None, name_or_id: str | None, after: str, limit: int
     ) -> tuple[Cluster, ...]:
-        """Return at most `limit` clusters with ids above `after`, sorted by id. Their `server_ca_pem` is empty.
+        """Return at most `limit` clusters with ids above `after`, sorted by id. The clusters' `server_ca_pem` is empty.
 
         Args:
             project_ids: the projects that own the clusters; `None` means all projects.
@@ -194,7 +194,7 @@ class ClusterQueries(Queries):
                 await connection.execute(query.values(_cluster_row(cluster)))
 
     async def remove(self, cluster_id: str, event: AuditEvent, before: Cluster | None = None) -> None:
-        """Delete a cluster and its client CAs. Its certificates stay in the ledger.
+        """Delete a cluster and its client CAs. The cluster's certificates stay in the ledger.
 
         With `before`, raises NotFound if the cluster was removed, or ConcurrentChange if it is not equal to `before`.
         """
@@ -218,7 +218,7 @@ class ClusterQueries(Queries):
 
 
 async def _require_unchanged(connection: Transaction, before: Cluster | None) -> None:
-    """Lock a cluster's row. Raises NotFound if it was removed, or ConcurrentChange if it is not equal to `before`."""
+    """Lock a cluster's row. Raises NotFound for a removed cluster, or ConcurrentChange if it differs from `before`."""
     if before is None:
         return
     query = _with_ca().where(_cluster.c.id == before.id).with_for_update(of=_cluster)
@@ -302,12 +302,12 @@ MAX_TOKENS = 2
 
 @dataclass(frozen=True, slots=True)
 class WebhookToken:
-    """A stored token. Only its hash is stored.
+    """A webhook token as stored, with only the hash of the token string.
 
     Attributes:
         id: 32 hex digits; identifies the token in lists and logs.
         hash: SHA-256 of the token string, 32 bytes.
-        last_asked_at: when an API server last requested an authorization with it, to the minute, or None.
+        last_asked_at: when an API server last requested an authorization with the token, to the minute, or None.
         refused_at: when an authorization was last requested for the cluster with a wrong token, to the minute, or None.
         last_events_at: when the cluster's API servers last sent audit events, to the minute, or None.
         last_use_at: when an audit event last reported a request that the webhook should have reviewed, to the minute.

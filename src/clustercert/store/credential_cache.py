@@ -42,7 +42,7 @@ _CHANGED = (
 class RevocationFeed(Generation):
     """A `Generation` that also reads which revocations changed. `tick` increases with each read that finds changes."""
 
-    # This is longer than for other caches, because an API server may fail open if its webhook returns errors.
+    # Longer than for other caches, because an API server may fail open if its webhook returns errors.
     STALE_AFTER = 2.0
 
     def __init__(
@@ -190,7 +190,7 @@ class CredentialCache(Queries):
                 self._known.pop(number, None)
                 self._unknown[number] = None
                 return None
-            # The feed may have read a revocation while the query ran. If so, read the certificate again.
+            # If the feed has read a revocation while the query ran, read the certificate again.
             if self._is_current(known):
                 self._known[number] = known
                 return known

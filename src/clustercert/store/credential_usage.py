@@ -42,11 +42,12 @@ _token = tables.webhook_token
 RESOLUTION = timedelta(minutes=1)
 # Rows per transaction, few enough that other writers wait only briefly.
 WRITTEN_AT_ONCE = 100
-# Maximum number of unknown identities per cluster. Without it, any CA in the bundle could fill the table.
+# Maximum number of unknown identities per cluster. Without this limit, any CA in the bundle could fill the table.
 MAX_UNKNOWN = 10_000
 # Additional rows for exempt identities and members of `system:masters`, so that other identities can't crowd them out.
 RESERVED = 1_000
-# When the limit is reached, identities not seen for this long are deleted. They are reported again when next seen.
+# When the limit is reached, identities not seen for this long are deleted. Events report them again when they are next
+# seen.
 DELETED_AFTER = timedelta(days=30)
 
 # In this time, at most one event is recorded about the altered copies of a certificate, the use of a revoked
@@ -159,7 +160,7 @@ class CredentialUsageQueries(Queries):
                 await connection.execute(statement, rows)
 
     async def clusters_without_reviews(self, now: datetime) -> int:
-        """Count clusters where audit events recently reported uses, but no API server called the webhook before.
+        """Count clusters where audit events recently reported uses, but the webhook was not called shortly before.
 
         Ignores members of `system:masters`, because API servers don't ask about them. Also ignores clusters that never
         called the webhook and enforce revocations by bindings or an admission policy instead.
@@ -177,13 +178,13 @@ class CredentialUsageQueries(Queries):
         )
 
     async def record_first_use(self, use: Use, event: AuditEvent) -> bool:
-        """Record the first use of a certificate, with an event. Returns False if it was used before."""
+        """Record the first use of a certificate, with an event. Returns False if the certificate was used before."""
         never = _certificate.c.first_seen_at.is_(None)
         query = update(_certificate).where(_certificate.c.id == use.id, never)
         return await self._update(query.values(first_seen_at=use.first, last_seen_at=use.last), event)
 
     async def report_altered(self, row: int, at: datetime, event: AuditEvent) -> bool:
-        """Record that an altered copy of a certificate was used, with an event. Returns whether it was recorded.
+        """Record that an altered copy of a certificate was used, with an event. Returns whether the use was recorded.
 
         Records at most one copy per hour for each certificate.
         """
@@ -274,7 +275,7 @@ class CredentialUsageQueries(Queries):
 
 
 async def _remaining_capacity(connection: Transaction, cluster_id: str, uses: Sequence[UnknownUse]) -> int:
-    """Return how many more identities may be added. Deletes old ones if the new ones would exceed the limit."""
+    """Return how many more identities may be added. Deletes old identities if new ones would exceed the limit."""
     query = select(func.count()).select_from(_unknown).where(_unknown.c.cluster_id == cluster_id)
     capacity: int = MAX_UNKNOWN - (await connection.execute(query)).scalar_one()
     if not uses or capacity >= len(uses):
@@ -328,7 +329,8 @@ def _row(use: UnknownUse, now: datetime) -> dict[str, object]:
 
 def _update_values(use: UnknownUse, stored: Row[Any], now: datetime) -> dict[str, object]:
     is_alert_due = _is_alert_due(use, stored, now)
-    # If each new certificate causes an alert, a fingerprint is stored only with its event. Until then, it is new.
+    # If each new certificate causes an alert, store a fingerprint only with its event. Until then, the fingerprint is
+    # new.
     new = _new_fingerprints(use, stored) if is_alert_due or not use.alerts_of_each else []
     return {
         "cluster": use.cluster_id,

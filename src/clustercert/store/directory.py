@@ -92,7 +92,7 @@ class DirectoryQueries(Queries):
                 await _after_switch(connection, after.id, after.enabled, events[0])
 
     async def enable_user(self, user_id: str, enabled: bool, *events: AuditEvent) -> None:
-        """Enable or disable a user. Disabling deletes their tokens and temporary keys and revokes their certificates.
+        """Enable or disable a user. Disabling deletes the user's tokens and temporary keys, and revokes certificates.
 
         The revocation takes its actor and time from the first event. Raises NotFound if the user does not exist.
         """
@@ -122,7 +122,7 @@ class DirectoryQueries(Queries):
             await _delete_logins(connection, user_id)
 
     async def remove_domain(self, domain: Domain, event: AuditEvent) -> None:
-        """Delete a domain. Raises Conflict if it has projects, users or groups. Also raises the errors of `replace`."""
+        """Delete a domain. Raises Conflict for a domain with projects, users or groups, or the errors of `replace`."""
         with conflict_if_violated("The domain still has projects, users or groups. Delete them first."):
             async with self._database.transaction(event, invalidate=True) as connection:
                 await _require_unchanged(connection, domain)
@@ -150,8 +150,8 @@ class DirectoryQueries(Queries):
     async def remove_project(self, project_id: str, event: AuditEvent, before: Project | None = None) -> None:
         """Delete a project, its role assignments and tokens.
 
-        Raises Conflict if it still has clusters, NotFound if it was deleted, or ConcurrentChange if it differs from
-        `before`.
+        Raises Conflict if the project still has clusters, NotFound if it was deleted, or ConcurrentChange if it differs
+        from `before`.
         """
         assignment, token = tables.role_assignment, tables.token
         with conflict_if_violated("The project still has clusters. Remove them first."):
@@ -167,7 +167,7 @@ class DirectoryQueries(Queries):
     async def remove_group(self, group_id: str, event: AuditEvent, before: Group | None = None) -> None:
         """Delete a group with its memberships and roles.
 
-        Raises NotFound, or ConcurrentChange if it is not equal to `before`.
+        Raises NotFound, or ConcurrentChange if the group is not equal to `before`.
         """
         async with self._database.transaction(event, invalidate=True) as connection:
             await _require_unchanged(connection, before)
@@ -188,7 +188,7 @@ class DirectoryQueries(Queries):
         return await self._scalar(query) is not None
 
     async def remove_member(self, group_id: str, user_id: str, event: AuditEvent) -> None:
-        """Remove a user from a group. Raises NotFound if they are not a member."""
+        """Remove a user from a group. Raises NotFound if the user is not a member."""
         row = delete(_member).where(_member.c.group_id == group_id, _member.c.user_id == user_id)
         await self._change(row, event, "The user is not a member of this group.")
 
@@ -197,7 +197,7 @@ class DirectoryQueries(Queries):
 
 
 async def _require_unchanged(connection: Transaction, before: Domain | Project | User | Group | None) -> None:
-    """Lock an entity's row. Raises NotFound if it was deleted, or ConcurrentChange if it is not equal to `before`."""
+    """Lock an entity's row. Raises NotFound for a deleted entity, or ConcurrentChange if it differs from `before`."""
     if before is None:
         return
     kind, table = type(before), TABLES[type(before)]

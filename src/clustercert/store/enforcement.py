@@ -22,7 +22,7 @@ PAGE = 1000
 class AffectedClusters:
     """The clusters with changed revocations, and the generation number from which the next query starts.
 
-    `cluster_ids` is None after too many changes. Then any cluster may be affected.
+    `cluster_ids` is None after too many changes, because then any cluster may be affected.
     """
 
     cluster_ids: frozenset[str] | None

@@ -87,5 +87,5 @@ def _json_value(value: object) -> object:
 
 
 def commitment(salt: bytes, body: bytes) -> bytes:
-    """Return the 32 bytes that represent an event in the log. Without the salt, they reveal nothing about the event."""
+    """Return the 32 bytes that represent an event in the log. Without the salt, these bytes reveal nothing."""
     return hashlib.sha256(salt + body).digest()

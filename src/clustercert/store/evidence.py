@@ -34,7 +34,7 @@ class LogHead:
     """The newest state of a log.
 
     Attributes:
-        note: the newest checkpoint, signed; None if there is none.
+        note: the newest checkpoint, signed; None if the log has no checkpoint.
         stray: some of the events with leaf indexes outside the log.
         sizes: the size of the log according to other parts of the database, by the name of the part.
     """

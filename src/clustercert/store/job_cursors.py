@@ -27,7 +27,7 @@ class JobCursor(Queries):
         return await self._scalar(query)
 
     async def set(self, value: str, *events: AuditEvent) -> bool:
-        """Store a string. If it differs from the last one, record events and return True. Raises Unavailable.
+        """Store a string. If the string differs from the last one, record events and return True. Raises Unavailable.
 
         If several processes set the same string at once, only one of them records its events.
         """

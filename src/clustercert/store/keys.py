@@ -60,14 +60,14 @@ class KeyQueries(Queries):
         return tuple(WrappedKey(**row._asdict()) for row in rows)
 
     async def add_active(self, key: WrappedKey, event: AuditEvent) -> None:
-        """Add a data key and make it the active one. Raises Conflict if its id is taken."""
+        """Add a data key and make it the active one. Raises Conflict if the id is taken."""
         with conflict_if_violated(_CONCURRENT_CHANGE):
             async with self._database.transaction(event, invalidate=True) as connection:
                 await connection.execute(update(_data_key).values(active=False))
                 await connection.execute(insert(_data_key).values(asdict(key)))
 
     async def rewrap(self, exchanges: Iterable[tuple[WrappedKey, WrappedKey]], event: AuditEvent) -> None:
-        """Replace the first key in each pair with the second. If one has changed, replace none and raise Conflict."""
+        """Replace the first key in each pair with the second. If any key has changed, raise Conflict."""
         async with self._database.transaction(event) as connection:
             for old, new in exchanges:
                 result = await connection.execute(

@@ -107,7 +107,7 @@ class UsernameQueries(Queries):
         return tuple(sorted(row.user_id for row in await self._rows(query.distinct())))
 
     async def claim(self, grant: Grant, user_id: str) -> None:
-        """Assign the grant's user name to a user. Raises Forbidden if it belongs to another user, or Unavailable."""
+        """Assign the grant's user name to a user. Raises Forbidden if another user owns the name, or Unavailable."""
         name = grant.username
         owner = self._owners.get(name) or await self._claim(name, user_id)
         self._owners[name] = owner
@@ -121,7 +121,7 @@ class UsernameQueries(Queries):
             raise _taken(grant)
 
     async def _claim(self, name: str, user_id: str) -> str:
-        """Return the owner of a name. If it has none, the user becomes its owner."""
+        """Return the owner of a name. A name without an owner is assigned to the user."""
         owner = await self.owner(name)
         if owner is None:
             try:
@@ -214,7 +214,7 @@ class FederationQueries(Queries):
             await revoke_disabled(connection, revocation, generation)
 
     async def unblock(self, user_id: str, event: AuditEvent) -> None:
-        """Accept a blocked user's logins again. Their old certificates stay revoked. Raises NotFound or Conflict."""
+        """Accept a blocked user's logins again. Old certificates stay revoked. Raises NotFound or Conflict."""
         async with self._database.transaction(event) as connection:
             generation = await raise_generation(connection)
             if await exists(connection, select(_user.c.id).where(_user.c.id == user_id)):

@@ -115,7 +115,7 @@ class TokenQueries(Queries):
             return await _live_token(connection, token_hash)
 
     async def remove(self, token_hash: bytes, event: AuditEvent) -> None:
-        """Delete a token. Raises NotFound if it is not stored."""
+        """Delete a token. Raises NotFound if the token is not stored."""
         await self._change(delete(_token).where(_token.c.hash == token_hash), event, "Could not find token.")
 
     async def prune(self, now: datetime) -> int:
@@ -139,7 +139,7 @@ async def lock_usable_user(connection: Transaction, user_id: str, *conditions: C
 
 
 async def lock_token(connection: Transaction, token_hash: bytes) -> bool:
-    """Lock the token's row. Returns whether it exists."""
+    """Lock the token's row. Returns whether the token exists."""
     query = select(_token.c.user_id).where(_token.c.hash == token_hash)
     return await exists(connection, query.with_for_update())
 

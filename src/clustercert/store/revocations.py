@@ -48,7 +48,7 @@ class RevocationQueries(CertificateLookup):
     """Records, undoes and lists revocations of certificates, users and clusters."""
 
     async def revoke(self, revocation: Revocation, event: AuditEvent) -> Revocation:
-        """Record a revocation with a new epoch. For one certificate, also updates its row. Raises Unavailable.
+        """Record a revocation with a new epoch. Also updates a single certificate's row. Raises Unavailable.
 
         The revocation covers all certificates that were recorded before, and none that are requested afterwards.
         """
@@ -62,8 +62,8 @@ class RevocationQueries(CertificateLookup):
     async def undo(self, revocation_id: int, *, by: str, at: datetime, event: AuditEvent) -> Revocation:
         """Undo a revocation. Certificates that another revocation covers stay revoked.
 
-        The caller must check that the revocation may be undone. Raises NotFound if it does not exist, or Conflict if it
-        is already undone or its user is disabled.
+        The caller must check that the revocation may be undone. Raises NotFound if the revocation does not exist, or
+        Conflict if it is already undone or its user is disabled.
         """
         this = _revocation.c.id == revocation_id
         async with self._database.transaction(event) as connection:
@@ -160,7 +160,7 @@ async def end_disabled(connection: Transaction, user_id: str, epoch: int) -> Non
 
 
 def blocking(user_id: str, note: str | None = None) -> Select[Any]:
-    """Select the revocation of a user who is disabled, deleted or blocked. With `note`, only one with this note."""
+    """Select the revocation of a user who is disabled, deleted or blocked, optionally only one with a given note."""
     query = select(_revocation.c.id).where(_without_end(user_id))
     return query if note is None else query.where(_revocation.c.note == note)
 

@@ -60,13 +60,13 @@ class RoleQueries(Queries):
                 await _ensure_role(connection, name)
 
     async def add(self, role: Role, event: AuditEvent) -> None:
-        """Add a role. Raises Conflict if it exists."""
+        """Add a role. Raises Conflict if the name is taken."""
         with conflict_if_violated(f"There is a role {role.name} already."):
             async with self._database.transaction(event) as connection:
                 await connection.execute(insert(_role).values(id=role.id, name=role.name))
 
     async def remove(self, role: Role, event: AuditEvent) -> None:
-        """Delete a role. Raises NotFound, or Conflict if it is assigned."""
+        """Delete a role. Raises NotFound, or Conflict if the role is assigned."""
         with conflict_if_violated(f"The role {role.name} is assigned. Remove its assignments first."):
             await self._change(delete(_role).where(_role.c.id == role.id), event)
 
@@ -82,7 +82,7 @@ class RoleQueries(Queries):
                 return await insert_once(connection, table, row | {"role_id": role_id}, event)
 
     async def unassign(self, actor_id: str, project_id: str | None, role: str, event: AuditEvent) -> None:
-        """Remove an assignment. Raises NotFound if it does not exist."""
+        """Remove an assignment. Raises NotFound if there is no such assignment."""
         table, row = _assignment_row(actor_id, project_id)
         role_id = select(_role.c.id).where(_role.c.name == role).scalar_subquery()
         query = delete(table).filter_by(**row).where(table.c.role_id == role_id)
@@ -266,7 +266,7 @@ class Member:
     """A user, with the same roles and groups as when the user authenticates.
 
     Attributes:
-        roles: names of their roles in the project, sorted; empty if the project is disabled.
+        roles: names of the user's roles in the project, sorted; empty if the project is disabled.
         service_roles: sorted names.
         groups: sorted by name.
     """

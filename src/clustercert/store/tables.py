@@ -32,7 +32,7 @@ from sqlalchemy.schema import SchemaItem
 
 
 class Utc(TypeDecorator[datetime]):
-    """A timezone-aware time in UTC. SQLite stores it without a zone, so the zone is added when it is read."""
+    """A timezone-aware time in UTC. SQLite stores the time without a zone, so reading adds the zone."""
 
     impl = DateTime(timezone=True)
     cache_ok = True
@@ -81,7 +81,7 @@ Hex = String(32)
 Uuid = String(36)
 
 
-# One row. Its value increases with every change that may make a cache stale; see `engine.generation`.
+# One row. The value increases with every change that may make a cache stale; see `engine.generation`.
 generation = table(
     "generation",
     Column("id", SmallInteger, primary_key=True, autoincrement=False),
@@ -106,7 +106,7 @@ lease = table(
     Column("expires_at", BigInteger, nullable=False),
 )
 
-# Data keys, each wrapped by a key-encryption key that is not in the database. The active one seals new secrets.
+# Data keys, each wrapped by a key-encryption key that is not in the database. The active key seals new secrets.
 data_key = table(
     "data_key",
     Column("id", Integer, primary_key=True, autoincrement=False),
@@ -155,7 +155,7 @@ user = table(
     UniqueConstraint("domain_id", "name"),
 )
 
-# Users of OIDC issuers and Keystone who have logged in, with their last name. Their ids have 32 or 64 hex digits.
+# Users of OIDC issuers and Keystone who have logged in, with their last name. Such ids have 32 or 64 hex digits.
 # `issuer` is the URL of the issuer or Keystone, and `domain` its name in the settings. Logins from before
 # `logins_ended_at` are refused.
 federated_user = table(
@@ -441,7 +441,7 @@ audit_log = table(
     Column("created_at", Utc, nullable=False),
 )
 
-# The log's tree. The column `hashes` has up to 256 hashes of 32 bytes each. At level -1, it has commitments.
+# The log's tree. The column `hashes` has up to 256 hashes of 32 bytes each. At level -1, the column has commitments.
 audit_tile = table(
     "audit_tile",
     Column("level", SmallInteger, primary_key=True, autoincrement=False),

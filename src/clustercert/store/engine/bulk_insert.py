@@ -1,4 +1,4 @@
-"""INSERT statements for many rows, as SQL text for SQLite and for PostgreSQL. `database` runs them."""
+"""INSERT statements for many rows, as SQL text for SQLite and for PostgreSQL. `database` runs these statements."""
 
 import functools
 from collections.abc import Callable, Mapping, Sequence
@@ -86,7 +86,8 @@ def insert_into_sqlite(connection: Connection, inserts: Inserts) -> None:
 def postgresql_statement(inserts: Inserts) -> tuple[str, tuple[list[object], ...]]:
     """Combine INSERTs into one statement, which is a transaction by itself. Also returns its parameters, as arrays.
 
-    All statements but the last become parts of a WITH clause. They see the same snapshot, and not each other's changes.
+    All statements but the last become parts of a WITH clause. The statements see the same
+    snapshot, and not each other's changes.
     """
     texts: list[str] = []
     parameters: list[list[object]] = []

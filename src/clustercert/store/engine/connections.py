@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 
 def _is_failure(record: logging.LogRecord) -> bool:
-    """Whether the pool's log record is about a failure. If Ctrl-C cancels the closing of a connection, it is not."""
+    """Whether the pool's log record is about a failure, and not about Ctrl-C while a connection is being closed."""
     return record.exc_info is None or not isinstance(record.exc_info[1], asyncio.CancelledError)
 
 
@@ -46,7 +46,7 @@ STATEMENT_SECONDS = 3.0
 _GRACE_SECONDS = 0.5
 # A process that is suspended during a transaction must not keep rows locked for longer than this.
 _IDLE_SECONDS = 10
-# Network devices drop idle connections, often after four minutes. So connections are replaced before that.
+# Network devices drop idle connections, often after four minutes. So connections are replaced earlier.
 _RECYCLE_SECONDS = 180
 
 # SQLSTATE of a write to a read-only server. A demoted primary rejects all writes, so its connections are removed from

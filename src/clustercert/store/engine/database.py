@@ -1,9 +1,9 @@
-"""Opens transactions of the database. `failures` translates their errors.
+"""Opens transactions of the database. `failures` translates the errors of the drivers.
 
 A read transaction sees one snapshot. On SQLite, write transactions start with BEGIN IMMEDIATE, so that two of them
-queue instead of failing half-way. On PostgreSQL, they use READ COMMITTED, and code that bases a decision on rows locks
-them first. So the ledger, which only inserts, never has to retry because of other writers. A commit returns when its
-changes are on disk.
+queue instead of failing half-way. On PostgreSQL, write transactions use READ COMMITTED, and code that bases a decision
+on rows locks them first. So the ledger, which only inserts, never has to retry because of other writers. A commit
+returns when its changes are on disk.
 """
 
 import asyncio
@@ -101,7 +101,7 @@ class Database:
 
     @contextlib.asynccontextmanager
     async def transaction(self, *events: AuditEvent, invalidate: bool = False) -> AsyncIterator[Transaction]:
-        """Open a write transaction, which is durable after the block. Records the events at its end.
+        """Open a write transaction, which is durable after the block. Records the events at the end.
 
         `invalidate`: the transaction changes data that workers may have cached, so every worker drops its caches within
         a second. Raises Unavailable or IntegrityError.
@@ -166,7 +166,7 @@ class Database:
     async def run(
         self, function: Callable[Concatenate[Connection, P], T], *args: P.args, **kwargs: P.kwargs
     ) -> T:
-        """Call a function in a write transaction, with its connection. Returns the result once it is durable.
+        """Call a function in a write transaction, with its connection. Returns the result once the commit is durable.
 
         On SQLite, the whole transaction runs in the writer thread, so a busy event loop does not delay other writers.
         """
@@ -242,8 +242,8 @@ class Database:
     async def read_generation(self) -> int:
         """Read the current generation. Raises Unavailable.
 
-        Each worker reads it several times a second. Outside of a transaction, this takes one round trip to PostgreSQL
-        instead of three.
+        Each worker reads the generation several times a second. Outside of a transaction, this takes one round trip to
+        PostgreSQL instead of three.
         """
         with failures_translated(self.url):
             async with self._connected(self._by_statement) as connection:

@@ -2,8 +2,8 @@
 
 Every change that could make a cache stale raises the number, in the same transaction. Each process reads the number
 several times a second, and drops all caches when the number has changed. While a process can't read the number, it uses
-no caches. It also drops them afterwards, because a failover may lose changes, and other changes may raise the number to
-the same value.
+no caches. Afterwards, the process drops all caches, because a failover may lose changes, and other changes may raise
+the number to the same value.
 """
 
 import asyncio

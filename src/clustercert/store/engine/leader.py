@@ -29,8 +29,9 @@ class Leader:
         self.seconds = seconds
 
     async def leads(self) -> bool:
-        """Take or renew the lease. Returns whether this candidate holds it. Raises Unavailable."""
-        # A lease with an impossibly late expiry was taken before the database's clock was set back. Treat it as free.
+        """Take or renew the lease. Returns whether this candidate holds the lease. Raises Unavailable."""
+        # A lease with an impossibly late expiry was taken before the database's clock was set back. Treat such a lease
+        # as free.
         too_late = _lease.c.expires_at > _NOW + 2 * self.seconds
         is_free = or_(_lease.c.holder == self._holder, _lease.c.expires_at < _NOW, too_late)
         values = {"holder": self._holder, "expires_at": _NOW + self.seconds}

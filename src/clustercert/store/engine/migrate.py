@@ -183,7 +183,7 @@ def _allows(connection: Connection, revision: str, program: str) -> bool:
 
 
 def _known(migrations: Path) -> set[str]:
-    """Return the revisions in a folder of migrations, from their file names. Raises SchemaError if there are none."""
+    """Return the revisions in a folder of migrations, from their file names. Raises SchemaError for an empty folder."""
     revisions = {path.name.partition("_")[0] for path in migrations.glob("versions/[0-9]*_*.py")}
     if not revisions:
         raise SchemaError("The database migrations are missing from this installation. Install it again.")

@@ -68,7 +68,7 @@ async def exists(connection: Transaction, query: Select[Any]) -> bool:
 async def insert_once(
     connection: Transaction, table: Table, row: Mapping[str, str], event: AuditEvent
 ) -> bool:
-    """Insert a row, record the event and invalidate caches, unless the row exists. Returns whether it was inserted.
+    """Insert a row, record the event and invalidate caches, unless the row exists. Returns whether the row is new.
 
     All columns of the row must be part of the primary key.
     """

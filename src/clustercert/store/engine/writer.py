@@ -30,7 +30,7 @@ class NothingBegun(Unavailable):
 
 @contextlib.asynccontextmanager
 async def acquired(place: asyncio.Lock | asyncio.Semaphore, seconds: float) -> AsyncIterator[None]:
-    """Hold a lock or a semaphore for the block. Raises NothingBegun if it is not free in time."""
+    """Hold a lock or a semaphore for the block. Raises NothingBegun if the lock is not free in time."""
     try:
         async with asyncio.timeout(seconds):
             await place.acquire()
@@ -71,7 +71,7 @@ class Writer:
 
     @contextlib.asynccontextmanager
     async def transaction(self) -> AsyncIterator[Transaction]:
-        """Open a transaction that occupies the connection. It is durable after the `with` block.
+        """Open a transaction that occupies the connection. The transaction is durable after the `with` block.
 
         Raises NothingBegun, or any error from the engine.
         """

@@ -36,7 +36,7 @@ class WriterSlots:
 
     @contextlib.asynccontextmanager
     async def hold(self, seconds: float) -> AsyncIterator[None]:
-        """Hold a slot during the `with` block. Raises NothingBegun if none is free in time, or Unavailable."""
+        """Hold a slot during the `with` block. Raises NothingBegun if no slot is free in time, or Unavailable."""
         if self._abandoned:
             await self._free_ended()
         try:
@@ -53,7 +53,7 @@ class WriterSlots:
                 self._free.release()
 
     async def _free_ended(self) -> None:
-        """Free the slots whose server processes have ended. Raises NothingBegun if running ones hold all slots."""
+        """Free the slots whose server processes have ended. Raises NothingBegun if other processes hold all slots."""
         asked = frozenset(self._abandoned)
         self._abandoned -= asked - await self._running(asked)
         while self._withheld > len(self._abandoned):
