@@ -145,7 +145,7 @@ class AuditLog:
             raise LogDamaged("A tile of the audit log is missing. Run `clustercert audit verify`.") from error
 
 
-# The errors when a row with a value of a wrong type is read. SQLite accepts any type in any column.
+# Reading a row raises these errors if a value has a wrong type. SQLite accepts any type in any column.
 READ_ERRORS = (ValueError, TypeError, AttributeError)
 
 
@@ -167,7 +167,7 @@ class LogSource(Protocol):
         """The deletion events from leaf index `first` on, and the deletion events that are not sealed yet."""
 
     async def unsealed(self, after: int | None) -> list[UnsealedEvent]:
-        """The next batch of unsealed events after a row id, or the first batch, sorted by row id. Empty at the end."""
+        """The next batch of unsealed events after a row id, or the first one, sorted by row id. At the end, empty."""
 
     async def events_outside_log(self) -> list[int]:
         """Row ids of events that have no leaf index and do not wait to be sealed. Some events may be omitted."""

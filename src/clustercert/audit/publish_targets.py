@@ -91,7 +91,7 @@ class UrlTarget:
 
     Attributes:
         url: the URL from the settings, which may contain a password.
-        timeout_seconds: for each attempt.
+        timeout_seconds: the time-out of each attempt.
     """
 
     url: str = field(repr=False)

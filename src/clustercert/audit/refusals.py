@@ -218,7 +218,7 @@ class DenialAudit:
     async def request(
         self, caller: Caller, method: str, path: str, project_id: str, failure: ClustercertError
     ) -> None:
-        """Record that a request for something else than a certificate was forbidden or exceeded a limit.
+        """Record that a request was forbidden or exceeded a limit. For certificate requests, see `certificate`.
 
         Does not record NotFound, because each mistyped address would create an event. Raises Unavailable.
         """

@@ -252,7 +252,7 @@ class EventCheck:
                 self._report.add(kind, place=first, first=first, last=last)
 
     async def _later_deletions(self) -> tuple[list[PlaceRange], list[PlaceRange]]:
-        """Return the ranges in deletion events after the checked part of the log: in sealed events, and in unsealed."""
+        """Return the ranges in deletion events after the checked log: those in sealed, and in unsealed events."""
         try:
             deletions = await self._source.deletion_events(self._report.size)
         except READ_ERRORS:

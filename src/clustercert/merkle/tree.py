@@ -88,7 +88,7 @@ def _inclusion_ranges(index: int, start: int, end: int) -> list[LeafRange]:
 def consistency_ranges(old: int, new: int) -> list[LeafRange]:
     """The ranges of leaves whose hashes form the consistency proof between two tree sizes, in the proof's order.
 
-    Empty if the sizes are equal or the old size is 0. Raises ValueError if the old size is larger.
+    The list is empty if the sizes are equal or the old size is 0. Raises ValueError if the old size is larger.
     """
     if not 0 <= old <= new:
         raise ValueError("the old size is larger than the new size")

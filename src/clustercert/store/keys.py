@@ -67,7 +67,7 @@ class KeyQueries(Queries):
                 await connection.execute(insert(_data_key).values(asdict(key)))
 
     async def rewrap(self, exchanges: Iterable[tuple[WrappedKey, WrappedKey]], event: AuditEvent) -> None:
-        """Replace the first key in each pair with the second. If any key has changed, raise Conflict."""
+        """Replace each pair's first key with the second. If any key has changed, replace none and raise Conflict."""
         async with self._database.transaction(event) as connection:
             for old, new in exchanges:
                 result = await connection.execute(

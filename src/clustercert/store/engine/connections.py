@@ -218,7 +218,7 @@ def _prepare_sqlite(engine: Engine, pragmas: Iterable[str]) -> None:
 def _before_connect(
     _dialect: Dialect, _entry: ConnectionPoolEntry, args: Sequence[str], _options: object
 ) -> None:
-    # Create the file with mode 600. SQLite would use the umask. SQLite's other files copy the mode of this one.
+    # Create the file with mode 600, because SQLite would use the umask. SQLite's other files copy this file's mode.
     # Do not open an existing file, because closing it would drop this process's locks on it.
     # Source: "How To Corrupt An SQLite Database File", section 2.2.
     with contextlib.suppress(FileExistsError):

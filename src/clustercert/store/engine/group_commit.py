@@ -15,8 +15,8 @@ from clustercert.store.engine.writer import NothingBegun
 
 # The maximum size of a batch. A commit takes longer than inserting so many rows. Larger batches only delay entries.
 MAX_BATCH = 128
-# The number of batches at once: while one is committed, the next one is prepared and sent. More batches would each be
-# smaller.
+# The number of batches at once: while one is committed, the next one is prepared and sent. With more batches at
+# once, each would be smaller.
 BATCHES = 2
 # How long a batch that is smaller than the last one waits for more requests. Most of a commit's cost does not depend
 # on the number of rows.
