@@ -24,25 +24,25 @@ from clustercert.pki.request_signature import (
     verify,
 )
 
-# Source: Open Telekom Cloud, API Gateway, "Authentication": five failures in a row, five minutes.
+# Five wrong signatures in a row lock for five minutes. Source: Open Telekom Cloud, API Gateway, "Authentication".
 WRONG_SIGNATURES = 5
 LOCK_SECONDS = 300
-# How many pairs a worker keeps in memory: a few megabytes. The least recently used pairs are dropped first.
+# How many pairs of access key and source a worker counts for, in a few megabytes. Least recently used pairs go first.
 MAX_PAIRS = 20_000
 
 
 class SignatureLock:
     """Counts wrong signatures in a row by access key and source, in the memory of each worker.
 
-    Other sources are not affected, so nobody can lock out an owner who has another address. Unknown access keys are
-    locked too: a lock does not reveal whether a key exists.
+    A lock applies to one source only, so nobody can lock out an owner who has another address. Unknown access keys
+    are locked too, so a lock does not reveal whether the key exists.
     """
 
     def __init__(self, max_pairs: int = MAX_PAIRS, clock: Callable[[], float] = time.monotonic) -> None:
         self._wrong: TTLCache[tuple[str, str], int] = TTLCache(max_pairs, LOCK_SECONDS, clock)
 
     def is_locked(self, access_key_id: str, origin: Origin) -> bool:
-        # Most workers count no failures at all, so check first whether there are any.
+        # Most workers have counted no wrong signatures, so check that first.
         return bool(self._wrong) and self._wrong.get((access_key_id, origin.network), 0) >= WRONG_SIGNATURES
 
     def wrong(self, access_key_id: str, origin: Origin) -> None:
@@ -51,20 +51,20 @@ class SignatureLock:
         self._wrong[pair] = self._wrong.get(pair, 0) + 1
 
     def right(self, access_key_id: str, origin: Origin) -> None:
-        """Forget the earlier wrong signatures, because this one is right."""
+        """Forget earlier wrong signatures after a correct signature."""
         if self._wrong:
             self._wrong.pop((access_key_id, origin.network), None)
 
 
-# The vendors' API gateways allow a clock skew of 15 minutes in both directions. Within that time a signature can be
-# replayed. Replays can't be rejected: real clients send equal requests, with equal signatures, within a second.
+# The vendors' API gateways allow a clock skew of 15 minutes in both directions. During this time, a signed request can
+# be replayed. Replays can't be rejected: real clients send equal requests, with equal signatures, within a second.
 MAX_SKEW = timedelta(minutes=15)
 
-# The longest path and query: several times what real clients send. Canonicalizing longer ones would take more time
-# than issuing a certificate, and happens before authentication.
+# The maximum length of path and query, several times what real clients send. Canonicalization happens before
+# authentication, and would take longer than issuing a certificate if path and query were longer.
 MAX_ADDRESS = 4096
 
-# A secret for unknown keys. It is as long as a real SK, so that the response time does not reveal which keys exist.
+# Verifies signatures with unknown keys. As long as a real SK, so that response times don't reveal which keys exist.
 _DUMMY_SECRET = bytes(40)
 
 _SCHEMES = frozenset(ALGORITHMS.values())
@@ -75,7 +75,7 @@ class SigningKey:
     """An access key with its decrypted secret.
 
     Attributes:
-        secret: the SK.
+        secret: the secret key (SK).
         security_token_hash: SHA-256 of the security token that a temporary key requires, or `None`.
         expires_at: when a temporary key expires, or `None`.
     """
@@ -97,7 +97,7 @@ class AccessKeyLookup(Protocol):
         """Return the key, or `None` if it is missing or disabled."""
 
     async def look_up_unknown(self, access_key_id: str) -> None:
-        """Do the work of a lookup of an unknown key, and return nothing, so that both take the same time."""
+        """Do the work of a lookup of an unknown key. A wrong signature then takes as long as an unknown key."""
 
     async def caller_of_access_key(self, key: SigningKey, origin: Origin) -> Caller:
         """Return the caller for a verified key. Raises Unauthenticated if the user is disabled or deleted."""
@@ -115,7 +115,7 @@ class AccessKeyAuthenticator:
         return credential.scheme in _SCHEMES
 
     async def authenticate(self, credential: UnverifiedCredential, request: UnverifiedRequest) -> Caller:
-        """See `Authenticator`. Rejects signatures that are malformed, too old, wrong, or incomplete."""
+        """See `Authenticator`. Rejects signatures that are malformed, too old or wrong, or that omit required parts."""
         headers = _by_name(request)
         try:
             unverified = parse_authorization(credential.text)
@@ -128,7 +128,7 @@ class AccessKeyAuthenticator:
             key = cached or await self.identity.signing_key(key_id)
             genuine = verify(unverified, parts, key.secret if key else _DUMMY_SECRET)
             if cached is not None and not genuine:
-                # Only known keys are cached. Without this delay, a fast 401 would reveal which keys are in use.
+                # Only known keys are cached. Without this lookup, a fast 401 would reveal which keys are in use.
                 await self.identity.look_up_unknown(key_id)
         except BadSignature as e:
             raise Unauthenticated(str(e)) from e
@@ -170,7 +170,7 @@ def _signed_parts(
     body_hash = payload_hash(request.body)
     claims = received.get(b"x-sdk-content-sha256", ())
     if claims and set(claims) != {body_hash.encode()}:
-        # UNSIGNED-PAYLOAD is rejected too: a signature that does not cover the body would be a bearer token.
+        # UNSIGNED-PAYLOAD is rejected too: whoever intercepted such a signature could send another body with it.
         raise BadSignature("X-Sdk-Content-Sha256 is not the hash of the received body")
     signed: list[tuple[bytes, bytes]] = []
     for name in map(str.encode, unverified.signed_headers):
@@ -182,7 +182,7 @@ def _signed_parts(
 
 
 def _check_security_token(key: SigningKey, presented: set[bytes]) -> None:
-    # The vendors' Go SDKs add X-Security-Token after signing, so it may be unsigned. Only its value is checked.
+    # The vendors' Go SDKs add X-Security-Token after signing, so the header may be unsigned. Only its value is checked.
     if key.security_token_hash is None:
         if presented:
             raise Unauthenticated(
@@ -201,7 +201,7 @@ def _check_security_token(key: SigningKey, presented: set[bytes]) -> None:
 
 @dataclass(frozen=True, slots=True)
 class AccessKeysByForm:
-    """Looks up a key in the system that its form belongs to. See `AccessKeyLookup`."""
+    """Looks up a key in the built-in identity service or in Keystone, depending on its form. See `AccessKeyLookup`."""
 
     built_in: AccessKeyLookup
     keystone: AccessKeyLookup

@@ -1,4 +1,4 @@
-"""Credentials of requests, and their forms."""
+"""Credentials of requests, and functions that recognize their formats."""
 
 import base64
 import binascii
@@ -11,8 +11,7 @@ from clustercert.model import Caller, Origin, UnverifiedRequest
 from clustercert.model.errors import NoCredential, Unauthenticated
 
 BEARER = "bearer"
-# The maximum length, longer than any real token. Keystone's longest tokens, the signed ones, have about 3,000
-# characters.
+# The maximum length of tokens of the built-in identity service. Real tokens are much shorter.
 MAX_TOKEN = 4096
 
 _HEADERS = frozenset({b"x-auth-token", b"authorization"})
@@ -24,7 +23,7 @@ class UnverifiedCredential:
 
     Attributes:
         scheme: `bearer` for a token, including one in X-Auth-Token; else the Authorization header's scheme, as sent.
-        text: the token, or the whole Authorization header.
+        text: the token of the scheme `bearer`; else the whole Authorization header.
     """
 
     scheme: str
@@ -38,12 +37,12 @@ class Authenticator(Protocol):
         """Whether this authenticator can check credentials of this kind."""
 
     async def authenticate(self, credential: UnverifiedCredential, request: UnverifiedRequest) -> Caller:
-        """Return the caller. Raises Unauthenticated; only the error's `reason`, which is for the log, says why."""
+        """Return the caller. Raises Unauthenticated, whose `reason` is for the log only."""
 
 
 @dataclass(frozen=True, slots=True)
 class Authenticators:
-    """Several authenticators. The first one that accepts a credential decides about it alone."""
+    """Several authenticators. The first one that accepts a credential authenticates it; the others are not asked."""
 
     members: tuple[Authenticator, ...]
 
@@ -51,7 +50,7 @@ class Authenticators:
         return any(member.accepts(credential) for member in self.members)
 
     async def authenticate(self, credential: UnverifiedCredential, request: UnverifiedRequest) -> Caller:
-        """Return the caller. Raises Unauthenticated, also if no authenticator accepts such a credential."""
+        """Return the caller. Raises Unauthenticated, also if no authenticator accepts this kind of credential."""
         for member in self.members:
             if member.accepts(credential):
                 return await member.authenticate(credential, request)
@@ -75,7 +74,7 @@ class TokenAuthenticator:
     identity: TokenLookup
 
     def accepts(self, credential: UnverifiedCredential) -> bool:
-        return credential.scheme == BEARER and "." not in credential.text  # as in a JWT
+        return credential.scheme == BEARER and "." not in credential.text  # a dot: a JWT
 
     async def authenticate(self, credential: UnverifiedCredential, request: UnverifiedRequest) -> Caller:
         if len(credential.text) > MAX_TOKEN:
@@ -84,9 +83,9 @@ class TokenAuthenticator:
 
 
 def only_credential(headers: Iterable[tuple[bytes, bytes]]) -> UnverifiedCredential:
-    """Return the request's only credential. Equal duplicates count as one.
+    """Return the request's only credential. Equal credentials in several headers count as one.
 
-    Raises Unauthenticated if there is none, or if two differ: it is not clear which one the caller meant.
+    Raises Unauthenticated if the request has no credential, or two that differ: the intended one is unclear.
     """
     found: UnverifiedCredential | None = None
     for name, value in headers:
@@ -100,7 +99,7 @@ def only_credential(headers: Iterable[tuple[bytes, bytes]]) -> UnverifiedCredent
 
 
 def _credential(name: bytes, value: bytes) -> UnverifiedCredential | None:
-    """Return the header's credential, or `None` for an empty header, which vendors' SDKs send with a token."""
+    """Return the header's credential, or `None` if the header is empty: vendors' SDKs send one beside a token."""
     try:
         text = value.strip(b" \t").decode("ascii")
     except UnicodeDecodeError as error:
@@ -116,22 +115,22 @@ def _credential(name: bytes, value: bytes) -> UnverifiedCredential | None:
 # 32 random bytes in base64url without padding.
 _BUILT_IN_TOKEN = re.compile(r"[A-Za-z0-9_-]{43}")
 _BUILT_IN_ACCESS_KEY = re.compile(r"[A-Z0-9]{20}")
-# The payload of a JSON Web Token is not parsed here, only searched for a claim that all of Keystone's have.
+# All JSON Web Tokens of Keystone have this claim. The payload is searched for it, but not parsed.
 # Source: keystone/token/providers/jws/core.py.
 _KEYSTONE_CLAIM = b'"openstack_audit_ids"'
-# Longer payloads are not Keystone's: its payloads have about 500 bytes.
+# Tokens with longer payloads are not from Keystone, whose payloads have about 500 bytes.
 _MAX_PAYLOAD = 8192
 
 
 def is_built_in_token(text: str) -> bool:
-    """Whether a token has the form of those that the built-in identity service issues."""
+    """Whether a token has the format of the built-in identity service's tokens."""
     return _BUILT_IN_TOKEN.fullmatch(text) is not None
 
 
 def is_keystone_token(text: str) -> bool:
-    """Whether a token can be one of Keystone's: opaque (Fernet, PKI), or a JWT with Keystone's claims.
+    """Whether a token may be from Keystone: opaque (Fernet, PKI), or a JWT with Keystone's claims.
 
-    Keystone's opaque tokens have at least 180 characters.
+    Keystone's opaque tokens have at least 180 characters, so they differ from tokens of the built-in identity service.
     """
     if "." not in text:
         return not is_built_in_token(text)
@@ -145,8 +144,8 @@ def is_keystone_token(text: str) -> bool:
 
 
 def is_built_in_access_key(access_key_id: str) -> bool:
-    """Whether an access key has the form of those that the built-in identity service issues.
+    """Whether an access key has the format of the built-in identity service's access keys.
 
-    Keystone's have 32 lower-case hex digits.
+    Keystone's access keys have 32 lower-case hex digits.
     """
     return _BUILT_IN_ACCESS_KEY.fullmatch(access_key_id) is not None

@@ -1,4 +1,4 @@
-"""Users whom another identity system authenticates, and the lookup of their rights."""
+"""Users who are authenticated by another identity system, and the interface for looking up their rights."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -9,7 +9,7 @@ from clustercert.model import Caller, Group, Origin, User
 from clustercert.model.requests import AuthMethod
 
 CLOCK_DIFFERENCE = timedelta(seconds=60)
-"""The accepted difference between the clocks of Keystone and of this service. OIDC issuers have a setting for it."""
+"""The accepted difference between Keystone's clock and this service's clock. OIDC issuers have the setting `leeway`."""
 
 
 class Authority(Protocol):
@@ -17,23 +17,23 @@ class Authority(Protocol):
 
     @property
     def name(self) -> str:
-        """The short name in the settings: the prefix of the names of users and groups."""
+        """The short name in the settings. Names of the system's users and groups begin with it."""
 
     @property
     def url(self) -> str:
-        """The URL of the identity system. Policies and audit events have it as the issuer."""
+        """The URL of the identity system. Policies and audit events call it the issuer."""
 
     @property
     def projects(self) -> frozenset[str]:
-        """Ids of projects in which its users can have roles."""
+        """Ids of projects in which users of this identity system can have roles."""
 
     @property
     def domain(self) -> str | None:
-        """Name or id of a domain in whose projects its users can have roles."""
+        """Name or id of a domain. Users of this identity system can have roles in its projects."""
 
     @property
     def role_names(self) -> frozenset[str]:
-        """Names of the roles that its settings give."""
+        """Names of the roles that the identity system's settings grant."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,13 +41,13 @@ class FederatedUser:
     """A user as described by a verified credential.
 
     Attributes:
-        roles: role names by project id; the key None stands for all projects of the authority.
+        roles: role names by project id; the key None stands for all projects that the authority allows.
         expires_at: when the credential expires, or None.
         credential_id: SHA-256 of the token in hex, or the access key's id.
-        logged_in_at: the earliest time, by this service's clock, at which the user can have logged in for this
-            credential; None for a credential that no login made, such as an access key.
-        keeps_login_time: whether a renewed credential has the time of the same login.
-        revision: changes whenever the authority is asked about the same credential again, or its settings are loaded.
+        logged_in_at: the earliest time, by this service's clock, of the login that produced this credential; None for
+            a credential without a login, such as an access key.
+        keeps_login_time: whether a renewed credential still has the time of the original login.
+        revision: changes whenever Keystone is asked about the credential again, or the OIDC settings are reloaded.
     """
 
     issuer: Authority = field(repr=False)
@@ -67,4 +67,4 @@ class FederatedLookup(Protocol):
     """Looks up the rights of federated users. Implemented by `identity`."""
 
     async def caller_of_federated_user(self, user: FederatedUser, origin: Origin) -> Caller:
-        """Return the caller. Raises Unauthenticated if the user is blocked, or has ended this login."""
+        """Return the caller. Raises Unauthenticated if the user is blocked, or has logged out of this login."""

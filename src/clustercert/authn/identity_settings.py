@@ -35,13 +35,13 @@ class IdentitySettings(Section):
 
     @property
     def authorities(self) -> tuple[Authority, ...]:
-        """The issuers, and Keystone."""
+        """All OIDC issuers, and Keystone if it is configured."""
         keystone = (self.keystone,) if self.keystone is not None else ()
         return (*self.issuers, *keystone)
 
     @property
     def authority_names(self) -> frozenset[str]:
-        """The names of issuers and Keystone, which no domain may have."""
+        """The names of issuers and Keystone. No domain may have one of these names."""
         keystone = (self.keystone.name,) if self.keystone is not None else ()
         return frozenset((*(issuer.name for issuer in self.issuers), *keystone))
 
@@ -52,7 +52,7 @@ class IdentitySettings(Section):
         return frozenset((BUILT_IN, *(issuer.issuer for issuer in self.issuers), *keystone))
 
     def example_fault(self, caller: ExampleCaller) -> tuple[str, str] | None:
-        """Return a field of an example's caller that no real caller can have, and why; or None."""
+        """Return the first field of an example's caller that no real caller can have, and the reason; or None."""
         if caller.issuer not in self.urls:
             return (
                 "issuer",
@@ -85,13 +85,13 @@ class IdentitySettings(Section):
 
 
 def _name_fault(caller: ExampleCaller, name: str, form: str | None) -> tuple[str, str] | None:
-    """Compare the names in an example with the form that the issuer with this name gives. None: any name."""
+    """Check that the names in an example have the form of this issuer's names. With `form` None, any name is valid."""
     if caller.domain not in {None, name} or (form is None and caller.domain is None):
         return "domain", f"the domain of this issuer's users is {name}; write domain = {name}"
     if form is None:
         return None
     for field, given in (("user", (caller.user,)), ("groups", caller.groups)):
-        # An id is in the issuer's domain only if the example says so.
+        # Ids have no prefix: accept them only if the example names the issuer's domain.
         wrong = [
             each
             for each in given

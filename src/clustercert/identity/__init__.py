@@ -1,1 +1,1 @@
-"""Use case: the built-in identity service, and the rights of users whom OIDC issuers and Keystone authenticate."""
+"""Use case: the built-in identity service, and the rights of users authenticated by OIDC issuers and Keystone."""

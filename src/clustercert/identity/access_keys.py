@@ -20,7 +20,8 @@ from clustercert.store.engine.database import Database
 from clustercert.store.engine.generation import Cache
 from clustercert.store.logins import AccessKeyQueries, LiveKey
 
-# The cloud vendors' format: an AK of 20 upper-case letters and digits, an SK of 40 letters and digits (238 bits).
+# The cloud vendors' format. An access key id (AK) has 20 upper-case letters and digits. A secret key (SK) has 40 letters
+# and digits (238 bits).
 _AK_ALPHABET, _AK_LENGTH = string.ascii_uppercase + string.digits, 20
 _SK_ALPHABET, _SK_LENGTH = string.ascii_letters + string.digits, 40
 _MAX_AK = 40
@@ -29,7 +30,7 @@ _MAX_AK = 40
 MIN_LIFETIME = timedelta(minutes=15)
 MAX_LIFETIME = timedelta(hours=24)
 
-# Each cached key takes about three kilobytes.
+# The maximum number of cached keys. Each takes about three kilobytes.
 CACHED_KEYS = 10_000
 
 
@@ -60,11 +61,11 @@ class _CachedKey:
 
 
 class AccessKeys:
-    """Creates access keys, and returns the callers who use them. Looking up a cached key needs no I/O or decryption.
+    """Creates access keys, and finds the callers who own them. Looking up a cached key needs no I/O or decryption.
 
-    A temporary key has all its user's rights, and expires no later than the credential that created it. A user's
-    temporary keys are all deleted when the user is disabled, their password changes, or one of their keys is disabled
-    or removed.
+    A temporary key has all rights of its user, and expires no later than the credential that created the key. All
+    temporary keys of a user are deleted when the user is disabled, the user's password changes, or one of the user's
+    keys is disabled or removed.
     """
 
     def __init__(
@@ -84,7 +85,7 @@ class AccessKeys:
         return key
 
     async def create(self, user: User, *, description: str = "", actor: Actor) -> IssuedKey:
-        """Create a permanent key. Raises InvalidRequest for a bad description, NotFound if the user was deleted."""
+        """Create a permanent key. Raises InvalidRequest for a bad description, or NotFound if the user was deleted."""
         key, secret = await self._new_key(user, description=checked_description(description))
         await self.queries.add(key, self._event("access_key.created", key, actor))
         return IssuedKey(key, secret)
@@ -141,11 +142,11 @@ class AccessKeys:
         return cached.signing_key if cached is not None else None
 
     async def look_up_unknown(self, access_key_id: str) -> None:
-        """Read a key from the database and discard it, to take as long as for an unknown key."""
+        """Read a key from the database and discard it, so that a known key takes as long as an unknown key."""
         await self._load(access_key_id)
 
     async def caller_of_access_key(self, key: SigningKey, origin: Origin) -> Caller:
-        """Return the caller for a key that signed a request. Raises Unauthenticated if key or user is not valid now."""
+        """Return the caller who signed a request with this key. Raises Unauthenticated if key or user is not valid."""
         cached = await self._cached(key.id)
         if cached is None:
             raise Unauthenticated("the access key was disabled or removed a moment ago")
@@ -165,7 +166,7 @@ class AccessKeys:
         )
 
     async def prune(self) -> int:
-        """Delete a batch of expired temporary keys, and return the number deleted."""
+        """Delete a batch of expired temporary keys, and return the number of deleted keys."""
         return await self.queries.prune(self._now())
 
     async def _cached(self, access_key_id: str) -> _CachedKey | None:
@@ -196,7 +197,7 @@ class AccessKeys:
         security_token_hash: bytes | None = None,
         expires_at: datetime | None = None,
     ) -> tuple[AccessKey, str]:
-        """Generate a key and its SK, without storing them."""
+        """Generate an access key and its SK, without storing them."""
         key_id = _random_text(_AK_ALPHABET, _AK_LENGTH)
         secret = _random_text(_SK_ALPHABET, _SK_LENGTH)
         key = AccessKey(
@@ -227,7 +228,7 @@ class AccessKeys:
 
 
 def _is_ak(text: str) -> bool:
-    """Whether the string has the format of an AK. If not, it is not looked up."""
+    """Whether a string can be an AK. Other strings are not looked up."""
     return 1 <= len(text) <= _MAX_AK and text.isascii() and text.isalnum()
 
 

@@ -33,10 +33,10 @@ NO_LABELS: Mapping[str, str] = {}
 class Directory(DirectoryReader):
     """Manages domains, projects, users and groups. Every change is audited.
 
-    The `create_…` methods raise InvalidRequest or Conflict. The other changes raise NotFound.
+    The `create_…` methods raise InvalidRequest or Conflict. Other methods that change something raise NotFound.
 
     Attributes:
-        authority_names: names of issuers and Keystone, which no new domain may have. Changes with the settings.
+        authority_names: names of issuers and Keystone, which no new domain may have. Set again with each reload.
     """
 
     def __init__(self, database: Database, passwords: Passwords, now: Callable[[], datetime]) -> None:
@@ -55,7 +55,7 @@ class Directory(DirectoryReader):
         return domain
 
     async def update_domain(self, before: Domain, *, enabled: bool, actor: Actor) -> Domain:
-        """Enable or disable a domain with its users and projects. See `_update`."""
+        """Enable or disable a domain, including its users and projects. See `_update`."""
         return await self._update(before, replace(before, enabled=enabled), actor)
 
     async def remove_domain(self, domain: Domain, *, actor: Actor) -> None:
@@ -87,7 +87,7 @@ class Directory(DirectoryReader):
         labels: Mapping[str, str] = NO_LABELS,
         actor: Actor,
     ) -> Project:
-        """Create a project. `project_id`: the id that it has in another identity service; by default a new one."""
+        """Create a project. `project_id`: the project's id in another identity service; by default, a new id."""
         if project_id is not None:
             await self._require_free(project_id)
         project = Project(
@@ -127,7 +127,7 @@ class Directory(DirectoryReader):
         labels: Mapping[str, str] = NO_LABELS,
         actor: Actor,
     ) -> User:
-        """Create a user. Without a password, they can only use access keys."""
+        """Create a user. A user without a password can only use access keys."""
         user = User(
             id=new_id(),
             name=checked_new_name(name, "user"),
@@ -149,7 +149,7 @@ class Directory(DirectoryReader):
         )
 
     async def has_password(self, user: User, password: str) -> bool:
-        """Whether this is the user's password. Takes as long if they have none. Raises Unavailable."""
+        """Whether this is the user's password. Takes the same time if the user has none. Raises Unavailable."""
         return await self._passwords.matches(password, await self.queries.password_hash(user.id))
 
     async def set_password(
@@ -157,8 +157,8 @@ class Directory(DirectoryReader):
     ) -> None:
         """Set a password, and delete the user's tokens and temporary keys. Raises InvalidRequest for a bad length.
 
-        `checked_hash`: the hash of the old password, if that was checked. Raises Unauthenticated if the user was
-        disabled or their password changed since.
+        `checked_hash`: the stored hash of the old password, if the old password was checked. In this case, raises
+        Unauthenticated if the user was disabled or the password was changed since the check.
         """
         password_hash = await self._passwords.hashed(password)
         event = self._event("user.password_changed", user, actor)
@@ -167,8 +167,8 @@ class Directory(DirectoryReader):
     async def enable_user(self, user: User, *, enabled: bool, actor: Actor) -> None:
         """Enable or disable a user.
 
-        Disabling deletes the user's tokens and temporary keys, suspends their permanent keys, and revokes all their
-        certificates, including those that workers with a stale cache still issue. These certificates stay revoked
+        Disabling deletes the user's tokens and temporary keys, suspends the permanent keys, and revokes all the user's
+        certificates, including certificates that workers with a stale cache still issue. Certificates stay revoked
         after the user is enabled again.
         """
         event = self._event("user.enabled" if enabled else "user.disabled", user, actor)
@@ -176,7 +176,7 @@ class Directory(DirectoryReader):
         await self.queries.enable_user(user.id, enabled, event, *more)
 
     async def remove_user(self, user: User, *, actor: Actor) -> None:
-        """Delete a user with their tokens, keys, roles and memberships, and revoke their certificates."""
+        """Delete a user with all tokens, keys, roles and memberships, and revoke the user's certificates."""
         event = self._event("user.removed", user, actor)
         await self.queries.remove_user(user.id, event, self._revoked(event), before=user)
 
@@ -194,43 +194,43 @@ class Directory(DirectoryReader):
         return await self._update(before, replace(before, labels=checked_labels(labels)), actor)
 
     async def remove_group(self, group: Group, *, actor: Actor) -> None:
-        """Delete a group with its memberships and roles."""
+        """Delete a group with its memberships and role assignments."""
         await self.queries.remove_group(group.id, self._event("group.removed", group, actor), group)
 
     async def find_member(self, group: Group, user: User) -> User:
-        """Return the user. Raises NotFound if they are not in the group."""
+        """Return the user. Raises NotFound if the user is not in the group."""
         if not await self.queries.is_member(group.id, user.id):
             raise NotFound("The user is not a member of this group.")
         return user
 
     async def add_member(self, group: Group, user: User, *, actor: Actor) -> bool:
-        """Add a user to a group. Returns False if they are a member already."""
+        """Add a user to a group. Returns False if the user is a member already."""
         event = self._event("group.member_added", group, actor, member=user)
         return await self.queries.add_member(group.id, user.id, event)
 
     async def remove_member(self, group: Group, user: User, *, actor: Actor) -> None:
-        """Remove a user from a group. Raises NotFound if they are not a member."""
+        """Remove a user from a group. Raises NotFound if the user is not a member."""
         event = self._event("group.member_removed", group, actor, member=user)
         await self.queries.remove_member(group.id, user.id, event)
 
     async def _require_free(self, project_id: str) -> None:
-        """Raise InvalidRequest if this can't be the id of a project, or Conflict if there is one with this id."""
+        """Raise InvalidRequest if the string is not a valid project id, or Conflict if a project has this id."""
         if not is_id(project_id):
             raise InvalidRequest(f"id: {project_id}: a project id has 32 lower-case hex digits.")
         if await self.queries.find(Project, Reference(id=project_id)):
             raise Conflict(f"A project with the id {project_id} already exists.")
 
     async def _update(self, before: E, after: E, actor: Actor) -> E:
-        """Write a changed entity, and return it. Does nothing if nothing has changed.
+        """Store a changed entity, and return it. Does nothing if `before` and `after` are equal.
 
-        Raises NotFound if the entity was deleted, or ConcurrentChange if it is no longer equal to `before`.
+        Raises NotFound if the entity was deleted, or ConcurrentChange if the stored entity differs from `before`.
         """
         if events := list(self._changes(before, after, actor)):
             await self.queries.replace(before, after, *events)
         return after
 
     def _changes(self, before: Entity, after: Entity, actor: Actor) -> Iterator[AuditEvent]:
-        """Yield the audit events for a changed entity. If a user is disabled, its event is the first."""
+        """Yield the audit events for a changed entity. For a disabled user, the event `user.disabled` is the first."""
         noun = type(after).__name__.lower()
         if not isinstance(after, Group) and after.enabled != getattr(before, "enabled", None):
             kind = f"{noun}.{'enabled' if after.enabled else 'disabled'}"
@@ -262,7 +262,7 @@ class Directory(DirectoryReader):
             yield self._event(cast("DirectoryChange", f"{noun}.disabled"), entity, actor)
 
     def _revoked(self, cause: DirectoryChanged) -> RevocationChanged:
-        """Return the audit event for certificates that are revoked because their user was changed."""
+        """Return the audit event for certificates that are revoked because their user was disabled or deleted."""
         return RevocationChanged(
             at=cause.at,
             kind="user.revoked",

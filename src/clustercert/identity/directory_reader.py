@@ -24,7 +24,7 @@ class DirectoryReader:
         self.queries = DirectoryQueries(database)
 
     async def require_free(self, authority_names: frozenset[str]) -> None:
-        """Raise Conflict if a domain has the name of an issuer or Keystone: their users could not be told apart."""
+        """Raise Conflict if a domain has the name of an issuer or Keystone, because user names would be ambiguous."""
         taken = sorted(
             domain.name for domain in await self.queries.domains() if domain.name in authority_names
         )
@@ -61,7 +61,7 @@ class DirectoryReader:
 
 
 def within(domain: Domain | None, name: str | None = None) -> Reference:
-    """Refer to the objects in a domain, or to those with a name there. `None` means all domains, or all names."""
+    """Return a reference to the objects in a domain that have this name. `None` means all domains, or all names."""
     return Reference(name=name, domain_id=domain.id if domain else None)
 
 

@@ -1,4 +1,4 @@
-"""Use case: the rights of users whom OIDC issuers and Keystone authenticate, and blocking them."""
+"""Use case: look up the rights of users authenticated by OIDC issuers and Keystone, and block these users."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -22,7 +22,7 @@ CACHED_LOGINS = 4_000
 
 @dataclass(frozen=True, slots=True)
 class LoginRoles:
-    """The roles that a token gives now."""
+    """The roles that a verified credential gives its user now."""
 
     roles: Mapping[str, tuple[str, ...]]
     service_roles: tuple[str, ...]
@@ -43,10 +43,10 @@ class LoginRoles:
 
 
 class Federation:
-    """Returns the callers of verified tokens. Looking up a cached token needs no I/O.
+    """Finds the callers for verified credentials of OIDC issuers and Keystone. Cached lookups need no I/O.
 
-    Their roles come from the issuer's settings, or from Keystone. The store says which projects exist, and who is
-    blocked. It also records their names, so that operators can name them.
+    Callers' roles come from the issuer's settings or from Keystone. Existing projects and blocked users are read from
+    the store. The store also records the callers' names, so that operators can refer to users by name.
     """
 
     def __init__(self, database: Database, now: Callable[[], datetime]) -> None:
@@ -57,7 +57,7 @@ class Federation:
         self._cache: Cache[tuple[str, str, str, int], LoginRoles] = Cache(database.generation, CACHED_LOGINS)
 
     async def caller_of_federated_user(self, user: FederatedUser, origin: Origin) -> Caller:
-        """Return the caller. Raises Unauthenticated if the user is blocked, or has ended this login."""
+        """Return the caller. Raises Unauthenticated if the user is blocked, or has logged out of this login."""
 
         async def load(_: object) -> LoginRoles:
             access = await self._access(user)
@@ -67,14 +67,14 @@ class Federation:
                 await self._known_users.record_user(known)
             return login
 
-        # The key contains the method, because a user of Keystone can choose an access key's id that equals another
-        # credential's id, such as the hash of a token. Revisions are counted separately for each kind of credential.
+        # The key contains the method, because Keystone users can choose an access key id that equals the id of another
+        # credential, such as the hash of a token. Revisions are counted separately for each kind of credential.
         key = user.user.id, user.method, user.credential_id, user.revision
         login = cast("LoginRoles", await self._cache.get(key, load))  # because `load` never returns None
         return login.caller(user, origin)
 
     async def login(self, user: FederatedUser) -> LoginRoles:
-        """Return the roles of a user, from the database. Raises Unauthenticated if they may not log in."""
+        """Return a user's roles from the database. Raises Unauthenticated if the user may not log in."""
         return login_of(user, await self._access(user))
 
     async def _access(self, user: FederatedUser) -> FederatedAccess:
@@ -83,7 +83,7 @@ class Federation:
         return await self._queries.access(user.user.id, issuer.name, issuer.projects, issuer.domain)
 
     async def missing_names(self, authority: Authority) -> tuple[str, ...]:
-        """Return what the settings of an issuer or Keystone name and the database lacks, such as `role membr`."""
+        """Return names in the settings of an issuer or Keystone that the database lacks, such as `role membr`."""
         projects, has_domain, roles = await self._queries.existing_names(
             authority.projects, authority.domain, authority.role_names
         )
@@ -99,9 +99,10 @@ class Federation:
         return await self._directory.entities_with_ids(Project, caller.roles.keys())
 
     async def block(self, user_id: str, *, actor: Actor) -> None:
-        """Refuse a user's logins, and revoke their certificates, also those that are issued from stale caches.
+        """Refuse a user's logins, and revoke the user's certificates.
 
-        Raises InvalidRequest for a malformed id, or Conflict.
+        Also revokes certificates that workers with stale caches still issue. Raises InvalidRequest for a malformed id,
+        or Conflict.
         """
         event = UserBlocked(at=self._now(), kind="user.blocked", actor=actor, subject=_checked_id(user_id))
         revocation = Revocation(
@@ -129,13 +130,13 @@ class Federation:
         await self._queries.block(revocation, event, revoked)
 
     async def unblock(self, user_id: str, *, actor: Actor) -> None:
-        """Accept a user's logins again. Raises InvalidRequest, NotFound or Conflict."""
+        """Allow a user to log in again. Raises InvalidRequest, NotFound or Conflict."""
         event = UserBlocked(at=self._now(), kind="user.unblocked", actor=actor, subject=_checked_id(user_id))
         await self._queries.unblock(user_id, event)
 
 
 def login_of(user: FederatedUser, access: FederatedAccess) -> LoginRoles:
-    """Return the roles that a user has now. Raises Unauthenticated if they may not log in."""
+    """Return the roles that a user has now. Raises Unauthenticated if the user may not log in."""
     issuer = user.issuer
     if access.blocked:
         raise Unauthenticated("the user is blocked", known=user.user.id)

@@ -5,7 +5,7 @@ import unicodedata
 from clustercert.model.errors import InvalidRequest
 from clustercert.model.ids import is_id
 
-# Keystone's limits. Only the limit of roles is lower: Keystone's is 255.
+# The same limits as Keystone's, except for roles: Keystone allows 255 characters.
 MAX_NAME = {"domain": 64, "project": 64, "group": 64, "role": 64, "user": 255}
 MAX_DESCRIPTION = 255
 
@@ -48,5 +48,5 @@ def searchable(text: str) -> str | None:
 
 
 def matches_name(stored: str, requested: str | None) -> bool:
-    """Whether a stored name equals the requested one after normalization. None as the requested name matches all."""
+    """Whether a stored name equals the requested name after normalization. The requested name None matches all."""
     return requested is None or searchable(requested) == stored

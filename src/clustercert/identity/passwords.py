@@ -1,4 +1,4 @@
-"""Passwords: their hashes, and the queue of logins that wait for one."""
+"""Password hashing, and the queue of logins that wait for a password check."""
 
 import asyncio
 import contextlib
@@ -22,23 +22,23 @@ from cachetools import TTLCache
 
 from clustercert.model.errors import InvalidRequest, Unavailable
 
-# How long failed checks count after the last attempt from the same network, or with the same user name.
+# Failed checks are counted until this time after the last attempt from the same network or for the same user.
 COUNTED_SECONDS = 60
-# How many counts a worker keeps in memory: a few megabytes. The least recently used counts are dropped first.
+# How many counters a worker keeps in memory, in a few megabytes. The least recently used counters are dropped first.
 MAX_COUNTED = 80_000
-# A user who logged in from the same network before comes first until this many attempts have failed.
+# A user who has logged in from this source before gets precedence until this many attempts have failed.
 KNOWN_FAILURES = 10
 
-# Prefix lengths by IP version. A wide network has more genuine users, so more attempts are allowed in it.
+# Allowed attempts by IP version and prefix length. More are allowed in larger networks, which have more genuine users.
 _ALLOWED_ATTEMPTS = {4: {32: 1, 24: 4}, 6: {64: 1, 48: 4, 32: 16}}
 
 
 @dataclass(frozen=True)
 class Contender:
-    """The sender of a password check.
+    """The sender of a login with a password.
 
     Attributes:
-        source: an IPv4 address, or an IPv6 address or /64; other text counts as one address.
+        source: an IPv4 address, or an IPv6 address or /64. Other text is treated like a single address.
         user: a user name or id as sent.
         is_known: whether the user has logged in from this source before.
     """
@@ -49,7 +49,7 @@ class Contender:
 
     @cached_property
     def networks(self) -> dict[str, int]:
-        """The networks that contain the source, narrowest first, each with the attempts that are allowed in it."""
+        """The networks that contain the source, smallest first, with the number of allowed attempts in each."""
         try:
             address = ip_interface(self.source).ip
         except ValueError:
@@ -59,7 +59,7 @@ class Contender:
 
 
 class _Rank(NamedTuple):
-    """The order of checks; the lowest is the next."""
+    """The position of a check in the queue. The check with the lowest rank runs next."""
 
     precedence: int
     user_failures: int
@@ -72,11 +72,11 @@ _FIRST, _KNOWN, _OTHERS = range(3)
 
 @dataclass(slots=True, eq=False)
 class Attempt:
-    """A check that waits or runs.
+    """A password check that waits or runs.
 
     Attributes:
-        rank_of_others: the rank without precedence.
-        has_overtaken: whether it came before others only because its user was known.
+        rank_of_others: the rank that the attempt would have without precedence.
+        has_overtaken: whether the attempt overtook other attempts only because its user is known.
     """
 
     contender: Contender | None
@@ -87,7 +87,7 @@ class Attempt:
 
 
 class PasswordQueue:
-    """Lets `running` checks run at once, and at most `max_waiting` wait. Use one queue per event loop."""
+    """Limits concurrent checks to `running`, and waiting checks to `max_waiting`. Use one queue per event loop."""
 
     def __init__(self, running: int, max_waiting: int, clock: Callable[[], float] = time.monotonic) -> None:
         self._free = running
@@ -99,9 +99,9 @@ class PasswordQueue:
 
     @contextlib.asynccontextmanager
     async def turn(self, contender: Contender | None) -> AsyncIterator[Attempt]:
-        """Wait for a turn, and keep it while the `with` block runs. The contender `None` comes before all others.
+        """Wait until the attempt may run, and run the `with` block. The contender `None` comes before all others.
 
-        Raises Unavailable if the queue is full, and this attempt is the last one of the largest network in it.
+        Raises Unavailable if the queue is full, and this attempt is the last one from the network with most attempts.
         """
         attempt = self._new_attempt(contender)
         try:
@@ -116,7 +116,7 @@ class PasswordQueue:
 
     @contextlib.asynccontextmanager
     async def turn_without_precedence(self, attempt: Attempt) -> AsyncIterator[None]:
-        """Wait for the turn that the attempt would have got if its user were not known. Raises Unavailable."""
+        """Wait as long as the attempt would have waited without precedence for its known user. Raises Unavailable."""
         await self._enter(Attempt(attempt.contender, attempt.rank_of_others, attempt.rank_of_others))
         try:
             yield
@@ -124,7 +124,7 @@ class PasswordQueue:
             self._leave()
 
     def forget(self, contender: Contender | None) -> None:
-        """Stop counting an attempt that succeeded or was rejected."""
+        """Remove an attempt from the counters, because it succeeded or was rejected."""
         for key in _keys(contender):
             if self._attempts.get(key, 0) > 0:
                 self._attempts[key] -= 1
@@ -164,7 +164,7 @@ class PasswordQueue:
             raise
 
     def _last_of_largest_network(self) -> Attempt:
-        """Return the last attempt from the largest network, among those of the lowest precedence."""
+        """Return the last attempt from the network with most attempts. Considers only the lowest precedence."""
         lowest = max(each.rank.precedence for each in self._waiting)
         candidates = [each for each in self._waiting if each.rank.precedence == lowest]
         waiting = Counter(network for each in candidates for network in _networks(each.contender))
@@ -182,11 +182,11 @@ class PasswordQueue:
             last.turn.set_exception(Unavailable(message, retry_after=2))
 
     def _leave(self) -> None:
-        """Pass the turn to the first in the queue, or free it if nobody waits."""
+        """Let the next attempt in the queue run, or free the slot if no attempt waits."""
         while self._waiting:
             first = min(self._waiting, key=lambda each: each.rank)
             self._waiting.remove(first)
-            # A cancelled attempt is in the queue until its task runs.
+            # A cancelled attempt stays in the queue until its task runs again.
             if first.turn is not None and not first.turn.done():
                 first.turn.set_result(None)
                 return
@@ -198,7 +198,7 @@ def _networks(contender: Contender | None) -> dict[str, int]:
 
 
 def _keys(contender: Contender | None) -> tuple[int, ...]:
-    """Return the key for the user name and source, and one key for each network."""
+    """Return the keys of the counters: one for user name and source together, and one for each network."""
     if contender is None:
         return ()
     return hash((contender.source, contender.user)), *map(hash, contender.networks)
@@ -208,8 +208,8 @@ T = TypeVar("T")
 
 MIN_CHARACTERS = 8
 MAX_BYTES = 1024
-# NFC composes at most three code points into two bytes, so a longer string can't fit. Reject it before normalization,
-# which blocks the event loop for a time quadratic in the number of consecutive combining characters.
+# NFC composes at most three code points into two bytes, so a longer string exceeds MAX_BYTES. Reject such a string
+# before normalization, which takes time quadratic in the number of consecutive combining characters.
 _MAX_CODE_POINTS = MAX_BYTES * 3 // 2
 
 # OWASP Password Storage Cheat Sheet: 19 MiB, two passes, one lane.
@@ -217,12 +217,13 @@ DEFAULT_HASHER = PasswordHasher(time_cost=2, memory_cost=19 * 1024, parallelism=
 
 # Two threads limit the memory that a worker uses. One core stays free for other requests.
 THREADS = max(1, min(2, (os.cpu_count() or 1) - 1))
-# The maximum number of waiting checks, which take a few seconds. More are rejected: their clients would time out.
+# The maximum number of waiting checks, which together take a few seconds. More checks are rejected, because their
+# clients would time out.
 MAX_WAITING = 128
 
 
 class Passwords:
-    """Runs Argon2id in threads. A check takes as long for an unknown user as for a known one."""
+    """Runs Argon2id in threads. A check takes equally long for known and unknown users."""
 
     def __init__(self, hasher: PasswordHasher = DEFAULT_HASHER, *, max_waiting: int = MAX_WAITING) -> None:
         self._hasher = hasher
@@ -231,7 +232,7 @@ class Passwords:
         self._dummy_hash = _dummy_hash(hasher)
 
     async def hashed(self, password: str) -> str:
-        """Hash a password for storage. Raises Unavailable, or InvalidRequest if it is too short or too long."""
+        """Hash a password for storage. Raises Unavailable, or InvalidRequest if the password has a bad length."""
         raw = _bytes(password)
         if raw is None or len(password) < MIN_CHARACTERS:
             raise InvalidRequest(
@@ -240,7 +241,7 @@ class Passwords:
         return await self._in_turn(lambda: self._hasher.hash(raw))
 
     async def matches(self, password: str, stored: str | None, contender: Contender | None = None) -> bool:
-        """Whether the password matches the stored hash. Takes as long if `stored` is None. Raises Unavailable."""
+        """Whether the password matches the stored hash. Takes the same time if `stored` is None. Raises Unavailable."""
         raw = _bytes(password)
         hashed = stored or self._dummy_hash
 
@@ -253,7 +254,7 @@ class Passwords:
         if matches:
             self._queue.forget(contender)
         elif attempt.has_overtaken:
-            # Otherwise the time of a failed login would tell that the user exists and has logged in from this network.
+            # Otherwise a fast failure would reveal that the user exists and has logged in from this source before.
             async with self._queue.turn_without_precedence(attempt):
                 await self._run(verify)
         return matches
@@ -284,7 +285,7 @@ class Passwords:
 
 @functools.cache
 def _dummy_hash(hasher: PasswordHasher) -> str:
-    """The hash of a random password, made once by each process."""
+    """Return the hash of a random password. Each process computes it once."""
     return hasher.hash(secrets.token_urlsafe())
 
 
@@ -293,7 +294,7 @@ def _bytes(password: str) -> bytes | None:
     if len(password) > _MAX_CODE_POINTS:
         return None
     try:
-        # RFC 8265, OpaqueString. Keyboards compose accents in different ways, so normalize them.
+        # RFC 8265, OpaqueString. Keyboards compose accented letters in different ways, so normalize them.
         raw = unicodedata.normalize("NFC", password).encode()
     except UnicodeEncodeError:
         return None

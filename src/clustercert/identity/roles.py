@@ -21,14 +21,14 @@ BUILT_IN = (ADMIN, "member", OPERATOR, "reader")
 
 
 class Roles:
-    """Assigns roles in a project. If the project is `None`, the role is valid in the whole service."""
+    """Manages roles, and assigns them in a project. If the project is `None`, a role applies to the whole service."""
 
     def __init__(self, database: Database, now: Callable[[], datetime]) -> None:
         self.queries = RoleQueries(database)
         self._now = now
 
     async def bootstrap(self) -> None:
-        """Create the built-in roles unless they exist."""
+        """Create the built-in roles that don't exist yet."""
         await self.queries.ensure(BUILT_IN)
 
     async def find(self, name_or_id: str) -> Role:
@@ -43,13 +43,13 @@ class Roles:
         return found
 
     async def create(self, name: str, *, actor: Actor) -> Role:
-        """Create a role. Raises InvalidRequest for a bad name, or Conflict if it exists."""
+        """Create a role. Raises InvalidRequest for a bad name, or Conflict if a role with this name exists."""
         role = Role(new_id(), checked_new_name(name, "role"))
         await self.queries.add(role, self._role_event("role.created", role, actor))
         return role
 
     async def remove(self, role: Role, *, actor: Actor) -> None:
-        """Delete a role. Raises NotFound, or Conflict if it is built in or assigned."""
+        """Delete a role. Raises NotFound, or Conflict if the role is built in or still assigned."""
         if role.name in BUILT_IN:
             raise Conflict(f"The role {role.name} is built in.")
         await self.queries.remove(role, self._role_event("role.removed", role, actor))
@@ -73,7 +73,7 @@ class Roles:
     async def assign(
         self, role: str, assignee: User | Group, project: Project | None, *, actor: Actor
     ) -> bool:
-        """Assign a role. Returns False if it was assigned already. Raises NotFound if there is no such role."""
+        """Assign a role. Returns False if it was assigned already. Raises NotFound if the role does not exist."""
         found = await self.find(role)
         event = self._event("role.assigned", found.name, assignee, project, actor)
         return await self.queries.assign(assignee.id, event.project_id, found.id, event)
@@ -81,7 +81,7 @@ class Roles:
     async def unassign(
         self, role: str, assignee: User | Group, project: Project | None, *, actor: Actor
     ) -> None:
-        """Remove an assignment. Raises NotFound if there is none."""
+        """Remove a role assignment. Raises NotFound if it does not exist."""
         event = self._event("role.unassigned", role, assignee, project, actor)
         await self.queries.unassign(assignee.id, event.project_id, event.role, event)
 
@@ -112,11 +112,11 @@ class Roles:
 
 
 def role_names(roles: LiveRoles) -> Mapping[str, tuple[str, ...]]:
-    """Return sorted role names by project id for a `Caller`, in a read-only mapping."""
+    """Return a read-only mapping of project ids to sorted role names, for a `Caller`."""
     items = roles.by_project.items()
     return MappingProxyType({project_id: tuple(role.name for role in roles) for project_id, roles in items})
 
 
 def service_role_names(roles: LiveRoles) -> tuple[str, ...]:
-    """Return the sorted names of roles in the whole service for a `Caller`."""
+    """Return the sorted names of roles that apply to the whole service, for a `Caller`."""
     return tuple(role.name for role in roles.service)

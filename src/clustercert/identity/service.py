@@ -20,11 +20,11 @@ from clustercert.store.entities import Reference
 
 
 class Identity:
-    """The parts of the built-in identity service.
+    """The components of the built-in identity service.
 
     Attributes:
-        region: the region in the service catalog. Projects are usually named after it.
-        tokens, access_keys, federation: implement the lookups of the authenticators in `authn`.
+        region: the region in the service catalog. Projects are usually named after the region.
+        tokens, access_keys, federation: implement the lookup protocols of the authenticators in `authn`.
     """
 
     def __init__(
@@ -49,7 +49,7 @@ class Identity:
         self.logins = Logins(database, now)
 
     async def projects_of(self, caller: Caller) -> tuple[Project, ...]:
-        """List the projects, including disabled ones, in which the caller's user has a role."""
+        """List the projects in which the caller's user has a role, including disabled projects."""
         if caller.issuer != BUILT_IN:
             return await self.federation.projects_of(caller)
         return await self.roles.queries.projects_of(caller.user.id)
@@ -64,10 +64,10 @@ class Identity:
         return found[0]
 
     async def block(self, user_id: str, *, actor: Actor) -> None:
-        """End a user's logins, refuse new ones, and revoke their certificates, also those from stale caches.
+        """End a user's logins, refuse new logins, and revoke the user's certificates.
 
-        Disables a user of the built-in identity. Raises InvalidRequest for a malformed id, or Conflict if the user is
-        blocked already.
+        Also revokes certificates that workers with stale caches still issue. Disables a user of the built-in identity
+        service. Raises InvalidRequest for a malformed id, or Conflict if the user is blocked already.
         """
         user = await self._built_in(user_id)
         if user is None:
@@ -78,7 +78,7 @@ class Identity:
             raise Conflict("This user is blocked already.")
 
     async def unblock(self, user_id: str, *, actor: Actor) -> None:
-        """Accept a user's logins again. Old certificates stay revoked.
+        """Allow a user to log in again. Old certificates stay revoked.
 
         Raises InvalidRequest for a malformed id, NotFound if the user is not blocked, or Conflict.
         """
@@ -97,8 +97,8 @@ class Identity:
     async def change_password(self, user_id: str, old: str, new: str, origin: Origin) -> None:
         """Change a user's own password, and delete their tokens and temporary keys.
 
-        The old password is checked as in a login. Raises Unauthenticated, also if the old password was changed
-        meanwhile, Unavailable, InvalidRequest for a bad new password, or TooManyRequests.
+        The old password is checked as in a login. Raises Unauthenticated if the old password is wrong or was changed
+        meanwhile, InvalidRequest for a bad new password, TooManyRequests, or Unavailable.
         """
         user, checked_hash = await self.tokens.check_password(Reference(id=user_id), old, origin.network)
         if new == old:
@@ -107,7 +107,7 @@ class Identity:
         await self.directory.set_password(user, new, actor=Actor(user.id, origin), checked_hash=checked_hash)
 
     async def prune(self) -> int:
-        """Delete all expired tokens and temporary access keys, and return the number deleted."""
+        """Delete all expired tokens and temporary access keys, and return the number of deleted rows."""
         pruned = 0
         for part in (self.tokens, self.access_keys):
             while count := await part.prune():

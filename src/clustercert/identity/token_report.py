@@ -13,11 +13,11 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class TokenReport:
-    """The result for a token now.
+    """Whether a token is accepted now, and which roles its user has.
 
     Attributes:
-        login: the roles of its user; None if the token would be refused.
-        missing: what the settings of its issuer name and the database lacks, such as `role membr`.
+        login: the roles of the token's user; None if the token would be refused.
+        missing: names in the issuer's settings that the database lacks, such as `role membr`.
     """
 
     explanation: Explanation
@@ -31,7 +31,7 @@ class TokenReport:
 
 
 async def report_on_token(oidc: "OidcAuthenticator | None", federation: Federation, text: str) -> TokenReport:
-    """Report on a token. Stores nothing, and writes nothing to the log. Raises Unavailable without the database."""
+    """Report on a token. Stores and logs nothing. Raises Unavailable if the database can't be reached."""
     if oidc is None:
         none = CheckResult("iss", False, "", "an issuer in the settings, which have no [[identity.issuers]]")
         return TokenReport(Explanation(None, (none,), None), None)

@@ -1,4 +1,4 @@
-"""Use cases of tokens: create, validate, revoke one or all of a user."""
+"""Use cases: create, validate and revoke tokens, and log users out everywhere."""
 
 import hashlib
 import secrets
@@ -24,23 +24,24 @@ from clustercert.store.roles import RoleQueries
 
 
 class Logins:
-    """Shows and ends the logins of a caller, on this and on other machines."""
+    """Lists and ends all logins of a caller, on this machine and on others."""
 
     def __init__(self, database: Database, now: Callable[[], datetime]) -> None:
         self._queries = UserLoginQueries(database)
         self._now = now
 
     async def logins_of_caller(self, caller: Caller) -> UserLogins:
-        """Return the caller's tokens and access keys of the built-in identity."""
+        """Return the caller's tokens and access keys. Callers from other identity systems have none here."""
         return (
             await self._queries.logins_of_user(caller.user.id) if caller.issuer == BUILT_IN else UserLogins()
         )
 
     async def end_all(self, caller: Caller, *, with_keys: bool) -> UserLogins:
-        """End all logins of the caller, also the one of this request. Returns what was deleted.
+        """End all logins of the caller, including the login used for this request. Returns what was deleted.
 
-        Of the built-in identity: deletes the tokens and temporary access keys, and with `with_keys` the permanent ones.
-        Of an issuer or Keystone: refuses tokens of logins from before this moment. Raises Unauthenticated or Conflict.
+        For a user of the built-in identity service, deletes the tokens and temporary access keys, and permanent access
+        keys if `with_keys` is true. For a user of an OIDC issuer or Keystone, refuses tokens of logins before now.
+        Raises Unauthenticated or Conflict.
         """
         user, now = caller.user, self._now()
 
@@ -80,7 +81,7 @@ TOKEN_BYTES = 32
 # 32 random bytes in base64url without padding.
 TOKEN_CHARACTERS = 43
 
-# Each cached token takes about two kilobytes.
+# The maximum number of cached tokens. Each takes about two kilobytes.
 CACHED_TOKENS = 10_000
 
 _NO_TOKEN = "Could not find token."
@@ -103,7 +104,7 @@ class ByToken:
 
 @dataclass(frozen=True, slots=True)
 class ProjectScope:
-    """A project as the scope of a token. If its domain is not named, it is looked up in the user's domain."""
+    """A project as the scope of a token. A project name without a domain is looked up in the user's domain."""
 
     project: Reference
 
@@ -139,7 +140,7 @@ class _CachedToken:
 
 
 class Tokens:
-    """Issues tokens, and returns the callers who use them. Looking up a cached token needs one hash and no I/O."""
+    """Issues tokens, and finds the callers who own them. Looking up a cached token needs one hash and no I/O."""
 
     def __init__(
         self,
@@ -161,7 +162,8 @@ class Tokens:
     async def issue(self, proof: Proof, scope: Scope, source: str = "") -> IssuedToken:
         """Issue a token.
 
-        Raises Unauthenticated if the password, old token or scope is not valid, TooManyRequests, or Unavailable.
+        Raises Unauthenticated if the password, the existing token or the scope is not valid, TooManyRequests, or
+        Unavailable.
 
         `source`: the client's address or network, for the order of password checks.
         """
@@ -189,7 +191,7 @@ class Tokens:
         )
 
     async def inspect(self, caller: Caller, token: str) -> LiveToken:
-        """Look up a token. Raises NotFound unless the caller is its user or an operator."""
+        """Look up a token. Only its user and operators may do this; raises NotFound for others."""
         try:
             cached = await self._usable(token)
         except Unauthenticated as error:
@@ -199,12 +201,12 @@ class Tokens:
         return cached.live
 
     async def revoke(self, caller: Caller, token: str) -> None:
-        """Revoke a token. This process refuses it from then on, and others soon after.
+        """Revoke a token. This process refuses it from now on, and other processes refuse it soon after.
 
-        Tokens for another scope that were created with it stay valid.
+        Tokens for other scopes that were created with the revoked token stay valid. A token for a disabled project can
+        be revoked, because the project may be enabled again.
 
-        Even a token for a disabled project is revoked, because the project may be enabled again. Raises NotFound unless
-        the token has not expired and the caller is its user or an operator.
+        Raises NotFound if the token has expired, or if the caller is neither its user nor an operator.
         """
         live = await self._queries.live(_hash(token)) if _is_well_formed(token) else None
         if live is None or self._now() >= live.token.expires_at or not _may_see(caller, live):
@@ -217,11 +219,11 @@ class Tokens:
         await self._generation.refresh()
 
     async def prune(self) -> int:
-        """Delete a batch of expired tokens and known networks, and return the number deleted."""
+        """Delete a batch of expired tokens and outdated known networks, and return the number of deleted rows."""
         return await self._queries.prune(self._now())
 
     async def check_password(self, reference: Reference, password: str, source: str) -> tuple[User, str]:
-        """Return the user with this password, and the hash that was checked. Raises Unauthenticated or Unavailable.
+        """Return the user if the password is right, and the stored hash. Raises Unauthenticated or Unavailable.
 
         `source`: see `issue`.
         """
@@ -257,10 +259,10 @@ class Tokens:
     async def _token(
         self, user: User, scope: Scope, token_hash: bytes, *, parent: Token | None = None
     ) -> Token:
-        """Create a token for a scope. Raises Unauthenticated if the user may not use that scope.
+        """Create a token for a scope. Raises Unauthenticated if the user may not use this scope.
 
-        `parent` is the token of a login by token. The new token expires with it, because otherwise tokens could be
-        renewed forever.
+        `parent` is the existing token, in a login with a token. The new token expires at the same time as `parent`,
+        because otherwise tokens could be renewed forever.
         """
         project = await self._project(user, scope.project) if isinstance(scope, ProjectScope) else None
         domain = _own_domain(user, scope) if isinstance(scope, DomainScope) else None

@@ -1,4 +1,4 @@
-"""Access keys that are EC2-type credentials in Keystone. `authn.access_keys` verifies the signatures."""
+"""Access keys stored in Keystone as EC2 credentials. `authn.access_keys` verifies the signatures."""
 
 import asyncio
 import hashlib
@@ -28,16 +28,16 @@ logger = structlog.get_logger()
 
 @dataclass(frozen=True, slots=True)
 class KeystoneKey(SigningKey):
-    """An access key of Keystone. It is for one project."""
+    """An access key from Keystone, which is valid for one project."""
 
     project_id: str = ""
 
 
 @dataclass(frozen=True, slots=True)
 class KeystoneAccessKeys:
-    """Looks up access keys, and the users to whom they belong. Secrets are kept in memory only.
+    """Looks up access keys and their users. Secrets are kept in memory only.
 
-    The user, their roles and groups are read after the signature is verified. So a wrong signature and an unknown
+    The user's roles and groups are read after the signature is verified, so that a wrong signature and an unknown
     access key both cost one request to Keystone.
     """
 
@@ -65,7 +65,7 @@ class KeystoneAccessKeys:
             return None
 
     async def look_up_unknown(self, access_key_id: str) -> None:
-        """Ask Keystone about the key, as for an unknown key, at most once in a few seconds."""
+        """Ask Keystone about the key, as for an unknown key, at most once every few seconds."""
 
         async def ask() -> Found[None]:
             await self.directory.client.credential(_digest(access_key_id).hex())
@@ -96,7 +96,7 @@ class KeystoneAccessKeys:
         if body.id != credential_id or body.type != "ec2" or body.project_id is None:
             raise _refused(access_key_id, "it is not an EC2 credential for a project")
         try:
-            # Users write the blobs of their own credentials, so a malformed one is no fault of Keystone.
+            # Users write the blobs of their own credentials, so don't treat a malformed blob as a failure of Keystone.
             blob = parsed(Ec2Blob, body.blob.encode())
         except UnusableAnswer as error:
             raise _refused(access_key_id, str(error)) from None
@@ -116,8 +116,8 @@ class KeystoneAccessKeys:
             raise Unauthenticated("the access key's user is unknown or disabled", known=key.id)
         if project is None or project.id != key.project_id or not project.enabled:
             raise Unauthenticated("the access key's project is unknown or disabled", known=key.id)
-        # Read without the cache. The user is cached too, so a disabled domain would take effect only after twice that
-        # time.
+        # Read domains without the cache. The result is cached, so with two caches a disabled domain would take effect
+        # only after twice the cache time.
         ids = {user.domain_id, project.domain_id}
         domains = {each.id: each for each in await asyncio.gather(*map(self.directory.current_domain, ids))}
         if not all(each.enabled for each in domains.values()):
@@ -141,11 +141,11 @@ class KeystoneAccessKeys:
 
 
 def _digest(*parts: str) -> bytes:
-    """Return a SHA-256. The id of an EC2 credential is the SHA-256 of its access key, in hex."""
+    """Return a SHA-256. In Keystone, the id of an EC2 credential is the SHA-256 of its access key, in hex."""
     return hashlib.sha256("\0".join(parts).encode()).digest()
 
 
 def _refused(access_key_id: str, reason: str) -> Unauthenticated:
-    # The caller of `signing_key` can't tell this key from an unknown one, but operators need the reason.
+    # `signing_key` returns None for refused and unknown keys alike, so log the reason for operators.
     logger.info("keystone access key refused", access_key_id=access_key_id, reason=reason)
     return Unauthenticated(f"the access key can't be used: {reason}", known=access_key_id)

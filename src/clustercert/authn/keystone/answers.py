@@ -1,4 +1,4 @@
-"""Keystone's answers, parsed strictly. Members that the service does not need are ignored.
+"""Models of Keystone's answers, parsed strictly. Members that the service does not need are ignored.
 
 Source: Identity API v3.14.
 """
@@ -9,7 +9,7 @@ from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, ValidationErro
 
 MAX_ROLES = 1000
 MAX_GROUPS = 500
-# Keystone makes secrets of 32 hex digits. Users can choose others: reject those that can be guessed.
+# Keystone generates secrets of 32 hex digits. Users can choose their own secrets: reject short ones.
 MIN_SECRET = 16
 
 Id = Annotated[str, Field(pattern=r"^[!-~]{1,64}$")]
@@ -18,11 +18,11 @@ M = TypeVar("M", bound=BaseModel)
 
 
 class UnusableAnswer(Exception):
-    """An answer of Keystone does not have the documented form. The message says why, without secrets."""
+    """An answer of Keystone does not have the documented format. The message says why, without secrets."""
 
 
 class UnusableObject(UnusableAnswer):
-    """The answer has the documented form, but not the object in it, such as one token or one user."""
+    """The answer contains an object, such as a token or a user, with an unexpected format."""
 
 
 class _Answer(BaseModel):
@@ -30,7 +30,7 @@ class _Answer(BaseModel):
 
 
 class DomainReference(_Answer):
-    """A domain in another object."""
+    """The domain of another object, such as a user."""
 
     id: Id
     name: Name
@@ -45,7 +45,7 @@ class UserReference(_Answer):
 
 
 class IdReference(_Answer):
-    """An object that is named by its id."""
+    """A reference to an object by its id."""
 
     id: Id
 
@@ -57,7 +57,7 @@ class RoleReference(_Answer):
 
 
 class ApplicationCredential(_Answer):
-    """The application credential that a token was made with. Access rules limit it to some paths of other services."""
+    """The application credential that created a token. Access rules limit it to some paths of OpenStack services."""
 
     id: Id
     access_rules: list[Any] | None = None
@@ -95,7 +95,7 @@ class GroupBody(_Answer):
 
 
 class _List(_Answer):
-    """A list. Keystone truncates lists at a limit in its configuration, and then sends `truncated`."""
+    """A list. Keystone truncates lists that exceed a limit in its configuration, and then sends `truncated`."""
 
     truncated: bool = False
 
@@ -150,13 +150,13 @@ class DomainAnswer(_Answer):
 
 
 class AssignmentScope(_Answer):
-    """Where a role is assigned; other scopes than projects are ignored."""
+    """The scope of a role assignment. Scopes other than projects are ignored."""
 
     project: IdReference | None = None
 
 
 class Assignment(_Answer):
-    """A role assignment. Effective ones always name a user."""
+    """A role assignment. Effective role assignments always have a user."""
 
     role: RoleReference
     scope: AssignmentScope
@@ -170,7 +170,7 @@ class AssignmentsAnswer(_List):
 
 
 class Ec2Blob(_Answer):
-    """The content of an EC2 credential. It may name the delegation under which the credential was created."""
+    """The content of an EC2 credential. The last three members identify a delegation that created the credential."""
 
     access: Annotated[str, Field(min_length=1, max_length=64)]
     secret: Annotated[str, Field(min_length=MIN_SECRET, max_length=255, repr=False)]
@@ -184,7 +184,7 @@ class Ec2Blob(_Answer):
 
 
 class CredentialBody(_Answer):
-    """A credential. The blob of other types than `ec2` has other forms, and is not parsed."""
+    """A credential. Only the blob of the type `ec2` is parsed."""
 
     id: Id
     type: Name
@@ -200,7 +200,7 @@ class CredentialAnswer(_Answer):
 
 
 def parsed(model: type[M], content: bytes) -> M:
-    """Parse an answer. Raises UnusableAnswer or UnusableObject, which name the first wrong member but not its value."""
+    """Parse an answer. Raises UnusableAnswer or UnusableObject with the first wrong member, but without its value."""
     try:
         return model.model_validate_json(content)
     except ValidationError as error:

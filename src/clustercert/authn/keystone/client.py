@@ -1,4 +1,4 @@
-"""Look-ups in Keystone, cached, and their results as callers."""
+"""Reads users, groups, roles and other objects from Keystone, caches them, and maps them to users of this service."""
 
 import asyncio
 import hashlib
@@ -49,10 +49,10 @@ logger = structlog.get_logger()
 
 
 class KeystoneClient:
-    """Reads objects from Keystone. None stands for an object that does not exist.
+    """Reads objects from Keystone. Methods return None for an object that does not exist.
 
-    All methods raise CredentialUnverified if there is no usable answer. The log then has the reason. They raise
-    Unauthenticated if only the object in the answer is not usable: waiting would not help its user.
+    All methods raise CredentialUnverified if Keystone gives no usable answer, and log the reason. They raise
+    Unauthenticated if only the object in the answer is unusable: a second attempt would also fail.
     """
 
     def __init__(self, connection: Connection, service_token: ServiceToken, name: str) -> None:
@@ -62,7 +62,7 @@ class KeystoneClient:
         self._failure = ""
 
     async def token(self, text: str) -> TokenBody | None:
-        """Validate a token. Returns None if it has expired or was revoked, or if its user is disabled."""
+        """Validate a token. Returns None if the token has expired or was revoked, or its user is disabled."""
         answer = await self._read(TokenAnswer, "/auth/tokens", NO_CATALOG, subject=text)
         return answer.token if answer is not None else None
 
@@ -88,7 +88,7 @@ class KeystoneClient:
         return answer.domain if answer is not None else None
 
     async def roles(self, user_id: str, project_id: str) -> frozenset[str]:
-        """Read the names of a user's effective roles in a project: direct, by groups, inherited and implied."""
+        """Read the names of a user's effective roles in a project: direct, through groups, inherited and implied."""
         answer = await self._read(
             AssignmentsAnswer,
             "/role_assignments",
@@ -103,7 +103,7 @@ class KeystoneClient:
             return frozenset()
         if answer.truncated:
             raise self._unusable("role_assignments", UnusableAnswer("the list of roles is cut off"))
-        # Don't rely on the filters in the query: Keystone ignores a filter that it does not know.
+        # Filter again, because Keystone ignores query parameters that it does not know.
         return frozenset(
             each.role.name
             for each in answer.role_assignments
@@ -151,7 +151,7 @@ class KeystoneClient:
             )
             if response.status != 401:  # noqa: PLR2004
                 break
-            # The service's own token was revoked, or the keys of Keystone were replaced.
+            # The service's own token was revoked, or Keystone's keys were replaced. Log in and try again.
             self._service_token.drop(own)
         if response is None or response.status == 404:  # noqa: PLR2004
             return None
@@ -164,7 +164,7 @@ class KeystoneClient:
 
     def _unusable(self, about: str, error: UnusableAnswer) -> CredentialUnverified:
         metrics.KEYSTONE_REQUESTS.labels("unusable").inc()
-        # Anyone can cause this with an invented token, so the same reason is logged only once.
+        # Anyone can cause this with an invented token, so don't log the same reason repeatedly.
         if (reason := f"{about}: {error}") != self._failure:
             logger.warning("keystone answer not usable", authority=self._name, reason=reason)
         self._failure = reason
@@ -173,13 +173,13 @@ class KeystoneClient:
         )
 
 
-# A user with many groups takes about 20 KiB.
+# The maximum number of cached answers. The entry of a user with many groups takes about 20 KiB.
 MAX_ENTRIES = 4_000
-# How long refusals are remembered. An entry takes less than 1 KiB.
+# How long refusals are cached. An entry takes less than 1 KiB.
 REFUSAL_SECONDS = 5.0
 MAX_REFUSALS = 10_000
-# The maximum number of concurrent lookups. More would use up the worker's limit of requests, and delay other identity
-# systems.
+# The maximum number of concurrent lookups. More lookups would use up the worker's limit of requests, and delay logins
+# through other identity systems.
 MAX_UNDER_WAY = 128
 
 V = TypeVar("V")
@@ -187,7 +187,7 @@ V = TypeVar("V")
 
 @dataclass(frozen=True, slots=True)
 class Found(Generic[V]):
-    """An answer of Keystone, and for how many seconds after the request it may be used. Zero: only for this request."""
+    """An answer of Keystone, and how many seconds after the request it may be reused. Zero: not at all."""
 
     value: V
     seconds: float
@@ -203,7 +203,7 @@ class _Entry(Generic[V]):
 
 
 class Lookups(Generic[V]):
-    """Answers by key. Keys are hashes, so that no credential is kept."""
+    """A cache of Keystone's answers. Keys are hashes, so that the cache contains no credentials."""
 
     def __init__(
         self,
@@ -225,7 +225,10 @@ class Lookups(Generic[V]):
         return entry.value if entry is not None else None
 
     async def get(self, key: bytes, ask: Ask[V]) -> V:
-        """Return the cached answer, or ask. Raises Unauthenticated or CredentialUnverified."""
+        """Return the cached answer, or call `ask` and cache the result.
+
+        Raises Unauthenticated or CredentialUnverified.
+        """
         if (value := self.cached(key)) is not None:
             return value
         if (refused := self._refused.get(key)) is not None:
@@ -261,21 +264,21 @@ def _end_of(_key: bytes, entry: _Entry[V], _now: float) -> float:
 
 
 def _retrieve(task: "asyncio.Task[V]") -> None:
-    """Fetch the task's exception, or asyncio logs it if all requests that waited were cancelled."""
+    """Retrieve the task's exception. Otherwise asyncio logs the exception if all waiting requests were cancelled."""
     if not task.cancelled():
         task.exception()
 
 
-# The maximum length of a name: with domain and prefix, it still fits into a certificate.
+# The maximum length of a name. A name of this length still fits into a certificate with the domain and the prefix.
 MAX_NAME_BYTES = 200
 
 Roles = Mapping[str | None, frozenset[str]]
 
 
 def require_undelegated(body: TokenBody) -> None:
-    """Refuse a token that its user delegated with limits, because a certificate can't have these limits.
+    """Refuse a token that was delegated with restrictions, because a certificate can't have the same restrictions.
 
-    Application credentials without access rules are accepted: their roles are those of the token.
+    Application credentials without access rules are accepted: a token already has only the roles that they grant.
     """
     for kind, value in (
         ("a trust", body.trust),
@@ -290,9 +293,10 @@ def require_undelegated(body: TokenBody) -> None:
 
 
 def token_roles(keystone: Keystone, body: TokenBody) -> tuple[Roles, frozenset[str]]:
-    """Return the roles by project id, and those in the whole service, of a token.
+    """Return a token's roles by project id, and its roles in the whole service.
 
-    Only a token for a project has roles in it, and only one for the scope `system` can have roles in the service.
+    A token scoped to a project has roles only in this project. Only a token scoped to `system` can have roles in the
+    whole service.
     """
     names = [role.name for role in body.roles]
     if body.project is not None:
@@ -304,14 +308,14 @@ def token_roles(keystone: Keystone, body: TokenBody) -> tuple[Roles, frozenset[s
 
 
 def project_roles(keystone: Keystone, names: Iterable[str]) -> frozenset[str]:
-    """Return the local names of these roles in a project."""
+    """Return the local names of these Keystone roles. Roles without a local name are dropped."""
     if keystone.roles is None:
         return frozenset(names)
     return frozenset(keystone.roles[name] for name in names if name in keystone.roles)
 
 
 def mapped_user(keystone: Keystone, user: UserReference) -> User:
-    """Return the user. Raises Unauthenticated if the service can't represent them."""
+    """Return the user with local name and domain. Raises Unauthenticated if the user is not acceptable here."""
     if not is_user_id(user.id):
         raise Unauthenticated("the user's id has neither 32 nor 64 hex digits")
     if keystone.user_domains is not None and user.domain.id not in keystone.user_domains:
@@ -325,7 +329,7 @@ def mapped_groups(
 ) -> tuple[Group, ...]:
     """Return a user's groups, sorted by name. `domains`: the domains of the groups, by id.
 
-    Raises Unauthenticated rather than leave a group out, because without it the policy would decide wrongly.
+    Raises Unauthenticated if a group is unusable: without the group, the policy would decide wrongly.
     """
     if len(groups) > MAX_GROUPS:
         raise Unauthenticated(f"the user is in more than {MAX_GROUPS} groups", known=user_id)
@@ -339,7 +343,7 @@ def mapped_groups(
 
 
 def _named(keystone: Keystone, name: str, domain: DomainReference, user_id: str) -> tuple[str, Domain]:
-    """Return the local name of a user or group, and their local domain."""
+    """Return the name and the domain of a user or group in this service."""
     for text in (name, domain.name):
         if invisible_problem(text) or len(text.encode()) > MAX_NAME_BYTES:
             raise Unauthenticated(
@@ -350,21 +354,21 @@ def _named(keystone: Keystone, name: str, domain: DomainReference, user_id: str)
     if not keystone.prefix_names:
         return name, FederatedDomain(domain.id, domain.name)
     if "/" in domain.name:
-        # Otherwise, users of two domains could have one name.
+        # Otherwise users of two domains could get the same name.
         raise Unauthenticated(f"the name of the domain {domain.name[:64]!a} has a slash", known=user_id)
     return f"{keystone.name}/{domain.name}/{name}", keystone.prefix_domain
 
 
 @dataclass(frozen=True, slots=True)
 class KeystoneDirectory:
-    """Reads the groups of users, and domains, which are cached."""
+    """Reads users' groups, and domains. Domains are cached."""
 
     keystone: Keystone
     client: KeystoneClient
     domains: Lookups[DomainBody] = field(default_factory=Lookups, repr=False)
 
     async def groups(self, user_id: str, domain: DomainReference) -> tuple[Group, ...]:
-        """Return the groups of a user of this domain. Raises Unauthenticated if the user does not exist any more."""
+        """Return the groups of a user in this domain. Raises Unauthenticated if the user does not exist any more."""
         if not self.keystone.groups:
             return ()
         groups = await self.client.groups(user_id)
@@ -376,7 +380,7 @@ class KeystoneDirectory:
         return mapped_groups(self.keystone, user_id, groups, by_id)
 
     async def domain(self, domain_id: str) -> DomainBody:
-        """Return a domain, from the cache if it is there. Raises Unauthenticated if it does not exist."""
+        """Return a domain from the cache or from Keystone. Raises Unauthenticated if the domain does not exist."""
 
         async def ask() -> Found[DomainBody]:
             return Found(await self.current_domain(domain_id), self.keystone.cache.total_seconds())
@@ -384,7 +388,7 @@ class KeystoneDirectory:
         return await self.domains.get(hashlib.sha256(domain_id.encode()).digest(), ask)
 
     async def current_domain(self, domain_id: str) -> DomainBody:
-        """Read a domain from Keystone. Raises Unauthenticated if it does not exist."""
+        """Read a domain from Keystone, bypassing the cache. Raises Unauthenticated if the domain does not exist."""
         domain = await self.client.domain(domain_id)
         if domain is None or domain.id != domain_id:
             raise Unauthenticated("a domain is unknown to Keystone")

@@ -23,10 +23,10 @@ if TYPE_CHECKING:
     import httpx
 
 
-# Keystone needs only the parameter, Huawei Cloud's IAM needs a value, too.
+# Keystone ignores the parameter's value. Huawei Cloud's IAM requires one.
 NO_CATALOG: Mapping[str, str] = {"nocatalog": "true"}
 MAX_CONNECTIONS = 20
-# Back-off: after a network failure, nothing is sent for this time. It doubles with each further failure.
+# Back-off: after a network failure, nothing is sent during a pause. Each further failure doubles the pause.
 FIRST_PAUSE_SECONDS = 0.5
 LONGEST_PAUSE_SECONDS = 15.0
 
@@ -40,7 +40,7 @@ class ConnectionFailed(Exception):
 class Connection:
     """Sends requests to one Keystone.
 
-    After a network failure, requests are refused until the pause is over. Then one request at a time tries again.
+    After a network failure, all requests are refused during a pause. Then one request at a time is sent as a probe.
     """
 
     def __init__(self, keystone: Keystone, clock: Callable[[], float] = time.monotonic) -> None:
@@ -48,7 +48,7 @@ class Connection:
         self._seconds = keystone.timeout.total_seconds()
         self._clock = clock
         self._lock = asyncio.Lock()
-        # The time limit of requests does not include waiting for a free connection, which is no failure of Keystone.
+        # Waiting for a free connection does not count towards a request's time-out: Keystone has not failed then.
         self._slots = asyncio.Semaphore(MAX_CONNECTIONS)
         self._http: httpx.AsyncClient | None = None
         self._tls: ssl.SSLContext | None = None
@@ -66,10 +66,10 @@ class Connection:
         params: Mapping[str, str] | None = None,
         body: JsonObject | None = None,
     ) -> Response:
-        """Send a request to a path below the Keystone's URL.
+        """Send a request to a path below Keystone's URL.
 
-        Raises CredentialUnverified if Keystone can't be reached or has too many other requests, or UnusableAnswer for a
-        response that is too long.
+        Raises CredentialUnverified if Keystone can't be reached or no connection becomes free in time, or
+        UnusableAnswer for a response that can't be read, such as one that is too long.
         """
         self._require_open()
         async with self._slot():
@@ -96,7 +96,7 @@ class Connection:
 
     @contextlib.asynccontextmanager
     async def _slot(self) -> AsyncIterator[None]:
-        """Wait for one of the connections. Raises CredentialUnverified if none gets free in the time of a request."""
+        """Wait for a free connection. Raises CredentialUnverified if no connection becomes free before the time-out."""
         try:
             async with asyncio.timeout(self._seconds):
                 await self._slots.acquire()
@@ -121,7 +121,7 @@ class Connection:
 
     def _note_failure(self, began: float, reason: str) -> None:
         metrics.KEYSTONE_REQUESTS.labels("failed").inc()
-        # Requests that were under way together fail together, so they count as one failure.
+        # Concurrent requests usually fail together, so count them as one failure.
         if began < self._failed_at:
             return
         if self._failures == 0:
@@ -144,7 +144,7 @@ class Connection:
         params: Mapping[str, str] | None,
         body: JsonObject | None,
     ) -> Response:
-        """Send a request, and once more if a pooled connection turned out to be closed. Raises ConnectionFailed."""
+        """Send a request. Retries once if a keep-alive connection turns out to be closed. Raises ConnectionFailed."""
         import httpx  # noqa: PLC0415 - the import takes 45 ms, and most services have no Keystone
 
         url = f"{self._keystone.url}{path}"
@@ -171,10 +171,10 @@ class Connection:
         async with self._lock:
             ca_file = str(self._keystone.ca_file) if self._keystone.ca_file is not None else None
             if self._tls is None:
-                # Load the CAs in a thread, because that takes 20 ms.
+                # Loading the CAs takes 20 ms, so use a thread.
                 self._tls = await asyncio.to_thread(ssl.create_default_context, cafile=ca_file)
             elif self._is_ca_stale and ca_file is not None:
-                # Load the file again after a failure, so that a renewed file needs no restart.
+                # Load the file again after a verification failure, so that a renewed file needs no restart.
                 await asyncio.to_thread(self._tls.load_verify_locations, ca_file)
             self._is_ca_stale = False
             if self._http is None:
@@ -182,8 +182,8 @@ class Connection:
             return self._http
 
 
-# The token is renewed after this share of its lifetime. If the renewal fails, the old token stays in use until it
-# expires.
+# The service's token is renewed after this fraction of its lifetime. If the renewal fails, the old token stays in use
+# until it expires.
 RENEW_AFTER = 0.8
 # Pause after a refused login. Keystone may lock a user after several refused logins.
 PAUSE_SECONDS = 10
@@ -191,7 +191,7 @@ PAUSE_SECONDS = 10
 
 @dataclass(frozen=True, slots=True)
 class _Token:
-    """A token. The times are of the local clock, counted from the request for it."""
+    """A token. Its times are readings of the local monotonic clock, counted from the start of the login request."""
 
     text: str = field(repr=False)
     renew_at: float
@@ -234,18 +234,18 @@ class ServiceToken:
             return self._token.text
 
     def drop(self, text: str) -> None:
-        """Forget a token that Keystone refused, unless it was replaced already."""
+        """Forget a token that Keystone refused. Does nothing if the token was replaced already."""
         if self._token is not None and self._token.text == text:
             self._token = None
 
     async def watch(self, stop: asyncio.Event) -> None:
-        """Log in now, and renew the token before it expires, until `stop` is set. So no request waits for that."""
+        """Log in now, and renew the token in time until `stop` is set, so that no request waits for a login."""
         stopping = asyncio.ensure_future(stop.wait())
         while not stop.is_set():
             renewal = asyncio.ensure_future(self._renewed())
             await asyncio.wait({renewal, stopping}, return_when=asyncio.FIRST_COMPLETED)
             if not renewal.done():
-                # A Keystone that hangs does not delay the end of the service.
+                # Don't let a slow Keystone delay the shutdown.
                 renewal.cancel()
                 await asyncio.wait({renewal})
                 return
@@ -253,7 +253,7 @@ class ServiceToken:
         stopping.cancel()
 
     async def _renewed(self) -> float:
-        """Make sure that there is a token. Returns the seconds until the next attempt."""
+        """Get or renew the token. Returns the seconds until the next call."""
         try:
             await self.current()
         except CredentialUnverified as error:
@@ -292,13 +292,13 @@ class ServiceToken:
 
 
 def _token(response: Response, began: float) -> _Token:
-    """Read a token from the response to a login. Raises UnusableAnswer."""
+    """Read the token in the response to a login. Raises UnusableAnswer."""
     if response.status != 201:  # noqa: PLR2004 - Identity API, "Authentication and token management"
         hint = ": check the service's credential" if response.status in (401, 403) else ""
         raise UnusableAnswer(f"the response has status {response.status}{hint}")
     text = response.headers.get("x-subject-token", "")
     body = parsed(TokenAnswer, response.content).token
-    # Only the difference of Keystone's two times is used, because the clocks may differ.
+    # Use only the difference of Keystone's two times, because Keystone's clock may differ from the local clock.
     lifetime = (body.expires_at - body.issued_at).total_seconds()
     if not text or lifetime <= 0:
         raise UnusableAnswer("the response has no token, or one that has expired")

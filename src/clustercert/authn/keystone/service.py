@@ -1,4 +1,4 @@
-"""The parts that authenticate users of one Keystone, built from the settings."""
+"""The components that authenticate users of one Keystone, built from the settings."""
 
 import asyncio
 import time
@@ -16,7 +16,7 @@ from clustercert.authn.keystone.tokens import KeystoneTokens
 
 @dataclass(frozen=True, slots=True)
 class KeystoneService:
-    """The parts, which share connections and the service's own token.
+    """The components that authenticate Keystone users. They share connections and the service's own token.
 
     Attributes:
         access_keys: None if the settings don't accept EC2 credentials.
@@ -43,7 +43,7 @@ def new_keystone(
     now: Callable[[], datetime],
     clock: Callable[[], float] = time.monotonic,
 ) -> KeystoneService:
-    """Create the parts. Nothing is sent to Keystone before the first use, or `watch`."""
+    """Create the components. Nothing is sent to Keystone before the first lookup, or before `watch` is called."""
     connection = Connection(keystone, clock)
     service_token = ServiceToken(connection, keystone.service, keystone.name, clock)
     client = KeystoneClient(connection, service_token, keystone.name)

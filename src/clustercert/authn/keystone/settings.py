@@ -107,7 +107,7 @@ class ServiceCredential(Section):
         return all(each is None for each in scopes)
 
     def request(self) -> JsonObject:
-        """Return the body of a request for a token. Reads the secret's file. Raises UnreadableSecret."""
+        """Return the body of a login request. Reads the secret from its file. Raises UnreadableSecret."""
         if self.application_credential_id is not None:
             secret = self.application_credential_secret or self.application_credential_secret_file
             credential = {"id": self.application_credential_id, "secret": _text(secret)}
@@ -141,7 +141,7 @@ class ServiceCredential(Section):
 
 
 def _text(secret: SecretStr | Path | None) -> str:
-    """Return the secret, or the first line of its file."""
+    """Return the secret, or the first line of the file with the secret."""
     if isinstance(secret, SecretStr):
         return secret.get_secret_value()
     assert secret is not None  # noqa: S101 - the credential is complete
@@ -209,10 +209,10 @@ class Keystone(Section):
 
     @property
     def role_names(self) -> frozenset[str]:
-        """The roles to which the settings rename Keystone's."""
+        """The local names of roles: the values of `roles` and `system_roles`."""
         return frozenset((*(self.roles or {}).values(), *self.system_roles.values()))
 
     @property
     def prefix_domain(self) -> Domain:
-        """The domain of all its users and groups, if names are prefixed. It is not in the store."""
+        """The domain of all users and groups from Keystone, if names are prefixed. This domain is not in the store."""
         return FederatedDomain(id_of(self.url), self.name)

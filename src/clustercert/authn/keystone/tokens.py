@@ -1,4 +1,4 @@
-"""Authentication by tokens of Keystone."""
+"""Authentication with Keystone tokens."""
 
 import hashlib
 import itertools
@@ -21,7 +21,7 @@ from clustercert.authn.keystone.settings import Keystone
 from clustercert.model import Caller, UnverifiedRequest
 from clustercert.model.errors import Unauthenticated
 
-# Open Telekom Cloud's tokens have several kilobytes. All headers of a request have at most 64 kilobytes.
+# Open Telekom Cloud's tokens have several kilobytes. A request's headers together can have at most 64 kilobytes.
 MAX_TOKEN = 16 * 1024
 TOKEN_METHOD, APPLICATION_CREDENTIAL_METHOD = "keystone", "keystone_app"
 
@@ -30,7 +30,7 @@ _PRINTABLE = re.compile("[!-~]+")
 
 @dataclass(frozen=True, slots=True)
 class KeystoneTokens:
-    """Asks Keystone about tokens. A cached token needs one hash and no I/O."""
+    """Asks Keystone to validate tokens. Looking up a cached token needs one hash and no I/O."""
 
     keystone: Keystone
     directory: KeystoneDirectory
@@ -43,7 +43,7 @@ class KeystoneTokens:
         return credential.scheme == BEARER and is_keystone_token(credential.text)
 
     async def authenticate(self, credential: UnverifiedCredential, request: UnverifiedRequest) -> Caller:
-        """See `Authenticator`. Raises CredentialUnverified for an unknown token if Keystone can't be asked."""
+        """See `Authenticator`. Raises CredentialUnverified if the token is not cached and Keystone can't be asked."""
         text = credential.text
         if len(text) > MAX_TOKEN or _PRINTABLE.fullmatch(text) is None:
             raise Unauthenticated(f"the token is longer than {MAX_TOKEN} characters, or malformed")

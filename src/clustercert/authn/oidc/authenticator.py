@@ -21,7 +21,7 @@ from clustercert.authn.oidc.tokens import MAX_TOKEN_BYTES, is_jwt, valid_until
 from clustercert.authn.oidc.verification import KeyLookup, Verifier
 from clustercert.model import Caller, UnverifiedRequest
 
-# The maximum number of users in the cache. One with 500 groups takes about 130 KiB.
+# The maximum number of tokens in the cache. The entry of a user with 500 groups takes about 130 KiB.
 CACHED_TOKENS = 4_000
 
 _revisions = itertools.count(1)
@@ -32,7 +32,7 @@ class _VerifiedToken:
     """A token whose signature and claims were valid.
 
     Attributes:
-        version: of the issuer's keys that verified it.
+        version: the version of the issuer's keys that verified the token. See `KeyLookup`.
     """
 
     user: FederatedUser
@@ -42,10 +42,10 @@ class _VerifiedToken:
 
 @dataclass(frozen=True, slots=True)
 class OidcAuthenticator:
-    """Verifies tokens from OIDC issuers. A cached token needs one hash and no I/O.
+    """Verifies tokens from OIDC issuers. Looking up a cached token needs one hash and no I/O.
 
     Attributes:
-        revision: differs each time that the settings are loaded.
+        revision: a new number after each load of the settings.
     """
 
     identity: FederatedLookup
@@ -59,7 +59,7 @@ class OidcAuthenticator:
         return credential.scheme == BEARER and is_jwt(credential.text)
 
     async def authenticate(self, credential: UnverifiedCredential, request: UnverifiedRequest) -> Caller:
-        """See `Authenticator`. Raises Unavailable if the issuer of an unknown key can't be reached."""
+        """See `Authenticator`. Raises Unavailable if the key is unknown and its issuer can't be reached."""
         if len(credential.text) > MAX_TOKEN_BYTES:
             raise TokenRefused("size", f"{len(credential.text)} bytes", f"at most {MAX_TOKEN_BYTES} bytes")
         user = await self._user(credential.text)
@@ -67,11 +67,11 @@ class OidcAuthenticator:
 
     @property
     def issuers(self) -> tuple[OidcIssuer, ...]:
-        """The issuers in the settings, in their order."""
+        """The issuers, in the order of the settings."""
         return tuple(self.verifier.issuers.values())
 
     async def explain(self, text: str) -> Explanation:
-        """Explain whether a token would be accepted, and for which user, without authenticating anyone."""
+        """Explain whether a token would be accepted, and who its user is, without authenticating anyone."""
         return await explain(self.verifier, text)
 
     @property
@@ -106,8 +106,8 @@ def new_authenticator(
 ) -> OidcAuthenticator:
     """Create the authenticator for these issuers. Their keys are fetched by `KeyUpdates`, or for the first token.
 
-    Keys that `before` has from the same source are kept, so they stay in use while the issuer can't be reached. Cached
-    tokens of `before` are not kept, because the new settings may refuse them or map them to other roles.
+    Reuses the keys in the authenticator `before` if they have the same source, so that they can be used even if the
+    issuer can't be reached. Cached tokens are not reused: the new settings may refuse them or map them to other roles.
     """
     by_url = {issuer.url: issuer for issuer in issuers}
     keys: dict[str, KeyLookup] = {}

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from cel.cel import Program
 
 
-# Tokens choose these strings, so only their beginning is logged.
+# These strings come from unverified tokens, so only their beginning is logged.
 MAX_SHOWN = 120
 
 
@@ -22,8 +22,8 @@ class TokenRefused(Unauthenticated):
 
     Attributes:
         check: the name of the check, such as `signature` or `aud`.
-        came: what the token has, shortened; empty if that says nothing.
-        expected: what the check accepts.
+        came: the value in the token, shortened; empty if the token has none, or if the value does not help.
+        expected: the values that the check accepts.
     """
 
     def __init__(self, check: str, came: object, expected: str) -> None:
@@ -41,15 +41,15 @@ def shown(value: object) -> str:
     return text if len(text) <= MAX_SHOWN else f"{text[:MAX_SHOWN]}…"
 
 
-# The maximum length of a value that is compared, in characters. Longer ones match nothing.
+# The maximum length of a value in a comparison, in characters. Longer values match nothing.
 MAX_COMPARED = 1024
 
 
 def claim_path(claim: str) -> tuple[str, ...]:
-    """Return the names that lead to a claim, from the outermost.
+    """Return the member names on the path to a claim, outermost first.
 
-    A claim that begins with a slash is a JSON pointer, such as `/kubernetes.io/namespace`; any other is a name.
-    Source: RFC 6901.
+    A claim that begins with a slash is a JSON pointer, such as `/kubernetes.io/namespace` (RFC 6901). Otherwise it is
+    the name of a top-level claim.
     """
     if not claim.startswith("/"):
         return (claim,)
@@ -65,7 +65,7 @@ def claim_value(claims: JsonObject, claim: str) -> object:
 
 
 def claim_texts(value: object) -> tuple[str, ...] | None:
-    """Return a claim as strings: one for a single value, or one for each entry of a list. None for another type."""
+    """Return the strings in a claim: one for a single value, one for each entry of a list. None for other types."""
     values = value if isinstance(value, list) else [value]
     texts = tuple(map(_text, values))
     return None if None in texts else tuple(text for text in texts if text is not None)
@@ -78,7 +78,7 @@ def _text(value: object) -> str | None:
         case bool():
             return str(value).lower()
         case int():
-            # Python refuses to convert numbers of thousands of digits.
+            # Python refuses to convert integers with thousands of digits.
             return str(value) if value.bit_length() <= 64 else None  # noqa: PLR2004 - no id is larger
         case _:
             return None
@@ -86,9 +86,9 @@ def _text(value: object) -> str | None:
 
 @dataclass(frozen=True, slots=True)
 class ClaimCheck:
-    """A claim that must have one of the values or match one of the patterns. Of a list, one entry is enough.
+    """A claim that must have one of the values or match one of the patterns. In a list, one matching entry is enough.
 
-    A claim with a value that is longer than `MAX_COMPARED` never meets the check.
+    The check fails if any value of the claim is longer than `MAX_COMPARED`.
     """
 
     claim: str
@@ -114,10 +114,10 @@ def _is_long(texts: Iterable[str]) -> bool:
 
 @dataclass(frozen=True, slots=True)
 class ClaimExpression:
-    """An expression in CEL, compiled when the settings are loaded. Its variable `claims` has the token's claims.
+    """An expression in CEL, compiled when the settings are loaded. The variable `claims` holds the token's claims.
 
     Attributes:
-        setting: the name of the setting, for refusals.
+        setting: the name of the setting, for error messages.
     """
 
     source: str
@@ -131,18 +131,18 @@ class ClaimExpression:
     def value(self, claims: JsonObject) -> Any:
         """Evaluate the expression. Raises TokenRefused if that fails, for example because a claim is missing.
 
-        The refusal has the names of the token's claims.
+        The error lists the names of the token's claims.
         """
         from cel import cel  # noqa: PLC0415 - an optional dependency that compile_expression has imported
 
         if (longest := _longest_list(claims)) > MAX_LISTED:
-            # The time of an expression grows with the square of a list's length: two seconds for a full token.
+            # Evaluation time grows with the square of a list's length: two seconds for a list that fills a token.
             expected = f"lists of at most {MAX_LISTED} entries, because the setting is an expression"
             raise TokenRefused(self.setting, f"a list of {longest}", expected)
         try:
             return self._program.execute(cel.Context({"claims": claims}))
         except BaseException as error:
-            # The library raises many types, and its panics don't derive from Exception.
+            # The library raises exceptions of many types. Its panics don't derive from Exception.
             if isinstance(error, KeyboardInterrupt | SystemExit):
                 raise
             expected = (

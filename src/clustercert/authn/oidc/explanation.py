@@ -1,4 +1,4 @@
-"""Explains for operators whether a token is accepted: each check, and the user that the mapping gives."""
+"""Explains to operators whether a token is accepted: the result of each check, and the user in the token."""
 
 import asyncio
 from dataclasses import dataclass
@@ -24,8 +24,8 @@ class CheckResult:
     """One check of a token.
 
     Attributes:
-        came: what the token has, if the check failed; shortened.
-        expected: what would have passed.
+        came: the value in the token, shortened, if the check failed.
+        expected: the values that the check accepts, if it failed.
     """
 
     check: str
@@ -36,12 +36,12 @@ class CheckResult:
 
 @dataclass(frozen=True, slots=True)
 class Explanation:
-    """The result for a token.
+    """Which checks a token passes, and its user.
 
     Attributes:
-        issuer: the issuer in the settings that the token names, also if the signature is wrong; None if it names none.
-        checks: in order. All checks of the claims are made, even after one fails.
-        user: the user whom the token describes; None if a check failed.
+        issuer: the settings of the token's issuer, even if the signature is wrong; None if the issuer is unknown.
+        checks: the results, in order. Checks of claims continue after one of them fails.
+        user: the user described by the token; None if a check failed.
     """
 
     issuer: OidcIssuer | None
@@ -50,7 +50,7 @@ class Explanation:
 
 
 async def explain(verifier: "Verifier", text: str) -> Explanation:
-    """Check a token without logging anyone in. Nothing is stored or logged."""
+    """Check a token without authenticating anyone. Nothing is stored or logged."""
     issuer = None
     try:
         issuer, token = verifier.issued(text)

@@ -1,4 +1,4 @@
-"""Trusted OIDC issuers as written in TOML, with presets for well-known ones, and their form in audit events."""
+"""Settings of trusted OIDC issuers, presets for well-known issuers, and the issuers' form in audit events."""
 
 import functools
 import hashlib
@@ -28,13 +28,13 @@ from clustercert.policy.setting_types import Lifetime, Name, NameList, RuleFault
 
 @dataclass(frozen=True, slots=True)
 class ClaimMapping:
-    """How the claims of an issuer become a user and their groups.
+    """How an issuer's claims are mapped to a user and their groups.
 
     Attributes:
-        subject: claims that together identify the user forever.
-        username: claims joined by a slash; None for those in `subject`.
+        subject: claims that together identify the user permanently.
+        username: claims that are joined with slashes to the user's name; None to use the claims in `subject`.
         groups: a claim with strings, or an expression whose value is a list of strings; None for no groups.
-        strip_slash: remove a slash at the beginning of groups, as Keycloak writes paths of groups.
+        strip_slash: remove a leading slash from groups. Keycloak sends groups as paths that begin with a slash.
     """
 
     subject: tuple[str, ...] = ("sub",)
@@ -52,8 +52,8 @@ class Preset:
 
     Attributes:
         required: claims that every token must have.
-        pinned: the settings must check one of these claims, because everybody can get a token from the issuer.
-        scopes: what people's clients request.
+        pinned: the settings must check one of these claims, because anyone can get a token from this public issuer.
+        scopes: scopes that the client of `clustercert login` requests.
     """
 
     mapping: ClaimMapping
@@ -64,26 +64,26 @@ class Preset:
 
 
 PRESETS: Mapping[PresetName, Preset] = {
-    # Source: Keycloak server administration guide, "Group Membership" mapper, whose default writes full paths.
+    # Source: Keycloak server administration guide, "Group Membership" mapper. By default, groups are full paths.
     "keycloak": Preset(
         ClaimMapping(username=("preferred_username",), groups="groups", strip_slash=True),
-        # Keycloak refuses scopes that a client does not have. It sends refresh tokens without a scope for them.
+        # Keycloak refuses scopes that a client does not have. Refresh tokens need no scope.
         scopes=("openid", "profile"),
     ),
-    # Source: Dex, "Custom scopes, claims and client features". `name` is a display name that users may choose.
+    # Source: Dex, "Custom scopes, claims and client features". `name` is not used: users can choose their display name.
     "dex": Preset(
         ClaimMapping(groups="groups"),
         scopes=("openid", "profile", "groups", "offline_access"),
     ),
     # Source: Microsoft identity platform, "ID token claims reference". `sub` differs for each application.
-    # `preferred_username` can change, and must not be used for authorization. An issuer's URL names one tenant.
+    # `preferred_username` can change, and must not be used for authorization. The issuer's URL contains the tenant.
     "entra": Preset(
         ClaimMapping(subject=("tid", "oid"), username=("oid",), groups="groups"),
         required=("tid", "oid"),
         scopes=("openid", "profile", "offline_access"),
     ),
-    # Source: GitHub Docs, "OpenID Connect reference". Ids stay when a repository is renamed or its name is used again.
-    # GitHub Enterprise has issuers of its own, with the same claims.
+    # Source: GitHub Docs, "OpenID Connect reference". A repository keeps its id when it is renamed, and another
+    # repository with the old name gets a new id. GitHub Enterprise has its own issuers, with the same claims.
     "github": Preset(
         ClaimMapping(subject=("repository_id",), username=("repository",)),
         required=("repository_id", "repository_owner_id", "ref", "event_name"),
@@ -101,7 +101,7 @@ PRESETS: Mapping[PresetName, Preset] = {
             subject=("sub", "/kubernetes.io/serviceaccount/uid"),
             username=("/kubernetes.io/namespace", "/kubernetes.io/serviceaccount/name"),
         ),
-        # The kubelet renews a token when it is a day old.
+        # The kubelet renews tokens that are older than a day.
         max_age=timedelta(hours=25),
         required=(
             "/kubernetes.io/namespace",
@@ -330,7 +330,7 @@ class OidcIssuer(Section):
 
     @property
     def key_source(self) -> tuple[object, ...]:
-        """Where its public keys come from."""
+        """The settings that determine where the issuer's public keys come from."""
         files = self.keys_file, self.ca_file
         return self.discovery_address, self.jwks_uri, self.cluster, self.proxy, *files
 
@@ -340,18 +340,18 @@ class OidcIssuer(Section):
 
     @property
     def age_limit(self) -> timedelta:
-        """Longest time since `iat`."""
+        """The maximum age of a token, counted from its claim `iat`."""
         return self.max_age or self._defaults.max_age
 
     @functools.cached_property
     def checks(self) -> tuple[ClaimCheck, ...]:
-        """Checks of claims. A token must meet all of them."""
+        """Checks of claims. A token must pass all of them."""
         required = {claim: ("*",) for claim in self._defaults.required if claim not in self.claims}
         return _checks(required | self.claims)
 
     @property
     def user_domain(self) -> Domain:
-        """The domain of the issuer's users and groups. It is not in the store."""
+        """The domain of the issuer's users and groups. This domain is not in the store."""
         return FederatedDomain(derived_id("domain", self.url), self.name)
 
     @property
@@ -360,7 +360,7 @@ class OidcIssuer(Section):
 
     @property
     def login(self) -> LoginClient | None:
-        """The client with which people log in there; None for machines only."""
+        """The OAuth client for `clustercert login`, or None if the settings have no `client_id`."""
         if self.client_id is None:
             return None
         scopes = self.scopes or self._defaults.scopes
@@ -375,7 +375,7 @@ class OidcIssuer(Section):
 
     @functools.cached_property
     def mapping(self) -> ClaimMapping:
-        """How claims become a user and groups."""
+        """How claims are mapped to a user and groups: the preset's mapping with the changes in the settings."""
         mapping = self._defaults.mapping
         if self.subject is not None:
             mapping = replace(mapping, subject=self.subject)
@@ -405,8 +405,8 @@ def _checks(claims: Mapping[str, tuple[str, ...]]) -> tuple[ClaimCheck, ...]:
 def derived_id(kind: Literal["domain", "group", "user"], issuer: str, *parts: str) -> str:
     """Return the id of an issuer's user, group or domain: the first 32 hex digits of a SHA-256.
 
-    It is that of a JSON array in ASCII without spaces, such as `["user","https://sso.example.com","f3b1"]`. So two
-    users never share the hashed bytes, whatever their subject claims contain.
+    The hashed bytes are a JSON array in ASCII without spaces, such as `["user","https://sso.example.com","f3b1"]`, so
+    different users never have equal hashed bytes, whatever their subject claims contain.
     """
     return id_of(json.dumps([kind, issuer, *parts], separators=(",", ":")))
 
@@ -437,7 +437,7 @@ def _json_value(value: object) -> object:
         case dict():
             return {str(name): _json_value(each) for name, each in value.items()}
         case set() | frozenset():
-            # Python orders the members differently in each process.
+            # Sort, because the order of a set differs between processes.
             return sorted(map(str, value))
         case list() | tuple():
             return [_json_value(each) for each in value]

@@ -28,12 +28,12 @@ if TYPE_CHECKING:
 
 
 MAX_KEYS = 100
-# Shorter RSA keys are weak, and longer ones take long to verify with.
+# Shorter RSA keys are weak, and longer RSA keys make verification slow.
 _RSA_BITS = range(2048, 8192 + 1)
-# The longest base64 that is decoded, longer than the longest modulus needs.
+# The maximum length of a modulus in base64. The longest accepted modulus needs less.
 _MAX_MODULUS_TEXT = 2048
 _RSA = frozenset({"RS256", "RS384", "RS512", "PS256", "PS384", "PS512"})
-# RFC 9864 gives the algorithm of Ed25519 keys the name of the curve. Most issuers still use the name of RFC 8037.
+# RFC 9864 names the algorithm of Ed25519 keys after the curve. Most issuers still use the older name, from RFC 8037.
 _BY_CURVE = {
     "P-256": frozenset({"ES256"}),
     "P-384": frozenset({"ES384"}),
@@ -53,8 +53,8 @@ class VerificationKey:
     """A public key of an issuer.
 
     Attributes:
-        id: `kid`; empty without one.
-        algorithms: those that the key may be used with.
+        id: the key's `kid`; empty if the key has none.
+        algorithms: the algorithms that the key may be used with.
     """
 
     id: str
@@ -65,7 +65,7 @@ class VerificationKey:
 def parse_key_set(content: bytes) -> tuple[VerificationKey, ...]:
     """Return the keys that can verify signatures. Raises UnusableKeySet.
 
-    Skips others, such as keys for encryption. A set without any is valid, as after the last key was withdrawn.
+    Skips other keys, such as keys for encryption. A set without usable keys is valid: an issuer may withdraw all keys.
     """
     try:
         document = json.loads(content)
@@ -108,7 +108,7 @@ def _key(entry: JsonObject) -> VerificationKey | None:
 def _import(public: dict[str, str | list[str]]) -> RSAKey | ECKey | OKPKey:
     """Import a public key. Raises ValueError or JoseError."""
     if public["kty"] == "RSA":
-        # Leading zeros make a short modulus look long, so measure the number itself.
+        # Measure the number, not the encoded bytes: leading zeros would make a short modulus look long.
         if _modulus(str(public["n"])).bit_length() not in _RSA_BITS:
             raise ValueError("RSA key size")
         return RSAKey.import_key(public)
@@ -125,7 +125,7 @@ def _modulus(text: str) -> int:
 
 
 FETCH_SECONDS = 10.0
-# Connections for the discovery document and for the keys, which may be on different hosts.
+# One connection for the discovery document, and one for the keys, which may be on another host.
 _CONNECTIONS = 2
 
 FetchKeys = Callable[[], Awaitable[tuple[VerificationKey, ...]]]
@@ -163,7 +163,7 @@ async def fetch_keys(
 async def _over_https(issuer: OidcIssuer, seconds: float) -> tuple[VerificationKey, ...]:
     import httpx  # noqa: PLC0415 - the import takes 45 ms, and most services have no issuer
 
-    # Read the CAs each time, so that a renewed file needs no restart. In a thread, because it takes 20 ms.
+    # Read the CAs for each fetch, so that a renewed file needs no restart. This takes 20 ms, so use a thread.
     tls = await asyncio.to_thread(_tls, issuer)
     try:
         async with new_client(tls, _CONNECTIONS, proxy=issuer.proxy) as client:
@@ -174,7 +174,7 @@ async def _over_https(issuer: OidcIssuer, seconds: float) -> tuple[VerificationK
 
 
 async def _discover(client: "httpx.AsyncClient", issuer: OidcIssuer, seconds: float) -> str:
-    """Return the address of the keys. Source: OpenID Connect Discovery 1.0, 4.3."""
+    """Return the address of the keys, from the discovery document. Source: OpenID Connect Discovery 1.0, 4.3."""
     content = await _get(client, issuer.discovery_address, seconds)
     try:
         document = json.loads(content)
@@ -206,13 +206,13 @@ def _tls(issuer: OidcIssuer) -> ssl.SSLContext:
 
 
 REFRESH_SECONDS = 300
-# After a failure, and after an unknown key id, nothing is sent to the issuer for this time.
+# After a failed fetch, or a fetch because of an unknown key, requests don't cause another fetch for this time.
 PAUSE_SECONDS = 30
-# When the service stops, a fetch is cancelled after this time.
+# When the service stops, a running fetch is cancelled after this time.
 STOP_SECONDS = 1
-# Known keys are used for this long while the issuer can't be reached.
+# While the issuer can't be reached, keys are used for this time after the last successful fetch.
 MAX_AGE_SECONDS = 24 * 3600
-# The maximum number of requests that wait for one issuer. More would use up the worker's limit of requests.
+# The maximum number of requests that wait for one issuer. More requests would use up the worker's limit of requests.
 MAX_WAITING = 64
 
 logger = structlog.get_logger()
@@ -222,8 +222,8 @@ class IssuerKeys:
     """Finds an issuer's keys. While the issuer can't be reached, only tokens with unknown keys are rejected.
 
     Attributes:
-        version: changes with each change of the keys, so a token that was verified with removed keys is not cached.
-        failure: why the last attempt to fetch failed; empty if it succeeded.
+        version: changes with each change of the keys. Cached tokens verified with an older version are not used.
+        failure: why the last fetch failed; empty if it succeeded.
     """
 
     def __init__(self, name: str, fetch: FetchKeys, clock: Callable[[], float] = time.monotonic) -> None:
@@ -248,14 +248,14 @@ class IssuerKeys:
         if (key := self._known(key_id, algorithm)) is not None:
             return key
         if self._fetching is not None:
-            # The response of this fetch may be older than the key, so another fetch may follow.
+            # This fetch may have begun before the issuer published the key, so another fetch may follow.
             await self._wait()
             if (key := self._known(key_id, algorithm)) is not None:
                 return key
         was_sought = self._may_seek()
         if was_sought:
             if self._fetched_at > float("-inf"):
-                # The first fetch does not count as a search for a new key: keys may be rotated right after the start.
+                # The first fetch does not start the pause: the issuer may publish a new key right after it.
                 self._sought_at = self._clock()
             await self._wait()
             if (key := self._known(key_id, algorithm)) is not None:
@@ -275,13 +275,13 @@ class IssuerKeys:
         raise TokenRefused("kid", key_id, f"one of the issuer's keys for {algorithm}: {listed}")
 
     async def watch(self, stop: asyncio.Event) -> None:
-        """Fetch the keys now and every five minutes until `stop` is set, after a failure every 30 seconds."""
+        """Fetch the keys now and every five minutes (after a failure: every 30 seconds), until `stop` is set."""
         stopping = asyncio.ensure_future(stop.wait())
         while not stop.is_set():
             await asyncio.wait({self._task(), stopping}, return_when=asyncio.FIRST_COMPLETED)
             await wait_for_stop(stop, PAUSE_SECONDS if self.failure else REFRESH_SECONDS)
         if (fetching := self._fetching) is not None:
-            # httpcore leaves a connection open if it is cancelled during the TLS handshake.
+            # Let the fetch end, because httpcore leaves a connection open if it is cancelled during the TLS handshake.
             await asyncio.wait({fetching}, timeout=STOP_SECONDS)
             fetching.cancel()
             await asyncio.wait({fetching})
@@ -290,7 +290,7 @@ class IssuerKeys:
         self._drop_expired()
         usable = [key for key in self._keys if algorithm in key.algorithms]
         if key_id is None:
-            # Without a key id, the key must be unambiguous.
+            # Without a key id, use the key only if no other key supports the algorithm.
             return usable[0] if len(usable) == 1 else None
         return next((key for key in usable if key.id == key_id), None)
 
@@ -299,14 +299,14 @@ class IssuerKeys:
             self._replace(())
 
     def _is_settled(self, key_id: str | None) -> bool:
-        """Whether another fetch would not find the key, because it was withdrawn or is for another algorithm."""
+        """Whether another fetch would be useless, because the key was withdrawn or is for another algorithm."""
         return key_id is None or key_id in self._withdrawn or any(key.id == key_id for key in self._keys)
 
     def _may_seek(self) -> bool:
         return self._clock() - max(self._failed_at, self._sought_at) >= PAUSE_SECONDS
 
     async def _wait(self) -> None:
-        """Wait for the current fetch, or start one. A cancelled request does not cancel the fetch of others."""
+        """Wait for the running fetch, or start one. Cancelling one waiting request does not cancel the fetch."""
         if self._waiting >= MAX_WAITING:
             raise CredentialUnverified(
                 "An identity provider responds slowly. Try again in a moment.", retry_after=PAUSE_SECONDS
@@ -324,7 +324,7 @@ class IssuerKeys:
         except asyncio.CancelledError:
             if not fetching.cancelled():
                 raise
-            # A reload has removed the issuer.
+            # The settings were reloaded, without this issuer.
             raise CredentialUnverified(
                 "The identity providers of this service have changed. Try again in a moment.", retry_after=1
             ) from None

@@ -13,16 +13,16 @@ from clustercert.model import Group, JsonObject, User
 
 AUTH_METHOD = "oidc"
 MAX_GROUPS = 500
-# The maximum length of a name: with the issuer's prefix, it still fits into a certificate.
+# The maximum length of a name. A name of this length still fits into a certificate with the issuer's prefix.
 MAX_NAME_BYTES = 200
 # Source: OpenID Connect Core 1.0, section 2, `sub`.
 MAX_SUBJECT_BYTES = 255
-# Begins the names of users whose subject is too long for a name.
+# Prefix of the names of users whose subject is too long for a name.
 _HASHED = "id:"
 
 
 def federated_user(issuer: OidcIssuer, token: UnverifiedToken) -> FederatedUser:
-    """Return the user whom a verified token describes. Raises TokenRefused if the claims don't allow the mapping."""
+    """Return the user described by a verified token. Raises TokenRefused if the claims can't be mapped."""
     claims, domain = token.claims, issuer.user_domain
     user_id = _user_id(issuer, claims)
     groups = mapped_groups(issuer, claims)
@@ -72,7 +72,7 @@ def _list_of_strings(source: ClaimExpression, claims: JsonObject) -> list[str]:
 
 
 def _check_overage(claim: str, claims: JsonObject) -> None:
-    """Refuse a token that refers to groups elsewhere, because without groups the policy would decide wrongly.
+    """Refuse a token with a reference to groups instead of the groups: without groups, the policy would decide wrongly.
 
     Source: OpenID Connect Core 1.0, 5.6.2; Microsoft identity platform, "Groups overage claim".
     """
@@ -90,20 +90,23 @@ def _check_overage(claim: str, claims: JsonObject) -> None:
 
 
 def _user_id(issuer: OidcIssuer, claims: JsonObject) -> str:
-    # The id is the hash of the exact claims: normalizing them would give two subjects one id.
+    # Hash the exact claims: if they were normalized, two subjects could get the same id.
     texts = (_one_text(claims, claim, MAX_SUBJECT_BYTES) for claim in issuer.mapping.subject)
     return derived_id("user", issuer.url, *texts)
 
 
 def _username(issuer: OidcIssuer, claims: JsonObject, user_id: str) -> str:
-    """Return the name in the claims. It is `id:` and the user id if the name is the subject, which may be longer."""
+    """Return the user's name: the mapped claims joined with slashes.
+
+    If the mapped claims are the subject, and are too long or begin with `id:`, returns `id:` and the user id instead.
+    """
     mapping = issuer.mapping
     joined = mapping.username or mapping.subject
     longest = MAX_SUBJECT_BYTES if mapping.username is None else MAX_NAME_BYTES
     texts = [_name_text(_one_text(claims, claim, longest), claim, longest) for claim in joined]
     for claim, text in zip(joined, texts[:-1], strict=False):
         if "/" in text:
-            # Otherwise, two users could have one name.
+            # Otherwise two users could get the same name.
             raise TokenRefused(
                 claim, text, "text without a slash, because a slash joins the claims of the name"
             )
@@ -125,7 +128,7 @@ def _one_text(claims: JsonObject, claim: str, longest: int) -> str:
 
 
 def _checked(text: str, check: str, longest: int) -> str:
-    """Return the string unchanged. Raises TokenRefused if characters in it could hide or disguise it."""
+    """Return the string unchanged. Raises TokenRefused for invisible characters, outer spaces, or a bad length."""
     # `isprintable` excludes control, format (including bidirectional), surrogate and private-use characters.
     if not text.isprintable() or text != text.strip() or not 1 <= len(text.encode()) <= longest:
         raise TokenRefused(check, text, f"1 to {longest} bytes of printable text")
@@ -133,8 +136,8 @@ def _checked(text: str, check: str, longest: int) -> str:
 
 
 def _name_text(text: str, check: str, longest: int = MAX_NAME_BYTES) -> str:
-    """Return a name unchanged. Raises TokenRefused unless it is in Unicode NFC."""
-    # Converting other forms would give two users or groups of the issuer one name.
+    """Return a name unchanged. Raises TokenRefused if it is not in Unicode NFC."""
+    # Don't normalize: two users or groups of the issuer could get the same name.
     if not unicodedata.is_normalized("NFC", _checked(text, check, longest)):
         raise TokenRefused(check, text, "text in Unicode normalization form C")
     return text
@@ -147,7 +150,7 @@ def _name(issuer: OidcIssuer, name: str) -> str:
 def _roles(
     issuer: OidcIssuer, claims: JsonObject, groups: Sequence[str]
 ) -> tuple[dict[str | None, frozenset[str]], frozenset[str]]:
-    """Return the roles by project id, and those in the whole service."""
+    """Return the roles by project id (None: all projects), and the roles in the whole service."""
     roles: dict[str | None, frozenset[str]] = {}
     service_roles: frozenset[str] = frozenset()
     for grant in issuer.roles:

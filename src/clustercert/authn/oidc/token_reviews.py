@@ -1,4 +1,4 @@
-"""Tokens that the API server of a registered cluster verifies (TokenReview), instead of a signature check here."""
+"""TokenReview: the API server of a registered cluster verifies tokens, instead of a signature check here."""
 
 import asyncio
 import hashlib
@@ -20,21 +20,21 @@ from clustercert.model.errors import CredentialUnverified
 from clustercert.observability import metrics
 
 REVIEW_SECONDS = 10.0
-# Keep the sum of this and the longest review below a minute: the documentation promises that.
+# Keep the sum of CACHED_SECONDS and REVIEW_SECONDS below a minute: the documentation promises this.
 CACHED_SECONDS = 45
 REFUSED_SECONDS = 5
-# After a failed request, nothing is sent to the API server for this time.
+# After a failed request, no request is sent to the API server for this time.
 PAUSE_SECONDS = 5
 MAX_REFUSED = 1_000
-# The maximum number of requests that wait for one cluster. More would use up the worker's limit of requests.
+# The maximum number of requests that wait for one cluster. More requests would use up the worker's limit of requests.
 MAX_WAITING = 64
 REVIEW = "token review"
-"""The name of the check."""
+"""The name of the check in explanations and refusals."""
 
 # Source: kube-apiserver, staging/src/k8s.io/apiserver/pkg/authentication/serviceaccount/util.go.
 _USERNAME = re.compile(r"system:serviceaccount:([a-z0-9-]{1,63}):([a-z0-9.-]{1,253})")
 _EXTRA = "authentication.kubernetes.io/"
-# Claims that the API server's answer does not contain. They are taken from the token, which the API server verified.
+# Claims that are taken from the token, because the API server verifies them but does not return them.
 _TIMES = ("exp", "iat", "nbf", "jti")
 
 logger = structlog.get_logger()
@@ -67,7 +67,7 @@ class ClusterIssuers(Protocol):
 
 
 class NoClusters:
-    """For settings in which no issuer is a registered cluster. See `ClusterIssuers`."""
+    """Used if no issuer in the settings is a registered cluster: all requests fail. See `ClusterIssuers`."""
 
     async def fetch_keys(self, cluster_id: str) -> bytes:
         raise FetchFailed(f"the cluster {cluster_id} can't be asked")
@@ -103,7 +103,7 @@ class TokenReviewer:
         return replace(token, claims=_confirmed_claims(self._issuer, token, review))
 
     async def _wait(self, digest: bytes, text: str) -> TokenReview:
-        """Wait for the current review of a token, or start one. A cancelled request does not cancel it for others."""
+        """Wait for the running review of a token, or start one. Cancelling one waiting request does not cancel it."""
         review = self._reviews.get(digest)
         if review is None:
             if self._clock() - self._failed_at < PAUSE_SECONDS:
@@ -125,7 +125,7 @@ class TokenReviewer:
     def _finished(self, digest: bytes, review: "asyncio.Task[TokenReview]") -> None:
         del self._reviews[digest]
         if not review.cancelled():
-            # Otherwise asyncio logs the error if all requests that wait for it were cancelled.
+            # Retrieve the exception: otherwise asyncio logs it if all waiting requests were cancelled.
             review.exception()
 
     async def _review(self, text: str) -> TokenReview:
@@ -169,7 +169,7 @@ def _confirmed_claims(issuer: OidcIssuer, token: UnverifiedToken, review: TokenR
     Only `_TIMES` are taken from the token itself.
     """
     if set(issuer.audiences).isdisjoint(review.audiences):
-        # An API server that does not know audiences answers without them.
+        # An API server that does not support audiences returns none.
         expected = f"{' or '.join(sorted(issuer.audiences))} in the answer of the cluster"
         raise TokenRefused("aud", [*review.audiences], expected)
     parts = _USERNAME.fullmatch(review.username)
@@ -191,7 +191,7 @@ def _confirmed_claims(issuer: OidcIssuer, token: UnverifiedToken, review: TokenR
 
 
 def _bound_objects(extra: Mapping[str, tuple[str, ...]]) -> JsonObject:
-    """Return the pod and the node that a token is bound to, as its claims name them."""
+    """Return the pod and the node that a token is bound to, in the format of the token's claims."""
     found: dict[str, object] = {}
     for kind in ("pod", "node"):
         names, uids = (extra.get(f"{_EXTRA}{kind}-{part}", ()) for part in ("name", "uid"))

@@ -1,4 +1,4 @@
-"""Parses a token before its signature is verified, strictly, and checks its claims."""
+"""Parses tokens strictly, before their signatures are verified, and checks their claims."""
 
 import base64
 import binascii
@@ -16,16 +16,16 @@ from clustercert.authn.oidc.claims import TokenRefused
 from clustercert.authn.oidc.issuers import OidcIssuer
 from clustercert.model import JsonObject
 
-# The maximum size of a token. Real tokens are much smaller: Entra's largest, with 200 groups, have about 10 KiB.
+# The maximum size of a token. Real tokens are smaller: Entra's largest tokens, with 200 groups, have about 10 KiB.
 MAX_TOKEN_BYTES = 16 * 1024
-# Keys that the token brings itself, or that an address in it names. Source: RFC 7515, 4.1.2, 4.1.3, 4.1.5.
+# Header parameters with the key, or the key's address, chosen by the sender. Source: RFC 7515, 4.1.2, 4.1.3, 4.1.5.
 _FOREIGN_KEYS = ("jku", "jwk", "x5u")
-# Access and ID tokens. Other types, such as `logout+jwt`, are signed with the same keys for another purpose.
+# Types of access and ID tokens. Other types, such as `logout+jwt`, are signed with the same keys, but grant no access.
 _TYPES = frozenset({"jwt", "at+jwt", "application/at+jwt"})
 _MAX_KEY_ID = 512
-# Real claims are nested four deep. Python's parser fails at another depth on each version, and on each thread's stack.
+# Real claims are nested four deep. The depth at which Python's parser fails depends on the version and the thread.
 MAX_DEPTH = 32
-# Strings, also one that does not end, and everything else that is not a bracket.
+# Everything except brackets outside of strings. Also matches a string without a closing quote.
 _NO_BRACKETS = re.compile(r'(?:"(?:[^"\\]|\\(?:.|\Z))*+(?:"|\Z)|[^"\[\]{}])++', re.DOTALL)
 
 
@@ -35,7 +35,7 @@ class UnverifiedToken:
 
     Attributes:
         text: the token as sent.
-        key_id: `kid` in the header; None if it has none.
+        key_id: the header's `kid`, or None if the header has no `kid`.
         issuer: the claim `iss`.
     """
 
@@ -47,7 +47,7 @@ class UnverifiedToken:
 
 
 def is_jwt(text: str) -> bool:
-    """Whether a bearer token has the form of a JWT. Tokens of the built-in identity have no dot."""
+    """Whether a bearer token has the form of a JWT. Tokens of the built-in identity service have no dot."""
     return "." in text
 
 
@@ -109,7 +109,7 @@ def _parse_object(part: str, name: str) -> JsonObject:
 
 
 def _check_depth(text: str) -> None:
-    """Raise ValueError if arrays and objects are nested too deeply, or if a bracket has no counterpart."""
+    """Raise ValueError if arrays and objects are nested too deeply, or if brackets don't match."""
     brackets = _NO_BRACKETS.sub("", text).replace("{", "[").replace("}", "]")
     for _ in range(MAX_DEPTH):
         # Removes the innermost level.
@@ -119,7 +119,7 @@ def _check_depth(text: str) -> None:
 
 
 def _decode(part: str, name: str) -> bytes:
-    """Decode base64url without padding. Rejects every other spelling of the same bytes."""
+    """Decode base64url without padding. Rejects all other encodings of the same bytes."""
     try:
         decoded = base64.b64decode(part + "=" * (-len(part) % 4), altchars=b"-_", validate=True)
     except (binascii.Error, ValueError):
@@ -148,18 +148,18 @@ def _finite(text: str) -> float:
 
 
 Result = tuple[str, TokenRefused | None]
-"""The name of a check, and the refusal if it failed."""
+"""The name of a check, and the error if the check failed."""
 
 
 def claim_results(issuer: OidcIssuer, token: UnverifiedToken, now: datetime) -> Iterator[Result]:
-    """Check all claims."""
+    """Yield the results of all checks of claims."""
     yield from audience_and_time_results(issuer, token, now)
     for check in issuer.checks:
         yield _result(check.claim, functools.partial(check.require, token.claims))
 
 
 def audience_and_time_results(issuer: OidcIssuer, token: UnverifiedToken, now: datetime) -> Iterator[Result]:
-    """Check the claims that every token needs."""
+    """Yield the results of the checks that apply to the tokens of all issuers."""
     claims = token.claims
     checks: list[tuple[str, Callable[[], None]]] = [
         ("aud", lambda: _check_audience(issuer, claims.get("aud"))),
@@ -202,7 +202,7 @@ def _check_age(value: object, now: datetime, issuer: OidcIssuer) -> None:
 
 
 def _seconds(name: str, value: object) -> float:
-    # A year beyond 9999 can't be converted to a time.
+    # `datetime` does not support years after 9999.
     if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < 2**37:
         raise TokenRefused(name, value, "a number of seconds since 1970")
     return float(value)
@@ -211,8 +211,8 @@ def _seconds(name: str, value: object) -> float:
 def login_time(issuer: OidcIssuer, token: UnverifiedToken) -> tuple[datetime, bool]:
     """Return the earliest time, by this service's clock, at which the user of a verified token can have logged in.
 
-    Also returns whether that is the claim `auth_time`, which stays the same when the token is renewed. Without it, or
-    if it is not a number, the time is that of `iat`. Source: OpenID Connect Core 1.0, sections 2 and 12.2.
+    Also returns whether the time comes from the claim `auth_time`, which stays the same when the token is renewed. If
+    `auth_time` is missing or not a number, uses `iat` instead. Source: OpenID Connect Core 1.0, sections 2 and 12.2.
     """
     issued = _seconds("iat", token.claims.get("iat"))
     try:
@@ -223,7 +223,7 @@ def login_time(issuer: OidcIssuer, token: UnverifiedToken) -> tuple[datetime, bo
 
 
 def valid_until(issuer: OidcIssuer, token: UnverifiedToken) -> datetime:
-    """Return when a verified token stops being accepted."""
+    """Return the time until which a verified token is accepted."""
     expiry = _seconds("exp", token.claims.get("exp"))
     oldest = _seconds("iat", token.claims.get("iat")) + issuer.age_limit.total_seconds()
     return datetime.fromtimestamp(min(expiry, oldest), UTC) + issuer.leeway

@@ -1,4 +1,4 @@
-"""Verifies tokens: issuer, algorithm, key and signature or the answer of a cluster, then the claims."""
+"""Verifies tokens: issuer and algorithm, then the signature (or a TokenReview by a cluster), then the claims."""
 
 import asyncio
 import itertools
@@ -23,7 +23,7 @@ from clustercert.authn.oidc.tokens import (
     parse_token,
 )
 
-# Issuers that a refusal names, at most.
+# The maximum number of issuers listed in an error message.
 MAX_LISTED = 5
 
 
@@ -32,13 +32,13 @@ class KeyLookup(Protocol):
 
     @property
     def version(self) -> int:
-        """A number that changes with each change to the keys, and when they become too old."""
+        """A number that changes whenever the keys change, or are dropped because they are too old."""
 
     async def watch(self, stop: asyncio.Event) -> None:
         """Keep the keys up to date until `stop` is set."""
 
     async def find(self, key_id: str | None, algorithm: str) -> VerificationKey:
-        """Return a key. Raises TokenRefused if the issuer has no such key, or Unavailable if it can't be asked."""
+        """Return a key. Raises TokenRefused if the issuer has no such key, or Unavailable if it can't be reached."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,9 +46,9 @@ class Verifier:
     """Verifies the tokens of all issuers.
 
     Attributes:
-        issuers: by their exact URL.
-        keys: the keys of each issuer, by the same URL.
-        reviewers: of the issuers whose tokens are verified by a cluster instead.
+        issuers: all issuers, by their exact URLs.
+        keys: the keys of issuers whose tokens are verified by signature, by the issuer's URL.
+        reviewers: the reviewers for issuers whose tokens are verified by a cluster, by the issuer's URL.
     """
 
     issuers: Mapping[str, OidcIssuer]
@@ -61,14 +61,14 @@ class Verifier:
         issuer, token = self.issued(text)
         _check_algorithm(issuer, token)
         if issuer.token_review:
-            # Anybody can invent these claims, so nothing is compared with patterns before the cluster is asked.
+            # The claims are not verified yet, so don't match them against patterns before the cluster is asked.
             _require(audience_and_time_results(issuer, token, self.now()))
         token = await self._authentic(issuer, token)
         _require(claim_results(issuer, token, self.now()))
         return issuer, token
 
     def issued(self, text: str) -> tuple[OidcIssuer, UnverifiedToken]:
-        """Parse a token, and find the issuer that it names. Raises TokenRefused."""
+        """Parse a token, and find the issuer in its claim `iss`. Raises TokenRefused."""
         token = parse_token(text)
         issuer = self.issuers.get(token.issuer)
         if issuer is None:
@@ -78,7 +78,7 @@ class Verifier:
         return issuer, token
 
     async def verify_signature(self, issuer: OidcIssuer, token: UnverifiedToken) -> UnverifiedToken:
-        """Return a token of this issuer if its signature is valid. Raises TokenRefused or Unavailable."""
+        """Verify that this issuer issued the token, and return it. Raises TokenRefused or Unavailable."""
         _check_algorithm(issuer, token)
         return await self._authentic(issuer, token)
 
@@ -108,12 +108,12 @@ def _check_algorithm(issuer: OidcIssuer, token: UnverifiedToken) -> None:
 
 
 def _check_signature(token: UnverifiedToken, key: VerificationKey) -> None:
-    # `parse_token` has checked the header, so unknown but harmless parameters are accepted.
+    # `parse_token` has checked the header, so other parameters are harmless and are accepted.
     registry = jws.JWSRegistry(algorithms=[token.algorithm], strict_check_header=False)
     registry.max_header_length = registry.max_payload_length = registry.max_signature_length = len(token.text)
     try:
         with warnings.catch_warnings():
-            # The library warns of EdDSA, because the name does not say the curve. The key does.
+            # The library warns about `EdDSA`, because this name does not specify the curve. Our keys do.
             warnings.simplefilter("ignore", SecurityWarning)
             jws.deserialize_compact(token.text, key.key, registry=registry)
     except (JoseError, ValueError, TypeError) as error:
@@ -128,7 +128,7 @@ class KeyUpdates:
         self._ending: set[asyncio.Task[None]] = set()
 
     def use(self, lookups: "Iterable[KeyLookup]") -> None:
-        """Keep these keys up to date from now on, and no others."""
+        """Update these keys from now on, and stop updating all others."""
         current = set(lookups)
         for lookup in self._running.keys() - current:
             stop, task = self._running.pop(lookup)
@@ -140,6 +140,6 @@ class KeyUpdates:
             self._running[lookup] = stop, asyncio.create_task(lookup.watch(stop))
 
     async def close(self) -> None:
-        """End all tasks."""
+        """Stop all tasks, and wait until they have ended."""
         self.use(())
         await asyncio.gather(*self._ending)
