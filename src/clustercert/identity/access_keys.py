@@ -20,8 +20,8 @@ from clustercert.store.engine.database import Database
 from clustercert.store.engine.generation import Cache
 from clustercert.store.logins import AccessKeyQueries, LiveKey
 
-# The cloud vendors' format. An access key id (AK) has 20 upper-case letters and digits. A secret key (SK) has 40 letters
-# and digits (238 bits).
+# The cloud vendors' format: an access key id (AK) has 20 upper-case letters and digits, and a secret key (SK) has 40
+# letters and digits (238 bits).
 _AK_ALPHABET, _AK_LENGTH = string.ascii_uppercase + string.digits, 20
 _SK_ALPHABET, _SK_LENGTH = string.ascii_letters + string.digits, 40
 _MAX_AK = 40

@@ -1,1 +1,1 @@
-"""The issuance service: decides on, signs, checks and records certificates."""
+"""The issuance service: applies the policy, and signs, checks and records certificates."""

@@ -14,9 +14,9 @@ from clustercert.store.known_users import SeenUserQueries
 from clustercert.store.roles import Member, MemberQueries
 
 PAGE = 500
-# Search this much longer, because the time of an event differs a little from the time of issue.
+# Extend the search by this time, because the time of an event can differ slightly from the time of issue.
 _LATER = timedelta(minutes=5)
-# The authentication method if a question about a request does not name one.
+# The default authentication method in explanations of requests.
 DEFAULT_METHOD = "token"
 
 
@@ -25,7 +25,8 @@ class EntitledUser:
     """A user who could get the group.
 
     Attributes:
-        seen_at: for a user of another issuer, the time of the request from which their groups and roles are known.
+        seen_at: for a user of an OIDC issuer or Keystone, the time of the recorded request that contained the user's
+            groups and roles.
     """
 
     caller: Caller
@@ -34,7 +35,7 @@ class EntitledUser:
 
 
 class EntitledUsers:
-    """Searches the users of the built-in identity, and users of other issuers who have had certificates."""
+    """Searches the users of the built-in identity service, and other users who got certificates before."""
 
     def __init__(self, database: Database) -> None:
         self._members, self._seen = MemberQueries(database), SeenUserQueries(database)
@@ -43,7 +44,7 @@ class EntitledUsers:
     async def find(
         self, entitlements: Entitlements, project_id: str, since: datetime
     ) -> AsyncIterator[EntitledUser]:
-        """Yield the users who could get the group. `since`: how far back to look for users of other issuers."""
+        """Yield the users who could get the group. `since`: search users of other issuers in events from this time."""
         origin, after = Origin.local(), ""
         while page := await self._members.page(project_id, after=after, limit=PAGE):
             for member in page:
@@ -56,7 +57,7 @@ class EntitledUsers:
                 yield EntitledUser(caller, found, seen_at)
 
     async def _callers(self, project_id: str, since: datetime) -> Mapping[str, tuple[Caller, datetime]]:
-        """Return users of other issuers as in their latest event, by user id."""
+        """Return users of other issuers, with groups and roles from their latest event, by user id."""
         users = await self._seen.users_of_other_issuers(project_id, since)
         found: dict[str, tuple[Caller, datetime]] = {}
         if not users:
@@ -75,7 +76,7 @@ class EntitledUsers:
 
 
 def as_caller(member: Member, project_id: str, origin: Origin) -> Caller:
-    """Return a user as the caller of a request, with their roles in one project."""
+    """Return a user as the caller of a request, with the roles in one project."""
     return Caller(
         user=member.user,
         roles={project_id: member.roles},

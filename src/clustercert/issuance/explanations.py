@@ -1,4 +1,4 @@
-"""Explains decisions about certificates, for callers and for users as they were last recorded."""
+"""Explains decisions about certificates, for the caller and for other users."""
 
 import json
 from collections.abc import Callable, Iterable
@@ -22,15 +22,15 @@ from clustercert.store.engine.database import Database
 from clustercert.store.known_users import SeenUserQueries, UsernameQueries
 from clustercert.store.roles import MemberQueries
 
-# How many of the newest events are searched before the ledger is asked for the last certificate.
+# The number of newest events that are searched for the last request, before the user's last certificate is looked up.
 NEWEST_EVENTS = 20_000
-# How many events are searched for that of the last certificate. They begin some minutes before it.
+# The number of events that are searched for the event of the user's last certificate, from some minutes before it.
 EVENTS_AROUND = 100_000
 
 
 @dataclass(frozen=True, slots=True)
 class RecordedCaller:
-    """A caller as in the audit event of a request, and the request's time. A blocked user is not enabled."""
+    """A caller from the audit event of a request, and the request's time. A blocked user has `enabled` = False."""
 
     caller: Caller
     at: datetime
@@ -43,9 +43,10 @@ class RecordedCallers:
         self._seen, self._events = SeenUserQueries(database), DecisionEvents(database)
 
     async def last(self, project_id: str, user_id: str) -> RecordedCaller | None:
-        """Return the user as in their last request, refused or not, or as in that for their last certificate.
+        """Return the user with the groups and roles of the last request, whether it was granted or refused.
 
-        Returns None if there is neither among the events that are kept.
+        Searches the newest events, and the events around the user's last certificate. Returns None if no request is
+        found.
         """
         found = await self._find(project_id, user_id)
         if found is None or not await self._seen.is_blocked(user_id):
@@ -73,7 +74,7 @@ def _last_in(newest_first: Iterable[bytes]) -> RecordedCaller | None:
 
 
 class CannotLogIn(Unauthenticated):
-    """The user can't log in. The message, which the user would not get, says why."""
+    """The user can't log in. The message says why; the user would get a message without a reason."""
 
     def __init__(self, message: str) -> None:
         super().__init__(message)
@@ -85,9 +86,10 @@ class Question:
     """The request to explain.
 
     Attributes:
-        duration: whole days, or -1 for the longest; ignored if `expires_in` is set.
-        csr_key_type: the type of the key in the request's CSR; None for a request without CSR.
-        auth_method, source: how and from which address the user logs in; None for the asker's own.
+        duration: whole days, or -1 for the longest lifetime; ignored if `expires_in` is set.
+        csr_key_type: the type of the key in the request's CSR; None for a request without a CSR.
+        auth_method, source: the authentication method and address of the request. None for the user's default or last
+            method, and for the address of the asker.
     """
 
     duration: int = LONGEST
@@ -112,9 +114,10 @@ class ExplainedRequest:
     """A request and its explained decision.
 
     Attributes:
-        caller: who would send the request.
-        seen_at: for a user of another issuer, the time of the request from which their groups and roles are known.
-        is_complete: whether the explanation has all rules, and all of their conditions.
+        caller: the sender of the explained request.
+        seen_at: for a user of an OIDC issuer or Keystone, the time of the recorded request that contained the user's
+            groups and roles.
+        is_complete: whether the explanation contains all rules, not only rules that the user may see.
     """
 
     explanation: Explanation
@@ -126,14 +129,14 @@ class ExplainedRequest:
 
     @property
     def organizations(self) -> tuple[str, ...]:
-        """The O attributes that would be signed, in order; the credential group has no number yet."""
+        """The O attributes that would be signed, in order. The credential group contains a placeholder."""
         grant = self.explanation.grant
         return (*grant.groups, credential_group(NUMBER_PLACEHOLDER)) if grant is not None else ()
 
 
 @dataclass(slots=True)
 class Explanations:
-    """Explains decisions as `Issuance` would make them, without limits on rates and numbers of certificates."""
+    """Explains the decisions of `Issuance`. Ignores limits on rates and numbers of certificates."""
 
     policy: Policy
     clusters: ClusterQueries
@@ -146,11 +149,11 @@ class Explanations:
     async def explain(
         self, caller: Caller, cluster_id: str, user_id: str | None, question: Question
     ) -> ExplainedRequest:
-        """Explain the decision on a request by a user, by default the caller.
+        """Explain the decision on a user's request. By default, the user is the caller.
 
-        Operators may ask about all users, project admins about users with a role in their project. Only operators see
-        rules that are not about the user. Raises NotFound if the caller may not ask, or Forbidden if they may not
-        choose the source.
+        Operators may ask about all users. Project admins may ask about users with a role in the project. Only operators
+        see rules that the user may not see. Raises NotFound if the caller may not ask about this user, or Forbidden if
+        the caller may not choose the source.
         """
         projects = None if operates(caller) else caller.roles.keys()
         cluster = await self.clusters.reachable(cluster_id, projects)
@@ -173,7 +176,7 @@ class Explanations:
         return replace(explained, seen_at=seen_at)
 
     async def explain_user(self, cluster: Cluster, user_id: str, question: Question) -> ExplainedRequest:
-        """Explain the decision on a request by a user, with all rules. Raises NotFound if the user is not known."""
+        """Explain the decision on a user's request, with all rules. Raises NotFound if the user is not known."""
         origin = Origin.local()
         asked, seen_at = await self._other(cluster, user_id, origin)
         asked = _logged_in(asked, question, origin)
@@ -183,7 +186,8 @@ class Explanations:
     async def _other(self, cluster: Cluster, user_id: str, origin: Origin) -> tuple[Caller, datetime | None]:
         """Return another user as a caller, and `ExplainedRequest.seen_at`. Raises NotFound.
 
-        The groups and roles of users of other issuers are in their credentials, so they are those of the last request.
+        For users of OIDC issuers and Keystone, groups and roles come from the last recorded request, because the
+        store does not have them.
         """
         if not user_id.isprintable():
             raise _not_found()
@@ -216,7 +220,7 @@ class Explanations:
         return ExplainedRequest(explanation, asked, cluster, request, is_complete=not only_own)
 
     async def _require_usable(self, asked: Caller, explanation: Explanation) -> None:
-        """Raise CannotLogIn, or Forbidden if the user name is another user's."""
+        """Raise CannotLogIn, or Forbidden if the user name in the grant belongs to another user."""
         if not (asked.user.enabled and asked.user.domain.enabled):
             raise CannotLogIn(
                 f"The user {asked.user.name} is disabled or blocked, or their domain is disabled, so they can't log in."

@@ -24,7 +24,7 @@ class CredentialBindings(Protocol):
     """Role bindings for single certificates, in clusters that are configured for them. See `kubernetes.bindings`."""
 
     def apply_credential_group(self, cluster: Cluster, grant: Grant) -> Grant:
-        """Return the grant, without groups if the credential group replaces them. Raises Forbidden; see `Bindings`."""
+        """Return the grant. Removes its groups if the credential group replaces them. Raises Forbidden."""
 
     def binding(self, cluster: Cluster, record: CertificateRecord) -> AbstractAsyncContextManager[None]:
         """Bind the certificate's credential group before the `with` block, and unbind it if the block fails.

@@ -1,4 +1,4 @@
-"""Issues certificates: decides, generates the key, signs, checks and records."""
+"""Issues certificates: applies the policy, generates the key, and signs, checks and records the certificate."""
 
 import time
 from collections.abc import Callable, Mapping
@@ -38,7 +38,7 @@ class Issuance:
         signers: the signer for each value of `Cluster.signer`.
         now: returns the current time in UTC.
         bindings: applies per-credential RBAC. If `None`, certificates keep the groups of their grant.
-        require_space: raises Unavailable if there is no disk space for further certificates.
+        require_space: raises Unavailable if the disk space is not enough for further certificates.
     """
 
     clusters: ClusterLookup
@@ -54,8 +54,8 @@ class Issuance:
     async def issue(self, caller: Caller, project_id: str, cluster_id: str, request: IssueRequest) -> Issued:
         """Apply the policy, issue a certificate, and return it once it is recorded durably.
 
-        Raises NotFound, InvalidRequest, Forbidden, SignerError, RemoteFailed or Unavailable. `audit.denials` records
-        denials.
+        Raises NotFound, InvalidRequest, Forbidden, SignerError, RemoteFailed or Unavailable. Denials are recorded by
+        `audit.denials`.
         """
         started = time.perf_counter()
         try:
@@ -73,9 +73,9 @@ class Issuance:
     async def issue_granted(
         self, caller: Caller, cluster: Cluster, grant: Grant, request: IssueRequest, decided_at: datetime
     ) -> Issued:
-        """Issue a certificate for a grant. From the request, uses only the key and the reason.
+        """Issue a certificate for a grant. Uses only the key and the reason from the request.
 
-        `decided_at`, the time from which the grant's validity was computed, is recorded as the time of issue.
+        `decided_at`: the time of the decision, which is recorded as the time of issue.
 
         Raises SignerError, RemoteFailed or Unavailable.
         """
@@ -102,7 +102,7 @@ class Issuance:
     async def preview(
         self, caller: Caller, project_id: str, cluster_id: str, request: IssueRequest
     ) -> Preview:
-        """Return what `issue` would issue, without signing or recording. Raises the same errors if it would deny."""
+        """Return what `issue` would issue, without signing or recording anything. Denials raise the same errors."""
         cluster, grant, _ = await self._decide(caller, project_id, cluster_id, request)
         return Preview(
             grant=grant,

@@ -1,1 +1,1 @@
-"""Limits on issued certificates and on failed authentications."""
+"""Limits on issued certificates and other credentials, and on failed authentications."""

@@ -1,4 +1,4 @@
-"""Limits of failed authentications, by source address."""
+"""Limits failed authentications by source address."""
 
 import time
 from collections.abc import Callable
@@ -11,13 +11,13 @@ from clustercert.model.errors import NoCredential, TooManyFailures, Unauthentica
 from clustercert.observability import metrics
 
 WINDOW_SECONDS = 60
-# How many sources a worker keeps in memory: a few megabytes. The least recently used sources are dropped first.
+# How many sources a worker keeps in memory, in a few megabytes. The least recently used sources are dropped first.
 MAX_SOURCES = 20_000
 
 
 @dataclass(slots=True)
 class _Window:
-    """The failures of one source since its first one."""
+    """The number of failures of one source in a minute. The window begins with the first failure."""
 
     ends_at: float
     count: int = 0
@@ -37,7 +37,7 @@ class FailureLimit:
         self._windows: TTLCache[str, _Window] = TTLCache(max_sources, WINDOW_SECONDS, clock)
 
     def count(self, origin: Origin) -> None:
-        # Changing the value in place keeps the entry's time to live, so the window does not move.
+        # Change the value in place, which keeps the entry's time to live, so that the window does not move.
         window = self._windows.get(origin.network)
         if window is None:
             window = self._windows[origin.network] = _Window(self._clock() + WINDOW_SECONDS)
@@ -46,7 +46,7 @@ class FailureLimit:
     def check(self, origin: Origin, failure: Unauthenticated | None = None) -> None:
         """Raise TooManyFailures if the source has reached the limit.
 
-        `failure`: the failed authentication of this request, if any. A request without a credential is never refused.
+        `failure`: the failed authentication of this request, if any. Never raises for a request without a credential.
         """
         window = self._windows.get(origin.network) if self._limit else None
         if window is None or window.count < self._limit or isinstance(failure, NoCredential):

@@ -1,4 +1,4 @@
-"""Limits how often a user gets certificates, tokens and temporary access keys."""
+"""Limits how often users get certificates, tokens and temporary access keys, and how often they change passwords."""
 
 import asyncio
 import contextlib
@@ -18,7 +18,7 @@ from clustercert.observability import metrics
 
 CredentialKind = Literal["tokens", "temporary_keys", "passwords"]
 
-# A change takes as much of the processor as three logins.
+# A password change takes as much CPU time as three logins.
 PASSWORDS = Rate(10, 600)
 
 _PROBLEMS: dict[CredentialKind, str] = {
@@ -66,9 +66,9 @@ _WHOSE: Mapping[Kind, str] = {
 
 # How often the certificates of other processes are read.
 READ_SECONDS = 1.0
-# The maximum number of certificates of this process that its reads of the audit log have not reached yet.
+# The maximum number of certificates issued by this process that it has not read from the audit log yet.
 MAX_OWN = 100_000
-# How long a count of live certificates is cached. Certificates that this process issues meanwhile are added to it.
+# How long a number of live certificates is cached. Certificates that this process issues meanwhile are added.
 COUNT_SECONDS = 1.0
 MAX_COUNTS = 10_000
 QUOTA_RETRY_SECONDS = 60
@@ -105,7 +105,7 @@ class IssuingRates:
 
     @contextlib.contextmanager
     def token(self, caller: Caller, project_id: str) -> Iterator[None]:
-        """Take a token from each bucket, and return them if the block fails. Raises TooManyRequests."""
+        """Take a token from each bucket. Put the tokens back if the `with` block fails. Raises TooManyRequests."""
         keys = _keys(caller.user.id, project_id, caller.origin)
         waits = {kind: buckets.seconds_until_token(keys[kind]) for kind, buckets in self._buckets.items()}
         kind: Kind
@@ -121,7 +121,7 @@ class IssuingRates:
         try:
             yield
         except BaseException:
-            # If the certificate was recorded despite the error, the feed counts it.
+            # If the certificate was recorded despite the error, `read_others` counts it.
             self._own.pop(caller.origin.request_id, None)
             self._add(keys, 1)
             raise
@@ -159,7 +159,7 @@ class IssuingRates:
 class LiveQuota:
     """A quota of live certificates for each user and cluster.
 
-    `count_live`: returns the number for a user id and a cluster.
+    `count_live`: returns the number of live certificates for a user id and a cluster id.
     """
 
     def __init__(
@@ -173,7 +173,7 @@ class LiveQuota:
         self._counts: TTLCache[tuple[str, str], list[int]] = TTLCache(MAX_COUNTS, COUNT_SECONDS, clock)
 
     async def check(self, user_id: str, cluster_id: str) -> None:
-        """Raise TooManyRequests if the quota is used up. Otherwise count one more. Raises Unavailable."""
+        """Count a new certificate. Raises TooManyRequests if the quota is used up, or Unavailable."""
         key = user_id, cluster_id
         count = self._counts.get(key)
         if count is None:
@@ -189,7 +189,7 @@ class LiveQuota:
 
 @dataclass(frozen=True, slots=True)
 class LimitedIssuance:
-    """Issues certificates within the limits, which don't apply to previews."""
+    """Issues certificates within the limits. The limits don't apply to previews."""
 
     issuance: CertificateIssuer
     rates: IssuingRates | None = None
@@ -201,7 +201,7 @@ class LimitedIssuance:
 
     async def issue(self, caller: Caller, project_id: str, cluster_id: str, request: IssueRequest) -> Issued:
         """See `Issuance.issue`. Also raises TooManyRequests."""
-        # Outsiders must not take tokens from a project. For a caller without a role, this raises NotFound.
+        # Callers without a role must not take tokens from the project's bucket. `issue` raises NotFound for them.
         if not caller.roles_in(project_id):
             return await self.issuance.issue(caller, project_id, cluster_id, request)
         with self.rates.token(caller, project_id) if self.rates else contextlib.nullcontext():

@@ -1,6 +1,6 @@
 """Rates such as `20/1h`, and token buckets that enforce them.
 
-The settings import this module, so it imports neither metrics nor log.
+This module imports neither metrics nor logging, because the settings import it.
 """
 
 import math
@@ -16,16 +16,16 @@ from clustercert.policy.lifetime import parse_lifetime
 Kind = Literal["caller", "project", "source"]
 
 MAX_COUNT = 1_000_000
-# Subtract this before rounding up, because a floating-point error must not add a second to a wait.
+# Subtract this before rounding up, so that a floating-point error does not add a second to the wait.
 ROUNDING_SECONDS = 1e-6
-# The maximum number of buckets, about 2 MB. Beyond that, the least recently used ones are dropped, so they are full
-# again.
+# The maximum number of buckets, about 2 MB. The least recently used buckets are dropped first. A dropped bucket is full
+# again when it is next used.
 MAX_KEYS = 10_000
 
 
 @dataclass(frozen=True, slots=True)
 class Rate:
-    """A number of requests in a period. All of them may come at once; the bucket then refills at a constant rate."""
+    """A number of requests in a period. All requests may come at once; the bucket then refills at a constant rate."""
 
     count: int
     seconds: float
@@ -47,7 +47,7 @@ def parse_rate(value: object) -> Rate:
     return Rate(int(count), seconds)
 
 
-# 60 tokens and 20 keys a minute, after the first 300. A pipeline may log in once for each of its jobs.
+# After the first 300, users get 60 tokens and 20 keys a minute. A pipeline may log in once for each of its jobs.
 TOKENS = Rate(300, 300)
 TEMPORARY_KEYS = Rate(300, 900)
 

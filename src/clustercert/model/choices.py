@@ -1,15 +1,15 @@
-"""Fixed sets of values. The command line imports this module at start-up, so it imports no other module."""
+"""Fixed sets of values. This module imports no other module, because the command line imports it at start-up."""
 
 from typing import Literal
 
 CertificateState = Literal["live", "revoked", "expired"]
-"""A certificate that is both revoked and expired is `revoked`."""
+"""The state of a certificate. A certificate that is both revoked and expired has the state `revoked`."""
 
 EndpointsForm = Literal["auto", "object", "list"]
-"""The form of a cluster's addresses in CCE's API. `auto` depends on the client."""
+"""The JSON type of a cluster's addresses in CCE's API. `auto` chooses by client."""
 
 FailurePolicy = Literal["NoOpinion", "Deny"]
-"""What an API server does if the authorization webhook does not respond: use RBAC alone, or deny."""
+"""What an API server does if the authorization webhook does not respond: use only RBAC, or deny the request."""
 
 KeyOrigin = Literal["generated", "csr"]
 """Whether the service generated the private key, or the caller sent a CSR."""
@@ -23,13 +23,13 @@ RevocationReason = Literal[
 """Reasons that apply to client certificates. Source: RFC 5280, 5.3.1."""
 
 ServerRole = Literal["all", "api", "webhook"]
-"""Which requests a process serves: all, those from clients, or those from API servers."""
+"""Which requests a process serves: all, only requests from clients, or only requests from API servers."""
 
 ServiceAccountAccess = Literal["review", "keys", "none"]
-"""What this service asks an API server about tokens of service accounts: each token, the public keys, or nothing."""
+"""How service account tokens are verified: by asking the API server about each token, with its keys, or not at all."""
 
 WebhookMode = Literal["default", "known-only"]
-"""The webhook's decision on client certificates that this service did not issue: no opinion, or denial."""
+"""The webhook's decision about client certificates that this service did not issue: no opinion, or denied."""
 
 MAX_TTL_SECONDS = 300
-"""The longest time for which an API server may cache an answer of the webhook."""
+"""The longest time for which an API server may cache a response of the webhook."""

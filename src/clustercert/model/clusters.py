@@ -1,7 +1,7 @@
 """Registered clusters and their client CAs.
 
-A property that operators set is declared here once, with its name and description in the API. The bodies of the API and
-the documents of `apply` are made from the declarations.
+Each property that operators set is declared here once, with its name and description in the API. The API's request and
+response bodies and the documents of `apply` are generated from the declarations.
 """
 
 from collections.abc import Iterator, Mapping
@@ -14,7 +14,7 @@ from clustercert.model.choices import MAX_TTL_SECONDS, WebhookMode
 from clustercert.model.kubernetes import NODES
 
 if TYPE_CHECKING:
-    # The command line reads the declarations at start-up, and these are slow to import.
+    # The command line imports this module at start-up, and these imports are slow.
     from cryptography import x509
 
     from clustercert.model.identity import ProjectName
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class ClientCA:
-    """The CA that signs one cluster's client certificates; its certificate goes into `--client-ca-file`.
+    """The CA that signs one cluster's client certificates. Its certificate goes into `--client-ca-file`.
 
     Attributes:
         id: 32 hex digits.
@@ -48,9 +48,9 @@ class Property:
     """Declares a property of a cluster that operators set.
 
     Attributes:
-        description: for the reference of the API.
-        name: in the API, if it is not the attribute's.
-        minimum, maximum: of a number.
+        description: the description in the API reference.
+        name: the name in the API, if it differs from the attribute's name.
+        minimum, maximum: the limits of a number.
     """
 
     description: str
@@ -64,11 +64,12 @@ class ClusterOptions:
     """How revocations and unknown certificates are enforced in a cluster.
 
     Attributes:
-        mode: about certificates that are not in the ledger.
-        exemptions: a final asterisk is a wildcard.
-        pins, listed_masters: SHA-256 in lower-case hex. The operator has confirmed these certificates.
-        credential_roles: None if no certificate ever had such a binding; empty if only older certificates have one.
-        admission: for the ValidatingAdmissionPolicy of the cluster.
+        mode: how the webhook treats certificates that are not in the ledger.
+        exemptions: names or prefixes of users and groups; a final asterisk is a wildcard.
+        pins, listed_masters: fingerprints (SHA-256, lower-case hex) of certificates that the operator has confirmed.
+        credential_roles: ClusterRoles by rule. None if no certificate ever had a role binding of its own; empty if only
+            older certificates have one.
+        admission: whether to keep the ids of revoked certificates in the cluster, for its ValidatingAdmissionPolicy.
     """
 
     mode: Annotated[
@@ -115,11 +116,11 @@ class Registration:
     """The properties of a cluster that an operator sets.
 
     Attributes:
-        external_url: in CCE, the EIP.
-        san_urls: the API server's certificate is valid for these addresses, too.
+        external_url: the public address of the API server; in CCE, the elastic IP address (EIP).
+        san_urls: further addresses for which the API server's certificate is valid.
         server_ca_pem: one or more PEM blocks.
-        signer: the signer's entry-point name.
-        version: empty if it is not known.
+        signer: the name of the signer's entry point.
+        version: the Kubernetes version; empty if it is not known.
     """
 
     name: str
@@ -142,7 +143,7 @@ class Cluster(Registration):
     Attributes:
         id: a UUID.
         client_ca: the active client CA.
-        project_name: None if it is not known, as in old events.
+        project_name: the project's name; None if the name is not known, as in old events.
     """
 
     id: str
@@ -157,9 +158,9 @@ class DeclaredProperty(NamedTuple):
     """A property of a cluster in the API.
 
     Attributes:
-        path: the names of the attributes that lead to its value, from a `Registration`.
-        type: of the attribute.
-        default: a JSON value, or `MISSING`.
+        path: the names of the attributes on the path from a `Registration` to the value.
+        type: the type of the attribute.
+        default: the default as a JSON value, or `MISSING`.
     """
 
     name: str

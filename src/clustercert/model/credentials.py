@@ -1,14 +1,14 @@
-"""Credential groups: each certificate is in a group whose name contains its credential number.
+"""Credential groups: each certificate contains a group of its own, whose name ends with its credential number.
 
 kube-apiserver identifies a certificate by the hash of the presented bytes, but a certificate has many valid encodings.
-The CA signs the groups, so they are the same in every encoding.
+The CA signs the groups, so the groups are the same in every encoding.
 """
 
 import re
 from collections.abc import Iterable
 
 CREDENTIAL_PREFIX = "clustercert:credential:"
-"""The prefix of credential groups; the credential number follows."""
+"""The prefix of credential groups. The credential number follows the prefix."""
 
 NUMBER_DIGITS = 40
 _NUMBER = re.compile(rf"[0-9a-f]{{{NUMBER_DIGITS}}}")
@@ -20,7 +20,7 @@ def credential_number(serial: int) -> str:
 
 
 def credential_group(number: str) -> str:
-    """The group for a credential number. It has 63 bytes; X.520 allows 64 for an organization name."""
+    """Return the group for a credential number. It has 63 bytes; X.520 allows 64 bytes for an organization name."""
     return f"{CREDENTIAL_PREFIX}{number}"
 
 
@@ -29,11 +29,11 @@ def is_credential_number(text: str) -> bool:
 
 
 def credential_groups(groups: Iterable[str]) -> list[str]:
-    """Return the groups with the prefix of credential groups, even if malformed."""
+    """Return the groups with the prefix of credential groups, including malformed ones."""
     return [group for group in groups if group.startswith(CREDENTIAL_PREFIX)]
 
 
 def without_credential_group(groups: Iterable[str], number: str) -> tuple[str, ...]:
-    """The groups of the certificate with this credential number, without its credential group."""
+    """Return the groups of a certificate without its credential group, which has this credential number."""
     own = credential_group(number)
     return tuple(group for group in groups if group != own)

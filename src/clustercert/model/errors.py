@@ -1,4 +1,4 @@
-"""All errors returned to callers, with HTTP status and CCE code.
+"""All errors that are returned to callers, with HTTP status and CCE code.
 
 * ClustercertError            500  CCE.01500001
     + InvalidRequest          400  CCE.01400001
@@ -27,8 +27,8 @@
         + CredentialUnverified  503  CCE.01503001
         + StoreFault          500  CCE.01500001
 
-The message is for the caller: what is wrong, and what to do. The cause (`raise … from`) is for the log.
-Source of the codes: CCE API reference, "Status Code" and "Error Code". Codes missing there are our own.
+The message tells the caller what is wrong and what to do. The cause (`raise … from`) is for the log.
+Source of the codes: CCE API reference, "Status Code" and "Error Code". Codes that are missing there are our own.
 """
 
 from collections.abc import Iterable, Mapping
@@ -42,10 +42,10 @@ _NO_TRACE: Mapping[str, object] = MappingProxyType({})
 
 
 class ClustercertError(Exception):
-    """The base class of all errors in this module. Its own message is never sent to callers.
+    """The base class of all errors in this module. The default message is never sent to callers.
 
     Attributes:
-        message: for the caller.
+        message: the message for the caller.
         trace: the policy's decision trace, for the audit event; empty if the policy did not deny the request.
     """
 
@@ -71,11 +71,11 @@ class UnsupportedMedia(InvalidRequest, code="CCE.01400006"):
 
 
 class Unauthenticated(ClustercertError, status=401, code="CCE.01401001"):
-    """The credential is missing or invalid. The message does not say which.
+    """The credential is missing or invalid. The message is the same in both cases.
 
     Attributes:
         reason: what is wrong, for the log.
-        known: for the audit event, the existing user or access key that the request named; empty if there is none.
+        known: the existing user or access key in the request, for the audit event; empty if there is none.
     """
 
     def __init__(self, reason: str, *, known: str = "") -> None:
@@ -92,8 +92,8 @@ class Forbidden(ClustercertError, status=403, code="CCE.01403001"):
     """The caller is authenticated but not authorized.
 
     Attributes:
-        unmet_conditions: the first false clauses of the policy's rules, also of those that the caller may not see. Only
-            for the log line.
+        unmet_conditions: the first false clauses of the policy's rules, including rules that the caller may not see.
+            Only for the log line.
     """
 
     def __init__(
@@ -108,7 +108,7 @@ class Forbidden(ClustercertError, status=403, code="CCE.01403001"):
 
 
 class NotFound(ClustercertError, status=404, code="CCE.01404001"):
-    """The object is missing, or the caller has no access to its project. The message does not say which."""
+    """The object does not exist, or the caller has no access to its project. The message is the same in both cases."""
 
     def __init__(self, message: str = "Resource not found. Check the project id and the cluster id.") -> None:
         super().__init__(message)
@@ -119,7 +119,7 @@ class NoSuchRoute(NotFound, code="APIGW.0101"):
 
 
 class MethodNotAllowed(ClustercertError, status=405, code="APIGW.0201"):
-    """The path does not support the method.
+    """The path does not support the HTTP method.
 
     Attributes:
         allow: the supported methods. Source: RFC 9110, 15.5.6.
@@ -150,7 +150,7 @@ class PreconditionFailed(ClustercertError, status=412, code="CCE.01412001"):
 
 
 class TooLarge(ClustercertError, status=413, code="APIGW.0201"):
-    """The body exceeds its limit."""
+    """The request's body is too large."""
 
 
 class TooManyRequests(ClustercertError, status=429, code="CCE.02429001"):
@@ -158,7 +158,7 @@ class TooManyRequests(ClustercertError, status=429, code="CCE.02429001"):
 
     Attributes:
         retry_after: whole seconds for the Retry-After header.
-        user: the authenticated user, for the audit log, if the request has no caller, such as a login.
+        user: the authenticated user, for the audit log, of a request without a caller, such as a login.
     """
 
     def __init__(self, message: str, *, retry_after: int, user: "User | None" = None) -> None:
@@ -188,10 +188,10 @@ class SignerError(ClustercertError):
 
 
 class UnsealError(ClustercertError):
-    """A sealed secret can't be decrypted: damaged, copied from another row, or sealed under an unknown data key.
+    """A sealed secret can't be decrypted: it is damaged, copied from another row, or sealed by an unknown data key.
 
     Attributes:
-        reason: for the log; not sent to callers.
+        reason: what is wrong, for the log; not sent to callers.
     """
 
     def __init__(self, reason: str) -> None:
@@ -204,7 +204,7 @@ class CustodyError(ClustercertError):
 
 
 class SchemaError(ClustercertError):
-    """The database's schema version is not the one that this program needs. The message is for the operator."""
+    """The database has another schema version than this program needs. The message is for the operator."""
 
 
 class LogDamaged(ClustercertError):
@@ -230,11 +230,11 @@ class Unavailable(ClustercertError, status=503, code="CCE.01503001"):
 
 
 class CredentialUnverified(Unavailable):
-    """A credential can't be verified for now, because its issuer's keys are not available."""
+    """A credential can't be verified now, because the identity system that issued it, or its keys, can't be reached."""
 
 
 class StoreFault(Unavailable):
-    """The database can't be used until its operator acts: it is damaged, or access is denied.
+    """The database can't be used until the operator acts: it is damaged, or access is denied.
 
     Attributes:
         reason: what is wrong and what to do, for the operator; not sent to callers.

@@ -9,12 +9,12 @@ from clustercert.model.ids import is_user_id
 from clustercert.model.requests import Actor, AuthMethod, Origin
 
 BUILT_IN = "built-in"
-"""The issuer of callers whom the built-in identity authenticates."""
+"""The issuer of callers who are authenticated by the built-in identity service."""
 
 
 @dataclass(frozen=True, slots=True)
 class Domain:
-    """A Keystone domain: the owner of users and projects."""
+    """A domain as in Keystone: a container of users, groups and projects."""
 
     id: str
     name: str
@@ -23,19 +23,19 @@ class Domain:
 
 @dataclass(frozen=True, slots=True)
 class FederatedDomain(Domain):
-    """The domain of the users and groups of an OIDC issuer or of Keystone. It is not in the store."""
+    """The domain of the users and groups of an OIDC issuer or of Keystone. This domain is not in the store."""
 
 
 def domain_by_issuer(issuer: str, domain_id: str, name: str) -> Domain:
-    """Return the domain of users whom this issuer authenticates: a `FederatedDomain` unless it is `built-in`."""
+    """Return the domain of users of this issuer: a `Domain` for the issuer `built-in`, else a `FederatedDomain`."""
     return Domain(domain_id, name) if issuer == BUILT_IN else FederatedDomain(domain_id, name)
 
 
 def _qualified_names(name: str, domain: Domain) -> tuple[str, ...]:
-    """Return the name, and `DOMAIN/NAME`. Leaves out forms that could also belong to another user or group.
+    """Return the name, and `DOMAIN/NAME`. Omits ambiguous forms, which could also belong to another user or group.
 
-    So a name that has a slash or looks like an id is only returned with its domain. The name of an issuer's user
-    usually begins with the domain already.
+    A name that has a slash or looks like an id is returned only with its domain. The names of OIDC issuers' users
+    usually begin with the domain already.
     """
     if isinstance(domain, FederatedDomain) and name.startswith(f"{domain.name}/"):
         return (name,)
@@ -45,10 +45,10 @@ def _qualified_names(name: str, domain: Domain) -> tuple[str, ...]:
 
 @dataclass(frozen=True, slots=True)
 class ProjectName:
-    """The name of a project, as the policy compares it.
+    """The name of a project, for conditions of the policy.
 
     Attributes:
-        is_unique: whether no project of another domain has this name.
+        is_unique: whether no project in another domain has this name.
     """
 
     name: str
@@ -57,13 +57,13 @@ class ProjectName:
 
     @property
     def qualified_names(self) -> tuple[str, ...]:
-        """The names by which the policy can refer to the project, beside the id: name, and name with domain."""
+        """The names of the project in conditions of the policy: name, and name with domain. Does not include the id."""
         return _qualified_names(self.name, self.domain)
 
 
 @dataclass(frozen=True, slots=True)
 class Project:
-    """A Keystone project. Vendor SDKs expect its name to equal the region's name."""
+    """A project as in Keystone. Vendor SDKs expect that the project's name equals the region's name."""
 
     id: str
     name: str
@@ -75,7 +75,7 @@ class Project:
 
 @dataclass(frozen=True, slots=True)
 class User:
-    """A user of any identity system. `id` is the CN of their certificates by default."""
+    """A user of any identity system. By default, `id` is the CN of the user's certificates."""
 
     id: str
     name: str
@@ -85,12 +85,12 @@ class User:
 
     @property
     def qualified_names(self) -> tuple[str, ...]:
-        """The names by which the policy can refer to the user, beside the id: name, and name with domain."""
+        """The names of the user in conditions of the policy: name, and name with domain. Does not include the id."""
         return _qualified_names(self.name, self.domain)
 
     @property
     def shown_name(self) -> str:
-        """The name with the domain, or the id of a user whose domain and name have a slash."""
+        """The user's name with the domain; the id if both name and domain contain a slash."""
         return (self.id, *self.qualified_names)[-1]
 
 
@@ -99,9 +99,9 @@ class KnownUser:
     """A user whom the service knows by name.
 
     Attributes:
-        domain: the name of their domain; for other users than those of the built-in identity, the name of the issuer or
-            of Keystone in the settings. Empty if only the policy's name for them is known.
-        issuer: the URL of the OIDC issuer or of Keystone, `built-in`, or empty.
+        domain: the name of the user's domain. For users of an OIDC issuer or Keystone, usually its name in the
+            settings. Empty if only the user name in certificates is known.
+        issuer: the URL of the OIDC issuer or of Keystone, `built-in`, or empty if it is not known.
     """
 
     id: str
@@ -112,7 +112,7 @@ class KnownUser:
 
 @dataclass(frozen=True, slots=True)
 class Role:
-    """A Keystone role: `admin`, `member`, `reader`, the service-level `operator`, or any other name."""
+    """A role as in Keystone: `admin`, `member`, `reader`, `operator` (in the whole service), or any other name."""
 
     id: str
     name: str
@@ -120,7 +120,7 @@ class Role:
 
 @dataclass(frozen=True, slots=True)
 class Group:
-    """A Keystone group of users. Not to be confused with the Kubernetes groups of a certificate."""
+    """A group of users as in Keystone. Not to be confused with the Kubernetes groups in a certificate."""
 
     id: str
     name: str
@@ -129,18 +129,18 @@ class Group:
 
     @property
     def qualified_names(self) -> tuple[str, ...]:
-        """The names by which the policy can refer to the group, beside the id: name, and name with domain."""
+        """The names of the group in conditions of the policy: name, and name with domain. Does not include the id."""
         return _qualified_names(self.name, self.domain)
 
     @property
     def shown_name(self) -> str:
-        """The name with the domain, or the id of a group whose domain and name have a slash."""
+        """The group's name with the domain; the id if both name and domain contain a slash."""
         return (self.id, *self.qualified_names)[-1]
 
 
 @dataclass(frozen=True, slots=True)
 class RoleAssignment:
-    """A role assigned to a user or group, in a project, or in the whole service if `project` is None."""
+    """A role assigned to a user or group in a project, or in the whole service if `project` is None."""
 
     role: Role
     actor: User | Group
@@ -152,13 +152,13 @@ class Caller:
     """The authenticated sender of a request.
 
     Attributes:
-        roles: sorted role names by project id. A project-scoped token has only its project.
+        roles: sorted role names by project id. With a project-scoped token, only the roles in this project.
         service_roles: role names in the whole service, such as `operator`.
         expires_at: when the token or access key expires, or None.
         credential_id: the access key's id, or the token's SHA-256 in hex; empty for other methods.
         groups: the user's groups, sorted by name.
         issuer: who authenticated the user: an OIDC issuer's or Keystone's URL, or `built-in`.
-        keeps_login_time: whether a credential that is renewed from this one has the time of the same login.
+        keeps_login_time: whether a renewed credential still has the time of the original login.
     """
 
     user: User
@@ -180,7 +180,7 @@ class Caller:
         return self.roles.get(project_id, ())
 
     def require_roles_in(self, project_id: str) -> tuple[str, ...]:
-        """Return the roles in a project. If there are none, raises NotFound as for a missing project."""
+        """Return the roles in a project. Raises NotFound if there are none, as if the project did not exist."""
         roles = self.roles_in(project_id)
         if not roles:
             raise NotFound
@@ -189,11 +189,11 @@ class Caller:
 
 @dataclass(frozen=True, slots=True)
 class Token:
-    """A bearer token as stored: its hash, not the token itself.
+    """A stored bearer token. Only the hash of the token is stored.
 
     Attributes:
         hash: SHA-256 of the token, 32 bytes.
-        methods: Keystone's authentication methods, `password` and/or `token`.
+        methods: Keystone's authentication methods: `password`, `token`, or both.
         project_id, domain_id: the token's scope; at most one of them is set.
     """
 
@@ -208,11 +208,11 @@ class Token:
 
 @dataclass(frozen=True, slots=True)
 class AccessKey:
-    """An AK/SK pair as stored.
+    """A stored access key.
 
     Attributes:
         id: the access key (AK), 20 upper-case letters and digits.
-        sealed_secret: the secret key (SK), sealed, not hashed, because HMAC needs the plaintext.
+        sealed_secret: the secret key (SK). It is encrypted, not hashed, because HMAC needs the plaintext.
         security_token_hash: SHA-256 of the security token that a temporary key requires, or None.
         expires_at: when a temporary key expires, or None.
     """

@@ -1,4 +1,4 @@
-"""Generates ids in the formats that real clients check."""
+"""Generates and checks ids, in the formats that real clients expect."""
 
 import hashlib
 import os
@@ -10,25 +10,25 @@ _ID = re.compile(r"[0-9a-f]{32}", re.ASCII)
 
 
 def new_id() -> str:
-    """A random id of 32 lower-case hex digits, for requests and for all stored objects except clusters."""
+    """Return a random id of 32 lower-case hex digits, for requests and for all stored objects except clusters."""
     return os.urandom(16).hex()
 
 
 def id_of(text: str) -> str:
-    """Derive an id in the form of `new_id` from a string: the first half of the SHA-256 of its UTF-8."""
+    """Derive an id in the format of `new_id` from a string: the first half of the SHA-256 of the UTF-8 bytes."""
     return hashlib.sha256(text.encode()).hexdigest()[:32]
 
 
 def is_user_id(text: str) -> bool:
-    """Whether a string is like the id of a user or group: 32 lower-case hex digits, or 64 as in Keystone for LDAP."""
+    """Whether a string can be the id of a user or group: 32 lower-case hex digits, or 64 for Keystone with LDAP."""
     return _USER_ID.fullmatch(text) is not None
 
 
 def is_id(text: str) -> bool:
-    """Whether the string has the form of `new_id`: 32 lower-case hex digits."""
+    """Whether a string has the format of `new_id`: 32 lower-case hex digits."""
     return _ID.fullmatch(text) is not None
 
 
 def new_cluster_id() -> str:
-    """A random UUID in 8-4-4-4-12 form."""
+    """Return a random UUID in the format 8-4-4-4-12."""
     return str(uuid.uuid4())

@@ -20,9 +20,9 @@ class IssueRequest:
     Attributes:
         duration: whole days, or -1 for the longest allowed; None if `expire_at` is used.
         expire_at: the requested end of validity, whole seconds; takes precedence over `duration`.
-        public_key: from a verified CSR; None if the service generates the key pair.
+        public_key: the public key in a verified CSR; None if the service generates the key pair.
         truncate: grant the longest allowed lifetime if the requested one exceeds it, instead of denying the request.
-        reason: for the audit event; printable text of at most 512 characters. A blank one becomes None.
+        reason: for the audit event; printable text of at most 512 characters. A blank reason becomes None.
     """
 
     duration: int | None = None
@@ -45,9 +45,9 @@ class Grant:
         rules: the names of all matching rules, in order.
         username: the CN: the caller's user id, or a name chosen by the policy that belongs only to this user.
         groups: the Kubernetes groups, in the order of the rules; each is an O of the certificate.
-        not_before: back-dated, whole seconds.
-        not_after: whole seconds.
-        trace: the decision trace, JSON values; ignored when grants are compared.
+        not_before: the back-dated start of validity, in whole seconds.
+        not_after: the end of validity, in whole seconds.
+        trace: the decision trace, as JSON values; ignored when grants are compared.
     """
 
     rule: str | None
@@ -65,7 +65,8 @@ class SigningRequest:
 
     Attributes:
         credential_number: 40 lower-case hex digits; the certificate's last O is the credential group of this number.
-            Empty only for a certificate without that group, with which `kubernetes verify` tests the mode known-only.
+            Empty only for the certificate without such a group that `kubernetes verify` uses to test the mode
+            known-only.
         serial: the required serial, positive, at most 159 bits. If None, the signer chooses it.
         spki: the public key as SubjectPublicKeyInfo, DER.
     """
@@ -87,11 +88,11 @@ class Issued:
     """An issued certificate that is recorded durably in the ledger.
 
     Attributes:
-        leaf_der: the certificate, DER; signed directly by the cluster's client CA.
+        leaf_der: the certificate in DER, signed directly by the cluster's client CA.
         private_key: the generated key; None if the caller sent a CSR.
         serial: lower-case hex.
         credential_number: 40 lower-case hex digits, see `credentials`.
-        fingerprint: SHA-256 of the leaf's DER, lower-case hex; `X509SHA256` in kube-apiserver.
+        fingerprint: SHA-256 of the leaf's DER, in lower-case hex; called `X509SHA256` in kube-apiserver.
     """
 
     grant: Grant
@@ -108,8 +109,8 @@ class Preview:
     """The result of a `dryRun`: what would be issued.
 
     Attributes:
-        organizations: the O attributes of the subject, in order; the credential group has no number yet.
-        issuer: the CA's subject, an RFC 4514 string.
+        organizations: the O attributes of the subject, in order. The credential group contains a placeholder.
+        issuer: the CA's subject, as a string in the format of RFC 4514.
         key_type: the type of the CSR's key, or of the key that would be generated.
     """
 
@@ -121,13 +122,13 @@ class Preview:
 
 @dataclass(frozen=True, slots=True)
 class CertificateRecord:
-    """An issued certificate as recorded. `Grant`, `Caller` and `Issued` describe the other fields.
+    """An issued certificate in the ledger. See `Grant`, `Caller` and `Issued` for fields that are not listed here.
 
     Attributes:
-        fingerprint: 32 bytes, SHA-256 of `der`; unique.
+        fingerprint: SHA-256 of `der`, 32 bytes; unique.
         groups: the Kubernetes groups without the credential group.
         rule: the name of the matching policy rule; None for the service's own certificates.
-        username: CN of the subject if it is a name chosen by the policy instead of the user's id, or None.
+        username: the subject's CN if the policy chose a name; None if the CN is the user's id.
         credential_number: unique, see `credentials`.
     """
 
@@ -155,7 +156,7 @@ class CertificateRecord:
 
     @property
     def common_name(self) -> str:
-        """CN of the subject."""
+        """The CN of the subject."""
         return self.username or self.user_id
 
     @property
@@ -166,7 +167,7 @@ class CertificateRecord:
 
 @dataclass(frozen=True, slots=True)
 class RecordedIssue:
-    """A certificate that any process issued, as recorded in the audit log.
+    """A certificate in the audit log, issued by any process.
 
     Attributes:
         source: the source address of the request.

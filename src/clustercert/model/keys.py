@@ -10,4 +10,4 @@ PrivateKey = EllipticCurvePrivateKey | RSAPrivateKey | Ed25519PrivateKey
 PublicKey = EllipticCurvePublicKey | RSAPublicKey | Ed25519PublicKey
 
 KeyType = Literal["ec-p256", "ec-p384", "ed25519", "rsa-2048", "rsa-3072", "rsa-4096"]
-"""Types of generated keys. A CSR may also have an RSA key of another size; its type is `rsa-<bits>`."""
+"""Types of generated keys. A CSR may also contain an RSA key of another size, which has the type `rsa-<bits>`."""

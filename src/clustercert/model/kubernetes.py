@@ -3,7 +3,7 @@
 # Source: kube-apiserver, staging/src/k8s.io/apiserver/pkg/authentication/user/user.go.
 MASTERS = "system:masters"
 NODES = "system:nodes"
-"""The group of kubelets. The Node authorizer limits its members, whose user names begin with `NODE_PREFIX`."""
+"""The group of kubelets. The Node authorizer limits its members if their user names begin with `NODE_PREFIX`."""
 
 NODE_PREFIX = "system:node:"
 
@@ -12,13 +12,13 @@ AUTHENTICATED = "system:authenticated"
 GROUPS_OF_EVERYBODY = (AUTHENTICATED, "system:unauthenticated")
 
 CREDENTIAL_ID = "authentication.kubernetes.io/credential-id"
-"""The `extra` key with a request's credential id, since kube-apiserver 1.32."""
+"""The key in a user's `extra` fields that holds the credential id. Sent by kube-apiserver since 1.32."""
 
 X509_ID = "X509SHA256="
-"""The prefix of a client certificate's credential id; the fingerprint follows."""
+"""The prefix of a client certificate's credential id. The certificate's fingerprint follows the prefix."""
 
 OUR_PREFIX = "clustercert:"
-"""The prefix of the user and group names that this service assigns itself."""
+"""The prefix of user and group names that this service chooses itself, such as `clustercert:admins`."""
 
 SERVICE = "clustercert:service"
 """The user name and the group of this service in clusters."""

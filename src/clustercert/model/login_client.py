@@ -1,4 +1,4 @@
-"""The public OAuth client with which people log in at an OIDC issuer."""
+"""The public OAuth client that people use to log in at an OIDC issuer."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -42,7 +42,7 @@ class LoginClient:
     """A public client at an issuer.
 
     Attributes:
-        redirect_uris: addresses on the user's machine; one without a port stands for any port.
+        redirect_uris: addresses on the user's machine. An address without a port stands for any port.
         bearer: which token the service accepts: the ID token, or the access token.
         parameters: further parameters of requests to the issuer, such as `audience`.
         resource: the audience that access tokens are requested for (RFC 8707).

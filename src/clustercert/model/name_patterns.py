@@ -3,19 +3,19 @@
 import re
 from collections.abc import Iterable, Sequence
 
-# No name in the policy or in the directory contains this character. In other values, it is replaced.
+# No name in the policy or in the directory contains the separator. Other values can contain it, so it is replaced.
 _SEPARATOR = "\0"
 _REPLACEMENT = "\N{REPLACEMENT CHARACTER}"
 _ANY = f"[^{_SEPARATOR}]"
 
 
 class Values:
-    """The names and ids of one kind in a decision's input, such as the caller's groups, for many comparisons.
+    """The names and ids of one kind in a decision's input, such as the caller's groups. For many comparisons.
 
     Attributes:
         exact: names and ids, for entries without wildcards.
-        joined: the names in one string, in which a pattern is found faster than in each name. Empty until `join`.
-            Without ids, which a pattern such as `fe*` would match by chance.
+        joined: all names in one string, because searching a pattern in one string is faster than in each name. Empty
+            until `join` is called. Contains no ids, because a pattern such as `fe*` could match them by chance.
     """
 
     __slots__ = ("_names", "exact", "joined")
@@ -33,7 +33,7 @@ class Values:
 
 
 class Names:
-    """Names and ids, and patterns of names in which `*` stands for any characters and `?` for one."""
+    """Entries of a list in the policy: names, ids, and patterns (`*` stands for any characters, `?` for one)."""
 
     __slots__ = ("_exact", "_parts", "_pattern", "text")
 
@@ -54,7 +54,7 @@ class Names:
         return (bool(self._parts) or self._pattern is not None) and self.match_prepared(Values(names))
 
     def match_prepared(self, values: Values) -> bool:
-        """Like `match`. Faster if many entries are compared with the same values."""
+        """Like `match`, but faster if many entries are compared with the same values."""
         if not self._exact.isdisjoint(values.exact):
             return True
         if not self._parts and self._pattern is None:
@@ -67,7 +67,7 @@ class Names:
 
 
 def is_pattern(name: str) -> bool:
-    """Whether an entry has wildcards, so that it is compared with names only."""
+    """Whether an entry has wildcards. Such an entry is compared with names, but not with ids."""
     return "*" in name or "?" in name
 
 
@@ -76,7 +76,7 @@ def _escape(text: str) -> str:
 
 
 def _only_part(pattern: str) -> str | None:
-    """Return the string by which a pattern such as `team-*` is found in joined values, or None for other patterns."""
+    """Return the string to search in joined values for a simple pattern such as `team-*`. None for other patterns."""
     text = pattern.strip("*")
     if not text or is_pattern(text):
         return None
@@ -86,10 +86,11 @@ def _only_part(pattern: str) -> str | None:
 
 
 def _regular_expression(pattern: str) -> str:
-    """Return the regular expression by which a pattern is found in joined values.
+    """Return the regular expression to search in joined values for a pattern.
 
-    The time is linear in the length of the values. Each part between two `*` is looked for once, from left to right: an
-    atomic group keeps the first place, because a later one never helps the parts that follow.
+    The search takes time linear in the length of the values: parts between two `*` are searched from left to right,
+    without backtracking. An atomic group keeps the first occurrence of a part, because a later occurrence never helps
+    the following parts to match.
     """
     first, *others = [_literal(part) for part in re.split(r"\*+", _escape(pattern))]
     if not others:

@@ -1,4 +1,4 @@
-"""The origin of a request, and who made it."""
+"""The origin and the sender of a request, and checks of URLs."""
 
 from dataclasses import dataclass, field
 from ipaddress import IPv6Network, ip_address
@@ -17,21 +17,21 @@ def is_loopback(host: str) -> bool:
 
 
 def is_https_url(url: object) -> bool:
-    """Whether a value is an HTTPS address without credentials and fragment."""
+    """Whether a value is an HTTPS URL without credentials and fragment."""
     parts = _parts(url)
     return parts is not None and parts.scheme == "https"
 
 
 def is_service_url(url: object) -> bool:
-    """Whether a value is the address of a service: a scheme and a host, without a path."""
+    """Whether a value is the URL of a service: `http` or `https` and a host, without path and query."""
     parts = _parts(url)
     return parts is not None and parts.scheme in ("http", "https") and not parts.path and not parts.query
 
 
 def is_loopback_redirect(url: object) -> bool:
-    """Whether a value is an address for a client on the user's machine, as in RFC 8252, 7.3.
+    """Whether a value is a loopback redirect URI: an address of a client on the user's machine. Source: RFC 8252, 7.3.
 
-    The host is `127.0.0.1` or `localhost`. Without a port, the client may add any.
+    The host is `127.0.0.1` or `localhost`. If the port is missing, the client may add any port.
     """
     parts = _parts(url)
     if parts is None or parts.query or "?" in str(url):
@@ -40,7 +40,7 @@ def is_loopback_redirect(url: object) -> bool:
 
 
 def _parts(url: object) -> SplitResult | None:
-    """Split an address. Returns `None` if it has no host, or has credentials, a fragment or spaces."""
+    """Split a URL. Returns `None` if the URL has no host, or has credentials, a fragment or spaces."""
     if not isinstance(url, str) or not url.isascii() or not url.isprintable() or " " in url:
         return None
     try:
@@ -52,16 +52,16 @@ def _parts(url: object) -> SplitResult | None:
 
 
 AuthMethod = str
-"""How a caller authenticated: the authenticator's name for it, at most 16 characters, such as `token` or `oidc`.
+"""How a caller authenticated: a name chosen by the authenticator, such as `token` or `oidc`, at most 16 characters.
 
 `cli`: an operator with access to the store. `service`: the service itself.
 """
 
 KEYSTONE_METHODS = ("keystone", "keystone_key", "keystone_app")
-"""How users of Keystone authenticate: by a token, an access key, or a token of an application credential."""
+"""How users of Keystone authenticate: with a token, an access key, or a token of an application credential."""
 
 AUTH_METHODS = ("token", "access_key", "oidc", *KEYSTONE_METHODS, "cli")
-"""The methods of callers about whom the policy decides."""
+"""The authentication methods of callers whose requests the policy decides."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,8 +69,8 @@ class Origin:
     """Where a request came from.
 
     Attributes:
-        address: the source IP address as determined by `http.source_address`, or "local" for the command line.
-        request_id: 32 hex digits, also sent to the caller.
+        address: the source IP address as determined by `http.source_address`; "local" for work on this machine.
+        request_id: 32 hex digits, which are also sent to the caller.
     """
 
     address: str
@@ -78,7 +78,7 @@ class Origin:
 
     @property
     def network(self) -> str:
-        """The address or, for IPv6, its /64: one client usually has all addresses in a /64."""
+        """The address or, for IPv6, the /64 network of the address: one client usually owns a whole /64."""
         if ":" not in self.address:
             return self.address
         return str(IPv6Network((self.address.partition("%")[0], 64), strict=False))
@@ -94,7 +94,7 @@ class Actor:
     """The user or component that caused an audit event.
 
     Attributes:
-        id: a user's id, `cli:<operating-system user>`, or the name of a component of this service.
+        id: a user's id, `cli:` and the name of an operating-system user, or the name of a component of this service.
     """
 
     id: str
@@ -114,8 +114,8 @@ class UnverifiedRequest:
         method: upper case.
         raw_path: percent-encoded, without the query.
         raw_query: percent-encoded, without the question mark.
-        headers: as in ASGI: lower-case names, raw values, duplicates included.
-        body: the raw bytes, which signatures cover.
+        headers: as in ASGI: lower-case names and raw values, including duplicates.
+        body: the raw bytes, which are covered by signatures.
     """
 
     method: str

@@ -11,15 +11,16 @@ class Revocation:
     """A revocation of one certificate, or of all certificates of a user or cluster up to an epoch.
 
     Attributes:
-        id: the row id; 0 before it is stored.
-        epoch: the store's epoch when the revocation was recorded. It covers certificates from earlier epochs.
-        fingerprint: the certificate's fingerprint, 32 bytes; None for a user or cluster.
-        user_id: empty for all users.
-        cluster_id: empty for all clusters.
+        id: the row id; 0 before the revocation is stored.
+        epoch: the store's epoch when the revocation was recorded. The revocation covers certificates from earlier
+            epochs.
+        fingerprint: the certificate's fingerprint, 32 bytes; None for a revocation of a user or cluster.
+        user_id: the user; empty for all users.
+        cluster_id: the cluster; empty for all clusters.
         by: the actor's id, or `holder` for a revocation by proof of possession.
         note: free text from the actor, or None.
-        proved: whether proof of possession of the key authorized the revocation. If so, it can't be undone.
-        project_id: the project of the certificate or cluster; None for a user in all clusters.
+        proved: whether proof of possession of the key authorized the revocation. Such a revocation can't be undone.
+        project_id: the project of the certificate or cluster; None for a revocation of a user in all clusters.
     """
 
     id: int

@@ -1,4 +1,4 @@
-"""Times in UTC and their RFC 3339 form; labels."""
+"""Times in UTC, their RFC 3339 format, and validation of labels."""
 
 import functools
 import re
@@ -8,23 +8,23 @@ from datetime import UTC, datetime, timedelta
 from clustercert.model.errors import InvalidRequest
 
 RECENT = timedelta(days=1)
-"""An API server that contacted the service within this time is taken to be set up for it.
+"""An API server that contacted the service within this time is considered to be configured for it.
 
-It calls the webhook only while one of our certificates is in use, so a few hours without a call are not a fault.
+API servers call the webhook only while one of our certificates is in use, so a few hours without a call are normal.
 """
 
 
 def utc_now() -> datetime:
-    """The current time. Code that needs the time receives a clock function; in production it is this one."""
+    """Return the current time. Code that needs the time takes a clock function: this one, except in tests."""
     return datetime.now(UTC)
 
 
 def is_recent(time: datetime | None, now: datetime) -> bool:
-    """Whether there is a time, and it is at most a day ago."""
+    """Whether the time is not None, and at most a day ago."""
     return time is not None and now - time <= RECENT
 
 
-# Cached: certificates issued in the same second with the same lifetime have the same times.
+# Cached, because certificates issued in the same second with the same lifetime have the same times.
 @functools.lru_cache(maxsize=1024)
 def rfc3339(time: datetime) -> str:
     """Format an aware time in UTC, without fractions of a second: `2027-01-31T18:00:00Z`."""
@@ -32,7 +32,7 @@ def rfc3339(time: datetime) -> str:
 
 
 def parse_rfc3339(text: str) -> datetime:
-    """Parse a time and convert it to UTC. Raises ValueError if it is malformed or has no offset."""
+    """Parse a time, and convert it to UTC. Raises ValueError if the text is malformed or has no offset."""
     time = datetime.fromisoformat(text)
     if time.tzinfo is None:
         raise ValueError("no offset")

@@ -1,1 +1,1 @@
-"""X.509 and keys: client CAs, leaves, CSRs, CRLs, envelope encryption, request signatures."""
+"""X.509 and cryptography: keys, client CAs, leaves, CSRs, CRLs, envelope encryption, request signatures."""

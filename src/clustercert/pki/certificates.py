@@ -15,7 +15,7 @@ _BLOCK = re.compile(rb"-----BEGIN CERTIFICATE-----([A-Za-z0-9+/=\s]*)-----END CE
 
 
 def parse_certificates(pem: bytes) -> tuple[x509.Certificate, ...]:
-    """Parse all certificates in a PEM file. Raises InvalidRequest if it has none, or if one is malformed."""
+    """Parse all certificates in a PEM file. Raises InvalidRequest for a malformed certificate, or if there are none."""
     try:
         return tuple(x509.load_pem_x509_certificates(pem))
     except ValueError as error:
@@ -37,7 +37,7 @@ def certificate_der(certificate: x509.Certificate) -> bytes:
 
 
 def fingerprint(certificate: x509.Certificate) -> bytes:
-    """SHA-256 of the DER, 32 bytes."""
+    """Return the SHA-256 of the certificate's DER, 32 bytes."""
     return der_fingerprint(certificate_der(certificate))
 
 
@@ -49,9 +49,9 @@ _ENDS = ("-----END CERTIFICATE REQUEST-----", "-----END NEW CERTIFICATE REQUEST-
 def csr_public_key(unverified_csr_pem: str) -> PublicKey:
     """Verify a PKCS#10 request in PEM, and return its public key. Raises InvalidRequest.
 
-    The CSR's subject and extensions are ignored: the policy decides them.
+    The CSR's subject and extensions are ignored, because the policy determines the certificate's content.
     """
-    # The limit is in bytes; PEM is ASCII.
+    # MAX_CSR_BYTES limits bytes. In ASCII, the number of characters is the same.
     if len(unverified_csr_pem) > MAX_CSR_BYTES or not unverified_csr_pem.isascii():
         raise InvalidRequest(f"csr: must be one PEM block in ASCII of at most {MAX_CSR_BYTES} bytes.")
     text = unverified_csr_pem.strip()

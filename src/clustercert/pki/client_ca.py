@@ -1,4 +1,4 @@
-"""Creates client CAs, and extracts from a CA the values that its leaves contain.
+"""Creates client CAs, and extracts the values of a CA that its leaves contain.
 
 Source: RFC 5280; the profile is in `docs/security-model.md`.
 """
@@ -16,7 +16,7 @@ from cryptography.x509.oid import NameOID
 from clustercert.model import PrivateKey, PublicKey
 from clustercert.pki.keys import CURVES, KEY_TYPES, Digest, accepted_key, key_type_of
 
-# AlgorithmIdentifier (DER) of a CA's signatures, by the type of its key. RFC 8410 3, RFC 4055 5.
+# The AlgorithmIdentifier (DER) of a CA's signatures, by the type of the CA's key. RFC 8410 3, RFC 4055 5.
 ALGORITHM_DER: dict[str, bytes] = {
     **{key_type: curve.algorithm_der for key_type, curve in CURVES.items()},
     "ed25519": bytes.fromhex("300506032b6570"),
@@ -27,7 +27,7 @@ ALGORITHM_DER: dict[str, bytes] = {
 def new_client_ca(
     common_name: str, ca_key: PrivateKey, not_before: datetime, lifetime: timedelta
 ) -> x509.Certificate:
-    """Create a self-signed CA certificate that may sign leaves and CRLs, but no other CAs."""
+    """Create a self-signed CA certificate that may sign leaves and CRLs, but not other CAs."""
     name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, common_name)])
     identifier = x509.SubjectKeyIdentifier.from_public_key(ca_key.public_key())
     return (
@@ -68,9 +68,9 @@ class CaSubject:
     """The values of a CA that are needed to build and verify its leaves.
 
     Attributes:
-        name_der: the CA's subject, DER.
-        scheme: see `signature_scheme`.
-        algorithm_der: AlgorithmIdentifier of the CA's signatures, DER.
+        name_der: the CA's subject, in DER.
+        scheme: the arguments for verifying a signature; see `signature_scheme`.
+        algorithm_der: the AlgorithmIdentifier of the CA's signatures, in DER.
     """
 
     name_der: bytes
@@ -97,7 +97,10 @@ def ca_subject(ca: x509.Certificate) -> CaSubject:
 
 @functools.lru_cache(maxsize=4096)
 def authority_key_identifier(ca: x509.Certificate) -> x509.AuthorityKeyIdentifier:
-    """Return the AKI for leaves: a copy of the CA's SKI, because an imported CA may compute its SKI differently."""
+    """Return the authority key identifier for leaves: a copy of the CA's subject key identifier, if it has one.
+
+    Don't compute the identifier from the key, because an imported CA may use another method.
+    """
     try:
         identifier = ca.extensions.get_extension_for_class(x509.SubjectKeyIdentifier).value
     except x509.ExtensionNotFound:
@@ -106,7 +109,7 @@ def authority_key_identifier(ca: x509.Certificate) -> x509.AuthorityKeyIdentifie
 
 
 def signature_scheme(key: PrivateKey | PublicKey) -> tuple[Any, ...]:
-    """Return the arguments that a key's `sign` and `verify` take after the data: padding and digest, if any."""
+    """Return the arguments of a key's `sign` and `verify` that follow the data: padding and digest, if any."""
     digest = signature_digest(key)
     if digest is None:
         return ()
@@ -116,7 +119,7 @@ def signature_scheme(key: PrivateKey | PublicKey) -> tuple[Any, ...]:
 
 
 def signature_digest(key: PrivateKey | PublicKey) -> Digest | None:
-    # Ed25519 includes a digest (RFC 8032), so the library's functions take none.
+    # Ed25519 includes a digest (RFC 8032), so the library's functions don't have this argument.
     if isinstance(key, ed25519.Ed25519PrivateKey | ed25519.Ed25519PublicKey):
         return None
     if isinstance(key, ec.EllipticCurvePrivateKey | ec.EllipticCurvePublicKey):

@@ -31,7 +31,7 @@ class CrlEntry:
 
 @dataclass(frozen=True, slots=True)
 class CrlContent:
-    """The content of a CRL. Its number has at most 20 octets, and increases with each CRL from the same CA."""
+    """The content of a CRL. `number` has at most 20 octets, and increases with each CRL from the same CA."""
 
     entries: Sequence[CrlEntry]
     number: int
@@ -41,7 +41,7 @@ class CrlContent:
 
 def new_crl(ca: x509.Certificate, ca_key: PrivateKey, content: CrlContent) -> bytes:
     """Build and sign a complete version 2 CRL. Returns DER."""
-    # Pass the whole list at once, because `add_revoked_certificate` would copy the list for each entry.
+    # Pass the whole list at once, because `add_revoked_certificate` copies the list for each entry.
     builder = x509.CertificateRevocationListBuilder(
         revoked_certificates=[_revoked_certificate(entry) for entry in content.entries]
     )
@@ -57,7 +57,7 @@ def new_crl(ca: x509.Certificate, ca_key: PrivateKey, content: CrlContent) -> by
 
 
 def check_crl(der: bytes, ca: x509.Certificate, content: CrlContent) -> None:
-    """Raise SignerError unless a signer's CRL has the requested content and the CA's signature."""
+    """Raise SignerError if a signer's CRL lacks the CA's signature, or differs from the requested content."""
     try:
         crl = x509.load_der_x509_crl(der)
         number = crl.extensions.get_extension_for_class(x509.CRLNumber).value.crl_number

@@ -1,12 +1,13 @@
 """Envelope encryption of secrets at rest, with AES-256-GCM.
 
 * A key-encryption key (KEK) encrypts data keys: it wraps them. KEKs are never stored in the database.
-* A data key encrypts secrets: it seals them. Data keys are stored wrapped. One is active; the others only decrypt.
+* A data key encrypts secrets: it seals them. Data keys are stored wrapped. The active one encrypts new secrets; the
+  others only decrypt.
 
 Wrapped data key: version (1) | nonce (12) | ciphertext and tag
 Sealed secret: version (1) | data key id (4) | nonce (12) | ciphertext and tag
 
-Each secret is bound to its row, written `table:id`: if it is copied to another row, it can't be decrypted.
+Each secret is bound to its row, written `table:id`: a secret that was copied to another row can't be decrypted.
 `custody` loads and rotates the keys.
 """
 
@@ -30,7 +31,7 @@ _HEAD = struct.Struct(">cI")
 
 
 class SecretSealer(Protocol):
-    """Encrypts and decrypts the secret in the row `bound_to`. `custody` implements it."""
+    """Encrypts and decrypts the secret in the row `bound_to`. Implemented by `custody`."""
 
     async def seal(self, plaintext: bytes, bound_to: str) -> bytes: ...
 
@@ -39,7 +40,7 @@ class SecretSealer(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Kek:
-    """A key-encryption key of 32 bytes. Its id, 16 lower-case hex digits from a hash of the key, is not secret."""
+    """A key-encryption key of 32 bytes. The id (16 lower-case hex digits from a hash of the key) is not secret."""
 
     key: bytes = field(repr=False)
     id: str = field(init=False)
@@ -53,7 +54,7 @@ class Kek:
 
 @dataclass(frozen=True, slots=True)
 class DataKey:
-    """A key of 32 bytes that encrypts secrets. Its id, a positive number of at most 32 bits, is never reused."""
+    """A key of 32 bytes that encrypts secrets. The id (a positive number of at most 32 bits) is never reused."""
 
     id: int
     key: bytes = field(repr=False)
@@ -64,7 +65,7 @@ class DataKey:
 
     @classmethod
     def unwrap(cls, data_key_id: int, wrapped: bytes, kek: Kek) -> "DataKey":
-        """Decrypt a wrapped data key. Raises UnsealError if this KEK did not wrap it, or it was altered."""
+        """Decrypt a wrapped data key. Raises UnsealError if another KEK wrapped the key, or the data was altered."""
         name = f"data key {data_key_id}"
         if not wrapped.startswith(_VERSION):
             raise UnsealError(f"{name} has an unknown format; a newer version may have written it")
@@ -75,7 +76,7 @@ class DataKey:
 
 
 class KeyRing:
-    """All data keys of a database, unwrapped. Immutable.
+    """All data keys of a database, decrypted. Immutable.
 
     Attributes:
         active_id: the id of the data key that seals new secrets.
@@ -107,7 +108,7 @@ class KeyRing:
 
 
 def data_key_id_of(sealed: bytes) -> int | None:
-    """Return the id of the data key that sealed a secret, or None if this is not a sealed secret."""
+    """Return the id of the data key that sealed a secret, or None if the bytes are not a sealed secret."""
     if len(sealed) < _HEAD.size or not sealed.startswith(_VERSION):
         return None
     return int(_HEAD.unpack_from(sealed)[1])
@@ -127,7 +128,7 @@ def new_data_key(data_key_id: int) -> DataKey:
 
 
 def kek_line(kek: Kek) -> str:
-    """Format a KEK as a line for `parse_keks`, with the id as a comment."""
+    """Format a KEK as a line for `parse_keks`, with the KEK's id as a comment."""
     return f"{base64.b64encode(kek.key).decode()}  # {kek.id}\n"
 
 
@@ -140,7 +141,7 @@ def kek_of_line(line: str) -> Kek | None:
 def parse_keks(text: str) -> tuple[Kek, ...]:
     """Parse the key-encryption keys in a file or variable. The first one wraps new data keys.
 
-    Each line has one key: standard base64 of 32 bytes; `#` starts a comment. Raises ValueError with a message that
+    Each line has one key, 32 bytes in standard base64. `#` starts a comment. Raises ValueError with a message that
     never contains a key.
     """
     keks: list[Kek] = []

@@ -1,6 +1,6 @@
 """Generates RSA keys in a child process.
 
-Generating an RSA key takes tens of milliseconds and holds the interpreter lock, which would block the worker's other
+Generating an RSA key takes tens of milliseconds and holds the interpreter lock, so it would block the worker's other
 requests. The child (`python -m clustercert.pki.key_generator`) reads key types from standard input, writes keys to
 standard output, and exits when its input is closed.
 """
@@ -13,7 +13,7 @@ from clustercert.model import KeyType, PrivateKey
 from clustercert.model.errors import Unavailable
 from clustercert.pki.keys import KeyGenerator, key_der, load_key_der, new_key
 
-# The maximum length of the queue. A key takes about 50 ms, so clients would time out in a longer one.
+# The maximum length of the queue. A key takes about 50 ms, so clients would time out in a longer queue.
 MAX_WAITING = 64
 
 
@@ -53,11 +53,11 @@ class RsaKeyGenerator(KeyGenerator):
         if child is None or child.returncode is not None:
             child = self._child = await asyncio.create_subprocess_exec(
                 sys.executable,
-                # -P: do not import modules from the current folder.
+                # -P: do not import modules from the current directory.
                 *("-P", "-m", "clustercert.pki.key_generator"),
                 stdin=asyncio.subprocess.PIPE,
                 stdout=asyncio.subprocess.PIPE,
-                # Ctrl-C in a terminal must not reach the child. The server stops it by closing its input.
+                # Ctrl-C in a terminal must not reach the child. The server stops the child by closing its input.
                 start_new_session=True,
             )
         if child.stdin is None or child.stdout is None:
@@ -71,7 +71,7 @@ class RsaKeyGenerator(KeyGenerator):
             child.stdin.close()
             raise Unavailable("The process that generates RSA keys stopped. Try again.") from error
         except asyncio.CancelledError:
-            # Discard the child: it may still write this request's key, which the next request would read.
+            # Discard the child: it may still write the key of this request, and the next request would read that key.
             self._child = None
             child.stdin.close()
             child.kill()

@@ -1,4 +1,4 @@
-"""Key pairs: types with their signature algorithms, generation, checks, encodings."""
+"""Key pairs: types, signature algorithms, generation, checks and encodings."""
 
 import functools
 import re
@@ -28,7 +28,7 @@ Digest = SHA256 | SHA384
 
 
 class Curve(NamedTuple):
-    """A curve and its signature algorithm.
+    """An elliptic curve and its signature algorithm.
 
     Attributes:
         signature_oid, algorithm_der: the signature algorithm's OID and AlgorithmIdentifier (DER). RFC 5758 3.2.
@@ -60,7 +60,7 @@ KEY_TYPES: dict[str, KeyType] = {curve.curve.name: key_type for key_type, curve 
 
 
 def new_key(key_type: KeyType) -> PrivateKey:
-    """Generate a private key. RSA takes tens of milliseconds and blocks other threads; see `key_generator`."""
+    """Generate a private key. For RSA, this takes tens of milliseconds and blocks all threads; see `key_generator`."""
     if curve := CURVES.get(key_type):
         return ec.generate_private_key(curve.curve)
     if key_type == "ed25519":
@@ -82,7 +82,7 @@ class KeyGenerator:
 
 
 def key_type_of(key: PublicKey) -> str:
-    """Return a public key's type, as in `KeyType`, or `rsa-<bits>` for RSA of any size."""
+    """Return a public key's type as in `KeyType`. RSA keys of other sizes have the type `rsa-<bits>`."""
     kind = key_kind(type(key))
     if kind == "rsa":
         return f"rsa-{key.key_size}"  # type: ignore[union-attr] # RSA keys have it
@@ -92,7 +92,7 @@ def key_type_of(key: PublicKey) -> str:
     return kind
 
 
-# Cached: `isinstance` with the library's abstract key classes takes a microsecond.
+# Cached, because `issubclass` with the library's abstract key classes takes a microsecond.
 @functools.cache
 def key_kind(key_class: type[PublicKey]) -> str:
     if issubclass(key_class, rsa.RSAPublicKey):
@@ -126,7 +126,7 @@ def spki_der(key: object) -> bytes:
 MIN_RSA_BITS, MAX_RSA_BITS = 2048, 4096
 MAX_RSA_EXPONENT = 2**31
 
-# The exceptions that parsing an untrusted certificate or CSR can raise.
+# Exceptions that the library can raise when it parses an untrusted certificate, CSR or CRL.
 PARSE_ERRORS = (ValueError, TypeError, UnsupportedAlgorithm, x509.DuplicateExtension, x509.InvalidVersion)
 
 
@@ -139,7 +139,7 @@ def accepted_key(key: object) -> PublicKey:
     if (
         isinstance(key, rsa.RSAPublicKey)
         and MIN_RSA_BITS <= key.key_size <= MAX_RSA_BITS
-        # A limit, because the time to verify a signature is proportional to the exponent's bits.
+        # Limit the exponent, because the time to verify a signature is proportional to the exponent's length.
         and RSA_EXPONENT <= key.public_numbers().e < MAX_RSA_EXPONENT
     ):
         return key
@@ -151,7 +151,7 @@ def accepted_key(key: object) -> PublicKey:
 
 
 def signed_by(key: object, unverified_signature: bytes, statement: bytes) -> bool:
-    """Whether a key signed a statement, as `openssl pkeyutl -sign -rawin` does.
+    """Whether a key signed a statement. `openssl pkeyutl -sign -rawin` creates such signatures.
 
     Accepts Ed25519, and ECDSA or RSA (PKCS#1 v1.5) with SHA-256.
     """
@@ -174,11 +174,11 @@ _RSA = re.compile(r"rsa-(\d{4})", re.ASCII)
 
 @functools.lru_cache(maxsize=64)
 def sample_key(key_type: str) -> PublicKey:
-    """Return a public key of this type, to decide on a request whose CSR is not known. Raises ValueError."""
+    """Return a public key of this type, for deciding a request whose CSR is not known. Raises ValueError."""
     if found := _RSA.fullmatch(key_type):
         bits = int(found[1])
         if MIN_RSA_BITS <= bits <= MAX_RSA_BITS:
-            # The modulus is not a product of two primes, because finding primes would take seconds.
+            # Only the size matters, so the modulus is not a product of two primes: finding primes would take seconds.
             return RSAPublicNumbers(RSA_EXPONENT, (1 << (bits - 1)) + 1).public_key()
     if key_type in (*CURVES, "ed25519"):
         return new_key(key_type).public_key()

@@ -1,4 +1,4 @@
-"""Leaf certificates: subject, encoding, and comparison of a certificate with the request for it."""
+"""Leaf certificates: subject, encoding, and comparison of a signed certificate with the signing request."""
 
 import functools
 import hashlib
@@ -31,7 +31,7 @@ from clustercert.pki.client_ca import (
 )
 from clustercert.pki.keys import key_kind, spki_der
 
-# RFC 5280 appendix A: ub-common-name and ub-organization-name. Like many verifiers, this counts bytes of UTF-8.
+# RFC 5280 appendix A: ub-common-name and ub-organization-name. The limit applies to UTF-8 bytes, as in many verifiers.
 MAX_NAME = 64
 
 # A placeholder for a credential number. All numbers have the same length.
@@ -39,9 +39,9 @@ _ANY_NUMBER = credential_number(0)
 
 
 def subject(grant: Grant, credential_number: str = "") -> x509.Name:
-    """Build the subject: an O for each group in order, an O for the credential group if there is a number, then CN.
+    """Build the subject: an O for each group, in order, an O for the credential group if there is a number, and the CN.
 
-    kube-apiserver takes the username from CN and the groups from O.
+    kube-apiserver takes the user name from the CN and the groups from the Os.
     """
     if not credential_number:
         return _name(grant.username, grant.groups)
@@ -54,7 +54,7 @@ def subject_template(username: str, groups: tuple[str, ...], *, numbered: bool) 
     if not numbered:
         return _name(username, groups).public_bytes(), b""
     whole = _name(username, (*groups, credential_group(_ANY_NUMBER))).public_bytes()
-    # The credential group is the last O, so its number ends where the CN begins.
+    # The credential group is the last O, so the credential number ends where the CN begins.
     name = _name(username, ()).public_bytes()
     common_name = name[_header_length(name) :]
     return whole[: -len(common_name) - len(_ANY_NUMBER)], common_name
@@ -124,7 +124,7 @@ class CheckedLeaf(NamedTuple):
 def check_leaf(chain: tuple[bytes, ...], request: SigningRequest) -> CheckedLeaf:
     """Check that a signer's chain (DER) is one leaf that matches the request and verifies against the CA.
 
-    Whatever the signer returned, this raises only SignerError, which names the first difference.
+    Raises only SignerError, whatever the signer returned. The error names the first difference.
     """
     der, issuer = _only_certificate(chain), ca_subject(request.ca.certificate)
     try:
@@ -144,11 +144,11 @@ def check_leaf(chain: tuple[bytes, ...], request: SigningRequest) -> CheckedLeaf
 
 
 def _only_certificate(chain: tuple[bytes, ...]) -> bytes:
-    """Return the only certificate in a chain. Raises SignerError unless there is exactly one."""
-    # Signers are plugins, so their types are unchecked. A mutable result could change after the check.
+    """Return the only certificate in a chain. Raises SignerError if the chain has no or several certificates."""
+    # Signers are plugins, so check the types of their results. A mutable result could change after the check.
     if type(chain) is not tuple:
         raise SignerError(f"The signer returned {type(chain).__name__} instead of a tuple.")
-    # The API server trusts the leaf's issuer, so the chain must not have intermediates.
+    # API servers trust the leaf's issuer directly, so the chain must not have intermediates.
     if len(chain) != 1:
         raise SignerError(f"The signer returned {len(chain)} certificates instead of one.")
     if type(chain[0]) is not bytes:
@@ -159,8 +159,8 @@ def _only_certificate(chain: tuple[bytes, ...]) -> bytes:
 def _parse(der: bytes, issuer: CaSubject, request: SigningRequest) -> tuple[int, bytes, bytes]:
     """Parse a leaf, and compare it with our own encoding of the request. Returns (serial, signature, TBSCertificate).
 
-    Only serial, signature and the order of extensions may differ. Raises SignerError, or InvalidSignature for other
-    differences.
+    Only the serial, the signature and the order of extensions may differ. For other differences, raises SignerError or
+    InvalidSignature.
     """
     try:
         serial, signature = serial_and_signature(der)
@@ -181,9 +181,9 @@ def _parse(der: bytes, issuer: CaSubject, request: SigningRequest) -> tuple[int,
 def requested_tbs(
     request: SigningRequest, issuer: CaSubject, serial: int, order: tuple[str, ...] | None = None
 ) -> bytes:
-    """Encode the requested leaf's TBSCertificate. `order`: OIDs of the extensions; the default is our order.
+    """Encode the requested leaf's TBSCertificate. `order`: the OIDs of the extensions, by default in our own order.
 
-    The credential number has a fixed length, so it is inserted into the subject's cached encoding.
+    The credential number has a fixed length, so the number can be inserted into the subject's cached encoding.
     """
     grant, number = request.grant, request.credential_number
     before, after = subject_template(grant.username, grant.groups, numbered=bool(number))
@@ -209,12 +209,12 @@ def requested_tbs(
     )
 
 
-# Cached: a CA's leaf certificates have the same extensions except for the subject key identifier's value.
+# Cached, because a CA's leaves have the same extensions except for the value of the subject key identifier.
 @functools.lru_cache(maxsize=4096)
 def _extensions(
     rsa_key: bool, authority_key_identifier: bytes, order: tuple[str, ...] | None
 ) -> tuple[bytes, bytes]:
-    """Encode the `extensions` field. Returns the parts before and after the subject key identifier's value."""
+    """Encode the field `extensions`. Returns the bytes before and after the value of the subject key identifier."""
     authority = _element(_OCTET_STRING, _element(_SEQUENCE, _element(0x80, authority_key_identifier)))
     by_oid = {
         "2.5.29.19": _BASIC_CONSTRAINTS,
@@ -240,7 +240,7 @@ def serial_and_signature(unverified_der: bytes) -> tuple[int, bytes]:
 
     Validates nothing else, so the caller must encode the result with `encode_certificate` and compare the encodings.
     The encodings differ if the certificate has wrong tags, trailing bytes, or lengths or integers that are not
-    minimal. They also differ for a negative serial, which this function reads as positive.
+    minimal. The encodings also differ for a negative serial, which this function reads as positive.
     """
     try:
         outer, _ = _content(unverified_der, 0)
@@ -257,7 +257,7 @@ def serial_and_signature(unverified_der: bytes) -> tuple[int, bytes]:
 
 
 def key_identifier(spki: bytes) -> bytes:
-    """The key identifier: SHA-1 of the key bits in a SubjectPublicKeyInfo (DER). RFC 5280 4.2.1.2 method (1)."""
+    """Return the key identifier: the SHA-1 of the key bits in a SubjectPublicKeyInfo (DER). RFC 5280 4.2.1.2 (1)."""
     if spki.startswith(_P256_HEAD):
         return hashlib.sha1(spki[len(_P256_HEAD) :], usedforsecurity=False).digest()
     start, _ = _content(spki, 0)
@@ -266,7 +266,7 @@ def key_identifier(spki: bytes) -> bytes:
     return hashlib.sha1(spki[bits + 1 :], usedforsecurity=False).digest()
 
 
-# Cached: most certificates issued in the same second have the same validity.
+# Cached, because most certificates issued in the same second have the same validity.
 @functools.lru_cache(maxsize=1024)
 def _validity(not_before: datetime, not_after: datetime) -> bytes:
     return _element(_SEQUENCE, _time(not_before) + _time(not_after))
@@ -307,7 +307,7 @@ def new_serial() -> int:
 def new_signing_request(
     grant: Grant, public_key: PublicKey, ca: ClientCA, *, takes_serial: bool
 ) -> SigningRequest:
-    """Create a request with a new credential number, which is also the serial if the signer accepts one."""
+    """Create a request with a new credential number, which is also the serial if the signer uses a requested serial."""
     serial = new_serial()
     return SigningRequest(
         grant=grant,
@@ -325,7 +325,7 @@ def serial_hex(serial: int) -> str:
 
 
 def der_fingerprint(der: bytes) -> bytes:
-    """SHA-256 of a certificate's DER. kube-apiserver's credential id is `X509SHA256=` followed by this hash in hex."""
+    """Return the SHA-256 of a certificate's DER. In hex after `X509SHA256=`, it is kube-apiserver's credential id."""
     return hashlib.sha256(der).digest()
 
 
@@ -341,9 +341,9 @@ _NOT_A_CA = x509.BasicConstraints(ca=False, path_length=None)
 def parse_reencoded_leaf(
     der: bytes, request: SigningRequest, subject_der: bytes
 ) -> tuple[int, bytes, tuple[str, ...]]:
-    """Check that all fields are as requested. Returns (serial, signature, OIDs of the extensions in order).
+    """Check that a leaf has all requested values. Returns (serial, signature, OIDs of the extensions in order).
 
-    Does not compare the encoding. Raises SignerError, or InvalidSignature if the CA did not sign the leaf.
+    Does not compare encodings. Raises SignerError, or InvalidSignature if the CA did not sign the leaf.
     """
     try:
         leaf = x509.load_der_x509_certificate(der)
@@ -352,7 +352,7 @@ def parse_reencoded_leaf(
         serial, signature = leaf.serial_number, leaf.signature
     except (SignerError, InvalidSignature):
         raise
-    # The library does not document which errors it raises. For example, it raises KeyError for an unknown TLS feature.
+    # The library raises undocumented exceptions, such as KeyError for an unknown TLS feature.
     except Exception as error:
         raise SignerError("The signer's certificate can't be parsed, or names another issuer.") from error
     return serial, signature, order

@@ -1,4 +1,4 @@
-"""Parses, creates and verifies AK/SK request signatures, for client and service. Does not check time or permissions.
+"""Parses, creates and verifies AK/SK request signatures, for client and service. Checks neither time nor permissions.
 
 | scheme  | Authorization                                                  | key                            |
 | ------- | -------------------------------------------------------------- | ------------------------------ |
@@ -7,7 +7,7 @@
 | derived | V11-HMAC-SHA256 Credential=AK/date/region/service              | hex of HKDF(SK, AK, scope)     |
 
 Each header continues with `, SignedHeaders=a;b, Signature=hex`. The SDKs and the Terraform provider of Huawei Cloud
-send flat, or derived if configured; those of OTC send scoped.
+use the scheme flat, or derived if it is configured. The SDKs and the provider of OTC use scoped.
 """
 
 import functools
@@ -28,7 +28,7 @@ ALGORITHMS: dict[Scheme, str] = {
     "scoped": "SDK-HMAC-SHA256",
     "derived": "V11-HMAC-SHA256",
 }
-# Schemes by algorithm, whether the field is `Access`, and the number of parts after the access key.
+# Schemes by algorithm, presence of the field `Access`, and number of parts after the access key.
 _FORMS: dict[tuple[str, bool, int], Scheme] = {
     (ALGORITHMS["flat"], True, 0): "flat",
     (ALGORITHMS["scoped"], False, 4): "scoped",
@@ -59,7 +59,7 @@ _TIMESTAMP = re.compile(r"[0-9]{8}T[0-9]{6}Z")
 
 
 class BadSignature(Exception):
-    """A signature is malformed. The message is for the log and has no secrets."""
+    """A signature is malformed. The message is for the log, and contains no secrets."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,8 +67,8 @@ class SignatureCredential:
     """The scheme, access key id (AK) and scope of a signature.
 
     Attributes:
-        scope: the part after the AK in the table above; empty in the flat scheme. The date is YYYYMMDD. OTC clients
-            leave region and service empty.
+        scope: the part after the AK, see the module's docstring; empty in the scheme flat. The date is YYYYMMDD. OTC
+            clients leave region and service empty.
     """
 
     scheme: Scheme
@@ -82,7 +82,7 @@ class SignatureCredential:
 
 @dataclass(frozen=True, slots=True)
 class UnverifiedSignature:
-    """A parsed Authorization header, not verified.
+    """A parsed Authorization header, before the signature is verified.
 
     Attributes:
         signed_headers: lower-case names without duplicates, in the client's order.
@@ -102,7 +102,7 @@ class SignedParts:
         method: upper case.
         raw_path: percent-encoded, without the query.
         raw_query: percent-encoded, without the question mark.
-        headers: lower-case names and values in the order of SignedHeaders, as raw bytes: some clients send UTF-8.
+        headers: lower-case names and values in the order of SignedHeaders. Raw bytes, because some clients send UTF-8.
         payload_hash: see `payload_hash`.
     """
 
@@ -122,15 +122,15 @@ class SignedParts:
 
 
 def payload_hash(body: bytes) -> str:
-    """SHA-256 of a body, lower-case hex."""
+    """Return the SHA-256 of a body, in lower-case hex."""
     return hashlib.sha256(body).hexdigest()
 
 
-# Cached: requests in the same second have the same date. Errors are not cached.
+# Cached, because requests in the same second have the same date. Errors are not cached.
 @functools.lru_cache(maxsize=1024)
 def parse_timestamp(text: str) -> datetime:
     """Parse an X-Sdk-Date of the form YYYYMMDDTHHMMSSZ. Raises BadSignature."""
-    # `fromisoformat` also accepts other forms, and `strptime` accepts "1" for "01".
+    # Check first, because `fromisoformat` also accepts other formats, and `strptime` accepts "1" for "01".
     if not _TIMESTAMP.fullmatch(text):
         raise BadSignature("X-Sdk-Date does not have the form YYYYMMDDTHHMMSSZ")
     try:
@@ -143,7 +143,7 @@ def parse_authorization(text: str) -> UnverifiedSignature:
     """Parse an Authorization header of one of the three schemes. Raises BadSignature."""
     if len(text) > MAX_AUTHORIZATION:
         raise BadSignature("the Authorization header is too long")
-    # All Authorization headers of a client differ only in the signature, so the rest is parsed once and cached.
+    # A client's Authorization headers differ only in the signature, so the rest is parsed once and cached.
     before, field, after = text.partition(_SIGNATURE_FIELD)
     signature, suffix = after[:_SIGNATURE_DIGITS], after[_SIGNATURE_DIGITS:]
     parse = _parse_unsigned_cached if len(text) <= _CACHED_AUTHORIZATION else _parse_unsigned
@@ -185,7 +185,7 @@ def _parse_credential(algorithm: str, fields: dict[str, str]) -> SignatureCreden
 
 
 def sign(parts: SignedParts, credential: SignatureCredential, secret: bytes) -> str:
-    """Sign a request. Returns the Authorization header. Raises BadSignature if X-Sdk-Date is not a signed header."""
+    """Sign a request. Returns the Authorization header. Raises BadSignature if X-Sdk-Date is not in `parts.headers`."""
     canonical = next(canonical_requests(parts, credential.scheme))
     signature = _signature(canonical, parts.timestamp, credential, _signing_key(credential, secret))
     label = "Access" if credential.scheme == "flat" else "Credential"
@@ -196,7 +196,7 @@ def sign(parts: SignedParts, credential: SignatureCredential, secret: bytes) -> 
 
 
 def verify(unverified: UnverifiedSignature, parts: SignedParts, secret: bytes) -> bool:
-    """Whether the signature matches the parts and the secret. Does not check the time or the payload hash.
+    """Whether the signature matches the parts and the secret. Checks neither the time nor the payload hash.
 
     Raises BadSignature if X-Sdk-Date is not among the signed headers.
     """
@@ -209,7 +209,7 @@ def verify(unverified: UnverifiedSignature, parts: SignedParts, secret: bytes) -
 
 
 def canonical_requests(parts: SignedParts, scheme: Scheme) -> Iterator[bytes]:
-    """Yield the canonical requests to try: two if this scheme's clients canonicalize the request in different ways."""
+    """Yield the canonical requests to try: two if clients of this scheme canonicalize the request differently."""
     path = (_canonical_path_cached if len(parts.raw_path) <= _CACHED_PATH else _canonical_path)(
         parts.raw_path
     )
@@ -235,13 +235,13 @@ def _canonical_path(raw_path: str) -> str:
     return path if path.endswith("/") else f"{path}/"
 
 
-# Cached: clients send requests for the same few clusters.
+# Cached, because most requests are about the same few clusters.
 _canonical_path_cached = functools.lru_cache(maxsize=1024)(_canonical_path)
 
 
 def _flat_queries(parts: SignedParts) -> Iterator[tuple[str, str]]:
-    # The Go signer sorts the values of a repeated key as strings. The Python SDK sorts them as numbers, 9 before 10,
-    # and sends them in that order. So the order in which they were sent is tried second.
+    # The Go signer sorts the values of a repeated key as strings. The Python SDK sorts the values as numbers, 9 before
+    # 10, and sends them in this order. So try sorted values first, and then the order of the received query.
     pairs = _query_pairs(parts.raw_query)
     by_text = sorted(pairs)
     yield _query_string(by_text), parts.payload_hash

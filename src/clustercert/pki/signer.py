@@ -17,7 +17,7 @@ class LeafSigner(Protocol):
     """Signs leaves.
 
     Attributes:
-        takes_serial: whether the signer uses the requested serial. If not, it chooses the serial, and only the
+        takes_serial: whether the signer uses the requested serial. Other signers choose the serial, so that only the
             credential number in the subject comes from this service.
     """
 
@@ -27,7 +27,7 @@ class LeafSigner(Protocol):
     async def sign(self, request: SigningRequest) -> tuple[bytes, ...]:
         """Sign a leaf. Returns the chain in DER, leaf first, without the root.
 
-        The caller compares it with the request, see `leaf.check_leaf`. Raises only SignerError, RemoteFailed or
+        The caller compares the chain with the request, see `leaf.check_leaf`. Raises only SignerError, RemoteFailed or
         Unavailable.
         """
 
@@ -38,7 +38,7 @@ class Signer(LeafSigner, Protocol):
     async def create_ca(
         self, cluster_id: str, key_type: KeyType, not_before: datetime, lifetime: timedelta
     ) -> ClientCA:
-        """Create a client CA in the state `active`. The caller stores it."""
+        """Create a client CA in the state `active`. The caller stores the CA."""
 
     async def sign_crl(self, ca: ClientCA, content: CrlContent) -> bytes:
         """Sign a CRL for a client CA. Returns DER, which the caller checks with `crl.check_crl`.
@@ -47,13 +47,13 @@ class Signer(LeafSigner, Protocol):
         """
 
 
-# The class or function that the entry point names. It takes the table `[signers.NAME]` from the settings, and raises
-# ValueError if it is invalid. The message names the setting but does not contain its value.
+# The class or function in the entry point. Its first argument is the table `[signers.NAME]` from the settings. Raises
+# ValueError for invalid settings, with a message that contains the setting's name but not the value.
 SignerFactory = Callable[[Mapping[str, object], SecretSealer], Signer]
 
 
 def signer_named(signers: Mapping[str, Signer], name: str) -> Signer:
-    """Return the signer with this name. Raises SignerError if it is not installed."""
+    """Return the signer with this name. Raises SignerError if no such signer is installed."""
     if signer := signers.get(name):
         return signer
     raise missing_signer(name)

@@ -1,1 +1,1 @@
-"""The policy: decides on the groups and the lifetime of a caller's certificate."""
+"""The policy: decides which groups and which lifetime a caller's certificate gets."""

@@ -34,7 +34,7 @@ from clustercert.policy.rules import (
 )
 from clustercert.policy.templates import UserNameTemplate, name_problem
 
-# The maximum number of rules that a message names.
+# The maximum number of rules listed in a message.
 MAX_NAMED = 3
 # The maximum number of characters of a condition in a trace.
 MAX_CLAUSE = 200
@@ -46,7 +46,7 @@ CA_EXPIRED = "The cluster's client CA has expired. Ask the operator to rotate it
 def lifetime_refusal(
     requested: timedelta, longest: timedelta, rule: PolicyRule | None, ca_end: datetime | None
 ) -> str:
-    """Return the message about a lifetime that exceeds the limit of a rule, of the policy, or the end of the CA."""
+    """Return the message about a lifetime that exceeds the limit of a rule or the policy, or outlives the CA."""
     name = f"rule {rule.name}" if rule is not None else MAX_LIFETIME_SETTING
     limit = f"the limit of {name} ({lifetime_text(longest)})"
     if ca_end is not None:
@@ -73,10 +73,10 @@ def refusal(
     own: Mapping[str, str],
     trace: JsonObject,
 ) -> Forbidden:
-    """Return the error if no rule grants a certificate.
+    """Return the error for a request that no rule grants.
 
-    The message and the trace have only `own`, the unmet clauses of rules that the caller may see: project admins can
-    read the trace. The log line has those of all rules.
+    The message and the trace contain only `own`, the unmet clauses of rules that the caller may see, because project
+    admins can read the trace. The log line contains the unmet clauses of all rules.
     """
     if (rule := match.denied_by) is not None:
         trace["denied_by"] = rule.name
@@ -94,7 +94,7 @@ def shortened(clause: str) -> str:
 
 
 def _message(rules: Sequence[PolicyRule], own: Mapping[str, str], decision_input: DecisionInput) -> str:
-    """Return the message: the rules for the caller's roles and what they need, or else the roles with access."""
+    """Return the message: what the rules for the caller's roles require, or else the roles that have access."""
     granting = [rule for rule in rules if rule.deny is None]
     near = [rule for rule in granting if _unmet(rule, decision_input, is_on_role) == 0]
     own_near = sorted(
@@ -116,21 +116,21 @@ def _message(rules: Sequence[PolicyRule], own: Mapping[str, str], decision_input
 
 
 def _unmet(rule: PolicyRule, decision_input: DecisionInput, counts: Callable[[object], bool]) -> int:
-    """Return the number of a rule's false conditions that `counts` selects."""
+    """Return the number of a rule's false conditions, counting only conditions for which `counts` is true."""
     return sum(counts(each) and each.first_false(decision_input) is not None for each in rule.conditions)
 
 
 @dataclass(frozen=True, slots=True)
 class Policy:
-    """The rules that give callers their Kubernetes groups, and what applies to all certificates.
+    """The rules that give callers their Kubernetes groups, and limits for all certificates.
 
     Attributes:
-        rules: those that match a request are united. Their order changes no decision.
+        rules: a certificate gets the groups of all rules that match the request. The order of rules does not matter.
         allowed_system_names: names with the prefix `system:` that certificates may contain.
         key_type: the type of keys that the service generates.
         max_lifetime: the longest lifetime of any certificate. Rules can only shorten it.
         username: the template of the user name; None for the user's id.
-        issuer_names: the prefixes by which users and groups of issuers are named.
+        issuer_names: the names of issuers and Keystone, which are prefixes of the names of their users and groups.
     """
 
     rules: tuple[PolicyRule, ...]
@@ -174,13 +174,13 @@ class Policy:
     def input_of(
         self, caller: Caller, cluster: Cluster, request: IssueRequest, now: datetime
     ) -> DecisionInput:
-        """Return the input that rules are compared with. Raises NotFound if the caller has no role in the project."""
+        """Return the input for the rules' conditions. Raises NotFound if the caller has no role in the project."""
         roles = caller.require_roles_in(cluster.project_id)
         key_type = key_type_of(request.public_key) if request.public_key else self.key_type
         return DecisionInput(caller, cluster, request, roles, now, key_type, self.issuer_names)
 
     def _matching(self, decision_input: DecisionInput, trace: JsonObject) -> tuple[PolicyRule, ...]:
-        """Return the rules that grant the certificate. Raises Forbidden if none does, or if one denies it."""
+        """Return the rules that grant the certificate. Raises Forbidden if no rule grants it, or a rule denies it."""
         match = match_rules(self.rules, decision_input)
         own = match.own_unmet(self.rules, decision_input)
         trace |= match.skipped(own)
@@ -200,7 +200,7 @@ class Policy:
         return groups
 
     def strictest(self, rules: Iterable[PolicyRule]) -> tuple[timedelta, PolicyRule | None]:
-        """Return the longest lifetime that these rules allow together, and the rule that sets it; None: the policy."""
+        """Return the longest lifetime that all these rules allow, and the rule that limits it (None: the policy)."""
         limits = [(rule.max_lifetime, rule) for rule in rules if rule.max_lifetime is not None]
         lifetime, rule = min(limits, key=lambda limit: limit[0], default=(self.max_lifetime, None))
         return (lifetime, rule) if lifetime < self.max_lifetime else (self.max_lifetime, None)
@@ -236,11 +236,11 @@ class Policy:
                 raise Forbidden(f"A certificate can't be issued: {problem} Ask the operator.", trace=trace)
 
     def name_problem(self, name: str) -> str | None:
-        """Return a sentence that says why a certificate can't contain this user or group name, or None if it can."""
+        """Say in a sentence why a certificate can't contain this user or group name. None if the name is allowed."""
         return name_problem(name, self.allowed_system_names)
 
 
-# Cached: all requests in one second format the same times.
+# Cached, because all requests in the same second format the same times.
 @functools.lru_cache(maxsize=1024)
 def _text(time: datetime) -> str:
     return time.isoformat()
@@ -257,12 +257,12 @@ def _requested_end(request: IssueRequest, at: datetime, by_default: datetime, tr
 
 
 def declared_rules(policy: Policy) -> tuple[Mapping[str, object], ...]:
-    """Return the rules as in the settings, JSON values with lifetimes in seconds."""
+    """Return the rules in the form of the settings, as JSON values with lifetimes in seconds."""
     return tuple(rule.declared for rule in policy.rules)
 
 
 def declared_names(policy: Policy) -> tuple[str, ...]:
-    """Return `policy.allow_system`, sorted."""
+    """Return the names in the setting `policy.allow_system`, sorted."""
     return tuple(sorted(policy.allowed_system_names))
 
 
@@ -283,12 +283,12 @@ def policy_digest(policy: Policy) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-# The service warns of longer ones: a stolen certificate works that long, unless it is revoked.
+# The service warns about longer lifetimes, because a stolen certificate works until it expires or is revoked.
 LONG_LIFETIME = timedelta(days=7)
 
 
 def long_lifetimes(policy: Policy) -> dict[str, timedelta]:
-    """Return the longest lifetime by the name of each rule that allows more than `LONG_LIFETIME` by itself."""
+    """Return the rules that allow more than `LONG_LIFETIME`: a mapping of names to longest lifetimes."""
     granting = (rule for rule in policy.rules if rule.deny is None)
     longest = {rule.name: policy.strictest((rule,))[0] for rule in granting}
     return {name: lifetime for name, lifetime in longest.items() if lifetime > LONG_LIFETIME}

@@ -1,4 +1,4 @@
-"""Says which certificates a user could get: decides each different request that the user could send."""
+"""Finds which certificates a user could get, by deciding every different request that the user could send."""
 
 import contextlib
 import itertools
@@ -30,11 +30,11 @@ from clustercert.policy.rules import (
     united_groups,
 )
 
-# Rules can name any number of networks, so this bounds the work for one user.
+# The maximum number of requests to decide for one user. Rules can contain any number of networks.
 MAX_VARIANTS = 5000
 
 _ON_REQUEST = frozenset({"auth_method", "key_type"})
-# How users of the built-in identity log in.
+# Authentication methods of the built-in identity service.
 _BUILT_IN_METHODS = ("token", "access_key")
 # A source that matches no network.
 _ELSEWHERE = "elsewhere"
@@ -42,7 +42,7 @@ _ELSEWHERE = "elsewhere"
 
 @dataclass(frozen=True, slots=True)
 class RequestVariant:
-    """How a user logs in, from where, and what they request: always the longest lifetime."""
+    """A possible request: authentication method, source, and fields. The lifetime is always the longest."""
 
     auth_method: str
     source: str
@@ -53,7 +53,7 @@ class RequestVariant:
 
 
 def depends_on_request(condition: Condition) -> bool:
-    """Whether the condition can differ between requests of one user for one cluster."""
+    """Whether the condition's result can differ between requests of one user for one cluster."""
     if isinstance(condition, HasName):
         return condition.what in _ON_REQUEST
     if isinstance(condition, Expression):
@@ -62,9 +62,9 @@ def depends_on_request(condition: Condition) -> bool:
 
 
 def request_variants(conditions: Iterable[Condition], caller: Caller) -> Iterator[RequestVariant]:
-    """Yield requests that the conditions can tell apart, beginning with those without options.
+    """Yield one request for each case that the conditions distinguish. The first request has no CSR and no reason.
 
-    Raises InvalidRequest if there are more than `MAX_VARIANTS`.
+    Raises InvalidRequest for more than `MAX_VARIANTS` requests.
     """
     given = tuple(conditions)
     named = {condition.what for condition in given if isinstance(condition, HasName)}
@@ -96,9 +96,9 @@ def _methods(caller: Caller) -> tuple[str, ...]:
 
 
 def _sources(conditions: Collection[Condition]) -> tuple[str, ...]:
-    """Return an address outside all networks, and for each network its first address and the one after its last.
+    """Return an address outside all networks, and each network's first address and the address after its last.
 
-    The networks divide the addresses into ranges, and each range begins at one of these.
+    The networks divide all addresses into ranges, and each range begins at one of these addresses.
     """
     networks = [
         network
@@ -112,7 +112,7 @@ def _sources(conditions: Collection[Condition]) -> tuple[str, ...]:
 
 def _starts(network: IPNetwork) -> Iterator[IPv4Address | IPv6Address]:
     yield network.network_address
-    # The last address of all has none after it.
+    # The highest possible address has no successor.
     with contextlib.suppress(AddressValueError):
         yield network.broadcast_address + 1
 
@@ -122,10 +122,10 @@ class Entitlement:
     """How a user could get a Kubernetes group.
 
     Attributes:
-        groups: those that match the requested group.
+        groups: the rule's groups that match the requested group.
         lifetime: the longest lifetime of a certificate with these groups.
         needs: the conditions that the request must meet.
-        unless: the names of rules that refuse some of these requests.
+        unless: the names of rules that refuse some of the requests that meet `needs`.
     """
 
     rule: str
@@ -137,11 +137,12 @@ class Entitlement:
 
 @dataclass(frozen=True, slots=True)
 class _Rule:
-    """A rule, with its conditions on the user and the cluster apart from those on the request.
+    """A rule with its conditions sorted into three kinds.
 
     Attributes:
-        on_request: without expressions, which are not evaluated.
-        expressions: those that read the request or the time.
+        on_user: conditions on the user and the cluster.
+        on_request: conditions on the request, without expressions.
+        expressions: expressions that read the request or the time. They are not evaluated.
     """
 
     rule: PolicyRule
@@ -159,13 +160,13 @@ class _Rule:
         return tuple(condition.clause for condition in (*self.on_request, *self.expressions))
 
     def takes(self, decision_input: DecisionInput) -> bool:
-        """Whether the request meets this rule's conditions on requests, apart from expressions."""
+        """Whether the request meets this rule's conditions on requests. Ignores expressions."""
         return all(condition.first_false(decision_input) is None for condition in self.on_request)
 
 
 @dataclass(frozen=True, slots=True)
 class _Match:
-    """A rule whose conditions on the user and the cluster are met; `fails` if an expression among them fails."""
+    """A rule whose conditions on the user and the cluster are met, or of which one can't be evaluated (`fails`)."""
 
     rule: _Rule
     fails: bool
@@ -176,7 +177,7 @@ class _Choice:
     """A request that a rule grants.
 
     Attributes:
-        policy: the rules that match this request, without conditions.
+        policy: a policy of the rules that match this request, without their conditions.
     """
 
     policy: Policy
@@ -186,11 +187,11 @@ class _Choice:
 
 @dataclass(frozen=True, slots=True)
 class _Plan:
-    """The requests that a rule grants to users who meet the same conditions on users.
+    """The requests that a rule grants to all users who meet the same conditions on users.
 
     Attributes:
-        choices: requests that different rules match, the best first. Names and groups of a user can make the policy
-            refuse the first ones.
+        choices: one request for each different list of matching rules, the longest lifetime first. The policy can still
+            refuse the first requests because of the user's name or groups.
     """
 
     rule: PolicyRule
@@ -199,17 +200,17 @@ class _Plan:
 
 
 class Entitlements:
-    """Finds the entitlements of users to a group in a cluster. Users who meet the same conditions share the work."""
+    """Finds users' entitlements to a group in a cluster. Caches results for users who meet the same conditions."""
 
     def __init__(self, policy: Policy, cluster: Cluster, group: str, now: datetime) -> None:
-        """Take the group's name, or a pattern in which `*` stands for any characters."""
+        """Create the search. `group` is the group's name, or a pattern in which `*` stands for any characters."""
         self._policy, self._cluster, self._now = policy, cluster, now
         self._group = Names((group,))
         self._rules = tuple(map(_split, policy.rules))
         self._plans: dict[tuple[object, ...], tuple[_Plan, ...]] = {}
 
     def entitlements_of(self, caller: Caller) -> tuple[Entitlement, ...]:
-        """Return the entitlements of a user, given as a caller, in the order of the rules."""
+        """Return the user's entitlements, in the order of the rules."""
         if not caller.roles_in(self._cluster.project_id):
             return ()
         decision_input = self._input(caller, IssueRequest())
@@ -224,7 +225,7 @@ class Entitlements:
         return self._policy.input_of(caller, self._cluster, request, self._now)
 
     def _granted(self, plan: _Plan, decision_input: DecisionInput) -> Entitlement | None:
-        """Decide on the plan's requests, as issuing would, until one is granted."""
+        """Decide the plan's requests in the same way as issuing, until one is granted."""
         try:
             own = united_groups((plan.rule,), decision_input, {})
         except ClustercertError:
@@ -239,7 +240,7 @@ class Entitlements:
         return None
 
     def _new_plans(self, matches: Sequence[_Match], caller: Caller) -> Iterator[_Plan]:
-        """Yield the requests for each rule that can give the group."""
+        """Yield a plan for each rule that can give the group."""
         conditions = [condition for match in matches for condition in match.rule.on_request]
         requests = [
             (variant, self._input(variant.sent_by(caller), variant.request))
@@ -255,7 +256,7 @@ class Entitlements:
     def _choices(
         self, target: _Rule, outcomes: Iterable[tuple[RequestVariant, Sequence[_Rule]]]
     ) -> list[_Choice]:
-        """Return one request for each different list of granting rules, sorted by lifetime, the longest first."""
+        """Return one request for each different list of granting rules, the longest lifetime first."""
         different: dict[tuple[str, ...], tuple[RequestVariant, Sequence[_Rule]]] = {}
         for variant, granting in outcomes:
             different.setdefault(tuple(each.rule.name for each in granting), (variant, granting))
@@ -288,7 +289,7 @@ def _split(rule: PolicyRule) -> _Rule:
 
 
 def _matches(rules: Iterable[_Rule], decision_input: DecisionInput) -> Iterator[_Match]:
-    """Yield the rules whose conditions on the user and the cluster are met."""
+    """Yield the rules whose conditions on the user and the cluster are met, or can't be evaluated."""
     for rule in rules:
         try:
             if all(condition.first_false(decision_input) is None for condition in rule.on_user):
@@ -307,7 +308,7 @@ def _outcomes(
 
 
 def _granting(matches: Sequence[_Match], position: int, sent: DecisionInput) -> Sequence[_Rule] | None:
-    """Return the rules that grant a request, or None if it is refused, or not granted by the rule at `position`."""
+    """Return the rules that grant a request. None if it is refused, or not granted by the rule at `position`."""
     granting: list[_Rule] = []
     for number, match in enumerate(matches):
         is_taken_as_false = match.rule.expressions and number != position

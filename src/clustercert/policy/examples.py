@@ -1,4 +1,4 @@
-"""Examples of decisions that a policy must make: as written in TOML, and their check."""
+"""Examples of decisions that a policy must make: their settings, and a check of the policy against them."""
 
 import functools
 import ipaddress
@@ -212,7 +212,7 @@ DEFAULT_DOMAIN = "Default"
 NO_ROLE = "The caller has no role in the project."
 # The maximum number of failed examples in a message.
 MAX_FAILED = 3
-# Longer than any certificate's lifetime, so that the CA does not limit the decisions of the rules.
+# Longer than any certificate's lifetime, so that the end of the CA does not shorten certificates in examples.
 _CA_LIFETIME = timedelta(days=36500)
 
 
@@ -224,7 +224,7 @@ class Outcome:
         grant: `None` if the request is refused.
         message: why the request is refused; empty if it is not.
         refused_by: the rule that denies the request, or None.
-        lifetime, max_lifetime: the granted and the longest lifetime; None if the request is refused.
+        lifetime, max_lifetime: the granted lifetime, and the longest allowed; None if the request is refused.
     """
 
     grant: Grant | None = None
@@ -257,7 +257,7 @@ class Outcome:
 
 @dataclass(frozen=True, slots=True)
 class ExampleResult:
-    """The result of an example. `expected` and `decided` are for people."""
+    """The result of an example. `expected` and `decided` are descriptions for people."""
 
     name: str
     passed: bool
@@ -266,14 +266,14 @@ class ExampleResult:
 
 
 def run_examples(policy: Policy, examples: Iterable[ExampleSettings]) -> Iterator[ExampleResult]:
-    """Decide each example, and yield its result."""
+    """Let the policy decide each example, and yield the results."""
     for example in examples:
         expected, outcome = example.expects, decide_example(policy, example)
         yield ExampleResult(example.name, outcome.meets(expected), _expectation(expected), str(outcome))
 
 
 def example_failures(policy: Policy, examples: Iterable[ExampleSettings]) -> str | None:
-    """Return a message that names the first examples that the policy decides otherwise, or None if all pass."""
+    """Return a message that lists the first failed examples, or None if all examples pass."""
     failed = [each for each in run_examples(policy, examples) if not each.passed]
     if not failed:
         return None
@@ -336,7 +336,7 @@ def _caller(example: ExampleCaller, project_id: str) -> Caller:
 def _identity(text: str, example: ExampleCaller) -> tuple[str, str, Domain]:
     """Return the id, name and domain of a user or group given by id, by name, or by domain and name.
 
-    The name of an OIDC issuer's user or group contains its domain, unless the example gives the domain by itself.
+    For OIDC issuers and Keystone, names contain the domain (`ISSUER/NAME`), unless the example has a field `domain`.
     """
     first, slash, rest = text.partition("/")
     if example.domain is not None:

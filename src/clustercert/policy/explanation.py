@@ -1,4 +1,4 @@
-"""Explains a decision: compares each rule and each condition with the request."""
+"""Explains a policy decision: compares the conditions of each rule with the request."""
 
 import itertools
 from collections.abc import Callable, Iterator, Sequence
@@ -22,9 +22,9 @@ from clustercert.policy.rules import (
 )
 
 RuleOutcome = Literal["grants", "denies", "fails", "does_not_match", "not_reached"]
-"""What a rule does with a request. `fails`: an expression can't be evaluated, so the request is refused.
+"""What a rule does with a request. `fails`: a condition can't be evaluated, so the request is refused.
 
-`not_reached`: a rule before it denies or fails.
+`not_reached`: an earlier rule denies or fails.
 """
 
 
@@ -34,8 +34,8 @@ class ConditionCheck:
 
     Attributes:
         wanted: the condition in words, shortened.
-        found: what the request has instead, shortened; empty if it can't be said in words.
-        met: None if the condition can't be evaluated; `found` then says why.
+        found: the request's actual value, shortened; empty if it can't be described.
+        met: whether the condition is true. None if the condition can't be evaluated; `found` then says why.
     """
 
     condition: Condition
@@ -66,7 +66,7 @@ class RuleCheck:
 def check_rules(
     rules: Sequence[PolicyRule], match: Match, decision_input: DecisionInput
 ) -> Iterator[RuleCheck]:
-    """Compare the rules with the input. `match` is the result of `match_rules` for them."""
+    """Compare the rules with the input. `match` is the result of `match_rules` for the same rules."""
     granting = {rule.name for rule in match.rules}
     for rule in rules:
         outcome: RuleOutcome = "not_reached"
@@ -95,17 +95,17 @@ def _check(condition: Condition, decision_input: DecisionInput) -> ConditionChec
 
 Decide = Callable[[Sequence[PolicyRule], IssueRequest], Grant]
 
-# The maximum number of rules to try. Each of them costs a decision.
+# The maximum number of rules to try. Each one costs one or two policy decisions.
 MAX_TRIED = 32
-# A placeholder for the groups of a template for which the caller has no values yet.
+# Replaces the groups of a template if the caller has no values for its placeholders yet.
 _SOME_GROUP = "group"
-# Kinds of names in conditions that also fill placeholders of templates.
+# Kinds of names that occur in conditions and also fill placeholders of templates.
 _FILLED_IN = frozenset({"role", "group", "user"})
 
 
 @dataclass(frozen=True, slots=True)
 class Change:
-    """Something that must change for the request to be allowed: what is needed, and what the request has."""
+    """A change that would allow the request: what is needed, and what the request has now."""
 
     wanted: str
     found: str
@@ -116,7 +116,7 @@ class NearestRule:
     """The rule that would allow the request after the fewest changes.
 
     Attributes:
-        rule: its name; if only the lifetime must change, the name of the rule or setting that limits it.
+        rule: the rule's name. If only the lifetime must change, the name of the rule or setting that limits it.
     """
 
     rule: str
@@ -125,7 +125,7 @@ class NearestRule:
 
 @dataclass(frozen=True, slots=True)
 class _Known:
-    """The known result of a rule's conditions, so that they are evaluated only once."""
+    """A condition with a known result. Replaces a rule's conditions, so that they are evaluated only once."""
 
     first: ConditionCheck
 
@@ -145,13 +145,14 @@ class _Known:
 def nearest_rule(
     checks: Sequence[RuleCheck], request: IssueRequest, decide: Decide, *, limited_by: str, only_own: bool
 ) -> NearestRule | None:
-    """Return the rule, or None if no change to the lifetime and to one rule's conditions would allow the request.
+    """Return the rule that would allow the request after the fewest changes, or None.
 
-    A change can also make other rules match. This is not taken into account.
+    Considers only changes of the lifetime, and of what one rule's conditions require. Ignores that such a change can
+    also make other rules match.
 
     Args:
         checks: all rules, compared with the request.
-        decide: decides by other rules, for the same caller, cluster and time.
+        decide: makes the decision with other rules, for the same caller, cluster and time.
         limited_by: the name of the rule or setting that limits the lifetime.
         only_own: consider only rules that the caller may see.
     """
@@ -169,9 +170,9 @@ def nearest_rule(
 
 
 def _candidates(checks: Sequence[RuleCheck], *, only_own: bool) -> Iterator[int]:
-    """Yield the positions of rules that could allow the request, those with the fewest false conditions first.
+    """Yield the positions of rules that could allow the request, sorted by the number of false conditions.
 
-    Of rules with the same number, those whose conditions the caller can choose to meet come first.
+    If the numbers are equal, rules whose conditions the caller can choose to meet come first.
     """
 
     def distance(position: int) -> tuple[int, int]:
@@ -187,12 +188,12 @@ def _candidates(checks: Sequence[RuleCheck], *, only_own: bool) -> Iterator[int]
 
 
 def _known(check: RuleCheck) -> PolicyRule:
-    """Return the rule with the known result of its conditions."""
+    """Return the rule with its conditions replaced by their known result."""
     return replace(check.rule, conditions=tuple(_Known(each) for each in check.unmet[:1]))
 
 
 def _met(check: RuleCheck) -> PolicyRule:
-    """Return the rule as if its conditions were met."""
+    """Return the rule without conditions, as if all of them were met."""
     fills_in = any(
         isinstance(each.condition, HasName) and each.condition.what in _FILLED_IN for each in check.unmet
     )
@@ -204,7 +205,10 @@ def _met(check: RuleCheck) -> PolicyRule:
 def _lifetime_change(
     rules: Sequence[PolicyRule], request: IssueRequest, decide: Decide
 ) -> tuple[Change, ...] | None:
-    """Return the lifetime that the rules require, or `()` if the requested one is allowed. None: they refuse both."""
+    """Return the change of the lifetime that the rules require.
+
+    Returns `()` if the rules allow the requested lifetime, and None if they refuse the request with any lifetime.
+    """
     try:
         decide(rules, request)
     except Forbidden as refused:
@@ -231,11 +235,11 @@ class Explanation:
     Attributes:
         grant: what would be signed; None if the request is refused.
         error: the refusal; None if the request is allowed.
-        rules: in order. Empty if the caller has no role in the project.
+        rules: the checked rules, in order. Empty if the caller has no role in the project.
         nearest: None if the request is allowed, or if no change to the conditions of one rule would allow it.
         longest: the longest lifetime that the matching rules allow; zero if no rule grants.
-        strictest: the rule that sets `longest`; None if `policy.max_lifetime` does.
-        key_type: the type of the CSR's key, or of the key that would be generated; empty without a role.
+        strictest: the rule that sets `longest`; None if `policy.max_lifetime` sets it.
+        key_type: the type of the CSR's key, or of the key that would be generated; empty if the caller has no role.
     """
 
     grant: Grant | None
@@ -261,7 +265,7 @@ def explain(
 
     Args:
         only_own: leave out the rules that the caller may not see, and do not propose them as the nearest rule.
-        adapt: changes the grant as issuing would, or raises ClustercertError.
+        adapt: makes the same changes to the grant as issuing, or raises ClustercertError.
     """
 
     def decide(rules: Sequence[PolicyRule], request: IssueRequest) -> Grant:

@@ -1,4 +1,4 @@
-"""Conditions in CEL, and the checks of them that the library does not make."""
+"""Conditions in CEL, and checks of expressions that the library does not make."""
 
 import re
 from collections.abc import Collection, Iterator, Mapping, Sequence
@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from cel.cel import Context, Program
 
 
-# More than any condition needs. Each loop takes up to 35 ms for a caller with 500 groups.
+# The maximum number of loops in an expression. Each loop takes up to 35 ms for a caller with 500 groups.
 MAX_LOOPS = 10
 
 _MACROS = frozenset({"all", "exists", "exists_one", "filter", "map"})
@@ -23,7 +23,7 @@ _COMPARISONS = frozenset({"==", "!=", "<", "<=", ">", ">=", "in"})
 _CONSTANTS = frozenset({"true", "false", "null"})
 _METHODS = frozenset({"startsWith", "endsWith", "contains", "matches"})
 _CONVERSIONS = frozenset({"bytes", "double", "duration", "int", "string", "timestamp", "type", "uint"})
-# The fields that are not strings.
+# The types of fields that are not strings.
 FIELD_TYPES: Mapping[str, str] = {
     "user.roles": "list",
     "user.service_roles": "list",
@@ -33,9 +33,9 @@ FIELD_TYPES: Mapping[str, str] = {
     "request.csr": "bool",
 }
 _LITERAL_TYPES = {"true": "bool", "false": "bool", "null": "null"}
-# After one of these, or at the start, an operand begins that no operator of higher precedence takes.
+# If a value begins after one of these tokens, or at the start, no operator before it binds tighter than `==`.
 _BEFORE_OPERAND = frozenset({"", "(", "[", "{", ",", "&&", "||", "?", ":"})
-# After one of these, an operand goes on.
+# If one of these tokens follows a value, the value is only the beginning of an operand.
 _GOES_ON = frozenset({".", "[", "(", "+", "-", "*", "/", "%"})
 _OPEN, _CLOSE = frozenset("([{"), frozenset(")]}")
 _TOKEN = re.compile(
@@ -62,7 +62,7 @@ class Token(NamedTuple):
 
 
 def tokens(source: str) -> list[Token]:
-    """Split an expression that the library accepts. Raises ValueError for a form that these checks don't know."""
+    """Split an expression into tokens. Raises ValueError for syntax that the checks in this module don't support."""
     found, position = [], 0
     while position < len(source):
         match = _TOKEN.match(source, position)
@@ -78,7 +78,7 @@ def tokens(source: str) -> list[Token]:
 
 
 def check_cost(parsed: Sequence[Token]) -> None:
-    """Raise ValueError for an expression that could take long for a caller with many groups or claims."""
+    """Raise ValueError for an expression whose evaluation could take long for many groups or claims."""
     loops = list(_loops(parsed))
     if len(loops) > MAX_LOOPS:
         raise ValueError(f"an expression can have at most {MAX_LOOPS} calls of {', '.join(sorted(_MACROS))}")
@@ -96,7 +96,7 @@ def check_cost(parsed: Sequence[Token]) -> None:
 
 
 def check_calls(parsed: Sequence[Token]) -> None:
-    """Raise ValueError for a call in a form that the library lacks, so that it would fail at each evaluation."""
+    """Raise ValueError for a call that the library does not support, so that every evaluation would fail."""
     for number, token in enumerate(parsed):
         if token.kind != "name" or _text(parsed, number + 1) != "(":
             continue
@@ -113,7 +113,7 @@ def check_calls(parsed: Sequence[Token]) -> None:
 
 
 def constant_calls(parsed: Sequence[Token], variables: Collection[str]) -> Iterator[str]:
-    """Yield the calls with one constant, or one of these variables, as CEL. They can be tried at once."""
+    """Yield each call whose only argument is a constant or one of these variables, as CEL that can be evaluated."""
     for number, token in enumerate(parsed):
         name, value = token.text, parsed[number + 2 : number + 4]
         is_call = _text(parsed, number + 1) == "(" and len(value) == 2 and value[1].text == ")"  # noqa: PLR2004 - a value and a bracket
@@ -125,10 +125,10 @@ def constant_calls(parsed: Sequence[Token], variables: Collection[str]) -> Itera
 
 
 def check_condition(parsed: Sequence[Token], fields: Mapping[str, Collection[str]]) -> None:
-    """Raise ValueError for unknown fields of the variables, and for a result that is not a bool.
+    """Raise ValueError for unknown fields of variables, or for a result that is not a bool.
 
     Args:
-        fields: the fields of each variable that has some.
+        fields: the fields of each variable with fields.
     """
     for name, variable, _ in _loops(parsed):
         if name == "map":
@@ -157,7 +157,7 @@ def _check_field(variable: str, after: Sequence[Token], known: Collection[str]) 
 
 
 def _check_value(parsed: Sequence[Token], start: int) -> None:
-    """Raise ValueError for a field of a value without fields, and for a comparison that is never true."""
+    """Raise ValueError if the value has no fields but one is read, or if it is compared with another type."""
     value, end = _value_at(parsed, start)
     kind = _type_of(value)
     if kind != "map" and _text(parsed, end) == "." and _text(parsed, end + 2) != "(":
@@ -177,7 +177,7 @@ def _check_value(parsed: Sequence[Token], start: int) -> None:
 
 
 def _value_at(parsed: Sequence[Token], start: int) -> tuple[str, int]:
-    """Return a variable's field or a label, as in the expression, and the position after it."""
+    """Return the text of a variable, of its field, or of a label, and the position of the next token."""
     end = start + 1
     if parsed[start].text != "now":
         end += 2
@@ -213,7 +213,7 @@ def _argument_count(parsed: Sequence[Token], opening: int) -> int:
 
 
 def _is_bool(parsed: Sequence[Token]) -> bool:
-    """Whether the result is certainly a bool, if the evaluation does not fail."""
+    """Whether each successful evaluation certainly returns a bool."""
     if (question := _first(parsed, {"?"})) is not None:
         colon = _else_of(parsed, question)
         return _is_bool(parsed[question + 1 : colon]) and _is_bool(parsed[colon + 1 :])
@@ -237,7 +237,7 @@ def _is_bool_operand(parsed: Sequence[Token]) -> bool:
 
 
 def _loops(parsed: Sequence[Token]) -> Iterator[tuple[str, str, Sequence[Token]]]:
-    """Yield the name, the variable and the body of each macro that goes through a list or map."""
+    """Yield the name, the variable and the body of each macro that iterates over a list or map."""
     for number, token in enumerate(parsed):
         if token.text in _MACROS and _text(parsed, number - 1) == "." and _text(parsed, number + 1) == "(":
             inside = parsed[number + 2 : _closing(parsed, number + 1)]
@@ -252,7 +252,7 @@ def _called(parsed: Sequence[Token]) -> Iterator[Token]:
 
 
 def _read(parsed: Sequence[Token]) -> Iterator[str]:
-    """Yield the variables that are read."""
+    """Yield the names of all variables in the expression."""
     for number, token in enumerate(parsed):
         is_field, is_call = _text(parsed, number - 1) == ".", _text(parsed, number + 1) == "("
         if token.kind == "name" and not (is_field or is_call or token.text in {*_CONSTANTS, "in"}):
@@ -287,7 +287,7 @@ def _else_of(parsed: Sequence[Token], question: int) -> int:
 
 
 def _closing(parsed: Sequence[Token], opening: int) -> int:
-    """Return the position of the bracket that closes the one at `opening`; -1 if there is none there."""
+    """Return the position of the bracket that closes the bracket at `opening`; -1 if no bracket is there."""
     if parsed[opening].kind != "sign" or parsed[opening].text not in _OPEN:
         return -1
     depth = 0
@@ -301,7 +301,7 @@ def _closing(parsed: Sequence[Token], opening: int) -> int:
 
 
 def _last_opening(parsed: Sequence[Token]) -> int:
-    """Return the position of the bracket that the last token closes; 0 if that is no bracket."""
+    """Return the position of the bracket that the last token closes; 0 if the last token is not a bracket."""
     depth = 0
     for number in reversed(range(len(parsed))):
         token = parsed[number]
@@ -313,7 +313,7 @@ def _last_opening(parsed: Sequence[Token]) -> int:
 
 
 def _text(parsed: Sequence[Token], number: int) -> str:
-    """Return the text of a sign or a name; empty if there is none, or another kind of token."""
+    """Return the text of the token at this position if it is a sign or a name; else an empty string."""
     if not 0 <= number < len(parsed) or parsed[number].kind not in ("sign", "name"):
         return ""
     return parsed[number].text
@@ -325,7 +325,7 @@ def _ends_operand(token: Token) -> bool:
 
 MAX_EXPRESSION = 4096
 
-# As many as a token may have. The cost of an expression grows with them.
+# The maximum length of lists, because the cost of an expression grows with it. A token can have as many groups.
 MAX_LISTED = 500
 
 FIELDS: Mapping[str, tuple[str, ...]] = {
@@ -333,11 +333,11 @@ FIELDS: Mapping[str, tuple[str, ...]] = {
     "cluster": ("id", "name", "project_id", "labels"),
     "request": ("auth_method", "issuer", "source", "csr", "key_type", "reason"),
 }
-"""The fields of the variables. The variable `now` has none."""
+"""The fields of the variables. The variable `now` has no fields."""
 _VARIABLES = frozenset({*FIELDS, "now"})
 _TYPES = frozenset({"bool", "bytes", "double", "int", "list", "map", "string", "uint"})
 _MACRO_VARIABLE = re.compile(r"\.\s*(?:all|exists|exists_one|filter|map)\s*\(\s*([A-Za-z_]\w*)\s*,")
-# Operators are not listed: their names have other characters, such as `_&&_` and `@in`.
+# The allowed functions. Operators are not listed: their names contain other characters, such as `_&&_` and `@in`.
 _FUNCTIONS = frozenset(
     {"size", "contains", "startsWith", "endsWith", "matches", "type", "timestamp", "duration"}
     | {"bytes", "double", "int", "string", "uint"}
@@ -346,15 +346,15 @@ _FUNCTIONS = frozenset(
 )
 
 
-# A call that takes no other variable than `now` is tried with this time.
+# The value of `now` when calls with constant arguments are tried.
 _SOME_TIME = datetime(2026, 1, 1, tzinfo=UTC)
-# The library has no time zones: such a call would fail whenever it is evaluated.
+# A call with a time zone. The library does not support time zones, so each evaluation would fail.
 _ZONED = re.compile(r"\.\s*(get[A-Z]\w*)\s*\(\s*[^\s)]")
 
 
 @dataclass(frozen=True, slots=True)
 class Expression:
-    """A condition in CEL. It is met if the expression is true."""
+    """A condition in CEL, which is met if the expression is true."""
 
     source: str
     _program: "Program" = field(init=False, repr=False, compare=False)
@@ -381,7 +381,7 @@ class Expression:
                 decision_input.cel_context = _context(decision_input)
             result = self._program.execute(cast("Context", decision_input.cel_context))
         except BaseException as error:
-            # The library raises many types, and its panics don't derive from Exception.
+            # The library raises exceptions of many types. Its panics don't derive from Exception.
             if isinstance(error, KeyboardInterrupt | SystemExit):
                 raise
             raise ConditionFailed(f"the CEL expression failed: {str(error)[:100]}: {self.source}") from None
@@ -394,7 +394,7 @@ class Expression:
 
 
 def compile_expression(source: str, known: frozenset[str] = _VARIABLES) -> "Program":
-    """Compile an expression that uses only these variables, and whose cost is bounded. Raises ValueError."""
+    """Compile an expression. Raises ValueError if it uses other variables, or if its cost is not bounded."""
     if len(source.encode()) > MAX_EXPRESSION:
         raise ValueError(f"an expression must have at most {MAX_EXPRESSION} bytes")
     try:

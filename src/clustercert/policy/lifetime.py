@@ -1,4 +1,4 @@
-"""The limits of lifetimes, and their string forms, such as `8h` and `30 days`."""
+"""Limits for lifetimes of certificates, and conversion of lifetimes from and to text such as `8h` and `30 days`."""
 
 import re
 from datetime import timedelta
@@ -11,13 +11,14 @@ LONGEST = -1
 MAX_LIFETIME = timedelta(days=MAX_DAYS)
 # cce_02_0248: expire_at must be 15 minutes to 5 years ahead.
 MIN_LIFETIME = timedelta(minutes=15)
-# Validity starts this much before the request, as in kube-controller-manager, since kube-apiserver's clock may be slow.
+# The start of validity is back-dated by this time, as in kube-controller-manager, because kube-apiserver's clock may be
+# slow.
 # Source: kubernetes/pkg/controller/certificates/authority/policies.go.
 BACKDATE = timedelta(minutes=5)
-# The end of a refusal's message. The command line replaces it, because its options differ from the API's fields.
+# The last sentence of a refusal. The command line replaces it, because command-line options differ from API fields.
 SHORTEN = "Request less, or duration -1 for the longest allowed."
 
-# Names the limit of all certificates in messages.
+# The setting that limits all certificates' lifetimes, for messages.
 MAX_LIFETIME_SETTING = "policy.max_lifetime"
 
 _UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days", "w": "weeks"}

@@ -37,7 +37,7 @@ MALFORMED = "the event is malformed"
 
 
 class NotReplayable(Exception):
-    """A recorded decision can't be computed again. The message says why; there are few different ones."""
+    """A recorded decision can't be computed again. The message gives one of a few reasons, for counting."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +46,8 @@ class DecisionFilter:
 
     Attributes:
         since, until: bounds of the event's time, both inclusive.
-        cluster: the cluster's id, or its name at that time. Events of kind `REPEATED` name none, and are selected.
+        cluster: the cluster's id, or its name at that time. Events of kind `REPEATED` contain no cluster, so they are
+            always selected.
     """
 
     since: datetime | None = None
@@ -55,7 +56,7 @@ class DecisionFilter:
     cluster: str | None = None
 
     def includes(self, event: Mapping[str, Any]) -> bool:
-        """Whether an event, given as its JSON body, is selected. A malformed event is not, unless nothing filters."""
+        """Whether the filter selects an event (a JSON body). Malformed events are selected only by an empty filter."""
         try:
             at = _time(event["at"])
             any_cluster = self.cluster is None or event["kind"] == REPEATED
@@ -76,10 +77,10 @@ class Outcome:
 
     Attributes:
         not_after: the end of the certificate's validity; None if the request was refused.
-        username: the CN; empty if the request was refused.
-        groups: the certificate's groups without its credential group. In a cluster with per-credential RBAC, the
-            ClusterRole instead.
-        rules: the rules that granted, or the rule that denied.
+        username: the certificate's common name (CN); empty if the request was refused.
+        groups: the certificate's groups without its credential group. In a cluster with per-credential RBAC, the name
+            of the ClusterRole instead.
+        rules: the rules that granted the request, or the rule that denied it.
         message: why the request was refused.
     """
 
@@ -100,7 +101,7 @@ class RecordedDecision:
 
     Attributes:
         key_type: the type of the CSR's key, or of the key that the service generated or would have generated.
-        taken: the user name that the policy chose and that belongs to another user, so that the request was refused.
+        taken: the user name chosen by the policy, if the request was refused because the name belongs to another user.
     """
 
     caller: Caller
@@ -121,7 +122,7 @@ def parse_decision(event: Mapping[str, Any]) -> RecordedDecision:
 
 
 def count_repeated(event: Mapping[str, Any]) -> int:
-    """Return how many refused certificates an event of kind `REPEATED` counts; 0 if it is malformed."""
+    """Return the number of refused certificates in an event of kind `REPEATED`; 0 if the event is malformed."""
     try:
         return sum(int(each["count"]) for each in event["detail"]["refusals"] if each["kind"] == REFUSED)
     except (LookupError, TypeError, ValueError):
@@ -129,7 +130,7 @@ def count_repeated(event: Mapping[str, Any]) -> int:
 
 
 def cluster_role_group(name: str | None) -> str:
-    """Return the entry that represents a ClusterRole among the groups of an outcome."""
+    """Return the string that represents a ClusterRole in `Outcome.groups`."""
     return f"ClusterRole {name}"
 
 
@@ -170,7 +171,7 @@ def _issued(detail: Mapping[str, Any], trace: Mapping[str, Any]) -> Outcome:
 
 
 def refused_outcome(message: str, trace: Mapping[str, Any]) -> Outcome:
-    """Return the outcome of a request that was refused with this message and trace."""
+    """Return the outcome of a request that was refused with this error message and decision trace."""
     denied_by = trace.get("denied_by")
     return Outcome(
         message=message, rules=_texts(trace.get("rules", ()) if denied_by is None else [denied_by])
@@ -210,7 +211,7 @@ def _request(recorded: Mapping[str, Any], key_type: str) -> IssueRequest:
 
 
 def _cluster(recorded: Mapping[str, Any], project_id: str) -> Cluster:
-    """Return the cluster as recorded. Fields that the policy does not read are empty."""
+    """Return the recorded cluster. Fields that the policy does not read are empty."""
     not_after, roles = _time(recorded["ca_not_after"]), recorded["credential_roles"]
     return Cluster(
         id=_text(recorded["id"]),
@@ -237,7 +238,7 @@ def _project(recorded: Mapping[str, Any] | None) -> ProjectName | None:
 
 @functools.lru_cache(maxsize=4096)
 def _sample_ca(ca_id: str, cluster_id: str, not_after: datetime) -> ClientCA:
-    """Return a CA that ends when the recorded one does."""
+    """Return a sample CA that expires at the same time as the recorded CA."""
     lifetime = timedelta(days=1)
     certificate = new_client_ca("recorded", _sample_ca_key(), not_after - lifetime, lifetime)
     return ClientCA(id=ca_id, cluster_id=cluster_id, certificate=certificate, sealed_key=None)
@@ -285,7 +286,7 @@ class Change(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Example:
-    """A decision whose outcome differs."""
+    """A recorded decision, and its different outcome under the other policy."""
 
     decision: RecordedDecision
     outcome: Outcome
@@ -298,8 +299,8 @@ class Tally:
     Attributes:
         users: number of decisions by user id and qualified name.
         clusters: number of decisions by cluster id and name.
-        recorded_rules, rules: number of decisions by rule: those that decided then, and those of the other policy.
-        examples: the first few decisions.
+        recorded_rules, rules: number of decisions by rule, for the recorded outcome and for the other policy.
+        examples: the first few of these decisions.
     """
 
     decisions: int = 0
@@ -326,7 +327,7 @@ class Replay:
 
     Attributes:
         decisions: number of decisions that were computed again.
-        not_replayable: number of those that could not be, by reason.
+        not_replayable: number of decisions that could not be computed again, by reason.
     """
 
     policy: Policy
@@ -336,7 +337,7 @@ class Replay:
     not_replayable: Counter[str] = field(default_factory=Counter)
 
     def add(self, event: Mapping[str, Any]) -> None:
-        """Compare the decision in an event, given as its JSON body. Ignores events of other kinds."""
+        """Replay and compare the decision in an event (a JSON body). Ignores events that are not decisions."""
         if event.get("kind") == REPEATED:
             self._add_repeated(event)
         elif event.get("kind") == FAILED:
@@ -356,7 +357,7 @@ class Replay:
             self.not_replayable[str(reason)] += 1
             return
         except (OverflowError, ValueError):
-            # Its times or its duration are out of range.
+            # The recorded times or the duration are out of range.
             self.not_replayable[MALFORMED] += 1
             return
         self.decisions += 1
@@ -391,7 +392,7 @@ def granted_outcome(grant: Grant, roles: Mapping[str, str] | None) -> Outcome:
 
 
 def changes(before: Outcome, after: Outcome) -> Iterator[Change]:
-    """Yield how an outcome differs from the one before."""
+    """Yield the differences between two outcomes of the same request."""
     if before.not_after is None or after.not_after is None:
         if before.is_allowed != after.is_allowed:
             yield Change.DENIED if before.is_allowed else Change.ALLOWED

@@ -1,4 +1,4 @@
-"""Policy rules as written in TOML, and their conversion to `PolicyRule`."""
+"""Settings of policy rules, and their conversion to `PolicyRule`."""
 
 from collections.abc import Collection, Iterable, Iterator
 from pathlib import Path
@@ -82,7 +82,7 @@ class WhenSettings(Section):
     cel: ExpressionText | None = None
 
     def conditions(self) -> Iterator[Condition]:
-        """Yield the conditions without `projects` and `cel`, the cheapest first."""
+        """Yield all conditions except `projects` and `cel`, the cheapest first."""
         for what in NAMED:
             if (names := getattr(self, f"{what}s", None)) is not None:
                 yield HasName(what, Names(names))
@@ -153,15 +153,16 @@ class RuleSettings(Section):
 
     @property
     def granted_groups(self) -> tuple[str, ...]:
-        """The groups and templates."""
+        """The names and templates of groups that the rule grants."""
         return self.grant.groups if self.grant is not None else ()
 
     @property
     def tested_role(self) -> str | None:
-        """A role that is enough for the rule to match and to grant a group, or None.
+        """A role that alone makes the rule match and grant a group, or None. Used by `kubernetes verify`.
 
-        A template may grant no group: the user may have none for `{group}`. Templates reject the user id of
-        `kubernetes verify`, because it has a colon.
+        Rules with only templates have none, because a template grants no group if the user has no value for a
+        placeholder. Rules with `{user.id}` have none, because the user id of `kubernetes verify` contains a colon,
+        which templates reject.
         """
         groups, roles = self.granted_groups, self.when.roles
         if all(map(is_template, groups)) or any("{user.id}" in each for each in groups):
@@ -174,7 +175,8 @@ class RuleSettings(Section):
         """Return the rule with its conditions."""
         when, grant = self.when, self.grant or GrantSettings()
         conditions = [*when.conditions(), *grant.conditions()]
-        # These are last: if they fail, the request is refused if all conditions before them are met.
+        # These conditions can fail, and a failure refuses the request. So put them last: they are evaluated only if
+        # all other conditions are met.
         if when.projects is not None:
             conditions.append(InProject(Names(when.projects)))
         if when.cel is not None:
@@ -246,12 +248,12 @@ class PolicySettings(Section):
     def _names_can_be_issued(self) -> Self:
         for number, rule in enumerate(self.rules or ()):
             for group in rule.granted_groups:
-                # Templates are checked when they are filled in.
+                # Names from templates are checked when the placeholders are filled in.
                 if is_template(group):
                     continue
                 problem = name_problem(group, self.allow_system)
                 if group.casefold() == SERVICE:
-                    # Its members have the rights of this service.
+                    # Members of this group have the same rights as this service.
                     problem = f"{group} is reserved for this service."
                 if problem is not None:
                     raise RuleFault(problem, "rules", number, "grant", "groups")
@@ -270,7 +272,7 @@ class PolicySettings(Section):
 
     @property
     def named_rules(self) -> tuple[RuleSettings, ...]:
-        """The own rules. Those without a name are named by their position."""
+        """The rules in `rules`. Rules without a name are named by their position."""
         return tuple(
             rule if rule.name else rule.model_copy(update={"name": f"rule-{number + 1}"})
             for number, rule in enumerate(self.rules or ())
@@ -278,12 +280,12 @@ class PolicySettings(Section):
 
     @property
     def all_rules(self) -> tuple[RuleSettings, ...]:
-        """The own rules, then those of `role_groups`."""
+        """The rules in `rules`, followed by the rules of `role_groups`."""
         return (*self.named_rules, *(_ROLE_GROUPS if self.has_role_groups else ()))
 
     @property
     def has_role_groups(self) -> bool:
-        """Whether roles give groups: by default only without `rules`. An empty list gives nobody access."""
+        """Whether roles give groups: by default only if `rules` is not set. An empty list gives nobody access."""
         return self.rules is None if self.role_groups is None else self.role_groups
 
     @property
@@ -292,7 +294,7 @@ class PolicySettings(Section):
         return self.role_groups is None and self.rules is None
 
     def policy(self, key_type: str = "ec-p256", issuer_names: frozenset[str] = frozenset()) -> Policy:
-        """Return the policy. See `Policy` for the other settings on which its decisions depend."""
+        """Return the policy. See `Policy` for the arguments, which are settings outside of `[policy]`."""
         return Policy(
             tuple(rule.rule() for rule in self.all_rules),
             self.allow_system,
@@ -304,7 +306,7 @@ class PolicySettings(Section):
 
 
 def positional_names(policy: PolicySettings) -> frozenset[str]:
-    """Return the names of the rules that are named by their position, such as `rule-2`."""
+    """Return the names of rules without a name in the settings, such as `rule-2`."""
     return frozenset(
         named.name
         for given, named in zip(policy.rules or (), policy.named_rules, strict=True)
@@ -313,7 +315,7 @@ def positional_names(policy: PolicySettings) -> frozenset[str]:
 
 
 def credential_rule_problem(names: Collection[str], policy: PolicySettings) -> str | None:
-    """Say why rules can't have ClusterRoles for credentials: the policy lacks them or names them by position."""
+    """Say why rules can't have ClusterRoles for credentials: they don't exist, or have only positional names."""
     if unknown := set(names) - {rule.name for rule in policy.all_rules}:
         return f"The policy has no rule {', '.join(sorted(unknown))}."
     if by_position := set(names) & positional_names(policy):
@@ -325,7 +327,7 @@ def credential_rule_problem(names: Collection[str], policy: PolicySettings) -> s
 
 
 def effective_exemptions(before: ClusterOptions, after: ClusterOptions) -> tuple[str, ...]:
-    """Return the exemptions that a change makes effective: the new ones, or all if it switches known-only on."""
+    """Return the exemptions that a change makes effective: new exemptions, or all if it switches known-only on."""
     is_switched_on = after.mode == "known-only" != before.mode
     return tuple(each for each in after.exemptions if is_switched_on or each not in before.exemptions)
 
@@ -333,7 +335,7 @@ def effective_exemptions(before: ClusterOptions, after: ClusterOptions) -> tuple
 def exemption_problem(
     patterns: Iterable[str], policy: PolicySettings, *, for_operator: bool = True
 ) -> str | None:
-    """Say which pattern could exempt a group that a template of the policy gives. Only operators learn the template."""
+    """Say which pattern could exempt a group from a template of the policy. Shows the template only to operators."""
     groups = groups_and_templates(policy.policy().rules)
     for pattern in patterns:
         if template := exempted_template(pattern, groups):

@@ -17,9 +17,9 @@ MAX_GROUPS = 64
 """The maximum number of Kubernetes groups in one certificate."""
 
 MAX_TRACED = 50
-"""The maximum number of skipped rules and of conditions in a decision trace."""
+"""The maximum number of skipped rules, and of their conditions, in a decision trace."""
 
-# Conditions on names that the caller chooses.
+# Kinds of names in conditions that the caller can choose.
 _CHOSEN = frozenset({"auth_method", "key_type"})
 
 IPNetwork = ipaddress.IPv4Network | ipaddress.IPv6Network
@@ -27,13 +27,13 @@ IPNetwork = ipaddress.IPv4Network | ipaddress.IPv6Network
 
 @dataclass(slots=True, eq=False)
 class DecisionInput:
-    """The input of a policy decision. Audit events contain it, so that the decision can be computed again.
+    """The input of a policy decision. Audit events contain the input, so that the decision can be computed again.
 
     Attributes:
         roles: the caller's roles in the cluster's project.
         key_type: the type of the CSR's key, or of the key that the service would generate.
-        issuer_names: the prefixes by which users and groups of issuers are named.
-        cel_context: created by the first expression, and reused by the others.
+        issuer_names: the names of issuers and Keystone, which are prefixes of the names of their users and groups.
+        cel_context: the variables for CEL. Created by the first expression, and reused by the others.
     """
 
     caller: Caller
@@ -47,14 +47,14 @@ class DecisionInput:
     _named: dict[str, Values] = field(init=False, repr=False, default_factory=dict)
 
     def named(self, what: str) -> Values:
-        """Return the values of a kind in `NAMED`."""
+        """Return the values of one of the kinds in `NAMED`, such as `role`."""
         values = self._named.get(what)
         if values is None:
             values = self._named[what] = Values(NAMED[what](self), _IDS[what](self) if what in _IDS else ())
         return values
 
     def groups_matching(self, names: Names | None) -> list[Group]:
-        """The caller's groups with one of the names, or all groups if it is `None`."""
+        """Return the caller's groups that match one of the names, or all groups if `names` is `None`."""
         return [
             group
             for group in self.caller.groups
@@ -62,7 +62,7 @@ class DecisionInput:
         ]
 
     def names_of(self, party: User | Group) -> tuple[str, ...]:
-        """Return the names of a user or group. A domain that is named like an issuer does not count."""
+        """Return the names of a user or group, without `DOMAIN/NAME` if a built-in domain is called like an issuer."""
         domain = party.domain
         if domain.name in self.issuer_names and not isinstance(domain, FederatedDomain):
             return tuple(name for name in party.qualified_names if not name.startswith(f"{domain.name}/"))
@@ -70,7 +70,7 @@ class DecisionInput:
 
 
 class ConditionFailed(Exception):
-    """A condition can't be evaluated for this input. The message contains its clause and the reason."""
+    """A condition can't be evaluated for this input. The message contains the condition's clause and the reason."""
 
 
 class Condition(Protocol):
@@ -87,7 +87,7 @@ class Condition(Protocol):
         """
 
     def found(self, decision_input: DecisionInput) -> str:
-        """Return what the input has instead, in words; empty if that can't be said in words."""
+        """Return the input's actual value in words; empty if it can't be described."""
 
 
 class Template(Protocol):
@@ -95,15 +95,15 @@ class Template(Protocol):
 
     @property
     def text(self) -> str:
-        """Return the template as in the settings."""
+        """Return the template's text in the settings."""
 
     def render(self, decision_input: DecisionInput, trace: JsonObject) -> Iterable[str]:
-        """Return the names. Raises Forbidden for a name that must not be issued."""
+        """Return the group names for this input. Raises Forbidden for a name that must not be issued."""
 
 
 @dataclass(frozen=True, slots=True)
 class HasName:
-    """One of the input's values of this kind, such as the caller's roles, matches the names."""
+    """One of the input's values of a kind, such as the caller's roles, matches one of the names."""
 
     what: str
     names: Names
@@ -130,16 +130,16 @@ NAMED: Mapping[str, Callable[[DecisionInput], tuple[str, ...]]] = {
     "issuer": lambda decision_input: (decision_input.caller.issuer,),
     "key_type": lambda decision_input: (decision_input.key_type,),
 }
-"""The names that the entries in a rule are compared with, by their kind."""
+"""Functions that return an input's names of each kind. A rule's entries are compared with these names."""
 
-# The ids that entries without wildcards are compared with, too.
+# Functions that return an input's ids of each kind. Entries without wildcards are also compared with these ids.
 _IDS: Mapping[str, Callable[[DecisionInput], tuple[str, ...]]] = {
     "group": lambda decision_input: tuple(group.id for group in decision_input.caller.groups),
     "user": lambda decision_input: (decision_input.caller.user.id,),
     "cluster": lambda decision_input: (decision_input.cluster.id,),
 }
 
-# The values to display, for kinds of which `NAMED` returns several names of the same object.
+# Functions that return the values to display, for kinds for which `NAMED` returns several names of the same object.
 _SHOWN: Mapping[str, Callable[[DecisionInput], tuple[str, ...]]] = {
     "group": lambda decision_input: tuple(group.shown_name for group in decision_input.caller.groups),
     "user": lambda decision_input: (decision_input.caller.user.shown_name,),
@@ -148,7 +148,7 @@ _SHOWN: Mapping[str, Callable[[DecisionInput], tuple[str, ...]]] = {
 
 @dataclass(frozen=True, slots=True)
 class InProject:
-    """The cluster belongs to one of the projects. The name without a domain counts only while one project has it."""
+    """The cluster belongs to one of the projects. A name without a domain is accepted only if it is unique."""
 
     names: Names
 
@@ -157,7 +157,7 @@ class InProject:
         return f"project is {self.names.text}"
 
     def first_false(self, decision_input: DecisionInput) -> str | None:
-        """See `Condition`. Raises ConditionFailed for the name of several projects, which could be another project."""
+        """See `Condition`. Raises ConditionFailed if several projects have the name, so that it is ambiguous."""
         cluster, project = decision_input.cluster, decision_input.cluster.project_name
         names = project.qualified_names if project is not None else ()
         bare = [name for name in names if project is not None and name == project.name]
@@ -211,7 +211,7 @@ class FromNetwork:
         try:
             address = ipaddress.ip_address(decision_input.caller.origin.address)
         except ValueError:
-            # The command line has the address "local".
+            # The address of requests from the command line is "local".
             address = None
         if address is not None:
             address = getattr(address, "ipv4_mapped", None) or address
@@ -254,14 +254,14 @@ class PolicyRule:
     """If all conditions are met, the rule adds groups and limits the lifetime, or denies the request.
 
     Attributes:
-        name: unique in its policy.
-        max_lifetime: None if only the policy limits the lifetime.
+        name: unique in the policy.
+        max_lifetime: the rule's limit; None if only the policy limits the lifetime.
         default_lifetime: the lifetime for the duration -1; None for the longest.
-        deny: the message of a rule that denies.
-        declared: the rule as in the settings, JSON values with lifetimes in seconds; for the audit event.
-        private: the conditions that only callers who meet them may see, because they can name other users or
-            projects. Empty if all conditions are on roles, or on things that the caller chooses.
-        chosen: the clauses of the conditions on what the caller chooses.
+        deny: the message of a rule that denies; None for a rule that grants.
+        declared: the rule in the form of the settings, as JSON values with lifetimes in seconds; for the audit event.
+        private: the conditions that only callers who meet them may see, because the conditions can contain names of
+            other users or projects. Empty if all conditions are on roles, or on things that the caller can choose.
+        chosen: the clauses of the conditions on things that the caller can choose.
     """
 
     name: str
@@ -287,7 +287,7 @@ class PolicyRule:
     def first_false(self, decision_input: DecisionInput) -> str | None:
         """Return the first false clause of the first condition that is not met, or None if the rule matches.
 
-        Raises ConditionFailed if a condition fails and those before it are met.
+        Raises ConditionFailed if a condition can't be evaluated and all conditions before it are met.
         """
         for condition in self.conditions:
             if (clause := condition.first_false(decision_input)) is not None:
@@ -299,9 +299,10 @@ class PolicyRule:
         return all(each.names.match((role,)) for each in self.conditions if is_on_role(each))
 
     def is_visible_to(self, decision_input: DecisionInput) -> bool:
-        """Whether the caller may see the rule: they could meet it with another request, or with other roles alone.
+        """Whether the caller may see the rule: all its private conditions are met.
 
-        Other rules are secret, because their names or conditions can reveal users, groups, projects and clusters.
+        Such a caller could meet the rule with another request, or with other roles. Other rules are secret, because
+        their names or conditions can reveal users, groups, projects and clusters.
         """
         try:
             return all(each.first_false(decision_input) is None for each in self.private)
@@ -314,7 +315,7 @@ def is_on_role(condition: object) -> TypeGuard[HasName]:
 
 
 def is_chosen(condition: object) -> bool:
-    """Whether the condition depends only on things that the caller chooses, such as the CSR or the reason."""
+    """Whether the condition depends only on things that the caller can choose, such as the CSR or the reason."""
     return isinstance(condition, HasCsr | HasReason) or (
         isinstance(condition, HasName) and condition.what in _CHOSEN
     )
@@ -325,10 +326,10 @@ class Match:
     """The rules that match an input.
 
     Attributes:
-        rules: those that grant, in order. Empty if a rule denies.
+        rules: the matching rules that grant, in order. Empty if a rule denies or fails.
         denied_by: the first rule that denies or fails, or None.
-        unmet: for each rule that does not match, its first false clause, in order.
-        failure: why a condition of `denied_by` fails; empty if it does not.
+        unmet: the first false clause of each rule that does not match, by the rule's name, in order.
+        failure: why a condition of `denied_by` can't be evaluated; empty if the rule denies.
     """
 
     rules: tuple[PolicyRule, ...]
@@ -337,7 +338,7 @@ class Match:
     failure: str = ""
 
     def own_unmet(self, rules: Iterable[PolicyRule], decision_input: DecisionInput) -> dict[str, str]:
-        """Return `unmet` for those of the rules that the caller may see, at most `MAX_TRACED`."""
+        """Return `unmet` for the rules that the caller may see, with at most `MAX_TRACED` entries."""
         own: dict[str, str] = {}
         for rule in rules:
             clause = self.unmet.get(rule.name)
@@ -351,16 +352,16 @@ class Match:
         return own
 
     def skipped(self, own: Mapping[str, str]) -> JsonObject:
-        """Return the names in `own` for the decision trace, and the number of all skipped rules if it is larger."""
+        """Return the names in `own` for the decision trace, and the number of skipped rules if `own` lacks some."""
         skipped: JsonObject = {"skipped_rules": list(own)}
         return skipped if len(own) == len(self.unmet) else skipped | {"skipped_count": len(self.unmet)}
 
 
 def match_rules(rules: Iterable[PolicyRule], decision_input: DecisionInput) -> Match:
-    """Compare the rules with an input, up to the first that fails, or that matches and denies.
+    """Compare the rules with an input, in order. Stops at the first rule that fails, or that matches and denies.
 
-    A rule that fails denies, because skipping it would also skip its limits. So the order of the rules only decides
-    which of several refusals the caller reads.
+    A rule fails if a condition can't be evaluated. The request is then refused, because skipping the rule would also
+    skip its limits. So the order of the rules only decides which of several refusals the caller sees.
     """
     matching: list[PolicyRule] = []
     unmet: dict[str, str] = {}
@@ -381,7 +382,7 @@ def match_rules(rules: Iterable[PolicyRule], decision_input: DecisionInput) -> M
 def united_groups(
     rules: Iterable[PolicyRule], decision_input: DecisionInput, trace: JsonObject
 ) -> tuple[str, ...]:
-    """Return the groups of the rules without duplicates. Stops soon after `MAX_GROUPS`.
+    """Return the groups of the rules without duplicates. Stops soon after `MAX_GROUPS` is exceeded.
 
     Raises Forbidden for a name that must not be issued.
     """
@@ -414,54 +415,58 @@ def administers(caller: Caller, project_id: str) -> bool:
 
 
 def administered_projects(caller: Caller) -> tuple[str, ...]:
-    """Return the ids of the projects that the caller administers. A token has the roles of its scope alone."""
+    """Return the ids of the projects that the caller administers. A token has only the roles of its scope."""
     return tuple(project_id for project_id, roles in caller.roles.items() if ADMIN in roles)
 
 
 def may_assign(caller: Caller, project_id: str, role: str) -> bool:
-    """Whether an admin of the project, or an operator, may assign a role there.
+    """Whether the caller, an admin of the project or an operator, may assign this role in the project.
 
-    Admins may assign `admin` and the roles below it, and others that they have themselves.
+    Admins may assign the built-in roles in projects, and other roles that they have in the project themselves.
     """
     return role in PROJECT_ROLES or role in caller.roles_in(project_id) or operates(caller)
 
 
 def may_unassign(caller: Caller, role: str) -> bool:
-    """Whether an admin of the project, or an operator, may remove a role there.
+    """Whether the caller, an admin of a project or an operator, may remove this role in the project.
 
-    Only operators may remove a role of their own naming: a rule of the policy may refuse those who have it.
+    Only operators may remove a role that is not built in, because a policy rule may deny requests of users with the
+    role.
     """
     return role in PROJECT_ROLES or operates(caller)
 
 
 def require_operator(caller: Caller, message: str = "Only operators can do this.") -> None:
-    """Raise Forbidden with this message unless the caller is an operator."""
+    """Raise Forbidden with this message if the caller is not an operator."""
     if not operates(caller):
         raise Forbidden(message)
 
 
 def require_admin(caller: Caller, project_id: str) -> None:
-    """Raise NotFound if the project is out of the caller's reach, or Forbidden unless they administer it."""
+    """Raise NotFound if the caller has no role in the project, or Forbidden if the caller is not its admin.
+
+    Operators pass both checks.
+    """
     require_reach(caller, project_id)
     if not administers(caller, project_id):
         raise Forbidden("Only admins of the project and operators can do this.")
 
 
 def require_reach(caller: Caller, project_id: str) -> None:
-    """Raise NotFound unless the caller is an operator or has a role in the project."""
+    """Raise NotFound if the caller has no role in the project. Operators pass."""
     if not operates(caller):
         caller.require_roles_in(project_id)
     elif not project_id.isprintable():
-        # Don't query for such an id: PostgreSQL rejects strings with a NUL character.
+        # Don't query for unprintable ids: PostgreSQL rejects strings with a NUL character.
         raise NotFound
 
 
 def bound_grant(grant: Grant, roles: Mapping[str, str]) -> Grant:
-    """Return the grant without its groups, with the rule whose ClusterRole is bound to the certificate.
+    """Return the grant without groups, and with the rule whose ClusterRole is bound to the certificate.
 
-    A certificate has one binding. Of several matching rules with a ClusterRole, that whose name sorts first counts, so
-    that the order of the rules decides nothing. `roles` maps rules to ClusterRoles. Raises Forbidden if no matching
-    rule has one.
+    A certificate has only one binding. If several matching rules have a ClusterRole, takes the first rule by name, so
+    that the result does not depend on the order of the rules. `roles` maps rules to ClusterRoles. Raises Forbidden if
+    no matching rule has a ClusterRole.
     """
     rule = min((name for name in grant.rules if name in roles), default=None)
     if rule is None:

@@ -1,4 +1,4 @@
-"""Types of tables and fields in the settings of the policy. Each rejects what a rule can't use."""
+"""Types of tables and fields in the settings of the policy. Each type rejects values that a rule can't use."""
 
 import ipaddress
 from datetime import timedelta
@@ -30,10 +30,10 @@ class Section(BaseModel):
 
 
 class RuleFault(ValueError):
-    """A fault that involves several fields.
+    """An error in the settings that involves several fields.
 
     Attributes:
-        path: where the fault is, relative to the table that is checked.
+        path: the field with the error, relative to the table that is checked.
     """
 
     def __init__(self, message: str, *path: str | int) -> None:
@@ -104,7 +104,7 @@ def _auth_method(name: str) -> str:
 
 
 def _true_or_false(value: object) -> object:
-    """Convert the texts by which environment variables give a bool, and no others."""
+    """Convert the strings `true` and `false`, which come from environment variables, to bool. Keep other values."""
     return {"true": True, "false": False}.get(value, value) if isinstance(value, str) else value
 
 

@@ -33,7 +33,7 @@ def is_plain_text(text: str) -> bool:
 
 
 def invisible_problem(text: str) -> str | None:
-    """Return why a name could be mistaken for another one, or None if it could not."""
+    """Return why a name could look like another name, or None."""
     # `isprintable` excludes control, format (including bidirectional), surrogate and private-use characters.
     if not text.isprintable() or text != text.strip():
         return "has invisible characters, or a space at its start or end"
@@ -44,7 +44,7 @@ def invisible_problem(text: str) -> str | None:
 
 @functools.lru_cache(maxsize=4096)
 def name_problem(name: str, allowed_system_names: frozenset[str]) -> str | None:
-    """Return a sentence that says why a certificate can't contain this user or group name, or None if it can."""
+    """Say in a sentence why a certificate can't contain this user or group name. None if the name is allowed."""
     if not is_plain_text(name):
         return "a user or group name has a control, bidirectional or unpaired surrogate character."
     if not 1 <= len(name.encode()) <= MAX_NAME:
@@ -59,7 +59,7 @@ def name_problem(name: str, allowed_system_names: frozenset[str]) -> str | None:
 
 
 _PLACEHOLDER = re.compile(r"\{([^{}]*)\}")
-# On each side a colon or nothing.
+# A placeholder between colons. The start or end of the text can replace a colon.
 _SEPARATED = re.compile(r"(?<![^:])\{[^{}]*\}(?![^:])")
 
 
@@ -68,7 +68,8 @@ class GroupTemplate:
     """A group name with placeholders. Each value of a placeholder produces a separate group.
 
     Attributes:
-        groups, roles: the names in the rule's conditions. `{group}` and `{role}` take only values that match them.
+        groups, roles: the names in the rule's conditions. `{group}` and `{role}` take only values that match these
+            names.
     """
 
     text: str
@@ -76,7 +77,7 @@ class GroupTemplate:
     roles: Names | None = None
 
     def __post_init__(self) -> None:
-        """Raise ValueError if the template is malformed, or if values could run into its other text."""
+        """Raise ValueError if the template is malformed, or if a placeholder touches other text without a colon."""
         _check(self.text, _VALUES)
         if len(_SEPARATED.findall(self.text)) != len(_PLACEHOLDER.findall(self.text)):
             raise ValueError(
@@ -84,7 +85,7 @@ class GroupTemplate:
             )
 
     def render(self, decision_input: DecisionInput, trace: JsonObject) -> Iterator[str]:
-        """Yield the names; none if a placeholder has no value. Raises Forbidden for a name that must not be issued."""
+        """Yield the group names. Yields nothing if a placeholder has no value. Raises Forbidden for a reserved name."""
         sources = dict.fromkeys(_VALUES[name] for name in _PLACEHOLDER.findall(self.text))
         for chosen in itertools.product(*(values(self, decision_input) for values in sources)):
             yield _fill(self.text, {name: each for values in chosen for name, each in values.items()}, trace)
@@ -92,12 +93,12 @@ class GroupTemplate:
 
 @dataclass(frozen=True, slots=True)
 class UserNameTemplate:
-    """A user name with placeholders. It must contain the user's name or id, so that users rarely share a name."""
+    """A user name with placeholders. One of them must be the user's name or id, so that users rarely share a name."""
 
     text: str
 
     def __post_init__(self) -> None:
-        """Raise ValueError if the template is malformed, or the same for all users."""
+        """Raise ValueError if the template is malformed, or gives all users the same name."""
         _check(self.text, _USER_VALUES)
         if not {"user.id", "user.name"} & set(_PLACEHOLDER.findall(self.text)):
             raise ValueError(f"{self.text}: a user name needs {{user.name}} or {{user.id}}")
@@ -113,7 +114,7 @@ class UserNameTemplate:
     def render_name(self, decision_input: DecisionInput, trace: JsonObject) -> str:
         """Return the name. Raises Forbidden for a name that must not be issued, such as another user's id.
 
-        This service's own certificates, such as those for `kubernetes verify`, keep their reserved name.
+        This service's own certificates, such as the certificates for `kubernetes verify`, keep their reserved names.
         """
         if decision_input.caller.user.id.startswith(OUR_PREFIX):
             return decision_input.caller.user.id
@@ -155,9 +156,10 @@ def is_template(group: str) -> bool:
 
 
 def _value_problem(values: Iterable[str]) -> str | None:
-    """Return why a value is rejected, or None. A value with a colon could produce another template's name.
+    """Return why a placeholder's value is rejected, or None.
 
-    Invisible characters and other normalization forms could disguise a name. Tokens with such names are refused, too.
+    A value with a colon could produce the name of another template. Invisible characters and other normalization forms
+    could disguise a name. Tokens with such names are refused, too.
     """
     for value in values:
         if not value or ":" in value:
@@ -173,7 +175,7 @@ def _name_problem(name: str) -> str | None:
     """Return why a template must not produce this name, or None. Ignores `policy.allow_system`."""
     if name.casefold() == SERVICE:
         return f"{SERVICE} is reserved for this service."
-    # A reserved prefix in upper case is rejected too.
+    # Also reject reserved prefixes in upper case.
     return name_problem(name, frozenset()) or name_problem(name.casefold(), frozenset())
 
 
@@ -203,7 +205,7 @@ def _ids(_: GroupTemplate, decision_input: DecisionInput) -> list[Values]:
     ]
 
 
-# A function returns the alternatives for placeholders that belong together.
+# Functions that return the values of each placeholder. Placeholders with the same function are filled in together.
 _VALUES: dict[str, Callable[[GroupTemplate, DecisionInput], list[Values]]] = {
     "group": _groups,
     "group.id": _groups,
@@ -221,28 +223,28 @@ _USER_VALUES: dict[str, Callable[[DecisionInput], str]] = {
 
 
 def groups_and_templates(rules: Iterable[PolicyRule]) -> set[str]:
-    """Return the rules' groups, and their templates as in the settings."""
+    """Return the rules' groups, and the texts of their templates in the settings."""
     return {
         each for rule in rules for each in (*rule.groups, *(template.text for template in rule.templates))
     }
 
 
 def template_prefixes(policy_groups: Iterable[str]) -> tuple[str, ...]:
-    """Return the prefix of the names from each template, up to a colon. Leaves out templates without such a prefix.
+    """Return the fixed prefix of the names from each template, up to a colon. Omits templates without such a prefix.
 
-    Templates never give names with the prefix `system:`.
+    Also omits the prefix `system:`, because templates never produce names with this prefix.
     """
     prefixes = {group[: group.find("{")].rpartition(":")[0] for group in policy_groups if is_template(group)}
     return tuple(sorted(f"{prefix}:" for prefix in prefixes if prefix and not _is_system(f"{prefix}:")))
 
 
 def exempted_template(pattern: str, policy_groups: Iterable[str]) -> str | None:
-    """Return a template whose names a pattern could exempt, because they begin with a placeholder, or None."""
+    """Return a template that begins with a placeholder, and whose names a pattern could exempt; or None."""
     if _is_system(pattern):
         return None
     for group in unprefixed_templates(policy_groups):
         colons = group.count(":")
-        # The values of placeholders have no colon.
+        # Values of placeholders contain no colon, so names have as many colons as the template.
         fits = pattern.count(":") <= colons if pattern.endswith("*") else pattern.count(":") == colons
         if fits:
             return group
@@ -250,7 +252,7 @@ def exempted_template(pattern: str, policy_groups: Iterable[str]) -> str | None:
 
 
 def unprefixed_templates(policy_groups: Iterable[str]) -> list[str]:
-    """Return the templates that begin with a placeholder, whose names can't be told from those of other issuers."""
+    """Return the templates that begin with a placeholder. Names in other issuers' certificates can look the same."""
     templates = sorted(filter(is_template, policy_groups))
     return [group for group in templates if not template_prefixes([group]) and not _is_system(group)]
 
@@ -260,19 +262,20 @@ def _is_system(name: str) -> bool:
 
 
 Exemption = Literal["node", "component"]
-"""Why a certificate is exempt: it is a kubelet's, or it has other names that the operator exempted."""
+"""Why a certificate is exempt: it belongs to a kubelet, or the operator exempted its other names."""
 
 
 def exemption_of(
     username: str, presented: Collection[str], options: ClusterOptions, policy_groups: Collection[str]
 ) -> Exemption | None:
-    """Return the exemption if all groups match the cluster's patterns; without groups, if the user name does.
+    """Return the exemption if all groups (or, without groups, the user name) match the cluster's patterns.
 
     Ignores groups that every caller has. A user name with the prefix `system:` must match too, because Kubernetes binds
-    rights to such users; kubelets need only their group. Nobody but kubelets is exempt by the group `system:nodes`.
+    rights to such users. For kubelets, it is enough that their group matches. The group `system:nodes` exempts only
+    kubelets.
 
-    Never exempt are names in `policy_groups`, names with the prefix of a template in `policy_groups`, and names and
-    groups that begin with `clustercert:`.
+    User names and groups are never exempt if they are in `policy_groups`, if they have the prefix of a template in
+    `policy_groups`, or if they begin with `clustercert:`.
     """
     groups = {group for group in presented if group not in GROUPS_OF_EVERYBODY}
     is_kubelet = username.startswith(NODE_PREFIX) and NODES in groups
@@ -297,10 +300,10 @@ def is_exempt(
     options: ClusterOptions,
     policy_groups: Collection[str],
 ) -> bool:
-    """Whether `known-only` lets a certificate pass: it is exempt and, if components are pinned, among the pins.
+    """Whether the mode `known-only` accepts a certificate: it is exempt, and pinned if the cluster pins components.
 
     Args:
-        fingerprints: of the certificate, in lower-case hex; several if it is not known which of them is presented.
+        fingerprints: the certificate's fingerprint, in lower-case hex; several if the presented one is not known.
     """
     exemption = exemption_of(username, presented, options, policy_groups)
     if exemption == "component" and options.pin_components:

@@ -1,1 +1,1 @@
-"""Built-in signers, one module each, registered in the entry point group `clustercert.signers`."""
+"""Built-in signers. Each module contains one signer, registered in the entry point group `clustercert.signers`."""

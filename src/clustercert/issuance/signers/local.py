@@ -1,4 +1,4 @@
-"""The built-in signer: stores CA keys sealed in the database, and decrypts them in this process."""
+"""The built-in signer: stores encrypted CA keys in the database, and decrypts them in this process."""
 
 import asyncio
 from collections.abc import Mapping
@@ -32,13 +32,13 @@ class LocalSigner:
     ) -> ClientCA:
         """Create a self-signed CA with a new key."""
         ca_id, key = new_id(), new_key(key_type)
-        # Verifiers find the issuer by name, so each of a cluster's CAs needs a different name.
+        # Verifiers find the issuer by name, so all CAs of a cluster need different names.
         certificate = new_client_ca(f"clustercert {cluster_id} {ca_id[:8]}", key, not_before, lifetime)
         sealed_key = await self._custody.seal(key_der(key), _bound_to(ca_id))
         return ClientCA(id=ca_id, cluster_id=cluster_id, certificate=certificate, sealed_key=sealed_key)
 
     async def sign(self, request: SigningRequest) -> tuple[bytes, ...]:
-        """Sign a leaf. The chain has only the leaf, since its issuer is the root."""
+        """Sign a leaf. The returned chain contains only the leaf, because the issuer is the root."""
         builder = self._builders.get(request.ca.id)
         if builder is None:
             ca = request.ca
@@ -49,7 +49,7 @@ class LocalSigner:
         return (builder.build(request),)
 
     async def sign_crl(self, ca: ClientCA, content: CrlContent) -> bytes:
-        """Sign a CRL in a thread, because a long one takes seconds."""
+        """Sign a CRL in a thread, because signing a long CRL takes seconds."""
         if ca.sealed_key is None:
             raise NotFound("The database does not have the key of this client CA, so there is no CRL for it.")
         key = await self._open_key(ca.id, ca.sealed_key)

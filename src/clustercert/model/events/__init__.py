@@ -1,6 +1,6 @@
-"""Audit events. The modules of this package declare their types. Kinds of events with the same fields share a type.
+"""Audit events. The modules of this package declare the types of events. Kinds with the same fields share a type.
 
-If you add, remove or rename fields of a kind, increment its `event_version`, so that readers know its fields.
+If you add, remove or rename fields of a type, increment `event_version`, so that readers know which fields to expect.
 """
 
 from dataclasses import dataclass

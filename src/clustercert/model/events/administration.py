@@ -1,4 +1,4 @@
-"""Changes by operators, administrators and users: identity, clusters, revocations, keys, the audit log."""
+"""Events of changes by operators, administrators and users: identity, clusters, revocations, keys, the audit log."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass

@@ -1,4 +1,4 @@
-"""Events of issued and refused certificates. They contain all inputs of the policy decision, so it can be replayed."""
+"""Events of issued and refused certificates, with all inputs of the policy decision, so that it can be replayed."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass

@@ -1,4 +1,4 @@
-"""Events that the service itself detects: denied requests, suspicious credentials, damage, a new policy."""
+"""Events that the service detects: denied requests, suspicious credentials, damaged data, a changed policy."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
