@@ -24,10 +24,12 @@ from clustercert.pki.request_signature import (
     verify,
 )
 
-# Five wrong signatures in a row lock for five minutes. Source: Open Telekom Cloud, API Gateway, "Authentication".
+# After five wrong signatures in a row, an access key is locked for five minutes.
+# Source: Open Telekom Cloud, API Gateway, "Authentication".
 WRONG_SIGNATURES = 5
 LOCK_SECONDS = 300
-# How many pairs of access key and source a worker counts for, in a few megabytes. Least recently used pairs go first.
+# The maximum number of pairs of access key and source in a worker's memory, a few megabytes. The least recently used
+# pairs are dropped first.
 MAX_PAIRS = 20_000
 
 
@@ -64,7 +66,7 @@ MAX_SKEW = timedelta(minutes=15)
 # authentication, and would take longer than issuing a certificate if path and query were longer.
 MAX_ADDRESS = 4096
 
-# Verifies signatures with unknown keys. As long as a real SK, so that response times don't reveal which keys exist.
+# Replaces the secret of an unknown key. As long as a real SK, so that response times don't reveal which keys exist.
 _DUMMY_SECRET = bytes(40)
 
 _SCHEMES = frozenset(ALGORITHMS.values())
@@ -97,7 +99,7 @@ class AccessKeyLookup(Protocol):
         """Return the key, or `None` if it is missing or disabled."""
 
     async def look_up_unknown(self, access_key_id: str) -> None:
-        """Do the work of a lookup of an unknown key. A wrong signature then takes as long as an unknown key."""
+        """Do the same work as for an unknown key, so that a wrong signature takes as long as an unknown key."""
 
     async def caller_of_access_key(self, key: SigningKey, origin: Origin) -> Caller:
         """Return the caller for a verified key. Raises Unauthenticated if the user is disabled or deleted."""

@@ -67,4 +67,4 @@ class FederatedLookup(Protocol):
     """Looks up the rights of federated users. Implemented by `identity`."""
 
     async def caller_of_federated_user(self, user: FederatedUser, origin: Origin) -> Caller:
-        """Return the caller. Raises Unauthenticated if the user is blocked, or has logged out of this login."""
+        """Return the caller. Raises Unauthenticated if the user is blocked, or has ended this login."""

@@ -36,7 +36,7 @@ class Directory(DirectoryReader):
     The `create_…` methods raise InvalidRequest or Conflict. Other methods that change something raise NotFound.
 
     Attributes:
-        authority_names: names of issuers and Keystone, which no new domain may have. Set again with each reload.
+        authority_names: names of issuers and Keystone, which no new domain may have. Updated by each settings reload.
     """
 
     def __init__(self, database: Database, passwords: Passwords, now: Callable[[], datetime]) -> None:

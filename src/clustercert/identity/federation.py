@@ -57,7 +57,7 @@ class Federation:
         self._cache: Cache[tuple[str, str, str, int], LoginRoles] = Cache(database.generation, CACHED_LOGINS)
 
     async def caller_of_federated_user(self, user: FederatedUser, origin: Origin) -> Caller:
-        """Return the caller. Raises Unauthenticated if the user is blocked, or has logged out of this login."""
+        """Return the caller. Raises Unauthenticated if the user is blocked, or has ended this login."""
 
         async def load(_: object) -> LoginRoles:
             access = await self._access(user)

@@ -22,7 +22,7 @@ from cachetools import TTLCache
 
 from clustercert.model.errors import InvalidRequest, Unavailable
 
-# Failed checks are counted until this time after the last attempt from the same network or for the same user.
+# How long a counter of failed checks is kept after the last attempt that it counted.
 COUNTED_SECONDS = 60
 # How many counters a worker keeps in memory, in a few megabytes. The least recently used counters are dropped first.
 MAX_COUNTED = 80_000
@@ -101,7 +101,8 @@ class PasswordQueue:
     async def turn(self, contender: Contender | None) -> AsyncIterator[Attempt]:
         """Wait until the attempt may run, and run the `with` block. The contender `None` comes before all others.
 
-        Raises Unavailable if the queue is full, and this attempt is the last one from the network with most attempts.
+        Raises Unavailable if the queue is full, and this attempt is the last one from the network with the most waiting
+        attempts.
         """
         attempt = self._new_attempt(contender)
         try:
@@ -164,7 +165,10 @@ class PasswordQueue:
             raise
 
     def _last_of_largest_network(self) -> Attempt:
-        """Return the last attempt from the network with most attempts. Considers only the lowest precedence."""
+        """Return the last attempt of the lowest precedence from the network with the most waiting attempts.
+
+        Waiting attempts are divided by the number of attempts that are allowed in the network.
+        """
         lowest = max(each.rank.precedence for each in self._waiting)
         candidates = [each for each in self._waiting if each.rank.precedence == lowest]
         waiting = Counter(network for each in candidates for network in _networks(each.contender))

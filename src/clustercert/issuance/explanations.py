@@ -30,7 +30,7 @@ EVENTS_AROUND = 100_000
 
 @dataclass(frozen=True, slots=True)
 class RecordedCaller:
-    """A caller from the audit event of a request, and the request's time. A blocked user has `enabled` = False."""
+    """A caller from the audit event of a request, and the request's time. A blocked user is marked as disabled."""
 
     caller: Caller
     at: datetime

@@ -75,7 +75,7 @@ class Issuance:
     ) -> Issued:
         """Issue a certificate for a grant. Uses only the key and the reason from the request.
 
-        `decided_at`: the time of the decision, which is recorded as the time of issue.
+        `decided_at`: the time from which the grant's validity was computed. Recorded as the time of issue.
 
         Raises SignerError, RemoteFailed or Unavailable.
         """

@@ -8,14 +8,14 @@ from datetime import UTC, datetime, timedelta
 from clustercert.model.errors import InvalidRequest
 
 RECENT = timedelta(days=1)
-"""An API server that contacted the service within this time is considered to be configured for it.
+"""An API server that contacted this service within this time is considered correctly configured.
 
 API servers call the webhook only while one of our certificates is in use, so a few hours without a call are normal.
 """
 
 
 def utc_now() -> datetime:
-    """Return the current time. Code that needs the time takes a clock function: this one, except in tests."""
+    """Return the current time. Code that needs the time takes a clock function as an argument, so tests can set it."""
     return datetime.now(UTC)
 
 

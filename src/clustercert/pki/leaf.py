@@ -325,7 +325,10 @@ def serial_hex(serial: int) -> str:
 
 
 def der_fingerprint(der: bytes) -> bytes:
-    """Return the SHA-256 of a certificate's DER. In hex after `X509SHA256=`, it is kube-apiserver's credential id."""
+    """Return the SHA-256 of a certificate's DER.
+
+    The certificate's credential id in kube-apiserver consists of `X509SHA256=` and this hash in hex.
+    """
     return hashlib.sha256(der).digest()
 
 

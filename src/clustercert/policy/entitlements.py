@@ -166,7 +166,7 @@ class _Rule:
 
 @dataclass(frozen=True, slots=True)
 class _Match:
-    """A rule whose conditions on the user and the cluster are met, or of which one can't be evaluated (`fails`)."""
+    """A rule whose conditions on the user and the cluster are met. `fails`: one of them can't be evaluated."""
 
     rule: _Rule
     fails: bool

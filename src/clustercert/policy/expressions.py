@@ -128,7 +128,7 @@ def check_condition(parsed: Sequence[Token], fields: Mapping[str, Collection[str
     """Raise ValueError for unknown fields of variables, or for a result that is not a bool.
 
     Args:
-        fields: the fields of each variable with fields.
+        fields: the names of fields, by variable.
     """
     for name, variable, _ in _loops(parsed):
         if name == "map":

@@ -62,7 +62,7 @@ class DecisionInput:
         ]
 
     def names_of(self, party: User | Group) -> tuple[str, ...]:
-        """Return the names of a user or group, without `DOMAIN/NAME` if a built-in domain is called like an issuer."""
+        """Return the names of a user or group. Omits `DOMAIN/NAME` if a built-in domain has the name of an issuer."""
         domain = party.domain
         if domain.name in self.issuer_names and not isinstance(domain, FederatedDomain):
             return tuple(name for name in party.qualified_names if not name.startswith(f"{domain.name}/"))

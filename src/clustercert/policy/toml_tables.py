@@ -66,7 +66,7 @@ def problem_text(problem: ErrorDetails, settings: type[BaseModel]) -> str:
 
 
 def causes(problems: Sequence[ErrorDetails]) -> list[ErrorDetails]:
-    """Return the problems without consequential errors: a list with wrong entries is also reported as too short."""
+    """Return the problems without follow-up errors: a list with wrong entries is also reported as too short."""
     paths = [problem["loc"] for problem in problems]
     return [
         problem

@@ -1,4 +1,4 @@
-"""Claims of tokens: reading them, checks of their values, and expressions."""
+"""Reads and checks claims of tokens, and evaluates expressions over claims."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -100,7 +100,7 @@ class ClaimCheck:
         return texts is not None and not _is_long(texts) and self.values.match(texts)
 
     def require(self, claims: JsonObject) -> None:
-        """Raise TokenRefused unless the claim has one of the values."""
+        """Raise TokenRefused if the claim does not pass the check."""
         if self.is_met(claims):
             return
         value = claim_value(claims, self.claim)

@@ -196,7 +196,7 @@ class RoleGrant(Section):
         return Names(self.groups) if self.groups is not None else None, _checks(self.claims)
 
     def is_granted(self, claims: JsonObject, groups: Sequence[str]) -> bool:
-        """Whether a user with these claims and groups, as the issuer calls them, gets the role."""
+        """Whether a user with these claims gets the role. `groups`: the names of the user's groups at the issuer."""
         names, checks = self._conditions
         if names is not None and not names.match(groups):
             return False
@@ -325,7 +325,7 @@ class OidcIssuer(Section):
 
     @property
     def url(self) -> str:
-        """The exact claim `iss`."""
+        """The issuer's URL, exactly as in the claim `iss`."""
         return self.issuer
 
     @property

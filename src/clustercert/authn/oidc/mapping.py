@@ -45,7 +45,7 @@ def federated_user(issuer: OidcIssuer, token: UnverifiedToken) -> FederatedUser:
 
 
 def mapped_groups(issuer: OidcIssuer, claims: JsonObject) -> tuple[str, ...]:
-    """Return the user's groups as the issuer calls them, sorted."""
+    """Return the names of the user's groups at the issuer, sorted."""
     source = issuer.mapping.groups
     if source is None:
         return ()

@@ -164,7 +164,7 @@ def _refusal(error: str) -> TokenRefused:
 
 
 def _confirmed_claims(issuer: OidcIssuer, token: UnverifiedToken, review: TokenReview) -> JsonObject:
-    """Return the claims of a token as the API server's answer confirms them. Raises TokenRefused.
+    """Return the token's claims with the values that the API server has confirmed. Raises TokenRefused.
 
     Only `_TIMES` are taken from the token itself.
     """
