@@ -138,7 +138,7 @@ def test_a_user_of_an_issuer_is_named_like_any_other(user: OidcUser) -> None:
 
     blocked = operator.run("user", "block", name, "--yes").err
     assert f"Blocked the user {name}. Their logins have ended." in blocked
-    assert f"Their session at {user.site.issuer.url} goes on" in blocked
+    assert f"The user's session at {user.site.issuer.url} is still active" in blocked
     assert "The cluster prod (" in blocked
     eventually(lambda: user.run("status").returncode == 3)
     assert user.credential("--refresh").returncode != 0
@@ -204,7 +204,7 @@ def test_a_first_login_asks_where_the_token_goes(user: OidcUser, issuer: OAuthIs
     login = ["login", user.url, *user.ca_option]
     code, screen = in_a_terminal(login, {"[y/N]": "n\n"}, variables)
     assert (code, len(issuer.logins)) == (1, logins)
-    assert f"{user.url} gets the token of your login at {issuer.url} (client clustercert)." in screen
+    assert f"{user.url} will receive the token of your login at {issuer.url} (client clustercert)." in screen
     code, screen = in_a_terminal(login, {"[y/N]": "y\n"}, variables)
     assert (code, len(issuer.logins)) == (0, logins + 1), screen
     code, screen = in_a_terminal(login, {}, variables)

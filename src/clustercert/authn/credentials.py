@@ -99,7 +99,7 @@ def only_credential(headers: Iterable[tuple[bytes, bytes]]) -> UnverifiedCredent
 
 
 def _credential(name: bytes, value: bytes) -> UnverifiedCredential | None:
-    """Return the header's credential, or `None` if the header is empty: vendors' SDKs send one beside a token."""
+    """Return the header's credential, or `None` if it is empty: vendors' SDKs send an empty one beside a token."""
     try:
         text = value.strip(b" \t").decode("ascii")
     except UnicodeDecodeError as error:

@@ -99,8 +99,9 @@ class RevocationRecorder:
     ) -> Revocation:
         """Revoke one certificate. Raises InvalidRequest if the note is invalid.
 
-        Returns the actor's earlier revocation of this certificate if undoing it is at least as hard as undoing a new
-        one. Ignores other actors' revocations: they can be undone independently, and their reasons may be confidential.
+        Returns the actor's earlier revocation of this certificate instead, if it is no easier to undo than a new
+        one would be. Ignores other actors' revocations: they can be undone independently, and their reasons may be
+        confidential.
         """
         reason.validate()
         for earlier in await self.queries.revocations_of_certificate(certificate.fingerprint):
@@ -123,8 +124,8 @@ class RevocationRecorder:
 
         Certificates that are requested afterwards are valid. Raises InvalidRequest if the user id or note is invalid.
 
-        Returns the actor's earlier revocation if undoing it is at least as hard as undoing a new one, and no
-        certificate was issued since. So a repeated request does not make every worker drop its caches.
+        Returns the actor's earlier revocation instead, if it is no easier to undo than a new one would be,
+        and no certificate was issued since. So a repeated request does not make every worker drop its caches.
         """
         if user_id is None and cluster is None:
             raise InvalidRequest("Name a user, a cluster, or both.")

@@ -241,7 +241,9 @@ def _block(
     blocked = client.post(path_of("users", str(user["id"]), "block"))
     print_note(f"Blocked the user {blocked['name'] or blocked['id']}. Their logins have ended.")
     if (issuer := blocked["issuer"]) not in (None, BUILT_IN):
-        print_note(f"Their session at {issuer} goes on: end it there, if other services accept it.")
+        print_note(
+            f"The user's session at {issuer} is still active. If other services accept it, end it there too."
+        )
     print_remaining_access(client, blocked)
 
 

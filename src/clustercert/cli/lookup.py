@@ -83,7 +83,7 @@ def reachable_cluster(
 ) -> ReachableCluster:
     """Find a cluster in the projects where the caller has a role. Searches the project chosen at the login first.
 
-    Raises ClientError, UnknownName, or CommandError if several projects have a cluster of this name.
+    Raises ClientError, UnknownName if there is no such cluster, or CommandError if several projects have one.
     """
     if project is None and domain is None and login.chosen_project:
         chosen = [each for each in client.projects() if each.id == login.project_id]
@@ -107,7 +107,7 @@ def find_cluster(
 ) -> "JsonObject":
     """Return a cluster in any project of the caller, or in the given project. Operators can find all clusters.
 
-    Raises ClientError, UnknownName, or CommandError if several projects have a cluster of this name.
+    Raises ClientError, UnknownName if there is no such cluster, or CommandError if several projects have one.
     """
     is_name = name_or_id and name_or_id.isprintable()
     named = client.all("/clusters", "clusters", name=name_or_id) if is_name else ()

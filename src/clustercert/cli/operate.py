@@ -373,5 +373,5 @@ def _print_address(host: str, port: int, files: "Tls | None") -> None:
             )
         if files.ca is not None:
             print_note(
-                f"The service created it for {', '.join(files.names)}. Give its CA to clients: {files.ca}"
+                f"The service created its certificate for {', '.join(files.names)}. Give its CA to clients: {files.ca}"
             )

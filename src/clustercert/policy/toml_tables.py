@@ -252,7 +252,7 @@ def _position(text: str, path: Sequence[Key]) -> tuple[int, int]:
 
 
 def _valid_start(lines: Sequence[str], count: int) -> tuple[int, dict[str, Any]]:
-    """Parse the longest valid beginning of at most `count` lines. Returns the number of lines and the values."""
+    """Parse the longest valid prefix of at most `count` lines. Returns the number of lines and the values."""
     for valid in range(count, 0, -1):
         with contextlib.suppress(tomllib.TOMLDecodeError):
             return valid, tomllib.loads("".join(lines[:valid]))

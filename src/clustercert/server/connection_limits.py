@@ -29,7 +29,7 @@ logger = structlog.get_logger()
 MAX_HEAD_BYTES = 64 * 1024
 MAX_FIELDS = 100
 HEAD_SECONDS = 10.0
-# Maximum number of requests that a client may send before the response to an earlier one. Clients rarely send even two.
+# Maximum number of pipelined requests, sent before the response to an earlier one. Clients rarely send even two.
 MAX_PIPELINED = 16
 # Maximum number of connections of a worker, not counting unfinished TLS handshakes.
 MAX_CONNECTIONS = 2048
@@ -305,7 +305,7 @@ class BoundedProtocol(HttpToolsProtocol):
         self._refuse(self._failure or InvalidRequest(f"{msg} Send a request by the rules of RFC 9112."))
 
     def _is_busy(self) -> bool:
-        """Whether the application has not completed its response to the last request."""
+        """Whether the application is still responding to the last request."""
         return not getattr(self.cycle, "response_complete", True)
 
     def _is_over(self) -> bool:

@@ -226,7 +226,7 @@ class AuditQueries(Queries):
                 await connection.execute(insert(_log).values(id=LOG, **asdict(log)))
 
     async def seal(self, put: Callable[[Sealing], T]) -> T:
-        """Call `put` in a snapshot, write its changes, and return its result once they are durable.
+        """Call `put` with a snapshot of the log, commit the changes that `put` makes, and return its result.
 
         Calls `put` again if another process sealed events meanwhile. Holds no locks while `put` runs. The log must
         exist. Raises Unavailable. Also raises any error from `put`, without changing anything.
@@ -371,8 +371,8 @@ class EventPages(Queries):
             )
             places = select(_place).where(scope.condition)
             places = places.order_by(*scope.order(_place, newest_first=newest_first))
-            # The subquery has a fixed limit. Without a limit, outdated statistics can make PostgreSQL start with the
-            # filter and read every event.
+            # The subquery always has a LIMIT. Without it, PostgreSQL with outdated statistics may apply the filter
+            # first and scan every event.
             count = limit if event_filter == EventFilter(project_id=event_filter.project_id) else SCANNED
             scanned = places.limit(count).subquery("scanned")
             query = select(_event, scanned.c.leaf_index, scanned.c.project_id.label("place_project_id"))

@@ -75,7 +75,7 @@ class UnknownUse:
     Attributes:
         groups: as the API server reports them, including those that every user has.
         fingerprints: of at most 16 certificates that were used most recently, newest last, in lower-case hex.
-        exempt: whether the cluster denies unknown certificates, except those of this identity.
+        exempt: whether the cluster denies unknown certificates, but exempts this identity.
         identity: SHA-256 of user name and groups, 32 bytes.
     """
 

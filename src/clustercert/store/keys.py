@@ -99,7 +99,7 @@ class KeyQueries(Queries):
         return [SealedRow(table, *row) for row in await self._rows(query)]
 
     async def reseal(self, exchanges: Sequence[tuple[SealedRow, bytes]]) -> int:
-        """Replace sealed secrets that have not changed meanwhile, and return the number replaced."""
+        """Replace the sealed secrets that have not changed since they were read. Returns how many were replaced."""
         resealed = 0
         async with self._database.transaction() as connection:
             for old, sealed in exchanges:

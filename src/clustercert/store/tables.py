@@ -275,9 +275,9 @@ webhook_token = table(
     Column("last_asked_at", Utc, nullable=True),
     # When the cluster's webhook was last called with a wrong token.
     Column("refused_at", Utc, nullable=True),
-    # When audit events of the cluster last arrived, and when they last reported a request that the webhook should have
-    # reviewed.
+    # When audit events of the cluster last arrived.
     Column("last_events_at", Utc, nullable=True),
+    # When an audit event last reported a request that the webhook should have reviewed.
     Column("last_use_at", Utc, nullable=True),
 )
 

@@ -69,7 +69,9 @@ class KeystoneAccessKeys:
 
         async def ask() -> Found[None]:
             await self.directory.client.credential(_digest(access_key_id).hex())
-            raise Unauthenticated("not looked up for its value")
+            raise Unauthenticated(
+                "the answer is only awaited, so that known and unknown keys take the same time"
+            )
 
         try:
             await self.negative_cache.get(_digest(access_key_id), ask)

@@ -153,7 +153,7 @@ def _text(secret: SecretStr | Path | None) -> str:
     except OSError as error:
         raise UnreadableSecret(f"{secret}: {error.strerror}") from None
     if not 1 <= len(line) <= MAX_SECRET:
-        raise UnreadableSecret(f"{secret}: the first line is empty or longer than {MAX_SECRET}")
+        raise UnreadableSecret(f"{secret}: the first line is empty or longer than {MAX_SECRET} characters")
     return line
 
 

@@ -198,7 +198,7 @@ def log_in_by_window(name: str) -> Profile:
             if not waiting:
                 print_note("Waiting for the login in the browser window that another command opened.")
                 waiting = True
-    raise NotLoggedIn(f"Another clustercert holds {path}.lock. End it, and try again.")
+    raise NotLoggedIn(f"Another clustercert process holds {path}.lock. Stop that process, and try again.")
 
 
 def _holding_lock(name: str, lock: Lock, began: float) -> Profile:

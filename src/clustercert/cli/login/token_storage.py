@@ -150,4 +150,6 @@ def exclusive(path: Path) -> Iterator[None]:
                 raise CommandError(f"The login can't be renewed: {path}.lock can't be written.")
             yield
     except LockTimeout:
-        raise CommandError(f"Another clustercert holds {path}.lock. End it, and try again.") from None
+        raise CommandError(
+            f"Another clustercert process holds {path}.lock. Stop that process, and try again."
+        ) from None

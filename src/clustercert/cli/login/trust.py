@@ -161,9 +161,11 @@ def accept(url: str, issuer: "LoginIssuer", allowed: str | None) -> None:
             f"false service could use your token there. Ask the operator of {other} whether {url} is theirs. If it is, "
             f"add --allow-service {url}."
         )
-    print_note(f"{url} gets the token of your login at {issuer.url} (client {issuer.client.client_id}).")
     print_note(
-        "A false service could use this token at another service as you. Compare the address with your operator's."
+        f"{url} will receive the token of your login at {issuer.url} (client {issuer.client.client_id})."
+    )
+    print_note(
+        "A fake service could use this token to act as you at another service. Check the address with your operator."
     )
     confirm(f"Send the token to {url} from now on?", yes=False, instead=f"add --allow-service {url}")
 

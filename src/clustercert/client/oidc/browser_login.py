@@ -320,6 +320,6 @@ def log_in_by_browser(
 def _require_one_browser(server: LoopbackServer) -> None:
     if server.is_contested:
         raise LoginRefused(
-            "The address of this login was opened in two browsers, of which one may be another user's. Nobody is "
-            "logged in. Run `clustercert login` again. If this repeats, log in with --device."
+            "The address of this login was opened in two browsers, and one may be another user's. So the login was "
+            "cancelled. Run `clustercert login` again. If this repeats, log in with --device."
         )

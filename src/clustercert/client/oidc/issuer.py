@@ -155,7 +155,7 @@ def _translate_failures(origin: str) -> Iterator[None]:
         reason = error.strerror if isinstance(error, OSError) else None
         raise IssuerUnreachable(
             f"The issuer {origin} can't be reached ({one_line(reason or str(error)) or type(error).__name__}). Check "
-            "the network, and whether this machine can reach it."
+            "the network connection, and whether a firewall or proxy blocks the issuer."
         ) from error
 
 

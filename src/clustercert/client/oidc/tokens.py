@@ -404,7 +404,9 @@ class AuthorizationRequest:
         if error is not None:
             raise OAuthError(one_line(error), one_line(parameters.get("error_description", "")), issuer.url)
         if not code:
-            raise IssuerError(f"The answer of {issuer.url} in the browser has no code. Log in again.")
+            raise IssuerError(
+                f"{issuer.url} sent the browser back without an authorization code. Log in again."
+            )
         return self.client.exchange_code(code, self.verifier, self.redirect_uri, self.nonce)
 
 

@@ -100,7 +100,7 @@ class SetupFolder:
     def write(self, files: Mapping[str, str], choices: SetupChoices) -> tuple[str, ...]:
         """Write the files and `setup.toml`. Returns the names of the written files. Raises OSError.
 
-        Removes obsolete files of an earlier run, or renames them if they are for the cluster or were edited.
+        Removes obsolete files of an earlier run, but renames manifests for the cluster and edited files.
         """
         # An existing folder keeps its mode, because it may have other files too. Each file gets mode 0600.
         self.path.mkdir(mode=0o700, parents=True, exist_ok=True)

@@ -30,7 +30,7 @@ def bindings(roles: Mapping[str, str]) -> list[JsonObject]:
 def service_access(cluster_roles: Iterable[str]) -> list[JsonObject]:
     """The rights that the service needs: to write the revoked ids, and to bind credentials to the given ClusterRoles.
 
-    Apply `admission.storage` first: it creates the namespace of the revoked ids.
+    Apply `admission.storage` first: it creates the namespace in which the revoked ids are stored.
     """
     roles = sorted(set(cluster_roles))
     return [*_revoked_ids_access(), *([*_binding_access(roles), *_binding_limits(roles)] if roles else [])]

@@ -29,7 +29,7 @@ def bound_roles(
     """Return the ClusterRole for each group to bind. Raises InvalidRequest.
 
     Args:
-        given: bindings that take precedence.
+        given: bindings from options, which take precedence over the others.
         previous: bindings to use instead of the defaults.
     """
     if unknown := given.keys() - set(groups):

@@ -28,7 +28,7 @@ NAMES = (*FOR_CONTROL_PLANE, *FOR_CLUSTER, KUBEADM, README, SETUP)
 
 
 def removed(name: str) -> str:
-    """Return the new name of a file for the cluster that `kubernetes setup` no longer writes.
+    """Return the name that a manifest gets when `kubernetes setup` no longer writes it.
 
     The file is kept, because the operator needs it to delete its objects in the cluster.
     """

@@ -74,8 +74,9 @@ class GroupCommit(Generic[T]):
     async def commit(self, key: bytes | None, value: T) -> None:
         """Write a value, and return when it is durable. Raises Unavailable.
 
-        A commit that reports an error may have succeeded. So the keys are looked up, and missing entries are written
-        once more. Entries without a key are always written again. May raise Unavailable for an entry that is durable.
+        A commit that reports an error may have succeeded. So the entries' keys are looked up, and missing entries are
+        written once more. Entries without a key can't be looked up, and are always written again. May raise
+        Unavailable for an entry that is durable.
         """
         entry = Entry(key, value)
         self._waiting.append(entry)
