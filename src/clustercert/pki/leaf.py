@@ -39,8 +39,7 @@ _ANY_NUMBER = credential_number(0)
 
 
 def subject(grant: Grant, credential_number: str = "") -> x509.Name:
-    """Build the subject: an O for each group in order, an O for the credential group unless the request has no
-    credential number, and the CN.
+    """Build the subject: an O for each group in order, an O for the credential number if given, and the CN.
 
     kube-apiserver takes the user name from the CN and the groups from the Os.
     """
