@@ -100,10 +100,10 @@ class ServerSettings(Section):
             in the data folder, unless the service listens on loopback.
         plain_http: serve without TLS on addresses other than loopback, behind a proxy that terminates TLS.
         public_url: URL of the service for its clients, shown in the catalog. By default, it is taken from each request.
-        other_urls: further URLs of the service. Users who logged in at one of its URLs are not asked again at the
-            others.
-        trusted_proxies: networks of proxies, such as `10.0.0.0/8`. The source address of their requests is taken from
-            `X-Forwarded-For`; other requests have the address of their connection.
+        other_urls: further URLs of the service. Users who allowed the service, at one of its URLs, to receive tokens of
+            an issuer are not asked again at its other URLs.
+        trusted_proxies: networks of proxies, such as `10.0.0.0/8`. For requests from these networks, the source address
+            is taken from `X-Forwarded-For`. For other requests, it is the address of the connection.
         body_timeout: longest time in seconds for receiving a request body.
         request_timeout: longest time in seconds for processing a request.
     """
@@ -138,10 +138,10 @@ class WebhookSettings(Section):
     Attributes:
         host, port: address to listen on. Port 0 takes any free port.
         workers: number of processes.
-        tls_certificate, tls_key: PEM files; the chain begins with the leaf. By default, those in `[server]`.
+        tls_certificate, tls_key: PEM files; the chain begins with the leaf. By default, the files of `[server]`.
         plain_http: serve without TLS on addresses other than loopback, behind a proxy that terminates TLS.
-        client_ca: PEM file. Only clients with a certificate from one of these CAs can connect.
-        public_url: URL at which API servers reach the webhook, for `kubernetes setup`. By default, the one in
+        client_ca: PEM file with CAs. Only clients with a certificate from one of these CAs can connect.
+        public_url: URL at which API servers reach the webhook, for `kubernetes setup`. By default, `public_url` of
             `[server]`.
     """
 
@@ -164,11 +164,11 @@ class ApiSettings(Section):
     """`[api]`: variants of the CCE API.
 
     Attributes:
-        insecure_external: the context `externalCluster` does not verify the API server's certificate, as in CCE. If
-            false, the context contains the API server's CA and name.
+        insecure_external: the kubeconfig's cluster entry `externalCluster` does not verify the API server's
+            certificate, as in CCE. If false, the entry contains the API server's CA.
         get_clustercert: accept the deprecated GET request, which issues a certificate without a request body.
         max_duration: longest `duration` of a request in days, 1825 to 1827. Some of Huawei's clouds allow 1826 or 1827.
-            A rule allows that only with a `max_lifetime` as long.
+            For more than 1825, `policy.max_lifetime` must be as long.
         endpoints: form of a cluster's `status.endpoints`. `auto`: a list for Huawei Cloud's Go SDK and Terraform
             provider, an object for other clients.
     """
@@ -184,7 +184,7 @@ class IssuingSettings(Section):
 
     Attributes:
         key_type: key type of leaf certificates that are requested without a CSR.
-        ca_key_type: key type of the client CA of each cluster added from now on.
+        ca_key_type: key type of the client CAs of new clusters.
         disk_reserve_mib: free disk space in MiB for the SQLite file. With less, requests for certificates get 503, but
             revocations continue. 0 disables the check.
     """
@@ -200,16 +200,18 @@ class LimitSettings(Section):
     See [operations.md](operations.md#limits).
 
     Attributes:
-        failures_per_minute: maximum of failed authentications from one source address per worker; 0 means no limit.
+        failures_per_minute: maximum number of failed authentications from one source address in a minute, per worker; 0
+            means no limit.
         rates: maximum rates of issued certificates, such as `caller = "20/1h"` in `[limits.rates]`. By default, there
             is no limit.
         live_certificates: maximum number of live certificates of a user for a cluster. By default, there is no limit.
-        tokens: maximum rate of tokens of a user of the built-in identity, per worker.
-        temporary_keys: maximum rate of temporary access keys of such a user, per worker.
+        tokens: maximum rate at which a user of the built-in identity can get tokens, per worker.
+        temporary_keys: maximum rate at which a user of the built-in identity can get temporary access keys, per worker.
         clusters_per_project: maximum number of clusters in a project.
         cas_per_cluster: maximum number of CAs that a cluster's API server may have.
-        ca_kib_per_cluster: maximum size of these CAs in PEM, in KiB.
-        page_kib: about the maximum size of a page of a list, in KiB. Requests of others wait while a page is rendered.
+        ca_kib_per_cluster: maximum total size of the CAs of a cluster's API server, in KiB of PEM.
+        page_kib: approximate maximum size of a page of a list, in KiB. While a worker renders a page, its other
+            requests wait.
     """
 
     failures_per_minute: int = Field(default=60, ge=0)
@@ -231,8 +233,8 @@ class RevocationSettings(Section):
     """`[revocation]`: undoing revocations.
 
     Attributes:
-        undo_window: how long an operator can undo a revocation, 0s to 30d. Revocations for a compromised key, or by
-            the certificate's holder, can't be undone.
+        undo_window: how long an operator can undo a revocation, 0s to 30d. Revocations because of a compromised key,
+            and revocations by proof of possession of the certificate's key, can't be undone.
     """
 
     undo_window: Lifetime = Field(default=timedelta(hours=1), ge=timedelta(0), le=timedelta(days=30))
@@ -245,10 +247,11 @@ class AuditSettings(Section):
 
     Attributes:
         publish: targets for checkpoints: `file:/path`, `https://…`, `syslog:/dev/log`, `syslog://host:port`.
-        publish_every: interval between publications, if the log has grown.
-        refusals_per_minute: maximum of denied requests of one caller that a worker records individually. Further ones
-            are only counted, in one event a minute.
-        retention: how long events are stored. Their commitments stay in the log. By default, events are stored forever.
+        publish_every: interval between publications. If the log has not grown, nothing is published.
+        refusals_per_minute: maximum number of denied requests of one caller in a minute that a worker records
+            individually. Further denied requests are only counted, in one event a minute.
+        retention: how long events are stored. The commitments of deleted events stay in the log. By default, events are
+            stored forever.
         check_certificates: check all stored certificates in the background.
         check_every: pause between two checks of all certificates.
     """
@@ -266,8 +269,8 @@ class MetricsSettings(Section):
 
     Attributes:
         public: allow all requests.
-        loopback: allow requests from loopback without a token. Set it only if no proxy runs on this machine: behind
-            one, all requests come from loopback.
+        loopback: allow requests from loopback without a token. Set this only if no proxy runs on this machine: all
+            requests through such a proxy come from loopback.
         token: allow requests with this bearer token.
     """
 
@@ -299,9 +302,10 @@ class Settings(BaseSettings):
         data_dir: folder for data on disk; created with mode 0700.
         database_url: SQLAlchemy URL, `postgresql+asyncpg://user@host/database` or `sqlite+aiosqlite:////path`. By
             default, an SQLite file in the data folder.
-        kek_file: file of key-encryption keys, 32 bytes in base64 on each line. The first key encrypts. Keep the file
-            outside the data folder, with mode 0600.
-        kek: the same keys, separated by commas; used instead of the file. Set it with the variable `CLUSTERCERT_KEK`.
+        kek_file: file with key-encryption keys, one on each line: 32 bytes in base64. The first key encrypts, the
+            others only decrypt. Keep the file outside the data folder, with mode 0600.
+        kek: key-encryption keys, separated by commas; used instead of `kek_file`. Set them with the variable
+            `CLUSTERCERT_KEK`.
         service_name: name of this service in requests that certificate holders sign, such as revocations. Each service
             needs a different name.
         signers: settings of each signer in a table `[signers.NAME]`, where NAME is the signer's entry point.

@@ -16,12 +16,12 @@ from clustercert.policy.setting_types import Lifetime, RuleFault, Section, TrueO
 
 
 class IdentitySettings(Section):
-    """`[identity]`: the built-in identity service, and OIDC issuers and a Keystone beside it.
+    """`[identity]`: who authenticates callers: the built-in identity service, OIDC issuers and a Keystone.
 
     Attributes:
         built_in: serve the built-in identity. If false, its users, tokens and access keys are refused, and the paths
             below `/v3` do not exist.
-        region: name of the region in the catalog. Clients expect each project to have this name.
+        region: name of the region in the catalog. The vendors' clients expect projects to have this name.
         token_lifetime: lifetime of tokens.
         issuers: OIDC issuers whose tokens are accepted too. See [identity.md](identity.md#settings).
         keystone: a Keystone whose tokens and access keys are accepted too. See [keystone.md](keystone.md#settings).

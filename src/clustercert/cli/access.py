@@ -101,7 +101,9 @@ def crl(
     client: "AdministrationClient",
     cluster: ClusterOption,
     project: InProjectOption = None,
-    ca: Annotated[str | None, typer.Option(metavar="ID", help="Client CA. [default: the active one]")] = None,
+    ca: Annotated[
+        str | None, typer.Option(metavar="ID", help="Id of the client CA. [default: the active one]")
+    ] = None,
     out: Annotated[
         Path | None, typer.Option(metavar="FILE", help="File to write. [default: standard output]")
     ] = None,

@@ -234,7 +234,7 @@ def _block(
     """Block a user of any identity system: end their logins, and permanently revoke their certificates.
 
     Works for users of the built-in identity, of OIDC issuers and of Keystone. Their tokens and temporary access keys
-    end. Until they are unblocked, their logins fail and their access keys don't work. Says what remains.
+    end. Until they are unblocked, their logins fail and their access keys don't work. Shows which access remains.
     """
     user = find_user(client, name, domain=domain)
     confirm(lambda: _question_of_loss(client, user, "Block the user?"), yes=yes)
@@ -430,7 +430,7 @@ class _Place(NamedTuple):
 
 
 def assign(client: AdministrationClient, role: RoleArgument, assignment: AssignmentOptions) -> None:
-    """Assign a role to a user or group. It must exist: see `role create`."""
+    """Assign a role to a user or group. The role must exist: see `role create`."""
     place = _place(client, role, assignment)
     assigned = client.put(place.path, {})
     print_note(f"Assigned the role {role} in {place.scope} to {assigned['name']}.")

@@ -215,7 +215,7 @@ class ScopeOptions:
     cluster: Annotated[
         str | None,
         typer.Option(
-            metavar="CLUSTER", help="Revoke only in this cluster; without --user, all its certificates."
+            metavar="CLUSTER", help="Revoke only certificates for this cluster; without --user, all of them."
         ),
     ] = None
     project: InProjectOption = None
@@ -281,7 +281,7 @@ def revoke(
     """Revoke one certificate, or all certificates of a user or a cluster. Certificates issued later stay valid.
 
     Users revoke their own certificates, admins those of their project, operators all. Asks first, unless --yes is
-    given. How the API server enforces it depends on the cluster: see `clustercert certificate access`.
+    given. How the API server enforces a revocation depends on the cluster: see `clustercert certificate access`.
     """
     found = scope.find(client)
     confirm(found.question, yes=yes)
@@ -419,7 +419,9 @@ class FilterOptions:
     expires_before: Annotated[
         datetime | None,
         typer.Option(
-            parser=future_time, metavar="TIME", help="Expires before TIME: RFC 3339, or 7d from now."
+            parser=future_time,
+            metavar="TIME",
+            help="Expires before TIME: RFC 3339, or a duration from now such as 7d.",
         ),
     ] = None
     expires_after: Annotated[
@@ -431,7 +433,11 @@ class FilterOptions:
     ] = None
     seen_before: Annotated[
         datetime | None,
-        typer.Option(parser=past_time, metavar="TIME", help="Last used before TIME: RFC 3339, or 7d ago."),
+        typer.Option(
+            parser=past_time,
+            metavar="TIME",
+            help="Last used before TIME: RFC 3339, or a duration before now such as 7d.",
+        ),
     ] = None
     seen_after: Annotated[
         datetime | None, typer.Option(parser=past_time, metavar="TIME", help="Last used at or after TIME.")

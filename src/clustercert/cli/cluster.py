@@ -69,15 +69,19 @@ class AddressOptions:
         Path | None,
         typer.Option(
             metavar="FILE",
-            help="Read address and CA from a kubeconfig, or from standard input (-). Runs no program that it names.",
+            help="Read address and CA from a kubeconfig, or from standard input (-). Programs in the kubeconfig are"
+            " not run.",
         ),
     ] = None
     kube_context: Annotated[
         str | None,
-        typer.Option("--context", help="Context of that kubeconfig. [default: its current context]"),
+        typer.Option("--context", help="Context in the kubeconfig. [default: its current context]"),
     ] = None
     follow_files: Annotated[
-        bool, typer.Option("--follow-files", help="Read the CA file that the kubeconfig names.")
+        bool,
+        typer.Option(
+            "--follow-files", help="Read the CA from a file, if the kubeconfig refers to a CA file."
+        ),
     ] = False
 
     def read(self) -> tuple[str | None, bytes | None]:
@@ -177,7 +181,8 @@ class EnforcementOptions:
         list[str] | None,
         typer.Option(
             metavar="FINGERPRINT",
-            help="Certificate with an exempt name, such as a component's, that raises no alert. Repeatable.",
+            help="Certificate with an exempt name that raises no alert, such as a component's certificate."
+            " Repeatable.",
         ),
     ] = None
     pin_components: Annotated[
@@ -215,8 +220,8 @@ class EnforcementOptions:
             min=1,
             max=MAX_TTL_SECONDS,
             metavar="SECONDS",
-            help="How long the API server caches the webhook's denials. Later uses of revoked certificates are "
-            "reported.",
+            help="How long the API server caches the webhook's denials. Uses of revoked certificates after this"
+            " time are reported.",
         ),
     ] = None
 
@@ -283,7 +288,8 @@ class EnforcementChangeOptions(EnforcementOptions):
         bool,
         typer.Option(
             "--no-credential-roles",
-            help="Give new certificates the policy's groups again. Bindings stay until their certificates end.",
+            help="Give new certificates the policy's groups again. Existing bindings stay until their certificates"
+            " expire or are revoked.",
         ),
     ] = False
 
@@ -395,7 +401,7 @@ def show(
     domain: ProjectDomainOption = None,
     output: OutputOption = Output.TABLE,
 ) -> None:
-    """Show how a cluster is registered, and whether use of revoked certificates would be seen there.
+    """Show how a cluster is registered, and whether use of revoked certificates would be detected.
 
     Only for operators and admins of the project.
     """

@@ -90,7 +90,7 @@ COMMANDS = {
         CommandEntry(
             "apply",
             "apply.command",
-            "Create and change projects, users, groups, role bindings and clusters, as YAML documents say.",
+            "Create and change projects, users, groups, role bindings and clusters, as described in YAML documents.",
         ),
         CommandEntry("diff", "apply.command", "Show what `apply` would change with the same options."),
         CommandEntry(
@@ -227,9 +227,9 @@ def root(
     """Issue short-lived, audited client credentials for Kubernetes clusters, as kubeconfig files.
 
     login, logout, password, status, profile, clusters and kubeconfig call a running service as one of its users.
-    domain, project, user, group, role, access-key, cluster, certificate, apply, diff and export call it too, most of
-    them as an operator; with --local, they work on the store. The other commands work directly on the store that the
-    settings name.
+    domain, project, user, group, role, access-key, cluster, certificate, apply, diff and export also call the service,
+    most of them as an operator; with --local, they work on the store. The other commands work directly on the store
+    that the settings name.
     """
     context.obj = RootOptions(config, data_dir)
     if verbose:

@@ -263,8 +263,8 @@ def demo(
 def fingerprint(context: typer.Context, output: OutputOption = Output.TABLE) -> None:
     """Print the fingerprint of the service's certificate that users compare at their first login.
 
-    Reads the file that the settings name, as `serve` does. It is the fingerprint of the last certificate in the file:
-    that of the CA, if the file has one. `-o name` prints nothing else.
+    Reads the file that the settings name, as `serve` does. The fingerprint is that of the last certificate in the
+    file: the CA, if the file contains it. `-o name` prints only the fingerprint.
     """
     from clustercert.server.tls_files import present_tls
 

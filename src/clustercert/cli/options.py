@@ -40,7 +40,7 @@ def exit_code(error: ClustercertError) -> int:
 
 DomainOption = Annotated[
     str | None,
-    typer.Option("--domain", metavar="DOMAIN", help="Domain of the names, by name or id."),
+    typer.Option("--domain", metavar="DOMAIN", help="Domain in which names are looked up, by name or id."),
 ]
 InDomainOption = Annotated[
     str | None, typer.Option("--domain", metavar="DOMAIN", help="List only this domain, by name or id.")
@@ -91,15 +91,15 @@ PolicyFileOption = Annotated[
     typer.Option(
         "--policy",
         metavar="FILE",
-        help="Policy file, in the form that policy.file names. [default: the policy in the settings]",
+        help="Policy file, in the format of policy.file. [default: the policy in the settings]",
     ),
 ]
 ContextNameOption = Annotated[
     str,
     typer.Option(
         metavar="TEMPLATE",
-        help="Name of context, cluster and user, from {profile}, {domain}, {project}, {cluster}, {id} (8 digits of the "
-        "cluster's) and {user}.",
+        help="Template for the names of context, cluster and user, with {profile}, {domain}, {project}, {cluster},"
+        " {id} (8 digits of the cluster's id) and {user}.",
     ),
 ]
 InsecureOption = Annotated[

@@ -110,10 +110,14 @@ class Resource:
 
 _ENABLED = Field(
     "enabled",
-    FLAG | {"description": "Without it, a new object is enabled, and an existing one stays as it is."},
+    FLAG
+    | {"description": "Without this field, a new object is enabled, and an existing object keeps its state."},
     default=True,
 )
-_DOMAIN = Field("domain", NAME | {"description": "The domain of names. By default, the caller's domain."})
+_DOMAIN = Field(
+    "domain",
+    NAME | {"description": "The domain in which names are looked up. By default, the caller's domain."},
+)
 _CLUSTER_PROJECT = Field(
     "project", NAME | {"description": "The project that owns the cluster."}, is_required=True
 )
@@ -163,7 +167,7 @@ RESOURCES = {
             plural="projects",
             help="Manage projects, which own clusters.",
             commands={
-                "create": "Create a project. A project of Keystone needs the id that it has there.",
+                "create": "Create a project. A project of Keystone needs its id in Keystone.",
                 "list": "List the projects.",
                 "show": "Show a project.",
                 "enable": "Enable a project, so that its members can use it again.",
@@ -225,7 +229,8 @@ RESOURCES = {
             fields=(
                 Field(
                     "members",
-                    TEXTS | {"description": "All members, by name. Without it, members stay as they are."},
+                    TEXTS
+                    | {"description": "All members, by name. Without this field, members do not change."},
                 ),
             ),
         ),
@@ -278,12 +283,14 @@ RESOURCES = {
                     "kubeconfig",
                     NAME
                     | {
-                        "description": "A kubeconfig file, of which address and CA are taken. Relative to this file."
+                        "description": "A kubeconfig file from which address and CA are taken. The path is relative"
+                        " to the document's file."
                     },
                 ),
                 Field(
                     "context",
-                    NAME | {"description": "The context in that file. By default, its current one."},
+                    NAME
+                    | {"description": "The context in the kubeconfig file. By default, its current context."},
                 ),
                 *_cluster_fields(),
             ),

@@ -33,7 +33,7 @@ class ClusterCertificateFilters(BaseModel):
     user: query.Text | None = Field(default=None, description="Only this user, by id.")
     user_name: query.Text | None = Field(
         default=None,
-        description="Only users with this name, or certificates with it as their common name.",
+        description="Only certificates of users with this name, or with this common name.",
     )
     state: CertificateState | None = Field(
         default=None, description="Only certificates in this state. `revoked` includes expired ones."
@@ -54,10 +54,10 @@ class ClusterCertificateFilters(BaseModel):
     )
     key_origin: KeyOrigin | None = Field(default=None, description="Only certificates with this key origin.")
     never_seen: Literal["true"] | None = Field(
-        default=None, description="Only certificates whose use no API server has reported."
+        default=None, description="Only certificates whose use has never been reported by an API server."
     )
     format: Literal["json", "csv"] | None = Field(
-        default=None, description="The format of the response; without it, Accept decides."
+        default=None, description="The format of the response. By default, the header Accept decides."
     )
 
     def selected(self) -> CertificateFilter:
@@ -86,7 +86,8 @@ class CertificateFilters(ClusterCertificateFilters):
 
 
 _USED_AFTER_REVOCATION = (
-    "When an API server last allowed a request after its revocation; updated at most once an hour."
+    "When an API server last allowed a request with the certificate after its revocation; updated at most once an"
+    " hour."
 )
 
 
@@ -99,7 +100,9 @@ class CertificateBody(ResponseBody):
         description="SHA-256 of the DER, lower-case hex. kube-apiserver calls it X509SHA256."
     )
     serial: str = Field(description="Lower-case hex.")
-    credential_number: str = Field(description="40 hex digits, part of its credential group.")
+    credential_number: str = Field(
+        description="40 hex digits. They are part of the certificate's credential group."
+    )
     state: CertificateState = Field(description="`revoked` if it is both revoked and expired.")
     cluster_id: str
     cluster_name: str | None = Field(description="Null if the cluster was removed.")
@@ -157,8 +160,8 @@ class CredentialBody(ResponseBody):
     credential_number: str = Field(validation_alias=AliasPath("certificate", "credential_number"))
     state: Literal["live", "revoked"]
     has_access: bool = Field(
-        description="Whether the certificate gives access, as far as known here. A revoked certificate still gives"
-        " access if no control stops it, or if an API server allowed it within a day."
+        description="Whether the certificate gives access, as far as this service knows. A revoked certificate"
+        " still gives access if no control stops it, or if an API server allowed its use within the last day."
     )
     used_after_revocation_at: Time | None = Field(
         validation_alias=AliasPath("certificate", "used_after_revocation_at"),
@@ -173,7 +176,9 @@ class CredentialBody(ResponseBody):
     not_after: Time = Field(validation_alias=AliasPath("certificate", "not_after"))
     first_seen_at: Time | None = Field(validation_alias=AliasPath("certificate", "first_seen_at"))
     last_seen_at: Time | None = Field(validation_alias=AliasPath("certificate", "last_seen_at"))
-    stopped_by: list[str] = Field(description="Names of the controls that stop it, fastest first.")
+    stopped_by: list[str] = Field(
+        description="Names of the controls that stop the certificate, fastest first."
+    )
 
 
 class UserAccessBody(ResponseBody):
@@ -208,7 +213,7 @@ class UnknownBody(ResponseBody):
         description="The most recent certificate's fingerprint; null if unknown.",
     )
     has_access: bool = Field(
-        description="False if the webhook refuses it, for its credential group or by the mode known-only."
+        description="False if the webhook denies its requests, because of a credential group or the mode known-only."
     )
     hashes: int = Field(
         validation_alias=AliasPath("identity", "hashes"),
@@ -228,8 +233,10 @@ class ControlBody(ResponseBody):
         description="Whether this service is configured to use it. For the webhook, the API server must also have"
         " called it within a day. `clustercert kubernetes verify` tests that it works."
     )
-    lacking: str | None = Field(description="Missing parts of its set-up; null if none are known.")
-    within: str = Field(description="How soon it takes effect.")
+    lacking: str | None = Field(
+        description="Missing parts of its set-up; null if none are known to be missing."
+    )
+    within: str = Field(description="How soon a revocation takes effect with this control.")
     does_not_stop: str
 
 
@@ -329,7 +336,8 @@ async def list_everywhere(
 ) -> Response:
     """List certificates of all projects.
 
-    Operators see all. Others send own=true, and see their own, also those in projects where they have no role any more.
+    Operators see all certificates. Other callers must send own=true. They see their own certificates, including those
+    in projects where they no longer have a role.
     """
     found = await call.services.inventory.certificates_of_all_projects(
         call.caller,
@@ -354,9 +362,10 @@ async def show_of_cluster(call: CallDep, project_id: str, cluster_id: str, certi
 
 @router.get(IN_PROJECT + "/certificates/{certificate}", responses=_SHOWN)
 async def show_of_project(call: CallDep, project_id: str, certificate: str) -> Response:
-    """Show a certificate of a project, also one for a removed cluster.
+    """Show a certificate of a project, even if its cluster was removed.
 
-    Named as in a cluster. Users see their own, project admins and operators any.
+    Send its fingerprint or at least its first 8 digits, its credential number, or its serial in hex. Users see their
+    own, project admins and operators any.
     """
     inventory = call.services.inventory
     return await _show(call, await inventory.show_in_project(call.caller, project_id, _name(certificate)))
@@ -366,7 +375,8 @@ async def show_of_project(call: CallDep, project_id: str, certificate: str) -> R
 async def show_anywhere(call: CallDep, certificate: str) -> Response:
     """Show a certificate of any project.
 
-    Named as in a cluster. Users see their own, project admins those of their project, operators any.
+    Send its fingerprint or at least its first 8 digits, its credential number, or its serial in hex. Users see their
+    own, project admins those of their project, operators any.
     """
     inventory = call.services.inventory
     return await _show(call, await inventory.show_in_any_project(call.caller, _name(certificate)))

@@ -34,7 +34,7 @@ class ExplainRequest(RequestBody):
 class LogoutRequest(RequestBody):
     """The optional body of a request to end all logins."""
 
-    keys: bool | None = Field(default=None, description="Whether permanent access keys end, too.")
+    keys: bool | None = Field(default=None, description="Whether to delete permanent access keys, too.")
 
 
 def _names(groups: Iterable[Group]) -> list[str]:
@@ -64,7 +64,7 @@ class IssuerBody(ResponseBody):
 
 
 class IssuersBody(BaseModel):
-    """The issuers, in the order of the settings. `urls` has the service's addresses that the settings name."""
+    """The issuers, in the order of the settings. `urls` has the addresses of this service in the settings."""
 
     issuers: list[IssuerBody]
     urls: list[str]
@@ -93,8 +93,8 @@ class MappedUserBody(ResponseBody):
 class TokenExplanationBody(ResponseBody):
     """Whether the token would be accepted, and for which user. `failed` is the first check that failed.
 
-    `issuer` is the name of the issuer in the settings that the token names, null if it names none. `missing` has the
-    projects, domains and roles that the settings of this issuer name and that do not exist.
+    `issuer` is the name that the settings give to the token's issuer; null if the settings have no such issuer.
+    `missing` has the projects, domains and roles that the issuer's settings mention but that do not exist.
     """
 
     accepted: bool
@@ -132,8 +132,8 @@ class UserClusterBody(ResponseBody):
     project_id: str = Field(validation_alias=AliasPath("cluster", "project_id"))
     until: Time
     enforced_by: list[str] = Field(
-        description="The fast controls that are set up there. If there is none, the API server accepts revoked"
-        " certificates until they expire."
+        description="The fast controls that are set up in the cluster. If there is none, the API server accepts"
+        " revoked certificates until they expire."
     )
 
 
@@ -163,22 +163,22 @@ class LoggedOutBody(ResponseBody):
     id: str = Field(validation_alias=AliasPath("user", "id"))
     name: str = Field(validation_alias=AliasPath("user", "name"))
     issuer: str = Field(description="The URL of the OIDC issuer or of Keystone, or `built-in`.")
-    certificates: int = Field(description="How many certificates were valid.")
+    certificates: int = Field(description="How many certificates were valid before this request.")
     tokens: int = Field(description="How many tokens of the built-in identity were deleted.")
     temporary_keys: int
     deleted_keys: list[OwnKeyBody]
     kept_keys: list[OwnKeyBody] = Field(description="Permanent access keys, which still work.")
     renewals_end: bool = Field(
         validation_alias="keeps_login_time",
-        description="False if the issuer does not say when a user logged in, and for Keystone: a session there can"
-        " still be used to log in.",
+        description="Whether old sessions at the issuer can't be used to log in again. False for Keystone, and for"
+        " issuers that don't say when a user logged in.",
     )
     new_logins_from: Time | None = Field(
-        description="When new logins at the issuer or Keystone are accepted, which depends on the clocks. Null for the"
-        " built-in identity."
+        description="When new logins at the issuer or Keystone are accepted. The time allows for differences"
+        " between clocks. Null for the built-in identity."
     )
     clusters: list[UserClusterBody] = Field(
-        description="Those for which certificates have not expired, at most 100."
+        description="The clusters for which the caller has unexpired certificates, at most 100."
     )
 
 
@@ -194,8 +194,8 @@ class OwnProjectBody(ResponseBody):
 class CallerBody(ResponseBody):
     """The sender of the request, their credential and their projects.
 
-    `issuer` is the URL of the OIDC issuer or of Keystone, or `built-in`. `expires_at` is the end of the token or access
-    key, null if it has none.
+    `issuer` is the URL of the OIDC issuer or of Keystone, or `built-in`. `expires_at` says when the
+    token or access key expires; null if it does not expire.
     """
 
     id: str = Field(validation_alias=AliasPath("user", "id"))
@@ -250,7 +250,7 @@ def _ca_pem(file: Path | None) -> str | None:
 async def show_caller(call: CallDep) -> Response:
     """Show who the caller is, and the enabled projects in which they have a role.
 
-    For clients with an access key, which names no user, and where the built-in identity is off.
+    For clients with an access key, which does not contain the user, and for services without the built-in identity.
     """
     projects = await call.services.identity.projects_of(call.caller)
     enabled = [each for each in projects if each.enabled and each.domain.enabled]
@@ -275,7 +275,8 @@ async def log_out_everywhere(
 ) -> Response:
     """End all logins of the caller, and revoke all their certificates.
 
-    For a lost machine. The revocation can't be undone. Takes more than a second, and is safe to repeat.
+    Use it if a machine was lost. The revocation can't be undone. The request takes more than a second, and is safe to
+    repeat.
     """
     caller, services = call.caller, call.services
     with_keys = False
@@ -313,7 +314,7 @@ async def log_out_everywhere(
 async def explain_token(call: CallDep) -> Response:
     """Explain whether a token from an OIDC issuer would be accepted.
 
-    Only for operators. Authenticates nobody, and stores or logs nothing of the token.
+    Only for operators. Does not log anyone in, and neither stores nor logs any part of the token.
     """
     require_operator(call.caller)
     require_json(call.request)
@@ -329,9 +330,9 @@ async def explain_token(call: CallDep) -> Response:
 async def block_user(call: CallDep, user_id: str) -> Response:
     """Block a user, and revoke their certificates.
 
-    Only for operators. Disables a user of the built-in identity. Users of OIDC issuers and of Keystone are blocked here
-    only. Their tokens and temporary keys end, and logins and access keys fail until they are unblocked. Old
-    certificates stay revoked.
+    Only for operators. Disables a user of the built-in identity. Users of OIDC issuers and of Keystone are blocked in
+    this service only. The user's tokens and temporary keys end. Logins and access keys fail until the user is
+    unblocked. Old certificates stay revoked.
     """
     require_operator(call.caller)
     services = call.services

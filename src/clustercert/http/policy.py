@@ -104,7 +104,9 @@ class RequestParameters(BaseModel):
     )
     reason: RequestReason | None = Field(default=None, description="The request's reason.")
     auth_method: Method | None = Field(
-        default=None, description="How the user logs in; by default, as the caller or by token."
+        default=None,
+        description="How the user logs in. By default, by the method of this request or, for another"
+        " user, by their last recorded method or by token.",
     )
     source: Address | None = Field(
         default=None,
@@ -148,7 +150,7 @@ class ChangeBody(ResponseBody):
     """Something that must change for the request to be allowed."""
 
     wanted: str
-    found: str = Field(description="What the request has instead; empty if it can't be said in words.")
+    found: str = Field(description="What the request has instead; empty if there is no description.")
 
 
 class ConditionBody(ChangeBody):
@@ -162,12 +164,14 @@ class RuleBody(ResponseBody):
 
     name: str = Field(validation_alias=AliasPath("rule", "name"))
     outcome: RuleOutcome = Field(
-        description="`fails` refuses the request: an expression can't be evaluated. `not_reached`: a rule before it"
-        " denies or fails."
+        description="`fails`: an expression can't be evaluated, so the request is refused. `not_reached`: an"
+        " earlier rule denies or fails."
     )
     deny: str | None = Field(description="The rule's message if it denies the request.")
-    first_false: str | None = Field(description="Its first condition that is not met.")
-    conditions: list[ConditionBody] = Field(description="Operators get all, other callers those not met.")
+    first_false: str | None = Field(description="The rule's first condition that is not met.")
+    conditions: list[ConditionBody] = Field(
+        description="Operators get all conditions, other callers only those that are not met."
+    )
 
 
 class NearestRuleBody(ResponseBody):
@@ -193,7 +197,9 @@ class WouldSignBody(ResponseBody):
     """What would be signed. Times are RFC 3339."""
 
     common_name: str = Field(validation_alias="username")
-    organizations: list[str] = Field(description="The credential group has no number yet.")
+    organizations: list[str] = Field(
+        description="The Kubernetes groups. The credential group has no number yet."
+    )
     not_before: Time
     not_after: Time
     key_type: str
@@ -219,14 +225,15 @@ class ExplainedClusterBody(ResponseBody):
 
 
 class ExplanationBody(ResponseBody):
-    """What the policy decides on a request. Limits on rates and numbers of certificates are left out."""
+    """What the policy decides on a request. Rate limits and quotas are not considered."""
 
     allowed: bool
-    status: int = Field(description="The status of the answer to such a request.")
+    status: int = Field(description="The HTTP status of the response to such a request.")
     message: str | None = Field(description="The message of the refusal, or why the user can't log in (401).")
     user: ExplainedUserBody
     seen_at: Time | None = Field(
-        description="For a user of another issuer, the time of the last request, whose groups and roles are used."
+        description="For a user of an OIDC issuer or Keystone: the time of the recorded request from which the"
+        " groups and roles are taken."
     )
     cluster: ExplainedClusterBody
     auth_method: str = Field(validation_alias=AliasPath("caller", "method"))

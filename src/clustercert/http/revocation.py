@@ -117,11 +117,13 @@ class RevokedBody(RevocationBody):
     """A new revocation, and how its cluster enforces it."""
 
     enforced_by: list[str] | None = Field(
-        description="The fast controls that are set up in the cluster, for one certificate without those that can't"
-        " stop it. If there is none, its API server accepts revoked certificates until they expire. Null if all"
-        " clusters are concerned, or if the cluster was removed."
+        description="The fast controls that are set up in the cluster. If a single certificate is revoked, only"
+        " those that can stop it. If there is none, the API server accepts revoked certificates until they expire."
+        " Null if the revocation is for all clusters, or if the cluster was removed."
     )
-    lacking: str | None = Field(description="What the set-up of a control lacks; null if nothing is known.")
+    lacking: str | None = Field(
+        description="Missing parts of the set-up of controls; null if none are known to be missing."
+    )
 
 
 class RevocationPreviewBody(ResponseBody):
@@ -129,8 +131,8 @@ class RevocationPreviewBody(ResponseBody):
 
     user_id: str | None = Field(description="Null for all users.")
     user_name: str | None = Field(
-        description="Null for all users, for deleted users, and for users of other identity systems who have not logged"
-        " in. For admins, also null if the user has no valid certificate there."
+        description="Null for all users, for deleted users, and for users of other identity systems who have not"
+        " logged in. For admins, also null if the user has no valid certificate for the cluster."
     )
     cluster_id: str | None = Field(description="Null for all clusters.")
     cluster_name: str | None
@@ -142,10 +144,8 @@ class NamedUserBody(ResponseBody):
 
     id: str
     name: str
-    domain: str = Field(description="The domain's name, or the issuer's in the settings.")
-    issuer: str = Field(
-        description="The URL of the issuer or Keystone, or `built-in`. Empty if it is not known."
-    )
+    domain: str = Field(description="The domain's name, or the issuer's name in the settings.")
+    issuer: str = Field(description="The URL of the issuer or Keystone, or `built-in`. Empty if unknown.")
 
 
 class NamedUsersBody(BaseModel):
@@ -202,7 +202,7 @@ DryRun = Annotated[
     Literal["All"] | None,
     Query(alias="dryRun", description="All: revoke nothing, and return a RevocationPreview."),
 ]
-Name = Annotated[query.Text | None, Query(description="The whole name.")]
+Name = Annotated[query.Text | None, Query(description="The complete name.")]
 
 router = APIRouter(tags=["Revocation"])
 
@@ -272,8 +272,8 @@ async def revoke_certificate(call: CallDep, project_id: str, cluster_id: str, ce
 async def revoke_own_certificate(call: CallDep, certificate: str) -> Response:
     """Revoke one certificate of any project.
 
-    Send its fingerprint, credential number or serial. Users can revoke their own certificates, also in a project where
-    they have no role any more, project admins those of their project, operators any.
+    Send its fingerprint, credential number or serial. Users can revoke their own certificates, even in a project where
+    they no longer have a role. Project admins can revoke those of their project, operators any.
     """
     revocation = await call.services.revocation.revoke_own_certificate(
         call.caller, certificate, _reason(call)
@@ -324,7 +324,7 @@ async def find_users_in_cluster(
 ) -> Response:
     """Find the users of a name in unexpired certificates of a cluster.
 
-    Project admins find all users, others themselves.
+    Project admins find all users, other callers only themselves.
     """
     found = await call.services.revocation.previews.users_of_cluster_named(
         call.caller, project_id, cluster_id, _name(name)

@@ -32,12 +32,13 @@ ISSUANCES = Counter(
 )
 ISSUANCE_SECONDS = Histogram(
     "clustercert_issuance_seconds",
-    "Time to issue a certificate, recording included",
+    "Time to issue and record a certificate",
     buckets=(0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5),
 )
 REVOCATIONS = Counter(
     "clustercert_revocations",
-    "Revocations: certificate, holder (proved by its key), user (in one cluster), cluster, or everywhere (one user)",
+    "Revocations: certificate, holder (with the certificate's key), user (in one cluster), cluster, or everywhere"
+    " (a user in all clusters)",
     ["kind"],
 )
 CHECKPOINTS = Counter(
@@ -64,8 +65,8 @@ FORWARDING_IGNORED = Counter(
 )
 CONNECTIONS_CLOSED = Counter(
     "clustercert_connections_closed",
-    "Connections closed at a limit of a worker, the oldest first: connections (they wait for their clients), handshakes"
-    " (unfinished ones) or unread (their clients don't read the response)",
+    "Connections closed because a worker reached a limit, the oldest first: connections (waiting for a request),"
+    " handshakes (unfinished TLS handshakes) or unread (the client does not read the response)",
     ["limit"],
 )
 for _bound in ("connections", "handshakes", "unread"):
@@ -82,7 +83,7 @@ KEYSTONE_REQUESTS = Counter(
 )
 TOKEN_REVIEWS = Counter(
     "clustercert_token_reviews",
-    "TokenReviews at clusters, of tokens of service accounts: accepted, refused or failed",
+    "TokenReviews of service account tokens by API servers: accepted, refused or failed",
     ["issuer", "outcome"],
 )
 EXPIRING = Gauge(
@@ -105,13 +106,13 @@ WEBHOOK_DECISIONS = Counter(
 )
 FEED_SECONDS = Histogram(
     "clustercert_webhook_feed_seconds",
-    "Time between a worker's reads of the revocations; above 2, every SubjectAccessReview reads the database",
+    "Time between two reads of the revocations by a worker; above 2 s, every SubjectAccessReview reads the database",
     buckets=(0.1, 0.3, 0.5, 1, 2, 5, 10, 60),
 )
 UNKNOWN_CREDENTIALS = Counter(
     "clustercert_unknown_credentials",
-    "Client certificates reported by API servers but missing from the ledger, by user name and groups, once for each"
-    " cluster",
+    "Client certificates reported by API servers but missing from the ledger, counted once for each cluster, user"
+    " name and set of groups",
 )
 ALTERED_CREDENTIALS = Counter(
     "clustercert_altered_credentials",
@@ -120,8 +121,8 @@ ALTERED_CREDENTIALS = Counter(
 )
 EXEMPT_CREDENTIALS = Counter(
     "clustercert_exempt_credentials",
-    "New client certificates with names that a cluster in mode known-only exempts, reported by API servers, at most"
-    " once an hour for each user name and groups",
+    "New client certificates with names that a cluster in mode known-only exempts, reported by API servers; counted"
+    " at most once an hour for each user name and set of groups",
 )
 REVOKED_CREDENTIALS_USED = Counter(
     "clustercert_revoked_credentials_used",
@@ -129,14 +130,14 @@ REVOKED_CREDENTIALS_USED = Counter(
 )
 WITHOUT_REVIEWS = Gauge(
     "clustercert_clusters_without_reviews",
-    "Clusters whose audit events tell of uses of issued certificates, while their API servers asked the authorization"
-    " webhook nothing for 10 minutes: revocations have no effect there",
+    "Clusters whose audit events show that issued certificates are used, but whose API servers have not called the"
+    " authorization webhook for 10 minutes: revocations have no effect there",
     multiprocess_mode="mostrecent",
 )
 MASTERS_CREDENTIALS = Counter(
     "clustercert_masters_credentials",
-    "Client certificates in system:masters reported by API servers and not listed by the operator, once for each"
-    " cluster",
+    "Client certificates in system:masters that API servers reported and no operator has listed, counted once for"
+    " each cluster",
 )
 
 AuditBatchRefusal = Literal["malformed", "cut_off", "unreadable_events", "unavailable"]
@@ -190,13 +191,13 @@ UNSEALED_SECONDS = Gauge(
 
 TLS_NOT_AFTER = Gauge(
     "clustercert_tls_not_after_timestamp_seconds",
-    "When the certificate that the service itself uses expires, or one of its chain; absent with plain HTTP",
+    "When the first certificate in the service's own TLS chain expires; absent with plain HTTP",
     ["file"],
     multiprocess_mode="livemin",
 )
 TLS_LIFETIME = Gauge(
     "clustercert_tls_lifetime_seconds",
-    "How long that certificate and its chain are valid in all",
+    "How long all certificates in the service's own TLS chain are valid together; absent with plain HTTP",
     ["file"],
     multiprocess_mode="livemin",
 )
@@ -216,7 +217,7 @@ for _what in ("tls", "settings"):
         RELOADS.labels(_what, _outcome)
 RATE_READ_FAILURES = Counter(
     "clustercert_rate_read_failures",
-    "Reads of other processes' certificates for the rates that failed, and events that were unreadable",
+    "Failed reads of the certificates that other processes issued, for the rate limits; also unreadable events",
 )
 DISK_FREE = Gauge(
     "clustercert_disk_free_bytes",

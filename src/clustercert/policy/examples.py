@@ -82,15 +82,15 @@ class ExampleCaller(Section):
     Attributes:
         user: name, name with its domain such as `Default/alice`, or id (32 or 64 hexadecimal digits). Without a domain,
             the user is in the domain `Default`.
-        groups: the user's groups, in the same form.
-        domain: the domain of the user and the groups, which are then given by their names alone. Examples about an
-            issuer with `prefix_names = false` need it: it is the issuer's name.
+        groups: the user's groups, written in the same form as `user`.
+        domain: the domain of the user and the groups. With `domain`, write their names without a domain. Examples for
+            an issuer with `prefix_names = false` need `domain`: the issuer's name.
         roles: the caller's roles in the cluster's project. Without a role, every request is refused.
         service_roles: the caller's roles in the whole service, such as `operator`.
         auth_method: how the caller authenticated: `token`, `access_key`, `oidc`, `keystone`, `keystone_app` for an
             application credential, `keystone_key` for an access key of Keystone.
-        issuer: who authenticated the caller: `built-in`, or the URL of an OIDC issuer or of Keystone, which needs
-            `user` and `auth_method`. Names are then `ISSUER/NAME`, or `keystone/DOMAIN/NAME`.
+        issuer: who authenticated the caller: `built-in`, or the URL of an OIDC issuer or of Keystone. With a URL, give
+            `user` and `auth_method` too, and write names as `ISSUER/NAME` or `keystone/DOMAIN/NAME`.
         source: the address that the request comes from.
     """
 
@@ -110,8 +110,8 @@ class ExampleCluster(Section):
     Attributes:
         name: the cluster's name.
         id: the cluster's id, a UUID.
-        project: the project's id (32 hexadecimal digits), its name, or its domain and name such as `Default/eu-de`. No
-            other project has the name.
+        project: the project's id (32 hexadecimal digits), its name, or its domain and name such as `Default/eu-de`. In
+            the example, no other project has this name.
         labels: a table of labels.
     """
 
@@ -125,7 +125,8 @@ class ExampleRequest(Section):
     """`request` in `[[policy.examples]]`: what the caller requests.
 
     Attributes:
-        duration: days, or -1 for the default lifetime, or else the longest; -1 by default.
+        duration: days, or -1 for the default lifetime of the matching rules or, if they have none, the longest lifetime
+            allowed. By default, -1.
         expires_in: lifetime, 15m to 1825d, instead of `duration`.
         csr: whether the request has a CSR. By default true if there is a `key_type`.
         key_type: type of the key in the CSR. By default `ec-p256`.
@@ -150,11 +151,11 @@ class ExampleRequest(Section):
 
 
 class Expectation(Section):
-    """`expects` in `[[policy.examples]]`: the decision. Fields that are not given may have any value.
+    """`expects` in `[[policy.examples]]`: the expected decision. Fields that are not given are not checked.
 
     Attributes:
         refused: whether the request is refused. By default true if there is `refused_by` or `message`.
-        refused_by: name of the rule that denies it.
+        refused_by: name of the rule that denies the request.
         message: a part of the message that the caller gets.
         groups: exactly these Kubernetes groups, in any order.
         username: the certificate's user name.
@@ -191,7 +192,7 @@ _OF_REFUSALS = frozenset({"refused", "refused_by", "message"})
 
 
 class ExampleSettings(Section):
-    """`[[policy.examples]]`: decisions that the policy must make, or else it is not used.
+    """`[[policy.examples]]`: decisions that the policy must make. A policy that decides otherwise is rejected.
 
     The tables `caller`, `cluster`, `request` and `expects` are below. All but `expects` have defaults.
 

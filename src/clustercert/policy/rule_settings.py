@@ -50,10 +50,10 @@ from clustercert.policy.templates import (
 
 
 class WhenSettings(Section):
-    """`when` in `[[policy.rules]]`: all fields that are given must match for the rule to match.
+    """`when` in `[[policy.rules]]`: the conditions of a rule. The rule matches if all given fields match.
 
-    In a list, one match is enough. `*` stands for any characters of a name, `?` for one. An id matches only if it is
-    written out. An empty `when` matches every member of the project.
+    A list matches if one of its values matches. In names, `*` stands for any characters and `?` for one character.
+    Ids must be written in full. An empty `when` matches every member of the project.
 
     Attributes:
         roles: the caller's roles in the cluster's project.
@@ -61,11 +61,12 @@ class WhenSettings(Section):
         projects: ids, names with their domain, such as `Default/eu-de`, or names that only one project has.
         clusters: ids or names.
         cluster_labels: a table of labels with lists of values; the cluster must have every label.
-        auth_methods: `token`, `access_key`, `oidc`, `cli` (a command on the service's machine), or of Keystone:
-            `keystone` (a token), `keystone_app` (that of an application credential), `keystone_key` (an access key).
+        auth_methods: `token`, `access_key`, `oidc`, `cli` (a command on the service's machine); for callers from
+            Keystone: `keystone` (a token), `keystone_app` (a token of an application credential), `keystone_key` (an
+            access key).
         issuers: who authenticated the caller: `built-in` for the built-in identity, else the URL of an OIDC issuer or
             of Keystone.
-        sources: networks, such as `10.0.0.0/8`, that the request comes from.
+        sources: networks from which the request comes, such as `10.0.0.0/8`.
         cel: an expression in CEL of at most 4 KiB; see [Expressions](policy.md#expressions). Needs
             `clustercert[policy]`.
     """
@@ -96,13 +97,14 @@ class GrantSettings(Section):
     """`grant` in `[[policy.rules]]`: what a matching rule grants.
 
     Attributes:
-        groups: Kubernetes groups, at most 32. `{group}`, `{group.id}`, `{role}`, `{user.id}`, `{project.id}` and
-            `{cluster.name}` are filled in.
-        max_lifetime: longest lifetime of a certificate, 15m to 1827d. The shortest counts, of several matching rules
-            and of `policy.max_lifetime`.
-        default_lifetime: lifetime for the duration -1. By default, the longest. Of several matching rules, the shortest
-            counts.
-        key_types: the rule matches only if the key has one of these types: that of the CSR, or else `issuing.key_type`.
+        groups: Kubernetes groups, at most 32. The placeholders `{group}`, `{group.id}`, `{role}`, `{user.id}`,
+            `{project.id}` and `{cluster.name}` are replaced by their values.
+        max_lifetime: longest lifetime of a certificate, 15m to 1827d. The shortest limit of all matching rules and of
+            `policy.max_lifetime` applies.
+        default_lifetime: lifetime if the duration -1 is requested. By default, the longest lifetime allowed. If several
+            rules match, the shortest `default_lifetime` applies.
+        key_types: the rule matches only if the certificate's key has one of these types. Without a CSR, the key has the
+            type `issuing.key_type`.
         csr_required: the rule matches only requests with a CSR.
         reason_required: the rule matches only requests with a reason. White space alone is no reason.
     """
@@ -130,12 +132,13 @@ class GrantSettings(Section):
 
 
 class RuleSettings(Section):
-    """`[[policy.rules]]`: what callers may request. The order of rules changes no decision.
+    """`[[policy.rules]]`: what callers may request. The order of rules does not affect decisions.
 
     A rule has the table `when` with its conditions, and either `grant` or `deny`.
 
     Attributes:
-        name: unique name. By default the rule's position, such as `rule-2`, which `--credential-role` refuses.
+        name: unique name. By default, the rule's position, such as `rule-2`. `--credential-role` does not accept such a
+            default name.
         grant: what the rule grants. See below.
         deny: refuse the request with this message.
     """
@@ -210,14 +213,16 @@ class PolicySettings(Section):
     """`[policy]`: which certificates callers may request.
 
     Attributes:
-        role_groups: whether the roles `admin`, `member` and `reader` give groups. By default only without `rules`; an
-            empty list counts as rules. See [policy.md](policy.md#groups-by-role).
+        role_groups: whether the roles `admin`, `member` and `reader` give groups. By default, only if `rules` is not
+            set. An empty list counts as set. See [policy.md](policy.md#groups-by-role).
         max_lifetime: longest lifetime of any certificate, 15m to 1827d. Rules can only shorten it.
-        username: the user name of all certificates, with `{user.name}`, `{user.id}` or `{user.domain}`. By default, the
-            user's id. See [policy.md](policy.md#user-names).
-        file: a TOML file with these fields, `[[rules]]` and `[[examples]]`, which then must not be set here.
-        allow_system: names beginning with `system:` that may be issued. Members of `system:masters` bypass every
-            authorizer of a cluster, and can't be revoked. Templates never produce such a name.
+        username: template of the user name in all certificates, with `{user.name}`, `{user.id}` or `{user.domain}`. By
+            default, the user's id. See [policy.md](policy.md#user-names).
+        file: a TOML file with these fields, `[[rules]]` and `[[examples]]`. If it is given, they must not be set in
+            `[policy]`.
+        allow_system: names beginning with `system:` that certificates may contain. Members of `system:masters` bypass
+            every authorizer of a cluster, and their access can't be revoked. Templates never produce names beginning
+            with `system:`.
         rules: what callers may request. See [policy.md](policy.md#fields-of-a-rule).
         examples: decisions that the policy must make. See [policy.md](policy.md#examples).
     """

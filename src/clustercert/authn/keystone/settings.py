@@ -42,24 +42,25 @@ class UnreadableSecret(Exception):
 
 
 class ServiceCredential(Section):
-    """`[identity.keystone.service]`: the credential with which the service asks Keystone.
+    """`[identity.keystone.service]`: the credential with which the service logs in to Keystone.
 
     Give a user with a password, or an application credential. Keep secrets in files, which are read for each login, or
     in environment variables.
 
     Attributes:
         username: name of the service's user.
-        user_id: its id, instead of the name.
+        user_id: id of the service's user, instead of `username`.
         user_domain: name of the user's domain.
         password: the password. Set it with the variable `CLUSTERCERT_IDENTITY__KEYSTONE__SERVICE__PASSWORD`.
         password_file: file whose first line is the password.
         application_credential_id: id of an application credential, instead of a user.
-        application_credential_secret: its secret.
+        application_credential_secret: secret of the application credential.
         application_credential_secret_file: file whose first line is the secret.
-        project: name of the project that the user's token is for. By default, the token is for the scope `system`.
+        project: name of the project to which the service's token is scoped. By default, the token has the scope
+            `system`.
         project_domain: name of the project's domain.
-        project_id: id of the project, instead of the name.
-        domain: name of a domain that the token is for, instead of a project.
+        project_id: id of the project, instead of `project`.
+        domain: name of a domain to which the service's token is scoped, instead of a project.
     """
 
     username: Name | None = None
@@ -162,22 +163,25 @@ class Keystone(Section):
 
     Attributes:
         url: address of Keystone, such as `https://keystone.example.com/v3`.
-        name: begins the names of its users and groups: `NAME/DOMAIN/alice`. No domain here may have it.
-        prefix_names: if false, users and groups are called as in Keystone. Policy rules then can't tell them from
-            those of the built-in identity.
+        name: prefix of the names of Keystone's users and groups: `NAME/DOMAIN/alice`. No domain of this service may
+            have this name.
+        prefix_names: if false, users and groups have the same names as in Keystone, without a prefix. Policy rules then
+            can't distinguish them from users and groups of the built-in identity.
         ca_file: PEM file with the CAs of Keystone's server. By default, those of the system.
         timeout: longest time for one request to Keystone, 1s to 20s.
         cache: how long answers about tokens, users and access keys are used, 1s to 60s.
-        projects: ids of the only projects in which its users can have roles.
+        projects: ids of the only projects in which Keystone's users can have roles.
         domain: name or id of a domain of this service. Keystone's users can have roles in its projects only.
-        user_domains: ids of the only domains in Keystone whose users are accepted. By default, all are.
-        roles: a table of role names in Keystone, and what they are called here. Other roles are dropped. Without it,
-            roles keep their names.
-        system_roles: a table of role names in the scope `system`, and the role in the whole service that each gives,
-            such as `admin = "operator"`.
-        groups: read the groups of users. If false, they have none, and the service's user needs fewer rights.
-        access_keys: accept signatures with EC2 credentials. Keystone shows them to users only, not to application
-            credentials.
+        user_domains: ids of domains in Keystone. Only users of these domains are accepted. By default, users of all
+            domains are accepted.
+        roles: a table that maps role names in Keystone to role names in this service. Roles that are not in the table
+            are ignored. Without the table, roles keep their names.
+        system_roles: a table that maps role names in Keystone's scope `system` to roles in the whole service, such as
+            `admin = "operator"`.
+        groups: read the groups of users. If false, users have no groups, and the service's user in Keystone needs fewer
+            rights.
+        access_keys: accept requests that are signed with EC2 credentials. Keystone shows EC2 credentials to users only,
+            so this does not work if `service` has an application credential.
     """
 
     url: Annotated[str, Field(max_length=512), AfterValidator(_keystone_url)]

@@ -169,8 +169,9 @@ class RoleGrant(Section):
 
     Attributes:
         role: name of the role, such as `member`.
-        projects: ids of projects; by default all projects of the issuer.
-        service: give the role in the whole service instead of projects, such as `operator`. Needs a condition.
+        projects: ids of projects; by default, all projects of the issuer.
+        service: if true, give the role, such as `operator`, in the whole service instead of in projects. Needs `groups`
+            or `claims`.
         groups: names or patterns of the user's groups, as the issuer writes them.
         claims: a table of claims with lists of values or patterns; the token must have every claim.
     """
@@ -210,16 +211,17 @@ class OidcIssuer(Section):
     `/kubernetes.io/namespace`.
 
     Attributes:
-        name: short name, and the prefix of its users' and groups' names: `NAME/alice`. No domain may have this name.
+        name: short name of the issuer, and the prefix of its users' and groups' names: `NAME/alice`. No domain may have
+            this name.
         preset: defaults for the claims of a well-known issuer.
         issuer: the issuer's URL, exactly as in the claim `iss`. Only https.
         audiences: the claim `aud` must have one of these values.
         algorithms: accepted signature algorithms. `EdDSA` is the older name of `Ed25519`.
-        discovery_url: base of the discovery document, if it is not below the issuer's URL.
-        jwks_uri: address of the keys, instead of discovery.
-        keys_file: JSON Web Key Set on disk, instead of an address.
-        cluster: id of a registered cluster whose API server publishes the keys, instead of an address. The service
-            connects with its own certificate. Only with the preset `kubernetes`.
+        discovery_url: base URL of the discovery document, if the document is not below the issuer's URL.
+        jwks_uri: URL of the issuer's public keys, instead of discovery.
+        keys_file: file with the issuer's public keys, a JSON Web Key Set, instead of a URL.
+        cluster: id of a registered cluster whose API server publishes the keys, instead of a URL. The service connects
+            with its own certificate. Only with the preset `kubernetes`.
         token_review: if true, the API server of `cluster` is asked about each token (TokenReview), so tokens of deleted
             pods and service accounts are refused within a minute.
         ca_file: PEM file with the CAs of the issuer's server. By default, those of the system.
@@ -227,25 +229,26 @@ class OidcIssuer(Section):
         leeway: accepted difference between the clocks of the issuer and the service, at most 5m.
         max_age: maximum age of a token, from its claim `iat`. By default, 24h.
         claims: a table of claims with lists of values or patterns; a token must have every claim.
-        subject: claims that together name the user, and never another one later. The user id is their hash. By default,
-            `sub`, or what the preset says.
-        username: claim with the user's name, or a list of claims, which are joined by slashes. By default, those in
-            `subject`.
+        subject: claims that together identify the user. The issuer must never give their values to another user. The
+            user id is a hash of the values. By default, the preset's claims, or `sub`.
+        username: claim with the user's name, or a list of claims, whose values are joined with slashes. By default, the
+            preset's claims, or those in `subject`.
         groups: claim with a list of groups.
-        groups_cel: an expression in CEL over `claims` for the list of groups. Needs `clustercert[policy]`.
-        prefix_names: if false, the names of users and groups have no prefix. Policy rules then can't tell them from
-            those of the built-in identity.
-        projects: ids of the only projects in which its users can have roles.
+        groups_cel: a CEL expression whose value is the list of groups. The variable `claims` has the token's claims.
+            Needs `clustercert[policy]`.
+        prefix_names: if false, the names of users and groups have no prefix. Policy rules then can't distinguish them
+            from users and groups of the built-in identity.
+        projects: ids of the only projects in which the issuer's users can have roles.
         domain: name or id of a domain. The issuer's users can have roles in its projects only.
-        roles: roles of its users. See below.
+        roles: roles of the issuer's users. See below.
         client_id: id of the public OAuth client for `clustercert login`. Without it, nobody can log in at this issuer.
         scopes: scopes that the client requests. By default, those of the preset.
         redirect_uris: addresses on the user's machine that are registered for the client, `http://127.0.0.1` or
             `http://localhost` with a path. Without a port, the client uses any free port.
         login_token: which token the client sends to this service: the `id` token or the `access` token.
         login_parameters: a table of further parameters that the client sends to the issuer, such as `audience`.
-        resource: URI, by preference the URL, of this service. The client requests access tokens for it (RFC 8707), and
-            it must be the only one of the `audiences`. Needs `login_token = "access"`.
+        resource: URI of this service, preferably its URL. The client requests access tokens for this URI (RFC 8707),
+            and `audiences` must contain only this URI. Needs `login_token = "access"`.
     """
 
     name: str = Field(pattern="^[a-z0-9]([a-z0-9.-]{0,30}[a-z0-9])?$")

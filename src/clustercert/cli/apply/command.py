@@ -37,7 +37,10 @@ class PruneOptions:
     """The options for deletions."""
 
     prune: Annotated[
-        bool, typer.Option("--prune", help="Also delete objects that have the --selector and no document.")
+        bool,
+        typer.Option(
+            "--prune", help="Also delete objects that have the labels of --selector but no document."
+        ),
     ] = False
     selector: Annotated[
         list[str] | None, typer.Option("--selector", "-l", metavar="KEY=VALUE", help="Label. Repeatable.")
@@ -60,7 +63,7 @@ def apply(
     pruning: PruneOptions,
     yes: YesOption = False,
 ) -> None:
-    """Create and change projects, users, groups, role bindings and clusters, as YAML documents say.
+    """Create and change projects, users, groups, role bindings and clusters, as described in YAML documents.
 
     Everything is checked before the first change. Applying the same documents again changes nothing.
     """

@@ -42,7 +42,7 @@ app.command("key")(verify.show_key)
 async def tail(
     operator: Operator,
     lines: Annotated[
-        int, typer.Option("--lines", "-n", min=1, max=_PAGE, help="Number of events to start with.")
+        int, typer.Option("--lines", "-n", min=1, max=_PAGE, help="Number of past events to show.")
     ] = 20,
     follow: Annotated[bool, typer.Option("--follow", "-f", help="Wait for new events.")] = False,
     kind: Annotated[
@@ -55,8 +55,8 @@ async def tail(
 ) -> None:
     """Show the last events, oldest first.
 
-    JSON output has one object per line. A table in a terminal has names, and the first digits of fingerprints; -o wide
-    shows them as they are in the log.
+    JSON output has one object per line. In a terminal, the table shows names, and the first digits of fingerprints;
+    -o wide shows ids and whole fingerprints, as they are in the log.
     """
     import asyncio
 
@@ -146,7 +146,9 @@ def _parse_reason(text: str) -> str:
 async def erase(
     operator: Operator,
     place: PlaceArgument,
-    why: Annotated[str, typer.Option(parser=_parse_reason, metavar="TEXT", help="Reason, for the log.")],
+    why: Annotated[
+        str, typer.Option(parser=_parse_reason, metavar="TEXT", help="Reason, recorded in the log.")
+    ],
     output: OutputOption = Output.TABLE,
     yes: YesOption = False,
 ) -> None:

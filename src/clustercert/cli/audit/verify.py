@@ -197,8 +197,8 @@ async def show_key(operator: Operator) -> None:
 async def check_certificates(operator: Operator, output: OutputOption = Output.TABLE) -> None:
     """Check every stored certificate.
 
-    Compares it with its row, its CA and the policy's limits. Exits with 1 on a mismatch. A running service does the
-    same in the background.
+    Compares each certificate with its database row, its CA and the policy's limits. Exits with 1 on a mismatch. A
+    running service does the same in the background.
     """
     from clustercert.audit.retention import CertificateScrubber
     from clustercert.model import utc_now

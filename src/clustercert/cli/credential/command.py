@@ -10,7 +10,9 @@ def credential(
     cluster: Annotated[
         str | None,
         typer.Argument(
-            metavar="[CLUSTER]", help="Name or id. [default: from provideClusterInfo]", show_default=False
+            metavar="[CLUSTER]",
+            help="Name or id of the cluster. [default: from provideClusterInfo]",
+            show_default=False,
         ),
     ] = None,
     profile: Annotated[str | None, typer.Option(metavar="NAME", help="Login to use.")] = None,
@@ -30,7 +32,7 @@ def credential(
 ) -> None:
     """Print a client certificate for kubectl, which runs this command.
 
-    It is an exec plugin. `clustercert kubeconfig merge` writes kubeconfig entries that use it.
+    The command is an exec plugin. `clustercert kubeconfig merge` writes kubeconfig entries that use this plugin.
     """
     import os
 

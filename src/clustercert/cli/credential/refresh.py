@@ -58,7 +58,8 @@ def refresh(
 ) -> None:
     """Renew the certificate files that `kubeconfig merge --files` wrote.
 
-    A file is renewed when less than a fifth of its lifetime or 10 minutes are left, and replaced at once.
+    A certificate is renewed when less than a fifth of its lifetime, or less than 10 minutes, is left. Its file is
+    replaced atomically.
     """
     warn_in_client(os.environ)
     LifetimeOptions(expires_in=expires_in).lifetime(datetime.now(UTC))

@@ -49,7 +49,10 @@ class EntryOptions:
         bool, typer.Option("--embed", help="Write certificates into the file, instead of the exec plugin.")
     ] = False
     files: Annotated[
-        bool, typer.Option("--files", help="Name certificate files, which `clustercert refresh` keeps fresh.")
+        bool,
+        typer.Option(
+            "--files", help="Write entries with certificate files, which `clustercert refresh` renews."
+        ),
     ] = False
     context_name: ContextNameOption = DEFAULT_TEMPLATE
     internal: Annotated[bool, typer.Option("--internal", help="Prefer the private address.")] = False
@@ -136,7 +139,9 @@ def merge(
         list[str] | None, typer.Argument(metavar="CLUSTER…", help="Names or ids of clusters.")
     ] = None,
     *,
-    every: Annotated[bool, typer.Option("--all", help="All clusters that the login serves.")] = False,
+    every: Annotated[
+        bool, typer.Option("--all", help="All clusters that you can access with the login.")
+    ] = False,
     project: Annotated[
         str | None,
         typer.Option(
@@ -148,12 +153,12 @@ def merge(
     options: EntryOptions,
     login: LoginOptions,
     kubeconfig: KubeconfigOption = None,
-    use: Annotated[bool, typer.Option("--use", help="Make it the current context.")] = False,
+    use: Annotated[bool, typer.Option("--use", help="Make the new context the current one.")] = False,
 ) -> None:
     """Add clusters to your kubeconfig, so that kubectl gets certificates by itself.
 
-    kubectl then runs `clustercert credential` when it needs a certificate. Other entries of the file stay as they are,
-    and so does the current context without --use. The previous file is kept beside it.
+    kubectl then runs `clustercert credential` when it needs a certificate. Other entries of the file do not change.
+    The current context changes only with --use. A backup of the previous file is kept in the same folder.
     """
     if bool(clusters) == every:
         raise typer.BadParameter(

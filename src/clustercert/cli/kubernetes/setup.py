@@ -84,7 +84,8 @@ class SetupOptions:
         str | None,
         typer.Option(
             metavar="1.N",
-            help="API server version, if older than 1.32. Up to 1.29, flags are written instead of a file.",
+            help="API server version, if older than 1.32. For versions up to 1.29, flags are written instead of a"
+            " file.",
         ),
     ] = None
     failure_policy: Annotated[

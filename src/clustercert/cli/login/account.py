@@ -91,7 +91,7 @@ def password(
 ) -> None:
     """Change your password. Asks for the old one.
 
-    All other logins and temporary access keys of yours end. Permanent access keys and certificates stay valid:
+    All your other logins and temporary access keys end. Permanent access keys and certificates stay valid:
     `clustercert logout --everywhere` revokes certificates.
 
     The old password comes from a prompt, from --password-file or from the variable CLUSTERCERT_PASSWORD.
@@ -161,7 +161,7 @@ def list_profiles(output: OutputOption = Output.TABLE) -> None:
 
 @profile.command()
 def use(name: Annotated[str, typer.Argument(metavar="PROFILE", help="Name of the saved login.")]) -> None:
-    """Use this login in all later commands that do not name one."""
+    """Use this login in all later commands that do not name a login."""
     warn_in_client(os.environ)
     profiles.use(name, os.environ)
     print_note(f"The current profile is {name}.")

@@ -41,7 +41,7 @@ class IssuerOptions:
     reauthenticate: Annotated[
         bool,
         typer.Option(
-            "--reauthenticate", help="Authenticate at the issuer again, even if it has a session of yours."
+            "--reauthenticate", help="Authenticate at the issuer again, even if you have a session there."
         ),
     ] = False
     token_file: Annotated[
@@ -54,7 +54,8 @@ class IssuerOptions:
     issuer_ca_file: Annotated[
         Path | None,
         typer.Option(
-            metavar="FILE", help="CA of the issuer's certificate (PEM). [default: what the service says]"
+            metavar="FILE",
+            help="CA of the issuer's certificate (PEM). [default: the CA that the service names]",
         ),
     ] = None
     allow_service: Annotated[

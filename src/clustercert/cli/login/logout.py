@@ -40,9 +40,9 @@ def logout(
 ) -> None:
     """Log out: revoke the token and delete it.
 
-    The tokens of an OIDC issuer are deleted, and the refresh token is revoked if the issuer can do that.
+    The tokens of an OIDC issuer are deleted, and the refresh token is revoked if the issuer supports it.
 
-    With --everywhere, from any machine where you can log in: asks first, and says what remains.
+    --everywhere works on any machine where you can log in. It asks for confirmation, and shows which access remains.
     """
     from clustercert.cli.credential import cache
     from clustercert.client.connection import ClientError

@@ -62,15 +62,16 @@ def can(
         typer.Option(
             parser=past_time,
             metavar="TIME",
-            help="Include users of OIDC issuers who got a certificate since then. Write 30d, or a time by RFC 3339.",
+            help="Include users of OIDC issuers who got a certificate since TIME: RFC 3339, or a duration before"
+            " now such as 30d.",
         ),
     ] = "30d",  # type: ignore[assignment] # typer parses it
     output: OutputOption = Output.TABLE,
 ) -> None:
     """List who could get a certificate with a Kubernetes group, by which rule, and for how long at most.
 
-    Considers every request that a user could send. NEEDS says what the request must be like. UNLESS names rules that
-    refuse some of these requests.
+    Considers every request that a user could send. The column NEEDS shows what the request must have. The column
+    UNLESS shows rules that refuse some of these requests.
     """
 
     async def work(reader: Reader) -> list[Row]:
@@ -251,11 +252,19 @@ PolicyOption = Annotated[
 ]
 SinceOption = Annotated[
     datetime,
-    typer.Option(parser=past_time, metavar="TIME", help="Replay decisions since then; 30d or RFC 3339."),
+    typer.Option(
+        parser=past_time,
+        metavar="TIME",
+        help="Replay decisions since TIME: RFC 3339, or a duration before now such as 30d.",
+    ),
 ]
 UntilOption = Annotated[
     datetime | None,
-    typer.Option(parser=past_time, metavar="TIME", help="Replay decisions until then; 1d or RFC 3339."),
+    typer.Option(
+        parser=past_time,
+        metavar="TIME",
+        help="Replay decisions until TIME: RFC 3339, or a duration before now such as 1d.",
+    ),
 ]
 LogOption = Annotated[
     Path | None,
@@ -287,9 +296,9 @@ def replay_decisions(
     log: LogOption = None,
     output: OutputOption = Output.TABLE,
 ) -> None:
-    """Decide recorded requests again by another policy, and show what would differ.
+    """Decide recorded requests again with another policy, and show what would differ.
 
-    Changes nothing. Each request is decided as of its time.
+    Changes nothing. Each request is decided as at the time when it was recorded.
     """
     from clustercert.policy.replay import DecisionFilter, Replay
 

@@ -25,12 +25,12 @@ from clustercert.observability import canonical_json
 from clustercert.policy.rules import require_admin, require_operator
 from clustercert.store.engine.transaction import rolling_back
 
-_ERRORS = ERRORS | {404: "There is no such object, or it is out of the caller's reach."}
+_ERRORS = ERRORS | {404: "There is no such object, or the caller has no access to it."}
 _CHANGE_ERRORS = _ERRORS | {
-    409: "Other objects depend on it, or another request changes it now.",
-    412: "It is not in the state that If-Match or If-None-Match requires.",
+    409: "Other objects depend on the object, or another request is changing it.",
+    412: "The object is not in the state that If-Match or If-None-Match requires.",
 }
-_ETAG = {"ETag": "Its state, for If-Match."}
+_ETAG = {"ETag": "A tag of the object's state, for If-Match."}
 
 Described = dict[int | str, dict[str, Any]]
 
@@ -152,11 +152,13 @@ async def change(
         ),
     ] = None,
     if_match: Annotated[
-        str | None, Header(alias="If-Match", description="Change it only if this is its ETag.")
+        str | None, Header(alias="If-Match", description="Change the object only if it has this ETag.")
     ] = None,
     if_none_match: Annotated[
         str | None,
-        Header(alias="If-None-Match", description="`*`: create it, but don't change an existing one."),
+        Header(
+            alias="If-None-Match", description="`*`: create the object, but don't change an existing object."
+        ),
     ] = None,
 ) -> Change:
     """Parse the preconditions. Raises InvalidRequest."""

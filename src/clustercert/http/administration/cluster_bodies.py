@@ -58,7 +58,7 @@ class ClusterRequest(ResourceBody):
     """The desired state of a cluster."""
 
     name: str | None = Field(
-        default=None, description="A new name; by default, it keeps its name. Only for operators."
+        default=None, description="A new name. By default, the cluster keeps its name. Only for operators."
     )
 
 

@@ -24,7 +24,7 @@ from clustercert.model.ids import is_id
 
 Labels = dict[str, str]
 LABELS = "Labels, as in Kubernetes."
-KEPT = "If it is not sent, an existing object stays as it is."
+KEPT = "If this field is not sent, an existing object keeps its value."
 
 
 class DomainRequest(ResourceBody):
@@ -40,7 +40,7 @@ class ProjectRequest(ResourceBody):
 
     id: str | None = Field(
         default=None,
-        description="For a new project, the id that it has in Keystone. By default, it gets a new one.",
+        description="For a new project, its id in Keystone. By default, the project gets a new id.",
         json_schema_extra={"pattern": "^[0-9a-f]{32}$"},
     )
     description: str = Field(default="", json_schema_extra={"maxLength": 255})
@@ -55,7 +55,7 @@ class UserRequest(ResourceBody):
     labels: Labels = Field(default={}, description=LABELS)
     password: str | None = Field(
         default=None,
-        description="Only for a new user, who can otherwise use only access keys.",
+        description="Only for a new user. A user without a password can use only access keys.",
         json_schema_extra={"minLength": 8, "maxLength": 1024},
     )
 
@@ -137,7 +137,10 @@ async def home_domain(
     call: CallDep,
     domain: Annotated[
         str | None,
-        Query(description="The domain of names in the path, by name or id. By default, the caller's domain."),
+        Query(
+            description="The domain in which names in the path are looked up, by name or id. By default, the"
+            " caller's domain."
+        ),
     ] = None,
 ) -> Domain:
     """Return the domain in which names are looked up and new objects are created. Raises NotFound or InvalidRequest.
@@ -158,7 +161,9 @@ DomainDep = Annotated[Domain, Depends(home_domain)]
 
 async def only_domain(
     directory: DirectoryDep,
-    domain: Annotated[str | None, Query(description="List only this domain, by name or id.")] = None,
+    domain: Annotated[
+        str | None, Query(description="List only objects in this domain, by name or id.")
+    ] = None,
 ) -> Domain | None:
     """Return the domain to which a list is restricted, or None for all domains. Raises NotFound."""
     return await directory.find_domain(domain) if domain is not None else None

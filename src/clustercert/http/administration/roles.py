@@ -203,15 +203,15 @@ async def list_everywhere(
     directory: DirectoryDep,
     page: KeyPageDep,
     domain: OnlyDomainDep,
-    user: Annotated[str | None, Query(description="Only those of this user, by name or id.")] = None,
-    group: Annotated[str | None, Query(description="Only those of this group, by name or id.")] = None,
+    user: Annotated[str | None, Query(description="Only assignments to this user, by name or id.")] = None,
+    group: Annotated[str | None, Query(description="Only assignments to this group, by name or id.")] = None,
     scope: Annotated[
-        Literal["service"] | None, Query(description="`service`: only those in the whole service.")
+        Literal["service"] | None, Query(description="`service`: only assignments in the whole service.")
     ] = None,
 ) -> Response:
     """List the role assignments in all projects and in the whole service. Sorted by id. Only for operators.
 
-    `domain` is that of the user or group.
+    `domain` is the domain of the user or group.
     """
     if user is not None and group is not None:
         raise InvalidRequest("user, group: send only one of them.")

@@ -86,7 +86,7 @@ async def create_token(
 ) -> Response:
     """Log in: obtain a token.
 
-    Send a password or, to change the scope, a token. The new token then expires when the old one does.
+    Send a password or, to change the scope, a token. The new token expires at the same time as the sent one.
     """
     sent = parsed(raw, bodies.TokenRequest)
     proof, origin = sent.proof(), context_of(request).origin
@@ -209,7 +209,7 @@ async def list_scopes(call: CallDep) -> Response:
 async def show_catalog(call: CallDep) -> Response:
     """List the services.
 
-    Returns the same catalog as in a token, for callers with an access key, who never log in.
+    Returns the same catalog as a token contains, for callers with an access key, who never log in.
     """
     base = base_url(call.request)
     body: JsonObject = {

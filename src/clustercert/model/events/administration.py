@@ -45,7 +45,7 @@ class DirectoryChanged(AuditEvent):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DirectoryUpdated(AuditEvent):
-    """The labels of a project, user or group, or a project's description, were changed. Has the new values."""
+    """Labels of a project, user or group, or a project's description, were changed. Contains the new values."""
 
     kind: DirectoryUpdate
     name: str
@@ -66,8 +66,8 @@ class LoginsEnded(AuditEvent):
     """A user ended all their own logins. The subject is their user id.
 
     Attributes:
-        issuer: the URL of the OIDC issuer or of Keystone, whose tokens from before are refused; or `built-in`.
-        tokens, temporary_keys: how many of the built-in identity ended.
+        issuer: the URL of the OIDC issuer or of Keystone, whose earlier tokens are now refused; or `built-in`.
+        tokens, temporary_keys: how many tokens and temporary access keys of the built-in identity were deleted.
     """
 
     kind: Literal["user.logged_out"] = "user.logged_out"
@@ -95,7 +95,7 @@ class RoleChanged(AuditEvent):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RoleDefined(AuditEvent):
-    """A role was created by itself, or deleted. The subject is its id."""
+    """A role was created or deleted. The subject is its id."""
 
     kind: Literal["role.created", "role.removed"]
     name: str
@@ -171,7 +171,7 @@ class RevocationChanged(AuditEvent):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class KeysChanged(AuditEvent):
-    """The keys that seal secrets were created, rotated or retired.
+    """Keys that encrypt stored secrets were created, rotated or retired.
 
     Attributes:
         kek_id: the key-encryption key that now wraps the data keys.
@@ -202,8 +202,8 @@ class EventsDeleted(AuditEvent):
 
     Attributes:
         why: `retention`, or the reason that the operator gave.
-        places: ranges of leaf indexes, as pairs of first and last.
-        before: the events were older than this time.
+        places: ranges of leaf indexes of the deleted events, as pairs of first and last index.
+        before: the deleted events were older than this time.
     """
 
     kind: Literal["events.deleted"] = "events.deleted"

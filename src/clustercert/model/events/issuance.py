@@ -47,7 +47,7 @@ class EventRequest(TypedDict):
     Attributes:
         duration: whole days, or -1 for the longest allowed; None if `expire_at` is used.
         truncate: whether to shorten a lifetime that exceeds the limit, instead of denying the request.
-        key_type: the type of the CSR's key, or of the generated key; None if a key would have been generated.
+        key_type: the type of the CSR's key, or of the generated key; None if the request was refused and had no CSR.
     """
 
     duration: int | None
@@ -75,8 +75,9 @@ class EventCluster(TypedDict):
     """The cluster, as registered in the event's project at that time.
 
     Attributes:
-        ca_not_after: when its client CA expires; certificates expire no later.
-        credential_roles: maps rules to the ClusterRole bound to each certificate; see `ClusterOptions`.
+        ca_not_after: when the cluster's client CA expires; certificates expire no later.
+        credential_roles: maps names of rules to the ClusterRole that is bound to each of their certificates; see
+            `ClusterOptions`.
         project: None if the project was deleted meanwhile.
     """
 
@@ -97,9 +98,10 @@ class CertificateIssued(AuditEvent):
     Attributes:
         credential_number: 40 lower-case hex digits; `serial` is lower-case hex too.
         organizations: the O attributes of the subject, in order.
-        rule: the first matching policy rule, or with per-credential RBAC the first one with a ClusterRole; None for the
-            service's own certificates. The trace has all matching rules.
-        trace: the policy's decision trace. Of rules that did not match, it names those that the caller may see.
+        rule: the first matching policy rule or, with per-credential RBAC, the first matching rule with a ClusterRole;
+            None for the service's own certificates. The trace has all matching rules.
+        trace: the policy's decision trace. Of the rules that did not match, it contains only those that the caller may
+            see.
     """
 
     kind: Literal["certificate.issued"] = "certificate.issued"
@@ -122,11 +124,13 @@ class CertificateRefused(AuditEvent):
     """A request for a certificate was denied, or a signer failed. The subject is the requested cluster id.
 
     Attributes:
-        requested_project_id: the project id as sent. It may not exist, nor may the cluster id in the subject.
+        requested_project_id: the project id in the request. This project may not exist, and the cluster in the subject
+            may not exist.
         request: the parsed request; None if the body was invalid.
         cluster: the requested cluster; None if it was not found.
         error: the error's class name.
-        trace: the policy's decision trace up to the error. Rules that did not match: as in `CertificateIssued`.
+        trace: the policy's decision trace up to the error. Of the rules that did not match, it contains only those that
+            the caller may see.
     """
 
     kind: Literal["certificate.refused", "certificate.failed"]

@@ -32,7 +32,7 @@ class RefusalCount(TypedDict):
 
     Attributes:
         kind: the kind of event for an individual refusal, such as `request.refused`.
-        error: the error's class name; of `audit_batch.refused`, the reason.
+        error: the error's class name; for `audit_batch.refused`, the reason.
         last_subject: the subject of the last refusal: a path, or a cluster id.
         last_source: the source address of the last refusal.
     """
@@ -63,8 +63,8 @@ class FailureSource(TypedDict):
     """Failed requests from one source.
 
     Attributes:
-        source: an IP address, or `other`.
-        known: ids of existing users and access keys that the requests named.
+        source: an IP address, or `other` for addresses that were not counted separately.
+        known: ids of existing users and access keys that the failed requests named.
     """
 
     source: str
@@ -89,9 +89,9 @@ class PolicyLoaded(AuditEvent):
 
     Attributes:
         rules: the policy's rules, in the order of the settings, then those of `role_groups`; lifetimes are in seconds.
-        allow_system: the names with the prefix `system:` that certificates may contain.
-        max_lifetime: of all certificates, in seconds.
-        username: the template of the user name.
+        allow_system: the names beginning with `system:` that certificates may contain.
+        max_lifetime: the longest lifetime of any certificate, in seconds.
+        username: the template of the user name in certificates.
         sha256: the policy's digest; `before` is the previous policy's digest.
     """
 
@@ -121,11 +121,12 @@ class IssuersLoaded(AuditEvent):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CredentialSeen(AuditEvent):
-    """An API server saw a certificate that is not in the ledger, one in `system:masters`, or a new one of exempt names.
+    """An API server saw a certificate that is unknown to the ledger, in `system:masters`, or new with exempt names.
 
     Attributes:
         reported_by: `webhook`, `audit-events` or `import-audit-log`.
-        fault: why the certificate was not recognized: `unknown`, `other_cluster` or `forged`; None if it was.
+        fault: why the certificate was not recognized: `unknown`, `other_cluster` or `forged`; None if it was
+            recognized.
     """
 
     kind: CredentialAlert
@@ -157,7 +158,7 @@ class CredentialAltered(AuditEvent):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RevokedCredentialUsed(AuditEvent):
-    """An API server allowed a request with a revoked certificate; at most one event an hour, until it is revoked again.
+    """An API server allowed a request with a revoked certificate; at most one event an hour for each revocation.
 
     Attributes:
         used_at: when the API server received the request.
@@ -176,7 +177,7 @@ class ApprovedRequest(TypedDict):
     """An approved CertificateSigningRequest.
 
     Attributes:
-        signer: the name of its signer; None if the audit event did not have it.
+        signer: the name of the signer in the request; None if the audit event did not contain the name.
     """
 
     name: str
@@ -187,8 +188,8 @@ class ApprovedRequest(TypedDict):
 class ClusterCertificatesApproved(AuditEvent):
     """A certificate's holder approved requests for client certificates in the cluster's own API.
 
-    The subject is the holder's certificate. A revocation does not stop certificates from the cluster's API. At most one
-    event a minute for each certificate and worker.
+    The subject is the holder's certificate. Its revocation does not affect the certificates from the cluster's API. At
+    most one event a minute for each certificate and worker.
 
     Attributes:
         requests: the CertificateSigningRequests, at most 32.
