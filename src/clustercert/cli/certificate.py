@@ -415,7 +415,9 @@ AllOption = Annotated[
 class FilterOptions:
     """The options that filter a list of certificates. The fields have the names of the API's parameters."""
 
-    state: Annotated[CertificateState | None, typer.Option(help="List only this state.")] = None
+    state: Annotated[CertificateState | None, typer.Option(help="List only certificates in this state.")] = (
+        None
+    )
     expires_before: Annotated[
         datetime | None,
         typer.Option(

@@ -43,7 +43,8 @@ DomainOption = Annotated[
     typer.Option("--domain", metavar="DOMAIN", help="Domain in which names are looked up, by name or id."),
 ]
 InDomainOption = Annotated[
-    str | None, typer.Option("--domain", metavar="DOMAIN", help="List only this domain, by name or id.")
+    str | None,
+    typer.Option("--domain", metavar="DOMAIN", help="List only objects in this domain, by name or id."),
 ]
 ClusterArgument = Annotated[str, typer.Argument(metavar="CLUSTER", help="Name or id of the cluster.")]
 ClusterOption = Annotated[str, typer.Option("--cluster", metavar="CLUSTER", help="Cluster, by name or id.")]
@@ -58,13 +59,15 @@ ProjectDomainOption = Annotated[
     typer.Option("--domain", metavar="DOMAIN", help="Domain of the project, by name or id."),
 ]
 OnlyProjectOption = Annotated[
-    str | None, typer.Option("--project", metavar="PROJECT", help="List only this project, by name or id.")
+    str | None,
+    typer.Option("--project", metavar="PROJECT", help="List only results for this project, by name or id."),
 ]
 OnlyClusterOption = Annotated[
-    str | None, typer.Option("--cluster", metavar="CLUSTER", help="List only this cluster, by name or id.")
+    str | None,
+    typer.Option("--cluster", metavar="CLUSTER", help="List only results for this cluster, by name or id."),
 ]
 OnlyUserOption = Annotated[
-    str | None, typer.Option("--user", metavar="USER", help="List only this user, by name or id.")
+    str | None, typer.Option("--user", metavar="USER", help="List only results for this user, by name or id.")
 ]
 DescriptionOption = Annotated[str, typer.Option("--description", help="Free text.")]
 PasswordFileOption = Annotated[

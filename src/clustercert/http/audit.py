@@ -36,7 +36,7 @@ class EventFilters(BaseModel):
         default=None, description="Only events of this kind; a final asterisk matches any ending."
     )
     actor: query.Text | None = Field(default=None, description="Only events of this actor.")
-    subject: query.Text | None = Field(default=None, description="Only events about this id.")
+    subject: query.Text | None = Field(default=None, description="Only events about the object with this id.")
     since: query.Time | None = Field(default=None, description="Only events at or after this time, RFC 3339.")
     until: query.Time | None = Field(
         default=None, description="Only events at or before this time, RFC 3339."

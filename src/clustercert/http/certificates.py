@@ -30,7 +30,7 @@ class ClusterCertificateFilters(BaseModel):
     """The query parameters that filter the certificates of a cluster."""
 
     own: Literal["true"] | None = Field(default=None, description="Only the caller's own certificates.")
-    user: query.Text | None = Field(default=None, description="Only this user, by id.")
+    user: query.Text | None = Field(default=None, description="Only certificates of this user, by id.")
     user_name: query.Text | None = Field(
         default=None,
         description="Only certificates of users with this name, or with this common name.",
@@ -78,7 +78,7 @@ class ClusterCertificateFilters(BaseModel):
 class CertificateFilters(ClusterCertificateFilters):
     """The query parameters that filter the certificates of all clusters."""
 
-    cluster: query.Text | None = Field(default=None, description="Only this cluster, by id.")
+    cluster: query.Text | None = Field(default=None, description="Only certificates for this cluster, by id.")
 
     def selected(self) -> CertificateFilter:
         """Return the filter for the store."""
@@ -387,7 +387,7 @@ async def show_access(
     call: CallDep,
     project_id: str,
     cluster_id: str,
-    user: Annotated[query.Text | None, Query(description="Only this user, by id.")] = None,
+    user: Annotated[query.Text | None, Query(description="Only certificates of this user, by id.")] = None,
     group: Annotated[query.Text | None, Query(description="Only members of this Kubernetes group.")] = None,
 ) -> Response:
     """Show who has access to a cluster.

@@ -94,7 +94,8 @@ class ClusterOptions:
     credential_roles: Annotated[
         Mapping[str, str] | None,
         Property(
-            "The ClusterRole that each certificate is bound to, by rule of the policy. Only for operators."
+            "Maps names of policy rules to the ClusterRole to which each certificate of the rule is bound. Only for"
+            " operators."
         ),
     ] = None
     admission: Annotated[
@@ -104,7 +105,8 @@ class ClusterOptions:
     unauthorized_ttl_seconds: Annotated[
         int,
         Property(
-            "How long the API server caches the webhook's denials. Later uses of revoked certificates are reported.",
+            "How long the API server caches the webhook's denials. Uses of revoked certificates after this time are"
+            " reported.",
             minimum=1,
             maximum=MAX_TTL_SECONDS,
         ),
@@ -132,7 +134,9 @@ class Registration:
     labels: Annotated[Mapping[str, str], Property("Labels, as in Kubernetes. Only for operators.")] = field(
         default_factory=dict
     )
-    signer: Annotated[str, Property("Signer of its certificates. Can't be changed later.")] = "local"
+    signer: Annotated[str, Property("Signer of the cluster's certificates. Can't be changed later.")] = (
+        "local"
+    )
     options: ClusterOptions = field(default_factory=ClusterOptions)
 
 

@@ -47,7 +47,7 @@ async def tail(
     follow: Annotated[bool, typer.Option("--follow", "-f", help="Wait for new events.")] = False,
     kind: Annotated[
         str | None,
-        typer.Option(metavar="KIND", help="List only this kind; certificate.* matches a prefix."),
+        typer.Option(metavar="KIND", help="List only events of this kind; certificate.* matches a prefix."),
     ] = None,
     subject: Annotated[str | None, typer.Option(help="List only events about this subject.")] = None,
     actor: Annotated[str | None, typer.Option(help="List only events by this actor.")] = None,

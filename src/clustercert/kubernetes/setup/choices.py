@@ -108,7 +108,7 @@ class SetupChoices(Section):
         kubernetes_version: `None` for 1.32 or newer.
         webhook_ca: the CAs of this service's certificate, in PEM; `None` if the control plane trusts it already.
         bind: the ClusterRole of each group that is bound.
-        written: the digest of what was written into each file. See `folder`.
+        written: the digest of the content that was written into each file. See `folder`.
     """
 
     cluster_id: str
