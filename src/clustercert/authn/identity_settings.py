@@ -16,7 +16,7 @@ from clustercert.policy.setting_types import Lifetime, RuleFault, Section, TrueO
 
 
 class IdentitySettings(Section):
-    """`[identity]`: who authenticates callers: the built-in identity service, OIDC issuers and a Keystone.
+    """`[identity]`: who authenticates callers: the built-in identity, OIDC issuers and a Keystone.
 
     Attributes:
         built_in: serve the built-in identity. If false, its users, tokens and access keys are refused, and the paths

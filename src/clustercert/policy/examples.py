@@ -151,7 +151,7 @@ class ExampleRequest(Section):
 
 
 class Expectation(Section):
-    """`expects` in `[[policy.examples]]`: the expected decision. Fields that are not given are not checked.
+    """`expects` in `[[policy.examples]]`: the decision. Fields that are not given are not checked.
 
     Attributes:
         refused: whether the request is refused. By default true if there is `refused_by` or `message`.
@@ -192,7 +192,7 @@ _OF_REFUSALS = frozenset({"refused", "refused_by", "message"})
 
 
 class ExampleSettings(Section):
-    """`[[policy.examples]]`: decisions that the policy must make. A policy that decides otherwise is rejected.
+    """`[[policy.examples]]`: decisions that the policy must make, or else it is rejected.
 
     The tables `caller`, `cluster`, `request` and `expects` are below. All but `expects` have defaults.
 

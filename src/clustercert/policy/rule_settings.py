@@ -50,7 +50,7 @@ from clustercert.policy.templates import (
 
 
 class WhenSettings(Section):
-    """`when` in `[[policy.rules]]`: the conditions of a rule. The rule matches if all given fields match.
+    """`when` in `[[policy.rules]]`: conditions of a rule, which matches if all given fields match.
 
     A list matches if one of its values matches. In names, `*` stands for any characters and `?` for one character.
     Ids must be written in full. An empty `when` matches every member of the project.
