@@ -73,7 +73,7 @@ def parse_time(value: object) -> datetime | None:
 def deleted_places(body: bytes, below: int) -> list[PlaceRange]:
     """Return the ranges of leaf indexes that a deletion event lists; an empty list for other events.
 
-    `below` is the event's own leaf index. Larger indexes are ignored: an event can't delete later events.
+    `below` is the event's own leaf index. Indexes from there on are ignored: an event can't delete later events.
     """
     fields = parse_body(body)
     detail = fields.get("detail")

@@ -247,7 +247,7 @@ class Exporter:
         return count
 
     async def _write_all_events(self, folder: Path, stale: int, size: int, gaps: "_Gaps") -> int:
-        """Write the event files that are missing or have leaf indexes from `stale` on. Returns how many events."""
+        """Write the event files that are missing or have leaf indexes from `stale` on. Returns the number of events."""
         count = 0
         for first in range(0, size, LEAVES_PER_READ):
             last = min(first + LEAVES_PER_READ, size)

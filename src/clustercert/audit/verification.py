@@ -415,7 +415,7 @@ async def _stored_heads(
         report.add(FindingKind.CHECKPOINT_UNREADABLE, first=first + 1, last=last)
         return heads
     for row in stored:
-        # Lists of events by time rely on the time of a checkpoint, which is not signed.
+        # Lists of events by time rely on the time of a checkpoint. The signature does not cover that time.
         if (newest := events.newest_before(row.size)) is not None and row.at + SLACK < newest[1]:
             report.add(FindingKind.CHECKPOINT_BACKDATED, place=newest[0], row_size=row.size)
         try:

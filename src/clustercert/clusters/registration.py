@@ -72,7 +72,7 @@ MAX_PINS = 256
 MAX_CREDENTIAL_ROLES = 64
 
 # The CCE API reference, "Creating a Cluster", requires 4 to 128 lower-case letters, digits and hyphens, the first one a
-# letter. This pattern allows more, for existing clusters with other names.
+# letter. This pattern allows more characters, because existing clusters may have such names.
 _NAME = re.compile(r"[A-Za-z0-9]([A-Za-z0-9._-]{0,126}[A-Za-z0-9])?")
 # Matches ids, with and without hyphens. A name must not look like an id, because commands and policy rules accept a
 # cluster's name or id.

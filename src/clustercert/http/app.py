@@ -76,7 +76,7 @@ class DirectRoute(Route):
 
 
 def direct_routes(role: ServerRole, services: Callable[[], Services]) -> list[DirectRoute]:
-    """Return the routes of a role that handle most requests: POST clustercert, and the authorization webhook."""
+    """Return the routes that get most requests to a server role: POST clustercert, and the authorization webhook."""
 
     async def create_clustercert(request: Request) -> Response:
         return await clustercert.handle(

@@ -16,7 +16,7 @@ T = TypeVar("T")
 T_co = TypeVar("T_co", covariant=True)
 
 MAX_PAGE = 500
-# Number of items to read at once. A cluster can have 64 KiB, so a step has at most about 1 MiB.
+# Number of items to read at once. A cluster can have 64 KiB, so one read has at most about 1 MiB.
 _STEP = 20
 DEFAULT_PAGE = 100
 # Row ids are 64-bit integers.

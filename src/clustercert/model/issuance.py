@@ -109,7 +109,8 @@ class Preview:
     """The result of a `dryRun`: what would be issued.
 
     Attributes:
-        organizations: the O attributes of the subject, in order. The credential group contains a placeholder.
+        organizations: the O attributes of the subject, in order. The group that names the credential ends with a
+            placeholder, because no certificate is issued.
         issuer: the CA's subject, as a string in the format of RFC 4514.
         key_type: the type of the CSR's key, or of the key that would be generated.
     """

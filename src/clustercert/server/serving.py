@@ -83,7 +83,7 @@ class DrainingServer(uvicorn.Server):
     """After SIGTERM, answers each keep-alive connection once more, with `Connection: close`, and then stops.
 
     Closing a keep-alive connection at once could lose a request in transit, and HTTP clients don't repeat a POST. New
-    connections are accepted nearly to the end, because the next process may start only after this process has exited.
+    connections are accepted until shortly before the process exits, because the next process may start only then.
     """
 
     def __init__(self, config: uvicorn.Config) -> None:

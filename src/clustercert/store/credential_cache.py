@@ -130,7 +130,7 @@ class CachedCertificate:
     Attributes:
         credential_number: the number in the credential group.
         common_name: the user name in the certificate.
-        groups: the certificate's groups except the credential group.
+        groups: the certificate's groups, without the group that names the credential.
         revoked: whether any revocation covers the certificate.
         revoked_at: when the certificate was revoked individually; None if it was not.
         read_at: the revocation feed's `tick` just before the certificate was read.

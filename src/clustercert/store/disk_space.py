@@ -1,4 +1,4 @@
-"""Free disk space for the SQLite file. While less than the reserve is free, no certificates are issued.
+"""Checks the free disk space for the SQLite file. While less than the reserve is free, no certificates are issued.
 
 Revocations, audit events and logins continue, and use the reserve.
 """

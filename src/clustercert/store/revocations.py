@@ -182,7 +182,7 @@ def _in_force(fingerprint: bytes) -> ColumnElement[bool]:
 
 
 async def _mark_certificate(connection: Transaction, fingerprint: bytes) -> None:
-    """Copy the first revocation in force of a certificate into its row. If there is none, clear the columns."""
+    """Copy a certificate's first revocation in force into the certificate's row. If it has none, clear the columns."""
     query = select(_revocation).where(_in_force(fingerprint)).order_by(_revocation.c.id).limit(1)
     first: Row[Any] | None = (await connection.execute(query)).first()
     at, by, reason = (first.at, first.by, first.reason) if first is not None else (None, None, None)

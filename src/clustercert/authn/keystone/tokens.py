@@ -21,7 +21,7 @@ from clustercert.authn.keystone.settings import Keystone
 from clustercert.model import Caller, UnverifiedRequest
 from clustercert.model.errors import Unauthenticated
 
-# Open Telekom Cloud's tokens have several kilobytes. A request's headers together can have at most 64 kilobytes.
+# Open Telekom Cloud's tokens are several kilobytes long. A request's headers together can have at most 64 kilobytes.
 MAX_TOKEN = 16 * 1024
 TOKEN_METHOD, APPLICATION_CREDENTIAL_METHOD = "keystone", "keystone_app"
 

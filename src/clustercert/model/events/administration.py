@@ -1,4 +1,4 @@
-"""Events of changes by operators, administrators and users: identity, clusters, revocations, keys, the audit log."""
+"""Events for changes to identities, clusters, revocations, keys and the audit log by operators, admins and users."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass

@@ -188,8 +188,8 @@ class ApprovedRequest(TypedDict):
 class ClusterCertificatesApproved(AuditEvent):
     """A certificate's holder approved requests for client certificates in the cluster's own API.
 
-    The subject is the holder's certificate. Its revocation does not affect the certificates from the cluster's API. At
-    most one event a minute for each certificate and worker.
+    The subject is the holder's certificate. Revoking it does not revoke the certificates that the cluster's API issued.
+    At most one event a minute for each certificate and worker.
 
     Attributes:
         requests: the CertificateSigningRequests, at most 32.

@@ -1,8 +1,8 @@
 """A thread that checkpoints an SQLite file: it copies the write-ahead log into the file while transactions continue.
 
 SQLite also checkpoints during a commit when the log reaches a size limit, and then all writers wait. If large indexes
-are written in random order, the copy takes long, because thousands of pages are scattered over the disk. With this
-thread, the commit has little left to copy.
+are written in random order, copying takes a long time, because thousands of pages are scattered over the disk. With
+this thread, the commit has little left to copy.
 
 Source: sqlite.org/wal.html, "Checkpointing" and "Avoiding Excessively Large WAL Files".
 """

@@ -101,7 +101,7 @@ class Database:
 
     @contextlib.asynccontextmanager
     async def transaction(self, *events: AuditEvent, invalidate: bool = False) -> AsyncIterator[Transaction]:
-        """Open a write transaction, which is durable after the block. Records the events at the end.
+        """Open a write transaction, which is durable after the block. Records `events` just before the commit.
 
         `invalidate`: the transaction changes data that workers may have cached, so every worker drops its caches within
         a second. Raises Unavailable or IntegrityError.
