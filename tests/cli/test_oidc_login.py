@@ -152,8 +152,8 @@ def test_where_an_issuer_names_no_time_the_logout_says_what_remains(
     user.log_in_by_browser()
     done = user.run("logout", "--everywhere", "--yes")
     assert done.returncode == 0, done.stderr
-    assert f"A refreshed login still works, because {issuer.url} does not say when" in done.stderr
-    assert f"`clustercert user block sso/{user.name}` by an operator" in done.stderr
+    assert f"refresh token can still log in, because {issuer.url} does not say when" in done.stderr
+    assert f"only an operator can stop such logins: `clustercert user block sso/{user.name}`" in done.stderr
 
 
 def test_the_password_of_a_user_of_an_issuer_is_changed_there(user: OidcUser, issuer: OAuthIssuer) -> None:

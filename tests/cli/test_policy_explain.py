@@ -165,7 +165,9 @@ def test_a_user_of_an_issuer_is_explained_once_they_have_sent_a_request(operator
         "ab" * 16,
     )
     try:
-        assert "No request of sso/anna for the project of the cluster prod" in operator.error(*asked)
+        assert "sso/anna has made no recorded request for the project of the cluster prod" in operator.error(
+            *asked
+        )
     finally:
         execute(database, "DELETE FROM federated_user")
 

@@ -342,9 +342,9 @@ def test_answers_that_are_not_used(
 @pytest.mark.parametrize(
     ("changed", "text"),
     [
-        ({"token_endpoint": "http://127.0.0.1/token"}, "not https"),
+        ({"token_endpoint": "http://127.0.0.1/token"}, "not an https URL"),
         ({"token_endpoint": None}, "no token_endpoint"),
-        ({"authorization_endpoint": "javascript:alert(1)"}, "not https"),
+        ({"authorization_endpoint": "javascript:alert(1)"}, "not an https URL"),
         ({"authorization_endpoint": None}, "no login in a browser"),
         ({"code_challenge_methods_supported": ["plain"]}, "PKCE"),
         ({"code_challenge_methods_supported": "S256"}, "PKCE"),

@@ -103,13 +103,15 @@ def check_calls(parsed: Sequence[Token]) -> None:
         is_method, count = _text(parsed, number - 1) == ".", _argument_count(parsed, number + 1)
         name = token.text
         if name in _METHODS and not (is_method and count == 1):
-            raise ValueError(f'{name} is called as in request.reason.{name}("a")')
+            raise ValueError(
+                f'{name} must be called on a text with one value, as in request.reason.{name}("a")'
+            )
         if name in _CONVERSIONS and (is_method or count != 1):
             raise ValueError(f"{name} is called with one value, as in {name}(a)")
         if name == "size" and count != (0 if is_method else 1):
-            raise ValueError("size is called as in size(user.groups) or user.groups.size()")
+            raise ValueError("size must be called as size(user.groups) or user.groups.size()")
         if name.startswith("get") and not (is_method and count == 0):
-            raise ValueError(f"{name} is called as in now.{name}()")
+            raise ValueError(f"{name} must be called on a time without values, as in now.{name}()")
 
 
 def constant_calls(parsed: Sequence[Token], variables: Collection[str]) -> Iterator[str]:

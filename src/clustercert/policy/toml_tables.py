@@ -194,7 +194,7 @@ def read_policy_file(policy: object) -> Tables | None:
             )
         if tables.values.keys() <= PolicySettings.model_fields.keys():
             raise UnreadableFile(
-                f"The policy file {file} has neither rules nor role_groups. Write one of them into it."
+                f"The policy file {file} has neither rules nor role_groups. Add at least one of the two."
             )
     return tables
 

@@ -294,7 +294,7 @@ class OidcIssuer(Section):
             if getattr(self, one) is not None and getattr(self, other) is not None:
                 raise RuleFault(f"{one} and {other} exclude each other", other)
         if self.cluster is not None and self.preset != "kubernetes":
-            raise RuleFault('a cluster as the issuer needs preset = "kubernetes"', "cluster")
+            raise RuleFault('to use a cluster as the issuer, set preset = "kubernetes"', "cluster")
         if self.token_review and self.cluster is None:
             raise RuleFault("name the cluster that is asked", "cluster")
         return self

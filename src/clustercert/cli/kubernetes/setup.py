@@ -130,7 +130,9 @@ class SetupOptions:
     bind: BindOption = None
     audit: Annotated[
         bool | None,
-        typer.Option("--audit/--no-audit", help="Send audit events to this service. [default: yes]"),
+        typer.Option(
+            "--audit/--no-audit", help="Let the API server send audit events to clustercert. [default: yes]"
+        ),
     ] = None
     certificate_requests: Annotated[
         bool | None,

@@ -127,8 +127,8 @@ def _save(name: str, found: Profile) -> None:
     path = renewal.save(name, found)
     if before is not None and not _is_same_user(before, found):
         print_note(
-            f"The profile {name} was the login of {before.user} at {before.url}. kubectl's contexts with this profile "
-            f"now act as {found.user}. Keep several logins with --profile NAME."
+            f"The profile {name} was the login of {before.user} at {before.url}. The kubectl contexts that use this "
+            f"profile now act as {found.user}. To keep several logins, use --profile NAME."
         )
     expires_at = None if found.is_renewable else found.expires_at
     until = f" until {expires_at:%Y-%m-%d %H:%M} UTC" if expires_at else ""

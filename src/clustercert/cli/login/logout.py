@@ -160,9 +160,9 @@ def _note_logins(done: Any, url: str) -> None:
         print_note(f"Log out at {issuer} too. Then log in with `clustercert login --reauthenticate`.")
     else:
         print_note(
-            f"A refreshed login still works, because {issuer} does not say when you logged in. End your sessions there "
-            f"now, or change your password there. Until then, only `clustercert user block {done['name']}` by an "
-            "operator is safe."
+            f"Whoever has your refresh token can still log in, because {issuer} does not say when you logged in. End "
+            "your sessions there now, or change your password there. Until then, only an operator can stop such "
+            f"logins: `clustercert user block {done['name']}`."
         )
 
 

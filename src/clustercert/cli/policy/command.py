@@ -223,8 +223,8 @@ def explain(
         except NotFound:
             # Raised only for users of OIDC issuers and Keystone: the store has the roles of built-in users.
             raise NotFound(
-                f"No request of {asked.name} for the project of the cluster {registered.name} is recorded, so their "
-                "groups and roles are not known: they come with their credentials."
+                f"{asked.name} has made no recorded request for the project of the cluster {registered.name}. The "
+                "groups and roles of such a user are known only from the user's requests."
             ) from None
 
     explained = operate(context, work)

@@ -286,7 +286,7 @@ def _endpoint(document: Mapping[str, object], name: str, issuer: str) -> str | N
     if value is None:
         return None
     if not is_https_url(value) or len(str(value)) > _MAX_TEXT:
-        raise IssuerError(f"The discovery document of {issuer} has an address {name} that is not https.")
+        raise IssuerError(f"In the discovery document of {issuer}, {name} is not an https URL.")
     return str(value)
 
 
