@@ -104,8 +104,7 @@ class ServiceCredential(Section):
     @property
     def is_system_scoped(self) -> bool:
         """Whether the service's tokens are for the scope `system`."""
-        scopes = (self.application_credential_id, self.project, self.project_id, self.domain)
-        return all(each is None for each in scopes)
+        return self.application_credential_id is None and "system" in self._scope()
 
     def request(self) -> JsonObject:
         """Return the body of a login request. Reads the secret from its file. Raises UnreadableSecret."""
