@@ -4,6 +4,8 @@ import asyncio
 import contextlib
 import os
 import signal
+import subprocess
+import sys
 
 import pytest
 
@@ -54,3 +56,32 @@ def test_work_that_fails_by_itself_has_failed() -> None:
 
     with pytest.raises(OSError, match="disk"):
         run_interruptible(work())
+
+
+def test_ctrl_c_while_the_garbage_collector_calls_back_ends_the_process() -> None:
+    """Python would print the KeyboardInterrupt and continue."""
+    program = """
+import os, signal, weakref
+from clustercert.server.serving import end_on_interrupt
+end_on_interrupt()
+collected = set()
+watched = weakref.ref(collected, lambda _: os.kill(os.getpid(), signal.SIGINT))
+del collected
+print("still running")
+"""
+    ended = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    assert (ended.returncode, ended.stdout, ended.stderr) == (-signal.SIGINT, "", "")
+
+
+def test_the_handler_of_before_is_back_after_the_work() -> None:
+    def before(_number: int, _frame: object) -> None: ...
+
+    async def work() -> str:
+        return "done"
+
+    previous = signal.signal(signal.SIGINT, before)
+    try:
+        assert run_interruptible(work()) == "done"
+        assert signal.getsignal(signal.SIGINT) is before
+    finally:
+        signal.signal(signal.SIGINT, previous)

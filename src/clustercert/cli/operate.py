@@ -309,6 +309,7 @@ def serve(
     from clustercert.server.file_watch import FileWatch
     from clustercert.settings import SettingsError
 
+    serving.end_on_interrupt()
     # Ignore SIGHUP until the service can reload. By default, the signal terminates the process.
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
     given = {"host": host, "port": port, "workers": workers}

@@ -45,6 +45,7 @@ def run(
     def say(line: str = "") -> None:
         print(line, file=sys.stderr if as_json else sys.stdout, flush=True)
 
+    serving.end_on_interrupt()
     folder = _folder(data_dir, say)
     load_settings = functools.partial(_settings, folder, port, workers)
     settings = load_settings()

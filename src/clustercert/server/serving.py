@@ -35,12 +35,22 @@ from clustercert.settings import Settings, SettingsError
 T = TypeVar("T")
 
 
+def end_on_interrupt() -> None:
+    """Make Ctrl-C end this process at once, until the server handles it.
+
+    Python would raise KeyboardInterrupt anywhere, and ignores exceptions in callbacks of the garbage collector: Ctrl-C
+    would be lost. Nothing needs to be cleaned up: a start can be killed at any moment.
+    """
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 def run_interruptible(work: Coroutine[object, object, T]) -> T:
     """Like `asyncio.run`, but Ctrl-C raises KeyboardInterrupt even if the work swallows the cancellation.
 
     A cancelled database call may fail with an unrelated error, which the work may retry or raise.
     """
     interrupted = False
+    before = signal.getsignal(signal.SIGINT)
 
     async def watched() -> T:
         nonlocal interrupted
@@ -67,6 +77,9 @@ def run_interruptible(work: Coroutine[object, object, T]) -> T:
         if interrupted:
             raise KeyboardInterrupt from error
         raise
+    finally:
+        # asyncio sets Python's own handler.
+        signal.signal(signal.SIGINT, before)
     if interrupted:
         raise KeyboardInterrupt
     return result
@@ -258,17 +271,21 @@ def _config(app: "_Application") -> uvicorn.Config:
 
 
 def _serve(config: uvicorn.Config, listener: Listener) -> None:
-    # uvicorn raises the signal again after it has stopped. Ignore it, so that the exit code is 0.
-    before = signal.signal(signal.SIGTERM, lambda _number, _frame: None)
+    # Drain only if another process then takes over the socket. Otherwise, draining would only delay the exit.
+    server = DrainingServer(config) if listener.inherited else uvicorn.Server(config)
+
+    def stop(_number: int, _frame: object) -> None:
+        server.should_exit = True
+
+    # uvicorn handles signals only while it runs, and raises them again after that: the exit code must stay 0.
+    before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
-        with contextlib.suppress(KeyboardInterrupt):
-            # Drain only if another process then takes over the socket. Otherwise, draining would only delay the exit.
-            server = DrainingServer(config) if listener.inherited else uvicorn.Server(config)
-            server.run([listener.socket])
+        server.run([listener.socket])
     except SystemExit as end:
         raise ClustercertError("The service could not start. See the log.") from end
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 class _Supervisor(Multiprocess):
