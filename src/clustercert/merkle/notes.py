@@ -1,4 +1,4 @@
-"""Signed notes and checkpoints. A checkpoint is a signed note with a log's size and root.
+"""Signed notes and checkpoints. A checkpoint is a signed note that contains the size and the root hash of a log.
 
 Sources: c2sp.org/signed-note, c2sp.org/tlog-checkpoint.
 """
@@ -25,7 +25,7 @@ _SIZE = re.compile(r"0|[1-9][0-9]{0,18}", re.ASCII)
 
 
 class NoteError(ValueError):
-    """A note is malformed, altered, or signed by another key."""
+    """A note or verifier key is malformed, or a note was changed or is not signed by the expected key."""
 
 
 def is_name(name: str) -> bool:
@@ -38,7 +38,7 @@ class VerifierKey:
     """The public key that verifies a log's checkpoints.
 
     Attributes:
-        name: the key's name; equal to the log's origin.
+        name: the key's name, which is also the log's name.
         public_key: 32 bytes, Ed25519.
     """
 
@@ -52,7 +52,7 @@ class VerifierKey:
         return digest.digest()[:_KEY_ID_BYTES]
 
     def __str__(self) -> str:
-        """Encode the key as `NAME+ID+KEY`: the id in hex, the type byte and key in base64."""
+        """Encode the key as `NAME+ID+KEY`. ID is in hex. KEY is the type byte and the public key, in base64."""
         return f"{self.name}+{self.id.hex()}+{base64.b64encode(_ED25519 + self.public_key).decode()}"
 
     @classmethod
@@ -84,7 +84,7 @@ class Checkpoint:
     root: bytes
 
     def text(self) -> str:
-        """The text that is signed."""
+        """Return the checkpoint as text, which is the part of the note that is signed."""
         return f"{self.origin}\n{self.size}\n{base64.b64encode(self.root).decode()}\n"
 
 
@@ -113,7 +113,7 @@ def verify_note(note: str, verifier: VerifierKey) -> str:
     """Verify a note's signature. Returns the note's text. Raises NoteError."""
     body, separator, lines = note.rpartition("\n\n")
     if not separator or len(note) > MAX_NOTE or re.search(r"[\x00-\x09\x0b-\x1f]", note):
-        raise NoteError("this is not a signed note")
+        raise NoteError("the text is not a signed note")
     text = f"{body}\n"
     verified = False
     for name, signature in _signatures(lines):
@@ -122,7 +122,7 @@ def verify_note(note: str, verifier: VerifierKey) -> str:
                 key = Ed25519PublicKey.from_public_bytes(verifier.public_key)
                 key.verify(signature[_KEY_ID_BYTES:], text.encode())
             except (InvalidSignature, ValueError) as error:
-                raise NoteError("the note's signature does not verify: its text was changed") from error
+                raise NoteError("the note's signature does not verify: the note was changed") from error
             verified = True
     if not verified:
         raise NoteError(f"the note is not signed by the key {verifier.name}+{verifier.id.hex()}")

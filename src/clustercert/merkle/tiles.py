@@ -1,8 +1,8 @@
-"""The tree's tiles: their hashes and paths.
+"""Tiles of the Merkle tree: computes their hashes, and parses and formats their paths.
 
-A tile at level L has up to 256 consecutive hashes of nodes at height 8 L. Nodes at other heights are computed from
-tiles. In this module, entry bundles are tiles at level `ENTRIES`. An entry bundle contains the leaves themselves, 32
-bytes each in this log.
+A tile at level L has up to 256 consecutive hashes of nodes at height 8 * L. Nodes at other heights are computed
+from tiles. In this module, entry bundles are tiles at level `ENTRIES`. An entry bundle contains the leaves themselves,
+32 bytes each in this log.
 
 Source: c2sp.org/tlog-tiles.
 """
@@ -17,7 +17,7 @@ HEIGHT = 8
 WIDTH = 1 << HEIGHT
 ENTRIES = -1
 MAX_LEVEL = 63
-# One more than the largest integer that the database can store.
+# The index of a tile must be lower than this number, because the database can't store larger integers.
 _MAX_SIZE = 1 << 63
 
 _PATH = re.compile(
@@ -132,7 +132,7 @@ def tree_root(size: int, tiles: Mapping[TileId, bytes]) -> bytes:
 def _append(
     level: int, count: int, tiles: Mapping[TileId, bytes], hashes: Sequence[bytes]
 ) -> dict[TileId, bytes]:
-    """Append hashes to the `count` existing hashes at one level. Returns the tiles that change, in order."""
+    """Append hashes to the `count` existing hashes at one level. Returns the tiles that change, left to right."""
     first, present = divmod(count, WIDTH)
     begun = split_hashes(tiles[TileId(level, first)]) if present else []
     values = [*begun, *hashes]

@@ -1,9 +1,9 @@
 """The Merkle tree: hashes, and inclusion and consistency proofs.
 
-Height and index identify a complete subtree: node (h, i) covers the leaves from i * 2**h up to (i + 1) * 2**h.
-A complete subtree's hash does not change when the tree grows.
+Height and index identify a complete subtree: node (h, i) covers the leaves from i * 2**h up to but excluding
+(i + 1) * 2**h. A complete subtree's hash does not change when the tree grows.
 
-Source: RFC 6962, 2.1.
+Source: RFC 6962, section 2.1.
 """
 
 import hashlib
@@ -20,7 +20,7 @@ class ProofError(ValueError):
 
 @dataclass(frozen=True, slots=True)
 class Node:
-    """A complete subtree with `2**height` leaves, the `index`-th at this height."""
+    """A complete subtree with `2**height` leaves. `index` counts the subtrees of this height from the left, from 0."""
 
     height: int
     index: int
@@ -35,7 +35,7 @@ def node_hash(left: bytes, right: bytes) -> bytes:
 
 
 def complete_root(hashes: Sequence[bytes]) -> bytes:
-    """Compute the root over hashes, whose number must be a power of two."""
+    """Compute the root of a complete subtree from all its hashes at one height, whose number is a power of two."""
     while len(hashes) > 1:
         hashes = [node_hash(*hashes[at : at + 2]) for at in range(0, len(hashes), 2)]
     return hashes[0]
@@ -55,7 +55,7 @@ def subtrees(start: int, end: int) -> list[Node]:
 
 
 def fold(hashes: Sequence[bytes]) -> bytes:
-    """Compute the hash of a range from the hashes of its `subtrees`, combined from right to left."""
+    """Combine the hashes of a range's `subtrees`, from right to left, into the hash of the range."""
     root, *others = reversed(hashes)
     for left in others:
         root = node_hash(left, root)
@@ -67,7 +67,7 @@ LeafRange = tuple[int, int]
 
 
 def inclusion_ranges(index: int, size: int) -> list[LeafRange]:
-    """The ranges of leaves whose hashes form a leaf's inclusion proof, lowest first.
+    """Return the ranges of leaves whose hashes form a leaf's inclusion proof, in the order from the leaf to the root.
 
     Raises ValueError if the tree has no such leaf.
     """
@@ -111,7 +111,7 @@ def _split(count: int) -> int:
 
 
 def verify_inclusion(leaf: bytes, index: int, size: int, proof: Sequence[bytes], root: bytes) -> None:
-    """Raise ProofError unless the proof shows that this is the tree's leaf hash at `index`."""
+    """Raise ProofError unless the proof shows that `leaf` is the hash of the tree's leaf at `index`."""
     if not 0 <= index < size:
         raise ProofError(f"a tree of size {size} has no leaf {index}")
     computed = leaf
@@ -124,7 +124,7 @@ def verify_inclusion(leaf: bytes, index: int, size: int, proof: Sequence[bytes],
 def verify_consistency(
     old_size: int, old_root: bytes, new_size: int, new_root: bytes, proof: Sequence[bytes]
 ) -> None:
-    """Raise ProofError unless the new tree begins with the whole old tree."""
+    """Raise ProofError unless the proof shows that the new tree begins with the whole old tree."""
     if not 0 <= old_size <= new_size:
         raise ProofError(f"the old size {old_size} is larger than the new size {new_size}")
     steps = _steps(consistency_ranges(old_size, new_size), proof)

@@ -66,8 +66,8 @@ if TYPE_CHECKING:
     from clustercert.authn.keystone.service import KeystoneService
     from clustercert.authn.oidc.authenticator import OidcAuthenticator
 
-# If a leader is killed, another process takes over after this time. Meanwhile nothing is sealed or enforced, so the
-# time is short.
+# If a leader is killed, another process takes over after this time. The time is short, because until then no process
+# seals events or enforces revocations in clusters.
 SEALING_LEASE_SECONDS = 10
 ENFORCEMENT_LEASE_SECONDS = 15
 
@@ -77,7 +77,7 @@ class Components:
     """The objects that the service and the command line share.
 
     Attributes:
-        policy_groups: the groups and templates of the policy. `change_policy` updates them in place.
+        policy_groups: the groups and templates in the rules of the policy. `change_policy` updates this set in place.
     """
 
     settings: Settings
@@ -187,7 +187,11 @@ def _components(
 
 
 def change_policy(parts: Components, policy: Policy) -> Components:
-    """Return the components with another policy. Background work uses the new policy at once."""
+    """Return components that use a different policy.
+
+    Also changes the objects that `parts` shares with background work, so that background work uses the new policy at
+    once.
+    """
     parts.policy_groups.clear()
     parts.policy_groups.update(groups_and_templates(policy.rules))
     parts.scrubber.policy = parts.explanations.policy = policy
@@ -197,10 +201,12 @@ def change_policy(parts: Components, policy: Policy) -> Components:
 def change_issuers(
     parts: Components, settings: Settings, before: "OidcAuthenticator | None"
 ) -> tuple[Authenticators, "OidcAuthenticator | None"]:
-    """Return the authenticator of all credentials and that of OIDC tokens, built for the issuers in new settings.
+    """Build authenticators for the issuers in new settings, and update the directory's `authority_names`.
+
+    Returns the authenticator for all credentials, and the authenticator for OIDC tokens.
 
     Args:
-        before: the authenticator of OIDC tokens that is in use now.
+        before: the authenticator for OIDC tokens that is in use now.
     """
     oidc = oidc_authenticator(settings, parts.identity, parts.clusters.queries, parts.connections, before)
     parts.identity.directory.authority_names = settings.identity.authority_names
@@ -251,9 +257,9 @@ def limited_issuance(parts: Components) -> LimitedIssuance:
 
 
 def leader_jobs(parts: Components) -> tuple[LeaderJob, ...]:
-    """Return a process's periodic jobs, in the order in which they start.
+    """Return the periodic jobs that only one process at a time does, in the order in which the jobs start.
 
-    Sealing starts first and stops last, so that it seals the events of the other jobs.
+    Sealing starts first and stops last, so that the events of the other jobs are sealed.
     """
     database = parts.database
     work = (
@@ -304,7 +310,7 @@ async def initialise(
     Raises SchemaError, CustodyError, SettingsError or Unavailable.
 
     Args:
-        report_progress: called before each migration with the numbers of finished migrations and of all migrations.
+        report_progress: called before each migration with the number of finished migrations and the total number.
     """
     keks = settings.kek_source()
     keks.read()

@@ -21,7 +21,10 @@ def new_authenticator(
     oidc: "OidcAuthenticator | None",
     keystone: "KeystoneService | None",
 ) -> Authenticators:
-    """Return all authenticators. Keystone's come first, because they accept only credentials in Keystone's formats."""
+    """Return all authenticators.
+
+    The authenticator for Keystone tokens comes first, because it accepts only tokens in Keystone's formats.
+    """
     members: list[Authenticator] = []
     if keystone is not None:
         members.append(keystone.tokens)
@@ -37,7 +40,10 @@ def new_authenticator(
 def with_issuers(
     authenticators: Authenticators, before: "OidcAuthenticator | None", oidc: "OidcAuthenticator | None"
 ) -> Authenticators:
-    """Return the authenticators with `oidc` instead of `before`. The others stay, and keep the locks of access keys."""
+    """Return the authenticators with `oidc` instead of `before`.
+
+    The other authenticators are not built again, so access keys that are locked stay locked.
+    """
     others = tuple(member for member in authenticators.members if member is not before)
     return Authenticators(others if oidc is None else (*others, oidc))
 
@@ -60,9 +66,9 @@ def oidc_authenticator(
     connections: ClusterConnections,
     before: "OidcAuthenticator | None" = None,
 ) -> "OidcAuthenticator | None":
-    """Return the authenticator for the issuers in the settings, or None if there are none.
+    """Return the authenticator for the issuers in the settings, or None if the settings have no issuers.
 
-    Signing keys that `before` has fetched are kept.
+    The new authenticator keeps the signing keys that `before` has fetched.
     """
     if not settings.identity.issuers:
         return None
@@ -77,7 +83,7 @@ def oidc_authenticator(
 
 
 def keystone_service(settings: Settings, identity: Identity) -> "KeystoneService | None":
-    """Return the authenticators for the Keystone in the settings, or None if there is none."""
+    """Return the authenticators for the Keystone in the settings, or None if the settings have no Keystone."""
     if settings.identity.keystone is None:
         return None
     from clustercert.authn.keystone.service import new_keystone  # noqa: PLC0415 - most services have no Keystone
