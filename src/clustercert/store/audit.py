@@ -2,7 +2,7 @@
 
 The module `events` records the events themselves. Once assigned, an event's leaf index never changes. Lists contain
 only sealed events. Leaf indexes follow the order of commits, so a reader that continues after the last event it has
-seen misses none.
+seen misses no event.
 """
 
 import contextlib
@@ -67,7 +67,7 @@ class StoredLog:
     Attributes:
         origin: name of the log, which is also the name of its key.
         public_key: 32 bytes, Ed25519.
-        sealed_key: the private key's 32 bytes, sealed.
+        sealed_key: the 32 bytes of the private key, encrypted by a data key.
     """
 
     origin: str
@@ -89,12 +89,12 @@ class StoredCheckpoint:
 
 @dataclass(frozen=True, slots=True)
 class StoredEvent:
-    """An event as recorded.
+    """An audit event, as stored.
 
-    Only `body` and `salt` are sealed. Verification compares the other fields with these two.
+    The commitment covers only `body` and `salt`. Verification compares the other fields with these two.
 
     Attributes:
-        id: the id of the event's row, which is not sealed; None in an export.
+        id: the id of the event's row, which the commitment does not cover; None in an export.
         leaf_index: the event's position in the log; None until the event is sealed.
         place_project_id: the project in the event's row of `audit_place`, by which lists find the event.
         body: canonical JSON.
@@ -152,7 +152,7 @@ class Sealing:
     def write(
         self, tiles: Mapping[TileId, bytes], present: Iterable[TileId], checkpoint: StoredCheckpoint
     ) -> None:
-        """Collect the statements that seal the chosen events, with the changed tiles and a checkpoint.
+        """Set `changes` to the statements that seal the chosen events and store the changed tiles and a checkpoint.
 
         `present`: the tiles that already exist.
         """
@@ -175,8 +175,9 @@ class Sealing:
 
 
 _WAITING = select(_unsealed).order_by(_unsealed.c.event_id).limit(bindparam("at_most", type_=Integer))
-# The events are passed as JSON arrays, so that one statement takes any number of them. No joins: PostgreSQL has no
-# useful statistics for a table that is emptied all the time, so it would scan the other table.
+# The events are passed as JSON arrays, so that one statement takes any number of them. The
+# statements have no joins, because PostgreSQL has no useful statistics for a table that is emptied all the time, and so
+# PostgreSQL would scan the whole joined table.
 _PLACE = {
     "sqlite": text(
         "INSERT INTO audit_place (leaf_index, event_id, project_id)"
@@ -220,13 +221,13 @@ class AuditQueries(Queries):
         return None if row is None else StoredLog(*row)
 
     async def add_log(self, log: StoredLog, event: AuditEvent) -> None:
-        """Create the log, unless another process has created it."""
+        """Create the log and record the event, unless another process has created the log."""
         with contextlib.suppress(IntegrityError):
             async with self._database.transaction(event) as connection:
                 await connection.execute(insert(_log).values(id=LOG, **asdict(log)))
 
     async def seal(self, put: Callable[[Sealing], T]) -> T:
-        """Call `put` with a snapshot of the log, commit the changes that `put` makes, and return its result.
+        """Call `put` with a snapshot of the log, commit the changes that `put` makes, and return the result of `put`.
 
         Calls `put` again if another process sealed events meanwhile. Holds no locks while `put` runs. The log must
         exist. Raises Unavailable. Also raises any error from `put`, without changing anything.
@@ -248,7 +249,7 @@ class AuditQueries(Queries):
                 return result
 
     async def unsealed_since(self) -> datetime | None:
-        """Return the time of the oldest unsealed event, or None if all are sealed."""
+        """Return the time of the oldest unsealed event, or None if all events are sealed."""
         oldest = select(func.min(_unsealed.c.event_id)).scalar_subquery()
         return await self._scalar(select(tables.audit_event.c.at).where(tables.audit_event.c.id == oldest))
 
@@ -265,10 +266,11 @@ class AuditQueries(Queries):
         return [StoredCheckpoint(**row._asdict()) for row in await self._rows(query)]
 
     async def thin(self, before: datetime, after: int) -> tuple[int, int]:
-        """Delete one page of checkpoints older than `before`, except the last one in each hour.
+        """Delete checkpoints older than `before` in one page, except the last checkpoint in each hour.
 
         `after` is the size at which the previous page ended, 0 at first. Returns the size at which this page ended, and
-        the number deleted. All pages are done when the size equals `after` and nothing was deleted.
+        the number of deleted checkpoints. No page is left when the returned size equals `after` and no checkpoint was
+        deleted.
         """
         query = (
             select(_checkpoint.c.size, _checkpoint.c.at)
@@ -351,7 +353,7 @@ class EventPages(Queries):
     """Reads audit events."""
 
     async def event(self, leaf_index: int, project_id: str | None = None) -> StoredEvent | None:
-        """Return a sealed event, or None. If a project is given, returns only an event of that project."""
+        """Return the sealed event with this leaf index, or None. `project_id` excludes events of other projects."""
         query = select(_event, _place.c.leaf_index, _place.c.project_id.label("place_project_id"))
         query = query.join_from(_place, _event, _event.c.id == _place.c.event_id)
         query = query.where(_place.c.leaf_index == leaf_index)
@@ -371,8 +373,8 @@ class EventPages(Queries):
             )
             places = select(_place).where(scope.condition)
             places = places.order_by(*scope.order(_place, newest_first=newest_first))
-            # The subquery always has a LIMIT. Without it, PostgreSQL with outdated statistics may apply the filter
-            # first and scan every event.
+            # The subquery always has a LIMIT. Without a LIMIT, PostgreSQL with outdated statistics may apply the
+            # filter first and scan every event.
             count = limit if event_filter == EventFilter(project_id=event_filter.project_id) else SCANNED
             scanned = places.limit(count).subquery("scanned")
             query = select(_event, scanned.c.leaf_index, scanned.c.project_id.label("place_project_id"))
@@ -412,7 +414,10 @@ async def _places(
 
 
 async def size_before(connection: AsyncConnection, time: datetime | None) -> int | None:
-    """Return a size that the log had before a time. Events after that time have at least this leaf index."""
+    """Return a size of the log before a time, or None if no such size is known.
+
+    The leaf indexes of events after that time are not lower than this size.
+    """
     if time is None or time - _EARLIEST < SLACK:
         return None
     older = select(_checkpoint.c.size).where(_checkpoint.c.at <= time - SLACK)
@@ -420,7 +425,7 @@ async def size_before(connection: AsyncConnection, time: datetime | None) -> int
 
 
 async def _sealed_after(connection: AsyncConnection, time: datetime | None) -> int | None:
-    """Return a log size that includes all events up to a time."""
+    """Return a log size that includes all events up to a time, or None if no such size is known."""
     if time is None or _LATEST - time < SLACK:
         return None
     late = time + SLACK

@@ -44,7 +44,7 @@ _MAX_IDS = 500
 
 
 def is_revoked() -> ColumnElement[bool]:
-    """Match revoked rows of `certificate` in the enclosing statement. Takes three index probes."""
+    """Return a condition that matches revoked rows of `certificate`, in three index probes for each row."""
     return or_(
         _certificate.c.revoked_at.is_not(None),
         *(_wider_revocations(literal(1), *scope).exists() for scope in _scopes()),
@@ -52,12 +52,12 @@ def is_revoked() -> ColumnElement[bool]:
 
 
 def wider_revocation_id() -> ColumnElement[int | None]:
-    """Return the id of a user or cluster revocation that covers a row of `certificate`. Takes three index probes."""
+    """Return the id of a user or cluster revocation that covers a row of `certificate`, in three index probes."""
     return func.coalesce(*(_first_wider_revocation(*scope) for scope in _scopes()))
 
 
 def revoked_later() -> ColumnElement[bool]:
-    """Match rows of `revocation` for a user or cluster that have not been undone and are newer than the certificate."""
+    """Return a condition that matches user and cluster revocations that are newer than a certificate and not undone."""
     return and_(
         # This condition skips rows about individual certificates, which are in the same index.
         _revocation.c.fingerprint.is_(None),
@@ -67,7 +67,7 @@ def revoked_later() -> ColumnElement[bool]:
 
 
 def revocation_of(row: Mapping[Any, Any]) -> Revocation:
-    """Map a row of the table `revocation` that has all columns."""
+    """Convert a row that has all columns of the table `revocation`."""
     return Revocation(**{name: value for name, value in row.items() if name != "changed"})
 
 
@@ -84,7 +84,10 @@ _Scope = tuple[ColumnElement[str], ColumnElement[str]]
 
 
 def _scopes() -> tuple[_Scope, ...]:
-    """Return the (user, cluster) pairs of revocations that cover a certificate. An empty string means all."""
+    """Return the (user, cluster) pairs of revocations that cover a certificate.
+
+    An empty string means all users or all clusters.
+    """
     user_id, cluster_id, everything = _certificate.c.user_id, _certificate.c.cluster_id, literal("")
     return (user_id, cluster_id), (user_id, everything), (everything, cluster_id)
 
@@ -115,11 +118,11 @@ class CertificateView(CertificateRecord):
     Attributes:
         id: increases with each certificate; lists are sorted by id.
         revoked_at, revoked_by, revocation_reason: from the certificate's own revocation, or else from a revocation of
-            its user or cluster; all None if it is not revoked.
+            its user or cluster; all None if the certificate is not revoked.
         first_seen_at, last_seen_at: when an API server first and last reported the certificate's use, or None.
-        altered_at: when an API server last reported another encoding of the certificate, or None.
+        altered_at: when an API server last reported a different encoding of the certificate, or None.
         revoked_used_at: when an API server last allowed a request with the revoked certificate, to the hour, or None.
-        der: the certificate; empty in lists.
+        der: the certificate in DER; empty in lists.
     """
 
     id: int
@@ -134,7 +137,7 @@ class CertificateView(CertificateRecord):
 
     @property
     def used_after_revocation_at(self) -> datetime | None:
-        """When an API server last allowed a request after the current revocation, to the hour, or None."""
+        """When an API server last allowed a request with the certificate after its revocation, to the hour, or None."""
         used_at, revoked_at = self.revoked_used_at, self.revoked_at
         return used_at if used_at is not None and revoked_at is not None and used_at > revoked_at else None
 
@@ -182,7 +185,7 @@ def _view(row: dict[str, Any], revocations: Mapping[int, Revocation]) -> Certifi
 
 @dataclass(frozen=True, slots=True)
 class VisibleCertificates:
-    """The certificates that a caller may find: their own, and those of all users in some projects."""
+    """The certificates that a caller may find: their own, and the certificates of all users in `project_ids`."""
 
     user_id: str
     project_ids: Collection[str] = ()
@@ -235,7 +238,7 @@ def _fingerprint_begins(digits: str) -> ColumnElement[bool]:
 
 
 Scope = Literal["project_id", "user_id", "cluster_id"]
-"""The column that selects the index for a list, which scans only the rows with one value in this column."""
+"""The column whose index a list uses. The list scans only the rows with one value in this column."""
 
 # A page reads at most this many index entries, even if few match. So the cost of a page does not grow with the ledger.
 MAX_SCANNED = 2000
@@ -300,7 +303,8 @@ class InventoryQueries(CertificateLookup):
         """Return a page of the certificates that the filter selects, with ids below `before`.
 
         Scans the index on `scope`, by default the first column in `_SCOPES` that the filter restricts. The point where
-        a short page ends reveals how many rows the scope has, so the caller must be allowed to see all of them.
+        a short page ends reveals how many rows the scope has, so the caller must be allowed to see all rows in the
+        scope.
         """
         given = {name: getattr(certificate_filter, name) for name in _CONDITIONS}
         given = {name: value for name, value in given.items() if value not in (None, False)}
@@ -338,7 +342,8 @@ class InventoryQueries(CertificateLookup):
         return PlaceNames(*found) if found else PlaceNames({}, {})
 
 
-# A function wraps the column, so that the planner uses no index on it: a scan by expiry would need a sort by id.
+# A function wraps the column, so that the planner uses no index on the column. A scan by expiry would need a sort by
+# id.
 _not_after = func.coalesce(_certificate.c.not_after, _certificate.c.not_after)
 
 # Conditions, keyed by the `CertificateFilter` field that provides the value.
@@ -373,8 +378,8 @@ def _statements(
 ) -> tuple[Select[int] | None, Select[Any]]:
     """Build the query for the last row that a page may scan, and the query for the rows that match.
 
-    The first is None if the scope is the only condition, because then the page limit bounds the scan. Cached, because
-    building the queries costs more than running them. `by_row_values`: see `keyset_range`.
+    The first query is None if the scope is the only condition, because then the page limit bounds the scan. Results are
+    cached, because building the queries costs more than running them. `by_row_values`: see `keyset_range`.
     """
     row_id = _certificate.c.id
     before, lowest = (bindparam(name, type_=row_id.type) for name in ("before", "lowest"))
@@ -399,8 +404,8 @@ class UnknownIdentity:
     """A user name with groups, seen by the API server in client certificates that are not in the ledger.
 
     Attributes:
-        fingerprints: of at most 16 certificates that were seen most recently, newest last, in lower-case hex.
-        hashes: approximate number of certificates seen. Another encoding of a certificate counts as another one.
+        fingerprints: the fingerprints of the last certificates seen, at most 16, newest last, in lower-case hex.
+        hashes: approximate number of certificates seen. A different encoding of a certificate counts as a new one.
     """
 
     fingerprints: tuple[str, ...]
@@ -421,7 +426,7 @@ class ClusterControls:
 
 @dataclass(frozen=True, slots=True)
 class CertifiedCluster:
-    """A cluster for which a user has certificates. `until` is the time when the last certificate expires."""
+    """A cluster for which a user has certificates. `until` is the time when the last of these certificates expires."""
 
     cluster_id: str
     project_id: str
@@ -437,7 +442,7 @@ class WebhookContact:
 
 
 class AccessQueries(Queries):
-    """Reads the data for a cluster's access report."""
+    """Reads the data for access reports."""
 
     async def clusters_of_user(
         self, user_id: str, now: datetime, *, limit: int
@@ -456,7 +461,7 @@ class AccessQueries(Queries):
     async def unexpired(
         self, cluster_id: str, now: datetime, *, limit: int, user_id: str | None = None
     ) -> tuple[CertificateView, ...]:
-        """Return the unexpired certificates, including revoked ones, latest expiry first."""
+        """Return a cluster's unexpired certificates, including revoked certificates, latest expiry first."""
         query = (
             view_query()
             .where(_certificate.c.cluster_id == cluster_id, _certificate.c.not_after > now)
@@ -469,7 +474,7 @@ class AccessQueries(Queries):
             return await certificate_views(connection, query)
 
     async def unknown(self, cluster_id: str, *, limit: int) -> tuple[UnknownIdentity, ...]:
-        """Return the unknown identities, most recently seen first."""
+        """Return a cluster's unknown identities, most recently seen first."""
         query = (
             select(*(_unknown.c[each.name] for each in fields(UnknownIdentity)))
             .where(_unknown.c.cluster_id == cluster_id)
@@ -501,7 +506,7 @@ _FIELDS = [field.name for field in fields(CertificateRecord)]
 
 @dataclass(frozen=True, slots=True)
 class StoredCertificate:
-    """A row of the ledger, which may have been tampered with. `ca_der` is None if its CA was deleted."""
+    """A row of the ledger, which may have been tampered with. `ca_der` is None if the certificate's CA was deleted."""
 
     id: int
     record: CertificateRecord
@@ -514,8 +519,8 @@ class CertificateMaintenance(Queries):
     async def live(self, now: datetime, horizons: Sequence[datetime]) -> tuple[int, tuple[int, ...]]:
         """Return how many certificates are valid now, and how many of these expire by each time in `horizons`.
 
-        Excludes certificates that were revoked individually. Includes those of a revoked user or cluster, because
-        excluding them would require a scan of all certificates.
+        Excludes certificates that were revoked individually. Includes certificates that only a revocation of
+        their user or cluster covers, because excluding them would require a scan of all certificates.
         """
         ends_after_now = _certificate.c.not_after > now
         counts = [func.count().filter(_certificate.c.not_after <= horizon) for horizon in horizons]
@@ -560,7 +565,7 @@ class CertificateMaintenance(Queries):
         """Delete a batch of certificates that expired before a time, oldest first. Returns how many were deleted.
 
         Also deletes the revocations of these individual certificates, but not the audit events of their issuance.
-        `event` creates an audit event from the number deleted, which is recorded unless the number is 0.
+        `event` creates an audit event from the number of deleted certificates, and is not called if the number is 0.
         """
         ended = (
             select(_certificate.c.fingerprint)
@@ -572,7 +577,7 @@ class CertificateMaintenance(Queries):
             fingerprints = (await connection.execute(ended)).scalars().all()
             these = delete(_certificate).where(_certificate.c.fingerprint.in_(fingerprints))
             count = (await connection.execute(these)).rowcount
-            # Keep revocations of users and clusters, because they cover other certificates.
+            # Keep revocations of users and clusters, because such revocations also cover other certificates.
             await connection.execute(delete(_revocation).where(_revocation.c.fingerprint.in_(fingerprints)))
             if count:
                 await record_events(connection, (event(count),))

@@ -32,7 +32,7 @@ from clustercert.store.engine.generation import Cache, Generation
 from clustercert.store.engine.queries import Queries, conflict_if_violated, exists
 from clustercert.store.engine.transaction import Transaction
 
-# Each cluster takes a few kilobytes, including the parsed CA.
+# The maximum number of cached clusters. Each of them takes a few kilobytes, including the parsed CA.
 CACHED_CLUSTERS = 4096
 
 
@@ -64,14 +64,14 @@ class ClusterCache:
         # PostgreSQL rejects strings with a zero byte or half a surrogate pair.
         if not cluster_id.isprintable():
             return None
-        # Same query for another project's cluster as for a missing one, to avoid a timing oracle.
+        # A cluster in a different project takes the same query as a missing cluster, to avoid a timing oracle.
         return await self._cache.get((project_id, cluster_id), self._load)
 
 
 _cluster, _ca, _project, _domain = tables.cluster, tables.client_ca, tables.project, tables.domain
 _token = tables.webhook_token
 _namesake = _project.alias("namesake")
-# How many clusters of a list are read at once.
+# How many clusters `in_project` reads at once.
 _PAGE = 100
 
 
@@ -169,7 +169,7 @@ class ClusterQueries(Queries):
         """Add a cluster with its client CA.
 
         Raises Conflict if the project has a cluster with this name, or Forbidden if it has `most` clusters already.
-        Concurrent requests may exceed this number by a few.
+        Concurrent requests may add a few more clusters than `most`.
         """
         count = select(func.count()).select_from(_cluster).where(_cluster.c.project_id == cluster.project_id)
         with conflict_if_violated(_name_taken(cluster)):
@@ -218,7 +218,7 @@ class ClusterQueries(Queries):
 
 
 async def _require_unchanged(connection: Transaction, before: Cluster | None) -> None:
-    """Lock a cluster's row. Raises NotFound for a removed cluster, or ConcurrentChange if it differs from `before`."""
+    """Lock the row of `before`, if given. Raises NotFound or ConcurrentChange if the cluster was removed or changed."""
     if before is None:
         return
     query = _with_ca().where(_cluster.c.id == before.id).with_for_update(of=_cluster)
@@ -259,7 +259,7 @@ def _parsed(row: Row[Any]) -> Cluster:
 
 
 def is_enforced_inside() -> ColumnElement[bool]:
-    """Whether a cluster's options require bindings or an admission policy, which need no webhook."""
+    """Return a condition: the cluster's options require bindings or an admission policy, which need no webhook."""
     options = _cluster.c.options
     return or_(
         options["admission"].as_boolean().is_(True), options["credential_roles"].as_string().is_not(None)
@@ -272,7 +272,7 @@ def options_of(stored: dict[str, Any]) -> ClusterOptions:
 
 
 def _with_tuples(stored: dict[str, Any]) -> dict[str, Any]:
-    """Convert lists to tuples, which JSON stores as lists."""
+    """Convert lists back to tuples, because JSON stores tuples as lists."""
     return {name: tuple(value) if isinstance(value, list) else value for name, value in stored.items()}
 
 
@@ -310,7 +310,8 @@ class WebhookToken:
         last_asked_at: when an API server last requested an authorization with the token, to the minute, or None.
         refused_at: when an authorization was last requested for the cluster with a wrong token, to the minute, or None.
         last_events_at: when the cluster's API servers last sent audit events, to the minute, or None.
-        last_use_at: when an audit event last reported a request that the webhook should have reviewed, to the minute.
+        last_use_at: when an audit event last reported a request that the webhook should have reviewed, to the minute,
+            or None.
     """
 
     id: str

@@ -1,4 +1,4 @@
-"""A cache of the certificates that clients present to API servers, and the revocation feed that keeps it up to date.
+"""A cache of the certificates that clients present to API servers, and the revocation feed that updates the cache.
 
 A certificate is read once, and again only after the feed reports a change that may affect it. So the cost does not
 depend on the number of certificates and revocations. Several times a second, every worker reads the revocations that
@@ -63,7 +63,7 @@ class RevocationFeed(Generation):
             metrics.FEED_SECONDS.observe(self._clock() - before)
 
     def is_current(self, read_at: int, fingerprint: bytes, user_id: str, cluster_id: str) -> bool:
-        """Whether a certificate read at tick `read_at` is up to date: no revocation read since then can affect it."""
+        """Whether a certificate read at tick `read_at` is up to date: no revocation read later can affect it."""
         changed_at = self._changed_at
         if read_at < self._dropped_at:
             return False
@@ -109,8 +109,8 @@ class Bounds:
     Attributes:
         known: maximum number of cached certificates; about 400 bytes each.
         unknown: maximum number of cached credential numbers that are not in the ledger.
-        unknown_seconds: how long an unknown number is cached, to limit queries. Such a number stays unknown, because a
-            certificate is recorded before it is returned.
+        unknown_seconds: how long an unknown number is cached, to limit queries. Such a number stays unknown,
+            because the service records a certificate before the client gets the certificate.
         read_seconds: time-out of a query; less than the three seconds that an API server waits for its webhook.
     """
 

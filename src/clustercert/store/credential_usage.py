@@ -38,7 +38,8 @@ from clustercert.store.events import record_events
 _certificate, _cluster, _unknown = tables.certificate, tables.cluster, tables.unknown_identity
 _token = tables.webhook_token
 
-# Resolution of the stored times of use. In this time, all workers together write at most once for each credential.
+# Resolution of the stored times of use. In this time, all workers together write the times of a credential at most
+# once.
 RESOLUTION = timedelta(minutes=1)
 # Rows per transaction, few enough that other writers wait only briefly.
 WRITTEN_AT_ONCE = 100
@@ -55,13 +56,13 @@ DELETED_AFTER = timedelta(days=30)
 ALERT_EVERY = timedelta(hours=1)
 # API servers cache an answer of the webhook for less than this time, and then ask the webhook again.
 UNREVIEWED_FOR = timedelta(minutes=10)
-# Number of fingerprints stored for an unknown identity, to recognize new ones.
+# Number of fingerprints stored for an unknown identity, to recognize new certificates.
 KEPT_HASHES = 16
 
 
 @dataclass(frozen=True, slots=True)
 class Use:
-    """The first and last use of a certificate in a period. `id` is the id of its row."""
+    """The first and last use of a certificate in a period. `id` is the id of the certificate's row."""
 
     id: int
     first: datetime
@@ -70,11 +71,11 @@ class Use:
 
 @dataclass(frozen=True, slots=True)
 class UnknownUse:
-    """The use of client certificates that the ledger does not have for the cluster.
+    """The use of client certificates that are not in the ledger for this cluster.
 
     Attributes:
-        groups: as the API server reports them, including those that every user has.
-        fingerprints: of at most 16 certificates that were used most recently, newest last, in lower-case hex.
+        groups: as the API server reports them, including the groups that every user has.
+        fingerprints: the fingerprints of the last certificates used, at most 16, newest last, in lower-case hex.
         exempt: whether the cluster denies unknown certificates, but exempts this identity.
         identity: SHA-256 of user name and groups, 32 bytes.
     """
@@ -98,7 +99,7 @@ class UnknownUse:
         return self.exempt or MASTERS in self.groups
 
     def joined(self, other: "UnknownUse") -> "UnknownUse":
-        """Combine this use with another one by the same identity."""
+        """Combine this use with another use by the same identity."""
         fingerprints = tuple(dict.fromkeys((*self.fingerprints, *other.fingerprints)))
         first, last = min(self.first, other.first), max(self.last, other.last)
         return replace(self, fingerprints=fingerprints[-KEPT_HASHES:], first=first, last=last)
@@ -145,11 +146,11 @@ class CredentialUsageQueries(Queries):
                 await connection.execute(_CALLED, rows)
 
     async def add_refused_calls(self, times: Mapping[str, datetime]) -> None:
-        """Record when the webhooks of clusters, by id, were last called with a wrong token."""
+        """Record when clusters' webhooks were last called with a wrong token. The keys are cluster ids."""
         await self._add_times(_REFUSED, times)
 
     async def add_audit_reports(self, events: Mapping[str, datetime], uses: Mapping[str, datetime]) -> None:
-        """Record, by cluster id, when audit events last arrived and when they last reported use of a certificate."""
+        """Record when audit events last arrived, and when they last reported a use of a certificate, by cluster id."""
         await self._add_times(_EVENTS_ARRIVED, events)
         await self._add_times(_USE_REPORTED, uses)
 
@@ -162,8 +163,8 @@ class CredentialUsageQueries(Queries):
     async def clusters_without_reviews(self, now: datetime) -> int:
         """Count clusters where audit events recently reported uses, but the webhook was not called shortly before.
 
-        Ignores members of `system:masters`, because API servers don't ask about them. Also ignores clusters that never
-        called the webhook and enforce revocations by bindings or an admission policy instead.
+        Ignores members of `system:masters`, because API servers don't ask the webhook about them. Also ignores clusters
+        that never called the webhook and enforce revocations by bindings or an admission policy instead.
         """
         used, asked = func.max(_token.c.last_use_at), func.max(_token.c.last_asked_at)
         elsewhere = select(_cluster.c.id).where(is_enforced_inside())
@@ -186,7 +187,7 @@ class CredentialUsageQueries(Queries):
     async def report_altered(self, row: int, at: datetime, event: AuditEvent) -> bool:
         """Record that an altered copy of a certificate was used, with an event. Returns whether the use was recorded.
 
-        Records at most one copy per hour for each certificate.
+        Records at most one use per hour for each certificate.
         """
         due = or_(_certificate.c.altered_at.is_(None), _certificate.c.altered_at <= at - ALERT_EVERY)
         query = update(_certificate).where(_certificate.c.id == row, due)
@@ -199,10 +200,11 @@ class CredentialUsageQueries(Queries):
         revoked_before: datetime,
         event: Callable[[datetime], AuditEvent],
     ) -> Literal["before", "known", "recorded"]:
-        """Record an allowed use of a certificate that was revoked before a time, with an event at most once an hour.
+        """Record that an API server allowed a request with a revoked certificate, with an event at most once an hour.
 
-        Returns `before` if the certificate was not revoked before that time, or `known` if such an event was recorded
-        less than an hour ago. `event` creates the event from the time of the revocation.
+        Returns `before` if the certificate was not revoked before `revoked_before`, or `known` if an event about the
+        current revocation was recorded less than an hour ago. `event` creates the event from the time of the
+        revocation.
         """
         query = view_query().where(_certificate.c.id == row)
         last = _certificate.c.revoked_used_at
@@ -236,11 +238,11 @@ class CredentialUsageQueries(Queries):
         now: datetime,
         event: Callable[[CredentialAlert, UnknownUse], AuditEvent],
     ) -> Alerts:
-        """Record unknown identities seen by one cluster's API server, with an event for each new one.
+        """Record unknown identities seen by one cluster's API server, with an event for each new identity.
 
         Also records an event, at most once an hour, for new certificates of a known member of `system:masters` or of a
         known exempt identity. Records nothing for a deleted cluster or beyond a cluster's limits. `event` creates an
-        event from its kind and the use, whose fingerprints are those that cause the event.
+        event from the kind of the event and a use, which has only the fingerprints that cause the event.
         """
         cluster_id = uses[0].cluster_id
         async with self._database.transaction() as connection:
@@ -305,7 +307,7 @@ def _new_fingerprints(use: UnknownUse, stored: Row[Any]) -> list[str]:
 
 
 def _is_alert_due(use: UnknownUse, stored: Row[Any], now: datetime) -> bool:
-    # Compare with our clock: with invented times, an API server could cause an event for each hour of the past.
+    # Compare with this service's clock. An API server could invent times, and so cause an event for each past hour.
     return (
         use.alerts_of_each
         and bool(_new_fingerprints(use, stored))
@@ -329,8 +331,8 @@ def _row(use: UnknownUse, now: datetime) -> dict[str, object]:
 
 def _update_values(use: UnknownUse, stored: Row[Any], now: datetime) -> dict[str, object]:
     is_alert_due = _is_alert_due(use, stored, now)
-    # If each new certificate causes an alert, store a fingerprint only with its event. Until then, the fingerprint is
-    # new.
+    # If each new certificate causes an alert, store a fingerprint only when its event is recorded. Until then, the
+    # fingerprint counts as new.
     new = _new_fingerprints(use, stored) if is_alert_due or not use.alerts_of_each else []
     return {
         "cluster": use.cluster_id,

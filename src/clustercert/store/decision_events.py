@@ -1,4 +1,4 @@
-"""Reads the events of policy decisions in bulk."""
+"""Reads the audit events about policy decisions in bulk."""
 
 from collections.abc import AsyncIterator
 from datetime import datetime
@@ -42,15 +42,15 @@ class DecisionEvents(Queries):
             after = rows[-1][0]
 
     async def newest_decisions(self, actor: str, project_id: str, searched: int) -> list[bytes]:
-        """Return the bodies of decisions on a user in a project, among the `searched` newest events of all kinds.
+        """Return the bodies of the events about decisions on a user in a project.
 
-        Newest first, at most `MAX_FOUND`.
+        Searches only the `searched` newest events of all kinds. Returns at most `MAX_FOUND` bodies, newest first.
         """
         newest = select(func.max(_event.c.id)).scalar_subquery()
         return await self._decisions_on(actor, project_id, _event.c.id > newest - searched)
 
     async def decisions_at(self, time: datetime, actor: str, project_id: str, searched: int) -> list[bytes]:
-        """Like `newest_decisions`, but return only decisions at a time, among `searched` events around it."""
+        """Like `newest_decisions`, but only for decisions at `time`. Searches `searched` events around `time`."""
         before = await self._last_before(time)
         among = _event.c.id.between(before + 1, before + searched)
         return await self._decisions_on(actor, project_id, and_(among, _event.c.at == time))

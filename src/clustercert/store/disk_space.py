@@ -62,7 +62,10 @@ class DiskSpace:
             await wait_for_stop(stop, INTERVAL_SECONDS)
 
     def _start_measurement(self, folder: Path) -> None:
-        """Measure in a thread, because a network file system can hang. No second thread starts while one hangs."""
+        """Measure in a thread, because a network file system can hang. While a thread hangs, no other thread starts.
+
+        Stops issuing after too many missed measurements.
+        """
         self._missed += 1
         if self._missed > MOST_MISSED and self._reserve_bytes:
             self._refusal = _UNKNOWN
@@ -80,7 +83,7 @@ class DiskSpace:
             loop.call_soon_threadsafe(self._take, free)
 
     def _take(self, free: int | None) -> None:
-        """Update the metric, and log if issuing stops or resumes, or space gets low. `None` is a failed measurement."""
+        """Update the metric, stop or resume issuing, and log the change. `free` is `None` for a failed measurement."""
         self._is_measuring = False
         if free is None:
             return
