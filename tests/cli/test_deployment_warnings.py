@@ -188,7 +188,7 @@ def test_names_in_rules_that_nothing_has_are_named(careful: Operator) -> None:
     several, missing = warnings(careful)
     assert "Several projects are named eu-de, so the rule odd refuses" in several
     assert "role memebr (rule odd), domain Defualt (rule odd), project Default/gone (rule odd)" in missing
-    assert "project 00000000000000000000000000000000 (rule odd). They match nothing." in missing
+    assert "project 00000000000000000000000000000000 (rule odd). These names match nothing." in missing
 
 
 def test_exemptions_that_a_later_template_could_match_are_named(careful: Operator) -> None:

@@ -190,7 +190,7 @@ async def test_a_variable_is_read_and_never_written() -> None:
     async with source.lock():
         with pytest.raises(CustodyError, match="change the environment variable CLUSTERCERT_KEK"):
             source.prepend(new_kek())
-        with pytest.raises(CustodyError, match=f"Remove the keys {keks[1].id} from it"):
+        with pytest.raises(CustodyError, match=f"Remove the keys {keks[1].id} from this variable"):
             source.remove([keks[1].id])
 
 

@@ -147,7 +147,7 @@ async def test_a_variable_gets_its_new_key_from_the_operator(place: Place) -> No
     both = KekVariable("KEK", kek_line(new) + kek_line(old))
     async with opened(place, both) as custody:
         assert await custody.rotation.rotate_kek(**BY) == KekRotation(kek_id=new.id, added=False, rewrapped=1)
-        with pytest.raises(CustodyError, match=f"Remove the keys {old.id} from it"):
+        with pytest.raises(CustodyError, match=f"Remove the keys {old.id} from this variable"):
             await custody.rotation.retire(**BY)
         assert last_event(place)[0] == "keys.rotated"
     async with opened(place, KekVariable("KEK", kek_line(new))) as custody:

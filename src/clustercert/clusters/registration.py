@@ -37,7 +37,7 @@ class ExemptedTemplate:
 async def exempted_templates(
     stored: StoredExemptions, policy_groups: Collection[str]
 ) -> tuple[ExemptedTemplate, ...]:
-    """Return the exemptions that the commands `cluster add` and `update` would refuse now. Raises Unavailable."""
+    """Return the exemptions that `cluster add` and `cluster update` would refuse now. Raises Unavailable."""
     if not unprefixed_templates(policy_groups):
         return ()
     return tuple(
@@ -51,7 +51,7 @@ async def exempted_templates(
 async def refuse_new_exempted_templates(
     stored: StoredExemptions, before: Collection[str], after: Collection[str]
 ) -> None:
-    """Raise Conflict if a cluster's exemption matches a template of the next policy but none of the current one."""
+    """Raise Conflict if a cluster's exemption matches a template of the next policy, but none of the current policy."""
     known = {(each.cluster_id, each.pattern) for each in await exempted_templates(stored, before)}
     found = await exempted_templates(stored, after)
     added = [each for each in found if (each.cluster_id, each.pattern) not in known]
@@ -71,8 +71,8 @@ MAX_LISTED_MASTERS = 64
 MAX_PINS = 256
 MAX_CREDENTIAL_ROLES = 64
 
-# The CCE API reference, "Creating a Cluster", requires 4 to 128 lower-case letters, digits and hyphens, the first one a
-# letter. This pattern allows more characters, because existing clusters may have such names.
+# The CCE API reference, "Creating a Cluster", requires names of 4 to 128 lower-case letters, digits and hyphens that
+# begin with a letter. This pattern also allows other names, because existing clusters may have them.
 _NAME = re.compile(r"[A-Za-z0-9]([A-Za-z0-9._-]{0,126}[A-Za-z0-9])?")
 # Matches ids, with and without hyphens. A name must not look like an id, because commands and policy rules accept a
 # cluster's name or id.
@@ -80,10 +80,10 @@ _LIKE_AN_ID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}|[0-9a-f]{32
 _FINGERPRINT = re.compile(r"[0-9a-f]{64}")
 # Kubernetes accepts any path segment as the name of a role.
 _CLUSTER_ROLE = re.compile(r"(?!\.{1,2}$)[^/%]{1,253}")
-# Allows only the characters of Kubernetes' own names, because project admins write exemptions, and the README.md whose
-# instructions an operator follows contains them.
+# Allows only the characters of Kubernetes' own names. Project admins choose exemptions, and an operator follows the
+# instructions of a README.md that contains the exemptions.
 _EXEMPTION = re.compile(r"[A-Za-z0-9:._@/-]{1,252}\*?")
-# The path of Rancher's proxy, which accepts only Rancher's tokens and uses its own identity for the API server.
+# The path of Rancher's proxy. The proxy accepts only Rancher's tokens, and calls the API server with its own identity.
 _RANCHER_PROXY = re.compile(r"/k8s/clusters/[^/]+/?$")
 
 
@@ -93,8 +93,8 @@ class ClusterLimits:
 
     Attributes:
         clusters: maximum number of clusters in a project.
-        cas: maximum number of CAs of an API server.
-        ca_kib: maximum size of these CAs in PEM, in KiB.
+        cas: maximum number of CAs for a cluster's API server.
+        ca_kib: maximum size of a cluster's CAs in PEM, in KiB.
     """
 
     clusters: int = 10_000
@@ -192,7 +192,7 @@ def _check(registration: Registration) -> None:
 
 
 def _checked_cas(pem: bytes, limits: ClusterLimits) -> bytes:
-    """Return the PEM blocks of the CAs without the text around them. Raises InvalidRequest."""
+    """Validate the CAs, and return their PEM blocks without the text around them. Raises InvalidRequest."""
     if b"PRIVATE KEY" in pem:
         raise InvalidRequest("server_ca: it must contain certificates only, and no private key.")
     advice = "Send only the CAs that lead to the API server's certificate."
@@ -217,7 +217,7 @@ def _check_options(options: ClusterOptions) -> None:
         if not _EXEMPTION.fullmatch(pattern):
             raise InvalidRequest(
                 f"exemptions: {pattern!r} is not valid. Write a user or a group with letters, digits and :._@/- only,"
-                " or such a prefix with an asterisk at its end."
+                " or a prefix of a name, followed by an asterisk."
             )
     _check_fingerprints("listed_masters", options.listed_masters, MAX_LISTED_MASTERS)
     _check_fingerprints("pins", options.pins, MAX_PINS)
@@ -232,7 +232,7 @@ def _check_options(options: ClusterOptions) -> None:
 def _check_fingerprints(field_name: str, fingerprints: Collection[str], most: int) -> None:
     """Raise InvalidRequest, with the name of the field, if there are too many fingerprints or one is malformed."""
     if len(fingerprints) > most:
-        raise InvalidRequest(f"{field_name}: a cluster can have at most {most} fingerprints there.")
+        raise InvalidRequest(f"{field_name}: a cluster can have at most {most} fingerprints in this field.")
     for text in fingerprints:
         if not _FINGERPRINT.fullmatch(text):
             raise InvalidRequest(

@@ -39,7 +39,10 @@ class Clusters:
     limits: ClusterLimits = field(default_factory=ClusterLimits)
 
     def clusters_of_project(self, caller: Caller, project_id: str) -> AsyncIterator[Cluster]:
-        """List a project's clusters, as `ClusterQueries.in_project` does. Raises NotFound if the caller has no role."""
+        """List a project's clusters, as `ClusterQueries.in_project` does.
+
+        Raises NotFound if the caller has no role in the project.
+        """
         caller.require_roles_in(project_id)
         return self.queries.in_project(project_id)
 
@@ -48,7 +51,7 @@ class Clusters:
         return checked(registration, self.limits)
 
     async def show(self, caller: Caller, project_id: str, cluster_id: str) -> Cluster:
-        """Return a cluster. Raises NotFound if the project lacks the cluster, or the caller has no role there."""
+        """Return a cluster. Raises NotFound if the cluster is not in the project, or the caller has no role in it."""
         caller.require_roles_in(project_id)
         return await require_cluster(self.queries, project_id, cluster_id)
 
@@ -66,12 +69,12 @@ class Clusters:
         return cluster
 
     async def prepare(self, project_id: str, registration: Registration, *, planned: bool = False) -> Cluster:
-        """Return a new cluster with a new client CA, which is not registered yet.
+        """Create a cluster and its client CA, but do not register the cluster yet.
 
         Raises InvalidRequest, or an error from the signer.
 
         Args:
-            planned: whether the cluster is for a dry run, for which the built-in signer creates the CA.
+            planned: whether this is a dry run. In a dry run, the built-in signer creates the CA.
         """
         values = self._checked_values(registration)
         check_new_name(registration.name)
@@ -112,7 +115,7 @@ class Clusters:
     async def remove(self, cluster: Cluster, *, actor: Actor, unchanged: bool = False) -> None:
         """Delete a cluster and the key of its client CA.
 
-        The cluster's API server trusts the CA until an operator removes the CA there.
+        The cluster's API server trusts the CA until an operator removes the CA from the API server's configuration.
         With `unchanged`, raises NotFound if the cluster was already removed, or ConcurrentChange if it was changed.
         """
         event = self._event("cluster.removed", cluster, actor)

@@ -64,8 +64,9 @@ class Custody:
         await self.open()
 
     async def seal(self, plaintext: bytes, bound_to: str) -> bytes:
-        """Encrypt a secret for the row `bound_to`, in the form `table:id`. Raises Unavailable."""
-        # Use a new data key within a second of a rotation, which re-encrypts the secrets sealed until then.
+        """Encrypt a secret for a database row. `bound_to` names the row as `table:id`. Raises Unavailable."""
+        # After a rotation, use the new data key within a second. The rotation encrypts again only the secrets that are
+        # sealed with the old data key until then.
         if not self._generation.fresh() or self._generation.state != self._read_at:
             await self._reload()
         return self._ring.seal(plaintext, bound_to)

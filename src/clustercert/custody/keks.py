@@ -12,7 +12,7 @@ from pathlib import Path
 from clustercert.model.errors import CustodyError
 from clustercert.pki.envelope import Kek, kek_line, kek_of_line, new_kek, parse_keks
 
-# The maximum size of a key file, enough for thousands of keys.
+# The maximum size of a key file. This is enough for thousands of keys.
 _MAX_BYTES = 256 * 1024
 _LOCK_INTERVAL = 0.05
 
@@ -44,8 +44,8 @@ class KekVariable:
 
     def remove(self, kek_ids: Collection[str]) -> None:
         raise CustodyError(
-            f"This command can't change {self.name}. Remove the keys {', '.join(sorted(kek_ids))} from it for all "
-            "processes."
+            f"This command can't change {self.name}. Remove the keys {', '.join(sorted(kek_ids))} from this "
+            "variable for all processes."
         )
 
 

@@ -47,5 +47,5 @@ def open_ring(wrapped: Sequence[WrappedKey], keks: Sequence[Kek], name: str) -> 
 
 
 def active_wrapped_key(data_key: DataKey, kek: Kek, now: datetime) -> WrappedKey:
-    """Wrap a new data key and mark it active, ready to be stored."""
+    """Wrap a new data key, and return the result as the active key, for the caller to store."""
     return WrappedKey(data_key.id, kek.id, data_key.wrap(kek), active=True, created_at=now)

@@ -50,7 +50,7 @@ class DataKeyRotation:
 
 @dataclass(frozen=True, slots=True)
 class Rotation:
-    """Rotates keys. Every method raises CustodyError, Unavailable, or Conflict after a concurrent rotation.
+    """Rotates keys. Every method raises CustodyError or Unavailable, and Conflict if another rotation runs meanwhile.
 
     Attributes:
         propagation_seconds: time until all workers use a new data key.
@@ -103,7 +103,7 @@ class Rotation:
     async def retire(self, *, actor: Actor) -> tuple[str, ...]:
         """Remove the KEKs that this database does not use, and return their ids.
 
-        Older backups may need these KEKs, so keep a copy.
+        Older backups may need these KEKs, so the operator must keep a copy of the KEKs.
         """
         async with self.keks.lock():
             if unused := await self.unused():

@@ -63,14 +63,14 @@ def notify_ready() -> None:
     address = os.environ.get("NOTIFY_SOCKET")
     if not address:
         return
-    # The service works without this message, and systemd reports that it is missing.
+    # The service works without this message, and systemd reports a missing message.
     with contextlib.suppress(OSError), socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as notice:
         # An address that begins with @ is in the abstract namespace.
         notice.connect(address.replace("@", "\0", 1) if address.startswith("@") else address)
         notice.sendall(b"READY=1")
 
 
-# Minimum interval between two counts. More frequent scrapes receive the last count.
+# Minimum interval between two counts for the metrics. A scrape within this time receives the last counts.
 GAUGE_SECONDS = 15
 EXPIRY_WINDOWS = {
     "1h": timedelta(hours=1),
@@ -171,7 +171,7 @@ def create_app(settings: Settings, role: ServerRole = "all", reloader: Reloader 
 
     @contextlib.asynccontextmanager
     async def lifespan(_router: Router) -> AsyncIterator[None]:
-        # A second Ctrl-C cancels the shutdown. Do not report that as a failure.
+        # A second Ctrl-C cancels the shutdown. Do not report this cancellation as a failure.
         with contextlib.suppress(asyncio.CancelledError):
             async with _serving(app, settings, role, failures, reloader):
                 notify_ready()
@@ -264,7 +264,7 @@ async def _started(
 async def _apply(
     app: FastAPI, parts: Components, role: ServerRole, key_updates: KeyUpdates, settings: Settings
 ) -> None:
-    """Record the policy and issuers of the settings, and switch to them.
+    """Record the policy and issuers of the settings, and use this policy and these issuers from now on.
 
     Raises Unavailable, or Conflict if a cluster's exemption forbids the policy, or a domain has the name of an issuer.
     After an error, the former policy and issuers stay in use.
@@ -278,7 +278,7 @@ async def _apply(
         await _record_policy(parts, policy)
         await _record_issuers(parts, settings)
         before = app.state.services.oidc
-        # Use a thread, because the first issuer causes the import of a library.
+        # Use a thread, because a library is imported when the first issuer is added.
         authenticator, oidc = await asyncio.to_thread(change_issuers, parts, settings, before)
         app.state.services = replace(app.state.services, authenticator=authenticator, oidc=oidc)
         key_updates.use(oidc.keys if oidc is not None else ())
@@ -287,7 +287,7 @@ async def _apply(
 
 
 def _set_policy(app: FastAPI, policy: Policy) -> None:
-    """Use another policy for the decisions on requests."""
+    """Replace the policy that decides about requests."""
     before = app.state.services.issuance
     limited = isinstance(before, LimitedIssuance)
     issuance = replace(before.issuance if limited else before, policy=policy)
@@ -372,7 +372,10 @@ MAX_REPORTED = 500_000
 
 @functools.cache
 def _routes() -> FastAPI:
-    """Return the application without services. Built once, since the framework never frees an application's routes."""
+    """Return the application without services.
+
+    A process builds the application only once, because the framework never frees the routes of an application.
+    """
     return new_app("api")
 
 
@@ -431,7 +434,7 @@ class LocalApplication:
 
 
 class _LocalOperator:
-    """Authenticates all requests of this process as an operator. Audit events have the actor of the command."""
+    """Authenticates all requests of this process as an operator. Audit events name the actor who runs the command."""
 
     def __init__(self, actor: Actor, domain: Domain | None) -> None:
         self.actor = actor

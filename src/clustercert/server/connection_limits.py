@@ -33,20 +33,21 @@ HEAD_SECONDS = 10.0
 MAX_PIPELINED = 16
 # Maximum number of connections of a worker, not counting unfinished TLS handshakes.
 MAX_CONNECTIONS = 2048
-# Maximum number of unfinished TLS handshakes of a worker. Each takes about 76 KB of memory. A genuine handshake takes
-# only milliseconds.
+# Maximum number of unfinished TLS handshakes of a worker. Each unfinished handshake takes about 76 KB of memory. A
+# genuine handshake lasts only milliseconds.
 MAX_HANDSHAKES = 2048
 HANDSHAKE_SECONDS = 5.0
 # Delay before a server that can't accept connections tries again.
 PAUSE_SECONDS = 1.0
-# Maximum number of connections of a worker whose client does not read its response. Each of them keeps a response of up
-# to about 1 MiB in memory; with TLS, several copies of it.
+# Maximum number of connections of a worker whose client does not read its response. Each such connection keeps a
+# response of up to about 1 MiB in memory; with TLS, several copies of the response.
 MAX_UNREAD = 128
-# If more unsent bytes than this wait for the client, the application waits too. uvloop's default with TLS is 512 KiB.
+# If more unsent bytes than this are in memory, the application waits until the client reads. uvloop's default with TLS
+# is 512 KiB.
 WRITE_BUFFER = 64 * 1024
-# After a refusal, or a response before the end of a long body, the rest of the request is discarded for at most this
-# time, and up to this many bytes. Closing the connection at once would reset it. Then a client that sends everything
-# before it reads would not see the response.
+# After a refusal, or a response before the end of a long body, the server discards the rest of the request: for at most
+# LINGER_SECONDS, and at most MAX_DISCARDED bytes. Closing the connection at once would reset the connection, and a
+# client that sends everything before it reads would not see the response.
 LINGER_SECONDS = 2.0
 MAX_DISCARDED = 4 * 1024 * 1024
 # Interval between log messages about the limit of connections.
@@ -63,7 +64,10 @@ class Loop(uvloop.Loop):
         ssl: ssl.SSLContext | None = None,
         **options: Any,
     ) -> Any:
-        """Create a server, as uvloop does. With `ssl`, needs the options `sock` and `backlog`, and takes no others."""
+        """Create a server, as uvloop does.
+
+        With `ssl`, the options `sock` and `backlog` are required, and no others are allowed.
+        """
         if ssl is None:
             return await super().create_server(protocol_factory, *args, **options)
         return _TlsServer(self, protocol_factory, ssl, *args, **options)
@@ -88,7 +92,7 @@ class _TlsServer:
         self._protocol_factory = protocol_factory
         self._context = context
         self._socket = sock
-        # The oldest first.
+        # The connections with unfinished handshakes, the oldest first.
         self._unfinished: dict[socket.socket, asyncio.Task[None]] = {}
         self._pause: asyncio.TimerHandle | None = None
         sock.setblocking(False)
@@ -102,7 +106,7 @@ class _TlsServer:
             self._pause.cancel()
 
     async def wait_closed(self) -> None:
-        """Return at once: uvicorn has waited for the connections."""
+        """Return at once: uvicorn has already waited until the connections are closed."""
 
     def _start(self) -> None:
         self._loop.add_reader(self._socket, self._accept)
@@ -114,7 +118,7 @@ class _TlsServer:
             # Another worker accepted the connection, or the client is gone.
             return
         except OSError as error:
-            # For example, too many files are open. Pause, or the event loop would call this method again and again.
+            # For example, too many files are open. Pause: otherwise the event loop would call this method all the time.
             if not self._make_room():
                 self._loop.remove_reader(self._socket)
                 self._pause = self._loop.call_later(PAUSE_SECONDS, self._start)
@@ -125,7 +129,7 @@ class _TlsServer:
         self._unfinished[connection] = self._loop.create_task(self._handshake(connection))
 
     def _make_room(self) -> bool:
-        """Close the connection with the oldest unfinished handshake. Returns whether there was one."""
+        """Close the connection with the oldest unfinished handshake. Returns whether there was such a connection."""
         if not self._unfinished:
             return False
         self._unfinished.pop(next(iter(self._unfinished))).cancel()
@@ -172,18 +176,18 @@ class BoundedProtocol(HttpToolsProtocol):
         super().__init__(*args, **options)
         self.url = b""
         self._part = _Part.START
-        # Bytes received since the last completed part of a request or piece of a body.
+        # Bytes received since a part of a request, or a piece of a body, was last completed.
         self._received = 0
         self._fields = 0
         # Bytes of a body received after the response.
         self._late = 0
         self._timer: asyncio.TimerHandle | None = None
         self._failure: ClustercertError | None = None
-        # Bytes that were discarded at the end of the connection.
+        # Bytes that were discarded before the connection closes; `None` while data is parsed.
         self._discarded: int | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        """Accept the connection. At the limit, close the longest waiting connection, or this one."""
+        """Accept the connection. At the limit, close the longest waiting connection, or this one if none is waiting."""
         super().connection_made(transport)
         transport.set_write_buffer_limits(WRITE_BUFFER)
         # uvicorn sets this timer only after a response.
@@ -225,7 +229,7 @@ class BoundedProtocol(HttpToolsProtocol):
         while data and not self._is_over():
             piece = data[: MAX_HEAD_BYTES - self._received]
             data = data[len(piece) :]
-            # Callbacks set this to 0 when a part is complete. The rest of the piece is not counted.
+            # Callbacks set `_received` to 0 when a part is complete. The rest of the piece is then not counted.
             self._received += len(piece)
             super().data_received(piece)
             if self._received >= MAX_HEAD_BYTES:
@@ -257,14 +261,14 @@ class BoundedProtocol(HttpToolsProtocol):
         """Start the application, or queue the request."""
         if len(self.pipeline) >= MAX_PIPELINED:
             self._fail(
-                InvalidRequest("Too many requests are sent before the response to the first. Send fewer.")
+                InvalidRequest("Too many requests are waiting for a response. Read responses before you send more.")
             )
         self._part = _Part.BODY
         self._received = 0
         super().on_headers_complete()
 
     def on_body(self, body: bytes) -> None:
-        """Pass a piece of the body on."""
+        """Pass a piece of the body to the application."""
         self._received = 0
         super().on_body(body)
 
@@ -302,14 +306,14 @@ class BoundedProtocol(HttpToolsProtocol):
 
     def send_400_response(self, msg: str) -> None:
         """Refuse a request that the parser or one of its callbacks has rejected."""
-        self._refuse(self._failure or InvalidRequest(f"{msg} Send a request by the rules of RFC 9112."))
+        self._refuse(self._failure or InvalidRequest(f"{msg} Send a request that follows RFC 9112."))
 
     def _is_busy(self) -> bool:
         """Whether the application is still responding to the last request."""
         return not getattr(self.cycle, "response_complete", True)
 
     def _is_over(self) -> bool:
-        """Whether nothing more is read from the connection, or it is closing."""
+        """Whether the connection is closing, or all data that still arrives is discarded."""
         return self._discarded is not None or self.transport.is_closing()
 
     def _fail(self, failure: ClustercertError) -> None:
@@ -341,7 +345,7 @@ class BoundedProtocol(HttpToolsProtocol):
         )
 
     def _refuse(self, failure: ClustercertError) -> None:
-        """Answer with the failure if a response is due now. Close the connection."""
+        """Send the failure as the response if a response is due now, and close the connection."""
         if self._is_over():
             return
         metrics.REQUESTS.labels(OTHER, OTHER, str(failure.status)).inc()
@@ -349,7 +353,7 @@ class BoundedProtocol(HttpToolsProtocol):
             self.transport.close()
             return
         if self._is_busy():
-            # Otherwise the application would send its response as well.
+            # Otherwise the application would send its own response as well.
             self.cycle.disconnected = True
             self.cycle.message_event.set()
         self.transport.write(self._rendered(failure))

@@ -25,7 +25,7 @@ from clustercert.store.roles import RoleQueries
 if TYPE_CHECKING:
     from clustercert.store.engine.database import Database
 
-# Tokens and signed requests are valid for minutes, so a larger difference is a fault.
+# Tokens and signed requests are valid for only a few minutes, so a larger difference between clocks is a fault.
 MAX_CLOCK_OFFSET = timedelta(minutes=2)
 MAX_NAMED = 5
 # At most this many clusters are counted; a service may have a million.
@@ -38,7 +38,7 @@ async def deployment_warnings(
     """Yield each warning. Raises Unavailable.
 
     Args:
-        serves_users: whether the process serves users, who may trust its TLS fingerprint, and not only API servers.
+        serves_users: whether users call the process, and not only API servers. Users may trust its TLS fingerprint.
     """
     for warning in _trusted_leaf(settings) if serves_users else ():
         yield warning
@@ -68,10 +68,10 @@ def _long_lifetimes(settings: Settings) -> Iterator[str]:
     rules = _listed(f"{name} ({lifetime_text(lifetime)})" for name, lifetime in found.items())
     origin = "These policy rules"
     if settings.policy.is_unwritten:
-        origin = "The settings have no policy rules, so roles give groups. These rules"
+        origin = "The settings have no policy rules, so roles give groups. The rules for these roles"
     yield (
-        f"{origin} allow certificates for more than {LONG_LIFETIME.days} days: {rules}. A stolen one works that long,"
-        " unless it is revoked. Set policy.max_lifetime."
+        f"{origin} allow certificates that are valid for more than {LONG_LIFETIME.days} days: {rules}. A stolen"
+        " certificate works until it expires or is revoked. Set policy.max_lifetime."
     )
 
 
@@ -83,18 +83,18 @@ def _kek_beside_data(settings: Settings, database: "Database") -> Iterator[str]:
         folders += [database.folder.resolve(), database.folder.resolve().parent]
     if kek.parent in folders:
         yield (
-            f"The key-encryption key {kek} lies beside the data, so a copy of that folder includes both. Move it"
-            " elsewhere, and set kek_file."
+            f"The key-encryption key {kek} lies beside the data, so a copy of that folder includes both. Move the key"
+            " to a different folder, and set kek_file."
         )
 
 
 def _trusted_leaf(settings: Settings) -> Iterator[str]:
     """Warn of a fingerprint that changes with each renewal, because users trust the certificate instead of its CA."""
-    remedy = "Let server.tls_certificate name a file with the certificate, followed by that of its CA."
+    remedy = "Let server.tls_certificate name a file with the certificate, followed by the certificate of its CA."
     if uses_own_pair(settings, settings.server.host):
         yield (
-            "The service creates its own certificate. When it creates another one, all users who trust the fingerprint"
-            f" must log in again. {remedy}"
+            "The service creates its own certificate. When it creates a new certificate, all users who trust the"
+            f" fingerprint must log in again. {remedy}"
         )
         return
     # Ignore a file that can't be used: starting the service reports it.
@@ -112,8 +112,9 @@ def _changing_subjects(settings: Settings) -> Iterator[str]:
         for claim in issuer.mapping.subject:
             if claim_path(claim)[-1] == "email":
                 yield (
-                    f"The issuer {issuer.name} identifies its users by the claim {claim}. An address can change, and"
-                    " can belong to somebody else later, who is then the same user. Set subject to a claim such as sub."
+                    f"The issuer {issuer.name} identifies its users by the claim {claim}. An e-mail address can change,"
+                    " or can later belong to somebody else, who then counts as the same user. Set subject to a claim"
+                    " such as sub."
                 )
 
 
@@ -123,8 +124,8 @@ async def _missing_names(settings: Settings, database: "Database") -> AsyncItera
     for authority in settings.identity.authorities:
         if missing := await federation.missing_names(authority):
             yield (
-                f"The settings of the issuer {authority.name} name what does not exist: {_listed(missing)}. They give"
-                " its users nothing. Correct [identity], or create what is missing."
+                f"The settings of the issuer {authority.name} name what does not exist: {_listed(missing)}. These"
+                " names give users nothing. Correct [identity], or create what is missing."
             )
 
 
@@ -157,11 +158,14 @@ async def _missing_in_rules(settings: Settings, database: "Database") -> AsyncIt
                 missing[f"project {name} (rule {rule.name})"] = None
             except Conflict:
                 yield (
-                    f"Several projects are named {name}, so the rule {rule.name} refuses requests for clusters in them."
-                    " Write the id or DOMAIN/NAME."
+                    f"Several projects are named {name}, so the rule {rule.name} refuses requests for clusters in these"
+                    " projects. Write a project's id or DOMAIN/NAME."
                 )
     if missing:
-        yield f"Rules of the policy name what does not exist: {_listed(missing)}. They match nothing."
+        yield (
+            f"Rules of the policy name what does not exist: {_listed(missing)}. These names match nothing. Correct the"
+            " rules, or create what is missing."
+        )
 
 
 def _written_out(names: Iterable[str] | None) -> tuple[str, ...]:
@@ -184,7 +188,7 @@ async def _unguarded_clusters(database: "Database") -> AsyncIterator[str]:
         count = f"{len(unguarded)}{' or more' if len(clusters) == MAX_CLUSTERS else ''}"
         yield (
             f"Revoked certificates still work in clusters without revocation: {_listed(unguarded, count)}. Their API"
-            " servers have never called the webhook. Run `clustercert kubernetes setup` for each of them."
+            " servers have never called the webhook. Run `clustercert kubernetes setup` for each of these clusters."
         )
 
 
@@ -210,7 +214,7 @@ async def _roles_without_rules(settings: Settings, stored: ClusterQueries) -> As
 
 
 async def _exempted_templates(settings: Settings, stored: ClusterQueries) -> AsyncIterator[str]:
-    """Warn of exemptions that could match groups of a template that was added to the policy later."""
+    """Warn of older exemptions that could match groups from templates that the policy got later."""
     try:
         found = await exempted_templates(stored, groups_and_templates(settings.loaded_policy().rules))
     except Unavailable:
@@ -218,8 +222,9 @@ async def _exempted_templates(settings: Settings, stored: ClusterQueries) -> Asy
     if found:
         yield (
             f"These clusters exempt groups that the policy's templates could give: {_listed(map(str, found))}. A"
-            " certificate of another issuer with such a group passes known-only. Let the template begin with a prefix,"
-            " such as team:{group}, or run `clustercert cluster update` with --remove-exempt."
+            " certificate from a different issuer that has such a group is accepted in mode known-only. Let the"
+            " template begin with a prefix, such as team:{group}, or run `clustercert cluster update` with"
+            " --remove-exempt."
         )
 
 

@@ -22,13 +22,13 @@ class FileWatch:
         self.mark()
 
     def mark(self) -> None:
-        """Remember the files as they are now. Call it just before the settings are loaded."""
+        """Remember the files as they are now. Call this just before the settings are loaded."""
         # The stamp is taken before the file is read, so that a later change is noticed.
         files = (self._config, named_policy_file(self._config))
         self._marked = self._seen = _stamps(file for file in files if file is not None)
 
     def has_changed(self) -> bool:
-        """Whether a file differs from when it was marked."""
+        """Whether a file has changed since the last call of `mark`."""
         return _stamps(self._marked) != self._marked
 
     def has_settled(self) -> bool:

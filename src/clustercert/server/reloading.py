@@ -130,7 +130,7 @@ class Reloader:
 
         Args:
             current: the settings that apply now.
-            apply: switches to settings with another policy or other issuers.
+            apply: switches to settings with a different policy or different issuers.
             stop: ends the watch when it is set.
         """
         stopping = asyncio.ensure_future(stop.wait())
@@ -207,11 +207,12 @@ def with_reloadable(current: Settings, loaded: Settings) -> Settings:
     """
     if differing := [name for name in FIXED if getattr(loaded, name) != getattr(current, name)]:
         raise SettingsError(
-            f"{', '.join(differing)}: differs from the running service. Restart it, if this is intended."
+            f"{', '.join(differing)}: differs from the running service. If this is intended, restart the service."
         )
     if loaded.policy.is_unwritten and not current.policy.is_unwritten:
         raise SettingsError(
-            "policy: has neither rules nor role_groups. Set policy.role_groups to true, if 5 years are intended."
+            "policy: has neither rules nor role_groups. If roles should give groups for up to 5 years, set"
+            " policy.role_groups to true."
         )
     try:
         # The loaded issuers fit the loaded Keystone settings. The service keeps the current Keystone settings, which

@@ -36,16 +36,16 @@ T = TypeVar("T")
 
 
 def end_on_interrupt() -> None:
-    """Make Ctrl-C end this process at once, until the server handles it.
+    """Make Ctrl-C end this process at once, until the server handles Ctrl-C itself.
 
-    Python would raise KeyboardInterrupt anywhere, and ignores exceptions in callbacks of the garbage collector: Ctrl-C
-    would be lost. Nothing needs to be cleaned up: a start can be killed at any moment.
+    By default, Python raises KeyboardInterrupt at any point, but ignores exceptions in callbacks of the garbage
+    collector, so Ctrl-C could be lost. Nothing needs to be cleaned up: a start can be killed at any moment.
     """
     signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 def run_interruptible(work: Coroutine[object, object, T]) -> T:
-    """Like `asyncio.run`, but Ctrl-C raises KeyboardInterrupt even if the work swallows the cancellation.
+    """Run the work like `asyncio.run`, but Ctrl-C raises KeyboardInterrupt even if the work swallows the cancellation.
 
     A cancelled database call may fail with an unrelated error, which the work may retry or raise.
     """
@@ -78,7 +78,7 @@ def run_interruptible(work: Coroutine[object, object, T]) -> T:
             raise KeyboardInterrupt from error
         raise
     finally:
-        # asyncio sets Python's own handler.
+        # asyncio has set Python's own handler instead of the previous one.
         signal.signal(signal.SIGINT, before)
     if interrupted:
         raise KeyboardInterrupt
@@ -157,7 +157,7 @@ def listener(host: str, port: int) -> Listener:
 
 
 def _inherited() -> socket.socket | None:
-    """The socket that a service manager such as systemd passed to this process, or `None`."""
+    """Return the socket that a service manager such as systemd passed to this process, or `None`."""
     if os.environ.get("LISTEN_PID") != str(os.getpid()):
         return None
     count = os.environ.pop("LISTEN_FDS", "")
@@ -169,7 +169,7 @@ def _inherited() -> socket.socket | None:
         inherited = socket.socket(fileno=FIRST_INHERITED)
     except OSError as error:
         raise SettingsError(
-            f"The inherited descriptor {FIRST_INHERITED} is not a socket: {error.strerror}."
+            f"The inherited descriptor {FIRST_INHERITED} is not a socket: {error.strerror}. Pass a TCP socket."
         ) from error
     if inherited.family not in (socket.AF_INET, socket.AF_INET6) or inherited.type != socket.SOCK_STREAM:
         raise SettingsError(
@@ -188,7 +188,7 @@ def _bound(host: str, port: int) -> socket.socket:
         reason = getattr(error, "strerror", None) or str(error)
         raise SettingsError(
             f"Can't listen on {host}, port {port}: {reason}. Choose another port with --port, or stop the program that"
-            " uses this one."
+            " uses this port."
         ) from error
     return bound
 
@@ -277,7 +277,7 @@ def _serve(config: uvicorn.Config, listener: Listener) -> None:
     def stop(_number: int, _frame: object) -> None:
         server.should_exit = True
 
-    # uvicorn handles signals only while it runs, and raises them again after that: the exit code must stay 0.
+    # uvicorn handles signals only while it runs, and then raises them again. With these handlers the exit code stays 0.
     before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
         server.run([listener.socket])
@@ -289,7 +289,7 @@ def _serve(config: uvicorn.Config, listener: Listener) -> None:
 
 
 class _Supervisor(Multiprocess):
-    """uvicorn's supervisor. Each worker reloads its settings."""
+    """uvicorn's supervisor, but workers reload their settings on SIGHUP instead of being restarted."""
 
     def handle_hup(self) -> None:
         """Pass SIGHUP on to the workers, which reload. uvicorn would restart them."""

@@ -22,9 +22,10 @@ _Stamps = tuple[Stamp, ...]
 
 
 class TlsContext:
-    """For uvicorn's options: an instance is the `ssl_context_factory`, and `reload` is the `callback_notify`.
+    """Creates the server's TLS context, and reloads the TLS files.
 
-    An instance is pickled and sent to each worker, so it creates its context only when called.
+    uvicorn's option `ssl_context_factory` is an instance, and `callback_notify` is the method `reload`. An instance is
+    pickled and sent to each worker, so it creates its context only when called.
     """
 
     def __init__(self, files: Tls) -> None:
@@ -91,8 +92,8 @@ def _measure(files: Tls) -> None:
 class _Session(ssl.SSLObject):
     """A TLS connection that closes without waiting for the peer's close_notify.
 
-    RFC 8446 6.1 and RFC 5246 7.2.1 allow this. Event loops would wait 30 s for close_notify, which clients with idle
-    connections need not send. So each such client would delay the shutdown.
+    RFC 8446 section 6.1 and RFC 5246 section 7.2.1 allow this. Event loops would wait 30 s for close_notify, which
+    clients with idle connections need not send. So each such client would delay the shutdown.
     """
 
     def unwrap(self) -> None:

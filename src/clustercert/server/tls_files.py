@@ -38,7 +38,7 @@ class Tls:
         fingerprint: SHA-256 of the leaf's DER, lower-case hex.
         issuer_fingerprint: the fingerprint of the last certificate in the file; `None` if the file has only the leaf.
         names: host names and IP addresses in a self-signed certificate; otherwise empty.
-        client_ca: PEM file; clients must have a certificate from one of these CAs. `None` if they need none.
+        client_ca: PEM file of the CAs from which clients must have a certificate. `None` if clients need none.
         not_before, not_after: the time in which all certificates in the file are valid.
     """
 
@@ -107,7 +107,7 @@ def _server_files(settings: Settings, host: str) -> Tls | None:
             f"Listening on {host} needs TLS. Set server.tls_certificate and server.tls_key, or server.plain_http ="
             " true behind a proxy. Self-signed certificates are only for a single server with an SQLite database."
         )
-    # Both server roles may use the pair, so the certificate has the names of both.
+    # Both server roles may use the pair, so the certificate has the host names of both roles.
     hosts, urls = {server.host, settings.webhook.host, host}, (server.public_url, settings.webhook.public_url)
     return self_signed(settings.data_dir, _own_names(hosts, urls))
 
@@ -121,7 +121,7 @@ def _given(certificate: Path, key: Path) -> Tls:
 
 
 def _own_names(hosts: set[str], public_urls: Iterable[str | None]) -> set[str]:
-    """Names and addresses under which clients may reach this machine."""
+    """Return the names and addresses under which clients may reach this machine."""
     names = {"localhost", "127.0.0.1", "::1", socket.gethostname(), socket.getfqdn(), *_own_addresses()}
     # 0.0.0.0 and :: mean "all addresses", so clients can't use them.
     names |= hosts - {"0.0.0.0", "::"}  # noqa: S104
@@ -131,7 +131,8 @@ def _own_names(hosts: set[str], public_urls: Iterable[str | None]) -> set[str]:
 
 def _own_addresses() -> Iterator[str]:
     """Yield this machine's source addresses for traffic to other networks. Sends nothing."""
-    # Documentation addresses (RFC 5737, RFC 3849), to look up a route without contacting a real host.
+    # These addresses are reserved for documentation (RFC 5737, RFC 3849). Connecting a UDP socket only looks up a
+    # route.
     for family, somewhere in ((socket.AF_INET, "192.0.2.1"), (socket.AF_INET6, "2001:db8::1")):
         with contextlib.suppress(OSError), socket.socket(family, socket.SOCK_DGRAM) as probe:
             probe.connect((somewhere, 9))
@@ -139,7 +140,10 @@ def _own_addresses() -> Iterator[str]:
 
 
 def self_signed(folder: Path, names: set[str]) -> Tls:
-    """Return the self-signed pair in the data folder. Replaces a pair that expires soon or lacks a name."""
+    """Return the self-signed pair in the data folder.
+
+    Creates a new pair if there is none, or if the existing pair expires soon or lacks a name.
+    """
     certificate, key_file, ca_file = _own_files(folder)
     now = datetime.now(UTC).replace(microsecond=0)
     leaf = _readable(certificate) if key_file.exists() and ca_file.exists() else None
@@ -155,7 +159,7 @@ def self_signed(folder: Path, names: set[str]) -> Tls:
 
 
 def _own_files(folder: Path) -> tuple[Path, Path, Path]:
-    """The files of a self-signed pair: certificate, key and CA."""
+    """Return the paths of a self-signed pair: certificate, key and CA."""
     return folder / "tls-server.pem", folder / "tls-server.key", folder / "tls-ca.pem"
 
 
