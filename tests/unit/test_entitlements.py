@@ -211,7 +211,7 @@ def test_rules_that_tell_too_many_requests_apart_are_an_error() -> None:
     different = [rule(f"d{n}", {"sources": [f"10.{n // 256}.{n % 256}.0/24"]}) for n in range(900)]
     assert len(entitled(*many)) == 30
     needy = rule("needy", {"auth_methods": ["token"]}, reason_required=True, key_types=["ed25519"])
-    with pytest.raises(InvalidRequest, match="can tell more than 5000 requests apart"):
+    with pytest.raises(InvalidRequest, match="distinguish more than 5000 different requests"):
         entitled(needy, *different)
 
 

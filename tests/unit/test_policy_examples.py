@@ -175,7 +175,7 @@ def test_examples_are_not_in_the_digest() -> None:
         ('caller.user = "alice"', "now = 9000-01-05T00:00:00Z", r":28:1: .*year must be from 2000 to 2100"),
         ('expects.groups = ["editors"]', "expects = {}", r":31:1: .*write what is expected"),
         ('expects.groups = ["editors"]', "expects = {refused=true, groups=['g']}", r":31:26: .*refused has no groups"),
-        ('expects.groups = ["editors"]', "expects = {refused=false, message='a'}", r":31:27: .*can't have message"),
+        ('expects.groups = ["editors"]', "expects = {refused=false, message='a'}", r":31:27: .*contradicts message"),
     ],
 )  # fmt: skip
 def test_a_fault_is_named_with_its_place(tmp_path: Path, change: str, to: str, fault: str) -> None:

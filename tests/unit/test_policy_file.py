@@ -142,7 +142,7 @@ def test_a_fault_from_the_environment_has_no_place(tmp_path: Path, monkeypatch: 
             "",
             r"policy\.toml is not valid TOML: Invalid value \(at end of document\)",
         ),
-        ("file = 'other.toml'", "", r"names another file"),
+        ("file = 'other.toml'", "", r"must not have the field file"),
         (None, "", r"Can't read the policy file .*policy.toml"),
         ("", "", r"The policy file .*policy.toml has neither rules nor role_groups"),
         ("preset = 'cce'", "", r"policy\.toml:1:1: policy\.preset: unknown field; the fields are "),
@@ -150,7 +150,7 @@ def test_a_fault_from_the_environment_has_no_place(tmp_path: Path, monkeypatch: 
         (
             "[policy]\nrole_groups = true",
             "",
-            r"policy\.toml:1:2: the policy file has a table named policy\. Write its fields outside of it\.",
+            r"policy\.toml:1:2: the policy file has a table named policy\. Write the table's fields at the top",
         ),
         (
             "\n# x\n[[policy.rules]]\nname = 'a'",
@@ -176,7 +176,10 @@ def test_a_file_that_cannot_be_used_is_refused(
     [
         (b"\xff\xfep\0", r"The configuration file .*settings.toml is not text in UTF-8: line 1\.$"),
         (b"a = 1\r\n# caf\xe9\n", r"The configuration file .*settings.toml is not text in UTF-8: line 2\.$"),
-        (b"\xef\xbb\xbfa = 1\n", r"settings.toml begins with a byte order mark\. Save it without one\.$"),
+        (
+            b"\xef\xbb\xbfa = 1\n",
+            r"settings.toml begins with a byte order mark\. Save the file without this mark\.$",
+        ),
         (b"#" * 16_000_001, r"The configuration file .*settings.toml is longer than 16000000 characters\."),
     ],
     ids=["UTF-16", "Latin-1", "byte order mark", "endless"],

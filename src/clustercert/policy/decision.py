@@ -130,7 +130,7 @@ class Policy:
         key_type: the type of keys that the service generates.
         max_lifetime: the longest lifetime of any certificate. Rules can only shorten it.
         username: the template of the user name; None for the user's id.
-        issuer_names: the names of issuers and Keystone, which are prefixes of the names of their users and groups.
+        issuer_names: the names of OIDC issuers and of Keystone. They are the prefixes in names such as `ISSUER/NAME`.
     """
 
     rules: tuple[PolicyRule, ...]
@@ -236,7 +236,7 @@ class Policy:
                 raise Forbidden(f"A certificate can't be issued: {problem} Ask the operator.", trace=trace)
 
     def name_problem(self, name: str) -> str | None:
-        """Say in a sentence why a certificate can't contain this user or group name. None if the name is allowed."""
+        """Return a sentence that says why a certificate can't contain this user or group name, or None if it can."""
         return name_problem(name, self.allowed_system_names)
 
 
@@ -271,7 +271,7 @@ def declared_username(policy: Policy) -> str:
 
 
 def policy_digest(policy: Policy) -> str:
-    """Return the policy's SHA-256, lower-case hex."""
+    """Return the SHA-256 of the policy in the form of the settings, in lower-case hex."""
     declared = {
         "rules": declared_rules(policy),
         "allow_system": declared_names(policy),
@@ -288,7 +288,7 @@ LONG_LIFETIME = timedelta(days=7)
 
 
 def long_lifetimes(policy: Policy) -> dict[str, timedelta]:
-    """Return the rules that allow more than `LONG_LIFETIME`: a mapping of names to longest lifetimes."""
+    """Return the longest lifetime of each rule that allows more than `LONG_LIFETIME`, by the rule's name."""
     granting = (rule for rule in policy.rules if rule.deny is None)
     longest = {rule.name: policy.strictest((rule,))[0] for rule in granting}
     return {name: lifetime for name, lifetime in longest.items() if lifetime > LONG_LIFETIME}

@@ -53,7 +53,7 @@ class RequestVariant:
 
 
 def depends_on_request(condition: Condition) -> bool:
-    """Whether the condition's result can differ between requests of one user for one cluster."""
+    """Whether the condition's result can differ between two requests from the same user for the same cluster."""
     if isinstance(condition, HasName):
         return condition.what in _ON_REQUEST
     if isinstance(condition, Expression):
@@ -81,7 +81,7 @@ def request_variants(conditions: Iterable[Condition], caller: Caller) -> Iterato
     for number, (method, source, key_type, reason) in enumerate(found):
         if number == MAX_VARIANTS:
             raise InvalidRequest(
-                f"The rules for one user can tell more than {MAX_VARIANTS} requests apart."
+                f"The rules that match one user distinguish more than {MAX_VARIANTS} different requests."
                 " Write fewer networks in rules that match the same users."
             )
         key = None if key_type is None else sample_key(key_type)
@@ -96,7 +96,7 @@ def _methods(caller: Caller) -> tuple[str, ...]:
 
 
 def _sources(conditions: Collection[Condition]) -> tuple[str, ...]:
-    """Return an address outside all networks, and each network's first address and the address after its last.
+    """Return a source outside all networks, and for each network the first address and the address after the last.
 
     The networks divide all addresses into ranges, and each range begins at one of these addresses.
     """
@@ -166,7 +166,7 @@ class _Rule:
 
 @dataclass(frozen=True, slots=True)
 class _Match:
-    """A rule whose conditions on the user and the cluster are met. `fails`: one of them can't be evaluated."""
+    """A rule whose conditions on the user and the cluster are met or, if `fails` is true, can't be evaluated."""
 
     rule: _Rule
     fails: bool
@@ -177,7 +177,7 @@ class _Choice:
     """A request that a rule grants.
 
     Attributes:
-        policy: a policy of the rules that match this request, without their conditions.
+        policy: a policy with only the rules that match this request, without the rules' conditions.
     """
 
     policy: Policy
@@ -203,7 +203,7 @@ class Entitlements:
     """Finds users' entitlements to a group in a cluster. Caches results for users who meet the same conditions."""
 
     def __init__(self, policy: Policy, cluster: Cluster, group: str, now: datetime) -> None:
-        """Create the search. `group` is the group's name, or a pattern in which `*` stands for any characters."""
+        """Prepare a search for `group`: a group's name, or a pattern in which `*` stands for any characters."""
         self._policy, self._cluster, self._now = policy, cluster, now
         self._group = Names((group,))
         self._rules = tuple(map(_split, policy.rules))
@@ -225,7 +225,7 @@ class Entitlements:
         return self._policy.input_of(caller, self._cluster, request, self._now)
 
     def _granted(self, plan: _Plan, decision_input: DecisionInput) -> Entitlement | None:
-        """Decide the plan's requests in the same way as issuing, until one is granted."""
+        """Return the entitlement from the first of the plan's requests that issuing would grant, or None."""
         try:
             own = united_groups((plan.rule,), decision_input, {})
         except ClustercertError:
@@ -308,7 +308,7 @@ def _outcomes(
 
 
 def _granting(matches: Sequence[_Match], position: int, sent: DecisionInput) -> Sequence[_Rule] | None:
-    """Return the rules that grant a request. None if it is refused, or not granted by the rule at `position`."""
+    """Return the rules that grant a request. None if they do not include the rule at `position`, or a rule refuses."""
     granting: list[_Rule] = []
     for number, match in enumerate(matches):
         is_taken_as_false = match.rule.expressions and number != position

@@ -182,9 +182,9 @@ class Expectation(Section):
             raise RuleFault("write what is expected, such as refused = true")
         refusal, grant = sorted(given & {"refused_by", "message"}), sorted(given - _OF_REFUSALS)
         if refusal and self.refused is False:
-            raise RuleFault(f"refused = false can't have {refusal[0]}", refusal[0])
+            raise RuleFault(f"refused = false contradicts {refusal[0]}; remove one of the two", refusal[0])
         if grant and self.is_refusal:
-            raise RuleFault(f"a request that is refused has no {grant[0]}", grant[0])
+            raise RuleFault(f"a request that is refused has no {grant[0]}; remove {grant[0]}", grant[0])
         return self
 
 
@@ -192,12 +192,13 @@ _OF_REFUSALS = frozenset({"refused", "refused_by", "message"})
 
 
 class ExampleSettings(Section):
-    """`[[policy.examples]]`: decisions that the policy must make, or else it is rejected.
+    """`[[policy.examples]]`: decisions that the policy must make.
 
-    The tables `caller`, `cluster`, `request` and `expects` are below. All but `expects` have defaults.
+    The service rejects a policy that decides an example differently. The tables `caller`, `cluster`, `request` and
+    `expects` are described below. All but `expects` have defaults.
 
     Attributes:
-        name: unique name, shown if the policy decides otherwise.
+        name: unique name, shown if the policy decides the example differently.
         now: the time of the decision.
     """
 
@@ -280,7 +281,7 @@ def example_failures(policy: Policy, examples: Iterable[ExampleSettings]) -> str
         return None
     lines = [f"  {each.name}: expected {each.expected}; got {each.decided}" for each in failed[:MAX_FAILED]]
     more = [f"  and {len(failed) - MAX_FAILED} more"] if len(failed) > MAX_FAILED else []
-    heading = "The policy decides these examples otherwise. `clustercert policy test` runs them all:"
+    heading = "The policy decides these examples differently. `clustercert policy test` runs all examples:"
     return "\n".join([heading, *lines, *more])
 
 

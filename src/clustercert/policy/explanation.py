@@ -95,9 +95,9 @@ def _check(condition: Condition, decision_input: DecisionInput) -> ConditionChec
 
 Decide = Callable[[Sequence[PolicyRule], IssueRequest], Grant]
 
-# The maximum number of rules to try. Each one costs one or two policy decisions.
+# The maximum number of rules to try. Trying a rule takes one or two policy decisions.
 MAX_TRIED = 32
-# Replaces the groups of a template if the caller has no values for its placeholders yet.
+# Replaces the groups that a template would produce, if the caller has no values for the template's placeholders yet.
 _SOME_GROUP = "group"
 # Kinds of names that occur in conditions and also fill placeholders of templates.
 _FILLED_IN = frozenset({"role", "group", "user"})
@@ -147,12 +147,12 @@ def nearest_rule(
 ) -> NearestRule | None:
     """Return the rule that would allow the request after the fewest changes, or None.
 
-    Considers only changes of the lifetime, and of what one rule's conditions require. Ignores that such a change can
-    also make other rules match.
+    Considers only changes to the lifetime, and changes that meet the conditions of one rule. Ignores that such a change
+    can also make other rules match.
 
     Args:
         checks: all rules, compared with the request.
-        decide: makes the decision with other rules, for the same caller, cluster and time.
+        decide: decides a request by the given rules, for the same caller, cluster and time.
         limited_by: the name of the rule or setting that limits the lifetime.
         only_own: consider only rules that the caller may see.
     """
@@ -236,7 +236,7 @@ class Explanation:
         grant: what would be signed; None if the request is refused.
         error: the refusal; None if the request is allowed.
         rules: the checked rules, in order. Empty if the caller has no role in the project.
-        nearest: None if the request is allowed, or if no change to the conditions of one rule would allow it.
+        nearest: the result of `nearest_rule`; None if the request is allowed, or if no such rule was found.
         longest: the longest lifetime that the matching rules allow; zero if no rule grants.
         strictest: the rule that sets `longest`; None if `policy.max_lifetime` sets it.
         key_type: the type of the CSR's key, or of the key that would be generated; empty if the caller has no role.
@@ -265,7 +265,7 @@ def explain(
 
     Args:
         only_own: leave out the rules that the caller may not see, and do not propose them as the nearest rule.
-        adapt: makes the same changes to the grant as issuing, or raises ClustercertError.
+        adapt: changes the grant in the same way as issuing does, or raises ClustercertError.
     """
 
     def decide(rules: Sequence[PolicyRule], request: IssueRequest) -> Grant:

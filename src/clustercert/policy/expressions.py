@@ -1,4 +1,4 @@
-"""Conditions in CEL, and checks of expressions that the library does not make."""
+"""Conditions in CEL. Also checks expressions for errors that the CEL library does not detect."""
 
 import re
 from collections.abc import Collection, Iterator, Mapping, Sequence
@@ -33,7 +33,8 @@ FIELD_TYPES: Mapping[str, str] = {
     "request.csr": "bool",
 }
 _LITERAL_TYPES = {"true": "bool", "false": "bool", "null": "null"}
-# If a value begins after one of these tokens, or at the start, no operator before it binds tighter than `==`.
+# If a value begins after one of these tokens, or at the start of the expression, no operator before the value binds
+# tighter than `==`.
 _BEFORE_OPERAND = frozenset({"", "(", "[", "{", ",", "&&", "||", "?", ":"})
 # If one of these tokens follows a value, the value is only the beginning of an operand.
 _GOES_ON = frozenset({".", "[", "(", "+", "-", "*", "/", "%"})
@@ -41,7 +42,7 @@ _OPEN, _CLOSE = frozenset("([{"), frozenset(")]}")
 _TOKEN = re.compile(
     r"""
       (?P<space> \s+ | //[^\n]* )
-    # A quote after a backslash ends a raw string for some parsers only, so there is none in a raw string here.
+    # Only some parsers end a raw string at a quote after a backslash, so reject raw strings with such a quote.
     | (?P<string> [bB]?[rR] (?: \"{3}(?:[^"\\]|\\[^"])*?\"{3} | '{3}(?:[^'\\]|\\[^'])*?'{3} )
         | [bB]?[rR] (?: "(?:[^"\\\n]|\\[^"\n])*" | '(?:[^'\\\n]|\\[^'\n])*' )
         | [bB]? (?: \"{3}(?:[^\\]|\\.)*?\"{3} | '{3}(?:[^\\]|\\.)*?'{3} )
@@ -96,7 +97,7 @@ def check_cost(parsed: Sequence[Token]) -> None:
 
 
 def check_calls(parsed: Sequence[Token]) -> None:
-    """Raise ValueError for a call that the library does not support, so that every evaluation would fail."""
+    """Raise ValueError for a call that always fails, because the library does not support the call."""
     for number, token in enumerate(parsed):
         if token.kind != "name" or _text(parsed, number + 1) != "(":
             continue
@@ -159,7 +160,7 @@ def _check_field(variable: str, after: Sequence[Token], known: Collection[str]) 
 
 
 def _check_value(parsed: Sequence[Token], start: int) -> None:
-    """Raise ValueError if the value has no fields but one is read, or if it is compared with another type."""
+    """Raise ValueError if a field is read from a value without fields, or if values of different types are compared."""
     value, end = _value_at(parsed, start)
     kind = _type_of(value)
     if kind != "map" and _text(parsed, end) == "." and _text(parsed, end + 2) != "(":
@@ -179,7 +180,7 @@ def _check_value(parsed: Sequence[Token], start: int) -> None:
 
 
 def _value_at(parsed: Sequence[Token], start: int) -> tuple[str, int]:
-    """Return the text of a variable, of its field, or of a label, and the position of the next token."""
+    """Return the text of the variable, field or label that begins at `start`, and the position of the next token."""
     end = start + 1
     if parsed[start].text != "now":
         end += 2
@@ -289,7 +290,7 @@ def _else_of(parsed: Sequence[Token], question: int) -> int:
 
 
 def _closing(parsed: Sequence[Token], opening: int) -> int:
-    """Return the position of the bracket that closes the bracket at `opening`; -1 if no bracket is there."""
+    """Return the position of the bracket that closes the bracket at `opening`; -1 if there is no such bracket."""
     if parsed[opening].kind != "sign" or parsed[opening].text not in _OPEN:
         return -1
     depth = 0
@@ -327,7 +328,8 @@ def _ends_operand(token: Token) -> bool:
 
 MAX_EXPRESSION = 4096
 
-# The maximum length of lists, because the cost of an expression grows with it. A token can have as many groups.
+# The maximum length of lists that an expression reads, because the cost of the expression grows with their length. A
+# token can contain the same number of groups.
 MAX_LISTED = 500
 
 FIELDS: Mapping[str, tuple[str, ...]] = {
@@ -372,7 +374,7 @@ class Expression:
 
     @property
     def depends_on_request(self) -> bool:
-        """Whether the result can differ between requests of one user for one cluster."""
+        """Whether the result can differ between two requests from the same user for the same cluster."""
         return not {"request", "now"}.isdisjoint(self._program.variables())
 
     def first_false(self, decision_input: DecisionInput) -> str | None:
@@ -396,7 +398,7 @@ class Expression:
 
 
 def compile_expression(source: str, known: frozenset[str] = _VARIABLES) -> "Program":
-    """Compile an expression. Raises ValueError if it uses other variables, or if its cost is not bounded."""
+    """Compile and check an expression. Raises ValueError for errors, unknown variables, or an unbounded cost."""
     if len(source.encode()) > MAX_EXPRESSION:
         raise ValueError(f"an expression must have at most {MAX_EXPRESSION} bytes")
     try:

@@ -15,10 +15,11 @@ MIN_LIFETIME = timedelta(minutes=15)
 # slow.
 # Source: kubernetes/pkg/controller/certificates/authority/policies.go.
 BACKDATE = timedelta(minutes=5)
-# The last sentence of a refusal. The command line replaces it, because command-line options differ from API fields.
+# The last sentence of the message about a lifetime that is too long. The command line replaces this sentence, because
+# command-line options differ from API fields.
 SHORTEN = "Request less, or duration -1 for the longest allowed."
 
-# The setting that limits all certificates' lifetimes, for messages.
+# The name of the setting that limits the lifetimes of all certificates, for messages.
 MAX_LIFETIME_SETTING = "policy.max_lifetime"
 
 _UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days", "w": "weeks"}

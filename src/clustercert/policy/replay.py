@@ -37,7 +37,7 @@ MALFORMED = "the event is malformed"
 
 
 class NotReplayable(Exception):
-    """A recorded decision can't be computed again. The message gives one of a few reasons, for counting."""
+    """A recorded decision can't be computed again. The message is the reason, one of a few that `Replay` counts."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,8 +46,8 @@ class DecisionFilter:
 
     Attributes:
         since, until: bounds of the event's time, both inclusive.
-        cluster: the cluster's id, or its name at that time. Events of kind `REPEATED` contain no cluster, so they are
-            always selected.
+        cluster: the cluster's id, or the cluster's name at the time of the event. Events of kind `REPEATED` contain no
+            cluster, so they are always selected.
     """
 
     since: datetime | None = None
@@ -267,7 +267,7 @@ def _time(value: object) -> datetime:
     return parse_rfc3339(_text(value))
 
 
-ONLY_COUNTED = "the refusal was only counted, without its cluster, as one of many of the same caller"
+ONLY_COUNTED = "the caller had many refusals, so the event contains only their number and not the clusters"
 NOT_SIGNED = "the policy allowed the request, but the signer did not sign"
 # The maximum number of example decisions for each kind of change.
 MAX_EXAMPLES = 5

@@ -50,10 +50,11 @@ from clustercert.policy.templates import (
 
 
 class WhenSettings(Section):
-    """`when` in `[[policy.rules]]`: conditions of a rule, which matches if all given fields match.
+    """`when` in `[[policy.rules]]`: conditions of a rule.
 
-    A list matches if one of its values matches. In names, `*` stands for any characters and `?` for one character.
-    Ids must be written in full. An empty `when` matches every member of the project.
+    The rule matches if all given fields match. A list matches if one of its values matches. In names, `*` stands for
+    any characters and `?` for one character. Ids must be written in full. An empty `when` matches every member of the
+    project.
 
     Attributes:
         roles: the caller's roles in the cluster's project.
@@ -64,8 +65,8 @@ class WhenSettings(Section):
         auth_methods: `token`, `access_key`, `oidc`, `cli` (a command on the service's machine); for callers from
             Keystone: `keystone` (a token), `keystone_app` (a token of an application credential), `keystone_key` (an
             access key).
-        issuers: who authenticated the caller: `built-in` for the built-in identity, else the URL of an OIDC issuer or
-            of Keystone.
+        issuers: who authenticated the caller: `built-in` for the built-in identity service, else the URL of an OIDC
+            issuer or of Keystone.
         sources: networks from which the request comes, such as `10.0.0.0/8`.
         cel: an expression in CEL of at most 4 KiB; see [Expressions](policy.md#expressions). Needs
             `clustercert[policy]`.
@@ -106,7 +107,7 @@ class GrantSettings(Section):
         key_types: the rule matches only if the certificate's key has one of these types. Without a CSR, the key has the
             type `issuing.key_type`.
         csr_required: the rule matches only requests with a CSR.
-        reason_required: the rule matches only requests with a reason. White space alone is no reason.
+        reason_required: the rule matches only requests with a reason. A reason of only white space does not count.
     """
 
     groups: GroupList = ()
@@ -163,9 +164,9 @@ class RuleSettings(Section):
     def tested_role(self) -> str | None:
         """A role that alone makes the rule match and grant a group, or None. Used by `kubernetes verify`.
 
-        Rules with only templates have none, because a template grants no group if the user has no value for a
-        placeholder. Rules with `{user.id}` have none, because the user id of `kubernetes verify` contains a colon,
-        which templates reject.
+        None for rules with only templates, because a template grants no group if the user has no value for a
+        placeholder. None for rules with `{user.id}`, because the user id of `kubernetes verify` contains a colon, and
+        templates reject values with colons.
         """
         groups, roles = self.granted_groups, self.when.roles
         if all(map(is_template, groups)) or any("{user.id}" in each for each in groups):
@@ -178,8 +179,8 @@ class RuleSettings(Section):
         """Return the rule with its conditions."""
         when, grant = self.when, self.grant or GrantSettings()
         conditions = [*when.conditions(), *grant.conditions()]
-        # These conditions can fail, and a failure refuses the request. So put them last: they are evaluated only if
-        # all other conditions are met.
+        # Put the conditions `projects` and `cel` last, so that they are evaluated only if all other conditions are met:
+        # if one of the two can't be evaluated, the request is refused.
         if when.projects is not None:
             conditions.append(InProject(Names(when.projects)))
         if when.cel is not None:
@@ -218,8 +219,8 @@ class PolicySettings(Section):
         max_lifetime: longest lifetime of any certificate, 15m to 1827d. Rules can only shorten it.
         username: template of the user name in all certificates, with `{user.name}`, `{user.id}` or `{user.domain}`. By
             default, the user's id. See [policy.md](policy.md#user-names).
-        file: a TOML file with these fields, `[[rules]]` and `[[examples]]`. If it is given, they must not be set in
-            `[policy]`.
+        file: a TOML file with these fields, `[[rules]]` and `[[examples]]`. If `file` is given, the other fields must
+            not be set in `[policy]`.
         allow_system: names beginning with `system:` that certificates may contain. Members of `system:masters` bypass
             every authorizer of a cluster, and their access can't be revoked. Templates never produce names beginning
             with `system:`.
@@ -270,7 +271,9 @@ class PolicySettings(Section):
         rules = {rule.name for rule in self.all_rules}
         for number, example in enumerate(self.examples):
             if names.index(example.name) < number:
-                raise RuleFault(f"two examples have the name {example.name}", "examples", number, "name")
+                raise RuleFault(
+                    f"two examples have the name {example.name}; rename one", "examples", number, "name"
+                )
             if (rule := example.expects.refused_by) is not None and rule not in rules:
                 raise RuleFault(f"no rule has the name {rule}", "examples", number, "expects", "refused_by")
         return self
@@ -290,7 +293,7 @@ class PolicySettings(Section):
 
     @property
     def has_role_groups(self) -> bool:
-        """Whether roles give groups: by default only if `rules` is not set. An empty list gives nobody access."""
+        """Whether roles give groups: by default only if `rules` is not set. An empty list `rules` counts as set."""
         return self.rules is None if self.role_groups is None else self.role_groups
 
     @property
@@ -299,7 +302,7 @@ class PolicySettings(Section):
         return self.role_groups is None and self.rules is None
 
     def policy(self, key_type: str = "ec-p256", issuer_names: frozenset[str] = frozenset()) -> Policy:
-        """Return the policy. See `Policy` for the arguments, which are settings outside of `[policy]`."""
+        """Return the policy. The arguments come from settings outside of `[policy]`; see the class `Policy`."""
         return Policy(
             tuple(rule.rule() for rule in self.all_rules),
             self.allow_system,
@@ -320,19 +323,19 @@ def positional_names(policy: PolicySettings) -> frozenset[str]:
 
 
 def credential_rule_problem(names: Collection[str], policy: PolicySettings) -> str | None:
-    """Say why rules can't have ClusterRoles for credentials: they don't exist, or have only positional names."""
+    """Return why rules can't have ClusterRoles for credentials: a rule does not exist or has no name. Else, None."""
     if unknown := set(names) - {rule.name for rule in policy.all_rules}:
-        return f"The policy has no rule {', '.join(sorted(unknown))}."
+        return f"The policy has no rule {', '.join(sorted(unknown))}. Correct the name, or add the rule to the policy."
     if by_position := set(names) & positional_names(policy):
         return (
-            f"The name {min(by_position)} depends on the rule's position, so a change of the policy could give its"
-            " ClusterRole to other users. Set name in [[policy.rules]]."
+            f"The name {min(by_position)} depends on the rule's position, so a change of the policy could give the"
+            " rule's ClusterRole to other users. Set the rule's name in [[policy.rules]]."
         )
     return None
 
 
 def effective_exemptions(before: ClusterOptions, after: ClusterOptions) -> tuple[str, ...]:
-    """Return the exemptions that a change makes effective: new exemptions, or all if it switches known-only on."""
+    """Return the exemptions that a change makes effective: the new ones, or all if the change sets known-only."""
     is_switched_on = after.mode == "known-only" != before.mode
     return tuple(each for each in after.exemptions if is_switched_on or each not in before.exemptions)
 
@@ -340,7 +343,10 @@ def effective_exemptions(before: ClusterOptions, after: ClusterOptions) -> tuple
 def exemption_problem(
     patterns: Iterable[str], policy: PolicySettings, *, for_operator: bool = True
 ) -> str | None:
-    """Say which pattern could exempt a group from a template of the policy. Shows the template only to operators."""
+    """Return a message about a pattern that could exempt a group from the policy's templates, or None.
+
+    The message shows the template only to operators.
+    """
     groups = groups_and_templates(policy.policy().rules)
     for pattern in patterns:
         if template := exempted_template(pattern, groups):

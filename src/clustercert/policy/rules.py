@@ -32,7 +32,7 @@ class DecisionInput:
     Attributes:
         roles: the caller's roles in the cluster's project.
         key_type: the type of the CSR's key, or of the key that the service would generate.
-        issuer_names: the names of issuers and Keystone, which are prefixes of the names of their users and groups.
+        issuer_names: the names of OIDC issuers and of Keystone. They are the prefixes in names such as `ISSUER/NAME`.
         cel_context: the variables for CEL. Created by the first expression, and reused by the others.
     """
 
@@ -47,7 +47,7 @@ class DecisionInput:
     _named: dict[str, Values] = field(init=False, repr=False, default_factory=dict)
 
     def named(self, what: str) -> Values:
-        """Return the values of one of the kinds in `NAMED`, such as `role`."""
+        """Return the names and ids of one kind, such as `role`. The kinds are the keys of `NAMED`."""
         values = self._named.get(what)
         if values is None:
             values = self._named[what] = Values(NAMED[what](self), _IDS[what](self) if what in _IDS else ())
@@ -62,7 +62,10 @@ class DecisionInput:
         ]
 
     def names_of(self, party: User | Group) -> tuple[str, ...]:
-        """Return the names of a user or group. Omits `DOMAIN/NAME` if a built-in domain has the name of an issuer."""
+        """Return the names of a user or group.
+
+        Omits the form `DOMAIN/NAME` for a built-in domain that has the same name as an issuer.
+        """
         domain = party.domain
         if domain.name in self.issuer_names and not isinstance(domain, FederatedDomain):
             return tuple(name for name in party.qualified_names if not name.startswith(f"{domain.name}/"))
@@ -103,7 +106,7 @@ class Template(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class HasName:
-    """One of the input's values of a kind, such as the caller's roles, matches one of the names."""
+    """The input has a matching value of one kind: for example, one of the caller's roles matches one of the names."""
 
     what: str
     names: Names
@@ -130,9 +133,9 @@ NAMED: Mapping[str, Callable[[DecisionInput], tuple[str, ...]]] = {
     "issuer": lambda decision_input: (decision_input.caller.issuer,),
     "key_type": lambda decision_input: (decision_input.key_type,),
 }
-"""Functions that return an input's names of each kind. A rule's entries are compared with these names."""
+"""Functions that return an input's names, by kind. A rule's entries are compared with these names."""
 
-# Functions that return an input's ids of each kind. Entries without wildcards are also compared with these ids.
+# Functions that return an input's ids, by kind. A rule's entries without wildcards are also compared with these ids.
 _IDS: Mapping[str, Callable[[DecisionInput], tuple[str, ...]]] = {
     "group": lambda decision_input: tuple(group.id for group in decision_input.caller.groups),
     "user": lambda decision_input: (decision_input.caller.user.id,),
@@ -148,7 +151,7 @@ _SHOWN: Mapping[str, Callable[[DecisionInput], tuple[str, ...]]] = {
 
 @dataclass(frozen=True, slots=True)
 class InProject:
-    """The cluster belongs to one of the projects. A name without a domain is accepted only if it is unique."""
+    """The cluster belongs to one of the projects. A name without a domain must be the name of only one project."""
 
     names: Names
 
@@ -157,7 +160,7 @@ class InProject:
         return f"project is {self.names.text}"
 
     def first_false(self, decision_input: DecisionInput) -> str | None:
-        """See `Condition`. Raises ConditionFailed if several projects have the name, so that it is ambiguous."""
+        """Return the clause if it is false, else None. Raises ConditionFailed if several projects have the name."""
         cluster, project = decision_input.cluster, decision_input.cluster.project_name
         names = project.qualified_names if project is not None else ()
         bare = [name for name in names if project is not None and name == project.name]
@@ -256,11 +259,12 @@ class PolicyRule:
     Attributes:
         name: unique in the policy.
         max_lifetime: the rule's limit; None if only the policy limits the lifetime.
-        default_lifetime: the lifetime for the duration -1; None for the longest.
+        default_lifetime: the lifetime for the duration -1; None for the longest lifetime allowed.
         deny: the message of a rule that denies; None for a rule that grants.
         declared: the rule in the form of the settings, as JSON values with lifetimes in seconds; for the audit event.
-        private: the conditions that only callers who meet them may see, because the conditions can contain names of
-            other users or projects. Empty if all conditions are on roles, or on things that the caller can choose.
+        private: the conditions that are shown only to callers who meet all of them, because the conditions can contain
+            names of other users or projects. Empty if all conditions are on roles, or on things that the caller can
+            choose.
         chosen: the clauses of the conditions on things that the caller can choose.
     """
 
@@ -301,8 +305,9 @@ class PolicyRule:
     def is_visible_to(self, decision_input: DecisionInput) -> bool:
         """Whether the caller may see the rule: all its private conditions are met.
 
-        Such a caller could meet the rule with another request, or with other roles. Other rules are secret, because
-        their names or conditions can reveal users, groups, projects and clusters.
+        A caller who meets these conditions could match the rule with a different request, or with different roles.
+        Rules that the caller may not see are secret, because their names or conditions can reveal users, groups,
+        projects and clusters.
         """
         try:
             return all(each.first_false(decision_input) is None for each in self.private)
@@ -338,7 +343,7 @@ class Match:
     failure: str = ""
 
     def own_unmet(self, rules: Iterable[PolicyRule], decision_input: DecisionInput) -> dict[str, str]:
-        """Return `unmet` for the rules that the caller may see, with at most `MAX_TRACED` entries."""
+        """Return the entries of `unmet` that the caller may see, at most `MAX_TRACED`."""
         own: dict[str, str] = {}
         for rule in rules:
             clause = self.unmet.get(rule.name)
@@ -352,7 +357,7 @@ class Match:
         return own
 
     def skipped(self, own: Mapping[str, str]) -> JsonObject:
-        """Return the names in `own` for the decision trace, and the number of skipped rules if `own` lacks some."""
+        """Return the trace's field with the rules in `own`. If `own` lacks skipped rules, add the number of all."""
         skipped: JsonObject = {"skipped_rules": list(own)}
         return skipped if len(own) == len(self.unmet) else skipped | {"skipped_count": len(self.unmet)}
 
@@ -410,12 +415,12 @@ def operates(caller: Caller) -> bool:
 
 
 def administers(caller: Caller, project_id: str) -> bool:
-    """Whether the caller may manage other users' certificates in a project, as its admin or as an operator."""
+    """Whether the caller may manage other users' certificates in a project: as project admin or as an operator."""
     return ADMIN in caller.roles_in(project_id) or operates(caller)
 
 
 def administered_projects(caller: Caller) -> tuple[str, ...]:
-    """Return the ids of the projects that the caller administers. A token has only the roles of its scope."""
+    """Return the ids of the projects that the caller administers; with a scoped token, only projects in the scope."""
     return tuple(project_id for project_id, roles in caller.roles.items() if ADMIN in roles)
 
 
@@ -430,7 +435,7 @@ def may_assign(caller: Caller, project_id: str, role: str) -> bool:
 def may_unassign(caller: Caller, role: str) -> bool:
     """Whether the caller, an admin of a project or an operator, may remove this role in the project.
 
-    Only operators may remove a role that is not built in, because a policy rule may deny requests of users with the
+    Only operators may remove a role that is not built in: a policy rule may deny requests because the user has the
     role.
     """
     return role in PROJECT_ROLES or operates(caller)
@@ -443,7 +448,7 @@ def require_operator(caller: Caller, message: str = "Only operators can do this.
 
 
 def require_admin(caller: Caller, project_id: str) -> None:
-    """Raise NotFound if the caller has no role in the project, or Forbidden if the caller is not its admin.
+    """Raise NotFound if the caller has no role in the project, or Forbidden if the caller is not a project admin.
 
     Operators pass both checks.
     """

@@ -81,7 +81,7 @@ def _username(text: str) -> str:
 
 def _visible(text: str) -> str:
     if problem := invisible_problem(text):
-        raise ValueError(f"{text[:64]!a} {problem}; remove that")
+        raise ValueError(f"{text[:64]!a} {problem}; correct the text")
     return text
 
 

@@ -44,7 +44,7 @@ def invisible_problem(text: str) -> str | None:
 
 @functools.lru_cache(maxsize=4096)
 def name_problem(name: str, allowed_system_names: frozenset[str]) -> str | None:
-    """Say in a sentence why a certificate can't contain this user or group name. None if the name is allowed."""
+    """Return a sentence that says why a certificate can't contain this user or group name, or None if it can."""
     if not is_plain_text(name):
         return "a user or group name has a control, bidirectional or unpaired surrogate character."
     if not 1 <= len(name.encode()) <= MAX_NAME:
@@ -77,7 +77,7 @@ class GroupTemplate:
     roles: Names | None = None
 
     def __post_init__(self) -> None:
-        """Raise ValueError if the template is malformed, or if a placeholder touches other text without a colon."""
+        """Raise ValueError if the template is malformed, or if no colon separates a placeholder from other text."""
         _check(self.text, _VALUES)
         if len(_SEPARATED.findall(self.text)) != len(_PLACEHOLDER.findall(self.text)):
             raise ValueError(
@@ -93,7 +93,7 @@ class GroupTemplate:
 
 @dataclass(frozen=True, slots=True)
 class UserNameTemplate:
-    """A user name with placeholders. One of them must be the user's name or id, so that users rarely share a name."""
+    """A user name with placeholders. It must contain the user's name or id, so that users rarely share a name."""
 
     text: str
 
@@ -158,8 +158,8 @@ def is_template(group: str) -> bool:
 def _value_problem(values: Iterable[str]) -> str | None:
     """Return why a placeholder's value is rejected, or None.
 
-    A value with a colon could produce the name of another template. Invisible characters and other normalization forms
-    could disguise a name. Tokens with such names are refused, too.
+    A value with a colon could produce a name that belongs to a different template. Invisible characters and other
+    normalization forms could disguise a name. Authentication also refuses tokens that contain disguised names.
     """
     for value in values:
         if not value or ":" in value:
@@ -205,7 +205,8 @@ def _ids(_: GroupTemplate, decision_input: DecisionInput) -> list[Values]:
     ]
 
 
-# Functions that return the values of each placeholder. Placeholders with the same function are filled in together.
+# Functions that return the values of each placeholder. Placeholders with the same function get values from the same
+# object, such as one group.
 _VALUES: dict[str, Callable[[GroupTemplate, DecisionInput], list[Values]]] = {
     "group": _groups,
     "group.id": _groups,
@@ -230,16 +231,16 @@ def groups_and_templates(rules: Iterable[PolicyRule]) -> set[str]:
 
 
 def template_prefixes(policy_groups: Iterable[str]) -> tuple[str, ...]:
-    """Return the fixed prefix of the names from each template, up to a colon. Omits templates without such a prefix.
+    """Return the fixed prefixes of templates: the text up to the last colon before the first placeholder.
 
-    Also omits the prefix `system:`, because templates never produce names with this prefix.
+    Omits templates without such a prefix, and the prefix `system:`, because templates never produce names with it.
     """
     prefixes = {group[: group.find("{")].rpartition(":")[0] for group in policy_groups if is_template(group)}
     return tuple(sorted(f"{prefix}:" for prefix in prefixes if prefix and not _is_system(f"{prefix}:")))
 
 
 def exempted_template(pattern: str, policy_groups: Iterable[str]) -> str | None:
-    """Return a template that begins with a placeholder, and whose names a pattern could exempt; or None."""
+    """Return a template that begins with a placeholder and can produce names that the pattern exempts, or None."""
     if _is_system(pattern):
         return None
     for group in unprefixed_templates(policy_groups):
@@ -252,7 +253,7 @@ def exempted_template(pattern: str, policy_groups: Iterable[str]) -> str | None:
 
 
 def unprefixed_templates(policy_groups: Iterable[str]) -> list[str]:
-    """Return the templates that begin with a placeholder. Names in other issuers' certificates can look the same."""
+    """Return the templates that begin with a placeholder. Other issuers' certificates can contain the same names."""
     templates = sorted(filter(is_template, policy_groups))
     return [group for group in templates if not template_prefixes([group]) and not _is_system(group)]
 
@@ -262,13 +263,13 @@ def _is_system(name: str) -> bool:
 
 
 Exemption = Literal["node", "component"]
-"""Why a certificate is exempt: it belongs to a kubelet, or the operator exempted its other names."""
+"""Why a certificate is exempt: it belongs to a kubelet (`node`), or the operator exempted its names (`component`)."""
 
 
 def exemption_of(
     username: str, presented: Collection[str], options: ClusterOptions, policy_groups: Collection[str]
 ) -> Exemption | None:
-    """Return the exemption if all groups (or, without groups, the user name) match the cluster's patterns.
+    """Return the exemption if all groups match the cluster's patterns. Without groups, the user name must match.
 
     Ignores groups that every caller has. A user name with the prefix `system:` must match too, because Kubernetes binds
     rights to such users. For kubelets, it is enough that their group matches. The group `system:nodes` exempts only
@@ -284,7 +285,7 @@ def exemption_of(
     needs_name = not groups or (username.startswith(SYSTEM_PREFIX) and not is_kubelet)
     names = [*groups, username] if needs_name else [*groups]
     prefixes = (OUR_PREFIX, *template_prefixes(policy_groups))
-    # A template's text is not a name, even if a user or group has the same name.
+    # Skip templates: the text of a template is not the name of a group, even if a user or group is named like the text.
     ours = [group for group in policy_groups if not is_template(group)]
     if any(name.startswith(prefixes) or name in ours for name in (username, *groups)):
         return None
@@ -303,7 +304,8 @@ def is_exempt(
     """Whether the mode `known-only` accepts a certificate: it is exempt, and pinned if the cluster pins components.
 
     Args:
-        fingerprints: the certificate's fingerprint, in lower-case hex; several if the presented one is not known.
+        fingerprints: the certificate's fingerprint, in lower-case hex; several if the presented certificate is one of
+            them, but it is not known which.
     """
     exemption = exemption_of(username, presented, options, policy_groups)
     if exemption == "component" and options.pin_components:

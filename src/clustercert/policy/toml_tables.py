@@ -91,7 +91,7 @@ def _shown(problem: ErrorDetails) -> str:
 def _suggestion(name: str, settings: type[BaseModel], table: Sequence[str | int]) -> str:
     known = _fields(settings, table)
     inner = {field: f"{each}.{field}" for each in known for field in _fields(settings, (*table, each))}
-    # Require more similarity for inner fields: there are so many that one is nearly always slightly similar.
+    # Require more similarity for inner fields: among so many inner fields, one is nearly always slightly similar.
     for names, cutoff in (({each: each for each in known}, 0.6), (inner, 0.8)):
         if similar := difflib.get_close_matches(name, names, n=1, cutoff=cutoff):
             return f"; did you mean {names[similar[0]]}?"
@@ -117,9 +117,10 @@ def _table(annotation: Any) -> type[BaseModel] | None:
 
 Key = str | int
 
-# The maximum number of faults to report. Finding the line of one takes up to 0.3 seconds in a file with 1000 rules.
+# The maximum number of faults to report. Finding the line of a fault takes up to 0.3 seconds with 1000 rules.
 MAX_FAULTS = 10
-# The maximum size of a file, far above any real policy. An endless file, such as a device, must not use up all memory.
+# The maximum size of a file, far above the size of any real policy. Without a limit, an endless file, such as a device,
+# would use up all memory.
 _MAX_CHARACTERS = 16_000_000
 
 
@@ -140,7 +141,10 @@ class Tables:
     name: str = ""
 
     def place(self, path: Sequence[Key]) -> str | None:
-        """Return `file:line:column` of a value, or of the innermost table in the path that the file has, or None."""
+        """Return `file:line:column` of a value or, if the file lacks the value, of the innermost table that it has.
+
+        Returns None if the file has none of the tables in the path.
+        """
         while path and not _has(self.values, path):
             path = path[:-1]
         if not path:
@@ -162,7 +166,7 @@ def read_tables(file: Path, kind: str = "configuration") -> Tables:
             )
         if text.startswith("\ufeff"):
             raise UnreadableFile(
-                f"The {kind} file {file} begins with a byte order mark. Save it without one."
+                f"The {kind} file {file} begins with a byte order mark. Save the file without this mark."
             )
         return Tables(tomllib.loads(text), text, str(file))
     except OSError as error:
@@ -186,11 +190,14 @@ def read_policy_file(policy: object) -> Tables | None:
         raise UnreadableFile(f"policy.file is set, so write policy.{beside[0]} into {file}.")
     tables = read_tables(file, "policy")
     if "file" in tables.values:
-        raise UnreadableFile(f"The policy file {file} names another file. Write the rules into it.")
+        raise UnreadableFile(
+            f"The policy file {file} must not have the field file. Write the rules into {file} instead."
+        )
     if not tables.values.keys() & {"role_groups", "rules"}:
         if "policy" in tables.values:
             raise UnreadableFile(
-                f"{tables.place(['policy'])}: the policy file has a table named policy. Write its fields outside of it."
+                f"{tables.place(['policy'])}: the policy file has a table named policy. Write the table's fields at the"
+                " top level of the file, such as [[rules]] instead of [[policy.rules]]."
             )
         if tables.values.keys() <= PolicySettings.model_fields.keys():
             raise UnreadableFile(
@@ -237,7 +244,8 @@ def _has(values: object, path: Sequence[Key]) -> bool:
 def _position(text: str, path: Sequence[Key]) -> tuple[int, int]:
     """Return the line and column of the statement that defines a value.
 
-    Finds the shortest beginning of the file that is valid TOML and defines the value, and takes its last statement.
+    Finds the shortest beginning of the file that is valid TOML and defines the value. The last statement of this part
+    defines the value.
     """
     lines = [f"{line}\n" for line in text.split("\n")]
     end = bisect.bisect_left(
