@@ -19,7 +19,7 @@ def main() -> None:
     try:
         _run()
     except KeyboardInterrupt:
-        # Ctrl-C while modules are imported. After that, the commands handle Ctrl-C.
+        # Ctrl-C was pressed while modules were imported. Later, the commands handle Ctrl-C.
         sys.exit(130)
 
 

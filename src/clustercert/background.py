@@ -10,7 +10,7 @@ from collections.abc import AsyncIterator, Callable, Coroutine
 
 @contextlib.asynccontextmanager
 async def running(work: Callable[[asyncio.Event], Coroutine[object, object, None]]) -> AsyncIterator[None]:
-    """Run `work(stop)` during the `with` block. Then set `stop` and wait for the work. Re-raises its errors."""
+    """Run `work(stop)` during the `with` block. Then set `stop` and wait for the work. Re-raises errors of the work."""
     stop = asyncio.Event()
     task = asyncio.create_task(work(stop))
     try:

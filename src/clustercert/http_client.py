@@ -17,8 +17,8 @@ if TYPE_CHECKING:
 
 # Documents and tokens take a few kilobytes. A list of 500 groups from Keystone takes 200 kilobytes.
 MAX_RESPONSE_BYTES = 512 * 1024
-# Reading a body in chunks of one byte takes a thousand times as long as in large chunks. So let other tasks run in
-# between.
+# Reading a body in chunks of one byte takes a thousand times as long as in large chunks. So let other tasks run after
+# this many chunks.
 _CHUNKS_WITHOUT_YIELD = 50
 
 
@@ -48,7 +48,7 @@ def new_client(
     Args:
         connections: maximum number of open connections.
         base_url: prefix of requests with an absolute path.
-        connect_seconds: time limit for opening a connection, if it is shorter than the time limit of `exchange`.
+        connect_seconds: time limit for opening a connection; `None` for only the time limit of `exchange`.
     """
     from http.cookiejar import CookieJar, DefaultCookiePolicy  # noqa: PLC0415 - httpx imports this module too
 

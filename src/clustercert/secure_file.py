@@ -6,7 +6,7 @@ import stat
 import tempfile
 from pathlib import Path
 
-# The limit for symbolic links in one path, as in Linux.
+# The maximum number of symbolic links to follow in one path, as in Linux.
 _MAX_LINKS = 40
 
 
@@ -39,7 +39,8 @@ def _target(path: Path) -> Path:
     """Return the file to replace: the path, or the target of a link.
 
     Raises OSError if another user owns the link or the target, because that user could make the caller overwrite a
-    file. Also raises OSError if the target is missing, because others might be able to read a new file there.
+    file. Also raises OSError if the target is missing, because other users might be able to read a new file in the
+    folder of the target.
     """
     target = path
     for _ in range(_MAX_LINKS):
@@ -66,9 +67,9 @@ def _require_owner(status: os.stat_result, path: Path) -> None:
 
 
 def make_private_folder(path: Path) -> None:
-    """Create a folder with mode 0700, or set that mode on an existing folder of this program. Raises OSError.
+    """Create a folder with mode 0700, or set this mode on an existing folder of this program. Raises OSError.
 
-    The target of a symbolic link keeps its mode: it may be in use for something else.
+    The target of a symbolic link keeps its mode, because other programs may use the target.
     """
     path.mkdir(mode=0o700, parents=True, exist_ok=True)
     if not path.is_symlink():

@@ -1,7 +1,7 @@
 """Settings from a TOML file and from `CLUSTERCERT_…` environment variables, which take precedence.
 
-Read once, in `cli`, and passed to constructors. The docstrings here are the reference in docs/configuration.md: run
-`make docs` after a change.
+The settings are read once, in `cli`, and passed to constructors. The tables in docs/configuration.md are generated from
+the docstrings here: run `make docs` after a change.
 """
 
 import os
@@ -100,8 +100,8 @@ class ServerSettings(Section):
             in the data folder, unless the service listens on loopback.
         plain_http: serve without TLS on addresses other than loopback, behind a proxy that terminates TLS.
         public_url: URL of the service for its clients, shown in the catalog. By default, it is taken from each request.
-        other_urls: further URLs of the service. Users who allowed the service, at one of its URLs, to receive tokens of
-            an issuer are not asked again at its other URLs.
+        other_urls: further URLs of the service. A user who has allowed one URL to receive an issuer's tokens is not
+            asked again for the other URLs.
         trusted_proxies: networks of proxies, such as `10.0.0.0/8`. For requests from these networks, the source address
             is taken from `X-Forwarded-For`. For other requests, it is the address of the connection.
         body_timeout: longest time in seconds for receiving a request body.
@@ -168,7 +168,7 @@ class ApiSettings(Section):
             certificate, as in CCE. If false, the entry contains the API server's CA.
         get_clustercert: accept the deprecated GET request, which issues a certificate without a request body.
         max_duration: longest `duration` of a request in days, 1825 to 1827. Some of Huawei's clouds allow 1826 or 1827.
-            For more than 1825, `policy.max_lifetime` must be as long.
+            A certificate is valid for more than 1825 days only if `policy.max_lifetime` allows this.
         endpoints: form of a cluster's `status.endpoints`. `auto`: a list for Huawei Cloud's Go SDK and Terraform
             provider, an object for other clients.
     """
@@ -185,8 +185,8 @@ class IssuingSettings(Section):
     Attributes:
         key_type: key type of leaf certificates that are requested without a CSR.
         ca_key_type: key type of the client CAs of new clusters.
-        disk_reserve_mib: free disk space in MiB for the SQLite file. With less, requests for certificates get 503, but
-            revocations continue. 0 disables the check.
+        disk_reserve_mib: free disk space in MiB for the SQLite file. With less free space, requests for certificates
+            get status 503, but revocations continue. 0 disables the check.
     """
 
     key_type: KeyType = "ec-p256"
@@ -205,13 +205,14 @@ class LimitSettings(Section):
         rates: maximum rates of issued certificates, such as `caller = "20/1h"` in `[limits.rates]`. By default, there
             is no limit.
         live_certificates: maximum number of live certificates of a user for a cluster. By default, there is no limit.
-        tokens: maximum rate at which a user of the built-in identity can get tokens, per worker.
-        temporary_keys: maximum rate at which a user of the built-in identity can get temporary access keys, per worker.
+        tokens: maximum rate at which a user of the built-in identity provider can get tokens, per worker.
+        temporary_keys: maximum rate at which a user of the built-in identity provider can get temporary access keys,
+            per worker.
         clusters_per_project: maximum number of clusters in a project.
         cas_per_cluster: maximum number of CAs that a cluster's API server may have.
         ca_kib_per_cluster: maximum total size of the CAs of a cluster's API server, in KiB of PEM.
-        page_kib: approximate maximum size of a page of a list, in KiB. While a worker renders a page, its other
-            requests wait.
+        page_kib: approximate maximum size of a page of a list, in KiB. While a worker renders a page, the worker's
+            other requests wait.
     """
 
     failures_per_minute: int = Field(default=60, ge=0)
@@ -347,7 +348,10 @@ class Settings(BaseSettings):
         return self.database_url or f"sqlite+aiosqlite:///{self.data_dir.resolve() / DATABASE_FILE}"
 
     def kek_source(self) -> "KekSource":
-        """The source of key-encryption keys. Raises SettingsError if none is set, or if it is in the data folder."""
+        """Return the source of key-encryption keys.
+
+        Raises SettingsError if no source is set, or if the file with the keys is in the data folder.
+        """
         # `custody` imports the store, which is not needed for reading the settings.
         from clustercert.custody.keks import KekFile, KekVariable  # noqa: PLC0415
 
@@ -366,7 +370,10 @@ class Settings(BaseSettings):
         return KekFile(self.kek_file)
 
     def for_role(self, role: ServerRole) -> "Settings":
-        """Return the settings for a process with this role. For `webhook`, its listener replaces that in `server`."""
+        """Return the settings for a process with this role.
+
+        For the role `webhook`, `server` contains the listener of `[webhook]` instead of the listener of `[server]`.
+        """
         if role != "webhook":
             return self
         webhook = self.webhook
@@ -419,8 +426,9 @@ class Settings(BaseSettings):
 
 
 def load(config: Path | None, policy_file: Path | None = None, /, **overrides: object) -> Settings:
-    """Load the settings. The command line's overrides take precedence over the environment, and that over the file.
+    """Load the settings.
 
+    Overrides from the command line take precedence over the environment, and the environment over the settings file.
     Raises SettingsError with one line for each wrong field.
 
     Args:
@@ -445,7 +453,7 @@ def load(config: Path | None, policy_file: Path | None = None, /, **overrides: o
 
 
 def named_policy_file(config: Path | None) -> Path | None:
-    """Return the file that the settings name for the policy. None if there is none, or they can't be read."""
+    """Return the policy file that the settings name. Returns None if the settings name no file, or can't be read."""
     try:
         policy = _values(config, {})[0].get("policy")
     except (UnreadableFile, UnreadableVariable, RecursionError, ValueError):

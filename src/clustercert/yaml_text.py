@@ -25,7 +25,7 @@ _NUMBERS: Mapping[str, tuple[re.Pattern[str], type[int] | type[float]]] = {
 _TIMESTAMP = "tag:yaml.org,2002:timestamp"
 # libyaml, which is several times faster, is missing in some builds of PyYAML.
 _BaseLoader: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
-# Numbers of YAML 1.2 that are strings in YAML 1.1. kubectl reads some of them as numbers.
+# Matches text that is a number in YAML 1.2 and a string in YAML 1.1. kubectl reads some such text as numbers.
 _OTHER_NUMBERS = re.compile(r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?\Z|0o[0-7]+\Z", re.ASCII)
 
 
@@ -147,7 +147,7 @@ class _Loader(_BaseLoader):  # type: ignore[misc] # a class that is chosen at ru
     """
 
     def construct_number(self, node: yaml.ScalarNode) -> int | float:
-        """Construct a number, also one with an explicit tag."""
+        """Construct a number, also if the number has an explicit tag."""
         pattern, number_type = _NUMBERS[node.tag]
         text = self.construct_scalar(node)
         if not pattern.fullmatch(text):
@@ -168,7 +168,7 @@ class Dumper(yaml.SafeDumper):
     """Quotes strings that some parsers read as numbers. Writes an object that occurs twice as two copies."""
 
     def ignore_aliases(self, data: object) -> bool:
-        """Write no aliases."""
+        """Return True, so that no aliases are written."""
         del data
         return True
 
@@ -177,5 +177,5 @@ Dumper.add_implicit_resolver("tag:yaml.org,2002:float", _OTHER_NUMBERS, list("-+
 
 
 def dump(value: object, *, allow_unicode: bool = True) -> str:
-    """Write a JSON value as YAML, without breaking lines."""
+    """Return a JSON value as YAML, without breaking lines."""
     return yaml.dump(value, Dumper=Dumper, sort_keys=False, allow_unicode=allow_unicode, width=1_000_000)

@@ -153,12 +153,12 @@ MISTAKES: dict[str, tuple[dict[str, Any], str]] = {
         document("Project", "a", {"descriptoin": "x"}),
         "there is no field descriptoin. Known: description",
     ),
-    "type": (document("Project", "a", {"enabled": "yes"}), "spec.enabled: it must be of type boolean"),
-    "number": (cluster("a", "eu-de", version=1.33), "spec.version: it must be of type string"),
-    "list": (document("Group", "a", {"members": [1]}), "spec.members[0]: it must be of type string"),
+    "type": (document("Project", "a", {"enabled": "yes"}), "spec.enabled must be of type boolean"),
+    "number": (cluster("a", "eu-de", version=1.33), "spec.version must be of type string"),
+    "list": (document("Group", "a", {"members": [1]}), "spec.members[0] must be of type string"),
     "choice": (
         cluster("a", "eu-de", webhook_mode="off"),
-        "spec.webhook_mode: it must be default or known-only",
+        "spec.webhook_mode must be default or known-only",
     ),
     "member": (document("Group", "a", {"members": ["alise"]}), "there is no user alise. Did you mean alice?"),
     "project": (cluster("a", "eu-ed"), "there is no project eu-ed. Did you mean eu-de?"),
@@ -306,7 +306,9 @@ def test_prune_leaves_an_object_whose_label_goes_while_it_asks(operator: Operato
 
     assert code == 1
     said = " ".join(screen.split())
-    assert "User kept: It was changed meanwhile, so it was not deleted. Applied 1 of 2 changes" in said
+    assert (
+        "User kept: The object was changed meanwhile, so it was not deleted. Applied 1 of 2 changes" in said
+    )
     assert operator.output_json("group", "list") == []
     assert [row["name"] for row in operator.output_json("user", "list")] == ["kept"]
 

@@ -88,7 +88,7 @@ def test_an_export_is_verified_with_only_the_key(operator: Operator, file: Path)
     checkpoint.write_text("nothing")
     assert "can't be trusted" in operator.error(*verify, "--key", key)
     assert "--key: the verifier key" in operator.error(*verify, "--key", "non+sense")
-    assert "--key: there is no file lost.key" in operator.error(*verify, "--key", "lost.key")
+    assert "--key: lost.key is neither a file nor a key" in operator.error(*verify, "--key", "lost.key")
     assert "is not an exported log" in operator.error("audit", "verify", "--export", operator.folder / "none")
 
 

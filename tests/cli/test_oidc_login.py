@@ -134,7 +134,7 @@ def test_a_user_of_an_issuer_is_named_like_any_other(user: OidcUser) -> None:
     assert [each["user_id"] for each in report["users"]] == [user_id]
     explained = operator.output("policy", "explain", "--user", name, "--cluster", "prod")
     assert explained.startswith(f"Allowed: {name} gets a certificate")
-    assert "their last request that is recorded" in " ".join(explained.split())
+    assert "the time of the user's last recorded request" in " ".join(explained.split())
 
     blocked = operator.run("user", "block", name, "--yes").err
     assert f"Blocked the user {name}. Their logins have ended." in blocked

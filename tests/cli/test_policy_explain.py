@@ -217,4 +217,4 @@ def test_clusters_with_a_binding_for_each_certificate_have_no_groups(operator: O
     )
     done = operator.run("policy", "can", "--group", "*", "--cluster", "bound")
     assert (done.code, done.out) == (0, "")
-    assert "Certificates for bound have no groups of the policy" in done.err
+    assert "Certificates for bound contain no groups from the policy" in done.err

@@ -326,7 +326,7 @@ def test_nobody_answers(begin: Begin) -> None:
         (DISCOVERY, Response(b"", 302, {"Location": "https://evil.example.com/"}), "redirects"),
         (DISCOVERY, Response(b"{}", 404), "no discovery document"),
         (DISCOVERY, Response(b"x" * (300 * 1024)), "larger than 256 KiB"),
-        (DISCOVERY, Response(b'{"issuer": "https://evil.example.com"}'), "names another issuer"),
+        (DISCOVERY, Response(b'{"issuer": "https://evil.example.com"}'), "names a different issuer"),
     ],
 )
 def test_answers_that_are_not_used(

@@ -12,12 +12,12 @@ from clustercert.client.connection import ApiError, ApiResponse, ServiceClient, 
 from clustercert.file_names import is_plain
 from clustercert.model import JsonObject
 
-# CCE API reference, cce_02_0248: 1 to 1825 days, or -1 for the longest allowed.
+# The `duration` for the longest allowed lifetime. Source: CCE API reference, cce_02_0248.
 LONGEST = -1
 OPERATOR = "operator"
 # Statuses that API gateways return for an unknown operation.
 _NO_SUCH_OPERATION = frozenset({HTTPStatus.FORBIDDEN, HTTPStatus.NOT_FOUND, HTTPStatus.METHOD_NOT_ALLOWED})
-# The service type in the catalogs of Open Telekom Cloud.
+# The type of CCE in the service catalogs of Open Telekom Cloud.
 CCE_SERVICE = "ccev2.0"
 
 
@@ -49,7 +49,7 @@ class NamedRef:
 
 @dataclass(frozen=True, slots=True)
 class ProjectRef(NamedRef):
-    """A project of the caller.
+    """A project in which the caller has a role.
 
     Attributes:
         domain: the domain's name, or the domain's id from other CCE services, which return only ids.
@@ -147,7 +147,7 @@ class Client(ServiceClient):
         self.exchange("POST", f"/v3/users/{quote(user_id, safe='')}/password", body=body)
 
     def caller(self) -> CurrentUser | None:
-        """Return the owner of the token or access key, or None if the service is another CCE service."""
+        """Return the owner of the token or access key. Returns None for a CCE service without this operation."""
         try:
             response = self.exchange("GET", "/clustercert/v1/caller")
         except ApiError as error:

@@ -16,7 +16,7 @@ class AdministrationClient(ServiceClient):
     """Reads and changes resources by their path below `/clustercert/v1`. Raises ClientError.
 
     Attributes:
-        is_user: whether the caller is a user, who can have certificates.
+        is_user: whether the caller is a user. Only users can have certificates.
         warn: called with the text of each warning in a response.
     """
 
@@ -64,7 +64,7 @@ class AdministrationClient(ServiceClient):
         return response.body
 
     def update(self, path: str, **fields: object) -> JsonObject:
-        """Change some fields of a resource. Raises ClientError if another client changes it at the same time."""
+        """Change some fields of a resource. Raises ClientError if another client changes the resource meanwhile."""
         return self.change(path, lambda _: fields)
 
     def change(self, path: str, changes: Callable[[JsonObject], JsonObject]) -> JsonObject:
@@ -100,7 +100,9 @@ class AdministrationClient(ServiceClient):
         except ApiError as error:
             if error.http_status != HTTPStatus.PRECONDITION_FAILED or etag is None:
                 raise
-            raise ApiError("It was changed meanwhile, so it was not deleted.", error.http_status) from error
+            raise ApiError(
+                "The object was changed meanwhile, so it was not deleted.", error.http_status
+            ) from error
 
     def all(self, path: str, name: str, /, **query: str) -> Iterator[JsonObject]:
         """Yield all resources of a paged list. In each page, the field `name` contains the resources.

@@ -29,13 +29,13 @@ class TokenAuth:
 
 
 class ProjectTokenAuth:
-    """Sends a token for the project in the path of the request. Creates these tokens from the token of the login.
+    """Sends a token for the project in the path of the request. Creates these tokens from the login's token.
 
     One login therefore serves all projects of the user.
 
     Args:
         project_id: the project of the login's token; `None` if the token has no project.
-        rescope: returns a token for another project.
+        rescope: returns a token for the given project.
     """
 
     def __init__(self, token: str, project_id: str | None, rescope: Callable[[str], str]) -> None:

@@ -80,7 +80,7 @@ class Transport(Protocol):
 
 
 class HttpTransport:
-    """The transport for real services.
+    """Sends requests over HTTP or HTTPS.
 
     Args:
         tls: the TLS context, used only for https.
@@ -96,7 +96,7 @@ class HttpTransport:
 
     @property
     def tls_socket(self) -> ssl.SSLSocket:
-        """The socket of the open TLS connection. Raises OSError if there is none."""
+        """The socket of the open TLS connection. Raises OSError if no TLS connection is open."""
         if self._connection is None or not isinstance(self._connection.sock, ssl.SSLSocket):
             raise OSError("the connection is not open")
         return self._connection.sock
@@ -214,7 +214,10 @@ class _TimeLimit:
 
 
 def _proxy(url: SplitResult) -> SplitResult | None:
-    """Return the proxy that the environment names for an address, or `None`. Raises OSError if it can't be used."""
+    """Return the proxy that the environment names for an address, or `None`.
+
+    Raises OSError if the proxy can't be used.
+    """
     if not any(name.lower().endswith("_proxy") for name in os.environ):
         return None
     from urllib.request import getproxies, proxy_bypass  # noqa: PLC0415 - costs 10 ms
@@ -251,7 +254,7 @@ class UntrustedCertificate(ClientError):
     def __init__(self, url: str, reason: str) -> None:
         advice = (
             "If the service has a new certificate, run `clustercert login`, and compare the fingerprint that it shows "
-            "with the operator's. With OpenStack's variables, name the CA in OS_CACERT."
+            "with the operator's. If you use OpenStack's variables, name the CA in OS_CACERT."
         )
         if reason in _REASONS_OF_TIME:
             advice = (
@@ -555,14 +558,14 @@ def chosen_certificate(url: str, fingerprint: str) -> PresentedCertificate | Non
 def _chain(connection: ssl.SSLSocket) -> list[bytes]:
     if sys.version_info >= (3, 13):
         return connection.get_unverified_chain()
-    else:  # noqa: RET505 - mypy checks only the branch of its Python
+    else:  # noqa: RET505 - mypy checks only the branch for its own Python version
         return _private_chain(connection)
 
 
 def _private_chain(connection: ssl.SSLSocket) -> list[bytes]:
-    """Return the same as `get_unverified_chain` of Python 3.13, in Python 3.11 and 3.12.
+    """Return the chain in Python 3.11 and 3.12, as `get_unverified_chain` does in Python 3.13.
 
-    Their public API returns only the leaf, but users must be able to compare the fingerprint of the CA.
+    The public API of these versions returns only the leaf, but users must be able to compare the fingerprint of the CA.
     """
     chain = connection._sslobj.get_unverified_chain()  # type: ignore[attr-defined] # noqa: SLF001 - see above
     return [certificate.public_bytes(_ssl.ENCODING_DER) for certificate in chain or ()]

@@ -17,7 +17,7 @@ from clustercert.server import serving, tls_files
 from clustercert.server.file_watch import FileWatch
 from clustercert.settings import DEMO_FILE, Settings, SettingsError, load
 
-# A documentation address (RFC 5737). The demo has no API server.
+# An address that RFC 5737 reserves for documentation. The demo has no API server.
 EXTERNAL_URL = "https://203.0.113.10:5443"
 TLS_NAMES = {"127.0.0.1", "localhost"}
 

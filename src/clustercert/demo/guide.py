@@ -65,8 +65,8 @@ class Guide:
     def _request_kubeconfigs(self, client: httpx.Client) -> list[tuple[x509.Certificate, dict[str, object]]]:
         """Wait until the server is ready, and request a kubeconfig for each tenant. Raises DemoError.
 
-        Retries after a lost connection. The user may have stopped the server, and then this thread must not report a
-        failure, but wait until the process exits.
+        Retries after a lost connection. If the user stopped the server, this thread must not report a failure, but wait
+        until the process exits.
         """
         deadline = time.monotonic() + START_SECONDS
         while time.monotonic() < deadline:
@@ -79,9 +79,10 @@ class Guide:
     def _request_kubeconfig(
         self, client: httpx.Client, tenant: Tenant
     ) -> tuple[x509.Certificate, dict[str, object]]:
-        """Log in, request a kubeconfig for one day, check it against the client CA, and write it to private files.
+        """Log in, request a kubeconfig for one day, and check the certificate in it against the client CA.
 
-        Returns the certificate, and a summary for scripts.
+        Writes the kubeconfig, the certificate, the token and the password to private files. Returns the certificate,
+        and a summary for scripts.
         """
         token = _token(client, tenant)
         response = client.post(

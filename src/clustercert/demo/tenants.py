@@ -122,7 +122,7 @@ async def _new_tenant(parts: Components, number: int, say: Say) -> Tenant:
 
 
 async def _found(search: Awaitable[T]) -> T | None:
-    """Return an object that an interrupted run created but did not write to `demo.json`; `None` if there is none."""
+    """Return the object that a search finds, or `None`. An interrupted run may have created the object."""
     with contextlib.suppress(NotFound):
         return await search
     return None

@@ -35,7 +35,7 @@ class PeriodicWork:
 
 
 def every(seconds: float, name: str, action: Callable[[], Awaitable[object]]) -> PeriodicWork:
-    """Create work with the same pause after each successful run."""
+    """Create work that pauses for `seconds` after each successful run."""
 
     async def run() -> float:
         await action()

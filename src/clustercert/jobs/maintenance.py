@@ -14,17 +14,17 @@ NEXT_STEP_SECONDS = 1.0
 
 
 def credential_pruning(identity: Identity) -> PeriodicWork:
-    """Delete expired tokens and temporary access keys."""
+    """Create the work that deletes expired tokens and temporary access keys."""
     return every(PRUNE_SECONDS, "prune credentials", identity.prune)
 
 
 def checkpoint_publishing(publisher: CheckpointPublisher, interval: timedelta) -> PeriodicWork:
-    """Publish the newest checkpoint if the audit log has grown."""
+    """Create the work that publishes the newest checkpoint if the audit log has grown."""
     return every(interval.total_seconds(), "publish checkpoints", publisher.publish)
 
 
 def certificate_checking(scrubber: CertificateScrubber, interval: timedelta) -> PeriodicWork:
-    """Check all stored certificates in steps, then pause for the interval."""
+    """Create the work that checks all stored certificates in steps, then pauses for the interval."""
 
     async def check() -> float:
         checked = await scrubber.step()
@@ -34,7 +34,7 @@ def certificate_checking(scrubber: CertificateScrubber, interval: timedelta) -> 
 
 
 def event_pruning(retention: Retention, keep: timedelta) -> PeriodicWork:
-    """Delete audit events that are older than `keep`."""
+    """Create the work that deletes audit events that are older than `keep`."""
 
     async def prune() -> float:
         pruned = await retention.prune(utc_now() - keep, actor=Actor.service())

@@ -20,7 +20,7 @@ def sealing(sealer: LogSealer) -> list[PeriodicWork]:
 
     async def seal() -> float:
         nonlocal pause
-        # If sealing fails, the next pause is the longest one.
+        # If sealing fails, the next pause is `SEAL_SECONDS`, the longest pause.
         last, pause = pause, SEAL_SECONDS
         with _failures_counted():
             pause = until_next_seal(last, await sealer.seal())
@@ -47,7 +47,11 @@ def _failures_counted() -> Iterator[None]:
 
 
 def until_next_seal(seconds: float, sealed: int) -> float:
-    """Compute the pause before the next batch from the last pause and the last number of sealed events.
+    """Compute the pause before the next batch.
+
+    Args:
+        seconds: the previous pause.
+        sealed: the number of events in the previous batch.
 
     Each batch has a fixed cost, so small batches are wasteful. But sealing a large backlog at once delays all writers.
     """

@@ -43,7 +43,10 @@ class PruneOptions:
         ),
     ] = False
     selector: Annotated[
-        list[str] | None, typer.Option("--selector", "-l", metavar="KEY=VALUE", help="Label. Repeatable.")
+        list[str] | None,
+        typer.Option(
+            "--selector", "-l", metavar="KEY=VALUE", help="Label of the objects to delete. Repeatable."
+        ),
     ] = None
 
     def __post_init__(self) -> None:
@@ -140,7 +143,7 @@ def _deletions(
 
 
 def _make(client: "AdministrationClient", planner: "Planner", changes: "Sequence[PlannedChange]") -> None:
-    """Apply the changes, and print each one. Raises CommandError with the number of changes applied so far."""
+    """Apply and print the changes one by one. Raises CommandError with the number of changes applied so far."""
     from clustercert.client.connection import ClientError
 
     with Progress("changes", len(changes)) as progress:

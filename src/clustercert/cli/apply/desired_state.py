@@ -19,7 +19,7 @@ class PlannedChange:
         action: `create`, `change` or `delete`.
         path: API path of the object. For an object in a project, relative to the project's path.
         body: body of the PUT request; `None` for a deletion.
-        project: domain and name of the object's project, whose id the full path needs.
+        project: domain and name of the object's project. The full path contains the project's id.
         differences: old and new values by field.
         needs_others: whether the change refers to an object that an earlier change creates.
         etag: delete the object only if it still has this ETag; `None` to delete it in any state.
@@ -36,7 +36,7 @@ class PlannedChange:
 
 
 class Planner:
-    """Plans changes. Finds every referenced object in the documents or the service, or raises CommandError."""
+    """Plans changes. Raises CommandError if a referenced object is neither in the documents nor in the service."""
 
     def __init__(self, client: AdministrationClient, documents: Sequence[Document]) -> None:
         self._client = client
@@ -58,7 +58,10 @@ class Planner:
         return found
 
     def check(self, changes: Sequence[PlannedChange]) -> None:
-        """Let the service check the changes, except those that need an object not created yet. Raises ClientError."""
+        """Let the service check the changes, except those that need an object that does not exist yet.
+
+        Raises ClientError.
+        """
         for change in changes:
             has_project = change.project is None or change.project in self.project_ids
             if has_project and change.body is not None and not change.needs_others:
@@ -66,7 +69,7 @@ class Planner:
                 self._client.put(f"{self.full_path(change)}{separator}dryRun=All", change.body)
 
     def full_path(self, change: PlannedChange) -> str:
-        """Return the path of a change with the id of its project."""
+        """Return the API path of a changed object. For an object in a project, the path contains the project's id."""
         if change.project is None:
             return change.path
         return path_of("projects", self.project_ids[change.project]) + change.path
@@ -96,7 +99,7 @@ class Planner:
         if current is not None and resource.kind == "Project":
             self.project_ids[document.domain, document.name] = str(current["id"])
         given = {name: value for name, value in document.spec.items() if name != "members"}
-        # Omit the default of `enabled`: the service then enables new objects, and keeps existing ones as they are.
+        # Omit the default of `enabled`: the service then enables new objects, and keeps the value of existing objects.
         defaults = {name: value for name, value in resource.defaults.items() if name != "enabled"}
         body = {**defaults, **given, "labels": dict(document.labels)}
         path = path_of(resource.plural, document.name, domain=document.domain)
@@ -111,7 +114,7 @@ class Planner:
         current: dict[str, JsonObject] = {}
         if group is not None:
             listed = self._client.all(path_of("groups", str(group["id"]), "members"), "members")
-            # Members from other domains are keyed by id, because their names may be equal to names in this domain.
+            # Members from other domains are keyed by id: their names may be equal to names in the group's domain.
             ours = str(group["domain_id"])
             current = {str(each["name" if each["domain_id"] == ours else "id"]): each for each in listed}
         for name in names:
@@ -141,7 +144,7 @@ class Planner:
                     yield PlannedChange("create", title, path, {}, project, needs_others=current is None)
 
     def _assigned(self, project: tuple[str | None, str] | None) -> set[tuple[str, str, str]]:
-        """Return the assignments in a project or in the whole service: role, `user` or `group`, and the id."""
+        """Return the assignments in a project or the whole service: role, `user` or `group`, and the assignee's id."""
         if project is not None and project not in self.project_ids:
             return set()
         if project is None:
@@ -159,7 +162,10 @@ class Planner:
         yield from _put(document, path, cluster_fields(document), current, project)
 
     def _project(self, document: Document) -> tuple[str | None, str] | None:
-        """Return the project of a cluster or role binding, and find its id if it exists. Raises CommandError."""
+        """Return the domain and name of the project of a cluster or role binding.
+
+        Stores the project's id in `project_ids` if the project exists. Raises CommandError if the project is missing.
+        """
         if document.project is None:
             return None
         key = (document.domain, document.project)
@@ -169,7 +175,10 @@ class Planner:
         return key
 
     def _require(self, document: Document, kind: str, domain: str | None, name: str) -> JsonObject | None:
-        """Return a referenced object, or None if a document creates it. Raises CommandError if it is missing."""
+        """Return a referenced object, or None if it does not exist and a document creates it.
+
+        Raises CommandError if the object does not exist and no document creates it.
+        """
         current = self._find(kind, domain, name)
         if current is None and (kind, domain, name) not in self._named:
             names = {known for of, where, known in self._named if (of, where) == (kind, domain)}
@@ -195,7 +204,7 @@ class Planner:
 def deletions(
     client: AdministrationClient, documents: Sequence[Document], selector: Mapping[str, str]
 ) -> list[PlannedChange]:
-    """Return the deletions of all objects that have the labels and are in no document."""
+    """Plan the deletion of all objects that have the labels of the selector and are in no document."""
     projects = list(client.all("/projects", "projects"))
     named = {(each.resource.kind, each.project, each.name) for each in documents}
     kept = {(kind, name) for kind, _, name in named}
@@ -222,7 +231,7 @@ def deletions(
 def _deletion(
     client: AdministrationClient, title: str, path: str, selector: Mapping[str, str]
 ) -> Iterator[PlannedChange]:
-    """Plan the deletion of an object, if it still has the labels. They may have changed since the object was listed."""
+    """Plan the deletion of an object, unless the object lost the labels after it was listed."""
     state = client.find_state(path)
     if state is not None and _has_labels(state[0], selector):
         yield PlannedChange("delete", title, path, etag=state[1])
@@ -235,7 +244,7 @@ def _put(
     current: JsonObject | None,
     project: tuple[str | None, str] | None = None,
 ) -> Iterator[PlannedChange]:
-    """Plan a PUT, unless the object already has these fields."""
+    """Plan a PUT request, unless the fields of the object already have these values."""
     if current is None:
         yield PlannedChange("create", document.title, path, body, project)
         return

@@ -61,7 +61,7 @@ _TYPES = {"string": str, "boolean": bool, "array": list, "object": dict}
 
 @dataclass(frozen=True, slots=True)
 class Document:
-    """A document that fits its kind's schema.
+    """A document that conforms to the schema of its kind.
 
     Attributes:
         domain: the domain of the names in the document; `None` for the caller's domain.
@@ -84,7 +84,7 @@ class Document:
 
 
 def read_documents(paths: Sequence[Path]) -> list[Document]:
-    """Read the documents of files, of all YAML files in folders, and of standard input (-). Raises CommandError."""
+    """Read the documents in files, in all YAML files of folders, and in standard input (-). Raises CommandError."""
     found: list[Document] = []
     for path in paths:
         in_path = [document for file in _files(path) for document in _documents(file)]
@@ -116,7 +116,7 @@ def _documents(file: Path) -> Iterator[Document]:
 
 def _document(value: object, file: Path, where: str) -> Document:
     if not isinstance(value, dict):
-        raise CommandError(f"{where}: it must be a mapping with apiVersion, kind, metadata and spec.")
+        raise CommandError(f"{where} must be a mapping with apiVersion, kind, metadata and spec.")
     if value.get("apiVersion") != API_VERSION:
         raise CommandError(f"{where}: apiVersion must be {API_VERSION}.")
     resource = KINDS.get(str(value.get("kind")))
@@ -152,19 +152,17 @@ def _check_spec(resource: Resource, spec: Mapping[str, Any], where: str) -> None
 
 
 def _check(value: object, schema: Schema, where: str, path: str) -> None:
-    """Check a value against the part of JSON Schema that `resources` uses. Raises CommandError."""
+    """Check a value against a schema. Supports only the keywords that `resources` uses. Raises CommandError."""
     field = path.removeprefix(".") or "document"
     if "const" in schema and value != schema["const"]:
-        raise CommandError(f"{where}: {field}: it must be {str(schema['const']).lower()}.")
+        raise CommandError(f"{where}: {field} must be {str(schema['const']).lower()}.")
     if "enum" in schema and value not in schema["enum"]:
-        raise CommandError(f"{where}: {field}: it must be {' or '.join(schema['enum'])}.")
+        raise CommandError(f"{where}: {field} must be {' or '.join(schema['enum'])}.")
     expected = _TYPES.get(schema.get("type", ""))
     if expected is not None and not isinstance(value, expected):
-        raise CommandError(
-            f'{where}: {field}: it must be of type {schema["type"]}. Quote text such as "1.30".'
-        )
+        raise CommandError(f'{where}: {field} must be of type {schema["type"]}. Quote text such as "1.30".')
     if isinstance(value, str) and len(value) < schema.get("minLength", 0):
-        raise CommandError(f"{where}: {field}: it must not be empty.")
+        raise CommandError(f"{where}: {field} must not be empty.")
     if isinstance(value, list):
         for number, item in enumerate(value):
             _check(item, schema.get("items", {}), where, f"{path}[{number}]")
@@ -190,7 +188,7 @@ def _check_mapping(value: dict[Any, Any], schema: Schema, where: str, path: str)
 
 
 def write_documents(values: list[dict[str, object]]) -> str:
-    """Write documents as YAML."""
+    """Return the documents as YAML."""
     return yaml.dump_all(values, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=1_000_000)
 
 
@@ -232,5 +230,5 @@ def _checked_ca(document: Document, fields: dict[str, Any]) -> str:
     from clustercert.clusters.registration import ClusterLimits, checked, new_registration
 
     registration = new_registration({"name": document.name, **fields})
-    # The service checks its own limit, which this command does not know.
+    # Allow many CAs here: the service checks its own limit, which this command does not know.
     return checked(registration, ClusterLimits(cas=1000)).server_ca_pem.decode("ascii")

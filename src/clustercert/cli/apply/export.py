@@ -8,7 +8,7 @@ from clustercert.model import JsonObject
 
 
 def exported(client: AdministrationClient) -> Iterator[JsonObject]:
-    """Yield the documents, projects first. Raises ClientError."""
+    """Yield the documents of all objects, projects first. Raises ClientError."""
     projects = sorted(client.all("/projects", "projects"), key=_place)
     yield from (_document("Project", each) for each in projects)
     yield from (_document("User", each) for each in sorted(client.all("/users", "users"), key=_place))

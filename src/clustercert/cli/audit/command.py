@@ -47,7 +47,10 @@ async def tail(
     follow: Annotated[bool, typer.Option("--follow", "-f", help="Wait for new events.")] = False,
     kind: Annotated[
         str | None,
-        typer.Option(metavar="KIND", help="List only events of this kind; certificate.* matches a prefix."),
+        typer.Option(
+            metavar="KIND",
+            help="List only events of this kind; certificate.* matches all kinds with this prefix.",
+        ),
     ] = None,
     subject: Annotated[str | None, typer.Option(help="List only events about this subject.")] = None,
     actor: Annotated[str | None, typer.Option(help="List only events by this actor.")] = None,
@@ -123,7 +126,8 @@ async def prune(
 ) -> None:
     """Delete old events.
 
-    The log keeps their commitments and records the deletion. If the command is interrupted, run it again.
+    The log keeps the commitments of the deleted events, and records the deletion. If the command is interrupted, run
+    the command again.
     """
     confirm(f"Permanently delete all events from before {rfc3339(older_than)}?", yes=yes)
     retention, deleted = _retention(operator), 0
@@ -154,7 +158,7 @@ async def erase(
 ) -> None:
     """Delete one event, for privacy.
 
-    The log keeps its commitment and records the deletion.
+    The log keeps the event's commitment, and records the deletion.
     """
     event = await operator.components.audit_log.pages.event(place)
     if event is not None:

@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 
 
 _FINGERPRINT_DIGITS = 64
-# The number of digits shown of a fingerprint: enough for `certificate show` to find the certificate.
+# The number of digits to show of a fingerprint: enough for `certificate show` to find the certificate.
 _SHOWN_DIGITS = 16
 
 
@@ -48,7 +48,7 @@ class EventNames:
         self._known: dict[str, str] = {}
 
     async def user(self, user_id: str) -> str:
-        """Return the name of a user of the built-in identity, otherwise the id."""
+        """Return the name of a user of the built-in identity provider, or the id of any other user."""
         if not is_id(user_id):
             return user_id
         if user_id not in self._known:
@@ -90,7 +90,7 @@ def parse_key(given: str) -> "VerifierKey":
     from clustercert.merkle.notes import NoteError, VerifierKey
 
     if not Path(given).exists() and "+" not in given:
-        raise UsageError(f"--key: there is no file {given}, and it is not a key of the form NAME+HASH+KEY.")
+        raise UsageError(f"--key: {given} is neither a file nor a key of the form NAME+HASH+KEY.")
     text = _text(Path(given)) if Path(given).exists() else given
     try:
         return VerifierKey.parse(text)
@@ -148,7 +148,7 @@ def show_report(report: "VerificationReport", output: Output) -> None:
 
 
 class EventPrinter:
-    """Prints events as they arrive: each on one line, or as a YAML document. CSV output has no header.
+    """Prints each event as it arrives, on one line or as a YAML document. Does not print the header of CSV.
 
     A table in a terminal has names instead of ids, and relative times.
     """

@@ -46,7 +46,7 @@ async def verify_stored_log(
     """Verify the log with the given key, or with the public key derived from the sealed private key.
 
     If neither is available, verifies the log with the stored public key. Returns the report, and the reason why the
-    key can't be trusted or "". Raises CommandError, SchemaError, LogDamaged or Unavailable.
+    key can't be trusted, which is empty for a trusted key. Raises CommandError, SchemaError, LogDamaged or Unavailable.
     """
     from clustercert.audit.findings import FindingKind, VerificationReport
     from clustercert.audit.verification import verify
@@ -76,7 +76,10 @@ async def verify_stored_log(
 async def _own_key(
     settings: "Settings", database: "Database", queries: "EvidenceQueries"
 ) -> "tuple[VerifierKey, Finding | None, str]":
-    """Return the log's key, a finding if the stored key is wrong, and the reason why the key can't be trusted or ""."""
+    """Return the log's key, a finding if the stored key is wrong, and the reason why the key can't be trusted.
+
+    The reason is empty for a trusted key.
+    """
     from clustercert.audit.findings import Finding, FindingKind
     from clustercert.audit.log import unseal_private_key
     from clustercert.custody import Custody
@@ -122,7 +125,7 @@ def verify(
     """Verify the whole log: events, tree and checkpoint.
 
     Without --key, derives the key from the store's sealed private key, which needs the key-encryption key.
-    Exits with 1 if anything was changed, or if no key can be trusted. Verifying an exported folder needs only the key:
+    Exits with 1 if the log was changed, or if no key can be trusted. Verifying an exported folder needs only the key:
     no store, no settings.
     """
     files = checkpoint or []
@@ -136,7 +139,7 @@ def verify(
     if report.found or untrusted:
         raise typer.Exit(1)
     if not files:
-        print_note("The log was not compared with a saved checkpoint. See --checkpoint.")
+        print_note("The log was not compared with a saved checkpoint. Name one with --checkpoint.")
 
 
 @on_store
@@ -151,7 +154,7 @@ async def export(
 ) -> None:
     """Export the log to a folder.
 
-    `verify --export` and other tools for transparency logs can verify it.
+    `verify --export` and other tools for transparency logs can verify the folder.
     """
     from clustercert.audit.export import Exporter, has_foreign_files
     from clustercert.store.evidence import EvidenceQueries
@@ -174,7 +177,7 @@ async def export(
 async def checkpoint(operator: Operator, output: OutputOption = Output.TABLE) -> None:
     """Show a new checkpoint of the log.
 
-    Keep it where nobody with access to the database can change it.
+    Keep the checkpoint where nobody with access to the database can change it.
     """
     components = operator.components
     await components.log_sealer.seal_all()
@@ -189,7 +192,7 @@ async def checkpoint(operator: Operator, output: OutputOption = Output.TABLE) ->
 
 @on_store
 async def show_key(operator: Operator) -> None:
-    """Show the log's verifier key. Keep it with the checkpoints."""
+    """Show the log's verifier key. Keep the key with your saved checkpoints."""
     write_out(f"{await operator.components.log_sealer.verifier_key()}\n")
 
 

@@ -1,7 +1,7 @@
 """The exec plugin's cache: one file for each credential, with mode 0600, in a folder of mode 0700.
 
-The first line contains the times of issue, renewal and expiry, and the rest the response for kubectl. Each kubectl
-command reads the cache, so this module imports only modules that Python loads at startup anyway.
+The first line of a file contains the times of issue, renewal and expiry. The rest of the file is the response for
+kubectl. Each kubectl command reads the cache, so this module imports only modules that Python loads at startup anyway.
 """
 
 import os
@@ -9,9 +9,9 @@ import os
 from clustercert.file_names import is_plain
 
 _MAGIC = "clustercert-1"
-# The maximum size of a file, several times that of a response with an RSA key and a chain.
+# The maximum size of a file: several times the size of a response with an RSA key and a certificate chain.
 _MAX_BYTES = 256 * 1024
-# An issue time further in the future means that the clock was set back.
+# If an issue time is further in the future than this, the clock was set back.
 _CLOCK_STEP_S = 60
 
 
@@ -34,7 +34,7 @@ class CachedCredential:
         self.body = body
 
     def is_usable(self, now: float) -> bool:
-        """Whether the certificate is valid, and the login is still the same."""
+        """Whether the certificate is valid, and the login has not changed since the certificate was requested."""
         _, _, path = self.login.partition(" ")
         return self.issued - _CLOCK_STEP_S <= now < self.expires and login_state(path) == self.login
 
@@ -44,7 +44,10 @@ class CachedCredential:
 
 
 def folder(name: str = "credentials") -> str | None:
-    """Return a cache folder, or `None` without a home directory. Its file names begin with the profile and a comma."""
+    """Return the path of a cache folder, or `None` without a home directory.
+
+    The names of the files in the folder begin with the profile and a comma.
+    """
     base = os.environ.get("XDG_CACHE_HOME", "")
     # XDG Base Directory Specification: ignore a relative path in the variable.
     if not base.startswith("/"):
@@ -53,7 +56,7 @@ def folder(name: str = "credentials") -> str | None:
 
 
 def path_of(profile: str, project_id: str, cluster_id: str) -> str | None:
-    """Return the cache file of a login's credential for a cluster, or `None` if it can't be cached."""
+    """Return the path of the cache file for a credential, or `None` if the credential can't be cached."""
     parts = (profile, project_id, cluster_id)
     place = folder()
     if place is None or not all(map(is_plain, parts)):
@@ -80,13 +83,13 @@ def read(path: str) -> CachedCredential | None:
 
 
 def rendered(entry: CachedCredential) -> str:
-    """Return the content of the file for an entry."""
+    """Return the content of the cache file for an entry."""
     header = (_MAGIC, entry.issued, entry.renew, entry.expires, len(entry.body), entry.login)
     return f"{' '.join(map(str, header))}\n{entry.body}"
 
 
 def clear(profile: str) -> None:
-    """Delete the cached files of a login, as far as possible."""
+    """Delete the cache files of a login. Skips files that can't be deleted."""
     for place in (folder(), folder("names")):
         try:
             names = os.listdir(place) if place is not None else []  # noqa: PTH208 - pathlib takes 10 ms to import

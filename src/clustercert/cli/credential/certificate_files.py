@@ -1,4 +1,4 @@
-"""Certificate files for programs that can't run an exec plugin: one file for each cluster, with its private key."""
+"""Certificate files for programs that can't run an exec plugin. Each file has the certificate and key for a cluster."""
 
 import contextlib
 import os
@@ -26,7 +26,7 @@ _MIN_LEFT = timedelta(minutes=10)
 class CertificateFile:
     """A file with the certificate and the key, so that both are replaced at once.
 
-    Raises ValueError for a part that is not safe in a file name.
+    Raises ValueError if an attribute is not safe in a file name.
     """
 
     profile: str
@@ -51,7 +51,7 @@ class CertificateFile:
             raise CommandError(f"The file {self.path} can't be written: {error.strerror}.") from error
 
     def is_due(self, now: datetime) -> bool:
-        """Whether less than a fifth of the lifetime or 10 minutes are left, or the file is damaged."""
+        """Whether less than a fifth of the lifetime, or less than 10 minutes, is left, or the file is damaged."""
         from cryptography import x509
 
         try:

@@ -1,7 +1,7 @@
 """`clustercert credential`: the exec plugin that gives kubectl a client certificate.
 
 kubectl runs the plugin for each command. To print a cached credential quickly, this module imports only the modules
-needed for that.
+that reading the cache needs.
 """
 
 import os
@@ -14,14 +14,14 @@ from clustercert.cli.credential import cache
 _INFO_PREFIX = '{"kind":"ExecCredential","apiVersion":"client.authentication.k8s.io/'
 _GROUP = "client.authentication.k8s.io/"
 VERSIONS = ("v1", "v1beta1")
-# Maps the fields of the extension `client.authentication.k8s.io/exec`, which `merge` writes, to options.
+# Maps the fields of the extension `client.authentication.k8s.io/exec`, which `kubeconfig merge` writes, to options.
 _FIELDS = {"profile": "profile", "project_id": "project", "cluster_id": "cluster"}
 _FLAGS = ("--service-key", "--refresh")
 _VALUES = ("--profile", "--project", "--expires-in")
 
 
 class CredentialRequest:
-    """The options of one call.
+    """The options of one call of the exec plugin.
 
     Attributes:
         cluster: the cluster's id, or its name until `renewal` replaces the name by the id; `None` if kubectl sends
@@ -77,8 +77,8 @@ def print_credential(request: CredentialRequest, info: str | None) -> int:
         request.version = info[len(_INFO_PREFIX) :].partition('"')[0]
     if request.version not in VERSIONS:
         return _fail(
-            f"ExecCredential {request.version!r} is not supported. Write client.authentication.k8s.io/v1 in the "
-            "kubeconfig.",
+            f"ExecCredential {request.version!r} is not supported. In the kubeconfig, set the exec plugin's "
+            "apiVersion to client.authentication.k8s.io/v1.",
             2,
         )
     path = request.cache_path()
@@ -118,7 +118,7 @@ def _print(body: str, version: str) -> int:
 
 
 def _parsed(arguments: list[str]) -> CredentialRequest | None:
-    """Parse arguments of the form that `merge` writes. Returns `None` for any other arguments."""
+    """Parse arguments in the form that `kubeconfig merge` writes. Returns `None` for any other arguments."""
     request = CredentialRequest()
     rest = list(arguments)
     while rest:
@@ -136,7 +136,10 @@ def _parsed(arguments: list[str]) -> CredentialRequest | None:
 
 
 def _apply_exec_info(request: CredentialRequest, text: str) -> str | None:
-    """Copy the version and missing options from kubectl's text to the request. Returns a message if it is malformed."""
+    """Copy the version and missing options from kubectl's text to the request.
+
+    Returns an error message if the text is malformed.
+    """
     import json
 
     try:

@@ -68,7 +68,9 @@ def refresh(
         write_out(_UNITS.format(command=shlex.join([*plugin_command(), "refresh", *lifetime])))
         return
     if not list(certificate_files()):
-        print_note("There are no certificate files. `clustercert kubeconfig merge --files` writes them.")
+        print_note(
+            "There are no certificate files. Run `clustercert kubeconfig merge --files` to write them."
+        )
     while True:
         exit_code = _refresh(expires_in, every=every)
         if not watch:

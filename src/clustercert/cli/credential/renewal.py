@@ -48,21 +48,21 @@ T = TypeVar("T")
 
 # How long a call waits for the service.
 NETWORK_SECONDS = 10.0
-# If a renewal fails while the certificate is valid, the next call uses the cache for this long.
+# If a renewal fails while the cached certificate is valid, further calls use this certificate for this long.
 _RETRY_SECONDS = 60
 # Report the expiry this much earlier, so that kubectl asks again before the API server refuses the certificate.
 _EARLY = timedelta(seconds=60)
 _MIN_LEFT = timedelta(minutes=5)
-# Statuses of temporary errors. All statuses from 500 are temporary too.
+# HTTP statuses of temporary errors, besides 500 and higher.
 _TEMPORARY = frozenset({408, 429})
 _FIRST_SERVER_ERROR = 500
 _NO_PROJECT = (
-    "Add --project ID, because your login is for no project. `clustercert clusters -o json` shows the ids."
+    "Add --project ID, because your login has no project. `clustercert clusters -o json` shows the ids."
 )
 
 
 class Failure(NamedTuple):
-    """Why there is no credential.
+    """The reason why a call has no credential for kubectl.
 
     Attributes:
         exit_code: see `options`.
@@ -143,7 +143,9 @@ def _renew(request: "CredentialRequest") -> str | Failure:
         with locked(path) as lock:
             return _renew_locked(request, path, lock)
     except LockTimeout:
-        return Failure(FAILED, f"Another clustercert holds {path}.lock. End it, and try again.")
+        return Failure(
+            FAILED, f"Another clustercert process holds {path}.lock. End that process, and try again."
+        )
 
 
 def _renew_locked(request: "CredentialRequest", path: str | None, lock: Lock) -> str | Failure:
@@ -178,10 +180,12 @@ def store(path: str | None, credential: "Credential") -> str:
 
 
 def _completed(request: "CredentialRequest") -> Failure | None:
-    """Fill in the profile and the project if they are not given."""
+    """Check that a cluster is given, and fill in a missing profile and project. See `complete`."""
     if request.cluster is None:
         return Failure(
-            2, "No cluster is named. Run `clustercert credential CLUSTER`, or set provideClusterInfo: true."
+            2,
+            "No cluster is named. Run `clustercert credential CLUSTER`, or set provideClusterInfo: true in the"
+            " kubeconfig.",
         )
     if request.profile is None or request.project is None:
         return complete(request)
@@ -223,12 +227,14 @@ def _with_time_limit(
     if not thread.is_alive():
         return Failure(FAILED, "The credential could not be requested.")
     return Failure(
-        UNAVAILABLE, f"The service did not answer within {NETWORK_SECONDS:.0f} seconds.", cache_helps=True
+        UNAVAILABLE,
+        f"The service did not answer within {NETWORK_SECONDS:.0f} seconds. Check the network, and try again later.",
+        cache_helps=True,
     )
 
 
 def make_folder(path: str) -> None:
-    """Create the cache's folder if that is possible."""
+    """Create the folder of a cache file, if possible."""
     from clustercert.secure_file import make_private_folder
 
     with contextlib.suppress(OSError):
@@ -236,7 +242,7 @@ def make_folder(path: str) -> None:
 
 
 def _write(path: str | None, entry: CachedCredential) -> None:
-    """Write the cache file. If that fails, kubectl still gets the credential."""
+    """Write the cache file. Ignores errors, because kubectl gets the credential anyway."""
     from clustercert.secure_file import write_private
 
     _, _, login = entry.login.partition(" ")
@@ -320,7 +326,10 @@ def renew_refused_login(request: "CredentialRequest") -> bool:
 
 
 def log_in(request: "CredentialRequest") -> Failure | None:
-    """Let the user log in once in a browser, for this call and all waiting calls. Returns a Failure if that fails."""
+    """Let the user log in once in a browser, for this call and all waiting calls.
+
+    Returns a Failure if the login fails.
+    """
     from clustercert.cli.login.renewal import WindowFailed, log_in_by_window
 
     try:

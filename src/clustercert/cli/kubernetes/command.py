@@ -148,7 +148,7 @@ def create(
 ) -> None:
     """Create a token. Shows the token once, and never again."""
     if output is Output.NAME:
-        raise typer.BadParameter("The format `name` would not show the token. Choose another format.")
+        raise typer.BadParameter("The format `name` would not show the token. Choose a different format.")
     made = client.post(cluster_path(find_cluster(client, name, project, domain), "webhook-tokens"))
     row = {"id": made.pop("id"), "token": made.pop("token"), **made}
     show_one(with_times(row), output, name="id")
@@ -169,7 +169,7 @@ def list_tokens(
 ) -> None:
     """List a cluster's tokens.
 
-    Shows the id of each token and its last authorization request. The tokens themselves are not stored.
+    Shows each token's id, and when an API server last used the token. The tokens themselves are not stored.
     """
     path = cluster_path(find_cluster(client, name, project, domain), "webhook-tokens")
     found = sorted(client.all(path, "webhook_tokens"), key=lambda each: str(each["created_at"]))
@@ -187,12 +187,13 @@ def remove(
     domain: ProjectDomainOption = None,
     yes: YesOption = False,
 ) -> None:
-    """Remove a token. An API server that still uses it receives errors, and applies its failurePolicy."""
+    """Remove a token. An API server that still uses the token receives errors, and applies its failurePolicy."""
     cluster = find_cluster(client, name, project, domain)
     path = cluster_path(cluster, "webhook-tokens")
     if token_id not in {each["id"] for each in client.all(path, "webhook_tokens")}:
         raise UnknownName(
-            f"The cluster {cluster['name']} has no such webhook token. List them to see their ids."
+            f"The cluster {cluster['name']} has no such webhook token. Run `clustercert kubernetes token list` "
+            "to see the tokens' ids."
         )
     confirm(f"Remove the token {token_id} of the cluster {cluster['name']} ({cluster['id']})?", yes=yes)
     client.delete(cluster_path(cluster, "webhook-tokens", token_id))
@@ -220,7 +221,8 @@ async def ca_bundle(
 ) -> None:
     """Print the client CAs of a cluster (PEM).
 
-    Write them and the API server's present client CAs into a new file, and name that file in --client-ca-file.
+    Write the printed CAs and the API server's current client CAs into a new file. Name this file in the API server's
+    flag --client-ca-file.
     """
     from clustercert.pki.certificates import chain_pem
 
@@ -232,7 +234,8 @@ async def ca_bundle(
 def rbac(context: typer.Context, bind: BindOption = None) -> None:
     """Print ClusterRoleBindings for the policy's groups.
 
-    For `kubectl apply -f -`. By default they bind admins to cluster-admin, editors to edit, and viewers to view.
+    Pipe the output into `kubectl apply -f -`. By default, the bindings bind admins to cluster-admin, editors to edit,
+    and viewers to view.
     """
     from clustercert.kubernetes.setup.documents import to_yaml
     from clustercert.kubernetes.setup.rbac import bindings

@@ -70,7 +70,8 @@ class FolderOptions:
 class SetupOptions:
     """The options for the files. `None` keeps the value of an existing folder, or uses the default.
 
-    All except the client certificate have the same names in `SetupChoices`. `given` converts values that differ.
+    All options except those for the client certificate have the same names in `SetupChoices`. `given` converts the
+    values that have a different form there.
     """
 
     mode: Annotated[
@@ -125,7 +126,7 @@ class SetupOptions:
         ),
     ] = None
     webhook_client_key: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="Key of that certificate (PEM, not encrypted).")
+        Path | None, typer.Option(metavar="FILE", help="Key of the client certificate (PEM, not encrypted).")
     ] = None
     bind: BindOption = None
     audit: Annotated[
@@ -145,8 +146,8 @@ class SetupOptions:
     service_accounts: Annotated[
         ServiceAccountAccess | None,
         typer.Option(
-            help="Let this service ask the API server about each token of a service account, or for the public keys. "
-            "For an issuer with `cluster`. [default: none]"
+            help="How this service may verify tokens of service accounts: by asking the API server about each token, "
+            "or with the API server's public keys. For an issuer with `cluster`. [default: none]"
         ),
     ] = None
     control_plane_dir: Annotated[
@@ -206,8 +207,8 @@ async def setup(
     """Write the files that a cluster's control plane needs.
 
     These are the client CAs, the authorization webhook's configuration and token, RBAC bindings, the flags for kubeadm,
-    and a README.md that explains them. With --force, an existing folder is updated: options that you omit
-    leave their values unchanged.
+    and a README.md that explains them. With --force, an existing folder is updated: the values of
+    omitted options do not change.
     """
     from clustercert.kubernetes.setup.folder import SetupFolder, write_setup
     from clustercert.pki.certificates import chain_pem
@@ -269,14 +270,14 @@ def _print_notes(folder: Path, written: "Setup", kept: Sequence[str], names: Seq
     unauthorized_ttl, cluster = written.choices.unauthorized_ttl, written.cluster
     if duration_seconds(unauthorized_ttl) > cluster.options.unauthorized_ttl_seconds:
         print_note(
-            f"The API server may accept a revoked certificate for {unauthorized_ttl}, longer than the "
-            "cluster is registered with, and such uses are reported. Set the time: "
+            f"The API server may accept a revoked certificate for {unauthorized_ttl}, longer than the time "
+            "that is registered for the cluster. The service reports such uses. To register a longer time, run "
             f"`clustercert cluster update {cluster.id} --unauthorized-ttl SECONDS`."
         )
 
 
 def _handshake_result(loaded: "Settings", resolved: "Setup") -> str:
-    """Describe the result of a TLS handshake with the webhook, which may be reachable only from the control plane."""
+    """Try a TLS handshake with the webhook, and describe the result. Returns a warning if the handshake fails."""
     from clustercert.kubernetes.setup.handshake import HandshakeError, check_handshake
 
     choices = resolved.choices
@@ -293,8 +294,8 @@ def _handshake_result(loaded: "Settings", resolved: "Setup") -> str:
             made = self_made_ca(loaded)
             file = made if made is not None and made.read_text() != choices.webhook_ca else "FILE"
             advice = (
-                f"Name the CA of its certificate with --webhook-ca {file}, and use an address that the certificate "
-                "names."
+                f"Name the CA of the service's certificate with --webhook-ca {file}, and use an address that the "
+                "certificate names."
             )
         return (
             f"Warning: the TLS handshake with {choices.webhook_url} failed: {error}. If it fails for the API server "

@@ -40,8 +40,8 @@ class VerifyOptions:
         str | None,
         typer.Option(
             metavar="NAME",
-            help="Policy rule to test. [default: the first that needs only a role; without one, the certificates have "
-            "no groups]",
+            help="Policy rule to test. [default: the first rule that needs only a role; without such a rule, the "
+            "certificates have no groups]",
         ),
     ] = None
     bind: BindOption = None
@@ -50,14 +50,16 @@ class VerifyOptions:
         typer.Option(
             metavar="VERB:RESOURCE",
             help="Permission to test: list:pods, create:deployments.apps. Repeatable. "
-            "[default: one that the bound cluster role grants]",
+            "[default: a permission that the bound cluster role grants]",
         ),
     ] = None
     namespace: Annotated[str, typer.Option(help="Namespace for --can.")] = "default"
     address: Annotated[
         str | None,
         typer.Option(
-            parser=_parse_address, metavar="URL", help="API server. [default: the cluster's internal address]"
+            parser=_parse_address,
+            metavar="URL",
+            help="Address of the API server. [default: the cluster's internal address]",
         ),
     ] = None
     wait: Annotated[
@@ -69,7 +71,8 @@ class VerifyOptions:
     by: Annotated[
         RevocationControl | None,
         typer.Option(
-            help="Mechanism to test. [default: binding or admission if the cluster uses that, else webhook]"
+            help="Revocation mechanism to test. [default: binding or admission if the cluster uses one of them, else"
+            " webhook]"
         ),
     ] = None
 

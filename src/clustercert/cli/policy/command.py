@@ -83,8 +83,8 @@ def can(
         registered = await reader.cluster(cluster, project)
         if registered.options.credential_roles:
             print_note(
-                f"Certificates for {registered.name} have no groups of the policy: each is bound to a ClusterRole"
-                " (--credential-role)."
+                f"Certificates for {registered.name} contain no groups from the policy, because each certificate is"
+                " bound to a ClusterRole (--credential-role)."
             )
             return []
         tested = loaded.loaded_policy()
@@ -124,7 +124,7 @@ _CONDITION_COLUMNS = ("name", "outcome", "first_false")
 
 @dataclass(frozen=True, slots=True)
 class RequestOptions:
-    """The options that describe the request."""
+    """The options that describe the request to explain."""
 
     expires_in: Annotated[
         str | None, typer.Option(metavar="TIME", help="Lifetime such as 30m or 8h. [default: the longest]")
@@ -165,7 +165,7 @@ class RequestOptions:
 
 
 def _bad_option(message: str, names: "Iterable[str]") -> typer.BadParameter:
-    """Return the error with options in place of the API fields at the start of the message."""
+    """Return the error. Replaces the API fields at the start of the message by the names of the options."""
     text, _, rest = message.partition(": ")
     found = text.split(", ")
     if not rest or not set(found) <= set(names):
@@ -175,7 +175,7 @@ def _bad_option(message: str, names: "Iterable[str]") -> typer.BadParameter:
 
 
 async def _user(operator: Operator, name_or_id: str, domain: str | None) -> "KnownUser":
-    """Find a user of any identity system. Raises NotFound or Conflict."""
+    """Find a user of the built-in identity provider, of an OIDC issuer or of Keystone. Raises NotFound or Conflict."""
     from clustercert.store.known_users import KnownUserQueries
 
     users = KnownUserQueries(operator.components.database)
@@ -221,10 +221,11 @@ def explain(
         try:
             return await explanations.explain_user(registered, asked.id, question)
         except NotFound:
-            # Raised only for users of OIDC issuers and Keystone: the store has the roles of built-in users.
+            # Raised only for users of OIDC issuers and Keystone, because the store has the roles of all other users.
             raise NotFound(
                 f"{asked.name} has made no recorded request for the project of the cluster {registered.name}. The "
-                "groups and roles of such a user are known only from the user's requests."
+                "groups and roles of users of OIDC issuers and Keystone are known only from their requests. Let the "
+                "user request a certificate first."
             ) from None
 
     explained = operate(context, work)
@@ -284,7 +285,8 @@ def replay_decisions(
     cluster: Annotated[
         str | None,
         typer.Option(
-            metavar="CLUSTER", help="Replay only decisions about this cluster, by id or name at that time."
+            metavar="CLUSTER",
+            help="Replay only decisions about this cluster: its id, or its name when it was decided.",
         ),
     ] = None,
     project: Annotated[
@@ -296,9 +298,9 @@ def replay_decisions(
     log: LogOption = None,
     output: OutputOption = Output.TABLE,
 ) -> None:
-    """Decide recorded requests again with another policy, and show what would differ.
+    """Decide recorded requests again with a different policy, and show which decisions would differ.
 
-    Changes nothing. Each request is decided as at the time when it was recorded.
+    Changes nothing. For each request, the policy decides as of the time when the request was recorded.
     """
     from clustercert.policy.replay import DecisionFilter, Replay
 
@@ -402,7 +404,7 @@ class _Clusters:
             self._names |= {name for name in names if isinstance(name, str)}
 
     def add_from(self, event: "JsonObject") -> None:
-        """Remember the cluster in an event, if there is one."""
+        """Remember the id and the name of the cluster in an event, if the event has a cluster."""
         if self.found:
             return
         detail = event.get("detail")
@@ -445,7 +447,7 @@ def check_policy(
         show_list(rows, output, columns=["name", "passed", "expected", "decided"])
     if output is Output.TABLE:
         print_note(f"The policy is valid: {len(tested.rules)} rules, SHA-256 {policy_digest(tested)}.")
-        print_note(f"{len(rows)} examples, {failed} failed." if rows else "It has no examples.")
+        print_note(f"{len(rows)} examples, {failed} failed." if rows else "The policy has no examples.")
     if failed:
         raise typer.Exit(1)
 

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 _WIDTH = 80
-# The width of the column of rule names. A longer name moves the rest of its line to the right.
+# The maximum width of the column with rule names. A longer name moves the rest of its line to the right.
 _MAX_NAME = 24
 
 
@@ -46,7 +46,8 @@ def _verdict(explained: "ExplainedRequest") -> str:
 def _seen(explained: "ExplainedRequest") -> Iterator[str]:
     if explained.seen_at is not None:
         yield _wrapped(
-            f"With their groups and roles at {rfc3339(explained.seen_at)}, their last request that is recorded.",
+            f"Decided with the groups and roles that the user had at {rfc3339(explained.seen_at)}, the time of the "
+            "user's last recorded request.",
             "",
         )
 
@@ -69,7 +70,7 @@ def _would_sign(explained: "ExplainedRequest") -> Iterator[str]:
         ("not before", rfc3339(grant.not_before)),
         ("not after", f"{rfc3339(grant.not_after)} ({lifetime_text(grant.not_after - issued_at)})"),
         ("key type", found.key_type),
-        ("limit", limit + (", which shortens the request" if grant.trace["truncated"] else "")),
+        ("limit", limit + (", which shortens the requested lifetime" if grant.trace["truncated"] else "")),
     ):
         yield _wrapped(f"  {name:<12}{value}", " " * 14)
 
@@ -146,7 +147,11 @@ MAX_LISTED = 10
 
 
 def show_replay(replay: "Replay", decision_filter: "DecisionFilter", output: Output) -> None:
-    """Print a comparison. JSON and YAML contain all names. After a table, only the most frequent names are listed."""
+    """Print the result of a replay.
+
+    JSON and YAML contain the names of all users, clusters and rules. The text after a table contains only the most
+    frequent names.
+    """
     if output in (Output.JSON, Output.YAML):
         write_out(document(_document(replay, decision_filter), output))
         return
@@ -194,7 +199,7 @@ def _listed(counted: Counter[str]) -> str:
 
 
 def _by_name(counted: Counter[tuple[str, str]]) -> Counter[str]:
-    """Count by name. Adds the ids if several have the same name, such as a deleted user and a new user."""
+    """Return the counts by name. Appends the id to a name that several have, such as a deleted user and a new user."""
     names = Counter(name for _, name in counted)
     return Counter(
         {name if names[name] == 1 else f"{name} {own_id}": n for (own_id, name), n in counted.items()}

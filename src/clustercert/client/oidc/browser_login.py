@@ -110,14 +110,14 @@ class LoopbackServer:
         self._thread.start()
 
     def wait(self, seconds: float) -> Parameters | None:
-        """Return the parameters of the response: `None` if no response came in time, `{}` after a call of `end`."""
+        """Return the parameters of the response: `None` if no response came in time, `{}` after `end` was called."""
         try:
             return self._answers.get(timeout=seconds)
         except queue.Empty:
             return None
 
     def finish(self, page: ResultPage) -> None:
-        """Show the result in the waiting browser."""
+        """Show the result in the waiting browser, and wait until the browser has received the result."""
         self._results.put(page)
         self.delivered.wait(_CONNECTION_SECONDS)
 
@@ -279,7 +279,7 @@ def _listener(redirect_uris: Sequence[str], handler: type[_Handler]) -> tuple[_L
         port = listener.socket.getsockname()[1]
         return listener, parts._replace(netloc=f"{parts.hostname}:{port}").geturl()
     raise ClientError(
-        f"Other programs use the addresses to which the issuer redirects: {', '.join(redirect_uris)}. End one of them, "
+        f"Other programs use the addresses to which the issuer redirects: {', '.join(redirect_uris)}. End one of these "
         "or log in with --device."
     )
 
@@ -287,7 +287,7 @@ def _listener(redirect_uris: Sequence[str], handler: type[_Handler]) -> tuple[_L
 def log_in_by_browser(
     client: IssuerClient, show: Callable[[str], None], seconds: float = LOGIN_SECONDS
 ) -> Tokens:
-    """Wait until the user completes the login. Raises ClientError.
+    """Let the user log in at the issuer in a browser, and return the tokens. Raises ClientError.
 
     Args:
         show: opens an address in a browser, or prints it.

@@ -61,7 +61,7 @@ class OAuthError(ClientError):
         self.error = error
 
 
-_CHECK = " Ask an operator of the service to compare the settings with those of the client at the issuer"
+_CHECK = " Ask an operator of the service to compare the service's settings with the client's settings at the issuer"
 _REMEDIES = {
     "access_denied": " The login was denied, by you or by the issuer.",
     "expired_token": " Nobody completed the login in time. Log in again.",
@@ -125,8 +125,8 @@ class IssuerConnections:
             ServiceClient.trace(f"{method} {origin}{parts.path}: {reply.status}, {milliseconds:.0f} ms")
         if reply.status in _REDIRECTS:
             raise IssuerError(
-                f"{origin}{parts.path} redirects to another address, which is not followed. Ask an operator of the "
-                "service to check the issuer's address."
+                f"{origin}{parts.path} redirects to a different address. The redirect is not followed. Ask an operator "
+                "of the service to check the issuer's address."
             )
         return IssuerResponse(reply.status, _parsed(received))
 
@@ -165,7 +165,7 @@ class LoginIssuer:
 
     Attributes:
         name: the service's short name for the issuer.
-        url: the exact claim `iss`.
+        url: the issuer's URL, exactly as in the claim `iss`.
         ca_pem: the CAs to trust for the issuer's server; `None` for this machine's CAs.
     """
 
@@ -210,7 +210,7 @@ class LoginOffer:
     """The issuers at which users of a service can log in.
 
     Attributes:
-        urls: the addresses that the service lists for itself.
+        urls: all addresses of the service, as the service lists them.
     """
 
     issuers: tuple[LoginIssuer, ...] = ()
@@ -237,7 +237,7 @@ class Endpoints:
 
 
 def login_offer(service: ServiceClient) -> LoginOffer:
-    """Ask a service for the issuers at which people log in. Raises ClientError."""
+    """Ask a service for the issuers at which users can log in. Raises ClientError."""
     try:
         body = service.exchange("GET", f"{OWN}/issuers").body
     except ApiError as error:
@@ -262,10 +262,13 @@ def discover(connections: IssuerConnections, issuer: str) -> Endpoints:
     if response.status != HTTPStatus.OK:
         raise IssuerError(
             f"The issuer {issuer} has no discovery document (status {response.status}). Ask an operator of the service "
-            "to check its address."
+            "to check the issuer's address."
         )
     if document.get("issuer") != issuer:
-        raise IssuerError(f"The discovery document of {issuer} names another issuer, so it is not used.")
+        raise IssuerError(
+            f"The discovery document of {issuer} names a different issuer. Ask an operator of the service to check the "
+            "issuer's address."
+        )
     methods = document.get("code_challenge_methods_supported")
     if methods is not None and not (isinstance(methods, list) and "S256" in methods):
         raise IssuerError(f"The issuer {issuer} does not support PKCE with S256, which `login` needs.")

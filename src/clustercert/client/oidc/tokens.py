@@ -30,7 +30,7 @@ from clustercert.model.requests import is_https_url
 
 # The longest token that the service accepts.
 MAX_TOKEN = 16 * 1024
-# Replace a token this long before expiry, or a tenth of the lifetime before if that is shorter.
+# How long before its expiry a token is replaced: this long, or a tenth of the token's lifetime if that is shorter.
 _EARLY = timedelta(seconds=30)
 # Clock differences up to this are accepted.
 _SKEW = timedelta(minutes=5)
@@ -38,16 +38,16 @@ _PARTS = 3
 _USER_CLAIMS = ("preferred_username", "email", "name", "repository", "project_path", "sub")
 # The number of random bytes in a secret.
 _ENTROPY_BYTES = 32
-# Source: RFC 8628, 3.4.
+# Source: RFC 8628, section 3.4.
 _DEVICE_GRANT = "urn:ietf:params:oauth:grant-type:device_code"
-# The default interval between two polls. Source: RFC 8628, 3.2.
+# The default interval between two polls. Source: RFC 8628, section 3.2.
 _INTERVAL_SECONDS = 5
 _LONGEST_INTERVAL, _LONGEST_WAIT = 60, 1800
 _MAX_TEXT = 4096
 _MAX_USER_CODE = 64
 # Error codes for a refresh token that is expired, revoked or already used, and for a user who has to log in again.
 _NEEDS_LOGIN = frozenset({"invalid_grant", "interaction_required", "login_required", "consent_required"})
-# Source: RFC 8628, 3.5.
+# Source: RFC 8628, section 3.5.
 _SLOW_DOWN_SECONDS = 5
 
 
@@ -59,7 +59,7 @@ class Tokens:
         bearer: the token that the client sends to the service with each request.
         refresh: the refresh token; `None` if the issuer sent none.
         expires_at: when to replace `bearer`, a little before it expires.
-        subject: the issuer's id of the user.
+        subject: the user's id at the issuer.
         user: a name of the user, for messages.
     """
 
@@ -71,7 +71,7 @@ class Tokens:
 
 
 def claims_of(token: str) -> JsonObject:
-    """Return the claims of a JWT, without verifying it. Raises ValueError if it is not a JWT."""
+    """Return the claims of a JWT, without verifying the JWT. Raises ValueError if the token is not a JWT."""
     parts = token.split(".")
     if len(token) > MAX_TOKEN or len(parts) != _PARTS or not token.isascii():
         raise ValueError("not a JWT")
@@ -83,7 +83,10 @@ def claims_of(token: str) -> JsonObject:
 
 
 def tokens_of(token: str, refresh: str | None = None) -> Tokens:
-    """Return the tokens, with expiry and user from the JWT. Raises ValueError if that is not a JWT with an expiry."""
+    """Return the tokens, with expiry and user from the claims of `token`.
+
+    Raises ValueError if `token` is not a JWT with the claims `exp` and `sub`.
+    """
     claims = claims_of(token)
     try:
         expires, issued = _time(claims["exp"]), _time(claims.get("iat", claims["exp"]))
@@ -98,11 +101,11 @@ def tokens_of(token: str, refresh: str | None = None) -> Tokens:
 def tokens_from_response(
     issuer: LoginIssuer, body: JsonObject, *, nonce: str | None = None, subject: str | None = None
 ) -> Tokens:
-    """Return the tokens in a successful token response. Raises IssuerError.
+    """Check and return the tokens in a successful token response. Raises IssuerError.
 
     Args:
         nonce: the nonce of the authorization request.
-        subject: the user of the login that is refreshed. A token for another user is refused.
+        subject: the id of the user whose login is refreshed. A token for another user is refused.
     """
     id_token, kind = body.get("id_token"), issuer.client.bearer
     if id_token is not None or kind == "id":
@@ -123,7 +126,10 @@ def tokens_from_response(
 
 
 def check_id_token(issuer: LoginIssuer, claims: Mapping[str, object], nonce: str | None) -> None:
-    """Check issuer, audience and nonce. Raises IssuerError. Source: OpenID Connect Core 1.0, section 3.1.3.7."""
+    """Check issuer, audience and nonce of an ID token. Raises IssuerError.
+
+    Source: OpenID Connect Core 1.0, section 3.1.3.7.
+    """
     audience = claims.get("aud")
     audiences = audience if isinstance(audience, list) else [audience]
     wrong = next(
@@ -209,7 +215,7 @@ class DeviceCode:
     Attributes:
         verifier: the PKCE verifier. RFC 8628 does not use PKCE, but Keycloak requires PKCE if the client is
             configured for PKCE. Other issuers ignore the parameter.
-        complete_uri: `uri` with the user code in it; `None` if the issuer has none.
+        complete_uri: `uri` with the user code in it; `None` if the issuer did not send this URI.
         seconds: how long the code is valid.
         interval: seconds between two polls.
     """
@@ -266,14 +272,14 @@ class IssuerClient:
                 raise RefreshRefused(error.error, "", self.issuer.url) from error
             raise
         if self.issuer.client.bearer == "id" and "id_token" not in body:
-            # OpenID Connect Core 1.0, 12.2, allows a response without an ID token.
+            # OpenID Connect Core 1.0, section 12.2, allows a response without an ID token.
             raise RefreshRefused("no_id_token", "", self.issuer.url)
         tokens = tokens_from_response(self.issuer, body, subject=subject)
-        # An issuer that does not rotate refresh tokens sends no new one. Keep the old refresh token.
+        # An issuer that does not rotate refresh tokens sends no new refresh token. Then keep the old one.
         return tokens if tokens.refresh is not None else replace(tokens, refresh=refresh_token)
 
     def device_code(self) -> DeviceCode:
-        """Start a login without a browser on this machine. Source: RFC 8628, 3.2."""
+        """Request a device code, for a login without a browser on this machine. Source: RFC 8628, section 3.2."""
         address = self.endpoints.device
         if address is None:
             raise IssuerError(
@@ -311,7 +317,7 @@ class IssuerClient:
         return self._checked(response)
 
     def _checked(self, response: IssuerResponse) -> JsonObject:
-        """Return the body of a successful response."""
+        """Return the body of a successful response. Raises OAuthError or IssuerUnreachable for other responses."""
         if response.status == HTTPStatus.OK:
             return response.body
         error, description = response.body.get("error"), response.body.get("error_description")
@@ -346,7 +352,7 @@ def _device_code(body: JsonObject, verifier: str, issuer: str) -> DeviceCode:
 
 
 def _bounded(value: object, default: float, highest: float) -> float:
-    """Return a number of seconds from 1 to `highest`."""
+    """Return the value, or the default if the value is not a number, limited to the range from 1 to `highest`."""
     number = value if isinstance(value, int | float) else default
     return min(max(number, 1), highest)
 
@@ -393,7 +399,7 @@ class AuthorizationRequest:
         """Exchange the code in a response for tokens. Raises ClientError."""
         issuer = self.client.issuer
         sender = parameters.get("iss")
-        # Source: RFC 9207, 2.4.
+        # Source: RFC 9207, section 2.4.
         if sender != issuer.url and (sender is not None or self.client.endpoints.sends_issuer):
             raise IssuerError(
                 f"The answer in the browser is not from {issuer.url}, so it is not used. Log in again."
@@ -416,7 +422,7 @@ def log_in_by_device_code(
     sleep: Callable[[float], None] = time.sleep,
     now: Callable[[], float] = time.monotonic,
 ) -> Tokens:
-    """Wait until the user completes the login. Raises ClientError.
+    """Let the user log in at the issuer with a device code, and return the tokens. Raises ClientError.
 
     Args:
         show: tells the user where to enter which code.
@@ -429,7 +435,7 @@ def log_in_by_device_code(
         try:
             return client.poll(device)
         except IssuerUnreachable:
-            # RFC 8628, 3.5: poll less often after a time-out.
+            # RFC 8628, section 3.5: poll less often after a time-out.
             interval = min(interval * 2, _LONGEST_INTERVAL)
         except OAuthError as error:
             if error.error == "access_denied":
