@@ -110,7 +110,7 @@ class DirectoryQueries(Queries):
     ) -> None:
         """Set a password and delete the user's tokens and temporary keys. Raises NotFound if the user was deleted.
 
-        With `checked_hash`, raises Unauthenticated if the user was disabled or deleted, or has another password hash.
+        With `checked_hash`, raises Unauthenticated if the user was disabled or deleted, or if the password hash differs.
         """
         async with self._database.transaction(event, invalidate=True) as connection:
             if checked_hash is not None and not await lock_usable_user(
@@ -129,7 +129,7 @@ class DirectoryQueries(Queries):
                 await connection.execute(delete(_domain).where(_domain.c.id == domain.id))
 
     async def remove_user(self, user_id: str, *events: AuditEvent, before: User | None = None) -> None:
-        """Delete a user with tokens, keys, roles and memberships, and revoke their certificates.
+        """Delete a user with tokens, keys, roles and memberships, and revoke the user's certificates.
 
         The revocation takes its actor and time from the first event. Raises NotFound, or ConcurrentChange if the user
         is not equal to `before`.
@@ -197,14 +197,14 @@ class DirectoryQueries(Queries):
 
 
 async def _require_unchanged(connection: Transaction, before: Domain | Project | User | Group | None) -> None:
-    """Lock an entity's row. Raises NotFound for a deleted entity, or ConcurrentChange if it differs from `before`."""
+    """Lock the row of `before`, if given. Raises NotFound or ConcurrentChange if the entity was deleted or changed."""
     if before is None:
         return
     kind, table = type(before), TABLES[type(before)]
     query = select(*entity_columns(Domain)) if kind is Domain else in_domains(kind, ALL)
     row = (await connection.execute(query.where(table.c.id == before.id).with_for_update(of=table))).first()
     if row is None:
-        raise NotFound("It no longer exists.")
+        raise NotFound("The object no longer exists.")
     if entity_of(kind, row) != before:
         raise ConcurrentChange
 

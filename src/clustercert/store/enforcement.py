@@ -13,7 +13,7 @@ from clustercert.store.engine.queries import Queries
 
 _certificate, _revocation = tables.certificate, tables.revocation
 
-# After more changes than this, every cluster is checked instead.
+# After more changes than this, every cluster is checked, and not only the affected clusters.
 MAX_CHANGES = 1000
 PAGE = 1000
 
@@ -134,7 +134,7 @@ def _revoked(cluster_id: str, now: datetime) -> Select[Any]:
 
 
 def _revoked_at() -> ColumnElement[datetime]:
-    """Return when a certificate was revoked: by its own revocation, or else by the last one for its user or cluster."""
+    """Return when a certificate was revoked: the time of its own revocation, or else of the last that covers it."""
     wider = (
         select(func.max(_revocation.c.at))
         .where(

@@ -18,7 +18,7 @@ SALT_BYTES = 16
 
 
 async def record_events(connection: Transaction, events: tuple[AuditEvent, ...]) -> None:
-    """Write audit events into the caller's transaction."""
+    """Write audit events in the caller's transaction."""
     if events:
         await connection.execute(insert(tables.audit_event), [event_row(event) for event in events])
 

@@ -50,9 +50,9 @@ class UnsealedEvent:
 
     Attributes:
         id: the id of the event's row.
-        commitment: the commitment that the log would seal.
-        event: the event's row; None if the row is missing. Its `place_project_id` is the project that would be stored
-            with its leaf index.
+        commitment: the commitment that sealing would add to the log.
+        event: the event's row; None if the row is missing. The row's `place_project_id` is the project that
+            sealing would store with the event's leaf index.
     """
 
     id: int
@@ -83,7 +83,7 @@ class EvidenceQueries(Queries):
                 "the row of the newest checkpoint": size,
                 "the row of the log": (await connection.execute(select(_log.c.size))).scalar() or 0,
             }
-            # Check only for a tree that is too large, because verification finds one that is too small.
+            # Check only for a tree that is too large, because verification finds a tree that is too small.
             if (leaves := await _leaves(connection, size)) > size:
                 sizes["the tree"] = leaves
             outside = _events(or_(_place.c.leaf_index >= size, _place.c.leaf_index < 0)).limit(MAX_STRAY)
@@ -112,7 +112,7 @@ class EvidenceQueries(Queries):
             return [StoredCheckpoint(**row) for row in (await connection.execute(query)).mappings()]
 
     async def deletion_events(self, first: int) -> list[StoredEvent]:
-        """Return deletion events: the unsealed ones, and those with leaf indexes of at least `first`."""
+        """Return the deletion events that are unsealed or have a leaf index of at least `first`."""
         sealed = _events(_event.c.kind == DELETED, _place.c.leaf_index >= first)
         waiting = _event.c.id.in_(select(_unsealed.c.event_id))
         unsealed = select(_event, null().label("leaf_index"), _event.c.project_id.label("place_project_id"))
@@ -121,7 +121,7 @@ class EvidenceQueries(Queries):
             return await _stored(connection, sealed) + await _stored(connection, unsealed)
 
     async def unsealed(self, after: int | None) -> list[UnsealedEvent]:
-        """Return a batch of events that wait to be sealed, sorted by row id: after row `after`, or the first batch."""
+        """Return a batch of events that wait to be sealed, with row ids above `after` if given, sorted by row id."""
         waiting = (_unsealed.c.event_id, _unsealed.c.project_id, _unsealed.c.commitment)
         query = select(
             _event,
@@ -136,7 +136,7 @@ class EvidenceQueries(Queries):
         return [_unsealed_event(dict(row)) for row in rows]
 
     async def events_outside_log(self) -> list[int]:
-        """Return the row ids of at most `MAX_STRAY` events without a leaf index that do not wait to be sealed."""
+        """Return the row ids of at most `MAX_STRAY` events that have no leaf index and do not wait to be sealed."""
         query = select(_event.c.id).where(
             ~select(_place.c.leaf_index).where(_AT_PLACE).exists(),
             ~select(_unsealed.c.event_id).where(_unsealed.c.event_id == _event.c.id).exists(),
@@ -146,7 +146,7 @@ class EvidenceQueries(Queries):
 
     @contextlib.asynccontextmanager
     async def _reading(self) -> AsyncIterator[AsyncConnection]:
-        """Open a read connection. Raises ValueError for strings that are not UTF-8, which SQLite can also store."""
+        """Open a read connection. Raises ValueError for a string that is not UTF-8; SQLite can store such strings."""
         try:
             async with self._database.read() as connection:
                 yield connection
@@ -165,7 +165,8 @@ class EvidenceQueries(Queries):
         """Delete a batch of events older than a time, or the event at a leaf index. Returns the deleted leaf indexes.
 
         Deletes only sealed events; their commitments stay in the log. `marker` creates a deletion event from the
-        leaf indexes, which is recorded in the same transaction. Returns an empty list when nothing is left to delete.
+        leaf indexes. This event is recorded in the same transaction. Returns an empty list when nothing is left to
+        delete.
         """
         which = [_event.c.kind != DELETED]
         if only is not None:
@@ -186,7 +187,7 @@ class EvidenceQueries(Queries):
 
 
 async def _leaves(connection: AsyncConnection, size: int) -> int:
-    """Return the number of leaves in the tree, or 0 if it lacks the last tile for this size."""
+    """Return the number of leaves in the tree, or 0 if the tree lacks the last tile for this size."""
     query = select(_tile.c.index, func.length(_tile.c.hashes)).where(
         _tile.c.level == ENTRIES, _tile.c.index >= size // WIDTH
     )

@@ -1,4 +1,4 @@
-"""Reads the certificates that any process issues, in the order of the audit log."""
+"""Reads the certificates that all processes issue, in the order of the audit log."""
 
 import json
 from collections.abc import Sequence
@@ -48,7 +48,7 @@ class IssuedFeed(Queries):
 
 
 def _issued(event_id: int, user_id: str, project_id: str | None, body: bytes) -> RecordedIssue | None:
-    """Return the certificate of an event. If the event is damaged, log that, and return None."""
+    """Return the issued certificate that an event records. If the event is damaged, log an error and return None."""
     try:
         event = json.loads(body)
         return RecordedIssue(event["request_id"], user_id, project_id or "", event["source"])

@@ -1,4 +1,4 @@
-"""State of background jobs that survives restarts: a cursor for each job, and the problems that it found."""
+"""State of background jobs that survives restarts: a cursor for each job, and the problems that the job found."""
 
 from collections.abc import Collection
 
@@ -43,7 +43,7 @@ class JobCursor(Queries):
                 if found != value:
                     await record_events(connection, events)
         except IntegrityError:
-            # Another process stored the first string at the same time. It does not matter which one wins.
+            # Another process stored the first string at the same time. It does not matter which string is stored.
             return False
         return found != value
 
@@ -59,14 +59,17 @@ class Findings(Queries):
         self._name = name
 
     async def add(self, number: int, problem: str, event: AuditEvent) -> bool:
-        """Store a problem and record an event, unless the problem is stored. Returns whether the problem is new.
+        """Store a problem and record an event, unless it is already stored. Returns whether the problem is new.
 
         Raises Unavailable.
         """
         return await JobCursor(self._database, self._key(number)).set(problem, event)
 
     async def remove(self, after: int, up_to: int, *, keep: Collection[int]) -> None:
-        """Remove the problems of objects `after` + 1 to `up_to`, except those in `keep`. Raises Unavailable."""
+        """Remove the problems of objects with numbers from `after` + 1 to `up_to`, except the numbers in `keep`.
+
+        Raises Unavailable.
+        """
         name, kept = _progress.c.name, {self._key(number) for number in keep}
         in_range = select(name).where(
             name.startswith(f"{self._name} "), name > self._key(after), name <= self._key(up_to)

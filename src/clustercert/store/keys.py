@@ -28,7 +28,7 @@ _CONCURRENT_CHANGE = "Another process changed the data keys at the same time. Ru
 
 @dataclass(frozen=True, slots=True)
 class WrappedKey:
-    """A data key, wrapped by the key-encryption key `kek_id`. Exactly one key is active: it seals new secrets."""
+    """A data key, wrapped by the key-encryption key `kek_id`. Exactly one data key is active and seals new secrets."""
 
     id: int
     kek_id: str
@@ -85,7 +85,7 @@ class KeyQueries(Queries):
             yield
 
     async def sealed_by_others(self, table: str, data_key_id: int, after: str, limit: int) -> list[SealedRow]:
-        """Return at most `limit` secrets that this data key did not seal, sorted by id, with ids after `after`."""
+        """Return at most `limit` secrets that this data key did not seal, with ids above `after`, sorted by id."""
         rows, column = _SEALED[table]
         prefix = sealed_prefix(data_key_id)
         # Compare the length too, because `substr` of an empty BLOB is NULL in SQLite.

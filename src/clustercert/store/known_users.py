@@ -66,7 +66,7 @@ class KnownUserQueries(Queries):
             return KnownUser(*other) if other is not None else None
 
     async def record_user(self, user: KnownUser) -> None:
-        """Record a user of an issuer or of Keystone, or their new name."""
+        """Record a user of an issuer or of Keystone, or the user's new name."""
         # Another process may insert the row at the same time.
         with contextlib.suppress(IntegrityError):
             async with self._database.transaction() as connection:
@@ -74,9 +74,9 @@ class KnownUserQueries(Queries):
 
 
 async def put_federated_user(connection: Transaction, user: KnownUser, **others: object) -> None:
-    """Insert or change the row of a user, in the caller's transaction. `others` are values of further columns.
+    """Insert or change the row of a federated user, in the caller's transaction.
 
-    Raises IntegrityError if another transaction inserts the row at the same time.
+    `others` are values of further columns. Raises IntegrityError if another transaction inserts the row at the same time.
     """
     values = asdict(user) | others
     changed = await connection.execute(update(_federated).where(_federated.c.id == user.id).values(values))
@@ -99,7 +99,7 @@ class UsernameQueries(Queries):
         return await self._scalar(select(_username.c.user_id).where(_username.c.name == name))
 
     async def in_cluster(self, cluster_id: str, name: str, now: datetime) -> tuple[str, ...]:
-        """Return the ids of users with this name, or common name, in unexpired certificates of a cluster, sorted."""
+        """Return the sorted ids of users who have this name or common name in unexpired certificates for a cluster."""
         has_name = or_(_certificate.c.user_name == name, _certificate.c.username == name)
         query = select(_certificate.c.user_id).where(
             _certificate.c.cluster_id == cluster_id, _certificate.c.not_after > now, has_name
@@ -146,10 +146,10 @@ class FederatedAccess:
     """The access of an issuer's user, according to the store.
 
     Attributes:
-        projects: the enabled projects among those in which the issuer's users can have roles.
+        projects: the enabled projects in which the issuer's users can have roles.
         blocked: whether an operator blocked the user.
         name_taken: whether a domain has the issuer's name, so that the names of the issuer's users are ambiguous.
-        id_taken: whether a user of the built-in identity has the user's id.
+        id_taken: whether a user of the built-in identity service has the same id.
         recorded: the user as last recorded, or None.
         logins_ended_at: when the user last ended all their logins, or None.
     """
@@ -189,7 +189,10 @@ class FederationQueries(Queries):
     async def existing_names(
         self, project_ids: Collection[str], domain: str | None, roles: Collection[str]
     ) -> tuple[frozenset[str], bool, frozenset[str]]:
-        """Return which of these projects exist, whether a domain has this name or id, and which roles exist."""
+        """Return which of these projects and roles exist, and whether a domain has this name or id.
+
+        The order in the result is: projects, domain, roles.
+        """
         projects = select(_project.c.id).where(_project.c.id.in_(project_ids))
         domains = select(_domain.c.id).where(or_(_domain.c.name == domain, _domain.c.id == domain))
         names = select(_role.c.name).where(_role.c.name.in_(roles))
@@ -203,7 +206,7 @@ class FederationQueries(Queries):
     async def block(self, revocation: Revocation, *events: AuditEvent) -> None:
         """Block a user of an issuer or of Keystone, and revoke their certificates.
 
-        Raises Conflict for a user of the built-in identity, or for a user who is already blocked.
+        Raises Conflict for a user of the built-in identity service, or for a user who is already blocked.
         """
         async with self._database.transaction(*events) as connection:
             generation = await raise_generation(connection)
@@ -224,7 +227,7 @@ class FederationQueries(Queries):
             await end_disabled(connection, user_id, generation)
 
 
-# The authentication methods of users of the built-in identity, and of the service itself.
+# The authentication methods of users of the built-in identity service, and of this service itself.
 _BUILT_IN_METHODS = ("token", "access_key", "cli", "service")
 
 
@@ -245,9 +248,9 @@ class SeenUserQueries(Queries):
         return await self._row(blocking(user_id)) is not None
 
     async def users_of_other_issuers(self, project_id: str, since: datetime) -> Mapping[str, datetime]:
-        """Return, by user id, when users of other issuers got their last certificate for the project since a time.
+        """Return when users of OIDC issuers and of Keystone got their last certificate for the project, by user id.
 
-        Leaves out blocked users.
+        Leaves out blocked users, and users who got no certificate since `since`.
         """
         blocked = select(_revocation.c.user_id).where(
             _revocation.c.cluster_id == "",

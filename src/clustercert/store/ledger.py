@@ -18,7 +18,7 @@ _certificate = tables.certificate
 # either has an older epoch and counts as revoked, or was recorded after the revocation.
 _certificates = BulkInsert(_certificate, epoch="(SELECT value FROM generation)")
 _events = BulkInsert(tables.audit_event)
-# The record's fields are named like the columns.
+# The fields of a record have the same names as the columns.
 _COLUMNS = [each.name for each in fields(CertificateRecord)]
 _values = attrgetter(*_COLUMNS)
 

@@ -1,4 +1,4 @@
-"""Queries for tokens and access keys, and for a user's own logins."""
+"""Queries for tokens and access keys, and for ending all logins of a user."""
 
 import contextlib
 from collections.abc import Callable, Iterable
@@ -63,7 +63,7 @@ class TokenQueries(Queries):
     """Reads and changes tokens, and reads logins."""
 
     async def login(self, reference: Reference, network: str) -> LoginUser | None:
-        """Return the user that a login names, or None unless exactly one user matches.
+        """Return the user to whom a login request refers, or None if no user or several users match.
 
         `network`: the client's IPv4 address or IPv6 /64.
         """
@@ -72,7 +72,7 @@ class TokenQueries(Queries):
                 await connection.execute(in_domains(User, reference).add_columns(_user.c.password_hash))
             )
             user = entity_of(User, rows[0]) if len(rows) == 1 else None
-            # The same query for unknown users, to avoid a timing oracle.
+            # Run the same query for unknown users, to avoid a timing oracle.
             of_login = {"login_user": user.id if user else "", "login_network": network}
             is_known_source = (await connection.execute(_KNOWN_NETWORK, of_login)).first() is not None
         return LoginUser(user, rows[0].password_hash, is_known_source) if user else None
@@ -121,7 +121,7 @@ class TokenQueries(Queries):
     async def prune(self, now: datetime) -> int:
         """Delete a batch of expired tokens, and all expired known networks. Returns how many were deleted.
 
-        Caches check the expiry of tokens themselves.
+        Does not invalidate caches, because caches check the expiry of tokens themselves.
         """
         expired = select(_token.c.hash).where(_token.c.expires_at <= now).limit(BATCH)
         unused = delete(_network).where(_network.c.last_login_at <= now - NETWORK_LIFETIME)
@@ -271,7 +271,10 @@ class AccessKeyQueries(Queries):
             await end_temporary_keys(connection, key.user_id)
 
     async def prune(self, now: datetime) -> int:
-        """Delete a batch of expired temporary keys, and return how many. Caches check expiry themselves."""
+        """Delete a batch of expired temporary keys. Returns how many were deleted.
+
+        Does not invalidate caches, because caches check the expiry of keys themselves.
+        """
         expired = select(_key.c.id).where(_key.c.expires_at <= now).limit(BATCH)
         async with self._database.transaction() as connection:
             return (await connection.execute(delete(_key).where(_key.c.id.in_(expired)))).rowcount
@@ -283,7 +286,7 @@ async def end_temporary_keys(connection: Transaction, user_id: str) -> None:
 
 
 async def _is_credential_stored(connection: Transaction, caller: Caller) -> bool:
-    """Whether the caller's credential is still in the store."""
+    """Lock the row of the caller's credential. Returns whether the credential exists and is not disabled."""
     if caller.method == "token":
         return await lock_token(connection, bytes.fromhex(caller.credential_id))
     query = select(_key.c.id).where(_key.c.id == caller.credential_id, _key.c.enabled)
@@ -301,7 +304,7 @@ _LIVE_KEY = (
 
 @dataclass(frozen=True, slots=True)
 class UserLogins:
-    """A user's tokens and access keys of the built-in identity.
+    """A user's tokens and access keys in the built-in identity service.
 
     Attributes:
         tokens, temporary_keys: the numbers of tokens and temporary keys, including expired ones.
@@ -364,13 +367,13 @@ class UserLoginQueries(Queries):
             async with self._database.transaction() as connection:
                 count = (await connection.execute(delete(_token).where(_token.c.hash.in_(batch)))).rowcount
                 if count:
-                    # Raise it in each batch, because the process may exit before the last batch.
+                    # Raise the generation in each batch, because the process may exit before the last batch.
                     await raise_generation(connection)
             deleted += count
         return deleted
 
     async def end_federated(self, user: KnownUser, at: datetime, event: AuditEvent) -> None:
-        """Refuse the logins from before a time of a user of an OIDC issuer or of Keystone.
+        """End the logins of a user of an OIDC issuer or of Keystone: logins from before the time `at` are refused.
 
         Raises ConcurrentChange if another request records the user at the same time.
         """
@@ -378,7 +381,7 @@ class UserLoginQueries(Queries):
             async with self._database.transaction(event, invalidate=True) as connection:
                 query = select(_federated.c.logins_ended_at).where(_federated.c.id == user.id)
                 earlier = (await connection.execute(query.with_for_update())).scalar()
-                # The clock of another replica may be ahead.
+                # Keep the later time, because the clock of another replica may be ahead.
                 ended_at = at if earlier is None else max(at, earlier)
                 await put_federated_user(connection, user, logins_ended_at=ended_at)
         except IntegrityError:

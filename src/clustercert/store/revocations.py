@@ -1,8 +1,8 @@
 """Queries that record, undo, list and end revocations, and queries for certificate revocation lists.
 
-Every write transaction here first raises the generation, and the generation's row stays locked until the commit. So
-these transactions run one after another on every engine, and revocations that one of them has read stay unchanged until
-it commits.
+Every write transaction in this module first raises the generation, and the generation's row stays locked until the
+commit. So these transactions run one after another on every engine, and revocations that one of them has read stay
+unchanged until it commits.
 """
 
 from collections.abc import Mapping

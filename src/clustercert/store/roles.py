@@ -102,7 +102,7 @@ class RoleQueries(Queries):
         return entity_of(Project, rows[0]) if len(rows) == 1 else None
 
     async def in_service(self) -> tuple[RoleAssignment, ...]:
-        """Return the direct assignments in the whole service."""
+        """Return the direct assignments of roles in the whole service."""
         found: list[RoleAssignment] = []
         async with self._database.read() as connection:
             for actor in (User, Group):
@@ -241,7 +241,7 @@ async def _ensure_role(connection: Transaction, name: str) -> None:
     """Create a role if it does not exist."""
     query = select(_role.c.id).where(_role.c.name == name)
     if (await connection.execute(query)).scalar() is None:
-        # Another process may have just created it.
+        # Another process may have just created the role.
         with contextlib.suppress(IntegrityError):
             await connection.run_sync(_insert_role, new_id(), name)
 
@@ -267,7 +267,7 @@ class Member:
 
     Attributes:
         roles: names of the user's roles in the project, sorted; empty if the project is disabled.
-        service_roles: sorted names.
+        service_roles: names of the user's service roles, sorted.
         groups: sorted by name.
     """
 

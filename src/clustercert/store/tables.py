@@ -1,4 +1,5 @@
-"""The tables for SQLAlchemy Core. Migrations create the tables; a test in `tests/store` compares the two.
+"""The tables for SQLAlchemy Core. Migrations create the tables. A test in `tests/store` compares the created
+tables with these declarations.
 
 The tables use only types and clauses that SQLite and every PostgreSQL-compatible engine support.
 """
@@ -97,8 +98,8 @@ migration = table(
     Column("revision", String(4), nullable=False),
 )
 
-# Leases for leader election. Times are from the database's clock, in seconds since 1970, so that no clocks of processes
-# are compared.
+# Leases for leader election. Times are in seconds since 1970, from the database's clock, so that clocks of different
+# processes are never compared.
 lease = table(
     "lease",
     Column("name", String(32), primary_key=True),
@@ -155,9 +156,9 @@ user = table(
     UniqueConstraint("domain_id", "name"),
 )
 
-# Users of OIDC issuers and Keystone who have logged in, with their last name. Such ids have 32 or 64 hex digits.
-# `issuer` is the URL of the issuer or Keystone, and `domain` its name in the settings. Logins from before
-# `logins_ended_at` are refused.
+# Users of OIDC issuers and Keystone who have logged in, with the name from their last login. The ids have 32 or 64 hex
+# digits. `issuer` is the URL of the issuer or Keystone, and `domain` is the name of the issuer or Keystone in the
+# settings. Logins from before `logins_ended_at` are refused.
 federated_user = table(
     "federated_user",
     Column("id", String(64), primary_key=True),
@@ -167,7 +168,8 @@ federated_user = table(
     Column("logins_ended_at", Utc, nullable=True),
 )
 
-# Keystone groups. The Kubernetes groups in a certificate are plain strings, without a table.
+# Groups of users in the built-in identity service. The Kubernetes groups in a certificate are plain strings, without a
+# table.
 group = table(
     "group",
     Column("id", Hex, primary_key=True),
@@ -189,7 +191,7 @@ role = table(
     Column("name", String(64), nullable=False, unique=True),
 )
 
-# actor_id: the id of a user or group.
+# `actor_id` is the id of a user or group.
 role_assignment = table(
     "role_assignment",
     Column("actor_id", Hex, primary_key=True),
@@ -197,7 +199,7 @@ role_assignment = table(
     Column("role_id", ForeignKey("role.id"), primary_key=True),
 )
 
-# Service-wide role assignments, such as operator.
+# Assignments of roles in the whole service, such as the role `operator`.
 service_role = table(
     "service_role",
     Column("actor_id", Hex, primary_key=True),
@@ -215,8 +217,8 @@ token = table(
     Column("expires_at", Utc, nullable=False, index=True),
 )
 
-# The networks from which users have logged in by password. While many logins wait, those from known networks come
-# first. network: an IPv4 address or an IPv6 /64.
+# The networks from which users have logged in by password. While many logins wait, logins from known networks come
+# first. `network` is an IPv4 address or an IPv6 /64.
 login_network = table(
     "login_network",
     Column("user_id", ForeignKey("user.id"), primary_key=True),
@@ -281,9 +283,9 @@ webhook_token = table(
     Column("last_use_at", Utc, nullable=True),
 )
 
-# Identities in client certificates that are not in the ledger. identity: SHA-256 of user name and groups; hashes:
-# number of certificates; fingerprints: of the last certificates, newest last, in lower-case hex; last_alert_at: time of
-# the last audit event about the identity.
+# Identities in client certificates that are not in the ledger. `identity` is the SHA-256 of user name and groups.
+# `hashes` is the number of certificates. `fingerprints` has the fingerprints of the last certificates, newest last, in
+# lower-case hex. `last_alert_at` is the time of the last audit event about the identity.
 unknown_identity = table(
     "unknown_identity",
     Column("cluster_id", Uuid, primary_key=True),
@@ -299,8 +301,8 @@ unknown_identity = table(
 
 
 # No foreign keys, because certificates outlive their cluster, user and project. `epoch` is the generation number when
-# the row was recorded. The columns revoked_* are a copy of the first revocation in force of this individual
-# certificate, if there is one.
+# the row was recorded. The columns `revoked_*` are copied from the first revocation of this individual certificate
+# that is in force, if there is one.
 certificate = table(
     "certificate",
     Column("id", RowId, primary_key=True, autoincrement=True),
@@ -329,7 +331,7 @@ certificate = table(
     Column("last_seen_at", Utc, nullable=True),
     Column("rule", Text, nullable=True),
     Column("credential_number", String(40), nullable=False, unique=True),
-    # When an API server last reported another encoding of the certificate.
+    # When an API server last reported a different encoding of the certificate.
     Column("altered_at", Utc, nullable=True),
     # When an API server last allowed a request although the certificate was revoked.
     Column("revoked_used_at", Utc, nullable=True),
@@ -340,17 +342,18 @@ certificate = table(
     Index(None, "cluster_id", "id"),
     Index(None, "user_id", "id"),
     Index(None, "project_id", "id"),
-    # An index for finding a cluster's unexpired certificates, and counting those of a user. An index that begins with
-    # the user would make counting faster, but each insert 6 % more expensive.
+    # An index for finding a cluster's unexpired certificates, and for counting a user's certificates among them. An
+    # index that begins with the user would make counting faster, but each insert 6 % more expensive.
     Index(None, "cluster_id", "not_after", "user_id"),
     # A covering index for counting live certificates.
     Index(None, "not_after", "revoked_at"),
     sqlite_autoincrement=True,
 )
 
-# A revocation of one certificate (`fingerprint` is set), or of all of a user's certificates for a cluster that have an
-# older epoch. An empty user or cluster means all of them. `epoch` is the generation number that the revocation created,
-# or `revocations.NO_END`. `changed` is the generation number when the row was last changed: recorded, undone or ended.
+# A revocation of one certificate (`fingerprint` is set), or of all certificates with an older epoch that a user has for a
+# cluster. An empty user or cluster means all users or all clusters. `epoch` is the generation number that the revocation
+# created, or `revocations.NO_END`. `changed` is the generation number when the row was last changed: recorded, undone or
+# ended.
 revocation = table(
     "revocation",
     Column("id", RowId, primary_key=True, autoincrement=True),
@@ -367,14 +370,15 @@ revocation = table(
     Column("proved", Boolean, nullable=False),
     Column("undone_at", Utc, nullable=True),
     Column("undone_by", Text, nullable=True),
-    # An index for checking whether a certificate is revoked; skips rows about individual certificates.
+    # An index for checking whether a certificate is revoked without reading rows about individual certificates.
     Index(None, "user_id", "cluster_id", "fingerprint", "epoch"),
-    # An index for lists. No index begins with cluster_id, because a planner could prefer it to the one above.
+    # An index for lists. No index begins with `cluster_id`, because a planner could prefer such an index to the index
+    # above.
     Index(None, "project_id", "id"),
     sqlite_autoincrement=True,
 )
 
-# Common names other than user ids. Rows are never changed or deleted, so that a name never gets another owner.
+# Common names other than user ids. Rows are never changed or deleted, so that a name never gets a different owner.
 username = table(
     "username",
     Column("name", Text, primary_key=True),
@@ -382,8 +386,8 @@ username = table(
 )
 
 
-# body: canonical JSON; commitment: SHA-256 of salt and body. Leaf indexes are in audit_place, so that rows are never
-# updated.
+# `body` is canonical JSON, and `commitment` is the SHA-256 of salt and body. Leaf indexes are in `audit_place`, so that
+# rows of this table are never updated.
 audit_event = table(
     "audit_event",
     Column("id", RowId, primary_key=True, autoincrement=True),
@@ -449,7 +453,7 @@ audit_tile = table(
     Column("hashes", LargeBinary(8192), nullable=False),
 )
 
-# Signed checkpoints of the log; most older ones are deleted. The column `note` has the text as published.
+# Signed checkpoints of the log. Most older checkpoints are deleted. The column `note` has the published text.
 audit_checkpoint = table(
     "audit_checkpoint",
     Column("size", BigInteger, primary_key=True, autoincrement=False),

@@ -8,8 +8,8 @@ down_revision = ${repr(down_revision)}
 branch_labels = ${repr(branch_labels)}
 depends_on = ${repr(depends_on)}
 
-# The revision of the oldest program that can read and write this schema, during the migration and afterwards; this
-# revision if there is none.
+# The revision of the oldest program that can read and write this schema, during the migration and afterwards. Use
+# this revision if no older program can do so.
 oldest_program = ${repr(up_revision)}
 
 

@@ -14,8 +14,8 @@ oldest_program = "1001"
 
 # No downgrade, because an older program can't interpret newer rows. Restore a backup instead.
 def upgrade() -> None:
-    # Creates the tables as they are declared now. Before a migration changes the declarations, write out statements
-    # here.
+    # Create the tables as `tables` declares them now. If you change `tables` in a later migration, first replace the
+    # call below by statements that create the tables of this revision.
     made = [table for table in tables.metadata.sorted_tables if table is not tables.migration]
     # An existing table is an error: it belongs to another application.
     tables.metadata.create_all(op.get_bind(), made, checkfirst=False)
