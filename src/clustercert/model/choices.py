@@ -6,7 +6,7 @@ CertificateState = Literal["live", "revoked", "expired"]
 """The state of a certificate. A certificate that is both revoked and expired has the state `revoked`."""
 
 EndpointsForm = Literal["auto", "object", "list"]
-"""The JSON type of a cluster's addresses in CCE's API. `auto` chooses by client."""
+"""The JSON type of a cluster's addresses in CCE's API. With `auto`, the type depends on the client."""
 
 FailurePolicy = Literal["NoOpinion", "Deny"]
 """What an API server does if the authorization webhook does not respond: use only RBAC, or deny the request."""
@@ -20,13 +20,13 @@ RevocationControl = Literal["webhook", "binding", "admission"]
 RevocationReason = Literal[
     "unspecified", "keyCompromise", "affiliationChanged", "superseded", "cessationOfOperation"
 ]
-"""Reasons that apply to client certificates. Source: RFC 5280, 5.3.1."""
+"""Reasons that apply to client certificates. Source: RFC 5280 section 5.3.1."""
 
 ServerRole = Literal["all", "api", "webhook"]
 """Which requests a process serves: all, only requests from clients, or only requests from API servers."""
 
 ServiceAccountAccess = Literal["review", "keys", "none"]
-"""How service account tokens are verified: by asking the API server about each token, with its keys, or not at all."""
+"""How service account tokens are verified: by a request to the API server, by the API server's keys, or not at all."""
 
 WebhookMode = Literal["default", "known-only"]
 """The webhook's decision about client certificates that this service did not issue: no opinion, or denied."""

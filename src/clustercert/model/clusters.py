@@ -61,15 +61,16 @@ class Property:
 
 @dataclass(frozen=True, slots=True)
 class ClusterOptions:
-    """How revocations and unknown certificates are enforced in a cluster.
+    """How a cluster enforces revocations, and how the cluster treats unknown certificates.
 
     Attributes:
         mode: how the webhook treats certificates that are not in the ledger.
         exemptions: names or prefixes of users and groups; a final asterisk is a wildcard.
         pins, listed_masters: fingerprints (SHA-256, lower-case hex) of certificates that the operator has confirmed.
-        credential_roles: ClusterRoles by rule. None if no certificate ever had a role binding of its own; empty if only
-            older certificates have one.
-        admission: whether to keep the ids of revoked certificates in the cluster, for its ValidatingAdmissionPolicy.
+        credential_roles: ClusterRoles by the name of the policy rule. None if no certificate ever had its own role
+            binding; empty if only older certificates have role bindings.
+        admission: whether to keep the ids of revoked certificates in the cluster, where a ValidatingAdmissionPolicy
+            reads them.
     """
 
     mode: Annotated[

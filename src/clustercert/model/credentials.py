@@ -20,7 +20,7 @@ def credential_number(serial: int) -> str:
 
 
 def credential_group(number: str) -> str:
-    """Return the group for a credential number. It has 63 bytes; X.520 allows 64 bytes for an organization name."""
+    """Return the credential group for a number. The group has 63 bytes; X.520 allows 64 for an organization name."""
     return f"{CREDENTIAL_PREFIX}{number}"
 
 
@@ -34,6 +34,6 @@ def credential_groups(groups: Iterable[str]) -> list[str]:
 
 
 def without_credential_group(groups: Iterable[str], number: str) -> tuple[str, ...]:
-    """Return the groups of a certificate without its credential group, which has this credential number."""
+    """Return a certificate's groups, except the credential group of this credential number."""
     own = credential_group(number)
     return tuple(group for group in groups if group != own)

@@ -28,7 +28,7 @@
         + StoreFault          500  CCE.01500001
 
 The message tells the caller what is wrong and what to do. The cause (`raise … from`) is for the log.
-Source of the codes: CCE API reference, "Status Code" and "Error Code". Codes that are missing there are our own.
+Source of the codes: CCE API reference, "Status Code" and "Error Code". Codes that are not in the reference are our own.
 """
 
 from collections.abc import Iterable, Mapping
@@ -122,7 +122,7 @@ class MethodNotAllowed(ClustercertError, status=405, code="APIGW.0201"):
     """The path does not support the HTTP method.
 
     Attributes:
-        allow: the supported methods. Source: RFC 9110, 15.5.6.
+        allow: the supported methods. Source: RFC 9110 section 15.5.6.
     """
 
     def __init__(self, message: str, *, allow: Iterable[str] = ()) -> None:
@@ -158,7 +158,7 @@ class TooManyRequests(ClustercertError, status=429, code="CCE.02429001"):
 
     Attributes:
         retry_after: whole seconds for the Retry-After header.
-        user: the authenticated user, for the audit log, of a request without a caller, such as a login.
+        user: for the audit log, the authenticated user if the request has no caller, such as a login.
     """
 
     def __init__(self, message: str, *, retry_after: int, user: "User | None" = None) -> None:
@@ -204,7 +204,7 @@ class CustodyError(ClustercertError):
 
 
 class SchemaError(ClustercertError):
-    """The database has another schema version than this program needs. The message is for the operator."""
+    """This program needs a different version of the database schema. The message is for the operator."""
 
 
 class LogDamaged(ClustercertError):
@@ -230,7 +230,7 @@ class Unavailable(ClustercertError, status=503, code="CCE.01503001"):
 
 
 class CredentialUnverified(Unavailable):
-    """A credential can't be verified now, because the identity system that issued it, or its keys, can't be reached."""
+    """A credential can't be verified now: the identity system that issued it, or that system's keys, can't be reached."""
 
 
 class StoreFault(Unavailable):

@@ -34,7 +34,7 @@ def domain_by_issuer(issuer: str, domain_id: str, name: str) -> Domain:
 def _qualified_names(name: str, domain: Domain) -> tuple[str, ...]:
     """Return the name, and `DOMAIN/NAME`. Omits ambiguous forms, which could also belong to another user or group.
 
-    A name that has a slash or looks like an id is returned only with its domain. The names of OIDC issuers' users
+    A name that has a slash or looks like an id is returned only with its domain. The names of users from OIDC issuers
     usually begin with the domain already.
     """
     if isinstance(domain, FederatedDomain) and name.startswith(f"{domain.name}/"):
@@ -99,8 +99,8 @@ class KnownUser:
     """A user whom the service knows by name.
 
     Attributes:
-        domain: the name of the user's domain. For users of an OIDC issuer or Keystone, usually its name in the
-            settings. Empty if only the user name in certificates is known.
+        domain: the name of the user's domain. For users of an OIDC issuer or of Keystone, usually the name of the
+            issuer or of Keystone in the settings. Empty if only the user name in certificates is known.
         issuer: the URL of the OIDC issuer or of Keystone, `built-in`, or empty if it is not known.
     """
 
@@ -152,7 +152,7 @@ class Caller:
     """The authenticated sender of a request.
 
     Attributes:
-        roles: sorted role names by project id. With a project-scoped token, only the roles in this project.
+        roles: sorted role names by project id. With a project-scoped token, only the roles in the token's project.
         service_roles: role names in the whole service, such as `operator`.
         expires_at: when the token or access key expires, or None.
         credential_id: the access key's id, or the token's SHA-256 in hex; empty for other methods.

@@ -21,7 +21,7 @@ class IssueRequest:
         duration: whole days, or -1 for the longest allowed; None if `expire_at` is used.
         expire_at: the requested end of validity, whole seconds; takes precedence over `duration`.
         public_key: the public key in a verified CSR; None if the service generates the key pair.
-        truncate: grant the longest allowed lifetime if the requested one exceeds it, instead of denying the request.
+        truncate: whether to shorten a lifetime that exceeds the limit, instead of denying the request.
         reason: for the audit event; printable text of at most 512 characters. A blank reason becomes None.
     """
 
@@ -43,8 +43,8 @@ class Grant:
     Attributes:
         rule: the name of the first matching rule; None for the service's own certificates.
         rules: the names of all matching rules, in order.
-        username: the CN: the caller's user id, or a name chosen by the policy that belongs only to this user.
-        groups: the Kubernetes groups, in the order of the rules; each is an O of the certificate.
+        username: the CN: the caller's user id, or a name that the policy chose and that only this user may have.
+        groups: the Kubernetes groups, in the order of the rules; each group is an O of the certificate.
         not_before: the back-dated start of validity, in whole seconds.
         not_after: the end of validity, in whole seconds.
         trace: the decision trace, as JSON values; ignored when grants are compared.
@@ -65,9 +65,9 @@ class SigningRequest:
 
     Attributes:
         credential_number: 40 lower-case hex digits; the certificate's last O is the credential group of this number.
-            Empty only for the certificate without such a group that `kubernetes verify` uses to test the mode
+            Empty only for a certificate without a credential group, with which `kubernetes verify` tests the mode
             known-only.
-        serial: the required serial, positive, at most 159 bits. If None, the signer chooses it.
+        serial: the required serial, positive, at most 159 bits. If None, the signer chooses the serial.
         spki: the public key as SubjectPublicKeyInfo, DER.
     """
 
@@ -109,8 +109,8 @@ class Preview:
     """The result of a `dryRun`: what would be issued.
 
     Attributes:
-        organizations: the O attributes of the subject, in order. The group that names the credential ends with a
-            placeholder, because no certificate is issued.
+        organizations: the O attributes of the subject, in order. The credential group ends with a placeholder,
+            because no certificate is issued.
         issuer: the CA's subject, as a string in the format of RFC 4514.
         key_type: the type of the CSR's key, or of the key that would be generated.
     """

@@ -57,5 +57,5 @@ class LoginClient:
 
     @property
     def request_parameters(self) -> Mapping[str, str]:
-        """The parameters of all requests for authorization and tokens. Source: RFC 8707, 2."""
+        """The parameters of all requests for authorization and tokens. Source: RFC 8707 section 2."""
         return dict(self.parameters) | ({"resource": self.resource} if self.resource is not None else {})

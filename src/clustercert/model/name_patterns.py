@@ -3,19 +3,21 @@
 import re
 from collections.abc import Iterable, Sequence
 
-# No name in the policy or in the directory contains the separator. Other values can contain it, so it is replaced.
+# No name in the policy or in the directory contains the separator. In other values, the separator is replaced.
 _SEPARATOR = "\0"
 _REPLACEMENT = "\N{REPLACEMENT CHARACTER}"
 _ANY = f"[^{_SEPARATOR}]"
 
 
 class Values:
-    """The names and ids of one kind in a decision's input, such as the caller's groups. For many comparisons.
+    """The names and ids of one kind in a decision's input, such as the caller's groups.
+
+    An instance can be compared with many rules.
 
     Attributes:
         exact: names and ids, for entries without wildcards.
         joined: all names in one string, because searching a pattern in one string is faster than in each name. Empty
-            until `join` is called. Contains no ids, because a pattern such as `fe*` could match them by chance.
+            until `join` is called. Contains no ids, because a pattern such as `fe*` could match an id by chance.
     """
 
     __slots__ = ("_names", "exact", "joined")
@@ -76,7 +78,7 @@ def _escape(text: str) -> str:
 
 
 def _only_part(pattern: str) -> str | None:
-    """Return the string to search in joined values for a simple pattern such as `team-*`. None for other patterns."""
+    """Return the string to search for in joined values if the pattern is simple, such as `team-*`; otherwise None."""
     text = pattern.strip("*")
     if not text or is_pattern(text):
         return None
@@ -86,7 +88,7 @@ def _only_part(pattern: str) -> str | None:
 
 
 def _regular_expression(pattern: str) -> str:
-    """Return the regular expression to search in joined values for a pattern.
+    """Return a regular expression that finds, in joined values, a name that matches the pattern.
 
     The search takes time linear in the length of the values: parts between two `*` are searched from left to right,
     without backtracking. An atomic group keeps the first occurrence of a part, because a later occurrence never helps

@@ -29,9 +29,10 @@ def is_service_url(url: object) -> bool:
 
 
 def is_loopback_redirect(url: object) -> bool:
-    """Whether a value is a loopback redirect URI: an address of a client on the user's machine. Source: RFC 8252, 7.3.
+    """Whether a value is a loopback redirect URI: an address of a client on the user's machine.
 
-    The host is `127.0.0.1` or `localhost`. If the port is missing, the client may add any port.
+    The host is `127.0.0.1` or `localhost`. If the port is missing, the client may add any port. Source: RFC 8252
+    section 7.3.
     """
     parts = _parts(url)
     if parts is None or parts.query or "?" in str(url):
@@ -115,7 +116,7 @@ class UnverifiedRequest:
         raw_path: percent-encoded, without the query.
         raw_query: percent-encoded, without the question mark.
         headers: as in ASGI: lower-case names and raw values, including duplicates.
-        body: the raw bytes, which are covered by signatures.
+        body: the raw bytes, which request signatures cover.
     """
 
     method: str

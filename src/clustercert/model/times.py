@@ -15,7 +15,7 @@ API servers call the webhook only while one of our certificates is in use, so a 
 
 
 def utc_now() -> datetime:
-    """Return the current time. Code that needs the time takes a clock function as an argument, so tests can set it."""
+    """Return the current time. Code that needs the time takes a clock function as an argument, for tests."""
     return datetime.now(UTC)
 
 

@@ -1,6 +1,7 @@
 """Audit events. The modules of this package declare the types of events. Kinds with the same fields share a type.
 
-If you add, remove or rename fields of a type, increment `event_version`, so that readers know which fields to expect.
+If you add, remove or rename fields of a type, increment its `event_version`, so that readers know which fields to
+expect.
 """
 
 from dataclasses import dataclass
@@ -12,7 +13,7 @@ from clustercert.model.requests import Actor
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AuditEvent:
-    """One recorded event. It is written in the same transaction as the change that it records.
+    """One audit event. It is stored in the same transaction as the change that the event describes.
 
     The fields that a subclass adds are the event's `detail`. Fields with their default value are omitted.
     No field contains a secret.

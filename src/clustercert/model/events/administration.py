@@ -56,18 +56,18 @@ class DirectoryUpdated(AuditEvent):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class UserBlocked(AuditEvent):
-    """A user of an OIDC issuer or of Keystone was blocked or unblocked. The subject is their user id."""
+    """A user of an OIDC issuer or of Keystone was blocked or unblocked. The subject is the user's id."""
 
     kind: Literal["user.blocked", "user.unblocked"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LoginsEnded(AuditEvent):
-    """A user ended all their own logins. The subject is their user id.
+    """A user ended all their own logins. The subject is the user's id.
 
     Attributes:
         issuer: the URL of the OIDC issuer or of Keystone, whose earlier tokens are now refused; or `built-in`.
-        tokens, temporary_keys: how many tokens and temporary access keys of the built-in identity were deleted.
+        tokens, temporary_keys: how many tokens and temporary access keys of the built-in identity service were deleted.
     """
 
     kind: Literal["user.logged_out"] = "user.logged_out"
@@ -79,7 +79,7 @@ class LoginsEnded(AuditEvent):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RoleChanged(AuditEvent):
-    """A role was assigned to a user or group, or removed from it.
+    """A role was assigned to a user or group, or was removed from a user or group.
 
     Attributes:
         name: the user's or group's name.
@@ -95,7 +95,7 @@ class RoleChanged(AuditEvent):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RoleDefined(AuditEvent):
-    """A role was created or deleted. The subject is its id."""
+    """A role was created or deleted. The subject is the role's id."""
 
     kind: Literal["role.created", "role.removed"]
     name: str
@@ -103,7 +103,7 @@ class RoleDefined(AuditEvent):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AccessKeyChanged(AuditEvent):
-    """An access key was created, changed or removed. The subject is the AK."""
+    """An access key was created, changed or removed. The subject is the access key's id (AK)."""
 
     kind: AccessKeyChange
     user_id: str
@@ -113,7 +113,7 @@ class AccessKeyChanged(AuditEvent):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TokenRevoked(AuditEvent):
-    """A token was revoked. The subject is its SHA-256 in hex."""
+    """A token was revoked. The subject is the token's SHA-256 in hex."""
 
     kind: Literal["token.revoked"] = "token.revoked"
     user_id: str
@@ -129,7 +129,7 @@ class WebhookTokenChanged(AuditEvent):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ClusterChanged(AuditEvent):
-    """A cluster was added, changed or removed. The fields contain its properties after the change.
+    """A cluster was added, changed or removed. The fields contain the cluster's properties after the change.
 
     Attributes:
         version: the Kubernetes version.
@@ -198,7 +198,7 @@ class CertificatesPruned(AuditEvent):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EventsDeleted(AuditEvent):
-    """Audit events were deleted; their commitments remain. This event is never deleted.
+    """Audit events were deleted; the log keeps their commitments. This event is never deleted.
 
     Attributes:
         why: `retention`, or the reason that the operator gave.

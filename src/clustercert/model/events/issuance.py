@@ -1,4 +1,4 @@
-"""Events of issued and refused certificates, with all inputs of the policy decision, so that it can be replayed."""
+"""Events about issued and refused certificates. They have all inputs of the policy decision, so it can be replayed."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -22,7 +22,7 @@ class EventGroup(TypedDict):
 
 
 class EventCaller(TypedDict):
-    """The caller; the event's actor is their user id.
+    """The caller. The event's actor is the caller's user id.
 
     Attributes:
         issuer: the URL of an OIDC issuer or of Keystone, or `built-in`.
@@ -59,10 +59,10 @@ class EventRequest(TypedDict):
 
 
 class EventProject(TypedDict):
-    """The name of the cluster's project at that time.
+    """The name of the cluster's project at the time of the event.
 
     Attributes:
-        is_unique: whether no other domain had a project of this name.
+        is_unique: whether no other domain had a project with this name.
     """
 
     name: str
@@ -72,12 +72,12 @@ class EventProject(TypedDict):
 
 
 class EventCluster(TypedDict):
-    """The cluster, as registered in the event's project at that time.
+    """The cluster, as registered in the event's project at the time of the event.
 
     Attributes:
         ca_not_after: when the cluster's client CA expires; certificates expire no later.
-        credential_roles: maps names of rules to the ClusterRole that is bound to each of their certificates; see
-            `ClusterOptions`.
+        credential_roles: maps names of rules to ClusterRoles. Each certificate that a rule grants is bound to the
+            rule's ClusterRole; see `ClusterOptions`.
         project: None if the project was deleted meanwhile.
     """
 
@@ -98,10 +98,9 @@ class CertificateIssued(AuditEvent):
     Attributes:
         credential_number: 40 lower-case hex digits; `serial` is lower-case hex too.
         organizations: the O attributes of the subject, in order.
-        rule: the first matching policy rule or, with per-credential RBAC, the first matching rule with a ClusterRole;
-            None for the service's own certificates. The trace has all matching rules.
-        trace: the policy's decision trace. Of the rules that did not match, it contains only those that the caller may
-            see.
+        rule: the first matching policy rule or, with per-credential RBAC, the rule whose ClusterRole is bound to the
+            certificate; None for the service's own certificates. The trace has all matching rules.
+        trace: the policy's decision trace. The trace lists rules that did not match only if the caller may see them.
     """
 
     kind: Literal["certificate.issued"] = "certificate.issued"
@@ -124,13 +123,13 @@ class CertificateRefused(AuditEvent):
     """A request for a certificate was denied, or a signer failed. The subject is the requested cluster id.
 
     Attributes:
-        requested_project_id: the project id in the request. This project may not exist, and the cluster in the subject
-            may not exist.
+        requested_project_id: the project id in the request. The request can contain ids of projects and clusters that
+            do not exist.
         request: the parsed request; None if the body was invalid.
         cluster: the requested cluster; None if it was not found.
         error: the error's class name.
-        trace: the policy's decision trace up to the error. Of the rules that did not match, it contains only those that
-            the caller may see.
+        trace: the policy's decision trace up to the error. The trace lists rules that did not match only if the caller
+            may see them.
     """
 
     kind: Literal["certificate.refused", "certificate.failed"]

@@ -13,7 +13,7 @@ CredentialAlert = Literal["credential.unknown", "credential.masters", "credentia
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RequestRefused(AuditEvent):
-    """A request other than for a certificate was denied (403) or exceeded a limit (429). The subject is the path.
+    """A request for anything but a certificate was denied (403) or exceeded a limit (429). The subject is the path.
 
     Attributes:
         method: the HTTP method.
@@ -85,10 +85,10 @@ class AuthenticationsFailed(AuditEvent):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PolicyLoaded(AuditEvent):
-    """The service loaded a policy, at its start or on a reload, that differs from the last recorded one.
+    """At its start or on a reload, the service loaded a policy that differs from the last recorded policy.
 
     Attributes:
-        rules: the policy's rules, in the order of the settings, then those of `role_groups`; lifetimes are in seconds.
+        rules: the policy's rules, in the order of the settings, then the rules of `role_groups`; lifetimes in seconds.
         allow_system: the names beginning with `system:` that certificates may contain.
         max_lifetime: the longest lifetime of any certificate, in seconds.
         username: the template of the user name in certificates.
@@ -106,11 +106,11 @@ class PolicyLoaded(AuditEvent):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class IssuersLoaded(AuditEvent):
-    """The service loaded OIDC issuers, at its start or on a reload, that differ from the last recorded ones.
+    """At its start or on a reload, the service loaded OIDC issuers that differ from the last recorded issuers.
 
     Attributes:
         issuers: as in the settings, without defaults and the proxy; durations are in seconds.
-        sha256: the digest of the issuers; `before` is the digest of the previous ones.
+        sha256: the digest of the issuers; `before` is the digest of the previous issuers.
     """
 
     kind: Literal["issuers.loaded"] = "issuers.loaded"
@@ -121,7 +121,7 @@ class IssuersLoaded(AuditEvent):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CredentialSeen(AuditEvent):
-    """An API server saw a certificate that is unknown to the ledger, in `system:masters`, or new with exempt names.
+    """An API server saw a certificate that is not in the ledger, is in `system:masters`, or is new with exempt names.
 
     Attributes:
         reported_by: `webhook`, `audit-events` or `import-audit-log`.
@@ -141,7 +141,7 @@ class CredentialSeen(AuditEvent):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CredentialAltered(AuditEvent):
-    """An API server saw an altered copy of a certificate; at most one event an hour for each certificate.
+    """An API server saw an altered copy of a certificate. Recorded at most once an hour for each certificate.
 
     Attributes:
         presented: the altered copy's fingerprint, lower-case hex; None if the API server did not send it.
@@ -158,7 +158,7 @@ class CredentialAltered(AuditEvent):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RevokedCredentialUsed(AuditEvent):
-    """An API server allowed a request with a revoked certificate; at most one event an hour for each revocation.
+    """An API server allowed a request with a revoked certificate. Recorded at most once an hour for each revocation.
 
     Attributes:
         used_at: when the API server received the request.
@@ -186,10 +186,10 @@ class ApprovedRequest(TypedDict):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ClusterCertificatesApproved(AuditEvent):
-    """A certificate's holder approved requests for client certificates in the cluster's own API.
+    """The holder of a certificate approved requests for client certificates in the cluster's own API.
 
-    The subject is the holder's certificate. Revoking it does not revoke the certificates that the cluster's API issued.
-    At most one event a minute for each certificate and worker.
+    The subject is the holder's certificate. Revoking this certificate does not revoke the certificates that the
+    cluster's API issued. Each worker records at most one such event a minute for a certificate.
 
     Attributes:
         requests: the CertificateSigningRequests, at most 32.
@@ -244,7 +244,7 @@ class CertificateMismatch(AuditEvent):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AuditLogBegun(AuditEvent):
-    """The first event of a log, recorded when its key is created. The subject is the log's name."""
+    """The first event of a log, recorded when the log's key is created. The subject is the log's name."""
 
     kind: Literal["audit_log.begun"] = "audit_log.begun"
     verifier_key: str
