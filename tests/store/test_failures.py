@@ -117,7 +117,7 @@ async def test_missing_permissions(file: Path, public_folder: Path, denied: str)
             await database.record(event())
     named = path if denied == "file" else public_folder
     assert f"has no read and write access to {named}, which belongs to " in caught.value.reason
-    assert caught.value.reason.endswith("or change its owner and mode.")
+    assert caught.value.reason.endswith(f"or change the owner and mode of {named}.")
 
 
 async def test_a_folder_that_may_not_be_entered(public_folder: Path) -> None:

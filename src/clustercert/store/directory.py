@@ -110,7 +110,7 @@ class DirectoryQueries(Queries):
     ) -> None:
         """Set a password and delete the user's tokens and temporary keys. Raises NotFound if the user was deleted.
 
-        With `checked_hash`, raises Unauthenticated if the user was disabled or deleted, or if the password hash differs.
+        With `checked_hash`, raises Unauthenticated if the user was disabled or deleted, or the password hash differs.
         """
         async with self._database.transaction(event, invalidate=True) as connection:
             if checked_hash is not None and not await lock_usable_user(

@@ -76,7 +76,8 @@ class KnownUserQueries(Queries):
 async def put_federated_user(connection: Transaction, user: KnownUser, **others: object) -> None:
     """Insert or change the row of a federated user, in the caller's transaction.
 
-    `others` are values of further columns. Raises IntegrityError if another transaction inserts the row at the same time.
+    `others` are values of further columns. Raises IntegrityError if another transaction inserts the row at the same
+    time.
     """
     values = asdict(user) | others
     changed = await connection.execute(update(_federated).where(_federated.c.id == user.id).values(values))

@@ -350,10 +350,10 @@ certificate = table(
     sqlite_autoincrement=True,
 )
 
-# A revocation of one certificate (`fingerprint` is set), or of all certificates with an older epoch that a user has for a
-# cluster. An empty user or cluster means all users or all clusters. `epoch` is the generation number that the revocation
-# created, or `revocations.NO_END`. `changed` is the generation number when the row was last changed: recorded, undone or
-# ended.
+# A revocation of one certificate (`fingerprint` is set), or of all certificates with an older epoch that a user has for
+# a cluster. An empty user or cluster means all users or all clusters. `epoch` is the generation number that the
+# revocation created, or `revocations.NO_END`. `changed` is the generation number when the row was last changed:
+# recorded, undone or ended.
 revocation = table(
     "revocation",
     Column("id", RowId, primary_key=True, autoincrement=True),

@@ -13,7 +13,8 @@ Rows = Sequence[Mapping[str, Any]]
 Inserts = Sequence[tuple["BulkInsert", Rows]]
 """Statements with at least one row each. All rows of a statement have the same columns."""
 
-# The types have no lengths. A cast to a type with a length would truncate a longer value, but INSERT must reject it.
+# The types have no lengths. A cast to a type with a length would truncate a longer value, but INSERT must reject such a
+# value.
 _ARRAYS: tuple[tuple[type, str], ...] = (
     (Utc, "TIMESTAMPTZ[]"),
     (JSON, "TEXT[]"),
@@ -24,7 +25,7 @@ _ARRAYS: tuple[tuple[type, str], ...] = (
 
 
 class BulkInsert:
-    """Inserts rows into one table. `computed` gives SQL expressions for additional columns."""
+    """Inserts rows into one table. `computed` maps additional columns to SQL expressions."""
 
     def __init__(self, table: Table, **computed: str) -> None:
         self._table = table
@@ -84,10 +85,10 @@ def insert_into_sqlite(connection: Connection, inserts: Inserts) -> None:
 
 
 def postgresql_statement(inserts: Inserts) -> tuple[str, tuple[list[object], ...]]:
-    """Combine INSERTs into one statement, which is a transaction by itself. Also returns its parameters, as arrays.
+    """Combine INSERTs into one statement, which is a transaction by itself. Returns the statement and its parameters.
 
-    All statements but the last become parts of a WITH clause. The statements see the same
-    snapshot, and not each other's changes.
+    All INSERTs but the last become parts of a WITH clause. The INSERTs see the same snapshot, and not each other's
+    changes.
     """
     texts: list[str] = []
     parameters: list[list[object]] = []

@@ -35,7 +35,7 @@ logging.getLogger(f"{AsyncAdaptedQueuePool.__module__}.{AsyncAdaptedQueuePool.__
     _is_failure
 )
 
-# How long a writer waits for another writer, and a request waits for a connection.
+# How long a writer waits for another writer, and how long a request waits for a connection.
 BUSY_SECONDS = 5.0
 _RETRY_SECONDS = 0.001
 POOL_SIZE = 8
@@ -105,7 +105,7 @@ def _postgresql(
 # settings are not changed. The isolation level is set here for statements outside of a transaction.
 _ALWAYS = {"synchronous_commit": "on", "default_transaction_isolation": "read committed"}
 _STRICTER = {"synchronous_commit": "remote_apply"}
-# Reads which of these settings the engine has, because compatible engines may lack some.
+# Reads which of these settings the engine has, because PostgreSQL-compatible engines may lack some of them.
 _SETTINGS = "SELECT name, setting FROM pg_settings WHERE name = ANY($1::text[])"
 
 

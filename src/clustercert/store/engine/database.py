@@ -135,7 +135,7 @@ class Database:
     async def insert(self, *inserts: tuple[BulkInsert, Rows]) -> None:
         """Insert rows in one transaction without invalidating caches, and return when the rows are durable.
 
-        Raises NothingBegun, another Unavailable, or the database's error if it rejects a row.
+        Raises NothingBegun or another Unavailable, or the database's error if the database rejects a row.
         """
         inserts = tuple((statement, rows) for statement, rows in inserts if rows)
         if not inserts:
@@ -198,7 +198,10 @@ class Database:
         await self.read_generation()
 
     async def clock_offset(self) -> timedelta:
-        """How far this machine's clock is ahead of the database server's. Zero for SQLite. Raises Unavailable."""
+        """Return how far this machine's clock is ahead of the database server's clock. Raises Unavailable.
+
+        Returns zero for SQLite.
+        """
         if self._writer is not None:
             return timedelta()
         with failures_translated(self.url):
@@ -234,7 +237,7 @@ class Database:
             yield connection
 
     async def _still_running(self, process_ids: Collection[int]) -> set[int]:
-        """Return the given server processes that run a statement for this database user. Raises Unavailable."""
+        """Return which of these server processes still run a statement for this database user. Raises Unavailable."""
         async with self.read() as connection:
             rows = await connection.execute(_RUNNING, {"process_ids": list(process_ids)})
             return {row.pid for row in rows}
@@ -255,7 +258,8 @@ async def raise_generation(connection: Transaction) -> int:
     """Increase the generation in the caller's transaction, and return the new number.
 
     The generation's row stays locked until the commit, so generations commit in increasing order. To avoid deadlocks,
-    transactions lock this row last. Only the transactions in `revocations` lock it first.
+    transactions lock this row last. Only the transactions in `RevocationQueries` and `FederationQueries` lock the row
+    first.
     """
     raised = update(tables.generation).values(value=tables.generation.c.value + 1)
     value: int = (await connection.execute(raised.returning(tables.generation.c.value))).scalar_one()

@@ -1,7 +1,7 @@
 """Translates errors of the database drivers.
 
-A failure that may pass becomes Unavailable; one that lasts until the operator acts becomes StoreFault, with the remedy.
-The driver's error, which may contain SQL, stays the `__cause__`, for the log.
+An error that may pass becomes Unavailable. An error that lasts until the operator acts becomes StoreFault, whose
+message names the remedy. The driver's error, which may contain SQL, is kept as the `__cause__`, for the log.
 """
 
 import contextlib
@@ -86,8 +86,8 @@ def _fault(error: BaseException | None, url: URL) -> str | None:
 def _sqlite_fault(error: BaseException, path: Path) -> str | None:
     code = _sqlite_code(error)
     if code is None:
-        # Don't check the file after a time-out, which says nothing about it: a file system that hangs would make the
-        # check slow.
+        # Don't check the file after a time-out. The file may be fine, and a file system that hangs would make the check
+        # slow.
         is_file_error = isinstance(error, OSError) and not isinstance(error, TimeoutError)
         return _file_problem(path) if is_file_error else None
     if code & 0xFF in _DAMAGED:
@@ -106,7 +106,8 @@ def _file_problem(path: Path) -> str | None:
     try:
         if not folder.exists():
             return f"The folder {folder} does not exist. Create it, or correct data_dir or database_url."
-        # If this process may not enter the folder, this is false instead of an error. The code below finds the reason.
+        # If this process may not enter the folder, `isdir` returns False and raises no error. The code below finds the
+        # reason.
         if os.path.isdir(path):  # noqa: PTH112 - pathlib raises the error
             return f"{path} is a folder. Name a database file in database_url."
         if os.statvfs(folder).f_flag & os.ST_RDONLY:
@@ -140,8 +141,8 @@ def _no_access(path: Path) -> str:
                 f"`chmod {change} {shlex.quote(str(path))}`."
             )
     return (
-        f"The user {user} has no read and write access to {path}, which belongs to {owner}. Run this as {owner}, or"
-        " change its owner and mode."
+        f"The user {user} has no read and write access to {path}, which belongs to {owner}. Run this program as"
+        f" {owner}, or change the owner and mode of {path}."
     )
 
 

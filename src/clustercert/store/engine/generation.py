@@ -43,7 +43,7 @@ class Generation:
 
     @property
     def state(self) -> tuple[int, int]:
-        """The state that caches compare: a value that was loaded in another state may be out of date."""
+        """The state that caches compare: a value that was loaded in a different state may be out of date."""
         return self.value, self.interruptions
 
     def fresh(self) -> bool:

@@ -13,10 +13,11 @@ from typing import Generic, TypeVar
 from clustercert.model.errors import Unavailable
 from clustercert.store.engine.writer import NothingBegun
 
-# The maximum size of a batch. A commit takes longer than inserting so many rows. Larger batches only delay entries.
+# The maximum size of a batch. A commit takes longer than inserting this many rows. Larger batches would only delay
+# entries.
 MAX_BATCH = 128
 # The number of batches at once: while one is committed, the next one is prepared and sent. With more batches at
-# once, each would be smaller.
+# once, each batch would be smaller.
 BATCHES = 2
 # How long a batch that is smaller than the last one waits for more requests. Most of a commit's cost does not depend
 # on the number of rows.
@@ -30,7 +31,8 @@ class Entry(Generic[T]):
     """The data that one request writes.
 
     Attributes:
-        key: identifies the entry in the database if a commit's outcome is unknown; None if it may be written twice.
+        key: identifies the entry in the database if a commit's outcome is unknown; None if the entry may
+            be written twice.
         done: set when the entry is durable, or when all attempts to write it have failed.
     """
 
@@ -52,7 +54,7 @@ class GroupCommit(Generic[T]):
 
     Attributes:
         write: writes a batch in one transaction. Raises NothingBegun if nothing was written, or else Unavailable.
-        find: returns the given keys that are in the database. Raises Unavailable.
+        find: returns those of the given keys that are in the database. Raises Unavailable.
     """
 
     def __init__(
@@ -127,7 +129,7 @@ class GroupCommit(Generic[T]):
             for entry in batch:
                 entry.finish(failure)
         except Exception as refusal:  # noqa: BLE001 - every entry has a request that waits for it
-            # A row was rejected. Commit each entry separately, so that the others succeed.
+            # A row was rejected. Commit each entry separately, so that the other entries succeed.
             if len(batch) > 1:
                 for entry in batch:
                     await self._commit([entry])
@@ -135,7 +137,7 @@ class GroupCommit(Generic[T]):
                 await self._finish_refused(batch[0], refusal)
 
     async def _finish_refused(self, entry: Entry[T], refusal: Exception) -> None:
-        """Report success if a rejected row is a duplicate from an earlier commit with unknown outcome."""
+        """Report the error, or success if an earlier commit with unknown outcome already stored the rejected row."""
         try:
             found = await self._found([entry])
         except Unavailable as failure:
@@ -146,7 +148,7 @@ class GroupCommit(Generic[T]):
     async def _try(self, batch: Sequence[Entry[T]]) -> list[tuple[Entry[T], Unavailable]]:
         """Write a batch once. Finishes the entries that are durable, and returns the others with the error.
 
-        Raises NothingBegun, or the database's error if it rejects a row.
+        Raises NothingBegun, or the database's error if the database rejects a row.
         """
         try:
             await self._write([entry.value for entry in batch])

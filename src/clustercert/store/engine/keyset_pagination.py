@@ -16,7 +16,7 @@ class KeysetPagination(NamedTuple):
     columns: tuple[str, ...]
 
     def order(self, table: FromClause, *, newest_first: bool) -> list[UnaryExpression[Any]]:
-        """Return the ORDER BY for the table, or for a subquery with its columns."""
+        """Return the ORDER BY for the table, or for a subquery with the table's columns."""
         columns = [table.c[name] for name in self.columns]
         return [column.desc() if newest_first else column.asc() for column in columns]
 

@@ -2,8 +2,8 @@
 
 A program of revision N needs schema N. The program also works on a newer schema whose migrations declare N or an older
 revision as `oldest_program`. So a rolling upgrade migrates the schema first and then replaces the replicas one by one.
-A schema whose revision was not changed by `upgrade` is refused, and so are schemas of builds before the first
-migration.
+The program refuses a newer schema whose revision was not set by `upgrade`, and the schemas of builds from before the
+first migration.
 """
 
 import contextlib
@@ -59,7 +59,8 @@ async def upgrade(
             raise
         raise SchemaError(
             f"A migration waited {LOCK_SECONDS} seconds for a table that another transaction has locked, such as a"
-            " backup or a long query. It was rolled back. Run `clustercert db upgrade` again after that transaction."
+            " backup or a long query. The migration was rolled back. Run `clustercert db upgrade` again after that"
+            " transaction."
         ) from failure
 
 

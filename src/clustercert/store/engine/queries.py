@@ -1,6 +1,6 @@
-"""The base class of query modules, and write statements that several of them use.
+"""The base class of query modules, and functions for changes that several query modules use.
 
-Modules build the statements for frequent requests only once, because building one takes longer than running it.
+Modules build the statements for frequent requests only once, because building a statement takes longer than running it.
 """
 
 import contextlib
@@ -24,7 +24,10 @@ BATCH = 1000
 
 
 class Queries:
-    """Base class for the queries of one domain. Each method here uses its own transaction, and raises Unavailable."""
+    """Base class for the queries of one domain.
+
+    Each method of this class uses its own transaction, and raises Unavailable.
+    """
 
     def __init__(self, database: Database) -> None:
         self._database = database
@@ -45,7 +48,7 @@ class Queries:
         return None if row is None else row[0]
 
     async def _change(
-        self, statement: Update | Delete, event: AuditEvent, missing: str = "It no longer exists."
+        self, statement: Update | Delete, event: AuditEvent, missing: str = "The object no longer exists."
     ) -> None:
         """Change or delete one row, record an event, and invalidate caches. Raises NotFound if there is no such row."""
         async with self._database.transaction(event, invalidate=True) as connection:
@@ -53,7 +56,7 @@ class Queries:
 
 
 async def change_one(
-    connection: Transaction, statement: Update | Delete, missing: str = "It no longer exists."
+    connection: Transaction, statement: Update | Delete, missing: str = "The object no longer exists."
 ) -> None:
     """Change or delete one row. Raises NotFound if the row does not exist."""
     if (await connection.execute(statement)).rowcount == 0:

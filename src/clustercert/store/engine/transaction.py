@@ -36,7 +36,7 @@ def rolling_back() -> Iterator[None]:
 
 
 def roll_back_if_asked() -> None:
-    """Raise RolledBack in a block of `rolling_back`."""
+    """Raise RolledBack if the caller runs in a `with rolling_back()` block."""
     if _rolling_back.get():
         raise RolledBack
 

@@ -93,7 +93,7 @@ class Writer:
         self._thread = ThreadPoolExecutor(1, "sqlite-writer")
 
     def _submit(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> asyncio.Future[T]:
-        """Call a function in the thread. Once the function runs, cancelling the caller does not stop it."""
+        """Call a function in the thread. Once the function runs, cancelling the caller does not stop the function."""
         call = functools.partial(function, *args, **kwargs)
         return asyncio.get_running_loop().run_in_executor(self._thread, call)
 

@@ -1,8 +1,8 @@
-"""Limits concurrent write transactions in PostgreSQL, including those that this process gave up on.
+"""Limits concurrent write transactions in PostgreSQL, including transactions that this process no longer waits for.
 
 A commit that waits for a lost synchronous standby continues in the server after its client has closed the connection.
-Without this limit, each attempt would leave a server process, until the server accepts no connections, not even for
-reading.
+Without this limit, each attempt would leave a server process behind, until the server accepts no connections, not even
+for reading.
 """
 
 import asyncio
@@ -11,7 +11,8 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Collection
 
 from clustercert.store.engine.writer import NOT_NOW, NothingBegun
 
-# The maximum number of remembered processes. Reads that time out are added too, but only writers remove entries.
+# The maximum number of remembered server processes. Reads that time out also add their process, but only writers remove
+# processes that have ended.
 MAX_ABANDONED = 64
 
 
@@ -19,7 +20,7 @@ class WriterSlots:
     """Slots for writers. The slot of a writer that timed out stays taken until its server process has ended.
 
     Attributes:
-        running: returns the given server processes that still run a statement. Raises Unavailable.
+        running: returns those of the given server processes that still run a statement. Raises Unavailable.
     """
 
     def __init__(self, count: int, running: Callable[[Collection[int]], Awaitable[set[int]]]) -> None:
@@ -53,7 +54,7 @@ class WriterSlots:
                 self._free.release()
 
     async def _free_ended(self) -> None:
-        """Free the slots whose server processes have ended. Raises NothingBegun if other processes hold all slots."""
+        """Free the slots whose server processes have ended. Raises NothingBegun if no slot can be free afterwards."""
         asked = frozenset(self._abandoned)
         self._abandoned -= asked - await self._running(asked)
         while self._withheld > len(self._abandoned):
