@@ -134,7 +134,11 @@ def _revoked(cluster_id: str, now: datetime) -> Select[Any]:
 
 
 def _revoked_at() -> ColumnElement[datetime]:
-    """Return when a certificate was revoked: the time of its own revocation, or else of the last that covers it."""
+    """Return an SQL expression for the time when a certificate was revoked.
+
+    This is the time of the certificate's own revocation, or else the time of the last user or cluster revocation that
+    covers the certificate.
+    """
     wider = (
         select(func.max(_revocation.c.at))
         .where(

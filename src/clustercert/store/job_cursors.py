@@ -59,7 +59,7 @@ class Findings(Queries):
         self._name = name
 
     async def add(self, number: int, problem: str, event: AuditEvent) -> bool:
-        """Store a problem and record an event, unless it is already stored. Returns whether the problem is new.
+        """Store a problem and record an event, if the problem is new. Returns whether the problem is new.
 
         Raises Unavailable.
         """
