@@ -49,7 +49,7 @@ def fail(issuer: IssuerServer, _: threading.Event) -> None:
         (ten_megabytes, "sent more than 524288 bytes"),
         pytest.param(hang, "no complete response within 10 seconds", marks=pytest.mark.full),
         (redirect, "redirects to 'https://attacker.example/keys'; redirects are not followed"),
-        (name_another_issuer, "the discovery document names another issuer"),
+        (name_another_issuer, "the discovery document names a different issuer"),
         (fail, "answered with status 500"),
     ],
 )

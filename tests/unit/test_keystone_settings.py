@@ -47,7 +47,10 @@ def settings(**changed: object) -> Keystone:
         ({"service": {"username": "a"}}, "give either password or password_file"),
         ({"service": USER | {"password_file": "x"}}, "give either password or password_file"),
         ({"service": USER | {"user_id": "x"}}, "give one of username"),
-        ({"service": USER | {"project": "a", "domain": "b"}}, "exclude each other"),
+        (
+            {"service": USER | {"project": "a", "domain": "b"}},
+            "give at most one of project, project_id and domain",
+        ),
         ({"service": APPLICATION}, "can't read EC2 credentials"),
         ({"service": APPLICATION | {"project": "a"}, "access_keys": False}, "has its own scope"),
         ({"service": APPLICATION | {"password": "a"}, "access_keys": False}, "give either"),

@@ -51,10 +51,10 @@ def problem(**changed: object) -> str:
         ({"name": "a/b"}, "name"),
         ({"preset": "okta"}, "preset"),
         ({"projects": ["*"]}, "projects"),
-        ({"groups": "a", "groups_cel": "claims.a"}, "exclude each other"),
+        ({"groups": "a", "groups_cel": "claims.a"}, "not both"),
         ({"subject": []}, "subject"),
         *(({name: "claims.a"}, name) for name in ("username_cel", "projects_cel", "projects_claim")),
-        ({"keys_file": "a", "jwks_uri": "https://sso.example.com/keys"}, "exclude each other"),
+        ({"keys_file": "a", "jwks_uri": "https://sso.example.com/keys"}, "not both"),
         ({"groups_cel": "claims."}, "syntax error"),
         ({"groups_cel": "user.name"}, "valid variables are claims"),
         ({"roles": [{"role": "member", "cel": "true"}]}, "roles.0.cel"),
@@ -80,7 +80,7 @@ def problem(**changed: object) -> str:
             ({"resource": each, "login_token": "access", "audiences": [each]}, "resource")
             for each in ("a", "https://a#b")
         ),
-        ({"roles": [{"role": "a", "service": True, "projects": [PROJECT]}]}, "exclude each other"),
+        ({"roles": [{"role": "a", "service": True, "projects": [PROJECT]}]}, "not both"),
     ],
 )
 def test_settings_that_are_refused(changed: dict[str, object], text: str) -> None:

@@ -1,1 +1,1 @@
-"""Authenticates requests. `identity` stores users, tokens and access keys."""
+"""Authenticates requests. The package `identity` stores users, tokens and access keys."""

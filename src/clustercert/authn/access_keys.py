@@ -1,4 +1,4 @@
-"""Requests signed with access keys."""
+"""Authenticates requests that are signed with access keys."""
 
 import hashlib
 import hmac
@@ -28,23 +28,23 @@ from clustercert.pki.request_signature import (
 # Source: Open Telekom Cloud, API Gateway, "Authentication".
 WRONG_SIGNATURES = 5
 LOCK_SECONDS = 300
-# The maximum number of pairs of access key and source in a worker's memory, a few megabytes. The least recently used
-# pairs are dropped first.
+# A worker counts wrong signatures for at most this many pairs of access key and source, which take a few megabytes of
+# memory. The least recently used pairs are dropped first.
 MAX_PAIRS = 20_000
 
 
 class SignatureLock:
-    """Counts wrong signatures in a row by access key and source, in the memory of each worker.
+    """Counts consecutive wrong signatures for each pair of access key and source. Each worker has its own counts.
 
-    A lock applies to one source only, so nobody can lock out an owner who has another address. Unknown access keys
-    are locked too, so a lock does not reveal whether the key exists.
+    A lock applies to one source only, so an attacker can't lock out the key's owner, who has a different address.
+    Unknown access keys are locked too, so a lock does not reveal whether the key exists.
     """
 
     def __init__(self, max_pairs: int = MAX_PAIRS, clock: Callable[[], float] = time.monotonic) -> None:
         self._wrong: TTLCache[tuple[str, str], int] = TTLCache(max_pairs, LOCK_SECONDS, clock)
 
     def is_locked(self, access_key_id: str, origin: Origin) -> bool:
-        # Most workers have counted no wrong signatures, so check that first.
+        # In most workers `_wrong` is empty, so check this first.
         return bool(self._wrong) and self._wrong.get((access_key_id, origin.network), 0) >= WRONG_SIGNATURES
 
     def wrong(self, access_key_id: str, origin: Origin) -> None:
@@ -59,14 +59,15 @@ class SignatureLock:
 
 
 # The vendors' API gateways allow a clock skew of 15 minutes in both directions. During this time, a signed request can
-# be replayed. Replays can't be rejected: real clients send equal requests, with equal signatures, within a second.
+# be replayed. Replays can't be rejected: real clients send identical requests, with identical signatures, in a second.
 MAX_SKEW = timedelta(minutes=15)
 
-# The maximum length of path and query, several times what real clients send. Canonicalization happens before
-# authentication, and would take longer than issuing a certificate if path and query were longer.
+# The maximum length of path and query together. Real clients send much shorter ones. Path and query are canonicalized
+# before authentication. For longer ones, this would take longer than issuing a certificate.
 MAX_ADDRESS = 4096
 
-# Replaces the secret of an unknown key. As long as a real SK, so that response times don't reveal which keys exist.
+# Used in place of the secret of an unknown key. It has the length of a real SK, so that response times don't reveal
+# which keys exist.
 _DUMMY_SECRET = bytes(40)
 
 _SCHEMES = frozenset(ALGORITHMS.values())
@@ -99,7 +100,7 @@ class AccessKeyLookup(Protocol):
         """Return the key, or `None` if it is missing or disabled."""
 
     async def look_up_unknown(self, access_key_id: str) -> None:
-        """Do the same work as for an unknown key, so that a wrong signature takes as long as an unknown key."""
+        """Do the same work as for an unknown key, so that wrong signatures and unknown keys take the same time."""
 
     async def caller_of_access_key(self, key: SigningKey, origin: Origin) -> Caller:
         """Return the caller for a verified key. Raises Unauthenticated if the user is disabled or deleted."""
@@ -172,7 +173,7 @@ def _signed_parts(
     body_hash = payload_hash(request.body)
     claims = received.get(b"x-sdk-content-sha256", ())
     if claims and set(claims) != {body_hash.encode()}:
-        # UNSIGNED-PAYLOAD is rejected too: whoever intercepted such a signature could send another body with it.
+        # UNSIGNED-PAYLOAD is rejected too: whoever intercepted such a signature could send a different body with it.
         raise BadSignature("X-Sdk-Content-Sha256 is not the hash of the received body")
     signed: list[tuple[bytes, bytes]] = []
     for name in map(str.encode, unverified.signed_headers):
@@ -203,7 +204,10 @@ def _check_security_token(key: SigningKey, presented: set[bytes]) -> None:
 
 @dataclass(frozen=True, slots=True)
 class AccessKeysByForm:
-    """Looks up a key in the built-in identity service or in Keystone, depending on its form. See `AccessKeyLookup`."""
+    """Looks up a key in the built-in identity service or in Keystone, depending on the format of the key's id.
+
+    See `AccessKeyLookup`.
+    """
 
     built_in: AccessKeyLookup
     keystone: AccessKeyLookup

@@ -23,7 +23,7 @@ class UnverifiedCredential:
 
     Attributes:
         scheme: `bearer` for a token, including one in X-Auth-Token; else the Authorization header's scheme, as sent.
-        text: the token of the scheme `bearer`; else the whole Authorization header.
+        text: the token if the scheme is `bearer`; else the whole Authorization header.
     """
 
     scheme: str
@@ -74,7 +74,7 @@ class TokenAuthenticator:
     identity: TokenLookup
 
     def accepts(self, credential: UnverifiedCredential) -> bool:
-        return credential.scheme == BEARER and "." not in credential.text  # a dot: a JWT
+        return credential.scheme == BEARER and "." not in credential.text  # a token with a dot is a JWT
 
     async def authenticate(self, credential: UnverifiedCredential, request: UnverifiedRequest) -> Caller:
         if len(credential.text) > MAX_TOKEN:
@@ -85,7 +85,7 @@ class TokenAuthenticator:
 def only_credential(headers: Iterable[tuple[bytes, bytes]]) -> UnverifiedCredential:
     """Return the request's only credential. Equal credentials in several headers count as one.
 
-    Raises Unauthenticated if the request has no credential, or two that differ: the intended one is unclear.
+    Raises Unauthenticated if the request has no credential, or two different credentials.
     """
     found: UnverifiedCredential | None = None
     for name, value in headers:
@@ -99,7 +99,7 @@ def only_credential(headers: Iterable[tuple[bytes, bytes]]) -> UnverifiedCredent
 
 
 def _credential(name: bytes, value: bytes) -> UnverifiedCredential | None:
-    """Return the header's credential, or `None` if it is empty: vendors' SDKs send an empty one beside a token."""
+    """Return the header's credential, or `None` for an empty header, which vendors' SDKs send together with a token."""
     try:
         text = value.strip(b" \t").decode("ascii")
     except UnicodeDecodeError as error:
@@ -115,10 +115,10 @@ def _credential(name: bytes, value: bytes) -> UnverifiedCredential | None:
 # 32 random bytes in base64url without padding.
 _BUILT_IN_TOKEN = re.compile(r"[A-Za-z0-9_-]{43}")
 _BUILT_IN_ACCESS_KEY = re.compile(r"[A-Z0-9]{20}")
-# All JSON Web Tokens of Keystone have this claim. The payload is searched for it, but not parsed.
+# All JSON Web Tokens of Keystone have this claim. The payload is searched for this text, but not parsed.
 # Source: keystone/token/providers/jws/core.py.
 _KEYSTONE_CLAIM = b'"openstack_audit_ids"'
-# Tokens with longer payloads are not from Keystone, whose payloads have about 500 bytes.
+# A token with a longer payload is not from Keystone: payloads of Keystone's tokens have about 500 bytes.
 _MAX_PAYLOAD = 8192
 
 
@@ -135,7 +135,7 @@ def is_keystone_token(text: str) -> bool:
     if "." not in text:
         return not is_built_in_token(text)
     parts = text.split(".", 3)
-    if len(parts) != 3 or len(parts[1]) > _MAX_PAYLOAD:  # noqa: PLR2004 - RFC 7515, 7.1
+    if len(parts) != 3 or len(parts[1]) > _MAX_PAYLOAD:  # noqa: PLR2004 - RFC 7515 section 7.1
         return False
     try:
         return _KEYSTONE_CLAIM in base64.urlsafe_b64decode(parts[1] + "=" * (-len(parts[1]) % 4))

@@ -1,4 +1,4 @@
-"""Users who are authenticated by another identity system, and the interface for looking up their rights."""
+"""Users who are authenticated by an external identity system, and the interface for looking up their rights."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -17,7 +17,10 @@ class Authority(Protocol):
 
     @property
     def name(self) -> str:
-        """The short name in the settings. Names of the system's users and groups begin with it."""
+        """The identity system's short name in the settings.
+
+        Names of the system's users and groups begin with this name unless `prefix_names` is false.
+        """
 
     @property
     def url(self) -> str:
@@ -29,7 +32,7 @@ class Authority(Protocol):
 
     @property
     def domain(self) -> str | None:
-        """Name or id of a domain. Users of this identity system can have roles in its projects."""
+        """Name or id of a domain, or None. Users of this identity system can have roles in the domain's projects."""
 
     @property
     def role_names(self) -> frozenset[str]:
@@ -44,8 +47,8 @@ class FederatedUser:
         roles: role names by project id; the key None stands for all projects that the authority allows.
         expires_at: when the credential expires, or None.
         credential_id: SHA-256 of the token in hex, or the access key's id.
-        logged_in_at: the earliest time, by this service's clock, of the login that produced this credential; None for
-            a credential without a login, such as an access key.
+        logged_in_at: the earliest possible time of the login that produced this credential, by this service's clock;
+            None for a credential without a login, such as an access key.
         keeps_login_time: whether a renewed credential still has the time of the original login.
         revision: changes whenever Keystone is asked about the credential again, or the OIDC settings are reloaded.
     """
@@ -67,4 +70,4 @@ class FederatedLookup(Protocol):
     """Looks up the rights of federated users. Implemented by `identity`."""
 
     async def caller_of_federated_user(self, user: FederatedUser, origin: Origin) -> Caller:
-        """Return the caller. Raises Unauthenticated if the user is blocked, or has ended this login."""
+        """Return the caller. Raises Unauthenticated if the user is blocked, or logged out after this login."""

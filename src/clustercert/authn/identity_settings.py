@@ -16,13 +16,13 @@ from clustercert.policy.setting_types import Lifetime, RuleFault, Section, TrueO
 
 
 class IdentitySettings(Section):
-    """`[identity]`: who authenticates callers: the built-in identity, OIDC issuers and a Keystone.
+    """`[identity]`: who authenticates callers: the built-in identity service, OIDC issuers and a Keystone.
 
     Attributes:
-        built_in: serve the built-in identity. If false, its users, tokens and access keys are refused, and the paths
-            below `/v3` do not exist.
+        built_in: enable the built-in identity service. If false, the users, tokens and access keys of the built-in
+            identity service are refused, and the paths below `/v3` do not exist.
         region: name of the region in the catalog. The vendors' clients expect projects to have this name.
-        token_lifetime: lifetime of tokens.
+        token_lifetime: lifetime of the tokens that the built-in identity service issues.
         issuers: OIDC issuers whose tokens are accepted too. See [identity.md](identity.md#settings).
         keystone: a Keystone whose tokens and access keys are accepted too. See [keystone.md](keystone.md#settings).
     """
@@ -52,7 +52,7 @@ class IdentitySettings(Section):
         return frozenset((BUILT_IN, *(issuer.issuer for issuer in self.issuers), *keystone))
 
     def example_fault(self, caller: ExampleCaller) -> tuple[str, str] | None:
-        """Return the first field of an example's caller that no real caller can have, and the reason; or None."""
+        """Return the first field of an example's caller whose value no real caller can have, and why; or None."""
         if caller.issuer not in self.urls:
             return (
                 "issuer",
@@ -80,12 +80,15 @@ class IdentitySettings(Section):
         if keystone is not None and any(keystone.name == issuer.name for issuer in self.issuers):
             raise RuleFault(f"an issuer has the name {keystone.name}", "keystone", "name")
         if not self.built_in and keystone is None and not self.issuers:
-            raise RuleFault("without the built-in identity, configure Keystone or an issuer", "built_in")
+            raise RuleFault("if built_in is false, configure Keystone or an issuer", "built_in")
         return self
 
 
 def _name_fault(caller: ExampleCaller, name: str, form: str | None) -> tuple[str, str] | None:
-    """Check that the names in an example have the form of this issuer's names. With `form` None, any name is valid."""
+    """Return the first field of an example that does not have the form of this issuer's names, and why; or None.
+
+    If `form` is None, users and groups may have any name.
+    """
     if caller.domain not in {None, name} or (form is None and caller.domain is None):
         return "domain", f"the domain of this issuer's users is {name}; write domain = {name}"
     if form is None:

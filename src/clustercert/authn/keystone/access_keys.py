@@ -54,7 +54,7 @@ class KeystoneAccessKeys:
         return self.keys.cached(_digest(access_key_id))
 
     async def signing_key(self, access_key_id: str) -> SigningKey | None:
-        """See `AccessKeyLookup`. Raises CredentialUnverified if Keystone can't be asked."""
+        """See `AccessKeyLookup`. Raises CredentialUnverified if Keystone gives no usable answer."""
 
         async def ask() -> Found[KeystoneKey]:
             return Found(await self._key(access_key_id), self.keystone.cache.total_seconds())
@@ -69,9 +69,7 @@ class KeystoneAccessKeys:
 
         async def ask() -> Found[None]:
             await self.directory.client.credential(_digest(access_key_id).hex())
-            raise Unauthenticated(
-                "the answer is only awaited, so that known and unknown keys take the same time"
-            )
+            raise Unauthenticated("the answer is ignored: the request only hides whether the key is known")
 
         try:
             await self.negative_cache.get(_digest(access_key_id), ask)
@@ -79,7 +77,7 @@ class KeystoneAccessKeys:
             return
 
     async def caller_of_access_key(self, key: SigningKey, origin: Origin) -> Caller:
-        """See `AccessKeyLookup`. Raises CredentialUnverified if Keystone can't be asked."""
+        """See `AccessKeyLookup`. Raises CredentialUnverified if Keystone gives no usable answer."""
         if not isinstance(key, KeystoneKey):
             raise TypeError("the key is not from Keystone")
 
@@ -90,7 +88,7 @@ class KeystoneAccessKeys:
         return await self.identity.caller_of_federated_user(user, origin)
 
     async def _key(self, access_key_id: str) -> KeystoneKey:
-        """Read a credential. Raises Unauthenticated if it can't sign requests."""
+        """Read an access key's credential. Raises Unauthenticated if the credential can't be used to sign requests."""
         credential_id = _digest(access_key_id).hex()
         body = await self.directory.client.credential(credential_id)
         if body is None:
@@ -103,7 +101,7 @@ class KeystoneAccessKeys:
         except UnusableAnswer as error:
             raise _refused(access_key_id, str(error)) from None
         if blob.access != access_key_id:
-            raise _refused(access_key_id, "it names another access key")
+            raise _refused(access_key_id, "its blob names a different access key")
         if blob.is_delegated:
             raise _refused(
                 access_key_id, "it was made under a trust, an application credential or an access token"
@@ -111,15 +109,18 @@ class KeystoneAccessKeys:
         return KeystoneKey(access_key_id, body.user_id, blob.secret.encode(), project_id=body.project_id)
 
     async def _user(self, key: KeystoneKey) -> FederatedUser:
-        """Read the user of a key. Raises Unauthenticated if Keystone would not let them into the project."""
+        """Read the user of a key.
+
+        Raises Unauthenticated if the user, the key's project or a domain of one of the two is unknown or disabled.
+        """
         client = self.directory.client
         user, project = await asyncio.gather(client.user(key.user_id), client.project(key.project_id))
         if user is None or user.id != key.user_id or not user.enabled:
             raise Unauthenticated("the access key's user is unknown or disabled", known=key.id)
         if project is None or project.id != key.project_id or not project.enabled:
             raise Unauthenticated("the access key's project is unknown or disabled", known=key.id)
-        # Read domains without the cache. The result is cached, so with two caches a disabled domain would take effect
-        # only after twice the cache time.
+        # Read domains without the cache of domains. The returned user is cached too, so with two caches a disabled
+        # domain would take effect only after twice the cache time.
         ids = {user.domain_id, project.domain_id}
         domains = {each.id: each for each in await asyncio.gather(*map(self.directory.current_domain, ids))}
         if not all(each.enabled for each in domains.values()):
@@ -143,7 +144,7 @@ class KeystoneAccessKeys:
 
 
 def _digest(*parts: str) -> bytes:
-    """Return a SHA-256. In Keystone, the id of an EC2 credential is the SHA-256 of its access key, in hex."""
+    """Return the SHA-256 of the parts. The id of an EC2 credential is the SHA-256 of its access key, in hex."""
     return hashlib.sha256("\0".join(parts).encode()).digest()
 
 

@@ -18,7 +18,7 @@ M = TypeVar("M", bound=BaseModel)
 
 
 class UnusableAnswer(Exception):
-    """An answer of Keystone does not have the documented format. The message says why, without secrets."""
+    """An answer from Keystone does not have the documented format. The message says what is wrong, without secrets."""
 
 
 class UnusableObject(UnusableAnswer):
@@ -87,7 +87,7 @@ class TokenAnswer(_Answer):
 
 
 class GroupBody(_Answer):
-    """A group of a user."""
+    """A group that a user belongs to."""
 
     id: Id
     name: Name
@@ -95,7 +95,7 @@ class GroupBody(_Answer):
 
 
 class _List(_Answer):
-    """A list. Keystone truncates lists that exceed a limit in its configuration, and then sends `truncated`."""
+    """A list. If it exceeds a limit in Keystone's configuration, Keystone truncates the list and sets `truncated`."""
 
     truncated: bool = False
 
@@ -170,7 +170,10 @@ class AssignmentsAnswer(_List):
 
 
 class Ec2Blob(_Answer):
-    """The content of an EC2 credential. The last three members identify a delegation that created the credential."""
+    """The content of an EC2 credential.
+
+    If the credential was created under a delegation, one of the last three members identifies the delegation.
+    """
 
     access: Annotated[str, Field(min_length=1, max_length=64)]
     secret: Annotated[str, Field(min_length=MIN_SECRET, max_length=255, repr=False)]
@@ -184,7 +187,7 @@ class Ec2Blob(_Answer):
 
 
 class CredentialBody(_Answer):
-    """A credential. Only the blob of the type `ec2` is parsed."""
+    """A credential. Its blob is parsed only if the type is `ec2`."""
 
     id: Id
     type: Name
@@ -200,7 +203,10 @@ class CredentialAnswer(_Answer):
 
 
 def parsed(model: type[M], content: bytes) -> M:
-    """Parse an answer. Raises UnusableAnswer or UnusableObject with the first wrong member, but without its value."""
+    """Parse an answer.
+
+    Raises UnusableAnswer or UnusableObject. The message names the first wrong member, but does not contain its value.
+    """
     try:
         return model.model_validate_json(content)
     except ValidationError as error:

@@ -159,12 +159,12 @@ class KeystoneClient:
             hint = ": the service's user lacks a right" if response.status == 403 else ""  # noqa: PLR2004
             raise UnusableAnswer(f"the response has status {response.status}{hint}")
         if subject is not None and response.headers.get("x-subject-token") != subject:
-            raise UnusableAnswer("the answer is about another token")
+            raise UnusableAnswer("the answer is about a different token")
         return response
 
     def _unusable(self, about: str, error: UnusableAnswer) -> CredentialUnverified:
         metrics.KEYSTONE_REQUESTS.labels("unusable").inc()
-        # Anyone can cause this with an invented token, so don't log the same reason repeatedly.
+        # Anyone can cause this failure with an invented token, so don't log the same reason repeatedly.
         if (reason := f"{about}: {error}") != self._failure:
             logger.warning("keystone answer not usable", authority=self._name, reason=reason)
         self._failure = reason
@@ -175,11 +175,11 @@ class KeystoneClient:
 
 # The maximum number of cached answers. The entry of a user with many groups takes about 20 KiB.
 MAX_ENTRIES = 4_000
-# How long refusals are cached. An entry takes less than 1 KiB.
+# How long refusals are cached. The entry of a refusal takes less than 1 KiB.
 REFUSAL_SECONDS = 5.0
 MAX_REFUSALS = 10_000
-# The maximum number of concurrent lookups. More lookups would use up the worker's limit of requests, and delay logins
-# through other identity systems.
+# The maximum number of concurrent lookups. A worker handles a limited number of requests at the same time. More lookups
+# could reach this limit, and so delay logins through other identity systems.
 MAX_UNDER_WAY = 128
 
 V = TypeVar("V")
@@ -187,7 +187,11 @@ V = TypeVar("V")
 
 @dataclass(frozen=True, slots=True)
 class Found(Generic[V]):
-    """An answer of Keystone, and how many seconds after the request it may be reused. Zero: not at all."""
+    """An answer from Keystone.
+
+    Attributes:
+        seconds: how long the answer may be reused, counted from the request; 0 to use the answer only once.
+    """
 
     value: V
     seconds: float
@@ -242,7 +246,7 @@ class Lookups(Generic[V]):
                 )
             task = self._under_way[key] = asyncio.create_task(self._ask(key, ask))
             task.add_done_callback(_retrieve)
-        # A cancelled request does not cancel the lookup for others.
+        # If this request is cancelled, don't cancel the lookup: other requests may wait for the same lookup.
         return await asyncio.shield(task)
 
     async def _ask(self, key: bytes, ask: Ask[V]) -> V:
@@ -269,7 +273,7 @@ def _retrieve(task: "asyncio.Task[V]") -> None:
         task.exception()
 
 
-# The maximum length of a name. A name of this length still fits into a certificate with the domain and the prefix.
+# The maximum length of a name. A name of this length fits into a certificate together with domain and prefix.
 MAX_NAME_BYTES = 200
 
 Roles = Mapping[str | None, frozenset[str]]
@@ -278,7 +282,8 @@ Roles = Mapping[str | None, frozenset[str]]
 def require_undelegated(body: TokenBody) -> None:
     """Refuse a token that was delegated with restrictions, because a certificate can't have the same restrictions.
 
-    Application credentials without access rules are accepted: a token already has only the roles that they grant.
+    A token from an application credential without access rules is accepted, because the token has only the roles that
+    the application credential grants.
     """
     for kind, value in (
         ("a trust", body.trust),
@@ -315,7 +320,7 @@ def project_roles(keystone: Keystone, names: Iterable[str]) -> frozenset[str]:
 
 
 def mapped_user(keystone: Keystone, user: UserReference) -> User:
-    """Return the user with local name and domain. Raises Unauthenticated if the user is not acceptable here."""
+    """Return the user with local name and domain. Raises Unauthenticated if the id, domain or name is not accepted."""
     if not is_user_id(user.id):
         raise Unauthenticated("the user's id has neither 32 nor 64 hex digits")
     if keystone.user_domains is not None and user.domain.id not in keystone.user_domains:
@@ -327,7 +332,7 @@ def mapped_user(keystone: Keystone, user: UserReference) -> User:
 def mapped_groups(
     keystone: Keystone, user_id: str, groups: list[GroupBody], domains: Mapping[str, DomainReference]
 ) -> tuple[Group, ...]:
-    """Return a user's groups, sorted by name. `domains`: the domains of the groups, by id.
+    """Return a user's groups, sorted by name. `domains` maps the id of each group's domain to the domain.
 
     Raises Unauthenticated if a group is unusable: without the group, the policy would decide wrongly.
     """
@@ -343,7 +348,7 @@ def mapped_groups(
 
 
 def _named(keystone: Keystone, name: str, domain: DomainReference, user_id: str) -> tuple[str, Domain]:
-    """Return the name and the domain of a user or group in this service."""
+    """Return the name and the domain that a user or group has in this service."""
     for text in (name, domain.name):
         if invisible_problem(text) or len(text.encode()) > MAX_NAME_BYTES:
             raise Unauthenticated(
@@ -361,14 +366,14 @@ def _named(keystone: Keystone, name: str, domain: DomainReference, user_id: str)
 
 @dataclass(frozen=True, slots=True)
 class KeystoneDirectory:
-    """Reads users' groups, and domains. Domains are cached."""
+    """Reads the groups of users, and reads domains. Only domains are cached."""
 
     keystone: Keystone
     client: KeystoneClient
     domains: Lookups[DomainBody] = field(default_factory=Lookups, repr=False)
 
     async def groups(self, user_id: str, domain: DomainReference) -> tuple[Group, ...]:
-        """Return the groups of a user in this domain. Raises Unauthenticated if the user does not exist any more."""
+        """Return the groups of a user. `domain` is the user's domain. Raises Unauthenticated for an unknown user."""
         if not self.keystone.groups:
             return ()
         groups = await self.client.groups(user_id)

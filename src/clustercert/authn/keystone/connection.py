@@ -1,4 +1,4 @@
-"""The connection to Keystone, and the service's own token there."""
+"""The connection to Keystone, and the token with which this service authenticates to Keystone."""
 
 import asyncio
 import contextlib
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     import httpx
 
 
-# Keystone ignores the parameter's value. Huawei Cloud's IAM requires one.
+# Keystone ignores the parameter's value. Huawei Cloud's IAM requires a value.
 NO_CATALOG: Mapping[str, str] = {"nocatalog": "true"}
 MAX_CONNECTIONS = 20
 # Back-off: after a network failure, nothing is sent during a pause. Each further failure doubles the pause.
@@ -48,7 +48,8 @@ class Connection:
         self._seconds = keystone.timeout.total_seconds()
         self._clock = clock
         self._lock = asyncio.Lock()
-        # Waiting for a free connection does not count towards a request's time-out: Keystone has not failed then.
+        # Waiting for a free connection does not count towards a request's time-out, because Keystone has not failed if
+        # all connections are in use.
         self._slots = asyncio.Semaphore(MAX_CONNECTIONS)
         self._http: httpx.AsyncClient | None = None
         self._tls: ssl.SSLContext | None = None
@@ -191,7 +192,7 @@ PAUSE_SECONDS = 10
 
 @dataclass(frozen=True, slots=True)
 class _Token:
-    """A token. Its times are readings of the local monotonic clock, counted from the start of the login request."""
+    """A token. `renew_at` and `ends_at` are monotonic times, computed from the start of the login request."""
 
     text: str = field(repr=False)
     renew_at: float
@@ -199,7 +200,7 @@ class _Token:
 
 
 class ServiceToken:
-    """Logs in at Keystone, and again before the token expires."""
+    """Logs in to Keystone, and logs in again before the token expires."""
 
     def __init__(
         self,
@@ -218,7 +219,7 @@ class ServiceToken:
         self._failure = ""
 
     async def current(self) -> str:
-        """Return a valid token. Raises CredentialUnverified if there is none."""
+        """Return a valid token, after a login if it is due. Raises CredentialUnverified if no token is valid."""
         if (fresh := self._before(lambda token: token.renew_at)) is not None:
             return fresh
         async with self._lock:
@@ -287,7 +288,8 @@ class ServiceToken:
             logger.error("keystone login failed", authority=self._name, reason=reason)
         self._failure = reason
         return CredentialUnverified(
-            "The service can't ask its identity service. Contact its operator.", retry_after=PAUSE_SECONDS
+            "The service can't log in to its identity service. Contact the operator.",
+            retry_after=PAUSE_SECONDS,
         )
 
 
@@ -301,5 +303,5 @@ def _token(response: Response, began: float) -> _Token:
     # Use only the difference of Keystone's two times, because Keystone's clock may differ from the local clock.
     lifetime = (body.expires_at - body.issued_at).total_seconds()
     if not text or lifetime <= 0:
-        raise UnusableAnswer("the response has no token, or one that has expired")
+        raise UnusableAnswer("the response has no token, or an expired token")
     return _Token(text, began + RENEW_AFTER * lifetime, began + lifetime)

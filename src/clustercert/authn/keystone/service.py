@@ -43,7 +43,7 @@ def new_keystone(
     now: Callable[[], datetime],
     clock: Callable[[], float] = time.monotonic,
 ) -> KeystoneService:
-    """Create the components. Nothing is sent to Keystone before the first lookup, or before `watch` is called."""
+    """Create the components. Requests to Keystone begin with the first lookup or the call of `watch`."""
     connection = Connection(keystone, clock)
     service_token = ServiceToken(connection, keystone.service, keystone.name, clock)
     client = KeystoneClient(connection, service_token, keystone.name)

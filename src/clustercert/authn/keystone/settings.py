@@ -1,4 +1,4 @@
-"""A trusted Keystone, as written in TOML."""
+"""The settings of a trusted Keystone."""
 
 import ipaddress
 from collections.abc import Mapping
@@ -83,7 +83,7 @@ class ServiceCredential(Section):
             raise RuleFault("give one of username, user_id and application_credential_id")
         scopes = [self.project, self.project_id, self.domain]
         if sum(each is not None for each in scopes) > 1:
-            raise RuleFault("project, project_id and domain exclude each other", "project")
+            raise RuleFault("give at most one of project, project_id and domain", "project")
         passwords = [self.password, self.password_file]
         secrets = [self.application_credential_secret, self.application_credential_secret_file]
         if self.application_credential_id is None:
@@ -91,7 +91,10 @@ class ServiceCredential(Section):
         else:
             self._require_one(secrets, passwords, "application_credential_secret or …_secret_file")
             if any(each is not None for each in scopes):
-                raise RuleFault("an application credential has its own scope", "application_credential_id")
+                raise RuleFault(
+                    "an application credential has its own scope: remove project, project_id and domain",
+                    "application_credential_id",
+                )
         return self
 
     @staticmethod
@@ -144,7 +147,7 @@ def _text(secret: SecretStr | Path | None) -> str:
     """Return the secret, or the first line of the file with the secret."""
     if isinstance(secret, SecretStr):
         return secret.get_secret_value()
-    assert secret is not None  # noqa: S101 - the credential is complete
+    assert secret is not None  # noqa: S101 - `_is_complete` requires a secret
     try:
         with secret.open(encoding="utf-8") as file:
             line = file.readline(MAX_SECRET + 1).rstrip("\r\n")
@@ -165,12 +168,12 @@ class Keystone(Section):
         name: prefix of the names of Keystone's users and groups: `NAME/DOMAIN/alice`. No domain of this service may
             have this name.
         prefix_names: if false, users and groups have the same names as in Keystone, without a prefix. Policy rules then
-            can't distinguish them from users and groups of the built-in identity.
-        ca_file: PEM file with the CAs of Keystone's server. By default, those of the system.
+            can't distinguish them from users and groups of the built-in identity service.
+        ca_file: PEM file with the trusted CAs for Keystone's certificate. By default, the system's CAs.
         timeout: longest time for one request to Keystone, 1s to 20s.
-        cache: how long answers about tokens, users and access keys are used, 1s to 60s.
+        cache: how long Keystone's answers about tokens, users and access keys are reused, 1s to 60s.
         projects: ids of the only projects in which Keystone's users can have roles.
-        domain: name or id of a domain of this service. Keystone's users can have roles in its projects only.
+        domain: name or id of a domain of this service. Keystone's users can have roles only in the domain's projects.
         user_domains: ids of domains in Keystone. Only users of these domains are accepted. By default, users of all
             domains are accepted.
         roles: a table that maps role names in Keystone to role names in this service. Roles that are not in the table
@@ -201,11 +204,13 @@ class Keystone(Section):
     @model_validator(mode="after")
     def _is_bound(self) -> Self:
         if not self.projects and self.domain is None:
-            raise RuleFault("name the projects or the domain in which its users can have roles", "projects")
+            raise RuleFault(
+                "name the projects or the domain in which Keystone's users can have roles", "projects"
+            )
         if self.access_keys and self.service.application_credential_id is not None:
             # Keystone answers "Delegated tokens cannot access credentials directly."
             raise RuleFault(
-                "an application credential can't read EC2 credentials: set it to false, or give a user",
+                "an application credential can't read EC2 credentials: set access_keys = false, or log in as a user",
                 "access_keys",
             )
         return self

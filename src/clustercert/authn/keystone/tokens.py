@@ -43,7 +43,10 @@ class KeystoneTokens:
         return credential.scheme == BEARER and is_keystone_token(credential.text)
 
     async def authenticate(self, credential: UnverifiedCredential, request: UnverifiedRequest) -> Caller:
-        """See `Authenticator`. Raises CredentialUnverified if the token is not cached and Keystone can't be asked."""
+        """See `Authenticator`.
+
+        Raises CredentialUnverified if the token is not cached and Keystone gives no usable answer.
+        """
         text = credential.text
         if len(text) > MAX_TOKEN or _PRINTABLE.fullmatch(text) is None:
             raise Unauthenticated(f"the token is longer than {MAX_TOKEN} characters, or malformed")

@@ -1,4 +1,4 @@
-"""Authentication by tokens from OIDC issuers."""
+"""Authentication with tokens from OIDC issuers."""
 
 import functools
 import hashlib
@@ -59,7 +59,7 @@ class OidcAuthenticator:
         return credential.scheme == BEARER and is_jwt(credential.text)
 
     async def authenticate(self, credential: UnverifiedCredential, request: UnverifiedRequest) -> Caller:
-        """See `Authenticator`. Raises Unavailable if the key is unknown and its issuer can't be reached."""
+        """See `Authenticator`. Raises Unavailable if the token's key is unknown and the issuer can't be reached."""
         if len(credential.text) > MAX_TOKEN_BYTES:
             raise TokenRefused("size", f"{len(credential.text)} bytes", f"at most {MAX_TOKEN_BYTES} bytes")
         user = await self._user(credential.text)
@@ -104,10 +104,11 @@ def new_authenticator(
     now: Callable[[], datetime],
     before: OidcAuthenticator | None = None,
 ) -> OidcAuthenticator:
-    """Create the authenticator for these issuers. Their keys are fetched by `KeyUpdates`, or for the first token.
+    """Create the authenticator for these issuers. `KeyUpdates` or the first token starts to fetch the issuers' keys.
 
-    Reuses the keys in the authenticator `before` if they have the same source, so that they can be used even if the
-    issuer can't be reached. Cached tokens are not reused: the new settings may refuse them or map them to other roles.
+    Reuses an issuer's keys from the authenticator `before` if the source of the keys is the same. Then tokens can be
+    verified even if the issuer can't be reached. Cached tokens are not reused: with the new settings, a token may be
+    refused or give other roles.
     """
     by_url = {issuer.url: issuer for issuer in issuers}
     keys: dict[str, KeyLookup] = {}

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from cel.cel import Program
 
 
-# These strings come from unverified tokens, so only their beginning is logged.
+# Values from unverified tokens can be long, so only their first characters are logged.
 MAX_SHOWN = 120
 
 
@@ -22,7 +22,7 @@ class TokenRefused(Unauthenticated):
 
     Attributes:
         check: the name of the check, such as `signature` or `aud`.
-        came: the value in the token, shortened; empty if the token has none, or if the value does not help.
+        came: the value in the token, shortened; empty if the token has no value, or if the value explains nothing.
         expected: the values that the check accepts.
     """
 
@@ -48,8 +48,8 @@ MAX_COMPARED = 1024
 def claim_path(claim: str) -> tuple[str, ...]:
     """Return the member names on the path to a claim, outermost first.
 
-    A claim that begins with a slash is a JSON pointer, such as `/kubernetes.io/namespace` (RFC 6901). Otherwise it is
-    the name of a top-level claim.
+    A claim that begins with a slash is a JSON pointer, such as `/kubernetes.io/namespace` (RFC 6901). Any other
+    claim is the name of a top-level claim.
     """
     if not claim.startswith("/"):
         return (claim,)
@@ -65,7 +65,7 @@ def claim_value(claims: JsonObject, claim: str) -> object:
 
 
 def claim_texts(value: object) -> tuple[str, ...] | None:
-    """Return the strings in a claim: one for a single value, one for each entry of a list. None for other types."""
+    """Return a claim as strings: one for a single value, or one for each entry of a list. None for other types."""
     values = value if isinstance(value, list) else [value]
     texts = tuple(map(_text, values))
     return None if None in texts else tuple(text for text in texts if text is not None)
@@ -86,7 +86,7 @@ def _text(value: object) -> str | None:
 
 @dataclass(frozen=True, slots=True)
 class ClaimCheck:
-    """A claim that must have one of the values or match one of the patterns. In a list, one matching entry is enough.
+    """A claim that must have one of the values or match one of the patterns. If it is a list, one entry must match.
 
     The check fails if any value of the claim is longer than `MAX_COMPARED`.
     """
@@ -129,14 +129,15 @@ class ClaimExpression:
         object.__setattr__(self, "_program", compile_expression(self.source, frozenset({"claims"})))
 
     def value(self, claims: JsonObject) -> Any:
-        """Evaluate the expression. Raises TokenRefused if that fails, for example because a claim is missing.
+        """Evaluate the expression. Raises TokenRefused if this fails, for example because a claim is missing.
 
         The error lists the names of the token's claims.
         """
         from cel import cel  # noqa: PLC0415 - an optional dependency that compile_expression has imported
 
         if (longest := _longest_list(claims)) > MAX_LISTED:
-            # Evaluation time grows with the square of a list's length: two seconds for a list that fills a token.
+            # Evaluation time grows with the square of a list's length. The longest list that fits into a token would
+            # take two seconds.
             expected = f"lists of at most {MAX_LISTED} entries, because the setting is an expression"
             raise TokenRefused(self.setting, f"a list of {longest}", expected)
         try:

@@ -25,7 +25,7 @@ class CheckResult:
 
     Attributes:
         came: the value in the token, shortened, if the check failed.
-        expected: the values that the check accepts, if it failed.
+        expected: the values that the check accepts, if the check failed.
     """
 
     check: str

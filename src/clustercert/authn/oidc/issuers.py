@@ -1,4 +1,4 @@
-"""Settings of trusted OIDC issuers, presets for well-known issuers, and the issuers' form in audit events."""
+"""Settings of trusted OIDC issuers, presets for well-known issuers, and issuers as JSON values for audit events."""
 
 import functools
 import hashlib
@@ -82,8 +82,8 @@ PRESETS: Mapping[PresetName, Preset] = {
         required=("tid", "oid"),
         scopes=("openid", "profile", "offline_access"),
     ),
-    # Source: GitHub Docs, "OpenID Connect reference". A repository keeps its id when it is renamed, and another
-    # repository with the old name gets a new id. GitHub Enterprise has its own issuers, with the same claims.
+    # Source: GitHub Docs, "OpenID Connect reference". A renamed repository keeps its id, and a new repository that gets
+    # the old name has a different id. GitHub Enterprise has its own issuers, with the same claims.
     "github": Preset(
         ClaimMapping(subject=("repository_id",), username=("repository",)),
         required=("repository_id", "repository_owner_id", "ref", "event_name"),
@@ -133,7 +133,7 @@ def _redirect(value: str) -> str:
 
 def _free_parameter(name: str) -> str:
     if name in OWN_PARAMETERS:
-        raise ValueError("the client sets this parameter itself")
+        raise ValueError("the client sets this parameter itself; remove it")
     return name
 
 
@@ -153,7 +153,7 @@ ClaimTable = Annotated[dict[Name, NameList], Field(max_length=50)]
 RedirectUri = Annotated[str, Field(max_length=256), AfterValidator(_redirect)]
 ParameterName = Annotated[str, Field(pattern="^[A-Za-z0-9_.-]{1,64}$"), AfterValidator(_free_parameter)]
 LoginParameters = Annotated[dict[ParameterName, Annotated[str, Field(max_length=1024)]], Field(max_length=20)]
-# Source: RFC 8707, 2: an absolute URI without a fragment.
+# An absolute URI without a fragment. Source: RFC 8707 section 2.
 ResourceUri = Annotated[str, Field(max_length=512, pattern='^[A-Za-z][A-Za-z0-9+.-]*:[!"$-~]+$')]
 ProjectIds = Annotated[frozenset[Annotated[str, Field(pattern="^[0-9a-f]{32}$")]], Field(max_length=1000)]
 
@@ -169,11 +169,11 @@ class RoleGrant(Section):
 
     Attributes:
         role: name of the role, such as `member`.
-        projects: ids of projects; by default, all projects of the issuer.
+        projects: ids of projects; by default, all projects in which the issuer's users can have roles.
         service: if true, give the role, such as `operator`, in the whole service instead of in projects. Needs `groups`
             or `claims`.
         groups: names or patterns of the user's groups, as the issuer writes them.
-        claims: a table of claims with lists of values or patterns; the token must have every claim.
+        claims: a table with a list of values or patterns for each claim; the token must match all lists.
     """
 
     role: str = Field(min_length=1, max_length=64)
@@ -185,7 +185,7 @@ class RoleGrant(Section):
     @model_validator(mode="after")
     def _is_narrow(self) -> Self:
         if self.service and self.projects is not None:
-            raise RuleFault("service and projects exclude each other", "projects")
+            raise RuleFault("give either service = true or projects, not both", "projects")
         if self.service and self.groups is None and not self.claims:
             raise RuleFault("a role with service = true needs groups or claims as its condition", "service")
         if not self.service and self.role == "operator":
@@ -221,28 +221,28 @@ class OidcIssuer(Section):
         jwks_uri: URL of the issuer's public keys, instead of discovery.
         keys_file: file with the issuer's public keys, a JSON Web Key Set, instead of a URL.
         cluster: id of a registered cluster whose API server publishes the keys, instead of a URL. The service connects
-            with its own certificate. Only with the preset `kubernetes`.
+            with its own certificate. Needs the preset `kubernetes`.
         token_review: if true, the API server of `cluster` is asked about each token (TokenReview), so tokens of deleted
             pods and service accounts are refused within a minute.
-        ca_file: PEM file with the CAs of the issuer's server. By default, those of the system.
+        ca_file: PEM file with the trusted CAs for the issuer's certificate. By default, the system's CAs.
         proxy: URL of an HTTP proxy for requests to the issuer.
         leeway: accepted difference between the clocks of the issuer and the service, at most 5m.
         max_age: maximum age of a token, from its claim `iat`. By default, 24h.
-        claims: a table of claims with lists of values or patterns; a token must have every claim.
-        subject: claims that together identify the user. The issuer must never give their values to another user. The
+        claims: a table with a list of values or patterns for each claim; a token must match all lists.
+        subject: claims that together identify the user. The issuer must never give the same values to two users. The
             user id is a hash of the values. By default, the preset's claims, or `sub`.
         username: claim with the user's name, or a list of claims, whose values are joined with slashes. By default, the
-            preset's claims, or those in `subject`.
+            preset's claims, or the claims in `subject`.
         groups: claim with a list of groups.
         groups_cel: a CEL expression whose value is the list of groups. The variable `claims` has the token's claims.
             Needs `clustercert[policy]`.
         prefix_names: if false, the names of users and groups have no prefix. Policy rules then can't distinguish them
-            from users and groups of the built-in identity.
+            from users and groups of the built-in identity service.
         projects: ids of the only projects in which the issuer's users can have roles.
-        domain: name or id of a domain. The issuer's users can have roles in its projects only.
+        domain: name or id of a domain. The issuer's users can have roles only in the domain's projects.
         roles: roles of the issuer's users. See below.
         client_id: id of the public OAuth client for `clustercert login`. Without it, nobody can log in at this issuer.
-        scopes: scopes that the client requests. By default, those of the preset.
+        scopes: scopes that the client requests. By default, the preset's scopes.
         redirect_uris: addresses on the user's machine that are registered for the client, `http://127.0.0.1` or
             `http://localhost` with a path. Without a port, the client uses any free port.
         login_token: which token the client sends to this service: the `id` token or the `access` token.
@@ -286,17 +286,24 @@ class OidcIssuer(Section):
     @model_validator(mode="after")
     def _is_bound(self) -> Self:
         if not self.projects and self.domain is None:
-            raise RuleFault("name the projects or the domain in which its users can have roles", "projects")
+            raise RuleFault(
+                "name the projects or the domain in which the issuer's users can have roles", "projects"
+            )
         for number, grant in enumerate(self.roles):
             if self.domain is None and not (grant.projects or frozenset()) <= self.projects:
-                raise RuleFault("not among the issuer's projects", "roles", number, "projects")
+                raise RuleFault(
+                    "some are not among the issuer's projects; add them to the issuer's setting projects",
+                    "roles",
+                    number,
+                    "projects",
+                )
         for one, other in _EXCLUSIVE:
             if getattr(self, one) is not None and getattr(self, other) is not None:
-                raise RuleFault(f"{one} and {other} exclude each other", other)
+                raise RuleFault(f"give either {one} or {other}, not both", other)
         if self.cluster is not None and self.preset != "kubernetes":
             raise RuleFault('to use a cluster as the issuer, set preset = "kubernetes"', "cluster")
         if self.token_review and self.cluster is None:
-            raise RuleFault("name the cluster that is asked", "cluster")
+            raise RuleFault("with token_review = true, name the cluster that reviews tokens", "cluster")
         return self
 
     @model_validator(mode="after")

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 MAX_KEYS = 100
 # Shorter RSA keys are weak, and longer RSA keys make verification slow.
 _RSA_BITS = range(2048, 8192 + 1)
-# The maximum length of a modulus in base64. The longest accepted modulus needs less.
+# The maximum length of a modulus in base64. A modulus of 8192 bits is shorter.
 _MAX_MODULUS_TEXT = 2048
 _RSA = frozenset({"RS256", "RS384", "RS512", "PS256", "PS384", "PS512"})
 # RFC 9864 names the algorithm of Ed25519 keys after the curve. Most issuers still use the older name, from RFC 8037.
@@ -118,7 +118,7 @@ def _import(public: dict[str, str | list[str]]) -> RSAKey | ECKey | OKPKey:
 
 
 def _modulus(text: str) -> int:
-    """Decode a modulus strictly, so that the library can't read it as another number. Raises ValueError."""
+    """Decode a modulus strictly, so that the library can't read it as a different number. Raises ValueError."""
     if len(text) > _MAX_MODULUS_TEXT:
         raise ValueError("RSA key size")
     return int.from_bytes(base64.b64decode(text + "=" * (-len(text) % 4), altchars=b"-_", validate=True))
@@ -143,7 +143,7 @@ async def fetch_keys(
     """Fetch the keys of an issuer. Raises FetchFailed.
 
     Args:
-        from_cluster: returns the key set of a registered cluster, by the cluster's id. Raises FetchFailed.
+        from_cluster: takes the id of a registered cluster, and returns its key set. Raises FetchFailed.
     """
     try:
         async with asyncio.timeout(seconds):
@@ -174,17 +174,17 @@ async def _over_https(issuer: OidcIssuer, seconds: float) -> tuple[VerificationK
 
 
 async def _discover(client: "httpx.AsyncClient", issuer: OidcIssuer, seconds: float) -> str:
-    """Return the address of the keys, from the discovery document. Source: OpenID Connect Discovery 1.0, 4.3."""
+    """Return the address of the keys, from the discovery document. See OpenID Connect Discovery 1.0, section 4.3."""
     content = await _get(client, issuer.discovery_address, seconds)
     try:
         document = json.loads(content)
     except (ValueError, RecursionError):
         raise FetchFailed("the discovery document is not JSON") from None
     if not isinstance(document, dict) or document.get("issuer") != issuer.url:
-        raise FetchFailed("the discovery document names another issuer")
+        raise FetchFailed("the discovery document names a different issuer")
     address = document.get("jwks_uri")
     if not isinstance(address, str) or not is_https_url(address):
-        raise FetchFailed("the discovery document has no https address jwks_uri")
+        raise FetchFailed("the discovery document has no https address in jwks_uri")
     return address
 
 
@@ -210,9 +210,10 @@ REFRESH_SECONDS = 300
 PAUSE_SECONDS = 30
 # When the service stops, a running fetch is cancelled after this time.
 STOP_SECONDS = 1
-# While the issuer can't be reached, keys are used for this time after the last successful fetch.
+# While the issuer can't be reached, its keys are used for at most this time after the last successful fetch.
 MAX_AGE_SECONDS = 24 * 3600
-# The maximum number of requests that wait for one issuer. More requests would use up the worker's limit of requests.
+# The maximum number of requests that wait for one issuer. A worker handles a limited number of requests at the same
+# time. More waiting requests could reach this limit.
 MAX_WAITING = 64
 
 logger = structlog.get_logger()
@@ -255,7 +256,7 @@ class IssuerKeys:
         was_sought = self._may_seek()
         if was_sought:
             if self._fetched_at > float("-inf"):
-                # The first fetch does not start the pause: the issuer may publish a new key right after it.
+                # The first fetch does not start the pause, because the issuer may publish a new key soon afterwards.
                 self._sought_at = self._clock()
             await self._wait()
             if (key := self._known(key_id, algorithm)) is not None:
@@ -281,7 +282,7 @@ class IssuerKeys:
             await asyncio.wait({self._task(), stopping}, return_when=asyncio.FIRST_COMPLETED)
             await wait_for_stop(stop, PAUSE_SECONDS if self.failure else REFRESH_SECONDS)
         if (fetching := self._fetching) is not None:
-            # Let the fetch end, because httpcore leaves a connection open if it is cancelled during the TLS handshake.
+            # Let the fetch end, because httpcore leaves the connection open if a TLS handshake is cancelled.
             await asyncio.wait({fetching}, timeout=STOP_SECONDS)
             fetching.cancel()
             await asyncio.wait({fetching})
@@ -306,7 +307,7 @@ class IssuerKeys:
         return self._clock() - max(self._failed_at, self._sought_at) >= PAUSE_SECONDS
 
     async def _wait(self) -> None:
-        """Wait for the running fetch, or start one. Cancelling one waiting request does not cancel the fetch."""
+        """Wait for the running fetch, or for a new one. If the waiting request is cancelled, the fetch continues."""
         if self._waiting >= MAX_WAITING:
             raise CredentialUnverified(
                 "An identity provider responds slowly. Try again in a moment.", retry_after=PAUSE_SECONDS
@@ -324,7 +325,7 @@ class IssuerKeys:
         except asyncio.CancelledError:
             if not fetching.cancelled():
                 raise
-            # The settings were reloaded, without this issuer.
+            # The settings were reloaded, and do not contain this issuer any more.
             raise CredentialUnverified(
                 "The identity providers of this service have changed. Try again in a moment.", retry_after=1
             ) from None

@@ -13,7 +13,7 @@ from clustercert.model import Group, JsonObject, User
 
 AUTH_METHOD = "oidc"
 MAX_GROUPS = 500
-# The maximum length of a name. A name of this length still fits into a certificate with the issuer's prefix.
+# The maximum length of a name. A name of this length fits into a certificate together with the issuer's prefix.
 MAX_NAME_BYTES = 200
 # Source: OpenID Connect Core 1.0, section 2, `sub`.
 MAX_SUBJECT_BYTES = 255
@@ -72,9 +72,9 @@ def _list_of_strings(source: ClaimExpression, claims: JsonObject) -> list[str]:
 
 
 def _check_overage(claim: str, claims: JsonObject) -> None:
-    """Refuse a token with a reference to groups instead of the groups: without groups, the policy would decide wrongly.
+    """Refuse a token that only has a reference to the groups: without the groups, the policy would decide wrongly.
 
-    Source: OpenID Connect Core 1.0, 5.6.2; Microsoft identity platform, "Groups overage claim".
+    Source: OpenID Connect Core 1.0, section 5.6.2; Microsoft identity platform, "Groups overage claim".
     """
     elsewhere = claims.get("_claim_names")
     outermost = claim_path(claim)[0]
@@ -84,8 +84,8 @@ def _check_overage(claim: str, claims: JsonObject) -> None:
         raise TokenRefused(
             "groups",
             "a reference to the groups instead of the groups",
-            "all groups in the token. The user is in too many: let the issuer send only the groups assigned to the"
-            " application, or use its roles",
+            "all groups in the token. The user is in too many groups: configure the issuer to send only groups that are"
+            " assigned to the application, or use the application's roles",
         )
 
 
@@ -128,7 +128,7 @@ def _one_text(claims: JsonObject, claim: str, longest: int) -> str:
 
 
 def _checked(text: str, check: str, longest: int) -> str:
-    """Return the string unchanged. Raises TokenRefused for invisible characters, outer spaces, or a bad length."""
+    """Return the string unchanged. Raises TokenRefused for invisible characters, outer spaces, or a wrong length."""
     # `isprintable` excludes control, format (including bidirectional), surrogate and private-use characters.
     if not text.isprintable() or text != text.strip() or not 1 <= len(text.encode()) <= longest:
         raise TokenRefused(check, text, f"1 to {longest} bytes of printable text")

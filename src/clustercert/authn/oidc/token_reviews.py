@@ -1,4 +1,4 @@
-"""TokenReview: the API server of a registered cluster verifies tokens, instead of a signature check here."""
+"""TokenReview: the API server of a registered cluster verifies tokens, so this service checks no signature."""
 
 import asyncio
 import hashlib
@@ -20,13 +20,15 @@ from clustercert.model.errors import CredentialUnverified
 from clustercert.observability import metrics
 
 REVIEW_SECONDS = 10.0
-# Keep the sum of CACHED_SECONDS and REVIEW_SECONDS below a minute: the documentation promises this.
+# The documentation promises that tokens of deleted service accounts are refused within a minute. So keep the sum of
+# CACHED_SECONDS and REVIEW_SECONDS below a minute.
 CACHED_SECONDS = 45
 REFUSED_SECONDS = 5
 # After a failed request, no request is sent to the API server for this time.
 PAUSE_SECONDS = 5
 MAX_REFUSED = 1_000
-# The maximum number of requests that wait for one cluster. More requests would use up the worker's limit of requests.
+# The maximum number of requests that wait for one cluster. A worker handles a limited number of requests at the same
+# time. More waiting requests could reach this limit.
 MAX_WAITING = 64
 REVIEW = "token review"
 """The name of the check in explanations and refusals."""
@@ -103,7 +105,7 @@ class TokenReviewer:
         return replace(token, claims=_confirmed_claims(self._issuer, token, review))
 
     async def _wait(self, digest: bytes, text: str) -> TokenReview:
-        """Wait for the running review of a token, or start one. Cancelling one waiting request does not cancel it."""
+        """Wait for the running review of a token, or for a new one. A cancelled request does not cancel the review."""
         review = self._reviews.get(digest)
         if review is None:
             if self._clock() - self._failed_at < PAUSE_SECONDS:
@@ -155,7 +157,8 @@ class TokenReviewer:
 
 def _unverified() -> CredentialUnverified:
     return CredentialUnverified(
-        "The cluster of this token can't be asked about it. Try again in a moment.", retry_after=PAUSE_SECONDS
+        "The cluster that issued this token can't verify it now. Try again in a moment.",
+        retry_after=PAUSE_SECONDS,
     )
 
 
@@ -166,7 +169,7 @@ def _refusal(error: str) -> TokenRefused:
 def _confirmed_claims(issuer: OidcIssuer, token: UnverifiedToken, review: TokenReview) -> JsonObject:
     """Return the token's claims with the values that the API server has confirmed. Raises TokenRefused.
 
-    Only `_TIMES` are taken from the token itself.
+    Only the issuer and the claims in `_TIMES` are taken from the token itself.
     """
     if set(issuer.audiences).isdisjoint(review.audiences):
         # An API server that does not support audiences returns none.

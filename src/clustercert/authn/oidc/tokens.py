@@ -18,14 +18,16 @@ from clustercert.model import JsonObject
 
 # The maximum size of a token. Real tokens are smaller: Entra's largest tokens, with 200 groups, have about 10 KiB.
 MAX_TOKEN_BYTES = 16 * 1024
-# Header parameters with the key, or the key's address, chosen by the sender. Source: RFC 7515, 4.1.2, 4.1.3, 4.1.5.
+# Header parameters in which a token's sender can give a key or the address of a key.
+# Source: RFC 7515 sections 4.1.2, 4.1.3 and 4.1.5.
 _FOREIGN_KEYS = ("jku", "jwk", "x5u")
 # Types of access and ID tokens. Other types, such as `logout+jwt`, are signed with the same keys, but grant no access.
 _TYPES = frozenset({"jwt", "at+jwt", "application/at+jwt"})
 _MAX_KEY_ID = 512
-# Real claims are nested four deep. The depth at which Python's parser fails depends on the version and the thread.
+# The maximum depth of nested objects and arrays. Real claims have at most four levels. Python's parser has a limit too,
+# but this limit depends on the version and on the thread.
 MAX_DEPTH = 32
-# Everything except brackets outside of strings. Also matches a string without a closing quote.
+# Matches everything except the brackets that are not in strings. A string may lack its closing quote.
 _NO_BRACKETS = re.compile(r'(?:"(?:[^"\\]|\\(?:.|\Z))*+(?:"|\Z)|[^"\[\]{}])++', re.DOTALL)
 
 
@@ -56,7 +58,7 @@ def parse_token(text: str) -> UnverifiedToken:
     if len(text) > MAX_TOKEN_BYTES:
         raise TokenRefused("size", f"{len(text)} bytes", f"at most {MAX_TOKEN_BYTES} bytes")
     parts = text.split(".")
-    if len(parts) != 3:  # noqa: PLR2004 - RFC 7515, 7.1: header, payload, signature
+    if len(parts) != 3:  # noqa: PLR2004 - RFC 7515 section 7.1: header, payload, signature
         raise TokenRefused("form", f"{len(parts)} parts", "three parts separated by dots (a signed JWT)")
     header, claims = _parse_object(parts[0], "header"), _parse_object(parts[1], "payload")
     _decode(parts[2], "signature")
@@ -112,7 +114,7 @@ def _check_depth(text: str) -> None:
     """Raise ValueError if arrays and objects are nested too deeply, or if brackets don't match."""
     brackets = _NO_BRACKETS.sub("", text).replace("{", "[").replace("}", "]")
     for _ in range(MAX_DEPTH):
-        # Removes the innermost level.
+        # Remove the innermost level.
         brackets = brackets.replace("[]", "")
     if brackets:
         raise ValueError("nested too deeply")
@@ -186,19 +188,19 @@ def _check_audience(issuer: OidcIssuer, audience: object) -> None:
 
 def _check_expiry(value: object, now: datetime, leeway: timedelta) -> None:
     if _seconds("exp", value) <= (now - leeway).timestamp():
-        raise TokenRefused("exp", value, f"a time after {int(now.timestamp())}, now")
+        raise TokenRefused("exp", value, f"a time after {int(now.timestamp())} (now)")
 
 
 def _check_start(value: object, now: datetime, leeway: timedelta) -> None:
     if value is not None and _seconds("nbf", value) > (now + leeway).timestamp():
-        raise TokenRefused("nbf", value, f"a time before {int(now.timestamp())}, now")
+        raise TokenRefused("nbf", value, f"a time before {int(now.timestamp())} (now)")
 
 
 def _check_age(value: object, now: datetime, issuer: OidcIssuer) -> None:
     issued, limits = _seconds("iat", value), (now - issuer.age_limit - issuer.leeway, now + issuer.leeway)
     if not limits[0].timestamp() <= issued <= limits[1].timestamp():
         hours = issuer.age_limit.total_seconds() / 3600
-        raise TokenRefused("iat", value, f"a time in the {hours:g} hours before {int(now.timestamp())}, now")
+        raise TokenRefused("iat", value, f"a time in the {hours:g} hours before {int(now.timestamp())} (now)")
 
 
 def _seconds(name: str, value: object) -> float:

@@ -38,7 +38,7 @@ class KeyLookup(Protocol):
         """Keep the keys up to date until `stop` is set."""
 
     async def find(self, key_id: str | None, algorithm: str) -> VerificationKey:
-        """Return a key. Raises TokenRefused if the issuer has no such key, or Unavailable if it can't be reached."""
+        """Return a key. Raises TokenRefused for an unknown key, or Unavailable if the issuer can't be reached."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,8 +47,8 @@ class Verifier:
 
     Attributes:
         issuers: all issuers, by their exact URLs.
-        keys: the keys of issuers whose tokens are verified by signature, by the issuer's URL.
-        reviewers: the reviewers for issuers whose tokens are verified by a cluster, by the issuer's URL.
+        keys: maps the URL of each issuer whose signatures this service verifies to the issuer's keys.
+        reviewers: maps the URL of each issuer whose tokens a cluster verifies to the reviewer of these tokens.
     """
 
     issuers: Mapping[str, OidcIssuer]
@@ -57,7 +57,7 @@ class Verifier:
     reviewers: Mapping[str, TokenReviewer] = field(default_factory=dict)
 
     async def verify(self, text: str) -> tuple[OidcIssuer, UnverifiedToken]:
-        """Return a token whose signature and claims are valid. Raises TokenRefused or Unavailable."""
+        """Verify a token's signature and claims, and return issuer and token. Raises TokenRefused or Unavailable."""
         issuer, token = self.issued(text)
         _check_algorithm(issuer, token)
         if issuer.token_review:
@@ -73,22 +73,26 @@ class Verifier:
         issuer = self.issuers.get(token.issuer)
         if issuer is None:
             listed = ", ".join(itertools.islice(self.issuers, MAX_LISTED))
-            expected = f"an issuer in the settings, spelled exactly alike: {listed}"
+            expected = f"exactly the URL of an issuer in the settings: {listed}"
             raise TokenRefused("iss", token.issuer, expected)
         return issuer, token
 
     async def verify_signature(self, issuer: OidcIssuer, token: UnverifiedToken) -> UnverifiedToken:
-        """Verify that this issuer issued the token, and return it. Raises TokenRefused or Unavailable."""
+        """Verify that this issuer issued the token, and return the token. Raises TokenRefused or Unavailable."""
         _check_algorithm(issuer, token)
         return await self._authentic(issuer, token)
 
     def version(self, issuer: str) -> int:
-        """Return a number that changes with the keys of the issuer with this URL."""
+        """Return a number that changes whenever an issuer's keys change. `issuer` is the URL of the issuer."""
         keys = self.keys.get(issuer)
         return keys.version if keys is not None else 0
 
     async def _authentic(self, issuer: OidcIssuer, token: UnverifiedToken) -> UnverifiedToken:
-        """Return the token with verified claims. Raises TokenRefused or Unavailable."""
+        """Check the token's signature, or let a cluster review the token.
+
+        Returns the token; after a review, with the claims that the cluster confirms. Raises TokenRefused or
+        Unavailable.
+        """
         if issuer.token_review:
             return await self.reviewers[issuer.url].verified(token)
         key = await self.keys[issuer.url].find(token.key_id, token.algorithm)
@@ -108,12 +112,12 @@ def _check_algorithm(issuer: OidcIssuer, token: UnverifiedToken) -> None:
 
 
 def _check_signature(token: UnverifiedToken, key: VerificationKey) -> None:
-    # `parse_token` has checked the header, so other parameters are harmless and are accepted.
+    # `parse_token` has already refused harmful header parameters, so accept all others.
     registry = jws.JWSRegistry(algorithms=[token.algorithm], strict_check_header=False)
     registry.max_header_length = registry.max_payload_length = registry.max_signature_length = len(token.text)
     try:
         with warnings.catch_warnings():
-            # The library warns about `EdDSA`, because this name does not specify the curve. Our keys do.
+            # The library warns about `EdDSA`, because this name does not specify the curve. The issuer's key does.
             warnings.simplefilter("ignore", SecurityWarning)
             jws.deserialize_compact(token.text, key.key, registry=registry)
     except (JoseError, ValueError, TypeError) as error:
@@ -121,7 +125,7 @@ def _check_signature(token: UnverifiedToken, key: VerificationKey) -> None:
 
 
 class KeyUpdates:
-    """Runs a task for the keys of each issuer in use."""
+    """Runs a task for each issuer in use, which keeps the issuer's keys up to date."""
 
     def __init__(self) -> None:
         self._running: dict[KeyLookup, tuple[asyncio.Event, asyncio.Task[None]]] = {}
