@@ -208,7 +208,7 @@ def test_a_token_alone_keeps_nobody_out(place: Place) -> None:
     set_up, lacking = webhook(place)
     assert not set_up
     assert lacking is not None
-    assert f"has not called since {long_ago:%Y-%m-%dT%H:%M:%SZ}" in lacking
+    assert f"has not called the webhook since {long_ago:%Y-%m-%dT%H:%M:%SZ}" in lacking
     place.execute(
         "UPDATE webhook_token SET last_asked_at = ? WHERE id = ?", f"{utc_now():%F %T}.0", f"{1:032}"
     )

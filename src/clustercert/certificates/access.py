@@ -20,8 +20,8 @@ from clustercert.model.times import is_recent
 from clustercert.policy.templates import is_exempt
 from clustercert.store.certificates import AccessQueries, CertificateView, UnknownIdentity
 
-# The maximum number of certificates in a report, so that it does not block a worker for long. If a report omits
-# certificates, `AccessReport.complete` is False.
+# The maximum number of certificates in a report. Creating a longer report would block a worker for too long. If a
+# report omits certificates, `AccessReport.complete` is False.
 MAX_CERTIFICATES = 2000
 MAX_UNKNOWN = 1000
 
@@ -31,9 +31,10 @@ class CertificateAccess:
     """The access that an unexpired certificate gives.
 
     Attributes:
-        groups: the groups that the API server sees: those in the certificate and system:authenticated, without the
+        groups: the groups that the API server sees: system:authenticated and the groups in the certificate, without the
             credential group.
-        cluster_role: the role now bound to the credential group, if that is the certificate's only group; else `None`.
+        cluster_role: the role that is now bound to the credential group, if the certificate has no other group; else
+            `None`.
         has_access: whether the certificate gives access, as far as this service knows. Even a revoked certificate
             gives access if no control stops it, or if an API server allowed its use within the last day.
         stopped_by: the controls that can stop the certificate, fastest first.
@@ -49,7 +50,7 @@ class CertificateAccess:
 
 @dataclass(frozen=True, slots=True)
 class UserAccess:
-    """A user's certificates, latest expiry first, and the groups in any of them, sorted."""
+    """A user's certificates, latest expiry first, and the groups in at least one of these certificates, sorted."""
 
     user_id: str
     user_name: str
@@ -80,9 +81,9 @@ class UnknownAccess:
     """An identity in client certificates that this service did not issue.
 
     Attributes:
-        has_access: whether the identity has access, as far as this service knows. False if the cluster's webhook is
-            called and refuses the identity. The webhook refuses identities with a credential group and, in the mode
-            `known-only`, identities that are not exempt.
+        has_access: whether the identity has access, as far as this service knows. False if the API server calls the
+            webhook and the webhook refuses the identity. The webhook refuses identities with a credential group and, in
+            the mode `known-only`, identities that are not exempt.
     """
 
     identity: UnknownIdentity
@@ -96,7 +97,8 @@ class AccessReport:
     Attributes:
         complete: whether the report includes all unexpired certificates.
         unknown: identities seen in client certificates that this service did not issue.
-        sees_use_after_revocation: whether this service receives the API server's audit events, which show such use.
+        sees_use_after_revocation: whether this service receives the API server's audit events, which show the use of
+            revoked certificates.
     """
 
     cluster: Cluster
@@ -139,7 +141,8 @@ class AccessReports:
         roles = cluster.options.credential_roles or {}
         accesses = [_access(each, now, set_up, roles) for each in found[:most]]
         accesses = [each for each in accesses if group is None or group in each.groups]
-        # Reports on one user omit certificates from other issuers: these may have the same user name by chance.
+        # A report on one user omits certificates from other issuers: a certificate with the same user name may belong
+        # to a different person.
         unknown = await self.queries.unknown(cluster.id, limit=MAX_UNKNOWN) if user_id is None else ()
         return AccessReport(
             cluster=cluster,
@@ -163,7 +166,7 @@ class AccessReports:
         if "webhook" not in set_up or MASTERS in unknown.groups:
             return False
         if credential_groups(unknown.groups):
-            # The ledger does not have this credential, or has it for another cluster, user name or groups.
+            # The ledger does not have this credential, or has it for a different cluster, user name or set of groups.
             return True
         return cluster.options.mode == "known-only" and not is_exempt(
             unknown.username, unknown.groups, unknown.fingerprints, cluster.options, self.policy_groups
@@ -185,7 +188,7 @@ def _access(
     groups = (*certificate.groups, AUTHENTICATED)
     bound_alone = certificate.has_only_credential_group
     stopped_by: list[ControlName] = ["ca", "expiry"]
-    # The API server never asks the webhook about members of system:masters, and they can remove the other controls.
+    # The API server never asks the webhook about members of system:masters, who can also remove the other controls.
     if MASTERS not in groups:
         stopped_by[:0] = [
             name for name in FAST_CONTROLS if name in set_up and (bound_alone or name != "binding")

@@ -42,24 +42,24 @@ _CA = Control(
     set_up=True,
     within="0.1 seconds after the client CA is removed from the file that --client-ca-file names (replace the file by"
     " rename).",
-    does_not_stop="Nothing: it stops all certificates from that CA, valid ones too, so every user needs a new one.",
+    does_not_stop="Nothing: it stops all certificates from this CA, even valid ones. All users need new certificates.",
 )
 _EXPIRY = Control(
     "expiry",
     set_up=True,
     within="At the certificate's not_after: the API server checks it on each request.",
-    does_not_stop="Anything before that time.",
+    does_not_stop="Any use before not_after.",
 )
 
 
 def controls_of(cluster: "Cluster", calls: Sequence[datetime | None], now: datetime) -> tuple[Control, ...]:
     """Return all controls, fastest first, whether set up or not.
 
-    `calls` has the time of the last call with each of the cluster's webhook tokens.
+    `calls` has one entry for each of the cluster's webhook tokens: the time of the last call with this token, or None.
     """
     binding = Control(
         "binding",
-        # Also true for an empty mapping: new certificates get no bindings, but older ones may still have them.
+        # Also true for an empty mapping: new certificates get no bindings, but older certificates may have bindings.
         set_up=cluster.options.credential_roles is not None,
         within="About 2 seconds, while this service reaches the API server to delete the certificate's"
         " ClusterRoleBinding.",
@@ -77,17 +77,21 @@ def controls_of(cluster: "Cluster", calls: Sequence[datetime | None], now: datet
 
 def _webhook(calls: Sequence[datetime | None], now: datetime) -> Control:
     last_call = max((call for call in calls if call is not None), default=None)
-    since = "never called" if last_call is None else f"not called since {rfc3339(last_call)}"
+    since = (
+        "never called the webhook"
+        if last_call is None
+        else f"not called the webhook since {rfc3339(last_call)}"
+    )
     is_called = is_recent(last_call, now)
     return Control(
         "webhook",
         set_up=is_called,
         lacking=None
         if is_called or not calls
-        else f"A token exists, but the API server has {since}. Install the files of `clustercert kubernetes setup`, and"
-        " check with `clustercert kubernetes verify`.",
-        within="Within 1 second plus the webhook's unauthorizedTTL: 3 seconds with the files of `clustercert kubernetes"
-        " setup`.",
+        else f"A webhook token exists, but the API server has {since}. Install the files that `clustercert kubernetes"
+        " setup` wrote, and check them with `clustercert kubernetes verify`.",
+        within="Within 1 second plus the webhook's unauthorizedTTL: 3 seconds with the files that `clustercert"
+        " kubernetes setup` writes.",
         does_not_stop="Members of system:masters: the API server never calls the webhook for them. While the webhook"
         " does not answer, its failurePolicy decides.",
     )
@@ -95,8 +99,8 @@ def _webhook(calls: Sequence[datetime | None], now: datetime) -> Control:
 
 RESIDUAL_RISKS = (
     (
-        "An open watch continues until its own time-out, usually 30 to 60 minutes, after revocation, removal of the CA"
-        " and expiry alike. Running exec, attach and port-forward sessions may continue too."
+        "An open watch continues until its own time-out, usually 30 to 60 minutes, even after a revocation, the removal"
+        " of the CA or the certificate's expiry. Running exec, attach and port-forward sessions may continue too."
     ),
     (
         "A service-account token that the holder created is valid until it expires, with all rights of its service"
@@ -112,7 +116,7 @@ RESIDUAL_RISKS = (
         " server's audit log: verbs update and patch of certificatesigningrequests/approval. The cluster itself can't"
         " revoke such a certificate: remove the permissions of its user name and groups."
     ),
-    "Another certificate of the same user stays valid: revoke the user in the cluster to stop all of them.",
+    "The user's other certificates stay valid: to stop all of them, revoke the user in the cluster.",
     (
         "Credentials from other issuers (other CAs in the bundle, tokens, service accounts) are listed here only if the"
         " webhook or the audit events reported their certificates."
@@ -121,5 +125,5 @@ RESIDUAL_RISKS = (
 
 USE_NOT_SEEN = (
     "Use after a revocation is not seen: the API server has sent no audit events for a day. Set up its audit webhook"
-    " with the files of `clustercert kubernetes setup`."
+    " with the files that `clustercert kubernetes setup` writes."
 )

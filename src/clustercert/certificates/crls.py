@@ -18,7 +18,8 @@ LIFETIME = timedelta(days=1)
 # Requests need no authentication, and a long list takes seconds to sign. So a list is reused for this time even if a
 # revocation has changed meanwhile, as an HTTP cache would do.
 MIN_AGE = timedelta(seconds=10)
-# A CRL with this many entries has ten megabytes. If a CA has more revoked certificates, the operator should retire it.
+# A CRL with this many entries is about ten megabytes long. If a CA has more revoked certificates, the operator should
+# retire the CA.
 MAX_ENTRIES = 200_000
 MAX_CACHED = 64
 # The high bits of a CRL number are the store's generation number, the low bits the time in seconds. So the number never

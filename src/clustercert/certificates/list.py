@@ -30,7 +30,8 @@ from clustercert.store.certificates import (
 from clustercert.store.clusters import ClusterLookup, require_cluster
 
 ONLY_OPERATORS = (
-    "Only operators can see the certificates of all projects. Ask for your own (own=true), or name a project."
+    "Only operators can see the certificates of all projects. Request only your own (own=true), or name a"
+    " project."
 )
 
 
@@ -55,7 +56,10 @@ class UserCluster:
 
 @dataclass(frozen=True, slots=True)
 class Inventory:
-    """Finds certificates. Operators see all, project admins those in their projects, other callers only their own.
+    """Finds certificates.
+
+    Operators see all certificates, project admins see the certificates in their projects, and other callers see only
+    their own certificates.
 
     Methods that take a project raise NotFound if the caller has no role in the project, or if the project lacks the
     cluster.
@@ -118,7 +122,7 @@ class Inventory:
     async def show(self, caller: Caller, project_id: str, cluster_id: str, name: str) -> CertificateView:
         """Find a cluster's certificate by fingerprint, credential number or serial (lower-case hex).
 
-        Raises NotFound if the caller may see no such certificate, or Conflict if several have the serial.
+        Raises NotFound if the caller may see no such certificate, or Conflict if several certificates have the serial.
         """
         require_reach(caller, project_id)
         cluster = await require_cluster(self.clusters, project_id, cluster_id)
@@ -130,7 +134,7 @@ class Inventory:
         return await self._find(caller, name, project_id)
 
     async def show_in_any_project(self, caller: Caller, name: str) -> CertificateView:
-        """Like `show`, but searches the caller's own certificates, and all in projects that the caller administers."""
+        """Like `show`, but searches the caller's certificates, and the projects that the caller administers."""
         return await self._find(caller, name)
 
     async def _find(
@@ -195,7 +199,7 @@ def only(found: tuple[CertificateView, ...]) -> CertificateView:
 def _own(caller: Caller, filters: CertificateFilter) -> CertificateFilter:
     """Restrict a filter to the caller's certificates. Raises InvalidRequest if the filter names another user."""
     if filters.user_id not in (None, caller.user.id):
-        raise InvalidRequest("own, user: they name different users. Send one of them.")
+        raise InvalidRequest("own, user: these parameters name different users. Send only one of them.")
     return replace(filters, user_id=caller.user.id)
 
 
@@ -209,7 +213,8 @@ def _visible_user(caller: Caller, project_id: str, requested: str | None) -> str
     return caller.user.id
 
 
-# Spreadsheet programs treat a cell as a formula if it begins with one of these. The last four are full-width forms.
+# Spreadsheet programs treat a cell as a formula if it begins with one of these characters. The last four are the
+# full-width forms of the first four.
 _FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n", "\uff1d", "\uff0b", "\uff0d", "\uff20")
 
 

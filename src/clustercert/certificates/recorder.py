@@ -13,7 +13,7 @@ from clustercert.policy.templates import is_plain_text
 from clustercert.store.certificates import CertificateView, VisibleCertificates
 from clustercert.store.revocations import NO_END, RevocationQueries
 
-# A serial has at most 20 bytes. Source: RFC 5280, 4.1.2.2.
+# A serial has at most 20 bytes. Source: RFC 5280 section 4.1.2.2.
 MAX_SERIAL_DIGITS = 40
 FINGERPRINT_DIGITS = 64
 _HEX_DIGITS = frozenset("0123456789abcdef")
@@ -99,9 +99,9 @@ class RevocationRecorder:
     ) -> Revocation:
         """Revoke one certificate. Raises InvalidRequest if the note is invalid.
 
-        Returns the actor's earlier revocation of this certificate instead, if it is no easier to undo than a new
-        one would be. Ignores other actors' revocations: they can be undone independently, and their reasons may be
-        confidential.
+        If the actor has already revoked this certificate, and the earlier revocation is at least as hard to undo as a
+        new one, returns the earlier revocation instead. Ignores revocations by other actors: they can be undone
+        independently, and their reasons may be confidential.
         """
         reason.validate()
         for earlier in await self.queries.revocations_of_certificate(certificate.fingerprint):
@@ -124,8 +124,9 @@ class RevocationRecorder:
 
         Certificates that are requested afterwards are valid. Raises InvalidRequest if the user id or note is invalid.
 
-        Returns the actor's earlier revocation instead, if it is no easier to undo than a new one would be,
-        and no certificate was issued since. So a repeated request does not make every worker drop its caches.
+        If the actor has already revoked the same scope, the earlier revocation is at least as hard to undo as a new
+        one, and no certificate was issued since then, returns the earlier revocation instead. So a repeated request
+        does not make every worker drop its caches.
         """
         if user_id is None and cluster is None:
             raise InvalidRequest("Name a user, a cluster, or both.")
@@ -208,7 +209,7 @@ class RevocationRecorder:
 
 
 def no_such_certificate() -> NotFound:
-    """Return the error for a missing certificate, or one that the caller may not see."""
+    """Return the error for a certificate that does not exist or that the caller may not see."""
     return NotFound(
         "There is no such certificate. Check its fingerprint, credential number or serial, and the cluster."
     )
@@ -233,7 +234,7 @@ def revocation_event(
 
 
 def _is_as_strong(earlier: Revocation, reason: Reason, *, proved: bool) -> bool:
-    """Whether the earlier revocation is at least as hard to undo as one with this reason would be."""
+    """Whether the earlier revocation is at least as hard to undo as a new revocation for this reason."""
     return (earlier.reason == "keyCompromise" or reason.code != "keyCompromise") and (
         earlier.proved or not proved
     )

@@ -47,12 +47,12 @@ from clustercert.store.logins import UserLogins
 KEY_HOLDER = "holder"
 """The actor id for revocations that were authorized only by proof of possession."""
 
-# Used for unknown certificates, so that checking them takes as long as checking known ones.
+# Used for unknown certificates, so that checking a signature takes the same time for known and unknown certificates.
 _DUMMY_KEY = ec.generate_private_key(ec.SECP256R1()).public_key()
 
 
 def statement_to_sign(service_name: str, name: str) -> bytes:
-    """Return the statement to sign with the key: three lines, each ending with a line feed.
+    """Return the statement that a key holder signs: three lines, each ending with a line feed.
 
     `name` is the certificate's fingerprint or credential number, lower-case hex.
     """
@@ -96,7 +96,10 @@ class RevocationPreviews:
     now: Callable[[], datetime]
 
     async def users_named(self, caller: Caller, name: str) -> tuple[KnownUser, ...]:
-        """Find users by name: see `KnownUserQueries.named`. Raises Forbidden unless the caller is an operator."""
+        """Find users by name. Raises Forbidden unless the caller is an operator.
+
+        See `KnownUserQueries.find_by_name`.
+        """
         require_operator(caller)
         return await self.users.find_by_name(name)
 
@@ -105,7 +108,7 @@ class RevocationPreviews:
     ) -> tuple[str, ...]:
         """Find the ids of users with this name in unexpired certificates of a cluster.
 
-        Callers who are not administrators find only themselves. Raises Forbidden for another name.
+        Callers who are not administrators can find only themselves. Raises Forbidden if they name a different user.
         """
         require_reach(caller, project_id)
         cluster = await require_cluster(self.clusters, project_id, cluster_id)
@@ -130,7 +133,8 @@ class RevocationPreviews:
         if not is_own and not administers(caller, project_id):
             raise Forbidden(ONLY_ADMINS)
         preview = await self._preview(user_id, cluster)
-        # An admin of the project must not learn a user's name from the id, unless the user has a certificate there.
+        # An admin of the project must not learn a user's name from the id, unless the user has a certificate for the
+        # cluster.
         is_known = is_own or preview.live > 0 or operates(caller)
         return preview if is_known else replace(preview, user_name=None)
 
@@ -148,11 +152,12 @@ class RevocationPreviews:
 
 def _checked_id(user_id: str) -> str:
     if not (is_user_id(user_id) or user_id == SERVICE):
-        raise NotFound("There is no user with this id. GET …/users-by-name?name= finds the ids of a name.")
+        raise NotFound("There is no user with this id. GET …/users-by-name?name= finds users' ids by name.")
     return user_id
 
 
-# The reason for revocations by a logout. They can't be undone, because somebody else may have the private keys.
+# The reason for the revocations that a logout makes. These revocations can't be undone, because somebody else may have
+# the private keys.
 LOST = Reason("keyCompromise", "user.logged_out")
 
 
@@ -160,7 +165,7 @@ class Logins(Protocol):
     """The logins of a caller. Implemented by `identity`."""
 
     async def logins_of_caller(self, caller: Caller) -> UserLogins:
-        """Return the caller's tokens and access keys of the built-in identity."""
+        """Return the caller's tokens and access keys of the built-in identity service."""
 
     async def end_all(self, caller: Caller, *, with_keys: bool) -> UserLogins:
         """End all logins of the caller, and return what was deleted. Raises Unauthenticated or Conflict."""
@@ -171,8 +176,8 @@ class LoggedOut:
     """What a logout ends.
 
     Attributes:
-        certificates: how many certificates were valid and unrevoked.
-        logins: the tokens and access keys of the built-in identity that are deleted.
+        certificates: how many certificates were valid and unrevoked before the logout.
+        logins: the tokens and access keys of the built-in identity service that the logout deletes.
         kept: the permanent access keys that still work.
     """
 
@@ -186,7 +191,7 @@ class Logout:
     """Ends all logins of a caller. Repeating a logout after an interruption is safe: the login in use ends last.
 
     Attributes:
-        pause: waits for some seconds.
+        pause: waits for the given number of seconds.
     """
 
     recorder: RevocationRecorder
@@ -213,7 +218,7 @@ class Logout:
         if user_id in self._running:
             # Do not wait: a waiting request would count toward the limit of concurrent requests.
             raise TooManyRequests(
-                "Another request ends your logins now. Try again in two seconds.", retry_after=2
+                "Another request is ending your logins now. Try again in two seconds.", retry_after=2
             )
         self._running.add(user_id)
         try:
@@ -259,7 +264,7 @@ class RevocationService:
     is an operator.
 
     Attributes:
-        recorder: revokes without authorization; the command line uses it directly.
+        recorder: records revocations without authorizing the caller; the command line uses the recorder directly.
         logout: ends a caller's own logins, so it needs no authorization.
         service_name: part of the statement that a key holder signs, so that other services reject the signature.
     """
@@ -276,7 +281,7 @@ class RevocationService:
     ) -> Revocation:
         """Revoke a user's certificates for a cluster. Administrators may name other users, including deleted ones.
 
-        Raises Forbidden if other callers name another user, or InvalidRequest if the user id or the note is invalid.
+        Raises Forbidden if another caller names a different user, or InvalidRequest if the user id or note is invalid.
         Source: CCE API reference, "Revoking Cluster Certificates".
         """
         cluster = await self._cluster(caller, project_id, cluster_id)
@@ -303,8 +308,8 @@ class RevocationService:
     ) -> Revocation:
         """Revoke one certificate by fingerprint, credential number or serial.
 
-        Only administrators may revoke other users' certificates; otherwise raises NotFound. Raises Conflict if several
-        certificates have the serial, or InvalidRequest if the note is invalid.
+        Raises NotFound if a caller who is not an administrator names another user's certificate. Raises Conflict if
+        several certificates have the serial, or InvalidRequest if the note is invalid.
         """
         cluster = await self._cluster(caller, project_id, cluster_id)
         found = await self.recorder.find_certificate(name, cluster_id=cluster.id)
@@ -330,7 +335,7 @@ class RevocationService:
         """Revoke one certificate by proof of possession of its key.
 
         `name` is the certificate's fingerprint or credential number, in lower-case hex. A holder whose copy of the
-        certificate was encoded differently needs the number, because the copy has another fingerprint.
+        certificate was encoded differently needs the number, because the copy has a different fingerprint.
 
         Raises InvalidRequest if the note is invalid. Raises the same Unauthenticated for a wrong signature and for an
         unknown certificate.
