@@ -126,7 +126,7 @@ def test_no_domain_has_the_name_of_an_issuer(careful: Operator, name: str) -> No
     for command in (("db", "check"), ("serve", "--port", "0")):
         assert f"A domain has the name of an issuer in the settings: {name}." in careful.error(*command)
     careful.output("domain", "delete", name, "--yes")
-    assert "so no domain may have it" in careful.error("domain", "create", name)
+    assert "so no domain may have this name" in careful.error("domain", "create", name)
     careful.output("domain", "create", "acme")
     assert "domain acme" not in str(warnings(careful))
 

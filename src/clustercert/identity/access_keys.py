@@ -30,7 +30,7 @@ _MAX_AK = 40
 MIN_LIFETIME = timedelta(minutes=15)
 MAX_LIFETIME = timedelta(hours=24)
 
-# The maximum number of cached keys. Each takes about three kilobytes.
+# The maximum number of cached keys. A cached key takes about three kilobytes.
 CACHED_KEYS = 10_000
 
 
@@ -85,7 +85,7 @@ class AccessKeys:
         return key
 
     async def create(self, user: User, *, description: str = "", actor: Actor) -> IssuedKey:
-        """Create a permanent key. Raises InvalidRequest for a bad description, or NotFound if the user was deleted."""
+        """Create a permanent key. Raises InvalidRequest for an invalid description, or NotFound for a deleted user."""
         key, secret = await self._new_key(user, description=checked_description(description))
         await self.queries.add(key, self._event("access_key.created", key, actor))
         return IssuedKey(key, secret)
@@ -100,11 +100,12 @@ class AccessKeys:
             raise InvalidRequest("duration_seconds: must be 900 to 86400 (15 minutes to 24 hours).")
         if caller.issuer != BUILT_IN:
             raise Forbidden(
-                "A user of another identity system can't have access keys here. Use its credentials."
+                "Only users of the built-in identity service can have access keys here. Use the credentials of your"
+                " identity system."
             )
         if caller.method == "access_key" and caller.expires_at is not None:
             raise Forbidden(
-                "A temporary access key can't create another one. Use a token or a permanent access key."
+                "A temporary access key can't create access keys. Use a token or a permanent access key."
             )
         self._rates.count("temporary_keys", caller.user)
         ends = self._now() + lifetime
@@ -132,7 +133,7 @@ class AccessKeys:
         await self.queries.remove(key, self._event("access_key.removed", key, actor))
 
     def cached_signing_key(self, access_key_id: str) -> SigningKey | None:
-        """Return the unsealed key if it is cached."""
+        """Return the key with its decrypted secret if the key is cached, else None."""
         cached = self._cache.cached(access_key_id)
         return cached.signing_key if cached is not None else None
 
@@ -142,11 +143,11 @@ class AccessKeys:
         return cached.signing_key if cached is not None else None
 
     async def look_up_unknown(self, access_key_id: str) -> None:
-        """Read a key from the database and discard it, so that a known key takes as long as an unknown key."""
+        """Read a key from the database and discard it, so that known and unknown keys take the same time."""
         await self._load(access_key_id)
 
     async def caller_of_access_key(self, key: SigningKey, origin: Origin) -> Caller:
-        """Return the caller who signed a request with this key. Raises Unauthenticated if key or user is not valid."""
+        """Return the caller who signed a request with this key. Raises Unauthenticated for an invalid key or user."""
         cached = await self._cached(key.id)
         if cached is None:
             raise Unauthenticated("the access key was disabled or removed a moment ago")

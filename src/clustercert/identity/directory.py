@@ -36,7 +36,8 @@ class Directory(DirectoryReader):
     The `create_…` methods raise InvalidRequest or Conflict. Other methods that change something raise NotFound.
 
     Attributes:
-        authority_names: names of issuers and Keystone, which no new domain may have. Updated by each settings reload.
+        authority_names: names of issuers and Keystone. No new domain may have one of these names. Each reload of the
+            settings updates them.
     """
 
     def __init__(self, database: Database, passwords: Passwords, now: Callable[[], datetime]) -> None:
@@ -49,7 +50,8 @@ class Directory(DirectoryReader):
         domain = Domain(id=new_id(), name=checked_new_name(name, "domain"), enabled=enabled)
         if domain.name in self.authority_names:
             raise Conflict(
-                f"An issuer in the settings has the name {domain.name}, so no domain may have it. Choose another name."
+                f"An issuer in the settings has the name {domain.name}, so no domain may have this name."
+                " Choose a different name."
             )
         await self.queries.add(domain, *self._created(domain, actor))
         return domain
@@ -149,13 +151,15 @@ class Directory(DirectoryReader):
         )
 
     async def has_password(self, user: User, password: str) -> bool:
-        """Whether this is the user's password. Takes the same time if the user has none. Raises Unavailable."""
+        """Whether this is the user's password. Takes the same time for users without a password. Raises Unavailable."""
         return await self._passwords.matches(password, await self.queries.password_hash(user.id))
 
     async def set_password(
         self, user: User, password: str, *, actor: Actor, checked_hash: str | None = None
     ) -> None:
-        """Set a password, and delete the user's tokens and temporary keys. Raises InvalidRequest for a bad length.
+        """Set a password, and delete the user's tokens and temporary keys.
+
+        Raises InvalidRequest if the password is too short or too long.
 
         `checked_hash`: the stored hash of the old password, if the old password was checked. In this case, raises
         Unauthenticated if the user was disabled or the password was changed since the check.

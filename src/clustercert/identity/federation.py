@@ -57,7 +57,7 @@ class Federation:
         self._cache: Cache[tuple[str, str, str, int], LoginRoles] = Cache(database.generation, CACHED_LOGINS)
 
     async def caller_of_federated_user(self, user: FederatedUser, origin: Origin) -> Caller:
-        """Return the caller. Raises Unauthenticated if the user is blocked, or has ended this login."""
+        """Return the caller. Raises Unauthenticated if the user is blocked, or logged out after this login."""
 
         async def load(_: object) -> LoginRoles:
             access = await self._access(user)
@@ -83,7 +83,7 @@ class Federation:
         return await self._queries.access(user.user.id, issuer.name, issuer.projects, issuer.domain)
 
     async def missing_names(self, authority: Authority) -> tuple[str, ...]:
-        """Return names in the settings of an issuer or Keystone that the database lacks, such as `role membr`."""
+        """Return the names in an issuer's or Keystone's settings that the database lacks, such as `role membr`."""
         projects, has_domain, roles = await self._queries.existing_names(
             authority.projects, authority.domain, authority.role_names
         )
@@ -143,14 +143,15 @@ def login_of(user: FederatedUser, access: FederatedAccess) -> LoginRoles:
     ended_at, logged_in_at = access.logins_ended_at, user.logged_in_at
     if ended_at is not None and logged_in_at is not None and logged_in_at <= ended_at:
         raise Unauthenticated(
-            f"the user ended all logins at {rfc3339(ended_at)}, and this one is from before or is not"
-            " certain to be from afterwards",
+            f"the user ended all logins at {rfc3339(ended_at)}, and this login is or may be from before that time",
             known=user.user.id,
         )
     if access.id_taken:
-        raise Unauthenticated("a user of the built-in identity has the same id", known=user.user.id)
+        raise Unauthenticated("a user of the built-in identity service has the same id", known=user.user.id)
     if access.name_taken:
-        raise Unauthenticated(f"a domain has the name of the issuer {issuer.name}: rename one of them")
+        raise Unauthenticated(
+            f"a domain has the name of the issuer {issuer.name}: rename the issuer or delete the domain"
+        )
     everywhere = user.roles.get(None, frozenset())
     roles = {
         project: tuple(sorted(everywhere | user.roles.get(project, frozenset())))

@@ -48,5 +48,5 @@ def searchable(text: str) -> str | None:
 
 
 def matches_name(stored: str, requested: str | None) -> bool:
-    """Whether a stored name equals the requested name after normalization. The requested name None matches all."""
+    """Whether a stored name equals the requested name after normalization. Always true if `requested` is None."""
     return requested is None or searchable(requested) == stored

@@ -24,12 +24,14 @@ from clustercert.model.errors import InvalidRequest, Unavailable
 
 # How long a counter of failed checks is kept after the last attempt that it counted.
 COUNTED_SECONDS = 60
-# How many counters a worker keeps in memory, in a few megabytes. The least recently used counters are dropped first.
+# A worker keeps at most this many counters, which take a few megabytes of memory. The least recently used counters are
+# dropped first.
 MAX_COUNTED = 80_000
 # A user who has logged in from this source before gets precedence until this many attempts have failed.
 KNOWN_FAILURES = 10
 
-# Allowed attempts by IP version and prefix length. More are allowed in larger networks, which have more genuine users.
+# Allowed attempts by IP version and prefix length. Larger networks have more genuine users, so more attempts are
+# allowed.
 _ALLOWED_ATTEMPTS = {4: {32: 1, 24: 4}, 6: {64: 1, 48: 4, 32: 16}}
 
 
@@ -99,7 +101,7 @@ class PasswordQueue:
 
     @contextlib.asynccontextmanager
     async def turn(self, contender: Contender | None) -> AsyncIterator[Attempt]:
-        """Wait until the attempt may run, and run the `with` block. The contender `None` comes before all others.
+        """Wait until the attempt may run, and run the `with` block. Attempts with the contender `None` run first.
 
         Raises Unavailable if the queue is full, and this attempt is the last one from the network with the most waiting
         attempts.
@@ -236,7 +238,7 @@ class Passwords:
         self._dummy_hash = _dummy_hash(hasher)
 
     async def hashed(self, password: str) -> str:
-        """Hash a password for storage. Raises Unavailable, or InvalidRequest if the password has a bad length."""
+        """Hash a password for storage. Raises Unavailable, or InvalidRequest for a password of a wrong length."""
         raw = _bytes(password)
         if raw is None or len(password) < MIN_CHARACTERS:
             raise InvalidRequest(

@@ -21,7 +21,10 @@ BUILT_IN = (ADMIN, "member", OPERATOR, "reader")
 
 
 class Roles:
-    """Manages roles, and assigns them in a project. If the project is `None`, a role applies to the whole service."""
+    """Manages roles, and assigns roles to users and groups in a project.
+
+    If the project is `None`, a role applies to the whole service.
+    """
 
     def __init__(self, database: Database, now: Callable[[], datetime]) -> None:
         self.queries = RoleQueries(database)
@@ -43,7 +46,7 @@ class Roles:
         return found
 
     async def create(self, name: str, *, actor: Actor) -> Role:
-        """Create a role. Raises InvalidRequest for a bad name, or Conflict if a role with this name exists."""
+        """Create a role. Raises InvalidRequest for an invalid name, or Conflict if a role with this name exists."""
         role = Role(new_id(), checked_new_name(name, "role"))
         await self.queries.add(role, self._role_event("role.created", role, actor))
         return role
@@ -51,7 +54,7 @@ class Roles:
     async def remove(self, role: Role, *, actor: Actor) -> None:
         """Delete a role. Raises NotFound, or Conflict if the role is built in or still assigned."""
         if role.name in BUILT_IN:
-            raise Conflict(f"The role {role.name} is built in.")
+            raise Conflict(f"The role {role.name} is built in. Built-in roles can't be deleted.")
         await self.queries.remove(role, self._role_event("role.removed", role, actor))
 
     async def assignments(

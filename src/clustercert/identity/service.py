@@ -95,14 +95,16 @@ class Identity:
         return found[0] if found else None
 
     async def change_password(self, user_id: str, old: str, new: str, origin: Origin) -> None:
-        """Change a user's own password, and delete their tokens and temporary keys.
+        """Change a user's own password, and delete the user's tokens and temporary keys.
 
         The old password is checked as in a login. Raises Unauthenticated if the old password is wrong or was changed
         meanwhile, InvalidRequest for a bad new password, TooManyRequests, or Unavailable.
         """
         user, checked_hash = await self.tokens.check_password(Reference(id=user_id), old, origin.network)
         if new == old:
-            raise InvalidRequest("password: it is the same as original_password. Choose another one.")
+            raise InvalidRequest(
+                "password: it is the same as original_password. Choose a different password."
+            )
         self._rates.count("passwords", user)
         await self.directory.set_password(user, new, actor=Actor(user.id, origin), checked_hash=checked_hash)
 

@@ -33,7 +33,7 @@ class TokenReport:
 async def report_on_token(oidc: "OidcAuthenticator | None", federation: Federation, text: str) -> TokenReport:
     """Report on a token. Stores and logs nothing. Raises Unavailable if the database can't be reached."""
     if oidc is None:
-        none = CheckResult("iss", False, "", "an issuer in the settings, which have no [[identity.issuers]]")
+        none = CheckResult("iss", False, "", "an issuer in the settings; add one as [[identity.issuers]]")
         return TokenReport(Explanation(None, (none,), None), None)
     explanation = await oidc.explain(text.strip())
     missing = await federation.missing_names(explanation.issuer) if explanation.issuer is not None else ()

@@ -24,14 +24,14 @@ from clustercert.store.roles import RoleQueries
 
 
 class Logins:
-    """Lists and ends all logins of a caller, on this machine and on others."""
+    """Lists and ends all logins of a caller, on all machines."""
 
     def __init__(self, database: Database, now: Callable[[], datetime]) -> None:
         self._queries = UserLoginQueries(database)
         self._now = now
 
     async def logins_of_caller(self, caller: Caller) -> UserLogins:
-        """Return the caller's tokens and access keys. Callers from other identity systems have none here."""
+        """Return the caller's tokens and access keys; none if the caller is from a different identity system."""
         return (
             await self._queries.logins_of_user(caller.user.id) if caller.issuer == BUILT_IN else UserLogins()
         )
@@ -40,8 +40,8 @@ class Logins:
         """End all logins of the caller, including the login used for this request. Returns what was deleted.
 
         For a user of the built-in identity service, deletes the tokens and temporary access keys, and permanent access
-        keys if `with_keys` is true. For a user of an OIDC issuer or Keystone, refuses tokens of logins before now.
-        Raises Unauthenticated or Conflict.
+        keys if `with_keys` is true. For a user of an OIDC issuer or Keystone, records that tokens from earlier logins
+        must be refused. Raises Unauthenticated or Conflict.
         """
         user, now = caller.user, self._now()
 
@@ -81,7 +81,7 @@ TOKEN_BYTES = 32
 # 32 random bytes in base64url without padding.
 TOKEN_CHARACTERS = 43
 
-# The maximum number of cached tokens. Each takes about two kilobytes.
+# The maximum number of cached tokens. A cached token takes about two kilobytes.
 CACHED_TOKENS = 10_000
 
 _NO_TOKEN = "Could not find token."
@@ -89,7 +89,7 @@ _NO_TOKEN = "Could not find token."
 
 @dataclass(frozen=True, slots=True)
 class ByPassword:
-    """A login by password."""
+    """A login with a password."""
 
     user: Reference
     password: str = field(repr=False)
@@ -201,7 +201,7 @@ class Tokens:
         return cached.live
 
     async def revoke(self, caller: Caller, token: str) -> None:
-        """Revoke a token. This process refuses it from now on, and other processes refuse it soon after.
+        """Revoke a token. This process refuses the token at once, and other processes refuse it soon after.
 
         Tokens for other scopes that were created with the revoked token stay valid. A token for a disabled project can
         be revoked, because the project may be enabled again.
@@ -223,7 +223,7 @@ class Tokens:
         return await self._queries.prune(self._now())
 
     async def check_password(self, reference: Reference, password: str, source: str) -> tuple[User, str]:
-        """Return the user if the password is right, and the stored hash. Raises Unauthenticated or Unavailable.
+        """Return the user and the stored hash if the password is right. Raises Unauthenticated or Unavailable.
 
         `source`: see `issue`.
         """
