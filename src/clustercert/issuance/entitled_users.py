@@ -14,7 +14,8 @@ from clustercert.store.known_users import SeenUserQueries
 from clustercert.store.roles import Member, MemberQueries
 
 PAGE = 500
-# Extend the search by this time, because the time of an event can differ slightly from the time of issue.
+# Start the search this long before the time of issue, because the time of an event can differ slightly from the time of
+# issue.
 _LATER = timedelta(minutes=5)
 # The default authentication method in explanations of requests.
 DEFAULT_METHOD = "token"
@@ -44,7 +45,10 @@ class EntitledUsers:
     async def find(
         self, entitlements: Entitlements, project_id: str, since: datetime
     ) -> AsyncIterator[EntitledUser]:
-        """Yield the users who could get the group. `since`: search users of other issuers in events from this time."""
+        """Yield the users who could get the group.
+
+        Users of other issuers are searched in the events from `since` on.
+        """
         origin, after = Origin.local(), ""
         while page := await self._members.page(project_id, after=after, limit=PAGE):
             for member in page:

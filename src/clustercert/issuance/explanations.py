@@ -22,9 +22,11 @@ from clustercert.store.engine.database import Database
 from clustercert.store.known_users import SeenUserQueries, UsernameQueries
 from clustercert.store.roles import MemberQueries
 
-# The number of newest events that are searched for the last request, before the user's last certificate is looked up.
+# How many of the newest events are searched for the user's last request. If none is found, the event of the user's last
+# certificate is searched.
 NEWEST_EVENTS = 20_000
-# The number of events that are searched for the event of the user's last certificate, from some minutes before it.
+# How many events are searched for the event of the user's last certificate. The search begins some minutes before the
+# certificate was issued.
 EVENTS_AROUND = 100_000
 
 
@@ -74,7 +76,7 @@ def _last_in(newest_first: Iterable[bytes]) -> RecordedCaller | None:
 
 
 class CannotLogIn(Unauthenticated):
-    """The user can't log in. The message says why; the user would get a message without a reason."""
+    """The user can't log in. The message says why, unlike the message that the user gets when they try to log in."""
 
     def __init__(self, message: str) -> None:
         super().__init__(message)
@@ -88,8 +90,8 @@ class Question:
     Attributes:
         duration: whole days, or -1 for the longest lifetime; ignored if `expires_in` is set.
         csr_key_type: the type of the key in the request's CSR; None for a request without a CSR.
-        auth_method, source: the authentication method and address of the request. None for the user's default or last
-            method, and for the address of the asker.
+        auth_method: the authentication method of the request; None for the user's default or last method.
+        source: the address from which the request is sent; None for the address of the caller who asks.
     """
 
     duration: int = LONGEST

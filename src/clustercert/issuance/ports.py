@@ -14,17 +14,17 @@ class Recorder(Protocol):
 
 
 class Usernames(Protocol):
-    """Assigns each user name to one user. Implemented by `store.usernames`."""
+    """Assigns each user name to one user. Implemented by `store.known_users`."""
 
     async def claim(self, grant: Grant, user_id: str) -> None:
-        """Assign the grant's user name to a user, permanently. Raises Forbidden if it belongs to another user."""
+        """Assign the grant's user name to a user, permanently. Raises Forbidden if another user owns the name."""
 
 
 class CredentialBindings(Protocol):
     """Role bindings for single certificates, in clusters that are configured for them. See `kubernetes.bindings`."""
 
     def apply_credential_group(self, cluster: Cluster, grant: Grant) -> Grant:
-        """Return the grant. Removes its groups if the credential group replaces them. Raises Forbidden."""
+        """Return the grant, but without groups if the credential group replaces them. Raises Forbidden."""
 
     def binding(self, cluster: Cluster, record: CertificateRecord) -> AbstractAsyncContextManager[None]:
         """Bind the certificate's credential group before the `with` block, and unbind it if the block fails.

@@ -55,7 +55,7 @@ class Issuance:
         """Apply the policy, issue a certificate, and return it once it is recorded durably.
 
         Raises NotFound, InvalidRequest, Forbidden, SignerError, RemoteFailed or Unavailable. Denials are recorded by
-        `audit.denials`.
+        `audit.refusals`.
         """
         started = time.perf_counter()
         try:
