@@ -224,7 +224,7 @@ def test_revoke_says_that_the_admission_policy_denies_only_writes(shell: Shell) 
     assert "refuses its writes within seconds (admission)" in done.err
     done = shell.operator.run("certificate", "revoke", "--cluster", "plain", "--yes")
     assert (
-        "refuses certificates with a binding within seconds; of the others it refuses only the writes"
+        "refuses certificates with a binding within seconds, but refuses only writes with the other certificates"
         in done.err
     )
 
@@ -345,7 +345,10 @@ def test_the_access_report_explains_the_controls(shell: Shell) -> None:
         shell.world.clusters["plain"].id,
     )
     said = " ".join(shell.operator.output("certificate", "access", "--cluster", "plain").split())
-    assert "webhook (not set up): A token exists, but the API server has never called." in said
+    assert (
+        "webhook (not set up): A webhook token exists, but the API server has never called the webhook."
+        in said
+    )
     assert (
         "the API server has never called"
         in shell.operator.run("certificate", "revoke", shell.name(2), "--yes").err
