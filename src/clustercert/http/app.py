@@ -1,4 +1,4 @@
-"""Creates the FastAPI application with all routes. The middleware handles failures."""
+"""Creates the FastAPI application and its routes. The middleware turns exceptions into error responses."""
 
 from collections.abc import Callable
 from typing import NoReturn
@@ -46,9 +46,10 @@ ROUTERS: dict[ServerRole, tuple[APIRouter, ...]] = {
 
 
 def new_app(role: ServerRole = "all", *, built_in_identity: bool = True) -> FastAPI:
-    """Create the application with the routes of a role. `app.state.services` must be set before the first request.
+    """Create the application with the routes of a server role.
 
-    Without the built-in identity, the Keystone subset is not served.
+    `app.state.services` must be set before the first request. Without the built-in identity provider, the application
+    does not serve the Keystone subset.
     """
     routers = (each for each in ROUTERS[role] if built_in_identity or each is not keystone.router)
     # `include_router` would create every route again, and delay the first request by a fifth of a second.
@@ -76,7 +77,7 @@ class DirectRoute(Route):
 
 
 def direct_routes(role: ServerRole, services: Callable[[], Services]) -> list[DirectRoute]:
-    """Return the routes that get most requests to a server role: POST clustercert, and the authorization webhook."""
+    """Return the direct routes that a server role needs: for POST clustercert, the authorization webhook, or both."""
 
     async def create_clustercert(request: Request) -> Response:
         return await clustercert.handle(
@@ -94,7 +95,7 @@ def direct_routes(role: ServerRole, services: Callable[[], Services]) -> list[Di
 
 
 async def _raise_ours(request: Request, failure: Exception) -> NoReturn:
-    """Pass exceptions on to the middleware. Translates the framework's errors into our own."""
+    """Raise the exception for the middleware, after translating an error of the framework into one of our errors."""
     if isinstance(failure, RequestValidationError):
         raise invalid_parameter(failure.errors()) from None
     if not isinstance(failure, HTTPException):

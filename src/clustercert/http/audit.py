@@ -1,4 +1,6 @@
-"""Routes of the audit log: events and proofs for authorized callers; checkpoint, key and tiles are public.
+"""Routes of the audit log.
+
+Authorized callers get events and proofs that an event is in the log. The other routes are public.
 
 Source of paths and formats: c2sp.org/tlog-tiles.
 """
@@ -84,7 +86,7 @@ class EventBody(ResponseBody):
 
 
 class EventListBody(BaseModel):
-    """A page of events, in log order."""
+    """A page of events, sorted by their position in the log."""
 
     events: list[EventBody]
     next: str | None = Field(
@@ -101,10 +103,12 @@ class InclusionBody(ResponseBody):
     commitment: Hex = Field(validation_alias=AliasPath("event", "commitment"))
     leaf_hash: Annotated[Hex, BeforeValidator(tree.leaf_hash)] = Field(
         validation_alias=AliasPath("event", "commitment"),
-        description="SHA-256 of a zero byte followed by the commitment (RFC 6962, 2.1).",
+        description="SHA-256 of a zero byte followed by the commitment (RFC 6962, section 2.1).",
     )
     root: Hex = Field(validation_alias=AliasPath("checkpoint", "root"))
-    hashes: list[Hex] = Field(description="From the leaf's sibling up to the root's child (RFC 6962, 2.1.1).")
+    hashes: list[Hex] = Field(
+        description="From the leaf's sibling up to the root's child (RFC 6962, section 2.1.1)."
+    )
     checkpoint: str = Field(
         validation_alias=AliasPath("checkpoint", "note"),
         description="The signed note with this size and root.",
@@ -112,17 +116,19 @@ class InclusionBody(ResponseBody):
 
 
 class ConsistencyBody(BaseModel):
-    """Proof that a log starts with all entries of a smaller one. Hashes are lower-case hex."""
+    """Proof that a log starts with all entries of a smaller log. Hashes are lower-case hex."""
 
     from_: int = Field(alias="from")
     to: int
     hashes: list[str] = Field(
-        description="As in RFC 6962, 2.1.2. Empty if the sizes are equal or the smaller log is empty."
+        description="As in RFC 6962, section 2.1.2. Empty if the sizes are equal or the smaller log is empty."
     )
 
 
 def inclusion_text(proof: InclusionProof) -> str:
-    """Render a proof as one file. The line `extra` has the salt and canonical JSON; the SHA-256 of both is the leaf.
+    """Render a proof as one file. The line `extra` has the salt and the canonical JSON.
+
+    The SHA-256 of both is the log entry.
 
     Source: c2sp.org/tlog-proof.
     """
@@ -172,7 +178,8 @@ async def list_of_project(
 ) -> Response:
     """List the events of a project.
 
-    Events are in log order, and appear after one or two seconds. Only for project admins and operators.
+    Sorted by position in the log, by default the newest event first. A new event appears after one or two seconds. Only
+    for project admins and operators.
     """
     return await _list(call, project_id, page, filters)
 
@@ -183,7 +190,8 @@ async def list_everywhere(
 ) -> Response:
     """List the events of all projects and of the service.
 
-    Events are in log order, and appear after one or two seconds. Only for operators.
+    Sorted by position in the log, by default the newest event first. A new event appears after one or two seconds. Only
+    for operators.
     """
     return await _list(call, None, page, filters)
 
@@ -222,7 +230,7 @@ async def prove_anywhere(call: CallDep, leaf_index: str, size: ProvenSize = None
     ),
 )
 async def show_checkpoint(services: ServicesDep) -> Response:
-    """Show the log's newest checkpoint. Public. It reveals the number of events, but not their content."""
+    """Show the log's newest checkpoint. Public. Reveals the number of events, but not their content."""
     checkpoint = await services.audit_log.checkpoint()
     return Response(checkpoint.note, headers=_ONE_SECOND, media_type=TEXT)
 
@@ -247,7 +255,7 @@ async def prove_consistency(
     ] = None,
     new: Annotated[Size | None, Query(alias="to", description="The size in the later checkpoint.")] = None,
 ) -> Response:
-    """Prove that the log was only appended to between two checkpoints. Public."""
+    """Prove that between two checkpoints, entries were only appended to the log. Public."""
     if old is None or new is None:
         raise InvalidRequest("from, to: send the sizes of two checkpoints.")
     hashes = await services.audit_log.consistency(old, new)
@@ -259,7 +267,7 @@ async def prove_consistency(
 @public.get(
     LOG + "/tile/{tile_path:path}",
     responses=_public(
-        "Hashes of 32 bytes each. In `entries/…`: commitments, each after its two-byte length.",
+        "Hashes of 32 bytes each. In `entries/…`: commitments, each preceded by its length in two bytes.",
         content={BINARY: openapi.BINARY},
     ),
 )
@@ -318,6 +326,6 @@ def _leaf_index(text: str) -> int:
     return row_number(
         text,
         NotFound(
-            "There is no such event. Check its leaf index. It may have been deleted, or is not sealed yet."
+            "There is no such event. Check the leaf index. The event may have been deleted, or may not be sealed yet."
         ),
     )

@@ -42,7 +42,7 @@ class RequestBody(BaseModel):
 async def received(request: Request, seconds: float, limit: int) -> bytes:
     """Read the whole body.
 
-    Raises TooLarge if it has more than `limit` bytes, and RequestTimeout if it takes longer than `seconds`.
+    Raises TooLarge if the body has more than `limit` bytes, and RequestTimeout if reading takes longer than `seconds`.
     """
     for name, declared in request.scope["headers"]:
         if name != b"content-length" or not declared.isdigit():
@@ -56,9 +56,9 @@ async def received(request: Request, seconds: float, limit: int) -> bytes:
 
 
 async def beginning(request: Request, seconds: float, limit: int) -> bytes:
-    """Read the body, but stop as soon as it has more than `limit` bytes.
+    """Read the body, but stop as soon as more than `limit` bytes have arrived.
 
-    Raises RequestTimeout if it takes longer than `seconds`.
+    Raises RequestTimeout if reading takes longer than `seconds`.
     """
     body, more = bytearray(), True
     try:
@@ -83,7 +83,9 @@ async def chunks(request: Request, seconds: float) -> AsyncIterator[bytes]:
             async with asyncio.timeout(seconds):
                 message = await request.receive()
         except TimeoutError as error:
-            raise RequestTimeout(f"No part of the request's body arrived for {seconds:g} seconds.") from error
+            raise RequestTimeout(
+                f"No part of the request's body arrived for {seconds:g} seconds. Send the request again."
+            ) from error
         chunk = _chunk(message)
         context.extend_deadline()
         yield chunk
@@ -101,7 +103,7 @@ def _too_large(limit: int) -> TooLarge:
 
 
 def require_json(request: Request) -> None:
-    """Raise UnsupportedMedia unless the Content-Type is one of the two types that the contract allows."""
+    """Raise UnsupportedMedia unless the Content-Type is application/json, with or without charset=utf-8."""
     values = [value for name, value in request.scope["headers"] if name == b"content-type"]
     if values == [b"application/json"]:
         return
@@ -114,12 +116,12 @@ def require_json(request: Request) -> None:
 
 
 def parsed(raw: bytes, shape: type[M]) -> M:
-    """Parse a JSON body and validate it against its model. Raises InvalidRequest naming the invalid field."""
+    """Parse a JSON body and validate it against its model. Raises InvalidRequest, which names the invalid field."""
     return validated(json_object(raw), shape)
 
 
 def validated(value: JsonObject, shape: type[M]) -> M:
-    """Validate a JSON object against its model. Raises InvalidRequest naming the invalid field."""
+    """Validate a JSON object against its model. Raises InvalidRequest, which names the invalid field."""
     try:
         return shape.model_validate(value)
     except ValidationError as error:

@@ -1,4 +1,4 @@
-"""Routes of issued certificates: lists, access to clusters, reachable clusters, and revocation lists."""
+"""Routes about issued certificates: lists, access reports, reachable clusters, and revocation lists."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -36,7 +36,7 @@ class ClusterCertificateFilters(BaseModel):
         description="Only certificates of users with this name, or with this common name.",
     )
     state: CertificateState | None = Field(
-        default=None, description="Only certificates in this state. `revoked` includes expired ones."
+        default=None, description="Only certificates in this state. `revoked` includes expired certificates."
     )
     expires_before: query.Time | None = Field(
         default=None, description="Only certificates that expire before this time, RFC 3339."
@@ -101,9 +101,9 @@ class CertificateBody(ResponseBody):
     )
     serial: str = Field(description="Lower-case hex.")
     credential_number: str = Field(
-        description="40 hex digits. They are part of the certificate's credential group."
+        description="40 hex digits, which are part of the certificate's credential group."
     )
-    state: CertificateState = Field(description="`revoked` if it is both revoked and expired.")
+    state: CertificateState = Field(description="`revoked` if the certificate is both revoked and expired.")
     cluster_id: str
     cluster_name: str | None = Field(description="Null if the cluster was removed.")
     project_id: str
@@ -114,7 +114,9 @@ class CertificateBody(ResponseBody):
     common_name: str = Field(
         description="The user name in the certificate: the user id, or a name chosen by the policy."
     )
-    groups: list[str] = Field(description="Its Kubernetes groups, without the credential group.")
+    groups: list[str] = Field(
+        description="The certificate's Kubernetes groups, without the credential group."
+    )
     rule: str | None = Field(description="The policy rule that allowed the certificate.")
     not_before: Time
     not_after: Time
@@ -129,9 +131,12 @@ class CertificateBody(ResponseBody):
     revoked_by: str | None
     revocation_reason: str | None
     first_seen_at: Time | None
-    last_seen_at: Time | None = Field(description="When an API server last reported its use, to the minute.")
+    last_seen_at: Time | None = Field(
+        description="When an API server last reported a use of the certificate, to the minute."
+    )
     altered_at: Time | None = Field(
-        description="When an API server last reported an altered copy of it; updated at most once an hour."
+        description="When an API server last reported an altered copy of the certificate; updated at most once an"
+        " hour."
     )
     used_after_revocation_at: Time | None = Field(description=_USED_AFTER_REVOCATION)
 
@@ -171,7 +176,7 @@ class CredentialBody(ResponseBody):
         description="The certificate's groups without the credential group, plus system:authenticated."
     )
     cluster_role: str | None = Field(
-        description="The role bound to the credential group, if that is the certificate's only group."
+        description="The role bound to the credential group, if the certificate has no other group."
     )
     not_after: Time = Field(validation_alias=AliasPath("certificate", "not_after"))
     first_seen_at: Time | None = Field(validation_alias=AliasPath("certificate", "first_seen_at"))
@@ -206,14 +211,15 @@ def _newest(fingerprints: Sequence[str]) -> str | None:
 
 
 class UnknownBody(ResponseBody):
-    """An identity from client certificates that the API server saw but this service did not issue."""
+    """A user name with groups, from client certificates that the API server saw but this service did not issue."""
 
     fingerprint: Annotated[str | None, BeforeValidator(_newest)] = Field(
         validation_alias=AliasPath("identity", "fingerprints"),
         description="The most recent certificate's fingerprint; null if unknown.",
     )
     has_access: bool = Field(
-        description="False if the webhook denies its requests, because of a credential group or the mode known-only."
+        description="False if the webhook denies requests with these certificates, because of a credential group or the"
+        " mode known-only."
     )
     hashes: int = Field(
         validation_alias=AliasPath("identity", "hashes"),
@@ -230,11 +236,11 @@ class ControlBody(ResponseBody):
 
     name: str
     set_up: bool = Field(
-        description="Whether this service is configured to use it. For the webhook, the API server must also have"
-        " called it within a day. `clustercert kubernetes verify` tests that it works."
+        description="Whether this service is configured to use the control. For the webhook, the API server must also"
+        " have called it within the last day. `clustercert kubernetes verify` tests that the control works."
     )
     lacking: str | None = Field(
-        description="Missing parts of its set-up; null if none are known to be missing."
+        description="Missing parts of the control's set-up; null if no part is known to be missing."
     )
     within: str = Field(description="How soon a revocation takes effect with this control.")
     does_not_stop: str
@@ -252,8 +258,8 @@ class AccessBody(ResponseBody):
     unknown_credentials: list[UnknownBody] = Field(validation_alias="unknown")
     controls: list[ControlBody]
     sees_use_after_revocation: bool = Field(
-        description="Whether the API server sent audit events within a day. Without them, the use of a revoked"
-        " certificate is not seen."
+        description="Whether the API server sent audit events within the last day. Without audit events, this service"
+        " does not see the use of a revoked certificate."
     )
     residual_risks: list[str] = Field(description="Access that can continue after a certificate is stopped.")
 
@@ -279,7 +285,7 @@ _LISTED = described(
     " formula starts with an apostrophe.",
     CertificateListBody,
     content={CSV: openapi.TEXT},
-    headers={NEXT: "The same as `next`; absent on the last page."},
+    headers={NEXT: "The same as `next` in JSON; absent on the last page."},
 )
 _SHOWN = described(
     "The certificate and its state.",
@@ -296,7 +302,7 @@ async def list_of_project(
 ) -> Response:
     """List the certificates of a project.
 
-    Project admins and operators see all, other users their own. Includes certificates for removed clusters.
+    Project admins and operators see all, other users only their own. Includes certificates for removed clusters.
     """
     found = await call.services.inventory.certificates_of_project(
         call.caller,
@@ -317,7 +323,7 @@ async def list_of_cluster(
     page: PageDep,
     filters: Annotated[ClusterCertificateFilters, Query()],
 ) -> Response:
-    """List the certificates of a cluster. Project admins and operators see all, other users their own."""
+    """List the certificates of a cluster. Project admins and operators see all, other users only their own."""
     found = await call.services.inventory.certificates_of_project(
         call.caller,
         project_id,
@@ -353,8 +359,8 @@ async def list_everywhere(
 async def show_of_cluster(call: CallDep, project_id: str, cluster_id: str, certificate: str) -> Response:
     """Show a certificate of a cluster.
 
-    Send its fingerprint or at least its first 8 digits, its credential number, or its serial in hex. Users see their
-    own, project admins and operators any.
+    Send the certificate's fingerprint (complete, or at least the first 8 digits), credential number, or serial in hex.
+    Users see only their own certificates, project admins and operators see any.
     """
     inventory = call.services.inventory
     return await _show(call, await inventory.show(call.caller, project_id, cluster_id, _name(certificate)))
@@ -364,8 +370,8 @@ async def show_of_cluster(call: CallDep, project_id: str, cluster_id: str, certi
 async def show_of_project(call: CallDep, project_id: str, certificate: str) -> Response:
     """Show a certificate of a project, even if its cluster was removed.
 
-    Send its fingerprint or at least its first 8 digits, its credential number, or its serial in hex. Users see their
-    own, project admins and operators any.
+    Send the certificate's fingerprint (complete, or at least the first 8 digits), credential number, or serial in hex.
+    Users see only their own certificates, project admins and operators see any.
     """
     inventory = call.services.inventory
     return await _show(call, await inventory.show_in_project(call.caller, project_id, _name(certificate)))
@@ -375,8 +381,8 @@ async def show_of_project(call: CallDep, project_id: str, certificate: str) -> R
 async def show_anywhere(call: CallDep, certificate: str) -> Response:
     """Show a certificate of any project.
 
-    Send its fingerprint or at least its first 8 digits, its credential number, or its serial in hex. Users see their
-    own, project admins those of their project, operators any.
+    Send the certificate's fingerprint (complete, or at least the first 8 digits), credential number, or serial in hex.
+    Users see only their own certificates, project admins see the certificates of their project, operators see any.
     """
     inventory = call.services.inventory
     return await _show(call, await inventory.show_in_any_project(call.caller, _name(certificate)))
@@ -496,7 +502,7 @@ async def list_reachable(
     )
 
 
-# Source: RFC 2585, 4.2. PEM has no registered media type; this type is common.
+# Source: RFC 2585, section 4.2. PEM has no registered media type; this type is common.
 DER = "application/pkix-crl"
 PEM = "application/x-pem-file"
 
@@ -518,7 +524,7 @@ async def show_crl(request: Request, cluster_id: str, ca_id: str, services: Serv
 
     Lists all revoked, unexpired certificates. Needs no authentication.
 
-    kube-apiserver does not read CRLs. They are for other services that verify the same certificates.
+    kube-apiserver does not read CRLs. The list is for other services that verify the same certificates.
     """
     # Check the ids here, because PostgreSQL rejects strings with a NUL character.
     if not (cluster_id.isprintable() and ca_id.isprintable()):

@@ -1,4 +1,4 @@
-"""The state of one request that the middleware and the routes share."""
+"""The state of one request, which the middleware and the routes share."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -19,11 +19,11 @@ class RequestContext:
     Attributes:
         extend_deadline: restarts the request's time limit.
         caller: the authenticated caller; `None` before authentication.
-        certificate_of: project id and cluster id, as sent, if the request is for a certificate.
+        certificate_of: project id and cluster id, as sent; `None` if the request is not for a certificate.
         issue_request: the parsed request for a certificate; `None` until its body is parsed.
         dry_run: whether the request is a dry run: nothing is issued, and denials are not recorded.
         log_fields: fields to add to the request's log line.
-        quiet: whether to log a success at level debug.
+        quiet: whether to log the request at level debug if it succeeds.
     """
 
     origin: Origin

@@ -40,11 +40,11 @@ WEBHOOK_PREFIX = "/clustercert/v1/kubernetes/"
 
 @dataclass(frozen=True, slots=True)
 class Options:
-    """The settings that routes need; `settings` describes them.
+    """The settings that routes need. The module `settings` describes them.
 
     Attributes:
         urls: the addresses of the service: `public_url`, if it is set, and `other_urls`.
-        page_bytes: about the maximum size of a page of a list.
+        page_bytes: the approximate maximum size of one page of a list, in bytes.
     """
 
     public_url: str | None
@@ -66,7 +66,7 @@ class Services:
     """The use cases that routes call; `server.application` creates them.
 
     Attributes:
-        check_ready: raises Unavailable, which names the part that does not respond.
+        check_ready: raises Unavailable if a part that the service needs does not respond. The message names this part.
         update_gauges: updates metrics from the store. Raises Unavailable.
     """
 
@@ -107,7 +107,7 @@ RawBody = Annotated[bytes, Depends(raw_body)]
 async def authenticated(request: Request, raw: bytes, services: Services) -> Caller:
     """Authenticate the caller. Raises Unauthenticated or TooManyFailures.
 
-    Always verifies a token or signature, regardless of earlier failures from the same address.
+    Verifies the token or signature even if the address has reached the limit of failed authentications.
     """
     scope, context = request.scope, context_of(request)
     unverified = UnverifiedRequest(

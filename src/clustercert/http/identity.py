@@ -1,4 +1,4 @@
-"""Routes about the caller, OIDC issuers and their users: login, explanation of a token, blocking."""
+"""Routes that list OIDC issuers, show the caller, end logins, explain tokens and block users."""
 
 import asyncio
 from collections.abc import Iterable
@@ -45,11 +45,11 @@ _Names = Annotated[list[str], BeforeValidator(_names)]
 
 
 class IssuerBody(ResponseBody):
-    """An issuer at which people log in, with the public OAuth client for that.
+    """An issuer at which people log in, with the public OAuth client for these logins.
 
-    An address in `redirect_uris` without a port stands for any port. `token` names the token that this service accepts.
-    Access tokens are requested for `resource` (RFC 8707), if it is given. `ca_pem` has the CAs of the issuer's server,
-    if they are not those of the system.
+    In `redirect_uris`, an address without a port stands for any port. `token` says which token this service accepts:
+    the ID token or the access token. If `resource` (RFC 8707) is not null, clients request access tokens for this
+    resource. `ca_pem` has the CAs of the issuer's server; null if these are the system's CAs.
     """
 
     name: str
@@ -64,14 +64,14 @@ class IssuerBody(ResponseBody):
 
 
 class IssuersBody(BaseModel):
-    """The issuers, in the order of the settings. `urls` has the addresses of this service in the settings."""
+    """The issuers, in the order of the settings. `urls` has this service's addresses from the settings."""
 
     issuers: list[IssuerBody]
     urls: list[str]
 
 
 class CheckBody(ResponseBody):
-    """A check of the token: if it failed, what the token has and what was expected."""
+    """A check of the token. If the check failed, `came` has the token's value, and `expected` the accepted values."""
 
     check: str
     passed: bool
@@ -125,20 +125,20 @@ class TokenExplanationBody(ResponseBody):
 
 
 class UserClusterBody(ResponseBody):
-    """A cluster for which a user has certificates that have not expired. `until` is when the last one expires."""
+    """A cluster for which a user has certificates that have not expired. `until` is when the last of these expires."""
 
     id: str = Field(validation_alias=AliasPath("cluster", "id"))
     name: str = Field(validation_alias=AliasPath("cluster", "name"))
     project_id: str = Field(validation_alias=AliasPath("cluster", "project_id"))
     until: Time
     enforced_by: list[str] = Field(
-        description="The fast controls that are set up in the cluster. If there is none, the API server accepts"
-        " revoked certificates until they expire."
+        description="The fast controls that are set up in the cluster. If the list is empty, the API server"
+        " accepts revoked certificates until they expire."
     )
 
 
 class BlockedBody(ResponseBody):
-    """A blocked user, and the clusters for which they had certificates: at most 100, the latest expiry first.
+    """A blocked user, and at most 100 clusters for which they had certificates, those with the latest expiry first.
 
     `name` and `issuer` are null if the service has not seen the user log in.
     """
@@ -164,18 +164,18 @@ class LoggedOutBody(ResponseBody):
     name: str = Field(validation_alias=AliasPath("user", "name"))
     issuer: str = Field(description="The URL of the OIDC issuer or of Keystone, or `built-in`.")
     certificates: int = Field(description="How many certificates were valid before this request.")
-    tokens: int = Field(description="How many tokens of the built-in identity were deleted.")
+    tokens: int = Field(description="How many tokens of the built-in identity provider were deleted.")
     temporary_keys: int
     deleted_keys: list[OwnKeyBody]
     kept_keys: list[OwnKeyBody] = Field(description="Permanent access keys, which still work.")
     renewals_end: bool = Field(
         validation_alias="keeps_login_time",
-        description="Whether old sessions at the issuer can't be used to log in again. False for Keystone, and for"
+        description="Whether this service refuses logins from older sessions at the issuer. False for Keystone, and for"
         " issuers that don't say when a user logged in.",
     )
     new_logins_from: Time | None = Field(
-        description="When new logins at the issuer or Keystone are accepted. The time allows for differences"
-        " between clocks. Null for the built-in identity."
+        description="The time from which new logins at the issuer or Keystone are accepted. The time allows for"
+        " differences between clocks. Null for the built-in identity provider."
     )
     clusters: list[UserClusterBody] = Field(
         description="The clusters for which the caller has unexpired certificates, at most 100."
@@ -210,7 +210,9 @@ class CallerBody(ResponseBody):
 
 
 _PUBLIC = {status: text for status, text in PUBLIC_ERRORS.items() if status in (429, 500, 503)}
-_CONFLICT = ERRORS | {409: "The user is blocked already, or was changed at the same time."}
+_CONFLICT = ERRORS | {
+    409: "The user is blocked already, or another request changed the user at the same time."
+}
 
 _LOGOUT_ERRORS = ERRORS | {409: "Another request changed the user at the same time."}
 _SECOND = timedelta(seconds=1)
@@ -237,7 +239,7 @@ async def list_issuers(services: ServicesDep) -> Response:
 
 
 def _ca_pem(file: Path | None) -> str | None:
-    """Return only the certificates in a file, because the file might also have a key. None if unreadable."""
+    """Return only the certificates in a file, which might also have a key. Returns None if the file is unreadable."""
     if file is None:
         return None
     try:
@@ -250,7 +252,8 @@ def _ca_pem(file: Path | None) -> str | None:
 async def show_caller(call: CallDep) -> Response:
     """Show who the caller is, and the enabled projects in which they have a role.
 
-    For clients with an access key, which does not contain the user, and for services without the built-in identity.
+    Meant for clients with an access key, which does not contain the user, and for services without the built-in
+    identity provider.
     """
     projects = await call.services.identity.projects_of(call.caller)
     enabled = [each for each in projects if each.enabled and each.domain.enabled]
@@ -275,8 +278,8 @@ async def log_out_everywhere(
 ) -> Response:
     """End all logins of the caller, and revoke all their certificates.
 
-    Use it if a machine was lost. The revocation can't be undone. The request takes more than a second, and is safe to
-    repeat.
+    Send this request if a machine was lost. The revocation can't be undone. The request takes more than a second. You
+    can safely repeat the request.
     """
     caller, services = call.caller, call.services
     with_keys = False
@@ -330,9 +333,9 @@ async def explain_token(call: CallDep) -> Response:
 async def block_user(call: CallDep, user_id: str) -> Response:
     """Block a user, and revoke their certificates.
 
-    Only for operators. Disables a user of the built-in identity. Users of OIDC issuers and of Keystone are blocked in
-    this service only. The user's tokens and temporary keys end. Logins and access keys fail until the user is
-    unblocked. Old certificates stay revoked.
+    Only for operators. Disables a user of the built-in identity provider. Users of OIDC issuers and of Keystone are
+    blocked in this service only. The user's tokens and temporary keys become invalid. Logins and access keys fail until
+    the user is unblocked. Old certificates stay revoked even then.
     """
     require_operator(call.caller)
     services = call.services

@@ -37,13 +37,14 @@ SERVER_ERRORS = 500
 
 AuthenticationFailure = Unauthenticated | TooManyFailures
 
-# The maximum number of concurrent requests. With more, clients would time out. Excess requests get 503 at once.
+# The maximum number of concurrent requests. Clients would time out with more requests, so excess requests get
+# 503 at once.
 MAX_IN_FLIGHT = 512
 # Longer paths are truncated in the log.
 MAX_LOGGED_PATH = 1024
 ALIVE = "/healthz"
-# Longer bodies are sent in pieces. With TLS, uvloop accepts a piece of any size before it makes the application wait
-# for a client that does not read.
+# A longer response body is sent in pieces of this size. With TLS, uvloop accepts a piece of any size before it makes
+# the application wait for a client that does not read.
 PIECE_BYTES = 64 * 1024
 
 
@@ -54,7 +55,7 @@ class RequestMiddleware:
         timeout: seconds until a request is cancelled.
         record_denial: called with each failure before the response is sent; may raise Unavailable.
         on_authentication_failure: called after the response to each failed authentication.
-        sources: determines the source address of a request from a trusted proxy; `None` without trusted proxies.
+        sources: determines the source address of a request that a trusted proxy sent; `None` without trusted proxies.
     """
 
     def __init__(
@@ -116,7 +117,7 @@ class RequestMiddleware:
     async def _run(
         self, scope: Scope, receive: Receive, send: Send, deadline: asyncio.Timeout
     ) -> ClustercertError | None:
-        """Run the application. Returns its failure, or None."""
+        """Run the application. Returns the failure of the request, or None if it succeeded."""
         in_flight = False
 
         async def receive_counted() -> Message:
@@ -153,7 +154,10 @@ class RequestMiddleware:
         return None
 
     def _report_ignored_forwarding(self, scope: Scope) -> None:
-        """Count an ignored forwarding header. Warn of the first one, because the settings may lack a trusted proxy."""
+        """Count the forwarding header if it is ignored, because its sender is not a trusted proxy.
+
+        The first time, logs a warning, because the settings may lack a proxy.
+        """
         peer = peer_address(scope)
         if self._sources is not None and self._sources.trusts(peer):
             return
@@ -167,7 +171,10 @@ class RequestMiddleware:
             )
 
     def _enter(self, path: str) -> bool:
-        """Count a request as in flight, once it has arrived completely: slow senders must not use up the limit."""
+        """Count a request as in flight. Raises Unavailable if too many requests are in flight.
+
+        Call this only when the request has arrived completely, so that slow senders do not use up the limit.
+        """
         # After an error, an API server may accept a revoked certificate, so webhooks have a higher limit.
         limit = 2 * self._max_in_flight if path.startswith(WEBHOOK_PREFIX) else self._max_in_flight
         if self._in_flight >= limit and path != ALIVE:
@@ -192,9 +199,10 @@ def _new_context(scope: Scope, deadline: asyncio.Timeout, seconds: float) -> Req
 def _check(scope: Scope, names: list[bytes]) -> bool:
     """Check query and header fields. Returns whether a body follows. Raises InvalidRequest.
 
-    `server.connection_limits` has limited their size and number while they arrived.
+    `server.connection_limits` has already limited the size and number of the fields while they arrived.
     """
-    # RFC 9112 3.2 and 6.1: of two values, a proxy might use one and this service the other.
+    # RFC 9112, sections 3.2 and 6.1. If a request states its host or its length twice, a proxy might use one value and
+    # this service the other.
     hosts = names.count(b"host")
     if hosts > 1 or (hosts == 0 and scope.get("http_version") == "1.1"):
         raise InvalidRequest("The request must have exactly one Host header.")
@@ -207,7 +215,7 @@ def _check(scope: Scope, names: list[bytes]) -> bool:
 
 
 def _error_response(failure: ClustercertError, path: str, context: RequestContext) -> Response:
-    """Return the response to a failure. Details withheld from the caller go into the log line."""
+    """Return the response to a failure, and add details to the log line that the response does not contain."""
     context.log_fields |= {
         "error": type(failure).__name__,
         "reason": getattr(failure, "reason", failure.message),
@@ -219,7 +227,8 @@ def _error_response(failure: ClustercertError, path: str, context: RequestContex
             **({"unmet_conditions": dict(unmet)} if unmet else {}),
         }
     if failure.__cause__ is not None:
-        # For a client error, log only the type: the text may contain a secret that the caller sent in the wrong field.
+        # For a client error, log only the type of the cause. The text of the cause may contain a secret that the caller
+        # sent in the wrong field.
         ours = failure.status >= SERVER_ERRORS
         context.log_fields["cause"] = repr(failure.__cause__) if ours else type(failure.__cause__).__name__
     return responses.error(failure, path, context.origin.request_id)

@@ -17,7 +17,7 @@ from clustercert.model import JsonObject
 
 TITLE = "clustercert"
 _END_OF_SENTENCE = re.compile(r"\.\s+")
-# Methods of `/openapi.json` and `/docs`, which the document leaves out.
+# The methods of `/openapi.json` and `/docs`. The OpenAPI document does not contain these two paths.
 UNDOCUMENTED = ["GET", "HEAD"]
 
 TEXT: JsonObject = {"type": "string"}
@@ -27,7 +27,7 @@ ERRORS = {
     400: "The request is invalid.",
     401: "No credential, or an invalid one.",
     403: "The caller's role or the policy does not allow the request.",
-    404: "No such project or cluster, or the caller has no role in it.",
+    404: "The project or cluster does not exist, or the caller has no role in the project.",
     405: "The method is disabled.",
     408: "The request's body did not arrive in time.",
     413: "The request's body is over 64 KiB.",
@@ -41,7 +41,7 @@ PUBLIC_ERRORS = {status: ERRORS[status] for status in (400, 404, 429, 500, 503)}
 
 
 class ErrorBody(BaseModel):
-    """The body of an error response outside the Keystone subset. Codes are from the CCE API reference."""
+    """The body of an error response outside the Keystone subset. The error codes are those of the CCE API reference."""
 
     model_config = ConfigDict(extra="allow")
 
@@ -141,7 +141,7 @@ def _document(app: FastAPI) -> dict[str, Any]:
 
 
 def _without_null(schema: JsonObject) -> JsonObject:
-    """Return the schema of a parameter without the alternative null, which can't be sent."""
+    """Remove the alternative null from the schema of a parameter, because a parameter can't have the value null."""
     alternatives = schema.get("anyOf")
     if not isinstance(alternatives, list):
         return schema

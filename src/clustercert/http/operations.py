@@ -85,7 +85,7 @@ async def root(request: Request, services: ServicesDep) -> Response:
 
 
 def add_documentation(app: FastAPI) -> None:
-    """Serve `/openapi.json` and `/docs`, without assets from other hosts."""
+    """Add the routes `/openapi.json` and `/docs`. The page `/docs` loads no files from other hosts."""
     rendered = functools.cache(lambda: responses.json_response(openapi.document(app)).body)
 
     @app.api_route("/openapi.json", methods=openapi.UNDOCUMENTED, include_in_schema=False)

@@ -16,13 +16,13 @@ T = TypeVar("T")
 T_co = TypeVar("T_co", covariant=True)
 
 MAX_PAGE = 500
-# Number of items to read at once. A cluster can have 64 KiB, so one read has at most about 1 MiB.
+# The number of items in one read. A cluster can take up 64 KiB, so one read returns at most about 1.25 MiB.
 _STEP = 20
 DEFAULT_PAGE = 100
 # Row ids are 64-bit integers.
 MAX_ID = 2**63 - 1
 
-_BAD_CURSOR = "send `next` of the previous page"
+_BAD_CURSOR = "send the value of `next` from the previous page"
 _KEY = re.compile(r"[0-9A-Za-z:-]{1,128}", re.ASCII)
 
 
@@ -51,7 +51,7 @@ def _key_cursor(text: str) -> str:
     return text
 
 
-_CURSOR = Query(description="`next` of the previous page.")
+_CURSOR = Query(description="The value of `next` in the previous page.")
 _STRING = WithJsonSchema({"type": "string"})
 Limit = Annotated[
     Annotated[int, BeforeValidator(_limit), _STRING] | None,
@@ -66,8 +66,8 @@ class PageRequest:
     """A request for one page.
 
     Attributes:
-        cursor: the row id from `next` of the previous page; `None` for the first page.
-        max_bytes: about the maximum size of a page. A page always has at least one item.
+        cursor: the row id in `next` of the previous page; `None` for the first page.
+        max_bytes: the approximate maximum size of the page, in bytes. A page always has at least one item.
     """
 
     limit: int
@@ -87,7 +87,7 @@ class KeyPageRequest:
     """A request for one page of a list that is sorted by a string, such as an id.
 
     Attributes:
-        after: `next` of the previous page; empty for the first page.
+        after: the value of `next` in the previous page; empty for the first page.
         max_bytes: as in `PageRequest`.
     """
 
@@ -106,7 +106,7 @@ KeyPageDep = Annotated[KeyPageRequest, Depends(key_page_request)]
 
 
 class PageBody(BaseModel):
-    """Base of the bodies of pages."""
+    """Base class for the bodies of pages."""
 
     next: str | None = Field(description="The cursor of the next page; null on the last page.")
 
@@ -137,7 +137,7 @@ async def keyset_page(
 
 
 def sorted_page(name: str, views: Iterable[JsonObject], page: KeyPageRequest, key: str = "id") -> JsonObject:
-    """Return the body of a page from a complete list in any order."""
+    """Sort a complete list by the field `key`, and return the body of the requested page."""
     rest = sorted((each for each in views if str(each[key]) > page.after), key=lambda each: str(each[key]))
     return numbered_page(
         name,
@@ -157,7 +157,7 @@ def numbered_page(
     following: int | str | None,
     max_bytes: int,
 ) -> JsonObject:
-    """Return the body of a page from items that were read. The page ends early if it gets too large.
+    """Return the body of a page with these items, or with only the first of them if the page would get too large.
 
     Args:
         cursor: returns the cursor of the page that begins after an item.
@@ -189,7 +189,7 @@ class _Shown:
         self._left = max_bytes
 
     def add(self, view: JsonObject) -> bool:
-        """Add an item. Returns False without adding it if the page would get too large."""
+        """Add an item. Returns False, and does not add the item, if the page would get too large."""
         self._left -= len(orjson.dumps(view))
         if self.views and self._left < 0:
             return False

@@ -1,4 +1,4 @@
-"""Route that explains what the policy decides."""
+"""The route that explains how the policy decides on a request for a certificate."""
 
 import ipaddress
 from collections.abc import Mapping
@@ -96,7 +96,8 @@ class RequestParameters(BaseModel):
     )
     duration: Days | None = Field(
         default=None,
-        description="Whole days, or -1 for the longest allowed, which is the default. Send expires_in or duration.",
+        description="Whole days, or -1 for the longest allowed, which is the default. Send either expires_in or"
+        " duration.",
     )
     csr: Literal["true", "false"] | None = Field(default=None, description="Whether the request has a CSR.")
     key_type: KeyType | None = Field(
@@ -105,23 +106,24 @@ class RequestParameters(BaseModel):
     reason: RequestReason | None = Field(default=None, description="The request's reason.")
     auth_method: Method | None = Field(
         default=None,
-        description="How the user logs in. By default, by the method of this request or, for another"
-        " user, by their last recorded method or by token.",
+        description="The method by which the user logs in. By default, for the caller, the method of this request; for"
+        " users of an OIDC issuer or Keystone, the method of their last recorded request; for other users, `token`.",
     )
     source: Address | None = Field(
         default=None,
-        description="The IP address of the request; by default the caller's. Only for project admins and operators.",
+        description="The source IP address of the request; by default, the caller's address. Only for project admins"
+        " and operators.",
     )
 
     def question(self, max_days: int) -> Question:
-        """Return the question. Raises InvalidRequest."""
+        """Return the question to explain. Raises InvalidRequest if parameters conflict or the duration is too long."""
         if self.expires_in is not None and self.duration is not None:
             raise InvalidRequest("expires_in, duration: send only one of them.")
         duration = self.duration if self.duration is not None else LONGEST
         if duration > max_days:
             raise InvalidRequest(f"duration: must be 1 to {max_days} days, or -1 for the longest allowed.")
         if self.key_type is not None and self.csr == "false":
-            raise InvalidRequest("key_type: needs a CSR.")
+            raise InvalidRequest("key_type: the request has no CSR. Send csr=true, or leave key_type out.")
         return Question(
             duration=duration,
             expires_in=self.expires_in,
@@ -156,7 +158,7 @@ class ChangeBody(ResponseBody):
 class ConditionBody(ChangeBody):
     """A rule's condition in words, cut to 200 characters."""
 
-    met: bool | None = Field(description="Null if an expression fails; `found` says why.")
+    met: bool | None = Field(description="Null if the condition can't be evaluated; `found` says why.")
 
 
 class RuleBody(ResponseBody):
@@ -186,7 +188,7 @@ class LimitBody(ResponseBody):
 
     until: Time
     by: Literal["rule", "policy", "ca"] = Field(
-        description="Whether a rule, policy.max_lifetime or the end of the client CA is the limit."
+        description="What sets the limit: a rule, policy.max_lifetime (`policy`), or the end of the client CA (`ca`)."
     )
     rule: str | None = Field(
         description="The matching rule with the shortest lifetime; null if policy.max_lifetime is shorter."
@@ -194,11 +196,11 @@ class LimitBody(ResponseBody):
 
 
 class WouldSignBody(ResponseBody):
-    """What would be signed. Times are RFC 3339."""
+    """The content of the certificate that would be signed. Times are RFC 3339."""
 
     common_name: str = Field(validation_alias="username")
     organizations: list[str] = Field(
-        description="The Kubernetes groups. The credential group has no number yet."
+        description="The Kubernetes groups. The credential group has a placeholder instead of its number."
     )
     not_before: Time
     not_after: Time
@@ -213,7 +215,7 @@ class ExplainedUserBody(ResponseBody):
     id: str
     name: str
     domain: str
-    roles: list[str] = Field(description="Their roles in the cluster's project.")
+    roles: list[str] = Field(description="The user's roles in the cluster's project.")
 
 
 class ExplainedClusterBody(ResponseBody):
@@ -229,7 +231,9 @@ class ExplanationBody(ResponseBody):
 
     allowed: bool
     status: int = Field(description="The HTTP status of the response to such a request.")
-    message: str | None = Field(description="The message of the refusal, or why the user can't log in (401).")
+    message: str | None = Field(
+        description="Why the request is refused, or why the user can't log in (status 401); null if allowed."
+    )
     user: ExplainedUserBody
     seen_at: Time | None = Field(
         description="For a user of an OIDC issuer or Keystone: the time of the recorded request from which the"
@@ -239,15 +243,15 @@ class ExplanationBody(ResponseBody):
     auth_method: str = Field(validation_alias=AliasPath("caller", "method"))
     source: str = Field(validation_alias=AliasPath("caller", "origin", "address"))
     would_sign: WouldSignBody | None
-    rules: list[RuleBody] = Field(description="In order.")
+    rules: list[RuleBody] = Field(description="The rules, in the order of the policy.")
     complete: bool = Field(
         validation_alias="is_complete",
         description="False for callers other than operators: they see only rules that the user meets, or would meet"
-        " with another request or other roles.",
+        " with a different request or different roles.",
     )
     nearest: NearestRuleBody | None = Field(
         validation_alias=AliasPath("explanation", "nearest"),
-        description="Null if no change to the conditions of one rule would allow the request.",
+        description="Null if the request is allowed, or if changes for a single rule would not be enough.",
     )
 
     @classmethod

@@ -23,7 +23,7 @@ MAX_TEXT = 255
 
 _TIME = re.compile(r"\d{4}-\d{2}-\d{2}T\d{2}:\d{2}:\d{2}(\.\d{1,6})?(Z|[+-]\d{2}:\d{2})", re.ASCII)
 _QUOTED = re.compile("'([^']*)'")
-# The first element of the location (`loc`) of an error from FastAPI.
+# The possible first elements of `loc`, the location of an error that FastAPI reports.
 _PLACES = {"query", "header", "path"}
 _PLAIN_NAME = re.compile(r"[\w.-]{1,64}", re.ASCII)
 
@@ -73,12 +73,12 @@ def refuse_unknown(request: Request) -> None:
         each.alias for each in fields if getattr(each.field_info, "in_", ParamTypes.query) is ParamTypes.query
     }
     if unknown := request.query_params.keys() - known:
-        supported = f"Known: {', '.join(sorted(known))}" if known else "This path has none"
+        supported = f"Known: {', '.join(sorted(known))}" if known else "This path has no query parameters"
         raise InvalidRequest(f"{_shown_name(min(unknown))}: unknown query parameter. {supported}.")
 
 
 def invalid_parameter(errors: Iterable[Mapping[str, Any]]) -> InvalidRequest:
-    """Return the error to raise for the parameter errors that FastAPI or pydantic found."""
+    """Return an InvalidRequest that describes the first of the errors that FastAPI or pydantic found in parameters."""
     problem = next(iter(errors))
     place = [str(part) for part in problem["loc"] if part not in _PLACES]
     text = problem["msg"].removeprefix("Value error, ")

@@ -42,31 +42,31 @@ def _hex(value: object) -> object:
 
 
 Time = Annotated[str, BeforeValidator(_rfc3339)]
-"""A field of a response with a time, RFC 3339."""
+"""The type of a response's field that contains a time in the format of RFC 3339."""
 Hex = Annotated[str, BeforeValidator(_hex)]
-"""A field of a response with bytes, lower-case hex."""
+"""The type of a response's field that contains bytes in lower-case hex."""
 SortedStrings = Annotated[dict[str, str], AfterValidator(lambda value: dict(sorted(value.items())))]
-"""A field of a response with an object, such as labels, sorted by name."""
+"""The type of a response's field that contains an object, such as labels, sorted by name."""
 
 
 class ResponseBody(BaseModel):
-    """The body of a response, or a part of it. Most are read from an object's attributes of the same names."""
+    """Base class for response bodies and their parts. `read` takes each field from an attribute of the same name."""
 
     model_config = ConfigDict(from_attributes=True)
 
     @classmethod
     def read(cls, source: Any, **others: object) -> Self:
-        """Return the body with the attributes of `source`. `others` has the fields that are not its attributes."""
+        """Return the body with the attributes of `source`. `others` has the fields that `source` does not have."""
         return cls.model_validate(_WithOthers(source, others) if others else source)
 
     @classmethod
     def render(cls, source: Any, **others: object) -> JsonObject:
-        """Return the body as a JSON object. See `read`."""
+        """Return the body as a JSON object. See `read` for the parameters."""
         return cls.read(source, **others).model_dump()
 
 
 class _WithOthers:
-    """Wraps an object and adds attributes, which take precedence."""
+    """Wraps an object and adds attributes, which take precedence over the object's own attributes."""
 
     def __init__(self, source: object, others: Mapping[str, object]) -> None:
         self._source = source
@@ -91,7 +91,7 @@ def private(body: JsonObject) -> Response:
 
 
 class Rendered(Response):
-    """A response from bytes. Skips the framework's encoding of headers, to be faster."""
+    """A response whose body and headers are already bytes. Skips the framework's encoding, to be faster."""
 
     def __init__(self, body: bytes, headers: Iterable[tuple[bytes, bytes]], status: int = 200) -> None:
         self.status_code = status
@@ -148,8 +148,8 @@ def prefers(request: Request, media_types: Collection[str]) -> bool:
     return False
 
 
-# The limit is more than an API server can send. An API server copies up to 1 MB of header fields into a review, where
-# they take 33 times as much space.
+# No API server sends a review larger than this limit. An API server copies up to 1 MB of header fields into a review,
+# where they take 33 times as much space.
 MAX_DISCARDED = 64 * 1024 * 1024
 
 

@@ -1,6 +1,7 @@
-"""Routes of revocation: CCE's clustercertrevoke, and our own API.
+"""Routes that revoke certificates: CCE's clustercertrevoke, and the routes of our own API.
 
-Source: CCE API reference, "Revoking Cluster Certificates". `docs/cce-divergences.md` lists our differences.
+Source: CCE API reference, "Revoking Cluster Certificates". `docs/cce-divergences.md` lists our
+differences from CCE.
 """
 
 import base64
@@ -27,7 +28,7 @@ from clustercert.model import JsonObject, Revocation, RevocationReason
 from clustercert.model.errors import InvalidRequest, NotFound
 from clustercert.pki.leaf import MAX_NAME
 
-# The maximum length in base64 characters. A signature by a 4096-bit RSA key has 684 characters.
+# The maximum length of a signature in base64 characters. A signature by a 4096-bit RSA key has 684 characters.
 MAX_SIGNATURE = 1024
 
 
@@ -46,7 +47,7 @@ class ClusterCertRevokeRequest(RequestBody):
     )
 
     def user_id(self) -> str:
-        """Return the user or agency id. Raises InvalidRequest unless exactly one is set."""
+        """Return the user or agency id. Raises InvalidRequest unless exactly one of these ids is set."""
         if self.userId is not None and self.agencyId is not None:
             raise InvalidRequest("userId, agencyId: send one of them, not both.")
         user_id = self.userId if self.userId is not None else self.agencyId
@@ -99,39 +100,40 @@ class RevocationBody(ResponseBody):
 
     id: int
     fingerprint: Hex | None = Field(description="Null if all certificates of a user or cluster are revoked.")
-    user_id: _NotEmpty = Field(description="Null for all users.")
-    cluster_id: _NotEmpty = Field(description="Null for all clusters.")
+    user_id: _NotEmpty = Field(description="Null if the revocation is for all users.")
+    cluster_id: _NotEmpty = Field(description="Null if the revocation is for all clusters.")
     reason: str = Field(json_schema_extra={"enum": list(get_args(RevocationReason))})
     note: str | None
     at: Time
     by: str = Field(
-        description="A user id, `holder` after a proof of possession, or `cli:` and an operating system account."
+        description="A user id, `holder` after a proof of possession, or `cli:` followed by an operating system"
+        " account."
     )
     proved: bool = Field(description="Whether the holder proved possession of the certificate's key.")
     undone_at: Time | None
     undone_by: str | None
-    can_be_undone: bool = Field(description="Whether an operator can undo it now.")
+    can_be_undone: bool = Field(description="Whether an operator can undo the revocation now.")
 
 
 class RevokedBody(RevocationBody):
     """A new revocation, and how its cluster enforces it."""
 
     enforced_by: list[str] | None = Field(
-        description="The fast controls that are set up in the cluster. If a single certificate is revoked, only"
-        " those that can stop it. If there is none, the API server accepts revoked certificates until they expire."
-        " Null if the revocation is for all clusters, or if the cluster was removed."
+        description="The fast controls that are set up in the cluster; for a single certificate, only the controls that"
+        " can stop this certificate. If the list is empty, the API server accepts revoked certificates until they"
+        " expire. Null if the revocation is for all clusters, or if the cluster was removed."
     )
     lacking: str | None = Field(
-        description="Missing parts of the set-up of controls; null if none are known to be missing."
+        description="Missing parts of the controls' set-up; null if no part is known to be missing."
     )
 
 
 class RevocationPreviewBody(ResponseBody):
-    """Whose certificates a request would revoke."""
+    """The users and clusters whose certificates a request would revoke."""
 
     user_id: str | None = Field(description="Null for all users.")
     user_name: str | None = Field(
-        description="Null for all users, for deleted users, and for users of other identity systems who have not"
+        description="Null for all users, for deleted users, and for users of other identity providers who have not"
         " logged in. For admins, also null if the user has no valid certificate for the cluster."
     )
     cluster_id: str | None = Field(description="Null for all clusters.")
@@ -140,7 +142,7 @@ class RevocationPreviewBody(ResponseBody):
 
 
 class NamedUserBody(ResponseBody):
-    """A user of the built-in identity, or one of an issuer or Keystone who has logged in."""
+    """A user of the built-in identity provider, or a user of an OIDC issuer or Keystone who has logged in here."""
 
     id: str
     name: str
@@ -149,7 +151,7 @@ class NamedUserBody(ResponseBody):
 
 
 class NamedUsersBody(BaseModel):
-    """The users of a name, sorted by domain and id."""
+    """The users who have the requested name, sorted by domain and id."""
 
     users: list[NamedUserBody]
 
@@ -161,7 +163,7 @@ class NamedUserIdBody(BaseModel):
 
 
 class NamedUserIdsBody(BaseModel):
-    """The users of a name in a cluster, sorted by id."""
+    """The users who have the requested name in certificates for a cluster, sorted by id."""
 
     users: list[NamedUserIdBody]
 
@@ -173,7 +175,10 @@ class RevocationListBody(PageBody):
 
 
 def _enforcement(controls: Iterable[Control] | None) -> JsonObject:
-    """Return the fields of `RevokedBody` about enforcement. `controls` is `None` if no single cluster is concerned."""
+    """Return the fields of `RevokedBody` about enforcement.
+
+    `controls` is `None` if the revocation is for all clusters, or if the cluster was removed.
+    """
     if controls is None:
         return {"enforced_by": None, "lacking": None}
     known = [each for each in controls if each.name in FAST_CONTROLS]
@@ -258,7 +263,8 @@ async def revoke_user_in_cluster(
 async def revoke_certificate(call: CallDep, project_id: str, cluster_id: str, certificate: str) -> Response:
     """Revoke one certificate.
 
-    Send its fingerprint, credential number or serial. Users can revoke their own certificates, project admins any.
+    Send the certificate's fingerprint, credential number or serial. Users can revoke their own certificates, project
+    admins any.
 
     If the caller has already revoked the certificate for an equal or stronger reason, returns that revocation.
     """
@@ -272,8 +278,9 @@ async def revoke_certificate(call: CallDep, project_id: str, cluster_id: str, ce
 async def revoke_own_certificate(call: CallDep, certificate: str) -> Response:
     """Revoke one certificate of any project.
 
-    Send its fingerprint, credential number or serial. Users can revoke their own certificates, even in a project where
-    they no longer have a role. Project admins can revoke those of their project, operators any.
+    Send the certificate's fingerprint, credential number or serial. Users can revoke their own certificates, even in a
+    project where they no longer have a role. Project admins can revoke all certificates of their project, operators all
+    certificates.
     """
     revocation = await call.services.revocation.revoke_own_certificate(
         call.caller, certificate, _reason(call)
@@ -287,7 +294,7 @@ async def list_cluster_revocations(
 ) -> Response:
     """List the revocations in a cluster.
 
-    Only for project admins. Revocations of a user in all clusters are listed under the user.
+    Only for project admins. Revocations of a user in all clusters are not in this list, but in the list of the user.
     """
     found = await call.services.revocation.cluster_revocations(
         call.caller, project_id, cluster_id, limit=page.limit, before=page.cursor
@@ -309,10 +316,10 @@ async def revoke_user(call: CallDep, user_id: str, dry_run: DryRun = None) -> Re
 
 @router.get(OWN + "/users-by-name", responses=described("The users.", NamedUsersBody))
 async def find_users(call: CallDep, name: Name = None) -> Response:
-    """Find the users of a name.
+    """Find users by name.
 
-    Only for operators. The name is that of a user of the built-in identity, alone or as `DOMAIN/NAME`, the name of a
-    user of an issuer or of Keystone who has logged in, such as `sso/anna`, or a name that the policy chose.
+    Only for operators. Finds users of the built-in identity provider by `NAME` or `DOMAIN/NAME`. Finds users of issuers
+    and of Keystone who have logged in by a name such as `sso/anna`. Also finds users by a name that the policy chose.
     """
     found = await call.services.revocation.previews.users_named(call.caller, _name(name))
     return responses.private({"users": [NamedUserBody.render(each) for each in found]})
@@ -322,7 +329,7 @@ async def find_users(call: CallDep, name: Name = None) -> Response:
 async def find_users_in_cluster(
     call: CallDep, project_id: str, cluster_id: str, name: Name = None
 ) -> Response:
-    """Find the users of a name in unexpired certificates of a cluster.
+    """Find users by their name in unexpired certificates for a cluster.
 
     Project admins find all users, other callers only themselves.
     """
@@ -350,7 +357,9 @@ async def undo_revocation(call: CallDep, revocation_id: str) -> Response:
 
     Only for operators, within `revocation.undo_window`. Revocations for keyCompromise or by the key's holder are final.
     """
-    number = row_number(revocation_id, NotFound("There is no such revocation."))
+    number = row_number(
+        revocation_id, NotFound("There is no such revocation. List the revocations to see their ids.")
+    )
     undone = await call.services.revocation.undo(call.caller, number)
     _log(call.request, undone)
     return responses.private(_revocation(call.services, undone))
@@ -366,7 +375,7 @@ async def revoke_with_key(
 ) -> Response:
     """Revoke a certificate by proof of possession of its key.
 
-    Send its fingerprint or credential number. Needs no authentication. The revocation can't be undone.
+    Send the certificate's fingerprint or credential number. Needs no authentication. The revocation can't be undone.
     """
     require_json(request)
     body = parsed(raw, RevokeWithKeyRequest)
@@ -392,7 +401,7 @@ def _reason(call: Call) -> Reason:
 
 
 async def _revoked(call: Call, revocation: Revocation) -> Response:
-    """Return the revocation, and how its cluster enforces it."""
+    """Return the response with the revocation and how its cluster enforces it. Adds the revocation to the log line."""
     _log(call.request, revocation)
     services, controls = call.services, None
     if revocation.cluster_id and revocation.project_id is not None:

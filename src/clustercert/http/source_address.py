@@ -32,7 +32,7 @@ class SourceAddresses:
         self._trusted = tuple(trusted)
 
     def address_of(self, scope: Scope) -> str:
-        """Return the source address, or the peer's address if a trusted proxy sent no valid one."""
+        """Return the source address, or the peer's address if a trusted proxy sent no valid address."""
         peer = peer_address(scope)
         if not self.trusts(peer):
             return peer
@@ -42,7 +42,7 @@ class SourceAddresses:
         return bool(self._trusted) and self._is_trusted(_parsed(peer))
 
     def _source(self, hops: Sequence[str]) -> str | None:
-        """Return the right-most address that is not a trusted proxy, or `None` if there is no valid one."""
+        """Return the right-most address that is not a trusted proxy, or `None` if no address is valid."""
         for number, hop in enumerate(reversed(hops), 1):
             address = _hop_address(hop)
             if address is None:

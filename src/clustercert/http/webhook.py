@@ -114,7 +114,8 @@ router = APIRouter(tags=["Kubernetes"])
 async def authorize(request: Request, services: ServicesDep, cluster_id: str) -> Response:
     """Decide whether a cluster accepts a credential.
 
-    This is kube-apiserver's authorization webhook. It denies X.509 credentials that are revoked or for another cluster.
+    This is kube-apiserver's authorization webhook. It denies X.509 credentials that are revoked or are for a
+    different cluster.
     """
     return await handle_review(request, services, cluster_id)
 
@@ -129,11 +130,11 @@ async def authorize(request: Request, services: ServicesDep, cluster_id: str) ->
     openapi_extra=_object(audit_events.API_VERSION, "EventList", items={"type": "array", "items": _EVENT}),
 )
 async def receive_audit_events(request: Request, services: ServicesDep, cluster_id: str) -> Response:
-    """Report the use of credentials.
+    """Receive audit events, which report the use of credentials.
 
     This is kube-apiserver's audit webhook, for batches of any size.
 
-    It records when credentials were used, and which ones are unknown or altered.
+    The webhook records when credentials were used, and which credentials are unknown or altered.
     """
     try:
         webhook_config = await services.webhook.tokens.authenticate(cluster_id, _token(request))
@@ -146,7 +147,7 @@ async def receive_audit_events(request: Request, services: ServicesDep, cluster_
 
 
 async def handle_review(request: Request, services: Services, cluster_id: str) -> Response:
-    """Check token, size and content, in this order, and decide on the credential."""
+    """Check a review's token, size and content, in this order. Then decide on the credential."""
     try:
         token = _token(request)
         tokens, seconds = services.webhook.tokens, services.options.body_timeout
@@ -158,8 +159,8 @@ async def handle_review(request: Request, services: Services, cluster_id: str) -
             return _too_large(request, raw, seconds)
         asked = review.parse(raw)
         if not asked.identity.may_be_denied:
-            # This decision needs no database. An old API server asks about all callers. Callers without a certificate
-            # must be served while the database is down.
+            # This decision needs no database. An old API server asks about all callers, and callers without a
+            # certificate must be served while the database is down.
             return _decided(request, asked, NO_OPINION)
         webhook_config = await tokens.authenticate(cluster_id, token)
         decision = await services.webhook.authorization.decide(

@@ -30,7 +30,7 @@ _CHANGE_ERRORS = _ERRORS | {
     409: "Other objects depend on the object, or another request is changing it.",
     412: "The object is not in the state that If-Match or If-None-Match requires.",
 }
-_ETAG = {"ETag": "A tag of the object's state, for If-Match."}
+_ETAG = {"ETag": "A tag that identifies the object's state. Send it in If-Match."}
 
 Described = dict[int | str, dict[str, Any]]
 
@@ -53,7 +53,7 @@ def replaced(model: type[BaseModel]) -> Described:
 
 def issued(model: type[BaseModel]) -> Described:
     """Describe a POST that creates a secret."""
-    text = "Created. The secret is in this response only. On a dry run there is none."
+    text = "Created. Only this response contains the secret. The response to a dry run has no secret."
     return described(text, model, status=201, errors=_CHANGE_ERRORS)
 
 
@@ -76,7 +76,7 @@ _ENABLED = "enabled"
 
 
 class ResourceBody(BaseModel):
-    """A request body with all fields of a resource that can be changed. Types are strict, unknown fields refused."""
+    """A request body with all changeable fields of a resource. Types are strict, and unknown fields are refused."""
 
     model_config = ConfigDict(strict=True, extra="forbid", hide_input_in_errors=True)
 
@@ -112,8 +112,8 @@ class Change:
     def body(self, shape: type[M], current: JsonObject | None) -> M:
         """Validate the body. Raises InvalidRequest.
 
-        Fields that can't be changed may be sent back as they were read. As in Kubernetes, names and ids must be those
-        of the resource. Times that the service sets are ignored, because they may have changed meanwhile.
+        Fields that can't be changed may be sent back as they were read. As in Kubernetes, names and ids must be the
+        resource's own. Times that the service sets are ignored, because they may have changed meanwhile.
         Without `enabled`, a disabled resource stays disabled.
         """
         require_json(self.call.request)
@@ -138,7 +138,7 @@ class Change:
             raise InvalidRequest("The body must be empty, or an empty JSON object.")
 
     def transactions(self) -> contextlib.AbstractContextManager[None]:
-        """Return the context for the change. In a dry run, the context rolls transactions back."""
+        """Return the context in which the change must run. In a dry run, the context rolls all transactions back."""
         return rolling_back() if self.dry_run else contextlib.nullcontext()
 
 
@@ -239,7 +239,7 @@ async def _existing(find: Callable[[], Awaitable[T]]) -> T | None:
 
 
 async def operator_call(call: CallDep) -> Call:
-    """Return the call of an operator. Raises Forbidden."""
+    """Return the call if the caller is an operator. Else raises Forbidden."""
     require_operator(call.caller)
     return call
 
@@ -248,7 +248,7 @@ OperatorCall = Annotated[Call, Depends(operator_call)]
 
 
 async def operator_change(_operator: OperatorCall, change: ChangeDep) -> Change:
-    """Return the change of an operator. Raises Forbidden, or InvalidRequest for bad preconditions."""
+    """Return the change if the caller is an operator. Raises Forbidden, or InvalidRequest for invalid preconditions."""
     return change
 
 
@@ -256,7 +256,7 @@ OperatorChange = Annotated[Change, Depends(operator_change)]
 
 
 async def admin_call(call: CallDep, project_id: str) -> Call:
-    """Return the call of an operator or an admin of the project. Raises NotFound or Forbidden."""
+    """Return the call if the caller is an operator or an admin of the project. Else raises NotFound or Forbidden."""
     require_admin(call.caller, project_id)
     return call
 
@@ -265,7 +265,10 @@ AdminCall = Annotated[Call, Depends(admin_call)]
 
 
 async def admin_change(_admin: AdminCall, change: ChangeDep) -> Change:
-    """Return the change of an operator or an admin of the project. Raises NotFound, Forbidden or InvalidRequest."""
+    """Return the change if the caller is an operator or an admin of the project.
+
+    Raises NotFound, Forbidden, or InvalidRequest for invalid preconditions.
+    """
     return change
 
 

@@ -44,7 +44,7 @@ def _shown(each: DeclaredProperty) -> tuple[Any, Any]:
 def _with_properties(
     field: Callable[[DeclaredProperty], tuple[Any, Any]],
 ) -> Callable[[type[M]], type[M]]:
-    """Add the properties of a cluster that operators set to the fields of a model."""
+    """Return a decorator that adds a field to a model for each cluster property that operators set, except the name."""
 
     def decorated(model: type[M]) -> type[M]:
         added: dict[str, Any] = {each.name: field(each) for each in cluster_properties()}
@@ -78,7 +78,7 @@ class ClusterBody(_Properties):
 
     server_ca_sha256: Annotated[list[Hex], BeforeValidator(pem_fingerprints)] = Field(
         validation_alias="server_ca_pem",
-        description="SHA-256 of each CA in `server_ca`, DER, lower-case hex.",
+        description="SHA-256 of the DER of each CA in `server_ca`, lower-case hex.",
     )
     client_ca_id: str = Field(validation_alias=AliasPath("client_ca", "id"))
     client_ca: Annotated[str, BeforeValidator(_pem)] = Field(

@@ -1,8 +1,8 @@
-"""Routes that manage clusters, for operators and admins of their project.
+"""Routes that manage clusters, for operators and for admins of the cluster's project.
 
 Only operators may change the options that make the service connect to a cluster. With the admission policy or
 ClusterRoles for credentials, or if the cluster is an issuer of service account tokens, the service sends its own
-certificate to the cluster's address. Only operators may change names and labels, because policy rules depend on them.
+certificate to the cluster's address. Policy rules depend on names and labels, so only operators may change them.
 """
 
 import functools
@@ -43,7 +43,7 @@ async def list_clusters(call: AdminCall, project_id: str, page: KeyPageDep) -> R
 
 @router.get(CLUSTER, responses=changes.one(bodies.ClusterBody))
 async def show_cluster(call: AdminCall, project_id: str, cluster: str) -> Response:
-    """Show how a cluster is registered. By name or id. Only for project admins and operators."""
+    """Show how a cluster is registered. `cluster` is a name or id. Only for project admins and operators."""
     return changes.shown(bodies.ClusterBody.render(await call.services.clusters.find(project_id, cluster)))
 
 
@@ -53,11 +53,11 @@ async def show_cluster(call: AdminCall, project_id: str, cluster: str) -> Respon
     openapi_extra=json_body(bodies.ClusterRequest),
 )
 async def put_cluster(change: AdminChange, project_id: str, cluster: str) -> Response:
-    """Register or change a cluster. By name, or an existing one by id.
+    """Register or change a cluster. `cluster` is the name or, for an existing cluster, the name or id.
 
     Only for project admins and operators. Only operators may set or change `labels`, `admission`,
     `credential_roles` and `signer`, rename a cluster, and change the address and CA of a cluster with `admission` or
-    `credential_roles`, or of one whose service accounts can log in.
+    `credential_roles`, or of a cluster whose service accounts can log in.
     """
     call = change.call
     clusters, actor = call.services.clusters, call.caller.actor
@@ -80,7 +80,9 @@ async def put_cluster(change: AdminChange, project_id: str, cluster: str) -> Res
         if _ID.fullmatch(cluster):
             raise NotFound(f"There is no cluster with the id {cluster}.")
         if registration.name != cluster:
-            raise InvalidRequest("name: it must be the name in the path.")
+            raise InvalidRequest(
+                "name: a new cluster gets the name in the path. Send this name, or leave it out."
+            )
         prepared = prepared or await clusters.prepare(project_id, registration, planned=change.dry_run)
         await clusters.register(prepared, actor=actor)
         return prepared
@@ -92,7 +94,10 @@ async def put_cluster(change: AdminChange, project_id: str, cluster: str) -> Res
 
 @router.delete(CLUSTER, status_code=204, responses=changes.deleted())
 async def delete_cluster(change: AdminChange, project_id: str, cluster: str) -> Response:
-    """Remove a cluster and the key of its client CA. By name or id. Only for project admins and operators."""
+    """Remove a cluster and the key of its client CA.
+
+    `cluster` is a name or id. Only for project admins and operators.
+    """
     clusters = change.call.services.clusters
 
     async def remove(found: Cluster) -> None:

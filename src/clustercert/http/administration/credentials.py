@@ -1,4 +1,4 @@
-"""Routes that manage access keys of users, for operators, and webhook tokens of clusters."""
+"""Routes that manage access keys of users (only for operators) and webhook tokens of clusters."""
 
 from fastapi import APIRouter
 from pydantic import Field
@@ -58,7 +58,7 @@ class IssuedKeyBody(KeyBody):
 
 
 class KeyListBody(PageBody):
-    """A page of access keys, sorted by name."""
+    """A page of access keys, sorted by `access_key`."""
 
     access_keys: list[KeyBody]
 
@@ -85,7 +85,7 @@ async def list_keys(
 async def create_key(
     change: OperatorChange, directory: DirectoryDep, name: str, domain: DomainDep
 ) -> Response:
-    """Create an access key of a user. Only for operators."""
+    """Create an access key for a user. Only for operators."""
     change.check(None)
     user = await directory.find_user(name, domain)
     sent, call = change.body(NewKeyRequest, None), change.call
@@ -101,7 +101,7 @@ async def create_key(
 
 @router.get(KEY, responses=changes.one(KeyBody))
 async def show_key(call: OperatorCall, access_key: str) -> Response:
-    """Show an access key. Without its secret. Only for operators."""
+    """Show an access key without its secret. Only for operators."""
     return changes.shown(KeyBody.render(await call.services.identity.access_keys.find(access_key)))
 
 
@@ -121,7 +121,7 @@ async def put_key(change: OperatorChange, access_key: str) -> Response:
 
 @router.delete(KEY, status_code=204, responses=changes.deleted())
 async def delete_key(change: OperatorChange, access_key: str) -> Response:
-    """Delete an access key. Deletes all temporary keys of its user too. Only for operators."""
+    """Delete an access key. Also deletes all temporary keys of the key's user. Only for operators."""
     keys = change.call.services.identity.access_keys
 
     async def remove(found: AccessKey) -> None:
@@ -139,7 +139,9 @@ class WebhookTokenBody(ResponseBody):
     id: str
     cluster_id: str
     created_at: Time
-    last_asked_at: Time | None = Field(description="When an API server last used it, to the minute.")
+    last_asked_at: Time | None = Field(
+        description="When an API server last requested an authorization with the token, to the minute."
+    )
     last_events_at: Time | None = Field(
         description="When the cluster's API servers last sent audit events, to the minute."
     )
@@ -152,7 +154,7 @@ class IssuedTokenBody(WebhookTokenBody):
 
 
 class WebhookTokenListBody(PageBody):
-    """A page of webhook tokens, sorted by id. A cluster has at most two."""
+    """A page of webhook tokens, sorted by id. A cluster has at most two webhook tokens."""
 
     webhook_tokens: list[WebhookTokenBody]
 
@@ -174,7 +176,7 @@ async def show_token(call: AdminCall, project_id: str, cluster: str, token_id: s
 
 @router.post(TOKENS, status_code=201, responses=changes.issued(IssuedTokenBody))
 async def create_token(change: AdminChange, project_id: str, cluster: str) -> Response:
-    """Create a webhook token of a cluster. The request has no body. Only for project admins and operators."""
+    """Create a webhook token for a cluster. The request has no body. Only for project admins and operators."""
     change.check(None)
     change.require_no_body()
     owner = await change.call.services.clusters.find(project_id, cluster)
@@ -188,7 +190,10 @@ async def create_token(change: AdminChange, project_id: str, cluster: str) -> Re
 
 @router.delete(TOKENS + "/{token_id}", status_code=204, responses=changes.deleted())
 async def delete_token(change: AdminChange, project_id: str, cluster: str, token_id: str) -> Response:
-    """Remove a webhook token. API servers that still use it receive errors. Only for project admins and operators."""
+    """Remove a webhook token.
+
+    API servers that still use the token receive errors. Only for project admins and operators.
+    """
     tokens = change.call.services.webhook.tokens
     owner = await change.call.services.clusters.find(project_id, cluster)
 
@@ -204,4 +209,4 @@ async def _find(tokens: WebhookTokens, owner: Cluster, token_id: str) -> Webhook
     for each in await tokens.queries.tokens_of_cluster(owner.id):
         if each.id == token_id:
             return each
-    raise NotFound("The cluster has no such webhook token. List them to see their ids.")
+    raise NotFound("The cluster has no such webhook token. List its tokens to see their ids.")

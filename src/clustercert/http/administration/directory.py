@@ -31,7 +31,7 @@ class DomainRequest(ResourceBody):
     """The desired state of a domain."""
 
     enabled: bool = Field(
-        default=True, description=f"False locks out its users and disables its projects. {KEPT}"
+        default=True, description=f"False locks out the domain's users and disables its projects. {KEPT}"
     )
 
 
@@ -96,7 +96,7 @@ class UserBody(_InDomain):
 
 
 class GroupBody(_InDomain):
-    """A group of users, who have its roles."""
+    """A group of users, who have the group's roles."""
 
 
 class DomainListBody(PageBody):
@@ -138,14 +138,14 @@ async def home_domain(
     domain: Annotated[
         str | None,
         Query(
-            description="The domain in which names in the path are looked up, by name or id. By default, the"
+            description="The name or id of the domain in which names in the path are looked up. By default, the"
             " caller's domain."
         ),
     ] = None,
 ) -> Domain:
     """Return the domain in which names are looked up and new objects are created. Raises NotFound or InvalidRequest.
 
-    Users of an OIDC issuer are in no domain of this service. They have to name a domain, unless the path has an id.
+    Users of an OIDC issuer are in no domain of this service. They must name a domain, unless the path has an id.
     """
     directory = call.services.identity.directory
     if domain is not None:
@@ -153,7 +153,7 @@ async def home_domain(
     if call.caller.issuer == BUILT_IN or is_id(call.request.path_params.get("name", "")):
         return call.caller.user.domain
     names = ", ".join(each.name for each in (await directory.queries.domains())[:_MAX_NAMES])
-    raise InvalidRequest(f"domain: choose one, because you are in no domain of this service: {names}.")
+    raise InvalidRequest(f"domain: you are in no domain of this service. Choose one of its domains: {names}.")
 
 
 DomainDep = Annotated[Domain, Depends(home_domain)]
@@ -162,7 +162,7 @@ DomainDep = Annotated[Domain, Depends(home_domain)]
 async def only_domain(
     directory: DirectoryDep,
     domain: Annotated[
-        str | None, Query(description="List only objects in this domain, by name or id.")
+        str | None, Query(description="List only objects in the domain with this name or id.")
     ] = None,
 ) -> Domain | None:
     """Return the domain to which a list is restricted, or None for all domains. Raises NotFound."""
@@ -201,7 +201,7 @@ async def list_domains(_call: OperatorCall, directory: DirectoryDep, page: KeyPa
 
 @router.get(DOMAIN, responses=changes.one(DomainBody))
 async def show_domain(_call: OperatorCall, directory: DirectoryDep, name: str) -> Response:
-    """Show a domain. By name or id. Only for operators."""
+    """Show a domain. `name` is a name or id. Only for operators."""
     return changes.shown(DomainBody.render(await directory.find_domain(name)))
 
 
@@ -211,7 +211,10 @@ async def show_domain(_call: OperatorCall, directory: DirectoryDep, name: str) -
     openapi_extra=json_body(DomainRequest),
 )
 async def put_domain(change: OperatorChange, directory: DirectoryDep, name: str) -> Response:
-    """Create or change a domain. By name, or an existing one by id. Only for operators."""
+    """Create or change a domain.
+
+    `name` is the name or, for an existing domain, the name or id. Only for operators.
+    """
     actor = change.call.caller.actor
 
     async def save(before: Domain | None, current: JsonObject | None) -> Domain:
@@ -225,7 +228,7 @@ async def put_domain(change: OperatorChange, directory: DirectoryDep, name: str)
 
 @router.delete(DOMAIN, status_code=204, responses=changes.deleted())
 async def delete_domain(change: OperatorChange, directory: DirectoryDep, name: str) -> Response:
-    """Delete a domain. It must have no projects, users or groups. Only for operators."""
+    """Delete a domain. The domain must have no projects, users or groups. Only for operators."""
 
     async def remove(found: Domain) -> None:
         await directory.remove_domain(found, actor=change.call.caller.actor)
@@ -238,11 +241,11 @@ E = TypeVar("E", bound=Project | User | Group)
 
 @dataclass(frozen=True, slots=True)
 class Kind(Generic[E]):
-    """A kind of objects in domains, and the methods of the directory that manage it.
+    """A kind of object in a domain, and the methods of the directory that manage objects of this kind.
 
     Attributes:
         plural: the kind's name in paths.
-        deletion: what deleting an object means.
+        deletion: sentences for the API documentation: when an object can be deleted, and what else this deletes.
         request, body, list_body: the models of the bodies.
         create: creates an object, given its name, its domain and the fields of the request.
         update: changes an object, given the object and the fields of the request.
@@ -320,14 +323,16 @@ def _register(
     path += "/{name}"
     kept = ", except `enabled`, which stays as it is" if "enabled" in kind.request.model_fields else ""
     router.get(
-        path, responses=changes.one(kind.body), description=f"Show a {noun}. By name or id.{operators}"
+        path,
+        responses=changes.one(kind.body),
+        description=f"Show a {noun}. `name` is a name or id.{operators}",
     )(show)
     router.put(
         path,
         responses=changes.replaced(kind.body),
         openapi_extra=json_body(kind.request),
-        description=f"Create or change a {noun}. By name, or an existing one by id. Fields that are not sent get their"
-        f" defaults{kept}.{operators}",
+        description=f"Create or change a {noun}. `name` is the name or, for an existing {noun}, the name or id. Fields"
+        f" that are not sent get their defaults{kept}.{operators}",
     )(put)
     router.delete(
         path,
@@ -348,7 +353,7 @@ async def _update_project(directory: Directory, before: Project, **fields: Any) 
 
 
 async def _update_user(directory: Directory, before: User, *, password: str | None, **fields: Any) -> User:
-    """Change a user. Raises InvalidRequest if the password differs, so that no request changes it by accident."""
+    """Change a user. Raises InvalidRequest for a different password, so that no request changes it by accident."""
     if password is not None and not await directory.has_password(before, password):
         raise InvalidRequest("password: the user exists. Change it with PUT /users/{name}/password.")
     return await directory.update_user(before, **fields)
@@ -358,7 +363,7 @@ add_routes(
     Kind(
         Project,
         "projects",
-        "It must have no clusters. Deletes its role assignments and tokens too.",
+        "The project must have no clusters. Also deletes the project's role assignments and tokens.",
         ProjectRequest,
         ProjectBody,
         ProjectListBody,
@@ -372,7 +377,7 @@ add_routes(
     Kind(
         User,
         "users",
-        "Revokes the user's certificates, and deletes their tokens, access keys, roles and memberships.",
+        "Also revokes the user's certificates, and deletes their tokens, access keys, roles and memberships.",
         UserRequest,
         UserBody,
         UserListBody,
@@ -386,7 +391,7 @@ add_routes(
     Kind(
         Group,
         "groups",
-        "Its members lose its roles.",
+        "The members lose the group's roles.",
         GroupRequest,
         GroupBody,
         GroupListBody,
@@ -423,7 +428,7 @@ class MemberListBody(PageBody):
 async def set_password(
     change: OperatorChange, directory: DirectoryDep, name: str, domain: DomainDep
 ) -> Response:
-    """Set a user's password. Deletes their tokens and temporary access keys. Only for operators."""
+    """Set a user's password. Also deletes the user's tokens and temporary access keys. Only for operators."""
     user = await directory.find_user(name, domain)
     change.check(UserBody.render(user))
     password = change.body(PasswordRequest, None).password

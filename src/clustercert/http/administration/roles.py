@@ -64,7 +64,7 @@ async def list_roles(call: OperatorCall, page: KeyPageDep) -> Response:
 
 @router.get(ROLE, responses=changes.one(RoleBody))
 async def show_role(call: OperatorCall, name: str) -> Response:
-    """Show a role. By name or id. Only for operators."""
+    """Show a role. `name` is a name or id. Only for operators."""
     return changes.shown(RoleBody.render(await call.services.identity.roles.find(name)))
 
 
@@ -82,7 +82,7 @@ async def put_role(change: OperatorChange, name: str) -> Response:
 
 @router.delete(ROLE, status_code=204, responses=changes.deleted())
 async def delete_role(change: OperatorChange, name: str) -> Response:
-    """Delete a role. It must not be assigned or built in. Only for operators."""
+    """Delete a role. The role must be neither assigned nor built in. Only for operators."""
     roles = change.call.services.identity.roles
 
     async def remove(found: Role) -> None:
@@ -139,11 +139,11 @@ async def own_domain(
     domain: Annotated[
         str | None,
         Query(
-            description="The domain of the user or group, by name or id. By default, the project's domain."
+            description="The name or id of the user's or group's domain. By default, the project's domain."
         ),
     ] = None,
 ) -> Domain:
-    """Return the domain of the user's or group's name. Raises NotFound if an admin has no access to the domain."""
+    """Return the domain in which to find the user or group. Raises NotFound if an admin has no access to the domain."""
     project = await project_by_id(call, project_id)
     if domain is None or domain in {project.domain.id, project.domain.name}:
         return project.domain
@@ -176,7 +176,7 @@ async def assign_in_project(
 ) -> Response:
     """Assign a role in a project. `assignees` is `users` or `groups`. The request has no body.
 
-    Project admins may assign admin, member, reader and roles that they have themselves.
+    Project admins may assign the roles admin, member and reader, and roles that they have themselves.
     """
     project = await project_by_id(change.call, project_id)
     _require_assignable(change.call, project, role)
@@ -189,7 +189,7 @@ async def unassign_in_project(
 ) -> Response:
     """Remove an assignment in a project. `assignees` is `users` or `groups`.
 
-    Project admins may remove admin, member and reader.
+    Project admins may remove the roles admin, member and reader.
     """
     project = await project_by_id(change.call, project_id)
     if not may_unassign(change.call.caller, role):
@@ -259,8 +259,8 @@ async def _assign(
             return before
         known = await call.services.identity.roles.find(role)
         if project is not None:
-            # Compare names, because the path may have the role's id, and the caller may have a role whose name is that
-            # id.
+            # Check the role's name, because the path may have the role's id, and this id may be the name of a different
+            # role that the caller has.
             _require_assignable(call, project, known.name)
         assignee = await _assignee(call, assignees, name, domain)
         if not await call.services.identity.roles.assign(
@@ -347,4 +347,4 @@ def _kind(assignees: str) -> type[User] | type[Group]:
         case "groups":
             return Group
         case _:
-            raise NotFound("Write users or groups before the name.")
+            raise NotFound("Write users or groups before the name in the path.")

@@ -11,7 +11,8 @@
 | users[0]                                     | `user`; no key if a CSR was sent   | table 7                          |
 | current-context                              | `external` with an EIP, `internal` | table 4                          |
 
-Source: CCE API reference, cce_02_0248, tables 4 to 10. `docs/cce-divergences.md` lists our differences.
+Source: CCE API reference, cce_02_0248, tables 4 to 10. `docs/cce-divergences.md` lists our differences
+from CCE.
 """
 
 import functools
@@ -52,8 +53,8 @@ class AutopilotCertRequest(RequestBody):
 
     duration: int | None = Field(
         default=None,
-        description="Whole days: 1 to 1825, or -1 for the longest that policy and CA allow. The operator can raise the "
-        "maximum to 1827 (api.max_duration).",
+        description="Whole days: 1 to 1825, or -1 for the longest lifetime that policy and CA allow. The operator can "
+        "raise the maximum to 1827 (api.max_duration).",
         json_schema_extra={"minimum": LONGEST, "maximum": MAX_DAYS},
     )
     csr: str | None = Field(
@@ -68,7 +69,10 @@ class AutopilotCertRequest(RequestBody):
     )
 
     def issue_request(self, max_days: int = MAX_DAYS) -> IssueRequest:
-        """Validate the fields. Raises InvalidRequest naming the field. `max_days` is the longest duration."""
+        """Validate the fields, and return the request for a certificate. `max_days` is the longest duration.
+
+        Raises InvalidRequest, which names the invalid field.
+        """
         expire_at = self._expire_at()
         if self.duration is None and expire_at is None:
             raise InvalidRequest(
@@ -172,7 +176,7 @@ class Kubeconfig(CceBody):
 class IssuancePreview(ResponseBody, CceBody):
     """The response to `?dryRun=All`: the certificate that would be issued, and the decision trace.
 
-    Times are RFC 3339. The issuer's name is as in RFC 4514.
+    Times are RFC 3339. `issuer` is the CA's name in the format of RFC 4514.
     """
 
     kind: Literal["IssuancePreview"]
@@ -187,7 +191,7 @@ class IssuancePreview(ResponseBody, CceBody):
 
 
 PATH = CLUSTER + "/clustercert"
-# A GET has no body with a duration. Its certificates are valid for a month, as in the vendor's API.
+# A GET request has no body that could state a duration. The certificate is valid for a month, as in the vendor's API.
 GET_DAYS = 30
 # Bodies up to this many bytes are cached with their parsed form. Most bodies contain only a duration.
 MAX_CACHED_BODY = 64
@@ -201,7 +205,10 @@ Shape = type[AutopilotCertRequest]
 async def handle(
     request: Request, services: Services, project_id: str, cluster_id: str, shape: Shape | None
 ) -> Response:
-    """Check the body's size, the caller and the body, then issue. `shape` is `None` for GET, which has no body."""
+    """Check the body's size, the caller and the body's content, then issue a certificate, or preview it in a dry run.
+
+    `shape` is `None` for GET, which has no body.
+    """
     raw = await raw_body(request, services)
     caller = await authenticated(request, raw, services)
     if shape is None and not services.options.get_clustercert:
@@ -326,7 +333,7 @@ _KUBECONFIG = described(
         "X-Clustercert-Not-After": "The end of validity, RFC 3339.",
     },
 )
-# The routes parse dryRun themselves, because FastAPI does not run the most frequent route.
+# The routes parse dryRun themselves, because FastAPI does not run the most frequent route, POST clustercert.
 _DRY_RUN = {
     "parameters": [
         {

@@ -16,7 +16,7 @@ from clustercert.http.dependencies import CallDep
 from clustercert.http.openapi import described
 from clustercert.model import Cluster, JsonObject
 
-# The phase of every registered cluster: this service does not check whether its API server responds.
+# The phase of every registered cluster: this service does not check whether the API servers respond.
 PHASE = "Available"
 TYPE = "VirtualMachine"
 
@@ -29,7 +29,7 @@ CLUSTER = CLUSTERS + "/{cluster_id}"
 
 
 class CceBody(BaseModel):
-    """Base of the models that document responses. The routes render the responses."""
+    """Base class of models for responses. Most of these models only document a response that a route renders itself."""
 
     model_config = ConfigDict(extra="allow")
 

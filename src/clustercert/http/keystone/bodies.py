@@ -261,7 +261,10 @@ class KeystoneErrorDetail(BaseModel):
 
 
 class KeystoneError(BaseModel):
-    """The body of every error response of the Keystone subset. Huawei Cloud's SDKs read code and message at the top."""
+    """The body of every error response of the Keystone subset.
+
+    Huawei Cloud's SDKs read `error_code` and `error_msg`.
+    """
 
     error: KeystoneErrorDetail
     error_code: str

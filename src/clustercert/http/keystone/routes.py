@@ -66,7 +66,7 @@ NoCatalog = Annotated[str | None, Query(description="If present, the response om
 async def show_version(request: Request) -> Response:
     """Show the version of the identity API.
 
-    openstacksdk requests it before it logs in.
+    openstacksdk requests the version before it logs in.
     """
     return responses.json_response({"version": bodies.version(base_url(request))})
 
@@ -131,7 +131,10 @@ async def check_token(call: CallDep) -> Response:
     openapi_extra=_ABOUT_A_TOKEN,
 )
 async def revoke_token(call: CallDep) -> Response:
-    """Revoke a token. Only for the token's user and for operators. Tokens and keys obtained with it stay valid."""
+    """Revoke a token.
+
+    Only for the token's user and for operators. Tokens and keys that were obtained with the token stay valid.
+    """
     await call.services.identity.tokens.revoke(call.caller, _subject_token(call.request))
     return Response(status_code=204, headers=_PRIVATE)
 
@@ -155,7 +158,8 @@ async def show_user(call: CallDep, user_id: str) -> Response:
 async def change_password(request: Request, raw: RawBody, services: ServicesDep, user_id: str) -> Response:
     """Change a user's own password.
 
-    The old password authenticates the request, as in a login. All tokens and temporary access keys of the user end.
+    The old password authenticates the request, as in a login. Deletes all tokens and temporary access keys of the
+    user.
     """
     sent, origin = parsed(raw, bodies.PasswordRequest).user, context_of(request).origin
     services.failure_limit.check(origin)
@@ -241,7 +245,7 @@ async def create_temporary_key(request: Request, raw: RawBody, services: Service
 
     The key is for the caller or, if no header has a credential, for the user of the token in the body.
 
-    It has all rights of that user, and expires no later than the credential in the request.
+    The key has all rights of this user, and expires no later than the credential in the request.
     """
     caller, identity = None, services.identity
     if any(request.headers.get(name) for name in ("x-auth-token", "authorization")):

@@ -1,2 +1,2 @@
-// In a file of its own, since the Content-Security-Policy allows no inline script.
+// This script is in its own file, because the Content-Security-Policy allows no inline scripts.
 SwaggerUIBundle({ url: "/openapi.json", dom_id: "#swagger-ui", deepLinking: true });
