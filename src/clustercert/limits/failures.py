@@ -11,13 +11,14 @@ from clustercert.model.errors import NoCredential, TooManyFailures, Unauthentica
 from clustercert.observability import metrics
 
 WINDOW_SECONDS = 60
-# How many sources a worker keeps in memory, in a few megabytes. The least recently used sources are dropped first.
+# The maximum number of sources that a worker keeps in memory, a few megabytes. The least recently used sources are
+# dropped first.
 MAX_SOURCES = 20_000
 
 
 @dataclass(slots=True)
 class _Window:
-    """The number of failures of one source in a minute. The window begins with the first failure."""
+    """The number of failures from one source in a minute. The minute begins with the first failure."""
 
     ends_at: float
     count: int = 0

@@ -64,11 +64,12 @@ _WHOSE: Mapping[Kind, str] = {
     "source": "your address",
 }
 
-# How often the certificates of other processes are read.
+# The time between two reads of the certificates that other processes have issued.
 READ_SECONDS = 1.0
 # The maximum number of certificates issued by this process that it has not read from the audit log yet.
 MAX_OWN = 100_000
-# How long a number of live certificates is cached. Certificates that this process issues meanwhile are added.
+# How long the number of a user's live certificates is cached. Certificates that this process issues meanwhile are added
+# to the cached number.
 COUNT_SECONDS = 1.0
 MAX_COUNTS = 10_000
 QUOTA_RETRY_SECONDS = 60
@@ -206,7 +207,7 @@ class LimitedIssuance:
             return await self.issuance.issue(caller, project_id, cluster_id, request)
         with self.rates.token(caller, project_id) if self.rates else contextlib.nullcontext():
             if self.quota is not None:
-                # Requests that the policy refuses must not count.
+                # Requests that the policy refuses must not count toward the quota.
                 await self.issuance.preview(caller, project_id, cluster_id, request)
                 await self.quota.check(caller.user.id, cluster_id)
             return await self.issuance.issue(caller, project_id, cluster_id, request)

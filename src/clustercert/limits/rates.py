@@ -47,7 +47,8 @@ def parse_rate(value: object) -> Rate:
     return Rate(int(count), seconds)
 
 
-# After the first 300, users get 60 tokens and 20 keys a minute. A pipeline may log in once for each of its jobs.
+# After the first 300, a user gets 60 tokens and 20 temporary keys a minute. The rates are high, because a pipeline may
+# log in once for each of its jobs.
 TOKENS = Rate(300, 300)
 TEMPORARY_KEYS = Rate(300, 900)
 
@@ -74,7 +75,7 @@ class TokenBuckets:
         return max(0, math.ceil(missing * self._rate.seconds / self._rate.count - ROUNDING_SECONDS))
 
     def add(self, key: str, tokens: int) -> None:
-        """Add tokens, or take them if negative. The debt is at most one full bucket."""
+        """Add tokens, or take tokens if the number is negative. The debt is at most one full bucket."""
         bucket = self._refilled(key)
         limit = self._rate.count
         bucket.tokens = min(limit, max(-limit, bucket.tokens + tokens))
