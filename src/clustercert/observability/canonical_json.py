@@ -14,7 +14,7 @@ _LIKE_JSON = orjson.OPT_PASSTHROUGH_DATACLASS | orjson.OPT_PASSTHROUGH_DATETIME
 
 
 def dumps(value: object, *, sort_names: bool = False, default: Callable[[Any], Any] | None = None) -> bytes:
-    """Serialize like `json.dumps`, except that a float may be written differently, such as 1e16 for 1e+16.
+    """Serialize like `json.dumps`, except that a float may be written differently, such as 1e16 instead of 1e+16.
 
     Raises TypeError for a value that JSON can't represent and `default` does not convert.
     """

@@ -1,6 +1,6 @@
 """Structured logs without secrets, one line per event.
 
-JSON, or plain text on a terminal. Audit events are separate: they are in the database.
+The format is JSON, or plain text on a terminal. Audit events are not in the log, but in the database.
 """
 
 import contextlib
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 # A field with one of these words in its name is redacted.
 _SECRET_WORDS = ("token", "password", "secret", "key", "pem", "authorization", "cookie")
-# Fields whose names contain such a word, but that hold no secret.
+# Fields whose names contain one of these words, but whose values are not secret.
 _HARMLESS = frozenset({"key_type", "key_id", "kek_id", "data_key_id", "access_key_id", "known_keys"})
 
 REDACTED = "[redacted]"
@@ -71,7 +71,7 @@ def configure(
 
 
 def configure_command() -> None:
-    """Set up structlog for a command: on standard error, since standard output is for the command's result."""
+    """Set up structlog for a command. Logs go to standard error, because standard output has the command's result."""
     plain = structlog.dev.ConsoleRenderer(colors=False, exception_formatter=structlog.dev.plain_traceback)
     structlog.configure(
         processors=[_with_context, redact, _escape_controls, plain],

@@ -50,7 +50,7 @@ for _published in ("published", "failed"):
     CHECKPOINTS.labels(_published)
 MISMATCHES = Counter(
     "clustercert_certificate_mismatches",
-    "Stored certificates found to differ from their row or their CA, each counted once until it is repaired",
+    "Stored certificates that do not match their database row or their CA; each counted once until it is repaired",
 )
 CHECKED = Counter("clustercert_certificates_checked", "Stored certificates checked in the background")
 LIMITED = Counter(
@@ -92,7 +92,7 @@ EXPIRING = Gauge(
     ["window"],
     multiprocess_mode="mostrecent",
 )
-# Includes certificates of revoked users and clusters: a query without them would read more than one index range.
+# Includes certificates of revoked users and clusters: a query without these would read more than one index range.
 LIVE = Gauge(
     "clustercert_certificates_live",
     "Certificates that are valid and not revoked individually; revocations of a whole user or cluster do not count",
@@ -185,7 +185,7 @@ for _reason in ("unavailable", "other"):
     SEALING_FAILURES.labels(_reason)
 UNSEALED_SECONDS = Gauge(
     "clustercert_audit_unsealed_seconds",
-    "Age of the oldest event that is not sealed into the audit log; 0 if all are",
+    "Age of the oldest event that is not sealed into the audit log; 0 if all events are sealed",
     multiprocess_mode="mostrecent",
 )
 
@@ -197,7 +197,7 @@ TLS_NOT_AFTER = Gauge(
 )
 TLS_LIFETIME = Gauge(
     "clustercert_tls_lifetime_seconds",
-    "How long all certificates in the service's own TLS chain are valid together; absent with plain HTTP",
+    "Length of the period in which all certificates in the service's own TLS chain are valid; absent with plain HTTP",
     ["file"],
     multiprocess_mode="livemin",
 )
@@ -209,7 +209,7 @@ CLOCK_OFFSET = Gauge(
 )
 RELOADS = Counter(
     "clustercert_reloads",
-    "Reloads by each worker of TLS files or settings (what: tls, settings): done or failed",
+    "Reloads of TLS files or settings (what: tls, settings), counted for each worker: done or failed",
     ["what", "outcome"],
 )
 for _what in ("tls", "settings"):
