@@ -230,7 +230,7 @@ class Unavailable(ClustercertError, status=503, code="CCE.01503001"):
 
 
 class CredentialUnverified(Unavailable):
-    """A credential can't be verified now: the identity system that issued it, or that system's keys, can't be reached."""
+    """A credential can't be verified now, because its issuer, or the keys of the issuer, can't be reached."""
 
 
 class StoreFault(Unavailable):

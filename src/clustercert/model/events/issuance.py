@@ -100,7 +100,7 @@ class CertificateIssued(AuditEvent):
         organizations: the O attributes of the subject, in order.
         rule: the first matching policy rule or, with per-credential RBAC, the rule whose ClusterRole is bound to the
             certificate; None for the service's own certificates. The trace has all matching rules.
-        trace: the policy's decision trace. The trace lists rules that did not match only if the caller may see them.
+        trace: the policy's decision trace. Rules that did not match are in the trace only if the caller may see them.
     """
 
     kind: Literal["certificate.issued"] = "certificate.issued"
@@ -128,7 +128,7 @@ class CertificateRefused(AuditEvent):
         request: the parsed request; None if the body was invalid.
         cluster: the requested cluster; None if it was not found.
         error: the error's class name.
-        trace: the policy's decision trace up to the error. The trace lists rules that did not match only if the caller
+        trace: the policy's decision trace up to the error. Rules that did not match are in the trace only if the caller
             may see them.
     """
 
