@@ -137,15 +137,15 @@ def test_written_lines_are_read_back(keys: list[bytes]) -> None:
 @pytest.mark.parametrize(
     ("text", "reason"),
     [
-        ("", "it has no keys"),
-        ("# nothing\n\n", "it has no keys"),
+        ("", "it has no keys; write one key on each line"),
+        ("# nothing\n\n", "it has no keys; write one key on each line"),
         ("hunter2", "line 1 is not the standard base64 of 32 bytes"),
         (f"{LINE}\n{LINE[:-4]}", "line 2 is not the standard base64 of 32 bytes"),
         (f"# one\n{LINE} {LINE}", "line 2 is not the standard base64 of 32 bytes"),
         (base64.urlsafe_b64encode(b"\xff" * 32).decode(), "line 1 is not the standard base64 of 32 bytes"),
         ("\N{SNOWMAN}" * 44, "line 1 is not the standard base64 of 32 bytes"),
         (base64.b64encode(bytes(33)).decode(), "line 1 is not the standard base64 of 32 bytes"),
-        (f"{LINE}\n# x\n{LINE}", "line 3 repeats a key"),
+        (f"{LINE}\n# x\n{LINE}", "line 3 repeats a key; remove the line"),
     ],
 )
 def test_an_invalid_line_is_numbered_and_not_shown(text: str, reason: str) -> None:

@@ -15,11 +15,11 @@ _BLOCK = re.compile(rb"-----BEGIN CERTIFICATE-----([A-Za-z0-9+/=\s]*)-----END CE
 
 
 def parse_certificates(pem: bytes) -> tuple[x509.Certificate, ...]:
-    """Parse all certificates in a PEM file. Raises InvalidRequest for a malformed certificate, or if there are none."""
+    """Parse all certificates in a PEM file. Raises InvalidRequest if one is malformed, or if the file has none."""
     try:
         return tuple(x509.load_pem_x509_certificates(pem))
     except ValueError as error:
-        raise InvalidRequest("This is not a PEM file of certificates.") from error
+        raise InvalidRequest("The value must be certificates in PEM format.") from error
 
 
 def pem_fingerprints(pem: bytes) -> tuple[bytes, ...]:

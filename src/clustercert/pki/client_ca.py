@@ -1,4 +1,4 @@
-"""Creates client CAs, and extracts the values of a CA that its leaves contain.
+"""Creates client CAs, and extracts from a CA the values that the CA's leaves contain.
 
 Source: RFC 5280; the profile is in `docs/security-model.md`.
 """
@@ -16,7 +16,8 @@ from cryptography.x509.oid import NameOID
 from clustercert.model import PrivateKey, PublicKey
 from clustercert.pki.keys import CURVES, KEY_TYPES, Digest, accepted_key, key_type_of
 
-# The AlgorithmIdentifier (DER) of a CA's signatures, by the type of the CA's key. RFC 8410 3, RFC 4055 5.
+# The AlgorithmIdentifier (DER) of a CA's signatures, by the type of the CA's key.
+# Source: RFC 8410 section 3, RFC 4055 section 5.
 ALGORITHM_DER: dict[str, bytes] = {
     **{key_type: curve.algorithm_der for key_type, curve in CURVES.items()},
     "ed25519": bytes.fromhex("300506032b6570"),
@@ -97,9 +98,9 @@ def ca_subject(ca: x509.Certificate) -> CaSubject:
 
 @functools.lru_cache(maxsize=4096)
 def authority_key_identifier(ca: x509.Certificate) -> x509.AuthorityKeyIdentifier:
-    """Return the authority key identifier for leaves: a copy of the CA's subject key identifier, if it has one.
+    """Return the authority key identifier for leaves: a copy of the CA's subject key identifier, if there is one.
 
-    Don't compute the identifier from the key, because an imported CA may use another method.
+    The identifier is copied instead of computed from the key, because an imported CA may use a different method.
     """
     try:
         identifier = ca.extensions.get_extension_for_class(x509.SubjectKeyIdentifier).value
@@ -119,7 +120,7 @@ def signature_scheme(key: PrivateKey | PublicKey) -> tuple[Any, ...]:
 
 
 def signature_digest(key: PrivateKey | PublicKey) -> Digest | None:
-    # Ed25519 includes a digest (RFC 8032), so the library's functions don't have this argument.
+    # Ed25519 includes a digest (RFC 8032), so the library's functions don't take a digest.
     if isinstance(key, ed25519.Ed25519PrivateKey | ed25519.Ed25519PublicKey):
         return None
     if isinstance(key, ec.EllipticCurvePrivateKey | ec.EllipticCurvePublicKey):

@@ -87,7 +87,7 @@ def _revoked_certificate(entry: CrlEntry) -> x509.RevokedCertificate:
         .serial_number(int(entry.serial, 16))
         .revocation_date(entry.revoked_at)
     )
-    # RFC 5280 5.3.1: the extension should be absent for `unspecified`.
+    # RFC 5280 section 5.3.1: the extension should be absent for `unspecified`.
     if entry.reason != "unspecified":
         builder = builder.add_extension(x509.CRLReason(x509.ReasonFlags(entry.reason)), critical=False)
     return builder.build()

@@ -1,8 +1,8 @@
 """Envelope encryption of secrets at rest, with AES-256-GCM.
 
 * A key-encryption key (KEK) encrypts data keys: it wraps them. KEKs are never stored in the database.
-* A data key encrypts secrets: it seals them. Data keys are stored wrapped. The active one encrypts new secrets; the
-  others only decrypt.
+* A data key encrypts secrets: it seals them. Data keys are stored wrapped. The active data key encrypts new secrets;
+  the other data keys only decrypt.
 
 Wrapped data key: version (1) | nonce (12) | ciphertext and tag
 Sealed secret: version (1) | data key id (4) | nonce (12) | ciphertext and tag
@@ -133,13 +133,13 @@ def kek_line(kek: Kek) -> str:
 
 
 def kek_of_line(line: str) -> Kek | None:
-    """Parse one line. Returns None for an empty line or a comment. Raises ValueError."""
+    """Parse one line of a text for `parse_keks`. Returns None for an empty line or a comment. Raises ValueError."""
     encoded = line.partition("#")[0].strip()
     return Kek(base64.b64decode(encoded, validate=True)) if encoded else None
 
 
 def parse_keks(text: str) -> tuple[Kek, ...]:
-    """Parse the key-encryption keys in a file or variable. The first one wraps new data keys.
+    """Parse the text of a file or environment variable with key-encryption keys. The first key wraps new data keys.
 
     Each line has one key, 32 bytes in standard base64. `#` starts a comment. Raises ValueError with a message that
     never contains a key.
@@ -151,11 +151,11 @@ def parse_keks(text: str) -> tuple[Kek, ...]:
         except ValueError:
             raise ValueError(f"line {number} is not the standard base64 of 32 bytes") from None
         if kek in keks:
-            raise ValueError(f"line {number} repeats a key")
+            raise ValueError(f"line {number} repeats a key; remove the line")
         if kek is not None:
             keks.append(kek)
     if not keks:
-        raise ValueError("it has no keys")
+        raise ValueError("it has no keys; write one key on each line")
     return tuple(keks)
 
 

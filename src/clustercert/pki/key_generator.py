@@ -13,7 +13,7 @@ from clustercert.model import KeyType, PrivateKey
 from clustercert.model.errors import Unavailable
 from clustercert.pki.keys import KeyGenerator, key_der, load_key_der, new_key
 
-# The maximum length of the queue. A key takes about 50 ms, so clients would time out in a longer queue.
+# The maximum length of the queue. Generating a key takes about 50 ms, so clients would time out in a longer queue.
 MAX_WAITING = 64
 
 
@@ -79,7 +79,10 @@ class RsaKeyGenerator(KeyGenerator):
 
 
 def serve_keys() -> None:
-    """Run the child's main loop: read a key type per line, and write a four-byte length and PKCS#8 DER for each."""
+    """Run the child's main loop: read a key type per line, and write a key of this type for each line.
+
+    A key is written as its length in four bytes, followed by PKCS#8 DER.
+    """
     for line in sys.stdin:
         der = key_der(new_key(cast("KeyType", line.strip())))
         sys.stdout.buffer.write(len(der).to_bytes(4, "big") + der)

@@ -31,7 +31,7 @@ class Curve(NamedTuple):
     """An elliptic curve and its signature algorithm.
 
     Attributes:
-        signature_oid, algorithm_der: the signature algorithm's OID and AlgorithmIdentifier (DER). RFC 5758 3.2.
+        signature_oid, algorithm_der: the signature algorithm's OID and AlgorithmIdentifier (DER). RFC 5758 section 3.2.
     """
 
     curve: ec.EllipticCurve
@@ -85,9 +85,9 @@ def key_type_of(key: PublicKey) -> str:
     """Return a public key's type as in `KeyType`. RSA keys of other sizes have the type `rsa-<bits>`."""
     kind = key_kind(type(key))
     if kind == "rsa":
-        return f"rsa-{key.key_size}"  # type: ignore[union-attr] # RSA keys have it
+        return f"rsa-{key.key_size}"  # type: ignore[union-attr] # RSA keys have a size
     if kind == "ec":
-        curve: str = key.curve.name  # type: ignore[union-attr] # elliptic curve keys have it
+        curve: str = key.curve.name  # type: ignore[union-attr] # elliptic curve keys have a curve
         return KEY_TYPES.get(curve, curve)
     return kind
 

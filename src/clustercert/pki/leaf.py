@@ -69,13 +69,13 @@ def _header_length(der: bytes) -> int:
     return 2 + (der[1] & 0x7F if der[1] & 0x80 else 0)
 
 
-# A serial is positive and has at most 20 octets. RFC 5280 4.1.2.2.
+# A serial is positive and has at most 20 octets. RFC 5280 section 4.1.2.2.
 MAX_SERIAL_BITS = 159
 _RANDOM_SERIAL_BITS = 112
 _SERIALS_PER_SECOND = 1 << 16
 _TIME_MASK = (1 << MAX_SERIAL_BITS - _RANDOM_SERIAL_BITS) - 1
 
-# RFC 5280 4.1.2.5: UTCTime through 2049, GeneralizedTime from 2050.
+# RFC 5280 section 4.1.2.5: UTCTime through 2049, GeneralizedTime from 2050.
 _FIRST_GENERALIZED_YEAR = 2050
 
 _VERSION_3 = bytes.fromhex("a003020102")
@@ -86,7 +86,7 @@ _KEY_USAGE_RSA = bytes.fromhex("300e0603551d0f0101ff0404030205a0")
 _EXTENDED_KEY_USAGE = bytes.fromhex("30130603551d25040c300a06082b06010505070302")
 _AUTHORITY_KEY_IDENTIFIER = bytes.fromhex("0603551d23")
 _SUBJECT_KEY_IDENTIFIER = bytes.fromhex("301d0603551d0e04160414")
-# The bytes before the curve point in every P-256 SubjectPublicKeyInfo. RFC 5480 2.
+# The bytes before the curve point in every P-256 SubjectPublicKeyInfo. RFC 5480 section 2.
 _P256_HEAD = bytes.fromhex("3059301306072a8648ce3d020106082a8648ce3d030107034200")
 
 _SEQUENCE, _INTEGER, _BIT_STRING, _OCTET_STRING = 0x30, 0x02, 0x03, 0x04
@@ -257,7 +257,10 @@ def serial_and_signature(unverified_der: bytes) -> tuple[int, bytes]:
 
 
 def key_identifier(spki: bytes) -> bytes:
-    """Return the key identifier: the SHA-1 of the key bits in a SubjectPublicKeyInfo (DER). RFC 5280 4.2.1.2 (1)."""
+    """Return the key identifier: the SHA-1 of the key bits in a SubjectPublicKeyInfo (DER).
+
+    Source: RFC 5280 section 4.2.1.2, method 1.
+    """
     if spki.startswith(_P256_HEAD):
         return hashlib.sha1(spki[len(_P256_HEAD) :], usedforsecurity=False).digest()
     start, _ = _content(spki, 0)

@@ -6,8 +6,8 @@
 | scoped  | SDK-HMAC-SHA256 Credential=AK/date/region/service/sdk_request  | HMACs of the scope by "SDK"+SK |
 | derived | V11-HMAC-SHA256 Credential=AK/date/region/service              | hex of HKDF(SK, AK, scope)     |
 
-Each header continues with `, SignedHeaders=a;b, Signature=hex`. The SDKs and the Terraform provider of Huawei Cloud
-use the scheme flat, or derived if it is configured. The SDKs and the provider of OTC use scoped.
+Each Authorization header continues with `, SignedHeaders=a;b, Signature=hex`. The SDKs and the Terraform provider of
+Huawei Cloud use the scheme flat, or derived if it is configured. The SDKs and the provider of OTC use scoped.
 """
 
 import functools
@@ -48,7 +48,7 @@ _LABEL = frozenset("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz01234567
 # RFC 9110 section 5.6.2, `token`, in lower case.
 _NAME = frozenset("abcdefghijklmnopqrstuvwxyz0123456789!#$%&'*+-.^_`|~")
 _HEX = frozenset("0123456789abcdef")
-# Paths that need no encoding. RFC 3986 2.3.
+# Paths that need no encoding. RFC 3986 section 2.3.
 _PLAIN_PATH = re.compile(r"[A-Za-z0-9\-._~/]*")
 _SIGNATURE_FIELD = "Signature="
 _SIGNATURE_DIGITS = hashlib.sha256().digest_size * 2

@@ -1,4 +1,4 @@
-"""The interface of signers. A signer creates client CAs, and signs leaves and CRLs with their keys.
+"""The interface of signers. A signer creates client CAs, and signs leaves and CRLs with the CAs' keys.
 
 Signers are plugins in the entry point group `clustercert.signers`. No other code decrypts a client CA's key.
 """
@@ -17,8 +17,8 @@ class LeafSigner(Protocol):
     """Signs leaves.
 
     Attributes:
-        takes_serial: whether the signer uses the requested serial. Other signers choose the serial, so that only the
-            credential number in the subject comes from this service.
+        takes_serial: whether the signer uses the requested serial. Other signers choose the serial themselves, and take
+            only the credential number in the subject from this service.
     """
 
     @property
@@ -60,4 +60,6 @@ def signer_named(signers: Mapping[str, Signer], name: str) -> Signer:
 
 
 def missing_signer(name: str) -> SignerError:
-    return SignerError(f"This cluster's signer {name} is not installed.")
+    return SignerError(
+        f"This cluster's signer {name} is not installed. The operator must install this signer."
+    )
