@@ -18,7 +18,7 @@ logger = structlog.get_logger()
 class EventAccess:
     """Reads events for callers. A `project_id` of `None` means all projects, which only operators may read.
 
-    An event belongs to the project that its sealed body names. The columns of an event's row only help to find it.
+    An event belongs to the project in its sealed body. The columns of an event's row only help to find the event.
 
     All methods raise NotFound if the caller has no role in the project, Forbidden if the role is insufficient, or
     Unavailable.

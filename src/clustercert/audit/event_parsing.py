@@ -13,7 +13,7 @@ PlaceRange = tuple[int, int]
 
 
 def merge(ranges: Iterable[PlaceRange]) -> list[PlaceRange]:
-    """Merge overlapping and adjacent ranges. Returns them in ascending order."""
+    """Merge overlapping and adjacent ranges. Returns the merged ranges in ascending order."""
     merged: list[PlaceRange] = []
     for first, last in sorted(ranges):
         if merged and first <= merged[-1][1] + 1:
@@ -73,7 +73,8 @@ def parse_time(value: object) -> datetime | None:
 def deleted_places(body: bytes, below: int) -> list[PlaceRange]:
     """Return the ranges of leaf indexes that a deletion event lists; an empty list for other events.
 
-    `below` is the event's own leaf index. Indexes from there on are ignored: an event can't delete later events.
+    Ignores ranges that end at or after `below`, because an event can't delete itself or later events. `below` is the
+    event's own leaf index, or a lower bound for it.
     """
     fields = parse_body(body)
     detail = fields.get("detail")

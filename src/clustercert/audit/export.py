@@ -192,7 +192,7 @@ class Exporter:
         self._report_progress = report_progress
 
     async def export(self, folder: Path, *, refresh: bool = False) -> ExportResult:
-        """Write the missing files; with `refresh`, rewrite all event files.
+        """Export the log by writing missing files. With `refresh`, also rewrite all event files.
 
         An interrupted export can be repeated. Raises LogDamaged without writing anything if the log does not extend the
         exported log. Raises Unavailable or OSError if a read or write fails.
@@ -206,7 +206,7 @@ class Exporter:
             events += await self._write_all_events(folder, first_stale, head.size, gaps)
             if not await self._explained_later(gaps, head.size):
                 break
-            # Events were deleted after the checkpoint was read. Also export the events that record their deletion.
+            # Events were deleted after the checkpoint was read. Also export the deletion events.
             await self._seal()
             first_stale, head = head.size, await self._log.checkpoint()
         # The checkpoint is written last, when all other files are durable. One sync is faster than thousands of fsyncs.
@@ -227,13 +227,13 @@ class Exporter:
             verify_consistency(earlier.size, earlier.root, head.size, head.root, proof)
         except (NoteError, ProofError, UnicodeDecodeError) as error:
             raise LogDamaged(
-                f"The log in the database does not extend the one exported to {folder}: {error}. Keep that folder as "
-                "evidence. Export to another folder, and verify both."
+                f"The log in the database does not extend the log that was exported to {folder}: {error}. Keep that "
+                "folder as evidence. Export to a different folder, and verify both exports."
             ) from error
         return earlier.size
 
     async def _write_tree(self, folder: Path, size: int) -> int:
-        """Write the missing tiles. Returns the number of tiles."""
+        """Write the missing tiles. Returns the number of written tiles."""
         count = 0
         for batch in _missing_tiles(folder, size):
             level, first, last = batch[0].tile.level, batch[0].tile.index, batch[-1].tile.index + 1
@@ -247,7 +247,7 @@ class Exporter:
         return count
 
     async def _write_all_events(self, folder: Path, stale: int, size: int, gaps: "_Gaps") -> int:
-        """Write the event files that are missing or have leaf indexes from `stale` on. Returns the number of events."""
+        """Write event files that are missing or have leaf indexes from `stale` on. Returns how many events it wrote."""
         count = 0
         for first in range(0, size, LEAVES_PER_READ):
             last = min(first + LEAVES_PER_READ, size)
@@ -260,7 +260,7 @@ class Exporter:
         return count
 
     async def _explained_later(self, gaps: "_Gaps", size: int) -> bool:
-        """Whether an event that is not among the first `size` events explains a gap: it records the deletion."""
+        """Whether an event after the first `size` events records the deletion of events that the export lacks."""
         unexplained = gaps.unexplained()
         if not unexplained:
             return False

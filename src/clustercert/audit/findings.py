@@ -36,7 +36,7 @@ class FindingKind(Enum):
     WAITING_UNREADABLE = "changed", "An event that waits to be sealed can't be read: its row was changed."
     SEALING_LATE = (
         "unsealed",
-        "Events wait to be sealed since {since}: {count}. Nothing protects them. See the log of the service.",
+        "Events have waited to be sealed since {since}: {count}. They are not yet protected. See the service's log.",
     )
     OUTSIDE = "inserted", "The event in row {event_id} has no leaf index, and does not wait for one."
     BEYOND_END = "inserted", "An event has leaf index {place}, but the log has only {size} leaves."

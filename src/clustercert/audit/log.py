@@ -30,7 +30,7 @@ from clustercert.store.audit import (
 )
 from clustercert.store.evidence import LogHead, UnsealedEvent
 
-# The private key's encryption context.
+# The encryption context of the log's private key.
 KEY_CONTEXT = f"audit_log:{LOG}"
 
 
@@ -103,10 +103,10 @@ class AuditLog:
         return tile[: path.width * HASH_BYTES]
 
     async def inclusion(self, event: StoredEvent, size: int | None = None) -> InclusionProof:
-        """Prove that the log of this size includes an event. The default is the newest checkpoint's size.
+        """Prove that the log of this size includes an event. By default, uses the size in the newest checkpoint.
 
-        Raises InvalidRequest if the log of this size does not contain the event, or NotFound if its checkpoint is not
-        stored.
+        Raises InvalidRequest if the log of this size does not contain the event, or NotFound if no checkpoint of this
+        size is stored.
         """
         checkpoint = await self.checkpoint(size)
         if event.leaf_index is None or event.leaf_index >= checkpoint.size:
@@ -155,26 +155,29 @@ class LogSource(Protocol):
     async def head(self) -> LogHead: ...
 
     async def tiles(self, level: int, first: int, last: int) -> Mapping[int, bytes]:
-        """The stored tiles of a level, by index. Some tiles may be partial."""
+        """Return the stored tiles of a level, by index. Some tiles may be partial."""
 
     async def events(self, first: int, last: int) -> list[StoredEvent]:
-        """The events at these leaf indexes, in the order in which they are stored."""
+        """Return the events at these leaf indexes, in the order in which they are stored."""
 
     async def checkpoints(self, first: int, last: int) -> list[StoredCheckpoint]:
-        """The stored checkpoints for these sizes."""
+        """Return the stored checkpoints for these log sizes."""
 
     async def deletion_events(self, first: int) -> list[StoredEvent]:
-        """The deletion events from leaf index `first` on, and the deletion events that are not sealed yet."""
+        """Return the deletion events from leaf index `first` on, and the deletion events that are not sealed yet."""
 
     async def unsealed(self, after: int | None) -> list[UnsealedEvent]:
-        """The next batch of unsealed events after a row id, or the first one, sorted by row id. At the end, empty."""
+        """Return the next batch of unsealed events, sorted by row id. The list is empty at the end.
+
+        `after` is the last row id of the previous batch; None for the first batch.
+        """
 
     async def events_outside_log(self) -> list[int]:
-        """Row ids of events that have no leaf index and do not wait to be sealed. Some events may be omitted."""
+        """Return the row ids of events that have no leaf index and do not wait to be sealed. May omit some of them."""
 
 
 async def readable_tiles(source: LogSource, level: int, first: int, last: int) -> Mapping[int, bytes]:
-    """Like `LogSource.tiles`, but returns no tiles if one can't be read."""
+    """Like `LogSource.tiles`, but returns no tiles if one of the tiles can't be read."""
     try:
         return await source.tiles(level, first, last)
     except READ_ERRORS:

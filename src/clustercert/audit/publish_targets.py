@@ -27,7 +27,7 @@ from clustercert.model.requests import is_loopback
 TIMEOUT_SECONDS = 10
 ATTEMPTS = 3
 SYSLOG_PORT = 514
-# RFC 5424, 6.2.1: facility 13 (log audit), severity 5 (notice).
+# RFC 5424 section 6.2.1: facility 13 (log audit), severity 5 (notice).
 PRIORITY = 13 * 8 + 5
 _FORMS = "write it like file:/path, https://host/path, syslog:/dev/log or syslog://host:514; http:// only for loopback"
 
@@ -73,7 +73,7 @@ class FileTarget:
 def _append_all(descriptor: int, note: bytes) -> None:
     """Append the whole note. Raises OSError.
 
-    If only a part of the note is written, removes the part if possible, because a partial note makes later ones
+    If only a part of the note is written, removes the part if possible, because a partial note makes later notes
     unreadable.
     """
     before = os.fstat(descriptor).st_size
@@ -108,7 +108,7 @@ class UrlTarget:
 
         headers = {"Content-Type": "text/plain; charset=utf-8"}
         cause = ""
-        # Load the CAs in a thread, because that takes 20 ms.
+        # Load the CAs in a thread, because loading takes 20 ms.
         tls = await asyncio.to_thread(ssl.create_default_context)
         async with new_client(tls, 1) as client:
             request = client.build_request("POST", self.url, content=note.encode(), headers=headers)
@@ -152,7 +152,7 @@ class SyslogTarget:
             raise PublishError(f"{error.strerror or error}") from error
 
     def _message(self, note: str) -> bytes:
-        # RFC 5424, 6: priority and version, time, host, program, process, message id, no structured data.
+        # RFC 5424 section 6: priority and version, time, host, program, process, message id, no structured data.
         time = self.now().astimezone(UTC)
         head = f"<{PRIORITY}>1 {time:%Y-%m-%dT%H:%M:%S.%fZ} {socket.gethostname()[:255] or '-'} clustercert"
         return f"{head} {os.getpid()} checkpoint - {json.dumps(note)}".encode()

@@ -87,7 +87,10 @@ class RepeatedRefusals:
         self._counts: dict[tuple[str, str | None], _Counts] = {}
 
     def is_repeated(self, event: Refusal) -> bool:
-        """Count a refusal, so that the next flush records it. Returns False if the refusal needs its own event."""
+        """Return whether a refusal is repeated. If so, count the refusal, so that the next flush records it.
+
+        A refusal that is not repeated needs its own event.
+        """
         caller = event.actor.id
         if self._singles[caller] < self._single_events:
             self._singles[caller] += 1
@@ -171,7 +174,7 @@ class EventRecorder(Protocol):
 class DenialAudit:
     """Records denied requests before the response is sent. Raises Unavailable if a denial can't be recorded.
 
-    Of each caller's denials in a minute, only the first ones are recorded at once. `repeats` counts the others, and
+    In each minute, only the first few denials of a caller are recorded at once. `repeats` counts the other denials, and
     records the counts later.
     """
 
@@ -246,7 +249,7 @@ def _event_request(request: IssueRequest) -> EventRequest:
 
 
 def _event_project(caller: Caller, unverified_id: str) -> str | None:
-    """Return the project id, or None if the caller has no role there: outsiders must not add events to a project."""
+    """Return the project id, or None if the caller has no role in the project and so must not add events to it."""
     return unverified_id if caller.roles_in(unverified_id) else None
 
 
@@ -266,7 +269,7 @@ MAX_KNOWN = 16
 class FailedAuthentications:
     """Counts failed authentications by source address. Each worker has one instance.
 
-    Only ids of existing users and access keys are recorded. Any other name may be a secret sent in the wrong field.
+    Only ids of existing users and access keys are recorded. Any other name may be a secret in the wrong field.
     """
 
     def __init__(

@@ -122,7 +122,7 @@ _parse_ca = functools.lru_cache(maxsize=64)(x509.load_der_x509_certificate)
 
 
 def _ca_problems(leaf: x509.Certificate, record: CertificateRecord, ca_der: bytes) -> list[str]:
-    """Rebuild the certificate from its row, compare both byte by byte, and verify the CA's signature."""
+    """Rebuild the certificate from its row, compare the bytes with the stored certificate, and verify the signature."""
     ca = ClientCA(
         id=record.ca_id,
         cluster_id=record.cluster_id,

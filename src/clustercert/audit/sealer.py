@@ -23,7 +23,7 @@ from clustercert.store.audit import AuditQueries, Sealing, StoredCheckpoint, Sto
 
 # The maximum number of events in a batch. A full batch blocks other writers to an SQLite file for a few milliseconds.
 MAX_BATCH = 128
-# Of checkpoints older than this, only one per hour is kept. A verifier that fetches checkpoints daily sees them all.
+# Older checkpoints are deleted, except one for each hour. A verifier that fetches checkpoints daily sees all of them.
 THIN_AFTER = timedelta(days=1)
 
 
@@ -33,7 +33,7 @@ class LogSealer:
     def __init__(
         self, queries: AuditQueries, custody: SecretSealer, now: Callable[[], datetime], name: str
     ) -> None:
-        """`name` is used for a new log; an existing log keeps its name.
+        """Create a sealer. `name` is the name for a new log; an existing log keeps its name.
 
         Two logs must not have the same name, because their checkpoints could be confused.
         """
@@ -63,7 +63,7 @@ class LogSealer:
         return log
 
     async def seal_all(self) -> int:
-        """Seal all waiting events. Returns the number sealed. Raises the same errors as `seal`."""
+        """Seal all waiting events. Returns the number of sealed events. Raises the same errors as `seal`."""
         sealed = count = await self.seal()
         while count == MAX_BATCH:
             count = await self.seal()
@@ -71,10 +71,10 @@ class LogSealer:
         return sealed
 
     async def seal(self) -> int:
-        """Seal at most `MAX_BATCH` events. Returns the number sealed.
+        """Seal at most `MAX_BATCH` events. Returns the number of sealed events.
 
-        Raises LogDamaged if the log does not match its newest checkpoint, UnsealError if its key can't be decrypted, or
-        Unavailable.
+        Raises LogDamaged if the log does not match its newest checkpoint, UnsealError if the log's key can't be
+        decrypted, or Unavailable.
         """
         verifier, private = self._key = self._key or await self._open()
         head, count = await self._queries.seal(lambda sealing: self._append(sealing, verifier, private))
@@ -105,7 +105,7 @@ class LogSealer:
         return head, len(leaves)
 
     async def verifier_key(self) -> VerifierKey:
-        """Return the public key for the sealed private key. Raises LogDamaged if another public key is stored.
+        """Return the public key of the sealed private key. Raises LogDamaged if the stored public key is different.
 
         Also raises UnsealError or Unavailable.
         """

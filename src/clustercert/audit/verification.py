@@ -92,7 +92,7 @@ class TreeCheck:
         return leaves
 
     def _whole_tile(self, level: int, index: int, width: int, content: bytes) -> list[bytes]:
-        """Return a tile's first `width` hashes or commitments. If the tile has fewer, report that and return none."""
+        """Return a tile's first `width` hashes or commitments. If the tile has fewer, report the tile and return []."""
         hashes = split_hashes(content[: width * HASH_BYTES])
         if len(hashes) == width and len(hashes[-1]) == HASH_BYTES:
             return hashes
@@ -165,8 +165,8 @@ class EventCheck:
         self._deleted: list[PlaceRange] = []
         # Events that do not match the leaf at their index. The key is the computed commitment.
         self._mismatched: dict[bytes, StoredEvent] = {}
-        # Leaf index and time of each event that is newer than all events before it. `check` begins by dropping all but
-        # the last entry.
+        # Leaf index and time of each event that is newer than all events before the event. `check` begins by dropping
+        # all entries but the last.
         self._newest: list[tuple[int, datetime]] = []
 
     async def check(self, first: int, leaves: Sequence[LogLeaf]) -> None:
@@ -216,7 +216,10 @@ class EventCheck:
             self._newest.append((place, event.at))
 
     def newest_before(self, size: int) -> tuple[int, datetime] | None:
-        """Return leaf index and time of the newest of the first `size` events. The last check must include `size`."""
+        """Return the leaf index and time of the newest event among the first `size` events, or None.
+
+        The last call of `check` must have included the leaf at index `size - 1`.
+        """
         at = bisect_left(self._newest, size, key=lambda each: each[0])
         return self._newest[at - 1] if at else None
 
@@ -225,7 +228,7 @@ class EventCheck:
             self._missing.append((first, last))
 
     async def report_missing(self, patience: float) -> None:
-        """Count missing events whose deletion is recorded and sealed, and report the others.
+        """Count missing events whose deletion is recorded and sealed, and report the other missing events.
 
         Args:
             patience: how many seconds to wait for recorded deletions to be sealed.
@@ -252,7 +255,7 @@ class EventCheck:
                 self._report.add(kind, place=first, first=first, last=last)
 
     async def _later_deletions(self) -> tuple[list[PlaceRange], list[PlaceRange]]:
-        """Return the ranges in deletion events after the checked log: those in sealed, and in unsealed events."""
+        """Return the ranges in deletion events after the checked log: from sealed events, and from unsealed events."""
         try:
             deletions = await self._source.deletion_events(self._report.size)
         except READ_ERRORS:
@@ -353,7 +356,7 @@ async def verify(
 
     Args:
         report_progress: called with the numbers of checked events and of all events.
-        patience: how many seconds to wait until deletions that the service records meanwhile are sealed.
+        patience: how many seconds to wait for the sealing of deletions that the service records meanwhile.
     """
     head, newest = await _newest_checkpoint(source, key)
     report = VerificationReport(size=newest.size, root=newest.root.hex())
@@ -386,7 +389,7 @@ async def _newest_checkpoint(source: LogSource, key: VerifierKey) -> tuple[LogHe
     except READ_ERRORS as error:
         raise NoteError("the newest checkpoint, or an event after it, can't be read") from error
     if head.note is None:
-        raise NoteError("the log has no checkpoint: nothing is sealed before the service has run")
+        raise NoteError("the log has no checkpoint yet; start the service, which seals events")
     return head, verify_checkpoint(str(head.note), key)
 
 
@@ -407,7 +410,7 @@ async def _stored_heads(
     events: EventCheck,
     report: VerificationReport,
 ) -> list[TrustedHead]:
-    """Read the stored checkpoints for tree sizes greater than `first` and up to `last`. Reports invalid checkpoints."""
+    """Return the valid stored checkpoints for tree sizes from `first + 1` to `last`. Reports invalid checkpoints."""
     heads: list[TrustedHead] = []
     try:
         stored = await source.checkpoints(first + 1, last + 1)
@@ -415,7 +418,7 @@ async def _stored_heads(
         report.add(FindingKind.CHECKPOINT_UNREADABLE, first=first + 1, last=last)
         return heads
     for row in stored:
-        # Lists of events by time rely on the time of a checkpoint. The signature does not cover that time.
+        # Lists of events by time rely on the time of a checkpoint. The signature does not cover this time.
         if (newest := events.newest_before(row.size)) is not None and row.at + SLACK < newest[1]:
             report.add(FindingKind.CHECKPOINT_BACKDATED, place=newest[0], row_size=row.size)
         try:
