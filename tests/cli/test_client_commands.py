@@ -137,7 +137,7 @@ def test_openstack_variables_are_a_login(world: UserSite) -> None:
     assert "clustercert:viewers" in world.user(*get, "--from-env", **bob).err
     saved = world.user(*get, **bob)
     assert "clustercert:admins" in saved.err
-    assert "OpenStack's variables are ignored: they need --from-env." in saved.err
+    assert "OpenStack's variables are ignored. To use them, add --from-env." in saved.err
     assert world.user(*get, "--from-env").code == 2
 
 
@@ -164,7 +164,10 @@ def test_one_login_serves_all_projects(world: UserSite) -> None:
     world.operator.output("cluster", "add", *twin, "--server-ca", world.folder / "server-ca.pem")
     ambiguous = world.user("kubeconfig", "get", "prod")
     assert ambiguous.code == 1
-    assert "Several projects have a cluster named prod. Give its id, or its project's id" in ambiguous.err
+    assert (
+        "Several projects have a cluster named prod. Give the cluster's id, or the project's id"
+        in ambiguous.err
+    )
     assert (
         f"{world.cluster_id} in the project eu-de ({world.project_id}) of the domain Default" in ambiguous.err
     )

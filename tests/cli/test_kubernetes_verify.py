@@ -81,7 +81,7 @@ def test_use_of_a_revoked_certificate_is_reported_where_the_webhook_has_no_effec
     assert report["detail"]["username"] == "clustercert:verify"
     assert report["detail"]["reported_by"] == "audit-events"
     shown = site.operator.output("certificate", "access", "--cluster", "prod")
-    assert "Used after its revocation, which had no effect at the API server:" in shown
+    assert "Certificates used after their revocation, which had no effect at the API server:" in shown
     access = site.operator.output_json("certificate", "access", "--cluster", "prod")
     (used,) = [
         each
@@ -323,8 +323,8 @@ def test_the_admission_policy_stops_writes_without_a_webhook(site: OperatedClust
     code, checks = site.verify()
 
     assert code == 0, checks
-    assert "it still reads" in checks["revoke"]["detail"]
-    assert checks["altered copy"]["detail"] == "refused with another signature too"
+    assert "reads still work" in checks["revoke"]["detail"]
+    assert checks["altered copy"]["detail"] == "refused with a different signature too"
     assert checks["revoke"]["seconds"] > 0
 
 

@@ -61,7 +61,7 @@ def test_what_the_settings_name_and_does_not_exist_is_explained(
     token = saved(tmp_path, issuer.token())
     assert operator.output_json("identity", "explain", "--token-file", token)["missing"] == ["role membr"]
     table = operator.run("identity", "explain", "--token-file", token)
-    assert "Warning: The settings of this issuer name what does not exist: role membr." in table.err
+    assert "Warning: The settings of this issuer name objects that do not exist: role membr." in table.err
 
 
 def test_a_refused_token_is_explained(operator: Operator, issuer: IssuerServer, tmp_path: Path) -> None:

@@ -160,7 +160,7 @@ def test_the_password_of_a_user_of_an_issuer_is_changed_there(user: OidcUser, is
     user.log_in_by_browser()
     done = user.run("password")
     assert done.returncode == 1
-    assert f"is not at {user.site.url}, but at {issuer.url}. Change it there." in done.stderr
+    assert f"is not at {user.site.url}, but at {issuer.url}. Change the password there." in done.stderr
 
 
 def test_the_next_login_needs_no_options(user: OidcUser) -> None:

@@ -60,7 +60,7 @@ def test_what_needs_a_project_says_so(newcomer: RemoteUser, command: tuple[str, 
 def test_without_a_role_the_exec_plugin_says_so(newcomer: RemoteUser) -> None:
     done = newcomer.run("credential", "prod")
     assert done.code == 5
-    assert "You have no role in any project. Ask an operator for one" in done.err
+    assert "You have no role in any project. To use clusters, ask an operator for a role" in done.err
 
 
 def test_a_log_in_without_a_project_says_so(newcomer: RemoteUser) -> None:

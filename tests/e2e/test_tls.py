@@ -227,7 +227,7 @@ def test_who_trusts_the_ca_need_not_log_in_again_after_a_renewal(operator: Opera
         assert "If the service has a new certificate, run `clustercert login`" in refused.stderr
         assert refused.stderr.count("(unable to get local issuer certificate)") == 1
         asked = client(home, "login")
-        assert "is not the one of the last login." in asked.stderr
+        assert "is not the certificate of the last login." in asked.stderr
         printed = operator.output("fingerprint", "-o", "name").strip()
         assert client(home, "login", "--ca-fingerprint", printed).returncode == 0
 

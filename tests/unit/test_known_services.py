@@ -89,7 +89,7 @@ def test_another_client_or_issuer_of_a_known_service_is_a_first_login(issuer: Lo
     log_in(URL, allowed=URL)
     with pytest.raises(UsageError, match="--allow-service"):
         accept(URL, issuer, None)
-    with pytest.raises(NotLoggedIn, match="with which you have not logged in there"):
+    with pytest.raises(NotLoggedIn, match="with which you have not logged in yet"):
         trust.require_known("default", URL, issuer)
     trust.require_known("default", URL, SSO)
 

@@ -1,4 +1,4 @@
-"""`clustercert certificate access`: who has access, and what remains after revocations."""
+"""`clustercert certificate access` and `crl`: who has access to a cluster, and the revocation list of a client CA."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, cast
@@ -39,8 +39,8 @@ def print_remaining_access(client: "AdministrationClient", body: "JsonObject") -
             if _COMPLETE.isdisjoint(each["enforced_by"]):
                 only = " for reading" if "admission" in each["enforced_by"] else ""
                 print_note(
-                    f"The cluster {each['name']} ({each['id']}) does not enforce them: it accepts the certificates"
-                    f"{only} until {each['until']}."
+                    f"The cluster {each['name']} ({each['id']}) does not enforce revocations: it accepts the revoked "
+                    f"certificates{only} until {each['until']}."
                 )
 
 
@@ -91,7 +91,9 @@ def show_access(
     show_list(rows, output, columns=_COLUMNS, name="certificate" if is_table else "fingerprint")
     if is_table:
         if used := [each for each in rows if each["used_after_revocation_at"]]:
-            write_out("\nUsed after its revocation, which had no effect at the API server:\n\n")
+            write_out(
+                "\nCertificates used after their revocation, which had no effect at the API server:\n\n"
+            )
             show_list(used, Output.TABLE, columns=_USED_COLUMNS, name="certificate")
         _print_explanations(report)
 
@@ -137,9 +139,9 @@ def _certificate_rows(report: "JsonObject", *, is_table: bool) -> list[Row]:
 def _print_explanations(report: "JsonObject") -> None:
 
     if not report["complete"]:
-        print_note("Not all certificates are listed. Filter them with --user.")
+        print_note("The list of certificates is not complete. Filter the list with --user.")
     if unknown := [with_names(each) for each in cast("list[JsonObject]", report["unknown_credentials"])]:
-        write_out("\nClient certificates from other issuers, used at the API server:\n\n")
+        write_out("\nClient certificates from other issuers that were used at the API server:\n\n")
         show_list(unknown, Output.TABLE, columns=_UNKNOWN_COLUMNS, name="username")
     if groups := [with_times(each) for each in cast("list[JsonObject]", report["groups"])]:
         write_out("\nKubernetes groups in these certificates:\n\n")

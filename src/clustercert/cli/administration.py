@@ -1,4 +1,4 @@
-"""The commands that manage domains, projects, users, groups, roles and access keys. Help texts: see `resources`."""
+"""The commands that manage domains, projects, users, groups, roles and access keys. See also `resources`."""
 
 import inspect
 from collections.abc import Callable, Iterable, Sequence
@@ -43,7 +43,9 @@ AnyUserArgument = Annotated[
 AnyDomainOption = Annotated[
     str | None,
     typer.Option(
-        "--domain", metavar="NAME", help="Name of the user's domain, issuer or Keystone. [default: any]"
+        "--domain",
+        metavar="NAME",
+        help="Domain, OIDC issuer or Keystone to which the user belongs, by name. [default: any]",
     ),
 ]
 KeyOwnerOption = Annotated[str, typer.Option(metavar="USER", help="Owner of the key, by name or id.")]
@@ -139,7 +141,7 @@ def _domain(resource: Resource, annotation: Any = DomainOption) -> Sequence[insp
 
 
 def _object(resource: Resource) -> Sequence[inspect.Parameter]:
-    """Return the argument and the option that name an object."""
+    """Return the argument for an object's name and, if names are unique only within a domain, the option `--domain`."""
     return [_option("name", Annotated[str, resource.name_argument]), *_domain(resource)]
 
 
@@ -177,7 +179,8 @@ def _create_user(
     domain: DomainOption = None,
     password_file: PasswordFileOption = None,
     no_password: Annotated[
-        bool, typer.Option("--no-password", help="Set no password: the user has only access keys.")
+        bool,
+        typer.Option("--no-password", help="Set no password: the user can log in only with access keys."),
     ] = False,
     output: OutputOption = Output.TABLE,
 ) -> None:
@@ -233,8 +236,9 @@ def _block(
 ) -> None:
     """Block a user of any identity system: end their logins, and permanently revoke their certificates.
 
-    Works for users of the built-in identity, of OIDC issuers and of Keystone. Their tokens and temporary access keys
-    end. Until they are unblocked, their logins fail and their access keys don't work. Shows which access remains.
+    Works for users of the built-in identity provider, of OIDC issuers and of Keystone. The user's tokens and temporary
+    access keys end. Until the user is unblocked, their logins fail and their access keys don't work. Prints which
+    clusters still accept the certificates.
     """
     user = find_user(client, name, domain=domain)
     confirm(lambda: _question_of_loss(client, user, "Block the user?"), yes=yes)
@@ -242,7 +246,8 @@ def _block(
     print_note(f"Blocked the user {blocked['name'] or blocked['id']}. Their logins have ended.")
     if (issuer := blocked["issuer"]) not in (None, BUILT_IN):
         print_note(
-            f"The user's session at {issuer} is still active. If other services accept it, end it there too."
+            f"The user's session at {issuer} is still active. If other services accept this session, end the session "
+            f"at {issuer} too."
         )
     print_remaining_access(client, blocked)
 
@@ -355,12 +360,12 @@ def _question_of_access_key(_client: AdministrationClient, key: JsonObject) -> s
     return f"Delete the access key {key['access_key']}{text} of the user {key['user_id']}?"
 
 
-# Fields that `show` adds to an object's own fields.
+# The field that `show` adds to the fields of a resource, and the function that returns the field's value.
 _DETAILS = {
     "user": ("projects", _projects),
     "group": ("members", _members),
 }
-# Functions that return the question before a deletion, if it needs more than the fields of the object.
+# Functions that return the question before a deletion, if the question needs more than the object's fields.
 _QUESTIONS: dict[str, Callable[[AdministrationClient, JsonObject], str]] = {
     "user": _question_of_loss,
     "group": _question_of_group,
@@ -406,7 +411,7 @@ class AssigneeOptions:
 
 @dataclass(frozen=True, slots=True)
 class AssignmentOptions(AssigneeOptions):
-    """The options that name one assignment."""
+    """The options that identify an assignment: the user or group, and the project or the whole service."""
 
     service: Annotated[
         bool,
@@ -423,7 +428,7 @@ class AssignmentOptions(AssigneeOptions):
 
 
 class _Place(NamedTuple):
-    """Where a role is assigned: the path of its assignment, and a description for messages."""
+    """Where a role is assigned: the API path of the assignment, and a description of the scope for messages."""
 
     path: str
     scope: str
@@ -466,7 +471,7 @@ def list_assignments(
 
 
 def _place(client: AdministrationClient, role: str, assignment: AssignmentOptions) -> _Place:
-    """Find the project, and the user or group. Raises ClientError, UnknownName or CommandError."""
+    """Return where to assign a role. Raises ClientError, UnknownName or CommandError."""
     project = assignment.find_project(client)
     kind = "users" if assignment.user is not None else "groups"
     assignee = assignment.user or assignment.group or ""

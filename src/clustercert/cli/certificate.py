@@ -98,18 +98,18 @@ def search_certificates(
 
 
 def find_certificate(client: "AdministrationClient", name: str) -> "tuple[JsonObject, str]":
-    """Return a certificate, and the path to revoke it.
+    """Return a certificate, and the API path that revokes it.
 
     Args:
-        name: the certificate's fingerprint or its first digits, its credential number or its serial.
+        name: the certificate's fingerprint, the first digits of the fingerprint, the credential number or the serial.
 
     Raises ClientError or UnknownName.
     """
     digits = name.replace(":", "").lower()
     if len(digits) < MIN_DIGITS or not _HEX.issuperset(digits):
         raise UnknownName(
-            f"{name} does not name a certificate. Give its fingerprint, at least {MIN_DIGITS} digits of it, its "
-            "credential number, or its serial."
+            f"{name} does not name a certificate. Give the certificate's fingerprint, at least the first {MIN_DIGITS} "
+            "digits of the fingerprint, the credential number, or the serial."
         )
     found = client.find(path_of("certificates", digits))
     if found is not None:
@@ -121,13 +121,13 @@ def find_certificate(client: "AdministrationClient", name: str) -> "tuple[JsonOb
             cluster = {"project_id": project.id, "id": found["cluster_id"]}
             return found, cluster_path(cluster, "certificates", str(found["fingerprint"]), "revoke")
     raise UnknownName(
-        f"There is no such certificate: {name}. `clustercert certificate list` lists yours, with --all all that you "
-        "may see."
+        f"There is no such certificate: {name}. `clustercert certificate list` lists your certificates, with --all all "
+        "certificates that you may see."
     )
 
 
 def _paths(client: "AdministrationClient", scope: Scope) -> tuple[Sequence[str], Mapping[str, str]]:
-    """Return the paths of the lists to read, and the parameters that restrict them."""
+    """Return the API paths of the lists to read, and the query parameters that filter these lists."""
     removed: Mapping[str, str] = {}
     if scope.cluster is not None:
         try:
@@ -158,7 +158,7 @@ def _user(name_or_id: str | None) -> Mapping[str, str]:
 
 
 def _require_user(client: "AdministrationClient", name: str) -> None:
-    """Raise UnknownName if no user has this name. Only operators can look up names: for others, always raises."""
+    """Raise UnknownName if no user has this name, or if the caller is not an operator and so can't look up names."""
     names: list[str] = []
     if client.is_operator:
         if named_users(client, name):
@@ -187,8 +187,8 @@ class Found(NamedTuple):
 
     Attributes:
         path: the API path of the revocation.
-        question: asks the user to confirm. It has names and ids, because a name may match another object than the
-            user means.
+        question: asks the user to confirm. Contains names and ids, because a name may match a different object than
+            the user means.
         cluster: the cluster's name, for messages.
     """
 
@@ -215,7 +215,8 @@ class ScopeOptions:
     cluster: Annotated[
         str | None,
         typer.Option(
-            metavar="CLUSTER", help="Revoke only certificates for this cluster; without --user, all of them."
+            metavar="CLUSTER",
+            help="Revoke certificates only for this cluster; without --user, those of all users.",
         ),
     ] = None
     project: InProjectOption = None
@@ -247,8 +248,8 @@ class ScopeOptions:
             return _found_all(f"{base}/revoke", preview_of_all(client, base))
         if self.everywhere and not client.is_operator:
             raise Forbidden(
-                "Only operators can revoke a user's certificates everywhere. To revoke all of your own, and end your "
-                "logins, run `clustercert logout --everywhere`."
+                "Only operators can revoke a user's certificates everywhere. To revoke all your own certificates, and "
+                "end your logins, run `clustercert logout --everywhere`."
             )
         from clustercert.client.administration import path_of
 
@@ -280,8 +281,9 @@ def revoke(
 ) -> None:
     """Revoke one certificate, or all certificates of a user or a cluster. Certificates issued later stay valid.
 
-    Users revoke their own certificates, admins those of their project, operators all. Asks first, unless --yes is
-    given. How the API server enforces a revocation depends on the cluster: see `clustercert certificate access`.
+    Users can revoke their own certificates, admins all certificates of their project, operators all certificates.
+    Asks for confirmation, unless --yes is given. How the API server enforces a revocation depends on the cluster: see
+    `clustercert certificate access`.
     """
     found = scope.find(client)
     confirm(found.question, yes=yes)
@@ -333,7 +335,7 @@ def revocations(
 
 
 def preview_of_all(client: "AdministrationClient", cluster: str) -> "JsonObject":
-    """Preview the revocation of all certificates of a cluster, given by its API path. Revokes nothing."""
+    """Preview the revocation of all certificates of a cluster. Revokes nothing. `cluster` is the cluster's API path."""
     return client.post(f"{cluster}/revoke{_DRY_RUN}")
 
 
@@ -363,7 +365,7 @@ def _effect(enforcement: "JsonObject", cluster: object, *, is_one: bool) -> str:
     """Describe the effect of a revocation. `is_one`: whether only one certificate was revoked."""
     names = cast("list[str] | None", enforcement["enforced_by"])
     if names is None:
-        return "Revoked. Clusters that enforce revocations refuse them within seconds."
+        return "Revoked. Clusters that enforce revocations refuse the certificates within seconds."
     if not names:
         lacking = enforcement["lacking"] or "See `clustercert kubernetes setup`."
         return (
@@ -374,11 +376,11 @@ def _effect(enforcement: "JsonObject", cluster: object, *, is_one: bool) -> str:
     if names == ["admission"]:
         effect = "refuses its writes within seconds (admission), but still allows it to read until expiry"
     elif "webhook" not in names and not is_one:
-        rest = "only the writes" if "admission" in names else "nothing"
-        effect = f"refuses certificates with a binding within seconds; of the others it refuses {rest} until expiry"
+        rest = "refuses only writes with" if "admission" in names else "accepts"
+        effect = f"refuses certificates with a binding within seconds, but {rest} the other certificates until expiry"
     return (
         f"Revoked. The cluster {cluster} {effect}, if its API server is configured. "
-        "Check that with `clustercert kubernetes verify`."
+        "Check the API server with `clustercert kubernetes verify`."
     )
 
 
@@ -431,7 +433,7 @@ class FilterOptions:
     ] = None
     key_origin: Annotated[
         KeyOrigin | None,
-        typer.Option(help="List only certificates with a key from the service, or only those from a CSR."),
+        typer.Option(help="List only certificates whose key the service created, or only those from a CSR."),
     ] = None
     seen_before: Annotated[
         datetime | None,
@@ -474,8 +476,8 @@ def list_certificates(
 ) -> None:
     """List your certificates, newest first.
 
-    With --cluster, --project, --user or --all: those that you may see. Operators and admins of a project see those of
-    all users.
+    With --cluster, --project, --user or --all, lists all certificates that you may see. Operators and admins of a
+    project see the certificates of all users.
     """
     # The other formats are for programs, which would mistake a partial list for a complete one.
     limit = limit or (_TABLE_LINES if output is Output.TABLE else MAX_LINES)

@@ -174,14 +174,14 @@ class EnforcementOptions:
         list[str] | None,
         typer.Option(
             metavar="PATTERN",
-            help="User or group exempt from known-only, like kubeadm:cluster-admins. Repeatable.",
+            help="User or group exempt from the mode known-only, like kubeadm:cluster-admins. Repeatable.",
         ),
     ] = None
     pin: Annotated[
         list[str] | None,
         typer.Option(
             metavar="FINGERPRINT",
-            help="Certificate with an exempt name that raises no alert, such as a component's certificate."
+            help="Certificate that has an exempt name and whose use raises no alert, such as a component's certificate."
             " Repeatable.",
         ),
     ] = None
@@ -189,8 +189,8 @@ class EnforcementOptions:
         bool | None,
         typer.Option(
             "--pin-components/--no-pin-components",
-            help="In known-only, deny certificates with exempt names that are not pinned. Pin each certificate before "
-            "its renewal.",
+            help="In the mode known-only, deny certificates that have exempt names but are not pinned. Pin each "
+            "renewed certificate before its component uses it.",
         ),
     ] = None
     listed_master: Annotated[
@@ -236,18 +236,19 @@ class EnforcementOptions:
         """Print a note if the cluster needs manifests before the options take effect."""
         if self.admission is False:
             print_note(
-                f"Next: run `clustercert kubernetes setup {cluster_id} --out DIR --force` in the folder of the earlier "
-                "run, and follow step 1 of its README.md, which deletes the policy from the cluster."
+                f"Next: run `clustercert kubernetes setup {cluster_id} --out DIR --force` with the folder of the "
+                "earlier run, and follow step 1 of DIR/README.md, which deletes the policy from the cluster."
             )
         if self.pin_components is not None:
             print_note(
                 f"Next: run `clustercert kubernetes setup {cluster_id} --out DIR --force`, and copy "
-                "authorization-config.yaml to the control plane. It says which certificates the API server asks about."
+                "authorization-config.yaml to the control plane. This file decides for which certificates the API "
+                "server calls the webhook."
             )
         if self.credential_role or self.admission:
             print_note(
                 f"Next: run `clustercert kubernetes setup {cluster_id} --out DIR` and apply the manifests for the "
-                "cluster. They give the service the permissions that it needs there."
+                "cluster. The manifests give the service the permissions that it needs in the cluster."
             )
 
     def changes(self, before: "JsonObject") -> "JsonObject":
@@ -382,7 +383,7 @@ def list_clusters(
     domain: ProjectDomainOption = None,
     output: OutputOption = Output.TABLE,
 ) -> None:
-    """List the clusters in all your projects. Operators see those of all projects."""
+    """List the clusters in all your projects. Operators see the clusters of all projects."""
     owner = find_project(client, project, domain)["id"] if project is not None else None
     found = [
         with_times(each)
@@ -453,7 +454,7 @@ def remove(
     domain: ProjectDomainOption = None,
     yes: YesOption = False,
 ) -> None:
-    """Remove a cluster and the key of its client CA. Its certificates stay in the ledger."""
+    """Remove a cluster and the key of its client CA. The records of its certificates are kept."""
     from clustercert.cli.certificate import preview_of_all
 
     path = cluster_path(find_cluster(client, name, project, domain))
@@ -465,11 +466,14 @@ def remove(
     confirm(question, yes=yes)
     client.delete(path)
     print_note(
-        f"Removed the cluster {removed['name']}. Its API server accepts issued certificates until you remove the "
-        "client CA from its --client-ca-file, even revoked ones unless its webhook's failurePolicy is Deny."
+        f"Removed the cluster {removed['name']}. Remove the client CA from its API server's --client-ca-file. Until "
+        "then, the API server accepts issued certificates, even revoked ones unless the failurePolicy of its webhook "
+        "is Deny."
     )
     if removed["credential_roles"]:
-        print_note("Its ClusterRoleBindings named clustercert:credential:… stay in the cluster. Delete them.")
+        print_note(
+            "Delete the ClusterRoleBindings named clustercert:credential:…, which stay in the cluster."
+        )
 
 
 def _row(cluster: "JsonObject", project: object) -> "JsonObject":

@@ -80,7 +80,7 @@ def on_store(command: StoreCommand) -> Callable[..., None]:
 def administration_client(
     context: typer.Context, login: LoginOptions, *, local: bool
 ) -> "Iterator[AdministrationClient]":
-    """Return a client that uses the login, or that works on the store in this process. Raises ClustercertError."""
+    """Yield a client that uses the login or, if `local`, works on the store itself. Raises ClustercertError."""
     if local:
         from clustercert.cli.local_api import local_client
 
@@ -98,7 +98,7 @@ def administration_client(
 
 
 def _own_parameters(command: Callable[..., object], given: str) -> list[inspect.Parameter]:
-    """Return the parameters of a command, without the given one and keyword-only ones."""
+    """Return the parameters of a command, except the parameter named `given` and keyword-only parameters."""
     return [
         each
         for each in inspect.signature(command).parameters.values()
@@ -108,7 +108,8 @@ def _own_parameters(command: Callable[..., object], given: str) -> list[inspect.
 
 def _with_signature(run: Callable[..., T], parameters: Sequence[inspect.Parameter]) -> Callable[..., T]:
     expanded = [option for each in parameters for option in _expanded(each)]
-    # Typer reads the signature and the annotations. Types of other parameters may exist only for type checkers.
+    # Typer reads the signature and the annotations. Replace both, because the command's own annotations may name types
+    # that only type checkers import.
     run.__signature__ = inspect.Signature(expanded)  # type: ignore[attr-defined]
     run.__annotations__ = {each.name: each.annotation for each in expanded}
     return run

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 KINDS = {each.metavar: each.plural for each in RESOURCES.values() if each.key == "name"} | {
     "PROFILE": "profiles"
 }
-# Which kind of name completes an option without a metavar, by the option's parameter.
+# Which kind of name completes an option without a metavar, by the name of the option's parameter.
 _PARAMETERS = {
     "cluster": "clusters",
     "project": "projects",
@@ -37,7 +37,7 @@ _PARAMETERS = {
 }
 _FRESH_SECONDS = 20
 _FETCH_SECONDS = 10
-# Time limit of a completion, including the CPU time of the program's start: below 0.3 seconds.
+# The time limit of a completion, which includes the CPU time of the program's start. It must stay below 0.3 seconds.
 _TOTAL_SECONDS = 0.28
 _LEAST_SECONDS = 0.05
 _MAX_NAMES = 5000
@@ -138,7 +138,7 @@ def _renew(file: Path, kind: str, found: "Profile", state: str) -> None:
 
 
 def _run_child(file: Path, kind: str, found: "Profile", state: str) -> None:
-    """Fetch the names, write them and exit the process, which closes the pipe to the parent."""
+    """Fetch the names, write them to the cache, and exit the process. The exit closes the pipe to the parent."""
     try:
         os.setsid()
         nowhere = os.open(os.devnull, os.O_RDWR)
@@ -162,7 +162,7 @@ def _write(file: Path, state: str, found: Iterable[str]) -> None:
 
 
 def _fetched(kind: str, found: "Profile") -> Iterator[str]:
-    """Fetch names from the service. Reads operators' lists only if the user is an operator. Raises ClientError."""
+    """Fetch names from the service. For operators, also reads lists that others may not read. Raises ClientError."""
     from clustercert.policy.rules import OPERATOR, PROJECT_ROLES
 
     with found.client() as client:
@@ -188,7 +188,7 @@ _ASK = (
     " 2>/dev/null"
 )
 _BASH = """\
-# Load it in ~/.bashrc: source <(clustercert completion bash)
+# Load this script in ~/.bashrc: source <(clustercert completion bash)
 _clustercert_complete() {
     local value help
     COMPREPLY=()
@@ -200,7 +200,7 @@ complete -o bashdefault -o default -F _clustercert_complete clustercert
 """
 _ZSH = """\
 #compdef clustercert
-# Load it in ~/.zshrc, after compinit: source <(clustercert completion zsh)
+# Load this script in ~/.zshrc, after compinit: source <(clustercert completion zsh)
 _clustercert() {
     local answer line
     local -a values
@@ -218,7 +218,7 @@ _clustercert() {
 compdef _clustercert clustercert
 """
 _FISH = """\
-# Load it in ~/.config/fish/config.fish: clustercert completion fish | source
+# Load this script in ~/.config/fish/config.fish: clustercert completion fish | source
 function __clustercert_complete
     set -l token (commandline -ct)
     set -l values (ASK)

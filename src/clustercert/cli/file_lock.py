@@ -9,7 +9,8 @@ import os
 import time
 from collections.abc import Iterator
 
-# How long to wait for a lock. Its holder may renew the login, and then asks the service for up to 10 seconds.
+# How long to wait for a lock. The holder of the lock may renew the login, and then wait up to 10 seconds for the
+# service.
 _WAIT_SECONDS = 60.0
 _POLL_SECONDS = 0.02
 _MAX_BYTES = 4096
@@ -20,7 +21,7 @@ class LockTimeout(Exception):
 
 
 class Lock:
-    """A held lock. `descriptor` is `None` if the folder can't be written, so that no lock file exists."""
+    """A lock during a `with` block. `descriptor` is `None` if no lock file can be created. Then nothing is locked."""
 
     def __init__(self, descriptor: int | None, waiting_since: float) -> None:
         self._descriptor = descriptor
@@ -31,11 +32,11 @@ class Lock:
         return self._descriptor is not None
 
     def failure_meanwhile(self) -> tuple[int, str] | None:
-        """The exit code and message of a call that failed while this call waited for the lock."""
+        """Return the exit code and message of a command that failed while this command waited for the lock."""
         return self.failure_since(self._waiting_since)
 
     def failure_since(self, time: float) -> tuple[int, str] | None:
-        """The exit code and message of the last failure, if it was at this time or later."""
+        """Return the exit code and message of the last failure, if the failure was at this time or later."""
         if self._descriptor is None:
             return None
         try:
@@ -54,7 +55,7 @@ class Lock:
 
 @contextlib.contextmanager
 def locked(path: str | None, wait_seconds: float = _WAIT_SECONDS) -> Iterator[Lock]:
-    """Hold the lock of a file, if its folder can be written. Raises LockTimeout."""
+    """Hold the lock of a file in a `with` block. Locks nothing if the folder can't be written. Raises LockTimeout."""
     descriptor = _opened(f"{path}.lock") if path is not None else None
     if descriptor is None:
         yield Lock(None, 0)

@@ -1,4 +1,4 @@
-"""`clustercert identity` and `keystone`: checks tokens from OIDC issuers, and registers the service in Keystone."""
+"""`clustercert identity` and `keystone`: checks tokens from OIDC issuers, and prints commands for Keystone."""
 
 import shlex
 from collections.abc import Iterator
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 identity = typer.Typer(name="identity", help="Check tokens from OIDC issuers.", no_args_is_help=True)
 
-# How many characters of a token are read. The first check refuses longer tokens.
+# The maximum number of characters to read. It exceeds the limit for tokens, so that a check reports a longer token.
 _MAX_CHARACTERS = 64 * 1024
 
 
@@ -40,7 +40,7 @@ def explain(
     ],
     output: OutputOption = Output.TABLE,
 ) -> None:
-    """Explain whether a token would be accepted: each check, and the user, groups and roles that it gives.
+    """Explain whether a token would be accepted: each check, and the user, groups and roles that the token gives.
 
     Nothing is stored. Exits with status 1 if the token would be refused.
     """
@@ -73,7 +73,8 @@ def _show(report: "TokenReport", output: Output) -> None:
         show_one({"issuer": body["issuer"], **body["user"], "roles": "; ".join(roles)}, output)
     if output is Output.TABLE and report.missing:
         print_note(
-            f"Warning: The settings of this issuer name what does not exist: {', '.join(report.missing)}."
+            f"Warning: The settings of this issuer name objects that do not exist: {', '.join(report.missing)}. Create "
+            "them, or correct the settings."
         )
     if report.failed is not None:
         issuer = f", from the issuer {body['issuer']}," if body["issuer"] is not None else ""
@@ -84,17 +85,17 @@ def _show(report: "TokenReport", output: Output) -> None:
 
 
 async def _report(settings: "Settings", text: str) -> "TokenReport":
-    """Report on a token. Builds only the components needed for that, because building all takes half a second."""
+    """Check a token, and return the report. Builds only the needed components: building all takes half a second."""
     from clustercert.identity.token_report import report_on_token
 
     if any(issuer.cluster for issuer in settings.identity.issuers):
-        # Connections to clusters need all components, because the service issues itself a certificate for them.
+        # A connection to a cluster needs all components, because the service issues itself a certificate for it.
         from clustercert.wiring import components
 
         async with components(settings) as opened:
             return await report_on_token(opened.oidc, opened.identity.federation, text)
 
-    import httpx  # noqa: F401 - imported now, because the wait for the issuer's keys is short
+    import httpx  # noqa: F401 - slow to import, and the later wait for the issuer's keys is short
 
     from clustercert.authn.oidc.authenticator import new_authenticator
     from clustercert.authn.oidc.token_reviews import NoClusters
@@ -147,14 +148,14 @@ def register(
         typer.echo(line)
     print_note(
         "Nothing was changed. Run the commands as an administrator of Keystone."
-        f" Skip the first one if `openstack service show {CCE_SERVICE}` finds a service."
+        f" Skip the first command if `openstack service show {CCE_SERVICE}` finds a service."
     )
 
 
 def _base_url(url: str | None) -> str:
     if url is None:
         raise UsageError("Give the address of this service with --url, or set server.public_url.")
-    # Clients append paths to the address, some with a slash and some without.
+    # Remove a slash at the end, because some clients add a slash before they append a path.
     base = url.rstrip("/")
     parts = urlsplit(base)
     if (
@@ -190,7 +191,7 @@ def _user(configured: "Keystone") -> Iterator[str]:
 
 
 def _roles(configured: "Keystone") -> tuple[str, ...]:
-    """Return the minimal roles that let the service read all it needs under Keystone's default policy."""
+    """Return the minimal roles that let the service read all that it needs under Keystone's default policy."""
     if configured.service.is_system_scoped:
         return ("reader",)
     return ("admin",) if configured.access_keys or configured.groups else ("service",)

@@ -25,7 +25,7 @@ _URL = "http://localhost"
 
 @contextmanager
 def local_client(context: typer.Context) -> Iterator[AdministrationClient]:
-    """Open the store, and return a client of the API on it. Raises ClustercertError.
+    """Open the store, and return a client whose requests work on this store. Raises ClustercertError.
 
     The store's event loop runs in another thread, because prompts need this thread.
     """

@@ -16,14 +16,14 @@ if TYPE_CHECKING:
     from clustercert.client.administration import AdministrationClient
     from clustercert.model import JsonObject
 
-NO_PROJECTS = "You have no role in any project. Ask an operator for one, to use its clusters."
+NO_PROJECTS = "You have no role in any project. To use clusters, ask an operator for a role in their project."
 _MAX_NAMES = 20
 # Certificates are counted up to this number. Larger numbers are shown as `more than 1000`.
 _MANY = 1000
 
 
 class ReachableCluster(NamedTuple):
-    """A cluster with its project."""
+    """A cluster, with the id, the name and the domain of its project."""
 
     project_id: str
     project: str
@@ -58,7 +58,7 @@ def _clusters_of(client: "Client", project: "ProjectRef") -> list[ReachableClust
 
 
 def in_domain(projects: "tuple[ProjectRef, ...]", name_or_id: str) -> "tuple[ProjectRef, ...]":
-    """Return the projects of a domain. Raises UnknownName if there are none."""
+    """Return the given projects that are in a domain. Raises UnknownName if no project is in the domain."""
     found = tuple(each for each in projects if name_or_id in (each.domain, each.domain_id))
     if not found:
         domains = sorted({each.domain for each in projects})
@@ -83,7 +83,7 @@ def reachable_cluster(
 ) -> ReachableCluster:
     """Find a cluster in the projects where the caller has a role. Searches the project chosen at the login first.
 
-    Raises ClientError, UnknownName if there is no such cluster, or CommandError if several projects have one.
+    Raises ClientError, UnknownName if no cluster matches, or CommandError if clusters of several projects match.
     """
     if project is None and domain is None and login.chosen_project:
         chosen = [each for each in client.projects() if each.id == login.project_id]
@@ -107,7 +107,7 @@ def find_cluster(
 ) -> "JsonObject":
     """Return a cluster in any project of the caller, or in the given project. Operators can find all clusters.
 
-    Raises ClientError, UnknownName if there is no such cluster, or CommandError if several projects have one.
+    Raises ClientError, UnknownName if no cluster matches, or CommandError if clusters of several projects match.
     """
     is_name = name_or_id and name_or_id.isprintable()
     named = client.all("/clusters", "clusters", name=name_or_id) if is_name else ()
@@ -140,14 +140,14 @@ def only_cluster(name_or_id: str, found: "Sequence[ReachableCluster]") -> Reacha
             for each in found[:_MAX_NAMES]
         )
         raise CommandError(
-            f"Several projects have a cluster named {name_or_id}. Give its id, or its project's id with --project: "
-            f"{places}."
+            f"Several projects have a cluster named {name_or_id}. Give the cluster's id, or the project's id with "
+            f"--project: {places}."
         )
     return found[0] if found else None
 
 
 def only_project(projects: "tuple[ProjectRef, ...]", name_or_id: str) -> "ProjectRef":
-    """Return the project with this name or id. Raises UnknownName, or CommandError if several have the name."""
+    """Return the project with this name or id. Raises UnknownName, or CommandError if several match."""
     found = [each for each in projects if name_or_id in (each.id, each.name)]
     if len(found) == 1:
         return found[0]
@@ -225,7 +225,7 @@ def find(
     if len(found) > 1:
         places = ", ".join(sorted(f"{each['id']} in {each['domain']}" for each in found))
         raise CommandError(
-            f"Several domains have a {noun} named {name_or_id}. Give its id, or --domain DOMAIN: {places}."
+            f"Several domains have a {noun} named {name_or_id}. Give the {noun}'s id, or --domain DOMAIN: {places}."
         )
     return found[0]
 
@@ -275,12 +275,12 @@ def find_user(
     cluster: "JsonObject | None" = None,
     domain: str | None = None,
 ) -> "JsonObject":
-    """Find a user by name, such as `sso/anna` for a user of the issuer `sso`. Returns an id without a lookup.
+    """Find a user by name, such as `sso/anna` for a user of the issuer `sso`. An id is returned without a lookup.
 
     Raises ClientError, UnknownName, or CommandError if several users have the name.
 
     Args:
-        cluster: search only the owners of this cluster's unexpired certificates. Project admins may do that.
+        cluster: search only the owners of this cluster's unexpired certificates, which project admins may do.
         domain: the name of a domain, an issuer or Keystone.
     """
     if is_certificate_owner(name_or_id):
@@ -299,8 +299,8 @@ def find_user(
         )
     where = f" in the domain {domain}" if domain is not None else ""
     raise UnknownName(
-        f"There is no user {name_or_id}{where}. A user of an issuer has its name in front, such as sso/anna, and is "
-        "known after their first login."
+        f"There is no user {name_or_id}{where}. For a user of an OIDC issuer, write the issuer's name first, such as "
+        "sso/anna. Such users are known after their first login."
     )
 
 

@@ -28,8 +28,8 @@ class CommandEntry(NamedTuple):
     """A command or a group of commands.
 
     Attributes:
-        module: the module's name below `clustercert.cli`. The module defines the group as `app`, or the group or the
-            function of the command under the entry's name.
+        module: the module's name below `clustercert.cli`. The module defines a group named `app`, or a group or
+            function with the entry's name.
         help: help text of one sentence.
     """
 
@@ -76,7 +76,7 @@ COMMANDS = {
         CommandEntry(
             "fingerprint",
             "operate",
-            "Print the fingerprint of the service's certificate that users compare at their first login.",
+            "Print the fingerprint that users compare with the service's certificate at their first login.",
         ),
         CommandEntry("db", "operate", "Manage the database and its schema."),
         CommandEntry("keys", "operate", "Manage the keys that encrypt secrets at rest."),
@@ -141,15 +141,15 @@ class RootGroup(TyperGroup):
         super().__init__(**attributes)
         self.commands = _Commands()
 
-    def list_commands(self, ctx: typer.Context) -> list[str]:  # type: ignore[override] # its base class is private
+    def list_commands(self, ctx: typer.Context) -> list[str]:  # type: ignore[override] # private base
         del ctx
         return list(COMMANDS)
 
-    def get_params(self, ctx: typer.Context) -> list[Any]:  # type: ignore[override] # the same
-        # Typer supports completion only if it adds these options. `clustercert completion` replaces them.
+    def get_params(self, ctx: typer.Context) -> list[Any]:  # type: ignore[override] # private base
+        # Typer supports completion only if it adds these options. Hide them: `clustercert completion` replaces them.
         return [each for each in super().get_params(ctx) if each.name not in _TYPER_COMPLETION]
 
-    def format_commands(self, ctx: typer.Context, formatter: Any) -> None:  # type: ignore[override] # the same
+    def format_commands(self, ctx: typer.Context, formatter: Any) -> None:  # type: ignore[override] # private base
         del ctx
         with formatter.section("Commands"):
             formatter.write_dl([(entry.name, entry.help) for entry in COMMANDS.values()])
@@ -247,7 +247,7 @@ def main() -> NoReturn:
 
 
 def run(arguments: Sequence[str] | None = None) -> int:
-    """Run the command given by the arguments, by default this process's. Returns the exit code."""
+    """Run the command given by the arguments, by default those of this process. Returns the exit code."""
     # A shell may close these streams. Reopen them, so that no other file takes their descriptors.
     sys.stdin = sys.stdin or Path(os.devnull).open(encoding="utf-8")  # noqa: SIM115 - stays open
     sys.stdout = sys.stdout or Path(os.devnull).open("w", encoding="utf-8")  # noqa: SIM115 - stays open
@@ -257,7 +257,8 @@ def run(arguments: Sequence[str] | None = None) -> int:
         stream.reconfigure(errors="backslashreplace")  # type: ignore[union-attr] # both are text files here
     given = sys.argv[1:] if arguments is None else arguments
     if COMPLETION_VARIABLE in os.environ:
-        # If the package rich is installed, Typer wraps help texts at this width. Shells need each value on one line.
+        # If the package rich is installed, Typer wraps help texts at this width. Shells need each value and its help
+        # on one line.
         os.environ["TERMINAL_WIDTH"] = _NO_WRAPPING
     try:
         app(_root_options_first(given), prog_name="clustercert")
@@ -280,7 +281,7 @@ def run(arguments: Sequence[str] | None = None) -> int:
             return _flush_output(USAGE)
         print_note(
             f"Error: Unexpected error ({type(error).__name__}). Run the command again with CLUSTERCERT_DEBUG=1 "
-            "for a traceback, and report it."
+            "for a traceback, and report the traceback."
         )
     return _flush_output(FAILED)
 
@@ -288,7 +289,7 @@ def run(arguments: Sequence[str] | None = None) -> int:
 def _root_options_first(arguments: Sequence[str]) -> list[str]:
     """Move the root command's options to the front of the arguments, since people often type them last.
 
-    `demo` defines its own --data-dir, which is not moved.
+    Moves nothing if the command is `demo`, which has a --data-dir of its own.
     """
     front: list[str] = []
     rest: list[str] = []
@@ -328,7 +329,7 @@ def _print_os_error(error: OSError) -> None:
 
 
 def _missing_package(error: ModuleNotFoundError) -> str:
-    """Return a message that says what to install. Only the service's packages are optional."""
+    """Return a message that says what to install. Only the packages of the service can be missing."""
     return (
         f"This command needs the packages of the service, and {error.name} is not installed. Install them with "
         "`pip install 'clustercert[server]'`."
@@ -336,7 +337,7 @@ def _missing_package(error: ModuleNotFoundError) -> str:
 
 
 def _message(error: ClustercertError) -> str:
-    """Return the message with the error's internal reason, which local commands may show, but not the API."""
+    """Return the message with the error's internal reason. Local commands may show the reason, the API may not."""
     if isinstance(error, StoreFault):
         return error.reason
     detail = getattr(error, "reason", None)

@@ -86,7 +86,7 @@ def current(context: typer.Context, output: OutputOption = Output.TABLE) -> None
 
 @db.command()
 def check(context: typer.Context) -> None:
-    """Check the schema, the keys and the names of issuers. Exit with 1 if one is wrong. Also warns of risks."""
+    """Check the schema, the keys and the names of issuers. Exits with 1 if a check fails. Also warns of risks."""
 
     async def work(reader: Reader) -> None:
         # Opening the store has already checked the schema and the keys.
@@ -201,7 +201,7 @@ async def rotate(
     rewrapped = await rotation.rotate_kek(actor=operator.actor)
     row = {"id": rewrapped.kek_id, "added": rewrapped.added, "rewrapped": rewrapped.rewrapped}
     show_one(row, output, name="id")
-    print_note("Older key-encryption keys are kept until `clustercert keys retire`.")
+    print_note("Older key-encryption keys are kept until you run `clustercert keys retire`.")
 
 
 @keys.command()
@@ -261,10 +261,10 @@ def demo(
 
 
 def fingerprint(context: typer.Context, output: OutputOption = Output.TABLE) -> None:
-    """Print the fingerprint of the service's certificate that users compare at their first login.
+    """Print the fingerprint that users compare with the service's certificate at their first login.
 
-    Reads the file that the settings name, as `serve` does. The fingerprint is that of the last certificate in the
-    file: the CA, if the file contains it. `-o name` prints only the fingerprint.
+    Reads the file that the settings name, as `serve` does. Uses the last certificate in the file, which is the CA's
+    certificate if the file contains the CA. `-o name` prints only the fingerprint.
     """
     from clustercert.server.tls_files import present_tls
 
@@ -291,8 +291,8 @@ def serve(
     role: Annotated[
         ServerRole,
         typer.Option(
-            help="Which requests this process serves: all, those from clients, or those from API servers. With "
-            "`webhook`, the settings in [webhook] say where it listens."
+            help="Which requests this process serves: all, only those from clients, or only those from API servers. "
+            "With `webhook`, the process listens at the address in the settings [webhook]."
         ),
     ] = "all",
     host: Annotated[str | None, typer.Option(help="Address to listen on. Overrides the settings.")] = None,
@@ -321,8 +321,8 @@ def serve(
     loaded = load()
     if loaded.demo:
         raise SettingsError(
-            f"The folder {loaded.data_dir} belongs to a demo, which keeps its key with its data, so it can't "
-            "be served. Choose another folder with --data-dir."
+            f"The folder {loaded.data_dir} belongs to a demo. `serve` refuses it, because the encryption key is in the "
+            "same folder as the data. Choose a different folder with --data-dir."
         )
     loaded.check_examples()
     require_database(loaded)
@@ -370,7 +370,8 @@ def _print_address(host: str, port: int, files: "Tls | None") -> None:
         print_note(f"The certificate's SHA-256 fingerprint is {files.fingerprint}")
         if files.issuer_fingerprint is not None:
             print_note(
-                f"Users compare the fingerprint of its issuer at their first login: {files.compared_fingerprint}"
+                "At their first login, users compare the fingerprint of the certificate's issuer: "
+                f"{files.compared_fingerprint}"
             )
         if files.ca is not None:
             print_note(

@@ -51,7 +51,9 @@ ClusterOption = Annotated[str, typer.Option("--cluster", metavar="CLUSTER", help
 InProjectOption = Annotated[
     str | None,
     typer.Option(
-        "--project", metavar="PROJECT", help="Project; required if several have a cluster of this name."
+        "--project",
+        metavar="PROJECT",
+        help="Project; required if several projects have a cluster of this name.",
     ),
 ]
 ProjectDomainOption = Annotated[
@@ -78,7 +80,7 @@ PasswordFileOption = Annotated[
 ]
 # The minimum number of fingerprint digits that identify a certificate.
 MIN_DIGITS = 8
-# The maximum number of lines in a list. Bounds the memory, because a list is read completely before it is printed.
+# The maximum number of lines in a list. Limits memory use, because a list is read completely before it is printed.
 MAX_LINES = 100_000
 LimitOption = Annotated[int, typer.Option(min=1, max=MAX_LINES, help="Maximum number of lines.")]
 ListLimitOption = Annotated[
@@ -165,7 +167,7 @@ def parse_pairs(
 
 
 def time_ago(text: str) -> datetime:
-    """Parse a duration, and return the time that long before now. Raises typer.BadParameter."""
+    """Parse a duration such as 90d, and subtract it from the current time. Raises typer.BadParameter."""
     from clustercert.policy.lifetime import parse_lifetime
 
     try:
@@ -218,8 +220,8 @@ DEFAULT_LIFETIME = timedelta(hours=8)
 # CCE API reference: expire_at must be at least 15 minutes ahead when the service reads it.
 MINIMUM_LIFETIME = timedelta(minutes=15)
 _TRANSFER_TIME = timedelta(seconds=30)
-# If this machine's clock is ahead, the service sees a longer lifetime and may reject it. A lifetime that is shorter
-# by this is therefore accepted.
+# If this machine's clock is ahead, the service sees a longer lifetime and may reject it. The command therefore accepts
+# a lifetime that is shorter by this difference.
 _CLOCK_DIFFERENCE = timedelta(minutes=5)
 _DAY = timedelta(days=1)
 

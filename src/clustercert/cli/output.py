@@ -28,12 +28,15 @@ _DIGITS = 16
 
 
 def with_times(fields: "JsonObject") -> "JsonObject":
-    """Parse the times, which tables show relative to now."""
+    """Parse the times in an API object, so that tables can show them relative to now."""
     return {name: _time(name, value) for name, value in fields.items()}
 
 
 def with_names(fields: "JsonObject") -> "JsonObject":
-    """Add short columns: the first digits of the fingerprint, and the names of cluster and project, or their ids."""
+    """Add short columns: the first digits of the fingerprint, and the names of cluster and project, or their ids.
+
+    Also parses the times, as `with_times` does.
+    """
     columns: JsonObject = {}
     if "fingerprint" in fields:
         columns["certificate"] = str(fields["fingerprint"] or "")[:_DIGITS]
@@ -46,7 +49,7 @@ def with_names(fields: "JsonObject") -> "JsonObject":
 def with_domain(
     columns: "Sequence[str]", rows: "Sequence[Mapping[str, object]]", column: str = "domain"
 ) -> "Sequence[str]":
-    """Add a column after `project` if several projects in the rows have the same name: by default, their domain."""
+    """Add a column, by default the domain, after `project` if several projects in the rows have the same name."""
     projects = {(row["project"], row[column]) for row in rows}
     if len(projects) == len({name for name, _ in projects}):
         return columns
@@ -95,7 +98,7 @@ class _Layout:
 
 
 def _choose_layout(output: Output) -> Output:
-    """Replace the format `wide` by a table with all columns."""
+    """Replace the format `wide` by `table`, and remember that tables show all columns."""
     _Layout.wide = output is Output.WIDE
     return Output.TABLE if _Layout.wide else output
 
@@ -121,8 +124,8 @@ def row_of(value: object, *fields: str) -> dict[str, object]:
 class Table:
     """A table with aligned columns and no borders, like kubectl's tables, so that grep, awk and sort can read it.
 
-    The first rows decide which columns are shown. A later row that is too wide for the terminal is shown as a list of
-    fields.
+    The rows of the first `print` decide which columns are shown. A later row that is too wide for the terminal is shown
+    as a list of fields.
     """
 
     def __init__(self, columns: Sequence[str], name: str) -> None:
@@ -188,7 +191,7 @@ def show_one(row: Row, output: Output, *, name: str = "name") -> None:
 
 
 def document(value: object, output: Output) -> str:
-    """Write a JSON value as a JSON or YAML document that ends with a line feed."""
+    """Return a JSON value as a JSON or YAML document that ends with a line feed."""
     if output is Output.JSON:
         text = json.dumps(value, indent=2, ensure_ascii=False) + "\n"
         # Non-printable characters occur only in strings, where JSON can escape them.
@@ -204,7 +207,7 @@ def document(value: object, output: Output) -> str:
 
 
 def csv(rows: Sequence[Row], columns: Sequence[str]) -> str:
-    """Write CSV with a header. Lists and objects become JSON. Escapes cells that spreadsheets read as formulas."""
+    """Return CSV with a header. Lists and objects become JSON. Escapes cells that spreadsheets read as formulas."""
     from clustercert.certificates.list import csv_text
 
     text = csv_text([_plain(row) for row in rows], columns)
@@ -353,7 +356,7 @@ def _has_style() -> bool:
     return sys.stdout.isatty() and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
 
 
-# Progress is shown only for commands that take longer than this.
+# How long a command runs before its progress is shown.
 FIRST_SECONDS = 0.5
 _SECONDS_BETWEEN = 0.1
 _WIDTH = 30
@@ -365,7 +368,7 @@ class Progress:
 
     Args:
         noun: what is counted, in the plural.
-        total: the number of all steps, if known.
+        total: the total number of steps, if known.
         at_once: whether to show the progress immediately, because single steps may take long.
     """
 
@@ -389,7 +392,7 @@ class Progress:
         self.reach(self._done + steps, self._total)
 
     def reach(self, done: int, total: int | None = None) -> None:
-        """Set the number of finished steps and of all steps."""
+        """Set the number of finished steps and the total number of steps. Shows the new progress."""
         self._done, self._total = done, total
         if self._is_terminal and time.monotonic() >= self._next:
             self._draw()

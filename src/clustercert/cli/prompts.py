@@ -97,6 +97,7 @@ def _first_line(file: Path, longest: int) -> str:
     secret = line.removesuffix("\n").removesuffix("\r")
     if not secret or len(line) > longest:
         raise CommandError(
-            f"The first line of {file} is empty or longer than {longest} characters, so it is not a secret."
+            f"The first line of {file} is empty or longer than {longest} characters. Write the secret in the first "
+            "line."
         )
     return secret

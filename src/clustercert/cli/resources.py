@@ -167,7 +167,7 @@ RESOURCES = {
             plural="projects",
             help="Manage projects, which own clusters.",
             commands={
-                "create": "Create a project. A project of Keystone needs its id in Keystone.",
+                "create": "Create a project. For a project of Keystone, give its id in Keystone with --id.",
                 "list": "List the projects.",
                 "show": "Show a project.",
                 "enable": "Enable a project, so that its members can use it again.",
@@ -190,7 +190,7 @@ RESOURCES = {
         Resource(
             noun="user",
             plural="users",
-            help="Manage users of the built-in identity service.",
+            help="Manage users of the built-in identity provider.",
             commands={
                 "create": _SPECIAL,
                 "list": "List the users.",
@@ -252,7 +252,7 @@ RESOURCES = {
             metadata=(_DOMAIN,),
             fields=(
                 Field("role", NAME, is_required=True),
-                Field("project", NAME | {"description": "The project. Give this or `service`."}),
+                Field("project", NAME | {"description": "The project. Give either `project` or `service`."}),
                 Field("service", {"const": True, "description": "The role is valid in the whole service."}),
                 Field("users", TEXTS),
                 Field("groups", TEXTS),

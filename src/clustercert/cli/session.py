@@ -31,8 +31,8 @@ if TYPE_CHECKING:
 _PREFIX = "CLUSTERCERT_"
 # Variables that are not settings, but that the command line reads.
 _OTHERS = frozenset({"CONFIG", "DEBUG", "PASSWORD", "PROFILE", "SECRET_KEY", "TOKEN"})
-# The top-level fields of the settings. Client commands can't import the settings, because the packages that these need
-# may be missing.
+# The top-level fields of the settings. Client commands can't import the settings, because packages that the settings
+# need may be missing.
 TOP_LEVEL_SETTINGS = frozenset(
     {
         *(
@@ -114,7 +114,7 @@ class RootOptions:
 
 @dataclass(frozen=True, slots=True)
 class Finder:
-    """Finds objects by name or id. The methods raise NotFound, or Conflict or CommandError if several match."""
+    """Finds objects by name or id. The methods raise NotFound, or Conflict or CommandError if several objects match."""
 
     directory: "DirectoryReader"
     clusters: "ClusterQueries"
@@ -210,7 +210,7 @@ def settings(context: typer.Context, policy_file: Path | None = None, /, **overr
 
 
 def require_database(loaded: "Settings") -> None:
-    """Raise CommandError if the database file is missing, because opening it would create it."""
+    """Raise CommandError if the database file is missing, because opening a missing database would create it."""
     _, _, path = loaded.store_url.partition(":///")
     file = Path(path.partition("?")[0])
     if not loaded.shared_database and _is_missing(file):

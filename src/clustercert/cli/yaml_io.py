@@ -12,11 +12,11 @@ STANDARD_INPUT = Path("-")
 
 
 class MalformedYaml(CommandError):
-    """The text is not acceptable YAML. The message has no part of the text, which may be a secret."""
+    """The text is not acceptable YAML. The message does not quote the text, which may contain secrets."""
 
 
 def in_messages(path: Path) -> Path:
-    """Return the path for messages: `standard input` for `-`. The folder of the path does not change."""
+    """Return the path for messages: `standard input` for `-`. Both paths are in the same folder."""
     return Path("standard input") if path == STANDARD_INPUT else path
 
 

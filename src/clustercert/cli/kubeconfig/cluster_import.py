@@ -15,7 +15,8 @@ from clustercert.cli.yaml_io import in_messages, parse, read_input, read_regular
 # The maximum size of a kubeconfig: enough for several hundred clusters.
 MAX_BYTES = 1024 * 1024
 MAX_CA_BYTES = 64 * 1024
-# Fields that change how kubectl reaches the API server. They are not imported: issued kubeconfigs don't have them.
+# Fields that change how kubectl reaches the API server. These fields are not imported, because issued kubeconfigs don't
+# have them.
 _SKIPPED = ("tls-server-name", "proxy-url")
 
 
@@ -35,7 +36,9 @@ class ImportedCluster:
 
 
 def read(path: Path, context: str | None, *, need_ca: bool, follow_files: bool) -> ImportedCluster:
-    """Read the cluster of a context, by default the current one. The path `-` is standard input. Raises CommandError.
+    """Read the cluster of a context, by default the current context. The path `-` is standard input.
+
+    Raises CommandError.
 
     Args:
         follow_files: whether to read the file that `certificate-authority` names.
@@ -79,12 +82,12 @@ def _ca(cluster: Mapping[str, object], path: Path, *, follow_files: bool) -> byt
         raise CommandError(
             f"{path} disables verification of the API server's certificate. Specify the CA with --server-ca."
         )
-    raise CommandError(f"{path} has no CA for the API server. Name it with --server-ca.")
+    raise CommandError(f"{path} has no CA for the API server. Name the CA with --server-ca.")
 
 
 def _mapping(value: object, where: str) -> Mapping[str, object]:
     if not isinstance(value, dict):
-        raise CommandError(f"{where} is not a mapping, as a kubeconfig requires.")
+        raise CommandError(f"{where} is not a YAML mapping. Check the kubeconfig.")
     return value
 
 
@@ -93,7 +96,7 @@ def _entry(config: Mapping[str, object], field: str, name: str, noun: str) -> Ma
     for entry in _entries(config, field):
         if entry.get("name") == name:
             return _mapping(entry.get(noun), f"The {noun} {name}")
-    raise CommandError(f"There is no {noun} named {name} in the file. Its contexts: {_names(config)}.")
+    raise CommandError(f"There is no {noun} named {name} in the file. The file's contexts: {_names(config)}.")
 
 
 def _entries(config: Mapping[str, object], field: str) -> list[Mapping[str, object]]:

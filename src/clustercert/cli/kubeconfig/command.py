@@ -40,13 +40,13 @@ app.command("list")(unmerge.list_merged)
 app.command("allowlist")(unmerge.allowlist)
 
 _STANDARD_OUTPUT = Path("-")
-# Contexts for a cluster's additional addresses. The API lists these contexts only in kubeconfigs.
+# Contexts for a cluster's additional addresses. `Client.contexts` does not list them, but issued kubeconfigs have them.
 _SAN_CONTEXT = re.compile(r"customSAN-[0-9]+", re.ASCII)
 
 
 @dataclass(frozen=True, slots=True)
 class FileOptions:
-    """The options for the kubeconfig file. Raises CommandError at once if the file can't be written."""
+    """The options for the kubeconfig file. Raises CommandError if the file may not be replaced or its folder is missing."""
 
     out: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Write a file, mode 0600. [default: standard output]")
@@ -77,7 +77,7 @@ class FileOptions:
 
 @app.callback()
 def kubeconfig() -> None:
-    """Get kubeconfigs from a running service, as the user of `login` or of OpenStack's variables (OS_AUTH_URL)."""
+    """Get kubeconfigs from a running service, with the saved login or with OpenStack's variables (OS_AUTH_URL)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,7 +107,7 @@ class ContextOptions:
         if self.context not in contexts:
             raise UnknownName(
                 f"Kubeconfigs for this cluster have no context {self.context}. They have: {', '.join(contexts)}. If "
-                "the cluster has further addresses, they also have customSAN-0 and so on."
+                "the cluster has further addresses, its kubeconfigs also have customSAN-0 and so on."
             )
 
     def document(self, kubeconfig: "ValidatedKubeconfig", ref: ClusterRef, user: str) -> "JsonObject":
@@ -144,7 +144,9 @@ def get(
     ] = False,
     project: Annotated[
         str | None,
-        typer.Option(help="Project of the cluster; required if several have a cluster of this name."),
+        typer.Option(
+            help="Project of the cluster; required if several projects have a cluster of this name."
+        ),
     ] = None,
     domain: ProjectDomainOption = None,
     reason: Annotated[str | None, typer.Option(help="Reason, for the audit log.")] = None,

@@ -12,7 +12,7 @@ from clustercert.yaml_text import dump
 LISTS = ("clusters", "users", "contexts")
 CURRENT = "current-context"
 _NEW = {"apiVersion": "v1", "kind": "Config"}
-# Some programs indent the items of a list.
+# Matches a list whose items are indented, as some programs write them.
 _INDENTED_ITEMS = re.compile(r"^(?:clusters|users|contexts):[^\n]*\n(?:\s*#[^\n]*\n)*( +)- ", re.MULTILINE)
 # ruamel.yaml breaks longer lines.
 _WIDTH = 1_000_000
@@ -64,7 +64,7 @@ class Kubeconfig:
         new = self.value if old else _NEW | self.value
         text = _edited(self.text, old, new)
         if text is None or not _has_value(text, new):
-            raise MalformedYaml("Its form does not allow changing entries without changing others.")
+            raise MalformedYaml("Its YAML does not allow changing some entries without changing others.")
         return text
 
 
@@ -76,7 +76,7 @@ def _parsed(content: bytes) -> Value:
     if value is None:
         return {}
     if not isinstance(value, dict):
-        raise MalformedYaml("It is not a mapping, as a kubeconfig requires.")
+        raise MalformedYaml("It is not a YAML mapping.")
     for name in LISTS:
         if not isinstance(value.get(name), list | None):
             raise MalformedYaml(f"{name} is not a list.")
@@ -96,7 +96,7 @@ def _has_name(entry: object, name: str | None = None) -> bool:
 
 
 def _are_entries(one: object, other: object) -> bool:
-    """Whether both values are lists, and at least one item in them has a name."""
+    """Whether both values are lists, and at least one item in one of them has a name."""
     return isinstance(one, list) and isinstance(other, list) and any(map(_has_name, [*one, *other]))
 
 
@@ -145,7 +145,7 @@ class _Editor:
         from ruamel.yaml.resolver import VersionedResolver
 
         class TextResolver(VersionedResolver):
-            """Reads each plain scalar as text: ruamel.yaml follows YAML 1.2, and kubectl YAML 1.1."""
+            """Reads each plain scalar as text, because ruamel.yaml follows YAML 1.2, but kubectl follows YAML 1.1."""
 
             @property
             def versioned_resolver(self) -> dict[str, Any]:
@@ -169,7 +169,7 @@ class _Editor:
         return target.getvalue() + self._end
 
     def update(self, node: Any, old: Mapping[Any, Any], new: Mapping[Any, Any]) -> None:
-        """Apply the differences between two values of a mapping to its node."""
+        """Change the node of a mapping from the value `old` to the value `new`."""
         for key in old.keys() - new.keys():
             node.pop(key, None)
         for key, value in new.items():
@@ -184,7 +184,7 @@ class _Editor:
                 node[key] = self._node(value)
 
     def _update_entries(self, key: str, node: Any, old: list[Any], new: list[Any]) -> None:
-        """Apply the differences between two lists of named entries to their node."""
+        """Change the node of a list of named entries from the value `old` to the value `new`."""
         new_entries = {each["name"]: each for each in new if _has_name(each)}
         names = [each["name"] if _has_name(each) else None for each in old]
         for index in reversed(range(len(old))):
@@ -208,7 +208,7 @@ class _Editor:
     def _add_comment(self, lines: list[str], key: str, entries: Any, index: int) -> None:
         """Move the comment lines below a removed entry to the next node.
 
-        The comment describes that node, but ruamel.yaml stores it with the removed entry.
+        The comment describes the next node, but ruamel.yaml stores the comment with the removed entry.
         """
         text = "\n".join(line.removeprefix("#").strip() for line in lines if line)
         keys = list(self.root)

@@ -78,7 +78,9 @@ def parse_template(template: str) -> list[tuple[str, str | None]]:
             raise ValueError
     except ValueError:
         fields = ", ".join(f"{{{field}}}" for field in _FIELDS)
-        raise UsageError(f"{template!r} is not a template for names. It can have {fields}.") from None
+        raise UsageError(
+            f"{template!r} is not a template for names. A template can contain {fields}."
+        ) from None
     return [(text, field) for text, field, _, _ in parts]
 
 
@@ -170,7 +172,7 @@ def remove(config: Kubeconfig, contexts: set[str]) -> None:
 def verified_address(
     kubeconfig: JsonObject, *, internal: bool, insecure: bool, only: str | None = None
 ) -> JsonObject:
-    """Choose an address of the API server from a kubeconfig of the service. Raises CommandError.
+    """Choose an address of the API server from a kubeconfig that the service issued. Raises CommandError.
 
     Args:
         only: the name of the context to choose.
@@ -244,7 +246,7 @@ def plugin_command() -> list[str]:
             return [str(script)]
     if found := shutil.which("kubectl-clustercert"):
         return [str(Path(found).absolute())]
-    # -P: the current folder must not provide modules.
+    # -P keeps Python from importing modules from the current folder.
     return [sys.executable, "-P", "-m", "clustercert"]
 
 
@@ -263,6 +265,7 @@ def _ref(field: str, entry: Mapping[str, Any]) -> ClusterRef | None:
             values = [each["extension"].get(key) for key in ClusterRef.__slots__]
             if all(isinstance(value, str) for value in values):
                 ref = ClusterRef(*values)
-                # Other programs may write this extension. Check the ids, because `unmerge` deletes files by these ids.
+                # Other programs may write this extension. Check the ids, because `unmerge` deletes files whose names
+                # contain the ids.
                 return ref if all(map(is_plain, ref.identity)) else None
     return None

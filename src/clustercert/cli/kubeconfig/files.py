@@ -42,9 +42,9 @@ def load(path: Path) -> Kubeconfig:
 
 
 def change(path: Path, edit: Callable[[Kubeconfig], None]) -> bool:
-    """Edit a file while holding kubectl's lock. Returns whether the text changed.
+    """Edit a file while holding kubectl's lock, and keep a backup. Returns whether the text changed.
 
-    Raises CommandError if that fails. The file is then unchanged.
+    Raises CommandError if the file can't be changed. The file is then unchanged.
     """
     try:
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)

@@ -74,7 +74,7 @@ class EntryOptions:
         entries.parse_template(self.context_name)
 
     def user(self, ref: ClusterRef, issued: "IssuedKubeconfig") -> "JsonObject":
-        """Return the user entry. Unless embedded, saves the certificate in the exec plugin's cache or in a file."""
+        """Return the user entry. Without --embed, also saves the certificate, in the exec plugin's cache or a file."""
         if self.embed:
             return dict(issued.kubeconfig.credential)
         from clustercert.cli.credential import cache
@@ -96,7 +96,7 @@ class EntryOptions:
 
 
 class _NewEntry(NamedTuple):
-    """The contents of a new cluster and user."""
+    """The contents of a new cluster entry and of a new user entry."""
 
     ref: ClusterRef
     address: "JsonObject"
@@ -105,7 +105,7 @@ class _NewEntry(NamedTuple):
 
 @dataclass(slots=True)
 class _Plan:
-    """The names of new entries, and the files that get them."""
+    """The names of the new entries, and the kubeconfig files in which to write the entries."""
 
     files: list[Path]
     configs: dict[Path, Kubeconfig]
@@ -146,7 +146,7 @@ def merge(
         str | None,
         typer.Option(
             metavar="PROJECT",
-            help="Project of the clusters; required if several have a cluster of this name.",
+            help="Project of the clusters; required if several projects have a cluster of this name.",
         ),
     ] = None,
     domain: ProjectDomainOption = None,
@@ -169,7 +169,8 @@ def merge(
     chosen = login.profile()
     if not options.embed and login.saved_name is None:
         raise CommandError(
-            "Renewing certificates needs a saved login. Run `clustercert login URL`, or write them with --embed."
+            "Renewing certificates needs a saved login. Run `clustercert login URL`, or write the certificates into "
+            "the kubeconfig with --embed."
         )
     plan = _Plan.read(kubeconfig)
     with chosen.explain_rejection(), chosen.client() as client:
@@ -245,7 +246,7 @@ def _write(plan: _Plan, new: dict[str, _NewEntry], *, use: bool) -> None:
 
 
 def _put(config: Kubeconfig, *, path: Path, new: Mapping[str, _NewEntry], current: str | None) -> None:
-    """Put the entries. Checks owners again under the file's lock, because another program may have added entries."""
+    """Put the new entries into a locked file. Checks again whether other programs have added entries of these names."""
     for name, entry in new.items():
         entries.check_owner(config, path, name, entry.ref)
         entries.put(config, name, *entry)

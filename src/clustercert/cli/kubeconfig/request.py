@@ -24,7 +24,7 @@ class IssuedKubeconfig:
     """A validated kubeconfig with a new certificate.
 
     Attributes:
-        clock_offset: how much this machine's clock is ahead of the service's.
+        clock_offset: how much this machine's clock is ahead of the service's clock.
     """
 
     kubeconfig: ValidatedKubeconfig
@@ -51,7 +51,7 @@ class CertificateRequest:
     reason: str | None = None
 
     def send(self, client: "Client") -> IssuedKubeconfig:
-        """Request the certificate. Raises ClientError or CommandError."""
+        """Request the certificate, and return the validated kubeconfig. Raises ClientError or CommandError."""
         key = LocalKey() if self.local_key else None
         csr_pem = key.csr_pem() if key else None
         try:
@@ -98,7 +98,7 @@ class CertificateRequest:
 
 
 def clock_offset(response: "ApiResponse") -> timedelta:
-    """How much this machine's clock is ahead of the service's; zero if the difference is small or unknown."""
+    """Return how much this machine's clock is ahead of the service's clock; zero for a small or unknown difference."""
     try:
         there = parsedate_to_datetime(response.headers.get("Date", ""))
         offset = datetime.now(UTC) - there

@@ -30,7 +30,7 @@ def unmerge(
     every: Annotated[bool, typer.Option("--all", help="All contexts that `merge` wrote.")] = False,
     kubeconfig: KubeconfigOption = None,
 ) -> None:
-    """Remove the entries that `merge` wrote from your kubeconfig, and their cached certificates."""
+    """Remove the entries of your kubeconfig that `merge` wrote, and delete their cached certificates."""
     if bool(names) == every:
         raise typer.BadParameter("Name contexts or clusters, or give --all.")
     warn_in_client(os.environ)
@@ -49,7 +49,7 @@ def unmerge(
                 print_note(f"Removed the context {each.context} from {path}")
             if any(each.kind == "embedded" for each in removed):
                 print_note(
-                    f"{files.backup_of(path)} still has private keys. Delete it if you do not need it."
+                    f"{files.backup_of(path)} still has private keys. Delete that file if you do not need it."
                 )
             if config.current in contexts:
                 print_note(
@@ -82,7 +82,7 @@ def list_merged(kubeconfig: KubeconfigOption = None, output: OutputOption = Outp
 def allowlist() -> None:
     """Print the lines that allow the exec plugin in kubectl's preferences (kuberc).
 
-    Needed only where ~/.kube/kuberc has a credentialPluginPolicy.
+    You need these lines only if ~/.kube/kuberc has a credentialPluginPolicy.
     """
     command = entries.plugin_command()[0]
     write_out(

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 def status(login: LoginOptions, output: OutputOption = Output.TABLE) -> None:
     """Show who is logged in, where, until when, and in which projects. Asks the service.
 
-    Exits with 3 if there is no login, or if the service does not accept it.
+    Exits with status 3 if there is no login, or if the service does not accept the login.
     """
     name = login.saved_name
     chosen = login.profile(may_ask=False)
@@ -89,7 +89,7 @@ def password(
         ),
     ] = None,
 ) -> None:
-    """Change your password. Asks for the old one.
+    """Change your password. Asks for the old password.
 
     All your other logins and temporary access keys end. Permanent access keys and certificates stay valid:
     `clustercert logout --everywhere` revokes certificates.
@@ -127,10 +127,12 @@ def password(
 def _user_here(chosen: Profile, caller: "CurrentUser | None") -> "CurrentUser":
     """Return the user, if the service stores their password. Raises CommandError."""
     if caller is None:
-        raise CommandError(f"{chosen.url} is not a service of clustercert. Change your password there.")
+        raise CommandError(
+            f"{chosen.url} is not a clustercert service. Change your password with the tools of that service."
+        )
     if caller.issuer != BUILT_IN:
         raise CommandError(
-            f"The password of {caller.name} is not at {chosen.url}, but at {caller.issuer}. Change it there."
+            f"The password of {caller.name} is not at {chosen.url}, but at {caller.issuer}. Change the password there."
         )
     return caller
 

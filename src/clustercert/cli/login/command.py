@@ -89,7 +89,7 @@ def login(
         str | None,
         typer.Argument(
             metavar="URL",
-            help="Service, such as https://clustercert.example.com. [default: that of the last login]",
+            help="Service, such as https://clustercert.example.com. [default: the service of the last login]",
         ),
     ] = None,
     project: Annotated[
@@ -104,7 +104,7 @@ def login(
     A login at another service creates another profile.
 
     At an OIDC issuer, people log in with a browser. CI jobs give a token with --token-file or CLUSTERCERT_TOKEN. The
-    first login at an issuer asks whether this service may get the token, unless --allow-service names it.
+    first login at an issuer asks whether this service may get the token, unless --allow-service names the service.
 
     A login with a password saves a token until it expires, never the password. Secrets come from a prompt, from a file,
     or from the variables CLUSTERCERT_PASSWORD and CLUSTERCERT_SECRET_KEY.
@@ -156,7 +156,7 @@ def _service(
     last = profile.remembered(name, os.environ)
     if url is None:
         if last is None:
-            raise UsageError("Name the service: `clustercert login URL`. Later logins don't need it.")
+            raise UsageError("Name the service: `clustercert login URL`. Later logins don't need the URL.")
         return last.url, name, last
     base = service_url(url, plain_http=plain_http)
     if last is None or last.url == base:
@@ -179,7 +179,7 @@ def _is_same_user(one: Profile, other: Profile) -> bool:
 
 
 def password_from(file: Path | None, prompt: str = "Password") -> str:
-    """Return the current password, from a file, from CLUSTERCERT_PASSWORD or from a prompt."""
+    """Return the password that the user has now, from a file, from CLUSTERCERT_PASSWORD or from a prompt."""
     return _secret(prompt, "CLUSTERCERT_PASSWORD", file, "--password-file")
 
 

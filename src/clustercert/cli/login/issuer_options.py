@@ -62,7 +62,7 @@ class IssuerOptions:
         str | None,
         typer.Option(
             metavar="URL",
-            help="Send the issuer's token to the service at URL without asking, also for the first time.",
+            help="Send the issuer's token to the service at URL without asking, even the first time.",
         ),
     ] = None
     keyring: Annotated[
@@ -102,7 +102,9 @@ class IssuerOptions:
             by_password: whether options for a password or access key are given.
         """
         if by_password and (self.is_given or self.token_file is not None):
-            raise typer.BadParameter("The options for a password or access key exclude those for issuers.")
+            raise typer.BadParameter(
+                "The options for a password or access key exclude the options for issuers."
+            )
         if by_password:
             return None
         from clustercert.cli.login import oidc_login, trust
@@ -136,7 +138,7 @@ class IssuerOptions:
         return service_url(self.allow_service, plain_http=True) if self.allow_service is not None else None
 
     def _require_user(self) -> None:
-        """Raise CommandError in a CI job, where nobody can use a browser. Accepts --device."""
+        """Raise CommandError in a CI job without --device, because nobody can use a browser there."""
         if oidc_login.is_ci(os.environ) and not self.device:
             raise CommandError(
                 "Nobody can log in with a browser, because the variable CI is set. Give --token-file FILE or "

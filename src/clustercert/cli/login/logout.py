@@ -154,14 +154,15 @@ def _note_logins(done: Any, url: str) -> None:
     if issuer == BUILT_IN:
         return
     print_note(
-        f"Logins at {issuer} from before {done['new_logins_from']} are refused here. To log in again, wait until then."
+        f"Logins at {issuer} from before {done['new_logins_from']} are refused here. To log in again, wait until that "
+        "time."
     )
     if done["renewals_end"]:
         print_note(f"Log out at {issuer} too. Then log in with `clustercert login --reauthenticate`.")
     else:
         print_note(
-            f"Whoever has your refresh token can still log in, because {issuer} does not say when you logged in. End "
-            "your sessions there now, or change your password there. Until then, only an operator can stop such "
+            f"Anyone who has your refresh token can still log in, because {issuer} does not say when you logged in. "
+            "End your sessions there now, or change your password there. Until then, only an operator can stop such "
             f"logins: `clustercert user block {done['name']}`."
         )
 

@@ -20,12 +20,12 @@ if TYPE_CHECKING:
 
 # How long to wait for the issuer's new key: the service fetches keys at most every 30 seconds.
 _LONGEST_WAIT_SECONDS, _RETRY_SECONDS = 40.0, 5.0
-# Values of the variable CI that mean no.
+# Values of the variable CI outside a CI job.
 _OFF = ("", "0", "false", "no")
 
 
 def is_ci(environment: Mapping[str, str]) -> bool:
-    """Whether the variable CI is set: then nobody is at the terminal."""
+    """Whether the variable CI says that this is a CI job, in which nobody is at the terminal."""
     return environment.get("CI", "").lower() not in _OFF
 
 
@@ -46,11 +46,11 @@ def has_browser(environment: Mapping[str, str]) -> bool:
 
 
 def open_in_browser(url: str) -> None:
-    """Open an address, without waiting. Other users of this machine may see the address in the list of processes."""
+    """Open an address in a browser, without waiting. Other users may see the address in this machine's process list."""
     import subprocess
 
     # Detach the browser: it may write to standard output, which kubectl reads, or stay in the foreground.
-    subprocess.Popen(  # noqa: S603 - no shell, and the address is ours
+    subprocess.Popen(  # noqa: S603 - no shell, and only the address varies
         [sys.executable, "-I", "-m", "webbrowser", url],
         stdin=subprocess.DEVNULL,
         stdout=subprocess.DEVNULL,
@@ -71,7 +71,8 @@ def by_browser(issuer: "LoginIssuer", *, open_window: bool, reauthenticate: bool
     def show(url: str) -> None:
         if open_window:
             print_note(
-                f"Log in at {issuer.url} in the browser window. If none opens, run `clustercert login --no-browser`."
+                f"Log in at {issuer.url} in the browser window. If no window opens, run `clustercert login "
+                "--no-browser`."
             )
             open_in_browser(url)
         else:
@@ -81,7 +82,7 @@ def by_browser(issuer: "LoginIssuer", *, open_window: bool, reauthenticate: bool
             print_note("On a machine without a browser, run `clustercert login --device`.")
 
     if reauthenticate:
-        # Source: OpenID Connect Core 1.0, 3.1.2.1.
+        # Source: OpenID Connect Core 1.0, section 3.1.2.1.
         parameters = {**issuer.client.parameters, "prompt": "login"}
         issuer = replace(issuer, client=replace(issuer.client, parameters=parameters))
     with IssuerClient(issuer) as client:
@@ -95,7 +96,7 @@ def by_device(issuer: "LoginIssuer") -> "Tokens":
     def show(device: "DeviceCode") -> None:
         print_note(f"Open this address in any browser, and enter the code {device.user_code}\n  {device.uri}")
         if device.complete_uri is not None:
-            print_note(f"Or open this one, and compare the code.\n  {device.complete_uri}")
+            print_note(f"Or open this address, and compare the code.\n  {device.complete_uri}")
 
     with IssuerClient(issuer) as client:
         return log_in_by_device_code(client, show)
@@ -171,9 +172,10 @@ def end_session(name: str, found: Profile) -> None:
 
 
 def current_issuer(name: str, found: Profile, oidc: OidcLogin) -> "tuple[LoginIssuer, LoginOffer]":
-    """Return the issuer as the service describes it now, or else as saved, and the service's offer of all issuers.
+    """Return the issuer of a profile, and all issuers that the service offers now.
 
-    Raises ClientError or CommandError.
+    If the service no longer offers the profile's issuer, returns the issuer as saved in the profile. Raises ClientError
+    or CommandError.
     """
     from clustercert.client import Client
     from clustercert.client.oidc.issuer import login_offer
@@ -185,6 +187,6 @@ def current_issuer(name: str, found: Profile, oidc: OidcLogin) -> "tuple[LoginIs
 
 
 def with_saved_ca(issuer: "LoginIssuer", saved: "LoginIssuer") -> "LoginIssuer":
-    """Return the issuer with the CA that the user gave at the last login, if the service provides none."""
+    """Return the issuer with the CA that the user gave at the last login, if the service names no CA."""
     keeps = issuer.ca_pem is None and issuer.url == saved.url
     return replace(issuer, ca_pem=saved.ca_pem) if keeps else issuer

@@ -43,7 +43,7 @@ class LoginOptions:
         return name
 
     def profile(self, *, may_ask: bool = True) -> Profile:
-        """Load the chosen login, or log in with OpenStack's variables. Prints a note if these are set.
+        """Load the chosen login, or log in with OpenStack's variables. Prints a note if these variables are set.
 
         Renews an expired login at an OIDC issuer.
 
@@ -65,8 +65,8 @@ class LoginOptions:
             found = (renew_or_log_in if may_ask else renew)(name, found)
         if address and self.profile_name is None:
             print_note(
-                f"Using the saved login, {found.user} at {found.url}. OpenStack's variables are ignored: they need "
-                "--from-env."
+                f"Using the saved login, {found.user} at {found.url}. OpenStack's variables are ignored. To use them, "
+                "add --from-env."
             )
         return found
 

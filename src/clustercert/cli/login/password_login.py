@@ -88,7 +88,7 @@ def choose_project(
 
 
 def log_in(environment: Mapping[str, str], *, plain_http: bool) -> Profile:
-    """Log in and return the profile without saving it. Raises ClientError, or CommandError if a variable is missing."""
+    """Log in with OpenStack's variables. Returns the profile without saving it. Raises ClientError or CommandError."""
     from clustercert.client.connection import service_url
 
     url = service_url(environment["OS_AUTH_URL"], plain_http=plain_http)
@@ -99,7 +99,8 @@ def log_in(environment: Mapping[str, str], *, plain_http: bool) -> Profile:
         return log_in_by_access_key(url, access_key, secret_key, _project(environment), ca_pem)
     session = _session(url, environment, ca_pem)
     found = profile_of(url, session, _project(environment), ca_pem)
-    # The cluster API may have another address than the identity service. The catalog contains the API's address.
+    # The cluster API and the identity service may have different addresses. The catalog contains the cluster API's
+    # address.
     address = service_url(session.service_url, plain_http=plain_http) if session.service_url else url
     if address != url and not found.chosen_project:
         raise CommandError(f"Your project at {url} is not known. Set OS_PROJECT_NAME or OS_PROJECT_ID.")
@@ -118,7 +119,7 @@ def _session(url: str, environment: Mapping[str, str], ca_pem: str | None) -> "S
     if not user or not password:
         raise CommandError(
             "OS_AUTH_URL is set, but not your credentials: set OS_USERNAME and OS_PASSWORD, or OS_TOKEN, or "
-            "OS_ACCESS_KEY and OS_SECRET_KEY. Or unset it and run `clustercert login URL`."
+            "OS_ACCESS_KEY and OS_SECRET_KEY. Or unset OS_AUTH_URL and run `clustercert login URL`."
         )
     domain = environment.get("OS_USER_DOMAIN_NAME") or environment.get("OS_DOMAIN_NAME")
     domain_id = None if user_id or domain else environment.get("OS_USER_DOMAIN_ID")

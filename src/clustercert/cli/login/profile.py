@@ -1,7 +1,7 @@
 """Saved logins: one file of mode 0600 for each profile, in a folder of mode 0700.
 
-A profile contains a token or an access key, never a password. The tokens of a login at an OIDC issuer are in another
-file: see `token_storage`.
+A profile contains a token or an access key, never a password. The tokens of a login at an OIDC issuer are in a
+separate file: see `token_storage`.
 """
 
 import contextlib
@@ -44,7 +44,7 @@ class OidcLogin:
 
     Attributes:
         name: the issuer's name in the service; empty if the user gave the token.
-        subject: the issuer's id of the user.
+        subject: the user's id at the issuer.
         issuer: the issuer as the service describes it; `None` if the user gave the token.
         keyring: whether the refresh token is kept in the system's keyring.
         token_file: file in which another program puts new tokens.
@@ -63,14 +63,14 @@ class Profile:
 
     Attributes:
         url: the service's base URL.
-        user: the user name, for messages; the access key if the service does not say who owns it.
+        user: the user name, for messages; the access key if the service does not name the owner of the access key.
         domain: the user's domain, by name; `None` if the service does not return it.
         project_id, project_name: the project for requests that do not search all projects; `None` if the user, such as
             an operator, has no role in any project.
         chosen_project: whether the user chose the project. If so, clusters are looked up in this project first.
         ca_pem: the CAs to trust instead of this machine's CAs.
         token, expires_at: set only after a login with a password, or at an OIDC issuer.
-        access_key, secret_key: the secret key is set only after a login with an access key.
+        access_key, secret_key: set only after a login with an access key. A logout deletes only the secret key.
     """
 
     url: str
@@ -90,7 +90,7 @@ class Profile:
 
     @property
     def is_logged_in(self) -> bool:
-        """Whether the profile has a token or a secret key. The token may have expired."""
+        """Whether the profile has a token, a secret key or a refresh token. The token may have expired."""
         return self.token is not None or self.secret_key is not None or self.is_renewable
 
     @property
@@ -194,7 +194,7 @@ def advice_if_refused(advice: str) -> Iterator[None]:
 
 
 def current(environment: Mapping[str, str]) -> str:
-    """Return the name of the profile to use: the profile in the environment, or the profile chosen last."""
+    """Return the name of the profile to use: from the variable CLUSTERCERT_PROFILE, or the profile chosen last."""
     if name := environment.get("CLUSTERCERT_PROFILE"):
         return name
     try:
@@ -253,7 +253,7 @@ def remembered(name: str, environment: Mapping[str, str]) -> Profile | None:
 
 
 def save(name: str, profile: Profile, environment: Mapping[str, str]) -> Path:
-    """Write or replace a profile, and return the file's path. Raises CommandError."""
+    """Write or replace a profile and its tokens, and return the profile's file. Raises CommandError."""
     path = path_of(name, environment)
     separate = profile.oidc is not None
     saved = SavedTokens(profile.token, profile.expires_at, profile.refresh_token, profile.in_keyring)
@@ -271,7 +271,7 @@ def save(name: str, profile: Profile, environment: Mapping[str, str]) -> Path:
 
 
 def delete(name: str, environment: Mapping[str, str]) -> None:
-    """Delete a profile. Raises CommandError if the file is missing or can't be deleted."""
+    """Delete a profile and its tokens. Raises CommandError if the profile is missing or can't be deleted."""
     path = path_of(name, environment)
     token_storage.save(tokens_path(name, environment), SavedTokens())
     try:

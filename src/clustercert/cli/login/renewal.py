@@ -32,7 +32,7 @@ class LoginNeeded(NotLoggedIn):
 
 
 def renew(name: str, found: Profile, *, refused: str | None = None) -> Profile:
-    """Return a login at an OIDC issuer with a valid token. Returns other kinds of login unchanged.
+    """Renew a login at an OIDC issuer if needed, and return the login. Returns other kinds of login unchanged.
 
     Raises LoginNeeded, ClientError or CommandError.
 
@@ -116,7 +116,7 @@ def _refreshed(name: str, found: Profile, oidc: OidcLogin, path: Path) -> SavedT
         token_storage.drop_refresh_token(path)
         raise login_needed(name, found) from error
     except OAuthError as error:
-        # The client id at the issuer may have changed. A new login asks the service for the current one.
+        # The client id at the issuer may have changed. A new login asks the service for the current client id.
         raise LoginNeeded(f"{error.message} {profile.log_in_again(name)}") from error
     return save_tokens(name, tokens, keyring=found.in_keyring)
 
@@ -126,7 +126,7 @@ def _from_file(name: str, found: Profile, file: Path) -> SavedTokens:
     if tokens.expires_at <= datetime.now(UTC):
         raise LoginNeeded(f"The token in {file} expired. {profile.log_in_again(name)}")
     if found.oidc is not None and tokens.subject != found.oidc.subject:
-        raise LoginNeeded(f"The token in {file} is of another user. {profile.log_in_again(name)}")
+        raise LoginNeeded(f"The token in {file} belongs to another user. {profile.log_in_again(name)}")
     return save_tokens(name, tokens, keyring=False)
 
 

@@ -28,17 +28,17 @@ def check() -> None:
 
 
 def put(account: str, secret: str) -> None:
-    """Save a secret. Raises CommandError if there is no keyring, or if the keyring does not respond."""
+    """Save a secret in the keyring. Raises CommandError if there is no keyring, or if the keyring does not respond."""
     _within_time(lambda: _keyring().set_password(_SERVICE, account, secret))
 
 
 def get(account: str) -> str | None:
-    """Return a secret, or `None` if there is none. Raises CommandError."""
+    """Return the secret of an account in the keyring, or `None` if the account has no secret. Raises CommandError."""
     return _within_time(lambda: _keyring().get_password(_SERVICE, account))
 
 
 def delete(account: str) -> None:
-    """Delete a secret if there is one. Raises CommandError."""
+    """Delete the secret of an account in the keyring, if the account has a secret. Raises CommandError."""
     if get(account) is not None:
         _within_time(lambda: _keyring().delete_password(_SERVICE, account))
 
@@ -89,7 +89,8 @@ class SavedTokens:
     Attributes:
         token: the token that is sent to the service.
         expires_at: when to renew the token.
-        refresh_token: `None` if the issuer sent none, refused it, or if it is in the keyring.
+        refresh_token: `None` if the issuer sent no refresh token, if the issuer refused the refresh token, or if the
+            keyring contains it.
         in_keyring: whether the refresh token is in the keyring.
     """
 
@@ -115,7 +116,7 @@ def read(path: Path) -> SavedTokens:
 
 
 def save(path: Path, tokens: SavedTokens) -> None:
-    """Write the file of saved tokens, or delete the file if there are none. Raises CommandError."""
+    """Write the file of saved tokens, or delete the file if there are no tokens. Raises CommandError."""
     try:
         if tokens == SavedTokens():
             path.unlink(missing_ok=True)

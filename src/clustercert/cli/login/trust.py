@@ -52,7 +52,9 @@ class TrustOptions:
             raise typer.BadParameter("--ca-fingerprint must be a SHA-256 fingerprint: 64 hex digits.")
 
     def ca_pem(self, url: str, remembered: str | None) -> str | None:
-        """Return the CAs to trust, or `None` for this machine's CAs. Asks if the certificate is not trusted yet.
+        """Return the CAs to trust, or `None` for this machine's CAs.
+
+        Asks the user about a certificate that is not trusted yet.
 
         Args:
             remembered: the CA from the last login.
@@ -67,7 +69,7 @@ class TrustOptions:
             if given is not None:
                 raise CommandError(
                     f"The CA file {self.ca_file} does not fit the certificate of {url} ({reason}). Name the CA that "
-                    "signed it, and use an address that the certificate names."
+                    "signed the certificate, and use an address that the certificate names."
                 )
             return _confirmed(url, changed=remembered is not None)
         certificate = connection.chosen_certificate(url, self.ca_fingerprint)
@@ -87,13 +89,13 @@ def _confirmed(url: str, *, changed: bool) -> str:
     *_, certificate = connection.presented_chain(url)
     ca_pem = _checked(url, certificate.pem)
     if changed:
-        print_note(f"The certificate of {url} is not the one of the last login.")
+        print_note(f"The certificate of {url} is not the certificate of the last login.")
     else:
         print_note(f"This machine does not trust the certificate of {url} yet.")
-    print_note(f"SHA-256 fingerprint of its issuer, or of itself: {certificate.fingerprint}")
-    print_note("Compare it with the fingerprint that the operator of the service gives you.")
+    print_note(f"SHA-256 fingerprint of the certificate or of its issuer: {certificate.fingerprint}")
+    print_note("Compare this fingerprint with the one that the operator of the service gives you.")
     confirm(
-        "Trust it from now on?",
+        "Trust this certificate from now on?",
         yes=False,
         instead=f"add --ca-fingerprint {certificate.fingerprint} after you compared it, or --ca-file FILE",
     )
@@ -105,8 +107,8 @@ def _checked(url: str, ca_pem: str) -> str:
 
     if (reason := connection.rejection(url, ca_pem)) is not None:
         raise CommandError(
-            f"The certificate of {url} is not valid for this address, or has expired ({reason}). Use an address that it"
-            " names."
+            f"The certificate of {url} is not valid for this address, or has expired ({reason}). Use an address that "
+            "the certificate names, or ask the operator of the service."
         )
     return ca_pem
 
@@ -129,7 +131,10 @@ class KnownService:
 
 
 def is_known(url: str, issuer: "LoginIssuer") -> bool:
-    """Whether this address may receive tokens of this client, because the user accepted that. Raises CommandError."""
+    """Whether this address may receive tokens of this client. Raises CommandError.
+
+    The user must have accepted this address, or an address whose service lists this address.
+    """
     services, client = _load(), _client(issuer)
     return _is_accepted(services, url, client) or _is_listed(services, url, client)
 
@@ -139,7 +144,7 @@ def require_known(name: str, url: str, issuer: "LoginIssuer") -> None:
     if not is_known(url, issuer):
         raise NotLoggedIn(
             f"{url} names the client {issuer.client.client_id} of {issuer.url}, with which you have not logged in "
-            f"there. {profile.log_in_again(name)}"
+            f"yet. {profile.log_in_again(name)}"
         )
 
 
@@ -158,8 +163,8 @@ def accept(url: str, issuer: "LoginIssuer", allowed: str | None) -> None:
     if (other := _other_service(url, issuer)) is not None:
         raise CommandError(
             f"{url} names the client {issuer.client.client_id} of {issuer.url}, whose tokens {other} accepts too. A "
-            f"false service could use your token there. Ask the operator of {other} whether {url} is theirs. If it is, "
-            f"add --allow-service {url}."
+            f"false service could use your token at {other}. Ask the operator of {other} whether {url} is their "
+            f"service. If so, add --allow-service {url}."
         )
     print_note(
         f"{url} will receive the token of your login at {issuer.url} (client {issuer.client.client_id})."
@@ -173,7 +178,8 @@ def accept(url: str, issuer: "LoginIssuer", allowed: str | None) -> None:
 def remember(url: str, issuer: "LoginIssuer", urls: tuple[str, ...]) -> None:
     """Save an address that the user accepted, and the other addresses that the service lists. Raises CommandError.
 
-    Does not save an address that another saved address lists. Such an address is known as long as it is listed.
+    Does not save an address that the service at another saved address lists. Such an address stays known while it is
+    listed.
     """
     services, client = _load(), _client(issuer)
     if _is_listed(services, url, client) and not _is_accepted(services, url, client):
@@ -203,7 +209,7 @@ def _is_listed(services: dict[str, KnownService], url: str, client: _Client) -> 
 
 
 def _other_service(url: str, issuer: "LoginIssuer") -> str | None:
-    """Return another service that accepts tokens of the same login: a known service, or the service in `resource`."""
+    """Return another service that accepts tokens of the same client: a known service, or the service in `resource`."""
     client, resource = _client(issuer), urlsplit(issuer.client.resource or "")
     known = next((other for other, each in _load().items() if other != url and client in each.clients), None)
     if known is None and resource.netloc.lower() not in ("", urlsplit(url).netloc):
