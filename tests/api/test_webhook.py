@@ -203,7 +203,7 @@ def test_a_revoked_certificate_is_denied_within_a_second(default: ApiServer) -> 
     assert status == {
         "allowed": False,
         "denied": True,
-        "reason": "This certificate was revoked. Get one with `clustercert kubeconfig get`."
+        "reason": "This certificate was revoked. Get a certificate with `clustercert kubeconfig get`."
         " If kubectl runs `clustercert credential`, run that command once with --refresh.",
     }
     assert default.status(**shown.identity) == status

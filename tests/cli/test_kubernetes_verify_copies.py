@@ -62,7 +62,7 @@ def test_copies_of_both_certificates_are_refused(site: OperatedCluster) -> None:
     assert code == 0, checks
     assert (checks["altered copy"]["result"], checks["altered copy"]["detail"]) == (
         "ok",
-        "refused with another signature too",
+        "refused with a different signature too",
     )
     assert checks["authenticate"]["detail"] == "accepted, and recognized by its credential group"
     # A copy of the revoked certificate, and one of the other.

@@ -22,12 +22,12 @@ from clustercert.model.errors import RemoteFailed, Unavailable
 
 CONNECT_SECONDS = 3.0
 RESPONSE_SECONDS = 8.0
-# The largest responses are an object of 1.5 MiB (etcd's limit), and a page of bindings of a quarter of that size.
-# Parsing 2 MiB of JSON from a hostile server can take 100 MB of memory and 0.2 s.
+# The largest responses are an object of 1.5 MiB (etcd's limit), and a page of bindings, which has a quarter of this
+# size. Parsing 2 MiB of JSON from a hostile server can take 100 MB of memory and 0.2 s.
 MAX_OBJECT_BYTES = 2 * 1024 * 1024
 # A busy API server has tens of thousands of metrics, which only an operator's command reads.
 MAX_METRICS_BYTES = 64 * 1024 * 1024
-# A client connects to one cluster, and few tasks use it at once.
+# A client connects to one cluster, and few tasks use the client at once.
 MAX_CONNECTIONS = 20
 # At most this many characters of the server's error message are logged.
 MAX_MESSAGE = 500
@@ -109,7 +109,11 @@ class KubeApi:
         *,
         max_bytes: int = MAX_OBJECT_BYTES,
     ) -> JsonObject:
-        """Create an object. Status 409 may also come from a retry after a lost connection."""
+        """Create an object.
+
+        Raises Refused with status 409 if the object exists. The first attempt of this call may have created it, if the
+        connection was then lost.
+        """
         return await self._exchange("POST", path, document, parameters, max_bytes)
 
     async def replace(self, path: str, document: JsonObject) -> JsonObject:

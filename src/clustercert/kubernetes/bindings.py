@@ -1,7 +1,7 @@
 """Per-credential RBAC: each certificate has only its credential group, and one ClusterRoleBinding for that group.
 
 Deleting the binding removes the certificate's rights, and the API server needs no flags for this. The certificate must
-not have the policy's groups, because their bindings would still give it rights.
+not have the policy's groups, because the bindings of these groups would still give rights to the certificate.
 """
 
 import contextlib
@@ -80,7 +80,7 @@ class Bindings:
     connections: ClusterConnections
 
     def apply_credential_group(self, cluster: Cluster, grant: Grant) -> Grant:
-        """Return the grant for a cluster with per-credential RBAC; see `bound_grant`. Raises Forbidden."""
+        """Return the grant, changed by `bound_grant` if the cluster uses per-credential RBAC. Raises Forbidden."""
         roles = cluster.options.credential_roles
         return bound_grant(grant, roles) if roles else grant
 
@@ -159,7 +159,7 @@ async def list_fingerprints(api: KubeApi) -> dict[str, str]:
         if not next_page:
             return found
         parameters = parameters | {"continue": str(next_page)}
-    raise RemoteFailed("The cluster has too many bindings of certificates. Tell the operator.")
+    raise RemoteFailed("The cluster has too many bindings for certificates. Tell the operator.")
 
 
 def _fingerprints(page: JsonObject) -> list[tuple[str, str]]:

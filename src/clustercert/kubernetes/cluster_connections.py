@@ -48,8 +48,8 @@ class _Connection:
 
     Attributes:
         target: the cluster's address and CAs when the connection was opened.
-        refusals: how many certificates in a row the API server has denied before this one.
-        users: number of tasks that use the connection now. The last one closes a retired connection.
+        refusals: how many certificates in a row the API server has denied before this connection's certificate.
+        users: number of tasks that use the connection now. The last task closes a retired connection.
     """
 
     target: tuple[object, ...]

@@ -228,7 +228,7 @@ class Opener(Protocol):
 
 @dataclass(slots=True)
 class Sync:
-    """Synchronizes clusters.
+    """Synchronizes the bindings and the revoked ids in clusters with the ledger.
 
     Attributes:
         now: returns the current time in UTC.
@@ -269,7 +269,8 @@ class Sync:
         metrics.ENFORCEMENT_LEFT_OUT.set(sum(self._left_out.values()))
 
     async def _sync_bindings(self, api: KubeApi, cluster: Cluster) -> None:
-        # Read the cluster before the ledger. Then a concurrent issuance can only cause a second, harmless creation.
+        # Read the cluster's bindings before the ledger. If a certificate is issued meanwhile, at worst its binding is
+        # created a second time, which is harmless.
         found = await list_fingerprints(api)
         for missing in await self._missing(cluster, found):
             await bind(api, missing)
@@ -277,7 +278,7 @@ class Sync:
             await unbind(api, name)
 
     async def _missing(self, cluster: Cluster, found: dict[str, str]) -> list[Binding]:
-        """Return the missing bindings of live certificates. Removes the existing bindings from `found`."""
+        """Return the bindings that live certificates lack. Removes the bindings of live certificates from `found`."""
         roles = cluster.options.credential_roles or {}
         missing: list[Binding] = []
         page = await self.queries.live(cluster.id, self.now(), None)
@@ -292,7 +293,7 @@ class Sync:
         return missing
 
     async def _superfluous(self, cluster: Cluster, found: dict[str, str]) -> list[str]:
-        """Return the bindings to delete. Their certificates have expired, are revoked, or are not in the ledger."""
+        """Return the names of bindings to delete: the certificate has expired, is revoked, or is not in the ledger."""
         ended = await self._ended(found)
         seen, now = self._orphans.get(cluster.id, {}), self.clock()
         orphans = {name: seen.get(name, now) for name in found if name not in ended}
@@ -366,7 +367,7 @@ _PATH = f"{_LIST_PATH}/{CONFIG_MAP}"
 
 
 async def publish(api: KubeApi, revoked: Mapping[str, str]) -> bool:
-    """Store the expiry of each revoked certificate by credential number. Returns whether the ConfigMap changed.
+    """Store the revoked credential numbers and their expiry in the ConfigMap. Returns whether the ConfigMap changed.
 
     Keeps keys that are not credential numbers. Raises RemoteFailed, Unavailable, or Refused with status 409 after a
     concurrent change.

@@ -34,7 +34,7 @@ class RegisteredClusters(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class ServiceAccounts:
-    """Calls API servers with this service's own certificate. See `ClusterIssuers` of `authn.oidc.token_reviews`."""
+    """Calls API servers with this service's own certificate. See `ClusterIssuers` in `authn.oidc.token_reviews`."""
 
     clusters: RegisteredClusters
     connections: ClusterConnections

@@ -261,7 +261,9 @@ class BoundedProtocol(HttpToolsProtocol):
         """Start the application, or queue the request."""
         if len(self.pipeline) >= MAX_PIPELINED:
             self._fail(
-                InvalidRequest("Too many requests are waiting for a response. Read responses before you send more.")
+                InvalidRequest(
+                    "Too many requests are waiting for a response. Read responses before you send more."
+                )
             )
         self._part = _Part.BODY
         self._received = 0

@@ -90,7 +90,9 @@ def _kek_beside_data(settings: Settings, database: "Database") -> Iterator[str]:
 
 def _trusted_leaf(settings: Settings) -> Iterator[str]:
     """Warn of a fingerprint that changes with each renewal, because users trust the certificate instead of its CA."""
-    remedy = "Let server.tls_certificate name a file with the certificate, followed by the certificate of its CA."
+    remedy = (
+        "Let server.tls_certificate name a file with the certificate, followed by the certificate of its CA."
+    )
     if uses_own_pair(settings, settings.server.host):
         yield (
             "The service creates its own certificate. When it creates a new certificate, all users who trust the"

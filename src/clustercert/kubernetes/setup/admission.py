@@ -17,18 +17,21 @@ MAX_REVOKED = 8000
 
 
 def admission() -> list[JsonObject]:
-    """The namespace, the empty ConfigMap, the policy and its binding."""
+    """Return the namespace, the empty ConfigMap, the policy and the policy's binding."""
     return [*storage(), policy(), _binding()]
 
 
 def storage() -> list[JsonObject]:
-    """The service's namespace, and the ConfigMap for revoked certificates."""
+    """Return the service's namespace, and the ConfigMap for revoked certificates."""
     namespace = {"name": NAMESPACE, "labels": MANAGED_BY}
     return [{"apiVersion": "v1", "kind": "Namespace", "metadata": namespace}, config_map()]
 
 
 def config_map() -> JsonObject:
-    """The ConfigMap for revoked certificates. It has no `data`, so applying it again keeps the credential numbers."""
+    """Return the ConfigMap for revoked certificates.
+
+    The ConfigMap has no `data`, so the credential numbers are kept when an operator applies the ConfigMap again.
+    """
     metadata = {"name": CONFIG_MAP, "namespace": NAMESPACE, "labels": MANAGED_BY}
     return {"apiVersion": "v1", "kind": "ConfigMap", "metadata": metadata}
 
@@ -42,7 +45,7 @@ _NUMBER_IS_REVOKED = (
 
 
 def policy() -> JsonObject:
-    """The ValidatingAdmissionPolicy."""
+    """Return the ValidatingAdmissionPolicy."""
     return {
         "apiVersion": "admissionregistration.k8s.io/v1",
         "kind": "ValidatingAdmissionPolicy",

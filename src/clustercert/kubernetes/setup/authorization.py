@@ -1,6 +1,6 @@
 """kube-apiserver's AuthorizationConfiguration for this service, and the kubeconfigs of its webhooks.
 
-The times were measured on kube-apiserver 1.32.13 and 1.36.2.
+The times in the comments were measured on kube-apiserver 1.32.13 and 1.36.2.
 """
 
 import base64
@@ -39,13 +39,13 @@ clustercert answers "denied" or "no opinion", never "allowed". RBAC still decide
 
 unauthorizedTTL  How long the API server caches both answers. A revoked certificate may work for this time, plus one
                  second until all workers of clustercert know the revocation. Measured with 2s: a certificate in use
-                 was denied 1.2 seconds after its revocation. A longer time saves calls. Undoing a revocation takes as
-                 long. "0s" means the default of 30s.
+                 was denied 1.2 seconds after its revocation. A longer time saves calls. When a revocation is undone,
+                 the certificate works again after the same time. "0s" means the default of 30s.
                  From Kubernetes 1.34 on, `cacheUnauthorizedRequests: false` turns this cache off. Measured on 1.36: a
                  certificate was denied after 0.06 seconds. Kubernetes 1.32 rejects a file with that field and keeps
                  the old configuration.
-authorizedTTL    How long the API server caches "allowed". clustercert never answers that. It is short in case another
-                 program answers at the same address.
+authorizedTTL    How long the API server caches "allowed". clustercert never answers "allowed". The time is short in
+                 case another program answers at the same address.
 failurePolicy    What happens while clustercert does not answer."""
 
 _FAILURE = {
@@ -59,12 +59,13 @@ _FAILURE = {
 
 _MATCH_CONDITIONS = {
     "default": """\
-matchConditions  Which callers the API server asks about: those with a certificate of clustercert. It has a group with
-                 the prefix clustercert:credential:. There are no calls for nodes, service accounts and anonymous
-                 health checks.""",
+matchConditions  Which callers the API server asks about: those with a certificate of clustercert. Such a certificate
+                 has a group with the prefix clustercert:credential:. There are no calls for nodes, service accounts
+                 and anonymous health checks.""",
     "known-only": """\
 matchConditions  Which callers the API server asks about: those with a client certificate (needs Kubernetes 1.32),
-                 unless all their groups match the cluster's exemptions. Without groups, the user name has to match.
+                 unless all their groups match the cluster's exemptions. If a caller has no groups, the user
+                 name has to match.
                  There are no calls for service accounts and anonymous health checks.""",
 }
 
@@ -83,9 +84,9 @@ def authorization_comment(setup: Setup) -> str:
 
 
 def authorization_configuration(setup: Setup) -> JsonObject:
-    """The file for --authorization-config: this service first, then Node and RBAC as in kubeadm.
+    """Return the content of the file for --authorization-config: this service first, then Node and RBAC as in kubeadm.
 
-    Other fields and authorizers of a previous file are kept.
+    Keeps the other fields and authorizers of a previous file.
     """
     base = _DEFAULT if setup.previous_authorization is None else setup.previous_authorization
     authorizers = cast("list[dict[str, dict[str, object]]]", base["authorizers"])
@@ -181,7 +182,7 @@ def _webhook(setup: Setup) -> JsonObject:
 
 
 def match_conditions(setup: Setup) -> Sequence[str]:
-    """CEL conditions on `request`, the spec of a SubjectAccessReview. The webhook is called if all are true."""
+    """Return CEL conditions on `request`, the spec of a SubjectAccessReview. If all are true, the webhook is called."""
     # Kubernetes limits the cost of a condition. So the condition is true for all callers with very many groups.
     numbered = f"size(request.groups) > {MANY_GROUPS} || {has_credential_group('request.groups')}"
     if setup.choices.mode == "default":

@@ -33,7 +33,8 @@ def strings(texts: Iterable[str]) -> str:
 def has_x509(extra: str) -> str:
     """Return a condition that is true if the extra fields (an expression) contain a client certificate's id.
 
-    Tests for the key first: in CEL, a missing key is an error, which denies the request if the failure policy is Deny.
+    The condition tests for the key first: in CEL, a missing key is an error, which denies the request if the failure
+    policy is Deny.
     """
     key = string(CREDENTIAL_ID)
     return f"has({extra}) && {key} in {extra} && {extra}[{key}].exists(c, c.startsWith({string(X509_ID)}))"

@@ -1,6 +1,7 @@
-"""The admission policy that stops holders of our certificates from requesting or approving client certificates.
+"""The admission policy against requests for client certificates by holders of certificates from this service.
 
-The cluster's signers issue client certificates that this service does not know, so it can't revoke them.
+Such holders may neither create nor approve requests to the cluster's own signers, because this service does not know
+the certificates that these signers issue, and can't revoke them.
 """
 
 from clustercert.kubernetes.setup.cel import has_credential_group, string, strings
@@ -16,12 +17,12 @@ SIGNERS = ("kubernetes.io/kube-apiserver-client", "kubernetes.io/kube-apiserver-
 _GROUPS = "request.userInfo.groups"
 _MESSAGE = (
     "Holders of a certificate of clustercert may not create or approve requests for client certificates, because"
-    " clustercert could not revoke these. Use kubeadm's admin.conf, or another identity."
+    " clustercert could not revoke the issued certificates. Use kubeadm's admin.conf, or a different identity."
 )
 
 
 def certificate_requests() -> list[JsonObject]:
-    """The ValidatingAdmissionPolicy and its binding. Needs Kubernetes 1.30 or newer."""
+    """Return the ValidatingAdmissionPolicy and its binding, which need Kubernetes 1.30 or newer."""
     return [
         {
             "apiVersion": "admissionregistration.k8s.io/v1",
@@ -63,7 +64,9 @@ def certificate_requests() -> list[JsonObject]:
 
 
 def _rule(operation: str, subresource: str = "") -> JsonObject:
-    """Return a rule that matches CertificateSigningRequests, or their subresource `approval`, the only way to approve.
+    """Return a rule that matches CertificateSigningRequests, or only their subresource.
+
+    Only an update of the subresource `approval` can approve a request.
 
     Source: kubernetes/pkg/registry/certificates/certificates/strategy.go.
     """

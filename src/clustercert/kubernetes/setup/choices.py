@@ -24,16 +24,17 @@ MAX_TIMEOUT_SECONDS = 30
 _DURATION = re.compile(r"(\d+(?:\.\d+)?)(ns|us|ms|s|m)")
 _SECONDS = {"ns": 1e-9, "us": 1e-6, "ms": 1e-3, "s": 1.0, "m": 60.0}
 FIRST_WITH_CONFIGURATION, FIRST_WITH_V1, FIRST_WITH_HASHES = 30, 32, 32
-"""The first minor versions of Kubernetes with AuthorizationConfiguration, with its v1, and with credential ids."""
+"""The first minor versions of Kubernetes with AuthorizationConfiguration, its version v1, and credential ids."""
 _VERSION = re.compile(r"1\.(2[4-9]|[3-9][0-9])")
 
 _COMMENT = """\
-# The options of the files in this folder. `clustercert kubernetes setup --force` reads them here, and writes them
-# again with the options that it was given. You can change them here too.
+# The options with which the files in this folder were written. `clustercert kubernetes setup --force` reads the options
+# from this file, replaces the options that you give on the command line, and writes this file again. You can also edit
+# the options in this file.
 """
 _TABLE_COMMENTS = {
     "bind": "# The ClusterRole of each group in rbac.yaml. A group without a line is not bound.",
-    "written": "# The SHA-256 of what was written into each file, to notice changes by hand.",
+    "written": "# The SHA-256 of the content that was written into each file. It reveals changes by hand.",
 }
 
 
@@ -63,12 +64,15 @@ def _checked_version(text: str) -> str:
 
 def _checked_folder(text: str) -> str:
     if not (PurePosixPath(text).is_absolute() and text.isprintable()):
-        raise ValueError(f"{text!r} is not an absolute path.")
+        raise ValueError(f"{text!r} is not an absolute path. Write it like /etc/kubernetes/clustercert.")
     return text
 
 
 def checked_service_url(url: str) -> str:
-    """Return the address of this service for an API server, without a trailing slash. Raises ValueError."""
+    """Check the address at which API servers call this service, and return it without a trailing slash.
+
+    Raises ValueError.
+    """
     try:
         base = service_url(url, plain_http=True)
     except ClientError as error:

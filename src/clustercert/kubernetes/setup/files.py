@@ -1,4 +1,4 @@
-"""Writes the contents of the files that an operator copies to a control plane or applies to a cluster."""
+"""Generates the files that an operator copies to a control plane or applies to a cluster."""
 
 from collections.abc import Iterable
 
@@ -40,8 +40,8 @@ Merge this into kubeadm's ClusterConfiguration: see README.md. In kubeadm.k8s.io
 `client-ca-file: …` instead of `- name: client-ca-file` and `value: …`."""
 _KUBEADM_V1BETA3_COMMENT = "Merge this into kubeadm's ClusterConfiguration: see README.md."
 _CLIENT_CA_COMMENT = """\
-The client CAs of the cluster {name}. Add them to the CAs in the API server's --client-ca-file. Never replace those:
-nodes and the control plane authenticate with their certificates.
+The client CAs of the cluster {name}. Add them to the file that the API server's --client-ca-file names. Never remove
+the other CAs from that file: nodes and the control plane authenticate with certificates from the other CAs.
 """
 
 
@@ -82,7 +82,7 @@ def files(setup: Setup) -> dict[str, str]:
 
 
 def kubeadm_patch(setup: Setup) -> JsonObject:
-    """The part to merge into kubeadm's ClusterConfiguration."""
+    """Return the part to merge into kubeadm's ClusterConfiguration."""
     # v1beta4, where the arguments are a list, needs kubeadm 1.31 or newer.
     is_older, flags = setup.choices.uses_flags, api_server_flags(setup)
     arguments = [{"name": flag, "value": path} for flag, path in flags.items()]
@@ -106,10 +106,10 @@ def kubeadm_patch(setup: Setup) -> JsonObject:
 
 
 def audit_policy(groups: Iterable[str]) -> JsonObject:
-    """A minimal policy that logs all use of client certificates except the cluster's own traffic.
+    """Return a minimal audit policy that logs all use of client certificates except the cluster's own traffic.
 
-    The first matching rule applies. So members of system:masters and of the policy's groups are logged, even if they
-    are in other groups too.
+    The first matching rule applies. So requests from members of system:masters and of `groups` are logged, even if the
+    members are in other groups too.
     """
     return {
         "apiVersion": "audit.k8s.io/v1",

@@ -40,7 +40,7 @@ class ExistingSetup:
         choices: `None` if the folder is new.
         token: the webhook token in use; empty if there is none; secret.
         client: the certificate with which the API server connects; secret.
-        authorization: the AuthorizationConfiguration, unless it is missing or can't be parsed.
+        authorization: the AuthorizationConfiguration; `None` if it is missing or can't be parsed.
         files: the names of the files for the cluster, including those that an earlier run renamed.
     """
 
@@ -60,12 +60,12 @@ class SetupFolder:
     def check(self, *, force: bool) -> None:
         """Raise SetupError if the folder has files that must not or can't be updated."""
         if self.path.exists() and not self.path.is_dir():
-            raise SetupError(f"{self.path} is not a folder.")
+            raise SetupError(f"{self.path} is not a folder. Name a folder.")
         existing = [name for name in NAMES if (self.path / name).exists()]
         if existing and not force:
             raise SetupError(
                 f"{self.path} already has {', '.join(existing)}. Name another folder, or add --force to update this "
-                "one: options that you omit leave their values unchanged."
+                "folder: options that you omit keep their values."
             )
         if existing and SETUP not in existing:
             raise SetupError(
@@ -100,7 +100,7 @@ class SetupFolder:
     def write(self, files: Mapping[str, str], choices: SetupChoices) -> tuple[str, ...]:
         """Write the files and `setup.toml`. Returns the names of the written files. Raises OSError.
 
-        Removes obsolete files of an earlier run, but renames manifests for the cluster and edited files.
+        Removes files of an earlier run that are obsolete. Instead of removing a manifest or an edited file, renames it.
         """
         # An existing folder keeps its mode, because it may have other files too. Each file gets mode 0600.
         self.path.mkdir(mode=0o700, parents=True, exist_ok=True)

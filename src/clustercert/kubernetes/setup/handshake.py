@@ -32,7 +32,7 @@ def check_handshake(url: str, ca_pem: str | None, client: WebhookClient | None =
 
     Args:
         ca_pem: the CAs to trust; `None` for the CAs of this machine's operating system.
-        client: the certificate to present; `None` for none.
+        client: the certificate to present; `None` to present no certificate.
     """
     try:
         der = _peer_certificate(url, ca_pem, client)

@@ -23,21 +23,21 @@ _NOT_IN_A_NAME = re.compile("[/%]")
 
 
 def bindings(roles: Mapping[str, str]) -> list[JsonObject]:
-    """ClusterRoleBindings that give each group its ClusterRole."""
+    """Return ClusterRoleBindings that give each group its ClusterRole."""
     return [cluster_role_binding(_binding_name(group, role), group, role) for group, role in roles.items()]
 
 
 def service_access(cluster_roles: Iterable[str]) -> list[JsonObject]:
-    """The rights that the service needs: to write the revoked ids, and to bind credentials to the given ClusterRoles.
+    """Return the rights that the service needs to write the revoked ids, and to bind credentials to `cluster_roles`.
 
-    Apply `admission.storage` first: it creates the namespace in which the revoked ids are stored.
+    An operator must apply `admission.storage` first, which creates the namespace in which the revoked ids are stored.
     """
     roles = sorted(set(cluster_roles))
     return [*_revoked_ids_access(), *([*_binding_access(roles), *_binding_limits(roles)] if roles else [])]
 
 
 def token_review_access() -> list[JsonObject]:
-    """The right that the service needs to ask the API server about tokens of service accounts."""
+    """Return the right that the service needs to ask the API server about tokens of service accounts."""
     name = "clustercert-token-reviews"
     return [
         {
@@ -51,7 +51,7 @@ def token_review_access() -> list[JsonObject]:
 
 
 def issuer_keys_access() -> list[JsonObject]:
-    """The service's right to read the public keys of service accounts. The ClusterRole is built into Kubernetes."""
+    """Return the service's right to read the public keys of service accounts, by a built-in ClusterRole."""
     role = "system:service-account-issuer-discovery"
     return [cluster_role_binding("clustercert-issuer-keys", SERVICE, role)]
 
@@ -98,7 +98,7 @@ def _binding_access(roles: list[str]) -> list[JsonObject]:
 
 
 def _binding_limits(roles: list[str]) -> list[JsonObject]:
-    """An admission policy that limits the service to credential bindings, because RBAC can't match a name's prefix."""
+    """Return an admission policy that limits the service to credential bindings: RBAC can't match a name's prefix."""
     is_service = f"has(request.userInfo.groups) && {string(SERVICE)} in request.userInfo.groups"
     is_credential_binding = (
         "request.resource.resource == 'clusterrolebindings'"
@@ -119,7 +119,7 @@ def _binding_limits(roles: list[str]) -> list[JsonObject]:
 
 
 def _service_policy(condition: str, messages: Mapping[str, str]) -> list[JsonObject]:
-    """An admission policy for RBAC writes that meet the condition. `messages` maps CEL rules to error messages."""
+    """Return an admission policy for RBAC writes that meet the condition. `messages` maps CEL rules to messages."""
     name = "clustercert-service"
     return [
         {
@@ -168,7 +168,7 @@ def _binding_name(group: str, role: str) -> str:
 def cluster_role_binding(
     name: str, group: str, role: str, annotations: Mapping[str, str] | None = None
 ) -> JsonObject:
-    """The ClusterRoleBinding that gives a group a ClusterRole."""
+    """Return the ClusterRoleBinding that gives a group a ClusterRole."""
     annotated = {"annotations": annotations} if annotations else {}
     return {
         "apiVersion": f"{_RBAC}/v1",

@@ -1,7 +1,7 @@
 """Fills in readme.md, the template for the README.md of a setup: the steps, the flags, and notes for later.
 
-A part between `<!-- if NAME -->` and `<!-- end -->` is written only under that condition. Times and behavior were
-measured on kube-apiserver 1.32.13 and 1.36.2.
+A part between `<!-- if NAME -->` and `<!-- end -->` is written only if the condition NAME is true. Times and behavior
+were measured on kube-apiserver 1.32.13 and 1.36.2.
 """
 
 import re
@@ -25,7 +25,7 @@ _OPTIONAL = re.compile(r"<!-- if (\w+) -->\n(.*?)<!-- end -->\n", re.DOTALL)
 
 
 def readme(setup: Setup, files: Collection[str]) -> str:
-    """Write the README.md, in Markdown. `files` are the names of the other files."""
+    """Return the content of README.md, in Markdown. `files` are the names of the other files."""
     template = resources("clustercert.kubernetes.setup").joinpath("readme.md").read_text(encoding="utf-8")
     conditions = _conditions(setup, files)
     text = _OPTIONAL.sub(lambda part: part[2] if conditions[part[1]] else "", template)
@@ -49,13 +49,13 @@ def readme(setup: Setup, files: Collection[str]) -> str:
         exemptions=", ".join(f"`{each}`" for each in setup.cluster.options.exemptions) or "none",
         kubeadm_names=" --exempt ".join(_KUBEADM_NAMES),
         last_step=5 if setup.choices.audit else 4,
-        no_exempt_events="" if setup.choices.audit else " These files send none (`--no-audit`).",
+        no_exempt_events="" if setup.choices.audit else " These files send no audit events (`--no-audit`).",
         no_audit="" if setup.choices.audit else " These files don't send audit events (`--no-audit`).",
     )
 
 
 def _obsolete(setup: Setup, files: Collection[str]) -> list[str]:
-    """Return the files of earlier setups whose objects may still be in the cluster."""
+    """Return the names of manifests from earlier setups whose objects may still be in the cluster."""
     return [name for name in setup.previous_files if name not in files]
 
 

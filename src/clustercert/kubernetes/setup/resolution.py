@@ -44,9 +44,9 @@ class Resolver:
     """Determines the values for one folder.
 
     Attributes:
-        public_urls: the settings for the address of this service. The first one takes precedence.
-        self_made_ca_pem: the CA of this service's self-signed certificate; `None` if it has another certificate.
-        requires_client: whether the webhook requires a client certificate of API servers.
+        public_urls: the settings for the address of this service, and their values. The first value takes precedence.
+        self_made_ca_pem: the CA of this service's self-signed certificate; `None` without such a certificate.
+        requires_client: whether the webhook requires a client certificate from API servers.
         given: the given options, by their names in `SetupChoices`.
         given_client: the given client certificate for the API server; secret.
         folder, existing: the folder, and its content before this run.
@@ -76,7 +76,7 @@ class Resolver:
         bound_roles(self.policy.groups, self.given.get("bind", {}))
 
     def choices(self, cluster: Cluster) -> SetupChoices:
-        """Return the choices. Raises SetupError or InvalidRequest."""
+        """Return the choices for the files of this cluster. Raises SetupError or InvalidRequest."""
         before = self.existing.choices
         if before is not None and before.cluster_id != cluster.id:
             raise SetupError(
@@ -143,7 +143,7 @@ class Resolver:
         }
 
     def _service_url(self) -> str:
-        """Return the address of this service for the API server. Raises SetupError or InvalidRequest."""
+        """Return the address at which the API server calls this service. Raises SetupError or InvalidRequest."""
         if "webhook_url" in self.given:
             return str(self.given["webhook_url"])
         if self.existing.choices is not None:
@@ -155,7 +155,7 @@ class Resolver:
                 except ValueError as error:
                     raise SetupError(f"{setting}: {error}") from error
         raise InvalidRequest(
-            "Give the address of this service for the control plane with --webhook-url, or set "
+            "Give the address at which the control plane reaches this service with --webhook-url, or set "
             f"{' or '.join(self.public_urls)}."
         )
 
@@ -166,7 +166,7 @@ class Resolver:
         if choices.mode == "known-only" and choices.minor < FIRST_WITH_HASHES:
             raise SetupError(
                 f"Mode known-only needs Kubernetes 1.32 or newer, not {choices.kubernetes_version}. After an upgrade, "
-                "add --kubernetes-version 1.32. Before it, use --mode default, and change the cluster's mode with "
+                "add --kubernetes-version 1.32. Until then, use --mode default, and change the cluster's mode with "
                 "`clustercert cluster update CLUSTER --webhook-mode default`."
             )
         if choices.uses_flags:

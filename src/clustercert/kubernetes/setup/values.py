@@ -30,7 +30,7 @@ NAMES = (*FOR_CONTROL_PLANE, *FOR_CLUSTER, KUBEADM, README, SETUP)
 def removed(name: str) -> str:
     """Return the name that a manifest gets when `kubernetes setup` no longer writes it.
 
-    The file is kept, because the operator needs it to delete its objects in the cluster.
+    The file is kept, because the operator needs it to delete the objects in it from the cluster.
     """
     return f"removed-{name}"
 
@@ -55,9 +55,9 @@ class Setup:
     Attributes:
         client_cas_pem: the client CAs to add to the API server's bundle.
         groups: the Kubernetes groups that the policy grants.
-        templates: the templates of the policy's groups.
+        templates: the templates from which the policy makes names of groups.
         token: one of the cluster's webhook tokens; secret.
-        client: the certificate and key with which the API server connects; `None` if it needs none; secret.
+        client: the certificate and key with which the API server connects; `None` if the webhook needs none; secret.
         previous_files: the files for the cluster that an earlier setup wrote.
         previous_authorization: the AuthorizationConfiguration to update. An operator's additions are kept.
     """
@@ -84,5 +84,5 @@ class Setup:
 
     @property
     def client_ca_bundle(self) -> str:
-        """The path of the file with the API server's previous client CAs and those of this service."""
+        """The path of the file with the API server's previous client CAs and the client CAs of this service."""
         return posixpath.join(self.choices.control_plane_dir, "client-ca-bundle.pem")

@@ -61,7 +61,8 @@ class VerifiedService:
     Attributes:
         record_denial: records that a certificate was denied, or that it could not be signed.
         revoke: revokes a certificate that is no longer needed.
-        webhook_url: where API servers reach the webhook; `None` if that is unknown, or needs a client certificate.
+        webhook_url: the address at which API servers reach the webhook; `None` if the address is unknown, or if the
+            webhook requires a client certificate.
         webhook_ca_pem: the CAs to trust at `webhook_url`; `None` for the CAs of the operating system.
         origin: where the verification runs, for audit events.
     """
@@ -85,7 +86,7 @@ class TemporaryCertificates:
     stack: AsyncExitStack
 
     async def issue(self, role: str | None) -> Issued:
-        """Issue a certificate for a caller with this role, or one without groups. Raises CheckFailed."""
+        """Issue a certificate for a caller with this role. For `None`, issue it without groups. Raises CheckFailed."""
         if role is not None:
             return await self._issue_by_policy(role)
         try:
@@ -166,7 +167,7 @@ _CURVES = {each.signature_oid: each for each in CURVES.values()}
 def altered_copy(der: bytes) -> bytes | None:
     """Copy a certificate (DER) with the signature (r, n - s) instead of (r, s); n is the order of the CA's curve.
 
-    The copy is also valid, and has another fingerprint. Returns `None` if the CA's signature is not ECDSA.
+    The copy is also valid, and has a different fingerprint. Returns `None` if the CA's signature is not ECDSA.
     """
     leaf = x509.load_der_x509_certificate(der)
     algorithm = _CURVES.get(leaf.signature_algorithm_oid)

@@ -28,37 +28,41 @@ CACHED = (
 )
 BEHIND_RBAC = (
     "The webhook denies the certificate, but another authorizer allowed the request before: put the entry clustercert"
-    " first in authorization-config.yaml, or Webhook before RBAC in --authorization-mode. Talos needs all authorizers"
-    " listed in that order, and Gardener can't have it."
+    " first in authorization-config.yaml, or Webhook before RBAC in --authorization-mode. On Talos, list all"
+    " authorizers in this order. Gardener does not allow this order."
 )
 NOT_ASKED = (
-    "The API server asked no webhook about the certificate: set the flags that README.md of `clustercert kubernetes"
-    " setup` names on every API server, and check in the API server's log that it could load the files. (Kubernetes"
-    " older than 1.30 counts no calls: check there also that none failed.)"
+    "The API server asked no webhook about the certificate: on every API server, set the flags that README.md of"
+    " `clustercert kubernetes setup` lists, and check in the API server's log that it could load the files. (Kubernetes"
+    " older than 1.30 does not count calls: check in the log also that no call failed.)"
 )
 NO_TOKEN = "The cluster has no webhook token: run `clustercert kubernetes setup`, and follow its README.md."
 WRONG_TOKEN = (
     "The API server calls the webhook with a wrong token: run `clustercert kubernetes setup --force`, and give the new"
-    " webhook.kubeconfig to the API server under another name, as README.md describes."
+    " webhook.kubeconfig to the API server under a different name, as README.md describes."
 )
 NOT_OURS = (
-    "A webhook answers, but does not deny the certificate: webhook.kubeconfig names another service, or the service"
-    " that answers has another database."
+    "A webhook answers, but does not deny the certificate. Check that webhook.kubeconfig has the address of this"
+    " service, and that the service at this address uses the same database."
 )
 WRONG_CA = (
     "The calls of the API server fail before they have an answer, although the service answers here at {url}: correct"
     " the CA or the address in webhook.kubeconfig with --webhook-ca or --webhook-url of `clustercert kubernetes setup"
-    " --force`, or the network between them."
+    " --force`, or the network between the API server and the service."
 )
-TLS = "The TLS handshake with the service at {url} fails here too ({error}): start it, or correct its certificate."
+TLS = (
+    "The TLS handshake with the service at {url} fails here too ({error}): start the service, or correct its"
+    " certificate."
+)
 NO_ADDRESS = (
     "The calls of the API server fail before they have an answer: check the address and the CA in webhook.kubeconfig,"
     " and that the service runs."
 )
 UNKNOWN = (
     "Check the flags and the order of authorizers as in README.md of `clustercert kubernetes setup`, that the service"
-    " runs, and the address, CA and token in webhook.kubeconfig. Tests as a user who may read /metrics of the API"
-    " server tell these causes apart: choose a rule bound to cluster-admin with --rule."
+    " runs, and the address, CA and token in webhook.kubeconfig. To find out which of these is the cause, run this"
+    " command again as a user who may read /metrics of the API server: with --rule, choose a rule that is bound to"
+    " cluster-admin."
 )
 
 
@@ -88,7 +92,7 @@ class WebhookDiagnosis:
             return await self._why_unanswered() or UNKNOWN
         increased = {result for result in after if after[result] > before.get(result, 0)}
         if not increased:
-            # Older API servers have no such metric, so they may have called with a wrong token.
+            # Older API servers have no such metric, so they may have called the webhook, with a wrong token.
             return (None if after else await self._why_unanswered()) or NOT_ASKED
         if increased == {"success"}:
             return NOT_OURS

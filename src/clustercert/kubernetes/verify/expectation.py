@@ -142,7 +142,7 @@ def _find_rule(name: str | None, rules: Sequence[RuleSettings]) -> RuleSettings 
     if found.tested_role is None:
         raise InvalidRequest(
             f"--rule: The rule {found.name} can't be tested: it denies, has conditions besides a role, or grants only "
-            "groups from templates. Choose another."
+            "groups from templates. Choose another rule."
         )
     return found
 
@@ -169,6 +169,6 @@ ADVICE: dict[Literal["binding", "admission"], str] = {
     "of `clustercert kubernetes setup`.",
 }
 COPY_ADVICE = (
-    "The cluster recognizes certificates in another way than this service. Run `clustercert kubernetes setup` again, "
-    "and follow its README.md."
+    "The cluster does not recognize certificates in the same way as this service. Run `clustercert kubernetes setup` "
+    "again, and follow its README.md."
 )

@@ -139,7 +139,7 @@ class Probe:
         return ""
 
     async def webhook_calls(self) -> Mapping[str, float] | None:
-        """Return the number of authorization webhook calls by result, such as success. None if not readable."""
+        """Return the number of authorization webhook calls by result, such as success. None if unreadable."""
         try:
             with _translate_errors():
                 found = _WEBHOOK_CALLS.findall(await self.api.metrics())
@@ -151,7 +151,7 @@ class Probe:
         return calls
 
     async def dry_run_write(self) -> None:
-        """Create a namespace as a dry run. Admission policies apply to it."""
+        """Create a namespace as a dry run. Admission policies also apply to dry runs."""
         metadata = {"name": "clustercert-verify"}
         namespace: JsonObject = {"apiVersion": "v1", "kind": "Namespace", "metadata": metadata}
         with _translate_errors():
@@ -166,7 +166,7 @@ _EXCEPTIONS: dict[int, type[CheckFailed]] = {
 _ADVICE = {
     UNAUTHORIZED: "The API server does not trust the client CA: add the output of `clustercert kubernetes ca-bundle` "
     "to the file that --client-ca-file names, or check the API server's clock.",
-    FORBIDDEN: "The webhook or your own rules deny it: see the API server's message.",
+    FORBIDDEN: "The webhook or your own rules deny the request: see the API server's message.",
     500: "With failurePolicy Deny, the webhook may not have responded: check that the API server reaches this service.",
 }
 
@@ -183,8 +183,8 @@ def _translate_errors() -> Iterator[None]:
     except RemoteFailed as error:
         raise CheckFailed(
             error.message,
-            "The cluster's registered CA is not the CA of the server at this address: correct one of them with "
-            "`clustercert cluster update`, --server-ca or --internal-url.",
+            "The cluster's registered CA is not the CA of the server at this address: correct the CA or the address "
+            "with `clustercert cluster update`, --server-ca or --internal-url.",
         ) from error
     except ClustercertError as error:
         raise CheckFailed(

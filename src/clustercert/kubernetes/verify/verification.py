@@ -1,4 +1,4 @@
-"""Verifies that issuing, permissions and revocation work, with two temporary certificates at the API server."""
+"""Verifies that issuing, permissions and revocation work, by using two temporary certificates at the API server."""
 
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack
@@ -78,7 +78,7 @@ class ClusterVerification:
         return results
 
     async def _issue_two(self, certificates: TemporaryCertificates) -> Passed:
-        """Issue two certificates for the same identity, and connect with each."""
+        """Issue two certificates for the same identity, and connect with each certificate."""
         for _ in range(2):
             issued = await certificates.issue(self._expected.role)
             self._issued.append(issued)
@@ -98,7 +98,8 @@ class ClusterVerification:
             raise CheckFailed(
                 f"the cluster accepted the certificate as user {identity.username} "
                 f"(groups: {', '.join(sorted(identity.groups))})",
-                "A proxy may rewrite identities, or another server may use this address.",
+                "A proxy may rewrite identities, or another server may use this address: give the API server's own"
+                " address.",
             )
         if not identity.credential_ids:
             return Passed("accepted, and recognized by its credential group; this API server sends no hash")
@@ -166,7 +167,7 @@ class ClusterVerification:
         copy = await certificates.open(self._issued[0], copy_der)
         await self._expected.require_refused(
             copy,
-            f"a copy with another signature is accepted after {self._expected.seconds:.0f} seconds",
+            f"a copy with a different signature is accepted after {self._expected.seconds:.0f} seconds",
             COPY_ADVICE,
         )
         # The certificate is not revoked, so only the hash reveals that this is a copy.
@@ -174,10 +175,10 @@ class ClusterVerification:
             other = self._issued[1]
             await self._expected.require_refused(
                 await certificates.open(other, altered_copy(other.leaf_der)),
-                "a copy of the user's other certificate with another signature is accepted",
+                "a copy of the user's other certificate with a different signature is accepted",
                 COPY_ADVICE,
             )
-        return Passed("refused with another signature too")
+        return Passed("refused with a different signature too")
 
     async def _use_other(self) -> Passed:
         if await self._expected.is_refused(self._probes[1]):
@@ -211,6 +212,6 @@ async def _result(name: str, check: Callable[[], Awaitable[Passed]]) -> CheckRes
 
 _REFUSED_BY: dict[RevocationControl, str] = {
     "webhook": "refused, by the authorization webhook",
-    "binding": "all permissions lost, by the end of its binding",
-    "admission": "writes refused, by the admission policy; it still reads",
+    "binding": "all permissions lost, because its binding was deleted",
+    "admission": "writes refused, by the admission policy; reads still work",
 }

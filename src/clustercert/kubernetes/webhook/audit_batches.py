@@ -47,7 +47,7 @@ class _Span:
     approvals: dict[Approval, None] = field(default_factory=dict)
 
     def add(self, request: AuditedRequest, at: datetime, late: timedelta) -> None:
-        """Add a request. `at` is its time, minus `late`, by which the API server's clock was ahead."""
+        """Add a request. `at` is the request's time, corrected by `late`, by which the API server's clock was ahead."""
         self.first, self.last = min(self.first, at), max(self.last, at)
         if request.allowed is not None:
             allowed = Allowed(request.allowed.decided_at - late, at)
@@ -82,8 +82,8 @@ class AuditBatches:
     """Reads batches of audit events. Create one instance per event loop.
 
     Attributes:
-        is_repeated: whether an event only repeats a recent one. If so, counts it in a later event; if not, the caller
-            must record it.
+        is_repeated: returns whether an event only repeats a recent event. If so, counts the event in a later event;
+            otherwise, the caller must record the event.
     """
 
     recognition: Recognition

@@ -57,7 +57,7 @@ DECISION = "authorization.k8s.io/decision"
 CLIENT_SIGNER = "kubernetes.io/kube-apiserver-client"
 # The maximum length of an object's name in Kubernetes.
 MAX_REQUEST_NAME = 253
-# Go limits the nesting of JSON from clients to 10,000, so a valid event is not nested this deep.
+# Go limits JSON from clients to 10,000 nested levels, so a valid event has fewer levels than this.
 MAX_DEPTH = 20_000
 
 _STARTS, _ENDS = frozenset({"start_map", "start_array"}), frozenset({"end_map", "end_array"})
@@ -151,7 +151,7 @@ class EventListParser(_Parser):
         return requests
 
     def _items(self, token: Token) -> Reading:
-        # A document may have these fields after the items, so `close` checks them again.
+        # A document may have `apiVersion` and `kind` after the items, so `close` checks both fields again.
         head = self._members.get("apiVersion", API_VERSION), self._members.get("kind", LIST_KIND)
         if head != (API_VERSION, LIST_KIND):
             raise _not_an_event_list()
@@ -224,9 +224,9 @@ def _scalar(token: Token) -> Reading:
 
 
 def _members(readers: Mapping[str, Reader], kept: dict[str, Any] | None = None) -> Reader:
-    """Return a reader for objects. The reader returns the members named in `readers`, or `None` for other values.
+    """Return a reader for objects. The reader returns the members named in `readers`, or `None` for a non-object.
 
-    If `kept` is given, the reader stores each member there as soon as it is read.
+    If `kept` is given, the reader stores each member in `kept` as soon as the member is read.
     """
 
     def read(token: Token) -> Reading:

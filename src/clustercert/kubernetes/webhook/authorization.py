@@ -17,7 +17,7 @@ Outcome = Literal[
     "no_opinion", "revoked", "other_cluster", "unknown", "forged", "altered", "not_pinned", "too_large"
 ]
 
-_GET_ONE = "Get one with `clustercert kubeconfig get`."
+_GET_ONE = "Get a certificate with `clustercert kubeconfig get`."
 # kubectl asks the exec plugin for a new certificate after status 401, but not after 403. So a denied certificate stays
 # in the plugin's cache.
 _REFRESH = "If kubectl runs `clustercert credential`, run that command once with --refresh."

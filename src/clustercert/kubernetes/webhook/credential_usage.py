@@ -85,7 +85,7 @@ class ObservedUse:
         recognized: the result of the look-up in the ledger.
         first, last: the times of the credential's first and last use in this report.
         origin: the sender of the report.
-        allowed: the allowed request about which the API server decided last; None if the report has none.
+        allowed: the allowed request about which the API server decided last; None without such a request.
         approvals: the CertificateSigningRequests that were approved with the credential.
     """
 
@@ -130,7 +130,7 @@ def _printable(text: str) -> str:
 logger = structlog.get_logger()
 
 FLUSH_SECONDS = 3.0
-# Maximum numbers of pending reports. They are reached only while the database is down, and further reports are dropped.
+# Maximum numbers of pending reports. They are reached only while the database is down; further reports are dropped.
 MAX_PENDING = 200_000
 MAX_PENDING_ALERTS = 10_000
 # Maximum number of requests in the audit event about one credential's approvals in a minute.
@@ -291,7 +291,7 @@ class CredentialUsage:
             self._pending.add_revoked(credential.id, use)
 
     def _report_approvals(self, credential: CachedCertificate, use: ObservedUse) -> None:
-        # Ignore imported logs: a log that is imported twice would be reported twice.
+        # Ignore imported logs: the approvals in a log that is imported twice would be reported twice.
         if use.approvals and SERVICE not in credential.groups and use.reporter == "audit-events":
             self._pending.add_approvals(credential.id, use)
 
@@ -314,7 +314,7 @@ class CredentialUsage:
     async def flush(self, *, is_last: bool = False) -> None:
         """Write all pending reports. Keeps approvals that are not due yet, except in the last flush.
 
-        Raises Unavailable. Then the reports are kept for the next flush.
+        Raises Unavailable if the store fails. In that case, the reports are kept for the next flush.
         """
         self._written.rotate()
         pending, self._pending = self._pending, _Pending()

@@ -109,7 +109,7 @@ class _Input:
         if rb"\ud" in ready or rb"\uD" in ready:
             ready = _SURROGATES.sub(_pair_or_replacement, ready)
         if not last and not self._held_back:
-            # Hold back digits at the end, and an escape that contains them: the next chunk may continue them.
+            # Hold back digits at the end, and an escape that contains these digits: the next chunk may continue both.
             ready, self._held_back = _cut(ready, _open_escape(ready.rstrip(_DIGITS)))
         return ready
 

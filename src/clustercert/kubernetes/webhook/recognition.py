@@ -23,9 +23,9 @@ class Recognized:
     """The result for one presented certificate.
 
     Attributes:
-        fingerprint: as the API server sent it, 32 bytes; `None` if it sent none.
+        fingerprint: as the API server sent it, 32 bytes; `None` if the API server sent none.
         credential: the certificate in the ledger; `None` if `fault` is set.
-        fault: why the presented certificate was not recognized; `None` if it was.
+        fault: why the presented certificate was not recognized; `None` if it was recognized.
         altered: whether the presented certificate is a different encoding of the credential.
         claims_ours: whether the presented certificate has a credential group, as all certificates of this service do.
     """
