@@ -46,7 +46,7 @@ _SAN_CONTEXT = re.compile(r"customSAN-[0-9]+", re.ASCII)
 
 @dataclass(frozen=True, slots=True)
 class FileOptions:
-    """The options for the kubeconfig file. Raises CommandError if the file may not be replaced or its folder is missing."""
+    """The options for the kubeconfig file. Raises CommandError if the file exists already or its folder is missing."""
 
     out: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Write a file, mode 0600. [default: standard output]")
