@@ -205,8 +205,8 @@ class LimitSettings(Section):
         rates: maximum rates of issued certificates, such as `caller = "20/1h"` in `[limits.rates]`. By default, there
             is no limit.
         live_certificates: maximum number of live certificates of a user for a cluster. By default, there is no limit.
-        tokens: maximum rate at which a user of the built-in identity provider can get tokens, per worker.
-        temporary_keys: maximum rate at which a user of the built-in identity provider can get temporary access keys,
+        tokens: maximum rate at which a user of the built-in identity service can get tokens, per worker.
+        temporary_keys: maximum rate at which a user of the built-in identity service can get temporary access keys,
             per worker.
         clusters_per_project: maximum number of clusters in a project.
         cas_per_cluster: maximum number of CAs that a cluster's API server may have.

@@ -16,7 +16,7 @@ from clustercert.policy.setting_types import Lifetime, RuleFault, Section, TrueO
 
 
 class IdentitySettings(Section):
-    """`[identity]`: who authenticates callers: the built-in identity service, OIDC issuers and a Keystone.
+    """`[identity]`: the built-in identity service, OIDC issuers and a Keystone.
 
     Attributes:
         built_in: enable the built-in identity service. If false, the users, tokens and access keys of the built-in

@@ -236,7 +236,7 @@ def _block(
 ) -> None:
     """Block a user of any identity system: end their logins, and permanently revoke their certificates.
 
-    Works for users of the built-in identity provider, of OIDC issuers and of Keystone. The user's tokens and temporary
+    Works for users of the built-in identity service, of OIDC issuers and of Keystone. The user's tokens and temporary
     access keys end. Until the user is unblocked, their logins fail and their access keys don't work. Prints which
     clusters still accept the certificates.
     """

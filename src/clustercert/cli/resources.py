@@ -190,7 +190,7 @@ RESOURCES = {
         Resource(
             noun="user",
             plural="users",
-            help="Manage users of the built-in identity provider.",
+            help="Manage users of the built-in identity service.",
             commands={
                 "create": _SPECIAL,
                 "list": "List the users.",

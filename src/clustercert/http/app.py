@@ -48,7 +48,7 @@ ROUTERS: dict[ServerRole, tuple[APIRouter, ...]] = {
 def new_app(role: ServerRole = "all", *, built_in_identity: bool = True) -> FastAPI:
     """Create the application with the routes of a server role.
 
-    `app.state.services` must be set before the first request. Without the built-in identity provider, the application
+    `app.state.services` must be set before the first request. Without the built-in identity service, the application
     does not serve the Keystone subset.
     """
     routers = (each for each in ROUTERS[role] if built_in_identity or each is not keystone.router)

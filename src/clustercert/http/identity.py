@@ -164,7 +164,7 @@ class LoggedOutBody(ResponseBody):
     name: str = Field(validation_alias=AliasPath("user", "name"))
     issuer: str = Field(description="The URL of the OIDC issuer or of Keystone, or `built-in`.")
     certificates: int = Field(description="How many certificates were valid before this request.")
-    tokens: int = Field(description="How many tokens of the built-in identity provider were deleted.")
+    tokens: int = Field(description="How many tokens of the built-in identity service were deleted.")
     temporary_keys: int
     deleted_keys: list[OwnKeyBody]
     kept_keys: list[OwnKeyBody] = Field(description="Permanent access keys, which still work.")
@@ -175,7 +175,7 @@ class LoggedOutBody(ResponseBody):
     )
     new_logins_from: Time | None = Field(
         description="The time from which new logins at the issuer or Keystone are accepted. The time allows for"
-        " differences between clocks. Null for the built-in identity provider."
+        " differences between clocks. Null for the built-in identity service."
     )
     clusters: list[UserClusterBody] = Field(
         description="The clusters for which the caller has unexpired certificates, at most 100."
@@ -333,7 +333,7 @@ async def explain_token(call: CallDep) -> Response:
 async def block_user(call: CallDep, user_id: str) -> Response:
     """Block a user, and revoke their certificates.
 
-    Only for operators. Disables a user of the built-in identity provider. Users of OIDC issuers and of Keystone are
+    Only for operators. Disables a user of the built-in identity service. Users of OIDC issuers and of Keystone are
     blocked in this service only. The user's tokens and temporary keys become invalid. Logins and access keys fail until
     the user is unblocked. Old certificates stay revoked even then.
     """

@@ -142,7 +142,7 @@ class RevocationPreviewBody(ResponseBody):
 
 
 class NamedUserBody(ResponseBody):
-    """A user of the built-in identity provider, or a user of an OIDC issuer or Keystone who has logged in here."""
+    """A user of the built-in identity service, or a user of an OIDC issuer or Keystone who has logged in here."""
 
     id: str
     name: str
@@ -318,7 +318,7 @@ async def revoke_user(call: CallDep, user_id: str, dry_run: DryRun = None) -> Re
 async def find_users(call: CallDep, name: Name = None) -> Response:
     """Find users by name.
 
-    Only for operators. Finds users of the built-in identity provider by `NAME` or `DOMAIN/NAME`. Finds users of issuers
+    Only for operators. Finds users of the built-in identity service by `NAME` or `DOMAIN/NAME`. Finds users of issuers
     and of Keystone who have logged in by a name such as `sso/anna`. Also finds users by a name that the policy chose.
     """
     found = await call.services.revocation.previews.users_named(call.caller, _name(name))

@@ -1,7 +1,7 @@
-"""The tables for SQLAlchemy Core. Migrations create the tables. A test in `tests/store` compares the created
-tables with these declarations.
+"""The tables for SQLAlchemy Core.
 
-The tables use only types and clauses that SQLite and every PostgreSQL-compatible engine support.
+Migrations create the tables. A test in `tests/store` compares the created tables with these declarations. The
+tables use only types and clauses that SQLite and every PostgreSQL-compatible engine support.
 """
 
 import functools

@@ -48,7 +48,7 @@ class EventNames:
         self._known: dict[str, str] = {}
 
     async def user(self, user_id: str) -> str:
-        """Return the name of a user of the built-in identity provider, or the id of any other user."""
+        """Return the name of a user of the built-in identity service, or the id of any other user."""
         if not is_id(user_id):
             return user_id
         if user_id not in self._known:

@@ -175,7 +175,7 @@ def _bad_option(message: str, names: "Iterable[str]") -> typer.BadParameter:
 
 
 async def _user(operator: Operator, name_or_id: str, domain: str | None) -> "KnownUser":
-    """Find a user of the built-in identity provider, of an OIDC issuer or of Keystone. Raises NotFound or Conflict."""
+    """Find a user of the built-in identity service, of an OIDC issuer or of Keystone. Raises NotFound or Conflict."""
     from clustercert.store.known_users import KnownUserQueries
 
     users = KnownUserQueries(operator.components.database)
