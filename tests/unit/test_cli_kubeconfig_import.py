@@ -91,8 +91,8 @@ BOMB = "a: &a [x, x]\nb: &b [*a, *a]\nc: [*b, *b]\n"
 @pytest.mark.parametrize(
     ("content", "said"),
     [
-        ("", "not a mapping"),
-        ("[]", "not a mapping"),
+        ("", "not a YAML mapping"),
+        ("[]", "not a YAML mapping"),
         ("a: [", "not valid YAML .line"),
         ("a: 1\na: 2\n", "the same key twice .line 2"),
         ("!!python/object/apply:os.system ['false']", "not valid YAML"),
