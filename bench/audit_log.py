@@ -21,7 +21,7 @@ from clustercert.model.events.administration import RevocationChanged
 from clustercert.store import tables
 from clustercert.store.events import event_row
 from clustercert.store.evidence import EvidenceQueries
-from clustercert.wiring import Components, components
+from clustercert.wiring import Components, open_components
 
 # Sizes of the log, in events.
 SIZES = (10_000, 100_000)
@@ -70,18 +70,18 @@ def measure(folder: Path, sizes: Sequence[int], postgres: Postgres | None) -> li
 
 async def _measure(store: World, sizes: Sequence[int], database: str) -> list[dict[str, object]]:
     measured = []
-    async with components(store.settings) as parts:
+    async with open_components(store.settings) as components:
         for size in sizes:
-            rate = await _filled(parts, size)
-            written, lag = await _steady(parts)
-            proofs = [await _proof_ms(parts) for _ in range(PROOFS)]
-            consistent = [await _consistency_ms(parts) for _ in range(PROOFS)]
-            pages = [await _page_ms(parts) for _ in range(PROOFS)]
+            rate = await _filled(components, size)
+            written, lag = await _steady(components)
+            proofs = [await _proof_ms(components) for _ in range(PROOFS)]
+            consistent = [await _consistency_ms(components) for _ in range(PROOFS)]
+            pages = [await _page_ms(components) for _ in range(PROOFS)]
             measured.append(
                 asdict(
                     Size(
                         database=database,
-                        events=(await parts.audit_log.log()).size,
+                        events=(await components.audit_log.log()).size,
                         sealed_rate=rate,
                         steady_rate=written,
                         lag_ms=lag,
@@ -89,7 +89,7 @@ async def _measure(store: World, sizes: Sequence[int], database: str) -> list[di
                         proof_p99_ms=_p99(proofs),
                         consistency_p99_ms=_p99(consistent),
                         page_p99_ms=_p99(pages),
-                        bytes_each=await _tile_bytes(parts),
+                        bytes_each=await _tile_bytes(components),
                     )
                 )
             )
@@ -97,20 +97,20 @@ async def _measure(store: World, sizes: Sequence[int], database: str) -> list[di
     return measured
 
 
-async def _filled(parts: Components, size: int) -> float:
+async def _filled(components: Components, size: int) -> float:
     """Grow the log to at least this size. Returns events sealed per second, without the time for writing."""
-    missing = max(AT_ONCE, size - (await parts.audit_log.log()).size)
+    missing = max(AT_ONCE, size - (await components.audit_log.log()).size)
     sealed, seconds = 0, 0.0
     while missing > 0:
-        await _write(parts, min(missing, AT_ONCE))
+        await _write(components, min(missing, AT_ONCE))
         started = time.perf_counter()
-        count = await parts.log_sealer.seal_all()
+        count = await components.log_sealer.seal_all()
         seconds += time.perf_counter() - started
         sealed, missing = sealed + count, missing - count
     return sealed / seconds
 
 
-async def _steady(parts: Components) -> tuple[float, float]:
+async def _steady(components: Components) -> tuple[float, float]:
     """Write events at the steady rate, and seal them every second as the service does."""
     lags = list[float]()
     committed = list[tuple[float, int]]()
@@ -120,14 +120,14 @@ async def _steady(parts: Components) -> tuple[float, float]:
         started = time.perf_counter()
         for tick in range(STEADY_SECONDS * TICKS):
             await asyncio.sleep(max(0.0, started + tick / TICKS - time.perf_counter()))
-            await _write(parts, STEADY_RATE // TICKS)
+            await _write(components, STEADY_RATE // TICKS)
             committed.append((time.perf_counter(), STEADY_RATE // TICKS))
         done.set()
 
     async def seal() -> None:
         while not done.is_set() or committed:
             waiting = list(committed)
-            await parts.log_sealer.seal_all()
+            await components.log_sealer.seal_all()
             now = time.perf_counter()
             lags.extend((now - at) * 1000 for at, _ in waiting)
             del committed[: len(waiting)]
@@ -142,7 +142,7 @@ async def _steady(parts: Components) -> tuple[float, float]:
     return STEADY_RATE * STEADY_SECONDS / seconds, _p99(lags)
 
 
-async def _write(parts: Components, count: int) -> None:
+async def _write(components: Components, count: int) -> None:
     """Write events of the usual length."""
     now, here = datetime.now(UTC), world.origin()
     rows = [
@@ -163,40 +163,40 @@ async def _write(parts: Components, count: int) -> None:
         )
         for number in range(count)
     ]
-    async with parts.database.transaction() as connection:
+    async with components.database.transaction() as connection:
         await connection.execute(insert(tables.audit_event), rows)
 
 
-async def _proof_ms(parts: Components) -> float:
-    place = random.randrange((await parts.audit_log.log()).size)
+async def _proof_ms(components: Components) -> float:
+    place = random.randrange((await components.audit_log.log()).size)
     started = time.perf_counter()
-    [event] = await EvidenceQueries(parts.database).events(place, place + 1)
-    proof = await parts.audit_log.inclusion(event)
+    [event] = await EvidenceQueries(components.database).events(place, place + 1)
+    proof = await components.audit_log.inclusion(event)
     elapsed = (time.perf_counter() - started) * 1000
     head = proof.checkpoint
     verify_inclusion(leaf_hash(event.commitment), place, head.size, proof.hashes, head.root)
     return elapsed
 
 
-async def _consistency_ms(parts: Components) -> float:
-    newest = await parts.audit_log.checkpoint()
-    [older] = await parts.audit_log.queries.checkpoints(random.randrange(newest.size), 1)
+async def _consistency_ms(components: Components) -> float:
+    newest = await components.audit_log.checkpoint()
+    [older] = await components.audit_log.queries.checkpoints(random.randrange(newest.size), 1)
     started = time.perf_counter()
-    hashes = await parts.audit_log.consistency(older.size, newest.size)
+    hashes = await components.audit_log.consistency(older.size, newest.size)
     elapsed = (time.perf_counter() - started) * 1000
     verify_consistency(older.size, older.root, newest.size, newest.root, hashes)
     return elapsed
 
 
-async def _page_ms(parts: Components) -> float:
-    place = random.randrange((await parts.audit_log.log()).size)
+async def _page_ms(components: Components) -> float:
+    place = random.randrange((await components.audit_log.log()).size)
     started = time.perf_counter()
-    await EvidenceQueries(parts.database).events(place, place + 100)
+    await EvidenceQueries(components.database).events(place, place + 100)
     return (time.perf_counter() - started) * 1000
 
 
-async def _tile_bytes(parts: Components) -> float:
-    size = (await parts.audit_log.log()).size
+async def _tile_bytes(components: Components) -> float:
+    size = (await components.audit_log.log()).size
     return sum(path.width * 32 for path in all_tiles(size)) / size
 
 

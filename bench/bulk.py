@@ -20,7 +20,7 @@ from clustercert.pki.certificates import certificate_der
 from clustercert.pki.client_ca import new_client_ca
 from clustercert.pki.keys import key_der, new_key
 from clustercert.store import tables
-from clustercert.wiring import Components, components
+from clustercert.wiring import Components, open_components
 
 IN_A_PROJECT = 1000
 # Clusters for which the benchmark's user may get certificates: more than a worker caches. Their CA keys can be
@@ -59,15 +59,15 @@ class Filler:
     async def add_reachable(self, first: int, last: int) -> list[Reachable]:
         """Add clusters for which the user may get certificates, by number, without the last one."""
         reachable: list[Reachable] = []
-        async with components(self.world.settings) as parts:
-            async with parts.database.read() as connection:
+        async with open_components(self.world.settings) as components:
+            async with components.database.read() as connection:
                 query = select(tables.cluster).where(tables.cluster.c.id == self.world.cluster_id)
                 template = dict((await connection.execute(query)).mappings().one())
             last = min(last, REACHABLE)
             for start in range(first, last, IN_A_PROJECT):
                 numbers = range(start, min(start + IN_A_PROJECT, last))
-                project = await _project(parts, self.world, start)
-                await _add(parts, template, project, numbers)
+                project = await _project(components, self.world, start)
+                await _add(components, template, project, numbers)
                 reachable += [Reachable(project.id, cluster_id(number)) for number in numbers]
         return reachable
 
@@ -131,8 +131,8 @@ class Filler:
         self._run(["PRAGMA wal_checkpoint(TRUNCATE)" if self.postgres is None else "CHECKPOINT"])
 
     async def _seal(self) -> None:
-        async with components(self.world.settings) as parts:
-            await parts.log_sealer.seal_all()
+        async with open_components(self.world.settings) as components:
+            await components.log_sealer.seal_all()
 
     def _copies(self, table: Table, which: str, first: int, last: int, *, of: int, clusters: int = 0) -> str:
         """Return the statement that copies the first row of a kind, once for each number."""
@@ -172,16 +172,16 @@ class Filler:
                 connection.execute(statement)
 
 
-async def _project(parts: Components, world: World, number: int) -> Project:
-    directory = parts.identity.directory
+async def _project(components: Components, world: World, number: int) -> Project:
+    directory = components.identity.directory
     user = await directory.find_user(world.user_id)
     name = f"project-of-{number}"
     project = await directory.create_project(name, user.domain, actor=Actor(ACTOR, origin()))
-    await parts.identity.roles.assign("admin", user, project, actor=Actor(ACTOR, origin()))
+    await components.identity.roles.assign("admin", user, project, actor=Actor(ACTOR, origin()))
     return project
 
 
-async def _add(parts: Components, template: dict[str, object], project: Project, numbers: range) -> None:
+async def _add(components: Components, template: dict[str, object], project: Project, numbers: range) -> None:
     """Add rows for clusters and their CAs. The CAs of one project share a key, sealed for each row."""
     key = new_key("ec-p256")
     now = datetime.now(UTC).replace(microsecond=0)
@@ -191,7 +191,7 @@ async def _add(parts: Components, template: dict[str, object], project: Project,
         own = {"id": cluster_id(number), "project_id": project.id, "name": f"cluster-{number}"}
         clusters.append({**template, **own})
         ca_id = f"{number:032x}"
-        sealed = await parts.custody.seal(key_der(key), f"client_ca:{ca_id}")
+        sealed = await components.custody.seal(key_der(key), f"client_ca:{ca_id}")
         authorities.append(
             {
                 "id": ca_id,
@@ -202,7 +202,7 @@ async def _add(parts: Components, template: dict[str, object], project: Project,
                 "not_after": authority.not_valid_after_utc,
             }
         )
-    async with parts.database.transaction() as connection:
+    async with components.database.transaction() as connection:
         await connection.execute(insert(tables.cluster), clusters)
         await connection.execute(insert(tables.client_ca), authorities)
 

@@ -31,7 +31,7 @@ from clustercert.policy.rule_settings import PolicySettings
 from clustercert.store import tables
 from clustercert.store.clusters import require_cluster
 from clustercert.store.events import event_row
-from clustercert.wiring import Components, components
+from clustercert.wiring import Components, open_components
 
 RULES = 100
 EXPRESSIONS = 10
@@ -128,21 +128,24 @@ class _Ledger:
 
 async def _recorded(store: World) -> Cluster:
     """Record decisions like those of the service, spread over four weeks, and seal them. Returns the cluster."""
-    async with components(store.settings) as parts:
-        cluster = await require_cluster(parts.clusters.queries, store.project_id, store.cluster_id)
-        decided = await _decided(parts, cluster)
+    async with open_components(store.settings) as components:
+        cluster = await require_cluster(components.clusters.queries, store.project_id, store.cluster_id)
+        decided = await _decided(components, cluster)
         for first in range(0, RECORDED, AT_ONCE):
             rows = [event_row(event) for event in _repeated(decided, first)]
-            async with parts.database.transaction() as connection:
+            async with components.database.transaction() as connection:
                 await connection.execute(insert(tables.audit_event), rows)
-            await parts.log_sealer.seal_all()
+            await components.log_sealer.seal_all()
         return cluster
 
 
-async def _decided(parts: Components, cluster: Cluster) -> list[AuditEvent]:
+async def _decided(components: Components, cluster: Cluster) -> list[AuditEvent]:
     """Request a certificate for each user; one of ten users is refused. Returns the events."""
     ledger = _Ledger()
-    issuance, denials = replace(parts.issuance, ledger=ledger), replace(parts.denials, ledger=ledger)
+    issuance, denials = (
+        replace(components.issuance, ledger=ledger),
+        replace(components.denials, ledger=ledger),
+    )
     for number in range(USERS):
         caller = _caller(f"{number:032x}", cluster.project_id, "member" if number % 10 else "nobody")
         request = IssueRequest(duration=DAYS)

@@ -22,7 +22,7 @@ from bench.world import ACTOR, Served, World, origin
 from clustercert.model import Actor
 from clustercert.store import tables
 from clustercert.store.engine.database import Database
-from clustercert.wiring import components
+from clustercert.wiring import open_components
 
 RATE = 2000
 CONNECTIONS = 256
@@ -107,11 +107,11 @@ def measure(
 
 async def api_server(store: World, project_id: str, cluster_id: str) -> ApiServer:
     """Create a token for a cluster's API server."""
-    async with components(store.settings) as parts:
-        found = await parts.clusters.queries.cluster(project_id, cluster_id)
+    async with open_components(store.settings) as components:
+        found = await components.clusters.queries.cluster(project_id, cluster_id)
         if found is None:
             raise RuntimeError("the cluster is not there")
-        issued = await parts.webhook.tokens.create(found, actor=Actor(ACTOR, origin()))
+        issued = await components.webhook.tokens.create(found, actor=Actor(ACTOR, origin()))
         return ApiServer(cluster_id, issued.text)
 
 
@@ -147,7 +147,7 @@ def _measure(
 
 
 async def _certificates(store: World, cluster_id: str, count: int) -> list[Shown]:
-    """Return certificates from all parts of the table, each once, in random order."""
+    """Return certificates from all components of the table, each once, in random order."""
     certificate = tables.certificate
     database = Database(store.settings.store_url)
     found: dict[Shown, None] = {}

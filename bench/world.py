@@ -25,7 +25,7 @@ from clustercert.pki.certificates import chain_pem
 from clustercert.pki.client_ca import new_client_ca
 from clustercert.pki.keys import new_key
 from clustercert.settings import Settings, load
-from clustercert.wiring import Components, components, initialise
+from clustercert.wiring import Components, initialise, open_components
 
 ACTOR = "bench"
 INTERNAL_URL = "https://192.168.0.10:5443"
@@ -111,21 +111,21 @@ def _toml(folder: Path, database_url: str | None, key_type: KeyType) -> str:
 
 async def _filled(settings: Settings, folder: Path, config: Path, database: int | None) -> World:
     await initialise(settings, actor=Actor(ACTOR, origin()))
-    async with components(settings) as parts:
-        directory = parts.identity.directory
+    async with open_components(settings) as components:
+        directory = components.identity.directory
         domain = await directory.create_domain("bench", actor=Actor(ACTOR, origin()))
         project = await directory.create_project("eu-de", domain, actor=Actor(ACTOR, origin()))
         user = await directory.create_user("bench", domain, actor=Actor(ACTOR, origin()))
         password = secrets.token_urlsafe(18)
         await directory.set_password(user, password, actor=Actor(ACTOR, origin()))
-        await parts.identity.roles.assign("admin", user, project, actor=Actor(ACTOR, origin()))
-        key = await parts.identity.access_keys.create(user, actor=Actor(ACTOR, origin()))
+        await components.identity.roles.assign("admin", user, project, actor=Actor(ACTOR, origin()))
+        key = await components.identity.access_keys.create(user, actor=Actor(ACTOR, origin()))
         return World(
             folder=folder,
             config=config,
             settings=settings,
             project_id=project.id,
-            cluster_id=await _new_cluster(parts, project.id),
+            cluster_id=await _new_cluster(components, project.id),
             user_id=user.id,
             password=password,
             access_key=key.key.id,
@@ -134,11 +134,11 @@ async def _filled(settings: Settings, folder: Path, config: Path, database: int 
         )
 
 
-async def _new_cluster(parts: Components, project_id: str) -> str:
+async def _new_cluster(components: Components, project_id: str) -> str:
     now = datetime.now(UTC).replace(microsecond=0)
     ca = new_client_ca("kubernetes", new_key("ec-p256"), now, timedelta(days=3650))
     registration = Registration(name="bench", internal_url=INTERNAL_URL, server_ca_pem=chain_pem((ca,)))
-    return (await parts.clusters.add(project_id, registration, actor=Actor(ACTOR, origin()))).id
+    return (await components.clusters.add(project_id, registration, actor=Actor(ACTOR, origin()))).id
 
 
 @contextlib.contextmanager

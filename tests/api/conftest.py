@@ -10,7 +10,7 @@ import httpx
 import pytest
 
 from clustercert.custody.keks import write_new_kek_file
-from clustercert.wiring import components
+from clustercert.wiring import open_components
 from support import world as worlds
 from support.administration import Administration
 from support.keystone import Keystone, KeystoneData, new_data
@@ -80,7 +80,7 @@ def keystone_data(tmp_path_factory: pytest.TempPathFactory) -> KeystoneData:
 def keystone(tmp_path: Path, keystone_data: KeystoneData) -> Iterator[Keystone]:
     shutil.copytree(keystone_data.folder, tmp_path, dirs_exist_ok=True)
     with Service(settings(tmp_path)).running() as service:
-        opened = components(settings(tmp_path))
+        opened = open_components(settings(tmp_path))
         operator = service.run(opened.__aenter__())
         yield Keystone(service, operator, keystone_data.domain, keystone_data.project, keystone_data.alice)
         service.run(opened.__aexit__(None, None, None))

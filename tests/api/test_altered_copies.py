@@ -34,7 +34,7 @@ from clustercert.model.clusters import Registration
 from clustercert.pki.keys import key_pem, load_key_der, new_key
 from clustercert.pki.leaf import LeafBuilder, der_fingerprint, new_serial
 from clustercert.store.entities import Reference
-from clustercert.wiring import Components, components
+from clustercert.wiring import Components, open_components
 from support import altered_certificates
 from support import world as worlds
 from support.altered_certificates import can_be_shifted
@@ -103,8 +103,8 @@ class WebhookCluster:
     def new_person(self, role: str = "admin") -> Person:
         """A new user with a role in the project and a token."""
 
-        async def made(parts: Components) -> Person:
-            return await _person(parts, self.world, role)
+        async def made(components: Components) -> Person:
+            return await _person(components, self.world, role)
 
         return self.operate(made)
 
@@ -123,7 +123,7 @@ class WebhookCluster:
     def sign(self, username: str, groups: tuple[str, ...], number: str = "", **more: Any) -> HeldCertificate:
         """An unrecorded certificate, signed with the client CA's key, whose signature can be shifted."""
         ca, key = self.cluster.client_ca, new_key("ec-p256")
-        ca_key = self.operate(lambda parts: _ca_key(parts, self.cluster))
+        ca_key = self.operate(lambda components: _ca_key(components, self.cluster))
         now = datetime.now(UTC).replace(microsecond=0)
         grant = Grant(
             rule="admin",
@@ -156,8 +156,8 @@ class WebhookCluster:
             self.enable(person, enabled=False)
 
     def enable(self, person: Person, *, enabled: bool) -> None:
-        async def done(parts: Components) -> None:
-            await parts.identity.directory.enable_user(
+        async def done(components: Components) -> None:
+            await components.identity.directory.enable_user(
                 person.user, enabled=enabled, actor=Actor(ACTOR, ORIGIN)
             )
 
@@ -168,7 +168,7 @@ class WebhookCluster:
         if way != "disabled":
             return self.issue(person)
         self.enable(person, enabled=True)
-        again = self.operate(lambda parts: _with_token(parts, person, self.world))
+        again = self.operate(lambda components: _with_token(components, person, self.world))
         headers = again.headers
         path = f"/api/v3/projects/{self.cluster.project_id}/clusters"
         # Whoever was disabled is known as such for a second more.
@@ -237,13 +237,13 @@ def new_webhook_cluster(
         server_ca_pem=server_ca_pem(),
     )
 
-    async def added(parts: Components) -> tuple[Cluster, str]:
-        clusters = replace(parts.clusters, ca_key_type=key_type)
+    async def added(components: Components) -> tuple[Cluster, str]:
+        clusters = replace(components.clusters, ca_key_type=key_type)
         cluster = await clusters.add(world.project.id, wanted, actor=Actor(ACTOR, ORIGIN))
         if options is not None:
             cluster = replace(cluster, options=options)
-            await parts.clusters.queries.replace(cluster, event("cluster.updated"))
-        issued = await parts.webhook.tokens.create(cluster, actor=Actor(ACTOR, ORIGIN))
+            await components.clusters.queries.replace(cluster, event("cluster.updated"))
+        issued = await components.webhook.tokens.create(cluster, actor=Actor(ACTOR, ORIGIN))
         return cluster, issued.text
 
     return WebhookCluster(world, service, *run_as_operator(world, added))
@@ -253,31 +253,31 @@ def run_as_operator(world: World, work: Callable[[Components], Awaitable[T]]) ->
     """Run work on the store as the operator, like another process."""
 
     async def opened() -> T:
-        async with components(world.settings()) as parts:
-            return await work(parts)
+        async with open_components(world.settings()) as components:
+            return await work(components)
 
     return asyncio.run(opened())
 
 
-async def _person(parts: Components, world: World, role: str) -> Person:
+async def _person(components: Components, world: World, role: str) -> Person:
     password = secrets.token_urlsafe(12)
-    user = await parts.identity.directory.create_user(
+    user = await components.identity.directory.create_user(
         f"user-{os.urandom(4).hex()}", world.project.domain, password=password, actor=Actor(ACTOR, ORIGIN)
     )
-    await parts.identity.roles.assign(role, user, world.project, actor=Actor(ACTOR, ORIGIN))
-    return await _with_token(parts, Person(user, password, ""), world)
+    await components.identity.roles.assign(role, user, world.project, actor=Actor(ACTOR, ORIGIN))
+    return await _with_token(components, Person(user, password, ""), world)
 
 
-async def _with_token(parts: Components, person: Person, world: World) -> Person:
+async def _with_token(components: Components, person: Person, world: World) -> Person:
     proof = ByPassword(Reference(id=person.user.id), person.password)
-    issued = await parts.identity.tokens.issue(proof, ProjectScope(Reference(id=world.project.id)))
+    issued = await components.identity.tokens.issue(proof, ProjectScope(Reference(id=world.project.id)))
     return replace(person, token=issued.text)
 
 
-async def _ca_key(parts: Components, cluster: Cluster) -> PrivateKey:
+async def _ca_key(components: Components, cluster: Cluster) -> PrivateKey:
     ca = cluster.client_ca
     assert ca.sealed_key is not None
-    return load_key_der(await parts.custody.unseal(ca.sealed_key, f"client_ca:{ca.id}"))
+    return load_key_der(await components.custody.unseal(ca.sealed_key, f"client_ca:{ca.id}"))
 
 
 def _number(der: bytes) -> str:

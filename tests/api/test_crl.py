@@ -18,7 +18,7 @@ from clustercert.pki.certificates import fingerprint
 from clustercert.policy.lifetime import BACKDATE
 from clustercert.policy.templates import is_plain_text
 from clustercert.store.revocations import CrlQueries
-from clustercert.wiring import components
+from clustercert.wiring import open_components
 from support import world as worlds
 from support.leaf_checks import leaf_of, openssl
 from support.service import Service
@@ -184,15 +184,15 @@ def test_forms_and_what_does_not_exist(place: Place) -> None:
 
 async def test_a_crl_is_cached_until_a_change_or_half_its_validity(place: Place) -> None:
     one, cluster = place.issue("admin"), place.world.clusters["plain"]
-    async with components(place.world.settings()) as parts:
+    async with open_components(place.world.settings()) as components:
         clock = Clock()
-        generation = parts.database.generation
-        crls = Crls(CrlQueries(parts.database), parts.clusters.signers, clock)
+        generation = components.database.generation
+        crls = Crls(CrlQueries(components.database), components.clusters.signers, clock)
         await generation.refresh()
         first = await crls.crl(cluster.id, cluster.client_ca.id)
         assert await crls.crl(cluster.id, cluster.client_ca.id) is first
         # A change that is not a revocation.
-        async with parts.database.transaction(invalidate=True):
+        async with components.database.transaction(invalidate=True):
             pass
         await generation.refresh()
         assert await crls.crl(cluster.id, cluster.client_ca.id) is first

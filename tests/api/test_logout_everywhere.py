@@ -13,7 +13,7 @@ from clustercert.authn.oidc.issuers import derived_id
 from clustercert.model import Actor, FederatedDomain, IssueRequest, Origin, User
 from clustercert.model.errors import TooManyRequests
 from clustercert.store import logins
-from clustercert.wiring import Components, components
+from clustercert.wiring import Components, open_components
 from support import world as worlds
 from support.keystone import Keystone, in_project
 from support.oidc import IssuerServer
@@ -95,7 +95,7 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
         )
         settings = world.settings(identity={"region": worlds.REGION, "issuers": [settings_of_issuer]})
         with Service(settings).running() as service:
-            opened = components(settings)
+            opened = open_components(settings)
             yield Site(world, issuer, service, service.run(opened.__aenter__()))
             service.run(opened.__aexit__(None, None, None))
 
@@ -192,17 +192,17 @@ def test_a_certificate_from_a_stale_cache_is_revoked_too(site: Site) -> None:
     headers = user.login(site.world.project.id)
     token = headers["X-Auth-Token"]
     origin = Origin("192.0.2.7", "a" * 32)
-    parts = site.operator
+    components = site.operator
 
     async def race() -> None:
-        caller = await parts.identity.tokens.caller_of_token(token, origin)
+        caller = await components.identity.tokens.caller_of_token(token, origin)
 
         async def thief(_seconds: float) -> None:
             # As a worker that still has the caller in its cache.
             cluster = site.world.clusters["plain"]
-            await parts.issuance.issue(caller, cluster.project_id, cluster.id, IssueRequest(duration=1))
+            await components.issuance.issue(caller, cluster.project_id, cluster.id, IssueRequest(duration=1))
 
-        logout = replace(parts.revocation.logout, pause=thief)
+        logout = replace(components.revocation.logout, pause=thief)
         await logout.end_all_logins(caller, with_keys=False)
 
     site.service.run(race())
@@ -213,16 +213,16 @@ def test_a_user_ends_all_logins_only_once_at_a_time(site: Site) -> None:
     """Each waits for more than a second. Together they could use up the worker's limit of requests."""
     user = site.new_user("impatient")
     headers, origin = user.login(), Origin("192.0.2.7", "a" * 32)
-    parts = site.operator
+    components = site.operator
 
     async def race() -> None:
-        caller = await parts.identity.tokens.caller_of_token(headers["X-Auth-Token"], origin)
+        caller = await components.identity.tokens.caller_of_token(headers["X-Auth-Token"], origin)
 
         async def again(_seconds: float) -> None:
             with pytest.raises(TooManyRequests):
                 await logout.end_all_logins(caller, with_keys=False)
 
-        logout = replace(parts.revocation.logout, pause=again)
+        logout = replace(components.revocation.logout, pause=again)
         await logout.end_all_logins(caller, with_keys=False)
         await logout.end_all_logins(caller, with_keys=False)
 

@@ -17,7 +17,7 @@ from clustercert.authn.oidc import explanation
 from clustercert.authn.oidc.issuers import derived_id
 from clustercert.http import middleware
 from clustercert.model import Actor, Origin
-from clustercert.wiring import Components, components
+from clustercert.wiring import Components, open_components
 from support import world as worlds
 from support.accounts import enable
 from support.log_capture import captured_logs
@@ -90,7 +90,7 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
         identity = {"region": worlds.REGION, "issuers": issuers(world, issuer)}
         settings = world.settings(identity=identity, policy={"rules": RULES})
         with Service(settings).running() as service:
-            opened = components(settings)
+            opened = open_components(settings)
             yield Site(world, issuer, service, service.run(opened.__aenter__()))
             service.run(opened.__aexit__(None, None, None))
 
@@ -266,8 +266,8 @@ def test_a_new_domain_or_project_counts_for_cached_tokens(tmp_path: Path) -> Non
 
             async def add_elsewhere() -> None:
                 # Another process, whose settings don't have the issuer.
-                async with components(world.settings()) as parts:
-                    await parts.identity.directory.create_domain("later", actor=ACTOR)
+                async with open_components(world.settings()) as components:
+                    await components.identity.directory.create_domain("later", actor=ACTOR)
 
             assert projects() == 2
             add(f"projects/added?domain={domain}")

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 import pytest
 
 from clustercert.model import Actor, Origin
-from clustercert.wiring import components
+from clustercert.wiring import open_components
 from support import world as worlds
 from support.access_table import API_SERVERS, PEOPLE, AccessRequests, Cell, cells, operations
 from support.service import Service
@@ -26,13 +26,13 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[AccessRequests]:
 async def webhook_tokens(world: World) -> dict[str, str]:
     """Return webhook tokens by the table's columns: for the requested cluster, and for another one in the project."""
     origin = Origin(address="local", request_id="e" * 32)
-    async with components(world.settings()) as parts:
+    async with open_components(world.settings()) as components:
         made = [
-            await parts.webhook.tokens.create(world.clusters[name], actor=Actor(ACTOR, origin))
+            await components.webhook.tokens.create(world.clusters[name], actor=Actor(ACTOR, origin))
             for name in ("plain", "eip")
         ]
         # The table assumes a log with events, whichever row is tested first.
-        await parts.log_sealer.seal_all()
+        await components.log_sealer.seal_all()
     return dict(zip(API_SERVERS[2:], (each.text for each in made), strict=True))
 
 

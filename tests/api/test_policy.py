@@ -10,7 +10,7 @@ from cryptography.x509.oid import NameOID
 from clustercert.model import Actor, Origin
 from clustercert.observability import log
 from clustercert.server import application
-from clustercert.wiring import components
+from clustercert.wiring import open_components
 from support import world as worlds
 from support.log_capture import captured_logs
 from support.service import Service
@@ -40,8 +40,8 @@ def teams(tmp_path_factory: pytest.TempPathFactory) -> World:
 
 async def _join(world: World, who: str, *names: str) -> None:
     actor = Actor(ACTOR, Origin("local", "f" * 32))
-    async with components(world.settings()) as parts:
-        directory = parts.identity.directory
+    async with open_components(world.settings()) as components:
+        directory = components.identity.directory
         for name in names:
             group = await directory.create_group(name, world.project.domain, actor=actor)
             await directory.add_member(group, world.people[who].user, actor=actor)

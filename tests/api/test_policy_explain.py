@@ -8,7 +8,7 @@ import httpx
 import pytest
 
 from clustercert.model import Actor, Origin
-from clustercert.wiring import components
+from clustercert.wiring import open_components
 from support import world as worlds
 from support.audit_api import got, of_project
 from support.service import Service
@@ -50,15 +50,15 @@ def teams(tmp_path_factory: pytest.TempPathFactory) -> World:
 
 async def _join(world: World) -> None:
     actor = Actor(ACTOR, Origin("local", "f" * 32))
-    async with components(world.settings()) as parts:
-        directory = parts.identity.directory
+    async with open_components(world.settings()) as components:
+        directory = components.identity.directory
         group = await directory.create_group("team-a", world.project.domain, actor=actor)
         await directory.add_member(group, world.people["member"].user, actor=actor)
         for name in ("gone", "taken"):
             user = await directory.create_user(name, world.project.domain, actor=actor)
-            await parts.identity.roles.assign("reader", user, world.project, actor=actor)
+            await components.identity.roles.assign("reader", user, world.project, actor=actor)
             await directory.enable_user(user, enabled=name != "gone", actor=actor)
-        await parts.log_sealer.seal_all()
+        await components.log_sealer.seal_all()
 
 
 @pytest.fixture(scope="module")

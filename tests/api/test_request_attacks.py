@@ -16,7 +16,7 @@ from cryptography.x509.oid import NameOID
 
 from clustercert.identity.tokens import ByPassword, ProjectScope
 from clustercert.store.entities import Reference
-from clustercert.wiring import components
+from clustercert.wiring import open_components
 from support import world as worlds
 from support.keystone import BY, PASSWORD, UNAUTHORIZED, Keystone
 from support.leaf_checks import leaf_of
@@ -211,8 +211,8 @@ def test_a_role_that_looks_like_admin_has_none_of_its_rights(
     client: httpx.Client, world: World, kind: str
 ) -> None:
     async def token() -> str:
-        async with components(world.settings()) as parts:
-            identity = parts.identity
+        async with open_components(world.settings()) as components:
+            identity = components.identity
             user = await identity.directory.create_user(
                 f"look-alike {kind}", world.project.domain, password=PASSWORD, **BY
             )

@@ -328,8 +328,8 @@ def test_a_user_who_goes_has_nothing_that_is_good(tmp_path: Path, what: str) -> 
         theirs, others = [place.issue("member", name) for name in ("plain", "eip")], place.issue("admin")
         leaver = world.people["member"].user
 
-        async def go(parts: Components) -> None:
-            directory = parts.identity.directory
+        async def go(components: Components) -> None:
+            directory = components.identity.directory
             if what == "disabled":
                 await directory.enable_user(leaver, enabled=False, actor=Actor(ACTOR, ORIGIN))
             else:

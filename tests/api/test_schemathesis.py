@@ -22,7 +22,7 @@ from schemathesis.specs.openapi.checks import (
 )
 
 from clustercert.model import Actor, Origin
-from clustercert.wiring import components
+from clustercert.wiring import open_components
 from support import world as worlds
 from support.administration import put_new, wanted
 from support.kubernetes_messages import audit_event, credential_id, event_list, review
@@ -229,9 +229,11 @@ def webhook_token(world: World) -> str:
     """The webhook token of the cluster `sans`."""
 
     async def created() -> str:
-        async with components(world.settings()) as parts:
+        async with open_components(world.settings()) as components:
             origin = Origin(address="local", request_id="e" * 32)
-            issued = await parts.webhook.tokens.create(world.clusters["sans"], actor=Actor(ACTOR, origin))
+            issued = await components.webhook.tokens.create(
+                world.clusters["sans"], actor=Actor(ACTOR, origin)
+            )
             return issued.text
 
     return asyncio.run(created())

@@ -16,7 +16,7 @@ from cryptography.x509.oid import NameOID
 from clustercert.http.webhook import MAX_REVIEW
 from clustercert.model import Actor, Cluster, ClusterOptions, Origin
 from clustercert.store.credential_cache import RevocationFeed
-from clustercert.wiring import Components, components
+from clustercert.wiring import Components, open_components
 from support import programs, stores
 from support import world as worlds
 from support.kubernetes_messages import audit_event, credential_id, event_list, review
@@ -127,8 +127,8 @@ def operated(own: World, work: Callable[[Components], Awaitable[None]]) -> None:
     """Run work of the operator, as in another process."""
 
     async def opened() -> None:
-        async with components(own.settings()) as parts:
-            await work(parts)
+        async with open_components(own.settings()) as components:
+            await work(components)
 
     asyncio.run(opened())
 
@@ -147,8 +147,8 @@ def running(own: World) -> Iterator[Service]:
 def api_server(own: World, running: Service, name: str) -> ApiServer:
     texts: list[str] = []
 
-    async def create(parts: Components) -> None:
-        issued = await parts.webhook.tokens.create(own.clusters[name], actor=Actor(ACTOR, ORIGIN))
+    async def create(components: Components) -> None:
+        issued = await components.webhook.tokens.create(own.clusters[name], actor=Actor(ACTOR, ORIGIN))
         texts.append(issued.text)
 
     operated(own, create)
@@ -175,8 +175,8 @@ def known_only(own: World, running: Service) -> ApiServer:
     )
     guarded = replace(own.clusters["eip"], options=options)
 
-    async def guard(parts: Components) -> None:
-        await parts.clusters.queries.replace(guarded, event("cluster.updated"))
+    async def guard(components: Components) -> None:
+        await components.clusters.queries.replace(guarded, event("cluster.updated"))
 
     operated(own, guard)
     return api_server(own, running, "eip")

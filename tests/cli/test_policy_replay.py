@@ -17,7 +17,7 @@ from clustercert.pki.certificates import chain_pem
 from clustercert.pki.client_ca import new_client_ca
 from clustercert.pki.keys import new_key
 from clustercert.settings import load
-from clustercert.wiring import components
+from clustercert.wiring import open_components
 from support.command_line import Operator, new_operator
 from support.samples import caller
 
@@ -76,13 +76,13 @@ async def _decide(operator: Operator, project_id: str, cluster_id: str) -> None:
         return caller(user_id=user_id * 32, in_projects={project_id: (role,)})
 
     request = IssueRequest(duration=-1)
-    async with components(load(operator.config)) as parts:
+    async with open_components(load(operator.config)) as components:
         for user_id in "112":
-            await parts.issuance.issue(member(user_id), project_id, cluster_id, request)
+            await components.issuance.issue(member(user_id), project_id, cluster_id, request)
         stranger = replace(member("3", "nothing"), origin=replace(member("3").origin, request_id="e" * 32))
         with pytest.raises(Forbidden) as refused:
-            await parts.issuance.issue(stranger, project_id, cluster_id, request)
-        await parts.denials.certificate(stranger, project_id, cluster_id, request, refused.value)
+            await components.issuance.issue(stranger, project_id, cluster_id, request)
+        await components.denials.certificate(stranger, project_id, cluster_id, request, refused.value)
 
 
 def decisions(replayed: Any) -> dict[str, int]:

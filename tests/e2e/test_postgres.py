@@ -10,7 +10,7 @@ import pytest
 
 from clustercert.server.tls_files import tls
 from clustercert.settings import SettingsError
-from clustercert.wiring import components
+from clustercert.wiring import open_components
 from support import postgres
 from support.replicas import Replica, assert_not_now, issue, listening, started
 from support.stores import Store, blob
@@ -163,6 +163,6 @@ def test_a_shared_database_has_no_self_signed_certificate(world: World) -> None:
 
 @pytest.mark.usefixtures("replicas")  # which write the log
 async def test_the_databases_password_is_in_no_log(world: World, server: postgres.Server) -> None:
-    async with components(world.settings()) as parts:
-        assert server.password not in repr(parts.database.url)
+    async with open_components(world.settings()) as components:
+        assert server.password not in repr(components.database.url)
     assert server.password not in (world.folder / "log").read_text()

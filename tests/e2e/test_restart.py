@@ -17,7 +17,7 @@ from pathlib import Path
 import pytest
 
 from clustercert.model import Actor, Origin
-from clustercert.wiring import components
+from clustercert.wiring import open_components
 from support.demo_process import COMMAND
 from support.kubernetes_messages import review
 from support.serve_process import end, environment_of
@@ -102,9 +102,9 @@ class Service:
 
 
 async def new_token(world: World) -> str:
-    async with components(world.settings()) as parts:
+    async with open_components(world.settings()) as components:
         actor = Actor(ACTOR, Origin(address="local", request_id="e" * 32))
-        return (await parts.webhook.tokens.create(world.clusters["plain"], actor=actor)).text
+        return (await components.webhook.tokens.create(world.clusters["plain"], actor=actor)).text
 
 
 @pytest.fixture

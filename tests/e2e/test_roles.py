@@ -14,7 +14,7 @@ from clustercert.model import Actor, Origin
 from clustercert.pki.certificates import chain_pem
 from clustercert.pki.keys import key_pem, new_key
 from clustercert.server.tls_files import new_server_certificate
-from clustercert.wiring import components
+from clustercert.wiring import open_components
 from support.certificate_authority import Authority
 from support.kubernetes_messages import credential_id, event_list, review
 from support.leaf_checks import leaf_of
@@ -48,9 +48,9 @@ class Roles:
 
 
 async def new_token(world: World) -> str:
-    async with components(world.settings()) as parts:
+    async with open_components(world.settings()) as components:
         actor = Actor(ACTOR, Origin(address="local", request_id="e" * 32))
-        issued = await parts.webhook.tokens.create(world.clusters["plain"], actor=actor)
+        issued = await components.webhook.tokens.create(world.clusters["plain"], actor=actor)
         return issued.text
 
 

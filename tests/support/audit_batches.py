@@ -10,7 +10,7 @@ import httpx
 from starlette.types import Message, Scope
 
 from clustercert.model import Actor, Origin
-from clustercert.wiring import components
+from clustercert.wiring import open_components
 from support import stores
 from support.kubernetes_messages import audit_event, credential_id, event_list
 from support.service import Service
@@ -107,8 +107,8 @@ async def _exchange(sender: Sender, body: AsyncIterator[bytes | None], ends: boo
 
 async def webhook_token(own: World) -> str:
     """A new token of the cluster `plain`."""
-    async with components(own.settings()) as parts:
-        issued = await parts.webhook.tokens.create(own.clusters["plain"], actor=Actor(ACTOR, ORIGIN))
+    async with open_components(own.settings()) as components:
+        issued = await components.webhook.tokens.create(own.clusters["plain"], actor=Actor(ACTOR, ORIGIN))
     return issued.text
 
 

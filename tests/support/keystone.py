@@ -11,7 +11,7 @@ import httpx
 from clustercert.identity.directory import Directory
 from clustercert.model import Actor, Domain, Origin, Project, User
 from clustercert.pki.request_signature import SignatureCredential, SignedParts, payload_hash, sign
-from clustercert.wiring import Components, components, initialise
+from clustercert.wiring import Components, initialise, open_components
 from support.service import BASE_URL, Service
 from support.wait import eventually
 from support.world import settings
@@ -49,7 +49,7 @@ class KeystoneData:
 async def new_data(folder: Path) -> KeystoneData:
     """A domain, a project, and alice as its admin. The key-encryption key is there."""
     await initialise(settings(folder), **BY)
-    async with components(settings(folder)) as operator:
+    async with open_components(settings(folder)) as operator:
         directory = operator.identity.directory
         domain = await directory.create_domain("OTC1", **BY)
         project = await directory.create_project("eu-de", domain, **BY)

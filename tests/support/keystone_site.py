@@ -12,7 +12,7 @@ import httpx
 from cryptography import x509
 from cryptography.x509.oid import NameOID
 
-from clustercert.wiring import Components, components
+from clustercert.wiring import Components, open_components
 from support import world as worlds
 from support.keystone_double import KeystoneDouble
 from support.service import Service
@@ -78,7 +78,7 @@ def running(folder: Path, **changed: object) -> Iterator[Site]:
         identity = {"region": worlds.REGION, "keystone": own}
         settings = world.settings(identity=identity, policy={"rules": RULES})
         with Service(settings).running() as service:
-            opened = components(settings)
+            opened = open_components(settings)
             yield Site(world, keystone, service, service.run(opened.__aenter__()))
             service.run(opened.__aexit__(None, None, None))
 

@@ -12,7 +12,7 @@ from clustercert.kubernetes.setup.admission import CONFIG_MAP, NAMESPACE, admiss
 from clustercert.kubernetes.setup.rbac import service_access
 from clustercert.model import Actor, Cluster, ClusterOptions, JsonObject, Origin
 from clustercert.model.clusters import Registration
-from clustercert.wiring import components
+from clustercert.wiring import open_components
 from support.apiserver import ApiServer
 from support.world import World
 
@@ -49,10 +49,10 @@ def register(world: World, double: ApiServer, name: str, options: ClusterOptions
     """Register the double in the world's project. It trusts the cluster's client CA."""
 
     async def added() -> Cluster:
-        async with components(world.settings()) as parts:
+        async with open_components(world.settings()) as components:
             wanted = registration(double, name, options or ClusterOptions())
             actor = Actor("cli:test", Origin.local())
-            return await parts.clusters.add(world.project.id, wanted, actor=actor)
+            return await components.clusters.add(world.project.id, wanted, actor=actor)
 
     cluster = asyncio.run(added())
     double.trust(cluster.client_ca.certificate.public_bytes(Encoding.PEM))

@@ -10,7 +10,7 @@ from cryptography import x509
 
 from clustercert.model import PrivateKey
 from clustercert.pki.certificates import fingerprint
-from clustercert.wiring import Components, components
+from clustercert.wiring import Components, open_components
 from support.access_table import csr
 from support.leaf_checks import leaf_of
 from support.stores import Store
@@ -65,7 +65,7 @@ class RevocationClient:
         """Work on the store directly, like the command line."""
 
         async def done() -> None:
-            async with components(self.world.settings()) as parts:
-                await work(parts)
+            async with open_components(self.world.settings()) as components:
+                await work(components)
 
         asyncio.run(done())

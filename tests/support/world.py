@@ -16,7 +16,7 @@ from clustercert.model import Actor, Cluster, Domain, Origin, Project, User
 from clustercert.model.clusters import Registration
 from clustercert.settings import Settings, load
 from clustercert.store.entities import Reference
-from clustercert.wiring import Components, components, initialise
+from clustercert.wiring import Components, initialise, open_components
 from support.samples import server_ca_pem
 
 REGION = "eu-de"
@@ -121,32 +121,34 @@ async def _made(folder: Path, database_url: str | None) -> World:
     origin = Origin(address="local", request_id=os.urandom(16).hex())
     with_database = settings(folder, database_url=database_url)
     await initialise(with_database, actor=Actor(ACTOR, origin))
-    async with components(with_database) as parts:
-        directory = parts.identity.directory
+    async with open_components(with_database) as components:
+        directory = components.identity.directory
         domain = await directory.create_domain("tests", actor=Actor(ACTOR, origin))
         project, other = [
             await directory.create_project(name, domain, actor=Actor(ACTOR, origin))
             for name in (REGION, "eu-nl")
         ]
-        await parts.identity.roles.create("auditor", actor=Actor(ACTOR, origin))
-        people = {name: await _person(parts, name, role, project, origin) for name, role in ROLES.items()} | {
-            "stranger": await _person(parts, "stranger", "admin", other, origin),
-            "operator": await _operator(parts, project.domain, origin),
+        await components.identity.roles.create("auditor", actor=Actor(ACTOR, origin))
+        people = {
+            name: await _person(components, name, role, project, origin) for name, role in ROLES.items()
+        } | {
+            "stranger": await _person(components, "stranger", "admin", other, origin),
+            "operator": await _operator(components, project.domain, origin),
         }
         clusters = {
-            "plain": await _cluster(parts, "plain", project, origin),
-            "eip": await _cluster(parts, "eip", project, origin, external_url=EXTERNAL_URL),
+            "plain": await _cluster(components, "plain", project, origin),
+            "eip": await _cluster(components, "eip", project, origin, external_url=EXTERNAL_URL),
             "sans": await _cluster(
-                parts, "sans", project, origin, external_url=EXTERNAL_URL, san_urls=SAN_URLS
+                components, "sans", project, origin, external_url=EXTERNAL_URL, san_urls=SAN_URLS
             ),
-            "foreign": await _cluster(parts, "foreign", other, origin),
+            "foreign": await _cluster(components, "foreign", other, origin),
         }
-        key = await parts.identity.access_keys.create(people["admin"].user, actor=Actor(ACTOR, origin))
+        key = await components.identity.access_keys.create(people["admin"].user, actor=Actor(ACTOR, origin))
     return World(folder, project, other, people, clusters, (key.key.id, key.secret), database_url)
 
 
-async def _person(parts: Components, name: str, role: str, project: Project, origin: Origin) -> Person:
-    identity, password = parts.identity, secrets.token_urlsafe(12)
+async def _person(components: Components, name: str, role: str, project: Project, origin: Origin) -> Person:
+    identity, password = components.identity, secrets.token_urlsafe(12)
     user = await identity.directory.create_user(
         name, project.domain, password=password, actor=Actor(ACTOR, origin)
     )
@@ -156,8 +158,8 @@ async def _person(parts: Components, name: str, role: str, project: Project, ori
     return Person(user, password, issued.text)
 
 
-async def _operator(parts: Components, domain: Domain, origin: Origin) -> Person:
-    identity, password = parts.identity, secrets.token_urlsafe(12)
+async def _operator(components: Components, domain: Domain, origin: Origin) -> Person:
+    identity, password = components.identity, secrets.token_urlsafe(12)
     user = await identity.directory.create_user(
         "operator", domain, password=password, actor=Actor(ACTOR, origin)
     )
@@ -167,7 +169,7 @@ async def _operator(parts: Components, domain: Domain, origin: Origin) -> Person
 
 
 async def _cluster(
-    parts: Components,
+    components: Components,
     name: str,
     project: Project,
     origin: Origin,
@@ -183,4 +185,4 @@ async def _cluster(
         labels={"team": "tests"},
         version="v1.32",
     )
-    return await parts.clusters.add(project.id, wanted, actor=Actor(ACTOR, origin))
+    return await components.clusters.add(project.id, wanted, actor=Actor(ACTOR, origin))

@@ -90,9 +90,9 @@ async def _report(settings: "Settings", text: str) -> "TokenReport":
 
     if any(issuer.cluster for issuer in settings.identity.issuers):
         # A connection to a cluster needs all components, because the service issues itself a certificate for it.
-        from clustercert.wiring import components
+        from clustercert.wiring import open_components
 
-        async with components(settings) as opened:
+        async with open_components(settings) as opened:
             return await report_on_token(opened.oidc, opened.identity.federation, text)
 
     import httpx  # noqa: F401 - slow to import, and the later wait for the issuer's keys is short

@@ -14,7 +14,7 @@ from clustercert.client.administration import AdministrationClient
 from clustercert.client.connection import HttpRequest, Reply
 from clustercert.observability import log
 from clustercert.server.application import LocalApplication
-from clustercert.wiring import components
+from clustercert.wiring import open_components
 
 if TYPE_CHECKING:
     from clustercert.wiring import Components
@@ -31,7 +31,10 @@ def local_client(context: typer.Context) -> Iterator[AdministrationClient]:
     """
     loaded = store_settings(context)
     log.configure_command()
-    with start_blocking_portal() as portal, portal.wrap_async_context_manager(components(loaded)) as opened:
+    with (
+        start_blocking_portal() as portal,
+        portal.wrap_async_context_manager(open_components(loaded)) as opened,
+    ):
         application = portal.call(_application, opened)
         yield _LocalClient(_URL, transport=_InProcess(application, portal))
 

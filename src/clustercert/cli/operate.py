@@ -340,9 +340,9 @@ def _load_for_role(load: Callable[[], "Settings"], role: ServerRole) -> "Setting
 
 async def _check(loaded: "Settings", role: ServerRole) -> None:
     """Open the store once, to raise errors here that the workers would only log. Prints warnings."""
-    from clustercert.wiring import components
+    from clustercert.wiring import open_components
 
-    async with components(loaded, with_keys=role != "webhook") as opened:
+    async with open_components(loaded, with_keys=role != "webhook") as opened:
         if role != "webhook":
             await opened.identity.directory.require_free(loaded.identity.authority_names)
         await _print_warnings(loaded, opened.database, serves_users=role != "webhook")

@@ -249,12 +249,12 @@ def operate(context: typer.Context, work: Callable[[Operator], Awaitable[T]]) ->
     import asyncio
 
     from clustercert.observability import log
-    from clustercert.wiring import components
+    from clustercert.wiring import open_components
 
     log.configure_command()
 
     async def opened() -> T:
-        async with components(loaded) as found:
+        async with open_components(loaded) as found:
             directory, clusters = found.identity.directory, found.clusters.queries
             return await work(Operator(directory, clusters, found, actor()))
 

@@ -18,7 +18,7 @@ from clustercert.pki.client_ca import new_client_ca
 from clustercert.pki.keys import new_key
 from clustercert.secure_file import write_private
 from clustercert.settings import DATABASE_FILE, DEMO_FILE, Settings
-from clustercert.wiring import Components, components, initialise
+from clustercert.wiring import Components, initialise, open_components
 
 REGION = "eu-de"
 ACTOR = Actor("demo", Origin.local())
@@ -61,16 +61,16 @@ async def set_up_tenants(
     await initialise(settings, actor=ACTOR)
     say(f"The database is {settings.store_url.removeprefix('sqlite+aiosqlite:///')}")
     known = _known_tenants(folder)
-    async with components(settings) as parts:
+    async with open_components(settings) as components:
         for number in range(len(known), 1 + tenants):
-            known.append(await _new_tenant(parts, number, say))
+            known.append(await _new_tenant(components, number, say))
             # Write after each tenant, so that the next run can continue after an interruption.
             write_private(
                 folder / DEMO_FILE, json.dumps({"tenants": [asdict(tenant) for tenant in known]}, indent=2)
             )
         for tenant in known:
-            await _set_external_url(parts, tenant, external_url)
-            bundle = await parts.clusters.queries.bundle(tenant.cluster_id)
+            await _set_external_url(components, tenant, external_url)
+            bundle = await components.clusters.queries.bundle(tenant.cluster_id)
             write_private(folder / f"client-ca-{tenant.user_name}.pem", chain_pem(bundle).decode())
     return tuple(known[: 1 + tenants])
 
@@ -85,10 +85,10 @@ def _known_tenants(folder: Path) -> list[Tenant]:
         ) from error
 
 
-async def _new_tenant(parts: Components, number: int, say: Say) -> Tenant:
+async def _new_tenant(components: Components, number: int, say: Say) -> Tenant:
     """Create a domain, a project, a user with the role admin, an access key and a cluster."""
     who = f"tenant-{number}" if number else "demo"
-    directory = parts.identity.directory
+    directory = components.identity.directory
     say(
         f"Creating {who}: a domain, the project {REGION}, a user, an access key, a cluster with its own client CA"
     )
@@ -101,9 +101,11 @@ async def _new_tenant(parts: Components, number: int, say: Say) -> Tenant:
     )
     password = secrets.token_urlsafe(18)
     await directory.set_password(user, password, actor=ACTOR)
-    await parts.identity.roles.assign("admin", user, project, actor=ACTOR)
-    key = await parts.identity.access_keys.create(user, description="demo", actor=ACTOR)
-    cluster = await parts.clusters.queries.find_by_name(project.id, who) or await parts.clusters.add(
+    await components.identity.roles.assign("admin", user, project, actor=ACTOR)
+    key = await components.identity.access_keys.create(user, description="demo", actor=ACTOR)
+    cluster = await components.clusters.queries.find_by_name(
+        project.id, who
+    ) or await components.clusters.add(
         project.id,
         Registration(name=who, internal_url=INTERNAL_URL, server_ca_pem=_server_ca_pem()),
         actor=ACTOR,
@@ -128,12 +130,12 @@ async def _found(search: Awaitable[T]) -> T | None:
     return None
 
 
-async def _set_external_url(parts: Components, tenant: Tenant, external_url: str | None) -> None:
+async def _set_external_url(components: Components, tenant: Tenant, external_url: str | None) -> None:
     """Set or remove the external address of the tenant's cluster."""
-    cluster = await parts.clusters.queries.cluster(tenant.project_id, tenant.cluster_id)
+    cluster = await components.clusters.queries.cluster(tenant.project_id, tenant.cluster_id)
     if cluster is not None and cluster.external_url != external_url:
         changed = replace(cluster, external_url=external_url)
-        await parts.clusters.update(cluster, changed, actor=ACTOR)
+        await components.clusters.update(cluster, changed, actor=ACTOR)
 
 
 def _server_ca_pem() -> bytes:

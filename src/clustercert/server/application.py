@@ -52,9 +52,9 @@ from clustercert.wiring import (
     Components,
     change_issuers,
     change_policy,
-    components,
     leader_jobs,
     limited_issuance,
+    open_components,
 )
 
 
@@ -202,20 +202,20 @@ async def _serving(
     reloader: Reloader | None,
 ) -> AsyncIterator[None]:
     """Open the components that requests need, and follow the settings file and the issuers' keys."""
-    async with _started(settings, role, failures) as parts, contextlib.AsyncExitStack() as stack:
-        app.state.services = services_of(parts, role)
+    async with _started(settings, role, failures) as components, contextlib.AsyncExitStack() as stack:
+        app.state.services = services_of(components, role)
         key_updates = KeyUpdates()
         stack.push_async_callback(key_updates.close)
-        if role != "webhook" and parts.oidc is not None:
-            key_updates.use(parts.oidc.keys)
-        limited = limited_issuance(parts)
+        if role != "webhook" and components.oidc is not None:
+            key_updates.use(components.oidc.keys)
+        limited = limited_issuance(components)
         # Check limits only if the settings have any, to save time.
         if limited.is_limited:
             app.state.services = replace(app.state.services, issuance=limited)
         if limited.rates is not None:
             await stack.enter_async_context(running(limited.rates.watch))
         if reloader is not None:
-            apply = functools.partial(_apply, app, parts, role, key_updates)
+            apply = functools.partial(_apply, app, components, role, key_updates)
             watch = functools.partial(reloader.watch, settings, apply)
             await stack.enter_async_context(running(watch))
         yield
@@ -227,42 +227,42 @@ async def _started(
 ) -> AsyncIterator[Components]:
     """Open all components, and run the role's background work until the `with` block ends."""
     async with (
-        components(settings, with_keys=role != "webhook") as parts,
+        open_components(settings, with_keys=role != "webhook") as components,
         contextlib.AsyncExitStack() as stack,
     ):
-        if not await parts.database.flushes():
+        if not await components.database.flushes():
             logger.warning("database server has fsync off: a crash of its machine loses certificates")
-        await stack.enter_async_context(parts.database.generation.watching())
-        if found := await exempted_templates(parts.clusters.queries, parts.policy_groups):
+        await stack.enter_async_context(components.database.generation.watching())
+        if found := await exempted_templates(components.clusters.queries, components.policy_groups):
             named = [str(each) for each in found[:MAX_NAMED]]
             logger.warning(
                 "clusters exempt groups that templates of the policy give", count=len(found), clusters=named
             )
-        policy = parts.issuance.policy
+        policy = components.issuance.policy
         _warn_of(policy)
         if role != "webhook":
-            await _record_policy(parts, policy)
-            await _record_issuers(parts, settings)
-            if parts.keystone is not None:
-                await stack.enter_async_context(running(parts.keystone.watch))
-            for job in leader_jobs(parts):
+            await _record_policy(components, policy)
+            await _record_issuers(components, settings)
+            if components.keystone is not None:
+                await stack.enter_async_context(running(components.keystone.watch))
+            for job in leader_jobs(components):
                 await stack.enter_async_context(running(job.run))
         examples = len(settings.policy.examples)
         logger.info("policy loaded", sha256=policy_digest(policy), rules=len(policy.rules), examples=examples)
-        for counted in (failures, parts.denials.repeats):
-            flush = functools.partial(counted.flush_periodically, parts.database)
+        for counted in (failures, components.denials.repeats):
+            flush = functools.partial(counted.flush_periodically, components.database)
             await stack.enter_async_context(running(flush))
         if role != "api":
-            await stack.enter_async_context(running(parts.webhook.watch))
-        await stack.enter_async_context(running(parts.disk_space.watch))
+            await stack.enter_async_context(running(components.webhook.watch))
+        await stack.enter_async_context(running(components.disk_space.watch))
         # Exempt these long-lived objects from later garbage collections, which block the event loop.
         gc.collect()
         gc.freeze()
-        yield parts
+        yield components
 
 
 async def _apply(
-    app: FastAPI, parts: Components, role: ServerRole, key_updates: KeyUpdates, settings: Settings
+    app: FastAPI, components: Components, role: ServerRole, key_updates: KeyUpdates, settings: Settings
 ) -> None:
     """Record the policy and issuers of the settings, and use this policy and these issuers from now on.
 
@@ -272,17 +272,17 @@ async def _apply(
     policy = await asyncio.to_thread(settings.loaded_policy)
     _warn_of(policy)
     groups = groups_and_templates(policy.rules)
-    await refuse_new_exempted_templates(parts.clusters.queries, parts.policy_groups, groups)
+    await refuse_new_exempted_templates(components.clusters.queries, components.policy_groups, groups)
     if role != "webhook":
-        await parts.identity.directory.require_free(settings.identity.authority_names)
-        await _record_policy(parts, policy)
-        await _record_issuers(parts, settings)
+        await components.identity.directory.require_free(settings.identity.authority_names)
+        await _record_policy(components, policy)
+        await _record_issuers(components, settings)
         before = app.state.services.oidc
         # Use a thread, because a library is imported when the first issuer is added.
-        authenticator, oidc = await asyncio.to_thread(change_issuers, parts, settings, before)
+        authenticator, oidc = await asyncio.to_thread(change_issuers, components, settings, before)
         app.state.services = replace(app.state.services, authenticator=authenticator, oidc=oidc)
         key_updates.use(oidc.keys if oidc is not None else ())
-    _set_policy(app, change_policy(parts, policy).issuance.policy)
+    _set_policy(app, change_policy(components, policy).issuance.policy)
     app.state.services = replace(app.state.services, policy=settings.policy)
 
 
@@ -310,41 +310,41 @@ def _warn_of(policy: Policy) -> None:
         )
 
 
-async def _record_policy(parts: Components, policy: Policy) -> None:
+async def _record_policy(components: Components, policy: Policy) -> None:
     """Record the policy if it has changed. Raises Unavailable."""
-    cursor = JobCursor(parts.database, settings_changes.POLICY_CURSOR)
+    cursor = JobCursor(components.database, settings_changes.POLICY_CURSOR)
     await settings_changes.record_policy_change(cursor, policy, utc_now())
 
 
-async def _record_issuers(parts: Components, settings: Settings) -> None:
+async def _record_issuers(components: Components, settings: Settings) -> None:
     """Record the issuers if they have changed. Raises Unavailable."""
-    cursor = JobCursor(parts.database, settings_changes.ISSUERS_CURSOR)
+    cursor = JobCursor(components.database, settings_changes.ISSUERS_CURSOR)
     await settings_changes.record_issuer_change(cursor, settings.identity.issuers, utc_now())
 
 
-def services_of(parts: Components, role: ServerRole) -> Services:
-    settings = parts.settings
+def services_of(components: Components, role: ServerRole) -> Services:
+    settings = components.settings
     metrics_token = settings.metrics.token
     return Services(
-        issuance=parts.issuance,
-        explanations=parts.explanations,
-        clusters=parts.clusters,
-        identity=parts.identity,
-        revocation=parts.revocation,
-        audit_log=parts.audit_log,
-        denials=parts.denials,
-        inventory=parts.inventory,
-        crls=parts.crls,
-        webhook=parts.webhook,
-        authenticator=parts.authenticator,
-        oidc=parts.oidc,
+        issuance=components.issuance,
+        explanations=components.explanations,
+        clusters=components.clusters,
+        identity=components.identity,
+        revocation=components.revocation,
+        audit_log=components.audit_log,
+        denials=components.denials,
+        inventory=components.inventory,
+        crls=components.crls,
+        webhook=components.webhook,
+        authenticator=components.authenticator,
+        oidc=components.oidc,
         failure_limit=FailureLimit(settings.limits.failures_per_minute),
-        check_ready=Readiness(parts.database, parts.custody if role != "webhook" else None).check,
+        check_ready=Readiness(components.database, components.custody if role != "webhook" else None).check,
         update_gauges=StoreGauges(
-            parts.database,
-            parts.certificates,
-            parts.webhook.credential_usage.queries,
-            parts.log_sealer.unsealed_since,
+            components.database,
+            components.certificates,
+            components.webhook.credential_usage.queries,
+            components.log_sealer.unsealed_since,
             utc_now,
         ).update,
         options=Options(
@@ -382,11 +382,11 @@ def _routes() -> FastAPI:
 class LocalApplication:
     """Answers the requests of an operator who has access to the store. A process uses one instance at a time."""
 
-    def __init__(self, parts: Components, actor: Actor, domain: Domain | None) -> None:
+    def __init__(self, components: Components, actor: Actor, domain: Domain | None) -> None:
         """`domain` is the domain for names that have none; `None` if each request has to name a domain."""
         self._operator = _LocalOperator(actor, domain)
         self._app = _routes()
-        services = services_of(parts, "api")
+        services = services_of(components, "api")
         inventory = replace(services.inventory, max_reported=MAX_REPORTED)
         self._app.state.services = replace(services, authenticator=self._operator, inventory=inventory)
 
@@ -413,7 +413,7 @@ class LocalApplication:
         return start["status"], answered, b"".join(message.get("body", b"") for message in rest)
 
     def _scope(self, method: str, target: str, headers: Mapping[str, str]) -> Scope:
-        parts = urlsplit(target)
+        url = urlsplit(target)
         sent = {**headers, "X-Auth-Token": self._operator.token}
         scope: Scope = {
             "type": "http",
@@ -421,9 +421,9 @@ class LocalApplication:
             "http_version": "1.1",
             "method": method,
             "scheme": "http",
-            "path": unquote(parts.path),
-            "raw_path": parts.path.encode(),
-            "query_string": parts.query.encode(),
+            "path": unquote(url.path),
+            "raw_path": url.path.encode(),
+            "query_string": url.query.encode(),
             "root_path": "",
             "headers": [(name.lower().encode(), value.encode("latin-1")) for name, value in sent.items()],
             "client": ("127.0.0.1", 0),

@@ -106,7 +106,7 @@ class Components:
 
 
 @contextlib.asynccontextmanager
-async def components(settings: Settings, *, with_keys: bool = True) -> AsyncIterator[Components]:
+async def open_components(settings: Settings, *, with_keys: bool = True) -> AsyncIterator[Components]:
     """Open the store and build the components. Raises SchemaError, CustodyError, SettingsError or Unavailable.
 
     If `with_keys` is False, the key-encryption keys are not read, and nothing can be encrypted or decrypted.
@@ -120,11 +120,11 @@ async def components(settings: Settings, *, with_keys: bool = True) -> AsyncIter
         stack.push_async_callback(keys.close)
         identity = _identity(settings, database, custody)
         stack.callback(identity.close)
-        parts = _components(settings, database, custody, keys, identity)
-        stack.push_async_callback(parts.connections.close)
-        if parts.keystone is not None:
-            stack.push_async_callback(parts.keystone.close)
-        yield parts
+        components = _components(settings, database, custody, keys, identity)
+        stack.push_async_callback(components.connections.close)
+        if components.keystone is not None:
+            stack.push_async_callback(components.keystone.close)
+        yield components
 
 
 def _components(
@@ -186,20 +186,20 @@ def _components(
     )
 
 
-def change_policy(parts: Components, policy: Policy) -> Components:
+def change_policy(components: Components, policy: Policy) -> Components:
     """Return components that use a different policy.
 
-    Also changes the objects that `parts` shares with background work, so that background work uses the new policy at
-    once.
+    Also changes the objects that `components` shares with background work, so that background work uses the new policy
+    at once.
     """
-    parts.policy_groups.clear()
-    parts.policy_groups.update(groups_and_templates(policy.rules))
-    parts.scrubber.policy = parts.explanations.policy = policy
-    return replace(parts, issuance=replace(parts.issuance, policy=policy))
+    components.policy_groups.clear()
+    components.policy_groups.update(groups_and_templates(policy.rules))
+    components.scrubber.policy = components.explanations.policy = policy
+    return replace(components, issuance=replace(components.issuance, policy=policy))
 
 
 def change_issuers(
-    parts: Components, settings: Settings, before: "OidcAuthenticator | None"
+    components: Components, settings: Settings, before: "OidcAuthenticator | None"
 ) -> tuple[Authenticators, "OidcAuthenticator | None"]:
     """Build authenticators for the issuers in new settings, and update the directory's `authority_names`.
 
@@ -208,9 +208,11 @@ def change_issuers(
     Args:
         before: the authenticator for OIDC tokens that is in use now.
     """
-    oidc = oidc_authenticator(settings, parts.identity, parts.clusters.queries, parts.connections, before)
-    parts.identity.directory.authority_names = settings.identity.authority_names
-    return with_issuers(parts.authenticator, parts.oidc, oidc), oidc
+    oidc = oidc_authenticator(
+        settings, components.identity, components.clusters.queries, components.connections, before
+    )
+    components.identity.directory.authority_names = settings.identity.authority_names
+    return with_issuers(components.authenticator, components.oidc, oidc), oidc
 
 
 def _identity(settings: Settings, database: Database, custody: Custody) -> Identity:
@@ -242,55 +244,55 @@ def _revocation(
     )
 
 
-def limited_issuance(parts: Components) -> LimitedIssuance:
+def limited_issuance(components: Components) -> LimitedIssuance:
     """Return the issuance service for requests, which applies the limits in the settings."""
-    limits, database, certificates = parts.settings.limits, parts.database, parts.certificates
+    limits, database, certificates = components.settings.limits, components.database, components.certificates
 
     async def count_live(user_id: str, cluster_id: str) -> int:
         return await certificates.count_live(utc_now(), user_id=user_id, cluster_id=cluster_id)
 
     return LimitedIssuance(
-        parts.issuance,
+        components.issuance,
         rates=IssuingRates(limits.rates, IssuedFeed(database)) if limits.rates else None,
         quota=LiveQuota(limits.live_certificates, count_live) if limits.live_certificates else None,
     )
 
 
-def leader_jobs(parts: Components) -> tuple[LeaderJob, ...]:
+def leader_jobs(components: Components) -> tuple[LeaderJob, ...]:
     """Return the periodic jobs that only one process at a time does, in the order in which the jobs start.
 
     Sealing starts first and stops last, so that the events of the other jobs are sealed.
     """
-    database = parts.database
+    database = components.database
     work = (
-        (Leader(database, "seal", SEALING_LEASE_SECONDS), sealing(parts.log_sealer)),
-        (Leader(database, "prune"), [maintenance.credential_pruning(parts.identity)]),
-        (Leader(database, "audit"), _audit_work(parts)),
-        (Leader(database, "enforce", ENFORCEMENT_LEASE_SECONDS), [_enforcement(parts)]),
+        (Leader(database, "seal", SEALING_LEASE_SECONDS), sealing(components.log_sealer)),
+        (Leader(database, "prune"), [maintenance.credential_pruning(components.identity)]),
+        (Leader(database, "audit"), _audit_work(components)),
+        (Leader(database, "enforce", ENFORCEMENT_LEASE_SECONDS), [_enforcement(components)]),
     )
     return tuple(LeaderJob(leader, pieces) for leader, pieces in work if pieces)
 
 
-def _audit_work(parts: Components) -> list[PeriodicWork]:
-    audit = parts.settings.audit
+def _audit_work(components: Components) -> list[PeriodicWork]:
+    audit = components.settings.audit
     work = []
     if audit.publish:
-        publisher = CheckpointPublisher(parts.audit_log, audit.publish)
+        publisher = CheckpointPublisher(components.audit_log, audit.publish)
         work.append(maintenance.checkpoint_publishing(publisher, audit.publish_every))
     if audit.check_certificates:
-        work.append(maintenance.certificate_checking(parts.scrubber, audit.check_every))
+        work.append(maintenance.certificate_checking(components.scrubber, audit.check_every))
     if audit.retention is not None:
-        retention = Retention(EvidenceQueries(parts.database), utc_now)
+        retention = Retention(EvidenceQueries(components.database), utc_now)
         work.append(maintenance.event_pruning(retention, audit.retention))
     return work
 
 
-def _enforcement(parts: Components) -> PeriodicWork:
-    generation = parts.database.generation
-    sync = Sync(parts.enforcement, parts.connections, parts.database.record, utc_now)
+def _enforcement(components: Components) -> PeriodicWork:
+    generation = components.database.generation
+    sync = Sync(components.enforcement, components.connections, components.database.record, utc_now)
     reconciler = Reconciler(
-        feed=parts.enforcement,
-        clusters=parts.clusters.queries,
+        feed=components.enforcement,
+        clusters=components.clusters.queries,
         sync=sync.sync_cluster,
         forget_others=sync.forget_others,
         generation=lambda: generation.value,

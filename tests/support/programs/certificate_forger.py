@@ -11,17 +11,17 @@ from clustercert.model import Grant, SigningRequest
 from clustercert.pki.keys import key_pem, load_key_der, new_key
 from clustercert.pki.leaf import LeafBuilder, der_pem
 from clustercert.settings import load
-from clustercert.wiring import components
+from clustercert.wiring import open_components
 
 
 async def forge(cluster_id: str, username: str, groups: tuple[str, ...]) -> bytes:
     now, key = datetime.now(UTC).replace(microsecond=0), new_key("ec-p256")
     grant = Grant("admin", username, groups, now - timedelta(minutes=5), now + timedelta(hours=1))
-    async with components(load(None)) as parts:
-        (cluster,) = await parts.clusters.queries.find(cluster_id)
+    async with open_components(load(None)) as components:
+        (cluster,) = await components.clusters.queries.find(cluster_id)
         ca = cluster.client_ca
         assert ca.sealed_key is not None
-        ca_key = load_key_der(await parts.custody.unseal(ca.sealed_key, f"client_ca:{ca.id}"))
+        ca_key = load_key_der(await components.custody.unseal(ca.sealed_key, f"client_ca:{ca.id}"))
     request = SigningRequest(grant, key.public_key(), ca)
     return der_pem(LeafBuilder(ca.certificate, ca_key).build(request)) + key_pem(key)
 

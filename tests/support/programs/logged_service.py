@@ -12,7 +12,7 @@ from pathlib import Path
 import httpx
 
 from clustercert.model import Actor, Origin
-from clustercert.wiring import components
+from clustercert.wiring import open_components
 from support import world as worlds
 from support.kubernetes_messages import credential_id, review
 from support.service import Service
@@ -75,9 +75,11 @@ def client_requests(folder: Path) -> None:
 
 
 async def _token(world: World) -> str:
-    async with components(world.settings()) as parts:
+    async with open_components(world.settings()) as components:
         origin = Origin(address="local", request_id="e" * 32)
-        return (await parts.webhook.tokens.create(world.clusters["plain"], actor=Actor(ACTOR, origin))).text
+        return (
+            await components.webhook.tokens.create(world.clusters["plain"], actor=Actor(ACTOR, origin))
+        ).text
 
 
 def webhook_requests(folder: Path) -> None:
