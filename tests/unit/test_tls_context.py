@@ -24,7 +24,7 @@ def tls_context(folder: Path) -> TlsContext:
     leaf, ca = new_server_certificate(key, ["127.0.0.1"], now, timedelta(days=2))
     certificate = folder / "tls.pem"
     certificate.write_bytes(chain_pem((leaf, ca)) + key_pem(key))
-    return TlsContext(Tls.of(certificate, certificate))
+    return TlsContext(Tls.from_files(certificate, certificate))
 
 
 def client_context(version: ssl.TLSVersion) -> ssl.SSLContext:
@@ -90,7 +90,7 @@ def gauge(metric: Gauge, file: Path) -> float:
 async def test_a_reload_measures_the_certificate_and_logs_its_fingerprints(tmp_path: Path) -> None:
     context, file = tls_context(tmp_path), tmp_path / "tls.pem"
     context(sentinel.config, sentinel.default)
-    before = Tls.of(file, file)
+    before = Tls.from_files(file, file)
     assert gauge(metrics.TLS_NOT_AFTER, file) == before.not_after.timestamp()
     assert gauge(metrics.TLS_LIFETIME, file) == timedelta(days=2).total_seconds()
 

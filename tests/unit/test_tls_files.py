@@ -42,5 +42,5 @@ def test_a_chain_is_valid_while_all_its_certificates_are(tmp_path: Path) -> None
     leaf, _ = new_server_certificate(key, ["localhost"], start, timedelta(days=9))
     _, ca = new_server_certificate(key, ["localhost"], start + timedelta(days=1), timedelta(days=3))
     (tmp_path / "tls.pem").write_bytes(chain_pem((leaf, ca)))
-    files = Tls.of(tmp_path / "tls.pem", tmp_path / "tls.key")
+    files = Tls.from_files(tmp_path / "tls.pem", tmp_path / "tls.key")
     assert (files.not_before, files.not_after) == (start + timedelta(days=1), start + timedelta(days=4))

@@ -194,7 +194,7 @@ def _create_user(
 
 
 def _projects(client: AdministrationClient, user: JsonObject) -> list[str]:
-    projects = client.all(path_of("users", str(user["id"]), "projects"), "projects")
+    projects = client.list_all(path_of("users", str(user["id"]), "projects"), "projects")
     return sorted(str(each["name"]) for each in projects)
 
 
@@ -284,7 +284,7 @@ def _question_of_loss(
 
 
 def _members(client: AdministrationClient, group: JsonObject) -> list[str]:
-    members = client.all(path_of("groups", str(group["id"]), "members"), "members")
+    members = client.list_all(path_of("groups", str(group["id"]), "members"), "members")
     return sorted(str(each["name"]) for each in members)
 
 
@@ -345,7 +345,7 @@ def _list_access_keys(
     output: OutputOption = Output.TABLE,
 ) -> None:
     """List a user's access keys, including temporary ones."""
-    found = [with_times(each) for each in client.all(_keys_of_user(client, user, domain), "access_keys")]
+    found = [with_times(each) for each in client.list_all(_keys_of_user(client, user, domain), "access_keys")]
     columns = ("access_key", "enabled", "created_at", "expires_at", "description")
     show_list(found, output, columns=columns, name="access_key")
 
@@ -460,7 +460,7 @@ def list_assignments(
     The roles that users have through groups are not listed.
     """
     if names:
-        roles = sorted(client.all("/roles", "roles"), key=lambda each: str(each["name"]))
+        roles = sorted(client.list_all("/roles", "roles"), key=lambda each: str(each["name"]))
         rows: list[Row] = [{"role": role["name"], "id": role["id"]} for role in roles]
         show_list(rows, output, columns=("role", "id"), name="role")
         return
@@ -490,10 +490,10 @@ def _assignments(client: AdministrationClient, assignee: AssigneeOptions) -> Ite
     kind, name = kinds.removesuffix("s"), assignee.user or assignee.group
     if project is None:
         if name is None:
-            return client.all("/assignments", "assignments")
+            return client.list_all("/assignments", "assignments")
         found = find(client, kinds, name, assignee.domain)
-        return client.all("/assignments", "assignments", **{kind: str(found["id"])})
-    listed = client.all(path_of("projects", str(project["id"]), "assignments"), "assignments")
+        return client.list_all("/assignments", "assignments", **{kind: str(found["id"])})
+    listed = client.list_all(path_of("projects", str(project["id"]), "assignments"), "assignments")
     return (
         each
         for each in listed

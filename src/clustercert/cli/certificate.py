@@ -163,7 +163,7 @@ def _require_user(client: "AdministrationClient", name: str) -> None:
     if client.is_operator:
         if named_users(client, name):
             return
-        names = [str(each["name"]) for each in client.all("/users", "users")]
+        names = [str(each["name"]) for each in client.list_all("/users", "users")]
     raise UnknownName(f"No certificate that you may see belongs to a user {name}.{did_you_mean(name, names)}")
 
 
@@ -172,7 +172,7 @@ def _read(
 ) -> "Iterator[JsonObject]":
     """Yield the certificates of a list. Skips a list that the caller may not read, unless it is the only list."""
     try:
-        yield from client.all(path, "certificates", **query)
+        yield from client.list_all(path, "certificates", **query)
     except ApiError as error:
         if is_only or error.http_status not in {_FORBIDDEN, _NOT_FOUND}:
             raise
@@ -330,7 +330,7 @@ def revocations(
         path = path_of("users", str(find_user(client, user)["id"]), "revocations")
     else:
         raise typer.BadParameter("Give either --cluster or --user.")
-    found = islice(client.all(path, "revocations"), limit)
+    found = islice(client.list_all(path, "revocations"), limit)
     show_list([with_times(each) for each in found], output, columns=_REVOCATION_COLUMNS, name="id")
 
 

@@ -410,7 +410,7 @@ def show(
     from clustercert.model.times import is_recent, utc_now
 
     found = find_cluster(client, name, project, domain)
-    tokens = map(with_times, client.all(cluster_path(found, "webhook-tokens"), "webhook_tokens"))
+    tokens = map(with_times, client.list_all(cluster_path(found, "webhook-tokens"), "webhook_tokens"))
     is_seen = any(is_recent(cast("datetime | None", each["last_events_at"]), utc_now()) for each in tokens)
     use = {"use_after_revocation": "seen" if is_seen else "not seen"}
     show_one(_row(client.get(cluster_path(found)), found["project"]) | use, output)

@@ -179,7 +179,7 @@ def _fetched(kind: str, found: "Profile") -> Iterator[str]:
         from clustercert.client.administration import path_of
 
         with found.administration_client() as administration:
-            yield from (str(each["name"]) for each in administration.all(path_of(kind), kind))
+            yield from (str(each["name"]) for each in administration.list_all(path_of(kind), kind))
 
 
 # All three scripts use Typer's protocol for fish: a value and its help on each line. No shell evaluates these lines.

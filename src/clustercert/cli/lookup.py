@@ -110,7 +110,7 @@ def find_cluster(
     Raises ClientError, UnknownName if no cluster matches, or CommandError if clusters of several projects match.
     """
     is_name = name_or_id and name_or_id.isprintable()
-    named = client.all("/clusters", "clusters", name=name_or_id) if is_name else ()
+    named = client.list_all("/clusters", "clusters", name=name_or_id) if is_name else ()
     by_id = {str(each["id"]): each for each in named if _is_in(each, project, domain)}
     found = only_cluster(
         name_or_id,
@@ -165,7 +165,7 @@ def only_project(projects: "tuple[ProjectRef, ...]", name_or_id: str) -> "Projec
 
 def clusters_of_caller(client: "AdministrationClient") -> "list[JsonObject]":
     """List the clusters of all projects of the caller, by project and name."""
-    found = client.all("/clusters", "clusters")
+    found = client.list_all("/clusters", "clusters")
     return sorted(found, key=lambda each: (str(each["domain"]), str(each["project"]), str(each["name"])))
 
 
@@ -219,7 +219,7 @@ def find(
     if domain is not None or is_id(name_or_id):
         return client.get(path_of(plural, name_or_id, domain=domain))
     noun = plural.removesuffix("s")
-    found = list(client.all(path_of(plural), plural, name=name_or_id))
+    found = list(client.list_all(path_of(plural), plural, name=name_or_id))
     if not found:
         raise UnknownName(f"There is no {noun} {name_or_id}.")
     if len(found) > 1:
@@ -233,13 +233,13 @@ def find(
 def objects(client: "AdministrationClient", plural: str, domain: str | None = None) -> "list[JsonObject]":
     """List domains, projects, users or groups, by domain and name."""
     in_domain = {"domain": domain} if domain is not None else {}
-    found = client.all(f"/{plural}", plural, **in_domain)
+    found = client.list_all(f"/{plural}", plural, **in_domain)
     return sorted(found, key=lambda each: (str(each.get("domain")), str(each["name"])))
 
 
 def affected_certificates(client: "AdministrationClient", user_id: str) -> str:
     """Return how many certificates a user loses, as a phrase such as `has no valid certificates`."""
-    found = client.all("/certificates", "certificates", user=user_id, state="live")
+    found = client.list_all("/certificates", "certificates", user=user_id, state="live")
     number = sum(1 for _ in itertools.islice(found, _MANY + 1))
     if number == 0:
         return "has no valid certificates"

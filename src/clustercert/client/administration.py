@@ -104,7 +104,7 @@ class AdministrationClient(ServiceClient):
                 "The object was changed meanwhile, so it was not deleted.", error.http_status
             ) from error
 
-    def all(self, path: str, name: str, /, **query: str) -> Iterator[JsonObject]:
+    def list_all(self, path: str, name: str, /, **query: str) -> Iterator[JsonObject]:
         """Yield all resources of a paged list. In each page, the field `name` contains the resources.
 
         Args:

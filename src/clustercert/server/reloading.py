@@ -59,7 +59,7 @@ class Reloadable:
     issuers: tuple[OidcIssuer, ...]
 
     @classmethod
-    def of(cls, settings: Settings) -> "Reloadable":
+    def from_settings(cls, settings: Settings) -> "Reloadable":
         return cls(settings.policy, settings.identity.issuers)
 
     def in_settings(self, settings: Settings) -> Settings:
@@ -165,7 +165,7 @@ class Reloader:
             if following != current:
                 self._retry.back_off()
                 await apply(following)
-                await asyncio.to_thread(self._store_applied, Reloadable.of(following))
+                await asyncio.to_thread(self._store_applied, Reloadable.from_settings(following))
         except ClustercertError as failure:
             if isinstance(failure, Conflict):
                 # A cluster's exemption or a domain's name conflicts with the settings until an operator changes one of
@@ -220,7 +220,7 @@ def with_reloadable(current: Settings, loaded: Settings) -> Settings:
         IdentitySettings.model_validate(dict(current.identity) | {"issuers": loaded.identity.issuers})
     except ValidationError as error:
         raise SettingsError(f"identity.issuers: {error.errors()[0]['msg']}. Restart the service.") from error
-    following = Reloadable.of(loaded).in_settings(current)
+    following = Reloadable.from_settings(loaded).in_settings(current)
     following.check_examples()
     return following
 

@@ -42,7 +42,7 @@ class TlsContext:
         context.sslobject_class = _Session
         self._loaded = self._stamp()
         context.load_cert_chain(self._certificate, self._key)
-        _measure(Tls.of(self._certificate, self._key))
+        _measure(Tls.from_files(self._certificate, self._key))
         if self._client_ca is not None:
             context.verify_mode = ssl.CERT_REQUIRED
             context.load_verify_locations(self._client_ca)
@@ -56,7 +56,7 @@ class TlsContext:
             return
         self._loaded = stamp
         try:
-            files = Tls.of(self._certificate, self._key)
+            files = Tls.from_files(self._certificate, self._key)
             # Load the files into another context first: a failure would leave the served context without a key.
             ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(self._certificate, self._key)
             self._context.load_cert_chain(self._certificate, self._key)

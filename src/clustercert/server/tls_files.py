@@ -58,7 +58,9 @@ class Tls:
         return self.issuer_fingerprint or self.fingerprint
 
     @classmethod
-    def of(cls, certificate: Path, key: Path, ca: Path | None = None, names: tuple[str, ...] = ()) -> "Tls":
+    def from_files(
+        cls, certificate: Path, key: Path, ca: Path | None = None, names: tuple[str, ...] = ()
+    ) -> "Tls":
         """Describe the files. Raises OSError or ValueError."""
         chain = x509.load_pem_x509_certificates(certificate.read_bytes())
         return cls(
@@ -115,7 +117,7 @@ def _server_files(settings: Settings, host: str) -> Tls | None:
 def _given(certificate: Path, key: Path) -> Tls:
     try:
         ssl.create_default_context(ssl.Purpose.CLIENT_AUTH).load_cert_chain(certificate, key)
-        return Tls.of(certificate, key)
+        return Tls.from_files(certificate, key)
     except (OSError, ValueError) as error:
         raise SettingsError(f"Can't use the TLS files {certificate} and {key}: {error}.") from error
 
@@ -155,7 +157,7 @@ def self_signed(folder: Path, names: set[str]) -> Tls:
         write_private(key_file, key_pem(key))
         write_private(ca_file, chain_pem((ca,)))
         write_private(certificate, chain_pem((leaf,)))
-    return Tls.of(certificate, key_file, ca_file, tuple(sorted(names)))
+    return Tls.from_files(certificate, key_file, ca_file, tuple(sorted(names)))
 
 
 def _own_files(folder: Path) -> tuple[Path, Path, Path]:
@@ -180,7 +182,7 @@ def present_tls(settings: Settings) -> Tls | None:
         if not uses_own_pair(settings, settings.server.host) or not certificate.exists():
             return None
     try:
-        return Tls.of(certificate, key, ca)
+        return Tls.from_files(certificate, key, ca)
     except (OSError, ValueError) as error:
         raise SettingsError(f"Can't read the certificate {certificate}: {error}.") from error
 

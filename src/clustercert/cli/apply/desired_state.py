@@ -113,7 +113,7 @@ class Planner:
             self._require(document, "User", document.domain, name)
         current: dict[str, JsonObject] = {}
         if group is not None:
-            listed = self._client.all(path_of("groups", str(group["id"]), "members"), "members")
+            listed = self._client.list_all(path_of("groups", str(group["id"]), "members"), "members")
             # Members from other domains are keyed by id: their names may be equal to names in the group's domain.
             ours = str(group["domain_id"])
             current = {str(each["name" if each["domain_id"] == ours else "id"]): each for each in listed}
@@ -148,10 +148,10 @@ class Planner:
         if project is not None and project not in self.project_ids:
             return set()
         if project is None:
-            listed = self._client.all("/assignments", "assignments", scope="service")
+            listed = self._client.list_all("/assignments", "assignments", scope="service")
         else:
             path = path_of("projects", self.project_ids[project], "assignments")
-            listed = self._client.all(path, "assignments")
+            listed = self._client.list_all(path, "assignments")
         return {(str(each["role"]), str(each["assignee"]), str(each["assignee_id"])) for each in listed}
 
     def _cluster(self, document: Document) -> Iterator[PlannedChange]:
@@ -189,7 +189,7 @@ class Planner:
 
     def _require_role(self, document: Document, role: str) -> None:
         if self._find("Role", None, role) is None:
-            names = {str(each["name"]) for each in self._client.all("/roles", "roles")}
+            names = {str(each["name"]) for each in self._client.list_all("/roles", "roles")}
             raise CommandError(
                 f"{document.source}: {document.title}: there is no role {role}.{_similar(role, names)}"
             )
@@ -205,13 +205,13 @@ def deletions(
     client: AdministrationClient, documents: Sequence[Document], selector: Mapping[str, str]
 ) -> list[PlannedChange]:
     """Plan the deletion of all objects that have the labels of the selector and are in no document."""
-    projects = list(client.all("/projects", "projects"))
+    projects = list(client.list_all("/projects", "projects"))
     named = {(each.resource.kind, each.project, each.name) for each in documents}
     kept = {(kind, name) for kind, _, name in named}
     found: list[tuple[str, str]] = []
     for project in projects:
         path = path_of("projects", str(project["id"]), "clusters")
-        for each in client.all(path, "clusters"):
+        for each in client.list_all(path, "clusters"):
             owners = {str(project["id"]), str(project["name"])}
             is_named = any(
                 ("Cluster", owner, key) in named for owner in owners for key in (each["name"], each["id"])
@@ -222,7 +222,7 @@ def deletions(
         plural = f"{kind.lower()}s"
         found += [
             (f"{kind} {each['name']}", path_of(plural, str(each["id"])))
-            for each in client.all(f"/{plural}", plural)
+            for each in client.list_all(f"/{plural}", plural)
             if _has_labels(each, selector) and not {(kind, each["name"]), (kind, each["id"])} & kept
         ]
     return [change for title, path in found for change in _deletion(client, title, path, selector)]

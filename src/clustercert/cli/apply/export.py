@@ -9,20 +9,20 @@ from clustercert.model import JsonObject
 
 def exported(client: AdministrationClient) -> Iterator[JsonObject]:
     """Yield the documents of all objects, projects first. Raises ClientError."""
-    projects = sorted(client.all("/projects", "projects"), key=_place)
+    projects = sorted(client.list_all("/projects", "projects"), key=_place)
     yield from (_document("Project", each) for each in projects)
-    yield from (_document("User", each) for each in sorted(client.all("/users", "users"), key=_place))
-    for group in sorted(client.all("/groups", "groups"), key=_place):
-        members = list(client.all(path_of("groups", str(group["id"]), "members"), "members"))
+    yield from (_document("User", each) for each in sorted(client.list_all("/users", "users"), key=_place))
+    for group in sorted(client.list_all("/groups", "groups"), key=_place):
+        members = list(client.list_all(path_of("groups", str(group["id"]), "members"), "members"))
         names = [_reference(each, str(group["domain"])) for each in members]
         yield _document("Group", group, members=sorted(names))
-    yield from _bindings(client.all("/assignments", "assignments", scope="service"), None)
+    yield from _bindings(client.list_all("/assignments", "assignments", scope="service"), None)
     for project in projects:
         path = path_of("projects", str(project["id"]), "assignments")
-        yield from _bindings(client.all(path, "assignments"), project)
+        yield from _bindings(client.list_all(path, "assignments"), project)
     for project in projects:
         path = path_of("projects", str(project["id"]), "clusters")
-        for cluster in sorted(client.all(path, "clusters"), key=lambda each: str(each["name"])):
+        for cluster in sorted(client.list_all(path, "clusters"), key=lambda each: str(each["name"])):
             place = {"project": project["name"], "domain": project["domain"]}
             yield _document("Cluster", cluster | {"domain": None}, place=place)
 

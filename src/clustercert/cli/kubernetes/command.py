@@ -172,7 +172,7 @@ def list_tokens(
     Shows each token's id, and when an API server last used the token. The tokens themselves are not stored.
     """
     path = cluster_path(find_cluster(client, name, project, domain), "webhook-tokens")
-    found = sorted(client.all(path, "webhook_tokens"), key=lambda each: str(each["created_at"]))
+    found = sorted(client.list_all(path, "webhook_tokens"), key=lambda each: str(each["created_at"]))
     columns = ("id", "created_at", "last_asked_at", "last_events_at")
     show_list([with_times(each) for each in found], output, columns=columns, name="id")
 
@@ -190,7 +190,7 @@ def remove(
     """Remove a token. An API server that still uses the token receives errors, and applies its failurePolicy."""
     cluster = find_cluster(client, name, project, domain)
     path = cluster_path(cluster, "webhook-tokens")
-    if token_id not in {each["id"] for each in client.all(path, "webhook_tokens")}:
+    if token_id not in {each["id"] for each in client.list_all(path, "webhook_tokens")}:
         raise UnknownName(
             f"The cluster {cluster['name']} has no such webhook token. Run `clustercert kubernetes token list` "
             "to see the tokens' ids."
