@@ -336,4 +336,4 @@ def test_a_worker_that_starts_later_begins_with_the_policy_that_was_applied(
     # Running workers refuse it, so another one must not begin with it.
     running.source.changed = {"policy": rules(OTHERS, "{group}")}
     assert running.reload()["event"] == "settings not reloaded"
-    assert applied.read() == Applied.of(running.source.world.settings(policy=rules(OTHERS)))
+    assert applied.read() == Applied.from_settings(running.source.world.settings(policy=rules(OTHERS)))
