@@ -62,6 +62,26 @@ REPORT: dict[str, object] = {
 }
 
 
+EXPLANATION: dict[str, object] = {
+    "allowed": True,
+    "user": {"name": "alice", "roles": []},
+    "cluster": {"name": "prod"},
+    "seen_at": None,
+    "would_sign": {
+        "common_name": "alice",
+        "organizations": [],
+        "not_before": "2026-01-01T00:00:00Z",
+        "not_after": "2026-01-01T08:05:00Z",
+        "key_type": "ec-p256",
+        "shortened": False,
+        "limit": {"until": "2026-01-01T08:05:00Z", "by": "policy", "rule": None},
+    },
+    "nearest": None,
+    "complete": True,
+    "rules": [],
+}
+
+
 class Rule(NamedTuple):
     """What a command may import: these packages, and the standard library without `forbidden`.
 
@@ -83,6 +103,7 @@ RULES = (
     Rule(("profile", "list"), PARSER, SLOW | {"ssl"}),
     Rule(("login", "--help"), PARSER, SLOW | {"ssl"}),
     Rule(("clusters",), PARSER),
+    Rule(("explain", "prod"), PARSER),
     Rule(("status",), PARSER),
     Rule(("project", "list"), PARSER),
     Rule(("cluster", "list"), PARSER),
@@ -139,6 +160,7 @@ class Service(BaseHTTPRequestHandler):
                 "service_roles": [],
                 **CERTIFICATE,
                 **REPORT,
+                **EXPLANATION,
             },
         )
 

@@ -91,6 +91,7 @@ def test_what_would_be_signed_is_what_is_signed(client: httpx.Client, teams: Wor
     for name in ("common_name", "organizations", "key_type"):
         assert signed[name] == issued[name]
     assert signed["organizations"] == ["team:team-a", "clustercert:credential:<number>"]
+    assert [each["groups"] for each in explained["rules"] if each["outcome"] == "grants"] == [["team:team-a"]]
     assert signed["limit"] == {"until": signed["not_after"], "by": "rule", "rule": "teams"}
     ends = [datetime.fromisoformat(each["not_after"]) for each in (signed, issued)]
     assert abs((ends[0] - ends[1]).total_seconds()) < 600
@@ -127,6 +128,7 @@ def test_an_operator_sees_every_rule_of_everybody(client: httpx.Client, teams: W
     assert explained["rules"][2] == {
         "name": "teams",
         "outcome": "does_not_match",
+        "groups": [],
         "deny": None,
         "first_false": "group is team-* or hidden-group",
         "conditions": [{"wanted": "group is team-* or hidden-group", "found": "none", "met": False}],

@@ -166,3 +166,50 @@ def test_tables_fit_into_eighty_columns(place: RemoteSite) -> None:
         assert [line for line in lines if len(line) > COLUMNS and not line.endswith(".")] == []
     _, lines = place.terminal(place.bob, "cluster", "list")
     assert any(line.startswith("prod ") for line in lines)
+
+
+def test_everybody_asks_which_certificate_they_would_get(place: RemoteSite) -> None:
+    done = place.alice.run("explain", "prod", "--expires-in", "1h")
+    lines = done.out.splitlines()
+    assert (done.code, lines[0]) == (0, "Allowed: alice gets a certificate for the cluster prod.")
+    assert any(line.startswith("  groups      clustercert:editors, clustercert:") for line in lines)
+    assert any(line.endswith("Z (1 hour)") for line in lines)
+    assert lines[lines.index("Rules that you may see:") + 1 :] == [
+        "  no    admin   needs role is admin (found: member)",
+        "  yes   member  gives clustercert:editors",
+        "  no    reader  needs role is reader (found: member)",
+    ]
+    assert place.alice.output_json("explain", "prod")["would_sign"]["common_name"]
+    refused = place.carol.run("explain", "prod")
+    assert (refused.code, refused.out) == (
+        1,
+        "Refused (404): carol has no role in the project of the cluster prod.\n",
+    )
+    assert "Did you mean prod?" in place.alice.failure(5, "explain", "prd")
+    wrong = place.alice.run("explain", "prod", "--expires-in", "8")
+    assert (wrong.code, "--expires-in: Write it like 30m, 8h or 30d" in wrong.err) == (2, True)
+
+
+def test_operators_and_admins_ask_about_others(place: RemoteSite, tmp_path: Path) -> None:
+    asked = ("policy", "explain", "--user", "alice", "--cluster", "prod")
+    done = place.carol.run(*asked, "--source", "192.0.2.7")
+    assert (done.code, done.out.splitlines()[0]) == (
+        0,
+        "Allowed: alice gets a certificate for the cluster prod.",
+    )
+    assert "\nRules:\n" in done.out
+    place.issue(place.alice)
+    assert place.bob.output_json(*asked)["complete"] is False
+    assert place.alice.failure(4, "policy", "explain", "--user", "bob", "--cluster", "prod")
+    elsewhere = place.carol.run(*asked, "--policy", tmp_path / "policy.toml")
+    assert (elsewhere.code, "--policy needs --local" in elsewhere.err) == (2, True)
+
+
+def test_operators_let_the_service_explain_a_token(place: RemoteSite) -> None:
+    command = ("--verbose", "identity", "explain", "--token-file", "-")
+    done = place.carol.run(*command, stdin="a.b.c\n")
+    assert (done.code, "[[identity.issuers]]" in done.out) == (1, True)
+    assert "would be refused by the check iss" in done.err
+    assert "a.b.c" not in done.out + done.err
+    refused = place.alice.run(*command, stdin="a.b.c\n")
+    assert (refused.code, "Only operators" in refused.err) == (4, True)

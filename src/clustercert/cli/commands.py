@@ -5,12 +5,13 @@ import inspect
 from collections.abc import Callable, Coroutine, Iterator, Sequence
 from contextlib import contextmanager
 from functools import wraps
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, TypeVar, cast, get_origin
 
 import typer
 
 from clustercert.cli.login.options import LoginOptions
-from clustercert.cli.options import LocalOption, NotLoggedIn
+from clustercert.cli.options import LocalOption, NotLoggedIn, PolicyFileOption, UsageError
 from clustercert.cli.output import print_note
 from clustercert.cli.session import operate
 
@@ -25,6 +26,7 @@ _KEYWORD = inspect.Parameter.KEYWORD_ONLY
 _CONTEXT = inspect.Parameter("context", _KEYWORD, annotation=typer.Context)
 _LOGIN = inspect.Parameter("login", _KEYWORD, annotation=LoginOptions)
 _LOCAL = inspect.Parameter("local", _KEYWORD, annotation=LocalOption, default=False)
+_POLICY = inspect.Parameter("policy", _KEYWORD, annotation=PolicyFileOption, default=None)
 
 
 def expand_options(command: Callable[..., T]) -> Callable[..., T]:
@@ -49,19 +51,28 @@ def on_service(command: ServiceCommand) -> Callable[..., None]:
     return new_service_command(command, _own_parameters(command, "client"))
 
 
+def on_policy(command: ServiceCommand) -> Callable[..., None]:
+    """Like `on_service`. The command also gets `--policy`, which needs `--local`."""
+    return new_service_command(command, _own_parameters(command, "client"), _POLICY)
+
+
 def new_service_command(
-    command: ServiceCommand, parameters: Sequence[inspect.Parameter]
+    command: ServiceCommand, parameters: Sequence[inspect.Parameter], *more: inspect.Parameter
 ) -> Callable[..., None]:
-    """Like `on_service`, for a function that takes `parameters` in addition to `client`."""
+    """Like `on_service`, for a function that takes `parameters` in addition to `client`.
+
+    Args:
+        more: options that the command itself does not take.
+    """
 
     @wraps(command)
-    def run(context: typer.Context, *, local: bool, **values: object) -> None:
+    def run(context: typer.Context, *, local: bool, policy: Path | None = None, **values: object) -> None:
         arguments = _grouped([*parameters, _LOGIN], values)
         login = cast("LoginOptions", arguments.pop("login"))
-        with administration_client(context, login, local=local) as client:
+        with administration_client(context, login, local=local, policy=policy) as client:
             command(client=client, **arguments)
 
-    return _with_signature(run, [_CONTEXT, *parameters, _LOGIN, _LOCAL])
+    return _with_signature(run, [_CONTEXT, *parameters, *more, _LOGIN, _LOCAL])
 
 
 def on_store(command: StoreCommand) -> Callable[..., None]:
@@ -78,16 +89,25 @@ def on_store(command: StoreCommand) -> Callable[..., None]:
 
 @contextmanager
 def administration_client(
-    context: typer.Context, login: LoginOptions, *, local: bool
+    context: typer.Context, login: LoginOptions, *, local: bool, policy: Path | None = None
 ) -> "Iterator[AdministrationClient]":
-    """Yield a client that uses the login or, if `local`, works on the store itself. Raises ClustercertError."""
+    """Yield a client that uses the login or, if `local`, works on the store itself. Raises ClustercertError.
+
+    Args:
+        policy: a file that replaces the policy in the settings. Only with `local`.
+    """
     if local:
         from clustercert.cli.local_api import local_client
 
-        with local_client(context) as client:
+        with local_client(context, policy) as client:
             client.warn = print_note
             yield client
         return
+    if policy is not None:
+        raise UsageError(
+            "--policy needs --local, because a service explains only the policy in its own settings. To try a policy"
+            " from another machine, use `clustercert policy replay`."
+        )
     try:
         chosen = login.profile()
     except NotLoggedIn as error:

@@ -3,27 +3,29 @@
 import shlex
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 from urllib.parse import urlsplit
 
 import typer
 
+from clustercert.cli.commands import on_service
 from clustercert.cli.options import CommandError, UsageError
-from clustercert.cli.output import Output, OutputOption, print_note, show_list, show_one
+from clustercert.cli.output import Output, OutputOption, print_note, show_list, show_one, with_times
 from clustercert.cli.prompts import read_secret
-from clustercert.cli.session import settings, store_settings
+from clustercert.cli.session import settings
 from clustercert.client import CCE_SERVICE
 
 if TYPE_CHECKING:
     from clustercert.authn.keystone.settings import Keystone, ServiceCredential
-    from clustercert.identity.token_report import TokenReport
-    from clustercert.settings import Settings
+    from clustercert.client.administration import AdministrationClient
 
 
 identity = typer.Typer(name="identity", help="Check tokens from OIDC issuers.", no_args_is_help=True)
 
-# The maximum number of characters to read. It exceeds the limit for tokens, so that a check reports a longer token.
-_MAX_CHARACTERS = 64 * 1024
+_CHECK_COLUMNS = ("check", "passed", "came", "expected")
+# The maximum number of characters to read. It exceeds the limit for tokens, so that a check reports a longer token, and
+# fits into a request.
+_MAX_CHARACTERS = 60 * 1024
 
 
 @identity.callback()
@@ -32,8 +34,9 @@ def _identity_group() -> None:
 
 
 @identity.command()
+@on_service
 def explain(
-    context: typer.Context,
+    client: "AdministrationClient",
     token_file: Annotated[
         Path,
         typer.Option(metavar="FILE", help="Read the token from FILE, or from standard input (-)."),
@@ -42,77 +45,37 @@ def explain(
 ) -> None:
     """Explain whether a token would be accepted: each check, and the user, groups and roles that the token gives.
 
-    Nothing is stored. Exits with status 1 if the token would be refused.
+    Only for operators. The token is neither stored nor logged. Exits with status 1 if the token would be refused.
     """
-    loaded = store_settings(context)
-    # Imported only now, so that invalid settings are reported without delay.
-    import asyncio
-
-    from clustercert.observability import log
-
-    log.configure_command()
     text = read_secret("Token", token_file, "add --token-file FILE", longest=_MAX_CHARACTERS)
-    _show(asyncio.run(_report(loaded, text)), output)
-
-
-def _show(report: "TokenReport", output: Output) -> None:
-    """Print a report. Raises typer.Exit if the token would be refused."""
-    from clustercert.http.identity import TokenExplanationBody
-
-    body = TokenExplanationBody.render(report)
-    if output in (Output.JSON, Output.YAML):
-        show_one(body, output)
-    else:
-        rows = [
-            {"check": each.check, "passed": each.passed, "came": each.came, "expected": each.expected}
-            for each in report.explanation.checks
-        ]
-        show_list(rows, output, columns=("check", "passed", "came", "expected"), name="check")
-    if output is Output.TABLE and isinstance(body["user"], dict):
-        roles = [f"{project}: {', '.join(names)}" for project, names in body["user"]["roles"].items()]
-        show_one({"issuer": body["issuer"], **body["user"], "roles": "; ".join(roles)}, output)
-    if output is Output.TABLE and report.missing:
-        print_note(
-            f"Warning: The settings of this issuer name objects that do not exist: {', '.join(report.missing)}. Create "
-            "them, or correct the settings."
-        )
-    if report.failed is not None:
-        issuer = f", from the issuer {body['issuer']}," if body["issuer"] is not None else ""
-        print_note(f"The token{issuer} would be refused by the check {report.failed.check}.")
+    report = client.post("/identity/explain", {"token": text})
+    with client.check_format():
+        _show(report, output)
+    if not report["accepted"]:
         raise typer.Exit(1)
-    if output is Output.TABLE:
+
+
+def _show(report: "dict[str, Any]", output: Output) -> None:
+    if output is not Output.TABLE:
+        if output in (Output.JSON, Output.YAML):
+            show_one(report, output)
+        else:
+            show_list(report["checks"], output, columns=_CHECK_COLUMNS, name="check")
+        return
+    show_list(report["checks"], output, columns=_CHECK_COLUMNS, name="check")
+    if user := report["user"]:
+        roles = [f"{project}: {', '.join(names)}" for project, names in user["roles"].items()]
+        show_one(with_times({"issuer": report["issuer"], **user, "roles": "; ".join(roles)}), output)
+    if missing := report["missing"]:
+        print_note(
+            f"Warning: The settings of this issuer name objects that do not exist: {', '.join(missing)}. Create them,"
+            " or correct the settings."
+        )
+    if report["accepted"]:
         print_note("The token would be accepted.")
-
-
-async def _report(settings: "Settings", text: str) -> "TokenReport":
-    """Check a token, and return the report. Builds only the needed components: building all takes half a second."""
-    from clustercert.identity.token_report import report_on_token
-
-    if any(issuer.cluster for issuer in settings.identity.issuers):
-        # A connection to a cluster needs all components, because the service issues itself a certificate for it.
-        from clustercert.wiring import open_components
-
-        async with open_components(settings) as opened:
-            return await report_on_token(opened.oidc, opened.identity.federation, text)
-
-    import httpx  # noqa: F401 - slow to import, and the later wait for the issuer's keys is short
-
-    from clustercert.authn.oidc.authenticator import new_authenticator
-    from clustercert.authn.oidc.token_reviews import NoClusters
-    from clustercert.identity.federation import Federation
-    from clustercert.model import utc_now
-    from clustercert.store.engine import migrate
-    from clustercert.store.engine.database import Database
-
-    database = Database(settings.store_url)
-    try:
-        await migrate.check(database)
-        federation = Federation(database, utc_now)
-        issuers = settings.identity.issuers
-        oidc = new_authenticator(issuers, federation, NoClusters(), utc_now) if issuers else None
-        return await report_on_token(oidc, federation, text)
-    finally:
-        await database.close()
+    else:
+        issuer = f", from the issuer {report['issuer']}," if report["issuer"] is not None else ""
+        print_note(f"The token{issuer} would be refused by the check {report['failed']}.")
 
 
 keystone = typer.Typer(

@@ -4,6 +4,7 @@ import http.client
 import io
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import typer
@@ -24,12 +25,12 @@ _URL = "http://localhost"
 
 
 @contextmanager
-def local_client(context: typer.Context) -> Iterator[AdministrationClient]:
+def local_client(context: typer.Context, policy: Path | None = None) -> Iterator[AdministrationClient]:
     """Open the store, and return a client whose requests work on this store. Raises ClustercertError.
 
     The store's event loop runs in another thread, because prompts need this thread.
     """
-    loaded = store_settings(context)
+    loaded = store_settings(context, policy)
     log.configure_command()
     with (
         start_blocking_portal() as portal,

@@ -52,6 +52,11 @@ COMMANDS = {
         CommandEntry("profile", "login.account", "Manage saved logins at several services."),
         CommandEntry("clusters", "cluster", "List the clusters in all your projects."),
         CommandEntry(
+            "explain",
+            "policy.explanation",
+            "Explain which certificate you would get for a cluster, by which rules, and why other rules don't apply.",
+        ),
+        CommandEntry(
             "kubeconfig",
             "kubeconfig.command",
             "Get kubeconfigs from a running service, or merge clusters into yours.",
@@ -226,10 +231,10 @@ def root(
 ) -> None:
     """Issue short-lived, audited client credentials for Kubernetes clusters, as kubeconfig files.
 
-    login, logout, password, status, profile, clusters and kubeconfig call a running service as one of its users.
-    domain, project, user, group, role, access-key, cluster, certificate, apply, diff and export also call the service,
-    most of them as an operator; with --local, they work on the store. The other commands work directly on the store
-    that the settings name.
+    login, logout, password, status, profile, clusters, explain and kubeconfig call a running service as one of its
+    users. domain, project, user, group, role, access-key, cluster, certificate, apply, diff, export, identity explain
+    and policy explain also call the service, most of them as an operator; with --local, they work on the store. The
+    other commands work directly on the store that the settings name.
     """
     context.obj = RootOptions(config, data_dir)
     if verbose:

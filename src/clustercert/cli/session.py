@@ -235,9 +235,9 @@ def _is_missing(path: Path) -> bool:
     return False
 
 
-def store_settings(context: typer.Context) -> "Settings":
+def store_settings(context: typer.Context, policy_file: Path | None = None) -> "Settings":
     """Load the settings for a command on an existing database. Raises SettingsError or CommandError."""
-    loaded = settings(context)
+    loaded = settings(context, policy_file)
     require_database(loaded)
     return loaded
 

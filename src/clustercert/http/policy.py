@@ -169,6 +169,9 @@ class RuleBody(ResponseBody):
         description="`fails`: an expression can't be evaluated, so the request is refused. `not_reached`: an"
         " earlier rule denies or fails."
     )
+    groups: list[str] = Field(
+        description="The Kubernetes groups that the rule adds to the certificate; empty if it does not grant."
+    )
     deny: str | None = Field(description="The rule's message if it denies the request.")
     first_false: str | None = Field(description="The rule's first condition that is not met.")
     conditions: list[ConditionBody] = Field(

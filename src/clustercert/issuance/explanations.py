@@ -177,14 +177,6 @@ class Explanations:
         explained = await self._explained(asked, cluster, question, only_own=not operates(caller))
         return replace(explained, seen_at=seen_at)
 
-    async def explain_user(self, cluster: Cluster, user_id: str, question: Question) -> ExplainedRequest:
-        """Explain the decision on a user's request, with all rules. Raises NotFound if the user is not known."""
-        origin = Origin.local()
-        asked, seen_at = await self._other(cluster, user_id, origin)
-        asked = _logged_in(asked, question, origin)
-        explained = await self._explained(asked, cluster, question, only_own=False)
-        return replace(explained, seen_at=seen_at)
-
     async def _other(self, cluster: Cluster, user_id: str, origin: Origin) -> tuple[Caller, datetime | None]:
         """Return another user as a caller, and `ExplainedRequest.seen_at`. Raises NotFound.
 

@@ -8,7 +8,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from clustercert.model.choices import KeyOrigin, RevocationReason
+    from clustercert.model.choices import KeyOrigin, KeyType, RevocationReason
     from clustercert.model.clusters import ClientCA, Cluster, ClusterOptions
     from clustercert.model.credentials import (
         CREDENTIAL_PREFIX,
@@ -42,7 +42,7 @@ if TYPE_CHECKING:
         RecordedIssue,
         SigningRequest,
     )
-    from clustercert.model.keys import KeyType, PrivateKey, PublicKey
+    from clustercert.model.keys import PrivateKey, PublicKey
     from clustercert.model.requests import Actor, AuthMethod, Origin, UnverifiedRequest
     from clustercert.model.revocation import Revocation
     from clustercert.model.times import parse_rfc3339, rfc3339, utc_now

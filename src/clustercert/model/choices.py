@@ -14,6 +14,9 @@ FailurePolicy = Literal["NoOpinion", "Deny"]
 KeyOrigin = Literal["generated", "csr"]
 """Whether the service generated the private key, or the caller sent a CSR."""
 
+KeyType = Literal["ec-p256", "ec-p384", "ed25519", "rsa-2048", "rsa-3072", "rsa-4096"]
+"""Types of generated keys. A CSR may also contain an RSA key of another size, which has the type `rsa-<bits>`."""
+
 RevocationControl = Literal["webhook", "binding", "admission"]
 """The mechanisms that can enforce a revocation in a cluster; see `docs/kubernetes.md`."""
 

@@ -19,6 +19,7 @@ from clustercert.policy.rules import (
     PolicyRule,
     is_chosen,
     match_rules,
+    united_groups,
 )
 
 RuleOutcome = Literal["grants", "denies", "fails", "does_not_match", "not_reached"]
@@ -50,12 +51,14 @@ class RuleCheck:
 
     Attributes:
         is_visible: whether the user may see the rule; see `PolicyRule.is_visible_to`.
+        groups: the certificate's Kubernetes groups that the rule gives; empty if there is no certificate.
     """
 
     rule: PolicyRule
     outcome: RuleOutcome
     conditions: tuple[ConditionCheck, ...]
     is_visible: bool
+    groups: tuple[str, ...] = ()
 
     @property
     def unmet(self) -> tuple[ConditionCheck, ...]:
@@ -284,6 +287,8 @@ def explain(
     longest, strictest = policy.strictest(match.rules) if match.rules else (timedelta(), None)
     checks = tuple(check_rules(policy.rules, match, decision_input))
     nearest = None
+    if grant is not None:
+        checks = tuple(_with_groups(each, grant, decision_input) for each in checks)
     if error is not None:
         limited_by = strictest.name if strictest is not None else MAX_LIFETIME_SETTING
         nearest = nearest_rule(checks, request, decide, limited_by=limited_by, only_own=only_own)
@@ -296,3 +301,11 @@ def explain(
         strictest=strictest,
         key_type=decision_input.key_type,
     )
+
+
+def _with_groups(check: RuleCheck, grant: Grant, decision_input: DecisionInput) -> RuleCheck:
+    """Add the groups of a rule that grants. In a cluster with a ClusterRole for each rule, there are none."""
+    if check.outcome != "grants":
+        return check
+    given = united_groups((check.rule,), decision_input, {})
+    return replace(check, groups=tuple(each for each in given if each in grant.groups))

@@ -1,18 +1,16 @@
-"""Texts of `policy explain` and `policy replay`."""
+"""Texts of `explain`, `policy explain` and `policy replay`."""
 
 import textwrap
 from collections import Counter
 from collections.abc import Iterable, Iterator
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from clustercert.cli.output import Output, document, paragraph, print_note, show_list, write_out
 from clustercert.cli.printable import printable
-from clustercert.model.times import rfc3339
+from clustercert.model.times import parse_rfc3339, rfc3339
 
 if TYPE_CHECKING:
-    from clustercert.issuance.explanations import ExplainedRequest
     from clustercert.model import JsonObject
-    from clustercert.policy.explanation import ConditionCheck, RuleCheck
     from clustercert.policy.replay import Change, DecisionFilter, Example, Outcome, Replay, Tally
 
 
@@ -21,111 +19,112 @@ _WIDTH = 80
 _MAX_NAME = 24
 
 
-def show_explanation(explained: "ExplainedRequest") -> None:
-    """Print the verdict, then what would be signed or what is missing, then the rules."""
-    lines = [
-        _verdict(explained),
-        *_seen(explained),
-        *_would_sign(explained),
-        *_nearest(explained),
-        *_rules(explained),
+def explanation_lines(body: dict[str, Any]) -> list[str]:
+    """Return the text of an explanation: the verdict, then the certificate or what is missing, then the rules.
+
+    `body` is the response of the API.
+    """
+    return [
+        _verdict(body),
+        *_seen(body),
+        *_certificate(body),
+        *_nearest(body),
+        *_rules(body),
     ]
-    write_out("".join(f"{line}\n" for line in lines))
 
 
-def _verdict(explained: "ExplainedRequest") -> str:
-    caller, cluster, error = explained.caller, explained.cluster, explained.explanation.error
-    if error is None:
-        return _wrapped(f"Allowed: {caller.user.name} gets a certificate for the cluster {cluster.name}.", "")
-    message = error.message
-    if not caller.roles_in(cluster.project_id):
-        message = f"{caller.user.name} has no role in the project of the cluster {cluster.name}."
-    return _wrapped(f"Refused ({error.status}): {message}", "")
+def _verdict(body: dict[str, Any]) -> str:
+    user, cluster = body["user"], body["cluster"]
+    if body["allowed"]:
+        return _wrapped(f"Allowed: {user['name']} gets a certificate for the cluster {cluster['name']}.", "")
+    message = body["message"]
+    if not user["roles"]:
+        message = f"{user['name']} has no role in the project of the cluster {cluster['name']}."
+    return _wrapped(f"Refused ({body['status']}): {message}", "")
 
 
-def _seen(explained: "ExplainedRequest") -> Iterator[str]:
-    if explained.seen_at is not None:
+def _seen(body: dict[str, Any]) -> Iterator[str]:
+    if body["seen_at"] is not None:
         yield _wrapped(
-            f"Decided with the groups and roles that the user had at {rfc3339(explained.seen_at)}, the time of the "
-            "user's last recorded request.",
+            f"Decided with the groups and roles that the user had at {body['seen_at']}, the time of the user's last "
+            "recorded request.",
             "",
         )
 
 
-def _would_sign(explained: "ExplainedRequest") -> Iterator[str]:
+def _certificate(body: dict[str, Any]) -> Iterator[str]:
     from clustercert.policy.lifetime import BACKDATE, MAX_LIFETIME_SETTING, lifetime_text
 
-    found, grant = explained.explanation, explained.explanation.grant
-    if grant is None:
+    signed = body["would_sign"]
+    if signed is None:
         return
-    issued_at = grant.not_before + BACKDATE
-    by = f"rule {found.strictest.name}" if found.strictest is not None else MAX_LIFETIME_SETTING
-    limit = f"{lifetime_text(found.longest)}, by {by}"
-    if grant.trace["allowed_by"] == "ca":
-        limit = f"{rfc3339(explained.cluster.client_ca.not_after)}, the end of the client CA"
-    yield "\nWould be signed:"
+    issued_at = parse_rfc3339(signed["not_before"]) + BACKDATE
+    limit, lifetime = signed["limit"], parse_rfc3339(signed["not_after"]) - issued_at
+    by = f"rule {limit['rule']}" if limit["rule"] is not None else MAX_LIFETIME_SETTING
+    longest = f"{lifetime_text(parse_rfc3339(limit['until']) - issued_at)}, by {by}"
+    if limit["by"] == "ca":
+        longest = f"{limit['until']}, the end of the client CA"
+    yield "\nThe certificate:"
     for name, value in (
-        ("user name", grant.username),
-        ("groups", ", ".join(explained.organizations)),
-        ("not before", rfc3339(grant.not_before)),
-        ("not after", f"{rfc3339(grant.not_after)} ({lifetime_text(grant.not_after - issued_at)})"),
-        ("key type", found.key_type),
-        ("limit", limit + (", which shortens the requested lifetime" if grant.trace["truncated"] else "")),
+        ("user name", signed["common_name"]),
+        ("groups", ", ".join(signed["organizations"])),
+        ("not before", signed["not_before"]),
+        ("not after", f"{signed['not_after']} ({lifetime_text(lifetime)})"),
+        ("key type", signed["key_type"]),
+        ("limit", longest + (", which shortens the requested lifetime" if signed["shortened"] else "")),
     ):
         yield _wrapped(f"  {name:<12}{value}", " " * 14)
 
 
-def _nearest(explained: "ExplainedRequest") -> Iterator[str]:
-    nearest = explained.explanation.nearest
+def _nearest(body: dict[str, Any]) -> Iterator[str]:
+    nearest = body["nearest"]
     if nearest is None:
         return
-    yield _wrapped(f"\nNearest rule: {nearest.rule}. It would allow the request with:", "")
-    for change in nearest.changes:
-        yield _wrapped(f"  - {_with_found(change.wanted, change.found)}", " " * 4)
+    yield _wrapped(f"\nNearest rule: {nearest['rule']}. It would allow the request with:", "")
+    for change in nearest["changes"]:
+        yield _wrapped(f"  - {_with_found(change)}", " " * 4)
 
 
-def _rules(explained: "ExplainedRequest") -> Iterator[str]:
-    rules = explained.explanation.rules
-    if not rules:
-        return
-    width = min(max(len(printable(each.rule.name)) for each in rules), _MAX_NAME)
-    yield "\nRules:"
-    for check in rules:
-        mark, text = _rule(check)
-        yield _wrapped(f"  {mark:<5} {check.rule.name:<{width}}  {text}", " " * (width + 10))
+def _rules(body: dict[str, Any]) -> Iterator[str]:
+    rules = body["rules"]
+    if rules:
+        width = min(max(len(printable(each["name"])) for each in rules), _MAX_NAME)
+        yield "\nRules:" if body["complete"] else "\nRules that you may see:"
+        for rule in rules:
+            mark, text = _rule(rule, is_complete=body["complete"])
+            yield _wrapped(f"  {mark:<5} {rule['name']:<{width}}  {text}", " " * (width + 10))
 
 
-def _rule(check: "RuleCheck") -> tuple[str, str]:
+def _rule(rule: dict[str, Any], *, is_complete: bool) -> tuple[str, str]:
     """Return a short word for the rule's outcome, and the reason."""
-    match check.outcome:
+    match rule["outcome"]:
         case "grants":
-            return "yes", "grants"
+            return "yes", f"gives {', '.join(rule['groups'])}" if rule["groups"] else "grants"
         case "denies":
-            conditions = "; ".join(each.wanted for each in check.conditions)
-            return "DENY", f"denies, because {conditions}" if conditions else "denies every request"
+            conditions = "; ".join(each["wanted"] for each in rule["conditions"])
+            always = "denies every request" if is_complete else "denies the request"
+            return "DENY", f"denies, because {conditions}" if conditions else always
         case "fails":
-            return "FAILS", "; ".join(each.found for each in check.unmet if each.met is None)
+            return "FAILS", "; ".join(each["found"] for each in rule["conditions"] if each["met"] is None)
         case "does_not_match":
-            return "no", _missing(check)
-        case "not_reached":
-            return "-", f"not reached; {_missing(check) or 'would match'}"
+            return "no", _missing(rule)
+        case _:
+            return "-", f"not reached; {_missing(rule) or 'would match'}"
 
 
-def _missing(check: "RuleCheck") -> str:
+def _missing(rule: dict[str, Any]) -> str:
     """Return the first condition that is not met, and the number of further unmet conditions."""
-    if not check.unmet:
+    unmet = [each for each in rule["conditions"] if not each["met"]]
+    if not unmet:
         return ""
-    first, *more = check.unmet
+    first, *more = unmet
     further = f"; and {len(more)} more" if more else ""
-    return f"needs {_condition(first)}{further}"
+    return f"needs {_with_found(first)}{further}"
 
 
-def _condition(check: "ConditionCheck") -> str:
-    return _with_found(check.wanted, check.found)
-
-
-def _with_found(condition: str, found: str) -> str:
-    return f"{condition} (found: {found})" if found else condition
+def _with_found(condition: dict[str, Any]) -> str:
+    found = condition["found"]
+    return f"{condition['wanted']} (found: {found})" if found else str(condition["wanted"])
 
 
 def _wrapped(text: str, indent: str) -> str:

@@ -1,0 +1,141 @@
+"""`clustercert explain` and `clustercert policy explain`: what the policy decides on a request, and why."""
+
+from dataclasses import dataclass, fields
+from http import HTTPStatus
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from clustercert.cli.commands import expand_options, on_policy
+from clustercert.cli.login.options import LoginOptions
+from clustercert.cli.lookup import find_cluster, find_user
+from clustercert.cli.options import (
+    ClusterArgument,
+    ClusterOption,
+    DomainOption,
+    InProjectOption,
+    UnknownName,
+)
+from clustercert.cli.output import Output, OutputOption, show_list, show_one, write_out
+from clustercert.cli.policy.output import explanation_lines
+from clustercert.client.connection import ApiError
+from clustercert.model.choices import KeyType
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from clustercert.client.administration import AdministrationClient
+
+_RULE_COLUMNS = ("name", "outcome", "first_false")
+
+
+@dataclass(frozen=True, slots=True)
+class RequestOptions:
+    """The options that describe the request to explain."""
+
+    expires_in: Annotated[
+        str | None, typer.Option(metavar="TIME", help="Lifetime such as 30m or 8h. [default: the longest]")
+    ] = None
+    duration: Annotated[
+        int | None, typer.Option(metavar="DAYS", help="Whole days, or -1 for the longest allowed.")
+    ] = None
+    csr: Annotated[bool, typer.Option("--csr", help="The request has a CSR.")] = False
+    key_type: Annotated[
+        KeyType | None,
+        typer.Option(help="Type of the CSR's key. [default: ec-p256 with --csr]", show_choices=True),
+    ] = None
+    reason: Annotated[str | None, typer.Option(metavar="TEXT", help="The request's reason.")] = None
+    auth_method: Annotated[
+        str | None,
+        typer.Option(metavar="METHOD", help="token or access_key. [default: as the user logged in]"),
+    ] = None
+
+    def query(self) -> dict[str, str]:
+        """Return the parameters of the request to the service."""
+        given = {each.name: getattr(self, each.name) for each in fields(self) if each.name != "csr"}
+        texts = {name: str(value) for name, value in given.items() if value is not None}
+        return texts | {"csr": "true"} if self.csr else texts
+
+
+@expand_options
+def explain(
+    cluster: ClusterArgument,
+    request: RequestOptions,
+    login: LoginOptions,
+    project: InProjectOption = None,
+    output: OutputOption = Output.TABLE,
+) -> None:
+    """Explain which certificate you would get for a cluster, by which rules, and why other rules don't apply.
+
+    Issues and records nothing. Exits with status 1 if your request would be refused.
+    """
+    chosen = login.profile()
+    with chosen.explain_rejection(), chosen.administration_client() as client:
+        found = find_cluster(client, cluster, project)
+        _show(client, {"cluster": str(found["id"]), **request.query()}, output)
+
+
+@on_policy
+def explain_user(
+    client: "AdministrationClient",
+    user: Annotated[str, typer.Option(metavar="USER", help="The user, by name or id.")],
+    cluster: ClusterOption,
+    request: RequestOptions,
+    source: Annotated[
+        str | None,
+        typer.Option(metavar="ADDRESS", help="IP address of the request. [default: your address]"),
+    ] = None,
+    project: InProjectOption = None,
+    domain: DomainOption = None,
+    output: OutputOption = Output.TABLE,
+) -> None:
+    """Explain what the policy decides on a user's request. Exit with 1 if it is refused.
+
+    Shows the certificate, what each rule needs, and which rule is nearest to allowing a refused request. Issues and
+    records nothing. Only for operators, auditors and admins of the project.
+    """
+    found = find_cluster(client, cluster, project)
+    # Admins of a project can find only the users with certificates for the cluster.
+    asked = find_user(client, user, cluster=None if client.is_operator else found, domain=domain)
+    query = {"cluster": str(found["id"]), "user": str(asked["id"]), **request.query()}
+    if source is not None:
+        query["source"] = source
+    try:
+        _show(client, query, output)
+    except ApiError as error:
+        if error.http_status != HTTPStatus.NOT_FOUND:
+            raise
+        raise UnknownName(
+            f"{user} has no role in the project of the cluster {found['name']}, or has made no recorded request for "
+            "it. The groups and roles of users of OIDC issuers and Keystone are known only from their requests. Let "
+            "the user request a certificate first."
+        ) from None
+
+
+def _show(client: "AdministrationClient", query: dict[str, str], output: Output) -> None:
+    """Print the explanation. Raises ClientError, or typer.Exit if the request would be refused."""
+    try:
+        body: dict[str, Any] = client.get("/policy/explain", **query)
+    except ApiError as error:
+        if error.http_status == HTTPStatus.BAD_REQUEST:
+            raise bad_option(error.message, query) from None
+        raise
+    with client.check_format():
+        if output in (Output.JSON, Output.YAML):
+            show_one(body, output)
+        elif output is Output.TABLE:
+            write_out("".join(f"{line}\n" for line in explanation_lines(body)))
+        else:
+            show_list(body["rules"], output, columns=_RULE_COLUMNS)
+    if not body["allowed"]:
+        raise typer.Exit(1)
+
+
+def bad_option(message: str, names: "Iterable[str]") -> typer.BadParameter:
+    """Return the error. Replaces the API fields at the start of the message by the names of the options."""
+    text, _, rest = message.partition(": ")
+    found = text.split(", ")
+    if not rest or not set(found) <= set(names):
+        return typer.BadParameter(message)
+    options = ", ".join(f"--{field.replace('_', '-')}" for field in found)
+    return typer.BadParameter(rest[:1].upper() + rest[1:], param_hint=options)
