@@ -292,13 +292,30 @@ def test_in_ci_nobody_is_asked(user: OidcUser, issuer: OAuthIssuer) -> None:
     assert "CLUSTERCERT_TOKEN" in done.stderr
 
 
-@pytest.mark.parametrize("source", ["file", "stdin", "variable"])
+def test_ci_jobs_use_a_token_without_a_login(user: OidcUser, issuer: OAuthIssuer) -> None:
+    variables = {
+        "CI": "true",
+        "CLUSTERCERT_URL": user.url,
+        "CLUSTERCERT_TOKEN": issuer.token(sub=user.name, preferred_username=user.name),
+        "CLUSTERCERT_CA_FILE": str(user.operator.folder / SERVICE_CA),
+    }
+    assert json.loads(user.output("status", "-o", "json", **variables))["user"] == f"sso/{user.name}"
+    assert "current-context" in user.output("kubeconfig", "get", "prod", "--insecure", **variables)
+    status_of(user.output(*user.plugin, **variables))
+    assert user.issued_here == 2
+    expired = issuer.token(sub=user.name, iat=1_000_000_000, exp=1_000_000_300)
+    refused = user.run(*user.plugin, env=user.environment | variables | {"CLUSTERCERT_TOKEN": expired})
+    assert (refused.returncode, refused.stdout) == (3, "")
+    assert "does not accept the token" in refused.stderr
+    assert [path for path in user.home.rglob("*") if path.is_file() and path.name != "browser"] == []
+
+
+@pytest.mark.parametrize("source", ["file", "stdin"])
 def test_ci_jobs_give_a_token(user: OidcUser, issuer: OAuthIssuer, source: str) -> None:
     token = issuer.token(sub=user.name, preferred_username=user.name)
     (user.home / "token").write_text(token + "\n")
-    options = {"file": ("--token-file", "token"), "stdin": ("--token-file", "-"), "variable": ()}[source]
-    variables = user.environment | ({"CLUSTERCERT_TOKEN": token} if source == "variable" else {})
-    done = user.run("login", user.url, *user.ca_option, *options, env=variables, stdin=token, CI="true")
+    options = {"file": ("--token-file", "token"), "stdin": ("--token-file", "-")}[source]
+    done = user.run("login", user.url, *user.ca_option, *options, stdin=token, CI="true")
     assert done.returncode == 0, done.stderr
     assert token not in done.stderr
     status_of(user.credential().stdout)

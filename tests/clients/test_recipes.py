@@ -66,9 +66,14 @@ def settings(text: str, tokens: Mapping[str, str], job: Job) -> str:
 
 def of_job(variables: Mapping[str, Any], address: Address) -> dict[str, str]:
     """A job's variables, with the address of the test's service."""
-    assert {"SERVICE", "CA_FINGERPRINT"} <= variables.keys()
-    assert re.fullmatch("[0-9a-f]{64}", variables["CA_FINGERPRINT"])
-    return {**variables, "SERVICE": address.url, "CA_FINGERPRINT": address.fingerprint}
+    url, fingerprint = (
+        ("CLUSTERCERT_URL", "CLUSTERCERT_CA_FINGERPRINT")
+        if "CLUSTERCERT_URL" in variables
+        else ("SERVICE", "CA_FINGERPRINT")
+    )
+    assert url in variables
+    assert re.fullmatch("[0-9a-f]{64}", variables[fingerprint])
+    return {**variables, url: address.url, fingerprint: address.fingerprint}
 
 
 def test_github_actions(job: Job, tokens: Mapping[str, str]) -> None:

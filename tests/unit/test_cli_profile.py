@@ -10,6 +10,7 @@ import pytest
 from clustercert.cli.credential import cache, entry
 from clustercert.cli.login import profile
 from clustercert.cli.login.profile import Profile
+from clustercert.cli.login.token_storage import JOBS
 from clustercert.cli.login.trust import read_ca
 from clustercert.cli.lookup import in_domain, only_project
 from clustercert.cli.options import CommandError, NotLoggedIn, UnknownName
@@ -70,7 +71,7 @@ def test_an_expired_login_is_not_used() -> None:
 
 def test_unwritable_profiles_and_missing_files_are_named(tmp_path: Path) -> None:
     (tmp_path / "clustercert").write_text("a file")
-    with pytest.raises(CommandError, match="can't be written"):
+    with pytest.raises(CommandError, match=r"can't be saved .* Set HOME or XDG_CONFIG_HOME to a folder that"):
         profile.save("default", BY_KEY, {"XDG_CONFIG_HOME": str(tmp_path)})
     with pytest.raises(CommandError, match="can't be read"):
         read_ca(tmp_path / "missing")
@@ -236,11 +237,32 @@ def homeless(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.usefixtures("homeless")
-@pytest.mark.parametrize("command", [("status",), ("kubeconfig", "list"), ("refresh",), ("profile", "list")])
-def test_a_command_without_a_home_says_what_to_set(command: tuple[str, ...]) -> None:
+@pytest.mark.parametrize(
+    ("command", "variable"),
+    [
+        (("status",), "XDG_CONFIG_HOME"),
+        (("profile", "list"), "XDG_CONFIG_HOME"),
+        (("kubeconfig", "list"), "KUBECONFIG"),
+        (("refresh",), "XDG_DATA_HOME"),
+    ],
+)
+def test_a_command_without_a_home_says_what_to_set(command: tuple[str, ...], variable: str) -> None:
     done = run_command(*command)
     assert (done.code, done.out) == (1, "")
-    assert done.err == "Error: This user has no home directory. Set the variable HOME.\n"
+    hint = f" {JOBS}" if variable == "XDG_CONFIG_HOME" else ""
+    assert done.err == f"Error: This user has no home directory. Set HOME or {variable}.{hint}\n"
+
+
+@pytest.mark.usefixtures("homeless")
+def test_variables_with_a_login_need_no_home(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in (("OS_AUTH_URL", "http://127.0.0.1:9"), ("OS_USERNAME", "a"), ("OS_PASSWORD", "b")):
+        monkeypatch.setenv(name, value)
+    assert "Can't connect to http://127.0.0.1:9" in run_command("status").err
+    monkeypatch.setenv("CLUSTERCERT_URL", "http://127.0.0.1:8")
+    monkeypatch.setenv("CLUSTERCERT_TOKEN", "t")
+    for command in (("status",), ("credential", "prod")):
+        done = run_command(*command)
+        assert (done.code, "Can't connect to http://127.0.0.1:8" in done.err) == (6, True)
 
 
 @pytest.mark.usefixtures("homeless")
@@ -252,5 +274,5 @@ def test_the_exec_plugin_without_a_home_says_what_to_set(
     said = capsys.readouterr()
     assert (said.out, said.err) == (
         "",
-        "clustercert: This user has no home directory. Set the variable HOME.\n",
+        f"clustercert: This user has no home directory. Set HOME or XDG_CONFIG_HOME. {JOBS}\n",
     )

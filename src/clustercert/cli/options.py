@@ -132,12 +132,20 @@ class UnknownName(CommandError, status=404, code="CCE.01404001"):
     """No object has the given name."""
 
 
-def home_folder() -> Path:
-    """Return the user's home directory. Raises CommandError if there is none, as in a container without an account."""
+class NoHomeFolder(CommandError):
+    """The user has no home directory, as in a container without an account."""
+
+
+def home_folder(variable: str) -> Path:
+    """Return the user's home directory. Raises NoHomeFolder.
+
+    Args:
+        variable: the variable that can name another place, for the message.
+    """
     try:
         return Path.home()
     except RuntimeError:
-        raise CommandError("This user has no home directory. Set the variable HOME.") from None
+        raise NoHomeFolder(f"This user has no home directory. Set HOME or {variable}.") from None
 
 
 def did_you_mean(name: str, candidates: Iterable[str]) -> str:

@@ -30,7 +30,9 @@ if TYPE_CHECKING:
 
 _PREFIX = "CLUSTERCERT_"
 # Variables that are not settings, but that the command line reads.
-_OTHERS = frozenset({"CONFIG", "DEBUG", "PASSWORD", "PROFILE", "SECRET_KEY", "TOKEN"})
+_OTHERS = frozenset(
+    {"CA_FILE", "CA_FINGERPRINT", "CONFIG", "DEBUG", "PASSWORD", "PROFILE", "SECRET_KEY", "TOKEN", "URL"}
+)
 # The top-level fields of the settings. Client commands can't import the settings, because packages that the settings
 # need may be missing.
 TOP_LEVEL_SETTINGS = frozenset(

@@ -78,5 +78,5 @@ def _folder() -> Path:
     folder = Path(os.environ.get("XDG_DATA_HOME") or "")
     # XDG Base Directory Specification: ignore a relative path in the variable.
     if not folder.is_absolute():
-        folder = home_folder() / ".local" / "share"
+        folder = home_folder("XDG_DATA_HOME") / ".local" / "share"
     return folder / "clustercert" / "certificates"

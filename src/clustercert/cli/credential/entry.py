@@ -81,13 +81,15 @@ def print_credential(request: CredentialRequest, info: str | None) -> int:
             "apiVersion to client.authentication.k8s.io/v1.",
             2,
         )
+    # One variable alone is an error, which `issue_for_job` reports.
+    is_job = bool(os.environ.get("CLUSTERCERT_URL") or os.environ.get("CLUSTERCERT_TOKEN"))
     path = request.cache_path()
-    cached = cache.read(path) if path is not None and not request.refresh else None
+    cached = cache.read(path) if path is not None and not request.refresh and not is_job else None
     if cached is not None and cached.is_fresh(time.time()):
         return _print(cached.body, request.version)
-    from clustercert.cli.credential.renewal import Failure, renew
+    from clustercert.cli.credential.renewal import Failure, issue_for_job, renew
 
-    result = renew(request)
+    result = issue_for_job(request) if is_job else renew(request)
     if isinstance(result, Failure):
         return _fail(result.message, result.exit_code)
     return _print(result, request.version)

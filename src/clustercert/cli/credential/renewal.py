@@ -78,6 +78,12 @@ class Failure(NamedTuple):
     is_refused: bool = False
 
 
+_NO_CLUSTER = Failure(
+    USAGE,
+    "No cluster is named. Run `clustercert credential CLUSTER`, or set provideClusterInfo: true in the kubeconfig.",
+)
+
+
 @dataclass(frozen=True, slots=True)
 class Credential:
     """A certificate with its key, in PEM.
@@ -170,6 +176,35 @@ def _renew_locked(request: "CredentialRequest", path: str | None, lock: Lock) ->
     return result
 
 
+def issue_for_job(request: "CredentialRequest") -> str | Failure:
+    """Return the response for kubectl, for the token in CLUSTERCERT_TOKEN. Caches nothing."""
+    from clustercert.cli.session import warn_in_client
+
+    if request.cluster is None:
+        return _NO_CLUSTER
+    warn_in_client(os.environ)
+    result = _with_time_limit(_issued_for_job, request)
+    return result if isinstance(result, Failure) else result.cache_entry(time.time()).body
+
+
+def _issued_for_job(request: "CredentialRequest") -> Credential | Failure:
+    from clustercert.cli.login import environment
+
+    try:
+        # Raises UsageError if one of the variables is missing.
+        environment.is_used(os.environ)
+        found = environment.log_in(os.environ)
+        if not is_identified(request):
+            with found.client() as client:
+                cluster = reachable_cluster(client, found, request.cluster or "", request.project)
+            request.project, request.cluster = cluster.project_id, cluster.id
+        return Credential.from_issued(_request(request, found), "")
+    except ClustercertError as error:
+        return Failure(exit_code(error), error.message)
+    except typer.BadParameter as error:
+        return Failure(USAGE, error.message)
+
+
 def store(path: str | None, credential: "Credential") -> str:
     """Cache a credential, and return the response for kubectl."""
     entry = credential.cache_entry(time.time())
@@ -182,11 +217,7 @@ def store(path: str | None, credential: "Credential") -> str:
 def _completed(request: "CredentialRequest") -> Failure | None:
     """Check that a cluster is given, and fill in a missing profile and project. See `complete`."""
     if request.cluster is None:
-        return Failure(
-            2,
-            "No cluster is named. Run `clustercert credential CLUSTER`, or set provideClusterInfo: true in the"
-            " kubeconfig.",
-        )
+        return _NO_CLUSTER
     if request.profile is None or request.project is None:
         return complete(request)
     return None

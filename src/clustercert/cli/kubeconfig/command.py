@@ -163,8 +163,7 @@ def get(
     chosen = login.profile()
     with chosen.explain_rejection(), chosen.client() as client:
         found = reachable_cluster(client, chosen, cluster, project, domain)
-        profile = login.saved_name or "openstack"
-        ref = ClusterRef(profile, *found)
+        ref = ClusterRef(login.label, *found)
         contexts.check(client, ref, chosen.user)
         request = CertificateRequest(ref.project_id, ref.cluster_id, lifetime_options, local_key, reason)
         kubeconfig = request.send(client).kubeconfig

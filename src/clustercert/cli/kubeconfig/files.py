@@ -23,7 +23,7 @@ def loading_order(explicit: Path | None, environment: Mapping[str, str]) -> list
     if explicit is not None:
         return [explicit]
     named = [name for name in environment.get("KUBECONFIG", "").split(os.pathsep) if name]
-    return [Path(name) for name in dict.fromkeys(named)] or [home_folder() / ".kube" / "config"]
+    return [Path(name) for name in dict.fromkeys(named)] or [home_folder("KUBECONFIG") / ".kube" / "config"]
 
 
 def default_target(files: list[Path]) -> Path:

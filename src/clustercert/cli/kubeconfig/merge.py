@@ -175,7 +175,7 @@ def merge(
     plan = _Plan.read(kubeconfig)
     with chosen.explain_rejection(), chosen.client() as client:
         found = _selected(client, chosen, clusters or (), project, domain)
-        for ref in (ClusterRef(login.saved_name or "openstack", *each) for each in found):
+        for ref in (ClusterRef(login.label, *each) for each in found):
             plan.add(entries.context_name(options.context_name, ref, chosen.user), ref)
         new = _issued(client, plan, options, skip=every)
     _write(plan, new, use=use)

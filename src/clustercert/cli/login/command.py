@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 from clustercert.cli.commands import expand_options
-from clustercert.cli.login import password_login, profile, renewal
+from clustercert.cli.login import environment, password_login, profile, renewal
 from clustercert.cli.login.issuer_options import IssuerOptions
 from clustercert.cli.login.options import PlainHttpOption, ProfileOption
 from clustercert.cli.login.profile import Profile
@@ -103,13 +103,18 @@ def login(
     The next login needs no options: it uses the same service, CA and user. One login serves all projects of the user.
     A login at another service creates another profile.
 
-    At an OIDC issuer, people log in with a browser. CI jobs give a token with --token-file or CLUSTERCERT_TOKEN. The
+    At an OIDC issuer, people log in with a browser. A program gives a token with --token-file. CI jobs need no login:
+    they set CLUSTERCERT_URL and CLUSTERCERT_TOKEN, and the CA in CLUSTERCERT_CA_FILE or CLUSTERCERT_CA_FINGERPRINT. The
     first login at an issuer asks whether this service may get the token, unless --allow-service names the service.
 
     A login with a password saves a token until it expires, never the password. Secrets come from a prompt, from a file,
     or from the variables CLUSTERCERT_PASSWORD and CLUSTERCERT_SECRET_KEY.
     """
     warn_in_client(os.environ)
+    if environment.is_used(os.environ):
+        raise UsageError(
+            f"{environment.URL} and {environment.TOKEN} are set, so commands need no login. Unset both to log in."
+        )
     base, name, last = _service(url, profile_name, plain_http=plain_http)
     ca_pem = trust.ca_pem(base, last.ca_pem if last is not None else None)
     found = issuer.log_in(base, project, ca_pem, last, by_password=credentials.is_given)

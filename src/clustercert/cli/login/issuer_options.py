@@ -18,7 +18,6 @@ if TYPE_CHECKING:
     from clustercert.client.oidc.issuer import LoginIssuer
     from clustercert.client.oidc.tokens import Tokens
 
-TOKEN_VARIABLE = "CLUSTERCERT_TOKEN"
 _PASSWORD = "password"
 
 
@@ -48,7 +47,7 @@ class IssuerOptions:
         Path | None,
         typer.Option(
             metavar="FILE",
-            help=f"Use a token (JWT) of an issuer from FILE or standard input (-), or from {TOKEN_VARIABLE}.",
+            help="Use a token (JWT) of an issuer from FILE, or from standard input (-).",
         ),
     ] = None
     issuer_ca_file: Annotated[
@@ -141,8 +140,8 @@ class IssuerOptions:
         """Raise CommandError in a CI job without --device, because nobody can use a browser there."""
         if oidc_login.is_ci(os.environ) and not self.device:
             raise CommandError(
-                "Nobody can log in with a browser, because the variable CI is set. Give --token-file FILE or "
-                f"{TOKEN_VARIABLE}."
+                "Nobody can log in with a browser, because the variable CI is set. Set CLUSTERCERT_URL and "
+                "CLUSTERCERT_TOKEN instead of a login, or give --token-file FILE."
             )
 
     def _given_token(self, last: Profile | None) -> "tuple[Tokens, Path | None] | None":
@@ -150,11 +149,8 @@ class IssuerOptions:
         from clustercert.cli.login.renewal import parse_token, read_token
 
         file = self.token_file
-        if file is None and not self.is_given:
-            if (text := os.environ.get(TOKEN_VARIABLE)) is not None:
-                return parse_token(text.strip()), None
-            if last is not None and last.oidc is not None and last.oidc.token_file is not None:
-                file = Path(last.oidc.token_file)
+        if file is None and not self.is_given and last is not None and last.oidc is not None:
+            file = Path(last.oidc.token_file) if last.oidc.token_file is not None else None
         if file is None:
             return None
         return parse_token(read_token(file)), None if file == Path("-") else file

@@ -6,8 +6,9 @@ from typing import Annotated
 
 import typer
 
-from clustercert.cli.login import profile
+from clustercert.cli.login import environment, profile
 from clustercert.cli.login.profile import Profile
+from clustercert.cli.options import NoHomeFolder
 from clustercert.cli.output import print_note
 from clustercert.cli.session import warn_in_client
 
@@ -22,7 +23,7 @@ ProfileOption = Annotated[
 
 @dataclass(frozen=True, slots=True)
 class LoginOptions:
-    """The options that choose a login."""
+    """The options that choose a login. The variables CLUSTERCERT_URL and CLUSTERCERT_TOKEN override them."""
 
     profile_name: ProfileOption = None
     from_env: Annotated[
@@ -33,17 +34,33 @@ class LoginOptions:
     def __post_init__(self) -> None:
         if self.from_env and not os.environ.get("OS_AUTH_URL"):
             raise typer.BadParameter("--from-env needs the variable OS_AUTH_URL.")
+        if self.from_env and environment.is_used(os.environ):
+            raise typer.BadParameter(
+                f"--from-env excludes {environment.URL} and {environment.TOKEN}. Unset both."
+            )
 
     @property
     def saved_name(self) -> str | None:
-        """The name of the saved login, or `None` if OpenStack's variables are used instead."""
-        name = self.profile_name or profile.current(os.environ)
-        if self.from_env or (self.profile_name is None and self._is_only_in_environment(name)):
+        """The name of the saved login, or `None` if the login is in environment variables."""
+        if self.from_env or environment.is_used(os.environ):
             return None
-        return name
+        if self.profile_name is not None:
+            return self.profile_name
+        try:
+            name = profile.current(os.environ)
+            return None if self._is_only_in_environment(name) else name
+        except NoHomeFolder:
+            if os.environ.get("OS_AUTH_URL"):
+                return None
+            raise
+
+    @property
+    def label(self) -> str:
+        """The text for `{profile}` in the names of contexts."""
+        return self.saved_name or ("job" if environment.is_used(os.environ) else "openstack")
 
     def profile(self, *, may_ask: bool = True) -> Profile:
-        """Load the chosen login, or log in with OpenStack's variables. Prints a note if these variables are set.
+        """Load the chosen login, or log in with environment variables. Prints a note if these variables are set.
 
         Renews an expired login at an OIDC issuer.
 
@@ -52,6 +69,10 @@ class LoginOptions:
         """
         warn_in_client(os.environ)
         name, address = self.saved_name, os.environ.get("OS_AUTH_URL")
+        if environment.is_used(os.environ):
+            found = environment.log_in(os.environ)
+            print_note(f"Using the token in {environment.TOKEN}: {found.user} at {found.url}.")
+            return found
         if name is None:
             from clustercert.cli.login import password_login
 

@@ -18,6 +18,7 @@ from clustercert.cli.login import token_storage
 from clustercert.cli.login.token_storage import SavedTokens
 from clustercert.cli.options import (
     CommandError,
+    NoHomeFolder,
     NotLoggedIn,
     UnknownName,
     UsageError,
@@ -266,7 +267,7 @@ def save(name: str, profile: Profile, environment: Mapping[str, str]) -> Path:
             make_private_folder(folder)
         write_private(path, json.dumps(data, indent=2) + "\n")
     except OSError as error:
-        raise CommandError(f"The profile {path} can't be written: {error.strerror}.") from error
+        raise token_storage.cannot_save(path, error) from error
     return path
 
 
@@ -341,5 +342,8 @@ def _folder(environment: Mapping[str, str]) -> Path:
     # XDG Base Directory Specification: ignore a relative path in the variable.
     folder = Path(environment.get("XDG_CONFIG_HOME") or "")
     if not folder.is_absolute():
-        folder = home_folder() / ".config"
+        try:
+            folder = home_folder("XDG_CONFIG_HOME") / ".config"
+        except NoHomeFolder as error:
+            raise NoHomeFolder(f"{error.message} {token_storage.JOBS}") from None
     return folder / "clustercert"

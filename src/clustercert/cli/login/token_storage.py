@@ -15,6 +15,8 @@ from clustercert.secure_file import make_private_folder, write_private
 
 T = TypeVar("T")
 
+# What messages about a missing or unwritable home directory advise.
+JOBS = "A job needs no saved login: set CLUSTERCERT_URL and CLUSTERCERT_TOKEN."
 _SERVICE = "clustercert"
 # How long to wait for the keyring, which may prompt the user.
 _KEYRING_SECONDS = 30.0
@@ -126,7 +128,15 @@ def save(path: Path, tokens: SavedTokens) -> None:
             make_private_folder(folder)
         write_private(path, json.dumps(data, indent=2) + "\n")
     except OSError as error:
-        raise CommandError(f"The login {path} can't be written: {error.strerror}.") from error
+        raise cannot_save(path, error) from error
+
+
+def cannot_save(path: Path, error: OSError) -> CommandError:
+    """Return the error for a file of a login that can't be written."""
+    return CommandError(
+        f"The login can't be saved in {path}: {error.strerror}. Set HOME or XDG_CONFIG_HOME to a folder that you can "
+        f"write. {JOBS}"
+    )
 
 
 def drop_refresh_token(path: Path) -> None:
@@ -144,7 +154,7 @@ def exclusive(path: Path) -> Iterator[None]:
         for folder in (path.parent.parent, path.parent):
             make_private_folder(folder)
     except OSError as error:
-        raise CommandError(f"The login {path} can't be renewed: {error.strerror}.") from error
+        raise cannot_save(path, error) from error
     try:
         with locked(str(path), _LOCK_SECONDS) as lock:
             if not lock.is_held:

@@ -10,7 +10,7 @@ from urllib.parse import urlsplit
 
 import typer
 
-from clustercert.cli.login import profile
+from clustercert.cli.login import profile, token_storage
 from clustercert.cli.options import CommandError, NotLoggedIn, UsageError, read_file
 from clustercert.cli.output import print_note
 from clustercert.cli.prompts import confirm
@@ -21,6 +21,11 @@ if TYPE_CHECKING:
 
 
 _FINGERPRINT = re.compile(r"[0-9A-Fa-f]{64}", re.ASCII)
+
+
+def is_fingerprint(text: str) -> bool:
+    """Whether a text is a SHA-256 fingerprint, with or without colons."""
+    return _FINGERPRINT.fullmatch(text.replace(":", "")) is not None
 
 
 def read_ca(path: Path | None) -> str | None:
@@ -46,9 +51,7 @@ class TrustOptions:
     def __post_init__(self) -> None:
         if self.ca_file is not None and self.ca_fingerprint is not None:
             raise typer.BadParameter("Give only one of --ca-file and --ca-fingerprint.")
-        if self.ca_fingerprint is not None and not _FINGERPRINT.fullmatch(
-            self.ca_fingerprint.replace(":", "")
-        ):
+        if self.ca_fingerprint is not None and not is_fingerprint(self.ca_fingerprint):
             raise typer.BadParameter("--ca-fingerprint must be a SHA-256 fingerprint: 64 hex digits.")
 
     def ca_pem(self, url: str, remembered: str | None) -> str | None:
@@ -72,14 +75,21 @@ class TrustOptions:
                     "signed the certificate, and use an address that the certificate names."
                 )
             return _confirmed(url, changed=remembered is not None)
-        certificate = connection.chosen_certificate(url, self.ca_fingerprint)
-        if certificate is None:
-            sent = ", ".join(each.fingerprint for each in connection.presented_chain(url))
-            raise CommandError(
-                f"{url} sends no certificate with the fingerprint {self.ca_fingerprint}. It sends: {sent}. Ask the "
-                "operator of the service for its fingerprint."
-            )
-        return _checked(url, certificate.pem)
+        return pinned_ca(url, self.ca_fingerprint)
+
+
+def pinned_ca(url: str, fingerprint: str) -> str:
+    """Return the certificate of the service's chain that has this fingerprint. Raises ClientError or CommandError."""
+    from clustercert.client import connection
+
+    certificate = connection.chosen_certificate(url, fingerprint)
+    if certificate is None:
+        sent = ", ".join(each.fingerprint for each in connection.presented_chain(url))
+        raise CommandError(
+            f"{url} sends no certificate with the fingerprint {fingerprint}. It sends: {sent}. Ask the operator of the "
+            "service for its fingerprint."
+        )
+    return _checked(url, certificate.pem)
 
 
 def _confirmed(url: str, *, changed: bool) -> str:
@@ -246,4 +256,4 @@ def _save(services: dict[str, KnownService]) -> None:
         make_private_folder(path.parent)
         write_private(path, json.dumps(content, indent=2) + "\n")
     except OSError as error:
-        raise CommandError(f"The file {path} can't be written: {error.strerror}.") from error
+        raise token_storage.cannot_save(path, error) from error
