@@ -382,7 +382,7 @@ def test_operators_see_what_a_token_becomes(site: Site) -> None:
         ({"aud": "account"}, "aud", "'account'", "clustercert"),
         ({"exp": 7}, "exp", "7", "a time after"),
         ({"preferred_username": None}, "preferred_username", "", "a string or number"),
-        ({"iss": "https://other.example"}, "iss", "'https://other.example'", "an issuer in the settings"),
+        ({"iss": "https://other.example"}, "iss", "'https://other.example'", "exactly the URL of an issuer"),
     ],
 )
 def test_operators_see_which_check_of_a_token_fails(
@@ -400,7 +400,9 @@ def test_operators_see_which_check_of_a_token_fails(
 def test_an_explanation_names_the_issuer_of_a_refused_token(site: Site) -> None:
     said = explained(site, signed(claims_of(site.issuer.url), new_key("first")))
     assert (said["failed"], said["issuer"], said["user"]) == ("signature", "sso", None)
-    assert f"alike: {site.issuer.url}" in str(explained(site, site.issuer.token(iss="https://other.example")))
+    assert f"an issuer in the settings: {site.issuer.url}" in str(
+        explained(site, site.issuer.token(iss="https://other.example"))
+    )
 
 
 def test_an_explanation_writes_nothing(site: Site) -> None:

@@ -168,7 +168,7 @@ MISTAKES: dict[str, tuple[dict[str, Any], str]] = {
     ),
     "no scope": (document("RoleBinding", "a", {"role": "member"}), "give either project or service: true"),
     "address": (cluster("a", "eu-de", internal_url="http://10.0.0.1"), "not a valid API server address"),
-    "CA": (cluster("a", "eu-de", server_ca="x"), "not a PEM file"),
+    "CA": (cluster("a", "eu-de", server_ca="x"), "must be certificates in PEM format"),
     "no address": (document("Cluster", "a", {}, project="eu-de"), "give internal_url and server_ca"),
     "rule": (cluster("a", "Existing", credential_roles={"no": "view"}), "no rule no"),
     "name": (document("User", "a\u202eb"), "name"),

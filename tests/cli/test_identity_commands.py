@@ -137,7 +137,7 @@ def test_without_a_default_domain_the_option_is_required(operator: Operator) -> 
         operator.output("domain", "create", name)
     rename = "UPDATE domain SET name = 'three' WHERE name = 'Default'"
     execute(operator.folder / "data" / "clustercert.db", rename)
-    assert operator.error("project", "create", "p").startswith("domain: choose one,")
+    assert operator.error("project", "create", "p").startswith("domain: you are in no domain")
     assert operator.error("project", "create", "p").partition(" (")[0].endswith(": one, three, two.")
     assert operator.output_json("project", "create", "p", "--domain", "two")["domain"] == "two"
 

@@ -95,7 +95,7 @@ def test_a_lost_laptop_is_logged_out_from_another_machine(user: OidcUser, issuer
     assert (done.returncode, done.stdout) == (0, ""), done.stderr
     assert f"Ended all logins of sso/{user.name} at {user.url}, and revoked 0 certificates." in done.stderr
     assert f"Log out at {issuer.url} too." in done.stderr
-    assert "To log in again, wait until then" in done.stderr
+    assert "To log in again, wait until that" in done.stderr
     assert user.run("status").returncode == 3
     assert not user.tokens_file.exists()
     # The refresh token of the laptop gives a token of the same login.

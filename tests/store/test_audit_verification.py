@@ -346,5 +346,5 @@ async def test_a_checkpoint_of_another_key_is_refused(log: SealedLog) -> None:
 
 
 async def test_a_log_without_a_checkpoint_is_refused(database: Database) -> None:
-    with pytest.raises(NoteError, match="nothing is sealed"):
+    with pytest.raises(NoteError, match="the log has no checkpoint yet"):
         await verify(EvidenceQueries(database), VerifierKey("audit.test", bytes(32)))
