@@ -90,6 +90,15 @@ def test_live_certificates_are_counted_by_the_window_of_their_end(
     assert windows == {"1h": 0, "24h": 2, "7d": 3, "30d": 4}
 
 
+def test_clusters_that_were_never_verified_are_counted(client: httpx.Client, world: World) -> None:
+    counts = {
+        dict(labels)["since"]: value
+        for (name, labels), value in scrape(client).items()
+        if name == "clustercert_clusters_unverified"
+    }
+    assert counts == {"7d": 0, "30d": 0, "90d": 0, "never": len(world.clusters)}
+
+
 def test_no_label_tells_of_a_cluster_user_project_or_path(client: httpx.Client, world: World) -> None:
     for path in (world.path(), "/nope/secret-path", f"/api/v3/projects/{world.project.id}/nope"):
         client.get(path, headers=world.people["admin"].headers)

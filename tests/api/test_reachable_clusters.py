@@ -57,6 +57,7 @@ def test_clusters_of_own_projects_are_listed(place: Place) -> None:
         "client_ca_id": known.client_ca.id,
         "created_at": "",
         "updated_at": "",
+        "verified_at": None,
     }
 
 

@@ -12,7 +12,8 @@ import pytest
 import yaml
 
 from clustercert.kubernetes.verify import diagnosis
-from clustercert.model import JsonObject
+from clustercert.model import JsonObject, utc_now
+from clustercert.model.times import parse_rfc3339
 from support import managed_cluster
 from support.apiserver import ApiServer
 from support.apiserver.files import replace_file
@@ -25,6 +26,7 @@ from support.wait import eventually
 
 def test_all_checks_pass_in_a_configured_cluster(site: OperatedCluster) -> None:
     site.set_up()
+    started = utc_now().replace(microsecond=0)
 
     code, checks = site.verify()
 
@@ -36,6 +38,8 @@ def test_all_checks_pass_in_a_configured_cluster(site: OperatedCluster) -> None:
     assert site.cluster.webhook_calls > 0
     assert site.cluster.complaints == []
     assert all(revoked_at is not None for _, revoked_at in site.certificates()[-2:])
+    verified_at = parse_rfc3339(site.operator.output_json("cluster", "show", "prod")["verified_at"])
+    assert started <= verified_at <= utc_now()
 
 
 def test_the_table_shows_the_measured_seconds(site: OperatedCluster) -> None:
@@ -57,6 +61,7 @@ def test_a_cluster_without_the_webhook_fails_the_revocation_check(site: Operated
     assert "still accepted" in checks["revoke"]["detail"]
     assert checks["revoke"]["advice"] == diagnosis.NOT_ASKED
     assert checks["other certificate"]["result"] == "skipped"
+    assert site.operator.output_json("cluster", "show", "prod")["verified_at"] is None
     # Both certificates are revoked in any case.
     assert all(revoked_at is not None for _, revoked_at in site.certificates()[-2:])
 

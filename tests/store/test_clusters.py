@@ -3,6 +3,7 @@
 import asyncio
 import uuid
 from dataclasses import replace
+from datetime import timedelta
 
 import pytest
 
@@ -76,6 +77,26 @@ def named(other: Cluster, number: int) -> Cluster:
     made, ca = str(uuid.uuid4()), f"{number:032x}"
     client_ca = replace(other.client_ca, id=ca, cluster_id=made)
     return replace(other, id=made, name=f"cluster-{number}", client_ca=client_ca)
+
+
+async def test_the_time_of_a_verification_survives_a_change_of_the_cluster(
+    database: Database, store: Store
+) -> None:
+    queries, before = ClusterQueries(database), add_project(store, cluster())
+    await queries.add(before, event(), 3)
+    others = [named(before, number) for number in range(2)]
+    for other in others:
+        await queries.add(other, event(), 3)
+    now = utc_now().replace(microsecond=0)
+    await queries.record_verification(before.id, now)
+    await queries.record_verification(others[0].id, now - timedelta(days=8))
+
+    await queries.replace(replace(before, version="v1.33"), event(), before)
+
+    [found] = await queries.clusters_with_ids({before.id})
+    assert (found.version, found.verified_at) == ("v1.33", now)
+    times = [now - timedelta(days=days) for days in (7, 30)]
+    assert await queries.count_unverified(times) == (1, [1, 0])
 
 
 async def test_exemptions_other_than_the_default_are_found(database: Database, store: Store) -> None:

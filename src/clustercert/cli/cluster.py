@@ -49,7 +49,7 @@ if TYPE_CHECKING:
 
 cluster = typer.Typer(name="cluster", help=RESOURCES["cluster"].help, no_args_is_help=True)
 
-_COLUMNS = ("name", "project", "version", "internal_url", "external_url", "id")
+_COLUMNS = ("name", "project", "version", "internal_url", "external_url", "id", "verified_at")
 # Fields that are not shown. `kubernetes ca-bundle` prints the CAs.
 _HIDDEN = frozenset({"server_ca", "client_ca"})
 

@@ -457,6 +457,9 @@ class ReachableClusterBody(ResponseBody):
     client_ca_id: str = Field(validation_alias=AliasPath("client_ca", "id"))
     created_at: Time
     updated_at: Time
+    verified_at: Time | None = Field(
+        description="When `clustercert kubernetes verify` last found no fault; null if it never did."
+    )
 
 
 class ReachableClusterListBody(PageBody):

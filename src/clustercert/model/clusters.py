@@ -149,6 +149,7 @@ class Cluster(Registration):
         id: a UUID.
         client_ca: the active client CA.
         project_name: the project's name; None if the name is not known, as in old events.
+        verified_at: when `clustercert kubernetes verify` last found no fault; None if it never did.
     """
 
     id: str
@@ -157,6 +158,7 @@ class Cluster(Registration):
     updated_at: datetime
     client_ca: ClientCA
     project_name: "ProjectName | None" = field(default=None, compare=False)
+    verified_at: datetime | None = field(default=None, compare=False)
 
 
 class DeclaredProperty(NamedTuple):

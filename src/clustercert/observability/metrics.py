@@ -134,6 +134,12 @@ WITHOUT_REVIEWS = Gauge(
     " authorization webhook for 10 minutes: revocations have no effect there",
     multiprocess_mode="mostrecent",
 )
+UNVERIFIED = Gauge(
+    "clustercert_clusters_unverified",
+    "Clusters that `clustercert kubernetes verify` last found without fault more than 7d, 30d or 90d ago, or never",
+    ["since"],
+    multiprocess_mode="mostrecent",
+)
 MASTERS_CREDENTIALS = Counter(
     "clustercert_masters_credentials",
     "Client certificates in system:masters that API servers reported and no operator has listed, counted once for"

@@ -45,6 +45,7 @@ from clustercert.policy.templates import groups_and_templates
 from clustercert.server.reloading import Reloader
 from clustercert.settings import Settings
 from clustercert.store.certificates import CertificateMaintenance
+from clustercert.store.clusters import ClusterQueries
 from clustercert.store.credential_usage import CredentialUsageQueries
 from clustercert.store.engine.database import Database
 from clustercert.store.job_cursors import JobCursor
@@ -78,6 +79,7 @@ EXPIRY_WINDOWS = {
     "7d": timedelta(days=7),
     "30d": timedelta(days=30),
 }
+VERIFICATION_AGES = {f"{days}d": timedelta(days=days) for days in (7, 30, 90)}
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,7 +112,7 @@ class Readiness:
 
 
 class StoreGauges:
-    """Counts live certificates, and clusters that send no reviews.
+    """Counts live certificates, clusters that send no reviews, and clusters that were not verified for a time.
 
     Also measures the age of unsealed events, and the offset of this machine's clock.
     """
@@ -119,12 +121,14 @@ class StoreGauges:
         self,
         database: Database,
         certificates: CertificateMaintenance,
+        clusters: ClusterQueries,
         usage: CredentialUsageQueries,
         unsealed_since: Callable[[], Awaitable[datetime | None]],
         now: Callable[[], datetime],
     ) -> None:
         self._database = database
         self._certificates = certificates
+        self._clusters = clusters
         self._usage = usage
         self._unsealed_since = unsealed_since
         self._now = now
@@ -140,6 +144,10 @@ class StoreGauges:
         unsealed_since = await self._unsealed_since()
         metrics.UNSEALED_SECONDS.set((now - unsealed_since).total_seconds() if unsealed_since else 0)
         metrics.WITHOUT_REVIEWS.set(await self._usage.clusters_without_reviews(now))
+        ages = VERIFICATION_AGES
+        never, counts = await self._clusters.count_unverified([now - age for age in ages.values()])
+        for name, count in zip((*ages, "never"), (*counts, never), strict=True):
+            metrics.UNVERIFIED.labels(name).set(count)
         total, windows = await self._certificates.live(
             now, [now + window for window in EXPIRY_WINDOWS.values()]
         )
@@ -343,6 +351,7 @@ def services_of(components: Components, role: ServerRole) -> Services:
         update_gauges=StoreGauges(
             components.database,
             components.certificates,
+            components.clusters.queries,
             components.webhook.credential_usage.queries,
             components.log_sealer.unsealed_since,
             utc_now,

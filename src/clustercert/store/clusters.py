@@ -1,7 +1,7 @@
 """Queries for clusters, their client CAs and their webhook tokens."""
 
 import json
-from collections.abc import AsyncIterator, Awaitable, Callable, Collection
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Sequence
 from dataclasses import asdict, dataclass
 from datetime import datetime
 from typing import Any, Protocol
@@ -193,6 +193,20 @@ class ClusterQueries(Queries):
                 query = update(_cluster).where(_cluster.c.id == cluster.id)
                 await connection.execute(query.values(_cluster_row(cluster)))
 
+    async def record_verification(self, cluster_id: str, at: datetime) -> None:
+        """Record when a verification of a cluster last found no fault."""
+        async with self._database.transaction() as connection:
+            query = update(_cluster).where(_cluster.c.id == cluster_id)
+            await connection.execute(query.values(verified_at=at))
+
+    async def count_unverified(self, since: Sequence[datetime]) -> tuple[int, Sequence[int]]:
+        """Count the clusters that were never verified, and those whose last verification is before each time."""
+        last = _cluster.c.verified_at
+        conditions = (last.is_(None), *(last < at for at in since))
+        counts = (select(func.count()).where(each).scalar_subquery() for each in conditions)
+        [(never, *before)] = await self._rows(select(*counts))
+        return never, before
+
     async def remove(self, cluster_id: str, event: AuditEvent, before: Cluster | None = None) -> None:
         """Delete a cluster and its client CAs. The cluster's certificates stay in the ledger.
 
@@ -277,7 +291,9 @@ def _with_tuples(stored: dict[str, Any]) -> dict[str, Any]:
 
 
 def _cluster_row(cluster: Cluster) -> dict[str, object]:
-    row = {column.name: getattr(cluster, column.name) for column in _cluster.c}
+    # A verification changes its column alone, and may have done so since `cluster` was read.
+    columns = (column.name for column in _cluster.c if column is not _cluster.c.verified_at)
+    row = {name: getattr(cluster, name) for name in columns}
     return row | {"labels": dict(cluster.labels), "options": asdict(cluster.options)}
 
 

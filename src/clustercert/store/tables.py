@@ -254,6 +254,8 @@ cluster = table(
     Column("options", JSON, nullable=False),
     Column("created_at", Utc, nullable=False),
     Column("updated_at", Utc, nullable=False),
+    # When `clustercert kubernetes verify` last found no fault.
+    Column("verified_at", Utc, nullable=True, index=True),
     UniqueConstraint("project_id", "name"),
 )
 

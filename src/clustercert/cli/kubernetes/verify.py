@@ -12,6 +12,7 @@ from clustercert.cli.output import Output, OutputOption, print_note, show_list
 from clustercert.cli.session import Operator
 from clustercert.model.choices import RevocationControl
 from clustercert.model.errors import ClustercertError, InvalidRequest
+from clustercert.model.times import utc_now
 
 if TYPE_CHECKING:
     from clustercert.kubernetes.verify.certificates import VerifiedService
@@ -109,6 +110,7 @@ async def verify(
             print_note(f"{result.check}: {result.advice}")
     if any(result.result == "failed" for result in results):
         raise typer.Exit(1)
+    await operator.clusters.record_verification(cluster.id, utc_now())
 
 
 def _service(operator: Operator, cluster: "Cluster") -> "VerifiedService":

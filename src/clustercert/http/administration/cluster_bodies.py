@@ -93,6 +93,9 @@ class ClusterBody(_Properties):
     )
     created_at: Time
     updated_at: Time
+    verified_at: Time | None = Field(
+        description="When `clustercert kubernetes verify` last found no fault; null if it never did."
+    )
 
 
 class ClusterListBody(PageBody):
