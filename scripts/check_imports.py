@@ -127,7 +127,7 @@ RULES = (
     Rule((), PARSER | {"yaml"}, completed="clustercert kubeconfig get pr"),
     Rule(("logout",), PARSER),
     Rule(("policy", "test"), SETTINGS, frozenset()),
-    Rule(("policy", "can", "--group", "admins", "--cluster", CLUSTER), STORE, frozenset()),
+    Rule(("policy", "can", "--group", "admins", "--cluster", "prod"), PARSER),
     Rule(("db", "check"), STORE, frozenset()),
 )
 PROBE = """

@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import Iterator
 from datetime import UTC, datetime
+from typing import Any
 
 import httpx
 import pytest
@@ -18,6 +19,7 @@ from support.world import ACTOR, World
 
 _NEW_USERS = "select id from user where name in ('gone', 'taken') order by name"
 PATH = "/clustercert/v1/policy/explain"
+ENTITLEMENTS = "/clustercert/v1/policy/entitlements"
 SECRETS = ("mallory", "acme", "hidden-group", "9" * 32, "203.0.113")
 POLICY = {
     "rules": [
@@ -296,3 +298,58 @@ def test_a_refused_caller_gets_the_rules_message_and_the_request_id(
         assert body["request_id"] == refused.headers["x-request-id"]
         with_id = "select kind from audit_event where instr(cast(body as text), ?) > 0"
         assert rows(teams.database, with_id, body["request_id"]) == [("certificate.refused",)]
+
+
+def entitlements(client: httpx.Client, world: World, who: str = "operator", **query: str) -> httpx.Response:
+    parameters = {"cluster": world.clusters["plain"].id, "group": "*"} | query
+    return client.get(ENTITLEMENTS, params=parameters, headers=world.people[who].headers)
+
+
+def all_entitled(client: httpx.Client, world: World, group: str) -> list[dict[str, Any]]:
+    """All pages, with one examined user each."""
+    users: list[dict[str, Any]] = []
+    cursor: dict[str, str] = {}
+    while True:
+        page = entitlements(client, world, group=group, limit="1", **cursor).json()
+        assert len(page["users"]) <= 1
+        users += page["users"]
+        if page["next"] is None:
+            return users
+        cursor = {"cursor": page["next"]}
+
+
+def test_operators_list_who_could_get_a_group_in_pages(client: httpx.Client, teams: World) -> None:
+    [member] = all_entitled(client, teams, "team:*")
+    assert member == {
+        "id": teams.people["member"].user.id,
+        "name": f"{teams.project.domain.name}/member",
+        "issuer": "built-in",
+        "seen_at": None,
+        "entitlements": [
+            {
+                "rule": "teams",
+                "groups": ["team:team-a"],
+                "longest_seconds": 8 * 3600,
+                "needs": [],
+                "unless": ["frozen"],
+            }
+        ],
+    }
+    # The user named gone is disabled.
+    readers = all_entitled(client, teams, "viewers")
+    assert {each["name"].rpartition("/")[2] for each in readers} == {"reader", "taken"}
+    assert [each["needs"] for user in readers for each in user["entitlements"]] == [
+        ["the request has a csr"]
+    ] * 2
+
+
+def test_a_search_without_a_cluster_or_group_is_refused(client: httpx.Client, teams: World) -> None:
+    unknown = entitlements(client, teams, cluster="00000000-0000-0000-0000-000000000000")
+    assert (unknown.status_code, unknown.json()["message"]) == (
+        404,
+        "There is no such cluster. Check its id.",
+    )
+    without = client.get(ENTITLEMENTS, params={"cluster": "x"}, headers=teams.people["operator"].headers)
+    assert (without.status_code, without.json()["message"].partition(":")[0]) == (400, "group")
+    assert entitlements(client, teams, group="").status_code == 400
+    assert entitlements(client, teams, "admin").status_code == 403

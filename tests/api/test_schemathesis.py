@@ -81,6 +81,7 @@ OPERATIONS = [
     f"GET {OWN_CLUSTER}/certificates/{{certificate}}",
     f"GET {OWN_CLUSTER}/access",
     "GET /clustercert/v1/policy/explain",
+    "GET /clustercert/v1/policy/entitlements",
     "GET /clustercert/v1/clusters",
     "GET /clustercert/v1/certificates",
     "GET /clustercert/v1/certificates/{certificate}",
@@ -326,6 +327,7 @@ def test_any_request_is_answered_as_described(
         "GET /clustercert/v1/users-by-name": {"name": "reader"},
         f"GET {OWN_CLUSTER}/users-by-name": {"name": "reader"},
         "GET /clustercert/v1/audit/log/consistency": {"from": "0", "to": "1"},
+        "GET /clustercert/v1/policy/entitlements": {"cluster": world.clusters["sans"].id, "group": "*"},
         "GET /clustercert/v1/policy/explain": {
             "cluster": world.clusters["sans"].id,
             "user": reader.user.id,

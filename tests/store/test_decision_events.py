@@ -8,7 +8,7 @@ import pytest
 from sqlalchemy import event as engine_events
 
 from clustercert.audit.sealer import LogSealer
-from clustercert.issuance.explanations import RecordedCallers
+from clustercert.issuance.recorded_callers import RecordedCallers
 from clustercert.model import Actor
 from clustercert.store import decision_events
 from clustercert.store.audit import AuditQueries
@@ -106,12 +106,12 @@ async def test_the_newest_decisions_on_a_user_are_few_and_from_few_events(databa
     await happen_to(database, "alice", 1, kind="user.created")
     await happen(database, "elsewhere", at=NOW, kind="certificate.refused")
     found = DecisionEvents(database)
-    assert subjects_in(await found.newest_decisions("alice", PROJECT, 1000)) == ["2", "1", "0"]
+    assert subjects_in(await found.newest_decisions(["alice"], PROJECT, 1000)) == ["2", "1", "0"]
     # Of the 7 newest events, one is of alice in the project.
-    assert subjects_in(await found.newest_decisions("alice", PROJECT, 7)) == ["2"]
-    assert await found.newest_decisions("alice", "0" * 32, 1000) == []
+    assert subjects_in(await found.newest_decisions(["alice"], PROJECT, 7)) == ["2"]
+    assert await found.newest_decisions(["alice"], "0" * 32, 1000) == []
     await happen_to(database, "busy", 2 * decision_events.MAX_FOUND)
-    newest = subjects_in(await found.newest_decisions("busy", PROJECT, 1000))
+    newest = subjects_in(await found.newest_decisions(["busy"], PROJECT, 1000))
     assert (
         newest
         == [str(number) for number in reversed(range(2 * decision_events.MAX_FOUND))][

@@ -109,6 +109,7 @@ class AccessRequests:
             # Otherwise the person's token would end.
             "logout": {"dryRun": "All"},
             "users-by-name": {"name": world.people[whose].user.name},
+            "entitlements": {"cluster": world.clusters["plain"].id, "group": "*"},
             "explain": {"cluster": world.clusters["plain"].id, "user": world.people[whose].user.id},
         }.get(path.rsplit("/", 1)[-1], {})
 

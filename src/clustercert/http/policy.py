@@ -20,7 +20,8 @@ from starlette.responses import Response
 from clustercert.http import OWN, query, responses
 from clustercert.http.cce.clustercert import MAX_REASON
 from clustercert.http.dependencies import CallDep
-from clustercert.http.openapi import described
+from clustercert.http.openapi import ERRORS, described
+from clustercert.http.paging import KeyPageDep, PageBody, numbered_page
 from clustercert.http.responses import ResponseBody, Time
 from clustercert.issuance.explanations import ExplainedRequest, Question
 from clustercert.model import JsonObject, KeyType
@@ -132,6 +133,25 @@ class RequestParameters(BaseModel):
             auth_method=self.auth_method,
             source=self.source,
         )
+
+
+class EntitlementParameters(BaseModel):
+    """The query parameters of a search for users who could get a Kubernetes group."""
+
+    cluster: query.Text = Field(description="The cluster, by id.")
+    group: query.Text = Field(description="The Kubernetes group; an asterisk matches any characters.")
+    since: query.Time | None = Field(
+        default=None,
+        description="Leave out users of OIDC issuers and Keystone who got no certificate for the project since this"
+        " time, RFC 3339. By default, 30 days ago.",
+    )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _require_all(cls, sent: Mapping[str, str]) -> Mapping[str, str]:
+        if missing := [name for name in ("cluster", "group") if name not in sent]:
+            raise ValueError(f"{missing[0]}: send the id of a cluster, and the name of a Kubernetes group")
+        return sent
 
 
 class ExplainParameters(RequestParameters):
@@ -278,6 +298,45 @@ class ExplanationBody(ResponseBody):
         )
 
 
+class EntitlementBody(ResponseBody):
+    """How a user could get the Kubernetes group."""
+
+    rule: str
+    groups: list[str] = Field(description="The rule's groups that match the requested group.")
+    longest_seconds: Annotated[int, BeforeValidator(timedelta.total_seconds)] = Field(
+        validation_alias="lifetime", description="The longest lifetime of a certificate with these groups."
+    )
+    needs: list[str] = Field(description="The conditions that the request must meet.")
+    unless: list[str] = Field(
+        description="The names of rules that refuse some of the requests that meet `needs`."
+    )
+
+
+class EntitledUserBody(ResponseBody):
+    """A user who could get the Kubernetes group."""
+
+    id: str = Field(validation_alias=AliasPath("caller", "user", "id"))
+    name: str = Field(
+        validation_alias=AliasPath("caller", "user", "shown_name"),
+        description="The name with the domain or the issuer's name, such as `Default/alice`.",
+    )
+    issuer: str = Field(
+        validation_alias=AliasPath("caller", "issuer"),
+        description="The URL of the issuer or of Keystone, or `built-in`.",
+    )
+    seen_at: Time | None = Field(
+        description="For a user of an OIDC issuer or Keystone: the time of the recorded request that contained the"
+        " user's groups and roles."
+    )
+    entitlements: list[EntitlementBody]
+
+
+class EntitledUserListBody(PageBody):
+    """A page of users, sorted by id. It may be short or empty even if there is a next page."""
+
+    users: list[EntitledUserBody]
+
+
 def _would_sign(explained: ExplainedRequest) -> WouldSignBody | None:
     found = explained.explanation
     if found.grant is None:
@@ -325,3 +384,39 @@ async def explain(call: CallDep, parameters: Annotated[ExplainParameters, Query(
         call.caller, parameters.cluster, parameters.user, question
     )
     return responses.private(ExplanationBody.render(explained))
+
+
+@router.get(
+    OWN + "/policy/entitlements",
+    responses=described(
+        "A page of users.",
+        EntitledUserListBody,
+        errors=ERRORS | {409: "Certificates for this cluster have no groups of the policy."},
+    ),
+)
+async def list_entitlements(
+    call: CallDep, page: KeyPageDep, parameters: Annotated[EntitlementParameters, Query()]
+) -> Response:
+    """List the users who could get a certificate with a Kubernetes group, and by which rules.
+
+    Considers every request that a user could send. Users of OIDC issuers and Keystone have the groups and roles of
+    their last recorded request. Sorted by user id. Only for operators.
+    """
+    found = await call.services.explanations.entitled_users(
+        call.caller,
+        parameters.cluster,
+        parameters.group,
+        parameters.since,
+        after=page.after,
+        limit=page.limit,
+    )
+    return responses.private(
+        numbered_page(
+            "users",
+            found.users,
+            EntitledUserBody.render,
+            lambda each: each.caller.user.id,
+            found.following,
+            page.max_bytes,
+        )
+    )

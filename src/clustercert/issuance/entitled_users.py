@@ -1,22 +1,21 @@
 """Finds the users who could get a Kubernetes group."""
 
-import json
-from collections.abc import AsyncIterator, Mapping
+import asyncio
+from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import datetime
 
+from clustercert.issuance.recorded_callers import RecordedCallers
 from clustercert.model import Caller, Origin
 from clustercert.policy.entitlements import Entitlement, Entitlements
-from clustercert.policy.replay import ISSUED, REFUSED, NotReplayable, parse_decision
-from clustercert.store.decision_events import DecisionEvents
 from clustercert.store.engine.database import Database
 from clustercert.store.known_users import SeenUserQueries
 from clustercert.store.roles import Member, MemberQueries
 
-PAGE = 500
-# Start the search this long before the time of issue, because the time of an event can differ slightly from the time of
-# issue.
-_LATER = timedelta(minutes=5)
+# The maximum number of users on a page.
+MAX_USERS = 50
+# A page ends after this many comparisons of a request with a rule, which take about a second.
+MAX_COMPARED = 200_000
 # The default authentication method in explanations of requests.
 DEFAULT_METHOD = "token"
 
@@ -35,48 +34,87 @@ class EntitledUser:
     seen_at: datetime | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class EntitledUserPage:
+    """A page of users, sorted by id. The page may be empty even if there is a next page.
+
+    Attributes:
+        following: the id after which the next page begins; None on the last page.
+    """
+
+    users: tuple[EntitledUser, ...]
+    following: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class _Candidate:
+    """A user who may be entitled.
+
+    Attributes:
+        caller: None if the user's groups and roles are not known.
+        seen_at: as in `EntitledUser`.
+    """
+
+    user_id: str
+    caller: Caller | None
+    seen_at: datetime | None = None
+
+
 class EntitledUsers:
     """Searches the users of the built-in identity service, and other users who got certificates before."""
 
-    def __init__(self, database: Database) -> None:
+    def __init__(self, database: Database, recorded: RecordedCallers) -> None:
         self._members, self._seen = MemberQueries(database), SeenUserQueries(database)
-        self._events = DecisionEvents(database)
+        self._recorded = recorded
+        # A search takes CPU time, so that a second one would only make both slower.
+        self._searching = asyncio.Semaphore()
 
-    async def find(
-        self, entitlements: Entitlements, project_id: str, since: datetime
-    ) -> AsyncIterator[EntitledUser]:
-        """Yield the users who could get the group.
+    async def page(
+        self, entitlements: Entitlements, project_id: str, since: datetime, *, after: str, limit: int
+    ) -> EntitledUserPage:
+        """Return a page of the users who could get the group, with ids greater than `after`.
 
-        Users of other issuers are searched in the events from `since` on.
+        Examines at most `limit` and `MAX_USERS` users, and fewer if that takes long. Searches in a thread, so that the
+        event loop goes on. Raises InvalidRequest if the policy distinguishes too many requests.
+
+        Args:
+            since: leaves out users of OIDC issuers and Keystone who got no certificate for the project since this time.
         """
-        origin, after = Origin.local(), ""
-        while page := await self._members.page(project_id, after=after, limit=PAGE):
-            for member in page:
-                caller = as_caller(member, project_id, origin)
-                if found := entitlements.entitlements_of(caller):
-                    yield EntitledUser(caller, found)
-            after = page[-1].user.id
-        for caller, seen_at in (await self._callers(project_id, since)).values():
-            if found := entitlements.entitlements_of(caller):
-                yield EntitledUser(caller, found, seen_at)
+        candidates = await self._candidates(project_id, since, after=after, limit=min(limit, MAX_USERS) + 1)
+        more = len(candidates) > min(limit, MAX_USERS)
+        async with self._searching:
+            return await asyncio.to_thread(_search, entitlements, candidates[: -1 if more else None], more)
 
-    async def _callers(self, project_id: str, since: datetime) -> Mapping[str, tuple[Caller, datetime]]:
-        """Return users of other issuers, with groups and roles from their latest event, by user id."""
-        users = await self._seen.users_of_other_issuers(project_id, since)
-        found: dict[str, tuple[Caller, datetime]] = {}
-        if not users:
-            return found
-        async for page in self._events.pages(min(users.values()) - _LATER, None, project_id):
-            for body in page:
-                event = json.loads(body)
-                if event["kind"] not in (ISSUED, REFUSED) or event["actor"] not in users:
-                    continue
-                try:
-                    decision = parse_decision(event)
-                except NotReplayable:
-                    continue
-                found[decision.caller.user.id] = decision.caller, decision.at
-        return found
+    async def _candidates(
+        self, project_id: str, since: datetime, *, after: str, limit: int
+    ) -> Sequence[_Candidate]:
+        """Return the next users of all identity systems, sorted by id."""
+        members = await self._members.page(project_id, after=after, limit=limit)
+        issued = await self._seen.page(project_id, after=after, limit=limit)
+        ids = sorted([*(member.user.id for member in members), *issued])[:limit]
+        recent = {
+            user_id: at for user_id, at in issued.items() if user_id in ids and at is not None and at >= since
+        }
+        recorded = await self._recorded.last_requests(project_id, recent) if recent else {}
+        callers = {member.user.id: as_caller(member, project_id, Origin.local()) for member in members}
+        return [
+            _Candidate(user_id, found.caller, found.at)
+            if (found := recorded.get(user_id)) is not None
+            else _Candidate(user_id, callers.get(user_id))
+            for user_id in ids
+        ]
+
+
+def _search(entitlements: Entitlements, candidates: Sequence[_Candidate], more: bool) -> EntitledUserPage:
+    """Find the entitled users. Ends early if that takes long. `more`: whether there are users after the candidates."""
+    users: list[EntitledUser] = []
+    for number, each in enumerate(candidates, 1):
+        if each.caller is not None and (found := entitlements.entitlements_of(each.caller)):
+            users.append(EntitledUser(each.caller, found, each.seen_at))
+        is_last = number == len(candidates) and not more
+        if entitlements.compared > MAX_COMPARED and not is_last:
+            return EntitledUserPage(tuple(users), each.user_id)
+    return EntitledUserPage(tuple(users), candidates[-1].user_id if more else None)
 
 
 def as_caller(member: Member, project_id: str, origin: Origin) -> Caller:

@@ -1,78 +1,27 @@
 """Explains decisions about certificates, for the caller and for other users."""
 
-import json
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 
-from clustercert.issuance.entitled_users import as_caller
+from clustercert.issuance.entitled_users import EntitledUserPage, EntitledUsers, as_caller
 from clustercert.issuance.ports import CredentialBindings
+from clustercert.issuance.recorded_callers import RecordedCallers
 from clustercert.issuance.service import NUMBER_PLACEHOLDER
 from clustercert.model import Caller, Cluster, IssueRequest, Origin, credential_group
-from clustercert.model.errors import Forbidden, NotFound, Unauthenticated
+from clustercert.model.errors import Conflict, Forbidden, NotFound, Unauthenticated
 from clustercert.pki.keys import sample_key
 from clustercert.policy.decision import Policy
+from clustercert.policy.entitlements import Entitlements
 from clustercert.policy.explanation import Explanation, explain
 from clustercert.policy.lifetime import LONGEST
-from clustercert.policy.replay import NotReplayable, parse_decision
-from clustercert.policy.rules import administers, operates
+from clustercert.policy.rules import administers, operates, require_operator
 from clustercert.store.clusters import ClusterQueries
-from clustercert.store.decision_events import DecisionEvents
-from clustercert.store.engine.database import Database
-from clustercert.store.known_users import SeenUserQueries, UsernameQueries
+from clustercert.store.known_users import UsernameQueries
 from clustercert.store.roles import MemberQueries
 
-# How many of the newest events are searched for the user's last request. If none is found, the event of the user's last
-# certificate is searched.
-NEWEST_EVENTS = 20_000
-# How many events are searched for the event of the user's last certificate. The search begins some minutes before the
-# certificate was issued.
-EVENTS_AROUND = 100_000
-
-
-@dataclass(frozen=True, slots=True)
-class RecordedCaller:
-    """A caller from the audit event of a request, and the request's time. A blocked user is marked as disabled."""
-
-    caller: Caller
-    at: datetime
-
-
-class RecordedCallers:
-    """Finds the last recorded request of a user for a project's clusters."""
-
-    def __init__(self, database: Database) -> None:
-        self._seen, self._events = SeenUserQueries(database), DecisionEvents(database)
-
-    async def last(self, project_id: str, user_id: str) -> RecordedCaller | None:
-        """Return the user with the groups and roles of the last request, whether it was granted or refused.
-
-        Searches the newest events, and the events around the user's last certificate. Returns None if no request is
-        found.
-        """
-        found = await self._find(project_id, user_id)
-        if found is None or not await self._seen.is_blocked(user_id):
-            return found
-        user = replace(found.caller.user, enabled=False)
-        return replace(found, caller=replace(found.caller, user=user))
-
-    async def _find(self, project_id: str, user_id: str) -> RecordedCaller | None:
-        if found := _last_in(await self._events.newest_decisions(user_id, project_id, NEWEST_EVENTS)):
-            return found
-        issued_at = await self._seen.last_issued(project_id, user_id)
-        if issued_at is None:
-            return None
-        return _last_in(await self._events.decisions_at(issued_at, user_id, project_id, EVENTS_AROUND))
-
-
-def _last_in(newest_first: Iterable[bytes]) -> RecordedCaller | None:
-    for body in newest_first:
-        try:
-            decision = parse_decision(json.loads(body))
-        except NotReplayable:
-            continue
-        return RecordedCaller(decision.caller, decision.at)
-    return None
+# By default, users of OIDC issuers and Keystone are listed if they got a certificate within this time.
+SEEN_WITHIN = timedelta(days=30)
 
 
 class CannotLogIn(Unauthenticated):
@@ -144,6 +93,7 @@ class Explanations:
     clusters: ClusterQueries
     members: MemberQueries
     recorded: RecordedCallers
+    entitled: EntitledUsers
     usernames: UsernameQueries
     bindings: CredentialBindings
     now: Callable[[], datetime]
@@ -176,6 +126,33 @@ class Explanations:
         asked = _logged_in(asked, question, caller.origin)
         explained = await self._explained(asked, cluster, question, only_own=not operates(caller))
         return replace(explained, seen_at=seen_at)
+
+    async def entitled_users(
+        self, caller: Caller, cluster_id: str, group: str, since: datetime | None, *, after: str, limit: int
+    ) -> EntitledUserPage:
+        """Return a page of the users who could get a certificate with a Kubernetes group. See `EntitledUsers.page`.
+
+        Raises Forbidden, NotFound if there is no such cluster, Conflict if its certificates have no groups of the
+        policy, or InvalidRequest if the policy is too complex.
+
+        Args:
+            group: the group's name, or a pattern in which `*` stands for any characters.
+            since: by default, 30 days ago.
+        """
+        require_operator(caller)
+        cluster = await self.clusters.reachable(cluster_id, None)
+        if cluster is None:
+            raise NotFound("There is no such cluster. Check its id.")
+        if cluster.options.credential_roles:
+            raise Conflict(
+                f"Certificates for the cluster {cluster.name} have no groups of the policy: each certificate is bound"
+                " to a ClusterRole. The cluster's credential_roles show which rule gives which ClusterRole."
+            )
+        now = self.now()
+        search = Entitlements(self.policy, cluster, group, now)
+        return await self.entitled.page(
+            search, cluster.project_id, since or now - SEEN_WITHIN, after=after, limit=limit
+        )
 
     async def _other(self, cluster: Cluster, user_id: str, origin: Origin) -> tuple[Caller, datetime | None]:
         """Return another user as a caller, and `ExplainedRequest.seen_at`. Raises NotFound.

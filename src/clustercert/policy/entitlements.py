@@ -200,7 +200,11 @@ class _Plan:
 
 
 class Entitlements:
-    """Finds users' entitlements to a group in a cluster. Caches results for users who meet the same conditions."""
+    """Finds users' entitlements to a group in a cluster. Caches results for users who meet the same conditions.
+
+    Attributes:
+        compared: how many times a request was compared with a rule, as a measure of the time that the search takes.
+    """
 
     def __init__(self, policy: Policy, cluster: Cluster, group: str, now: datetime) -> None:
         """Prepare a search for `group`: a group's name, or a pattern in which `*` stands for any characters."""
@@ -208,11 +212,13 @@ class Entitlements:
         self._group = Names((group,))
         self._rules = tuple(map(_split, policy.rules))
         self._plans: dict[tuple[object, ...], tuple[_Plan, ...]] = {}
+        self.compared = 0
 
     def entitlements_of(self, caller: Caller) -> tuple[Entitlement, ...]:
         """Return the user's entitlements, in the order of the rules."""
         if not caller.roles_in(self._cluster.project_id):
             return ()
+        self.compared += len(self._rules)
         decision_input = self._input(caller, IssueRequest())
         matches = tuple(_matches(self._rules, decision_input))
         key = (caller.issuer, caller.method, tuple((each.rule.rule.name, each.fails) for each in matches))
@@ -248,6 +254,7 @@ class Entitlements:
         ]
         for position, match in enumerate(matches):
             if self._can_give(match.rule.rule):
+                self.compared += len(requests) * len(matches)
                 choices = self._choices(match.rule, _outcomes(matches, position, requests))
                 if choices:
                     unless = tuple(_unless(matches, position, (sent for _, sent in requests)))

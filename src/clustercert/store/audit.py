@@ -404,7 +404,7 @@ async def _places(
     first, behind = FIRST_ID, AFTER_LAST_ID
     if (size := await size_before(connection, event_filter.since)) is not None:
         first = size
-    if (size := await _sealed_after(connection, event_filter.until)) is not None:
+    if (size := await size_after(connection, event_filter.until)) is not None:
         behind = size
     if cursor is not None and newest_first:
         behind = min(behind, cursor)
@@ -424,7 +424,7 @@ async def size_before(connection: AsyncConnection, time: datetime | None) -> int
     return (await connection.execute(older.order_by(_checkpoint.c.at.desc()).limit(1))).scalar()
 
 
-async def _sealed_after(connection: AsyncConnection, time: datetime | None) -> int | None:
+async def size_after(connection: AsyncConnection, time: datetime | None) -> int | None:
     """Return a log size that includes all events up to a time, or None if no such size is known."""
     if time is None or _LATEST - time < SLACK:
         return None

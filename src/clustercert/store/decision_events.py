@@ -1,12 +1,14 @@
 """Reads the audit events about policy decisions in bulk."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Collection
 from datetime import datetime
+from typing import Any
 
-from sqlalchemy import ColumnElement, and_, case, func, select
+from sqlalchemy import ColumnElement, Select, and_, case, func, select
+from sqlalchemy.ext.asyncio import AsyncConnection
 
 from clustercert.store import tables
-from clustercert.store.audit import size_before
+from clustercert.store.audit import size_after, size_before
 from clustercert.store.engine.queries import Queries
 
 _event, _place = tables.audit_event, tables.audit_place
@@ -41,35 +43,46 @@ class DecisionEvents(Queries):
             yield [body for _, body in rows if body is not None]
             after = rows[-1][0]
 
-    async def newest_decisions(self, actor: str, project_id: str, searched: int) -> list[bytes]:
-        """Return the bodies of the events about decisions on a user in a project.
+    async def newest_decisions(self, actors: Collection[str], project_id: str, searched: int) -> list[bytes]:
+        """Return the bodies of decisions on users in a project, among the `searched` newest events of all kinds.
 
-        Searches only the `searched` newest events of all kinds. Returns at most `MAX_FOUND` bodies, newest first.
+        Newest first, at most `MAX_FOUND` for each user on average.
         """
         newest = select(func.max(_event.c.id)).scalar_subquery()
-        return await self._decisions_on(actor, project_id, _event.c.id > newest - searched)
-
-    async def decisions_at(self, time: datetime, actor: str, project_id: str, searched: int) -> list[bytes]:
-        """Like `newest_decisions`, but only for decisions at `time`. Searches `searched` events around `time`."""
-        before = await self._last_before(time)
-        among = _event.c.id.between(before + 1, before + searched)
-        return await self._decisions_on(actor, project_id, and_(among, _event.c.at == time))
-
-    async def _decisions_on(self, actor: str, project_id: str, among: ColumnElement[bool]) -> list[bytes]:
-        query = (
-            select(_event.c.body)
-            .where(
-                among, _event.c.actor == actor, _event.c.project_id == project_id, _event.c.kind.in_(DECIDED)
-            )
-            .order_by(_event.c.id.desc())
-            .limit(MAX_FOUND)
-        )
+        query = _decisions(project_id, _event.c.id > newest - searched, _event.c.actor.in_(actors))
+        query = query.order_by(_event.c.id.desc()).limit(MAX_FOUND * len(actors))
         return [body for (body,) in await self._rows(query)]
+
+    async def decision_at(self, time: datetime, actor: str, project_id: str, searched: int) -> bytes | None:
+        """Return the body of the first decision on a user at `time`, or None.
+
+        Searches the events of some minutes before and after `time`, and at most `searched` events.
+        """
+        async with self._database.read() as connection:
+            before = await _last_id(connection, await size_before(connection, time))
+            behind = await size_after(connection, time)
+            last = before + searched
+            if behind is not None:
+                last = min(last, await _last_id(connection, behind))
+        among = _event.c.id.between(before + 1, last)
+        query = _decisions(project_id, among, _event.c.actor == actor, _event.c.at == time)
+        # In this order, the search ends at the event.
+        return await self._scalar(query.order_by(_event.c.id).limit(1))
 
     async def _last_before(self, time: datetime | None) -> int:
         """Return the id of an event shortly before a time, or 0."""
         async with self._database.read() as connection:
-            size = await size_before(connection, time)
-            before = select(_place.c.event_id).where(_place.c.leaf_index < (size or 0))
-            last = await connection.execute(before.order_by(_place.c.leaf_index.desc()).limit(1))
-            return last.scalar() or 0
+            return await _last_id(connection, await size_before(connection, time))
+
+
+async def _last_id(connection: AsyncConnection, size: int | None) -> int:
+    """Return the id of the last event in the log of a size, or 0."""
+    last = select(_place.c.event_id).where(_place.c.leaf_index < (size or 0))
+    return (await connection.execute(last.order_by(_place.c.leaf_index.desc()).limit(1))).scalar() or 0
+
+
+def _decisions(project_id: str, *conditions: ColumnElement[bool]) -> Select[Any]:
+    """Select the bodies of decisions in a project."""
+    return select(_event.c.body).where(
+        *conditions, _event.c.project_id == project_id, _event.c.kind.in_(DECIDED)
+    )

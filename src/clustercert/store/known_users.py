@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass
 from datetime import datetime
 
 from cachetools import LRUCache
-from sqlalchemy import and_, func, insert, or_, select, update
+from sqlalchemy import and_, insert, or_, select, update
 from sqlalchemy.exc import IntegrityError
 
 from clustercert.model import AuditEvent, Grant, KnownUser, Revocation
@@ -228,10 +228,6 @@ class FederationQueries(Queries):
             await end_disabled(connection, user_id, generation)
 
 
-# The authentication methods of users of the built-in identity service, and of this service itself.
-_BUILT_IN_METHODS = ("token", "access_key", "cli", "service")
-
-
 class SeenUserQueries(Queries):
     """Reads users from the ledger."""
 
@@ -248,24 +244,27 @@ class SeenUserQueries(Queries):
     async def is_blocked(self, user_id: str) -> bool:
         return await self._row(blocking(user_id)) is not None
 
-    async def users_of_other_issuers(self, project_id: str, since: datetime) -> Mapping[str, datetime]:
-        """Return when users of OIDC issuers and of Keystone got their last certificate for the project, by user id.
+    async def page(self, project_id: str, *, after: str, limit: int) -> Mapping[str, datetime | None]:
+        """Return the next users of OIDC issuers and of Keystone, by id, sorted, and their last certificates' times.
 
-        Leaves out blocked users, and users who got no certificate since `since`.
+        The time is None for a user who got no certificate for the project. Leaves out blocked users.
         """
         blocked = select(_revocation.c.user_id).where(
             _revocation.c.cluster_id == "",
             _revocation.c.fingerprint.is_(None),
             _revocation.c.epoch == NO_END,
         )
+        issued = (
+            select(_certificate.c.issued_at)
+            .where(_certificate.c.user_id == _federated.c.id, _certificate.c.project_id == project_id)
+            .order_by(_certificate.c.id.desc())
+            .limit(1)
+            .scalar_subquery()
+        )
         query = (
-            select(_certificate.c.user_id, func.max(_certificate.c.issued_at))
-            .where(
-                _certificate.c.project_id == project_id,
-                _certificate.c.issued_at >= since,
-                _certificate.c.auth_method.not_in(_BUILT_IN_METHODS),
-                _certificate.c.user_id.not_in(blocked),
-            )
-            .group_by(_certificate.c.user_id)
+            select(_federated.c.id, issued)
+            .where(_federated.c.id > after, _federated.c.id.not_in(blocked))
+            .order_by(_federated.c.id)
+            .limit(limit)
         )
         return {row[0]: row[1] for row in await self._rows(query)}

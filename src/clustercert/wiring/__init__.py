@@ -23,7 +23,9 @@ from clustercert.custody import Custody
 from clustercert.custody.keks import NoKeks
 from clustercert.identity.roles import Roles
 from clustercert.identity.service import Identity
-from clustercert.issuance.explanations import Explanations, RecordedCallers
+from clustercert.issuance.entitled_users import EntitledUsers
+from clustercert.issuance.explanations import Explanations
+from clustercert.issuance.recorded_callers import RecordedCallers
 from clustercert.issuance.service import Issuance
 from clustercert.jobs import maintenance
 from clustercert.jobs.leader_job import LeaderJob, PeriodicWork
@@ -145,6 +147,7 @@ def _components(
     disk_space = DiskSpace(database.folder, settings.issuing.disk_reserve_mib * MIB)
     access_reports = AccessReports(AccessQueries(database), utc_now, policy_groups)
     repeats = RepeatedRefusals(settings.audit.refusals_per_minute)
+    recorded = RecordedCallers(database)
     return Components(
         settings=settings,
         database=database,
@@ -165,7 +168,8 @@ def _components(
             policy,
             clusters,
             MemberQueries(database),
-            RecordedCallers(database),
+            recorded,
+            EntitledUsers(database, recorded),
             usernames,
             bindings,
             utc_now,

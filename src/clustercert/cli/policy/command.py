@@ -2,12 +2,14 @@
 
 from collections.abc import Iterator
 from dataclasses import replace
-from datetime import datetime
+from datetime import datetime, timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from clustercert.cli.commands import on_policy
+from clustercert.cli.lookup import find_cluster
 from clustercert.cli.options import (
     ClusterOption,
     CommandError,
@@ -30,13 +32,14 @@ from clustercert.cli.output import (
 )
 from clustercert.cli.policy import explanation
 from clustercert.cli.policy.output import show_replay
-from clustercert.cli.session import Operator, Reader, examine, operate, settings
+from clustercert.cli.session import Operator, operate, settings
 from clustercert.model.errors import NotFound
+from clustercert.model.times import rfc3339
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
-    from clustercert.issuance.entitled_users import EntitledUser
+    from clustercert.client.administration import AdministrationClient
     from clustercert.model import JsonObject
     from clustercert.policy.replay import DecisionFilter, Replay
 
@@ -44,21 +47,21 @@ if TYPE_CHECKING:
 _ACCESS_COLUMNS = ("user", "groups", "rule", "longest", "needs", "unless")
 
 
+@on_policy
 def can(
-    context: typer.Context,
+    client: "AdministrationClient",
     group: Annotated[
         str, typer.Option(metavar="GROUP", help="Kubernetes group; * stands for any characters.")
     ],
     cluster: ClusterOption,
     project: InProjectOption = None,
-    policy: PolicyFileOption = None,
     since: Annotated[
         datetime,
         typer.Option(
             parser=past_time,
             metavar="TIME",
-            help="Include users of OIDC issuers who got a certificate since TIME: RFC 3339, or a duration before"
-            " now such as 30d.",
+            help="Include users of OIDC issuers and Keystone who got a certificate since TIME: RFC 3339, or a duration"
+            " before now such as 30d.",
         ),
     ] = "30d",  # type: ignore[assignment] # typer parses it
     output: OutputOption = Output.TABLE,
@@ -66,51 +69,32 @@ def can(
     """List who could get a certificate with a Kubernetes group, by which rule, and for how long at most.
 
     Considers every request that a user could send. The column NEEDS shows what the request must have. The column
-    UNLESS shows rules that refuse some of these requests.
+    UNLESS shows rules that refuse some of these requests. Only for operators.
     """
-
-    async def work(reader: Reader) -> list[Row]:
-        from clustercert.issuance.entitled_users import EntitledUsers
-        from clustercert.model import utc_now
-        from clustercert.policy.entitlements import Entitlements
-
-        loaded = settings(context, policy)
-        registered = await reader.cluster(cluster, project)
-        if registered.options.credential_roles:
-            print_note(
-                f"Certificates for {registered.name} contain no groups from the policy, because each certificate is"
-                " bound to a ClusterRole (--credential-role)."
-            )
-            return []
-        tested = loaded.loaded_policy()
-        entitlements = Entitlements(tested, registered, group, utc_now())
-        users = EntitledUsers(reader.database)
-        return [
-            row
-            async for user in users.find(entitlements, registered.project_id, since)
-            for row in _rows(user)
-        ]
-
-    rows = sorted(examine(context, work), key=lambda row: (str(row["user"]), str(row["user_id"])))
+    found = find_cluster(client, cluster, project)
+    query = {"cluster": str(found["id"]), "group": group, "since": rfc3339(since)}
+    with client.check_format():
+        users = list(client.list_all("/policy/entitlements", "users", **query))
+        rows = [row for user in users for row in _rows(user)]
+    rows.sort(key=lambda row: (str(row["user"]), str(row["user_id"])))
     show_list(rows, output, columns=_ACCESS_COLUMNS, name="user")
 
 
-def _rows(found: "EntitledUser") -> "Iterator[Row]":
+def _rows(user: "dict[str, Any]") -> "Iterator[Row]":
     from clustercert.policy.lifetime import lifetime_text
 
-    user = found.caller.user
-    for each in found.entitlements:
+    for each in user["entitlements"]:
         yield {
-            "user": user.shown_name,
-            "user_id": user.id,
-            "issuer": found.caller.issuer,
-            "seen_at": found.seen_at,
-            "groups": each.groups,
-            "rule": each.rule,
-            "longest": lifetime_text(each.lifetime),
-            "longest_seconds": int(each.lifetime.total_seconds()),
-            "needs": each.needs,
-            "unless": each.unless,
+            "user": user["name"],
+            "user_id": user["id"],
+            "issuer": user["issuer"],
+            "seen_at": user["seen_at"],
+            "groups": each["groups"],
+            "rule": each["rule"],
+            "longest": lifetime_text(timedelta(seconds=each["longest_seconds"])),
+            "longest_seconds": each["longest_seconds"],
+            "needs": each["needs"],
+            "unless": each["unless"],
         }
 
 
