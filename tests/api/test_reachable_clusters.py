@@ -12,6 +12,25 @@ from support.stores import execute
 from support.world import World
 
 OWN = "/clustercert/v1"
+RULES = {
+    "rules": [
+        {
+            "name": "admin",
+            "when": {"roles": ["admin"]},
+            "grant": {"groups": ["ops"], "max_lifetime": "2h", "default_lifetime": "1h"},
+        },
+        {
+            "name": "member",
+            "when": {"roles": ["member"]},
+            "grant": {"groups": ["devs"], "max_lifetime": "15m", "csr_required": True},
+        },
+        {
+            "name": "reader",
+            "when": {"roles": ["reader"]},
+            "grant": {"groups": ["viewers"], "reason_required": True},
+        },
+    ]
+}
 
 
 @dataclass(frozen=True)
@@ -41,7 +60,8 @@ def test_clusters_of_own_projects_are_listed(place: Place) -> None:
     assert place.names("reader") == ["eip", "plain", "sans"]
     assert place.names("stranger") == ["foreign"]
     assert place.names("operator") == ["eip", "foreign", "plain", "sans"]
-    [found] = place.get("operator", "/clusters", name="eip").json()["clusters"]
+    assert place.names("operator", own="true") == []
+    [found] = place.get("admin", "/clusters", name="eip").json()["clusters"]
     known = place.world.clusters["eip"]
     assert {**found, "created_at": "", "updated_at": ""} == {
         "id": known.id,
@@ -53,7 +73,10 @@ def test_clusters_of_own_projects_are_listed(place: Place) -> None:
         "version": "v1.32",
         "internal_url": known.internal_url,
         "external_url": known.external_url,
+        "server_ca": known.server_ca_pem.decode(),
         "labels": {"team": "tests"},
+        "groups": ["clustercert:admins"],
+        "longest_lifetime_seconds": 1825 * 86400,
         "client_ca_id": known.client_ca.id,
         "created_at": "",
         "updated_at": "",
@@ -67,6 +90,49 @@ def test_foreign_clusters_do_not_exist(place: Place) -> None:
         assert place.names("member", name=name) == []
         assert place.names("operator", name=name) == ["foreign"]
     assert place.get("member", "/clusters", name="a\nb").status_code == 400
+
+
+def test_each_cluster_has_the_groups_and_the_longest_lifetime_of_the_caller(place: Place) -> None:
+    with Service(place.world.settings(policy=RULES)).running() as service:
+        shown = {
+            who: service.client.get(
+                f"{OWN}/clusters", params={"name": "plain"}, headers=place.world.people[who].headers
+            ).json()["clusters"][0]
+            for who in ("admin", "member", "reader", "operator")
+        }
+    assert {who: (each["groups"], each["longest_lifetime_seconds"]) for who, each in shown.items()} == {
+        # The default lifetime is shorter.
+        "admin": (["ops"], 7200),
+        # The rule needs a CSR, which the exec plugin sends.
+        "member": (["devs"], 900),
+        # The rule needs a reason, which the exec plugin can't send.
+        "reader": ([], None),
+        "operator": ([], None),
+    }
+
+
+def test_a_page_with_large_cas_is_bounded(place: Place) -> None:
+    ca = place.world.clusters["plain"].server_ca_pem
+    large = ca * (64 * 1024 // len(ca))
+    execute(place.world.database, "UPDATE cluster SET server_ca_pem = ?", large)
+    try:
+        with Service(place.world.settings(limits={"page_kib": 150})).running() as service:
+            found: list[str] = []
+            cursor: dict[str, str] = {}
+            pages: list[int] = []
+            while True:
+                headers = place.world.people["operator"].headers
+                answer = service.client.get(f"{OWN}/clusters", params=cursor, headers=headers)
+                pages.append(len(answer.content))
+                found += [each["name"] for each in answer.json()["clusters"]]
+                if answer.json()["next"] is None:
+                    break
+                cursor = {"cursor": answer.json()["next"]}
+    finally:
+        execute(place.world.database, "UPDATE cluster SET server_ca_pem = ?", ca)
+    assert sorted(found) == ["eip", "foreign", "plain", "sans"]
+    assert len(pages) == 2
+    assert max(pages) < 200 * 1024
 
 
 def test_clusters_have_pages(place: Place) -> None:

@@ -15,13 +15,14 @@ from clustercert.certificates.recorder import certificate_name
 from clustercert.http import IN_CLUSTER, IN_PROJECT, OWN, openapi, query, responses
 from clustercert.http.dependencies import Call, CallDep, ServicesDep
 from clustercert.http.openapi import ERRORS, described
-from clustercert.http.paging import KeyPageDep, PageBody, PageDep, fitting, numbered_page, page_body
+from clustercert.http.paging import KeyPageDep, PageBody, PageDep, fitting, keyset_page, page_body
 from clustercert.http.responses import Hex, ResponseBody, SortedStrings, Time, prefers
-from clustercert.model import JsonObject, KeyOrigin, Project
+from clustercert.model import Cluster, Grant, JsonObject, KeyOrigin
 from clustercert.model.choices import CertificateState
 from clustercert.model.errors import NotFound
 from clustercert.pki.certificates import chain_pem
 from clustercert.pki.crl import crl_pem
+from clustercert.policy.lifetime import BACKDATE
 from clustercert.policy.rules import operates
 from clustercert.store.certificates import CertificateFilter, CertificateView, Page, PlaceNames
 
@@ -444,16 +445,28 @@ class ReachableClusterBody(ResponseBody):
 
     id: str
     name: str
-    project: str = Field(validation_alias=AliasPath("project", "name"))
+    project: str = Field(validation_alias=AliasPath("project_name", "name"))
     project_id: str
     domain: str = Field(
-        validation_alias=AliasPath("project", "domain", "name"), description="The project's domain."
+        validation_alias=AliasPath("project_name", "domain", "name"), description="The project's domain."
     )
-    domain_id: str = Field(validation_alias=AliasPath("project", "domain", "id"))
+    domain_id: str = Field(validation_alias=AliasPath("project_name", "domain", "id"))
     version: str
     internal_url: str
     external_url: str | None
+    server_ca: str = Field(
+        validation_alias="server_ca_pem", description="The CA of the API server's certificate, PEM."
+    )
     labels: SortedStrings
+    groups: list[str] = Field(
+        description="The Kubernetes groups that the caller would get now, with a CSR and without a reason."
+        " Empty if the policy would refuse the certificate, or if the cluster gives each certificate its own"
+        " group."
+    )
+    longest_lifetime_seconds: int | None = Field(
+        description="The longest lifetime that the caller would get now; null if the policy would refuse the"
+        " certificate."
+    )
     client_ca_id: str = Field(validation_alias=AliasPath("client_ca", "id"))
     created_at: Time
     updated_at: Time
@@ -473,36 +486,34 @@ async def list_reachable(
     call: CallDep,
     page: KeyPageDep,
     name: Annotated[query.Text | None, Query(description="Only clusters with this name or id.")] = None,
+    own: Annotated[
+        Literal["true"] | None, Query(description="Only clusters in projects in which the user has a role.")
+    ] = None,
 ) -> Response:
     """List the clusters in all projects in which the user has a role, whatever the token's scope.
 
     Operators see the clusters of all projects. Sorted by id.
     """
-    identity, queries = call.services.identity, call.services.clusters.queries
-    projects = None
-    if not operates(call.caller):
-        own = await identity.projects_of(call.caller)
-        projects = {each.id: each for each in own if each.enabled and each.domain.enabled}
-    found = await queries.reachable_page(projects, name, page.after, page.limit + 1)
-    if projects is None:
-        owners = await identity.directory.queries.entities_with_ids(
-            Project, {each.project_id for each in found}
+    services, queries = call.services, call.services.clusters.queries
+    caller = await services.identity.with_all_roles(call.caller)
+    projects = None if operates(caller) and own is None else caller.roles.keys()
+
+    async def read(*, after: str, limit: int) -> Sequence[Cluster]:
+        return await queries.reachable_page(projects, name, after, limit)
+
+    def view(cluster: Cluster) -> JsonObject:
+        granted = services.explanations.grant_now(caller, cluster)
+        return ReachableClusterBody.render(
+            cluster,
+            groups=granted.groups if granted is not None else (),
+            longest_lifetime_seconds=_lifetime_seconds(granted) if granted is not None else None,
         )
-        projects = {each.id: each for each in owners}
-    shown = found[: page.limit]
-    # Leave out the clusters of a project that was deleted meanwhile.
-    known = [each for each in shown if each.project_id in projects]
-    following = shown[-1].id if len(found) > page.limit else None
-    return responses.private(
-        numbered_page(
-            "clusters",
-            known,
-            lambda each: ReachableClusterBody.render(each, project=projects[each.project_id]),
-            lambda each: each.id,
-            following,
-            page.max_bytes,
-        )
-    )
+
+    return responses.private(await keyset_page("clusters", read, view, page))
+
+
+def _lifetime_seconds(grant: Grant) -> int:
+    return int((grant.not_after - grant.not_before - BACKDATE).total_seconds())
 
 
 # Source: RFC 2585, section 4.2. PEM has no registered media type; this type is common.

@@ -1,13 +1,14 @@
 """The built-in identity service."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from datetime import datetime, timedelta
 
 from clustercert.identity.access_keys import AccessKeys
 from clustercert.identity.directory import Directory
 from clustercert.identity.federation import Federation
 from clustercert.identity.passwords import Passwords
-from clustercert.identity.roles import Roles
+from clustercert.identity.roles import Roles, role_names
 from clustercert.identity.tokens import Logins, Tokens
 from clustercert.limits.issuing import UserRates
 from clustercert.model import Actor, Caller, Origin, Project, User, utc_now
@@ -53,6 +54,14 @@ class Identity:
         if caller.issuer != BUILT_IN:
             return await self.federation.projects_of(caller)
         return await self.roles.queries.projects_of(caller.user.id)
+
+    async def with_all_roles(self, caller: Caller) -> Caller:
+        """Return the caller with the user's roles in all projects, even if the token is for a single project."""
+        # An operator with access to the store (`cli`) is not a user.
+        if caller.issuer != BUILT_IN or caller.method == "cli":
+            return caller
+        roles = await self.roles.queries.in_all_projects(caller.user.id)
+        return replace(caller, roles=role_names(roles))
 
     async def project_of(self, caller: Caller, project_id: str) -> Project:
         """Return a project. Raises NotFound if it does not exist or the caller's user has no role in it."""

@@ -8,13 +8,13 @@ from clustercert.issuance.entitled_users import EntitledUserPage, EntitledUsers,
 from clustercert.issuance.ports import CredentialBindings
 from clustercert.issuance.recorded_callers import RecordedCallers
 from clustercert.issuance.service import NUMBER_PLACEHOLDER
-from clustercert.model import Caller, Cluster, IssueRequest, Origin, credential_group
-from clustercert.model.errors import Conflict, Forbidden, NotFound, Unauthenticated
+from clustercert.model import Caller, Cluster, Grant, IssueRequest, KeyType, Origin, credential_group
+from clustercert.model.errors import Conflict, Forbidden, NotFound, Unauthenticated, Unavailable
 from clustercert.pki.keys import sample_key
 from clustercert.policy.decision import Policy
 from clustercert.policy.entitlements import Entitlements
 from clustercert.policy.explanation import Explanation, explain
-from clustercert.policy.lifetime import LONGEST
+from clustercert.policy.lifetime import LONGEST, MAX_LIFETIME
 from clustercert.policy.rules import administers, operates, require_operator
 from clustercert.store.clusters import ClusterQueries
 from clustercert.store.known_users import UsernameQueries
@@ -22,6 +22,8 @@ from clustercert.store.roles import MemberQueries
 
 # By default, users of OIDC issuers and Keystone are listed if they got a certificate within this time.
 SEEN_WITHIN = timedelta(days=30)
+# The type of key that the exec plugin of the command line creates.
+EXEC_PLUGIN_KEY: KeyType = "ec-p256"
 
 
 class CannotLogIn(Unauthenticated):
@@ -153,6 +155,23 @@ class Explanations:
         return await self.entitled.page(
             search, cluster.project_id, since or now - SEEN_WITHIN, after=after, limit=limit
         )
+
+    def grant_now(self, caller: Caller, cluster: Cluster) -> Grant | None:
+        """Return what the caller would get now with the longest lifetime, or None if the request would be refused.
+
+        The request has a CSR, like the requests of the exec plugin, and no reason.
+        """
+        now = self.now()
+        request = IssueRequest(
+            expire_at=now.replace(microsecond=0) + MAX_LIFETIME,
+            truncate=True,
+            public_key=sample_key(EXEC_PLUGIN_KEY),
+        )
+        try:
+            grant = self.policy.decide(caller, cluster, request, now)
+            return self.bindings.apply_credential_group(cluster, grant)
+        except (Forbidden, NotFound, Unavailable):
+            return None
 
     async def _other(self, cluster: Cluster, user_id: str, origin: Origin) -> tuple[Caller, datetime | None]:
         """Return another user as a caller, and `ExplainedRequest.seen_at`. Raises NotFound.

@@ -108,14 +108,16 @@ class ClusterQueries(Queries):
     async def reachable_page(
         self, project_ids: Collection[str] | None, name_or_id: str | None, after: str, limit: int
     ) -> tuple[Cluster, ...]:
-        """Return at most `limit` clusters with ids above `after`, sorted by id. The clusters' `server_ca_pem` is empty.
+        """Return at most `limit` clusters with ids above `after`, sorted by id.
 
         Args:
-            project_ids: the projects that own the clusters; `None` means all projects.
+            project_ids: the projects that own the clusters. Their disabled projects are left out. `None` means all
+                projects, including disabled projects.
         """
-        query = _without_server_ca().where(_cluster.c.id > after)
+        # A project that was deleted meanwhile has no row.
+        query = _with_ca().where(_cluster.c.id > after, _project.c.id.is_not(None))
         if project_ids is not None:
-            query = query.where(_cluster.c.project_id.in_(project_ids))
+            query = query.where(_cluster.c.project_id.in_(project_ids), _project.c.enabled, _domain.c.enabled)
         if name_or_id is not None:
             query = query.where(or_(_cluster.c.id == name_or_id, _cluster.c.name == name_or_id))
         return await self._all(query.order_by(_cluster.c.id).limit(limit))

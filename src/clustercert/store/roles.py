@@ -96,6 +96,11 @@ class RoleQueries(Queries):
         query = _with_role(user_id).order_by(_domain.c.name, _project.c.name)
         return tuple(entity_of(Project, row) for row in await self._rows(query))
 
+    async def in_all_projects(self, user_id: str) -> Roles:
+        """Return the user's roles in all enabled projects, directly and through groups."""
+        async with self._database.read() as connection:
+            return await roles_in_all_projects(connection, user_id)
+
     async def reachable_project(self, user_id: str, reference: Reference) -> Project | None:
         """Return the requested project if the user has a role in it and the reference is unambiguous, else None."""
         rows = await self._rows(_with_role(user_id, reference))
