@@ -111,11 +111,28 @@ def test_an_ambiguous_name_requires_the_domain(operator: Operator) -> None:
     theirs = operator.output_json("user", "create", "alice", "--no-password", "--domain", "other")
 
     assert "domain" in operator.error("user", "show", "alice")
-    missing = operator.error("user", "show", "bob", "--domain", "other")
-    assert missing.startswith("There is no user bob in the domain other. (")
-    assert operator.output_json("user", "show", "alice", "--domain", "other") == theirs | {"projects": []}
+    assert (
+        operator.error("user", "show", "bob", "--domain", "other")
+        == "There is no user bob in the domain other."
+    )
+    for named in (["alice", "--domain", "other"], ["other/alice"]):
+        assert operator.output_json("user", "show", *named) == theirs | {"projects": []}
     assert [user["domain"] for user in operator.output_json("user", "list", "--domain", "other")] == ["other"]
     assert operator.output("user", "list", "--output", "name") == "alice\nalice\n"
+
+
+def test_a_role_for_a_user_of_another_domain(operator: Operator) -> None:
+    operator.output("domain", "create", "other")
+    operator.output("user", "create", "alice", "--no-password")
+    operator.output("project", "create", "eu-de", "--domain", "other")
+    assign = ("role", "assign", "member", "--project", "eu-de", "--domain", "other")
+    assert operator.error(*assign, "--user", "alice") == (
+        "There is no user alice in the domain other. There is Default/alice: write it with its domain."
+    )
+    operator.output(*assign, "--user", "Default/alice")
+    listed = operator.output_json("role", "list", "--project", "other/eu-de", "--user", "Default/alice")
+    assert [(row["role"], row["user"], row["project"]) for row in listed] == [("member", "alice", "eu-de")]
+    assert operator.output_json("role", "list", "--project", "other/eu-de", "--user", "other/alice") == []
 
 
 def test_role_assignments_in_projects_of_one_name_show_the_ids(operator: Operator) -> None:

@@ -118,9 +118,9 @@ def test_projects_of_one_name_in_two_domains_are_told_apart(place: RemoteSite, s
     other = place.operator.output_json("project", "create", "eu-de", "--domain", "other")["id"]
     add = ("cluster", "add", "theirs", "--project", "eu-de", "--internal-url", URL, "--server-ca", server_ca)
     said = carol.failure(1, *add)
-    assert "Several domains have a project named eu-de. Give the project's id, or --domain DOMAIN: " in said
-    assert f"{other} in other" in said
-    assert f"{other} in other" in place.operator.error("project", "show", "eu-de")
+    assert "Several domains have a project named eu-de. Give its id, or DOMAIN/eu-de: " in said
+    assert f"{other} (other/eu-de)" in said
+    assert f"{other} (other/eu-de)" in place.operator.error("project", "show", "eu-de")
     bundle = place.operator.error("kubernetes", "ca-bundle", "prod", "--project", "eu-de")
     assert f"{other} in other" in bundle
     theirs = carol.output_json(*add, "--domain", "other")

@@ -243,3 +243,4 @@ def test_a_restored_postgresql_database_has_what_was_backed_up(
             "NEW_DATABASE": f"postgresql://{new.username}@{new.host}:{new.port}/{new.database}",
         }
         assert_restored(running, "postgresql", new.render_as_string(hide_password=False))
+        assert stat.S_IMODE((tmp_path / "backup" / "clustercert.dump").stat().st_mode) == 0o600

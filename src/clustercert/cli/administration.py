@@ -10,7 +10,7 @@ import typer
 
 from clustercert.cli.access import print_remaining_access
 from clustercert.cli.commands import new_service_command, on_service
-from clustercert.cli.lookup import affected_certificates, find, find_project, find_user, objects
+from clustercert.cli.lookup import affected_certificates, find, find_project, find_user, objects, split_domain
 from clustercert.cli.options import (
     DescriptionOption,
     DomainOption,
@@ -48,7 +48,9 @@ AnyDomainOption = Annotated[
         help="Domain, OIDC issuer or Keystone to which the user belongs, by name. [default: any]",
     ),
 ]
-KeyOwnerOption = Annotated[str, typer.Option(metavar="USER", help="Owner of the key, by name or id.")]
+KeyOwnerOption = Annotated[
+    str, typer.Option(metavar="USER", help="Owner of the key, by name, DOMAIN/NAME or id.")
+]
 
 
 def new_group(noun: str, special: dict[str, Callable[..., None]]) -> typer.Typer:
@@ -396,9 +398,13 @@ RoleArgument = Annotated[str, RESOURCES["role"].name_argument]
 class AssigneeOptions:
     """The options that name a user or group, and a project."""
 
-    user: Annotated[str | None, typer.Option(metavar="USER", help="User, by name or id.")] = None
-    group: Annotated[str | None, typer.Option(metavar="GROUP", help="Group, by name or id.")] = None
-    project: Annotated[str | None, typer.Option(metavar="PROJECT", help="Project, by name or id.")] = None
+    user: Annotated[str | None, typer.Option(metavar="USER", help="User, by name, DOMAIN/NAME or id.")] = None
+    group: Annotated[str | None, typer.Option(metavar="GROUP", help="Group, by name, DOMAIN/NAME or id.")] = (
+        None
+    )
+    project: Annotated[
+        str | None, typer.Option(metavar="PROJECT", help="Project, by name, DOMAIN/NAME or id.")
+    ] = None
     domain: DomainOption = None
 
     def __post_init__(self) -> None:
@@ -474,11 +480,11 @@ def _place(client: AdministrationClient, role: str, assignment: AssignmentOption
     """Return where to assign a role. Raises ClientError, UnknownName or CommandError."""
     project = assignment.find_project(client)
     kind = "users" if assignment.user is not None else "groups"
-    assignee = assignment.user or assignment.group or ""
+    assignee, domain = split_domain(assignment.user or assignment.group or "", assignment.domain)
     # Only operators may look up users. For project admins, the service accepts the name in the path.
     if project is None or client.is_operator:
-        assignee = str(find(client, kind, assignee, assignment.domain)["id"])
-    path = path_of("assignments", role, kind, assignee, domain=assignment.domain)
+        assignee = str(find(client, kind, assignee, domain)["id"])
+    path = path_of("assignments", role, kind, assignee, domain=domain)
     if project is None:
         return _Place(path, "the whole service")
     return _Place(path_of("projects", str(project["id"])) + path, f"the project {project['name']}")
@@ -494,10 +500,15 @@ def _assignments(client: AdministrationClient, assignee: AssigneeOptions) -> Ite
         found = find(client, kinds, name, assignee.domain)
         return client.list_all("/assignments", "assignments", **{kind: str(found["id"])})
     listed = client.list_all(path_of("projects", str(project["id"]), "assignments"), "assignments")
+    if name is None:
+        return listed
+    name, domain = split_domain(name)
     return (
         each
         for each in listed
-        if name is None or (each["assignee"] == kind and name in (each["name"], each["assignee_id"]))
+        if each["assignee"] == kind
+        and name in (each["name"], each["assignee_id"])
+        and domain in (None, each["domain"])
     )
 
 

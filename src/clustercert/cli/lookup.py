@@ -172,10 +172,12 @@ def clusters_of_caller(client: "AdministrationClient") -> "list[JsonObject]":
 def find_project(client: "AdministrationClient", name_or_id: str, domain: str | None = None) -> "JsonObject":
     """Return a project in which the caller has a role. Operators can find all projects.
 
-    Raises ClientError, UnknownName, or CommandError if several domains have a project of this name.
+    `name_or_id` can also be DOMAIN/NAME. Raises ClientError, UnknownName, or CommandError if several domains have a
+    project of this name.
     """
     if client.is_operator:
         return find(client, "projects", name_or_id, domain)
+    name_or_id, domain = split_domain(name_or_id, domain)
     projects = own_projects(client)
     if domain is not None:
         projects = in_domain(projects, domain)
@@ -213,21 +215,38 @@ def find(
     """Return a project, user or group, by default from any domain. Only for operators.
 
     Raises ClientError, UnknownName, or CommandError if several domains have an object with this name.
+
+    Args:
+        name_or_id: a name, an id, or DOMAIN/NAME. A domain in the name takes precedence over the argument `domain`.
     """
     from clustercert.client.administration import path_of
 
-    if domain is not None or is_id(name_or_id):
-        return client.get(path_of(plural, name_or_id, domain=domain))
+    if is_id(name_or_id):
+        return client.get(path_of(plural, name_or_id))
+    name, domain = split_domain(name_or_id, domain)
     noun = plural.removesuffix("s")
-    found = list(client.list_all(path_of(plural), plural, name=name_or_id))
-    if not found:
-        raise UnknownName(f"There is no {noun} {name_or_id}.")
-    if len(found) > 1:
-        places = ", ".join(sorted(f"{each['id']} in {each['domain']}" for each in found))
+    in_domain = {"domain": domain} if domain is not None else {}
+    found = list(client.list_all(path_of(plural), plural, name=name, **in_domain))
+    if len(found) == 1:
+        return found[0]
+    if found:
+        places = ", ".join(sorted(f"{each['id']} ({each['domain']}/{name})" for each in found))
         raise CommandError(
-            f"Several domains have a {noun} named {name_or_id}. Give the {noun}'s id, or --domain DOMAIN: {places}."
+            f"Several domains have a {noun} named {name}. Give its id, or DOMAIN/{name}: {places}."
         )
-    return found[0]
+    if domain is None:
+        raise UnknownName(f"There is no {noun} {name}.")
+    others = [f"{each['domain']}/{name}" for each in client.list_all(path_of(plural), plural, name=name)]
+    elsewhere = (
+        f" There is {', '.join(sorted(others)[:_MAX_NAMES])}: write it with its domain." if others else ""
+    )
+    raise UnknownName(f"There is no {noun} {name} in the domain {domain}.{elsewhere}")
+
+
+def split_domain(name: str, domain: str | None = None) -> tuple[str, str | None]:
+    """Split `DOMAIN/NAME` into the name and its domain. For a name without a domain, returns the argument `domain`."""
+    prefix, slash, rest = name.partition("/")
+    return (rest, prefix) if slash else (name, domain)
 
 
 def objects(client: "AdministrationClient", plural: str, domain: str | None = None) -> "list[JsonObject]":

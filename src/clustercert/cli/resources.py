@@ -95,7 +95,8 @@ class Resource:
     @property
     def name_argument(self) -> Any:
         """The argument that names an object."""
-        return typer.Argument(metavar=self.metavar, help=self.argument or f"Name or id of the {self.title}.")
+        forms = "Name, DOMAIN/NAME or id" if self.is_in_domain else "Name or id"
+        return typer.Argument(metavar=self.metavar, help=self.argument or f"{forms} of the {self.title}.")
 
     @property
     def new_name_argument(self) -> Any:
