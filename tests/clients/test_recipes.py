@@ -14,7 +14,7 @@ import yaml
 from support.apiserver import ApiServer, kinds
 from support.kubectl import kubectl, written
 from support.page_service import Address, PageService, environment, issuer, new_service, run_script
-from support.page_steps import block
+from support.page_steps import ROOT, block
 
 RECIPES, IDENTITY = "docs/recipes.md", "docs/identity.md"
 PROJECT_ID = "1" * 32
@@ -66,43 +66,73 @@ def settings(text: str, tokens: Mapping[str, str], job: Job) -> str:
 
 def of_job(variables: Mapping[str, Any], address: Address) -> dict[str, str]:
     """A job's variables, with the address of the test's service."""
-    url, fingerprint = (
-        ("CLUSTERCERT_URL", "CLUSTERCERT_CA_FINGERPRINT")
-        if "CLUSTERCERT_URL" in variables
-        else ("SERVICE", "CA_FINGERPRINT")
-    )
+    url, fingerprint = "SERVICE", "CA_FINGERPRINT"
     assert url in variables
     assert re.fullmatch("[0-9a-f]{64}", variables[fingerprint])
     return {**variables, url: address.url, fingerprint: address.fingerprint}
 
 
-def test_github_actions(job: Job, tokens: Mapping[str, str]) -> None:
+def inputs_of(given: Mapping[str, str], declared: Mapping[str, Any], address: Address) -> dict[str, str]:
+    """The inputs of an action or a component, with their defaults, and the address of the test's service."""
+    assert given.keys() <= declared.keys()
+    assert re.fullmatch("[0-9a-f]{64}", given["ca-fingerprint"])
+    inputs = {name: str(each["default"]) for name, each in declared.items() if "default" in each}
+    inputs |= {**given, "url": address.url, "ca-fingerprint": address.fingerprint}
+    assert inputs.keys() == declared.keys()
+    return inputs
+
+
+def filled_in(template: str, inputs: Mapping[str, str], pattern: str) -> str:
+    filled = re.sub(pattern, lambda match: inputs[match[1]], template)
+    assert "inputs." not in filled
+    return filled
+
+
+def test_github_actions(job: Job, tokens: Mapping[str, str], tmp_path: Path) -> None:
     workflow = yaml.safe_load(block(RECIPES, "recipe: github"))
     assert workflow["permissions"]["id-token"] == "write"
-    github = settings(block(IDENTITY, "identity: github"), tokens, job)
-    job.service.configure(github)
+    _, getting, deploying = workflow["jobs"]["deploy"]["steps"]
+    action = yaml.safe_load((ROOT / "deploy/ci/github/action.yml").read_text())
+    (step,) = action["runs"]["steps"]
+    job.service.configure(settings(block(IDENTITY, "identity: github"), tokens, job))
     with job.service.serving() as address:
-        env = job.env | of_job(workflow["env"], address)
+        inputs = inputs_of(getting["with"], action["inputs"], address)
+        files = {name: tmp_path / name.lower() for name in ("GITHUB_ENV", "GITHUB_OUTPUT", "RUNNER_TEMP")}
+        files["RUNNER_TEMP"].mkdir()
+        env = job.env | {name: str(path) for name, path in files.items()}
+        env |= {
+            name: filled_in(value, inputs, r"\$\{\{ inputs\.([\w-]+) \}\}")
+            for name, value in step["env"].items()
+        }
+        assert "inputs." not in step["run"]
+        with pytest.raises(AssertionError, match="id-token: write"):
+            run_script(step["run"], job.folder, env)
         env |= {"ACTIONS_ID_TOKEN_REQUEST_URL": tokens["request_url"], "ACTIONS_ID_TOKEN_REQUEST_TOKEN": "t"}
-        env["CURL_CA_BUNDLE"] = tokens["ca_file"]
-        for step in workflow["jobs"]["deploy"]["steps"]:
-            own = {
-                name: value.replace("${{ github.workspace }}", str(job.folder))
-                for name, value in step.get("env", {}).items()
-            }
-            assert "${{" not in "".join(own.values())
-            if "run" in step:
-                run_script(step["run"], job.folder, env | own)
+        said = run_script(step["run"], job.folder, env | {"CURL_CA_BUNDLE": tokens["ca_file"]})
+    variables = dict(line.split("=", 1) for line in files["GITHUB_ENV"].read_text().splitlines())
+    assert files["GITHUB_OUTPUT"].read_text() == f"kubeconfig={variables['KUBECONFIG']}\n"
+    masked = [
+        line.removeprefix("::add-mask::") for line in said.splitlines() if line.startswith("::add-mask::")
+    ]
+    assert [said.count(token) for token in masked] == [1]
+    run_script(deploying["run"], job.folder, job.env | variables)
     job.assert_deployed("ci:deploy")
 
 
 def test_gitlab_ci(job: Job, tokens: Mapping[str, str]) -> None:
-    deploy = yaml.safe_load(block(RECIPES, "recipe: gitlab"))["deploy"]
-    assert deploy["id_tokens"] == {"CLUSTERCERT_TOKEN": {"aud": "clustercert"}}
+    pipeline = yaml.safe_load(block(RECIPES, "recipe: gitlab"))
+    (included,) = pipeline["include"]
+    template = (ROOT / "deploy/ci/gitlab/templates/kubeconfig.yml").read_text()
+    header, jobs = template.split("\n---\n")
     job.service.configure(settings(block(RECIPES, "identity: gitlab"), tokens, job))
     with job.service.serving() as address:
-        env = job.env | of_job(deploy["variables"], address) | {"CLUSTERCERT_TOKEN": tokens["gitlab"]}
-        run_script("\n".join(deploy["script"]), job.folder, env)
+        inputs = inputs_of(included["inputs"], yaml.safe_load(header)["spec"]["inputs"], address)
+        base = yaml.safe_load(filled_in(jobs, inputs, r"\$\[\[ inputs\.([\w-]+) \]\]"))[
+            pipeline["deploy"]["extends"]
+        ]
+        assert base["id_tokens"] == {"CLUSTERCERT_TOKEN": {"aud": "clustercert"}}
+        env = job.env | base["variables"] | {"CLUSTERCERT_TOKEN": tokens["gitlab"]}
+        run_script("\n".join(base["before_script"] + pipeline["deploy"]["script"]), job.folder, env)
     job.assert_deployed("ci:deploy")
 
 
