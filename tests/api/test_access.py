@@ -315,11 +315,19 @@ async def test_what_the_webhook_refuses_has_no_access(place: Place, mode: Webhoo
     await database.close()
 
 
-def test_only_admins_and_operators_are_told(place: Place) -> None:
+def test_only_admins_operators_and_auditors_are_told(place: Place) -> None:
     statuses = {
-        who: place.get(who).status_code for who in ("admin", "operator", "member", "reader", "stranger")
+        who: place.get(who).status_code
+        for who in ("admin", "operator", "auditor", "member", "reader", "stranger")
     }
-    assert statuses == {"admin": 200, "operator": 200, "member": 403, "reader": 403, "stranger": 404}
+    assert statuses == {
+        "admin": 200,
+        "operator": 200,
+        "auditor": 200,
+        "member": 403,
+        "reader": 403,
+        "stranger": 404,
+    }
     assert place.get("admin", cluster="foreign").status_code == 404
     assert place.get("admin", group="").status_code == 400
     assert place.get("admin", user="x" * 256).status_code == 400

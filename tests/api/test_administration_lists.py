@@ -125,10 +125,11 @@ def test_a_role_that_has_no_effect_is_assigned_with_a_warning(administration: Ad
         ),
         (
             f"/assignments/{role}/users/{user}",
-            '299 - "Only the role operator has rights in the whole service."',
+            '299 - "Only the roles operator and auditor have rights in the whole service."',
         ),
         (f"{project}/reader/users/{user}", None),
         (f"/assignments/operator/users/{user}", None),
+        (f"/assignments/auditor/users/{user}", None),
     ):
         answer = administration.put(path)
         assert (answer.status_code, answer.headers.get("Warning")) == (201, warning)

@@ -147,7 +147,7 @@ def test_the_list_is_the_projects_clusters_by_name(client: httpx.Client, world: 
         assert item == get(client, world, listing(world, f"/{item['metadata']['uid']}"))
 
 
-@pytest.mark.parametrize("who", ["admin", "member", "reader", "auditor"])
+@pytest.mark.parametrize("who", ["admin", "member", "reader", "inspector"])
 def test_any_role_in_the_project_may_look(client: httpx.Client, world: World, who: str) -> None:
     assert len(get(client, world, listing(world), who)["items"]) == 3
     assert get(client, world, world.path(tail=""), who)["kind"] == "Cluster"

@@ -31,12 +31,12 @@ def ask(client: httpx.Client, world: World, path: str, who: str, **sent: Any) ->
 
 
 def test_a_role_without_a_rule_is_recorded_with_the_skipped_rules(client: httpx.Client, world: World) -> None:
-    response = ask(client, world, world.path(), "auditor")
+    response = ask(client, world, world.path(), "inspector")
     assert response.status_code == 403
     event = event_of(world, response)
     assert (event["kind"], event["project_id"]) == ("certificate.refused", world.project.id)
     assert (event["actor"], event["subject"]) == (
-        world.people["auditor"].user.id,
+        world.people["inspector"].user.id,
         world.clusters["plain"].id,
     )
     assert event["source"] == "127.0.0.1"
@@ -45,7 +45,7 @@ def test_a_role_without_a_rule_is_recorded_with_the_skipped_rules(client: httpx.
     rules = ["admin", "member", "reader"]
     assert event["detail"]["trace"].pop("decided_at") <= event["at"]
     assert event["detail"]["trace"] == {
-        "roles": ["auditor"],
+        "roles": ["inspector"],
         "key_type": "ec-p256",
         "skipped_rules": rules,
         "unmet_conditions": {rule: f"role is {rule}" for rule in rules},
@@ -110,10 +110,10 @@ def test_an_id_that_somebody_made_up_is_bounded_and_plain(
 def test_a_dry_run_that_is_refused_leaves_nothing(client: httpx.Client, world: World, form: str) -> None:
     path = f"{world.path()}?dryRun=All"
     if form == "GET":
-        response = client.get(path, headers=world.people["auditor"].headers)
+        response = client.get(path, headers=world.people["inspector"].headers)
     else:
         path = path.replace("/api/v3/", "/autopilot/v3/") if form == "Autopilot" else path
-        response = ask(client, world, path, "auditor")
+        response = ask(client, world, path, "inspector")
     assert response.status_code == 403
     bodies = rows(world.database, "SELECT body FROM audit_event ORDER BY id DESC LIMIT 20")
     assert not any(response.headers["X-Request-Id"].encode() in blob(body) for (body,) in bodies)
@@ -165,15 +165,15 @@ def test_who_may_not_revoke_what_others_have_leaves_an_event(client: httpx.Clien
 
 
 def test_the_get_form_is_recorded_once(client: httpx.Client, world: World) -> None:
-    response = client.get(world.path(), headers=world.people["auditor"].headers)
+    response = client.get(world.path(), headers=world.people["inspector"].headers)
     assert response.status_code == 403
     assert event_of(world, response)["kind"] == "certificate.refused"
 
 
 def test_a_callers_refusals_after_the_first_few_are_one_event(world: World) -> None:
     with Service(world.settings(audit={"refusals_per_minute": 3})).running() as other:
-        responses = [ask(other.client, world, world.path(), "auditor") for _ in range(20)]
-        forbidden = other.client.get("/clustercert/v1/events", headers=world.people["auditor"].headers)
+        responses = [ask(other.client, world, world.path(), "inspector") for _ in range(20)]
+        forbidden = other.client.get("/clustercert/v1/events", headers=world.people["inspector"].headers)
     assert {response.status_code for response in (*responses, forbidden)} == {403}
     bodies = [json.loads(blob(body)) for (body,) in rows(world.database, "SELECT body FROM audit_event")]
     requests = {response.headers["X-Request-Id"] for response in responses}
@@ -181,7 +181,7 @@ def test_a_callers_refusals_after_the_first_few_are_one_event(world: World) -> N
     [event] = [
         body
         for body in bodies
-        if body["kind"] == "refusals.repeated" and body["actor"] == world.people["auditor"].user.id
+        if body["kind"] == "refusals.repeated" and body["actor"] == world.people["inspector"].user.id
         if body["project_id"] == world.project.id
     ]
     assert event["detail"]["count"] == 17

@@ -248,11 +248,11 @@ def test_a_cluster_id_in_capitals_is_that_cluster_or_none(client: httpx.Client, 
 
 
 def test_a_role_that_is_too_small_is_told_so(client: httpx.Client, world: World) -> None:
-    headers = world.people["auditor"].headers
+    headers = world.people["inspector"].headers
     answers = every_call(client, world.path(tail=""), headers)
     for call in ("POST", "dry run", "GET", "Autopilot"):
         body = is_error(answers[call], 403, "CCE.01403001")
-        assert "auditor" in body["message"]
+        assert "inspector" in body["message"]
     assert answers["show"].status_code == answers["openapi"].status_code == 200
 
 
@@ -260,7 +260,7 @@ def test_a_role_that_is_too_small_learns_nothing_of_other_projects(
     client: httpx.Client, world: World
 ) -> None:
     base = f"/api/v3/projects/{world.project.id}/clusters/{world.clusters['foreign'].id}"
-    for response in every_call(client, base, world.people["auditor"].headers).values():
+    for response in every_call(client, base, world.people["inspector"].headers).values():
         is_error(response, 404, "CCE.01404001")
 
 

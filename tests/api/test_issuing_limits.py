@@ -73,8 +73,8 @@ def test_a_quota_also_counts_certificates_with_a_chosen_user_name(
     policy = {"rules": [{"grant": {"groups": ["g"]}}], "username": "{user.name}"}
     first, second = (service_with(policy, live_certificates=2) for _ in range(2))
     # A process counts those of the other only in the ledger.
-    assert statuses(first, world, 2, who="auditor", cluster="eip") == [200, 200]
-    assert issue(second, world, "auditor", "eip").status_code == 429
+    assert statuses(first, world, 2, who="inspector", cluster="eip") == [200, 200]
+    assert issue(second, world, "inspector", "eip").status_code == 429
 
 
 def test_processes_share_a_rate(service_with: Callable[..., Service], world: World) -> None:

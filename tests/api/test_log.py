@@ -61,7 +61,7 @@ def test_each_request_is_one_line_of_json(logged: Logged) -> None:
 def test_a_refusals_line_says_the_first_false_condition_of_each_rule(logged: Logged) -> None:
     [refused] = [line for line in logged.requests if line["status"] == 403]
     assert refused["error"] == "Forbidden"
-    assert refused["trace"]["roles"] == ["auditor"]
+    assert refused["trace"]["roles"] == ["inspector"]
     assert refused["trace"]["unmet_conditions"]["member"] == "role is member"
 
 

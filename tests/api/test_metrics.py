@@ -56,7 +56,7 @@ def test_series_of_alerts_on_an_increase_exist_before_the_first_error(client: ht
 def test_issuances_are_counted_by_outcome(client: httpx.Client, world: World) -> None:
     before = scrape(client)
     client.post(world.path(), json={"duration": 1}, headers=world.people["admin"].headers)
-    client.post(world.path(), json={"duration": 1}, headers=world.people["auditor"].headers)
+    client.post(world.path(), json={"duration": 1}, headers=world.people["inspector"].headers)
     client.post(world.path(), json={"duration": 1}, headers=world.people["stranger"].headers)
     client.post(world.path() + "?dryRun=All", json={"duration": 1}, headers=world.people["admin"].headers)
     after = scrape(client)

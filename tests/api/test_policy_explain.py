@@ -123,6 +123,7 @@ def test_the_request_that_is_asked_about_counts(client: httpx.Client, teams: Wor
 
 def test_an_operator_sees_every_rule_of_everybody(client: httpx.Client, teams: World) -> None:
     explained = ask(client, teams, "operator", "reader").json()
+    assert ask(client, teams, "auditor", "reader").json()["rules"] == explained["rules"]
     assert explained["complete"] is True
     assert [(each["name"], each["outcome"]) for each in explained["rules"]] == [
         (name, "does_not_match") for name in ("acme-1", "acme-2", "teams", "runners", "by-csr", "frozen")
@@ -179,7 +180,7 @@ def test_what_a_caller_may_not_ask_about_does_not_exist(client: httpx.Client, te
 def test_only_administrators_ask_about_another_source(client: httpx.Client, teams: World) -> None:
     refused = ask(client, teams, "reader", source="203.0.113.9")
     assert refused.status_code == 403
-    assert refused.json()["message"].startswith("source: only operators and admins")
+    assert refused.json()["message"].startswith("source: only operators, auditors and admins")
     found = ask(client, teams, "admin", "reader", source="203.0.113.9").json()
     assert found["source"] == "203.0.113.9"
     assert ask(client, teams, "stranger", source="203.0.113.9").status_code == 404

@@ -59,7 +59,8 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
 def test_clusters_of_own_projects_are_listed(place: Place) -> None:
     assert place.names("reader") == ["eip", "plain", "sans"]
     assert place.names("stranger") == ["foreign"]
-    assert place.names("operator") == ["eip", "foreign", "plain", "sans"]
+    for who in ("operator", "auditor"):
+        assert place.names(who) == ["eip", "foreign", "plain", "sans"]
     assert place.names("operator", own="true") == []
     [found] = place.get("admin", "/clusters", name="eip").json()["clusters"]
     known = place.world.clusters["eip"]

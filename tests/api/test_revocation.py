@@ -69,6 +69,19 @@ def test_another_projects_cluster_does_not_exist(place: RevocationClient) -> Non
     assert place.state(theirs) == "live"
 
 
+def test_an_auditor_reads_certificates_and_revokes_none(place: RevocationClient) -> None:
+    certificate = place.issue("member")
+    path = f"{OWN}/certificates/{fingerprint(certificate).hex()}"
+    shown = place.client.get(path, headers=place.world.people["auditor"].headers)
+    assert shown.json()["user_id"] == place.user("member")
+    refused = [place.post("auditor", each) for each in (f"{path}/revoke", place.own("/revoke"))]
+    assert [each.status_code for each in refused] == [403, 403]
+    assert "can only read" in refused[1].json()["message"]
+    assert place.state(certificate) == "live"
+    # The role auditor does not give certificates either.
+    assert place.post("auditor", place.world.path("plain"), {"duration": 1}).status_code == 404
+
+
 @pytest.mark.parametrize("field", ["userId", "agencyId"])
 def test_a_deleted_users_raw_id_is_enough(place: RevocationClient, field: str) -> None:
     """The id of an agency is the user id of callers that act in its name."""

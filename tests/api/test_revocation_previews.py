@@ -129,7 +129,7 @@ def test_previews_find_no_users_out_of_reach(place: RevocationClient) -> None:
 
 def test_a_name_of_one_user_in_certificates_of_another_is_ambiguous(place: RevocationClient) -> None:
     store = Store(place.world.settings().store_url)
-    store.execute("INSERT INTO username (name, user_id) VALUES ('auditor', ?)", place.user("admin"))
+    store.execute("INSERT INTO username (name, user_id) VALUES ('inspector', ?)", place.user("admin"))
     store.execute("INSERT INTO username (name, user_id) VALUES ('chosen', ?)", place.user("admin"))
     place.issue("admin")
     store.execute("UPDATE certificate SET username = 'reader' WHERE user_name = 'admin'")
@@ -137,10 +137,10 @@ def test_a_name_of_one_user_in_certificates_of_another_is_ambiguous(place: Revoc
     both = sorted((place.user("admin"), place.user("reader")))
     found = named(place, "operator", "reader", place.own("/users-by-name")).json()["users"]
     assert [each["id"] for each in found] == both
-    found = named(place, "operator", "auditor").json()["users"]
+    found = named(place, "operator", "inspector").json()["users"]
     assert {(each["id"], each["name"]) for each in found} == {
         (place.user("admin"), "admin"),
-        (place.user("auditor"), "auditor"),
+        (place.user("inspector"), "inspector"),
     }
     (only,) = named(place, "operator", "chosen").json()["users"]
     assert (only["id"], only["issuer"]) == (place.user("admin"), "built-in")

@@ -217,7 +217,7 @@ def test_a_role_in_the_whole_service_is_assigned_and_removed(operator: Operator)
     assert operator.output_json("role", "list") == []
     assert "not assigned" in operator.error("role", "unassign", "operator", "--user", "alice", "--service")
     names = [role["role"] for role in operator.output_json("role", "list", "--names")]
-    assert names == ["admin", "member", "operator", "reader"]
+    assert names == ["admin", "auditor", "member", "operator", "reader"]
 
 
 @pytest.mark.parametrize(
@@ -287,20 +287,20 @@ def test_assigning_a_role_without_a_rule_prints_a_note(operator: Operator) -> No
     operator.output("project", "create", "eu-de")
     operator.output("user", "create", "bob", "--no-password")
     to_bob = ("--user", "bob", "--project", "eu-de")
-    operator.output("role", "create", "auditor")
-    assert "so it grants no certificates" in operator.run("role", "assign", "auditor", *to_bob).err
-    in_service = operator.run("role", "assign", "auditor", "--user", "bob", "--service").err
-    assert "Only the role operator has rights in the whole service." in in_service
+    operator.output("role", "create", "inspector")
+    assert "so it grants no certificates" in operator.run("role", "assign", "inspector", *to_bob).err
+    in_service = operator.run("role", "assign", "inspector", "--user", "bob", "--service").err
+    assert "Only the roles operator and auditor have rights in the whole service." in in_service
     assert "grants no certificates" not in operator.run("role", "assign", "admin", *to_bob).err
 
 
 def test_a_role_that_is_not_assigned_is_deleted(operator: Operator) -> None:
     operator.output("group", "create", "ops")
-    operator.output("role", "create", "auditor")
-    operator.output("role", "assign", "auditor", "--group", "ops", "--service")
-    assert "add --yes" in operator.error("role", "delete", "auditor")
-    assert "is assigned" in operator.error("role", "delete", "auditor", "--yes")
-    operator.output("role", "unassign", "auditor", "--group", "ops", "--service")
-    operator.output("role", "delete", "auditor", "--yes")
-    assert "auditor" not in operator.output("role", "list", "--names", "-o", "name")
+    operator.output("role", "create", "inspector")
+    operator.output("role", "assign", "inspector", "--group", "ops", "--service")
+    assert "add --yes" in operator.error("role", "delete", "inspector")
+    assert "is assigned" in operator.error("role", "delete", "inspector", "--yes")
+    operator.output("role", "unassign", "inspector", "--group", "ops", "--service")
+    operator.output("role", "delete", "inspector", "--yes")
+    assert "inspector" not in operator.output("role", "list", "--names", "-o", "name")
     assert "built in" in operator.error("role", "delete", "admin", "--yes")

@@ -117,6 +117,22 @@ def test_operators_reach_everything(place: RemoteSite) -> None:
     assert crl == place.alice.output("certificate", "crl", "--cluster", "prod")
 
 
+def test_auditors_read_everything_and_change_nothing(place: RemoteSite) -> None:
+    dora, name = place.dora, place.issue(place.alice)
+    assert name in place.names(dora, "--all")
+    assert place.names(dora, "--project", "eu-de") >= {name}
+    assert place.names(dora, "--user", "alice") == place.names(place.carol, "--user", "alice")
+    assert place.names(dora) == set()
+    assert dora.output_json("certificate", "show", name[:16])["user_name"] == "alice"
+    assert dora.output_json("certificate", "access", "--cluster", "prod", "--user", "alice")["users"]
+    for target in ((name[:16],), ("--cluster", "prod"), ("--cluster", "prod", "--user", "alice")):
+        assert dora.failure(4, "certificate", "revoke", *target, "--yes")
+    assert place.state(name) == "live"
+    assert dora.output("certificate", "revocations", "--user", "alice", "-o", "name") == place.carol.output(
+        "certificate", "revocations", "--user", "alice", "-o", "name"
+    )
+
+
 def test_errors_have_their_exit_codes(place: RemoteSite, tmp_path: Path) -> None:
     alice = place.alice
     assert "Did you mean prod?" in alice.failure(5, "certificate", "list", "--cluster", "prd")

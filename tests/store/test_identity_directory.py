@@ -231,15 +231,22 @@ async def test_changing_what_is_gone_is_not_found_and_not_recorded(accounts: Acc
 async def test_the_built_in_roles_are_made_once_and_others_by_name(accounts: Accounts) -> None:
     roles = accounts.identity.roles
     await roles.bootstrap()
-    assert [role.name for role in await roles.queries.roles()] == ["admin", "member", "operator", "reader"]
-    alice = await accounts.new_user()
-    with pytest.raises(NotFound, match="There is no role auditor"):
-        await accounts.assign("auditor", alice, accounts.project)
-    await roles.create("auditor", actor=Actor(ACTOR, ORIGIN))
-    await accounts.assign("auditor", alice, accounts.project)
     assert [role.name for role in await roles.queries.roles()] == [
         "admin",
         "auditor",
+        "member",
+        "operator",
+        "reader",
+    ]
+    alice = await accounts.new_user()
+    with pytest.raises(NotFound, match="There is no role inspector"):
+        await accounts.assign("inspector", alice, accounts.project)
+    await roles.create("inspector", actor=Actor(ACTOR, ORIGIN))
+    await accounts.assign("inspector", alice, accounts.project)
+    assert [role.name for role in await roles.queries.roles()] == [
+        "admin",
+        "auditor",
+        "inspector",
         "member",
         "operator",
         "reader",

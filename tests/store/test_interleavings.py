@@ -156,11 +156,11 @@ async def test_what_ends_a_key_takes_a_temporary_one_that_was_first_along(
 
 async def test_a_role_is_made_once_by_those_who_need_it_at_once(accounts: Accounts, store: Store) -> None:
     waits = LockWaits(accounts.database, store)
-    async with begun(store, lambda other: RoleQueries(other).ensure(["auditor"])):
-        ensuring = asyncio.create_task(RoleQueries(accounts.database).ensure(["auditor"]))
+    async with begun(store, lambda other: RoleQueries(other).ensure(["inspector"])):
+        ensuring = asyncio.create_task(RoleQueries(accounts.database).ensure(["inspector"]))
         await waits.begun(ensuring)
     await ensuring
-    assert len(store.rows("SELECT id FROM role WHERE name = 'auditor'")) == 1
+    assert len(store.rows("SELECT id FROM role WHERE name = 'inspector'")) == 1
 
 
 async def test_every_change_counts(database: Database, store: Store) -> None:

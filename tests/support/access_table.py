@@ -28,7 +28,7 @@ from support.world import World
 # Parameters of the paths of the administration API, and its paths of lists that callers add to.
 ADMINISTRATION = re.compile(r"\{(name|cluster|access_key)\}|/(access-keys|webhook-tokens)$")
 DOCUMENT = Path(__file__).parents[2] / "docs" / "rights.md"
-PEOPLE = ("anonymous", "reader", "member", "admin", "operator", "stranger")
+PEOPLE = ("anonymous", "reader", "member", "admin", "operator", "auditor", "stranger")
 API_SERVERS = ("anonymous", "person", "own token", "another's token")
 
 

@@ -1,4 +1,4 @@
-"""A service over HTTPS with the logins of a developer, a project's admin and an operator."""
+"""A service over HTTPS with the logins of a developer, a project's admin, an operator and an auditor."""
 
 import os
 import re
@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from clustercert.policy.rules import SERVICE_ROLES
 from support.command_line import Operator, new_operator
 from support.operated_cluster import tls_service
 from support.remote_user import RemoteUser, new_remote_user
@@ -22,7 +23,7 @@ COLUMNS = 80
 class RemoteSite:
     """A service with the clusters prod in eu-de and staging in eu-nl.
 
-    Alice is a member of both projects, bob their admin, and carol an operator.
+    Alice is a member of both projects, bob their admin, carol an operator, and dora an auditor.
     """
 
     operator: Operator
@@ -30,6 +31,7 @@ class RemoteSite:
     alice: RemoteUser
     bob: RemoteUser
     carol: RemoteUser
+    dora: RemoteUser
 
     def issue(self, user: RemoteUser, cluster: str = "prod") -> str:
         """Issue a certificate with `kubeconfig get`, and return its fingerprint."""
@@ -68,10 +70,11 @@ def remote_site(factory: pytest.TempPathFactory) -> Iterator[RemoteSite]:
         operator.output("cluster", "add", cluster, *options)
     with tls_service(operator) as url:
         people = []
-        for name, role in (("alice", "member"), ("bob", "admin"), ("carol", "operator")):
+        roles = {"alice": "member", "bob": "admin", "carol": "operator", "dora": "auditor"}
+        for name, role in roles.items():
             home = factory.mktemp(name)
             person = new_remote_user(operator, url, name, home)
-            if role == "operator":
+            if role in SERVICE_ROLES:
                 operator.output("role", "assign", role, "--user", name, "--service")
             else:
                 for project in ("eu-de", "eu-nl"):

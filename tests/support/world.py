@@ -25,7 +25,7 @@ EXTERNAL_URL = "https://203.0.113.54:5443"
 SAN_URLS = ("https://api.example.com:5443", "https://10.0.0.9:5443")
 
 # Who has which role in the first project. A stranger has one in the other project alone.
-ROLES = {"admin": "admin", "member": "member", "reader": "reader", "auditor": "auditor"}
+ROLES = {"admin": "admin", "member": "member", "reader": "reader", "inspector": "inspector"}
 
 
 @dataclass(frozen=True)
@@ -46,8 +46,8 @@ class World:
     """Projects, people and clusters in a new store.
 
     Attributes:
-        people: by their role in the first project, a `stranger` of the other one, and an `operator` of the service,
-            who has no role in any project.
+        people: by their role in the first project, a `stranger` of the other one, and an `operator` and an `auditor`
+            of the service, who have no role in any project.
         clusters: `plain`, `eip` and `sans` in the first project, `foreign` in the other.
         access_key: the admin's AK and SK.
     """
@@ -128,12 +128,15 @@ async def _made(folder: Path, database_url: str | None) -> World:
             await directory.create_project(name, domain, actor=Actor(ACTOR, origin))
             for name in (REGION, "eu-nl")
         ]
-        await components.identity.roles.create("auditor", actor=Actor(ACTOR, origin))
+        await components.identity.roles.create("inspector", actor=Actor(ACTOR, origin))
         people = {
             name: await _person(components, name, role, project, origin) for name, role in ROLES.items()
         } | {
             "stranger": await _person(components, "stranger", "admin", other, origin),
-            "operator": await _operator(components, project.domain, origin),
+            **{
+                name: await _service_user(components, name, project.domain, origin)
+                for name in ("operator", "auditor")
+            },
         }
         clusters = {
             "plain": await _cluster(components, "plain", project, origin),
@@ -158,12 +161,11 @@ async def _person(components: Components, name: str, role: str, project: Project
     return Person(user, password, issued.text)
 
 
-async def _operator(components: Components, domain: Domain, origin: Origin) -> Person:
+async def _service_user(components: Components, role: str, domain: Domain, origin: Origin) -> Person:
+    """A user with a role in the whole service, and with its name."""
     identity, password = components.identity, secrets.token_urlsafe(12)
-    user = await identity.directory.create_user(
-        "operator", domain, password=password, actor=Actor(ACTOR, origin)
-    )
-    await identity.roles.assign("operator", user, None, actor=Actor(ACTOR, origin))
+    user = await identity.directory.create_user(role, domain, password=password, actor=Actor(ACTOR, origin))
+    await identity.roles.assign(role, user, None, actor=Actor(ACTOR, origin))
     issued = await identity.tokens.issue(ByPassword(Reference(id=user.id), password), None)
     return Person(user, password, issued.text)
 

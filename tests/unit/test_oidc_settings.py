@@ -61,6 +61,7 @@ def problem(**changed: object) -> str:
         ({"roles": [{"role": "member", "projects": ["2" * 32]}]}, "not among the issuer's projects"),
         ({"roles": [{"role": "operator", "service": True}]}, "needs groups or claims"),
         ({"roles": [{"role": "operator"}]}, "add service = true"),
+        ({"roles": [{"role": "auditor"}]}, "add service = true"),
         ({"redirect_uris": []}, "redirect_uris"),
         ({"redirect_uris": ["https://127.0.0.1/callback"]}, "expected an address like"),
         ({"redirect_uris": ["http://sso.example.com/callback"]}, "expected an address like"),

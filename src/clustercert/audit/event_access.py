@@ -1,4 +1,4 @@
-"""Access control for audit events: project admins see their projects' events, operators see all events."""
+"""Access control for audit events: project admins see their projects' events, operators and auditors all events."""
 
 from dataclasses import dataclass, replace
 
@@ -8,15 +8,19 @@ from clustercert.audit.event_parsing import parse_body
 from clustercert.audit.log import AuditLog, InclusionProof
 from clustercert.model import Caller
 from clustercert.model.errors import Forbidden, NotFound
-from clustercert.policy.rules import administers, operates, require_reach
+from clustercert.policy.rules import reads_project, require_reader, require_view
 from clustercert.store.audit import EventFilter, EventPage, StoredEvent
 
 logger = structlog.get_logger()
 
+ONLY_READERS = (
+    "Only operators and auditors can see the events of all projects. Request the events of one project."
+)
+
 
 @dataclass(frozen=True, slots=True)
 class EventAccess:
-    """Reads events for callers. A `project_id` of `None` means all projects, which only operators may read.
+    """Reads events for callers. Only operators and auditors may read the events of all projects (`project_id=None`).
 
     An event belongs to the project in its sealed body. The columns of an event's row only help to find the event.
 
@@ -60,11 +64,8 @@ def _is_in(event: StoredEvent, project_id: str | None) -> bool:
 
 def _require(caller: Caller, project_id: str | None) -> None:
     if project_id is None:
-        if not operates(caller):
-            raise Forbidden(
-                "Only operators can see the events of all projects. Request the events of one project."
-            )
+        require_reader(caller, ONLY_READERS)
         return
-    require_reach(caller, project_id)
-    if not administers(caller, project_id):
-        raise Forbidden("Only project admins and operators can see these events.")
+    require_view(caller, project_id)
+    if not reads_project(caller, project_id):
+        raise Forbidden("Only project admins, operators and auditors can see these events.")

@@ -13,10 +13,10 @@ from clustercert.model import Caller, Cluster
 from clustercert.model.errors import Conflict, Forbidden, InvalidRequest, NotFound
 from clustercert.policy.rules import (
     administered_projects,
-    administers,
-    operates,
-    require_operator,
-    require_reach,
+    reads_everything,
+    reads_project,
+    require_reader,
+    require_view,
 )
 from clustercert.store.certificates import (
     CertificateFilter,
@@ -29,8 +29,8 @@ from clustercert.store.certificates import (
 )
 from clustercert.store.clusters import ClusterLookup, require_cluster
 
-ONLY_OPERATORS = (
-    "Only operators can see the certificates of all projects. Request only your own (own=true), or name a"
+ONLY_READERS = (
+    "Only operators and auditors can see the certificates of all projects. Request only your own (own=true), or name a"
     " project."
 )
 
@@ -58,8 +58,8 @@ class UserCluster:
 class Inventory:
     """Finds certificates.
 
-    Operators see all certificates, project admins see the certificates in their projects, and other callers see only
-    their own certificates.
+    Operators and auditors see all certificates, project admins see the certificates in their projects, and other
+    callers see only their own certificates.
 
     Methods that take a project raise NotFound if the caller has no role in the project, or if the project lacks the
     cluster.
@@ -111,12 +111,12 @@ class Inventory:
         """List the certificates of all users in all projects or, with `own`, only those of the caller.
 
         Includes the caller's certificates in projects where the caller has no role any more. Without `own`, raises
-        Forbidden if the caller is not an operator.
+        Forbidden if the caller is neither an operator nor an auditor.
         """
         if own:
             filters = _own(caller, filters)
             return await self.queries.page(filters, self.now(), limit=limit, before=before, scope="user_id")
-        require_operator(caller, ONLY_OPERATORS)
+        require_reader(caller, ONLY_READERS)
         return await self.queries.page(filters, self.now(), limit=limit, before=before)
 
     async def show(self, caller: Caller, project_id: str, cluster_id: str, name: str) -> CertificateView:
@@ -124,13 +124,13 @@ class Inventory:
 
         Raises NotFound if the caller may see no such certificate, or Conflict if several certificates have the serial.
         """
-        require_reach(caller, project_id)
+        require_view(caller, project_id)
         cluster = await require_cluster(self.clusters, project_id, cluster_id)
         return await self._find(caller, name, project_id, cluster.id)
 
     async def show_in_project(self, caller: Caller, project_id: str, name: str) -> CertificateView:
         """Like `show`, but searches all clusters of a project, including removed ones."""
-        require_reach(caller, project_id)
+        require_view(caller, project_id)
         return await self._find(caller, name, project_id)
 
     async def show_in_any_project(self, caller: Caller, name: str) -> CertificateView:
@@ -174,17 +174,23 @@ class Inventory:
     async def access_report(
         self, caller: Caller, project_id: str, cluster_id: str, *, user_id: str | None, group: str | None
     ) -> AccessReport:
-        """Report who has access to a cluster. Raises Forbidden unless the caller is an administrator."""
-        require_reach(caller, project_id)
-        if not administers(caller, project_id):
-            raise Forbidden("Only admins of the project and operators can see who has access to a cluster.")
+        """Report who has access to a cluster. Raises Forbidden unless the caller may see all certificates there."""
+        require_view(caller, project_id)
+        if not reads_project(caller, project_id):
+            raise Forbidden(
+                "Only admins of the project, operators and auditors can see who has access to a cluster."
+            )
         cluster = await require_cluster(self.clusters, project_id, cluster_id)
         return await self.access.report(cluster, user_id=user_id, group=group, most=self.max_reported)
 
 
 def visible_to(caller: Caller) -> VisibleCertificates | None:
-    """Return the certificates that a caller may see and revoke in any project; `None` means all."""
-    return None if operates(caller) else VisibleCertificates(caller.user.id, administered_projects(caller))
+    """Return the certificates that a caller may see in any project; `None` means all."""
+    return (
+        None
+        if reads_everything(caller)
+        else VisibleCertificates(caller.user.id, administered_projects(caller))
+    )
 
 
 def only(found: tuple[CertificateView, ...]) -> CertificateView:
@@ -205,11 +211,13 @@ def _own(caller: Caller, filters: CertificateFilter) -> CertificateFilter:
 
 def _visible_user(caller: Caller, project_id: str, requested: str | None) -> str | None:
     """Return the user whose certificates the caller may list, or `None` for all users. Raises NotFound or Forbidden."""
-    require_reach(caller, project_id)
-    if administers(caller, project_id):
+    require_view(caller, project_id)
+    if reads_project(caller, project_id):
         return requested
     if requested not in (None, caller.user.id):
-        raise Forbidden("Only admins of the project and operators can see certificates of other users.")
+        raise Forbidden(
+            "Only admins of the project, operators and auditors can see certificates of other users."
+        )
     return caller.user.id
 
 

@@ -9,6 +9,7 @@ from typing import Protocol
 from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec
 
+from clustercert.certificates.list import visible_to
 from clustercert.certificates.recorder import (
     Reason,
     RevocationRecorder,
@@ -31,14 +32,16 @@ from clustercert.model.ids import is_user_id
 from clustercert.model.kubernetes import SERVICE
 from clustercert.pki.keys import signed_by
 from clustercert.policy.rules import (
-    administered_projects,
     administers,
     operates,
+    reads_project,
     require_admin,
     require_operator,
     require_reach,
+    require_reader,
+    require_view,
 )
-from clustercert.store.certificates import CertificateMaintenance, VisibleCertificates
+from clustercert.store.certificates import CertificateMaintenance
 from clustercert.store.clusters import ClusterLookup, require_cluster
 from clustercert.store.engine.generation import Generation
 from clustercert.store.known_users import KnownUserQueries, UsernameQueries
@@ -96,11 +99,11 @@ class RevocationPreviews:
     now: Callable[[], datetime]
 
     async def users_named(self, caller: Caller, name: str) -> tuple[KnownUser, ...]:
-        """Find users by name. Raises Forbidden unless the caller is an operator.
+        """Find users by name. Raises Forbidden unless the caller is an operator or auditor.
 
         See `KnownUserQueries.find_by_name`.
         """
-        require_operator(caller)
+        require_reader(caller)
         return await self.users.find_by_name(name)
 
     async def users_of_cluster_named(
@@ -108,11 +111,11 @@ class RevocationPreviews:
     ) -> tuple[str, ...]:
         """Find the ids of users with this name in unexpired certificates of a cluster.
 
-        Callers who are not administrators can find only themselves. Raises Forbidden if they name a different user.
+        Callers who may not see all certificates find only themselves. Raises Forbidden if they name a different user.
         """
-        require_reach(caller, project_id)
+        require_view(caller, project_id)
         cluster = await require_cluster(self.clusters, project_id, cluster_id)
-        if administers(caller, project_id):
+        if reads_project(caller, project_id):
             return await self.usernames.in_cluster(cluster.id, name, self.now())
         if name != caller.user.name:
             raise Forbidden(ONLY_ADMINS)
@@ -321,12 +324,12 @@ class RevocationService:
         """Revoke one of the caller's certificates in any project, even one where the caller has no role any more.
 
         Administrators may also revoke other users' certificates in their projects, and operators all certificates.
-        Raises the same errors as `revoke_certificate`.
+        Raises the same errors as `revoke_certificate`, or Forbidden for an auditor.
         """
-        visible = (
-            None if operates(caller) else VisibleCertificates(caller.user.id, administered_projects(caller))
-        )
-        found = await self.recorder.find_certificate(name, visible=visible)
+        found = await self.recorder.find_certificate(name, visible=visible_to(caller))
+        if found.user_id != caller.user.id and not administers(caller, found.project_id):
+            # Only an auditor sees a certificate without the right to revoke it.
+            raise Forbidden(ONLY_ADMINS)
         return await self.recorder.revoke_certificate(found, reason, actor=caller.actor)
 
     async def revoke_by_key(
@@ -356,8 +359,11 @@ class RevocationService:
     async def cluster_revocations(
         self, caller: Caller, project_id: str, cluster_id: str, *, limit: int, before: int | None = None
     ) -> RevocationPage:
-        """List the revocations in a cluster. Raises Forbidden unless the caller is an administrator."""
-        cluster = await self._administered_cluster(caller, project_id, cluster_id)
+        """List the revocations in a cluster. Raises Forbidden unless the caller may see all certificates there."""
+        require_view(caller, project_id)
+        if not reads_project(caller, project_id):
+            raise Forbidden("Only admins of the project, operators and auditors can see its revocations.")
+        cluster = await require_cluster(self.clusters, project_id, cluster_id)
         queries = self.recorder.queries
         return _page(
             await queries.revocations_of_cluster(project_id, cluster.id, limit=limit + 1, before=before),
@@ -368,7 +374,7 @@ class RevocationService:
         self, caller: Caller, user_id: str, *, limit: int, before: int | None = None
     ) -> RevocationPage:
         """List the revocations of a user in every cluster. Raises InvalidRequest for a malformed id."""
-        require_operator(caller, ONLY_OPERATORS)
+        require_reader(caller)
         user_id = await self._user_id(user_id)
         return _page(
             await self.recorder.queries.revocations_of_user(user_id, limit=limit + 1, before=before), limit

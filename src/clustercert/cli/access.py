@@ -71,7 +71,7 @@ def show_access(
     ] = None,
     output: OutputOption = Output.TABLE,
 ) -> None:
-    """Show who has access to a cluster. Only for operators and admins of the project.
+    """Show who has access to a cluster. Only for operators, auditors and admins of the project.
 
     Also shows which mechanisms would enforce a revocation, and how fast. JSON and YAML contain the whole report, the
     other formats one line for each certificate that has not expired.

@@ -115,7 +115,7 @@ def find_certificate(client: "AdministrationClient", name: str) -> "tuple[JsonOb
     if found is not None:
         return found, path_of("certificates", str(found["fingerprint"]), "revoke")
     # A token for a project has the rights of an admin only in that project.
-    for project in () if client.is_operator else own_projects(client):
+    for project in () if client.reads_everything else own_projects(client):
         found = client.find(path_of("projects", project.id, "certificates", digits))
         if found is not None:
             cluster = {"project_id": project.id, "id": found["cluster_id"]}
@@ -144,7 +144,7 @@ def _paths(client: "AdministrationClient", scope: Scope) -> tuple[Sequence[str],
     wants_others = scope.everything or scope.user is not None or bool(removed)
     if client.is_user and not wants_others:
         return ["/certificates"], _OWN
-    if client.is_operator:
+    if client.reads_everything:
         return ["/certificates"], removed
     paths = [path_of("projects", each.id, "certificates") for each in own_projects(client)]
     return paths, removed
@@ -158,12 +158,10 @@ def _user(name_or_id: str | None) -> Mapping[str, str]:
 
 
 def _require_user(client: "AdministrationClient", name: str) -> None:
-    """Raise UnknownName if no user has this name, or if the caller is not an operator and so can't look up names."""
-    names: list[str] = []
-    if client.is_operator:
-        if named_users(client, name):
-            return
-        names = [str(each["name"]) for each in client.list_all("/users", "users")]
+    """Raise UnknownName if no user has this name, or if the caller can't look up names."""
+    if client.reads_everything and named_users(client, name):
+        return
+    names = [str(each["name"]) for each in client.list_all("/users", "users")] if client.is_operator else []
     raise UnknownName(f"No certificate that you may see belongs to a user {name}.{did_you_mean(name, names)}")
 
 
@@ -321,7 +319,7 @@ def revocations(
     limit: LimitOption = 100,
     output: OutputOption = Output.TABLE,
 ) -> None:
-    """List revocations, newest first, including undone ones. Only for operators and admins of the project."""
+    """List revocations, newest first, including undone ones. Only for operators, auditors and admins of the project."""
     from clustercert.client.administration import path_of
 
     if cluster is not None and user is None:
@@ -476,8 +474,8 @@ def list_certificates(
 ) -> None:
     """List your certificates, newest first.
 
-    With --cluster, --project, --user or --all, lists all certificates that you may see. Operators and admins of a
-    project see the certificates of all users.
+    With --cluster, --project, --user or --all, lists all certificates that you may see. Operators, auditors and admins
+    of a project see the certificates of all users.
     """
     # The other formats are for programs, which would mistake a partial list for a complete one.
     limit = limit or (_TABLE_LINES if output is Output.TABLE else MAX_LINES)

@@ -163,7 +163,7 @@ def _write(file: Path, state: str, found: Iterable[str]) -> None:
 
 def _fetched(kind: str, found: "Profile") -> Iterator[str]:
     """Fetch names from the service. For operators, also reads lists that others may not read. Raises ClientError."""
-    from clustercert.policy.rules import OPERATOR, PROJECT_ROLES
+    from clustercert.policy.rules import PROJECT_ROLES, SERVICE_ROLES
 
     with found.client() as client:
         caller = client.caller()
@@ -174,7 +174,7 @@ def _fetched(kind: str, found: "Profile") -> Iterator[str]:
         if kind == "projects":
             yield from (each.name for each in client.projects())
         if kind == "roles":
-            yield from (*PROJECT_ROLES, OPERATOR)
+            yield from (*PROJECT_ROLES, *SERVICE_ROLES)
     if is_operator:
         from clustercert.client.administration import path_of
 

@@ -105,7 +105,9 @@ def reachable_cluster(
 def find_cluster(
     client: "AdministrationClient", name_or_id: str, project: str | None = None, domain: str | None = None
 ) -> "JsonObject":
-    """Return a cluster in any project of the caller, or in the given project. Operators can find all clusters.
+    """Return a cluster in any project of the caller, or in the given project.
+
+    Operators and auditors can find all clusters.
 
     Raises ClientError, UnknownName if no cluster matches, or CommandError if clusters of several projects match.
     """
@@ -170,7 +172,9 @@ def clusters_of_caller(client: "AdministrationClient") -> "list[JsonObject]":
 
 
 def find_project(client: "AdministrationClient", name_or_id: str, domain: str | None = None) -> "JsonObject":
-    """Return a project in which the caller has a role. Operators can find all projects.
+    """Return a project in which the caller has a role.
+
+    Operators can find all projects, and auditors all projects that have clusters.
 
     `name_or_id` can also be DOMAIN/NAME. Raises ClientError, UnknownName, or CommandError if several domains have a
     project of this name.
@@ -178,11 +182,24 @@ def find_project(client: "AdministrationClient", name_or_id: str, domain: str | 
     if client.is_operator:
         return find(client, "projects", name_or_id, domain)
     name_or_id, domain = split_domain(name_or_id, domain)
-    projects = own_projects(client)
+    projects = projects_with_clusters(client) if client.reads_everything else own_projects(client)
     if domain is not None:
         projects = in_domain(projects, domain)
     found = only_project(projects, name_or_id)
     return {"id": found.id, "name": found.name}
+
+
+def projects_with_clusters(client: "AdministrationClient") -> "tuple[ProjectRef, ...]":
+    """List the projects of all clusters that the caller can find."""
+    from clustercert.client import ProjectRef
+
+    found = {
+        str(each["project_id"]): ProjectRef(
+            str(each["project_id"]), str(each["project"]), str(each["domain"]), str(each["domain_id"])
+        )
+        for each in clusters_of_caller(client)
+    }
+    return tuple(found.values())
 
 
 def own_projects(client: "AdministrationClient") -> "tuple[ProjectRef, ...]":

@@ -30,8 +30,16 @@ class AdministrationClient(ServiceClient):
 
     @property
     def is_operator(self) -> bool:
+        return self._has_role("operator")
+
+    @property
+    def reads_everything(self) -> bool:
+        """Whether the caller may see the certificates and audit events of all projects."""
+        return self.is_operator or self._has_role("auditor")
+
+    def _has_role(self, role: str) -> bool:
         roles = self.caller.get("service_roles")
-        return isinstance(roles, list) and "operator" in roles
+        return isinstance(roles, list) and role in roles
 
     def find(self, path: str) -> JsonObject | None:
         """Return a resource, or None if it does not exist."""

@@ -179,7 +179,7 @@ async def list_of_project(
     """List the events of a project.
 
     Sorted by position in the log, by default the newest event first. A new event appears after one or two seconds. Only
-    for project admins and operators.
+    for project admins, operators and auditors.
     """
     return await _list(call, project_id, page, filters)
 
@@ -191,20 +191,20 @@ async def list_everywhere(
     """List the events of all projects and of the service.
 
     Sorted by position in the log, by default the newest event first. A new event appears after one or two seconds. Only
-    for operators.
+    for operators and auditors.
     """
     return await _list(call, None, page, filters)
 
 
 @router.get(IN_PROJECT + "/events/{leaf_index}", responses=_SHOWN)
 async def show_of_project(call: CallDep, project_id: str, leaf_index: str) -> Response:
-    """Show an event of a project. Only for project admins and operators."""
+    """Show an event of a project. Only for project admins, operators and auditors."""
     return await _show(call, project_id, leaf_index)
 
 
 @router.get(OWN + "/events/{leaf_index}", responses=_SHOWN)
 async def show_anywhere(call: CallDep, leaf_index: str) -> Response:
-    """Show an event of any project or of the service. Only for operators."""
+    """Show an event of any project or of the service. Only for operators and auditors."""
     return await _show(call, None, leaf_index)
 
 
@@ -212,13 +212,13 @@ async def show_anywhere(call: CallDep, leaf_index: str) -> Response:
 async def prove_of_project(
     call: CallDep, project_id: str, leaf_index: str, size: ProvenSize = None
 ) -> Response:
-    """Prove that an event of a project is in the log. Only for project admins and operators."""
+    """Prove that an event of a project is in the log. Only for project admins, operators and auditors."""
     return await _prove(call, project_id, leaf_index, size)
 
 
 @router.get(OWN + "/events/{leaf_index}/proof", responses=_PROVED)
 async def prove_anywhere(call: CallDep, leaf_index: str, size: ProvenSize = None) -> Response:
-    """Prove that an event of any project is in the log. Only for operators."""
+    """Prove that an event of any project is in the log. Only for operators and auditors."""
     return await _prove(call, None, leaf_index, size)
 
 

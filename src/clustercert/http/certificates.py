@@ -23,7 +23,7 @@ from clustercert.model.errors import NotFound
 from clustercert.pki.certificates import chain_pem
 from clustercert.pki.crl import crl_pem
 from clustercert.policy.lifetime import BACKDATE
-from clustercert.policy.rules import operates
+from clustercert.policy.rules import reads_everything
 from clustercert.store.certificates import CertificateFilter, CertificateView, Page, PlaceNames
 
 
@@ -303,7 +303,8 @@ async def list_of_project(
 ) -> Response:
     """List the certificates of a project.
 
-    Project admins and operators see all, other users only their own. Includes certificates for removed clusters.
+    Project admins, operators and auditors see all, other users only their own. Includes certificates for removed
+    clusters.
     """
     found = await call.services.inventory.certificates_of_project(
         call.caller,
@@ -324,7 +325,10 @@ async def list_of_cluster(
     page: PageDep,
     filters: Annotated[ClusterCertificateFilters, Query()],
 ) -> Response:
-    """List the certificates of a cluster. Project admins and operators see all, other users only their own."""
+    """List the certificates of a cluster.
+
+    Project admins, operators and auditors see all, other users only their own.
+    """
     found = await call.services.inventory.certificates_of_project(
         call.caller,
         project_id,
@@ -343,8 +347,8 @@ async def list_everywhere(
 ) -> Response:
     """List certificates of all projects.
 
-    Operators see all certificates. Other callers must send own=true. They see their own certificates, including those
-    in projects where they no longer have a role.
+    Operators and auditors see all certificates. Other callers must send own=true. They see their own certificates,
+    including those in projects where they no longer have a role.
     """
     found = await call.services.inventory.certificates_of_all_projects(
         call.caller,
@@ -361,7 +365,7 @@ async def show_of_cluster(call: CallDep, project_id: str, cluster_id: str, certi
     """Show a certificate of a cluster.
 
     Send the certificate's fingerprint (complete, or at least the first 8 digits), credential number, or serial in hex.
-    Users see only their own certificates, project admins and operators see any.
+    Users see only their own certificates, project admins, operators and auditors see any.
     """
     inventory = call.services.inventory
     return await _show(call, await inventory.show(call.caller, project_id, cluster_id, _name(certificate)))
@@ -372,7 +376,7 @@ async def show_of_project(call: CallDep, project_id: str, certificate: str) -> R
     """Show a certificate of a project, even if its cluster was removed.
 
     Send the certificate's fingerprint (complete, or at least the first 8 digits), credential number, or serial in hex.
-    Users see only their own certificates, project admins and operators see any.
+    Users see only their own certificates, project admins, operators and auditors see any.
     """
     inventory = call.services.inventory
     return await _show(call, await inventory.show_in_project(call.caller, project_id, _name(certificate)))
@@ -383,7 +387,8 @@ async def show_anywhere(call: CallDep, certificate: str) -> Response:
     """Show a certificate of any project.
 
     Send the certificate's fingerprint (complete, or at least the first 8 digits), credential number, or serial in hex.
-    Users see only their own certificates, project admins see the certificates of their project, operators see any.
+    Users see only their own certificates, project admins see the certificates of their project, operators and
+    auditors see any.
     """
     inventory = call.services.inventory
     return await _show(call, await inventory.show_in_any_project(call.caller, _name(certificate)))
@@ -399,7 +404,8 @@ async def show_access(
 ) -> Response:
     """Show who has access to a cluster.
 
-    Lists the unexpired certificates, and the controls that can stop their use. Only for project admins and operators.
+    Lists the unexpired certificates, and the controls that can stop their use. Only for project admins, operators
+    and auditors.
     """
     report = await call.services.inventory.access_report(
         call.caller, project_id, cluster_id, user_id=user, group=group
@@ -492,11 +498,11 @@ async def list_reachable(
 ) -> Response:
     """List the clusters in all projects in which the user has a role, whatever the token's scope.
 
-    Operators see the clusters of all projects. Sorted by id.
+    Operators and auditors see the clusters of all projects. Sorted by id.
     """
     services, queries = call.services, call.services.clusters.queries
     caller = await services.identity.with_all_roles(call.caller)
-    projects = None if operates(caller) and own is None else caller.roles.keys()
+    projects = None if reads_everything(caller) and own is None else caller.roles.keys()
 
     async def read(*, after: str, limit: int) -> Sequence[Cluster]:
         return await queries.reachable_page(projects, name, after, limit)

@@ -112,8 +112,8 @@ class RequestParameters(BaseModel):
     )
     source: Address | None = Field(
         default=None,
-        description="The source IP address of the request; by default, the caller's address. Only for project admins"
-        " and operators.",
+        description="The source IP address of the request; by default, the caller's address. Only for project admins,"
+        " operators and auditors.",
     )
 
     def question(self, max_days: int) -> Question:
@@ -195,7 +195,7 @@ class RuleBody(ResponseBody):
     deny: str | None = Field(description="The rule's message if it denies the request.")
     first_false: str | None = Field(description="The rule's first condition that is not met.")
     conditions: list[ConditionBody] = Field(
-        description="Operators get all conditions, other callers only those that are not met."
+        description="Operators and auditors get all conditions, other callers only those that are not met."
     )
 
 
@@ -269,8 +269,8 @@ class ExplanationBody(ResponseBody):
     rules: list[RuleBody] = Field(description="The rules, in the order of the policy.")
     complete: bool = Field(
         validation_alias="is_complete",
-        description="False for callers other than operators: they see only rules that the user meets, or would meet"
-        " with a different request or different roles.",
+        description="False for callers other than operators and auditors: they see only rules that the user meets, or"
+        " would meet with a different request or different roles.",
     )
     nearest: NearestRuleBody | None = Field(
         validation_alias=AliasPath("explanation", "nearest"),
@@ -361,7 +361,7 @@ def _rule(check: RuleCheck, *, is_complete: bool) -> RuleBody:
         check,
         deny=check.rule.deny if check.outcome == "denies" else None,
         first_false=check.unmet[0].wanted if check.unmet else None,
-        # Conditions that are met can also name other users, so only operators see them.
+        # Conditions that are met can also name other users, so only operators and auditors see them.
         conditions=check.conditions if is_complete else check.unmet,
     )
 
@@ -377,7 +377,7 @@ async def explain(call: CallDep, parameters: Annotated[ExplainParameters, Query(
     """Explain what the policy decides on a request for a certificate.
 
     Signs and records nothing. Users may ask about themselves, project admins about users with a role in their project,
-    operators about everybody. Only operators see all rules.
+    operators and auditors about everybody. Only operators and auditors see all rules.
     """
     question = parameters.question(call.services.options.max_duration)
     explained = await call.services.explanations.explain(
@@ -400,7 +400,7 @@ async def list_entitlements(
     """List the users who could get a certificate with a Kubernetes group, and by which rules.
 
     Considers every request that a user could send. Users of OIDC issuers and Keystone have the groups and roles of
-    their last recorded request. Sorted by user id. Only for operators.
+    their last recorded request. Sorted by user id. Only for operators and auditors.
     """
     found = await call.services.explanations.entitled_users(
         call.caller,

@@ -318,8 +318,9 @@ async def revoke_user(call: CallDep, user_id: str, dry_run: DryRun = None) -> Re
 async def find_users(call: CallDep, name: Name = None) -> Response:
     """Find users by name.
 
-    Only for operators. Finds users of the built-in identity service by `NAME` or `DOMAIN/NAME`. Finds users of issuers
-    and of Keystone who have logged in by a name such as `sso/anna`. Also finds users by a name that the policy chose.
+    Only for operators and auditors. Finds users of the built-in identity service by `NAME` or `DOMAIN/NAME`. Finds
+    users of issuers and of Keystone who have logged in by a name such as `sso/anna`. Also finds users by a name that
+    the policy chose.
     """
     found = await call.services.revocation.previews.users_named(call.caller, _name(name))
     return responses.private({"users": [NamedUserBody.render(each) for each in found]})
@@ -343,7 +344,7 @@ async def find_users_in_cluster(
 async def list_user_revocations(call: CallDep, user_id: str, page: PageDep) -> Response:
     """List the revocations of a user in all clusters.
 
-    Only for operators. Includes revocations caused by disabling or deleting the user.
+    Only for operators and auditors. Includes revocations caused by disabling or deleting the user.
     """
     found = await call.services.revocation.user_revocations(
         call.caller, user_id, limit=page.limit, before=page.cursor

@@ -11,13 +11,13 @@ from clustercert.model.errors import Conflict, NotFound
 from clustercert.model.events.administration import RoleChange, RoleChanged, RoleDefined
 from clustercert.model.ids import is_id
 from clustercert.model.suggestion import did_you_mean
-from clustercert.policy.rules import ADMIN, OPERATOR
+from clustercert.policy.rules import ADMIN, AUDITOR, OPERATOR
 from clustercert.store.engine.database import Database
 from clustercert.store.entities import Reference
 from clustercert.store.roles import RoleQueries
 from clustercert.store.roles import Roles as LiveRoles
 
-BUILT_IN = (ADMIN, "member", OPERATOR, "reader")
+BUILT_IN = (ADMIN, AUDITOR, "member", OPERATOR, "reader")
 
 
 class Roles:

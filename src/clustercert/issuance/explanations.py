@@ -15,7 +15,7 @@ from clustercert.policy.decision import Policy
 from clustercert.policy.entitlements import Entitlements
 from clustercert.policy.explanation import Explanation, explain
 from clustercert.policy.lifetime import LONGEST, MAX_LIFETIME
-from clustercert.policy.rules import administers, operates, require_operator
+from clustercert.policy.rules import reads_everything, reads_project, require_reader
 from clustercert.store.clusters import ClusterQueries
 from clustercert.store.known_users import UsernameQueries
 from clustercert.store.roles import MemberQueries
@@ -105,28 +105,30 @@ class Explanations:
     ) -> ExplainedRequest:
         """Explain the decision on a user's request. By default, the user is the caller.
 
-        Operators may ask about all users. Project admins may ask about users with a role in the project. Only operators
-        see rules that the user may not see. Raises NotFound if the caller may not ask about this user, or Forbidden if
-        the caller may not choose the source.
+        Operators and auditors may ask about all users. Project admins may ask about users with a role in the project.
+        Only operators and auditors see rules that the user may not see. Raises NotFound if the caller may not ask about
+        this user, or Forbidden if the caller may not choose the source.
         """
-        projects = None if operates(caller) else caller.roles.keys()
+        projects = None if reads_everything(caller) else caller.roles.keys()
         cluster = await self.clusters.reachable(cluster_id, projects)
         if cluster is None:
             raise _not_found()
-        manages = administers(caller, cluster.project_id)
-        if question.source is not None and not manages:
-            raise Forbidden("source: only operators and admins of the project can ask about another address.")
+        sees_others = reads_project(caller, cluster.project_id)
+        if question.source is not None and not sees_others:
+            raise Forbidden(
+                "source: only operators, auditors and admins of the project can ask about another address."
+            )
         seen_at = None
         if user_id in (None, caller.user.id):
             asked = caller
-        elif manages:
+        elif sees_others:
             asked, seen_at = await self._other(cluster, str(user_id), caller.origin)
-            if not (asked.roles_in(cluster.project_id) or operates(caller)):
+            if not (asked.roles_in(cluster.project_id) or reads_everything(caller)):
                 raise _not_found()
         else:
             raise _not_found()
         asked = _logged_in(asked, question, caller.origin)
-        explained = await self._explained(asked, cluster, question, only_own=not operates(caller))
+        explained = await self._explained(asked, cluster, question, only_own=not reads_everything(caller))
         return replace(explained, seen_at=seen_at)
 
     async def entitled_users(
@@ -141,7 +143,7 @@ class Explanations:
             group: the group's name, or a pattern in which `*` stands for any characters.
             since: by default, 30 days ago.
         """
-        require_operator(caller)
+        require_reader(caller)
         cluster = await self.clusters.reachable(cluster_id, None)
         if cluster is None:
             raise NotFound("There is no such cluster. Check its id.")

@@ -402,9 +402,11 @@ def united_groups(
     return tuple(groups)
 
 
-# ADMIN is a role in a project, OPERATOR in the whole service.
+# ADMIN is a role in a project, OPERATOR and AUDITOR in the whole service.
 ADMIN = "admin"
 OPERATOR = "operator"
+AUDITOR = "auditor"
+SERVICE_ROLES = (OPERATOR, AUDITOR)
 # The built-in roles in projects, the highest first.
 PROJECT_ROLES = (ADMIN, "member", "reader")
 
@@ -414,9 +416,19 @@ def operates(caller: Caller) -> bool:
     return OPERATOR in caller.service_roles
 
 
+def reads_everything(caller: Caller) -> bool:
+    """Whether the caller, an operator or auditor, may see the certificates and audit events of every project."""
+    return any(role in caller.service_roles for role in SERVICE_ROLES)
+
+
 def administers(caller: Caller, project_id: str) -> bool:
     """Whether the caller may manage other users' certificates in a project: as project admin or as an operator."""
     return ADMIN in caller.roles_in(project_id) or operates(caller)
+
+
+def reads_project(caller: Caller, project_id: str) -> bool:
+    """Whether the caller may see all certificates and audit events of a project: project admin, operator or auditor."""
+    return ADMIN in caller.roles_in(project_id) or reads_everything(caller)
 
 
 def administered_projects(caller: Caller) -> tuple[str, ...]:
@@ -447,6 +459,12 @@ def require_operator(caller: Caller, message: str = "Only operators can do this.
         raise Forbidden(message)
 
 
+def require_reader(caller: Caller, message: str = "Only operators and auditors can do this.") -> None:
+    """Raise Forbidden with this message if the caller is neither an operator nor an auditor."""
+    if not reads_everything(caller):
+        raise Forbidden(message)
+
+
 def require_admin(caller: Caller, project_id: str) -> None:
     """Raise NotFound if the caller has no role in the project, or Forbidden if the caller is not a project admin.
 
@@ -458,8 +476,15 @@ def require_admin(caller: Caller, project_id: str) -> None:
 
 
 def require_reach(caller: Caller, project_id: str) -> None:
-    """Raise NotFound if the caller has no role in the project. Operators pass."""
-    if not operates(caller):
+    """Raise NotFound if the caller has no role in the project, or Forbidden for an auditor. Operators pass."""
+    require_view(caller, project_id)
+    if not (operates(caller) or caller.roles_in(project_id)):
+        raise Forbidden("The role auditor can only read. Ask an operator or an admin of the project.")
+
+
+def require_view(caller: Caller, project_id: str) -> None:
+    """Raise NotFound if the caller has no role in the project. Operators and auditors pass."""
+    if not reads_everything(caller):
         caller.require_roles_in(project_id)
     elif not project_id.isprintable():
         # Don't query for unprintable ids: PostgreSQL rejects strings with a NUL character.

@@ -33,7 +33,7 @@ def send_requests(service: Service, world: World) -> list[str]:
         client.post(world.path() + f"?token={admin.token}", json={"duration": 0}, headers=admin.headers),
         client.post(world.path(), content=f'{{"csr": "{admin.token}"', headers=admin.headers),
         client.post(world.path(), json={"duration": admin.password}, headers=admin.headers),
-        client.post(world.path(), json={"duration": 1}, headers=world.people["auditor"].headers),
+        client.post(world.path(), json={"duration": 1}, headers=world.people["inspector"].headers),
         client.get(world.path(), headers={"X-Auth-Token": f"{admin.token}x"}),
         client.get(world.path(), headers=admin.headers | {"Authorization": f"Bearer {admin.password}"}),
         client.get(world.path(), headers={"Authorization": f"SDK-HMAC-SHA256 {world.access_key[1]}"}),

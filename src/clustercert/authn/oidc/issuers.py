@@ -23,6 +23,7 @@ from clustercert.model.login_client import (
 )
 from clustercert.model.name_patterns import Names
 from clustercert.model.requests import is_https_url, is_loopback_redirect
+from clustercert.policy.rules import SERVICE_ROLES
 from clustercert.policy.setting_types import Lifetime, Name, NameList, RuleFault, Section, TrueOrFalse
 
 
@@ -188,8 +189,8 @@ class RoleGrant(Section):
             raise RuleFault("give either service = true or projects, not both", "projects")
         if self.service and self.groups is None and not self.claims:
             raise RuleFault("a role with service = true needs groups or claims as its condition", "service")
-        if not self.service and self.role == "operator":
-            raise RuleFault("the role operator has no effect in projects; add service = true", "role")
+        if not self.service and self.role in SERVICE_ROLES:
+            raise RuleFault(f"the role {self.role} has no effect in projects; add service = true", "role")
         return self
 
     @functools.cached_property

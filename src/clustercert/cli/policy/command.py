@@ -69,7 +69,7 @@ def can(
     """List who could get a certificate with a Kubernetes group, by which rule, and for how long at most.
 
     Considers every request that a user could send. The column NEEDS shows what the request must have. The column
-    UNLESS shows rules that refuse some of these requests. Only for operators.
+    UNLESS shows rules that refuse some of these requests. Only for operators and auditors.
     """
     found = find_cluster(client, cluster, project)
     query = {"cluster": str(found["id"]), "group": group, "since": rfc3339(since)}

@@ -33,7 +33,7 @@ from clustercert.http.responses import ResponseBody
 from clustercert.model import Domain, Group, JsonObject, Project, Role, RoleAssignment, User
 from clustercert.model.errors import ConcurrentChange, Forbidden, InvalidRequest, NotFound
 from clustercert.model.suggestion import did_you_mean
-from clustercert.policy.rules import OPERATOR, PROJECT_ROLES, may_assign, may_unassign, operates
+from clustercert.policy.rules import PROJECT_ROLES, SERVICE_ROLES, may_assign, may_unassign, operates
 
 ROLES = OWN + "/roles"
 ROLE = ROLES + "/{name}"
@@ -236,7 +236,10 @@ async def show_in_service(
 async def assign_in_service(
     change: OperatorChange, role: str, assignees: str, name: str, domain: DomainDep
 ) -> Response:
-    """Assign a role in the whole service, such as operator. `assignees` is `users` or `groups`. Only for operators."""
+    """Assign a role in the whole service, such as operator or auditor. Only for operators.
+
+    `assignees` is `users` or `groups`.
+    """
     return await _assign(change, None, role, assignees, name, domain)
 
 
@@ -287,7 +290,8 @@ def _warning(change: Change, project: Project | None, role: str) -> str | None:
     """Return a warning, in ASCII, if the role has no effect."""
     rules = change.call.services.explanations.policy.rules
     if project is None:
-        return None if role == OPERATOR else "Only the role operator has rights in the whole service."
+        known = " and ".join(SERVICE_ROLES)
+        return None if role in SERVICE_ROLES else f"Only the roles {known} have rights in the whole service."
     if any(rule.takes_role(role) for rule in rules if rule.deny is None):
         return None
     return "No policy rule names this role, so it grants no certificates."
