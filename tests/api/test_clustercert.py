@@ -294,7 +294,7 @@ def test_a_dry_run_says_what_would_be_issued_and_records_nothing(client: httpx.C
         "rules": ["admin"],
         "groups": ["clustercert:admins"],
         "allowed_by": "policy",
-        "truncated": False,
+        "shortened": False,
     }
     assert preview == {
         "kind": "IssuancePreview",

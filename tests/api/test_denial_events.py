@@ -127,7 +127,7 @@ def test_what_is_issued_says_how_it_came_about(client: httpx.Client, world: Worl
     assert trace["rule"] == "member"
     assert trace["groups"] == ["clustercert:editors"]
     assert trace["allowed_by"] == "policy"
-    assert trace["truncated"] is False
+    assert trace["shortened"] is False
 
 
 def failed_from(address: str, world: World) -> list[bytes]:

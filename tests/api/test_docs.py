@@ -115,7 +115,8 @@ def test_the_openapi_document_says_what_is_asked_and_answered(client: httpx.Clie
     clustercert = described["paths"]["/api/v3/projects/{project_id}/clusters/{cluster_id}/clustercert"]
     post = clustercert["post"]
     body = post["requestBody"]["content"]["application/json"]["schema"]
-    assert {"duration", "expire_at", "csr", "reason"} == set(body["properties"])
+    lifetimes = {"duration", "expire_at", "expires_in", "shorten"}
+    assert {*lifetimes, "csr", "reason"} == set(body["properties"])
     assert set(post["responses"]) >= {"200", "400", "401", "403", "404", "413", "500", "503"}
     assert set(post["responses"]["200"]["content"]) == {"application/json", "application/yaml"}
     assert clustercert["get"]["deprecated"] is True

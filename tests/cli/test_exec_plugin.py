@@ -17,8 +17,10 @@ import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import load_pem_private_key
 
+from support import shifted_clock
 from support.command_line import Operator
 from support.exec_plugin import COMMAND, PATIENT, User, add_cluster, status_of
+from support.leaf_checks import BACKDATE
 from support.operated_cluster import SERVICE_CA
 
 PARALLEL = 50
@@ -92,6 +94,28 @@ def test_the_second_call_comes_from_the_cache(plugin: Plugin) -> None:
     assert plugin.credential() == first
     assert plugin.issued == 1
     assert plugin.user.key_origins(plugin.cluster_id) == ["csr"]
+
+
+@pytest.mark.parametrize("hours", [5, -5])
+def test_a_wrong_clock_changes_neither_the_lifetime_nor_the_time_of_renewal(
+    plugin: Plugin, hours: int
+) -> None:
+    """The clock of the user's machine is hours ahead of the service's clock, or behind."""
+    clock, wrong = shifted_clock.command(hours), timedelta(hours=hours)
+    arguments = (*plugin.arguments, "--expires-in", "1h")
+
+    first, second = (plugin.user.run(*arguments, command=clock) for _ in range(2))
+
+    assert (first.returncode, first.stderr) == (0, "")
+    assert second.stdout == first.stdout
+    assert plugin.issued == 1
+    status = status_of(first.stdout)
+    leaf = x509.load_pem_x509_certificate(status["clientCertificateData"].encode())
+    assert leaf.not_valid_after_utc - leaf.not_valid_before_utc - BACKDATE == timedelta(hours=1)
+    shown = datetime.fromisoformat(status["expirationTimestamp"])
+    assert abs(shown - wrong - leaf.not_valid_after_utc) < timedelta(minutes=5)
+    issued, renew, expires = map(int, plugin.cache_file.read_text().split(" ")[1:4])
+    assert (renew - issued, expires - issued) == (48 * 60, 3600)
 
 
 @pytest.mark.full

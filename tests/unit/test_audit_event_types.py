@@ -110,9 +110,11 @@ def test_an_event_has_one_canonical_form() -> None:
 REQUESTS = [
     IssueRequest(duration=30, reason="incident 4711"),
     IssueRequest(duration=-1),
-    IssueRequest(duration=1825, truncate=True),
+    IssueRequest(duration=1825, shorten=True),
     IssueRequest(duration=1825),
     IssueRequest(expire_at=NOW.replace(microsecond=0) + timedelta(hours=1)),
+    IssueRequest(expires_in=timedelta(days=31)),
+    IssueRequest(expires_in=timedelta(days=31), shorten=True),
     IssueRequest(),
 ]
 
@@ -164,7 +166,8 @@ def replay(event: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
     request = IssueRequest(
         duration=asked["duration"],
         expire_at=datetime.fromisoformat(asked["expire_at"]) if asked["expire_at"] else None,
-        truncate=asked["truncate"],
+        expires_in=timedelta(seconds=asked["expires_in"]) if asked["expires_in"] else None,
+        shorten=asked["shorten"],
         reason=asked["reason"],
     )
     try:

@@ -5,33 +5,22 @@ import typer
 from hypothesis import given
 from hypothesis import strategies as st
 
-from clustercert.cli.options import Lifetime, LifetimeOptions
-
-NOW = datetime(2026, 1, 15, 10, 30, 5, 999, tzinfo=UTC)
-SECOND = NOW.replace(microsecond=0)
+from clustercert.cli.options import LifetimeOptions
+from clustercert.client import IssueOptions
 
 
 def test_the_default_is_8_hours_or_less() -> None:
-    hours = timedelta(hours=8)
-    assert LifetimeOptions(None, None, None).lifetime(NOW) == Lifetime(
-        expire_at=SECOND + hours, tolerance=hours
-    )
+    options = LifetimeOptions(None, None, None).issue_options()
+    assert options == IssueOptions(expires_in=timedelta(hours=8), shorten=True)
+    assert options.body() == {"expires_in": 28800, "shorten": True}
 
 
-@pytest.mark.parametrize(("text", "days"), [("1d", 1), ("24h", 1), ("2w", 14), ("1825d", 1825)])
-def test_whole_days_are_sent_as_days(text: str, days: int) -> None:
-    assert LifetimeOptions(None, text, None).lifetime(NOW) == Lifetime(duration=days)
-
-
-def test_hours_become_a_time_with_a_tolerance() -> None:
-    lifetime = LifetimeOptions(None, "1h30m", None).lifetime(NOW)
-    assert lifetime == Lifetime(expire_at=SECOND + timedelta(minutes=90), tolerance=timedelta(minutes=5))
-
-
-def test_the_minimum_is_extended_for_the_transfer() -> None:
-    lifetime = LifetimeOptions(None, "15m", None).lifetime(NOW)
-    assert lifetime.expire_at is not None
-    assert timedelta(minutes=15) < lifetime.expire_at - NOW < timedelta(minutes=16)
+@pytest.mark.parametrize(
+    ("text", "seconds"),
+    [("15m", 900), ("1h30m", 5400), ("1d", 86400), ("24h", 86400), ("1825d", 1825 * 86400)],
+)
+def test_a_lifetime_is_sent_in_seconds_and_not_shortened(text: str, seconds: int) -> None:
+    assert LifetimeOptions(None, text, None).issue_options().body() == {"expires_in": seconds}
 
 
 @pytest.mark.parametrize(
@@ -44,12 +33,13 @@ def test_the_minimum_is_extended_for_the_transfer() -> None:
     ],
 )
 def test_a_time_of_expiry_is_parsed(text: str) -> None:
-    assert LifetimeOptions(None, None, text).lifetime(NOW) == Lifetime(expire_at=SECOND + timedelta(days=1))
+    expiry = datetime(2026, 1, 16, 10, 30, 5, tzinfo=UTC)
+    assert LifetimeOptions(None, None, text).issue_options() == IssueOptions(expire_at=expiry)
 
 
 @pytest.mark.parametrize("days", [-1, 1, 1825])
 def test_days_are_kept(days: int) -> None:
-    assert LifetimeOptions(days, None, None).lifetime(NOW) == Lifetime(duration=days)
+    assert LifetimeOptions(days, None, None).issue_options() == IssueOptions(duration=days)
 
 
 @pytest.mark.parametrize(
@@ -69,14 +59,14 @@ def test_days_are_kept(days: int) -> None:
 )
 def test_invalid_lifetimes_are_wrong_usage(options: tuple[int | None, str | None, str | None]) -> None:
     with pytest.raises(typer.BadParameter):
-        LifetimeOptions(*options).lifetime(NOW)
+        LifetimeOptions(*options).issue_options()
 
 
 @given(st.text())
 def test_arbitrary_text_is_wrong_usage_or_a_lifetime(text: str) -> None:
     for expires_in, expire_at in ((text, None), (None, text)):
         try:
-            lifetime = LifetimeOptions(None, expires_in, expire_at).lifetime(NOW)
+            options = LifetimeOptions(None, expires_in, expire_at).issue_options()
         except typer.BadParameter:
             continue
-        assert (lifetime.duration is None) != (lifetime.expire_at is None)
+        assert (options.expires_in is None) != (options.expire_at is None)

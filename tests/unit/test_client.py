@@ -211,19 +211,11 @@ def test_ids_are_escaped_in_paths() -> None:
     assert service.requests[0].url.raw_path == path
 
 
-def test_the_longest_lifetime_is_read_by_a_dry_run() -> None:
-    service = Service(httpx.Response(200, json={"not_after": "2026-01-16T10:30:00Z"}))
-    with service.client() as client:
-        assert client.longest_not_after(PROJECT, CLUSTER) == NOW + timedelta(days=1)
-    assert service.requests[0].url.query == b"dryRun=All"
-    assert service.sent() == {"duration": -1}
-
-
 def test_a_signed_request_verifies() -> None:
     service = Service(httpx.Response(200, json={"kind": "Config", "not_after": "2026-01-16T10:30:00Z"}))
     with service.client(AccessKeyAuth("AKEXAMPLE", "s3cret", lambda: NOW)) as client:
         client.issue(PROJECT, CLUSTER, IssueOptions(duration=1))
-        client.longest_not_after(PROJECT, CLUSTER)
+        client.exchange("POST", "/api/v3/projects?dryRun=All", body={"duration": -1})
 
     for request in service.requests:
         unverified = parse_authorization(request.headers["Authorization"])

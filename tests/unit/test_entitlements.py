@@ -49,7 +49,7 @@ def rule(name: str, when: Rule | None = None, **grant: object) -> Rule:
 
 # Every kind of request that the conditions below can tell apart.
 REQUESTS = [
-    IssueRequest(duration=1825, truncate=True, public_key=sample_key(key) if key else None, reason=reason)
+    IssueRequest(duration=1825, shorten=True, public_key=sample_key(key) if key else None, reason=reason)
     for key in (None, "ec-p256", "rsa-2048", "ed25519")
     for reason in (None, "incident")
 ]

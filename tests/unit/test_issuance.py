@@ -146,7 +146,8 @@ async def test_certificate_and_audit_event_are_recorded_before_anything_leaves()
     assert event.request == {
         "duration": 30,
         "expire_at": None,
-        "truncate": False,
+        "expires_in": None,
+        "shorten": False,
         "csr": False,
         "key_type": "ec-p256",
         "reason": "incident 4711",
@@ -269,7 +270,7 @@ async def test_a_refusal_has_the_trace_of_the_decision() -> None:
             "allowed_until": (ISSUED_AT + timedelta(hours=8)).isoformat(),
             "allowed_by": "rule",
             "requested_not_after": (ISSUED_AT + timedelta(days=30)).isoformat(),
-            "truncated": False,
+            "shortened": False,
         }
 
 

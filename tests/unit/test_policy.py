@@ -131,7 +131,7 @@ def test_minus_one_is_truncated_to_the_rule() -> None:
 
 
 @pytest.mark.parametrize("ca_lifetime", [timedelta(days=100), timedelta(days=1, hours=3, seconds=7)])
-@pytest.mark.parametrize("ask", [IssueRequest(duration=-1), IssueRequest(duration=400, truncate=True)])
+@pytest.mark.parametrize("ask", [IssueRequest(duration=-1), IssueRequest(duration=400, shorten=True)])
 def test_minus_one_and_get_are_truncated_to_the_end_of_the_ca(
     ask: IssueRequest, ca_lifetime: timedelta
 ) -> None:
@@ -141,10 +141,10 @@ def test_minus_one_and_get_are_truncated_to_the_end_of_the_ca(
 
 
 def test_get_is_truncated_to_the_rule() -> None:
-    assert decide(IssueRequest(duration=30, truncate=True), "reader").not_after == ISSUED_AT + timedelta(
+    assert decide(IssueRequest(duration=30, shorten=True), "reader").not_after == ISSUED_AT + timedelta(
         hours=8
     )
-    assert decide(IssueRequest(duration=30, truncate=True), "admin").not_after == ISSUED_AT + timedelta(
+    assert decide(IssueRequest(duration=30, shorten=True), "admin").not_after == ISSUED_AT + timedelta(
         days=30
     )
 
@@ -167,7 +167,7 @@ def test_a_longer_wish_than_the_ca_is_forbidden_and_told_its_end() -> None:
 
 
 @pytest.mark.parametrize(
-    "ask", [IssueRequest(duration=-1), IssueRequest(duration=1), IssueRequest(duration=30, truncate=True)]
+    "ask", [IssueRequest(duration=-1), IssueRequest(duration=1), IssueRequest(duration=30, shorten=True)]
 )
 def test_an_expired_ca_issues_nothing(ask: IssueRequest) -> None:
     ended = cluster(client_ca(lifetime=timedelta(hours=12)))
@@ -224,9 +224,18 @@ def test_expire_at_beyond_the_rule_is_forbidden_and_told_the_limit() -> None:
 
 
 def test_an_expire_at_beyond_the_rule_is_forbidden_even_with_minus_one() -> None:
-    """expire_at wins: what is left to truncate is -1, which was not asked for."""
+    """expire_at wins: what is left to shorten is -1, which was not asked for."""
     with pytest.raises(Forbidden):
         decide(IssueRequest(duration=-1, expire_at=ISSUED_AT + timedelta(days=40)), "member")
+
+
+def test_expires_in_counts_from_the_request_and_is_shortened_only_on_request() -> None:
+    ask = IssueRequest(expires_in=timedelta(hours=8))
+    assert decide(ask, "reader").not_after == ISSUED_AT + timedelta(hours=8)
+    longer = replace(ask, expires_in=timedelta(hours=8, seconds=1))
+    with pytest.raises(Forbidden, match="8 hours"):
+        decide(longer, "reader")
+    assert decide(replace(longer, shorten=True), "reader").not_after == ISSUED_AT + timedelta(hours=8)
 
 
 def test_neither_duration_nor_expire_at_is_an_invalid_request() -> None:

@@ -108,7 +108,8 @@ REQUESTS = st.builds(
     expire_at=st.sampled_from(
         [None, None, ISSUED_AT + HOUR, ISSUED_AT + 90 * HOUR, ISSUED_AT - HOUR, ISSUED_AT + timedelta(9000)]
     ),
-    truncate=st.booleans(),
+    expires_in=st.sampled_from([None, None, HOUR, 90 * HOUR]),
+    shorten=st.booleans(),
     public_key=st.sampled_from([None, sample_key("ec-p256"), sample_key("rsa-2048")]),
     reason=st.sampled_from([None, " ", "incident 4711"]),
 )

@@ -204,7 +204,7 @@ def test_what_is_no_lifetime_is_refused(text: str) -> None:
 
 def test_a_trace_says_what_limits_and_truncates() -> None:
     longest = POLICY.decide(caller("member"), cluster(), IssueRequest(duration=-1), NOW).trace
-    assert longest["truncated"] is False
+    assert longest["shortened"] is False
     assert longest["requested_not_after"] == longest["allowed_until"]
     assert (longest["rule"], longest["skipped_rules"], longest["allowed_by"]) == (
         "member",
@@ -213,11 +213,11 @@ def test_a_trace_says_what_limits_and_truncates() -> None:
     )
     short_ca = client_ca(lifetime=timedelta(days=3))
     by_ca = POLICY.decide(
-        caller("admin"), cluster(short_ca), IssueRequest(duration=30, truncate=True), NOW
+        caller("admin"), cluster(short_ca), IssueRequest(duration=30, shorten=True), NOW
     ).trace
     assert by_ca["allowed_by"] == "ca"
     assert by_ca["allowed_until"] == short_ca.certificate.not_valid_after_utc.isoformat()
-    assert by_ca["truncated"] is True
+    assert by_ca["shortened"] is True
 
 
 def test_an_expired_cas_refusal_has_a_trace_too() -> None:

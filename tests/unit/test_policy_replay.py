@@ -37,6 +37,8 @@ Rule = dict[str, Any]
 DOMAIN = Domain("d" * 32, "default")
 MEMBER = {"name": "members", "when": {"roles": ["member"]}, "grant": {"groups": ["editors"]}}
 LONGEST = IssueRequest(duration=-1)
+# The request of the exec plugin.
+AT_MOST_8H = IssueRequest(expires_in=timedelta(hours=8), shorten=True)
 BY_CSR = replace(LONGEST, public_key=sample_key("ec-p384"))
 
 
@@ -187,7 +189,8 @@ REQUESTS = st.builds(
     IssueRequest,
     duration=st.sampled_from([None, -1, 1, 30, 1825]),
     expire_at=st.sampled_from([None, NOW.replace(microsecond=0) + timedelta(hours=1)]),
-    truncate=st.booleans(),
+    expires_in=st.sampled_from([None, timedelta(minutes=15), timedelta(hours=8)]),
+    shorten=st.booleans(),
     public_key=st.sampled_from([None, *map(sample_key, ["ec-p256", "ec-p384", "ed25519"])]),
     reason=st.sampled_from([None, "", "incident 4711"]),
 )
@@ -249,7 +252,11 @@ def test_the_same_policy_changes_nothing(
         ({"deny": "no"}, {}, LONGEST, {Change.ALLOWED}),
         ({}, {"max_lifetime": "8h"}, LONGEST, {Change.SHORTER}),
         ({}, {"max_lifetime": "8h"}, IssueRequest(duration=1), {Change.DENIED}),
-        ({}, {"max_lifetime": "8h"}, IssueRequest(duration=1, truncate=True), {Change.SHORTER}),
+        ({}, {"max_lifetime": "8h"}, IssueRequest(duration=1, shorten=True), {Change.SHORTER}),
+        ({"max_lifetime": "8h"}, {"max_lifetime": "1h"}, AT_MOST_8H, {Change.SHORTER}),
+        ({"max_lifetime": "1h"}, {"max_lifetime": "30m"}, AT_MOST_8H, {Change.SHORTER}),
+        ({"max_lifetime": "1h"}, {"max_lifetime": "9h"}, AT_MOST_8H, {Change.LONGER}),
+        ({"max_lifetime": "8h"}, {"max_lifetime": "1h"}, replace(AT_MOST_8H, shorten=False), {Change.DENIED}),
         ({"max_lifetime": "8h"}, {}, LONGEST, {Change.LONGER}),
         ({}, {"max_lifetime": "3d"}, IssueRequest(duration=1), set()),
         ({}, {"groups": ["editors", "more"]}, LONGEST, {Change.GROUPS}),

@@ -220,7 +220,7 @@ def test_rules_switch_off_the_groups_of_roles_unless_they_are_switched_on() -> N
 
 
 def test_the_policy_caps_every_lifetime() -> None:
-    for ask in (LONGEST, IssueRequest(duration=30, truncate=True)):
+    for ask in (LONGEST, IssueRequest(duration=30, shorten=True)):
         assert decide(rule("a"), ask=ask, max_lifetime="24h").not_after == ISSUED_AT + 24 * HOUR
         long = rule("a", max_lifetime="30d", default_lifetime="30d")
         assert decide(long, ask=ask, max_lifetime="24h").not_after == ISSUED_AT + 24 * HOUR

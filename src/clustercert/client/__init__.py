@@ -4,7 +4,7 @@ The client stores nothing; the command line saves logins.
 """
 
 from dataclasses import asdict, dataclass, field
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from http import HTTPStatus
 from urllib.parse import quote
 
@@ -12,8 +12,6 @@ from clustercert.client.connection import ApiError, ApiResponse, ServiceClient, 
 from clustercert.file_names import is_plain
 from clustercert.model import JsonObject
 
-# The `duration` for the longest allowed lifetime. Source: CCE API reference, cce_02_0248.
-LONGEST = -1
 OPERATOR = "operator"
 # Statuses that API gateways return for an unknown operation.
 _NO_SUCH_OPERATION = frozenset({HTTPStatus.FORBIDDEN, HTTPStatus.NOT_FOUND, HTTPStatus.METHOD_NOT_ALLOWED})
@@ -100,17 +98,24 @@ class Session:
 
 @dataclass(frozen=True, slots=True)
 class IssueOptions:
-    """The options of a kubeconfig request, with the same names and meanings as in the API."""
+    """The options of a kubeconfig request, with the same names and meanings as in the API.
+
+    Attributes:
+        expires_in: in whole seconds.
+    """
 
     duration: int | None = None
     expire_at: datetime | None = None
+    expires_in: timedelta | None = None
+    shorten: bool | None = None
     csr: str | None = None
     reason: str | None = None
 
     def body(self) -> JsonObject:
         """Build the request body from the options that are set."""
         expire_at = self.expire_at and f"{self.expire_at.astimezone(UTC):%Y-%m-%d %H:%M:%S} +0000 UTC"
-        fields = asdict(self) | {"expire_at": expire_at}
+        expires_in = None if self.expires_in is None else int(self.expires_in.total_seconds())
+        fields = asdict(self) | {"expire_at": expire_at, "expires_in": expires_in}
         return {name: value for name, value in fields.items() if value is not None}
 
 
@@ -190,13 +195,6 @@ class Client(ServiceClient):
         """Request a kubeconfig with a new certificate for the caller. The response is not validated."""
         path = f"{_cluster(project_id, cluster_id)}/clustercert"
         return self.exchange("POST", path, body=options.body())
-
-    def longest_not_after(self, project_id: str, cluster_id: str) -> datetime:
-        """Return the time of expiry of a certificate issued now with the longest allowed lifetime."""
-        path = f"{_cluster(project_id, cluster_id)}/clustercert?dryRun=All"
-        response = self.exchange("POST", path, body=IssueOptions(duration=LONGEST).body())
-        with self.check_format():
-            return _time(response.body["not_after"])
 
     def _new_token(self, identity: JsonObject, scope: JsonObject) -> Session:
         body: JsonObject = {"auth": {"identity": identity} | ({"scope": scope} if scope else {})}

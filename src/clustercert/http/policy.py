@@ -351,7 +351,7 @@ def _would_sign(explained: ExplainedRequest) -> WouldSignBody | None:
         found.grant,
         organizations=explained.organizations,
         key_type=found.key_type,
-        shortened=trace["truncated"],
+        shortened=trace["shortened"],
         limit=limit,
     )
 

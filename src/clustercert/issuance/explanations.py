@@ -52,11 +52,10 @@ class Question:
     auth_method: str | None = None
     source: str | None = None
 
-    def request_at(self, now: datetime) -> IssueRequest:
-        ends = None if self.expires_in is None else now.replace(microsecond=0) + self.expires_in
+    def request(self) -> IssueRequest:
         return IssueRequest(
-            duration=self.duration if ends is None else None,
-            expire_at=ends,
+            duration=self.duration if self.expires_in is None else None,
+            expires_in=self.expires_in,
             public_key=sample_key(self.csr_key_type) if self.csr_key_type is not None else None,
             reason=self.reason,
         )
@@ -164,11 +163,7 @@ class Explanations:
         The request has a CSR, like the requests of the exec plugin, and no reason.
         """
         now = self.now()
-        request = IssueRequest(
-            expire_at=now.replace(microsecond=0) + MAX_LIFETIME,
-            truncate=True,
-            public_key=sample_key(EXEC_PLUGIN_KEY),
-        )
+        request = IssueRequest(expires_in=MAX_LIFETIME, shorten=True, public_key=sample_key(EXEC_PLUGIN_KEY))
         try:
             grant = self.policy.decide(caller, cluster, request, now)
             return self.bindings.apply_credential_group(cluster, grant)
@@ -195,7 +190,7 @@ class Explanations:
         self, asked: Caller, cluster: Cluster, question: Question, *, only_own: bool
     ) -> ExplainedRequest:
         now = self.now()
-        request = question.request_at(now)
+        request = question.request()
         explanation = explain(
             self.policy,
             asked,

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import datetime, timedelta
 
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
@@ -18,16 +18,18 @@ class IssueRequest:
     """A caller's request, parsed and validated, before the policy decides.
 
     Attributes:
-        duration: whole days, or -1 for the longest allowed; None if `expire_at` is used.
+        duration: whole days, or -1 for the longest allowed; None if another field has the lifetime.
         expire_at: the requested end of validity, whole seconds; takes precedence over `duration`.
+        expires_in: the requested lifetime, whole seconds; used instead of `duration` and `expire_at`.
+        shorten: whether to shorten a lifetime that exceeds the limit, instead of denying the request.
         public_key: the public key in a verified CSR; None if the service generates the key pair.
-        truncate: whether to shorten a lifetime that exceeds the limit, instead of denying the request.
         reason: for the audit event; printable text of at most 512 characters. A blank reason becomes None.
     """
 
     duration: int | None = None
     expire_at: datetime | None = None
-    truncate: bool = False
+    expires_in: timedelta | None = None
+    shorten: bool = False
     public_key: PublicKey | None = None
     reason: str | None = None
 

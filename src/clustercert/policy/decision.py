@@ -222,10 +222,10 @@ class Policy:
             raise Unavailable(CA_EXPIRED, retry_after=3600, trace=trace)
         by_default = min((rule.default_lifetime for rule in rules if rule.default_lifetime), default=None)
         requested = _requested_end(request, at, longest if by_default is None else at + by_default, trace)
-        truncates = request.truncate or (request.expire_at is None and request.duration == LONGEST)
+        shortens = request.shorten or (request.expire_at is None and request.duration == LONGEST)
         trace["requested_not_after"] = _text(requested)
-        trace["truncated"] = requested > longest and truncates
-        if requested > longest and not truncates:
+        trace["shortened"] = requested > longest and shortens
+        if requested > longest and not shortens:
             ca_end = ca.not_after if longest == ca.not_after else None
             raise Forbidden(lifetime_refusal(requested - at, lifetime, rule, ca_end), trace=trace)
         return min(requested, longest)
@@ -247,6 +247,8 @@ def _text(time: datetime) -> str:
 
 
 def _requested_end(request: IssueRequest, at: datetime, by_default: datetime, trace: JsonObject) -> datetime:
+    if request.expires_in is not None:
+        return at + request.expires_in
     if request.expire_at is not None:
         if not MIN_LIFETIME <= request.expire_at - at <= MAX_LIFETIME:
             raise InvalidRequest(expire_at_problem(at), trace=trace)

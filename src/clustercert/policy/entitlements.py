@@ -85,7 +85,7 @@ def request_variants(conditions: Iterable[Condition], caller: Caller) -> Iterato
                 " Write fewer networks in rules that match the same users."
             )
         key = None if key_type is None else sample_key(key_type)
-        request = IssueRequest(duration=MOST_DAYS, truncate=True, public_key=key, reason=reason)
+        request = IssueRequest(duration=MOST_DAYS, shorten=True, public_key=key, reason=reason)
         yield RequestVariant(method, source, request)
 
 

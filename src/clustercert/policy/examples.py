@@ -128,6 +128,7 @@ class ExampleRequest(Section):
         duration: days, or -1 for the default lifetime of the matching rules or, if they have none, the longest lifetime
             allowed. By default, -1.
         expires_in: lifetime, 15m to 1825d, instead of `duration`.
+        shorten: whether an `expires_in` that exceeds the limit is shortened, as for kubectl, instead of refused.
         csr: whether the request has a CSR. By default true if there is a `key_type`.
         key_type: type of the key in the CSR. By default `ec-p256`.
         reason: the reason for the request.
@@ -135,6 +136,7 @@ class ExampleRequest(Section):
 
     duration: int | None = Field(default=None, ge=LONGEST, le=MOST_DAYS)
     expires_in: RequestLifetime | None = None
+    shorten: TrueOrFalse | None = None
     csr: TrueOrFalse | None = None
     key_type: KeyType | None = None
     reason: str | None = Field(default=None, max_length=MAX_REASON)
@@ -145,6 +147,8 @@ class ExampleRequest(Section):
             raise RuleFault("duration must be -1 or at least 1", "duration")
         if self.duration is not None and self.expires_in is not None:
             raise RuleFault("write duration or expires_in, not both", "duration")
+        if self.shorten and self.expires_in is None:
+            raise RuleFault("shorten needs expires_in", "shorten")
         if self.key_type is not None and self.csr is False:
             raise RuleFault("key_type is the type of a CSR's key, so it needs csr = true", "key_type")
         return self
@@ -291,7 +295,7 @@ def decide_example(policy: Policy, example: ExampleSettings) -> Outcome:
     cluster = _cluster(example.cluster, now)
     caller = _caller(example.caller, cluster.project_id)
     try:
-        grant = policy.decide(caller, cluster, _request(example.request, now), now)
+        grant = policy.decide(caller, cluster, _request(example.request), now)
     except NotFound:
         return Outcome(message=NO_ROLE)
     except ClustercertError as refused:
@@ -377,11 +381,12 @@ def _client_ca(now: datetime, cluster_id: str) -> ClientCA:
     return ClientCA(id="0" * 32, cluster_id=cluster_id, certificate=certificate, sealed_key=None)
 
 
-def _request(example: ExampleRequest, now: datetime) -> IssueRequest:
+def _request(example: ExampleRequest) -> IssueRequest:
     has_csr = example.csr or example.key_type is not None
     return IssueRequest(
         duration=None if example.expires_in else example.duration or LONGEST,
-        expire_at=now + example.expires_in if example.expires_in else None,
+        expires_in=example.expires_in,
+        shorten=example.shorten is True,
         public_key=_public_key(example.key_type or "ec-p256") if has_csr else None,
         reason=example.reason,
     )

@@ -223,7 +223,7 @@ def _lifetime_change(
     if requested is None:
         return None
     try:
-        granted = decide(rules, replace(request, truncate=True))
+        granted = decide(rules, replace(request, shorten=True))
     except ClustercertError:
         return None
     issued_at = granted.not_before + BACKDATE

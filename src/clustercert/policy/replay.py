@@ -200,11 +200,13 @@ def _domain(recorded: Mapping[str, Any], issuer: str) -> Domain:
 
 
 def _request(recorded: Mapping[str, Any], key_type: str) -> IssueRequest:
-    duration, expire_at, reason = recorded["duration"], recorded["expire_at"], recorded["reason"]
+    duration, reason = recorded["duration"], recorded["reason"]
+    expire_at, expires_in = recorded["expire_at"], recorded["expires_in"]
     return IssueRequest(
         duration=None if duration is None else int(duration),
         expire_at=None if expire_at is None else _time(expire_at),
-        truncate=recorded["truncate"] is True,
+        expires_in=None if expires_in is None else timedelta(seconds=int(expires_in)),
+        shorten=recorded["shorten"] is True,
         public_key=sample_key(key_type) if recorded["csr"] is True else None,
         reason=None if reason is None else _text(reason),
     )
@@ -351,14 +353,9 @@ class Replay:
 
     def _add_decision(self, event: Mapping[str, Any]) -> None:
         try:
-            decision = parse_decision(event)
-            outcome = decide_again(self.policy, decision)
+            decision, outcome = replay_event(self.policy, event)
         except NotReplayable as reason:
             self.not_replayable[str(reason)] += 1
-            return
-        except (OverflowError, ValueError):
-            # The recorded times or the duration are out of range.
-            self.not_replayable[MALFORMED] += 1
             return
         self.decisions += 1
         changed = False
@@ -366,6 +363,19 @@ class Replay:
             self.changes[change].add(decision, outcome)
             changed = True
         self.unchanged += not changed
+
+
+def replay_event(policy: Policy, event: Mapping[str, Any]) -> tuple[RecordedDecision, Outcome]:
+    """Return the decision in an event of kind `ISSUED` or `REFUSED`, and what the policy decides about the request.
+
+    Raises NotReplayable.
+    """
+    decision = parse_decision(event)
+    try:
+        return decision, decide_again(policy, decision)
+    except (OverflowError, ValueError) as error:
+        # The recorded times or the lifetime are out of range.
+        raise NotReplayable(MALFORMED) from error
 
 
 def decide_again(policy: Policy, decision: RecordedDecision) -> Outcome:
@@ -403,3 +413,22 @@ def changes(before: Outcome, after: Outcome) -> Iterator[Change]:
         yield Change.GROUPS
     if before.username != after.username:
         yield Change.USERNAME
+
+
+class LiveChange(StrEnum):
+    """How the outcome under another policy is less than the certificate that was issued."""
+
+    REFUSED = "refused"
+    SHORTER = "shorter"
+    FEWER_GROUPS = "fewer_groups"
+
+
+def live_changes(issued: Outcome, outcome: Outcome) -> Iterator[LiveChange]:
+    """Yield how another policy's outcome is less than the outcome of the request that was issued."""
+    if issued.not_after is None or outcome.not_after is None:
+        yield LiveChange.REFUSED
+        return
+    if outcome.not_after < issued.not_after:
+        yield LiveChange.SHORTER
+    if issued.groups - outcome.groups:
+        yield LiveChange.FEWER_GROUPS

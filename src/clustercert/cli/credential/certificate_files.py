@@ -4,15 +4,18 @@ import contextlib
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from clustercert.cli.options import CommandError, home_folder
 from clustercert.file_names import is_plain
+from clustercert.policy.lifetime import BACKDATE
 from clustercert.secure_file import make_private_folder, read_regular_file, write_private
 
 if TYPE_CHECKING:
+    from cryptography import x509
+
     from clustercert.cli.credential.renewal import Credential
 
 # The maximum size of a certificate with its chain. Five certificates with RSA keys of 4096 bits take 10 KiB.
@@ -20,6 +23,8 @@ MAX_CERTIFICATE_BYTES = 64 * 1024
 _SUFFIX = ".pem"
 # Renew a file at least this long before its certificate expires. The timer for renewals runs every 5 minutes.
 _MIN_LEFT = timedelta(minutes=10)
+# If a file's time is further in the future than this, the clock was set back.
+_CLOCK_STEP = timedelta(minutes=1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,14 +61,22 @@ class CertificateFile:
 
         try:
             leaf = x509.load_pem_x509_certificate(read_regular_file(self.path, MAX_CERTIFICATE_BYTES))
+            written = datetime.fromtimestamp(self.path.stat().st_mtime, UTC)
         except (OSError, ValueError):
             return True
-        lifetime = leaf.not_valid_after_utc - leaf.not_valid_before_utc
-        return leaf.not_valid_after_utc - now < max(lifetime / 5, _MIN_LEFT)
+        # The file was written when the certificate was issued. Its time is by this machine's clock, as `now` is. So a
+        # wrong clock makes no difference, as long as nobody sets the clock.
+        lifetime = lifetime_of(leaf)
+        return not -_CLOCK_STEP <= now - written < lifetime - max(lifetime / 5, _MIN_LEFT)
 
     def delete(self) -> None:
         with contextlib.suppress(OSError):
             self.path.unlink()
+
+
+def lifetime_of(leaf: "x509.Certificate") -> timedelta:
+    """Return how long a certificate is valid from the time of its issue. Does not need a clock."""
+    return leaf.not_valid_after_utc - leaf.not_valid_before_utc - BACKDATE
 
 
 def certificate_files() -> Iterator[CertificateFile]:

@@ -62,7 +62,7 @@ def refresh(
     replaced atomically.
     """
     warn_in_client(os.environ)
-    LifetimeOptions(expires_in=expires_in).lifetime(datetime.now(UTC))
+    LifetimeOptions(expires_in=expires_in).issue_options()
     if print_timer:
         lifetime = ["--expires-in", expires_in] if expires_in else []
         write_out(_UNITS.format(command=shlex.join([*plugin_command(), "refresh", *lifetime])))

@@ -21,7 +21,8 @@ import typer
 from clustercert.cli.credential import cache
 from clustercert.cli.credential.cache import CachedCredential
 from clustercert.cli.file_lock import Lock, LockTimeout, locked
-from clustercert.cli.kubeconfig.request import CertificateRequest, IssuedKubeconfig
+from clustercert.cli.kubeconfig.request import CertificateRequest
+from clustercert.cli.kubeconfig.validation import ValidatedKubeconfig
 from clustercert.cli.login import profile
 from clustercert.cli.login.profile import DEFAULT_PROFILE, Profile
 from clustercert.cli.lookup import reachable_cluster
@@ -89,39 +90,39 @@ class Credential:
     """A certificate with its key, in PEM.
 
     Attributes:
-        expires: time of expiry, by this machine's clock.
+        lifetime: how long the certificate is valid from the time of its issue.
         login: the state of the login's file, see `cache.login_state`.
     """
 
     certificate_pem: str
     key_pem: str
-    expires: datetime
+    lifetime: timedelta
     login: str
 
     @classmethod
-    def from_issued(cls, issued: IssuedKubeconfig, login: str) -> "Credential":
-        user = issued.kubeconfig.credential
+    def from_kubeconfig(cls, kubeconfig: ValidatedKubeconfig, login: str) -> "Credential":
+        user = kubeconfig.credential
         certificate, key = user["client-certificate-data"], user["client-key-data"]
-        return cls(b64decode(certificate).decode(), b64decode(key).decode(), issued.expires, login)
+        return cls(b64decode(certificate).decode(), b64decode(key).decode(), kubeconfig.lifetime, login)
 
     def cache_entry(self, now: float) -> CachedCredential:
-        """Return the cache entry, with the response for kubectl and the time of renewal.
+        """Return the cache entry of a certificate that was issued now. Its times are by this machine's clock.
 
         The certificate is renewed when a fifth of its lifetime is left, or 5 minutes if that is longer, but not in the
         first half of the lifetime.
         """
-        lifetime = self.expires - datetime.fromtimestamp(now, UTC)
-        left = min(max(lifetime / 5, _MIN_LEFT), lifetime / 2)
+        left = min(max(self.lifetime / 5, _MIN_LEFT), self.lifetime / 2)
+        expires = datetime.fromtimestamp(now, UTC) + self.lifetime
         status = {
             "clientCertificateData": self.certificate_pem,
             "clientKeyData": self.key_pem,
-            "expirationTimestamp": rfc3339(self.expires - _EARLY),
+            "expirationTimestamp": rfc3339(expires - _EARLY),
         }
         body = {"kind": "ExecCredential", "apiVersion": "client.authentication.k8s.io/v1", "status": status}
         return CachedCredential(
             issued=int(now),
-            renew=int((self.expires - left).timestamp()),
-            expires=int(self.expires.timestamp()),
+            renew=int((expires - left).timestamp()),
+            expires=int(expires.timestamp()),
             login=self.login,
             body=json.dumps(body, separators=(",", ":")) + "\n",
         )
@@ -198,7 +199,7 @@ def _issued_for_job(request: "CredentialRequest") -> Credential | Failure:
             with found.client() as client:
                 cluster = reachable_cluster(client, found, request.cluster or "", request.project)
             request.project, request.cluster = cluster.project_id, cluster.id
-        return Credential.from_issued(_request(request, found), "")
+        return Credential.from_kubeconfig(_request(request, found), "")
     except ClustercertError as error:
         return Failure(exit_code(error), error.message)
     except typer.BadParameter as error:
@@ -377,7 +378,7 @@ def log_in(request: "CredentialRequest") -> Failure | None:
 def obtain(request: "CredentialRequest") -> Credential | Failure:
     """Request a certificate. Reports every error as a Failure."""
     state = cache.login_state(str(profile.path_of(request.profile or DEFAULT_PROFILE, os.environ)))
-    return _with_login(request, lambda found: Credential.from_issued(_request(request, found), state))
+    return _with_login(request, lambda found: Credential.from_kubeconfig(_request(request, found), state))
 
 
 def _with_login(request: "CredentialRequest", question: Callable[[Profile], T]) -> T | Failure:
@@ -409,7 +410,7 @@ def _failure(error: ClustercertError | typer.BadParameter, name: str, found: Pro
             return Failure(exit_code(error), error.message, cache_helps=isinstance(error, ClientError))
 
 
-def _request(request: "CredentialRequest", found: Profile) -> IssuedKubeconfig:
+def _request(request: "CredentialRequest", found: Profile) -> ValidatedKubeconfig:
     certificate_request = CertificateRequest(
         request.project or "",
         request.cluster or "",

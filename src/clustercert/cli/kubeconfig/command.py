@@ -2,7 +2,6 @@
 
 import re
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -159,14 +158,14 @@ def get(
     from clustercert.cli.kubeconfig.request import CertificateRequest
     from clustercert.cli.lookup import reachable_cluster
 
-    lifetime_options.lifetime(datetime.now(UTC))
+    lifetime_options.issue_options()
     chosen = login.profile()
     with chosen.explain_rejection(), chosen.client() as client:
         found = reachable_cluster(client, chosen, cluster, project, domain)
         ref = ClusterRef(login.label, *found)
         contexts.check(client, ref, chosen.user)
         request = CertificateRequest(ref.project_id, ref.cluster_id, lifetime_options, local_key, reason)
-        kubeconfig = request.send(client).kubeconfig
+        kubeconfig = request.send(client)
     document = contexts.document(kubeconfig, ref, chosen.user)
     file.write(document)
     _report(kubeconfig, chosen.user, document, contexts.context)

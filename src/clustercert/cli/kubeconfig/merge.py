@@ -28,7 +28,7 @@ from clustercert.cli.options import (
 from clustercert.cli.output import print_note
 
 if TYPE_CHECKING:
-    from clustercert.cli.kubeconfig.request import IssuedKubeconfig
+    from clustercert.cli.kubeconfig.validation import ValidatedKubeconfig
     from clustercert.cli.login.profile import Profile
     from clustercert.client import Client
     from clustercert.model import JsonObject
@@ -66,24 +66,22 @@ class EntryOptions:
     ] = None
 
     def __post_init__(self) -> None:
-        from datetime import UTC, datetime
-
         if self.embed and self.files:
             raise typer.BadParameter("Give only one of --embed and --files.")
-        LifetimeOptions(expires_in=self.expires_in).lifetime(datetime.now(UTC))
+        LifetimeOptions(expires_in=self.expires_in).issue_options()
         entries.parse_template(self.context_name)
 
-    def user(self, ref: ClusterRef, issued: "IssuedKubeconfig") -> "JsonObject":
+    def user(self, ref: ClusterRef, kubeconfig: "ValidatedKubeconfig") -> "JsonObject":
         """Return the user entry. Without --embed, also saves the certificate, in the exec plugin's cache or a file."""
         if self.embed:
-            return dict(issued.kubeconfig.credential)
+            return dict(kubeconfig.credential)
         from clustercert.cli.credential import cache
         from clustercert.cli.credential.certificate_files import CertificateFile
         from clustercert.cli.credential.renewal import Credential, store
         from clustercert.cli.login import profile
 
         state = cache.login_state(str(profile.path_of(ref.profile, os.environ)))
-        credential = Credential.from_issued(issued, state)
+        credential = Credential.from_kubeconfig(kubeconfig, state)
         if self.files:
             file = CertificateFile(*ref.identity)
             file.write(credential)
@@ -211,16 +209,16 @@ def _issued(client: "Client", plan: _Plan, options: EntryOptions, *, skip: bool)
         lifetime = LifetimeOptions(expires_in=options.expires_in)
         request = CertificateRequest(ref.project_id, ref.cluster_id, lifetime, not options.service_key)
         try:
-            issued = request.send(client)
+            kubeconfig = request.send(client)
         except ApiError as error:
             if not skip or error.http_status not in (403, 404):
                 raise
             print_note(f"Skipped {ref.cluster}: {error.message}")
             continue
         address = entries.verified_address(
-            issued.kubeconfig.document, internal=options.internal, insecure=options.insecure
+            kubeconfig.document, internal=options.internal, insecure=options.insecure
         )
-        found[name] = _NewEntry(ref, address, options.user(ref, issued))
+        found[name] = _NewEntry(ref, address, options.user(ref, kubeconfig))
     if not found:
         raise CommandError("The service refused certificates for all clusters.")
     return found

@@ -6,7 +6,7 @@ kubectl runs `exec` commands in a kubeconfig and reads files named in a kubeconf
 import base64
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 
 from cryptography import x509
 from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
@@ -15,7 +15,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, load_pem_private_key
 from cryptography.x509.oid import NameOID
 
-from clustercert.cli.credential.certificate_files import MAX_CERTIFICATE_BYTES
+from clustercert.cli.credential.certificate_files import MAX_CERTIFICATE_BYTES, lifetime_of
 from clustercert.cli.options import CommandError
 from clustercert.client.connection import json_object
 from clustercert.model import CREDENTIAL_PREFIX, JsonObject
@@ -46,6 +46,7 @@ class ValidatedKubeconfig:
 
     Attributes:
         contexts: the names of the contexts.
+        lifetime: how long the certificate is valid from the time of its issue.
         username, groups: the identity in the certificate, without the credential group.
     """
 
@@ -54,6 +55,7 @@ class ValidatedKubeconfig:
     username: str
     groups: tuple[str, ...]
     not_after: datetime
+    lifetime: timedelta
 
     @property
     def credential(self) -> dict[str, str]:
@@ -100,6 +102,7 @@ def _validated(answer: JsonObject, key: LocalKey | None) -> ValidatedKubeconfig:
             if not group.startswith(CREDENTIAL_PREFIX)
         ),
         not_after=leaf.not_valid_after_utc,
+        lifetime=lifetime_of(leaf),
     )
 
 

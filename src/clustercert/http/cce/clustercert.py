@@ -20,7 +20,7 @@ import json
 import re
 from base64 import b64encode
 from collections.abc import Iterable
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Annotated, Any, Literal
 
 import yaml
@@ -40,12 +40,16 @@ from clustercert.model.errors import InvalidRequest, MethodNotAllowed
 from clustercert.pki.certificates import MAX_CSR_BYTES, csr_public_key
 from clustercert.pki.keys import key_pem
 from clustercert.pki.leaf import der_pem
-from clustercert.policy.lifetime import LONGEST, MAX_DAYS
+from clustercert.policy.lifetime import LONGEST, MAX_DAYS, MAX_LIFETIME, MIN_LIFETIME, lifetime_text
 from clustercert.policy.templates import is_plain_text
 
 MAX_REASON = 512
 # CCE's time format: `2025-01-01 16:00:00 +0000 UTC`.
 _TIME = re.compile(r"\d{4}-\d{2}-\d{2} \d{2}:\d{2}:\d{2} \+0000 UTC", re.ASCII)
+
+
+def _seconds(lifetime: timedelta) -> int:
+    return int(lifetime.total_seconds())
 
 
 class AutopilotCertRequest(RequestBody):
@@ -56,6 +60,15 @@ class AutopilotCertRequest(RequestBody):
         description="Whole days: 1 to 1825, or -1 for the longest lifetime that policy and CA allow. The operator can "
         "raise the maximum to 1827 (api.max_duration).",
         json_schema_extra={"minimum": LONGEST, "maximum": MAX_DAYS},
+    )
+    expires_in: int | None = Field(
+        default=None,
+        description="The lifetime in seconds, from the time of the request; instead of duration and expire_at.",
+        json_schema_extra={"minimum": _seconds(MIN_LIFETIME), "maximum": _seconds(MAX_LIFETIME)},
+    )
+    shorten: bool | None = Field(
+        default=None,
+        description="With expires_in: if policy or CA allow less, issue the longest allowed instead of answering 403.",
     )
     csr: str | None = Field(
         default=None,
@@ -73,8 +86,10 @@ class AutopilotCertRequest(RequestBody):
 
         Raises InvalidRequest, which names the invalid field.
         """
-        expire_at = self._expire_at()
-        if self.duration is None and expire_at is None:
+        expire_at, expires_in = self._expire_at(), self._expires_in()
+        if expires_in is not None and (self.duration is not None or expire_at is not None):
+            raise InvalidRequest("expires_in: send it without duration and expire_at.")
+        if self.duration is None and expire_at is None and expires_in is None:
             raise InvalidRequest(
                 f"duration: send whole days from 1 to {max_days}, or -1 for the longest allowed."
             )
@@ -83,6 +98,8 @@ class AutopilotCertRequest(RequestBody):
         return IssueRequest(
             duration=self.duration,
             expire_at=expire_at,
+            expires_in=expires_in,
+            shorten=self.shorten is True,
             public_key=csr_public_key(self.csr) if self.csr is not None else None,
             reason=_reason(self.reason),
         )
@@ -90,9 +107,25 @@ class AutopilotCertRequest(RequestBody):
     def _expire_at(self) -> datetime | None:
         return None
 
+    def _expires_in(self) -> timedelta | None:
+        least, most = _seconds(MIN_LIFETIME), _seconds(MAX_LIFETIME)
+        if self.expires_in is None:
+            if self.shorten:
+                raise InvalidRequest("shorten: send it with expires_in.")
+            return None
+        if not least <= self.expires_in <= most:
+            raise InvalidRequest(
+                f"expires_in: must be {least} ({lifetime_text(MIN_LIFETIME)}) to {most} "
+                f"({lifetime_text(MAX_LIFETIME)}) seconds."
+            )
+        return timedelta(seconds=self.expires_in)
+
 
 class ClusterCertRequest(AutopilotCertRequest):
-    """The body of POST clustercert. Send duration or expire_at. If both are sent, expire_at applies."""
+    """The body of POST clustercert. Send duration, expire_at or expires_in.
+
+    If duration and expire_at are sent, expire_at applies.
+    """
 
     expire_at: str | None = Field(
         default=None,
@@ -244,7 +277,7 @@ def _is_dry_run(request: Request) -> bool:
 
 def _issue_request(request: Request, raw: bytes, shape: Shape | None, max_days: int) -> IssueRequest:
     if shape is None:
-        return IssueRequest(duration=GET_DAYS, truncate=True)
+        return IssueRequest(duration=GET_DAYS, shorten=True)
     require_json(request)
     parse = _parse_cached if len(raw) <= MAX_CACHED_BODY else _parse
     return parse(raw, shape, max_days)

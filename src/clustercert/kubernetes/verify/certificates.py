@@ -96,9 +96,7 @@ class TemporaryCertificates:
 
     async def _issue_by_policy(self, role: str) -> Issued:
         caller = self._caller((role,))
-        request = IssueRequest(
-            expire_at=datetime.now(UTC).replace(microsecond=0) + LIFETIME, truncate=True, reason=NOTE
-        )
+        request = IssueRequest(expires_in=LIFETIME, shorten=True, reason=NOTE)
         try:
             issued = await self.service.issuer.issue(
                 caller, self.cluster.project_id, self.cluster.id, request

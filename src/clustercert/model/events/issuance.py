@@ -45,14 +45,16 @@ class EventRequest(TypedDict):
     """The request for a certificate.
 
     Attributes:
-        duration: whole days, or -1 for the longest allowed; None if `expire_at` is used.
-        truncate: whether to shorten a lifetime that exceeds the limit, instead of denying the request.
+        duration: whole days, or -1 for the longest allowed; None if another field has the lifetime.
+        expires_in: the requested lifetime in seconds, from the time of the request.
+        shorten: whether to shorten a lifetime that exceeds the limit, instead of denying the request.
         key_type: the type of the CSR's key, or of the generated key; None if the request was refused and had no CSR.
     """
 
     duration: int | None
     expire_at: datetime | None
-    truncate: bool
+    expires_in: int | None
+    shorten: bool
     csr: bool
     key_type: str | None
     reason: str | None
@@ -169,7 +171,8 @@ def event_request(request: IssueRequest, key_type: str | None) -> EventRequest:
     return {
         "duration": request.duration,
         "expire_at": request.expire_at,
-        "truncate": request.truncate,
+        "expires_in": None if request.expires_in is None else int(request.expires_in.total_seconds()),
+        "shorten": request.shorten,
         "csr": request.public_key is not None,
         "key_type": key_type,
         "reason": request.reason,
