@@ -8,9 +8,10 @@ import pytest
 import yaml
 
 from clustercert.kubernetes.setup.admission import CONFIG_MAP
+from clustercert.kubernetes.setup.audit_policy import audit_policy
 from clustercert.kubernetes.setup.authorization import api_server_flags
 from clustercert.kubernetes.setup.documents import commented
-from clustercert.kubernetes.setup.files import audit_policy, files, kubeadm_patch
+from clustercert.kubernetes.setup.files import files
 from clustercert.kubernetes.setup.rbac import bindings, service_access
 from clustercert.kubernetes.setup.values import NAMES
 from clustercert.model import ClusterOptions
@@ -58,7 +59,9 @@ def test_the_audit_policy_logs_masters_and_our_groups_first() -> None:
 
 
 def test_the_kubeadm_patch_has_flags_and_volume() -> None:
-    api_server: Any = kubeadm_patch(cluster_setup(control_plane_dir="/etc/k"))["apiServer"]
+    api_server: Any = yaml.safe_load(files(cluster_setup(control_plane_dir="/etc/k"))["kubeadm.yaml"])[
+        "apiServer"
+    ]
     flags = {each["name"]: each["value"] for each in api_server["extraArgs"]}
     assert flags == {
         "client-ca-file": "/etc/k/client-ca-bundle.pem",
@@ -115,7 +118,7 @@ def test_all_files_parse_and_only_kubeconfigs_contain_the_token(
     assert flags - FLAGS_OF_KUBE_APISERVER <= OPTIONS_OF_OTHERS
 
 
-# Options of clustercert, kubectl and kubeadm.
+# Options of clustercert, kubectl, kubeadm and crictl.
 OPTIONS_OF_OTHERS = {
     "--allow-certificate-requests",
     "--as",
@@ -131,6 +134,7 @@ OPTIONS_OF_OTHERS = {
     "--pin",
     "--pin-components",
     "--mode",
+    "--name",
     "--kubernetes-version",
     "--no-audit",
 }

@@ -33,7 +33,7 @@ def test_readme_includes_the_audit_webhook_in_a_token_exchange() -> None:
 def test_readme_says_that_the_webhook_comes_before_rbac() -> None:
     text = " ".join(readme(SETUP, FILES).split())
     assert "must come before RBAC and every other entry that allows requests" in text
-    assert "Gardener always puts them in front, so the webhook has no effect in Gardener's clusters." in text
+    assert "**In `authorization-config.yaml`, the entry `clustercert`" in text
 
 
 IN_CLUSTER = (*FILES, "service-access.yaml")

@@ -5,6 +5,9 @@ from typing import Literal
 CertificateState = Literal["live", "revoked", "expired"]
 """The state of a certificate. A certificate that is both revoked and expired has the state `revoked`."""
 
+DistributionName = Literal["kubeadm", "k3s", "rke2", "talos", "kamaji", "cluster-api"]
+"""The Kubernetes distributions for which `kubernetes setup` writes files."""
+
 EndpointsForm = Literal["auto", "object", "list"]
 """The JSON type of a cluster's addresses in CCE's API. With `auto`, the type depends on the client."""
 
@@ -16,6 +19,9 @@ KeyOrigin = Literal["generated", "csr"]
 
 KeyType = Literal["ec-p256", "ec-p384", "ed25519", "rsa-2048", "rsa-3072", "rsa-4096"]
 """Types of generated keys. A CSR may also contain an RSA key of another size, which has the type `rsa-<bits>`."""
+
+ManagedKubernetes = Literal["cce", "eks", "gke", "aks", "gardener"]
+"""Managed Kubernetes that does not accept certificates of this service."""
 
 RevocationControl = Literal["webhook", "binding", "admission"]
 """The mechanisms that can enforce a revocation in a cluster; see `docs/kubernetes.md`."""

@@ -4,7 +4,7 @@ import ssl
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
@@ -12,8 +12,13 @@ from clustercert.cli.commands import on_store
 from clustercert.cli.options import ClusterArgument, InProjectOption, ProjectDomainOption, parse_pairs
 from clustercert.cli.output import print_note, write_out
 from clustercert.cli.session import Operator
-from clustercert.kubernetes.setup import CONTROL_PLANE_FOLDER
-from clustercert.model.choices import FailurePolicy, ServiceAccountAccess, WebhookMode
+from clustercert.model.choices import (
+    DistributionName,
+    FailurePolicy,
+    ManagedKubernetes,
+    ServiceAccountAccess,
+    WebhookMode,
+)
 
 if TYPE_CHECKING:
     from clustercert.kubernetes.setup.folder import SetupFolder
@@ -74,6 +79,13 @@ class SetupOptions:
     values that have a different form there.
     """
 
+    distribution: Annotated[
+        Literal[DistributionName, ManagedKubernetes] | None,
+        typer.Option(
+            help="What runs the API server. For managed Kubernetes, the command says what to use instead. "
+            "[default: kubeadm]"
+        ),
+    ] = None
     mode: Annotated[
         WebhookMode | None,
         typer.Option(
@@ -154,7 +166,7 @@ class SetupOptions:
         str | None,
         typer.Option(
             metavar="DIR",
-            help=f"Folder for the files on the control plane. [default: {CONTROL_PLANE_FOLDER}]",
+            help="Folder for the files on the control plane. [default: depends on the distribution]",
         ),
     ] = None
 
@@ -206,9 +218,9 @@ async def setup(
 ) -> None:
     """Write the files that a cluster's control plane needs.
 
-    These are the client CAs, the authorization webhook's configuration and token, RBAC bindings, the flags for kubeadm,
-    and a README.md that explains them. With --force, an existing folder is updated: the values of
-    omitted options do not change.
+    These are the client CAs, the authorization webhook's configuration and token, RBAC bindings, the API server's
+    flags, and a README.md that explains them. With --force, an existing folder is updated: the values of omitted
+    options do not change.
     """
     from clustercert.kubernetes.setup.folder import SetupFolder, write_setup
     from clustercert.pki.certificates import chain_pem

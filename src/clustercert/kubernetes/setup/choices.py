@@ -10,8 +10,14 @@ from urllib.parse import urlsplit
 from pydantic import AfterValidator, Field, ValidationError
 
 from clustercert.client.connection import ClientError, service_url
-from clustercert.kubernetes.setup import CONTROL_PLANE_FOLDER
-from clustercert.model.choices import MAX_TTL_SECONDS, FailurePolicy, ServiceAccountAccess, WebhookMode
+from clustercert.kubernetes.setup.distributions import DISTRIBUTIONS, Distribution
+from clustercert.model.choices import (
+    MAX_TTL_SECONDS,
+    DistributionName,
+    FailurePolicy,
+    ServiceAccountAccess,
+    WebhookMode,
+)
 from clustercert.model.errors import ClustercertError
 from clustercert.pki.certificates import chain_pem, parse_certificates
 from clustercert.policy.setting_types import Section
@@ -110,12 +116,14 @@ class SetupChoices(Section):
 
     Attributes:
         kubernetes_version: `None` for 1.32 or newer.
+        control_plane_dir: `None` for the distribution's default. See `folder`.
         webhook_ca: the CAs of this service's certificate, in PEM; `None` if the control plane trusts it already.
         bind: the ClusterRole of each group that is bound.
         written: the digest of the content that was written into each file. See `folder`.
     """
 
     cluster_id: str
+    distribution: DistributionName = "kubeadm"
     mode: WebhookMode
     kubernetes_version: Annotated[str, AfterValidator(_checked_version)] | None = None
     failure_policy: FailurePolicy = "NoOpinion"
@@ -127,9 +135,19 @@ class SetupChoices(Section):
     audit: bool = True
     certificate_requests: bool = True
     service_accounts: ServiceAccountAccess = "none"
-    control_plane_dir: Annotated[str, AfterValidator(_checked_folder)] = CONTROL_PLANE_FOLDER
+    control_plane_dir: Annotated[str, AfterValidator(_checked_folder)] | None = None
     bind: Mapping[str, str]
     written: Mapping[str, str] = Field(default_factory=dict)
+
+    @property
+    def traits(self) -> Distribution:
+        """The distribution's properties."""
+        return DISTRIBUTIONS[self.distribution]
+
+    @property
+    def folder(self) -> str:
+        """The folder of the files on the control plane."""
+        return self.control_plane_dir or self.traits.folder
 
     @property
     def minor(self) -> int | None:

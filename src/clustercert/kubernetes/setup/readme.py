@@ -1,14 +1,17 @@
 """Fills in readme.md, the template for the README.md of a setup: the steps, the flags, and notes for later.
 
-A part between `<!-- if NAME -->` and `<!-- end -->` is written only if the condition NAME is true. Times and behavior
-were measured on kube-apiserver 1.32.13 and 1.36.2.
+`<!-- step NAME -->` is replaced by the part NAME of the distribution's file in the folder `steps`. A part between
+`<!-- if NAME -->` and `<!-- end -->` is written only if the condition NAME is true. Times and behavior were measured on
+kube-apiserver 1.32.13 and 1.36.2.
 """
 
 import re
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from importlib.resources import files as resources
 
 from clustercert.kubernetes.setup.authorization import api_server_flags
+from clustercert.kubernetes.setup.distributions import KUBEADM_ADMINISTRATORS
+from clustercert.kubernetes.setup.patches import kubeadm_version
 from clustercert.kubernetes.setup.values import (
     ADMISSION,
     CERTIFICATE_REQUESTS,
@@ -18,15 +21,16 @@ from clustercert.kubernetes.setup.values import (
     Setup,
     removed,
 )
+from clustercert.model.choices import DistributionName
 
-# The user names and groups in the client certificates of a control plane made by kubeadm.
-_KUBEADM_NAMES = ("system:kube-controller-manager", "system:kube-scheduler", "kubeadm:cluster-admins")
+_STEP = re.compile(r"<!-- step (\w+) -->\n")
 _OPTIONAL = re.compile(r"<!-- if (\w+) -->\n(.*?)<!-- end -->\n", re.DOTALL)
 
 
 def readme(setup: Setup, files: Collection[str]) -> str:
     """Return the content of README.md, in Markdown. `files` are the names of the other files."""
-    template = resources("clustercert.kubernetes.setup").joinpath("readme.md").read_text(encoding="utf-8")
+    steps = distribution_steps(setup.choices.distribution)
+    template = _STEP.sub(lambda step: steps.get(step[1], ""), _template("readme.md"))
     conditions = _conditions(setup, files)
     text = _OPTIONAL.sub(lambda part: part[2] if conditions[part[1]] else "", template)
     copied = [name for name in FOR_CONTROL_PLANE if name in files]
@@ -39,19 +43,31 @@ def readme(setup: Setup, files: Collection[str]) -> str:
     return text.format(
         name=setup.cluster.name,
         cluster_id=setup.cluster.id,
-        folder=setup.choices.control_plane_dir,
+        distribution=setup.choices.traits.title,
+        folder=setup.choices.folder,
         bundle=setup.client_ca_bundle,
         flags="\n".join(f"--{flag}={path}" for flag, path in api_server_flags(setup).items()),
         commands="\n".join(commands),
-        copies="\n".join(
-            f"install -m 0600 {name} {setup.choices.control_plane_dir}/{name}" for name in copied
-        ),
+        copies="\n".join(f"install -m 0600 {name} {setup.choices.folder}/{name}" for name in copied),
+        secret=setup.secret,
+        secret_files=" \\\n".join(f"  --from-file={name}" for name in copied),
+        kubeadm_version=kubeadm_version(setup),
         exemptions=", ".join(f"`{each}`" for each in setup.cluster.options.exemptions) or "none",
-        kubeadm_names=" --exempt ".join(_KUBEADM_NAMES),
+        components=" --exempt ".join(setup.choices.traits.components),
         last_step=5 if setup.choices.audit else 4,
         no_exempt_events="" if setup.choices.audit else " These files send no audit events (`--no-audit`).",
         no_audit="" if setup.choices.audit else " These files don't send audit events (`--no-audit`).",
     )
+
+
+def distribution_steps(name: DistributionName) -> Mapping[str, str]:
+    """Return the parts of README.md that are specific to a distribution, by name. Values in them are not filled in."""
+    _, *parts = _STEP.split(_template("steps", f"{name}.md"))
+    return {part: text.strip("\n") + "\n" for part, text in zip(parts[::2], parts[1::2], strict=True)}
+
+
+def _template(*path: str) -> str:
+    return resources("clustercert.kubernetes.setup").joinpath(*path).read_text(encoding="utf-8")
 
 
 def _obsolete(setup: Setup, files: Collection[str]) -> list[str]:
@@ -61,23 +77,30 @@ def _obsolete(setup: Setup, files: Collection[str]) -> list[str]:
 
 def _conditions(setup: Setup, files: Collection[str]) -> dict[str, bool]:
     choices, options = setup.choices, setup.cluster.options
-    flags = choices.uses_flags
+    flags, reloads, deny = choices.uses_flags, choices.traits.reloads, choices.failure_policy == "Deny"
     known_only, switched_on = choices.mode == "known-only", options.mode == "known-only"
+    not_exempt = set(choices.traits.components) - set(options.exemptions) if known_only else set()
     return {
         "known_only": known_only,
         "default": not known_only and not flags,
+        "default_or_flags": not known_only and not flags and choices.traits.takes_flags,
         "configuration": not flags,
+        "reloads": reloads and not flags,
+        "restarts": not reloads,
         "flags": flags,
         "known_only_on": known_only and switched_on,
         "known_only_off": known_only and not switched_on,
         "cluster_known_only": switched_on and not known_only,
         "pinned": known_only and options.pin_components,
         "reported": known_only and not options.pin_components,
-        "kubeadm_not_exempt": known_only and not set(_KUBEADM_NAMES) <= set(options.exemptions),
-        "deny": choices.failure_policy == "Deny",
+        "components_not_exempt": bool(not_exempt),
+        "administrators_not_exempt": KUBEADM_ADMINISTRATORS in not_exempt,
+        "deny": deny,
+        "deny_reloads": deny and reloads,
+        "deny_restarts": deny and not reloads,
         "no_opinion": choices.failure_policy == "NoOpinion" and not flags,
         "audit": choices.audit,
-        "audit_configuration": choices.audit and not flags,
+        "audit_reloads": choices.audit and reloads and not flags,
         "admission": ADMISSION in files,
         "bindings": bool(options.credential_roles),
         "in_cluster": SERVICE_ACCESS in files,

@@ -12,6 +12,7 @@ from clustercert.kubernetes.setup.choices import (
     SetupError,
     checked_service_url,
 )
+from clustercert.kubernetes.setup.distributions import UNSUPPORTED
 from clustercert.kubernetes.setup.folder import ExistingSetup, SetupFolder
 from clustercert.kubernetes.setup.rbac import DEFAULT_BINDINGS
 from clustercert.kubernetes.setup.values import Setup, WebhookClient
@@ -63,6 +64,8 @@ class Resolver:
 
     def check(self) -> None:
         """Check the values that do not depend on the cluster. Raises SetupError or InvalidRequest."""
+        if reason := UNSUPPORTED.get(self.given.get("distribution", "")):
+            raise SetupError(reason)
         try:
             SetupChoices.model_validate(self.given)
         except ValidationError as error:
@@ -170,6 +173,11 @@ class Resolver:
                 "`clustercert cluster update CLUSTER --webhook-mode default`."
             )
         if choices.uses_flags:
+            if not choices.traits.takes_flags:
+                raise SetupError(
+                    f"--distribution {choices.distribution} needs Kubernetes 1.30 or newer, not "
+                    f"{choices.kubernetes_version}."
+                )
             for option, is_chosen in (
                 ("--failure-policy Deny", choices.failure_policy == "Deny"),
                 ("--timeout", "timeout" in self.given),

@@ -4,6 +4,7 @@ import posixpath
 from dataclasses import dataclass, field
 
 from clustercert.kubernetes.setup.choices import SetupChoices
+from clustercert.kubernetes.setup.distributions import DISTRIBUTIONS
 from clustercert.model import Cluster, JsonObject
 
 CLIENT_CA = "client-ca.pem"
@@ -16,14 +17,14 @@ ADMISSION = "admission.yaml"
 CERTIFICATE_REQUESTS = "certificate-requests.yaml"
 SERVICE_ACCESS = "service-access.yaml"
 SERVICE_ACCOUNTS = "service-accounts.yaml"
-KUBEADM = "kubeadm.yaml"
 README = "README.md"
 SETUP = "setup.toml"
 
 # The files for the control plane, in the order in which README.md names them.
 FOR_CONTROL_PLANE = (CLIENT_CA, AUTHORIZATION, WEBHOOK, AUDIT_POLICY, AUDIT_WEBHOOK)
 FOR_CLUSTER = (RBAC, ADMISSION, CERTIFICATE_REQUESTS, SERVICE_ACCESS, SERVICE_ACCOUNTS)
-NAMES = (*FOR_CONTROL_PLANE, *FOR_CLUSTER, KUBEADM, README, SETUP)
+FOR_DISTRIBUTIONS = tuple(name for each in DISTRIBUTIONS.values() for name in each.files)
+NAMES = (*FOR_CONTROL_PLANE, *FOR_CLUSTER, *FOR_DISTRIBUTIONS, README, SETUP)
 """The names of all files."""
 
 
@@ -80,9 +81,14 @@ class Setup:
     @property
     def kubeconfig(self) -> str:
         """The path of the webhook's kubeconfig on the control plane."""
-        return posixpath.join(self.choices.control_plane_dir, WEBHOOK)
+        return posixpath.join(self.choices.folder, WEBHOOK)
 
     @property
     def client_ca_bundle(self) -> str:
         """The path of the file with the API server's previous client CAs and the client CAs of this service."""
-        return posixpath.join(self.choices.control_plane_dir, "client-ca-bundle.pem")
+        return posixpath.join(self.choices.folder, "client-ca-bundle.pem")
+
+    @property
+    def secret(self) -> str:
+        """The name of the Secret with the files for the control plane, in a management cluster."""
+        return f"clustercert-{self.cluster.id}"
