@@ -4,6 +4,7 @@ import io
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -12,6 +13,7 @@ from support.command_line import CommandResult
 from support.remote_site import COLUMNS, RemoteSite, remote_site
 from support.remote_user import RemoteUser
 from support.samples import server_ca_pem
+from support.wait import eventually
 
 pytestmark = pytest.mark.slow
 URL = "https://10.0.0.7:6443"
@@ -213,3 +215,35 @@ def test_operators_let_the_service_explain_a_token(place: RemoteSite) -> None:
     assert "a.b.c" not in done.out + done.err
     refused = place.alice.run(*command, stdin="a.b.c\n")
     assert (refused.code, "Only operators" in refused.err) == (4, True)
+
+
+def test_operators_replay_recorded_decisions_on_their_own_machine(place: RemoteSite, tmp_path: Path) -> None:
+    place.issue(place.alice)
+    policy = tmp_path / "policy.toml"
+    policy.write_text('[[rules]]\nname = "freeze"\ndeny = "Frozen."\n', encoding="utf-8")
+    command = ("policy", "replay", "--policy", policy, "--cluster", "prod")
+
+    def denied(user: RemoteUser, *more: str) -> Any:
+        return user.output_json(*command, *more)["changes"]["allow_to_deny"]
+
+    # The service lists an event after a second or two.
+    found = eventually(lambda: (found := denied(place.carol))["decisions"] and found)
+    assert {each["name"] for each in found["users"]} == {"Default/alice"}
+    assert [each["name"] for each in found["recorded_rules"]] == ["member"]
+    assert denied(place.bob, "--project", "eu-de")["decisions"] == found["decisions"]
+    assert denied(place.carol, "--project", "eu-nl")["decisions"] == 0
+    assert "operators" in place.alice.failure(4, *command)
+    assert "Did you mean prod?" in place.carol.failure(
+        5, "policy", "replay", "--policy", policy, "--cluster", "prd"
+    )
+    assert place.carol.failure(2, "policy", "replay").startswith("Give --policy FILE")
+
+
+def test_operators_list_who_could_get_a_group(place: RemoteSite) -> None:
+    command = ("policy", "can", "--group", "clustercert:*", "--cluster", "prod")
+    listed = place.carol.output_json(*command)
+    assert {(each["user"], each["rule"]) for each in listed} == {
+        ("Default/alice", "member"),
+        ("Default/bob", "admin"),
+    }
+    assert "Only operators" in place.bob.failure(4, *command)

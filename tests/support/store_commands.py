@@ -4,7 +4,13 @@ from collections.abc import Iterable
 
 # Commands that call a service unless they are told to work on the store.
 _OVER_API = {"access-key", "certificate", "cluster", "domain", "group", "project", "role", "user"}
-_OVER_API_PAIRS = {("identity", "explain"), ("kubernetes", "token"), ("policy", "can"), ("policy", "explain")}
+_OVER_API_PAIRS = {
+    ("identity", "explain"),
+    ("kubernetes", "token"),
+    ("policy", "can"),
+    ("policy", "explain"),
+    ("policy", "replay"),
+}
 
 
 def on_store(arguments: Iterable[str]) -> list[str]:

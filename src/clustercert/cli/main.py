@@ -233,8 +233,8 @@ def root(
 
     login, logout, password, status, profile, clusters, explain and kubeconfig call a running service as one of its
     users. domain, project, user, group, role, access-key, cluster, certificate, apply, diff, export, identity explain,
-    policy explain and policy can also call the service, most of them as an operator; with --local, they work on the
-    store. The other commands work directly on the store that the settings name.
+    policy explain, policy can and policy replay also call the service, most of them as an operator; with --local, they
+    work on the store. The other commands work directly on the store that the settings name.
     """
     context.obj = RootOptions(config, data_dir)
     if verbose:

@@ -1,9 +1,7 @@
 """`clustercert policy`: checks the policy, and explains what it decides."""
 
 from collections.abc import Iterator
-from dataclasses import replace
 from datetime import datetime, timedelta
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -12,36 +10,27 @@ from clustercert.cli.commands import on_policy
 from clustercert.cli.lookup import find_cluster
 from clustercert.cli.options import (
     ClusterOption,
-    CommandError,
     InProjectOption,
     PolicyFileOption,
-    UnknownName,
-    UsageError,
-    did_you_mean,
     past_time,
 )
 from clustercert.cli.output import (
     Output,
     OutputOption,
-    Progress,
     Row,
     print_note,
     row_of,
     show_list,
     show_one,
 )
-from clustercert.cli.policy import explanation
-from clustercert.cli.policy.output import show_replay
-from clustercert.cli.session import Operator, operate, settings
-from clustercert.model.errors import NotFound
+from clustercert.cli.policy import explanation, replay
+from clustercert.cli.session import settings
 from clustercert.model.times import rfc3339
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterator
 
     from clustercert.client.administration import AdministrationClient
-    from clustercert.model import JsonObject
-    from clustercert.policy.replay import DecisionFilter, Replay
 
 
 _ACCESS_COLUMNS = ("user", "groups", "rule", "longest", "needs", "unless")
@@ -98,186 +87,6 @@ def _rows(user: "dict[str, Any]") -> "Iterator[Row]":
         }
 
 
-_COUNTED = "events read"
-# The maximum number of cluster names to keep for suggestions.
-_MAX_NAMES = 1000
-
-PolicyOption = Annotated[
-    Path | None,
-    typer.Option(
-        "--policy", metavar="FILE", help="Policy file to compare with. [default: the policy in the settings]"
-    ),
-]
-SinceOption = Annotated[
-    datetime,
-    typer.Option(
-        parser=past_time,
-        metavar="TIME",
-        help="Replay decisions since TIME: RFC 3339, or a duration before now such as 30d.",
-    ),
-]
-UntilOption = Annotated[
-    datetime | None,
-    typer.Option(
-        parser=past_time,
-        metavar="TIME",
-        help="Replay decisions until TIME: RFC 3339, or a duration before now such as 1d.",
-    ),
-]
-LogOption = Annotated[
-    Path | None,
-    typer.Option(
-        "--from",
-        metavar="PATH",
-        help="Read an exported log, or events as lines of JSON, instead of the database.",
-    ),
-]
-
-
-def replay_decisions(
-    context: typer.Context,
-    policy: PolicyOption = None,
-    since: SinceOption = "30d",  # type: ignore[assignment] # typer parses it
-    until: UntilOption = None,
-    cluster: Annotated[
-        str | None,
-        typer.Option(
-            metavar="CLUSTER",
-            help="Replay only decisions about this cluster: its id, or its name when it was decided.",
-        ),
-    ] = None,
-    project: Annotated[
-        str | None,
-        typer.Option(
-            metavar="PROJECT", help="Replay only decisions in this project, by name or id; with --from by id."
-        ),
-    ] = None,
-    log: LogOption = None,
-    output: OutputOption = Output.TABLE,
-) -> None:
-    """Decide recorded requests again with a different policy, and show which decisions would differ.
-
-    Changes nothing. For each request, the policy decides as of the time when the request was recorded.
-    """
-    from clustercert.policy.replay import DecisionFilter, Replay
-
-    loaded = settings(context, policy)
-    replay = Replay(loaded.loaded_policy())
-    decision_filter = DecisionFilter(since, until, project, cluster)
-    if log is None:
-        operate(context, lambda operator: _replay_stored(operator, replay, decision_filter))
-    else:
-        _replay_exported(log, replay, decision_filter)
-    show_replay(replay, decision_filter, output)
-
-
-async def _replay_stored(operator: Operator, replay: "Replay", decision_filter: "DecisionFilter") -> None:
-    from clustercert.audit.event_parsing import parse_body
-    from clustercert.store.decision_events import DecisionEvents
-
-    if decision_filter.project_id is not None:
-        decision_filter = replace(
-            decision_filter, project_id=await _project_id(operator, decision_filter.project_id)
-        )
-    clusters, events = _Clusters(decision_filter.cluster), DecisionEvents(operator.components.database)
-    with Progress(_COUNTED) as progress:
-        async for page in events.pages(
-            decision_filter.since, decision_filter.until, decision_filter.project_id
-        ):
-            _add(replay, map(parse_body, page), decision_filter, clusters, progress)
-    if not clusters.found:
-        for cluster in await operator.components.clusters.queries.all_clusters():
-            clusters.add(cluster.id, cluster.name)
-        clusters.require()
-
-
-def _replay_exported(log: Path, replay: "Replay", decision_filter: "DecisionFilter") -> None:
-    from clustercert.audit.event_parsing import read_events
-
-    clusters, has_events = _Clusters(decision_filter.cluster), False
-
-    def events() -> "Iterator[JsonObject]":
-        nonlocal has_events
-        for event in read_events(log):
-            has_events = has_events or "kind" in event
-            yield event
-
-    try:
-        with Progress(_COUNTED) as progress:
-            _add(replay, events(), decision_filter, clusters, progress)
-    except FileNotFoundError as error:
-        raise UsageError(f"--from: {log} can't be read: {error.strerror}.") from error
-    except OSError as error:
-        raise CommandError(f"--from: {log} can't be read: {error.strerror}.") from error
-    if not has_events:
-        raise CommandError(
-            f"--from: {log} has no events. Give the folder of `audit export`, or lines of JSON."
-        )
-    clusters.require()
-
-
-async def _project_id(operator: Operator, name_or_id: str) -> str:
-    """Find the id of a project. A deleted project can be given by id."""
-    from clustercert.model.ids import is_id
-
-    try:
-        return (await operator.project(name_or_id)).id
-    except NotFound:
-        if is_id(name_or_id):
-            return name_or_id
-        raise
-
-
-def _add(
-    replay: "Replay",
-    events: "Iterable[JsonObject]",
-    decision_filter: "DecisionFilter",
-    clusters: "_Clusters",
-    progress: Progress,
-) -> None:
-    for event in events:
-        clusters.add_from(event)
-        if decision_filter.includes(event):
-            replay.add(event)
-        progress.advance()
-
-
-class _Clusters:
-    """Searches events for the given cluster, which may have been removed.
-
-    Attributes:
-        found: whether the cluster was found, or no cluster was given.
-    """
-
-    def __init__(self, name_or_id: str | None) -> None:
-        self._name_or_id = name_or_id
-        self._names: set[str] = set()
-        self.found = name_or_id is None
-
-    def add(self, *names: object) -> None:
-        """Remember the id and the name of a cluster."""
-        self.found = self.found or self._name_or_id in names
-        if len(self._names) < _MAX_NAMES:
-            self._names |= {name for name in names if isinstance(name, str)}
-
-    def add_from(self, event: "JsonObject") -> None:
-        """Remember the id and the name of the cluster in an event, if the event has a cluster."""
-        if self.found:
-            return
-        detail = event.get("detail")
-        cluster = detail.get("cluster") if isinstance(detail, dict) else None
-        if isinstance(cluster, dict):
-            self.add(cluster.get("id"), cluster.get("name"))
-
-    def require(self) -> None:
-        """Raise UnknownName if the given cluster was not found."""
-        if not self.found:
-            similar = did_you_mean(str(self._name_or_id), self._names)
-            raise UnknownName(
-                f"There is no cluster {self._name_or_id}, and no recorded decision is about it.{similar}"
-            )
-
-
 app = typer.Typer(name="policy", help="Check the policy, and explain what it decides.", no_args_is_help=True)
 
 
@@ -311,4 +120,4 @@ def check_policy(
 
 app.command("explain")(explanation.explain_user)
 app.command("can")(can)
-app.command("replay")(replay_decisions)
+app.command("replay")(replay.replay)

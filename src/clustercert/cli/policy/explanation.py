@@ -96,7 +96,7 @@ def explain_user(
     """
     found = find_cluster(client, cluster, project)
     # Admins of a project can find only the users with certificates for the cluster.
-    asked = find_user(client, user, cluster=None if client.is_operator else found, domain=domain)
+    asked = find_user(client, user, cluster=None if client.reads_everything else found, domain=domain)
     query = {"cluster": str(found["id"]), "user": str(asked["id"]), **request.query()}
     if source is not None:
         query["source"] = source
