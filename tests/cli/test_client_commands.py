@@ -94,7 +94,9 @@ def test_a_login_by_access_key_signs_each_request(world: UserSite) -> None:
 def test_a_wrong_password_says_what_to_check(world: UserSite) -> None:
     done = world.user("login", world.url, "--user", "alice", CLUSTERCERT_PASSWORD="wrong horse")
     assert (done.code, done.out) == (3, "")
-    assert "Check the user, their domain, the password and the project" in done.err
+    assert done.err.endswith(
+        "Error: Wrong user name or password. The user was looked up in the domain Default.\n"
+    )
     assert "wrong horse" not in done.err
 
 

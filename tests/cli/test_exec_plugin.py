@@ -266,7 +266,7 @@ def test_without_a_login_it_names_the_command_and_ends(plugin: Plugin) -> None:
 
     assert (done.returncode, done.stdout) == (3, "")
     assert done.stderr == (
-        f"clustercert: You are logged out from {plugin.user.url}. Run `clustercert login`.\n"
+        f"clustercert: You are not logged in at {plugin.user.url}. Run `clustercert login`.\n"
     )
 
 

@@ -1,12 +1,22 @@
 """The first login at a service whose CA is private."""
 
+import json
 import os
+import re
+import ssl
 import subprocess
 import sys
+import threading
+from datetime import UTC, datetime, timedelta
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
 
+from clustercert.cli.login.token_storage import JOBS
+from clustercert.pki.certificates import chain_pem
+from clustercert.pki.keys import key_pem, new_key
+from clustercert.server.tls_files import new_server_certificate
 from support.certificate_authority import Authority
 from support.command_line import Operator
 from support.operated_cluster import SERVICE_CA
@@ -75,15 +85,19 @@ def test_a_ca_file_that_does_not_fit_is_refused_with_openssls_reason(
     if wrong == "ca":
         file = tmp_path / "other.pem"
         file.write_text(Authority("other").certificate_pem.decode())
-        reason = "unable to get local issuer certificate"
+        expected = (
+            f"The CA file {file} does not fit the certificate of {url} (unable to get local issuer certificate). Name "
+            "the CA that signed the certificate."
+        )
     else:
         url = url.replace("127.0.0.1", "localhost")
         reason = "Hostname mismatch, certificate is not valid for 'localhost'"
+        expected = (
+            f"The certificate of {url} is not trusted ({reason}). Use an address that the certificate names."
+        )
     refused = run(tmp_path, "login", url, "--user", "carol", "--ca-file", str(file))
     assert (refused.returncode, refused.stdout) == (1, "")
-    assert (
-        f"The CA file {file} does not fit the certificate of {url} ({reason}). Name the CA" in refused.stderr
-    )
+    assert refused.stderr == f"Error: {expected}\n"
 
 
 def test_a_ca_file_may_have_comments_in_any_encoding(
@@ -119,6 +133,66 @@ def test_a_person_is_asked_once(account: tuple[str, str], tmp_path: Path) -> Non
     code, screen = in_a_terminal(["login"], {}, variables)
     assert code == 0
     assert "fingerprint" not in screen
+
+
+def test_a_password_can_be_typed_three_times_and_trust_is_kept(
+    account: tuple[str, str], tmp_path: Path
+) -> None:
+    url, fingerprint = account
+    variables = {
+        name: value for name, value in environment(tmp_path).items() if name != "CLUSTERCERT_PASSWORD"
+    }
+    refusal = "Wrong user name or password. The user was looked up in the domain Default."
+    second = f"{refusal}\r\nPassword: "
+    wrong = {"Password: ": "a\n", second: "b\n", f"{second}\r\n{second}": "c\n"}
+    # The address may lack https://, as people type it.
+    login = ["login", url.removeprefix("https://"), "--user", "carol"]
+    code, screen = in_a_terminal(login, {"[y/N]": "y\n", **wrong}, variables)
+    assert (code, screen.count(refusal), fingerprint in screen) == (3, 3, True)
+    assert screen.endswith(f"Error: {refusal}\r\n")
+    listed = run(tmp_path, "profile", "list", "-o", "json")
+    assert [(each["service"], each["user"], each["logged_in"]) for each in json.loads(listed.stdout)] == [
+        (url, None, False)
+    ]
+    assert (
+        run(tmp_path, "status").stderr == f"Error: You are not logged in at {url}. Run `clustercert login`.\n"
+    )
+    # Neither the address nor the certificate is asked for again.
+    again = ["login", "--user", "carol"]
+    code, screen = in_a_terminal(again, {"Password: ": CTRL_C}, variables)
+    assert (code, fingerprint in screen) == (130, False)
+    typed = {"Password: ": "a\n", second: f"{PASSWORD}\n"}
+    code, screen = in_a_terminal(again, typed, variables)
+    assert (code, "Logged in as carol in the project eu-de until" in screen) == (0, True), screen
+    assert "was the login of" not in screen
+
+
+def test_a_newcomer_is_told_to_log_in(tmp_path: Path) -> None:
+    done = run(tmp_path, "clusters")
+    assert (done.returncode, done.stdout) == (3, "")
+    assert done.stderr == f"Error: You are not logged in. Run `clustercert login URL`. {JOBS}\n"
+
+
+def test_a_certificate_of_the_future_is_explained_once(tmp_path: Path) -> None:
+    now = datetime.now(UTC).replace(microsecond=0) + timedelta(days=1)
+    key = new_key("ec-p256")
+    leaf, ca = new_server_certificate(key, ["127.0.0.1"], now, timedelta(days=1))
+    (tmp_path / "certificate.pem").write_bytes(chain_pem((leaf, ca)))
+    (tmp_path / "key.pem").write_bytes(key_pem(key))
+    tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    tls.load_cert_chain(tmp_path / "certificate.pem", tmp_path / "key.pem")
+    with ThreadingHTTPServer(("127.0.0.1", 0), BaseHTTPRequestHandler) as server:
+        server.socket = tls.wrap_socket(server.socket, server_side=True)
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        done = run(tmp_path, "login", f"https://127.0.0.1:{server.server_port}")
+        server.shutdown()
+    assert (done.returncode, done.stdout) == (1, "")
+    assert re.fullmatch(
+        r"Error: The certificate of https://127\.0\.0\.1:[0-9]+ is not trusted \(certificate is not yet valid\)\. The "
+        r"clock of this machine says 20[0-9-]+ [0-9:]+ UTC\. If this is wrong, correct the clock\. Otherwise, ask the "
+        r"operator of the service for a valid certificate\.\n",
+        done.stderr,
+    ), done.stderr
 
 
 def test_a_refused_access_key_names_what_to_check(account: tuple[str, str], tmp_path: Path) -> None:

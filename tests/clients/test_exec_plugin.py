@@ -154,7 +154,7 @@ def test_without_a_login_kubectl_ends_with_the_command_to_run(desk: Desk) -> Non
     done = kubectl(desk.config, "apply", "-f", "-", stdin=namespace)
 
     assert done.returncode == 1
-    assert "You are logged out from " in done.stderr
+    assert "You are not logged in at " in done.stderr
     assert "Run `clustercert login`." in done.stderr
 
 

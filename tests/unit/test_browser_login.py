@@ -21,6 +21,7 @@ from support.oauth_issuer import OAuthIssuer
 from support.oidc import Response, claims_of, signed
 
 SECONDS = 300
+SERVICE = "https://clustercert.example.com"
 DISCOVERY = "/.well-known/openid-configuration"
 
 
@@ -77,7 +78,7 @@ def begin(issuer: OAuthIssuer) -> Iterator[Begin]:
             def log_in() -> Tokens:
                 try:
                     with IssuerClient(issuer.login_issuer(**client)) as found:
-                        return log_in_by_browser(found, shown.set_result, seconds)
+                        return log_in_by_browser(found, shown.set_result, SERVICE, seconds)
                 except BaseException as error:
                     if not shown.done():
                         shown.set_result("")
@@ -93,7 +94,8 @@ def test_a_log_in_with_pkce_state_and_nonce(begin: Begin, issuer: OAuthIssuer) -
     login = begin()
     page = login.open()
     tokens = login.tokens()
-    assert (page.status_code, "You are logged in" in page.text) == (200, True)
+    assert (page.status_code, "<h1>You are logged in</h1>" in page.text) == (200, True)
+    assert f"<p>alice logged in at {issuer.url}, for {SERVICE}. Go back" in page.text
     assert (tokens.user, tokens.subject) == ("alice", "f3b1")
     assert tokens.refresh in issuer.refresh_tokens
     [query] = issuer.logins

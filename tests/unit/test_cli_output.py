@@ -170,10 +170,12 @@ def test_time_is_shown_in_utc(capsys: pytest.CaptureFixture[str]) -> None:
         (f"{'word ' * 12}{'a' * 25}", f"{'word ' * 12}".rstrip() + f"\n{'a' * 25}"),
         (f"{'word ' * 10}{'a' * 25} end", f"{'word ' * 10}{'a' * 25} end"),
         ("word " * 30, "word " * 30),
+        (f"{'a' * 76} clusters", f"{'a' * 76}\nclusters"),
+        (f"{'a' * 80} b", f"{'a' * 80} b"),
         ("a" * 100, "a" * 100),
     ],
 )
-def test_a_terminal_does_not_wrap_an_id_in_a_note(
+def test_a_terminal_breaks_no_word_of_a_note(
     line: str, shown: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("COLUMNS", "80")

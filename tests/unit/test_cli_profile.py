@@ -219,7 +219,7 @@ def test_a_logged_out_profile_keeps_no_secret(tmp_path: Path, kept: Profile) -> 
     found = profile.remembered("default", environment)
     assert found is not None
     assert (found.url, found.user, found.ca_pem) == (kept.url, kept.user, kept.ca_pem)
-    with pytest.raises(NotLoggedIn, match="logged out"):
+    with pytest.raises(NotLoggedIn, match=r"You are not logged in at https://s\. Run `clustercert login`\."):
         profile.load("default", environment)
 
 

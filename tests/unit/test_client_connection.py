@@ -184,7 +184,7 @@ def test_a_certificate_of_another_time_is_no_matter_of_trust(
     with (
         tls_server(chain_pem((leaf,)), key_pem(key), tmp_path) as url,
         Client(url, ca_pem=chain_pem((ca,)).decode()) as client,
-        pytest.raises(UntrustedCertificate, match=rf"{reason}\)\. Check the clock of this machine"),
+        pytest.raises(UntrustedCertificate, match=rf"{reason}\)\. The clock of this machine says 20"),
     ):
         client.projects()
 
@@ -253,6 +253,13 @@ def test_the_proxy_in_the_environment_is_used(monkeypatch: pytest.MonkeyPatch) -
     assert proxy.asked.startswith(b"CONNECT clustercert.test:8080 HTTP/1.")
     assert b"Proxy-Authorization: Basic " + base64.b64encode(b"us@er:secret") in proxy.asked
 
+    monkeypatch.setenv("http_proxy", "http://user:secret@127.0.0.1:9")
+    with Client("http://clustercert.test:8080") as client, pytest.raises(Unreachable) as dead:
+        client.projects()
+    assert dead.value.message == (
+        "Can't connect to http://clustercert.test:8080 through the proxy http://127.0.0.1:9 (see the variables "
+        "http_proxy, all_proxy and no_proxy) (Connection refused). Check the address, and that the service is running."
+    )
     monkeypatch.setenv("http_proxy", "socks5://127.0.0.1:1")
     with Client("http://clustercert.test:8080") as client, pytest.raises(ClientError, match="http_proxy"):
         client.projects()
@@ -275,6 +282,8 @@ def test_an_invalid_ca_is_refused() -> None:
         ("http://127.0.0.1:8080/v3", "http://127.0.0.1:8080"),
         ("http://localhost:8080", "http://localhost:8080"),
         ("http://[::1]:8080", "http://[::1]:8080"),
+        ("clustercert.example.com:8443", "https://clustercert.example.com:8443"),
+        ("localhost:8080", "https://localhost:8080"),
     ],
 )
 def test_addresses_are_normalized(text: str, url: str) -> None:

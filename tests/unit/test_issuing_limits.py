@@ -12,6 +12,7 @@ from clustercert.limits.rates import Kind, Rate, TokenBuckets, parse_rate
 from clustercert.model import Caller, Issued, IssueRequest, Origin, Preview, RecordedIssue
 from clustercert.model.errors import Forbidden, NotFound, TooManyRequests
 from clustercert.observability import metrics
+from clustercert.policy.lifetime import waiting_time
 from support.issuance_doubles import REQUEST, issuance
 from support.log_capture import captured_lines
 from support.samples import CLUSTER_ID, OTHER_PROJECT_ID, PROJECT_ID, caller
@@ -49,6 +50,21 @@ def take(rates: IssuingRates, who: Caller, project_id: str = PROJECT_ID) -> bool
             return True
     except TooManyRequests:
         return False
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [
+        (1, "1 second"),
+        (119, "119 seconds"),
+        (120, "2 minutes"),
+        (1197, "20 minutes"),
+        (7199, "120 minutes"),
+        (7201, "3 hours"),
+    ],
+)
+def test_a_long_wait_is_shown_in_minutes_or_hours(seconds: int, text: str) -> None:
+    assert waiting_time(seconds) == text
 
 
 @pytest.mark.parametrize(

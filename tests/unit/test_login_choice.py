@@ -47,8 +47,8 @@ def chosen(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """The names of issuers at which a login began. It goes no further."""
     names: list[str] = []
 
-    def begin(self: IssuerOptions, issuer: LoginIssuer) -> None:
-        del self
+    def begin(self: IssuerOptions, issuer: LoginIssuer, url: str) -> None:
+        del self, url
         names.append(issuer.name)
         raise Begun
 

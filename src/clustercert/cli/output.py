@@ -67,7 +67,6 @@ Row = Mapping[str, object]
 _GAP = "   "
 _EMPTY_CELL = "-"
 _PAGE_WIDTH, _MIN_WIDTH = 100, 40
-_LONG_WORD = 20
 _BOLD, _PLAIN = "\x1b[1m", "\x1b[0m"
 _UNITS = ((86400, "d"), (3600, "h"), (60, "m"), (1, "s"))
 # Times below this number of days or hours are shown with a second, smaller unit.
@@ -233,7 +232,7 @@ def paragraph(text: str) -> None:
 
 
 def print_note(text: str) -> None:
-    """Write a note to standard error. Breaks lines before ids and addresses that a terminal would wrap."""
+    """Write a note to standard error. Breaks lines before words that a terminal would break."""
     lines = printable(text).split("\n")
     if sys.stderr.isatty():
         lines = [_keep_words_whole(line, shutil.get_terminal_size().columns) for line in lines]
@@ -241,10 +240,10 @@ def print_note(text: str) -> None:
 
 
 def _keep_words_whole(line: str, width: int) -> str:
-    """Break a line before each long word that a terminal would wrap. The terminal may wrap between shorter words."""
+    """Break a line before each word that the terminal would break. Words longer than the terminal stay whole."""
     text, column = "", 0
     for word in line.split(" "):
-        is_split = column % width + len(word) > width and _LONG_WORD <= len(word) <= width
+        is_split = column % width + len(word) > width >= len(word)
         text, column = (f"{text.rstrip(' ')}\n", 0) if is_split else (text, column)
         text, column = f"{text}{word} ", column + len(word) + 1
     return text[:-1]

@@ -244,6 +244,18 @@ class Unreachable(ClientError, status=503, code="CCE.01503001"):
     """The service could not be reached, or did not answer."""
 
 
+def certificate_advice(reason: str) -> str | None:
+    """Return what to do if OpenSSL rejects a certificate because of its period of validity or its addresses."""
+    if reason in _REASONS_OF_TIME:
+        return (
+            f"The clock of this machine says {datetime.now(UTC):%Y-%m-%d %H:%M} UTC. If this is wrong, correct the "
+            "clock. Otherwise, ask the operator of the service for a valid certificate."
+        )
+    if reason.startswith(_REASONS_OF_ADDRESS):
+        return "Use an address that the certificate names."
+    return None
+
+
 class UntrustedCertificate(ClientError):
     """The service's certificate is not from a trusted CA, or does not name the service's address.
 
@@ -252,16 +264,10 @@ class UntrustedCertificate(ClientError):
     """
 
     def __init__(self, url: str, reason: str) -> None:
-        advice = (
+        advice = certificate_advice(reason) or (
             "If the service has a new certificate, run `clustercert login`, and compare the fingerprint that it shows "
             "with the operator's. If you use OpenStack's variables, name the CA in OS_CACERT."
         )
-        if reason in _REASONS_OF_TIME:
-            advice = (
-                "Check the clock of this machine, and ask the operator whether the certificate has expired."
-            )
-        elif reason.startswith(_REASONS_OF_ADDRESS):
-            advice = "Use an address that the certificate names."
         super().__init__(f"The certificate of {url} is not trusted ({reason}). {advice}")
         self.rejection = reason
 
@@ -396,12 +402,14 @@ class ServiceClient:
 
 
 def service_url(text: str, *, plain_http: bool = False) -> str:
-    """Parse a service's base URL from a user's input, which may end in `/v3` or a slash.
+    """Parse a service's base URL from a user's input, which may end in `/v3` or a slash. The default scheme is https.
 
     Raises InvalidArgument if the URL is not valid, or is `http://` to another machine without `plain_http`.
     """
     try:
-        parts = urlsplit(text)
+        # A word without a dot or a port is not an address, but perhaps the name of a profile.
+        is_host = "://" not in text and not {".", ":"}.isdisjoint(text)
+        parts = urlsplit(f"https://{text}" if is_host else text)
         port = parts.port
     except ValueError:
         parts, port = urlsplit(""), None
@@ -447,22 +455,36 @@ def _translate_failures(url: str) -> Iterator[None]:
     try:
         yield
     except TimeoutError as error:
-        raise Unreachable(f"{url} did not answer in time. Check the address and the network.") from error
+        raise Unreachable(
+            f"{url} did not answer in time{through_proxy(url)}. Check the address and the network."
+        ) from error
     except ssl.SSLCertVerificationError as error:
         raise UntrustedCertificate(url, one_line(error.verify_message).rstrip(".")) from error
     except (http.client.HTTPException, ssl.SSLError) as error:
         raise Unreachable(
-            f"{url} does not answer with valid HTTP ({_reason(error)}). Check the address: https or http?"
+            f"{url} does not answer with valid HTTP{through_proxy(url)} ({_reason(error)}). Check the address: https "
+            "or http?"
         ) from error
     except OSError as error:
         raise Unreachable(
-            f"Can't connect to {url} ({_reason(error)}). Check the address, and that the service is running."
+            f"Can't connect to {url}{through_proxy(url)} ({_reason(error)}). Check the address, and that the service "
+            "is running."
         ) from error
     except ValueError as error:
         # The exception's message is not shown, because it may contain the header with the token.
         raise ClientError(
             f"The login at {url} contains characters that can't be sent. Log in again."
         ) from error
+
+
+def through_proxy(url: str) -> str:
+    """Return a phrase with the proxy for an address and the variables that choose it, or an empty text."""
+    with suppress(OSError):
+        if (proxy := _proxy(urlsplit(url))) is not None:
+            port = f":{proxy.port}" if proxy.port else ""
+            variables = f"{urlsplit(url).scheme}_proxy, all_proxy and no_proxy"
+            return f" through the proxy http://{proxy.hostname}{port} (see the variables {variables})"
+    return ""
 
 
 def _reason(error: Exception) -> str:

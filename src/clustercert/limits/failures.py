@@ -9,6 +9,7 @@ from cachetools import TTLCache
 from clustercert.model import Origin
 from clustercert.model.errors import NoCredential, TooManyFailures, Unauthenticated
 from clustercert.observability import metrics
+from clustercert.policy.lifetime import waiting_time
 
 WINDOW_SECONDS = 60
 # The maximum number of sources that a worker keeps in memory, a few megabytes. The least recently used sources are
@@ -55,7 +56,7 @@ class FailureLimit:
         metrics.LIMITED.labels("failures").inc()
         seconds = max(1, round(window.ends_at - self._clock()))
         raise TooManyFailures(
-            f"Too many failed authentications from your address. Try again in {seconds} seconds.",
+            f"Too many failed authentications from your address. Try again in {waiting_time(seconds)}.",
             retry_after=seconds,
             known=failure.known if failure is not None else "",
         ) from failure

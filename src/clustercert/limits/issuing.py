@@ -15,6 +15,7 @@ from clustercert.limits.rates import TEMPORARY_KEYS, TOKENS, Kind, Rate, TokenBu
 from clustercert.model import Caller, Issued, IssueRequest, Origin, Preview, RecordedIssue, User
 from clustercert.model.errors import ClustercertError, TooManyRequests
 from clustercert.observability import metrics
+from clustercert.policy.lifetime import waiting_time
 
 CredentialKind = Literal["tokens", "temporary_keys", "passwords"]
 
@@ -49,7 +50,7 @@ class UserRates:
         if seconds := buckets.seconds_until_token(user.id):
             metrics.LIMITED.labels(kind).inc()
             raise TooManyRequests(
-                f"{_PROBLEMS[kind]} again in {seconds} seconds.",
+                f"{_PROBLEMS[kind]} again in {waiting_time(seconds)}.",
                 retry_after=seconds,
                 user=user,
             )
@@ -113,9 +114,7 @@ class IssuingRates:
         for kind, seconds in waits.items():
             if seconds:
                 wait = max(waits.values())
-                message = (
-                    f"Too many certificates were issued for {_WHOSE[kind]}. Try again in {wait} seconds."
-                )
+                message = f"Too many certificates were issued for {_WHOSE[kind]}. Try again in {waiting_time(wait)}."
                 raise _refused(kind, message, wait)
         self._add(keys, -1)
         self._own[caller.origin.request_id] = None

@@ -33,6 +33,14 @@ def parse_lifetime(text: str) -> timedelta:
     return sum((timedelta(**{_UNITS[unit]: int(number)}) for number, unit in parts), timedelta())
 
 
+def waiting_time(seconds: int) -> str:
+    """Format how long to wait, rounded up to minutes or hours if it is long, such as `20 minutes`."""
+    for unit, size in (("hours", 3600), ("minutes", 60)):
+        if seconds >= 2 * size:
+            return f"{-(-seconds // size)} {unit}"
+    return f"{seconds} second{'s' if seconds != 1 else ''}"
+
+
 def lifetime_text(lifetime: timedelta) -> str:
     """Format a lifetime in the largest unit that divides it evenly, such as `30 days`."""
     seconds = int(lifetime.total_seconds())

@@ -151,7 +151,7 @@ def list_profiles(output: OutputOption = Output.TABLE) -> None:
             "name": name,
             "current": name == current,
             "service": each.url,
-            "user": each.user,
+            "user": each.user or None,
             "logged_in": each.is_renewable or (each.is_logged_in and not each.has_expired),
             "expires_at": None if each.is_renewable else each.expires_at,
         }

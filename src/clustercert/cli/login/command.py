@@ -5,7 +5,7 @@ import os
 import re
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -16,12 +16,18 @@ from clustercert.cli.login.options import PlainHttpOption, ProfileOption
 from clustercert.cli.login.profile import Profile
 from clustercert.cli.login.trust import TrustOptions
 from clustercert.cli.lookup import NO_PROJECTS
-from clustercert.cli.options import PasswordFileOption, UsageError
+from clustercert.cli.options import NotLoggedIn, PasswordFileOption, UsageError
 from clustercert.cli.output import print_note
 from clustercert.cli.prompts import prompt_text, read_secret
 from clustercert.cli.session import DEFAULT_DOMAIN, warn_in_client
 from clustercert.model.errors import ClustercertError
 
+if TYPE_CHECKING:
+    from clustercert.client import PasswordLogin, Session
+
+_PASSWORD_VARIABLE = "CLUSTERCERT_PASSWORD"
+# How often a user at a terminal can type the password.
+_ATTEMPTS = 3
 _PROJECT_ID = re.compile(r"[0-9a-f]{32}", re.ASCII)
 
 
@@ -72,12 +78,26 @@ class CredentialOptions:
         login = PasswordLogin(
             user=user,
             domain=domain,
-            password=password_from(self.password_file),
+            password="",
             project_id=project if by_id else None,
             project=None if by_id else project,
         )
-        session = password_login.log_in_by_password(url, login, ca_pem)
+        session = self._authenticate(url, login, ca_pem)
         return replace(password_login.profile_of(url, session, None, ca_pem), domain=domain)
+
+    def _authenticate(self, url: str, login: "PasswordLogin", ca_pem: str | None) -> "Session":
+        """Log in with a password. Asks again after a wrong password, if the user typed it at a terminal."""
+        is_typed = self.password_file is None and not os.environ.get(_PASSWORD_VARIABLE)
+        for _ in range(_ATTEMPTS - 1 if is_typed else 0):
+            try:
+                return self._attempt(url, login, ca_pem)
+            except NotLoggedIn as error:
+                print_note(error.message)
+        return self._attempt(url, login, ca_pem)
+
+    def _attempt(self, url: str, login: "PasswordLogin", ca_pem: str | None) -> "Session":
+        password = password_from(self.password_file)
+        return password_login.log_in_by_password(url, replace(login, password=password), ca_pem)
 
 
 @expand_options
@@ -117,6 +137,9 @@ def login(
         )
     base, name, last = _service(url, profile_name, plain_http=plain_http)
     ca_pem = trust.ca_pem(base, last.ca_pem if last is not None else None)
+    _remember(name, base, ca_pem)
+    # Without a user, only the address was saved.
+    last = last if last is not None and last.user else None
     found = issuer.log_in(base, project, ca_pem, last, by_password=credentials.is_given)
     if found is None:
         by_password = last if last is None or last.oidc is None else None
@@ -126,11 +149,23 @@ def login(
         profile.use(name, os.environ)
 
 
+def _remember(name: str, url: str, ca_pem: str | None) -> None:
+    """Save the address and the CA before the login, so that a failed login does not ask for them again.
+
+    Does not replace a login at another service. Raises CommandError.
+    """
+    before = profile.remembered(name, os.environ)
+    if before is None:
+        profile.save(name, Profile(url, "", None, None, ca_pem), os.environ)
+    elif before.url == url and before.ca_pem != ca_pem:
+        renewal.save(name, replace(before, ca_pem=ca_pem))
+
+
 def _save(name: str, found: Profile) -> None:
     """Save the login, and print who is logged in."""
     before = profile.remembered(name, os.environ)
     path = renewal.save(name, found)
-    if before is not None and not _is_same_user(before, found):
+    if before is not None and before.user and not _is_same_user(before, found):
         print_note(
             f"The profile {name} was the login of {before.user} at {before.url}. The kubectl contexts that use this "
             f"profile now act as {found.user}. To keep several logins, use --profile NAME."
@@ -185,7 +220,7 @@ def _is_same_user(one: Profile, other: Profile) -> bool:
 
 def password_from(file: Path | None, prompt: str = "Password") -> str:
     """Return the password that the user has now, from a file, from CLUSTERCERT_PASSWORD or from a prompt."""
-    return _secret(prompt, "CLUSTERCERT_PASSWORD", file, "--password-file")
+    return _secret(prompt, _PASSWORD_VARIABLE, file, "--password-file")
 
 
 def _secret(prompt: str, variable: str, file: Path | None, option: str) -> str:

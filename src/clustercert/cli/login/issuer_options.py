@@ -123,7 +123,7 @@ class IssuerOptions:
             token_storage.check()
         self._require_user()
         trust.accept(url, issuer, self._allowed_service)
-        tokens = self._authenticate(issuer)
+        tokens = self._authenticate(issuer, url)
         oidc = OidcLogin(issuer.name, tokens.subject, issuer.body(), keyring)
         found = oidc_login.profile_of(url, ca_pem, oidc, tokens, project)
         trust.remember(url, issuer, urls)
@@ -208,7 +208,7 @@ class IssuerOptions:
         )
         return None if chosen == _PASSWORD else chosen
 
-    def _authenticate(self, issuer: "LoginIssuer") -> "Tokens":
+    def _authenticate(self, issuer: "LoginIssuer", url: str) -> "Tokens":
         from clustercert.cli.login import oidc_login
 
         try:
@@ -216,6 +216,7 @@ class IssuerOptions:
                 return oidc_login.by_device(issuer)
             return oidc_login.by_browser(
                 issuer,
+                url,
                 open_window=not self.no_browser and oidc_login.has_browser(os.environ),
                 reauthenticate=self.reauthenticate,
             )

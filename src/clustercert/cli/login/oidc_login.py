@@ -59,34 +59,39 @@ def open_in_browser(url: str) -> None:
     )
 
 
-def by_browser(issuer: "LoginIssuer", *, open_window: bool, reauthenticate: bool = False) -> "Tokens":
+def by_browser(
+    issuer: "LoginIssuer", url: str, *, open_window: bool, reauthenticate: bool = False
+) -> "Tokens":
     """Log in with a browser on this machine. Raises ClientError.
 
     Args:
+        url: the service's address.
         reauthenticate: whether the issuer must authenticate the user again, even if the user has a session there.
     """
     from clustercert.client.oidc.browser_login import log_in_by_browser
     from clustercert.client.oidc.tokens import IssuerClient
 
-    def show(url: str) -> None:
+    def show(address: str) -> None:
         if open_window:
             print_note(
-                f"Log in at {issuer.url} in the browser window. If no window opens, run `clustercert login "
-                "--no-browser`."
+                f"Log in at {issuer.url} in the browser window. If no window opens, open this address once, in a "
+                f"browser on this machine:\n  {address}"
             )
-            open_in_browser(url)
+            open_in_browser(address)
         else:
             print_note(
-                f"Log in at {issuer.url}: open this address once, in a browser on this machine.\n  {url}"
+                f"Log in at {issuer.url}: open this address once, in a browser on this machine.\n  {address}"
             )
-            print_note("On a machine without a browser, run `clustercert login --device`.")
+            print_note(
+                f"On a machine without a browser, press Ctrl-C, and run `clustercert login {url} --device`."
+            )
 
     if reauthenticate:
         # Source: OpenID Connect Core 1.0, section 3.1.2.1.
         parameters = {**issuer.client.parameters, "prompt": "login"}
         issuer = replace(issuer, client=replace(issuer.client, parameters=parameters))
     with IssuerClient(issuer) as client:
-        return log_in_by_browser(client, show)
+        return log_in_by_browser(client, show, url)
 
 
 def by_device(issuer: "LoginIssuer") -> "Tokens":

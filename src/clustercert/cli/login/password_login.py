@@ -2,25 +2,39 @@
 
 from collections.abc import Mapping
 from dataclasses import replace
+from http import HTTPStatus
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from clustercert.cli.login.profile import Profile, advice_if_refused
 from clustercert.cli.login.trust import read_ca
 from clustercert.cli.lookup import only_project
-from clustercert.cli.options import CommandError
+from clustercert.cli.options import CommandError, NotLoggedIn
 
 if TYPE_CHECKING:
     from clustercert.client import NamedRef, PasswordLogin, ProjectRef, Session
 
 
 def log_in_by_password(url: str, login: "PasswordLogin", ca_pem: str | None) -> "Session":
-    """Create a token for the login's project, or a token without a project. Raises ClientError or CommandError."""
+    """Create a token for the login's project, or a token without a project. Raises ClientError or NotLoggedIn."""
     from clustercert.client import Client
+    from clustercert.client.connection import ApiError
 
-    advice = "Check the user, their domain, the password and the project."
-    with Client(url, ca_pem=ca_pem) as client, advice_if_refused(advice):
-        return client.log_in(login)
+    try:
+        with Client(url, ca_pem=ca_pem) as client:
+            return client.log_in(login)
+    except ApiError as error:
+        if error.http_status != HTTPStatus.UNAUTHORIZED:
+            raise
+        # For SDKs, the service answers with a sentence that does not say what is wrong.
+        raise NotLoggedIn(_refusal(login)) from error
+
+
+def _refusal(login: "PasswordLogin") -> str:
+    domain = f" The user was looked up in the domain {login.domain}." if login.domain else ""
+    if (project := login.project or login.project_id) is None:
+        return f"Wrong user name or password.{domain}"
+    return f"Wrong user name or password, or no role in the project {project}.{domain}"
 
 
 def profile_of(url: str, session: "Session", project: str | None, ca_pem: str | None) -> Profile:

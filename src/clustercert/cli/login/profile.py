@@ -64,7 +64,8 @@ class Profile:
 
     Attributes:
         url: the service's base URL.
-        user: the user name, for messages; the access key if the service does not name the owner of the access key.
+        user: the user name, for messages; the access key if the service does not name the owner of the access key;
+            empty if no login at this address has succeeded yet.
         domain: the user's domain, by name; `None` if the service does not return it.
         project_id, project_name: the project for requests that do not search all projects; `None` if the user, such as
             an operator, has no role in any project.
@@ -225,12 +226,17 @@ def load(name: str, environment: Mapping[str, str]) -> Profile:
     """Load a login. Raises CommandError if the profile is malformed, or NotLoggedIn."""
     found = remembered(name, environment)
     if found is None:
+        saved = names(environment)
+        if name == DEFAULT_PROFILE or not saved:
+            raise NotLoggedIn(
+                f"You are not logged in. Run `clustercert login URL{option(name)}`. {token_storage.JOBS}"
+            )
         raise NotLoggedIn(
-            f"There is no profile {name}.{did_you_mean(name, names(environment))} Run `clustercert login URL`, or set "
-            "OS_AUTH_URL and OS_USERNAME etc."
+            f"There is no profile {name}.{did_you_mean(name, saved)} Run `clustercert login URL{option(name)}`, or use "
+            f"one of these profiles: {', '.join(saved)}."
         )
     if not found.is_logged_in:
-        raise NotLoggedIn(f"You are logged out from {found.url}. {log_in_again(name)}")
+        raise NotLoggedIn(f"You are not logged in at {found.url}. {log_in_again(name)}")
     return found
 
 

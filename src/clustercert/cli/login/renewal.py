@@ -240,7 +240,7 @@ def _log_in(name: str, found: Profile, oidc: OidcLogin) -> Profile:
 
     issuer, offer = oidc_login.current_issuer(name, found, oidc)
     trust.require_known(name, found.url, issuer)
-    tokens = oidc_login.by_browser(issuer, open_window=True)
+    tokens = oidc_login.by_browser(issuer, found.url, open_window=True)
     if tokens.subject != oidc.subject:
         raise NotLoggedIn(
             f"Another user logged in with the browser. To change the user of this login, run "

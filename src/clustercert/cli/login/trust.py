@@ -69,10 +69,11 @@ class TrustOptions:
             reason = connection.rejection(url, given or remembered)
             if reason is None:
                 return given or remembered
+            _require_valid(url, reason)
             if given is not None:
                 raise CommandError(
                     f"The CA file {self.ca_file} does not fit the certificate of {url} ({reason}). Name the CA that "
-                    "signed the certificate, and use an address that the certificate names."
+                    "signed the certificate."
                 )
             return _confirmed(url, changed=remembered is not None)
         return pinned_ca(url, self.ca_fingerprint)
@@ -113,14 +114,23 @@ def _confirmed(url: str, *, changed: bool) -> str:
 
 
 def _checked(url: str, ca_pem: str) -> str:
+    """Return the CA, if the service's certificate is valid with it. Raises ClientError or CommandError."""
     from clustercert.client import connection
 
     if (reason := connection.rejection(url, ca_pem)) is not None:
+        _require_valid(url, reason)
         raise CommandError(
-            f"The certificate of {url} is not valid for this address, or has expired ({reason}). Use an address that "
-            "the certificate names, or ask the operator of the service."
+            f"The certificate of {url} can't be used ({reason}). Ask the operator of the service for another one."
         )
     return ca_pem
+
+
+def _require_valid(url: str, reason: str) -> None:
+    """Raise UntrustedCertificate if another CA would not help, because the address or the time is wrong."""
+    from clustercert.client import connection
+
+    if connection.certificate_advice(reason) is not None:
+        raise connection.UntrustedCertificate(url, reason)
 
 
 # An issuer's URL, and a client id at that issuer.

@@ -285,12 +285,13 @@ def _listener(redirect_uris: Sequence[str], handler: type[_Handler]) -> tuple[_L
 
 
 def log_in_by_browser(
-    client: IssuerClient, show: Callable[[str], None], seconds: float = LOGIN_SECONDS
+    client: IssuerClient, show: Callable[[str], None], service: str, seconds: float = LOGIN_SECONDS
 ) -> Tokens:
     """Let the user log in at the issuer in a browser, and return the tokens. Raises ClientError.
 
     Args:
         show: opens an address in a browser, or prints it.
+        service: the service's address, for the page after the login.
     """
     issuer = client.issuer
     with LoopbackServer(issuer.client.redirect_uris) as server:
@@ -312,7 +313,12 @@ def log_in_by_browser(
             server.finish(ResultPage(400, "The login failed", error.message))
             raise
         server.finish(
-            ResultPage(200, "You are logged in", "Go back to the terminal. You can close this window.")
+            ResultPage(
+                200,
+                "You are logged in",
+                f"{tokens.user} logged in at {issuer.url}, for {service}. Go back to the terminal. You can close this "
+                "window.",
+            )
         )
         return tokens
 

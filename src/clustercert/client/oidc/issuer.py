@@ -22,6 +22,7 @@ from clustercert.client.connection import (
     json_object,
     one_line,
     service_url,
+    through_proxy,
     tls_context,
 )
 from clustercert.model import JsonObject
@@ -144,7 +145,8 @@ def _translate_failures(origin: str) -> Iterator[None]:
         yield
     except TimeoutError as error:
         raise IssuerUnreachable(
-            f"The issuer {origin} did not answer in time. Check the network, and try again later."
+            f"The issuer {origin} did not answer in time{through_proxy(origin)}. Check the network, and try again "
+            "later."
         ) from error
     except ssl.SSLCertVerificationError as error:
         raise IssuerError(
@@ -154,8 +156,9 @@ def _translate_failures(origin: str) -> Iterator[None]:
     except (http.client.HTTPException, OSError) as error:
         reason = error.strerror if isinstance(error, OSError) else None
         raise IssuerUnreachable(
-            f"The issuer {origin} can't be reached ({one_line(reason or str(error)) or type(error).__name__}). Check "
-            "the network connection, and whether a firewall or proxy blocks the issuer."
+            f"The issuer {origin} can't be reached{through_proxy(origin)} "
+            f"({one_line(reason or str(error)) or type(error).__name__}). Check the network connection, and whether a "
+            "firewall or proxy blocks the issuer."
         ) from error
 
 
