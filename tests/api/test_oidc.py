@@ -380,7 +380,7 @@ def test_operators_see_what_a_token_becomes(site: Site) -> None:
     ("claims", "failed", "came", "expected"),
     [
         ({"aud": "account"}, "aud", "'account'", "clustercert"),
-        ({"exp": 7}, "exp", "7", "a time after"),
+        ({"exp": 7}, "exp", "1970-01-01T00:00:07Z", "a time after"),
         ({"preferred_username": None}, "preferred_username", "", "a string or number"),
         ({"iss": "https://other.example"}, "iss", "'https://other.example'", "exactly the URL of an issuer"),
     ],

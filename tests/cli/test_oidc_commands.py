@@ -64,6 +64,41 @@ def test_what_the_settings_name_and_does_not_exist_is_explained(
     assert "Warning: The settings of this issuer name objects that do not exist: role membr." in table.err
 
 
+def test_each_role_rule_is_explained(operator: Operator, issuer: IssuerServer, tmp_path: Path) -> None:
+    project = operator.output_json("project", "create", "eu-de")["id"]
+    rules = f"""roles = [
+  {{role = "member", groups = ["team-*"]}},
+  {{role = "admin", projects = ["{project}"], groups = ["admins"], claims.ref = ["main", "release-*"]}},
+  {{role = "operator", service = true, groups = ["root"]}},
+]"""
+    [line] = [line for line in operator.config.read_text().splitlines() if line.startswith("roles")]
+    operator.config.write_text(operator.config.read_text().replace(line, rules))
+    token = saved(tmp_path, issuer.token(groups=["team-blue"], ref="dev"))
+    assert operator.output_json("identity", "explain", "--token-file", token)["role_rules"] == [
+        {"role": "member", "projects": None, "service": False, "unmet": []},
+        {
+            "role": "admin",
+            "projects": [project],
+            "service": False,
+            "unmet": [
+                {"check": "groups", "passed": False, "came": "['team-blue']", "expected": "admins"},
+                {"check": "ref", "passed": False, "came": "'dev'", "expected": "main or release-*"},
+            ],
+        },
+        {
+            "role": "operator",
+            "projects": None,
+            "service": True,
+            "unmet": [{"check": "groups", "passed": False, "came": "['team-blue']", "expected": "root"}],
+        },
+    ]
+    table = operator.output("identity", "explain", "--token-file", token, "-o", "wide")
+    lines = [line.split() for line in table.splitlines()]
+    assert ["1", "member", "yes", "-", "-", "-", "all"] in lines
+    assert ["2", "admin", "no", "ref", "'dev'", "main", "or", "release-*", project] in lines
+    assert ["3", "operator", "no", "groups", "['team-blue']", "root", "service"] in lines
+
+
 def test_a_refused_token_is_explained(operator: Operator, issuer: IssuerServer, tmp_path: Path) -> None:
     text = issuer.token(aud="account")
     done = operator.run("identity", "explain", "--token-file", saved(tmp_path, text))

@@ -282,6 +282,7 @@ def test_the_service_refuses_the_token(user: OidcUser, issuer: OAuthIssuer) -> N
     done = user.run("login", user.url, *user.trust, env=user.environment | user.browser)
     assert (done.returncode, done.stdout) == (3, "")
     assert "clustercert identity explain" in done.stderr
+    assert "The token is for the audience clustercert, another, and expires at 20" in done.stderr
     assert re.search("request [0-9a-f]{32}", done.stderr)
     assert not user.tokens_file.exists()
 
@@ -308,6 +309,7 @@ def test_ci_jobs_use_a_token_without_a_login(user: OidcUser, issuer: OAuthIssuer
     refused = user.run(*user.plugin, env=user.environment | variables | {"CLUSTERCERT_TOKEN": expired})
     assert (refused.returncode, refused.stdout) == (3, "")
     assert "does not accept the token" in refused.stderr
+    assert "The token expired at 2001-09-09T01:51:40Z, so use a new token." in refused.stderr
     assert [path for path in user.home.rglob("*") if path.is_file() and path.name != "browser"] == []
 
 

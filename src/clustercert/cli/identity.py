@@ -10,7 +10,7 @@ import typer
 
 from clustercert.cli.commands import on_service
 from clustercert.cli.options import CommandError, UsageError
-from clustercert.cli.output import Output, OutputOption, print_note, show_list, show_one, with_times
+from clustercert.cli.output import Output, OutputOption, Row, print_note, show_list, show_one, write_out
 from clustercert.cli.prompts import read_secret
 from clustercert.cli.session import settings
 from clustercert.client import CCE_SERVICE
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 identity = typer.Typer(name="identity", help="Check tokens from OIDC issuers.", no_args_is_help=True)
 
 _CHECK_COLUMNS = ("check", "passed", "came", "expected")
+_RULE_COLUMNS = ("rule", "role", "given", "condition", "came", "expected", "projects")
 # The maximum number of characters to read. It exceeds the limit for tokens, so that a check reports a longer token, and
 # fits into a request.
 _MAX_CHARACTERS = 60 * 1024
@@ -65,7 +66,10 @@ def _show(report: "dict[str, Any]", output: Output) -> None:
     show_list(report["checks"], output, columns=_CHECK_COLUMNS, name="check")
     if user := report["user"]:
         roles = [f"{project}: {', '.join(names)}" for project, names in user["roles"].items()]
-        show_one(with_times({"issuer": report["issuer"], **user, "roles": "; ".join(roles)}), output)
+        show_one({"issuer": report["issuer"], **user, "roles": "; ".join(roles)}, output)
+    if rules := report["role_rules"]:
+        write_out("\n")
+        show_list(list(_rule_rows(rules)), output, columns=_RULE_COLUMNS, name="role")
     if missing := report["missing"]:
         print_note(
             f"Warning: The settings of this issuer name objects that do not exist: {', '.join(missing)}. Create them,"
@@ -76,6 +80,23 @@ def _show(report: "dict[str, Any]", output: Output) -> None:
     else:
         issuer = f", from the issuer {report['issuer']}," if report["issuer"] is not None else ""
         print_note(f"The token{issuer} would be refused by the check {report['failed']}.")
+
+
+def _rule_rows(rules: "list[dict[str, Any]]") -> "Iterator[Row]":
+    """Yield a row for each unmet condition of each rule, and one row for a rule that gives its role."""
+    for number, rule in enumerate(rules, 1):
+        where = "service" if rule["service"] else ", ".join(rule["projects"] or ()) or "all"
+        conditions: list[dict[str, Any]] = rule["unmet"] or [{}]
+        for unmet in conditions:
+            yield {
+                "rule": number,
+                "role": rule["role"],
+                "given": not rule["unmet"],
+                "condition": unmet.get("check"),
+                "came": unmet.get("came"),
+                "expected": unmet.get("expected"),
+                "projects": where,
+            }
 
 
 keystone = typer.Typer(

@@ -79,6 +79,17 @@ class CheckBody(ResponseBody):
     expected: str
 
 
+class RoleRuleBody(ResponseBody):
+    """A rule of the issuer's settings, `[[identity.issuers.roles]]`. The user gets the role if `unmet` is empty."""
+
+    role: str
+    projects: list[str] | None = Field(
+        description="Null for all projects in which the issuer's users can have roles."
+    )
+    service: bool
+    unmet: list[CheckBody] = Field(description="The conditions that the user does not meet.")
+
+
 class MappedUserBody(ResponseBody):
     """The user whom the token describes, with their roles by project id, and in the whole service."""
 
@@ -94,6 +105,7 @@ class TokenExplanationBody(ResponseBody):
     """Whether the token would be accepted, and for which user. `failed` is the first check that failed.
 
     `issuer` is the name that the settings give to the token's issuer; null if the settings have no such issuer.
+    `role_rules` has the issuer's rules for roles, in the order of the settings; it is empty if a check failed.
     `missing` has the projects, domains and roles that the issuer's settings mention but that do not exist.
     """
 
@@ -102,6 +114,7 @@ class TokenExplanationBody(ResponseBody):
     failed: str | None
     checks: list[CheckBody]
     user: MappedUserBody | None
+    role_rules: list[RoleRuleBody]
     missing: list[str]
 
     @classmethod
@@ -120,6 +133,7 @@ class TokenExplanationBody(ResponseBody):
                 roles=login.roles if login else {},
                 service_roles=login.service_roles if login else (),
             ),
+            "role_rules": [RoleRuleBody.render(each) for each in explanation.role_rules],
             "missing": list(source.missing),
         }
 

@@ -2,9 +2,10 @@
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
-from clustercert.model import JsonObject
+from clustercert.model import JsonObject, rfc3339
 from clustercert.model.errors import Unauthenticated
 from clustercert.model.name_patterns import Names
 from clustercert.policy.expressions import MAX_LISTED, compile_expression
@@ -34,9 +35,11 @@ class TokenRefused(Unauthenticated):
 
 
 def shown(value: object) -> str:
-    """Return a printable ASCII form of a value from a token, shortened."""
+    """Return a printable ASCII form of a value from a token, shortened. A time is in the format of RFC 3339."""
     if value is None:
         return ""
+    if isinstance(value, datetime):
+        return rfc3339(value)
     text = ascii(value)
     return text if len(text) <= MAX_SHOWN else f"{text[:MAX_SHOWN]}…"
 
@@ -99,13 +102,16 @@ class ClaimCheck:
         texts = claim_texts(value) if value is not None else None
         return texts is not None and not _is_long(texts) and self.values.match(texts)
 
-    def require(self, claims: JsonObject) -> None:
-        """Raise TokenRefused if the claim does not pass the check."""
-        if self.is_met(claims):
-            return
+    def failure(self, claims: JsonObject) -> TokenRefused:
+        """Return the error for claims that do not pass the check."""
         value = claim_value(claims, self.claim)
         bound = f", in at most {MAX_COMPARED} characters" if _is_long(claim_texts(value) or ()) else ""
-        raise TokenRefused(self.claim, value, f"{self.values.text}{bound}")
+        return TokenRefused(self.claim, value, f"{self.values.text}{bound}")
+
+    def require(self, claims: JsonObject) -> None:
+        """Raise TokenRefused if the claim does not pass the check."""
+        if not self.is_met(claims):
+            raise self.failure(claims)
 
 
 def _is_long(texts: Iterable[str]) -> bool:

@@ -1,13 +1,14 @@
 """Explains to operators whether a token is accepted: the result of each check, and the user in the token."""
 
 import asyncio
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from clustercert.authn.federated import FederatedUser
 from clustercert.authn.oidc.claims import TokenRefused
 from clustercert.authn.oidc.issuers import OidcIssuer
-from clustercert.authn.oidc.mapping import federated_user
+from clustercert.authn.oidc.mapping import federated_user, mapped_groups
 from clustercert.authn.oidc.token_reviews import REVIEW
 from clustercert.authn.oidc.tokens import UnverifiedToken, claim_results
 from clustercert.model.errors import Unavailable
@@ -35,6 +36,22 @@ class CheckResult:
 
 
 @dataclass(frozen=True, slots=True)
+class RoleRuleResult:
+    """Whether a rule of the issuer's settings gives its role to the token's user.
+
+    Attributes:
+        projects: the projects for which the rule gives the role; `None` for all projects of the issuer's users.
+        service: whether the rule gives the role in the whole service.
+        unmet: the conditions that the user does not meet. The user gets the role if there are none.
+    """
+
+    role: str
+    projects: tuple[str, ...] | None
+    service: bool
+    unmet: tuple[CheckResult, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class Explanation:
     """Which checks a token passes, and its user.
 
@@ -42,11 +59,13 @@ class Explanation:
         issuer: the settings of the token's issuer, even if the signature is wrong; None if the issuer is unknown.
         checks: the results, in order. Checks of claims continue after one of them fails.
         user: the user described by the token; None if a check failed.
+        role_rules: the issuer's rules for roles, in the order of the settings; empty if a check failed.
     """
 
     issuer: OidcIssuer | None
     checks: tuple[CheckResult, ...]
     user: FederatedUser | None
+    role_rules: tuple[RoleRuleResult, ...] = ()
 
 
 async def explain(verifier: "Verifier", text: str) -> Explanation:
@@ -79,7 +98,16 @@ def _mapped(issuer: OidcIssuer, token: UnverifiedToken, results: list[CheckResul
         user = federated_user(issuer, token)
     except TokenRefused as refusal:
         return Explanation(issuer, (*results, _failed(refusal)), None)
-    return Explanation(issuer, (*results, CheckResult("mapping", passed=True)), user)
+    passed = (*results, CheckResult("mapping", passed=True))
+    return Explanation(issuer, passed, user, tuple(_role_rules(issuer, token)))
+
+
+def _role_rules(issuer: OidcIssuer, token: UnverifiedToken) -> Iterator[RoleRuleResult]:
+    groups = mapped_groups(issuer, token.claims)
+    for rule in issuer.roles:
+        projects = tuple(sorted(rule.projects)) if rule.projects is not None else None
+        unmet = tuple(map(_failed, rule.unmet_conditions(token.claims, groups)))
+        yield RoleRuleResult(rule.role, projects, rule.service, unmet)
 
 
 def _failed(refusal: TokenRefused) -> CheckResult:

@@ -3,7 +3,7 @@
 import functools
 import hashlib
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import timedelta
 from pathlib import Path
@@ -11,7 +11,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
-from clustercert.authn.oidc.claims import ClaimCheck, ClaimExpression
+from clustercert.authn.oidc.claims import ClaimCheck, ClaimExpression, TokenRefused
 from clustercert.model import Domain, FederatedDomain, JsonObject
 from clustercert.model.ids import id_of
 from clustercert.model.login_client import (
@@ -203,6 +203,15 @@ class RoleGrant(Section):
         if names is not None and not names.match(groups):
             return False
         return all(check.is_met(claims) for check in checks)
+
+    def unmet_conditions(self, claims: JsonObject, groups: Sequence[str]) -> Iterator[TokenRefused]:
+        """Yield the conditions that a user does not meet, as errors. See `is_granted` for the arguments."""
+        names, checks = self._conditions
+        if names is not None and not names.match(groups):
+            yield TokenRefused("groups", list(groups), names.text)
+        for check in checks:
+            if not check.is_met(claims):
+                yield check.failure(claims)
 
 
 class OidcIssuer(Section):

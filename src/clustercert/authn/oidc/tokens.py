@@ -14,7 +14,7 @@ from typing import NoReturn
 
 from clustercert.authn.oidc.claims import TokenRefused
 from clustercert.authn.oidc.issuers import OidcIssuer
-from clustercert.model import JsonObject
+from clustercert.model import JsonObject, rfc3339
 
 # The maximum size of a token. Real tokens are smaller: Entra's largest tokens, with 200 groups, have about 10 KiB.
 MAX_TOKEN_BYTES = 16 * 1024
@@ -187,27 +187,27 @@ def _check_audience(issuer: OidcIssuer, audience: object) -> None:
 
 
 def _check_expiry(value: object, now: datetime, leeway: timedelta) -> None:
-    if _seconds("exp", value) <= (now - leeway).timestamp():
-        raise TokenRefused("exp", value, f"a time after {int(now.timestamp())} (now)")
+    if (expiry := _time("exp", value)) <= now - leeway:
+        raise TokenRefused("exp", expiry, f"a time after {rfc3339(now)} (now)")
 
 
 def _check_start(value: object, now: datetime, leeway: timedelta) -> None:
-    if value is not None and _seconds("nbf", value) > (now + leeway).timestamp():
-        raise TokenRefused("nbf", value, f"a time before {int(now.timestamp())} (now)")
+    if value is not None and (start := _time("nbf", value)) > now + leeway:
+        raise TokenRefused("nbf", start, f"a time before {rfc3339(now)} (now)")
 
 
 def _check_age(value: object, now: datetime, issuer: OidcIssuer) -> None:
-    issued, limits = _seconds("iat", value), (now - issuer.age_limit - issuer.leeway, now + issuer.leeway)
-    if not limits[0].timestamp() <= issued <= limits[1].timestamp():
+    issued = _time("iat", value)
+    if not now - issuer.age_limit - issuer.leeway <= issued <= now + issuer.leeway:
         hours = issuer.age_limit.total_seconds() / 3600
-        raise TokenRefused("iat", value, f"a time in the {hours:g} hours before {int(now.timestamp())} (now)")
+        raise TokenRefused("iat", issued, f"a time in the {hours:g} hours before {rfc3339(now)} (now)")
 
 
-def _seconds(name: str, value: object) -> float:
+def _time(name: str, value: object) -> datetime:
     # `datetime` does not support years after 9999.
     if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < 2**37:
         raise TokenRefused(name, value, "a number of seconds since 1970")
-    return float(value)
+    return datetime.fromtimestamp(float(value), UTC)
 
 
 def login_time(issuer: OidcIssuer, token: UnverifiedToken) -> tuple[datetime, bool]:
@@ -216,16 +216,16 @@ def login_time(issuer: OidcIssuer, token: UnverifiedToken) -> tuple[datetime, bo
     Also returns whether the time comes from the claim `auth_time`, which stays the same when the token is renewed. If
     `auth_time` is missing or not a number, uses `iat` instead. Source: OpenID Connect Core 1.0, sections 2 and 12.2.
     """
-    issued = _seconds("iat", token.claims.get("iat"))
+    issued = _time("iat", token.claims.get("iat"))
     try:
-        logged_in = _seconds("auth_time", token.claims.get("auth_time"))
+        logged_in = _time("auth_time", token.claims.get("auth_time"))
     except TokenRefused:
-        return datetime.fromtimestamp(issued, UTC) - issuer.leeway, False
-    return datetime.fromtimestamp(min(logged_in, issued), UTC) - issuer.leeway, True
+        return issued - issuer.leeway, False
+    return min(logged_in, issued) - issuer.leeway, True
 
 
 def valid_until(issuer: OidcIssuer, token: UnverifiedToken) -> datetime:
     """Return the time until which a verified token is accepted."""
-    expiry = _seconds("exp", token.claims.get("exp"))
-    oldest = _seconds("iat", token.claims.get("iat")) + issuer.age_limit.total_seconds()
-    return datetime.fromtimestamp(min(expiry, oldest), UTC) + issuer.leeway
+    expiry = _time("exp", token.claims.get("exp"))
+    oldest = _time("iat", token.claims.get("iat")) + issuer.age_limit
+    return min(expiry, oldest) + issuer.leeway

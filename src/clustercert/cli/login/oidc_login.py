@@ -125,7 +125,10 @@ def profile_of(
         f"{url} does not accept the token{named}. {ended}An operator sees the reason with `clustercert identity "
         "explain`, or in the log by the request id."
     )
-    with Client(url, TokenAuth(tokens.bearer), ca_pem=ca_pem) as client, advice_if_refused(advice):
+    with (
+        Client(url, TokenAuth(tokens.bearer), ca_pem=ca_pem) as client,
+        advice_if_refused(advice, tokens.bearer),
+    ):
         scope, only = choose_project(_projects(client), project)
         caller = client.caller()
     return Profile(

@@ -176,15 +176,19 @@ class Profile:
             if self.oidc is not None
             else ""
         )
+        jwt = self.token if self.oidc is not None else None
         with advice_if_refused(
-            f"The login at {self.url} is no longer valid. {explained}Run `clustercert login` again."
+            f"The login at {self.url} is no longer valid. {explained}Run `clustercert login` again.", jwt
         ):
             yield
 
 
 @contextlib.contextmanager
-def advice_if_refused(advice: str) -> Iterator[None]:
-    """Raise NotLoggedIn with this advice if the service refuses the credentials of a request in the `with` block."""
+def advice_if_refused(advice: str, jwt: str | None = None) -> Iterator[None]:
+    """Raise NotLoggedIn with this advice if the service refuses the credentials of a request in the `with` block.
+
+    The error also says what `jwt`, the refused token of an OIDC issuer, itself says about its audience and expiry.
+    """
     from clustercert.client.connection import ApiError
 
     try:
@@ -192,7 +196,13 @@ def advice_if_refused(advice: str) -> Iterator[None]:
     except ApiError as error:
         if error.http_status != HTTPStatus.UNAUTHORIZED:
             raise
-        raise NotLoggedIn(f"{error.message} {advice}") from error
+        described = ""
+        if jwt is not None:
+            from clustercert.client.oidc.tokens import describe_refused
+
+            with contextlib.suppress(ValueError):
+                described = f"{describe_refused(jwt)} "
+        raise NotLoggedIn(f"{error.message} {described}{advice}") from error
 
 
 def current(environment: Mapping[str, str]) -> str:

@@ -25,7 +25,7 @@ from clustercert.client.oidc.issuer import (
     OAuthError,
     discover,
 )
-from clustercert.model import JsonObject
+from clustercert.model import JsonObject, rfc3339
 from clustercert.model.requests import is_https_url
 
 # The longest token that the service accepts.
@@ -80,6 +80,27 @@ def claims_of(token: str) -> JsonObject:
         return json_object(json.loads(payload))
     except (ValueError, TypeError, RecursionError):
         raise ValueError("not a JWT") from None
+
+
+def describe_refused(token: str) -> str:
+    """Return a sentence about the expiry or the audience that the claims of a refused JWT name.
+
+    The token has expired by this machine's clock, or the sentence names no reason for the refusal. Raises ValueError if
+    `token` is not a JWT with the claim `exp`.
+    """
+    claims = claims_of(token)
+    try:
+        expires = _time(claims["exp"])
+    except (LookupError, TypeError, OverflowError, OSError):
+        raise ValueError("the JWT has no valid claim exp") from None
+    if expires <= datetime.now(UTC):
+        return f"The token expired at {rfc3339(expires)}, so use a new token."
+    audience = claims.get("aud")
+    named = ", ".join(map(str, audience)) if isinstance(audience, list) else str(audience)
+    return (
+        f"The token is for the audience {one_line(named)}, and expires at {rfc3339(expires)}: compare the audience with"
+        " the setting `audiences` of the issuer."
+    )
 
 
 def tokens_of(token: str, refresh: str | None = None) -> Tokens:
