@@ -1,9 +1,8 @@
 """The quick starts of docs/quick-starts.md and the README: run as they stand there, with a double of kube-apiserver."""
 
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
@@ -11,48 +10,14 @@ import yaml
 
 from support.apiserver import ApiServer
 from support.page_service import PageService, environment, issuer, new_service
-from support.page_steps import ROOT, Step, pattern, run, section, steps
+from support.page_steps import PASSWORD, ROOT, Reader, Step, pattern, section, steps
 from support.wait import eventually
 
 PAGE = "docs/quick-starts.md"
 # Of commands and their output, without the prose around them.
 ONE_SCREEN = 45
-PASSWORD = "correct horse battery staple"
 URL = "https://clustercert.example.com:8443"
 FINGERPRINT = re.compile(r"\b[0-9a-f]{64}\b")
-ANSWERS = {"[y/N]: ": "y", "Password:": PASSWORD, "Repeat for confirmation:": PASSWORD}
-
-
-@dataclass
-class Reader:
-    """Somebody who follows a page in their home.
-
-    Attributes:
-        words: what the page calls otherwise.
-        special: what happens instead of a command.
-    """
-
-    home: Path
-    words: dict[str, str]
-    env: dict[str, str]
-    special: dict[str, Callable[[Step], object]] = field(default_factory=dict)
-
-    def here(self, text: str) -> str:
-        for word, other in self.words.items():
-            text = text.replace(word, other)
-        return text
-
-    def follow(self, text: str) -> None:
-        """Run the steps of a text."""
-        for step in steps(text):
-            own = Step(self.here(step.command), [self.here(line) for line in step.printed])
-            if step.command in self.special:
-                self.special[step.command](own)
-            elif own.command.startswith("export "):
-                name, _, value = own.command.removeprefix("export ").partition("=")
-                self.env[name] = value
-            else:
-                run(own, self.home, self.env, ANSWERS)
 
 
 @pytest.fixture

@@ -9,14 +9,16 @@ import signal
 import subprocess
 import termios
 import threading
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from support.wait import eventually
 
 ROOT = Path(__file__).resolve().parents[2]
 SECONDS = 180
+PASSWORD = "correct horse battery staple"
+ANSWERS = {"[y/N]: ": "y", "Password:": PASSWORD, "Repeat for confirmation:": PASSWORD}
 # What differs in each run. An ellipsis stands for anything.
 _VARYING = (
     "…",
@@ -46,8 +48,9 @@ def section(page: str, heading: str) -> str:
 
 
 def steps(text: str) -> Sequence[Step]:
-    """The steps of all console blocks in a text."""
+    """The steps of all console blocks in a text, except blocks after `<!-- not run -->`."""
     found = []
+    text = re.sub(r"<!-- not run -->\n```console\n.*?```", "", text, flags=re.DOTALL)
     for block in re.findall(r"```console\n(.*?)```", text, re.DOTALL):
         for command in re.split(r"^\$ ", block, flags=re.MULTILINE)[1:]:
             first, *lines = command.splitlines()
@@ -141,3 +144,40 @@ def _at_a_terminal(
     _, status = os.waitpid(pid, 0)
     overdue.cancel()
     return os.waitstatus_to_exitcode(status), screen.replace("\r\n", "\n")
+
+
+@dataclass
+class Reader:
+    """Somebody who follows a page in their home.
+
+    Attributes:
+        words: what the page calls otherwise.
+        special: what happens instead of a command.
+    """
+
+    home: Path
+    words: dict[str, str]
+    env: dict[str, str]
+    special: dict[str, Callable[[Step], object]] = field(default_factory=dict)
+
+    def here(self, text: str) -> str:
+        for word, other in self.words.items():
+            text = text.replace(word, other)
+        return text
+
+    def follow(self, text: str) -> None:
+        """Run the steps of a text."""
+        for step in steps(text):
+            own = Step(self.here(step.command), [self.here(line) for line in step.printed])
+            if step.command in self.special:
+                self.special[step.command](own)
+            else:
+                self.follow_step(own)
+
+    def follow_step(self, step: Step) -> None:
+        """Run a step whose words are those of the reader."""
+        if step.command.startswith("export "):
+            name, _, value = step.command.removeprefix("export ").partition("=")
+            self.env[name] = value
+        else:
+            run(step, self.home, self.env, ANSWERS)
