@@ -191,6 +191,7 @@ def test_adding_a_cluster_says_what_comes_next(operator: Operator, server_ca: Pa
         server_ca,
     )
     assert "clustercert kubernetes ca-bundle" in done.err
+    assert "add --distribution" in done.err
     assert "clustercert kubernetes rbac" in done.err
 
 

@@ -241,9 +241,9 @@ class EnforcementOptions:
             )
         if self.pin_components is not None:
             print_note(
-                f"Next: run `clustercert kubernetes setup {cluster_id} --out DIR --force`, and copy "
-                "authorization-config.yaml to the control plane. This file decides for which certificates the API "
-                "server calls the webhook."
+                f"Next: run `clustercert kubernetes setup {cluster_id} --out DIR --force`, and do the steps 2 and 3 "
+                "of DIR/README.md. authorization-config.yaml decides for which certificates the API server calls the "
+                "webhook."
             )
         if self.credential_role or self.admission:
             print_note(
@@ -367,10 +367,11 @@ def add(
     added = client.create(path_of("projects", str(owner["id"]), "clusters", name), fields)
     show_one(_row(added, owner["name"]), output)
     print_note(
-        f"Next: run `clustercert kubernetes setup {added['id']} --out DIR`, and follow DIR/README.md. As a minimum, "
-        "write a new file with the API server's present client CAs and the output of `clustercert kubernetes ca-bundle "
-        f"{added['id']}`, name that file in --client-ca-file, and apply the output of `clustercert kubernetes rbac`. "
-        "Don't append to kubeadm's ca.crt: pods and nodes also use it as the CA of the API server."
+        f"Next: run `clustercert kubernetes setup {added['id']} --out DIR`, and follow DIR/README.md. Unless kubeadm "
+        "made the cluster, add --distribution. As a minimum, write a new file with the API server's present client CAs "
+        f"and the output of `clustercert kubernetes ca-bundle {added['id']}`, name that file in --client-ca-file, and "
+        "apply the output of `clustercert kubernetes rbac`. Don't append to kubeadm's ca.crt: pods and nodes also use "
+        "it as the CA of the API server."
     )
     enforcement.print_next_step(added["id"])
 
