@@ -1,5 +1,6 @@
 """`kubeconfig get` against a running service."""
 
+import re
 import stat
 from datetime import UTC, datetime, timedelta
 
@@ -84,6 +85,9 @@ def test_a_role_without_a_rule_gets_no_certificate(world: UserSite) -> None:
     done = world.user("kubeconfig", "get", "prod")
     assert (done.code, done.out) == (4, "")
     assert "CCE.01403001" in done.err
+    [command] = re.findall(r"`clustercert (explain \S+)` shows the reason", done.err)
+    explained = world.user(*command.split())
+    assert (explained.code, explained.out.startswith("Refused (403): No rule gives your role")) == (1, True)
 
 
 def test_missing_clusters_and_folders_are_named(world: UserSite) -> None:

@@ -1,6 +1,7 @@
 """Requests a certificate for a cluster, with a private key that is created on this machine or by the service."""
 
 from dataclasses import dataclass, replace
+from http import HTTPStatus
 from typing import TYPE_CHECKING
 
 from clustercert.cli.kubeconfig.validation import LocalKey, ValidatedKubeconfig, validated_kubeconfig
@@ -39,7 +40,7 @@ class CertificateRequest:
         return validated_kubeconfig(response.body, key)
 
     def _refusal(self, error: ApiError) -> ApiError:
-        """Return the error with advice about the lifetime that names options instead of API fields."""
+        """Return the error with advice: options instead of API fields, and the command that explains a refusal."""
         if self.lifetime.expires_in is not None:
             advice = "Give a shorter --expires-in, or leave it out."
         else:
@@ -47,4 +48,6 @@ class CertificateRequest:
         message = error.message.replace(SHORTEN, advice)
         if self.lifetime.expire_at is not None and message.startswith("expire_at: "):
             message = message.replace("expire_at", "--expire-at", 1)
+        if error.http_status == HTTPStatus.FORBIDDEN:
+            message += f" `clustercert explain {self.cluster_id}` shows the reason."
         return ApiError(message, error.http_status)
