@@ -417,12 +417,13 @@ def test_a_policy_whose_rules_need_groups_is_verified_without_groups(site: Opera
     assert all(revoked_at is not None for _, revoked_at in site.certificates()[-2:])
 
 
-def test_an_interrupted_verification_revokes_its_certificates(site: OperatedCluster) -> None:
+@pytest.mark.parametrize("chosen", ["prod", pytest.param("--all", marks=pytest.mark.full)])
+def test_an_interrupted_verification_revokes_its_certificates(site: OperatedCluster, chosen: str) -> None:
     before = len(site.certificates())
     site.set_up()
     site.cluster.authorize_with(without_webhook(site.folder))
     with subprocess.Popen(
-        [*COMMAND, "--config", site.operator.config, "kubernetes", "verify", "prod"],
+        [*COMMAND, "--config", site.operator.config, "kubernetes", "verify", chosen],
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,

@@ -13,11 +13,11 @@ import typer
 from typer.core import TyperGroup
 
 from clustercert import __version__
-from clustercert.cli.options import FAILED, USAGE, exit_code
+from clustercert.cli.options import FAILED, USAGE, error_text, exit_code
 from clustercert.cli.output import print_note, write_out
 from clustercert.cli.resources import RESOURCES
 from clustercert.cli.session import RootOptions
-from clustercert.model.errors import ClustercertError, StoreFault, Unavailable
+from clustercert.model.errors import ClustercertError
 
 # The variable that the shell sets while it completes a line.
 COMPLETION_VARIABLE = "_CLUSTERCERT_COMPLETE"
@@ -271,7 +271,7 @@ def run(arguments: Sequence[str] | None = None) -> int:
         return _flush_output(end.code if isinstance(end.code, int) else 0)
     except ClustercertError as error:
         _print_traceback()
-        print_note(f"Error: {_message(error)}")
+        print_note(f"Error: {error_text(error)}")
         return _flush_output(exit_code(error))
     except OSError as error:
         _print_traceback()
@@ -330,7 +330,7 @@ def _not_utf_8(arguments: Sequence[str]) -> str:
 def _print_os_error(error: OSError) -> None:
     """Print an operating-system error. Ignores a broken pipe, because the reader closed the pipe on purpose."""
     if not isinstance(error, BrokenPipeError):
-        print_note(f"Error: {error.strerror or error}{f': {error.filename}' if error.filename else ''}.")
+        print_note(f"Error: {error_text(error)}")
 
 
 def _missing_package(error: ModuleNotFoundError) -> str:
@@ -339,18 +339,6 @@ def _missing_package(error: ModuleNotFoundError) -> str:
         f"This command needs the packages of the service, and {error.name} is not installed. Install them with "
         "`pip install 'clustercert[server]'`."
     )
-
-
-def _message(error: ClustercertError) -> str:
-    """Return the message with the error's internal reason. Local commands may show the reason, the API may not."""
-    if isinstance(error, StoreFault):
-        return error.reason
-    detail = getattr(error, "reason", None)
-    cause = error.__cause__
-    # If the database can't be reached, the driver raises a plain OSError.
-    if isinstance(error, Unavailable) and isinstance(cause, OSError) and cause.errno:
-        detail = os.strerror(cause.errno) if cause.errno > 0 else cause.strerror
-    return f"{error.message} ({detail})" if detail else error.message
 
 
 def _print_traceback() -> None:

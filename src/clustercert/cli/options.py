@@ -1,5 +1,6 @@
 """Options that several commands share, functions that read their values, and exit codes."""
 
+import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -8,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from clustercert.model.errors import ClustercertError
+from clustercert.model.errors import ClustercertError, StoreFault, Unavailable
 from clustercert.model.times import parse_rfc3339
 
 if TYPE_CHECKING:
@@ -39,6 +40,20 @@ _BY_STATUS = {
 def exit_code(error: ClustercertError) -> int:
     """Return the exit code for an error, from the HTTP status of the service's response or of the error's class."""
     return _BY_STATUS.get(getattr(error, "http_status", error.status), FAILED)
+
+
+def error_text(error: ClustercertError | OSError) -> str:
+    """Return the message of an error with its internal reason. Commands may show the reason, the API may not."""
+    if isinstance(error, OSError):
+        return f"{error.strerror or error}{f': {error.filename}' if error.filename else ''}."
+    if isinstance(error, StoreFault):
+        return error.reason
+    detail = getattr(error, "reason", None)
+    cause = error.__cause__
+    # If the database can't be reached, the driver raises a plain OSError.
+    if isinstance(error, Unavailable) and isinstance(cause, OSError) and cause.errno:
+        detail = os.strerror(cause.errno) if cause.errno > 0 else cause.strerror
+    return f"{error.message} ({detail})" if detail else error.message
 
 
 DomainOption = Annotated[

@@ -1,7 +1,7 @@
 """`clustercert kubernetes setup`: writes the files that a control plane needs."""
 
 import ssl
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from clustercert.cli.commands import on_store
-from clustercert.cli.options import ClusterArgument, InProjectOption, ProjectDomainOption, parse_pairs
+from clustercert.cli.kubernetes.selection import ClusterSelection, folder_of, for_each, label_of
+from clustercert.cli.options import parse_pairs
 from clustercert.cli.output import print_note, write_out
 from clustercert.cli.session import Operator
 from clustercert.model.choices import (
@@ -21,9 +22,9 @@ from clustercert.model.choices import (
 )
 
 if TYPE_CHECKING:
-    from clustercert.kubernetes.setup.folder import SetupFolder
     from clustercert.kubernetes.setup.resolution import Resolver
     from clustercert.kubernetes.setup.values import Setup, WebhookClient
+    from clustercert.model import Cluster
     from clustercert.settings import Settings
 
 SELF_MADE_CA = "tls-ca.pem"
@@ -209,46 +210,77 @@ class SetupOptions:
 
 @on_store
 async def setup(
-    operator: Operator,
-    name: ClusterArgument,
-    folder: FolderOptions,
-    options: SetupOptions,
-    project: InProjectOption = None,
-    domain: ProjectDomainOption = None,
+    operator: Operator, selection: ClusterSelection, folder: FolderOptions, options: SetupOptions
 ) -> None:
     """Write the files that a cluster's control plane needs.
 
     These are the client CAs, the authorization webhook's configuration and token, RBAC bindings, the API server's
     flags, and a README.md that explains them. With --force, an existing folder is updated: the values of omitted
-    options do not change.
+    options do not change. For several clusters, each one has its own folder DIR/DOMAIN/PROJECT/CLUSTER.
     """
-    from clustercert.kubernetes.setup.folder import SetupFolder, write_setup
+    loaded = operator.components.settings
+    if selection.is_one:
+        # Report a wrong option even if the cluster does not exist.
+        resolver = _resolver(loaded, options, folder.out, force=folder.force)
+        [cluster] = await selection.clusters(operator)
+        resolved, written, notes = await _write(operator, resolver, cluster)
+        write_out("".join(f"{folder.out / each}\n" for each in written))
+        readme = folder.out / "README.md"
+        following = f"Next: follow {readme}, then run `clustercert kubernetes verify {cluster.id}`."
+        for note in (*notes, _handshake_result(loaded, resolved), following):
+            print_note(note)
+        return
+    # Try the handshake once for each address, because an attempt may take seconds.
+    handshakes: dict[tuple[object, ...], str] = {}
+
+    async def write_folder(cluster: "Cluster") -> None:
+        out = folder.out / folder_of(cluster)
+        resolver = _resolver(loaded, options, out, force=folder.force)
+        resolved, _, notes = await _write(operator, resolver, cluster)
+        write_out(f"{out}\n")
+        for note in notes:
+            print_note(f"{label_of(cluster)}: {note}")
+        connection = (resolved.choices.webhook_url, resolved.choices.webhook_ca, resolved.client)
+        if connection not in handshakes:
+            handshakes[connection] = _handshake_result(loaded, resolved)
+            print_note(handshakes[connection])
+
+    try:
+        await for_each(operator, await selection.clusters(operator), write_folder)
+    finally:
+        if handshakes:
+            print_note(
+                "Next: follow the README.md in each folder, then run `clustercert kubernetes verify` for these "
+                "clusters."
+            )
+
+
+async def _write(
+    operator: Operator, resolver: "Resolver", cluster: "Cluster"
+) -> "tuple[Setup, Sequence[str], Sequence[str]]":
+    """Write a cluster's folder. Returns the values in the files, the names of the files, and notes for the operator."""
+    from clustercert.kubernetes.setup.folder import write_setup
     from clustercert.pki.certificates import chain_pem
 
-    components, target = operator.components, SetupFolder(folder.out)
-    target.check(force=folder.force)
-    resolver = _resolver(components.settings, options, target)
-    resolver.check()
-    cluster = await operator.cluster(name, project, domain)
+    components, folder = operator.components, resolver.folder
     choices = resolver.choices(cluster)
     resolved = resolver.setup(
         cluster, choices, chain_pem(await components.clusters.queries.bundle(cluster.id))
     )
-    written = await write_setup(target, resolved, components.webhook.tokens, operator.actor)
-    write_out("".join(f"{folder.out / each}\n" for each in written))
-    _print_notes(folder.out, resolved, tuple(resolver.kept(cluster, choices)), written)
-    print_note(_handshake_result(components.settings, resolved))
-    print_note(
-        f"Next: follow {folder.out / 'README.md'}, then run `clustercert kubernetes verify {cluster.id}`."
-    )
+    written = await write_setup(folder, resolved, components.webhook.tokens, operator.actor)
+    kept = tuple(resolver.kept(cluster, choices))
+    return resolved, written, list(_notes(folder.path, resolved, kept, written))
 
 
-def _resolver(loaded: "Settings", options: SetupOptions, folder: "SetupFolder") -> "Resolver":
+def _resolver(loaded: "Settings", options: SetupOptions, out: Path, *, force: bool) -> "Resolver":
+    """Read the folder, and check the options. Raises SetupError, InvalidRequest or OSError."""
     from clustercert.kubernetes.setup.choices import certificates_only
+    from clustercert.kubernetes.setup.folder import SetupFolder
     from clustercert.kubernetes.setup.resolution import Resolver
 
-    ca_file = self_made_ca(loaded)
-    return Resolver(
+    folder, ca_file = SetupFolder(out), self_made_ca(loaded)
+    folder.check(force=force)
+    resolver = Resolver(
         policy=loaded.policy.policy(),
         public_urls={
             "webhook.public_url": loaded.webhook.public_url,
@@ -261,27 +293,29 @@ def _resolver(loaded: "Settings", options: SetupOptions, folder: "SetupFolder") 
         existing=folder.read(),
         folder=folder,
     )
+    resolver.check()
+    return resolver
 
 
-def _print_notes(folder: Path, written: "Setup", kept: Sequence[str], names: Sequence[str]) -> None:
-    """Print what an operator should know about the written files."""
+def _notes(folder: Path, written: "Setup", kept: Sequence[str], names: Sequence[str]) -> Iterator[str]:
+    """Yield what an operator should know about the written files."""
     from clustercert.kubernetes.setup.authorization import LIMITS
     from clustercert.kubernetes.setup.choices import duration_seconds
     from clustercert.kubernetes.setup.values import NAMES, replacement
 
     if kept:
-        print_note(f"Kept from the existing folder: {', '.join(kept)}. Use options to change these values.")
+        yield f"Kept from the existing folder: {', '.join(kept)}. Use options to change these values."
     if edited := [name for name in NAMES if replacement(name) in names]:
-        print_note(
+        yield (
             f"Edited by hand, so not replaced: {', '.join(edited)}. The new versions are in "
             f"{', '.join(map(replacement, edited))}. Compare them, for example with "
             f"`diff {folder / edited[0]} {folder / replacement(edited[0])}`. Keep one of the two under the old name."
         )
     if written.choices.uses_flags:
-        print_note(LIMITS)
+        yield LIMITS
     unauthorized_ttl, cluster = written.choices.unauthorized_ttl, written.cluster
     if duration_seconds(unauthorized_ttl) > cluster.options.unauthorized_ttl_seconds:
-        print_note(
+        yield (
             f"The API server may accept a revoked certificate for {unauthorized_ttl}, longer than the time "
             "that is registered for the cluster. The service reports such uses. To register a longer time, run "
             f"`clustercert cluster update {cluster.id} --unauthorized-ttl SECONDS`."

@@ -6,16 +6,20 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from clustercert.cli.commands import on_store
+from clustercert.cli.kubernetes.selection import ClusterSelection, for_each, label_of, names_of
 from clustercert.cli.kubernetes.setup import BindOption, parse_bindings, self_made_ca
-from clustercert.cli.options import ClusterArgument, InProjectOption, ProjectDomainOption
-from clustercert.cli.output import Output, OutputOption, print_note, show_list
+from clustercert.cli.options import FAILED, UsageError, error_text
+from clustercert.cli.output import Output, OutputOption, Progress, print_note, show_list, with_domain
 from clustercert.cli.session import Operator
 from clustercert.model.choices import RevocationControl
 from clustercert.model.errors import ClustercertError, InvalidRequest
 from clustercert.model.times import utc_now
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from clustercert.kubernetes.verify.certificates import VerifiedService
+    from clustercert.kubernetes.verify.verification import CheckResult
     from clustercert.model import Caller, Cluster, Issued, IssueRequest
 
 # How long to wait for a revocation: twice the longest time that an API server caches a response by default.
@@ -81,36 +85,96 @@ class VerifyOptions:
 @on_store
 async def verify(
     operator: Operator,
-    name: ClusterArgument,
+    selection: ClusterSelection,
     options: VerifyOptions,
-    project: InProjectOption = None,
-    domain: ProjectDomainOption = None,
     output: OutputOption = Output.TABLE,
 ) -> None:
     """Prove that issuing, permissions and revocation work.
 
     The service must be running. This command issues two certificates for the user clustercert:verify, uses them at
     the API server, revokes one, measures the seconds until it is refused, and revokes the other. It exits with 1 if
-    a check fails.
+    a check fails. For several clusters, it prints one line for each.
     """
-    from clustercert.certificates.controls import USE_NOT_SEEN
+    chosen = await selection.clusters(operator)
+    if not selection.is_one:
+        await _verify_all(operator, chosen, options, output)
+        return
+    results = await _verify(operator, chosen[0], options)
+    columns = ("check", "result", "seconds", "detail")
+    show_list([asdict(result) for result in results], output, columns=columns, name="check")
+    for note in await _notes(operator, chosen[0], results):
+        print_note(note)
+    if not _is_good(results):
+        raise typer.Exit(FAILED)
+
+
+async def _verify_all(
+    operator: Operator, clusters: "Sequence[Cluster]", options: VerifyOptions, output: Output
+) -> None:
+    """Verify the clusters, and print a line for each. If interrupted, print the lines of the clusters before."""
+    if options.address is not None:
+        raise UsageError("--address is the address of one API server. Give the name of one cluster.")
+    rows: list[dict[str, object]] = []
+    # The clusters of each note. Most notes are the same for many clusters.
+    notes: dict[str, list[str]] = {}
+
+    async def verify_one(cluster: "Cluster") -> None:
+        domain, project, name = names_of(cluster)
+        place = {"cluster": name, "project": project, "domain": domain, "id": cluster.id}
+        try:
+            results = await _verify(operator, cluster, options)
+        except (ClustercertError, OSError) as error:
+            rows.append({**place, "result": "failed", "seconds": None, "detail": error_text(error)})
+            raise typer.Exit(FAILED) from error
+        rows.append(place | _summary(results))
+        for note in await _notes(operator, cluster, results):
+            notes.setdefault(note, []).append(label_of(cluster))
+        if not _is_good(results):
+            raise typer.Exit(FAILED)
+
+    try:
+        with Progress("clusters verified", at_once=True) as progress:
+            await for_each(operator, clusters, verify_one, lambda done: progress.reach(done, len(clusters)))
+    finally:
+        if rows:
+            columns = with_domain(("cluster", "project", "result", "seconds", "detail"), rows)
+            show_list(rows, output, columns=columns, name="id")
+        for note, labels in notes.items():
+            print_note(f"{', '.join(labels)}: {note}")
+
+
+async def _verify(operator: Operator, cluster: "Cluster", options: VerifyOptions) -> "Sequence[CheckResult]":
+    """Verify a cluster. Stores the time if no check failed."""
     from clustercert.kubernetes.verify.expectation import expect
     from clustercert.kubernetes.verify.verification import ClusterVerification
 
-    cluster = await operator.cluster(name, project, domain)
     given = asdict(options) | {"bind": parse_bindings(options.bind)}
     expectation = expect(operator.components.settings.policy, cluster, **given)
     results = await ClusterVerification(_service(operator, cluster), cluster, expectation).run()
-    columns = ("check", "result", "seconds", "detail")
-    show_list([asdict(result) for result in results], output, columns=columns, name="check")
-    if not await operator.components.inventory.access.sees_use(cluster):
-        print_note(USE_NOT_SEEN)
-    for result in results:
-        if result.advice:
-            print_note(f"{result.check}: {result.advice}")
-    if any(result.result == "failed" for result in results):
-        raise typer.Exit(1)
-    await operator.clusters.record_verification(cluster.id, utc_now())
+    if _is_good(results):
+        await operator.clusters.record_verification(cluster.id, utc_now())
+    return results
+
+
+def _is_good(results: "Sequence[CheckResult]") -> bool:
+    return all(result.result != "failed" for result in results)
+
+
+def _summary(results: "Sequence[CheckResult]") -> dict[str, object]:
+    """Return the columns for a cluster: the failed check, or how the certificate was refused after its revocation."""
+    for each in results:
+        if each.result == "failed":
+            return {"result": "failed", "seconds": None, "detail": f"{each.check}: {each.detail}"}
+    [revoked] = [each for each in results if each.seconds is not None]
+    return {"result": "ok", "seconds": revoked.seconds, "detail": revoked.detail}
+
+
+async def _notes(operator: Operator, cluster: "Cluster", results: "Sequence[CheckResult]") -> list[str]:
+    """Return what an operator should know about the verification of a cluster."""
+    from clustercert.certificates.controls import USE_NOT_SEEN
+
+    notes = [] if await operator.components.inventory.access.sees_use(cluster) else [USE_NOT_SEEN]
+    return [*notes, *(f"{result.check}: {result.advice}" for result in results if result.advice)]
 
 
 def _service(operator: Operator, cluster: "Cluster") -> "VerifiedService":

@@ -1,0 +1,146 @@
+"""The clusters on which a command works: one, several, all, or those with given labels."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+from urllib.parse import quote
+
+import typer
+
+from clustercert.cli.options import (
+    FAILED,
+    InProjectOption,
+    ProjectDomainOption,
+    UnknownName,
+    UsageError,
+    error_text,
+    parse_pairs,
+)
+from clustercert.cli.output import print_note
+from clustercert.model.errors import ClustercertError
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable, Sequence
+
+    from clustercert.cli.session import Operator
+    from clustercert.model import Cluster
+
+_PAGE = 500
+
+
+@dataclass(frozen=True, slots=True)
+class ClusterSelection:
+    """The arguments and options that choose clusters."""
+
+    names: Annotated[
+        list[str] | None, typer.Argument(metavar="CLUSTER…", help="Names or ids of clusters.")
+    ] = None
+    project: InProjectOption = None
+    domain: ProjectDomainOption = None
+    all_clusters: Annotated[
+        bool, typer.Option("--all", help="All clusters, or all of --project or --domain.")
+    ] = False
+    label: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--label",
+            "-l",
+            metavar="KEY=VALUE",
+            help="All clusters with this label. If repeated, a cluster must have all of the labels.",
+        ),
+    ] = None
+
+    @property
+    def is_one(self) -> bool:
+        """Whether the user named a single cluster."""
+        return self.names is not None and len(self.names) == 1 and not self._by_property
+
+    @property
+    def _by_property(self) -> bool:
+        return self.all_clusters or bool(self.label)
+
+    async def clusters(self, operator: "Operator") -> "Sequence[Cluster]":
+        """Find the chosen clusters. Those with `--all` or `--label` are sorted by domain, project and name.
+
+        Raises UsageError, UnknownName if there are none, and the errors of `Finder.cluster`.
+        """
+        if bool(self.names) == self._by_property:
+            raise UsageError("Give the names or ids of clusters, or --all, or --label KEY=VALUE.")
+        if self.names:
+            named = [await operator.cluster(each, self.project, self.domain) for each in self.names]
+            return list({each.id: each for each in named}.values())
+        labels = parse_pairs(self.label, "KEY=VALUE", "--label", may_be_empty=True)
+        found = [each for each in await self._all(operator) if labels.items() <= dict(each.labels).items()]
+        if not found:
+            raise UnknownName("No cluster matches. `clustercert cluster list -o wide` lists all clusters.")
+        return sorted(found, key=names_of)
+
+    async def _all(self, operator: "Operator") -> "list[Cluster]":
+        """List all clusters, or those of the project or domain. Their `server_ca_pem` is empty."""
+        owners = None
+        if self.project is not None:
+            owners = {(await operator.project(self.project, self.domain)).id}
+        domain = await operator.domain_or_any(self.domain)
+        found: list[Cluster] = []
+        after = ""
+        while page := await operator.clusters.reachable_page(owners, None, after, _PAGE):
+            found += page
+            after = page[-1].id
+        if domain is None:
+            return found
+        return [each for each in found if each.project_name and each.project_name.domain.id == domain.id]
+
+
+def names_of(cluster: "Cluster") -> tuple[str, str, str]:
+    """Return the names of a cluster's domain, of its project, and of the cluster itself."""
+    project = cluster.project_name
+    if project is None:
+        raise RuntimeError("the cluster was read without its project")
+    return project.domain.name, project.name, cluster.name
+
+
+def folder_of(cluster: "Cluster") -> Path:
+    """Return the relative path of a cluster's own folder: `DOMAIN/PROJECT/CLUSTER`, with safe names."""
+    return Path(*map(_file_name, names_of(cluster)))
+
+
+def _file_name(name: str) -> str:
+    """Return a file name that is safe and different for each name. A name may contain slashes, or be `..`."""
+    quoted = quote(name, safe="")
+    return f"%2E{quoted[1:]}" if quoted.startswith(".") else quoted
+
+
+async def for_each(
+    operator: "Operator",
+    clusters: "Sequence[Cluster]",
+    work: "Callable[[Cluster], Awaitable[None]]",
+    report: "Callable[[int], object]" = int,
+) -> None:
+    """Do the work for one cluster after the other, also after a failure. Prints the error of each failure.
+
+    Raises typer.Exit at the end if the work failed for a cluster.
+
+    Args:
+        report: called with the number of clusters for which the work is done.
+    """
+    failed = False
+    for number, each in enumerate(clusters):
+        report(number)
+        try:
+            # Read the cluster now, because the work for the clusters before it may have taken long.
+            current = await operator.clusters.reachable(each.id, None)
+            if current is None:
+                raise UnknownName("The cluster was removed meanwhile.")
+            await work(current)
+        except typer.Exit:
+            failed = True
+        except (ClustercertError, OSError) as error:
+            failed = True
+            print_note(f"Error: {label_of(each)}: {error_text(error)}")
+    if failed:
+        raise typer.Exit(FAILED)
+
+
+def label_of(cluster: "Cluster") -> str:
+    """Return the name of a cluster in messages about several clusters: `DOMAIN/PROJECT/CLUSTER`."""
+    return "/".join(names_of(cluster))

@@ -1,0 +1,102 @@
+"""`clustercert kubernetes setup` and `verify` for several clusters."""
+
+import json
+import re
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from clustercert.cli.kubernetes.selection import folder_of
+from clustercert.model import Domain
+from clustercert.model.identity import ProjectName
+from support.command_line import CommandResult
+from support.operated_cluster import OperatedCluster
+from support.samples import cluster
+
+
+@pytest.fixture
+def sites(site: OperatedCluster, tmp_path: Path) -> Iterator[OperatedCluster]:
+    """The cluster `prod`, and two named `test` that can't be reached, in two projects named `eu-de`."""
+    add = ("--internal-url", "https://127.0.0.1:1", "--server-ca", site.cluster.server_ca)
+    site.operator.output("cluster", "add", "test", "--project", "eu-de", "--label", "stage=test", *add)
+    site.operator.output("domain", "create", "acme")
+    other = site.operator.output_json("project", "create", "eu-de", "--domain", "acme")["id"]
+    site.operator.output("cluster", "add", "test", "--project", other, "--label", "stage=test", *add)
+    yield site
+    site.operator.output("cluster", "remove", "test", "--domain", "Default", "--yes")
+    site.operator.output("cluster", "remove", "test", "--domain", "acme", "--yes")
+    site.operator.output("project", "delete", other, "--yes")
+    site.operator.output("domain", "disable", "acme")
+    site.operator.output("domain", "delete", "acme", "--yes")
+
+
+def set_up(site: OperatedCluster, out: Path, *chosen: str) -> CommandResult:
+    options = ("--out", out, "--webhook-url", site.url, "--webhook-ca", site.ca)
+    return site.operator.run("kubernetes", "setup", *chosen, *options)
+
+
+def test_each_cluster_has_its_own_folder(sites: OperatedCluster, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    done = set_up(sites, out, "--all")
+    assert done.code == 0, done.err
+    assert done.out.splitlines() == [
+        f"{out}/Default/eu-de/prod",
+        f"{out}/Default/eu-de/test",
+        f"{out}/acme/eu-de/test",
+    ]
+    ids = {
+        place: re.search(r'^cluster_id = "(.*)"$', (out / place / "setup.toml").read_text(), re.MULTILINE)
+        for place in ("Default/eu-de/prod", "Default/eu-de/test", "acme/eu-de/test")
+    }
+    assert len({found[1] for found in ids.values() if found is not None}) == 3
+    assert done.err.count("Handshake") <= 1
+
+
+def test_a_failure_does_not_stop_the_others(sites: OperatedCluster, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    blocked = out / "Default" / "eu-de"
+    blocked.mkdir(parents=True)
+    (blocked / "test").write_text("")
+    done = set_up(sites, out, "-l", "stage=test")
+    assert done.code == 1
+    assert done.out == f"{out}/acme/eu-de/test\n"
+    assert f"Error: Default/eu-de/test: {blocked}/test is not a folder." in done.err
+
+
+def test_verify_prints_a_line_for_each_cluster(sites: OperatedCluster) -> None:
+    sites.set_up()
+    done = sites.operator.run(
+        "kubernetes", "verify", "--all", "--project", "eu-de", "--domain", "Default", "-o", "json"
+    )
+    good, bad = json.loads(done.out)
+    assert done.code == 1
+    assert (good["cluster"], good["result"], good["detail"]) == (
+        "prod",
+        "ok",
+        "refused, by the authorization webhook",
+    )
+    assert good["seconds"] > 0
+    assert (bad["cluster"], bad["project"], bad["result"]) == ("test", "eu-de", "failed")
+    assert bad["detail"].startswith("authenticate: ")
+    assert "\nDefault/eu-de/test: authenticate: " in done.err
+    assert done.err.startswith("Default/eu-de/prod, Default/eu-de/test: Use after a revocation is not seen")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ((), "Give the names or ids of clusters, or --all, or --label KEY=VALUE."),
+        (("prod", "--all"), "Give the names or ids of clusters, or --all, or --label KEY=VALUE."),
+        (("-l", "stage=none"), "No cluster matches."),
+        (("--all", "--address", "https://a.example:1"), "--address is the address of one API server."),
+    ],
+)
+def test_a_wrong_choice_is_refused(site: OperatedCluster, arguments: tuple[str, ...], message: str) -> None:
+    assert message in site.operator.error("kubernetes", "verify", *arguments)
+
+
+def test_the_folder_of_a_cluster_stays_below_the_given_folder() -> None:
+    names = ProjectName("a/b", Domain("d", ".."), is_unique=True)
+    assert folder_of(replace(cluster(), name="c", project_name=names)) == Path("%2E./a%2Fb/c")
