@@ -38,7 +38,7 @@ def parse(content: bytes, subject: str, *, aliases: bool = False) -> list[Any]:
 
     Args:
         subject: the subject of error messages, such as the file's path.
-        aliases: whether to accept aliases. An alias inside its own anchor is always rejected.
+        aliases: whether to accept aliases. An alias to a node that contains the alias is always rejected.
     """
     try:
         text = content.decode("utf-8-sig")
@@ -113,7 +113,7 @@ class _Limits:
         if not self.aliases:
             raise MalformedYaml(f"{self.subject} has YAML aliases, which are not accepted.")
         if any(node.anchor == event.anchor for node in self._open):
-            raise MalformedYaml(f"{self.subject} has a YAML alias within its own anchor.")
+            raise MalformedYaml(f"{self.subject} has a YAML alias to a node that contains the alias.")
         node = self._anchors.get(event.anchor or "")
         if node is None:
             raise MalformedYaml(f"{self.subject} is not valid YAML{_place(event)}.")

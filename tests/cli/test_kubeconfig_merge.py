@@ -323,7 +323,7 @@ def test_the_lock_of_kubectl_is_waited_for(desk: Desk) -> None:
 @pytest.mark.parametrize(
     ("text", "reason"),
     [
-        ("a: &a [*a]\n", "its own anchor"),
+        ("a: &a [*a]\n", "a node that contains the alias"),
         ("a: b: c", "not valid YAML"),
         ("clusters: {}", "not a list"),
         ("#" * 5_000_000, "larger than"),

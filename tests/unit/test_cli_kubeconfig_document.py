@@ -223,7 +223,7 @@ def test_comments_of_other_entries_stay_where_they_are() -> None:
 @pytest.mark.parametrize(
     ("text", "reason"),
     [
-        ("a: &x [*x]\n", "within its own anchor"),
+        ("a: &x [*x]\n", "a node that contains the alias"),
         ("a: *x\n", "line 1"),
         (BOMB, "repeat too much"),
         (CHAIN, "repeat too much"),

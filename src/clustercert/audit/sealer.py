@@ -149,7 +149,7 @@ def _check(sealing: Sealing, tiles: dict[TileId, bytes], verifier: VerifierKey) 
     if (head.size, head.root) != (sealing.size, root):
         raise _damaged(f"its newest checkpoint, for {head.size} events, does not match its tree")
     if any(len(hashes) > tile_width(tile, sealing.size) * HASH_BYTES for tile, hashes in tiles.items()):
-        raise _damaged("its last tile has more hashes than its size allows")
+        raise _damaged("its last tile has more hashes than the size of the log allows")
 
 
 def _root(size: int, tiles: Mapping[TileId, bytes]) -> bytes:

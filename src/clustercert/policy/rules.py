@@ -142,7 +142,7 @@ _IDS: Mapping[str, Callable[[DecisionInput], tuple[str, ...]]] = {
     "cluster": lambda decision_input: (decision_input.cluster.id,),
 }
 
-# Functions that return the values to display, for kinds for which `NAMED` returns several names of the same object.
+# By kind: the function that returns the values to display. Needed where `NAMED` returns several names of one object.
 _SHOWN: Mapping[str, Callable[[DecisionInput], tuple[str, ...]]] = {
     "group": lambda decision_input: tuple(group.shown_name for group in decision_input.caller.groups),
     "user": lambda decision_input: (decision_input.caller.user.shown_name,),

@@ -288,7 +288,7 @@ async def _remaining_capacity(connection: Transaction, cluster_id: str, uses: Se
 
 
 def _first_within(capacity: int, uses: Sequence[UnknownUse]) -> list[UnknownUse]:
-    """Return the uses that fit into the capacity. Identities with `alerts_of_each` also use the reserved rows."""
+    """Return the uses that fit into the capacity. Uses with `alerts_of_each` may also fill the reserved rows."""
     first = [use for use in uses if use.alerts_of_each][: max(0, capacity + RESERVED)]
     others = [use for use in uses if not use.alerts_of_each]
     return first + others[: max(0, capacity - len(first))]

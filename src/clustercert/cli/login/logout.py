@@ -154,8 +154,8 @@ def _note_logins(done: Any, url: str) -> None:
     if issuer == BUILT_IN:
         return
     print_note(
-        f"Logins at {issuer} from before {done['new_logins_from']} are refused here. To log in again, wait until that "
-        "time."
+        f"Until {done['new_logins_from']}, new logins at {issuer} are refused here too. To log in again, wait "
+        "until that time."
     )
     if done["renewals_end"]:
         print_note(f"Log out at {issuer} too. Then log in with `clustercert login --reauthenticate`.")

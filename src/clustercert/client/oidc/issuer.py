@@ -187,7 +187,7 @@ class LoginIssuer:
         bearer, ca_pem = body["token"], body["ca_pem"]
         resource = None if body["resource"] is None else _text(body["resource"])
         if bearer not in ("id", "access") or parameters.keys() & OWN_PARAMETERS:
-            raise ValueError("the client of the issuer is not valid")
+            raise ValueError("the client ID for the issuer is not valid")
         client = LoginClient(
             _text(body["client_id"]), _texts(body["scopes"]), redirects, bearer, parameters, resource
         )

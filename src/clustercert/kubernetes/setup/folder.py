@@ -38,7 +38,7 @@ class ExistingSetup:
 
     Attributes:
         choices: `None` if the folder is new.
-        token: the webhook token in use; empty if there is none; secret.
+        token: the webhook token in use, or empty if there is none. Keep it secret.
         client: the certificate with which the API server connects; secret.
         authorization: the AuthorizationConfiguration; `None` if it is missing or can't be parsed.
         files: the names of the files for the cluster, including those that an earlier run renamed.
