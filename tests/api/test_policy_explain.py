@@ -132,6 +132,7 @@ def test_an_operator_sees_every_rule_of_everybody(client: httpx.Client, teams: W
         "name": "teams",
         "outcome": "does_not_match",
         "groups": [],
+        "denies": False,
         "deny": None,
         "first_false": "group is team-* or hidden-group",
         "conditions": [{"wanted": "group is team-* or hidden-group", "found": "none", "met": False}],

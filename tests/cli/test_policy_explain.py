@@ -91,6 +91,7 @@ def test_a_refused_request_ends_with_1(operator: Operator) -> None:
     assert "Nearest rule: break-glass. It would allow the request with:\n" in text
     assert "  - the request has a reason (found: no reason)\n" in text
     assert "  no    members                   needs role is member (found: admin)\n" in text
+    assert "  no    frozen                    would deny if cluster label frozen is true" in text
     code, lines = explained(operator, "alice", "old")
     assert (code, lines[0]) == (1, "Refused (403): This cluster is frozen. Ask the platform team.")
     assert "  DENY  frozen                    denies, because cluster label frozen is true" in lines

@@ -192,6 +192,7 @@ class RuleBody(ResponseBody):
     groups: list[str] = Field(
         description="The Kubernetes groups that the rule adds to the certificate; empty if it does not grant."
     )
+    denies: bool = Field(description="Whether the rule denies requests, instead of giving groups.")
     deny: str | None = Field(description="The rule's message if it denies the request.")
     first_false: str | None = Field(description="The rule's first condition that is not met.")
     conditions: list[ConditionBody] = Field(
@@ -359,6 +360,7 @@ def _would_sign(explained: ExplainedRequest) -> WouldSignBody | None:
 def _rule(check: RuleCheck, *, is_complete: bool) -> RuleBody:
     return RuleBody.read(
         check,
+        denies=check.rule.deny is not None,
         deny=check.rule.deny if check.outcome == "denies" else None,
         first_false=check.unmet[0].wanted if check.unmet else None,
         # Conditions that are met can also name other users, so only operators and auditors see them.

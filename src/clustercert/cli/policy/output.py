@@ -119,7 +119,7 @@ def _missing(rule: dict[str, Any]) -> str:
         return ""
     first, *more = unmet
     further = f"; and {len(more)} more" if more else ""
-    return f"needs {_with_found(first)}{further}"
+    return f"{'would deny if' if rule['denies'] else 'needs'} {_with_found(first)}{further}"
 
 
 def _with_found(condition: dict[str, Any]) -> str:
