@@ -3,6 +3,7 @@
 import json
 import stat
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 
 import yaml
 
@@ -89,6 +90,41 @@ def test_a_login_by_access_key_signs_each_request(world: UserSite) -> None:
     assert got.code == 0, got.err
     assert_lives(json.loads(got.out), timedelta(days=1), asked_at)
     assert world.user("logout", CLUSTERCERT_PROFILE="key").code == 0
+
+
+def test_status_shows_the_saved_login_without_the_service(world: UserSite, tmp_path: Path) -> None:
+    home = {"HOME": str(tmp_path)}
+    world.log_in(**home)
+    key = ("--access-key", world.keys["access_key"], "--secret-file", "-")
+    made = world.user(
+        *("login", world.url, *key, "--profile", "key", "--output", "json"),
+        stdin=world.keys["secret_key"],
+        **home,
+    )
+    printed = json.loads(made.out)
+    assert (printed["user"], printed["profile"], printed["method"]) == ("alice", "key", "access key")
+    assert (printed["expires_at"], printed["renewal"]) == (None, "not needed")
+    assert world.keys["secret_key"] not in made.out
+    saved = tmp_path / ".config" / "clustercert" / "profiles" / "default.json"
+    online = json.loads(world.user("status", "-o", "json", **home).out)
+    assert (online["checked"], online["service_roles"], online["projects"]) == (True, [], ["eu-de", "eu-nl"])
+    assert online["renewal"] == "with `clustercert login`"
+
+    saved.write_text(saved.read_text().replace(world.url, "http://127.0.0.1:9"))
+    done = world.user("status", "-o", "json", **home)
+    assert done.code == 6
+    assert done.err == (
+        "Error: Can't connect to http://127.0.0.1:9 (Connection refused). Check the address, and that the service is "
+        "running. Only the saved login is shown.\n"
+    )
+    shown = json.loads(done.out)
+    assert (shown["user"], shown["project"], shown["checked"]) == ("alice", "eu-de", False)
+    assert (shown["expires_at"], shown["projects"]) == (online["expires_at"], None)
+    assert shown["other_logins"] == [f"key: alice at {world.url}"]
+    saved.unlink()
+    missing = world.user("status", **home)
+    assert (missing.code, missing.out) == (3, "")
+    assert f"Other saved logins: key: alice at {world.url}. Choose one with" in missing.err
 
 
 def test_a_wrong_password_says_what_to_check(world: UserSite) -> None:

@@ -39,6 +39,7 @@ def test_an_operator_without_a_role_in_a_project_administers(
 
     status = newcomer.output_json("status")
     assert (status["user"], status["projects"], status["project"]) == ("newcomer", [], None)
+    assert status["service_roles"] == ["operator"]
     (saved,) = newcomer.output_json("profile", "list")
     assert saved["logged_in"] is True
     assert "Logged out" in newcomer.run("logout").err

@@ -181,7 +181,7 @@ def test_the_caller_is_known_to_this_service_alone() -> None:
     }
     service = Service(httpx.Response(200, json=body))
     with service.client() as client:
-        assert client.caller() == CurrentUser("1", "alice", "Default", "built-in", is_operator=True)
+        assert client.caller() == CurrentUser("1", "alice", "Default", "built-in", ("operator",))
     assert service.requests[0].url.path == "/clustercert/v1/caller"
     with Service(httpx.Response(404, json={"error_msg": "No."})).client() as client:
         assert client.caller() is None

@@ -70,14 +70,18 @@ class CurrentUser:
     Attributes:
         domain: name of the user's domain.
         issuer: the URL of the OIDC issuer or of Keystone, or `built-in`.
-        is_operator: whether the user has the role `operator` in the whole service.
+        service_roles: the user's roles in the whole service, such as `operator`.
     """
 
     id: str
     name: str
     domain: str
     issuer: str
-    is_operator: bool
+    service_roles: tuple[str, ...] = ()
+
+    @property
+    def is_operator(self) -> bool:
+        return OPERATOR in self.service_roles
 
 
 @dataclass(frozen=True, slots=True)
@@ -161,7 +165,7 @@ class Client(ServiceClient):
             raise
         with self.check_format():
             texts = {name: str(response.body[name]) for name in ("id", "name", "domain", "issuer")}
-            return CurrentUser(**texts, is_operator=OPERATOR in _list(response.body["service_roles"]))
+            return CurrentUser(**texts, service_roles=tuple(map(str, _list(response.body["service_roles"]))))
 
     def projects(self) -> tuple[ProjectRef, ...]:
         """List the projects in which the caller has a role."""

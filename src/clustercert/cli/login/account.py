@@ -1,5 +1,6 @@
 """`clustercert status`, `password` and `profile`: the current login, its password, and the saved logins."""
 
+import contextlib
 import os
 import time
 from dataclasses import replace
@@ -15,7 +16,7 @@ from clustercert.cli.login import profile as profiles
 from clustercert.cli.login.command import password_from
 from clustercert.cli.login.options import LoginOptions
 from clustercert.cli.login.profile import Profile
-from clustercert.cli.options import CommandError, NotLoggedIn, PasswordFileOption
+from clustercert.cli.options import UNAVAILABLE, CommandError, NotLoggedIn, PasswordFileOption, exit_code
 from clustercert.cli.output import Output, OutputOption, print_note, show_list, show_one
 from clustercert.cli.prompts import read_secret
 from clustercert.cli.session import warn_in_client
@@ -29,26 +30,54 @@ if TYPE_CHECKING:
 
 @expand_options
 def status(login: LoginOptions, output: OutputOption = Output.TABLE) -> None:
-    """Show who is logged in, where, until when, and in which projects. Asks the service.
+    """Show who is logged in, where, until when, and in which projects.
 
-    Exits with status 3 if there is no login, or if the service does not accept the login.
+    Asks the service. If the service does not answer, shows the saved login, and exits with status 6. Exits with status
+    3 if there is no login, or if the service does not accept the login.
     """
+    from clustercert.client.connection import ClientError, Unreachable
+
     name = login.saved_name
-    chosen = login.profile(may_ask=False)
-    with chosen.explain_rejection(), chosen.client() as client:
-        projects, caller = client.projects(), client.caller()
-    row = {
-        "service": chosen.url,
-        "user": chosen.user,
+    others = _other_logins(name) if name is not None else []
+    caller, projects, failure = None, None, None
+    try:
+        chosen = login.profile(may_ask=False)
+        with chosen.explain_rejection(), chosen.client() as client:
+            projects, caller = client.projects(), client.caller()
+    except NotLoggedIn:
+        if others:
+            print_note(
+                f"Other saved logins: {', '.join(others)}. Choose one with `clustercert profile use NAME`."
+            )
+        raise
+    except ClientError as error:
+        if name is None or exit_code(error) != UNAVAILABLE:
+            raise
+        chosen, failure = profiles.load(name, os.environ), error
+    row = chosen.summary(name) | {
+        "checked": failure is None,
         "user_id": caller.id if caller is not None else None,
-        "profile": name,
-        "projects": _names(projects),
-        "project": chosen.project_name if chosen.chosen_project else None,
-        "method": _method(chosen),
-        "expires_at": chosen.expires_at,
+        "service_roles": caller.service_roles if caller is not None else None,
+        "projects": _names(projects) if projects is not None else None,
         "cached_credentials": 0 if name is None else _cached(name),
+        "other_logins": others,
     }
     show_one(row, output, name="user")
+    if failure is not None:
+        raise Unreachable(f"{failure.message} Only the saved login is shown.")
+
+
+def _other_logins(name: str) -> list[str]:
+    """Return the saved logins except the given one, as texts such as `work: alice at https://…`."""
+    texts = []
+    for each in profiles.names(os.environ):
+        # A damaged profile is reported by the commands that use it.
+        with contextlib.suppress(CommandError):
+            other = profiles.remembered(each, os.environ) if each != name else None
+            if other is not None and other.user:
+                ended = "" if other.is_logged_in else ", logged out"
+                texts.append(f"{each}: {other.user} at {other.url}{ended}")
+    return texts
 
 
 def _names(projects: "Sequence[ProjectRef]") -> list[str]:
@@ -57,12 +86,6 @@ def _names(projects: "Sequence[ProjectRef]") -> list[str]:
     return sorted(
         f"{each.domain}/{each.name}" if names.count(each.name) > 1 else each.name for each in projects
     )
-
-
-def _method(chosen: Profile) -> str:
-    if chosen.oidc is not None:
-        return f"OIDC issuer {chosen.oidc.name}" if chosen.oidc.name else "OIDC token"
-    return "access key" if chosen.access_key else "token"
 
 
 def _cached(name: str) -> int:

@@ -5,7 +5,7 @@ import os
 import re
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
@@ -17,7 +17,7 @@ from clustercert.cli.login.profile import Profile
 from clustercert.cli.login.trust import TrustOptions
 from clustercert.cli.lookup import NO_PROJECTS
 from clustercert.cli.options import NotLoggedIn, PasswordFileOption, UsageError
-from clustercert.cli.output import print_note
+from clustercert.cli.output import Output, print_note, show_one
 from clustercert.cli.prompts import prompt_text, read_secret
 from clustercert.cli.session import DEFAULT_DOMAIN, warn_in_client
 from clustercert.model.errors import ClustercertError
@@ -117,6 +117,10 @@ def login(
     ] = None,
     profile_name: ProfileOption = None,
     plain_http: PlainHttpOption = False,
+    output: Annotated[
+        Literal["json", "yaml"] | None,
+        typer.Option("--output", "-o", help="Print the saved login, without secrets, in this format."),
+    ] = None,
 ) -> None:
     """Log in to a running service, for `clusters`, `kubeconfig` and kubectl.
 
@@ -147,6 +151,8 @@ def login(
     _save(name, found)
     if profile_name is None:
         profile.use(name, os.environ)
+    if output is not None:
+        show_one(found.summary(name), Output(output))
 
 
 def _remember(name: str, url: str, ca_pem: str | None) -> None:

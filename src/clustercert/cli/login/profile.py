@@ -104,6 +104,27 @@ class Profile:
         return from_file or self.refresh_token is not None or self.in_keyring
 
     @property
+    def method(self) -> str:
+        """How the user logged in, for people."""
+        if self.oidc is not None:
+            return f"OIDC issuer {self.oidc.name}" if self.oidc.name else "OIDC token"
+        return "access key" if self.access_key else "token"
+
+    def summary(self, name: str | None) -> dict[str, object]:
+        """Return the facts about a saved login that `login` and `status` print. Contains no secrets."""
+        ends_at = None if self.is_renewable else self.expires_at
+        by_user = "with `clustercert login`" if ends_at is not None else "not needed"
+        return {
+            "service": self.url,
+            "user": self.user,
+            "profile": name,
+            "method": self.method,
+            "expires_at": ends_at,
+            "renewal": "automatic" if self.is_renewable else by_user,
+            "project": self.project_name if self.chosen_project else None,
+        }
+
+    @property
     def _has_token_of_service(self) -> bool:
         """Whether the service itself issued the token. Such a token is exchanged for a new token for each project."""
         return self.secret_key is None and self.oidc is None
