@@ -171,12 +171,15 @@ class ApiSettings(Section):
             A certificate is valid for more than 1825 days only if `policy.max_lifetime` allows this.
         endpoints: form of a cluster's `status.endpoints`. `auto`: a list for Huawei Cloud's Go SDK and Terraform
             provider, an object for other clients.
+        recommended_client: version of the command line that users should have at least, such as `0.2.0`. An older one
+            says so once a day, at a terminal. By default, no version is recommended.
     """
 
     insecure_external: TrueOrFalse = True
     get_clustercert: TrueOrFalse = True
     max_duration: int = Field(default=MAX_DAYS, ge=MAX_DAYS, le=MOST_DAYS)
     endpoints: EndpointsForm = "auto"
+    recommended_client: str | None = Field(default=None, pattern=r"^[0-9]{1,6}\.[0-9]{1,6}\.[0-9]{1,6}$")
 
 
 class IssuingSettings(Section):

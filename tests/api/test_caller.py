@@ -19,6 +19,7 @@ def test_the_owner_of_an_access_key_is_named(keystone: Keystone) -> None:
         "service_roles": [],
         "method": "access_key",
         "expires_at": None,
+        "recommended_client": None,
         "projects": [
             {
                 "id": keystone.project.id,

@@ -10,7 +10,7 @@ import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
@@ -76,7 +76,7 @@ def make_unreachable(plugin: Plugin) -> None:
     if plugin.cache_file.exists():
         header, _, body = plugin.cache_file.read_text().partition("\n")
         status = path.stat()
-        fields = [*header.split(" ")[:5], f"{status.st_mtime_ns}:{status.st_ino}", str(path)]
+        fields = [*header.split(" ")[:6], f"{status.st_mtime_ns}:{status.st_ino}", str(path)]
         plugin.cache_file.write_text(f"{' '.join(fields)}\n{body}")
 
 
@@ -128,6 +128,31 @@ def test_parallel_calls_cause_one_request(plugin: Plugin) -> None:
     assert {done.returncode for done in outputs} == {0}
     assert len({done.stdout for done in outputs}) == 1
     assert plugin.issued == 1
+
+
+def test_the_end_of_a_login_is_said_once(plugin: Plugin) -> None:
+    def said(*options: str) -> str:
+        done = plugin.user.run(*plugin.arguments, *options)
+        assert done.returncode == 0
+        return done.stderr
+
+    file = plugin.user.home / ".config" / "clustercert" / "profiles" / "default.json"
+    saved = json.loads(file.read_text())
+    ends_at = datetime.fromisoformat(saved["expires_at"])
+    assert said() == ""
+    # The last hour of the login begins while its certificate is cached.
+    header, _, body = plugin.cache_file.read_text().partition("\n")
+    fields = header.split(" ")
+    assert datetime.fromtimestamp(int(fields[4]), UTC) == ends_at.replace(microsecond=0) - timedelta(hours=1)
+    plugin.cache_file.write_text(f"{' '.join([*fields[:4], '1', *fields[5:]])}\n{body}")
+    reminder = f"clustercert: Your login at {plugin.user.url} ends at %s UTC. Run `clustercert login`.\n"
+    assert said() == reminder % f"{ends_at:%Y-%m-%d %H:%M}"
+    assert (said(), said("--refresh")) == ("", "")
+    # The next login is short.
+    ends_at = datetime.now(UTC) + timedelta(minutes=50)
+    file.write_text(json.dumps(saved | {"expires_at": ends_at.isoformat()}))
+    assert said() == reminder % f"{ends_at:%Y-%m-%d %H:%M}"
+    assert (said(), said("--refresh")) == ("", "")
 
 
 def test_parallel_calls_share_a_failure(plugin: Plugin) -> None:

@@ -178,11 +178,15 @@ def test_the_caller_is_known_to_this_service_alone() -> None:
         "domain": "Default",
         "service_roles": ["operator"],
         "issuer": "built-in",
+        "recommended_client": "0.2.0",
     }
     service = Service(httpx.Response(200, json=body))
+    recommended: list[str] = []
     with service.client() as client:
+        client.recommend = recommended.append
         assert client.caller() == CurrentUser("1", "alice", "Default", "built-in", ("operator",))
     assert service.requests[0].url.path == "/clustercert/v1/caller"
+    assert recommended == ["0.2.0"]
     with Service(httpx.Response(404, json={"error_msg": "No."})).client() as client:
         assert client.caller() is None
     with Service(httpx.Response(503, json={"error_msg": "No."})).client() as client, pytest.raises(ApiError):

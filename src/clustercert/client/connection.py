@@ -303,11 +303,13 @@ class ServiceClient:
 
     Attributes:
         trace: if set, called for each request with a log line, which contains no secrets.
+        recommend: called with the version of the command line that the service recommends, if a response names one.
         max_response: the largest response that is read, in bytes.
     """
 
     trace: ClassVar[Callable[[str], None] | None] = None
     max_response = MAX_RESPONSE_BYTES
+    recommend: Callable[[str], None] = staticmethod(lambda _version: None)
 
     def __init__(
         self,
@@ -347,7 +349,10 @@ class ServiceClient:
         if not content:
             return ApiResponse(reply.headers, {})
         with self.check_format():
-            return ApiResponse(reply.headers, json_object(json.loads(content)))
+            response = ApiResponse(reply.headers, json_object(json.loads(content)))
+        if isinstance(version := response.body.get("recommended_client"), str):
+            self.recommend(version)
+        return response
 
     def download(self, path: str, headers: Mapping[str, str]) -> bytes:
         """Return the body of a GET response, which need not be JSON. Raises ClientError."""

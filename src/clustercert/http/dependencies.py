@@ -54,6 +54,7 @@ class Options:
     get_clustercert: bool
     max_duration: int
     endpoints: EndpointsForm
+    recommended_client: str | None
     built_in_identity: bool
     metrics_public: bool
     metrics_loopback: bool

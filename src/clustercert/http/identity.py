@@ -221,6 +221,9 @@ class CallerBody(ResponseBody):
     method: str
     expires_at: Time | None
     projects: list[OwnProjectBody]
+    recommended_client: str | None = Field(
+        description="The version of the command line that users should have at least."
+    )
 
 
 _PUBLIC = {status: text for status, text in PUBLIC_ERRORS.items() if status in (429, 500, 503)}
@@ -271,7 +274,11 @@ async def show_caller(call: CallDep) -> Response:
     """
     projects = await call.services.identity.projects_of(call.caller)
     enabled = [each for each in projects if each.enabled and each.domain.enabled]
-    return responses.private(CallerBody.render(call.caller, projects=enabled))
+    return responses.private(
+        CallerBody.render(
+            call.caller, projects=enabled, recommended_client=call.services.options.recommended_client
+        )
+    )
 
 
 @router.post(

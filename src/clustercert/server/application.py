@@ -364,6 +364,7 @@ def services_of(components: Components, role: ServerRole) -> Services:
             get_clustercert=settings.api.get_clustercert,
             max_duration=settings.api.max_duration,
             endpoints=settings.api.endpoints,
+            recommended_client=settings.api.recommended_client,
             built_in_identity=settings.identity.built_in,
             metrics_public=settings.metrics.public,
             metrics_loopback=settings.metrics.loopback,

@@ -20,16 +20,20 @@ class CachedCredential:
 
     Attributes:
         issued, renew, expires: times of issue, renewal and expiry, in seconds since the epoch, by this machine's clock.
+        remind: when to say that the login ends soon, as above; 0 if the login does not end.
         login: the state of the login's file, see `login_state`.
         body: the response for kubectl, in version v1.
     """
 
-    __slots__ = ("body", "expires", "issued", "login", "renew")
+    __slots__ = ("body", "expires", "issued", "login", "remind", "renew")
 
-    def __init__(self, *, issued: int, renew: int, expires: int, login: str, body: str) -> None:
+    def __init__(
+        self, *, issued: int, renew: int, expires: int, remind: int = 0, login: str, body: str
+    ) -> None:
         self.issued = issued
         self.renew = renew
         self.expires = expires
+        self.remind = remind
         self.login = login
         self.body = body
 
@@ -37,6 +41,10 @@ class CachedCredential:
         """Whether the certificate is valid, and the login has not changed since the certificate was requested."""
         _, _, path = self.login.partition(" ")
         return self.issued - _CLOCK_STEP_S <= now < self.expires and login_state(path) == self.login
+
+    def is_reminder_due(self, now: float) -> bool:
+        """Whether the login ends soon."""
+        return 0 < self.remind <= now
 
     def is_fresh(self, now: float) -> bool:
         """Whether to use the credential without trying to renew it."""
@@ -84,13 +92,13 @@ def read(path: str) -> CachedCredential | None:
 
 def rendered(entry: CachedCredential) -> str:
     """Return the content of the cache file for an entry."""
-    header = (_MAGIC, entry.issued, entry.renew, entry.expires, len(entry.body), entry.login)
+    header = (_MAGIC, entry.issued, entry.renew, entry.expires, entry.remind, len(entry.body), entry.login)
     return f"{' '.join(map(str, header))}\n{entry.body}"
 
 
 def clear(profile: str) -> None:
     """Delete the cache files of a login. Skips files that can't be deleted."""
-    for place in (folder(), folder("names")):
+    for place in (folder(), folder("names"), folder("notices")):
         try:
             names = os.listdir(place) if place is not None else []  # noqa: PTH208 - pathlib takes 10 ms to import
         except OSError:
@@ -115,9 +123,14 @@ def login_state(path: str) -> str:
 def _parsed(content: bytes) -> CachedCredential | None:
     try:
         header, _, body = content.decode("ascii").partition("\n")
-        magic, issued, renew, expires, length, login = header.split(" ", 5)
+        magic, issued, renew, expires, remind, length, login = header.split(" ", 6)
         entry = CachedCredential(
-            issued=int(issued), renew=int(renew), expires=int(expires), login=login, body=body
+            issued=int(issued),
+            renew=int(renew),
+            expires=int(expires),
+            remind=int(remind),
+            login=login,
+            body=body,
         )
     except ValueError:
         return None

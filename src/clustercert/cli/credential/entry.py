@@ -85,7 +85,12 @@ def print_credential(request: CredentialRequest, info: str | None) -> int:
     is_job = bool(os.environ.get("CLUSTERCERT_URL") or os.environ.get("CLUSTERCERT_TOKEN"))
     path = request.cache_path()
     cached = cache.read(path) if path is not None and not request.refresh and not is_job else None
-    if cached is not None and cached.is_fresh(time.time()):
+    now = time.time()
+    if cached is not None and cached.is_fresh(now):
+        if cached.is_reminder_due(now):
+            from clustercert.cli.credential.reminder import remind_of_login
+
+            remind_of_login(str(request.profile), cached.login)
         return _print(cached.body, request.version)
     from clustercert.cli.credential.renewal import Failure, issue_for_job, renew
 

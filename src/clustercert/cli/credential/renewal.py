@@ -11,7 +11,7 @@ import threading
 import time
 from base64 import b64decode
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple, TypeVar
@@ -54,6 +54,8 @@ _RETRY_SECONDS = 60
 # Report the expiry this much earlier, so that kubectl asks again before the API server refuses the certificate.
 _EARLY = timedelta(seconds=60)
 _MIN_LEFT = timedelta(minutes=5)
+# How long before the end of the login the plugin says so.
+_REMINDER = timedelta(hours=1)
 # HTTP statuses of temporary errors, besides 500 and higher.
 _TEMPORARY = frozenset({408, 429})
 _FIRST_SERVER_ERROR = 500
@@ -92,12 +94,14 @@ class Credential:
     Attributes:
         lifetime: how long the certificate is valid from the time of its issue.
         login: the state of the login's file, see `cache.login_state`.
+        login_ends_at: when the login ends; `None` if it renews itself, or does not end.
     """
 
     certificate_pem: str
     key_pem: str
     lifetime: timedelta
     login: str
+    login_ends_at: datetime | None = None
 
     @classmethod
     def from_kubeconfig(cls, kubeconfig: ValidatedKubeconfig, login: str) -> "Credential":
@@ -123,6 +127,7 @@ class Credential:
             issued=int(now),
             renew=int((expires - left).timestamp()),
             expires=int(expires.timestamp()),
+            remind=int((self.login_ends_at - _REMINDER).timestamp()) if self.login_ends_at else 0,
             login=self.login,
             body=json.dumps(body, separators=(",", ":")) + "\n",
         )
@@ -167,6 +172,10 @@ def _renew_locked(request: "CredentialRequest", path: str | None, lock: Lock) ->
     warn_in_client(os.environ)
     result = _ask(obtain, request)
     if not isinstance(result, Failure):
+        if result.cache_entry(now).is_reminder_due(now):
+            from clustercert.cli.credential.reminder import remind_of_login
+
+            remind_of_login(request.profile or DEFAULT_PROFILE, result.login)
         return store(path, result)
     if result.cache_helps and cached is not None and cached.is_usable(now) and not request.refresh:
         cached.renew = min(int(now) + _RETRY_SECONDS, cached.expires)
@@ -378,7 +387,12 @@ def log_in(request: "CredentialRequest") -> Failure | None:
 def obtain(request: "CredentialRequest") -> Credential | Failure:
     """Request a certificate. Reports every error as a Failure."""
     state = cache.login_state(str(profile.path_of(request.profile or DEFAULT_PROFILE, os.environ)))
-    return _with_login(request, lambda found: Credential.from_kubeconfig(_request(request, found), state))
+
+    def ask(found: Profile) -> Credential:
+        credential = Credential.from_kubeconfig(_request(request, found), state)
+        return replace(credential, login_ends_at=found.ends_at)
+
+    return _with_login(request, ask)
 
 
 def _with_login(request: "CredentialRequest", question: Callable[[Profile], T]) -> T | Failure:

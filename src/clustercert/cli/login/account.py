@@ -176,7 +176,7 @@ def list_profiles(output: OutputOption = Output.TABLE) -> None:
             "service": each.url,
             "user": each.user or None,
             "logged_in": each.is_renewable or (each.is_logged_in and not each.has_expired),
-            "expires_at": None if each.is_renewable else each.expires_at,
+            "expires_at": each.ends_at,
         }
         for name, each in found
         if each is not None

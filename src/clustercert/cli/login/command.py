@@ -176,8 +176,7 @@ def _save(name: str, found: Profile) -> None:
             f"The profile {name} was the login of {before.user} at {before.url}. The kubectl contexts that use this "
             f"profile now act as {found.user}. To keep several logins, use --profile NAME."
         )
-    expires_at = None if found.is_renewable else found.expires_at
-    until = f" until {expires_at:%Y-%m-%d %H:%M} UTC" if expires_at else ""
+    until = f" until {found.ends_at:%Y-%m-%d %H:%M} UTC" if found.ends_at else ""
     where = f" in {found.scope}" if found.project_id is not None else ""
     print_note(f"Logged in as {found.user}{where}{until}. Saved in {path}")
     if found.project_id is None and not _is_operator(found):

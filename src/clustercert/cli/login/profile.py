@@ -10,10 +10,12 @@ import re
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
+from functools import partial
 from http import HTTPStatus
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from clustercert.cli import notices
 from clustercert.cli.login import token_storage
 from clustercert.cli.login.token_storage import SavedTokens
 from clustercert.cli.options import (
@@ -104,6 +106,11 @@ class Profile:
         return from_file or self.refresh_token is not None or self.in_keyring
 
     @property
+    def ends_at(self) -> datetime | None:
+        """When the login ends; `None` if it renews itself, or does not end."""
+        return None if self.is_renewable else self.expires_at
+
+    @property
     def method(self) -> str:
         """How the user logged in, for people."""
         if self.oidc is not None:
@@ -112,14 +119,13 @@ class Profile:
 
     def summary(self, name: str | None) -> dict[str, object]:
         """Return the facts about a saved login that `login` and `status` print. Contains no secrets."""
-        ends_at = None if self.is_renewable else self.expires_at
-        by_user = "with `clustercert login`" if ends_at is not None else "not needed"
+        by_user = "with `clustercert login`" if self.ends_at is not None else "not needed"
         return {
             "service": self.url,
             "user": self.user,
             "profile": name,
             "method": self.method,
-            "expires_at": ends_at,
+            "expires_at": self.ends_at,
             "renewal": "automatic" if self.is_renewable else by_user,
             "project": self.project_name if self.chosen_project else None,
         }
@@ -145,6 +151,7 @@ class Profile:
 
         auth, token = self._auth(), self.token or ""
         client = Client(self.url, auth, ca_pem=self.ca_pem)
+        client.recommend = partial(notices.recommend_version, self.url)
         if self._has_token_of_service:
             client.auth = ProjectTokenAuth(token, self.project_id, lambda to: client.rescope(token, to).token)
         return client
@@ -157,6 +164,7 @@ class Profile:
 
         auth, token = self._auth(), self.token or ""
         client = AdministrationClient(self.url, auth, ca_pem=self.ca_pem)
+        client.recommend = partial(notices.recommend_version, self.url)
 
         def rescope(project_id: str) -> str:
             # Operators need no role in the project. Paths with a project's name instead of its id are only for

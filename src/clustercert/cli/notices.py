@@ -1,0 +1,54 @@
+"""Notices that are shown once. Files in the cache folder record what was shown; without a folder, nothing is shown."""
+
+import os
+import re
+import sys
+from datetime import UTC, datetime
+from pathlib import Path
+
+from clustercert import __version__
+from clustercert.cli.credential import cache
+
+_VERSION = re.compile(r"([0-9]{1,6})\.([0-9]{1,6})\.([0-9]{1,6})", re.ASCII)
+
+
+def recommend_version(url: str, recommended: str) -> None:
+    """Say once a day, at a terminal, that a service recommends a newer version than this one.
+
+    Args:
+        recommended: a version such as `0.2.0`, as the service sent it. Other texts are ignored.
+    """
+    from clustercert.cli.output import print_note
+
+    wanted, current = _VERSION.fullmatch(recommended), _VERSION.match(__version__)
+    if wanted is None or current is None or not sys.stderr.isatty():
+        return
+    is_newer = tuple(map(int, wanted.groups())) > tuple(map(int, current.groups()))
+    # A job with a token in a variable saves nothing.
+    if (
+        is_newer
+        and not os.environ.get("CLUSTERCERT_TOKEN")
+        and is_new("version", f"{datetime.now(UTC):%Y-%m-%d}")
+    ):
+        print_note(
+            f"{url} recommends version {recommended} of clustercert; this is {__version__}. Upgrade it, for example "
+            "with `pipx upgrade clustercert`."
+        )
+
+
+def is_new(name: str, occasion: str) -> bool:
+    """Record that a notice is shown. Returns False if it was shown on this occasion, or can't be recorded."""
+    from clustercert.secure_file import make_private_folder, write_private
+
+    folder = cache.folder("notices")
+    if folder is None:
+        return False
+    path = Path(folder) / name
+    try:
+        if path.exists() and path.read_text(encoding="utf-8") == occasion:
+            return False
+        make_private_folder(path.parent)
+        write_private(path, occasion)
+    except (OSError, ValueError):
+        return False
+    return True
