@@ -6,14 +6,18 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import pytest
+import structlog
 from cryptography import x509
 from cryptography.x509.oid import NameOID
 from prometheus_client.parser import text_string_to_metric_families
+from structlog.testing import LogCapture
 
 from clustercert.observability import log
-from clustercert.server import application, reloading
+from clustercert.policy.decision import policy_digest
+from clustercert.server import application, policy_changes, reloading
 from clustercert.server.reloading import AppliedSettings, Reloader
 from clustercert.server.reloading import Reloadable as Applied
 from clustercert.settings import Settings, SettingsError
@@ -25,6 +29,7 @@ from support.wait import eventually
 from support.world import World
 
 ADMINS, OTHERS = "clustercert:admins", "team:others"
+FROZEN = {"name": "frozen", "deny": "Frozen."}
 
 
 def rules(*groups: str, **more: object) -> dict[str, object]:
@@ -137,6 +142,35 @@ def test_another_policy_applies_at_once_and_is_recorded(running: Running) -> Non
     store = Store(running.source.world.settings().store_url)
     loaded = [event for event in store.events() if event["kind"] == "policy.loaded"]
     assert [OTHERS in str(event) for event in loaded] == [False, True]
+
+
+def test_live_certificates_that_the_new_policy_would_refuse_are_counted(running: Running) -> None:
+    running.issued_groups()
+    capture = LogCapture()
+
+    def compared(policy: dict[str, object]) -> Mapping[str, Any]:
+        count = len(capture.entries)
+        running.source.changed = {"policy": policy}
+        running.reload()
+        eventually(lambda: len(capture.entries) > count)
+        return capture.entries[-1]
+
+    with patch.object(policy_changes, "logger", structlog.wrap_logger(None, processors=[capture])):
+        # The certificate was requested for a day.
+        limited = compared(rules(ADMINS, max_lifetime="12h"))
+        assert (limited["refused"], limited["shorter"], limited["fewer_groups"]) == (1, 0, 0)
+        other = compared(rules(OTHERS))
+        assert (other["refused"], other["shorter"], other["fewer_groups"]) == (0, 0, 1)
+        frozen = compared({"rules": [FROZEN]})
+        assert (frozen["refused"], frozen["examined"], frozen["at_least"]) == (1, 1, False)
+        assert frozen["policy_sha256"] == policy_digest(running.source.load().loaded_policy())
+        assert frozen["advice"] == "run `clustercert policy replay --live`"
+        same = compared(rules(ADMINS))
+        assert (same["refused"], same["log_level"], frozen["log_level"]) == (0, "info", "warning")
+        assert {each["event"] for each in capture.entries} == {
+            "live certificates compared with the new policy"
+        }
+    assert len(capture.entries) == 4
 
 
 def test_the_webhook_gets_the_groups_of_the_new_policy(running: Running) -> None:

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import shutil
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
@@ -20,6 +21,7 @@ from clustercert.settings import load
 from clustercert.wiring import open_components
 from support.command_line import Operator, new_operator
 from support.samples import caller
+from support.stores import execute
 
 NOW_DENIED = """
 [[rules]]
@@ -123,6 +125,97 @@ def test_the_table_names_who_is_affected(recorded: Recorded, monkeypatch: pytest
     assert done.err == f"{DECISIONS} decisions were replayed; 3 would differ.\n"
     monkeypatch.setattr(output, "MAX_LISTED", 1)
     assert "(2), and 1 more" in recorded.operator.output("policy", "replay", *recorded.policy(NOW_DENIED))
+
+
+# Live certificates
+
+
+def test_the_policy_in_use_would_issue_all_live_certificates(recorded: Recorded) -> None:
+    done = recorded.operator.run("policy", "replay", "--live")
+    assert (done.code, done.out) == (0, ""), done.err
+    assert done.err.endswith(
+        "Live certificates compared: 3. Would be refused: 0; shorter: 0; with fewer groups: 0.\n"
+    )
+
+
+def test_live_certificates_that_would_be_refused_or_less_are_listed(recorded: Recorded) -> None:
+    refused = recorded.replay(NOW_DENIED, "--live")
+    assert [each["user_id"][0] for each in refused] in (["1", "1", "2"], ["1", "2", "1"], ["2", "1", "1"])
+    assert {(each["user"], each["cluster"], each["project"]) for each in refused} == {
+        ("default/alice", "prod", "eu-de")
+    }
+    assert {(*each["change"], *each["rules"], each["why"]) for each in refused} == {
+        ("refused", "freeze", "Frozen.")
+    }
+    issued = {
+        each["fingerprint"]: each["not_after"]
+        for each in recorded.operator.output_json("certificate", "list", "--all")
+    }
+    assert {each["fingerprint"]: each["not_after"] for each in refused} == issued
+
+    less = recorded.replay(SHORTER, "--live")
+    assert {(*each["change"], *each["rules"]) for each in less} == {("shorter", "fewer_groups", "all")}
+    until = datetime.fromisoformat(less[0]["issued_at"]) + timedelta(hours=1)
+    assert less[0]["why"] == f"until {until:%Y-%m-%dT%H:%M:%SZ}; without clustercert:editors"
+
+
+def test_the_list_of_live_certificates_says_how_many_and_what_to_do(recorded: Recorded) -> None:
+    done = recorded.operator.run("policy", "replay", "--live", *recorded.policy(NOW_DENIED))
+    assert done.code == 0
+    heading, *rows = done.out.splitlines()
+    assert heading.split() == ["CERTIFICATE", "USER", "CLUSTER", "NOT-AFTER", "CHANGE", "RULES", "WHY"]
+    assert len(rows) == 3
+    assert all(row.endswith("refused   freeze   Frozen.") for row in rows)
+    assert "Live certificates compared: 3. Would be refused: 3; shorter: 0; with fewer" in done.err
+    assert "Revoke one with `clustercert certificate revoke CERTIFICATE`." in done.err
+
+
+def test_a_revoked_certificate_is_not_live_and_a_deleted_event_is_counted(
+    recorded: Recorded, tmp_path: Path
+) -> None:
+    copy = Operator(tmp_path)
+    shutil.copytree(recorded.operator.folder, tmp_path, dirs_exist_ok=True)
+    copy.configure()
+    first, second, _ = copy.output_json("certificate", "list", "--all")
+    copy.output("certificate", "revoke", first["fingerprint"], "--yes")
+    execute(
+        tmp_path / "data" / "clustercert.db",
+        "DELETE FROM audit_event WHERE kind = 'certificate.issued' AND subject = ?",
+        second["fingerprint"],
+    )
+    done = copy.run("policy", "replay", "--live", *Recorded(copy, "", "").policy(NOW_DENIED))
+    assert "Live certificates compared: 2. Would be refused: 1;" in done.err
+    assert "Not comparable: 1, because its audit event was deleted.\n" in done.err
+    assert first["fingerprint"][:16] not in done.out
+
+
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        (("--cluster", "prod"), 3),
+        (("--project", "eu-de"), 3),
+        (("--project", "eu-de", "--cluster", "prod"), 3),
+        (("--project", "other"), 0),
+    ],
+)
+def test_live_certificates_are_selected(recorded: Recorded, options: tuple[str, ...], expected: int) -> None:
+    if "other" in options:
+        recorded.operator.output("project", "create", "other")
+    assert len(recorded.replay(NOW_DENIED, "--live", *options)) == expected
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (("--since", "1d"), "Leave out --since"),
+        (("--until", "1h"), "Leave out --until"),
+        (("--from", "log"), "Leave out --from"),
+    ],
+)
+def test_live_certificates_have_no_period(recorded: Recorded, options: tuple[str, ...], message: str) -> None:
+    done = recorded.operator.run("policy", "replay", "--live", *options)
+    assert (done.code, done.out) == (2, "")
+    assert message in done.err
 
 
 @pytest.mark.parametrize(

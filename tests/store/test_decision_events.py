@@ -86,6 +86,73 @@ async def test_what_was_sealed_before_is_not_read(database: Database) -> None:
     assert any("50" in str(parameters) or "51" in str(parameters) for parameters in ids)
 
 
+async def issuances(database: Database, issued_at: dict[str, datetime]) -> list[str]:
+    """The subjects of the events that are found."""
+    found = []
+    async for page in DecisionEvents(database).issuances(issued_at):
+        for fingerprint, body in page.items():
+            assert json.loads(body)["subject"] == fingerprint
+            found.append(fingerprint)
+    return found
+
+
+@pytest.mark.parametrize("size", [1, 3, 1000])
+async def test_the_events_of_certificates_are_found_wherever_they_are(
+    database: Database, monkeypatch: pytest.MonkeyPatch, size: int
+) -> None:
+    monkeypatch.setattr(decision_events, "ISSUED_PAGE", size)
+    clock = [NOW]
+    sealer = LogSealer(AuditQueries(database), PlainCustody(), lambda: clock[0], "audit.test")
+    await sealer.ensure_log()
+    times = {"a": NOW, "b": NOW, "c": NOW + HOUR, "late": NOW + 3 * HOUR}
+    await happen(database, "x", "b", "a", "y", at=NOW)
+    await happen(database, "a", at=NOW, kind="certificate.refused")
+    clock[0] += HOUR
+    await sealer.seal_all()
+    await happen(database, "z", "c", at=NOW + HOUR)
+    clock[0] += HOUR
+    await sealer.seal_all()
+    # Without a checkpoint after it, and an event that was recorded before another with an earlier time.
+    await happen(database, "late", at=NOW + 3 * HOUR)
+    await happen(database, "signed-slowly", at=NOW + 3 * HOUR - timedelta(minutes=1))
+
+    assert sorted(await issuances(database, times)) == ["a", "b", "c", "late"]
+    slow = {"signed-slowly": NOW + 3 * HOUR - timedelta(minutes=1)}
+    assert await issuances(database, slow | times) == ["b", "a", "c", "late", "signed-slowly"]
+    # The events of certificates that were deleted are left out.
+    gone = {"gone": NOW, "gone-too": NOW + HOUR, "never": NOW + 9 * HOUR}
+    assert sorted(await issuances(database, times | gone)) == ["a", "b", "c", "late"]
+    assert await issuances(database, gone) == []
+    assert await issuances(database, {}) == []
+
+
+async def test_the_events_between_two_certificates_are_skipped(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(decision_events, "ISSUED_PAGE", 2)
+    clock = [NOW]
+    sealer = LogSealer(AuditQueries(database), PlainCustody(), lambda: clock[0], "audit.test")
+    await sealer.ensure_log()
+    await happen(database, "first", at=NOW)
+    for hours in range(1, 50):
+        clock[0] = NOW + hours * HOUR
+        await happen(database, str(hours), at=clock[0])
+        await sealer.seal_all()
+    statements = list[str]()
+
+    def note(*executed: object) -> None:
+        statements.append(str(executed[2]))
+
+    async with database.read() as connection:
+        engine = connection.sync_engine
+    engine_events.listen(engine, "before_cursor_execute", note)
+    try:
+        assert await issuances(database, {"first": NOW, "49": NOW + 49 * HOUR}) == ["first", "49"]
+    finally:
+        engine_events.remove(engine, "before_cursor_execute", note)
+    assert sum("audit_event" in each for each in statements) < 6
+
+
 async def happen_to(database: Database, actor: str, count: int, *, kind: str = "certificate.issued") -> None:
     """Add events of a user in the project, one after the other: subjects 0, 1, 2…"""
     made = [

@@ -413,22 +413,3 @@ def changes(before: Outcome, after: Outcome) -> Iterator[Change]:
         yield Change.GROUPS
     if before.username != after.username:
         yield Change.USERNAME
-
-
-class LiveChange(StrEnum):
-    """How the outcome under another policy is less than the certificate that was issued."""
-
-    REFUSED = "refused"
-    SHORTER = "shorter"
-    FEWER_GROUPS = "fewer_groups"
-
-
-def live_changes(issued: Outcome, outcome: Outcome) -> Iterator[LiveChange]:
-    """Yield how another policy's outcome is less than the outcome of the request that was issued."""
-    if issued.not_after is None or outcome.not_after is None:
-        yield LiveChange.REFUSED
-        return
-    if outcome.not_after < issued.not_after:
-        yield LiveChange.SHORTER
-    if issued.groups - outcome.groups:
-        yield LiveChange.FEWER_GROUPS

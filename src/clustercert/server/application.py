@@ -42,6 +42,7 @@ from clustercert.policy.decision import Policy, long_lifetimes, policy_digest
 from clustercert.policy.lifetime import lifetime_text
 from clustercert.policy.rules import OPERATOR
 from clustercert.policy.templates import groups_and_templates
+from clustercert.server.policy_changes import PolicyChanges
 from clustercert.server.reloading import Reloader
 from clustercert.settings import Settings
 from clustercert.store.certificates import CertificateMaintenance
@@ -210,7 +211,10 @@ async def _serving(
     reloader: Reloader | None,
 ) -> AsyncIterator[None]:
     """Open the components that requests need, and follow the settings file and the issuers' keys."""
-    async with _started(settings, role, failures) as components, contextlib.AsyncExitStack() as stack:
+    async with (
+        _started(settings, role, failures) as (components, policy_changes),
+        contextlib.AsyncExitStack() as stack,
+    ):
         app.state.services = services_of(components, role)
         key_updates = KeyUpdates()
         stack.push_async_callback(key_updates.close)
@@ -223,7 +227,7 @@ async def _serving(
         if limited.rates is not None:
             await stack.enter_async_context(running(limited.rates.watch))
         if reloader is not None:
-            apply = functools.partial(_apply, app, components, role, key_updates)
+            apply = functools.partial(_apply, app, components, policy_changes, role, key_updates)
             watch = functools.partial(reloader.watch, settings, apply)
             await stack.enter_async_context(running(watch))
         yield
@@ -232,7 +236,7 @@ async def _serving(
 @contextlib.asynccontextmanager
 async def _started(
     settings: Settings, role: ServerRole, failures: FailedAuthentications
-) -> AsyncIterator[Components]:
+) -> AsyncIterator[tuple[Components, PolicyChanges]]:
     """Open all components, and run the role's background work until the `with` block ends."""
     async with (
         open_components(settings, with_keys=role != "webhook") as components,
@@ -248,8 +252,10 @@ async def _started(
             )
         policy = components.issuance.policy
         _warn_of(policy)
+        policy_changes = PolicyChanges(components.database)
+        stack.push_async_callback(policy_changes.close)
         if role != "webhook":
-            await _record_policy(components, policy)
+            await policy_changes.record(policy)
             await _record_issuers(components, settings)
             if components.keystone is not None:
                 await stack.enter_async_context(running(components.keystone.watch))
@@ -266,11 +272,16 @@ async def _started(
         # Exempt these long-lived objects from later garbage collections, which block the event loop.
         gc.collect()
         gc.freeze()
-        yield components
+        yield components, policy_changes
 
 
 async def _apply(
-    app: FastAPI, components: Components, role: ServerRole, key_updates: KeyUpdates, settings: Settings
+    app: FastAPI,
+    components: Components,
+    policy_changes: PolicyChanges,
+    role: ServerRole,
+    key_updates: KeyUpdates,
+    settings: Settings,
 ) -> None:
     """Record the policy and issuers of the settings, and use this policy and these issuers from now on.
 
@@ -283,7 +294,7 @@ async def _apply(
     await refuse_new_exempted_templates(components.clusters.queries, components.policy_groups, groups)
     if role != "webhook":
         await components.identity.directory.require_free(settings.identity.authority_names)
-        await _record_policy(components, policy)
+        await policy_changes.record(policy)
         await _record_issuers(components, settings)
         before = app.state.services.oidc
         # Use a thread, because a library is imported when the first issuer is added.
@@ -316,12 +327,6 @@ def _warn_of(policy: Policy) -> None:
         logger.warning(
             "policy allows reserved names: members of system:masters can't be revoked", names=names
         )
-
-
-async def _record_policy(components: Components, policy: Policy) -> None:
-    """Record the policy if it has changed. Raises Unavailable."""
-    cursor = JobCursor(components.database, settings_changes.POLICY_CURSOR)
-    await settings_changes.record_policy_change(cursor, policy, utc_now())
 
 
 async def _record_issuers(components: Components, settings: Settings) -> None:

@@ -333,6 +333,13 @@ class InventoryQueries(CertificateLookup):
             return Page(found[:limit], found[limit - 1].id)
         return Page(found, lowest)
 
+    async def live(self, now: datetime, *, limit: int) -> tuple[CertificateView, ...]:
+        """Return at most `limit` valid and unrevoked certificates, latest expiry first."""
+        query = view_query().where(_certificate.c.not_after > now, ~is_revoked())
+        async with self._database.read() as connection:
+            latest = query.order_by(_certificate.c.not_after.desc()).limit(limit)
+            return await certificate_views(connection, latest)
+
     async def place_names(self, places: Iterable[tuple[str, str]]) -> PlaceNames:
         """Return the names of clusters and projects, given pairs of cluster id and project id."""
         found = []

@@ -1,7 +1,7 @@
 """Reads the audit events about policy decisions in bulk."""
 
-from collections.abc import AsyncIterator, Collection
-from datetime import datetime
+from collections.abc import AsyncIterator, Collection, Mapping
+from datetime import datetime, timedelta
 from typing import Any
 
 from sqlalchemy import ColumnElement, Select, and_, case, func, select
@@ -15,9 +15,14 @@ _event, _place = tables.audit_event, tables.audit_place
 
 # Number of events that are read at once. An event takes about 2 KB.
 PAGE = 2000
-KINDS = ("certificate.issued", "certificate.refused", "certificate.failed", "refusals.repeated")
+# Number of events that are searched at once for the events of certificates.
+ISSUED_PAGE = 1000
+# An event is recorded at most this long after the certificate's time of issue.
+_SIGNING = timedelta(minutes=5)
+ISSUED = "certificate.issued"
+KINDS = (ISSUED, "certificate.refused", "certificate.failed", "refusals.repeated")
 # The kinds of events that record a single decision of the policy.
-DECIDED = ("certificate.issued", "certificate.refused")
+DECIDED = (ISSUED, "certificate.refused")
 # The maximum number of decisions that a query for one user returns.
 MAX_FOUND = 50
 
@@ -42,6 +47,30 @@ class DecisionEvents(Queries):
         while rows := await self._rows(page.where(_event.c.id > after)):
             yield [body for _, body in rows if body is not None]
             after = rows[-1][0]
+
+    async def issuances(self, issued_at: Mapping[str, datetime]) -> AsyncIterator[Mapping[str, bytes]]:
+        """Yield the bodies of the events in which certificates were issued, by fingerprint, in pages.
+
+        `issued_at`: the certificates' times of issue, by fingerprint in hex. Certificates whose event was deleted are
+        left out. Skips the events between two certificates that were issued at very different times.
+        """
+        waiting = sorted(issued_at, key=lambda fingerprint: issued_at[fingerprint])
+        after = 0
+        while waiting:
+            after = max(after, await self._last_before(issued_at[waiting[0]]))
+            # The events of certificates that were issued at about the same time have no particular order.
+            wanted = and_(_event.c.kind == ISSUED, _event.c.subject.in_(waiting[: 2 * ISSUED_PAGE]))
+            page = select(_event.c.id, _event.c.at, _event.c.subject, case((wanted, _event.c.body)))
+            rows = await self._rows(page.where(_event.c.id > after).order_by(_event.c.id).limit(ISSUED_PAGE))
+            if not rows:
+                return
+            found = {subject: body for _, _, subject, body in rows if body is not None}
+            if found:
+                yield found
+            after, last_at, *_ = rows[-1]
+            waiting = [
+                each for each in waiting if each not in found and issued_at[each] >= last_at - _SIGNING
+            ]
 
     async def newest_decisions(self, actors: Collection[str], project_id: str, searched: int) -> list[bytes]:
         """Return the bodies of decisions on users in a project, among the `searched` newest events of all kinds.

@@ -21,6 +21,7 @@ from clustercert.cli.options import (
     past_time,
 )
 from clustercert.cli.output import Output, OutputOption, Progress
+from clustercert.cli.policy.live import replay_live
 from clustercert.cli.policy.output import show_replay
 from clustercert.cli.session import settings
 from clustercert.client.administration import path_of
@@ -93,6 +94,13 @@ def replay(
         ),
     ] = None,
     log: LogOption = None,
+    live: Annotated[
+        bool,
+        typer.Option(
+            "--live",
+            help="List the live certificates that the policy would refuse, shorten, or give fewer groups.",
+        ),
+    ] = False,
     local: LocalOption = False,
     output: OutputOption = Output.TABLE,
 ) -> None:
@@ -106,6 +114,11 @@ def replay(
     loaded = settings(context, policy)
     if not (policy or local or log or loaded.policy.model_fields_set):
         raise UsageError("Give --policy FILE, because this machine has no settings with a policy.")
+    if live:
+        _check_live_options(context)
+        with administration_client(context, login, local=local) as client:
+            replay_live(client, loaded.loaded_policy(), cluster, project, output)
+        return
     result = Replay(loaded.loaded_policy())
     decision_filter = DecisionFilter(since, until, project, cluster)
     if log is not None:
@@ -114,6 +127,15 @@ def replay(
         with administration_client(context, login, local=local) as client:
             _replay_recorded(client, result, decision_filter)
     show_replay(result, decision_filter, output)
+
+
+def _check_live_options(context: typer.Context) -> None:
+    for name, option in (("since", "--since"), ("until", "--until"), ("log", "--from")):
+        source = context.get_parameter_source(name)
+        if source is not None and source.name != "DEFAULT":
+            raise typer.BadParameter(
+                f"Leave out {option}: --live reads the requests of all live certificates."
+            )
 
 
 def _replay_recorded(
