@@ -84,6 +84,35 @@ def test_a_role_that_is_lost_leaves_the_own_certificates(place: RemoteSite) -> N
         eventually(lambda: place.alice.run("clusters", "--project", "eu-nl").code == 0)
 
 
+def test_who_removes_a_role_chooses_what_happens_to_its_certificates(place: RemoteSite) -> None:
+    bob, name = place.bob, place.issue(place.alice, "staging")
+    role = ("member", "--user", "alice", "--project", "eu-nl")
+    live = place.names(bob, "--cluster", "staging", "--user", "alice", "--state", "live")
+    [until] = {bob.output_json("certificate", "show", each)["not_after"] for each in [name]}
+
+    kept = bob.run("role", "unassign", *role)
+    assert kept.err.splitlines()[0] == "Removed the role member in the project eu-nl from alice."
+    text = " ".join(kept.err.split())
+    assert f"The user has {len(live)} valid certificate" in text
+    assert f"of the project eu-nl, the last until {until}. The command revoked no certificates." in text
+    assert place.state(name) == "live"
+
+    bob.output("role", "assign", *role)
+    code, screen = place.terminal(bob, "role", "unassign", *role, **{"[y/N]": "y\n"})
+    assert (code, "Revoke" in "".join(screen)) == (0, True)
+    assert {place.state(each) for each in live} == {"revoked"}
+    bob.output("role", "assign", *role)
+    assert "valid certificate" not in bob.run("role", "unassign", *role, "--revoke").err
+    bob.output("role", "assign", *role)
+    eventually(lambda: place.alice.run("clusters", "--project", "eu-nl").code == 0)
+    again = place.issue(place.alice, "staging")
+    done = bob.run("role", "unassign", *role, "--revoke")
+    assert done.err.splitlines()[1].startswith("Revoked 1 certificate. Clusters that enforce revocations")
+    assert place.state(again) == "revoked"
+    bob.output("role", "assign", *role)
+    eventually(lambda: place.alice.run("clusters", "--project", "eu-nl").code == 0)
+
+
 def test_admins_reach_all_their_projects(place: RemoteSite) -> None:
     bob, others = place.bob, {place.issue(place.alice, "prod"), place.issue(place.alice, "staging")}
     for options in (("--all",), ("--user", "alice")):

@@ -10,6 +10,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from clustercert.certificates.list import visible_to
+from clustercert.certificates.lost_roles import LostRoles
 from clustercert.certificates.recorder import (
     Reason,
     RevocationRecorder,
@@ -269,6 +270,7 @@ class RevocationService:
     Attributes:
         recorder: records revocations without authorizing the caller; the command line uses the recorder directly.
         logout: ends a caller's own logins, so it needs no authorization.
+        lost_roles: revokes certificates of users who lose a role, without authorizing the caller.
         service_name: part of the statement that a key holder signs, so that other services reject the signature.
     """
 
@@ -277,6 +279,7 @@ class RevocationService:
     usernames: UsernameQueries
     previews: RevocationPreviews
     logout: Logout
+    lost_roles: LostRoles
     service_name: str
 
     async def revoke_user_on_cluster(

@@ -11,6 +11,7 @@ import typer
 from clustercert.cli.access import print_remaining_access
 from clustercert.cli.commands import new_service_command, on_service
 from clustercert.cli.lookup import affected_certificates, find, find_project, find_user, objects, split_domain
+from clustercert.cli.lost_roles import RevokeOption, remove_role
 from clustercert.cli.options import (
     DescriptionOption,
     DomainOption,
@@ -308,12 +309,16 @@ def _add_user(
 
 
 def _remove_user(
-    client: AdministrationClient, name: GroupArgument, user: UserArgument, domain: DomainOption = None
+    client: AdministrationClient,
+    name: GroupArgument,
+    user: UserArgument,
+    domain: DomainOption = None,
+    revoke: RevokeOption = None,
 ) -> None:
-    """Remove a user from a group."""
+    """Remove a user from a group. Asks whether to revoke the user's certificates."""
     path, group, member = _membership(client, name, user, domain)
-    client.delete(path)
-    print_note(f"Removed the user {member} from the group {group}.")
+    where = "projects in which the group has a role"
+    remove_role(client, path, where, revoke, f"Removed the user {member} from the group {group}.")
 
 
 def _membership(
@@ -447,12 +452,17 @@ def assign(client: AdministrationClient, role: RoleArgument, assignment: Assignm
     print_note(f"Assigned the role {role} in {place.scope} to {assigned['name']}.")
 
 
-def unassign(client: AdministrationClient, role: RoleArgument, assignment: AssignmentOptions) -> None:
-    """Remove a role from a user or group."""
+def unassign(
+    client: AdministrationClient,
+    role: RoleArgument,
+    assignment: AssignmentOptions,
+    revoke: RevokeOption = None,
+) -> None:
+    """Remove a role from a user or group. Asks whether to revoke the certificates of those who lose the role."""
     place = _place(client, role, assignment)
     assigned = client.get(place.path)
-    client.delete(place.path)
-    print_note(f"Removed the role {role} in {place.scope} from {assigned['name']}.")
+    done = f"Removed the role {role} in {place.scope} from {assigned['name']}."
+    remove_role(client, place.path, place.scope, revoke, done)
 
 
 def list_assignments(

@@ -58,11 +58,15 @@ def confirm(question: str | Callable[[], str], *, yes: bool, instead: str = "add
         question = question()
     if not sys.stdin.isatty():
         raise UsageError(f"{question} There is no terminal to ask for confirmation: {instead}.")
-    with _interruptible():
-        confirmed = typer.confirm(question, err=True)
-    if not confirmed:
+    if not ask(question):
         print_note("Aborted.")
         raise typer.Exit(1)
+
+
+def ask(question: str) -> bool:
+    """Ask a yes-or-no question on the terminal. The default is no."""
+    with _interruptible():
+        return typer.confirm(question, err=True)
 
 
 @contextmanager

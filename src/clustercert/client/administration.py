@@ -101,10 +101,11 @@ class AdministrationClient(ServiceClient):
             raise
         return response.body, response.headers.get("ETag", "*")
 
-    def delete(self, path: str, etag: str | None = None) -> None:
-        """Delete a resource. Raises ClientError, also if the resource no longer has this ETag."""
+    def delete(self, path: str, etag: str | None = None) -> JsonObject:
+        """Delete a resource, and return the answer's body. Raises ClientError, also if the ETag has changed."""
         try:
-            self.exchange("DELETE", OWN + path, headers={"If-Match": etag} if etag is not None else None)
+            headers = {"If-Match": etag} if etag is not None else None
+            return self.exchange("DELETE", OWN + path, headers=headers).body
         except ApiError as error:
             if error.http_status != HTTPStatus.PRECONDITION_FAILED or etag is None:
                 raise

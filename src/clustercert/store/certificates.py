@@ -441,6 +441,47 @@ class CertifiedCluster:
 
 
 @dataclass(frozen=True, slots=True)
+class LostRole:
+    """A role that a user or the members of a group lose in a project, or that a user loses by leaving a group.
+
+    Attributes:
+        user_id: the user; `None` for all members of the group.
+        group_id: the group; `None` if only the user is affected.
+        project_id: the project; `None` for all projects in which the group has a role.
+    """
+
+    user_id: str | None = None
+    group_id: str | None = None
+    project_id: str | None = None
+
+    def users(self) -> ColumnElement[bool]:
+        """Return a condition that matches the certificates of the affected users."""
+        if self.user_id is not None:
+            return _certificate.c.user_id == self.user_id
+        members = select(tables.group_member.c.user_id).where(tables.group_member.c.group_id == self.group_id)
+        return _certificate.c.user_id.in_(members)
+
+    def clusters(self) -> ColumnElement[bool]:
+        """Return a condition that matches the clusters of the affected projects."""
+        if self.project_id is not None:
+            return _cluster.c.project_id == self.project_id
+        assignment = tables.role_assignment
+        projects = select(assignment.c.project_id).where(assignment.c.actor_id == self.group_id)
+        return _cluster.c.project_id.in_(projects)
+
+
+@dataclass(frozen=True, slots=True)
+class LiveCertificates:
+    """How many valid and unrevoked certificates a user has for a cluster, and when the last of these expires."""
+
+    user_id: str
+    cluster_id: str
+    project_id: str
+    certificates: int
+    until: datetime
+
+
+@dataclass(frozen=True, slots=True)
 class WebhookContact:
     """When an API server last asked the webhook with a token, and when audit events last arrived; None for never."""
 
@@ -464,6 +505,24 @@ class AccessQueries(Queries):
             .limit(limit)
         )
         return tuple(CertifiedCluster(*row) for row in await self._rows(query))
+
+    async def live_of_lost_role(
+        self, lost: LostRole, now: datetime, *, limit: int
+    ) -> tuple[LiveCertificates, ...]:
+        """Return the live certificates that a lost role concerns, by user and cluster. Excludes removed clusters.
+
+        Reads the index entries of all unexpired certificates in these clusters, and the users' rows.
+        """
+        pair = (_certificate.c.user_id, _cluster.c.id, _cluster.c.project_id)
+        query = (
+            select(*pair, func.count(), func.max(_certificate.c.not_after))
+            .join(_cluster, _cluster.c.id == _certificate.c.cluster_id)
+            .where(lost.clusters(), _certificate.c.not_after > now, lost.users(), ~is_revoked())
+            .group_by(*pair)
+            .order_by(*pair)
+            .limit(limit)
+        )
+        return tuple(LiveCertificates(*row) for row in await self._rows(query))
 
     async def unexpired(
         self, cluster_id: str, now: datetime, *, limit: int, user_id: str | None = None

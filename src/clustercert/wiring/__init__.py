@@ -16,6 +16,7 @@ from clustercert.authn.credentials import Authenticators
 from clustercert.certificates.access import AccessReports
 from clustercert.certificates.crls import Crls
 from clustercert.certificates.list import Inventory
+from clustercert.certificates.lost_roles import LostRoles
 from clustercert.certificates.recorder import RevocationRecorder
 from clustercert.certificates.revocation import Logout, RevocationPreviews, RevocationService
 from clustercert.clusters.registry import Clusters
@@ -244,6 +245,7 @@ def _revocation(
         usernames=usernames,
         previews=RevocationPreviews(clusters, KnownUserQueries(database), usernames, certificates, utc_now),
         logout=Logout(recorder, certificates, identity.logins),
+        lost_roles=LostRoles(AccessQueries(database), recorder, clusters),
         service_name=settings.service_name,
     )
 

@@ -12,17 +12,19 @@ from dataclasses import dataclass
 from typing import Annotated, Any, Literal, TypeVar
 
 from fastapi import Depends, Header, Query
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field
 from starlette.responses import Response
 
 from clustercert.http import responses
 from clustercert.http.body import json_object, require_json, validated
 from clustercert.http.dependencies import Call, CallDep
 from clustercert.http.openapi import ERRORS, described
+from clustercert.http.responses import ResponseBody, Time
 from clustercert.model import JsonObject
 from clustercert.model.errors import ConcurrentChange, Conflict, InvalidRequest, NotFound, PreconditionFailed
 from clustercert.observability import canonical_json
 from clustercert.policy.rules import require_admin, require_operator
+from clustercert.store.certificates import LostRole
 from clustercert.store.engine.transaction import rolling_back
 
 _ERRORS = ERRORS | {404: "There is no such object, or the caller has no access to it."}
@@ -229,6 +231,65 @@ async def delete(
         else:
             break
     return Response(status_code=204)
+
+
+class LostCertificatesBody(ResponseBody):
+    """The valid certificates of users who lost a role, for the clusters of the projects in which they lost it.
+
+    The certificates stay valid until they expire, unless the request revoked them. Users who have another role in a
+    project are counted too.
+    """
+
+    certificates: int = Field(description="How many certificates were valid before the request.")
+    users: int = Field(description="How many users have these certificates.")
+    clusters: int = Field(description="For how many clusters these certificates are.")
+    until: Time | None = Field(
+        description="When the last of these certificates expires; null if there are none."
+    )
+    complete: bool = Field(
+        description="False if the users have more certificates than are counted. These can't be revoked at once."
+    )
+
+
+Revoke = Annotated[
+    Literal["true"] | None,
+    Query(description="`true`: also revoke the certificates. The request then takes more than a second."),
+]
+
+
+def role_lost() -> Described:
+    """Describe the response of a DELETE after which users have lost a role."""
+    return described(
+        "Deleted. The answer counts the certificates of the users who lost the role.",
+        LostCertificatesBody,
+        errors=_CHANGE_ERRORS,
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class RoleLoss:
+    """A DELETE of a membership or of a role assignment in a project, which takes a role from users.
+
+    Attributes:
+        note: the note of the revocations.
+        revoke: whether to revoke the users' certificates.
+    """
+
+    change: Change
+    lost: LostRole
+    note: str
+    revoke: bool
+
+    async def carry_out(self, delete: Callable[[], Awaitable[Response]]) -> Response:
+        """Delete the membership or assignment, and return the response that counts the users' certificates."""
+        lost_roles = self.change.call.services.revocation.lost_roles
+        if self.revoke:
+            await lost_roles.require_revocable(self.lost)
+        found = await lost_roles.count(self.lost)
+        await delete()
+        if self.revoke and not self.change.dry_run:
+            await lost_roles.revoke(self.lost, self.note, actor=self.change.call.caller.actor)
+        return responses.private(LostCertificatesBody.render(found))
 
 
 async def _existing(find: Callable[[], Awaitable[T]]) -> T | None:

@@ -11,7 +11,13 @@ from starlette.responses import Response
 
 from clustercert.http import OWN, responses
 from clustercert.http.administration import changes
-from clustercert.http.administration.changes import OperatorCall, OperatorChange, ResourceBody
+from clustercert.http.administration.changes import (
+    OperatorCall,
+    OperatorChange,
+    ResourceBody,
+    Revoke,
+    RoleLoss,
+)
 from clustercert.http.dependencies import Call, CallDep, ServicesDep
 from clustercert.http.openapi import json_body
 from clustercert.http.paging import KeyPageDep, PageBody, keyset_page, sorted_page
@@ -21,6 +27,7 @@ from clustercert.model import Domain, Group, JsonObject, Project, User
 from clustercert.model.errors import ConcurrentChange, InvalidRequest, NotFound
 from clustercert.model.identity import BUILT_IN
 from clustercert.model.ids import is_id
+from clustercert.store.certificates import LostRole
 
 Labels = dict[str, str]
 LABELS = "Labels, as in Kubernetes."
@@ -473,14 +480,27 @@ async def add_member(
     return await changes.put(change, lambda: directory.find_member(group, member), save, UserBody.render)
 
 
-@router.delete(MEMBER, status_code=204, responses=changes.deleted())
+@router.delete(MEMBER, responses=changes.role_lost())
 async def remove_member(
-    change: OperatorChange, directory: DirectoryDep, name: str, user: str, domain: DomainDep
+    change: OperatorChange,
+    directory: DirectoryDep,
+    name: str,
+    user: str,
+    domain: DomainDep,
+    revoke: Revoke = None,
 ) -> Response:
-    """Remove a user from a group. Only for operators."""
+    """Remove a user from a group. Only for operators.
+
+    The answer counts the user's certificates in the projects in which the group has a role.
+    """
     group, member = await directory.find_group(name, domain), await directory.find_user(user, domain)
 
     async def remove(found: User) -> None:
         await directory.remove_member(group, found, actor=change.call.caller.actor)
 
-    return await changes.delete(change, lambda: directory.find_member(group, member), remove, UserBody.render)
+    loss = RoleLoss(
+        change, LostRole(user_id=member.id, group_id=group.id), "group.member_removed", revoke is not None
+    )
+    return await loss.carry_out(
+        lambda: changes.delete(change, lambda: directory.find_member(group, member), remove, UserBody.render)
+    )

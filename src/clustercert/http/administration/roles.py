@@ -19,6 +19,8 @@ from clustercert.http.administration.changes import (
     Change,
     OperatorCall,
     OperatorChange,
+    Revoke,
+    RoleLoss,
 )
 from clustercert.http.administration.directory import (
     DirectoryDep,
@@ -34,6 +36,7 @@ from clustercert.model import Domain, Group, JsonObject, Project, Role, RoleAssi
 from clustercert.model.errors import ConcurrentChange, Forbidden, InvalidRequest, NotFound
 from clustercert.model.suggestion import did_you_mean
 from clustercert.policy.rules import PROJECT_ROLES, SERVICE_ROLES, may_assign, may_unassign, operates
+from clustercert.store.certificates import LostRole
 
 ROLES = OWN + "/roles"
 ROLE = ROLES + "/{name}"
@@ -183,18 +186,28 @@ async def assign_in_project(
     return await _assign(change, project, role, assignees, name, domain)
 
 
-@router.delete(OF_PROJECT + _ONE, status_code=204, responses=changes.deleted())
+@router.delete(OF_PROJECT + _ONE, responses=changes.role_lost())
 async def unassign_in_project(
-    change: AdminChange, project_id: str, role: str, assignees: str, name: str, domain: OwnDomainDep
+    change: AdminChange,
+    project_id: str,
+    role: str,
+    assignees: str,
+    name: str,
+    domain: OwnDomainDep,
+    revoke: Revoke = None,
 ) -> Response:
     """Remove an assignment in a project. `assignees` is `users` or `groups`.
 
-    Project admins may remove the roles admin, member and reader.
+    Project admins may remove the roles admin, member and reader. The answer counts the certificates of the user, or of
+    the group's members, in the project.
     """
     project = await project_by_id(change.call, project_id)
     if not may_unassign(change.call.caller, role):
         raise Forbidden(f"role: only operators may remove the role {role}.")
-    return await _unassign(change, project, role, assignees, name, domain)
+    assigned = (await _find(change.call, project, role, assignees, name, domain)).actor
+    ids = {"user_id": assigned.id} if isinstance(assigned, User) else {"group_id": assigned.id}
+    loss = RoleLoss(change, LostRole(project_id=project.id, **ids), "role.unassigned", revoke is not None)
+    return await loss.carry_out(lambda: _unassign(change, project, role, assignees, name, domain))
 
 
 @router.get(IN_SERVICE, responses=changes.listed(AssignmentListBody))

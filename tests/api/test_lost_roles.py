@@ -1,0 +1,90 @@
+"""A user who leaves a group, or loses a role, keeps their certificates unless the request revokes them."""
+
+from typing import Any
+
+import pytest
+
+from clustercert.certificates import lost_roles
+from clustercert.model import rfc3339
+from support.administration import unique
+from support.revocation_client import OWN, RevocationClient
+
+
+def send(place: RevocationClient, method: str, path: str, who: str = "operator") -> Any:
+    headers = place.world.people[who].headers
+    answer = place.client.request(method, OWN + path, json={} if method == "PUT" else None, headers=headers)
+    assert answer.is_success, answer.text
+    return answer.json()
+
+
+@pytest.fixture
+def group(place: RevocationClient) -> str:
+    """A group with a role in the first project. Its members are a member and a reader there, and a stranger."""
+    made = send(place, "PUT", f"/groups/{unique()}?domain=tests")
+    for who in ("member", "reader", "stranger"):
+        send(place, "PUT", f"/groups/{made['id']}/members/{place.user(who)}")
+    send(place, "PUT", f"/projects/{place.world.project.id}/assignments/inspector/groups/{made['id']}")
+    # The certificates of other tests are revoked, so that none of them is counted here.
+    for cluster in ("plain", "eip"):
+        place.post("operator", place.own("/revoke", cluster))
+    return str(made["id"])
+
+
+def test_a_removed_member_keeps_certificates_unless_they_are_revoked(
+    place: RevocationClient, group: str
+) -> None:
+    theirs = [place.issue("member", "plain"), place.issue("member", "plain"), place.issue("member", "eip")]
+    others = place.issue("reader"), place.issue("stranger", "foreign")
+    member = f"/groups/{group}/members/{place.user('member')}"
+    counted = {
+        "certificates": 3,
+        "users": 1,
+        "clusters": 2,
+        "until": rfc3339(max(each.not_valid_after_utc for each in theirs)),
+        "complete": True,
+    }
+    assert send(place, "DELETE", f"{member}?dryRun=All&revoke=true") == counted
+    assert send(place, "DELETE", member) == counted
+    assert place.states(*theirs, *others) == ["live"] * 5
+
+    send(place, "PUT", member)
+    assert send(place, "DELETE", f"{member}?revoke=true") == counted
+    assert place.states(*theirs, *others) == ["revoked"] * 3 + ["live"] * 2
+    revoked = place.events("user.revoked")[-2:]
+    assert {(each["subject"], each["detail"]["reason"], each["detail"]["note"]) for each in revoked} == {
+        (place.user("member"), "affiliationChanged", "group.member_removed")
+    }
+    nothing = {"certificates": 0, "users": 0, "clusters": 0, "until": None, "complete": True}
+    assert send(place, "DELETE", f"/groups/{group}/members/{place.user('stranger')}?revoke=true") == nothing
+    assert place.states(*others) == ["live", "live"]
+
+
+def test_all_members_of_a_group_lose_its_role(place: RevocationClient, group: str) -> None:
+    lost = place.issue("member"), place.issue("reader", "eip")
+    others = place.issue("admin"), place.issue("stranger", "foreign")
+    path = f"/projects/{place.world.project.id}/assignments/inspector/groups/{group}"
+    found = send(place, "DELETE", f"{path}?revoke=true")
+    assert (found["certificates"], found["users"], found["clusters"]) == (2, 2, 2)
+    assert place.states(*lost, *others) == ["revoked", "revoked", "live", "live"]
+
+
+def test_a_user_loses_a_role_in_one_project(place: RevocationClient, group: str) -> None:
+    lost, other = place.issue("reader"), place.issue("member")
+    path = f"/projects/{place.world.project.id}/assignments/member/users/{place.user('reader')}"
+    send(place, "PUT", path)
+    found = send(place, "DELETE", f"{path}?revoke=true", who="admin")
+    assert (found["certificates"], found["users"]) == (1, 1)
+    assert place.states(lost, other) == ["revoked", "live"]
+
+
+def test_too_many_certificates_are_not_revoked_in_one_request(
+    place: RevocationClient, group: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(lost_roles, "MAX_PAIRS", 1)
+    lost = place.issue("member"), place.issue("member", "eip")
+    path = f"{OWN}/groups/{group}/members/{place.user('member')}"
+    operator = place.world.people["operator"].headers
+    refused = place.client.delete(f"{path}?revoke=true", headers=operator)
+    assert (refused.status_code, "more than 1 pairs" in refused.text) == (409, True)
+    assert place.client.delete(path, headers=operator).json()["complete"] is False
+    assert place.states(*lost) == ["live", "live"]
