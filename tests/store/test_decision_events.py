@@ -29,63 +29,6 @@ async def happen(database: Database, *subjects: str, at: datetime, kind: str = "
         pass
 
 
-async def subjects(database: Database, *bounds: object) -> list[str]:
-    """The subjects of the events that are read."""
-    found = []
-    async for page in DecisionEvents(database).pages(*bounds):  # type: ignore[arg-type] # they are of its types
-        found += [body.split(b'"subject":"')[1].split(b'"')[0].decode() for body in page]
-    return found
-
-
-@pytest.mark.parametrize("size", [1, 2, 2000])
-async def test_decisions_are_read_in_order_sealed_or_not(
-    database: Database, monkeypatch: pytest.MonkeyPatch, size: int
-) -> None:
-    monkeypatch.setattr(decision_events, "PAGE", size)
-    clock = [NOW]
-    sealer = LogSealer(AuditQueries(database), PlainCustody(), lambda: clock[0], "audit.test")
-    await sealer.ensure_log()
-    await happen(database, "a", "b", at=NOW)
-    await sealer.seal_all()
-    await happen(database, "c", at=NOW + HOUR)
-    await happen(database, "other", at=NOW + HOUR, kind="user.created")
-    await happen(database, "refused", at=NOW + HOUR, kind="certificate.refused")
-    clock[0] += HOUR
-    await sealer.seal_all()
-    await happen(database, "late", at=NOW + 2 * HOUR)
-
-    assert await subjects(database) == ["a", "b", "c", "refused", "late"]
-    assert await subjects(database, NOW) == ["a", "b", "c", "refused", "late"]
-    assert await subjects(database, NOW + HOUR) == ["c", "refused", "late"]
-    assert await subjects(database, NOW + HOUR, NOW + HOUR) == ["c", "refused"]
-    assert await subjects(database, NOW + 2 * HOUR) == ["late"]
-    assert await subjects(database, NOW + 3 * HOUR) == []
-    assert await subjects(database, None, None, PROJECT) == ["a", "b", "c", "late"]
-
-
-async def test_what_was_sealed_before_is_not_read(database: Database) -> None:
-    clock = [NOW]
-    sealer = LogSealer(AuditQueries(database), PlainCustody(), lambda: clock[0], "audit.test")
-    await sealer.ensure_log()
-    await happen(database, *map(str, range(50)), at=NOW)
-    await sealer.seal_all()
-    await happen(database, "new", at=NOW + HOUR)
-    ids = list[object]()
-
-    def note(*executed: object) -> None:
-        ids.append(executed[3])
-
-    async with database.read() as connection:
-        engine = connection.sync_engine
-    engine_events.listen(engine, "before_cursor_execute", note)
-    try:
-        assert await subjects(database, NOW + HOUR) == ["new"]
-    finally:
-        engine_events.remove(engine, "before_cursor_execute", note)
-    # The last event that was sealed before is number 50, after the one about the log.
-    assert any("50" in str(parameters) or "51" in str(parameters) for parameters in ids)
-
-
 async def issuances(database: Database, issued_at: dict[str, datetime]) -> list[str]:
     """The subjects of the events that are found."""
     found = []
@@ -187,10 +130,33 @@ async def test_the_newest_decisions_on_a_user_are_few_and_from_few_events(databa
     )
 
 
-async def test_the_last_request_of_a_user_is_found_without_the_events_after_it(
-    database: Database, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(decision_events, "PAGE", 2)
+async def test_a_decision_at_a_time_is_found_among_the_events_around(database: Database) -> None:
+    clock = [NOW]
+    sealer = LogSealer(AuditQueries(database), PlainCustody(), lambda: clock[0], "audit.test")
+    await sealer.ensure_log()
+    for number in range(3):
+        clock[0] = NOW + number * HOUR
+        made = replace(
+            event("certificate.issued", str(number)), project_id=PROJECT, actor=Actor("alice", ORIGIN)
+        )
+        async with database.transaction(replace(made, at=clock[0])):
+            pass
+        await sealer.seal_all()
+    found = DecisionEvents(database)
+
+    async def at(
+        time: datetime, *, actor: str = "alice", project: str = PROJECT, searched: int = 1000
+    ) -> list[str]:
+        body = await found.decision_at(time, actor, project, searched)
+        return subjects_in([body] if body is not None else [])
+
+    assert [await at(NOW + number * HOUR) for number in range(4)] == [["0"], ["1"], ["2"], []]
+    assert await at(NOW, actor="bob") == await at(NOW, project="0" * 32) == []
+    # Nothing is searched after the first event of the log, which is about the log itself.
+    assert await at(NOW, searched=1) == []
+
+
+async def test_the_last_request_of_a_user_is_found_without_the_events_after_it(database: Database) -> None:
     record, _ = certificate_record()
     await Ledger(database).record(record, event("certificate.issued", record.fingerprint.hex()))
     await happen(database, *map(str, range(100)), at=NOW + HOUR)

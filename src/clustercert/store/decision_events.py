@@ -13,14 +13,11 @@ from clustercert.store.engine.queries import Queries
 
 _event, _place = tables.audit_event, tables.audit_place
 
-# Number of events that are read at once. An event takes about 2 KB.
-PAGE = 2000
 # Number of events that are searched at once for the events of certificates.
 ISSUED_PAGE = 1000
 # An event is recorded at most this long after the certificate's time of issue.
 _SIGNING = timedelta(minutes=5)
 ISSUED = "certificate.issued"
-KINDS = (ISSUED, "certificate.refused", "certificate.failed", "refusals.repeated")
 # The kinds of events that record a single decision of the policy.
 DECIDED = (ISSUED, "certificate.refused")
 # The maximum number of decisions that a query for one user returns.
@@ -28,25 +25,7 @@ MAX_FOUND = 50
 
 
 class DecisionEvents(Queries):
-    """Reads the events of kinds `KINDS`, sealed or not, in the order of their ids."""
-
-    async def pages(
-        self, since: datetime | None = None, until: datetime | None = None, project_id: str | None = None
-    ) -> AsyncIterator[list[bytes]]:
-        """Yield the bodies of the events in pages; a page may be empty. Both times are inclusive."""
-        conditions: list[ColumnElement[bool]] = [_event.c.kind.in_(KINDS)]
-        if since is not None:
-            conditions.append(_event.c.at >= since)
-        if until is not None:
-            conditions.append(_event.c.at <= until)
-        if project_id is not None:
-            conditions.append(_event.c.project_id == project_id)
-        # The conditions are not in the WHERE clause, so that the range of ids alone decides how many rows a page reads.
-        page = select(_event.c.id, case((and_(*conditions), _event.c.body))).order_by(_event.c.id).limit(PAGE)
-        after = await self._last_before(since)
-        while rows := await self._rows(page.where(_event.c.id > after)):
-            yield [body for _, body in rows if body is not None]
-            after = rows[-1][0]
+    """Reads the events of decisions, sealed or not."""
 
     async def issuances(self, issued_at: Mapping[str, datetime]) -> AsyncIterator[Mapping[str, bytes]]:
         """Yield the bodies of the events in which certificates were issued, by fingerprint, in pages.
