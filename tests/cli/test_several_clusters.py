@@ -1,4 +1,4 @@
-"""`clustercert kubernetes setup` and `verify` for several clusters."""
+"""`clustercert kubernetes setup`, `verify` and `remove` for several clusters, and `remove` for one."""
 
 import json
 import re
@@ -63,6 +63,28 @@ def test_a_failure_does_not_stop_the_others(sites: OperatedCluster, tmp_path: Pa
     assert done.code == 1
     assert done.out == f"{out}/acme/eu-de/test\n"
     assert f"Error: Default/eu-de/test: {blocked}/test is not a folder." in done.err
+
+
+def test_the_steps_of_a_removal_are_written_into_the_folders(sites: OperatedCluster, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    set_up(sites, out, "--all")
+    (out / "acme" / "eu-de" / "test" / "setup.toml").unlink()
+    done = sites.operator.run("kubernetes", "remove", "--all", "--out", out)
+    assert done.code == 1
+    folders = [out / "Default" / "eu-de" / name for name in ("prod", "test")]
+    assert done.out.splitlines() == [f"{folder}/REMOVE.md" for folder in folders]
+    assert f"Error: acme/eu-de/test: {out}/acme/eu-de/test has no setup.toml." in done.err
+    shown = sites.operator.output_json("cluster", "show", "prod")
+    assert f"clustercert cluster remove {shown['id']}\n" in (folders[0] / "REMOVE.md").read_text()
+    assert (folders[0] / "REMOVE.md").stat().st_mode & 0o777 == 0o600
+
+
+def test_the_folder_of_another_cluster_gets_no_steps(sites: OperatedCluster, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    set_up(sites, out, "prod")
+    said = sites.operator.error("kubernetes", "remove", "test", "--domain", "acme", "--out", out)
+    assert "was written for another cluster" in said
+    assert not (out / "REMOVE.md").exists()
 
 
 def test_verify_prints_a_line_for_each_cluster(sites: OperatedCluster) -> None:

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from support import revocation_scenarios
+from support import removal_scenario, revocation_scenarios
 from support.apiserver import ApiServer
 from support.installation import Installation, installation_with_webhook
 from support.installed_demo import Demo, replica_with_tls, start, stop
@@ -59,6 +59,14 @@ def test_where_the_flags_cannot_be_touched(
         one.join(webhook=False)
 
         scenario(one)
+
+
+def test_clustercert_leaves_a_cluster(tls_demo: Demo, tmp_path: Path) -> None:
+    with ApiServer(tmp_path) as apiserver:
+        one = Installation(tls_demo, apiserver, tmp_path, "left", *removal_scenario.OPTIONS)
+        one.join(webhook=True)
+
+        removal_scenario.the_steps_of_the_removal_leave_nothing_behind(one)
 
 
 def test_without_the_service_the_failure_policy_decides(home: Path, tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from support import altered_copy_scenarios, revocation_scenarios
+from support import altered_copy_scenarios, removal_scenario, revocation_scenarios
 from support.installation import Installation
 from support.installed_demo import Demo, start, stop
 from support.kube_apiserver import ASSETS, KubeApiServer, assets
@@ -82,6 +82,14 @@ def test_where_the_flags_cannot_be_touched(
         one.join(webhook=False)
 
         scenario(one)
+
+
+def test_clustercert_leaves_a_cluster(demo: Demo, tmp_path: Path) -> None:
+    with new_apiserver(tmp_path) as apiserver:
+        one = Installation(demo, apiserver, tmp_path, "left", *removal_scenario.OPTIONS)
+        one.join(webhook=True)
+
+        removal_scenario.the_steps_of_the_removal_leave_nothing_behind(one)
 
 
 def test_without_the_service_the_failure_policy_decides(tmp_path: Path) -> None:

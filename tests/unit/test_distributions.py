@@ -15,6 +15,7 @@ from ruamel.yaml import YAML
 from clustercert.kubernetes.setup.authorization import authorization_configuration
 from clustercert.kubernetes.setup.distributions import DISTRIBUTIONS, UNSUPPORTED
 from clustercert.kubernetes.setup.files import files
+from clustercert.kubernetes.setup.removal import removal
 from clustercert.kubernetes.setup.values import FOR_CONTROL_PLANE, NAMES
 from clustercert.model import ClusterOptions
 from clustercert.model.choices import DistributionName, ManagedKubernetes
@@ -214,3 +215,27 @@ def test_components_to_exempt_are_those_of_the_distribution() -> None:
 def test_the_control_planes_files_have_the_same_names_everywhere() -> None:
     for distribution in ALL:
         assert set(FOR_CONTROL_PLANE) == CONTROL_PLANE_FILES <= written(distribution).keys()
+
+
+@pytest.mark.parametrize("distribution", ALL)
+def test_the_steps_of_a_removal_name_the_distributions_files(distribution: DistributionName) -> None:
+    setup = cluster_setup(distribution=distribution, service_accounts="review")
+    text = removal(setup.cluster, setup.choices, in_cluster=True)
+    assert re.findall(r"<!--|[{}]", text) == []
+    assert [line[3] for line in text.splitlines() if line.startswith("## ")] == list("12345")
+    [_, steps] = text.split("## 2. ")
+    steps = steps.split("## 3. ")[0]
+    traits = DISTRIBUTIONS[distribution]
+    named = {"k3s.yaml": "zz-clustercert.yaml", "rke2.yaml": "zz-clustercert.yaml"}
+    assert all(named.get(name, name) in steps for name in traits.files)
+    uses_secret = distribution in ("kamaji", "cluster-api")
+    assert (f"delete secret --ignore-not-found {setup.secret}" if uses_secret else traits.folder) in steps
+    assert f'`cluster = "{setup.cluster.id}"`' in text
+
+
+def test_policies_are_not_deleted_where_they_do_not_exist() -> None:
+    for version, expected in (("1.29", False), ("1.30", True)):
+        setup = cluster_setup(kubernetes_version=version)
+        text = removal(setup.cluster, setup.choices, in_cluster=False)
+        assert ("validatingadmissionpolicies" in text) is expected
+        assert "kubectl get namespaces,clusterrolebindings,clusterroles" in text

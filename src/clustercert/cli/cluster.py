@@ -455,7 +455,10 @@ def remove(
     domain: ProjectDomainOption = None,
     yes: YesOption = False,
 ) -> None:
-    """Remove a cluster and the key of its client CA. The records of its certificates are kept."""
+    """Remove a cluster and the key of its client CA. The records of its certificates are kept.
+
+    First follow the steps that `clustercert kubernetes remove` writes, which end with this command.
+    """
     from clustercert.cli.certificate import preview_of_all
 
     path = cluster_path(find_cluster(client, name, project, domain))

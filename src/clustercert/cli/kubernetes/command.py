@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from clustercert.cli.commands import on_service, on_store
+from clustercert.cli.kubernetes import remove as leave
 from clustercert.cli.kubernetes import setup, verify
 from clustercert.cli.kubernetes.setup import BindOption, parse_bindings
 from clustercert.cli.lookup import cluster_path, find_cluster
@@ -207,6 +208,7 @@ app = typer.Typer(
 )
 app.command("setup")(setup.setup)
 app.command("verify")(verify.verify)
+app.command("remove")(leave.remove)
 app.command("import-audit-log")(import_audit_log)
 app.add_typer(token)
 

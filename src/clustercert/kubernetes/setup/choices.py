@@ -149,6 +149,14 @@ class SetupChoices(Section):
         """The folder of the files on the control plane."""
         return self.control_plane_dir or self.traits.folder
 
+    def require_cluster(self, cluster_id: str, folder: Path) -> None:
+        """Raise SetupError if the folder was written for another cluster."""
+        if self.cluster_id != cluster_id:
+            raise SetupError(
+                f"{folder} was written for another cluster ({self.cluster_id}), with that cluster's values. Name "
+                "another folder."
+            )
+
     @property
     def minor(self) -> int | None:
         """The minor version of Kubernetes; `None` for 1.32 or newer."""

@@ -29,10 +29,7 @@ _OPTIONAL = re.compile(r"<!-- if (\w+) -->\n(.*?)<!-- end -->\n", re.DOTALL)
 
 def readme(setup: Setup, files: Collection[str]) -> str:
     """Return the content of README.md, in Markdown. `files` are the names of the other files."""
-    steps = distribution_steps(setup.choices.distribution)
-    template = _STEP.sub(lambda step: steps.get(step[1], ""), _template("readme.md"))
-    conditions = _conditions(setup, files)
-    text = _OPTIONAL.sub(lambda part: part[2] if conditions[part[1]] else "", template)
+    text = chosen_text("readme.md", setup.choices.distribution, _conditions(setup, files))
     copied = [name for name in FOR_CONTROL_PLANE if name in files]
     obsolete = _obsolete(setup, files)
     commands = [
@@ -58,6 +55,13 @@ def readme(setup: Setup, files: Collection[str]) -> str:
         no_exempt_events="" if setup.choices.audit else " These files send no audit events (`--no-audit`).",
         no_audit="" if setup.choices.audit else " These files don't send audit events (`--no-audit`).",
     )
+
+
+def chosen_text(template: str, distribution: DistributionName, conditions: Mapping[str, bool]) -> str:
+    """Return a template with the parts of a distribution, and the parts whose condition is true."""
+    steps = distribution_steps(distribution)
+    text = _STEP.sub(lambda step: steps.get(step[1], ""), _template(template))
+    return _OPTIONAL.sub(lambda part: part[2] if conditions[part[1]] else "", text)
 
 
 def distribution_steps(name: DistributionName) -> Mapping[str, str]:

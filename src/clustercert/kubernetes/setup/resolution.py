@@ -81,11 +81,8 @@ class Resolver:
     def choices(self, cluster: Cluster) -> SetupChoices:
         """Return the choices for the files of this cluster. Raises SetupError or InvalidRequest."""
         before = self.existing.choices
-        if before is not None and before.cluster_id != cluster.id:
-            raise SetupError(
-                f"{self.folder.path} was written for another cluster ({before.cluster_id}), with that cluster's "
-                "values. Name another folder."
-            )
+        if before is not None:
+            before.require_cluster(cluster.id, self.folder.path)
         groups, previous = self.policy.groups, before.bind if before is not None else None
         resolved = {
             **(self._defaults(cluster) if before is None else dict(before)),

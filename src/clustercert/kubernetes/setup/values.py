@@ -41,6 +41,11 @@ def replacement(name: str) -> str:
     return f"new-{name}"
 
 
+def secret_of(cluster: Cluster) -> str:
+    """Return the name of the Secret with a cluster's files for the control plane, in a management cluster."""
+    return f"clustercert-{cluster.id}"
+
+
 @dataclass(frozen=True, slots=True)
 class WebhookClient:
     """The certificate and key with which an API server connects, in PEM."""
@@ -91,4 +96,4 @@ class Setup:
     @property
     def secret(self) -> str:
         """The name of the Secret with the files for the control plane, in a management cluster."""
-        return f"clustercert-{self.cluster.id}"
+        return secret_of(self.cluster)

@@ -1,0 +1,66 @@
+"""Fills in remove.md, the template for REMOVE.md: the steps with which clustercert leaves a cluster.
+
+The order keeps revoked certificates denied: the client CA leaves the API server before the objects that deny revoked
+certificates, and together with the webhook.
+"""
+
+from pathlib import Path
+
+from clustercert.kubernetes.setup.choices import SetupChoices, SetupError, read_choices
+from clustercert.kubernetes.setup.documents import MANAGED_BY
+from clustercert.kubernetes.setup.readme import chosen_text
+from clustercert.kubernetes.setup.values import SERVICE_ACCESS, SETUP, removed, secret_of
+from clustercert.model import Cluster
+from clustercert.secure_file import write_private
+
+REMOVE = "REMOVE.md"
+
+_KINDS = ("namespaces", "clusterrolebindings", "clusterroles")
+_POLICY_KINDS = ("validatingadmissionpolicybindings", "validatingadmissionpolicies")
+
+
+def write_removal(folder: Path, cluster: Cluster) -> Path:
+    """Write REMOVE.md into the folder that `kubernetes setup` wrote. Returns its path. Raises SetupError or OSError."""
+    choices = read_choices(folder / SETUP)
+    if choices is None:
+        raise SetupError(
+            f"{folder} has no {SETUP}. Name the folder that `clustercert kubernetes setup` wrote for the cluster. "
+            "If the folder is lost, write it again, with the same --distribution and --control-plane-dir."
+        )
+    choices.require_cluster(cluster.id, folder)
+    in_cluster = any((folder / name).exists() for name in (SERVICE_ACCESS, removed(SERVICE_ACCESS)))
+    path = folder / REMOVE
+    write_private(path, removal(cluster, choices, in_cluster=in_cluster))
+    return path
+
+
+def removal(cluster: Cluster, choices: SetupChoices, *, in_cluster: bool) -> str:
+    """Return the content of REMOVE.md, in Markdown.
+
+    Args:
+        in_cluster: whether the service has had access to the cluster, for bindings or the admission policy.
+    """
+    conditions = {
+        "in_cluster": in_cluster,
+        "audit": choices.audit,
+        "service_accounts": choices.service_accounts != "none",
+    }
+    text = chosen_text("remove.md", choices.distribution, conditions)
+    return text.format(
+        name=cluster.name,
+        cluster_id=cluster.id,
+        folder=choices.folder,
+        secret=secret_of(cluster),
+        commands="\n".join(_commands(choices)),
+    )
+
+
+def _commands(choices: SetupChoices) -> list[str]:
+    """Return the commands that delete all objects of this service by their label, and look for objects that are left.
+
+    API servers before 1.30 may not know the kinds of the policies, and have none of this service.
+    """
+    [label] = (f"{name}={value}" for name, value in MANAGED_BY.items())
+    kinds = [",".join(_KINDS), *([] if choices.uses_flags else [",".join(_POLICY_KINDS)])]
+    deletions = [f"kubectl delete {each} -l {label}" for each in kinds]
+    return [*deletions, f"kubectl get {','.join(kinds)} -l {label}"]
