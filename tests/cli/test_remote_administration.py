@@ -232,7 +232,8 @@ def test_operators_replay_recorded_decisions_on_their_own_machine(place: RemoteS
     assert [each["name"] for each in found["recorded_rules"]] == ["member"]
     assert denied(place.bob, "--project", "eu-de")["decisions"] == found["decisions"]
     assert denied(place.carol, "--project", "eu-nl")["decisions"] == 0
-    assert "operators" in place.alice.failure(4, *command)
+    assert "Add --project PROJECT." in place.bob.failure(4, *command)
+    assert "admins" in place.alice.failure(4, *command, "--project", "eu-de")
     assert "Did you mean prod?" in place.carol.failure(
         5, "policy", "replay", "--policy", policy, "--cluster", "prd"
     )

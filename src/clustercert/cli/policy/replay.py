@@ -26,6 +26,7 @@ from clustercert.cli.policy.output import show_replay
 from clustercert.cli.session import settings
 from clustercert.client.administration import path_of
 from clustercert.client.connection import ApiError
+from clustercert.model.errors import Forbidden
 from clustercert.model.ids import is_id
 
 if TYPE_CHECKING:
@@ -107,7 +108,7 @@ def replay(
     """Decide recorded requests again with a different policy, and show which decisions would differ.
 
     Reads the recorded requests from the service, and decides on this machine. Changes nothing. For each request, the
-    policy decides as of the time when the request was recorded. Only for operators and auditors.
+    policy decides as of the time when the request was recorded. Only for operators, auditors and admins of the project.
     """
     from clustercert.policy.replay import DecisionFilter, Replay
 
@@ -143,6 +144,10 @@ def _replay_recorded(
 ) -> None:
     if decision_filter.project_id is not None:
         decision_filter = replace(decision_filter, project_id=_project_id(client, decision_filter.project_id))
+    elif not client.reads_everything:
+        raise Forbidden(
+            "Only operators and auditors can replay the decisions of all projects. Add --project PROJECT."
+        )
     clusters = _Clusters(decision_filter.cluster)
     with Progress(_COUNTED) as progress:
         _add(replay, _recorded_decisions(client, decision_filter), decision_filter, clusters, progress)
