@@ -147,8 +147,14 @@ def is_completed(shell: Shell, line: str, expected: str) -> bool:
 def test_a_shell_completes_commands_and_names(shell: Shell, zoo: tuple[Operator, str], home: Path) -> None:
     assert shell.completed("clustercert kubeconfig unm") == "clustercert kubeconfig unmerge"
     assert shell.completed("clustercert status --pla") == "clustercert status --plain-http"
-    # Without a login there are no names, and no message.
+    # Without a login there are no names, no files instead, and no message.
+    (home / "zebfile").touch()
     assert shell.completed("clustercert kubeconfig get zeb") == "clustercert kubeconfig get zeb"
+
+    assert (
+        shell.completed("clustercert kubeconfig get x --out zeb")
+        == "clustercert kubeconfig get x --out zebfile"
+    )
 
     operator, url = zoo
     trust = ("--ca-file", operator.folder / SERVICE_CA)

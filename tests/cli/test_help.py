@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import typer
 
-from clustercert.cli.main import app, run
+from clustercert.cli.main import PANELS, app, run
 
 
 def commands(group: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]:
@@ -17,6 +17,24 @@ def commands(group: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]
 
 
 ALL = [*commands(typer.main.get_command(app))]
+
+
+def test_the_first_lines_show_what_developers_need(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    monkeypatch.setenv("TERMINAL_WIDTH", "80")
+    assert run(["--help"]) == 0
+    text = capsys.readouterr().out
+    panels = [line for line in text.splitlines() if line.endswith(":") and not line.startswith(" ")]
+    assert panels == [
+        *(f"{name}:" for name in list(PANELS)[:1]),
+        "Options:",
+        *(f"{name}:" for name in list(PANELS)[1:]),
+    ]
+    first = [line.split()[0] for line in text.splitlines()[:24] if line.startswith("  ")]
+    assert {entry.name for entry in PANELS["Every day"]} <= {*first}
+    assert max(map(len, text.splitlines())) <= 80
 
 
 @pytest.mark.parametrize("path", ALL, ids=" ".join)
@@ -29,6 +47,11 @@ def test_a_help_text_is_whole(
     text = capsys.readouterr().out
     # A list of commands has their whole first sentences.
     assert "..." not in text.partition("\n")[2]
-    intro = text.partition("\nOptions:")[0].partition("\nArguments:")[0].partition("\n\n")[2]
+    intro = (
+        text.partition("\nEvery day:")[0]
+        .partition("\nOptions:")[0]
+        .partition("\nArguments:")[0]
+        .partition("\n\n")[2]
+    )
     assert not re.search(r"\S {2,}\S", intro), intro
     assert max(map(len, intro.splitlines())) <= 80, intro

@@ -85,6 +85,11 @@ def service(home: Path) -> Iterator[Service]:
 
 
 def completed(line: str) -> list[str]:
+    """The names that the program tells a shell."""
+    return [each for each in told(line) if not each.endswith(":")]
+
+
+def told(line: str) -> list[str]:
     """What the program tells a shell. It ends by itself, with an empty standard error."""
     variables = {
         "_CLUSTERCERT_COMPLETE": "complete_fish",
@@ -125,7 +130,8 @@ def test_names_are_completed_if_a_shell_reads_them_as_text(service: Service) -> 
 def test_a_service_that_does_not_answer_delays_nothing(service: Service) -> None:
     line = "clustercert kubeconfig get zebr"
     service.silent.set()
-    assert completed(line) == []
+    # The scripts then complete no files instead.
+    assert told(line) == ["zebr:"]
     assert eventually(lambda: service.asked)
     # The next key does not ask again.
     assert completed(line) == []

@@ -41,6 +41,8 @@ _FETCH_SECONDS = 10
 _TOTAL_SECONDS = 0.28
 _LEAST_SECONDS = 0.05
 _MAX_NAMES = 5000
+# The end of a value that tells the scripts to complete nothing. Without any value, they complete files.
+_NO_NAMES = ":"
 
 
 def add_to(commands: typer.Typer) -> None:
@@ -70,11 +72,12 @@ def _completion(kind: str) -> Callable[..., list[str]]:
 
     def complete(ctx: typer.Context, incomplete: str) -> list[str]:
         name = ctx.params.get("profile_name") or ctx.params.get("profile") or profile.current(os.environ)
-        try:
+        found: Sequence[str] = ()
+        # A message would garble the line that is being typed.
+        with contextlib.suppress(Exception):
             found = profile.names(os.environ) if kind == "profiles" else names(kind, str(name))
-        except Exception:  # noqa: BLE001 - a message would garble the line that is being typed
-            return []
-        return [each for each in found if each.startswith(incomplete) and is_plain(each)]
+        fitting = [each for each in found if each.startswith(incomplete) and is_plain(each)]
+        return fitting or [f"{incomplete}{_NO_NAMES}"]
 
     return complete
 
@@ -193,7 +196,11 @@ _clustercert_complete() {
     local value help
     COMPREPLY=()
     while IFS=$'\\t' read -r value help; do
-        [ -n "$value" ] && COMPREPLY+=("$value")
+        if [[ $value == *: ]]; then
+            compopt +o default +o bashdefault 2>/dev/null
+        elif [ -n "$value" ]; then
+            COMPREPLY+=("$value")
+        fi
     done < <(ASK)
 }
 complete -o bashdefault -o default -F _clustercert_complete clustercert
@@ -208,6 +215,7 @@ _clustercert() {
     for line in "${(@f)answer}"; do
         [[ -n $line ]] && values+=("${${line//:/\\\\:}/$'\\t'/:}")
     done
+    [[ $answer == *: ]] && return
     [[ $PREFIX == --*=* ]] && compset -P '*='
     if (( $#values )); then
         _describe -V clustercert values
@@ -222,8 +230,10 @@ _FISH = """\
 function __clustercert_complete
     set -l token (commandline -ct)
     set -l values (ASK)
-    if not count $values >/dev/null
+    if test -z "$values"
         __fish_complete_path $token
+    else if string match -q -- '*:' $values
+        return
     else if string match -qr -- '^--.*=' $token
         printf (string replace -r -- '=.*' '=' $token | string escape)'%s\\n' $values
     else
@@ -248,9 +258,10 @@ def completion(
         Literal["bash", "zsh", "fish"], typer.Argument(metavar="SHELL", help="bash, zsh or fish.")
     ],
 ) -> None:
-    """Print a script for bash, zsh or fish that completes commands, options and names.
+    """Print a completion script for bash, zsh or fish.
 
-    Names of clusters, projects, users, groups, roles and domains come from the service of the saved login.
+    The script completes commands, options and names. Names of clusters, projects, users, groups, roles and domains
+    come from the service of the saved login.
     """
     script, line, command = _SCRIPTS[shell]
     ask = _ASK.format(line=line, command=command)

@@ -38,60 +38,41 @@ class CommandEntry(NamedTuple):
     help: str
 
 
-COMMANDS = {
-    entry.name: entry
-    for entry in (
-        CommandEntry(
-            "login", "login.command", "Log in to a running service, for `clusters`, `kubeconfig` and kubectl."
-        ),
+# The commands by panel of `--help`, in the order of a user's first day.
+PANELS = {
+    "Every day": (
+        CommandEntry("login", "login.command", "Log in to a running service."),
         CommandEntry("logout", "login.logout", "Log out: revoke the token and delete it."),
         CommandEntry("password", "login.account", "Change your password."),
-        CommandEntry(
-            "status", "login.account", "Show who is logged in, where, until when, and in which projects."
-        ),
+        CommandEntry("status", "login.account", "Show who is logged in, where and until when."),
         CommandEntry("profile", "login.account", "Manage saved logins at several services."),
         CommandEntry("clusters", "cluster", "List the clusters in all your projects."),
         CommandEntry(
-            "explain",
-            "policy.explanation",
-            "Explain which certificate you would get for a cluster, by which rules, and why other rules don't apply.",
+            "kubeconfig", "kubeconfig.command", "Merge clusters into your kubeconfig, or get separate files."
         ),
         CommandEntry(
-            "kubeconfig",
-            "kubeconfig.command",
-            "Get kubeconfigs from a running service, or merge clusters into yours.",
+            "explain", "policy.explanation", "Explain what you would get in a cluster, and why not more."
         ),
         CommandEntry(
-            "refresh",
-            "credential.refresh",
-            "Renew the certificate files that `kubeconfig merge --files` wrote.",
+            "certificate", "certificate", "List, show and revoke certificates, and see who has access."
         ),
         CommandEntry(
-            "credential",
-            "credential.command",
-            "Print a client certificate for kubectl, which runs this command.",
+            "refresh", "credential.refresh", "Renew the certificate files of `kubeconfig merge --files`."
         ),
         CommandEntry(
-            "completion",
-            "completion",
-            "Print a script for bash, zsh or fish that completes commands, options and names.",
+            "credential", "credential.command", "Print a client certificate, as an exec plugin of kubectl."
         ),
-        CommandEntry("demo", "operate", "Start a demo service on loopback, and get a kubeconfig."),
-        CommandEntry("serve", "operate", "Run the service until it is interrupted."),
-        CommandEntry(
-            "fingerprint",
-            "operate",
-            "Print the fingerprint that users compare with the service's certificate at their first login.",
-        ),
-        CommandEntry("db", "operate", "Manage the database and its schema."),
-        CommandEntry("keys", "operate", "Manage the keys that encrypt secrets at rest."),
+        CommandEntry("completion", "completion", "Print a completion script for bash, zsh or fish."),
+    ),
+    "Administration, mostly by operators": (
         *(
             CommandEntry(noun, "administration", RESOURCES[noun].help)
             for noun in ("domain", "project", "user", "group", "role", "access-key")
         ),
-        CommandEntry("identity", "identity", "Check tokens from OIDC issuers."),
-        CommandEntry("keystone", "identity", "Register the service in Keystone's catalog."),
         CommandEntry("cluster", "cluster", RESOURCES["cluster"].help),
+        CommandEntry(
+            "kubernetes", "kubernetes.command", "Set up clusters for issued certificates and revocation."
+        ),
         CommandEntry(
             "apply",
             "apply.command",
@@ -103,16 +84,24 @@ COMMANDS = {
             "apply.command",
             "Print all projects, users, groups, role bindings and clusters as documents for `apply`.",
         ),
-        CommandEntry(
-            "certificate", "certificate", "List, show and revoke certificates, and see who has access."
-        ),
-        CommandEntry(
-            "kubernetes", "kubernetes.command", "Set up clusters for issued certificates and revocation."
-        ),
+        CommandEntry("identity", "identity", "Check tokens from OIDC issuers."),
         CommandEntry("policy", "policy.command", "Check the policy, and explain what it decides."),
         CommandEntry("audit", "audit.command", "Read, verify, export and prune the audit log."),
-    )
+    ),
+    "Server, with its settings and database": (
+        CommandEntry("demo", "operate", "Start a demo service on loopback, and get a kubeconfig."),
+        CommandEntry("serve", "operate", "Run the service until it is interrupted."),
+        CommandEntry(
+            "fingerprint",
+            "operate",
+            "Print the fingerprint that users compare with the service's certificate at their first login.",
+        ),
+        CommandEntry("db", "operate", "Manage the database and its schema."),
+        CommandEntry("keys", "operate", "Manage the keys that encrypt secrets at rest."),
+        CommandEntry("keystone", "identity", "Register the service in Keystone's catalog."),
+    ),
 }
+COMMANDS = {entry.name: entry for entries in PANELS.values() for entry in entries}
 
 
 class _Commands(MutableMapping[str, Any]):
@@ -154,10 +143,21 @@ class RootGroup(TyperGroup):
         # Typer supports completion only if it adds these options. Hide them: `clustercert completion` replaces them.
         return [each for each in super().get_params(ctx) if each.name not in _TYPER_COMPLETION]
 
+    def format_options(self, ctx: typer.Context, formatter: Any) -> None:  # type: ignore[override] # private base
+        # A terminal of 24 lines shows the first panel together with the start of the text.
+        self._format_panels(formatter, 0, 1)
+        # Formats the options, and then calls `format_commands`.
+        super().format_options(ctx, formatter)
+
     def format_commands(self, ctx: typer.Context, formatter: Any) -> None:  # type: ignore[override] # private base
         del ctx
-        with formatter.section("Commands"):
-            formatter.write_dl([(entry.name, entry.help) for entry in COMMANDS.values()])
+        self._format_panels(formatter, 1, len(PANELS))
+
+    @staticmethod
+    def _format_panels(formatter: Any, start: int, end: int) -> None:
+        for name, entries in itertools.islice(PANELS.items(), start, end):
+            with formatter.section(name):
+                formatter.write_dl([(entry.name, entry.help) for entry in entries])
 
 
 def _load(entry: CommandEntry) -> Any:
@@ -229,13 +229,7 @@ def root(
         typer.Option("--version", callback=_print_version, is_eager=True, help="Show the version and exit."),
     ] = False,
 ) -> None:
-    """Issue short-lived, audited client credentials for Kubernetes clusters, as kubeconfig files.
-
-    login, logout, password, status, profile, clusters, explain and kubeconfig call a running service as one of its
-    users. domain, project, user, group, role, access-key, cluster, certificate, apply, diff, export, identity explain,
-    policy explain, policy can and policy replay also call the service, most of them as an operator; with --local, they
-    work on the store. The other commands work directly on the store that the settings name.
-    """
+    """Issue short-lived, audited client credentials for Kubernetes clusters, as kubeconfig files."""
     context.obj = RootOptions(config, data_dir)
     if verbose:
         from clustercert.client.connection import ServiceClient

@@ -30,9 +30,9 @@ def credential(
         bool, typer.Option("--refresh", help="Get a new certificate, even if the cache has a valid one.")
     ] = False,
 ) -> None:
-    """Print a client certificate for kubectl, which runs this command.
+    """Print a client certificate, as an exec plugin of kubectl.
 
-    The command is an exec plugin. `clustercert kubeconfig merge` writes kubeconfig entries that use this plugin.
+    kubectl runs this command. `clustercert kubeconfig merge` writes kubeconfig entries that name the command.
     """
     import os
 

@@ -56,7 +56,7 @@ def refresh(
         bool, typer.Option("--print-timer", help="Print a systemd user timer that runs this command.")
     ] = False,
 ) -> None:
-    """Renew the certificate files that `kubeconfig merge --files` wrote.
+    """Renew the certificate files of `kubeconfig merge --files`.
 
     A certificate is renewed when less than a fifth of its lifetime, or less than 10 minutes, is left. Its file is
     replaced atomically.

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 app = typer.Typer(
     name="kubeconfig",
-    help="Get kubeconfigs from a running service, or merge clusters into yours.",
+    help="Merge clusters into your kubeconfig, or get separate files.",
     no_args_is_help=True,
 )
 
@@ -76,7 +76,10 @@ class FileOptions:
 
 @app.callback()
 def kubeconfig() -> None:
-    """Get kubeconfigs from a running service, with the saved login or with OpenStack's variables (OS_AUTH_URL)."""
+    """Merge clusters into your kubeconfig, or get separate files.
+
+    The commands use the saved login, a job's variables (CLUSTERCERT_URL) or OpenStack's variables (OS_AUTH_URL).
+    """
 
 
 @dataclass(frozen=True, slots=True)

@@ -30,10 +30,10 @@ if TYPE_CHECKING:
 
 @expand_options
 def status(login: LoginOptions, output: OutputOption = Output.TABLE) -> None:
-    """Show who is logged in, where, until when, and in which projects.
+    """Show who is logged in, where and until when.
 
-    Asks the service. If the service does not answer, shows the saved login, and exits with status 6. Exits with status
-    3 if there is no login, or if the service does not accept the login.
+    Asks the service for the user's roles and projects. If the service does not answer, shows the saved login, and exits
+    with status 6. Exits with status 3 if there is no login, or if the service does not accept the login.
     """
     from clustercert.client.connection import ClientError, Unreachable
 

@@ -122,7 +122,7 @@ def login(
         typer.Option("--output", "-o", help="Print the saved login, without secrets, in this format."),
     ] = None,
 ) -> None:
-    """Log in to a running service, for `clusters`, `kubeconfig` and kubectl.
+    """Log in to a running service.
 
     The next login needs no options: it uses the same service, CA and user. One login serves all projects of the user.
     A login at another service creates another profile.

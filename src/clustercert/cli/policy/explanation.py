@@ -65,7 +65,7 @@ def explain(
     project: InProjectOption = None,
     output: OutputOption = Output.TABLE,
 ) -> None:
-    """Explain which certificate you would get for a cluster, by which rules, and why other rules don't apply.
+    """Explain what you would get in a cluster, and why not more.
 
     Issues and records nothing. Exits with status 1 if your request would be refused.
     """
