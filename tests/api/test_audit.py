@@ -267,6 +267,20 @@ def test_who_goes_on_behind_the_last_event_sees_what_came_since(client: httpx.Cl
     assert page["next"] is None
 
 
+def test_a_list_names_users_and_places_for_those_who_see_everything(
+    client: httpx.Client, world: World
+) -> None:
+    event = sealed(client, world, issue(client, world))
+    at = {"order": "oldest", "cursor": str(event["leaf_index"] - 1), "limit": "1"}
+    user = world.people["admin"].user
+    for who in ("operator", "auditor"):
+        assert got(client, world, EVERYWHERE, who, **at)["names"] == {user.id: user.name}
+    names = got(client, world, EVERYWHERE, kind="cluster.added")["names"]
+    assert names.items() >= {each.id: each.name for each in world.clusters.values()}.items()
+    # An admin could record an event about any user's id.
+    assert got(client, world, of_project(world), "admin", **at)["names"] == {}
+
+
 def test_events_are_found_by_kind_actor_and_time(client: httpx.Client, world: World) -> None:
     event = sealed(client, world, issue(client, world, "member"))
     member = world.people["member"].user.id

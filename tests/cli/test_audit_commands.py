@@ -3,12 +3,14 @@
 import csv
 import json
 import shutil
+import signal
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
+from clustercert.cli.audit.events import whole_pages
 from support.command_line import Operator
 from support.demo_process import interrupted, uncovered
 from support.stores import execute, rows
@@ -122,7 +124,43 @@ def test_tail_and_show_print_events(operator: Operator, file: Path) -> None:
     assert shown["detail"] == {"name": "third"}
     assert shown["proved_in"] == found[-1]["place"] + 1
     assert shown["source"] == "local"
-    assert "There is no event 999" in operator.error("audit", "show", "999")
+    assert "Event not found" in operator.error("audit", "show", "999")
+
+
+def test_tail_continues_after_the_events_that_it_printed(operator: Operator, file: Path) -> None:
+    cursor = operator.folder / "cursor"
+    tail = ("audit", "tail", "--cursor-file", cursor, "-o", "name")
+    first = operator.output(*tail).split()
+    assert first == [str(place) for place in range(len(first))]
+    assert cursor.read_text() == f"{len(first)}\n"
+    assert operator.output(*tail) == ""
+    operator.output("domain", "create", "fourth")
+    assert operator.output(*tail).split() == [str(len(first))]
+    # A filter that matches nothing moves the cursor only to the last page, so nothing is missed.
+    operator.output("audit", "tail", "--cursor-file", cursor, "--kind", "nothing")
+    assert operator.output(*tail) == ""
+    cursor.write_text("99")
+    assert "99 events were read, but the log has only" in operator.error(*tail)
+    cursor.write_text("-1")
+    assert "does not have a leaf index" in operator.error(*tail)
+    assert "can't be written" in operator.error(*tail[:3], "/nowhere/cursor")
+    assert "--cursor-file" in operator.usage_error(*tail, "-n", "3")
+
+
+def test_tail_finishes_a_page_before_it_ends(capsys: pytest.CaptureFixture[str]) -> None:
+    def print_page(*signals: int) -> None:
+        with whole_pages():
+            for number in signals:
+                signal.raise_signal(number)
+            print("the whole page")
+
+    with pytest.raises(KeyboardInterrupt):
+        print_page(signal.SIGINT)
+    assert capsys.readouterr().out == "the whole page\n"
+    # If nobody reads the pipe, the second signal ends the command.
+    with pytest.raises(KeyboardInterrupt):
+        print_page(signal.SIGINT, signal.SIGINT)
+    assert capsys.readouterr().out == ""
 
 
 def test_verify_distinguishes_erased_from_removed_events(operator: Operator, file: Path) -> None:
@@ -184,7 +222,7 @@ def test_stored_certificates_are_checked(operator: Operator, file: Path) -> None
 
 def test_tail_follows_until_it_is_interrupted(operator: Operator, file: Path) -> None:
     command = [sys.executable, "-m", "clustercert", "--config", str(operator.config)]
-    tail = [*command, "audit", "tail", "--follow", "-n", "1", "--kind", "domain.*", "-o", "json"]
+    tail = [*command, "audit", "tail", "--local", "-f", "-n", "1", "--kind", "domain.*", "-o", "json"]
     with subprocess.Popen(
         tail, env=uncovered(), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     ) as process:

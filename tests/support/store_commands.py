@@ -5,6 +5,8 @@ from collections.abc import Iterable
 # Commands that call a service unless they are told to work on the store.
 _OVER_API = {"access-key", "certificate", "cluster", "domain", "group", "project", "role", "user"}
 _OVER_API_PAIRS = {
+    ("audit", "show"),
+    ("audit", "tail"),
     ("identity", "explain"),
     ("kubernetes", "token"),
     ("policy", "can"),

@@ -2,7 +2,7 @@
 
 import http.client
 import io
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -13,6 +13,7 @@ from anyio.from_thread import BlockingPortal, start_blocking_portal
 from clustercert.cli.session import actor, default_domain, store_settings
 from clustercert.client.administration import AdministrationClient
 from clustercert.client.connection import HttpRequest, Reply
+from clustercert.model.errors import LogDamaged
 from clustercert.observability import log
 from clustercert.server.application import LocalApplication
 from clustercert.wiring import open_components
@@ -37,7 +38,9 @@ def local_client(context: typer.Context, policy: Path | None = None) -> Iterator
         portal.wrap_async_context_manager(open_components(loaded)) as opened,
     ):
         application = portal.call(_application, opened)
-        yield _LocalClient(_URL, transport=_InProcess(application, portal))
+        client = _LocalClient(_URL, transport=_InProcess(application, portal))
+        client.seal = lambda: portal.call(opened.log_sealer.seal_all)
+        yield client
 
 
 class _LocalClient(AdministrationClient):
@@ -46,6 +49,14 @@ class _LocalClient(AdministrationClient):
     is_user = False
     # The maximum size of a response, enough for the access report of a large cluster.
     max_response = 1024 * 1024 * 1024
+    seal: Callable[[], object]
+
+    def seal_events(self) -> None:
+        """Seal the waiting audit events. Warns if the log is damaged."""
+        try:
+            self.seal()
+        except LogDamaged as damage:
+            self.warn(f"Warning: {damage.message}")
 
 
 async def _application(opened: "Components") -> LocalApplication:

@@ -125,18 +125,22 @@ class Table:
 
     The rows of the first `print` decide which columns are shown. A later row that is too wide for the terminal is shown
     as a list of fields.
+
+    Args:
+        name, keep: the columns that are left out last; see `_fitting`.
     """
 
-    def __init__(self, columns: Sequence[str], name: str) -> None:
+    def __init__(self, columns: Sequence[str], name: str, keep: Sequence[str] = ()) -> None:
         self._columns = columns
         self._name = name
+        self._keep = keep
         self._widths: dict[str, int] = {}
 
     def print(self, rows: Sequence[Row]) -> None:
         if not rows:
             return
         if not self._widths:
-            shown = _fitting(self._columns, rows, self._name)
+            shown = _fitting(self._columns, rows, self._name, self._keep)
             self._widths = {
                 column: max(len(column), *(len(_cell(row[column])) for row in rows)) for column in shown
             }
@@ -160,15 +164,23 @@ class Table:
         _print_line(_GAP.join(padded).rstrip(), is_heading=is_heading)
 
 
-def show_list(rows: Sequence[Row], output: Output, *, columns: Sequence[str], name: str = "name") -> None:
+def show_list(
+    rows: Sequence[Row],
+    output: Output,
+    *,
+    columns: Sequence[str],
+    name: str = "name",
+    keep: Sequence[str] = (),
+) -> None:
     """Print a list. A table has the given columns; JSON, YAML and CSV have all fields.
 
     Args:
         name: the field that `--output name` prints.
+        keep: the columns that a narrow terminal shows first, because they answer the question.
     """
     match output:
         case Output.TABLE if rows:
-            Table(columns, name).print(rows)
+            Table(columns, name, keep).print(rows)
         case Output.TABLE:
             print_note("Nothing found.")
         case Output.NAME:
@@ -302,13 +314,14 @@ def _relative(time: datetime) -> str:
     return f"in {amount}" if seconds > 0 else f"{amount} ago"
 
 
-def _fitting(columns: Sequence[str], rows: Sequence[Row], name: str) -> Sequence[str]:
+def _fitting(columns: Sequence[str], rows: Sequence[Row], name: str, keep: Sequence[str]) -> Sequence[str]:
     """Return the columns that fit into the terminal, and print which ones do not. Never wraps or cuts values.
 
-    Columns of ids are left out first, then later columns before earlier columns.
+    Columns of ids are left out first, then later columns before earlier columns, and last the columns in `keep`.
 
     Args:
         name: the column that identifies a row, which is always shown.
+        keep: columns, the most important first.
     """
     if _Layout.wide or not sys.stdout.isatty():
         return columns
@@ -318,8 +331,8 @@ def _fitting(columns: Sequence[str], rows: Sequence[Row], name: str) -> Sequence
     first = name if name in columns else columns[0]
     left = shutil.get_terminal_size().columns + len(_GAP) - widths[first]
     shown = {first}
-    for column in sorted(columns, key=_is_id):
-        if column not in shown and widths[column] <= left:
+    for column in (*keep, *sorted(columns, key=_is_id)):
+        if column in columns and column not in shown and widths[column] <= left:
             shown.add(column)
             left -= widths[column]
     if hidden := [column for column in columns if column not in shown]:

@@ -8,6 +8,7 @@ Source of paths and formats: c2sp.org/tlog-tiles.
 import base64
 import functools
 import json
+from collections.abc import Iterable, Mapping
 from typing import Annotated, Literal, cast
 
 from fastapi import APIRouter, Query
@@ -25,6 +26,7 @@ from clustercert.merkle import tree
 from clustercert.merkle.tiles import ENTRIES, PathError, TilePath, encode_bundle, split_hashes
 from clustercert.model import JsonObject
 from clustercert.model.errors import InvalidRequest, LogDamaged, NotFound
+from clustercert.policy.rules import reads_everything
 from clustercert.store.audit import EventFilter, StoredEvent
 
 # The fields that responses copy from an event's canonical JSON, in this order.
@@ -89,6 +91,10 @@ class EventListBody(BaseModel):
     """A page of events, sorted by their position in the log."""
 
     events: list[EventBody]
+    names: dict[str, str] = Field(
+        description="The current names of the users, clusters and projects that are actors or subjects, by id. Empty"
+        " for callers other than operators and auditors."
+    )
     next: str | None = Field(
         description="The cursor of the next page; null on the last page. A page scans at most 10000 events, so"
         " a filtered page may be short or empty even if there is a next page."
@@ -296,16 +302,25 @@ async def _list(call: Call, project_id: str | None, page: PageRequest, filters: 
         newest_first=filters.order != "oldest",
         limit=page.limit,
     )
-    return responses.private(
-        numbered_page(
-            "events",
-            found.events,
-            EventBody.render,
-            lambda each: each.leaf_index,
-            found.cursor,
-            page.max_bytes,
-        )
+    listed = numbered_page(
+        "events",
+        found.events,
+        EventBody.render,
+        lambda each: each.leaf_index,
+        found.cursor,
+        page.max_bytes,
     )
+    return responses.private(listed | {"names": await _names(call, found.events)})
+
+
+async def _names(call: Call, events: Iterable[StoredEvent]) -> Mapping[str, str]:
+    """Return the names of actors and subjects by id. Returns no names to admins, who could guess the ids of users."""
+    if not reads_everything(call.caller):
+        return {}
+    ids = {found for each in events for found in (each.actor, each.subject)}
+    places = await call.services.inventory.queries.place_names((each, each) for each in ids)
+    users = await call.services.revocation.previews.users.names(ids)
+    return {**users, **places.clusters, **places.projects}
 
 
 async def _show(call: Call, project_id: str | None, leaf_index: str) -> Response:

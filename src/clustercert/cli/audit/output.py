@@ -1,9 +1,7 @@
 """Prints audit events and verification reports, and reads keys and checkpoints given by the user."""
 
 import contextlib
-import json
-import sys
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -11,78 +9,20 @@ from clustercert.cli.options import UsageError, read_file
 from clustercert.cli.output import (
     Output,
     Row,
-    Table,
-    csv,
     document,
-    is_wide,
     print_note,
     row_of,
     show_one,
     write_out,
 )
-from clustercert.cli.printable import printable
-from clustercert.cli.session import CLUSTER_ID
-from clustercert.model.errors import LogDamaged, NotFound
-from clustercert.model.ids import is_id
+from clustercert.model.errors import LogDamaged
 from clustercert.model.times import rfc3339
 
 if TYPE_CHECKING:
     from clustercert.audit.findings import VerificationReport
     from clustercert.audit.retention import Mismatch
     from clustercert.audit.verification import TrustedHead
-    from clustercert.cli.session import Operator
     from clustercert.merkle.notes import VerifierKey
-    from clustercert.store.audit import StoredEvent
-
-
-_FINGERPRINT_DIGITS = 64
-# The number of digits to show of a fingerprint: enough for `certificate show` to find the certificate.
-_SHOWN_DIGITS = 16
-
-
-class EventNames:
-    """Finds the names of users and clusters in the store. Looks up each name only once."""
-
-    def __init__(self, operator: "Operator") -> None:
-        self._operator = operator
-        self._known: dict[str, str] = {}
-
-    async def user(self, user_id: str) -> str:
-        """Return the name of a user of the built-in identity service, or the id of any other user."""
-        if not is_id(user_id):
-            return user_id
-        if user_id not in self._known:
-            try:
-                self._known[user_id] = (await self._operator.directory.find_user(user_id, None)).name
-            except NotFound:
-                self._known[user_id] = user_id
-        return self._known[user_id]
-
-    async def subject(self, event: "StoredEvent") -> str:
-        """Return the subject's name from the event or the store. Shortens a fingerprint or hash."""
-        from clustercert.audit.event_parsing import parse_body
-
-        detail = parse_body(event.body).get("detail")
-        if isinstance(detail, dict) and isinstance(name := detail.get("name"), str) and name:
-            return name
-        if CLUSTER_ID.fullmatch(event.subject):
-            return await self._cluster(event.subject)
-        if len(event.subject) == _FINGERPRINT_DIGITS:
-            return event.subject[:_SHOWN_DIGITS]
-        return await self.user(event.subject)
-
-    async def _cluster(self, cluster_id: str) -> str:
-        if cluster_id not in self._known:
-            found = await self._operator.components.clusters.queries.find(cluster_id, None)
-            self._known[cluster_id] = found[0].name if found else cluster_id
-        return self._known[cluster_id]
-
-
-EVENT_FIELDS = (
-    *("place", "at", "kind", "version", "project_id", "actor", "subject"),
-    *("source", "request_id", "detail"),
-)
-"""The fields that `event_row` returns: the header of CSV output."""
 
 
 def parse_key(given: str) -> "VerifierKey":
@@ -145,79 +85,6 @@ def show_report(report: "VerificationReport", output: Output) -> None:
         print_note(f"{finding.kind.problem.upper()}: {finding.text()}")
     if report.found > len(report.findings):
         print_note(f"There are {report.found - len(report.findings)} more findings.")
-
-
-class EventPrinter:
-    """Prints each event as it arrives, on one line or as a YAML document. Does not print the header of CSV.
-
-    A table in a terminal has names instead of ids, and relative times.
-    """
-
-    def __init__(self, output: Output, names: "EventNames") -> None:
-        self._output = output
-        self._names = names
-        self._table = Table(("place", "at", "kind", "subject", "actor"), "place")
-
-    async def print(self, events: "Sequence[StoredEvent]") -> None:
-        if self._output is Output.TABLE and sys.stdout.isatty():
-            self._table.print([await self._row(event) for event in events])
-        else:
-            for event in events:
-                write_out(_event_line(event, self._output))
-        # Flush, so that the reader of a pipe receives each event immediately.
-        sys.stdout.flush()
-
-    async def _row(self, event: "StoredEvent") -> Row:
-        row = {"place": event.leaf_index, **row_of(event, "at", "kind", "subject", "actor")}
-        if is_wide():
-            return row
-        names = self._names
-        return row | {"subject": await names.subject(event), "actor": await names.user(event.actor)}
-
-
-def _event_line(event: "StoredEvent", output: Output) -> str:
-    row = event_row(event)
-    match output:
-        case Output.JSON:
-            return json.dumps(row | {"at": rfc3339(event.at)}, ensure_ascii=True) + "\n"
-        case Output.YAML:
-            return "---\n" + document(row | {"at": rfc3339(event.at)}, output)
-        case Output.CSV:
-            return csv([row], EVENT_FIELDS).partition("\r\n")[2]
-        case Output.NAME:
-            return f"{event.leaf_index}\n"
-        case _:
-            fields = (rfc3339(event.at), str(event.leaf_index), event.kind, event.actor, event.subject)
-            return printable("   ".join(fields)).replace("\n", "\\n") + "\n"
-
-
-def event_row(event: "StoredEvent") -> dict[str, object]:
-    """Return the fields of an event and of its body."""
-    from clustercert.audit.event_parsing import parse_body
-
-    body = parse_body(event.body)
-    return {
-        "place": event.leaf_index,
-        **row_of(event, "at", "kind"),
-        "version": body.get("version"),
-        **row_of(event, "project_id", "actor", "subject"),
-        **{field: body.get(field) for field in ("source", "request_id", "detail")},
-    }
-
-
-def check_proof(event: "StoredEvent", size: int, root: bytes, proof: Sequence[bytes]) -> None:
-    """Raise LogDamaged unless the proof shows that the log with this root includes the event."""
-    from clustercert.merkle.tree import ProofError, leaf_hash, verify_inclusion
-    from clustercert.store.events import commitment
-
-    leaf = leaf_hash(commitment(event.salt, event.body))
-    try:
-        verify_inclusion(leaf, event.leaf_index or 0, size, proof, root)
-    except ProofError as error:
-        raise LogDamaged(
-            f"The event at leaf index {event.leaf_index} differs from the sealed event: {error}. "
-            "Run `clustercert audit verify`."
-        ) from error
 
 
 def mismatch_row(mismatch: "Mismatch") -> Row:

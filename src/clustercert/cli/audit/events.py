@@ -1,0 +1,404 @@
+"""`clustercert audit tail` and `show`: read audit events over the API."""
+
+import contextlib
+import hashlib
+import json
+import os
+import signal
+import stat
+import sys
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from datetime import datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from clustercert.cli.commands import on_service
+from clustercert.cli.lookup import find_project, own_projects
+from clustercert.cli.options import UNAVAILABLE, CommandError, OnlyProjectOption, exit_code
+from clustercert.cli.output import (
+    Output,
+    OutputOption,
+    Table,
+    csv,
+    document,
+    is_wide,
+    print_note,
+    show_one,
+    with_times,
+    write_out,
+)
+from clustercert.cli.printable import printable
+from clustercert.client.administration import path_of
+from clustercert.client.connection import ClientError
+from clustercert.model.errors import LogDamaged
+from clustercert.model.ids import is_id
+from clustercert.model.times import rfc3339
+
+if TYPE_CHECKING:
+    from clustercert.client.administration import AdministrationClient
+    from clustercert.model import JsonObject
+
+_DEFAULT_LINES, _MAX_LINES = 20, 1000
+# The maximum page size of the API.
+_PAGE = 500
+# How often `tail --follow` asks for new events, and how long it waits while the service is unavailable.
+_WAIT_SECONDS, _RETRY_SECONDS = 1.0, 5.0
+_FINGERPRINT_DIGITS = 64
+# The number of digits shown of a fingerprint: enough for `certificate show` to find the certificate.
+_SHOWN_DIGITS = 16
+# The fields of an event: the header of CSV output. `place` is the leaf index.
+_FIELDS = (
+    *("place", "at", "kind", "version", "project_id", "actor", "subject"),
+    *("source", "request_id", "detail"),
+)
+
+PlaceArgument = Annotated[
+    int, typer.Argument(metavar="PLACE", min=0, max=2**63 - 1, help="The event's leaf index, from `tail`.")
+]
+
+
+@on_service
+def tail(
+    client: "AdministrationClient",
+    lines: Annotated[
+        int | None,
+        typer.Option(
+            "--lines",
+            "-n",
+            min=1,
+            max=_MAX_LINES,
+            help=f"Number of past events to show. [default: {_DEFAULT_LINES}]",
+        ),
+    ] = None,
+    follow: Annotated[bool, typer.Option("--follow", "-f", help="Wait for new events.")] = False,
+    cursor_file: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="Continue after the last event of the previous run, which FILE remembers; at first, begin with the "
+            "first event.",
+        ),
+    ] = None,
+    kind: Annotated[
+        str | None,
+        typer.Option(metavar="KIND", help="List only events of this kind; certificate.* matches a prefix."),
+    ] = None,
+    subject: Annotated[
+        str | None, typer.Option(help="List only events about the object with this id.")
+    ] = None,
+    actor: Annotated[str | None, typer.Option(help="List only events by the user with this id.")] = None,
+    project: OnlyProjectOption = None,
+    output: OutputOption = Output.TABLE,
+) -> None:
+    """Show the last events, oldest first. Only for operators, auditors and admins of the project.
+
+    JSON output has one object per line. In a terminal, the table shows names, and the first digits of fingerprints;
+    -o wide shows ids and whole fingerprints, as they are in the log.
+    """
+    if lines is not None and cursor_file is not None:
+        raise typer.BadParameter("Give either --lines or --cursor-file.")
+    given = {"kind": kind, "subject": subject, "actor": actor}
+    query = {name: value for name, value in given.items() if value is not None}
+    client.seal_events()
+    reader = _EventReader(client, _events_path(client, project), query)
+    printer, cursor = _EventPrinter(output), None
+    if cursor_file is not None:
+        cursor = _Cursor(cursor_file)
+        reader.next = cursor.read()
+        _end_cut_line()
+    if output is Output.CSV and not reader.next:
+        write_out(",".join(_FIELDS) + "\r\n")
+    if cursor is None:
+        printer.print(*reader.last(lines or _DEFAULT_LINES))
+        if not follow:
+            return
+    _print_new_events(reader, printer, cursor, follow=follow)
+
+
+def _print_new_events(
+    reader: "_EventReader", printer: "_EventPrinter", cursor: "_Cursor | None", *, follow: bool
+) -> None:
+    """Print the events from `reader.next` on. With `follow`, waits for more, also while the service is unavailable."""
+    is_checked = is_available = False
+    while True:
+        try:
+            if cursor is not None and not is_checked:
+                cursor.require_log(reader)
+                is_checked = True
+            for events, names in reader.pages():
+                is_available = True
+                with whole_pages():
+                    printer.print(events, names)
+                    if cursor is not None:
+                        cursor.write(reader.next)
+        except ClientError as error:
+            if not follow or exit_code(error) != UNAVAILABLE:
+                raise
+            if is_available or not is_checked:
+                print_note(f"{error.message} Waiting for the service.")
+            # An older copy of the database may be restored meanwhile.
+            is_available, is_checked = False, cursor is None
+        if not follow:
+            return
+        time.sleep(_WAIT_SECONDS if is_available else _RETRY_SECONDS)
+
+
+@on_service
+def show(
+    client: "AdministrationClient",
+    place: PlaceArgument,
+    project: OnlyProjectOption = None,
+    output: OutputOption = Output.TABLE,
+) -> None:
+    """Show an event with its salt and its inclusion proof.
+
+    Only for operators, auditors and admins of the project. Exits with 1 if the proof is wrong.
+    """
+    client.seal_events()
+    path = f"{_events_path(client, project)}/{place}"
+    event, proof = client.get(path), client.get(f"{path}/proof")
+    with client.check_format():
+        row = _proved_row(place, event, proof)
+    show_one(with_times(row), output, name="place")
+
+
+def _events_path(client: "AdministrationClient", project: str | None) -> str:
+    """Return the API path of the events of a project, by default of all projects or of the caller's only project."""
+    if project is not None:
+        # A deleted project can be given by id.
+        project_id = project if is_id(project) else str(find_project(client, project)["id"])
+    elif client.reads_everything:
+        return "/events"
+    else:
+        projects = own_projects(client)
+        if len(projects) != 1:
+            raise CommandError(
+                "Only operators and auditors can see the events of all projects. Add --project PROJECT, to see the "
+                "events of a project that you administer."
+            )
+        project_id = projects[0].id
+    return path_of("projects", project_id, "events")
+
+
+class _EventReader:
+    """Reads events in pages.
+
+    Attributes:
+        next: the leaf index from which `pages` reads.
+    """
+
+    def __init__(self, client: "AdministrationClient", path: str, query: Mapping[str, str]) -> None:
+        self.client = client
+        self.next = 0
+        self._path, self._query = path, query
+
+    def last(self, count: int) -> "tuple[list[JsonObject], Mapping[str, str]]":
+        """Return the last events, oldest first, and names by id. `pages` then begins after these events."""
+        found: list[JsonObject] = []
+        names: dict[str, str] = {}
+        cursor: Mapping[str, str] = {}
+        while True:
+            limit = min(count - len(found), _PAGE)
+            events, more_names, following = self._read("newest", limit, cursor)
+            found += events
+            names |= more_names
+            if following is None or len(found) == count:
+                break
+            cursor = {"cursor": str(following)}
+        self.next = _place(found[0]) + 1 if found else 0
+        return found[::-1], names
+
+    def pages(self) -> "Iterator[tuple[list[JsonObject], Mapping[str, str]]]":
+        """Yield pages of the events from `next` on, until the end of the log, with names by id."""
+        following: int | None = 0
+        while following is not None:
+            cursor = {"cursor": str(self.next - 1)} if self.next else {}
+            events, names, following = self._read("oldest", _PAGE, cursor)
+            last = _place(events[-1]) if events else self.next - 1
+            # A page with a filter can end after events that do not match.
+            self.next = (last if following is None else following) + 1
+            yield events, names
+
+    def size(self) -> int:
+        """Return the number of events in the log."""
+        note = self.client.text("/audit/log/checkpoint", "text/plain")
+        with self.client.check_format():
+            # Source: c2sp.org/tlog-checkpoint. The second line has the size.
+            return int(note.split("\n")[1])
+
+    def _read(
+        self, order: str, limit: int, cursor: Mapping[str, str]
+    ) -> "tuple[list[JsonObject], Mapping[str, str], int | None]":
+        body = self.client.get(self._path, order=order, limit=str(limit), **self._query, **cursor)
+        with self.client.check_format():
+            events: Any = body["events"]
+            names: Any = body["names"]
+            following: Any = body["next"]
+            return list(events), dict(names), None if following is None else int(following)
+
+
+class _Cursor:
+    """A file with the leaf index of the next event to print."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+
+    def read(self) -> int:
+        """Return the leaf index. Creates the file if it is missing. Raises CommandError."""
+        try:
+            text = self._path.read_text(encoding="ascii").strip()
+        except FileNotFoundError:
+            # A folder that can't be written is reported before an event is printed.
+            self.write(0)
+            return 0
+        except (OSError, ValueError) as error:
+            raise CommandError(f"--cursor-file: {self._path} can't be read: {error}.") from error
+        if not text.isdecimal():
+            raise CommandError(
+                f"--cursor-file: {self._path} does not have a leaf index. Name another file, or delete this file to "
+                "begin with the first event."
+            )
+        return int(text)
+
+    def write(self, place: int) -> None:
+        """Store the leaf index durably, after the events before it. Raises CommandError."""
+        from clustercert.secure_file import write_private
+
+        # Pipes and terminals can't be synchronized.
+        with contextlib.suppress(OSError):
+            os.fsync(sys.stdout.fileno())
+        try:
+            write_private(self._path, f"{place}\n")
+        except OSError as error:
+            raise CommandError(f"--cursor-file: {self._path} can't be written: {error.strerror}.") from error
+
+    def require_log(self, reader: _EventReader) -> None:
+        """Raise CommandError if the log has fewer events than were read, because new events would then be missed."""
+        size = reader.size()
+        if reader.next > size:
+            raise CommandError(
+                f"--cursor-file: {self._path} says that {reader.next} events were read, but the log has only {size} "
+                "events. The log is another one, or an older copy of the database was restored. Delete the file to "
+                "begin with the first event."
+            )
+
+
+@contextlib.contextmanager
+def whole_pages() -> Iterator[None]:
+    """Delay Ctrl-C and SIGTERM until the end of the `with` block. A second signal takes effect at once."""
+    received: list[int] = []
+
+    def receive(number: int, _frame: object) -> None:
+        if received:
+            raise KeyboardInterrupt
+        received.append(number)
+
+    handlers = {number: signal.signal(number, receive) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
+        if received:
+            signal.raise_signal(received[0])
+
+
+def _end_cut_line() -> None:
+    """Write a line feed if standard output is a file whose last line was cut, as by a power failure."""
+    with contextlib.suppress(OSError):
+        descriptor = sys.stdout.fileno()
+        status = os.fstat(descriptor)
+        if stat.S_ISREG(status.st_mode) and status.st_size:
+            with Path(f"/dev/fd/{descriptor}").open("rb") as written:
+                written.seek(-1, os.SEEK_END)
+                if written.read(1) != b"\n":
+                    write_out("\n")
+
+
+class _EventPrinter:
+    """Prints events as they arrive: each on one line, or as a YAML document. CSV output has no header.
+
+    A table in a terminal has names instead of ids, and relative times.
+    """
+
+    def __init__(self, output: Output) -> None:
+        self._output = output
+        self._table = Table(("place", "at", "kind", "subject", "actor"), "place", keep=("actor",))
+
+    def print(self, events: "Sequence[JsonObject]", names: Mapping[str, str]) -> None:
+        """Print events.
+
+        Args:
+            names: names of users, clusters and projects, by id.
+        """
+        rows = [_row(event) for event in events]
+        if self._output is Output.TABLE and sys.stdout.isatty():
+            named = rows if is_wide() else [_with_names(row, names) for row in rows]
+            self._table.print([with_times(row) for row in named])
+        else:
+            for row in rows:
+                write_out(_event_line(row, self._output))
+        # Flush, so that the reader of a pipe receives each event immediately.
+        sys.stdout.flush()
+
+
+def _row(event: "JsonObject") -> "JsonObject":
+    """Return the fields of an event from the API or from canonical JSON."""
+    fields = {name: event[name] for name in _FIELDS if name != "place"}
+    return {"place": event["leaf_index"], **fields, "at": rfc3339(datetime.fromisoformat(str(event["at"])))}
+
+
+def _with_names(row: "JsonObject", names: Mapping[str, str]) -> "JsonObject":
+    """Replace ids by names, and shorten fingerprints and hashes."""
+    subject, detail = str(row["subject"]), row["detail"]
+    name = detail.get("name") if isinstance(detail, dict) else None
+    if not (isinstance(name, str) and name):
+        is_fingerprint = len(subject) == _FINGERPRINT_DIGITS
+        name = names.get(subject, subject[:_SHOWN_DIGITS] if is_fingerprint else subject)
+    return {**row, "subject": name, "actor": names.get(str(row["actor"]), row["actor"])}
+
+
+def _event_line(row: "JsonObject", output: Output) -> str:
+    match output:
+        case Output.JSON:
+            return json.dumps(row, ensure_ascii=True) + "\n"
+        case Output.YAML:
+            return "---\n" + document(row, output)
+        case Output.CSV:
+            return csv([row], _FIELDS).partition("\r\n")[2]
+        case Output.NAME:
+            return f"{row['place']}\n"
+        case _:
+            fields = (str(row[name]) for name in ("at", "place", "kind", "actor", "subject"))
+            return printable("   ".join(fields)).replace("\n", "\\n") + "\n"
+
+
+def _place(event: "JsonObject") -> int:
+    return int(str(event["leaf_index"]))
+
+
+def _proved_row(place: int, event: "JsonObject", proof: Any) -> "JsonObject":
+    """Return the fields of an event, its salt and its proof. Raises LogDamaged unless the proof is right."""
+    from clustercert.merkle.tree import ProofError, leaf_hash, verify_inclusion
+
+    canonical, salt = str(event["canonical"]), bytes.fromhex(str(event["salt"]))
+    commitment = hashlib.sha256(salt + canonical.encode()).digest()
+    hashes = [bytes.fromhex(each) for each in proof["hashes"]]
+    size, root = int(proof["tree_size"]), bytes.fromhex(proof["root"])
+    try:
+        verify_inclusion(leaf_hash(commitment), place, size, hashes, root)
+    except ProofError as error:
+        raise LogDamaged(
+            f"The event at leaf index {place} differs from the sealed event: {error}. "
+            "Run `clustercert audit verify`."
+        ) from error
+    return {
+        **_row({**json.loads(canonical), "leaf_index": place}),
+        "salt": salt.hex(),
+        "commitment": commitment.hex(),
+        "proof": [each.hex() for each in hashes],
+        "proved_in": size,
+    }
