@@ -91,13 +91,69 @@ def test_two_clusters_get_their_own_names_and_the_exec_plugin(desk: Desk) -> Non
     ]
     assert all("certificate-authority-data" in cluster for cluster in clusters.values())
     assert "insecure-skip-tls-verify" not in desk.config.read_text()
-    assert "current-context" not in document
+    assert document["current-context"] == names[0]
+    assert f"The current context is {names[0]}.\n" in said
     assert all(name in said for name in names)
+    assert desk.user.issued(desk.ids[desk.first]) == 0, "only kubectl needs a certificate"
     plugin = by_name(document, "users", "user")[names[0]]["exec"]
     assert Path(plugin["command"]).is_absolute()
     done = desk.user.run(*plugin["args"][plugin["args"].index("credential") :])
     status_of(done.stdout)
-    assert desk.user.issued(desk.ids[desk.first]) == 1, "merge has put its certificate into the cache"
+    assert desk.user.issued(desk.ids[desk.first]) == 1
+
+
+def test_labels_select_clusters_and_the_new_contexts_are_printed(desk: Desk) -> None:
+    desk.user.operator.output("cluster", "update", desk.ids[desk.second], "--label", "env=test")
+    desk.config.parent.mkdir()
+    desk.config.write_text("current-context: other\n")
+    done = desk.user.run("kubeconfig", "merge", "-l", "env=test", "-o", "json")
+    assert done.returncode == 0, done.stderr
+    [row] = json.loads(done.stdout)
+    assert {**row, "project_id": "", "domain": ""} == {
+        "current": None,
+        "context": f"default-{desk.second}",
+        "cluster": desk.second,
+        "project": "eu-de",
+        "domain": "",
+        "profile": "default",
+        "credential": "exec",
+        "expires": None,
+        "server": "https://203.0.113.5:6443",
+        "cluster_id": desk.ids[desk.second],
+        "project_id": "",
+        "file": str(desk.config),
+    }
+    assert desk.read()["current-context"] == "other"
+    [found] = json.loads(desk.user.output("clusters", "-l", "env=test", "-o", "json"))
+    assert (found["name"], found["groups"]) == (desk.second, ["clustercert:admins"])
+    assert "with env=prod in the project eu-de" in desk.error("merge", "-l", "env=prod")
+    assert "-l" in desk.error("merge", desk.first, "-l", "env=test")
+
+
+def test_use_switches_to_the_context_that_a_part_of_the_name_matches(desk: Desk) -> None:
+    assert "wrote no context prod" in desk.error("use", "prod")
+    desk.config.parent.mkdir()
+    desk.config.write_text((SAMPLES / "kind.yaml").read_text())
+    desk.merge("--all", "--context-name", "x-{cluster}")
+    before = desk.read()
+    for name, context in (
+        (f"x-{desk.first}", f"x-{desk.first}"),
+        (desk.second, f"x-{desk.second}"),
+        (desk.first[-4:].upper(), f"x-{desk.first}"),
+        (desk.ids[desk.second], f"x-{desk.second}"),
+    ):
+        done = desk.user.run("kubeconfig", "use", name)
+        assert done.returncode == 0, done.stderr
+        assert done.stderr.startswith(
+            f"Switched to the context {context}: the cluster {context[2:]} at https://"
+        )
+        assert desk.read() == {**before, "current-context": context}
+
+    refused = desk.error("use", "x-")
+    assert f"Several contexts match x-: x-{desk.first}, x-{desk.second}." in refused
+    assert "Did you mean" in desk.error("use", f"{desk.first}x")
+    # Contexts of other programs are not offered.
+    assert "wrote no context kind" in desk.error("use", "kind")
 
 
 def test_a_second_merge_changes_nothing_but_keeps_additions(desk: Desk) -> None:
@@ -244,15 +300,16 @@ def test_two_projects_and_clusters_of_one_name_are_told_apart(
     desk: Desk, namesake: tuple[str, str], tmp_path: Path
 ) -> None:
     (domain, cluster), first = namesake, desk.ids[desk.first]
-    listed = desk.user.output("clusters").splitlines()
-    assert listed[0].split() == ["NAME", "PROJECT", "DOMAIN", "ID"]
-    assert [desk.first, "eu-de", domain, cluster] in [line.split() for line in listed]
+    listed = desk.user.output("clusters", "-o", "wide").splitlines()
+    assert listed[0].split()[:5] == ["NAME", "PROJECT", "DOMAIN", "GROUPS", "LIFETIME"]
+    assert [desk.first, "eu-de", domain, cluster] in [
+        [*line.split()[:3], line.split()[-1]] for line in listed
+    ]
     assert json.loads(desk.user.output("status", "-o", "json"))["projects"] == sorted(
         ["Default/eu-de", f"{domain}/eu-de"]
     )
-    assert desk.user.output("clusters", "--domain", domain).splitlines()[1:] == [
-        line for line in desk.user.output("clusters", "--domain", domain).splitlines() if cluster in line
-    ]
+    [found] = json.loads(desk.user.output("clusters", "--domain", domain, "-o", "json"))
+    assert found["id"] == cluster
 
     refused = desk.error("merge", desk.first)
     assert all(f"{key} in the project eu-de (" in refused for key in (cluster, first))
@@ -369,7 +426,9 @@ def test_clusters_without_rights_are_skipped_with_all(desk: Desk) -> None:
     desk.user.lose_role("admin", desk.ids[desk.first])
     said = desk.error("merge", "--all")
     assert f"Skipped {desk.first}: " in said
-    assert "refused certificates for all clusters" in said
+    assert "`clustercert explain" in said
+    assert "You get a certificate for none of the clusters." in said
+    assert not desk.config.exists()
 
 
 def test_the_allowlist_names_the_plugin(desk: Desk) -> None:

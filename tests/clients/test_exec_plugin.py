@@ -68,10 +68,6 @@ class Desk:
             query = "SELECT count(*) FROM certificate WHERE cluster_id = ?"
             return int(store.execute(query, (cluster_id,)).fetchone()[0])
 
-    def clear_cache(self) -> None:
-        for path in (self.home / ".cache" / "clustercert" / "credentials").iterdir():
-            path.unlink()
-
 
 @pytest.fixture(scope="module")
 def installed(
@@ -136,7 +132,6 @@ def test_parallel_kubectl_gets_one_certificate(desk: Desk) -> None:
     name = NAMES[0]
     desk.merge(name, "--use")
     patient_plugin.use_in(desk.config, Path(program()).with_name("python"))
-    desk.clear_cache()
     before = desk.issued(name)
 
     with ThreadPoolExecutor(PARALLEL) as pool:

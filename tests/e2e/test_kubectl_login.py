@@ -34,9 +34,6 @@ def test_twenty_kubectl_open_one_window(site: Site, tmp_path: Path) -> None:
         user.log_in_by_browser()
         user.output("kubeconfig", "merge", "lab", "--context-name", "lab")
         patient_plugin.use_in(user.home / ".kube" / "config", sys.executable)
-        # `merge` caches a first certificate.
-        for path in user.cache.iterdir():
-            path.unlink()
         user.expire()
         user.end_at_the_issuer()
         issued = user.issued_here

@@ -63,11 +63,12 @@ def document(server: str) -> dict[str, Any]:
 @pytest.mark.parametrize("server", ["http://10.0.0.1:8080", "HTTP://10.0.0.1", "10.0.0.1:6443", "httpss://a"])
 def test_an_address_without_tls_is_not_a_verified_one(server: str) -> None:
     config = document(server)
+    addresses = entries.issued_addresses(config)
     with pytest.raises(CommandError, match="--insecure"):
-        entries.verified_address(config, internal=False, insecure=False)
+        entries.verified_address(addresses, internal=False, insecure=False)
     with pytest.raises(CommandError, match="--insecure"):
-        entries.verified_address(config, internal=False, insecure=False, only="internal")
-    address = entries.verified_address(config, internal=False, insecure=True)
+        entries.verified_address(addresses, internal=False, insecure=False, only="internal")
+    address = entries.verified_address(addresses, internal=False, insecure=True)
     assert address == {"server": server}
     assert "unencrypted" in str(entries.address_warning(address))
     assert "unencrypted" in str(entries.current_address_warning(config))
@@ -75,5 +76,5 @@ def test_an_address_without_tls_is_not_a_verified_one(server: str) -> None:
 
 def test_an_https_address_needs_no_warning() -> None:
     config = document("https://10.0.0.1:6443")
-    assert entries.verified_address(config, internal=True, insecure=False)
+    assert entries.verified_address(entries.issued_addresses(config), internal=True, insecure=False)
     assert entries.current_address_warning(config) is None

@@ -10,6 +10,7 @@ from typing import Any
 import httpx
 import pytest
 
+from clustercert.cli.lookup import reachable_clusters
 from clustercert.client import Client, CurrentUser, IssueOptions, NamedRef, PasswordLogin, ProjectRef
 from clustercert.client.auth import AccessKeyAuth, TokenAuth
 from clustercert.client.connection import (
@@ -128,32 +129,10 @@ def test_a_token_is_read_rescoped_and_revoked() -> None:
     assert (gone.requests[0].method, gone.requests[0].headers["X-Auth-Token"]) == ("DELETE", "t0ken")
 
 
-def test_projects_and_clusters_are_listed() -> None:
-    body = {
-        "projects": [{"id": PROJECT, "name": "eu-de", "domain": "acme", "domain_id": DOMAIN}],
-        "items": [{"metadata": {"uid": CLUSTER, "name": "prod"}}],
-    }
+def test_projects_are_listed() -> None:
+    body = {"projects": [{"id": PROJECT, "name": "eu-de", "domain": "acme", "domain_id": DOMAIN}]}
     with Service(httpx.Response(200, json=body)).client() as client:
         assert client.projects() == (ProjectRef(PROJECT, "eu-de", "acme", DOMAIN),)
-        assert client.clusters(PROJECT) == (NamedRef(CLUSTER, "prod"),)
-    with Service(httpx.Response(200, json={"items": None})).client() as client:
-        assert client.clusters(PROJECT) == ()
-
-
-@pytest.mark.parametrize(
-    ("public", "contexts"),
-    [
-        ("https://203.0.113.5:6443", ("internal", "external", "externalTLSVerify")),
-        ("", ("internal",)),
-        (None, ("internal",)),
-    ],
-)
-def test_the_contexts_follow_from_a_clusters_addresses(public: str | None, contexts: tuple[str, ...]) -> None:
-    body = {"metadata": {}, "status": {"privateEndpoint": "https://10.0.0.5:6443", "publicEndpoint": public}}
-    service = Service(httpx.Response(200, json=body))
-    with service.client() as client:
-        assert client.contexts(PROJECT, CLUSTER) == contexts
-    assert service.requests[0].url.path == f"/api/v3/projects/{PROJECT}/clusters/{CLUSTER}/openapi"
 
 
 @pytest.mark.parametrize("status", [403, 404, 405])
@@ -361,13 +340,14 @@ def test_an_id_that_is_not_safe_in_a_file_name_is_refused(hostile: object) -> No
     projects = Service(
         httpx.Response(200, json={"projects": [{"id": hostile, "name": "eu-de", "domain_id": DOMAIN}]})
     )
-    clusters = Service(httpx.Response(200, json={"items": [{"metadata": {"uid": hostile, "name": "prod"}}]}))
+    cluster = {"id": hostile, "name": "prod", "project_id": PROJECT}
+    clusters = Service(httpx.Response(200, json={"clusters": [cluster], "next": None}))
     scope = {"token": TOKEN_BODY["token"] | {"project": {"id": hostile, "name": "eu-de"}}}
     session = Service(httpx.Response(200, json=scope))
 
     for read in (
         projects.client().projects,
-        partial(clusters.client().clusters, PROJECT),
+        partial(reachable_clusters, clusters.client()),
         partial(session.client().session, "t0ken"),
     ):
         with pytest.raises(ClientError, match="not in this service's format"):

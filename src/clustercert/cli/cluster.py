@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, cast
 
@@ -20,16 +21,19 @@ from clustercert.cli.options import (
     ClusterArgument,
     DomainOption,
     InProjectOption,
+    LabelFilterOption,
     OnlyProjectOption,
     ProjectDomainOption,
     UsageError,
     YesOption,
+    parse_labels,
     parse_pairs,
     read_file,
 )
 from clustercert.cli.output import (
     Output,
     OutputOption,
+    is_wide,
     print_note,
     show_list,
     show_one,
@@ -118,11 +122,11 @@ class DetailOptions:
     label: Annotated[list[str] | None, typer.Option(metavar="KEY=VALUE", help="Label. Repeatable.")] = None
 
     def __post_init__(self) -> None:
-        _parse_labels(self.label)
+        parse_labels(self.label)
 
     def changes(self, before: "JsonObject") -> "JsonObject":
         """Return the API fields to change. `before` contains the current fields."""
-        labels = {**_mapping(before["labels"]), **_parse_labels(self.label)} if self.label else None
+        labels = {**_mapping(before["labels"]), **parse_labels(self.label)} if self.label else None
         return _given(
             external_url=self.external_url, san_urls=self.san_url or None, version=self.version, labels=labels
         )
@@ -157,7 +161,7 @@ class DetailChangeOptions(DetailOptions):
             for key, value in _mapping(before["labels"]).items()
             if key not in (self.remove_label or ())
         }
-        return fields | {"labels": {**kept, **_parse_labels(self.label)}}
+        return fields | {"labels": {**kept, **parse_labels(self.label)}}
 
 
 @dataclass(frozen=True, slots=True)
@@ -318,10 +322,6 @@ class EnforcementChangeOptions(EnforcementOptions):
 def _given(**fields: object) -> "JsonObject":
     """Return the fields whose options were given."""
     return {field: value for field, value in fields.items() if value is not None}
-
-
-def _parse_labels(options: Sequence[str] | None) -> dict[str, str]:
-    return parse_pairs(options, "KEY=VALUE", "--label", may_be_empty=True)
 
 
 def _fingerprints(given: Sequence[str] | None) -> list[str]:
@@ -489,22 +489,25 @@ def _row(cluster: "JsonObject", project: object) -> "JsonObject":
 @expand_options
 def clusters(
     login: LoginOptions,
+    label: LabelFilterOption = None,
     project: OnlyProjectOption = None,
     domain: ProjectDomainOption = None,
     output: OutputOption = Output.TABLE,
 ) -> None:
-    """List the clusters in all your projects."""
+    """List the clusters in all your projects, with the Kubernetes groups and the longest lifetime that you get."""
+    from clustercert.policy.lifetime import lifetime_text
+
+    labels = parse_labels(label)
     chosen = login.profile()
     with chosen.explain_rejection(), chosen.client() as client:
-        found = reachable_clusters(client, project, domain)
-    rows = [
-        {
-            "name": each.name,
-            "project": each.project,
-            "domain": each.domain,
-            "id": each.id,
-            "project_id": each.project_id,
-        }
-        for each in found
-    ]
-    show_list(rows, output, columns=with_domain(("name", "project", "id"), rows))
+        found = reachable_clusters(client, project, domain, labels)
+    rows = []
+    for each in found:
+        seconds = cast("int | None", each["longest_lifetime_seconds"])
+        lifetime = lifetime_text(timedelta(seconds=seconds)) if seconds is not None else None
+        shown = {name: value for name, value in each.items() if name not in _HIDDEN}
+        rows.append(with_times({**shown, "lifetime": lifetime}))
+    columns: tuple[str, ...] = ("name", "project", "groups", "lifetime", "labels")
+    if is_wide():
+        columns = (*columns, "version", "internal_url", "external_url", "verified_at", "id")
+    show_list(rows, output, columns=with_domain(columns, rows))

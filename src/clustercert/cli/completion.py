@@ -15,7 +15,7 @@ import typer
 
 from clustercert.cli.credential import cache
 from clustercert.cli.login import profile
-from clustercert.cli.lookup import reachable_clusters
+from clustercert.cli.lookup import clusters_of_caller
 from clustercert.cli.output import write_out
 from clustercert.cli.resources import RESOURCES
 from clustercert.model.errors import ClustercertError
@@ -169,11 +169,11 @@ def _fetched(kind: str, found: "Profile") -> Iterator[str]:
     from clustercert.policy.rules import PROJECT_ROLES, SERVICE_ROLES
 
     with found.client() as client:
+        if kind == "clusters":
+            yield from (str(each["name"]) for each in clusters_of_caller(client))
+            return
         caller = client.caller()
         is_operator = caller is not None and caller.is_operator
-        if kind == "clusters" and not is_operator:
-            yield from (each.name for each in reachable_clusters(client))
-            return
         if kind == "projects":
             yield from (each.name for each in client.projects())
         if kind == "roles":

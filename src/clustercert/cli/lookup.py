@@ -2,18 +2,20 @@
 
 import itertools
 import shlex
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, cast
 
 from clustercert.cli.options import CommandError, UnknownName, did_you_mean
+from clustercert.file_names import is_plain
 from clustercert.model.ids import is_id, is_user_id
 from clustercert.model.kubernetes import SERVICE
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from clustercert.cli.login.profile import Profile
     from clustercert.client import Client, CurrentUser, ProjectRef
     from clustercert.client.administration import AdministrationClient
+    from clustercert.client.connection import ServiceClient
     from clustercert.model import JsonObject
 
 NO_PROJECTS = "You have no role in any project. To use clusters, ask an operator for a role in their project."
@@ -22,39 +24,63 @@ _MAX_NAMES = 20
 _MANY = 1000
 
 
-class ReachableCluster(NamedTuple):
-    """A cluster, with the id, the name and the domain of its project."""
-
-    project_id: str
-    project: str
-    domain: str
-    id: str
-    name: str
-
-
 def reachable_clusters(
-    client: "Client", project: str | None = None, domain: str | None = None
-) -> list[ReachableCluster]:
-    """List the clusters of the caller's projects, or of one project or domain. Raises ClientError or UnknownName."""
+    client: "Client",
+    project: str | None = None,
+    domain: str | None = None,
+    labels: "Mapping[str, str] | None" = None,
+) -> "list[JsonObject]":
+    """List the clusters of the caller's projects, or of one project or domain, by project and name.
+
+    Raises ClientError or UnknownName.
+
+    Args:
+        labels: only clusters with all these labels.
+    """
+    within = _project_ids(client, project, domain)
+    found = _clusters(client, own="true")
+    if not found and within is None and not client.projects():
+        raise UnknownName(_no_projects(client.caller()))
+    kept = (each for each in found if within is None or each["project_id"] in within)
+    return sorted(
+        (each for each in kept if has_labels(each, labels)),
+        key=lambda each: (str(each["project"]), str(each["domain"]), str(each["name"])),
+    )
+
+
+def _clusters(client: "ServiceClient", **query: str) -> "list[JsonObject]":
+    """Return clusters of the service. Raises ClientError, also for ids that are not safe in file names."""
+    found = list(client.list_all("/clusters", "clusters", **query))
+    with client.check_format():
+        ids = [each[key] for each in found for key in ("id", "project_id")]
+        if not all(isinstance(each, str) and is_plain(each) for each in ids):
+            raise ValueError("the response contains an id with unexpected characters")
+    return found
+
+
+def has_labels(cluster: "JsonObject", labels: "Mapping[str, str] | None") -> bool:
+    """Whether a cluster of the service has all these labels."""
+    found = cast("Mapping[str, str]", cluster["labels"])
+    return (labels or {}).items() <= found.items()
+
+
+def _project_ids(client: "Client", project: str | None, domain: str | None) -> set[str] | None:
+    """Return the ids of the caller's projects with this name or id, and in this domain. `None` means all projects.
+
+    Raises ClientError, UnknownName, or CommandError if several projects match.
+    """
+    if project is None and domain is None:
+        return None
     found = client.projects()
     if not found:
         raise UnknownName(_no_projects(client.caller()))
+    if project is not None:
+        project, domain = split_domain(project, domain)
     if domain is not None:
         found = in_domain(found, domain)
     if project is not None:
         found = (only_project(found, project),)
-    return [
-        cluster
-        for each in sorted(found, key=lambda each: (each.name, each.domain))
-        for cluster in _clusters_of(client, each)
-    ]
-
-
-def _clusters_of(client: "Client", project: "ProjectRef") -> list[ReachableCluster]:
-    return [
-        ReachableCluster(project.id, project.name, project.domain, each.id, each.name)
-        for each in sorted(client.clusters(project.id), key=lambda each: each.name)
-    ]
+    return {each.id for each in found}
 
 
 def in_domain(projects: "tuple[ProjectRef, ...]", name_or_id: str) -> "tuple[ProjectRef, ...]":
@@ -80,24 +106,23 @@ def _no_projects(caller: "CurrentUser | None") -> str:
 
 def reachable_cluster(
     client: "Client", login: "Profile", name_or_id: str, project: str | None = None, domain: str | None = None
-) -> ReachableCluster:
-    """Find a cluster in the projects where the caller has a role. Searches the project chosen at the login first.
+) -> "JsonObject":
+    """Find a cluster in the projects where the caller has a role. Prefers the project chosen at the login.
 
     Raises ClientError, UnknownName if no cluster matches, or CommandError if clusters of several projects match.
     """
-    if project is None and domain is None and login.chosen_project:
-        chosen = [each for each in client.projects() if each.id == login.project_id]
-        for cluster in (cluster for each in chosen for cluster in _clusters_of(client, each)):
-            if name_or_id in (cluster.id, cluster.name):
-                return cluster
-    clusters = reachable_clusters(client, project, domain)
-    found = only_cluster(name_or_id, [each for each in clusters if name_or_id in (each.id, each.name)])
-    if found is not None:
-        return found
+    within = _project_ids(client, project, domain)
+    named = _clusters_named(client, name_or_id, own="true")
+    found = [each for each in named if within is None or each["project_id"] in within]
+    if within is None and login.chosen_project:
+        found = [each for each in found if each["project_id"] == login.project_id] or found
+    if (cluster := only_cluster(name_or_id, found)) is not None:
+        return cluster
     where = f"in the project {project}" if project is not None else "in your projects"
     where += f" of the domain {domain}" if domain is not None else ""
+    names = {str(each["name"]) for each in reachable_clusters(client, project, domain)}
     raise UnknownName(
-        f"There is no cluster {name_or_id} {where}.{did_you_mean(name_or_id, {each.name for each in clusters})} "
+        f"There is no cluster {name_or_id} {where}.{did_you_mean(name_or_id, names)} "
         "`clustercert clusters` lists the clusters."
     )
 
@@ -111,34 +136,29 @@ def find_cluster(
 
     Raises ClientError, UnknownName if no cluster matches, or CommandError if clusters of several projects match.
     """
-    is_name = name_or_id and name_or_id.isprintable()
-    named = client.list_all("/clusters", "clusters", name=name_or_id) if is_name else ()
-    by_id = {str(each["id"]): each for each in named if _is_in(each, project, domain)}
-    found = only_cluster(
-        name_or_id,
-        [
-            ReachableCluster(
-                str(each["project_id"]), str(each["project"]), str(each["domain"]), key, str(each["name"])
-            )
-            for key, each in by_id.items()
-        ],
-    )
+    named = _clusters_named(client, name_or_id)
+    found = only_cluster(name_or_id, [each for each in named if _is_in(each, project, domain)])
     if found is not None:
-        return by_id[found.id]
+        return found
     names = {str(each["name"]) for each in clusters_of_caller(client) if _is_in(each, project, domain)}
     where = f" in the project {project}" if project is not None else ""
     raise UnknownName(f"There is no cluster {name_or_id}{where}.{did_you_mean(name_or_id, names)}")
 
 
-def only_cluster(name_or_id: str, found: "Sequence[ReachableCluster]") -> ReachableCluster | None:
+def _clusters_named(client: "ServiceClient", name_or_id: str, **query: str) -> "list[JsonObject]":
+    is_name = name_or_id and name_or_id.isprintable()
+    return _clusters(client, name=name_or_id, **query) if is_name else []
+
+
+def only_cluster(name_or_id: str, found: "Sequence[JsonObject]") -> "JsonObject | None":
     """Return the only cluster with this name or id, or None. An id takes precedence over another cluster's name.
 
     Raises CommandError if several projects have a cluster of this name.
     """
-    found = [each for each in found if each.id == name_or_id] or found
+    found = [each for each in found if each["id"] == name_or_id] or found
     if len(found) > 1:
         places = ", ".join(
-            f"{each.id} in the project {each.project} ({each.project_id}) of the domain {each.domain}"
+            f"{each['id']} in the project {each['project']} ({each['project_id']}) of the domain {each['domain']}"
             for each in found[:_MAX_NAMES]
         )
         raise CommandError(
@@ -165,10 +185,11 @@ def only_project(projects: "tuple[ProjectRef, ...]", name_or_id: str) -> "Projec
     raise CommandError(f"Several of your projects are named {name_or_id}. Give the id instead: {names}.")
 
 
-def clusters_of_caller(client: "AdministrationClient") -> "list[JsonObject]":
+def clusters_of_caller(client: "ServiceClient") -> "list[JsonObject]":
     """List the clusters of all projects of the caller, by project and name."""
-    found = client.list_all("/clusters", "clusters")
-    return sorted(found, key=lambda each: (str(each["domain"]), str(each["project"]), str(each["name"])))
+    return sorted(
+        _clusters(client), key=lambda each: (str(each["domain"]), str(each["project"]), str(each["name"]))
+    )
 
 
 def find_project(client: "AdministrationClient", name_or_id: str, domain: str | None = None) -> "JsonObject":

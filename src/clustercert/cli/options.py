@@ -89,6 +89,15 @@ OnlyClusterOption = Annotated[
 OnlyUserOption = Annotated[
     str | None, typer.Option("--user", metavar="USER", help="List only results for this user, by name or id.")
 ]
+LabelFilterOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--label",
+        "-l",
+        metavar="KEY=VALUE",
+        help="All clusters with this label. If repeated, a cluster must have all of the labels.",
+    ),
+]
 DescriptionOption = Annotated[str, typer.Option("--description", help="Free text.")]
 PasswordFileOption = Annotated[
     Path | None,
@@ -190,6 +199,11 @@ def parse_pairs(
             raise typer.BadParameter(f"{text!r} is not of the form {form}.", param_hint=option)
         pairs[key] = value
     return pairs
+
+
+def parse_labels(texts: Sequence[str] | None) -> dict[str, str]:
+    """Parse labels given as KEY=VALUE. Raises typer.BadParameter."""
+    return parse_pairs(texts, "KEY=VALUE", "--label", may_be_empty=True)
 
 
 def time_ago(text: str) -> datetime:

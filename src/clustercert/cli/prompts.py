@@ -5,7 +5,7 @@ All users of a machine can read the arguments of its processes.
 
 import signal
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
@@ -67,6 +67,19 @@ def ask(question: str) -> bool:
     """Ask a yes-or-no question on the terminal. The default is no."""
     with _interruptible():
         return typer.confirm(question, err=True)
+
+
+def choose(options: Sequence[str], problem: str) -> int:
+    """Ask which of the options to use. Returns its index. Without a terminal, raises CommandError with `problem`."""
+    if not sys.stdin.isatty():
+        raise CommandError(problem)
+    for number, option in enumerate(options, 1):
+        print_note(f"{number:3}  {option}")
+    with _interruptible():
+        chosen = 0
+        while not 1 <= chosen <= len(options):
+            chosen = typer.prompt(f"Number, 1 to {len(options)}", type=int, err=True)
+    return chosen - 1
 
 
 @contextmanager

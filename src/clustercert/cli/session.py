@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, TypeVar, get_args, get_origin
 
 import typer
 
-from clustercert.cli.lookup import ReachableCluster, only_cluster
+from clustercert.cli.lookup import only_cluster
 from clustercert.cli.options import CommandError, did_you_mean
 from clustercert.cli.output import print_note
 from clustercert.model.errors import NotFound
@@ -149,14 +149,14 @@ class Finder:
         found = only_cluster(
             name_or_id,
             [
-                ReachableCluster(each.id, each.name, each.domain.name, key, by_id[key].name)
+                {"id": key, "project": each.name, "project_id": each.id, "domain": each.domain.name}
                 for key, each in owners.items()
             ],
         )
         if found is None:
             where = f" in the project {owner.name}" if owner else f" in the domain {domain}" if domain else ""
             raise NotFound(f"There is no cluster {name_or_id}{where}.")
-        return by_id[found.id]
+        return by_id[str(found["id"])]
 
 
 @dataclass(frozen=True, slots=True)

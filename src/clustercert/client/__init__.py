@@ -179,22 +179,6 @@ class Client(ServiceClient):
         with self.check_format():
             return tuple(ProjectRef.parse(json_object(item)) for item in _list(response.body["projects"]))
 
-    def clusters(self, project_id: str) -> tuple[NamedRef, ...]:
-        """List the clusters in a project."""
-        response = self.exchange("GET", _clusters(project_id))
-        with self.check_format():
-            found = [
-                json_object(json_object(item)["metadata"]) for item in _list(response.body["items"] or [])
-            ]
-            return tuple(NamedRef(_id(item["uid"]), str(item["name"])) for item in found)
-
-    def contexts(self, project_id: str, cluster_id: str) -> tuple[str, ...]:
-        """List the contexts in a cluster's kubeconfigs. Contexts named `customSAN-N` are not in the list."""
-        response = self.exchange("GET", f"{_cluster(project_id, cluster_id)}/openapi")
-        with self.check_format():
-            public = json_object(response.body["status"]).get("publicEndpoint")
-        return ("internal", "external", "externalTLSVerify") if public else ("internal",)
-
     def issue(self, project_id: str, cluster_id: str, options: IssueOptions) -> ApiResponse:
         """Request a kubeconfig with a new certificate for the caller. The response is not validated."""
         path = f"{_cluster(project_id, cluster_id)}/clustercert"
@@ -220,12 +204,8 @@ class Client(ServiceClient):
             )
 
 
-def _clusters(project_id: str) -> str:
-    return f"/api/v3/projects/{quote(project_id, safe='')}/clusters"
-
-
 def _cluster(project_id: str, cluster_id: str) -> str:
-    return f"{_clusters(project_id)}/{quote(cluster_id, safe='')}"
+    return f"/api/v3/projects/{quote(project_id, safe='')}/clusters/{quote(cluster_id, safe='')}"
 
 
 def _scope(login: PasswordLogin) -> JsonObject:

@@ -1,15 +1,12 @@
 """Calls the administration API of a service."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from functools import cached_property
 from http import HTTPStatus
 from urllib.parse import quote, unquote, urlencode
 
-from clustercert.client.connection import ApiError, InvalidArgument, ServiceClient, json_object
+from clustercert.client.connection import OWN, ApiError, InvalidArgument, ServiceClient
 from clustercert.model import JsonObject
-
-OWN = "/clustercert/v1"
-_PAGE = 500
 
 
 class AdministrationClient(ServiceClient):
@@ -115,29 +112,6 @@ class AdministrationClient(ServiceClient):
             raise ApiError(
                 "The object was changed meanwhile, so it was not deleted.", error.http_status
             ) from error
-
-    def list_all(self, path: str, name: str, /, **query: str) -> Iterator[JsonObject]:
-        """Yield all resources of a paged list. In each page, the field `name` contains the resources.
-
-        Args:
-            query: further query parameters.
-        """
-        start = f"{OWN}{path}?{urlencode({'limit': _PAGE, **query}, quote_via=quote, safe='')}"
-        cursor = ""
-        while True:
-            page = self.exchange("GET", start + cursor).body
-            with self.check_format():
-                found = _objects(page[name])
-            yield from found
-            if page.get("next") is None:
-                return
-            cursor = f"&cursor={quote(str(page['next']), safe='')}"
-
-
-def _objects(value: object) -> list[JsonObject]:
-    if not isinstance(value, list):
-        raise TypeError("The value is not a list.")
-    return [json_object(each) for each in value]
 
 
 def check_name(text: str) -> None:

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from http import HTTPStatus
 from typing import ClassVar, NamedTuple, Protocol, Self
-from urllib.parse import SplitResult, unquote, urlsplit
+from urllib.parse import SplitResult, quote, unquote, urlencode, urlsplit
 
 from clustercert import __version__
 from clustercert.model import JsonObject
@@ -33,6 +33,10 @@ _CHUNK = 64 * 1024
 # The maximum size of a response, enough for a list of about ten thousand clusters. A kubeconfig is much smaller.
 MAX_RESPONSE_BYTES = 32 * 1024 * 1024
 MAX_MESSAGE = 500
+# The path of this service's own API, which CCE does not have.
+OWN = "/clustercert/v1"
+# How many resources `list_all` requests at once.
+_PAGE = 500
 # Services reject a signature if the clocks differ by more than this.
 SKEW = timedelta(minutes=15)
 # OpenSSL's texts for X509_V_ERR_CERT_NOT_YET_VALID and X509_V_ERR_CERT_HAS_EXPIRED.
@@ -354,6 +358,24 @@ class ServiceClient:
             self.recommend(version)
         return response
 
+    def list_all(self, path: str, name: str, /, **query: str) -> Iterator[JsonObject]:
+        """Yield all resources of a paged list of the service's own API. In each page, `name` contains the resources.
+
+        Args:
+            path: the path below `OWN`.
+            query: further query parameters.
+        """
+        start = f"{OWN}{path}?{urlencode({'limit': _PAGE, **query}, quote_via=quote, safe='')}"
+        cursor = ""
+        while True:
+            page = self.exchange("GET", start + cursor).body
+            with self.check_format():
+                found = _objects(page[name])
+            yield from found
+            if page.get("next") is None:
+                return
+            cursor = f"&cursor={quote(str(page['next']), safe='')}"
+
     def download(self, path: str, headers: Mapping[str, str]) -> bytes:
         """Return the body of a GET response, which need not be JSON. Raises ClientError."""
         return self._send("GET", path, None, headers)[1]
@@ -404,6 +426,12 @@ class ServiceClient:
             raise ClientError(
                 f"{self.url} sent a response that is not in this service's format. Check the address."
             ) from error
+
+
+def _objects(value: object) -> list[JsonObject]:
+    if not isinstance(value, list):
+        raise TypeError("The value is not a list.")
+    return [json_object(each) for each in value]
 
 
 def service_url(text: str, *, plain_http: bool = False) -> str:

@@ -205,9 +205,7 @@ def _issued_for_job(request: "CredentialRequest") -> Credential | Failure:
         environment.is_used(os.environ)
         found = environment.log_in(os.environ)
         if not is_identified(request):
-            with found.client() as client:
-                cluster = reachable_cluster(client, found, request.cluster or "", request.project)
-            request.project, request.cluster = cluster.project_id, cluster.id
+            request.project, request.cluster = _ids(request, found)
         return Credential.from_kubeconfig(_request(request, found), "")
     except ClustercertError as error:
         return Failure(exit_code(error), error.message)
@@ -320,13 +318,14 @@ def _is_cluster_id(request: "CredentialRequest") -> bool:
 
 def identify(request: "CredentialRequest") -> tuple[str, str] | Failure:
     """Find the ids of the project and the cluster. Reports every error as a Failure."""
+    return _with_login(request, lambda found: _ids(request, found))
 
-    def find(found: Profile) -> tuple[str, str]:
-        with found.client() as client:
-            cluster = reachable_cluster(client, found, request.cluster or "", request.project)
-        return cluster.project_id, cluster.id
 
-    return _with_login(request, find)
+def _ids(request: "CredentialRequest", found: Profile) -> tuple[str, str]:
+    """Find the ids of the project and the cluster. Raises ClustercertError."""
+    with found.client() as client:
+        cluster = reachable_cluster(client, found, request.cluster or "", request.project)
+    return str(cluster["project_id"]), str(cluster["id"])
 
 
 def renew_login(request: "CredentialRequest") -> Failure | None:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from clustercert.cli.commands import expand_options
-from clustercert.cli.kubeconfig import entries, merge, unmerge
+from clustercert.cli.kubeconfig import contexts, entries, merge, unmerge
 from clustercert.cli.kubeconfig.entries import FILE_TEMPLATE, ClusterRef
 from clustercert.cli.login.options import LoginOptions
 from clustercert.cli.options import (
@@ -24,7 +24,6 @@ from clustercert.secure_file import write_private
 
 if TYPE_CHECKING:
     from clustercert.cli.kubeconfig.validation import ValidatedKubeconfig
-    from clustercert.client import Client
     from clustercert.model import JsonObject
 
 app = typer.Typer(
@@ -35,11 +34,12 @@ app = typer.Typer(
 
 app.command("merge")(merge.merge)
 app.command("unmerge")(unmerge.unmerge)
-app.command("list")(unmerge.list_merged)
+app.command("use")(contexts.use)
+app.command("list")(contexts.list_merged)
 app.command("allowlist")(unmerge.allowlist)
 
 _STANDARD_OUTPUT = Path("-")
-# Contexts for a cluster's additional addresses. `Client.contexts` does not list them, but issued kubeconfigs have them.
+# Contexts for a cluster's additional addresses. The list of clusters does not have them, but issued kubeconfigs do.
 _SAN_CONTEXT = re.compile(r"customSAN-[0-9]+", re.ASCII)
 
 
@@ -100,12 +100,12 @@ class ContextOptions:
     def __post_init__(self) -> None:
         entries.parse_template(self.context_name)
 
-    def check(self, client: "Client", ref: ClusterRef, user: str) -> None:
+    def check(self, cluster: "JsonObject", ref: ClusterRef, user: str) -> None:
         """Raise CommandError if the options can't be satisfied. Called before a certificate is issued."""
         entries.context_name(self.context_name, ref, user)
         if self.context is None or _SAN_CONTEXT.fullmatch(self.context):
             return
-        contexts = client.contexts(ref.project_id, ref.cluster_id)
+        contexts = entries.listed_addresses(cluster)
         if self.context not in contexts:
             raise UnknownName(
                 f"Kubeconfigs for this cluster have no context {self.context}. They have: {', '.join(contexts)}. If "
@@ -119,9 +119,8 @@ class ContextOptions:
                 kubeconfig.document["current-context"] = self.context
             return kubeconfig.document
         chosen = self.context if self.context in kubeconfig.contexts else None
-        address = entries.verified_address(
-            kubeconfig.document, internal=False, insecure=self.insecure, only=chosen
-        )
+        addresses = entries.issued_addresses(kubeconfig.document)
+        address = entries.verified_address(addresses, internal=False, insecure=self.insecure, only=chosen)
         name = entries.context_name(self.context_name, ref, user)
         return {
             "kind": "Config",
@@ -140,7 +139,7 @@ def get(
     lifetime_options: LifetimeOptions,
     file: FileOptions,
     login: LoginOptions,
-    contexts: ContextOptions,
+    context_options: ContextOptions,
     local_key: Annotated[
         bool, typer.Option("--local-key", help="Create the private key on this machine, where it stays.")
     ] = False,
@@ -165,13 +164,13 @@ def get(
     chosen = login.profile()
     with chosen.explain_rejection(), chosen.client() as client:
         found = reachable_cluster(client, chosen, cluster, project, domain)
-        ref = ClusterRef(login.label, *found)
-        contexts.check(client, ref, chosen.user)
+        ref = ClusterRef.of(login.label, found)
+        context_options.check(found, ref, chosen.user)
         request = CertificateRequest(ref.project_id, ref.cluster_id, lifetime_options, local_key, reason)
         kubeconfig = request.send(client)
-    document = contexts.document(kubeconfig, ref, chosen.user)
+    document = context_options.document(kubeconfig, ref, chosen.user)
     file.write(document)
-    _report(kubeconfig, chosen.user, document, contexts.context)
+    _report(kubeconfig, chosen.user, document, context_options.context)
 
 
 def _report(

@@ -2,6 +2,7 @@
 
 import shutil
 import sys
+from base64 import b64encode
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -44,6 +45,14 @@ class ClusterRef:
     domain: str
     cluster_id: str
     cluster: str
+
+    @classmethod
+    def of(cls, profile: str, cluster: JsonObject) -> "ClusterRef":
+        """Return the reference to a cluster in the service's list of clusters."""
+        project_id, project, domain, cluster_id, name = (
+            str(cluster[field]) for field in ("project_id", "project", "domain", "id", "name")
+        )
+        return cls(profile, project_id, project, domain, cluster_id, name)
 
     @property
     def identity(self) -> tuple[str, str, str]:
@@ -169,28 +178,45 @@ def remove(config: Kubeconfig, contexts: set[str]) -> None:
         config.value[CURRENT] = ""
 
 
+def listed_addresses(cluster: JsonObject) -> dict[str, JsonObject]:
+    """Return the addresses of a cluster in the service's list of clusters, by the name of CCE's context."""
+    ca = b64encode(str(cluster["server_ca"]).encode()).decode()
+    addresses: dict[str, JsonObject] = {
+        "internal": {"server": cluster["internal_url"], "certificate-authority-data": ca}
+    }
+    if external := cluster["external_url"]:
+        addresses["external"] = {"server": external, "insecure-skip-tls-verify": True}
+        addresses["externalTLSVerify"] = {"server": external, "certificate-authority-data": ca}
+    return addresses
+
+
+def issued_addresses(kubeconfig: JsonObject) -> dict[str, JsonObject]:
+    """Return the addresses of the cluster in a kubeconfig that the service issued, by the name of the context."""
+    clusters = {each["name"]: each["cluster"] for each in _objects(kubeconfig, "clusters")}
+    return {
+        each["name"]: clusters.get(each["context"]["cluster"], {})
+        for each in _objects(kubeconfig, "contexts")
+    }
+
+
 def verified_address(
-    kubeconfig: JsonObject, *, internal: bool, insecure: bool, only: str | None = None
+    addresses: Mapping[str, JsonObject], *, internal: bool, insecure: bool, only: str | None = None
 ) -> JsonObject:
-    """Choose an address of the API server from a kubeconfig that the service issued. Raises CommandError.
+    """Choose an address of the API server. Raises CommandError if kubectl can't check the certificate of any of them.
 
     Args:
+        addresses: by the name of CCE's context.
         only: the name of the context to choose.
         internal: whether to prefer the private address.
         insecure: whether to accept an address without TLS, or without a check of the API server's certificate.
     """
-    clusters = {each["name"]: each["cluster"] for each in _objects(kubeconfig, "clusters")}
-    contexts = {
-        each["name"]: clusters.get(each["context"]["cluster"], {})
-        for each in _objects(kubeconfig, "contexts")
-    }
     order = ["internal", "externalTLSVerify"] if internal else ["externalTLSVerify", "internal"]
     if insecure:
         order.insert(int(internal), "external")
     if only is not None:
         order = [only]
     for name in order:
-        address: JsonObject = contexts.get(name, {})
+        address = addresses.get(name, {})
         if address.get("server") and (insecure or address_warning(address) is None):
             return address
     raise CommandError(

@@ -3,42 +3,40 @@
 import os
 import shlex
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
+from datetime import timedelta
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, NamedTuple
+from typing import TYPE_CHECKING, Annotated, NamedTuple, cast
 
 import typer
 
 from clustercert.cli.commands import expand_options
 from clustercert.cli.kubeconfig import entries, files
+from clustercert.cli.kubeconfig.contexts import KubeconfigOption, row_of_context, show_contexts
 from clustercert.cli.kubeconfig.document import CURRENT, Kubeconfig
-from clustercert.cli.kubeconfig.entries import DEFAULT_TEMPLATE, ClusterRef
+from clustercert.cli.kubeconfig.entries import DEFAULT_TEMPLATE, ClusterRef, Merged
 from clustercert.cli.login.options import LoginOptions
-from clustercert.cli.lookup import ReachableCluster, reachable_cluster, reachable_clusters
+from clustercert.cli.lookup import reachable_cluster, reachable_clusters
 from clustercert.cli.options import (
     CommandError,
     ContextNameOption,
     InsecureOption,
+    LabelFilterOption,
     LifetimeOptions,
     ProjectDomainOption,
     UnknownName,
+    parse_labels,
 )
-from clustercert.cli.output import print_note
+from clustercert.cli.output import Output, OutputOption, print_note
+from clustercert.model.errors import Forbidden
 
 if TYPE_CHECKING:
     from clustercert.cli.kubeconfig.validation import ValidatedKubeconfig
     from clustercert.cli.login.profile import Profile
     from clustercert.client import Client
     from clustercert.model import JsonObject
-
-KubeconfigOption = Annotated[
-    Path | None,
-    typer.Option(
-        metavar="FILE", help="Kubeconfig. [default: from KUBECONFIG, or ~/.kube/config]", show_default=False
-    ),
-]
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,26 +69,47 @@ class EntryOptions:
         LifetimeOptions(expires_in=self.expires_in).issue_options()
         entries.parse_template(self.context_name)
 
-    def user(self, ref: ClusterRef, kubeconfig: "ValidatedKubeconfig") -> "JsonObject":
-        """Return the user entry. Without --embed, also saves the certificate, in the exec plugin's cache or a file."""
-        if self.embed:
-            return dict(kubeconfig.credential)
-        from clustercert.cli.credential import cache
-        from clustercert.cli.credential.certificate_files import CertificateFile
-        from clustercert.cli.credential.renewal import Credential, store
-        from clustercert.cli.login import profile
+    def problem(self, cluster: "JsonObject") -> Forbidden | None:
+        """Return why the exec plugin would get no certificate for a cluster in the service's list, or None."""
+        from clustercert.policy.lifetime import lifetime_text, parse_lifetime
 
-        state = cache.login_state(str(profile.path_of(ref.profile, os.environ)))
-        credential = Credential.from_kubeconfig(kubeconfig, state)
-        if self.files:
-            file = CertificateFile(*ref.identity)
-            file.write(credential)
-            return {"client-certificate": str(file.path), "client-key": str(file.path)}
-        store(cache.path_of(*ref.identity), credential)
+        longest = cast("int | None", cluster["longest_lifetime_seconds"])
+        if self.service_key:
+            # The list is about requests with a CSR.
+            return None
+        if longest is None:
+            return Forbidden(
+                f"The policy gives you no certificate for {cluster['name']} now. "
+                f"`clustercert explain {cluster['id']}` says why."
+            )
+        lifetime = timedelta(seconds=longest)
+        if self.expires_in is None or parse_lifetime(self.expires_in) <= lifetime:
+            return None
+        return Forbidden(
+            f"--expires-in {self.expires_in} is longer than the longest lifetime for {cluster['name']} "
+            f"({lifetime_text(lifetime)}). Give a shorter --expires-in, or leave it out."
+        )
+
+    def exec_user(self, ref: ClusterRef) -> "JsonObject":
+        """Return a user entry with the exec plugin."""
         options = ["--service-key"] if self.service_key else []
         if self.expires_in is not None:
             options += ["--expires-in", self.expires_in]
         return entries.exec_user(ref, options)
+
+    def user_with_certificate(self, ref: ClusterRef, kubeconfig: "ValidatedKubeconfig") -> "JsonObject":
+        """Return the user entry with --embed or --files. With --files, also writes the file."""
+        if self.embed:
+            return dict(kubeconfig.credential)
+        from clustercert.cli.credential import cache
+        from clustercert.cli.credential.certificate_files import CertificateFile
+        from clustercert.cli.credential.renewal import Credential
+        from clustercert.cli.login import profile
+
+        state = cache.login_state(str(profile.path_of(ref.profile, os.environ)))
+        file = CertificateFile(*ref.identity)
+        file.write(Credential.from_kubeconfig(kubeconfig, state))
+        return {"client-certificate": str(file.path), "client-key": str(file.path)}
 
 
 class _NewEntry(NamedTuple):
@@ -140,6 +159,7 @@ def merge(
     every: Annotated[
         bool, typer.Option("--all", help="All clusters that you can access with the login.")
     ] = False,
+    label: LabelFilterOption = None,
     project: Annotated[
         str | None,
         typer.Option(
@@ -152,18 +172,24 @@ def merge(
     login: LoginOptions,
     kubeconfig: KubeconfigOption = None,
     use: Annotated[bool, typer.Option("--use", help="Make the new context the current one.")] = False,
+    output: OutputOption = Output.TABLE,
 ) -> None:
     """Add clusters to your kubeconfig, so that kubectl gets certificates by itself.
 
     kubectl then runs `clustercert credential` when it needs a certificate. Other entries of the file do not change.
-    The current context changes only with --use. A backup of the previous file is kept in the same folder.
+    The current context changes only with --use, or if there is none. A backup of the previous file is kept in the same
+    folder. --output json prints the new contexts.
     """
-    if bool(clusters) == every:
+    several = every or bool(label)
+    if bool(clusters) == several:
         raise typer.BadParameter(
-            f"{'Name clusters or give --all, not both' if every else 'Name clusters, or give --all'}."
+            "Name clusters, or give --all or -l, not both."
+            if several
+            else "Name clusters, or give --all or -l."
         )
-    if use and (every or len(clusters or ()) != 1):
+    if use and (several or len(clusters or ()) != 1):
         raise typer.BadParameter("--use needs exactly one cluster.")
+    labels = parse_labels(label)
     chosen = login.profile()
     if not options.embed and login.saved_name is None:
         raise CommandError(
@@ -172,75 +198,109 @@ def merge(
         )
     plan = _Plan.read(kubeconfig)
     with chosen.explain_rejection(), chosen.client() as client:
-        found = _selected(client, chosen, clusters or (), project, domain)
-        for ref in (ClusterRef(login.label, *each) for each in found):
-            plan.add(entries.context_name(options.context_name, ref, chosen.user), ref)
-        new = _issued(client, plan, options, skip=every)
-    _write(plan, new, use=use)
+        if several:
+            found = _selected(client, chosen, project, domain, labels)
+        else:
+            found = [reachable_cluster(client, chosen, name, project, domain) for name in clusters or ()]
+        by_name = {}
+        for each in {str(each["id"]): each for each in found}.values():
+            ref = ClusterRef.of(login.label, each)
+            name = entries.context_name(options.context_name, ref, chosen.user)
+            plan.add(name, ref)
+            by_name[name] = each
+        new = _new_entries(client, plan, by_name, options, skip=several)
+    rows = _write(plan, new, use=use)
+    if output is not Output.TABLE:
+        show_contexts(rows, output)
 
 
 def _selected(
-    client: "Client", chosen: "Profile", names: Sequence[str], project: str | None, domain: str | None
-) -> list[ReachableCluster]:
-    if names:
-        found = [reachable_cluster(client, chosen, name, project, domain) for name in names]
-    else:
-        if project is None and domain is None and chosen.chosen_project:
-            project = chosen.project_id
-        found = reachable_clusters(client, project, domain)
+    client: "Client",
+    chosen: "Profile",
+    project: str | None,
+    domain: str | None,
+    labels: Mapping[str, str],
+) -> "list[JsonObject]":
+    where = f"the project {project}" if project is not None else chosen.scope
+    if project is None and domain is None and chosen.chosen_project:
+        project = chosen.project_id
+    found = reachable_clusters(client, project, domain, labels)
     if not found:
-        raise UnknownName(
-            f"There are no clusters in {f'the project {project}' if project else chosen.scope}."
-        )
-    return list(dict.fromkeys(found))
+        listed = ", ".join(f"{key}={value}" for key, value in labels.items())
+        raise UnknownName(f"There are no clusters {f'with {listed} ' if labels else ''}in {where}.")
+    return found
 
 
-def _issued(client: "Client", plan: _Plan, options: EntryOptions, *, skip: bool) -> dict[str, _NewEntry]:
-    """Request certificates. Returns the new entries by name.
+def _new_entries(
+    client: "Client", plan: _Plan, clusters: "Mapping[str, JsonObject]", options: EntryOptions, *, skip: bool
+) -> dict[str, _NewEntry]:
+    """Return the new entries by name. Requests certificates only if the entries contain certificates.
 
     Args:
+        clusters: the clusters in the service's list, by the name of the new entry.
         skip: whether to leave out clusters for which the service refuses a certificate.
     """
-    from clustercert.cli.kubeconfig.request import CertificateRequest
     from clustercert.client.connection import ApiError
 
     found = {}
     for name, ref in plan.names.items():
-        lifetime = LifetimeOptions(expires_in=options.expires_in)
-        request = CertificateRequest(ref.project_id, ref.cluster_id, lifetime, not options.service_key)
         try:
-            kubeconfig = request.send(client)
-        except ApiError as error:
-            if not skip or error.http_status not in (403, 404):
+            if (problem := options.problem(clusters[name])) is not None:
+                raise problem
+            address = entries.verified_address(
+                entries.listed_addresses(clusters[name]), internal=options.internal, insecure=options.insecure
+            )
+            if options.embed or options.files:
+                user = options.user_with_certificate(ref, _issued(client, ref, options))
+            else:
+                user = options.exec_user(ref)
+        except (Forbidden, ApiError) as error:
+            if not skip or getattr(error, "http_status", error.status) not in (403, 404):
                 raise
             print_note(f"Skipped {ref.cluster}: {error.message}")
             continue
-        address = entries.verified_address(
-            kubeconfig.document, internal=options.internal, insecure=options.insecure
-        )
-        found[name] = _NewEntry(ref, address, options.user(ref, kubeconfig))
+        found[name] = _NewEntry(ref, address, user)
     if not found:
-        raise CommandError("The service refused certificates for all clusters.")
+        raise CommandError("You get a certificate for none of the clusters.")
     return found
 
 
-def _write(plan: _Plan, new: dict[str, _NewEntry], *, use: bool) -> None:
+def _issued(client: "Client", ref: ClusterRef, options: EntryOptions) -> "ValidatedKubeconfig":
+    from clustercert.cli.kubeconfig.request import CertificateRequest
+
+    lifetime = LifetimeOptions(expires_in=options.expires_in)
+    request = CertificateRequest(ref.project_id, ref.cluster_id, lifetime, not options.service_key)
+    return request.send(client)
+
+
+def _write(plan: _Plan, new: dict[str, _NewEntry], *, use: bool) -> list[dict[str, object]]:
+    """Write the entries. Returns the rows of the new contexts."""
     by_file: dict[Path, dict[str, _NewEntry]] = {}
     for name, entry in new.items():
         by_file.setdefault(plan.target(name), {})[name] = entry
-    current, current_file = next(iter(new)), files.default_target(plan.files)
-    if use:
+    before = next((config.current for config in plan.configs.values() if config.current), None)
+    first, current_file = next(iter(new)), files.default_target(plan.files)
+    current = first if use or before is None else before
+    if current != before:
         by_file.setdefault(current_file, {})
+    rows = []
     for path, in_file in by_file.items():
         # Change each file only once, so that the backup is the file from before the command.
-        used = current if use and path == current_file else None
+        used = current if current != before and path == current_file else None
         files.change(path, partial(_put, path=path, new=in_file, current=used))
         for name, entry in in_file.items():
-            print_note(f"{name}: the cluster {entry.ref.cluster} at {entry.address['server']}, in {path}")
+            server = str(entry.address["server"])
+            print_note(f"{name}: the cluster {entry.ref.cluster} at {server}, in {path}")
             if warning := entries.address_warning(entry.address):
                 print_note(warning)
-    if not use:
-        _hint(plan, current)
+            rows.append(row_of_context(Merged(name, entry.ref, server, entry.user), path, current))
+    if current != before:
+        print_note(f"The current context is {current}.")
+    elif sys.stderr.isatty():
+        print_note(
+            f"The current context stays {current}. Switch with `clustercert kubeconfig use {shlex.quote(first)}`."
+        )
+    return rows
 
 
 def _put(config: Kubeconfig, *, path: Path, new: Mapping[str, _NewEntry], current: str | None) -> None:
@@ -250,12 +310,3 @@ def _put(config: Kubeconfig, *, path: Path, new: Mapping[str, _NewEntry], curren
         entries.put(config, name, *entry)
     if current is not None:
         config.value[CURRENT] = current
-
-
-def _hint(plan: _Plan, name: str) -> None:
-    current = next((config.current for config in plan.configs.values() if config.current), None)
-    if current != name and sys.stderr.isatty():
-        print_note(
-            f"The current context stays {current or 'empty'}. Switch with "
-            f"`kubectl config use-context {shlex.quote(name)}`."
-        )

@@ -10,11 +10,12 @@ import typer
 from clustercert.cli.options import (
     FAILED,
     InProjectOption,
+    LabelFilterOption,
     ProjectDomainOption,
     UnknownName,
     UsageError,
     error_text,
-    parse_pairs,
+    parse_labels,
 )
 from clustercert.cli.output import print_note
 from clustercert.model.errors import ClustercertError
@@ -40,15 +41,7 @@ class ClusterSelection:
     all_clusters: Annotated[
         bool, typer.Option("--all", help="All clusters, or all of --project or --domain.")
     ] = False
-    label: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--label",
-            "-l",
-            metavar="KEY=VALUE",
-            help="All clusters with this label. If repeated, a cluster must have all of the labels.",
-        ),
-    ] = None
+    label: LabelFilterOption = None
 
     @property
     def is_one(self) -> bool:
@@ -69,14 +62,14 @@ class ClusterSelection:
         if self.names:
             named = [await operator.cluster(each, self.project, self.domain) for each in self.names]
             return list({each.id: each for each in named}.values())
-        labels = parse_pairs(self.label, "KEY=VALUE", "--label", may_be_empty=True)
+        labels = parse_labels(self.label)
         found = [each for each in await self._all(operator) if labels.items() <= dict(each.labels).items()]
         if not found:
             raise UnknownName("No cluster matches. `clustercert cluster list -o wide` lists all clusters.")
         return sorted(found, key=names_of)
 
     async def _all(self, operator: "Operator") -> "list[Cluster]":
-        """List all clusters, or those of the project or domain. Their `server_ca_pem` is empty."""
+        """List all clusters, or those of the project or domain."""
         owners = None
         if self.project is not None:
             owners = {(await operator.project(self.project, self.domain)).id}

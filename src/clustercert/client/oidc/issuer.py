@@ -12,8 +12,8 @@ from typing import NamedTuple
 from urllib.parse import urlencode, urlsplit
 
 from clustercert import __version__
-from clustercert.client.administration import OWN
 from clustercert.client.connection import (
+    OWN,
     ApiError,
     ClientError,
     HttpRequest,

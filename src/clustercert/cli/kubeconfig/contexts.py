@@ -1,0 +1,142 @@
+"""`clustercert kubeconfig list` and `use`: the contexts that `merge` wrote."""
+
+import base64
+import contextlib
+import os
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from clustercert.cli.credential.certificate_files import MAX_CERTIFICATE_BYTES
+from clustercert.cli.kubeconfig import entries, files
+from clustercert.cli.kubeconfig.document import CURRENT, Kubeconfig
+from clustercert.cli.kubeconfig.entries import Merged
+from clustercert.cli.options import UnknownName, did_you_mean
+from clustercert.cli.output import Output, OutputOption, print_note, show_list, with_domain
+from clustercert.cli.prompts import choose
+from clustercert.cli.session import warn_in_client
+from clustercert.secure_file import read_regular_file
+
+KubeconfigOption = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="FILE", help="Kubeconfig. [default: from KUBECONFIG, or ~/.kube/config]", show_default=False
+    ),
+]
+_COLUMNS = ("current", "context", "cluster", "project", "profile", "credential", "expires")
+_MAX_NAMES = 20
+
+
+def list_merged(kubeconfig: KubeconfigOption = None, output: OutputOption = Output.TABLE) -> None:
+    """List the contexts that `merge` wrote."""
+    warn_in_client(os.environ)
+    rows = []
+    seen: set[str] = set()
+    paths = files.loading_order(kubeconfig, os.environ)
+    configs = {path: files.load(path) for path in paths}
+    current = next((config.current for config in configs.values() if config.current), None)
+    for path, config in configs.items():
+        for each in entries.merged(config):
+            if each.context not in seen:
+                rows.append(row_of_context(each, path, current))
+            seen.add(each.context)
+    show_contexts(rows, output)
+
+
+def use(
+    name: Annotated[
+        str, typer.Argument(metavar="NAME", help="Context or cluster, by name or a part of the name.")
+    ],
+    kubeconfig: KubeconfigOption = None,
+) -> None:
+    """Make a context that `merge` wrote the current one. If several contexts match, asks which one."""
+    warn_in_client(os.environ)
+    paths = files.loading_order(kubeconfig, os.environ)
+    found: dict[str, Merged] = {}
+    for path in paths:
+        for each in entries.merged(files.load(path)):
+            found.setdefault(each.context, each)
+    chosen = _chosen(name, list(found.values()))
+    # Like kubectl, change the first file that exists: its current context takes precedence.
+    files.change(files.default_target(paths), partial(_put_current, name=chosen.context))
+    print_note(f"Switched to the context {_described(chosen)}")
+
+
+def _put_current(config: Kubeconfig, name: str) -> None:
+    config.value[CURRENT] = name
+
+
+def _chosen(name: str, merged: Sequence[Merged]) -> Merged:
+    """Return the context with this name, else the context of a cluster with this name, else of a part of the name.
+
+    Asks if several contexts match. Raises UnknownName if none matches, or CommandError without a terminal.
+    """
+    matches = (
+        [each for each in merged if each.context == name]
+        or [each for each in merged if name in names_of(each)]
+        or [each for each in merged if name.lower() in f"{each.context} {each.ref.cluster}".lower()]
+    )
+    if not matches:
+        similar = did_you_mean(name, {text for each in merged for text in (each.context, each.ref.cluster)})
+        raise UnknownName(
+            f"`merge` wrote no context {name}.{similar} Add clusters with `clustercert kubeconfig merge`, or see "
+            "`clustercert kubeconfig list`."
+        )
+    if len(matches) == 1:
+        return matches[0]
+    listed = ", ".join(each.context for each in matches[:_MAX_NAMES])
+    more = f" and {len(matches) - _MAX_NAMES} more" if len(matches) > _MAX_NAMES else ""
+    number = choose(
+        [_described(each) for each in matches[:_MAX_NAMES]],
+        f"Several contexts match {name}: {listed}{more}. Give more of the name.",
+    )
+    return matches[number]
+
+
+def _described(each: Merged) -> str:
+    return f"{each.context}: the cluster {each.ref.cluster} at {each.server}"
+
+
+def show_contexts(rows: "Sequence[dict[str, object]]", output: Output) -> None:
+    """Print rows of `row_of_context`."""
+    show_list(rows, output, columns=with_domain(_COLUMNS, rows), name="context")
+
+
+def names_of(each: Merged) -> set[str]:
+    """Return the texts by which users name a context: its name, and the cluster's name and id."""
+    return {each.context, each.ref.cluster, each.ref.cluster_id}
+
+
+def row_of_context(each: Merged, path: Path, current: str | None) -> dict[str, object]:
+    """Return the row of a context in lists. `current` is the name of the current context."""
+    return {
+        "current": "*" if each.context == current else None,
+        "context": each.context,
+        "cluster": each.ref.cluster,
+        "project": each.ref.project,
+        "domain": each.ref.domain,
+        "profile": each.ref.profile,
+        "credential": each.kind,
+        "expires": _expiry(each),
+        "server": each.server,
+        "cluster_id": each.ref.cluster_id,
+        "project_id": each.ref.project_id,
+        "file": str(path),
+    }
+
+
+def _expiry(each: Merged) -> object:
+    """Return the certificate's time of expiry, or `None` if the certificate is missing, too large or unreadable."""
+    from cryptography import x509
+
+    data = each.user.get("client-certificate-data")
+    file = each.user.get("client-certificate")
+    if not isinstance(data or file, str):
+        return None
+    with contextlib.suppress(ValueError, OSError, TypeError):
+        pem = base64.b64decode(data) if data else read_regular_file(Path(str(file)), MAX_CERTIFICATE_BYTES)
+        return x509.load_pem_x509_certificate(pem).not_valid_after_utc
+    return None
