@@ -351,7 +351,7 @@ def test_the_end_of_a_binding_stops_a_certificate(site: OperatedCluster) -> None
     code, checks = site.verify()
 
     assert code == 0, checks
-    assert "by the end of its binding" in checks["revoke"]["detail"]
+    assert "because its binding was deleted" in checks["revoke"]["detail"]
     assert checks["altered copy"]["result"] == "ok"
     assert checks["revoke"]["seconds"] > 0
     # The API server calls no webhook, so only the binding could have stopped the certificate.

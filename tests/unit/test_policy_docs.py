@@ -111,6 +111,8 @@ NOBODY = "matches this request"
     [
         ("README.md", 0, "team-blue", "alice: team:team-blue 8h"),
         ("README.md", 0, "none", NOBODY),
+        ("install.md", 0, "team-blue", "alice: team:team-blue 8h"),
+        ("install.md", 0, "none", NOBODY),
         ("quick-starts.md", 0, "team-blue", "alice: team:team-blue 24h"),
         ("quick-starts.md", 0, "none", NOBODY),
         ("quick-starts.md", 1, GITLAB, f"{USER_ID}: ci:deploy 1h"),
@@ -139,6 +141,7 @@ def test_every_policy_outside_of_the_page_about_policies_is_decided() -> None:
     pages = Counter(page for page, _ in printed())
     assert pages == {
         "README.md": 1,
+        "install.md": 1,
         "quick-starts.md": 2,
         "recipes.md": 1,
         "configuration.md": 1,
