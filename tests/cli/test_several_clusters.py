@@ -101,9 +101,10 @@ def test_verify_prints_a_line_for_each_cluster(sites: OperatedCluster) -> None:
     )
     assert good["seconds"] > 0
     assert (bad["cluster"], bad["project"], bad["result"]) == ("test", "eu-de", "failed")
-    assert bad["detail"].startswith("authenticate: ")
+    assert bad["check"] == "authenticate"
     assert "\nDefault/eu-de/test: authenticate: " in done.err
-    assert done.err.startswith("Default/eu-de/prod, Default/eu-de/test: Use after a revocation is not seen")
+    assert "\nDefault/eu-de/test: authenticate: The cluster's API server can't be reached." in f"\n{done.err}"
+    assert "Default/eu-de/prod, Default/eu-de/test: Use after a revocation is not seen" in done.err
 
 
 @pytest.mark.parametrize(

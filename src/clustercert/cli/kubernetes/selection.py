@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from clustercert.model import Cluster
 
 _PAGE = 500
+_MAX_NAMES = 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,33 +104,51 @@ def _file_name(name: str) -> str:
     return f"%2E{quoted[1:]}" if quoted.startswith(".") else quoted
 
 
+class Notes:
+    """Notes about several clusters. A note that is the same for many clusters is printed once."""
+
+    def __init__(self) -> None:
+        self._clusters: dict[str, list[str]] = {}
+
+    def add(self, cluster: "Cluster", note: str) -> None:
+        self._clusters.setdefault(note, []).append(label_of(cluster))
+
+    def print(self, prefix: str = "") -> None:
+        for note, labels in self._clusters.items():
+            more = [f"{len(labels) - _MAX_NAMES} more"] if len(labels) > _MAX_NAMES else []
+            print_note(f"{prefix}{', '.join([*labels[:_MAX_NAMES], *more])}: {note}")
+
+
 async def for_each(
     operator: "Operator",
     clusters: "Sequence[Cluster]",
     work: "Callable[[Cluster], Awaitable[None]]",
     report: "Callable[[int], object]" = int,
 ) -> None:
-    """Do the work for one cluster after the other, also after a failure. Prints the error of each failure.
+    """Do the work for one cluster after the other, also after a failure. Prints the errors at the end.
 
     Raises typer.Exit at the end if the work failed for a cluster.
 
     Args:
         report: called with the number of clusters for which the work is done.
     """
-    failed = False
-    for number, each in enumerate(clusters):
-        report(number)
-        try:
-            # Read the cluster now, because the work for the clusters before it may have taken long.
-            current = await operator.clusters.reachable(each.id, None)
-            if current is None:
-                raise UnknownName("The cluster was removed meanwhile.")
-            await work(current)
-        except typer.Exit:
-            failed = True
-        except (ClustercertError, OSError) as error:
-            failed = True
-            print_note(f"Error: {label_of(each)}: {error_text(error)}")
+    errors, failed = Notes(), False
+    try:
+        for number, each in enumerate(clusters):
+            report(number)
+            try:
+                # Read the cluster now, because the work for the clusters before it may have taken long.
+                current = await operator.clusters.reachable(each.id, None)
+                if current is None:
+                    raise UnknownName("The cluster was removed meanwhile.")
+                await work(current)
+            except typer.Exit:
+                failed = True
+            except (ClustercertError, OSError) as error:
+                failed = True
+                errors.add(each, error_text(error))
+    finally:
+        errors.print("Error: ")
     if failed:
         raise typer.Exit(FAILED)
 

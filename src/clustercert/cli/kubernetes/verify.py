@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from clustercert.cli.commands import on_store
-from clustercert.cli.kubernetes.selection import ClusterSelection, for_each, label_of, names_of
+from clustercert.cli.kubernetes.selection import ClusterSelection, Notes, for_each, names_of
 from clustercert.cli.kubernetes.setup import BindOption, parse_bindings, self_made_ca
 from clustercert.cli.options import FAILED, UsageError, error_text
 from clustercert.cli.output import Output, OutputOption, Progress, print_note, show_list, with_domain
@@ -112,11 +112,12 @@ async def _verify_all(
     operator: Operator, clusters: "Sequence[Cluster]", options: VerifyOptions, output: Output
 ) -> None:
     """Verify the clusters, and print a line for each. If interrupted, print the lines of the clusters before."""
+    from clustercert.kubernetes.verify.verification import CheckResult
+
     if options.address is not None:
         raise UsageError("--address is the address of one API server. Give the name of one cluster.")
     rows: list[dict[str, object]] = []
-    # The clusters of each note. Most notes are the same for many clusters.
-    notes: dict[str, list[str]] = {}
+    notes = Notes()
 
     async def verify_one(cluster: "Cluster") -> None:
         domain, project, name = names_of(cluster)
@@ -124,11 +125,15 @@ async def _verify_all(
         try:
             results = await _verify(operator, cluster, options)
         except (ClustercertError, OSError) as error:
-            rows.append({**place, "result": "failed", "seconds": None, "detail": error_text(error)})
+            rows.append(place | asdict(CheckResult("prepare", "failed", None, error_text(error))))
+            notes.add(cluster, error_text(error))
             raise typer.Exit(FAILED) from error
         rows.append(place | _summary(results))
+        if rows[-1]["result"] == "failed":
+            # A narrow terminal does not show the column `detail`.
+            notes.add(cluster, f"{rows[-1]['check']}: {rows[-1]['detail']}")
         for note in await _notes(operator, cluster, results):
-            notes.setdefault(note, []).append(label_of(cluster))
+            notes.add(cluster, note)
         if not _is_good(results):
             raise typer.Exit(FAILED)
 
@@ -137,10 +142,9 @@ async def _verify_all(
             await for_each(operator, clusters, verify_one, lambda done: progress.reach(done, len(clusters)))
     finally:
         if rows:
-            columns = with_domain(("cluster", "project", "result", "seconds", "detail"), rows)
+            columns = with_domain(("cluster", "project", "result", "check", "seconds", "detail"), rows)
             show_list(rows, output, columns=columns, name="id")
-        for note, labels in notes.items():
-            print_note(f"{', '.join(labels)}: {note}")
+        notes.print()
 
 
 async def _verify(operator: Operator, cluster: "Cluster", options: VerifyOptions) -> "Sequence[CheckResult]":
@@ -161,12 +165,9 @@ def _is_good(results: "Sequence[CheckResult]") -> bool:
 
 
 def _summary(results: "Sequence[CheckResult]") -> dict[str, object]:
-    """Return the columns for a cluster: the failed check, or how the certificate was refused after its revocation."""
-    for each in results:
-        if each.result == "failed":
-            return {"result": "failed", "seconds": None, "detail": f"{each.check}: {each.detail}"}
-    [revoked] = [each for each in results if each.seconds is not None]
-    return {"result": "ok", "seconds": revoked.seconds, "detail": revoked.detail}
+    """Return the columns for a cluster: its failed check, or else the check of the revocation."""
+    failed = (each for each in results if each.result == "failed")
+    return asdict(next(failed, None) or next(each for each in results if each.seconds is not None))
 
 
 async def _notes(operator: Operator, cluster: "Cluster", results: "Sequence[CheckResult]") -> list[str]:
@@ -174,7 +175,7 @@ async def _notes(operator: Operator, cluster: "Cluster", results: "Sequence[Chec
     from clustercert.certificates.controls import USE_NOT_SEEN
 
     notes = [] if await operator.components.inventory.access.sees_use(cluster) else [USE_NOT_SEEN]
-    return [*notes, *(f"{result.check}: {result.advice}" for result in results if result.advice)]
+    return [*notes, *(f"{each.check}: {each.advice}" for each in results if each.advice)]
 
 
 def _service(operator: Operator, cluster: "Cluster") -> "VerifiedService":
