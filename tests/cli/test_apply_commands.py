@@ -145,9 +145,91 @@ def test_an_export_is_applied_to_another_store(operator: Operator, example: Path
     assert other.output("export", "--local") == exported
 
 
+def test_two_domains_with_equal_names_are_exported_and_applied(operator: Operator, tmp_path: Path) -> None:
+    values = [document("Domain", "acme"), document("Domain", "closed", {"enabled": False})]
+    for domain in ("Default", "acme"):
+        values += [
+            document("Project", "eu-de", {"description": domain}, domain=domain, labels={"team": domain}),
+            document("User", "alice", domain=domain),
+            cluster("prod", "eu-de", version="v1.33")
+            | {"metadata": {"name": "prod", "project": "eu-de", "domain": domain}},
+        ]
+    values += [
+        document("Role", "deployer"),
+        document("Group", "devs", {"members": ["alice", "Default/alice"]}, domain="acme"),
+        document(
+            "RoleBinding",
+            "deployers",
+            {
+                "project": "eu-de",
+                "role": "deployer",
+                "users": ["Default/alice", "alice"],
+                "groups": ["acme/devs"],
+            },
+            domain="acme",
+        ),
+        document("RoleBinding", "theirs", {"project": "eu-de", "role": "member", "users": ["acme/alice"]}),
+        document("RoleBinding", "operators", {"service": True, "role": "operator", "users": ["acme/alice"]}),
+    ]
+    file = documents(tmp_path / "a.yaml", *reversed(values))
+    planned = operator.run("diff", "--local", "-f", file)
+    assert planned.out.splitlines() == (lines := [f"+ {title}" for title in _TWO_DOMAINS])
+    assert len(lines) == len(set(lines))
+    applied = operator.run("apply", "--local", "-f", file)
+    assert applied.out.splitlines() == [f"{title} created" for title in _TWO_DOMAINS]
+    for command in ("apply", "diff"):
+        assert operator.run(command, "--local", "-f", file).err == "Nothing to change.\n"
+    group = operator.output_json("role", "list", "--group", "devs")
+    assert [(each["role"], each["project"]) for each in group] == [("deployer", "eu-de")]
+
+    exported = tmp_path / "exported.yaml"
+    exported.write_text(operator.output("export", "--local"), encoding="utf-8")
+    assert operator.run("diff", "--local", "-f", exported).err == "Nothing to change.\n"
+    ids = {each["id"] for kind in ("project", "user", "group") for each in operator.output_json(kind, "list")}
+    assert not [each for each in ids if each in exported.read_text(encoding="utf-8")]
+    (tmp_path / "other").mkdir()
+    other = new_operator(tmp_path / "other")
+    other.output("apply", "--local", "-f", exported)
+    assert other.output("export", "--local") == exported.read_text(encoding="utf-8")
+    shown = other.output_json("cluster", "show", "prod", "--project", "eu-de", "--domain", "acme")
+    assert shown["version"] == "v1.33"
+
+
+_TWO_DOMAINS = [
+    "Domain closed",
+    "Domain acme",
+    "Project acme/eu-de",
+    "Project Default/eu-de",
+    "User acme/alice",
+    "User Default/alice",
+    "Group acme/devs",
+    "Group acme/devs member alice",
+    "Group acme/devs member Default/alice",
+    "Role deployer",
+    "RoleBinding service: operator of User acme/alice",
+    "RoleBinding eu-de: member of User acme/alice",
+    "RoleBinding acme/eu-de: deployer of User Default/alice",
+    "RoleBinding acme/eu-de: deployer of User alice",
+    "RoleBinding acme/eu-de: deployer of Group devs",
+    "Cluster acme/eu-de/prod",
+    "Cluster Default/eu-de/prod",
+]
+
+
+def test_prune_tells_domains_apart(operator: Operator, tmp_path: Path) -> None:
+    labels = {"team": "web"}
+    kept = [document("Domain", "acme"), document("User", "alice", labels=labels)]
+    theirs = document("User", "alice", labels=labels, domain="acme")
+    operator.output("apply", "--local", "-f", documents(tmp_path / "a.yaml", *kept, theirs))
+    file = documents(tmp_path / "a.yaml", *kept)
+    done = operator.run("apply", "--local", "-f", file, "--prune", "-l", "team=web", "--yes")
+    assert done.out.splitlines() == ["- User acme/alice", "User acme/alice deleted"]
+    assert [each["domain"] for each in operator.output_json("user", "list")] == ["Default"]
+
+
 MISTAKES: dict[str, tuple[dict[str, Any], str]] = {
     "version": ({"apiVersion": "v1", "kind": "User", "metadata": {"name": "a"}}, "apiVersion must be"),
-    "kind": ({**document("User", "a"), "kind": "Usr"}, "kind must be Project, User"),
+    "kind": ({**document("User", "a"), "kind": "Usr"}, "kind must be Domain, Project, User"),
     "no name": ({"apiVersion": "clustercert/v1", "kind": "User", "metadata": {}}, "metadata.name is missing"),
     "field": (
         document("Project", "a", {"descriptoin": "x"}),
@@ -161,6 +243,15 @@ MISTAKES: dict[str, tuple[dict[str, Any], str]] = {
         "spec.webhook_mode must be default or known-only",
     ),
     "member": (document("Group", "a", {"members": ["alise"]}), "there is no user alise. Did you mean alice?"),
+    "member of a domain": (
+        document("Group", "a", {"members": ["acme/alice"]}),
+        "there is no user alice in the domain acme.",
+    ),
+    "domain": (document("User", "a", domain="acme"), "there is no domain acme"),
+    "label of a binding": (
+        document("RoleBinding", "a", {"service": True, "role": "operator"}, labels={"team": "web"}),
+        "metadata: there is no field labels. Known: name, domain.",
+    ),
     "project": (cluster("a", "eu-ed"), "there is no project eu-ed. Did you mean eu-de?"),
     "role": (
         document("RoleBinding", "a", {"project": "eu-de", "role": "memeber", "users": ["alice"]}),

@@ -76,13 +76,13 @@ PANELS = {
         CommandEntry(
             "apply",
             "apply.command",
-            "Create and change projects, users, groups, role bindings and clusters, as described in YAML documents.",
+            "Create and change domains, projects, users, groups, roles and clusters, as described in YAML documents.",
         ),
         CommandEntry("diff", "apply.command", "Show what `apply` would change with the same options."),
         CommandEntry(
             "export",
             "apply.command",
-            "Print all projects, users, groups, role bindings and clusters as documents for `apply`.",
+            "Print all domains, projects, users, groups, roles and clusters as documents for `apply`.",
         ),
         CommandEntry("identity", "identity", "Check tokens from OIDC issuers."),
         CommandEntry("policy", "policy.command", "Check the policy, and explain what it decides."),

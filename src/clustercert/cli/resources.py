@@ -63,7 +63,7 @@ class Resource:
         question: the question before a deletion, with fields of the object in braces.
         after_deletion: the end of the message after a deletion.
         kind: the kind of documents for this resource; empty if there are no such documents.
-        metadata: the fields of a document's metadata besides name and labels.
+        metadata: the fields of a document's metadata besides the name.
         fields: the fields that the owner of an object sets.
     """
 
@@ -104,6 +104,10 @@ class Resource:
         return typer.Argument(metavar="NAME", help=self.new_name or f"Name of the {self.title}.")
 
     @property
+    def has_labels(self) -> bool:
+        return _LABELS in self.metadata
+
+    @property
     def defaults(self) -> dict[str, object]:
         """The values of fields that are not given."""
         return {each.name: each.default for each in self.fields if each.default is not NO_DEFAULT}
@@ -119,6 +123,7 @@ _DOMAIN = Field(
     "domain",
     NAME | {"description": "The domain in which names are looked up. By default, the caller's domain."},
 )
+_LABELS = Field("labels", MAPPING)
 _CLUSTER_PROJECT = Field(
     "project", NAME | {"description": "The project that owns the cluster."}, is_required=True
 )
@@ -162,6 +167,8 @@ RESOURCES = {
             },
             columns=("id", "name", "enabled"),
             question="Delete the domain {name} ({id})?",
+            kind="Domain",
+            fields=(_ENABLED,),
         ),
         Resource(
             noun="project",
@@ -181,7 +188,7 @@ RESOURCES = {
             new_name="Name of the project. The vendors' SDKs expect the region's name.",
             question="Delete the project {name} ({id}) with its role assignments and tokens?",
             kind="Project",
-            metadata=(_DOMAIN,),
+            metadata=(_DOMAIN, _LABELS),
             fields=(
                 Field("id", option=Annotated[str | None, _ID_OPTION]),
                 Field("description", TEXT, default="", option=DescriptionOption),
@@ -208,7 +215,7 @@ RESOURCES = {
             is_in_domain=True,
             after_deletion=" Their certificates are revoked.",
             kind="User",
-            metadata=(_DOMAIN,),
+            metadata=(_DOMAIN, _LABELS),
             fields=(_ENABLED,),
         ),
         Resource(
@@ -226,12 +233,15 @@ RESOURCES = {
             columns=("id", "name", "domain"),
             is_in_domain=True,
             kind="Group",
-            metadata=(_DOMAIN,),
+            metadata=(_DOMAIN, _LABELS),
             fields=(
                 Field(
                     "members",
                     TEXTS
-                    | {"description": "All members, by name. Without this field, members do not change."},
+                    | {
+                        "description": "All members, by name, DOMAIN/NAME or id. Without this field, members do not "
+                        "change."
+                    },
                 ),
             ),
         ),
@@ -249,14 +259,21 @@ RESOURCES = {
             },
             argument="Role: admin, member, reader, operator or any other.",
             question="Delete the role {name} ({id})?",
+            kind="Role",
+        ),
+        Resource(
+            noun="role-binding",
+            plural="assignments",
+            help="Assignments of a role to users and groups.",
+            key="id",
             kind="RoleBinding",
             metadata=(_DOMAIN,),
             fields=(
                 Field("role", NAME, is_required=True),
                 Field("project", NAME | {"description": "The project. Give either `project` or `service`."}),
                 Field("service", {"const": True, "description": "The role is valid in the whole service."}),
-                Field("users", TEXTS),
-                Field("groups", TEXTS),
+                Field("users", TEXTS | {"description": "Users, by name, DOMAIN/NAME or id."}),
+                Field("groups", TEXTS | {"description": "Groups, by name, DOMAIN/NAME or id."}),
             ),
         ),
         Resource(
@@ -278,7 +295,7 @@ RESOURCES = {
             plural="clusters",
             help="Manage the clusters for which certificates are issued.",
             kind="Cluster",
-            metadata=(_DOMAIN, _CLUSTER_PROJECT),
+            metadata=(_DOMAIN, _CLUSTER_PROJECT, _LABELS),
             fields=(
                 Field(
                     "kubeconfig",

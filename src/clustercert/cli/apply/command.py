@@ -66,13 +66,13 @@ def apply(
     pruning: PruneOptions,
     yes: YesOption = False,
 ) -> None:
-    """Create and change projects, users, groups, role bindings and clusters, as described in YAML documents.
+    """Create and change domains, projects, users, groups, roles and clusters, as described in YAML documents.
 
     Everything is checked before the first change. Applying the same documents again changes nothing.
     """
     documents = _read(file)
     planner, changes = _plan(client, documents)
-    deleted = _deletions(client, documents, pruning.labels)
+    deleted = planner.deletions(pruning.labels) if pruning.labels else []
     if deleted:
         _show(deleted)
         confirm(
@@ -92,8 +92,8 @@ def diff(
 ) -> None:
     """Show what `apply` would change with the same options."""
     documents = _read(file)
-    _, changes = _plan(client, documents)
-    changes += _deletions(client, documents, pruning.labels)
+    planner, changes = _plan(client, documents)
+    changes += planner.deletions(pruning.labels) if pruning.labels else []
     if output == "table":
         _show(changes)
     else:
@@ -103,7 +103,7 @@ def diff(
 
 @on_service
 def export(client: "AdministrationClient") -> None:
-    """Print all projects, users, groups, role bindings and clusters as documents for `apply`."""
+    """Print all domains, projects, users, groups, roles and clusters as documents for `apply`."""
     from clustercert.cli.apply.documents import write_documents
     from clustercert.cli.apply.export import exported
 
@@ -134,14 +134,6 @@ def _plan(
     return planner, changes
 
 
-def _deletions(
-    client: "AdministrationClient", documents: "Sequence[Document]", labels: dict[str, str]
-) -> "list[PlannedChange]":
-    from clustercert.cli.apply.desired_state import deletions
-
-    return deletions(client, documents, labels) if labels else []
-
-
 def _make(client: "AdministrationClient", planner: "Planner", changes: "Sequence[PlannedChange]") -> None:
     """Apply and print the changes one by one. Raises CommandError with the number of changes applied so far."""
     from clustercert.client.connection import ClientError
@@ -165,8 +157,8 @@ def _make_one(client: "AdministrationClient", planner: "Planner", change: "Plann
         client.delete(path, change.etag)
         return
     made = client.put(path, change.body)
-    for key in planner.awaited_projects(change):
-        planner.project_ids[key] = str(made["id"])
+    if change.creates is not None:
+        planner.ids[change.creates] = str(made["id"])
 
 
 def _count(changes: "Sequence[PlannedChange]") -> str:

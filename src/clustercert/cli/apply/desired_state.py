@@ -3,12 +3,26 @@
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from difflib import get_close_matches
-from typing import Any
+from typing import Any, NamedTuple
 
 from clustercert.cli.apply.documents import KINDS, Document, cluster_fields
+from clustercert.cli.lookup import split_domain
 from clustercert.cli.options import CommandError
 from clustercert.client.administration import AdministrationClient, path_of
 from clustercert.model import JsonObject
+
+
+class Key(NamedTuple):
+    """An object to which documents refer, possibly by its id.
+
+    Attributes:
+        kind: the kind of the object's documents.
+        domain: the name of the object's domain; empty for domains and roles.
+    """
+
+    kind: str
+    domain: str
+    name: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -17,33 +31,40 @@ class PlannedChange:
 
     Attributes:
         action: `create`, `change` or `delete`.
-        path: API path of the object. For an object in a project, relative to the project's path.
+        path: the parts of the object's API path. A key stands for the id of its object.
+        domain: the domain in which the service looks up names in the path; `None` for the caller's domain.
         body: body of the PUT request; `None` for a deletion.
-        project: domain and name of the object's project. The full path contains the project's id.
         differences: old and new values by field.
-        needs_others: whether the change refers to an object that an earlier change creates.
+        needs: further objects that must exist before the change.
+        creates: the key of the object that the change creates; `None` if no other change can refer to the object.
         etag: delete the object only if it still has this ETag; `None` to delete it in any state.
     """
 
     action: str
     title: str
-    path: str
+    path: tuple[str | Key, ...]
+    domain: str | None = None
     body: JsonObject | None = None
-    project: tuple[str | None, str] | None = None
     differences: Mapping[str, tuple[object, object]] = field(default_factory=dict)
-    needs_others: bool = False
+    needs: tuple[Key, ...] = ()
+    creates: Key | None = None
     etag: str | None = None
 
 
 class Planner:
-    """Plans changes. Raises CommandError if a referenced object is neither in the documents nor in the service."""
+    """Plans changes. Raises CommandError if a referenced object is neither in the documents nor in the service.
+
+    Attributes:
+        ids: the ids of objects that exist. Add the id of each object that a change creates.
+    """
 
     def __init__(self, client: AdministrationClient, documents: Sequence[Document]) -> None:
         self._client = client
         self._documents = documents
-        self._named = {(each.resource.kind, each.domain, each.name) for each in documents}
-        self._found: dict[tuple[str, str | None, str], JsonObject | None] = {}
-        self.project_ids: dict[tuple[str | None, str], str] = {}
+        self._home = str(client.caller["domain"])
+        self._named = {self._key_of(each) for each in documents}
+        self._found: dict[Key, JsonObject | None] = {}
+        self.ids: dict[Key, str] = {}
 
     def changes(self, advance: Callable[[], None]) -> list[PlannedChange]:
         """Return the changes in the order in which they can be made. Raises CommandError or ClientError.
@@ -63,25 +84,52 @@ class Planner:
         Raises ClientError.
         """
         for change in changes:
-            has_project = change.project is None or change.project in self.project_ids
-            if has_project and change.body is not None and not change.needs_others:
-                separator = "&" if "?" in change.path else "?"
-                self._client.put(f"{self.full_path(change)}{separator}dryRun=All", change.body)
+            needs = {each for each in (*change.path, *change.needs) if isinstance(each, Key)}
+            if change.body is not None and needs <= self.ids.keys():
+                path = self.full_path(change)
+                self._client.put(f"{path}{'&' if '?' in path else '?'}dryRun=All", change.body)
 
     def full_path(self, change: PlannedChange) -> str:
-        """Return the API path of a changed object. For an object in a project, the path contains the project's id."""
-        if change.project is None:
-            return change.path
-        return path_of("projects", self.project_ids[change.project]) + change.path
+        """Return the API path of a changed object, with ids in place of keys."""
+        parts = (self.ids[each] if isinstance(each, Key) else each for each in change.path)
+        return path_of(*parts, domain=change.domain)
 
-    def awaited_projects(self, change: PlannedChange) -> list[tuple[str | None, str]]:
-        """Return the keys in `project_ids` for the project that a change creates. Empty for other changes."""
-        return [
-            (each.domain, each.name)
+    def deletions(self, selector: Mapping[str, str]) -> list[PlannedChange]:
+        """Plan the deletion of all objects that have the labels of the selector and are in no document."""
+        found: list[tuple[str, tuple[str, ...]]] = []
+        projects = list(self._client.list_all("/projects", "projects"))
+        clusters = {
+            (self._key("Project", each.domain, each.project or ""), each.name)
             for each in self._documents
-            if each.resource.kind == "Project"
-            and change.path == path_of("projects", each.name, domain=each.domain)
-        ]
+            if each.resource.kind == "Cluster"
+        }
+        for project in projects:
+            path = ("projects", str(project["id"]), "clusters")
+            for each in self._client.list_all(path_of(*path), "clusters"):
+                is_named = any(
+                    (owner, str(name)) in clusters
+                    for owner in self._keys_of("Project", project)
+                    for name in (each["name"], each["id"])
+                )
+                if _has_labels(each, selector) and not is_named:
+                    title = f"Cluster {self._place(project)}/{each['name']}"
+                    found.append((title, (*path, str(each["id"]))))
+        for kind in ("Group", "User", "Project"):
+            plural = f"{kind.lower()}s"
+            found += [
+                (f"{kind} {self._place(each)}", (plural, str(each["id"])))
+                for each in self._client.list_all(f"/{plural}", plural)
+                if _has_labels(each, selector) and self._named.isdisjoint(self._keys_of(kind, each))
+            ]
+        return [change for title, path in found for change in self._deletion(title, path, selector)]
+
+    def _deletion(
+        self, title: str, path: tuple[str, ...], selector: Mapping[str, str]
+    ) -> Iterator[PlannedChange]:
+        """Plan the deletion of an object, unless the object lost the labels after it was listed."""
+        state = self._client.find_state(path_of(*path))
+        if state is not None and _has_labels(state[0], selector):
+            yield PlannedChange("delete", title, path, etag=state[1])
 
     def _changes_of(self, document: Document) -> Iterator[PlannedChange]:
         match document.resource.kind:
@@ -93,166 +141,158 @@ class Planner:
                 yield from self._entity(document)
 
     def _entity(self, document: Document) -> Iterator[PlannedChange]:
-        """Plan a project, user or group, and the members of a group."""
-        resource = document.resource
-        current = self._find(resource.kind, document.domain, document.name)
-        if current is not None and resource.kind == "Project":
-            self.project_ids[document.domain, document.name] = str(current["id"])
+        """Plan a domain, project, user, group or role, and the members of a group."""
+        resource, key = document.resource, self._key_of(document)
+        current = self._find(key)
         given = {name: value for name, value in document.spec.items() if name != "members"}
         # Omit the default of `enabled`: the service then enables new objects, and keeps the value of existing objects.
         defaults = {name: value for name, value in resource.defaults.items() if name != "enabled"}
-        body = {**defaults, **given, "labels": dict(document.labels)}
-        path = path_of(resource.plural, document.name, domain=document.domain)
-        yield from _put(document, path, body, current)
+        labels = {"labels": dict(document.labels)} if resource.has_labels else {}
+        named_domain = (self._require(document, "Domain", document.domain),) if document.domain else ()
+        yield from _put(
+            document,
+            (resource.plural, document.name),
+            {**defaults, **given, **labels},
+            current,
+            domain=document.domain,
+            needs=named_domain,
+            creates=key,
+        )
         if "members" in document.spec:
             yield from self._members(document, current)
 
     def _members(self, document: Document, group: JsonObject | None) -> Iterator[PlannedChange]:
-        names = list(dict.fromkeys(document.spec["members"]))
-        for name in names:
-            self._require(document, "User", document.domain, name)
+        keys = [self._require(document, "User", name) for name in document.spec["members"]]
+        path = ("groups", self._key_of(document), "members")
         current: dict[str, JsonObject] = {}
         if group is not None:
             listed = self._client.list_all(path_of("groups", str(group["id"]), "members"), "members")
-            # Members from other domains are keyed by id: their names may be equal to names in the group's domain.
-            ours = str(group["domain_id"])
-            current = {str(each["name" if each["domain_id"] == ours else "id"]): each for each in listed}
-        for name in names:
-            if name not in current and name not in {each["id"] for each in current.values()}:
-                path = path_of("groups", document.name, "members", name, domain=document.domain)
-                is_new = group is None or self._find("User", document.domain, name) is None
-                title = f"{document.title} member {name}"
-                yield PlannedChange("create", title, path, {}, needs_others=is_new)
-        for name, each in current.items():
-            if name not in names and each["id"] not in names:
-                path = path_of("groups", document.name, "members", str(each["id"]), domain=document.domain)
-                yield PlannedChange("delete", f"{document.title} member {name}", path)
+            current = {str(each["id"]): each for each in listed}
+        for key in dict.fromkeys(keys):
+            if self.ids.get(key) not in current:
+                title = f"{document.title} member {self._reference(document, key)}"
+                yield PlannedChange("create", title, (*path, key), body={})
+        kept = {self.ids.get(key) for key in keys}
+        for user_id, each in current.items():
+            if user_id not in kept:
+                member = self._reference(document, Key("User", str(each["domain"]), str(each["name"])))
+                yield PlannedChange("delete", f"{document.title} member {member}", (*path, user_id))
 
     def _binding(self, document: Document) -> Iterator[PlannedChange]:
         """Plan the missing assignments of a role binding. Other assignments are kept."""
-        role, project = document.spec["role"], self._project(document)
-        self._require_role(document, role)
+        role = self._require(document, "Role", document.spec["role"])
+        project = self._project(document)
         assigned = self._assigned(project)
-        for kind, plural in (("User", "users"), ("Group", "groups")):
-            for name in dict.fromkeys(document.spec.get(plural, ())):
-                current = self._require(document, kind, document.domain, name)
-                key = (role, kind.lower(), str(current["id"]) if current is not None else "")
-                if key not in assigned:
-                    path = path_of("assignments", role, plural, name, domain=document.domain)
-                    where = document.project or "service"
-                    title = f"RoleBinding {where}: {role} of {kind} {name}"
-                    yield PlannedChange("create", title, path, {}, project, needs_others=current is None)
+        place: tuple[str | Key, ...] = ("projects", project) if project is not None else ()
+        for kind in ("User", "Group"):
+            plural = KINDS[kind].plural
+            keys = [self._require(document, kind, name) for name in document.spec.get(plural, ())]
+            for key in dict.fromkeys(keys):
+                if (role.name, kind.lower(), self.ids.get(key)) not in assigned:
+                    path = (*place, "assignments", role.name, plural, key)
+                    where, name = document.place or "service", self._reference(document, key)
+                    title = f"RoleBinding {where}: {role.name} of {kind} {name}"
+                    yield PlannedChange("create", title, path, body={}, needs=(role,))
 
-    def _assigned(self, project: tuple[str | None, str] | None) -> set[tuple[str, str, str]]:
+    def _assigned(self, project: Key | None) -> set[tuple[str, str, str | None]]:
         """Return the assignments in a project or the whole service: role, `user` or `group`, and the assignee's id."""
-        if project is not None and project not in self.project_ids:
-            return set()
         if project is None:
             listed = self._client.list_all("/assignments", "assignments", scope="service")
-        else:
-            path = path_of("projects", self.project_ids[project], "assignments")
+        elif project in self.ids:
+            path = path_of("projects", self.ids[project], "assignments")
             listed = self._client.list_all(path, "assignments")
+        else:
+            return set()
         return {(str(each["role"]), str(each["assignee"]), str(each["assignee_id"])) for each in listed}
 
     def _cluster(self, document: Document) -> Iterator[PlannedChange]:
-        project, path = self._project(document), path_of("clusters", document.name)
+        project = self._project(document)
+        if project is None:
+            raise CommandError(f"{document.source}: {document.title}: metadata.project is missing.")
         current = None
-        if project is not None and project in self.project_ids:
-            current = self._client.find(f"/projects/{self.project_ids[project]}{path}")
-        yield from _put(document, path, cluster_fields(document), current, project)
+        if project in self.ids:
+            current = self._client.find(path_of("projects", self.ids[project], "clusters", document.name))
+        path = ("projects", project, "clusters", document.name)
+        yield from _put(document, path, cluster_fields(document), current)
 
-    def _project(self, document: Document) -> tuple[str | None, str] | None:
-        """Return the domain and name of the project of a cluster or role binding.
-
-        Stores the project's id in `project_ids` if the project exists. Raises CommandError if the project is missing.
-        """
+    def _project(self, document: Document) -> Key | None:
+        """Return the project of a cluster or role binding; `None` for the whole service. Raises CommandError."""
         if document.project is None:
             return None
-        key = (document.domain, document.project)
-        current = self._require(document, "Project", *key)
-        if current is not None:
-            self.project_ids[key] = str(current["id"])
-        return key
+        return self._require(document, "Project", document.project)
 
-    def _require(self, document: Document, kind: str, domain: str | None, name: str) -> JsonObject | None:
-        """Return a referenced object, or None if it does not exist and a document creates it.
+    def _require(self, document: Document, kind: str, reference: str) -> Key:
+        """Return the key of a referenced object.
 
         Raises CommandError if the object does not exist and no document creates it.
         """
-        current = self._find(kind, domain, name)
-        if current is None and (kind, domain, name) not in self._named:
-            names = {known for of, where, known in self._named if (of, where) == (kind, domain)}
+        name, domain = split_domain(reference, document.domain)
+        key = self._key(kind, domain, name)
+        if self._is_missing(key) and key not in self._named:
+            names = {each.name for each in self._named if (each.kind, each.domain) == (kind, key.domain)}
+            if kind == "Role":
+                names |= {str(each["name"]) for each in self._client.list_all("/roles", "roles")}
+            where = f" in the domain {key.domain}" if "/" in reference else ""
             raise CommandError(
-                f"{document.source}: {document.title}: there is no {kind.lower()} {name}.{_similar(name, names)}"
+                f"{document.source}: {document.title}: there is no {kind.lower()} {key.name}{where}."
+                f"{_similar(key.name, names)}"
             )
-        return current
+        return key
 
-    def _require_role(self, document: Document, role: str) -> None:
-        if self._find("Role", None, role) is None:
-            names = {str(each["name"]) for each in self._client.list_all("/roles", "roles")}
-            raise CommandError(
-                f"{document.source}: {document.title}: there is no role {role}.{_similar(role, names)}"
-            )
+    def _key(self, kind: str, domain: str | None, name: str) -> Key:
+        resource = KINDS[kind]
+        return Key(kind, (domain or self._home) if resource.is_in_domain else "", name)
 
-    def _find(self, kind: str, domain: str | None, name: str) -> JsonObject | None:
-        key = (kind, domain, name)
+    def _key_of(self, document: Document) -> Key:
+        return self._key(document.resource.kind, document.domain, document.name)
+
+    def _keys_of(self, kind: str, value: JsonObject) -> set[Key]:
+        """Return the keys by which documents can refer to an object in a domain: by its name and by its id."""
+        return {Key(kind, str(value["domain"]), str(value[field])) for field in ("name", "id")}
+
+    def _reference(self, document: Document, key: Key) -> str:
+        """Return the name of a user or group, with the domain if the document's domain is a different one."""
+        is_near = key.domain == (document.domain or self._home)
+        return key.name if is_near else f"{key.domain}/{key.name}"
+
+    def _place(self, value: JsonObject) -> str:
+        """Return the name of an object, with its domain if this is not the caller's domain."""
+        return str(value["name"]) if value["domain"] == self._home else f"{value['domain']}/{value['name']}"
+
+    def _is_missing(self, key: Key) -> bool:
+        return self._find(key) is None
+
+    def _find(self, key: Key) -> JsonObject | None:
+        """Return an object, or None if it does not exist. Puts its id into `ids`."""
         if key not in self._found:
-            self._found[key] = self._client.find(path_of(f"{kind.lower()}s", name, domain=domain))
+            # The service knows the caller's domain. It names its domains if the caller is in none of them.
+            domain = key.domain if key.domain not in ("", self._home) else None
+            found = self._client.find(path_of(KINDS[key.kind].plural, key.name, domain=domain))
+            self._found[key] = found
+            if found is not None:
+                self.ids[key] = str(found["id"])
         return self._found[key]
-
-
-def deletions(
-    client: AdministrationClient, documents: Sequence[Document], selector: Mapping[str, str]
-) -> list[PlannedChange]:
-    """Plan the deletion of all objects that have the labels of the selector and are in no document."""
-    projects = list(client.list_all("/projects", "projects"))
-    named = {(each.resource.kind, each.project, each.name) for each in documents}
-    kept = {(kind, name) for kind, _, name in named}
-    found: list[tuple[str, str]] = []
-    for project in projects:
-        path = path_of("projects", str(project["id"]), "clusters")
-        for each in client.list_all(path, "clusters"):
-            owners = {str(project["id"]), str(project["name"])}
-            is_named = any(
-                ("Cluster", owner, key) in named for owner in owners for key in (each["name"], each["id"])
-            )
-            if _has_labels(each, selector) and not is_named:
-                found.append((f"Cluster {project['name']}/{each['name']}", f"{path}/{each['id']}"))
-    for kind in ("Group", "User", "Project"):
-        plural = f"{kind.lower()}s"
-        found += [
-            (f"{kind} {each['name']}", path_of(plural, str(each["id"])))
-            for each in client.list_all(f"/{plural}", plural)
-            if _has_labels(each, selector) and not {(kind, each["name"]), (kind, each["id"])} & kept
-        ]
-    return [change for title, path in found for change in _deletion(client, title, path, selector)]
-
-
-def _deletion(
-    client: AdministrationClient, title: str, path: str, selector: Mapping[str, str]
-) -> Iterator[PlannedChange]:
-    """Plan the deletion of an object, unless the object lost the labels after it was listed."""
-    state = client.find_state(path)
-    if state is not None and _has_labels(state[0], selector):
-        yield PlannedChange("delete", title, path, etag=state[1])
 
 
 def _put(
     document: Document,
-    path: str,
+    path: tuple[str | Key, ...],
     body: JsonObject,
     current: JsonObject | None,
-    project: tuple[str | None, str] | None = None,
+    **others: Any,
 ) -> Iterator[PlannedChange]:
-    """Plan a PUT request, unless the fields of the object already have these values."""
+    """Plan a PUT request, unless the fields of the object already have these values.
+
+    `others` are further fields of the planned change.
+    """
     if current is None:
-        yield PlannedChange("create", document.title, path, body, project)
+        yield PlannedChange("create", document.title, path, body=body, **others)
         return
     differences = {
         name: (current.get(name), value) for name, value in body.items() if current.get(name) != value
     }
     if differences:
-        yield PlannedChange("change", document.title, path, body, project, differences)
+        yield PlannedChange("change", document.title, path, body=body, differences=differences, **others)
 
 
 def _has_labels(value: JsonObject, selector: Mapping[str, str]) -> bool:

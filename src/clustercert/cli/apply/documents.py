@@ -9,7 +9,7 @@ import yaml
 
 from clustercert.cli.kubeconfig import cluster_import
 from clustercert.cli.options import CommandError
-from clustercert.cli.resources import MAPPING, NAME, RESOURCES, Field, Resource, Schema
+from clustercert.cli.resources import NAME, RESOURCES, Field, Resource, Schema
 from clustercert.cli.yaml_io import STANDARD_INPUT, in_messages, parse, read_input
 from clustercert.model.errors import InvalidRequest
 from clustercert.yaml_text import Dumper
@@ -30,7 +30,7 @@ def json_schema() -> Schema:
 
 
 def _schema_of(resource: Resource) -> Schema:
-    metadata = (Field("name", NAME, is_required=True), Field("labels", MAPPING), *resource.metadata)
+    metadata = (Field("name", NAME, is_required=True), *resource.metadata)
     return {
         "title": resource.kind,
         "type": "object",
@@ -78,9 +78,14 @@ class Document:
     source: Path
 
     @property
+    def place(self) -> str:
+        """The project of a cluster or role binding, with its domain if the document names one; or an empty string."""
+        return "/".join(each for each in (self.domain, self.project) if each) if self.project else ""
+
+    @property
     def title(self) -> str:
-        where = f"{self.project}/" if self.project is not None else ""
-        return f"{self.resource.kind} {where}{self.name}"
+        place = self.place or self.domain
+        return f"{self.resource.kind} {place}/{self.name}" if place else f"{self.resource.kind} {self.name}"
 
 
 def read_documents(paths: Sequence[Path]) -> list[Document]:
@@ -127,7 +132,7 @@ def _document(value: object, file: Path, where: str) -> Document:
     _check_spec(resource, spec, where)
     for name in (metadata["name"], metadata.get("domain"), metadata.get("project"), spec.get("project")):
         if name is not None and "/" in name:
-            raise CommandError(f"{where}: the name {name} has a slash. Use the id of this object instead.")
+            raise CommandError(f"{where}: the name {name} has a slash. Write the domain in metadata.domain.")
     return Document(
         resource=resource,
         name=metadata["name"],

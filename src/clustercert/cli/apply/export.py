@@ -8,7 +8,11 @@ from clustercert.model import JsonObject
 
 
 def exported(client: AdministrationClient) -> Iterator[JsonObject]:
-    """Yield the documents of all objects, projects first. Raises ClientError."""
+    """Yield the documents of all objects, in the order in which `apply` creates them. Raises ClientError."""
+    from clustercert.policy.rules import PROJECT_ROLES, SERVICE_ROLES
+
+    domains = sorted(client.list_all("/domains", "domains"), key=lambda each: str(each["name"]))
+    yield from (_document("Domain", each) for each in domains)
     projects = sorted(client.list_all("/projects", "projects"), key=_place)
     yield from (_document("Project", each) for each in projects)
     yield from (_document("User", each) for each in sorted(client.list_all("/users", "users"), key=_place))
@@ -16,6 +20,9 @@ def exported(client: AdministrationClient) -> Iterator[JsonObject]:
         members = list(client.list_all(path_of("groups", str(group["id"]), "members"), "members"))
         names = [_reference(each, str(group["domain"])) for each in members]
         yield _document("Group", group, members=sorted(names))
+    for role in sorted(client.list_all("/roles", "roles"), key=lambda each: str(each["name"])):
+        if role["name"] not in (*PROJECT_ROLES, *SERVICE_ROLES):
+            yield _document("Role", role)
     yield from _bindings(client.list_all("/assignments", "assignments", scope="service"), None)
     for project in projects:
         path = path_of("projects", str(project["id"]), "assignments")
@@ -24,19 +31,18 @@ def exported(client: AdministrationClient) -> Iterator[JsonObject]:
         path = path_of("projects", str(project["id"]), "clusters")
         for cluster in sorted(client.list_all(path, "clusters"), key=lambda each: str(each["name"])):
             place = {"project": project["name"], "domain": project["domain"]}
-            yield _document("Cluster", cluster | {"domain": None}, place=place)
+            yield _document("Cluster", cluster | place)
 
 
-def _document(kind: str, value: JsonObject, place: JsonObject | None = None, **more: object) -> JsonObject:
+def _document(kind: str, value: JsonObject, **more: object) -> JsonObject:
     """Return a document with the fields that differ from their defaults."""
     spec: JsonObject = {
         each.name: value[each.name]
         for each in KINDS[kind].fields
         if each.schema is not None and each.name in value and value[each.name] != each.default
     }
-    metadata: JsonObject = {"name": value["name"], **(place or {"domain": value["domain"]})}
-    if value.get("labels"):
-        metadata["labels"] = value["labels"]
+    more_metadata = {each.name: value[each.name] for each in KINDS[kind].metadata if value.get(each.name)}
+    metadata: JsonObject = {"name": value["name"], **more_metadata}
     return {"apiVersion": API_VERSION, "kind": kind, "metadata": metadata, "spec": spec | more}
 
 
@@ -46,9 +52,7 @@ def _bindings(assignments: Iterable[JsonObject], project: JsonObject | None) -> 
     for each in assignments:
         domain = str(project["domain"] if project is not None else each["domain"])
         subjects = found.setdefault((domain, str(each["role"])), {"users": [], "groups": []})
-        subjects[f"{each['assignee']}s"].append(
-            str(each["name"] if each["domain"] == domain else each["assignee_id"])
-        )
+        subjects[f"{each['assignee']}s"].append(_reference(each, domain))
     for (domain, role), subjects in sorted(found.items()):
         where: JsonObject = {"project": project["name"]} if project is not None else {"service": True}
         name = f"{project['name']}-{role}" if project is not None else f"service-{role}"
@@ -57,9 +61,9 @@ def _bindings(assignments: Iterable[JsonObject], project: JsonObject | None) -> 
         yield {"apiVersion": API_VERSION, "kind": "RoleBinding", "metadata": metadata, "spec": spec}
 
 
-def _reference(member: JsonObject, domain: str) -> str:
-    """Return the name of a user in this domain, or the id of a user in another domain."""
-    return str(member["name"] if member["domain"] == domain else member["id"])
+def _reference(value: JsonObject, domain: str) -> str:
+    """Return the name of a user or group in this domain, or DOMAIN/NAME of one in another domain."""
+    return str(value["name"]) if value["domain"] == domain else f"{value['domain']}/{value['name']}"
 
 
 def _place(value: JsonObject) -> tuple[str, str]:
