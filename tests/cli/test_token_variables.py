@@ -69,7 +69,9 @@ def test_the_token_wins_over_a_saved_login_and_over_openstacks_variables(job: Jo
     home = str(job.world.folder / "home")
     for variables in ({}, {"OS_AUTH_URL": "https://127.0.0.1:9", "CLUSTERCERT_PROFILE": "default"}):
         done = job.run("status", "--output", "json", HOME=home, **variables)
-        assert json.loads(done.out)["user"] == "bob"
+        shown = json.loads(done.out)
+        assert (shown["user"], shown["profile"], shown["other_logins"]) == ("bob", None, [])
+        assert shown["renewal"] == "none, because the login is in environment variables"
     done = job.run("clusters", "--from-env", HOME=home, OS_AUTH_URL="https://127.0.0.1:9")
     assert (done.code, done.out) == (2, "")
     assert "--from-env excludes CLUSTERCERT_URL and CLUSTERCERT_TOKEN. Unset both." in done.err

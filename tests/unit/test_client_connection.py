@@ -257,8 +257,8 @@ def test_the_proxy_in_the_environment_is_used(monkeypatch: pytest.MonkeyPatch) -
     with Client("http://clustercert.test:8080") as client, pytest.raises(Unreachable) as dead:
         client.projects()
     assert dead.value.message == (
-        "Can't connect to http://clustercert.test:8080 through the proxy http://127.0.0.1:9 (see the variables "
-        "http_proxy, all_proxy and no_proxy) (Connection refused). Check the address, and that the service is running."
+        "Can't connect to http://clustercert.test:8080 through the proxy http://127.0.0.1:9 (Connection refused). "
+        "Check the address, and the variables http_proxy, all_proxy and no_proxy, and that the service is running."
     )
     monkeypatch.setenv("http_proxy", "socks5://127.0.0.1:1")
     with Client("http://clustercert.test:8080") as client, pytest.raises(ClientError, match="http_proxy"):

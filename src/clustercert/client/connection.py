@@ -270,7 +270,7 @@ class UntrustedCertificate(ClientError):
     def __init__(self, url: str, reason: str) -> None:
         advice = certificate_advice(reason) or (
             "If the service has a new certificate, run `clustercert login`, and compare the fingerprint that it shows "
-            "with the operator's. If you use OpenStack's variables, name the CA in OS_CACERT."
+            "with the operator's. If the login is in variables, name the CA in CLUSTERCERT_CA_FILE or OS_CACERT."
         )
         super().__init__(f"The certificate of {url} is not trusted ({reason}). {advice}")
         self.rejection = reason
@@ -489,7 +489,7 @@ def _translate_failures(url: str) -> Iterator[None]:
         yield
     except TimeoutError as error:
         raise Unreachable(
-            f"{url} did not answer in time{through_proxy(url)}. Check the address and the network."
+            f"{url} did not answer in time{through_proxy(url)}. Check the network and {_cause_to_check(url)}."
         ) from error
     except ssl.SSLCertVerificationError as error:
         raise UntrustedCertificate(url, one_line(error.verify_message).rstrip(".")) from error
@@ -500,8 +500,8 @@ def _translate_failures(url: str) -> Iterator[None]:
         ) from error
     except OSError as error:
         raise Unreachable(
-            f"Can't connect to {url}{through_proxy(url)} ({_reason(error)}). Check the address, and that the service "
-            "is running."
+            f"Can't connect to {url}{through_proxy(url)} ({_reason(error)}). Check {_cause_to_check(url)}, and that "
+            "the service is running."
         ) from error
     except ValueError as error:
         # The exception's message is not shown, because it may contain the header with the token.
@@ -511,13 +511,17 @@ def _translate_failures(url: str) -> Iterator[None]:
 
 
 def through_proxy(url: str) -> str:
-    """Return a phrase with the proxy for an address and the variables that choose it, or an empty text."""
+    """Return a phrase that names the proxy for an address, or an empty text if no proxy is used."""
     with suppress(OSError):
         if (proxy := _proxy(urlsplit(url))) is not None:
-            port = f":{proxy.port}" if proxy.port else ""
-            variables = f"{urlsplit(url).scheme}_proxy, all_proxy and no_proxy"
-            return f" through the proxy http://{proxy.hostname}{port} (see the variables {variables})"
+            return f" through the proxy http://{proxy.hostname}{f':{proxy.port}' if proxy.port else ''}"
     return ""
+
+
+def _cause_to_check(url: str) -> str:
+    if not through_proxy(url):
+        return "the address"
+    return f"the address, and the variables {urlsplit(url).scheme}_proxy, all_proxy and no_proxy"
 
 
 def _reason(error: Exception) -> str:

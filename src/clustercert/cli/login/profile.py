@@ -119,7 +119,9 @@ class Profile:
 
     def summary(self, name: str | None) -> dict[str, object]:
         """Return the facts about a saved login that `login` and `status` print. Contains no secrets."""
-        by_user = "with `clustercert login`" if self.ends_at is not None else "not needed"
+        by_user = "not needed" if self.ends_at is None else "with `clustercert login`"
+        if name is None:
+            by_user = "none, because the login is in environment variables"
         return {
             "service": self.url,
             "user": self.user,
