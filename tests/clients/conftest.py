@@ -18,6 +18,7 @@ pytest.register_assert_rewrite(
     "support.keystone_installation",
     "support.kubeconfig_checks",
     "support.registered_cluster",
+    "support.removal_scenario",
     "support.revocation_scenarios",
     "support.installation",
 )

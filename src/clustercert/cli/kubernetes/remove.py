@@ -34,9 +34,9 @@ async def remove(
     async def write(cluster: "Cluster") -> None:
         path = write_removal(out if selection.is_one else out / folder_of(cluster), cluster)
         write_out(f"{path}\n")
-        print_note(f"Next: follow {path}.")
 
     if selection.is_one:
         await write(chosen[0])
     else:
         await for_each(operator, chosen, write)
+    print_note(f"Next: follow the steps in {'this file' if selection.is_one else 'these files'}.")

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from clustercert.cli.commands import on_store
-from clustercert.cli.kubernetes.selection import ClusterSelection, folder_of, for_each, label_of
+from clustercert.cli.kubernetes.selection import ClusterSelection, Notes, folder_of, for_each
 from clustercert.cli.options import parse_pairs
 from clustercert.cli.output import print_note, write_out
 from clustercert.cli.session import Operator
@@ -232,6 +232,7 @@ async def setup(
         return
     # Try the handshake once for each address, because an attempt may take seconds.
     handshakes: dict[tuple[object, ...], str] = {}
+    remarks = Notes()
 
     async def write_folder(cluster: "Cluster") -> None:
         out = folder.out / folder_of(cluster)
@@ -239,15 +240,17 @@ async def setup(
         resolved, _, notes = await _write(operator, resolver, cluster)
         write_out(f"{out}\n")
         for note in notes:
-            print_note(f"{label_of(cluster)}: {note}")
+            remarks.add(cluster, note)
         connection = (resolved.choices.webhook_url, resolved.choices.webhook_ca, resolved.client)
         if connection not in handshakes:
             handshakes[connection] = _handshake_result(loaded, resolved)
-            print_note(handshakes[connection])
 
     try:
         await for_each(operator, await selection.clusters(operator), write_folder)
     finally:
+        remarks.print()
+        for result in handshakes.values():
+            print_note(result)
         if handshakes:
             print_note(
                 "Next: follow the README.md in each folder, then run `clustercert kubernetes verify` for these "
