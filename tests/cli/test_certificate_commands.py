@@ -311,7 +311,7 @@ def test_revocations_requires_a_cluster_or_a_user(shell: Shell) -> None:
 
 def test_the_access_report_explains_the_controls(shell: Shell) -> None:
     shell.operator.output("certificate", "revoke", shell.name(0), "--yes")
-    said = shell.operator.output("certificate", "access", "--cluster", "plain")
+    said = shell.operator.output("certificate", "access", "--cluster", "plain", "--explain")
     lines = said.splitlines()
     assert lines[0].split() == [
         "CERTIFICATE", "USER", "STATE", "HAS-ACCESS", "NOT-AFTER", "LAST-SEEN-AT", "STOPPED-BY", "GROUPS",
@@ -346,9 +346,10 @@ def test_the_access_report_explains_the_controls(shell: Shell) -> None:
     )
     said = " ".join(shell.operator.output("certificate", "access", "--cluster", "plain").split())
     assert (
-        "webhook (not set up): A webhook token exists, but the API server has never called the webhook."
-        in said
+        "is stopped by: ca, expiry. Not set up: webhook, binding, admission. Details: add --explain." in said
     )
+    assert "webhook: A webhook token exists, but the API server has never called the webhook." in said
+    assert "service-account token" not in said
     assert (
         "the API server has never called"
         in shell.operator.run("certificate", "revoke", shell.name(2), "--yes").err

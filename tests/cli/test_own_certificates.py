@@ -186,6 +186,8 @@ def test_identifiers_stay_whole_at_eighty_columns(place: RemoteSite) -> None:
         assert code == 0, lines
         assert max(map(len, lines)) <= COLUMNS, lines
     _, lines = place.terminal(place.alice, "certificate", "list", "--state", "live")
+    assert {"CLUSTER", "NOT-AFTER"} <= set(lines[0].split())
+    assert "USER-NAME" not in lines[0]
     assert any(line.startswith(name[:16]) for line in lines)
     _, lines = place.terminal(place.alice, "certificate", "show", name[:16])
     assert f"  {name}" in lines

@@ -56,6 +56,30 @@ def test_identifiers_are_never_wrapped_or_cut(
     assert "f" * 200 in capsys.readouterr().out
 
 
+def test_a_narrow_terminal_shows_the_columns_that_answer_the_question(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    on_a_terminal(monkeypatch)
+    row = {"name": "production", "place": "p" * 40, "owner": "alice", "until": "u" * 30}
+    columns = ("name", "place", "owner", "until")
+    show_list([row], Output.TABLE, columns=columns, keep=("owner", "until"))
+    shown = capsys.readouterr()
+    assert [line.split() for line in shown.out.splitlines()] == [
+        ["NAME", "OWNER", "UNTIL"],
+        ["production", "alice", "u" * 30],
+    ]
+    assert shown.err == "Columns that do not fit: place. Show them with -o wide.\n"
+    # If they don't fit beside each other, each row is a list of fields.
+    show_list([row], Output.TABLE, columns=columns, keep=("place", "until"))
+    assert capsys.readouterr().out.splitlines() == [
+        "FIELD   VALUE",
+        "name    production",
+        f"place   {'p' * 40}",
+        "owner   alice",
+        f"until   {'u' * 30}",
+    ]
+
+
 @pytest.mark.parametrize(
     ("away", "text"),
     [

@@ -69,6 +69,12 @@ def show_access(
     group: Annotated[
         str | None, typer.Option(metavar="GROUP", help="List only members of this Kubernetes group.")
     ] = None,
+    explain: Annotated[
+        bool,
+        typer.Option(
+            "--explain", help="Explain how fast a revocation takes effect, and what no revocation stops."
+        ),
+    ] = False,
     output: OutputOption = Output.TABLE,
 ) -> None:
     """Show who has access to a cluster. Only for operators, auditors and admins of the project.
@@ -88,14 +94,16 @@ def show_access(
         return
     is_table = output is Output.TABLE
     rows = _certificate_rows(report, is_table=is_table)
-    show_list(rows, output, columns=_COLUMNS, name="certificate" if is_table else "fingerprint")
+    name = "certificate" if is_table else "fingerprint"
+    show_list(rows, output, columns=_COLUMNS, name=name, keep=("user", "has_access", "not_after"))
     if is_table:
         if used := [each for each in rows if each["used_after_revocation_at"]]:
             write_out(
                 "\nCertificates used after their revocation, which had no effect at the API server:\n\n"
             )
             show_list(used, Output.TABLE, columns=_USED_COLUMNS, name="certificate")
-        _print_explanations(report)
+        _print_summary(report)
+        (_print_explanations if explain else _print_controls)(report)
 
 
 @on_service
@@ -136,8 +144,8 @@ def _certificate_rows(report: "JsonObject", *, is_table: bool) -> list[Row]:
     return [with_names(each) if is_table else with_times(each) for each in rows]
 
 
-def _print_explanations(report: "JsonObject") -> None:
-
+def _print_summary(report: "JsonObject") -> None:
+    """Print certificates from other issuers, and Kubernetes groups."""
     if not report["complete"]:
         print_note("The list of certificates is not complete. Filter the list with --user.")
     if unknown := [with_names(each) for each in cast("list[JsonObject]", report["unknown_credentials"])]:
@@ -146,6 +154,23 @@ def _print_explanations(report: "JsonObject") -> None:
     if groups := [with_times(each) for each in cast("list[JsonObject]", report["groups"])]:
         write_out("\nKubernetes groups in these certificates:\n\n")
         show_list(groups, Output.TABLE, columns=("name", "users", "credentials", "last_seen_at"))
+
+
+def _print_controls(report: "JsonObject") -> None:
+    """Print which controls stop a revoked certificate."""
+    controls = cast("list[JsonObject]", report["controls"])
+    set_up = ", ".join(str(each["name"]) for each in controls if each["set_up"])
+    missing = ", ".join(str(each["name"]) for each in controls if not each["set_up"])
+    not_set_up = f" Not set up: {missing}." if missing else ""
+    write_out("\n")
+    paragraph(f"A revoked certificate is stopped by: {set_up}.{not_set_up} Details: add --explain.")
+    for each in controls:
+        if each["lacking"]:
+            paragraph(f"{each['name']}: {each['lacking']}")
+
+
+def _print_explanations(report: "JsonObject") -> None:
+    """Print how each control works, and what no revocation stops."""
     write_out("\nControls that stop a revoked certificate, and how fast:\n\n")
     for control in cast("list[dict[str, str]]", report["controls"]):
         set_up = "" if control["set_up"] else " (not set up)"

@@ -38,6 +38,7 @@ from clustercert.cli.output import (
     Output,
     OutputOption,
     Progress,
+    is_wide,
     print_note,
     show_list,
     show_one,
@@ -483,7 +484,11 @@ def list_certificates(
     found, more = search_certificates(client, scope, filters.query(), limit)
     is_table = output is Output.TABLE
     rows = [with_names(each) if is_table else with_times(each) for each in found]
-    show_list(rows, output, columns=_COLUMNS, name="certificate" if is_table else "fingerprint")
+    # All certificates in a list of the caller's own have the same user.
+    is_own = client.is_user and scope == Scope()
+    columns = [each for each in _COLUMNS if each != "user_name" or not is_own or is_wide()]
+    name = "certificate" if is_table else "fingerprint"
+    show_list(rows, output, columns=columns, name=name, keep=("cluster", "not_after"))
     if more:
         print_note(f"Only the first {len(rows)} are listed. Raise --limit, or filter the list.")
 

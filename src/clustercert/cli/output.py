@@ -127,7 +127,9 @@ class Table:
     as a list of fields.
 
     Args:
-        name, keep: the columns that are left out last; see `_fitting`.
+        name: the column that identifies a row.
+        keep: the columns that answer the question of the command. If they don't fit, each row is shown as a list of
+            fields.
     """
 
     def __init__(self, columns: Sequence[str], name: str, keep: Sequence[str] = ()) -> None:
@@ -141,6 +143,10 @@ class Table:
             return
         if not self._widths:
             shown = _fitting(self._columns, rows, self._name, self._keep)
+            if not shown:
+                for row in rows:
+                    _print_fields({column: row[column] for column in self._columns})
+                return
             self._widths = {
                 column: max(len(column), *(len(_cell(row[column])) for row in rows)) for column in shown
             }
@@ -176,7 +182,7 @@ def show_list(
 
     Args:
         name: the field that `--output name` prints.
-        keep: the columns that a narrow terminal shows first, because they answer the question.
+        keep: the columns that a narrow terminal must show, because they answer the question of the command.
     """
     match output:
         case Output.TABLE if rows:
@@ -317,11 +323,12 @@ def _relative(time: datetime) -> str:
 def _fitting(columns: Sequence[str], rows: Sequence[Row], name: str, keep: Sequence[str]) -> Sequence[str]:
     """Return the columns that fit into the terminal, and print which ones do not. Never wraps or cuts values.
 
-    Columns of ids are left out first, then later columns before earlier columns, and last the columns in `keep`.
+    Columns of ids are left out first, then later columns before earlier columns. Returns no columns if one in `keep`
+    does not fit.
 
     Args:
         name: the column that identifies a row, which is always shown.
-        keep: columns, the most important first.
+        keep: the columns that answer the question of the command.
     """
     if _Layout.wide or not sys.stdout.isatty():
         return columns
@@ -332,9 +339,11 @@ def _fitting(columns: Sequence[str], rows: Sequence[Row], name: str, keep: Seque
     left = shutil.get_terminal_size().columns + len(_GAP) - widths[first]
     shown = {first}
     for column in (*keep, *sorted(columns, key=_is_id)):
-        if column in columns and column not in shown and widths[column] <= left:
+        if column not in shown and widths[column] <= left:
             shown.add(column)
             left -= widths[column]
+    if not shown.issuperset(keep):
+        return ()
     if hidden := [column for column in columns if column not in shown]:
         print_note(f"Columns that do not fit: {', '.join(hidden)}. Show them with -o wide.")
     return [column for column in columns if column in shown]

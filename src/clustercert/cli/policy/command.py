@@ -87,6 +87,8 @@ def _rows(user: "dict[str, Any]") -> "Iterator[Row]":
         }
 
 
+_EXAMPLE_COLUMNS = ("name", "passed", "expected", "decided")
+
 app = typer.Typer(name="policy", help="Check the policy, and explain what it decides.", no_args_is_help=True)
 
 
@@ -110,7 +112,9 @@ def check_policy(
         rules = [rule.name for rule in tested.rules]
         show_one({"sha256": policy_digest(tested), "rules": rules, "examples": rows}, output)
     elif rows:
-        show_list(rows, output, columns=["name", "passed", "expected", "decided"])
+        # A table lists only the examples that failed, if there are any.
+        shown = [row for row in rows if not row["passed"]] if failed and output is Output.TABLE else rows
+        show_list(shown, output, columns=_EXAMPLE_COLUMNS, keep=_EXAMPLE_COLUMNS[2:] if failed else ())
     if output is Output.TABLE:
         print_note(f"The policy is valid: {len(tested.rules)} rules, SHA-256 {policy_digest(tested)}.")
         print_note(f"{len(rows)} examples, {failed} failed." if rows else "The policy has no examples.")
