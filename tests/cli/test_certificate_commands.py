@@ -12,7 +12,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
 
 from clustercert.cli import certificate as certificate_commands
-from clustercert.client import administration
+from clustercert.client import connection
 from clustercert.model import utc_now
 from clustercert.pki.certificates import fingerprint
 from clustercert.pki.leaf import serial_hex
@@ -139,7 +139,7 @@ def test_only_a_table_is_truncated_by_default(
     shell: Shell, monkeypatch: pytest.MonkeyPatch, output: str
 ) -> None:
     monkeypatch.setattr(certificate_commands, "_TABLE_LINES", 2)
-    monkeypatch.setattr(administration, "_PAGE", 1)
+    monkeypatch.setattr(connection, "_PAGE", 1)
     table = shell.operator.run("certificate", "list")
     assert len(table.out.splitlines()) == 1 + 2
     assert "Only the first 2 are listed" in table.err
