@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import resource
 import stat
 import subprocess
@@ -20,6 +21,7 @@ from support.command_line import Operator
 from support.demo_process import interrupted
 from support.exec_plugin import COMMAND, User, add_cluster, status_of
 from support.operated_cluster import SERVICE_CA
+from support.terminal import in_a_terminal
 from support.wait import line_with
 
 SAMPLES = Path(__file__).parents[1] / "support" / "kubeconfigs"
@@ -154,6 +156,22 @@ def test_use_switches_to_the_context_that_a_part_of_the_name_matches(desk: Desk)
     assert "Did you mean" in desk.error("use", f"{desk.first}x")
     # Contexts of other programs are not offered.
     assert "wrote no context kind" in desk.error("use", "kind")
+
+
+def test_80_columns_show_what_you_get_and_a_choice_of_contexts(desk: Desk) -> None:
+    desk.user.operator.output("cluster", "update", desk.ids[desk.first], "--label", f"note={'x' * 60}")
+    code, screen = in_a_terminal(["clusters"], {}, desk.user.uncovered, columns=80)
+    assert code == 0, screen
+    assert "Columns that do not fit: project, labels." in screen
+    assert re.search(rf"{desk.first} +clustercert:admins +1825 days\r\n", screen), screen
+
+    desk.merge("--all")
+    code, screen = in_a_terminal(
+        ["kubeconfig", "use", desk.user.name], {"[1-2]": "7\n2\n"}, desk.user.uncovered, columns=80
+    )
+    assert code == 0, screen
+    assert f"  2  default-{desk.second}: the cluster" in screen
+    assert desk.read()["current-context"] == f"default-{desk.second}"
 
 
 def test_a_second_merge_changes_nothing_but_keeps_additions(desk: Desk) -> None:

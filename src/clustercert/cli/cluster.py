@@ -56,6 +56,8 @@ cluster = typer.Typer(name="cluster", help=RESOURCES["cluster"].help, no_args_is
 _COLUMNS = ("name", "project", "version", "internal_url", "external_url", "id", "verified_at")
 # Fields that are not shown. `kubernetes ca-bundle` prints the CAs.
 _HIDDEN = frozenset({"server_ca", "client_ca"})
+# The maximum number of groups in a table that is not wide.
+_MAX_GROUPS = 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -495,19 +497,30 @@ def clusters(
     output: OutputOption = Output.TABLE,
 ) -> None:
     """List the clusters in all your projects, with the Kubernetes groups and the longest lifetime that you get."""
-    from clustercert.policy.lifetime import lifetime_text
-
     labels = parse_labels(label)
     chosen = login.profile()
     with chosen.explain_rejection(), chosen.client() as client:
         found = reachable_clusters(client, project, domain, labels)
-    rows = []
-    for each in found:
-        seconds = cast("int | None", each["longest_lifetime_seconds"])
-        lifetime = lifetime_text(timedelta(seconds=seconds)) if seconds is not None else None
-        shown = {name: value for name, value in each.items() if name not in _HIDDEN}
-        rows.append(with_times({**shown, "lifetime": lifetime}))
+    rows = [
+        with_times({name: value for name, value in each.items() if name not in _HIDDEN}) for each in found
+    ]
+    if output is Output.TABLE:
+        rows = [row | _granted(row) for row in rows]
     columns: tuple[str, ...] = ("name", "project", "groups", "lifetime", "labels")
     if is_wide():
         columns = (*columns, "version", "internal_url", "external_url", "verified_at", "id")
-    show_list(rows, output, columns=with_domain(columns, rows))
+    show_list(rows, output, columns=with_domain(columns, rows), keep=("lifetime", "groups"))
+
+
+def _granted(cluster: "JsonObject") -> "JsonObject":
+    """Return the cells that say what the caller would get: the first groups, and the longest lifetime."""
+    from clustercert.policy.lifetime import lifetime_text
+
+    seconds = cast("int | None", cluster["longest_lifetime_seconds"])
+    groups = cast("list[str]", cluster["groups"])
+    if len(groups) > _MAX_GROUPS and not is_wide():
+        groups = [*groups[: _MAX_GROUPS - 1], f"{len(groups) - _MAX_GROUPS + 1} more"]
+    return {
+        "groups": groups,
+        "lifetime": lifetime_text(timedelta(seconds=seconds)) if seconds is not None else None,
+    }

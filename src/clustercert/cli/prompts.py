@@ -78,7 +78,7 @@ def choose(options: Sequence[str], problem: str) -> int:
     with _interruptible():
         chosen = 0
         while not 1 <= chosen <= len(options):
-            chosen = typer.prompt(f"Number, 1 to {len(options)}", type=int, err=True)
+            chosen = typer.prompt(f"Number [1-{len(options)}]", type=int, err=True)
     return chosen - 1
 
 
