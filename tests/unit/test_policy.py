@@ -246,20 +246,29 @@ def test_neither_duration_nor_expire_at_is_an_invalid_request() -> None:
 @given(
     rule_seconds=st.integers(900, 1825 * 86400),
     ca_seconds=st.integers(1, 3650 * 86400),
-    days=st.one_of(st.just(-1), st.integers(1, 1825)),
+    ask=st.one_of(
+        st.builds(IssueRequest, duration=st.just(-1) | st.integers(1, 1825)),
+        st.builds(
+            IssueRequest,
+            expires_in=st.integers(900, 1825 * 86400).map(lambda seconds: timedelta(seconds=seconds)),
+            shorten=st.booleans(),
+        ),
+    ),
 )
 def test_nothing_ever_outlives_the_rule_the_ca_or_the_wish(
-    rule_seconds: int, ca_seconds: int, days: int
+    rule_seconds: int, ca_seconds: int, ask: IssueRequest
 ) -> None:
     policy = Policy(rules=(role_rule("admin", ("g",), timedelta(seconds=rule_seconds)),))
     ca_end = ISSUED_AT + timedelta(seconds=ca_seconds)
     short = cluster(client_ca(lifetime=ca_end - CA_NOT_BEFORE))
     longest = min(ISSUED_AT + timedelta(seconds=rule_seconds), ca_end)
-    wish = ISSUED_AT + timedelta(days=1825 if days == -1 else days)
+    days = 1825 if ask.duration in (-1, None) else ask.duration
+    wish = ISSUED_AT + (ask.expires_in or timedelta(days=days))
     try:
-        granted = policy.decide(caller("admin"), short, IssueRequest(duration=days), NOW)
+        granted = policy.decide(caller("admin"), short, ask, NOW)
     except Forbidden:
-        assert days != -1
+        assert ask.duration != -1
+        assert not ask.shorten
         assert wish > longest
         return
     assert granted.not_after == min(wish, longest)
