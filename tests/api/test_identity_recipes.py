@@ -17,7 +17,7 @@ from clustercert.settings import load
 from support import world as worlds
 from support.apiserver import ApiServer, kinds
 from support.apiserver.service_accounts import JWKS
-from support.identity_page import PROJECT, recipe_file, recipe_lines
+from support.identity_page import NAMED_PROJECT, recipe_file, recipe_lines
 from support.issuer_login import Login
 from support.issuer_tokens import GITHUB, fresh
 from support.managed_cluster import apply, as_admin, register, status, write_status
@@ -44,7 +44,7 @@ class Place:
     @contextmanager
     def serving(self, name: str, replaced: dict[str, str]) -> Iterator[Service]:
         """The service with a recipe as its settings file."""
-        file = recipe_file(self.world.folder, name, {PROJECT: self.world.project.id} | replaced)
+        file = recipe_file(self.world.folder, name, {NAMED_PROJECT: "tests/eu-de"} | replaced)
         settings = load(file, data_dir=self.world.folder / "data", kek_file=self.world.folder / "kek")
         with Service(settings).running() as service:
             yield service

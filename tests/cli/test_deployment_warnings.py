@@ -86,7 +86,7 @@ ISSUERS = """
 name = "sso"
 issuer = "https://sso.example.com"
 audiences = ["clustercert"]
-projects = ["11111111111111111111111111111111"]
+projects = ["11111111111111111111111111111111", "acme/eu-de"]
 domain = "acme"
 subject = ["/user/email"]
 roles = [{ role = "membr", groups = ["team-*"] }, { role = "reader" }]
@@ -97,7 +97,7 @@ issuer = "https://ci.example.com"
 audiences = ["clustercert"]
 domain = "Default"
 subject = ["project_id"]
-roles = [{ role = "member" }]
+roles = [{ role = "member", projects = ["Default/gone"] }]
 
 [identity.keystone]
 url = "https://keystone.example.com/v3"
@@ -110,11 +110,11 @@ service = { username = "clustercert", password_file = "/etc/clustercert/keystone
 def test_what_the_settings_of_issuers_name_must_exist(careful: Operator) -> None:
     with careful.config.open("a") as config:
         config.write(ISSUERS)
-    address, issuer, keystone = warnings(careful)
+    address, issuer, jobs, keystone = warnings(careful)
     assert "The issuer sso identifies its users by the claim /user/email." in address
-    assert (
-        f"of the issuer sso name what does not exist: project {'1' * 32}, domain acme, role membr." in issuer
-    )
+    missing = f"project {'1' * 32}, project acme/eu-de, domain acme, role membr."
+    assert f"of the issuer sso name what does not exist: {missing}" in issuer
+    assert "of the issuer ci name what does not exist: project Default/gone." in jobs
     assert "of the issuer keystone name what does not exist: domain cloud, role admn." in keystone
 
 

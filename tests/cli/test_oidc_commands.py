@@ -54,6 +54,31 @@ def test_an_accepted_token_is_explained(operator: Operator, issuer: IssuerServer
     assert "would be accepted" in table.err
 
 
+def test_projects_are_named_with_their_domains(
+    operator: Operator, issuer: IssuerServer, tmp_path: Path
+) -> None:
+    rule = '{role = "admin", projects = ["acme/eu-de"]}'
+    settings = operator.config.read_text().replace(
+        'domain = "Default"', 'projects = ["Default/eu-de", "acme/eu-de"]'
+    )
+    operator.config.write_text(settings.replace("roles = [", f"roles = [{rule}, "))
+    token = saved(tmp_path, issuer.token())
+
+    def explained() -> tuple[dict[str, list[str]], list[str]]:
+        said = operator.output_json("identity", "explain", "--token-file", token)
+        return said["user"]["roles"], said["missing"]
+
+    own = operator.output_json("project", "create", "eu-de")["id"]
+    assert explained() == ({own: ["member"]}, ["project acme/eu-de"])
+    for domain in ("acme", "other"):
+        operator.output("domain", "create", domain)
+        operator.output("project", "create", "eu-de", "--domain", domain)
+    theirs = operator.output_json("project", "show", "acme/eu-de")["id"]
+    assert explained() == ({own: ["member"], theirs: ["admin", "member"]}, [])
+    operator.output("project", "disable", "acme/eu-de")
+    assert explained() == ({own: ["member"]}, [])
+
+
 def test_what_the_settings_name_and_does_not_exist_is_explained(
     operator: Operator, issuer: IssuerServer, tmp_path: Path
 ) -> None:

@@ -17,7 +17,6 @@ from support.page_service import Address, PageService, environment, issuer, new_
 from support.page_steps import ROOT, block
 
 RECIPES, IDENTITY = "docs/recipes.md", "docs/identity.md"
-PROJECT_ID = "1" * 32
 CONFIG_MAP = {"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "app"}, "data": {"version": "1"}}
 
 
@@ -56,12 +55,10 @@ def tokens(tmp_path: Path) -> Iterator[Mapping[str, str]]:
         yield report
 
 
-def settings(text: str, tokens: Mapping[str, str], job: Job) -> str:
-    """The settings of a page, with the test's project, and the keys of the test's issuer."""
-    assert PROJECT_ID in text
+def settings(text: str, tokens: Mapping[str, str]) -> str:
+    """The settings of a page, with the keys of the test's issuer."""
     text = re.sub("^keys_file = .*\n", "", text, flags=re.MULTILINE)
-    changed = re.sub("^(issuer = .*)", rf'\1\nkeys_file = "{tokens["keys_file"]}"', text, flags=re.MULTILINE)
-    return changed.replace(PROJECT_ID, job.service.project_id)
+    return re.sub("^(issuer = .*)", rf'\1\nkeys_file = "{tokens["keys_file"]}"', text, flags=re.MULTILINE)
 
 
 def of_job(variables: Mapping[str, Any], address: Address) -> dict[str, str]:
@@ -94,7 +91,7 @@ def test_github_actions(job: Job, tokens: Mapping[str, str], tmp_path: Path) -> 
     _, getting, deploying = workflow["jobs"]["deploy"]["steps"]
     action = yaml.safe_load((ROOT / "deploy/ci/github/action.yml").read_text())
     (step,) = action["runs"]["steps"]
-    job.service.configure(settings(block(IDENTITY, "identity: github"), tokens, job))
+    job.service.configure(settings(block(IDENTITY, "identity: github"), tokens))
     with job.service.serving() as address:
         inputs = inputs_of(getting["with"], action["inputs"], address)
         files = {name: tmp_path / name.lower() for name in ("GITHUB_ENV", "GITHUB_OUTPUT", "RUNNER_TEMP")}
@@ -124,7 +121,7 @@ def test_gitlab_ci(job: Job, tokens: Mapping[str, str]) -> None:
     (included,) = pipeline["include"]
     template = (ROOT / "deploy/ci/gitlab/templates/kubeconfig.yml").read_text()
     header, jobs = template.split("\n---\n")
-    job.service.configure(settings(block(RECIPES, "identity: gitlab"), tokens, job))
+    job.service.configure(settings(block(RECIPES, "identity: gitlab"), tokens))
     with job.service.serving() as address:
         inputs = inputs_of(included["inputs"], yaml.safe_load(header)["spec"]["inputs"], address)
         base = yaml.safe_load(filled_in(jobs, inputs, r"\$\[\[ inputs\.([\w-]+) \]\]"))[
@@ -164,7 +161,7 @@ def test_argo_cd(job: Job, tokens: Mapping[str, str], tmp_path: Path) -> None:
     (source,) = volume["projected"]["sources"]
     assert source["serviceAccountToken"]["audience"] == "clustercert"
     (container,) = pod["containers"]
-    account = settings(block(IDENTITY, "identity: kubernetes"), tokens, job)
+    account = settings(block(IDENTITY, "identity: kubernetes"), tokens)
     for name, value in (("monitoring", "argocd"), ("prometheus", "clustercert"), ("cluster-b", "prod")):
         account = account.replace(f'"{name}"', f'"{value}"')
     job.service.configure(account)

@@ -6,8 +6,8 @@ from pathlib import Path
 
 PAGES = [Path(__file__).parents[2] / "docs" / name for name in ("identity.md", "keystone.md")]
 TEXT = "\n".join(page.read_text(encoding="utf-8") for page in PAGES)
-# In the recipes: the project in which an issuer's users have roles.
-PROJECT = "1" * 32
+# In the recipes: the project in which an issuer's users have roles, and an id for this project.
+NAMED_PROJECT, PROJECT = "Default/eu-de", "1" * 32
 
 
 def recipes() -> dict[str, str]:

@@ -4,10 +4,9 @@ import json
 import os
 import re
 import signal
-import sqlite3
 import subprocess
 from collections.abc import Iterator, Mapping
-from contextlib import closing, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -42,12 +41,6 @@ class PageService:
     @property
     def env(self) -> dict[str, str]:
         return {**environment(self.folder), "CLUSTERCERT_CONFIG": str(self.folder / "clustercert.toml")}
-
-    @property
-    def project_id(self) -> str:
-        with closing(sqlite3.connect(self.folder / "data" / "clustercert.db")) as store:
-            (found,) = store.execute("SELECT id FROM project WHERE name = ?", (PROJECT,)).fetchone()
-        return str(found)
 
     def configure(self, more: str) -> None:
         (self.folder / "clustercert.toml").write_text(SETTINGS.format(folder=self.folder) + more)

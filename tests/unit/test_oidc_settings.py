@@ -16,7 +16,7 @@ from clustercert.model.errors import Forbidden, NotFound
 from clustercert.policy.examples import run_examples
 from clustercert.settings import SettingsError, load
 from clustercert.store.known_users import FederatedAccess
-from support.identity_page import PROJECT, recipe, recipe_lines, recipes
+from support.identity_page import NAMED_PROJECT, PROJECT, recipe, recipe_lines, recipes
 from support.issuer_tokens import GITHUB, KEYCLOAK, KUBERNETES, user_of
 from support.samples import NOW, cluster
 
@@ -50,7 +50,13 @@ def problem(**changed: object) -> str:
         ({"name": "SSO"}, "name"),
         ({"name": "a/b"}, "name"),
         ({"preset": "okta"}, "preset"),
-        ({"projects": ["*"]}, "projects"),
+        *(
+            (
+                {"projects": [each]},
+                "write a project such as Default/eu-de, or its id from `clustercert project",
+            )
+            for each in ("*", "eu-de", "Default/", "/eu-de", "1" * 31, "a/b\u202e")
+        ),
         ({"groups": "a", "groups_cel": "claims.a"}, "not both"),
         ({"subject": []}, "subject"),
         *(({name: "claims.a"}, name) for name in ("username_cel", "projects_cel", "projects_claim")),
@@ -137,7 +143,7 @@ async def granted(
     """The groups in the certificate that a recipe's policy gives for a token, or the name of the error."""
     settings = load(None, **tomllib.loads(recipe(name)))
     user = await user_of(settings.identity.issuers[0], claims, **changed)
-    access = FederatedAccess(frozenset({PROJECT}), blocked=False, name_taken=False)
+    access = FederatedAccess({PROJECT: NAMED_PROJECT}, blocked=False, name_taken=False)
     caller = login_of(user, access).caller(user, Origin("192.0.2.1", "0" * 32))
     where = replace(cluster(), project_id=PROJECT, name=cluster_name)
     try:

@@ -28,11 +28,15 @@ class Authority(Protocol):
 
     @property
     def projects(self) -> frozenset[str]:
-        """Ids of projects in which users of this identity system can have roles."""
+        """Ids and names (DOMAIN/NAME) of projects in which users of this identity system can have roles."""
 
     @property
     def domain(self) -> str | None:
         """Name or id of a domain, or None. Users of this identity system can have roles in the domain's projects."""
+
+    @property
+    def named_projects(self) -> frozenset[str]:
+        """All projects that the identity system's settings name, also those that only a rule for a role names."""
 
     @property
     def role_names(self) -> frozenset[str]:
@@ -44,7 +48,8 @@ class FederatedUser:
     """A user as described by a verified credential.
 
     Attributes:
-        roles: role names by project id; the key None stands for all projects that the authority allows.
+        roles: role names by project, whose key is the id or DOMAIN/NAME, as in the settings. The key None stands for
+            all projects that the authority allows.
         expires_at: when the credential expires, or None.
         credential_id: SHA-256 of the token in hex, or the access key's id.
         logged_in_at: the earliest possible time of the login that produced this credential, by this service's clock;

@@ -85,11 +85,11 @@ class Federation:
     async def missing_names(self, authority: Authority) -> tuple[str, ...]:
         """Return the names in an issuer's or Keystone's settings that the database lacks, such as `role membr`."""
         projects, has_domain, roles = await self._queries.existing_names(
-            authority.projects, authority.domain, authority.role_names
+            authority.named_projects, authority.domain, authority.role_names
         )
         domain = (f"domain {authority.domain}",) if authority.domain is not None and not has_domain else ()
         return (
-            *(f"project {project}" for project in sorted(authority.projects - projects)),
+            *(f"project {project}" for project in sorted(authority.named_projects - projects)),
             *domain,
             *(f"role {role}" for role in sorted(authority.role_names - roles)),
         )
@@ -152,10 +152,9 @@ def login_of(user: FederatedUser, access: FederatedAccess) -> LoginRoles:
         raise Unauthenticated(
             f"a domain has the name of the issuer {issuer.name}: rename the issuer or delete the domain"
         )
-    everywhere = user.roles.get(None, frozenset())
     roles = {
-        project: tuple(sorted(everywhere | user.roles.get(project, frozenset())))
-        for project in sorted(access.projects)
+        project: tuple(sorted(frozenset().union(*(user.roles.get(key, ()) for key in (None, project, name)))))
+        for project, name in sorted(access.projects.items())
     }
     return LoginRoles(
         MappingProxyType({project: names for project, names in roles.items() if names}),

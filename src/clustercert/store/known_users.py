@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass
 from datetime import datetime
 
 from cachetools import LRUCache
-from sqlalchemy import and_, insert, or_, select, update
+from sqlalchemy import ColumnElement, and_, insert, or_, select, tuple_, update
 from sqlalchemy.exc import IntegrityError
 
 from clustercert.model import AuditEvent, Grant, KnownUser, Revocation
@@ -156,7 +156,7 @@ class FederatedAccess:
     """The access of an issuer's user, according to the store.
 
     Attributes:
-        projects: the enabled projects in which the issuer's users can have roles.
+        projects: DOMAIN/NAME of each enabled project in which the issuer's users can have roles, by id.
         blocked: whether an operator blocked the user.
         name_taken: whether a domain has the issuer's name, so that the names of the issuer's users are ambiguous.
         id_taken: whether a user of the built-in identity service has the same id.
@@ -164,7 +164,7 @@ class FederatedAccess:
         logins_ended_at: when the user last ended all their logins, or None.
     """
 
-    projects: frozenset[str]
+    projects: Mapping[str, str]
     blocked: bool
     name_taken: bool
     id_taken: bool = False
@@ -172,21 +172,32 @@ class FederatedAccess:
     logins_ended_at: datetime | None = None
 
 
+_PROJECTS = select(_project.c.id, _project.c.name, _domain.c.name.label("domain")).join(
+    _domain, _domain.c.id == _project.c.domain_id
+)
+
+
+def _is_named(projects: Collection[str]) -> ColumnElement[bool]:
+    """Return a condition that matches projects by their ids or by DOMAIN/NAME."""
+    names = [tuple(each.split("/", 1)) for each in projects if "/" in each]
+    ids = [each for each in projects if "/" not in each]
+    return or_(_project.c.id.in_(ids), tuple_(_domain.c.name, _project.c.name).in_(names))
+
+
 class FederationQueries(Queries):
     """Reads the access of federated users, and blocks users. Blocking invalidates caches."""
 
     async def access(
-        self, user_id: str, issuer_name: str, project_ids: Collection[str], domain: str | None
+        self, user_id: str, issuer_name: str, projects: Collection[str], domain: str | None
     ) -> FederatedAccess:
-        """Return the access of a user. The projects and the domain's name or id are from the issuer's settings."""
-        bound = or_(_project.c.id.in_(project_ids), _domain.c.name == domain, _domain.c.id == domain)
-        projects = (
-            select(_project.c.id)
-            .join(_domain, _domain.c.id == _project.c.domain_id)
-            .where(_project.c.enabled, _domain.c.enabled, bound)
-        )
+        """Return the access of a user.
+
+        The projects (by id or DOMAIN/NAME) and the domain (by name or id) are from the issuer's settings.
+        """
+        bound = or_(_is_named(projects), _domain.c.name == domain, _domain.c.id == domain)
+        query = _PROJECTS.where(_project.c.enabled, _domain.c.enabled, bound)
         async with self._database.read() as connection:
-            found = frozenset((await connection.execute(projects)).scalars())
+            found = {row.id: f"{row.domain}/{row.name}" for row in await connection.execute(query)}
             blocked = await exists(connection, blocking(user_id))
             taken = await exists(connection, select(_domain.c.id).where(_domain.c.name == issuer_name))
             built_in = await exists(connection, select(_user.c.id).where(_user.c.id == user_id))
@@ -197,18 +208,20 @@ class FederationQueries(Queries):
         return FederatedAccess(found, blocked, taken, built_in, KnownUser(*recorded), ended_at)
 
     async def existing_names(
-        self, project_ids: Collection[str], domain: str | None, roles: Collection[str]
+        self, projects: Collection[str], domain: str | None, roles: Collection[str]
     ) -> tuple[frozenset[str], bool, frozenset[str]]:
         """Return which of these projects and roles exist, and whether a domain has this name or id.
 
-        The order in the result is: projects, domain, roles.
+        The order in the result is: projects, domain, roles. A project that exists is returned by its id and as
+        DOMAIN/NAME. `projects` can have both forms.
         """
-        projects = select(_project.c.id).where(_project.c.id.in_(project_ids))
+        query = _PROJECTS.where(_is_named(projects))
         domains = select(_domain.c.id).where(or_(_domain.c.name == domain, _domain.c.id == domain))
         names = select(_role.c.name).where(_role.c.name.in_(roles))
         async with self._database.read() as connection:
+            found = (await connection.execute(query)).all()
             return (
-                frozenset((await connection.execute(projects)).scalars()),
+                frozenset(name for row in found for name in (row.id, f"{row.domain}/{row.name}")),
                 await exists(connection, domains),
                 frozenset((await connection.execute(names)).scalars()),
             )

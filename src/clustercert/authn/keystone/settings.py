@@ -216,6 +216,10 @@ class Keystone(Section):
         return self
 
     @property
+    def named_projects(self) -> frozenset[str]:
+        return self.projects
+
+    @property
     def role_names(self) -> frozenset[str]:
         """The local names of roles: the values of `roles` and `system_roles`."""
         return frozenset((*(self.roles or {}).values(), *self.system_roles.values()))

@@ -3,6 +3,7 @@
 import functools
 import hashlib
 import json
+import unicodedata
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import timedelta
@@ -13,7 +14,7 @@ from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
 from clustercert.authn.oidc.claims import ClaimCheck, ClaimExpression, TokenRefused
 from clustercert.model import Domain, FederatedDomain, JsonObject
-from clustercert.model.ids import id_of
+from clustercert.model.ids import id_of, is_id
 from clustercert.model.login_client import (
     DEFAULT_REDIRECT,
     DISCOVERY_PATH,
@@ -143,6 +144,17 @@ def _expression(source: str) -> str:
     return source
 
 
+def _project(text: str) -> str:
+    """Return a project's id, or DOMAIN/NAME in the normal form of stored names. Raises ValueError."""
+    domain, _, name = text.partition("/")
+    if not is_id(text) and not (domain and name and text.isprintable()):
+        raise ValueError(
+            f"{text!r} is not DOMAIN/NAME or an id; write a project such as Default/eu-de, or its id from `clustercert "
+            "project list`"
+        )
+    return unicodedata.normalize("NFC", text)
+
+
 def _listed(value: object) -> object:
     return (value,) if isinstance(value, str) else value
 
@@ -156,7 +168,7 @@ ParameterName = Annotated[str, Field(pattern="^[A-Za-z0-9_.-]{1,64}$"), AfterVal
 LoginParameters = Annotated[dict[ParameterName, Annotated[str, Field(max_length=1024)]], Field(max_length=20)]
 # An absolute URI without a fragment. Source: RFC 8707 section 2.
 ResourceUri = Annotated[str, Field(max_length=512, pattern='^[A-Za-z][A-Za-z0-9+.-]*:[!"$-~]+$')]
-ProjectIds = Annotated[frozenset[Annotated[str, Field(pattern="^[0-9a-f]{32}$")]], Field(max_length=1000)]
+ProjectNames = Annotated[frozenset[Annotated[str, AfterValidator(_project)]], Field(max_length=1000)]
 
 _EXCLUSIVE = (
     ("groups", "groups_cel"),
@@ -170,7 +182,8 @@ class RoleGrant(Section):
 
     Attributes:
         role: name of the role, such as `member`.
-        projects: ids of projects; by default, all projects in which the issuer's users can have roles.
+        projects: projects as `DOMAIN/NAME` or by id; by default, all projects in which the issuer's users can have
+            roles.
         service: if true, give the role, such as `operator`, in the whole service instead of in projects. Needs `groups`
             or `claims`.
         groups: names or patterns of the user's groups, as the issuer writes them.
@@ -178,7 +191,7 @@ class RoleGrant(Section):
     """
 
     role: str = Field(min_length=1, max_length=64)
-    projects: Annotated[ProjectIds, Field(min_length=1)] | None = None
+    projects: Annotated[ProjectNames, Field(min_length=1)] | None = None
     service: TrueOrFalse = False
     groups: NameList | None = None
     claims: ClaimTable = Field(default={})
@@ -248,7 +261,8 @@ class OidcIssuer(Section):
             Needs `clustercert[policy]`.
         prefix_names: if false, the names of users and groups have no prefix. Policy rules then can't distinguish them
             from users and groups of the built-in identity service.
-        projects: ids of the only projects in which the issuer's users can have roles.
+        projects: the only projects in which the issuer's users can have roles, as `DOMAIN/NAME` or by id. A name stands
+            for the project that has this name at the time of a request.
         domain: name or id of a domain. The issuer's users can have roles only in the domain's projects.
         roles: roles of the issuer's users. See below.
         client_id: id of the public OAuth client for `clustercert login`. Without it, nobody can log in at this issuer.
@@ -281,7 +295,7 @@ class OidcIssuer(Section):
     groups: Name | None = None
     groups_cel: ClaimExpressionText | None = None
     prefix_names: TrueOrFalse = True
-    projects: ProjectIds = frozenset()
+    projects: ProjectNames = frozenset()
     domain: Name | None = None
     roles: tuple[RoleGrant, ...] = Field(default=(), max_length=500)
     client_id: Name | None = None
@@ -302,7 +316,8 @@ class OidcIssuer(Section):
         for number, grant in enumerate(self.roles):
             if self.domain is None and not (grant.projects or frozenset()) <= self.projects:
                 raise RuleFault(
-                    "some are not among the issuer's projects; add them to the issuer's setting projects",
+                    "some are not among the issuer's projects; add them to the issuer's setting projects, written"
+                    " in the same way",
                     "roles",
                     number,
                     "projects",
@@ -377,6 +392,10 @@ class OidcIssuer(Section):
     @property
     def role_names(self) -> frozenset[str]:
         return frozenset(grant.role for grant in self.roles)
+
+    @property
+    def named_projects(self) -> frozenset[str]:
+        return self.projects.union(*(grant.projects or () for grant in self.roles))
 
     @property
     def login(self) -> LoginClient | None:

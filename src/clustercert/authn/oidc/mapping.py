@@ -150,7 +150,7 @@ def _name(issuer: OidcIssuer, name: str) -> str:
 def _roles(
     issuer: OidcIssuer, claims: JsonObject, groups: Sequence[str]
 ) -> tuple[dict[str | None, frozenset[str]], frozenset[str]]:
-    """Return the roles by project id (None: all projects), and the roles in the whole service."""
+    """Return the roles by project (as in the settings; None: all projects), and the roles in the whole service."""
     roles: dict[str | None, frozenset[str]] = {}
     service_roles: frozenset[str] = frozenset()
     for grant in issuer.roles:
