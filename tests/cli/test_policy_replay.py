@@ -58,7 +58,14 @@ class Recorded:
 
 @pytest.fixture(scope="module")
 def recorded(tmp_path_factory: pytest.TempPathFactory) -> Recorded:
-    operator = new_operator(tmp_path_factory.mktemp("recorded"))
+    place = registered(tmp_path_factory.mktemp("recorded"))
+    asyncio.run(_decide(place.operator, place.project_id, place.cluster_id))
+    return place
+
+
+def registered(folder: Path) -> Recorded:
+    """A new store with a cluster."""
+    operator = new_operator(folder)
     server_ca = operator.folder / "server-ca.pem"
     ca = new_client_ca("kubernetes", new_key("ec-p256"), datetime.now(UTC), timedelta(days=1))
     server_ca.write_bytes(chain_pem((ca,)))
@@ -67,7 +74,6 @@ def recorded(tmp_path_factory: pytest.TempPathFactory) -> Recorded:
         *("cluster", "add", "prod", "--project", "eu-de"),
         *("--internal-url", "https://10.0.0.5:6443", "--server-ca", server_ca),
     )
-    asyncio.run(_decide(operator, added["project_id"], added["id"]))
     return Recorded(operator, added["project_id"], added["id"])
 
 
@@ -187,6 +193,23 @@ def test_a_revoked_certificate_is_not_live_and_a_deleted_event_is_counted(
     assert "Live certificates compared: 2. Would be refused: 1;" in done.err
     assert "Not comparable: 1, because its audit event was deleted.\n" in done.err
     assert first["fingerprint"][:16] not in done.out
+
+
+def test_certificates_that_were_issued_hours_apart_are_compared(tmp_path: Path) -> None:
+    place = registered(tmp_path)
+
+    async def issue() -> None:
+        who = caller(in_projects={place.project_id: ("member",)})
+        async with open_components(load(place.operator.config)) as components:
+            for hours in (50, 49, 3, 0):
+                at = datetime.now(UTC) - timedelta(hours=hours)
+                issuance = replace(components.issuance, now=lambda at=at: at)  # type: ignore[misc] # mypy can't infer it
+                await issuance.issue(who, place.project_id, place.cluster_id, IssueRequest(duration=3))
+
+    asyncio.run(issue())
+    done = place.operator.run("policy", "replay", "--live", *place.policy(NOW_DENIED))
+    assert len(done.out.splitlines()) == 5
+    assert "Live certificates compared: 4. Would be refused: 4;" in done.err
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,7 @@ NO_EVENT = "its audit event was deleted"
 
 
 class LiveChange(StrEnum):
-    """What another policy would not have given to the owner of a certificate."""
+    """In what way another policy grants less than an issued certificate has."""
 
     REFUSED = "refused"
     SHORTER = "shorter"

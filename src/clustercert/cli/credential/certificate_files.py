@@ -64,8 +64,8 @@ class CertificateFile:
             written = datetime.fromtimestamp(self.path.stat().st_mtime, UTC)
         except (OSError, ValueError):
             return True
-        # The file was written when the certificate was issued. Its time is by this machine's clock, as `now` is. So a
-        # wrong clock makes no difference, as long as nobody sets the clock.
+        # The file was written when the certificate was issued. Both `written` and `now` are by this machine's clock, so
+        # a clock that differs from the service's clock makes no difference.
         lifetime = lifetime_of(leaf)
         return not -_CLOCK_STEP <= now - written < lifetime - max(lifetime / 5, _MIN_LEFT)
 
