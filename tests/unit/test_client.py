@@ -135,22 +135,16 @@ def test_projects_are_listed() -> None:
         assert client.projects() == (ProjectRef(PROJECT, "eu-de", "acme", DOMAIN),)
 
 
-@pytest.mark.parametrize("status", [403, 404, 405])
-def test_projects_of_another_cce_service_have_the_id_of_their_domain(status: int) -> None:
-    def answer(request: httpx.Request) -> httpx.Response:
-        if request.url.path.startswith("/clustercert"):
-            return httpx.Response(status, json={"error_code": "APIGW.0101", "error_msg": "No."})
-        return httpx.Response(200, json={"projects": [{"id": PROJECT, "name": "eu-de", "domain_id": DOMAIN}]})
-
-    service = Service(answer)
-    with service.client() as client:
-        assert client.projects() == (ProjectRef(PROJECT, "eu-de", DOMAIN, DOMAIN),)
-    assert [each.url.path for each in service.requests] == ["/clustercert/v1/caller", "/v3/auth/projects"]
+@pytest.mark.parametrize("status", [404, 405])
+def test_another_cce_service_is_refused(status: int) -> None:
+    service = Service(httpx.Response(status, json={"error_code": "APIGW.0101", "error_msg": "No."}))
+    with service.client() as client, pytest.raises(ClientError, match=f"{URL} is not a clustercert service"):
+        client.projects()
     with Service(httpx.Response(503, json={"error_msg": "No."})).client() as client, pytest.raises(ApiError):
         client.projects()
 
 
-def test_the_caller_is_known_to_this_service_alone() -> None:
+def test_the_caller_is_named_by_the_service() -> None:
     body = {
         "id": "1",
         "name": "alice",
@@ -166,8 +160,6 @@ def test_the_caller_is_known_to_this_service_alone() -> None:
         assert client.caller() == CurrentUser("1", "alice", "Default", "built-in", ("operator",))
     assert service.requests[0].url.path == "/clustercert/v1/caller"
     assert recommended == ["0.2.0"]
-    with Service(httpx.Response(404, json={"error_msg": "No."})).client() as client:
-        assert client.caller() is None
     with Service(httpx.Response(503, json={"error_msg": "No."})).client() as client, pytest.raises(ApiError):
         client.caller()
 

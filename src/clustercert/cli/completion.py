@@ -172,8 +172,7 @@ def _fetched(kind: str, found: "Profile") -> Iterator[str]:
         if kind == "clusters":
             yield from (str(each["name"]) for each in clusters_of_caller(client))
             return
-        caller = client.caller()
-        is_operator = caller is not None and caller.is_operator
+        is_operator = client.caller().is_operator
         if kind == "projects":
             yield from (each.name for each in client.projects())
         if kind == "roles":

@@ -95,8 +95,8 @@ def in_domain(projects: "tuple[ProjectRef, ...]", name_or_id: str) -> "tuple[Pro
     return found
 
 
-def _no_projects(caller: "CurrentUser | None") -> str:
-    if caller is None or not caller.is_operator:
+def _no_projects(caller: "CurrentUser") -> str:
+    if not caller.is_operator:
         return NO_PROJECTS
     return (
         "You have no role in any project. `clustercert cluster list` lists the clusters of all projects. To use them, "

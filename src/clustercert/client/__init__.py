@@ -1,4 +1,4 @@
-"""HTTP client of this service's API, for the command line. Works with any CCE v3 service that uses Keystone.
+"""HTTP client of this service's API, for the command line.
 
 The client stores nothing; the command line saves logins.
 """
@@ -8,13 +8,13 @@ from datetime import UTC, datetime, timedelta
 from http import HTTPStatus
 from urllib.parse import quote
 
-from clustercert.client.connection import ApiError, ApiResponse, ServiceClient, json_object
+from clustercert.client.connection import OWN, ApiError, ApiResponse, ClientError, ServiceClient, json_object
 from clustercert.file_names import is_plain
 from clustercert.model import JsonObject
 
 OPERATOR = "operator"
-# Statuses that API gateways return for an unknown operation.
-_NO_SUCH_OPERATION = frozenset({HTTPStatus.FORBIDDEN, HTTPStatus.NOT_FOUND, HTTPStatus.METHOD_NOT_ALLOWED})
+# The statuses of an operation that a service does not have.
+_NO_SUCH_OPERATION = frozenset({HTTPStatus.NOT_FOUND, HTTPStatus.METHOD_NOT_ALLOWED})
 # The type of CCE in the service catalogs of Open Telekom Cloud.
 CCE_SERVICE = "ccev2.0"
 
@@ -50,7 +50,7 @@ class ProjectRef(NamedRef):
     """A project in which the caller has a role.
 
     Attributes:
-        domain: the domain's name, or the domain's id from other CCE services, which return only ids.
+        domain: the domain's name.
     """
 
     domain: str
@@ -59,8 +59,7 @@ class ProjectRef(NamedRef):
     @classmethod
     def parse(cls, item: JsonObject) -> "ProjectRef":
         """Parse an item of a list. Raises LookupError or ValueError."""
-        domain_id = str(item["domain_id"])
-        return cls(_id(item["id"]), str(item["name"]), str(item.get("domain") or domain_id), domain_id)
+        return cls(_id(item["id"]), str(item["name"]), str(item["domain"]), str(item["domain_id"]))
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,29 +154,26 @@ class Client(ServiceClient):
         body: JsonObject = {"user": {"original_password": old, "password": new}}
         self.exchange("POST", f"/v3/users/{quote(user_id, safe='')}/password", body=body)
 
-    def caller(self) -> CurrentUser | None:
-        """Return the owner of the token or access key. Returns None for a CCE service without this operation."""
-        try:
-            response = self.exchange("GET", "/clustercert/v1/caller")
-        except ApiError as error:
-            if error.http_status in _NO_SUCH_OPERATION:
-                return None
-            raise
+    def caller(self) -> CurrentUser:
+        """Return the owner of the token or access key."""
+        body = self._caller()
         with self.check_format():
-            texts = {name: str(response.body[name]) for name in ("id", "name", "domain", "issuer")}
-            return CurrentUser(**texts, service_roles=tuple(map(str, _list(response.body["service_roles"]))))
+            texts = {name: str(body[name]) for name in ("id", "name", "domain", "issuer")}
+            return CurrentUser(**texts, service_roles=tuple(map(str, _list(body["service_roles"]))))
 
     def projects(self) -> tuple[ProjectRef, ...]:
         """List the projects in which the caller has a role."""
+        body = self._caller()
+        with self.check_format():
+            return tuple(ProjectRef.parse(json_object(item)) for item in _list(body["projects"]))
+
+    def _caller(self) -> JsonObject:
         try:
-            response = self.exchange("GET", "/clustercert/v1/caller")
+            return self.exchange("GET", f"{OWN}/caller").body
         except ApiError as error:
             if error.http_status not in _NO_SUCH_OPERATION:
                 raise
-            # Other CCE services have only Keystone's list, which does not contain the names of domains.
-            response = self.exchange("GET", "/v3/auth/projects")
-        with self.check_format():
-            return tuple(ProjectRef.parse(json_object(item)) for item in _list(response.body["projects"]))
+            raise ClientError(f"{self.url} is not a clustercert service. Check the address.") from error
 
     def issue(self, project_id: str, cluster_id: str, options: IssueOptions) -> ApiResponse:
         """Request a kubeconfig with a new certificate for the caller. The response is not validated."""

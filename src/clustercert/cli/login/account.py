@@ -147,12 +147,8 @@ def password(
     profiles.save(name, renewed, os.environ)
 
 
-def _user_here(chosen: Profile, caller: "CurrentUser | None") -> "CurrentUser":
+def _user_here(chosen: Profile, caller: "CurrentUser") -> "CurrentUser":
     """Return the user, if the service stores their password. Raises CommandError."""
-    if caller is None:
-        raise CommandError(
-            f"{chosen.url} is not a clustercert service. Change your password with the tools of that service."
-        )
     if caller.issuer != BUILT_IN:
         raise CommandError(
             f"The password of {caller.name} is not at {chosen.url}, but at {caller.issuer}. Change the password there."

@@ -133,7 +133,7 @@ def profile_of(
         caller = client.caller()
     return Profile(
         url=url,
-        user=caller.name if caller is not None else tokens.user,
+        user=caller.name,
         project_id=scope.id if scope is not None else None,
         project_name=scope.name if scope is not None else None,
         ca_pem=ca_pem,

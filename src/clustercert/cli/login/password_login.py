@@ -77,8 +77,8 @@ def log_in_by_access_key(
         caller = client.caller()
     return Profile(
         url=url,
-        user=caller.name if caller is not None else access_key,
-        domain=caller.domain if caller is not None else None,
+        user=caller.name,
+        domain=caller.domain,
         project_id=scope.id if scope is not None else None,
         project_name=scope.name if scope is not None else None,
         ca_pem=ca_pem,
