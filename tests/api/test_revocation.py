@@ -229,8 +229,11 @@ def test_a_user_everywhere_is_for_operators(place: RevocationClient) -> None:
     listed = place.client.get(
         f"{OWN}/users/{place.user('reader')}/revocations", headers=place.world.people["operator"].headers
     ).json()
-    enforcement = {"enforced_by": None, "lacking": None}
-    assert [{**each, **enforcement} for each in listed["revocations"]] == [answer.json()]
+    only_new, only_listed = (
+        {"enforced_by": None, "lacking": None},
+        {"user_name": "reader", "cluster_name": None},
+    )
+    assert [each | only_new for each in listed["revocations"]] == [answer.json() | only_listed]
     said = place.events("user.revoked")[-1]
     assert (said["project_id"], said["detail"]["note"]) == (None, "left us")
 
@@ -274,6 +277,20 @@ def test_a_list_of_a_cluster_is_for_administrators_and_in_pages(place: Revocatio
         assert listed(who).status_code == status
     for query in ({"limit": "0"}, {"limit": "501"}, {"limit": "x"}, {"cursor": "-1"}, {"cursor": "9" * 19}):
         assert listed("admin", **query).status_code == 400
+
+
+def test_a_list_since_a_time_ends_there(place: RevocationClient) -> None:
+    headers = place.world.people["auditor"].headers
+    place.issue("member", "eip")
+    made = place.post("admin", place.own("/revoke", "eip")).json()
+
+    def listed(**query: str) -> httpx.Response:
+        return place.client.get(f"{OWN}/revocations", params=query, headers=headers)
+
+    body = listed(since=made["at"], limit="1").json()
+    assert [each["id"] for each in body["revocations"]] == [made["id"]]
+    assert listed(since="2999-01-01T00:00:00Z").json() == {"revocations": [], "next": None}
+    assert listed(since="yesterday").status_code == 400
 
 
 # --- undoing ---------------------------------------------------------------------------------------------------------

@@ -39,7 +39,11 @@ def test_verify_accepts_a_log_that_extends_a_checkpoint(operator: Operator, file
     assert shown["note"] != checkpoint.read_text()
     assert shown["verifier_key"] == key.read_text().strip()
     done = operator.run("audit", "verify", "--checkpoint", checkpoint, "--key", key)
-    assert (done.code, done.err) == (0, "")
+    size = shown["size"]
+    assert (done.code, done.err) == (
+        0,
+        f"The audit log is intact: all {size} events are as they were sealed.\n",
+    )
     report = operator.output_json(
         "audit", "verify", "--checkpoint", checkpoint, "--key", shown["verifier_key"]
     )
@@ -61,6 +65,7 @@ def test_verify_names_a_changed_event_and_exits_with_1(operator: Operator, file:
     done = operator.run("audit", "verify")
     assert done.code == 1
     assert f"CHANGED: The event at leaf index {place} does not match its leaf" in done.err
+    assert done.err.splitlines()[-1] == "The audit log is not intact: 1 finding."
     found = operator.run("audit", "verify", "--output", "json")
     assert found.code == 1
     [finding] = json.loads(found.out)["findings"]
@@ -77,7 +82,8 @@ def test_an_export_is_verified_with_only_the_key(operator: Operator, file: Path)
     operator.config.write_text("no settings")
     verify = ("audit", "verify", "--export", folder, "--checkpoint", checkpoint)
     done = operator.run(*verify, "--key", key)
-    assert (done.code, done.err) == (0, "")
+    assert done.code == 0
+    assert done.err.startswith("The audit log is intact: all")
     without = operator.run(*verify)
     assert without.code == 1
     assert "which the folder's creator chose. Give the key that you kept with --key" in without.err

@@ -304,9 +304,29 @@ def test_the_question_names_the_user_whom_a_name_in_certificates_finds(shell: Sh
     assert f"the user alice ({member}) in every cluster (0 live)" in refused
 
 
-def test_revocations_requires_a_cluster_or_a_user(shell: Shell) -> None:
-    shell.operator.usage_error("certificate", "revocations")
-    shell.operator.usage_error("certificate", "revocations", "--cluster", "plain", "--user", "member")
+def test_all_revocations_are_listed_and_those_since_a_time(shell: Shell) -> None:
+    shell.operator.output("certificate", "revoke", shell.name(0), "--yes")
+    shell.operator.output("certificate", "revoke", "--user", "admin", "--everywhere", "--yes")
+    shell.operator.output("certificate", "revoke", shell.name(1), "--yes")
+    shell.execute("UPDATE revocation SET at = '2026-01-01 00:00:00.000000' WHERE id = 1")
+    list_all = ("certificate", "revocations")
+    found = shell.operator.output_json(*list_all)
+    assert [(each["id"], each["user_name"], each["cluster_name"]) for each in found] == [
+        (3, "member", "eip"),
+        (2, "admin", None),
+        (1, "member", "plain"),
+    ]
+    lines = [line.split() for line in shell.operator.output(*list_all).splitlines()]
+    assert lines[0][:5] == ["ID", "AT", "USER", "CLUSTER", "REASON"]
+    assert lines[2][2:4] == ["admin", "all"]
+    names = (*list_all, "-o", "name")
+    assert shell.operator.output(*names, "--since", "1h").split() == ["3", "2"]
+    assert shell.operator.output(*names, "--since", "2026-01-01T00:00:00Z").split() == ["3", "2", "1"]
+    assert shell.operator.output(*names, "--project", "eu-de").split() == ["3", "1"]
+    assert shell.operator.output(*names, "--user", "admin").split() == ["2"]
+    done = shell.operator.run(*names, "--limit", "1")
+    assert (done.out, "--limit" in done.err) == ("3\n", True)
+    shell.operator.usage_error(*list_all, "--cluster", "plain", "--user", "member")
 
 
 def test_the_access_report_explains_the_controls(shell: Shell) -> None:

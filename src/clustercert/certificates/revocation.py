@@ -3,7 +3,7 @@
 import asyncio
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field, replace
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Protocol
 
 from cryptography import x509
@@ -245,6 +245,12 @@ class Logout:
 
 
 ONLY_OPERATORS = "Only operators of the service can do this."
+ONLY_READERS = (
+    "Only operators and auditors can see the revocations of all projects. Request the revocations of one"
+    " project."
+)
+# The clocks of the processes that record revocations may differ by this much.
+SLACK = timedelta(minutes=5)
 
 
 @dataclass(frozen=True, slots=True)
@@ -257,6 +263,34 @@ class RevocationPage:
 
     revocations: tuple[Revocation, ...]
     next: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class PartOfList:
+    """Which revocations of a list to return.
+
+    Attributes:
+        limit: the maximum number of revocations.
+        before: only revocations with lower ids; None for the newest.
+        since: only revocations at or after this time; None for all.
+    """
+
+    limit: int
+    before: int | None
+    since: datetime | None
+
+    def page(self, found: tuple[Revocation, ...]) -> RevocationPage:
+        """Make a page from the result of a query for `limit + 1` revocations, newest first."""
+        shown = found[: self.limit]
+        following = shown[-1].id if len(found) > self.limit else None
+        if self.since is None:
+            return RevocationPage(shown, following)
+        since = self.since
+        # The ids follow the order of commits. The clocks of processes may differ.
+        is_end = any(since - each.at > SLACK for each in shown)
+        return RevocationPage(
+            tuple(each for each in shown if each.at >= since), None if is_end else following
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -359,28 +393,35 @@ class RevocationService:
         require_operator(caller, ONLY_OPERATORS)
         return await self.recorder.undo(revocation_id, actor=caller.actor)
 
-    async def cluster_revocations(
-        self, caller: Caller, project_id: str, cluster_id: str, *, limit: int, before: int | None = None
+    async def revocations(
+        self, caller: Caller, project_id: str | None, cluster_id: str | None, part: PartOfList
     ) -> RevocationPage:
-        """List the revocations in a cluster. Raises Forbidden unless the caller may see all certificates there."""
-        require_view(caller, project_id)
-        if not reads_project(caller, project_id):
-            raise Forbidden("Only admins of the project, operators and auditors can see its revocations.")
+        """List the revocations in the whole service, a project or a cluster.
+
+        Raises Forbidden unless the caller may see all certificates there.
+        """
+        queries, limit = self.recorder.queries, part.limit + 1
+        if project_id is None:
+            require_reader(caller, ONLY_READERS)
+        else:
+            require_view(caller, project_id)
+            if not reads_project(caller, project_id):
+                raise Forbidden("Only admins of the project, operators and auditors can see its revocations.")
+        if project_id is None or cluster_id is None:
+            return part.page(
+                await queries.revocations_of_project(project_id, limit=limit, before=part.before)
+            )
         cluster = await require_cluster(self.clusters, project_id, cluster_id)
-        queries = self.recorder.queries
-        return _page(
-            await queries.revocations_of_cluster(project_id, cluster.id, limit=limit + 1, before=before),
-            limit,
+        return part.page(
+            await queries.revocations_of_cluster(project_id, cluster.id, limit=limit, before=part.before)
         )
 
-    async def user_revocations(
-        self, caller: Caller, user_id: str, *, limit: int, before: int | None = None
-    ) -> RevocationPage:
+    async def user_revocations(self, caller: Caller, user_id: str, part: PartOfList) -> RevocationPage:
         """List the revocations of a user in every cluster. Raises InvalidRequest for a malformed id."""
         require_reader(caller)
         user_id = await self._user_id(user_id)
-        return _page(
-            await self.recorder.queries.revocations_of_user(user_id, limit=limit + 1, before=before), limit
+        return part.page(
+            await self.recorder.queries.revocations_of_user(user_id, limit=part.limit + 1, before=part.before)
         )
 
     async def _user_id(self, id_or_name: str) -> str:
@@ -396,8 +437,3 @@ class RevocationService:
         if not administers(caller, project_id):
             raise Forbidden("Only administrators of the project can do this.")
         return cluster
-
-
-def _page(found: tuple[Revocation, ...], limit: int) -> RevocationPage:
-    """Make a page of `limit` revocations from the result of a query for `limit + 1`."""
-    return RevocationPage(found[:limit], found[limit - 1].id if len(found) > limit else None)

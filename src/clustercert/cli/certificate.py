@@ -51,6 +51,7 @@ from clustercert.client.administration import path_of
 from clustercert.client.connection import ApiError
 from clustercert.model.choices import CertificateState, KeyOrigin, RevocationReason
 from clustercert.model.errors import Forbidden
+from clustercert.model.times import rfc3339
 
 if TYPE_CHECKING:
     from clustercert.client.administration import AdministrationClient
@@ -177,7 +178,7 @@ def _read(
             raise
 
 
-_REVOCATION_COLUMNS = ("id", "at", "reason", "undone_at", "user_id", "cluster_id", "by", "fingerprint")
+_REVOCATION_COLUMNS = ("id", "at", "user", "cluster", "reason", "undone_at", "by", "fingerprint")
 _DRY_RUN = "?dryRun=All"
 
 
@@ -315,22 +316,69 @@ def undo(
 def revocations(
     client: "AdministrationClient",
     cluster: OnlyClusterOption = None,
-    project: InProjectOption = None,
+    project: OnlyProjectOption = None,
     user: OnlyUserOption = None,
+    since: Annotated[
+        datetime | None,
+        typer.Option(
+            parser=past_time,
+            metavar="TIME",
+            help="List only revocations since TIME: RFC 3339, or a duration before now such as 1d.",
+        ),
+    ] = None,
     limit: LimitOption = 100,
     output: OutputOption = Output.TABLE,
 ) -> None:
-    """List revocations, newest first, including undone ones. Only for operators, auditors and admins of the project."""
-    from clustercert.client.administration import path_of
+    """List revocations, newest first, including undone ones. Only for operators, auditors and admins of the project.
 
-    if cluster is not None and user is None:
-        path = cluster_path(find_cluster(client, cluster, project), "revocations")
-    elif user is not None and cluster is None:
-        path = path_of("users", str(find_user(client, user)["id"]), "revocations")
-    else:
-        raise typer.BadParameter("Give either --cluster or --user.")
-    found = islice(client.list_all(path, "revocations"), limit)
-    show_list([with_times(each) for each in found], output, columns=_REVOCATION_COLUMNS, name="id")
+    With --user, lists only revocations of all certificates of the user, in all clusters.
+    """
+    if user is not None and (cluster is not None or project is not None):
+        raise typer.BadParameter("--user excludes --cluster and --project.")
+    paths = _revocation_paths(client, cluster, project, user)
+    query = {"since": rfc3339(since)} if since is not None else {}
+    found: list[JsonObject] = []
+    # A caller may be an admin of only some of their projects.
+    refusals: list[ApiError] = []
+    for path in paths:
+        try:
+            found += islice(client.list_all(path, "revocations", **query), limit + 1)
+        except ApiError as error:
+            refusals.append(error)
+            if len(refusals) == len(paths) or error.http_status not in {_FORBIDDEN, _NOT_FOUND}:
+                raise
+    found.sort(key=lambda each: int(str(each["id"])), reverse=True)
+    rows = [with_times(each) for each in found[:limit]]
+    if output is Output.TABLE:
+        rows = [_with_owner(row) for row in rows]
+    keep = ("user", "cluster", "reason")
+    show_list(rows, output, columns=_REVOCATION_COLUMNS, name="id", keep=keep)
+    if len(found) > limit:
+        print_note(f"Only the first {limit} are listed. Raise --limit, or filter the list.")
+
+
+def _revocation_paths(
+    client: "AdministrationClient", cluster: str | None, project: str | None, user: str | None
+) -> Sequence[str]:
+    """Return the API paths of the lists to read."""
+    if user is not None:
+        return [path_of("users", str(find_user(client, user)["id"]), "revocations")]
+    if cluster is not None:
+        return [cluster_path(find_cluster(client, cluster, project), "revocations")]
+    if project is not None:
+        return [path_of("projects", str(find_project(client, project)["id"]), "revocations")]
+    if client.reads_everything:
+        return ["/revocations"]
+    return [path_of("projects", each.id, "revocations") for each in own_projects(client)] or ["/revocations"]
+
+
+def _with_owner(row: "JsonObject") -> "JsonObject":
+    """Add columns with the names of user and cluster, otherwise their ids."""
+    return {
+        **row,
+        "user": row["user_name"] or row["user_id"] or "all",
+        "cluster": row["cluster_name"] or row["cluster_id"] or "all",
+    }
 
 
 def preview_of_all(client: "AdministrationClient", cluster: str) -> "JsonObject":
@@ -451,8 +499,6 @@ class FilterOptions:
 
     def query(self) -> dict[str, str]:
         """Return the parameters of the request."""
-        from clustercert.model.times import rfc3339
-
         given = {each.name: getattr(self, each.name) for each in fields(self)}
         return {
             name: rfc3339(value) if isinstance(value, datetime) else str(value).lower()

@@ -15,8 +15,8 @@ from starlette.responses import Response
 
 from clustercert.certificates.controls import FAST_CONTROLS, Control
 from clustercert.certificates.recorder import MAX_NOTE, Reason
-from clustercert.certificates.revocation import RevocationPage, RevocationPreview
-from clustercert.http import IN_CLUSTER, OWN, query, responses
+from clustercert.certificates.revocation import PartOfList, RevocationPage, RevocationPreview
+from clustercert.http import IN_CLUSTER, IN_PROJECT, OWN, query, responses
 from clustercert.http.body import RequestBody, parsed, require_json
 from clustercert.http.cce.clusters import CLUSTER
 from clustercert.http.context import context_of
@@ -27,6 +27,7 @@ from clustercert.http.responses import Hex, ResponseBody, Time
 from clustercert.model import JsonObject, Revocation, RevocationReason
 from clustercert.model.errors import InvalidRequest, NotFound
 from clustercert.pki.leaf import MAX_NAME
+from clustercert.policy.rules import reads_everything
 
 # The maximum length of a signature in base64 characters. A signature by a 4096-bit RSA key has 684 characters.
 MAX_SIGNATURE = 1024
@@ -115,6 +116,15 @@ class RevocationBody(ResponseBody):
     can_be_undone: bool = Field(description="Whether an operator can undo the revocation now.")
 
 
+class ListedRevocationBody(RevocationBody):
+    """A revocation in a list, with names."""
+
+    user_name: str | None = Field(
+        description="Null for all users, for unknown users, and for callers other than operators and auditors."
+    )
+    cluster_name: str | None = Field(description="Null for all clusters, and for a removed cluster.")
+
+
 class RevokedBody(RevocationBody):
     """A new revocation, and how its cluster enforces it."""
 
@@ -171,7 +181,7 @@ class NamedUserIdsBody(BaseModel):
 class RevocationListBody(PageBody):
     """A page of revocations, newest first."""
 
-    revocations: list[RevocationBody]
+    revocations: list[ListedRevocationBody]
 
 
 def _enforcement(controls: Iterable[Control] | None) -> JsonObject:
@@ -207,6 +217,7 @@ DryRun = Annotated[
     Literal["All"] | None,
     Query(alias="dryRun", description="All: revoke nothing, and return a RevocationPreview."),
 ]
+Since = Annotated[query.Time | None, Query(description="Only revocations at or after this time, RFC 3339.")]
 Name = Annotated[query.Text | None, Query(description="The complete name.")]
 
 router = APIRouter(tags=["Revocation"])
@@ -290,16 +301,36 @@ async def revoke_own_certificate(call: CallDep, certificate: str) -> Response:
 
 @router.get(IN_CLUSTER + "/revocations", responses=_LISTED)
 async def list_cluster_revocations(
-    call: CallDep, project_id: str, cluster_id: str, page: PageDep
+    call: CallDep, project_id: str, cluster_id: str, page: PageDep, since: Since = None
 ) -> Response:
     """List the revocations in a cluster.
 
-    Only for project admins. Revocations of a user in all clusters are not in this list, but in the list of the user.
+    Only for project admins, operators and auditors. Revocations of a user in all clusters are not in this list, but in
+    the list of the user.
     """
-    found = await call.services.revocation.cluster_revocations(
-        call.caller, project_id, cluster_id, limit=page.limit, before=page.cursor
+    part = PartOfList(page.limit, page.cursor, since)
+    return await _page(
+        call, await call.services.revocation.revocations(call.caller, project_id, cluster_id, part)
     )
-    return _page(call.services, found)
+
+
+@router.get(IN_PROJECT + "/revocations", responses=_LISTED)
+async def list_project_revocations(
+    call: CallDep, project_id: str, page: PageDep, since: Since = None
+) -> Response:
+    """List the revocations in all clusters of a project.
+
+    Only for project admins, operators and auditors. Does not include revocations of a user in all projects.
+    """
+    part = PartOfList(page.limit, page.cursor, since)
+    return await _page(call, await call.services.revocation.revocations(call.caller, project_id, None, part))
+
+
+@router.get(OWN + "/revocations", responses=_LISTED)
+async def list_revocations(call: CallDep, page: PageDep, since: Since = None) -> Response:
+    """List the revocations in the whole service. Only for operators and auditors."""
+    part = PartOfList(page.limit, page.cursor, since)
+    return await _page(call, await call.services.revocation.revocations(call.caller, None, None, part))
 
 
 @router.post(OWN + "/users/{user_id}/revoke", responses=_SCOPE_REVOKED, openapi_extra=_REASON)
@@ -341,15 +372,13 @@ async def find_users_in_cluster(
 
 
 @router.get(OWN + "/users/{user_id}/revocations", responses=_LISTED)
-async def list_user_revocations(call: CallDep, user_id: str, page: PageDep) -> Response:
+async def list_user_revocations(call: CallDep, user_id: str, page: PageDep, since: Since = None) -> Response:
     """List the revocations of a user in all clusters.
 
     Only for operators and auditors. Includes revocations caused by disabling or deleting the user.
     """
-    found = await call.services.revocation.user_revocations(
-        call.caller, user_id, limit=page.limit, before=page.cursor
-    )
-    return _page(call.services, found)
+    part = PartOfList(page.limit, page.cursor, since)
+    return await _page(call, await call.services.revocation.user_revocations(call.caller, user_id, part))
 
 
 @router.post(OWN + "/revocations/{revocation_id}/undo", responses=_UNDONE)
@@ -436,15 +465,28 @@ def _preview(preview: RevocationPreview) -> Response:
     return responses.private(body)
 
 
-def _page(services: Services, page: RevocationPage) -> Response:
+async def _page(call: Call, page: RevocationPage) -> Response:
+    services, found = call.services, page.revocations
+    clusters = (
+        await services.inventory.queries.place_names((each.cluster_id, "") for each in found)
+    ).clusters
+    # An admin could get the name of any user, by revoking the certificates of the user's id.
+    is_reader = reads_everything(call.caller)
+    users = (
+        await services.revocation.previews.users.names({each.user_id for each in found}) if is_reader else {}
+    )
+
+    def view(each: Revocation) -> JsonObject:
+        return ListedRevocationBody.render(
+            each,
+            can_be_undone=services.revocation.recorder.can_undo(each),
+            user_name=users.get(each.user_id),
+            cluster_name=clusters.get(each.cluster_id),
+        )
+
     return responses.private(
         numbered_page(
-            "revocations",
-            page.revocations,
-            lambda each: _revocation(services, each),
-            lambda each: each.id,
-            page.next,
-            services.options.page_bytes,
+            "revocations", found, view, lambda each: each.id, page.next, services.options.page_bytes
         )
     )
 

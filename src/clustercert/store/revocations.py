@@ -125,6 +125,18 @@ class RevocationQueries(CertificateLookup):
         here = and_(_revocation.c.project_id == project_id, _revocation.c.cluster_id == cluster_id)
         return await self._all(_page(limit, before).where(here))
 
+    async def revocations_of_project(
+        self, project_id: str | None, *, limit: int, before: int | None = None
+    ) -> tuple[Revocation, ...]:
+        """Return a page of revocations in a project or, with None, in the whole service.
+
+        Otherwise like `revocations_of_cluster`.
+        """
+        page = _page(limit, before)
+        return await self._all(
+            page if project_id is None else page.where(_revocation.c.project_id == project_id)
+        )
+
     async def revocations_of_user(
         self, user_id: str, *, limit: int, before: int | None = None
     ) -> tuple[Revocation, ...]:

@@ -136,10 +136,24 @@ def verify(
     show_report(report, output)
     if untrusted:
         print_note(untrusted)
+    if output is Output.TABLE:
+        print_note(_verdict(report, is_trusted=not untrusted))
     if report.found or untrusted:
         raise typer.Exit(1)
     if not files:
         print_note("The log was not compared with a saved checkpoint. Name one with --checkpoint.")
+
+
+def _verdict(report: "VerificationReport", *, is_trusted: bool) -> str:
+    """Say in a sentence whether the log was changed."""
+    if report.found:
+        return (
+            f"The audit log is not intact: {report.found} {'finding' if report.found == 1 else 'findings'}."
+        )
+    if not is_trusted:
+        return "Nothing wrong was found, but the log is not proved to be intact."
+    deleted = f", except {report.deleted} whose deletion is recorded" if report.deleted else ""
+    return f"The audit log is intact: all {report.size} events are as they were sealed{deleted}."
 
 
 @on_store
