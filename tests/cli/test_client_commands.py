@@ -127,6 +127,28 @@ def test_status_shows_the_saved_login_without_the_service(world: UserSite, tmp_p
     assert f"Other saved logins: key: alice at {world.url}. Choose one with" in missing.err
 
 
+def test_a_failed_login_elsewhere_keeps_the_saved_login(world: UserSite, tmp_path: Path) -> None:
+    home = {"HOME": str(tmp_path)}
+    world.log_in(**home)
+    file = tmp_path / ".config" / "clustercert" / "profiles" / "default.json"
+    saved = file.read_bytes()
+    # The same service has another address here.
+    elsewhere = world.url.replace("127.0.0.1", "localhost")
+    refused = world.user(
+        *("login", elsewhere, "--user", "alice", "--profile", "default"), CLUSTERCERT_PASSWORD="bad", **home
+    )
+    assert (refused.code, file.read_bytes()) == (3, saved)
+    # Without --profile, the address is saved in a new profile.
+    refused = world.user("login", elsewhere, "--user", "alice", CLUSTERCERT_PASSWORD="bad", **home)
+    assert (refused.code, file.read_bytes()) == (3, saved)
+    name = elsewhere.removeprefix("http://").replace(":", "-")
+    listed = {
+        each["name"]: each for each in json.loads(world.user("profile", "list", "-o", "json", **home).out)
+    }
+    assert (listed[name]["service"], listed[name]["logged_in"]) == (elsewhere, False)
+    assert listed["default"]["current"] is True
+
+
 def test_a_wrong_password_says_what_to_check(world: UserSite) -> None:
     done = world.user("login", world.url, "--user", "alice", CLUSTERCERT_PASSWORD="wrong horse")
     assert (done.code, done.out) == (3, "")
