@@ -17,6 +17,7 @@ import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import load_pem_private_key
 
+from clustercert.model import rfc3339
 from support import shifted_clock
 from support.command_line import Operator
 from support.exec_plugin import COMMAND, PATIENT, User, add_cluster, status_of
@@ -145,13 +146,13 @@ def test_the_end_of_a_login_is_said_once(plugin: Plugin) -> None:
     fields = header.split(" ")
     assert datetime.fromtimestamp(int(fields[4]), UTC) == ends_at.replace(microsecond=0) - timedelta(hours=1)
     plugin.cache_file.write_text(f"{' '.join([*fields[:4], '1', *fields[5:]])}\n{body}")
-    reminder = f"clustercert: Your login at {plugin.user.url} ends at %s UTC. Run `clustercert login`.\n"
-    assert said() == reminder % f"{ends_at:%Y-%m-%d %H:%M}"
+    reminder = f"clustercert: Your login at {plugin.user.url} ends at %s. Run `clustercert login`.\n"
+    assert said() == reminder % rfc3339(ends_at)
     assert (said(), said("--refresh")) == ("", "")
     # The next login is short.
     ends_at = datetime.now(UTC) + timedelta(minutes=50)
     file.write_text(json.dumps(saved | {"expires_at": ends_at.isoformat()}))
-    assert said() == reminder % f"{ends_at:%Y-%m-%d %H:%M}"
+    assert said() == reminder % rfc3339(ends_at)
     assert (said(), said("--refresh")) == ("", "")
 
 

@@ -189,7 +189,7 @@ def test_a_certificate_of_the_future_is_explained_once(tmp_path: Path) -> None:
     assert (done.returncode, done.stdout) == (1, "")
     assert re.fullmatch(
         r"Error: The certificate of https://127\.0\.0\.1:[0-9]+ is not trusted \(certificate is not yet valid\)\. The "
-        r"clock of this machine says 20[0-9-]+ [0-9:]+ UTC\. If this is wrong, correct the clock\. Otherwise, ask the "
+        r"clock of this machine says 20[0-9-]+T[0-9:]+Z\. If this is wrong, correct the clock\. Otherwise, ask the "
         r"operator of the service for a valid certificate\.\n",
         done.stderr,
     ), done.stderr

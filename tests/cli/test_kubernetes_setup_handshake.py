@@ -11,6 +11,7 @@ import pytest
 from cryptography import x509
 
 from clustercert.kubernetes.setup import handshake
+from clustercert.model import rfc3339
 from support.kubernetes_setup import SERVICE
 from support.operated_cluster import OperatedCluster
 from support.wait import SECONDS
@@ -33,7 +34,7 @@ def test_the_certificate_of_the_service_is_printed(site: OperatedCluster) -> Non
     said = notes(site, "--webhook-url", site.url, "--webhook-ca", site.ca)
     assert (
         f"{site.url} presented a certificate for CN=clustercert, issued by {ca.subject.rfc4514_string()}, "
-        f"valid until {leaf.not_valid_after_utc:%Y-%m-%d %H:%M} UTC.\n"
+        f"valid until {rfc3339(leaf.not_valid_after_utc)}.\n"
     ) in said
     assert "Warning" not in said
 

@@ -23,6 +23,7 @@ from clustercert import __version__
 from clustercert.model import JsonObject
 from clustercert.model.errors import ClustercertError
 from clustercert.model.requests import is_loopback
+from clustercert.model.times import rfc3339
 
 CONNECT_SECONDS = 10
 RESPONSE_SECONDS = 60
@@ -252,7 +253,7 @@ def certificate_advice(reason: str) -> str | None:
     """Return what to do if OpenSSL rejects a certificate because of its period of validity or its addresses."""
     if reason in _REASONS_OF_TIME:
         return (
-            f"The clock of this machine says {datetime.now(UTC):%Y-%m-%d %H:%M} UTC. If this is wrong, correct the "
+            f"The clock of this machine says {rfc3339(datetime.now(UTC))}. If this is wrong, correct the "
             "clock. Otherwise, ask the operator of the service for a valid certificate."
         )
     if reason.startswith(_REASONS_OF_ADDRESS):

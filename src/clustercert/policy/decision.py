@@ -10,6 +10,7 @@ from datetime import datetime, timedelta
 
 from clustercert.model import Caller, ClientCA, Cluster, Grant, IssueRequest, JsonObject
 from clustercert.model.errors import Forbidden, InvalidRequest, Unavailable
+from clustercert.model.times import rfc3339
 from clustercert.pki.keys import key_type_of
 from clustercert.policy.lifetime import (
     BACKDATE,
@@ -50,7 +51,7 @@ def lifetime_refusal(
     name = f"rule {rule.name}" if rule is not None else MAX_LIFETIME_SETTING
     limit = f"the limit of {name} ({lifetime_text(longest)})"
     if ca_end is not None:
-        limit = f"the end of the cluster's client CA ({ca_end:%Y-%m-%d %H:%M:%S} UTC)"
+        limit = f"the end of the cluster's client CA ({rfc3339(ca_end)})"
     return f"The requested lifetime ({lifetime_text(requested)}) exceeds {limit}. {SHORTEN}"
 
 

@@ -17,11 +17,12 @@ def remind_of_login(name: str, state: str) -> None:
     from clustercert.cli.login import profile
     from clustercert.cli.options import CommandError
     from clustercert.cli.output import print_note
+    from clustercert.model.times import rfc3339
 
     with contextlib.suppress(CommandError):
         found = profile.remembered(name, os.environ)
         if found is not None and found.ends_at is not None:
             print_note(
-                f"clustercert: Your login at {found.url} ends at {found.ends_at:%Y-%m-%d %H:%M} UTC. "
+                f"clustercert: Your login at {found.url} ends at {rfc3339(found.ends_at)}. "
                 f"{profile.log_in_again(name)}"
             )

@@ -20,6 +20,7 @@ from clustercert.cli.options import (
     UnknownName,
 )
 from clustercert.cli.output import Output, document, print_note, write_out
+from clustercert.model.times import rfc3339
 from clustercert.secure_file import write_private
 
 if TYPE_CHECKING:
@@ -179,7 +180,7 @@ def _report(
     named = f" ({kubeconfig.username})" if kubeconfig.username != user else ""
     print_note(
         f"For {user}{named} with the groups {', '.join(kubeconfig.groups) or 'none'}, valid until "
-        f"{kubeconfig.not_after:%Y-%m-%d %H:%M:%S} UTC"
+        f"{rfc3339(kubeconfig.not_after)}"
     )
     if warning := entries.current_address_warning(document):
         print_note(warning)

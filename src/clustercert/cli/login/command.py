@@ -21,6 +21,7 @@ from clustercert.cli.output import Output, print_note, show_one
 from clustercert.cli.prompts import prompt_text, read_secret
 from clustercert.cli.session import DEFAULT_DOMAIN, warn_in_client
 from clustercert.model.errors import ClustercertError
+from clustercert.model.times import rfc3339
 
 if TYPE_CHECKING:
     from clustercert.client import PasswordLogin, Session
@@ -176,7 +177,7 @@ def _save(name: str, found: Profile) -> None:
             f"The profile {name} was the login of {before.user} at {before.url}. The kubectl contexts that use this "
             f"profile now act as {found.user}. To keep several logins, use --profile NAME."
         )
-    until = f" until {found.ends_at:%Y-%m-%d %H:%M} UTC" if found.ends_at else ""
+    until = f" until {rfc3339(found.ends_at)}" if found.ends_at else ""
     where = f" in {found.scope}" if found.project_id is not None else ""
     print_note(f"Logged in as {found.user}{where}{until}. Saved in {path}")
     if found.project_id is None and not _is_operator(found):

@@ -28,6 +28,7 @@ from clustercert.cli.options import (
     home_folder,
 )
 from clustercert.model.ids import is_id
+from clustercert.model.times import rfc3339
 from clustercert.secure_file import make_private_folder, write_private
 
 if TYPE_CHECKING:
@@ -189,7 +190,7 @@ class Profile:
             return AccessKeyAuth(self.access_key, self.secret_key)
         if self.has_expired and self.expires_at is not None:
             raise NotLoggedIn(
-                f"The login at {self.url} expired at {self.expires_at:%Y-%m-%d %H:%M} UTC. Run `clustercert login` "
+                f"The login at {self.url} expired at {rfc3339(self.expires_at)}. Run `clustercert login` "
                 "again."
             )
         from clustercert.client.auth import TokenAuth

@@ -9,6 +9,7 @@ from urllib.parse import urlsplit
 from cryptography import x509
 
 from clustercert.kubernetes.setup.values import WebhookClient
+from clustercert.model.times import rfc3339
 from clustercert.secure_file import write_private
 
 HTTPS_PORT = 443
@@ -53,7 +54,7 @@ def check_handshake(url: str, ca_pem: str | None, client: WebhookClient | None =
         raise HandshakeError(f"its name or its certificate can't be parsed ({error})") from error
     return (
         f"{url} presented a certificate for {leaf.subject.rfc4514_string() or 'no name'}, issued by "
-        f"{leaf.issuer.rfc4514_string()}, valid until {leaf.not_valid_after_utc:%Y-%m-%d %H:%M} UTC."
+        f"{leaf.issuer.rfc4514_string()}, valid until {rfc3339(leaf.not_valid_after_utc)}."
     )
 
 
