@@ -15,6 +15,9 @@ import pytest
 
 from clustercert.cli.completion import is_plain
 from clustercert.cli.credential import cache
+from clustercert.cli.kubeconfig import entries
+from clustercert.cli.kubeconfig.document import Kubeconfig
+from clustercert.cli.kubeconfig.entries import ClusterRef
 from clustercert.cli.login import profile
 from clustercert.cli.login.profile import Profile
 from support.command_line import Operator
@@ -157,6 +160,23 @@ def test_only_operators_ask_for_what_only_operators_may_list(service: Service) -
     service.answers["/clustercert/v1/caller"] = OPERATOR
     make_old()
     assert eventually(lambda: completed(line)) == ["okapi"]
+
+
+@pytest.mark.parametrize(
+    "line", ["kubeconfig use zoo", "kubeconfig use --kubeconfig other zoo", "kubeconfig unmerge zoo"]
+)
+def test_contexts_that_merge_wrote_are_completed(
+    home: Path, monkeypatch: pytest.MonkeyPatch, line: str
+) -> None:
+    monkeypatch.chdir(home)
+    config = Kubeconfig(b"contexts: [{name: zoo-foreign, context: {cluster: c, user: u}}]")
+    for name in ("zoo-prod", "zoo-test", "lab"):
+        ref = ClusterRef("default", PROJECT, "eu-de", "zoo", "1", name)
+        entries.put(config, name, ref, {"server": "https://10.0.0.5:6443"}, {})
+    (home / ".kube").mkdir()
+    for file in (home / ".kube" / "config", home / "other"):
+        file.write_text(config.changed_text())
+    assert completed(f"clustercert {line}") == ["zoo-prod", "zoo-test"]
 
 
 def test_without_a_valid_login_there_are_no_names(service: Service, home: Path) -> None:

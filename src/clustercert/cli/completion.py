@@ -26,7 +26,8 @@ if TYPE_CHECKING:
 
 # Which kind of name completes an argument, by the metavar of the argument.
 KINDS = {each.metavar: each.plural for each in RESOURCES.values() if each.key == "name"} | {
-    "PROFILE": "profiles"
+    "PROFILE": "profiles",
+    "CONTEXT": "contexts",
 }
 # Which kind of name completes an option without a metavar, by the name of the option's parameter.
 _PARAMETERS = {
@@ -75,11 +76,24 @@ def _completion(kind: str) -> Callable[..., list[str]]:
         found: Sequence[str] = ()
         # A message would garble the line that is being typed.
         with contextlib.suppress(Exception):
-            found = profile.names(os.environ) if kind == "profiles" else names(kind, str(name))
+            if kind == "profiles":
+                found = profile.names(os.environ)
+            elif kind == "contexts":
+                found = _contexts(ctx.params.get("kubeconfig"))
+            else:
+                found = names(kind, str(name))
         fitting = [each for each in found if each.startswith(incomplete) and is_plain(each)]
         return fitting or [f"{incomplete}{_NO_NAMES}"]
 
     return complete
+
+
+def _contexts(kubeconfig: str | None) -> list[str]:
+    """Return the names of the contexts that `kubeconfig merge` wrote. `kubeconfig` is the option of this name."""
+    from clustercert.cli.kubeconfig import entries, files
+
+    paths = files.loading_order(Path(kubeconfig) if kubeconfig is not None else None, os.environ)
+    return [each.context for path in paths for each in entries.merged(files.load(path))]
 
 
 def is_plain(name: str) -> bool:

@@ -48,7 +48,7 @@ def list_merged(kubeconfig: KubeconfigOption = None, output: OutputOption = Outp
 
 def use(
     name: Annotated[
-        str, typer.Argument(metavar="NAME", help="Context or cluster, by name or a part of the name.")
+        str, typer.Argument(metavar="CONTEXT", help="Context or cluster, by name or a part of the name.")
     ],
     kubeconfig: KubeconfigOption = None,
 ) -> None:

@@ -20,7 +20,7 @@ from clustercert.cli.session import warn_in_client
 
 def unmerge(
     names: Annotated[
-        list[str] | None, typer.Argument(metavar="NAME…", help="Contexts or clusters, by name.")
+        list[str] | None, typer.Argument(metavar="CONTEXT…", help="Contexts or clusters, by name.")
     ] = None,
     *,
     every: Annotated[bool, typer.Option("--all", help="All contexts that `merge` wrote.")] = False,
