@@ -238,6 +238,21 @@ def test_one_login_serves_all_projects(world: UserSite) -> None:
         world.operator.output("cluster", "remove", name, "--project", "eu-nl", "--yes")
 
 
+def test_a_merge_that_the_policy_would_refuse_writes_nothing(world: UserSite) -> None:
+    config = world.folder / "home" / ".kube" / "config"
+    world.log_in("bob")
+    refused = world.user("kubeconfig", "merge", "prod", "--expires-in", "2h")
+    assert refused.code == 4
+    assert "--expires-in 2h is longer than the longest lifetime for prod (1 hour)." in refused.err
+    world.log_in("eve")
+    refused = world.user("kubeconfig", "merge", "prod")
+    assert refused.code == 4
+    assert f"`clustercert explain {world.cluster_id} --csr` says why." in refused.err
+    shown = world.user("clusters", "-o", "csv").out.splitlines()
+    assert dict(zip(shown[0].split(","), shown[1].split(","), strict=False))["groups"] == "[]"
+    assert not config.exists()
+
+
 def test_status_and_profiles_show_the_login(world: UserSite) -> None:
     world.log_in()
     shown = world.user("status", "-o", "json", "--verbose")

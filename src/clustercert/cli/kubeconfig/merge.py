@@ -80,7 +80,7 @@ class EntryOptions:
         if longest is None:
             return Forbidden(
                 f"The policy gives you no certificate for {cluster['name']} now. "
-                f"`clustercert explain {cluster['id']}` says why."
+                f"`clustercert explain {cluster['id']} --csr` says why."
             )
         lifetime = timedelta(seconds=longest)
         if self.expires_in is None or parse_lifetime(self.expires_in) <= lifetime:
