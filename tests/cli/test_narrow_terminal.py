@@ -73,9 +73,9 @@ def screen_of(operator: Operator, home: Path, *arguments: str) -> list[str]:
 
 
 def is_prose(line: str) -> bool:
-    """Whether a terminal wraps only short words of the line."""
-    words = [(each.start(), each.end() - 1) for each in re.finditer(r"\S{20,}", line)]
-    return line.endswith(".") and all(first // 80 == last // 80 for first, last in words)
+    """Whether the line is not a row of a table, and the terminal breaks no word of it."""
+    words = [(each.start(), each.end() - 1) for each in re.finditer(r"\S+", line)]
+    return "   " not in line and all(first // 80 == last // 80 for first, last in words)
 
 
 @pytest.mark.full
