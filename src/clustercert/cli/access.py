@@ -156,14 +156,23 @@ def _print_summary(report: "JsonObject") -> None:
         show_list(groups, Output.TABLE, columns=("name", "users", "credentials", "last_seen_at"))
 
 
+# Controls that do not depend on a revocation.
+_ALWAYS = {"ca", "expiry"}
+
+
 def _print_controls(report: "JsonObject") -> None:
-    """Print which controls stop a revoked certificate."""
-    controls = cast("list[JsonObject]", report["controls"])
-    set_up = ", ".join(str(each["name"]) for each in controls if each["set_up"])
+    """Print which controls enforce revocations."""
+    controls = [each for each in cast("list[JsonObject]", report["controls"]) if each["name"] not in _ALWAYS]
+    set_up = " and ".join(str(each["name"]) for each in controls if each["set_up"])
     missing = ", ".join(str(each["name"]) for each in controls if not each["set_up"])
+    effect = (
+        f"Revocations are enforced by {set_up}."
+        if set_up
+        else "Revocations are not enforced: the cluster accepts a revoked certificate until it expires."
+    )
     not_set_up = f" Not set up: {missing}." if missing else ""
     write_out("\n")
-    paragraph(f"A revoked certificate is stopped by: {set_up}.{not_set_up} Details: add --explain.")
+    paragraph(f"{effect}{not_set_up} To see more about them, add --explain.")
     for each in controls:
         if each["lacking"]:
             paragraph(f"{each['name']}: {each['lacking']}")

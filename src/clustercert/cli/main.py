@@ -46,7 +46,11 @@ PANELS = {
         CommandEntry("password", "login.account", "Change your password."),
         CommandEntry("status", "login.account", "Show who is logged in, where and until when."),
         CommandEntry("profile", "login.account", "Manage saved logins at several services."),
-        CommandEntry("clusters", "cluster", "List the clusters in all your projects."),
+        CommandEntry(
+            "clusters",
+            "cluster",
+            "List the clusters in all your projects, with the Kubernetes groups and the longest lifetime that you get.",
+        ),
         CommandEntry(
             "kubeconfig", "kubeconfig.command", "Merge clusters into your kubeconfig, or get separate files."
         ),
