@@ -33,7 +33,7 @@ class Custody:
         self._read_at: tuple[int, int] | None = None
 
     async def open(self) -> None:
-        """Load all keys. Raises CustodyError if the keys can't be used, or Unavailable."""
+        """Load all keys. Raises Unavailable, or CustodyError if the keys can't be used."""
         read_at = self._generation.state
         self._ring = await load_ring(self._queries, self._keks)
         self._read_at = read_at
@@ -65,14 +65,14 @@ class Custody:
 
     async def seal(self, plaintext: bytes, bound_to: str) -> bytes:
         """Encrypt a secret for a database row. `bound_to` names the row as `table:id`. Raises Unavailable."""
-        # After a rotation, use the new data key within a second. The rotation encrypts again only the secrets that are
-        # sealed with the old data key until then.
+        # After another process has rotated the data keys, this process must use the new data key within a second. The
+        # rotation waits a little longer, and then encrypts again all secrets that are sealed with old data keys.
         if not self._generation.fresh() or self._generation.state != self._read_at:
             await self._reload()
         return self._ring.seal(plaintext, bound_to)
 
     async def unseal(self, sealed: bytes, bound_to: str) -> bytes:
-        """Decrypt a row's secret, without I/O if its data key is loaded. Raises UnsealError or Unavailable."""
+        """Decrypt a row's secret, without I/O if the secret's data key is loaded. Raises UnsealError or Unavailable."""
         if not self._ring.knows(sealed):
             await self._reload()
         return self._ring.unseal(sealed, bound_to)

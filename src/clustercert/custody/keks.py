@@ -12,7 +12,7 @@ from pathlib import Path
 from clustercert.model.errors import CustodyError
 from clustercert.pki.envelope import Kek, kek_line, kek_of_line, new_kek, parse_keks
 
-# The maximum size of a key file. This is enough for thousands of keys.
+# The maximum size of a key file, which is enough for thousands of keys.
 _MAX_BYTES = 256 * 1024
 _LOCK_INTERVAL = 0.05
 
@@ -57,7 +57,7 @@ class KekFile:
 
     @property
     def name(self) -> str:
-        """The name of this source in messages."""
+        """The name of this key source, as error messages show it."""
         return f"the file {self.path}"
 
     def read(self) -> tuple[Kek, ...]:
@@ -66,7 +66,7 @@ class KekFile:
 
     @contextlib.asynccontextmanager
     async def lock(self) -> AsyncIterator[None]:
-        """Prevent other processes from changing these keys, and from wrapping data keys with them."""
+        """Prevent other processes from changing the key-encryption keys, and from wrapping data keys."""
         with contextlib.ExitStack() as stack:
             while not self._try_lock(stack):
                 stack.close()
@@ -74,7 +74,10 @@ class KekFile:
             yield
 
     def prepend(self, kek: Kek, /) -> None:
-        """Insert a new key before the existing ones, durably. The caller must hold the lock. Raises CustodyError."""
+        """Insert a new key before the existing keys, and flush the file to disk. The caller must hold the lock.
+
+        Raises CustodyError.
+        """
         self._replace(kek_line(kek) + _read_private(self.path))
 
     def remove(self, kek_ids: Collection[str]) -> None:
@@ -90,13 +93,15 @@ class KekFile:
                 fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
                 return False
-            # If the previous holder of the lock has replaced the file, the lock is on the old file.
+            # If the previous holder of the lock has replaced the file, this lock is on the old file, and the caller
+            # must try again.
             return os.path.samestat(os.fstat(descriptor), self.path.stat())
 
     def _replace(self, text: str) -> None:
-        """Replace the file atomically and durably."""
+        """Replace the key file atomically, and flush the new file to disk."""
         target = self.path.resolve()
-        # The name is fixed, so that a file left by a killed process is replaced. The lock excludes other writers.
+        # The temporary file's name is fixed, so that a file left by a killed process is replaced. Because of the lock,
+        # no other process writes to the temporary file.
         temporary = target.with_name(f".{target.name}.new")
         with _errors_as_custody(f"replace {self.name}"):
             temporary.unlink(missing_ok=True)
@@ -107,7 +112,7 @@ class KekFile:
 
 @dataclass(frozen=True, slots=True)
 class NoKeks:
-    """The source for a process that needs no secrets, such as the webhook. This source has no keys. See `KekFile`."""
+    """A key source without keys, for a process that needs no secrets, such as the webhook. See `KekFile`."""
 
     name = "this process"
 
@@ -129,7 +134,10 @@ KekSource = KekVariable | KekFile | NoKeks
 
 
 def write_new_kek_file(path: Path) -> Kek:
-    """Create a file with one new key, durably. Raises CustodyError, for example if the file exists."""
+    """Create a file with one new key, and flush the file to disk.
+
+    Raises CustodyError, for example if the file exists.
+    """
     kek = new_kek()
     with _errors_as_custody(f"create the file {path}"):
         _write_new(path, kek_line(kek))
@@ -163,12 +171,12 @@ def _read_private(path: Path) -> str:
             os.close(descriptor)
     if len(content) > _MAX_BYTES:
         raise CustodyError(f"The file {path} is too large to be a key-encryption key file.")
-    # Comments may have any encoding, and `_write_new` must write them back unchanged.
+    # Comments in the file may have any encoding, and `_write_new` must write the comments back unchanged.
     return content.decode(errors="surrogateescape")
 
 
 def _write_new(path: Path, text: str, like: os.stat_result | None = None) -> None:
-    """Create a file with mode 0600, or with the owner and mode of another file. Deletes the file if writing fails."""
+    """Create a file with mode 0600, or with the owner and mode in `like`. Deletes the file if writing fails."""
     flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
     descriptor = os.open(path, flags, 0o600)
     try:

@@ -15,12 +15,14 @@ async def load_ring(queries: KeyQueries, keks: KekSource) -> KeyRing:
     try:
         return await _load_ring(queries, keks)
     except CustodyError:
-        # A rotation may have replaced the KEK between the two reads, so read again.
+        # A rotation may have replaced the KEK after the data keys were read and before the KEKs were read, so read both
+        # again.
         return await _load_ring(queries, keks)
 
 
 async def _load_ring(queries: KeyQueries, keks: KekSource) -> KeyRing:
-    # Read data keys before KEKs: a new KEK is stored before it wraps a data key.
+    # Read the data keys before the KEKs. A new KEK is stored before it wraps a data key, so every KEK that these data
+    # keys need is found.
     wrapped = await queries.data_keys()
     return open_ring(wrapped, await asyncio.to_thread(keks.read), keks.name)
 
@@ -47,5 +49,5 @@ def open_ring(wrapped: Sequence[WrappedKey], keks: Sequence[Kek], name: str) -> 
 
 
 def active_wrapped_key(data_key: DataKey, kek: Kek, now: datetime) -> WrappedKey:
-    """Wrap a new data key, and return the result as the active key, for the caller to store."""
+    """Wrap a data key with a KEK, and return the result as the active key. The caller must store the result."""
     return WrappedKey(data_key.id, kek.id, data_key.wrap(kek), active=True, created_at=now)

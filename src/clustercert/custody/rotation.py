@@ -14,7 +14,7 @@ from clustercert.pki.envelope import KeyRing, new_data_key, new_kek
 from clustercert.store.engine.generation import Generation
 from clustercert.store.keys import SEALED_TABLES, KeyQueries, SealedRow
 
-# Rows per transaction, few enough to keep transactions short.
+# Number of rows that one transaction reads and changes. A small number keeps transactions short.
 _BATCH = 100
 
 
@@ -24,7 +24,7 @@ class KekRotation:
 
     Attributes:
         kek_id: the key that now wraps all data keys.
-        added: whether this rotation generated the key; otherwise the key already existed.
+        added: whether this rotation generated the key `kek_id`; if False, that key existed before the rotation.
         rewrapped: the number of data keys that were wrapped again.
     """
 
@@ -50,7 +50,9 @@ class DataKeyRotation:
 
 @dataclass(frozen=True, slots=True)
 class Rotation:
-    """Rotates keys. Every method raises CustodyError or Unavailable, and Conflict if another rotation runs meanwhile.
+    """Rotates keys.
+
+    Every method raises CustodyError or Unavailable, or Conflict if another rotation runs at the same time.
 
     Attributes:
         propagation_seconds: time until all workers use a new data key.
@@ -64,8 +66,8 @@ class Rotation:
     async def rotate_kek(self, *, actor: Actor) -> KekRotation:
         """Wrap all data keys with a new KEK, and insert that KEK before the existing ones.
 
-        If the first KEK does not wrap all data keys yet, uses that KEK instead of a new one: the operator added it, or
-        an earlier rotation was killed.
+        If the existing first KEK does not wrap all data keys yet, uses this KEK and creates no new KEK. Such a KEK was
+        added by the operator, or by an earlier rotation that was killed.
         """
         async with self.keks.lock():
             keks, wrapped = self.keks.read(), await self.queries.data_keys()
@@ -116,7 +118,10 @@ class Rotation:
         return unused
 
     async def rotate_data_key(self, *, actor: Actor) -> DataKeyRotation:
-        """Encrypt all secrets again with a new data key. Keeps the old data keys, which caches may still need."""
+        """Encrypt all secrets again with a new data key.
+
+        Keeps the old data keys, because caches may still contain secrets that old data keys encrypted.
+        """
         async with self.keks.lock():
             keks, wrapped = self.keks.read(), await self.queries.data_keys()
             open_ring(wrapped, keks, self.keks.name)
@@ -131,7 +136,8 @@ class Rotation:
             )
             await self.queries.add_active(new, event)
         first = await self._reseal_all()
-        # Until workers find the new key, they may still seal secrets with the old one.
+        # Until other workers load the new data key, these workers may still seal secrets with the old data key. So
+        # wait, and then encrypt such secrets again too.
         await asyncio.sleep(self.propagation_seconds)
         second = await self._reseal_all()
         return replace(second, resealed=first.resealed + second.resealed)
@@ -145,7 +151,7 @@ class Rotation:
         return replace(result, resealed=total)
 
     async def _reseal_once(self) -> DataKeyRotation:
-        """Go through all rows once. Encrypt again each secret that is not sealed with the active data key."""
+        """Pass once over all secrets, and encrypt again those that are not sealed with the active data key."""
         ring = await load_ring(self.queries, self.keks)
         resealed, damaged = 0, list[str]()
         for table in SEALED_TABLES:

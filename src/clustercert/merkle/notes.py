@@ -29,7 +29,7 @@ class NoteError(ValueError):
 
 
 def is_name(name: str) -> bool:
-    """Whether this is a valid key or log name."""
+    """Whether the text is a valid name for a log and its key."""
     return _NAME.fullmatch(name) is not None and name.isprintable()
 
 
@@ -47,7 +47,7 @@ class VerifierKey:
 
     @property
     def id(self) -> bytes:
-        """The key id: 4 bytes at the start of each signature."""
+        """The key id: the 4 bytes at the start of each signature that this key verifies."""
         digest = hashlib.sha256(self.name.encode() + b"\n" + _ED25519 + self.public_key)
         return digest.digest()[:_KEY_ID_BYTES]
 
@@ -71,7 +71,7 @@ class VerifierKey:
 
 @dataclass(frozen=True, slots=True)
 class Checkpoint:
-    """The size and root of a log.
+    """The size and root hash of a log.
 
     Attributes:
         origin: the log's name.

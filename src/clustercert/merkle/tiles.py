@@ -1,4 +1,4 @@
-"""Tiles of the Merkle tree: computes their hashes, and parses and formats their paths.
+"""Computes the tiles of the Merkle tree, and parses and formats the paths of tiles.
 
 A tile at level L has up to 256 consecutive hashes of nodes at height 8 * L. Nodes at other heights are computed
 from tiles. In this module, entry bundles are tiles at level `ENTRIES`. An entry bundle contains the leaves themselves,
@@ -31,7 +31,7 @@ class PathError(ValueError):
 
 @dataclass(frozen=True, slots=True)
 class TileId:
-    """A tile, full or partial."""
+    """Identifies a full or partial tile by its level and index."""
 
     level: int
     index: int
@@ -39,10 +39,10 @@ class TileId:
 
 @dataclass(frozen=True, slots=True)
 class TilePath:
-    """A tile with the width that a client requests.
+    """A tile, and the width (number of hashes) that a client requests.
 
     Attributes:
-        tile: its level is `ENTRIES` for an entry bundle.
+        tile: the tile; if it is an entry bundle, the tile's level is `ENTRIES`.
         width: number of hashes; `WIDTH` for a full tile.
     """
 
@@ -102,9 +102,10 @@ def all_tiles(size: int) -> Iterable[TilePath]:
 
 
 def append_leaves(size: int, tiles: Mapping[TileId, bytes], leaves: Sequence[bytes]) -> dict[TileId, bytes]:
-    """Append leaves to a tree of this size. Returns the new content of the tiles that change.
+    """Append leaves to a tree with `size` leaves. Returns the new content of the tiles that change.
 
-    `tiles` must contain the current `partial_tiles`. `leaves` has 32 bytes of data for each leaf.
+    `tiles` must contain the tree's current tiles that `partial_tiles` lists. `leaves` has 32 bytes of data for each
+    leaf.
     """
     bundles = _append(ENTRIES, size, tiles, leaves)
     return bundles | append_hashes(size, tiles, [leaf_hash(leaf) for leaf in leaves])
@@ -125,7 +126,10 @@ def append_hashes(size: int, tiles: Mapping[TileId, bytes], hashes: Sequence[byt
 
 
 def tree_root(size: int, tiles: Mapping[TileId, bytes]) -> bytes:
-    """Compute the root from `partial_tiles`. Raises KeyError or IndexError if a tile is missing or too narrow."""
+    """Compute the tree's root hash from the tiles that `partial_tiles` lists.
+
+    Raises KeyError if a tile is missing, or IndexError if a tile has too few hashes.
+    """
     return root_of(size, lambda node: node_from_tile(tiles[tile_of(node)], node))
 
 
@@ -154,7 +158,7 @@ def tile_of(node: Node) -> TileId:
 
 
 def node_from_tile(tile: bytes, node: Node) -> bytes:
-    """Compute a node's hash from its tile. Raises IndexError if the tile is too narrow."""
+    """Compute a node's hash from its tile. Raises IndexError if the tile has too few hashes."""
     within = node.height % HEIGHT
     start = (node.index << within) % WIDTH * HASH_BYTES
     part = split_hashes(tile[start : start + (HASH_BYTES << within)])

@@ -35,7 +35,10 @@ def node_hash(left: bytes, right: bytes) -> bytes:
 
 
 def complete_root(hashes: Sequence[bytes]) -> bytes:
-    """Compute the root of a complete subtree from all its hashes at one height, whose number is a power of two."""
+    """Compute the root hash of a complete subtree from the hashes of all its nodes at one height.
+
+    The number of hashes must be a power of two.
+    """
     while len(hashes) > 1:
         hashes = [node_hash(*hashes[at : at + 2]) for at in range(0, len(hashes), 2)]
     return hashes[0]
@@ -45,7 +48,7 @@ def subtrees(start: int, end: int) -> list[Node]:
     """The fewest complete subtrees that cover the leaves from `start` up to but excluding `end`, left to right."""
     nodes = []
     while start < end:
-        # The highest subtree that starts here and does not extend beyond the end.
+        # Find the highest complete subtree that starts at leaf `start` and does not extend beyond `end`.
         height = (end - start).bit_length() - 1
         if start:
             height = min(height, (start & -start).bit_length() - 1)
@@ -133,7 +136,8 @@ def verify_consistency(
     old, new = (old_root, old_root) if old_size else (EMPTY_ROOT, new_root)
     for (start, end), sibling in steps:
         if end == old_size:
-            # The proof starts with the old tree's last subtree, unless this subtree is the whole old tree.
+            # The first hash in the proof is the hash of the old tree's last subtree, unless this subtree is the whole
+            # old tree.
             old = new = sibling
         elif start >= old_size:
             new = node_hash(new, sibling)
@@ -144,12 +148,12 @@ def verify_consistency(
 
 
 def _steps(ranges: Sequence[LeafRange], proof: Sequence[bytes]) -> list[tuple[LeafRange, bytes]]:
-    """Pair the ranges with the proof's hashes."""
+    """Pair each range of leaves with its hash from the proof. Raises ProofError if the numbers differ."""
     if len(proof) != len(ranges):
         raise ProofError(f"the proof has {len(proof)} hashes instead of {len(ranges)}")
     return list(zip(ranges, proof, strict=True))
 
 
 def root_of(size: int, node: Callable[[Node], bytes]) -> bytes:
-    """Compute the root of a tree of this size. `node` returns the hash of a complete subtree."""
+    """Compute the root of a tree of this size. The function `node` returns the hash of a complete subtree."""
     return fold([node(each) for each in subtrees(0, size)]) if size else EMPTY_ROOT

@@ -1,8 +1,8 @@
 """Queries that create the audit log, append to it, and read its events.
 
-The module `events` records the events themselves. Once assigned, an event's leaf index never changes. Lists contain
-only sealed events. Leaf indexes follow the order of commits, so a reader that continues after the last event it has
-seen misses no event.
+The module `events` records the events themselves. Once assigned, an event's leaf index never changes. Lists of events
+contain only sealed events. Leaf indexes follow the order of commits, so a reader that continues after the last event it
+has seen misses no event.
 """
 
 import contextlib
@@ -56,13 +56,13 @@ _log, _tile, _unsealed = tables.audit_log, tables.audit_tile, tables.audit_unsea
 _checkpoint, _event, _place = tables.audit_checkpoint, tables.audit_event, tables.audit_place
 
 LOG = "log"
-# Page size for deleting old checkpoints.
+# The maximum number of checkpoints that one call of `thin` reads.
 THINNED_AT_ONCE = 10_000
 
 
 @dataclass(frozen=True, slots=True)
 class StoredLog:
-    """The stored state of the log.
+    """The audit log's name, keys and size, as stored.
 
     Attributes:
         origin: name of the log, which is also the name of its key.
@@ -91,12 +91,13 @@ class StoredCheckpoint:
 class StoredEvent:
     """An audit event, as stored.
 
-    The commitment covers only `body` and `salt`. Verification compares the other fields with these two.
+    The commitment covers only `body` and `salt`. Verification checks the other fields against `body` and `salt`.
 
     Attributes:
         id: the id of the event's row, which the commitment does not cover; None in an export.
         leaf_index: the event's position in the log; None until the event is sealed.
-        place_project_id: the project in the event's row of `audit_place`, by which lists find the event.
+        place_project_id: the project id in the event's row of the table `audit_place`. Lists of a project's events use
+            this id to find the event.
         body: canonical JSON.
         commitment: SHA-256 of salt and body; stored in the log as the leaf.
     """
@@ -154,12 +155,13 @@ class Sealing:
     ) -> None:
         """Set `changes` to the statements that seal the chosen events and store the changed tiles and a checkpoint.
 
-        `present`: the tiles that already exist.
+        `present`: the ids of the tiles that the database already has.
         """
         existing = set(present)
         dialect = self._connection.dialect.name
         self.changes = [
-            # Must come first: a concurrent sealing waits for this row, and then fails because the size has changed.
+            # This statement must run first. A concurrent sealing waits for the log's row, and then fails because the
+            # size has changed.
             (_GROW, {"size_before": self.size, "size_after": checkpoint.size}),
             (_PLACE[dialect], {"first": self.size, "events": json.dumps(self._chosen)}),
             (_TAKE[dialect], {"ids": json.dumps([number for number, _ in self._chosen])}),
@@ -175,9 +177,9 @@ class Sealing:
 
 
 _WAITING = select(_unsealed).order_by(_unsealed.c.event_id).limit(bindparam("at_most", type_=Integer))
-# The events are passed as JSON arrays, so that one statement takes any number of them. The
-# statements have no joins, because PostgreSQL has no useful statistics for a table that is emptied all the time, and so
-# PostgreSQL would scan the whole joined table.
+# The events are passed as JSON arrays, so that one statement takes any number of events. The statements have no joins.
+# PostgreSQL has no useful statistics for a table that is emptied all the time, so PostgreSQL would scan the whole
+# joined table.
 _PLACE = {
     "sqlite": text(
         "INSERT INTO audit_place (leaf_index, event_id, project_id)"
@@ -229,8 +231,8 @@ class AuditQueries(Queries):
     async def seal(self, put: Callable[[Sealing], T]) -> T:
         """Call `put` with a snapshot of the log, commit the changes that `put` makes, and return the result of `put`.
 
-        Calls `put` again if another process sealed events meanwhile. Holds no locks while `put` runs. The log must
-        exist. Raises Unavailable. Also raises any error from `put`, without changing anything.
+        Calls `put` again if another process sealed events while `put` ran. Holds no locks while `put` runs. The log
+        must exist. Raises Unavailable. Also raises any error from `put`, and then changes nothing in the database.
         """
 
         def sealing(connection: Connection) -> tuple[Sealing, T]:
@@ -266,11 +268,11 @@ class AuditQueries(Queries):
         return [StoredCheckpoint(**row._asdict()) for row in await self._rows(query)]
 
     async def thin(self, before: datetime, after: int) -> tuple[int, int]:
-        """Delete checkpoints older than `before` in one page, except the last checkpoint in each hour.
+        """Read a page of checkpoints older than `before`, and delete all but the last checkpoint in each hour.
 
-        `after` is the size at which the previous page ended, 0 at first. Returns the size at which this page ended, and
-        the number of deleted checkpoints. No page is left when the returned size equals `after` and no checkpoint was
-        deleted.
+        The page contains checkpoints with log sizes above `after`, which is 0 for the first page. Returns the value of
+        `after` for the next page, and the number of deleted checkpoints. No page is left when the returned value equals
+        `after` and no checkpoint was deleted.
         """
         query = (
             select(_checkpoint.c.size, _checkpoint.c.at)
@@ -313,11 +315,12 @@ def _stored_checkpoint(row: Row[Any] | None) -> StoredCheckpoint | None:
     return None if row is None else StoredCheckpoint(**row._asdict())
 
 
-# A page scans at most this many events, even if few match. So the cost of a page does not depend on the filter.
+# A page scans at most this many events, even if few of them match the filter. So the cost of a page does not depend on
+# the filter.
 SCANNED = 5_000
-# Events are sealed within seconds of their time, but clocks may differ by this much.
+# An event is sealed within seconds of the event's time, but the clocks of two processes may differ by this much.
 SLACK = timedelta(minutes=5)
-# The earliest and latest times in Python. Near these times, adding or subtracting the slack would overflow.
+# The earliest and latest times in Python. Near these times, adding or subtracting `SLACK` would overflow.
 _EARLIEST, _LATEST = datetime.min.replace(tzinfo=UTC), datetime.max.replace(tzinfo=UTC)
 
 
@@ -340,7 +343,7 @@ class EventFilter:
 
 @dataclass(frozen=True, slots=True)
 class EventPage:
-    """A page of events, which may be short or empty even if there is a next page.
+    """A page of events, which may be incomplete or empty even if there is a next page.
 
     The next page begins after the leaf index `cursor`, which is None on the last page.
     """
@@ -353,7 +356,10 @@ class EventPages(Queries):
     """Reads audit events."""
 
     async def event(self, leaf_index: int, project_id: str | None = None) -> StoredEvent | None:
-        """Return the sealed event with this leaf index, or None. `project_id` excludes events of other projects."""
+        """Return the sealed event with this leaf index, or None.
+
+        With `project_id`, returns None for an event of another project.
+        """
         query = select(_event, _place.c.leaf_index, _place.c.project_id.label("place_project_id"))
         query = query.join_from(_place, _event, _event.c.id == _place.c.event_id)
         query = query.where(_place.c.leaf_index == leaf_index)
@@ -414,9 +420,9 @@ async def _places(
 
 
 async def size_before(connection: AsyncConnection, time: datetime | None) -> int | None:
-    """Return a size of the log before a time, or None if no such size is known.
+    """Return the size that the log had at some moment before a time, or None if no such size is known.
 
-    The leaf indexes of events after that time are not lower than this size.
+    Events after the given time have leaf indexes that are equal to or higher than this size.
     """
     if time is None or time - _EARLIEST < SLACK:
         return None
@@ -431,7 +437,8 @@ async def size_after(connection: AsyncConnection, time: datetime | None) -> int 
     late = time + SLACK
     newer = select(_checkpoint.c.size).where(_checkpoint.c.at >= late)
     size: int | None = (await connection.execute(newer.order_by(_checkpoint.c.at).limit(1))).scalar()
-    # A backlog may be sealed in several batches, so events up to that time may follow after this size. Search further.
+    # If a backlog of events was sealed in several batches, events from before `time` may still follow at leaf index
+    # `size` or later. So search further.
     step = 1
     while size is not None and (at := await _at(connection, size)) is not None and at <= late:
         size, step = size + step, 2 * step

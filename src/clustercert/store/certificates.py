@@ -39,12 +39,12 @@ from clustercert.store.events import record_events
 _certificate, _revocation, _cluster = tables.certificate, tables.revocation, tables.cluster
 _token, _unknown, _ca = tables.webhook_token, tables.unknown_identity, tables.client_ca
 
-# At most this many ids in one statement.
+# The maximum number of ids in one statement.
 _MAX_IDS = 500
 
 
 def is_revoked() -> ColumnElement[bool]:
-    """Return a condition that matches revoked rows of `certificate`, in three index probes for each row."""
+    """Return a condition that matches revoked rows of `certificate`, with three index lookups for each row."""
     return or_(
         _certificate.c.revoked_at.is_not(None),
         *(_wider_revocations(literal(1), *scope).exists() for scope in _scopes()),
@@ -52,14 +52,14 @@ def is_revoked() -> ColumnElement[bool]:
 
 
 def wider_revocation_id() -> ColumnElement[int | None]:
-    """Return the id of a user or cluster revocation that covers a row of `certificate`, in three index probes."""
+    """Return the id of a user or cluster revocation that covers a row of `certificate`, with three index lookups."""
     return func.coalesce(*(_first_wider_revocation(*scope) for scope in _scopes()))
 
 
 def revoked_later() -> ColumnElement[bool]:
     """Return a condition that matches user and cluster revocations that are newer than a certificate and not undone."""
     return and_(
-        # This condition skips rows about individual certificates, which are in the same index.
+        # This condition skips revocations of individual certificates, which are in the same index.
         _revocation.c.fingerprint.is_(None),
         _revocation.c.epoch > _certificate.c.epoch,
         _revocation.c.undone_at.is_(None),
@@ -101,8 +101,8 @@ def _wider_revocations(
 
 def _first_wider_revocation(user_id: ColumnElement[str], cluster_id: ColumnElement[str]) -> ScalarSelect[int]:
     query = _wider_revocations(_revocation.c.id, user_id, cluster_id)
-    # Order by all columns of the index, although the fingerprint is NULL in these rows. Otherwise PostgreSQL would
-    # sort.
+    # Order by all columns of the index, although the fingerprint is NULL in revocations of users and clusters. Without
+    # the fingerprint, PostgreSQL would not use the order of the index and would sort the rows.
     return query.order_by(_revocation.c.fingerprint, _revocation.c.epoch).limit(1).scalar_subquery()
 
 
@@ -240,7 +240,8 @@ def _fingerprint_begins(digits: str) -> ColumnElement[bool]:
 Scope = Literal["project_id", "user_id", "cluster_id"]
 """The column whose index a list uses. The list scans only the rows with one value in this column."""
 
-# A page reads at most this many index entries, even if few match. So the cost of a page does not grow with the ledger.
+# A page reads at most this many index entries, even if few of them match the filter. So the cost of a page does not
+# grow with the ledger.
 MAX_SCANNED = 2000
 
 
@@ -267,9 +268,9 @@ class CertificateFilter:
 
 @dataclass(frozen=True, slots=True)
 class Page:
-    """A page of certificates, newest first, which may be short or empty even if there is a next page.
+    """A page of certificates, newest first, which may be incomplete or empty even if there is a next page.
 
-    `next` is the argument `before` for the next page, or None on the last page.
+    `next` is the value of `before` that requests the next page, or None on the last page.
     """
 
     items: tuple[CertificateView, ...]
@@ -302,9 +303,9 @@ class InventoryQueries(CertificateLookup):
     ) -> Page:
         """Return a page of the certificates that the filter selects, with ids below `before`.
 
-        Scans the index on `scope`, by default the first column in `_SCOPES` that the filter restricts. The point where
-        a short page ends reveals how many rows the scope has, so the caller must be allowed to see all rows in the
-        scope.
+        Scans the index on the column `scope`, by default the first column in `_SCOPES` that the filter restricts. The
+        end of an incomplete page reveals how many rows have the same value in this column, so the caller must be
+        allowed to see all these rows.
         """
         given = {name: getattr(certificate_filter, name) for name in _CONDITIONS}
         given = {name: value for name, value in given.items() if value not in (None, False)}
@@ -349,8 +350,8 @@ class InventoryQueries(CertificateLookup):
         return PlaceNames(*found) if found else PlaceNames({}, {})
 
 
-# A function wraps the column, so that the planner uses no index on the column. A scan by expiry would need a sort by
-# id.
+# A function wraps the column, so that the planner uses no index on the column. If the planner scanned rows in the order
+# of expiry, it would have to sort them by id.
 _not_after = func.coalesce(_certificate.c.not_after, _certificate.c.not_after)
 
 # Conditions, keyed by the `CertificateFilter` field that provides the value.
@@ -374,8 +375,8 @@ _STATES: Mapping[CertificateState | None, tuple[ColumnElement[bool], ...]] = {
     "revoked": (is_revoked(),),
     "expired": (_not_after <= bindparam("now"), not_(is_revoked())),
 }
-# The first of these columns that a filter restricts selects the index. A list of one project must not read rows of
-# other projects, and a user usually has fewer rows than a cluster.
+# The first of these columns that a filter restricts selects the index. A list of one project's certificates must not
+# read rows of other projects, and a user usually has fewer rows than a cluster.
 _SCOPES: tuple[Scope, ...] = ("project_id", "user_id", "cluster_id")
 
 
@@ -385,12 +386,13 @@ def _statements(
 ) -> tuple[Select[int] | None, Select[Any]]:
     """Build the query for the last row that a page may scan, and the query for the rows that match.
 
-    The first query is None if the scope is the only condition, because then the page limit bounds the scan. Results are
-    cached, because building the queries costs more than running them. `by_row_values`: see `keyset_range`.
+    The first query is None if the scope is the only condition, because then the size of the page limits the scan.
+    Results are cached, because building the queries costs more than running them. `by_row_values`: see `keyset_range`.
     """
     row_id = _certificate.c.id
     before, lowest = (bindparam(name, type_=row_id.type) for name in ("before", "lowest"))
-    # Leave out the scope's own condition, because PostgreSQL's planner could choose another index for it.
+    # Leave out the simple condition on the scope's column, because `keyset_range` adds a condition on this column. With
+    # the simple condition, PostgreSQL's planner could choose another index.
     filters = [condition for name, condition in _CONDITIONS.items() if name in given and name != scope]
     filters += _STATES[state]
     owner = None
@@ -412,7 +414,8 @@ class UnknownIdentity:
 
     Attributes:
         fingerprints: the fingerprints of the last certificates seen, at most 16, newest last, in lower-case hex.
-        hashes: approximate number of certificates seen. A different encoding of a certificate counts as a new one.
+        hashes: approximate number of certificates seen. A different encoding of a certificate counts as a new
+            certificate.
     """
 
     fingerprints: tuple[str, ...]
@@ -425,7 +428,7 @@ class UnknownIdentity:
 
 @dataclass(frozen=True, slots=True)
 class ClusterControls:
-    """A cluster's name, and the options that say how it refuses revoked certificates."""
+    """A cluster's name, and its options, which say how the cluster rejects revoked certificates."""
 
     name: str
     options: ClusterOptions
@@ -483,7 +486,7 @@ class LiveCertificates:
 
 @dataclass(frozen=True, slots=True)
 class WebhookContact:
-    """When an API server last asked the webhook with a token, and when audit events last arrived; None for never."""
+    """When an API server last called the webhook with a token, and when it last sent audit events; None if never."""
 
     asked_at: datetime | None
     events_at: datetime | None
@@ -560,7 +563,7 @@ class AccessQueries(Queries):
         return tuple(ClusterControls(name, options_of(options)) for name, options in await self._rows(query))
 
     async def webhook_contacts(self, cluster_id: str) -> tuple[WebhookContact, ...]:
-        """Return when the API server last contacted the service, for each of the cluster's webhook tokens."""
+        """For each webhook token of the cluster, return when the API server last contacted the service."""
         query = select(_token.c.last_asked_at, _token.c.last_events_at).where(
             _token.c.cluster_id == cluster_id
         )
@@ -599,8 +602,8 @@ class CertificateMaintenance(Queries):
     ) -> int:
         """Count the valid and unrevoked certificates of a user, of a cluster, or of a user for a cluster.
 
-        For a user in a cluster, reads the index entries of all the cluster's unexpired certificates, and the user's
-        rows.
+        The count for a user and a cluster reads the index entries of all unexpired certificates for the cluster, and
+        the rows of the user.
         """
         query = select(func.count()).where(_certificate.c.not_after > now, ~is_revoked())
         if user_id is not None:
@@ -628,7 +631,9 @@ class CertificateMaintenance(Queries):
         return [_stored(row._asdict()) for row in await self._rows(query)]
 
     async def prune(self, ended_before: datetime, event: Callable[[int], AuditEvent]) -> int:
-        """Delete a batch of certificates that expired before a time, oldest first. Returns how many were deleted.
+        """Delete a batch of certificates that expired before a time, oldest first.
+
+        Returns the number of deleted certificates.
 
         Also deletes the revocations of these individual certificates, but not the audit events of their issuance.
         `event` creates an audit event from the number of deleted certificates, and is not called if the number is 0.
@@ -652,6 +657,6 @@ class CertificateMaintenance(Queries):
 
 def _stored(row: dict[str, Any]) -> StoredCertificate:
     row_id, ca_der, groups = row.pop("id"), row.pop("ca_der"), row["groups"]
-    # The column is JSON, so a tampered row may contain any value.
+    # The column `groups` is JSON, so a row that was tampered with may contain any value.
     row["groups"] = tuple(map(str, groups)) if isinstance(groups, list) else ()
     return StoredCertificate(row_id, CertificateRecord(**row), ca_der)

@@ -32,7 +32,7 @@ from clustercert.store.engine.generation import Cache, Generation
 from clustercert.store.engine.queries import Queries, conflict_if_violated, exists
 from clustercert.store.engine.transaction import Transaction
 
-# The maximum number of cached clusters. Each of them takes a few kilobytes, including the parsed CA.
+# The maximum number of cached clusters. Each cached cluster takes a few kilobytes, including the parsed CA.
 CACHED_CLUSTERS = 4096
 
 
@@ -64,7 +64,8 @@ class ClusterCache:
         # PostgreSQL rejects strings with a zero byte or half a surrogate pair.
         if not cluster_id.isprintable():
             return None
-        # A cluster in a different project takes the same query as a missing cluster, to avoid a timing oracle.
+        # For a cluster in a different project, run the same query as for a cluster that does not exist, to avoid a
+        # timing oracle.
         return await self._cache.get((project_id, cluster_id), self._load)
 
 
@@ -76,7 +77,7 @@ _PAGE = 100
 
 
 class ClusterQueries(Queries):
-    """Reads and changes clusters with their active client CA. Only results of `cluster` are cached."""
+    """Reads and changes clusters with their active client CA. Only results of the method `cluster` are cached."""
 
     def __init__(self, database: Database) -> None:
         super().__init__(database)
@@ -111,10 +112,10 @@ class ClusterQueries(Queries):
         """Return at most `limit` clusters with ids above `after`, sorted by id.
 
         Args:
-            project_ids: the projects that own the clusters. Their disabled projects are left out. `None` means all
+            project_ids: return only clusters of these projects, without clusters of disabled projects. `None` means all
                 projects, including disabled projects.
         """
-        # A project that was deleted meanwhile has no row.
+        # The outer join finds no row of a project that was deleted at the same time. Skip clusters of such a project.
         query = _with_ca().where(_cluster.c.id > after, _project.c.id.is_not(None))
         if project_ids is not None:
             query = query.where(_cluster.c.project_id.in_(project_ids), _project.c.enabled, _domain.c.enabled)
@@ -123,7 +124,7 @@ class ClusterQueries(Queries):
         return await self._all(query.order_by(_cluster.c.id).limit(limit))
 
     async def in_project(self, project_id: str) -> AsyncIterator[Cluster]:
-        """Yield all clusters in a project, sorted by name. Their `server_ca_pem` is empty, to save memory."""
+        """Yield all clusters in a project, sorted by name. Leaves the field `server_ca_pem` empty, to save memory."""
         after, found = "", tuple[Cluster, ...]()
         while not after or len(found) == _PAGE:
             query = _without_server_ca().where(_cluster.c.project_id == project_id, _cluster.c.name > after)
@@ -162,7 +163,7 @@ class ClusterQueries(Queries):
         return await self._all(_with_ca().where(_cluster.c.id.in_(ids)))
 
     async def bundle(self, cluster_id: str) -> tuple[x509.Certificate, ...]:
-        """Return the client CAs that the API server must trust: the active one and the next ones, oldest first."""
+        """Return the client CAs that the API server must trust: the active CA and the next CAs, oldest first."""
         query = select(_ca.c.certificate_der).where(_ca.c.cluster_id == cluster_id, _ca.c.state != "retired")
         rows = await self._rows(query.order_by(_ca.c.not_after))
         return tuple(x509.load_der_x509_certificate(der) for (der,) in rows)
@@ -170,8 +171,8 @@ class ClusterQueries(Queries):
     async def add(self, cluster: Cluster, event: AuditEvent, most: int) -> None:
         """Add a cluster with its client CA.
 
-        Raises Conflict if the project has a cluster with this name, or Forbidden if it has `most` clusters already.
-        Concurrent requests may add a few more clusters than `most`.
+        Raises Conflict if the project has a cluster with this name, or Forbidden if the project already has `most`
+        clusters. Concurrent requests may add a few more clusters than `most`.
         """
         count = select(func.count()).select_from(_cluster).where(_cluster.c.project_id == cluster.project_id)
         with conflict_if_violated(_name_taken(cluster)):
@@ -187,7 +188,8 @@ class ClusterQueries(Queries):
     async def replace(self, cluster: Cluster, event: AuditEvent, before: Cluster | None = None) -> None:
         """Replace a cluster's properties, but not its client CA.
 
-        Raises Conflict like `add`. With `before`, raises the same errors as `remove`.
+        Raises Conflict if the project has another cluster with this name. With `before`, raises NotFound if the cluster
+        was removed, or ConcurrentChange if the cluster differs from `before`.
         """
         with conflict_if_violated(_name_taken(cluster)):
             async with self._database.transaction(event, invalidate=True) as connection:
@@ -202,7 +204,10 @@ class ClusterQueries(Queries):
             await connection.execute(query.values(verified_at=at))
 
     async def count_unverified(self, since: Sequence[datetime]) -> tuple[int, Sequence[int]]:
-        """Count the clusters that were never verified, and those whose last verification is before each time."""
+        """Count the clusters that were never verified.
+
+        For each time in `since`, also counts the clusters that were last verified before this time.
+        """
         last = _cluster.c.verified_at
         conditions = (last.is_(None), *(last < at for at in since))
         counts = (select(func.count()).where(each).scalar_subquery() for each in conditions)
@@ -212,7 +217,8 @@ class ClusterQueries(Queries):
     async def remove(self, cluster_id: str, event: AuditEvent, before: Cluster | None = None) -> None:
         """Delete a cluster and its client CAs. The cluster's certificates stay in the ledger.
 
-        With `before`, raises NotFound if the cluster was removed, or ConcurrentChange if it is not equal to `before`.
+        With `before`, raises NotFound if the cluster was removed, or ConcurrentChange if the cluster differs from
+        `before`.
         """
         async with self._database.transaction(event, invalidate=True) as connection:
             await _require_unchanged(connection, before)
@@ -234,7 +240,10 @@ class ClusterQueries(Queries):
 
 
 async def _require_unchanged(connection: Transaction, before: Cluster | None) -> None:
-    """Lock the row of `before`, if given. Raises NotFound or ConcurrentChange if the cluster was removed or changed."""
+    """If `before` is given, lock the cluster's row.
+
+    Raises NotFound if the cluster was removed, or ConcurrentChange if the cluster differs from `before`.
+    """
     if before is None:
         return
     query = _with_ca().where(_cluster.c.id == before.id).with_for_update(of=_cluster)
@@ -275,7 +284,10 @@ def _parsed(row: Row[Any]) -> Cluster:
 
 
 def is_enforced_inside() -> ColumnElement[bool]:
-    """Return a condition: the cluster's options require bindings or an admission policy, which need no webhook."""
+    """Return an SQL condition that matches clusters whose options require bindings or an admission policy.
+
+    Bindings and admission policies make the API server deny revoked certificates without a webhook.
+    """
     options = _cluster.c.options
     return or_(
         options["admission"].as_boolean().is_(True), options["credential_roles"].as_string().is_not(None)
@@ -293,7 +305,7 @@ def _with_tuples(stored: dict[str, Any]) -> dict[str, Any]:
 
 
 def _cluster_row(cluster: Cluster) -> dict[str, object]:
-    # A verification changes its column alone, and may have done so since `cluster` was read.
+    # Omit `verified_at`, because a verification may have changed this column since `cluster` was read.
     columns = (column.name for column in _cluster.c if column is not _cluster.c.verified_at)
     row = {name: getattr(cluster, name) for name in columns}
     return row | {"labels": dict(cluster.labels), "options": asdict(cluster.options)}
@@ -344,7 +356,7 @@ class WebhookToken:
 
 @dataclass(frozen=True, slots=True)
 class ClusterWebhookConfig:
-    """The part of a cluster that its webhooks need, with the hashes of its webhook tokens."""
+    """The fields of a cluster that its webhooks need, and the hashes of its webhook tokens."""
 
     cluster_id: str
     project_id: str
@@ -374,7 +386,10 @@ class WebhookTokenQueries(Queries):
         return tuple(WebhookToken(**row._asdict()) for row in rows)
 
     async def add(self, token: WebhookToken, event: AuditEvent) -> None:
-        """Add a token. Raises NotFound if the cluster no longer exists, or Conflict if it has `MAX_TOKENS` tokens."""
+        """Add a token.
+
+        Raises NotFound if the cluster no longer exists, or Conflict if the cluster has `MAX_TOKENS` tokens.
+        """
         this = _token.c.cluster_id == token.cluster_id
         async with self._database.transaction(event, invalidate=True) as connection:
             # Lock the cluster's row, so that concurrent calls can't exceed the limit together.

@@ -1,9 +1,9 @@
 """A cache of the certificates that clients present to API servers, and the revocation feed that updates the cache.
 
-A certificate is read once, and again only after the feed reports a change that may affect it. So the cost does not
-depend on the number of certificates and revocations. Several times a second, every worker reads the revocations that
-changed since the last generation it read. No change is missed, because generations commit in increasing order: see
-`database.raise_generation`.
+A certificate is read once, and again only after the feed reports a change that may affect it. So the cost of a lookup
+does not depend on the number of certificates and revocations. Several times a second, every worker reads the
+revocations that changed since the last generation it read. No change is missed, because generations commit in
+increasing order: see `database.raise_generation`.
 """
 
 import asyncio
@@ -27,7 +27,7 @@ from clustercert.store.engine.queries import Queries
 
 _revocation, _certificate = tables.revocation, tables.certificate
 
-# After more changes than this, the whole cache is dropped.
+# If more revocations than this have changed, the whole cache is dropped.
 MAX_CHANGES = 5000
 
 _GENERATION = select(tables.generation.c.value)
@@ -42,7 +42,7 @@ _CHANGED = (
 class RevocationFeed(Generation):
     """A `Generation` that also reads which revocations changed. `tick` increases with each read that finds changes."""
 
-    # Longer than for other caches, because an API server may fail open if its webhook returns errors.
+    # This time is longer than for other caches, because an API server may fail open if its webhook returns errors.
     STALE_AFTER = 2.0
 
     def __init__(
@@ -74,8 +74,9 @@ class RevocationFeed(Generation):
 
     async def _read_changes(self) -> int:
         """Read the generation and the changed revocations in one snapshot, and note which cache keys are affected."""
-        # At the start and after a gap, drop everything, even if the generation is the same: after a restore from a
-        # backup, the database may have counted up to the same number again, with different revocations.
+        # At the start, and after reading was interrupted, drop the whole cache, even if the generation is the same.
+        # After a restore from a backup, the generation may have reached the same number again, with different
+        # revocations.
         followed = self.fresh()
         if followed and await self._database.read_generation() == self.value:
             return self.value
@@ -92,7 +93,7 @@ class RevocationFeed(Generation):
             for row in changed:
                 key = row.fingerprint if row.fingerprint is not None else (row.user_id, row.cluster_id)
                 self._changed_at[key] = self.tick
-        # There may be more changes than were read, so drop everything.
+        # The database may have more changes than were read, so drop the whole cache.
         if not followed or max(len(self._changed_at), len(changed)) > self._max_changes:
             self._changed_at.clear()
             self._dropped_at = self.tick
@@ -109,8 +110,8 @@ class Bounds:
     Attributes:
         known: maximum number of cached certificates; about 400 bytes each.
         unknown: maximum number of cached credential numbers that are not in the ledger.
-        unknown_seconds: how long an unknown number is cached, to limit queries. Such a number stays unknown,
-            because the service records a certificate before the client gets the certificate.
+        unknown_seconds: how long an unknown number is cached, to limit queries. Caching is safe, because the service
+            records a certificate before the client gets the certificate.
         read_seconds: time-out of a query; less than the three seconds that an API server waits for its webhook.
     """
 
@@ -128,9 +129,9 @@ class CachedCertificate:
     """The part of a certificate that is needed to authorize its use.
 
     Attributes:
-        credential_number: the number in the credential group.
+        credential_number: the number in the certificate's credential group.
         common_name: the user name in the certificate.
-        groups: the certificate's groups, without the group that names the credential.
+        groups: the certificate's groups, without the credential group.
         revoked: whether any revocation covers the certificate.
         revoked_at: when the certificate was revoked individually; None if it was not.
         read_at: the revocation feed's `tick` just before the certificate was read.
@@ -158,10 +159,10 @@ class CredentialCache(Queries):
         self._bounds = bounds
         super().__init__(database)
         self._feed = feed
-        # Keys are credential numbers.
+        # The keys of these caches are credential numbers.
         self._known: LRUCache[str, CachedCertificate] = LRUCache(bounds.known)
         self._unknown: TTLCache[str, None] = TTLCache(bounds.unknown, bounds.unknown_seconds)
-        # Equal ids and group sets share one object, to save memory.
+        # Cached certificates share equal ids and equal sets of groups, to save memory.
         self._texts: LRUCache[str, str] = LRUCache(bounds.known)
         self._groups: LRUCache[frozenset[str], frozenset[str]] = LRUCache(bounds.known)
         self._load = BatchLoader(self._read, READ_AT_ONCE)

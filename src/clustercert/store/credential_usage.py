@@ -38,20 +38,21 @@ from clustercert.store.events import record_events
 _certificate, _cluster, _unknown = tables.certificate, tables.cluster, tables.unknown_identity
 _token = tables.webhook_token
 
-# Resolution of the stored times of use. In this time, all workers together write the times of a credential at most
-# once.
+# Resolution of the stored times of use. All workers together write the times of a credential at most once in this
+# period.
 RESOLUTION = timedelta(minutes=1)
-# Rows per transaction, few enough that other writers wait only briefly.
+# Number of rows per transaction. The number is small, so that other writers wait only briefly.
 WRITTEN_AT_ONCE = 100
 # Maximum number of unknown identities per cluster. Without this limit, any CA in the bundle could fill the table.
 MAX_UNKNOWN = 10_000
-# Additional rows for exempt identities and members of `system:masters`, so that other identities can't crowd them out.
+# Number of additional rows per cluster that only exempt identities and members of `system:masters` may use, so that
+# other identities do not take all rows.
 RESERVED = 1_000
-# When the limit is reached, identities not seen for this long are deleted. Events report them again when they are next
-# seen.
+# When `MAX_UNKNOWN` is reached, identities that were not seen for this long are deleted. If a deleted identity is seen
+# later, an event reports this identity as new.
 DELETED_AFTER = timedelta(days=30)
 
-# In this time, at most one event is recorded about the altered copies of a certificate, the use of a revoked
+# In this period, at most one event is recorded about the altered copies of a certificate, the use of a revoked
 # certificate, a known member of `system:masters`, or a known exempt identity.
 ALERT_EVERY = timedelta(hours=1)
 # API servers cache an answer of the webhook for less than this time, and then ask the webhook again.
@@ -71,7 +72,7 @@ class Use:
 
 @dataclass(frozen=True, slots=True)
 class UnknownUse:
-    """The use of client certificates that are not in the ledger for this cluster.
+    """One identity's use of client certificates that are not in the ledger for the cluster.
 
     Attributes:
         groups: as the API server reports them, including the groups that every user has.
@@ -113,7 +114,7 @@ class Alerts:
         unknown: alerts about new identities.
         masters: alerts about members of `system:masters` that are new or have a new certificate.
         exempt: alerts about exempt identities that are new or have a new certificate.
-        left_out: new identities that were not recorded because of the limit.
+        left_out: new identities that were not recorded because the cluster's limit was reached.
     """
 
     unknown: int = 0
@@ -137,7 +138,7 @@ class CredentialUsageQueries(Queries):
                 await connection.execute(_SEEN, rows[start : start + WRITTEN_AT_ONCE])
 
     async def add_webhook_calls(self, times: Mapping[bytes, datetime]) -> None:
-        """Record when API servers last used their webhook tokens. The keys are hashes of tokens."""
+        """Record when API servers last used their webhook tokens. `times` is keyed by the hashes of the tokens."""
         rows = [
             {"token_hash": token, "at": at, "before": at - RESOLUTION} for token, at in sorted(times.items())
         ]
@@ -146,7 +147,7 @@ class CredentialUsageQueries(Queries):
                 await connection.execute(_CALLED, rows)
 
     async def add_refused_calls(self, times: Mapping[str, datetime]) -> None:
-        """Record when clusters' webhooks were last called with a wrong token. The keys are cluster ids."""
+        """Record when clusters' webhooks were last called with a wrong token. `times` is keyed by cluster id."""
         await self._add_times(_REFUSED, times)
 
     async def add_audit_reports(self, events: Mapping[str, datetime], uses: Mapping[str, datetime]) -> None:
@@ -161,7 +162,7 @@ class CredentialUsageQueries(Queries):
                 await connection.execute(statement, rows)
 
     async def clusters_without_reviews(self, now: datetime) -> int:
-        """Count clusters where audit events recently reported uses, but the webhook was not called shortly before.
+        """Count clusters where audit events recently reported a use without a webhook call shortly before that use.
 
         Ignores members of `system:masters`, because API servers don't ask the webhook about them. Also ignores clusters
         that never called the webhook and enforce revocations by bindings or an admission policy instead.
@@ -202,9 +203,9 @@ class CredentialUsageQueries(Queries):
     ) -> Literal["before", "known", "recorded"]:
         """Record that an API server allowed a request with a revoked certificate, with an event at most once an hour.
 
-        Returns `before` if the certificate was not revoked before `revoked_before`, or `known` if an event about the
-        current revocation was recorded less than an hour ago. `event` creates the event from the time of the
-        revocation.
+        Returns `before` if the certificate was not revoked before the time `revoked_before`. Returns `known` if an
+        event about the current revocation was recorded less than an hour ago. The function `event` creates the event
+        from the time of the revocation.
         """
         query = view_query().where(_certificate.c.id == row)
         last = _certificate.c.revoked_used_at
@@ -241,8 +242,9 @@ class CredentialUsageQueries(Queries):
         """Record unknown identities seen by one cluster's API server, with an event for each new identity.
 
         Also records an event, at most once an hour, for new certificates of a known member of `system:masters` or of a
-        known exempt identity. Records nothing for a deleted cluster or beyond a cluster's limits. `event` creates an
-        event from the kind of the event and a use, which has only the fingerprints that cause the event.
+        known exempt identity. Records nothing for a deleted cluster, and no new identities beyond the cluster's limits.
+        The function `event` creates an event from the event's kind and a use that contains only the fingerprints that
+        cause the event.
         """
         cluster_id = uses[0].cluster_id
         async with self._database.transaction() as connection:
@@ -277,7 +279,10 @@ class CredentialUsageQueries(Queries):
 
 
 async def _remaining_capacity(connection: Transaction, cluster_id: str, uses: Sequence[UnknownUse]) -> int:
-    """Return how many more identities may be added. Deletes old identities if new ones would exceed the limit."""
+    """Return how many more identities may be added to the cluster.
+
+    Deletes old identities if the new identities would exceed the limit.
+    """
     query = select(func.count()).select_from(_unknown).where(_unknown.c.cluster_id == cluster_id)
     capacity: int = MAX_UNKNOWN - (await connection.execute(query)).scalar_one()
     if not uses or capacity >= len(uses):
@@ -288,7 +293,10 @@ async def _remaining_capacity(connection: Transaction, cluster_id: str, uses: Se
 
 
 def _first_within(capacity: int, uses: Sequence[UnknownUse]) -> list[UnknownUse]:
-    """Return the uses that fit into the capacity. Uses with `alerts_of_each` may also fill the reserved rows."""
+    """Return the first uses, at most as many as `capacity`.
+
+    Uses with `alerts_of_each` may also take the reserved rows.
+    """
     first = [use for use in uses if use.alerts_of_each][: max(0, capacity + RESERVED)]
     others = [use for use in uses if not use.alerts_of_each]
     return first + others[: max(0, capacity - len(first))]
@@ -307,7 +315,8 @@ def _new_fingerprints(use: UnknownUse, stored: Row[Any]) -> list[str]:
 
 
 def _is_alert_due(use: UnknownUse, stored: Row[Any], now: datetime) -> bool:
-    # Compare with this service's clock. An API server could invent times, and so cause an event for each past hour.
+    # Use this service's clock, because an API server could report invented times, and so cause an event for each past
+    # hour.
     return (
         use.alerts_of_each
         and bool(_new_fingerprints(use, stored))
@@ -331,8 +340,8 @@ def _row(use: UnknownUse, now: datetime) -> dict[str, object]:
 
 def _update_values(use: UnknownUse, stored: Row[Any], now: datetime) -> dict[str, object]:
     is_alert_due = _is_alert_due(use, stored, now)
-    # If each new certificate causes an alert, store a fingerprint only when its event is recorded. Until then, the
-    # fingerprint counts as new.
+    # If each new certificate of an identity causes an alert, store a new fingerprint only when the event about the
+    # certificate is recorded. As long as the fingerprint is not stored, the certificate counts as new.
     new = _new_fingerprints(use, stored) if is_alert_due or not use.alerts_of_each else []
     return {
         "cluster": use.cluster_id,
@@ -360,7 +369,7 @@ def _extended_times(table: Table) -> dict[str, ColumnElement[datetime]]:
 
 
 def _needs_update(table: Table) -> ColumnElement[bool]:
-    """Return an SQL condition: the times of use have changed enough to be written."""
+    """Return an SQL condition that is true if the times of use have changed enough to be written."""
     first, last = table.c.first_seen_at, table.c.last_seen_at
     return or_(last.is_(None), last < _time("before"), first > _time("first"))
 

@@ -52,9 +52,10 @@ class DecisionEvents(Queries):
             ]
 
     async def newest_decisions(self, actors: Collection[str], project_id: str, searched: int) -> list[bytes]:
-        """Return the bodies of decisions on users in a project, among the `searched` newest events of all kinds.
+        """Return the bodies of decisions on users in a project, newest first.
 
-        Newest first, at most `MAX_FOUND` for each user on average.
+        Searches only the newest events of all kinds, as many as `searched`. Returns at most `MAX_FOUND` decisions for
+        each user on average.
         """
         newest = select(func.max(_event.c.id)).scalar_subquery()
         query = _decisions(project_id, _event.c.id > newest - searched, _event.c.actor.in_(actors))
@@ -74,17 +75,17 @@ class DecisionEvents(Queries):
                 last = min(last, await _last_id(connection, behind))
         among = _event.c.id.between(before + 1, last)
         query = _decisions(project_id, among, _event.c.actor == actor, _event.c.at == time)
-        # In this order, the search ends at the event.
+        # In the order of ids, the search can stop at the first event that matches.
         return await self._scalar(query.order_by(_event.c.id).limit(1))
 
     async def _last_before(self, time: datetime | None) -> int:
-        """Return the id of an event shortly before a time, or 0."""
+        """Return the id of an event shortly before a time, or 0 if no such event is known."""
         async with self._database.read() as connection:
             return await _last_id(connection, await size_before(connection, time))
 
 
 async def _last_id(connection: AsyncConnection, size: int | None) -> int:
-    """Return the id of the last event in the log of a size, or 0."""
+    """Return the id of the last event that the log contained at this size, or 0 for an empty log."""
     last = select(_place.c.event_id).where(_place.c.leaf_index < (size or 0))
     return (await connection.execute(last.order_by(_place.c.leaf_index.desc()).limit(1))).scalar() or 0
 

@@ -66,7 +66,10 @@ class DirectoryQueries(Queries):
     async def add(
         self, entity: Domain | Project | User | Group, *events: AuditEvent, **others: object
     ) -> None:
-        """Add an entity. `others` are values of further columns. Raises Conflict if the entity's name is taken."""
+        """Add an entity. `others` contains the values of columns that are not fields of the entity.
+
+        Raises Conflict if the entity's name is taken.
+        """
         row = _values(entity) | others
         where = "" if isinstance(entity, Domain) else " in this domain"
         taken = f"A {type(entity).__name__.lower()} named {entity.name} already exists{where}."
@@ -79,8 +82,8 @@ class DirectoryQueries(Queries):
     async def replace(self, before: T, after: T, *events: AuditEvent) -> None:
         """Change an entity. Enabling or disabling a user has the same effects as `enable_user`.
 
-        A revocation takes its actor and time from the first event. Raises NotFound if the entity was deleted, or
-        ConcurrentChange if it is no longer equal to `before`.
+        If the change revokes certificates, the actor and time of the revocation are those of the first event. Raises
+        NotFound if the entity was deleted, or ConcurrentChange if the entity differs from `before`.
         """
         old, new = _values(before), _values(after)
         changed = {name: value for name, value in new.items() if value != old[name]}
@@ -92,9 +95,10 @@ class DirectoryQueries(Queries):
                 await _after_switch(connection, after.id, after.enabled, events[0])
 
     async def enable_user(self, user_id: str, enabled: bool, *events: AuditEvent) -> None:
-        """Enable or disable a user. Disabling deletes the user's tokens and temporary keys, and revokes certificates.
+        """Enable or disable a user.
 
-        The revocation takes its actor and time from the first event. Raises NotFound if the user does not exist.
+        Disabling deletes the user's tokens and temporary keys, and revokes the user's certificates. The actor and time
+        of the revocation are those of the first event. Raises NotFound if the user does not exist.
         """
         async with self._database.transaction(*events) as connection:
             await change_one(connection, update(_user).where(_user.c.id == user_id).values(enabled=enabled))
@@ -110,7 +114,8 @@ class DirectoryQueries(Queries):
     ) -> None:
         """Set a password and delete the user's tokens and temporary keys. Raises NotFound if the user was deleted.
 
-        With `checked_hash`, raises Unauthenticated if the user was disabled or deleted, or the password hash differs.
+        With `checked_hash`, raises Unauthenticated if the user was disabled or deleted, or if the stored password hash
+        differs from `checked_hash`.
         """
         async with self._database.transaction(event, invalidate=True) as connection:
             if checked_hash is not None and not await lock_usable_user(
@@ -122,7 +127,10 @@ class DirectoryQueries(Queries):
             await _delete_logins(connection, user_id)
 
     async def remove_domain(self, domain: Domain, event: AuditEvent) -> None:
-        """Delete a domain. Raises Conflict for a domain with projects, users or groups, or the errors of `replace`."""
+        """Delete a domain. Raises Conflict if the domain has projects, users or groups.
+
+        Raises NotFound if the domain was deleted, or ConcurrentChange if the stored domain differs from `domain`.
+        """
         with conflict_if_violated("The domain still has projects, users or groups. Delete them first."):
             async with self._database.transaction(event, invalidate=True) as connection:
                 await _require_unchanged(connection, domain)
@@ -131,12 +139,12 @@ class DirectoryQueries(Queries):
     async def remove_user(self, user_id: str, *events: AuditEvent, before: User | None = None) -> None:
         """Delete a user with tokens, keys, roles and memberships, and revoke the user's certificates.
 
-        The revocation takes its actor and time from the first event. Raises NotFound, or ConcurrentChange if the user
-        is not equal to `before`.
+        The actor and time of the revocation are those of the first event. Raises NotFound if the user does not exist,
+        or ConcurrentChange if the user differs from `before`.
         """
         async with self._database.transaction(*events) as connection:
             await _require_unchanged(connection, before)
-            # Lock the row first, so that no token is added while the tokens are being deleted.
+            # Lock the user's row first, so that no token is added while the tokens are being deleted.
             await change_one(connection, update(_user).where(_user.c.id == user_id).values(enabled=False))
             await _delete_logins(connection, user_id)
             await connection.execute(delete(tables.access_key).where(tables.access_key.c.user_id == user_id))
@@ -150,8 +158,8 @@ class DirectoryQueries(Queries):
     async def remove_project(self, project_id: str, event: AuditEvent, before: Project | None = None) -> None:
         """Delete a project, its role assignments and tokens.
 
-        Raises Conflict if the project still has clusters, NotFound if it was deleted, or ConcurrentChange if it differs
-        from `before`.
+        Raises Conflict if the project still has clusters, NotFound if the project was deleted, or ConcurrentChange if
+        the project differs from `before`.
         """
         assignment, token = tables.role_assignment, tables.token
         with conflict_if_violated("The project still has clusters. Remove them first."):
@@ -167,7 +175,7 @@ class DirectoryQueries(Queries):
     async def remove_group(self, group_id: str, event: AuditEvent, before: Group | None = None) -> None:
         """Delete a group with its memberships and roles.
 
-        Raises NotFound, or ConcurrentChange if the group is not equal to `before`.
+        Raises NotFound if the group does not exist, or ConcurrentChange if the group differs from `before`.
         """
         async with self._database.transaction(event, invalidate=True) as connection:
             await _require_unchanged(connection, before)
@@ -197,7 +205,10 @@ class DirectoryQueries(Queries):
 
 
 async def _require_unchanged(connection: Transaction, before: Domain | Project | User | Group | None) -> None:
-    """Lock the row of `before`, if given. Raises NotFound or ConcurrentChange if the entity was deleted or changed."""
+    """If `before` is given, lock the entity's row.
+
+    Raises NotFound if the entity was deleted, or ConcurrentChange if the entity differs from `before`.
+    """
     if before is None:
         return
     kind, table = type(before), TABLES[type(before)]

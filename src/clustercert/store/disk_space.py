@@ -21,7 +21,8 @@ logger = structlog.get_logger()
 MIB = 1024 * 1024
 # A worker writes at most about 5 MiB a second, so the reserve is never used up between two measurements.
 INTERVAL_SECONDS = 1.0
-# A warning is logged when less than this multiple of the reserve is free. Certificates are still issued then.
+# A warning is logged when less than this multiple of the reserve is free. In this state, the service still issues
+# certificates.
 WARNING_FACTOR = 4
 # Issuing stops when more than this many measurements in a row failed, or could not start because an earlier one hangs.
 MOST_MISSED = 10
@@ -64,7 +65,7 @@ class DiskSpace:
     def _start_measurement(self, folder: Path) -> None:
         """Measure in a thread, because a network file system can hang. While a thread hangs, no other thread starts.
 
-        Stops issuing after too many missed measurements.
+        Stops issuing certificates after too many measurements that failed or could not start.
         """
         self._missed += 1
         if self._missed > MOST_MISSED and self._reserve_bytes:
@@ -73,13 +74,13 @@ class DiskSpace:
         if not self._is_measuring:
             self._is_measuring = True
             arguments = (folder, asyncio.get_running_loop())
-            # A daemon thread, so that the process can exit while the thread hangs.
+            # Use a daemon thread, so that the process can exit while the thread hangs.
             threading.Thread(target=self._measure, args=arguments, name="disk space", daemon=True).start()
 
     def _measure(self, folder: Path, loop: asyncio.AbstractEventLoop) -> None:
         """Measure the free space, and pass it to the event loop."""
         free = free_bytes(folder)
-        with contextlib.suppress(RuntimeError):  # The loop was closed meanwhile.
+        with contextlib.suppress(RuntimeError):  # Raised if the event loop was closed.
             loop.call_soon_threadsafe(self._take, free)
 
     def _take(self, free: int | None) -> None:

@@ -13,7 +13,7 @@ from clustercert.store.engine.queries import Queries
 
 _certificate, _revocation = tables.certificate, tables.revocation
 
-# After more changes than this, every cluster is checked, and not only the affected clusters.
+# If more revocations than this have changed, every cluster is checked, and not only the affected clusters.
 MAX_CHANGES = 1000
 PAGE = 1000
 
@@ -83,7 +83,7 @@ class EnforcementQueries(Queries):
     ) -> tuple[LiveCertificate, ...]:
         """Return a page of live certificates for a cluster, sorted by expiry."""
         not_after, row_id = _certificate.c.not_after, _certificate.c.id
-        # The first condition is a range in the index, and the second one excludes the rows of the previous page.
+        # The first condition is a range in the index, and the second condition excludes the rows of the previous page.
         behind = (
             and_(not_after >= max(after.not_after, now), or_(not_after > after.not_after, row_id > after.id))
             if after

@@ -39,7 +39,9 @@ ALL = Reference()
 def entity_columns(
     kind: type[E], *, domain: FromClause = tables.domain, prefix: str = ""
 ) -> list[ColumnElement[Any]]:
-    """Return the columns for `entity_of`, labelled `prefix_field`. The default prefix is the entity's name.
+    """Return the columns that `entity_of` reads, with labels of the form `PREFIX_FIELD`.
+
+    The default prefix is the name of the entity's class in lower case.
 
     `domain` is the table or alias in which the query finds the entity's domain.
     """
@@ -54,7 +56,10 @@ def entity_columns(
 
 
 def entity_of(kind: type[E], row: Row[Any], prefix: str = "", **others: Any) -> E:
-    """Map the columns from `entity_columns` to an entity. `others` are values of further fields."""
+    """Map the columns from `entity_columns` to an entity.
+
+    `others` contains the values of fields that the row does not have.
+    """
     prefix = prefix or kind.__name__.lower()
     names = {each.name for each in fields(kind)} - others.keys()
     if "domain" in names:
@@ -75,5 +80,5 @@ def in_domains(kind: type[E], reference: Reference) -> Select[Any]:
 
 
 def filter_by(query: Select[Any], *values: tuple[Column[str], str | None]) -> Select[Any]:
-    """Restrict a query to rows with these values. A value of `None` matches every row."""
+    """Restrict a query to rows that have the given values in the given columns. A value of `None` matches every row."""
     return query.where(*(column == value for column, value in values if value is not None))

@@ -24,7 +24,7 @@ async def record_events(connection: Transaction, events: tuple[AuditEvent, ...])
 
 
 def event_row(event: AuditEvent) -> dict[str, object]:
-    """Return an event's row: its canonical JSON, a salt, and the commitment to both.
+    """Return an event's row: its canonical JSON, a salt, and the commitment, which is the hash of both.
 
     Because of the salt, nobody can guess the event from its commitment. If event and salt are deleted, the log's proofs
     stay valid.
@@ -87,5 +87,8 @@ def _json_value(value: object) -> object:
 
 
 def commitment(salt: bytes, body: bytes) -> bytes:
-    """Return the 32 bytes that represent an event in the log. Without the salt, these bytes reveal nothing."""
+    """Return the 32 bytes that represent an event in the log.
+
+    Without the salt, these bytes reveal nothing about the event.
+    """
     return hashlib.sha256(salt + body).digest()

@@ -35,8 +35,8 @@ class LogHead:
 
     Attributes:
         note: the newest checkpoint, signed; None if the log has no checkpoint.
-        stray: some of the events with leaf indexes outside the log.
-        sizes: the size of the log according to other parts of the database, by the name of the part.
+        stray: events whose leaf index is outside the log, at most `MAX_STRAY`.
+        sizes: the log's size as stored in several parts of the database. Each key describes the part.
     """
 
     note: str | None
@@ -164,9 +164,9 @@ class EvidenceQueries(Queries):
     ) -> list[int]:
         """Delete a batch of events older than a time, or the event at a leaf index. Returns the deleted leaf indexes.
 
-        Deletes only sealed events; their commitments stay in the log. `marker` creates a deletion event from the
-        leaf indexes. This event is recorded in the same transaction. Returns an empty list when nothing is left to
-        delete.
+        Deletes only sealed events; their commitments stay in the log. The function `marker` creates a deletion event
+        from the leaf indexes, and this event is recorded in the same transaction. Returns an empty list when nothing is
+        left to delete.
         """
         which = [_event.c.kind != DELETED]
         if only is not None:
@@ -187,7 +187,7 @@ class EvidenceQueries(Queries):
 
 
 async def _leaves(connection: AsyncConnection, size: int) -> int:
-    """Return the number of leaves in the tree, or 0 if the tree lacks the last tile for this size."""
+    """Return the number of leaves in the tree, or 0 if no entry bundle covers leaf index `size` or a later index."""
     query = select(_tile.c.index, func.length(_tile.c.hashes)).where(
         _tile.c.level == ENTRIES, _tile.c.index >= size // WIDTH
     )

@@ -15,7 +15,7 @@ _progress = tables.progress
 
 
 class JobCursor(Queries):
-    """A string that one job stores, such as the position that it has reached."""
+    """A string that one background job stores, such as the position that the job has reached."""
 
     def __init__(self, database: Database, name: str) -> None:
         super().__init__(database)
@@ -29,7 +29,7 @@ class JobCursor(Queries):
     async def set(self, value: str, *events: AuditEvent) -> bool:
         """Store a string. If the string differs from the last one, record events and return True. Raises Unavailable.
 
-        If several processes set the same string at once, only one of them records its events.
+        If several processes set the same string at once, only one process records its events.
         """
         this = _progress.c.name == self._name
         try:
@@ -43,7 +43,8 @@ class JobCursor(Queries):
                 if found != value:
                     await record_events(connection, events)
         except IntegrityError:
-            # Another process stored the first string at the same time. It does not matter which string is stored.
+            # Another process stored the first string at the same time. It does not matter which of the two strings is
+            # stored.
             return False
         return found != value
 
@@ -79,5 +80,5 @@ class Findings(Queries):
                 await connection.execute(delete(_progress).where(name.in_(gone)))
 
     def _key(self, number: int) -> str:
-        # Padded to 19 digits, enough for any 64-bit number, so that keys sort like numbers.
+        # The number is padded to 19 digits, enough for any 64-bit number, so that keys sort like numbers.
         return f"{self._name} {number:019}"

@@ -15,7 +15,8 @@ from clustercert.store.engine.queries import Queries, conflict_if_violated
 
 _data_key = tables.data_key
 
-# The columns of sealed secrets, by table. `SealedRow.bound_to` begins with the table's name.
+# For each table with sealed secrets, the column that contains the secret. `SealedRow.bound_to` begins with the table's
+# name.
 _SEALED = {
     "audit_log": (tables.audit_log, tables.audit_log.c.sealed_key),
     "access_key": (tables.access_key, tables.access_key.c.sealed_secret),
@@ -67,7 +68,10 @@ class KeyQueries(Queries):
                 await connection.execute(insert(_data_key).values(asdict(key)))
 
     async def rewrap(self, exchanges: Iterable[tuple[WrappedKey, WrappedKey]], event: AuditEvent) -> None:
-        """Replace each pair's first key with the second. If any key has changed, replace none and raise Conflict."""
+        """Replace data keys in the database: in each pair, the second key replaces the first key.
+
+        If any stored key is no longer equal to the first key of its pair, replaces none and raises Conflict.
+        """
         async with self._database.transaction(event) as connection:
             for old, new in exchanges:
                 result = await connection.execute(
@@ -80,7 +84,7 @@ class KeyQueries(Queries):
 
     @contextlib.asynccontextmanager
     async def recording(self, event: AuditEvent) -> AsyncIterator[None]:
-        """Record an event about a change outside the database, once the `with` block has succeeded."""
+        """Record an event about a change that the `with` block makes outside the database, if the block succeeds."""
         async with self._database.transaction(event):
             yield
 
@@ -99,7 +103,10 @@ class KeyQueries(Queries):
         return [SealedRow(table, *row) for row in await self._rows(query)]
 
     async def reseal(self, exchanges: Sequence[tuple[SealedRow, bytes]]) -> int:
-        """Replace the sealed secrets that have not changed since they were read. Returns how many were replaced."""
+        """Replace the sealed secrets that have not changed since they were read.
+
+        Returns the number of replaced secrets.
+        """
         resealed = 0
         async with self._database.transaction() as connection:
             for old, sealed in exchanges:

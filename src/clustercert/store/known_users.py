@@ -1,4 +1,7 @@
-"""Queries for users of OIDC issuers and of Keystone, for users by name, and for user names that the policy chose."""
+"""Queries that find users by name, record federated users, and assign the user names that the policy chose.
+
+Federated users are users of OIDC issuers and of Keystone.
+"""
 
 import contextlib
 from collections.abc import Collection, Mapping
@@ -85,8 +88,8 @@ class KnownUserQueries(Queries):
 async def put_federated_user(connection: Transaction, user: KnownUser, **others: object) -> None:
     """Insert or change the row of a federated user, in the caller's transaction.
 
-    `others` are values of further columns. Raises IntegrityError if another transaction inserts the row at the same
-    time.
+    `others` contains the values of columns that are not fields of `KnownUser`. Raises IntegrityError if another
+    transaction inserts the row at the same time.
     """
     values = asdict(user) | others
     changed = await connection.execute(update(_federated).where(_federated.c.id == user.id).values(values))
@@ -117,7 +120,7 @@ class UsernameQueries(Queries):
         return tuple(sorted(row.user_id for row in await self._rows(query.distinct())))
 
     async def claim(self, grant: Grant, user_id: str) -> None:
-        """Assign the grant's user name to a user. Raises Forbidden if another user owns the name, or Unavailable."""
+        """Assign the grant's user name to a user. Raises Unavailable, or Forbidden if another user owns the name."""
         name = grant.username
         owner = self._owners.get(name) or await self._claim(name, user_id)
         self._owners[name] = owner
@@ -125,13 +128,13 @@ class UsernameQueries(Queries):
             raise _taken(grant)
 
     async def require_free(self, grant: Grant, user_id: str) -> None:
-        """Raise Forbidden if the grant's user name belongs to another user, or Unavailable. Assigns nothing."""
+        """Raise Forbidden if the grant's user name belongs to another user. Assigns nothing. Raises Unavailable."""
         owner = self._owners.get(grant.username) or await self.owner(grant.username)
         if owner not in (None, user_id):
             raise _taken(grant)
 
     async def _claim(self, name: str, user_id: str) -> str:
-        """Return the owner of a name. A name without an owner is assigned to the user."""
+        """Assign a name to the user if the name has no owner. Returns the id of the name's owner."""
         owner = await self.owner(name)
         if owner is None:
             try:
@@ -153,7 +156,7 @@ def _taken(grant: Grant) -> Forbidden:
 
 @dataclass(frozen=True, slots=True)
 class FederatedAccess:
-    """The access of an issuer's user, according to the store.
+    """The stored data that decide what an issuer's user may access.
 
     Attributes:
         projects: DOMAIN/NAME of each enabled project in which the issuer's users can have roles, by id.
@@ -267,9 +270,9 @@ class SeenUserQueries(Queries):
         return await self._row(blocking(user_id)) is not None
 
     async def page(self, project_id: str, *, after: str, limit: int) -> Mapping[str, datetime | None]:
-        """Return the next users of OIDC issuers and of Keystone, by id, sorted, and their last certificates' times.
+        """Return a page of federated users: their sorted ids, and the times of their last certificates.
 
-        The time is None for a user who got no certificate for the project. Leaves out blocked users.
+        A time is None if the user got no certificate for the project. Leaves out blocked users.
         """
         blocked = select(_revocation.c.user_id).where(
             _revocation.c.cluster_id == "",

@@ -14,11 +14,11 @@ from clustercert.store.engine.group_commit import GATHER_SECONDS, GroupCommit
 from clustercert.store.events import event_row
 
 _certificate = tables.certificate
-# The INSERT itself reads the epoch. So if a concurrent revocation does not see the certificate, then the certificate
-# either has an older epoch and counts as revoked, or was recorded after the revocation.
+# The INSERT itself reads the epoch. If a concurrent revocation does not see a certificate, there are two cases: the
+# certificate has an older epoch and counts as revoked, or the certificate was recorded after the revocation.
 _certificates = BulkInsert(_certificate, epoch="(SELECT value FROM generation)")
 _events = BulkInsert(tables.audit_event)
-# The fields of a record have the same names as the columns.
+# Each field of `CertificateRecord` has the same name as its column in the table.
 _COLUMNS = [each.name for each in fields(CertificateRecord)]
 _values = attrgetter(*_COLUMNS)
 

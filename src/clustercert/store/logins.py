@@ -45,7 +45,9 @@ class LoginUser:
 
 @dataclass(frozen=True, slots=True)
 class LiveToken:
-    """A token with its user, scope and roles, from one snapshot. The token may be expired, and user or scope disabled.
+    """A token with its user, scope and roles, from one snapshot.
+
+    The token may be expired, and its user or scope may be disabled.
 
     Attributes:
         project, domain: the scope; at most one of them is set.
@@ -80,10 +82,11 @@ class TokenQueries(Queries):
     async def add_by_password(
         self, token: Token, checked_hash: str, network: str, *, fresh_hash: str | None
     ) -> LiveToken | None:
-        """Store a token. Returns None if the user was disabled, the password changed or the scope deleted meanwhile.
+        """Store a token.
 
-        Also remembers that the user has logged in from this network. `fresh_hash`, unless it is `None`, replaces the
-        password hash that was checked.
+        Returns None if the user was disabled, the password was changed, or the scope was deleted during the login. Also
+        remembers that the user has logged in from this network. If `fresh_hash` is given, it replaces the password hash
+        that was checked.
         """
         with contextlib.suppress(IntegrityError):
             async with self._database.transaction() as connection:
@@ -119,7 +122,7 @@ class TokenQueries(Queries):
         await self._change(delete(_token).where(_token.c.hash == token_hash), event, "Could not find token.")
 
     async def prune(self, now: datetime) -> int:
-        """Delete a batch of expired tokens, and all expired known networks. Returns how many were deleted.
+        """Delete a batch of expired tokens, and all expired known networks. Returns the number of deleted rows.
 
         Does not invalidate caches, because caches check the expiry of tokens themselves.
         """
@@ -132,8 +135,8 @@ class TokenQueries(Queries):
 
 async def lock_usable_user(connection: Transaction, user_id: str, *conditions: ColumnElement[bool]) -> bool:
     """Lock the user's row. Returns whether the user exists, is enabled and meets the conditions."""
-    # Transactions that delete a user's tokens and temporary keys write this row first, so that no token or key is added
-    # later.
+    # Transactions that delete a user's tokens and temporary keys write the user's row first, so that no token or key is
+    # added later.
     query = select(_user.c.id).where(_user.c.id == user_id, _user.c.enabled, *conditions)
     return await exists(connection, query.with_for_update())
 
@@ -240,7 +243,10 @@ class AccessKeyQueries(Queries):
             await connection.execute(insert(_key).values(asdict(key)))
 
     async def add_temporary(self, key: AccessKey, caller: Caller, event: AuditEvent) -> None:
-        """Add a temporary key. Raises Unauthenticated if the user or the caller's credential was just revoked."""
+        """Add a temporary key.
+
+        Raises Unauthenticated if the user was disabled, or the caller's credential was revoked, during the request.
+        """
         async with self._database.transaction(event) as connection:
             usable = await lock_usable_user(connection, key.user_id)
             if not usable or not await _is_credential_stored(connection, caller):
@@ -271,7 +277,7 @@ class AccessKeyQueries(Queries):
             await end_temporary_keys(connection, key.user_id)
 
     async def prune(self, now: datetime) -> int:
-        """Delete a batch of expired temporary keys. Returns how many were deleted.
+        """Delete a batch of expired temporary keys. Returns the number of deleted keys.
 
         Does not invalidate caches, because caches check the expiry of keys themselves.
         """
@@ -331,14 +337,14 @@ class UserLoginQueries(Queries):
     async def end_built_in(
         self, user_id: str, *, with_keys: bool, events: Callable[[UserLogins], Iterable[AuditEvent]]
     ) -> UserLogins:
-        """Delete a user's tokens and temporary keys, and permanent keys if `with_keys`. Returns what was deleted.
+        """Delete a user's tokens and temporary keys, and also the permanent keys if `with_keys` is true.
 
-        Does nothing, and records no event, if there is nothing to delete. Raises Unauthenticated if the user was
-        disabled or deleted meanwhile.
+        Returns what was deleted. Does nothing, and records no event, if there is nothing to delete. Raises
+        Unauthenticated if the user was disabled or deleted during the request.
         """
         deleted = await self._delete_tokens(user_id)
         async with self._database.transaction() as connection:
-            # Lock the row first, so that no token or key is added later.
+            # Lock the user's row first, so that no other request adds a token or key before the commit.
             if not await lock_usable_user(connection, user_id):
                 raise Unauthenticated("the user was disabled during the request", known=user_id)
             rows = (await connection.execute(_keys_of(user_id))).all()
@@ -357,9 +363,9 @@ class UserLoginQueries(Queries):
         return ended
 
     async def _delete_tokens(self, user_id: str) -> int:
-        """Delete a user's tokens in batches, so that other writers wait only briefly. Returns how many were deleted.
+        """Delete a user's tokens in batches, so that other writers wait only briefly.
 
-        Other requests may add tokens meanwhile.
+        Returns the number of deleted tokens. Between two batches, other requests may add tokens.
         """
         batch = select(_token.c.hash).where(_token.c.user_id == user_id).limit(BATCH)
         deleted, count = 0, BATCH

@@ -1,8 +1,8 @@
 """Queries that record, undo, list and end revocations, and queries for certificate revocation lists.
 
 Every write transaction in this module first raises the generation, and the generation's row stays locked until the
-commit. So these transactions run one after another on every engine, and revocations that one of them has read stay
-unchanged until it commits.
+commit. So these transactions run one after another on every database engine. Until such a transaction commits, the
+revocations that it has read stay unchanged.
 """
 
 from collections.abc import Mapping
@@ -48,9 +48,10 @@ class RevocationQueries(CertificateLookup):
     """Records, undoes and lists revocations of certificates, users and clusters."""
 
     async def revoke(self, revocation: Revocation, event: AuditEvent) -> Revocation:
-        """Record a revocation with a new epoch. Also updates a single certificate's row. Raises Unavailable.
+        """Record a revocation with a new epoch.
 
-        The revocation covers all certificates that were recorded before, and none that are requested afterwards.
+        A revocation of a single certificate also updates the certificate's row. Raises Unavailable. The revocation
+        covers all certificates that were recorded before the revocation, and none that are requested afterwards.
         """
         async with self._database.transaction(event) as connection:
             epoch = await raise_generation(connection)
@@ -194,7 +195,10 @@ def _in_force(fingerprint: bytes) -> ColumnElement[bool]:
 
 
 async def _mark_certificate(connection: Transaction, fingerprint: bytes) -> None:
-    """Copy a certificate's first revocation in force into the certificate's row. If it has none, clear the columns."""
+    """Copy a certificate's first revocation in force into the certificate's row.
+
+    If no revocation is in force, clear the row's revocation columns.
+    """
     query = select(_revocation).where(_in_force(fingerprint)).order_by(_revocation.c.id).limit(1)
     first: Row[Any] | None = (await connection.execute(query)).first()
     at, by, reason = (first.at, first.by, first.reason) if first is not None else (None, None, None)
@@ -218,7 +222,8 @@ _last_change = select(func.coalesce(func.max(_revocation.c.changed), 0))
 class RevokedByCA:
     """The revoked, unexpired certificates from a client CA, read in one snapshot.
 
-    `generation` is the generation number in that snapshot, and `changed` the number at the last change of a revocation.
+    `generation` is the generation number in that snapshot, and `changed` is the generation number at the last change of
+    a revocation.
     """
 
     entries: tuple[CrlEntry, ...]

@@ -38,7 +38,10 @@ _group = tables.group
 
 @dataclass(frozen=True, slots=True)
 class Roles:
-    """A user's groups, and the user's roles sorted by name. Excludes disabled projects and domains."""
+    """A user's groups, and the user's roles sorted by name.
+
+    Disabled projects, and projects and groups in disabled domains, are left out.
+    """
 
     by_project: Mapping[str, tuple[Role, ...]]
     service: tuple[Role, ...]
@@ -66,7 +69,7 @@ class RoleQueries(Queries):
                 await connection.execute(insert(_role).values(id=role.id, name=role.name))
 
     async def remove(self, role: Role, event: AuditEvent) -> None:
-        """Delete a role. Raises NotFound, or Conflict if the role is assigned."""
+        """Delete a role. Raises NotFound if the role does not exist, or Conflict if the role is assigned."""
         with conflict_if_violated(f"The role {role.name} is assigned. Remove its assignments first."):
             await self._change(delete(_role).where(_role.c.id == role.id), event)
 
@@ -161,8 +164,11 @@ async def roles_in_all_projects(connection: Transaction, user_id: str) -> Roles:
 
 
 async def roles_in_project(connection: Transaction, user_id: str, project_id: str | None) -> Roles:
-    """Return a user's roles in one project, directly and through groups. Without a project, only service roles."""
-    # In SQL nothing equals NULL, so without a project no project roles are found.
+    """Return a user's roles in one project, directly and through groups.
+
+    Without a project, returns only service roles.
+    """
+    # In SQL, no value equals NULL. So if `project_id` is None, the query finds no project roles.
     values = {"user_id": user_id, "project_id": project_id}
     rows = await connection.execute(_ROLES_IN_PROJECT, values)
     return _roles_by_project(rows, await _groups(connection, user_id))
@@ -175,7 +181,7 @@ async def _groups(connection: Transaction, user_id: str) -> tuple[Group, ...]:
 
 
 def _roles_query(*projects: ColumnElement[bool]) -> CompoundSelect[Any]:
-    """Select a user's roles in the projects that meet the conditions, and in the service."""
+    """Select a user's roles in the projects that meet the conditions, and in the whole service."""
     actors = _user_and_groups(bindparam("user_id", type_=Hex))
     in_projects = (
         select(*entity_columns(Role), _assignment.c.project_id)
@@ -204,7 +210,7 @@ def _roles_by_project(rows: Iterable[Row[Any]], groups: tuple[Group, ...]) -> Ro
 
 
 def _assigned(kind: type[User] | type[Group], assignment: Table) -> Select[Any]:
-    """Select the role assignments of users, or of groups, from a table. Joins the roles and the users or groups."""
+    """Select the role assignments in a table, each with its role and its user or group."""
     actor, domain = TABLES[kind], _domain.alias("actors_domain")
     return (
         select(*entity_columns(Role), *entity_columns(kind, domain=domain))

@@ -1,4 +1,4 @@
-"""The tables for SQLAlchemy Core.
+"""Declares the database tables for SQLAlchemy Core.
 
 Migrations create the tables. A test in `tests/store` compares the created tables with these declarations. The
 tables use only types and clauses that SQLite and every PostgreSQL-compatible engine support.
@@ -57,7 +57,7 @@ def as_json(value: object) -> str:
     return _known_json(value) if isinstance(value, tuple) else json.dumps(value)
 
 
-# Cached, because policies grant only a few different lists of groups.
+# The JSON text of a tuple is cached, because policies grant only a few different lists of groups.
 _known_json = functools.lru_cache(maxsize=1024)(json.dumps)
 
 
@@ -82,15 +82,15 @@ Hex = String(32)
 Uuid = String(36)
 
 
-# One row. The value increases with every change that may make a cache stale; see `engine.generation`.
+# A table with one row. `value` increases with every change that may make a cache stale; see `engine.generation`.
 generation = table(
     "generation",
     Column("id", SmallInteger, primary_key=True, autoincrement=False),
     Column("value", BigInteger, nullable=False),
 )
 
-# One row, which migrations lock. `oldest_program` is the revision of the oldest program that can use the schema
-# `revision`.
+# A table with one row, which migrations lock. `revision` is the schema's revision, and `oldest_program` is the revision
+# of the oldest program that can use this schema.
 migration = table(
     "migration",
     Column("id", SmallInteger, primary_key=True, autoincrement=False),
@@ -117,7 +117,7 @@ data_key = table(
     Column("created_at", Utc, nullable=False),
 )
 
-# Cursors of background jobs, and the problems that they found.
+# Cursors of background jobs, and the problems that the jobs found.
 progress = table(
     "progress",
     Column("name", String(32), primary_key=True),
@@ -217,8 +217,8 @@ token = table(
     Column("expires_at", Utc, nullable=False, index=True),
 )
 
-# The networks from which users have logged in by password. While many logins wait, logins from known networks come
-# first. `network` is an IPv4 address or an IPv6 /64.
+# The networks from which users have logged in by password. While many logins wait, the service handles logins from
+# known networks first. `network` is an IPv4 address or an IPv6 /64.
 login_network = table(
     "login_network",
     Column("user_id", ForeignKey("user.id"), primary_key=True),
@@ -254,7 +254,7 @@ cluster = table(
     Column("options", JSON, nullable=False),
     Column("created_at", Utc, nullable=False),
     Column("updated_at", Utc, nullable=False),
-    # When `clustercert kubernetes verify` last found no fault.
+    # The time when `clustercert kubernetes verify` last found no fault in the cluster.
     Column("verified_at", Utc, nullable=True, index=True),
     UniqueConstraint("project_id", "name"),
 )
@@ -269,7 +269,7 @@ client_ca = table(
     Column("not_after", Utc, nullable=False),
 )
 
-# Tokens with which a cluster's API server calls the webhooks. A cluster has at most two: see `MAX_TOKENS`.
+# Tokens with which a cluster's API server calls the webhooks. A cluster has at most two such tokens: see `MAX_TOKENS`.
 webhook_token = table(
     "webhook_token",
     Column("id", Hex, primary_key=True),
@@ -277,17 +277,17 @@ webhook_token = table(
     Column("hash", LargeBinary(32), nullable=False, unique=True),
     Column("created_at", Utc, nullable=False),
     Column("last_asked_at", Utc, nullable=True),
-    # When the cluster's webhook was last called with a wrong token.
+    # The time when the cluster's webhook was last called with a wrong token.
     Column("refused_at", Utc, nullable=True),
-    # When audit events of the cluster last arrived.
+    # The time when audit events of the cluster last arrived.
     Column("last_events_at", Utc, nullable=True),
-    # When an audit event last reported a request that the webhook should have reviewed.
+    # The time when an audit event last reported a request that the webhook should have reviewed.
     Column("last_use_at", Utc, nullable=True),
 )
 
 # Identities in client certificates that are not in the ledger. `identity` is the SHA-256 of user name and groups.
-# `hashes` is the number of certificates. `fingerprints` has the fingerprints of the last certificates, newest last, in
-# lower-case hex. `last_alert_at` is the time of the last audit event about the identity.
+# `hashes` is the approximate number of certificates with the identity. `fingerprints` has the fingerprints of the last
+# certificates, newest last, in lower-case hex. `last_alert_at` is the time of the last audit event about the identity.
 unknown_identity = table(
     "unknown_identity",
     Column("cluster_id", Uuid, primary_key=True),
@@ -302,9 +302,9 @@ unknown_identity = table(
 )
 
 
-# No foreign keys, because certificates outlive their cluster, user and project. `epoch` is the generation number when
-# the row was recorded. The columns `revoked_*` are copied from the first revocation of this individual certificate
-# that is in force, if there is one.
+# The table has no foreign keys, because certificates outlive their cluster, user and project. `epoch` is the generation
+# number when the row was recorded. The columns `revoked_*` are copied from the first revocation of this individual
+# certificate that is in force, if there is one.
 certificate = table(
     "certificate",
     Column("id", RowId, primary_key=True, autoincrement=True),
@@ -333,19 +333,19 @@ certificate = table(
     Column("last_seen_at", Utc, nullable=True),
     Column("rule", Text, nullable=True),
     Column("credential_number", String(40), nullable=False, unique=True),
-    # When an API server last reported a different encoding of the certificate.
+    # The time when an API server last reported a different encoding of the certificate.
     Column("altered_at", Utc, nullable=True),
-    # When an API server last allowed a request although the certificate was revoked.
+    # The time when an API server last allowed a request although the certificate was revoked.
     Column("revoked_used_at", Utc, nullable=True),
-    # The common name if it is not the user id.
+    # The certificate's common name, or NULL if the common name is the user id.
     Column("username", Text, nullable=True),
     Column("der", LargeBinary, nullable=False),
-    # An index for lists, newest first.
+    # These three indexes are for lists of certificates, newest first.
     Index(None, "cluster_id", "id"),
     Index(None, "user_id", "id"),
     Index(None, "project_id", "id"),
-    # An index for finding a cluster's unexpired certificates, and for counting a user's certificates among them. An
-    # index that begins with the user would make counting faster, but each insert 6 % more expensive.
+    # An index for finding a cluster's unexpired certificates, and for counting a user's certificates for the cluster.
+    # An index that begins with the user would make counting faster, but each insert 6 % more expensive.
     Index(None, "cluster_id", "not_after", "user_id"),
     # A covering index for counting live certificates.
     Index(None, "not_after", "revoked_at"),
@@ -374,13 +374,14 @@ revocation = table(
     Column("undone_by", Text, nullable=True),
     # An index for checking whether a certificate is revoked without reading rows about individual certificates.
     Index(None, "user_id", "cluster_id", "fingerprint", "epoch"),
-    # An index for lists. No index begins with `cluster_id`, because a planner could prefer such an index to the index
-    # above.
+    # An index for lists of a project's revocations. No index begins with `cluster_id`, because a planner could prefer
+    # such an index to the index that begins with `user_id`.
     Index(None, "project_id", "id"),
     sqlite_autoincrement=True,
 )
 
-# Common names other than user ids. Rows are never changed or deleted, so that a name never gets a different owner.
+# Common names that are not user ids, and the users who own them. Rows are never changed or deleted, so that a name
+# never gets a different owner.
 username = table(
     "username",
     Column("name", Text, primary_key=True),
@@ -404,7 +405,7 @@ audit_event = table(
     sqlite_autoincrement=True,
 )
 
-# The leaf indexes of events. Leaf indexes follow the order of commits, but ids need not.
+# The leaf indexes of events. Leaf indexes follow the order of commits, but event ids need not.
 audit_place = table(
     "audit_place",
     Column("leaf_index", RowId, primary_key=True, autoincrement=False),
@@ -414,7 +415,7 @@ audit_place = table(
     Index(None, "project_id", "leaf_index"),
 )
 
-# The events without a leaf index. A trigger adds each new event, and the sealer removes it.
+# The events that have no leaf index yet. A trigger adds each new event, and the sealer removes the event.
 audit_unsealed = table(
     "audit_unsealed",
     Column("event_id", RowId, primary_key=True, autoincrement=False),
@@ -436,7 +437,7 @@ for _dialect, _statement in (
     _ddl = DDL(_statement)  # type: ignore[no-untyped-call] # untyped upstream
     listen(audit_event, "after_create", _ddl.execute_if(dialect=_dialect))
 
-# One row: the log. The sealer locks this row while it writes.
+# A table with one row, which describes the audit log. The sealer locks this row while it writes.
 audit_log = table(
     "audit_log",
     Column("id", String(16), primary_key=True),
@@ -447,7 +448,8 @@ audit_log = table(
     Column("created_at", Utc, nullable=False),
 )
 
-# The log's tree. The column `hashes` has up to 256 hashes of 32 bytes each. At level -1, the column has commitments.
+# The tiles of the log's Merkle tree. The column `hashes` has up to 256 hashes of 32 bytes each. At level -1, the column
+# has the commitments of events.
 audit_tile = table(
     "audit_tile",
     Column("level", SmallInteger, primary_key=True, autoincrement=False),
@@ -455,7 +457,8 @@ audit_tile = table(
     Column("hashes", LargeBinary(8192), nullable=False),
 )
 
-# Signed checkpoints of the log. Most older checkpoints are deleted. The column `note` has the published text.
+# Signed checkpoints of the log. Most older checkpoints are deleted. The column `note` has the signed text that is
+# published.
 audit_checkpoint = table(
     "audit_checkpoint",
     Column("size", BigInteger, primary_key=True, autoincrement=False),

@@ -23,7 +23,10 @@ class BatchLoader(Generic[K, V]):
         self._loading: asyncio.Task[None] | None = None
 
     async def __call__(self, key: K) -> V | None:
-        """Return the value, or None if the query found none. If the query fails, every request for its keys fails."""
+        """Return the key's value, or None if the query found no value.
+
+        If a query fails, every request that waits for the query fails.
+        """
         result = self._results.get(key)
         if result is None:
             result = self._results[key] = asyncio.get_running_loop().create_future()
@@ -48,7 +51,7 @@ class BatchLoader(Generic[K, V]):
             for key in batch:
                 result = self._results.pop(key)
                 result.set_exception(failure)
-                # Mark the error as retrieved, in case all requests were cancelled.
+                # Mark the error as retrieved, so that asyncio logs no error if all requests were cancelled.
                 result.exception()
         else:
             for key in batch:

@@ -13,8 +13,8 @@ Rows = Sequence[Mapping[str, Any]]
 Inserts = Sequence[tuple["BulkInsert", Rows]]
 """Statements with at least one row each. All rows of a statement have the same columns."""
 
-# The types have no lengths. A cast to a type with a length would truncate a longer value, but INSERT must reject such a
-# value.
+# These array types have no maximum lengths. A cast to a type with a length would truncate a longer value, but INSERT
+# must reject such a value.
 _ARRAYS: tuple[tuple[type, str], ...] = (
     (Utc, "TIMESTAMPTZ[]"),
     (JSON, "TEXT[]"),
@@ -106,7 +106,8 @@ def _quoted(name: str) -> str:
     return f'"{name}"'
 
 
-# Cached, because a certificate and its event have the same times, and so have certificates from the same second.
+# The text of a time is cached, because a certificate and its event have the same times, and certificates of the same
+# second have the same times too.
 @functools.lru_cache(maxsize=1024)
 def _sqlite_time(time: datetime | None) -> str | None:
     """Format a time as SQLAlchemy writes a DateTime. The time must be in UTC."""

@@ -2,7 +2,7 @@
 
 SQLite also checkpoints during a commit when the log reaches a size limit, and then all writers wait. If large indexes
 are written in random order, copying takes a long time, because thousands of pages are scattered over the disk. With
-this thread, the commit has little left to copy.
+this thread, a commit has few pages left to copy.
 
 Source: sqlite.org/wal.html, "Checkpointing" and "Avoiding Excessively Large WAL Files".
 """
@@ -30,7 +30,10 @@ class Checkpointer:
         self._thread: threading.Thread | None = None
 
     def changed(self, rows: int) -> None:
-        """Start a checkpoint if one is due. `rows`: how many rows the caller's connection has changed in total."""
+        """Start a checkpoint if enough rows have changed since the last checkpoint.
+
+        `rows`: how many rows the caller's connection has changed in total.
+        """
         if not 0 <= rows - self._begun_at < self._rows:
             self._begun_at = rows
             if self._thread is None:
@@ -60,7 +63,7 @@ class Checkpointer:
                 self._due.clear()
                 if self._ends:
                     return
-                # A passive checkpoint neither waits nor blocks others. After an error, the next checkpoint or a commit
-                # copies the pages, and a commit also reports the error.
+                # A passive checkpoint neither waits for other connections nor blocks them. Ignore an error here: the
+                # next checkpoint or a commit copies the pages, and a commit also reports the error.
                 with contextlib.suppress(sqlite3.Error):
                     connection.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchall()

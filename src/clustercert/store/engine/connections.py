@@ -22,12 +22,12 @@ from sqlalchemy.pool import AsyncAdaptedQueuePool, ConnectionPoolEntry
 from clustercert.store.engine.failures import is_lasting
 
 if TYPE_CHECKING:
-    # Only for type checking. At run time, SQLAlchemy loads the driver.
+    # This import is only for type checking. At run time, SQLAlchemy loads the driver.
     from sqlalchemy.dialects.postgresql.asyncpg import AsyncAdapt_asyncpg_connection
 
 
 def _is_failure(record: logging.LogRecord) -> bool:
-    """Whether the pool's log record is about a failure, and not about Ctrl-C while a connection is being closed."""
+    """Whether the pool's log record reports a failure, and not a Ctrl-C while a connection was being closed."""
     return record.exc_info is None or not isinstance(record.exc_info[1], asyncio.CancelledError)
 
 
@@ -71,8 +71,9 @@ def new_engine(
 def _postgresql(
     url: URL, busy_seconds: float, statement_seconds: float | None, abandon: Callable[[int], None]
 ) -> AsyncEngine:
-    # No pre-ping, because it would double the round trips. Each worker reads the generation several times a second, so
-    # it soon finds a broken connection, and then all connections in the pool are replaced.
+    # Do not test a connection before each use (`pool_pre_ping`), because the tests would double the round trips. Each
+    # worker reads the generation several times a second, so it soon finds a broken connection, and then all connections
+    # in the pool are replaced.
     engine = create_async_engine(
         url,
         pool_size=POOL_SIZE,
@@ -105,7 +106,7 @@ def _postgresql(
 # settings are not changed. The isolation level is set here for statements outside of a transaction.
 _ALWAYS = {"synchronous_commit": "on", "default_transaction_isolation": "read committed"}
 _STRICTER = {"synchronous_commit": "remote_apply"}
-# Reads which of these settings the engine has, because PostgreSQL-compatible engines may lack some of them.
+# Reads which of the settings in `_ALWAYS` exist, because PostgreSQL-compatible engines may lack some of these settings.
 _SETTINGS = "SELECT name, setting FROM pg_settings WHERE name = ANY($1::text[])"
 
 
@@ -129,7 +130,7 @@ def _drop_broken_connection(context: ExceptionContext, abandon: Callable[[int], 
         context.is_disconnect = True
 
 
-# 32 MB. When the write-ahead log reaches this size, a commit checkpoints it; see `checkpointer`.
+# When the write-ahead log reaches this size (32 MB), a commit checkpoints the log; see `checkpointer`.
 _WAL_PAGES = 8000
 # Temporary data stays in memory, because creating and deleting the statement journal took a third of a commit's time.
 _PRAGMAS = (
@@ -147,7 +148,7 @@ def _sqlite(url: URL, busy_seconds: float) -> AsyncEngine:
         pool_size=POOL_SIZE,
         max_overflow=0,
         pool_timeout=busy_seconds,
-        # The most recently used connection has the warmest caches.
+        # Prefer the most recently used connection, because its caches are warm.
         pool_use_lifo=True,
         hide_parameters=True,
         # The driver must not begin transactions on its own.
@@ -169,11 +170,11 @@ def new_sqlite_writer(url: URL) -> Engine:
         max_overflow=0,
         hide_parameters=True,
         connect_args={
-            # No time-out here, because `_begin_immediate` waits.
+            # SQLite itself need not wait for other writers, because `_begin_immediate` waits.
             "timeout": 0,
             "isolation_level": None,
             "check_same_thread": True,
-            # Bulk inserts use a different statement for each number of rows.
+            # Keep many prepared statements, because bulk inserts use a different statement for each number of rows.
             "cached_statements": 512,
         },
     )
@@ -218,15 +219,16 @@ def _prepare_sqlite(engine: Engine, pragmas: Iterable[str]) -> None:
 def _before_connect(
     _dialect: Dialect, _entry: ConnectionPoolEntry, args: Sequence[str], _options: object
 ) -> None:
-    # Create the file with mode 600, because SQLite would use the umask. SQLite's other files copy this file's mode.
-    # Do not open an existing file, because closing it would drop this process's locks on it.
-    # Source: "How To Corrupt An SQLite Database File", section 2.2.
+    # Create the file with mode 600, because SQLite would create the file with a mode from the umask. SQLite gives its
+    # other files the mode of this file. Do not open an existing file, because closing it would drop this process's
+    # locks on it. Source: "How To Corrupt An SQLite Database File", section 2.2.
     with contextlib.suppress(FileExistsError):
         os.close(os.open(args[0], os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))
 
 
 def _switch_to_wal(connection: DBAPIConnection, _entry: ConnectionPoolEntry) -> None:
-    # SQLite's busy time-out does not cover this statement, and several processes may run it on a new file. So retry.
+    # SQLite's busy time-out does not apply to this PRAGMA, and several processes may run the PRAGMA on a new file. So
+    # retry.
     deadline = time.monotonic() + BUSY_SECONDS
     while True:
         try:

@@ -1,9 +1,9 @@
-"""Opens transactions of the database. `failures` translates the errors of the drivers.
+"""Opens database transactions. `failures` translates the errors of the drivers.
 
-A read transaction sees one snapshot. On SQLite, write transactions start with BEGIN IMMEDIATE, so that two of them
-queue instead of failing half-way. On PostgreSQL, write transactions use READ COMMITTED, and code that bases a decision
-on rows locks them first. So the ledger, which only inserts, never has to retry because of other writers. A commit
-returns when its changes are on disk.
+A read transaction sees one snapshot. On SQLite, write transactions start with BEGIN IMMEDIATE, so that concurrent
+transactions wait for each other instead of failing half-way. On PostgreSQL, write transactions use READ COMMITTED, and
+code that bases a decision on rows locks them first. So the ledger, which only inserts, never has to retry because of
+other writers. A commit returns when its changes are on disk.
 """
 
 import asyncio
@@ -59,7 +59,7 @@ class Database:
     """Connections to one database.
 
     Attributes:
-        generation: the number that tells caches when to drop their entries; see `generation`.
+        generation: the number that tells caches when to drop their entries; see the module `generation`.
         engine, writing_engine: the engines for reading and for writing, which are the same on PostgreSQL.
     """
 
@@ -81,9 +81,9 @@ class Database:
                 isolation_level="REPEATABLE READ", postgresql_readonly=True
             )
             self._writing = self.engine.execution_options(isolation_level="READ COMMITTED")
-            # Runs each statement as a transaction of its own, without BEGIN and COMMIT.
+            # With this engine, each statement is a transaction of its own, without BEGIN and COMMIT.
             self._by_statement = self.engine.execution_options(isolation_level="AUTOCOMMIT")
-        # No time-out for SQLite: opening a file is fast, and must not be cancelled half-way.
+        # Connecting to SQLite has no time-out, because opening a file is fast and must not be cancelled half-way.
         self._connect_seconds = None if self._writer is not None else busy_seconds
         self.generation = Generation(self.read_generation)
 
@@ -166,9 +166,10 @@ class Database:
     async def run(
         self, function: Callable[Concatenate[Connection, P], T], *args: P.args, **kwargs: P.kwargs
     ) -> T:
-        """Call a function in a write transaction, with its connection. Returns the result once the commit is durable.
+        """Call a function in a write transaction, with the transaction's connection.
 
-        On SQLite, the whole transaction runs in the writer thread, so a busy event loop does not delay other writers.
+        Returns the result once the commit is durable. On SQLite, the whole transaction runs in the writer thread, so a
+        busy event loop does not delay other writers.
         """
         with failures_translated(self.url):
             if self._writer is not None:
@@ -245,8 +246,8 @@ class Database:
     async def read_generation(self) -> int:
         """Read the current generation. Raises Unavailable.
 
-        Each worker reads the generation several times a second. Outside of a transaction, this takes one round trip to
-        PostgreSQL instead of three.
+        Each worker reads the generation several times a second. Reading outside of a transaction takes one round trip
+        to PostgreSQL instead of three.
         """
         with failures_translated(self.url):
             async with self._connected(self._by_statement) as connection:

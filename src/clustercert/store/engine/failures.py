@@ -1,7 +1,7 @@
 """Translates errors of the database drivers.
 
-An error that may pass becomes Unavailable. An error that lasts until the operator acts becomes StoreFault, whose
-message names the remedy. The driver's error, which may contain SQL, is kept as the `__cause__`, for the log.
+An error that may be temporary becomes Unavailable. An error that lasts until the operator acts becomes StoreFault,
+whose message names the remedy. The driver's error, which may contain SQL, is kept as the `__cause__`, for the log.
 """
 
 import contextlib
@@ -30,9 +30,10 @@ DISK_FULL = "The database's disk is full. Ask the operator to free space."
 _DISK_FULL_RETRY_SECONDS = 60
 
 # SQLSTATE classes for which a retry is useless: data, constraint, and syntax or access errors. `_rejected` compares
-# these, because the driver raises the same exception for most errors.
+# SQLSTATE classes, because the driver raises the same exception for most errors.
 _REJECTED = frozenset({"22", "23", "42"})
-# An exception in class 42: a table is also missing while the database is created or restored, so a retry can help.
+# For this error of class 42, a retry can help, because a table is also missing while the database is created or
+# restored.
 _NO_SUCH_TABLE = "42P01"
 # Source: PostgreSQL, appendix A, error codes.
 _NO_LOGIN, _NO_DATABASE, _NO_RIGHT, _SERVER_DISK_FULL = (
@@ -75,7 +76,7 @@ def is_lasting(error: BaseException) -> bool:
 
 
 def _fault(error: BaseException | None, url: URL) -> str | None:
-    """Return what is wrong and the remedy, or None for an error that may pass."""
+    """Return what is wrong and the remedy, or None for an error that may be temporary."""
     if error is None:
         return None
     if url.get_backend_name() == "sqlite":
@@ -101,23 +102,23 @@ def _sqlite_fault(error: BaseException, path: Path) -> str | None:
 
 
 def _file_problem(path: Path) -> str | None:
-    """Say why this process can't read and write an SQLite file, or return None if it can."""
+    """Return why this process can't read and write an SQLite file, or None if the process can."""
     folder = path.parent
     try:
         if not folder.exists():
             return f"The folder {folder} does not exist. Create it, or correct data_dir or database_url."
-        # If this process may not enter the folder, `isdir` returns False and raises no error. The code below finds the
-        # reason.
+        # If this process may not enter the folder, `isdir` returns False and raises no error. The access checks below
+        # then find the reason.
         if os.path.isdir(path):  # noqa: PTH112 - pathlib raises the error
             return f"{path} is a folder. Name a database file in database_url."
         if os.statvfs(folder).f_flag & os.ST_RDONLY:
             return f"The file system of {folder} is read-only. Mount it with write access."
-        # SQLite also creates files beside the database.
+        # Also check the folder and the files that SQLite creates beside the database.
         for each in (folder, path, *folder.glob(f"{path.name}-*")):
             if each.exists() and not _may_use(each):
                 return _no_access(each)
     except OSError as error:
-        # Other errors, such as a stale NFS handle, say less than the driver's error.
+        # Return None for other errors, such as a stale NFS handle, because they say less than the driver's error.
         return _no_access(Path(error.filename)) if isinstance(error, PermissionError) else None
     return None
 

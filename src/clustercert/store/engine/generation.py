@@ -2,8 +2,8 @@
 
 Every change that could make a cache stale raises the number, in the same transaction. Each process reads the number
 several times a second, and drops all caches when the number has changed. While a process can't read the number, it uses
-no caches. Afterwards, the process drops all caches, because a failover may lose changes, and other changes may raise
-the number to the same value.
+no caches. When the process can read the number again, it drops all caches: a failover may have lost changes, and other
+changes may have raised the number to the same value.
 """
 
 import asyncio
@@ -24,7 +24,7 @@ class Generation:
     """The generation number as last read; -1 before the first read. Caches are used only while `watch` runs.
 
     Attributes:
-        interruptions: how many times reading succeeded again after it had failed, or after `STALE_AFTER` had passed.
+        interruptions: how many times reading succeeded again after a failed read, or after `STALE_AFTER` had passed.
     """
 
     # Every process must apply a change within one second of its commit.
@@ -72,7 +72,8 @@ class Generation:
                 failing = False
             except Exception as error:  # noqa: BLE001 - any error may be temporary, such as during a restore
                 if not failing:
-                    # Imported only here, because structlog also imports rich, and store commands write no log.
+                    # The import is in this function, because structlog also imports rich, and store commands write no
+                    # log.
                     import structlog  # noqa: PLC0415
 
                     cause = repr(error.__cause__ or error)
@@ -86,9 +87,10 @@ class Generation:
 
 
 class Cache(Generic[K, V]):
-    """Caches at most `size` values. Evicts the least recently used value, and all values if the state changes.
+    """Caches at most `size` values.
 
-    The absence of a value is not cached, so creating an object makes no cache stale.
+    Evicts the least recently used value, and all values if the generation's state changes. The absence of a value is
+    not cached, so creating an object makes no cache stale.
     """
 
     def __init__(self, generation: Generation, size: int) -> None:

@@ -16,10 +16,10 @@ from clustercert.store.engine.writer import NothingBegun
 # The maximum size of a batch. A commit takes longer than inserting this many rows. Larger batches would only delay
 # entries.
 MAX_BATCH = 128
-# The number of batches at once: while one is committed, the next one is prepared and sent. With more batches at
-# once, each batch would be smaller.
+# The maximum number of batches in progress: while one batch is committed, the next batch is prepared and sent. With
+# more batches in progress, each batch would be smaller.
 BATCHES = 2
-# How long a batch that is smaller than the last one waits for more requests. Most of a commit's cost does not depend
+# How long a batch that is smaller than the last batch waits for more requests. Most of a commit's cost does not depend
 # on the number of rows.
 GATHER_SECONDS = 0.005
 
@@ -77,8 +77,8 @@ class GroupCommit(Generic[T]):
         """Write a value, and return when it is durable. Raises Unavailable.
 
         A commit that reports an error may have succeeded. So the entries' keys are looked up, and missing entries are
-        written once more. Entries without a key can't be looked up, and are always written again. May raise
-        Unavailable for an entry that is durable.
+        written once more. Entries without a key can't be looked up, and are always written again. May raise Unavailable
+        although the entry is durable.
         """
         entry = Entry(key, value)
         self._waiting.append(entry)
@@ -129,7 +129,7 @@ class GroupCommit(Generic[T]):
             for entry in batch:
                 entry.finish(failure)
         except Exception as refusal:  # noqa: BLE001 - every entry has a request that waits for it
-            # A row was rejected. Commit each entry separately, so that the other entries succeed.
+            # The database rejected a row. Commit each entry separately, so that the other entries succeed.
             if len(batch) > 1:
                 for entry in batch:
                     await self._commit([entry])
@@ -146,7 +146,7 @@ class GroupCommit(Generic[T]):
             entry.finish(None if entry.key in found else refusal)
 
     async def _try(self, batch: Sequence[Entry[T]]) -> list[tuple[Entry[T], Unavailable]]:
-        """Write a batch once. Finishes the entries that are durable, and returns the others with the error.
+        """Write a batch once. Finishes the entries that are durable, and returns the other entries with the error.
 
         Raises NothingBegun, or the database's error if the database rejects a row.
         """

@@ -1,4 +1,4 @@
-"""Keyset pagination: reads a page of a list from an index. So the cost does not depend on the list's length."""
+"""Keyset pagination: reads a page of a list from an index. The cost of a page does not depend on the list's length."""
 
 from typing import Any, NamedTuple
 

@@ -2,8 +2,8 @@
 
 A program of revision N needs schema N. The program also works on a newer schema whose migrations declare N or an older
 revision as `oldest_program`. So a rolling upgrade migrates the schema first and then replaces the replicas one by one.
-The program refuses a newer schema whose revision was not set by `upgrade`, and the schemas of builds from before the
-first migration.
+The program refuses a newer schema if another tool than `upgrade` set the schema's revision. The program also refuses
+the schemas of earlier builds, which are older than the first migration.
 """
 
 import contextlib
@@ -36,9 +36,9 @@ async def upgrade(
 ) -> None:
     """Bring the schema to the revision that this program needs, each migration in its own transaction.
 
-    Several processes may run this function at once: one migrates, the others wait and find nothing to do.
-    Raises SchemaError if the database is too new or too old for this program, or other transactions keep a table
-    locked. Raises Unavailable.
+    Several processes may run this function at once: one migrates, the others wait and find nothing to do. Raises
+    SchemaError if the database is too new or too old for this program, or if other transactions keep a table locked.
+    Raises Unavailable.
 
     Args:
         report_progress: called before each migration with the number of finished migrations and the total number.
@@ -49,7 +49,7 @@ async def upgrade(
         done = False
         while not done:
             async with database.migration() as connection:
-                # Locks a row, because not every PostgreSQL-compatible engine has other kinds of locks.
+                # Lock a row, because not every PostgreSQL-compatible engine has other kinds of locks.
                 await connection.execute(select(_migration.c.id).with_for_update())
                 if database.url.get_backend_name() == "postgresql":
                     await connection.execute(text(f"SET LOCAL lock_timeout = '{LOCK_SECONDS}s'"))
@@ -65,7 +65,7 @@ async def upgrade(
 
 
 async def current(database: Database) -> str | None:
-    """Return the database's revision, or None if it has no schema. Raises Unavailable."""
+    """Return the revision of the database's schema, or None if the database has no schema. Raises Unavailable."""
     async with database.read() as connection:
         return await connection.run_sync(_revision)
 
@@ -77,7 +77,10 @@ def head(migrations: Path = MIGRATIONS) -> str:
 
 @contextlib.asynccontextmanager
 async def opened(url: str) -> AsyncIterator[Database]:
-    """Open a database during the block. Raises SchemaError if this program can't use its schema, or Unavailable."""
+    """Open a database for the `with` block.
+
+    Raises Unavailable, or SchemaError if this program can't use the database's schema.
+    """
     database = Database(url)
     try:
         await check(database)
@@ -143,7 +146,7 @@ def _upgrade_once(
     connection: Connection, migrations: Path, report_progress: Callable[[int, int], None]
 ) -> bool:
     """Run the next migration. Returns whether no migration is left."""
-    # Imported here, because the import takes 70 ms and 6 MB, and workers only check the schema.
+    # Alembic is imported here, because the import takes 70 ms and 6 MB, and workers only check the schema.
     from alembic import command  # noqa: PLC0415
     from alembic.config import Config  # noqa: PLC0415
     from alembic.script import ScriptDirectory  # noqa: PLC0415
@@ -175,7 +178,7 @@ def _revision(connection: Connection) -> str | None:
 
 
 def _allows(connection: Connection, revision: str, program: str) -> bool:
-    """Whether the migration to a newer schema declared that a program of this revision can use it."""
+    """Whether the migration to a newer schema declared that a program of this revision can use the newer schema."""
     if not inspect(connection).has_table(_migration.name):
         return False
     query = select(_migration.c.oldest_program).where(_migration.c.revision == revision)

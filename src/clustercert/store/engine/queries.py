@@ -1,6 +1,7 @@
 """The base class of query modules, and functions for changes that several query modules use.
 
-Modules build the statements for frequent requests only once, because building a statement takes longer than running it.
+Query modules build the statements for frequent requests only once, because building a statement takes longer than
+running it.
 """
 
 import contextlib
@@ -19,7 +20,7 @@ from clustercert.store.events import record_events
 T = TypeVar("T")
 Ts = TypeVarTuple("Ts")
 
-# Rows per transaction, few enough that other writers wait only briefly.
+# Number of rows per transaction. The number is small enough that other writers wait only briefly.
 BATCH = 1000
 
 
@@ -87,7 +88,7 @@ async def insert_once(
 def conflict_if_violated(message: str | None = None) -> Iterator[None]:
     """Raise Conflict if a constraint is violated: the row already exists, or it refers to a row that does not exist.
 
-    Without a message, raises ConcurrentChange.
+    If no message is given, raises ConcurrentChange instead.
     """
     try:
         yield

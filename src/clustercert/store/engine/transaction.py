@@ -26,7 +26,7 @@ class RolledBack(Exception):
 def rolling_back() -> Iterator[None]:
     """Roll back the transactions that this task begins in the `with` block, instead of committing them.
 
-    So a dry run makes the same checks as the change itself, including those of the database.
+    So a dry run makes the same checks as the real change, including the database's own checks.
     """
     token = _rolling_back.set(True)
     try:

@@ -43,10 +43,10 @@ async def acquired(place: asyncio.Lock | asyncio.Semaphore, seconds: float) -> A
 
 
 class Writer:
-    """One thread and one connection, created on first use."""
+    """The writer thread and its connection, both created on first use."""
 
     def __init__(self, engine: Engine, busy_seconds: float, checkpointer: Checkpointer) -> None:
-        """Create a writer. `engine` must have only one connection, and begin its transactions immediately."""
+        """Create a writer. `engine` must have only one connection, and begin transactions with BEGIN IMMEDIATE."""
         self._engine = engine
         self._busy_seconds = busy_seconds
         self._checkpointer = checkpointer
@@ -87,7 +87,7 @@ class Writer:
                 raise
 
     async def close(self) -> None:
-        """Close the connection and end the thread. The next use creates both again."""
+        """Close the connection and end the thread. The next transaction creates a new connection and a new thread."""
         await self._submit(self._close)
         self._thread.shutdown()
         self._thread = ThreadPoolExecutor(1, "sqlite-writer")
@@ -139,7 +139,7 @@ class Writer:
 
 
 class _WriterTransaction:
-    """An open transaction. The writer thread runs its statements and fetches their rows."""
+    """An open transaction in the writer thread, which runs the statements and fetches the rows."""
 
     def __init__(self, connection: Connection, submit: Callable[..., Any]) -> None:
         self._connection = connection

@@ -1,8 +1,8 @@
 """Limits concurrent write transactions in PostgreSQL, including transactions that this process no longer waits for.
 
 A commit that waits for a lost synchronous standby continues in the server after its client has closed the connection.
-Without this limit, each attempt would leave a server process behind, until the server accepts no connections, not even
-for reading.
+Without this limit, each attempt to write would leave a server process behind, until the server accepts no connections,
+not even for reading.
 """
 
 import asyncio
@@ -11,13 +11,13 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Collection
 
 from clustercert.store.engine.writer import NOT_NOW, NothingBegun
 
-# The maximum number of remembered server processes. Reads that time out also add their process, but only writers remove
-# processes that have ended.
+# The maximum number of remembered server processes. A read that times out also adds its server process, but only
+# writers remove processes that have ended.
 MAX_ABANDONED = 64
 
 
 class WriterSlots:
-    """Slots for writers. The slot of a writer that timed out stays taken until its server process has ended.
+    """Slots for writers. The slot of a writer that timed out stays taken until the writer's server process has ended.
 
     Attributes:
         running: returns those of the given server processes that still run a statement. Raises Unavailable.
@@ -54,7 +54,10 @@ class WriterSlots:
                 self._free.release()
 
     async def _free_ended(self) -> None:
-        """Free the slots whose server processes have ended. Raises NothingBegun if no slot can be free afterwards."""
+        """Free the slots whose server processes have ended.
+
+        Raises NothingBegun if all slots belong to server processes that still run.
+        """
         asked = frozenset(self._abandoned)
         self._abandoned -= asked - await self._running(asked)
         while self._withheld > len(self._abandoned):

@@ -1,4 +1,4 @@
-"""The first schema. Databases of earlier builds have schemas 0001 to 0012, and are refused."""
+"""The first schema. Databases from earlier builds have schemas 0001 to 0012, and can't be upgraded."""
 
 from alembic import op
 
@@ -12,7 +12,7 @@ depends_on = None
 oldest_program = "1001"
 
 
-# No downgrade, because an older program can't interpret newer rows. Restore a backup instead.
+# This migration has no downgrade, because an older program can't interpret newer rows. Restore a backup instead.
 def upgrade() -> None:
     # Create the tables as `tables` declares them now. If you change `tables` in a later migration, first replace the
     # call below by statements that create the tables of this revision.
