@@ -65,7 +65,7 @@ def notify_ready() -> None:
     address = os.environ.get("NOTIFY_SOCKET")
     if not address:
         return
-    # The service works without this message, and systemd reports a missing message.
+    # Ignore errors: the service works without this message, and systemd reports that the message is missing.
     with contextlib.suppress(OSError), socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as notice:
         # An address that begins with @ is in the abstract namespace.
         notice.connect(address.replace("@", "\0", 1) if address.startswith("@") else address)
@@ -88,7 +88,7 @@ class Readiness:
     """Whether the database and the key-encryption keys can be used.
 
     Attributes:
-        custody: `None` if the process needs no keys.
+        custody: the key-encryption keys; `None` if the process needs no keys.
     """
 
     database: Database
@@ -113,9 +113,11 @@ class Readiness:
 
 
 class StoreGauges:
-    """Counts live certificates, clusters that send no reviews, and clusters that were not verified for a time.
+    """Updates the metrics that need the database.
 
-    Also measures the age of unsealed events, and the offset of this machine's clock.
+    Counts certificates that are valid and unrevoked, clusters whose API servers do not call the webhook, and clusters
+    that were not verified recently. Also measures the age of the oldest unsealed event, and the difference between this
+    machine's clock and the database server's clock.
     """
 
     def __init__(
@@ -136,7 +138,7 @@ class StoreGauges:
         self._counted_at = datetime.min.replace(tzinfo=UTC)
 
     async def update(self) -> None:
-        """Count again if the last count is too old. Raises Unavailable."""
+        """Update the metrics, except within GAUGE_SECONDS after the last update. Raises Unavailable."""
         now = self._now()
         if now - self._counted_at < timedelta(seconds=GAUGE_SECONDS):
             return
@@ -297,7 +299,7 @@ async def _apply(
         await policy_changes.record(policy)
         await _record_issuers(components, settings)
         before = app.state.services.oidc
-        # Use a thread, because a library is imported when the first issuer is added.
+        # Use a thread, because adding the first issuer imports a library, which would block the event loop.
         authenticator, oidc = await asyncio.to_thread(change_issuers, components, settings, before)
         app.state.services = replace(app.state.services, authenticator=authenticator, oidc=oidc)
         key_updates.use(oidc.keys if oidc is not None else ())
@@ -380,14 +382,14 @@ def services_of(components: Components, role: ServerRole) -> Services:
     )
 
 
-# Maximum number of certificates in an access report. Such a report takes about a minute, and only the command waits for
-# the report.
+# Maximum number of certificates in an access report. Such a report takes about a minute, and only the command that
+# requested the report waits for it.
 MAX_REPORTED = 500_000
 
 
 @functools.cache
 def _routes() -> FastAPI:
-    """Return the application without services.
+    """Return the application without its services, which the caller must add.
 
     A process builds the application only once, because the framework never frees the routes of an application.
     """
@@ -398,7 +400,7 @@ class LocalApplication:
     """Answers the requests of an operator who has access to the store. A process uses one instance at a time."""
 
     def __init__(self, components: Components, actor: Actor, domain: Domain | None) -> None:
-        """`domain` is the domain for names that have none; `None` if each request has to name a domain."""
+        """`domain` is used for names without a domain; `None` if each request has to name a domain."""
         self._operator = _LocalOperator(actor, domain)
         self._log_sealer = components.log_sealer
         self._app = _routes()
@@ -431,7 +433,7 @@ class LocalApplication:
         return start["status"], answered, b"".join(message.get("body", b"") for message in rest)
 
     async def _seal_events(self) -> None:
-        """Seal the waiting events, because only sealed events are listed. This process has no job that seals them."""
+        """Seal the waiting events, because only sealed events are listed. This process has no sealing job."""
         try:
             await self._log_sealer.seal_all()
         except LogDamaged as damage:

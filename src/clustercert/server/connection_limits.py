@@ -24,8 +24,8 @@ from clustercert.observability import metrics
 
 logger = structlog.get_logger()
 
-# Limits for a request line with its header block; the same limits apply to a chunk extension, to trailers, and to the
-# part of a body that arrives after the response.
+# Limits for a request line together with the header fields. The same limits apply to a chunk extension, to trailers,
+# and to the part of a body that arrives after the response.
 MAX_HEAD_BYTES = 64 * 1024
 MAX_FIELDS = 100
 HEAD_SECONDS = 10.0
@@ -66,7 +66,7 @@ class Loop(uvloop.Loop):
     ) -> Any:
         """Create a server, as uvloop does.
 
-        With `ssl`, the options `sock` and `backlog` are required, and no others are allowed.
+        With `ssl`, the options `sock` and `backlog` are required, and other options are not allowed.
         """
         if ssl is None:
             return await super().create_server(protocol_factory, *args, **options)
@@ -74,7 +74,7 @@ class Loop(uvloop.Loop):
 
 
 class _TlsServer:
-    """Accepts connections with TLS. At the limit of unfinished handshakes, each new handshake ends the oldest.
+    """Accepts connections with TLS. At the limit of unfinished handshakes, each new handshake ends the oldest one.
 
     uvloop's own server does not say which connections have unfinished handshakes.
     """
@@ -118,7 +118,8 @@ class _TlsServer:
             # Another worker accepted the connection, or the client is gone.
             return
         except OSError as error:
-            # For example, too many files are open. Pause: otherwise the event loop would call this method all the time.
+            # Connections can't be accepted, for example, because too many files are open. Pause, because otherwise the
+            # event loop would call this method again at once.
             if not self._make_room():
                 self._loop.remove_reader(self._socket)
                 self._pause = self._loop.call_later(PAUSE_SECONDS, self._start)
@@ -183,14 +184,18 @@ class BoundedProtocol(HttpToolsProtocol):
         self._late = 0
         self._timer: asyncio.TimerHandle | None = None
         self._failure: ClustercertError | None = None
-        # Bytes that were discarded before the connection closes; `None` while data is parsed.
+        # The number of bytes that were discarded so far; `None` while incoming data is still parsed.
         self._discarded: int | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        """Accept the connection. At the limit, close the longest waiting connection, or this one if none is waiting."""
+        """Accept the connection.
+
+        At the limit of connections, closes the connection that has waited longest for its client, or the new connection
+        if no other connection is waiting.
+        """
         super().connection_made(transport)
         transport.set_write_buffer_limits(WRITE_BUFFER)
-        # uvicorn sets this timer only after a response.
+        # uvicorn itself starts the keep-alive timer only after a response.
         self.timeout_keep_alive_task = self.loop.call_later(
             self.timeout_keep_alive, self.timeout_keep_alive_handler
         )
@@ -229,14 +234,15 @@ class BoundedProtocol(HttpToolsProtocol):
         while data and not self._is_over():
             piece = data[: MAX_HEAD_BYTES - self._received]
             data = data[len(piece) :]
-            # Callbacks set `_received` to 0 when a part is complete. The rest of the piece is then not counted.
+            # Callbacks set `_received` to 0 when a part of the request is complete. The rest of this piece of data is
+            # then not counted.
             self._received += len(piece)
             super().data_received(piece)
             if self._received >= MAX_HEAD_BYTES:
                 self._refuse(_too_large())
             elif self._part is _Part.BODY and not self._is_busy():
-                # The application does not read this body, so nothing else limits it. Parsing chunks of one byte takes
-                # long.
+                # The application does not read this body, so nothing else limits the body's size. Parsing many chunks
+                # of one byte each takes long.
                 self._late += len(piece)
                 if self._late > MAX_HEAD_BYTES and not self._is_over():
                     self._discard()
@@ -289,7 +295,7 @@ class BoundedProtocol(HttpToolsProtocol):
             self._set_timer()
 
     def pause_writing(self) -> None:
-        """Wait for the client to read. At the limit, close the connection that has waited longest."""
+        """Wait for the client to read. At the limit of unread connections, close the longest waiting connection."""
         self.waiting.setdefault(self)
         self.unread[self] = None
         if len(self.unread) > MAX_UNREAD:
@@ -324,7 +330,10 @@ class BoundedProtocol(HttpToolsProtocol):
         raise failure
 
     def _set_timer(self) -> None:
-        """Run the timer while a part of a request is incomplete. The application limits the time of bodies."""
+        """Run the timer while a part of a request is incomplete.
+
+        The application itself limits the time in which the body must arrive.
+        """
         if self._discarded is not None:
             return
         if self._is_busy():
@@ -362,7 +371,7 @@ class BoundedProtocol(HttpToolsProtocol):
         self._discard()
 
     def _discard(self) -> None:
-        """Discard what still arrives, and close the connection."""
+        """Discard the data that still arrives, and close the connection after LINGER_SECONDS."""
         self._stop_timer()
         self._discarded = 0
         if self.transport.can_write_eof():

@@ -99,7 +99,7 @@ def _trusted_leaf(settings: Settings) -> Iterator[str]:
             f" fingerprint must log in again. {remedy}"
         )
         return
-    # Ignore a file that can't be used: starting the service reports it.
+    # Ignore TLS files that can't be used: the service reports such files when it starts.
     with contextlib.suppress(SettingsError):
         files = present_tls(settings)
         if files is not None and files.issuer_fingerprint is None:
@@ -132,7 +132,10 @@ async def _missing_names(settings: Settings, database: "Database") -> AsyncItera
 
 
 async def _missing_in_rules(settings: Settings, database: "Database") -> AsyncIterator[str]:
-    """Warn of missing roles, projects and domains in rules. A rule that denies requests would never apply."""
+    """Warn of roles, projects and domains that rules name but that do not exist.
+
+    For example, a rule that denies requests from a missing domain would never apply.
+    """
     identity, directory = settings.identity, DirectoryReader(database)
     domains = {domain.name for domain in await directory.queries.domains()} | identity.authority_names
     roles = {role.name for role in await RoleQueries(database).roles()}
@@ -140,7 +143,7 @@ async def _missing_in_rules(settings: Settings, database: "Database") -> AsyncIt
     missing: dict[str, None] = {}
     for rule in settings.policy.named_rules:
         when = rule.when
-        # With Keystone, roles come from Keystone, so they can't be checked here.
+        # If Keystone is configured, Keystone defines the roles, so the names of roles can't be checked here.
         named_roles = () if identity.keystone is not None else _written_out(when.roles)
         missing |= dict.fromkeys(
             f"role {role} (rule {rule.name})" for role in named_roles if role not in roles

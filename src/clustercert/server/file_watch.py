@@ -42,7 +42,7 @@ def file_stamp(path: Path) -> Stamp:
     # An invalid path, such as one with a null byte, raises ValueError.
     with contextlib.suppress(OSError, ValueError):
         status = path.stat()
-        # The last value (ctime) also changes with the file's permissions.
+        # The value `st_ctime_ns` also changes when the file's permissions change.
         return status.st_mtime_ns, status.st_size, status.st_ino, status.st_ctime_ns
     return 0, 0, 0, 0
 

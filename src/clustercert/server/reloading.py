@@ -47,7 +47,7 @@ class Retry:
         self._delay = min(2 * self._delay, MOST_SECONDS)
 
     def plan(self, seconds: float) -> None:
-        """Plan the next attempt after this time."""
+        """Plan the next attempt for `seconds` from now."""
         self._due = self._clock() + seconds
 
 
@@ -184,7 +184,10 @@ class Reloader:
         return following
 
     def _read(self, current: Settings) -> tuple[Settings, Settings]:
-        """Read the settings, and run the policy's examples. Returns these settings, and the settings to switch to."""
+        """Read the settings, and run the policy's examples.
+
+        Returns the settings as read, and the current settings with the policy and issuers as read.
+        """
         self.files.mark()
         loaded = self.load()
         return loaded, with_reloadable(current, loaded)

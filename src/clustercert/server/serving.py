@@ -39,7 +39,8 @@ def end_on_interrupt() -> None:
     """Make Ctrl-C end this process at once, until the server handles Ctrl-C itself.
 
     By default, Python raises KeyboardInterrupt at any point, but ignores exceptions in callbacks of the garbage
-    collector, so Ctrl-C could be lost. Nothing needs to be cleaned up: a start can be killed at any moment.
+    collector, so Ctrl-C could be lost. Ending at once is safe, because nothing needs to be cleaned up while the service
+    starts.
     """
     signal.signal(signal.SIGINT, signal.SIG_DFL)
 
@@ -78,7 +79,7 @@ def run_interruptible(work: Coroutine[object, object, T]) -> T:
             raise KeyboardInterrupt from error
         raise
     finally:
-        # asyncio has set Python's own handler instead of the previous one.
+        # Restore the previous handler, because asyncio has replaced it with Python's default handler.
         signal.signal(signal.SIGINT, before)
     if interrupted:
         raise KeyboardInterrupt
@@ -87,7 +88,8 @@ def run_interruptible(work: Coroutine[object, object, T]) -> T:
 
 # How long requests are still answered after SIGTERM. A client that sends nothing in this time is disconnected.
 DRAIN_SECONDS = 10.0
-# No connections are accepted in the last seconds, so that clients that just connected can still send a request.
+# No connections are accepted in the last seconds before the exit, so that clients that have just connected can still
+# send a request.
 LAST_SECONDS = 2.0
 _CLOSE = (b"connection", b"close")
 
@@ -104,7 +106,7 @@ class DrainingServer(uvicorn.Server):
         self._ends_at: float | None = None
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
-        """Handle a signal. Only the first SIGTERM drains; any other signal stops the server at once."""
+        """Handle a signal. The first SIGTERM starts to drain connections; any other signal stops the server at once."""
         if sig != signal.SIGTERM or not self.started or self._ends_at is not None:
             super().handle_exit(sig, frame)
             return
@@ -114,7 +116,7 @@ class DrainingServer(uvicorn.Server):
         self.server_state.default_headers = [*self.server_state.default_headers, _CLOSE]
 
     async def on_tick(self, counter: int) -> bool:
-        """Continue to drain. uvicorn calls this ten times a second. Returns whether to stop."""
+        """Continue to drain connections. uvicorn calls this method ten times a second. Returns whether to stop."""
         if self._ends_at is not None:
             remaining = self._ends_at - time.monotonic()
             if remaining < LAST_SECONDS:
@@ -195,8 +197,8 @@ def _bound(host: str, port: int) -> socket.socket:
 
 # When the server stops, requests in flight have this long to finish.
 GRACE_SECONDS = 35
-# Longer than the 60 s after which load balancers close idle connections by default, because load balancers must close a
-# connection first.
+# By default, load balancers close idle connections after 60 s. This time is longer, so that the load balancer, and not
+# this service, closes a connection first.
 KEEP_ALIVE_SECONDS = 100
 BACKLOG = 2048
 # Interval for checking whether the TLS files were renewed.
@@ -229,7 +231,7 @@ def run(
     """Serve until SIGINT or SIGTERM, and finish requests in flight. Raises ClustercertError.
 
     Args:
-        load: reads the settings again. Workers call it too, so it is pickled.
+        load: a function that reads the settings again. Workers call this function too, so it must be picklable.
         watch: the files that `load` reads, as they were before the settings were loaded.
         on_start: called in this process, just before it serves or starts its workers.
     """
@@ -248,7 +250,7 @@ def _config(app: "_Application") -> uvicorn.Config:
         app,
         factory=True,
         interface="asgi3",
-        # Give names instead of classes, so that the supervisor does not import the module.
+        # Give the names of the classes, so that the supervisor does not import the module of the classes.
         loop="clustercert.server.connection_limits:Loop",
         http="clustercert.server.connection_limits:BoundedProtocol",
         ws="none",
@@ -316,10 +318,10 @@ def _supervise(app: "_Application", config: uvicorn.Config, listener: socket.soc
 
 
 def _block_signals_in_workers() -> None:
-    """Block SIGINT in workers, and SIGHUP until they can handle it.
+    """Block SIGINT in workers, and block SIGHUP until the workers can handle SIGHUP.
 
-    A terminal sends both signals to every process. Workers inherit the blocked signals; this process still receives
-    them, in another thread. The supervisor stops workers with SIGTERM.
+    A terminal sends SIGINT and SIGHUP to every process. Workers inherit the blocked signals; this process still
+    receives them, in another thread. The supervisor stops workers with SIGTERM.
     """
     threading.Thread(target=threading.Event().wait, daemon=True).start()
     # Start multiprocessing's helper process now: starting it later would unblock the signals.
@@ -352,7 +354,10 @@ class _Application:
         return create_app(self._applied_settings(), self.role, reloader)
 
     def _applied_settings(self) -> Settings:
-        """Return the settings with the policy and issuers of the running workers. A newer policy is loaded later."""
+        """Return the settings with the policy and issuers of the running workers.
+
+        If the policy file has changed since then, the reloader loads the newer policy later.
+        """
         applied = self.applied.read() if self.applied is not None else None
         return self.settings if applied is None else applied.in_settings(self.settings)
 
@@ -366,7 +371,10 @@ def _end_with_supervisor() -> None:
 
 
 def _return_freed_memory() -> None:
-    """Make glibc return large freed blocks to the system. Other C libraries already do so, or have no such option."""
+    """Make glibc return large freed blocks to the system.
+
+    Other C libraries return such blocks by default, or have no option for this.
+    """
     with contextlib.suppress(AttributeError):
         ctypes.CDLL(None).mallopt(M_MMAP_THRESHOLD, MMAP_THRESHOLD_BYTES)
 

@@ -61,7 +61,7 @@ class TlsContext:
             ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(self._certificate, self._key)
             self._context.load_cert_chain(self._certificate, self._key)
             if self._client_ca is not None:
-                # This adds new CAs. Only a restart removes a CA.
+                # Loading the file adds new client CAs to the context. Only a restart of the service removes a CA.
                 self._context.load_verify_locations(self._client_ca)
         except (OSError, ValueError) as error:
             metrics.RELOADS.labels("tls", "failed").inc()
@@ -92,8 +92,8 @@ def _measure(files: Tls) -> None:
 class _Session(ssl.SSLObject):
     """A TLS connection that closes without waiting for the peer's close_notify.
 
-    RFC 8446 section 6.1 and RFC 5246 section 7.2.1 allow this. Event loops would wait 30 s for close_notify, which
-    clients with idle connections need not send. So each such client would delay the shutdown.
+    RFC 8446 section 6.1 and RFC 5246 section 7.2.1 allow closing without waiting. Event loops would wait 30 s for
+    close_notify, which clients with idle connections need not send, and each such client would delay the shutdown.
     """
 
     def unwrap(self) -> None:

@@ -54,7 +54,7 @@ class Tls:
 
     @property
     def compared_fingerprint(self) -> str:
-        """The fingerprint of the last certificate in the file. Users compare it at their first login."""
+        """The fingerprint that users compare at their first login: that of the last certificate in the file."""
         return self.issuer_fingerprint or self.fingerprint
 
     @classmethod
@@ -134,7 +134,7 @@ def _own_names(hosts: set[str], public_urls: Iterable[str | None]) -> set[str]:
 def _own_addresses() -> Iterator[str]:
     """Yield this machine's source addresses for traffic to other networks. Sends nothing."""
     # These addresses are reserved for documentation (RFC 5737, RFC 3849). Connecting a UDP socket only looks up a
-    # route.
+    # route, and sends nothing.
     for family, somewhere in ((socket.AF_INET, "192.0.2.1"), (socket.AF_INET6, "2001:db8::1")):
         with contextlib.suppress(OSError), socket.socket(family, socket.SOCK_DGRAM) as probe:
             probe.connect((somewhere, 9))
@@ -152,7 +152,7 @@ def self_signed(folder: Path, names: set[str]) -> Tls:
     if leaf is None or leaf.not_valid_after_utc < now + timedelta(days=1) or not names <= _names_in(leaf):
         key = new_key("ec-p256")
         leaf, ca = new_server_certificate(key, sorted(names), now - _BACKDATE, SELF_SIGNED_LIFETIME)
-        # If the database is elsewhere, the folder may not exist yet.
+        # The data folder may not exist yet if the database is stored in a different place.
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         write_private(key_file, key_pem(key))
         write_private(ca_file, chain_pem((ca,)))
