@@ -22,7 +22,8 @@ ONLY_READERS = (
 class EventAccess:
     """Reads events for callers. Only operators and auditors may read the events of all projects (`project_id=None`).
 
-    An event belongs to the project in its sealed body. The columns of an event's row only help to find the event.
+    An event belongs to the project in its sealed body. The columns of the event's database row are used only to find
+    the event.
 
     All methods raise NotFound if the caller has no role in the project, Forbidden if the role is insufficient, or
     Unavailable.

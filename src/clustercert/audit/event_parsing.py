@@ -53,7 +53,7 @@ def count_places(ranges: Iterable[PlaceRange]) -> int:
 
 
 def parse_body(body: bytes) -> JsonObject:
-    """Parse a body as a JSON object. Returns an empty object for anything else."""
+    """Parse a body as a JSON object. Returns an empty object if the body is not a JSON object."""
     try:
         value = json.loads(body)
     except ValueError:
@@ -62,7 +62,7 @@ def parse_body(body: bytes) -> JsonObject:
 
 
 def parse_time(value: object) -> datetime | None:
-    """Parse an ISO 8601 time with an offset. Returns None for anything else."""
+    """Parse an ISO 8601 time with an offset. Returns None for any other value."""
     try:
         time = datetime.fromisoformat(str(value))
     except ValueError:

@@ -101,7 +101,7 @@ def tile_file(folder: Path, path: TilePath) -> Path:
 
 
 def partial_tile_files(full: Path) -> list[Path]:
-    """Return the existing files that contain a partial version of a full tile."""
+    """Return the existing files for partial versions of a tile."""
     folder = full.with_name(f"{full.name}.p")
     return [path for path in folder.iterdir() if path.name.isdecimal()] if folder.is_dir() else []
 
@@ -183,7 +183,7 @@ class Exporter:
         """Create an exporter.
 
         Args:
-            seal: seals all waiting events.
+            seal: a function that seals all events that wait to be sealed.
             report_progress: called with the numbers of exported events and of all events.
         """
         self._queries = queries
@@ -209,7 +209,8 @@ class Exporter:
             # Events were deleted after the checkpoint was read. Also export the deletion events.
             await self._seal()
             first_stale, head = head.size, await self._log.checkpoint()
-        # The checkpoint is written last, when all other files are durable. One sync is faster than thousands of fsyncs.
+        # The checkpoint is written last, when all other files are durable. One call of sync is faster than thousands of
+        # calls of fsync.
         os.sync()
         _write(folder / VERIFIER_KEY, f"{await self._log.verifier_key()}\n".encode())
         _write(folder / CHECKPOINT, head.note.encode())
@@ -247,7 +248,10 @@ class Exporter:
         return count
 
     async def _write_all_events(self, folder: Path, stale: int, size: int, gaps: "_Gaps") -> int:
-        """Write event files that are missing or have leaf indexes from `stale` on. Returns how many events it wrote."""
+        """Write event files that are missing, or that contain leaf indexes of `stale` or higher.
+
+        Returns the number of written events.
+        """
         count = 0
         for first in range(0, size, LEAVES_PER_READ):
             last = min(first + LEAVES_PER_READ, size)
@@ -260,7 +264,7 @@ class Exporter:
         return count
 
     async def _explained_later(self, gaps: "_Gaps", size: int) -> bool:
-        """Whether an event after the first `size` events records the deletion of events that the export lacks."""
+        """Whether a deletion event that comes after the first `size` events lists events that the export lacks."""
         unexplained = gaps.unexplained()
         if not unexplained:
             return False
@@ -308,7 +312,7 @@ def _missing_tiles(folder: Path, size: int) -> Iterator[list[TilePath]]:
 
 
 def _remove_narrower(folder: Path, path: TilePath) -> None:
-    """Remove the partial tiles that a wider tile replaces."""
+    """Remove the older files of a partial tile that have fewer hashes than the new file."""
     for other in partial_tile_files(tile_file(folder, TilePath(path.tile))):
         if partial_width(other) < path.width:
             other.unlink()

@@ -131,7 +131,8 @@ class VerificationReport:
         deleted: the number of events missing because of a recorded deletion.
         unsealed: the number of events not sealed yet.
         unsealed_since: the time of the oldest unsealed event; None if all events are sealed.
-        trusted: the number of heads that the log was compared with, including its newest checkpoint.
+        trusted: the number of trusted heads (log sizes with root hashes) that the log was compared with, including the
+            newest checkpoint.
         findings: at most `MAX_FINDINGS`, ordered by leaf index.
         found: the total number of findings, including those beyond `MAX_FINDINGS`.
     """
@@ -149,7 +150,7 @@ class VerificationReport:
     def add(
         self, kind: FindingKind, *, place: int | None = None, event_id: int | None = None, **facts: object
     ) -> None:
-        """Add a finding. Beyond `MAX_FINDINGS`, only count the finding."""
+        """Add a finding, or only count the finding if the report already has `MAX_FINDINGS` findings."""
         self.found += 1
         if len(self.findings) < MAX_FINDINGS:
             self.findings.append(Finding(kind, place, event_id, facts))

@@ -103,10 +103,10 @@ class AuditLog:
         return tile[: path.width * HASH_BYTES]
 
     async def inclusion(self, event: StoredEvent, size: int | None = None) -> InclusionProof:
-        """Prove that the log of this size includes an event. By default, uses the size in the newest checkpoint.
+        """Prove that the log of size `size` includes an event. By default, uses the size in the newest checkpoint.
 
-        Raises InvalidRequest if the log of this size does not contain the event, or NotFound if no checkpoint of this
-        size is stored.
+        Raises InvalidRequest if the event is not among the first `size` events of the log, or NotFound if no checkpoint
+        of size `size` is stored.
         """
         checkpoint = await self.checkpoint(size)
         if event.leaf_index is None or event.leaf_index >= checkpoint.size:
@@ -167,13 +167,16 @@ class LogSource(Protocol):
         """Return the deletion events from leaf index `first` on, and the deletion events that are not sealed yet."""
 
     async def unsealed(self, after: int | None) -> list[UnsealedEvent]:
-        """Return the next batch of unsealed events, sorted by row id. The list is empty at the end.
+        """Return the next batch of unsealed events, sorted by row id. Returns an empty list at the end.
 
         `after` is the last row id of the previous batch; None for the first batch.
         """
 
     async def events_outside_log(self) -> list[int]:
-        """Return the row ids of events that have no leaf index and do not wait to be sealed. May omit some of them."""
+        """Return the row ids of events that have no leaf index and do not wait to be sealed.
+
+        The list may be incomplete.
+        """
 
 
 async def readable_tiles(source: LogSource, level: int, first: int, last: int) -> Mapping[int, bytes]:

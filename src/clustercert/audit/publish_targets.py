@@ -33,7 +33,7 @@ _FORMS = "write it like file:/path, https://host/path, syslog:/dev/log or syslog
 
 
 class PublishError(Exception):
-    """A checkpoint could not be published. The message is for the log."""
+    """A checkpoint could not be published. The exception's message is meant only for the service's log."""
 
 
 class PublishTarget(Protocol):
@@ -41,7 +41,7 @@ class PublishTarget(Protocol):
 
     @property
     def name(self) -> str:
-        """The address without secrets, for the log."""
+        """The target's address without secrets, for log messages."""
 
     async def publish(self, note: str) -> None:
         """Publish a signed checkpoint. Raises PublishError if publishing fails."""

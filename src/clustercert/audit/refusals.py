@@ -1,4 +1,4 @@
-"""Records denied requests and failed authentications as audit events. Repeated failures share an event."""
+"""Records denied requests and failed authentications as audit events. Repeated failures are counted in one event."""
 
 import asyncio
 import contextlib
@@ -117,7 +117,10 @@ class RepeatedRefusals:
         counts[kind] = _sum(counts[kind], refusals) if kind in counts else refusals
 
     async def flush(self, database: Database) -> None:
-        """Record the refusals since the last flush. Raises Unavailable; then the counts are kept for the next flush."""
+        """Record the refusals since the last flush.
+
+        If this raises Unavailable, the counts are kept for the next flush.
+        """
         self._singles.clear()
         if not self._counts:
             return
@@ -223,7 +226,7 @@ class DenialAudit:
     ) -> None:
         """Record that a request was forbidden or exceeded a limit. For certificate requests, see `certificate`.
 
-        Does not record NotFound, because each mistyped address would create an event. Raises Unavailable.
+        Does not record NotFound, because otherwise each mistyped URL would create an event. Raises Unavailable.
         """
         if not isinstance(failure, Forbidden | TooManyRequests):
             return
@@ -269,7 +272,8 @@ MAX_KNOWN = 16
 class FailedAuthentications:
     """Counts failed authentications by source address. Each worker has one instance.
 
-    Only ids of existing users and access keys are recorded. Any other name may be a secret in the wrong field.
+    Only ids of existing users and access keys are recorded. Unknown names are not recorded, because a client may have
+    sent a secret in the field for the name.
     """
 
     def __init__(
@@ -297,7 +301,10 @@ class FailedAuthentications:
         )
 
     async def flush(self, database: Database) -> None:
-        """Record the failures since the last flush. Raises Unavailable; then the counts are kept for the next flush."""
+        """Record the failures since the last flush.
+
+        If this raises Unavailable, the counts are kept for the next flush.
+        """
         if not self._counts:
             return
         counts, self._counts = self._counts, {}

@@ -40,9 +40,9 @@ class Retention:
     now: Callable[[], datetime]
 
     async def prune(self, before: datetime, *, actor: Actor) -> int:
-        """Delete a batch of sealed events older than `before`. Returns how many were deleted, 0 if none are left.
+        """Delete a batch of sealed events older than `before`.
 
-        Raises Unavailable.
+        Returns the number of deleted events, or 0 if there are no older events. Raises Unavailable.
         """
         marker = self._marker(f"before {rfc3339(before)}", "retention", actor, before)
         return len(await self.queries.delete(marker, before=before))
@@ -174,7 +174,7 @@ class ScrubResult:
     """The result of one step of the scrubber.
 
     Attributes:
-        count: the number of certificates checked; less than the limit at the end of the ledger.
+        count: the number of certificates checked; less than the limit if the step reached the end of the ledger.
         last_id: the row id of the last certificate checked.
     """
 
@@ -198,7 +198,10 @@ class CertificateScrubber:
         self._now = now
 
     async def step(self, limit: int = BATCH_SIZE) -> ScrubResult:
-        """Check the next certificates, and record mismatches. Starts over at the ledger's end. Raises Unavailable."""
+        """Check the next certificates, and record mismatches. Raises Unavailable.
+
+        After the last certificate in the ledger, the next step starts again with the first certificate.
+        """
         position = int(await self._cursor.value() or 0)
         checked = await self.check_after(position, limit)
         at_the_end = checked.count < limit

@@ -1,7 +1,8 @@
-"""Seals events: assigns their leaf indexes and signs the new checkpoint. Runs in the background, not while issuing.
+"""Seals events: assigns their leaf indexes and signs the new checkpoint.
 
-Each batch is written in one transaction, which locks the log's row. A second sealer waits for the lock and then starts
-again. A crash rolls the batch back.
+Sealing is a background job, so issuing a certificate does not wait for sealing. Each batch is written in one
+transaction, which locks the log's row. A second process that seals at the same time waits for the lock and then starts
+the batch again. A crash rolls the batch back.
 """
 
 import functools
@@ -23,7 +24,8 @@ from clustercert.store.audit import AuditQueries, Sealing, StoredCheckpoint, Sto
 
 # The maximum number of events in a batch. A full batch blocks other writers to an SQLite file for a few milliseconds.
 MAX_BATCH = 128
-# Older checkpoints are deleted, except one for each hour. A verifier that fetches checkpoints daily sees all of them.
+# Older checkpoints are deleted, except one for each hour. A verifier that fetches checkpoints at least once a day sees
+# every checkpoint.
 THIN_AFTER = timedelta(days=1)
 
 
@@ -83,13 +85,16 @@ class LogSealer:
         return count
 
     async def unsealed_since(self) -> datetime | None:
-        """Return the time of the oldest unsealed event, or None if all are sealed. Raises Unavailable."""
+        """Return the time of the oldest unsealed event, or None if all events are sealed. Raises Unavailable."""
         return await self._queries.unsealed_since()
 
     def _append(
         self, sealing: Sealing, verifier: VerifierKey, private: Ed25519PrivateKey
     ) -> tuple[StoredCheckpoint | None, int]:
-        """Append the waiting events. Returns the new checkpoint, or None without events, and the number of events."""
+        """Append the waiting events.
+
+        Returns the new checkpoint and the number of events, or (None, 0) if no events wait.
+        """
         leaves = sealing.choose_events(MAX_BATCH)
         if not leaves:
             return None, 0

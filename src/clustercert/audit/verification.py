@@ -66,7 +66,7 @@ class TreeCheck:
         self._source = source
         self._report = report
         self._size = 0
-        # The partial tiles at the right edge of the tree that was rebuilt so far.
+        # The partial tiles at the right edge of the tree, as far as the tree has been rebuilt.
         self._partial: dict[TileId, bytes] = {}
 
     async def read_leaves(self, first: int, last: int) -> list[LogLeaf]:
@@ -92,7 +92,10 @@ class TreeCheck:
         return leaves
 
     def _whole_tile(self, level: int, index: int, width: int, content: bytes) -> list[bytes]:
-        """Return a tile's first `width` hashes or commitments. If the tile has fewer, report the tile and return []."""
+        """Return a tile's first `width` hashes or commitments.
+
+        If the tile has fewer than `width` hashes, reports the tile and returns an empty list.
+        """
         hashes = split_hashes(content[: width * HASH_BYTES])
         if len(hashes) == width and len(hashes[-1]) == HASH_BYTES:
             return hashes
@@ -101,7 +104,10 @@ class TreeCheck:
         return []
 
     async def extend(self, leaves: Sequence[LogLeaf], heads: Sequence[TrustedHead]) -> None:
-        """Add the next leaves to the tree. Compare completed tiles with the stored tiles, and roots with the heads."""
+        """Add the next leaves to the tree.
+
+        Compares completed tiles with the stored tiles, and the tree's root hashes with the trusted heads.
+        """
         start = self._size
         hashes = [leaf.hash for leaf in leaves]
         for size in sorted({*(head.size for head in heads), start + len(hashes)}):
@@ -165,8 +171,8 @@ class EventCheck:
         self._deleted: list[PlaceRange] = []
         # Events that do not match the leaf at their index. The key is the computed commitment.
         self._mismatched: dict[bytes, StoredEvent] = {}
-        # Leaf index and time of each event that is newer than all events before the event. `check` begins by dropping
-        # all entries but the last.
+        # Leaf index and time of each event whose time is later than the times of all events with lower leaf indexes.
+        # Each call of `check` first drops all entries except the last one.
         self._newest: list[tuple[int, datetime]] = []
 
     async def check(self, first: int, leaves: Sequence[LogLeaf]) -> None:
@@ -255,7 +261,10 @@ class EventCheck:
                 self._report.add(kind, place=first, first=first, last=last)
 
     async def _later_deletions(self) -> tuple[list[PlaceRange], list[PlaceRange]]:
-        """Return the ranges in deletion events after the checked log: from sealed events, and from unsealed events."""
+        """Return the leaf indexes in deletion events that come after the checked part of the log.
+
+        The first list is from sealed deletion events, and the second list from unsealed deletion events.
+        """
         try:
             deletions = await self._source.deletion_events(self._report.size)
         except READ_ERRORS:
@@ -292,7 +301,7 @@ LATE = timedelta(minutes=5)
 
 
 async def check_unsealed(source: LogSource, report: VerificationReport, now: datetime) -> None:
-    """Compare unsealed events with their rows. Reports events that wait too long, and events outside the log."""
+    """Check the database rows of unsealed events. Reports events that wait too long, and events outside the log."""
     after: int | None = None
     try:
         while batch := await source.unsealed(after):
@@ -356,7 +365,7 @@ async def verify(
 
     Args:
         report_progress: called with the numbers of checked events and of all events.
-        patience: how many seconds to wait for the sealing of deletions that the service records meanwhile.
+        patience: how many seconds to wait for the service to seal deletions that it records during the verification.
     """
     head, newest = await _newest_checkpoint(source, key)
     report = VerificationReport(size=newest.size, root=newest.root.hex())
@@ -418,7 +427,7 @@ async def _stored_heads(
         report.add(FindingKind.CHECKPOINT_UNREADABLE, first=first + 1, last=last)
         return heads
     for row in stored:
-        # Lists of events by time rely on the time of a checkpoint. The signature does not cover this time.
+        # Lists of events by time rely on the stored times of checkpoints, which the signatures do not cover.
         if (newest := events.newest_before(row.size)) is not None and row.at + SLACK < newest[1]:
             report.add(FindingKind.CHECKPOINT_BACKDATED, place=newest[0], row_size=row.size)
         try:
