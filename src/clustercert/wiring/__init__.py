@@ -265,7 +265,7 @@ def limited_issuance(components: Components) -> LimitedIssuance:
 
 
 def leader_jobs(components: Components) -> tuple[LeaderJob, ...]:
-    """Return the periodic jobs that only one process at a time does, in the order in which the jobs start.
+    """Return the periodic jobs that only one process at a time runs, in the order in which the jobs start.
 
     Sealing starts first and stops last, so that the events of the other jobs are sealed.
     """

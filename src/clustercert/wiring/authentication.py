@@ -40,7 +40,7 @@ def new_authenticator(
 def with_issuers(
     authenticators: Authenticators, before: "OidcAuthenticator | None", oidc: "OidcAuthenticator | None"
 ) -> Authenticators:
-    """Return the authenticators with `oidc` instead of `before`.
+    """Return the authenticators, with `oidc` in place of the former OIDC authenticator `before`.
 
     The other authenticators are not built again, so access keys that are locked stay locked.
     """
