@@ -33,8 +33,8 @@ class CertificateAccess:
     Attributes:
         groups: the groups that the API server sees: system:authenticated and the groups in the certificate, without the
             credential group.
-        cluster_role: the role that is now bound to the credential group, if the certificate has no other group; else
-            `None`.
+        cluster_role: the ClusterRole that is now bound to the certificate's credential group (the group that only this
+            certificate has), if the certificate has no other group; else `None`.
         has_access: whether the certificate gives access, as far as this service knows. Even a revoked certificate
             gives access if no control stops it, or if an API server allowed its use within the last day.
         stopped_by: the controls that can stop the certificate, fastest first.
@@ -120,7 +120,8 @@ class AccessReports:
     """Creates the access reports of clusters.
 
     Attributes:
-        policy_groups: the Kubernetes groups that the policy grants; their members are never exempt from `known-only`.
+        policy_groups: the Kubernetes groups that the policy grants; their members are never exempt from the mode
+            `known-only`.
     """
 
     queries: AccessQueries

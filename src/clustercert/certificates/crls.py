@@ -15,8 +15,8 @@ from clustercert.policy.lifetime import BACKDATE
 from clustercert.store.revocations import CrlQueries
 
 LIFETIME = timedelta(days=1)
-# Requests need no authentication, and a long list takes seconds to sign. So a list is reused for this time even if a
-# revocation has changed meanwhile, as an HTTP cache would do.
+# Anyone may request a CRL without authentication, and signing a long CRL takes seconds. So a CRL is reused for this
+# time even if a revocation has changed meanwhile, as an HTTP cache would do.
 MIN_AGE = timedelta(seconds=10)
 # A CRL with this many entries is about ten megabytes long. If a CA has more revoked certificates, the operator should
 # retire the CA.
@@ -44,7 +44,12 @@ class Crl:
 
 @dataclass(slots=True)
 class _Cached:
-    """A CRL, and the generation numbers of the last change to a revocation and of the last check for changes."""
+    """A cached CRL.
+
+    Attributes:
+        changed: the store's generation number at the last change to any revocation.
+        generation: the store's generation number when the CRL was last checked for changes.
+    """
 
     crl: Crl
     changed: int
@@ -54,7 +59,7 @@ class _Cached:
 class Crls:
     """Signs CRLs. A CRL is reused until a revocation changes or half of its lifetime is over.
 
-    A revocation appears in the CRL within MIN_AGE plus one second: processes notice a change within a second.
+    A revocation appears in the CRL within MIN_AGE plus one second: each process notices a change within one second.
     """
 
     def __init__(
@@ -87,7 +92,7 @@ class Crls:
     async def _cached(self, key: tuple[str, str]) -> Crl | None:
         """Return the cached CRL if it is still usable."""
         cached, now = self._cache.get(key), self._now()
-        # Do not extend a cached list if the clock moved back.
+        # Do not extend a cached CRL if the clock moved back.
         if cached is None or not cached.crl.made_at <= now < cached.crl.refresh_at:
             return None
         if now < cached.crl.made_at + MIN_AGE:

@@ -44,7 +44,7 @@ class UserCluster:
     """A cluster for which a user has certificates.
 
     Attributes:
-        until: when the last of the certificates expires.
+        until: when the last of the user's certificates for this cluster expires.
         enforced_by: the fast controls that are set up in the cluster. Without such a control, the cluster
             accepts revoked certificates until they expire.
     """
@@ -174,7 +174,10 @@ class Inventory:
     async def access_report(
         self, caller: Caller, project_id: str, cluster_id: str, *, user_id: str | None, group: str | None
     ) -> AccessReport:
-        """Report who has access to a cluster. Raises Forbidden unless the caller may see all certificates there."""
+        """Report who has access to a cluster.
+
+        Raises Forbidden unless the caller may see all certificates for the cluster.
+        """
         require_view(caller, project_id)
         if not reads_project(caller, project_id):
             raise Forbidden(
@@ -185,7 +188,7 @@ class Inventory:
 
 
 def visible_to(caller: Caller) -> VisibleCertificates | None:
-    """Return the certificates that a caller may see in any project; `None` means all."""
+    """Return the certificates that a caller may see in any project; `None` means all certificates."""
     return (
         None
         if reads_everything(caller)
@@ -194,7 +197,7 @@ def visible_to(caller: Caller) -> VisibleCertificates | None:
 
 
 def only(found: tuple[CertificateView, ...]) -> CertificateView:
-    """Return the only certificate found. Raises NotFound for no certificate, or Conflict for several certificates."""
+    """Return the only certificate in `found`. Raises NotFound if `found` is empty, or Conflict if there are several."""
     if not found:
         raise NotFound("There is no such certificate. Check its fingerprint, credential number or serial.")
     if len(found) > 1:

@@ -67,7 +67,7 @@ class Reason:
 
 @dataclass(frozen=True, slots=True)
 class RevocationRecorder:
-    """Records and undoes revocations. Callers must already have authorized the actor.
+    """Records and undoes revocations. Does not check whether the actor may do so; the calling code must check this.
 
     Attributes:
         undo_window: how long a revocation can be undone.
@@ -99,9 +99,9 @@ class RevocationRecorder:
     ) -> Revocation:
         """Revoke one certificate. Raises InvalidRequest if the note is invalid.
 
-        If the actor has already revoked this certificate, and the earlier revocation is at least as hard to undo as a
-        new one, returns the earlier revocation instead. Ignores revocations by other actors: they can be undone
-        independently, and their reasons may be confidential.
+        If the actor has already revoked this certificate, returns the earlier revocation, unless the new revocation
+        would be harder to undo. Ignores revocations by other actors, because other actors can undo their revocations
+        independently, and because the reasons may be confidential.
         """
         reason.validate()
         for earlier in await self.queries.revocations_of_certificate(certificate.fingerprint):
@@ -124,9 +124,9 @@ class RevocationRecorder:
 
         Certificates that are requested afterwards are valid. Raises InvalidRequest if the user id or note is invalid.
 
-        If the actor has already revoked the same scope, the earlier revocation is at least as hard to undo as a new
-        one, and no certificate was issued since then, returns the earlier revocation instead. So a repeated request
-        does not make every worker drop its caches.
+        If the actor has already revoked the same scope and no certificate was issued since then, returns the earlier
+        revocation, unless the new revocation would be harder to undo. This way, a repeated request does not make every
+        worker drop its caches.
         """
         if user_id is None and cluster is None:
             raise InvalidRequest("Name a user, a cluster, or both.")
@@ -234,7 +234,7 @@ def revocation_event(
 
 
 def _is_as_strong(earlier: Revocation, reason: Reason, *, proved: bool) -> bool:
-    """Whether the earlier revocation is at least as hard to undo as a new revocation for this reason."""
+    """Whether `earlier` is at least as hard to undo as a new revocation with this `reason` and `proved`."""
     return (earlier.reason == "keyCompromise" or reason.code != "keyCompromise") and (
         earlier.proved or not proved
     )

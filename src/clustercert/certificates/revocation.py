@@ -112,7 +112,8 @@ class RevocationPreviews:
     ) -> tuple[str, ...]:
         """Find the ids of users with this name in unexpired certificates of a cluster.
 
-        Callers who may not see all certificates find only themselves. Raises Forbidden if they name a different user.
+        Callers who may not see all certificates of the project find only themselves. Raises Forbidden if such a caller
+        names a different user.
         """
         require_view(caller, project_id)
         cluster = await require_cluster(self.clusters, project_id, cluster_id)
@@ -177,12 +178,12 @@ class Logins(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class LoggedOut:
-    """What a logout ends.
+    """The certificates and logins that a logout ends, and the access keys that remain.
 
     Attributes:
         certificates: how many certificates were valid and unrevoked before the logout.
         logins: the tokens and access keys of the built-in identity service that the logout deletes.
-        kept: the permanent access keys that still work.
+        kept: the permanent access keys that still work after the logout.
     """
 
     certificates: int
@@ -195,7 +196,7 @@ class Logout:
     """Ends all logins of a caller. Repeating a logout after an interruption is safe: the login in use ends last.
 
     Attributes:
-        pause: waits for the given number of seconds.
+        pause: a function that waits for a number of seconds.
     """
 
     recorder: RevocationRecorder
@@ -229,7 +230,8 @@ class Logout:
             live = await self._count_live(caller)
             await self._revoke(caller)
             ended = await self.logins.end_all(caller, with_keys=with_keys)
-            # Until now, another worker may have issued certificates for a login in its cache.
+            # Another worker may still have an ended login in its cache, and issue certificates for this login. So wait
+            # until no cache is stale, and revoke again.
             await self.pause(Generation.STALE_AFTER + Generation.INTERVAL)
             await self._revoke(caller)
         finally:
@@ -240,7 +242,10 @@ class Logout:
         return await self.certificates.count_live(self.recorder.now(), user_id=caller.user.id)
 
     async def _revoke(self, caller: Caller) -> None:
-        """Revoke the caller's certificates. Does nothing if no certificate was issued since the last time."""
+        """Revoke the caller's certificates.
+
+        Does nothing if the caller has already revoked them and no certificate was issued since then.
+        """
         await self.recorder.revoke_scope(LOST, user_id=caller.user.id, actor=caller.actor)
 
 
@@ -297,7 +302,7 @@ class PartOfList:
 class RevocationService:
     """Revokes certificates and undoes revocations, after authorizing the caller.
 
-    Methods with a project raise NotFound if the caller has no role in the project, or if the project lacks the
+    Methods that take a project raise NotFound if the caller has no role in the project, or if the project lacks the
     cluster. The other methods, except `revoke_own_certificate` and `revoke_by_key`, raise Forbidden unless the caller
     is an operator.
 
@@ -321,8 +326,8 @@ class RevocationService:
     ) -> Revocation:
         """Revoke a user's certificates for a cluster. Administrators may name other users, including deleted ones.
 
-        Raises Forbidden if another caller names a different user, or InvalidRequest if the user id or note is invalid.
-        Source: CCE API reference, "Revoking Cluster Certificates".
+        Raises Forbidden if a caller who is not an administrator names a different user, or InvalidRequest if the user
+        id or note is invalid. Source: CCE API reference, "Revoking Cluster Certificates".
         """
         cluster = await self._cluster(caller, project_id, cluster_id)
         user_id = await self._user_id(user_id)
@@ -365,7 +370,7 @@ class RevocationService:
         """
         found = await self.recorder.find_certificate(name, visible=visible_to(caller))
         if found.user_id != caller.user.id and not administers(caller, found.project_id):
-            # Only an auditor sees a certificate without the right to revoke it.
+            # Auditors are the only callers who can see certificates that they may not revoke.
             raise Forbidden(ONLY_ADMINS)
         return await self.recorder.revoke_certificate(found, reason, actor=caller.actor)
 
@@ -375,7 +380,8 @@ class RevocationService:
         """Revoke one certificate by proof of possession of its key.
 
         `name` is the certificate's fingerprint or credential number, in lower-case hex. A holder whose copy of the
-        certificate was encoded differently needs the number, because the copy has a different fingerprint.
+        certificate was encoded differently must use the credential number, because the copy has a different
+        fingerprint.
 
         Raises InvalidRequest if the note is invalid. Raises the same Unauthenticated for a wrong signature and for an
         unknown certificate.
