@@ -1,4 +1,4 @@
-"""Use case: manage permanent and temporary access keys. `authn.access_keys` verifies their signatures."""
+"""Use case: manage permanent and temporary access keys. `authn.access_keys` verifies signed requests."""
 
 import hashlib
 import secrets
@@ -78,7 +78,7 @@ class AccessKeys:
         self._cache: Cache[str, _CachedKey] = Cache(database.generation, CACHED_KEYS)
 
     async def find(self, key_id: str) -> AccessKey:
-        """Return an access key. Raises NotFound if it does not exist."""
+        """Return an access key. Raises NotFound if the key does not exist."""
         key = await self.queries.key(key_id) if _is_ak(key_id) else None
         if key is None:
             raise NotFound(f"There is no access key {key_id}.")
@@ -229,7 +229,7 @@ class AccessKeys:
 
 
 def _is_ak(text: str) -> bool:
-    """Whether a string can be an AK. Other strings are not looked up."""
+    """Whether a string can be an access key id (AK). Other strings are not looked up in the database."""
     return 1 <= len(text) <= _MAX_AK and text.isascii() and text.isalnum()
 
 

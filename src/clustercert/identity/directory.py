@@ -61,7 +61,7 @@ class Directory(DirectoryReader):
         return await self._update(before, replace(before, enabled=enabled), actor)
 
     async def remove_domain(self, domain: Domain, *, actor: Actor) -> None:
-        """Delete a domain. Raises Conflict if it still has projects, users or groups."""
+        """Delete a domain. Raises Conflict if the domain still has projects, users or groups."""
         await self.queries.remove_domain(domain, self._event("domain.removed", domain, actor))
 
     async def page(
@@ -116,7 +116,7 @@ class Directory(DirectoryReader):
         return await self._update(before, after, actor)
 
     async def remove_project(self, project: Project, *, actor: Actor) -> None:
-        """Delete a project with its role assignments and tokens. Raises Conflict if it still has clusters."""
+        """Delete a project with its role assignments and tokens. Raises Conflict if the project still has clusters."""
         await self.queries.remove_project(project.id, self._event("project.removed", project, actor), project)
 
     async def create_user(
@@ -145,7 +145,7 @@ class Directory(DirectoryReader):
     async def update_user(
         self, before: User, *, enabled: bool, labels: Mapping[str, str], actor: Actor
     ) -> User:
-        """Change a user. Disabling has the effects of `enable_user`. See `_update`."""
+        """Change a user. Disabling a user has the same effects as in `enable_user`. See `_update`."""
         return await self._update(
             before, replace(before, enabled=enabled, labels=checked_labels(labels)), actor
         )
@@ -161,8 +161,8 @@ class Directory(DirectoryReader):
 
         Raises InvalidRequest if the password is too short or too long.
 
-        `checked_hash`: the stored hash of the old password, if the old password was checked. In this case, raises
-        Unauthenticated if the user was disabled or the password was changed since the check.
+        `checked_hash`: the stored hash of the old password, if the old password was checked. Raises Unauthenticated if
+        the user was disabled or the password was changed since this check.
         """
         password_hash = await self._passwords.hashed(password)
         event = self._event("user.password_changed", user, actor)
@@ -234,7 +234,7 @@ class Directory(DirectoryReader):
         return after
 
     def _changes(self, before: Entity, after: Entity, actor: Actor) -> Iterator[AuditEvent]:
-        """Yield the audit events for a changed entity. For a disabled user, the event `user.disabled` is the first."""
+        """Yield the audit events for a changed entity. If the change disables a user, `user.disabled` comes first."""
         noun = type(after).__name__.lower()
         if not isinstance(after, Group) and after.enabled != getattr(before, "enabled", None):
             kind = f"{noun}.{'enabled' if after.enabled else 'disabled'}"

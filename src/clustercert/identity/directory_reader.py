@@ -17,7 +17,7 @@ N = TypeVar("N", Project, User, Group)
 class DirectoryReader:
     """Finds domains, projects, users and groups.
 
-    The `find_…` methods take an id or a name. They raise NotFound, or Conflict if the name exists in several domains.
+    The `find_…` methods take an id or a name, and raise NotFound, or Conflict if the name exists in several domains.
     """
 
     def __init__(self, database: Database) -> None:
@@ -61,7 +61,10 @@ class DirectoryReader:
 
 
 def within(domain: Domain | None, name: str | None = None) -> Reference:
-    """Return a reference to the objects in a domain that have this name. `None` means all domains, or all names."""
+    """Return a reference to the objects in a domain that have this name.
+
+    If `domain` is `None`, all domains match. If `name` is `None`, all names match.
+    """
     return Reference(name=name, domain_id=domain.id if domain else None)
 
 

@@ -57,7 +57,7 @@ class Federation:
         self._cache: Cache[tuple[str, str, str, int], LoginRoles] = Cache(database.generation, CACHED_LOGINS)
 
     async def caller_of_federated_user(self, user: FederatedUser, origin: Origin) -> Caller:
-        """Return the caller. Raises Unauthenticated if the user is blocked, or logged out after this login."""
+        """Return the caller. Raises Unauthenticated if the user is blocked, or has logged out since this login."""
 
         async def load(_: object) -> LoginRoles:
             access = await self._access(user)
@@ -68,9 +68,10 @@ class Federation:
             return login
 
         # The key contains the method, because Keystone users can choose an access key id that equals the id of another
-        # credential, such as the hash of a token. Revisions are counted separately for each kind of credential.
+        # credential, such as the hash of a token. The revision does not tell such credentials apart, because each kind
+        # of credential has its own counter of revisions.
         key = user.user.id, user.method, user.credential_id, user.revision
-        login = cast("LoginRoles", await self._cache.get(key, load))  # because `load` never returns None
+        login = cast("LoginRoles", await self._cache.get(key, load))  # `load` never returns None
         return login.caller(user, origin)
 
     async def login(self, user: FederatedUser) -> LoginRoles:

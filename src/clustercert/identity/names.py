@@ -5,7 +5,7 @@ import unicodedata
 from clustercert.model.errors import InvalidRequest
 from clustercert.model.ids import is_id
 
-# The same limits as Keystone's, except for roles: Keystone allows 255 characters.
+# The same limits as Keystone's, except for roles: Keystone allows 255 characters for a role.
 MAX_NAME = {"domain": 64, "project": 64, "group": 64, "role": 64, "user": 255}
 MAX_DESCRIPTION = 255
 
@@ -40,7 +40,7 @@ def checked_description(text: str) -> str:
 
 
 def searchable(text: str) -> str | None:
-    """Normalize a string in the same way as stored names. Returns None if it can't be a name."""
+    """Normalize a string in the same way as stored names. Returns None if the string can't be a name."""
     # `isprintable` excludes control, format (including bidirectional), surrogate and private-use characters.
     if not text.isprintable() or len(text) > max(MAX_NAME.values()):
         return None

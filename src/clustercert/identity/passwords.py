@@ -37,7 +37,7 @@ _ALLOWED_ATTEMPTS = {4: {32: 1, 24: 4}, 6: {64: 1, 48: 4, 32: 16}}
 
 @dataclass(frozen=True)
 class Contender:
-    """The sender of a login with a password.
+    """The user and source of a login with a password.
 
     Attributes:
         source: an IPv4 address, or an IPv6 address or /64. Other text is treated like a single address.
@@ -77,7 +77,7 @@ class Attempt:
     """A password check that waits or runs.
 
     Attributes:
-        rank_of_others: the rank that the attempt would have without precedence.
+        rank_of_others: the rank that the attempt would have if its user were not known.
         has_overtaken: whether the attempt overtook other attempts only because its user is known.
     """
 
@@ -96,12 +96,12 @@ class PasswordQueue:
         self._max_waiting = max_waiting
         self._waiting: list[Attempt] = []
         self._arrivals = itertools.count()
-        # Attempts that are in progress or have failed. Keys are hashes, because user names can be long.
+        # The numbers of attempts that are in progress or have failed. Keys are hashes, because user names can be long.
         self._attempts: TTLCache[int, int] = TTLCache(MAX_COUNTED, COUNTED_SECONDS, clock)
 
     @contextlib.asynccontextmanager
     async def turn(self, contender: Contender | None) -> AsyncIterator[Attempt]:
-        """Wait until the attempt may run, and run the `with` block. Attempts with the contender `None` run first.
+        """Wait until the attempt may run, then run the `with` block. Attempts with the contender `None` run first.
 
         Raises Unavailable if the queue is full, and this attempt is the last one from the network with the most waiting
         attempts.
@@ -119,7 +119,7 @@ class PasswordQueue:
 
     @contextlib.asynccontextmanager
     async def turn_without_precedence(self, attempt: Attempt) -> AsyncIterator[None]:
-        """Wait as long as the attempt would have waited without precedence for its known user. Raises Unavailable."""
+        """Wait as long as the attempt would have waited if its user were not known. Raises Unavailable."""
         await self._enter(Attempt(attempt.contender, attempt.rank_of_others, attempt.rank_of_others))
         try:
             yield
@@ -169,7 +169,8 @@ class PasswordQueue:
     def _last_of_largest_network(self) -> Attempt:
         """Return the last attempt of the lowest precedence from the network with the most waiting attempts.
 
-        Waiting attempts are divided by the number of attempts that are allowed in the network.
+        To compare networks, the number of waiting attempts is divided by the number of attempts that are allowed in the
+        network.
         """
         lowest = max(each.rank.precedence for each in self._waiting)
         candidates = [each for each in self._waiting if each.rank.precedence == lowest]
@@ -204,7 +205,7 @@ def _networks(contender: Contender | None) -> dict[str, int]:
 
 
 def _keys(contender: Contender | None) -> tuple[int, ...]:
-    """Return the keys of the counters: one for user name and source together, and one for each network."""
+    """Return the keys of the attempt counters: one for user name and source together, and one for each network."""
     if contender is None:
         return ()
     return hash((contender.source, contender.user)), *map(hash, contender.networks)
@@ -221,7 +222,8 @@ _MAX_CODE_POINTS = MAX_BYTES * 3 // 2
 # OWASP Password Storage Cheat Sheet: 19 MiB, two passes, one lane.
 DEFAULT_HASHER = PasswordHasher(time_cost=2, memory_cost=19 * 1024, parallelism=1)
 
-# Two threads limit the memory that a worker uses. One core stays free for other requests.
+# Use at most two threads, to limit the memory of a worker, and fewer threads than cores (but at least one), to keep a
+# core free for other requests.
 THREADS = max(1, min(2, (os.cpu_count() or 1) - 1))
 # The maximum number of waiting checks, which together take a few seconds. More checks are rejected, because their
 # clients would time out.
@@ -291,7 +293,7 @@ class Passwords:
 
 @functools.cache
 def _dummy_hash(hasher: PasswordHasher) -> str:
-    """Return the hash of a random password. Each process computes it once."""
+    """Return the hash of a random password. Each process computes this hash once."""
     return hasher.hash(secrets.token_urlsafe())
 
 

@@ -35,7 +35,7 @@ class Roles:
         await self.queries.ensure(BUILT_IN)
 
     async def find(self, name_or_id: str) -> Role:
-        """Return a role. Raises NotFound if it does not exist."""
+        """Return a role. Raises NotFound if the role does not exist."""
         name = searchable(name_or_id)
         found = next(
             (role for role in await self.queries.roles() if name_or_id == role.id or name == role.name), None
@@ -66,7 +66,7 @@ class Roles:
         )
 
     async def project_of(self, user: User, project_id: str) -> Project:
-        """Return a project. Raises NotFound if it does not exist or the user has no role in it."""
+        """Return a project. Raises NotFound if the project does not exist or the user has no role in the project."""
         if is_id(project_id):
             project = await self.queries.reachable_project(user.id, Reference(id=project_id))
             if project is not None:
@@ -76,7 +76,7 @@ class Roles:
     async def assign(
         self, role: str, assignee: User | Group, project: Project | None, *, actor: Actor
     ) -> bool:
-        """Assign a role. Returns False if it was assigned already. Raises NotFound if the role does not exist."""
+        """Assign a role. Returns False if the role was already assigned. Raises NotFound if the role does not exist."""
         found = await self.find(role)
         event = self._event("role.assigned", found.name, assignee, project, actor)
         return await self.queries.assign(assignee.id, event.project_id, found.id, event)
@@ -84,7 +84,7 @@ class Roles:
     async def unassign(
         self, role: str, assignee: User | Group, project: Project | None, *, actor: Actor
     ) -> None:
-        """Remove a role assignment. Raises NotFound if it does not exist."""
+        """Remove a role assignment. Raises NotFound if the assignment does not exist."""
         event = self._event("role.unassigned", role, assignee, project, actor)
         await self.queries.unassign(assignee.id, event.project_id, event.role, event)
 

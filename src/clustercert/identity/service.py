@@ -64,7 +64,10 @@ class Identity:
         return replace(caller, roles=role_names(roles))
 
     async def project_of(self, caller: Caller, project_id: str) -> Project:
-        """Return a project. Raises NotFound if it does not exist or the caller's user has no role in it."""
+        """Return a project.
+
+        Raises NotFound if the project does not exist or the caller's user has no role in the project.
+        """
         if caller.issuer == BUILT_IN:
             return await self.roles.project_of(caller.user, project_id)
         found = [each for each in await self.federation.projects_of(caller) if each.id == project_id]

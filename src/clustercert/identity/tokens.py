@@ -191,7 +191,10 @@ class Tokens:
         )
 
     async def inspect(self, caller: Caller, token: str) -> LiveToken:
-        """Look up a token. Only its user and operators may do this; raises NotFound for others."""
+        """Look up a token.
+
+        Raises NotFound if the token is not valid, or if the caller is neither the token's user nor an operator.
+        """
         try:
             cached = await self._usable(token)
         except Unauthenticated as error:
@@ -219,7 +222,10 @@ class Tokens:
         await self._generation.refresh()
 
     async def prune(self) -> int:
-        """Delete a batch of expired tokens and outdated known networks, and return the number of deleted rows."""
+        """Delete a batch of expired tokens, and networks from which users have not logged in for a long time.
+
+        Returns the number of deleted rows.
+        """
         return await self._queries.prune(self._now())
 
     async def check_password(self, reference: Reference, password: str, source: str) -> tuple[User, str]:
