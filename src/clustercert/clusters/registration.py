@@ -23,7 +23,7 @@ class StoredExemptions(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class ExemptedTemplate:
-    """A cluster's exemption that could also exempt a group that a template of the policy grants."""
+    """An exemption of a cluster that could match a group that a template in the policy grants."""
 
     cluster_id: str
     cluster_name: str
@@ -80,8 +80,8 @@ _LIKE_AN_ID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}|[0-9a-f]{32
 _FINGERPRINT = re.compile(r"[0-9a-f]{64}")
 # Kubernetes accepts any path segment as the name of a role.
 _CLUSTER_ROLE = re.compile(r"(?!\.{1,2}$)[^/%]{1,253}")
-# Allows only the characters of Kubernetes' own names. Project admins choose exemptions, and an operator follows the
-# instructions of a README.md that contains the exemptions.
+# Allows only the characters in Kubernetes' own names of users and groups. Project admins choose exemptions, and the
+# exemptions are written into a README.md whose instructions an operator follows.
 _EXEMPTION = re.compile(r"[A-Za-z0-9:._@/-]{1,252}\*?")
 # The path of Rancher's proxy. The proxy accepts only Rancher's tokens, and calls the API server with its own identity.
 _RANCHER_PROXY = re.compile(r"/k8s/clusters/[^/]+/?$")
@@ -175,7 +175,7 @@ def _check_urls(field_name: str, *urls: str) -> None:
 
 
 def _check(registration: Registration) -> None:
-    """Raise InvalidRequest if a value other than the options is invalid."""
+    """Raise InvalidRequest if a value of the registration is invalid. Does not check the CAs and the options."""
     if not _NAME.fullmatch(registration.name):
         raise InvalidRequest(
             "name: a cluster's name must have 1 to 128 letters, digits, dots, hyphens or underscores."

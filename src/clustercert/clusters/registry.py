@@ -51,7 +51,10 @@ class Clusters:
         return checked(registration, self.limits)
 
     async def show(self, caller: Caller, project_id: str, cluster_id: str) -> Cluster:
-        """Return a cluster. Raises NotFound if the cluster is not in the project, or the caller has no role in it."""
+        """Return a cluster.
+
+        Raises NotFound if the cluster is not in the project, or if the caller has no role in the project.
+        """
         caller.require_roles_in(project_id)
         return await require_cluster(self.queries, project_id, cluster_id)
 
