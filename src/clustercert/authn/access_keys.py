@@ -34,9 +34,9 @@ MAX_PAIRS = 20_000
 
 
 class SignatureLock:
-    """Counts consecutive wrong signatures for each pair of access key and source. Each worker has its own counts.
+    """Counts consecutive wrong signatures for each pair of access key and source. Each worker counts separately.
 
-    A lock applies to one source only, so an attacker can't lock out the key's owner, who has a different address.
+    A lock applies to one source address only, so an attacker with a different address can't lock out the key's owner.
     Unknown access keys are locked too, so a lock does not reveal whether the key exists.
     """
 
@@ -44,11 +44,11 @@ class SignatureLock:
         self._wrong: TTLCache[tuple[str, str], int] = TTLCache(max_pairs, LOCK_SECONDS, clock)
 
     def is_locked(self, access_key_id: str, origin: Origin) -> bool:
-        # In most workers `_wrong` is empty, so check this first.
+        # Skip the lookup if `_wrong` is empty, as in most workers.
         return bool(self._wrong) and self._wrong.get((access_key_id, origin.network), 0) >= WRONG_SIGNATURES
 
     def wrong(self, access_key_id: str, origin: Origin) -> None:
-        """Count a wrong signature. The fifth one in a row locks the access key for this source."""
+        """Count a wrong signature. The fifth wrong signature in a row locks the access key for this source."""
         pair = access_key_id, origin.network
         self._wrong[pair] = self._wrong.get(pair, 0) + 1
 
@@ -62,12 +62,12 @@ class SignatureLock:
 # be replayed. Replays can't be rejected: real clients send identical requests, with identical signatures, in a second.
 MAX_SKEW = timedelta(minutes=15)
 
-# The maximum length of path and query together. Real clients send much shorter ones. Path and query are canonicalized
-# before authentication. For longer ones, this would take longer than issuing a certificate.
+# The maximum length of path and query together. Real clients send much shorter paths and queries. Path and query are
+# canonicalized before authentication. Canonicalizing longer ones would take longer than issuing a certificate.
 MAX_ADDRESS = 4096
 
-# Used in place of the secret of an unknown key. It has the length of a real SK, so that response times don't reveal
-# which keys exist.
+# Replaces the secret if the access key is unknown. The replacement has the length of a real secret key (SK), so that
+# response times don't reveal which access keys exist.
 _DUMMY_SECRET = bytes(40)
 
 _SCHEMES = frozenset(ALGORITHMS.values())
@@ -94,13 +94,13 @@ class AccessKeyLookup(Protocol):
     """Looks up access keys. Implemented by `identity`."""
 
     def cached_signing_key(self, access_key_id: str) -> SigningKey | None:
-        """Return the key if it is cached, without I/O."""
+        """Return the access key if it is cached. Does no I/O."""
 
     async def signing_key(self, access_key_id: str) -> SigningKey | None:
         """Return the key, or `None` if it is missing or disabled."""
 
     async def look_up_unknown(self, access_key_id: str) -> None:
-        """Do the same work as for an unknown key, so that wrong signatures and unknown keys take the same time."""
+        """Do the same work as for an unknown key, so that rejecting a wrong signature takes the same time."""
 
     async def caller_of_access_key(self, key: SigningKey, origin: Origin) -> Caller:
         """Return the caller for a verified key. Raises Unauthenticated if the user is disabled or deleted."""
@@ -131,7 +131,7 @@ class AccessKeyAuthenticator:
             key = cached or await self.identity.signing_key(key_id)
             genuine = verify(unverified, parts, key.secret if key else _DUMMY_SECRET)
             if cached is not None and not genuine:
-                # Only known keys are cached. Without this lookup, a fast 401 would reveal which keys are in use.
+                # Only known keys are cached. Without this lookup, a fast response 401 would reveal that the key exists.
                 await self.identity.look_up_unknown(key_id)
         except BadSignature as e:
             raise Unauthenticated(str(e)) from e
@@ -185,7 +185,7 @@ def _signed_parts(
 
 
 def _check_security_token(key: SigningKey, presented: set[bytes]) -> None:
-    # The vendors' Go SDKs add X-Security-Token after signing, so the header may be unsigned. Only its value is checked.
+    # The vendors' Go SDKs add X-Security-Token after signing, so the header may be unsigned: check only its value.
     if key.security_token_hash is None:
         if presented:
             raise Unauthenticated(

@@ -22,7 +22,8 @@ class UnverifiedCredential:
     """The credential in a request, before it is verified.
 
     Attributes:
-        scheme: `bearer` for a token, including one in X-Auth-Token; else the Authorization header's scheme, as sent.
+        scheme: `bearer` for a token, even if the token is in X-Auth-Token; else the scheme in the Authorization header,
+            as sent.
         text: the token if the scheme is `bearer`; else the whole Authorization header.
     """
 
@@ -37,12 +38,12 @@ class Authenticator(Protocol):
         """Whether this authenticator can check credentials of this kind."""
 
     async def authenticate(self, credential: UnverifiedCredential, request: UnverifiedRequest) -> Caller:
-        """Return the caller. Raises Unauthenticated, whose `reason` is for the log only."""
+        """Return the caller. Raises Unauthenticated; the error's `reason` is only for the log."""
 
 
 @dataclass(frozen=True, slots=True)
 class Authenticators:
-    """Several authenticators. The first one that accepts a credential authenticates it; the others are not asked."""
+    """Several authenticators. Uses only the first authenticator that accepts a credential."""
 
     members: tuple[Authenticator, ...]
 
@@ -50,7 +51,7 @@ class Authenticators:
         return any(member.accepts(credential) for member in self.members)
 
     async def authenticate(self, credential: UnverifiedCredential, request: UnverifiedRequest) -> Caller:
-        """Return the caller. Raises Unauthenticated, also if no authenticator accepts this kind of credential."""
+        """Return the caller. Raises Unauthenticated, for example if no authenticator accepts the credential."""
         for member in self.members:
             if member.accepts(credential):
                 return await member.authenticate(credential, request)
@@ -112,7 +113,7 @@ def _credential(name: bytes, value: bytes) -> UnverifiedCredential | None:
     return UnverifiedCredential(BEARER, text) if text else None
 
 
-# 32 random bytes in base64url without padding.
+# A token of the built-in identity service is 32 random bytes in base64url without padding.
 _BUILT_IN_TOKEN = re.compile(r"[A-Za-z0-9_-]{43}")
 _BUILT_IN_ACCESS_KEY = re.compile(r"[A-Z0-9]{20}")
 # All JSON Web Tokens of Keystone have this claim. The payload is searched for this text, but not parsed.
@@ -128,7 +129,7 @@ def is_built_in_token(text: str) -> bool:
 
 
 def is_keystone_token(text: str) -> bool:
-    """Whether a token may be from Keystone: opaque (Fernet, PKI), or a JWT with Keystone's claims.
+    """Whether a token can be from Keystone: an opaque token (Fernet, PKI), or a JWT with Keystone's claims.
 
     Keystone's opaque tokens have at least 180 characters, so they differ from tokens of the built-in identity service.
     """

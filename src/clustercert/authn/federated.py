@@ -13,7 +13,7 @@ CLOCK_DIFFERENCE = timedelta(seconds=60)
 
 
 class Authority(Protocol):
-    """An identity system that the operator trusts: an OIDC issuer, or a Keystone."""
+    """An identity system that the operator trusts: an OIDC issuer or Keystone."""
 
     @property
     def name(self) -> str:
@@ -55,7 +55,8 @@ class FederatedUser:
         logged_in_at: the earliest possible time of the login that produced this credential, by this service's clock;
             None for a credential without a login, such as an access key.
         keeps_login_time: whether a renewed credential still has the time of the original login.
-        revision: changes whenever Keystone is asked about the credential again, or the OIDC settings are reloaded.
+        revision: a number that changes whenever this service asks Keystone about the credential again, or reloads the
+            OIDC settings.
     """
 
     issuer: Authority = field(repr=False)
@@ -75,4 +76,4 @@ class FederatedLookup(Protocol):
     """Looks up the rights of federated users. Implemented by `identity`."""
 
     async def caller_of_federated_user(self, user: FederatedUser, origin: Origin) -> Caller:
-        """Return the caller. Raises Unauthenticated if the user is blocked, or logged out after this login."""
+        """Return the caller. Raises Unauthenticated if the user is blocked, or ended all logins after this login."""

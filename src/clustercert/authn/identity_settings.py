@@ -1,4 +1,4 @@
-"""The table `[identity]`: who authenticates callers."""
+"""The settings in the table `[identity]`: which identity systems authenticate callers."""
 
 from datetime import timedelta
 from typing import Self
@@ -52,7 +52,7 @@ class IdentitySettings(Section):
         return frozenset((BUILT_IN, *(issuer.issuer for issuer in self.issuers), *keystone))
 
     def example_fault(self, caller: ExampleCaller) -> tuple[str, str] | None:
-        """Return the first field of an example's caller whose value no real caller can have, and why; or None."""
+        """Find an example's first value that no real caller can have. Returns the field and the reason, or None."""
         if caller.issuer not in self.urls:
             return (
                 "issuer",
@@ -85,16 +85,16 @@ class IdentitySettings(Section):
 
 
 def _name_fault(caller: ExampleCaller, name: str, form: str | None) -> tuple[str, str] | None:
-    """Return the first field of an example that does not have the form of this issuer's names, and why; or None.
+    """Find the first name in an example that no user or group of this issuer can have.
 
-    If `form` is None, users and groups may have any name.
+    Returns the field and the reason, or None. If `form` is None, users and groups may have any name.
     """
     if caller.domain not in {None, name} or (form is None and caller.domain is None):
         return "domain", f"the domain of this issuer's users is {name}; write domain = {name}"
     if form is None:
         return None
     for field, given in (("user", (caller.user,)), ("groups", caller.groups)):
-        # Ids have no prefix: accept them only if the example names the issuer's domain.
+        # Ids have no prefix, so accept the id of a user or group only if the example names the issuer's domain.
         wrong = [
             each
             for each in given

@@ -1,4 +1,4 @@
-"""Finds the users who could get a Kubernetes group."""
+"""Finds the users who could get a certificate with a given Kubernetes group."""
 
 import asyncio
 from collections.abc import Sequence
@@ -22,7 +22,7 @@ DEFAULT_METHOD = "token"
 
 @dataclass(frozen=True, slots=True)
 class EntitledUser:
-    """A user who could get the group.
+    """A user who could get a certificate with the Kubernetes group.
 
     Attributes:
         seen_at: for a user of an OIDC issuer or Keystone, the time of the recorded request that contained the user's
@@ -48,7 +48,7 @@ class EntitledUserPage:
 
 @dataclass(frozen=True, slots=True)
 class _Candidate:
-    """A user who may be entitled.
+    """A user who has not been checked yet and may be entitled to the group.
 
     Attributes:
         caller: None if the user's groups and roles are not known.
@@ -61,21 +61,22 @@ class _Candidate:
 
 
 class EntitledUsers:
-    """Searches the users of the built-in identity service, and other users who got certificates before."""
+    """Searches users of the built-in identity service, and users of other systems who got certificates before."""
 
     def __init__(self, database: Database, recorded: RecordedCallers) -> None:
         self._members, self._seen = MemberQueries(database), SeenUserQueries(database)
         self._recorded = recorded
-        # A search takes CPU time, so that a second one would only make both slower.
+        # Run one search at a time: searches need CPU time, so concurrent searches would only slow each other down.
         self._searching = asyncio.Semaphore()
 
     async def page(
         self, entitlements: Entitlements, project_id: str, since: datetime, *, after: str, limit: int
     ) -> EntitledUserPage:
-        """Return a page of the users who could get the group, with ids greater than `after`.
+        """Return a page of the users with ids greater than `after` who could get the group.
 
-        Examines at most `limit` and `MAX_USERS` users, and fewer if that takes long. Searches in a thread, so that the
-        event loop goes on. Raises InvalidRequest if the policy distinguishes too many requests.
+        Examines at most `limit` users, never more than `MAX_USERS`, and fewer if examining the users takes long.
+        Searches in a thread, so that the search does not block the event loop. Raises InvalidRequest if the policy
+        distinguishes too many kinds of requests to try all of them.
 
         Args:
             since: leaves out users of OIDC issuers and Keystone who got no certificate for the project since this time.
@@ -106,7 +107,10 @@ class EntitledUsers:
 
 
 def _search(entitlements: Entitlements, candidates: Sequence[_Candidate], more: bool) -> EntitledUserPage:
-    """Find the entitled users. Ends early if that takes long. `more`: whether there are users after the candidates."""
+    """Find the entitled users among the candidates. Ends early if the search takes long.
+
+    `more`: whether further users follow after the last candidate.
+    """
     users: list[EntitledUser] = []
     for number, each in enumerate(candidates, 1):
         if each.caller is not None and (found := entitlements.entitlements_of(each.caller)):

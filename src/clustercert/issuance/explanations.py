@@ -81,14 +81,14 @@ class ExplainedRequest:
 
     @property
     def organizations(self) -> tuple[str, ...]:
-        """The O attributes that would be signed, in order. The credential group contains a placeholder."""
+        """The O attributes that would be signed, in order, with a placeholder for the credential number."""
         grant = self.explanation.grant
         return (*grant.groups, credential_group(NUMBER_PLACEHOLDER)) if grant is not None else ()
 
 
 @dataclass(slots=True)
 class Explanations:
-    """Explains the decisions of `Issuance`. Ignores limits on rates and numbers of certificates."""
+    """Explains the decisions of `Issuance`. Ignores rate limits and quotas."""
 
     policy: Policy
     clusters: ClusterQueries
@@ -106,7 +106,7 @@ class Explanations:
 
         Operators and auditors may ask about all users. Project admins may ask about users with a role in the project.
         Only operators and auditors see rules that the user may not see. Raises NotFound if the caller may not ask about
-        this user, or Forbidden if the caller may not choose the source.
+        this user, or Forbidden if the caller may not ask about another source address.
         """
         projects = None if reads_everything(caller) else caller.roles.keys()
         cluster = await self.clusters.reachable(cluster_id, projects)
@@ -135,8 +135,8 @@ class Explanations:
     ) -> EntitledUserPage:
         """Return a page of the users who could get a certificate with a Kubernetes group. See `EntitledUsers.page`.
 
-        Raises Forbidden, NotFound if there is no such cluster, Conflict if its certificates have no groups of the
-        policy, or InvalidRequest if the policy is too complex.
+        Raises Forbidden, NotFound if there is no such cluster, Conflict if the policy's groups are not in the cluster's
+        certificates (per-credential RBAC), or InvalidRequest if the policy is too complex.
 
         Args:
             group: the group's name, or a pattern in which `*` stands for any characters.
@@ -158,9 +158,9 @@ class Explanations:
         )
 
     def grant_now(self, caller: Caller, cluster: Cluster) -> Grant | None:
-        """Return what the caller would get now with the longest lifetime, or None if the request would be refused.
+        """Return the caller's grant for a request with the longest lifetime, or None if the request would be refused.
 
-        The request has a CSR, like the requests of the exec plugin, and no reason.
+        Assumes a request with a CSR, as the exec plugin sends it, and without a reason.
         """
         now = self.now()
         request = IssueRequest(expires_in=MAX_LIFETIME, shorten=True, public_key=sample_key(EXEC_PLUGIN_KEY))
@@ -171,10 +171,10 @@ class Explanations:
             return None
 
     async def _other(self, cluster: Cluster, user_id: str, origin: Origin) -> tuple[Caller, datetime | None]:
-        """Return another user as a caller, and `ExplainedRequest.seen_at`. Raises NotFound.
+        """Return another user as a caller, and the time for `ExplainedRequest.seen_at`. Raises NotFound.
 
-        For users of OIDC issuers and Keystone, groups and roles come from the last recorded request, because the
-        store does not have them.
+        For users of OIDC issuers and Keystone, groups and roles come from the last recorded request, because only audit
+        events contain the groups and roles of these users.
         """
         if not user_id.isprintable():
             raise _not_found()

@@ -21,13 +21,13 @@ class Usernames(Protocol):
 
 
 class CredentialBindings(Protocol):
-    """Role bindings for single certificates, in clusters that are configured for them. See `kubernetes.bindings`."""
+    """Role bindings for single certificates, in clusters with per-credential RBAC. See `kubernetes.bindings`."""
 
     def apply_credential_group(self, cluster: Cluster, grant: Grant) -> Grant:
-        """Return the grant, but without groups if the credential group replaces them. Raises Forbidden."""
+        """Return the grant, without groups if the cluster uses per-credential RBAC. Raises Forbidden."""
 
     def binding(self, cluster: Cluster, record: CertificateRecord) -> AbstractAsyncContextManager[None]:
-        """Bind the certificate's credential group before the `with` block, and unbind it if the block fails.
+        """Create the role binding of the certificate's credential group before the `with` block.
 
-        Raises RemoteFailed or Unavailable.
+        Deletes the binding if the block fails. Raises RemoteFailed or Unavailable.
         """

@@ -12,11 +12,11 @@ from clustercert.store.decision_events import DecisionEvents
 from clustercert.store.engine.database import Database
 from clustercert.store.known_users import SeenUserQueries
 
-# How many of the newest events are searched for the last requests of users. For users without such a request, the event
-# of their last certificate is searched.
+# How many of the newest events are searched for the last requests of users. If these events contain no request of a
+# user, older events are searched for the user's last certificate.
 NEWEST_EVENTS = 20_000
-# How many events are searched for the event of a certificate. The search begins some minutes before the certificate was
-# issued.
+# The maximum number of events that are read to find the event of a certificate. The search begins some minutes before
+# the certificate was issued.
 EVENTS_AROUND = 100_000
 
 
@@ -29,7 +29,7 @@ class RecordedCaller:
 
 
 class RecordedCallers:
-    """Finds the last recorded requests of users for a project's clusters, granted or refused."""
+    """Finds each user's last recorded request, granted or refused, for a certificate of a project's clusters."""
 
     def __init__(self, database: Database) -> None:
         self._seen, self._events = SeenUserQueries(database), DecisionEvents(database)
@@ -55,7 +55,7 @@ class RecordedCallers:
             issued: when the users got their last certificates for the project, by user id.
         """
         newest = await self._events.newest_decisions(issued.keys(), project_id, NEWEST_EVENTS)
-        # Parsing can take a tenth of a second, and the event loop must not wait for it.
+        # Parsing can take a tenth of a second, so use a thread to keep the event loop free.
         found = await asyncio.to_thread(_last_by_user, newest)
         for user_id, issued_at in issued.items():
             if user_id not in found and issued_at is not None:

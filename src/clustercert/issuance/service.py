@@ -37,7 +37,8 @@ class Issuance:
     Attributes:
         signers: the signer for each value of `Cluster.signer`.
         now: returns the current time in UTC.
-        bindings: applies per-credential RBAC. If `None`, certificates keep the groups of their grant.
+        bindings: applies per-credential RBAC: a role binding for each certificate, instead of groups. If `None`, all
+            certificates have the groups that the policy grants.
         require_space: raises Unavailable if the disk space is not enough for further certificates.
     """
 
@@ -54,8 +55,8 @@ class Issuance:
     async def issue(self, caller: Caller, project_id: str, cluster_id: str, request: IssueRequest) -> Issued:
         """Apply the policy, issue a certificate, and return it once it is recorded durably.
 
-        Raises NotFound, InvalidRequest, Forbidden, SignerError, RemoteFailed or Unavailable. Denials are recorded by
-        `audit.refusals`.
+        Raises NotFound, InvalidRequest, Forbidden, SignerError, RemoteFailed or Unavailable. `audit.refusals` records
+        denied requests.
         """
         started = time.perf_counter()
         try:
@@ -75,7 +76,7 @@ class Issuance:
     ) -> Issued:
         """Issue a certificate for a grant. Uses only the key and the reason from the request.
 
-        `decided_at`: the time from which the grant's validity was computed. Recorded as the time of issue.
+        `decided_at`: the time from which the grant's validity was computed, and which is recorded as the time of issue.
 
         Raises SignerError, RemoteFailed or Unavailable.
         """
@@ -102,7 +103,10 @@ class Issuance:
     async def preview(
         self, caller: Caller, project_id: str, cluster_id: str, request: IssueRequest
     ) -> Preview:
-        """Return what `issue` would issue, without signing or recording anything. Denials raise the same errors."""
+        """Return what `issue` would issue, without signing or recording anything.
+
+        Raises the same errors as `issue` if the request is denied.
+        """
         cluster, grant, _ = await self._decide(caller, project_id, cluster_id, request)
         return Preview(
             grant=grant,

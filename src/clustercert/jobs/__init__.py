@@ -1,1 +1,1 @@
-"""Periodic work that only the leader among the serving processes does."""
+"""Periodic tasks that only one of the serving processes, the leader, runs."""

@@ -1,4 +1,4 @@
-"""Periodic work that only one process of a deployment does: the leader, which holds a lease in the database."""
+"""Periodic tasks that only one process of a deployment runs: the leader, which holds a lease in the database."""
 
 import asyncio
 import contextlib
@@ -20,11 +20,11 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, slots=True)
 class PeriodicWork:
-    """One task of a job.
+    """A periodic task, which the leader runs.
 
     Attributes:
         run: does the work once, and returns the seconds until the next run.
-        retry_seconds: seconds until the next run if `run` raised.
+        retry_seconds: seconds until the next run if `run` raised an exception.
         finish: called once when the process stops or is no longer the leader.
     """
 
@@ -35,7 +35,7 @@ class PeriodicWork:
 
 
 def every(seconds: float, name: str, action: Callable[[], Awaitable[object]]) -> PeriodicWork:
-    """Create work that pauses for `seconds` after each successful run."""
+    """Create a periodic task that waits for `seconds` after each successful run."""
 
     async def run() -> float:
         await action()

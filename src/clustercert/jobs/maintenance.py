@@ -1,4 +1,4 @@
-"""Periodic work on stored data: expired credentials, published checkpoints, certificate checks, old events."""
+"""Periodic tasks: delete expired credentials and old events, publish checkpoints, and check stored certificates."""
 
 from datetime import timedelta
 
@@ -9,22 +9,22 @@ from clustercert.jobs.leader_job import PeriodicWork, every
 from clustercert.model import Actor, utc_now
 
 PRUNE_SECONDS = 3600.0
-# Seconds between two steps while there is more to do.
+# Seconds between two steps of a task that is not finished yet.
 NEXT_STEP_SECONDS = 1.0
 
 
 def credential_pruning(identity: Identity) -> PeriodicWork:
-    """Create the work that deletes expired tokens and temporary access keys."""
+    """Create the periodic task that deletes expired tokens and temporary access keys."""
     return every(PRUNE_SECONDS, "prune credentials", identity.prune)
 
 
 def checkpoint_publishing(publisher: CheckpointPublisher, interval: timedelta) -> PeriodicWork:
-    """Create the work that publishes the newest checkpoint if the audit log has grown."""
+    """Create the periodic task that publishes the newest checkpoint if the audit log has grown."""
     return every(interval.total_seconds(), "publish checkpoints", publisher.publish)
 
 
 def certificate_checking(scrubber: CertificateScrubber, interval: timedelta) -> PeriodicWork:
-    """Create the work that checks all stored certificates in steps, then pauses for the interval."""
+    """Create the periodic task that checks all stored certificates in steps, then pauses for the interval."""
 
     async def check() -> float:
         checked = await scrubber.step()
@@ -34,7 +34,7 @@ def certificate_checking(scrubber: CertificateScrubber, interval: timedelta) -> 
 
 
 def event_pruning(retention: Retention, keep: timedelta) -> PeriodicWork:
-    """Create the work that deletes audit events that are older than `keep`."""
+    """Create the periodic task that deletes audit events older than `keep`."""
 
     async def prune() -> float:
         pruned = await retention.prune(utc_now() - keep, actor=Actor.service())

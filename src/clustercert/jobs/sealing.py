@@ -1,4 +1,4 @@
-"""Seals new events into the audit log, within a second or two."""
+"""Seals new audit events, which adds them to the audit log's Merkle tree, within a second or two."""
 
 import contextlib
 from collections.abc import Iterator
@@ -8,14 +8,17 @@ from clustercert.jobs.leader_job import PeriodicWork, every
 from clustercert.model.errors import Unavailable
 from clustercert.observability import metrics
 
-# Longest and shortest pause between two batches.
+# The longest and the shortest pause between two batches of events, in seconds.
 SEAL_SECONDS = 1.0
 SHORTEST_SEAL_SECONDS = 0.005
 THIN_SECONDS = 3600
 
 
 def sealing(sealer: LogSealer) -> list[PeriodicWork]:
-    """Create the work that seals new events and thins out checkpoints. At the end, it seals all waiting events."""
+    """Create the periodic tasks that seal new events, and delete most of the old checkpoints.
+
+    When the process stops or is no longer the leader, all waiting events are sealed.
+    """
     pause = SEAL_SECONDS
 
     async def seal() -> float:
@@ -47,7 +50,7 @@ def _failures_counted() -> Iterator[None]:
 
 
 def until_next_seal(seconds: float, sealed: int) -> float:
-    """Compute the pause before the next batch.
+    """Compute the pause before the next batch of events is sealed.
 
     Args:
         seconds: the previous pause.

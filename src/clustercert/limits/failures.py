@@ -12,8 +12,8 @@ from clustercert.observability import metrics
 from clustercert.policy.lifetime import waiting_time
 
 WINDOW_SECONDS = 60
-# The maximum number of sources that a worker keeps in memory, a few megabytes. The least recently used sources are
-# dropped first.
+# A worker counts failures for at most this many sources, which take a few megabytes of memory. The least recently used
+# sources are dropped first.
 MAX_SOURCES = 20_000
 
 
@@ -39,7 +39,7 @@ class FailureLimit:
         self._windows: TTLCache[str, _Window] = TTLCache(max_sources, WINDOW_SECONDS, clock)
 
     def count(self, origin: Origin) -> None:
-        # Change the value in place, which keeps the entry's time to live, so that the window does not move.
+        # Change the window in place: a new cache entry would have a new time to live, and so extend the window.
         window = self._windows.get(origin.network)
         if window is None:
             window = self._windows[origin.network] = _Window(self._clock() + WINDOW_SECONDS)

@@ -30,7 +30,7 @@ _PROBLEMS: dict[CredentialKind, str] = {
 
 
 class UserRates:
-    """Token buckets for each user."""
+    """Limits how often each user creates tokens and temporary access keys, and changes the password."""
 
     def __init__(
         self,
@@ -67,7 +67,7 @@ _WHOSE: Mapping[Kind, str] = {
 
 # The time between two reads of the certificates that other processes have issued.
 READ_SECONDS = 1.0
-# The maximum number of certificates issued by this process that it has not read from the audit log yet.
+# A process remembers at most this many certificates that it has issued, but not yet read from the audit log.
 MAX_OWN = 100_000
 # How long the number of a user's live certificates is cached. Certificates that this process issues meanwhile are added
 # to the cached number.
@@ -96,7 +96,7 @@ class IssuedFeed(Protocol):
 
 
 class IssuingRates:
-    """Token buckets by caller, project and source."""
+    """Limits how often certificates are issued, with a token bucket for each caller, project and source address."""
 
     def __init__(
         self, rates: Mapping[Kind, Rate], feed: IssuedFeed, clock: Callable[[], float] = time.monotonic
@@ -136,7 +136,7 @@ class IssuingRates:
                 self._add(_keys(issued.user_id, issued.project_id, origin), -1)
 
     async def watch(self, stop: asyncio.Event) -> None:
-        """Count other processes' certificates periodically until `stop` is set. Each worker runs this."""
+        """Count other processes' certificates periodically until `stop` is set. Runs in each worker process."""
         failing = False
         while not stop.is_set():
             try:
@@ -173,7 +173,7 @@ class LiveQuota:
         self._counts: TTLCache[tuple[str, str], list[int]] = TTLCache(MAX_COUNTS, COUNT_SECONDS, clock)
 
     async def check(self, user_id: str, cluster_id: str) -> None:
-        """Count a new certificate. Raises TooManyRequests if the quota is used up, or Unavailable."""
+        """Count a new certificate within the quota. Raises TooManyRequests if the quota is used up, or Unavailable."""
         key = user_id, cluster_id
         count = self._counts.get(key)
         if count is None:
@@ -201,7 +201,7 @@ class LimitedIssuance:
 
     async def issue(self, caller: Caller, project_id: str, cluster_id: str, request: IssueRequest) -> Issued:
         """See `Issuance.issue`. Also raises TooManyRequests."""
-        # Callers without a role must not take tokens from the project's bucket. `issue` raises NotFound for them.
+        # A caller without a role must not take tokens from the project's bucket: `issue` raises NotFound.
         if not caller.roles_in(project_id):
             return await self.issuance.issue(caller, project_id, cluster_id, request)
         with self.rates.token(caller, project_id) if self.rates else contextlib.nullcontext():

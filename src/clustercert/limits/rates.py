@@ -18,14 +18,14 @@ Kind = Literal["caller", "project", "source"]
 MAX_COUNT = 1_000_000
 # Subtract this before rounding up, so that a floating-point error does not add a second to the wait.
 ROUNDING_SECONDS = 1e-6
-# The maximum number of buckets, about 2 MB. The least recently used buckets are dropped first. A dropped bucket is full
-# again when it is next used.
+# The maximum number of buckets, which take about 2 MB of memory. The least recently used buckets are dropped first. A
+# dropped bucket is full when it is used again.
 MAX_KEYS = 10_000
 
 
 @dataclass(frozen=True, slots=True)
 class Rate:
-    """A number of requests in a period. All requests may come at once; the bucket then refills at a constant rate."""
+    """A number of requests in a period, which may all come at once. The bucket then refills at a constant rate."""
 
     count: int
     seconds: float
@@ -47,8 +47,8 @@ def parse_rate(value: object) -> Rate:
     return Rate(int(count), seconds)
 
 
-# After the first 300, a user gets 60 tokens and 20 temporary keys a minute. The rates are high, because a pipeline may
-# log in once for each of its jobs.
+# A user can create 300 tokens and 300 temporary keys at once, and then 60 tokens and 20 temporary keys a minute. The
+# rates are high, because a pipeline may log in once for each of its jobs.
 TOKENS = Rate(300, 300)
 TEMPORARY_KEYS = Rate(300, 900)
 
@@ -75,7 +75,7 @@ class TokenBuckets:
         return max(0, math.ceil(missing * self._rate.seconds / self._rate.count - ROUNDING_SECONDS))
 
     def add(self, key: str, tokens: int) -> None:
-        """Add tokens, or take tokens if the number is negative. The debt is at most one full bucket."""
+        """Add tokens, or take tokens if the number is negative. The balance can fall to minus one full bucket."""
         bucket = self._refilled(key)
         limit = self._rate.count
         bucket.tokens = min(limit, max(-limit, bucket.tokens + tokens))

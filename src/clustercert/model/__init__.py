@@ -1,7 +1,7 @@
 """Domain types: frozen dataclasses without I/O.
 
 Times are timezone-aware, in UTC. Cluster ids are UUIDs in 8-4-4-4-12 form; all other ids are 32 lower-case hex digits.
-Real clients check both formats. Ids of users and groups that Keystone reads from LDAP have 64 digits.
+The vendors' clients check the formats of ids. Ids of users and groups that Keystone reads from LDAP have 64 digits.
 """
 
 from importlib import import_module

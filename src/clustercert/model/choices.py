@@ -1,4 +1,7 @@
-"""Fixed sets of values. This module imports no other module, because the command line imports it at start-up."""
+"""Types whose values are fixed strings.
+
+This module imports no other module, because the command line imports this module at start-up.
+"""
 
 from typing import Literal
 

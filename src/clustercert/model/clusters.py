@@ -1,7 +1,7 @@
 """Registered clusters and their client CAs.
 
 Each property that operators set is declared here once, with its name and description in the API. The API's request and
-response bodies and the documents of `apply` are generated from the declarations.
+response bodies and the documents for `clustercert apply` are generated from the declarations.
 """
 
 from collections.abc import Iterator, Mapping
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class ClientCA:
-    """The CA that signs one cluster's client certificates. Its certificate goes into `--client-ca-file`.
+    """The CA that signs one cluster's client certificates. The API server's `--client-ca-file` contains this CA.
 
     Attributes:
         id: 32 hex digits.
@@ -66,8 +66,9 @@ class ClusterOptions:
     Attributes:
         mode: how the webhook treats certificates that are not in the ledger.
         exemptions: names or prefixes of users and groups; a final asterisk is a wildcard.
-        pins, listed_masters: fingerprints (SHA-256, lower-case hex) of certificates that the operator has confirmed.
-        credential_roles: ClusterRoles by the name of the policy rule. None if no certificate ever had its own role
+        pins, listed_masters: fingerprints (SHA-256, lower-case hex) of certificates that the operator has confirmed, so
+            that they raise no alert.
+        credential_roles: maps names of policy rules to ClusterRoles. None if no certificate ever had its own role
             binding; empty if only older certificates have role bindings.
         admission: whether to keep the ids of revoked certificates in the cluster, where a ValidatingAdmissionPolicy
             reads them.

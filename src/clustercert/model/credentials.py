@@ -1,4 +1,4 @@
-"""Credential groups: each certificate contains a group of its own, whose name ends with its credential number.
+"""Credential groups: each certificate has its own group, whose name ends with the certificate's credential number.
 
 kube-apiserver identifies a certificate by the hash of the presented bytes, but a certificate has many valid encodings.
 The CA signs the groups, so the groups are the same in every encoding.
@@ -29,7 +29,7 @@ def is_credential_number(text: str) -> bool:
 
 
 def credential_groups(groups: Iterable[str]) -> list[str]:
-    """Return the groups with the prefix of credential groups, including malformed ones."""
+    """Return the groups whose names begin with the prefix of credential groups, even if they are malformed."""
     return [group for group in groups if group.startswith(CREDENTIAL_PREFIX)]
 
 

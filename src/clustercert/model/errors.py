@@ -71,11 +71,11 @@ class UnsupportedMedia(InvalidRequest, code="CCE.01400006"):
 
 
 class Unauthenticated(ClustercertError, status=401, code="CCE.01401001"):
-    """The credential is missing or invalid. The message is the same in both cases.
+    """The credential is missing or invalid. The message for the caller does not reveal the reason.
 
     Attributes:
         reason: what is wrong, for the log.
-        known: the existing user or access key in the request, for the audit event; empty if there is none.
+        known: for the audit event, the id of the user or access key that the request names, if it exists; else empty.
     """
 
     def __init__(self, reason: str, *, known: str = "") -> None:
@@ -108,7 +108,7 @@ class Forbidden(ClustercertError, status=403, code="CCE.01403001"):
 
 
 class NotFound(ClustercertError, status=404, code="CCE.01404001"):
-    """The object does not exist, or the caller has no access to its project. The message is the same in both cases."""
+    """The object does not exist, or the caller has no access to its project. The message does not reveal the reason."""
 
     def __init__(self, message: str = "Resource not found. Check the project id and the cluster id.") -> None:
         super().__init__(message)

@@ -23,7 +23,7 @@ class Domain:
 
 @dataclass(frozen=True, slots=True)
 class FederatedDomain(Domain):
-    """The domain of the users and groups of an OIDC issuer or of Keystone. This domain is not in the store."""
+    """The domain of the users and groups of an OIDC issuer or of Keystone. This domain is not in the database."""
 
 
 def domain_by_issuer(issuer: str, domain_id: str, name: str) -> Domain:
@@ -32,10 +32,10 @@ def domain_by_issuer(issuer: str, domain_id: str, name: str) -> Domain:
 
 
 def _qualified_names(name: str, domain: Domain) -> tuple[str, ...]:
-    """Return the name, and `DOMAIN/NAME`. Omits ambiguous forms, which could also belong to another user or group.
+    """Return the forms in which the policy can write a name: `NAME` and `DOMAIN/NAME`.
 
-    A name that has a slash or looks like an id is returned only with its domain. The names of users from OIDC issuers
-    usually begin with the domain already.
+    Omits ambiguous forms, which could also belong to another user or group: a name that has a slash or looks like an id
+    is returned only with its domain. The names of users from OIDC issuers usually begin with the domain already.
     """
     if isinstance(domain, FederatedDomain) and name.startswith(f"{domain.name}/"):
         return (name,)
@@ -57,7 +57,7 @@ class ProjectName:
 
     @property
     def qualified_names(self) -> tuple[str, ...]:
-        """The names of the project in conditions of the policy: name, and name with domain. Does not include the id."""
+        """The project's name, without and with the domain, for policy conditions. Does not include the project's id."""
         return _qualified_names(self.name, self.domain)
 
 
@@ -85,7 +85,7 @@ class User:
 
     @property
     def qualified_names(self) -> tuple[str, ...]:
-        """The names of the user in conditions of the policy: name, and name with domain. Does not include the id."""
+        """The user's name, without and with the domain, for policy conditions. Does not include the user's id."""
         return _qualified_names(self.name, self.domain)
 
     @property
@@ -129,7 +129,7 @@ class Group:
 
     @property
     def qualified_names(self) -> tuple[str, ...]:
-        """The names of the group in conditions of the policy: name, and name with domain. Does not include the id."""
+        """The group's name, without and with the domain, for policy conditions. Does not include the group's id."""
         return _qualified_names(self.name, self.domain)
 
     @property
@@ -180,7 +180,7 @@ class Caller:
         return self.roles.get(project_id, ())
 
     def require_roles_in(self, project_id: str) -> tuple[str, ...]:
-        """Return the roles in a project. Raises NotFound if there are none, as if the project did not exist."""
+        """Return the caller's roles in a project. Without a role, raises NotFound, as if the project did not exist."""
         roles = self.roles_in(project_id)
         if not roles:
             raise NotFound

@@ -20,7 +20,10 @@ def id_of(text: str) -> str:
 
 
 def is_user_id(text: str) -> bool:
-    """Whether a string can be the id of a user or group: 32 lower-case hex digits, or 64 for Keystone with LDAP."""
+    """Whether a string can be the id of a user or group: 32 or 64 lower-case hex digits.
+
+    Ids of users and groups that Keystone reads from LDAP have 64 digits.
+    """
     return _USER_ID.fullmatch(text) is not None
 
 

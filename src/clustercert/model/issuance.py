@@ -18,7 +18,7 @@ class IssueRequest:
     """A caller's request, parsed and validated, before the policy decides.
 
     Attributes:
-        duration: whole days, or -1 for the longest allowed; None if another field has the lifetime.
+        duration: whole days, or -1 for the longest allowed; None if another field specifies the lifetime.
         expire_at: the requested end of validity, whole seconds; takes precedence over `duration`.
         expires_in: the requested lifetime, whole seconds; used instead of `duration` and `expire_at`.
         shorten: whether to shorten a lifetime that exceeds the limit, instead of denying the request.
@@ -67,8 +67,8 @@ class SigningRequest:
 
     Attributes:
         credential_number: 40 lower-case hex digits; the certificate's last O is the credential group of this number.
-            Empty only for a certificate without a credential group, with which `kubernetes verify` tests the mode
-            known-only.
+            Empty only for a certificate without a credential group, which `kubernetes verify` uses to test the
+            webhook's mode known-only.
         serial: the required serial, positive, at most 159 bits. If None, the signer chooses the serial.
         spki: the public key as SubjectPublicKeyInfo, DER.
     """
@@ -170,7 +170,7 @@ class CertificateRecord:
 
 @dataclass(frozen=True, slots=True)
 class RecordedIssue:
-    """A certificate in the audit log, issued by any process.
+    """A certificate that any process issued, as recorded in the audit log.
 
     Attributes:
         source: the source address of the request.

@@ -8,7 +8,7 @@ NODES = "system:nodes"
 NODE_PREFIX = "system:node:"
 
 AUTHENTICATED = "system:authenticated"
-# Every caller is in one of these groups.
+# Every caller of a Kubernetes API server is in one of these groups.
 GROUPS_OF_EVERYBODY = (AUTHENTICATED, "system:unauthenticated")
 
 CREDENTIAL_ID = "authentication.kubernetes.io/credential-id"

@@ -10,12 +10,12 @@ _ANY = f"[^{_SEPARATOR}]"
 
 
 class Values:
-    """The names and ids of one kind in a decision's input, such as the caller's groups.
+    """The names and ids of one kind in the input of a policy decision, such as the caller's groups.
 
     An instance can be compared with many rules.
 
     Attributes:
-        exact: names and ids, for entries without wildcards.
+        exact: names and ids, which are compared with entries without wildcards.
         joined: all names in one string, because searching a pattern in one string is faster than in each name. Empty
             until `join` is called. Contains no ids, because a pattern such as `fe*` could match an id by chance.
     """
@@ -69,7 +69,7 @@ class Names:
 
 
 def is_pattern(name: str) -> bool:
-    """Whether an entry has wildcards. Such an entry is compared with names, but not with ids."""
+    """Whether an entry has wildcards. An entry with wildcards is compared with names, but not with ids."""
     return "*" in name or "?" in name
 
 
@@ -78,7 +78,7 @@ def _escape(text: str) -> str:
 
 
 def _only_part(pattern: str) -> str | None:
-    """Return the string to search for in joined values if the pattern is simple, such as `team-*`; otherwise None."""
+    """Return the string to search for in `Values.joined` if the pattern is simple, such as `team-*`; else None."""
     text = pattern.strip("*")
     if not text or is_pattern(text):
         return None
@@ -88,7 +88,7 @@ def _only_part(pattern: str) -> str | None:
 
 
 def _regular_expression(pattern: str) -> str:
-    """Return a regular expression that finds, in joined values, a name that matches the pattern.
+    """Return a regular expression that finds, in `Values.joined`, a name that matches the pattern.
 
     The search takes time linear in the length of the values: parts between two `*` are searched from left to right,
     without backtracking. An atomic group keeps the first occurrence of a part, because a later occurrence never helps

@@ -12,8 +12,8 @@ class Revocation:
 
     Attributes:
         id: the row id; 0 before the revocation is stored.
-        epoch: the store's epoch when the revocation was recorded. The revocation covers certificates from earlier
-            epochs.
+        epoch: the value of the database's generation counter when the revocation was recorded. The revocation covers
+            certificates that were recorded with a lower value.
         fingerprint: the certificate's fingerprint, 32 bytes; None for a revocation of a user or cluster.
         user_id: the user; empty for all users.
         cluster_id: the cluster; empty for all clusters.

@@ -32,7 +32,7 @@ def rfc3339(time: datetime) -> str:
 
 
 def parse_rfc3339(text: str) -> datetime:
-    """Parse a time, and convert it to UTC. Raises ValueError if the text is malformed or has no offset."""
+    """Parse a time, and convert it to UTC. Raises ValueError if the text is malformed or has no UTC offset."""
     time = datetime.fromisoformat(text)
     if time.tzinfo is None:
         raise ValueError("no offset")

@@ -92,7 +92,8 @@ EXPIRING = Gauge(
     ["window"],
     multiprocess_mode="mostrecent",
 )
-# Includes certificates of revoked users and clusters: a query without these would read more than one index range.
+# Includes the certificates of revoked users and clusters, because a query that excludes these certificates would read
+# more than one index range.
 LIVE = Gauge(
     "clustercert_certificates_live",
     "Certificates that are valid and not revoked individually; revocations of a whole user or cluster do not count",
@@ -152,7 +153,7 @@ AUDIT_BATCHES_REFUSED = Counter(
     "Batches of audit events not processed completely: malformed, cut_off, unreadable_events or unavailable",
     ["reason"],
 )
-# Create these series at zero: an alert on an increase would otherwise miss the first count.
+# Create the series of each reason with the value 0, or else an alert on an increase would miss the first count.
 for _refusal in get_args(AuditBatchRefusal):
     AUDIT_BATCHES_REFUSED.labels(_refusal)
 
@@ -264,7 +265,7 @@ def enforcing(what: str) -> Iterator[None]:
 
 
 def issuance(started: float, outcome: str = "issued") -> None:
-    """Count one request for a certificate. `started` is the time of its start, from `time.perf_counter()`."""
+    """Count one request for a certificate. `started`: when the request started, from `time.perf_counter()`."""
     ISSUANCES.labels(outcome).inc()
     if outcome == "issued":
         ISSUANCE_SECONDS.observe(time.perf_counter() - started)
@@ -272,7 +273,7 @@ def issuance(started: float, outcome: str = "issued") -> None:
 
 def exposition() -> bytes:
     """Return the metrics of all workers in Prometheus's text format."""
-    # Without this variable there is only one process.
+    # Without the variable PROMETHEUS_MULTIPROC_DIR, the service has only one process.
     if "PROMETHEUS_MULTIPROC_DIR" not in os.environ:
         return generate_latest()
     registry = CollectorRegistry()

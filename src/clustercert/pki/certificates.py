@@ -15,7 +15,7 @@ _BLOCK = re.compile(rb"-----BEGIN CERTIFICATE-----([A-Za-z0-9+/=\s]*)-----END CE
 
 
 def parse_certificates(pem: bytes) -> tuple[x509.Certificate, ...]:
-    """Parse all certificates in a PEM file. Raises InvalidRequest if one is malformed, or if the file has none."""
+    """Parse all certificates in a PEM file. Raises InvalidRequest if a certificate is malformed or missing."""
     try:
         return tuple(x509.load_pem_x509_certificates(pem))
     except ValueError as error:
@@ -51,7 +51,7 @@ def csr_public_key(unverified_csr_pem: str) -> PublicKey:
 
     The CSR's subject and extensions are ignored, because the policy determines the certificate's content.
     """
-    # MAX_CSR_BYTES limits bytes. In ASCII, the number of characters is the same.
+    # `len` counts characters, and MAX_CSR_BYTES limits bytes. For ASCII text, the two numbers are the same.
     if len(unverified_csr_pem) > MAX_CSR_BYTES or not unverified_csr_pem.isascii():
         raise InvalidRequest(f"csr: must be one PEM block in ASCII of at most {MAX_CSR_BYTES} bytes.")
     text = unverified_csr_pem.strip()

@@ -98,7 +98,7 @@ def ca_subject(ca: x509.Certificate) -> CaSubject:
 
 @functools.lru_cache(maxsize=4096)
 def authority_key_identifier(ca: x509.Certificate) -> x509.AuthorityKeyIdentifier:
-    """Return the authority key identifier for leaves: a copy of the CA's subject key identifier, if there is one.
+    """Return the authority key identifier for leaves: a copy of the CA's subject key identifier, if the CA has one.
 
     The identifier is copied instead of computed from the key, because an imported CA may use a different method.
     """
@@ -110,7 +110,7 @@ def authority_key_identifier(ca: x509.Certificate) -> x509.AuthorityKeyIdentifie
 
 
 def signature_scheme(key: PrivateKey | PublicKey) -> tuple[Any, ...]:
-    """Return the arguments of a key's `sign` and `verify` that follow the data: padding and digest, if any."""
+    """Return the arguments that a key's `sign` and `verify` take after the data: padding and digest, if any."""
     digest = signature_digest(key)
     if digest is None:
         return ()

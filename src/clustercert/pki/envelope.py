@@ -7,7 +7,7 @@
 Wrapped data key: version (1) | nonce (12) | ciphertext and tag
 Sealed secret: version (1) | data key id (4) | nonce (12) | ciphertext and tag
 
-Each secret is bound to its row, written `table:id`: a secret that was copied to another row can't be decrypted.
+Each secret is bound to its database row (`table:id`): a secret that was copied to another row can't be decrypted.
 `custody` loads and rotates the keys.
 """
 
@@ -31,7 +31,7 @@ _HEAD = struct.Struct(">cI")
 
 
 class SecretSealer(Protocol):
-    """Encrypts and decrypts the secret in the row `bound_to`. Implemented by `custody`."""
+    """Encrypts and decrypts secrets. `bound_to` names a secret's row as `table:id`. Implemented by `custody`."""
 
     async def seal(self, plaintext: bytes, bound_to: str) -> bytes: ...
 
@@ -92,7 +92,7 @@ class KeyRing:
         return data_key_id_of(sealed) in self._keys
 
     def seal(self, plaintext: bytes, bound_to: str) -> bytes:
-        """Encrypt a secret under the active data key, bound to the row `bound_to`, written `table:id`."""
+        """Encrypt a secret under the active data key. `bound_to` names the secret's database row as `table:id`."""
         head = _HEAD.pack(_VERSION, self.active_id)
         return head + _seal(self._keys[self.active_id], plaintext, head + bound_to.encode())
 

@@ -13,7 +13,7 @@ from clustercert.model import KeyType, PrivateKey
 from clustercert.model.errors import Unavailable
 from clustercert.pki.keys import KeyGenerator, key_der, load_key_der, new_key
 
-# The maximum length of the queue. Generating a key takes about 50 ms, so clients would time out in a longer queue.
+# The maximum number of callers that wait for a key. A key takes about 50 ms, so more callers would time out.
 MAX_WAITING = 64
 
 

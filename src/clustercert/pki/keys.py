@@ -119,7 +119,7 @@ def load_key_der(der: bytes) -> PrivateKey:
 
 
 def spki_der(key: object) -> bytes:
-    """Encode a public key as SubjectPublicKeyInfo DER. Only equal keys have equal encodings."""
+    """Encode a public key as SubjectPublicKeyInfo DER. Different keys have different encodings."""
     return key.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)  # type: ignore[attr-defined, no-any-return] # any public key has it
 
 

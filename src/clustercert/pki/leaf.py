@@ -50,7 +50,10 @@ def subject(grant: Grant, credential_number: str = "") -> x509.Name:
 
 @functools.lru_cache(maxsize=4096)
 def subject_template(username: str, groups: tuple[str, ...], *, numbered: bool) -> tuple[bytes, bytes]:
-    """Return the subject's DER before and after the credential number. Without a number, the second part is empty."""
+    """Return the subject's DER before and after the credential number.
+
+    If `numbered` is false, the subject has no credential number, and the second part is empty.
+    """
     if not numbered:
         return _name(username, groups).public_bytes(), b""
     whole = _name(username, (*groups, credential_group(_ANY_NUMBER))).public_bytes()
@@ -107,7 +110,7 @@ class LeafBuilder:
         self._issuer = ca_subject(ca)
 
     def build(self, request: SigningRequest) -> bytes:
-        """Build and sign a leaf. Returns DER. Generates a serial if the request has none."""
+        """Build and sign a leaf. Returns DER. Generates a serial if the request has no serial."""
         serial = request.serial if request.serial is not None else new_serial()
         tbs = requested_tbs(request, self._issuer, serial)
         signature = self._ca_key.sign(tbs, *self._scheme)
@@ -115,7 +118,7 @@ class LeafBuilder:
 
 
 class CheckedLeaf(NamedTuple):
-    """A leaf that matches its request. The serial is positive and has at most 159 bits."""
+    """A leaf certificate that matches the signing request. The serial is positive and has at most 159 bits."""
 
     der: bytes
     serial: int
@@ -236,7 +239,7 @@ def encode_certificate(tbs: bytes, algorithm: bytes, signature: bytes) -> bytes:
 
 
 def serial_and_signature(unverified_der: bytes) -> tuple[int, bytes]:
-    """Extract a certificate's serial and signature. Raises ValueError if they can't be found.
+    """Extract a certificate's serial and signature. Raises ValueError if serial or signature can't be found.
 
     Validates nothing else, so the caller must encode the result with `encode_certificate` and compare the encodings.
     The encodings differ if the certificate has wrong tags, trailing bytes, or lengths or integers that are not
@@ -349,7 +352,7 @@ def parse_reencoded_leaf(
 ) -> tuple[int, bytes, tuple[str, ...]]:
     """Check that a leaf has all requested values. Returns (serial, signature, OIDs of the extensions in order).
 
-    Does not compare encodings. Raises SignerError, or InvalidSignature if the CA did not sign the leaf.
+    Compares values, not encodings. Raises SignerError, or InvalidSignature if the CA did not sign the leaf.
     """
     try:
         leaf = x509.load_der_x509_certificate(der)

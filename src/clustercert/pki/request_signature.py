@@ -7,7 +7,8 @@
 | derived | V11-HMAC-SHA256 Credential=AK/date/region/service              | hex of HKDF(SK, AK, scope)     |
 
 Each Authorization header continues with `, SignedHeaders=a;b, Signature=hex`. The SDKs and the Terraform provider of
-Huawei Cloud use the scheme flat, or derived if it is configured. The SDKs and the provider of OTC use scoped.
+Huawei Cloud use the scheme flat or, if configured, derived. The SDKs and the Terraform provider of OTC use the scheme
+scoped.
 """
 
 import functools
@@ -48,7 +49,7 @@ _LABEL = frozenset("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz01234567
 # RFC 9110 section 5.6.2, `token`, in lower case.
 _NAME = frozenset("abcdefghijklmnopqrstuvwxyz0123456789!#$%&'*+-.^_`|~")
 _HEX = frozenset("0123456789abcdef")
-# Paths that need no encoding. RFC 3986 section 2.3.
+# Matches paths that need no percent-encoding. RFC 3986 section 2.3.
 _PLAIN_PATH = re.compile(r"[A-Za-z0-9\-._~/]*")
 _SIGNATURE_FIELD = "Signature="
 _SIGNATURE_DIGITS = hashlib.sha256().digest_size * 2
@@ -114,7 +115,7 @@ class SignedParts:
 
     @property
     def timestamp(self) -> str:
-        """The value of X-Sdk-Date. Raises BadSignature if that header is not signed."""
+        """The value of X-Sdk-Date. Raises BadSignature if X-Sdk-Date is not signed."""
         for name, value in self.headers:
             if name == b"x-sdk-date":
                 return value.strip().decode("ascii", "replace")
@@ -154,7 +155,7 @@ def parse_authorization(text: str) -> UnverifiedSignature:
 
 
 def _parse_unsigned(unsigned: str) -> tuple[SignatureCredential, tuple[str, ...]]:
-    """Parse an Authorization header without its signature. Raises BadSignature."""
+    """Parse an Authorization header from which the signature was removed. Raises BadSignature."""
     algorithm, _, rest = unsigned.partition(" ")
     pairs = [field.strip(" ").partition("=") for field in rest.split(",", 3)]
     fields = {name: value for name, _, value in pairs}
@@ -170,7 +171,7 @@ def _parse_unsigned(unsigned: str) -> tuple[SignatureCredential, tuple[str, ...]
     return _parse_credential(algorithm, fields), names
 
 
-# Errors are not cached.
+# `lru_cache` does not cache errors.
 _parse_unsigned_cached = functools.lru_cache(maxsize=1024)(_parse_unsigned)
 
 
@@ -209,7 +210,7 @@ def verify(unverified: UnverifiedSignature, parts: SignedParts, secret: bytes) -
 
 
 def canonical_requests(parts: SignedParts, scheme: Scheme) -> Iterator[bytes]:
-    """Yield the canonical requests to try: two if clients of this scheme canonicalize the request differently."""
+    """Yield the possible canonical requests: two if clients of this scheme canonicalize the request in two ways."""
     path = (_canonical_path_cached if len(parts.raw_path) <= _CACHED_PATH else _canonical_path)(
         parts.raw_path
     )

@@ -47,8 +47,8 @@ class Signer(LeafSigner, Protocol):
         """
 
 
-# The class or function in the entry point. Its first argument is the table `[signers.NAME]` from the settings. Raises
-# ValueError for invalid settings, with a message that contains the setting's name but not the value.
+# The class or function in a signer's entry point. The first argument is the table `[signers.NAME]` from the settings.
+# The call raises ValueError for invalid settings, with a message that contains the setting's name but not the value.
 SignerFactory = Callable[[Mapping[str, object], SecretSealer], Signer]
 
 

@@ -65,7 +65,7 @@ class KeystoneAccessKeys:
             return None
 
     async def look_up_unknown(self, access_key_id: str) -> None:
-        """Ask Keystone about the key, as for an unknown key, at most once every few seconds."""
+        """Ask Keystone about the key as if the key were unknown, but at most once every few seconds."""
 
         async def ask() -> Found[None]:
             await self.directory.client.credential(_digest(access_key_id).hex())
@@ -111,7 +111,7 @@ class KeystoneAccessKeys:
     async def _user(self, key: KeystoneKey) -> FederatedUser:
         """Read the user of a key.
 
-        Raises Unauthenticated if the user, the key's project or a domain of one of the two is unknown or disabled.
+        Raises Unauthenticated if the user, the key's project, or the domain of either is unknown or disabled.
         """
         client = self.directory.client
         user, project = await asyncio.gather(client.user(key.user_id), client.project(key.project_id))
@@ -119,8 +119,8 @@ class KeystoneAccessKeys:
             raise Unauthenticated("the access key's user is unknown or disabled", known=key.id)
         if project is None or project.id != key.project_id or not project.enabled:
             raise Unauthenticated("the access key's project is unknown or disabled", known=key.id)
-        # Read domains without the cache of domains. The returned user is cached too, so with two caches a disabled
-        # domain would take effect only after twice the cache time.
+        # Read domains without the cache of domains. The returned user is cached too, so with two caches, users of a
+        # disabled domain would be accepted for up to twice the cache time.
         ids = {user.domain_id, project.domain_id}
         domains = {each.id: each for each in await asyncio.gather(*map(self.directory.current_domain, ids))}
         if not all(each.enabled for each in domains.values()):
@@ -144,7 +144,7 @@ class KeystoneAccessKeys:
 
 
 def _digest(*parts: str) -> bytes:
-    """Return the SHA-256 of the parts. The id of an EC2 credential is the SHA-256 of its access key, in hex."""
+    """Return the SHA-256 of these strings. The id of an EC2 credential is the SHA-256 of the access key, in hex."""
     return hashlib.sha256("\0".join(parts).encode()).digest()
 
 

@@ -30,7 +30,7 @@ class _Answer(BaseModel):
 
 
 class DomainReference(_Answer):
-    """The domain of another object, such as a user."""
+    """The domain that an object, such as a user, belongs to."""
 
     id: Id
     name: Name
@@ -57,7 +57,10 @@ class RoleReference(_Answer):
 
 
 class ApplicationCredential(_Answer):
-    """The application credential that created a token. Access rules limit it to some paths of OpenStack services."""
+    """The application credential that created a token.
+
+    Access rules limit an application credential to some paths of OpenStack services.
+    """
 
     id: Id
     access_rules: list[Any] | None = None
@@ -95,7 +98,7 @@ class GroupBody(_Answer):
 
 
 class _List(_Answer):
-    """A list. If it exceeds a limit in Keystone's configuration, Keystone truncates the list and sets `truncated`."""
+    """A list. Keystone truncates a list that exceeds a limit in Keystone's configuration, and sets `truncated`."""
 
     truncated: bool = False
 
@@ -172,7 +175,7 @@ class AssignmentsAnswer(_List):
 class Ec2Blob(_Answer):
     """The content of an EC2 credential.
 
-    If the credential was created under a delegation, one of the last three members identifies the delegation.
+    If the credential was created under a delegation, `trust_id`, `app_cred_id` or `access_token_id` is set.
     """
 
     access: Annotated[str, Field(min_length=1, max_length=64)]
@@ -187,7 +190,7 @@ class Ec2Blob(_Answer):
 
 
 class CredentialBody(_Answer):
-    """A credential. Its blob is parsed only if the type is `ec2`."""
+    """A credential. The field `blob` is parsed only if `type` is `ec2`."""
 
     id: Id
     type: Name
@@ -205,7 +208,8 @@ class CredentialAnswer(_Answer):
 def parsed(model: type[M], content: bytes) -> M:
     """Parse an answer.
 
-    Raises UnusableAnswer or UnusableObject. The message names the first wrong member, but does not contain its value.
+    Raises UnusableAnswer or UnusableObject. The error's message names the first wrong member of the answer, but does
+    not contain the member's value.
     """
     try:
         return model.model_validate_json(content)

@@ -51,8 +51,8 @@ logger = structlog.get_logger()
 class KeystoneClient:
     """Reads objects from Keystone. Methods return None for an object that does not exist.
 
-    All methods raise CredentialUnverified if Keystone gives no usable answer, and log the reason. They raise
-    Unauthenticated if only the object in the answer is unusable: a second attempt would also fail.
+    All methods raise CredentialUnverified if Keystone gives no usable answer, and log the reason. All methods raise
+    Unauthenticated if only the object in the answer is unusable, because a second attempt would also fail.
     """
 
     def __init__(self, connection: Connection, service_token: ServiceToken, name: str) -> None:
@@ -173,13 +173,13 @@ class KeystoneClient:
         )
 
 
-# The maximum number of cached answers. The entry of a user with many groups takes about 20 KiB.
+# The maximum number of cached answers. The cached answer about a user with many groups takes about 20 KiB.
 MAX_ENTRIES = 4_000
-# How long refusals are cached. The entry of a refusal takes less than 1 KiB.
+# How long refusals are cached. A cached refusal takes less than 1 KiB.
 REFUSAL_SECONDS = 5.0
 MAX_REFUSALS = 10_000
-# The maximum number of concurrent lookups. A worker handles a limited number of requests at the same time. More lookups
-# could reach this limit, and so delay logins through other identity systems.
+# The maximum number of concurrent lookups. Without this maximum, lookups could use up the number of requests that a
+# worker handles at the same time, and so delay logins through other identity systems.
 MAX_UNDER_WAY = 128
 
 V = TypeVar("V")
@@ -268,7 +268,7 @@ def _end_of(_key: bytes, entry: _Entry[V], _now: float) -> float:
 
 
 def _retrieve(task: "asyncio.Task[V]") -> None:
-    """Retrieve the task's exception. Otherwise asyncio logs the exception if all waiting requests were cancelled."""
+    """Retrieve the task's exception, or else asyncio logs the exception if all waiting requests were cancelled."""
     if not task.cancelled():
         task.exception()
 
@@ -313,14 +313,17 @@ def token_roles(keystone: Keystone, body: TokenBody) -> tuple[Roles, frozenset[s
 
 
 def project_roles(keystone: Keystone, names: Iterable[str]) -> frozenset[str]:
-    """Return the local names of these Keystone roles. Roles without a local name are dropped."""
+    """Return the names that these Keystone roles have in this service. Leaves out roles without such a name."""
     if keystone.roles is None:
         return frozenset(names)
     return frozenset(keystone.roles[name] for name in names if name in keystone.roles)
 
 
 def mapped_user(keystone: Keystone, user: UserReference) -> User:
-    """Return the user with local name and domain. Raises Unauthenticated if the id, domain or name is not accepted."""
+    """Return the user with the name and domain that the user has in this service.
+
+    Raises Unauthenticated if the id, domain or name is not accepted.
+    """
     if not is_user_id(user.id):
         raise Unauthenticated("the user's id has neither 32 nor 64 hex digits")
     if keystone.user_domains is not None and user.domain.id not in keystone.user_domains:
@@ -359,14 +362,14 @@ def _named(keystone: Keystone, name: str, domain: DomainReference, user_id: str)
     if not keystone.prefix_names:
         return name, FederatedDomain(domain.id, domain.name)
     if "/" in domain.name:
-        # Otherwise users of two domains could get the same name.
+        # If a domain's name contained a slash, users of two domains could get the same name.
         raise Unauthenticated(f"the name of the domain {domain.name[:64]!a} has a slash", known=user_id)
     return f"{keystone.name}/{domain.name}/{name}", keystone.prefix_domain
 
 
 @dataclass(frozen=True, slots=True)
 class KeystoneDirectory:
-    """Reads the groups of users, and reads domains. Only domains are cached."""
+    """Reads domains and users' groups. Caches domains, but not groups."""
 
     keystone: Keystone
     client: KeystoneClient

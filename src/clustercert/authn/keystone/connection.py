@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     import httpx
 
 
-# Keystone ignores the parameter's value. Huawei Cloud's IAM requires a value.
+# Keystone ignores the value of the parameter `nocatalog`, but Huawei Cloud's IAM requires a value.
 NO_CATALOG: Mapping[str, str] = {"nocatalog": "true"}
 MAX_CONNECTIONS = 20
 # Back-off: after a network failure, nothing is sent during a pause. Each further failure doubles the pause.
@@ -34,7 +34,7 @@ logger = structlog.get_logger()
 
 
 class ConnectionFailed(Exception):
-    """No complete response arrived. The message says why."""
+    """No complete response from Keystone arrived. The message says why."""
 
 
 class Connection:
@@ -175,7 +175,7 @@ class Connection:
                 # Loading the CAs takes 20 ms, so use a thread.
                 self._tls = await asyncio.to_thread(ssl.create_default_context, cafile=ca_file)
             elif self._is_ca_stale and ca_file is not None:
-                # Load the file again after a verification failure, so that a renewed file needs no restart.
+                # Load the CA file again after a verification failure, so that a renewed CA file needs no restart.
                 await asyncio.to_thread(self._tls.load_verify_locations, ca_file)
             self._is_ca_stale = False
             if self._http is None:
@@ -219,7 +219,7 @@ class ServiceToken:
         self._failure = ""
 
     async def current(self) -> str:
-        """Return a valid token, after a login if it is due. Raises CredentialUnverified if no token is valid."""
+        """Return a valid token. Logs in first if necessary. Raises CredentialUnverified if no token is valid."""
         if (fresh := self._before(lambda token: token.renew_at)) is not None:
             return fresh
         async with self._lock:

@@ -16,7 +16,7 @@ from clustercert.authn.keystone.tokens import KeystoneTokens
 
 @dataclass(frozen=True, slots=True)
 class KeystoneService:
-    """The components that authenticate Keystone users. They share connections and the service's own token.
+    """The components that authenticate Keystone users. All components share connections and the service's token.
 
     Attributes:
         access_keys: None if the settings don't accept EC2 credentials.
@@ -43,7 +43,7 @@ def new_keystone(
     now: Callable[[], datetime],
     clock: Callable[[], float] = time.monotonic,
 ) -> KeystoneService:
-    """Create the components. Requests to Keystone begin with the first lookup or the call of `watch`."""
+    """Create the components. The first request to Keystone is sent by `watch` or by the first lookup."""
     connection = Connection(keystone, clock)
     service_token = ServiceToken(connection, keystone.service, keystone.name, clock)
     client = KeystoneClient(connection, service_token, keystone.name)

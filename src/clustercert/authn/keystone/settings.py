@@ -208,7 +208,7 @@ class Keystone(Section):
                 "name the projects or the domain in which Keystone's users can have roles", "projects"
             )
         if self.access_keys and self.service.application_credential_id is not None:
-            # Keystone answers "Delegated tokens cannot access credentials directly."
+            # With an application credential, Keystone answers "Delegated tokens cannot access credentials directly."
             raise RuleFault(
                 "an application credential can't read EC2 credentials: set access_keys = false, or log in as a user",
                 "access_keys",
@@ -221,10 +221,10 @@ class Keystone(Section):
 
     @property
     def role_names(self) -> frozenset[str]:
-        """The local names of roles: the values of `roles` and `system_roles`."""
+        """The names that Keystone's roles have in this service: the values of `roles` and `system_roles`."""
         return frozenset((*(self.roles or {}).values(), *self.system_roles.values()))
 
     @property
     def prefix_domain(self) -> Domain:
-        """The domain of all users and groups from Keystone, if names are prefixed. This domain is not in the store."""
+        """The domain of Keystone's users and groups if names are prefixed. This domain is not in the database."""
         return FederatedDomain(id_of(self.url), self.name)

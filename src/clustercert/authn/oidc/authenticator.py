@@ -21,7 +21,7 @@ from clustercert.authn.oidc.tokens import MAX_TOKEN_BYTES, is_jwt, valid_until
 from clustercert.authn.oidc.verification import KeyLookup, Verifier
 from clustercert.model import Caller, UnverifiedRequest
 
-# The maximum number of tokens in the cache. The entry of a user with 500 groups takes about 130 KiB.
+# The maximum number of tokens in the cache. The cached token of a user with 500 groups takes about 130 KiB.
 CACHED_TOKENS = 4_000
 
 _revisions = itertools.count(1)
@@ -104,11 +104,11 @@ def new_authenticator(
     now: Callable[[], datetime],
     before: OidcAuthenticator | None = None,
 ) -> OidcAuthenticator:
-    """Create the authenticator for these issuers. `KeyUpdates` or the first token starts to fetch the issuers' keys.
+    """Create the authenticator for these issuers. The issuers' keys are fetched by `KeyUpdates` or on first use.
 
-    Reuses an issuer's keys from the authenticator `before` if the source of the keys is the same. Then tokens can be
-    verified even if the issuer can't be reached. Cached tokens are not reused: with the new settings, a token may be
-    refused or give other roles.
+    Reuses an issuer's keys from the authenticator `before` if the source of the keys is the same, so that tokens can be
+    verified even if the issuer can't be reached. Does not reuse cached tokens, because with the new settings a token
+    may be refused or give other roles.
     """
     by_url = {issuer.url: issuer for issuer in issuers}
     keys: dict[str, KeyLookup] = {}

@@ -23,7 +23,8 @@ class TokenRefused(Unauthenticated):
 
     Attributes:
         check: the name of the check, such as `signature` or `aud`.
-        came: the value in the token, shortened; empty if the token has no value, or if the value explains nothing.
+        came: the value in the token, shortened; empty if the token has no value, or if the value would not help to
+            understand the error.
         expected: the values that the check accepts.
     """
 
@@ -35,7 +36,7 @@ class TokenRefused(Unauthenticated):
 
 
 def shown(value: object) -> str:
-    """Return a printable ASCII form of a value from a token, shortened. A time is in the format of RFC 3339."""
+    """Return a printable ASCII form of a value from a token, shortened. Formats a time as in RFC 3339."""
     if value is None:
         return ""
     if isinstance(value, datetime):
@@ -68,7 +69,7 @@ def claim_value(claims: JsonObject, claim: str) -> object:
 
 
 def claim_texts(value: object) -> tuple[str, ...] | None:
-    """Return a claim as strings: one for a single value, or one for each entry of a list. None for other types."""
+    """Return a claim's value, or each entry of a list, as a string. Returns None if a value has another type."""
     values = value if isinstance(value, list) else [value]
     texts = tuple(map(_text, values))
     return None if None in texts else tuple(text for text in texts if text is not None)
@@ -89,9 +90,10 @@ def _text(value: object) -> str | None:
 
 @dataclass(frozen=True, slots=True)
 class ClaimCheck:
-    """A claim that must have one of the values or match one of the patterns. If it is a list, one entry must match.
+    """A claim that must have one of the values or match one of the patterns.
 
-    The check fails if any value of the claim is longer than `MAX_COMPARED`.
+    If the claim is a list, one entry must match. The check fails if any value of the claim is longer than
+    `MAX_COMPARED`.
     """
 
     claim: str
@@ -135,7 +137,7 @@ class ClaimExpression:
         object.__setattr__(self, "_program", compile_expression(self.source, frozenset({"claims"})))
 
     def value(self, claims: JsonObject) -> Any:
-        """Evaluate the expression. Raises TokenRefused if this fails, for example because a claim is missing.
+        """Evaluate the expression. Raises TokenRefused if evaluation fails, for example because a claim is missing.
 
         The error lists the names of the token's claims.
         """
@@ -149,7 +151,7 @@ class ClaimExpression:
         try:
             return self._program.execute(cel.Context({"claims": claims}))
         except BaseException as error:
-            # The library raises exceptions of many types. Its panics don't derive from Exception.
+            # The library raises exceptions of many types, and its panics don't derive from Exception.
             if isinstance(error, KeyboardInterrupt | SystemExit):
                 raise
             expected = (

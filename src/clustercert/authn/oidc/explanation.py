@@ -1,4 +1,4 @@
-"""Explains to operators whether a token is accepted: the result of each check, and the user in the token."""
+"""Explains to operators whether a token is accepted: the result of each check, and the token's user."""
 
 import asyncio
 from collections.abc import Iterator
@@ -42,7 +42,7 @@ class RoleRuleResult:
     Attributes:
         projects: the projects for which the rule gives the role; `None` for all projects of the issuer's users.
         service: whether the rule gives the role in the whole service.
-        unmet: the conditions that the user does not meet. The user gets the role if there are none.
+        unmet: the conditions that the user does not meet; empty if the user gets the role.
     """
 
     role: str
@@ -53,11 +53,12 @@ class RoleRuleResult:
 
 @dataclass(frozen=True, slots=True)
 class Explanation:
-    """Which checks a token passes, and its user.
+    """Which checks a token passes, and which user the token describes.
 
     Attributes:
         issuer: the settings of the token's issuer, even if the signature is wrong; None if the issuer is unknown.
-        checks: the results, in order. Checks of claims continue after one of them fails.
+        checks: the results, in the order of the checks. If the check of a claim fails, the other claims are still
+            checked.
         user: the user described by the token; None if a check failed.
         role_rules: the issuer's rules for roles, in the order of the settings; empty if a check failed.
     """

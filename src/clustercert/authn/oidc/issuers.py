@@ -34,7 +34,7 @@ class ClaimMapping:
 
     Attributes:
         subject: claims that together identify the user permanently.
-        username: claims that are joined with slashes to the user's name; None to use the claims in `subject`.
+        username: claims whose values, joined with slashes, are the user's name; None to use the claims in `subject`.
         groups: a claim with strings, or an expression whose value is a list of strings; None for no groups.
         strip_slash: remove a leading slash from groups. Keycloak sends groups as paths that begin with a slash.
     """
@@ -380,13 +380,13 @@ class OidcIssuer(Section):
 
     @functools.cached_property
     def checks(self) -> tuple[ClaimCheck, ...]:
-        """Checks of claims. A token must pass all of them."""
+        """The checks of claims. A token must pass all checks."""
         required = {claim: ("*",) for claim in self._defaults.required if claim not in self.claims}
         return _checks(required | self.claims)
 
     @property
     def user_domain(self) -> Domain:
-        """The domain of the issuer's users and groups. This domain is not in the store."""
+        """The domain of the issuer's users and groups. This domain is not in the database."""
         return FederatedDomain(derived_id("domain", self.url), self.name)
 
     @property
@@ -414,7 +414,7 @@ class OidcIssuer(Section):
 
     @functools.cached_property
     def mapping(self) -> ClaimMapping:
-        """How claims are mapped to a user and groups: the preset's mapping with the changes in the settings."""
+        """How claims are mapped to a user and groups: the preset's mapping, changed by the settings."""
         mapping = self._defaults.mapping
         if self.subject is not None:
             mapping = replace(mapping, subject=self.subject)

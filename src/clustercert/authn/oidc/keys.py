@@ -1,4 +1,4 @@
-"""The signing keys of OIDC issuers: fetched, parsed and cached."""
+"""Fetches, parses and caches the signing keys of OIDC issuers."""
 
 import asyncio
 import base64
@@ -143,7 +143,7 @@ async def fetch_keys(
     """Fetch the keys of an issuer. Raises FetchFailed.
 
     Args:
-        from_cluster: takes the id of a registered cluster, and returns its key set. Raises FetchFailed.
+        from_cluster: fetches the key set of the registered cluster with this id. Raises FetchFailed.
     """
     try:
         async with asyncio.timeout(seconds):
@@ -163,7 +163,7 @@ async def fetch_keys(
 async def _over_https(issuer: OidcIssuer, seconds: float) -> tuple[VerificationKey, ...]:
     import httpx  # noqa: PLC0415 - the import takes 45 ms, and most services have no issuer
 
-    # Read the CAs for each fetch, so that a renewed file needs no restart. This takes 20 ms, so use a thread.
+    # Read the CAs for each fetch, so that a renewed CA file needs no restart. This takes 20 ms, so use a thread.
     tls = await asyncio.to_thread(_tls, issuer)
     try:
         async with new_client(tls, _CONNECTIONS, proxy=issuer.proxy) as client:
@@ -212,18 +212,18 @@ PAUSE_SECONDS = 30
 STOP_SECONDS = 1
 # While the issuer can't be reached, its keys are used for at most this time after the last successful fetch.
 MAX_AGE_SECONDS = 24 * 3600
-# The maximum number of requests that wait for one issuer. A worker handles a limited number of requests at the same
-# time. More waiting requests could reach this limit.
+# The maximum number of requests that wait for one issuer. Without this maximum, waiting requests could use up the
+# number of requests that a worker handles at the same time.
 MAX_WAITING = 64
 
 logger = structlog.get_logger()
 
 
 class IssuerKeys:
-    """Finds an issuer's keys. While the issuer can't be reached, only tokens with unknown keys are rejected.
+    """Finds an issuer's keys. While the issuer can't be reached, only tokens signed with unknown keys are rejected.
 
     Attributes:
-        version: changes with each change of the keys. Cached tokens verified with an older version are not used.
+        version: a number that changes with the keys. Cached tokens verified with an older version are not used.
         failure: why the last fetch failed; empty if it succeeded.
     """
 
@@ -249,14 +249,14 @@ class IssuerKeys:
         if (key := self._known(key_id, algorithm)) is not None:
             return key
         if self._fetching is not None:
-            # This fetch may have begun before the issuer published the key, so another fetch may follow.
+            # The running fetch may have begun before the issuer published the key, so another fetch may follow.
             await self._wait()
             if (key := self._known(key_id, algorithm)) is not None:
                 return key
         was_sought = self._may_seek()
         if was_sought:
             if self._fetched_at > float("-inf"):
-                # The first fetch does not start the pause, because the issuer may publish a new key soon afterwards.
+                # Don't start a pause after the first fetch, because the issuer may publish a new key soon afterwards.
                 self._sought_at = self._clock()
             await self._wait()
             if (key := self._known(key_id, algorithm)) is not None:
@@ -307,7 +307,7 @@ class IssuerKeys:
         return self._clock() - max(self._failed_at, self._sought_at) >= PAUSE_SECONDS
 
     async def _wait(self) -> None:
-        """Wait for the running fetch, or for a new one. If the waiting request is cancelled, the fetch continues."""
+        """Wait for the running fetch, or start a fetch. If the waiting request is cancelled, the fetch continues."""
         if self._waiting >= MAX_WAITING:
             raise CredentialUnverified(
                 "An identity provider responds slowly. Try again in a moment.", retry_after=PAUSE_SECONDS

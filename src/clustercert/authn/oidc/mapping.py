@@ -78,7 +78,7 @@ def _check_overage(claim: str, claims: JsonObject) -> None:
     """
     elsewhere = claims.get("_claim_names")
     outermost = claim_path(claim)[0]
-    # Some issuers write the boolean as a string.
+    # Some issuers write the boolean `hasgroups` as a string.
     has_groups = outermost == "groups" and str(claims.get("hasgroups")).lower() == "true"
     if has_groups or (isinstance(elsewhere, dict) and outermost in elsewhere):
         raise TokenRefused(
@@ -106,7 +106,7 @@ def _username(issuer: OidcIssuer, claims: JsonObject, user_id: str) -> str:
     texts = [_name_text(_one_text(claims, claim, longest), claim, longest) for claim in joined]
     for claim, text in zip(joined, texts[:-1], strict=False):
         if "/" in text:
-            # Otherwise two users could get the same name.
+            # If a claim contained a slash, two users could get the same name.
             raise TokenRefused(
                 claim, text, "text without a slash, because a slash joins the claims of the name"
             )
@@ -128,7 +128,10 @@ def _one_text(claims: JsonObject, claim: str, longest: int) -> str:
 
 
 def _checked(text: str, check: str, longest: int) -> str:
-    """Return the string unchanged. Raises TokenRefused for invisible characters, outer spaces, or a wrong length."""
+    """Check a string from a claim, and return the string unchanged.
+
+    Raises TokenRefused for invisible characters, leading or trailing spaces, or a wrong length.
+    """
     # `isprintable` excludes control, format (including bidirectional), surrogate and private-use characters.
     if not text.isprintable() or text != text.strip() or not 1 <= len(text.encode()) <= longest:
         raise TokenRefused(check, text, f"1 to {longest} bytes of printable text")
@@ -136,7 +139,7 @@ def _checked(text: str, check: str, longest: int) -> str:
 
 
 def _name_text(text: str, check: str, longest: int = MAX_NAME_BYTES) -> str:
-    """Return a name unchanged. Raises TokenRefused if it is not in Unicode NFC."""
+    """Check a name, and return the name unchanged. Raises TokenRefused if the name is not in Unicode NFC."""
     # Don't normalize: two users or groups of the issuer could get the same name.
     if not unicodedata.is_normalized("NFC", _checked(text, check, longest)):
         raise TokenRefused(check, text, "text in Unicode normalization form C")

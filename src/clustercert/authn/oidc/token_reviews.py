@@ -1,4 +1,4 @@
-"""TokenReview: the API server of a registered cluster verifies tokens, so this service checks no signature."""
+"""Verifies tokens by TokenReview: the API server of a registered cluster checks tokens, instead of this service."""
 
 import asyncio
 import hashlib
@@ -27,8 +27,8 @@ REFUSED_SECONDS = 5
 # After a failed request, no request is sent to the API server for this time.
 PAUSE_SECONDS = 5
 MAX_REFUSED = 1_000
-# The maximum number of requests that wait for one cluster. A worker handles a limited number of requests at the same
-# time. More waiting requests could reach this limit.
+# The maximum number of requests that wait for one cluster. Without this maximum, waiting requests could use up the
+# number of requests that a worker handles at the same time.
 MAX_WAITING = 64
 REVIEW = "token review"
 """The name of the check in explanations and refusals."""
@@ -69,7 +69,7 @@ class ClusterIssuers(Protocol):
 
 
 class NoClusters:
-    """Used if no issuer in the settings is a registered cluster: all requests fail. See `ClusterIssuers`."""
+    """A `ClusterIssuers` whose requests all fail, used if no issuer in the settings is a registered cluster."""
 
     async def fetch_keys(self, cluster_id: str) -> bytes:
         raise FetchFailed(f"the cluster {cluster_id} can't be asked")
@@ -79,7 +79,7 @@ class NoClusters:
 
 
 class TokenReviewer:
-    """Asks one cluster about tokens. Concurrent requests with the same token wait for one answer."""
+    """Asks one cluster about tokens. Concurrent requests with the same token wait for the same answer."""
 
     def __init__(
         self, issuer: OidcIssuer, clusters: ClusterIssuers, clock: Callable[[], float] = time.monotonic
@@ -105,7 +105,7 @@ class TokenReviewer:
         return replace(token, claims=_confirmed_claims(self._issuer, token, review))
 
     async def _wait(self, digest: bytes, text: str) -> TokenReview:
-        """Wait for the running review of a token, or for a new one. A cancelled request does not cancel the review."""
+        """Wait for the running review of a token, or start a review. A cancelled request does not cancel the review."""
         review = self._reviews.get(digest)
         if review is None:
             if self._clock() - self._failed_at < PAUSE_SECONDS:
@@ -127,7 +127,7 @@ class TokenReviewer:
     def _finished(self, digest: bytes, review: "asyncio.Task[TokenReview]") -> None:
         del self._reviews[digest]
         if not review.cancelled():
-            # Retrieve the exception: otherwise asyncio logs it if all waiting requests were cancelled.
+            # Retrieve the exception, or else asyncio logs the exception if all waiting requests were cancelled.
             review.exception()
 
     async def _review(self, text: str) -> TokenReview:
@@ -172,7 +172,7 @@ def _confirmed_claims(issuer: OidcIssuer, token: UnverifiedToken, review: TokenR
     Only the issuer and the claims in `_TIMES` are taken from the token itself.
     """
     if set(issuer.audiences).isdisjoint(review.audiences):
-        # An API server that does not support audiences returns none.
+        # An API server that does not support audiences returns no audiences.
         expected = f"{' or '.join(sorted(issuer.audiences))} in the answer of the cluster"
         raise TokenRefused("aud", [*review.audiences], expected)
     parts = _USERNAME.fullmatch(review.username)

@@ -27,13 +27,13 @@ _MAX_KEY_ID = 512
 # The maximum depth of nested objects and arrays. Real claims have at most four levels. Python's parser has a limit too,
 # but this limit depends on the version and on the thread.
 MAX_DEPTH = 32
-# Matches everything except the brackets that are not in strings. A string may lack its closing quote.
+# Matches strings, and outside strings all text without brackets. The closing quote of a string may be missing.
 _NO_BRACKETS = re.compile(r'(?:"(?:[^"\\]|\\(?:.|\Z))*+(?:"|\Z)|[^"\[\]{}])++', re.DOTALL)
 
 
 @dataclass(frozen=True, slots=True)
 class UnverifiedToken:
-    """A parsed token. Nothing in it may be trusted before its signature is verified.
+    """A parsed token, whose content must not be trusted before the signature is verified.
 
     Attributes:
         text: the token as sent.
@@ -114,7 +114,7 @@ def _check_depth(text: str) -> None:
     """Raise ValueError if arrays and objects are nested too deeply, or if brackets don't match."""
     brackets = _NO_BRACKETS.sub("", text).replace("{", "[").replace("}", "]")
     for _ in range(MAX_DEPTH):
-        # Remove the innermost level.
+        # Remove the innermost pairs of brackets.
         brackets = brackets.replace("[]", "")
     if brackets:
         raise ValueError("nested too deeply")
@@ -154,7 +154,7 @@ Result = tuple[str, TokenRefused | None]
 
 
 def claim_results(issuer: OidcIssuer, token: UnverifiedToken, now: datetime) -> Iterator[Result]:
-    """Yield the results of all checks of claims."""
+    """Yield the result of each check of the token's claims."""
     yield from audience_and_time_results(issuer, token, now)
     for check in issuer.checks:
         yield _result(check.claim, functools.partial(check.require, token.claims))

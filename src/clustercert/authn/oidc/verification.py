@@ -47,8 +47,8 @@ class Verifier:
 
     Attributes:
         issuers: all issuers, by their exact URLs.
-        keys: maps the URL of each issuer whose signatures this service verifies to the issuer's keys.
-        reviewers: maps the URL of each issuer whose tokens a cluster verifies to the reviewer of these tokens.
+        keys: by issuer URL, the keys of the issuers whose signatures this service verifies.
+        reviewers: by issuer URL, a `TokenReviewer` for each issuer whose tokens a cluster verifies.
     """
 
     issuers: Mapping[str, OidcIssuer]
@@ -57,7 +57,10 @@ class Verifier:
     reviewers: Mapping[str, TokenReviewer] = field(default_factory=dict)
 
     async def verify(self, text: str) -> tuple[OidcIssuer, UnverifiedToken]:
-        """Verify a token's signature and claims, and return issuer and token. Raises TokenRefused or Unavailable."""
+        """Verify a token's signature and claims, and return the issuer and the token.
+
+        Raises TokenRefused or Unavailable.
+        """
         issuer, token = self.issued(text)
         _check_algorithm(issuer, token)
         if issuer.token_review:
@@ -68,7 +71,7 @@ class Verifier:
         return issuer, token
 
     def issued(self, text: str) -> tuple[OidcIssuer, UnverifiedToken]:
-        """Parse a token, and find the issuer in its claim `iss`. Raises TokenRefused."""
+        """Parse a token, and find the issuer that the claim `iss` names. Raises TokenRefused."""
         token = parse_token(text)
         issuer = self.issuers.get(token.issuer)
         if issuer is None:
@@ -90,8 +93,8 @@ class Verifier:
     async def _authentic(self, issuer: OidcIssuer, token: UnverifiedToken) -> UnverifiedToken:
         """Check the token's signature, or let a cluster review the token.
 
-        Returns the token; after a review, with the claims that the cluster confirms. Raises TokenRefused or
-        Unavailable.
+        Returns the token. After a review, the returned token has the claims that the cluster confirmed. Raises
+        TokenRefused or Unavailable.
         """
         if issuer.token_review:
             return await self.reviewers[issuer.url].verified(token)
@@ -117,7 +120,7 @@ def _check_signature(token: UnverifiedToken, key: VerificationKey) -> None:
     registry.max_header_length = registry.max_payload_length = registry.max_signature_length = len(token.text)
     try:
         with warnings.catch_warnings():
-            # The library warns about `EdDSA`, because this name does not specify the curve. The issuer's key does.
+            # The library warns about `EdDSA`, which does not specify the curve. The issuer's key specifies the curve.
             warnings.simplefilter("ignore", SecurityWarning)
             jws.deserialize_compact(token.text, key.key, registry=registry)
     except (JoseError, ValueError, TypeError) as error:
@@ -132,7 +135,7 @@ class KeyUpdates:
         self._ending: set[asyncio.Task[None]] = set()
 
     def use(self, lookups: "Iterable[KeyLookup]") -> None:
-        """Update these keys from now on, and stop updating all others."""
+        """Keep these keys up to date from now on, and stop updating all other keys."""
         current = set(lookups)
         for lookup in self._running.keys() - current:
             stop, task = self._running.pop(lookup)

@@ -1,7 +1,7 @@
-"""Audit events. The modules of this package declare the types of events. Kinds with the same fields share a type.
+"""Audit events. The modules of this package declare the types of events.
 
-If you add, remove or rename fields of a type, increment its `event_version`, so that readers know which fields to
-expect.
+Kinds of events that have the same fields share a type. If you add, remove or rename fields of a type, increment its
+`event_version`, so that readers know which fields to expect.
 """
 
 from dataclasses import dataclass
@@ -13,10 +13,10 @@ from clustercert.model.requests import Actor
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AuditEvent:
-    """One audit event. It is stored in the same transaction as the change that the event describes.
+    """One audit event, which is stored in the same transaction as the change that the event describes.
 
-    The fields that a subclass adds are the event's `detail`. Fields with their default value are omitted.
-    No field contains a secret.
+    The fields that a subclass adds are the event's `detail`, without fields that have their default value. No field
+    contains a secret.
 
     Attributes:
         kind: a noun and a verb in the past tense, such as `certificate.issued`.

@@ -198,7 +198,7 @@ class CertificatesPruned(AuditEvent):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EventsDeleted(AuditEvent):
-    """Audit events were deleted; the log keeps their commitments. This event is never deleted.
+    """Audit events were deleted; the log keeps hashes of the events (commitments). This event is never deleted.
 
     Attributes:
         why: `retention`, or the reason that the operator gave.

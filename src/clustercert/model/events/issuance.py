@@ -1,4 +1,4 @@
-"""Events about issued and refused certificates. They have all inputs of the policy decision, so it can be replayed."""
+"""Events about issued and refused certificates, with all inputs that are needed to repeat the policy's decision."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -45,7 +45,7 @@ class EventRequest(TypedDict):
     """The request for a certificate.
 
     Attributes:
-        duration: whole days, or -1 for the longest allowed; None if another field has the lifetime.
+        duration: whole days, or -1 for the longest allowed; None if another field specifies the lifetime.
         expires_in: the requested lifetime in seconds, from the time of the request.
         shorten: whether to shorten a lifetime that exceeds the limit, instead of denying the request.
         key_type: the type of the CSR's key, or of the generated key; None if the request was refused and had no CSR.
@@ -77,7 +77,7 @@ class EventCluster(TypedDict):
     """The cluster, as registered in the event's project at the time of the event.
 
     Attributes:
-        ca_not_after: when the cluster's client CA expires; certificates expire no later.
+        ca_not_after: when the cluster's client CA expires; no certificate of this CA expires later.
         credential_roles: maps names of rules to ClusterRoles. Each certificate that a rule grants is bound to the
             rule's ClusterRole; see `ClusterOptions`.
         project: None if the project was deleted meanwhile.
@@ -95,7 +95,7 @@ class EventCluster(TypedDict):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CertificateIssued(AuditEvent):
-    """A certificate was issued. The subject is its fingerprint.
+    """A certificate was issued. The event's subject is the certificate's fingerprint.
 
     Attributes:
         credential_number: 40 lower-case hex digits; `serial` is lower-case hex too.

@@ -28,10 +28,10 @@ class RequestRefused(AuditEvent):
 
 
 class RefusalCount(TypedDict):
-    """Refusals of one kind.
+    """Counts refused requests of one kind.
 
     Attributes:
-        kind: the kind of event for an individual refusal, such as `request.refused`.
+        kind: the kind of event that records a single refusal, such as `request.refused`.
         error: the error's class name; for `audit_batch.refused`, the reason.
         last_subject: the subject of the last refusal: a path, or a cluster id.
         last_source: the source address of the last refusal.
@@ -60,7 +60,7 @@ class RefusalsRepeated(AuditEvent):
 
 
 class FailureSource(TypedDict):
-    """Failed requests from one source.
+    """Requests from one source that failed to authenticate.
 
     Attributes:
         source: an IP address, or `other` for addresses that were not counted separately.
