@@ -95,7 +95,10 @@ def direct_routes(role: ServerRole, services: Callable[[], Services]) -> list[Di
 
 
 async def _raise_ours(request: Request, failure: Exception) -> NoReturn:
-    """Raise the exception for the middleware, after translating an error of the framework into one of our errors."""
+    """Raise the exception again, so that the middleware handles it.
+
+    Translates errors of FastAPI and Starlette into errors of this service.
+    """
     if isinstance(failure, RequestValidationError):
         raise invalid_parameter(failure.errors()) from None
     if not isinstance(failure, HTTPException):

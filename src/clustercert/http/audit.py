@@ -1,6 +1,7 @@
 """Routes of the audit log.
 
-Authorized callers get events and proofs that an event is in the log. The other routes are public.
+Authorized callers get events and proofs that an event is in the log. The routes for checkpoints, the log's key,
+consistency proofs and tiles are public.
 
 Source of paths and formats: c2sp.org/tlog-tiles.
 """
@@ -51,7 +52,7 @@ class EventFilters(BaseModel):
 
 
 class EventBody(ResponseBody):
-    """An audit event. Times are RFC 3339."""
+    """An audit event. Times are in the format of RFC 3339."""
 
     leaf_index: int = Field(description="The event's position in the log, which identifies it.")
     at: str
@@ -132,9 +133,9 @@ class ConsistencyBody(BaseModel):
 
 
 def inclusion_text(proof: InclusionProof) -> str:
-    """Render a proof as one file. The line `extra` has the salt and the canonical JSON.
+    """Render a proof as one file. The line `extra` contains the event's salt, followed by its canonical JSON.
 
-    The SHA-256 of both is the log entry.
+    The SHA-256 of the salt and the JSON together is the log entry.
 
     Source: c2sp.org/tlog-proof.
     """
@@ -236,7 +237,7 @@ async def prove_anywhere(call: CallDep, leaf_index: str, size: ProvenSize = None
     ),
 )
 async def show_checkpoint(services: ServicesDep) -> Response:
-    """Show the log's newest checkpoint. Public. Reveals the number of events, but not their content."""
+    """Show the log's newest checkpoint. Public. The checkpoint reveals the number of events, but not their content."""
     checkpoint = await services.audit_log.checkpoint()
     return Response(checkpoint.note, headers=_ONE_SECOND, media_type=TEXT)
 

@@ -62,7 +62,7 @@ class ClusterCertificateFilters(BaseModel):
     )
 
     def selected(self) -> CertificateFilter:
-        """Return the filter for the store."""
+        """Return these query parameters as a filter for the store."""
         return CertificateFilter(
             user_id=self.user,
             user_name=self.user_name,
@@ -82,7 +82,7 @@ class CertificateFilters(ClusterCertificateFilters):
     cluster: query.Text | None = Field(default=None, description="Only certificates for this cluster, by id.")
 
     def selected(self) -> CertificateFilter:
-        """Return the filter for the store."""
+        """Return these query parameters as a filter for the store."""
         return replace(super().selected(), cluster_id=self.cluster)
 
 
@@ -93,7 +93,7 @@ _USED_AFTER_REVOCATION = (
 
 
 class CertificateBody(ResponseBody):
-    """An issued certificate. Times are RFC 3339; unknown or absent values are null."""
+    """An issued certificate. Times are in the format of RFC 3339; unknown or absent values are null."""
 
     model_config = ConfigDict(extra="allow")
 
@@ -143,7 +143,7 @@ class CertificateBody(ResponseBody):
 
 
 class WholeCertificateBody(CertificateBody):
-    """A certificate with its PEM."""
+    """A certificate, including its PEM text."""
 
     pem: str
 
@@ -303,8 +303,8 @@ async def list_of_project(
 ) -> Response:
     """List the certificates of a project.
 
-    Project admins, operators and auditors see all, other users only their own. Includes certificates for removed
-    clusters.
+    Project admins, operators and auditors see all certificates; other users see only their own. Includes certificates
+    for removed clusters.
     """
     found = await call.services.inventory.certificates_of_project(
         call.caller,
@@ -327,7 +327,7 @@ async def list_of_cluster(
 ) -> Response:
     """List the certificates of a cluster.
 
-    Project admins, operators and auditors see all, other users only their own.
+    Project admins, operators and auditors see all certificates; other users see only their own.
     """
     found = await call.services.inventory.certificates_of_project(
         call.caller,
@@ -347,8 +347,8 @@ async def list_everywhere(
 ) -> Response:
     """List certificates of all projects.
 
-    Operators and auditors see all certificates. Other callers must send own=true. They see their own certificates,
-    including those in projects where they no longer have a role.
+    Operators and auditors see all certificates. Other callers must send own=true, and see only their own certificates,
+    including certificates in projects where they no longer have a role.
     """
     found = await call.services.inventory.certificates_of_all_projects(
         call.caller,
@@ -365,7 +365,7 @@ async def show_of_cluster(call: CallDep, project_id: str, cluster_id: str, certi
     """Show a certificate of a cluster.
 
     Send the certificate's fingerprint (complete, or at least the first 8 digits), credential number, or serial in hex.
-    Users see only their own certificates, project admins, operators and auditors see any.
+    Project admins, operators and auditors see any certificate; other users see only their own.
     """
     inventory = call.services.inventory
     return await _show(call, await inventory.show(call.caller, project_id, cluster_id, _name(certificate)))
@@ -376,7 +376,7 @@ async def show_of_project(call: CallDep, project_id: str, certificate: str) -> R
     """Show a certificate of a project, even if its cluster was removed.
 
     Send the certificate's fingerprint (complete, or at least the first 8 digits), credential number, or serial in hex.
-    Users see only their own certificates, project admins, operators and auditors see any.
+    Project admins, operators and auditors see any certificate; other users see only their own.
     """
     inventory = call.services.inventory
     return await _show(call, await inventory.show_in_project(call.caller, project_id, _name(certificate)))
@@ -387,8 +387,8 @@ async def show_anywhere(call: CallDep, certificate: str) -> Response:
     """Show a certificate of any project.
 
     Send the certificate's fingerprint (complete, or at least the first 8 digits), credential number, or serial in hex.
-    Users see only their own certificates, project admins see the certificates of their project, operators and
-    auditors see any.
+    Operators and auditors see any certificate, project admins see the certificates of their project, and other users
+    see only their own.
     """
     inventory = call.services.inventory
     return await _show(call, await inventory.show_in_any_project(call.caller, _name(certificate)))
@@ -447,7 +447,7 @@ def _name(text: str) -> str:
 
 
 class ReachableClusterBody(ResponseBody):
-    """A cluster that the caller can reach. Times are RFC 3339."""
+    """A cluster that the caller can reach. Times are in the format of RFC 3339."""
 
     id: str
     name: str
@@ -542,9 +542,9 @@ _CACHED = {"Cache-Control": "public, max-age=10", "Vary": "Accept"}
 async def show_crl(request: Request, cluster_id: str, ca_id: str, services: ServicesDep) -> Response:
     """Show the certificate revocation list of a client CA.
 
-    Lists all revoked, unexpired certificates. Needs no authentication.
+    The list contains all revoked, unexpired certificates of the CA. Needs no authentication.
 
-    kube-apiserver does not read CRLs. The list is for other services that verify the same certificates.
+    kube-apiserver does not read CRLs. The list is for other services that verify certificates of this CA.
     """
     # Check the ids here, because PostgreSQL rejects strings with a NUL character.
     if not (cluster_id.isprintable() and ca_id.isprintable()):

@@ -14,12 +14,12 @@ _KEY = "clustercert.context"
 
 @dataclass(slots=True)
 class RequestContext:
-    """The context of one request. The middleware creates it, and routes add to it.
+    """The context of one request. The middleware creates the context, and routes add fields to it.
 
     Attributes:
         extend_deadline: restarts the request's time limit.
         caller: the authenticated caller; `None` before authentication.
-        certificate_of: project id and cluster id, as sent; `None` if the request is not for a certificate.
+        certificate_of: the project id and cluster id in a request for a certificate; `None` for other requests.
         issue_request: the parsed request for a certificate; `None` until its body is parsed.
         dry_run: whether the request is a dry run: nothing is issued, and denials are not recorded.
         log_fields: fields to add to the request's log line.
@@ -41,6 +41,6 @@ def attach(scope: Scope, context: RequestContext) -> None:
 
 
 def context_of(request: Request | Scope) -> RequestContext:
-    """Return the context that the middleware attached."""
+    """Return the context that the middleware attached to the request."""
     scope = request.scope if isinstance(request, Request) else request
     return cast("RequestContext", scope[_KEY])

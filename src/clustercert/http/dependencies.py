@@ -1,6 +1,6 @@
 """FastAPI dependencies for routes: services, raw body, caller.
 
-The contract defines the order of checks: the body's size, the caller, the body's content.
+The API contract defines the order of checks: first the body's size, then the caller, then the body's content.
 """
 
 from collections.abc import Awaitable, Callable
@@ -147,7 +147,8 @@ class Call:
 async def call(request: Request, services: ServicesDep, raw: RawBody) -> Call:
     """Authenticate the caller. Raises Unauthenticated or TooManyFailures.
 
-    Raises InvalidRequest for an unknown query parameter of our own API. The other APIs ignore such parameters.
+    Raises InvalidRequest for an unknown query parameter in a request to this service's own API. The CCE and Keystone
+    routes ignore unknown parameters.
     """
     caller = await authenticated(request, raw, services)
     if request.scope["query_string"] and request.scope["path"].startswith(OWN):
@@ -159,6 +160,6 @@ CallDep = Annotated[Call, Depends(call)]
 
 
 def base_url(request: Request) -> str:
-    """Return the service's URL without a final slash: the configured URL, else the request's."""
+    """Return the service's URL without a final slash: `public_url` or, without this setting, the request's URL."""
     configured = cast("Services", request.app.state.services).options.public_url
     return configured or f"{request.url.scheme}://{request.url.netloc}"

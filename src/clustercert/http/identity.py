@@ -49,7 +49,7 @@ class IssuerBody(ResponseBody):
 
     In `redirect_uris`, an address without a port stands for any port. `token` says which token this service accepts:
     the ID token or the access token. If `resource` (RFC 8707) is not null, clients request access tokens for this
-    resource. `ca_pem` has the CAs of the issuer's server; null if these are the system's CAs.
+    resource. `ca_pem` has the CAs that verify the issuer's server; null for the system's CAs.
     """
 
     name: str
@@ -71,7 +71,10 @@ class IssuersBody(BaseModel):
 
 
 class CheckBody(ResponseBody):
-    """A check of the token. If the check failed, `came` has the token's value, and `expected` the accepted values."""
+    """A check of the token.
+
+    If the check failed, `came` has the value in the token, and `expected` has the values that the service accepts.
+    """
 
     check: str
     passed: bool
@@ -119,7 +122,7 @@ class TokenExplanationBody(ResponseBody):
 
     @classmethod
     def render(cls, source: TokenReport, **_others: object) -> JsonObject:
-        """Return the JSON object of a report."""
+        """Return the JSON object of a report on a token."""
         explanation, failed, login = source.explanation, source.failed, source.login
         user = explanation.user
         return {
@@ -139,7 +142,10 @@ class TokenExplanationBody(ResponseBody):
 
 
 class UserClusterBody(ResponseBody):
-    """A cluster for which a user has certificates that have not expired. `until` is when the last of these expires."""
+    """A cluster for which a user has certificates that have not expired.
+
+    `until` is the time when the last of these certificates expires.
+    """
 
     id: str = Field(validation_alias=AliasPath("cluster", "id"))
     name: str = Field(validation_alias=AliasPath("cluster", "name"))
@@ -152,7 +158,9 @@ class UserClusterBody(ResponseBody):
 
 
 class BlockedBody(ResponseBody):
-    """A blocked user, and at most 100 clusters for which they had certificates, those with the latest expiry first.
+    """A blocked user, and at most 100 clusters for which the user had certificates.
+
+    The clusters are sorted by the expiry of these certificates, the latest first.
 
     `name` and `issuer` are null if the service has not seen the user log in.
     """
@@ -172,7 +180,7 @@ class OwnKeyBody(ResponseBody):
 
 
 class LoggedOutBody(ResponseBody):
-    """What a logout ended, and what remains."""
+    """The certificates, tokens and access keys that a logout ended, and the access keys that remain."""
 
     id: str = Field(validation_alias=AliasPath("user", "id"))
     name: str = Field(validation_alias=AliasPath("user", "name"))
@@ -244,7 +252,8 @@ router = APIRouter(tags=["Identity providers"])
 async def list_issuers(services: ServicesDep) -> Response:
     """List the OIDC issuers at which people log in.
 
-    Needs no authentication. Contains the public OAuth client of each issuer, and the CAs of the issuer's server.
+    Needs no authentication. The response contains the public OAuth client of each issuer, and the CAs of the issuer's
+    server.
     """
     issuers = services.oidc.issuers if services.oidc is not None else ()
     found = [
@@ -269,8 +278,8 @@ def _ca_pem(file: Path | None) -> str | None:
 async def show_caller(call: CallDep) -> Response:
     """Show who the caller is, and the enabled projects in which they have a role.
 
-    Meant for clients with an access key, which does not contain the user, and for services without the built-in
-    identity provider.
+    Meant for clients with an access key, because the key does not say which user it belongs to. Also meant for clients
+    of a service without the built-in identity provider.
     """
     projects = await call.services.identity.projects_of(call.caller)
     enabled = [each for each in projects if each.enabled and each.domain.enabled]
@@ -315,7 +324,7 @@ async def log_out_everywhere(
     if caller.issuer != BUILT_IN:
         issuers = services.oidc.issuers if services.oidc is not None else ()
         leeways = {issuer.url: issuer.leeway for issuer in issuers}
-        # Rounded up, because times in tokens are whole seconds.
+        # Add a second, because times in tokens are whole seconds.
         new_logins_from = services.inventory.now() + leeways.get(caller.issuer, CLOCK_DIFFERENCE) + _SECOND
     body = LoggedOutBody.render(
         caller,
@@ -356,7 +365,7 @@ async def block_user(call: CallDep, user_id: str) -> Response:
 
     Only for operators. Disables a user of the built-in identity service. Users of OIDC issuers and of Keystone are
     blocked in this service only. The user's tokens and temporary keys become invalid. Logins and access keys fail until
-    the user is unblocked. Old certificates stay revoked even then.
+    the user is unblocked. Unblocking the user does not restore the revoked certificates.
     """
     require_operator(call.caller)
     services = call.services

@@ -154,7 +154,7 @@ class RequestMiddleware:
         return None
 
     def _report_ignored_forwarding(self, scope: Scope) -> None:
-        """Count the forwarding header if it is ignored, because its sender is not a trusted proxy.
+        """Count a forwarding header that is ignored because its sender is not a trusted proxy.
 
         The first time, logs a warning, because the settings may lack a proxy.
         """
@@ -273,7 +273,7 @@ def count_failed_authentication(
     scope: Scope,
     failure: Unauthenticated | TooManyFailures,
 ) -> None:
-    """Count a failed authentication for the audit log and, if it may have been a guess, for the limit."""
+    """Count a failed authentication for the audit log and, if it may have been a guess, for the limit on failures."""
     origin = context_of(scope).origin
     failures.count(origin.address, failure.known)
     # API servers may share their address with people, so a wrong webhook token must not lock these people out.

@@ -1,4 +1,4 @@
-"""Pages of lists: the query parameters `limit` and `cursor`, and the body."""
+"""Pages of lists: the query parameters `limit` and `cursor`, and the body of the response."""
 
 import re
 from collections.abc import Awaitable, Callable, Iterable, Sequence
@@ -122,7 +122,7 @@ async def keyset_page(
 ) -> JsonObject:
     """Return the body of a page of items that are sorted by their field `id`.
 
-    Reads in steps, so that items that don't fit into the page are not loaded.
+    Reads a few items at a time, to avoid loading items that don't fit into the page.
     """
     shown, after = _Shown(page.max_bytes), page.after
     while True:
@@ -157,7 +157,7 @@ def numbered_page(
     following: int | str | None,
     max_bytes: int,
 ) -> JsonObject:
-    """Return the body of a page with these items, or with only the first of them if the page would get too large.
+    """Return the body of a page with these items. Leaves out the last items if the page would get too large.
 
     Args:
         cursor: returns the cursor of the page that begins after an item.

@@ -117,7 +117,10 @@ class RequestParameters(BaseModel):
     )
 
     def question(self, max_days: int) -> Question:
-        """Return the question to explain. Raises InvalidRequest if parameters conflict or the duration is too long."""
+        """Return the request to explain, as described by these parameters.
+
+        Raises InvalidRequest if parameters conflict or the duration is too long.
+        """
         if self.expires_in is not None and self.duration is not None:
             raise InvalidRequest("expires_in, duration: send only one of them.")
         duration = self.duration if self.duration is not None else LONGEST
@@ -220,7 +223,7 @@ class LimitBody(ResponseBody):
 
 
 class WouldSignBody(ResponseBody):
-    """The content of the certificate that would be signed. Times are RFC 3339."""
+    """The content of the certificate that would be signed. Times are in the format of RFC 3339."""
 
     common_name: str = Field(validation_alias="username")
     organizations: list[str] = Field(
@@ -333,7 +336,7 @@ class EntitledUserBody(ResponseBody):
 
 
 class EntitledUserListBody(PageBody):
-    """A page of users, sorted by id. It may be short or empty even if there is a next page."""
+    """A page of users, sorted by id. A page may have few or no users even if there is a next page."""
 
     users: list[EntitledUserBody]
 
@@ -378,8 +381,8 @@ router = APIRouter(tags=["Policy"])
 async def explain(call: CallDep, parameters: Annotated[ExplainParameters, Query()]) -> Response:
     """Explain what the policy decides on a request for a certificate.
 
-    Signs and records nothing. Users may ask about themselves, project admins about users with a role in their project,
-    operators and auditors about everybody. Only operators and auditors see all rules.
+    Signs and records nothing. Users may ask about themselves. Project admins may ask about users with a role in their
+    project. Operators and auditors may ask about all users. Only operators and auditors see all rules.
     """
     question = parameters.question(call.services.options.max_duration)
     explained = await call.services.explanations.explain(
@@ -401,8 +404,8 @@ async def list_entitlements(
 ) -> Response:
     """List the users who could get a certificate with a Kubernetes group, and by which rules.
 
-    Considers every request that a user could send. Users of OIDC issuers and Keystone have the groups and roles of
-    their last recorded request. Sorted by user id. Only for operators and auditors.
+    Considers every request that a user could send. For a user of an OIDC issuer or Keystone, uses the groups and roles
+    of the user's last recorded request. Sorted by user id. Only for operators and auditors.
     """
     found = await call.services.explanations.entitled_users(
         call.caller,

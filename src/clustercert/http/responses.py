@@ -18,8 +18,8 @@ from clustercert.model.errors import ClustercertError, MethodNotAllowed, TooMany
 
 NO_STORE = {"Cache-Control": "no-store"}
 JSON = ((b"content-type", b"application/json"),)
-# Every response has this policy. The only HTML page is `/docs`: Swagger UI, which loads its own files and sends
-# requests to this service. Its style sheet contains images as data URLs.
+# Every response has this Content-Security-Policy. The only HTML page is `/docs`: Swagger UI, which loads its own files
+# and sends requests to this service. Its style sheet contains images as data URLs.
 _CONTENT_SECURITY_POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; connect-src 'self'; "
     "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
@@ -50,7 +50,10 @@ SortedStrings = Annotated[dict[str, str], AfterValidator(lambda value: dict(sort
 
 
 class ResponseBody(BaseModel):
-    """Base class for response bodies and their parts. `read` takes each field from an attribute of the same name."""
+    """Base class for response bodies and their parts.
+
+    The method `read` takes each field from the attribute of the same name of another object.
+    """
 
     model_config = ConfigDict(from_attributes=True)
 
@@ -115,7 +118,7 @@ def error(failure: ClustercertError, path: str, request_id: str) -> Response:
             message = "The request you have made requires authentication."
         title = HTTPStatus(failure.status).phrase
         detail = {"code": failure.status, "message": message, "title": title}
-        # Huawei Cloud's SDKs read these two fields.
+        # Huawei Cloud's SDKs read `error_code` and `error_msg`.
         named = {"error_code": failure.code, "error_msg": message}
         return json_response({"error": detail, **named}, failure.status, headers)
     body: JsonObject = {
@@ -133,7 +136,7 @@ _JSON = frozenset({"application/json", "application/*", "*/*"})
 
 
 def prefers(request: Request, media_types: Collection[str]) -> bool:
-    """Whether Accept lists one of these media types before JSON. Weights (`q`) are ignored, except zero."""
+    """Whether the Accept header lists one of these media types before JSON. Weights (`q`) are ignored, except zero."""
     accepted = b",".join([value for name, value in request.scope["headers"] if name == b"accept"])
     if accepted in (b"", b"*/*"):
         return False
@@ -149,7 +152,7 @@ def prefers(request: Request, media_types: Collection[str]) -> bool:
 
 
 # No API server sends a review larger than this limit. An API server copies up to 1 MB of header fields into a review,
-# where they take 33 times as much space.
+# where these fields take 33 times as much space.
 MAX_DISCARDED = 64 * 1024 * 1024
 
 

@@ -1,7 +1,7 @@
 """Routes that revoke certificates: CCE's clustercertrevoke, and the routes of our own API.
 
-Source: CCE API reference, "Revoking Cluster Certificates". `docs/cce-divergences.md` lists our
-differences from CCE.
+Source: CCE API reference, "Revoking Cluster Certificates". `docs/cce-divergences.md` lists the differences between this
+service and CCE.
 """
 
 import base64
@@ -84,7 +84,7 @@ class RevokeWithKeyRequest(RevokeRequest):
     )
 
     def signature_bytes(self) -> bytes:
-        """Decode the signature. Raises InvalidRequest if it is not base64."""
+        """Decode the signature. Raises InvalidRequest if the signature is not base64."""
         try:
             if len(self.signature) > MAX_SIGNATURE:
                 raise ValueError("too long")
@@ -97,7 +97,7 @@ _NotEmpty = Annotated[str | None, BeforeValidator(lambda text: text or None)]
 
 
 class RevocationBody(ResponseBody):
-    """A revocation. Times are RFC 3339."""
+    """A revocation. Times are in the format of RFC 3339."""
 
     id: int
     fingerprint: Hex | None = Field(description="Null if all certificates of a user or cluster are revoked.")
@@ -126,7 +126,7 @@ class ListedRevocationBody(RevocationBody):
 
 
 class RevokedBody(RevocationBody):
-    """A new revocation, and how its cluster enforces it."""
+    """A new revocation, and how the cluster enforces the revocation."""
 
     enforced_by: list[str] | None = Field(
         description="The fast controls that are set up in the cluster; for a single certificate, only the controls that"
@@ -167,7 +167,7 @@ class NamedUsersBody(BaseModel):
 
 
 class NamedUserIdBody(BaseModel):
-    """A user with certificates."""
+    """The id of a user who has unexpired certificates for the cluster."""
 
     id: str
 
@@ -233,7 +233,8 @@ router = APIRouter(tags=["Revocation"])
 async def revoke_clustercert(call: CallDep, project_id: str, cluster_id: str) -> Response:
     """Revoke all certificates of a user for a cluster.
 
-    Users can revoke their own certificates, project admins any user's. Certificates issued later stay valid.
+    Users can revoke their own certificates; project admins can revoke the certificates of any user. Certificates issued
+    later stay valid.
     """
     require_json(call.request)
     user_id = parsed(call.body, ClusterCertRevokeRequest).user_id()
@@ -259,7 +260,8 @@ async def revoke_user_in_cluster(
 ) -> Response:
     """Revoke all certificates of a user for a cluster.
 
-    Like CCE's clustercertrevoke, but with a reason. Users can revoke their own certificates, project admins any user's.
+    Like CCE's clustercertrevoke, but with a reason. Users can revoke their own certificates; project admins can revoke
+    the certificates of any user.
     """
     reason, service = _reason(call), call.services.revocation
     if dry_run:
@@ -274,8 +276,8 @@ async def revoke_user_in_cluster(
 async def revoke_certificate(call: CallDep, project_id: str, cluster_id: str, certificate: str) -> Response:
     """Revoke one certificate.
 
-    Send the certificate's fingerprint, credential number or serial. Users can revoke their own certificates, project
-    admins any.
+    Send the certificate's fingerprint, credential number or serial. Users can revoke their own certificates; project
+    admins can revoke any certificate.
 
     If the caller has already revoked the certificate for an equal or stronger reason, returns that revocation.
     """
@@ -290,8 +292,8 @@ async def revoke_own_certificate(call: CallDep, certificate: str) -> Response:
     """Revoke one certificate of any project.
 
     Send the certificate's fingerprint, credential number or serial. Users can revoke their own certificates, even in a
-    project where they no longer have a role. Project admins can revoke all certificates of their project, operators all
-    certificates.
+    project where they no longer have a role. Project admins can revoke all certificates of their project; operators can
+    revoke any certificate.
     """
     revocation = await call.services.revocation.revoke_own_certificate(
         call.caller, certificate, _reason(call)
@@ -350,8 +352,8 @@ async def find_users(call: CallDep, name: Name = None) -> Response:
     """Find users by name.
 
     Only for operators and auditors. Finds users of the built-in identity service by `NAME` or `DOMAIN/NAME`. Finds
-    users of issuers and of Keystone who have logged in by a name such as `sso/anna`. Also finds users by a name that
-    the policy chose.
+    users of OIDC issuers and of Keystone by a name such as `sso/anna`, if the user has logged in before. Also finds
+    users by a user name that the policy chose for their certificates.
     """
     found = await call.services.revocation.previews.users_named(call.caller, _name(name))
     return responses.private({"users": [NamedUserBody.render(each) for each in found]})
@@ -385,7 +387,8 @@ async def list_user_revocations(call: CallDep, user_id: str, page: PageDep, sinc
 async def undo_revocation(call: CallDep, revocation_id: str) -> Response:
     """Undo a revocation.
 
-    Only for operators, within `revocation.undo_window`. Revocations for keyCompromise or by the key's holder are final.
+    Only for operators, within `revocation.undo_window`. Revocations with the reason keyCompromise, and revocations by
+    the key's holder, can't be undone.
     """
     number = row_number(
         revocation_id, NotFound("There is no such revocation. List the revocations to see their ids.")
@@ -431,7 +434,10 @@ def _reason(call: Call) -> Reason:
 
 
 async def _revoked(call: Call, revocation: Revocation) -> Response:
-    """Return the response with the revocation and how its cluster enforces it. Adds the revocation to the log line."""
+    """Return the response with the revocation, and how the cluster enforces the revocation.
+
+    Adds the revocation to the log line.
+    """
     _log(call.request, revocation)
     services, controls = call.services, None
     if revocation.cluster_id and revocation.project_id is not None:

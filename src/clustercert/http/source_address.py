@@ -21,7 +21,7 @@ MAX_HOPS = 16
 # The maximum length of an entry, longer than any address with brackets and a port.
 _MAX_HOP = 64
 
-# Some proxies append a port.
+# Some proxies append a port to the address.
 _HOP = re.compile(r"(?:\[([0-9a-f:.]+)\]|([0-9.]+))(?::[0-9]{1,5})?|([0-9a-f:.]+)", re.IGNORECASE | re.ASCII)
 
 

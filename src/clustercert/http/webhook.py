@@ -54,7 +54,7 @@ class KubernetesStatus(BaseModel):
 CLUSTER = "/clustercert/v1/kubernetes/clusters/{cluster_id}"
 AUTHORIZE = f"{CLUSTER}/authorize"
 AUDIT_EVENTS = f"{CLUSTER}/audit-events"
-# Create these series at zero: the alert on an increase would otherwise miss the first errors.
+# Create the metric series for these errors at zero: otherwise, the alert on an increase would miss the first errors.
 for _route in (AUTHORIZE, AUDIT_EVENTS):
     for _status in ("500", "503"):
         metrics.REQUESTS.labels(_route, "POST", _status)
@@ -114,7 +114,7 @@ router = APIRouter(tags=["Kubernetes"])
 async def authorize(request: Request, services: ServicesDep, cluster_id: str) -> Response:
     """Decide whether a cluster accepts a credential.
 
-    This is kube-apiserver's authorization webhook. It denies X.509 credentials that are revoked or are for a
+    This is kube-apiserver's authorization webhook. The webhook denies X.509 credentials that are revoked or are for a
     different cluster.
     """
     return await handle_review(request, services, cluster_id)
@@ -192,7 +192,7 @@ def _decided(request: Request, asked: review.Review, decision: Decision) -> Resp
 
 
 def _token(request: Request) -> str:
-    """Return the bearer token. Raises Unauthenticated if the request has none."""
+    """Return the bearer token. Raises Unauthenticated if the request has no bearer token."""
     values = [value for name, value in request.scope["headers"] if name == b"authorization"]
     scheme, _, token = (values[0] if len(values) == 1 else b"").partition(b" ")
     if scheme.lower() != b"bearer":

@@ -129,9 +129,10 @@ class Policy:
         rules: a certificate gets the groups of all rules that match the request. The order of rules does not matter.
         allowed_system_names: names with the prefix `system:` that certificates may contain.
         key_type: the type of keys that the service generates.
-        max_lifetime: the longest lifetime of any certificate. Rules can only shorten it.
+        max_lifetime: the longest lifetime of any certificate. Rules can only shorten this lifetime.
         username: the template of the user name; None for the user's id.
-        issuer_names: the names of OIDC issuers and of Keystone. They are the prefixes in names such as `ISSUER/NAME`.
+        issuer_names: the names of OIDC issuers and of Keystone. These names are the prefixes in user and group names
+            such as `ISSUER/NAME`.
     """
 
     rules: tuple[PolicyRule, ...]
@@ -181,7 +182,10 @@ class Policy:
         return DecisionInput(caller, cluster, request, roles, now, key_type, self.issuer_names)
 
     def _matching(self, decision_input: DecisionInput, trace: JsonObject) -> tuple[PolicyRule, ...]:
-        """Return the rules that grant the certificate. Raises Forbidden if no rule grants it, or a rule denies it."""
+        """Return the rules that grant the certificate.
+
+        Raises Forbidden if no rule grants the certificate, or a rule denies it.
+        """
         match = match_rules(self.rules, decision_input)
         own = match.own_unmet(self.rules, decision_input)
         trace |= match.skipped(own)
@@ -201,7 +205,10 @@ class Policy:
         return groups
 
     def strictest(self, rules: Iterable[PolicyRule]) -> tuple[timedelta, PolicyRule | None]:
-        """Return the longest lifetime that all these rules allow, and the rule that limits it (None: the policy)."""
+        """Return the longest lifetime that all these rules allow, and the rule that sets this limit.
+
+        The rule is None if `max_lifetime` of the policy sets the limit.
+        """
         limits = [(rule.max_lifetime, rule) for rule in rules if rule.max_lifetime is not None]
         lifetime, rule = min(limits, key=lambda limit: limit[0], default=(self.max_lifetime, None))
         return (lifetime, rule) if lifetime < self.max_lifetime else (self.max_lifetime, None)

@@ -42,7 +42,7 @@ _ELSEWHERE = "elsewhere"
 
 @dataclass(frozen=True, slots=True)
 class RequestVariant:
-    """A possible request: authentication method, source, and fields. The lifetime is always the longest."""
+    """A possible request: authentication method, source, and fields. The request is always for the longest lifetime."""
 
     auth_method: str
     source: str
@@ -96,7 +96,9 @@ def _methods(caller: Caller) -> tuple[str, ...]:
 
 
 def _sources(conditions: Collection[Condition]) -> tuple[str, ...]:
-    """Return a source outside all networks, and for each network the first address and the address after the last.
+    """Return a source outside all networks.
+
+    For each network, also return its first address and the address after its last address.
 
     The networks divide all addresses into ranges, and each range begins at one of these addresses.
     """
@@ -141,8 +143,8 @@ class _Rule:
 
     Attributes:
         on_user: conditions on the user and the cluster.
-        on_request: conditions on the request, without expressions.
-        expressions: expressions that read the request or the time. They are not evaluated.
+        on_request: conditions on the request, except CEL expressions.
+        expressions: CEL expressions that read the request or the time. The search does not evaluate these expressions.
     """
 
     rule: PolicyRule
@@ -315,7 +317,10 @@ def _outcomes(
 
 
 def _granting(matches: Sequence[_Match], position: int, sent: DecisionInput) -> Sequence[_Rule] | None:
-    """Return the rules that grant a request. None if they do not include the rule at `position`, or a rule refuses."""
+    """Return the rules that grant a request.
+
+    Returns None if the rule at `position` is not among these rules, or if a rule refuses the request.
+    """
     granting: list[_Rule] = []
     for number, match in enumerate(matches):
         is_taken_as_false = match.rule.expressions and number != position

@@ -83,8 +83,8 @@ class ExampleCaller(Section):
         user: name, name with its domain such as `Default/alice`, or id (32 or 64 hexadecimal digits). Without a domain,
             the user is in the domain `Default`.
         groups: the user's groups, written in the same form as `user`.
-        domain: the domain of the user and the groups. With `domain`, write their names without a domain. Examples for
-            an issuer with `prefix_names = false` need `domain`: the issuer's name.
+        domain: the domain of the user and the groups. If `domain` is given, write the names of the user and the groups
+            without a domain. Examples for an issuer with `prefix_names = false` need the issuer's name as `domain`.
         roles: the caller's roles in the cluster's project. Without a role, every request is refused.
         service_roles: the caller's roles in the whole service, such as `operator`.
         auth_method: how the caller authenticated: `token`, `access_key`, `oidc`, `keystone`, `keystone_app` for an
@@ -110,9 +110,9 @@ class ExampleCluster(Section):
     Attributes:
         name: the cluster's name.
         id: the cluster's id, a UUID.
-        project: the project's id (32 hexadecimal digits), its name, or its domain and name such as `Default/eu-de`. In
-            the example, no other project has this name.
-        labels: a table of labels.
+        project: the project's id (32 hexadecimal digits), its name, or its domain and name such as `Default/eu-de`. The
+            example assumes that no other project has this name.
+        labels: the cluster's labels, as a table.
     """
 
     name: Name = "example"
@@ -125,11 +125,11 @@ class ExampleRequest(Section):
     """`request` in `[[policy.examples]]`: what the caller requests.
 
     Attributes:
-        duration: days, or -1 for the default lifetime of the matching rules or, if they have none, the longest lifetime
-            allowed. By default, -1.
+        duration: days, or -1 for the default lifetime of the matching rules. If the matching rules have no default
+            lifetime, -1 stands for the longest lifetime allowed. By default, -1.
         expires_in: lifetime, 15m to 1825d, instead of `duration`.
         shorten: whether an `expires_in` that exceeds the limit is shortened, as for kubectl, instead of refused.
-        csr: whether the request has a CSR. By default true if there is a `key_type`.
+        csr: whether the request has a CSR. By default, true if `key_type` is given.
         key_type: type of the key in the CSR. By default `ec-p256`.
         reason: the reason for the request.
     """
@@ -158,7 +158,7 @@ class Expectation(Section):
     """`expects` in `[[policy.examples]]`: the decision. Fields that are not given are not checked.
 
     Attributes:
-        refused: whether the request is refused. By default true if there is `refused_by` or `message`.
+        refused: whether the request is refused. By default, true if `refused_by` or `message` is given.
         refused_by: name of the rule that denies the request.
         message: a part of the message that the caller gets.
         groups: exactly these Kubernetes groups, in any order.
@@ -199,7 +199,7 @@ class ExampleSettings(Section):
     """`[[policy.examples]]`: decisions that the policy must make.
 
     The service rejects a policy that decides an example differently. The tables `caller`, `cluster`, `request` and
-    `expects` are described below. All but `expects` have defaults.
+    `expects` are described below. All tables except `expects` have defaults.
 
     Attributes:
         name: unique name, shown if the policy decides the example differently.
@@ -228,9 +228,9 @@ class Outcome:
 
     Attributes:
         grant: `None` if the request is refused.
-        message: why the request is refused; empty if it is not.
+        message: why the request is refused; empty if the request is allowed.
         refused_by: the rule that denies the request, or None.
-        lifetime, max_lifetime: the granted lifetime, and the longest allowed; None if the request is refused.
+        lifetime, max_lifetime: the granted lifetime, and the longest lifetime allowed; None if the request is refused.
     """
 
     grant: Grant | None = None
@@ -256,14 +256,14 @@ class Outcome:
         if self.grant is None:
             return _refusal(self.refused_by, self.message)
         longest = self.max_lifetime if self.max_lifetime != self.lifetime else None
-        # Leave out a user id: examples rarely name ids, so a reader would not recognize it.
+        # Leave out a user id: examples rarely name ids, so a reader would not recognize the id.
         username = None if is_user_id(self.grant.username) else self.grant.username
         return _allowance(self.grant.groups, username, self.lifetime, longest)
 
 
 @dataclass(frozen=True, slots=True)
 class ExampleResult:
-    """The result of an example. `expected` and `decided` are descriptions for people."""
+    """The result of checking the policy against an example. `expected` and `decided` are descriptions for people."""
 
     name: str
     passed: bool

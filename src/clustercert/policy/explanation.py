@@ -98,9 +98,10 @@ def _check(condition: Condition, decision_input: DecisionInput) -> ConditionChec
 
 Decide = Callable[[Sequence[PolicyRule], IssueRequest], Grant]
 
-# The maximum number of rules to try. Trying a rule takes one or two policy decisions.
+# The maximum number of rules to try in the search for the nearest rule. Trying a rule takes one or two policy
+# decisions.
 MAX_TRIED = 32
-# Replaces the groups that a template would produce, if the caller has no values for the template's placeholders yet.
+# Stands for the groups that a template would produce, if the caller has no values for the template's placeholders yet.
 _SOME_GROUP = "group"
 # Kinds of names that occur in conditions and also fill placeholders of templates.
 _FILLED_IN = frozenset({"role", "group", "user"})
@@ -119,7 +120,8 @@ class NearestRule:
     """The rule that would allow the request after the fewest changes.
 
     Attributes:
-        rule: the rule's name. If only the lifetime must change, the name of the rule or setting that limits it.
+        rule: the rule's name. If only the lifetime must change, the name of the rule or setting that limits the
+            lifetime.
     """
 
     rule: str
@@ -128,7 +130,10 @@ class NearestRule:
 
 @dataclass(frozen=True, slots=True)
 class _Known:
-    """A condition with a known result. Replaces a rule's conditions, so that they are evaluated only once."""
+    """A condition whose result is known.
+
+    Replaces a rule's original conditions, so that no condition is evaluated twice.
+    """
 
     first: ConditionCheck
 
@@ -239,10 +244,11 @@ class Explanation:
         grant: what would be signed; None if the request is refused.
         error: the refusal; None if the request is allowed.
         rules: the checked rules, in order. Empty if the caller has no role in the project.
-        nearest: the result of `nearest_rule`; None if the request is allowed, or if no such rule was found.
-        longest: the longest lifetime that the matching rules allow; zero if no rule grants.
+        nearest: the result of `nearest_rule`; None if the request is allowed, or if `nearest_rule` found no rule.
+        longest: the longest lifetime that the matching rules allow; zero if no rule grants the request.
         strictest: the rule that sets `longest`; None if `policy.max_lifetime` sets it.
-        key_type: the type of the CSR's key, or of the key that would be generated; empty if the caller has no role.
+        key_type: the type of the CSR's key, or of the key that would be generated; empty if the caller has no role in
+            the project.
     """
 
     grant: Grant | None
@@ -268,7 +274,7 @@ def explain(
 
     Args:
         only_own: leave out the rules that the caller may not see, and do not propose them as the nearest rule.
-        adapt: changes the grant in the same way as issuing does, or raises ClustercertError.
+        adapt: a function that changes the grant in the same way as issuing does, or raises ClustercertError.
     """
 
     def decide(rules: Sequence[PolicyRule], request: IssueRequest) -> Grant:
@@ -304,7 +310,10 @@ def explain(
 
 
 def _with_groups(check: RuleCheck, grant: Grant, decision_input: DecisionInput) -> RuleCheck:
-    """Add the groups of a rule that grants. In a cluster with a ClusterRole for each rule, there are none."""
+    """Add the groups of a rule that grants.
+
+    Adds no groups if the cluster has ClusterRoles for rules, because the certificate then has no groups of the policy.
+    """
     if check.outcome != "grants":
         return check
     given = united_groups((check.rule,), decision_input, {})

@@ -1,4 +1,4 @@
-"""Conditions in CEL. Also checks expressions for errors that the CEL library does not detect."""
+"""Conditions in CEL. This module also checks expressions for errors that the CEL library does not detect."""
 
 import re
 from collections.abc import Collection, Iterator, Mapping, Sequence
@@ -131,7 +131,7 @@ def check_condition(parsed: Sequence[Token], fields: Mapping[str, Collection[str
     """Raise ValueError for unknown fields of variables, or for a result that is not a bool.
 
     Args:
-        fields: the names of fields, by variable.
+        fields: the field names of each variable.
     """
     for name, variable, _ in _loops(parsed):
         if name == "map":

@@ -37,7 +37,10 @@ MALFORMED = "the event is malformed"
 
 
 class NotReplayable(Exception):
-    """A recorded decision can't be computed again. The message is the reason, one of a few that `Replay` counts."""
+    """A recorded decision can't be computed again. The message is the reason.
+
+    `Replay` counts how often each reason occurs.
+    """
 
 
 @dataclass(frozen=True, slots=True)
@@ -296,7 +299,7 @@ class Example:
 
 @dataclass(slots=True)
 class Tally:
-    """The decisions with one kind of change.
+    """Statistics of the decisions with one kind of change.
 
     Attributes:
         users: number of decisions by user id and qualified name.

@@ -162,11 +162,13 @@ class RuleSettings(Section):
 
     @property
     def tested_role(self) -> str | None:
-        """A role that alone makes the rule match and grant a group, or None. Used by `kubernetes verify`.
+        """A role that alone makes the rule match and grant a group, or None.
 
-        None for rules with only templates, because a template grants no group if the user has no value for a
-        placeholder. None for rules with `{user.id}`, because the user id of `kubernetes verify` contains a colon, and
-        templates reject values with colons.
+        The command `kubernetes verify` uses this role.
+
+        The result is None for rules with only templates, because a template grants no group if the user has no value
+        for a placeholder. The result is also None for rules with `{user.id}`, because the user id of `kubernetes
+        verify` contains a colon, and templates reject values with colons.
         """
         groups, roles = self.granted_groups, self.when.roles
         if all(map(is_template, groups)) or any("{user.id}" in each for each in groups):
@@ -176,7 +178,7 @@ class RuleSettings(Section):
         return None if self.when.model_fields_set - {"roles"} else roles[0]
 
     def rule(self) -> PolicyRule:
-        """Return the rule with its conditions."""
+        """Convert these settings to a policy rule with its conditions."""
         when, grant = self.when, self.grant or GrantSettings()
         conditions = [*when.conditions(), *grant.conditions()]
         # Put the conditions `projects` and `cel` last, so that they are evaluated only if all other conditions are met:
@@ -216,11 +218,11 @@ class PolicySettings(Section):
     Attributes:
         role_groups: whether the roles `admin`, `member` and `reader` give groups. By default, only if `rules` is not
             set. An empty list counts as set. See [policy.md](policy.md#groups-by-role).
-        max_lifetime: longest lifetime of any certificate, 15m to 1827d. Rules can only shorten it.
+        max_lifetime: longest lifetime of any certificate, 15m to 1827d. Rules can only shorten this lifetime.
         username: template of the user name in all certificates, with `{user.name}`, `{user.id}` or `{user.domain}`. By
             default, the user's id. See [policy.md](policy.md#user-names).
-        file: a TOML file with these fields, `[[rules]]` and `[[examples]]`. If `file` is given, the other fields must
-            not be set in `[policy]`.
+        file: a TOML file with the fields of `[policy]`, and the tables `[[rules]]` and `[[examples]]`. If `file` is
+            given, the other fields must not be set in `[policy]`.
         allow_system: names beginning with `system:` that certificates may contain. Members of `system:masters` bypass
             every authorizer of a cluster, and their access can't be revoked. Templates never produce names beginning
             with `system:`.
@@ -259,7 +261,7 @@ class PolicySettings(Section):
                     continue
                 problem = name_problem(group, self.allow_system)
                 if group.casefold() == SERVICE:
-                    # Members of this group have the same rights as this service.
+                    # Members of the service's own group have the same rights as the service.
                     problem = f"{group} is reserved for this service."
                 if problem is not None:
                     raise RuleFault(problem, "rules", number, "grant", "groups")
@@ -280,7 +282,7 @@ class PolicySettings(Section):
 
     @property
     def named_rules(self) -> tuple[RuleSettings, ...]:
-        """The rules in `rules`. Rules without a name are named by their position."""
+        """The rules in `policy.rules`. A rule without a name gets a name from its position."""
         return tuple(
             rule if rule.name else rule.model_copy(update={"name": f"rule-{number + 1}"})
             for number, rule in enumerate(self.rules or ())
@@ -288,7 +290,7 @@ class PolicySettings(Section):
 
     @property
     def all_rules(self) -> tuple[RuleSettings, ...]:
-        """The rules in `rules`, followed by the rules of `role_groups`."""
+        """The rules in `policy.rules`, followed by the rules that `role_groups` adds."""
         return (*self.named_rules, *(_ROLE_GROUPS if self.has_role_groups else ()))
 
     @property
@@ -335,7 +337,7 @@ def credential_rule_problem(names: Collection[str], policy: PolicySettings) -> s
 
 
 def effective_exemptions(before: ClusterOptions, after: ClusterOptions) -> tuple[str, ...]:
-    """Return the exemptions that a change makes effective: the new ones, or all if the change sets known-only."""
+    """Return the exemptions that a change makes effective: new exemptions, or all if the mode becomes `known-only`."""
     is_switched_on = after.mode == "known-only" != before.mode
     return tuple(each for each in after.exemptions if is_switched_on or each not in before.exemptions)
 

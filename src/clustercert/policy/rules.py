@@ -32,8 +32,10 @@ class DecisionInput:
     Attributes:
         roles: the caller's roles in the cluster's project.
         key_type: the type of the CSR's key, or of the key that the service would generate.
-        issuer_names: the names of OIDC issuers and of Keystone. They are the prefixes in names such as `ISSUER/NAME`.
-        cel_context: the variables for CEL. Created by the first expression, and reused by the others.
+        issuer_names: the names of OIDC issuers and of Keystone. These names are the prefixes in user and group names
+            such as `ISSUER/NAME`.
+        cel_context: the variables for CEL. The first expression creates the variables, and later expressions reuse
+            them.
     """
 
     caller: Caller
@@ -142,7 +144,8 @@ _IDS: Mapping[str, Callable[[DecisionInput], tuple[str, ...]]] = {
     "cluster": lambda decision_input: (decision_input.cluster.id,),
 }
 
-# By kind: the function that returns the values to display. Needed where `NAMED` returns several names of one object.
+# Functions that return the values to display, by kind. Only for kinds for which `NAMED` returns several names of one
+# object.
 _SHOWN: Mapping[str, Callable[[DecisionInput], tuple[str, ...]]] = {
     "group": lambda decision_input: tuple(group.shown_name for group in decision_input.caller.groups),
     "user": lambda decision_input: (decision_input.caller.user.shown_name,),
@@ -357,7 +360,10 @@ class Match:
         return own
 
     def skipped(self, own: Mapping[str, str]) -> JsonObject:
-        """Return the trace's field with the rules in `own`. If `own` lacks skipped rules, add the number of all."""
+        """Return the trace's field `skipped_rules` with the rules in `own`.
+
+        If `own` lacks some of the skipped rules, add the field `skipped_count` with the number of all skipped rules.
+        """
         skipped: JsonObject = {"skipped_rules": list(own)}
         return skipped if len(own) == len(self.unmet) else skipped | {"skipped_count": len(self.unmet)}
 
@@ -494,9 +500,9 @@ def require_view(caller: Caller, project_id: str) -> None:
 def bound_grant(grant: Grant, roles: Mapping[str, str]) -> Grant:
     """Return the grant without groups, and with the rule whose ClusterRole is bound to the certificate.
 
-    A certificate has only one binding. If several matching rules have a ClusterRole, takes the first rule by name, so
-    that the result does not depend on the order of the rules. `roles` maps rules to ClusterRoles. Raises Forbidden if
-    no matching rule has a ClusterRole.
+    A certificate has only one binding. If several matching rules have a ClusterRole, the function takes the rule whose
+    name sorts first, so that the result does not depend on the order of the rules. `roles` maps rules to ClusterRoles.
+    Raises Forbidden if no matching rule has a ClusterRole.
     """
     rule = min((name for name in grant.rules if name in roles), default=None)
     if rule is None:

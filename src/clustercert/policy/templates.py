@@ -16,10 +16,12 @@ from clustercert.model.name_patterns import Names
 from clustercert.pki.leaf import MAX_NAME
 from clustercert.policy.rules import DecisionInput, PolicyRule
 
-# kube-apiserver treats names with this prefix specially: it authorizes every request from a member of system:masters.
+# kube-apiserver treats names with the prefix `system:` specially: it authorizes every request from a member of
+# system:masters.
 SYSTEM_PREFIX = "system:"
 
-# Unicode Standard Annex 9: marks, embeddings, overrides and isolates. They change the order of displayed text.
+# Unicode Standard Annex 9: marks, embeddings, overrides and isolates. These characters change the order of displayed
+# text.
 _BIDIRECTIONAL = frozenset("\u061c\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
 
 
@@ -59,7 +61,7 @@ def name_problem(name: str, allowed_system_names: frozenset[str]) -> str | None:
 
 
 _PLACEHOLDER = re.compile(r"\{([^{}]*)\}")
-# A placeholder between colons. The start or end of the text can replace a colon.
+# A placeholder that has a colon, or the start or end of the text, on each side.
 _SEPARATED = re.compile(r"(?<![^:])\{[^{}]*\}(?![^:])")
 
 
@@ -93,7 +95,10 @@ class GroupTemplate:
 
 @dataclass(frozen=True, slots=True)
 class UserNameTemplate:
-    """A user name with placeholders. It must contain the user's name or id, so that users rarely share a name."""
+    """A user name with placeholders.
+
+    The template must contain the user's name or id, so that two users rarely get the same name.
+    """
 
     text: str
 
@@ -253,7 +258,10 @@ def exempted_template(pattern: str, policy_groups: Iterable[str]) -> str | None:
 
 
 def unprefixed_templates(policy_groups: Iterable[str]) -> list[str]:
-    """Return the templates that begin with a placeholder. Other issuers' certificates can contain the same names."""
+    """Return the templates that begin with a placeholder.
+
+    Certificates from other issuers can contain the names that these templates produce.
+    """
     templates = sorted(filter(is_template, policy_groups))
     return [group for group in templates if not template_prefixes([group]) and not _is_system(group)]
 
@@ -269,11 +277,13 @@ Exemption = Literal["node", "component"]
 def exemption_of(
     username: str, presented: Collection[str], options: ClusterOptions, policy_groups: Collection[str]
 ) -> Exemption | None:
-    """Return the exemption if all groups match the cluster's patterns. Without groups, the user name must match.
+    """Return the exemption of a certificate if all its groups match the cluster's patterns.
+
+    If the certificate has no groups, the user name must match.
 
     Ignores groups that every caller has. A user name with the prefix `system:` must match too, because Kubernetes binds
-    rights to such users. For kubelets, it is enough that their group matches. The group `system:nodes` exempts only
-    kubelets.
+    rights to such users. For kubelets, it is enough that the group `system:nodes` matches. The group `system:nodes`
+    exempts only kubelets.
 
     User names and groups are never exempt if they are in `policy_groups`, if they have the prefix of a template in
     `policy_groups`, or if they begin with `clustercert:`.
@@ -301,11 +311,13 @@ def is_exempt(
     options: ClusterOptions,
     policy_groups: Collection[str],
 ) -> bool:
-    """Whether the mode `known-only` accepts a certificate: it is exempt, and pinned if the cluster pins components.
+    """Whether the mode `known-only` accepts a certificate as exempt.
+
+    If the cluster pins components, the certificate of a component must also be pinned.
 
     Args:
-        fingerprints: the certificate's fingerprint, in lower-case hex; several if the presented certificate is one of
-            them, but it is not known which.
+        fingerprints: the certificate's fingerprint, in lower-case hex; several fingerprints if the presented
+            certificate could be any one of several certificates.
     """
     exemption = exemption_of(username, presented, options, policy_groups)
     if exemption == "component" and options.pin_components:

@@ -20,7 +20,7 @@ from clustercert.policy.setting_types import RuleFault
 
 # The maximum number of characters of a value in a message.
 MAX_SHOWN = 64
-# pydantic prepends this to the message of each ValueError.
+# pydantic prepends this text to the message of each ValueError.
 _PREFIX = "Value error, "
 _TIME = "write a time with its offset from UTC, such as 2026-01-05T12:00:00Z"
 _TEXTS = {
@@ -80,7 +80,7 @@ def _is_inside(path: Sequence[str | int], table: Sequence[str | int]) -> bool:
 
 
 def _shown(problem: ErrorDetails) -> str:
-    """Return the value for a message. Use this only for fields that never contain a secret."""
+    """Format a field's value for an error message. Use this function only for fields that never contain a secret."""
     value = problem["input"]
     if isinstance(value, dict | list):
         return "a table" if isinstance(value, dict) else "a list"
@@ -91,7 +91,8 @@ def _shown(problem: ErrorDetails) -> str:
 def _suggestion(name: str, settings: type[BaseModel], table: Sequence[str | int]) -> str:
     known = _fields(settings, table)
     inner = {field: f"{each}.{field}" for each in known for field in _fields(settings, (*table, each))}
-    # Require more similarity for inner fields: among so many inner fields, one is nearly always slightly similar.
+    # Require more similarity for fields of inner tables: these fields are so many that one of them is nearly always
+    # slightly similar.
     for names, cutoff in (({each: each for each in known}, 0.6), (inner, 0.8)):
         if similar := difflib.get_close_matches(name, names, n=1, cutoff=cutoff):
             return f"; did you mean {names[similar[0]]}?"
@@ -141,7 +142,9 @@ class Tables:
     name: str = ""
 
     def place(self, path: Sequence[Key]) -> str | None:
-        """Return `file:line:column` of a value or, if the file lacks the value, of the innermost table that it has.
+        """Return `file:line:column` of a value.
+
+        If the file lacks the value, return the position of the innermost table that the file has.
 
         Returns None if the file has none of the tables in the path.
         """
@@ -157,7 +160,7 @@ def read_tables(file: Path, kind: str = "configuration") -> Tables:
     """Read a TOML file. Raises UnreadableFile, whose message begins with the kind of file."""
     try:
         with file.open("rb") as stream:
-            # A character has at most four bytes.
+            # A character has at most four bytes in UTF-8.
             content = stream.read(4 * _MAX_CHARACTERS + 1)
         text = content.decode("utf-8")
         if len(text) > _MAX_CHARACTERS:

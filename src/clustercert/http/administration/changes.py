@@ -1,8 +1,8 @@
 """Changes to the resources of the administration API: preconditions, dry runs and concurrent requests.
 
 A PUT creates a resource or replaces all of its fields, but keeps `enabled` if the request does not contain this field.
-Repeating a PUT changes nothing and records no event. If another request changes the resource between reading and
-writing, the PUT is done again with the new state.
+Repeating a PUT changes nothing and records no event. If another request changes the resource between the PUT's read and
+write, the service repeats the PUT with the new state.
 """
 
 import contextlib
@@ -46,7 +46,7 @@ def one(model: type[BaseModel]) -> Described:
 
 
 def replaced(model: type[BaseModel]) -> Described:
-    """Describe the responses of a PUT that creates or replaces an object."""
+    """Describe the responses of a PUT that creates or replaces an object, for the API documentation."""
     created = described("Created.", model, status=201, headers=_ETAG, errors={})
     return (
         described("Changed, or already in this state.", model, headers=_ETAG, errors=_CHANGE_ERRORS) | created
@@ -54,7 +54,7 @@ def replaced(model: type[BaseModel]) -> Described:
 
 
 def issued(model: type[BaseModel]) -> Described:
-    """Describe a POST that creates a secret."""
+    """Describe the responses of a POST that creates a secret, for the API documentation."""
     text = "Created. Only this response contains the secret. The response to a dry run has no secret."
     return described(text, model, status=201, errors=_CHANGE_ERRORS)
 
@@ -64,7 +64,7 @@ def deleted() -> Described:
 
 
 def done(text: str) -> Described:
-    """Describe a response without a body."""
+    """Describe a response without a body, for the API documentation."""
     return described(text, status=204, errors=_CHANGE_ERRORS)
 
 
@@ -88,7 +88,7 @@ class Change:
     """A request that changes a resource.
 
     Attributes:
-        if_match: entity tags; the resource must have one of them. `None` to accept any state.
+        if_match: entity tags, one of which the resource must have; `None` to accept any state of the resource.
         must_be_new: whether the resource must not exist yet.
         dry_run: whether to check everything and change nothing.
     """
@@ -114,9 +114,9 @@ class Change:
     def body(self, shape: type[M], current: JsonObject | None) -> M:
         """Validate the body. Raises InvalidRequest.
 
-        Fields that can't be changed may be sent back as they were read. As in Kubernetes, names and ids must be the
-        resource's own. Times that the service sets are ignored, because they may have changed meanwhile.
-        Without `enabled`, a disabled resource stays disabled.
+        As in Kubernetes, the body may contain fields that can't be changed, such as names and ids, with their current
+        values. Times that the service sets are ignored, because they may have changed since the client read the
+        resource. Without `enabled`, a disabled resource stays disabled.
         """
         require_json(self.call.request)
         sent = json_object(self.call.body)
@@ -174,7 +174,7 @@ ChangeDep = Annotated[Change, Depends(change)]
 
 
 def entity_tag(view: JsonObject) -> str:
-    """Return the strong entity tag of a resource in this state."""
+    """Return the strong entity tag for this state of a resource."""
     digest = hashlib.sha256(canonical_json.dumps(view, sort_names=True)).hexdigest()
     return f'"{digest[:_TAG_DIGITS]}"'
 
@@ -194,7 +194,8 @@ async def put(
 
     Args:
         find: returns the resource, or raises NotFound.
-        save: creates or changes the resource, given its current state and view; both are `None` if it does not exist.
+        save: creates or changes the resource, given the current resource and its JSON object; both arguments are `None`
+            if the resource does not exist.
     """
     for attempt in range(1, ATTEMPTS + 1):
         before = await _existing(find)
@@ -218,7 +219,7 @@ async def delete(
     remove: Callable[[T], Awaitable[None]],
     view: Callable[[T], JsonObject],
 ) -> Response:
-    """Delete a resource. `find` raises NotFound if it does not exist."""
+    """Delete a resource. `find` raises NotFound if the resource does not exist."""
     for attempt in range(1, ATTEMPTS + 1):
         before = await find()
         change.check(view(before))
@@ -300,7 +301,7 @@ async def _existing(find: Callable[[], Awaitable[T]]) -> T | None:
 
 
 async def operator_call(call: CallDep) -> Call:
-    """Return the call if the caller is an operator. Else raises Forbidden."""
+    """Return the authenticated request if the caller is an operator. Else raises Forbidden."""
     require_operator(call.caller)
     return call
 
@@ -309,7 +310,10 @@ OperatorCall = Annotated[Call, Depends(operator_call)]
 
 
 async def operator_change(_operator: OperatorCall, change: ChangeDep) -> Change:
-    """Return the change if the caller is an operator. Raises Forbidden, or InvalidRequest for invalid preconditions."""
+    """Return the requested change if the caller is an operator.
+
+    Raises Forbidden, or InvalidRequest for invalid preconditions.
+    """
     return change
 
 
@@ -317,7 +321,10 @@ OperatorChange = Annotated[Change, Depends(operator_change)]
 
 
 async def admin_call(call: CallDep, project_id: str) -> Call:
-    """Return the call if the caller is an operator or an admin of the project. Else raises NotFound or Forbidden."""
+    """Return the authenticated request if the caller is an operator or an admin of the project.
+
+    Else raises NotFound or Forbidden.
+    """
     require_admin(call.caller, project_id)
     return call
 
@@ -326,7 +333,7 @@ AdminCall = Annotated[Call, Depends(admin_call)]
 
 
 async def admin_change(_admin: AdminCall, change: ChangeDep) -> Change:
-    """Return the change if the caller is an operator or an admin of the project.
+    """Return the requested change if the caller is an operator or an admin of the project.
 
     Raises NotFound, Forbidden, or InvalidRequest for invalid preconditions.
     """

@@ -74,7 +74,7 @@ class _Properties(ResponseBody):
 
 
 class ClusterBody(_Properties):
-    """A cluster. Times are RFC 3339."""
+    """A cluster. Times are in the format of RFC 3339."""
 
     server_ca_sha256: Annotated[list[Hex], BeforeValidator(pem_fingerprints)] = Field(
         validation_alias="server_ca_pem",

@@ -1,8 +1,9 @@
 """Routes that manage clusters, for operators and for admins of the cluster's project.
 
-Only operators may change the options that make the service connect to a cluster. With the admission policy or
-ClusterRoles for credentials, or if the cluster is an issuer of service account tokens, the service sends its own
-certificate to the cluster's address. Policy rules depend on names and labels, so only operators may change them.
+Only operators may change the options that make the service connect to a cluster. If a cluster uses the admission policy
+or ClusterRoles for credentials, or is an issuer of service account tokens, the service sends its own certificate to the
+cluster's address. Policy rules depend on the names and labels of clusters, so only operators may change names and
+labels.
 """
 
 import functools
@@ -55,9 +56,9 @@ async def show_cluster(call: AdminCall, project_id: str, cluster: str) -> Respon
 async def put_cluster(change: AdminChange, project_id: str, cluster: str) -> Response:
     """Register or change a cluster. `cluster` is the name or, for an existing cluster, the name or id.
 
-    Only for project admins and operators. Only operators may set or change `labels`, `admission`,
-    `credential_roles` and `signer`, rename a cluster, and change the address and CA of a cluster with `admission` or
-    `credential_roles`, or of a cluster whose service accounts can log in.
+    Only for project admins and operators. Only operators may rename a cluster, and set or change `labels`, `admission`,
+    `credential_roles` and `signer`. Only operators may change the address and CA of a cluster that has `admission` or
+    `credential_roles`, or whose service accounts can log in.
     """
     call = change.call
     clusters, actor = call.services.clusters, call.caller.actor

@@ -41,7 +41,7 @@ class KeyRequest(ResourceBody):
 
 
 class KeyBody(ResponseBody):
-    """An access key. Times are RFC 3339."""
+    """An access key. Times are in the format of RFC 3339."""
 
     access_key: str = Field(validation_alias="id")
     user_id: str
@@ -134,7 +134,7 @@ TOKENS = IN_PROJECT + "/clusters/{cluster}/webhook-tokens"
 
 
 class WebhookTokenBody(ResponseBody):
-    """A webhook token, without its secret. Times are RFC 3339."""
+    """A webhook token, without its secret. Times are in the format of RFC 3339."""
 
     id: str
     cluster_id: str

@@ -97,7 +97,7 @@ class ProjectBody(_InDomain):
 
 
 class UserBody(_InDomain):
-    """A user. The id is in the user's certificates."""
+    """A user. The user's certificates contain the id."""
 
     enabled: bool
 
@@ -150,9 +150,10 @@ async def home_domain(
         ),
     ] = None,
 ) -> Domain:
-    """Return the domain in which names are looked up and new objects are created. Raises NotFound or InvalidRequest.
+    """Return the domain in which a request looks up names and creates objects. Raises NotFound or InvalidRequest.
 
-    Users of an OIDC issuer are in no domain of this service. They must name a domain, unless the path has an id.
+    Users of an OIDC issuer are in no domain of this service. Such users must send the name of a domain, unless the path
+    has an id.
     """
     directory = call.services.identity.directory
     if domain is not None:
@@ -180,7 +181,7 @@ OnlyDomainDep = Annotated[Domain | None, Depends(only_domain)]
 
 
 async def project_by_id(call: Call, project_id: str) -> Project:
-    """Return a project. Raises NotFound if there is none with this id."""
+    """Return a project. Raises NotFound if no project has this id."""
     if not is_id(project_id):
         raise NotFound
     return await call.services.identity.directory.find_project(project_id)
@@ -251,8 +252,8 @@ class Kind(Generic[E]):
     """A kind of object in a domain, and the methods of the directory that manage objects of this kind.
 
     Attributes:
-        plural: the kind's name in paths.
-        deletion: sentences for the API documentation: when an object can be deleted, and what else this deletes.
+        plural: the kind's name in paths, such as `users`.
+        deletion: the conditions and effects of deleting an object, in words, for the API documentation.
         request, body, list_body: the models of the bodies.
         create: creates an object, given its name, its domain and the fields of the request.
         update: changes an object, given the object and the fields of the request.
@@ -319,7 +320,7 @@ def _register(
     put: Callable[..., Awaitable[Response]],
     delete: Callable[..., Awaitable[Response]],
 ) -> None:
-    """Register the functions with their paths and descriptions."""
+    """Register the route functions with their paths and descriptions."""
     noun, path = kind.of.__name__.lower(), f"{OWN}/{kind.plural}"
     operators = " Only for operators."
     router.get(
@@ -360,7 +361,10 @@ async def _update_project(directory: Directory, before: Project, **fields: Any) 
 
 
 async def _update_user(directory: Directory, before: User, *, password: str | None, **fields: Any) -> User:
-    """Change a user. Raises InvalidRequest for a different password, so that no request changes it by accident."""
+    """Change a user.
+
+    Raises InvalidRequest if the request contains a new password, so that no PUT changes a password by accident.
+    """
     if password is not None and not await directory.has_password(before, password):
         raise InvalidRequest("password: the user exists. Change it with PUT /users/{name}/password.")
     return await directory.update_user(before, **fields)

@@ -347,7 +347,10 @@ async def _find(
 
 
 async def _assignee(call: Call, assignees: str, name: str, domain: Domain) -> User | Group:
-    """Return a user or group. Raises NotFound if it is missing, or if an admin has no access to it."""
+    """Return the user or group in the path.
+
+    Raises NotFound if the name is unknown, or if an admin has no access to the user or group.
+    """
     directory = call.services.identity.directory
     find = directory.find_user if _kind(assignees) is User else directory.find_group
     found = await find(name, domain)

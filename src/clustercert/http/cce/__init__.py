@@ -1,1 +1,1 @@
-"""CCE's API: clusters and `clustercert`."""
+"""CCE's API: the routes for clusters, and `clustercert`, which issues certificates."""

@@ -1,4 +1,4 @@
-"""POST clustercert: from the bytes of the request to a kubeconfig.
+"""The routes for clustercert, which issue a certificate and return it as a kubeconfig.
 
 | CCE's field                                  | our value                          | why                              |
 | -------------------------------------------- | ---------------------------------- | -------------------------------- |
@@ -11,8 +11,8 @@
 | users[0]                                     | `user`; no key if a CSR was sent   | table 7                          |
 | current-context                              | `external` with an EIP, `internal` | table 4                          |
 
-Source: CCE API reference, cce_02_0248, tables 4 to 10. `docs/cce-divergences.md` lists our differences
-from CCE.
+Source: CCE API reference, cce_02_0248, tables 4 to 10. `docs/cce-divergences.md` lists the differences between this
+service and CCE.
 """
 
 import functools
@@ -53,7 +53,7 @@ def _seconds(lifetime: timedelta) -> int:
 
 
 class AutopilotCertRequest(RequestBody):
-    """The body of POST clustercert, Autopilot form. Null counts as absent; unknown fields are ignored."""
+    """The body of POST clustercert in the API of CCE Autopilot. Null counts as absent; unknown fields are ignored."""
 
     duration: int | None = Field(
         default=None,
@@ -82,7 +82,9 @@ class AutopilotCertRequest(RequestBody):
     )
 
     def issue_request(self, max_days: int = MAX_DAYS) -> IssueRequest:
-        """Validate the fields, and return the request for a certificate. `max_days` is the longest duration.
+        """Validate the fields, and return the request for a certificate.
+
+        `max_days` is the longest duration allowed, in days.
 
         Raises InvalidRequest, which names the invalid field.
         """
@@ -209,7 +211,7 @@ class Kubeconfig(CceBody):
 class IssuancePreview(ResponseBody, CceBody):
     """The response to `?dryRun=All`: the certificate that would be issued, and the decision trace.
 
-    Times are RFC 3339. `issuer` is the CA's name in the format of RFC 4514.
+    Times are in the format of RFC 3339. `issuer` is the CA's name in the format of RFC 4514.
     """
 
     kind: Literal["IssuancePreview"]
@@ -240,7 +242,7 @@ async def handle(
 ) -> Response:
     """Check the body's size, the caller and the body's content, then issue a certificate, or preview it in a dry run.
 
-    `shape` is `None` for GET, which has no body.
+    `shape` is the model of the body; `None` for GET, which has no body.
     """
     raw = await raw_body(request, services)
     caller = await authenticated(request, raw, services)
@@ -391,7 +393,7 @@ async def create_clustercert(
 ) -> Response:
     """Obtain a cluster certificate as a kubeconfig.
 
-    The certificate is for the caller. The policy decides its groups and limits its lifetime.
+    The certificate is for the caller. The policy decides the certificate's groups and limits its lifetime.
     """
     return await handle(request, services, project_id, cluster_id, ClusterCertRequest)
 

@@ -1,7 +1,7 @@
 """Clusters in the CCE v3 API: list, show, addresses.
 
-Source: CCE API reference, "Listing Clusters", "Reading a Specified Cluster". `docs/cce-divergences.md` lists the client
-bugs that matter here.
+Source: CCE API reference, "Listing Clusters", "Reading a Specified Cluster". `docs/cce-divergences.md` lists the bugs
+of clients that affect these responses.
 """
 
 from datetime import datetime
@@ -21,7 +21,7 @@ PHASE = "Available"
 TYPE = "VirtualMachine"
 
 # User agents that need a list of endpoints. Huawei Cloud's Go SDK can't decode an object, and Huawei Cloud's Terraform
-# provider shows nothing of an object.
+# provider displays no endpoint from an object.
 READERS_OF_A_LIST = ("huaweicloud-usdk-go/", "terraform-provider-iac ")
 
 CLUSTERS = "/api/v3/projects/{project_id}/clusters"

@@ -1,7 +1,7 @@
 """Bodies of the Keystone subset: validation of requests, and JSON of responses.
 
-Source: OpenStack Identity API v3, and the IAM API reference of the vendors, "Obtaining a Temporary AK/SK". Recorded
-requests show which client reads which field.
+Source: OpenStack Identity API v3, and the IAM API reference of the vendors, "Obtaining a Temporary AK/SK". Recordings
+of the clients' requests show which client reads which field.
 """
 
 import base64
@@ -35,14 +35,14 @@ from clustercert.model.ids import id_of
 from clustercert.store.entities import Reference
 from clustercert.store.logins import LiveToken
 
-# The same version as in Open Telekom Cloud. openstacksdk requires a number after the v.
+# The version of the identity API, the same as in Open Telekom Cloud. openstacksdk requires a number after the letter v.
 VERSION = "v3.6"
-# The service type that the vendors' clients look up. `cce` is an older API.
+# The service type that the vendors' clients look up. The service type `cce` stands for an older API.
 CCE_SERVICE = "ccev2.0"
 
 
 def _reference_kind(value: object) -> str:
-    """Return `id` if an id is present, else `name`. Null means absent."""
+    """Return `id` if the reference has an id, else `name`. Null means absent."""
     return "id" if isinstance(value, dict) and value.get("id") is not None else "name"
 
 
@@ -206,7 +206,8 @@ class PasswordRequest(RequestBody):
 
 class _TemporaryKeyToken(RequestBody):
     id: Annotated[str | None, Field(repr=False)] = None
-    # The vendors' documents and clients use both field names, and send a number or a string of digits.
+    # The vendors' documents and clients write `duration_seconds` or `duration-seconds`, and send a number or a string
+    # of digits.
     duration_seconds: Annotated[
         int | Annotated[str, Field(pattern=r"^[0-9]{1,6}$")] | None,
         Field(
@@ -225,7 +226,7 @@ class _TemporaryKeyIdentity(RequestBody):
     @field_validator("policy", mode="before")
     @classmethod
     def _no_policy(cls, value: object) -> None:
-        # A policy is rejected, not ignored: otherwise the key would have more rights than requested.
+        # Reject a policy instead of ignoring it: without the policy, the key would have more rights than requested.
         if value is not None:
             raise ValueError("policies that restrict the key are not supported; omit the field")
 
@@ -240,7 +241,7 @@ class TemporaryKeyRequest(RequestBody):
     auth: _TemporaryKeyAuth
 
     def token(self) -> str | None:
-        """Return the token in the body, which is used if no header has a credential."""
+        """Return the token in the body, which authenticates the request if no header has a credential."""
         sent = self.auth.identity.token
         return sent.id if sent is not None else None
 
@@ -248,7 +249,7 @@ class TemporaryKeyRequest(RequestBody):
         sent = self.auth.identity.token
         if sent is None or sent.duration_seconds is None:
             return MIN_LIFETIME
-        # Clamped to prevent an overflow: numbers outside this range are invalid anyway.
+        # Limit the number to prevent an overflow: lifetimes outside this range are invalid anyway.
         return timedelta(seconds=max(-1, min(int(sent.duration_seconds), 10**6)))
 
 
@@ -323,7 +324,7 @@ def project(project: Project, base_url: str) -> JsonObject:
 
 
 def user(user: User, base_url: str) -> JsonObject:
-    """Render the caller's own user, who is enabled."""
+    """Render the caller's own user. This user is always enabled, because disabled users can't authenticate."""
     return {
         **_named(user),
         "domain_id": user.domain.id,

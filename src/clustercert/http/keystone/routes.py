@@ -141,7 +141,7 @@ async def revoke_token(call: CallDep) -> Response:
 
 @router.get("/v3/users/{user_id}", responses=_described("The user."))
 async def show_user(call: CallDep, user_id: str) -> Response:
-    """Show the caller's own user. Other users get 404."""
+    """Show the caller's own user. Responds with 404 to the id of a different user."""
     if user_id != call.caller.user.id:
         raise NotFound("Could not find user.")
     user = bodies.user(call.caller.user, base_url(call.request))
@@ -213,7 +213,7 @@ async def list_scopes(call: CallDep) -> Response:
 async def show_catalog(call: CallDep) -> Response:
     """List the services.
 
-    Returns the same catalog as a token contains, for callers with an access key, who never log in.
+    Returns the catalog that tokens also contain. Callers with an access key need this route, because they never log in.
     """
     base = base_url(call.request)
     body: JsonObject = {
@@ -281,6 +281,6 @@ def _projects_response(request: Request, projects: list[Project]) -> Response:
 
 
 def _list_response(request: Request, name: str, items: list[JsonObject]) -> Response:
-    """Return a list as a single page, without a link to a next page, which clients would fetch."""
+    """Return a list as a single page. The link to the next page is null, because clients would follow a link."""
     links = {"self": f"{base_url(request)}{request.url.path}", "previous": None, "next": None}
     return responses.json_response({name: items, "links": links}, headers=_VARY)
