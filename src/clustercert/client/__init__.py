@@ -24,8 +24,9 @@ class PasswordLogin:
     """User name and password, and the requested project.
 
     Attributes:
-        user: a name in `domain` or `domain_id`, or an id if both are `None`.
-        project: a name in `project_domain`, which defaults to the user's domain.
+        user: the user's name if `domain` or `domain_id` is set, otherwise the user's id.
+        project: the project's name.
+        project_domain: the name of the project's domain; by default the user's domain.
     """
 
     user: str
@@ -89,7 +90,7 @@ class Session:
 
     Attributes:
         project: the scope of the token, or `None`.
-        service_url: the address of the cluster API in the catalog, or `None`.
+        service_url: the address of the cluster API in Keystone's service catalog, or `None`.
     """
 
     token: str = field(repr=False)
@@ -104,7 +105,7 @@ class IssueOptions:
     """The options of a kubeconfig request, with the same names and meanings as in the API.
 
     Attributes:
-        expires_in: in whole seconds.
+        expires_in: the requested lifetime, sent in whole seconds.
     """
 
     duration: int | None = None
@@ -123,7 +124,7 @@ class IssueOptions:
 
 
 class Client(ServiceClient):
-    """Calls one service. Raises ClientError, and no other exception."""
+    """Calls one service. The methods raise only ClientError."""
 
     def log_in(self, login: PasswordLogin) -> Session:
         """Create a token with a password."""
@@ -235,7 +236,7 @@ def _named(value: object) -> NamedRef:
 
 
 def _id(value: object) -> str:
-    """Return an id. Raises ValueError if the id is not safe in a file name, because files are named by ids."""
+    """Return an id. Raises ValueError if the id is not safe in a file name, because saved files are named by ids."""
     if not isinstance(value, str) or not is_plain(value):
         raise ValueError("the response contains an id with unexpected characters")
     return value

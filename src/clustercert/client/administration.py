@@ -10,7 +10,7 @@ from clustercert.model import JsonObject
 
 
 class AdministrationClient(ServiceClient):
-    """Reads and changes resources by their path below `/clustercert/v1`. Raises ClientError.
+    """Reads and changes resources by their path below `/clustercert/v1`. The methods raise ClientError.
 
     Attributes:
         is_user: whether the caller is a user. Only users can have certificates.
@@ -53,7 +53,7 @@ class AdministrationClient(ServiceClient):
         ).body
 
     def create(self, path: str, body: JsonObject) -> JsonObject:
-        """Create a resource. Raises ClientError if it exists."""
+        """Create a resource. Raises ClientError if the resource exists already."""
         try:
             return self.exchange("PUT", OWN + path, body=body, headers={"If-None-Match": "*"}).body
         except ApiError as error:
@@ -115,7 +115,7 @@ class AdministrationClient(ServiceClient):
 
 
 def check_name(text: str) -> None:
-    """Raise InvalidArgument if a text can't be a name."""
+    """Raise InvalidArgument if a text is empty or not printable, and therefore not a valid name."""
     if not text or not text.isprintable():
         raise InvalidArgument(
             f"{text!r} is not a name: it is empty, or has characters that can't be printed."
@@ -123,7 +123,7 @@ def check_name(text: str) -> None:
 
 
 def path_of(*parts: str, domain: str | None = None) -> str:
-    """Return a path of percent-encoded parts. Raises InvalidArgument if a name is not allowed in a path."""
+    """Percent-encode names and join them to a URL path. Raises InvalidArgument if a name is not valid in a path."""
     for part in parts:
         check_name(part)
         if "/" in part:

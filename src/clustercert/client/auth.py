@@ -29,9 +29,9 @@ class TokenAuth:
 
 
 class ProjectTokenAuth:
-    """Sends a token for the project in the path of the request. Creates these tokens from the login's token.
+    """Sends a token for the project in the path of the request.
 
-    One login therefore serves all projects of the user.
+    Creates a token for each project from the login's token. One login therefore serves all projects of the user.
 
     Args:
         project_id: the project of the login's token; `None` if the token has no project.

@@ -27,7 +27,8 @@ from clustercert.model.times import rfc3339
 
 CONNECT_SECONDS = 10
 RESPONSE_SECONDS = 60
-# Services close idle connections after a few seconds. A connection that was idle for longer than this is replaced.
+# Services close idle connections after a few seconds. A connection that was idle for longer than IDLE_SECONDS is
+# replaced.
 IDLE_SECONDS = 2
 _PORTS = {"http": 80, "https": 443}
 _CHUNK = 64 * 1024
@@ -40,9 +41,9 @@ OWN = "/clustercert/v1"
 _PAGE = 500
 # Services reject a signature if the clocks differ by more than this.
 SKEW = timedelta(minutes=15)
-# OpenSSL's texts for X509_V_ERR_CERT_NOT_YET_VALID and X509_V_ERR_CERT_HAS_EXPIRED.
+# OpenSSL's messages for X509_V_ERR_CERT_NOT_YET_VALID and X509_V_ERR_CERT_HAS_EXPIRED.
 _REASONS_OF_TIME = ("certificate is not yet valid", "certificate has expired")
-# Python's texts for X509_V_ERR_HOSTNAME_MISMATCH and X509_V_ERR_IP_ADDRESS_MISMATCH.
+# Python's messages for X509_V_ERR_HOSTNAME_MISMATCH and X509_V_ERR_IP_ADDRESS_MISMATCH.
 _REASONS_OF_ADDRESS = ("Hostname mismatch", "IP address mismatch")
 
 
@@ -60,7 +61,10 @@ class HttpRequest(NamedTuple):
 
 
 class Reply(NamedTuple):
-    """Status and headers of an HTTP response. `read(n)` returns at most n bytes of the body, and none at the end."""
+    """Status and headers of an HTTP response.
+
+    `read(n)` returns at most n bytes of the body, and no bytes at the end of the body.
+    """
 
     status: int
     headers: http.client.HTTPMessage
@@ -77,7 +81,7 @@ class Reply(NamedTuple):
 
 
 class Transport(Protocol):
-    """Sends requests. Raises OSError, http.client.HTTPException, or ValueError for a header that is not valid."""
+    """Sends requests. Raises OSError or http.client.HTTPException, and ValueError if a header is not valid."""
 
     def open(self) -> None: ...
     def send(self, request: HttpRequest) -> Reply: ...
@@ -198,7 +202,8 @@ class _TimeLimit:
     def enforced(self) -> Iterator[None]:
         """Turn errors in the `with` block into TimeoutError if the time limit has expired.
 
-        The block must check `expired` after reading, because the shutdown looks like the end of the stream.
+        The code in the block must check `expired` after reading, because a shut-down socket looks like the end of the
+        response.
         """
         try:
             yield
@@ -214,12 +219,12 @@ class _TimeLimit:
     def _expire(self) -> None:
         self.expired = True
         with suppress(OSError):
-            # SSLSocket.shutdown would drop the TLS state, which another thread needs for its read.
+            # Call the base class: SSLSocket.shutdown would drop the TLS state, which the reading thread still needs.
             socket.socket.shutdown(self._socket, socket.SHUT_RDWR)
 
 
 def _proxy(url: SplitResult) -> SplitResult | None:
-    """Return the proxy that the environment names for an address, or `None`.
+    """Return the proxy that environment variables name for an address, or `None`.
 
     Raises OSError if the proxy can't be used.
     """
@@ -304,7 +309,7 @@ class Auth(Protocol):
 
 
 class ServiceClient:
-    """Connects to one service, on the first request. Raises ClientError, and no other exception.
+    """Sends requests to one service, and connects on the first request. The methods raise only ClientError.
 
     Attributes:
         trace: if set, called for each request with a log line, which contains no secrets.
@@ -438,7 +443,7 @@ def _objects(value: object) -> list[JsonObject]:
 def service_url(text: str, *, plain_http: bool = False) -> str:
     """Parse a service's base URL from a user's input, which may end in `/v3` or a slash. The default scheme is https.
 
-    Raises InvalidArgument if the URL is not valid, or is `http://` to another machine without `plain_http`.
+    Raises InvalidArgument if the URL is not valid, or if it is `http://` to another machine and `plain_http` is false.
     """
     try:
         # A word without a dot or a port is not an address, but perhaps the name of a profile.
@@ -470,10 +475,10 @@ def json_object(value: object) -> JsonObject:
 
 
 def tls_context(ca_pem: str | None) -> ssl.SSLContext:
-    """Create a TLS context that trusts these CAs, by default this machine's CAs. Raises ClientError.
+    """Create a TLS context that trusts the CAs in `ca_pem`, or by default this machine's CAs. Raises ClientError.
 
-    Like curl and kubectl, the context accepts CAs without the extensions that RFC 5280 requires, and chains that end at
-    any certificate in `ca_pem`.
+    Like curl and kubectl, the context accepts CAs without the extensions that RFC 5280 requires. A chain may end at any
+    certificate in `ca_pem`.
     """
     try:
         context = ssl.create_default_context(cadata=ca_pem)
@@ -570,7 +575,7 @@ def one_line(text: str) -> str:
 
 @dataclass(frozen=True, slots=True)
 class PresentedCertificate:
-    """A certificate that a service sent. Nothing about it is verified.
+    """A certificate that a service sent. The certificate is not verified.
 
     Attributes:
         fingerprint: SHA-256 of the DER, lower-case hex.
@@ -581,7 +586,7 @@ class PresentedCertificate:
 
 
 def rejection(url: str, ca_pem: str | None) -> str | None:
-    """Return why OpenSSL rejects the service's certificate, or None if it is valid and signed by these CAs.
+    """Return why OpenSSL rejects the service's certificate, or None if OpenSSL trusts it.
 
     Raises ClientError if the service can't be reached.
     """
@@ -610,7 +615,7 @@ def presented_chain(url: str) -> tuple[PresentedCertificate, ...]:
 
 
 def chosen_certificate(url: str, fingerprint: str) -> PresentedCertificate | None:
-    """Return the certificate of the service's chain that has this fingerprint, with or without colons."""
+    """Return the certificate with a fingerprint (with or without colons) from the service's chain, or `None`."""
     wanted = fingerprint.replace(":", "").lower()
     return next((each for each in presented_chain(url) if each.fingerprint == wanted), None)
 

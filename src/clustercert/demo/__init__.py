@@ -17,7 +17,7 @@ from clustercert.server import serving, tls_files
 from clustercert.server.file_watch import FileWatch
 from clustercert.settings import DEMO_FILE, Settings, SettingsError, load
 
-# An address that RFC 5737 reserves for documentation. The demo has no API server.
+# An address that RFC 5737 reserves for documentation. No API server runs at this address.
 EXTERNAL_URL = "https://203.0.113.10:5443"
 TLS_NAMES = {"127.0.0.1", "localhost"}
 
@@ -86,7 +86,7 @@ def _folder(data_dir: Path, say: Say) -> Path:
 
 
 def _settings(folder: Path, port: int, workers: int) -> Settings:
-    # Override these settings, because environment variables may be meant for another service.
+    # Override settings in environment variables, which may be meant for another service.
     address = {"host": "127.0.0.1", "port": port, "public_url": None}
     return load(
         None,

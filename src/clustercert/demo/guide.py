@@ -65,8 +65,8 @@ class Guide:
     def _request_kubeconfigs(self, client: httpx.Client) -> list[tuple[x509.Certificate, dict[str, object]]]:
         """Wait until the server is ready, and request a kubeconfig for each tenant. Raises DemoError.
 
-        Retries after a lost connection. If the user stopped the server, this thread must not report a failure, but wait
-        until the process exits.
+        Retries after a lost connection. If the user stops the server, the thread therefore reports no failure, but
+        retries until the process exits.
         """
         deadline = time.monotonic() + START_SECONDS
         while time.monotonic() < deadline:
@@ -79,7 +79,7 @@ class Guide:
     def _request_kubeconfig(
         self, client: httpx.Client, tenant: Tenant
     ) -> tuple[x509.Certificate, dict[str, object]]:
-        """Log in, request a kubeconfig for one day, and check the certificate in it against the client CA.
+        """Log in, request a kubeconfig for one day, and check the kubeconfig's certificate against the CA.
 
         Writes the kubeconfig, the certificate, the token and the password to private files. Returns the certificate,
         and a summary for scripts.

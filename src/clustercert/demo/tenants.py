@@ -23,7 +23,7 @@ from clustercert.wiring import Components, initialise, open_components
 REGION = "eu-de"
 ACTOR = Actor("demo", Origin.local())
 KEK_FILE = "kek"
-# A private address. The demo has no API server.
+# A private address. No API server runs at this address.
 INTERNAL_URL = "https://192.168.0.10:5443"
 
 T = TypeVar("T")
@@ -32,7 +32,7 @@ Say = Callable[[str], None]
 
 
 class DemoError(ClustercertError):
-    """The demo can't continue. The message says why."""
+    """The demo can't continue. The exception's message gives the reason."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +53,10 @@ class Tenant:
 async def set_up_tenants(
     settings: Settings, tenants: int, external_url: str | None, say: Say
 ) -> tuple[Tenant, ...]:
-    """Create the database, and the tenants that earlier runs did not create. Returns 1 + `tenants` tenants."""
+    """Create the database, and the tenants that earlier runs did not create.
+
+    Returns the demo's first tenant, followed by `tenants` additional tenants.
+    """
     folder = settings.data_dir
     if not (folder / KEK_FILE).exists() and not (folder / DATABASE_FILE).exists():
         write_new_kek_file(folder / KEK_FILE)
@@ -64,7 +67,7 @@ async def set_up_tenants(
     async with open_components(settings) as components:
         for number in range(len(known), 1 + tenants):
             known.append(await _new_tenant(components, number, say))
-            # Write after each tenant, so that the next run can continue after an interruption.
+            # Write the file after each tenant, so that the next run can continue after an interruption.
             write_private(
                 folder / DEMO_FILE, json.dumps({"tenants": [asdict(tenant) for tenant in known]}, indent=2)
             )
@@ -76,7 +79,7 @@ async def set_up_tenants(
 
 
 def _known_tenants(folder: Path) -> list[Tenant]:
-    """Read the tenants that earlier runs created. Raises DemoError if their file is malformed."""
+    """Read the tenants that earlier runs created. Raises DemoError if `demo.json` is malformed."""
     try:
         return [Tenant(**tenant) for tenant in json.loads((folder / DEMO_FILE).read_text())["tenants"]]
     except (ValueError, TypeError, KeyError) as error:
@@ -124,7 +127,7 @@ async def _new_tenant(components: Components, number: int, say: Say) -> Tenant:
 
 
 async def _found(search: Awaitable[T]) -> T | None:
-    """Return the object that a search finds, or `None`. An interrupted run may have created the object."""
+    """Return the object that an interrupted run created, or `None` if `search` finds no object."""
     with contextlib.suppress(NotFound):
         return await search
     return None
@@ -139,6 +142,6 @@ async def _set_external_url(components: Components, tenant: Tenant, external_url
 
 
 def _server_ca_pem() -> bytes:
-    """Create a CA for an API server that does not exist. The CA's key is discarded."""
+    """Create the CA of the cluster's API server. The demo has no API server, so the CA's key is discarded."""
     now = datetime.now(UTC).replace(microsecond=0)
     return chain_pem((new_client_ca("kubernetes (demo)", new_key("ec-p256"), now, timedelta(days=3650)),))

@@ -1,6 +1,6 @@
-"""A small client for a cluster's API server. It authenticates with a client certificate.
+"""A small client for a cluster's API server, which authenticates with a client certificate.
 
-The private key stays in memory. httpx is imported only for the first client, because the import takes 45 ms and 4 MB.
+The private key stays in memory. httpx is imported only when it is needed, because the import takes 45 ms and 4 MB.
 """
 
 import asyncio
@@ -29,7 +29,7 @@ MAX_OBJECT_BYTES = 2 * 1024 * 1024
 MAX_METRICS_BYTES = 64 * 1024 * 1024
 # A client connects to one cluster, and few tasks use the client at once.
 MAX_CONNECTIONS = 20
-# At most this many characters of the server's error message are logged.
+# The maximum number of characters of the server's error message in the log.
 MAX_MESSAGE = 500
 
 _HAS_MEMORY_FILES = hasattr(os, "memfd_create") and Path("/proc/self/fd").is_dir()
@@ -42,7 +42,7 @@ class Refused(RemoteFailed):
     """The API server returned an error.
 
     Attributes:
-        http_status: 400 to 599.
+        http_status: the HTTP status of the response, from 400 to 599.
         server_message: the server's error message, only for the log.
     """
 
@@ -111,13 +111,16 @@ class KubeApi:
     ) -> JsonObject:
         """Create an object.
 
-        Raises Refused with status 409 if the object exists. The first attempt of this call may have created it, if the
-        connection was then lost.
+        Raises Refused with status 409 if the object exists. After a lost connection, the request is sent again, so the
+        first attempt may have created the object.
         """
         return await self._exchange("POST", path, document, parameters, max_bytes)
 
     async def replace(self, path: str, document: JsonObject) -> JsonObject:
-        """Replace an object. Raises Refused with status 409 if its `resourceVersion` is not the current one."""
+        """Replace an object.
+
+        Raises Refused with status 409 if the object in the cluster has a different `resourceVersion`.
+        """
         return await self._exchange("PUT", path, document)
 
     async def delete(self, path: str) -> None:
@@ -155,7 +158,7 @@ class KubeApi:
                 try:
                     return await exchange(self._http, request, self._seconds, max_bytes)
                 except (httpx.ReadError, httpx.WriteError, httpx.RemoteProtocolError):
-                    # The server may close an idle connection just as it is reused, so retry once.
+                    # The server may close an idle connection just when this client reuses it, so retry once.
                     return await exchange(self._http, request, self._seconds, max_bytes)
         except UnreadableResponse as error:
             raise RemoteFailed(
@@ -178,12 +181,15 @@ class KubeApi:
 
 
 def segment(name: str) -> str:
-    """Quote a name as one path segment. Kubernetes allows colons unquoted."""
+    """Percent-encode a name as one path segment. Colons stay as they are, which Kubernetes allows."""
     return quote(name, safe=":")
 
 
 def _parse_response(status: int, content: bytes) -> JsonObject:
-    """Parse the object in a response. Raises Refused, RemoteFailed or Unavailable."""
+    """Parse the JSON object in a response.
+
+    Raises Refused or Unavailable for an error status, and RemoteFailed if the response is not a JSON object.
+    """
     try:
         body = json.loads(content)
     except (ValueError, RecursionError):

@@ -37,7 +37,8 @@ NOT_AFTER_ANNOTATION = "clustercert/not-after"
 BINDINGS_PATH = "/apis/rbac.authorization.k8s.io/v1/clusterrolebindings"
 _SELECTOR = ",".join(f"{label}={value}" for label, value in MANAGED_BY.items())
 _PAGE = "250"
-# No cluster has this many bindings. The limit is needed because a hostile API server could send pages forever.
+# The maximum number of bindings to read, more than any cluster has. Without a limit, a hostile API server could send
+# pages forever.
 _MAX_BINDINGS = 200_000
 _MAX_PAGES = _MAX_BINDINGS // int(_PAGE)
 # Maximum lengths of a name in Kubernetes, and of a fingerprint in hex.
@@ -61,7 +62,7 @@ class Binding:
 
     @property
     def name(self) -> str:
-        """The name of the binding, and of the group that it binds."""
+        """The name of the binding, which is also the name of the bound group."""
         return credential_group(self.credential_number)
 
     def document(self) -> JsonObject:
@@ -87,7 +88,7 @@ class Bindings:
     def binding(
         self, cluster: Cluster, record: CertificateRecord
     ) -> contextlib.AbstractAsyncContextManager[None]:
-        """Create the certificate's binding, if it needs one, before the `with` block.
+        """Create the certificate's binding, if the certificate needs a binding, before the `with` block.
 
         If the block fails, deletes the binding. If the process crashes in the block, `sync` deletes the binding.
         Raises RemoteFailed or Unavailable.
@@ -109,7 +110,10 @@ class Bindings:
             raise
 
     async def _unbind(self, cluster: Cluster, name: str) -> None:
-        """Delete the binding of a certificate that was not recorded. Logs a failure: `sync` will delete the binding."""
+        """Delete the binding of a certificate that was not recorded in the ledger.
+
+        Only logs a failure, because `sync` deletes the binding later.
+        """
         try:
             with metrics.enforcing("unbind"):
                 await self.connections.call(cluster, lambda api: unbind(api, name))
@@ -123,7 +127,7 @@ class Bindings:
 
 
 async def bind(api: KubeApi, binding: Binding) -> None:
-    """Create a binding. Succeeds if the same binding exists. Raises RemoteFailed or Unavailable."""
+    """Create a binding. Succeeds also if the same binding exists already. Raises RemoteFailed or Unavailable."""
     document = binding.document()
     try:
         await api.create(BINDINGS_PATH, document)
@@ -143,7 +147,7 @@ async def unbind(api: KubeApi, name: str) -> None:
 
 
 async def list_fingerprints(api: KubeApi) -> dict[str, str]:
-    """Map the name of each certificate binding in the cluster to its fingerprint (lower-case hex, or empty).
+    """Map the name of each certificate's binding to the fingerprint in the binding (lower-case hex, or empty).
 
     Raises RemoteFailed or Unavailable.
     """
@@ -179,7 +183,7 @@ def _fingerprints(page: JsonObject) -> list[tuple[str, str]]:
 
 
 def _effect(document: JsonObject) -> tuple[object, ...]:
-    """Return the parts that must be equal in two bindings of the same certificate."""
+    """Return the parts of a binding that must be equal in two bindings of the same certificate."""
     metadata = document.get("metadata")
     annotations = metadata.get("annotations") if isinstance(metadata, dict) else None
     fingerprint = annotations.get(FINGERPRINT_ANNOTATION) if isinstance(annotations, dict) else None

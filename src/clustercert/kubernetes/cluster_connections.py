@@ -24,8 +24,8 @@ T = TypeVar("T")
 
 LIFETIME = timedelta(minutes=15)
 RENEWED_BEFORE_END = timedelta(minutes=5)
-# The API server may deny a certificate although it is not revoked, for example because a role is missing. So a new
-# certificate is tried at most once in this time.
+# The API server may deny a certificate although it is not revoked, for example because a role is missing. So a denied
+# certificate that is not revoked is replaced only after RENEWED_AT_MOST_EVERY.
 RENEWED_AT_MOST_EVERY = timedelta(seconds=60)
 MAX_OPEN = 256
 
@@ -105,7 +105,7 @@ class ClusterConnections:
     async def _opened(
         self, cluster: Cluster, instead_of: _Connection | None = None
     ) -> AsyncIterator[_Connection]:
-        """Open a connection, or reuse the stored one. The connection stays open until the `with` block ends."""
+        """Open a connection, or reuse a stored connection. The connection stays open until the `with` block ends."""
         # Concurrent callers wait for the lock, and then share one certificate.
         lock, dropped = self._locks.setdefault(cluster.id, asyncio.Lock()), None
         async with lock:
@@ -126,7 +126,7 @@ class ClusterConnections:
                 await connection.api.close()
 
     def _keep(self, cluster_id: str, connection: _Connection) -> _Connection | None:
-        """Store a connection for reuse. Returns the connection that it replaces or evicts, or `None`."""
+        """Store a connection for reuse. Returns the connection that was replaced or evicted, or `None`."""
         dropped = self._connections.pop(cluster_id, None)
         if dropped is None and len(self._connections) >= MAX_OPEN:
             oldest, dropped = self._connections.popitem()
@@ -135,9 +135,9 @@ class ClusterConnections:
         return dropped
 
     async def _may_renew(self, connection: _Connection) -> bool:
-        """Whether a new certificate may be accepted, because the current one is revoked or at least a minute old.
+        """Whether to try a new certificate, because the denied certificate is revoked or at least a minute old.
 
-        The required age doubles with each denied certificate, so that new certificates don't fill the ledger.
+        The minimum age doubles with each denied certificate, so that new certificates don't fill the ledger.
         """
         if self.now() - connection.opened_at >= RENEWED_AT_MOST_EVERY * 2**connection.refusals:
             return True

@@ -81,8 +81,8 @@ class Reconciler:
 
     Attributes:
         sync: synchronizes one cluster.
-        forget_others: drops what `sync` has cached about all clusters except the given ones.
-        generation: returns a number from memory that rises with every revocation.
+        forget_others: drops the state that `sync` has cached about all clusters except the given clusters.
+        generation: returns a number that is kept in memory and increases with every revocation.
         now: returns the current time in UTC.
         clock: returns monotonic seconds.
         patience: maximum seconds that `finish` waits for running work.
@@ -103,7 +103,7 @@ class Reconciler:
     _swept_at: float = float("-inf")
 
     async def step(self) -> float:
-        """Start work on the clusters that are due. Returns the seconds until the next step. Raises Unavailable."""
+        """Start to synchronize clusters that are due. Returns the seconds until the next step. Raises Unavailable."""
         generation = self.generation()
         if self.clock() - self._swept_at >= SWEEP_SECONDS:
             await self._sweep()
@@ -115,13 +115,13 @@ class Reconciler:
                 for cluster_id in touched.cluster_ids:
                     self._mark(cluster_id, urgent=True)
                 self._seen = touched.newest
-        # Set this only after all reads succeeded, so that the next step repeats a failed read.
+        # Set the generation only after all reads succeeded, so that the next step repeats a failed read.
         self._generation_read = generation
         await self._start_due()
         return INTERVAL
 
     async def finish(self) -> None:
-        """Wait for running work, but cancel it after `patience` seconds. Then clear the state for the next start."""
+        """Wait for running synchronizations, and cancel them after `patience` seconds. Then clear the state."""
         if self._running:
             tasks = [task for _, task in self._running.values()]
             _, pending = await asyncio.wait(tasks, timeout=self.patience)
@@ -202,7 +202,7 @@ class Reconciler:
 
 
 def _log(cluster: Cluster, due: _Due, failure: Exception) -> None:
-    """Log that revoked certificates may still work in a cluster."""
+    """Log a failed synchronization, after which revoked certificates may still work in the cluster."""
     event, fields = "cluster enforcement failed", {"cluster": cluster.id, "failures": due.failures}
     if isinstance(failure, ClustercertError):
         cause = failure.server_message if isinstance(failure, Refused) else repr(failure.__cause__)
@@ -214,7 +214,8 @@ def _log(cluster: Cluster, due: _Due, failure: Exception) -> None:
 T = TypeVar("T")
 
 
-# Keep a binding without a certificate this long, because issuing creates the binding before it records the certificate.
+# How long to keep a binding whose certificate is not in the ledger. Issuing creates the binding before it records the
+# certificate.
 ORPHAN_SECONDS = 60.0
 # Maximum number of fingerprints per query.
 _ENDED_PAGE = 500
@@ -228,12 +229,12 @@ class Opener(Protocol):
 
 @dataclass(slots=True)
 class Sync:
-    """Synchronizes the bindings and the revoked ids in clusters with the ledger.
+    """Updates the bindings and the lists of revoked certificates in clusters to match the ledger.
 
     Attributes:
         now: returns the current time in UTC.
         clock: returns monotonic seconds.
-        room: maximum number of ids in a cluster's ConfigMap.
+        room: maximum number of revoked certificates in a cluster's ConfigMap.
     """
 
     queries: EnforcementQueries
@@ -246,7 +247,7 @@ class Sync:
     _left_out: dict[str, int] = field(default_factory=dict)
 
     async def sync_cluster(self, cluster: Cluster) -> None:
-        """Synchronize a cluster's bindings, then its revoked ids, even if the bindings failed.
+        """Synchronize a cluster's bindings, and then, even after a failure, the list of revoked certificates.
 
         Raises SignerError, RemoteFailed or Unavailable.
         """
@@ -262,15 +263,15 @@ class Sync:
                 self._count_left_out(cluster.id, 0)
 
     def forget_others(self, cluster_ids: frozenset[str]) -> None:
-        """Drop what is cached about all clusters except the given ones."""
+        """Drop the cached state of all clusters except the given clusters."""
         for remembered in (self._left_out, self._orphans):
             for gone in remembered.keys() - cluster_ids:
                 del remembered[gone]
         metrics.ENFORCEMENT_LEFT_OUT.set(sum(self._left_out.values()))
 
     async def _sync_bindings(self, api: KubeApi, cluster: Cluster) -> None:
-        # Read the cluster's bindings before the ledger. If a certificate is issued meanwhile, at worst its binding is
-        # created a second time, which is harmless.
+        # Read the cluster's bindings before the ledger. If a certificate is issued meanwhile, at worst the
+        # certificate's binding is created a second time, which is harmless.
         found = await list_fingerprints(api)
         for missing in await self._missing(cluster, found):
             await bind(api, missing)
@@ -278,7 +279,10 @@ class Sync:
             await unbind(api, name)
 
     async def _missing(self, cluster: Cluster, found: dict[str, str]) -> list[Binding]:
-        """Return the bindings that live certificates lack. Removes the bindings of live certificates from `found`."""
+        """Return the missing bindings of valid certificates.
+
+        Removes the bindings of valid certificates from `found`.
+        """
         roles = cluster.options.credential_roles or {}
         missing: list[Binding] = []
         page = await self.queries.live(cluster.id, self.now(), None)
@@ -293,7 +297,7 @@ class Sync:
         return missing
 
     async def _superfluous(self, cluster: Cluster, found: dict[str, str]) -> list[str]:
-        """Return the names of bindings to delete: the certificate has expired, is revoked, or is not in the ledger."""
+        """Return the names of bindings whose certificate has expired, is revoked, or is not in the ledger."""
         ended = await self._ended(found)
         seen, now = self._orphans.get(cluster.id, {}), self.clock()
         orphans = {name: seen.get(name, now) for name in found if name not in ended}
@@ -324,7 +328,10 @@ class Sync:
         await self._report_left_out(cluster, left_out, kept)
 
     async def _report_left_out(self, cluster: Cluster, count: int, kept: int) -> None:
-        """Log and count the certificates that don't fit into the ConfigMap. The first time, record an audit event."""
+        """Log and count the revoked certificates that don't fit into the ConfigMap.
+
+        Records an audit event only if all revoked certificates fitted at the previous synchronization.
+        """
         before = self._left_out.get(cluster.id, 0)
         self._count_left_out(cluster.id, count)
         if not count:
@@ -367,10 +374,10 @@ _PATH = f"{_LIST_PATH}/{CONFIG_MAP}"
 
 
 async def publish(api: KubeApi, revoked: Mapping[str, str]) -> bool:
-    """Store the revoked credential numbers and their expiry in the ConfigMap. Returns whether the ConfigMap changed.
+    """Store the credential numbers and expiry of revoked certificates in the ConfigMap.
 
-    Keeps keys that are not credential numbers. Raises RemoteFailed, Unavailable, or Refused with status 409 after a
-    concurrent change.
+    Returns whether the ConfigMap changed. Keeps keys of the ConfigMap that are not credential numbers. Raises
+    RemoteFailed or Unavailable, and Refused with status 409 after a concurrent change.
     """
     try:
         current = await api.get(_PATH)

@@ -20,8 +20,8 @@ KEYS_PATH = "/openid/v1/jwks"
 API_VERSION = "authentication.k8s.io/v1"
 REVIEWS_PATH = f"/apis/{API_VERSION}/tokenreviews"
 MAX_TEXT = 1_000
-# Anyone can cause a review by sending an invented token, so reading the response must cost little. The response repeats
-# the token, which has at most 16 KiB.
+# Anyone can cause a TokenReview by sending an invented token, so reading the response must cost little. The response
+# repeats the token, which has at most 16 KiB.
 MAX_REVIEW_BYTES = 64 * 1024
 
 

@@ -17,7 +17,7 @@ from clustercert.client.oidc.tokens import AuthorizationRequest, IssuerClient, T
 
 
 class ResultPage(NamedTuple):
-    """A page with one or two sentences. `title` and `text` are plain text, not HTML."""
+    """A web page that shows the result of a login. `title` and `text` are plain text, not HTML."""
 
     status: int
     title: str
@@ -33,7 +33,7 @@ def page_html(page: ResultPage) -> str:
     )
 
 
-# How long to wait for the user.
+# How long to wait for the user to log in.
 LOGIN_SECONDS = 300.0
 _CONNECTION_SECONDS = 10
 _RESULT_SECONDS = 60
@@ -68,7 +68,7 @@ class LoopbackServer:
     Attributes:
         redirect_uri: the redirect URI that is used, with the port.
         start_url: the address to open in a browser.
-        delivered: set after the browser got the result.
+        delivered: an event that is set after the browser received the result.
         is_contested: whether a second browser opened the start page.
     """
 
@@ -103,7 +103,7 @@ class LoopbackServer:
         """Begin to serve.
 
         Args:
-            address: where the start page redirects to.
+            address: the address to which the start page redirects.
             accepts: returns whether the parameters of a response belong to this login.
         """
         self.address, self.accepts = address, accepts
@@ -122,7 +122,7 @@ class LoopbackServer:
         self.delivered.wait(_CONNECTION_SECONDS)
 
     def browser_cookie(self, sent: str | None) -> str | None:
-        """Return the cookie for a browser that opens the start page; `None` if another browser opened it before."""
+        """Return a cookie for the browser that opens the start page; `None` if another browser opened it before."""
         with self._lock:
             if self._browser is None:
                 self._browser = secrets.token_urlsafe(32)
@@ -173,7 +173,7 @@ class _Listener(ThreadingHTTPServer):
         super().__init__(*arguments)
 
     def server_bind(self) -> None:
-        # HTTPServer would look up the name of the address.
+        # Bind without HTTPServer's method, which would look up the host name of the address.
         self.socket.bind(self.server_address)
         self.server_address = self.socket.getsockname()
         self.server_name, self.server_port = self.server_address[:2]  # type: ignore[assignment] # IPv4
@@ -269,7 +269,7 @@ def _parameters(query: str) -> Parameters | None:
 
 
 def _listener(redirect_uris: Sequence[str], handler: type[_Handler]) -> tuple[_Listener, str]:
-    """Listen at the first redirect URI with a free port. Raises ClientError if there is no such URI."""
+    """Listen at the first redirect URI with a free port. Raises ClientError if all ports are in use."""
     for uri in redirect_uris:
         parts = urlsplit(uri)
         try:
@@ -291,7 +291,7 @@ def log_in_by_browser(
 
     Args:
         show: opens an address in a browser, or prints it.
-        service: the service's address, for the page after the login.
+        service: the service's address, which the page after the login shows.
     """
     issuer = client.issuer
     with LoopbackServer(issuer.client.redirect_uris) as server:

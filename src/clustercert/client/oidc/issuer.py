@@ -46,7 +46,7 @@ class IssuerError(ClientError):
 
 
 class LoginRefused(ClientError, status=401, code="CCE.01401001"):
-    """The user or the issuer denied the login, or nobody completed it in time."""
+    """The user or the issuer denied the login, or nobody completed the login in time."""
 
 
 class OAuthError(ClientError):
@@ -82,7 +82,7 @@ class IssuerResponse(NamedTuple):
 
 
 class IssuerConnections:
-    """Connections to the hosts of one issuer. Raises IssuerError, IssuerUnreachable or ClientError.
+    """Connections to the hosts of one issuer. The methods raise IssuerError, IssuerUnreachable or ClientError.
 
     Args:
         ca_pem: replaces the CAs that this machine trusts.
@@ -164,7 +164,7 @@ def _translate_failures(origin: str) -> Iterator[None]:
 
 @dataclass(frozen=True, slots=True)
 class LoginIssuer:
-    """An issuer as the service describes it.
+    """An OIDC issuer, with the settings for logins that the service returns.
 
     Attributes:
         name: the service's short name for the issuer.
@@ -179,7 +179,10 @@ class LoginIssuer:
 
     @classmethod
     def parse(cls, body: JsonObject) -> "LoginIssuer":
-        """Parse an issuer from `GET /clustercert/v1/issuers`. Raises LookupError, TypeError or ValueError."""
+        """Parse an issuer from the response of `GET /clustercert/v1/issuers`.
+
+        Raises LookupError, TypeError or ValueError if the issuer is malformed.
+        """
         url, redirects = body["issuer"], _texts(body["redirect_uris"])
         if not is_https_url(url) or not redirects or not all(map(is_loopback_redirect, redirects)):
             raise ValueError("an address of the issuer is not valid")
@@ -244,7 +247,7 @@ def login_offer(service: ServiceClient) -> LoginOffer:
     try:
         body = service.exchange("GET", f"{OWN}/issuers").body
     except ApiError as error:
-        # Other CCE services do not have this operation.
+        # Other CCE services have no list of issuers.
         if error.http_status in (HTTPStatus.NOT_FOUND, HTTPStatus.UNAUTHORIZED):
             return LoginOffer()
         raise

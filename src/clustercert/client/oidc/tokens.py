@@ -30,9 +30,9 @@ from clustercert.model.requests import is_https_url
 
 # The longest token that the service accepts.
 MAX_TOKEN = 16 * 1024
-# How long before its expiry a token is replaced: this long, or a tenth of the token's lifetime if that is shorter.
+# A token is replaced 30 seconds before its expiry, or a tenth of its lifetime before its expiry if that is shorter.
 _EARLY = timedelta(seconds=30)
-# Clock differences up to this are accepted.
+# The largest difference between the clocks of this machine and the issuer that is accepted.
 _SKEW = timedelta(minutes=5)
 _PARTS = 3
 _USER_CLAIMS = ("preferred_username", "email", "name", "repository", "project_path", "sub")
@@ -58,9 +58,9 @@ class Tokens:
     Attributes:
         bearer: the token that the client sends to the service with each request.
         refresh: the refresh token; `None` if the issuer sent none.
-        expires_at: when to replace `bearer`, a little before it expires.
+        expires_at: when to replace `bearer`, shortly before the token expires.
         subject: the user's id at the issuer.
-        user: a name of the user, for messages.
+        user: the user's name, for messages.
     """
 
     bearer: str = field(repr=False)
@@ -83,10 +83,10 @@ def claims_of(token: str) -> JsonObject:
 
 
 def describe_refused(token: str) -> str:
-    """Return a sentence about the expiry or the audience that the claims of a refused JWT name.
+    """Return a sentence that helps to find out why a service refused a JWT.
 
-    The token has expired by this machine's clock, or the sentence names no reason for the refusal. Raises ValueError if
-    `token` is not a JWT with the claim `exp`.
+    The sentence says that the JWT has expired by this machine's clock, or else names the audience and the expiry.
+    Raises ValueError if `token` is not a JWT with the claim `exp`.
     """
     claims = claims_of(token)
     try:
@@ -104,7 +104,7 @@ def describe_refused(token: str) -> str:
 
 
 def tokens_of(token: str, refresh: str | None = None) -> Tokens:
-    """Return the tokens, with expiry and user from the claims of `token`.
+    """Return the token and the refresh token, with the expiry and the user from the claims of `token`.
 
     Raises ValueError if `token` is not a JWT with the claims `exp` and `sub`.
     """
@@ -251,11 +251,14 @@ class DeviceCode:
 
 
 class RefreshRefused(OAuthError):
-    """The refresh token is no longer valid, or yields no token for the service. The user has to log in again."""
+    """The refresh token is no longer valid, or the issuer sent no ID token in exchange. The user must log in."""
 
 
 class IssuerClient:
-    """A public client at one issuer. Raises ClientError, and OAuthError if the issuer answers with an error."""
+    """A public OAuth client of one issuer.
+
+    The methods raise OAuthError if the issuer returns an error, or another ClientError.
+    """
 
     def __init__(self, issuer: LoginIssuer) -> None:
         self.issuer = issuer
@@ -296,7 +299,7 @@ class IssuerClient:
             # OpenID Connect Core 1.0, section 12.2, allows a response without an ID token.
             raise RefreshRefused("no_id_token", "", self.issuer.url)
         tokens = tokens_from_response(self.issuer, body, subject=subject)
-        # An issuer that does not rotate refresh tokens sends no new refresh token. Then keep the old one.
+        # An issuer that does not rotate refresh tokens sends no new refresh token. Then keep the old refresh token.
         return tokens if tokens.refresh is not None else replace(tokens, refresh=refresh_token)
 
     def device_code(self) -> DeviceCode:
@@ -380,7 +383,7 @@ def _bounded(value: object, default: float, highest: float) -> float:
 
 @dataclass(frozen=True, slots=True)
 class AuthorizationRequest:
-    """A request for an authorization code. The response is used only once.
+    """A request for an authorization code. Use each request for only one login.
 
     Attributes:
         state: binds the response to the request.
@@ -446,7 +449,7 @@ def log_in_by_device_code(
     """Let the user log in at the issuer with a device code, and return the tokens. Raises ClientError.
 
     Args:
-        show: tells the user where to enter which code.
+        show: shows the user the code, and the address at which to enter the code.
     """
     device = client.device_code()
     show(device)

@@ -11,7 +11,7 @@ NAMESPACE = "clustercert"
 CONFIG_MAP = "clustercert-revoked"
 POLICY = "clustercert-revoked"
 
-# etcd's default limit is 1.5 MiB per request. A credential number takes more than 100 bytes, because the object's
+# etcd's default limit is 1.5 MiB per request. A credential number takes more than 100 bytes, because the ConfigMap's
 # managed fields repeat the number.
 MAX_REVOKED = 8000
 
@@ -59,7 +59,7 @@ def policy() -> JsonObject:
                         "apiGroups": ["*"],
                         "apiVersions": ["*"],
                         "operations": ["CREATE", "UPDATE", "DELETE", "CONNECT"],
-                        # Includes subresources such as exec, service account tokens and evictions.
+                        # The pattern */* includes subresources such as exec, service account tokens and evictions.
                         "resources": ["*/*"],
                         "scope": "*",
                     }
@@ -87,7 +87,7 @@ def _binding() -> JsonObject:
             "paramRef": {
                 "name": CONFIG_MAP,
                 "namespace": NAMESPACE,
-                # Deny would reject all writes, even the one that creates a missing ConfigMap.
+                # The action Deny would reject all writes without the ConfigMap, even the write that creates it.
                 "parameterNotFoundAction": "Allow",
             },
             "validationActions": ["Deny"],

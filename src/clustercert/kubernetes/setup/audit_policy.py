@@ -18,7 +18,8 @@ def audit_policy(groups: Iterable[str]) -> JsonObject:
         "omitStages": ["RequestReceived"],
         "rules": [
             {
-                # Log the responses, because they contain the signer, and distinguish an approval from a denial.
+                # Log responses about CertificateSigningRequests, because only a response contains the signer, and shows
+                # whether the request was approved or denied.
                 "level": "RequestResponse",
                 "verbs": ["update", "patch"],
                 "resources": [

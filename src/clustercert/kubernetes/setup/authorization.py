@@ -31,7 +31,7 @@ from clustercert.yaml_text import MalformedYaml, parse
 AUTHORIZER = "clustercert"
 """The name of this service in an AuthorizationConfiguration."""
 
-# No certificate of this service has more groups than this.
+# The maximum number of groups of a certificate of this service.
 MANY_GROUPS = 128
 
 _TTL_COMMENT = """\
@@ -75,7 +75,7 @@ _PINNED = """\
 
 
 def authorization_comment(setup: Setup) -> str:
-    """Return the comment at the top of the AuthorizationConfiguration, which explains its settings."""
+    """Return the comment that explains the settings at the top of the AuthorizationConfiguration."""
     choices = setup.choices
     lines = [_TTL_COMMENT, _FAILURE[choices.failure_policy], _MATCH_CONDITIONS[choices.mode]]
     if choices.mode == "known-only" and setup.cluster.options.pin_components:
@@ -100,7 +100,10 @@ def authorization_configuration(setup: Setup) -> JsonObject:
 
 
 def parsed_configuration(content: bytes) -> JsonObject | None:
-    """Parse an AuthorizationConfiguration. Returns `None` unless it has exactly one authorizer for this service."""
+    """Parse an AuthorizationConfiguration.
+
+    Returns `None` unless the configuration has exactly one authorizer for this service.
+    """
     try:
         documents = parse(content, "the configuration", aliases=True)
     except MalformedYaml:
@@ -113,7 +116,10 @@ def parsed_configuration(content: bytes) -> JsonObject | None:
 
 
 def own_values(document: JsonObject) -> JsonObject:
-    """Return the values that this service sets in a parsed AuthorizationConfiguration. The operator sets the others."""
+    """Return the values that this service sets in a parsed AuthorizationConfiguration.
+
+    Omits the values that the operator sets.
+    """
     webhook = _own_webhook(document)
     values: JsonObject = {name: webhook.get(name) for name in _OWN_FIELDS}
     return {
@@ -182,8 +188,11 @@ def _webhook(setup: Setup) -> JsonObject:
 
 
 def match_conditions(setup: Setup) -> Sequence[str]:
-    """Return CEL conditions on `request`, the spec of a SubjectAccessReview. If all are true, the webhook is called."""
-    # Kubernetes limits the cost of a condition. So the condition is true for all callers with very many groups.
+    """Return CEL conditions on `request`, the spec of a SubjectAccessReview.
+
+    The API server calls the webhook if all conditions are true.
+    """
+    # Kubernetes limits the cost of a CEL condition. So the condition is true for every caller with very many groups.
     numbered = f"size(request.groups) > {MANY_GROUPS} || {has_credential_group('request.groups')}"
     if setup.choices.mode == "default":
         return (numbered,)
@@ -195,11 +204,11 @@ def match_conditions(setup: Setup) -> Sequence[str]:
 
 
 def webhook_kubeconfig(url: str, ca_pem: str | None, token: str, client: WebhookClient | None = None) -> str:
-    """Return a webhook's kubeconfig in YAML. It contains secrets, so write it with mode 0600.
+    """Return a webhook's kubeconfig in YAML. Write the kubeconfig with mode 0600, because it contains secrets.
 
     Args:
         ca_pem: the CA of the service's TLS certificate; `None` for the CAs of the control plane's operating system.
-        client: `None` if the service requires no client certificate.
+        client: the API server's client certificate; `None` if the service requires no client certificate.
     """
     authority = {"certificate-authority-data": _base64(ca_pem.encode())} if ca_pem else {}
     identity = {}
@@ -223,7 +232,7 @@ def _base64(pem: bytes) -> str:
     return base64.b64encode(pem).decode()
 
 
-# Node is first, so that requests of kubelets cause no webhook calls, and succeed while the webhook hangs.
+# The mode Node is first, so that requests of kubelets cause no webhook calls, and succeed while the webhook hangs.
 MODES = "Node,Webhook,RBAC"
 
 LIMITS = """\
@@ -247,7 +256,7 @@ def api_server_flags(setup: Setup) -> Mapping[str, str]:
         **paths,
         "authorization-mode": MODES,
         "authorization-webhook-config-file": setup.kubeconfig,
-        # kube-apiserver's default is v1beta1.
+        # By default, kube-apiserver sends SubjectAccessReviews of version v1beta1.
         "authorization-webhook-version": "v1",
         "authorization-webhook-cache-authorized-ttl": choices.authorized_ttl,
         "authorization-webhook-cache-unauthorized-ttl": choices.unauthorized_ttl,

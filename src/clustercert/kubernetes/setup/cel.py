@@ -31,10 +31,10 @@ def strings(texts: Iterable[str]) -> str:
 
 
 def has_x509(extra: str) -> str:
-    """Return a condition that is true if the extra fields (an expression) contain a client certificate's id.
+    """Return a condition that is true if a user's extra fields contain the id of a client certificate.
 
-    The condition tests for the key first: in CEL, a missing key is an error, which denies the request if the failure
-    policy is Deny.
+    `extra` is an expression for the extra fields. The condition tests for the key first: in CEL, a missing key is an
+    error, which denies the request if the failure policy is Deny.
     """
     key = string(CREDENTIAL_ID)
     return f"has({extra}) && {key} in {extra} && {extra}[{key}].exists(c, c.startsWith({string(X509_ID)}))"
@@ -46,14 +46,15 @@ def in_groups(names: Sequence[str], prefixes: Sequence[str]) -> str:
 
 
 def has_credential_group(groups: str) -> str:
-    """Return a condition that is true if the groups (an expression) contain a credential group."""
+    """Return a condition that is true if `groups`, an expression for a list, contains a credential group."""
     return f"{groups}.exists(g, g.startsWith({string(CREDENTIAL_PREFIX)}))"
 
 
 def is_exempt(patterns: Iterable[str], policy_groups: Sequence[str]) -> str:
-    """Return a condition that is true for exempt users. `policy.templates.exemption_of` describes the rules.
+    """Return a condition that is true for exempt users.
 
-    A pattern is a name, or a prefix followed by an asterisk.
+    `policy.templates.exemption_of` describes which users are exempt. A pattern is a name, or a prefix followed by an
+    asterisk.
     """
     all_patterns = list(patterns)
     names = [pattern for pattern in all_patterns if not pattern.endswith(_WILDCARD)]
@@ -79,7 +80,7 @@ def is_exempt(patterns: Iterable[str], policy_groups: Sequence[str]) -> str:
 
 
 def is_kubelet() -> str:
-    """Return a condition that is true for kubelets, which are exempt without being pinned."""
+    """Return a condition that is true for kubelets, which are exempt even if their certificates are not pinned."""
     only_nodes = f"request.groups.all(g, g in {strings((*GROUPS_OF_EVERYBODY, NODES))})"
     return f"(request.user.startsWith({string(NODE_PREFIX)}) && {string(NODES)} in request.groups && {only_nodes})"
 

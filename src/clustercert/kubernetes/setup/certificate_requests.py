@@ -64,7 +64,7 @@ def certificate_requests() -> list[JsonObject]:
 
 
 def _rule(operation: str, subresource: str = "") -> JsonObject:
-    """Return a rule that matches CertificateSigningRequests, or only their subresource.
+    """Return a rule that matches an operation on CertificateSigningRequests, or on a subresource of them.
 
     Only an update of the subresource `approval` can approve a request.
 

@@ -26,7 +26,7 @@ from clustercert.policy.toml_tables import UnreadableFile, fault_lines, read_tab
 # Kubernetes's limit. Source: kubernetes/staging/src/k8s.io/apiserver/pkg/apis/apiserver/validation.
 MAX_TIMEOUT_SECONDS = 30
 
-# Go's format for durations. Kubernetes replaces 0 with 30 seconds, so 0 is rejected here.
+# Go's format for durations. Kubernetes replaces the duration 0 with 30 seconds, so 0 is rejected here.
 _DURATION = re.compile(r"(\d+(?:\.\d+)?)(ns|us|ms|s|m)")
 _SECONDS = {"ns": 1e-9, "us": 1e-6, "ms": 1e-3, "s": 1.0, "m": 60.0}
 FIRST_WITH_CONFIGURATION, FIRST_WITH_V1, FIRST_WITH_HASHES = 30, 32, 32
@@ -97,7 +97,7 @@ def checked_service_url(url: str) -> str:
 
 
 def certificates_only(pem: str | bytes) -> str:
-    """Return the certificates of a PEM file, without anything else. Raises InvalidRequest if it is not PEM."""
+    """Return only the certificates of a PEM file. Raises InvalidRequest if the file is not PEM."""
     return chain_pem(parse_certificates(pem.encode() if isinstance(pem, str) else pem)).decode()
 
 
@@ -112,13 +112,14 @@ CacheTtl = Annotated[str, AfterValidator(lambda text: _checked_duration(text, MA
 
 
 class SetupChoices(Section):
-    """The choices for one folder. The fields are named like the options of `kubernetes setup`.
+    """An operator's choices for one folder. The fields are named like the options of `kubernetes setup`.
 
     Attributes:
         kubernetes_version: `None` for 1.32 or newer.
         control_plane_dir: `None` for the distribution's default. See `folder`.
-        webhook_ca: the CAs of this service's certificate, in PEM; `None` if the control plane trusts it already.
-        bind: the ClusterRole of each group that is bound.
+        webhook_ca: the CAs of this service's certificate, in PEM; `None` if the control plane already trusts the
+            certificate.
+        bind: the ClusterRole for each group to bind.
         written: the digest of the content that was written into each file. See `folder`.
     """
 
@@ -176,7 +177,7 @@ class SetupChoices(Section):
                 tables += ["", _TABLE_COMMENTS[name], f"[{name}]"]
                 tables += [f"{_toml(key)} = {_toml(each)}" for key, each in value.items()]
             elif name == "webhook_ca" and value is not None:
-                # A PEM file has no quotation marks and no backslashes.
+                # A PEM file has no quotation marks and no backslashes to escape.
                 lines.append(f'{name} = """\n{value}"""')
             elif value is not None:
                 lines.append(f"{name} = {_toml(value)}")
@@ -184,7 +185,7 @@ class SetupChoices(Section):
 
 
 def read_choices(path: Path) -> SetupChoices | None:
-    """Read `setup.toml`, or return `None` if the folder has none. Raises SetupError if it is not valid."""
+    """Read `setup.toml`, or return `None` if the file does not exist. Raises SetupError if the file is not valid."""
     if not path.exists():
         return None
     try:

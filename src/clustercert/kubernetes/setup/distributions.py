@@ -1,8 +1,8 @@
 """The Kubernetes distributions for which `kubernetes setup` writes files, and those in which clustercert can't work.
 
 The facts were read in November 2026 in the sources of RKE2 1.36, Talos 1.14, Kamaji 26.8 and Cluster API 1.14, and in
-the documentation and issues of k3s. They were not tried. The folder `steps` has the steps for README.md, in a file for
-each distribution.
+the documentation and issues of k3s. The facts were not tested on clusters. The folder `steps` has the steps for
+README.md, in a file for each distribution.
 """
 
 from collections.abc import Mapping

@@ -37,9 +37,9 @@ class ExistingSetup:
     """The content of a folder.
 
     Attributes:
-        choices: `None` if the folder is new.
-        token: the webhook token in use, or empty if there is none. Keep it secret.
-        client: the certificate with which the API server connects; secret.
+        choices: the choices in `setup.toml`; `None` if the folder is new.
+        token: the webhook token in use, or empty if there is no token. Keep the token secret.
+        client: the certificate and key with which the API server connects. Keep the key secret.
         authorization: the AuthorizationConfiguration; `None` if it is missing or can't be parsed.
         files: the names of the files for the cluster, including those that an earlier run renamed.
     """
@@ -58,7 +58,7 @@ class SetupFolder:
     path: Path
 
     def check(self, *, force: bool) -> None:
-        """Raise SetupError if the folder has files that must not or can't be updated."""
+        """Raise SetupError if files in the folder can't be updated, or must not be updated without `force`."""
         if self.path.exists() and not self.path.is_dir():
             raise SetupError(f"{self.path} is not a folder. Name a folder.")
         existing = [name for name in NAMES if (self.path / name).exists()]
@@ -74,7 +74,7 @@ class SetupFolder:
             )
 
     def read(self) -> ExistingSetup:
-        """Read what an earlier run wrote. Raises SetupError if a file is malformed, or OSError."""
+        """Read the files that an earlier run wrote. Raises OSError, and SetupError if a file is malformed."""
         choices = read_choices(self.path / SETUP)
         if choices is None:
             return ExistingSetup()
@@ -100,7 +100,7 @@ class SetupFolder:
     def write(self, files: Mapping[str, str], choices: SetupChoices) -> tuple[str, ...]:
         """Write the files and `setup.toml`. Returns the names of the written files. Raises OSError.
 
-        Removes files of an earlier run that are obsolete. Instead of removing a manifest or an edited file, renames it.
+        Removes obsolete files of an earlier run. An obsolete manifest or edited file is renamed instead of removed.
         """
         # An existing folder keeps its mode, because it may have other files too. Each file gets mode 0600.
         self.path.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -118,7 +118,7 @@ class SetupFolder:
             if path.exists() and (name in FOR_CLUSTER or self._is_edited(name, choices.written.get(name))):
                 path.replace(self.path / removed(name))
             path.unlink(missing_ok=True)
-        # Write `setup.toml` last, so that after a failure the next run finds the old values.
+        # Write `setup.toml` last, so that after a failed run the next run finds the previous choices.
         write_private(self.path / SETUP, choices.model_copy(update={"written": digests}).toml())
         return (*written, SETUP)
 
@@ -158,7 +158,7 @@ async def write_setup(
 ) -> tuple[str, ...]:
     """Write the files, with a new token unless the folder has a valid token. Returns the names of the written files.
 
-    Raises SetupError if the cluster already has two tokens, or OSError.
+    Raises OSError, and SetupError if the cluster already has two tokens.
     """
     created = None
     if not setup.token or not await tokens.is_valid(setup.cluster.id, setup.token):

@@ -62,7 +62,8 @@ def _peer_certificate(url: str, ca_pem: str | None, client: WebhookClient | None
     parts = urlsplit(url)
     host = parts.hostname or ""
     context = ssl.create_default_context(cadata=ca_pem)
-    # As in Go, every CA in the list is a trust anchor. Checks that Go does not do are turned off.
+    # Like Go, accept every trusted CA as a trust anchor, even an intermediate CA, and turn off checks that Go does not
+    # make.
     context.verify_flags = (context.verify_flags | ssl.VERIFY_X509_PARTIAL_CHAIN) & ~ssl.VERIFY_X509_STRICT
     context.hostname_checks_common_name = False
     if client is not None:

@@ -14,7 +14,7 @@ from clustercert.model.choices import DistributionName
 from clustercert.pki.certificates import chain_pem, parse_certificates
 
 _CLIENT_CA_FLAG = "client-ca-file"
-# Read by everybody: kube-apiserver runs as user 65534 in Talos, and Talos can't set the owner of a file.
+# All users may read the files: kube-apiserver runs as user 65534 in Talos, and Talos can't set the owner of a file.
 _READABLE = 0o444
 
 _COMMENTS = {
@@ -39,7 +39,7 @@ is a map: write `client-ca-file: …` instead of `- name: client-ca-file` and `v
 
 
 def patches(setup: Setup, written: Mapping[str, str]) -> dict[str, str]:
-    """Return the content of the distribution's own files, by name.
+    """Return the content of the files that are only for this distribution, by name.
 
     Args:
         written: the files for the control plane, by name.
@@ -49,7 +49,7 @@ def patches(setup: Setup, written: Mapping[str, str]) -> dict[str, str]:
 
 
 def _kubeadm(setup: Setup, _: Mapping[str, str]) -> dict[str, JsonObject]:
-    # v1beta4, where the arguments are a list, needs kubeadm 1.31 or newer.
+    # In v1beta4, which needs kubeadm 1.31 or newer, extraArgs is a list instead of a map.
     is_older = setup.choices.uses_flags
     document: JsonObject = {
         "apiVersion": f"kubeadm.k8s.io/{kubeadm_version(setup)}",
@@ -63,7 +63,7 @@ def _kubeadm(setup: Setup, _: Mapping[str, str]) -> dict[str, JsonObject]:
 
 
 def kubeadm_version(setup: Setup) -> str:
-    """Return the version of kubeadm's configuration."""
+    """Return the API version of kubeadm's configuration file."""
     return "v1beta3" if setup.choices.uses_flags else "v1beta4"
 
 
@@ -165,7 +165,7 @@ def _cluster_api(setup: Setup, written: Mapping[str, str]) -> dict[str, JsonObje
         "spec": {
             "kubeadmConfigSpec": {
                 "files": files,
-                # Cluster API writes ca.crt before it runs this.
+                # Cluster API writes ca.crt before it runs these commands.
                 "preKubeadmCommands": [f"cat /etc/kubernetes/pki/ca.crt {client_ca} > {bundle}"],
                 "clusterConfiguration": {
                     "apiServer": {

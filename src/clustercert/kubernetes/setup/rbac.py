@@ -28,9 +28,10 @@ def bindings(roles: Mapping[str, str]) -> list[JsonObject]:
 
 
 def service_access(cluster_roles: Iterable[str]) -> list[JsonObject]:
-    """Return the rights that the service needs to write the revoked ids, and to bind credentials to `cluster_roles`.
+    """Return the rights with which the service writes the ConfigMap for revoked certificates and binds credentials.
 
-    An operator must apply `admission.storage` first, which creates the namespace in which the revoked ids are stored.
+    The service may bind credentials only to `cluster_roles`. An operator must apply `admission.storage` first, which
+    creates the namespace of the ConfigMap.
     """
     roles = sorted(set(cluster_roles))
     return [*_revoked_ids_access(), *([*_binding_access(roles), *_binding_limits(roles)] if roles else [])]
@@ -51,7 +52,7 @@ def token_review_access() -> list[JsonObject]:
 
 
 def issuer_keys_access() -> list[JsonObject]:
-    """Return the service's right to read the public keys of service accounts, by a built-in ClusterRole."""
+    """Return a binding to a built-in ClusterRole, so that the service may read the public keys of service accounts."""
     role = "system:service-account-issuer-discovery"
     return [cluster_role_binding("clustercert-issuer-keys", SERVICE, role)]
 
@@ -66,7 +67,7 @@ def _revoked_ids_access() -> list[JsonObject]:
             "metadata": metadata,
             "rules": [
                 _rule("", "configmaps", ["get", "update", "patch"], [CONFIG_MAP]),
-                # Use a separate rule, because RBAC can't restrict `create` to a name.
+                # Use a separate rule, because RBAC can't restrict the verb `create` to one name.
                 _rule("", "configmaps", ["create"]),
             ],
         },
@@ -89,7 +90,7 @@ def _binding_access(roles: list[str]) -> list[JsonObject]:
             "metadata": {"name": name, "labels": MANAGED_BY},
             "rules": [
                 _rule(_RBAC, "clusterrolebindings", ["get", "list", "create", "delete"]),
-                # Kubernetes requires this verb for binding a role with rights that the caller does not have.
+                # Kubernetes requires the verb `bind` for binding a role with rights that the caller does not have.
                 _rule(_RBAC, "clusterroles", ["bind"], roles),
             ],
         },
@@ -98,7 +99,7 @@ def _binding_access(roles: list[str]) -> list[JsonObject]:
 
 
 def _binding_limits(roles: list[str]) -> list[JsonObject]:
-    """Return an admission policy that limits the service to credential bindings: RBAC can't match a name's prefix."""
+    """Return an admission policy that limits the service to credential bindings. RBAC can't match a prefix of names."""
     is_service = f"has(request.userInfo.groups) && {string(SERVICE)} in request.userInfo.groups"
     is_credential_binding = (
         "request.resource.resource == 'clusterrolebindings'"
@@ -157,7 +158,7 @@ def _rule(api_group: str, resource: str, verbs: list[str], names: list[str] | No
 
 
 def _binding_name(group: str, role: str) -> str:
-    """Return a name that is unique for the group and role."""
+    """Return a name for the binding, which is unique for the group and role."""
     name = _NOT_IN_A_NAME.sub("-", group)
     if name != group:
         name += f"-{hashlib.sha256(group.encode()).hexdigest()[:8]}"

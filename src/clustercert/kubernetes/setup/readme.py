@@ -1,8 +1,8 @@
 """Fills in readme.md, the template for the README.md of a setup: the steps, the flags, and notes for later.
 
 `<!-- step NAME -->` is replaced by the part NAME of the distribution's file in the folder `steps`. A part between
-`<!-- if NAME -->` and `<!-- end -->` is written only if the condition NAME is true. Times and behavior were measured on
-kube-apiserver 1.32.13 and 1.36.2.
+`<!-- if NAME -->` and `<!-- end -->` is written only if the condition NAME is true. The times and the
+behavior in the template were measured on kube-apiserver 1.32.13 and 1.36.2.
 """
 
 import re
@@ -65,7 +65,10 @@ def chosen_text(template: str, distribution: DistributionName, conditions: Mappi
 
 
 def distribution_steps(name: DistributionName) -> Mapping[str, str]:
-    """Return the parts of README.md that are specific to a distribution, by name. Values in them are not filled in."""
+    """Return the parts of README.md that are specific to a distribution, by name.
+
+    The placeholders for values are not replaced yet.
+    """
     _, *parts = _STEP.split(_template("steps", f"{name}.md"))
     return {part: text.strip("\n") + "\n" for part, text in zip(parts[::2], parts[1::2], strict=True)}
 

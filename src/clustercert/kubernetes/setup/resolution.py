@@ -30,7 +30,7 @@ def bound_roles(
     """Return the ClusterRole for each group to bind. Raises InvalidRequest.
 
     Args:
-        given: bindings from options, which take precedence over the others.
+        given: bindings from the option --bind, which take precedence over other bindings.
         previous: bindings to use instead of the defaults.
     """
     if unknown := given.keys() - set(groups):
@@ -42,14 +42,14 @@ def bound_roles(
 
 @dataclass(frozen=True, slots=True)
 class Resolver:
-    """Determines the values for one folder.
+    """Determines the values in the files of one folder.
 
     Attributes:
         public_urls: the settings for the address of this service, and their values. The first value takes precedence.
         self_made_ca_pem: the CA of this service's self-signed certificate; `None` without such a certificate.
         requires_client: whether the webhook requires a client certificate from API servers.
-        given: the given options, by their names in `SetupChoices`.
-        given_client: the given client certificate for the API server; secret.
+        given: the options of the command, by their names in `SetupChoices`.
+        given_client: the API server's client certificate and key from the options. Keep the key secret.
         folder, existing: the folder, and its content before this run.
     """
 
@@ -95,7 +95,7 @@ class Resolver:
         return choices
 
     def setup(self, cluster: Cluster, choices: SetupChoices, client_cas_pem: bytes) -> Setup:
-        """Return the values in the files. The token is empty if the folder has none. Raises SetupError."""
+        """Return the values in the files. The token is empty if the folder has no token. Raises SetupError."""
         policy = self.policy
         return Setup(
             cluster=cluster,
@@ -110,7 +110,7 @@ class Resolver:
         )
 
     def kept(self, cluster: Cluster, choices: SetupChoices) -> Iterator[str]:
-        """Yield, in the form of options, the values that were kept from the folder and differ from the defaults."""
+        """Yield the values that are kept from the folder and differ from the defaults, in the form of options."""
         before, defaults = self.existing.choices, self._defaults(cluster)
         if before is None:
             return

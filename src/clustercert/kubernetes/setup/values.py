@@ -31,7 +31,7 @@ NAMES = (*FOR_CONTROL_PLANE, *FOR_CLUSTER, *FOR_DISTRIBUTIONS, README, SETUP)
 def removed(name: str) -> str:
     """Return the name that a manifest gets when `kubernetes setup` no longer writes it.
 
-    The file is kept, because the operator needs it to delete the objects in it from the cluster.
+    The file is kept, because the operator needs the file to delete the file's objects from the cluster.
     """
     return f"removed-{name}"
 
@@ -62,8 +62,9 @@ class Setup:
         client_cas_pem: the client CAs to add to the API server's bundle.
         groups: the Kubernetes groups that the policy grants.
         templates: the templates from which the policy makes names of groups.
-        token: one of the cluster's webhook tokens; secret.
-        client: the certificate and key with which the API server connects; `None` if the webhook needs none; secret.
+        token: one of the cluster's webhook tokens. Keep the token secret.
+        client: the certificate and key with which the API server connects; `None` if the webhook requires no client
+            certificate. Keep the key secret.
         previous_files: the files for the cluster that an earlier setup wrote.
         previous_authorization: the AuthorizationConfiguration to update. An operator's additions are kept.
     """

@@ -31,11 +31,12 @@ from clustercert.pki.signer import LeafSigner, missing_signer
 from clustercert.policy.lifetime import BACKDATE
 
 USER = "clustercert:verify"
-# Does not begin with `clustercert:`, because an API server may call the webhook for all names with this prefix.
+# The name does not begin with `clustercert:`, because an API server may call the webhook for all names with this
+# prefix.
 UNKNOWN_USER = "verify-unknown-certificate"
 NOTE = "clustercert kubernetes verify"
 NOT_ISSUED = "No certificate can be issued for this cluster."
-# Slightly longer than the shortest lifetime that a policy can allow.
+# The lifetime is slightly longer than the shortest lifetime that a policy can allow.
 LIFETIME = timedelta(minutes=20)
 SHORT_LIFETIME = timedelta(minutes=5)
 
@@ -78,7 +79,10 @@ class VerifiedService:
 
 @dataclass(frozen=True, slots=True)
 class TemporaryCertificates:
-    """Issues certificates like a user's. When the exit stack closes, revokes them and closes their connections."""
+    """Issues certificates like those that users get.
+
+    When `stack` closes, the certificates are revoked, and the connections are closed.
+    """
 
     service: VerifiedService
     cluster: Cluster
@@ -86,7 +90,10 @@ class TemporaryCertificates:
     stack: AsyncExitStack
 
     async def issue(self, role: str | None) -> Issued:
-        """Issue a certificate for a caller with this role. For `None`, issue it without groups. Raises CheckFailed."""
+        """Issue a certificate for a caller with this role. Raises CheckFailed.
+
+        If the role is `None`, the certificate has no groups except its credential group.
+        """
         if role is not None:
             return await self._issue_by_policy(role)
         try:
@@ -108,7 +115,7 @@ class TemporaryCertificates:
         return issued
 
     async def issue_without_groups(self) -> Issued:
-        """Issue a certificate with only its credential group, which has no rights. Raises ClustercertError."""
+        """Issue a certificate that has only a credential group, and therefore no rights. Raises ClustercertError."""
         request = IssueRequest(reason=NOTE)
         now = datetime.now(UTC).replace(microsecond=0)
         issued = await self.service.issuer.issue_granted(
@@ -120,7 +127,8 @@ class TemporaryCertificates:
     async def open_without_number(self) -> Probe:
         """Connect with a certificate that is not in the ledger and has no groups. Raises ClustercertError.
 
-        The certificate can't be revoked, so it is valid for only a few minutes. Its user has no rights of its own.
+        The certificate can't be revoked, so it is valid for only a few minutes. The certificate's user has no rights of
+        its own.
         """
         signer = self.service.issuer.signers.get(self.cluster.signer)
         if signer is None:
@@ -136,7 +144,7 @@ class TemporaryCertificates:
         return await self._open(leaf.der, key_pem(key))
 
     async def open(self, issued: Issued, leaf_der: bytes | None = None) -> Probe:
-        """Connect to the API server with a certificate, or with `leaf_der`, an altered copy of it."""
+        """Connect to the API server with a certificate, or with its altered copy `leaf_der`."""
         if issued.private_key is None:
             raise RuntimeError("a certificate was issued without its key")
         return await self._open(leaf_der or issued.leaf_der, key_pem(issued.private_key))

@@ -16,7 +16,8 @@ from clustercert.kubernetes.webhook.credential_usage import FLUSH_SECONDS
 from clustercert.model import Cluster
 from clustercert.store.credential_usage import RESOLUTION
 
-# Every process notices a revocation within a second, and writes reports of wrong tokens every `FLUSH_SECONDS`.
+# Every process of this service notices a revocation within a second, and writes reports of wrong tokens every
+# FLUSH_SECONDS.
 NOTICED_SECONDS = 5.0
 REPORTED_SECONDS = FLUSH_SECONDS + 5
 # Part of the message with which the webhook denies a revoked certificate.
@@ -68,7 +69,7 @@ UNKNOWN = (
 
 @dataclass(frozen=True, slots=True)
 class WebhookDiagnosis:
-    """Finds the cause of a failed check, and returns advice about it.
+    """Finds the cause of a failed check, and returns advice about how to correct the fault.
 
     Attributes:
         started_at: when the verification started.
@@ -92,14 +93,14 @@ class WebhookDiagnosis:
             return await self._why_unanswered() or UNKNOWN
         increased = {result for result in after if after[result] > before.get(result, 0)}
         if not increased:
-            # Older API servers have no such metric, so they may have called the webhook, with a wrong token.
+            # Older API servers do not count webhook calls, so they may have called the webhook with a wrong token.
             return (None if after else await self._why_unanswered()) or NOT_ASKED
         if increased == {"success"}:
             return NOT_OURS
         return await self._why_unanswered() or self._why_unreachable()
 
     async def why_undecided(self) -> str:
-        """Return advice if the API server, with failurePolicy Deny, gets no answer from the webhook."""
+        """Return advice if the API server has the failurePolicy Deny, and gets no answer from the webhook."""
         return await self._why_unanswered() or self._why_unreachable()
 
     async def _is_denied_without_rights(self) -> bool:
@@ -137,7 +138,7 @@ class WebhookDiagnosis:
 
 
 async def _within(seconds: float, holds: Callable[[], Awaitable[bool]]) -> bool:
-    """Whether a condition becomes true within this time. Tests the condition at least once."""
+    """Whether a condition becomes true within the given seconds. Tests the condition at least once."""
     deadline = time.monotonic() + seconds
     while not await holds():
         if time.monotonic() >= deadline:

@@ -68,7 +68,7 @@ class Expectation:
         try:
             return await self.is_refused(probe)
         except NotAuthenticated:
-            # Some API servers reject the signature of an altered copy. This also counts as refused.
+            # Some API servers reject the signature of an altered copy, which also counts as a refusal.
             return True
 
     async def _seconds_until(self, holds: Callable[[], Awaitable[bool]]) -> float | None:
@@ -98,11 +98,12 @@ def expect(
     Args:
         rule: the policy rule to test; by default the first rule that needs only a role.
         bind: the ClusterRoles of groups, which take precedence over the defaults.
-        can: permissions to test, such as `list:pods`; by default one that the bound ClusterRole grants.
+        can: permissions to test, such as `list:pods`; by default a permission of each bound ClusterRole.
         namespace: the namespace of the permissions in `can`.
         address: the API server's address; by default the cluster's internal address.
         wait: how many seconds a revocation may take to become effective.
-        by: the mechanism to test; by default binding or admission if the cluster uses one of them, else webhook.
+        by: the mechanism to test; by default binding if the cluster uses bindings, else admission if the cluster uses
+            the admission policy, else webhook.
     """
     control = by or _default_control(cluster.options)
     address = address or cluster.internal_url
@@ -129,7 +130,7 @@ def expect(
 
 
 def _find_rule(name: str | None, rules: Sequence[RuleSettings]) -> RuleSettings | None:
-    """Return the rule with this name. Without a name, return the first rule that needs only a role, or `None`."""
+    """Return the policy rule with this name, or without a name the first rule that needs only a role (or `None`)."""
     if not rules:
         raise InvalidRequest("--rule: The policy has no rule.")
     if name is None:

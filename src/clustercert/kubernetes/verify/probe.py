@@ -42,7 +42,7 @@ class NotAuthenticated(CheckFailed):
 
 
 class NoDecision(CheckFailed):
-    """The API server could not decide. Its failurePolicy may be Deny, and the webhook may not have answered."""
+    """The API server could not decide, perhaps because failurePolicy is Deny and the webhook did not answer."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,7 +81,7 @@ class AuthenticatedUser:
     """The identity that an API server derives from a certificate.
 
     Attributes:
-        credential_ids: empty if the API server does not report them.
+        credential_ids: the ids of the certificate; empty if the API server does not report ids.
     """
 
     username: str
@@ -96,7 +96,7 @@ class Probe:
     api: KubeApi
 
     async def who_am_i(self) -> AuthenticatedUser:
-        """Return the certificate's identity, like `kubectl auth whoami`. Every authenticated user may do this."""
+        """Return the certificate's identity, like `kubectl auth whoami`. Every authenticated user has this right."""
         review: JsonObject = {"apiVersion": "authentication.k8s.io/v1", "kind": "SelfSubjectReview"}
         status = await self._review("/apis/authentication.k8s.io/v1/selfsubjectreviews", review)
         user = _object(status.get("userInfo"))
@@ -120,7 +120,7 @@ class Probe:
         return status.get("allowed") is True
 
     async def _review(self, path: str, review: JsonObject) -> JsonObject:
-        """Create a review and return its status."""
+        """Send a review, such as a SelfSubjectReview, and return the status in the response."""
         with _translate_errors():
             return _object((await self.api.create(path, review)).get("status"))
 

@@ -20,8 +20,8 @@ class Passed:
     """The outcome of a check that found no fault.
 
     Attributes:
-        seconds: how long the revocation took, if measured.
-        skipped: true if nothing could be checked; the detail says why.
+        seconds: how long the revocation took to become effective; `None` if not measured.
+        skipped: true if the check was not possible; `detail` says why.
     """
 
     detail: str
@@ -41,7 +41,7 @@ class CheckResult:
 
 
 class ClusterVerification:
-    """Runs the checks in order."""
+    """Runs the checks of a cluster, in order."""
 
     def __init__(self, service: VerifiedService, cluster: Cluster, expected: Expectation) -> None:
         self._service = service
@@ -125,7 +125,7 @@ class ClusterVerification:
         return Passed(f"may {', '.join(str(each) for each in permissions)}")
 
     async def _revoke_one(self, diagnosis: WebhookDiagnosis) -> Passed:
-        """Revoke the first certificate, and wait until it is refused."""
+        """Revoke the first certificate, and wait until the cluster refuses the certificate."""
         control, issued, probe = self._expected.control, self._issued[0], self._probes[0]
         if control == "webhook" and MASTERS in issued.grant.groups:
             raise CheckFailed(
@@ -170,7 +170,7 @@ class ClusterVerification:
             f"a copy with a different signature is accepted after {self._expected.seconds:.0f} seconds",
             COPY_ADVICE,
         )
-        # The certificate is not revoked, so only the hash reveals that this is a copy.
+        # The user's other certificate is not revoked, so the webhook can recognize the copy only by the hash.
         if self._expected.control == "webhook" and self._tells_hash:
             other = self._issued[1]
             await self._expected.require_refused(
@@ -189,7 +189,7 @@ class ClusterVerification:
         return Passed("the user's other certificate still works")
 
     async def _use_unknown(self, certificates: TemporaryCertificates) -> Passed:
-        """Check that the mode known-only denies a certificate of the client CA that is not in the ledger."""
+        """Check that the mode known-only denies a certificate from the client CA that is not in the ledger."""
         advice = (
             "Write the files again with `clustercert kubernetes setup --force --mode known-only`, and copy"
             " authorization-config.yaml to every API server."

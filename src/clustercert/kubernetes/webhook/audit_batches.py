@@ -47,7 +47,12 @@ class _Span:
     approvals: dict[Approval, None] = field(default_factory=dict)
 
     def add(self, request: AuditedRequest, at: datetime, late: timedelta) -> None:
-        """Add a request. `at` is the request's time, corrected by `late`, by which the API server's clock was ahead."""
+        """Add a request.
+
+        Args:
+            at: the time of the request, but not later than the current time.
+            late: by how much the API server's clock was ahead of this machine's clock.
+        """
         self.first, self.last = min(self.first, at), max(self.last, at)
         if request.allowed is not None:
             allowed = Allowed(request.allowed.decided_at - late, at)
@@ -66,7 +71,10 @@ class _Batch:
     bytes_read: int = 0
 
     def parse(self, chunk: bytes, *, last: bool) -> InvalidRequest | None:
-        """Parse a chunk. Returns an error instead of raising it, so that the events before it can be recorded first."""
+        """Parse a chunk of the batch.
+
+        Returns an error instead of raising it, so that the events before the error can be recorded first.
+        """
         self.bytes_read += len(chunk)
         try:
             self.parser.feed(chunk)
@@ -97,7 +105,7 @@ class AuditBatches:
     async def receive(
         self, webhook_config: ClusterWebhookConfig, chunks: AsyncIterator[bytes], origin: Origin
     ) -> None:
-        """Record the events of a batch while it arrives. Records an audit event if a part was unreadable.
+        """Record the events of a batch while it arrives. Records an audit event if parts are unreadable.
 
         Raises Unavailable, any error that `chunks` raises, and InvalidRequest if the batch is not an EventList.
         """
@@ -123,7 +131,10 @@ class AuditBatches:
         origin: Origin,
         reporter: Reporter = "audit-events",
     ) -> None:
-        """Record each identity once, with the times of its first and last requests. Raises Unavailable."""
+        """Record the use of credentials, once for each identity. Raises Unavailable.
+
+        Each record has the times of the identity's first and last requests.
+        """
         # An API server's clock may be ahead of this machine's, so replace later times by the current time.
         now = self.now()
         spans: dict[Identity, _Span] = {}
@@ -167,7 +178,10 @@ class AuditBatches:
             raise refusal
 
     async def _report(self, batch: _Batch, reason: metrics.AuditBatchRefusal) -> None:
-        """Count and log a batch that was not read completely. Record an audit event, unless it repeats a recent one."""
+        """Count and log a batch that was not read completely.
+
+        Records an audit event, unless the event repeats a recent event.
+        """
         metrics.AUDIT_BATCHES_REFUSED.labels(reason).inc()
         event = AuditBatchRefused(
             at=self.now(),
@@ -190,6 +204,7 @@ class AuditBatches:
         )
         if self.is_repeated(event):
             return
-        # Suppress this error: the response must report the batch's error, which the caller raises.
+        # Ignore a failure to record the audit event: the response must report the batch's error, which the caller
+        # raises.
         with contextlib.suppress(Unavailable):
             await self.database.record(event)

@@ -24,11 +24,12 @@ FIRST_KUBERNETES = datetime(2014, 6, 6, tzinfo=UTC)
 # Limit for the `user` object of an event: its characters, plus CHARACTERS_A_TOKEN for each of its JSON tokens.
 MAX_USER = 4 * 1024 * 1024
 CHARACTERS_A_TOKEN = 64
-# Servers that delegate authorization to a kube-apiserver cache its answers for ten seconds. Source:
+# Servers that delegate authorization to a kube-apiserver cache the kube-apiserver's answers for ten seconds. Source:
 # staging/src/k8s.io/apiserver/pkg/server/options/authorization.go, and measurements in docs/kubernetes.md.
 DELEGATED_CACHE = timedelta(seconds=10)
-# Only kube-apiservers serve these API groups, and all groups without a dot in the name, such as the core group. Source:
-# staging/src/k8s.io/api, apiextensions-apiserver and kube-aggregator. `metrics.k8s.io` is not one of them.
+# API groups that only kube-apiservers serve. Groups without a dot in the name, such as the core group, are not listed,
+# but are also served only by kube-apiservers. The group metrics.k8s.io is missing, because other servers serve it.
+# Source: staging/src/k8s.io/api, apiextensions-apiserver and kube-aggregator.
 OWN_GROUPS = frozenset(
     f"{name}.k8s.io"
     for name in (
@@ -57,7 +58,7 @@ DECISION = "authorization.k8s.io/decision"
 CLIENT_SIGNER = "kubernetes.io/kube-apiserver-client"
 # The maximum length of an object's name in Kubernetes.
 MAX_REQUEST_NAME = 253
-# Go limits JSON from clients to 10,000 nested levels, so a valid event has fewer levels than this.
+# Go limits JSON from clients to 10,000 nested levels, so a valid event has fewer levels than MAX_DEPTH.
 MAX_DEPTH = 20_000
 
 _STARTS, _ENDS = frozenset({"start_map", "start_array"}), frozenset({"end_map", "end_array"})
@@ -87,7 +88,7 @@ class Approval:
 
     Attributes:
         name: the name of the CertificateSigningRequest.
-        signer: the name of its signer; None if the audit event does not include the CertificateSigningRequest.
+        signer: the name of the request's signer; None if the audit event does not include the request.
     """
 
     name: str
@@ -192,7 +193,7 @@ class EventParser(_Parser):
 
 
 def _token_receiver(read: Reader) -> Callable[[Token], object]:
-    """Return a function that takes one token of a document per call, and passes it to the reader."""
+    """Return a function that takes one token of a document per call, and passes the token to the reader."""
 
     def reading() -> Reading:
         yield from read((yield))
@@ -246,7 +247,7 @@ def _members(readers: Mapping[str, Reader], kept: dict[str, Any] | None = None) 
 
 
 def _user(token: Token) -> Reading:
-    """Read the `user` object of an event. Returns `None` if it is larger than MAX_USER."""
+    """Read the `user` object of an event. Returns `None` if the object is larger than MAX_USER."""
     built, size, depth = ijson.ObjectBuilder(), 0, 0
     while size <= MAX_USER:
         kind, value = token
@@ -264,7 +265,7 @@ _CONDITION = _members({"type": _scalar})
 
 
 def _has_approval(token: Token) -> Reading:
-    """Read an array of conditions, of any length. Returns whether one of them is an approval."""
+    """Read an array of conditions, of any length. Returns whether one of the conditions is an approval."""
     if token[0] != "start_array":
         yield from _skipped(token)
         return False

@@ -1,4 +1,4 @@
-"""Use case: deny a credential at a kube-apiserver, or return no opinion. It never allows a request: RBAC does."""
+"""Use case: deny a credential at a kube-apiserver, or return no opinion. The webhook never allows a request."""
 
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
@@ -28,7 +28,7 @@ class Decision:
     """The response to a SubjectAccessReview.
 
     Attributes:
-        reason: why the credential is denied, written for its holder; `None` for no opinion.
+        reason: why the credential is denied, written for the credential's holder; `None` for no opinion.
     """
 
     outcome: Outcome
@@ -122,5 +122,5 @@ def _revoked(at: datetime | None) -> Decision:
     return Decision("revoked", f"This certificate was revoked{when}. {_GET_ONE} {_REFRESH}")
 
 
-# Cached, because looking up a labeled series takes longer than incrementing it.
+# Store the counters, because looking up a counter by its label takes longer than incrementing the counter.
 _COUNTERS = {outcome: metrics.WEBHOOK_DECISIONS.labels(outcome) for outcome in get_args(Outcome)}

@@ -69,7 +69,8 @@ class WrittenTimes:
             self._rotated_at = time.monotonic()
 
 
-# Limits for the names stored from one certificate. Certificates from other issuers may have longer or more names.
+# Limits for the user name and groups stored from one certificate. Certificates from other issuers may have longer or
+# more names.
 MAX_NAME_LENGTH = 256
 MAX_GROUPS = 32
 
@@ -100,8 +101,8 @@ class ObservedUse:
     approvals: tuple[Approval, ...] = ()
 
     def shortened(self) -> "ObservedUse":
-        """Return the same use with names that are safe to store and display. A certificate can contain any string."""
-        # MASTERS first, then credential groups, so that truncation never removes them.
+        """Return a copy with names that are safe to store and display. A certificate can contain any string."""
+        # Sort system:masters first, then credential groups, so that truncation never removes these groups.
         groups = sorted(self.identity.groups, key=_importance)[:MAX_GROUPS]
         identity = Identity(_printable(self.identity.username), tuple(map(_printable, groups)), ())
         return replace(self, identity=identity)
@@ -130,10 +131,12 @@ def _printable(text: str) -> str:
 logger = structlog.get_logger()
 
 FLUSH_SECONDS = 3.0
-# Maximum numbers of pending reports. They are reached only while the database is down; further reports are dropped.
+# Maximum numbers of pending reports. While the database is down, pending reports may reach these limits. Then further
+# reports are dropped.
 MAX_PENDING = 200_000
 MAX_PENDING_ALERTS = 10_000
-# Maximum number of requests in the audit event about one credential's approvals in a minute.
+# Maximum number of CertificateSigningRequests in one audit event. The event reports the approvals with one credential
+# in a minute.
 MAX_APPROVALS = 32
 # How long this service takes to notice a revocation.
 NOTICED_AFTER = timedelta(seconds=1)
@@ -291,7 +294,7 @@ class CredentialUsage:
             self._pending.add_revoked(credential.id, use)
 
     def _report_approvals(self, credential: CachedCertificate, use: ObservedUse) -> None:
-        # Ignore imported logs: the approvals in a log that is imported twice would be reported twice.
+        # Ignore approvals in imported audit logs: importing a log twice would report the approvals twice.
         if use.approvals and SERVICE not in credential.groups and use.reporter == "audit-events":
             self._pending.add_approvals(credential.id, use)
 
@@ -312,9 +315,10 @@ class CredentialUsage:
             self._pending.add_unknown(unknown, use)
 
     async def flush(self, *, is_last: bool = False) -> None:
-        """Write all pending reports. Keeps approvals that are not due yet, except in the last flush.
+        """Write all pending reports.
 
-        Raises Unavailable if the store fails. In that case, the reports are kept for the next flush.
+        Writes approvals at most once a minute per certificate, except in the last flush. Raises Unavailable if the
+        store fails, and then keeps the reports for the next flush.
         """
         self._written.rotate()
         pending, self._pending = self._pending, _Pending()
@@ -343,7 +347,7 @@ class CredentialUsage:
             except Unavailable as failure:
                 logger.warning("recording credential usage failed", cause=repr(failure.__cause__))
             except Exception:
-                # Do not raise, because the task would end, and later uses would not be recorded.
+                # Catch every exception: otherwise the task would end, and later uses would not be recorded.
                 logger.exception("recording credential usage failed: unexpected error")
 
     def _remember(self, written: _Pending) -> None:
@@ -381,7 +385,7 @@ class CredentialUsage:
                 )
 
     async def _write_revoked(self, revoked: dict[int, ObservedUse]) -> None:
-        """Record requests that were allowed when the API server should already have known of the revocation."""
+        """Record uses of revoked certificates that the API server allowed after it should have known the revocation."""
         for row, use in revoked.items():
             if use.allowed is None:
                 continue
@@ -417,7 +421,7 @@ class CredentialUsage:
 
         def event(kind: CredentialAlert, use: UnknownUse) -> CredentialSeen:
             event = self._event(kind, unknown[use.cluster_id, use.identity][1])
-            # Several certificates of an identity may be pending. The event has the fingerprint of one of them.
+            # Reports of several certificates of one identity may be pending. The event has only one fingerprint.
             return replace(event, subject=use.fingerprints[0]) if use.fingerprints else event
 
         for uses in by_cluster.values():
@@ -449,7 +453,8 @@ class CredentialUsage:
             first_seen_at=use.first,
             reported_by=use.reporter,
             fault=use.recognized.fault,
-            # The event does not name the other cluster, because this cluster's administrators can read the event.
+            # The event does not name the cluster for which the certificate was issued, because administrators of this
+            # cluster can read the event.
             known_for_another_cluster=use.recognized.fault == "other_cluster",
         )
 

@@ -1,8 +1,8 @@
 """Splits a JSON document that arrives in chunks into tokens, in constant memory. No I/O.
 
 ijson's C parser fails on integers that are too long for Python, on lone surrogates, and on invalid UTF-8. A client can
-cause all three: kube-apiserver copies a patch unchanged into an audit event at level Request. Such an event must not
-hide the other events, so `_Input` rewrites the document before ijson parses it.
+cause all three errors, because kube-apiserver copies a patch unchanged into an audit event at level Request. Such an
+event must not hide the other events, so `_Input` rewrites the document before ijson parses it.
 """
 
 import codecs
@@ -22,7 +22,7 @@ Token: TypeAlias = tuple[str, Any]
 # bugs.
 _PARSER = ijson.get_backend("yajl2_c").basic_parse_coro
 
-# Long strings may be truncated, but at least this many bytes are kept. Go rejects certificates with longer names.
+# The minimum number of bytes that are kept of a long string. Go rejects certificates with names that are longer.
 TEXT_READ = 256 * 1024
 # The lowest limit that Python accepts for the digits of an integer. Source: sys.int_info.
 MAX_DIGITS = 640
@@ -61,7 +61,10 @@ class JsonTokens:
         self._parse(self._input.read(chunk))
 
     def close(self) -> None:
-        """Finish parsing. Raises InvalidRequest if the JSON is malformed, or IncompleteJson if its end is missing."""
+        """Finish parsing.
+
+        Raises InvalidRequest if the JSON is malformed, or IncompleteJson if the end of the document is missing.
+        """
         self._parse(self._input.read(b"", last=True))
         try:
             self._parser.close()
@@ -74,7 +77,8 @@ class JsonTokens:
             # ijson treats an empty chunk as the end of the document.
             return
         try:
-            # By default, decimal raises an error for an exponent of twenty digits. Without traps the number is NaN.
+            # By default, the module decimal raises an error for an exponent of twenty digits. Without traps, decimal
+            # returns NaN.
             with decimal.localcontext(decimal.Context(traps=[])):
                 self._parser.send(data)
         except (ijson.JSONError, ValueError) as error:
@@ -98,7 +102,7 @@ class _Input:
         self._since_quote = 0
 
     def read(self, chunk: bytes, *, last: bool = False) -> bytes:
-        """Return the bytes to parse now. Holds back the end if the next chunk may continue it."""
+        """Return the bytes to parse now. Holds back the last bytes if they may continue in the next chunk."""
         data = self._held_back + self._decode(chunk, last).encode()
         # Rewrite escaped backslashes and quotes. Then a backslash always starts an escape, and a quote is a delimiter.
         data = data.replace(rb"\\", rb"\u005c").replace(rb"\"", rb"\u0022")
@@ -122,7 +126,7 @@ class _Input:
         end = first if first >= 0 else len(data)
         room = max(0, TEXT_READ - self._since_quote)
         if self._in_string and end > room:
-            # Do not cut within a character or an escape.
+            # Do not cut the string within a character or an escape sequence.
             start = data[:room].decode(errors="ignore").encode()
             kept = start[: _open_escape(start)] + data[end:]
         else:

@@ -20,10 +20,10 @@ cluster, or its names differ from those in the ledger."""
 
 @dataclass(frozen=True, slots=True)
 class Recognized:
-    """The result for one presented certificate.
+    """The result of looking up one presented certificate in the ledger.
 
     Attributes:
-        fingerprint: as the API server sent it, 32 bytes; `None` if the API server sent none.
+        fingerprint: the fingerprint that the API server sent, 32 bytes; `None` if the API server sent no fingerprint.
         credential: the certificate in the ledger; `None` if `fault` is set.
         fault: why the presented certificate was not recognized; `None` if it was recognized.
         altered: whether the presented certificate is a different encoding of the credential.

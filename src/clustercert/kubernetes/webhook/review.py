@@ -1,7 +1,7 @@
-"""Parses a SubjectAccessReview of authorization.k8s.io/v1 or v1beta1 and serializes the response. No decisions, no I/O.
+"""Parses a SubjectAccessReview of authorization.k8s.io/v1 or v1beta1 and serializes the response.
 
-Source: kubernetes.io, "Webhook Mode"; staging/src/k8s.io/api/authorization/v1/types.go. The tests use requests recorded
-from real API servers.
+This module makes no decisions and does no I/O. Source: kubernetes.io, "Webhook Mode";
+staging/src/k8s.io/api/authorization/v1/types.go. The tests use requests recorded from real API servers.
 """
 
 import json
@@ -20,11 +20,12 @@ V1, V1BETA1 = "authorization.k8s.io/v1", "authorization.k8s.io/v1beta1"
 _GROUPS = {V1: "groups", V1BETA1: "group"}
 KIND = "SubjectAccessReview"
 
-# kube-apiserver writes fingerprints only in this format. Source:
+# kube-apiserver writes fingerprints only as 64 lower-case hex digits. Source:
 # staging/src/k8s.io/apiserver/pkg/authentication/request/x509.
 _FINGERPRINT = re.compile(r"[0-9a-f]{64}")
 
-# API servers send one credential id. Only callers with the right to impersonate can send more, so limit the look-ups.
+# An API server sends one credential id for a user. Only callers with the right to impersonate can send more ids, so
+# limit the number of look-ups.
 MAX_CREDENTIAL_IDS = 16
 
 
@@ -34,8 +35,8 @@ class Identity:
 
     Attributes:
         fingerprints: the fingerprints in the X.509 credential ids, 32 bytes each, at most 16.
-        malformed: whether an X.509 credential id is not a fingerprint, or there are more than 16.
-        has_other_ids: whether there are credential ids of another kind, such as token ids.
+        malformed: whether an X.509 credential id is not a fingerprint, or there are more than 16 such ids.
+        has_other_ids: whether the identity also has credential ids that are not X.509 ids, such as token ids.
     """
 
     username: str
@@ -46,12 +47,12 @@ class Identity:
 
     @property
     def has_certificate(self) -> bool:
-        """Whether there is an X.509 credential id, well-formed or not."""
+        """Whether the identity has an X.509 credential id, well-formed or not."""
         return bool(self.fingerprints) or self.malformed
 
     @property
     def may_be_denied(self) -> bool:
-        """Whether there is a client certificate. Without one, the response is "no opinion" in every mode."""
+        """Whether the identity has a client certificate. Otherwise the response is "no opinion" in every mode."""
         return self.has_certificate or bool(credential_groups(self.groups))
 
 
@@ -60,7 +61,7 @@ class Review:
     """A SubjectAccessReview without the requested action.
 
     Attributes:
-        api_version: also the version of the response, because an API server accepts no other version.
+        api_version: the version of the request and of the response, because an API server accepts no other version.
     """
 
     api_version: str
@@ -68,9 +69,9 @@ class Review:
 
 
 def parse(raw: bytes) -> Review:
-    """Parse a review, and ignore the requested action. Raises InvalidRequest if it is malformed.
+    """Parse a review, and ignore the requested action. Raises InvalidRequest if the review is malformed.
 
-    Accepts duplicate field names: the sender is an authenticated API server, whose encoder never writes them.
+    Accepts duplicate field names: the sender is an authenticated API server, whose encoder never writes duplicates.
     """
     try:
         document = orjson.loads(raw)
@@ -86,7 +87,7 @@ def parse(raw: bytes) -> Review:
     spec = document.get("spec")
     if not isinstance(spec, dict):
         raise InvalidRequest("spec: must be an object.")
-    # If the groups were read from the wrong field, a revoked certificate would not be recognized.
+    # Reject groups in the wrong field: without its groups, a revoked certificate would not be recognized.
     if _GROUPS[V1BETA1 if version == V1 else V1] in spec:
         raise InvalidRequest(f"spec: the groups of {version} are in the field {_GROUPS[version]}.")
     return Review(version, parse_identity(spec.get("user"), spec.get(_GROUPS[version]), spec.get("extra")))

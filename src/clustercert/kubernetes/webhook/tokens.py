@@ -17,12 +17,12 @@ from clustercert.model.events.administration import WebhookTokenChange, WebhookT
 from clustercert.store.clusters import ClusterWebhookConfig, WebhookToken, WebhookTokenQueries
 from clustercert.store.engine.generation import Cache, Generation
 
-# People and secret scanners recognize a token by this prefix.
+# The prefix by which people and secret scanners recognize a webhook token.
 PREFIX = "ccw_"
 TOKEN_BYTES = 32
 
 CACHED_CONFIGS = 4096
-# The time limit for reading from the database. An API server waits for three seconds.
+# The time limit for reading from the database. By default, an API server waits three seconds for a response.
 READ_SECONDS = 2.0
 
 _CLUSTER_ID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
@@ -30,14 +30,14 @@ _CLUSTER_ID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 
 @dataclass(frozen=True, slots=True)
 class IssuedWebhookToken:
-    """A new token. The token itself is shown only once; the store contains only its hash."""
+    """A new token. The token is shown only once; the store contains only the token's hash."""
 
     text: str = field(repr=False)
     token: WebhookToken
 
 
 class WrongToken(Unauthenticated):
-    """The cluster exists, but does not have the token. The response is the same as for an unknown cluster."""
+    """The token is not a token of this cluster. The response is the same as for an unknown cluster."""
 
 
 class WebhookTokens:
@@ -58,7 +58,10 @@ class WebhookTokens:
         self._cache: Cache[str, ClusterWebhookConfig] = Cache(generation, CACHED_CONFIGS)
 
     async def authenticate(self, cluster_id: str, token: str) -> ClusterWebhookConfig:
-        """Return the cluster's configuration, or raise Unauthenticated, which always causes the same response."""
+        """Return the cluster's webhook configuration.
+
+        Raises Unauthenticated, with the same response for an unknown cluster and for a wrong token.
+        """
         webhook_config = None
         if _CLUSTER_ID.fullmatch(cluster_id):
             # Unknown ids are not cached, because an attacker could fill the cache with random ids.
