@@ -113,6 +113,7 @@ RULES = (
     Rule(("access-key", "list", "--user", "alice"), PARSER),
     Rule(("kubernetes", "token", "list", "prod"), PARSER),
     Rule(("certificate", "list"), PARSER),
+    Rule(("audit", "tail", "--project", PROJECT), PARSER),
     Rule(("certificate", "list", "--all", "--cluster", "prod", "--expires-before", "7d"), PARSER),
     Rule(("certificate", "show", "2f9c1a7e"), PARSER),
     Rule(("certificate", "revoke", "2f9c1a7e", "--yes"), PARSER),
@@ -153,7 +154,9 @@ class Service(BaseHTTPRequestHandler):
             200,
             {
                 "projects": [{"id": PROJECT, "name": "eu-de", **IN_ADMINISTRATION}],
-                **{name: [] for name in ("users", "groups", "assignments")},
+                **{name: [] for name in ("users", "groups", "assignments", "events")},
+                "names": {},
+                "next": None,
                 "items": [{"metadata": {"uid": CLUSTER, "name": "prod"}}],
                 "clusters": [{"id": CLUSTER, "name": "prod", **IN_PROJECT}],
                 "certificates": [CERTIFICATE],
