@@ -129,6 +129,10 @@ def test_a_role_for_a_user_of_another_domain(operator: Operator) -> None:
     assert operator.error(*assign, "--user", "alice") == (
         "There is no user alice in the domain other. There is Default/alice: write it with its domain."
     )
+    assert operator.error(*assign, "--user", "sso/alice") == (
+        "There is no user sso/alice, because there is no domain sso. Users of an issuer or of Keystone get their roles "
+        "from the settings."
+    )
     operator.output(*assign, "--user", "Default/alice")
     listed = operator.output_json("role", "list", "--project", "other/eu-de", "--user", "Default/alice")
     assert [(row["role"], row["user"], row["project"]) for row in listed] == [("member", "alice", "eu-de")]

@@ -490,10 +490,11 @@ def _place(client: AdministrationClient, role: str, assignment: AssignmentOption
     """Return where to assign a role. Raises ClientError, UnknownName or CommandError."""
     project = assignment.find_project(client)
     kind = "users" if assignment.user is not None else "groups"
-    assignee, domain = split_domain(assignment.user or assignment.group or "", assignment.domain)
+    named = assignment.user or assignment.group or ""
+    assignee, domain = split_domain(named, assignment.domain)
     # Only operators may look up users. For project admins, the service accepts the name in the path.
     if project is None or client.is_operator:
-        assignee = str(find(client, kind, assignee, domain)["id"])
+        assignee = str(find(client, kind, named, assignment.domain)["id"])
     path = path_of("assignments", role, kind, assignee, domain=domain)
     if project is None:
         return _Place(path, "the whole service")

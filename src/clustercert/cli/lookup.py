@@ -263,6 +263,11 @@ def find(
         return client.get(path_of(plural, name_or_id))
     name, domain = split_domain(name_or_id, domain)
     noun = plural.removesuffix("s")
+    if name != name_or_id and domain is not None and client.find(path_of("domains", domain)) is None:
+        hint = (
+            " Users of an issuer or of Keystone get their roles from the settings." if noun == "user" else ""
+        )
+        raise UnknownName(f"There is no {noun} {name_or_id}, because there is no domain {domain}.{hint}")
     in_domain = {"domain": domain} if domain is not None else {}
     found = list(client.list_all(path_of(plural), plural, name=name, **in_domain))
     if len(found) == 1:

@@ -18,6 +18,7 @@ from cryptography import x509
 from cryptography.x509.oid import NameOID
 
 from clustercert.demo.tenants import DemoError, Say, Tenant
+from clustercert.model import rfc3339
 from clustercert.model.errors import ClustercertError
 from clustercert.pki.certificates import fingerprint, parse_certificates
 from clustercert.secure_file import write_private
@@ -124,7 +125,7 @@ class Guide:
 Issued through POST clustercert:
   subject      {leaf.subject.rfc4514_string()}
   groups       {", ".join(str(group.value) for group in groups)}
-  valid        {leaf.not_valid_before_utc:%Y-%m-%d %H:%M:%S} to {leaf.not_valid_after_utc:%Y-%m-%d %H:%M:%S} UTC
+  valid        {rfc3339(leaf.not_valid_before_utc)} to {rfc3339(leaf.not_valid_after_utc)}
   fingerprint  {fingerprint(leaf).hex()} (SHA-256)
   chain        verified against {leaf.issuer.rfc4514_string()}
   kubeconfig   {self._file("kubeconfig", tenant, "yaml")}
