@@ -73,6 +73,8 @@ OPERATIONS = [
     "POST /clustercert/v1/users/{user_id}/unblock",
     "POST /clustercert/v1/users/{user_id}/revoke",
     "GET /clustercert/v1/users/{user_id}/revocations",
+    "GET /clustercert/v1/projects/{project_id}/revocations",
+    "GET /clustercert/v1/revocations",
     "GET /clustercert/v1/users-by-name",
     "POST /clustercert/v1/revocations/{revocation_id}/undo",
     "POST /clustercert/v1/certificates/{certificate}/revoke-with-key",
