@@ -63,13 +63,14 @@ def _show(report: "dict[str, Any]", output: Output) -> None:
         else:
             show_list(report["checks"], output, columns=_CHECK_COLUMNS, name="check")
         return
-    show_list(report["checks"], output, columns=_CHECK_COLUMNS, name="check")
+    show_list(report["checks"], output, columns=_CHECK_COLUMNS, name="check", keep=_CHECK_COLUMNS)
     if user := report["user"]:
         roles = [f"{project}: {', '.join(names)}" for project, names in user["roles"].items()]
         show_one({"issuer": report["issuer"], **user, "roles": "; ".join(roles)}, output)
     if rules := report["role_rules"]:
         write_out("\n")
-        show_list(list(_rule_rows(rules)), output, columns=_RULE_COLUMNS, name="role")
+        failed = ("condition", "came", "expected")
+        show_list(list(_rule_rows(rules)), output, columns=_RULE_COLUMNS, name="role", keep=failed)
     if missing := report["missing"]:
         print_note(
             f"Warning: The settings of this issuer name objects that do not exist: {', '.join(missing)}. Create them,"
