@@ -286,7 +286,10 @@ def test_a_disabled_user_and_a_name_of_another_user_are_refused(client: httpx.Cl
     execute(teams.database, "insert into username (name, user_id) values ('taken', ?)", "0" * 32)
     refused = ask(client, teams, "operator", user=taken, csr="true").json()
     assert (refused["allowed"], refused["status"]) == (False, 403)
-    assert refused["message"].startswith("The user name taken belongs to another user.")
+    assert refused["message"] == (
+        "The user name taken belongs to another user. Ask the operator to set policy.username ="
+        ' "{user.name}@{user.domain}", or to add {user.id} if the other user was deleted.'
+    )
 
 
 def test_a_refused_caller_gets_the_rules_message_and_the_request_id(

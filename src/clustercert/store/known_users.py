@@ -148,8 +148,8 @@ class UsernameQueries(Queries):
 
 def _taken(grant: Grant) -> Forbidden:
     return Forbidden(
-        f"The user name {grant.username} belongs to another user."
-        " Ask the operator to change the policy's username.",
+        f"The user name {grant.username} belongs to another user. Ask the operator to set policy.username ="
+        ' "{user.name}@{user.domain}", or to add {user.id} if the other user was deleted.',
         trace={**grant.trace, "username_taken": grant.username},
     )
 
