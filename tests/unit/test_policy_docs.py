@@ -111,7 +111,7 @@ NOBODY = "matches this request"
     [
         ("README.md", 0, "team-blue", "alice: team:team-blue 8h"),
         ("README.md", 0, "none", NOBODY),
-        ("install.md", 0, "team-blue", "alice: team:team-blue 8h"),
+        ("install.md", 0, "team-blue", "alice@default: team:team-blue 8h"),
         ("install.md", 0, "none", NOBODY),
         ("quick-starts.md", 0, "team-blue", "alice: team:team-blue 24h"),
         ("quick-starts.md", 0, "none", NOBODY),
