@@ -5,6 +5,7 @@ import stat
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
+import pytest
 import yaml
 
 from support.command_line import PASSWORD
@@ -149,13 +150,38 @@ def test_a_failed_login_elsewhere_keeps_the_saved_login(world: UserSite, tmp_pat
     assert listed["default"]["current"] is True
 
 
-def test_a_wrong_password_says_what_to_check(world: UserSite) -> None:
-    done = world.user("login", world.url, "--user", "alice", CLUSTERCERT_PASSWORD="wrong horse")
+@pytest.mark.parametrize(
+    ("user", "said"),
+    [
+        (["alice"], "Default. For a user of another domain, add --domain."),
+        (["alice", "--domain", "Default"], "Default."),
+        (["globex/alice"], "globex."),
+    ],
+)
+def test_a_wrong_password_says_what_to_check(world: UserSite, user: list[str], said: str) -> None:
+    done = world.user("login", world.url, "--user", *user, CLUSTERCERT_PASSWORD="wrong horse")
     assert (done.code, done.out) == (3, "")
     assert done.err.endswith(
-        "Error: Wrong user name or password. The user was looked up in the domain Default.\n"
+        f"Error: Wrong user name or password. The user was looked up in the domain {said}\n"
     )
     assert "wrong horse" not in done.err
+
+
+def test_the_domain_can_be_written_before_the_user(world: UserSite, tmp_path: Path) -> None:
+    home = {"HOME": str(tmp_path), "CLUSTERCERT_PASSWORD": PASSWORD}
+    saved_in = tmp_path / ".config" / "clustercert" / "profiles" / "default.json"
+    world.operator.output("domain", "create", "globex")
+    world.operator.output(
+        "user", "create", "mira", "--domain", "globex", "--password-file", world.folder / "password"
+    )
+    for user in (["globex/mira"], ["globex/mira", "--domain", "globex"], ["mira", "--domain", "globex"]):
+        done = world.user("login", world.url, "--user", *user, **home)
+        assert done.code == 0, done.err
+        saved = json.loads(saved_in.read_text())
+        assert (saved["user"], saved["domain"]) == ("mira", "globex")
+    both = world.user("login", world.url, "--user", "globex/mira", "--domain", "Default", **home)
+    assert both.code == 2
+    assert "--user and --domain name different domains." in " ".join(both.err.split())
 
 
 def test_without_a_terminal_login_names_the_missing_option(world: UserSite) -> None:

@@ -142,7 +142,10 @@ def test_a_password_can_be_typed_three_times_and_trust_is_kept(
     variables = {
         name: value for name, value in environment(tmp_path).items() if name != "CLUSTERCERT_PASSWORD"
     }
-    refusal = "Wrong user name or password. The user was looked up in the domain Default."
+    refusal = (
+        "Wrong user name or password. The user was looked up in the domain Default."
+        " For a user of another domain, add --domain."
+    )
     second = f"{refusal}\r\nPassword: "
     wrong = {"Password: ": "a\n", second: "b\n", f"{second}\r\n{second}": "c\n"}
     # The address may lack https://, as people type it.

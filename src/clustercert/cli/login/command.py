@@ -15,7 +15,7 @@ from clustercert.cli.login.issuer_options import IssuerOptions
 from clustercert.cli.login.options import PlainHttpOption, ProfileOption
 from clustercert.cli.login.profile import Profile
 from clustercert.cli.login.trust import TrustOptions
-from clustercert.cli.lookup import NO_PROJECTS
+from clustercert.cli.lookup import NO_PROJECTS, split_domain
 from clustercert.cli.options import NotLoggedIn, PasswordFileOption, UsageError
 from clustercert.cli.output import Output, print_note, show_one
 from clustercert.cli.prompts import prompt_text, read_secret
@@ -38,7 +38,11 @@ class CredentialOptions:
 
     user: Annotated[
         str | None,
-        typer.Option("--user", "-u", help="User, to log in with a password. [default: the last one]"),
+        typer.Option(
+            "--user",
+            "-u",
+            help="User, NAME or DOMAIN/NAME, to log in with a password. [default: the last one]",
+        ),
     ] = None
     domain: Annotated[
         str | None, typer.Option(help="Domain of the user. [default: the last one, or Default]")
@@ -55,6 +59,8 @@ class CredentialOptions:
     def __post_init__(self) -> None:
         if self.user is not None and self.access_key is not None:
             raise typer.BadParameter("Give only one of --user and --access-key.")
+        if self.domain and split_domain(self.user or "", self.domain)[1] != self.domain:
+            raise typer.BadParameter("--user and --domain name different domains. Give only one of them.")
 
     @property
     def is_given(self) -> bool:
@@ -68,13 +74,14 @@ class CredentialOptions:
             return password_login.log_in_by_access_key(url, access_key, secret_key, project, ca_pem)
         from clustercert.client import PasswordLogin
 
-        same_user = last is not None and last.access_key is None and self.user in (None, last.user)
-        user = self.user or (last.user if last is not None and same_user else None)
-        if user is None:
-            user = prompt_text("User", "add --user NAME")
-        elif self.user is None:
+        if self.user or last is None:
+            user, domain = split_domain(self.user or prompt_text("User", "add --user NAME"), self.domain)
+        else:
+            user, domain = last.user, self.domain
             print_note(f"Logging in to {url} as {user}.")
-        domain = self.domain or (last.domain if last is not None and same_user else None) or DEFAULT_DOMAIN
+        advice = "" if domain else " For a user of another domain, add --domain."
+        same_user = last is not None and last.access_key is None and user == last.user
+        domain = domain or (last.domain if last is not None and same_user else None) or DEFAULT_DOMAIN
         by_id = project is not None and _PROJECT_ID.fullmatch(project)
         login = PasswordLogin(
             user=user,
@@ -83,22 +90,25 @@ class CredentialOptions:
             project_id=project if by_id else None,
             project=None if by_id else project,
         )
-        session = self._authenticate(url, login, ca_pem)
+        session = self._authenticate(url, login, ca_pem, advice)
         return replace(password_login.profile_of(url, session, None, ca_pem), domain=domain)
 
-    def _authenticate(self, url: str, login: "PasswordLogin", ca_pem: str | None) -> "Session":
-        """Log in with a password. Asks again after a wrong password, if the user typed it at a terminal."""
+    def _authenticate(self, url: str, login: "PasswordLogin", ca_pem: str | None, advice: str) -> "Session":
+        """Log in with a password. Asks again after a wrong password, if the user typed it at a terminal.
+
+        `advice` is appended to the message for a wrong password.
+        """
         is_typed = self.password_file is None and not os.environ.get(_PASSWORD_VARIABLE)
         for _ in range(_ATTEMPTS - 1 if is_typed else 0):
             try:
-                return self._attempt(url, login, ca_pem)
+                return self._attempt(url, login, ca_pem, advice)
             except NotLoggedIn as error:
                 print_note(error.message)
-        return self._attempt(url, login, ca_pem)
+        return self._attempt(url, login, ca_pem, advice)
 
-    def _attempt(self, url: str, login: "PasswordLogin", ca_pem: str | None) -> "Session":
+    def _attempt(self, url: str, login: "PasswordLogin", ca_pem: str | None, advice: str) -> "Session":
         password = password_from(self.password_file)
-        return password_login.log_in_by_password(url, replace(login, password=password), ca_pem)
+        return password_login.log_in_by_password(url, replace(login, password=password), ca_pem, advice)
 
 
 @expand_options

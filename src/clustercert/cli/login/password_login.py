@@ -15,8 +15,11 @@ if TYPE_CHECKING:
     from clustercert.client import NamedRef, PasswordLogin, ProjectRef, Session
 
 
-def log_in_by_password(url: str, login: "PasswordLogin", ca_pem: str | None) -> "Session":
-    """Create a token for the login's project, or a token without a project. Raises ClientError or NotLoggedIn."""
+def log_in_by_password(url: str, login: "PasswordLogin", ca_pem: str | None, advice: str = "") -> "Session":
+    """Create a token for the login's project, or a token without a project. Raises ClientError or NotLoggedIn.
+
+    `advice` is appended to the message for a refused login.
+    """
     from clustercert.client import Client
     from clustercert.client.connection import ApiError
 
@@ -27,7 +30,7 @@ def log_in_by_password(url: str, login: "PasswordLogin", ca_pem: str | None) -> 
         if error.http_status != HTTPStatus.UNAUTHORIZED:
             raise
         # For SDKs, the service answers with a sentence that does not say what is wrong.
-        raise NotLoggedIn(_refusal(login)) from error
+        raise NotLoggedIn(f"{_refusal(login)}{advice}") from error
 
 
 def _refusal(login: "PasswordLogin") -> str:
