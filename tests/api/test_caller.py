@@ -26,6 +26,7 @@ def test_the_owner_of_an_access_key_is_named(keystone: Keystone) -> None:
                 "name": keystone.project.name,
                 "domain": keystone.domain.name,
                 "domain_id": keystone.domain.id,
+                "roles": ["admin"],
             }
         ],
     }

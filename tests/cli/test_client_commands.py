@@ -109,6 +109,7 @@ def test_status_shows_the_saved_login_without_the_service(world: UserSite, tmp_p
     saved = tmp_path / ".config" / "clustercert" / "profiles" / "default.json"
     online = json.loads(world.user("status", "-o", "json", **home).out)
     assert (online["checked"], online["service_roles"], online["projects"]) == (True, [], ["eu-de", "eu-nl"])
+    assert online["roles"] == ["eu-de: admin", "eu-nl: admin"]
     assert online["renewal"] == "with `clustercert login`"
 
     saved.write_text(saved.read_text().replace(world.url, "http://127.0.0.1:9"))

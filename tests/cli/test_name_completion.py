@@ -32,7 +32,7 @@ OPERATOR = {
     "projects": [],
 }
 PROJECT = "a" * 32
-OWN = {"id": PROJECT, "name": "eu-de", "domain": "zoo", "domain_id": "d" * 32}
+OWN = {"id": PROJECT, "name": "eu-de", "domain": "zoo", "domain_id": "d" * 32, "roles": ["member"]}
 ANSWERS = {
     "/clustercert/v1/clusters": {
         "clusters": [

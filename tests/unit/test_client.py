@@ -129,10 +129,21 @@ def test_a_token_is_read_rescoped_and_revoked() -> None:
     assert (gone.requests[0].method, gone.requests[0].headers["X-Auth-Token"]) == ("DELETE", "t0ken")
 
 
+CALLER = {
+    "id": "1",
+    "name": "alice",
+    "domain": "Default",
+    "service_roles": ["operator"],
+    "issuer": "built-in",
+    "recommended_client": "0.2.0",
+    "projects": [],
+}
+
+
 def test_projects_are_listed() -> None:
-    body = {"projects": [{"id": PROJECT, "name": "eu-de", "domain": "acme", "domain_id": DOMAIN}]}
-    with Service(httpx.Response(200, json=body)).client() as client:
-        assert client.projects() == (ProjectRef(PROJECT, "eu-de", "acme", DOMAIN),)
+    project = {"id": PROJECT, "name": "eu-de", "domain": "acme", "domain_id": DOMAIN, "roles": ["member"]}
+    with Service(httpx.Response(200, json=CALLER | {"projects": [project]})).client() as client:
+        assert client.projects() == (ProjectRef(PROJECT, "eu-de", "acme", DOMAIN, ("member",)),)
 
 
 @pytest.mark.parametrize("status", [404, 405])
@@ -145,15 +156,7 @@ def test_another_cce_service_is_refused(status: int) -> None:
 
 
 def test_the_caller_is_named_by_the_service() -> None:
-    body = {
-        "id": "1",
-        "name": "alice",
-        "domain": "Default",
-        "service_roles": ["operator"],
-        "issuer": "built-in",
-        "recommended_client": "0.2.0",
-    }
-    service = Service(httpx.Response(200, json=body))
+    service = Service(httpx.Response(200, json=CALLER))
     recommended: list[str] = []
     with service.client() as client:
         client.recommend = recommended.append
@@ -330,7 +333,15 @@ def test_requests_are_traced_without_secrets(monkeypatch: pytest.MonkeyPatch) ->
 )
 def test_an_id_that_is_not_safe_in_a_file_name_is_refused(hostile: object) -> None:
     projects = Service(
-        httpx.Response(200, json={"projects": [{"id": hostile, "name": "eu-de", "domain_id": DOMAIN}]})
+        httpx.Response(
+            200,
+            json=CALLER
+            | {
+                "projects": [
+                    {"id": hostile, "name": "eu-de", "domain": "acme", "domain_id": DOMAIN, "roles": []}
+                ]
+            },
+        )
     )
     cluster = {"id": hostile, "name": "prod", "project_id": PROJECT}
     clusters = Service(httpx.Response(200, json={"clusters": [cluster], "next": None}))

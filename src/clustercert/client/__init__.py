@@ -52,15 +52,18 @@ class ProjectRef(NamedRef):
 
     Attributes:
         domain: the domain's name.
+        roles: the caller's roles in the project, sorted by name; empty if they are not known.
     """
 
     domain: str
     domain_id: str
+    roles: tuple[str, ...] = ()
 
     @classmethod
     def parse(cls, item: JsonObject) -> "ProjectRef":
         """Parse an item of a list. Raises LookupError or ValueError."""
-        return cls(_id(item["id"]), str(item["name"]), str(item["domain"]), str(item["domain_id"]))
+        roles = tuple(map(str, _list(item["roles"])))
+        return cls(_id(item["id"]), str(item["name"]), str(item["domain"]), str(item["domain_id"]), roles)
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,6 +74,7 @@ class CurrentUser:
         domain: name of the user's domain.
         issuer: the URL of the OIDC issuer or of Keystone, or `built-in`.
         service_roles: the user's roles in the whole service, such as `operator`.
+        projects: the projects in which the user has a role.
     """
 
     id: str
@@ -78,6 +82,7 @@ class CurrentUser:
     domain: str
     issuer: str
     service_roles: tuple[str, ...] = ()
+    projects: tuple[ProjectRef, ...] = ()
 
     @property
     def is_operator(self) -> bool:
@@ -157,24 +162,21 @@ class Client(ServiceClient):
 
     def caller(self) -> CurrentUser:
         """Return the owner of the token or access key."""
-        body = self._caller()
-        with self.check_format():
-            texts = {name: str(body[name]) for name in ("id", "name", "domain", "issuer")}
-            return CurrentUser(**texts, service_roles=tuple(map(str, _list(body["service_roles"]))))
-
-    def projects(self) -> tuple[ProjectRef, ...]:
-        """List the projects in which the caller has a role."""
-        body = self._caller()
-        with self.check_format():
-            return tuple(ProjectRef.parse(json_object(item)) for item in _list(body["projects"]))
-
-    def _caller(self) -> JsonObject:
         try:
-            return self.exchange("GET", f"{OWN}/caller").body
+            body = self.exchange("GET", f"{OWN}/caller").body
         except ApiError as error:
             if error.http_status not in _NO_SUCH_OPERATION:
                 raise
             raise ClientError(f"{self.url} is not a clustercert service. Check the address.") from error
+        with self.check_format():
+            texts = {name: str(body[name]) for name in ("id", "name", "domain", "issuer")}
+            service_roles = tuple(map(str, _list(body["service_roles"])))
+            projects = tuple(ProjectRef.parse(json_object(item)) for item in _list(body["projects"]))
+            return CurrentUser(**texts, service_roles=service_roles, projects=projects)
+
+    def projects(self) -> tuple[ProjectRef, ...]:
+        """List the projects in which the caller has a role."""
+        return self.caller().projects
 
     def issue(self, project_id: str, cluster_id: str, options: IssueOptions) -> ApiResponse:
         """Request a kubeconfig with a new certificate for the caller. The response is not validated."""

@@ -211,6 +211,7 @@ class OwnProjectBody(ResponseBody):
     name: str
     domain: str = Field(validation_alias=AliasPath("domain", "name"))
     domain_id: str = Field(validation_alias=AliasPath("domain", "id"))
+    roles: list[str] = Field(description="The caller's roles in the project, sorted by name.")
 
 
 class CallerBody(ResponseBody):
@@ -276,13 +277,18 @@ def _ca_pem(file: Path | None) -> str | None:
 
 @router.get(OWN + "/caller", responses=described("The caller.", CallerBody))
 async def show_caller(call: CallDep) -> Response:
-    """Show who the caller is, and the enabled projects in which they have a role.
+    """Show who the caller is, and the enabled projects in which they have a role, whatever the token's scope.
 
     Meant for clients with an access key, because the key does not say which user it belongs to. Also meant for clients
     of a service without the built-in identity provider.
     """
     projects = await call.services.identity.projects_of(call.caller)
-    enabled = [each for each in projects if each.enabled and each.domain.enabled]
+    caller = await call.services.identity.with_all_roles(call.caller)
+    enabled = [
+        OwnProjectBody.read(each, roles=caller.roles_in(each.id))
+        for each in projects
+        if each.enabled and each.domain.enabled
+    ]
     return responses.private(
         CallerBody.render(
             call.caller, projects=enabled, recommended_client=call.services.options.recommended_client

@@ -39,11 +39,11 @@ def status(login: LoginOptions, output: OutputOption = Output.TABLE) -> None:
 
     name = login.saved_name
     others = _other_logins(name) if name is not None else []
-    caller, projects, failure = None, None, None
+    caller, failure = None, None
     try:
         chosen = login.profile(may_ask=False)
         with chosen.explain_rejection(), chosen.client() as client:
-            projects, caller = client.projects(), client.caller()
+            caller = client.caller()
     except NotLoggedIn:
         if others:
             print_note(
@@ -58,7 +58,8 @@ def status(login: LoginOptions, output: OutputOption = Output.TABLE) -> None:
         "checked": failure is None,
         "user_id": caller.id if caller is not None else None,
         "service_roles": caller.service_roles if caller is not None else None,
-        "projects": _names(projects) if projects is not None else None,
+        "projects": list(_names(caller.projects)) if caller is not None else None,
+        "roles": _roles(caller.projects) if caller is not None else None,
         "cached_credentials": 0 if name is None else _cached(name),
         "other_logins": others,
     }
@@ -80,12 +81,18 @@ def _other_logins(name: str) -> list[str]:
     return texts
 
 
-def _names(projects: "Sequence[ProjectRef]") -> list[str]:
-    """Return the names of projects, with the domain if several projects have the same name."""
+def _names(projects: "Sequence[ProjectRef]") -> "dict[str, ProjectRef]":
+    """Return projects by name, sorted. If several projects have the same name, the name begins with the domain."""
     names = [each.name for each in projects]
-    return sorted(
-        f"{each.domain}/{each.name}" if names.count(each.name) > 1 else each.name for each in projects
-    )
+    found = {
+        f"{each.domain}/{each.name}" if names.count(each.name) > 1 else each.name: each for each in projects
+    }
+    return dict(sorted(found.items()))
+
+
+def _roles(projects: "Sequence[ProjectRef]") -> list[str]:
+    """Return the user's roles in each project, as texts such as `eu-de: admin, member`."""
+    return [f"{name}: {', '.join(each.roles)}" for name, each in _names(projects).items()]
 
 
 def _cached(name: str) -> int:
