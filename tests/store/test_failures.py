@@ -6,6 +6,7 @@ import os
 import shutil
 import tempfile
 from collections.abc import AsyncIterator, Iterator
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,9 @@ from sqlalchemy.engine import make_url
 
 from clustercert.cli.session import require_database
 from clustercert.model.errors import StoreFault, Unavailable
+from clustercert.pki.certificates import chain_pem
+from clustercert.pki.client_ca import new_client_ca
+from clustercert.pki.keys import new_key
 from clustercert.settings import load
 from clustercert.store.engine.database import Database
 from clustercert.store.engine.failures import failures_translated
@@ -227,3 +231,43 @@ async def test_a_wrong_password_and_a_missing_database(on_postgresql: Store) -> 
     async with opened(url.set(database="missing").render_as_string(hide_password=False)) as database:
         assert "has no database missing. Create it" in await fault_of_reading(database)
     assert postgres.look(on_postgresql.url, "SELECT 1") == [(1,)]
+
+
+@pytest.mark.parametrize(
+    ("parameter", "variable", "named"),
+    [("?ssl=verify-full", "", "database_url has ssl=verify-full"), ("", "require", "PGSSLMODE is require")],
+)
+async def test_a_server_without_tls(
+    on_postgresql: Store,
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    parameter: str,
+    variable: str,
+    named: str,
+) -> None:
+    if variable:
+        monkeypatch.setenv("PGSSLMODE", variable)
+    ca = new_client_ca("database", new_key("ec-p256"), datetime.now(UTC), timedelta(days=1))
+    (tmp_path / "ca.pem").write_bytes(chain_pem((ca,)))
+    monkeypatch.setenv("PGSSLROOTCERT", str(tmp_path / "ca.pem"))
+    async with opened(on_postgresql.url + parameter) as database:
+        assert await fault_of_reading(database) == (
+            f"The database server offers no TLS, but {named}. Enable TLS in the server, or remove this setting if "
+            "the network is protected."
+        )
+
+
+async def test_a_missing_ca_of_the_database(
+    on_postgresql: Store, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.delenv("PGSSLROOTCERT", raising=False)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    async with opened(f"{on_postgresql.url}?ssl=verify-full") as database:
+        assert await fault_of_reading(database) == (
+            f"The file {tmp_path}/.postgresql/root.crt is missing. Put the CA of the database there, or set"
+            " PGSSLROOTCERT."
+        )
+        monkeypatch.setenv("PGSSLROOTCERT", str(tmp_path / "ca.pem"))
+        assert await fault_of_reading(database) == (
+            f"The file {tmp_path}/ca.pem is missing. Put the CA of the database there, or correct PGSSLROOTCERT."
+        )

@@ -7,6 +7,7 @@ whose message names the remedy. The driver's error, which may contain SQL, is ke
 import contextlib
 import os
 import pwd
+import re
 import shlex
 import sqlite3
 import stat
@@ -42,6 +43,8 @@ _NO_LOGIN, _NO_DATABASE, _NO_RIGHT, _SERVER_DISK_FULL = (
     "42501",
     "53100",
 )
+# The driver's text for a missing ~/.postgresql/root.crt.
+_MISSING_CA = re.compile(r'root certificate file "(.+?)" does not exist')
 # Source: sqlite.org/rescode.html.
 _DAMAGED = frozenset({sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB})
 _NO_ACCESS = frozenset(
@@ -81,7 +84,9 @@ def _fault(error: BaseException | None, url: URL) -> str | None:
         return None
     if url.get_backend_name() == "sqlite":
         return _sqlite_fault(error, Path(str(url.database)).absolute())
-    return _postgresql_fault(_sqlstate(error), url)
+    # Errors of the server have an SQLSTATE, and their texts may contain the data of users.
+    sqlstate = _sqlstate(error)
+    return _tls_fault(error, url) if sqlstate is None else _postgresql_fault(sqlstate, url)
 
 
 def _sqlite_fault(error: BaseException, path: Path) -> str | None:
@@ -154,7 +159,7 @@ def _user_name(uid: int) -> str:
         return str(uid)
 
 
-def _postgresql_fault(sqlstate: str | None, url: URL) -> str | None:
+def _postgresql_fault(sqlstate: str, url: URL) -> str | None:
     role, name = url.username or "of this process", url.database or ""
     if sqlstate in _NO_LOGIN:
         return (
@@ -168,6 +173,29 @@ def _postgresql_fault(sqlstate: str | None, url: URL) -> str | None:
             f"The database role {role} lacks rights. Make it the owner of the database {name} and its tables, or grant"
             " it CREATE and USAGE on the schema, and SELECT, INSERT, UPDATE and DELETE on the tables."
         )
+    return None
+
+
+def _tls_fault(error: BaseException, url: URL) -> str | None:
+    """Return why no TLS connection to PostgreSQL is possible. The driver's errors differ only in their texts."""
+    for each in _chain(error):
+        if "rejected SSL upgrade" in str(each):
+            mode = url.query.get("ssl")
+            setting = (
+                f"database_url has ssl={mode}" if mode else f"PGSSLMODE is {os.environ.get('PGSSLMODE')}"
+            )
+            return (
+                f"The database server offers no TLS, but {setting}. Enable TLS in the server, or remove this setting "
+                "if the network is protected."
+            )
+        if missing := _MISSING_CA.search(str(each)):
+            return (
+                f"The file {missing[1]} is missing. Put the CA of the database there, or set PGSSLROOTCERT."
+            )
+        # This error of the driver has no file name. The error for a missing socket is of the same type.
+        file = os.environ.get("PGSSLROOTCERT")
+        if isinstance(each, FileNotFoundError) and file and not Path(file).exists():
+            return f"The file {file} is missing. Put the CA of the database there, or correct PGSSLROOTCERT."
     return None
 
 
