@@ -1,5 +1,6 @@
 """`clustercert kubernetes setup` says which certificate the service presents."""
 
+import base64
 import contextlib
 import shutil
 import socket
@@ -8,11 +9,13 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import yaml
 from cryptography import x509
 
 from clustercert.kubernetes.setup import handshake
 from clustercert.model import rfc3339
-from support.kubernetes_setup import SERVICE
+from support.certificate_authority import Authority
+from support.kubernetes_setup import SERVICE, files
 from support.operated_cluster import OperatedCluster
 from support.wait import SECONDS
 
@@ -47,6 +50,69 @@ def test_an_untrusted_certificate_is_a_warning(site: OperatedCluster) -> None:
     # The operating system does not trust it either.
     shutil.rmtree(site.folder)
     assert "--webhook-ca FILE" in notes(site, "--webhook-url", site.url)
+
+
+def webhook_cas(site: OperatedCluster) -> bytes | None:
+    """The CAs in the webhook's kubeconfig."""
+    cluster = yaml.safe_load(files(site)["webhook.kubeconfig"])["clusters"][0]["cluster"]
+    encoded = cluster.get("certificate-authority-data")
+    return None if encoded is None else base64.b64decode(encoded)
+
+
+@contextlib.contextmanager
+def certificate_file(site: OperatedCluster, table: str, *certificates: bytes) -> Iterator[None]:
+    """Name a file with these certificates in a table of the settings."""
+    path, key = (site.operator.folder / name for name in ("named.pem", "service.key"))
+    path.write_bytes(b"".join(certificates))
+    site.operator.configure(f"[{table}]\ntls_certificate = '{path}'\ntls_key = '{key}'\n")
+    try:
+        yield
+    finally:
+        site.operator.configure()
+
+
+@pytest.mark.parametrize("table", ["server", "webhook"])
+def test_a_private_ca_at_the_end_of_the_certificates_file_is_trusted(
+    site: OperatedCluster, table: str
+) -> None:
+    leaf = site.ca.with_name("service.pem").read_bytes()
+    notes(site, "--webhook-url", SERVICE)
+    assert webhook_cas(site) is None
+    with certificate_file(site, table, leaf, site.ca.read_bytes()):
+        # The folder has no CA yet.
+        said = notes(site, "--webhook-url", site.url)
+        assert webhook_cas(site) == site.ca.read_bytes()
+        assert f"{site.url} presented a certificate for CN=clustercert" in said
+        assert "Warning" not in said
+        assert "no --webhook-ca" not in said
+        notes(site, "--webhook-ca", site.cluster.server_ca)
+        notes(site)
+        assert webhook_cas(site) == site.cluster.server_ca.read_bytes()
+
+
+def test_other_certificates_files_name_no_ca(site: OperatedCluster) -> None:
+    leaf, root = site.ca.with_name("service.pem").read_bytes(), site.ca.read_bytes()
+    intermediate = Authority("root").intermediate_pem("intermediate")
+    for certificates in ((leaf,), (root,), (leaf, intermediate), (root, leaf)):
+        with certificate_file(site, "server", *certificates):
+            notes(site, "--webhook-url", SERVICE)
+            assert webhook_cas(site) is None
+    with certificate_file(site, "server", leaf, root):
+        site.operator.folder.joinpath("named.pem").unlink()
+        notes(site, "--webhook-url", SERVICE)
+        assert webhook_cas(site) is None
+
+
+def test_a_failed_handshake_is_printed_last(site: OperatedCluster) -> None:
+    *_, following, last = notes(site, "--webhook-url", SERVICE).splitlines()
+    assert following.startswith("Next: ")
+    assert last.startswith("Warning: the TLS handshake")
+    several = site.operator.run(
+        "kubernetes", "setup", "--all", "--out", site.folder / "all", "--webhook-url", SERVICE
+    )
+    *_, following, last = several.err.splitlines()
+    assert following.startswith("Next: ")
+    assert last.startswith("Warning: the TLS handshake")
 
 
 def test_a_wrong_host_name_is_a_warning(site: OperatedCluster) -> None:

@@ -31,6 +31,16 @@ class Authority:
     def certificate_pem(self) -> bytes:
         return self.certificate.public_bytes(serialization.Encoding.PEM)
 
+    def intermediate_pem(self, common_name: str) -> bytes:
+        """The certificate of another CA, signed by this one."""
+        subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, common_name)])
+        key = ec.generate_private_key(ec.SECP256R1()).public_key()
+        builder = _dated(subject, self._name, key, datetime.now(UTC) + 12 * HOUR)
+        certificate = builder.add_extension(
+            x509.BasicConstraints(ca=True, path_length=0), critical=True
+        ).sign(self._key, hashes.SHA256())
+        return certificate.public_bytes(serialization.Encoding.PEM)
+
     def server_identity_pem(self, common_name: str, names: Sequence[x509.GeneralName]) -> bytes:
         """Key and certificate for a TLS server, in one PEM."""
         subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, common_name)])

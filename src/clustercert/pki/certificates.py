@@ -32,6 +32,15 @@ def chain_pem(chain: tuple[x509.Certificate, ...]) -> bytes:
     return b"".join(der_pem(certificate_der(certificate)) for certificate in chain)
 
 
+def is_root(certificate: x509.Certificate) -> bool:
+    """Return whether this is the certificate of a CA that issued it itself. The signature is not verified."""
+    try:
+        constraints = certificate.extensions.get_extension_for_class(x509.BasicConstraints).value
+    except (*PARSE_ERRORS, x509.ExtensionNotFound):
+        return False
+    return constraints.ca and certificate.subject == certificate.issuer
+
+
 def certificate_der(certificate: x509.Certificate) -> bytes:
     return certificate.public_bytes(Encoding.DER)
 

@@ -20,6 +20,7 @@ from clustercert.model.choices import (
     ServiceAccountAccess,
     WebhookMode,
 )
+from clustercert.model.errors import ClustercertError
 
 if TYPE_CHECKING:
     from clustercert.kubernetes.setup.resolution import Resolver
@@ -53,6 +54,27 @@ def self_made_ca(loaded: "Settings") -> Path | None:
         loaded.webhook.tls_certificate or loaded.server.tls_certificate,
     )
     return path if given is None and path.exists() else None
+
+
+def webhook_ca(loaded: "Settings") -> str | None:
+    """Return the private CA of the webhook's certificate in PEM, or `None` if the settings lead to no private CA.
+
+    This is the CA that the service created, or a root CA at the end of the certificate's file.
+    """
+    from clustercert.kubernetes.setup.choices import certificates_only
+    from clustercert.pki.certificates import chain_pem, is_root, parse_certificates
+
+    if (made := self_made_ca(loaded)) is not None:
+        return certificates_only(made.read_bytes())
+    file = loaded.webhook.tls_certificate or loaded.server.tls_certificate
+    if file is None:
+        return None
+    try:
+        *others, last = parse_certificates(file.read_bytes())
+    except (OSError, ClustercertError):
+        # This machine or user may have no access to the file. The files can be written without it.
+        return None
+    return chain_pem((last,)).decode() if others and is_root(last) else None
 
 
 def _duration(help_text: str) -> Any:
@@ -128,7 +150,8 @@ class SetupOptions:
         Path | None,
         typer.Option(
             metavar="FILE",
-            help="CA of this service's certificate (PEM). [default: the self-signed CA, or the system's CAs]",
+            help="CA of this service's certificate (PEM). [default: the self-signed CA, or a root CA at the end of the "
+            "certificate's file, or else the system's CAs]",
         ),
     ] = None
     webhook_client_certificate: Annotated[
@@ -227,11 +250,12 @@ async def setup(
         write_out("".join(f"{folder.out / each}\n" for each in written))
         readme = folder.out / "README.md"
         following = f"Next: follow {readme}, then run `clustercert kubernetes verify {cluster.id}`."
-        for note in (*notes, _handshake_result(loaded, resolved), following):
+        for note in notes:
             print_note(note)
+        _print_end(following, [_try_handshake(loaded, resolved)])
         return
     # Try the handshake once for each address, because an attempt may take seconds.
-    handshakes: dict[tuple[object, ...], str] = {}
+    handshakes: dict[tuple[object, ...], _Handshake] = {}
     remarks = Notes()
 
     async def write_folder(cluster: "Cluster") -> None:
@@ -243,18 +267,17 @@ async def setup(
             remarks.add(cluster, note)
         connection = (resolved.choices.webhook_url, resolved.choices.webhook_ca, resolved.client)
         if connection not in handshakes:
-            handshakes[connection] = _handshake_result(loaded, resolved)
+            handshakes[connection] = _try_handshake(loaded, resolved)
 
     try:
         await for_each(operator, await selection.clusters(operator), write_folder)
     finally:
         remarks.print()
-        for result in handshakes.values():
-            print_note(result)
         if handshakes:
-            print_note(
+            _print_end(
                 "Next: follow the README.md in each folder, then run `clustercert kubernetes verify` for these "
-                "clusters."
+                "clusters.",
+                list(handshakes.values()),
             )
 
 
@@ -277,11 +300,10 @@ async def _write(
 
 def _resolver(loaded: "Settings", options: SetupOptions, out: Path, *, force: bool) -> "Resolver":
     """Read the folder, and check the options. Raises SetupError, InvalidRequest or OSError."""
-    from clustercert.kubernetes.setup.choices import certificates_only
     from clustercert.kubernetes.setup.folder import SetupFolder
     from clustercert.kubernetes.setup.resolution import Resolver
 
-    folder, ca_file = SetupFolder(out), self_made_ca(loaded)
+    folder = SetupFolder(out)
     folder.check(force=force)
     resolver = Resolver(
         policy=loaded.policy.policy(),
@@ -289,7 +311,7 @@ def _resolver(loaded: "Settings", options: SetupOptions, out: Path, *, force: bo
             "webhook.public_url": loaded.webhook.public_url,
             "server.public_url": loaded.server.public_url,
         },
-        self_made_ca_pem=certificates_only(ca_file.read_bytes()) if ca_file is not None else None,
+        private_ca_pem=webhook_ca(loaded),
         requires_client=loaded.webhook.client_ca is not None,
         given=options.given(),
         given_client=options.client(),
@@ -325,13 +347,32 @@ def _notes(folder: Path, written: "Setup", kept: Sequence[str], names: Sequence[
         )
 
 
-def _handshake_result(loaded: "Settings", resolved: "Setup") -> str:
-    """Try a TLS handshake with the webhook, and describe the result. Returns a warning if the handshake fails."""
+@dataclass(frozen=True, slots=True)
+class _Handshake:
+    """The result of a TLS handshake with the webhook: a description, or a warning if the handshake failed."""
+
+    text: str
+    failed: bool = False
+
+
+def _print_end(following: str, handshakes: Sequence[_Handshake]) -> None:
+    """Print the next steps, and after them the warnings about handshakes, so that a warning is not overlooked."""
+    for each in handshakes:
+        if not each.failed:
+            print_note(each.text)
+    print_note(following)
+    for each in handshakes:
+        if each.failed:
+            print_note(each.text)
+
+
+def _try_handshake(loaded: "Settings", resolved: "Setup") -> _Handshake:
+    """Try a TLS handshake with the webhook."""
     from clustercert.kubernetes.setup.handshake import HandshakeError, check_handshake
 
     choices = resolved.choices
     try:
-        return check_handshake(choices.webhook_url, choices.webhook_ca, resolved.client)
+        return _Handshake(check_handshake(choices.webhook_url, choices.webhook_ca, resolved.client))
     except HandshakeError as error:
         effect = (
             "revoked certificates keep working"
@@ -346,7 +387,8 @@ def _handshake_result(loaded: "Settings", resolved: "Setup") -> str:
                 f"Name the CA of the service's certificate with --webhook-ca {file}, and use an address that the "
                 "certificate names."
             )
-        return (
+        return _Handshake(
             f"Warning: the TLS handshake with {choices.webhook_url} failed: {error}. If it fails for the API server "
-            f"too, {effect}. {advice}"
+            f"too, {effect}. {advice}",
+            failed=True,
         )

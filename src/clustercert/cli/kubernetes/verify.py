@@ -7,7 +7,7 @@ import typer
 
 from clustercert.cli.commands import on_store
 from clustercert.cli.kubernetes.selection import ClusterSelection, Notes, for_each, names_of
-from clustercert.cli.kubernetes.setup import BindOption, parse_bindings, self_made_ca
+from clustercert.cli.kubernetes.setup import BindOption, parse_bindings, webhook_ca
 from clustercert.cli.options import FAILED, UsageError, error_text
 from clustercert.cli.output import Output, OutputOption, Progress, print_note, show_list, with_domain
 from clustercert.cli.session import Operator
@@ -191,7 +191,7 @@ def _service(operator: Operator, cluster: "Cluster") -> "VerifiedService":
         certificate = await recorder.find_certificate(issued.fingerprint)
         await recorder.revoke_certificate(certificate, Reason("cessationOfOperation", NOTE), actor=actor)
 
-    loaded, ca_file = components.settings, self_made_ca(components.settings)
+    loaded = components.settings
     # Don't call a webhook that requires a client certificate, which only the API server has.
     url = loaded.webhook.public_url or loaded.server.public_url if loaded.webhook.client_ca is None else None
     return VerifiedService(
@@ -200,6 +200,6 @@ def _service(operator: Operator, cluster: "Cluster") -> "VerifiedService":
         revoke=revoke,
         tokens=components.webhook.tokens,
         webhook_url=url,
-        webhook_ca_pem=ca_file.read_text() if ca_file is not None else None,
+        webhook_ca_pem=webhook_ca(loaded),
         origin=actor.origin,
     )

@@ -46,7 +46,8 @@ class Resolver:
 
     Attributes:
         public_urls: the settings for the address of this service, and their values. The first value takes precedence.
-        self_made_ca_pem: the CA of this service's self-signed certificate; `None` without such a certificate.
+        private_ca_pem: the private CA of this service's certificate; `None` if no private CA is known. It is used if
+            neither an option nor the folder names a CA.
         requires_client: whether the webhook requires a client certificate from API servers.
         given: the options of the command, by their names in `SetupChoices`.
         given_client: the API server's client certificate and key from the options. Keep the key secret.
@@ -55,7 +56,7 @@ class Resolver:
 
     policy: Policy
     public_urls: Mapping[str, str | None]
-    self_made_ca_pem: str | None
+    private_ca_pem: str | None
     requires_client: bool
     given: Mapping[str, Any]
     given_client: WebhookClient | None
@@ -84,8 +85,10 @@ class Resolver:
         if before is not None:
             before.require_cluster(cluster.id, self.folder.path)
         groups, previous = self.policy.groups, before.bind if before is not None else None
+        stored = {name: value for name, value in before or () if value is not None}
         resolved = {
-            **(self._defaults(cluster) if before is None else dict(before)),
+            **self._defaults(cluster),
+            **stored,
             **self.given,
             "webhook_url": self._service_url(),
             "bind": bound_roles(groups, self.given.get("bind", {}), previous),
@@ -115,7 +118,10 @@ class Resolver:
         if before is None:
             return
         for name, value in before:
-            if name not in ("cluster_id", "bind", "written", *self.given) and value != defaults[name]:
+            if name not in ("cluster_id", "bind", "written", *self.given) and value not in (
+                None,
+                defaults[name],
+            ):
                 yield _as_option(name, value)
         for group, role in before.bind.items():
             if choices.bind[group] == role != defaults["bind"].get(group):
@@ -138,7 +144,7 @@ class Resolver:
             "mode": options.mode,
             "unauthorized_ttl": f"{options.unauthorized_ttl_seconds}s",
             "webhook_url": next(filter(None, self.public_urls.values()), None),
-            "webhook_ca": self.self_made_ca_pem,
+            "webhook_ca": self.private_ca_pem,
             "bind": bound_roles(self.policy.groups, {}),
         }
 
@@ -199,8 +205,6 @@ def _as_option(name: str, value: object) -> str:
             return "--audit" if value else "--no-audit"
         case "certificate_requests":
             return "--deny-certificate-requests" if value else "--allow-certificate-requests"
-        case "webhook_ca" if value is None:
-            return "no --webhook-ca"
         case "webhook_ca":
             names = (each.subject.rfc4514_string() for each in parse_certificates(str(value).encode()))
             return f"--webhook-ca ({', '.join(names)})"
