@@ -129,9 +129,15 @@ def test_projects_of_one_name_in_two_domains_are_told_apart(place: RemoteSite, s
     assert carol.output_json("cluster", "show", "theirs")["project_id"] == theirs["project_id"]
     carol.output("cluster", "add", "prod", *add[3:], "--domain", "other")
     ambiguous = carol.failure(1, "cluster", "show", "prod")
-    assert f"eu-de ({theirs['project_id']})" in ambiguous
-    assert (
-        carol.output_json("cluster", "show", "prod", "--project", theirs["project_id"])["internal_url"] == URL
+    assert "named prod. Add --project Default/eu-de or --project other/eu-de." in ambiguous
+    for project in (theirs["project_id"], "other/eu-de"):
+        shown = carol.output_json("cluster", "show", "prod", "--project", project)
+        assert shown["project_id"] == theirs["project_id"]
+    there = ("--project", "other/eu-de")
+    assert carol.output_json("policy", "can", "--cluster", "prod", "--group", "*", *there) == []
+    assert carol.output_json("certificate", "list", *there) == []
+    assert "There is no cluster staging in the project other/eu-de." in carol.failure(
+        5, "certificate", "access", "--cluster", "staging", *there
     )
     for name in ("theirs", "prod"):
         assert carol.run("cluster", "remove", name, "--project", theirs["project_id"], "--yes").code == 0

@@ -54,6 +54,18 @@ def test_each_cluster_has_its_own_folder(sites: OperatedCluster, tmp_path: Path)
     assert done.err.count("Handshake") <= 1
 
 
+def test_a_project_is_given_with_its_domain(sites: OperatedCluster, tmp_path: Path) -> None:
+    here = ("--project", "acme/eu-de")
+    [folder] = set_up(sites, tmp_path / "all", "--all", *here).out.splitlines()
+    assert folder == f"{tmp_path}/all/acme/eu-de/test"
+    done = set_up(sites, tmp_path / "one", "test", *here)
+    assert done.code == 0, done.err
+    shown = sites.operator.output_json("cluster", "show", "test", *here)
+    assert shown["id"] in (tmp_path / "one" / "setup.toml").read_text()
+    ambiguous = set_up(sites, tmp_path / "none", "test")
+    assert "named test. Add --project Default/eu-de or --project acme/eu-de." in ambiguous.err
+
+
 def test_a_failure_does_not_stop_the_others(sites: OperatedCluster, tmp_path: Path) -> None:
     out = tmp_path / "out"
     blocked = out / "Default" / "eu-de"

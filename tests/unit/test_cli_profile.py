@@ -12,7 +12,7 @@ from clustercert.cli.login import profile
 from clustercert.cli.login.profile import Profile
 from clustercert.cli.login.token_storage import JOBS
 from clustercert.cli.login.trust import read_ca
-from clustercert.cli.lookup import in_domain, only_project
+from clustercert.cli.lookup import in_domain, only_cluster, only_project
 from clustercert.cli.options import CommandError, NotLoggedIn, UnknownName
 from clustercert.client import ProjectRef
 from clustercert.secure_file import make_private_folder, read_regular_file, write_private
@@ -161,6 +161,17 @@ ONE, TWO, THREE = (
     ProjectRef(digit * 32, name, domain, digit * 32)
     for digit, name, domain in (("1", "eu-de", "Default"), ("2", "eu-nl", "Default"), ("3", "eu-de", "acme"))
 )
+
+
+def test_projects_that_look_the_same_are_told_apart_by_id() -> None:
+    places = (("a", "acme", "eu-de"), ("b", "acme", "eu-de"), ("c", "x/y", "eu-de"), ("d", "globex", "eu de"))
+    found: list[dict[str, object]] = [
+        {"id": f"c-{key}", "project_id": key, "domain": domain, "project": name}
+        for key, domain, name in places
+    ]
+    said = r"named prod\. Add --project a, --project b, --project c or --project 'globex/eu de'\."
+    with pytest.raises(CommandError, match=said):
+        only_cluster("prod", found)
 
 
 def test_a_project_is_named_by_name_or_id() -> None:

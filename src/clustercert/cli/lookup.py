@@ -157,15 +157,20 @@ def only_cluster(name_or_id: str, found: "Sequence[JsonObject]") -> "JsonObject 
     """
     found = [each for each in found if each["id"] == name_or_id] or found
     if len(found) > 1:
-        places = ", ".join(
-            f"{each['id']} in the project {each['project']} ({each['project_id']}) of the domain {each['domain']}"
-            for each in found[:_MAX_NAMES]
-        )
+        *others, last = (f"--project {shlex.quote(each)}" for each in _projects_of(found)[:_MAX_NAMES])
         raise CommandError(
-            f"Several projects have a cluster named {name_or_id}. Give the cluster's id, or the project's id with "
-            f"--project: {places}."
+            f"Several projects have a cluster named {name_or_id}. Add {', '.join(others)} or {last}."
         )
     return found[0] if found else None
+
+
+def _projects_of(clusters: "Sequence[JsonObject]") -> list[str]:
+    """Return the project of each cluster as DOMAIN/NAME, or the project's id if this form is ambiguous. Sorted."""
+    names = [f"{each['domain']}/{each['project']}" for each in clusters]
+    return sorted(
+        str(each["project_id"]) if names.count(name) > 1 or "/" in str(each["domain"]) else name
+        for each, name in zip(clusters, names, strict=True)
+    )
 
 
 def only_project(projects: "tuple[ProjectRef, ...]", name_or_id: str) -> "ProjectRef":
@@ -240,6 +245,9 @@ def cluster_path(cluster: "JsonObject", *more: str) -> str:
 
 
 def _is_in(cluster: "JsonObject", project: str | None, domain: str | None) -> bool:
+    """Whether a cluster is in the project and domain, if they are given. `project` can also be DOMAIN/NAME."""
+    if project is not None:
+        project, domain = split_domain(project, domain)
     return project in (None, cluster["project"], cluster["project_id"]) and domain in (
         None,
         cluster["domain"],

@@ -71,7 +71,7 @@ InProjectOption = Annotated[
     typer.Option(
         "--project",
         metavar="PROJECT",
-        help="Project; required if several projects have a cluster of this name.",
+        help="Project, by name, DOMAIN/NAME or id; required if several projects have a cluster of this name.",
     ),
 ]
 ProjectDomainOption = Annotated[
@@ -80,7 +80,9 @@ ProjectDomainOption = Annotated[
 ]
 OnlyProjectOption = Annotated[
     str | None,
-    typer.Option("--project", metavar="PROJECT", help="List only results for this project, by name or id."),
+    typer.Option(
+        "--project", metavar="PROJECT", help="List results for this project, by name, DOMAIN/NAME or id."
+    ),
 ]
 OnlyClusterOption = Annotated[
     str | None,

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, TypeVar, get_args, get_origin
 
 import typer
 
-from clustercert.cli.lookup import only_cluster
+from clustercert.cli.lookup import only_cluster, split_domain
 from clustercert.cli.options import CommandError, did_you_mean
 from clustercert.cli.output import print_note
 from clustercert.model.errors import NotFound
@@ -126,7 +126,9 @@ class Finder:
         return None if name_or_id is None else await self.directory.find_domain(name_or_id)
 
     async def project(self, name_or_id: str, domain: str | None = None) -> "Project":
-        return await self.directory.find_project(name_or_id, await self.domain_or_any(domain))
+        """Find a project. `name_or_id` can also be DOMAIN/NAME."""
+        name, domain = split_domain(name_or_id, domain)
+        return await self.directory.find_project(name, await self.domain_or_any(domain))
 
     async def cluster(
         self, name_or_id: str, project: str | None = None, domain: str | None = None
@@ -134,7 +136,10 @@ class Finder:
         """Find a cluster. `domain` is the domain of the project."""
         from clustercert.model import Project
 
-        owner = await self.project(project, domain) if project is not None else None
+        owner = None
+        if project is not None:
+            project, domain = split_domain(project, domain)
+            owner = await self.project(project, domain)
         named = await self.clusters.find(name_or_id, owner.id if owner else None)
         within = await self.domain_or_any(domain)
         projects = {
