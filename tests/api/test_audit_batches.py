@@ -12,6 +12,7 @@ import pytest
 from clustercert.model import CREDENTIAL_PREFIX
 from support import programs, stores
 from support import world as worlds
+from support.audit_api import EVERYWHERE, got, sealed
 from support.audit_batches import MEBIBYTE, STALLS, Sender, is_alerted, master, webhook_token
 from support.kubernetes_messages import audit_event, event_list
 from support.service import Service
@@ -101,6 +102,15 @@ def test_unreadable_events_are_reported_and_hide_no_others(sender: Sender) -> No
         "events_unreadable": 2,
     }
     eventually(lambda: is_alerted(sender, fingerprint))
+
+
+def test_a_list_of_events_names_the_cluster_that_reported_them(sender: Sender) -> None:
+    fingerprint, world = os.urandom(32), sender.world
+    assert sender.post(event_list(master(fingerprint))).status_code == 200
+    client = sender.service.client
+    assert sealed(client, world, fingerprint.hex())["actor"] == f"cluster:{sender.cluster_id}"
+    names = got(client, world, EVERYWHERE, subject=fingerprint.hex())["names"]
+    assert names == {sender.cluster_id: world.clusters["plain"].name}
 
 
 def test_unreadable_batches_of_a_cluster_are_aggregated(own: World, token: str) -> None:

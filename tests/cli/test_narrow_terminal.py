@@ -101,9 +101,9 @@ def test_an_identifier_is_whole_and_wide_shows_all(store: Operator, home: Path) 
 
 def test_events_have_names_and_relative_times(store: Operator, home: Path) -> None:
     _, heading, *rows = screen_of(store, home, "audit", "tail", "--kind", "cluster.*")
-    assert heading.split() == ["PLACE", "AT", "KIND", "ACTOR"]
-    [[_, *cells]] = [re.sub(r"\d+[smh] ago", "TIME", row).split() for row in rows]
-    assert cells == ["TIME", "cluster.added", f"cli:{getpass.getuser()}"]
+    assert heading.split() == ["AT", "KIND", "SUBJECT", "ACTOR"]
+    [cells] = [re.sub(r"\d+[smh] ago", "TIME", row).split() for row in rows]
+    assert cells == ["TIME", "cluster.added", LONG, f"cli:{getpass.getuser()}"]
     (cluster,) = store.output_json("cluster", "list")
     assert cluster["id"] in screen_of(store, home, "audit", "tail", "--kind", "cluster.*", "-o", "wide")[-1]
     # Data have ids and absolute times.

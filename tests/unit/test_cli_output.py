@@ -1,4 +1,5 @@
 import json
+import re
 from datetime import UTC, datetime, timedelta, timezone
 
 import pytest
@@ -6,6 +7,7 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
+from clustercert.cli.audit.events import EventPrinter
 from clustercert.cli.output import Output, document, print_note, show_list, show_one
 from clustercert.cli.printable import printable
 
@@ -78,6 +80,47 @@ def test_a_narrow_terminal_shows_the_columns_that_answer_the_question(
         "owner   alice",
         f"until   {'u' * 30}",
     ]
+
+
+def test_a_narrow_terminal_shows_what_a_webhook_reported(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    on_a_terminal(monkeypatch)
+    cluster_id = "32a5b376-2b3e-4a09-aa10-5660c2927fc6"
+    event = {
+        "leaf_index": 4711,
+        "kind": "credential.revoked_used",
+        "version": 1,
+        "project_id": "a" * 32,
+        "at": "2026-01-15T10:30:05Z",
+        "actor": f"cluster:{cluster_id}",
+        "subject": "f" * 64,
+        "source": None,
+        "request_id": None,
+        "detail": {},
+    }
+    ago = "[0-9]+d ago"
+
+    def lines(names: dict[str, str]) -> tuple[list[str], str]:
+        EventPrinter(Output.TABLE).print([event, event | {"actor": "b" * 32, "subject": cluster_id}], names)
+        shown = capsys.readouterr()
+        return [re.sub(ago, "TIME", line) for line in shown.out.splitlines()], shown.err
+
+    table, note = lines({cluster_id: "prod-frankfurt", "b" * 32: "alice"})
+    assert [line.split() for line in table] == [
+        ["AT", "KIND", "SUBJECT", "ACTOR"],
+        ["TIME", "credential.revoked_used", "f" * 16, "cluster:prod-frankfurt"],
+        ["TIME", "credential.revoked_used", "prod-frankfurt", "alice"],
+    ]
+    assert note == "Columns that do not fit: place. Show them with -o wide.\n"
+    # The service names nothing for a project's admin.
+    table, note = lines({})
+    assert [line.split()[3:] for line in table] == [
+        ["SUBJECT", "ACTOR"],
+        ["f" * 16, "cluster:32a5b376"],
+        ["32a5b376", "b" * 8],
+    ]
+    assert note == ""
 
 
 @pytest.mark.parametrize(

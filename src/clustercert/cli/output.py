@@ -323,8 +323,8 @@ def _relative(time: datetime) -> str:
 def _fitting(columns: Sequence[str], rows: Sequence[Row], name: str, keep: Sequence[str]) -> Sequence[str]:
     """Return the columns that fit into the terminal, and print which ones do not. Never wraps or cuts values.
 
-    Columns of ids are left out first, then later columns before earlier columns. Returns no columns if one in `keep`
-    does not fit.
+    Columns of ids and of places in the log are left out first, then later columns before earlier columns. Returns no
+    columns if one in `keep` does not fit.
 
     Args:
         name: the column that identifies a row, which is always shown.
@@ -350,7 +350,7 @@ def _fitting(columns: Sequence[str], rows: Sequence[Row], name: str, keep: Seque
 
 
 def _is_id(column: str) -> bool:
-    return column == "id" or column.endswith("_id")
+    return column in ("id", "place") or column.endswith("_id")
 
 
 def _print_fields(row: Row) -> None:

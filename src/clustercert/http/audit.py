@@ -318,7 +318,7 @@ async def _names(call: Call, events: Iterable[StoredEvent]) -> Mapping[str, str]
     """Return the names of actors and subjects by id. Returns no names to admins, who could guess the ids of users."""
     if not reads_everything(call.caller):
         return {}
-    ids = {found for each in events for found in (each.actor, each.subject)}
+    ids = {found.removeprefix("cluster:") for each in events for found in (each.actor, each.subject)}
     places = await call.services.inventory.queries.place_names((each, each) for each in ids)
     users = await call.services.revocation.previews.users.names(ids)
     return {**users, **places.clusters, **places.projects}

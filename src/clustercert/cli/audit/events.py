@@ -4,6 +4,7 @@ import contextlib
 import hashlib
 import json
 import os
+import re
 import signal
 import stat
 import sys
@@ -49,6 +50,11 @@ _WAIT_SECONDS, _RETRY_SECONDS = 1.0, 5.0
 _FINGERPRINT_DIGITS = 64
 # The number of digits shown of a fingerprint: enough for `certificate show` to find the certificate.
 _SHOWN_DIGITS = 16
+# The number of digits shown of other ids.
+_SHOWN_ID_DIGITS = 8
+_LONG_ID = re.compile(r"[0-9a-f]{32}|[0-9a-f]{64}|[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
+# The actor of an event that a cluster's webhook reported is `cluster:ID`.
+_CLUSTER = "cluster:"
 # The fields of an event: the header of CSV output. `place` is the leaf index.
 _FIELDS = (
     *("place", "at", "kind", "version", "project_id", "actor", "subject"),
@@ -95,8 +101,8 @@ def tail(
 ) -> None:
     """Show the last events, oldest first. Only for operators, auditors and admins of the project.
 
-    JSON output has one object per line. In a terminal, the table shows names, and the first digits of fingerprints;
-    -o wide shows ids and whole fingerprints, as they are in the log.
+    JSON output has one object per line. In a terminal, the table shows names, or the first digits of ids and
+    fingerprints; -o wide shows them whole, as they are in the log.
     """
     if lines is not None and cursor_file is not None:
         raise typer.BadParameter("Give either --lines or --cursor-file.")
@@ -104,7 +110,7 @@ def tail(
     query = {name: value for name, value in given.items() if value is not None}
     client.seal_events()
     reader = _EventReader(client, _events_path(client, project), query)
-    printer, cursor = _EventPrinter(output), None
+    printer, cursor = EventPrinter(output), None
     if cursor_file is not None:
         cursor = _Cursor(cursor_file)
         reader.next = cursor.read()
@@ -119,7 +125,7 @@ def tail(
 
 
 def _print_new_events(
-    reader: "_EventReader", printer: "_EventPrinter", cursor: "_Cursor | None", *, follow: bool
+    reader: "_EventReader", printer: "EventPrinter", cursor: "_Cursor | None", *, follow: bool
 ) -> None:
     """Print the events from `reader.next` on. With `follow`, waits for more, also while the service is unavailable."""
     is_checked = is_available = False
@@ -318,7 +324,7 @@ def _end_cut_line() -> None:
                     write_out("\n")
 
 
-class _EventPrinter:
+class EventPrinter:
     """Prints events as they arrive: each on one line, or as a YAML document. CSV output has no header.
 
     A table in a terminal has names instead of ids, and relative times.
@@ -326,7 +332,7 @@ class _EventPrinter:
 
     def __init__(self, output: Output) -> None:
         self._output = output
-        self._table = Table(("place", "at", "kind", "subject", "actor"), "place", keep=("actor",))
+        self._table = Table(("place", "at", "kind", "subject", "actor"), "kind", keep=("actor",))
 
     def print(self, events: "Sequence[JsonObject]", names: Mapping[str, str]) -> None:
         """Print events.
@@ -352,13 +358,21 @@ def _row(event: "JsonObject") -> "JsonObject":
 
 
 def _with_names(row: "JsonObject", names: Mapping[str, str]) -> "JsonObject":
-    """Replace ids by names, and shorten fingerprints and hashes."""
-    subject, detail = str(row["subject"]), row["detail"]
+    """Replace ids by names. Shortens fingerprints, hashes, and ids without a name."""
+    detail = row["detail"]
     name = detail.get("name") if isinstance(detail, dict) else None
     if not (isinstance(name, str) and name):
-        is_fingerprint = len(subject) == _FINGERPRINT_DIGITS
-        name = names.get(subject, subject[:_SHOWN_DIGITS] if is_fingerprint else subject)
-    return {**row, "subject": name, "actor": names.get(str(row["actor"]), row["actor"])}
+        name = _name(str(row["subject"]), names)
+    return {**row, "subject": name, "actor": _name(str(row["actor"]), names)}
+
+
+def _name(text: str, names: Mapping[str, str]) -> str:
+    """Return the name for an id or `cluster:ID`, or the first digits if there is no name. Other texts stay the same."""
+    prefix, found = (_CLUSTER, text.removeprefix(_CLUSTER)) if text.startswith(_CLUSTER) else ("", text)
+    if found not in names and _LONG_ID.fullmatch(found):
+        is_fingerprint = len(found) == _FINGERPRINT_DIGITS
+        return prefix + found[: _SHOWN_DIGITS if is_fingerprint else _SHOWN_ID_DIGITS]
+    return prefix + names.get(found, found)
 
 
 def _event_line(row: "JsonObject", output: Output) -> str:
