@@ -172,6 +172,25 @@ def test_a_closed_pipe_ends_the_command_quietly(operator: Operator) -> None:
         assert process.wait(SECONDS) == 1
 
 
+def test_a_password_file_that_others_can_read_is_named(tmp_path: Path) -> None:
+    file = tmp_path / "pgpass"
+    file.write_text("*:*:*:*:hidden\n")
+    file.chmod(0o644)
+    with socket.socket() as nobody_listens:
+        nobody_listens.bind(("127.0.0.1", 0))
+        url = f"postgresql+asyncpg://u@127.0.0.1:{nobody_listens.getsockname()[1]}/d"
+        variables = {"CLUSTERCERT_DATABASE_URL": url, "CLUSTERCERT_KEK": KEK, "PGPASSFILE": str(file)}
+        command = [*COMMAND, "--data-dir", str(tmp_path), "user", "list", "--local"]
+        done = subprocess.run(
+            command, env=os.environ | variables, capture_output=True, text=True, check=False
+        )
+
+    assert done.stderr == (
+        f"The password file {file} is ignored, because others can read it. Run `chmod 600 {file}`.\n"
+        "Error: The database does not answer. Try again later. (Connection refused)\n"
+    )
+
+
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs Linux's /dev/full")
 def test_closed_standard_output_is_no_error(operator: Operator) -> None:
     operator.output("user", "create", "alice", "--no-password")

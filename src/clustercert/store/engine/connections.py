@@ -7,9 +7,14 @@ import asyncio
 import contextlib
 import logging
 import os
+import shlex
 import sqlite3
+import stat
 import time
+import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import cache
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import Connection, Dialect, Engine, create_engine, event
@@ -34,6 +39,8 @@ def _is_failure(record: logging.LogRecord) -> bool:
 logging.getLogger(f"{AsyncAdaptedQueuePool.__module__}.{AsyncAdaptedQueuePool.__name__}").addFilter(
     _is_failure
 )
+
+_logger = logging.getLogger(__name__)
 
 # How long a writer waits for another writer, and how long a request waits for a connection.
 BUSY_SECONDS = 5.0
@@ -71,6 +78,12 @@ def new_engine(
 def _postgresql(
     url: URL, busy_seconds: float, statement_seconds: float | None, abandon: Callable[[int], None]
 ) -> AsyncEngine:
+    if url.password is None and not os.environ.get("PGPASSWORD"):
+        # The driver's own warning contains a path and a line of the driver.
+        warnings.filterwarnings("ignore", r"password file .* has group or world access")
+        file = url.query.get("passfile") or os.environ.get("PGPASSFILE") or "~/.pgpass"
+        # If there is no home folder, this function raises no error.
+        _warn_of_ignored_file(os.path.expanduser(str(file)))  # noqa: PTH111
     # Do not test a connection before each use (`pool_pre_ping`), because the tests would double the round trips. Each
     # worker reads the generation several times a second, so it soon finds a broken connection, and then all connections
     # in the pool are replaced.
@@ -100,6 +113,20 @@ def _postgresql(
         engine.sync_engine, "handle_error", lambda context: _drop_broken_connection(context, abandon)
     )
     return engine
+
+
+@cache
+def _warn_of_ignored_file(file: str) -> None:
+    """Warn once if the driver ignores a password file because of its mode."""
+    with contextlib.suppress(OSError):
+        mode = Path(file).stat().st_mode
+        if stat.S_ISREG(mode) and mode & (stat.S_IRWXG | stat.S_IRWXO):
+            # Commands print only the text of this record.
+            _logger.warning(
+                "The password file %s is ignored, because others can read it. Run `chmod 600 %s`.",
+                file,
+                shlex.quote(file),
+            )
 
 
 # A commit must be on disk when it returns, regardless of the configuration of server, database or role. Stricter
