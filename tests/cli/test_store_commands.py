@@ -297,6 +297,25 @@ def test_rbac_prints_bindings_for_the_policys_groups(operator: Operator) -> None
     assert {d["metadata"]["labels"]["app.kubernetes.io/managed-by"] for d in documents} == {"clustercert"}
 
 
+def test_rbac_says_why_it_binds_nothing(operator: Operator) -> None:
+    rule = (
+        '[policy]\nrole_groups = false\n[[policy.rules]]\nwhen.groups = ["team-*"]\ngrant.groups = ["{}"]\n'
+    )
+    operator.configure(rule.replace("{}", "team:{group}"))
+    done = operator.run("kubernetes", "rbac")
+    assert (done.code, done.out) == (0, "")
+    assert done.err == (
+        "Nothing to bind: the policy's groups come from templates (team:{group}). Bind each group yourself: "
+        "`kubectl create clusterrolebinding NAME --clusterrole edit --group GROUP`.\n"
+    )
+    operator.configure(rule.replace("{}", "auditors"))
+    done = operator.run("kubernetes", "rbac")
+    assert done.out.startswith("# The group auditors is not bound here.")
+    assert done.err == ""
+    operator.configure("[policy]\nrole_groups = false\n")
+    assert operator.run("kubernetes", "rbac").err == "Nothing to bind: the policy grants no groups.\n"
+
+
 def test_the_option_bind_binds_custom_groups(operator: Operator) -> None:
     operator.configure(
         '[[policy.rules]]\nwhen.roles = ["admin"]\n'

@@ -182,10 +182,40 @@ def test_the_right_to_ask_about_tokens_is_written_only_if_asked_for() -> None:
     assert keys["roleRef"]["name"] == "system:service-account-issuer-discovery"
 
 
-def test_rbac_file_names_unbound_groups_and_may_be_empty() -> None:
-    assert "auditors" in files(cluster_setup())["rbac.yaml"]
-    nothing = files(cluster_setup(bind={}))["rbac.yaml"]
-    assert list(yaml.safe_load_all(nothing)) in ([], [None])
+BIND = "kubectl create clusterrolebinding NAME --clusterrole edit --group GROUP\n"
+
+
+def test_rbac_file_names_unbound_groups() -> None:
+    written = files(cluster_setup())
+    assert "auditors" in written["rbac.yaml"]
+    assert BIND not in written["README.md"]
+
+
+def test_without_bindings_the_readme_says_how_to_bind() -> None:
+    templates = files(cluster_setup(groups=(), templates=("team:{group}",), bind={}))
+    unbound = files(cluster_setup(bind={}))
+    for written, reason in (
+        (templates, "The policy's groups come from templates (`team:{group}`)"),
+        (unbound, "These files bind none of the policy's groups"),
+    ):
+        assert "rbac.yaml" not in written
+        assert "kubectl apply -f rbac.yaml" not in written["README.md"]
+        assert reason in written["README.md"]
+        assert BIND in written["README.md"]
+    assert (
+        "`kubectl create clusterrolebinding team-blue --clusterrole edit --group team:team-blue`"
+        in " ".join(templates["README.md"].split())
+    )
+    # The certificates have none of the policy's groups.
+    options = ClusterOptions(credential_roles={"admin": "edit"})
+    assert BIND not in files(cluster_setup(options, bind={}))["README.md"]
+
+
+def test_without_objects_the_readme_has_no_empty_command() -> None:
+    written = files(cluster_setup(groups=(), bind={}, certificate_requests=False))
+    assert "```console\n\n```" not in written["README.md"]
+    assert "There is nothing to apply." in written["README.md"]
+    assert BIND not in written["README.md"]
 
 
 def test_every_comment_line_begins_with_a_hash() -> None:

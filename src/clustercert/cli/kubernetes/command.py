@@ -242,8 +242,10 @@ def rbac(context: typer.Context, bind: BindOption = None) -> None:
     from clustercert.kubernetes.setup.documents import to_yaml
     from clustercert.kubernetes.setup.rbac import bindings
     from clustercert.kubernetes.setup.resolution import bound_roles
+    from clustercert.policy.templates import groups_and_templates
 
-    groups = settings(context).policy.policy().groups
+    policy = settings(context).policy.policy()
+    groups = policy.groups
     bound = bound_roles(groups, parse_bindings(bind))
     for group in groups:
         if group not in bound:
@@ -251,3 +253,12 @@ def rbac(context: typer.Context, bind: BindOption = None) -> None:
                 f"# The group {printable(group)} is not bound here. Bind it, or add --bind GROUP=CLUSTERROLE.\n"
             )
     write_out(to_yaml(bindings(bound)))
+    if groups:
+        return
+    if templates := sorted(groups_and_templates(policy.rules)):
+        print_note(
+            f"Nothing to bind: the policy's groups come from templates ({', '.join(templates)}). Bind each group "
+            "yourself: `kubectl create clusterrolebinding NAME --clusterrole edit --group GROUP`."
+        )
+    else:
+        print_note("Nothing to bind: the policy grants no groups.")

@@ -47,8 +47,9 @@ def files(setup: Setup) -> dict[str, str]:
             _CLIENT_CA_COMMENT.format(name=setup.cluster.name), setup.client_cas_pem.decode()
         ),
         WEBHOOK: _kubeconfig(setup, "authorize"),
-        RBAC: _rbac(setup),
     }
+    if choices.bind:
+        written[RBAC] = _rbac(setup)
     if not choices.uses_flags:
         written[AUTHORIZATION] = commented(
             authorization_comment(setup), to_yaml([authorization_configuration(setup)])
@@ -77,7 +78,7 @@ def _kubeconfig(setup: Setup, endpoint: str) -> str:
 
 
 def _rbac(setup: Setup) -> str:
-    documents = to_yaml(rbac.bindings(setup.choices.bind)) if setup.choices.bind else ""
+    documents = to_yaml(rbac.bindings(setup.choices.bind))
     if not setup.unbound:
         return documents
     groups = ", ".join(setup.unbound)

@@ -17,6 +17,7 @@ from clustercert.kubernetes.setup.values import (
     CERTIFICATE_REQUESTS,
     FOR_CLUSTER,
     FOR_CONTROL_PLANE,
+    RBAC,
     SERVICE_ACCESS,
     Setup,
     removed,
@@ -31,12 +32,6 @@ def readme(setup: Setup, files: Collection[str]) -> str:
     """Return the content of README.md, in Markdown. `files` are the names of the other files."""
     text = chosen_text("readme.md", setup.choices.distribution, _conditions(setup, files))
     copied = [name for name in FOR_CONTROL_PLANE if name in files]
-    obsolete = _obsolete(setup, files)
-    commands = [
-        f"kubectl delete --ignore-not-found -f {removed(name)}" for name in obsolete if name != SERVICE_ACCESS
-    ]
-    # Delete before applying: an obsolete file and a current file may contain the same namespace.
-    commands += [f"kubectl apply -f {name}" for name in FOR_CLUSTER if name in files]
     return text.format(
         name=setup.cluster.name,
         cluster_id=setup.cluster.id,
@@ -44,7 +39,8 @@ def readme(setup: Setup, files: Collection[str]) -> str:
         folder=setup.choices.folder,
         bundle=setup.client_ca_bundle,
         flags="\n".join(f"--{flag}={path}" for flag, path in api_server_flags(setup).items()),
-        commands="\n".join(commands),
+        commands="\n".join(_commands(setup, files)),
+        templates=", ".join(f"`{each}`" for each in setup.templates),
         copies="\n".join(f"install -m 0600 {name} {setup.choices.folder}/{name}" for name in copied),
         secret=setup.secret,
         secret_files=" \\\n".join(f"  --from-file={name}" for name in copied),
@@ -82,12 +78,33 @@ def _obsolete(setup: Setup, files: Collection[str]) -> list[str]:
     return [name for name in setup.previous_files if name not in files]
 
 
+def _commands(setup: Setup, files: Collection[str]) -> list[str]:
+    """Return the commands that delete objects of earlier setups and apply the files for the cluster."""
+    # Delete before applying: an obsolete file and a current file may contain the same namespace.
+    return [
+        *(
+            f"kubectl delete --ignore-not-found -f {removed(name)}"
+            for name in _obsolete(setup, files)
+            if name != SERVICE_ACCESS
+        ),
+        *(f"kubectl apply -f {name}" for name in FOR_CLUSTER if name in files),
+    ]
+
+
 def _conditions(setup: Setup, files: Collection[str]) -> dict[str, bool]:
     choices, options = setup.choices, setup.cluster.options
     flags, reloads, deny = choices.uses_flags, choices.traits.reloads, choices.failure_policy == "Deny"
     known_only, switched_on = choices.mode == "known-only", options.mode == "known-only"
+    # With roles for single certificates, the certificates have none of the policy's groups.
+    unbound = RBAC not in files and not options.credential_roles
+    applies = bool(_commands(setup, files))
     not_exempt = set(choices.traits.components) - set(options.exemptions) if known_only else set()
     return {
+        "applies": applies,
+        "applies_nothing": not applies,
+        "from_templates": unbound and bool(setup.templates) and not setup.groups,
+        "unbound": unbound and bool(setup.groups),
+        "binds_nothing": unbound and bool(setup.groups or setup.templates),
         "known_only": known_only,
         "default": not known_only and not flags,
         "default_or_flags": not known_only and not flags and choices.traits.takes_flags,
