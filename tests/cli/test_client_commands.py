@@ -110,6 +110,7 @@ def test_status_shows_the_saved_login_without_the_service(world: UserSite, tmp_p
     online = json.loads(world.user("status", "-o", "json", **home).out)
     assert (online["checked"], online["service_roles"], online["projects"]) == (True, [], ["eu-de", "eu-nl"])
     assert online["roles"] == ["eu-de: admin", "eu-nl: admin"]
+    assert (online["user_domain"], online["project_domain"]) == ("Default", "Default")
     assert online["renewal"] == "with `clustercert login`"
 
     saved.write_text(saved.read_text().replace(world.url, "http://127.0.0.1:9"))

@@ -57,6 +57,8 @@ def status(login: LoginOptions, output: OutputOption = Output.TABLE) -> None:
     row = chosen.summary(name) | {
         "checked": failure is None,
         "user_id": caller.id if caller is not None else None,
+        "user_domain": caller.domain if caller is not None else chosen.domain,
+        "project_domain": _project_domain(chosen, caller) if caller is not None else None,
         "service_roles": caller.service_roles if caller is not None else None,
         "projects": list(_names(caller.projects)) if caller is not None else None,
         "roles": _roles(caller.projects) if caller is not None else None,
@@ -66,6 +68,12 @@ def status(login: LoginOptions, output: OutputOption = Output.TABLE) -> None:
     show_one(row, output, name="user")
     if failure is not None:
         raise Unreachable(f"{failure.message} Only the saved login is shown.")
+
+
+def _project_domain(login: Profile, caller: "CurrentUser") -> str | None:
+    """Return the domain of the project chosen at the login, or `None` if the user chose no project."""
+    chosen = login.project_id if login.chosen_project else None
+    return next((each.domain for each in caller.projects if each.id == chosen), None)
 
 
 def _other_logins(name: str) -> list[str]:
