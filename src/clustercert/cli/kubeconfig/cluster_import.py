@@ -25,7 +25,7 @@ class ImportedCluster:
     """A cluster from a kubeconfig.
 
     Attributes:
-        ca_pem: the CA of the API server's certificate; `None` if it was not requested.
+        ca_pem: the CA of the API server's certificate; `None` if the caller did not need the CA.
         skipped_fields: fields that change how kubectl reaches the cluster, and that were not imported.
     """
 

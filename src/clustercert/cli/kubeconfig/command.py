@@ -40,7 +40,8 @@ app.command("list")(contexts.list_merged)
 app.command("allowlist")(unmerge.allowlist)
 
 _STANDARD_OUTPUT = Path("-")
-# Contexts for a cluster's additional addresses. The list of clusters does not have them, but issued kubeconfigs do.
+# Matches the contexts for a cluster's additional addresses. Issued kubeconfigs have these contexts, but the service's
+# list of clusters does not.
 _SAN_CONTEXT = re.compile(r"customSAN-[0-9]+", re.ASCII)
 
 
@@ -102,7 +103,10 @@ class ContextOptions:
         entries.parse_template(self.context_name)
 
     def check(self, cluster: "JsonObject", ref: ClusterRef, user: str) -> None:
-        """Raise CommandError if the options can't be satisfied. Called before a certificate is issued."""
+        """Raise CommandError if the cluster has no such context, or if the context's name is not valid.
+
+        Callers check the options before they request a certificate.
+        """
         entries.context_name(self.context_name, ref, user)
         if self.context is None or _SAN_CONTEXT.fullmatch(self.context):
             return
@@ -114,7 +118,10 @@ class ContextOptions:
             )
 
     def document(self, kubeconfig: "ValidatedKubeconfig", ref: ClusterRef, user: str) -> "JsonObject":
-        """Return the file's content. Raises CommandError if the address needs --insecure."""
+        """Return the content of the kubeconfig file.
+
+        Raises CommandError if kubectl can't check the API server's certificate and --insecure is not given.
+        """
         if self.cce_names:
             if self.context in kubeconfig.contexts:
                 kubeconfig.document["current-context"] = self.context

@@ -60,7 +60,7 @@ def use(
         for each in entries.merged(files.load(path)):
             found.setdefault(each.context, each)
     chosen = _chosen(name, list(found.values()))
-    # Like kubectl, change the first file that exists: its current context takes precedence.
+    # Like kubectl, change the first file that exists, because the current context in that file takes precedence.
     files.change(files.default_target(paths), partial(_put_current, name=chosen.context))
     print_note(f"Switched to the context {_described(chosen)}")
 
@@ -70,9 +70,11 @@ def _put_current(config: Kubeconfig, name: str) -> None:
 
 
 def _chosen(name: str, merged: Sequence[Merged]) -> Merged:
-    """Return the context with this name, else the context of a cluster with this name, else of a part of the name.
+    """Return the context that the user means by `name`.
 
-    Asks if several contexts match. Raises UnknownName if none matches, or CommandError without a terminal.
+    `name` can be the context's name, the cluster's name or id, or a part of the context's or cluster's name, in this
+    order of precedence. If several contexts match, asks the user. Raises UnknownName if no context matches, or
+    CommandError if there is no terminal to ask.
     """
     matches = (
         [each for each in merged if each.context == name]
@@ -101,17 +103,17 @@ def _described(each: Merged) -> str:
 
 
 def show_contexts(rows: "Sequence[dict[str, object]]", output: Output) -> None:
-    """Print rows of `row_of_context`."""
+    """Print rows that `row_of_context` returned."""
     show_list(rows, output, columns=with_domain(_COLUMNS, rows), name="context")
 
 
 def names_of(each: Merged) -> set[str]:
-    """Return the texts by which users name a context: its name, and the cluster's name and id."""
+    """Return the texts by which users can name a context: the context's name, and the cluster's name and id."""
     return {each.context, each.ref.cluster, each.ref.cluster_id}
 
 
 def row_of_context(each: Merged, path: Path, current: str | None) -> dict[str, object]:
-    """Return the row of a context in lists. `current` is the name of the current context."""
+    """Return a table row for a context. `current` is the name of the current context."""
     return {
         "current": "*" if each.context == current else None,
         "context": each.context,

@@ -12,9 +12,9 @@ from clustercert.yaml_text import dump
 LISTS = ("clusters", "users", "contexts")
 CURRENT = "current-context"
 _NEW = {"apiVersion": "v1", "kind": "Config"}
-# Matches a list whose items are indented, as some programs write them.
+# Matches a list with indented items. Some programs indent the items of lists.
 _INDENTED_ITEMS = re.compile(r"^(?:clusters|users|contexts):[^\n]*\n(?:\s*#[^\n]*\n)*( +)- ", re.MULTILINE)
-# ruamel.yaml breaks longer lines.
+# The line width for ruamel.yaml, so large that ruamel.yaml breaks no lines.
 _WIDTH = 1_000_000
 
 Value = dict[str, Any]
@@ -24,7 +24,7 @@ class Kubeconfig:
     """A parsed kubeconfig.
 
     Attributes:
-        value: the parsed content. Callers change it, and then call `changed_text`.
+        value: the parsed content. Callers change `value`, and then call `changed_text`.
     """
 
     def __init__(self, content: bytes) -> None:
@@ -33,7 +33,7 @@ class Kubeconfig:
         self.value = _parsed(content)
 
     def entries(self, name: str) -> dict[str, Value]:
-        """Return the entries of a list by name. Skips entries without a name."""
+        """Return the entries of a list as a mapping from entry name to entry. Skips entries without a name."""
         return {each["name"]: each for each in self.value.get(name) or () if _has_name(each)}
 
     def put(self, name: str, entry: Value) -> None:
@@ -57,7 +57,7 @@ class Kubeconfig:
         return value if isinstance(value, str) and value else None
 
     def changed_text(self) -> str:
-        """Return the changed document as text. Raises MalformedYaml if other entries would change."""
+        """Return the changed document as text. Raises MalformedYaml if unrelated entries would change."""
         old = _parsed(self.text.encode())
         if _same(old, self.value):
             return self.text
@@ -96,7 +96,7 @@ def _has_name(entry: object, name: str | None = None) -> bool:
 
 
 def _are_entries(one: object, other: object) -> bool:
-    """Whether both values are lists, and at least one item in one of them has a name."""
+    """Whether both values are lists, and an item in one of the lists has a name."""
     return isinstance(one, list) and isinstance(other, list) and any(map(_has_name, [*one, *other]))
 
 
@@ -110,10 +110,10 @@ def _same(one: Any, other: Any) -> bool:
 
 
 def _edited(text: str, old: Value, new: Value) -> str | None:
-    """Return the text with the new value, or `None` if ruamel.yaml can't read the text or write the value."""
+    """Return `text`, edited to have the value `new`, or `None` if ruamel.yaml can't read `text` or write `new`."""
     if _is_json(text):
         return json.dumps(new, indent=2) + "\n"
-    # Imported here, because only commands that change a file need ruamel.yaml.
+    # Import ruamel.yaml only here, because only commands that change a kubeconfig file need it.
     from ruamel.yaml.error import YAMLError
 
     try:
@@ -123,7 +123,7 @@ def _edited(text: str, old: Value, new: Value) -> str | None:
         editor.update(editor.root, old, new)
         return editor.result()
     except (YAMLError, AttributeError, LookupError, NotImplementedError, TypeError, ValueError):
-        # ruamel.yaml does not load nodes with custom tags as mappings and lists, so editing them fails.
+        # ruamel.yaml does not load nodes with custom tags as mappings and lists, so editing such nodes fails.
         return None
 
 
@@ -159,7 +159,7 @@ class _Editor:
             offset = len(found[1])
             self._yaml.indent(mapping=2, sequence=offset + 2, offset=offset)
         self.root: Any = self._yaml.load(text)
-        # Comments to append to the document.
+        # Comment lines to append at the end of the document.
         self._end = ""
 
     def result(self) -> str:
@@ -191,7 +191,7 @@ class _Editor:
             if names[index] in new_entries:
                 self.update(node[index], old[index], new_entries[names[index]])
             elif names[index] is not None:
-                # Drop the comment on the entry's own last line, and keep the comment lines below it.
+                # Drop the comment on the entry's last line, and keep the comment lines below the entry.
                 lines = _comment_lines(_last_comment(node[index]))[1:]
                 del node[index]
                 self._add_comment(lines, key, node, index)
@@ -223,7 +223,7 @@ class _Editor:
             self._end += "".join(f"# {line}\n" for line in text.splitlines())
 
     def _node(self, value: object) -> Any:
-        """Return the tree of a new value, with quotes where YAML 1.1 needs them."""
+        """Return ruamel.yaml's node tree of a value, with quotes where YAML 1.1 needs quotes."""
         return self._yaml.load(dump(value))
 
 

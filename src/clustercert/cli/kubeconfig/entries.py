@@ -1,4 +1,4 @@
-"""A cluster's entries in a kubeconfig: names, contents, and the extension that marks them as written by `merge`."""
+"""A cluster's entries in a kubeconfig: names, contents, and the extension that marks the entries that `merge` wrote."""
 
 import shutil
 import sys
@@ -22,13 +22,14 @@ _NOUNS = {
     "users": ("user", _EXTENSION),
     "contexts": ("context", _EXTENSION),
 }
-# The fields that `merge` replaces. Other fields, which users added, are kept: for example, a namespace or a proxy.
+# The fields that `merge` replaces. `merge` keeps fields that users added, such as a namespace or a proxy.
 _OWN_FIELDS = {
     "clusters": {"server", "certificate-authority-data", "insecure-skip-tls-verify", "extensions"},
     "contexts": {"cluster", "user", "extensions"},
 }
 DEFAULT_TEMPLATE = "{profile}-{cluster}"
-# Unique names, for separate files: if two files in KUBECONFIG have a context of the same name, kubectl uses the first.
+# The template for names in separate files. The names are unique, because kubectl uses only the first context if two
+# files in KUBECONFIG have a context of the same name.
 FILE_TEMPLATE = "{profile}-{cluster}-{id}"
 _FIELDS = ("profile", "domain", "project", "cluster", "id", "user")
 _ID_DIGITS = 8
@@ -64,7 +65,7 @@ class Merged:
     """A context that `merge` wrote.
 
     Attributes:
-        user: the user entry; empty if it is missing.
+        user: the content of the kubeconfig's user entry; empty if the entry is missing.
     """
 
     context: str
@@ -80,7 +81,7 @@ class Merged:
 
 
 def parse_template(template: str) -> list[tuple[str, str | None]]:
-    """Return pairs of literal text and the field that follows it. Raises UsageError."""
+    """Split a template into pairs: a literal text, and the field that follows the text. Raises UsageError."""
     try:
         parts = list(Formatter().parse(template))
         if any(field not in (None, *_FIELDS) or spec or how for _, field, spec, how in parts):
@@ -128,13 +129,16 @@ def put(config: Kubeconfig, name: str, ref: ClusterRef, address: JsonObject, use
 
 
 def owner(config: Kubeconfig, field: str, name: str) -> ClusterRef | Literal["other"] | None:
-    """Return the cluster of an entry, `None` if the entry is missing, or "other" if another program wrote the entry."""
+    """Return the cluster of an entry that `merge` wrote.
+
+    Returns `None` if there is no entry, or "other" if another program wrote the entry.
+    """
     entry = config.entries(field).get(name)
     return None if entry is None else (_ref(field, entry) or "other")
 
 
 def check_owner(config: Kubeconfig, path: Path, name: str, ref: ClusterRef) -> None:
-    """Raise CommandError if an entry of this name is not for this cluster and login."""
+    """Raise CommandError if an entry with this name belongs to another program, cluster or login."""
     for noun in LISTS:
         found = owner(config, noun, name)
         if found == "other" or (found is not None and found.identity != ref.identity):
@@ -160,7 +164,8 @@ def merged(config: Kubeconfig) -> list[Merged]:
 def remove(config: Kubeconfig, contexts: set[str]) -> None:
     """Remove contexts that `merge` wrote.
 
-    Also removes their clusters and users, if `merge` wrote them and no other context uses them.
+    Also removes the cluster entries and user entries of the contexts, if `merge` wrote these entries and no other
+    context uses them.
     """
     present = config.entries("contexts")
     removed = {name for name in contexts if owner(config, "contexts", name) not in (None, "other")}
@@ -179,7 +184,10 @@ def remove(config: Kubeconfig, contexts: set[str]) -> None:
 
 
 def listed_addresses(cluster: JsonObject) -> dict[str, JsonObject]:
-    """Return the addresses of a cluster in the service's list of clusters, by the name of CCE's context."""
+    """Return the addresses of a cluster in the service's list of clusters.
+
+    The keys are the names of the contexts in a kubeconfig from CCE, such as `internal`.
+    """
     ca = b64encode(str(cluster["server_ca"]).encode()).decode()
     addresses: dict[str, JsonObject] = {
         "internal": {"server": cluster["internal_url"], "certificate-authority-data": ca}
@@ -191,7 +199,7 @@ def listed_addresses(cluster: JsonObject) -> dict[str, JsonObject]:
 
 
 def issued_addresses(kubeconfig: JsonObject) -> dict[str, JsonObject]:
-    """Return the addresses of the cluster in a kubeconfig that the service issued, by the name of the context."""
+    """Return the addresses of the cluster in a kubeconfig from the service. The keys are the names of the contexts."""
     clusters = {each["name"]: each["cluster"] for each in _objects(kubeconfig, "clusters")}
     return {
         each["name"]: clusters.get(each["context"]["cluster"], {})
@@ -202,10 +210,12 @@ def issued_addresses(kubeconfig: JsonObject) -> dict[str, JsonObject]:
 def verified_address(
     addresses: Mapping[str, JsonObject], *, internal: bool, insecure: bool, only: str | None = None
 ) -> JsonObject:
-    """Choose an address of the API server. Raises CommandError if kubectl can't check the certificate of any of them.
+    """Choose an address of the API server.
+
+    Raises CommandError if kubectl can't check the API server's certificate at any address.
 
     Args:
-        addresses: by the name of CCE's context.
+        addresses: the addresses, with the names of CCE's contexts as keys.
         only: the name of the context to choose.
         internal: whether to prefer the private address.
         insecure: whether to accept an address without TLS, or without a check of the API server's certificate.
@@ -282,7 +292,7 @@ def _objects(kubeconfig: JsonObject, field: str) -> list[dict[str, Any]]:
 
 
 def _ref(field: str, entry: Mapping[str, Any]) -> ClusterRef | None:
-    """Return the cluster from the extension of an entry, or `None` if `merge` did not write the entry."""
+    """Return the cluster that an entry's extension names, or `None` if `merge` did not write the entry."""
     noun, name = _NOUNS[field]
     content = entry.get(noun)
     extensions = content.get("extensions") if isinstance(content, dict) else None

@@ -27,12 +27,15 @@ def loading_order(explicit: Path | None, environment: Mapping[str, str]) -> list
 
 
 def default_target(files: list[Path]) -> Path:
-    """Return the file for new entries: the first existing file, or else the last file. See `GetDefaultFilename`."""
+    """Return the file for new entries: the first existing file, or else the last file.
+
+    See client-go's `PathOptions.GetDefaultFilename`.
+    """
     return next((path for path in files if path.exists()), files[-1])
 
 
 def backup_of(path: Path) -> Path:
-    """Return the backup file, which has the content from before the last change."""
+    """Return the path of the backup file, which has the content of the kubeconfig before the last change."""
     return path.with_name(path.name + _BACKUP_SUFFIX)
 
 
@@ -44,7 +47,7 @@ def load(path: Path) -> Kubeconfig:
 def change(path: Path, edit: Callable[[Kubeconfig], None]) -> bool:
     """Edit a file while holding kubectl's lock, and keep a backup. Returns whether the text changed.
 
-    Raises CommandError if the file can't be changed. The file is then unchanged.
+    Raises CommandError if the file can't be changed. The file is unchanged after such an error.
     """
     try:
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -83,7 +86,7 @@ def _content(path: Path) -> bytes:
 
 @contextlib.contextmanager
 def _locked(path: Path) -> Iterator[None]:
-    """Hold kubectl's lock: a file that only one process can create. Raises CommandError or OSError."""
+    """Hold kubectl's lock: a lock file that only one process at a time can create. Raises CommandError or OSError."""
     lock = path.with_name(f"{path.name}.lock")
     deadline = time.monotonic() + _LOCK_SECONDS
     while True:

@@ -75,7 +75,7 @@ class EntryOptions:
 
         longest = cast("int | None", cluster["longest_lifetime_seconds"])
         if self.service_key:
-            # The list is about requests with a CSR.
+            # The longest lifetime in the list applies only to requests with a CSR.
             return None
         if longest is None:
             return Forbidden(
@@ -98,7 +98,7 @@ class EntryOptions:
         return entries.exec_user(ref, options)
 
     def user_with_certificate(self, ref: ClusterRef, kubeconfig: "ValidatedKubeconfig") -> "JsonObject":
-        """Return the user entry with --embed or --files. With --files, also writes the file."""
+        """Return the user entry for --embed or --files. With --files, also writes the certificate file."""
         if self.embed:
             return dict(kubeconfig.credential)
         from clustercert.cli.credential import cache
@@ -234,7 +234,7 @@ def _selected(
 def _new_entries(
     client: "Client", plan: _Plan, clusters: "Mapping[str, JsonObject]", options: EntryOptions, *, skip: bool
 ) -> dict[str, _NewEntry]:
-    """Return the new entries by name. Requests certificates only if the entries contain certificates.
+    """Return the new entries by name. Requests certificates only for --embed and --files.
 
     Args:
         clusters: the clusters in the service's list, by the name of the new entry.
@@ -285,7 +285,7 @@ def _write(plan: _Plan, new: dict[str, _NewEntry], *, use: bool) -> list[dict[st
         by_file.setdefault(current_file, {})
     rows = []
     for path, in_file in by_file.items():
-        # Change each file only once, so that the backup is the file from before the command.
+        # Change each file only once, so that the backup contains the file as it was before the command.
         used = current if current != before and path == current_file else None
         files.change(path, partial(_put, path=path, new=in_file, current=used))
         for name, entry in in_file.items():
@@ -304,7 +304,10 @@ def _write(plan: _Plan, new: dict[str, _NewEntry], *, use: bool) -> list[dict[st
 
 
 def _put(config: Kubeconfig, *, path: Path, new: Mapping[str, _NewEntry], current: str | None) -> None:
-    """Put the new entries into a locked file. Checks again whether other programs have added entries of these names."""
+    """Put the new entries into a locked file.
+
+    Checks again whether other programs have added entries with the same names in the meantime.
+    """
     for name, entry in new.items():
         entries.check_owner(config, path, name, entry.ref)
         entries.put(config, name, *entry)

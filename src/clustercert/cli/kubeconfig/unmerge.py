@@ -1,4 +1,4 @@
-"""`clustercert kubeconfig unmerge` and `allowlist`."""
+"""`clustercert kubeconfig unmerge` and `allowlist`: remove merged entries, and allow the exec plugin in kubectl."""
 
 import contextlib
 import os

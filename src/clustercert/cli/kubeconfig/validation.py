@@ -1,6 +1,7 @@
 """Validates a kubeconfig from a service before kubectl uses it.
 
-kubectl runs `exec` commands in a kubeconfig and reads files named in a kubeconfig, so such fields are rejected.
+kubectl runs the `exec` commands and reads the files that a kubeconfig names, so fields with commands or file names are
+rejected.
 """
 
 import base64
@@ -42,11 +43,11 @@ class LocalKey:
 
 @dataclass(frozen=True, slots=True)
 class ValidatedKubeconfig:
-    """A kubeconfig with known fields only.
+    """A kubeconfig that contains only known fields.
 
     Attributes:
         contexts: the names of the contexts.
-        lifetime: how long the certificate is valid from the time of its issue.
+        lifetime: the time from the issue to the expiry of the certificate.
         username, groups: the identity in the certificate, without the credential group.
     """
 
@@ -59,7 +60,7 @@ class ValidatedKubeconfig:
 
     @property
     def credential(self) -> dict[str, str]:
-        """The certificate and the key: PEM, encoded in base64."""
+        """The certificate and the private key, as PEM that is encoded in base64."""
         (user,) = _items(self.document, "users")
         return {field: str(value) for field, value in json_object(user["user"]).items()}
 
@@ -132,9 +133,10 @@ def _credential(user: JsonObject, key: LocalKey | None) -> tuple[x509.Certificat
 
 
 def _issuers(leaf: x509.Certificate, others: Sequence[x509.Certificate]) -> Iterator[x509.Certificate]:
-    """Yield the issuers of the leaf, in the order of the chain, without a self-signed CA. Skips all other certificates.
+    """Yield the issuers of the leaf certificate, in the order of the chain, without a self-signed CA.
 
-    Programs could mistake the file for a list of trusted CAs, so it contains only certificates that the leaf needs.
+    Skips certificates that do not belong to the chain, because programs could mistake a certificate file for a list of
+    trusted CAs.
     """
     certificate = leaf
     for _ in range(_MAX_ISSUERS):
