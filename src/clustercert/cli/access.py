@@ -26,12 +26,12 @@ if TYPE_CHECKING:
     from clustercert.model import JsonObject
 
 
-# Controls that refuse read and write requests with a revoked certificate.
+# Controls that refuse both read and write requests that use a revoked certificate.
 _COMPLETE = {"webhook", "binding"}
 
 
 def print_remaining_access(client: "AdministrationClient", body: "JsonObject") -> None:
-    """Print how clusters enforce a revocation. `body` is the API's response, with the user's `clusters`."""
+    """Print how clusters enforce a revocation. `body` is the API's response; `clusters` lists the user's clusters."""
     print_note("Clusters that enforce revocations refuse the certificates within seconds.")
     with client.check_format():
         clusters: Any = body["clusters"]
@@ -179,7 +179,7 @@ def _print_controls(report: "JsonObject") -> None:
 
 
 def _print_explanations(report: "JsonObject") -> None:
-    """Print how each control works, and what no revocation stops."""
+    """Print how each control stops a revoked certificate, and which access no revocation can stop."""
     write_out("\nControls that stop a revoked certificate, and how fast:\n\n")
     for control in cast("list[dict[str, str]]", report["controls"]):
         set_up = "" if control["set_up"] else " (not set up)"

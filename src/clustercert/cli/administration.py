@@ -58,7 +58,7 @@ def new_group(noun: str, special: dict[str, Callable[..., None]]) -> typer.Typer
     """Return the command group of a resource.
 
     Args:
-        special: the functions of commands that are not generated from `_VERBS`.
+        special: the functions of the commands that are not generated from `_VERBS`, by command name.
     """
     resource = RESOURCES[noun]
     group = typer.Typer(name=noun, help=resource.help, no_args_is_help=True)
@@ -157,7 +157,7 @@ def _fields(resource: Resource) -> Sequence[inspect.Parameter]:
     ]
 
 
-# The function of each generated command, and its arguments and options.
+# For each generated command: the function to run, and a function that returns the command's arguments and options.
 _VERBS: dict[str, tuple[Callable[..., None], Callable[[Resource], Sequence[inspect.Parameter]]]] = {
     "create": (
         _create,
@@ -280,7 +280,7 @@ def _question_of_loss(
     user: JsonObject,
     question: str = "Delete the user with their access keys and roles?",
 ) -> str:
-    """Return a question with the user's name and the number of certificates that will be revoked."""
+    """Return a confirmation question with the user's name and the number of certificates that will be revoked."""
     user_id = str(user["id"])
     who = f"{user['name']} ({user_id})" if "name" in user else user_id
     return f"The user {who} {affected_certificates(client, user_id)}. {question}"
@@ -324,7 +324,7 @@ def _remove_user(
 def _membership(
     client: AdministrationClient, name: str, user: str, domain: str | None
 ) -> tuple[str, str, str]:
-    """Return the path of a membership, and the names of the group and the user."""
+    """Return the API path of a group membership, and the names of the group and the user."""
     group, member = find(client, "groups", name, domain), find(client, "users", user, domain)
     path = path_of("groups", str(group["id"]), "members", str(member["id"]))
     return path, str(group["name"]), str(member["name"])
@@ -358,7 +358,7 @@ def _list_access_keys(
 
 
 def _keys_of_user(client: AdministrationClient, user: str, domain: str | None) -> str:
-    """Return the path of a user's access keys."""
+    """Return the API path of a user's access keys."""
     return path_of("users", str(find(client, "users", user, domain)["id"]), "access-keys")
 
 
@@ -372,7 +372,8 @@ _DETAILS = {
     "user": ("projects", _projects),
     "group": ("members", _members),
 }
-# Functions that return the question before a deletion, if the question needs more than the object's fields.
+# Functions that return the confirmation question before a deletion, if the question needs more than the object's
+# fields.
 _QUESTIONS: dict[str, Callable[[AdministrationClient, JsonObject], str]] = {
     "user": _question_of_loss,
     "group": _question_of_group,

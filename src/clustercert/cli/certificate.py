@@ -80,7 +80,7 @@ class Scope:
 def search_certificates(
     client: "AdministrationClient", scope: Scope, filters: Mapping[str, str], limit: int
 ) -> "tuple[Sequence[JsonObject], bool]":
-    """Return at most `limit` certificates, newest first, and whether there may be more.
+    """Return at most `limit` certificates, newest first, and whether more certificates match.
 
     Raises ClientError, UnknownName, or CommandError for an ambiguous name.
     """
@@ -129,14 +129,14 @@ def find_certificate(client: "AdministrationClient", name: str) -> "tuple[JsonOb
 
 
 def _paths(client: "AdministrationClient", scope: Scope) -> tuple[Sequence[str], Mapping[str, str]]:
-    """Return the API paths of the lists to read, and the query parameters that filter these lists."""
+    """Return the API paths of the certificate lists to read, and the query parameters that filter the lists."""
     removed: Mapping[str, str] = {}
     if scope.cluster is not None:
         try:
             found = find_cluster(client, scope.cluster, scope.project)
             return [cluster_path(found, "certificates")], {}
         except UnknownName:
-            # The certificates of a removed cluster are kept.
+            # The service keeps the certificates of a removed cluster, so accept the cluster's id.
             if not CLUSTER_ID.fullmatch(scope.cluster):
                 raise
             removed = {"cluster": scope.cluster}
@@ -170,7 +170,7 @@ def _require_user(client: "AdministrationClient", name: str) -> None:
 def _read(
     client: "AdministrationClient", path: str, query: Mapping[str, str], *, is_only: bool
 ) -> "Iterator[JsonObject]":
-    """Yield the certificates of a list. Skips a list that the caller may not read, unless it is the only list."""
+    """Yield the certificates of a list. If there are other lists, skips a list that the caller may not read."""
     try:
         yield from client.list_all(path, "certificates", **query)
     except ApiError as error:
@@ -187,8 +187,8 @@ class Found(NamedTuple):
 
     Attributes:
         path: the API path of the revocation.
-        question: asks the user to confirm. Contains names and ids, because a name may match a different object than
-            the user means.
+        question: asks the user to confirm. The question contains names and ids, because a name may match a different
+            object than the user means.
         cluster: the cluster's name, for messages.
     """
 
@@ -338,7 +338,7 @@ def revocations(
     paths = _revocation_paths(client, cluster, project, user)
     query = {"since": rfc3339(since)} if since is not None else {}
     found: list[JsonObject] = []
-    # A caller may be an admin of only some of their projects.
+    # A caller may be an admin in only some of their projects, so skip lists that the caller may not read.
     refusals: list[ApiError] = []
     for path in paths:
         try:
@@ -360,7 +360,7 @@ def revocations(
 def _revocation_paths(
     client: "AdministrationClient", cluster: str | None, project: str | None, user: str | None
 ) -> Sequence[str]:
-    """Return the API paths of the lists to read."""
+    """Return the API paths of the revocation lists to read."""
     if user is not None:
         return [path_of("users", str(find_user(client, user)["id"]), "revocations")]
     if cluster is not None:
@@ -373,7 +373,7 @@ def _revocation_paths(
 
 
 def _with_owner(row: "JsonObject") -> "JsonObject":
-    """Add columns with the names of user and cluster, otherwise their ids."""
+    """Add columns for the user and the cluster, with the name or, if the name is unknown, the id."""
     return {
         **row,
         "user": row["user_name"] or row["user_id"] or "all",
@@ -382,7 +382,10 @@ def _with_owner(row: "JsonObject") -> "JsonObject":
 
 
 def preview_of_all(client: "AdministrationClient", cluster: str) -> "JsonObject":
-    """Preview the revocation of all certificates of a cluster. Revokes nothing. `cluster` is the cluster's API path."""
+    """Preview the revocation of all certificates of a cluster, without revoking certificates.
+
+    `cluster` is the cluster's API path.
+    """
     return client.post(f"{cluster}/revoke{_DRY_RUN}")
 
 
@@ -462,7 +465,7 @@ AllOption = Annotated[
 
 @dataclass(frozen=True, slots=True)
 class FilterOptions:
-    """The options that filter a list of certificates. The fields have the names of the API's parameters."""
+    """The options that filter a list of certificates. The fields are named like the API's query parameters."""
 
     state: Annotated[CertificateState | None, typer.Option(help="List only certificates in this state.")] = (
         None
@@ -498,7 +501,7 @@ class FilterOptions:
     ] = False
 
     def query(self) -> dict[str, str]:
-        """Return the parameters of the request."""
+        """Return the query parameters of the API request."""
         given = {each.name: getattr(self, each.name) for each in fields(self)}
         return {
             name: rfc3339(value) if isinstance(value, datetime) else str(value).lower()
@@ -524,13 +527,14 @@ def list_certificates(
     With --cluster, --project, --user or --all, lists all certificates that you may see. Operators, auditors and admins
     of a project see the certificates of all users.
     """
-    # The other formats are for programs, which would mistake a partial list for a complete one.
+    # Only tables are short by default. Programs read the other formats, and would mistake a partial list for a complete
+    # list.
     limit = limit or (_TABLE_LINES if output is Output.TABLE else MAX_LINES)
     scope = Scope(everything, cluster, project, user)
     found, more = search_certificates(client, scope, filters.query(), limit)
     is_table = output is Output.TABLE
     rows = [with_names(each) if is_table else with_times(each) for each in found]
-    # All certificates in a list of the caller's own have the same user.
+    # In a list of only the caller's own certificates, each row has the same user, so a normal table omits the user.
     is_own = client.is_user and scope == Scope()
     columns = [each for each in _COLUMNS if each != "user_name" or not is_own or is_wide()]
     name = "certificate" if is_table else "fingerprint"

@@ -54,9 +54,9 @@ if TYPE_CHECKING:
 cluster = typer.Typer(name="cluster", help=RESOURCES["cluster"].help, no_args_is_help=True)
 
 _COLUMNS = ("name", "project", "version", "internal_url", "external_url", "id", "verified_at")
-# Fields that are not shown. `kubernetes ca-bundle` prints the CAs.
+# Fields of a cluster that the commands do not show. `kubernetes ca-bundle` prints the CAs.
 _HIDDEN = frozenset({"server_ca", "client_ca"})
-# The maximum number of groups in a table that is not wide.
+# The maximum number of Kubernetes groups in a table cell, except with `--output wide`.
 _MAX_GROUPS = 3
 
 
@@ -91,7 +91,10 @@ class AddressOptions:
     ] = False
 
     def read(self) -> tuple[str | None, bytes | None]:
-        """Return the API server's address and CA, `None` if not given. Explicit options override the kubeconfig."""
+        """Return the API server's address and CA. Each is `None` if no option gives it.
+
+        Explicit options override the kubeconfig.
+        """
         ca_pem = read_file(self.server_ca) if self.server_ca is not None else None
         if self.from_kubeconfig is None:
             if self.kube_context is not None or self.follow_files:
@@ -127,7 +130,7 @@ class DetailOptions:
         parse_labels(self.label)
 
     def changes(self, before: "JsonObject") -> "JsonObject":
-        """Return the API fields to change. `before` contains the current fields."""
+        """Return the API fields to change. `before` contains the cluster's current fields."""
         labels = {**_mapping(before["labels"]), **parse_labels(self.label)} if self.label else None
         return _given(
             external_url=self.external_url, san_urls=self.san_url or None, version=self.version, labels=labels
@@ -152,7 +155,7 @@ class DetailChangeOptions(DetailOptions):
             raise typer.BadParameter("Give an option or its --no- form, not both.")
 
     def changes(self, before: "JsonObject") -> "JsonObject":
-        """Return the API fields to change. `before` contains the current fields."""
+        """Return the API fields to change. `before` contains the cluster's current fields."""
         fields = DetailOptions.changes(self, before)
         if self.no_external_url:
             fields["external_url"] = None
@@ -239,7 +242,7 @@ class EnforcementOptions:
         return parse_pairs(self.credential_role, "RULE=CLUSTERROLE", "--credential-role")
 
     def print_next_step(self, cluster_id: object) -> None:
-        """Print a note if the cluster needs manifests before the options take effect."""
+        """Print the next steps, if the options take effect only after changes in the Kubernetes cluster."""
         if self.admission is False:
             print_note(
                 f"Next: run `clustercert kubernetes setup {cluster_id} --out DIR --force` with the folder of the "
@@ -258,7 +261,7 @@ class EnforcementOptions:
             )
 
     def changes(self, before: "JsonObject") -> "JsonObject":
-        """Return the API fields to change. `before` contains the current fields."""
+        """Return the API fields to change. `before` contains the cluster's current fields."""
         fields = _given(
             webhook_mode=self.webhook_mode,
             pin_components=self.pin_components,
@@ -306,7 +309,7 @@ class EnforcementChangeOptions(EnforcementOptions):
             raise typer.BadParameter("Give only one of --credential-role and --no-credential-roles.")
 
     def changes(self, before: "JsonObject") -> "JsonObject":
-        """Return the API fields to change. `before` contains the current fields."""
+        """Return the API fields to change. `before` contains the cluster's current fields."""
         fields = EnforcementOptions.changes(self, before)
         for field, removed in (
             ("exemptions", self.remove_exempt),
@@ -513,7 +516,7 @@ def clusters(
 
 
 def _granted(cluster: "JsonObject") -> "JsonObject":
-    """Return the cells that say what the caller would get: the first groups, and the longest lifetime."""
+    """Return table cells for the certificate that the caller would get: the first groups, and the longest lifetime."""
     from clustercert.policy.lifetime import lifetime_text
 
     seconds = cast("int | None", cluster["longest_lifetime_seconds"])

@@ -52,7 +52,7 @@ def on_service(command: ServiceCommand) -> Callable[..., None]:
 
 
 def on_policy(command: ServiceCommand) -> Callable[..., None]:
-    """Like `on_service`. The command also gets `--policy`, which needs `--local`."""
+    """Like `on_service`, but the command also gets the option `--policy`, which needs `--local`."""
     return new_service_command(command, _own_parameters(command, "client"), _POLICY)
 
 
@@ -62,7 +62,7 @@ def new_service_command(
     """Like `on_service`, for a function that takes `parameters` in addition to `client`.
 
     Args:
-        more: options that the command itself does not take.
+        more: options that are not passed to the function `command`.
     """
 
     @wraps(command)
@@ -94,7 +94,7 @@ def administration_client(
     """Yield a client that uses the login or, if `local`, works on the store itself. Raises ClustercertError.
 
     Args:
-        policy: a file that replaces the policy in the settings. Only with `local`.
+        policy: a file that replaces the policy in the settings. Allowed only if `local` is set.
     """
     if local:
         from clustercert.cli.local_api import local_client

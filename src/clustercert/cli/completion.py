@@ -38,11 +38,13 @@ _PARAMETERS = {
 }
 _FRESH_SECONDS = 20
 _FETCH_SECONDS = 10
-# The time limit of a completion, which includes the CPU time of the program's start. It must stay below 0.3 seconds.
+# The time limit of a completion, including the CPU time of the program's start. A completion must take less than 0.3
+# seconds.
 _TOTAL_SECONDS = 0.28
 _LEAST_SECONDS = 0.05
 _MAX_NAMES = 5000
-# The end of a value that tells the scripts to complete nothing. Without any value, they complete files.
+# A value that ends with this text tells the shell scripts to complete nothing. Without any value, the scripts complete
+# file names.
 _NO_NAMES = ":"
 
 
@@ -74,7 +76,7 @@ def _completion(kind: str) -> Callable[..., list[str]]:
     def complete(ctx: typer.Context, incomplete: str) -> list[str]:
         name = ctx.params.get("profile_name") or ctx.params.get("profile") or profile.current(os.environ)
         found: Sequence[str] = ()
-        # A message would garble the line that is being typed.
+        # Suppress errors: a message would garble the command line that the user is typing.
         with contextlib.suppress(Exception):
             if kind == "profiles":
                 found = profile.names(os.environ)
@@ -89,7 +91,10 @@ def _completion(kind: str) -> Callable[..., list[str]]:
 
 
 def _contexts(kubeconfig: str | None) -> list[str]:
-    """Return the names of the contexts that `kubeconfig merge` wrote. `kubeconfig` is the option of this name."""
+    """Return the names of the contexts that `kubeconfig merge` wrote.
+
+    `kubeconfig` is the value of the option `--kubeconfig`.
+    """
     from clustercert.cli.kubeconfig import entries, files
 
     paths = files.loading_order(Path(kubeconfig) if kubeconfig is not None else None, os.environ)
@@ -159,7 +164,7 @@ def _run_child(file: Path, kind: str, found: "Profile", state: str) -> None:
     try:
         os.setsid()
         nowhere = os.open(os.devnull, os.O_RDWR)
-        # The shell waits until all copies of these streams are closed.
+        # Replace the standard streams, because the shell waits until all copies of the streams are closed.
         for stream in (0, 1, 2):
             os.dup2(nowhere, stream)
         signal.alarm(_FETCH_SECONDS)
@@ -179,7 +184,10 @@ def _write(file: Path, state: str, found: Iterable[str]) -> None:
 
 
 def _fetched(kind: str, found: "Profile") -> Iterator[str]:
-    """Fetch names from the service. For operators, also reads lists that others may not read. Raises ClientError."""
+    """Fetch names from the service. Raises ClientError.
+
+    For operators, also reads lists that only operators may read.
+    """
     from clustercert.policy.rules import PROJECT_ROLES, SERVICE_ROLES
 
     with found.client() as client:

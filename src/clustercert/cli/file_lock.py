@@ -1,6 +1,7 @@
-"""File locks: one of several parallel commands asks the service or the issuer, and the others use the result.
+"""File locks: of several parallel commands, only one asks the service or the OIDC issuer.
 
-The lock file also contains the last failure, so that waiting commands fail with the same message.
+The commands that waited for the lock use the result of that command. The lock file also contains the last failure, so
+that waiting commands fail with the same message.
 """
 
 import contextlib
@@ -21,7 +22,7 @@ class LockTimeout(Exception):
 
 
 class Lock:
-    """A lock during a `with` block. `descriptor` is `None` if no lock file can be created. Then nothing is locked."""
+    """A lock during a `with` block. If `descriptor` is `None`, no lock file could be created, and nothing is locked."""
 
     def __init__(self, descriptor: int | None, waiting_since: float) -> None:
         self._descriptor = descriptor
@@ -55,7 +56,10 @@ class Lock:
 
 @contextlib.contextmanager
 def locked(path: str | None, wait_seconds: float = _WAIT_SECONDS) -> Iterator[Lock]:
-    """Hold the lock of a file in a `with` block. Locks nothing if the folder can't be written. Raises LockTimeout."""
+    """Hold the lock of a file in a `with` block. Raises LockTimeout.
+
+    Locks nothing if `path` is `None` or the lock file can't be created.
+    """
     descriptor = _opened(f"{path}.lock") if path is not None else None
     if descriptor is None:
         yield Lock(None, 0)
@@ -85,6 +89,6 @@ def _acquire(descriptor: int, wait_seconds: float) -> None:
                 raise LockTimeout from None
             time.sleep(_POLL_SECONDS)
         except OSError:
-            return  # The file system has no locks.
+            return  # The file system does not support locks.
         else:
             return

@@ -24,8 +24,8 @@ identity = typer.Typer(name="identity", help="Check tokens from OIDC issuers.", 
 
 _CHECK_COLUMNS = ("check", "passed", "came", "expected")
 _RULE_COLUMNS = ("rule", "role", "given", "condition", "came", "expected", "projects")
-# The maximum number of characters to read. It exceeds the limit for tokens, so that a check reports a longer token, and
-# fits into a request.
+# The maximum number of characters to read from the token file. The service accepts only shorter tokens, and its report
+# says if a token is too long. A text of this length still fits into a request.
 _MAX_CHARACTERS = 60 * 1024
 
 

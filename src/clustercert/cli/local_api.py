@@ -21,7 +21,7 @@ from clustercert.wiring import open_components
 if TYPE_CHECKING:
     from clustercert.wiring import Components
 
-# An address for messages only: nothing is sent to it.
+# The address that the client shows in messages. No requests are sent to this address.
 _URL = "http://localhost"
 
 
@@ -44,7 +44,7 @@ def local_client(context: typer.Context, policy: Path | None = None) -> Iterator
 
 
 class _LocalClient(AdministrationClient):
-    """The client for a user account of this machine. Such an account owns no certificates."""
+    """The client for a user account of this machine. A user account of a machine owns no certificates."""
 
     is_user = False
     # The maximum size of a response, enough for the access report of a large cluster.
@@ -52,7 +52,7 @@ class _LocalClient(AdministrationClient):
     seal: Callable[[], object]
 
     def seal_events(self) -> None:
-        """Seal the waiting audit events. Warns if the log is damaged."""
+        """Seal the waiting audit events: add them to the audit log's Merkle tree. Warns if the log is damaged."""
         try:
             self.seal()
         except LogDamaged as damage:

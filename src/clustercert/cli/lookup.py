@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 NO_PROJECTS = "You have no role in any project. To use clusters, ask an operator for a role in their project."
 _MAX_NAMES = 20
-# Certificates are counted up to this number. Larger numbers are shown as `more than 1000`.
+# Certificates are counted up to this number. A larger number is shown as `more than 1000`.
 _MANY = 1000
 
 
@@ -30,12 +30,12 @@ def reachable_clusters(
     domain: str | None = None,
     labels: "Mapping[str, str] | None" = None,
 ) -> "list[JsonObject]":
-    """List the clusters of the caller's projects, or of one project or domain, by project and name.
+    """List the clusters of the caller's projects, or of one project or domain, sorted by project and name.
 
     Raises ClientError or UnknownName.
 
     Args:
-        labels: only clusters with all these labels.
+        labels: return only clusters with all these labels.
     """
     within = _project_ids(client, project, domain)
     found = _clusters(client, own="true")
@@ -49,7 +49,7 @@ def reachable_clusters(
 
 
 def _clusters(client: "ServiceClient", **query: str) -> "list[JsonObject]":
-    """Return clusters of the service. Raises ClientError, also for ids that are not safe in file names."""
+    """Return clusters of the service. Raises ClientError, also if an id is not safe in file names."""
     found = list(client.list_all("/clusters", "clusters", **query))
     with client.check_format():
         ids = [each[key] for each in found for key in ("id", "project_id")]
@@ -107,7 +107,9 @@ def _no_projects(caller: "CurrentUser") -> str:
 def reachable_cluster(
     client: "Client", login: "Profile", name_or_id: str, project: str | None = None, domain: str | None = None
 ) -> "JsonObject":
-    """Find a cluster in the projects where the caller has a role. Prefers the project chosen at the login.
+    """Find a cluster in the projects where the caller has a role.
+
+    If several clusters match, prefers clusters in the project that the user chose at login.
 
     Raises ClientError, UnknownName if no cluster matches, or CommandError if clusters of several projects match.
     """
@@ -174,7 +176,7 @@ def _projects_of(clusters: "Sequence[JsonObject]") -> list[str]:
 
 
 def only_project(projects: "tuple[ProjectRef, ...]", name_or_id: str) -> "ProjectRef":
-    """Return the project with this name or id. Raises UnknownName, or CommandError if several match."""
+    """Return the project with this name or id. Raises UnknownName, or CommandError if several projects match."""
     found = [each for each in projects if name_or_id in (each.id, each.name)]
     if len(found) == 1:
         return found[0]
@@ -191,7 +193,7 @@ def only_project(projects: "tuple[ProjectRef, ...]", name_or_id: str) -> "Projec
 
 
 def clusters_of_caller(client: "ServiceClient") -> "list[JsonObject]":
-    """List the clusters of all projects of the caller, by project and name."""
+    """List the clusters that the caller can find, sorted by domain, project and name."""
     return sorted(
         _clusters(client), key=lambda each: (str(each["domain"]), str(each["project"]), str(each["name"]))
     )
@@ -301,14 +303,14 @@ def split_domain(name: str, domain: str | None = None) -> tuple[str, str | None]
 
 
 def objects(client: "AdministrationClient", plural: str, domain: str | None = None) -> "list[JsonObject]":
-    """List domains, projects, users or groups, by domain and name."""
+    """List domains, projects, users or groups, sorted by domain and name."""
     in_domain = {"domain": domain} if domain is not None else {}
     found = client.list_all(f"/{plural}", plural, **in_domain)
     return sorted(found, key=lambda each: (str(each.get("domain")), str(each["name"])))
 
 
 def affected_certificates(client: "AdministrationClient", user_id: str) -> str:
-    """Return how many certificates a user loses, as a phrase such as `has no valid certificates`."""
+    """Return how many valid certificates a user would lose, as a phrase such as `has no valid certificates`."""
     found = client.list_all("/certificates", "certificates", user=user_id, state="live")
     number = sum(1 for _ in itertools.islice(found, _MANY + 1))
     if number == 0:
@@ -320,7 +322,7 @@ def affected_certificates(client: "AdministrationClient", user_id: str) -> str:
 
 
 def is_certificate_owner(name_or_id: str) -> bool:
-    """Whether this is the id of a user or of the service. Both can own certificates."""
+    """Whether `name_or_id` is the id of a certificate owner: a user or the service."""
     return is_user_id(name_or_id) or name_or_id == SERVICE
 
 
@@ -345,13 +347,13 @@ def find_user(
     cluster: "JsonObject | None" = None,
     domain: str | None = None,
 ) -> "JsonObject":
-    """Find a user by name, such as `sso/anna` for a user of the issuer `sso`. An id is returned without a lookup.
+    """Find a user by name, such as `sso/anna` for a user of the issuer `sso`. Returns an id unchanged.
 
     Raises ClientError, UnknownName, or CommandError if several users have the name.
 
     Args:
-        cluster: search only the owners of this cluster's unexpired certificates, which project admins may do.
-        domain: the name of a domain, an issuer or Keystone.
+        cluster: search only the owners of this cluster's unexpired certificates. Project admins may do this search.
+        domain: the name of the user's domain, OIDC issuer or Keystone.
     """
     if is_certificate_owner(name_or_id):
         return {"id": name_or_id}

@@ -34,7 +34,7 @@ def remove_role(
         done: the message after the deletion.
     """
     found: dict[str, Any] = client.delete(f"{path}{_separator(path)}dryRun=All")
-    # A role in the whole service gives no certificates, so the answer has no number.
+    # A role in the whole service gives no certificates, so the response has no number of certificates.
     number = found.get("certificates") or 0
     described = _described(found, where) if number else ""
     if number and revoke is None and sys.stdin.isatty():

@@ -19,7 +19,7 @@ from clustercert.cli.resources import RESOURCES
 from clustercert.cli.session import RootOptions
 from clustercert.model.errors import ClustercertError
 
-# The variable that the shell sets while it completes a line.
+# The environment variable that the completion script sets while the shell completes a command line.
 COMPLETION_VARIABLE = "_CLUSTERCERT_COMPLETE"
 _TYPER_COMPLETION = {"install_completion", "show_completion"}
 
@@ -38,7 +38,7 @@ class CommandEntry(NamedTuple):
     help: str
 
 
-# The commands by panel of `--help`, in the order of a user's first day.
+# The commands in each section of `--help`, in the order in which a new user needs the commands.
 PANELS = {
     "Every day": (
         CommandEntry("login", "login.command", "Log in to a running service."),
@@ -109,7 +109,7 @@ COMMANDS = {entry.name: entry for entries in PANELS.values() for entry in entrie
 
 
 class _Commands(MutableMapping[str, Any]):
-    """Maps names to commands. Looking up a command imports its module."""
+    """Maps names to commands. Looking up a command imports the command's module."""
 
     def __init__(self) -> None:
         self._loaded: dict[str, Any] = {}
@@ -144,13 +144,14 @@ class RootGroup(TyperGroup):
         return list(COMMANDS)
 
     def get_params(self, ctx: typer.Context) -> list[Any]:  # type: ignore[override] # private base
-        # Typer supports completion only if it adds these options. Hide them: `clustercert completion` replaces them.
+        # Typer supports completion only if Typer adds its own options. Hide these options, because users run
+        # `clustercert completion` instead.
         return [each for each in super().get_params(ctx) if each.name not in _TYPER_COMPLETION]
 
     def format_options(self, ctx: typer.Context, formatter: Any) -> None:  # type: ignore[override] # private base
-        # A terminal of 24 lines shows the first panel together with the start of the text.
+        # Print the first panel directly after the introduction, so that the panel is visible in a terminal of 24 lines.
         self._format_panels(formatter, 0, 1)
-        # Formats the options, and then calls `format_commands`.
+        # The base class formats the options, and then calls `format_commands`.
         super().format_options(ctx, formatter)
 
     def format_commands(self, ctx: typer.Context, formatter: Any) -> None:  # type: ignore[override] # private base
@@ -251,7 +252,7 @@ def main() -> NoReturn:
 
 def run(arguments: Sequence[str] | None = None) -> int:
     """Run the command given by the arguments, by default those of this process. Returns the exit code."""
-    # A shell may close these streams. Reopen them, so that no other file takes their descriptors.
+    # A shell may have closed the standard streams. Reopen the streams, so that no other file gets their descriptors.
     sys.stdin = sys.stdin or Path(os.devnull).open(encoding="utf-8")  # noqa: SIM115 - stays open
     sys.stdout = sys.stdout or Path(os.devnull).open("w", encoding="utf-8")  # noqa: SIM115 - stays open
     sys.stderr = sys.stderr or Path(os.devnull).open("w", encoding="utf-8")  # noqa: SIM115 - stays open
@@ -260,8 +261,8 @@ def run(arguments: Sequence[str] | None = None) -> int:
         stream.reconfigure(errors="backslashreplace")  # type: ignore[union-attr] # both are text files here
     given = sys.argv[1:] if arguments is None else arguments
     if COMPLETION_VARIABLE in os.environ:
-        # If the package rich is installed, Typer wraps help texts at this width. Shells need each value and its help
-        # on one line.
+        # If the package rich is installed, Typer wraps help texts at this width. The completion scripts need each
+        # value and its help text on one line.
         os.environ["TERMINAL_WIDTH"] = _NO_WRAPPING
     try:
         app(_root_options_first(given), prog_name="clustercert")
@@ -315,7 +316,7 @@ def _root_options_first(arguments: Sequence[str]) -> list[str]:
 def _not_utf_8(arguments: Sequence[str]) -> str:
     """Return the first argument that is not UTF-8, escaped, or an empty string.
 
-    File names may contain any bytes, so arguments are not checked before the command runs.
+    Called only after a command failed, because an argument can be a file name, and file names may contain any bytes.
     """
     for argument in arguments:
         try:

@@ -1,4 +1,7 @@
-"""Notices that are shown once. Files in the cache folder record what was shown; without a folder, nothing is shown."""
+"""Notices that are shown once.
+
+Files in the cache folder record which notices were shown. Without a cache folder, no notices are shown.
+"""
 
 import os
 import re
@@ -13,10 +16,11 @@ _VERSION = re.compile(r"([0-9]{1,6})\.([0-9]{1,6})\.([0-9]{1,6})", re.ASCII)
 
 
 def recommend_version(url: str, recommended: str) -> None:
-    """Say once a day, at a terminal, that a service recommends a newer version than this one.
+    """Print once a day, in a terminal, that a service recommends a newer version of the command line.
 
     Args:
-        recommended: a version such as `0.2.0`, as the service sent it. Other texts are ignored.
+        recommended: a version such as `0.2.0`, as the service sent it. A text that is not a version is
+            ignored.
     """
     from clustercert.cli.output import print_note
 
@@ -24,7 +28,7 @@ def recommend_version(url: str, recommended: str) -> None:
     if wanted is None or current is None or not sys.stderr.isatty():
         return
     is_newer = tuple(map(int, wanted.groups())) > tuple(map(int, current.groups()))
-    # A job with a token in a variable saves nothing.
+    # With a token in CLUSTERCERT_TOKEN, as in a CI job, the command writes no files.
     if (
         is_newer
         and not os.environ.get("CLUSTERCERT_TOKEN")
@@ -37,7 +41,10 @@ def recommend_version(url: str, recommended: str) -> None:
 
 
 def is_new(name: str, occasion: str) -> bool:
-    """Record that a notice is shown. Returns False if it was shown on this occasion, or can't be recorded."""
+    """Record that a notice is shown. Returns False if the notice must not be shown.
+
+    A notice must not be shown if it was already shown on this occasion, or if writing the record fails.
+    """
     from clustercert.secure_file import make_private_folder, write_private
 
     folder = cache.folder("notices")

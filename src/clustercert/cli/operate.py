@@ -120,7 +120,7 @@ async def prune(
     confirm(f"Delete the {expired} certificates that expired before {ended}?", yes=yes)
 
     def event(count: int) -> CertificatesPruned:
-        """Create the audit event for a number of certificates deleted together."""
+        """Create the audit event for `count` certificates that were deleted together."""
         return CertificatesPruned(
             at=utc_now(), actor=operator.actor, subject=ended, count=count, ended_before=ended
         )
@@ -138,7 +138,7 @@ async def _ensure_domain(operator: Operator) -> bool:
     try:
         await directory.create_domain(DEFAULT_DOMAIN, actor=operator.actor)
     except Conflict:
-        # Another process upgraded the schema at the same time.
+        # Another process, which upgraded the database at the same time, has created the domain.
         return False
     return True
 
@@ -310,12 +310,12 @@ def serve(
     from clustercert.settings import SettingsError
 
     serving.end_on_interrupt()
-    # Ignore SIGHUP until the service can reload. By default, the signal terminates the process.
+    # Ignore SIGHUP until the service can reload its settings. By default, the signal terminates the process.
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
     given = {"host": host, "port": port, "workers": workers}
     table = "webhook" if role == "webhook" else "server"
     overrides = {table: {name: value for name, value in given.items() if value is not None}}
-    # A local function would not work, because `load` is pickled for the workers.
+    # Use no local function here, because `load` is pickled for the workers.
     load = partial(_load_for_role, settings_loader(context, **overrides), role)
     watch = FileWatch(context.obj.config)
     loaded = load()
@@ -339,7 +339,7 @@ def _load_for_role(load: Callable[[], "Settings"], role: ServerRole) -> "Setting
 
 
 async def _check(loaded: "Settings", role: ServerRole) -> None:
-    """Open the store once, to raise errors here that the workers would only log. Prints warnings."""
+    """Open the store once, so that the command reports errors that the workers would only log. Prints warnings."""
     from clustercert.wiring import open_components
 
     async with open_components(loaded, with_keys=role != "webhook") as opened:

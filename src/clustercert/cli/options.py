@@ -43,7 +43,10 @@ def exit_code(error: ClustercertError) -> int:
 
 
 def error_text(error: ClustercertError | OSError) -> str:
-    """Return the message of an error with its internal reason. Commands may show the reason, the API may not."""
+    """Return the message of an error with its internal reason.
+
+    Commands may show the reason. API responses must not contain the reason.
+    """
     if isinstance(error, OSError):
         return f"{error.strerror or error}{f': {error.filename}' if error.filename else ''}."
     if isinstance(error, StoreFault):
@@ -154,7 +157,7 @@ class UsageError(CommandError, status=400, code="CCE.01400001"):
 
 
 class NotLoggedIn(CommandError, status=401, code="CCE.01401001"):
-    """There is no login, or it is no longer valid."""
+    """There is no login, or the login is no longer valid."""
 
 
 class UnknownName(CommandError, status=404, code="CCE.01404001"):
@@ -169,7 +172,7 @@ def home_folder(variable: str) -> Path:
     """Return the user's home directory. Raises NoHomeFolder.
 
     Args:
-        variable: the variable that can name another place, for the message.
+        variable: the environment variable that sets a different path. The error message names this variable.
     """
     try:
         return Path.home()
@@ -244,7 +247,7 @@ def _time(text: str, sign: int) -> datetime:
 
 
 def read_file(path: Path, limit: int = 1024 * 1024) -> bytes:
-    """Read a file of at most `limit` bytes. Raises CommandError if it is larger, missing or can't be read."""
+    """Read a file of at most `limit` bytes. Raises CommandError if the file is larger, missing or unreadable."""
     try:
         with path.open("rb") as file:
             content = file.read(limit + 1)

@@ -23,7 +23,8 @@ if TYPE_CHECKING:
 
 
 _TIMES = frozenset({"at", "not_before", "not_after", "client_ca_not_after"})
-# The number of fingerprint digits in a table. `certificate show` and `revoke` accept them.
+# The number of fingerprint digits in a table. `certificate show` and `certificate revoke` accept these digits instead
+# of the whole fingerprint.
 _DIGITS = 16
 
 
@@ -69,7 +70,7 @@ _EMPTY_CELL = "-"
 _PAGE_WIDTH, _MIN_WIDTH = 100, 40
 _BOLD, _PLAIN = "\x1b[1m", "\x1b[0m"
 _UNITS = ((86400, "d"), (3600, "h"), (60, "m"), (1, "s"))
-# Times below this number of days or hours are shown with a second, smaller unit.
+# A time of less than this number of days or hours is shown with a second, smaller unit, such as `7h59m`.
 _FEW = 8
 _SMALLER = {"d": (3600, "h"), "h": (60, "m")}
 _NOT_PLAIN_ASCII = re.compile(r"[^\n -~]")
@@ -128,7 +129,7 @@ class Table:
 
     Args:
         name: the column that identifies a row.
-        keep: the columns that answer the question of the command. If they don't fit, each row is shown as a list of
+        keep: the most important columns. If these columns don't fit into the terminal, each row is shown as a list of
             fields.
     """
 
@@ -182,7 +183,7 @@ def show_list(
 
     Args:
         name: the field that `--output name` prints.
-        keep: the columns that a narrow terminal must show, because they answer the question of the command.
+        keep: the most important columns, which even a narrow terminal must show.
     """
     match output:
         case Output.TABLE if rows:
@@ -250,7 +251,7 @@ def paragraph(text: str) -> None:
 
 
 def print_note(text: str) -> None:
-    """Write a note to standard error. Breaks lines before words that a terminal would break."""
+    """Write a note to standard error. Breaks lines so that the terminal splits no words."""
     lines = printable(text).split("\n")
     if sys.stderr.isatty():
         lines = [_keep_words_whole(line, shutil.get_terminal_size().columns) for line in lines]
@@ -258,7 +259,7 @@ def print_note(text: str) -> None:
 
 
 def _keep_words_whole(line: str, width: int) -> str:
-    """Break a line before each word that the terminal would break. Words longer than the terminal stay whole."""
+    """Break a line before each word that the terminal would split. Words longer than a terminal line stay whole."""
     text, column = "", 0
     for word in line.split(" "):
         is_split = column % width + len(word) > width >= len(word)
@@ -321,14 +322,14 @@ def _relative(time: datetime) -> str:
 
 
 def _fitting(columns: Sequence[str], rows: Sequence[Row], name: str, keep: Sequence[str]) -> Sequence[str]:
-    """Return the columns that fit into the terminal, and print which ones do not. Never wraps or cuts values.
+    """Return the columns that fit into the terminal, and print which columns do not fit. Never wraps or cuts values.
 
     Columns of ids and of places in the log are left out first, then later columns before earlier columns. Returns no
     columns if one in `keep` does not fit.
 
     Args:
         name: the column that identifies a row, which is always shown.
-        keep: the columns that answer the question of the command.
+        keep: the most important columns.
     """
     if _Layout.wide or not sys.stdout.isatty():
         return columns
@@ -385,7 +386,7 @@ _CLEAR = "\r\033[K"
 
 
 class Progress:
-    """Shows the progress of a command in a terminal. The command can print results meanwhile.
+    """Shows the progress of a command in a terminal. The command can print results at the same time.
 
     Args:
         noun: what is counted, in the plural.

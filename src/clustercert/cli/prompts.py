@@ -1,6 +1,7 @@
-"""Prompts on a terminal. Secrets are read from the terminal or a file, never from arguments.
+"""Prompts on a terminal.
 
-All users of a machine can read the arguments of its processes.
+Secrets are read from the terminal or a file, never from arguments, because all users of a machine can see the arguments
+of running processes.
 """
 
 import signal
@@ -22,7 +23,7 @@ _MAX_CHARACTERS = 8192
 def read_secret(
     prompt: str, file: Path | None, instead: str, *, confirm: bool = False, longest: int = _MAX_CHARACTERS
 ) -> str:
-    """Read a secret from a file if given, otherwise from the terminal.
+    """Read a secret from `file` or, if `file` is `None`, from the terminal.
 
     Args:
         instead: the advice at the end of the error message if there is no terminal.
@@ -49,7 +50,8 @@ def confirm(question: str | Callable[[], str], *, yes: bool, instead: str = "add
     The question should contain the stored names of the objects, so that users notice a wrong name.
 
     Args:
-        question: the text, or a function that sends requests to build the text. Not called with `yes`.
+        question: the text, or a function that sends requests to build the text. The function is not called if
+            `yes` is set.
         instead: the advice at the end of the error message if there is no terminal.
     """
     if yes:
@@ -70,7 +72,10 @@ def ask(question: str) -> bool:
 
 
 def choose(options: Sequence[str], problem: str) -> int:
-    """Ask which of the options to use. Returns its index. Without a terminal, raises CommandError with `problem`."""
+    """Ask the user to choose an option, and return the index of the option.
+
+    Without a terminal, raises CommandError with the message `problem`.
+    """
     if not sys.stdin.isatty():
         raise CommandError(problem)
     for number, option in enumerate(options, 1):

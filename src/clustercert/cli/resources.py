@@ -1,7 +1,7 @@
-"""The resources of the administration API, with the texts of their commands and the fields of their documents.
+"""The resources of the administration API, with the texts of commands and the fields of YAML documents.
 
-The administration commands, `apply`, `export` and the completion of names use this table. The command line imports this
-module at start-up, so the module imports no package except Typer.
+The administration commands, `apply`, `export` and the completion of names use the table `RESOURCES`. The command line
+imports this module at start-up, so the module imports no package except Typer.
 """
 
 from collections.abc import Iterator, Mapping
@@ -22,7 +22,7 @@ FLAG: Schema = {"type": "boolean"}
 TEXTS: Schema = {"type": "array", "items": {"type": "string"}}
 MAPPING: Schema = {"type": "object", "additionalProperties": {"type": "string"}}
 
-# Marks a field without a default. `None` would not do, because some fields have the default `None`.
+# Marks a field without a default. `None` can't be the mark, because some fields have the default `None`.
 NO_DEFAULT = object()
 # Marks a command with its own function in `administration`. The function's docstring is the help text.
 _SPECIAL = ""
@@ -33,10 +33,10 @@ class Field:
     """A field that the owner of a resource sets.
 
     Attributes:
-        schema: JSON Schema of the field in documents; `None` if documents don't have the field.
+        schema: JSON Schema of the field in YAML documents; `None` if the documents don't have the field.
         default: the value if the field is not given; `NO_DEFAULT` for a field without a default.
-        is_required: whether documents must have the field.
-        option: the annotated type of the option of `create` for this field, if there is such an option.
+        is_required: whether YAML documents must have the field.
+        option: the annotated type of the option that the command `create` has for this field; `None` for no option.
     """
 
     name: str
@@ -59,11 +59,11 @@ class Resource:
         is_in_domain: whether names are unique only within a domain.
         key: the field by which commands name an object.
         argument: help text of the argument that names an object.
-        new_name: help text of the argument of `create`.
+        new_name: help text of the argument of `create` that names the new object.
         question: the question before a deletion, with fields of the object in braces.
         after_deletion: the end of the message after a deletion.
-        kind: the kind of documents for this resource; empty if there are no such documents.
-        metadata: the fields of a document's metadata besides the name.
+        kind: the `kind` of YAML documents for this resource; empty if the resource has no YAML documents.
+        metadata: the fields in `metadata` of a YAML document besides the name.
         fields: the fields that the owner of an object sets.
     """
 
@@ -141,7 +141,7 @@ _SCHEMAS: dict[Any, Schema] = {
 
 
 def _cluster_fields() -> Iterator[Field]:
-    """Yield the fields of a cluster's document that the model declares."""
+    """Yield the fields of a cluster's YAML document, from the declarations in `clustercert.model.clusters`."""
     for each in cluster_properties():
         limits = {"minimum": each.declaration.minimum, "maximum": each.declaration.maximum}
         text = TEXT if each.default == "" else NAME

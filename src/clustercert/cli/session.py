@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 
 _PREFIX = "CLUSTERCERT_"
-# Variables that are not settings, but that the command line reads.
+# Environment variables that the command line reads, but that are not settings. The prefix is omitted.
 _OTHERS = frozenset(
     {"CA_FILE", "CA_FINGERPRINT", "CONFIG", "DEBUG", "PASSWORD", "PROFILE", "SECRET_KEY", "TOKEN", "URL"}
 )
@@ -64,7 +64,7 @@ def warn_of_unknown_variables(environment: Mapping[str, str]) -> None:
         name = variable.upper().removeprefix(_PREFIX)
         if not variable.upper().startswith(_PREFIX) or name in known or name.partition("__")[0] in tables:
             continue
-        # Most often, one underscore is missing between a table and its field.
+        # The most frequent mistake is a single underscore between a table and a field, instead of two.
         same = [each for each in known if each.replace("_", "") == name.replace("_", "")]
         similar = did_you_mean(variable, [_PREFIX + each for each in same or known])
         _warn(variable, similar)
@@ -78,7 +78,7 @@ def warn_in_client(environment: Mapping[str, str]) -> None:
         if variable.upper().startswith(_PREFIX) and name.partition("__")[0] not in known:
             from difflib import get_close_matches  # slow to import
 
-            # Compare names without the prefix, which would make all of them similar.
+            # Compare the names without the prefix, because the prefix would make all names similar.
             similar = get_close_matches(name, sorted(known), n=1)
             _warn(variable, f" Did you mean {_PREFIX}{similar[0]}?" if similar else "")
 
@@ -88,7 +88,7 @@ def _warn(variable: str, similar: str) -> None:
 
 
 def _variables(model: "type[BaseModel]", prefix: str) -> Iterator[tuple[str, bool]]:
-    """Yield the name of each variable, and whether the variable is a table with arbitrary keys."""
+    """Yield the name of each variable for a setting, and whether the setting is a table with arbitrary keys."""
     from pydantic import BaseModel
 
     for field, info in model.model_fields.items():
@@ -122,7 +122,7 @@ class Finder:
     clusters: "ClusterQueries"
 
     async def domain_or_any(self, name_or_id: str | None) -> "Domain | None":
-        """Find a domain. `None` means all domains."""
+        """Find a domain. Returns `None`, which means all domains, if `name_or_id` is `None`."""
         return None if name_or_id is None else await self.directory.find_domain(name_or_id)
 
     async def project(self, name_or_id: str, domain: str | None = None) -> "Project":
@@ -133,7 +133,7 @@ class Finder:
     async def cluster(
         self, name_or_id: str, project: str | None = None, domain: str | None = None
     ) -> "Cluster":
-        """Find a cluster. `domain` is the domain of the project."""
+        """Find a cluster. `domain` is the domain of the cluster's project."""
         from clustercert.model import Project
 
         owner = None
@@ -190,7 +190,7 @@ async def default_domain(directory: "Directory") -> "Domain | None":
 def settings_loader(
     context: typer.Context, policy_file: Path | None = None, /, **overrides: object
 ) -> "Callable[..., Settings]":
-    """Return a function that loads the settings. The function can be pickled. See `settings`."""
+    """Return a function that loads the settings as `settings` does. The function can be pickled."""
     from clustercert.settings import load
 
     warn_of_unknown_variables(os.environ)
@@ -201,7 +201,7 @@ def settings_loader(
 
 
 def settings(context: typer.Context, policy_file: Path | None = None, /, **overrides: object) -> "Settings":
-    """Load the settings. Options override the environment, which overrides the file. Raises SettingsError.
+    """Load the settings. Options override the environment, which overrides the settings file. Raises SettingsError.
 
     Args:
         policy_file: a file that replaces the whole table `[policy]`.
@@ -232,7 +232,7 @@ def require_database(loaded: "Settings") -> None:
 
 
 def _is_missing(path: Path) -> bool:
-    """Whether a file does not exist. Other errors, such as a missing permission, are reported on opening."""
+    """Whether a file does not exist. Opening the file later reports other errors, such as a missing permission."""
     try:
         path.stat()
     except (FileNotFoundError, NotADirectoryError):
@@ -252,7 +252,7 @@ def store_settings(context: typer.Context, policy_file: Path | None = None) -> "
 def operate(context: typer.Context, work: Callable[[Operator], Awaitable[T]]) -> T:
     """Open the store, run `work` as this machine's user, and close the store. Raises ClustercertError."""
     loaded = store_settings(context)
-    # Imported only now, so that invalid settings are reported without delay.
+    # Import these modules only after loading the settings, so that invalid settings are reported without delay.
     import asyncio
 
     from clustercert.observability import log

@@ -16,7 +16,10 @@ class MalformedYaml(CommandError):
 
 
 def in_messages(path: Path) -> Path:
-    """Return the path for messages: `standard input` for `-`. Both paths are in the same folder."""
+    """Return the path to show in messages: `standard input` for `-`, otherwise the path itself.
+
+    Relative paths in the file stay valid, because `-` and `standard input` have the same parent folder.
+    """
     return Path("standard input") if path == STANDARD_INPUT else path
 
 
