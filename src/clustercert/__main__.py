@@ -19,7 +19,7 @@ def main() -> None:
     try:
         _run()
     except KeyboardInterrupt:
-        # Ctrl-C was pressed while modules were imported. Later, the commands handle Ctrl-C.
+        # Ctrl-C was pressed while modules were imported. After the imports, the commands handle Ctrl-C themselves.
         sys.exit(130)
 
 

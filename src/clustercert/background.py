@@ -1,6 +1,7 @@
 """Background work that stops when an event is set.
 
-Cancelling would be unsafe: a cancelled database call may fail with an unrelated error, or leave its connection open.
+Cancelling the work would be unsafe: a cancelled database call may fail with an unrelated error, or leave its
+connection open.
 """
 
 import asyncio
@@ -10,7 +11,10 @@ from collections.abc import AsyncIterator, Callable, Coroutine
 
 @contextlib.asynccontextmanager
 async def running(work: Callable[[asyncio.Event], Coroutine[object, object, None]]) -> AsyncIterator[None]:
-    """Run `work(stop)` during the `with` block. Then set `stop` and wait for the work. Re-raises errors of the work."""
+    """Run `work(stop)` during the `with` block.
+
+    At the end of the block, sets the event `stop` and waits until `work` returns. Re-raises the error if `work` failed.
+    """
     stop = asyncio.Event()
     task = asyncio.create_task(work(stop))
     try:

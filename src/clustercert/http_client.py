@@ -1,7 +1,8 @@
-"""HTTP client for other services: API servers, issuers, Keystone, and servers that store checkpoints.
+"""HTTP client for Kubernetes API servers, OIDC issuers, Keystone, and servers that store audit checkpoints.
 
-A response may come from a tenant or an attacker. So its size and time are limited, and it must not be compressed.
-Redirects are not followed, cookies are not kept, and proxy settings in the environment are ignored.
+A response may come from a tenant or an attacker. The client therefore limits the size of a response and the time for
+receiving it, and rejects compressed responses. Redirects are not followed, cookies are not kept, and proxy settings in
+the environment are ignored.
 """
 
 import asyncio
@@ -15,10 +16,10 @@ from clustercert import __version__
 if TYPE_CHECKING:
     import httpx
 
-# Documents and tokens take a few kilobytes. A list of 500 groups from Keystone takes 200 kilobytes.
+# OIDC documents and tokens have a few kilobytes. A list of 500 groups from Keystone has 200 kilobytes.
 MAX_RESPONSE_BYTES = 512 * 1024
-# Reading a body in chunks of one byte takes a thousand times as long as in large chunks. So let other tasks run after
-# this many chunks.
+# How many chunks of a response body to read before other tasks can run. A body that arrives in chunks of one byte takes
+# a thousand times as long to read as a body in large chunks.
 _CHUNKS_WITHOUT_YIELD = 50
 
 
@@ -28,7 +29,7 @@ class UnreadableResponse(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Response:
-    """A complete response. The names of its headers are in lower case."""
+    """A complete HTTP response. The header names are in lower case."""
 
     status: int
     headers: Mapping[str, str] = field(repr=False)
@@ -43,12 +44,12 @@ def new_client(
     proxy: str | None = None,
     connect_seconds: float | None = None,
 ) -> "httpx.AsyncClient":
-    """Create a client. Send its requests with `exchange`, which limits their time.
+    """Create an HTTP client. Send requests with `exchange`, which limits the time of a request.
 
     Args:
         connections: maximum number of open connections.
         base_url: prefix of requests with an absolute path.
-        connect_seconds: time limit for opening a connection; `None` for only the time limit of `exchange`.
+        connect_seconds: time limit for opening a connection; `None`: only the time limit of `exchange` applies.
     """
     from http.cookiejar import CookieJar, DefaultCookiePolicy  # noqa: PLC0415 - httpx imports this module too
 

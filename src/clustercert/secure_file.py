@@ -1,4 +1,4 @@
-"""Writes files and folders that only their owner can read. Reads files whose path comes from somebody else."""
+"""Writes files and folders that only their owner can read. Reads files whose path may come from an untrusted source."""
 
 import errno
 import os
@@ -16,8 +16,8 @@ def write_private(
     """Write a file with mode 0600 atomically. Raises OSError.
 
     Args:
-        keep_owner: whether a file that root replaces keeps its owner.
-        follow_links: whether to replace the target of a symbolic link instead of the link. See `_target`.
+        keep_owner: if root replaces a file, whether the new file gets the owner of the old file.
+        follow_links: whether to replace the target of a symbolic link instead of the link. `_target` checks the target.
     """
     target = _target(path) if follow_links else path
     # `mkstemp` creates the file with mode 0600.
@@ -36,7 +36,7 @@ def write_private(
 
 
 def _target(path: Path) -> Path:
-    """Return the file to replace: the path, or the target of a link.
+    """Return the file to replace: `path` itself or, for a symbolic link, the target of the link.
 
     Raises OSError if another user owns the link or the target, because that user could make the caller overwrite a
     file. Also raises OSError if the target is missing, because other users might be able to read a new file in the
@@ -67,7 +67,7 @@ def _require_owner(status: os.stat_result, path: Path) -> None:
 
 
 def make_private_folder(path: Path) -> None:
-    """Create a folder with mode 0700, or set this mode on an existing folder of this program. Raises OSError.
+    """Create a folder with mode 0700, or set the mode of an existing folder to 0700. Raises OSError.
 
     The target of a symbolic link keeps its mode, because other programs may use the target.
     """
@@ -77,9 +77,9 @@ def make_private_folder(path: Path) -> None:
 
 
 def read_regular_file(path: Path, limit: int) -> bytes:
-    """Read at most `limit` bytes of a file whose path may come from somebody else. Never waits for a pipe or a device.
+    """Read at most `limit` bytes of a file whose path may come from an untrusted source.
 
-    Raises OSError, for example if the path is not a regular file.
+    Never waits for a pipe or a device. Raises OSError, for example if the path is not a regular file.
     """
     with open(path, "rb", opener=_open_at_once) as file:
         if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):

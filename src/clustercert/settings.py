@@ -47,13 +47,13 @@ from clustercert.policy.toml_tables import (
 if TYPE_CHECKING:
     from clustercert.custody.keks import KekSource
 
-# Marks the data folder of `clustercert demo`, which also holds the demo's secrets.
+# This file marks a folder as the data folder of `clustercert demo`. The file also contains the demo's secrets.
 DEMO_FILE = "demo.json"
 DATABASE_FILE = "clustercert.db"
 
 
 class SettingsError(ClustercertError):
-    """The settings are invalid. The message names the field and the values that it accepts."""
+    """The settings are invalid. The message names the field and the values that the field accepts."""
 
 
 def _base_url(value: str) -> str:
@@ -127,7 +127,7 @@ class ServerSettings(Section):
 
     @property
     def urls(self) -> tuple[str, ...]:
-        """All URLs of the service that the settings name."""
+        """The URLs of the service in `public_url` and `other_urls`, except a `public_url` with a path or query."""
         public = (self.public_url,) if is_service_url(self.public_url) and self.public_url is not None else ()
         return tuple(dict.fromkeys((*public, *self.other_urls)))
 
@@ -342,7 +342,7 @@ class Settings(BaseSettings):
     @property
     def demo(self) -> bool:
         """Whether the data folder belongs to `clustercert demo`."""
-        # Return False if the folder can't be read: opening the database reports the reason.
+        # Return False if the folder can't be read, because opening the database later reports the reason.
         return os.path.exists(self.data_dir / DEMO_FILE)  # noqa: PTH110 - `Path.exists` raises an error
 
     @property
@@ -414,7 +414,7 @@ class Settings(BaseSettings):
         return self
 
     def loaded_policy(self) -> Policy:
-        """Return the policy, with the other settings on which its decisions depend."""
+        """Return the policy, combined with the other settings that affect policy decisions."""
         return self.policy.policy(self.issuing.key_type, self.identity.authority_names)
 
     def check_examples(self) -> None:
@@ -431,7 +431,7 @@ class Settings(BaseSettings):
 def load(config: Path | None, policy_file: Path | None = None, /, **overrides: object) -> Settings:
     """Load the settings.
 
-    Overrides from the command line take precedence over the environment, and the environment over the settings file.
+    Overrides from the command line take precedence over the environment, which takes precedence over the settings file.
     Raises SettingsError with one line for each wrong field.
 
     Args:
@@ -456,7 +456,10 @@ def load(config: Path | None, policy_file: Path | None = None, /, **overrides: o
 
 
 def named_policy_file(config: Path | None) -> Path | None:
-    """Return the policy file that the settings name. Returns None if the settings name no file, or can't be read."""
+    """Return the path of the policy file that the settings name.
+
+    Returns None if the settings name no policy file, or if the settings can't be read.
+    """
     try:
         policy = _values(config, {})[0].get("policy")
     except (UnreadableFile, UnreadableVariable, RecursionError, ValueError):

@@ -1,4 +1,4 @@
-"""Parses untrusted YAML, with limits, and writes YAML that every parser reads alike.
+"""Parses untrusted YAML, with limits, and writes YAML that all parsers read in the same way.
 
 A plain scalar is read as a boolean, null, a number in the syntax of JSON, or a string. Dates are read as strings.
 """
@@ -10,11 +10,12 @@ from typing import Any
 
 import yaml
 
-# The maximum nesting depth, including the nodes behind aliases. A kubeconfig has about eight levels.
+# The maximum nesting depth after aliases are expanded. A kubeconfig has about eight levels.
 _MAX_DEPTH = 32
-# The maximum number of nodes behind all aliases. A few aliases can make a small file expensive to process.
+# The maximum number of nodes that all aliases together expand to. A few aliases can make a small file expensive to
+# process.
 _MAX_REPEATED = 100_000
-# YAML's tags for numbers, and the syntax of these numbers in JSON.
+# For each YAML tag of a number: the syntax of such numbers in JSON, and the Python type.
 _NUMBERS: Mapping[str, tuple[re.Pattern[str], type[int] | type[float]]] = {
     "tag:yaml.org,2002:int": (re.compile(r"-?(0|[1-9][0-9]*)\Z", re.ASCII), int),
     "tag:yaml.org,2002:float": (
@@ -23,14 +24,14 @@ _NUMBERS: Mapping[str, tuple[re.Pattern[str], type[int] | type[float]]] = {
     ),
 }
 _TIMESTAMP = "tag:yaml.org,2002:timestamp"
-# libyaml, which is several times faster, is missing in some builds of PyYAML.
+# Use libyaml if possible. libyaml is several times faster, but some builds of PyYAML do not contain libyaml.
 _BaseLoader: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
-# Matches text that is a number in YAML 1.2 and a string in YAML 1.1. kubectl reads some such text as numbers.
+# Matches text that is a number in YAML 1.2 and a string in YAML 1.1. kubectl reads some of these texts as numbers.
 _OTHER_NUMBERS = re.compile(r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?\Z|0o[0-7]+\Z", re.ASCII)
 
 
 class MalformedYaml(Exception):
-    """The text is not acceptable YAML. The message has no part of the text, which may be a secret."""
+    """The text is not acceptable YAML. The message does not quote the text, which may contain secrets."""
 
 
 def parse(content: bytes, subject: str, *, aliases: bool = False) -> list[Any]:
@@ -65,9 +66,9 @@ class _Node:
     """A YAML node, which may still be incomplete.
 
     Attributes:
-        nodes, depth: number of nodes and nesting depth, including the nodes behind aliases.
+        nodes, depth: number of nodes and nesting depth after aliases are expanded.
         scalar: the text of a scalar.
-        keys: the keys of a mapping so far; `None` for other nodes.
+        keys: the keys of a mapping that were already read; `None` for a node that is not a mapping.
         is_key: whether the next node in a mapping is a key.
     """
 
@@ -141,13 +142,13 @@ class _Limits:
 
 
 class _Loader(_BaseLoader):  # type: ignore[misc] # a class that is chosen at run time
-    """A safe loader that reads only numbers in the syntax of JSON.
+    """A safe loader that recognizes a number only if the number is in the syntax of JSON.
 
     In YAML 1.1, `1:30` is a number in base 60, and parsing a long number of this kind takes quadratic time.
     """
 
     def construct_number(self, node: yaml.ScalarNode) -> int | float:
-        """Construct a number, also if the number has an explicit tag."""
+        """Convert a scalar to a number, including a scalar with an explicit tag such as `!!int`."""
         pattern, number_type = _NUMBERS[node.tag]
         text = self.construct_scalar(node)
         if not pattern.fullmatch(text):
@@ -165,7 +166,7 @@ for _tag, (_pattern, _) in _NUMBERS.items():
 
 
 class Dumper(yaml.SafeDumper):
-    """Quotes strings that some parsers read as numbers. Writes an object that occurs twice as two copies."""
+    """Quotes strings that some parsers read as numbers. Writes a repeated object again, not as an alias."""
 
     def ignore_aliases(self, data: object) -> bool:
         """Return True, so that no aliases are written."""
