@@ -77,10 +77,10 @@ def _project_domain(login: Profile, caller: "CurrentUser") -> str | None:
 
 
 def _other_logins(name: str) -> list[str]:
-    """Return the saved logins except the given one, as texts such as `work: alice at https://…`."""
+    """Return a description of each other saved login, such as `work: alice at https://…`."""
     texts = []
     for each in profiles.names(os.environ):
-        # A damaged profile is reported by the commands that use it.
+        # Skip a damaged profile: the commands that use the profile report the damage.
         with contextlib.suppress(CommandError):
             other = profiles.remembered(each, os.environ) if each != name else None
             if other is not None and other.user:
@@ -104,7 +104,7 @@ def _roles(projects: "Sequence[ProjectRef]") -> list[str]:
 
 
 def _cached(name: str) -> int:
-    """Count the valid credentials for kubectl that belong to a profile."""
+    """Count the cached credentials for kubectl that belong to a profile and are still valid."""
     folder = cache.folder()
     if folder is None:
         return 0
@@ -163,7 +163,7 @@ def password(
 
 
 def _user_here(chosen: Profile, caller: "CurrentUser") -> "CurrentUser":
-    """Return the user, if the service stores their password. Raises CommandError."""
+    """Return the user. Raises CommandError if the service does not store the user's password."""
     if caller.issuer != BUILT_IN:
         raise CommandError(
             f"The password of {caller.name} is not at {chosen.url}, but at {caller.issuer}. Change the password there."

@@ -27,14 +27,14 @@ if TYPE_CHECKING:
     from clustercert.client import PasswordLogin, Session
 
 _PASSWORD_VARIABLE = "CLUSTERCERT_PASSWORD"
-# How often a user at a terminal can type the password.
+# The number of times that a user can try to type the password at a prompt.
 _ATTEMPTS = 3
 _PROJECT_ID = re.compile(r"[0-9a-f]{32}", re.ASCII)
 
 
 @dataclass(frozen=True, slots=True)
 class CredentialOptions:
-    """The options for the credentials: a password, or an access key."""
+    """The options for a login with a password or an access key."""
 
     user: Annotated[
         str | None,
@@ -153,7 +153,7 @@ def login(
     base, name, last = _service(url, profile_name, plain_http=plain_http)
     ca_pem = trust.ca_pem(base, last.ca_pem if last is not None else None)
     _remember(name, base, ca_pem)
-    # Without a user, only the address was saved.
+    # A profile without a user is not a login: only the service's address and CA were saved.
     last = last if last is not None and last.user else None
     found = issuer.log_in(base, project, ca_pem, last, by_password=credentials.is_given)
     if found is None:
@@ -167,7 +167,7 @@ def login(
 
 
 def _remember(name: str, url: str, ca_pem: str | None) -> None:
-    """Save the address and the CA before the login, so that a failed login does not ask for them again.
+    """Save the address and the CA before the login, so that the user need not give them again if the login fails.
 
     Does not replace a login at another service. Raises CommandError.
     """
@@ -204,7 +204,7 @@ def _is_operator(found: Profile) -> bool:
 def _service(
     url: str | None, profile_name: str | None, *, plain_http: bool
 ) -> tuple[str, str, Profile | None]:
-    """Return the address, the profile's name, and the last login at this address."""
+    """Return the service's address, the profile's name, and the last login at this address."""
     from clustercert.client.connection import service_url
 
     name = profile_name or profile.current(os.environ)
@@ -217,7 +217,7 @@ def _service(
     if last is None or last.url == base:
         return base, name, last
     if profile_name is None:
-        # Don't replace the login at the other service.
+        # Use a new profile name, so that the login at the other service is not replaced.
         name = re.sub(r"[^A-Za-z0-9.-]", "-", base.partition("://")[2])[:64].strip("-")
         print_note(
             f"This is not the service of the profile {profile.current(os.environ)}. New profile: {name}"
@@ -234,7 +234,7 @@ def _is_same_user(one: Profile, other: Profile) -> bool:
 
 
 def password_from(file: Path | None, prompt: str = "Password") -> str:
-    """Return the password that the user has now, from a file, from CLUSTERCERT_PASSWORD or from a prompt."""
+    """Read the user's current password from a file, from CLUSTERCERT_PASSWORD or from a prompt."""
     return _secret(prompt, _PASSWORD_VARIABLE, file, "--password-file")
 
 

@@ -12,12 +12,12 @@ if TYPE_CHECKING:
 
 URL, TOKEN = "CLUSTERCERT_URL", "CLUSTERCERT_TOKEN"
 CA_FILE, CA_FINGERPRINT = "CLUSTERCERT_CA_FILE", "CLUSTERCERT_CA_FINGERPRINT"
-# The number of dots in a JWT. Tokens of the built-in identity have no dots.
+# The number of dots in a JWT. Tokens that the service itself issues have no dots.
 _JWT_DOTS = 2
 
 
 def is_used(environment: Mapping[str, str]) -> bool:
-    """Whether the variables contain an address and a token. Raises UsageError if they contain only one of both."""
+    """Whether CLUSTERCERT_URL and CLUSTERCERT_TOKEN are set. Raises UsageError if only one variable is set."""
     given = [name for name in (URL, TOKEN) if environment.get(name)]
     if len(given) == 1:
         missing = TOKEN if given == [URL] else URL
@@ -29,7 +29,7 @@ def is_used(environment: Mapping[str, str]) -> bool:
 
 
 def log_in(environment: Mapping[str, str]) -> "Profile":
-    """Return the login of the variables, if the service accepts the token. Raises ClientError or CommandError."""
+    """Log in with the address and token in the environment variables. Raises ClientError or CommandError."""
     from clustercert.cli.login import oidc_login, password_login
     from clustercert.cli.login.profile import OidcLogin, advice_if_refused
     from clustercert.cli.login.renewal import parse_token
@@ -63,7 +63,10 @@ def _url(text: str) -> str:
 
 
 def _ca_pem(url: str, environment: Mapping[str, str]) -> str | None:
-    """Return the CA that the variables name, or `None` for this machine's CAs. Raises ClientError or CommandError."""
+    """Return the service's CA from the environment variables, or `None` to trust this machine's CAs.
+
+    Raises ClientError or CommandError.
+    """
     from clustercert.cli.login.trust import is_fingerprint, pinned_ca, read_ca
 
     file, fingerprint = environment.get(CA_FILE), environment.get(CA_FINGERPRINT)

@@ -1,4 +1,4 @@
-"""The options of `login` for OIDC issuers. Also chooses between an issuer and a password."""
+"""The options of `clustercert login` for OIDC issuers, and the choice between an issuer and a password."""
 
 import os
 from dataclasses import dataclass
@@ -133,11 +133,11 @@ class IssuerOptions:
     def _allowed_service(self) -> str | None:
         from clustercert.client.connection import service_url
 
-        # Accept plain HTTP: this address must equal the login's address, for which --plain-http is checked.
+        # Accept plain HTTP: the address must equal the login's address, and the login already checked --plain-http.
         return service_url(self.allow_service, plain_http=True) if self.allow_service is not None else None
 
     def _require_user(self) -> None:
-        """Raise CommandError in a CI job without --device, because nobody can use a browser there."""
+        """Raise CommandError in a CI job without --device, because nobody can use a browser in the job."""
         if oidc_login.is_ci(os.environ) and not self.device:
             raise CommandError(
                 "Nobody can log in with a browser, because the variable CI is set. Set CLUSTERCERT_URL and "
@@ -145,7 +145,7 @@ class IssuerOptions:
             )
 
     def _given_token(self, last: Profile | None) -> "tuple[Tokens, Path | None] | None":
-        """Return a token from another program, and the token's file if it can be read again later."""
+        """Return a token that another program obtained, and the token's file unless it is standard input."""
         from clustercert.cli.login.renewal import parse_token, read_token
 
         file = self.token_file
@@ -158,7 +158,7 @@ class IssuerOptions:
     def _chosen_issuer(
         self, url: str, ca_pem: str | None, last: Profile | None
     ) -> "tuple[LoginIssuer, tuple[str, ...]] | None":
-        """Return the issuer, and all addresses that the service lists for itself; `None` to use a password."""
+        """Return the chosen issuer, and the service's list of its own addresses; `None` for a login with a password."""
         from clustercert.client import Client
         from clustercert.client.oidc.issuer import login_offer
 
@@ -189,7 +189,10 @@ class IssuerOptions:
         return issuer
 
     def _default(self, url: str, names: list[str], last: Profile | None) -> str | None:
-        """Return the issuer of the last login, the only issuer, or the user's choice; `None` to use a password."""
+        """Return the name of an issuer: the issuer of the last login, the only issuer, or the user's choice.
+
+        Returns `None` for a login with a password.
+        """
         if last is not None and last.oidc is not None and last.oidc.name in names:
             return last.oidc.name
         if len(names) == 1:

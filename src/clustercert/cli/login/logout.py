@@ -79,7 +79,10 @@ def logout(
 
 
 def _end_session(name: str, *, forget: bool) -> None:
-    """Delete the tokens of an issuer, and revoke the refresh token. A lock prevents renewals meanwhile."""
+    """End a login at an OIDC issuer: delete the saved tokens, and revoke the refresh token.
+
+    A lock prevents renewals of the login meanwhile.
+    """
     from clustercert.cli.login import oidc_login, token_storage
     from clustercert.client.connection import ClientError
 

@@ -18,14 +18,14 @@ if TYPE_CHECKING:
     from clustercert.client.oidc.tokens import DeviceCode, Tokens
 
 
-# How long to wait for the issuer's new key: the service fetches keys at most every 30 seconds.
+# How long to wait until the service has the issuer's new key: the service fetches keys at most every 30 seconds.
 _LONGEST_WAIT_SECONDS, _RETRY_SECONDS = 40.0, 5.0
-# Values of the variable CI outside a CI job.
+# If the variable CI has one of these values, this is not a CI job.
 _OFF = ("", "0", "false", "no")
 
 
 def is_ci(environment: Mapping[str, str]) -> bool:
-    """Whether the variable CI says that this is a CI job, in which nobody is at the terminal."""
+    """Whether this is a CI job, according to the variable CI. In a CI job, nobody is at the terminal."""
     return environment.get("CI", "").lower() not in _OFF
 
 
@@ -66,7 +66,7 @@ def by_browser(
 
     Args:
         url: the service's address.
-        reauthenticate: whether the issuer must authenticate the user again, even if the user has a session there.
+        reauthenticate: whether the issuer must authenticate the user again, even during a session at the issuer.
     """
     from clustercert.client.oidc.browser_login import log_in_by_browser
     from clustercert.client.oidc.tokens import IssuerClient
@@ -110,7 +110,7 @@ def by_device(issuer: "LoginIssuer") -> "Tokens":
 def profile_of(
     url: str, ca_pem: str | None, oidc: OidcLogin, tokens: "Tokens", project: str | None = None
 ) -> Profile:
-    """Create the profile, if the service accepts the token. Raises ClientError or CommandError."""
+    """Create the profile of an OIDC login, if the service accepts the token. Raises ClientError or CommandError."""
     from clustercert.client import Client
     from clustercert.client.auth import TokenAuth
 
@@ -148,7 +148,8 @@ def profile_of(
 def _projects(client: "Client") -> "tuple[ProjectRef, ...]":
     """List the user's projects. Waits while the service is unavailable. Raises ClientError.
 
-    The service may have to wait before it fetches the issuer's new keys. Waiting here saves the user another login.
+    The service may have to wait before it fetches the issuer's new keys. Without this wait, the user would have to log
+    in again.
     """
     from clustercert.client.connection import ApiError
 
@@ -195,6 +196,6 @@ def current_issuer(name: str, found: Profile, oidc: OidcLogin) -> "tuple[LoginIs
 
 
 def with_saved_ca(issuer: "LoginIssuer", saved: "LoginIssuer") -> "LoginIssuer":
-    """Return the issuer with the CA that the user gave at the last login, if the service names no CA."""
+    """Return the issuer. If the service names no CA for the issuer, adds the CA that is saved in the last login."""
     keeps = issuer.ca_pem is None and issuer.url == saved.url
     return replace(issuer, ca_pem=saved.ca_pem) if keeps else issuer

@@ -23,7 +23,7 @@ ProfileOption = Annotated[
 
 @dataclass(frozen=True, slots=True)
 class LoginOptions:
-    """The options that choose a login. The variables CLUSTERCERT_URL and CLUSTERCERT_TOKEN override them."""
+    """The options that choose a login. The variables CLUSTERCERT_URL and CLUSTERCERT_TOKEN override these options."""
 
     profile_name: ProfileOption = None
     from_env: Annotated[
@@ -56,7 +56,7 @@ class LoginOptions:
 
     @property
     def label(self) -> str:
-        """The text for `{profile}` in the names of contexts."""
+        """The text that replaces `{profile}` in the names of kubeconfig contexts."""
         return self.saved_name or ("job" if environment.is_used(os.environ) else "openstack")
 
     def profile(self, *, may_ask: bool = True) -> Profile:

@@ -94,10 +94,10 @@ def log_in_by_access_key(
 def choose_project(
     projects: "tuple[ProjectRef, ...]", name_or_id: str | None
 ) -> "tuple[NamedRef | None, bool]":
-    """Return the project, by default the first by name, and whether it is the user's only project.
+    """Return the given project, or else the user's first project by name.
 
-    The project is `None` if the user, such as an operator, has no role in any project. Raises CommandError if the user
-    has no role in the given project.
+    Also returns whether the user has only one project. The project is `None` if the user (an operator, for example) has
+    no role in any project. Raises CommandError if the user has no role in the given project.
     """
     if name_or_id is not None:
         return only_project(projects, name_or_id), len(projects) == 1
@@ -105,7 +105,10 @@ def choose_project(
 
 
 def log_in(environment: Mapping[str, str], *, plain_http: bool) -> Profile:
-    """Log in with OpenStack's variables. Returns the profile without saving it. Raises ClientError or CommandError."""
+    """Log in with OpenStack's environment variables, such as OS_AUTH_URL. Returns the profile without saving it.
+
+    Raises ClientError or CommandError.
+    """
     from clustercert.client.connection import service_url
 
     url = service_url(environment["OS_AUTH_URL"], plain_http=plain_http)

@@ -44,12 +44,12 @@ _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 
 @dataclass(frozen=True, slots=True)
 class OidcLogin:
-    """How a login with a token of an OIDC issuer is renewed.
+    """The data that is needed to renew a login with a token of an OIDC issuer.
 
     Attributes:
-        name: the issuer's name in the service; empty if the user gave the token.
+        name: the issuer's name in the service; empty for a login with a token from another program.
         subject: the user's id at the issuer.
-        issuer: the issuer as the service describes it; `None` if the user gave the token.
+        issuer: the service's description of the issuer; `None` for a login with a token from another program.
         keyring: whether the refresh token is kept in the system's keyring.
         token_file: file in which another program puts new tokens.
     """
@@ -63,15 +63,15 @@ class OidcLogin:
 
 @dataclass(frozen=True, slots=True)
 class Profile:
-    """A login to a service.
+    """A saved login at a service.
 
     Attributes:
         url: the service's base URL.
         user: the user name, for messages; the access key if the service does not name the owner of the access key;
             empty if no login at this address has succeeded yet.
         domain: the user's domain, by name; `None` if the service does not return it.
-        project_id, project_name: the project for requests that do not search all projects; `None` if the user, such as
-            an operator, has no role in any project.
+        project_id, project_name: the project for requests that do not search all projects; `None` if the user (an
+            operator, for example) has no role in any project.
         chosen_project: whether the user chose the project. If so, clusters are looked up in this project first.
         ca_pem: the CAs to trust instead of this machine's CAs.
         token, expires_at: set only after a login with a password, or at an OIDC issuer.
@@ -108,12 +108,12 @@ class Profile:
 
     @property
     def ends_at(self) -> datetime | None:
-        """When the login ends; `None` if it renews itself, or does not end."""
+        """When the login ends; `None` if the login renews itself, or does not end."""
         return None if self.is_renewable else self.expires_at
 
     @property
     def method(self) -> str:
-        """How the user logged in, for people."""
+        """A text that says how the user logged in."""
         if self.oidc is not None:
             return f"OIDC issuer {self.oidc.name}" if self.oidc.name else "OIDC token"
         return "access key" if self.access_key else "token"
@@ -135,7 +135,7 @@ class Profile:
 
     @property
     def _has_token_of_service(self) -> bool:
-        """Whether the service itself issued the token. Such a token is exchanged for a new token for each project."""
+        """Whether the service itself issued the token, which can then be exchanged for a token for each project."""
         return self.secret_key is None and self.oidc is None
 
     @property
@@ -144,11 +144,11 @@ class Profile:
 
     @property
     def scope(self) -> str:
-        """The projects in which clusters are looked up, for messages."""
+        """A text for messages that names the projects in which clusters are looked up."""
         return f"the project {self.project_name}" if self.chosen_project else "all your projects"
 
     def client(self) -> "Client":
-        """Create a client with this login, for all projects. Raises NotLoggedIn if the login has expired."""
+        """Create an API client with this login, for all projects. Raises NotLoggedIn if the login has expired."""
         from clustercert.client import Client
         from clustercert.client.auth import ProjectTokenAuth
 
@@ -160,7 +160,10 @@ class Profile:
         return client
 
     def administration_client(self) -> "AdministrationClient":
-        """Create a client with this login, for all projects. Raises NotLoggedIn if the login has expired."""
+        """Create a client of the administration API with this login, for all projects.
+
+        Raises NotLoggedIn if the login has expired.
+        """
         from clustercert.client.administration import AdministrationClient
         from clustercert.client.auth import ProjectTokenAuth
         from clustercert.client.connection import ApiError
@@ -170,13 +173,13 @@ class Profile:
         client.recommend = partial(notices.recommend_version, self.url)
 
         def rescope(project_id: str) -> str:
-            # Operators need no role in the project. Paths with a project's name instead of its id are only for
-            # operators.
+            # Don't exchange the token of an operator, who needs no role in the project. A path with a project's name
+            # instead of its id is only for operators.
             if client.is_operator or not is_id(project_id):
                 return token
             with contextlib.suppress(ApiError), self.client() as other:
                 return other.rescope(token, project_id).token
-            # The user has no role in the project. The request will fail, and the service's response explains why.
+            # The user has no role in the project. Send the request anyway: the response explains why it fails.
             return token
 
         if self._has_token_of_service:
@@ -217,9 +220,9 @@ class Profile:
 
 @contextlib.contextmanager
 def advice_if_refused(advice: str, jwt: str | None = None) -> Iterator[None]:
-    """Raise NotLoggedIn with this advice if the service refuses the credentials of a request in the `with` block.
+    """Raise NotLoggedIn with the given advice if the service refuses the credentials in the `with` block.
 
-    The error also says what `jwt`, the refused token of an OIDC issuer, itself says about its audience and expiry.
+    The error also states the audience and the expiry of `jwt`, which is the refused token of an OIDC issuer.
     """
     from clustercert.client.connection import ApiError
 
@@ -238,7 +241,7 @@ def advice_if_refused(advice: str, jwt: str | None = None) -> Iterator[None]:
 
 
 def current(environment: Mapping[str, str]) -> str:
-    """Return the name of the profile to use: from the variable CLUSTERCERT_PROFILE, or the profile chosen last."""
+    """Return the name of the profile to use: the value of CLUSTERCERT_PROFILE, or else the profile chosen last."""
     if name := environment.get("CLUSTERCERT_PROFILE"):
         return name
     try:
@@ -249,7 +252,7 @@ def current(environment: Mapping[str, str]) -> str:
 
 
 def use(name: str, environment: Mapping[str, str]) -> None:
-    """Make a profile the current one. Raises UnknownName if there is no such profile, or CommandError."""
+    """Make a profile the current profile. Raises UnknownName if the profile does not exist, or CommandError."""
     if not path_of(name, environment).exists():
         raise UnknownName(f"There is no profile {name}.{did_you_mean(name, names(environment))}")
     try:
@@ -265,7 +268,7 @@ def names(environment: Mapping[str, str]) -> list[str]:
 
 
 def load(name: str, environment: Mapping[str, str]) -> Profile:
-    """Load a login. Raises CommandError if the profile is malformed, or NotLoggedIn."""
+    """Load the login of a profile. Raises NotLoggedIn, or CommandError if the profile is malformed."""
     found = remembered(name, environment)
     if found is None:
         saved = names(environment)
@@ -283,7 +286,7 @@ def load(name: str, environment: Mapping[str, str]) -> Profile:
 
 
 def remembered(name: str, environment: Mapping[str, str]) -> Profile | None:
-    """Load a profile, even if it is logged out. Returns `None` if it is missing. Raises CommandError."""
+    """Load a profile, even after a logout. Returns `None` if the profile does not exist. Raises CommandError."""
     path = path_of(name, environment)
     try:
         data = json.loads(path.read_text(encoding="utf-8"))
@@ -337,7 +340,7 @@ def refresh_token(name: str, found: Profile, environment: Mapping[str, str]) -> 
 
 
 def saved_issuer(name: str, oidc: OidcLogin) -> "LoginIssuer":
-    """Return the issuer of a profile. Raises CommandError if the profile is damaged."""
+    """Return the OIDC issuer that a profile contains. Raises CommandError if the profile is damaged."""
     from clustercert.client.oidc.issuer import LoginIssuer
 
     try:
@@ -352,7 +355,10 @@ def option(name: str) -> str:
 
 
 def log_in_again(name: str) -> str:
-    """Return a sentence with the command to log in again, which reads the address and the user from the profile."""
+    """Return a sentence that tells the user how to log in again.
+
+    The command in the sentence reads the service's address and the user name from the profile.
+    """
     return f"Run `clustercert login{option(name)}`."
 
 
@@ -364,7 +370,7 @@ def without_login(profile: Profile) -> Profile:
 
 
 def path_of(name: str, environment: Mapping[str, str]) -> Path:
-    """Return the file of a profile. Raises UsageError if the name is not valid."""
+    """Return the path of a profile's file. Raises UsageError if the profile's name is not valid."""
     if not _NAME.fullmatch(name):
         raise UsageError(
             f"{name!r} is not a valid profile name. Use 1 to 64 letters, digits, dots, hyphens or underscores."
@@ -373,12 +379,12 @@ def path_of(name: str, environment: Mapping[str, str]) -> Path:
 
 
 def tokens_path(name: str, environment: Mapping[str, str]) -> Path:
-    """Return the file with the tokens of a login at an OIDC issuer. Raises CommandError if the name is not valid."""
+    """Return the path of the file with the tokens of an OIDC login. Raises CommandError if the name is not valid."""
     return path_of(name, environment).parent.parent / "tokens" / f"{name}.json"
 
 
 def known_services_path(environment: Mapping[str, str]) -> Path:
-    """Return the file with the services that may get tokens of OIDC issuers."""
+    """Return the path of the file that lists the services that may receive tokens of OIDC issuers."""
     return _folder(environment) / "known-services.json"
 
 
@@ -387,7 +393,7 @@ def _current_file(environment: Mapping[str, str]) -> Path:
 
 
 def _folder(environment: Mapping[str, str]) -> Path:
-    # XDG Base Directory Specification: ignore a relative path in the variable.
+    # Ignore a relative path in XDG_CONFIG_HOME, as the XDG Base Directory Specification requires.
     folder = Path(environment.get("XDG_CONFIG_HOME") or "")
     if not folder.is_absolute():
         try:

@@ -21,9 +21,9 @@ if TYPE_CHECKING:
 
 _MAX_TOKEN_CHARACTERS = 64 * 1024
 _POLL_SECONDS = 1.0
-# How long to wait for the lock: longer than its holder waits for the browser.
+# How long to wait for the lock: longer than another command, which holds the lock, waits for a login in the browser.
 _WAIT_SECONDS = 400.0
-# After a login that nobody completed, open no other window for this long.
+# After a login that nobody completed in the browser, open no further browser window for this long.
 _PAUSE_SECONDS = 600.0
 
 
@@ -37,7 +37,7 @@ def renew(name: str, found: Profile, *, refused: str | None = None) -> Profile:
     Raises LoginNeeded, ClientError or CommandError.
 
     Args:
-        refused: a token that the service refused, which is renewed even if it has not expired.
+        refused: a token that the service refused. A login with this token is renewed even if the token has not expired.
     """
     if found.oidc is None or _is_usable(found, refused):
         return found
@@ -45,7 +45,7 @@ def renew(name: str, found: Profile, *, refused: str | None = None) -> Profile:
         raise login_needed(name, found)
     path = profile.tokens_path(name, os.environ)
     with token_storage.exclusive(path):
-        # Another process may have renewed the login, or logged out.
+        # Load the profile again, because another process may have renewed the login, or logged out.
         current = profile.load(name, os.environ)
         if current.oidc is None or _is_usable(current, refused):
             return current
@@ -131,7 +131,7 @@ def _from_file(name: str, found: Profile, file: Path) -> SavedTokens:
 
 
 def read_token(file: Path) -> str:
-    """Read the first line of a file with a token. Raises CommandError."""
+    """Read a token from the first line of a file. Raises CommandError."""
     from clustercert.cli.prompts import read_secret
 
     return read_secret("Token", file, "add --token-file FILE", longest=_MAX_TOKEN_CHARACTERS).strip()
@@ -162,7 +162,7 @@ class WindowFailed(CommandError):
 
 
 def renew_or_log_in(name: str, found: Profile) -> Profile:
-    """Return the login with a valid token. Renews it without the user if possible, or else in a browser window.
+    """Return the login with a valid token. Renews the login without the user if possible, or else in a browser window.
 
     Raises LoginNeeded, ClientError or CommandError.
     """

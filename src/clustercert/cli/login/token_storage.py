@@ -15,12 +15,12 @@ from clustercert.secure_file import make_private_folder, write_private
 
 T = TypeVar("T")
 
-# What messages about a missing or unwritable home directory advise.
+# The advice in messages about a missing or unwritable home directory.
 JOBS = "A job needs no saved login: set CLUSTERCERT_URL and CLUSTERCERT_TOKEN."
 _SERVICE = "clustercert"
 # How long to wait for the keyring, which may prompt the user.
 _KEYRING_SECONDS = 30.0
-# How long to wait for a lock: longer than a renewal takes.
+# How long to wait for a lock: longer than the renewal of a login takes.
 _LOCK_SECONDS = 90.0
 
 
@@ -92,7 +92,7 @@ class SavedTokens:
         token: the token that is sent to the service.
         expires_at: when to renew the token.
         refresh_token: `None` if the issuer sent no refresh token, if the issuer refused the refresh token, or if the
-            keyring contains it.
+            refresh token is in the keyring.
         in_keyring: whether the refresh token is in the keyring.
     """
 
@@ -107,7 +107,10 @@ class SavedTokens:
 
 
 def read(path: Path) -> SavedTokens:
-    """Read saved tokens. Returns empty tokens if the file is missing or damaged: the next login replaces it."""
+    """Read the file of saved tokens. Returns an empty `SavedTokens` if the file is missing or damaged.
+
+    The next login replaces a damaged file.
+    """
     try:
         data = json.loads(path.read_text(encoding="utf-8"))
         expires_at = data["expires_at"]
@@ -132,7 +135,7 @@ def save(path: Path, tokens: SavedTokens) -> None:
 
 
 def cannot_save(path: Path, error: OSError) -> CommandError:
-    """Return the error for a file of a login that can't be written."""
+    """Return the error which says that a file of a login can't be written."""
     return CommandError(
         f"The login can't be saved in {path}: {error.strerror}. Set HOME or XDG_CONFIG_HOME to a folder that you can "
         f"write. {JOBS}"

@@ -29,7 +29,7 @@ def is_fingerprint(text: str) -> bool:
 
 
 def read_ca(path: Path | None) -> str | None:
-    """Read a CA file. Escapes non-ASCII characters, such as in comments. Raises CommandError if it can't be read."""
+    """Read a CA file. Escapes non-ASCII characters, which comments may contain. Raises CommandError."""
     return read_file(path).decode("ascii", "backslashreplace") if path is not None else None
 
 
@@ -80,7 +80,7 @@ class TrustOptions:
 
 
 def pinned_ca(url: str, fingerprint: str) -> str:
-    """Return the certificate of the service's chain that has this fingerprint. Raises ClientError or CommandError."""
+    """Return the certificate with this fingerprint in the service's chain. Raises ClientError or CommandError."""
     from clustercert.client import connection
 
     certificate = connection.chosen_certificate(url, fingerprint)
@@ -114,7 +114,7 @@ def _confirmed(url: str, *, changed: bool) -> str:
 
 
 def _checked(url: str, ca_pem: str) -> str:
-    """Return the CA, if the service's certificate is valid with it. Raises ClientError or CommandError."""
+    """Return the given CA, if this CA can verify the service's certificate. Raises ClientError or CommandError."""
     from clustercert.client import connection
 
     if (reason := connection.rejection(url, ca_pem)) is not None:
@@ -126,14 +126,14 @@ def _checked(url: str, ca_pem: str) -> str:
 
 
 def _require_valid(url: str, reason: str) -> None:
-    """Raise UntrustedCertificate if another CA would not help, because the address or the time is wrong."""
+    """Raise UntrustedCertificate if the address or the time does not fit the certificate: no other CA would help."""
     from clustercert.client import connection
 
     if connection.certificate_advice(reason) is not None:
         raise connection.UntrustedCertificate(url, reason)
 
 
-# An issuer's URL, and a client id at that issuer.
+# The URL of an OIDC issuer, and a client id at this issuer.
 _Client = tuple[str, str]
 
 
@@ -142,7 +142,7 @@ class KnownService:
     """A service at an address that the user accepted.
 
     Attributes:
-        clients: the issuers and clients whose tokens the service may receive.
+        clients: the OIDC clients, each with its issuer, whose tokens the service may receive.
         other_urls: the other addresses that the service listed for itself at the last login.
     """
 
@@ -151,7 +151,7 @@ class KnownService:
 
 
 def is_known(url: str, issuer: "LoginIssuer") -> bool:
-    """Whether this address may receive tokens of this client. Raises CommandError.
+    """Whether a service's address may receive tokens of the issuer's client. Raises CommandError.
 
     The user must have accepted this address, or an address whose service lists this address.
     """
@@ -160,7 +160,7 @@ def is_known(url: str, issuer: "LoginIssuer") -> bool:
 
 
 def require_known(name: str, url: str, issuer: "LoginIssuer") -> None:
-    """Raise NotLoggedIn if the user of a profile has not accepted this address and client."""
+    """Raise NotLoggedIn if the user has not allowed the service's address to receive tokens of the issuer's client."""
     if not is_known(url, issuer):
         raise NotLoggedIn(
             f"{url} names the client {issuer.client.client_id} of {issuer.url}, with which you have not logged in "
@@ -198,7 +198,7 @@ def accept(url: str, issuer: "LoginIssuer", allowed: str | None) -> None:
 def remember(url: str, issuer: "LoginIssuer", urls: tuple[str, ...]) -> None:
     """Save an address that the user accepted, and the other addresses that the service lists. Raises CommandError.
 
-    Does not save an address that the service at another saved address lists. Such an address stays known while it is
+    Does not save an address that the service at another saved address lists: such an address is known as long as it is
     listed.
     """
     services, client = _load(), _client(issuer)
@@ -210,7 +210,7 @@ def remember(url: str, issuer: "LoginIssuer", urls: tuple[str, ...]) -> None:
 
 
 def forget(url: str) -> None:
-    """Delete a saved address and the other addresses listed for it. Raises CommandError."""
+    """Delete a saved address, and the other addresses that the service at this address listed. Raises CommandError."""
     services = _load()
     if services.pop(url, None) is not None:
         _save(services)
@@ -229,7 +229,7 @@ def _is_listed(services: dict[str, KnownService], url: str, client: _Client) -> 
 
 
 def _other_service(url: str, issuer: "LoginIssuer") -> str | None:
-    """Return another service that accepts tokens of the same client: a known service, or the service in `resource`."""
+    """Return another service that accepts tokens of the same client: a known service, or the client's `resource`."""
     client, resource = _client(issuer), urlsplit(issuer.client.resource or "")
     known = next((other for other, each in _load().items() if other != url and client in each.clients), None)
     if known is None and resource.netloc.lower() not in ("", urlsplit(url).netloc):
