@@ -9,20 +9,20 @@ import os
 from clustercert.file_names import is_plain
 
 _MAGIC = "clustercert-1"
-# The maximum size of a file: several times the size of a response with an RSA key and a certificate chain.
+# The maximum size of a cache file: several times the size of a response with an RSA key and a certificate chain.
 _MAX_BYTES = 256 * 1024
-# If an issue time is further in the future than this, the clock was set back.
+# If a certificate's time of issue is more than this many seconds in the future, the clock was set back.
 _CLOCK_STEP_S = 60
 
 
 class CachedCredential:
-    """A cached response.
+    """A cached response of the exec plugin to kubectl.
 
     Attributes:
         issued, renew, expires: times of issue, renewal and expiry, in seconds since the epoch, by this machine's clock.
-        remind: when to say that the login ends soon, as above; 0 if the login does not end.
-        login: the state of the login's file, see `login_state`.
-        body: the response for kubectl, in version v1.
+        remind: when to remind the user that the login ends soon, in seconds since the epoch; 0 for no reminder.
+        login: a string that identifies the version of the login's file, from `login_state`.
+        body: the response for kubectl, which is an ExecCredential of version v1 in JSON.
     """
 
     __slots__ = ("body", "expires", "issued", "login", "remind", "renew")
@@ -43,7 +43,7 @@ class CachedCredential:
         return self.issued - _CLOCK_STEP_S <= now < self.expires and login_state(path) == self.login
 
     def is_reminder_due(self, now: float) -> bool:
-        """Whether the login ends soon."""
+        """Whether it is time to remind the user that the login ends soon."""
         return 0 < self.remind <= now
 
     def is_fresh(self, now: float) -> bool:
@@ -52,12 +52,12 @@ class CachedCredential:
 
 
 def folder(name: str = "credentials") -> str | None:
-    """Return the path of a cache folder, or `None` without a home directory.
+    """Return the path of a cache folder, or `None` if there is no home directory.
 
-    The names of the files in the folder begin with the profile and a comma.
+    The name of a file that belongs to a profile begins with the profile's name and a comma.
     """
     base = os.environ.get("XDG_CACHE_HOME", "")
-    # XDG Base Directory Specification: ignore a relative path in the variable.
+    # Ignore a relative path in XDG_CACHE_HOME, as the XDG Base Directory Specification requires.
     if not base.startswith("/"):
         base = os.path.expanduser("~/.cache")  # noqa: PTH111 - pathlib takes 10 ms to import
     return f"{base}/clustercert/{name}" if base.startswith("/") else None
@@ -91,13 +91,13 @@ def read(path: str) -> CachedCredential | None:
 
 
 def rendered(entry: CachedCredential) -> str:
-    """Return the content of the cache file for an entry."""
+    """Return the content of the cache file for a credential."""
     header = (_MAGIC, entry.issued, entry.renew, entry.expires, entry.remind, len(entry.body), entry.login)
     return f"{' '.join(map(str, header))}\n{entry.body}"
 
 
 def clear(profile: str) -> None:
-    """Delete the cache files of a login. Skips files that can't be deleted."""
+    """Delete the cache files of a profile. Skips files that can't be deleted."""
     for place in (folder(), folder("names"), folder("notices")):
         try:
             names = os.listdir(place) if place is not None else []  # noqa: PTH208 - pathlib takes 10 ms to import
@@ -112,7 +112,7 @@ def clear(profile: str) -> None:
 
 
 def login_state(path: str) -> str:
-    """Return a string that changes when the file is replaced. The part after the first space is the file's path."""
+    """Return a string that changes when a login's file is replaced. The file's path follows the first space."""
     try:
         status = os.stat(path)  # noqa: PTH116 - pathlib takes 10 ms to import
     except OSError:

@@ -23,13 +23,13 @@ MAX_CERTIFICATE_BYTES = 64 * 1024
 _SUFFIX = ".pem"
 # Renew a file at least this long before its certificate expires. The timer for renewals runs every 5 minutes.
 _MIN_LEFT = timedelta(minutes=10)
-# If a file's time is further in the future than this, the clock was set back.
+# If a file's modification time is further in the future than this, the clock was set back.
 _CLOCK_STEP = timedelta(minutes=1)
 
 
 @dataclass(frozen=True, slots=True)
 class CertificateFile:
-    """A file with the certificate and the key, so that both are replaced at once.
+    """A file that contains a certificate and its private key, so that one write replaces both.
 
     Raises ValueError if an attribute is not safe in a file name.
     """
@@ -56,7 +56,11 @@ class CertificateFile:
             raise CommandError(f"The file {self.path} can't be written: {error.strerror}.") from error
 
     def is_due(self, now: datetime) -> bool:
-        """Whether less than a fifth of the lifetime, or less than 10 minutes, is left, or the file is damaged."""
+        """Whether to renew the certificate in this file.
+
+        The certificate is due if less than a fifth of its lifetime or less than 10 minutes is left, or if the file is
+        damaged.
+        """
         from cryptography import x509
 
         try:
@@ -64,8 +68,8 @@ class CertificateFile:
             written = datetime.fromtimestamp(self.path.stat().st_mtime, UTC)
         except (OSError, ValueError):
             return True
-        # The file was written when the certificate was issued. Both `written` and `now` are by this machine's clock, so
-        # a clock that differs from the service's clock makes no difference.
+        # The file was written when the certificate was issued. `written` and `now` are both from this machine's clock,
+        # so the result is right even if this clock differs from the service's clock.
         lifetime = lifetime_of(leaf)
         return not -_CLOCK_STEP <= now - written < lifetime - max(lifetime / 5, _MIN_LEFT)
 
@@ -75,12 +79,12 @@ class CertificateFile:
 
 
 def lifetime_of(leaf: "x509.Certificate") -> timedelta:
-    """Return how long a certificate is valid from the time of its issue. Does not need a clock."""
+    """Return the lifetime of a certificate, from its issue to its expiry. Does not use this machine's clock."""
     return leaf.not_valid_after_utc - leaf.not_valid_before_utc - BACKDATE
 
 
 def certificate_files() -> Iterator[CertificateFile]:
-    """Yield the files that `merge --files` wrote."""
+    """Yield the certificate files that `kubeconfig merge --files` wrote."""
     for path in sorted(_folder().glob(f"*{_SUFFIX}")):
         parts = path.name.removesuffix(_SUFFIX).split(",")
         if len(parts) == len(CertificateFile.__slots__) and all(map(is_plain, parts)):
@@ -89,7 +93,7 @@ def certificate_files() -> Iterator[CertificateFile]:
 
 def _folder() -> Path:
     folder = Path(os.environ.get("XDG_DATA_HOME") or "")
-    # XDG Base Directory Specification: ignore a relative path in the variable.
+    # Ignore a relative path in XDG_DATA_HOME, as the XDG Base Directory Specification requires.
     if not folder.is_absolute():
         folder = home_folder("XDG_DATA_HOME") / ".local" / "share"
     return folder / "clustercert" / "certificates"

@@ -1,4 +1,4 @@
-"""`clustercert credential`: the exec plugin, as a command of the command line."""
+"""The arguments, options and help of `clustercert credential`, the exec plugin of kubectl."""
 
 import sys
 from typing import Annotated

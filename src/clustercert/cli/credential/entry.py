@@ -24,9 +24,10 @@ class CredentialRequest:
     """The options of one call of the exec plugin.
 
     Attributes:
-        cluster: the cluster's id, or its name until `renewal` replaces the name by the id; `None` if kubectl sends
-            the id (`provideClusterInfo`).
-        project: the project's id, or its name until `renewal` replaces the name; `None` for the default project.
+        cluster: the cluster's id or name; the module `renewal` replaces a name by the id. `None` if kubectl sends the
+            id, which needs `provideClusterInfo` in the kubeconfig.
+        project: the project's id or name; the module `renewal` replaces a name by the id. `None` for the default
+            project.
         profile: name of the saved login; `None` for the default profile.
         version: API version of the ExecCredential.
     """
@@ -61,7 +62,7 @@ def run(arguments: list[str]) -> int:
     """Print the credential. Returns the exit code."""
     request = _parsed(arguments)
     if request is None:
-        # The full command line explains the mistake, or prints the help.
+        # Let the full command line report the wrong arguments, or print the help.
         from clustercert.cli import main
 
         return main.run(["credential", *arguments])
@@ -69,7 +70,7 @@ def run(arguments: list[str]) -> int:
 
 
 def print_credential(request: CredentialRequest, info: str | None) -> int:
-    """Print the credential from the cache, or a new one. Returns the exit code."""
+    """Print the cached credential, or request and print a new credential. Returns the exit code."""
     if info is not None and (info[: len(_INFO_PREFIX)] != _INFO_PREFIX or request.cluster is None):
         if (problem := _apply_exec_info(request, info)) is not None:
             return _fail(problem, 2)
@@ -81,7 +82,7 @@ def print_credential(request: CredentialRequest, info: str | None) -> int:
             "apiVersion to client.authentication.k8s.io/v1.",
             2,
         )
-    # One variable alone is an error, which `issue_for_job` reports.
+    # If only one of these two variables is set, `issue_for_job` reports the error.
     is_job = bool(os.environ.get("CLUSTERCERT_URL") or os.environ.get("CLUSTERCERT_TOKEN"))
     path = request.cache_path()
     cached = cache.read(path) if path is not None and not request.refresh and not is_job else None
@@ -118,14 +119,14 @@ def _print(body: str, version: str) -> int:
         sys.stdout.flush()
     except OSError as error:
         _fail(f"The credential could not be written: {error.strerror}.", 1)
-        # Otherwise Python would flush standard output again at exit, and print a traceback.
+        # Redirect standard output to /dev/null. Otherwise Python would flush it again at exit, and print a traceback.
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
         return 1
     return 0
 
 
 def _parsed(arguments: list[str]) -> CredentialRequest | None:
-    """Parse arguments in the form that `kubeconfig merge` writes. Returns `None` for any other arguments."""
+    """Parse arguments in the form that `kubeconfig merge` writes. Returns `None` for arguments in any other form."""
     request = CredentialRequest()
     rest = list(arguments)
     while rest:
@@ -143,9 +144,9 @@ def _parsed(arguments: list[str]) -> CredentialRequest | None:
 
 
 def _apply_exec_info(request: CredentialRequest, text: str) -> str | None:
-    """Copy the version and missing options from kubectl's text to the request.
+    """Copy the API version and missing options from `text`, the value of KUBERNETES_EXEC_INFO, to the request.
 
-    Returns an error message if the text is malformed.
+    Returns an error message if KUBERNETES_EXEC_INFO is malformed.
     """
     import json
 

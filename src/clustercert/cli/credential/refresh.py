@@ -80,7 +80,7 @@ def refresh(
 
 
 def _refresh(expires_in: str | None, *, every: bool) -> int:
-    """Renew the files that are due. Returns the exit code of the last failure, or 0."""
+    """Renew the certificate files that are due. Returns the exit code of the last failure, or 0 if none failed."""
     exit_code = 0
     for file in certificate_files():
         if every or file.is_due(datetime.now(UTC)):

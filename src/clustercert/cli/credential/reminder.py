@@ -1,4 +1,4 @@
-"""Reminds a user of kubectl, once for each login, that the login ends and can't renew itself."""
+"""Reminds a user of kubectl, once for each login, that the login ends soon and can't be renewed automatically."""
 
 import contextlib
 import os
@@ -7,10 +7,10 @@ from clustercert.cli import notices
 
 
 def remind_of_login(name: str, state: str) -> None:
-    """Say on standard error when the login of a profile ends, unless that was said before.
+    """Print on standard error when the login of a profile ends, unless this reminder was printed before.
 
     Args:
-        state: the state of the login's file, see `cache.login_state`.
+        state: a string that identifies the version of the login's file, from `cache.login_state`.
     """
     if not notices.is_new(f"{name},login", state):
         return

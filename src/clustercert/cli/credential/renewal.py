@@ -1,7 +1,8 @@
-"""Gets a new certificate for the exec plugin with a saved login, and caches it.
+"""Uses a saved login to get a new certificate for the exec plugin, and caches the certificate.
 
-If calls run in parallel, one asks the service, and the others wait for the result. Without a terminal, no call waits
-for input: if the login is missing, the error message says which command to run.
+If several calls of the plugin run in parallel, one call asks the service, and the other calls wait for the result.
+Without a terminal, the plugin never waits for input: if the login is missing, the error message says which command to
+run.
 """
 
 import contextlib
@@ -47,16 +48,16 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-# How long a call waits for the service.
+# How long a call of the exec plugin waits for the service.
 NETWORK_SECONDS = 10.0
-# If a renewal fails while the cached certificate is valid, further calls use this certificate for this long.
+# If a renewal fails while the cached certificate is valid, try again only after this many seconds.
 _RETRY_SECONDS = 60
-# Report the expiry this much earlier, so that kubectl asks again before the API server refuses the certificate.
+# Tell kubectl that the certificate expires this much earlier, so that kubectl asks for a new certificate in time.
 _EARLY = timedelta(seconds=60)
 _MIN_LEFT = timedelta(minutes=5)
-# How long before the end of the login the plugin says so.
+# How long before the end of a login the plugin reminds the user.
 _REMINDER = timedelta(hours=1)
-# HTTP statuses of temporary errors, besides 500 and higher.
+# HTTP statuses below 500 that mean a temporary error.
 _TEMPORARY = frozenset({408, 429})
 _FIRST_SERVER_ERROR = 500
 _NO_PROJECT = (
@@ -65,7 +66,7 @@ _NO_PROJECT = (
 
 
 class Failure(NamedTuple):
-    """The reason why a call has no credential for kubectl.
+    """The reason why the exec plugin has no credential for kubectl.
 
     Attributes:
         exit_code: see `options`.
@@ -92,9 +93,9 @@ class Credential:
     """A certificate with its key, in PEM.
 
     Attributes:
-        lifetime: how long the certificate is valid from the time of its issue.
-        login: the state of the login's file, see `cache.login_state`.
-        login_ends_at: when the login ends; `None` if it renews itself, or does not end.
+        lifetime: the time from the certificate's issue to its expiry.
+        login: a string that identifies the version of the login's file, from `cache.login_state`.
+        login_ends_at: when the login ends; `None` if the login renews itself, or does not end.
     """
 
     certificate_pem: str
@@ -110,10 +111,10 @@ class Credential:
         return cls(b64decode(certificate).decode(), b64decode(key).decode(), kubeconfig.lifetime, login)
 
     def cache_entry(self, now: float) -> CachedCredential:
-        """Return the cache entry of a certificate that was issued now. Its times are by this machine's clock.
+        """Return the cache entry of a certificate that was issued at `now`, in seconds by this machine's clock.
 
-        The certificate is renewed when a fifth of its lifetime is left, or 5 minutes if that is longer, but not in the
-        first half of the lifetime.
+        The certificate is renewed when a fifth of its lifetime or 5 minutes is left, whichever is longer, but never in
+        the first half of the lifetime.
         """
         left = min(max(self.lifetime / 5, _MIN_LEFT), self.lifetime / 2)
         expires = datetime.fromtimestamp(now, UTC) + self.lifetime
@@ -141,7 +142,7 @@ def renew(request: "CredentialRequest") -> str | Failure:
     result = _renew(request)
     if not isinstance(result, Failure) or not result.needs_user:
         return result
-    # Don't hold the lock here, because other calls for this cluster may wait for the user too.
+    # Don't hold the cache file's lock during the login, because other calls for this cluster may wait for the user too.
     return log_in(request) or _renew(request)
 
 
@@ -187,7 +188,7 @@ def _renew_locked(request: "CredentialRequest", path: str | None, lock: Lock) ->
 
 
 def issue_for_job(request: "CredentialRequest") -> str | Failure:
-    """Return the response for kubectl, for the token in CLUSTERCERT_TOKEN. Caches nothing."""
+    """Get a certificate with the token in CLUSTERCERT_TOKEN. Returns the response for kubectl. Caches nothing."""
     from clustercert.cli.session import warn_in_client
 
     if request.cluster is None:
@@ -201,7 +202,7 @@ def _issued_for_job(request: "CredentialRequest") -> Credential | Failure:
     from clustercert.cli.login import environment
 
     try:
-        # Raises UsageError if one of the variables is missing.
+        # Raises UsageError if only one of CLUSTERCERT_URL and CLUSTERCERT_TOKEN is set.
         environment.is_used(os.environ)
         found = environment.log_in(os.environ)
         if not is_identified(request):
@@ -232,7 +233,7 @@ def _completed(request: "CredentialRequest") -> Failure | None:
 
 
 def _identified(request: "CredentialRequest") -> Failure | None:
-    """Replace names by ids, so that a cluster given by name or by id uses the same cached credential."""
+    """Replace names in a request by ids, so that a cluster has one cached credential, whether given by name or id."""
     if is_identified(request):
         return None
     found = _ask(identify, request)
@@ -243,7 +244,7 @@ def _identified(request: "CredentialRequest") -> Failure | None:
 
 
 def _ask(question: Callable[["CredentialRequest"], T | Failure], request: "CredentialRequest") -> T | Failure:
-    """Ask the service. Renews a login at an OIDC issuer if necessary."""
+    """Ask the service. Renews an expired or refused login at an OIDC issuer."""
     # Renew the login without a time limit: a new refresh token must be saved before the process exits.
     if (failure := renew_login(request)) is not None:
         return failure
@@ -292,7 +293,7 @@ def _write(path: str | None, entry: CachedCredential) -> None:
 
 
 def complete(request: "CredentialRequest") -> Failure | None:
-    """Fill in the profile if it is missing, and the project if it is missing and the cluster is given by id."""
+    """Fill in a missing profile. Also fills in a missing project, if the cluster is given by id."""
     try:
         request.profile = request.profile or profile.current(os.environ)
     except CommandError as error:
@@ -317,7 +318,7 @@ def _is_cluster_id(request: "CredentialRequest") -> bool:
 
 
 def identify(request: "CredentialRequest") -> tuple[str, str] | Failure:
-    """Find the ids of the project and the cluster. Reports every error as a Failure."""
+    """Find the ids of the project and the cluster. Returns a Failure for every error."""
     return _with_login(request, lambda found: _ids(request, found))
 
 
@@ -366,7 +367,7 @@ def renew_refused_login(request: "CredentialRequest") -> bool:
 
 
 def log_in(request: "CredentialRequest") -> Failure | None:
-    """Let the user log in once in a browser, for this call and all waiting calls.
+    """Let the user log in once in a browser. All parallel calls of the plugin then use this login.
 
     Returns a Failure if the login fails.
     """
@@ -384,7 +385,7 @@ def log_in(request: "CredentialRequest") -> Failure | None:
 
 
 def obtain(request: "CredentialRequest") -> Credential | Failure:
-    """Request a certificate. Reports every error as a Failure."""
+    """Request a certificate. Returns a Failure for every error."""
     state = cache.login_state(str(profile.path_of(request.profile or DEFAULT_PROFILE, os.environ)))
 
     def ask(found: Profile) -> Credential:
@@ -395,7 +396,7 @@ def obtain(request: "CredentialRequest") -> Credential | Failure:
 
 
 def _with_login(request: "CredentialRequest", question: Callable[[Profile], T]) -> T | Failure:
-    """Ask the service with the saved login. Reports every error as a Failure."""
+    """Ask the service, with the saved login as authentication. Returns a Failure for every error."""
     name = request.profile or DEFAULT_PROFILE
     found = _login(name)
     if isinstance(found, Failure):
@@ -451,5 +452,5 @@ def _login(name: str) -> Profile | Failure:
 
 
 def _log_in_again(name: str, problem: str, *, cache_helps: bool) -> Failure:
-    """Return a Failure with the command to log in again, which reads the address and the user from the profile."""
+    """Return a Failure that tells the user to run `clustercert login` again, without an address or a user name."""
     return Failure(NOT_LOGGED_IN, f"{problem}. {profile.log_in_again(name)}", cache_helps)
