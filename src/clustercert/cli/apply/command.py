@@ -34,7 +34,7 @@ _SIGNS = {"create": "+", "change": "~", "delete": "-"}
 
 @dataclass(frozen=True, slots=True)
 class PruneOptions:
-    """The options for deletions."""
+    """The options `--prune` and `--selector`, for deletions of objects that have no document."""
 
     prune: Annotated[
         bool,
@@ -55,7 +55,7 @@ class PruneOptions:
 
     @property
     def labels(self) -> dict[str, str]:
-        """The labels of objects to delete. Empty if nothing is deleted."""
+        """The labels that an object to delete must have. Empty without `--prune`."""
         return parse_pairs(self.selector, "KEY=VALUE", "--selector")
 
 
@@ -124,7 +124,7 @@ def _read(files: list[Path]) -> "list[Document]":
 def _plan(
     client: "AdministrationClient", documents: "Sequence[Document]"
 ) -> "tuple[Planner, list[PlannedChange]]":
-    """Plan the changes that the documents require. The service checks them without applying them."""
+    """Plan the changes that the documents require. The service checks the changes without applying them."""
     from clustercert.cli.apply.desired_state import Planner
 
     with Progress("documents compared", len(documents)) as progress:

@@ -13,10 +13,11 @@ from clustercert.model import JsonObject
 
 
 class Key(NamedTuple):
-    """An object to which documents refer, possibly by its id.
+    """The kind, domain, and name or id by which documents refer to an object.
 
     Attributes:
-        kind: the kind of the object's documents.
+        kind: the kind of document that describes the object, such as `Project`.
+        name: the name or the id of the object.
         domain: the name of the object's domain; empty for domains and roles.
     """
 
@@ -31,11 +32,11 @@ class PlannedChange:
 
     Attributes:
         action: `create`, `change` or `delete`.
-        path: the parts of the object's API path. A key stands for the id of its object.
+        path: the parts of the object's API path. A `Key` stands for the id of the object with this key.
         domain: the domain in which the service looks up names in the path; `None` for the caller's domain.
         body: body of the PUT request; `None` for a deletion.
         differences: old and new values by field.
-        needs: further objects that must exist before the change.
+        needs: the keys of other objects that must exist before the change, besides those in `path`.
         creates: the key of the object that the change creates; `None` if no other change can refer to the object.
         etag: delete the object only if it still has this ETag; `None` to delete it in any state.
     """
@@ -55,7 +56,7 @@ class Planner:
     """Plans changes. Raises CommandError if a referenced object is neither in the documents nor in the service.
 
     Attributes:
-        ids: the ids of objects that exist. Add the id of each object that a change creates.
+        ids: the ids of existing objects. When a change has created an object, the caller must add the object's id.
     """
 
     def __init__(self, client: AdministrationClient, documents: Sequence[Document]) -> None:
@@ -67,10 +68,10 @@ class Planner:
         self.ids: dict[Key, str] = {}
 
     def changes(self, advance: Callable[[], None]) -> list[PlannedChange]:
-        """Return the changes in the order in which they can be made. Raises CommandError or ClientError.
+        """Return the changes in the order in which they must be applied. Raises CommandError or ClientError.
 
         Args:
-            advance: called after each document.
+            advance: called each time a document was compared.
         """
         found: list[PlannedChange] = []
         for document in sorted(self._documents, key=lambda each: list(KINDS).index(each.resource.kind)):
@@ -79,7 +80,7 @@ class Planner:
         return found
 
     def check(self, changes: Sequence[PlannedChange]) -> None:
-        """Let the service check the changes, except those that need an object that does not exist yet.
+        """Let the service check the changes, except changes that need an object that does not exist yet.
 
         Raises ClientError.
         """
@@ -126,7 +127,7 @@ class Planner:
     def _deletion(
         self, title: str, path: tuple[str, ...], selector: Mapping[str, str]
     ) -> Iterator[PlannedChange]:
-        """Plan the deletion of an object, unless the object lost the labels after it was listed."""
+        """Plan the deletion of an object, unless the object no longer has the labels of the selector."""
         state = self._client.find_state(path_of(*path))
         if state is not None and _has_labels(state[0], selector):
             yield PlannedChange("delete", title, path, etag=state[1])
@@ -141,7 +142,7 @@ class Planner:
                 yield from self._entity(document)
 
     def _entity(self, document: Document) -> Iterator[PlannedChange]:
-        """Plan a domain, project, user, group or role, and the members of a group."""
+        """Plan the changes to a domain, project, user, group or role, and to the members of a group."""
         resource, key = document.resource, self._key_of(document)
         current = self._find(key)
         given = {name: value for name, value in document.spec.items() if name != "members"}
@@ -179,7 +180,7 @@ class Planner:
                 yield PlannedChange("delete", f"{document.title} member {member}", (*path, user_id))
 
     def _binding(self, document: Document) -> Iterator[PlannedChange]:
-        """Plan the missing assignments of a role binding. Other assignments are kept."""
+        """Plan the assignments of a role binding that the service does not have yet. Deletes no assignments."""
         role = self._require(document, "Role", document.spec["role"])
         project = self._project(document)
         assigned = self._assigned(project)
@@ -195,7 +196,10 @@ class Planner:
                     yield PlannedChange("create", title, path, body={}, needs=(role,))
 
     def _assigned(self, project: Key | None) -> set[tuple[str, str, str | None]]:
-        """Return the assignments in a project or the whole service: role, `user` or `group`, and the assignee's id."""
+        """Return the role assignments in a project, or in the whole service.
+
+        Each tuple contains a role, the word `user` or `group`, and the id of this user or group.
+        """
         if project is None:
             listed = self._client.list_all("/assignments", "assignments", scope="service")
         elif project in self.ids:
@@ -216,13 +220,13 @@ class Planner:
         yield from _put(document, path, cluster_fields(document), current)
 
     def _project(self, document: Document) -> Key | None:
-        """Return the project of a cluster or role binding; `None` for the whole service. Raises CommandError."""
+        """Return the project that a document names; `None` if it names no project. Raises CommandError."""
         if document.project is None:
             return None
         return self._require(document, "Project", document.project)
 
     def _require(self, document: Document, kind: str, reference: str) -> Key:
-        """Return the key of a referenced object.
+        """Return the key of an object to which a document refers.
 
         Raises CommandError if the object does not exist and no document creates it.
         """
@@ -247,25 +251,26 @@ class Planner:
         return self._key(document.resource.kind, document.domain, document.name)
 
     def _keys_of(self, kind: str, value: JsonObject) -> set[Key]:
-        """Return the keys by which documents can refer to an object in a domain: by its name and by its id."""
+        """Return both keys of an object in a domain: one key with the object's name, and one with the object's id."""
         return {Key(kind, str(value["domain"]), str(value[field])) for field in ("name", "id")}
 
     def _reference(self, document: Document, key: Key) -> str:
-        """Return the name of a user or group, with the domain if the document's domain is a different one."""
+        """Return the name of a user or group, or DOMAIN/NAME if the document is in another domain."""
         is_near = key.domain == (document.domain or self._home)
         return key.name if is_near else f"{key.domain}/{key.name}"
 
     def _place(self, value: JsonObject) -> str:
-        """Return the name of an object, with its domain if this is not the caller's domain."""
+        """Return the name of an object, or DOMAIN/NAME if the object is not in the caller's domain."""
         return str(value["name"]) if value["domain"] == self._home else f"{value['domain']}/{value['name']}"
 
     def _is_missing(self, key: Key) -> bool:
         return self._find(key) is None
 
     def _find(self, key: Key) -> JsonObject | None:
-        """Return an object, or None if it does not exist. Puts its id into `ids`."""
+        """Return an object, or `None` if it does not exist. Stores the object's id in `ids`."""
         if key not in self._found:
-            # The service knows the caller's domain. It names its domains if the caller is in none of them.
+            # Omit the caller's own domain, which the service uses by default. To a caller without a domain, the service
+            # answers with an error message that lists the domains.
             domain = key.domain if key.domain not in ("", self._home) else None
             found = self._client.find(path_of(KINDS[key.kind].plural, key.name, domain=domain))
             self._found[key] = found
@@ -281,9 +286,9 @@ def _put(
     current: JsonObject | None,
     **others: Any,
 ) -> Iterator[PlannedChange]:
-    """Plan a PUT request, unless the fields of the object already have these values.
+    """Plan a PUT request, unless the object's fields already have the values in `body`.
 
-    `others` are further fields of the planned change.
+    `others` are other fields of the `PlannedChange`.
     """
     if current is None:
         yield PlannedChange("create", document.title, path, body=body, **others)

@@ -16,7 +16,7 @@ from clustercert.yaml_text import Dumper
 
 API_VERSION = "clustercert/v1"
 
-# The kinds of documents, in the order in which their objects are created.
+# The kinds of documents, in the order in which `apply` creates the objects that they describe.
 KINDS = {resource.kind: resource for resource in RESOURCES.values() if resource.kind}
 
 
@@ -64,9 +64,9 @@ class Document:
     """A document that conforms to the schema of its kind.
 
     Attributes:
-        domain: the domain of the names in the document; `None` for the caller's domain.
+        domain: the domain in which the document's names are looked up; `None` for the caller's domain.
         project: the project of a cluster or role binding, by name or id.
-        source: the file, for messages and relative paths.
+        source: the file that contains the document, for messages and relative paths.
     """
 
     resource: Resource
@@ -79,7 +79,7 @@ class Document:
 
     @property
     def place(self) -> str:
-        """The project of a cluster or role binding, with its domain if the document names one; or an empty string."""
+        """The project that the document names, as DOMAIN/PROJECT if it also names a domain. Empty without a project."""
         return "/".join(each for each in (self.domain, self.project) if each) if self.project else ""
 
     @property
@@ -145,7 +145,7 @@ def _document(value: object, file: Path, where: str) -> Document:
 
 
 def _check_spec(resource: Resource, spec: Mapping[str, Any], where: str) -> None:
-    """Check rules that the schema does not contain. Raises CommandError."""
+    """Check the rules for `spec` that the JSON Schema does not contain. Raises CommandError."""
     if resource.kind == "RoleBinding" and ("project" in spec) == ("service" in spec):
         raise CommandError(f"{where}: spec: give either project or service: true.")
     if (
@@ -157,7 +157,10 @@ def _check_spec(resource: Resource, spec: Mapping[str, Any], where: str) -> None
 
 
 def _check(value: object, schema: Schema, where: str, path: str) -> None:
-    """Check a value against a schema. Supports only the keywords that `resources` uses. Raises CommandError."""
+    """Check a value against a JSON Schema. Raises CommandError.
+
+    Supports only the JSON Schema keywords that the module `resources` uses.
+    """
     field = path.removeprefix(".") or "document"
     if "const" in schema and value != schema["const"]:
         raise CommandError(f"{where}: {field} must be {str(schema['const']).lower()}.")
@@ -198,7 +201,7 @@ def write_documents(values: list[dict[str, object]]) -> str:
 
 
 class _Dumper(Dumper):
-    """Writes multi-line strings, such as certificates, as literal blocks."""
+    """Writes multi-line strings, such as certificates, as YAML literal blocks."""
 
 
 def _represent_text(dumper: yaml.SafeDumper, text: str) -> yaml.ScalarNode:
@@ -212,7 +215,7 @@ _KUBECONFIG = ("kubeconfig", "context")
 
 
 def cluster_fields(document: Document) -> dict[str, Any]:
-    """Return the request body for a cluster. Raises CommandError."""
+    """Return the body of the request that creates or changes a cluster. Raises CommandError."""
     fields = {**document.resource.defaults, "labels": dict(document.labels)}
     fields |= {name: value for name, value in document.spec.items() if name not in _KUBECONFIG}
     if "kubeconfig" in document.spec:
@@ -231,7 +234,7 @@ def cluster_fields(document: Document) -> dict[str, Any]:
 
 
 def _checked_ca(document: Document, fields: dict[str, Any]) -> str:
-    """Check the fields as the service does. Returns the CA's PEM without other text. Raises InvalidRequest."""
+    """Check a cluster's fields as the service does. Returns the server CA as PEM only. Raises InvalidRequest."""
     from clustercert.clusters.registration import ClusterLimits, checked, new_registration
 
     registration = new_registration({"name": document.name, **fields})

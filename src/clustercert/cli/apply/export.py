@@ -8,7 +8,7 @@ from clustercert.model import JsonObject
 
 
 def exported(client: AdministrationClient) -> Iterator[JsonObject]:
-    """Yield the documents of all objects, in the order in which `apply` creates them. Raises ClientError."""
+    """Yield a document for each object, in the order in which `apply` creates the objects. Raises ClientError."""
     from clustercert.policy.rules import PROJECT_ROLES, SERVICE_ROLES
 
     domains = sorted(client.list_all("/domains", "domains"), key=lambda each: str(each["name"]))
@@ -35,7 +35,7 @@ def exported(client: AdministrationClient) -> Iterator[JsonObject]:
 
 
 def _document(kind: str, value: JsonObject, **more: object) -> JsonObject:
-    """Return a document with the fields that differ from their defaults."""
+    """Return the document of an object, with only the fields that differ from their defaults."""
     spec: JsonObject = {
         each.name: value[each.name]
         for each in KINDS[kind].fields
@@ -47,7 +47,7 @@ def _document(kind: str, value: JsonObject, **more: object) -> JsonObject:
 
 
 def _bindings(assignments: Iterable[JsonObject], project: JsonObject | None) -> Iterator[JsonObject]:
-    """Yield a document for each role that is assigned in a project, or in the service."""
+    """Yield a RoleBinding document for each role that is assigned in a project, or in the whole service."""
     found: dict[tuple[str, str], dict[str, list[str]]] = {}
     for each in assignments:
         domain = str(project["domain"] if project is not None else each["domain"])
@@ -62,7 +62,7 @@ def _bindings(assignments: Iterable[JsonObject], project: JsonObject | None) -> 
 
 
 def _reference(value: JsonObject, domain: str) -> str:
-    """Return the name of a user or group in this domain, or DOMAIN/NAME of one in another domain."""
+    """Return the name of a user or group, or DOMAIN/NAME if the user or group is in another domain."""
     return str(value["name"]) if value["domain"] == domain else f"{value['domain']}/{value['name']}"
 
 
