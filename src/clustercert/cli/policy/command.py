@@ -112,7 +112,7 @@ def check_policy(
         rules = [rule.name for rule in tested.rules]
         show_one({"sha256": policy_digest(tested), "rules": rules, "examples": rows}, output)
     elif rows:
-        # A table lists only the examples that failed, if there are any.
+        # If examples failed, a table lists only the failed examples.
         shown = [row for row in rows if not row["passed"]] if failed and output is Output.TABLE else rows
         show_list(shown, output, columns=_EXAMPLE_COLUMNS, keep=_EXAMPLE_COLUMNS[2:] if failed else ())
     if output is Output.TABLE:

@@ -51,7 +51,7 @@ class RequestOptions:
     ] = None
 
     def query(self) -> dict[str, str]:
-        """Return the parameters of the request to the service."""
+        """Return the query parameters that describe to the service which request to explain."""
         given = {each.name: getattr(self, each.name) for each in fields(self) if each.name != "csr"}
         texts = {name: str(value) for name, value in given.items() if value is not None}
         return texts | {"csr": "true"} if self.csr else texts
@@ -95,7 +95,7 @@ def explain_user(
     records nothing. Only for operators, auditors and admins of the project.
     """
     found = find_cluster(client, cluster, project)
-    # Admins of a project can find only the users with certificates for the cluster.
+    # Project admins may search only for users who have certificates for the cluster.
     asked = find_user(client, user, cluster=None if client.reads_everything else found, domain=domain)
     query = {"cluster": str(found["id"]), "user": str(asked["id"]), **request.query()}
     if source is not None:
@@ -132,7 +132,7 @@ def _show(client: "AdministrationClient", query: dict[str, str], output: Output)
 
 
 def bad_option(message: str, names: "Iterable[str]") -> typer.BadParameter:
-    """Return the error. Replaces the API fields at the start of the message by the names of the options."""
+    """Return the error for wrong options. Replaces API field names at the start of the message by option names."""
     text, _, rest = message.partition(": ")
     found = text.split(", ")
     if not rest or not set(found) <= set(names):

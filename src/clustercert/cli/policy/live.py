@@ -18,11 +18,11 @@ if TYPE_CHECKING:
 
 MAX_COMPARED = 100_000
 _COLUMNS = ("certificate", "user", "cluster", "not_after", "change", "rules", "why")
-# Number of events in a page. Pages are small, because a page is often read for only one event.
+# Number of audit events in a page. Pages are small, because often only one event of a page is needed.
 _PAGE = "200"
-# An event is recorded at most this long after the certificate's time of issue.
+# The maximum time from the issue of a certificate until the audit event is recorded.
 _SIGNING = timedelta(minutes=5)
-# Skip the events between two certificates that were issued further apart than this.
+# If two certificates were issued further apart than this, skip the audit events between them.
 _GAP = timedelta(hours=1)
 
 
@@ -52,7 +52,7 @@ def replay_live(
 def _issuances(
     client: "AdministrationClient", certificates: "Mapping[str, JsonObject]"
 ) -> "Iterator[JsonObject]":
-    """Yield the events in which the certificates were issued. Deleted events are left out."""
+    """Yield the audit events that record the issue of the certificates. Skips deleted events."""
     by_path: dict[str, dict[str, datetime]] = {}
     for fingerprint, each in certificates.items():
         owner = () if client.reads_everything else ("projects", str(each["project_id"]))

@@ -1,4 +1,4 @@
-"""Texts of `explain`, `policy explain` and `policy replay`."""
+"""The text output of `explain`, `policy explain` and `policy replay`."""
 
 import textwrap
 from collections import Counter
@@ -113,7 +113,7 @@ def _rule(rule: dict[str, Any], *, is_complete: bool) -> tuple[str, str]:
 
 
 def _missing(rule: dict[str, Any]) -> str:
-    """Return the first condition that is not met, and the number of further unmet conditions."""
+    """Return a text with a rule's first unmet condition and the number of further unmet conditions."""
     unmet = [each for each in rule["conditions"] if not each["met"]]
     if not unmet:
         return ""
@@ -148,8 +148,8 @@ MAX_LISTED = 10
 def show_replay(replay: "Replay", decision_filter: "DecisionFilter", output: Output) -> None:
     """Print the result of a replay.
 
-    JSON and YAML contain the names of all users, clusters and rules. The text after a table contains only the most
-    frequent names.
+    JSON and YAML output contains the names of all users, clusters and rules. The text after a table contains only the
+    most frequent names.
     """
     if output in (Output.JSON, Output.YAML):
         write_out(document(_document(replay, decision_filter), output))
@@ -198,7 +198,7 @@ def _listed(counted: Counter[str]) -> str:
 
 
 def _by_name(counted: Counter[tuple[str, str]]) -> Counter[str]:
-    """Return the counts by name. Appends the id to a name that several have, such as a deleted user and a new user."""
+    """Return the counts by name. Appends the id if several objects have the name, such as a deleted and a new user."""
     names = Counter(name for _, name in counted)
     return Counter(
         {name if names[name] == 1 else f"{name} {own_id}": n for (own_id, name), n in counted.items()}

@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from clustercert.policy.replay import DecisionFilter, Replay
 
 _COUNTED = "events read"
-# The maximum number of cluster names to keep for suggestions.
+# The maximum number of cluster names to keep for suggestions in an error message.
 _MAX_NAMES = 1000
 
 PolicyOption = Annotated[
@@ -160,7 +160,10 @@ def _replay_recorded(
 def _recorded_decisions(
     client: "AdministrationClient", decision_filter: "DecisionFilter"
 ) -> "Iterator[JsonObject]":
-    """Yield the events of the decisions in a project or in all projects, oldest first, from pages of the API."""
+    """Read the audit events of decisions in one project or in all projects from the API.
+
+    Yields the oldest events first.
+    """
     from clustercert.policy.replay import REPEATED
 
     project, since, until = decision_filter.project_id, decision_filter.since, decision_filter.until
@@ -200,7 +203,7 @@ def _replay_exported(log: Path, replay: "Replay", decision_filter: "DecisionFilt
 
 
 def _project_id(client: "AdministrationClient", name_or_id: str) -> str:
-    """Find the id of a project. A deleted project can be given by id."""
+    """Find the id of a project. Accepts the id of a deleted project."""
     try:
         return str(find_project(client, name_or_id)["id"])
     except (UnknownName, ApiError) as error:
@@ -224,10 +227,10 @@ def _add(
 
 
 class _Clusters:
-    """Searches events for the given cluster, which may have been removed.
+    """Searches audit events for the cluster in the options, which may have been removed.
 
     Attributes:
-        found: whether the cluster was found, or no cluster was given.
+        found: whether the cluster was found, or the options name no cluster.
     """
 
     def __init__(self, name_or_id: str | None) -> None:
