@@ -97,7 +97,10 @@ app.command("check-certificates")(verify.check_certificates)
 
 
 async def _seal_waiting_events(operator: Operator) -> None:
-    """Seal the waiting events, because only sealed events are listed. Prints a warning if the log is damaged."""
+    """Seal the waiting events (add them to the Merkle tree), because only sealed events are listed.
+
+    Prints a warning if the log is damaged.
+    """
     try:
         await operator.components.log_sealer.seal_all()
     except LogDamaged as damage:

@@ -43,12 +43,12 @@ if TYPE_CHECKING:
     from clustercert.model import JsonObject
 
 _DEFAULT_LINES, _MAX_LINES = 20, 1000
-# The maximum page size of the API.
+# The maximum number of events in a page of the API.
 _PAGE = 500
-# How often `tail --follow` asks for new events, and how long it waits while the service is unavailable.
+# The time between two requests of `tail --follow` for new events: normally, and while the service is unavailable.
 _WAIT_SECONDS, _RETRY_SECONDS = 1.0, 5.0
 _FINGERPRINT_DIGITS = 64
-# The number of digits shown of a fingerprint: enough for `certificate show` to find the certificate.
+# The number of fingerprint digits to show: enough for `certificate show` to find the certificate.
 _SHOWN_DIGITS = 16
 # The number of digits shown of other ids.
 _SHOWN_ID_DIGITS = 8
@@ -127,7 +127,10 @@ def tail(
 def _print_new_events(
     reader: "_EventReader", printer: "EventPrinter", cursor: "_Cursor | None", *, follow: bool
 ) -> None:
-    """Print the events from `reader.next` on. With `follow`, waits for more, also while the service is unavailable."""
+    """Print the events from leaf index `reader.next` on.
+
+    With `follow`, waits for new events, even while the service is unavailable.
+    """
     is_checked = is_available = False
     while True:
         try:
@@ -145,7 +148,7 @@ def _print_new_events(
                 raise
             if is_available or not is_checked:
                 print_note(f"{error.message} Waiting for the service.")
-            # An older copy of the database may be restored meanwhile.
+            # Check the log again: an older copy of the database may be restored while the service is unavailable.
             is_available, is_checked = False, cursor is None
         if not follow:
             return
@@ -172,9 +175,12 @@ def show(
 
 
 def _events_path(client: "AdministrationClient", project: str | None) -> str:
-    """Return the API path of the events of a project, by default of all projects or of the caller's only project."""
+    """Return the API path of the events of a project.
+
+    By default, this is the path for all projects, or for the only project of a caller who can't see all projects.
+    """
     if project is not None:
-        # A deleted project can be given by id.
+        # Don't look up an id, so that the id of a deleted project is accepted.
         project_id = project if is_id(project) else str(find_project(client, project)["id"])
     elif client.reads_everything:
         return "/events"
@@ -190,10 +196,10 @@ def _events_path(client: "AdministrationClient", project: str | None) -> str:
 
 
 class _EventReader:
-    """Reads events in pages.
+    """Reads pages of audit events from the API.
 
     Attributes:
-        next: the leaf index from which `pages` reads.
+        next: the leaf index of the first event that `pages` reads.
     """
 
     def __init__(self, client: "AdministrationClient", path: str, query: Mapping[str, str]) -> None:
@@ -202,7 +208,10 @@ class _EventReader:
         self._path, self._query = path, query
 
     def last(self, count: int) -> "tuple[list[JsonObject], Mapping[str, str]]":
-        """Return the last events, oldest first, and names by id. `pages` then begins after these events."""
+        """Return the last events, oldest first, and the names of objects by id.
+
+        After this call, `pages` returns only newer events.
+        """
         found: list[JsonObject] = []
         names: dict[str, str] = {}
         cursor: Mapping[str, str] = {}
@@ -218,13 +227,13 @@ class _EventReader:
         return found[::-1], names
 
     def pages(self) -> "Iterator[tuple[list[JsonObject], Mapping[str, str]]]":
-        """Yield pages of the events from `next` on, until the end of the log, with names by id."""
+        """Yield pages of events, from leaf index `next` to the end of the log, with the names of objects by id."""
         following: int | None = 0
         while following is not None:
             cursor = {"cursor": str(self.next - 1)} if self.next else {}
             events, names, following = self._read("oldest", _PAGE, cursor)
             last = _place(events[-1]) if events else self.next - 1
-            # A page with a filter can end after events that do not match.
+            # With a filter, `following` may be the leaf index of a later event, which does not match the filter.
             self.next = (last if following is None else following) + 1
             yield events, names
 
@@ -232,7 +241,7 @@ class _EventReader:
         """Return the number of events in the log."""
         note = self.client.text("/audit/log/checkpoint", "text/plain")
         with self.client.check_format():
-            # Source: c2sp.org/tlog-checkpoint. The second line has the size.
+            # Source: c2sp.org/tlog-checkpoint. The second line of a checkpoint is the number of events.
             return int(note.split("\n")[1])
 
     def _read(
@@ -253,11 +262,11 @@ class _Cursor:
         self._path = path
 
     def read(self) -> int:
-        """Return the leaf index. Creates the file if it is missing. Raises CommandError."""
+        """Return the leaf index in the cursor file. Creates a missing file. Raises CommandError."""
         try:
             text = self._path.read_text(encoding="ascii").strip()
         except FileNotFoundError:
-            # A folder that can't be written is reported before an event is printed.
+            # Create the file now, to report a folder that can't be written before any event is printed.
             self.write(0)
             return 0
         except (OSError, ValueError) as error:
@@ -270,10 +279,10 @@ class _Cursor:
         return int(text)
 
     def write(self, place: int) -> None:
-        """Store the leaf index durably, after the events before it. Raises CommandError."""
+        """Write the leaf index to the cursor file, after the printed events are on disk. Raises CommandError."""
         from clustercert.secure_file import write_private
 
-        # Pipes and terminals can't be synchronized.
+        # Ignore errors, because `fsync` fails for pipes and terminals.
         with contextlib.suppress(OSError):
             os.fsync(sys.stdout.fileno())
         try:
@@ -282,7 +291,7 @@ class _Cursor:
             raise CommandError(f"--cursor-file: {self._path} can't be written: {error.strerror}.") from error
 
     def require_log(self, reader: _EventReader) -> None:
-        """Raise CommandError if the log has fewer events than were read, because new events would then be missed."""
+        """Raise CommandError if the cursor is after the end of the log, because new events would then be missed."""
         size = reader.size()
         if reader.next > size:
             raise CommandError(
@@ -313,7 +322,7 @@ def whole_pages() -> Iterator[None]:
 
 
 def _end_cut_line() -> None:
-    """Write a line feed if standard output is a file whose last line was cut, as by a power failure."""
+    """Write a line feed if standard output is a file with an incomplete last line, as after a power failure."""
     with contextlib.suppress(OSError):
         descriptor = sys.stdout.fileno()
         status = os.fstat(descriptor)
@@ -327,7 +336,7 @@ def _end_cut_line() -> None:
 class EventPrinter:
     """Prints events as they arrive: each on one line, or as a YAML document. CSV output has no header.
 
-    A table in a terminal has names instead of ids, and relative times.
+    In a terminal, a table shows names instead of ids, and relative times.
     """
 
     def __init__(self, output: Output) -> None:
@@ -352,7 +361,7 @@ class EventPrinter:
 
 
 def _row(event: "JsonObject") -> "JsonObject":
-    """Return the fields of an event from the API or from canonical JSON."""
+    """Return the output fields of an event that the API sent, or that was parsed from canonical JSON."""
     fields = {name: event[name] for name in _FIELDS if name != "place"}
     return {"place": event["leaf_index"], **fields, "at": rfc3339(datetime.fromisoformat(str(event["at"])))}
 
@@ -395,7 +404,7 @@ def _place(event: "JsonObject") -> int:
 
 
 def _proved_row(place: int, event: "JsonObject", proof: Any) -> "JsonObject":
-    """Return the fields of an event, its salt and its proof. Raises LogDamaged unless the proof is right."""
+    """Return the fields of an event, its salt and its proof. Raises LogDamaged if the inclusion proof is wrong."""
     from clustercert.merkle.tree import ProofError, leaf_hash, verify_inclusion
 
     canonical, salt = str(event["canonical"]), bytes.fromhex(str(event["salt"]))

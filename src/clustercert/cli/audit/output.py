@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 
 def parse_key(given: str) -> "VerifierKey":
-    """Parse a verifier key, given as a string or as a file name. Raises UsageError, or CommandError."""
+    """Parse a verifier key, given as a string or as a file name. Raises UsageError or CommandError."""
     from clustercert.merkle.notes import NoteError, VerifierKey
 
     if not Path(given).exists() and "+" not in given:
@@ -51,7 +51,7 @@ def trusted_heads(files: Iterable[Path], key: "VerifierKey") -> "list[TrustedHea
 
 @contextlib.contextmanager
 def translate_note_errors() -> Iterator[None]:
-    """Turn a NoteError from the `with` block into LogDamaged."""
+    """Raise LogDamaged instead of a NoteError from the `with` block."""
     from clustercert.merkle.notes import NoteError
 
     try:
@@ -88,7 +88,7 @@ def show_report(report: "VerificationReport", output: Output) -> None:
 
 
 def mismatch_row(mismatch: "Mismatch") -> Row:
-    """Return the row for a certificate that failed the check."""
+    """Return the table row for a certificate that failed `check-certificates`."""
     record = mismatch.certificate.record
     row = {"fingerprint": record.fingerprint.hex(), **row_of(record, "serial", "cluster_id", "user_id")}
     return {**row, "problems": list(mismatch.problems)}

@@ -45,8 +45,8 @@ async def verify_stored_log(
 ) -> "tuple[VerificationReport, str]":
     """Verify the log with the given key, or with the public key derived from the sealed private key.
 
-    If neither is available, verifies the log with the stored public key. Returns the report, and the reason why the
-    key can't be trusted, which is empty for a trusted key. Raises CommandError, SchemaError, LogDamaged or Unavailable.
+    If neither key is available, verifies the log with the stored public key. Returns the report, and the reason why
+    the key can't be trusted (empty for a trusted key). Raises CommandError, SchemaError, LogDamaged or Unavailable.
     """
     from clustercert.audit.findings import FindingKind, VerificationReport
     from clustercert.audit.verification import verify
@@ -78,7 +78,7 @@ async def _own_key(
 ) -> "tuple[VerifierKey, Finding | None, str]":
     """Return the log's key, a finding if the stored key is wrong, and the reason why the key can't be trusted.
 
-    The reason is empty for a trusted key.
+    For a trusted key, the returned reason is empty.
     """
     from clustercert.audit.findings import Finding, FindingKind
     from clustercert.audit.log import unseal_private_key
@@ -145,7 +145,7 @@ def verify(
 
 
 def _verdict(report: "VerificationReport", *, is_trusted: bool) -> str:
-    """Say in a sentence whether the log was changed."""
+    """Return a sentence that says whether the log was changed."""
     if report.found:
         return (
             f"The audit log is not intact: {report.found} {'finding' if report.found == 1 else 'findings'}."
@@ -244,7 +244,7 @@ async def check_certificates(operator: Operator, output: OutputOption = Output.T
 def _verified_store(
     context: typer.Context, files: list[Path], key: str | None
 ) -> "tuple[VerificationReport, str]":
-    """Verify the stored log. Also returns why the log's key can't be trusted, or an empty string."""
+    """Verify the stored log. Also returns why the log's key can't be trusted (empty for a trusted key)."""
     import asyncio
 
     from clustercert.observability import log
@@ -263,7 +263,7 @@ def _verified_store(
 
 
 def _verified_export(folder: Path, files: list[Path], key: str | None) -> "tuple[VerificationReport, str]":
-    """Verify an exported log. Also returns why the log's key can't be trusted, or an empty string."""
+    """Verify an exported log. Also returns why the log's key can't be trusted (empty for a trusted key)."""
     import asyncio
 
     from clustercert.audit.export import VERIFIER_KEY, ExportedLog
