@@ -1,1 +1,1 @@
-"""Commands that set up clusters for issued certificates and revocation, and verify them."""
+"""Commands that prepare clusters for issued certificates and revocations, and verify the clusters."""

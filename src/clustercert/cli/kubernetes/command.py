@@ -40,7 +40,7 @@ if TYPE_CHECKING:
     from clustercert.kubernetes.webhook.audit_events import AuditedRequest
 
 
-# Longer lines are parsed in chunks of this size.
+# Lines of an audit log that are longer than this are parsed in chunks of this size.
 CHUNK_BYTES = 256 * 1024
 BATCH_SIZE = 5000
 

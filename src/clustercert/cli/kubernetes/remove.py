@@ -1,4 +1,4 @@
-"""`clustercert kubernetes remove`: writes the steps with which clustercert leaves a cluster."""
+"""`clustercert kubernetes remove`: writes the steps that remove clustercert from a cluster."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated

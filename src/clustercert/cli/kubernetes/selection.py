@@ -1,4 +1,4 @@
-"""The clusters on which a command works: one, several, all, or those with given labels."""
+"""Selects the clusters for a command: one, several or all clusters, or the clusters with given labels."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -54,9 +54,9 @@ class ClusterSelection:
         return self.all_clusters or bool(self.label)
 
     async def clusters(self, operator: "Operator") -> "Sequence[Cluster]":
-        """Find the chosen clusters. Those with `--all` or `--label` are sorted by domain, project and name.
+        """Find the chosen clusters. With `--all` or `--label`, sorts the clusters by domain, project and name.
 
-        Raises UsageError, UnknownName if there are none, and the errors of `Finder.cluster`.
+        Raises UsageError, UnknownName if no cluster matches, or an error of `Finder.cluster`.
         """
         if bool(self.names) == self._by_property:
             raise UsageError("Give the names or ids of clusters, or --all, or --label KEY=VALUE.")
@@ -70,7 +70,7 @@ class ClusterSelection:
         return sorted(found, key=names_of)
 
     async def _all(self, operator: "Operator") -> "list[Cluster]":
-        """List all clusters, or those of the project or domain."""
+        """List all clusters, or only the clusters of the project or domain in the options."""
         owners = None
         if self.project is not None:
             owners = {(await operator.project(self.project, self.domain)).id}
@@ -99,13 +99,13 @@ def folder_of(cluster: "Cluster") -> Path:
 
 
 def _file_name(name: str) -> str:
-    """Return a file name that is safe and different for each name. A name may contain slashes, or be `..`."""
+    """Return a safe and unique file name for the name of an object, which may contain slashes or be `..`."""
     quoted = quote(name, safe="")
     return f"%2E{quoted[1:]}" if quoted.startswith(".") else quoted
 
 
 class Notes:
-    """Notes about several clusters. A note that is the same for many clusters is printed once."""
+    """Collects notes about clusters for the user. Prints the same note about several clusters only once."""
 
     def __init__(self) -> None:
         self._clusters: dict[str, list[str]] = {}
@@ -125,19 +125,19 @@ async def for_each(
     work: "Callable[[Cluster], Awaitable[None]]",
     report: "Callable[[int], object]" = int,
 ) -> None:
-    """Do the work for one cluster after the other, also after a failure. Prints the errors at the end.
+    """Call `work` for one cluster after the other, and continue after failures. Prints the errors at the end.
 
-    Raises typer.Exit at the end if the work failed for a cluster.
+    Raises typer.Exit at the end if `work` failed for any cluster.
 
     Args:
-        report: called with the number of clusters for which the work is done.
+        report: called before each cluster, with the number of clusters that are done.
     """
     errors, failed = Notes(), False
     try:
         for number, each in enumerate(clusters):
             report(number)
             try:
-                # Read the cluster now, because the work for the clusters before it may have taken long.
+                # Read the cluster again, because the work for earlier clusters may have taken long.
                 current = await operator.clusters.reachable(each.id, None)
                 if current is None:
                     raise UnknownName("The cluster was removed meanwhile.")
@@ -154,5 +154,5 @@ async def for_each(
 
 
 def label_of(cluster: "Cluster") -> str:
-    """Return the name of a cluster in messages about several clusters: `DOMAIN/PROJECT/CLUSTER`."""
+    """Return `DOMAIN/PROJECT/CLUSTER`, the name of a cluster in messages about several clusters."""
     return "/".join(names_of(cluster))

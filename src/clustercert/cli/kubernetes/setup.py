@@ -42,8 +42,8 @@ BindOption = Annotated[
 
 
 def parse_bindings(bind: Sequence[str] | None) -> dict[str, str]:
-    """Return the ClusterRole of each group. Raises typer.BadParameter."""
-    # Split at the last equals sign: a group name may contain one, a cluster role name can't.
+    """Parse the values of `--bind`: return the ClusterRole for each group. Raises typer.BadParameter."""
+    # Split at the last equals sign: the name of a group may contain equals signs, but the name of a ClusterRole can't.
     return parse_pairs(bind, "GROUP=CLUSTERROLE", "--bind", at_last=True)
 
 
@@ -96,10 +96,10 @@ class FolderOptions:
 
 @dataclass(frozen=True, slots=True)
 class SetupOptions:
-    """The options for the files. `None` keeps the value of an existing folder, or uses the default.
+    """The options for the content of the files. `None` means the value in an existing folder, or else the default.
 
     All options except those for the client certificate have the same names in `SetupChoices`. `given` converts the
-    values that have a different form there.
+    values that have a different type in `SetupChoices`.
     """
 
     distribution: Annotated[
@@ -195,7 +195,10 @@ class SetupOptions:
     ] = None
 
     def given(self) -> dict[str, object]:
-        """Return the given options by their names in `SetupChoices`. Raises OSError, InvalidRequest or BadParameter."""
+        """Return the values of the options that the user gave, by field name in `SetupChoices`.
+
+        Raises OSError, InvalidRequest or BadParameter.
+        """
         from clustercert.kubernetes.setup.choices import certificates_only
 
         given: dict[str, object] = {
@@ -243,7 +246,7 @@ async def setup(
     """
     loaded = operator.components.settings
     if selection.is_one:
-        # Report a wrong option even if the cluster does not exist.
+        # Check the options first, to report a wrong option even if the cluster does not exist.
         resolver = _resolver(loaded, options, folder.out, force=folder.force)
         [cluster] = await selection.clusters(operator)
         resolved, written, notes = await _write(operator, resolver, cluster)
@@ -323,7 +326,7 @@ def _resolver(loaded: "Settings", options: SetupOptions, out: Path, *, force: bo
 
 
 def _notes(folder: Path, written: "Setup", kept: Sequence[str], names: Sequence[str]) -> Iterator[str]:
-    """Yield what an operator should know about the written files."""
+    """Yield notes for the operator about the written files."""
     from clustercert.kubernetes.setup.authorization import LIMITS
     from clustercert.kubernetes.setup.choices import duration_seconds
     from clustercert.kubernetes.setup.values import NAMES, replacement

@@ -22,7 +22,8 @@ if TYPE_CHECKING:
     from clustercert.kubernetes.verify.verification import CheckResult
     from clustercert.model import Caller, Cluster, Issued, IssueRequest
 
-# How long to wait for a revocation: twice the longest time that an API server caches a response by default.
+# How long to wait until a revocation takes effect. By default, an API server caches a webhook's response for at most
+# half this time.
 WAIT_SECONDS = 60.0
 MAX_WAIT_SECONDS = 600.0
 
@@ -39,7 +40,7 @@ def _parse_address(text: str) -> str:
 
 @dataclass(frozen=True, slots=True)
 class VerifyOptions:
-    """The options for the expected behavior of the cluster."""
+    """The options that say what to verify, and how the cluster is expected to behave."""
 
     rule: Annotated[
         str | None,
@@ -111,7 +112,7 @@ async def verify(
 async def _verify_all(
     operator: Operator, clusters: "Sequence[Cluster]", options: VerifyOptions, output: Output
 ) -> None:
-    """Verify the clusters, and print a line for each. If interrupted, print the lines of the clusters before."""
+    """Verify the clusters, and print a line for each. If interrupted, print the lines of finished clusters."""
     from clustercert.kubernetes.verify.verification import CheckResult
 
     if options.address is not None:
@@ -130,7 +131,7 @@ async def _verify_all(
             raise typer.Exit(FAILED) from error
         rows.append(place | _summary(results))
         if rows[-1]["result"] == "failed":
-            # A narrow terminal does not show the column `detail`.
+            # Repeat the details in a note, because a narrow terminal does not show the column `detail`.
             notes.add(cluster, f"{rows[-1]['check']}: {rows[-1]['detail']}")
         for note in await _notes(operator, cluster, results):
             notes.add(cluster, note)
@@ -148,7 +149,7 @@ async def _verify_all(
 
 
 async def _verify(operator: Operator, cluster: "Cluster", options: VerifyOptions) -> "Sequence[CheckResult]":
-    """Verify a cluster. Stores the time if no check failed."""
+    """Verify a cluster. If no check failed, stores the time of this verification."""
     from clustercert.kubernetes.verify.expectation import expect
     from clustercert.kubernetes.verify.verification import ClusterVerification
 
@@ -165,13 +166,13 @@ def _is_good(results: "Sequence[CheckResult]") -> bool:
 
 
 def _summary(results: "Sequence[CheckResult]") -> dict[str, object]:
-    """Return the columns for a cluster: its failed check, or else the check of the revocation."""
+    """Return a table row for a cluster: the first failed check, or else the check that measured the revocation."""
     failed = (each for each in results if each.result == "failed")
     return asdict(next(failed, None) or next(each for each in results if each.seconds is not None))
 
 
 async def _notes(operator: Operator, cluster: "Cluster", results: "Sequence[CheckResult]") -> list[str]:
-    """Return what an operator should know about the verification of a cluster."""
+    """Return notes for the operator about the verification of a cluster."""
     from clustercert.certificates.controls import USE_NOT_SEEN
 
     notes = [] if await operator.components.inventory.access.sees_use(cluster) else [USE_NOT_SEEN]
