@@ -280,7 +280,7 @@ async def show_caller(call: CallDep) -> Response:
     """Show who the caller is, and the enabled projects in which they have a role, whatever the token's scope.
 
     Meant for clients with an access key, because the key does not say which user it belongs to. Also meant for clients
-    of a service without the built-in identity provider.
+    of a service without the built-in identity service.
     """
     projects = await call.services.identity.projects_of(call.caller)
     caller = await call.services.identity.with_all_roles(call.caller)
