@@ -29,7 +29,7 @@ KINDS = {each.metavar: each.plural for each in RESOURCES.values() if each.key ==
     "PROFILE": "profiles",
     "CONTEXT": "contexts",
 }
-# Which kind of name completes an option without a metavar, by the name of the option's parameter.
+# For options without a metavar: the kind of name that completes the option's value, by the parameter's name.
 _PARAMETERS = {
     "cluster": "clusters",
     "project": "projects",

@@ -148,7 +148,7 @@ class Client(ServiceClient):
         )
 
     def session(self, token: str) -> Session:
-        """Return the properties of a token."""
+        """Return the session of a token: the user, the project and the expiry of the token."""
         headers = {"X-Auth-Token": token, "X-Subject-Token": token}
         return self._parse_session(token, self.exchange("GET", "/v3/auth/tokens", headers=headers))
 

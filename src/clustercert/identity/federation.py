@@ -137,14 +137,17 @@ class Federation:
 
 
 def login_of(user: FederatedUser, access: FederatedAccess) -> LoginRoles:
-    """Return the roles that a user has now. Raises Unauthenticated if the user may not log in."""
+    """Return the login of a user, with the roles that the user has now.
+
+    Raises Unauthenticated if the user may not log in.
+    """
     issuer = user.issuer
     if access.blocked:
         raise Unauthenticated("the user is blocked", known=user.user.id)
     ended_at, logged_in_at = access.logins_ended_at, user.logged_in_at
     if ended_at is not None and logged_in_at is not None and logged_in_at <= ended_at:
         raise Unauthenticated(
-            f"the user ended all logins at {rfc3339(ended_at)}, and this login is or may be from before that time",
+            f"the user ended all logins at {rfc3339(ended_at)}, and this login may be older",
             known=user.user.id,
         )
     if access.id_taken:

@@ -81,7 +81,7 @@ class AppliedSettings:
         new.replace(self.file)
 
     def read(self) -> Reloadable | None:
-        """Return the stored settings, or None if no worker has applied other settings since the start."""
+        """Return the stored settings, or None if no worker has applied changed settings since the service started."""
         with contextlib.suppress(FileNotFoundError):
             applied = pickle.loads(self.file.read_bytes())  # noqa: S301 - only this service can write into the folder
             if isinstance(applied, Reloadable):

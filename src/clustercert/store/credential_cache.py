@@ -179,7 +179,7 @@ class CredentialCache(Queries):
             async with asyncio.timeout(self._bounds.read_seconds):
                 return await self._look_up(number)
         except TimeoutError as error:
-            raise Unavailable("The database does not answer in time. Try again later.") from error
+            raise Unavailable("The database did not answer in time. Try again later.") from error
 
     def _is_current(self, known: CachedCertificate) -> bool:
         return self._feed.is_current(known.read_at, known.fingerprint, known.user_id, known.cluster_id)

@@ -28,7 +28,7 @@ class DecisionEvents(Queries):
     """Reads the events of decisions, sealed or not."""
 
     async def issuances(self, issued_at: Mapping[str, datetime]) -> AsyncIterator[Mapping[str, bytes]]:
-        """Yield the bodies of the events in which certificates were issued, by fingerprint, in pages.
+        """Yield pages that map each certificate's fingerprint to the body of the event that issued it.
 
         `issued_at`: the certificates' times of issue, by fingerprint in hex. Certificates whose event was deleted are
         left out. Skips the events between two certificates that were issued at very different times.
@@ -65,7 +65,7 @@ class DecisionEvents(Queries):
     async def decision_at(self, time: datetime, actor: str, project_id: str, searched: int) -> bytes | None:
         """Return the body of the first decision on a user at `time`, or None.
 
-        Searches the events of some minutes before and after `time`, and at most `searched` events.
+        Searches only events within a few minutes of `time`, and at most `searched` of them.
         """
         async with self._database.read() as connection:
             before = await _last_id(connection, await size_before(connection, time))

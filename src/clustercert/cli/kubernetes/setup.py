@@ -105,8 +105,8 @@ class SetupOptions:
     distribution: Annotated[
         Literal[DistributionName, ManagedKubernetes] | None,
         typer.Option(
-            help="What runs the API server. For managed Kubernetes, the command says what to use instead. "
-            "[default: kubeadm]"
+            help="How the API server is run. For a managed Kubernetes service, the command only prints what this "
+            "service supports instead. [default: kubeadm]"
         ),
     ] = None
     mode: Annotated[

@@ -41,7 +41,7 @@ class CredentialOptions:
         typer.Option(
             "--user",
             "-u",
-            help="User, NAME or DOMAIN/NAME, to log in with a password. [default: the last one]",
+            help="User who logs in with a password, as NAME or DOMAIN/NAME. [default: the user of the last login]",
         ),
     ] = None
     domain: Annotated[

@@ -83,7 +83,7 @@ class WebhookTokens:
             async with asyncio.timeout(self._read_seconds):
                 return await self.queries.webhook_config(cluster_id)
         except TimeoutError as error:
-            raise Unavailable("The database does not answer in time. Try again later.") from error
+            raise Unavailable("The database did not answer in time. Try again later.") from error
 
     async def webhook_config(self, cluster_id: str) -> ClusterWebhookConfig:
         """Return a cluster's webhook configuration, without checking a token. Raises NotFound."""
