@@ -308,3 +308,34 @@ def test_a_role_that_is_not_assigned_is_deleted(operator: Operator) -> None:
     operator.output("role", "delete", "inspector", "--yes")
     assert "inspector" not in operator.output("role", "list", "--names", "-o", "name")
     assert "built in" in operator.error("role", "delete", "admin", "--yes")
+
+
+def test_answers_name_the_domain_if_it_is_not_the_callers(operator: Operator) -> None:
+    (operator.folder / "password").write_text("correct horse battery staple\n")
+    operator.output("domain", "create", "acme")
+    for domain in ("Default", "acme"):
+        operator.output("user", "create", "alice", "--no-password", "--domain", domain)
+        operator.output("group", "create", "team", "--domain", domain)
+        operator.output("project", "create", "eu-de", "--domain", domain)
+
+    def said(*command: str | Path) -> str:
+        return operator.run(*command).err
+
+    def answers(domain: str) -> list[str]:
+        place = ("--user", f"{domain}/alice", "--project", f"{domain}/eu-de")
+        return [
+            said("user", "set-password", f"{domain}/alice", "--password-file", operator.folder / "password"),
+            said("group", "add-user", "team", "alice", "--domain", domain),
+            said("role", "assign", "member", *place),
+        ]
+
+    assert answers("acme") == [
+        "Changed the password of the user acme/alice.\n",
+        "Added the user acme/alice to the group acme/team.\n",
+        "Assigned the role member in the project acme/eu-de to acme/alice.\n",
+    ]
+    assert answers("Default") == [
+        "Changed the password of the user alice.\n",
+        "Added the user alice to the group team.\n",
+        "Assigned the role member in the project eu-de to alice.\n",
+    ]

@@ -10,7 +10,15 @@ import typer
 
 from clustercert.cli.access import print_remaining_access
 from clustercert.cli.commands import new_service_command, on_service
-from clustercert.cli.lookup import affected_certificates, find, find_project, find_user, objects, split_domain
+from clustercert.cli.lookup import (
+    affected_certificates,
+    find,
+    find_project,
+    find_user,
+    objects,
+    shown_name,
+    split_domain,
+)
 from clustercert.cli.lost_roles import RevokeOption, remove_role
 from clustercert.cli.options import (
     DescriptionOption,
@@ -210,7 +218,7 @@ def _enable_user(
     """Enable a user."""
     user = find(client, "users", name, domain)
     show_one(client.update(path_of("users", str(user["id"])), enabled=True), output)
-    print_note(f"Enabled the user {user['name']}.")
+    print_note(f"Enabled the user {shown_name(client, user)}.")
 
 
 def _disable_user(
@@ -227,7 +235,7 @@ def _disable_user(
     user = find(client, "users", name, domain)
     confirm(lambda: _question_of_loss(client, user, "Disable the user?"), yes=yes)
     show_one(client.update(path_of("users", str(user["id"])), enabled=False), output)
-    print_note(f"Disabled the user {user['name']}.")
+    print_note(f"Disabled the user {shown_name(client, user)}.")
     print_note("Their certificates are revoked.")
 
 
@@ -272,7 +280,7 @@ def _set_password(
     user = find(client, "users", name, domain)
     password = read_secret("Password", password_file, "add --password-file FILE", confirm=True)
     client.put(path_of("users", str(user["id"]), "password"), {"password": password})
-    print_note(f"Changed the password of the user {user['name']}.")
+    print_note(f"Changed the password of the user {shown_name(client, user)}.")
 
 
 def _question_of_loss(
@@ -327,7 +335,7 @@ def _membership(
     """Return the API path of a group membership, and the names of the group and the user."""
     group, member = find(client, "groups", name, domain), find(client, "users", user, domain)
     path = path_of("groups", str(group["id"]), "members", str(member["id"]))
-    return path, str(group["name"]), str(member["name"])
+    return path, shown_name(client, group), shown_name(client, member)
 
 
 def _create_access_key(
@@ -450,7 +458,7 @@ def assign(client: AdministrationClient, role: RoleArgument, assignment: Assignm
     """Assign a role to a user or group. The role must exist: see `role create`."""
     place = _place(client, role, assignment)
     assigned = client.put(place.path, {})
-    print_note(f"Assigned the role {role} in {place.scope} to {assigned['name']}.")
+    print_note(f"Assigned the role {role} in {place.scope} to {shown_name(client, assigned)}.")
 
 
 def unassign(
@@ -462,7 +470,7 @@ def unassign(
     """Remove a role from a user or group. Asks whether to revoke the certificates of those who lose the role."""
     place = _place(client, role, assignment)
     assigned = client.get(place.path)
-    done = f"Removed the role {role} in {place.scope} from {assigned['name']}."
+    done = f"Removed the role {role} in {place.scope} from {shown_name(client, assigned)}."
     remove_role(client, place.path, place.scope, revoke, done)
 
 
@@ -499,7 +507,9 @@ def _place(client: AdministrationClient, role: str, assignment: AssignmentOption
     path = path_of("assignments", role, kind, assignee, domain=domain)
     if project is None:
         return _Place(path, "the whole service")
-    return _Place(path_of("projects", str(project["id"])) + path, f"the project {project['name']}")
+    return _Place(
+        path_of("projects", str(project["id"])) + path, f"the project {shown_name(client, project)}"
+    )
 
 
 def _assignments(client: AdministrationClient, assignee: AssigneeOptions) -> Iterable[JsonObject]:

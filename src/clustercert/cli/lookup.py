@@ -214,7 +214,7 @@ def find_project(client: "AdministrationClient", name_or_id: str, domain: str | 
     if domain is not None:
         projects = in_domain(projects, domain)
     found = only_project(projects, name_or_id)
-    return {"id": found.id, "name": found.name}
+    return {"id": found.id, "name": found.name, "domain": found.domain}
 
 
 def projects_with_clusters(client: "AdministrationClient") -> "tuple[ProjectRef, ...]":
@@ -300,6 +300,15 @@ def split_domain(name: str, domain: str | None = None) -> tuple[str, str | None]
     """Split `DOMAIN/NAME` into the name and its domain. For a name without a domain, returns the argument `domain`."""
     prefix, slash, rest = name.partition("/")
     return (rest, prefix) if slash else (name, domain)
+
+
+def shown_name(client: "AdministrationClient", found: "JsonObject") -> str:
+    """Return the name of a domain, project, user or group for messages. Raises ClientError.
+
+    Returns `DOMAIN/NAME` if the object is in another domain than the caller.
+    """
+    name, domain = str(found["name"]), found.get("domain")
+    return name if domain in (None, client.caller.get("domain")) else f"{domain}/{name}"
 
 
 def objects(client: "AdministrationClient", plural: str, domain: str | None = None) -> "list[JsonObject]":
