@@ -329,6 +329,12 @@ def test_two_projects_and_clusters_of_one_name_are_told_apart(
     [found] = json.loads(desk.user.output("clusters", "--domain", domain, "-o", "json"))
     assert found["id"] == cluster
 
+    desk.user.output("login", "--password-file", "password", "--project", f"{domain}/eu-de")
+    desk.user.output("kubeconfig", "get", desk.first, "--out", tmp_path / "chosen")
+    chosen = yaml.safe_load((tmp_path / "chosen").read_text())
+    assert "https://10.0.0.7:6443" in [each["cluster"]["server"] for each in chosen["clusters"]]
+    desk.user.output("login", "--password-file", "password")
+
     refused = desk.error("merge", desk.first)
     both = sorted(f"--project {each}/eu-de" for each in ("Default", domain))
     assert f"have a cluster named {desk.first}. Add {' or '.join(both)}." in refused

@@ -177,6 +177,7 @@ def test_projects_that_look_the_same_are_told_apart_by_id() -> None:
 def test_a_project_is_named_by_name_or_id() -> None:
     assert only_project((ONE, TWO), "eu-nl") == TWO
     assert only_project((ONE, TWO), ONE.id) == ONE
+    assert only_project((ONE, TWO, THREE), "acme/eu-de") == THREE
     with pytest.raises(UnknownName, match=r"no role in a project eu-d\. Did you mean eu-de"):
         only_project((ONE, TWO), "eu-d")
     several = rf"Did you mean eu-de\? Your projects: eu-de \({ONE.id} in the domain Default\), eu-de \({THREE.id} in"

@@ -176,8 +176,11 @@ def _projects_of(clusters: "Sequence[JsonObject]") -> list[str]:
 
 
 def only_project(projects: "tuple[ProjectRef, ...]", name_or_id: str) -> "ProjectRef":
-    """Return the project with this name or id. Raises UnknownName, or CommandError if several projects match."""
-    found = [each for each in projects if name_or_id in (each.id, each.name)]
+    """Return the project with this name, DOMAIN/NAME or id.
+
+    Raises UnknownName, or CommandError if several projects match.
+    """
+    found = [each for each in projects if name_or_id in (each.id, each.name, f"{each.domain}/{each.name}")]
     if len(found) == 1:
         return found[0]
     if not projects:

@@ -83,12 +83,14 @@ class CredentialOptions:
         same_user = last is not None and last.access_key is None and user == last.user
         domain = domain or (last.domain if last is not None and same_user else None) or DEFAULT_DOMAIN
         by_id = project is not None and _PROJECT_ID.fullmatch(project)
+        name, project_domain = (None, None) if project is None or by_id else split_domain(project)
         login = PasswordLogin(
             user=user,
             domain=domain,
             password="",
             project_id=project if by_id else None,
-            project=None if by_id else project,
+            project=name,
+            project_domain=project_domain,
         )
         session = self._authenticate(url, login, ca_pem, advice)
         return replace(password_login.profile_of(url, session, None, ca_pem), domain=domain)
@@ -124,7 +126,8 @@ def login(
         ),
     ] = None,
     project: Annotated[
-        str | None, typer.Option(help="Project in which to look for clusters first, by name or id.")
+        str | None,
+        typer.Option(help="Project in which to look for clusters first, by name, DOMAIN/NAME or id."),
     ] = None,
     profile_name: ProfileOption = None,
     plain_http: PlainHttpOption = False,
