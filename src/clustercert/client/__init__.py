@@ -162,21 +162,25 @@ class Client(ServiceClient):
 
     def caller(self) -> CurrentUser:
         """Return the owner of the token or access key."""
+        body = self._caller()
+        with self.check_format():
+            texts = {name: str(body[name]) for name in ("id", "name", "domain", "issuer")}
+            service_roles = tuple(map(str, _list(body["service_roles"])))
+            return CurrentUser(**texts, service_roles=service_roles, projects=_projects(body))
+
+    def projects(self) -> tuple[ProjectRef, ...]:
+        """List the projects in which the caller has a role."""
+        body = self._caller()
+        with self.check_format():
+            return _projects(body)
+
+    def _caller(self) -> JsonObject:
         try:
-            body = self.exchange("GET", f"{OWN}/caller").body
+            return self.exchange("GET", f"{OWN}/caller").body
         except ApiError as error:
             if error.http_status not in _NO_SUCH_OPERATION:
                 raise
             raise ClientError(f"{self.url} is not a clustercert service. Check the address.") from error
-        with self.check_format():
-            texts = {name: str(body[name]) for name in ("id", "name", "domain", "issuer")}
-            service_roles = tuple(map(str, _list(body["service_roles"])))
-            projects = tuple(ProjectRef.parse(json_object(item)) for item in _list(body["projects"]))
-            return CurrentUser(**texts, service_roles=service_roles, projects=projects)
-
-    def projects(self) -> tuple[ProjectRef, ...]:
-        """List the projects in which the caller has a role."""
-        return self.caller().projects
 
     def issue(self, project_id: str, cluster_id: str, options: IssueOptions) -> ApiResponse:
         """Request a kubeconfig with a new certificate for the caller. The response is not validated."""
@@ -242,6 +246,10 @@ def _id(value: object) -> str:
     if not isinstance(value, str) or not is_plain(value):
         raise ValueError("the response contains an id with unexpected characters")
     return value
+
+
+def _projects(caller: JsonObject) -> tuple[ProjectRef, ...]:
+    return tuple(ProjectRef.parse(json_object(item)) for item in _list(caller["projects"]))
 
 
 def _list(value: object) -> list[object]:
