@@ -4,12 +4,12 @@ import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from typing import Self
 
 from clustercert.certificates.recorder import Reason, RevocationRecorder
 from clustercert.model import Actor
 from clustercert.model.errors import Conflict
 from clustercert.store.certificates import AccessQueries, LiveCertificates, LostRole
-from clustercert.store.clusters import ClusterLookup
 from clustercert.store.engine.generation import Generation
 
 # The maximum number of pairs of a user and a cluster in one count or revocation. Each pair is one revocation.
@@ -32,10 +32,25 @@ class LostCertificates:
     until: datetime | None
     complete: bool
 
+    @classmethod
+    def of(cls, live: Sequence[LiveCertificates]) -> Self:
+        """Count the certificates."""
+        return cls(
+            certificates=sum(each.certificates for each in live),
+            users=len({each.user_id for each in live}),
+            clusters=len({each.cluster_id for each in live}),
+            until=max((each.until for each in live), default=None),
+            complete=len(live) <= MAX_PAIRS,
+        )
+
 
 @dataclass(frozen=True, slots=True)
 class LostRoles:
     """Counts and revokes the certificates of users who lose a role. Callers must already have authorized the actor.
+
+    To revoke the certificates, call `revoke`, remove the role, and call `revoke_again`. So a request can be repeated
+    after any interruption before the removal. An interruption after the removal spares only the certificates that
+    were issued after `revoke`.
 
     Attributes:
         pause: waits for the given number of seconds.
@@ -43,41 +58,31 @@ class LostRoles:
 
     queries: AccessQueries
     recorder: RevocationRecorder
-    clusters: ClusterLookup
     pause: Callable[[float], Awaitable[None]] = asyncio.sleep
 
     async def count(self, lost: LostRole) -> LostCertificates:
-        """Count the certificates. They are the same before and after the role is removed."""
-        found = await self._live(lost)
-        return LostCertificates(
-            certificates=sum(each.certificates for each in found),
-            users=len({each.user_id for each in found}),
-            clusters=len({each.cluster_id for each in found}),
-            until=max((each.until for each in found), default=None),
-            complete=len(found) <= MAX_PAIRS,
-        )
+        """Count the certificates. They are the same before and after the role is removed. Raises Unavailable."""
+        return LostCertificates.of(await self._live(lost))
 
-    async def require_revocable(self, lost: LostRole) -> None:
-        """Raise Conflict if the certificates are too many for one revocation."""
-        if len(await self._live(lost)) > MAX_PAIRS:
+    async def revocable(self, lost: LostRole) -> Sequence[LiveCertificates]:
+        """Return the certificates. Raises Conflict if they are too many for one revocation, or Unavailable."""
+        live = await self._live(lost)
+        if len(live) > MAX_PAIRS:
             raise Conflict(
                 f"The users have certificates in more than {MAX_PAIRS} pairs of a user and a cluster. Keep the"
                 " certificates, and revoke all certificates of each cluster instead."
             )
+        return live
 
-    async def revoke(self, lost: LostRole, note: str, *, actor: Actor) -> None:
-        """Revoke the certificates, after the role was removed. Takes more than a second."""
-        await self._revoke(await self._live(lost), note, actor)
+    async def revoke(self, live: Sequence[LiveCertificates], note: str, *, actor: Actor) -> None:
+        """Revoke the certificates in one transaction, before the role is removed."""
+        await self.recorder.revoke_live(live, Reason("affiliationChanged", note), actor=actor)
+
+    async def revoke_again(self, lost: LostRole, note: str, *, actor: Actor) -> None:
+        """Revoke the certificates that were issued meanwhile, after the role was removed. Takes more than a second."""
         # Until now, another worker may have issued certificates for a role in its cache.
         await self.pause(Generation.STALE_AFTER + Generation.INTERVAL)
-        await self._revoke(await self._live(lost), note, actor)
+        await self.revoke(await self._live(lost), note, actor=actor)
 
     async def _live(self, lost: LostRole) -> Sequence[LiveCertificates]:
         return await self.queries.live_of_lost_role(lost, self.recorder.now(), limit=MAX_PAIRS + 1)
-
-    async def _revoke(self, found: Sequence[LiveCertificates], note: str, actor: Actor) -> None:
-        for each in found:
-            cluster = await self.clusters.cluster(each.project_id, each.cluster_id)
-            if cluster is not None:
-                reason = Reason("affiliationChanged", note)
-                await self.recorder.revoke_scope(reason, user_id=each.user_id, cluster=cluster, actor=actor)

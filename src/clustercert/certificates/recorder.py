@@ -1,6 +1,6 @@
 """Records and undoes revocations, after checking the format of user ids and certificate names."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 
@@ -10,7 +10,7 @@ from clustercert.model.events.administration import RevocationChange, Revocation
 from clustercert.observability import metrics
 from clustercert.pki.leaf import MAX_NAME
 from clustercert.policy.templates import is_plain_text
-from clustercert.store.certificates import CertificateView, VisibleCertificates
+from clustercert.store.certificates import CertificateView, LiveCertificates, VisibleCertificates
 from clustercert.store.revocations import NO_END, RevocationQueries
 
 # A serial has at most 20 bytes. Source: RFC 5280 section 4.1.2.2.
@@ -144,6 +144,21 @@ class RevocationRecorder:
         return await self._record(
             revocation, event, "everywhere" if not cluster else "user" if user else "cluster"
         )
+
+    async def revoke_live(self, live: Sequence[LiveCertificates], reason: Reason, *, actor: Actor) -> None:
+        """Revoke the certificates of all these pairs of a user and a cluster, in one transaction.
+
+        Certificates that are requested afterwards are valid. Raises InvalidRequest if the note is invalid.
+        """
+        reason.validate()
+        if not live:
+            return
+        revocations = [
+            self._revocation(reason, actor, each.user_id, each.cluster_id, each.project_id) for each in live
+        ]
+        events = [revocation_event("user.revoked", each, actor, each.user_id) for each in revocations]
+        await self.queries.revoke_all(revocations, events)
+        metrics.REVOCATIONS.labels("user").inc(len(revocations))
 
     async def undo(self, revocation_id: int, *, actor: Actor) -> Revocation:
         """Undo a revocation. The revoked certificates become valid again unless another revocation covers them.

@@ -33,27 +33,31 @@ def remove_role(
         where: the projects in which the role is lost.
         done: the message after the deletion.
     """
-    found: dict[str, Any] = client.delete(f"{path}{_separator(path)}dryRun=All")
-    # A role in the whole service gives no certificates, so the response has no number of certificates.
-    number = found.get("certificates") or 0
-    described = _described(found, where) if number else ""
-    if number and revoke is None and sys.stdin.isatty():
-        revoke = ask(f"{described} Revoke {_them(number)}?")
-    client.delete(f"{path}{_separator(path)}revoke=true" if number and revoke else path)
+    if revoke is None and sys.stdin.isatty():
+        found = client.delete(f"{path}{_separator(path)}dryRun=All")
+        # A role in the whole service gives no certificates, so the response has no number of certificates.
+        if (number := found.get("certificates", 0)) != 0:
+            revoke = ask(f"{_described(found, where)} Revoke {_them(number)}?")
+    found = client.delete(f"{path}{_separator(path)}revoke=true" if revoke else path)
     print_note(done)
-    if number and revoke:
+    number = found.get("certificates", 0)
+    if revoke and number:
         print_note(
             f"Revoked {number} certificate{_s(number)}. Clusters that enforce revocations refuse {_them(number)} within"
             " seconds."
         )
-    elif number:
+    elif revoke:
+        print_note("There were no valid certificates to revoke.")
+    elif number != 0:
         print_note(
-            f"{described} The command revoked no certificates. To revoke them, run `clustercert certificate revoke "
-            "--user USER --cluster CLUSTER`."
+            f"{_described(found, where)} The command revoked no certificates. To revoke them, run `clustercert "
+            "certificate revoke --user USER --cluster CLUSTER`."
         )
 
 
 def _described(found: "dict[str, Any]", where: str) -> str:
+    if found["certificates"] is None:
+        return f"The service could not count the valid certificates for clusters of {where}."
     number, users, clusters = found["certificates"], found["users"], found["clusters"]
     least = "" if found["complete"] else "at least "
     owners = "The user has" if users == 1 else f"{users} users have"

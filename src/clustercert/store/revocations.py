@@ -5,7 +5,7 @@ commit. So these transactions run one after another on every database engine. Un
 revocations that it has read stay unchanged.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from datetime import datetime, timedelta
 from typing import Any
@@ -59,6 +59,13 @@ class RevocationQueries(CertificateLookup):
             if made.fingerprint is not None:
                 await _mark_certificate(connection, made.fingerprint)
         return made
+
+    async def revoke_all(self, revocations: Sequence[Revocation], events: Sequence[AuditEvent]) -> None:
+        """Record revocations of users or clusters in one transaction, with the same new epoch. See `revoke`."""
+        async with self._database.transaction(*events) as connection:
+            epoch = await raise_generation(connection)
+            rows = [_row(each, epoch=epoch, changed=epoch) for each in revocations]
+            await connection.execute(insert(_revocation), rows)
 
     async def undo(self, revocation_id: int, *, by: str, at: datetime, event: AuditEvent) -> Revocation:
         """Undo a revocation. Certificates that another revocation covers stay revoked.
@@ -152,9 +159,12 @@ async def add_revocation(
     connection: Transaction, revocation: Revocation, *, epoch: int, changed: int
 ) -> Revocation:
     """Insert a revocation in the caller's transaction. `changed` is the generation number of that transaction."""
-    values = {name: getattr(revocation, name) for name in _GIVEN} | {"epoch": epoch, "changed": changed}
-    query = insert(_revocation).values(values).returning(_revocation)
+    query = insert(_revocation).values(_row(revocation, epoch=epoch, changed=changed)).returning(_revocation)
     return revocation_of((await connection.execute(query)).mappings().one())
+
+
+def _row(revocation: Revocation, *, epoch: int, changed: int) -> dict[str, object]:
+    return {name: getattr(revocation, name) for name in _GIVEN} | {"epoch": epoch, "changed": changed}
 
 
 async def revoke_disabled(connection: Transaction, revocation: Revocation, changed: int) -> None:

@@ -245,7 +245,7 @@ def _revocation(
         usernames=usernames,
         previews=RevocationPreviews(clusters, KnownUserQueries(database), usernames, certificates, utc_now),
         logout=Logout(recorder, certificates, identity.logins),
-        lost_roles=LostRoles(AccessQueries(database), recorder, clusters),
+        lost_roles=LostRoles(AccessQueries(database), recorder),
         service_name=settings.service_name,
     )
 

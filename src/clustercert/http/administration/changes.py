@@ -15,13 +15,22 @@ from fastapi import Depends, Header, Query
 from pydantic import BaseModel, ConfigDict, Field
 from starlette.responses import Response
 
+from clustercert.certificates.lost_roles import LostCertificates
 from clustercert.http import responses
 from clustercert.http.body import json_object, require_json, validated
+from clustercert.http.context import context_of
 from clustercert.http.dependencies import Call, CallDep
 from clustercert.http.openapi import ERRORS, described
 from clustercert.http.responses import ResponseBody, Time
 from clustercert.model import JsonObject
-from clustercert.model.errors import ConcurrentChange, Conflict, InvalidRequest, NotFound, PreconditionFailed
+from clustercert.model.errors import (
+    ConcurrentChange,
+    Conflict,
+    InvalidRequest,
+    NotFound,
+    PreconditionFailed,
+    Unavailable,
+)
 from clustercert.observability import canonical_json
 from clustercert.policy.rules import require_admin, require_operator
 from clustercert.store.certificates import LostRole
@@ -241,20 +250,27 @@ class LostCertificatesBody(ResponseBody):
     project are counted too.
     """
 
-    certificates: int = Field(description="How many certificates were valid before the request.")
-    users: int = Field(description="How many users have these certificates.")
-    clusters: int = Field(description="For how many clusters these certificates are.")
+    certificates: int | None = Field(
+        description="How many certificates were valid before the request; null if counting them took too long."
+    )
+    users: int | None = Field(description="How many users have these certificates.")
+    clusters: int | None = Field(description="For how many clusters these certificates are.")
     until: Time | None = Field(
         description="When the last of these certificates expires; null if there are none."
     )
     complete: bool = Field(
-        description="False if the users have more certificates than are counted. These can't be revoked at once."
+        description="False if the users may have more certificates than are counted. These can't be revoked at once."
     )
 
 
+_UNKNOWN = LostCertificatesBody(certificates=None, users=None, clusters=None, until=None, complete=False)
+
 Revoke = Annotated[
     Literal["true"] | None,
-    Query(description="`true`: also revoke the certificates. The request then takes more than a second."),
+    Query(
+        description="`true`: also revoke the certificates. The request then takes more than a second. If the"
+        " certificates can't be counted, nothing is changed."
+    ),
 ]
 
 
@@ -283,14 +299,33 @@ class RoleLoss:
 
     async def carry_out(self, delete: Callable[[], Awaitable[Response]]) -> Response:
         """Delete the membership or assignment, and return the response that counts the users' certificates."""
-        lost_roles = self.change.call.services.revocation.lost_roles
         if self.revoke:
-            await lost_roles.require_revocable(self.lost)
-        found = await lost_roles.count(self.lost)
-        await delete()
-        if self.revoke and not self.change.dry_run:
-            await lost_roles.revoke(self.lost, self.note, actor=self.change.call.caller.actor)
+            found = await self._revoke_and(delete)
+        else:
+            await delete()
+            # Count only after the deletion, so that a count that takes too long does not prevent the deletion.
+            try:
+                found = await self.change.call.services.revocation.lost_roles.count(self.lost)
+            except Unavailable:
+                return responses.private(_UNKNOWN.model_dump())
         return responses.private(LostCertificatesBody.render(found))
+
+    async def _revoke_and(self, delete: Callable[[], Awaitable[Response]]) -> LostCertificates:
+        """Revoke the certificates, and then delete. Returns the count of the certificates.
+
+        Raises Conflict or Unavailable, and then deletes nothing, if the certificates are too many.
+        """
+        call, lost_roles = self.change.call, self.change.call.services.revocation.lost_roles
+        # Do not revoke certificates if the deletion is going to be refused.
+        with rolling_back():
+            await delete()
+        live = await lost_roles.revocable(self.lost)
+        if not self.change.dry_run:
+            await lost_roles.revoke(live, self.note, actor=call.caller.actor)
+            await delete()
+            context_of(call.request).extend_deadline()
+            await lost_roles.revoke_again(self.lost, self.note, actor=call.caller.actor)
+        return LostCertificates.of(live)
 
 
 async def _existing(find: Callable[[], Awaitable[T]]) -> T | None:
