@@ -85,6 +85,15 @@ def filled_in(template: str, inputs: Mapping[str, str], pattern: str) -> str:
     return filled
 
 
+def this_version() -> str:
+    """The package that the jobs install, by default: the version of this checkout."""
+    version = re.search(
+        '^__version__ = "(.+)"$', (ROOT / "src/clustercert/__init__.py").read_text(), re.MULTILINE
+    )
+    assert version is not None
+    return f"clustercert=={version[1]}"
+
+
 def test_github_actions(job: Job, tokens: Mapping[str, str], tmp_path: Path) -> None:
     workflow = yaml.safe_load(block(RECIPES, "recipe: github"))
     assert workflow["permissions"]["id-token"] == "write"
@@ -104,8 +113,13 @@ def test_github_actions(job: Job, tokens: Mapping[str, str], tmp_path: Path) -> 
         assert "inputs." not in step["run"]
         with pytest.raises(AssertionError, match="id-token: write"):
             run_script(step["run"], job.folder, env)
-        env |= {"ACTIONS_ID_TOKEN_REQUEST_URL": tokens["request_url"], "ACTIONS_ID_TOKEN_REQUEST_TOKEN": "t"}
-        said = run_script(step["run"], job.folder, env | {"CURL_CA_BUNDLE": tokens["ca_file"]})
+        env |= {"ACTIONS_ID_TOKEN_REQUEST_URL": tokens["request_url"], "CURL_CA_BUNDLE": tokens["ca_file"]}
+        env |= {"ACTIONS_ID_TOKEN_REQUEST_TOKEN": "secret-of-the-runner"}
+        shows_arguments = 'curl() { echo "curl $*" >&2; command curl "$@"; }\n'
+        said = run_script(shows_arguments + step["run"], job.folder, env)
+    assert "curl --fail" in said
+    assert "secret-of-the-runner" not in said
+    assert f"pipx install {this_version()}\n" in said
     variables = dict(line.split("=", 1) for line in files["GITHUB_ENV"].read_text().splitlines())
     assert files["GITHUB_OUTPUT"].read_text() == f"kubeconfig={variables['KUBECONFIG']}\n"
     masked = [
