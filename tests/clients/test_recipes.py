@@ -3,6 +3,7 @@
 import base64
 import json
 import re
+import stat
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -130,7 +131,7 @@ def test_github_actions(job: Job, tokens: Mapping[str, str], tmp_path: Path) -> 
     job.assert_deployed("ci:deploy")
 
 
-def test_gitlab_ci(job: Job, tokens: Mapping[str, str]) -> None:
+def test_gitlab_ci(job: Job, tokens: Mapping[str, str], tmp_path: Path) -> None:
     pipeline = yaml.safe_load(block(RECIPES, "recipe: gitlab"))
     (included,) = pipeline["include"]
     template = (ROOT / "deploy/ci/gitlab/templates/kubeconfig.yml").read_text()
@@ -142,8 +143,20 @@ def test_gitlab_ci(job: Job, tokens: Mapping[str, str]) -> None:
             pipeline["deploy"]["extends"]
         ]
         assert base["id_tokens"] == {"CLUSTERCERT_TOKEN": {"aud": "clustercert"}}
+        builds = tmp_path / "builds"
+        builds.mkdir()
         env = job.env | base["variables"] | {"CLUSTERCERT_TOKEN": tokens["gitlab"]}
-        run_script("\n".join(base["before_script"] + pipeline["deploy"]["script"]), job.folder, env)
+        env |= {"CI_BUILDS_DIR": str(builds), "CI_JOB_ID": "42"}
+        said = run_script("\n".join(base["before_script"] + pipeline["deploy"]["script"]), job.folder, env)
+        assert f"pip install {this_version()}\n" in said
+        (private,) = builds.iterdir()
+        assert stat.S_IMODE(private.stat().st_mode) == 0o700
+        assert [path.name for path in private.iterdir()] == ["kubeconfig"]
+        with pytest.raises(AssertionError, match="File exists"):
+            run_script("\n".join(base["before_script"]), job.folder, env)
+    # GitLab runs after_script in a new shell, which has only the job's variables.
+    run_script("\n".join(base["after_script"]), job.folder, env)
+    assert list(builds.iterdir()) == []
     job.assert_deployed("ci:deploy")
 
 
