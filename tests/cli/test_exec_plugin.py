@@ -148,6 +148,8 @@ def test_the_end_of_a_login_is_said_once(plugin: Plugin) -> None:
     plugin.cache_file.write_text(f"{' '.join([*fields[:4], '1', *fields[5:]])}\n{body}")
     reminder = f"clustercert: Your login at {plugin.user.url} ends at %s. Run `clustercert login`.\n"
     assert said() == reminder % rfc3339(ends_at)
+    # Later calls don't import the modules that print the reminder.
+    assert plugin.cache_file.read_text() == f"{' '.join([*fields[:4], '0', *fields[5:]])}\n{body}"
     assert (said(), said("--refresh")) == ("", "")
     # The next login is short.
     ends_at = datetime.now(UTC) + timedelta(minutes=50)

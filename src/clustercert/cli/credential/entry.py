@@ -87,11 +87,11 @@ def print_credential(request: CredentialRequest, info: str | None) -> int:
     path = request.cache_path()
     cached = cache.read(path) if path is not None and not request.refresh and not is_job else None
     now = time.time()
-    if cached is not None and cached.is_fresh(now):
+    if path is not None and cached is not None and cached.is_fresh(now):
         if cached.is_reminder_due(now):
-            from clustercert.cli.credential.reminder import remind_of_login
+            from clustercert.cli.credential.reminder import remind_from_cache
 
-            remind_of_login(str(request.profile), cached.login)
+            remind_from_cache(path, cached, str(request.profile))
         return _print(cached.body, request.version)
     from clustercert.cli.credential.renewal import Failure, issue_for_job, renew
 

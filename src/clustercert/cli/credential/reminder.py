@@ -2,8 +2,28 @@
 
 import contextlib
 import os
+from pathlib import Path
 
 from clustercert.cli import notices
+from clustercert.cli.credential import cache
+
+
+def remind_from_cache(path: str, entry: cache.CachedCredential, name: str) -> None:
+    """Remind the user of the login's end, and record this in a cache file, so that later calls of the plugin are fast.
+
+    Args:
+        path: the cache file that contains `entry`.
+    """
+    from clustercert.cli.file_lock import LockTimeout, locked
+    from clustercert.secure_file import write_private
+
+    remind_of_login(name, entry.login)
+    # If a parallel call holds the lock, the next call records the reminder.
+    with contextlib.suppress(LockTimeout, OSError), locked(path, wait_seconds=0):
+        current = cache.read(path)
+        if current is not None and current.login == entry.login:
+            current.remind = 0
+            write_private(Path(path), cache.rendered(current))
 
 
 def remind_of_login(name: str, state: str) -> None:
