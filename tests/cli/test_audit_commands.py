@@ -4,6 +4,7 @@ import csv
 import json
 import shutil
 import signal
+import sqlite3
 import subprocess
 import sys
 from pathlib import Path
@@ -138,19 +139,46 @@ def test_tail_continues_after_the_events_that_it_printed(operator: Operator, fil
     tail = ("audit", "tail", "--cursor-file", cursor, "-o", "name")
     first = operator.output(*tail).split()
     assert first == [str(place) for place in range(len(first))]
-    assert cursor.read_text() == f"{len(first)}\n"
+    assert json.loads(cursor.read_text())["next"] == len(first)
+    unchanged = cursor.stat()
     assert operator.output(*tail) == ""
+    # Without a new event, the file is not written again.
+    assert (cursor.stat().st_ino, cursor.stat().st_mtime_ns) == (unchanged.st_ino, unchanged.st_mtime_ns)
     operator.output("domain", "create", "fourth")
     assert operator.output(*tail).split() == [str(len(first))]
-    # A filter that matches nothing moves the cursor only to the last page, so nothing is missed.
-    operator.output("audit", "tail", "--cursor-file", cursor, "--kind", "nothing")
-    assert operator.output(*tail) == ""
-    cursor.write_text("99")
-    assert "99 events were read, but the log has only" in operator.error(*tail)
-    cursor.write_text("-1")
-    assert "does not have a leaf index" in operator.error(*tail)
+    # A cursor belongs to one filter.
+    refused = operator.error(*tail, "--kind", "domain.*")
+    assert "belongs to the events /events, but this command lists /events?kind=domain.%2A" in refused
+    filtered = (*tail[:2], "--cursor-file", operator.folder / "filtered", "-o", "name", "--kind", "domain.*")
+    assert len(operator.output(*filtered).split()) == 5
+    operator.output("domain", "create", "fifth")
+    assert operator.output(*filtered) == f"{len(first) + 1}\n"
+    for text in ("99", "{}", '{"events": "/events", "next": "x", "leaf": null}', "\xff"):
+        cursor.write_text(text)
+        assert "is not a cursor file, or is damaged" in operator.error(*tail)
     assert "can't be written" in operator.error(*tail[:3], "/nowhere/cursor")
     assert "--cursor-file" in operator.usage_error(*tail, "-n", "3")
+
+
+def test_tail_refuses_a_restored_log(operator: Operator, file: Path) -> None:
+    """The restored log has fewer events than were printed, and then more."""
+    cursor, backup = operator.folder / "cursor", operator.folder / "backup"
+    tail = ("audit", "tail", "--cursor-file", cursor, "-o", "name")
+    with sqlite3.connect(file) as database, sqlite3.connect(backup) as copy:
+        database.backup(copy)
+    operator.output("domain", "create", "lost")
+    printed = len(operator.output(*tail).split())
+    kept = cursor.read_bytes()
+    with sqlite3.connect(backup) as copy, sqlite3.connect(file) as database:
+        copy.backup(database)
+    message = f"the first {printed} events of a log were read, but this log does not begin with these events"
+    assert message in operator.error(*tail)
+    for name in ("fourth", "fifth"):
+        operator.output("domain", "create", name)
+    assert message in operator.error(*tail)
+    assert cursor.read_bytes() == kept
+    cursor.unlink()
+    assert len(operator.output(*tail).split()) == printed + 1
 
 
 def test_tail_finishes_a_page_before_it_ends(capsys: pytest.CaptureFixture[str]) -> None:

@@ -11,8 +11,10 @@ import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime
+from http import HTTPStatus
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
+from urllib.parse import urlencode
 
 import typer
 
@@ -33,7 +35,7 @@ from clustercert.cli.output import (
 )
 from clustercert.cli.printable import printable
 from clustercert.client.administration import path_of
-from clustercert.client.connection import ClientError
+from clustercert.client.connection import OWN, ApiError, ClientError
 from clustercert.model.errors import LogDamaged
 from clustercert.model.ids import is_id
 from clustercert.model.times import rfc3339
@@ -112,8 +114,8 @@ def tail(
     reader = _EventReader(client, _events_path(client, project), query)
     printer, cursor = EventPrinter(output), None
     if cursor_file is not None:
-        cursor = _Cursor(cursor_file)
-        reader.next = cursor.read()
+        cursor = _Cursor(cursor_file, reader.name)
+        reader.next = cursor.next
         _end_cut_line()
     if output is Output.CSV and not reader.next:
         write_out(",".join(_FIELDS) + "\r\n")
@@ -135,14 +137,18 @@ def _print_new_events(
     while True:
         try:
             if cursor is not None and not is_checked:
+                # An error of the service may have occurred after the request of a page, and before its printing.
+                reader.next = cursor.next
                 cursor.require_log(reader)
                 is_checked = True
             for events, names in reader.pages():
                 is_available = True
+                moves = cursor is not None and cursor.next != reader.next
+                leaf = reader.last_leaf() if moves else None
                 with whole_pages():
                     printer.print(events, names)
-                    if cursor is not None:
-                        cursor.write(reader.next)
+                    if cursor is not None and moves:
+                        cursor.write(reader.next, leaf)
         except ClientError as error:
             if not follow or exit_code(error) != UNAVAILABLE:
                 raise
@@ -200,11 +206,13 @@ class _EventReader:
 
     Attributes:
         next: the leaf index of the first event that `pages` reads.
+        name: the API path of the events, with the filters.
     """
 
     def __init__(self, client: "AdministrationClient", path: str, query: Mapping[str, str]) -> None:
         self.client = client
         self.next = 0
+        self.name = f"{path}?{urlencode(query)}" if query else path
         self._path, self._query = path, query
 
     def last(self, count: int) -> "tuple[list[JsonObject], Mapping[str, str]]":
@@ -237,12 +245,27 @@ class _EventReader:
             self.next = (last if following is None else following) + 1
             yield events, names
 
-    def size(self) -> int:
-        """Return the number of events in the log."""
-        note = self.client.text("/audit/log/checkpoint", "text/plain")
-        with self.client.check_format():
-            # Source: c2sp.org/tlog-checkpoint. The second line of a checkpoint is the number of events.
-            return int(note.split("\n")[1])
+    def last_leaf(self) -> str | None:
+        """Return the leaf hash before leaf index `next`, in hexadecimal. Returns `None` if the log is shorter.
+
+        The hash is in a public tile, so also an admin of a project, who can't see all events, gets this hash.
+        """
+        from clustercert.merkle.tiles import WIDTH, TileId, TilePath
+        from clustercert.merkle.tree import HASH_BYTES
+
+        if not self.next:
+            return None
+        index, within = divmod(self.next - 1, WIDTH)
+        path = TilePath(TileId(0, index), within + 1)
+        try:
+            content = self.client.download(
+                f"{OWN}/audit/log/tile/{path}", {"Accept": "application/octet-stream"}
+            )
+        except ApiError as error:
+            if error.http_status == HTTPStatus.NOT_FOUND:
+                return None
+            raise
+        return content[-HASH_BYTES:].hex()
 
     def _read(
         self, order: str, limit: int, cursor: Mapping[str, str]
@@ -256,48 +279,68 @@ class _EventReader:
 
 
 class _Cursor:
-    """A file with the leaf index of the next event to print."""
+    """A file that remembers the next event to print.
 
-    def __init__(self, path: Path) -> None:
-        self._path = path
+    Attributes:
+        next: the leaf index of the next event.
+    """
 
-    def read(self) -> int:
-        """Return the leaf index in the cursor file. Creates a missing file. Raises CommandError."""
+    def __init__(self, path: Path, name: str) -> None:
+        """Read the cursor file. Creates a missing file. Raises CommandError.
+
+        Args:
+            name: the API path of the events, with the filters. A file for other events is refused.
+        """
+        self._path, self._name = path, name
         try:
-            text = self._path.read_text(encoding="ascii").strip()
+            text = path.read_text(encoding="utf-8")
         except FileNotFoundError:
             # Create the file now, to report a folder that can't be written before any event is printed.
-            self.write(0)
-            return 0
+            self.write(0, None)
+            return
         except (OSError, ValueError) as error:
-            raise CommandError(f"--cursor-file: {self._path} can't be read: {error}.") from error
-        if not text.isdecimal():
+            raise CommandError(f"--cursor-file: {path} can't be read: {error}.") from error
+        try:
+            found = json.loads(text)
+            events, self.next, self._leaf = str(found["events"]), int(found["next"]), found["leaf"]
+            if self.next < 0:
+                raise ValueError
+        except (ValueError, LookupError, TypeError, RecursionError) as error:
             raise CommandError(
-                f"--cursor-file: {self._path} does not have a leaf index. Name another file, or delete this file to "
-                "begin with the first event."
+                f"--cursor-file: {path} is not a cursor file, or is damaged. Name another file, or delete this file "
+                "to begin with the first event."
+            ) from error
+        if events != name:
+            raise CommandError(
+                f"--cursor-file: {path} belongs to the events {events}, but this command lists {name}. Name another "
+                "file for each project and each filter."
             )
-        return int(text)
 
-    def write(self, place: int) -> None:
-        """Write the leaf index to the cursor file, after the printed events are on disk. Raises CommandError."""
+    def write(self, place: int, leaf: str | None) -> None:
+        """Write the position to the cursor file, after the printed events are on disk. Raises CommandError.
+
+        Args:
+            place: the leaf index of the next event.
+            leaf: the leaf hash before the next event.
+        """
         from clustercert.secure_file import write_private
 
         # Ignore errors, because `fsync` fails for pipes and terminals.
         with contextlib.suppress(OSError):
             os.fsync(sys.stdout.fileno())
         try:
-            write_private(self._path, f"{place}\n")
+            write_private(self._path, json.dumps({"events": self._name, "next": place, "leaf": leaf}) + "\n")
         except OSError as error:
             raise CommandError(f"--cursor-file: {self._path} can't be written: {error.strerror}.") from error
+        self.next, self._leaf = place, leaf
 
     def require_log(self, reader: _EventReader) -> None:
-        """Raise CommandError if the cursor is after the end of the log, because new events would then be missed."""
-        size = reader.size()
-        if reader.next > size:
+        """Raise CommandError if the log does not continue the events before the cursor. Events would be missed."""
+        if reader.last_leaf() != self._leaf:
             raise CommandError(
-                f"--cursor-file: {self._path} says that {reader.next} events were read, but the log has only {size} "
-                "events. The log is another one, or an older copy of the database was restored. Delete the file to "
-                "begin with the first event."
+                f"--cursor-file: {self._path} says that the first {self.next} events of a log were read, but this log "
+                "does not begin with these events. The log is another one, or an older copy of the database was "
+                "restored. Delete the file to begin with the first event."
             )
 
 
