@@ -7,7 +7,9 @@ from datetime import timedelta
 
 import pytest
 
+from clustercert.cli.session import Finder
 from clustercert.clusters.registry import Clusters
+from clustercert.identity.directory_reader import DirectoryReader
 from clustercert.model import Actor, ClientCA, Cluster, utc_now
 from clustercert.model.clusters import Registration
 from clustercert.model.errors import Forbidden, InvalidRequest
@@ -94,6 +96,29 @@ async def test_the_time_of_a_verification_survives_a_change_of_the_cluster(
     assert (found.version, found.verified_at) == ("v1.33", now)
     times = [now - timedelta(days=days) for days in (7, 30)]
     assert await queries.count_unverified(times) == (1, [1, 0])
+
+
+async def test_a_name_is_found_in_one_of_many_domains(database: Database, store: Store) -> None:
+    queries, first = ClusterQueries(database), add_project(store, cluster())
+    await queries.add(first, event(), 1)
+    for number in range(17):
+        domain_id, project_id = f"{number:032x}", f"{number + 100:032x}"
+        store.execute(
+            "INSERT INTO domain (id, name, enabled) VALUES (?, ?, ?)", domain_id, f"d{number}", True
+        )
+        store.execute(
+            "INSERT INTO project (id, name, domain_id, description, enabled, labels)"
+            " VALUES (?, 'eu-de', ?, '', ?, '{}')",
+            project_id,
+            domain_id,
+            True,
+        )
+        other = replace(named(first, number), name=first.name, project_id=project_id)
+        await queries.add(other, event(), 1)
+    finder = Finder(DirectoryReader(database), queries)
+    for number in range(17):
+        found = await finder.cluster(first.name, domain=f"d{number}")
+        assert found.project_id == f"{number + 100:032x}"
 
 
 async def test_exemptions_other_than_the_default_are_found(database: Database, store: Store) -> None:

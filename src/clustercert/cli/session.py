@@ -140,14 +140,15 @@ class Finder:
         if project is not None:
             project, domain = split_domain(project, domain)
             owner = await self.project(project, domain)
-        named = await self.clusters.find(name_or_id, owner.id if owner else None)
         within = await self.domain_or_any(domain)
+        named = await self.clusters.find(
+            name_or_id, owner.id if owner else None, within.id if within else None
+        )
         projects = {
             each.id: each
             for each in await self.directory.queries.entities_with_ids(
                 Project, {each.project_id for each in named}
             )
-            if within is None or each.domain.id == within.id
         }
         by_id = {each.id: each for each in named if each.project_id in projects}
         owners = {key: projects[each.project_id] for key, each in by_id.items()}

@@ -91,11 +91,15 @@ class ClusterQueries(Queries):
         """Return the cluster with this name in the project, or None."""
         return await self._first(_cluster.c.project_id == project_id, _cluster.c.name == name)
 
-    async def find(self, name_or_id: str, project_id: str | None = None) -> tuple[Cluster, ...]:
-        """Return at most 16 clusters with this id or name, in one project or in all projects."""
+    async def find(
+        self, name_or_id: str, project_id: str | None = None, domain_id: str | None = None
+    ) -> tuple[Cluster, ...]:
+        """Return at most 16 clusters with this id or name, in one project, in one domain or in all domains."""
         conditions = [or_(_cluster.c.id == name_or_id, _cluster.c.name == name_or_id)]
         if project_id is not None:
             conditions.append(_cluster.c.project_id == project_id)
+        if domain_id is not None:
+            conditions.append(_project.c.domain_id == domain_id)
         return await self._all(_with_ca().where(*conditions).order_by(_cluster.c.id != name_or_id).limit(16))
 
     async def reachable(self, cluster_id: str, project_ids: Collection[str] | None) -> Cluster | None:
