@@ -97,6 +97,14 @@ def test_a_wrong_setup_toml_is_an_error_with_its_place(folder: SetupFolder, line
     assert str(folder.path / "setup.toml") in caught.value.message
 
 
+def test_the_parents_of_a_new_folder_are_private_too(tmp_path: Path) -> None:
+    tmp_path.chmod(0o755)
+    made = SetupFolder(tmp_path / "out" / "Default" / "prod")
+    made.write({"rbac.yaml": ""}, CHOICES)
+    folders = (made.path, *made.path.parents[:3])
+    assert [stat.S_IMODE(each.stat().st_mode) for each in folders] == [0o700, 0o700, 0o700, 0o755]
+
+
 def test_files_without_setup_toml_are_not_updated(folder: SetupFolder) -> None:
     folder.check(force=False)
     folder.write({"rbac.yaml": ""}, CHOICES)

@@ -103,7 +103,9 @@ class SetupFolder:
         Removes obsolete files of an earlier run. An obsolete manifest or edited file is renamed instead of removed.
         """
         # An existing folder keeps its mode, because it may have other files too. Each file gets mode 0600.
-        self.path.mkdir(mode=0o700, parents=True, exist_ok=True)
+        # Create each folder separately, because `parents=True` ignores the mode for the parents.
+        for each in reversed((self.path, *self.path.parents)):
+            each.mkdir(mode=0o700, exist_ok=True)
         written = []
         digests = {name: _digest(name, content.encode()) for name, content in files.items()}
         for name, content in files.items():
