@@ -112,6 +112,14 @@ def test_a_cluster_without_audit_events_does_not_see_use_after_a_revocation(site
     assert sentence in access["residual_risks"][0]
 
 
+def test_a_verification_at_another_address_is_not_stored(site: OperatedCluster) -> None:
+    site.set_up()
+    before = site.operator.output_json("cluster", "show", "prod")
+    code, checks = site.verify("--address", before["internal_url"])
+    assert code == 0, checks
+    assert site.operator.output_json("cluster", "show", "prod") == before
+
+
 def test_an_invalid_address_is_wrong_usage_and_issues_nothing(site: OperatedCluster) -> None:
     before = len(site.certificates())
     for address in ("foo", "http://10.0.0.5:6443", "https://"):

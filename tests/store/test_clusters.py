@@ -87,8 +87,8 @@ async def test_the_time_of_a_verification_survives_a_change_of_the_cluster(
     for other in others:
         await queries.add(other, event(), 3)
     now = utc_now().replace(microsecond=0)
-    await queries.record_verification(before.id, now)
-    await queries.record_verification(others[0].id, now - timedelta(days=8))
+    await queries.record_verification(before, now)
+    await queries.record_verification(others[0], now - timedelta(days=8))
 
     await queries.replace(replace(before, version="v1.33"), event(), before)
 
@@ -96,6 +96,34 @@ async def test_the_time_of_a_verification_survives_a_change_of_the_cluster(
     assert (found.version, found.verified_at) == ("v1.33", now)
     times = [now - timedelta(days=days) for days in (7, 30)]
     assert await queries.count_unverified(times) == (1, [1, 0])
+
+
+async def test_a_change_of_what_was_verified_removes_the_time(database: Database, store: Store) -> None:
+    queries, before = ClusterQueries(database), add_project(store, cluster())
+    await queries.add(before, event(), 1)
+    now = utc_now().replace(microsecond=0)
+    for changes in (
+        {"internal_url": "https://10.0.0.9:6443"},
+        {"options": replace(before.options, mode="known-only")},
+    ):
+        await queries.record_verification(before, now)
+        [seen] = await queries.clusters_with_ids({before.id})
+        assert seen.verified_at == now
+        await queries.replace(replace(before, **changes), event())
+        [found] = await queries.clusters_with_ids({before.id})
+        assert found.verified_at is None
+
+
+async def test_a_cluster_that_changed_during_its_verification_is_not_verified(
+    database: Database, store: Store
+) -> None:
+    queries, before = ClusterQueries(database), add_project(store, cluster())
+    await queries.add(before, event(), 1)
+    after = replace(before, version="v1.33", updated_at=before.updated_at + timedelta(seconds=1))
+    await queries.replace(after, event())
+    await queries.record_verification(before, utc_now())
+    [found] = await queries.clusters_with_ids({before.id})
+    assert found.verified_at is None
 
 
 async def test_a_name_is_found_in_one_of_many_domains(database: Database, store: Store) -> None:

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from datetime import datetime
 from typing import Any, Protocol
 
@@ -192,19 +192,24 @@ class ClusterQueries(Queries):
     async def replace(self, cluster: Cluster, event: AuditEvent, before: Cluster | None = None) -> None:
         """Replace a cluster's properties, but not its client CA.
 
-        Raises Conflict if the project has another cluster with this name. With `before`, raises NotFound if the cluster
-        was removed, or ConcurrentChange if the cluster differs from `before`.
+        Removes the time of the last verification, unless only properties change that no verification depends on.
+        Raises NotFound if the cluster was removed, or Conflict if the project has another cluster with this name. With
+        `before`, raises ConcurrentChange if the cluster differs from `before`.
         """
         with conflict_if_violated(_name_taken(cluster)):
             async with self._database.transaction(event, invalidate=True) as connection:
-                await _require_unchanged(connection, before)
-                query = update(_cluster).where(_cluster.c.id == cluster.id)
-                await connection.execute(query.values(_cluster_row(cluster)))
+                current = await _locked(connection, cluster.id, before)
+                row = _cluster_row(cluster)
+                if not _verifies_the_same(current, cluster):
+                    row["verified_at"] = None
+                await connection.execute(update(_cluster).where(_cluster.c.id == cluster.id).values(row))
 
-    async def record_verification(self, cluster_id: str, at: datetime) -> None:
-        """Record when a verification of a cluster last found no fault."""
+    async def record_verification(self, cluster: Cluster, at: datetime) -> None:
+        """Record when a verification last found no fault, unless the cluster was changed since it was read."""
         async with self._database.transaction() as connection:
-            query = update(_cluster).where(_cluster.c.id == cluster_id)
+            query = update(_cluster).where(
+                _cluster.c.id == cluster.id, _cluster.c.updated_at == cluster.updated_at
+            )
             await connection.execute(query.values(verified_at=at))
 
     async def count_unverified(self, since: Sequence[datetime]) -> tuple[int, Sequence[int]]:
@@ -225,7 +230,8 @@ class ClusterQueries(Queries):
         `before`.
         """
         async with self._database.transaction(event, invalidate=True) as connection:
-            await _require_unchanged(connection, before)
+            if before is not None:
+                await _locked(connection, cluster_id, before)
             for table in (tables.webhook_token, tables.unknown_identity):
                 await connection.execute(delete(table).where(table.c.cluster_id == cluster_id))
             await connection.execute(delete(_ca).where(_ca.c.cluster_id == cluster_id))
@@ -243,19 +249,33 @@ class ClusterQueries(Queries):
         return tuple(map(_parsed, await self._rows(query)))
 
 
-async def _require_unchanged(connection: Transaction, before: Cluster | None) -> None:
-    """If `before` is given, lock the cluster's row.
+async def _locked(connection: Transaction, cluster_id: str, before: Cluster | None) -> Cluster:
+    """Lock a cluster's row, and return the cluster.
 
-    Raises NotFound if the cluster was removed, or ConcurrentChange if the cluster differs from `before`.
+    Raises NotFound if the cluster was removed. With `before`, raises ConcurrentChange if the cluster differs from
+    `before`.
     """
-    if before is None:
-        return
-    query = _with_ca().where(_cluster.c.id == before.id).with_for_update(of=_cluster)
+    query = _with_ca().where(_cluster.c.id == cluster_id).with_for_update(of=_cluster)
     row = (await connection.execute(query)).first()
     if row is None:
         raise NotFound
-    if _parsed(row) != before:
+    current = _parsed(row)
+    if before is not None and current != before:
         raise ConcurrentChange
+    return current
+
+
+def _verifies_the_same(before: Cluster, after: Cluster) -> bool:
+    """Return whether the clusters differ only in properties that no verification depends on."""
+    return after == replace(
+        before,
+        name=after.name,
+        labels=after.labels,
+        version=after.version,
+        external_url=after.external_url,
+        updated_at=after.updated_at,
+        client_ca=after.client_ca,
+    )
 
 
 def _with_ca() -> Select[Any]:

@@ -149,15 +149,15 @@ async def _verify_all(
 
 
 async def _verify(operator: Operator, cluster: "Cluster", options: VerifyOptions) -> "Sequence[CheckResult]":
-    """Verify a cluster. If no check failed, stores the time of this verification."""
+    """Verify a cluster. If no check failed at the registered address, stores the time of this verification."""
     from clustercert.kubernetes.verify.expectation import expect
     from clustercert.kubernetes.verify.verification import ClusterVerification
 
     given = asdict(options) | {"bind": parse_bindings(options.bind)}
     expectation = expect(operator.components.settings.policy, cluster, **given)
     results = await ClusterVerification(_service(operator, cluster), cluster, expectation).run()
-    if _is_good(results):
-        await operator.clusters.record_verification(cluster.id, utc_now())
+    if _is_good(results) and options.address is None:
+        await operator.clusters.record_verification(cluster, utc_now())
     return results
 
 
