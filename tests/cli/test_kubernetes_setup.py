@@ -124,6 +124,7 @@ def test_options_are_written_into_the_files(site: OperatedCluster) -> None:
         ("--webhook-url", "https://c.example.com/path"),
         ("--webhook-url", "nonsense"),
         ("--control-plane-dir", "etc/kubernetes"),
+        ("--control-plane-dir", "/etc/kubernetes/my files"),
         ("--bind", "nobody=view"),
         ("--bind", "view"),
     ],

@@ -3,8 +3,10 @@
 import base64
 import re
 import stat
+import subprocess
+import textwrap
 from collections.abc import Mapping
-from pathlib import PurePosixPath
+from pathlib import Path, PurePosixPath
 from typing import Any, get_args
 
 import pytest
@@ -15,7 +17,8 @@ from ruamel.yaml import YAML
 from clustercert.kubernetes.setup.authorization import authorization_configuration
 from clustercert.kubernetes.setup.distributions import DISTRIBUTIONS, UNSUPPORTED
 from clustercert.kubernetes.setup.files import files
-from clustercert.kubernetes.setup.removal import removal
+from clustercert.kubernetes.setup.folder import SetupFolder
+from clustercert.kubernetes.setup.removal import removal, write_removal
 from clustercert.kubernetes.setup.values import FOR_CONTROL_PLANE, NAMES
 from clustercert.model import ClusterOptions
 from clustercert.model.choices import DistributionName, ManagedKubernetes
@@ -231,6 +234,33 @@ def test_the_steps_of_a_removal_name_the_distributions_files(distribution: Distr
     uses_secret = distribution in ("kamaji", "cluster-api")
     assert (f"delete secret --ignore-not-found {setup.secret}" if uses_secret else traits.folder) in steps
     assert f'`cluster = "{setup.cluster.id}"`' in text
+
+
+@pytest.mark.parametrize("distribution", ["kubeadm", "k3s", "rke2"])
+def test_a_removal_deletes_only_the_files_of_the_setup(
+    distribution: DistributionName, tmp_path: Path
+) -> None:
+    folder = tmp_path / "pki"
+    setup = cluster_setup(distribution=distribution, audit=False, control_plane_dir=str(folder))
+    made = SetupFolder(tmp_path / "out")
+    made.write(files(setup), setup.choices)
+    text = write_removal(made.path, setup.cluster).read_text()
+    assert "rm -r" not in text
+    commands = textwrap.dedent(text.split("kubectl get --raw /readyz\n")[1].split("```")[0])
+    folder.mkdir()
+    copied = ("client-ca.pem", "authorization-config.yaml", "webhook.kubeconfig", "client-ca-bundle.pem")
+    for name in (*copied, "ca.key", "audit-policy.yaml"):
+        (folder / name).write_text("")
+
+    left = subprocess.run(["sh", "-c", commands], capture_output=True, text=True, check=False)
+
+    assert {each.name for each in folder.iterdir()} == {"ca.key", "audit-policy.yaml"}
+    assert left.returncode != 0
+    assert "rmdir" in left.stderr
+    for each in folder.iterdir():
+        each.unlink()
+    subprocess.run(["sh", "-ec", commands], check=True)
+    assert not folder.exists()
 
 
 def test_policies_are_not_deleted_where_they_do_not_exist() -> None:

@@ -85,7 +85,12 @@ def test_every_group_can_be_written_into_toml(tmp_path_factory: pytest.TempPathF
         ('webhook_url = "http://c.example.com"', "can't use http://c.example.com"),
         ('webhook_url = "c"', "not the address of a service"),
         ('webhook_ca = "x"', "PEM"),
-        ('control_plane_dir = "k"', "not an absolute path"),
+        ('control_plane_dir = "k"', "Write an absolute path"),
+        ('control_plane_dir = "/"', "Write an absolute path"),
+        ('control_plane_dir = "/etc/k/../pki"', "Write an absolute path"),
+        ('control_plane_dir = "/etc/my files"', "Write an absolute path"),
+        ('control_plane_dir = "/etc/k;reboot"', "Write an absolute path"),
+        ('control_plane_dir = "/etc/$(id)"', "Write an absolute path"),
     ],
 )
 def test_a_wrong_setup_toml_is_an_error_with_its_place(folder: SetupFolder, line: str, said: str) -> None:

@@ -31,6 +31,7 @@ _DURATION = re.compile(r"(\d+(?:\.\d+)?)(ns|us|ms|s|m)")
 _SECONDS = {"ns": 1e-9, "us": 1e-6, "ms": 1e-3, "s": 1.0, "m": 60.0}
 FIRST_WITH_CONFIGURATION, FIRST_WITH_V1, FIRST_WITH_HASHES = 30, 32, 32
 """The first minor versions of Kubernetes with AuthorizationConfiguration, its version v1, and credential ids."""
+_FOLDER = re.compile(r"/[A-Za-z0-9._/-]+")
 _VERSION = re.compile(r"1\.(2[4-9]|[3-9][0-9])")
 
 _COMMENT = """\
@@ -69,8 +70,13 @@ def _checked_version(text: str) -> str:
 
 
 def _checked_folder(text: str) -> str:
-    if not (PurePosixPath(text).is_absolute() and text.isprintable()):
-        raise ValueError(f"{text!r} is not an absolute path. Write it like /etc/kubernetes/clustercert.")
+    # The steps in README.md and REMOVE.md have the path in shell commands, without quotation marks.
+    path = PurePosixPath(text)
+    if _FOLDER.fullmatch(text) is None or ".." in path.parts or not path.name:
+        raise ValueError(
+            f"{text!r} is not valid. Write an absolute path of letters, digits, '.', '_', '-' and '/', without '..', "
+            "like /etc/kubernetes/clustercert."
+        )
     return text
 
 

@@ -4,12 +4,20 @@ The order keeps revoked certificates denied: the client CA leaves the API server
 certificates, and together with the webhook.
 """
 
+import posixpath
 from pathlib import Path
 
 from clustercert.kubernetes.setup.choices import SetupChoices, SetupError, read_choices
 from clustercert.kubernetes.setup.documents import MANAGED_BY
 from clustercert.kubernetes.setup.readme import chosen_text
-from clustercert.kubernetes.setup.values import SERVICE_ACCESS, SETUP, removed, secret_of
+from clustercert.kubernetes.setup.values import (
+    CLIENT_CA_BUNDLE,
+    FOR_CONTROL_PLANE,
+    SERVICE_ACCESS,
+    SETUP,
+    removed,
+    secret_of,
+)
 from clustercert.model import Cluster
 from clustercert.secure_file import write_private
 
@@ -45,11 +53,13 @@ def removal(cluster: Cluster, choices: SetupChoices, *, in_cluster: bool) -> str
         "audit": choices.audit,
         "service_accounts": choices.service_accounts != "none",
     }
+    copied = [name for name in FOR_CONTROL_PLANE if name in choices.written]
     text = chosen_text("remove.md", choices.distribution, conditions)
     return text.format(
         name=cluster.name,
         cluster_id=cluster.id,
         folder=choices.folder,
+        copied=" ".join(posixpath.join(choices.folder, name) for name in (*copied, CLIENT_CA_BUNDLE)),
         secret=secret_of(cluster),
         commands="\n".join(_commands(choices)),
     )

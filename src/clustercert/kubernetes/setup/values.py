@@ -8,6 +8,7 @@ from clustercert.kubernetes.setup.distributions import DISTRIBUTIONS
 from clustercert.model import Cluster, JsonObject
 
 CLIENT_CA = "client-ca.pem"
+CLIENT_CA_BUNDLE = "client-ca-bundle.pem"
 AUTHORIZATION = "authorization-config.yaml"
 WEBHOOK = "webhook.kubeconfig"
 AUDIT_POLICY = "audit-policy.yaml"
@@ -92,7 +93,7 @@ class Setup:
     @property
     def client_ca_bundle(self) -> str:
         """The path of the file with the API server's previous client CAs and the client CAs of this service."""
-        return posixpath.join(self.choices.folder, "client-ca-bundle.pem")
+        return posixpath.join(self.choices.folder, CLIENT_CA_BUNDLE)
 
     @property
     def secret(self) -> str:
