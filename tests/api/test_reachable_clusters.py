@@ -2,10 +2,13 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 
 import httpx
 import pytest
+from sqlalchemy import Table
 
+from clustercert.store import tables
 from support import world as worlds
 from support.service import Service
 from support.stores import execute
@@ -146,6 +149,32 @@ def test_clusters_have_pages(place: Place) -> None:
             break
         cursor = {"cursor": page["next"]}
     assert found == sorted(each.id for each in place.world.clusters.values())
+
+
+def test_a_page_has_at_most_100_clusters(place: Place) -> None:
+    database, copied = place.world.database, place.world.clusters["plain"].id
+    for number in range(97):
+        made = f"{number:08x}-0000-0000-0000-000000000000"
+        _copy(database, tables.cluster, "id", copied, {"id": made, "name": f"copy-{number}"})
+        _copy(database, tables.client_ca, "cluster_id", copied, {"id": f"{number:032x}", "cluster_id": made})
+    try:
+        first = place.get("operator", "/clusters", limit="500").json()
+        last = place.get("operator", "/clusters", limit="500", cursor=first["next"]).json()
+    finally:
+        for table, column in (("client_ca", "cluster_id"), ("cluster", "id")):
+            execute(database, f"DELETE FROM {table} WHERE {column} LIKE '%-0000-0000-0000-000000000000'")
+    assert (len(first["clusters"]), len(last["clusters"]), last["next"]) == (100, 1, None)
+
+
+def _copy(database: Path, table: Table, column: str, value: str, changes: dict[str, str]) -> None:
+    """Copy a row, with other values in some columns."""
+    names = [each.name for each in table.columns]
+    values = ", ".join("?" if name in changes else name for name in names)
+    given = [changes[name] for name in names if name in changes]
+    query = (
+        f"INSERT INTO {table.name} ({', '.join(names)}) SELECT {values} FROM {table.name} WHERE {column} = ?"
+    )
+    execute(database, query, *given, value)
 
 
 def test_roles_count_whatever_the_tokens_scope_unless_the_project_is_disabled(place: Place) -> None:

@@ -487,6 +487,10 @@ class ReachableClusterListBody(PageBody):
     clusters: list[ReachableClusterBody]
 
 
+# The policy decides about each cluster in a page, so a page has fewer items than in other lists.
+_MAX_REACHABLE = 100
+
+
 @router.get(OWN + "/clusters", responses=described("The clusters.", ReachableClusterListBody))
 async def list_reachable(
     call: CallDep,
@@ -498,9 +502,10 @@ async def list_reachable(
 ) -> Response:
     """List the clusters in all projects in which the user has a role, whatever the token's scope.
 
-    Operators and auditors see the clusters of all projects. Sorted by id.
+    Operators and auditors see the clusters of all projects. Sorted by id. A page has at most 100 clusters.
     """
     services, queries = call.services, call.services.clusters.queries
+    page = replace(page, limit=min(page.limit, _MAX_REACHABLE))
     caller = await services.identity.with_all_roles(call.caller)
     projects = None if reads_everything(caller) and own is None else caller.roles.keys()
 
