@@ -16,7 +16,8 @@ from support.page_service import TESTS, PageService, environment
 from support.page_steps import ROOT, Reader, Step
 
 PAGE = ROOT / "docs" / "install.md"
-HOST, URL = "clustercert.example.com", "https://clustercert.example.com:8443"
+HOST = "clustercert.example.com"
+URL, WEBHOOK_URL = f"https://{HOST}:8443", f"https://{HOST}:8444"
 DATABASE = "postgresql+asyncpg://clustercert@db.example.com/clustercert?ssl=verify-full"
 
 
@@ -89,9 +90,10 @@ def test_from_an_empty_machine_to_a_colleagues_kubectl(
             subprocess.run(step.command.split(), cwd=home, check=True, capture_output=True)
 
     def log_in(step: Step) -> None:
-        address = stack.enter_context(service.serving())
-        words[URL] = address.url
-        reader.env["CLUSTERCERT_SERVER__PUBLIC_URL"] = address.url
+        # The units run both roles.
+        address, webhook = (stack.enter_context(service.serving(role)) for role in ("api", "webhook"))
+        words.update({URL: address.url, WEBHOOK_URL: webhook.url})
+        (service.folder / "clustercert.toml").write_text(reader.here(settings))
         reader.follow_step(Step(reader.here(step.command), step.printed))
 
     reader.special = {
@@ -104,7 +106,13 @@ def test_from_an_empty_machine_to_a_colleagues_kubectl(
     }
     operators, colleague = text.split("\n## 10. The colleague\n")
     reader.follow(operators)
-    apiserver.trust((tmp_path / "var" / "control-plane" / "client-ca.pem").read_bytes())
+    control_plane = tmp_path / "var" / "control-plane"
+    apiserver.trust((control_plane / "client-ca.pem").read_bytes())
+    config = control_plane / "authorization-config.yaml"
+    config.write_text(config.read_text().replace("/etc/kubernetes/clustercert", str(control_plane)))
+    apiserver.authorize_with(config)
+    apiserver.send_audit_events(control_plane)
+    reader.follow_step(Step("clustercert kubernetes verify prod", ["…"]))
     alice = Reader(tmp_path / "alice", words, environment(tmp_path / "alice"))
     alice.home.mkdir()
     alice.follow(colleague)

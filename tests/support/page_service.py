@@ -76,24 +76,26 @@ class PageService:
         self.run("user", "set-password", name, "--password-file", "-", stdin=password)
 
     @contextmanager
-    def serving(self) -> Iterator["Address"]:
+    def serving(self, role: str = "all") -> Iterator["Address"]:
+        """Serve on a free port. The file `serve`, or `serve-ROLE`, has what the process prints."""
+        printed = self.folder / ("serve" if role == "all" else f"serve-{role}")
         process = subprocess.Popen(
-            [program(), "serve", "--port", "0"],
+            [program(), "serve", "--role", role, "--port", "0"],
             env=self.env,
             stdout=subprocess.DEVNULL,
-            stderr=(self.folder / "serve").open("w"),
+            stderr=printed.open("w"),
             start_new_session=True,
         )
         try:
-            address = eventually(lambda: self._address() or process.poll() is not None)
-            assert isinstance(address, Address), (self.folder / "serve").read_text()
+            address = eventually(lambda: self._address(printed) or process.poll() is not None)
+            assert isinstance(address, Address), printed.read_text()
             yield address
         finally:
             process.send_signal(signal.SIGTERM)
-            assert process.wait(SECONDS) == 0, (self.folder / "serve").read_text()
+            assert process.wait(SECONDS) == 0, printed.read_text()
 
-    def _address(self) -> "Address | None":
-        said = (self.folder / "serve").read_text()
+    def _address(self, printed: Path) -> "Address | None":
+        said = printed.read_text()
         port = re.search(r"Listening on https://0\.0\.0\.0:(\d+)", said)
         fingerprints = re.findall(r"\b[0-9a-f]{64}\b", said)
         return Address(f"https://127.0.0.1:{port[1]}", fingerprints[-1]) if port and fingerprints else None
