@@ -276,7 +276,7 @@ DAMAGE: dict[str, tuple[str, Callable[[Store], object], str]] = {
     "a tile too long": (
         "UPDATE audit_tile SET hashes = ? WHERE level = 0",
         lambda store: tile(store, 0) + bytes(32),
-        "more hashes than its size allows",
+        "more hashes than the size of the log allows",
     ),
     "a tile gone": ("DELETE FROM audit_tile WHERE level = ?", lambda _: 0, "a tile is missing"),
     "a smaller size": ("UPDATE audit_log SET size = ?", lambda _: 4, "does not match its tree"),
