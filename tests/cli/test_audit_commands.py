@@ -160,18 +160,6 @@ def test_tail_continues_after_the_events_that_it_printed(operator: Operator, fil
     assert "--cursor-file" in operator.usage_error(*tail, "-n", "3")
 
 
-def test_tail_warns_once_of_a_damaged_log(operator: Operator, file: Path) -> None:
-    """The waiting event can't be sealed, so it is not listed."""
-    listed = operator.output("audit", "tail", "-o", "name")
-    execute(file, "UPDATE audit_tile SET hashes = zeroblob(length(hashes)) WHERE level = 0")
-    operator.output("domain", "create", "waiting")
-    done = operator.run("audit", "tail", "-o", "name")
-    assert (done.code, done.out) == (0, listed)
-    (warning,) = done.err.splitlines()
-    assert warning.startswith("Warning: ")
-    assert "Run `clustercert audit verify`." in warning
-
-
 def test_tail_refuses_a_restored_log(operator: Operator, file: Path) -> None:
     """The restored log has fewer events than were printed, and then more."""
     cursor, backup = operator.folder / "cursor", operator.folder / "backup"

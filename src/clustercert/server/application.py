@@ -35,7 +35,7 @@ from clustercert.limits.failures import FailureLimit
 from clustercert.limits.issuing import LimitedIssuance
 from clustercert.model import Actor, Caller, Domain, UnverifiedRequest, User, utc_now
 from clustercert.model.choices import ServerRole
-from clustercert.model.errors import ClustercertError, StoreFault, Unauthenticated, Unavailable
+from clustercert.model.errors import ClustercertError, LogDamaged, StoreFault, Unauthenticated, Unavailable
 from clustercert.model.identity import BUILT_IN
 from clustercert.observability import log, metrics
 from clustercert.policy.decision import Policy, long_lifetimes, policy_digest
@@ -402,6 +402,7 @@ class LocalApplication:
     def __init__(self, components: Components, actor: Actor, domain: Domain | None) -> None:
         """`domain` is used for names without a domain; `None` if each request has to name a domain."""
         self._operator = _LocalOperator(actor, domain)
+        self._log_sealer = components.log_sealer
         self._app = _routes()
         services = services_of(components, "api")
         inventory = replace(services.inventory, max_reported=MAX_REPORTED)
@@ -421,6 +422,8 @@ class LocalApplication:
             messages.append(message)
 
         try:
+            if scope["path"].endswith("/events"):
+                await self._seal_events()
             await self._app(scope, receive, send)
         except ClustercertError as failure:
             request_id = self._operator.actor.origin.request_id
@@ -428,6 +431,13 @@ class LocalApplication:
         start, *rest = messages
         answered = [(name.decode("latin-1"), value.decode("latin-1")) for name, value in start["headers"]]
         return start["status"], answered, b"".join(message.get("body", b"") for message in rest)
+
+    async def _seal_events(self) -> None:
+        """Seal the waiting events, because only sealed events are listed. This process has no sealing job."""
+        try:
+            await self._log_sealer.seal_all()
+        except LogDamaged as damage:
+            logger.warning("events not sealed", reason=damage.message)
 
     def _scope(self, method: str, target: str, headers: Mapping[str, str]) -> Scope:
         url = urlsplit(target)

@@ -36,7 +36,7 @@ from clustercert.cli.output import (
 from clustercert.cli.printable import printable
 from clustercert.client.administration import path_of
 from clustercert.client.connection import OWN, ApiError, ClientError
-from clustercert.model.errors import LogDamaged, Unavailable
+from clustercert.model.errors import LogDamaged
 from clustercert.model.ids import is_id
 from clustercert.model.times import rfc3339
 
@@ -110,6 +110,7 @@ def tail(
         raise typer.BadParameter("Give either --lines or --cursor-file.")
     given = {"kind": kind, "subject": subject, "actor": actor}
     query = {name: value for name, value in given.items() if value is not None}
+    client.seal_events()
     reader = _EventReader(client, _events_path(client, project), query)
     printer, cursor = EventPrinter(output), None
     if cursor_file is not None:
@@ -148,7 +149,7 @@ def _print_new_events(
                     printer.print(events, names)
                     if cursor is not None and moves:
                         cursor.write(reader.next, leaf)
-        except (ClientError, Unavailable) as error:
+        except ClientError as error:
             if not follow or exit_code(error) != UNAVAILABLE:
                 raise
             if is_available or not is_checked:
@@ -219,7 +220,6 @@ class _EventReader:
 
         After this call, `pages` returns only newer events.
         """
-        self.client.seal_events()
         found: list[JsonObject] = []
         names: dict[str, str] = {}
         cursor: Mapping[str, str] = {}
@@ -236,7 +236,6 @@ class _EventReader:
 
     def pages(self) -> "Iterator[tuple[list[JsonObject], Mapping[str, str]]]":
         """Yield pages of events, from leaf index `next` to the end of the log, with the names of objects by id."""
-        self.client.seal_events()
         following: int | None = 0
         while following is not None:
             cursor = {"cursor": str(self.next - 1)} if self.next else {}
