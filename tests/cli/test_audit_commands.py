@@ -134,6 +134,18 @@ def test_tail_and_show_print_events(operator: Operator, file: Path) -> None:
     assert "Event not found" in operator.error("audit", "show", "999")
 
 
+def test_a_damaged_log_is_reported_once(operator: Operator, file: Path) -> None:
+    """The waiting event can't be sealed, so it is not listed."""
+    listed = operator.output("audit", "tail", "-o", "name")
+    execute(file, "UPDATE audit_tile SET hashes = zeroblob(length(hashes)) WHERE level = 0")
+    operator.output("domain", "create", "waiting")
+    done = operator.run("audit", "tail", "-o", "name")
+    assert (done.code, done.out) == (0, listed)
+    (warning,) = done.err.splitlines()
+    assert warning.startswith("Warning: ")
+    assert "Run `clustercert audit verify`." in warning
+
+
 def test_tail_continues_after_the_events_that_it_printed(operator: Operator, file: Path) -> None:
     cursor = operator.folder / "cursor"
     tail = ("audit", "tail", "--cursor-file", cursor, "-o", "name")

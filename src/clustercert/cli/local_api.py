@@ -2,7 +2,7 @@
 
 import http.client
 import io
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING
 import typer
 from anyio.from_thread import BlockingPortal, start_blocking_portal
 
+from clustercert.cli.output import print_note
 from clustercert.cli.session import actor, default_domain, store_settings
 from clustercert.client.administration import AdministrationClient
 from clustercert.client.connection import HttpRequest, Reply
-from clustercert.model.errors import LogDamaged
 from clustercert.observability import log
 from clustercert.server.application import LocalApplication
 from clustercert.wiring import open_components
@@ -38,9 +38,7 @@ def local_client(context: typer.Context, policy: Path | None = None) -> Iterator
         portal.wrap_async_context_manager(open_components(loaded)) as opened,
     ):
         application = portal.call(_application, opened)
-        client = _LocalClient(_URL, transport=_InProcess(application, portal))
-        client.seal = lambda: portal.call(opened.log_sealer.seal_all)
-        yield client
+        yield _LocalClient(_URL, transport=_InProcess(application, portal))
 
 
 class _LocalClient(AdministrationClient):
@@ -49,18 +47,11 @@ class _LocalClient(AdministrationClient):
     is_user = False
     # The maximum size of a response, enough for the access report of a large cluster.
     max_response = 1024 * 1024 * 1024
-    seal: Callable[[], object]
-
-    def seal_events(self) -> None:
-        """Seal the waiting audit events: add them to the audit log's Merkle tree. Warns if the log is damaged."""
-        try:
-            self.seal()
-        except LogDamaged as damage:
-            self.warn(f"Warning: {damage.message}")
 
 
 async def _application(opened: "Components") -> LocalApplication:
-    return LocalApplication(opened, actor(), await default_domain(opened.identity.directory))
+    domain = await default_domain(opened.identity.directory)
+    return LocalApplication(opened, actor(), domain, print_note)
 
 
 class _InProcess:

@@ -20,9 +20,6 @@ class AdministrationClient(ServiceClient):
     is_user = True
     warn: Callable[[str], None] = staticmethod(lambda _text: None)
 
-    def seal_events(self) -> None:
-        """Seal the waiting audit events, because only sealed events are listed. A service does so by itself."""
-
     @cached_property
     def caller(self) -> JsonObject:
         """The caller's `id`, `name` and `service_roles`."""

@@ -5,6 +5,7 @@ import contextlib
 import functools
 import gc
 import os
+import re
 import secrets
 import socket
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
@@ -396,13 +397,25 @@ def _routes() -> FastAPI:
     return new_app("api")
 
 
+# Paths of events: lists, and single events by leaf index.
+_EVENTS = re.compile("/events(/[0-9]+)?$", re.ASCII)
+
+
 class LocalApplication:
     """Answers the requests of an operator who has access to the store. A process uses one instance at a time."""
 
-    def __init__(self, components: Components, actor: Actor, domain: Domain | None) -> None:
-        """`domain` is used for names without a domain; `None` if each request has to name a domain."""
+    def __init__(
+        self, components: Components, actor: Actor, domain: Domain | None, warn: Callable[[str], object]
+    ) -> None:
+        """Create the application.
+
+        Args:
+            domain: used for names without a domain; `None` if each request has to name a domain.
+            warn: called with the text of each warning, once for each text.
+        """
         self._operator = _LocalOperator(actor, domain)
         self._log_sealer = components.log_sealer
+        self._warn = functools.cache(warn)
         self._app = _routes()
         services = services_of(components, "api")
         inventory = replace(services.inventory, max_reported=MAX_REPORTED)
@@ -422,7 +435,7 @@ class LocalApplication:
             messages.append(message)
 
         try:
-            if scope["path"].endswith("/events"):
+            if _EVENTS.search(scope["path"]):
                 await self._seal_events()
             await self._app(scope, receive, send)
         except ClustercertError as failure:
@@ -433,11 +446,11 @@ class LocalApplication:
         return start["status"], answered, b"".join(message.get("body", b"") for message in rest)
 
     async def _seal_events(self) -> None:
-        """Seal the waiting events, because only sealed events are listed. This process has no sealing job."""
+        """Seal the waiting events, because only sealed events are shown. This process has no sealing job."""
         try:
             await self._log_sealer.seal_all()
         except LogDamaged as damage:
-            logger.warning("events not sealed", reason=damage.message)
+            self._warn(f"Warning: {damage.message}")
 
     def _scope(self, method: str, target: str, headers: Mapping[str, str]) -> Scope:
         url = urlsplit(target)

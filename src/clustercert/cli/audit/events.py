@@ -110,7 +110,6 @@ def tail(
         raise typer.BadParameter("Give either --lines or --cursor-file.")
     given = {"kind": kind, "subject": subject, "actor": actor}
     query = {name: value for name, value in given.items() if value is not None}
-    client.seal_events()
     reader = _EventReader(client, _events_path(client, project), query)
     printer, cursor = EventPrinter(output), None
     if cursor_file is not None:
@@ -172,7 +171,6 @@ def show(
 
     Only for operators, auditors and admins of the project. Exits with 1 if the proof is wrong.
     """
-    client.seal_events()
     path = f"{_events_path(client, project)}/{place}"
     event, proof = client.get(path), client.get(f"{path}/proof")
     with client.check_format():
