@@ -22,7 +22,7 @@ from support import programs
 from support.stores import ORIGIN, Store, child, event, patient, said
 
 # How long a process waits for the others by default.
-SETTLE = Generation.STALE_AFTER + Generation.INTERVAL
+SETTLE = Generation.PROPAGATION
 
 
 class By(TypedDict):

@@ -26,7 +26,7 @@ from support.wait import SECONDS, eventually
 
 ASSETS = "KUBEBUILDER_ASSETS"
 
-_NODE_AND_RBAC = """\
+NODE_AND_RBAC = """\
 apiVersion: apiserver.config.k8s.io/v1
 kind: AuthorizationConfiguration
 authorizers:
@@ -70,7 +70,7 @@ class KubeApiServer:
         self._client_ca = folder / "client-ca.pem"
         self.trust(b"")
         self._authorization = folder / "authorization-config-in-use.yaml"
-        self._authorization.write_text(_NODE_AND_RBAC)
+        self._authorization.write_text(NODE_AND_RBAC)
         self._audit_flags: Sequence[str] = ()
 
     def trust(self, client_cas_pem: bytes) -> None:

@@ -8,16 +8,10 @@ from pathlib import Path
 
 from support.installation import Installation
 from support.installed_demo import operator
+from support.kube_apiserver import NODE_AND_RBAC
 from support.wait import eventually
 
 OPTIONS = ("--admission", "--credential-role", "admin=cluster-admin")
-_NODE_AND_RBAC = """\
-apiVersion: apiserver.config.k8s.io/v1
-kind: AuthorizationConfiguration
-authorizers:
-- {type: Node, name: node}
-- {type: RBAC, name: rbac}
-"""
 
 
 def the_steps_of_the_removal_leave_nothing_behind(installation: Installation) -> None:
@@ -48,7 +42,7 @@ def the_steps_of_the_removal_leave_nothing_behind(installation: Installation) ->
     assert late.lists_namespaces()
 
     installation.cluster.trust(b"")
-    installation.cluster.authorize_with(_written(installation.setup_folder / "old.yaml", _NODE_AND_RBAC))
+    installation.cluster.authorize_with(_written(installation.setup_folder / "old.yaml", NODE_AND_RBAC))
     for holder in (lost, late):
         eventually(lambda holder=holder: "Unauthorized" in holder.kubectl("get", "--raw", "/version")[1])  # type: ignore[misc] # the lambda has no types
 

@@ -232,7 +232,7 @@ class Logout:
             ended = await self.logins.end_all(caller, with_keys=with_keys)
             # Another worker may still have an ended login in its cache, and issue certificates for this login. So wait
             # until no cache is stale, and revoke again.
-            await self.pause(Generation.STALE_AFTER + Generation.INTERVAL)
+            await self.pause(Generation.PROPAGATION)
             await self._revoke(caller)
         finally:
             self._running.remove(user_id)

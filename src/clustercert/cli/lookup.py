@@ -2,7 +2,7 @@
 
 import itertools
 import shlex
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 from clustercert.cli.options import CommandError, UnknownName, did_you_mean
 from clustercert.file_names import is_plain
@@ -58,10 +58,10 @@ def _clusters(client: "ServiceClient", **query: str) -> "list[JsonObject]":
     return found
 
 
-def has_labels(cluster: "JsonObject", labels: "Mapping[str, str] | None") -> bool:
-    """Whether a cluster of the service has all these labels."""
-    found = cast("Mapping[str, str]", cluster["labels"])
-    return (labels or {}).items() <= found.items()
+def has_labels(resource: "JsonObject", labels: "Mapping[str, str] | None") -> bool:
+    """Whether a resource of the service has all these labels. A resource of a kind without labels has none."""
+    found = resource.get("labels")
+    return isinstance(found, dict) and (labels or {}).items() <= found.items()
 
 
 def _project_ids(client: "Client", project: str | None, domain: str | None) -> set[str] | None:

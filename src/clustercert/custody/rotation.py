@@ -61,7 +61,7 @@ class Rotation:
     queries: KeyQueries
     keks: KekSource
     now: Callable[[], datetime]
-    propagation_seconds: float = Generation.STALE_AFTER + Generation.INTERVAL
+    propagation_seconds: float = Generation.PROPAGATION
 
     async def rotate_kek(self, *, actor: Actor) -> KekRotation:
         """Wrap all data keys with a new KEK, and insert that KEK before the existing ones.

@@ -6,7 +6,7 @@ from difflib import get_close_matches
 from typing import Any, NamedTuple
 
 from clustercert.cli.apply.documents import KINDS, Document, cluster_fields
-from clustercert.cli.lookup import split_domain
+from clustercert.cli.lookup import has_labels, split_domain
 from clustercert.cli.options import CommandError
 from clustercert.client.administration import AdministrationClient, path_of
 from clustercert.model import JsonObject
@@ -112,7 +112,7 @@ class Planner:
                     for owner in self._keys_of("Project", project)
                     for name in (each["name"], each["id"])
                 )
-                if _has_labels(each, selector) and not is_named:
+                if has_labels(each, selector) and not is_named:
                     title = f"Cluster {self._place(project)}/{each['name']}"
                     found.append((title, (*path, str(each["id"]))))
         for kind in ("Group", "User", "Project"):
@@ -120,7 +120,7 @@ class Planner:
             found += [
                 (f"{kind} {self._place(each)}", (plural, str(each["id"])))
                 for each in self._client.list_all(f"/{plural}", plural)
-                if _has_labels(each, selector) and self._named.isdisjoint(self._keys_of(kind, each))
+                if has_labels(each, selector) and self._named.isdisjoint(self._keys_of(kind, each))
             ]
         return [change for title, path in found for change in self._deletion(title, path, selector)]
 
@@ -129,7 +129,7 @@ class Planner:
     ) -> Iterator[PlannedChange]:
         """Plan the deletion of an object, unless the object no longer has the labels of the selector."""
         state = self._client.find_state(path_of(*path))
-        if state is not None and _has_labels(state[0], selector):
+        if state is not None and has_labels(state[0], selector):
             yield PlannedChange("delete", title, path, etag=state[1])
 
     def _changes_of(self, document: Document) -> Iterator[PlannedChange]:
@@ -298,11 +298,6 @@ def _put(
     }
     if differences:
         yield PlannedChange("change", document.title, path, body=body, differences=differences, **others)
-
-
-def _has_labels(value: JsonObject, selector: Mapping[str, str]) -> bool:
-    labels: Any = value.get("labels")
-    return isinstance(labels, dict) and selector.items() <= labels.items()
 
 
 def _similar(name: str, names: set[str]) -> str:

@@ -30,6 +30,8 @@ class Generation:
     # Every process must apply a change within one second of its commit.
     STALE_AFTER = 1.0
     INTERVAL = 0.25
+    # After this time, no process uses a cached value from before the change.
+    PROPAGATION = STALE_AFTER + INTERVAL
 
     def __init__(
         self, read: Callable[[], Awaitable[int]], clock: Callable[[], float] = time.monotonic
