@@ -33,7 +33,7 @@ class LostCertificates:
     complete: bool
 
     @classmethod
-    def of(cls, live: Sequence[LiveCertificates]) -> Self:
+    def count(cls, live: Sequence[LiveCertificates]) -> Self:
         """Count the certificates."""
         return cls(
             certificates=sum(each.certificates for each in live),
@@ -62,7 +62,7 @@ class LostRoles:
 
     async def count(self, lost: LostRole) -> LostCertificates:
         """Count the certificates. They are the same before and after the role is removed. Raises Unavailable."""
-        return LostCertificates.of(await self._live(lost))
+        return LostCertificates.count(await self._live(lost))
 
     async def revocable(self, lost: LostRole) -> Sequence[LiveCertificates]:
         """Return the certificates. Raises Conflict if they are too many for one revocation, or Unavailable."""
@@ -81,7 +81,7 @@ class LostRoles:
     async def revoke_again(self, lost: LostRole, note: str, *, actor: Actor) -> None:
         """Revoke the certificates that were issued meanwhile, after the role was removed. Takes more than a second."""
         # Until now, another worker may have issued certificates for a role in its cache.
-        await self.pause(Generation.STALE_AFTER + Generation.INTERVAL)
+        await self.pause(Generation.PROPAGATION)
         await self.revoke(await self._live(lost), note, actor=actor)
 
     async def _live(self, lost: LostRole) -> Sequence[LiveCertificates]:

@@ -434,7 +434,7 @@ def _reason(call: Call) -> Reason:
 
 
 async def _revoked(call: Call, revocation: Revocation) -> Response:
-    """Return the response with the revocation, and how the cluster enforces the revocation.
+    """Return a response that contains the revocation, and says how the cluster enforces it.
 
     Adds the revocation to the log line.
     """

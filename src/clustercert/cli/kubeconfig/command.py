@@ -172,7 +172,7 @@ def get(
     chosen = login.profile()
     with chosen.explain_rejection(), chosen.client() as client:
         found = reachable_cluster(client, chosen, cluster, project, domain)
-        ref = ClusterRef.of(login.label, found)
+        ref = ClusterRef.parse(login.label, found)
         context_options.check(found, ref, chosen.user)
         request = CertificateRequest(ref.project_id, ref.cluster_id, lifetime_options, local_key, reason)
         kubeconfig = request.send(client)

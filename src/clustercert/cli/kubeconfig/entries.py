@@ -48,7 +48,7 @@ class ClusterRef:
     cluster: str
 
     @classmethod
-    def of(cls, profile: str, cluster: JsonObject) -> "ClusterRef":
+    def parse(cls, profile: str, cluster: JsonObject) -> "ClusterRef":
         """Return the reference to a cluster in the service's list of clusters."""
         project_id, project, domain, cluster_id, name = (
             str(cluster[field]) for field in ("project_id", "project", "domain", "id", "name")

@@ -252,7 +252,10 @@ def current(environment: Mapping[str, str]) -> str:
 
 
 def use(name: str, environment: Mapping[str, str]) -> None:
-    """Make a profile the current profile. Raises UnknownName if the profile does not exist, or CommandError."""
+    """Make a profile the current profile.
+
+    Raises UnknownName if the profile does not exist, or CommandError if the choice can't be saved.
+    """
     if not path_of(name, environment).exists():
         raise UnknownName(f"There is no profile {name}.{did_you_mean(name, names(environment))}")
     try:

@@ -160,7 +160,7 @@ def is_known(url: str, issuer: "LoginIssuer") -> bool:
 
 
 def require_known(name: str, url: str, issuer: "LoginIssuer") -> None:
-    """Raise NotLoggedIn if the user has not allowed the service's address to receive tokens of the issuer's client."""
+    """Raise NotLoggedIn if the user has not allowed the service's address to receive tokens for the client."""
     if not is_known(url, issuer):
         raise NotLoggedIn(
             f"{url} names the client {issuer.client.client_id} of {issuer.url}, with which you have not logged in "

@@ -325,7 +325,7 @@ class RoleLoss:
             await delete()
             context_of(call.request).extend_deadline()
             await lost_roles.revoke_again(self.lost, self.note, actor=call.caller.actor)
-        return LostCertificates.of(live)
+        return LostCertificates.count(live)
 
 
 async def _existing(find: Callable[[], Awaitable[T]]) -> T | None:
