@@ -43,7 +43,6 @@ def test_the_distribution_is_kept_until_it_is_changed(site: OperatedCluster) -> 
 def test_kubeadm_is_the_default(site: OperatedCluster) -> None:
     site.operator.output(*set_up(site))
     assert written(site) == {"kubeadm.yaml"}
-    assert 'distribution = "kubeadm"' in files(site)["setup.toml"]
 
 
 def test_a_given_folder_is_used_for_every_distribution(site: OperatedCluster) -> None:

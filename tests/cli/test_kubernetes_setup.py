@@ -82,10 +82,12 @@ def test_the_unauthorized_ttl_of_the_cluster_is_written(site: OperatedCluster) -
 
     site.update("--unauthorized-ttl", "30")
     assert set_up_again() == ("30s", False)
-    # The file keeps its value.
     site.update("--unauthorized-ttl", "5")
-    assert set_up_again("--force") == ("30s", True)
+    assert set_up_again("--force") == ("5s", False)
     assert set_up_again("--force", "--unauthorized-ttl", "5000ms") == ("5000ms", False)
+    # The file keeps the value that was given.
+    site.update("--unauthorized-ttl", "4")
+    assert set_up_again("--force") == ("5000ms", True)
 
 
 def test_options_are_written_into_the_files(site: OperatedCluster) -> None:

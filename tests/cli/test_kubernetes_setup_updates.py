@@ -54,6 +54,26 @@ def test_a_second_run_keeps_all_values(site: OperatedCluster) -> None:
         assert option in kept
 
 
+def test_defaults_of_the_first_run_are_not_kept(site: OperatedCluster) -> None:
+    site.operator.configure("[webhook]\npublic_url = 'https://127.0.0.1:1'\n")
+    site.operator.output(*set_up(site)[:5])
+    stored = (site.folder / "setup.toml").read_text()
+    site.operator.configure("[webhook]\npublic_url = 'https://127.0.0.1:2'\n")
+    site.update("--webhook-mode", "known-only", "--unauthorized-ttl", "9")
+
+    done = site.operator.run(*update(site))
+    site.operator.configure()
+
+    assert done.code == 0, done.err
+    assert "Kept from the existing folder" not in done.err
+    assert server(site).startswith("https://127.0.0.1:2/")
+    webhook = webhook_of(parsed(site))
+    assert (webhook["unauthorizedTTL"], len(webhook["matchConditions"])) == ("9s", 1)
+    assert not {"webhook_url", "mode", "unauthorized_ttl", "timeout"} & {
+        line.partition(" ")[0] for line in stored.splitlines()
+    }
+
+
 @pytest.mark.parametrize(
     ("options", "name", "value"),
     [
@@ -131,7 +151,7 @@ def test_setup_toml_can_be_edited(site: OperatedCluster) -> None:
     site.operator.output(*set_up(site))
     choices = site.folder / "setup.toml"
     lines = [line for line in choices.read_text().splitlines() if "cluster-admin" not in line]
-    choices.write_text("\n".join(lines).replace('unauthorized_ttl = "2s"', 'unauthorized_ttl = "7s"'))
+    choices.write_text("\n".join(['unauthorized_ttl = "7s"', *lines]))
 
     done = site.operator.run(*update(site))
 

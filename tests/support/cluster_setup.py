@@ -3,7 +3,7 @@
 from dataclasses import replace
 from typing import Any
 
-from clustercert.kubernetes.setup.choices import SetupChoices
+from clustercert.kubernetes.setup.choices import GivenChoices, SetupChoices
 from clustercert.kubernetes.setup.values import Setup
 from clustercert.model import ClusterOptions
 from clustercert.pki.certificates import chain_pem
@@ -32,6 +32,7 @@ def cluster_setup(options: ClusterOptions | None = None, **changes: Any) -> Setu
         cluster=cluster,
         client_cas_pem=chain_pem((cluster.client_ca.certificate,)),
         choices=SetupChoices.model_validate(choices),
+        given=GivenChoices.model_validate(choices),
         token="ccw_secret",
         **others,
     )

@@ -243,7 +243,7 @@ def test_a_removal_deletes_only_the_files_of_the_setup(
     folder = tmp_path / "pki"
     setup = cluster_setup(distribution=distribution, audit=False, control_plane_dir=str(folder))
     made = SetupFolder(tmp_path / "out")
-    made.write(files(setup), setup.choices)
+    made.write(files(setup), setup.given)
     text = write_removal(made.path, setup.cluster).read_text()
     assert "rm -r" not in text
     commands = textwrap.dedent(text.split("kubectl get --raw /readyz\n")[1].split("```")[0])

@@ -14,7 +14,7 @@ from clustercert.kubernetes.setup.authorization import (
     authorization_configuration,
     webhook_kubeconfig,
 )
-from clustercert.kubernetes.setup.choices import SetupChoices, SetupError
+from clustercert.kubernetes.setup.choices import GivenChoices, SetupError
 from clustercert.kubernetes.setup.documents import to_yaml
 from clustercert.kubernetes.setup.folder import ExistingSetup, SetupFolder
 from clustercert.kubernetes.setup.values import WebhookClient
@@ -23,7 +23,7 @@ from support import samples
 from support.cluster_setup import cluster_setup
 
 CA_PEM = chain_pem((samples.cluster().client_ca.certificate,)).decode()
-CHOICES = SetupChoices(
+CHOICES = GivenChoices(
     cluster_id="0f-1e",
     mode="known-only",
     unauthorized_ttl="1m30s",
@@ -44,7 +44,7 @@ def configured(**changes: Any) -> str:
     return to_yaml([authorization_configuration(cluster_setup(mode="known-only", **changes))])
 
 
-def choices_of(folder: SetupFolder) -> SetupChoices:
+def choices_of(folder: SetupFolder) -> GivenChoices:
     choices = folder.read().choices
     assert choices is not None
     return choices
@@ -77,7 +77,7 @@ def test_every_group_can_be_written_into_toml(tmp_path_factory: pytest.TempPathF
     [
         ("a: [", "not valid TOML"),
         ("[other]", "other: unknown field"),
-        ('cluster_id = "0f-1e"', "mode: the field is missing"),
+        ('cluster_id = "0f-1e"', "bind: the field is missing"),
         ('mode = "none"', "mode: write 'default' or 'known-only'"),
         ('unauthorized_ttl = "6m"', "at most 300s"),
         ('timeout = "31s"', "at most 30s"),

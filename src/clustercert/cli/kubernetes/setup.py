@@ -89,17 +89,18 @@ class FolderOptions:
     force: Annotated[
         bool,
         typer.Option(
-            "--force", help="Update an existing folder: change only the given options, keep a valid token."
+            "--force",
+            help="Update an existing folder: keep the options that were given before, and a valid token.",
         ),
     ] = False
 
 
 @dataclass(frozen=True, slots=True)
 class SetupOptions:
-    """The options for the content of the files. `None` means the value in an existing folder, or else the default.
+    """The options for the content of the files. `None` means the option in an existing folder, or else the default.
 
-    All options except those for the client certificate have the same names in `SetupChoices`. `given` converts the
-    values that have a different type in `SetupChoices`.
+    All options except those for the client certificate have the same names in `GivenChoices`. `given` converts the
+    values that have a different type in `GivenChoices`.
     """
 
     distribution: Annotated[
@@ -195,7 +196,7 @@ class SetupOptions:
     ] = None
 
     def given(self) -> dict[str, object]:
-        """Return the values of the options that the user gave, by field name in `SetupChoices`.
+        """Return the values of the options that the user gave, by field name in `GivenChoices`.
 
         Raises OSError, InvalidRequest or BadParameter.
         """
@@ -241,8 +242,8 @@ async def setup(
     """Write the files that a cluster's control plane needs.
 
     These are the client CAs, the authorization webhook's configuration and token, RBAC bindings, the API server's
-    flags, and a README.md that explains them. With --force, an existing folder is updated: the values of omitted
-    options do not change. For several clusters, each one has its own folder DIR/DOMAIN/PROJECT/CLUSTER.
+    flags, and a README.md that explains them. With --force, an existing folder is updated, and the options
+    that were given before are kept. For several clusters, each one has its own folder DIR/DOMAIN/PROJECT/CLUSTER.
     """
     loaded = operator.components.settings
     if selection.is_one:
@@ -292,12 +293,9 @@ async def _write(
     from clustercert.pki.certificates import chain_pem
 
     components, folder = operator.components, resolver.folder
-    choices = resolver.choices(cluster)
-    resolved = resolver.setup(
-        cluster, choices, chain_pem(await components.clusters.queries.bundle(cluster.id))
-    )
+    resolved = resolver.setup(cluster, chain_pem(await components.clusters.queries.bundle(cluster.id)))
     written = await write_setup(folder, resolved, components.webhook.tokens, operator.actor)
-    kept = tuple(resolver.kept(cluster, choices))
+    kept = tuple(resolver.kept(cluster, resolved.choices))
     return resolved, written, list(_notes(folder.path, resolved, kept, written))
 
 

@@ -4,7 +4,7 @@ import json
 import re
 from collections.abc import Mapping
 from pathlib import Path, PurePosixPath
-from typing import Annotated
+from typing import Annotated, Any
 from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, Field, ValidationError
@@ -35,9 +35,9 @@ _FOLDER = re.compile(r"/[A-Za-z0-9._/-]+")
 _VERSION = re.compile(r"1\.(2[4-9]|[3-9][0-9])")
 
 _COMMENT = """\
-# The options with which the files in this folder were written. `clustercert kubernetes setup --force` reads the options
-# from this file, replaces the options that you give on the command line, and writes this file again. You can also edit
-# the options in this file.
+# The options given for the files in this folder. `clustercert kubernetes setup --force` reads the options from
+# this file, replaces the options that you give on the command line, and writes this file again. You can also edit this
+# file. Options that were never given are not in this file: they follow the settings, the cluster and the defaults.
 """
 _TABLE_COMMENTS = {
     "bind": "# The ClusterRole of each group in rbac.yaml. A group without a line is not bound.",
@@ -114,30 +114,33 @@ def _checked_pem(pem: str) -> str:
         raise ValueError(error.message) from error
 
 
+ServiceUrl = Annotated[str, AfterValidator(checked_service_url)]
 CacheTtl = Annotated[str, AfterValidator(lambda text: _checked_duration(text, MAX_TTL_SECONDS))]
 
 
-class SetupChoices(Section):
-    """An operator's choices for one folder. The fields are named like the options of `kubernetes setup`.
+class GivenChoices(Section):
+    """The choices that an operator gave for one folder: the content of `setup.toml`.
+
+    The fields are named like the options of `kubernetes setup`. A field that is not set was not given.
 
     Attributes:
         kubernetes_version: `None` for 1.32 or newer.
         control_plane_dir: `None` for the distribution's default. See `folder`.
-        webhook_ca: the CAs of this service's certificate, in PEM; `None` if the control plane already trusts the
-            certificate.
-        bind: the ClusterRole for each group to bind.
+        webhook_ca: the CAs of this service's certificate, in PEM.
+        bind: the ClusterRole for each group to bind, including default bindings. A new group of the policy gets no
+            rights in the cluster unless the operator gives them.
         written: the digest of the content that was written into each file. See `folder`.
     """
 
     cluster_id: str
     distribution: DistributionName = "kubeadm"
-    mode: WebhookMode
+    mode: WebhookMode | None = None
     kubernetes_version: Annotated[str, AfterValidator(_checked_version)] | None = None
     failure_policy: FailurePolicy = "NoOpinion"
     authorized_ttl: CacheTtl = "5s"
-    unauthorized_ttl: CacheTtl
+    unauthorized_ttl: CacheTtl | None = None
     timeout: Annotated[str, AfterValidator(lambda text: _checked_duration(text, MAX_TIMEOUT_SECONDS))] = "3s"
-    webhook_url: Annotated[str, AfterValidator(checked_service_url)]
+    webhook_url: ServiceUrl | None = None
     webhook_ca: Annotated[str, AfterValidator(_checked_pem)] | None = None
     audit: bool = True
     certificate_requests: bool = True
@@ -145,6 +148,10 @@ class SetupChoices(Section):
     control_plane_dir: Annotated[str, AfterValidator(_checked_folder)] | None = None
     bind: Mapping[str, str]
     written: Mapping[str, str] = Field(default_factory=dict)
+
+    def given(self) -> dict[str, Any]:
+        """Return the values that were given, by field."""
+        return self.model_dump(exclude_unset=True, exclude_none=True)
 
     @property
     def traits(self) -> Distribution:
@@ -178,19 +185,31 @@ class SetupChoices(Section):
         """Return the content of `setup.toml`."""
         lines = [_COMMENT]
         tables = []
-        for name, value in self:
+        for name, value in self.given().items():
             if isinstance(value, Mapping):
                 tables += ["", _TABLE_COMMENTS[name], f"[{name}]"]
                 tables += [f"{_toml(key)} = {_toml(each)}" for key, each in value.items()]
             elif name == "webhook_ca" and value is not None:
                 # A PEM file has no quotation marks and no backslashes to escape.
                 lines.append(f'{name} = """\n{value}"""')
-            elif value is not None:
+            else:
                 lines.append(f"{name} = {_toml(value)}")
         return "\n".join([*lines, *tables, ""])
 
 
-def read_choices(path: Path) -> SetupChoices | None:
+class SetupChoices(GivenChoices):
+    """The choices for one folder: those that were given, and the defaults of the others.
+
+    Attributes:
+        webhook_ca: `None` if the control plane already trusts this service's certificate.
+    """
+
+    mode: WebhookMode
+    unauthorized_ttl: CacheTtl
+    webhook_url: ServiceUrl
+
+
+def read_choices(path: Path) -> GivenChoices | None:
     """Read `setup.toml`, or return `None` if the file does not exist. Raises SetupError if the file is not valid."""
     if not path.exists():
         return None
@@ -199,9 +218,9 @@ def read_choices(path: Path) -> SetupChoices | None:
     except UnreadableFile as error:
         raise SetupError(str(error)) from error
     try:
-        return SetupChoices.model_validate(tables.values)
+        return GivenChoices.model_validate(tables.values)
     except ValidationError as error:
-        faults = "\n".join(fault_lines(error, SetupChoices, tables, None))
+        faults = "\n".join(fault_lines(error, GivenChoices, tables, None))
         raise SetupError(f"{path} is not valid. Correct it, or name another folder.\n{faults}") from error
 
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from clustercert.kubernetes.setup.authorization import kubeconfig_path, own_values, parsed_configuration
-from clustercert.kubernetes.setup.choices import SetupChoices, SetupError, read_choices
+from clustercert.kubernetes.setup.choices import GivenChoices, SetupError, read_choices
 from clustercert.kubernetes.setup.documents import to_yaml
 from clustercert.kubernetes.setup.files import files
 from clustercert.kubernetes.setup.values import (
@@ -37,14 +37,14 @@ class ExistingSetup:
     """The content of a folder.
 
     Attributes:
-        choices: the choices in `setup.toml`; `None` if the folder is new.
+        choices: the content of `setup.toml`; `None` if the folder is new.
         token: the webhook token in use, or empty if there is no token. Keep the token secret.
         client: the certificate and key with which the API server connects. Keep the key secret.
         authorization: the AuthorizationConfiguration; `None` if it is missing or can't be parsed.
         files: the names of the files for the cluster, including those that an earlier run renamed.
     """
 
-    choices: SetupChoices | None = None
+    choices: GivenChoices | None = None
     token: str = ""
     client: WebhookClient | None = None
     authorization: JsonObject | None = None
@@ -65,7 +65,7 @@ class SetupFolder:
         if existing and not force:
             raise SetupError(
                 f"{self.path} already has {', '.join(existing)}. Name another folder, or add --force to update this "
-                "folder: options that you omit keep their values."
+                "folder: options that were given before are kept."
             )
         if existing and SETUP not in existing:
             raise SetupError(
@@ -97,7 +97,7 @@ class SetupFolder:
             ),
         )
 
-    def write(self, files: Mapping[str, str], choices: SetupChoices) -> tuple[str, ...]:
+    def write(self, files: Mapping[str, str], choices: GivenChoices) -> tuple[str, ...]:
         """Write the files and `setup.toml`. Returns the names of the written files. Raises OSError.
 
         Removes obsolete files of an earlier run. An obsolete manifest or edited file is renamed instead of removed.
@@ -173,7 +173,7 @@ async def write_setup(
             ) from error
         setup = replace(setup, token=created.text)
     try:
-        return folder.write(files(setup), setup.choices)
+        return folder.write(files(setup), setup.given)
     except OSError:
         if created is not None:
             # Remove the unused token: a cluster may have only two.

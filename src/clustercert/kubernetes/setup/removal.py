@@ -7,7 +7,7 @@ certificates, and together with the webhook.
 import posixpath
 from pathlib import Path
 
-from clustercert.kubernetes.setup.choices import SetupChoices, SetupError, read_choices
+from clustercert.kubernetes.setup.choices import GivenChoices, SetupError, read_choices
 from clustercert.kubernetes.setup.documents import MANAGED_BY
 from clustercert.kubernetes.setup.readme import chosen_text
 from clustercert.kubernetes.setup.values import (
@@ -42,7 +42,7 @@ def write_removal(folder: Path, cluster: Cluster) -> Path:
     return path
 
 
-def removal(cluster: Cluster, choices: SetupChoices, *, in_cluster: bool) -> str:
+def removal(cluster: Cluster, choices: GivenChoices, *, in_cluster: bool) -> str:
     """Return the content of REMOVE.md, in Markdown.
 
     Args:
@@ -65,7 +65,7 @@ def removal(cluster: Cluster, choices: SetupChoices, *, in_cluster: bool) -> str
     )
 
 
-def _commands(choices: SetupChoices) -> list[str]:
+def _commands(choices: GivenChoices) -> list[str]:
     """Return the commands that delete all objects of this service by their label, and look for objects that are left.
 
     API servers before 1.30 may not know the kinds of the policies, and have none of this service.

@@ -8,6 +8,7 @@ from pydantic import ValidationError
 
 from clustercert.kubernetes.setup.choices import (
     FIRST_WITH_HASHES,
+    GivenChoices,
     SetupChoices,
     SetupError,
     checked_service_url,
@@ -68,42 +69,29 @@ class Resolver:
         if reason := UNSUPPORTED.get(self.given.get("distribution", "")):
             raise SetupError(reason)
         try:
-            SetupChoices.model_validate(self.given)
+            GivenChoices.model_validate({"cluster_id": "", "bind": {}, **self.given})
         except ValidationError as error:
-            for fault in error.errors(include_url=False):
-                name = str(fault["loc"][0])
-                if name in self.given:
-                    raise InvalidRequest(
-                        f"--{name.replace('_', '-')}: {problem_text(fault, SetupChoices)}"
-                    ) from error
+            fault = error.errors(include_url=False)[0]
+            name = str(fault["loc"][0]).replace("_", "-")
+            raise InvalidRequest(f"--{name}: {problem_text(fault, GivenChoices)}") from error
         self._service_url()
         bound_roles(self.policy.groups, self.given.get("bind", {}))
 
-    def choices(self, cluster: Cluster) -> SetupChoices:
-        """Return the choices for the files of this cluster. Raises SetupError or InvalidRequest."""
-        before = self.existing.choices
-        if before is not None:
-            before.require_cluster(cluster.id, self.folder.path)
-        groups, previous = self.policy.groups, before.bind if before is not None else None
-        stored = {name: value for name, value in before or () if value is not None}
-        resolved = {
-            **self._defaults(cluster),
-            **stored,
-            **self.given,
-            "webhook_url": self._service_url(),
-            "bind": bound_roles(groups, self.given.get("bind", {}), previous),
-        }
-        choices = SetupChoices.model_validate(resolved)
-        self._check_version(choices)
-        return choices
+    def setup(self, cluster: Cluster, client_cas_pem: bytes) -> Setup:
+        """Return the values in the files. The token is empty if the folder has no token.
 
-    def setup(self, cluster: Cluster, choices: SetupChoices, client_cas_pem: bytes) -> Setup:
-        """Return the values in the files. The token is empty if the folder has no token. Raises SetupError."""
-        policy = self.policy
+        Raises SetupError or InvalidRequest.
+        """
+        policy, given = self.policy, self._given_choices(cluster)
+        choices = SetupChoices.model_validate(
+            self._defaults(cluster) | given.given() | {"webhook_url": self._service_url()}
+        )
+        self._check_version(choices)
         return Setup(
             cluster=cluster,
             client_cas_pem=client_cas_pem,
             choices=choices,
+            given=given,
             groups=policy.groups,
             templates=tuple(sorted(filter(is_template, groups_and_templates(policy.rules)))),
             token=self.existing.token,
@@ -112,16 +100,23 @@ class Resolver:
             previous_authorization=self.existing.authorization,
         )
 
+    def _given_choices(self, cluster: Cluster) -> GivenChoices:
+        """Return the options that were given in this run or earlier ones. Raises SetupError or InvalidRequest."""
+        before = self.existing.choices
+        if before is not None:
+            before.require_cluster(cluster.id, self.folder.path)
+        previous = before.bind if before is not None else None
+        bind = bound_roles(self.policy.groups, self.given.get("bind", {}), previous)
+        stored = before.given() if before is not None else {"cluster_id": cluster.id}
+        return GivenChoices.model_validate({**stored, **self.given, "bind": bind})
+
     def kept(self, cluster: Cluster, choices: SetupChoices) -> Iterator[str]:
         """Yield the values that are kept from the folder and differ from the defaults, in the form of options."""
         before, defaults = self.existing.choices, self._defaults(cluster)
         if before is None:
             return
-        for name, value in before:
-            if name not in ("cluster_id", "bind", "written", *self.given) and value not in (
-                None,
-                defaults[name],
-            ):
+        for name, value in before.given().items():
+            if name not in ("cluster_id", "bind", "written", *self.given) and value != defaults[name]:
                 yield _as_option(name, value)
         for group, role in before.bind.items():
             if choices.bind[group] == role != defaults["bind"].get(group):
@@ -152,8 +147,8 @@ class Resolver:
         """Return the address at which the API server calls this service. Raises SetupError or InvalidRequest."""
         if "webhook_url" in self.given:
             return str(self.given["webhook_url"])
-        if self.existing.choices is not None:
-            return self.existing.choices.webhook_url
+        if (before := self.existing.choices) is not None and before.webhook_url is not None:
+            return before.webhook_url
         for setting, url in self.public_urls.items():
             if url is not None:
                 try:

@@ -3,7 +3,7 @@
 import posixpath
 from dataclasses import dataclass, field
 
-from clustercert.kubernetes.setup.choices import SetupChoices
+from clustercert.kubernetes.setup.choices import GivenChoices, SetupChoices
 from clustercert.kubernetes.setup.distributions import DISTRIBUTIONS
 from clustercert.model import Cluster, JsonObject
 
@@ -61,6 +61,8 @@ class Setup:
 
     Attributes:
         client_cas_pem: the client CAs to add to the API server's bundle.
+        choices: the values of all options.
+        given: the options that were given in this run or earlier ones.
         groups: the Kubernetes groups that the policy grants.
         templates: the templates from which the policy makes names of groups.
         token: one of the cluster's webhook tokens. Keep the token secret.
@@ -73,6 +75,7 @@ class Setup:
     cluster: Cluster
     client_cas_pem: bytes
     choices: SetupChoices
+    given: GivenChoices
     groups: tuple[str, ...]
     templates: tuple[str, ...]
     token: str
