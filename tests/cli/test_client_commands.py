@@ -253,9 +253,11 @@ def test_one_login_serves_all_projects(world: UserSite) -> None:
     ambiguous = world.user("kubeconfig", "get", "prod")
     assert ambiguous.code == 1
     assert (
-        "Several projects have a cluster named prod. Add --project Default/eu-de or --project Default/eu-nl."
+        "Several projects have a cluster named prod. Write Default/eu-de/prod or Default/eu-nl/prod."
         in ambiguous.err
     )
+    for name in ("eu-nl/prod", "Default/eu-nl/prod"):
+        assert world.user("kubeconfig", "get", name).code == 0
     for project in ("eu-nl", "Default/eu-nl"):
         assert world.user("kubeconfig", "get", "prod", "--project", project).code == 0
     world.log_in()

@@ -156,7 +156,9 @@ def test_clusters_without_revocation_are_named(careful: Operator) -> None:
         *("0" * 32, called, bytes(32), "2026-03-14 15:09:26.000000", "2026-03-14 15:09:26.000000"),
     )
     [warning] = warnings(careful)
-    listed = "cluster-1, cluster-2, cluster-3, cluster-4, cluster-5 and others, 6 in total."
+    listed = (
+        ", ".join(f"Default/eu-de/cluster-{number}" for number in range(1, 6)) + " and others, 6 in total."
+    )
     assert f"clusters without revocation: {listed}" in warning
 
 
@@ -171,7 +173,10 @@ def test_cluster_roles_of_rules_without_a_name_are_named(careful: Operator) -> N
     with careful.config.open("a") as config:
         config.write("[[policy.rules]]\ngrant = { groups = ['b'], max_lifetime = '1d' }\n")
     [warning] = warnings(careful)
-    assert "lacks or does not name: bound (gone), bound (rule-2). Set name" in warning
+    assert (
+        "lacks or does not name: Default/eu-de/bound (gone), Default/eu-de/bound (rule-2). Set name"
+        in warning
+    )
 
 
 def test_names_in_rules_that_nothing_has_are_named(careful: Operator) -> None:
@@ -200,7 +205,7 @@ def test_exemptions_that_a_later_template_could_match_are_named(careful: Operato
     with careful.config.open("a") as config:
         config.write("[[policy.rules]]\ngrant = { groups = ['{group}'], max_lifetime = '1d' }\n")
     [warning] = warnings(careful)
-    assert "templates could give: prod (oncall-* for {group})." in warning
+    assert "templates could give: Default/eu-de/prod (oncall-* for {group})." in warning
 
 
 @pytest.mark.parametrize(("seconds", "direction"), [(121, "ahead of"), (-600, "behind")])

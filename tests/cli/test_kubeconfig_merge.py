@@ -286,7 +286,7 @@ def test_the_project_decides_between_clusters_of_one_name(desk: Desk) -> None:
     )
     try:
         desk.user.output("login", "--password-file", "password")
-        assert f"--project Default/{project}." in desk.error("merge", desk.first)
+        assert f" or Default/{project}/{desk.first}." in desk.error("merge", desk.first)
         desk.merge(desk.first, "--project", project)
         assert desk.read()["clusters"][0]["cluster"]["server"] == "https://10.0.0.7:6443"
         desk.merge("--all", "--project", "eu-de", "--context-name", "{project}-{cluster}")
@@ -336,9 +336,10 @@ def test_two_projects_and_clusters_of_one_name_are_told_apart(
     desk.user.output("login", "--password-file", "password")
 
     refused = desk.error("merge", desk.first)
-    both = sorted(f"--project {each}/eu-de" for each in ("Default", domain))
-    assert f"have a cluster named {desk.first}. Add {' or '.join(both)}." in refused
-    assert "Give the id instead: " in desk.error("merge", desk.first, "--project", "eu-de")
+    both = sorted(f"{each}/eu-de" for each in ("Default", domain))
+    clusters = " or ".join(f"{each}/{desk.first}" for each in both)
+    assert f"have a cluster named {desk.first}. Write {clusters}." in refused
+    assert f"Write {' or '.join(both)}." in desk.error("merge", f"eu-de/{desk.first}")
     assert "such as '{domain}-{project}-{cluster}'" in desk.error("merge", "--all")
     desk.merge("--all", "--context-name", "{domain}-{project}-{cluster}")
     servers = {name: each["server"] for name, each in by_name(desk.read(), "clusters", "cluster").items()}
@@ -362,7 +363,7 @@ def test_operators_tell_clusters_of_one_name_apart(
     assert operator.output_json("cluster", "show", desk.first, "--domain", domain)["id"] == cluster
     for command in (("cluster", "show"), ("kubernetes", "ca-bundle"), ("kubernetes", "verify")):
         refused = operator.error(*command, desk.first)
-        assert f"--project {domain}/eu-de" in refused
+        assert f" {domain}/eu-de/{desk.first}" in refused
     assert "BEGIN CERTIFICATE" in operator.output(
         "kubernetes", "ca-bundle", desk.first, "--project", "eu-de", "--domain", domain
     )

@@ -120,16 +120,20 @@ def test_projects_of_one_name_in_two_domains_are_told_apart(place: RemoteSite, s
     other = place.operator.output_json("project", "create", "eu-de", "--domain", "other")["id"]
     add = ("cluster", "add", "theirs", "--project", "eu-de", "--internal-url", URL, "--server-ca", server_ca)
     said = carol.failure(1, *add)
-    assert "Several domains have a project named eu-de. Give its id, or DOMAIN/eu-de: " in said
-    assert f"{other} (other/eu-de)" in said
-    assert f"{other} (other/eu-de)" in place.operator.error("project", "show", "eu-de")
+    both = "Several domains have a project named eu-de. Write Default/eu-de or other/eu-de."
+    assert said.startswith(both)
+    assert place.operator.error("project", "show", "eu-de") == both
     bundle = place.operator.error("kubernetes", "ca-bundle", "prod", "--project", "eu-de")
-    assert f"{other} in other" in bundle
+    assert f"other/eu-de ({other})" in bundle
     theirs = carol.output_json(*add, "--domain", "other")
     assert carol.output_json("cluster", "show", "theirs")["project_id"] == theirs["project_id"]
     carol.output("cluster", "add", "prod", *add[3:], "--domain", "other")
     ambiguous = carol.failure(1, "cluster", "show", "prod")
-    assert "named prod. Add --project Default/eu-de or --project other/eu-de." in ambiguous
+    assert "named prod. Write Default/eu-de/prod or other/eu-de/prod." in ambiguous
+    for form in ("other/eu-de/prod", f"{theirs['project_id']}/prod"):
+        assert carol.output_json("cluster", "show", form)["project_id"] == theirs["project_id"]
+    twice = carol.failure(2, "cluster", "show", "other/eu-de/prod", "--project", "eu-de")
+    assert twice == "other/eu-de/prod names the project of the cluster already. Leave out --project eu-de."
     for project in (theirs["project_id"], "other/eu-de"):
         shown = carol.output_json("cluster", "show", "prod", "--project", project)
         assert shown["project_id"] == theirs["project_id"]

@@ -63,7 +63,9 @@ def test_a_project_is_given_with_its_domain(sites: OperatedCluster, tmp_path: Pa
     shown = sites.operator.output_json("cluster", "show", "test", *here)
     assert shown["id"] in (tmp_path / "one" / "setup.toml").read_text()
     ambiguous = set_up(sites, tmp_path / "none", "test")
-    assert "named test. Add --project Default/eu-de or --project acme/eu-de." in ambiguous.err
+    assert "named test. Write Default/eu-de/test or acme/eu-de/test." in ambiguous.err
+    bundle = sites.operator.output("kubernetes", "ca-bundle", "acme/eu-de/test")
+    assert bundle == sites.operator.output("kubernetes", "ca-bundle", shown["id"])
 
 
 def test_a_failure_does_not_stop_the_others(sites: OperatedCluster, tmp_path: Path) -> None:

@@ -156,7 +156,9 @@ async def test_exemptions_other_than_the_default_are_found(database: Database, s
     for exemptions in (("system:*", "ci-*"), ()):
         options = replace(registered.options, exemptions=exemptions)
         await queries.replace(replace(registered, options=options), event())
-        assert await queries.custom_exemptions() == ((registered.id, registered.name, exemptions),)
+        assert await queries.custom_exemptions() == (
+            (registered.id, f"Default/eu-de/{registered.name}", exemptions),
+        )
 
 
 async def test_a_cluster_is_not_registered_for_a_signer_that_is_not_installed(database: Database) -> None:

@@ -169,7 +169,7 @@ def test_projects_that_look_the_same_are_told_apart_by_id() -> None:
         {"id": f"c-{key}", "project_id": key, "domain": domain, "project": name}
         for key, domain, name in places
     ]
-    said = r"named prod\. Add --project a, --project b, --project c or --project 'globex/eu de'\."
+    said = r"named prod\. Write a/prod, b/prod, c/prod or 'globex/eu de/prod'\."
     with pytest.raises(CommandError, match=said):
         only_cluster("prod", found)
 
@@ -180,10 +180,10 @@ def test_a_project_is_named_by_name_or_id() -> None:
     assert only_project((ONE, TWO, THREE), "acme/eu-de") == THREE
     with pytest.raises(UnknownName, match=r"no role in a project eu-d\. Did you mean eu-de"):
         only_project((ONE, TWO), "eu-d")
-    several = rf"Did you mean eu-de\? Your projects: eu-de \({ONE.id} in the domain Default\), eu-de \({THREE.id} in"
+    several = r"Did you mean eu-de\? Your projects: Default/eu-de, acme/eu-de\."
     with pytest.raises(UnknownName, match=several):
         only_project((ONE, THREE), "eu-d")
-    both = f"Give the id instead: {ONE.id} in the domain Default, {THREE.id} in the domain acme"
+    both = r"projects are named eu-de\. Write Default/eu-de or acme/eu-de\."
     with pytest.raises(CommandError, match=both):
         only_project((ONE, TWO, THREE), "eu-de")
     assert only_project(in_domain((ONE, TWO, THREE), "acme"), "eu-de") == THREE

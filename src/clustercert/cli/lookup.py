@@ -4,13 +4,14 @@ import itertools
 import shlex
 from typing import TYPE_CHECKING, Any
 
-from clustercert.cli.options import CommandError, UnknownName, did_you_mean
+from clustercert.cli.options import CommandError, UnknownName, UsageError, did_you_mean
 from clustercert.file_names import is_plain
+from clustercert.model.identity import qualified_name
 from clustercert.model.ids import is_id, is_user_id
 from clustercert.model.kubernetes import SERVICE
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
 
     from clustercert.cli.login.profile import Profile
     from clustercert.client import Client, CurrentUser, ProjectRef
@@ -107,12 +108,13 @@ def _no_projects(caller: "CurrentUser") -> str:
 def reachable_cluster(
     client: "Client", login: "Profile", name_or_id: str, project: str | None = None, domain: str | None = None
 ) -> "JsonObject":
-    """Find a cluster in the projects where the caller has a role.
+    """Find a cluster in the projects where the caller has a role. `name_or_id` is in a form of `split_cluster`.
 
     If several clusters match, prefers clusters in the project that the user chose at login.
 
     Raises ClientError, UnknownName if no cluster matches, or CommandError if clusters of several projects match.
     """
+    name_or_id, project = split_cluster(name_or_id, project)
     within = _project_ids(client, project, domain)
     named = _clusters_named(client, name_or_id, own="true")
     found = [each for each in named if within is None or each["project_id"] in within]
@@ -134,10 +136,11 @@ def find_cluster(
 ) -> "JsonObject":
     """Return a cluster in any project of the caller, or in the given project.
 
-    Operators and auditors can find all clusters.
+    `name_or_id` is in a form of `split_cluster`. Operators and auditors can find all clusters.
 
     Raises ClientError, UnknownName if no cluster matches, or CommandError if clusters of several projects match.
     """
+    name_or_id, project = split_cluster(name_or_id, project)
     named = _clusters_named(client, name_or_id)
     found = only_cluster(name_or_id, [each for each in named if _is_in(each, project, domain)])
     if found is not None:
@@ -159,10 +162,8 @@ def only_cluster(name_or_id: str, found: "Sequence[JsonObject]") -> "JsonObject 
     """
     found = [each for each in found if each["id"] == name_or_id] or found
     if len(found) > 1:
-        *others, last = (f"--project {shlex.quote(each)}" for each in _projects_of(found)[:_MAX_NAMES])
-        raise CommandError(
-            f"Several projects have a cluster named {name_or_id}. Add {', '.join(others)} or {last}."
-        )
+        names = alternatives(f"{project}/{name_or_id}" for project in _projects_of(found))
+        raise CommandError(f"Several projects have a cluster named {name_or_id}. Write {names}.")
     return found[0] if found else None
 
 
@@ -186,13 +187,11 @@ def only_project(projects: "tuple[ProjectRef, ...]", name_or_id: str) -> "Projec
     if not projects:
         raise UnknownName(NO_PROJECTS)
     if not found:
-        names = ", ".join(
-            f"{each.name} ({each.id} in the domain {each.domain})" for each in projects[:_MAX_NAMES]
-        )
+        names = ", ".join(f"{each.domain}/{each.name}" for each in projects[:_MAX_NAMES])
         similar = did_you_mean(name_or_id, [each.name for each in projects])
         raise UnknownName(f"You have no role in a project {name_or_id}.{similar} Your projects: {names}.")
-    names = ", ".join(f"{each.id} in the domain {each.domain}" for each in found[:_MAX_NAMES])
-    raise CommandError(f"Several of your projects are named {name_or_id}. Give the id instead: {names}.")
+    names = alternatives(f"{each.domain}/{each.name}" for each in found)
+    raise CommandError(f"Several of your projects are named {name_or_id}. Write {names}.")
 
 
 def clusters_of_caller(client: "ServiceClient") -> "list[JsonObject]":
@@ -286,10 +285,8 @@ def find(
     if len(found) == 1:
         return found[0]
     if found:
-        places = ", ".join(sorted(f"{each['id']} ({each['domain']}/{name})" for each in found))
-        raise CommandError(
-            f"Several domains have a {noun} named {name}. Give its id, or DOMAIN/{name}: {places}."
-        )
+        names = alternatives(f"{each['domain']}/{each['name']}" for each in found)
+        raise CommandError(f"Several domains have a {noun} named {name}. Write {names}.")
     if domain is None:
         raise UnknownName(f"There is no {noun} {name}.")
     others = [f"{each['domain']}/{name}" for each in client.list_all(path_of(plural), plural, name=name)]
@@ -303,6 +300,27 @@ def split_domain(name: str, domain: str | None = None) -> tuple[str, str | None]
     """Split `DOMAIN/NAME` into the name and its domain. For a name without a domain, returns the argument `domain`."""
     prefix, slash, rest = name.partition("/")
     return (rest, prefix) if slash else (name, domain)
+
+
+def split_cluster(name_or_id: str, project: str | None = None) -> tuple[str, str | None]:
+    """Split `DOMAIN/PROJECT/CLUSTER` or `PROJECT/CLUSTER` into the cluster and its project.
+
+    For a cluster without a project, returns the argument `project`. Raises UsageError if both name a project.
+    """
+    owner, slash, cluster = name_or_id.rpartition("/")
+    if not slash:
+        return name_or_id, project
+    if project is not None:
+        raise UsageError(
+            f"{name_or_id} names the project of the cluster already. Leave out --project {project}."
+        )
+    return cluster, owner
+
+
+def alternatives(names: "Iterable[str]") -> str:
+    """Return names that a user can copy into a command, as a text such as `acme/prod or globex/prod`. Sorted."""
+    *others, last = (shlex.quote(each) for each in sorted(names)[:_MAX_NAMES])
+    return f"{', '.join(others)} or {last}" if others else last
 
 
 def shown_name(client: "AdministrationClient", found: "JsonObject") -> str:
@@ -375,8 +393,14 @@ def find_user(
     if len(found) == 1:
         return found[0]
     if found:
-        listed = ", ".join(map(_described, found[:_MAX_NAMES]))
-        raise CommandError(f"Several users are named {name_or_id}: {listed}. Give the id.")
+        names = [
+            qualified_name(str(each.get("name", each["id"])), str(each.get("domain") or "")) for each in found
+        ]
+        unique = (
+            name if names.count(name) == 1 and name != name_or_id else str(each["id"])
+            for each, name in zip(found, names, strict=True)
+        )
+        raise CommandError(f"Several users are named {name_or_id}. Write {alternatives(unique)}.")
     if cluster is not None:
         raise UnknownName(
             f"No unexpired certificate of the cluster {cluster['name']} belongs to a user {name_or_id}."
@@ -386,7 +410,3 @@ def find_user(
         f"There is no user {name_or_id}{where}. For a user of an OIDC issuer, write the issuer's name first, such as "
         "sso/anna. Such users are known after their first login."
     )
-
-
-def _described(user: "JsonObject") -> str:
-    return f"{user['id']} (domain {user['domain']})" if user.get("domain") else str(user["id"])

@@ -67,8 +67,13 @@ InDomainOption = Annotated[
     str | None,
     typer.Option("--domain", metavar="DOMAIN", help="List only objects in this domain, by name or id."),
 ]
-ClusterArgument = Annotated[str, typer.Argument(metavar="CLUSTER", help="Name or id of the cluster.")]
-ClusterOption = Annotated[str, typer.Option("--cluster", metavar="CLUSTER", help="Cluster, by name or id.")]
+ClusterArgument = Annotated[
+    str, typer.Argument(metavar="CLUSTER", help="Name, DOMAIN/PROJECT/CLUSTER or id of the cluster.")
+]
+ClusterOption = Annotated[
+    str,
+    typer.Option("--cluster", metavar="CLUSTER", help="Cluster, by name, DOMAIN/PROJECT/CLUSTER or id."),
+]
 InProjectOption = Annotated[
     str | None,
     typer.Option(
@@ -89,7 +94,11 @@ OnlyProjectOption = Annotated[
 ]
 OnlyClusterOption = Annotated[
     str | None,
-    typer.Option("--cluster", metavar="CLUSTER", help="List only results for this cluster, by name or id."),
+    typer.Option(
+        "--cluster",
+        metavar="CLUSTER",
+        help="List only results for this cluster, by name, DOMAIN/PROJECT/CLUSTER or id.",
+    ),
 ]
 OnlyUserOption = Annotated[
     str | None, typer.Option("--user", metavar="USER", help="List only results for this user, by name or id.")

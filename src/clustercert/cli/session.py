@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, TypeVar, get_args, get_origin
 
 import typer
 
-from clustercert.cli.lookup import only_cluster, split_domain
+from clustercert.cli.lookup import only_cluster, split_cluster, split_domain
 from clustercert.cli.options import CommandError, did_you_mean
 from clustercert.cli.output import print_note
 from clustercert.model.errors import NotFound
@@ -133,9 +133,10 @@ class Finder:
     async def cluster(
         self, name_or_id: str, project: str | None = None, domain: str | None = None
     ) -> "Cluster":
-        """Find a cluster. `domain` is the domain of the cluster's project."""
+        """Find a cluster. `domain` is the domain of the cluster's project. Accepts the forms of `split_cluster`."""
         from clustercert.model import Project
 
+        name_or_id, project = split_cluster(name_or_id, project)
         owner = None
         if project is not None:
             project, domain = split_domain(project, domain)
@@ -160,7 +161,13 @@ class Finder:
             ],
         )
         if found is None:
-            where = f" in the project {owner.name}" if owner else f" in the domain {domain}" if domain else ""
+            where = (
+                f" in the project {owner.domain.name}/{owner.name}"
+                if owner
+                else f" in the domain {domain}"
+                if domain
+                else ""
+            )
             raise NotFound(f"There is no cluster {name_or_id}{where}.")
         return by_id[str(found["id"])]
 

@@ -72,8 +72,8 @@ def _only(found: Sequence[N], noun: str, name_or_id: str) -> N:
     if not found:
         raise NotFound(f"There is no {noun} {name_or_id}.")
     if len(found) > 1:
-        places = ", ".join(f"{each.id} in {each.domain.name}" for each in found)
+        places = ", ".join(f"{each.domain.name}/{each.name} ({each.id})" for each in found)
         raise Conflict(
-            f"Several domains have a {noun} named {name_or_id}. Give its id or its domain: {places}."
+            f"Several domains have a {noun} named {name_or_id}. Name the domain too, or give the id: {places}."
         )
     return found[0]

@@ -161,6 +161,12 @@ class Cluster(Registration):
     project_name: "ProjectName | None" = field(default=None, compare=False)
     verified_at: datetime | None = field(default=None, compare=False)
 
+    @property
+    def shown_name(self) -> str:
+        """`DOMAIN/PROJECT/CLUSTER`, or only the cluster's name if the project's name is not known."""
+        project = self.project_name
+        return self.name if project is None else f"{project.domain.name}/{project.name}/{self.name}"
+
 
 class DeclaredProperty(NamedTuple):
     """A property of a cluster in the API.

@@ -31,6 +31,14 @@ def domain_by_issuer(issuer: str, domain_id: str, name: str) -> Domain:
     return Domain(domain_id, name) if issuer == BUILT_IN else FederatedDomain(domain_id, name)
 
 
+def qualified_name(name: str, domain: str) -> str:
+    """Return `DOMAIN/NAME`, or only the name if the domain is not known (an empty string).
+
+    The names of users from OIDC issuers usually begin with the domain already.
+    """
+    return f"{domain}/{name}" if domain and not name.startswith(f"{domain}/") else name
+
+
 def _qualified_names(name: str, domain: Domain) -> tuple[str, ...]:
     """Return the forms in which the policy can write a name: `NAME` and `DOMAIN/NAME`.
 

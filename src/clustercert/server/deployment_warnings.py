@@ -206,7 +206,7 @@ async def _roles_without_rules(settings: Settings, stored: ClusterQueries) -> As
     except Unavailable:
         return
     found = [
-        f"{cluster.name} ({rule})"
+        f"{cluster.shown_name} ({rule})"
         for cluster in clusters
         for rule in sorted((cluster.options.credential_roles or {}).keys() - stable)
     ]

@@ -24,7 +24,7 @@ from sqlalchemy import (
 from clustercert.model import AuditEvent, CertificateRecord, ClusterOptions, Revocation
 from clustercert.model.choices import CertificateState
 from clustercert.store import tables
-from clustercert.store.clusters import options_of
+from clustercert.store.clusters import options_of, select_named
 from clustercert.store.engine.database import Database
 from clustercert.store.engine.keyset_pagination import (
     AFTER_LAST_ID,
@@ -428,7 +428,7 @@ class UnknownIdentity:
 
 @dataclass(frozen=True, slots=True)
 class ClusterControls:
-    """A cluster's name, and its options, which say how the cluster rejects revoked certificates."""
+    """A cluster's options, which say how the cluster rejects revoked certificates. `name` is `Cluster.shown_name`."""
 
     name: str
     options: ClusterOptions
@@ -558,9 +558,11 @@ class AccessQueries(Queries):
     async def never_called(self, *, limit: int) -> tuple[ClusterControls, ...]:
         """Return clusters whose API server has never called the webhook."""
         called = select(_token.c.cluster_id).where(_token.c.last_asked_at.is_not(None))
-        without = select(_cluster.c.name, _cluster.c.options).where(_cluster.c.id.not_in(called))
+        without = select_named(_cluster.c.options).where(_cluster.c.id.not_in(called))
         query = without.order_by(_cluster.c.id).limit(limit)
-        return tuple(ClusterControls(name, options_of(options)) for name, options in await self._rows(query))
+        return tuple(
+            ClusterControls(row.shown_name, options_of(row.options)) for row in await self._rows(query)
+        )
 
     async def webhook_contacts(self, cluster_id: str) -> tuple[WebhookContact, ...]:
         """For each webhook token of the cluster, return when the API server last contacted the service."""

@@ -154,13 +154,13 @@ class ClusterQueries(Queries):
         return await self._all(query.order_by(_cluster.c.id).limit(limit))
 
     async def custom_exemptions(self) -> tuple[tuple[str, str, tuple[str, ...]], ...]:
-        """Return id, name and patterns of each cluster whose exemptions are not the default."""
+        """Return id, name and patterns of each cluster whose exemptions are not the default. See `select_named`."""
         default = json.dumps(ClusterOptions().exemptions)
-        query = select(_cluster.c.id, _cluster.c.name, _cluster.c.options).where(
+        query = select_named(_cluster.c.id, _cluster.c.options).where(
             _cluster.c.options["exemptions"].as_string() != default
         )
         rows = await self._rows(query.order_by(_cluster.c.name, _cluster.c.id))
-        return tuple((row.id, row.name, options_of(row.options).exemptions) for row in rows)
+        return tuple((row.id, row.shown_name, options_of(row.options).exemptions) for row in rows)
 
     async def clusters_with_ids(self, ids: Collection[str]) -> tuple[Cluster, ...]:
         """Return the clusters with these ids, in any project. Ignores ids that do not exist."""
@@ -305,6 +305,14 @@ def _parsed(row: Row[Any]) -> Cluster:
     project = None if row.named is None else ProjectName(row.named, domain, row.same_name == 1)
     ca = ClientCA(row.ca_id, row.id, certificate, row.sealed_key)
     return Cluster(**values, client_ca=ca, project_name=project)
+
+
+def select_named(*columns: ColumnElement[Any]) -> Select[Any]:
+    """Select columns of clusters, and the column `shown_name`: `Cluster.shown_name`."""
+    name = _domain.c.name + "/" + _project.c.name + "/" + _cluster.c.name
+    owned = _cluster.outerjoin(_project, _project.c.id == _cluster.c.project_id)
+    joined = owned.outerjoin(_domain, _domain.c.id == _project.c.domain_id)
+    return select(*columns, func.coalesce(name, _cluster.c.name).label("shown_name")).select_from(joined)
 
 
 def is_enforced_inside() -> ColumnElement[bool]:

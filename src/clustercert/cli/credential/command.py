@@ -11,7 +11,7 @@ def credential(
         str | None,
         typer.Argument(
             metavar="[CLUSTER]",
-            help="Name or id of the cluster. [default: from provideClusterInfo]",
+            help="Name, DOMAIN/PROJECT/CLUSTER or id of the cluster. [default: from provideClusterInfo]",
             show_default=False,
         ),
     ] = None,

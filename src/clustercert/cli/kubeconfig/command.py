@@ -12,6 +12,7 @@ from clustercert.cli.kubeconfig import contexts, entries, merge, unmerge
 from clustercert.cli.kubeconfig.entries import FILE_TEMPLATE, ClusterRef
 from clustercert.cli.login.options import LoginOptions
 from clustercert.cli.options import (
+    ClusterArgument,
     CommandError,
     ContextNameOption,
     InsecureOption,
@@ -143,7 +144,7 @@ class ContextOptions:
 @app.command()
 @expand_options
 def get(
-    cluster: Annotated[str, typer.Argument(metavar="CLUSTER", help="Name or id of the cluster.")],
+    cluster: ClusterArgument,
     lifetime_options: LifetimeOptions,
     file: FileOptions,
     login: LoginOptions,

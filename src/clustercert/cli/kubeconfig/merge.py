@@ -153,7 +153,10 @@ class _Plan:
 @expand_options
 def merge(
     clusters: Annotated[
-        list[str] | None, typer.Argument(metavar="CLUSTER…", help="Names or ids of clusters.")
+        list[str] | None,
+        typer.Argument(
+            metavar="CLUSTER…", help="Names of clusters, alone or as DOMAIN/PROJECT/CLUSTER, or ids."
+        ),
     ] = None,
     *,
     every: Annotated[

@@ -35,7 +35,10 @@ class ClusterSelection:
     """The arguments and options that choose clusters."""
 
     names: Annotated[
-        list[str] | None, typer.Argument(metavar="CLUSTER…", help="Names or ids of clusters.")
+        list[str] | None,
+        typer.Argument(
+            metavar="CLUSTER…", help="Names of clusters, alone or as DOMAIN/PROJECT/CLUSTER, or ids."
+        ),
     ] = None
     project: InProjectOption = None
     domain: ProjectDomainOption = None
@@ -111,7 +114,7 @@ class Notes:
         self._clusters: dict[str, list[str]] = {}
 
     def add(self, cluster: "Cluster", note: str) -> None:
-        self._clusters.setdefault(note, []).append(label_of(cluster))
+        self._clusters.setdefault(note, []).append(cluster.shown_name)
 
     def print(self, prefix: str = "") -> None:
         for note, labels in self._clusters.items():
@@ -151,8 +154,3 @@ async def for_each(
         errors.print("Error: ")
     if failed:
         raise typer.Exit(FAILED)
-
-
-def label_of(cluster: "Cluster") -> str:
-    """Return `DOMAIN/PROJECT/CLUSTER`, the name of a cluster in messages about several clusters."""
-    return "/".join(names_of(cluster))

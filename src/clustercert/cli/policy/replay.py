@@ -9,7 +9,7 @@ import typer
 
 from clustercert.cli.commands import administration_client, expand_options
 from clustercert.cli.login.options import LoginOptions
-from clustercert.cli.lookup import clusters_of_caller, find_project
+from clustercert.cli.lookup import clusters_of_caller, find_project, split_cluster
 from clustercert.cli.options import (
     NOT_FOUND,
     CommandError,
@@ -112,6 +112,8 @@ def replay(
     """
     from clustercert.policy.replay import DecisionFilter, Replay
 
+    if cluster is not None and log is None:
+        cluster, project = split_cluster(cluster, project)
     loaded = settings(context, policy)
     if not (policy or local or log or loaded.policy.model_fields_set):
         raise UsageError("Give --policy FILE, because this machine has no settings with a policy.")
