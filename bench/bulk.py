@@ -19,6 +19,7 @@ from clustercert.model import Actor, Project
 from clustercert.pki.certificates import certificate_der
 from clustercert.pki.client_ca import new_client_ca
 from clustercert.pki.keys import key_der, new_key
+from clustercert.pki.signer import LOCAL
 from clustercert.store import tables
 from clustercert.wiring import Components, open_components
 
@@ -199,6 +200,7 @@ async def _add(components: Components, template: dict[str, object], project: Pro
                 "certificate_der": certificate_der(authority),
                 "sealed_key": sealed,
                 "state": "active",
+                "signer": LOCAL,
                 "not_after": authority.not_valid_after_utc,
             }
         )

@@ -3,14 +3,13 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from datetime import datetime, timedelta
 from typing import Any, cast
 
 import pytest
 
-from clustercert.model import Actor, ClientCA, KeyType, Origin, SigningRequest
+from clustercert.model import Actor, ClientCA, Origin, SigningRequest
 from clustercert.pki.crl import CrlContent
-from clustercert.pki.signer import Signer
+from clustercert.pki.signer import CaRequest, KeyCustody, Signer
 from clustercert.store import tables
 from support.administration import CLUSTER, Administration, unique
 
@@ -24,19 +23,26 @@ class InterruptedSigner:
     takes_serial: bool = True
     created: list[str] = field(default_factory=list)
 
-    async def create_ca(
-        self, cluster_id: str, key_type: KeyType, not_before: datetime, lifetime: timedelta
-    ) -> ClientCA:
-        self.created.append(cluster_id)
+    async def create_ca(self, request: CaRequest) -> ClientCA:
+        self.created.append(request.cluster_id)
         if len(self.created) == 1:
             await self.meanwhile()
-        return await self.inner.create_ca(cluster_id, key_type, not_before, lifetime)
+        return await self.inner.create_ca(request)
 
     async def sign(self, request: SigningRequest) -> tuple[bytes, ...]:
         return await self.inner.sign(request)
 
     async def sign_crl(self, ca: ClientCA, content: CrlContent) -> bytes:
         return await self.inner.sign_crl(ca, content)
+
+    async def custody(self, ca: ClientCA) -> KeyCustody:
+        return await self.inner.custody(ca)
+
+    async def delete_key(self, ca: ClientCA) -> str:
+        return await self.inner.delete_key(ca)
+
+    async def close(self) -> None:
+        await self.inner.close()
 
 
 def services_state(administration: Administration) -> Any:

@@ -32,7 +32,7 @@ from clustercert.model import (
 )
 from clustercert.model.clusters import Registration
 from clustercert.pki.keys import key_pem, load_key_der, new_key
-from clustercert.pki.leaf import LeafBuilder, der_fingerprint, new_serial
+from clustercert.pki.leaf import der_fingerprint, new_serial
 from clustercert.store.entities import Reference
 from clustercert.wiring import Components, open_components
 from support import altered_certificates
@@ -44,6 +44,7 @@ from support.apiserver.identity import Identity
 from support.apiserver.peer_certificate import read
 from support.apiserver.webhook import Release, review_body, review_spec
 from support.cluster_setup import cluster_setup
+from support.leaf_builder import LeafBuilder
 from support.samples import server_ca_pem
 from support.service import Service
 from support.stores import Store, blob, event

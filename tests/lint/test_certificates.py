@@ -15,8 +15,9 @@ from pkilint.validation import ValidationFindingSeverity
 from clustercert.model import ClientCA, KeyType, PrivateKey, PublicKey
 from clustercert.pki.certificates import csr_public_key
 from clustercert.pki.keys import new_key
-from clustercert.pki.leaf import LeafBuilder, new_signing_request
+from clustercert.pki.leaf import new_signing_request
 from clustercert.server.tls_files import new_server_certificate
+from support.leaf_builder import LeafBuilder
 from support.leaf_checks import credential_number_of, openssl
 from support.samples import CA_NOT_BEFORE, NOW, client_ca, grant
 

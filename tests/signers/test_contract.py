@@ -10,16 +10,18 @@ from typing import get_args
 import pytest
 from cryptography import x509
 
-from clustercert.issuance.signers.local import LocalSigner
+from clustercert.issuance.signers.ca_keys import KeySigner
+from clustercert.issuance.signers.local import LocalKeys, local_signer
 from clustercert.model import ClientCA, KeyType, SigningRequest
+from clustercert.model.clusters import Registration
 from clustercert.model.errors import NotFound, RemoteFailed, SignerError, Unavailable, UnsealError
 from clustercert.pki.crl import CrlContent, CrlEntry, check_crl
 from clustercert.pki.envelope import KeyRing, new_data_key
 from clustercert.pki.keys import key_der, new_key
 from clustercert.pki.leaf import check_leaf, new_signing_request
-from clustercert.pki.signer import Signer
+from clustercert.pki.signer import CaRequest, Signer, SignerContext
 from clustercert.settings import Settings, SettingsError
-from clustercert.wiring import configured_signers
+from clustercert.wiring.signers import Signers
 from support.leaf_checks import assert_client_leaf, spki
 from support.samples import CA_NOT_BEFORE, ISSUED_AT, NOW, USER_ID, client_ca, grant
 
@@ -53,7 +55,9 @@ def local(ca_key_type: KeyType) -> Kind:
     ca = client_ca(key)
     sealed = ring.ring.seal(key_der(key), f"client_ca:{ca.id}")
     return Kind(
-        LocalSigner({}, ring), replace(ca, sealed_key=sealed), replace(ca, id="e" * 32, sealed_key=None)
+        KeySigner("local", LocalKeys(ring)),
+        replace(ca, sealed_key=sealed),
+        replace(ca, id="e" * 32, sealed_key=None),
     )
 
 
@@ -71,6 +75,7 @@ CRL = CrlContent(
     this_update=ISSUED_AT,
     next_update=ISSUED_AT + timedelta(days=1),
 )
+REGISTRATION = Registration("prod", "https://10.0.0.5:6443", b"")
 LEAF_KEYS = {key_type: new_key(key_type).public_key() for key_type in get_args(KeyType)}
 
 
@@ -147,7 +152,8 @@ async def test_a_failure_leaves_it_as_it_was(kind: Kind) -> None:
 async def test_a_ca_that_it_creates_signs_leaves_and_crls(kind: Kind, key_type: KeyType) -> None:
     cluster_id, lifetime = "0" * 8 + "-0000-4000-8000-" + "0" * 12, timedelta(days=3650)
     first, second = [
-        await kind.signer.create_ca(cluster_id, key_type, CA_NOT_BEFORE, lifetime) for _ in range(2)
+        await kind.signer.create_ca(CaRequest(cluster_id, REGISTRATION, key_type, CA_NOT_BEFORE, lifetime))
+        for _ in range(2)
     ]
     assert first.id != second.id
     assert first.certificate.subject != second.certificate.subject
@@ -180,15 +186,15 @@ async def test_a_crl_of_a_ca_without_its_key_fails(kind: Kind) -> None:
 
 def test_local_refuses_settings() -> None:
     with pytest.raises(ValueError, match="no setting pin") as refused:
-        LocalSigner({"pin": "1234"}, Ring())
+        local_signer(SignerContext({"pin": "1234"}, Ring()))
     assert "1234" not in str(refused.value)
 
 
 async def test_local_opens_a_key_once() -> None:
-    kind = local("ec-p256")
-    assert isinstance(kind.signer, LocalSigner)
-    ring = kind.signer._custody
-    assert isinstance(ring, Ring)
+    ring, key = Ring(), new_key("ec-p256")
+    ca = client_ca(key)
+    ca = replace(ca, sealed_key=ring.ring.seal(key_der(key), f"client_ca:{ca.id}"))
+    kind = Kind(local_signer(SignerContext({}, ring)), ca, ca)
     for _ in range(3):
         await kind.signer.sign(asked(kind))
     assert ring.opened == 1
@@ -197,8 +203,8 @@ async def test_local_opens_a_key_once() -> None:
 async def test_local_keeps_the_keys_of_the_cas_used_last(monkeypatch: pytest.MonkeyPatch) -> None:
     ring, key = Ring(), new_key("ec-p256")
     # So that the test needs no thousands of keys.
-    monkeypatch.setattr(LocalSigner, "MAX_OPEN_KEYS", 2)
-    signer = LocalSigner({}, ring)
+    monkeypatch.setattr(LocalKeys, "MAX_OPEN_KEYS", 2)
+    signer = local_signer(SignerContext({}, ring))
     cas = [
         replace(
             client_ca(key), id=f"{n:032x}", sealed_key=ring.ring.seal(key_der(key), f"client_ca:{n:032x}")
@@ -222,7 +228,7 @@ async def test_local_refuses_a_key_that_was_sealed_for_another_ca() -> None:
 
 def test_the_built_in_signer_is_found_by_its_entry_point() -> None:
     (point,) = entry_points(group="clustercert.signers", name="local")
-    assert point.load() is LocalSigner
+    assert point.load() is local_signer
 
 
 @pytest.mark.parametrize(
@@ -236,6 +242,6 @@ def test_settings_that_no_signer_takes_are_refused(
     signers: dict[str, dict[str, object]], message: str
 ) -> None:
     with pytest.raises(SettingsError) as refused:
-        configured_signers(Settings(signers=signers), Ring())
+        Signers(Settings(signers=signers).signers, Ring())
     assert refused.value.message == message
     assert "1234" not in repr(Settings(signers=signers))

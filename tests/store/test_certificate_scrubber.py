@@ -12,10 +12,11 @@ from clustercert.model import CertificateRecord, SigningRequest
 from clustercert.pki.certificates import certificate_der, fingerprint
 from clustercert.pki.client_ca import new_client_ca
 from clustercert.pki.keys import new_key
-from clustercert.pki.leaf import LeafBuilder, new_signing_request, serial_hex
+from clustercert.pki.leaf import new_signing_request, serial_hex
 from clustercert.store.engine.database import Database
 from clustercert.store.job_cursors import JobCursor
 from clustercert.store.ledger import Ledger
+from support.leaf_builder import LeafBuilder
 from support.samples import CA_KEY, CA_NOT_BEFORE, NOW, POLICY, USER_ID, client_ca, grant
 from support.stores import NOW as EARLIER
 from support.stores import Store, blob, certificate_record, patient
@@ -69,7 +70,8 @@ async def with_ca(store: Store, der: bytes) -> None:
         now,
     )
     store.execute(
-        "INSERT INTO client_ca (id, cluster_id, certificate_der, state, not_after) VALUES (?, ?, ?, 'active', ?)",
+        "INSERT INTO client_ca (id, cluster_id, certificate_der, state, signer, not_after)"
+        " VALUES (?, ?, ?, 'active', 'local', ?)",
         ca.id,
         ca.cluster_id,
         der,

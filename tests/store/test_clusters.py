@@ -45,7 +45,7 @@ async def test_only_the_active_ca_signs_and_the_next_one_is_trusted(database: Da
         following.certificate,
     }
     for ca in (registered.client_ca, following, retired):
-        assert await crls.authority(registered.id, ca.id) == (ca, "local")
+        assert await crls.authority(registered.id, ca.id) == ca
 
 
 async def test_a_project_has_a_limited_number_of_clusters(database: Database, store: Store) -> None:
@@ -183,8 +183,8 @@ def add_project(store: Store, of: Cluster) -> Cluster:
 
 def add_ca(store: Store, ca: ClientCA) -> None:
     store.execute(
-        "INSERT INTO client_ca (id, cluster_id, certificate_der, sealed_key, state, not_after)"
-        " VALUES (?, ?, ?, NULL, ?, '2036-01-01 00:00:00.000000')",
+        "INSERT INTO client_ca (id, cluster_id, certificate_der, sealed_key, state, signer, not_after)"
+        " VALUES (?, ?, ?, NULL, ?, 'local', '2036-01-01 00:00:00.000000')",
         ca.id,
         ca.cluster_id,
         certificate_der(ca.certificate),

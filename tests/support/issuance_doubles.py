@@ -8,8 +8,8 @@ from clustercert.issuance.service import Issuance
 from clustercert.model import AuditEvent, CertificateRecord, Cluster, Grant, IssueRequest, SigningRequest
 from clustercert.model.errors import ClustercertError, Forbidden
 from clustercert.pki.keys import KeyGenerator
-from clustercert.pki.leaf import LeafBuilder
 from clustercert.pki.signer import LeafSigner
+from support.leaf_builder import LeafBuilder
 from support.samples import CA_KEY, NOW, POLICY, client_ca, cluster
 
 CA = client_ca()

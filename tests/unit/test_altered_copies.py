@@ -12,10 +12,11 @@ from clustercert.kubernetes.verify.certificates import altered_copy
 from clustercert.model import ClientCA, KeyType
 from clustercert.pki.client_ca import new_client_ca
 from clustercert.pki.keys import new_key
-from clustercert.pki.leaf import LeafBuilder, new_signing_request
+from clustercert.pki.leaf import new_signing_request
 from support import altered_certificates
 from support.altered_certificates import Parts
 from support.apiserver.peer_certificate import Presented, read
+from support.leaf_builder import LeafBuilder
 from support.samples import CA_ID, CA_NOT_BEFORE, CLUSTER_ID, ISSUED_AT, grant
 
 CAS: tuple[KeyType, ...] = ("ec-p256", "ec-p384", "rsa-2048", "ed25519")

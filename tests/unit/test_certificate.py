@@ -24,7 +24,8 @@ from clustercert.pki.certificates import (
 )
 from clustercert.pki.client_ca import ca_subject, new_client_ca
 from clustercert.pki.keys import key_der, key_pem, key_type_of, load_key_der, new_key
-from clustercert.pki.leaf import LeafBuilder, new_signing_request, serial_hex
+from clustercert.pki.leaf import new_signing_request, serial_hex
+from support.leaf_builder import LeafBuilder
 from support.leaf_checks import (
     assert_client_leaf,
     assert_signed_by,

@@ -17,7 +17,8 @@ from clustercert.model.errors import SignerError
 from clustercert.pki.client_ca import new_client_ca
 from clustercert.pki.crl import CrlContent, CrlEntry, check_crl, crl_pem, new_crl
 from clustercert.pki.keys import new_key
-from clustercert.pki.leaf import LeafBuilder, new_signing_request, serial_hex
+from clustercert.pki.leaf import new_signing_request, serial_hex
+from support.leaf_builder import LeafBuilder
 from support.leaf_checks import openssl
 from support.samples import BACKDATE, CA_KEY, ISSUED_AT, client_ca, grant
 

@@ -11,7 +11,8 @@ from cryptography.hazmat.primitives.serialization import Encoding
 from clustercert.http.cce.clustercert import kubeconfig, to_json, to_yaml
 from clustercert.model import Cluster, Issued, JsonObject
 from clustercert.pki.keys import new_key
-from clustercert.pki.leaf import LeafBuilder, new_signing_request
+from clustercert.pki.leaf import new_signing_request
+from support.leaf_builder import LeafBuilder
 from support.leaf_checks import assert_key_matches, leaf_of, user_of
 from support.samples import CA_KEY, client_ca, cluster, grant, server_ca_pem
 

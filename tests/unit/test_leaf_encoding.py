@@ -16,15 +16,9 @@ from hypothesis import strategies as st
 from clustercert.model import Grant, KeyType, PrivateKey, SigningRequest
 from clustercert.pki.client_ca import ALGORITHM_DER, ca_subject
 from clustercert.pki.keys import key_type_of, new_key
-from clustercert.pki.leaf import (
-    MAX_NAME,
-    LeafBuilder,
-    encode_certificate,
-    key_identifier,
-    new_signing_request,
-    requested_tbs,
-)
+from clustercert.pki.leaf import MAX_NAME, encode_signed, key_identifier, new_signing_request, requested_tbs
 from support.asn1 import inside
+from support.leaf_builder import LeafBuilder
 from support.leaf_checks import assert_signed_by, spki
 from support.samples import CA_KEY, client_ca, grant
 
@@ -86,7 +80,7 @@ def test_the_library_makes_the_same_leaf(key_type: KeyType, ca_key_type: KeyType
     leaf = by_the_library(request, ca_key)
     algorithm = ALGORITHM_DER["rsa" if ca_key_type.startswith("rsa") else ca_key_type]
     assert encoded(leaf, request) == leaf.tbs_certificate_bytes
-    whole = encode_certificate(leaf.tbs_certificate_bytes, algorithm, leaf.signature)
+    whole = encode_signed(leaf.tbs_certificate_bytes, algorithm, leaf.signature)
     assert whole == leaf.public_bytes(Encoding.DER)
     ours = by_us(leaf, request, ca_key)
     assert ours.tbs_certificate_bytes == leaf.tbs_certificate_bytes
@@ -138,7 +132,7 @@ def test_any_serial_is_the_shortest_positive_integer(serial: int) -> None:
     element = inside(tbs)[1]
     assert int.from_bytes(element[2:], "big", signed=True) == serial
     assert len(element) == 2 or element[2] != 0 or element[3] >= 0x80
-    reread = x509.load_der_x509_certificate(encode_certificate(tbs, ALGORITHM_DER["ec-p256"], b"\x30\x00"))
+    reread = x509.load_der_x509_certificate(encode_signed(tbs, ALGORITHM_DER["ec-p256"], b"\x30\x00"))
     assert reread.serial_number == serial
 
 

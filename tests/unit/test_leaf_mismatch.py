@@ -15,9 +15,10 @@ from clustercert.model.errors import SignerError
 from clustercert.pki.certificates import certificate_der
 from clustercert.pki.client_ca import new_client_ca
 from clustercert.pki.keys import new_key
-from clustercert.pki.leaf import LeafBuilder, check_leaf, new_signing_request, subject
+from clustercert.pki.leaf import check_leaf, new_signing_request, subject
 from support.asn1 import BIT_STRING, INTEGER, SEQUENCE, der, inside, resigned
 from support.issuance_doubles import CA, REQUEST, MemoryLedger, issuance
+from support.leaf_builder import LeafBuilder
 from support.samples import (
     BACKDATE,
     CA_KEY,

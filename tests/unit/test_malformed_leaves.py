@@ -13,8 +13,9 @@ from hypothesis import strategies as st
 from clustercert.model import KeyType, PrivateKey, SigningRequest, credential_number
 from clustercert.model.errors import SignerError
 from clustercert.pki.keys import new_key
-from clustercert.pki.leaf import CheckedLeaf, LeafBuilder, check_leaf, serial_and_signature
+from clustercert.pki.leaf import CheckedLeaf, check_leaf, serial_and_signature
 from support.asn1 import BIT_STRING, INTEGER, SEQUENCE, der, inside
+from support.leaf_builder import LeafBuilder
 from support.samples import CA_KEY, client_ca, grant
 
 SERIAL = 0x7F00FF << 128

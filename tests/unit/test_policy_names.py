@@ -12,10 +12,11 @@ from hypothesis import strategies as st
 from clustercert.model import IssueRequest
 from clustercert.model.errors import Forbidden, Unavailable
 from clustercert.pki.keys import new_key
-from clustercert.pki.leaf import LeafBuilder, new_signing_request
+from clustercert.pki.leaf import new_signing_request
 from clustercert.policy.decision import Policy
 from clustercert.policy.lifetime import parse_lifetime
 from clustercert.policy.templates import is_plain_text
+from support.leaf_builder import LeafBuilder
 from support.leaf_checks import assert_subject
 from support.policy_decisions import CLUSTER, DAY, decide
 from support.samples import (

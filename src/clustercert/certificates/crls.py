@@ -81,11 +81,10 @@ class Crls:
             if cached := await self._cached(key):
                 return cached
             generation = self._queries.generation.value
-            found = await self._queries.authority(cluster_id, ca_id)
-            if found is None:
+            ca = await self._queries.authority(cluster_id, ca_id)
+            if ca is None:
                 raise NotFound("There is no such client CA. Check the ids of the cluster and the CA.")
-            ca, signer = found
-            crl, changed = await self._sign(ca, signer_named(self._signers, signer))
+            crl, changed = await self._sign(ca, signer_named(self._signers, ca.signer))
             self._cache[key] = _Cached(crl, changed, generation)
         return crl
 

@@ -294,9 +294,9 @@ def examine(context: typer.Context, work: Callable[[Reader], Awaitable[T]]) -> T
             custody = Custody(database, loaded.kek_source())
             await custody.open()
             if loaded.signers:
-                from clustercert.wiring import configured_signers
+                from clustercert.wiring.signers import Signers
 
-                configured_signers(loaded, custody)
+                Signers(loaded.signers, custody)
             return await work(Reader(DirectoryReader(database), ClusterQueries(database), loaded, database))
 
     return asyncio.run(opened())

@@ -10,7 +10,7 @@ from clustercert.model import Actor, Caller, Cluster, KeyType, new_cluster_id
 from clustercert.model.clusters import Registration
 from clustercert.model.errors import InvalidRequest, NotFound
 from clustercert.model.events.administration import ClusterChange, ClusterChanged
-from clustercert.pki.signer import Signer
+from clustercert.pki.signer import LOCAL, CaRequest, Signer, signer_named
 from clustercert.policy.lifetime import BACKDATE
 from clustercert.store.clusters import ClusterQueries, require_cluster
 
@@ -18,8 +18,6 @@ from clustercert.store.clusters import ClusterQueries, require_cluster
 CA_LIFETIME = timedelta(days=3650)
 # The properties that a cluster's audit events contain. The API server's CA is omitted, because it can be long.
 _RECORDED = [each.name for each in fields(Registration) if each.name != "server_ca_pem"]
-# The built-in signer, which is always installed.
-LOCAL = "local"
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,8 +85,8 @@ class Clusters:
                 f"The signer {registration.signer} is not installed. Installed: {installed}."
             )
         now, cluster_id = self._now(), new_cluster_id()
-        client_ca = await self.signers[LOCAL if planned else registration.signer].create_ca(
-            cluster_id, self.ca_key_type, now - BACKDATE, CA_LIFETIME
+        client_ca = await signer_named(self.signers, LOCAL if planned else registration.signer).create_ca(
+            CaRequest(cluster_id, registration, self.ca_key_type, now - BACKDATE, CA_LIFETIME)
         )
         return Cluster(
             **values,

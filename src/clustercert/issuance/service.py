@@ -22,7 +22,7 @@ from clustercert.model.events.issuance import CertificateIssued, event_caller, e
 from clustercert.observability import metrics
 from clustercert.pki.keys import KeyGenerator, key_type_of
 from clustercert.pki.leaf import CheckedLeaf, check_leaf, der_fingerprint, new_signing_request, serial_hex
-from clustercert.pki.signer import LeafSigner, missing_signer
+from clustercert.pki.signer import LeafSigner, signer_named
 from clustercert.policy.decision import Policy
 from clustercert.store.clusters import ClusterLookup, require_cluster
 
@@ -35,7 +35,7 @@ class Issuance:
     """Issues all certificates, for users and for the service itself.
 
     Attributes:
-        signers: the signer for each value of `Cluster.signer`.
+        signers: the signers by name.
         now: returns the current time in UTC.
         bindings: applies per-credential RBAC: a role binding for each certificate, instead of groups. If `None`, all
             certificates have the groups that the policy grants.
@@ -82,9 +82,7 @@ class Issuance:
         """
         private_key = None if request.public_key else await self.keys.new_key()
         public_key = request.public_key or private_key.public_key()  # type: ignore[union-attr] # one of the two is set
-        signer = self.signers.get(cluster.signer)
-        if signer is None:
-            raise missing_signer(cluster.signer)
+        signer = signer_named(self.signers, cluster.client_ca.signer)
         to_sign = new_signing_request(grant, public_key, cluster.client_ca, takes_serial=signer.takes_serial)
         leaf = check_leaf(await signer.sign(to_sign), to_sign)
         record = _record(caller, request, to_sign, cluster, leaf, decided_at)

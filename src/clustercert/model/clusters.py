@@ -27,7 +27,10 @@ class ClientCA:
     Attributes:
         id: 32 hex digits.
         certificate: the CA certificate.
-        sealed_key: the private key (PKCS#8 DER), sealed, see `pki.envelope`; None if a signer keeps the key elsewhere.
+        sealed_key: the secret that the signer stores for this CA, sealed, see `pki.envelope`. For the signer `local`,
+            the private key (PKCS#8 DER). None if the signer stores no secret here.
+        signer: the name of the signer that has the private key: its entry point.
+        key_reference: where the signer keeps the key, in the signer's own form; None if the database has the key.
         state: `next` is in the CA bundle but does not sign yet, `active` signs, `retired` no longer signs.
         not_after: when the CA certificate expires.
     """
@@ -37,6 +40,8 @@ class ClientCA:
     certificate: "x509.Certificate"
     sealed_key: bytes | None
     state: Literal["next", "active", "retired"] = "active"
+    signer: str = "local"
+    key_reference: str | None = None
     not_after: datetime = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:

@@ -29,13 +29,21 @@ def new_client_ca(
     common_name: str, ca_key: PrivateKey, not_before: datetime, lifetime: timedelta
 ) -> x509.Certificate:
     """Create a self-signed CA certificate that may sign leaves and CRLs, but not other CAs."""
+    builder = client_ca_builder(common_name, ca_key.public_key(), not_before, lifetime)
+    return builder.sign(ca_key, signature_digest(ca_key))
+
+
+def client_ca_builder(
+    common_name: str, public_key: PublicKey, not_before: datetime, lifetime: timedelta
+) -> x509.CertificateBuilder:
+    """Return the content of a self-signed CA certificate that may sign leaves and CRLs, but not other CAs."""
     name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, common_name)])
-    identifier = x509.SubjectKeyIdentifier.from_public_key(ca_key.public_key())
+    identifier = x509.SubjectKeyIdentifier.from_public_key(public_key)
     return (
         x509.CertificateBuilder()
         .subject_name(name)
         .issuer_name(name)
-        .public_key(ca_key.public_key())
+        .public_key(public_key)
         .serial_number(x509.random_serial_number())
         .not_valid_before(not_before)
         .not_valid_after(not_before + lifetime)
@@ -45,7 +53,6 @@ def new_client_ca(
         .add_extension(
             x509.AuthorityKeyIdentifier.from_issuer_subject_key_identifier(identifier), critical=False
         )
-        .sign(ca_key, signature_digest(ca_key))
     )
 
 

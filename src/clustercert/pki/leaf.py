@@ -15,7 +15,6 @@ from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 from clustercert.model import (
     ClientCA,
     Grant,
-    PrivateKey,
     PublicKey,
     SigningRequest,
     credential_group,
@@ -27,7 +26,6 @@ from clustercert.pki.client_ca import (
     authority_key_identifier,
     ca_subject,
     key_usage,
-    signature_scheme,
 )
 from clustercert.pki.keys import key_kind, spki_der
 
@@ -101,22 +99,6 @@ KEY_IDENTIFIER_BYTES = 20
 _LONG_FORM = 0x80
 
 
-class LeafBuilder:
-    """Builds and signs leaves for one CA."""
-
-    def __init__(self, ca: x509.Certificate, ca_key: PrivateKey) -> None:
-        self._ca_key = ca_key
-        self._scheme = signature_scheme(ca_key)
-        self._issuer = ca_subject(ca)
-
-    def build(self, request: SigningRequest) -> bytes:
-        """Build and sign a leaf. Returns DER. Generates a serial if the request has no serial."""
-        serial = request.serial if request.serial is not None else new_serial()
-        tbs = requested_tbs(request, self._issuer, serial)
-        signature = self._ca_key.sign(tbs, *self._scheme)
-        return encode_certificate(tbs, self._issuer.algorithm_der, signature)
-
-
 class CheckedLeaf(NamedTuple):
     """A leaf certificate that matches the signing request. The serial is positive and has at most 159 bits."""
 
@@ -171,12 +153,12 @@ def _parse(der: bytes, issuer: CaSubject, request: SigningRequest) -> tuple[int,
         pass  # The slow path below reports what is wrong.
     else:
         tbs = requested_tbs(request, issuer, serial)
-        if der == encode_certificate(tbs, issuer.algorithm_der, signature):
+        if der == encode_signed(tbs, issuer.algorithm_der, signature):
             return serial, signature, tbs
     expected_subject = subject(request.grant, request.credential_number)
     serial, signature, order = parse_reencoded_leaf(der, request, expected_subject.public_bytes())
     tbs = requested_tbs(request, issuer, max(serial, 0), order)
-    if der != encode_certificate(tbs, issuer.algorithm_der, signature):
+    if der != encode_signed(tbs, issuer.algorithm_der, signature):
         raise SignerError("The signer's certificate has a different encoding or more content than requested.")
     return serial, signature, tbs
 
@@ -232,8 +214,8 @@ def _extensions(
     return whole[: len(whole) - len(after) - KEY_IDENTIFIER_BYTES], after
 
 
-def encode_certificate(tbs: bytes, algorithm: bytes, signature: bytes) -> bytes:
-    """Encode a certificate in DER."""
+def encode_signed(tbs: bytes, algorithm: bytes, signature: bytes) -> bytes:
+    """Encode a certificate or CRL in DER, from its content, its AlgorithmIdentifier (DER) and its signature."""
     # The first octet of a BIT STRING is the number of unused bits.
     return _element(_SEQUENCE, tbs + algorithm + _element(_BIT_STRING, b"\0" + signature))
 
@@ -241,7 +223,7 @@ def encode_certificate(tbs: bytes, algorithm: bytes, signature: bytes) -> bytes:
 def serial_and_signature(unverified_der: bytes) -> tuple[int, bytes]:
     """Extract a certificate's serial and signature. Raises ValueError if serial or signature can't be found.
 
-    Validates nothing else, so the caller must encode the result with `encode_certificate` and compare the encodings.
+    Validates nothing else, so the caller must encode the result with `encode_signed` and compare the encodings.
     The encodings differ if the certificate has wrong tags, trailing bytes, or lengths or integers that are not
     minimal. The encodings also differ for a negative serial, which this function reads as positive.
     """

@@ -1,16 +1,54 @@
 """The interface of signers. A signer creates client CAs, and signs leaves and CRLs with the CAs' keys.
 
-Signers are plugins in the entry point group `clustercert.signers`. No other code decrypts a client CA's key.
+Signers are plugins in the entry point group `clustercert.signers`. No other code uses a client CA's key.
 """
 
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from datetime import datetime, timedelta
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 from clustercert.model import ClientCA, KeyType, SigningRequest
+from clustercert.model.clusters import Registration
 from clustercert.model.errors import SignerError
 from clustercert.pki.crl import CrlContent
 from clustercert.pki.envelope import SecretSealer
+
+# The built-in signer, which is always installed.
+LOCAL = "local"
+
+
+@dataclass(frozen=True, slots=True)
+class CaRequest:
+    """The client CA that a signer must create.
+
+    Attributes:
+        registration: the cluster's addresses, for signers that connect to the cluster.
+        not_before, lifetime: the CA's validity, in whole seconds.
+        secret: the credential that the signer needs for this cluster, if it needs one; never stored in plain text.
+    """
+
+    cluster_id: str
+    registration: Registration
+    key_type: KeyType
+    not_before: datetime
+    lifetime: timedelta
+    secret: bytes | None = field(default=None, repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class KeyCustody:
+    """Where a client CA's key is, as read from that place now.
+
+    Attributes:
+        location: one line of text, such as the name of a token and the id of the key.
+        proof: properties of the key, by name.
+        access_policy: the text of the policy that the signer's account needs at that place; None if there is none.
+    """
+
+    location: str
+    proof: Mapping[str, str] = field(default_factory=dict)
+    access_policy: str | None = None
 
 
 class LeafSigner(Protocol):
@@ -35,10 +73,8 @@ class LeafSigner(Protocol):
 class Signer(LeafSigner, Protocol):
     """Creates client CAs, and signs leaves and CRLs. Raises SignerError, RemoteFailed or Unavailable."""
 
-    async def create_ca(
-        self, cluster_id: str, key_type: KeyType, not_before: datetime, lifetime: timedelta
-    ) -> ClientCA:
-        """Create a client CA in the state `active`. The caller stores the CA."""
+    async def create_ca(self, request: CaRequest) -> ClientCA:
+        """Create a client CA in the state `active`. The caller stores the CA. May also raise InvalidRequest."""
 
     async def sign_crl(self, ca: ClientCA, content: CrlContent) -> bytes:
         """Sign a CRL for a client CA. Returns DER, which the caller checks with `crl.check_crl`.
@@ -46,20 +82,44 @@ class Signer(LeafSigner, Protocol):
         Raises NotFound if the signer can't sign CRLs for this CA.
         """
 
+    async def custody(self, ca: ClientCA) -> KeyCustody:
+        """Return where the CA's key is."""
 
-# The class or function in a signer's entry point. The first argument is the table `[signers.NAME]` from the settings.
-# The call raises ValueError for invalid settings, with a message that contains the setting's name but not the value.
-SignerFactory = Callable[[Mapping[str, object], SecretSealer], Signer]
+    async def delete_key(self, ca: ClientCA) -> str:
+        """Delete the CA's key. Returns a sentence that says what happened to the key.
+
+        If the key is already deleted, does nothing. The caller deletes `sealed_key` from the database.
+        """
+
+    async def close(self) -> None:
+        """Release the signer's connections and threads."""
 
 
-def signer_named(signers: Mapping[str, Signer], name: str) -> Signer:
+@dataclass(frozen=True, slots=True)
+class SignerContext:
+    """What a signer is built from.
+
+    Attributes:
+        settings: the table `[signers.NAME]` from the settings.
+        custody: encrypts the secrets that the signer stores in the database.
+    """
+
+    settings: Mapping[str, object] = field(repr=False)
+    custody: SecretSealer
+
+
+# The class or function in a signer's entry point. The call raises ValueError for invalid settings, with a message that
+# contains the setting's name but not the value.
+SignerFactory = Callable[[SignerContext], Signer]
+
+
+AnySigner = TypeVar("AnySigner", bound=LeafSigner)
+
+
+def signer_named(signers: Mapping[str, AnySigner], name: str) -> AnySigner:
     """Return the signer with this name. Raises SignerError if no such signer is installed."""
     if signer := signers.get(name):
         return signer
-    raise missing_signer(name)
-
-
-def missing_signer(name: str) -> SignerError:
-    return SignerError(
+    raise SignerError(
         f"This cluster's signer {name} is not installed. The operator must install this signer."
     )

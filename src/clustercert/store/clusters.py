@@ -281,7 +281,14 @@ def _verifies_the_same(before: Cluster, after: Cluster) -> bool:
 def _with_ca() -> Select[Any]:
     on = and_(_ca.c.cluster_id == _cluster.c.id, _ca.c.state == "active")
     same_name = select(func.count()).where(_namesake.c.name == _project.c.name).scalar_subquery()
-    of_ca = (_ca.c.id.label("ca_id"), _ca.c.certificate_der, _ca.c.sealed_key)
+    of_ca = (
+        _ca.c.id.label("ca_id"),
+        _ca.c.certificate_der,
+        _ca.c.sealed_key,
+        _ca.c.state,
+        _ca.c.signer.label("ca_signer"),
+        _ca.c.key_reference,
+    )
     of_project = (_project.c.name.label("named"), _project.c.domain_id, _domain.c.name.label("domain_name"))
     owned = _cluster.join(_ca, on).outerjoin(_project, _project.c.id == _cluster.c.project_id)
     joined = owned.outerjoin(_domain, _domain.c.id == _project.c.domain_id)
@@ -298,12 +305,19 @@ def _without_server_ca() -> Select[Any]:
 
 
 def _parsed(row: Row[Any]) -> Cluster:
-    certificate = x509.load_der_x509_certificate(row.certificate_der)
     values = _with_tuples({column.name: getattr(row, column.name) for column in _cluster.c})
     values["options"] = options_of(row.options)
     domain = Domain(row.domain_id, row.domain_name)
     project = None if row.named is None else ProjectName(row.named, domain, row.same_name == 1)
-    ca = ClientCA(row.ca_id, row.id, certificate, row.sealed_key)
+    ca = ClientCA(
+        id=row.ca_id,
+        cluster_id=row.id,
+        certificate=x509.load_der_x509_certificate(row.certificate_der),
+        sealed_key=row.sealed_key,
+        state=row.state,
+        signer=row.ca_signer,
+        key_reference=row.key_reference,
+    )
     return Cluster(**values, client_ca=ca, project_name=project)
 
 
@@ -350,6 +364,8 @@ def _ca_row(ca: ClientCA) -> dict[str, object]:
         "certificate_der": certificate_der(ca.certificate),
         "sealed_key": ca.sealed_key,
         "state": ca.state,
+        "signer": ca.signer,
+        "key_reference": ca.key_reference,
         "not_after": ca.certificate.not_valid_after_utc,
     }
 

@@ -248,16 +248,20 @@ class CrlQueries(Queries):
         super().__init__(database)
         self.generation = database.generation
 
-    async def authority(self, cluster_id: str, ca_id: str) -> tuple[ClientCA, str] | None:
-        """Return a cluster's client CA, in any state, and the name of the cluster's signer."""
-        query = select(_ca, _cluster.c.signer).join(_cluster, _cluster.c.id == _ca.c.cluster_id)
-        query = query.where(_ca.c.id == ca_id, _ca.c.cluster_id == cluster_id)
-        row = await self._row(query)
+    async def authority(self, cluster_id: str, ca_id: str) -> ClientCA | None:
+        """Return a cluster's client CA, in any state, or None."""
+        row = await self._row(select(_ca).where(_ca.c.id == ca_id, _ca.c.cluster_id == cluster_id))
         if row is None:
             return None
-        certificate = x509.load_der_x509_certificate(row.certificate_der)
-        ca = ClientCA(row.id, row.cluster_id, certificate, row.sealed_key, row.state)
-        return ca, row.signer
+        return ClientCA(
+            id=row.id,
+            cluster_id=row.cluster_id,
+            certificate=x509.load_der_x509_certificate(row.certificate_der),
+            sealed_key=row.sealed_key,
+            state=row.state,
+            signer=row.signer,
+            key_reference=row.key_reference,
+        )
 
     async def last_change(self) -> int:
         """Return the generation number of the last change to any revocation."""

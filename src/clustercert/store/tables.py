@@ -266,6 +266,8 @@ client_ca = table(
     Column("certificate_der", LargeBinary, nullable=False),
     Column("sealed_key", LargeBinary, nullable=True),
     Column("state", String(8), nullable=False),
+    Column("signer", String(64), nullable=False),
+    Column("key_reference", String(512), nullable=True),
     Column("not_after", Utc, nullable=False),
 )
 

@@ -4,8 +4,7 @@ import contextlib
 import secrets
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, replace
-from importlib.metadata import entry_points
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING
 
 from clustercert.audit.log import AuditLog
 from clustercert.audit.publishing import CheckpointPublisher
@@ -37,10 +36,8 @@ from clustercert.kubernetes.reconcile import Reconciler, Sync
 from clustercert.kubernetes.webhook import Webhook
 from clustercert.limits.issuing import IssuingRates, LimitedIssuance, LiveQuota, UserRates
 from clustercert.model import Actor, utc_now
-from clustercert.pki.envelope import SecretSealer
 from clustercert.pki.key_generator import new_key_generator
 from clustercert.pki.keys import KeyGenerator
-from clustercert.pki.signer import Signer, SignerFactory
 from clustercert.policy.decision import Policy
 from clustercert.policy.templates import groups_and_templates
 from clustercert.settings import Settings, SettingsError
@@ -64,6 +61,7 @@ from clustercert.wiring.authentication import (
     oidc_authenticator,
     with_issuers,
 )
+from clustercert.wiring.signers import Signers
 
 if TYPE_CHECKING:
     from clustercert.authn.keystone.service import KeystoneService
@@ -123,7 +121,9 @@ async def open_components(settings: Settings, *, with_keys: bool = True) -> Asyn
         stack.push_async_callback(keys.close)
         identity = _identity(settings, database, custody)
         stack.callback(identity.close)
-        components = _components(settings, database, custody, keys, identity)
+        signers = Signers(settings.signers, custody)
+        stack.push_async_callback(signers.close)
+        components = _components(settings, database, custody, keys, identity, signers)
         stack.push_async_callback(components.connections.close)
         if components.keystone is not None:
             stack.push_async_callback(components.keystone.close)
@@ -131,11 +131,15 @@ async def open_components(settings: Settings, *, with_keys: bool = True) -> Asyn
 
 
 def _components(
-    settings: Settings, database: Database, custody: Custody, keys: KeyGenerator, identity: Identity
+    settings: Settings,
+    database: Database,
+    custody: Custody,
+    keys: KeyGenerator,
+    identity: Identity,
+    signers: Signers,
 ) -> Components:
     keystone = keystone_service(settings, identity)
     clusters, ledger = ClusterQueries(database), Ledger(database)
-    signers = configured_signers(settings, custody)
     policy = settings.loaded_policy()
     usernames = UsernameQueries(database)
     issuance = Issuance(clusters.cache, policy, keys, signers, ledger, usernames, now=utc_now)
@@ -347,20 +351,3 @@ def _make_folder(settings: Settings) -> None:
         raise SettingsError(
             f"Can't create the data folder {settings.data_dir}: {error.strerror}. Set data_dir to another folder."
         ) from error
-
-
-def configured_signers(settings: Settings, custody: SecretSealer) -> dict[str, Signer]:
-    """Create every installed signer. Returns the signers by entry-point name. Raises SettingsError."""
-    points = {point.name: point for point in entry_points(group="clustercert.signers")}
-    if unknown := settings.signers.keys() - points.keys():
-        raise SettingsError(
-            f"signers.{min(unknown)}: this signer is not installed. Installed: {', '.join(sorted(points))}."
-        )
-    signers = {}
-    for name, point in points.items():
-        factory = cast("SignerFactory", point.load())
-        try:
-            signers[name] = factory(settings.signers.get(name, {}), custody)
-        except ValueError as error:
-            raise SettingsError(f"signers.{name}: {error}.") from error
-    return signers

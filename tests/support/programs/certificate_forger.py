@@ -9,9 +9,10 @@ from datetime import UTC, datetime, timedelta
 
 from clustercert.model import Grant, SigningRequest
 from clustercert.pki.keys import key_pem, load_key_der, new_key
-from clustercert.pki.leaf import LeafBuilder, der_pem
+from clustercert.pki.leaf import der_pem
 from clustercert.settings import load
 from clustercert.wiring import open_components
+from support.leaf_builder import LeafBuilder
 
 
 async def forge(cluster_id: str, username: str, groups: tuple[str, ...]) -> bytes:

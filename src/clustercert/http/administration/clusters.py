@@ -13,7 +13,6 @@ from fastapi import APIRouter
 from starlette.responses import Response
 
 from clustercert.clusters.registration import new_registration
-from clustercert.clusters.registry import LOCAL
 from clustercert.http import IN_PROJECT, responses
 from clustercert.http.administration import changes
 from clustercert.http.administration import cluster_bodies as bodies
@@ -24,6 +23,7 @@ from clustercert.http.paging import KeyPageDep, keyset_page
 from clustercert.model import Cluster, ClusterOptions, JsonObject
 from clustercert.model.clusters import Registration
 from clustercert.model.errors import Forbidden, InvalidRequest, NotFound
+from clustercert.pki.signer import LOCAL
 from clustercert.policy.rule_settings import credential_rule_problem, effective_exemptions, exemption_problem
 from clustercert.policy.rules import operates
 

@@ -26,8 +26,8 @@ from clustercert.model import (
 )
 from clustercert.model.errors import ClustercertError
 from clustercert.pki.keys import CURVES, KeyGenerator, key_pem
-from clustercert.pki.leaf import check_leaf, der_pem, encode_certificate, new_serial
-from clustercert.pki.signer import LeafSigner, missing_signer
+from clustercert.pki.leaf import check_leaf, der_pem, encode_signed, new_serial
+from clustercert.pki.signer import LeafSigner, signer_named
 from clustercert.policy.lifetime import BACKDATE
 
 USER = "clustercert:verify"
@@ -130,9 +130,7 @@ class TemporaryCertificates:
         The certificate can't be revoked, so it is valid for only a few minutes. The certificate's user has no rights of
         its own.
         """
-        signer = self.service.issuer.signers.get(self.cluster.signer)
-        if signer is None:
-            raise missing_signer(self.cluster.signer)
+        signer = signer_named(self.service.issuer.signers, self.cluster.client_ca.signer)
         key = await self.service.issuer.keys.new_key()
         to_sign = SigningRequest(
             grant=_grant(UNKNOWN_USER, datetime.now(UTC).replace(microsecond=0), SHORT_LIFETIME),
@@ -181,4 +179,4 @@ def altered_copy(der: bytes) -> bytes | None:
         return None
     r, s = decode_dss_signature(leaf.signature)
     signature = encode_dss_signature(r, algorithm.curve.group_order - s)
-    return encode_certificate(leaf.tbs_certificate_bytes, algorithm.algorithm_der, signature)
+    return encode_signed(leaf.tbs_certificate_bytes, algorithm.algorithm_der, signature)
