@@ -4,7 +4,7 @@
 # ARGS=… adds arguments.
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-all test-fast check bench format docs lock release clean runtime dev clients issuers keystone openssl haproxy promtool chromium shells gophercloud bench-tools
+.PHONY: help demo test test-all test-fast check bench format docs lock release clean runtime dev clients issuers keystone openssl softhsm haproxy promtool chromium shells gophercloud bench-tools
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-9s %s\n", $$1, $$2 }' Makefile
@@ -12,10 +12,10 @@ help: ## show this list
 demo: runtime ## start a service to try, and issue a first kubeconfig (ARGS="--port 8080")
 	@.venv/bin/clustercert demo $(ARGS)
 
-test: dev clients issuers keystone openssl ## run every layer, and each promise once with its real part, in ten minutes
+test: dev clients issuers keystone openssl softhsm ## run every layer, and each promise once with its real part, in ten minutes
 	@.venv/bin/python scripts/run_tests.py
 
-test-all: dev clients issuers keystone openssl haproxy promtool chromium shells gophercloud ## run every test, under coverage, as CI does (half an hour)
+test-all: dev clients issuers keystone openssl softhsm haproxy promtool chromium shells gophercloud ## run every test, under coverage, as CI does (half an hour)
 	@.venv/bin/python scripts/run_tests.py --all
 
 test-fast: dev ## run the unit tests and those on SQLite, without servers, in about a minute
@@ -66,6 +66,12 @@ keystone:
 openssl:
 	@command -v openssl >/dev/null || scripts/apt-install openssl \
 		|| { echo "The tests need the openssl command; install the package openssl." >&2; exit 1; }
+
+# A PKCS#11 token in software, alone and behind a daemon. Tests with them are skipped without them.
+softhsm:
+	@command -v softhsm2-util >/dev/null && command -v pkcs11-daemon >/dev/null && test -e /usr/lib/libpkcs11-proxy.so.0 \
+		|| scripts/apt-install softhsm2 pkcs11-daemon libpkcs11-proxy0 \
+		|| echo "softhsm2, pkcs11-daemon or libpkcs11-proxy0 is not installed: tests of the signer pkcs11 are skipped" >&2
 
 # One test runs deploy/haproxy.cfg, and is skipped without it.
 haproxy:

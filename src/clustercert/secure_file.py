@@ -87,5 +87,26 @@ def read_regular_file(path: Path, limit: int) -> bytes:
         return file.read(limit)
 
 
+class PrivateFileError(ValueError):
+    """A file with a secret can't be used. The message says why, and what to do."""
+
+
+def read_private_file(path: Path, limit: int) -> bytes:
+    """Read a file with a secret, which has at most `limit` bytes, and which other users can't access.
+
+    Raises OSError or PrivateFileError.
+    """
+    with open(path, "rb", opener=_open_at_once) as file:
+        mode = os.fstat(file.fileno()).st_mode
+        if not stat.S_ISREG(mode):
+            raise PrivateFileError(f"{path} is not a file. Name the file that contains the secret.")
+        if mode & (stat.S_IRWXG | stat.S_IRWXO):
+            raise PrivateFileError(f"The file {path} is accessible by other users. Run `chmod 600 {path}`.")
+        content = file.read(limit + 1)
+    if len(content) > limit:
+        raise PrivateFileError(f"The file {path} is too large for its purpose. Name another file.")
+    return content
+
+
 def _open_at_once(path: str, flags: int) -> int:
     return os.open(path, flags | os.O_NOCTTY | os.O_NONBLOCK)

@@ -99,9 +99,9 @@ def test_an_invalid_key_file_is_refused(tmp_path: Path) -> None:
         file.write_text(content)
     expected = {
         tmp_path / "missing": "Can't read the file {} of key-encryption keys: No such file or directory.",
-        pipe: "{} is not a file. Name the file that contains the key-encryption keys.",
-        folder: "{} is not a file. Name the file that contains the key-encryption keys.",
-        large: "The file {} is too large to be a key-encryption key file.",
+        pipe: "{} is not a file. Name the file that contains the secret.",
+        folder: "Can't read the file {} of key-encryption keys: Is a directory.",
+        large: "The file {} is too large for its purpose. Name another file.",
         wrong: "The file {} does not have valid key-encryption keys: line 1 is not the standard base64 of 32 bytes.",
     }
     for file, words in expected.items():

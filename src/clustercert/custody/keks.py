@@ -11,6 +11,7 @@ from pathlib import Path
 
 from clustercert.model.errors import CustodyError
 from clustercert.pki.envelope import Kek, kek_line, kek_of_line, new_kek, parse_keks
+from clustercert.secure_file import PrivateFileError, read_private_file
 
 # The maximum size of a key file, which is enough for thousands of keys.
 _MAX_BYTES = 256 * 1024
@@ -155,22 +156,7 @@ def _parsed(text: str, name: str) -> tuple[Kek, ...]:
 
 def _read_private(path: Path) -> str:
     with _errors_as_custody(f"read the file {path}"):
-        # If the path is a pipe, opening it without O_NONBLOCK would wait for a writer.
-        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
-        try:
-            mode = os.fstat(descriptor).st_mode
-            if not stat.S_ISREG(mode):
-                raise CustodyError(
-                    f"{path} is not a file. Name the file that contains the key-encryption keys."
-                )
-            if mode & (stat.S_IRWXG | stat.S_IRWXO):
-                raise CustodyError(f"The file {path} is accessible by other users. Run `chmod 600 {path}`.")
-            with os.fdopen(descriptor, "rb", closefd=False) as file:
-                content = file.read(_MAX_BYTES + 1)
-        finally:
-            os.close(descriptor)
-    if len(content) > _MAX_BYTES:
-        raise CustodyError(f"The file {path} is too large to be a key-encryption key file.")
+        content = read_private_file(path, _MAX_BYTES)
     # Comments in the file may have any encoding, and `_write_new` must write the comments back unchanged.
     return content.decode(errors="surrogateescape")
 
@@ -205,5 +191,7 @@ def _sync_folder(folder: Path) -> None:
 def _errors_as_custody(operation: str) -> Iterator[None]:
     try:
         yield
+    except PrivateFileError as error:
+        raise CustodyError(str(error)) from None
     except OSError as error:
         raise CustodyError(f"Can't {operation} of key-encryption keys: {error.strerror}.") from error
