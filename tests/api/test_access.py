@@ -188,9 +188,22 @@ def test_a_use_after_the_revocation_is_shown_and_means_access_for_a_day(
     assert [time is not None for time in used].count(True) == is_shown
 
 
-@pytest.mark.parametrize(("ago", "is_seen"), [(None, False), (23, True), (25, False)])
+def test_the_report_names_a_cluster_without_a_webhook_token(place: Place) -> None:
+    risks = place.report()["residual_risks"]
+    assert isinstance(risks, list)
+    assert risks[0].startswith("Use after a revocation is not seen: the cluster has no webhook token")
+
+
+@pytest.mark.parametrize(
+    ("ago", "is_seen", "said"),
+    [
+        (None, False, "the API server has sent no audit events so far"),
+        (23, True, ""),
+        (25, False, "the API server has sent no audit events since 20"),
+    ],
+)
 def test_the_report_says_whether_use_after_a_revocation_is_seen(
-    place: Place, ago: int | None, is_seen: bool
+    place: Place, ago: int | None, is_seen: bool, said: str
 ) -> None:
     give_token(place, utc_now())
     if ago is not None:
@@ -198,6 +211,9 @@ def test_the_report_says_whether_use_after_a_revocation_is_seen(
         place.execute("UPDATE webhook_token SET last_events_at = ?", f"{at:%Y-%m-%d %H:%M:%S.%f}")
     report = place.report()
     assert report["sees_use_after_revocation"] is is_seen
+    risks = report["residual_risks"]
+    assert isinstance(risks, list)
+    assert risks[0].startswith(f"Use after a revocation is not seen: {said}") is not is_seen
     assert ("Use after a revocation is not seen" in json.dumps(report["residual_risks"])) is not is_seen
 
 

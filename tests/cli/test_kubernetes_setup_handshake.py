@@ -12,17 +12,17 @@ import pytest
 import yaml
 from cryptography import x509
 
-from clustercert.kubernetes.setup import handshake
+from clustercert.kubernetes.setup import webhook_check
 from clustercert.model import rfc3339
 from support.certificate_authority import Authority
 from support.kubernetes_setup import SERVICE, files
-from support.operated_cluster import OperatedCluster
+from support.operated_cluster import OperatedCluster, tls_service
 from support.wait import SECONDS
 
 
 @pytest.fixture(autouse=True)
 def _patient(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(handshake, "TIMEOUT_SECONDS", SECONDS)
+    monkeypatch.setattr(webhook_check, "TIMEOUT_SECONDS", SECONDS)
 
 
 def notes(site: OperatedCluster, *options: str | Path) -> str:
@@ -132,6 +132,14 @@ def test_an_unreachable_service_is_a_warning_with_its_effect(site: OperatedClust
 def test_an_unresolvable_name_is_a_warning(site: OperatedCluster) -> None:
     url = f"https://{'a' * 64}.example"
     assert f"Warning: the TLS handshake with {url} failed: its name" in notes(site, "--webhook-url", url)
+
+
+def test_a_process_without_the_webhook_is_a_warning(site: OperatedCluster) -> None:
+    with tls_service(site.operator, "--role", "api") as url:
+        said = notes(site, "--webhook-url", url, "--webhook-ca", site.ca)
+    *_, last = said.splitlines()
+    assert last.startswith("Warning: with these files, revoked certificates keep working. ")
+    assert webhook_check.NO_WEBHOOK.format(url=url) in last
 
 
 def test_a_service_without_tls_is_a_warning(site: OperatedCluster) -> None:

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import yaml
 
+from clustercert.kubernetes.setup.webhook_check import NO_WEBHOOK
 from clustercert.kubernetes.verify import diagnosis
 from clustercert.model import JsonObject, utc_now
 from clustercert.model.times import parse_rfc3339
@@ -18,9 +19,10 @@ from support import managed_cluster
 from support.apiserver import ApiServer
 from support.apiserver.files import replace_file
 from support.demo_process import COMMAND, interrupted, uncovered
-from support.operated_cluster import OperatedCluster
+from support.operated_cluster import OperatedCluster, tls_service
 from support.scripted_webhook import ScriptedWebhook
 from support.stores import Store
+from support.terminal import in_a_terminal
 from support.wait import eventually
 
 
@@ -40,6 +42,14 @@ def test_all_checks_pass_in_a_configured_cluster(site: OperatedCluster) -> None:
     assert all(revoked_at is not None for _, revoked_at in site.certificates()[-2:])
     verified_at = parse_rfc3339(site.operator.output_json("cluster", "show", "prod")["verified_at"])
     assert started <= verified_at <= utc_now()
+
+
+def test_a_terminal_shows_each_check_before_it_ends(site: OperatedCluster) -> None:
+    # Nothing listens at this address, so only the first check is good.
+    verify = ("kubernetes", "verify", "prod", "--address", "https://127.0.0.1:1")
+    _, screen = in_a_terminal(("--config", str(site.operator.config), *verify), {}, uncovered(), columns=100)
+    shown = [line for line in screen.split("\r\x1b[K") if "checks done" in line]
+    assert [line.split("]")[1] for line in shown] == [f" {done}/6 checks done" for done in range(6)]
 
 
 def test_the_table_shows_the_measured_seconds(site: OperatedCluster) -> None:
@@ -249,14 +259,15 @@ def test_the_service_is_asked_where_the_settings_say(site: OperatedCluster) -> N
     before = site.operator.config.read_text()
     advice = []
     try:
-        for url in (site.url, "https://127.0.0.1:1"):
-            site.operator.configure(f"[webhook]\npublic_url = '{url}'\n")
-            advice.append(site.verify("--wait", "1")[1]["revoke"]["advice"])
+        with tls_service(site.operator, "--role", "api") as api:
+            for url in (site.url, api, "https://127.0.0.1:1"):
+                site.operator.configure(f"[webhook]\npublic_url = '{url}'\n")
+                advice.append(site.verify("--wait", "1")[1]["revoke"]["advice"])
     finally:
         made.unlink()
         site.operator.config.write_text(before)
     refused = diagnosis.TLS.format(url="https://127.0.0.1:1", error="connection refused")
-    assert advice == [diagnosis.WRONG_CA.format(url=site.url), refused]
+    assert advice == [diagnosis.WRONG_CA.format(url=site.url), NO_WEBHOOK.format(url=api), refused]
 
 
 @pytest.mark.full

@@ -118,7 +118,8 @@ def test_verify_prints_a_line_for_each_cluster(sites: OperatedCluster) -> None:
     assert bad["check"] == "authenticate"
     assert "\nDefault/eu-de/test: authenticate: " in done.err
     assert "\nDefault/eu-de/test: authenticate: The cluster's API server can't be reached." in f"\n{done.err}"
-    assert "Default/eu-de/prod, Default/eu-de/test: Use after a revocation is not seen" in done.err
+    assert "Default/eu-de/prod: Use after a revocation is not seen: the API server has sent no" in done.err
+    assert "Default/eu-de/test: Use after a revocation is not seen: the cluster has no webhook" in done.err
 
 
 @pytest.mark.parametrize(

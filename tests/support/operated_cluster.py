@@ -81,10 +81,10 @@ class OperatedCluster:
 
 
 @contextlib.contextmanager
-def tls_service(operator: Operator) -> Iterator[str]:
-    """The address of a running TLS service. Its CA is in the operator's folder."""
+def tls_service(operator: Operator, *options: str) -> Iterator[str]:
+    """The address of a running TLS service. Its CA is in the operator's folder, and the same for all services."""
     process = subprocess.Popen(
-        [*COMMAND, "--config", operator.config, "serve", "--port", "0"],
+        [*COMMAND, "--config", operator.config, "serve", "--port", "0", *options],
         env={**os.environ, **_tls_settings(operator.folder)},
         stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,
@@ -102,14 +102,15 @@ def tls_service(operator: Operator) -> Iterator[str]:
 
 
 def _tls_settings(folder: Path) -> Mapping[str, str]:
-    """Settings for a new TLS key and certificate for loopback, as environment."""
-    key = new_key("ec-p256")
-    now = datetime.now(UTC).replace(microsecond=0)
-    leaf, ca = new_server_certificate(key, ["127.0.0.1"], now, timedelta(days=1))
+    """Settings for a TLS key and certificate for loopback, as environment."""
     certificate_file, key_file = folder / "service.pem", folder / "service.key"
-    certificate_file.write_bytes(chain_pem((leaf,)))
-    key_file.write_bytes(key_pem(key))
-    (folder / SERVICE_CA).write_bytes(chain_pem((ca,)))
+    if not certificate_file.exists():
+        key = new_key("ec-p256")
+        now = datetime.now(UTC).replace(microsecond=0)
+        leaf, ca = new_server_certificate(key, ["127.0.0.1"], now, timedelta(days=1))
+        certificate_file.write_bytes(chain_pem((leaf,)))
+        key_file.write_bytes(key_pem(key))
+        (folder / SERVICE_CA).write_bytes(chain_pem((ca,)))
     return {
         "CLUSTERCERT_SERVER__TLS_CERTIFICATE": str(certificate_file),
         "CLUSTERCERT_SERVER__TLS_KEY": str(key_file),

@@ -8,10 +8,10 @@ from itertools import groupby
 from clustercert.certificates.controls import (
     FAST_CONTROLS,
     RESIDUAL_RISKS,
-    USE_NOT_SEEN,
     Control,
     ControlName,
     controls_of,
+    use_not_seen,
 )
 from clustercert.model import Cluster, credential_groups
 from clustercert.model.choices import CertificateState
@@ -97,8 +97,8 @@ class AccessReport:
     Attributes:
         complete: whether the report includes all unexpired certificates.
         unknown: identities seen in client certificates that this service did not issue.
-        sees_use_after_revocation: whether this service receives the API server's audit events, which show the use of
-            revoked certificates.
+        use_not_seen: a sentence that says why this service does not see the use of revoked certificates; `None` if
+            the API server's audit events arrive.
     """
 
     cluster: Cluster
@@ -108,11 +108,15 @@ class AccessReport:
     groups: tuple[GroupAccess, ...]
     unknown: tuple[UnknownAccess, ...]
     controls: tuple[Control, ...]
-    sees_use_after_revocation: bool
+    use_not_seen: str | None
+
+    @property
+    def sees_use_after_revocation(self) -> bool:
+        return self.use_not_seen is None
 
     @property
     def residual_risks(self) -> tuple[str, ...]:
-        return RESIDUAL_RISKS if self.sees_use_after_revocation else (USE_NOT_SEEN, *RESIDUAL_RISKS)
+        return RESIDUAL_RISKS if self.use_not_seen is None else (self.use_not_seen, *RESIDUAL_RISKS)
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,7 +161,7 @@ class AccessReports:
                 if group is None or group in each.groups
             ),
             controls=controls,
-            sees_use_after_revocation=await self.sees_use(cluster),
+            use_not_seen=await self.use_not_seen(cluster),
         )
 
     def _is_refused(
@@ -177,10 +181,10 @@ class AccessReports:
         contacts = await self.queries.webhook_contacts(cluster.id)
         return controls_of(cluster, [each.asked_at for each in contacts], self.now())
 
-    async def sees_use(self, cluster: Cluster) -> bool:
-        """Whether audit events of the cluster's API server arrive, so that use after a revocation is reported."""
+    async def use_not_seen(self, cluster: Cluster) -> str | None:
+        """Return why use after a revocation is not seen, or `None` if the API server's audit events arrive."""
         contacts = await self.queries.webhook_contacts(cluster.id)
-        return any(is_recent(each.events_at, self.now()) for each in contacts)
+        return use_not_seen([each.events_at for each in contacts], self.now())
 
 
 def _access(

@@ -123,7 +123,23 @@ RESIDUAL_RISKS = (
     ),
 )
 
-USE_NOT_SEEN = (
-    "Use after a revocation is not seen: the API server has sent no audit events for a day. Set up its audit webhook"
-    " with the files that `clustercert kubernetes setup` writes."
-)
+
+def use_not_seen(events: Sequence[datetime | None], now: datetime) -> str | None:
+    """Return why use after a revocation is not seen, or `None` if the API server sent audit events recently.
+
+    `events` has one entry for each of the cluster's webhook tokens: when the API server last sent audit events with
+    this token, or None.
+    """
+    last = max((sent for sent in events if sent is not None), default=None)
+    if is_recent(last, now):
+        return None
+    if not events:
+        reason = "the cluster has no webhook token, with which its API server could send audit events"
+    elif last is None:
+        reason = "the API server has sent no audit events so far with the cluster's webhook tokens"
+    else:
+        reason = f"the API server has sent no audit events since {rfc3339(last)}"
+    return (
+        f"Use after a revocation is not seen: {reason}. Set up its audit webhook with the files that `clustercert"
+        " kubernetes setup` writes. An API server sends audit events about every 30 seconds."
+    )

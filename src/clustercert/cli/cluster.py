@@ -412,16 +412,16 @@ def show(
 
     Only for operators and admins of the project.
     """
-    from clustercert.certificates.controls import USE_NOT_SEEN
-    from clustercert.model.times import is_recent, utc_now
+    from clustercert.certificates.controls import use_not_seen
+    from clustercert.model.times import utc_now
 
     found = find_cluster(client, name, project, domain)
     tokens = map(with_times, client.list_all(cluster_path(found, "webhook-tokens"), "webhook_tokens"))
-    is_seen = any(is_recent(cast("datetime | None", each["last_events_at"]), utc_now()) for each in tokens)
-    use = {"use_after_revocation": "seen" if is_seen else "not seen"}
+    reason = use_not_seen([cast("datetime | None", each["last_events_at"]) for each in tokens], utc_now())
+    use = {"use_after_revocation": "seen" if reason is None else "not seen"}
     show_one(_row(client.get(cluster_path(found)), found["project"]) | use, output)
-    if not is_seen:
-        print_note(USE_NOT_SEEN)
+    if reason is not None:
+        print_note(reason)
 
 
 @cluster.command()

@@ -391,7 +391,7 @@ class Progress:
     Args:
         noun: what is counted, in the plural.
         total: the total number of steps, if known.
-        at_once: whether to show the progress immediately, because single steps may take long.
+        at_once: whether to show each step immediately, because single steps may take long.
     """
 
     def __init__(self, noun: str, total: int | None = None, *, at_once: bool = False) -> None:
@@ -400,6 +400,7 @@ class Progress:
         self._done = 0
         self._is_terminal = sys.stderr.isatty()
         self._is_shown = False
+        self._between = 0 if at_once else _SECONDS_BETWEEN
         self._next = time.monotonic() + (0 if at_once else FIRST_SECONDS)
 
     def __enter__(self) -> Self:
@@ -418,7 +419,7 @@ class Progress:
         self._done, self._total = done, total
         if self._is_terminal and time.monotonic() >= self._next:
             self._draw()
-            self._next = time.monotonic() + _SECONDS_BETWEEN
+            self._next = time.monotonic() + self._between
 
     def print(self, text: str) -> None:
         """Print a line of results to standard output, and count a step."""

@@ -368,18 +368,22 @@ def _print_end(following: str, handshakes: Sequence[_Handshake]) -> None:
 
 
 def _try_handshake(loaded: "Settings", resolved: "Setup") -> _Handshake:
-    """Try a TLS handshake with the webhook."""
-    from clustercert.kubernetes.setup.handshake import HandshakeError, check_handshake
+    """Try a TLS handshake with the webhook, and a request."""
+    from clustercert.kubernetes.setup.webhook_check import HandshakeError, NoWebhook, check_webhook
 
     choices = resolved.choices
+    effect = (
+        "revoked certificates keep working"
+        if choices.failure_policy == "NoOpinion"
+        else "holders of this service's certificates get HTTP 500"
+    )
     try:
-        return _Handshake(check_handshake(choices.webhook_url, choices.webhook_ca, resolved.client))
-    except HandshakeError as error:
-        effect = (
-            "revoked certificates keep working"
-            if choices.failure_policy == "NoOpinion"
-            else "holders of this service's certificates get HTTP 500"
+        return _Handshake(
+            check_webhook(choices.webhook_url, choices.webhook_ca, resolved.cluster.id, resolved.client)
         )
+    except NoWebhook as error:
+        return _Handshake(f"Warning: with these files, {effect}. {error}", failed=True)
+    except HandshakeError as error:
         advice = "Start the service, or check the address, unless only the control plane can reach it."
         if error.untrusted:
             made = self_made_ca(loaded)

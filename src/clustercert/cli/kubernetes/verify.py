@@ -16,7 +16,7 @@ from clustercert.model.errors import ClustercertError, InvalidRequest
 from clustercert.model.times import utc_now
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from clustercert.kubernetes.verify.certificates import VerifiedService
     from clustercert.kubernetes.verify.verification import CheckResult
@@ -100,7 +100,8 @@ async def verify(
     if not selection.is_one:
         await _verify_all(operator, chosen, options, output)
         return
-    results = await _verify(operator, chosen[0], options)
+    with Progress("checks done", at_once=True) as progress:
+        results = await _verify(operator, chosen[0], options, progress.reach)
     columns = ("check", "result", "seconds", "detail")
     show_list([asdict(result) for result in results], output, columns=columns, name="check")
     for note in await _notes(operator, chosen[0], results):
@@ -148,14 +149,23 @@ async def _verify_all(
         notes.print()
 
 
-async def _verify(operator: Operator, cluster: "Cluster", options: VerifyOptions) -> "Sequence[CheckResult]":
-    """Verify a cluster. If no check failed at the registered address, stores the time of this verification."""
+async def _verify(
+    operator: Operator,
+    cluster: "Cluster",
+    options: VerifyOptions,
+    report: "Callable[[int, int], object]" = lambda _done, _total: None,
+) -> "Sequence[CheckResult]":
+    """Verify a cluster. If no check failed at the registered address, stores the time of this verification.
+
+    Args:
+        report: called before each check, with the number of checks that are done, and of all checks.
+    """
     from clustercert.kubernetes.verify.expectation import expect
     from clustercert.kubernetes.verify.verification import ClusterVerification
 
     given = asdict(options) | {"bind": parse_bindings(options.bind)}
     expectation = expect(operator.components.settings.policy, cluster, **given)
-    results = await ClusterVerification(_service(operator, cluster), cluster, expectation).run()
+    results = await ClusterVerification(_service(operator, cluster), cluster, expectation).run(report)
     if _is_good(results) and options.address is None:
         await operator.clusters.record_verification(cluster, utc_now())
     return results
@@ -173,9 +183,8 @@ def _summary(results: "Sequence[CheckResult]") -> dict[str, object]:
 
 async def _notes(operator: Operator, cluster: "Cluster", results: "Sequence[CheckResult]") -> list[str]:
     """Return notes for the operator about the verification of a cluster."""
-    from clustercert.certificates.controls import USE_NOT_SEEN
-
-    notes = [] if await operator.components.inventory.access.sees_use(cluster) else [USE_NOT_SEEN]
+    use_not_seen = await operator.components.inventory.access.use_not_seen(cluster)
+    notes = [] if use_not_seen is None else [use_not_seen]
     return [*notes, *(f"{each.check}: {each.advice}" for each in results if each.advice)]
 
 

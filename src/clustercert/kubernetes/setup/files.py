@@ -13,9 +13,11 @@ from clustercert.kubernetes.setup.patches import patches
 from clustercert.kubernetes.setup.readme import readme
 from clustercert.kubernetes.setup.values import (
     ADMISSION,
+    AUDIT_EVENTS,
     AUDIT_POLICY,
     AUDIT_WEBHOOK,
     AUTHORIZATION,
+    AUTHORIZE,
     CERTIFICATE_REQUESTS,
     CLIENT_CA,
     FOR_CONTROL_PLANE,
@@ -25,6 +27,7 @@ from clustercert.kubernetes.setup.values import (
     SERVICE_ACCOUNTS,
     WEBHOOK,
     Setup,
+    webhook_path,
 )
 
 _AUDIT_COMMENT = """\
@@ -46,7 +49,7 @@ def files(setup: Setup) -> dict[str, str]:
         CLIENT_CA: commented(
             _CLIENT_CA_COMMENT.format(name=setup.cluster.name), setup.client_cas_pem.decode()
         ),
-        WEBHOOK: _kubeconfig(setup, "authorize"),
+        WEBHOOK: _kubeconfig(setup, AUTHORIZE),
     }
     if choices.bind:
         written[RBAC] = _rbac(setup)
@@ -56,7 +59,7 @@ def files(setup: Setup) -> dict[str, str]:
         )
     if choices.audit:
         written[AUDIT_POLICY] = commented(_AUDIT_COMMENT, to_yaml([audit_policy(setup.groups)]))
-        written[AUDIT_WEBHOOK] = _kubeconfig(setup, "audit-events")
+        written[AUDIT_WEBHOOK] = _kubeconfig(setup, AUDIT_EVENTS)
     if options.admission:
         written[ADMISSION] = to_yaml(admission.admission())
     if choices.certificate_requests and not choices.uses_flags:
@@ -73,7 +76,7 @@ def files(setup: Setup) -> dict[str, str]:
 
 
 def _kubeconfig(setup: Setup, endpoint: str) -> str:
-    url = f"{setup.choices.webhook_url}/clustercert/v1/kubernetes/clusters/{setup.cluster.id}/{endpoint}"
+    url = f"{setup.choices.webhook_url}{webhook_path(setup.cluster.id, endpoint)}"
     return webhook_kubeconfig(url, setup.choices.webhook_ca, setup.token, setup.client)
 
 

@@ -21,6 +21,10 @@ SERVICE_ACCOUNTS = "service-accounts.yaml"
 README = "README.md"
 SETUP = "setup.toml"
 
+# The webhook's endpoints.
+AUTHORIZE = "authorize"
+AUDIT_EVENTS = "audit-events"
+
 # The files for the control plane, in the order in which README.md names them.
 FOR_CONTROL_PLANE = (CLIENT_CA, AUTHORIZATION, WEBHOOK, AUDIT_POLICY, AUDIT_WEBHOOK)
 FOR_CLUSTER = (RBAC, ADMISSION, CERTIFICATE_REQUESTS, SERVICE_ACCESS, SERVICE_ACCOUNTS)
@@ -40,6 +44,11 @@ def removed(name: str) -> str:
 def replacement(name: str) -> str:
     """Return the name for the new version of a file that was edited by hand. The edited file stays as it is."""
     return f"new-{name}"
+
+
+def webhook_path(cluster_id: str, endpoint: str) -> str:
+    """Return the path at which the API server of a cluster calls the webhook."""
+    return f"/clustercert/v1/kubernetes/clusters/{cluster_id}/{endpoint}"
 
 
 def secret_of(cluster: Cluster) -> str:

@@ -9,7 +9,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from datetime import datetime
 
-from clustercert.kubernetes.setup.handshake import HandshakeError, check_handshake
+from clustercert.kubernetes.setup.webhook_check import HandshakeError, NoWebhook, check_webhook
 from clustercert.kubernetes.verify.certificates import TemporaryCertificates, VerifiedService
 from clustercert.kubernetes.verify.probe import Probe
 from clustercert.kubernetes.webhook.credential_usage import FLUSH_SECONDS
@@ -131,9 +131,11 @@ class WebhookDiagnosis:
         if url is None:
             return NO_ADDRESS
         try:
-            check_handshake(url, self.service.webhook_ca_pem)
+            check_webhook(url, self.service.webhook_ca_pem, self.cluster.id)
         except HandshakeError as error:
             return TLS.format(url=url, error=error)
+        except NoWebhook as error:
+            return str(error)
         return WRONG_CA.format(url=url)
 
 

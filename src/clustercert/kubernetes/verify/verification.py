@@ -51,10 +51,13 @@ class ClusterVerification:
         self._probes: list[Probe] = []
         self._tells_hash = False
 
-    async def run(self) -> Sequence[CheckResult]:
+    async def run(self, report: Callable[[int, int], object]) -> Sequence[CheckResult]:
         """Run all checks and return their results. After a failure, the remaining checks are skipped.
 
         Always revokes the certificates at the end. Raises ClustercertError if the store fails.
+
+        Args:
+            report: called before each check, with the number of checks that are done, and of all checks.
         """
         results: list[CheckResult] = []
         async with AsyncExitStack() as stack:
@@ -71,6 +74,7 @@ class ClusterVerification:
             if self._expected.control == "webhook" and self._cluster.options.mode == "known-only":
                 checks["unknown certificate"] = lambda: self._use_unknown(certificates)
             for name, check in checks.items():
+                report(len(results), len(checks))
                 if any(result.result == "failed" for result in results):
                     results.append(CheckResult(name, "skipped", None, "an earlier check failed"))
                 else:
