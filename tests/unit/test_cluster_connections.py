@@ -247,7 +247,10 @@ async def test_an_expired_ca_and_a_missing_signer_are_said_to_be(scene: Scene) -
     scene.now = NOW + timedelta(days=4000)
     with pytest.raises(Unavailable):
         await scene.gets()
-    scene.now, scene.known = NOW, replace(scene.known, signer="another")
+    scene.now, scene.known = (
+        NOW,
+        replace(scene.known, client_ca=replace(scene.known.client_ca, signer="another")),
+    )
     with pytest.raises(SignerError):
         await scene.gets()
     assert scene.issued == 0

@@ -1,14 +1,19 @@
 """The built-in signer: stores encrypted CA keys in the database, and decrypts them in this process."""
 
+from collections.abc import Callable
+
 from cachetools import LRUCache
 
 from clustercert.issuance.signers.ca_keys import KeySigner, NewKey
-from clustercert.model import ClientCA, KeyType, PrivateKey
+from clustercert.model import ClientCA, KeyType
 from clustercert.model.errors import SignerError
 from clustercert.pki.client_ca import signature_scheme
 from clustercert.pki.envelope import SecretSealer
 from clustercert.pki.keys import key_der, load_key_der, new_key
 from clustercert.pki.signer import LOCAL, KeyCustody, SignerContext
+
+# Signs data, and returns the signature.
+_Sign = Callable[[bytes], bytes]
 
 
 class LocalKeys:
@@ -18,18 +23,19 @@ class LocalKeys:
 
     def __init__(self, custody: SecretSealer) -> None:
         self._custody = custody
-        self._open: LRUCache[str, PrivateKey] = LRUCache(self.MAX_OPEN_KEYS)
+        self._open: LRUCache[str, _Sign] = LRUCache(self.MAX_OPEN_KEYS)
 
     async def create_key(self, ca_id: str, key_type: KeyType) -> NewKey:
         key = new_key(key_type)
         return NewKey(key.public_key(), sealed_key=await self._custody.seal(key_der(key), _bound_to(ca_id)))
 
     async def sign(self, ca: ClientCA, data: bytes) -> bytes:
-        key = self._open.get(ca.id)
-        if key is None:
+        sign = self._open.get(ca.id)
+        if sign is None:
             key = load_key_der(await self._custody.unseal(_sealed_key(ca), _bound_to(ca.id)))
-            self._open[ca.id] = key
-        return key.sign(data, *signature_scheme(key))
+            scheme = signature_scheme(key)
+            sign = self._open[ca.id] = lambda data: key.sign(data, *scheme)
+        return sign(data)
 
     async def custody(self, ca: ClientCA) -> KeyCustody:
         _sealed_key(ca)
