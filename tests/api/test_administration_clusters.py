@@ -57,6 +57,18 @@ def test_a_cluster_is_registered_changed_and_removed(administration: Administrat
     assert administration.rows(tables.cluster, id=key) == []
 
 
+def test_the_client_ca_is_shown_with_the_place_of_its_key(administration: Administration) -> None:
+    path = f"{clusters(administration)}/{unique()}"
+    made = administration.put(path, CLUSTER, who="admin").json()
+    shown = administration.get(f"{path}/client-ca", who="admin")
+    assert shown.status_code == 200, shown.text
+    body = shown.json()
+    assert (body["id"], body["cluster_id"], body["signer"]) == (made["client_ca_id"], made["id"], "local")
+    assert (body["certificate"], body["sha256"]) == (made["client_ca"], made["client_ca_sha256"])
+    assert "database" in body["key_location"]
+    assert administration.get(f"{path}/client-ca", who="member").status_code == 403
+
+
 def test_ten_equal_registrations_make_one_cluster(administration: Administration) -> None:
     name = unique()
     answers = administration.put_at_once(f"{clusters(administration)}/{name}", CLUSTER)

@@ -52,6 +52,18 @@ def test_a_cluster_has_default_options(operator: Operator, server_ca: Path) -> N
     assert options_of(operator.output_json("cluster", "show", "prod")) == DEFAULTS
 
 
+def test_ca_show_says_where_the_key_is(operator: Operator, server_ca: Path) -> None:
+    add(operator, server_ca)
+    shown = operator.output_json("cluster", "ca", "show", "prod")
+    cluster = operator.output_json("cluster", "show", "prod")
+    assert (shown["id"], shown["sha256"]) == (cluster["client_ca_id"], cluster["client_ca_sha256"])
+    assert (shown["signer"], shown["key_properties"]) == ("local", {})
+    table = operator.output("cluster", "ca", "show", "prod")
+    assert "the service's database, encrypted under a data key" in " ".join(table.split())
+    refused = operator.run("cluster", "ca", "show", "prod", "--policy")
+    assert (refused.code, "The signer local needs no policy." in refused.err) == (2, True)
+
+
 def test_add_takes_all_options(operator: Operator, server_ca: Path) -> None:
     said = (
         "--webhook-mode", "known-only", "--exempt", "ops", "--exempt", "robots:*", "--listed-master", "AB:" * 31 + "AB",

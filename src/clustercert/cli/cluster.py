@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, cast
 
 import typer
 
+from clustercert.cli import cluster_ca
 from clustercert.cli.commands import expand_options, on_service
 from clustercert.cli.login.options import LoginOptions
 from clustercert.cli.lookup import (
@@ -52,6 +53,7 @@ if TYPE_CHECKING:
     from clustercert.model import JsonObject
 
 cluster = typer.Typer(name="cluster", help=RESOURCES["cluster"].help, no_args_is_help=True)
+cluster.add_typer(cluster_ca.app)
 
 _COLUMNS = ("name", "project", "version", "internal_url", "external_url", "id", "verified_at")
 # Fields of a cluster that the commands do not show. `kubernetes ca-bundle` prints the CAs.

@@ -10,7 +10,7 @@ from clustercert.model import Actor, Caller, Cluster, KeyType, new_cluster_id
 from clustercert.model.clusters import Registration
 from clustercert.model.errors import InvalidRequest, NotFound
 from clustercert.model.events.administration import ClusterChange, ClusterChanged
-from clustercert.pki.signer import LOCAL, CaRequest, Signer, signer_named
+from clustercert.pki.signer import LOCAL, CaRequest, KeyCustody, Signer, signer_named
 from clustercert.policy.lifetime import BACKDATE
 from clustercert.store.clusters import ClusterQueries, require_cluster
 
@@ -101,6 +101,10 @@ class Clusters:
         """Register a prepared cluster. Raises Conflict if the name is taken, or Forbidden if the project is full."""
         event = self._event("cluster.added", cluster, actor)
         await self.queries.add(cluster, event, self.limits.clusters)
+
+    async def key_custody(self, cluster: Cluster) -> KeyCustody:
+        """Return where the key of the cluster's client CA is. Raises SignerError, RemoteFailed or Unavailable."""
+        return await signer_named(self.signers, cluster.client_ca.signer).custody(cluster.client_ca)
 
     async def update(self, cluster: Cluster, registration: Registration, *, actor: Actor) -> Cluster:
         """Change a cluster, except its id and client CA. Raises InvalidRequest or Conflict, like `add`."""

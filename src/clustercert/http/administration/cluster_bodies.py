@@ -98,6 +98,26 @@ class ClusterBody(_Properties):
     )
 
 
+class ClientCABody(ResponseBody):
+    """A cluster's client CA, and where its key is. Times are in the format of RFC 3339."""
+
+    id: str
+    cluster_id: str
+    signer: str = Field(description="The signer that has the key.")
+    subject: str = Field(description="The CA's name, in the format of RFC 4514.")
+    sha256: Hex = Field(description="SHA-256 of the DER of the CA's certificate, lower-case hex.")
+    certificate: Annotated[str, BeforeValidator(_pem)] = Field(
+        description="The certificate for the API server's --client-ca-file, PEM."
+    )
+    not_before: Time = Field(validation_alias=AliasPath("certificate", "not_valid_before_utc"))
+    not_after: Time
+    key_location: str = Field(description="Where the key is, as the signer reads it now.")
+    key_properties: dict[str, str] = Field(description="Properties of the key at that place, by name.")
+    access_policy: str | None = Field(
+        description="The policy that the service's account needs at that place; null if there is none."
+    )
+
+
 class ClusterListBody(PageBody):
     """A page of clusters, sorted by id."""
 

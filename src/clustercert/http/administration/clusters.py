@@ -23,6 +23,7 @@ from clustercert.http.paging import KeyPageDep, keyset_page
 from clustercert.model import Cluster, ClusterOptions, JsonObject
 from clustercert.model.clusters import Registration
 from clustercert.model.errors import Forbidden, InvalidRequest, NotFound
+from clustercert.pki.certificates import fingerprint
 from clustercert.pki.signer import LOCAL
 from clustercert.policy.rule_settings import credential_rule_problem, effective_exemptions, exemption_problem
 from clustercert.policy.rules import operates
@@ -46,6 +47,27 @@ async def list_clusters(call: AdminCall, project_id: str, page: KeyPageDep) -> R
 async def show_cluster(call: AdminCall, project_id: str, cluster: str) -> Response:
     """Show how a cluster is registered. `cluster` is a name or id. Only for project admins and operators."""
     return changes.shown(bodies.ClusterBody.render(await call.services.clusters.find(project_id, cluster)))
+
+
+@router.get(CLUSTER + "/client-ca", responses=changes.one(bodies.ClientCABody))
+async def show_client_ca(call: AdminCall, project_id: str, cluster: str) -> Response:
+    """Show a cluster's client CA, and where its key is. `cluster` is a name or id.
+
+    Only for project admins and operators. The service asks the CA's signer, so the status is 503 if the signer can't be
+    reached.
+    """
+    clusters = call.services.clusters
+    found = await clusters.find(project_id, cluster)
+    custody, ca = await clusters.key_custody(found), found.client_ca
+    body = bodies.ClientCABody.render(
+        ca,
+        subject=ca.certificate.subject.rfc4514_string(),
+        sha256=fingerprint(ca.certificate),
+        key_location=custody.location,
+        key_properties=dict(custody.proof),
+        access_policy=custody.access_policy,
+    )
+    return changes.shown(body)
 
 
 @router.put(
