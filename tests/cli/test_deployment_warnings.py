@@ -41,7 +41,13 @@ def careful(operator: Operator, tmp_path: Path) -> Operator:
     operator.config.write_text(
         f"data_dir = '{tmp_path / 'data'}'\nkek_file = '{keys / 'kek'}'\n{SHORT_RULES}", encoding="utf-8"
     )
+    make_operator(operator)
     return operator
+
+
+def make_operator(operator: Operator) -> None:
+    operator.output("user", "create", "olga", "--no-password")
+    operator.output("role", "assign", "operator", "--user", "olga", "--service")
 
 
 def add_cluster(operator: Operator, name: str, *options: str) -> None:
@@ -139,8 +145,34 @@ def test_a_rule_that_refuses_is_not_named(careful: Operator) -> None:
 
 def test_a_key_beside_the_data_is_named(operator: Operator) -> None:
     operator.configure(SHORT_RULES)
+    make_operator(operator)
     [warning] = warnings(operator)
     assert f"{operator.folder / 'kek'} lies beside the data" in warning
+
+
+def test_a_service_without_an_operator_is_named_with_the_commands_that_make_one(careful: Operator) -> None:
+    careful.output("role", "unassign", "operator", "--user", "olga", "--service", "--keep")
+    [warning] = warnings(careful)
+    assert "Nobody has the role operator" in warning
+    assert (
+        "`clustercert user create NAME --local`, then `clustercert role assign operator --user NAME"
+        in warning
+    )
+    with careful.config.open("a") as config:
+        config.write(
+            ISSUERS.replace('role = "reader"', 'role = "operator", service = true, groups = ["ops"]')
+        )
+    assert "Nobody has the role" not in str(warnings(careful))
+
+
+def test_a_separate_webhook_without_an_address_is_named(careful: Operator) -> None:
+    with careful.config.open("a") as config:
+        config.write("[server]\npublic_url = 'https://c.example.com'\n[webhook]\nport = 8444\n")
+    [warning] = warnings(careful)
+    assert "Set webhook.public_url to the address of the processes with the role webhook." in warning
+    with careful.config.open("a") as config:
+        config.write("public_url = 'https://c.example.com:8444'\n")
+    assert warnings(careful) == []
 
 
 def test_clusters_without_revocation_are_named(careful: Operator) -> None:

@@ -47,8 +47,18 @@ def test_only_the_owner_can_read_the_files(operator: Operator) -> None:
 
 def test_a_key_file_is_never_overwritten(operator: Operator) -> None:
     before = (operator.folder / "kek").read_bytes()
-    assert "exists" in operator.error("keys", "generate", "--out", operator.folder / "kek")
-    assert (operator.folder / "kek").read_bytes() == before
+    kek = operator.folder / "kek"
+    assert "exists" in operator.error("keys", "generate", "--out", kek)
+    assert kek.read_bytes() == before
+
+
+def test_a_new_key_file_that_the_settings_name_needs_no_setting(operator: Operator) -> None:
+    kek = operator.folder / "kek"
+    kek.unlink()
+    named = operator.run("keys", "generate", "--out", kek).err
+    other = operator.run("keys", "generate", "--out", operator.folder / "other").err
+    assert (f"kek_file in the settings is {kek}." in named, "Set kek_file" in named) == (True, False)
+    assert f'Set kek_file = "{operator.folder / "other"}"' in other
 
 
 def test_upgrading_twice_changes_nothing(operator: Operator) -> None:

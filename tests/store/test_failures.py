@@ -4,7 +4,10 @@ import contextlib
 import errno
 import os
 import shutil
+import socketserver
+import ssl
 import tempfile
+import threading
 from collections.abc import AsyncIterator, Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -16,7 +19,8 @@ from clustercert.cli.session import require_database
 from clustercert.model.errors import StoreFault, Unavailable
 from clustercert.pki.certificates import chain_pem
 from clustercert.pki.client_ca import new_client_ca
-from clustercert.pki.keys import new_key
+from clustercert.pki.keys import key_pem, new_key
+from clustercert.server.tls_files import new_server_certificate
 from clustercert.settings import load
 from clustercert.store.engine.database import Database
 from clustercert.store.engine.failures import failures_translated
@@ -271,3 +275,77 @@ async def test_a_missing_ca_of_the_database(
         assert await fault_of_reading(database) == (
             f"The file {tmp_path}/ca.pem is missing. Put the CA of the database there, or correct PGSSLROOTCERT."
         )
+
+
+class _TlsHandshake(socketserver.BaseRequestHandler):
+    """Answers the request for TLS like PostgreSQL, and makes the handshake."""
+
+    context: ssl.SSLContext
+
+    def handle(self) -> None:
+        self.request.recv(8)
+        self.request.sendall(b"S")
+        with (
+            contextlib.suppress(OSError),
+            self.context.wrap_socket(self.request, server_side=True) as connection,
+        ):
+            connection.recv(1)
+
+
+@pytest.fixture
+def tls_database(tmp_path: Path) -> Iterator[tuple[int, bytes]]:
+    """The port of a server with a certificate for 127.0.0.1, and the certificate's CA in PEM.
+
+    The PostgreSQL of these tests is built without TLS.
+    """
+    key = new_key("ec-p256")
+    leaf, ca = new_server_certificate(key, ["127.0.0.1"], datetime.now(UTC), timedelta(days=1))
+    (tmp_path / "server.pem").write_bytes(chain_pem((leaf,)) + key_pem(key))
+    _TlsHandshake.context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    _TlsHandshake.context.load_cert_chain(tmp_path / "server.pem")
+    _TlsHandshake.context.set_alpn_protocols(["postgresql"])
+    with socketserver.ThreadingTCPServer(("127.0.0.1", 0), _TlsHandshake) as server:
+        threading.Thread(target=server.serve_forever, args=(0.05,)).start()
+        yield server.server_address[1], chain_pem((ca,))
+        server.shutdown()
+
+
+def url_of(port: int, host: str = "127.0.0.1") -> str:
+    return f"postgresql+asyncpg://clustercert@{host}:{port}/clustercert?ssl=verify-full"
+
+
+@pytest.fixture
+def ca_file(public_folder: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    file = public_folder / "ca.pem"
+    monkeypatch.setenv("PGSSLROOTCERT", str(file))
+    return file
+
+
+async def test_a_certificate_of_the_database_that_is_refused(
+    tls_database: tuple[int, bytes], ca_file: Path
+) -> None:
+    port, ca_pem = tls_database
+    other = new_client_ca("other", new_key("ec-p256"), datetime.now(UTC), timedelta(days=1))
+    ca_file.write_bytes(chain_pem((other,)))
+    async with opened(url_of(port)) as database:
+        said = await fault_of_reading(database)
+    assert said.startswith(
+        "The database server's certificate is refused: unable to get local issuer certificate."
+    )
+    assert said.endswith(
+        f" Put the CA of the database into {ca_file}, or set PGSSLROOTCERT to the file with this CA."
+    )
+    ca_file.write_bytes(ca_pem)
+    async with opened(url_of(port, "localhost")) as database:
+        said = await fault_of_reading(database)
+    assert "not valid for 'localhost'. Correct the host in database_url" in said
+
+
+async def test_a_ca_file_of_the_database_that_cannot_be_used(ca_file: Path) -> None:
+    async with opened(url_of(1)) as database:
+        ca_file.write_text("no certificate")
+        assert f"The file {ca_file} has no certificate in PEM." in await fault_of_reading(database)
+        ca_file.chmod(0o000)
+        with unprivileged():
+            said = await fault_of_reading(database)
+    assert f"can't read {ca_file}, the CA of the database. Change the owner or mode" in said

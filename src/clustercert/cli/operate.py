@@ -1,5 +1,6 @@
 """`clustercert db`, `keys`, `serve`, `demo` and `fingerprint`: runs the service and maintains its store."""
 
+import contextlib
 import signal
 import socket
 import threading
@@ -148,6 +149,7 @@ keys = typer.Typer(name="keys", help="Manage the keys that encrypt secrets at re
 
 @keys.command()
 def generate(
+    context: typer.Context,
     out: Annotated[
         Path, typer.Option(help="File to create, with mode 0600. Keep it and a copy outside the data folder.")
     ],
@@ -155,12 +157,19 @@ def generate(
 ) -> None:
     """Create a file with a new key-encryption key."""
     from clustercert.custody.keks import write_new_kek_file
+    from clustercert.settings import SettingsError
 
-    kek = write_new_kek_file(out)
+    kek, path = write_new_kek_file(out), out.absolute()
+    named = None
+    # A key can be created before there are valid settings.
+    with contextlib.suppress(SettingsError):
+        named = settings(context).kek_file
     print_note(
-        f'Set kek_file = "{out.absolute()}" in the settings, or CLUSTERCERT_KEK_FILE. Without this file, the '
-        "secrets can't be decrypted."
+        f"kek_file in the settings is {path}."
+        if named is not None and named.absolute() == path
+        else f'Set kek_file = "{path}" in the settings, or CLUSTERCERT_KEK_FILE.'
     )
+    print_note("Without this file, the secrets can't be decrypted. Keep a copy outside this machine.")
     show_one({"id": kek.id, "file": str(out)}, output, name="id")
 
 
@@ -345,13 +354,13 @@ async def _check(loaded: "Settings", role: ServerRole) -> None:
     async with open_components(loaded, with_keys=role != "webhook") as opened:
         if role != "webhook":
             await opened.identity.directory.require_free(loaded.identity.authority_names)
-        await _print_warnings(loaded, opened.database, serves_users=role != "webhook")
+        await _print_warnings(loaded, opened.database, role)
 
 
-async def _print_warnings(settings: "Settings", database: "Database", *, serves_users: bool = True) -> None:
+async def _print_warnings(settings: "Settings", database: "Database", role: ServerRole | None = None) -> None:
     from clustercert.server.deployment_warnings import deployment_warnings
 
-    async for warning in deployment_warnings(settings, database, serves_users=serves_users):
+    async for warning in deployment_warnings(settings, database, role):
         print_note(f"Warning: {warning}")
 
 

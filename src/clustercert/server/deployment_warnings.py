@@ -10,11 +10,13 @@ from clustercert.clusters.registration import exempted_templates
 from clustercert.identity.directory_reader import DirectoryReader
 from clustercert.identity.federation import Federation
 from clustercert.model import utc_now
+from clustercert.model.choices import ServerRole
 from clustercert.model.errors import Conflict, NotFound, Unavailable
 from clustercert.model.name_patterns import is_pattern
 from clustercert.policy.decision import LONG_LIFETIME, long_lifetimes
 from clustercert.policy.lifetime import lifetime_text
 from clustercert.policy.rule_settings import positional_names
+from clustercert.policy.rules import OPERATOR
 from clustercert.policy.templates import groups_and_templates
 from clustercert.server.tls_files import present_tls, uses_own_pair
 from clustercert.settings import Settings, SettingsError
@@ -33,32 +35,34 @@ MAX_CLUSTERS = 1000
 
 
 async def deployment_warnings(
-    settings: Settings, database: "Database", *, serves_users: bool = True
+    settings: Settings, database: "Database", role: ServerRole | None = None
 ) -> AsyncIterator[str]:
     """Yield each warning. Raises Unavailable.
 
     Args:
-        serves_users: whether users call the process, and not only API servers. Users may trust its TLS fingerprint.
+        role: which requests the process serves; `None` if this process is not the service.
     """
-    for warning in _trusted_leaf(settings) if serves_users else ():
-        yield warning
     stored = ClusterQueries(database)
-    for warning in (*_long_lifetimes(settings), *_kek_beside_data(settings, database)):
+    from_settings = (
+        *(() if role == "webhook" else _trusted_leaf(settings)),
+        *_webhook_address(settings, role),
+        *_long_lifetimes(settings),
+        *_kek_beside_data(settings, database),
+        *_changing_subjects(settings),
+    )
+    for warning in from_settings:
         yield warning
-    for warning in _changing_subjects(settings):
-        yield warning
-    async for warning in _missing_names(settings, database):
-        yield warning
-    async for warning in _missing_in_rules(settings, database):
-        yield warning
-    async for warning in _unguarded_clusters(database):
-        yield warning
-    async for warning in _roles_without_rules(settings, stored):
-        yield warning
-    async for warning in _exempted_templates(settings, stored):
-        yield warning
-    async for warning in _wrong_clock(database):
-        yield warning
+    for warnings in (
+        _missing_operator(settings, database),
+        _missing_names(settings, database),
+        _missing_in_rules(settings, database),
+        _unguarded_clusters(database),
+        _roles_without_rules(settings, stored),
+        _exempted_templates(settings, stored),
+        _wrong_clock(database),
+    ):
+        async for warning in warnings:
+            yield warning
 
 
 def _long_lifetimes(settings: Settings) -> Iterator[str]:
@@ -107,6 +111,30 @@ def _trusted_leaf(settings: Settings) -> Iterator[str]:
                 f"{files.certificate} has no certificate of a CA. At each renewal, all users who trust the fingerprint"
                 f" must log in again. {remedy}"
             )
+
+
+async def _missing_operator(settings: Settings, database: "Database") -> AsyncIterator[str]:
+    identity = settings.identity
+    if any(OPERATOR in authority.role_names for authority in identity.authorities):
+        return
+    if any(each.role.name == OPERATOR for each in await RoleQueries(database).in_service()):
+        return
+    create = "`clustercert user create NAME --local`, then " if identity.built_in else ""
+    yield (
+        f"Nobody has the role {OPERATOR}, so nobody can administer the service over its API. Run {create}`clustercert"
+        f" role assign {OPERATOR} --user NAME --service --local`."
+    )
+
+
+def _webhook_address(settings: Settings, role: ServerRole | None) -> Iterator[str]:
+    """Warn if the webhook is a process of its own, as `role` or the table [webhook] shows, without its own address."""
+    webhook = settings.webhook
+    if webhook.public_url is None and (role == "api" or webhook.model_fields_set):
+        yield (
+            "webhook.public_url is not set, so `clustercert kubernetes setup` writes server.public_url into the files"
+            " for API servers. A process with the role api answers 404 there, and revoked certificates keep working."
+            " Set webhook.public_url to the address of the processes with the role webhook."
+        )
 
 
 def _changing_subjects(settings: Settings) -> Iterator[str]:

@@ -10,8 +10,10 @@ import pwd
 import re
 import shlex
 import sqlite3
+import ssl
 import stat
 from collections.abc import Iterator
+from enum import IntEnum
 from pathlib import Path
 
 from sqlalchemy.engine import URL
@@ -51,6 +53,15 @@ _NO_ACCESS = frozenset(
     {sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_READONLY, sqlite3.SQLITE_PERM, sqlite3.SQLITE_AUTH}
 )
 _MOVED = 8 | 4 << 8
+
+
+class _Verification(IntEnum):
+    """Results of a check of a certificate. Source: OpenSSL, x509_vfy.h."""
+
+    NOT_YET_VALID = 9
+    EXPIRED = 10
+    HOSTNAME_MISMATCH = 62
+    IP_ADDRESS_MISMATCH = 64
 
 
 @contextlib.contextmanager
@@ -192,11 +203,50 @@ def _tls_fault(error: BaseException, url: URL) -> str | None:
             return (
                 f"The file {missing[1]} is missing. Put the CA of the database there, or set PGSSLROOTCERT."
             )
-        # This error of the driver has no file name. The error for a missing socket is of the same type.
-        file = os.environ.get("PGSSLROOTCERT")
-        if isinstance(each, FileNotFoundError) and file and not Path(file).exists():
-            return f"The file {file} is missing. Put the CA of the database there, or correct PGSSLROOTCERT."
+        if isinstance(each, ssl.SSLCertVerificationError):
+            return f"The database server's certificate is refused: {each.verify_message.rstrip('.')}. {_remedy(each)}"
+        # These errors of the driver have no file name. The errors for a socket can be of the same types.
+        if isinstance(each, (FileNotFoundError, PermissionError, ssl.SSLError)) and (
+            problem := _ca_problem()
+        ):
+            return problem
     return None
+
+
+def _ca_file() -> str:
+    return os.environ.get("PGSSLROOTCERT") or os.path.expanduser("~/.postgresql/root.crt")  # noqa: PTH111
+
+
+def _ca_problem() -> str | None:
+    """Return why the file with the CA of the database can't be used, or None if it can, or if no file is needed."""
+    file = _ca_file()
+    try:
+        ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT).load_verify_locations(cafile=file)
+    except FileNotFoundError:
+        if file != os.environ.get("PGSSLROOTCERT"):
+            return None
+        return f"The file {file} is missing. Put the CA of the database there, or correct PGSSLROOTCERT."
+    except PermissionError:
+        return (
+            f"The user {_user_name(os.geteuid())} can't read {file}, the CA of the database. Change the owner or mode"
+            " of the file, or set PGSSLROOTCERT to another file."
+        )
+    except ssl.SSLError:
+        return (
+            f"The file {file} has no certificate in PEM. Put the CA of the database there, or set PGSSLROOTCERT to"
+            " another file."
+        )
+    return None
+
+
+def _remedy(error: ssl.SSLCertVerificationError) -> str:
+    match error.verify_code:
+        case _Verification.HOSTNAME_MISMATCH | _Verification.IP_ADDRESS_MISMATCH:
+            return "Correct the host in database_url, or give the server a certificate for this host."
+        case _Verification.NOT_YET_VALID | _Verification.EXPIRED:
+            return "Renew the server's certificate, or correct this machine's clock."
+        case _:
+            return f"Put the CA of the database into {_ca_file()}, or set PGSSLROOTCERT to the file with this CA."
 
 
 def _rejected(error: Exception) -> bool:
