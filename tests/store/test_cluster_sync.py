@@ -11,7 +11,7 @@ from typing import Any, TypeVar, cast
 
 import pytest
 
-from clustercert.kubernetes.api_client import ClientIdentity, KubeApi, Refused
+from clustercert.kube_api import ClientIdentity, KubeApi, Refused
 from clustercert.kubernetes.bindings import BINDINGS_PATH, Binding, bind, list_fingerprints
 from clustercert.kubernetes.reconcile import ORPHAN_SECONDS, Sync
 from clustercert.kubernetes.setup.admission import storage

@@ -7,7 +7,7 @@ from typing import Any, TypeVar
 
 from cryptography.hazmat.primitives.serialization import Encoding
 
-from clustercert.kubernetes.api_client import ClientIdentity, KubeApi, Refused
+from clustercert.kube_api import ClientIdentity, KubeApi, Refused
 from clustercert.kubernetes.setup.admission import CONFIG_MAP, NAMESPACE, admission
 from clustercert.kubernetes.setup.rbac import service_access
 from clustercert.model import Actor, Cluster, ClusterOptions, JsonObject, Origin

@@ -8,7 +8,7 @@ from datetime import datetime, timedelta
 import pytest
 from cryptography.hazmat.primitives.serialization import Encoding
 
-from clustercert.kubernetes.api_client import KubeApi, Refused
+from clustercert.kube_api import KubeApi, Refused
 from clustercert.kubernetes.cluster_connections import MAX_OPEN, ClusterConnections
 from clustercert.model import Cluster
 from clustercert.model.errors import SignerError, Unavailable

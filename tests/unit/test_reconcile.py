@@ -7,7 +7,7 @@ from typing import cast
 
 import pytest
 
-from clustercert.kubernetes.api_client import Refused
+from clustercert.kube_api import Refused
 from clustercert.kubernetes.reconcile import (
     LONGEST_RETRY_SECONDS,
     MAX_AT_ONCE,

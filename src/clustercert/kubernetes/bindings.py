@@ -12,7 +12,7 @@ from http import HTTPStatus
 
 import structlog
 
-from clustercert.kubernetes.api_client import UNEXPECTED_RESPONSE, KubeApi, Refused, segment
+from clustercert.kube_api import UNEXPECTED_RESPONSE, KubeApi, Refused, segment
 from clustercert.kubernetes.cluster_connections import ClusterConnections
 from clustercert.kubernetes.setup.documents import MANAGED_BY
 from clustercert.kubernetes.setup.rbac import cluster_role_binding

@@ -12,7 +12,7 @@ from typing import Protocol, TypeVar
 
 from cachetools import LRUCache
 
-from clustercert.kubernetes.api_client import ClientIdentity, KubeApi, Refused
+from clustercert.kube_api import ClientIdentity, KubeApi, Refused
 from clustercert.model import Caller, Cluster, Domain, Grant, Issued, IssueRequest, Origin, User
 from clustercert.model.errors import Unavailable
 from clustercert.model.kubernetes import SERVICE

@@ -10,7 +10,7 @@ from typing import Protocol, TypeVar
 
 import structlog
 
-from clustercert.kubernetes.api_client import UNEXPECTED_RESPONSE, KubeApi, Refused
+from clustercert.kube_api import UNEXPECTED_RESPONSE, KubeApi, Refused
 from clustercert.kubernetes.bindings import Binding, bind, list_fingerprints, unbind
 from clustercert.kubernetes.setup.admission import CONFIG_MAP, MAX_REVOKED, NAMESPACE, config_map
 from clustercert.model import (

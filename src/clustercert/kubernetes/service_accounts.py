@@ -8,7 +8,7 @@ from typing import Protocol, TypeVar
 from clustercert.authn.oidc.keys import FetchFailed
 from clustercert.authn.oidc.token_reviews import TokenReview
 from clustercert.http_client import MAX_RESPONSE_BYTES
-from clustercert.kubernetes.api_client import KubeApi, Refused
+from clustercert.kube_api import KubeApi, Refused
 from clustercert.kubernetes.cluster_connections import ClusterConnections
 from clustercert.model import Cluster, JsonObject
 from clustercert.model.errors import ClustercertError

@@ -9,7 +9,7 @@ from typing import Protocol
 from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric.utils import decode_dss_signature, encode_dss_signature
 
-from clustercert.kubernetes.api_client import ClientIdentity, KubeApi
+from clustercert.kube_api import ClientIdentity, KubeApi
 from clustercert.kubernetes.cluster_connections import CertificateIssuer
 from clustercert.kubernetes.verify.probe import CheckFailed, Probe
 from clustercert.kubernetes.webhook.tokens import WebhookTokens

@@ -6,7 +6,7 @@ import secrets
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
-from clustercert.kubernetes.api_client import KubeApi, Refused
+from clustercert.kube_api import KubeApi, Refused
 from clustercert.model import JsonObject
 from clustercert.model.errors import ClustercertError, RemoteFailed
 from clustercert.model.kubernetes import CREDENTIAL_ID

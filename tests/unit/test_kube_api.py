@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 from cryptography import x509
 
-from clustercert.kubernetes.api_client import ClientIdentity, KubeApi, Refused, _as_file, segment
+from clustercert.kube_api import ClientIdentity, KubeApi, Refused, _as_file, segment
 from clustercert.model.errors import RemoteFailed, Unavailable
 from support.apiserver import ApiServer
 from support.certificate_authority import Authority
@@ -63,6 +63,18 @@ async def test_the_client_certificate_is_presented(double: ApiServer) -> None:
     seen = double.seen[-1].identity
     assert seen is not None
     assert (seen.username, seen.groups[0]) == ("root", "system:masters")
+
+
+async def test_a_token_is_presented_in_place_of_a_certificate(double: ApiServer) -> None:
+    double.add_service_account("team", "signer")
+    async with KubeApi(double.url, double.server_ca.read_bytes(), None) as api:
+        for _ in range(2):
+            api.use_token(double.tokens.token("team", "signer", (double.tokens.issuer,)))
+            with pytest.raises(Refused):
+                await api.get(NAMESPACES)
+    seen = double.seen[-1].identity
+    assert seen is not None
+    assert seen.username == "system:serviceaccount:team:signer"
 
 
 async def test_deleting_a_missing_object_succeeds(double: ApiServer) -> None:
