@@ -5,12 +5,20 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime
 
 from clustercert.issuance.service import Issuance
-from clustercert.model import AuditEvent, CertificateRecord, Cluster, Grant, IssueRequest, SigningRequest
+from clustercert.model import (
+    AuditEvent,
+    Caller,
+    CertificateRecord,
+    Cluster,
+    Grant,
+    IssueRequest,
+    SigningRequest,
+)
 from clustercert.model.errors import ClustercertError, Forbidden
 from clustercert.pki.keys import KeyGenerator
 from clustercert.pki.signer import LeafSigner
 from support.leaf_builder import LeafBuilder
-from support.samples import CA_KEY, NOW, POLICY, client_ca, cluster
+from support.samples import CA_KEY, NOW, POLICY, caller, client_ca, cluster
 
 CA = client_ca()
 CLUSTER = cluster(CA)
@@ -87,6 +95,26 @@ class Usernames:
         if self.owners.setdefault(grant.username, user_id) != user_id:
             trace = {**grant.trace, "username_taken": grant.username}
             raise Forbidden("The user name belongs to another user.", trace=trace)
+
+
+@dataclass
+class ChangingRights:
+    """An authentication whose result is out of date the first few times.
+
+    Attributes:
+        changes: how many times rights change.
+        later: the caller with the changed rights.
+    """
+
+    changes: int
+    later: Caller = field(default_factory=lambda: caller("admin"))
+
+    def is_current(self) -> bool:
+        return self.changes == 0
+
+    async def authenticate(self) -> Caller:
+        self.changes -= 1
+        return self.later
 
 
 def issuance(

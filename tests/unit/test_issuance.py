@@ -1,5 +1,6 @@
 import itertools
-from dataclasses import replace
+from asyncio import CancelledError
+from dataclasses import dataclass, field, replace
 from datetime import timedelta
 
 import pytest
@@ -7,7 +8,8 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.serialization import Encoding
 
-from clustercert.model import Caller, CertificateRecord, IssueRequest
+from clustercert.issuance.service import MAX_REPEATS
+from clustercert.model import Caller, CertificateRecord, IssueRequest, SigningRequest
 from clustercert.model.errors import (
     ClustercertError,
     Forbidden,
@@ -15,6 +17,7 @@ from clustercert.model.errors import (
     NotFound,
     RemoteFailed,
     SignerError,
+    Unauthenticated,
     Unavailable,
 )
 from clustercert.model.events.issuance import CertificateIssued
@@ -25,6 +28,7 @@ from support.issuance_doubles import (
     CHOSEN_SERIAL,
     CLUSTER,
     REQUEST,
+    ChangingRights,
     Clusters,
     FailingSigner,
     HonestSigner,
@@ -313,3 +317,79 @@ async def test_a_signers_failure_is_the_requests(failure: ClustercertError) -> N
 async def test_a_cluster_of_a_signer_that_is_not_installed_gets_nothing() -> None:
     with pytest.raises(SignerError):
         await issuance({"another": HonestSigner()}).issue(caller("admin"), PROJECT_ID, CLUSTER_ID, REQUEST)
+
+
+# Rights that change during the request
+
+
+@pytest.mark.parametrize("changes", [1, MAX_REPEATS - 1])
+async def test_rights_may_change_if_the_decision_stays_the_same(changes: int) -> None:
+    ledger, rights = MemoryLedger(), ChangingRights(changes)
+    issued = await issuance(ledger=ledger).issue(caller("admin"), PROJECT_ID, CLUSTER_ID, REQUEST, rights)
+    assert [record.fingerprint.hex() for record, _ in ledger.entries] == [issued.fingerprint]
+    assert rights.changes == 0
+
+
+@pytest.mark.parametrize(
+    ("changes", "later", "error"),
+    [
+        (1, caller("member"), Unavailable),
+        (1, caller(in_projects={}), NotFound),
+        (1, caller("stranger"), Forbidden),
+        (1000, caller("admin"), Unavailable),
+    ],
+    ids=["other groups", "no role", "no rule", "too many changes"],
+)
+async def test_a_changed_decision_before_the_record_leaves_nothing(
+    changes: int, later: Caller, error: type[ClustercertError]
+) -> None:
+    ledger = MemoryLedger()
+    with pytest.raises(error):
+        await issuance(ledger=ledger).issue(
+            caller("admin"), PROJECT_ID, CLUSTER_ID, REQUEST, ChangingRights(changes, later)
+        )
+    assert ledger.entries == []
+
+
+async def test_a_change_of_the_cluster_during_the_request_counts() -> None:
+    clusters = Clusters()
+
+    class RenamingSigner(HonestSigner):
+        async def sign(self, request: SigningRequest) -> tuple[bytes, ...]:
+            clusters.known = replace(CLUSTER, name="renamed")
+            return await super().sign(request)
+
+    service = issuance({"local": RenamingSigner()}, clusters=clusters)
+    with pytest.raises(Unavailable, match="changed while the certificate"):
+        await service.issue(caller("admin"), PROJECT_ID, CLUSTER_ID, REQUEST, ChangingRights(1))
+
+
+@dataclass
+class FailingAuthentication(ChangingRights):
+    """Rights change after the certificate is recorded. Authentication then raises `failure`."""
+
+    ledger: MemoryLedger = field(default_factory=MemoryLedger)
+    failure: BaseException = field(default_factory=lambda: Unauthenticated("the token is unknown"))
+
+    def is_current(self) -> bool:
+        return not self.ledger.entries
+
+    async def authenticate(self) -> Caller:
+        raise self.failure
+
+
+@pytest.mark.parametrize(
+    "failure", [Unauthenticated("the token is unknown"), Unavailable("The store failed."), CancelledError()]
+)
+async def test_a_recorded_certificate_that_is_not_returned_is_withdrawn(failure: BaseException) -> None:
+    ledger, withdrawn = MemoryLedger(), []
+
+    async def withdraw(record: CertificateRecord) -> None:
+        withdrawn.append(record)
+
+    service = replace(issuance(ledger=ledger), withdraw=withdraw)
+    rights = FailingAuthentication(0, ledger=ledger, failure=failure)
+    with pytest.raises(type(failure)):
+        await service.issue(caller("admin"), PROJECT_ID, CLUSTER_ID, REQUEST, rights)
+    assert withdrawn == [record for record, _ in ledger.entries]
+    assert len(withdrawn) == 1

@@ -9,11 +9,19 @@ import pytest
 from clustercert.limits import issuing
 from clustercert.limits.issuing import COUNT_SECONDS, IssuingRates, LimitedIssuance, LiveQuota
 from clustercert.limits.rates import Kind, Rate, TokenBuckets, parse_rate
-from clustercert.model import Caller, Issued, IssueRequest, Origin, Preview, RecordedIssue
+from clustercert.model import (
+    Caller,
+    CallerAuthentication,
+    Issued,
+    IssueRequest,
+    Origin,
+    Preview,
+    RecordedIssue,
+)
 from clustercert.model.errors import Forbidden, NotFound, TooManyRequests
 from clustercert.observability import metrics
 from clustercert.policy.lifetime import waiting_time
-from support.issuance_doubles import REQUEST, issuance
+from support.issuance_doubles import REQUEST, ChangingRights, issuance
 from support.log_capture import captured_lines
 from support.samples import CLUSTER_ID, OTHER_PROJECT_ID, PROJECT_ID, caller
 
@@ -228,13 +236,22 @@ async def test_a_quota_refuses_further_live_certificates() -> None:
 
 @dataclass
 class Issuer:
-    """Records what is issued."""
+    """Records what is issued, and the authentications that came with it."""
 
     issued: list[str] = field(default_factory=list)
+    authentications: list[CallerAuthentication | None] = field(default_factory=list)
     inner: LimitedIssuance = field(default_factory=lambda: LimitedIssuance(issuance()))
 
-    async def issue(self, caller: Caller, project_id: str, cluster_id: str, request: IssueRequest) -> Issued:
-        issued = await self.inner.issue(caller, project_id, cluster_id, request)
+    async def issue(
+        self,
+        caller: Caller,
+        project_id: str,
+        cluster_id: str,
+        request: IssueRequest,
+        authentication: CallerAuthentication | None = None,
+    ) -> Issued:
+        self.authentications.append(authentication)
+        issued = await self.inner.issue(caller, project_id, cluster_id, request, authentication)
         self.issued.append(caller.user.id)
         return issued
 
@@ -256,6 +273,16 @@ async def test_issuing_is_limited_and_a_preview_is_not() -> None:
         await limited.issue(who, PROJECT_ID, CLUSTER_ID, REQUEST)
     await limited.preview(who, PROJECT_ID, CLUSTER_ID, REQUEST)
     assert len(issuer.issued) == 2
+
+
+async def test_the_limits_pass_the_authentication_on() -> None:
+    """Otherwise, rights that are lost while the certificate is signed would go unnoticed."""
+    issuer, authentication = Issuer(), ChangingRights(changes=0)
+    limited = LimitedIssuance(issuer)
+    await limited.issue(caller("admin"), PROJECT_ID, CLUSTER_ID, REQUEST, authentication)
+    with pytest.raises(NotFound):
+        await limited.issue(caller("admin"), OTHER_PROJECT_ID, CLUSTER_ID, REQUEST, authentication)
+    assert issuer.authentications == [authentication] * 2
 
 
 async def test_an_outsider_takes_no_token_of_a_project() -> None:

@@ -80,7 +80,8 @@ class LostRoles:
 
     async def revoke_again(self, lost: LostRole, note: str, *, actor: Actor) -> None:
         """Revoke the certificates that were issued meanwhile, after the role was removed. Takes more than a second."""
-        # Until now, another worker may have issued certificates for a role in its cache.
+        # Until now, another worker may have issued certificates for a role in its cache. Requests that take longer
+        # check the role again.
         await self.pause(Generation.PROPAGATION)
         await self.revoke(await self._live(lost), note, actor=actor)
 

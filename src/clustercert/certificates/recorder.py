@@ -4,7 +4,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 
-from clustercert.model import Actor, Cluster, Revocation, RevocationReason
+from clustercert.model import Actor, CertificateRecord, Cluster, Revocation, RevocationReason
 from clustercert.model.errors import Conflict, InvalidRequest, NotFound
 from clustercert.model.events.administration import RevocationChange, RevocationChanged
 from clustercert.observability import metrics
@@ -95,7 +95,7 @@ class RevocationRecorder:
         return found[0]
 
     async def revoke_certificate(
-        self, certificate: CertificateView, reason: Reason, *, actor: Actor, proved: bool = False
+        self, certificate: CertificateRecord, reason: Reason, *, actor: Actor, proved: bool = False
     ) -> Revocation:
         """Revoke one certificate. Raises InvalidRequest if the note is invalid.
 
@@ -116,6 +116,11 @@ class RevocationRecorder:
             serial=certificate.serial,
         )
         return await self._record(revocation, event, "holder" if proved else "certificate")
+
+    async def withdraw(self, certificate: CertificateRecord) -> None:
+        """Revoke a certificate that its caller does not get, because their rights changed while it was recorded."""
+        reason = Reason("affiliationChanged", "rights changed while the certificate was issued")
+        await self.revoke_certificate(certificate, reason, actor=Actor.service())
 
     async def revoke_scope(
         self, reason: Reason, *, user_id: str | None = None, cluster: Cluster | None = None, actor: Actor

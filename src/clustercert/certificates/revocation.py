@@ -231,7 +231,7 @@ class Logout:
             await self._revoke(caller)
             ended = await self.logins.end_all(caller, with_keys=with_keys)
             # Another worker may still have an ended login in its cache, and issue certificates for this login. So wait
-            # until no cache is stale, and revoke again.
+            # until no cache is stale, and revoke again. Requests that take longer authenticate again.
             await self.pause(Generation.PROPAGATION)
             await self._revoke(caller)
         finally:

@@ -29,6 +29,7 @@ from clustercert.model import Caller, UnverifiedRequest
 from clustercert.model.choices import EndpointsForm
 from clustercert.model.errors import CredentialUnverified, Unauthenticated
 from clustercert.policy.rule_settings import PolicySettings
+from clustercert.store.engine.generation import Generation
 
 if TYPE_CHECKING:
     from clustercert.authn.oidc.authenticator import OidcAuthenticator
@@ -67,6 +68,7 @@ class Services:
     """The use cases that routes call; `server.application` creates them.
 
     Attributes:
+        generation: the generation of the store, which changes with every change of rights.
         check_ready: raises Unavailable if a part that the service needs does not respond. The message names this part.
         update_gauges: updates metrics from the store. Raises Unavailable.
     """
@@ -84,6 +86,7 @@ class Services:
     authenticator: Authenticator
     oidc: "OidcAuthenticator | None"
     failure_limit: FailureLimit
+    generation: Generation
     check_ready: Callable[[], Awaitable[None]]
     update_gauges: Callable[[], Awaitable[None]]
     options: Options

@@ -1,7 +1,8 @@
 """Issues certificates: applies the policy, generates the key, and signs, checks and records the certificate."""
 
+import functools
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass
 from datetime import datetime
@@ -9,6 +10,7 @@ from datetime import datetime
 from clustercert.issuance.ports import CredentialBindings, Recorder, Usernames
 from clustercert.model import (
     Caller,
+    CallerAuthentication,
     CertificateRecord,
     Cluster,
     Grant,
@@ -18,6 +20,7 @@ from clustercert.model import (
     SigningRequest,
     credential_group,
 )
+from clustercert.model.errors import Unavailable
 from clustercert.model.events.issuance import CertificateIssued, event_caller, event_cluster, event_request
 from clustercert.observability import metrics
 from clustercert.pki.keys import KeyGenerator, key_type_of
@@ -28,6 +31,12 @@ from clustercert.store.clusters import ClusterLookup, require_cluster
 
 # A placeholder for the credential number in a preview, because the number is not chosen yet.
 NUMBER_PLACEHOLDER = "<number>"
+# How often a decision is repeated, before and again after the certificate is recorded, if rights keep changing.
+MAX_REPEATS = 5
+
+
+async def _nothing(*_: object) -> None:
+    """Do nothing."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +49,7 @@ class Issuance:
         bindings: applies per-credential RBAC: a role binding for each certificate, instead of groups. If `None`, all
             certificates have the groups that the policy grants.
         require_space: raises Unavailable if the disk space is not enough for further certificates.
+        withdraw: revokes a recorded certificate that its caller may no longer have, and does not get.
     """
 
     clusters: ClusterLookup
@@ -51,20 +61,38 @@ class Issuance:
     now: Callable[[], datetime]
     bindings: CredentialBindings | None = None
     require_space: Callable[[], None] = lambda: None
+    withdraw: Callable[[CertificateRecord], Awaitable[object]] = _nothing
 
-    async def issue(self, caller: Caller, project_id: str, cluster_id: str, request: IssueRequest) -> Issued:
+    async def issue(
+        self,
+        caller: Caller,
+        project_id: str,
+        cluster_id: str,
+        request: IssueRequest,
+        authentication: CallerAuthentication | None = None,
+    ) -> Issued:
         """Apply the policy, issue a certificate, and return it once it is recorded durably.
 
         Raises NotFound, InvalidRequest, Forbidden, SignerError, RemoteFailed or Unavailable. `audit.refusals` records
-        denied requests.
+        denied requests. Also raises Unauthenticated if the caller's credential was revoked during the request.
+
+        Args:
+            authentication: authenticates the caller again if rights change during the request; `None` for a caller
+                whose rights can't change.
         """
         started = time.perf_counter()
         try:
-            cluster, grant, decided_at = await self._decide(caller, project_id, cluster_id, request)
+            decided_at = self.now()
+            cluster, grant = await self._decide(caller, project_id, cluster_id, request, decided_at)
             self.require_space()
             if grant.username != caller.user.id:
                 await self.usernames.claim(grant, caller.user.id)
-            issued = await self.issue_granted(caller, cluster, grant, request, decided_at)
+            confirm = _nothing
+            if authentication is not None:
+                confirm = functools.partial(
+                    self._confirm, authentication, cluster, grant, request, decided_at
+                )
+            issued = await self.issue_granted(caller, cluster, grant, request, decided_at, confirm)
         except Exception as failure:
             metrics.issuance(started, type(failure).__name__)
             raise
@@ -72,13 +100,22 @@ class Issuance:
         return issued
 
     async def issue_granted(
-        self, caller: Caller, cluster: Cluster, grant: Grant, request: IssueRequest, decided_at: datetime
+        self,
+        caller: Caller,
+        cluster: Cluster,
+        grant: Grant,
+        request: IssueRequest,
+        decided_at: datetime,
+        confirm: Callable[[], Awaitable[None]] = _nothing,
     ) -> Issued:
         """Issue a certificate for a grant. Uses only the key and the reason from the request.
 
-        `decided_at`: the time from which the grant's validity was computed, and which is recorded as the time of issue.
+        Raises SignerError, RemoteFailed, Unavailable, or any error that `confirm` raises.
 
-        Raises SignerError, RemoteFailed or Unavailable.
+        Args:
+            decided_at: the time from which the grant's validity was computed, and which is recorded as the time of
+                issue.
+            confirm: raises an error if the grant no longer holds. Signing and recording may take seconds.
         """
         private_key = None if request.public_key else await self.keys.new_key()
         public_key = request.public_key or private_key.public_key()  # type: ignore[union-attr] # one of the two is set
@@ -87,7 +124,13 @@ class Issuance:
         leaf = check_leaf(await signer.sign(to_sign), to_sign)
         record = _record(caller, request, to_sign, cluster, leaf, decided_at)
         async with self.bindings.binding(cluster, record) if self.bindings else nullcontext():
+            await confirm()
             await self.ledger.record(record, _issued_event(record, caller, cluster, request, grant))
+            try:
+                await confirm()
+            except BaseException:
+                await self.withdraw(record)
+                raise
         return Issued(
             grant=grant,
             cluster=cluster,
@@ -105,7 +148,7 @@ class Issuance:
 
         Raises the same errors as `issue` if the request is denied.
         """
-        cluster, grant, _ = await self._decide(caller, project_id, cluster_id, request)
+        cluster, grant = await self._decide(caller, project_id, cluster_id, request, self.now())
         return Preview(
             grant=grant,
             organizations=(*grant.groups, credential_group(NUMBER_PLACEHOLDER)),
@@ -114,16 +157,39 @@ class Issuance:
         )
 
     async def _decide(
-        self, caller: Caller, project_id: str, cluster_id: str, request: IssueRequest
-    ) -> tuple[Cluster, Grant, datetime]:
+        self, caller: Caller, project_id: str, cluster_id: str, request: IssueRequest, now: datetime
+    ) -> tuple[Cluster, Grant]:
         # Check the roles before the lookup, so that timing does not reveal clusters of other projects.
         caller.require_roles_in(project_id)
         cluster = await require_cluster(self.clusters, project_id, cluster_id)
-        now = self.now()
         grant = self.policy.decide(caller, cluster, request, now)
         if self.bindings:
             grant = self.bindings.apply_credential_group(cluster, grant)
-        return cluster, grant, now
+        return cluster, grant
+
+    async def _confirm(
+        self,
+        authentication: CallerAuthentication,
+        cluster: Cluster,
+        grant: Grant,
+        request: IssueRequest,
+        decided_at: datetime,
+    ) -> None:
+        """Authenticate and decide again if rights may have changed.
+
+        Raises the same errors as `issue`: Unavailable if the new decision differs from `grant`, or if rights change
+        again and again.
+        """
+        for _ in range(MAX_REPEATS):
+            if authentication.is_current():
+                return
+            caller = await authentication.authenticate()
+            decision = await self._decide(caller, cluster.project_id, cluster.id, request, decided_at)
+            if decision != (cluster, grant):
+                break
+        raise Unavailable(
+            "Your rights or the cluster changed while the certificate was being issued. Try again."
+        )
 
 
 def _record(

@@ -12,7 +12,16 @@ from cachetools import LRUCache, TTLCache
 
 from clustercert.background import wait_for_stop
 from clustercert.limits.rates import TEMPORARY_KEYS, TOKENS, Kind, Rate, TokenBuckets
-from clustercert.model import Caller, Issued, IssueRequest, Origin, Preview, RecordedIssue, User
+from clustercert.model import (
+    Caller,
+    CallerAuthentication,
+    Issued,
+    IssueRequest,
+    Origin,
+    Preview,
+    RecordedIssue,
+    User,
+)
 from clustercert.model.errors import ClustercertError, TooManyRequests
 from clustercert.observability import metrics
 from clustercert.policy.lifetime import waiting_time
@@ -79,7 +88,14 @@ QUOTA_RETRY_SECONDS = 60
 class CertificateIssuer(Protocol):
     """Issues certificates. Implemented by `issuance`."""
 
-    async def issue(self, caller: Caller, project_id: str, cluster_id: str, request: IssueRequest) -> Issued:
+    async def issue(
+        self,
+        caller: Caller,
+        project_id: str,
+        cluster_id: str,
+        request: IssueRequest,
+        authentication: CallerAuthentication | None = None,
+    ) -> Issued:
         """Issue a certificate, and return it once it is recorded durably."""
 
     async def preview(
@@ -199,17 +215,24 @@ class LimitedIssuance:
     def is_limited(self) -> bool:
         return self.rates is not None or self.quota is not None
 
-    async def issue(self, caller: Caller, project_id: str, cluster_id: str, request: IssueRequest) -> Issued:
+    async def issue(
+        self,
+        caller: Caller,
+        project_id: str,
+        cluster_id: str,
+        request: IssueRequest,
+        authentication: CallerAuthentication | None = None,
+    ) -> Issued:
         """See `Issuance.issue`. Also raises TooManyRequests."""
         # A caller without a role must not take tokens from the project's bucket: `issue` raises NotFound.
         if not caller.roles_in(project_id):
-            return await self.issuance.issue(caller, project_id, cluster_id, request)
+            return await self.issuance.issue(caller, project_id, cluster_id, request, authentication)
         with self.rates.token(caller, project_id) if self.rates else contextlib.nullcontext():
             if self.quota is not None:
                 # Requests that the policy refuses must not count toward the quota.
                 await self.issuance.preview(caller, project_id, cluster_id, request)
                 await self.quota.check(caller.user.id, cluster_id)
-            return await self.issuance.issue(caller, project_id, cluster_id, request)
+            return await self.issuance.issue(caller, project_id, cluster_id, request, authentication)
 
     async def preview(
         self, caller: Caller, project_id: str, cluster_id: str, request: IssueRequest

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from clustercert.model.identity import (
         AccessKey,
         Caller,
+        CallerAuthentication,
         Domain,
         FederatedDomain,
         Group,

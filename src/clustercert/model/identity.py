@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
+from typing import Protocol
 
 from clustercert.model.errors import NotFound
 from clustercert.model.ids import is_user_id
@@ -193,6 +194,16 @@ class Caller:
         if not roles:
             raise NotFound
         return roles
+
+
+class CallerAuthentication(Protocol):
+    """The authentication of one request's sender, which can be repeated. Implemented by `issuance`."""
+
+    def is_current(self) -> bool:
+        """Whether the last result still holds: no change of rights has taken effect since."""
+
+    async def authenticate(self) -> Caller:
+        """Return the caller with the present rights. Raises Unauthenticated or Unavailable."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -355,6 +355,7 @@ def services_of(components: Components, role: ServerRole) -> Services:
         authenticator=components.authenticator,
         oidc=components.oidc,
         failure_limit=FailureLimit(settings.limits.failures_per_minute),
+        generation=components.database.generation,
         check_ready=Readiness(components.database, components.custody if role != "webhook" else None).check,
         update_gauges=StoreGauges(
             components.database,

@@ -151,6 +151,7 @@ def _components(
     policy_groups = groups_and_templates(policy.rules)
     disk_space = DiskSpace(database.folder, settings.issuing.disk_reserve_mib * MIB)
     access_reports = AccessReports(AccessQueries(database), utc_now, policy_groups)
+    recorder = RevocationRecorder(RevocationQueries(database), settings.revocation.undo_window, utc_now)
     repeats = RepeatedRefusals(settings.audit.refusals_per_minute)
     recorded = RecordedCallers(database)
     return Components(
@@ -168,7 +169,9 @@ def _components(
             ca_key_type=settings.issuing.ca_key_type,
             limits=settings.limits.clusters,
         ),
-        issuance=replace(issuance, bindings=bindings, require_space=disk_space.require),
+        issuance=replace(
+            issuance, bindings=bindings, require_space=disk_space.require, withdraw=recorder.withdraw
+        ),
         explanations=Explanations(
             policy,
             clusters,
@@ -183,7 +186,7 @@ def _components(
         webhook=Webhook(database, utc_now, policy_groups, repeats.is_repeated),
         inventory=Inventory(InventoryQueries(database), clusters, access_reports, utc_now),
         crls=Crls(CrlQueries(database), signers, utc_now),
-        revocation=_revocation(settings, database, clusters, identity),
+        revocation=_revocation(settings, database, clusters, identity, recorder),
         connections=connections,
         enforcement=enforcement,
         audit_log=AuditLog(AuditQueries(database), EventPages(database)),
@@ -239,9 +242,12 @@ def _identity(settings: Settings, database: Database, custody: Custody) -> Ident
 
 
 def _revocation(
-    settings: Settings, database: Database, clusters: ClusterQueries, identity: Identity
+    settings: Settings,
+    database: Database,
+    clusters: ClusterQueries,
+    identity: Identity,
+    recorder: RevocationRecorder,
 ) -> RevocationService:
-    recorder = RevocationRecorder(RevocationQueries(database), settings.revocation.undo_window, utc_now)
     usernames, certificates = UsernameQueries(database), CertificateMaintenance(database)
     return RevocationService(
         clusters=clusters,

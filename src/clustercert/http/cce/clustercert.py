@@ -35,6 +35,7 @@ from clustercert.http.context import context_of
 from clustercert.http.dependencies import Services, ServicesDep, authenticated, raw_body
 from clustercert.http.openapi import described, json_body
 from clustercert.http.responses import ResponseBody, Time, prefers
+from clustercert.issuance.authentication import RepeatableAuthentication
 from clustercert.model import Cluster, Issued, IssueRequest, JsonObject, rfc3339
 from clustercert.model.errors import InvalidRequest, MethodNotAllowed
 from clustercert.pki.certificates import MAX_CSR_BYTES, csr_public_key
@@ -245,7 +246,9 @@ async def handle(
     `shape` is the model of the body; `None` for GET, which has no body.
     """
     raw = await raw_body(request, services)
-    caller = await authenticated(request, raw, services)
+    authenticate = functools.partial(authenticated, request, raw, services)
+    authentication = RepeatableAuthentication(services.generation, authenticate)
+    caller = await authentication.authenticate()
     if shape is None and not services.options.get_clustercert:
         raise MethodNotAllowed("The GET form is disabled here. Use POST with a duration.", allow=["POST"])
     context = context_of(request)
@@ -255,7 +258,7 @@ async def handle(
     if context.dry_run:
         preview = await services.issuance.preview(caller, project_id, cluster_id, issue_request)
         return responses.json_response(IssuancePreview.render(preview, kind="IssuancePreview"))
-    issued = await services.issuance.issue(caller, project_id, cluster_id, issue_request)
+    issued = await services.issuance.issue(caller, project_id, cluster_id, issue_request, authentication)
     context.log_fields = {
         "user": issued.grant.username,
         "cluster": issued.cluster.id,
