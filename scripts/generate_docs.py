@@ -24,6 +24,7 @@ from clustercert.authn.keystone.settings import Keystone, ServiceCredential
 from clustercert.authn.oidc.issuers import OidcIssuer, RoleGrant
 from clustercert.cli.apply.documents import json_schema
 from clustercert.cli.main import app
+from clustercert.issuance.signers.pkcs11 import Pkcs11Settings
 from clustercert.model.events import AuditEvent, administration, issuance, operation
 from clustercert.observability import metrics
 from clustercert.policy.examples import (
@@ -37,6 +38,7 @@ from clustercert.policy.rule_settings import GrantSettings, RuleSettings, WhenSe
 from clustercert.policy.setting_types import Section
 from clustercert.settings import Settings
 
+SIGNERS = (Pkcs11Settings,)
 ISSUERS = (OidcIssuer, RoleGrant)
 KEYSTONE = (Keystone, ServiceCredential)
 RULES = (RuleSettings, WhenSettings, GrantSettings)
@@ -54,8 +56,8 @@ def table(*rows: tuple[str, ...]) -> str:
 
 
 def settings() -> str:
-    """The sections of the settings, without those that have pages of their own."""
-    found = [Settings, *(field.annotation for field in Settings.model_fields.values())]
+    """The sections of the settings and of the signers, without those that have pages of their own."""
+    found = [Settings, *(field.annotation for field in Settings.model_fields.values()), *SIGNERS]
     return sections(
         *(each for each in found if isinstance(each, type) and issubclass(each, Settings | Section))
     )

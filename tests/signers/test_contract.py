@@ -1,10 +1,12 @@
 """The contract of signers, run against each kind of signer. A new kind needs a line in KINDS."""
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcontext
 from dataclasses import dataclass, replace
 from datetime import timedelta
 from importlib.metadata import entry_points
+from pathlib import Path
 from typing import get_args
 
 import pytest
@@ -12,9 +14,17 @@ from cryptography import x509
 
 from clustercert.issuance.signers.ca_keys import KeySigner
 from clustercert.issuance.signers.local import LocalKeys, local_signer
+from clustercert.issuance.signers.pkcs11 import pkcs11_signer
 from clustercert.model import ClientCA, KeyType, SigningRequest
 from clustercert.model.clusters import Registration
-from clustercert.model.errors import NotFound, RemoteFailed, SignerError, Unavailable, UnsealError
+from clustercert.model.errors import (
+    InvalidRequest,
+    NotFound,
+    RemoteFailed,
+    SignerError,
+    Unavailable,
+    UnsealError,
+)
 from clustercert.pki.crl import CrlContent, CrlEntry, check_crl
 from clustercert.pki.envelope import KeyRing, new_data_key
 from clustercert.pki.keys import key_der, new_key
@@ -22,6 +32,7 @@ from clustercert.pki.leaf import check_leaf, new_signing_request
 from clustercert.pki.signer import CaRequest, Signer, SignerContext
 from clustercert.settings import Settings, SettingsError
 from clustercert.wiring.signers import Signers
+from support import tokens
 from support.leaf_checks import assert_client_leaf, spki
 from support.samples import CA_NOT_BEFORE, ISSUED_AT, NOW, USER_ID, client_ca, grant
 
@@ -43,11 +54,15 @@ class Ring:
 
 @dataclass
 class Kind:
-    """A signer, a CA that it signs for, and the same CA with its key out of the signer's reach."""
+    """A signer, a CA that it signs for, and the same CA with its key out of the signer's reach.
+
+    `key_types` are the types of keys that the signer can create.
+    """
 
     signer: Signer
     ca: ClientCA
     lost: ClientCA
+    key_types: tuple[KeyType, ...] = get_args(KeyType)
 
 
 def local(ca_key_type: KeyType) -> Kind:
@@ -61,11 +76,30 @@ def local(ca_key_type: KeyType) -> Kind:
     )
 
 
-KINDS: dict[str, Callable[[], Kind]] = {
-    "local, ec-p256": lambda: local("ec-p256"),
-    "local, ec-p384": lambda: local("ec-p384"),
-    "local, ed25519": lambda: local("ed25519"),
-    "local, rsa-2048": lambda: local("rsa-2048"),
+@asynccontextmanager
+async def pkcs11(folder: Path, ca_key_type: KeyType) -> AsyncIterator[Kind]:
+    tokens.require_softhsm()
+    token = tokens.new_token(folder)
+    with tokens.environment(token):
+        signer = pkcs11_signer(SignerContext(token.settings(), Ring()))
+        ca = await signer.create_ca(ca_request(ca_key_type))
+        yield Kind(
+            signer,
+            ca,
+            replace(ca, id="e" * 32),
+            key_types=tuple(each for each in get_args(KeyType) if each != "ed25519"),
+        )
+        await signer.close()
+
+
+KINDS: dict[str, Callable[[Path], AbstractAsyncContextManager[Kind]]] = {
+    "local, ec-p256": lambda _: nullcontext(local("ec-p256")),
+    "local, ec-p384": lambda _: nullcontext(local("ec-p384")),
+    "local, ed25519": lambda _: nullcontext(local("ed25519")),
+    "local, rsa-2048": lambda _: nullcontext(local("rsa-2048")),
+    "pkcs11, ec-p256": lambda folder: pkcs11(folder, "ec-p256"),
+    "pkcs11, ec-p384": lambda folder: pkcs11(folder, "ec-p384"),
+    "pkcs11, rsa-2048": lambda folder: pkcs11(folder, "rsa-2048"),
 }
 
 
@@ -79,9 +113,18 @@ REGISTRATION = Registration("prod", "https://10.0.0.5:6443", b"")
 LEAF_KEYS = {key_type: new_key(key_type).public_key() for key_type in get_args(KeyType)}
 
 
+CLUSTER_ID = "00000000-0000-4000-8000-000000000000"
+CA_LIFETIME = timedelta(days=3650)
+
+
+def ca_request(key_type: KeyType) -> CaRequest:
+    return CaRequest(CLUSTER_ID, REGISTRATION, key_type, CA_NOT_BEFORE, CA_LIFETIME)
+
+
 @pytest.fixture(params=KINDS)
-def kind(request: pytest.FixtureRequest) -> Kind:
-    return KINDS[request.param]()
+async def kind(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Kind]:
+    async with KINDS[request.param](tmp_path) as kind:
+        yield kind
 
 
 def asked(kind: Kind, **changed: object) -> SigningRequest:
@@ -150,18 +193,18 @@ async def test_a_failure_leaves_it_as_it_was(kind: Kind) -> None:
 
 @pytest.mark.parametrize("key_type", LEAF_KEYS)
 async def test_a_ca_that_it_creates_signs_leaves_and_crls(kind: Kind, key_type: KeyType) -> None:
-    cluster_id, lifetime = "0" * 8 + "-0000-4000-8000-" + "0" * 12, timedelta(days=3650)
-    first, second = [
-        await kind.signer.create_ca(CaRequest(cluster_id, REGISTRATION, key_type, CA_NOT_BEFORE, lifetime))
-        for _ in range(2)
-    ]
+    if key_type not in kind.key_types:
+        with pytest.raises(InvalidRequest, match=key_type):
+            await kind.signer.create_ca(ca_request(key_type))
+        return
+    first, second = [await kind.signer.create_ca(ca_request(key_type)) for _ in range(2)]
     assert first.id != second.id
     assert first.certificate.subject != second.certificate.subject
     for ca in (first, second):
-        assert (ca.cluster_id, ca.state) == (cluster_id, "active")
+        assert (ca.cluster_id, ca.state) == (CLUSTER_ID, "active")
         assert ca.certificate.extensions.get_extension_for_class(x509.BasicConstraints).value.ca
         assert ca.certificate.not_valid_before_utc == CA_NOT_BEFORE
-        assert ca.not_after == CA_NOT_BEFORE + lifetime
+        assert ca.not_after == CA_NOT_BEFORE + CA_LIFETIME
         request = new_signing_request(
             grant(), LEAF_KEYS["ec-p256"], ca, takes_serial=kind.signer.takes_serial
         )
@@ -179,6 +222,27 @@ async def test_it_signs_the_crl_that_was_asked_for(kind: Kind) -> None:
 async def test_a_crl_of_a_ca_without_its_key_fails(kind: Kind) -> None:
     with pytest.raises((NotFound, SignerError, RemoteFailed, Unavailable)):
         await kind.signer.sign_crl(kind.lost, CRL)
+
+
+async def test_it_says_where_a_key_is(kind: Kind) -> None:
+    custody = await kind.signer.custody(kind.ca)
+    assert custody.location
+    assert "\n" not in custody.location
+    with pytest.raises((SignerError, RemoteFailed, Unavailable)):
+        await kind.signer.custody(kind.lost)
+
+
+async def test_a_deleted_key_signs_nothing_more(kind: Kind) -> None:
+    await kind.signer.sign(asked(kind))
+    first, second = [await kind.signer.delete_key(kind.ca) for _ in range(2)]
+    assert first.endswith(".")
+    assert second.endswith(".")
+    # Whoever deletes a key deletes its sealed form, too.
+    deleted = replace(kind.ca, sealed_key=None)
+    with pytest.raises((SignerError, RemoteFailed, Unavailable)):
+        await kind.signer.sign(replace(asked(kind), ca=deleted))
+    with pytest.raises((SignerError, RemoteFailed, Unavailable)):
+        await kind.signer.custody(deleted)
 
 
 # The local signer's own
@@ -235,7 +299,7 @@ def test_the_built_in_signer_is_found_by_its_entry_point() -> None:
     ("signers", "message"),
     [
         ({"local": {"pin": "1234"}}, "signers.local: the local signer has no setting pin."),
-        ({"hsm": {}}, "signers.hsm: this signer is not installed. Installed: local."),
+        ({"hsm": {}}, "signers.hsm: this signer is not installed. Installed: local, pkcs11."),
     ],
 )
 def test_settings_that_no_signer_takes_are_refused(

@@ -21,13 +21,17 @@ SOFTHSM = Path("/usr/lib/softhsm/libsofthsm2.so")
 PROXY = Path("/usr/lib/libpkcs11-proxy.so.0")
 LABEL, PIN = "clustercert", "824-secret-pin"
 
-needs_softhsm = pytest.mark.skipif(
-    not (SOFTHSM.exists() and shutil.which("softhsm2-util")), reason="softhsm2 is not installed"
-)
+_HAS_SOFTHSM = SOFTHSM.exists() and shutil.which("softhsm2-util") is not None
+needs_softhsm = pytest.mark.skipif(not _HAS_SOFTHSM, reason="softhsm2 is not installed")
 needs_network_hsm = pytest.mark.skipif(
-    not (SOFTHSM.exists() and PROXY.exists() and shutil.which("pkcs11-daemon")),
+    not (_HAS_SOFTHSM and PROXY.exists() and shutil.which("pkcs11-daemon")),
     reason="softhsm2, pkcs11-daemon or libpkcs11-proxy0 is not installed",
 )
+
+
+def require_softhsm() -> None:
+    if not _HAS_SOFTHSM:
+        pytest.skip("softhsm2 is not installed")
 
 
 @dataclass(frozen=True)
@@ -131,6 +135,10 @@ class NetworkHsm:
         """Stop the daemon: calls hang until `resume`."""
         assert self._daemon is not None
         self._daemon.send_signal(signal.SIGSTOP)
+        # Its threads go on for a moment.
+        threads = Path(f"/proc/{self._daemon.pid}/task")
+        while any("State:\tT" not in (each / "status").read_text() for each in threads.iterdir()):
+            time.sleep(0.01)
 
     def resume(self) -> None:
         assert self._daemon is not None

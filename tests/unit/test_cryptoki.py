@@ -2,6 +2,7 @@
 
 import threading
 from collections.abc import Iterator
+from contextlib import suppress
 from hashlib import sha256
 from pathlib import Path
 
@@ -171,11 +172,19 @@ def test_threads_sign_at_once_with_a_session_each(cryptoki: Cryptoki, session: S
         verify(session, public, signature)
 
 
+def initialize_proxy(module: Cryptoki) -> None:
+    """The proxy keeps broken connections of earlier tests in this process, and drops one in each attempt."""
+    for _ in range(64):
+        with suppress(CryptokiError):
+            return module.initialize()
+    return module.initialize()
+
+
 @tokens.needs_network_hsm
 def test_the_binding_works_through_another_module(token: tokens.SoftToken) -> None:
     with tokens.NetworkHsm(token) as hsm, tokens.environment(hsm.token):
         module = Cryptoki(hsm.token.module)
-        module.initialize()
+        initialize_proxy(module)
         session = module.open_session(slot_of(module))
         session.login(tokens.PIN.encode())
         public, private = new_key(session, b"six")
