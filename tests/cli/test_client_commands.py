@@ -53,7 +53,7 @@ def test_a_login_by_password_keeps_a_token_and_no_password(world: UserSite) -> N
     # The address and the user are remembered.
     again = world.user("login", CLUSTERCERT_PASSWORD=PASSWORD)
     assert again.code == 0, again.err
-    assert f"Logging in to {world.url} as alice." in again.err
+    assert f"Logging in to {world.url} as Default/alice." in again.err
     assert world.user("logout", "--forget").code == 0
     assert not kept.exists()
     assert "clustercert login URL" in world.user("login").err
@@ -75,7 +75,7 @@ def test_a_login_by_access_key_signs_each_request(world: UserSite) -> None:
     options = ("--access-key", world.keys["access_key"], "--secret-file", secret)
     everywhere = world.user("login", world.url, *options, "--profile", "everywhere")
     assert everywhere.code == 0
-    assert "Logged in as alice in all your projects" in everywhere.err
+    assert "Logged in as Default/alice in all your projects" in everywhere.err
     shown = json.loads(world.user("status", "--profile", "everywhere", "-o", "json").out)
     assert (shown["user"], shown["method"]) == ("alice", "access key")
     assert world.user("kubeconfig", "get", "prod", "--profile", "everywhere").code == 0
@@ -123,11 +123,16 @@ def test_status_shows_the_saved_login_without_the_service(world: UserSite, tmp_p
     shown = json.loads(done.out)
     assert (shown["user"], shown["project"], shown["checked"]) == ("alice", "eu-de", False)
     assert (shown["expires_at"], shown["projects"]) == (online["expires_at"], None)
-    assert shown["other_logins"] == [f"key: alice at {world.url}"]
+    fields = [line.split()[0] for line in world.user("status", **home).out.splitlines()[1:]]
+    assert fields == [
+        *("service", "user", "profile", "method", "expires_at", "renewal", "user_domain", "project"),
+        *("project_domain", "checked", "cached_credentials", "other_logins"),
+    ]
+    assert shown["other_logins"] == [f"key: Default/alice at {world.url}"]
     saved.unlink()
     missing = world.user("status", **home)
     assert (missing.code, missing.out) == (3, "")
-    assert f"Other saved logins: key: alice at {world.url}. Choose one with" in missing.err
+    assert f"Other saved logins: key: Default/alice at {world.url}. Choose one with" in missing.err
 
 
 def test_a_failed_login_elsewhere_keeps_the_saved_login(world: UserSite, tmp_path: Path) -> None:
@@ -155,7 +160,7 @@ def test_a_failed_login_elsewhere_keeps_the_saved_login(world: UserSite, tmp_pat
 @pytest.mark.parametrize(
     ("user", "said"),
     [
-        (["alice"], "Default. For a user of another domain, add --domain."),
+        (["alice"], "Default. For a user of another domain, add --user DOMAIN/alice."),
         (["alice", "--domain", "Default"], "Default."),
         (["globex/alice"], "globex."),
     ],

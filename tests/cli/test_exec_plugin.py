@@ -308,6 +308,40 @@ def test_a_refused_login_names_the_command(plugin: Plugin) -> None:
     assert done.stderr == f"clustercert: {plugin.user.url} refused your login. Run `clustercert login`.\n"
 
 
+def test_a_login_of_another_user_is_named_with_the_login_that_the_context_needs(plugin: Plugin) -> None:
+    user, operator, domain = plugin.user, plugin.user.operator, f"{plugin.user.name[-20:]}-acme"
+    user.output("kubeconfig", "merge", plugin.cluster_id)
+    operator.output("domain", "create", domain)
+    other = operator.output_json(
+        "user", "create", user.name, "--domain", domain, "--password-file", user.home / "password"
+    )
+    try:
+        user.output("login", "--user", f"{domain}/{user.name}", "--password-file", "password")
+        wrong = user.run(*plugin.arguments)
+        user.log_in("--profile", "first")
+        saved = user.run(*plugin.arguments)
+        (user.home / ".kube" / "config").unlink()
+        unknown = user.run(*plugin.arguments)
+    finally:
+        operator.output("user", "delete", other["id"], "--yes")
+        operator.output("domain", "delete", domain, "--yes")
+
+    who, cluster = f"Default/{user.name}", f"Default/eu-de/{user.name}"
+    problem = (
+        f"clustercert: {domain}/{user.name} is logged in at {user.url} (profile default), and has no role in"
+    )
+    assert (wrong.returncode, wrong.stdout) == (4, "")
+    assert wrong.stderr == (
+        f"{problem} the project Default/eu-de. The context needs the login of {who}: run `clustercert login {user.url} "
+        f"--profile NAME --user {who}`, and then `clustercert kubeconfig merge {cluster} --profile NAME`.\n"
+    )
+    assert saved.stderr == (
+        f"{problem} the project Default/eu-de. The profile first is the login of {who}: run `clustercert kubeconfig "
+        f"merge {cluster} --profile first`.\n"
+    )
+    assert unknown.stderr.startswith(f"{problem} the project {plugin.project_id}. Ask an operator for a role")
+
+
 def test_a_new_login_gets_a_new_certificate(plugin: Plugin) -> None:
     first = plugin.credential()
     plugin.user.log_in()

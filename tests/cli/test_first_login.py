@@ -144,9 +144,9 @@ def test_a_password_can_be_typed_three_times_and_trust_is_kept(
     }
     refusal = (
         "Wrong user name or password. The user was looked up in the domain Default."
-        " For a user of another domain, add --domain."
+        " For a user of another domain, add --user DOMAIN/carol."
     )
-    second = f"{refusal}\r\nPassword: "
+    second = f"{refusal} Type the password again, or press Ctrl-C to leave.\r\nPassword: "
     wrong = {"Password: ": "a\n", second: "b\n", f"{second}\r\n{second}": "c\n"}
     # The address may lack https://, as people type it.
     login = ["login", url.removeprefix("https://"), "--user", "carol"]
@@ -166,7 +166,9 @@ def test_a_password_can_be_typed_three_times_and_trust_is_kept(
     assert (code, fingerprint in screen) == (130, False)
     typed = {"Password: ": "a\n", second: f"{PASSWORD}\n"}
     code, screen = in_a_terminal(again, typed, variables)
-    assert (code, "Logged in as carol in the project eu-de until" in screen) == (0, True), screen
+    assert (code, "Logged in as Default/carol in the project Default/eu-de until" in screen) == (0, True), (
+        screen
+    )
     assert "was the login of" not in screen
 
 

@@ -118,6 +118,7 @@ def test_labels_select_clusters_and_the_new_contexts_are_printed(desk: Desk) -> 
         "project": "eu-de",
         "domain": "",
         "profile": "default",
+        "login": f"Default/{desk.user.name}",
         "credential": "exec",
         "expires": None,
         "server": "https://203.0.113.5:6443",
@@ -128,7 +129,7 @@ def test_labels_select_clusters_and_the_new_contexts_are_printed(desk: Desk) -> 
     assert desk.read()["current-context"] == "other"
     [found] = json.loads(desk.user.output("clusters", "-l", "env=test", "-o", "json"))
     assert (found["name"], found["groups"]) == (desk.second, ["clustercert:admins"])
-    assert "with env=prod in the project eu-de" in desk.error("merge", "-l", "env=prod")
+    assert "with env=prod in the project Default/eu-de" in desk.error("merge", "-l", "env=prod")
     assert "-l" in desk.error("merge", desk.first, "-l", "env=test")
 
 

@@ -39,9 +39,9 @@ def test_a_login_as_another_user_says_whose_login_it_replaces(
     assert "was the login of" not in log_in(made, home, first).err
     assert "was the login of" not in log_in(made, home, first).err
     replaced = log_in(made, home, second).err
-    assert f"The profile default was the login of {first} at {made[1]}." in replaced
-    assert f"now act as {second}." in replaced
-    assert "--profile NAME" in replaced
+    assert f"The profile default was the login of Default/{first} at {made[1]}." in replaced
+    assert f"now act as Default/{second}." in replaced
+    assert f"`clustercert login {made[1]} --profile NAME --user Default/{first}`" in replaced
     assert "was the login of" not in log_in(made, home, first, "--profile", "other").err
     assert made[0].output_json("status")["user"] == second
     assert made[0].output_json("status", "--profile", "other")["user"] == first
@@ -105,7 +105,7 @@ def test_a_user_changes_their_password_and_stays_logged_in(
     )
     done = operator.run("password", *files)
     assert (done.code, done.out) == (0, ""), done.err
-    assert f"Changed the password of {user} at {made[1]}." in done.err
+    assert f"Changed the password of Default/{user} at {made[1]}." in done.err
     assert operator.output_json("status")["user"] == user
     eventually(lambda: operator.run("status", "--profile", "laptop").code == 3)
     log_in(made, home, user, "--password-file", str(home / "new"))
@@ -138,13 +138,13 @@ def test_a_lost_laptop_is_logged_out_everywhere(
     assert "--keys needs --everywhere" in operator.usage_error("logout", "--keys")
     question = operator.run("logout", "--everywhere")
     assert (question.code, question.out) == (2, "")
-    assert f"This ends all logins of {user} (" in question.err
+    assert f"This ends all logins of Default/{user} (" in question.err
     assert "0 certificates" in question.err
     assert operator.run("status").code == 0
 
     done = operator.run("logout", "--everywhere", "--yes")
     assert (done.code, done.out) == (0, ""), done.err
-    assert f"Ended all logins of {user} at {url}, and revoked 0 certificates." in done.err
+    assert f"Ended all logins of Default/{user} at {url}, and revoked 0 certificates." in done.err
     assert f"These access keys still work: {key['access_key']} (pipeline)." in done.err
     assert "could not be revoked" not in done.err
     for options in ((), ("--profile", "laptop")):

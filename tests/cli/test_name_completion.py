@@ -171,7 +171,7 @@ def test_contexts_that_merge_wrote_are_completed(
     monkeypatch.chdir(home)
     config = Kubeconfig(b"contexts: [{name: zoo-foreign, context: {cluster: c, user: u}}]")
     for name in ("zoo-prod", "zoo-test", "lab"):
-        ref = ClusterRef("default", PROJECT, "eu-de", "zoo", "1", name)
+        ref = ClusterRef("default", PROJECT, "eu-de", "zoo", "1", name, "zoo/okapi")
         entries.put(config, name, ref, {"server": "https://10.0.0.5:6443"}, {})
     (home / ".kube").mkdir()
     for file in (home / ".kube" / "config", home / "other"):

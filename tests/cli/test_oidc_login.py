@@ -360,7 +360,7 @@ def test_passwords_go_on(site: Site, user: OidcUser, tmp_path: Path) -> None:
     password = tmp_path / "builtin" / "password"
     again = builtin.run("login", "--password-file", password)
     assert again.returncode == 0, again.stderr
-    assert f"as {name}" in again.stderr
+    assert f"as Default/{name}" in again.stderr
     done = builtin.run("login", env=builtin.environment | {"CLUSTERCERT_PASSWORD": PASSWORD})
     assert done.returncode == 0, done.stderr
     other = builtin.run("login", "--user", name, "--device")

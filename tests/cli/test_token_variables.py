@@ -48,7 +48,7 @@ def test_commands_use_the_token_and_write_nothing(job: Job, shown: tuple[str, ..
     done = job.run(*shown, "--output", "json")
     # Bob is not an operator, which the service says after it accepted his token.
     assert done.code == (4 if shown[0] == "project" else 0), done.err
-    assert f"Using the token in CLUSTERCERT_TOKEN: bob at {job.world.url}.\n" in done.err
+    assert f"Using the token in CLUSTERCERT_TOKEN: Default/bob at {job.world.url}.\n" in done.err
     assert job.token not in done.out + done.err
     assert list(job.home.iterdir()) == []
 

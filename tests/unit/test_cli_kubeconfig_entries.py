@@ -23,7 +23,7 @@ contexts:
   context: {cluster: default-prod, user: default-prod}
 """
 NAME = "default-prod"
-REF = ClusterRef("default", "1" * 32, "eu-de", "Default", "2" * 32, "prod")
+REF = ClusterRef("default", "1" * 32, "eu-de", "Default", "2" * 32, "prod", "Default/alice")
 
 
 def new_entry() -> merge._NewEntry:

@@ -85,11 +85,15 @@ def test_the_command_for_the_next_login_has_no_text_of_the_service(
 @pytest.mark.parametrize("name", ["a\x9b31m", "a\u202eb", "a\u200bb", "a\x1b[2J", "a b", "a\x00", "\ud800"])
 def test_a_context_has_no_control_or_bidirectional_characters(name: str) -> None:
     with pytest.raises(CommandError, match="not a name for a context"):
-        context_name("{cluster}", ClusterRef("p", PROJECT, "eu-de", "Default", CLUSTER, name), "alice")
+        context_name(
+            "{cluster}", ClusterRef("p", PROJECT, "eu-de", "Default", CLUSTER, name, "Default/u"), "alice"
+        )
 
 
 def test_a_context_can_have_letters_of_any_script() -> None:
     assert (
-        context_name("{cluster}", ClusterRef("p", PROJECT, "eu-de", "Default", CLUSTER, "größe-東"), "u")
+        context_name(
+            "{cluster}", ClusterRef("p", PROJECT, "eu-de", "Default", CLUSTER, "größe-東", "Default/u"), "u"
+        )
         == "größe-東"
     )

@@ -31,8 +31,8 @@ DOMAIN, PROJECT, CLUSTER = "d" * 32, "a" * 32, "6a3c2e2c-0000-4000-8000-00000000
 TOKEN_BODY = {
     "token": {
         "expires_at": "2026-01-16T10:30:00.000000Z",
-        "user": {"id": "u" * 32, "name": "alice"},
-        "project": {"id": PROJECT, "name": "eu-de"},
+        "user": {"id": "u" * 32, "name": "alice", "domain": {"id": DOMAIN, "name": "Default"}},
+        "project": {"id": PROJECT, "name": "eu-de", "domain": {"id": DOMAIN, "name": "acme"}},
         "catalog": [
             {"type": "identity", "endpoints": []},
             {
@@ -86,7 +86,8 @@ def test_a_login_by_password_returns_a_token_with_its_scope() -> None:
         )
 
     assert (session.token, session.user.name) == ("t0ken", "alice")
-    assert session.project == NamedRef(PROJECT, "eu-de")
+    assert session.user.shown_name == "Default/alice"
+    assert session.project == NamedRef(PROJECT, "eu-de", "acme")
     assert session.expires_at == NOW + timedelta(days=1)
     assert session.service_url == "https://cce.test"
     assert service.sent()["auth"] == {
@@ -345,7 +346,10 @@ def test_an_id_that_is_not_safe_in_a_file_name_is_refused(hostile: object) -> No
     )
     cluster = {"id": hostile, "name": "prod", "project_id": PROJECT}
     clusters = Service(httpx.Response(200, json={"clusters": [cluster], "next": None}))
-    scope = {"token": TOKEN_BODY["token"] | {"project": {"id": hostile, "name": "eu-de"}}}
+    scope = {
+        "token": TOKEN_BODY["token"]
+        | {"project": {"id": hostile, "name": "eu-de", "domain": {"name": "acme"}}}
+    }
     session = Service(httpx.Response(200, json=scope))
 
     for read in (

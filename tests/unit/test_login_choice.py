@@ -276,7 +276,7 @@ class BusyService:
         self.failures -= 1
         if self.failures >= 0:
             raise ApiError("Not now.", self.status)
-        return (NamedRef(PROJECT, "eu-de"),)
+        return (NamedRef(PROJECT, "eu-de", "Default"),)
 
 
 def test_a_login_waits_for_the_service(monkeypatch: pytest.MonkeyPatch) -> None:

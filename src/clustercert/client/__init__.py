@@ -11,6 +11,7 @@ from urllib.parse import quote
 from clustercert.client.connection import OWN, ApiError, ApiResponse, ClientError, ServiceClient, json_object
 from clustercert.file_names import is_plain
 from clustercert.model import JsonObject
+from clustercert.model.identity import qualified_name
 
 OPERATOR = "operator"
 # The statuses of an operation that a service does not have.
@@ -40,10 +41,15 @@ class PasswordLogin:
 
 @dataclass(frozen=True, slots=True)
 class NamedRef:
-    """The id and name of a user, project or cluster."""
+    """The id and name of a user or project, and the name of its domain."""
 
     id: str
     name: str
+    domain: str
+
+    @property
+    def shown_name(self) -> str:
+        return qualified_name(self.name, self.domain)
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,11 +57,9 @@ class ProjectRef(NamedRef):
     """A project in which the caller has a role.
 
     Attributes:
-        domain: the domain's name.
         roles: the caller's roles in the project, sorted by name; empty if they are not known.
     """
 
-    domain: str
     domain_id: str
     roles: tuple[str, ...] = ()
 
@@ -83,6 +87,10 @@ class CurrentUser:
     issuer: str
     service_roles: tuple[str, ...] = ()
     projects: tuple[ProjectRef, ...] = ()
+
+    @property
+    def shown_name(self) -> str:
+        return qualified_name(self.name, self.domain)
 
     @property
     def is_operator(self) -> bool:
@@ -238,7 +246,7 @@ def _time(value: object) -> datetime:
 
 def _named(value: object) -> NamedRef:
     item = json_object(value)
-    return NamedRef(_id(item["id"]), str(item["name"]))
+    return NamedRef(_id(item["id"]), str(item["name"]), str(json_object(item["domain"])["name"]))
 
 
 def _id(value: object) -> str:

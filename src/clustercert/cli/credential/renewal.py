@@ -8,6 +8,7 @@ run.
 import contextlib
 import json
 import os
+import shlex
 import threading
 import time
 from base64 import b64decode
@@ -29,6 +30,7 @@ from clustercert.cli.login.profile import DEFAULT_PROFILE, Profile
 from clustercert.cli.lookup import reachable_cluster
 from clustercert.cli.options import (
     FAILED,
+    FORBIDDEN,
     INTERRUPTED,
     NOT_LOGGED_IN,
     UNAVAILABLE,
@@ -45,6 +47,7 @@ from clustercert.model.times import rfc3339
 
 if TYPE_CHECKING:
     from clustercert.cli.credential.entry import CredentialRequest
+    from clustercert.cli.kubeconfig.entries import ClusterRef
 
 T = TypeVar("T")
 
@@ -60,6 +63,8 @@ _REMINDER = timedelta(hours=1)
 # HTTP statuses below 500 that mean a temporary error.
 _TEMPORARY = frozenset({408, 429})
 _FIRST_SERVER_ERROR = 500
+# HTTP statuses with which the service refuses a request for a project in which the user has no role.
+_REFUSED = frozenset({401, 403, 404})
 _NO_PROJECT = (
     "Add --project ID, because your login has no project. `clustercert clusters -o json` shows the ids."
 )
@@ -406,7 +411,59 @@ def _with_login(request: "CredentialRequest", question: Callable[[Profile], T]) 
     try:
         return question(found)
     except (ClustercertError, typer.BadParameter) as error:
+        if getattr(error, "http_status", None) in _REFUSED and (
+            failure := _wrong_login(request, name, found)
+        ):
+            return failure
         return _failure(error, name, found)
+
+
+def _wrong_login(request: "CredentialRequest", name: str, found: Profile) -> Failure | None:
+    """Return a Failure if the user who is logged in has no role in the requested project.
+
+    The profile may have got the login of another user after `kubeconfig merge`.
+    """
+    try:
+        with found.client() as client:
+            caller = client.caller()
+    except ClustercertError:
+        return None
+    if any(request.project in (each.id, each.name, each.shown_name) for each in caller.projects):
+        return None
+    ref = _merged_cluster(request)
+    project = f"{ref.domain}/{ref.project}" if ref is not None else request.project
+    problem = (
+        f"{caller.shown_name} is logged in at {found.url} (profile {name}), and has no role in the "
+        f"project {project}."
+    )
+    if ref is None or ref.login == caller.shown_name:
+        return Failure(
+            FORBIDDEN, f"{problem} Ask an operator for a role, or choose another login with --profile NAME."
+        )
+    merge = f"`clustercert kubeconfig merge {shlex.quote(ref.shown_name)} --profile"
+    for other in profile.names(os.environ):
+        with contextlib.suppress(CommandError):
+            saved = profile.remembered(other, os.environ)
+            if saved is not None and (saved.url, saved.shown_user) == (found.url, ref.login):
+                advice = f"The profile {other} is the login of {ref.login}: run {merge} {other}`."
+                break
+    else:
+        login = replace(found, user=ref.login, domain=None).login_command("NAME")
+        advice = f"The context needs the login of {ref.login}: run `{login}`, and then {merge} NAME`."
+    return Failure(FORBIDDEN, f"{problem} {advice}")
+
+
+def _merged_cluster(request: "CredentialRequest") -> "ClusterRef | None":
+    """Return the cluster of the context that kubectl uses, if the user's default kubeconfig has this context."""
+    from clustercert.cli.kubeconfig import entries, files
+
+    identity = (request.profile, request.project, request.cluster)
+    with contextlib.suppress(CommandError, OSError):
+        for path in files.loading_order(None, os.environ):
+            for each in entries.merged(files.load(path)):
+                if each.ref.identity == identity:
+                    return each.ref
+    return None
 
 
 def _failure(error: ClustercertError | typer.BadParameter, name: str, found: Profile) -> Failure:

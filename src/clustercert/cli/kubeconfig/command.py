@@ -26,6 +26,7 @@ from clustercert.secure_file import write_private
 
 if TYPE_CHECKING:
     from clustercert.cli.kubeconfig.validation import ValidatedKubeconfig
+    from clustercert.cli.login.profile import Profile
     from clustercert.model import JsonObject
 
 app = typer.Typer(
@@ -173,21 +174,21 @@ def get(
     chosen = login.profile()
     with chosen.explain_rejection(), chosen.client() as client:
         found = reachable_cluster(client, chosen, cluster, project, domain)
-        ref = ClusterRef.parse(login.label, found)
+        ref = ClusterRef.parse(login.label, chosen.shown_user, found)
         context_options.check(found, ref, chosen.user)
         request = CertificateRequest(ref.project_id, ref.cluster_id, lifetime_options, local_key, reason)
         kubeconfig = request.send(client)
     document = context_options.document(kubeconfig, ref, chosen.user)
     file.write(document)
-    _report(kubeconfig, chosen.user, document, context_options.context)
+    _report(kubeconfig, chosen, document, context_options.context)
 
 
 def _report(
-    kubeconfig: "ValidatedKubeconfig", user: str, document: "JsonObject", context: str | None
+    kubeconfig: "ValidatedKubeconfig", login: "Profile", document: "JsonObject", context: str | None
 ) -> None:
-    named = f" ({kubeconfig.username})" if kubeconfig.username != user else ""
+    named = f" ({kubeconfig.username})" if kubeconfig.username != login.user else ""
     print_note(
-        f"For {user}{named} with the groups {', '.join(kubeconfig.groups) or 'none'}, valid until "
+        f"For {login.shown_user}{named} with the groups {', '.join(kubeconfig.groups) or 'none'}, valid until "
         f"{rfc3339(kubeconfig.not_after)}"
     )
     if warning := entries.current_address_warning(document):

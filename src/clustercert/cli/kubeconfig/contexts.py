@@ -121,6 +121,7 @@ def row_of_context(each: Merged, path: Path, current: str | None) -> dict[str, o
         "project": each.ref.project,
         "domain": each.ref.domain,
         "profile": each.ref.profile,
+        "login": each.ref.login,
         "credential": each.kind,
         "expires": _expiry(each),
         "server": each.server,

@@ -38,7 +38,11 @@ Kind = Literal["exec", "embedded", "files"]
 
 @dataclass(frozen=True, slots=True)
 class ClusterRef:
-    """A cluster that a login can reach. `project`, `domain` and `cluster` are names."""
+    """A cluster that a login can reach. `project`, `domain` and `cluster` are names.
+
+    Attributes:
+        login: the user who was logged in, as DOMAIN/NAME. For messages, because the profile can get another login.
+    """
 
     profile: str
     project_id: str
@@ -46,14 +50,19 @@ class ClusterRef:
     domain: str
     cluster_id: str
     cluster: str
+    login: str
 
     @classmethod
-    def parse(cls, profile: str, cluster: JsonObject) -> "ClusterRef":
+    def parse(cls, profile: str, login: str, cluster: JsonObject) -> "ClusterRef":
         """Return the reference to a cluster in the service's list of clusters."""
         project_id, project, domain, cluster_id, name = (
             str(cluster[field]) for field in ("project_id", "project", "domain", "id", "name")
         )
-        return cls(profile, project_id, project, domain, cluster_id, name)
+        return cls(profile, project_id, project, domain, cluster_id, name, login)
+
+    @property
+    def shown_name(self) -> str:
+        return f"{self.domain}/{self.project}/{self.cluster}"
 
     @property
     def identity(self) -> tuple[str, str, str]:

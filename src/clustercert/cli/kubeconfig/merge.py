@@ -207,7 +207,7 @@ def merge(
             found = [reachable_cluster(client, chosen, name, project, domain) for name in clusters or ()]
         by_name = {}
         for each in {str(each["id"]): each for each in found}.values():
-            ref = ClusterRef.parse(login.label, each)
+            ref = ClusterRef.parse(login.label, chosen.shown_user, each)
             name = entries.context_name(options.context_name, ref, chosen.user)
             plan.add(name, ref)
             by_name[name] = each

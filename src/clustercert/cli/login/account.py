@@ -57,23 +57,17 @@ def status(login: LoginOptions, output: OutputOption = Output.TABLE) -> None:
     row = chosen.summary(name) | {
         "checked": failure is None,
         "user_id": caller.id if caller is not None else None,
-        "user_domain": caller.domain if caller is not None else chosen.domain,
-        "project_domain": _project_domain(chosen, caller) if caller is not None else None,
         "service_roles": caller.service_roles if caller is not None else None,
         "projects": list(_names(caller.projects)) if caller is not None else None,
         "roles": _roles(caller.projects) if caller is not None else None,
         "cached_credentials": 0 if name is None else _cached(name),
         "other_logins": others,
     }
+    if failure is not None and output is Output.TABLE:
+        row = {field: value for field, value in row.items() if value is not None}
     show_one(row, output, name="user")
     if failure is not None:
         raise Unreachable(f"{failure.message} Only the saved login is shown.")
-
-
-def _project_domain(login: Profile, caller: "CurrentUser") -> str | None:
-    """Return the domain of the project chosen at the login, or `None` if the user chose no project."""
-    chosen = login.project_id if login.chosen_project else None
-    return next((each.domain for each in caller.projects if each.id == chosen), None)
 
 
 def _other_logins(name: str) -> list[str]:
@@ -85,7 +79,7 @@ def _other_logins(name: str) -> list[str]:
             other = profiles.remembered(each, os.environ) if each != name else None
             if other is not None and other.user:
                 ended = "" if other.is_logged_in else ", logged out"
-                texts.append(f"{each}: {other.user} at {other.url}{ended}")
+                texts.append(f"{each}: {other.shown_user} at {other.url}{ended}")
     return texts
 
 
@@ -150,7 +144,7 @@ def password(
                 raise
             raise NotLoggedIn("The old password is wrong. The password was not changed.") from error
     print_note(
-        f"Changed the password of {user.name} at {chosen.url}. All other logins of {user.name} have ended."
+        f"Changed the password of {user.shown_name} at {chosen.url}. All other logins of this user have ended."
     )
     name = login.saved_name
     if name is None or chosen.access_key is not None:
@@ -166,7 +160,8 @@ def _user_here(chosen: Profile, caller: "CurrentUser") -> "CurrentUser":
     """Return the user. Raises CommandError if the service does not store the user's password."""
     if caller.issuer != BUILT_IN:
         raise CommandError(
-            f"The password of {caller.name} is not at {chosen.url}, but at {caller.issuer}. Change the password there."
+            f"The password of {caller.shown_name} is not at {chosen.url}, but at {caller.issuer}. Change the password "
+            "there."
         )
     return caller
 
@@ -185,7 +180,8 @@ def list_profiles(output: OutputOption = Output.TABLE) -> None:
             "name": name,
             "current": name == current,
             "service": each.url,
-            "user": each.user or None,
+            "user": (each.shown_user if output is Output.TABLE else each.user) or None,
+            "user_domain": each.domain,
             "logged_in": each.is_renewable or (each.is_logged_in and not each.has_expired),
             "expires_at": each.ends_at,
         }

@@ -78,8 +78,8 @@ class CredentialOptions:
             user, domain = split_domain(self.user or prompt_text("User", "add --user NAME"), self.domain)
         else:
             user, domain = last.user, self.domain
-            print_note(f"Logging in to {url} as {user}.")
-        advice = "" if domain else " For a user of another domain, add --domain."
+            print_note(f"Logging in to {url} as {last.shown_user}.")
+        advice = "" if domain else f" For a user of another domain, add --user DOMAIN/{user}."
         same_user = last is not None and last.access_key is None and user == last.user
         domain = domain or (last.domain if last is not None and same_user else None) or DEFAULT_DOMAIN
         by_id = project is not None and _PROJECT_ID.fullmatch(project)
@@ -93,7 +93,7 @@ class CredentialOptions:
             project_domain=project_domain,
         )
         session = self._authenticate(url, login, ca_pem, advice)
-        return replace(password_login.profile_of(url, session, None, ca_pem), domain=domain)
+        return password_login.profile_of(url, session, None, ca_pem)
 
     def _authenticate(self, url: str, login: "PasswordLogin", ca_pem: str | None, advice: str) -> "Session":
         """Log in with a password. Asks again after a wrong password, if the user typed it at a terminal.
@@ -105,7 +105,7 @@ class CredentialOptions:
             try:
                 return self._attempt(url, login, ca_pem, advice)
             except NotLoggedIn as error:
-                print_note(error.message)
+                print_note(f"{error.message} Type the password again, or press Ctrl-C to leave.")
         return self._attempt(url, login, ca_pem, advice)
 
     def _attempt(self, url: str, login: "PasswordLogin", ca_pem: str | None, advice: str) -> "Session":
@@ -187,12 +187,14 @@ def _save(name: str, found: Profile) -> None:
     path = renewal.save(name, found)
     if before is not None and before.user and not _is_same_user(before, found):
         print_note(
-            f"The profile {name} was the login of {before.user} at {before.url}. The kubectl contexts that use this "
-            f"profile now act as {found.user}. To keep several logins, use --profile NAME."
+            f"The profile {name} was the login of {before.shown_user} at {before.url}. The kubectl contexts that use "
+            f"this profile now act as {found.shown_user}. To keep both logins, log in to a profile of its own with "
+            f"`{before.login_command('NAME')}`, and add its contexts with `clustercert kubeconfig merge CLUSTER "
+            "--profile NAME`."
         )
     until = f" until {rfc3339(found.ends_at)}" if found.ends_at else ""
     where = f" in {found.scope}" if found.project_id is not None else ""
-    print_note(f"Logged in as {found.user}{where}{until}. Saved in {path}")
+    print_note(f"Logged in as {found.shown_user}{where}{until}. Saved in {path}")
     if found.project_id is None and not _is_operator(found):
         print_note(NO_PROJECTS)
 

@@ -1,6 +1,7 @@
 """`clustercert logout`: ends one login or, after a machine was lost, all of the user's logins."""
 
 import os
+import shlex
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -74,7 +75,9 @@ def logout(
                 client.revoke(found.token)
         except (ClientError, CommandError) as error:
             print_note(f"The token could not be revoked and stays valid until it expires: {error.message}")
-    print_note(f"Logged out from {found.url}.")
+    print_note(
+        f"Logged out {found.shown_user} from {found.url}." if found.user else f"Logged out from {found.url}."
+    )
     _name_remaining_keys(name)
 
 
@@ -122,7 +125,7 @@ def end_all_logins(login: Profile, *, keys: bool, yes: bool) -> None:
     with login.explain_rejection(), login.administration_client() as client:
         found: Any = client.post(f"{_PATH}?dryRun=All", body)
         with client.check_format():
-            question = _question(found, login.url)
+            question = _question(found, login)
         confirm(question, yes=yes)
         try:
             done: Any = client.post(_PATH, body)
@@ -132,22 +135,23 @@ def end_all_logins(login: Profile, *, keys: bool, yes: bool) -> None:
                 "`clustercert login` if your login is refused."
             ) from error
         with client.check_format():
-            _note_logins(done, login.url)
+            _note_logins(done, login)
         print_remaining_access(client, done)
 
 
-def _question(found: Any, url: str) -> str:
+def _question(found: Any, login: Profile) -> str:
     deleted = found["deleted_keys"]
     keys = f" It deletes the access keys {_named(deleted)}." if deleted else ""
     return (
-        f"This ends all logins of {found['name']} ({found['id']}) at {url}, on all machines, and revokes "
+        f"This ends all logins of {login.shown_user} ({found['id']}) at {login.url}, on all machines, and revokes "
         f"{_count(found['certificates'], 'certificate')}.{keys} It can't be undone. Continue?"
     )
 
 
-def _note_logins(done: Any, url: str) -> None:
+def _note_logins(done: Any, login: Profile) -> None:
     print_note(
-        f"Ended all logins of {done['name']} at {url}, and revoked {_count(done['certificates'], 'certificate')}."
+        f"Ended all logins of {login.shown_user} at {login.url}, and revoked "
+        f"{_count(done['certificates'], 'certificate')}."
     )
     if deleted := done["deleted_keys"]:
         print_note(f"Deleted the access keys {_named(deleted)}.")
@@ -166,7 +170,7 @@ def _note_logins(done: Any, url: str) -> None:
         print_note(
             f"Anyone who has your refresh token can still log in, because {issuer} does not say when you logged in. "
             "End your sessions there now, or change your password there. Until then, only an operator can stop such "
-            f"logins: `clustercert user block {done['name']}`."
+            f"logins: `clustercert user block {shlex.quote(login.shown_user)}`."
         )
 
 

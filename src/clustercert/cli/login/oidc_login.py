@@ -134,8 +134,10 @@ def profile_of(
     return Profile(
         url=url,
         user=caller.name,
+        domain=caller.domain,
         project_id=scope.id if scope is not None else None,
         project_name=scope.name if scope is not None else None,
+        project_domain=scope.domain if scope is not None else None,
         ca_pem=ca_pem,
         token=tokens.bearer,
         expires_at=tokens.expires_at,

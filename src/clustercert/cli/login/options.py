@@ -71,13 +71,13 @@ class LoginOptions:
         name, address = self.saved_name, os.environ.get("OS_AUTH_URL")
         if environment.is_used(os.environ):
             found = environment.log_in(os.environ)
-            print_note(f"Using the token in {environment.TOKEN}: {found.user} at {found.url}.")
+            print_note(f"Using the token in {environment.TOKEN}: {found.shown_user} at {found.url}.")
             return found
         if name is None:
             from clustercert.cli.login import password_login
 
             found = password_login.log_in(os.environ, plain_http=self.plain_http)
-            print_note(f"Using the login in OpenStack's variables: {found.user} at {found.url}.")
+            print_note(f"Using the login in OpenStack's variables: {found.shown_user} at {found.url}.")
             return found
         found = profile.load(name, os.environ)
         if found.oidc is not None:
@@ -86,8 +86,8 @@ class LoginOptions:
             found = (renew_or_log_in if may_ask else renew)(name, found)
         if address and self.profile_name is None:
             print_note(
-                f"Using the saved login, {found.user} at {found.url}. OpenStack's variables are ignored. To use them, "
-                "add --from-env."
+                f"Using the saved login, {found.shown_user} at {found.url}. OpenStack's variables are ignored. To use "
+                "them, add --from-env."
             )
         return found
 

@@ -58,8 +58,10 @@ def profile_of(url: str, session: "Session", project: str | None, ca_pem: str | 
     return Profile(
         url=url,
         user=session.user.name,
+        domain=session.user.domain,
         project_id=scope.id if scope is not None else None,
         project_name=scope.name if scope is not None else None,
+        project_domain=scope.domain if scope is not None else None,
         ca_pem=ca_pem,
         token=session.token,
         expires_at=session.expires_at,
@@ -84,6 +86,7 @@ def log_in_by_access_key(
         domain=caller.domain,
         project_id=scope.id if scope is not None else None,
         project_name=scope.name if scope is not None else None,
+        project_domain=scope.domain if scope is not None else None,
         ca_pem=ca_pem,
         access_key=access_key,
         secret_key=secret_key,

@@ -7,6 +7,7 @@ separate file: see `token_storage`.
 import contextlib
 import json
 import re
+import shlex
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
@@ -27,6 +28,7 @@ from clustercert.cli.options import (
     did_you_mean,
     home_folder,
 )
+from clustercert.model.identity import qualified_name
 from clustercert.model.ids import is_id
 from clustercert.model.times import rfc3339
 from clustercert.secure_file import make_private_folder, write_private
@@ -70,8 +72,8 @@ class Profile:
         user: the user name, for messages; the access key if the service does not name the owner of the access key;
             empty if no login at this address has succeeded yet.
         domain: the user's domain, by name; `None` if the service does not return it.
-        project_id, project_name: the project for requests that do not search all projects; `None` if the user (an
-            operator, for example) has no role in any project.
+        project_id, project_name, project_domain: the project for requests that do not search all projects; `None` if
+            the user (an operator, for example) has no role in any project.
         chosen_project: whether the user chose the project. If so, clusters are looked up in this project first.
         ca_pem: the CAs to trust instead of this machine's CAs.
         token, expires_at: set only after a login with a password, or at an OIDC issuer.
@@ -88,10 +90,16 @@ class Profile:
     access_key: str | None = None
     secret_key: str | None = field(default=None, repr=False)
     domain: str | None = None
+    project_domain: str | None = None
     chosen_project: bool = True
     oidc: OidcLogin | None = None
     refresh_token: str | None = field(default=None, repr=False)
     in_keyring: bool = False
+
+    @property
+    def shown_user(self) -> str:
+        """The user as DOMAIN/NAME, if the domain is known."""
+        return qualified_name(self.user, self.domain or "")
 
     @property
     def is_logged_in(self) -> bool:
@@ -118,6 +126,13 @@ class Profile:
             return f"OIDC issuer {self.oidc.name}" if self.oidc.name else "OIDC token"
         return "access key" if self.access_key else "token"
 
+    def login_command(self, name: str) -> str:
+        """Return the command with which the user of this login logs in to the profile with the given name."""
+        user = (
+            f" --user {shlex.quote(self.shown_user)}" if self.oidc is None and self.access_key is None else ""
+        )
+        return f"clustercert login {self.url} --profile {name}{user}"
+
     def summary(self, name: str | None) -> dict[str, object]:
         """Return the facts about a saved login that `login` and `status` print. Contains no secrets."""
         by_user = "not needed" if self.ends_at is None else "with `clustercert login`"
@@ -130,7 +145,9 @@ class Profile:
             "method": self.method,
             "expires_at": self.ends_at,
             "renewal": "automatic" if self.is_renewable else by_user,
+            "user_domain": self.domain,
             "project": self.project_name if self.chosen_project else None,
+            "project_domain": self.project_domain if self.chosen_project else None,
         }
 
     @property
@@ -145,7 +162,9 @@ class Profile:
     @property
     def scope(self) -> str:
         """A text for messages that names the projects in which clusters are looked up."""
-        return f"the project {self.project_name}" if self.chosen_project else "all your projects"
+        if not self.chosen_project:
+            return "all your projects"
+        return f"the project {qualified_name(self.project_name or '', self.project_domain or '')}"
 
     def client(self) -> "Client":
         """Create an API client with this login, for all projects. Raises NotLoggedIn if the login has expired."""
