@@ -37,6 +37,11 @@ def created(kind: str) -> list[str]:
     return CREATION.get(kind, [f"{kind[:-1]}.created"])
 
 
+def deletion_status(kind: str) -> int:
+    """The answer to the deletion of a group counts the certificates of its members."""
+    return 200 if kind == "groups" else 204
+
+
 def without(body: dict[str, Any], *names: str) -> dict[str, Any]:
     return {name: value for name, value in body.items() if name not in names}
 
@@ -62,7 +67,7 @@ def test_an_object_is_created_changed_shown_and_deleted(administration: Administ
         assert (shown.status_code, shown.json()) == (200, changed.json())
         assert shown.headers["ETag"] == changed.headers["ETag"]
 
-    assert administration.delete(path).status_code == 204
+    assert administration.delete(path).status_code == deletion_status(kind)
     assert administration.kinds(key)[-1] in {f"{kind[:-1]}.removed", "user.revoked"}
     assert administration.rows(table, id=key) == []
     assert administration.get(path).status_code == 404
@@ -132,7 +137,7 @@ def test_an_etag_that_no_longer_matches_is_refused(administration: Administratio
         assert answer.json()["error_code"] == "CCE.01412001"
     assert administration.event_count() == before
     now = administration.get(path).headers["ETag"]
-    assert administration.delete(path, If_Match=f'"other", {now}').status_code == 204
+    assert administration.delete(path, If_Match=f'"other", {now}').status_code == deletion_status(kind)
 
 
 def test_of_two_changes_with_the_same_etag_one_is_refused(administration: Administration) -> None:
@@ -160,7 +165,7 @@ def test_a_dry_run_answers_like_the_change_and_changes_nothing(
 
     planned = administration.put(path + "?dryRun=All", second)
     assert (planned.status_code, planned.json()) == (200, made.json() | second)
-    assert administration.delete(path + "?dryRun=All").status_code == 204
+    assert administration.delete(path + "?dryRun=All").status_code == deletion_status(kind)
     assert administration.get(path).json() == made.json()
     assert administration.event_count() == after
 

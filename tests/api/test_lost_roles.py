@@ -1,5 +1,6 @@
 """A user who leaves a group, or loses a role, keeps their certificates unless the request revokes them."""
 
+import asyncio
 from typing import Any
 
 import pytest
@@ -94,6 +95,30 @@ def test_all_members_of_a_group_lose_its_role(place: RevocationClient, group: st
     newest = store(place).rows("SELECT user_id, epoch FROM revocation ORDER BY id DESC LIMIT 2")
     assert {user for user, _ in newest} == {place.user("member"), place.user("reader")}
     assert len({epoch for _, epoch in newest}) == 1
+
+
+@pytest.mark.parametrize("revoke", [False, True])
+def test_all_members_of_a_deleted_group_lose_its_roles(
+    place: RevocationClient, group: str, monkeypatch: pytest.MonkeyPatch, revoke: bool
+) -> None:
+    lost, late = [place.issue("member"), place.issue("reader", "eip")], []
+    others = place.issue("admin"), place.issue("stranger", "foreign")
+    revoke_again = LostRoles.revoke_again
+
+    async def issue_late(self: LostRoles, *given: Any, **named: Any) -> None:
+        # A worker that still has the membership in its cache.
+        late.append(await asyncio.to_thread(place.issue, "reader"))
+        await revoke_again(self, *given, **named)
+
+    monkeypatch.setattr(LostRoles, "revoke_again", issue_late)
+    path = f"/groups/{group}"
+    counted = send(place, "DELETE", f"{path}?dryRun=All")
+    assert (counted["certificates"], counted["users"], counted["clusters"]) == (2, 2, 2)
+    assert send(place, "DELETE", f"{path}?revoke=true" if revoke else path) == counted
+    assert len(late) == revoke
+    assert set(place.states(*lost, *late)) == {"revoked" if revoke else "live"}
+    assert place.states(*others) == ["live", "live"]
+    assert store(place).rows("SELECT user_id FROM group_member WHERE group_id = ?", group) == []
 
 
 def test_a_user_loses_a_role_in_one_project(place: RevocationClient, group: str) -> None:

@@ -114,6 +114,24 @@ def test_who_removes_a_role_chooses_what_happens_to_its_certificates(place: Remo
     eventually(lambda: place.alice.run("clusters", "--project", "eu-nl").code == 0)
 
 
+@pytest.mark.parametrize("answer", ["keep", "revoke"])
+def test_who_deletes_a_group_chooses_what_happens_to_its_certificates(place: RemoteSite, answer: str) -> None:
+    carol, name = place.carol, place.issue(place.alice, "staging")
+    carol.output("group", "create", "blue")
+    carol.output("group", "add-user", "blue", "alice")
+    carol.output("role", "assign", "member", "--group", "blue", "--project", "eu-nl")
+    live = place.names(place.bob, "--cluster", "staging", "--user", "alice", "--state", "live")
+    if answer == "keep":
+        text = " ".join(carol.run("group", "delete", "blue", "--yes").err.split())
+        assert text.startswith(f"Deleted the group blue. The user has {len(live)} valid certificate")
+        assert "of projects in which the group has a role, the last until" in text
+        assert place.state(name) == "live"
+    else:
+        done = carol.run("group", "delete", "blue", "--yes", "--revoke")
+        assert done.err.splitlines()[1].startswith(f"Revoked {len(live)} certificate")
+        assert {place.state(each) for each in live} == {"revoked"}
+
+
 def test_admins_reach_all_their_projects(place: RemoteSite) -> None:
     bob, others = place.bob, {place.issue(place.alice, "prod"), place.issue(place.alice, "staging")}
     for options in (("--all",), ("--user", "alice")):

@@ -108,7 +108,7 @@ class Processes:
     def removing(self, user: User) -> Iterator[Awaitable[None]]:
         """The steps of a removal that revokes the certificates."""
         database, project = self.accounts.database, self.accounts.project
-        queries, lost = AccessQueries(database), LostRole(user_id=user.id, project_id=project.id)
+        queries, lost = AccessQueries(database), LostRole(user_ids=(user.id,), project_ids=(project.id,))
         roles = LostRoles(queries, self.recorder(RevocationQueries(database)), pause=self.nothing)
 
         async def revoke() -> None:

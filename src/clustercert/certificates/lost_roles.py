@@ -60,8 +60,21 @@ class LostRoles:
     recorder: RevocationRecorder
     pause: Callable[[float], Awaitable[None]] = asyncio.sleep
 
+    async def of_deleted_group(self, group_id: str) -> LostRole:
+        """Return the roles that members lose with a group. Raises Conflict if the group has too many, or Unavailable.
+
+        The result stays the same when the group is deleted.
+        """
+        lost = await self.queries.of_deleted_group(group_id, limit=MAX_PAIRS + 1)
+        if max(len(lost.user_ids or ()), len(lost.project_ids or ())) > MAX_PAIRS:
+            raise Conflict(
+                f"The group has more than {MAX_PAIRS} members or projects. Keep the certificates, and revoke all"
+                " certificates of each cluster instead."
+            )
+        return lost
+
     async def count(self, lost: LostRole) -> LostCertificates:
-        """Count the certificates. They are the same before and after the role is removed. Raises Unavailable."""
+        """Count the certificates. Raises Unavailable."""
         return LostCertificates.count(await self._live(lost))
 
     async def revocable(self, lost: LostRole) -> Sequence[LiveCertificates]:

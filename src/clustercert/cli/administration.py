@@ -299,12 +299,29 @@ def _members(client: AdministrationClient, group: JsonObject) -> list[str]:
     return sorted(str(each["name"]) for each in members)
 
 
-def _question_of_group(client: AdministrationClient, group: JsonObject) -> str:
-    members = len(_members(client, group))
-    return (
-        f"Delete the group {group['name']} ({group['id']}) with its roles? It has {members or 'no'} "
-        f"member{'' if members == 1 else 's'}."
-    )
+def _delete_group(
+    client: AdministrationClient,
+    name: GroupArgument,
+    domain: DomainOption = None,
+    revoke: RevokeOption = None,
+    yes: YesOption = False,
+) -> None:
+    """Delete a group. Its members lose the group's roles. Asks whether to revoke the members' certificates."""
+    group = find(client, "groups", name, domain)
+
+    def question() -> str:
+        members = len(_members(client, group))
+        return (
+            f"Delete the group {group['name']} ({group['id']}) with its roles? It has {members or 'no'} "
+            f"member{'' if members == 1 else 's'}."
+        )
+
+    confirm(question, yes=yes)
+    path, done = path_of("groups", str(group["id"])), f"Deleted the group {group['name']}."
+    remove_role(client, path, _GROUP_PROJECTS, revoke, done, asks=not yes)
+
+
+_GROUP_PROJECTS = "projects in which the group has a role"
 
 
 def _add_user(
@@ -325,8 +342,8 @@ def _remove_user(
 ) -> None:
     """Remove a user from a group. Asks whether to revoke the user's certificates."""
     path, group, member = _membership(client, name, user, domain)
-    where = "projects in which the group has a role"
-    remove_role(client, path, where, revoke, f"Removed the user {member} from the group {group}.")
+    done = f"Removed the user {member} from the group {group}."
+    remove_role(client, path, _GROUP_PROJECTS, revoke, done)
 
 
 def _membership(
@@ -384,7 +401,6 @@ _DETAILS = {
 # fields.
 _QUESTIONS: dict[str, Callable[[AdministrationClient, JsonObject], str]] = {
     "user": _question_of_loss,
-    "group": _question_of_group,
     "access-key": _question_of_access_key,
 }
 
@@ -401,7 +417,7 @@ user = new_group(
         "set-password": _set_password,
     },
 )
-group = new_group("group", {"add-user": _add_user, "remove-user": _remove_user})
+group = new_group("group", {"delete": _delete_group, "add-user": _add_user, "remove-user": _remove_user})
 access_key = new_group("access-key", {"create": _create_access_key, "list": _list_access_keys})
 
 

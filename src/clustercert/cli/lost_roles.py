@@ -1,4 +1,4 @@
-"""Removes memberships and role assignments, and asks whether to revoke the certificates of those who lose a role."""
+"""Removes groups, memberships and assignments, and asks whether to revoke certificates of those who lose a role."""
 
 import sys
 from typing import TYPE_CHECKING, Annotated, Any
@@ -23,17 +23,24 @@ RevokeOption = Annotated[
 
 
 def remove_role(
-    client: "AdministrationClient", path: str, where: str, revoke: bool | None, done: str
+    client: "AdministrationClient",
+    path: str,
+    where: str,
+    revoke: bool | None,
+    done: str,
+    *,
+    asks: bool = True,
 ) -> None:
-    """Delete a membership or a role assignment. Prints what happens to the certificates of those who lose the role.
+    """Delete a group, a membership or a role assignment.
 
-    Raises ClientError.
+    Prints what happens to the certificates of those who lose the role. Raises ClientError.
 
     Args:
         where: the projects in which the role is lost.
         done: the message after the deletion.
+        asks: whether to ask if `revoke` is `None`. Without a terminal, no question is asked.
     """
-    if revoke is None and sys.stdin.isatty():
+    if revoke is None and asks and sys.stdin.isatty():
         found = client.delete(f"{path}{_separator(path)}dryRun=All")
         # A role in the whole service gives no certificates, so the response has no number of certificates.
         if (number := found.get("certificates", 0)) != 0:

@@ -164,12 +164,12 @@ def generate(
     # A key can be created before there are valid settings.
     with contextlib.suppress(SettingsError):
         named = settings(context).kek_file
-    print_note(
-        f"kek_file in the settings is {path}."
+    next_step = (
+        "The settings name this file in kek_file."
         if named is not None and named.absolute() == path
         else f'Set kek_file = "{path}" in the settings, or CLUSTERCERT_KEK_FILE.'
     )
-    print_note("Without this file, the secrets can't be decrypted. Keep a copy outside this machine.")
+    print_note(f"{next_step} Without this file, the secrets can't be decrypted.")
     show_one({"id": kek.id, "file": str(out)}, output, name="id")
 
 

@@ -226,7 +226,7 @@ RESOURCES = {
                 "create": "Create a group.",
                 "list": "List the groups.",
                 "show": "Show a group and its members.",
-                "delete": "Delete a group with its memberships and roles.",
+                "delete": _SPECIAL,
                 "add-user": _SPECIAL,
                 "remove-user": _SPECIAL,
             },

@@ -445,32 +445,34 @@ class CertifiedCluster:
 
 @dataclass(frozen=True, slots=True)
 class LostRole:
-    """A role that a user or the members of a group lose in a project, or that a user loses by leaving a group.
+    """A role that a user or the members of a group lose in a project, or the roles of a group that its members lose.
 
     Attributes:
-        user_id: the user; `None` for all members of the group.
-        group_id: the group; `None` if only the user is affected.
-        project_id: the project; `None` for all projects in which the group has a role.
+        user_ids: the users; `None` for all members of the group.
+        group_id: the group; `None` if only the users are affected.
+        project_ids: the projects; `None` for all projects in which the group has a role.
     """
 
-    user_id: str | None = None
+    user_ids: tuple[str, ...] | None = None
     group_id: str | None = None
-    project_id: str | None = None
+    project_ids: tuple[str, ...] | None = None
 
     def users(self) -> ColumnElement[bool]:
         """Return a condition that matches the certificates of the affected users."""
-        if self.user_id is not None:
-            return _certificate.c.user_id == self.user_id
-        members = select(tables.group_member.c.user_id).where(tables.group_member.c.group_id == self.group_id)
-        return _certificate.c.user_id.in_(members)
+        return _certificate.c.user_id.in_(self.members() if self.user_ids is None else self.user_ids)
 
     def clusters(self) -> ColumnElement[bool]:
         """Return a condition that matches the clusters of the affected projects."""
-        if self.project_id is not None:
-            return _cluster.c.project_id == self.project_id
+        return _cluster.c.project_id.in_(self.projects() if self.project_ids is None else self.project_ids)
+
+    def members(self) -> Select[Any]:
+        """Return a query for the ids of the group's members."""
+        return select(tables.group_member.c.user_id).where(tables.group_member.c.group_id == self.group_id)
+
+    def projects(self) -> Select[Any]:
+        """Return a query for the ids of the projects in which the group has a role."""
         assignment = tables.role_assignment
-        projects = select(assignment.c.project_id).where(assignment.c.actor_id == self.group_id)
-        return _cluster.c.project_id.in_(projects)
+        return select(assignment.c.project_id).where(assignment.c.actor_id == self.group_id).distinct()
 
 
 @dataclass(frozen=True, slots=True)
@@ -508,6 +510,19 @@ class AccessQueries(Queries):
             .limit(limit)
         )
         return tuple(CertifiedCluster(*row) for row in await self._rows(query))
+
+    async def of_deleted_group(self, group_id: str, *, limit: int) -> LostRole:
+        """Return the roles that the members of a group lose, with at most `limit` members and projects.
+
+        The result stays the same when the group is deleted.
+        """
+        lost = LostRole(group_id=group_id)
+        async with self._database.read() as connection:
+            users, projects = [
+                tuple((await connection.scalars(query.limit(limit))).all())
+                for query in (lost.members(), lost.projects())
+            ]
+        return LostRole(users, group_id, projects)
 
     async def live_of_lost_role(
         self, lost: LostRole, now: datetime, *, limit: int

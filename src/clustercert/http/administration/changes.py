@@ -285,9 +285,10 @@ def role_lost() -> Described:
 
 @dataclass(frozen=True, slots=True)
 class RoleLoss:
-    """A DELETE of a membership or of a role assignment in a project, which takes a role from users.
+    """A DELETE of a group, of a membership or of a role assignment in a project, which takes a role from users.
 
     Attributes:
+        lost: if only its `group_id` is set, the group itself is deleted.
         note: the note of the revocations.
         revoke: whether to revoke the users' certificates.
     """
@@ -298,17 +299,17 @@ class RoleLoss:
     revoke: bool
 
     async def carry_out(self, delete: Callable[[], Awaitable[Response]]) -> Response:
-        """Delete the membership or assignment, and return the response that counts the users' certificates."""
+        """Delete the object, and return the response that counts the users' certificates."""
         if self.revoke:
-            found = await self._revoke_and(delete)
-        else:
-            await delete()
-            # Count only after the deletion, so that a count that takes too long does not prevent the deletion.
-            try:
-                found = await self.change.call.services.revocation.lost_roles.count(self.lost)
-            except Unavailable:
-                return responses.private(_UNKNOWN.model_dump())
-        return responses.private(LostCertificatesBody.render(found))
+            return responses.private(LostCertificatesBody.render(await self._revoke_and(delete)))
+        # Count before the deletion, because a deleted group has no members. A count that takes too long does not
+        # prevent the deletion.
+        counted = _UNKNOWN.model_dump()
+        with contextlib.suppress(Unavailable):
+            lost_roles = self.change.call.services.revocation.lost_roles
+            counted = LostCertificatesBody.render(await lost_roles.count(self.lost))
+        await delete()
+        return responses.private(counted)
 
     async def _revoke_and(self, delete: Callable[[], Awaitable[Response]]) -> LostCertificates:
         """Revoke the certificates, and then delete. Returns the count of the certificates.
@@ -319,12 +320,15 @@ class RoleLoss:
         # Do not revoke certificates if the deletion is going to be refused.
         with rolling_back():
             await delete()
-        live = await lost_roles.revocable(self.lost)
+        lost = self.lost
+        if lost.user_ids is None and lost.project_ids is None and lost.group_id is not None:
+            lost = await lost_roles.of_deleted_group(lost.group_id)
+        live = await lost_roles.revocable(lost)
         if not self.change.dry_run:
             await lost_roles.revoke(live, self.note, actor=call.caller.actor)
             await delete()
             context_of(call.request).extend_deadline()
-            await lost_roles.revoke_again(self.lost, self.note, actor=call.caller.actor)
+            await lost_roles.revoke_again(lost, self.note, actor=call.caller.actor)
         return LostCertificates.count(live)
 
 

@@ -253,7 +253,6 @@ class Kind(Generic[E]):
 
     Attributes:
         plural: the kind's name in paths, such as `users`.
-        deletion: the conditions and effects of deleting an object, in words, for the API documentation.
         request, body, list_body: the models of the bodies.
         create: creates an object, given its name, its domain and the fields of the request.
         update: changes an object, given the object and the fields of the request.
@@ -261,18 +260,16 @@ class Kind(Generic[E]):
 
     of: type[E]
     plural: str
-    deletion: str
     request: type[ResourceBody]
     body: type[ResponseBody]
     list_body: type[BaseModel]
     find: Callable[[Directory, str, Domain | None], Awaitable[E]]
     create: Callable[..., Awaitable[E]]
     update: Callable[..., Awaitable[E]]
-    remove: Callable[..., Awaitable[None]]
 
 
 def add_routes(kind: Kind[E]) -> None:
-    """Add the routes that list, show, change and delete objects of a kind."""
+    """Add the routes that list, show and change objects of a kind."""
 
     async def list_all(
         _call: OperatorCall,
@@ -298,19 +295,7 @@ def add_routes(kind: Kind[E]) -> None:
 
         return await changes.put(change, lambda: kind.find(directory, name, domain), save, kind.body.render)
 
-    async def delete(
-        change: OperatorChange, directory: DirectoryDep, name: str, domain: DomainDep
-    ) -> Response:
-        actor = change.call.caller.actor
-
-        async def remove(found: E) -> None:
-            await kind.remove(directory, found, actor=actor)
-
-        return await changes.delete(
-            change, lambda: kind.find(directory, name, domain), remove, kind.body.render
-        )
-
-    _register(kind, list_all, show, put, delete)
+    _register(kind, list_all, show, put)
 
 
 def _register(
@@ -318,7 +303,6 @@ def _register(
     list_all: Callable[..., Awaitable[Response]],
     show: Callable[..., Awaitable[Response]],
     put: Callable[..., Awaitable[Response]],
-    delete: Callable[..., Awaitable[Response]],
 ) -> None:
     """Register the route functions with their paths and descriptions."""
     noun, path = kind.of.__name__.lower(), f"{OWN}/{kind.plural}"
@@ -342,11 +326,32 @@ def _register(
         description=f"Create or change a {noun}. `name` is the name or, for an existing {noun}, the name or id. Fields"
         f" that are not sent get their defaults{kept}.{operators}",
     )(put)
+
+
+def add_deletion(kind: Kind[E], remove: Callable[..., Awaitable[None]], text: str) -> None:
+    """Add the route that deletes objects of a kind.
+
+    Args:
+        text: the conditions and effects of the deletion, for the API documentation.
+    """
+
+    async def delete(
+        change: OperatorChange, directory: DirectoryDep, name: str, domain: DomainDep
+    ) -> Response:
+        actor = change.call.caller.actor
+
+        async def remove_found(found: E) -> None:
+            await remove(directory, found, actor=actor)
+
+        return await changes.delete(
+            change, lambda: kind.find(directory, name, domain), remove_found, kind.body.render
+        )
+
     router.delete(
-        path,
+        f"{OWN}/{kind.plural}/{{name}}",
         status_code=204,
         responses=changes.deleted(),
-        description=f"Delete a {noun}. {kind.deletion}{operators}",
+        description=f"Delete a {kind.of.__name__.lower()}. {text} Only for operators.",
     )(delete)
 
 
@@ -370,48 +375,70 @@ async def _update_user(directory: Directory, before: User, *, password: str | No
     return await directory.update_user(before, **fields)
 
 
-add_routes(
-    Kind(
-        Project,
-        "projects",
-        "The project must have no clusters. Also deletes the project's role assignments and tokens.",
-        ProjectRequest,
-        ProjectBody,
-        ProjectListBody,
-        Directory.find_project,
-        _create_project,
-        _update_project,
-        Directory.remove_project,
-    )
+_PROJECTS = Kind(
+    Project,
+    "projects",
+    ProjectRequest,
+    ProjectBody,
+    ProjectListBody,
+    Directory.find_project,
+    _create_project,
+    _update_project,
 )
-add_routes(
-    Kind(
-        User,
-        "users",
-        "Also revokes the user's certificates, and deletes their tokens, access keys, roles and memberships.",
-        UserRequest,
-        UserBody,
-        UserListBody,
-        Directory.find_user,
-        Directory.create_user,
-        _update_user,
-        Directory.remove_user,
-    )
+add_routes(_PROJECTS)
+add_deletion(
+    _PROJECTS,
+    Directory.remove_project,
+    "The project must have no clusters. Also deletes the project's role assignments and tokens.",
+)
+_USERS = Kind(
+    User,
+    "users",
+    UserRequest,
+    UserBody,
+    UserListBody,
+    Directory.find_user,
+    Directory.create_user,
+    _update_user,
+)
+add_routes(_USERS)
+add_deletion(
+    _USERS,
+    Directory.remove_user,
+    "Also revokes the user's certificates, and deletes their tokens, access keys, roles and memberships.",
 )
 add_routes(
     Kind(
         Group,
         "groups",
-        "The members lose the group's roles.",
         GroupRequest,
         GroupBody,
         GroupListBody,
         Directory.find_group,
         Directory.create_group,
         Directory.update_group,
-        Directory.remove_group,
     )
 )
+
+
+@router.delete(OWN + "/groups/{name}", responses=changes.role_lost())
+async def delete_group(
+    change: OperatorChange, directory: DirectoryDep, name: str, domain: DomainDep, revoke: Revoke = None
+) -> Response:
+    """Delete a group. Only for operators.
+
+    The members lose the group's roles. The answer counts the members' certificates in the projects in which the group
+    has a role.
+    """
+    group = await directory.find_group(name, domain)
+
+    async def remove(found: Group) -> None:
+        await directory.remove_group(found, actor=change.call.caller.actor)
+
+    loss = RoleLoss(change, LostRole(group_id=group.id), "group.removed", revoke is not None)
+    return await loss.carry_out(
+        lambda: changes.delete(change, lambda: directory.find_group(group.id), remove, GroupBody.render)
+    )
 
 
 MEMBERS = OWN + "/groups/{name}/members"
@@ -502,9 +529,7 @@ async def remove_member(
     async def remove(found: User) -> None:
         await directory.remove_member(group, found, actor=change.call.caller.actor)
 
-    loss = RoleLoss(
-        change, LostRole(user_id=member.id, group_id=group.id), "group.member_removed", revoke is not None
-    )
+    loss = RoleLoss(change, LostRole((member.id,), group.id), "group.member_removed", revoke is not None)
     return await loss.carry_out(
         lambda: changes.delete(change, lambda: directory.find_member(group, member), remove, UserBody.render)
     )

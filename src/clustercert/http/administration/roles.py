@@ -205,8 +205,8 @@ async def unassign_in_project(
     if not may_unassign(change.call.caller, role):
         raise Forbidden(f"role: only operators may remove the role {role}.")
     assigned = (await _find(change.call, project, role, assignees, name, domain)).actor
-    ids = {"user_id": assigned.id} if isinstance(assigned, User) else {"group_id": assigned.id}
-    loss = RoleLoss(change, LostRole(project_id=project.id, **ids), "role.unassigned", revoke is not None)
+    users, group = ((assigned.id,), None) if isinstance(assigned, User) else (None, assigned.id)
+    loss = RoleLoss(change, LostRole(users, group, (project.id,)), "role.unassigned", revoke is not None)
     return await loss.carry_out(lambda: _unassign(change, project, role, assignees, name, domain))
 
 
