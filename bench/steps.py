@@ -137,7 +137,11 @@ def _metered(services: Services, meter: Meter, kept: list[tuple[CertificateRecor
             policy=part(decide=meter.function("decide", use.policy.decide)),
             keys=part(new_key=meter.coroutine("make the key", use.keys.new_key)),
             signers={
-                name: part(sign=meter.coroutine("sign", signer.sign), takes_serial=signer.takes_serial)
+                name: part(
+                    sign=meter.coroutine("sign", signer.sign),
+                    takes_serial=signer.takes_serial,
+                    profile=signer.profile,
+                )
                 for name, signer in use.signers.items()
             },
             ledger=part(record=record),

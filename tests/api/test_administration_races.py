@@ -8,6 +8,7 @@ from typing import Any, cast
 import pytest
 
 from clustercert.model import Actor, ClientCA, Origin, SigningRequest
+from clustercert.model.choices import LeafProfile
 from clustercert.pki.crl import CrlContent
 from clustercert.pki.signer import CaRequest, KeyCustody, Signer
 from clustercert.store import tables
@@ -21,6 +22,7 @@ class InterruptedSigner:
     inner: Signer
     meanwhile: Any
     takes_serial: bool = True
+    profile: LeafProfile = "own"
     created: list[str] = field(default_factory=list)
 
     async def create_ca(self, request: CaRequest) -> ClientCA:

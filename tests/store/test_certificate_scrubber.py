@@ -16,6 +16,7 @@ from clustercert.pki.leaf import new_signing_request, serial_hex
 from clustercert.store.engine.database import Database
 from clustercert.store.job_cursors import JobCursor
 from clustercert.store.ledger import Ledger
+from support.issuance_doubles import ClusterSigner
 from support.leaf_builder import LeafBuilder
 from support.samples import CA_KEY, CA_NOT_BEFORE, NOW, POLICY, USER_ID, client_ca, grant
 from support.stores import NOW as EARLIER
@@ -95,6 +96,51 @@ async def test_issued_certificates_have_no_findings(database: Database, store: S
     assert store.rows("SELECT count(*) FROM audit_event WHERE kind = 'certificate.mismatch'") == [(0,)]
     # Another process continues where this one stopped.
     assert await JobCursor(database, "certificates").value() == "2"
+
+
+async def cluster_record(late: timedelta = timedelta()) -> CertificateRecord:
+    """Return the record of a certificate that a cluster's own signer has signed."""
+    key = new_key("ec-p256")
+    request = new_signing_request(
+        grant(groups=("b", "a")),
+        key.public_key(),
+        client_ca(),
+        takes_serial=False,
+        profile="kubernetes",
+        private_key=key,
+    )
+    [der] = await ClusterSigner(timedelta(hours=1), late).sign(request)
+    leaf = x509.load_der_x509_certificate(der)
+    return replace(
+        record_of(request),
+        fingerprint=fingerprint(leaf),
+        serial=serial_hex(leaf.serial_number),
+        not_before=leaf.not_valid_before_utc,
+        not_after=leaf.not_valid_after_utc,
+        der=der,
+    )
+
+
+async def test_certificates_that_the_cluster_signed_have_no_findings(
+    database: Database, store: Store
+) -> None:
+    await record_all(database, await cluster_record(timedelta(seconds=3)))
+    checker = CertificateScrubber(database, POLICY, lambda: NOW)
+    assert (await checker.step()).mismatches == ()
+    await with_ca(store, certificate_der(client_ca().certificate))
+    assert (await checker.step()).mismatches == ()
+
+
+@pytest.mark.parametrize("name", ["groups", "begin", "end", "issued at", "credential number", "user"])
+async def test_a_changed_row_of_a_certificate_that_the_cluster_signed_is_reported(
+    database: Database, store: Store, name: str
+) -> None:
+    column, value = CHANGES[name]
+    await record_all(database, await cluster_record())
+    store.execute(
+        f"UPDATE certificate SET {column} = ?", store.time(value) if isinstance(value, datetime) else value
+    )
+    assert (await CertificateScrubber(database, POLICY, lambda: NOW).step()).mismatches
 
 
 CHANGES = {

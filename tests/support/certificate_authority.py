@@ -31,6 +31,10 @@ class Authority:
     def certificate_pem(self) -> bytes:
         return self.certificate.public_bytes(serialization.Encoding.PEM)
 
+    @property
+    def key(self) -> ec.EllipticCurvePrivateKey:
+        return self._key
+
     def intermediate_pem(self, common_name: str) -> bytes:
         """The certificate of another CA, signed by this one."""
         subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, common_name)])

@@ -2,7 +2,10 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
-from datetime import datetime
+from datetime import datetime, timedelta
+
+from cryptography import x509
+from cryptography.hazmat.primitives.asymmetric import ec
 
 from clustercert.issuance.service import Issuance
 from clustercert.model import (
@@ -14,11 +17,13 @@ from clustercert.model import (
     IssueRequest,
     SigningRequest,
 )
+from clustercert.model.choices import LeafProfile
 from clustercert.model.errors import ClustercertError, Forbidden
 from clustercert.pki.keys import KeyGenerator
 from clustercert.pki.signer import LeafSigner
+from support.apiserver.certificate_requests import signed_leaf
 from support.leaf_builder import LeafBuilder
-from support.samples import CA_KEY, NOW, POLICY, caller, client_ca, cluster
+from support.samples import BACKDATE, CA_KEY, NOW, POLICY, caller, client_ca, cluster
 
 CA = client_ca()
 CLUSTER = cluster(CA)
@@ -26,6 +31,7 @@ CLUSTER = cluster(CA)
 
 class HonestSigner:
     takes_serial = True
+    profile: LeafProfile = "own"
 
     async def sign(self, request: SigningRequest) -> tuple[bytes, ...]:
         return (LeafBuilder(request.ca.certificate, CA_KEY).build(request),)
@@ -39,6 +45,7 @@ class SerialChoosingSigner:
     """Chooses the serial itself."""
 
     takes_serial = False
+    profile: LeafProfile = "own"
 
     async def sign(self, request: SigningRequest) -> tuple[bytes, ...]:
         assert request.serial is None
@@ -46,8 +53,27 @@ class SerialChoosingSigner:
         return (LeafBuilder(request.ca.certificate, CA_KEY).build(chosen),)
 
 
+class ClusterSigner:
+    """Signs as kube-controller-manager does, for at most `longest`. Is `late` in relation to the request."""
+
+    takes_serial = False
+    profile: LeafProfile = "kubernetes"
+
+    def __init__(self, longest: timedelta, late: timedelta = timedelta()) -> None:
+        self.longest, self.late = longest, late
+
+    async def sign(self, request: SigningRequest) -> tuple[bytes, ...]:
+        assert request.csr is not None
+        assert isinstance(CA_KEY, ec.EllipticCurvePrivateKey)
+        csr, ca = x509.load_der_x509_csr(request.csr), request.ca.certificate
+        at = request.grant.not_before + BACKDATE + self.late
+        usages = ("client auth", "digital signature")
+        return (signed_leaf(csr, usages, ca, CA_KEY, at, min(request.grant.not_after - at, self.longest)),)
+
+
 class FailingSigner:
     takes_serial = True
+    profile: LeafProfile = "own"
 
     def __init__(self, failure: ClustercertError) -> None:
         self.failure = failure

@@ -30,6 +30,7 @@ from support.issuance_doubles import (
     REQUEST,
     ChangingRights,
     Clusters,
+    ClusterSigner,
     FailingSigner,
     HonestSigner,
     MemoryLedger,
@@ -78,6 +79,31 @@ async def test_a_csrs_key_is_certified_and_no_key_is_made() -> None:
     issued = await issuance().issue(caller("admin"), PROJECT_ID, CLUSTER_ID, ask)
     assert issued.private_key is None
     assert spki(x509.load_der_x509_certificate(issued.leaf_der).public_key()) == spki(key.public_key())
+
+
+async def test_a_validity_that_the_signer_shortened_is_what_is_answered_and_recorded() -> None:
+    late, longest = timedelta(seconds=2), timedelta(hours=1)
+    ledger = MemoryLedger()
+    service = issuance({"local": ClusterSigner(longest, late)}, ledger)
+    issued = await service.issue(caller("member"), PROJECT_ID, CLUSTER_ID, REQUEST)
+    leaf = x509.load_der_x509_certificate(issued.leaf_der)
+    validity = ISSUED_AT + late - BACKDATE, ISSUED_AT + late + longest
+    assert (leaf.not_valid_before_utc, leaf.not_valid_after_utc) == validity
+    assert (issued.grant.not_before, issued.grant.not_after) == validity
+    [(record, event)] = ledger.entries
+    assert isinstance(event, CertificateIssued)
+    assert (record.not_before, record.not_after) == (event.not_before, event.not_after) == validity
+    assert record.issued_at == NOW
+    assert record.groups == event.organizations[:-1] == ("clustercert:editors", "builders")
+
+
+async def test_a_signer_that_needs_a_csr_of_its_own_signs_no_callers_key() -> None:
+    ledger = MemoryLedger()
+    service = issuance({"local": ClusterSigner(timedelta(hours=1))}, ledger)
+    ask = replace(REQUEST, public_key=new_key("ed25519").public_key())
+    with pytest.raises(InvalidRequest, match="csr: the cluster itself signs"):
+        await service.issue(caller("admin"), PROJECT_ID, CLUSTER_ID, ask)
+    assert ledger.entries == []
 
 
 async def test_each_issue_has_its_own_key_and_serial() -> None:

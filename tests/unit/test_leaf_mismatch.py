@@ -11,6 +11,7 @@ from cryptography.hazmat.primitives.serialization import Encoding
 from cryptography.x509.oid import ExtendedKeyUsageOID, ExtensionOID, NameOID
 
 from clustercert.model import PrivateKey, SigningRequest
+from clustercert.model.choices import LeafProfile
 from clustercert.model.errors import SignerError
 from clustercert.pki.certificates import certificate_der
 from clustercert.pki.client_ca import new_client_ca
@@ -42,6 +43,7 @@ class Answering:
 
     answer: Callable[[SigningRequest], tuple[x509.Certificate, ...]]
     takes_serial: bool = False
+    profile: LeafProfile = "own"
 
     async def sign(self, request: SigningRequest) -> tuple[bytes, ...]:
         return tuple(certificate_der(certificate) for certificate in self.answer(request))

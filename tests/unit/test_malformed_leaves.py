@@ -100,9 +100,13 @@ def renumbered(serial: bytes) -> bytes:
     return resigned(der(SEQUENCE, version, serial, *rest))
 
 
+def expected(leaf: bytes, request: SigningRequest) -> CheckedLeaf:
+    return CheckedLeaf(leaf, SERIAL, request.grant.not_before, request.grant.not_after)
+
+
 @pytest.mark.parametrize("kind", LEAVES)
 def test_the_leaf_as_it_was_made_is_accepted(kind: KeyType) -> None:
-    assert check_leaf((LEAVES[kind],), REQUESTS[kind]) == CheckedLeaf(LEAVES[kind], SERIAL)
+    assert check_leaf((LEAVES[kind],), REQUESTS[kind]) == expected(LEAVES[kind], REQUESTS[kind])
 
 
 @pytest.mark.parametrize("kind", LEAVES)
@@ -111,7 +115,7 @@ def test_the_leaf_as_it_was_made_is_accepted(kind: KeyType) -> None:
 def test_a_leaf_that_was_changed_anywhere_is_refused(kind: KeyType, changes: list[Change]) -> None:
     answered = changed(LEAVES[kind], changes)
     if answered == LEAVES[kind]:
-        assert check_leaf((answered,), REQUESTS[kind]) == CheckedLeaf(answered, SERIAL)
+        assert check_leaf((answered,), REQUESTS[kind]) == expected(answered, REQUESTS[kind])
         return
     with pytest.raises(SignerError):
         check_leaf((answered,), REQUESTS[kind])
@@ -241,7 +245,7 @@ def test_what_is_encoded_otherwise_is_refused(garbled: str, serial: int | None) 
 def test_the_garbling_helpers_keep_a_leaf_that_they_do_not_change() -> None:
     """Each of them differs from these only in what it is about."""
     for whole in (der(SEQUENCE, TBS, ALGORITHM, SIGNATURE), resigned(TBS), renumbered(der(INTEGER, NUMBER))):
-        assert check_leaf((whole,), REQUEST) == CheckedLeaf(whole, SERIAL)
+        assert check_leaf((whole,), REQUEST) == expected(whole, REQUEST)
 
 
 class Bytes(bytes):

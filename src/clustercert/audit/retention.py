@@ -23,7 +23,14 @@ from clustercert.model.events.operation import CertificateMismatch
 from clustercert.observability import metrics
 from clustercert.pki.certificates import fingerprint
 from clustercert.pki.keys import PARSE_ERRORS, accepted_key, key_type_of
-from clustercert.pki.leaf import check_leaf, serial_hex, subject
+from clustercert.pki.leaf import (
+    START_TOLERANCE,
+    check_leaf,
+    has_kubernetes_subject,
+    leaf_profile,
+    serial_hex,
+    subject,
+)
 from clustercert.policy.decision import Policy
 from clustercert.policy.lifetime import BACKDATE, MOST_DAYS
 from clustercert.store.certificates import CertificateMaintenance, StoredCertificate
@@ -86,14 +93,15 @@ def certificate_problems(row: StoredCertificate, policy: Policy, now: datetime) 
 
 
 def _row_problems(leaf: x509.Certificate, record: CertificateRecord) -> list[str]:
-    key = accepted_key(leaf.public_key())
+    key, grant, number = accepted_key(leaf.public_key()), _grant(record), record.credential_number
+    if leaf_profile(leaf) == "own":
+        has_subject = leaf.subject.public_bytes() == subject(grant, number).public_bytes()
+    else:
+        has_subject = has_kubernetes_subject(leaf, grant, number)
     columns = {
         "fingerprint": (fingerprint(leaf), record.fingerprint),
         "serial": (serial_hex(leaf.serial_number), record.serial),
-        "user and groups": (
-            leaf.subject.public_bytes(),
-            subject(_grant(record), record.credential_number).public_bytes(),
-        ),
+        "user and groups": (has_subject, True),
         "not_before": (leaf.not_valid_before_utc, record.not_before),
         "not_after": (leaf.not_valid_after_utc, record.not_after),
         "key_type": (key_type_of(key), record.key_type),
@@ -108,7 +116,8 @@ def _policy_problems(
     found = []
     if leaf.not_valid_after_utc - leaf.not_valid_before_utc > timedelta(days=MOST_DAYS) + BACKDATE:
         found.append("The lifetime exceeds the longest that any rule can allow.")
-    if leaf.not_valid_before_utc != record.issued_at.replace(microsecond=0) - BACKDATE:
+    tolerance = timedelta(0) if leaf_profile(leaf) == "own" else START_TOLERANCE
+    if abs(leaf.not_valid_before_utc - record.issued_at.replace(microsecond=0) + BACKDATE) > tolerance:
         found.append("The certificate's start of validity does not match its time of issue.")
     # Expired certificates are skipped: they give no access, and an older policy may have allowed their names.
     if leaf.not_valid_after_utc > now:
@@ -134,6 +143,7 @@ def _ca_problems(leaf: x509.Certificate, record: CertificateRecord, ca_der: byte
         public_key=accepted_key(leaf.public_key()),
         ca=ca,
         credential_number=record.credential_number,
+        profile=leaf_profile(leaf),
     )
     try:
         check_leaf((record.der,), request)

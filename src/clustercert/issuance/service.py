@@ -4,7 +4,7 @@ import functools
 import time
 from collections.abc import Awaitable, Callable, Mapping
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 
 from clustercert.issuance.ports import CredentialBindings, Recorder, Usernames
@@ -110,7 +110,8 @@ class Issuance:
     ) -> Issued:
         """Issue a certificate for a grant. Uses only the key and the reason from the request.
 
-        Raises SignerError, RemoteFailed, Unavailable, or any error that `confirm` raises.
+        Raises SignerError, RemoteFailed, Unavailable, or any error that `confirm` raises. Raises InvalidRequest if the
+        signer can't sign for the caller's key.
 
         Args:
             decided_at: the time from which the grant's validity was computed, and which is recorded as the time of
@@ -120,8 +121,18 @@ class Issuance:
         private_key = None if request.public_key else await self.keys.new_key()
         public_key = request.public_key or private_key.public_key()  # type: ignore[union-attr] # one of the two is set
         signer = signer_named(self.signers, cluster.client_ca.signer)
-        to_sign = new_signing_request(grant, public_key, cluster.client_ca, takes_serial=signer.takes_serial)
+        to_sign = new_signing_request(
+            grant,
+            public_key,
+            cluster.client_ca,
+            takes_serial=signer.takes_serial,
+            profile=signer.profile,
+            private_key=private_key,
+        )
         leaf = check_leaf(await signer.sign(to_sign), to_sign)
+        if signer.profile != "own":
+            # The signer may have chosen a shorter validity.
+            grant = replace(grant, not_before=leaf.not_before, not_after=leaf.not_after)
         record = _record(caller, request, to_sign, cluster, leaf, decided_at)
         async with self.bindings.binding(cluster, record) if self.bindings else nullcontext():
             await confirm()
@@ -210,8 +221,8 @@ def _record(
         user_id=caller.user.id,
         user_name=caller.user.name,
         groups=grant.groups,
-        not_before=grant.not_before,
-        not_after=grant.not_after,
+        not_before=leaf.not_before,
+        not_after=leaf.not_after,
         key_type=key_type_of(signed.public_key),
         key_origin="csr" if request.public_key else "generated",
         auth_method=caller.method,

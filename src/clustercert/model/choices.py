@@ -23,6 +23,13 @@ KeyOrigin = Literal["generated", "csr"]
 KeyType = Literal["ec-p256", "ec-p384", "ed25519", "rsa-2048", "rsa-3072", "rsa-4096"]
 """Types of generated keys. A CSR may also contain an RSA key of another size, which has the type `rsa-<bits>`."""
 
+LeafProfile = Literal["own", "kubernetes"]
+"""How a signer encodes leaves: exactly as this service does, or as kube-controller-manager does.
+
+With `kubernetes`, the order of groups, the validity and the extensions may differ from the request, and the signer
+needs a CSR. See `docs/security-model.md`.
+"""
+
 ManagedKubernetes = Literal["cce", "eks", "gke", "aks", "gardener"]
 """Managed Kubernetes that does not accept certificates of this service."""
 

@@ -6,7 +6,7 @@ from datetime import datetime, timedelta
 
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
-from clustercert.model.choices import KeyOrigin
+from clustercert.model.choices import KeyOrigin, LeafProfile
 from clustercert.model.clusters import ClientCA, Cluster
 from clustercert.model.credentials import credential_group
 from clustercert.model.keys import PrivateKey, PublicKey
@@ -70,6 +70,8 @@ class SigningRequest:
             Empty only for a certificate without a credential group, which `kubernetes verify` uses to test the
             webhook's mode known-only.
         serial: the required serial, positive, at most 159 bits. If None, the signer chooses the serial.
+        profile: how the signer encodes the leaf.
+        csr: a CSR (DER) with this subject, signed with the leaf's key; None if the signer needs no CSR.
         spki: the public key as SubjectPublicKeyInfo, DER.
     """
 
@@ -78,6 +80,8 @@ class SigningRequest:
     ca: ClientCA
     credential_number: str = ""
     serial: int | None = None
+    profile: LeafProfile = "own"
+    csr: bytes | None = field(default=None, repr=False)
     spki: bytes = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
@@ -90,6 +94,7 @@ class Issued:
     """An issued certificate that is recorded durably in the ledger.
 
     Attributes:
+        grant: the policy's decision, with the validity as signed.
         leaf_der: the certificate in DER, signed directly by the cluster's client CA.
         private_key: the generated key; None if the caller sent a CSR.
         serial: lower-case hex.

@@ -5,27 +5,31 @@ import hashlib
 import os
 import ssl
 import time
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import NamedTuple
 
 from cryptography import x509
 from cryptography.exceptions import InvalidSignature
+from cryptography.hazmat.primitives.serialization import Encoding
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from clustercert.model import (
     ClientCA,
     Grant,
+    PrivateKey,
     PublicKey,
     SigningRequest,
     credential_group,
     credential_number,
 )
-from clustercert.model.errors import SignerError
+from clustercert.model.choices import LeafProfile
+from clustercert.model.errors import InvalidRequest, SignerError
 from clustercert.pki.client_ca import (
     CaSubject,
     authority_key_identifier,
     ca_subject,
     key_usage,
+    signature_digest,
 )
 from clustercert.pki.keys import key_kind, spki_der
 
@@ -100,10 +104,16 @@ _LONG_FORM = 0x80
 
 
 class CheckedLeaf(NamedTuple):
-    """A leaf certificate that matches the signing request. The serial is positive and has at most 159 bits."""
+    """A leaf certificate that matches the signing request. The serial is positive and has at most 159 bits.
+
+    Attributes:
+        not_before, not_after: the validity as signed, which may be shorter than requested.
+    """
 
     der: bytes
     serial: int
+    not_before: datetime
+    not_after: datetime
 
 
 def check_leaf(chain: tuple[bytes, ...], request: SigningRequest) -> CheckedLeaf:
@@ -112,9 +122,13 @@ def check_leaf(chain: tuple[bytes, ...], request: SigningRequest) -> CheckedLeaf
     Raises only SignerError, whatever the signer returned. The error names the first difference.
     """
     der, issuer = _only_certificate(chain), ca_subject(request.ca.certificate)
+    not_before, not_after = request.grant.not_before, request.grant.not_after
     try:
-        serial, signature, tbs = _parse(der, issuer, request)
-        issuer.key.verify(signature, tbs, *issuer.scheme)
+        if request.profile == "own":
+            serial, signature, tbs = _parse(der, issuer, request)
+            issuer.key.verify(signature, tbs, *issuer.scheme)
+        else:
+            serial, not_before, not_after = _check_kubernetes_leaf(der, issuer, request)
     except InvalidSignature as error:
         raise SignerError(
             "The signer's certificate does not verify against the cluster's client CA."
@@ -123,9 +137,9 @@ def check_leaf(chain: tuple[bytes, ...], request: SigningRequest) -> CheckedLeaf
         raise SignerError("The signer's certificate has a different serial number from the one requested.")
     if not 0 < serial < 1 << MAX_SERIAL_BITS:
         raise SignerError("The serial of the signer's certificate is not positive or exceeds 20 octets.")
-    if request.grant.not_after > issuer.not_after:
+    if not_after > issuer.not_after:
         raise SignerError("The certificate would outlive its CA.")
-    return CheckedLeaf(der, serial)
+    return CheckedLeaf(der, serial, not_before, not_after)
 
 
 def _only_certificate(chain: tuple[bytes, ...]) -> bytes:
@@ -199,7 +213,10 @@ def requested_tbs(
 def _extensions(
     rsa_key: bool, authority_key_identifier: bytes, order: tuple[str, ...] | None
 ) -> tuple[bytes, bytes]:
-    """Encode the field `extensions`. Returns the bytes before and after the value of the subject key identifier."""
+    """Encode the field `extensions`. Returns the bytes before and after the value of the subject key identifier.
+
+    `order`: the OIDs of the extensions. Without the OID of the subject key identifier, the second part is empty.
+    """
     authority = _element(_OCTET_STRING, _element(_SEQUENCE, _element(0x80, authority_key_identifier)))
     by_oid = {
         "2.5.29.19": _BASIC_CONSTRAINTS,
@@ -210,6 +227,8 @@ def _extensions(
     }
     oids = order or tuple(by_oid)
     whole = _element(_EXTENSIONS, _element(_SEQUENCE, b"".join([by_oid[oid] for oid in oids])))
+    if _SUBJECT_OID not in oids:
+        return whole, b""
     after = b"".join([by_oid[oid] for oid in oids[oids.index(_SUBJECT_OID) + 1 :]])
     return whole[: len(whole) - len(after) - KEY_IDENTIFIER_BYTES], after
 
@@ -293,17 +312,47 @@ def new_serial() -> int:
 
 
 def new_signing_request(
-    grant: Grant, public_key: PublicKey, ca: ClientCA, *, takes_serial: bool
+    grant: Grant,
+    public_key: PublicKey,
+    ca: ClientCA,
+    *,
+    takes_serial: bool,
+    profile: LeafProfile = "own",
+    private_key: PrivateKey | None = None,
 ) -> SigningRequest:
-    """Create a request with a new credential number, which is also the serial if the signer uses a requested serial."""
+    """Create a request with a new credential number, which is also the serial if the signer uses a requested serial.
+
+    Args:
+        private_key: the leaf's key, which signs the CSR for a signer that needs one; `None` if the key is unknown.
+
+    Raises InvalidRequest if the signer needs a CSR, but the private key is unknown.
+    """
     serial = new_serial()
+    number = credential_number(serial)
+    if profile == "kubernetes" and private_key is None:
+        raise InvalidRequest(
+            "csr: the cluster itself signs the certificates of this cluster, and signs only for keys that this service"
+            " generates. Leave out the CSR; with the command line, give --service-key or leave out --local-key."
+        )
     return SigningRequest(
         grant=grant,
         public_key=public_key,
         ca=ca,
-        credential_number=credential_number(serial),
+        credential_number=number,
         serial=serial if takes_serial else None,
+        profile=profile,
+        csr=_csr(grant, number, private_key) if profile == "kubernetes" and private_key else None,
     )
+
+
+def _csr(grant: Grant, number: str, key: PrivateKey) -> bytes:
+    """Sign a CSR for the subject of a leaf. Returns DER.
+
+    The credential group comes first, because the admission policy in `kubernetes.setup.signer_access` finds it there.
+    """
+    groups = [credential_group(number), *grant.groups]
+    builder = x509.CertificateSigningRequestBuilder().subject_name(_name(grant.username, tuple(groups)))
+    return builder.sign(key, signature_digest(key)).public_bytes(Encoding.DER)
 
 
 def serial_hex(serial: int) -> str:
@@ -374,3 +423,107 @@ def _check_fields(leaf: x509.Certificate, request: SigningRequest, subject_der: 
             f"The signer's certificate differs from the request in: {', '.join([*differing, *oids])}."
         )
     leaf.verify_directly_issued_by(ca)
+
+
+# The start of validity may differ from the requested start by this time: the clocks of the cluster and of this service
+# differ, and the cluster back-dates the start by five minutes.
+START_TOLERANCE = timedelta(minutes=5)
+
+
+def has_kubernetes_subject(leaf: x509.Certificate, grant: Grant, number: str) -> bool:
+    """Whether a leaf has the CN and exactly the groups of a grant, in any order and any grouping into RDNs.
+
+    kube-controller-manager puts all Os into one RDN, which is a set that DER sorts.
+    """
+    found = sorted((attribute.oid.dotted_string, str(attribute.value)) for attribute in leaf.subject)
+    expected = subject(grant, number)
+    return found == sorted((attribute.oid.dotted_string, str(attribute.value)) for attribute in expected)
+
+
+def _check_kubernetes_leaf(
+    der: bytes, issuer: CaSubject, request: SigningRequest
+) -> tuple[int, datetime, datetime]:
+    """Check a leaf that the cluster has signed. Returns (serial, start of validity, end of validity).
+
+    Raises SignerError, or InvalidSignature if the CA did not sign the leaf. The leaf may differ from the request in the
+    order of groups and in a shorter validity, and has no subject key identifier.
+    """
+    try:
+        leaf = x509.load_der_x509_certificate(der)
+        _check_kubernetes_fields(leaf, request)
+        order = tuple(extension.oid.dotted_string for extension in leaf.extensions)
+        serial, signature = leaf.serial_number, leaf.signature
+        validity = leaf.not_valid_before_utc, leaf.not_valid_after_utc
+        subject_der = leaf.subject.public_bytes()
+    except SignerError:
+        raise
+    # The library raises undocumented exceptions, such as KeyError for an unknown TLS feature.
+    except Exception as error:
+        raise SignerError("The cluster's certificate can't be parsed.") from error
+    # Everything that was compared is encoded again, so that the certificate can't have any other content.
+    extensions, _ = _extensions(key_kind(type(request.public_key)) == "rsa", issuer.key_identifier, order)
+    tbs = _element(
+        _SEQUENCE,
+        b"".join(
+            (
+                _VERSION_3,
+                _element(_INTEGER, max(serial, 0).to_bytes(serial.bit_length() // 8 + 1, "big")),
+                issuer.algorithm_der,
+                issuer.name_der,
+                _validity(*validity),
+                subject_der,
+                request.spki,
+                extensions,
+            )
+        ),
+    )
+    issuer.key.verify(signature, leaf.tbs_certificate_bytes, *issuer.scheme)
+    if der != encode_signed(tbs, issuer.algorithm_der, signature):
+        raise SignerError(
+            "The cluster's certificate has a different encoding or more content than requested."
+        )
+    return serial, *validity
+
+
+def _check_kubernetes_fields(leaf: x509.Certificate, request: SigningRequest) -> None:
+    grant, ca, key = request.grant, request.ca.certificate, request.public_key
+    usage = key_usage(rsa_key=key_kind(type(key)) == "rsa")
+    expected: dict[tuple[x509.ObjectIdentifier, bool], x509.ExtensionType] = {
+        (_NOT_A_CA.oid, True): _NOT_A_CA,
+        (usage.oid, True): usage,
+        (_CLIENT_AUTH.oid, False): _CLIENT_AUTH,
+    }
+    # Go copies the CA's subject key identifier if there is one, and adds no other authority key identifier.
+    if _has_key_identifier(ca):
+        expected[x509.AuthorityKeyIdentifier.oid, False] = authority_key_identifier(ca)
+    found = {(extension.oid, extension.critical): extension.value for extension in leaf.extensions}
+    start, end = leaf.not_valid_before_utc, leaf.not_valid_after_utc
+    equal = {
+        "key": spki_der(leaf.public_key()) == request.spki,
+        "subject": has_kubernetes_subject(leaf, grant, request.credential_number),
+        "version": leaf.version is x509.Version.v3,
+        "extensions": found == expected,
+    }
+    if differing := [name for name, is_equal in equal.items() if not is_equal]:
+        raise SignerError(f"The cluster's certificate differs from the request in: {', '.join(differing)}.")
+    if abs(start - grant.not_before) > START_TOLERANCE:
+        raise SignerError(
+            f"The cluster's certificate begins at {start:%H:%M:%S} UTC instead of about"
+            f" {grant.not_before:%H:%M:%S} UTC. Set the clocks of the cluster and of this service."
+        )
+    if end > grant.not_after:
+        raise SignerError(
+            "The cluster's certificate is valid for longer than requested: the cluster's clock is ahead, or signing"
+            " took too long. Set the clocks of the cluster and of this service."
+        )
+    if end <= start:
+        raise SignerError("The cluster's certificate ends before it begins.")
+
+
+def leaf_profile(leaf: x509.Certificate) -> LeafProfile:
+    """Return the profile of a leaf. Only leaves that this service encodes have a subject key identifier."""
+    return "own" if _has_key_identifier(leaf) else "kubernetes"
+
+
+def _has_key_identifier(certificate: x509.Certificate) -> bool:
+    return any(extension.oid == x509.SubjectKeyIdentifier.oid for extension in certificate.extensions)

@@ -9,6 +9,7 @@ from datetime import datetime, timedelta
 from typing import Protocol, TypeVar
 
 from clustercert.model import ClientCA, KeyType, SigningRequest
+from clustercert.model.choices import LeafProfile
 from clustercert.model.clusters import Registration
 from clustercert.model.errors import SignerError
 from clustercert.pki.crl import CrlContent
@@ -57,10 +58,15 @@ class LeafSigner(Protocol):
     Attributes:
         takes_serial: whether the signer uses the requested serial. Other signers choose the serial themselves, and take
             only the credential number in the subject from this service.
+        profile: how the signer encodes leaves. A signer with the profile `kubernetes` needs a CSR, so it can't sign
+            for keys that callers generate.
     """
 
     @property
     def takes_serial(self) -> bool: ...
+
+    @property
+    def profile(self) -> LeafProfile: ...
 
     async def sign(self, request: SigningRequest) -> tuple[bytes, ...]:
         """Sign a leaf. Returns the chain in DER, leaf first, without the root.

@@ -70,6 +70,16 @@ class Rbac:
             storage.create(kinds.CLUSTER_ROLES, "", {"metadata": {"name": name}, "rules": list(rules)})
         for role, groups in _BOOTSTRAP_BINDINGS.items():
             self.bind(role, role, groups)
+        reader = {
+            "metadata": {"name": "extension-apiserver-authentication-reader"},
+            "rules": [
+                {
+                    **_rule(("",), ("configmaps",), _READ),
+                    "resourceNames": ["extension-apiserver-authentication"],
+                }
+            ],
+        }
+        storage.create(kinds.ROLES, "kube-system", reader)
 
     def bind(self, name: str, role: str, groups: Sequence[str]) -> None:
         """Make a ClusterRoleBinding."""
@@ -132,6 +142,10 @@ def _names(binding: Document, who: Identity) -> bool:
     return any(
         (subject["kind"] == "User" and subject["name"] == who.username)
         or (subject["kind"] == "Group" and subject["name"] in who.groups)
+        or (
+            subject["kind"] == "ServiceAccount"
+            and f"system:serviceaccount:{subject['namespace']}:{subject['name']}" == who.username
+        )
         for subject in subjects
     )
 

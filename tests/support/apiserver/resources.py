@@ -10,6 +10,7 @@ import yaml
 from support.apiserver import kinds, protobuf
 from support.apiserver.admission import Write, admit
 from support.apiserver.attributes import Attributes
+from support.apiserver.certificate_requests import Signing
 from support.apiserver.failures import Failure, JsonObject, no_such_path
 from support.apiserver.identity import Identity
 from support.apiserver.kinds import Kind
@@ -23,9 +24,10 @@ _APPLIED_AS = "application/apply-patch+yaml"
 class Resources:
     """Handles authorized requests on the store."""
 
-    def __init__(self, storage: Storage, rbac: Rbac) -> None:
+    def __init__(self, storage: Storage, rbac: Rbac, signing: Signing) -> None:
         self._storage = storage
         self._rbac = rbac
+        self._signing = signing
 
     def answer(
         self, who: Identity, wanted: Attributes, target: str, content_type: str, body: bytes
@@ -37,14 +39,14 @@ class Resources:
             return 200, self._storage.get(kind, self._namespace(kind, wanted), wanted.name)
         if wanted.verb == "list":
             return 200, self._listed(kind, wanted, query)
-        writing = _Writing(self._storage, self._rbac, who, wanted, kind, dry_run=query.get("dryRun") == "All")
+        dry_run = query.get("dryRun") == "All"
+        writing = _Writing(self._storage, self._rbac, self._signing, who, wanted, kind, dry_run=dry_run)
         if wanted.verb == "create":
             return 201, writing.create(parsed(body))
         if wanted.verb == "update":
             document = parsed(body)
-            return 200, writing.replace(
-                lambda old: _approved(old, document) if wanted.subresource else document
-            )
+            approved = wanted.subresource == "approval"
+            return 200, writing.approve(document) if approved else writing.replace(lambda _old: document)
         if wanted.verb == "patch":
             return writing.patch(content_type.partition(";")[0].strip(), body)
         if wanted.verb == "delete":
@@ -80,16 +82,23 @@ class _Writing:
     """One write: escalation, admission, store, in that order."""
 
     def __init__(
-        self, storage: Storage, rbac: Rbac, who: Identity, wanted: Attributes, kind: Kind, *, dry_run: bool
+        self,
+        storage: Storage,
+        rbac: Rbac,
+        signing: Signing,
+        who: Identity,
+        wanted: Attributes,
+        kind: Kind,
+        *,
+        dry_run: bool,
     ) -> None:
-        self._storage, self._rbac = storage, rbac
+        self._storage, self._rbac, self._signing = storage, rbac, signing
         self._who, self._wanted, self._kind, self._dry_run = who, wanted, kind, dry_run
         self._namespace = wanted.namespace if kind.namespaced else ""
 
     def create(self, document: Document) -> Document:
         if self._kind is kinds.CERTIFICATE_REQUESTS:
-            spec = {**document["spec"], "username": self._who.username, "groups": list(self._who.groups)}
-            document = {**document, "spec": spec, "status": {}}
+            document = self._signing.created(self._who, document)
         self._admit(document, None)
         return self._storage.create(self._kind, self._namespace, document, keep=not self._dry_run)
 
@@ -102,6 +111,22 @@ class _Writing:
         return self._storage.replace(
             self._kind, self._namespace, self._wanted.name, changed, keep=not self._dry_run
         )
+
+    def approve(self, document: Document) -> Document:
+        """Write the conditions of a request; then the controller signs."""
+        signer = self._storage.get(self._kind, "", self._wanted.name)["spec"]["signerName"]
+        names = (signer, f"{signer.partition('/')[0]}/*")
+        asked = [
+            Attributes("approve", group=self._kind.group, resource="signers", name=name) for name in names
+        ]
+        if not any(self._rbac.allows(self._who, each) for each in asked):
+            said = f'user not permitted to approve requests with signerName "{signer}"'
+            resource = f'{self._kind.qualified} "{self._wanted.name}"'
+            raise Failure(403, "Forbidden", f"{resource} is forbidden: {said}")
+        answered = self.replace(lambda old: _approved(old, document))
+        if not self._dry_run:
+            self._signing.sign(self._wanted.name)
+        return answered
 
     def patch(self, content_type: str, body: bytes) -> tuple[int, JsonObject]:
         """Strategic merges are plain ones here: no list is merged. Applying creates what is missing."""

@@ -25,6 +25,7 @@ from support.apiserver.authorization import (
     load,
 )
 from support.apiserver.authorization_flags import chain_of
+from support.apiserver.certificate_requests import Signing
 from support.apiserver.failures import AuthorizerFailed, Failure, JsonObject, no_such_path, unauthorized
 from support.apiserver.files import Fixed, Watched, replace_file
 from support.apiserver.identity import ANONYMOUS, MASTERS, ClientBundle, Identity
@@ -69,6 +70,8 @@ class ApiServer:
         seen: the requests so far.
         now: replace it to see a certificate expire on an open connection, or an answer of the webhook in the cache.
         storage: the objects.
+        signing: the controller that signs CertificateSigningRequests.
+        version: the `gitVersion` that it tells; None for the usual one.
         tells_credential_ids: whether users have credential ids, as from 1.32 on.
         tokens: of service accounts.
     """
@@ -85,18 +88,20 @@ class ApiServer:
         self._own_ca = Authority("kubernetes")
         self.own_ca_pem = self._own_ca.certificate_pem
         self.client_ca = folder / "client-ca.pem"
+        self.storage = Storage()
+        for name in ("default", "kube-system"):
+            self.storage.create(kinds.NAMESPACES, "", {"metadata": {"name": name}})
         self.trust(b"")
         self._bundle = Watched(
             self.client_ca, lambda path: ClientBundle(path.read_bytes()), (ValueError, OSError)
         )
         self.seen: list[Seen] = []
         self.now: Callable[[], datetime] = lambda: datetime.now(UTC)
-        self.storage = Storage()
         self.tells_credential_ids = True
+        self.version: str | None = None
         self._rbac = Rbac(self.storage)
-        for name in ("default", "kube-system"):
-            self.storage.create(kinds.NAMESPACES, "", {"metadata": {"name": name}})
-        self._resources = Resources(self.storage, self._rbac)
+        self.signing = Signing(self.storage, self._own_ca, lambda: self.now())  # noqa: PLW0108 - it may be replaced later
+        self._resources = Resources(self.storage, self._rbac, self.signing)
         self._chain: Watched[Sequence[Authorizer]] | Fixed[Sequence[Authorizer]] | None = None
         self.webhooks: list[Webhook] = []
         self._sinks: list[Callable[[Mapping[str, Any]], None]] = []
@@ -107,6 +112,13 @@ class ApiServer:
     def trust(self, client_cas_pem: bytes) -> None:
         """Replace the client-CA bundle by the cluster's own CA and these, by rename."""
         replace_file(self.client_ca, self.own_ca_pem + client_cas_pem)
+        # kube-apiserver writes the bundle into this ConfigMap, from which extension API servers read it.
+        name, data = "extension-apiserver-authentication", {"client-ca-file": self.client_ca.read_text()}
+        document = {"metadata": {"name": name}, "data": data}
+        if name in {each["metadata"]["name"] for each in self.storage.all(kinds.CONFIG_MAPS, "kube-system")}:
+            self.storage.replace(kinds.CONFIG_MAPS, "kube-system", name, lambda _old: document)
+        else:
+            self.storage.create(kinds.CONFIG_MAPS, "kube-system", document)
 
     def bind(self, group: str, role: str) -> None:
         """Create a ClusterRoleBinding."""
@@ -274,6 +286,8 @@ class ApiServer:
             document = None
             if request.method == "GET":
                 document = kinds.discovery(wanted.path) or self.tokens.document(wanted.path)
+                if wanted.path == "/version" and self.version is not None:
+                    document = kinds.VERSION | {"gitVersion": self.version}
             if document is None:
                 raise no_such_path()
             return 200, document

@@ -9,6 +9,7 @@ from cryptography import x509
 from cryptography.exceptions import InvalidSignature
 
 from clustercert.model import ClientCA, KeyType, PrivateKey, PublicKey, SigningRequest, new_id
+from clustercert.model.choices import LeafProfile
 from clustercert.model.errors import NotFound, SignerError
 from clustercert.pki.client_ca import ca_subject, client_ca_builder, signature_digest
 from clustercert.pki.crl import CrlContent, new_crl
@@ -52,6 +53,7 @@ class KeySigner:
     """Builds self-signed client CAs, leaves and CRLs, and has `keys` sign them."""
 
     takes_serial = True
+    profile: LeafProfile = "own"
 
     def __init__(self, name: str, keys: CaKeys) -> None:
         self._name = name

@@ -7,6 +7,7 @@ from typing import Any, TypeVar
 from pydantic import Field
 
 from clustercert.model import ClientCA, SigningRequest
+from clustercert.model.choices import LeafProfile
 from clustercert.model.errors import Unavailable
 from clustercert.pki.crl import CrlContent
 from clustercert.pki.signer import CaRequest, KeyCustody, Signer
@@ -43,6 +44,11 @@ class LimitedSigner:
     def takes_serial(self) -> bool:
         """Whether the signer uses the requested serial."""
         return self._signer.takes_serial
+
+    @property
+    def profile(self) -> LeafProfile:
+        """How the signer encodes leaves."""
+        return self._signer.profile
 
     async def create_ca(self, request: CaRequest) -> ClientCA:
         """Create a client CA."""
