@@ -212,7 +212,7 @@ def test_an_admin_assigns_roles_in_all_their_projects(admin: RemoteUser, made: t
     elsewhere = admin.failure(
         5, "role", "assign", "reader", "--user", "remote-member", "--project", "remote-3"
     )
-    assert "Your projects: remote-1" in elsewhere
+    assert "Your projects: Default/remote-1" in elsewhere
     kinds = recorded.of(made[0].output_json("user", "show", "remote-admin")["id"])
     assert [kind for kind in kinds if kind.startswith("role.")] == ["role.assigned", "role.unassigned"] * 2
 

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from clustercert.cli.audit.events import EventPrinter
-from clustercert.cli.output import Output, document, print_note, show_list, show_one
+from clustercert.cli.output import Output, document, paragraph, print_note, show_list, show_one
 from clustercert.cli.printable import printable
 
 ROW = {
@@ -240,9 +240,12 @@ def test_time_is_shown_in_utc(capsys: pytest.CaptureFixture[str]) -> None:
         (f"{'a' * 76} clusters", f"{'a' * 76}\nclusters"),
         (f"{'a' * 80} b", f"{'a' * 80} b"),
         ("a" * 100, "a" * 100),
+        (f"{'word ' * 14}`run me here`, b", f"{'word ' * 14}".rstrip() + "\n`run me here`, b"),
+        (f"{'word ' * 13}`run {'a' * 80}`", f"{'word ' * 13}`run {'a' * 80}`"),
+        (f"{'a ' * 34}`unpaired and more", f"{'a ' * 34}`unpaired\nand more"),
     ],
 )
-def test_a_terminal_breaks_no_word_of_a_note(
+def test_a_terminal_breaks_no_word_and_no_command_of_a_note(
     line: str, shown: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("COLUMNS", "80")
@@ -251,3 +254,8 @@ def test_a_terminal_breaks_no_word_of_a_note(
     monkeypatch.setattr("sys.stderr.isatty", lambda: True)
     print_note(line)
     assert capsys.readouterr().err == f"{shown}\n"
+
+
+def test_a_paragraph_breaks_no_command(capsys: pytest.CaptureFixture[str]) -> None:
+    paragraph(f"{'word ' * 18}`run me here` again.")
+    assert capsys.readouterr().out == f"  {'word ' * 18}".rstrip() + "\n    `run me here` again.\n"

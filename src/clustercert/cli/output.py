@@ -73,6 +73,9 @@ _UNITS = ((86400, "d"), (3600, "h"), (60, "m"), (1, "s"))
 # A time of less than this number of days or hours is shown with a second, smaller unit, such as `7h59m`.
 _FEW = 8
 _SMALLER = {"d": (3600, "h"), "h": (60, "m")}
+_COMMAND = re.compile(r"`[^`\n]*`")
+# Stands for a space in a command, so that no line is broken there. Printable text does not contain this character.
+_UNBROKEN_SPACE = "\0"
 _NOT_PLAIN_ASCII = re.compile(r"[^\n -~]")
 
 
@@ -237,35 +240,54 @@ def write_out(text: str) -> None:
 
 
 def paragraph(text: str) -> None:
-    """Write indented text to standard output, wrapped at the width of the terminal or at 100 columns."""
+    """Write indented text to standard output, wrapped at the width of the terminal or at 100 columns.
+
+    Does not break commands in backticks.
+    """
     width = shutil.get_terminal_size().columns if sys.stdout.isatty() else _PAGE_WIDTH
     lines = textwrap.wrap(
-        printable(text),
+        _unbroken_commands(printable(text)),
         max(width, _MIN_WIDTH),
         initial_indent="  ",
         subsequent_indent="    ",
         break_long_words=False,
         break_on_hyphens=False,
     )
-    write_out("".join(f"{line}\n" for line in lines))
+    write_out("".join(f"{line}\n" for line in lines).replace(_UNBROKEN_SPACE, " "))
 
 
 def print_note(text: str) -> None:
-    """Write a note to standard error. Breaks lines so that the terminal splits no words."""
+    """Write a note to standard error. See `note_text`."""
+    sys.stderr.write(f"{note_text(text)}\n")
+
+
+def note_text(text: str) -> str:
+    """Return the text of a note or a question for standard error.
+
+    Escapes non-printable characters. In a terminal, breaks lines so that the terminal splits no words and no commands
+    in backticks, which users copy.
+    """
     lines = printable(text).split("\n")
     if sys.stderr.isatty():
         lines = [_keep_words_whole(line, shutil.get_terminal_size().columns) for line in lines]
-    sys.stderr.write("".join(f"{line}\n" for line in lines))
+    return "\n".join(lines)
+
+
+def _unbroken_commands(text: str) -> str:
+    return _COMMAND.sub(lambda command: command[0].replace(" ", _UNBROKEN_SPACE), text)
 
 
 def _keep_words_whole(line: str, width: int) -> str:
-    """Break a line before each word that the terminal would split. Words longer than a terminal line stay whole."""
+    """Break a line before each word or command that the terminal would split.
+
+    Words and commands longer than a terminal line stay whole.
+    """
     text, column = "", 0
-    for word in line.split(" "):
+    for word in _unbroken_commands(line).split(" "):
         is_split = column % width + len(word) > width >= len(word)
         text, column = (f"{text.rstrip(' ')}\n", 0) if is_split else (text, column)
         text, column = f"{text}{word} ", column + len(word) + 1
-    return text[:-1]
+    return text[:-1].replace(_UNBROKEN_SPACE, " ")
 
 
 def _plain(row: Row) -> dict[str, object]:

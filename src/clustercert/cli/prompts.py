@@ -13,7 +13,7 @@ from pathlib import Path
 import typer
 
 from clustercert.cli.options import INTERRUPTED, CommandError, UsageError
-from clustercert.cli.output import print_note
+from clustercert.cli.output import note_text, print_note
 
 _STANDARD_INPUT = Path("-")
 # The maximum length of a secret, longer than any password or secret key.
@@ -68,7 +68,7 @@ def confirm(question: str | Callable[[], str], *, yes: bool, instead: str = "add
 def ask(question: str) -> bool:
     """Ask a yes-or-no question on the terminal. The default is no."""
     with _interruptible():
-        return typer.confirm(question, err=True)
+        return typer.confirm(note_text(f"{question} [y/N]"), show_default=False, err=True)
 
 
 def choose(options: Sequence[str], problem: str) -> int:
