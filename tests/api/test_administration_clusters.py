@@ -52,7 +52,15 @@ def test_a_cluster_is_registered_changed_and_removed(administration: Administrat
     renamed = administration.put(f"{clusters(administration)}/{key}", wanted | {"name": unique("renamed")})
     assert renamed.json()["id"] == key
     assert administration.get(path).status_code == 404
-    assert administration.delete(f"{clusters(administration)}/{key}", who="admin").status_code == 204
+    removed = administration.delete(f"{clusters(administration)}/{key}", who="admin")
+    assert removed.status_code == 200
+    [fate] = removed.json()["keys"]
+    ca_id = made.json()["client_ca_id"]
+    assert (fate["client_ca_id"], fate["signer"], fate["deleted"]) == (ca_id, "local", True)
+    assert "was deleted from the database" in fate["result"]
+    assert administration.rows(tables.discarded_ca, id=ca_id) == []
+    [deleted] = administration.events(ca_id)
+    assert (deleted["kind"], deleted["detail"]["result"]) == ("client_ca.key_deleted", fate["result"])
     assert administration.kinds(key)[-1] == "cluster.removed"
     assert administration.rows(tables.cluster, id=key) == []
 
@@ -97,7 +105,7 @@ def test_a_dry_run_registers_nothing(administration: Administration) -> None:
     assert administration.rows(tables.cluster, name=name) == []
     assert administration.put(path, CLUSTER).status_code == 201
     assert administration.put(path + "?dryRun=All", CLUSTER | {"version": "v2"}).json()["version"] == "v2"
-    assert administration.delete(path + "?dryRun=All").status_code == 204
+    assert administration.delete(path + "?dryRun=All").json() == {"keys": []}
     assert administration.get(path).json()["version"] == ""
     assert administration.event_count() == before + 1
 
@@ -123,6 +131,8 @@ def test_a_dry_run_registers_nothing(administration: Administration) -> None:
         ({"labels": {"-": "x"}}, "label"),
         ({"san_urls": ["https://a"] * 17}, "san_urls: "),
         ({"san_urls": ["a"]}, "san_urls: "),
+        ({"api_servers": ["https://a"] * 33}, "api_servers: "),
+        ({"api_servers": ["10.0.0.1:6443"]}, "api_servers: "),
         ({"external_url": "ftp://a"}, "external_url: "),
         ({"version": "x" * 200}, "version: "),
         ({"exemptions": ["a"] * 200 + [f"x{number}" for number in range(200)]}, "exemptions: "),

@@ -52,6 +52,7 @@ BOUNDED = settings(
 )
 CLUSTERS = "/api/v3/projects/{project_id}/clusters"
 OWN_CLUSTER = "/clustercert/v1/projects/{project_id}/clusters/{cluster_id}"
+ROTATION = "/clustercert/v1/projects/{project_id}/clusters/{cluster}/client-ca-rotation"
 OPERATIONS = [
     f"GET {CLUSTERS}",
     f"GET {CLUSTERS}/{{cluster_id}}",
@@ -130,6 +131,17 @@ OPERATIONS = [
     "GET /clustercert/v1/projects/{project_id}/clusters/{cluster}",
     "PUT /clustercert/v1/projects/{project_id}/clusters/{cluster}",
     "DELETE /clustercert/v1/projects/{project_id}/clusters/{cluster}",
+    "GET /clustercert/v1/projects/{project_id}/clusters/{cluster}/client-ca",
+    "GET /clustercert/v1/projects/{project_id}/clusters/{cluster}/client-cas",
+    "GET /clustercert/v1/projects/{project_id}/clusters/{cluster}/client-cas/bundle",
+    f"GET {ROTATION}",
+    f"POST {ROTATION}",
+    f"POST {ROTATION}/complete",
+    f"POST {ROTATION}/abort",
+    f"POST {ROTATION}/certificates",
+    f"POST {ROTATION}/proofs",
+    "GET /clustercert/v1/projects/{project_id}/client-ca-rotations",
+    "GET /clustercert/v1/client-ca-rotations",
     "GET /clustercert/v1/projects/{project_id}/clusters/{cluster}/webhook-tokens",
     "POST /clustercert/v1/projects/{project_id}/clusters/{cluster}/webhook-tokens",
     "GET /clustercert/v1/projects/{project_id}/clusters/{cluster}/webhook-tokens/{token_id}",
@@ -164,6 +176,9 @@ OPERATIONS = [
 NEED_MORE = {"GET /v3/auth/tokens", "HEAD /v3/auth/tokens", "DELETE /v3/auth/tokens"} | {
     # or a password, which a success would change,
     "POST /v3/users/{user_id}/password",
+    # or a rotation that has started,
+    f"GET {ROTATION}",
+    *(f"POST {ROTATION}/{step}" for step in ("complete", "abort", "certificates", "proofs")),
     # or a signature, or an existing revocation to undo.
     "POST /clustercert/v1/revocations/{revocation_id}/undo",
     "POST /clustercert/v1/certificates/{certificate}/revoke-with-key",

@@ -4,9 +4,10 @@ import base64
 import json
 import re
 import secrets
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import httpx
 from cryptography import x509
@@ -21,7 +22,7 @@ from support.administration import put_new, unique, wanted
 from support.keystone import PASSWORD
 from support.kubernetes_messages import audit_event, credential_id, event_list, review
 from support.leaf_checks import leaf_of
-from support.stores import rows
+from support.stores import execute, rows
 from support.wait import eventually
 from support.world import World
 
@@ -82,6 +83,7 @@ class AccessRequests:
         method, template = cell.operation.split(" ")
         whose = self._whose(cell)
         own = put_new(self.client, self.world, template) if ADMINISTRATION.search(template) else {}
+        rotated = self._rotated(cell.operation, own) if "{cluster}/client-ca-rotation" in template else {}
         path = re.sub(
             r"\{(\w+)\}", lambda match: own.get(match[1]) or self._placed(match[1], template, whose), template
         )
@@ -89,7 +91,7 @@ class AccessRequests:
         headers = self._credential(cell.who)
         if "/auth/tokens" in path and method != "POST":
             headers |= {"X-Subject-Token": self.login(whose)}
-        body = self._body(method, path, whose)
+        body = self._body(method, path, whose) if not rotated else _rotation_body(path, rotated)
         content = json.dumps(body).encode() if body is not None else b""
         return self.client.request(
             method,
@@ -112,6 +114,19 @@ class AccessRequests:
             "entitlements": {"cluster": world.clusters["plain"].id, "group": "*"},
             "explain": {"cluster": world.clusters["plain"].id, "user": world.people[whose].user.id},
         }.get(path.rsplit("/", 1)[-1], {})
+
+    def _rotated(self, operation: str, own: Mapping[str, str]) -> Any:
+        """Start the rotation that the operation is about. Only a draining rotation can be completed."""
+        if operation.startswith("POST") and operation.endswith("rotation"):
+            return {}
+        path = (
+            f"/clustercert/v1/projects/{self.world.project.id}/clusters/{own['cluster']}/client-ca-rotation"
+        )
+        made = self.client.post(path, headers=self.world.people["operator"].headers).raise_for_status().json()
+        if operation.endswith("complete"):
+            change = "UPDATE ca_rotation SET state = 'draining' WHERE cluster_id = ?"
+            execute(self.world.database, change, made["id"])
+        return made
 
     def login(self, who: str) -> str:
         """A new token of this person."""
@@ -204,6 +219,20 @@ class AccessRequests:
             "authorize": json.loads(review(credential_id(bytes(32)))),
             "audit-events": json.loads(event_list(audit_event(credential_id(bytes(32))))),
         }.get(last)
+
+
+def _rotation_body(path: str, rotation: Any) -> object:
+    """The body of a request about a rotation that has started."""
+    result = {
+        "client_ca_id": rotation["new_ca"]["id"],
+        "address": rotation["api_servers"][0]["address"],
+        "outcome": "accepted",
+    }
+    bodies: dict[str, object] = {
+        "certificates": {"csr": csr(Ed25519PrivateKey.generate())},
+        "proofs": {"results": [result]},
+    }
+    return bodies.get(path.rsplit("/", 1)[-1])
 
 
 def csr(key: PrivateKey) -> str:

@@ -48,6 +48,7 @@ from support.samples import (
     PROJECT_ID,
     USER_ID,
     caller,
+    client_ca,
     grant,
 )
 
@@ -388,6 +389,19 @@ async def test_a_change_of_the_cluster_during_the_request_counts() -> None:
     service = issuance({"local": RenamingSigner()}, clusters=clusters)
     with pytest.raises(Unavailable, match="changed while the certificate"):
         await service.issue(caller("admin"), PROJECT_ID, CLUSTER_ID, REQUEST, ChangingRights(1))
+
+
+async def test_a_request_goes_on_with_the_client_ca_that_signed_until_a_moment_ago() -> None:
+    clusters, ledger = Clusters(), MemoryLedger()
+
+    class RotatingSigner(HonestSigner):
+        async def sign(self, request: SigningRequest) -> tuple[bytes, ...]:
+            clusters.known = replace(CLUSTER, client_ca=replace(client_ca(new_key("ec-p256")), id="b" * 32))
+            return await super().sign(request)
+
+    service = issuance({"local": RotatingSigner()}, ledger, clusters)
+    await service.issue(caller("admin"), PROJECT_ID, CLUSTER_ID, REQUEST, ChangingRights(1))
+    assert [record.ca_id for record, _ in ledger.entries] == [CLUSTER.client_ca.id]
 
 
 @dataclass

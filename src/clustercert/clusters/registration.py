@@ -64,6 +64,7 @@ async def refuse_new_exempted_templates(
 
 
 MAX_SAN_URLS = 16
+MAX_API_SERVERS = 32
 MAX_URL = 512
 MAX_VERSION = 64
 MAX_EXEMPTIONS = 64
@@ -186,6 +187,9 @@ def _check(registration: Registration) -> None:
     if registration.external_url:
         _check_urls("external_url", registration.external_url)
     _check_urls("san_urls", *registration.san_urls)
+    if len(registration.api_servers) > MAX_API_SERVERS:
+        raise InvalidRequest(f"api_servers: a cluster can have at most {MAX_API_SERVERS} API servers.")
+    _check_urls("api_servers", *registration.api_servers)
     if not is_plain_text(registration.version) or len(registration.version) > MAX_VERSION:
         raise InvalidRequest("version: write it like v1.32.")
     checked_labels(registration.labels)

@@ -118,7 +118,7 @@ class Clusters:
         return before if after == before else await self._replace(after, actor, before)
 
     async def remove(self, cluster: Cluster, *, actor: Actor, unchanged: bool = False) -> None:
-        """Delete a cluster and the key of its client CA.
+        """Delete a cluster. `DiscardedKeys` deletes the keys of its client CAs afterwards.
 
         The cluster's API server trusts the CA until an operator removes the CA from the API server's configuration.
         With `unchanged`, raises NotFound if the cluster was already removed, or ConcurrentChange if it was changed.

@@ -11,8 +11,8 @@ from starlette.routing import Match, Route
 from starlette.types import Scope
 
 from clustercert.http import audit, certificates, identity, openapi, operations, policy, revocation, webhook
+from clustercert.http.administration import ca_rotation, credentials, directory, roles
 from clustercert.http.administration import clusters as registered_clusters
-from clustercert.http.administration import credentials, directory, roles
 from clustercert.http.cce import clustercert, clusters
 from clustercert.http.dependencies import Services
 from clustercert.http.keystone import routes as keystone
@@ -34,6 +34,7 @@ API_ROUTERS = (
     roles.router,
     credentials.router,
     registered_clusters.router,
+    ca_rotation.router,
     keystone.router,
     operations.root_path,
     operations.router,

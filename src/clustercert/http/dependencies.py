@@ -15,6 +15,8 @@ from clustercert.authn.credentials import Authenticator, only_credential
 from clustercert.certificates.crls import Crls
 from clustercert.certificates.list import Inventory
 from clustercert.certificates.revocation import RevocationService
+from clustercert.clusters.ca_rotation import CaRotations
+from clustercert.clusters.discarded_keys import DiscardedKeys
 from clustercert.clusters.registry import Clusters
 from clustercert.http import OWN
 from clustercert.http.body import received
@@ -76,6 +78,8 @@ class Services:
     issuance: CertificateIssuer
     explanations: Explanations
     clusters: Clusters
+    ca_rotations: CaRotations
+    discarded_keys: DiscardedKeys
     identity: Identity
     revocation: RevocationService
     audit_log: AuditLog

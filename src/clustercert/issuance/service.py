@@ -195,8 +195,9 @@ class Issuance:
             if authentication.is_current():
                 return
             caller = await authentication.authenticate()
-            decision = await self._decide(caller, cluster.project_id, cluster.id, request, decided_at)
-            if decision != (cluster, grant):
+            now, granted = await self._decide(caller, cluster.project_id, cluster.id, request, decided_at)
+            # While a client CA is rotated, API servers also accept the CA that signed until a moment ago.
+            if (replace(now, client_ca=cluster.client_ca), granted) != (cluster, grant):
                 break
         raise Unavailable(
             "Your rights or the cluster changed while the certificate was being issued. Try again."

@@ -5,6 +5,9 @@ This module imports no other module, because the command line imports this modul
 
 from typing import Literal
 
+CaState = Literal["next", "active", "retiring", "retired"]
+"""The state of a client CA. `next` will sign, `active` signs, `retiring` signed, and `retired` has lost its key."""
+
 CertificateState = Literal["live", "revoked", "expired"]
 """The state of a certificate. A certificate that is both revoked and expired has the state `revoked`."""
 
@@ -33,6 +36,10 @@ needs a CSR. See `docs/security-model.md`.
 ManagedKubernetes = Literal["cce", "eks", "gke", "aks", "gardener"]
 """Managed Kubernetes that does not accept certificates of this service."""
 
+ProofOutcome = Literal["accepted", "refused", "failed"]
+"""How an API server treated a certificate of a client CA. `failed`: the API server did not authenticate it or was not
+reached, so nothing is proved."""
+
 RevocationControl = Literal["webhook", "binding", "admission"]
 """The mechanisms that can enforce a revocation in a cluster; see `docs/kubernetes.md`."""
 
@@ -40,6 +47,9 @@ RevocationReason = Literal[
     "unspecified", "keyCompromise", "affiliationChanged", "superseded", "cessationOfOperation"
 ]
 """Reasons that apply to client certificates. Source: RFC 5280 section 5.3.1."""
+
+RotationState = Literal["planned", "distributed", "issuing", "draining", "complete", "aborted"]
+"""The state of the rotation of a client CA; see `model.ca_rotation`."""
 
 ServerRole = Literal["all", "api", "webhook"]
 """Which requests a process serves: all, only requests from clients, or only requests from API servers."""

@@ -8,9 +8,9 @@ from collections.abc import Iterator, Mapping
 from dataclasses import MISSING, dataclass, field, fields
 from datetime import datetime
 from functools import cache
-from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple, get_args, get_type_hints
+from typing import TYPE_CHECKING, Annotated, Any, NamedTuple, get_args, get_type_hints
 
-from clustercert.model.choices import MAX_TTL_SECONDS, WebhookMode
+from clustercert.model.choices import MAX_TTL_SECONDS, CaState, WebhookMode
 from clustercert.model.kubernetes import NODES
 
 if TYPE_CHECKING:
@@ -31,7 +31,7 @@ class ClientCA:
             the private key (PKCS#8 DER). None if the signer stores no secret here.
         signer: the name of the signer that has the private key: its entry point.
         key_reference: where the signer keeps the key, in the signer's own form; None if the database has the key.
-        state: `next` is in the CA bundle but does not sign yet, `active` signs, `retired` no longer signs.
+        state: only the CA in the state `active` signs certificates for users; see `choices.CaState`.
         not_after: when the CA certificate expires.
     """
 
@@ -39,7 +39,7 @@ class ClientCA:
     cluster_id: str
     certificate: "x509.Certificate"
     sealed_key: bytes | None
-    state: Literal["next", "active", "retired"] = "active"
+    state: CaState = "active"
     signer: str = "local"
     key_reference: str | None = None
     not_after: datetime = field(init=False, repr=False, compare=False)
@@ -127,6 +127,8 @@ class Registration:
     Attributes:
         external_url: the public address of the API server; in CCE, the elastic IP address (EIP).
         san_urls: further addresses for which the API server's certificate is valid.
+        api_servers: the address of each API server of a cluster that has several. A new client CA is proved at each of
+            these addresses before it signs. Empty: the cluster says its addresses, or has only `internal_url`.
         server_ca_pem: one or more PEM blocks.
         signer: the name of the signer's entry point.
         version: the Kubernetes version; empty if it is not known.
@@ -137,6 +139,12 @@ class Registration:
     server_ca_pem: Annotated[bytes, Property("CA of the API server's certificate, PEM.", name="server_ca")]
     external_url: Annotated[str | None, Property("Public address of the API server.")] = None
     san_urls: Annotated[tuple[str, ...], Property("Further addresses in the API server's certificate.")] = ()
+    api_servers: Annotated[
+        tuple[str, ...],
+        Property(
+            "The address of each API server, where a new client CA is proved before it signs. Only for operators."
+        ),
+    ] = ()
     version: Annotated[str, Property("Kubernetes version, such as v1.32, for display.")] = ""
     labels: Annotated[Mapping[str, str], Property("Labels, as in Kubernetes. Only for operators.")] = field(
         default_factory=dict

@@ -22,3 +22,9 @@ OUR_PREFIX = "clustercert:"
 
 SERVICE = "clustercert:service"
 """The user name and the group of this service in clusters."""
+
+VERIFIER = "clustercert:verify"
+"""The user of the temporary certificates of `clustercert kubernetes verify`."""
+
+CA_PROVER = "clustercert:ca-proof"
+"""The user of the temporary certificates that prove whether API servers accept a client CA."""

@@ -77,7 +77,15 @@ class LeafSigner(Protocol):
 
 
 class Signer(LeafSigner, Protocol):
-    """Creates client CAs, and signs leaves and CRLs. Raises SignerError, RemoteFailed or Unavailable."""
+    """Creates client CAs, and signs leaves and CRLs. Raises SignerError, RemoteFailed or Unavailable.
+
+    Attributes:
+        is_ca_of_cluster: whether the client CA is the cluster's own CA, which the API servers trust also for other
+            certificates. Such a CA can't be removed from the API servers.
+    """
+
+    @property
+    def is_ca_of_cluster(self) -> bool: ...
 
     async def create_ca(self, request: CaRequest) -> ClientCA:
         """Create a client CA in the state `active`. The caller stores the CA. May also raise InvalidRequest."""

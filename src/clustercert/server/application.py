@@ -345,6 +345,8 @@ def services_of(components: Components, role: ServerRole) -> Services:
         issuance=components.issuance,
         explanations=components.explanations,
         clusters=components.clusters,
+        ca_rotations=components.ca_rotations,
+        discarded_keys=components.discarded_keys,
         identity=components.identity,
         revocation=components.revocation,
         audit_log=components.audit_log,

@@ -25,8 +25,8 @@ from sqlalchemy import (
 from clustercert.model import AuditEvent, ClientCA, Cluster, ClusterOptions, Domain
 from clustercert.model.errors import ConcurrentChange, Conflict, Forbidden, NotFound
 from clustercert.model.identity import ProjectName
-from clustercert.pki.certificates import certificate_der
 from clustercert.store import tables
+from clustercert.store.client_cas import ca_row, discard_cas
 from clustercert.store.engine.database import Database
 from clustercert.store.engine.generation import Cache, Generation
 from clustercert.store.engine.queries import Queries, conflict_if_violated, exists
@@ -70,7 +70,7 @@ class ClusterCache:
 
 
 _cluster, _ca, _project, _domain = tables.cluster, tables.client_ca, tables.project, tables.domain
-_token = tables.webhook_token
+_token, _rotation = tables.webhook_token, tables.ca_rotation
 _namesake = _project.alias("namesake")
 # How many clusters `in_project` reads at once.
 _PAGE = 100
@@ -167,9 +167,15 @@ class ClusterQueries(Queries):
         return await self._all(_with_ca().where(_cluster.c.id.in_(ids)))
 
     async def bundle(self, cluster_id: str) -> tuple[x509.Certificate, ...]:
-        """Return the client CAs that the API server must trust: the active CA and the next CAs, oldest first."""
-        query = select(_ca.c.certificate_der).where(_ca.c.cluster_id == cluster_id, _ca.c.state != "retired")
-        rows = await self._rows(query.order_by(_ca.c.not_after))
+        """Return the client CAs that the API servers must trust, oldest first.
+
+        Omits the old CA of a rotation as soon as somebody has asked for completion.
+        """
+        leaving = select(_rotation.c.cluster_id).where(
+            _rotation.c.old_ca_id == _ca.c.id, _rotation.c.completion_asked_at.is_not(None)
+        )
+        trusted = and_(_ca.c.cluster_id == cluster_id, _ca.c.state != "retired", ~leaving.exists())
+        rows = await self._rows(select(_ca.c.certificate_der).where(trusted).order_by(_ca.c.not_after))
         return tuple(x509.load_der_x509_certificate(der) for (der,) in rows)
 
     async def add(self, cluster: Cluster, event: AuditEvent, most: int) -> None:
@@ -187,7 +193,7 @@ class ClusterQueries(Queries):
                         " clusters that are gone, or ask the operator to raise the limit."
                     )
                 await connection.execute(insert(_cluster).values(_cluster_row(cluster)))
-                await connection.execute(insert(_ca).values(_ca_row(cluster.client_ca)))
+                await connection.execute(insert(_ca).values(ca_row(cluster.client_ca)))
 
     async def replace(self, cluster: Cluster, event: AuditEvent, before: Cluster | None = None) -> None:
         """Replace a cluster's properties, but not its client CA.
@@ -226,13 +232,22 @@ class ClusterQueries(Queries):
     async def remove(self, cluster_id: str, event: AuditEvent, before: Cluster | None = None) -> None:
         """Delete a cluster and its client CAs. The cluster's certificates stay in the ledger.
 
+        The keys of the CAs stay at their signers until `DiscardedKeys` deletes them.
+
         With `before`, raises NotFound if the cluster was removed, or ConcurrentChange if the cluster differs from
         `before`.
         """
         async with self._database.transaction(event, invalidate=True) as connection:
             if before is not None:
                 await _locked(connection, cluster_id, before)
-            for table in (tables.webhook_token, tables.unknown_identity):
+            # A rotation also locks the cluster's row first.
+            owner = select(_cluster.c.project_id).where(_cluster.c.id == cluster_id).with_for_update()
+            project_id = (await connection.execute(owner)).scalar()
+            # The keys of retired CAs were discarded before.
+            kept = select(_ca.c.id).where(_ca.c.cluster_id == cluster_id, _ca.c.state != "retired")
+            ca_ids = (await connection.execute(kept)).scalars().all()
+            await discard_cas(connection, ca_ids, project_id or "")
+            for table in (tables.webhook_token, tables.unknown_identity, tables.ca_rotation):
                 await connection.execute(delete(table).where(table.c.cluster_id == cluster_id))
             await connection.execute(delete(_ca).where(_ca.c.cluster_id == cluster_id))
             await connection.execute(delete(_cluster).where(_cluster.c.id == cluster_id))
@@ -355,19 +370,6 @@ def _cluster_row(cluster: Cluster) -> dict[str, object]:
     columns = (column.name for column in _cluster.c if column is not _cluster.c.verified_at)
     row = {name: getattr(cluster, name) for name in columns}
     return row | {"labels": dict(cluster.labels), "options": asdict(cluster.options)}
-
-
-def _ca_row(ca: ClientCA) -> dict[str, object]:
-    return {
-        "id": ca.id,
-        "cluster_id": ca.cluster_id,
-        "certificate_der": certificate_der(ca.certificate),
-        "sealed_key": ca.sealed_key,
-        "state": ca.state,
-        "signer": ca.signer,
-        "key_reference": ca.key_reference,
-        "not_after": ca.certificate.not_valid_after_utc,
-    }
 
 
 def _name_taken(cluster: Cluster) -> str:

@@ -10,7 +10,6 @@ from dataclasses import dataclass, fields
 from datetime import datetime, timedelta
 from typing import Any
 
-from cryptography import x509
 from sqlalchemy import ColumnElement, Row, Select, and_, func, insert, select, update
 
 from clustercert.model import AuditEvent, ClientCA, Revocation
@@ -24,6 +23,7 @@ from clustercert.store.certificates import (
     revocations_by_id,
     wider_revocation_id,
 )
+from clustercert.store.client_cas import ca_of
 from clustercert.store.engine.database import Database, raise_generation
 from clustercert.store.engine.queries import Queries, exists
 from clustercert.store.engine.transaction import Transaction
@@ -251,17 +251,7 @@ class CrlQueries(Queries):
     async def authority(self, cluster_id: str, ca_id: str) -> ClientCA | None:
         """Return a cluster's client CA, in any state, or None."""
         row = await self._row(select(_ca).where(_ca.c.id == ca_id, _ca.c.cluster_id == cluster_id))
-        if row is None:
-            return None
-        return ClientCA(
-            id=row.id,
-            cluster_id=row.cluster_id,
-            certificate=x509.load_der_x509_certificate(row.certificate_der),
-            sealed_key=row.sealed_key,
-            state=row.state,
-            signer=row.signer,
-            key_reference=row.key_reference,
-        )
+        return None if row is None else ca_of(row)
 
     async def last_change(self) -> int:
         """Return the generation number of the last change to any revocation."""

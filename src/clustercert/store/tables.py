@@ -247,6 +247,7 @@ cluster = table(
     Column("internal_url", String(512), nullable=False),
     Column("external_url", String(512), nullable=True),
     Column("san_urls", JSON, nullable=False),
+    Column("api_servers", JSON, nullable=False),
     Column("server_ca_pem", LargeBinary, nullable=False),
     Column("signer", String(64), nullable=False),
     Column("version", String(64), nullable=False),
@@ -269,6 +270,42 @@ client_ca = table(
     Column("signer", String(64), nullable=False),
     Column("key_reference", String(512), nullable=True),
     Column("not_after", Utc, nullable=False),
+)
+
+# The running rotation of a cluster's client CA, or else the last one; see `model.ca_rotation`. `proofs` has an object
+# for each CA and API server.
+ca_rotation = table(
+    "ca_rotation",
+    Column("cluster_id", ForeignKey("cluster.id"), primary_key=True),
+    Column("old_ca_id", Hex, nullable=False, index=True),
+    Column("new_ca_id", Hex, nullable=False),
+    Column("state", String(16), nullable=False, index=True),
+    Column("since", Utc, nullable=False),
+    Column("started_at", Utc, nullable=False),
+    Column("started_by", Text, nullable=False),
+    Column("auto_complete", Boolean, nullable=False),
+    Column("deny_old", Boolean, nullable=False),
+    Column("reverses", Boolean, nullable=False),
+    Column("completion_asked_at", Utc, nullable=True),
+    Column("forced", Boolean, nullable=False),
+    Column("addresses", JSON, nullable=False),
+    Column("proofs", JSON, nullable=False),
+    Column("problem", Text, nullable=True),
+    Column("problem_at", Utc, nullable=True),
+    # Increases with each change, so that two processes never change the same state.
+    Column("version", BigInteger, nullable=False),
+)
+
+# Client CAs that are not needed any more, and whose keys the signers still have to delete. The table has no foreign
+# keys, because the cluster may have been removed.
+discarded_ca = table(
+    "discarded_ca",
+    Column("id", Hex, primary_key=True),
+    Column("cluster_id", Uuid, nullable=False, index=True),
+    Column("project_id", Hex, nullable=False),
+    Column("certificate_der", LargeBinary, nullable=False),
+    Column("signer", String(64), nullable=False),
+    Column("key_reference", String(512), nullable=True),
 )
 
 # Tokens with which a cluster's API server calls the webhooks. A cluster has at most two such tokens: see `MAX_TOKENS`.

@@ -4,6 +4,7 @@ import contextlib
 import secrets
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, replace
+from datetime import timedelta
 from typing import TYPE_CHECKING
 
 from clustercert.audit.log import AuditLog
@@ -18,6 +19,9 @@ from clustercert.certificates.list import Inventory
 from clustercert.certificates.lost_roles import LostRoles
 from clustercert.certificates.recorder import RevocationRecorder
 from clustercert.certificates.revocation import Logout, RevocationPreviews, RevocationService
+from clustercert.clusters.ca_progress import CaProgress
+from clustercert.clusters.ca_rotation import CaRotations
+from clustercert.clusters.discarded_keys import DiscardedKeys
 from clustercert.clusters.registry import Clusters
 from clustercert.custody import Custody
 from clustercert.custody.keks import NoKeks
@@ -27,10 +31,11 @@ from clustercert.issuance.entitled_users import EntitledUsers
 from clustercert.issuance.explanations import Explanations
 from clustercert.issuance.recorded_callers import RecordedCallers
 from clustercert.issuance.service import Issuance
-from clustercert.jobs import maintenance
+from clustercert.jobs import ca_rotation, maintenance
 from clustercert.jobs.leader_job import LeaderJob, PeriodicWork
 from clustercert.jobs.sealing import sealing
 from clustercert.kubernetes.bindings import Bindings
+from clustercert.kubernetes.ca_proof import CaProver
 from clustercert.kubernetes.cluster_connections import ClusterConnections
 from clustercert.kubernetes.reconcile import Reconciler, Sync
 from clustercert.kubernetes.webhook import Webhook
@@ -42,12 +47,15 @@ from clustercert.policy.decision import Policy
 from clustercert.policy.templates import groups_and_templates
 from clustercert.settings import Settings, SettingsError
 from clustercert.store.audit import AuditQueries, EventPages
+from clustercert.store.ca_rotations import CaRotationQueries
 from clustercert.store.certificates import AccessQueries, CertificateMaintenance, InventoryQueries
+from clustercert.store.client_cas import ClientCaQueries
 from clustercert.store.clusters import ClusterQueries
 from clustercert.store.disk_space import MIB, DiskSpace
 from clustercert.store.enforcement import EnforcementQueries
 from clustercert.store.engine import migrate
 from clustercert.store.engine.database import Database
+from clustercert.store.engine.generation import Generation
 from clustercert.store.engine.leader import Leader
 from clustercert.store.evidence import EvidenceQueries
 from clustercert.store.issued_feed import IssuedFeed
@@ -71,6 +79,9 @@ if TYPE_CHECKING:
 # seals events or enforces revocations in clusters.
 SEALING_LEASE_SECONDS = 10
 ENFORCEMENT_LEASE_SECONDS = 15
+ROTATION_LEASE_SECONDS = 15
+# How long a worker may take to record a certificate after its request has ended: the time for the database to answer.
+RECORDING_SECONDS = 30.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,6 +100,8 @@ class Components:
     oidc: "OidcAuthenticator | None"
     keystone: "KeystoneService | None"
     clusters: Clusters
+    ca_rotations: CaRotations
+    discarded_keys: DiscardedKeys
     issuance: Issuance
     explanations: Explanations
     certificates: CertificateMaintenance
@@ -154,6 +167,7 @@ def _components(
     recorder = RevocationRecorder(RevocationQueries(database), settings.revocation.undo_window, utc_now)
     repeats = RepeatedRefusals(settings.audit.refusals_per_minute)
     recorded = RecordedCallers(database)
+    cas = ClientCaQueries(database)
     return Components(
         settings=settings,
         database=database,
@@ -169,6 +183,17 @@ def _components(
             ca_key_type=settings.issuing.ca_key_type,
             limits=settings.limits.clusters,
         ),
+        ca_rotations=CaRotations(
+            CaRotationQueries(database),
+            cas,
+            clusters,
+            signers,
+            # The prover's certificates have no groups, so they need no bindings.
+            CaProver(issuance, connections, utc_now),
+            utc_now,
+            settings.issuing.ca_key_type,
+        ),
+        discarded_keys=DiscardedKeys(cas, signers, utc_now),
         issuance=replace(
             issuance, bindings=bindings, require_space=disk_space.require, withdraw=recorder.withdraw
         ),
@@ -285,6 +310,8 @@ def leader_jobs(components: Components) -> tuple[LeaderJob, ...]:
         (Leader(database, "prune"), [maintenance.credential_pruning(components.identity)]),
         (Leader(database, "audit"), _audit_work(components)),
         (Leader(database, "enforce", ENFORCEMENT_LEASE_SECONDS), [_enforcement(components)]),
+        (Leader(database, "rotate", ROTATION_LEASE_SECONDS), [_rotation(components)]),
+        (Leader(database, "discard"), [ca_rotation.key_deletion(components.discarded_keys.delete_all)]),
     )
     return tuple(LeaderJob(leader, pieces) for leader, pieces in work if pieces)
 
@@ -315,6 +342,13 @@ def _enforcement(components: Components) -> PeriodicWork:
         now=utc_now,
     )
     return PeriodicWork("reconcile clusters", reconciler.step, retry_seconds=1.0, finish=reconciler.finish)
+
+
+def _rotation(components: Components) -> PeriodicWork:
+    rotations = components.ca_rotations
+    seconds = Generation.PROPAGATION + components.settings.server.request_timeout + RECORDING_SECONDS
+    progress = CaProgress(rotations, components.discarded_keys, timedelta(seconds=seconds))
+    return ca_rotation.ca_rotation(ca_rotation.RotationScheduler(rotations.queries, progress.advance))
 
 
 async def initialise(

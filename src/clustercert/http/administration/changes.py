@@ -68,6 +68,14 @@ def issued(model: type[BaseModel]) -> Described:
     return described(text, model, status=201, errors=_CHANGE_ERRORS)
 
 
+def created(model: type[BaseModel]) -> Described:
+    return described("Created.", model, status=201, errors=_CHANGE_ERRORS)
+
+
+def changed(model: type[BaseModel]) -> Described:
+    return described("Changed, or already in this state.", model, errors=_CHANGE_ERRORS)
+
+
 def deleted() -> Described:
     return done("Deleted.")
 
@@ -137,6 +145,10 @@ class Change:
         if current is not None and _ENABLED in shape.model_fields:
             sent.setdefault(_ENABLED, current[_ENABLED])
         return validated(sent, shape)
+
+    def optional_body(self, shape: type[M]) -> M:
+        """Validate the body. An empty body has the defaults of all fields. Raises InvalidRequest."""
+        return self.body(shape, None) if self.call.body.strip() else shape()
 
     def require_unchanged(self, current: JsonObject | None) -> None:
         """Raise InvalidRequest if the body would change the resource. An empty body is valid."""

@@ -122,3 +122,20 @@ class ClusterListBody(PageBody):
     """A page of clusters, sorted by id."""
 
     clusters: list[ClusterBody]
+
+
+class KeyDeletionBody(ResponseBody):
+    """What happened to the key of a client CA that is not needed any more."""
+
+    client_ca_id: str = Field(validation_alias="ca_id")
+    signer: str
+    deleted: bool = Field(
+        validation_alias="is_done", description="False if the deletion failed. The service tries again."
+    )
+    result: str
+
+
+class KeyDeletionsBody(BaseModel):
+    """What happened to the keys of the client CAs of a removed cluster."""
+
+    keys: list[KeyDeletionBody] = Field(description="Empty in the answer to a dry run.")

@@ -79,8 +79,8 @@ async def put_cluster(change: AdminChange, project_id: str, cluster: str) -> Res
     """Register or change a cluster. `cluster` is the name or, for an existing cluster, the name or id.
 
     Only for project admins and operators. Only operators may rename a cluster, and set or change `labels`, `admission`,
-    `credential_roles` and `signer`. Only operators may change the address and CA of a cluster that has `admission` or
-    `credential_roles`, or whose service accounts can log in.
+    `credential_roles`, `api_servers` and `signer`. Only operators may change the address and CA of a cluster that has
+    `admission` or `credential_roles`, or whose service accounts can log in.
     """
     call = change.call
     clusters, actor = call.services.clusters, call.caller.actor
@@ -115,20 +115,34 @@ async def put_cluster(change: AdminChange, project_id: str, cluster: str) -> Res
     )
 
 
-@router.delete(CLUSTER, status_code=204, responses=changes.deleted())
+@router.delete(CLUSTER, responses=changes.changed(bodies.KeyDeletionsBody))
 async def delete_cluster(change: AdminChange, project_id: str, cluster: str) -> Response:
-    """Remove a cluster and the key of its client CA.
+    """Remove a cluster and the keys of its client CAs.
 
-    `cluster` is a name or id. Only for project admins and operators.
+    `cluster` is a name or id. The answer says what happened to the keys. Only for project admins and operators.
     """
     clusters = change.call.services.clusters
+    removed = ""
 
     async def remove(found: Cluster) -> None:
+        nonlocal removed
         await clusters.remove(found, actor=change.call.caller.actor, unchanged=True)
+        removed = found.id
 
-    return await changes.delete(
+    await changes.delete(
         change, lambda: clusters.find(project_id, cluster), remove, bodies.ClusterBody.render
     )
+    return responses.private(await deleted_keys(change, removed))
+
+
+async def deleted_keys(change: Change, cluster_id: str) -> JsonObject:
+    """Delete the keys of a cluster's discarded CAs, except in a dry run. Returns what happened to them."""
+    if change.dry_run:
+        return {"keys": []}
+    deleted = await change.call.services.discarded_keys.delete_keys_of(
+        cluster_id, actor=change.call.caller.actor
+    )
+    return {"keys": [bodies.KeyDeletionBody.render(each) for each in deleted]}
 
 
 def _require_rights(change: Change, before: Cluster | None, registration: Registration) -> None:
@@ -143,6 +157,8 @@ def _require_rights(change: Change, before: Cluster | None, registration: Regist
         "name": before is not None and registration.name != before.name,
         "admission": registration.options.admission != options.admission,
         "credential_roles": registration.options.credential_roles != options.credential_roles,
+        # The service sends temporary certificates to these addresses while it rotates the client CA.
+        "api_servers": registration.api_servers != (before.api_servers if before is not None else ()),
         "signer": registration.signer != (before.signer if before is not None else LOCAL),
     }
     if before is not None and is_connected:

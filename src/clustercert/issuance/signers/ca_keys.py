@@ -54,6 +54,7 @@ class KeySigner:
 
     takes_serial = True
     profile: LeafProfile = "own"
+    is_ca_of_cluster = False
 
     def __init__(self, name: str, keys: CaKeys) -> None:
         self._name = name

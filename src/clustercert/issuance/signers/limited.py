@@ -50,6 +50,11 @@ class LimitedSigner:
         """How the signer encodes leaves."""
         return self._signer.profile
 
+    @property
+    def is_ca_of_cluster(self) -> bool:
+        """Whether the client CA is the cluster's own CA."""
+        return self._signer.is_ca_of_cluster
+
     async def create_ca(self, request: CaRequest) -> ClientCA:
         """Create a client CA."""
         return await self._limited(self._signer.create_ca(request))

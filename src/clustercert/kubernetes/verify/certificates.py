@@ -25,12 +25,12 @@ from clustercert.model import (
     User,
 )
 from clustercert.model.errors import ClustercertError
+from clustercert.model.kubernetes import VERIFIER
 from clustercert.pki.keys import CURVES, KeyGenerator, key_pem
 from clustercert.pki.leaf import check_leaf, der_pem, encode_signed, new_serial
 from clustercert.pki.signer import LeafSigner, signer_named
 from clustercert.policy.lifetime import BACKDATE
 
-USER = "clustercert:verify"
 # The name does not begin with `clustercert:`, because an API server may call the webhook for all names with this
 # prefix.
 UNKNOWN_USER = "verify-unknown-certificate"
@@ -119,7 +119,7 @@ class TemporaryCertificates:
         request = IssueRequest(reason=NOTE)
         now = datetime.now(UTC).replace(microsecond=0)
         issued = await self.service.issuer.issue_granted(
-            self._caller(()), self.cluster, _grant(USER, now, LIFETIME), request, now
+            self._caller(()), self.cluster, _grant(VERIFIER, now, LIFETIME), request, now
         )
         self.stack.push_async_callback(self.service.revoke, issued)
         return issued
@@ -154,7 +154,7 @@ class TemporaryCertificates:
 
     def _caller(self, roles: tuple[str, ...]) -> Caller:
         return Caller(
-            user=User(id=USER, name=USER, domain=Domain(id="", name="")),
+            user=User(id=VERIFIER, name=VERIFIER, domain=Domain(id="", name="")),
             roles={self.cluster.project_id: roles},
             method="cli",
             origin=self.service.origin,

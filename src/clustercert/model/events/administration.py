@@ -3,9 +3,9 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Literal
+from typing import Literal, TypedDict
 
-from clustercert.model.choices import RevocationReason
+from clustercert.model.choices import ProofOutcome, RevocationReason, RotationState
 from clustercert.model.clusters import ClusterOptions
 from clustercert.model.events import AuditEvent
 
@@ -22,6 +22,11 @@ AccessKeyChange = Literal[
 ]
 WebhookTokenChange = Literal["webhook_token.created", "webhook_token.removed"]
 ClusterChange = Literal["cluster.added", "cluster.updated", "cluster.removed"]
+CaRotationChange = Literal[
+    "ca_rotation.started", "ca_rotation.distributed", "ca_rotation.proof_lost", "ca_rotation.issuing_begun",
+    "ca_rotation.draining_begun", "ca_rotation.completion_requested", "ca_rotation.completed",
+    "ca_rotation.reversed", "ca_rotation.aborted",
+]  # fmt: skip
 RevocationChange = Literal["certificate.revoked", "user.revoked", "cluster.revoked", "revocation.undone"]
 
 
@@ -140,11 +145,76 @@ class ClusterChanged(AuditEvent):
     internal_url: str
     external_url: str | None
     san_urls: tuple[str, ...]
+    api_servers: tuple[str, ...]
     signer: str
     version: str
     labels: Mapping[str, str]
     options: ClusterOptions
     client_ca_id: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CaRotationChanged(AuditEvent):
+    """The rotation of a cluster's client CA reached another state. The subject is the cluster's id.
+
+    Attributes:
+        state: the state after the change.
+        old_signer, new_signer: the signers that have the keys of the two CAs.
+        addresses: the API servers that were proved, or whose proof was lost.
+        forced: whether completion was requested while certificates of the old CA were valid.
+        holders: how many certificates of the old CA were valid when completion was requested, or of the new CA when the
+            rotation was aborted.
+        problem: why the proof was lost.
+    """
+
+    kind: CaRotationChange
+    state: RotationState
+    old_ca_id: str
+    new_ca_id: str
+    old_signer: str
+    new_signer: str
+    auto_complete: bool = False
+    deny_old: bool = False
+    reverses: bool = False
+    forced: bool = False
+    holders: int | None = None
+    addresses: tuple[str, ...] = ()
+    problem: str | None = None
+
+
+class ReportedProof(TypedDict):
+    """How an API server treated a temporary certificate of a client CA.
+
+    Attributes:
+        detail: why the attempt failed; empty if the API server accepted or refused the certificate.
+    """
+
+    client_ca_id: str
+    address: str
+    outcome: ProofOutcome
+    detail: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CaProofReported(AuditEvent):
+    """An operator reported how API servers treat the client CAs of a rotation. The subject is the cluster's id."""
+
+    kind: Literal["ca_rotation.proof_reported"] = "ca_rotation.proof_reported"
+    proofs: tuple[ReportedProof, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CaKeyDeleted(AuditEvent):
+    """The key of a client CA that is not needed any more was deleted. The subject is the id of the client CA.
+
+    Attributes:
+        result: what happened to the key, in the words of the signer.
+    """
+
+    kind: Literal["client_ca.key_deleted"] = "client_ca.key_deleted"
+    cluster_id: str
+    signer: str
+    result: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

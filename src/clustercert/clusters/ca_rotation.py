@@ -1,0 +1,360 @@
+"""Use case: replace a cluster's client CA without interrupting the holders of certificates. What operators do.
+
+`clusters.ca_progress` advances the rotations that operators have started.
+"""
+
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, replace
+from datetime import datetime
+from typing import Protocol
+
+from clustercert.clusters.registry import CA_LIFETIME
+from clustercert.model import Actor, ClientCA, Cluster, Issued, KeyType, Origin, PublicKey
+from clustercert.model.ca_rotation import CaProof, CaRotation, RotationStatus
+from clustercert.model.choices import ProofOutcome, RotationState
+from clustercert.model.errors import Conflict, InvalidRequest, NotFound
+from clustercert.model.events.administration import (
+    CaProofReported,
+    CaRotationChange,
+    CaRotationChanged,
+    ReportedProof,
+)
+from clustercert.pki.certificates import certificate_der
+from clustercert.pki.signer import LOCAL, CaRequest, Signer, signer_named
+from clustercert.policy.lifetime import BACKDATE
+from clustercert.store.ca_rotations import CaRotationQueries
+from clustercert.store.client_cas import ClientCaQueries
+from clustercert.store.clusters import ClusterQueries
+
+# The number of holders that the status of one rotation names.
+MAX_HOLDERS = 200
+
+
+class Prover(Protocol):
+    """Connects to API servers with temporary certificates. Implemented by `kubernetes.ca_proof`."""
+
+    async def api_servers(self, cluster: Cluster) -> tuple[str, ...] | None:
+        """Return the addresses of the cluster's API servers, or None if nobody has said them. Raises RemoteFailed."""
+
+    async def prove(self, cluster: Cluster, ca: ClientCA, addresses: Sequence[str]) -> tuple[CaProof, ...]:
+        """Try a certificate of the CA at each address. Raises SignerError, RemoteFailed or Unavailable."""
+
+    async def issue(self, cluster: Cluster, ca: ClientCA, key: PublicKey | None, origin: Origin) -> Issued:
+        """Issue a temporary certificate of a CA. Raises SignerError, RemoteFailed, Unavailable or Conflict."""
+
+
+@dataclass(frozen=True, slots=True)
+class RotationOptions:
+    """How to rotate a CA.
+
+    Attributes:
+        signer: the signer that creates the new CA; None for the cluster's signer.
+        secret: the credential that the signer needs for this cluster, if it needs one.
+        auto_complete, deny_old: see `CaRotation`.
+    """
+
+    signer: str | None = None
+    secret: bytes | None = None
+    auto_complete: bool = False
+    deny_old: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class ReportedResult:
+    """How an API server treated a certificate of a client CA, as an operator reports it. See `CaProof`."""
+
+    ca_id: str
+    address: str
+    outcome: ProofOutcome
+    detail: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class CaRotations:
+    """Starts, shows, completes and aborts rotations of client CAs. Does not authorize."""
+
+    queries: CaRotationQueries
+    cas: ClientCaQueries
+    clusters: ClusterQueries
+    signers: Mapping[str, Signer]
+    prover: Prover
+    now: Callable[[], datetime]
+    ca_key_type: KeyType = "ec-p256"
+
+    async def start(
+        self, cluster: Cluster, options: RotationOptions, *, actor: Actor, planned: bool = False
+    ) -> RotationStatus:
+        """Create a new client CA, and start the rotation to it.
+
+        Raises InvalidRequest if the signer is not installed, Conflict if a rotation of the cluster is running, or an
+        error of the signer.
+
+        Args:
+            planned: whether this is a dry run. In a dry run, the built-in signer creates the CA.
+        """
+        signer = options.signer or cluster.signer
+        if signer not in self.signers:
+            installed = ", ".join(sorted(self.signers))
+            raise InvalidRequest(f"signer: {signer} is not installed. Installed: {installed}.")
+        running = await self.queries.rotation(cluster.id)
+        if running is not None and running.is_running:
+            # Check this before the signer creates a key. The store checks it again.
+            raise Conflict(
+                f"A rotation of the cluster's client CA is running: it is {running.state}. Wait until it is complete,"
+                " or abort it."
+            )
+        now = self.now()
+        request = CaRequest(
+            cluster.id,
+            cluster,
+            self.ca_key_type,
+            now.replace(microsecond=0) - BACKDATE,
+            CA_LIFETIME,
+            options.secret,
+        )
+        new_ca = await signer_named(self.signers, LOCAL if planned else signer).create_ca(request)
+        new_ca = replace(new_ca, state="next")
+        if certificate_der(new_ca.certificate) == certificate_der(cluster.client_ca.certificate):
+            raise Conflict(f"The signer {signer} has no other CA for this cluster.")
+        rotation = CaRotation(
+            cluster_id=cluster.id,
+            old_ca_id=cluster.client_ca.id,
+            new_ca_id=new_ca.id,
+            since=now,
+            started_at=now,
+            started_by=actor.id,
+            auto_complete=options.auto_complete,
+            deny_old=options.deny_old,
+        )
+        event = rotation_event(
+            "ca_rotation.started", cluster, rotation, (cluster.client_ca, new_ca), now, actor
+        )
+        try:
+            await self.queries.start(rotation, new_ca, event)
+        except (Conflict, NotFound):
+            if not planned:
+                await signer_named(self.signers, signer).delete_key(new_ca)
+            raise
+        return await self._status(cluster, rotation, cluster.client_ca, new_ca)
+
+    async def status(self, cluster: Cluster) -> RotationStatus:
+        """Return the running or else the last rotation. Raises NotFound if the CA was never rotated."""
+        return await self._current(cluster, await self._required(cluster))
+
+    async def page(
+        self,
+        after: str,
+        limit: int,
+        *,
+        project_id: str | None = None,
+        states: Collection[RotationState] | None = None,
+    ) -> tuple[RotationStatus, ...]:
+        """Return at most `limit` rotations of clusters with ids above `after`, sorted by the cluster's id.
+
+        The statuses name no holders.
+        """
+        rotations = await self.queries.page(after, limit, project_id=project_id, states=states)
+        ids = [each.cluster_id for each in rotations]
+        clusters = {each.id: each for each in await self.clusters.clusters_with_ids(ids)}
+        cas = await self.cas.cas([ca_id for each in rotations for ca_id in (each.old_ca_id, each.new_ca_id)])
+        now = self.now()
+        holders = await self.queries.holders(list(cas), ids, now)
+        return tuple(
+            RotationStatus(
+                at=now,
+                cluster=clusters[each.cluster_id],
+                rotation=each,
+                old_ca=cas[each.old_ca_id],
+                new_ca=cas[each.new_ca_id],
+                old=holders[each.old_ca_id],
+                new=holders[each.new_ca_id],
+            )
+            # A cluster may be removed at the same time.
+            for each in rotations
+            if each.cluster_id in clusters and {each.old_ca_id, each.new_ca_id} <= cas.keys()
+        )
+
+    async def complete(
+        self, cluster: Cluster, *, holders: int | None, deny_old: bool | None, actor: Actor
+    ) -> RotationStatus:
+        """Take the old CA out of the bundle. The rotation is complete once every API server refuses the old CA.
+
+        Does nothing if somebody has asked for completion before, or if the rotation is complete. Raises Conflict before
+        `draining`, or if certificates of the old CA are valid.
+
+        Args:
+            holders: complete although this many certificates of the old CA are valid; their exact number. None: only
+                if none is valid.
+            deny_old: whether the webhook denies certificates of the old CA from now on; None keeps what was chosen.
+        """
+        rotation = await self._required(cluster)
+        is_same = deny_old is None or deny_old == rotation.deny_old
+        if rotation.state == "complete" or (rotation.is_completing and is_same):
+            return await self._current(cluster, rotation)
+        now = self.now()
+        after = rotation.completing(now, forced=holders is not None, deny_old=deny_old)
+        # If completion was asked for before, only `deny_old` changes.
+        expected = None if rotation.is_completing else holders or 0
+        return await self._save(
+            "ca_rotation.completion_requested",
+            cluster,
+            rotation,
+            after,
+            actor,
+            expected=expected,
+            holders=holders,
+        )
+
+    async def abort(self, cluster: Cluster, *, actor: Actor) -> RotationStatus:
+        """Abort the running rotation; see `CaRotation.aborted`. Does nothing if it is aborted. Raises Conflict."""
+        rotation = await self._required(cluster)
+        after = rotation.aborted(self.now())
+        if after is rotation:
+            return await self._current(cluster, rotation)
+        counted = await self.queries.holders([rotation.new_ca_id], [cluster.id], self.now())
+        kind: CaRotationChange = "ca_rotation.reversed" if after.is_running else "ca_rotation.aborted"
+        return await self._save(
+            kind, cluster, rotation, after, actor, holders=counted[rotation.new_ca_id].certificates
+        )
+
+    async def temporary_certificates(
+        self, cluster: Cluster, key: PublicKey, *, actor: Actor
+    ) -> tuple[tuple[ClientCA, Issued], ...]:
+        """Issue a certificate of the new CA, and one of the old CA while its completion is proved.
+
+        Somebody uses them to prove the CAs from a place that reaches the API servers. Raises Conflict if no rotation is
+        running, or an error of the signer.
+        """
+        status = await self.status(cluster)
+        if not status.rotation.is_running:
+            raise Conflict("No rotation of the cluster's client CA is running, so there is nothing to prove.")
+        cas = [status.new_ca, status.old_ca] if status.rotation.is_completing else [status.new_ca]
+        return tuple([(ca, await self.prover.issue(cluster, ca, key, actor.origin)) for ca in cas])
+
+    async def addresses(self, status: RotationStatus) -> tuple[str, ...]:
+        """Return the addresses at which a rotation has to be proved. Raises RemoteFailed."""
+        found = await self.prover.api_servers(status.cluster)
+        return found or status.rotation.addresses or (status.cluster.internal_url,)
+
+    async def report(
+        self, cluster: Cluster, results: Sequence[ReportedResult], *, actor: Actor
+    ) -> RotationStatus:
+        """Store what an operator has found out about the API servers.
+
+        Raises Conflict if no rotation is running, or InvalidRequest for an unknown CA or address.
+        """
+        status = await self.status(cluster)
+        rotation, now = status.rotation, self.now()
+        if not rotation.is_running:
+            raise Conflict("No rotation of the cluster's client CA is running, so there is nothing to prove.")
+        addresses = await self.addresses(status)
+        for each in results:
+            if each.ca_id not in (rotation.old_ca_id, rotation.new_ca_id):
+                raise InvalidRequest(f"client_ca_id: {each.ca_id} is not a CA of this rotation.")
+            if each.address not in addresses:
+                raise InvalidRequest(
+                    f"address: {each.address} is not an API server of this cluster. Its API servers:"
+                    f" {', '.join(addresses)}. Change them with `clustercert cluster update --api-server`."
+                )
+        proofs = [
+            CaProof(each.ca_id, each.address, each.outcome, now, actor.id, each.detail) for each in results
+        ]
+        event = CaProofReported(
+            at=now,
+            project_id=cluster.project_id,
+            actor=actor,
+            subject=cluster.id,
+            proofs=tuple(
+                ReportedProof(
+                    client_ca_id=each.ca_id, address=each.address, outcome=each.outcome, detail=each.detail
+                )
+                for each in proofs
+            ),
+        )
+        saved = await self.queries.save(rotation, rotation.with_proofs(proofs, addresses), event)
+        return replace(status, rotation=saved)
+
+    async def _save(
+        self,
+        kind: CaRotationChange,
+        cluster: Cluster,
+        before: CaRotation,
+        after: CaRotation,
+        actor: Actor,
+        *,
+        expected: int | None = None,
+        holders: int | None = None,
+    ) -> RotationStatus:
+        """Save a change by an operator. `expected` and `holders`: see `CaRotationQueries.save` and the event."""
+        cas = await self._cas(after)
+        now = self.now()
+        event = rotation_event(kind, cluster, after, cas, now, actor, holders=holders)
+        saved = await self.queries.save(before, after, event, holders=expected, now=now)
+        return await self._current(cluster, saved)
+
+    async def _required(self, cluster: Cluster) -> CaRotation:
+        rotation = await self.queries.rotation(cluster.id)
+        if rotation is None:
+            raise NotFound("The client CA of this cluster was never rotated.")
+        return rotation
+
+    async def _cas(self, rotation: CaRotation) -> tuple[ClientCA, ClientCA]:
+        """Return the old and the new CA. Raises NotFound if the cluster was removed."""
+        found = await self.cas.cas([rotation.old_ca_id, rotation.new_ca_id])
+        if len(found) < 2:  # noqa: PLR2004 - the old and the new one
+            raise NotFound("The cluster was removed.")
+        return found[rotation.old_ca_id], found[rotation.new_ca_id]
+
+    async def _current(self, cluster: Cluster, rotation: CaRotation) -> RotationStatus:
+        return await self._status(cluster, rotation, *await self._cas(rotation))
+
+    async def _status(
+        self, cluster: Cluster, rotation: CaRotation, old_ca: ClientCA, new_ca: ClientCA
+    ) -> RotationStatus:
+        now = self.now()
+        counted = await self.queries.holders([old_ca.id, new_ca.id], [cluster.id], now)
+        return RotationStatus(
+            at=now,
+            cluster=cluster,
+            rotation=rotation,
+            old_ca=old_ca,
+            new_ca=new_ca,
+            old=counted[old_ca.id],
+            new=counted[new_ca.id],
+            holders=await self.queries.holders_of_ca(old_ca, now, MAX_HOLDERS),
+        )
+
+
+def rotation_event(
+    kind: CaRotationChange,
+    cluster: Cluster,
+    rotation: CaRotation,
+    cas: tuple[ClientCA, ClientCA],
+    at: datetime,
+    actor: Actor,
+    *,
+    holders: int | None = None,
+    addresses: tuple[str, ...] = (),
+    problem: str | None = None,
+) -> CaRotationChanged:
+    """Return the audit event about a rotation after a change. `cas`: the old and the new CA."""
+    old_ca, new_ca = cas
+    return CaRotationChanged(
+        at=at,
+        kind=kind,
+        project_id=cluster.project_id,
+        actor=actor,
+        subject=cluster.id,
+        state=rotation.state,
+        old_ca_id=old_ca.id,
+        new_ca_id=new_ca.id,
+        old_signer=old_ca.signer,
+        new_signer=new_ca.signer,
+        auto_complete=rotation.auto_complete,
+        deny_old=rotation.deny_old,
+        reverses=rotation.reverses,
+        forced=rotation.forced,
+        holders=holders,
+        addresses=addresses,
+        problem=problem,
+    )

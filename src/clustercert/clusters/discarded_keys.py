@@ -1,0 +1,71 @@
+"""Use case: delete the keys of client CAs that are not needed any more."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from datetime import datetime
+
+from clustercert.model import Actor
+from clustercert.model.errors import ClustercertError
+from clustercert.model.events.administration import CaKeyDeleted
+from clustercert.pki.signer import Signer, signer_named
+from clustercert.store.client_cas import ClientCaQueries, DiscardedCa
+
+
+@dataclass(frozen=True, slots=True)
+class KeyDeletion:
+    """What happened to the key of a discarded CA.
+
+    Attributes:
+        is_done: false if the deletion failed. The service then tries again.
+        result: one sentence.
+    """
+
+    ca_id: str
+    signer: str
+    is_done: bool
+    result: str
+
+
+@dataclass(frozen=True, slots=True)
+class DiscardedKeys:
+    """Deletes the keys of discarded client CAs at their signers.
+
+    The transaction that discards a CA notes it in the store. So a key is deleted in the end, even if the process is
+    killed in between.
+    """
+
+    queries: ClientCaQueries
+    signers: Mapping[str, Signer]
+    now: Callable[[], datetime]
+
+    async def delete_keys_of(self, cluster_id: str, *, actor: Actor) -> tuple[KeyDeletion, ...]:
+        """Delete the keys of a cluster's discarded CAs. The cluster may be removed. Raises Unavailable."""
+        found = await self.queries.discarded(cluster_id)
+        return tuple([await self._delete(each, actor) for each in found])
+
+    async def delete_all(self) -> None:
+        """Delete the keys of the discarded CAs of all clusters. Raises Unavailable."""
+        after = ""
+        while found := await self.queries.discarded(after=after):
+            for each in found:
+                await self._delete(each, Actor.service())
+            after = found[-1].ca.id
+
+    async def _delete(self, discarded: DiscardedCa, actor: Actor) -> KeyDeletion:
+        ca = discarded.ca
+        try:
+            result = await signer_named(self.signers, ca.signer).delete_key(ca)
+        except ClustercertError as error:
+            text = f"The key of the client CA was not deleted yet: {error.message} The service tries again."
+            return KeyDeletion(ca.id, ca.signer, is_done=False, result=text)
+        event = CaKeyDeleted(
+            at=self.now(),
+            project_id=discarded.project_id or None,
+            actor=actor,
+            subject=ca.id,
+            cluster_id=ca.cluster_id,
+            signer=ca.signer,
+            result=result,
+        )
+        await self.queries.forget(ca.id, event)
+        return KeyDeletion(ca.id, ca.signer, is_done=True, result=result)

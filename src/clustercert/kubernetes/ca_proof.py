@@ -1,0 +1,177 @@
+"""Proves which client CAs the API servers of a cluster accept, with temporary certificates of these CAs."""
+
+import asyncio
+import ipaddress
+from collections.abc import Awaitable, Callable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from datetime import datetime, timedelta
+from typing import Any, Protocol, TypeVar
+
+from cachetools import LRUCache
+
+from clustercert.kube_api import ClientIdentity, KubeApi
+from clustercert.kubernetes.cluster_connections import CertificateIssuer
+from clustercert.kubernetes.verify.probe import Denied, NotAuthenticated, Probe
+from clustercert.model import (
+    Caller,
+    ClientCA,
+    Cluster,
+    Domain,
+    Grant,
+    Issued,
+    IssueRequest,
+    Origin,
+    PublicKey,
+    User,
+    credential_group,
+)
+from clustercert.model.ca_rotation import CaProof
+from clustercert.model.choices import ProofOutcome
+from clustercert.model.errors import ClustercertError, Conflict, RemoteFailed
+from clustercert.model.kubernetes import CA_PROVER, SERVICE
+from clustercert.pki.keys import key_pem
+from clustercert.pki.leaf import der_pem
+from clustercert.policy.lifetime import BACKDATE
+
+T = TypeVar("T")
+
+# The certificate is used for several proofs, so that proofs don't fill the ledger.
+LIFETIME = timedelta(minutes=30)
+RENEWED_BEFORE_END = timedelta(minutes=5)
+MAX_CACHED = 4096
+# The time for one API server. An API server that takes longer is not proved.
+SECONDS = 5.0
+# A cluster with more API servers is an error: EndpointSlices come from the cluster.
+MAX_ADDRESSES = 64
+MAX_DETAIL = 300
+
+_SLICES = "/apis/discovery.k8s.io/v1/namespaces/default/endpointslices"
+_OF_API_SERVERS = {"labelSelector": "kubernetes.io/service-name=kubernetes"}
+
+
+class ClusterCaller(Protocol):
+    """Calls API servers with the service's own certificate; implemented by `cluster_connections`."""
+
+    async def call(self, cluster: Cluster, work: Callable[[KubeApi], Awaitable[T]]) -> T: ...
+
+
+@dataclass(frozen=True, slots=True)
+class _Temporary:
+    issued: Issued
+    identity: ClientIdentity
+
+
+@dataclass(slots=True)
+class CaProver:
+    """Connects to API servers with temporary certificates, which are in the ledger and have no groups.
+
+    Attributes:
+        issuer: issues certificates without role bindings.
+        now: returns the current time in UTC.
+    """
+
+    issuer: CertificateIssuer
+    connections: ClusterCaller
+    now: Callable[[], datetime]
+    _certificates: LRUCache[str, _Temporary] = field(default_factory=lambda: LRUCache(MAX_CACHED))
+
+    async def api_servers(self, cluster: Cluster) -> tuple[str, ...] | None:
+        """Return the addresses of the cluster's API servers, or None if the cluster does not tell them.
+
+        The operator's list takes precedence. Otherwise asks the cluster, if the service has access to it. Raises
+        RemoteFailed if the cluster's answer is unusable.
+        """
+        if cluster.api_servers:
+            return cluster.api_servers
+        if not cluster.options.admission and cluster.options.credential_roles is None:
+            return None
+        try:
+            slices = await self.connections.call(cluster, lambda api: api.get(_SLICES, _OF_API_SERVERS))
+        except ClustercertError:
+            return None
+        return tuple(sorted(set(_addresses(slices)))) or None
+
+    async def prove(self, cluster: Cluster, ca: ClientCA, addresses: Sequence[str]) -> tuple[CaProof, ...]:
+        """Try a certificate of the CA at each address. Raises SignerError, RemoteFailed or Unavailable."""
+        temporary = await self._temporary(cluster, ca)
+        return tuple(await asyncio.gather(*(self._try(cluster, ca, each, temporary) for each in addresses)))
+
+    async def issue(self, cluster: Cluster, ca: ClientCA, key: PublicKey | None, origin: Origin) -> Issued:
+        """Issue a temporary certificate of a CA. Raises SignerError, RemoteFailed, Unavailable or Conflict.
+
+        Args:
+            key: the key of somebody who proves the CA elsewhere; None for a new key.
+        """
+        issued_at = self.now().replace(microsecond=0)
+        if ca.not_after <= issued_at:
+            raise Conflict(f"The client CA {ca.id} has expired.")
+        grant = Grant(
+            rule=None,
+            username=CA_PROVER,
+            groups=(),
+            not_before=max(issued_at - BACKDATE, ca.certificate.not_valid_before_utc),
+            not_after=min(issued_at + LIFETIME, ca.not_after),
+        )
+        caller = Caller(
+            user=User(id=CA_PROVER, name=CA_PROVER, domain=Domain(id="", name="")),
+            roles={},
+            method="service",
+            origin=origin,
+        )
+        request = IssueRequest(public_key=key, reason="proving which client CA the API servers accept")
+        return await self.issuer.issue_granted(
+            caller, replace(cluster, client_ca=ca), grant, request, issued_at
+        )
+
+    async def _temporary(self, cluster: Cluster, ca: ClientCA) -> _Temporary:
+        cached = self._certificates.get(ca.id)
+        if cached is not None and self.now() < cached.issued.grant.not_after - RENEWED_BEFORE_END:
+            return cached
+        issued = await self.issue(cluster, ca, None, Origin.local())
+        if issued.private_key is None:
+            raise RuntimeError("a certificate was issued without its key")
+        identity = ClientIdentity(der_pem(issued.leaf_der), key_pem(issued.private_key))
+        self._certificates[ca.id] = made = _Temporary(issued, identity)
+        return made
+
+    async def _try(self, cluster: Cluster, ca: ClientCA, address: str, temporary: _Temporary) -> CaProof:
+        outcome, detail = await _outcome(cluster, address, temporary)
+        return CaProof(ca.id, address, outcome, self.now(), SERVICE, detail[:MAX_DETAIL])
+
+
+async def _outcome(cluster: Cluster, address: str, temporary: _Temporary) -> tuple[ProofOutcome, str]:
+    """Return how the API server treats the certificate, and why nothing is proved."""
+    grant = temporary.issued.grant
+    group = credential_group(temporary.issued.credential_number)
+    try:
+        async with KubeApi(address, cluster.server_ca_pem, temporary.identity, seconds=SECONDS) as api:
+            identity = await Probe(api).who_am_i()
+    except NotAuthenticated:
+        return "refused", ""
+    except ClustercertError as error:
+        # An API server that denies the request names the user whom it has authenticated.
+        is_named = isinstance(error, Denied) and f'User "{grant.username}"' in error.message
+        return ("accepted", "") if is_named else ("failed", error.message)
+    if identity.username != grant.username or group not in identity.groups:
+        return "failed", f"The server at this address sees the user {identity.username}. Is it a proxy?"
+    return "accepted", ""
+
+
+def _addresses(slices: Any) -> Iterator[str]:
+    """Yield the URLs of the endpoints in a list of EndpointSlices. Raises RemoteFailed."""
+    try:
+        found = [
+            (address, port["port"])
+            for each in slices["items"]
+            for port in each["ports"]
+            if port.get("name") == "https"
+            for endpoint in each["endpoints"]
+            for address in endpoint["addresses"]
+        ]
+        hosts = [(ipaddress.ip_address(address), int(port)) for address, port in found]
+    except (LookupError, TypeError, ValueError, AttributeError) as error:
+        raise RemoteFailed("The cluster's EndpointSlice default/kubernetes can't be read.") from error
+    if len(hosts) > MAX_ADDRESSES:
+        raise RemoteFailed(f"The cluster's EndpointSlice names more than {MAX_ADDRESSES} API servers.")
+    for host, port in hosts:
+        yield f"https://[{host}]:{port}" if host.version == 6 else f"https://{host}:{port}"  # noqa: PLR2004

@@ -1,0 +1,316 @@
+"""The rotation of a cluster's client CA, as a state machine without I/O.
+
+A method that changes the state returns a new `CaRotation`, or raises Conflict if the state does not allow the step. The
+store saves the result only if nobody has changed the rotation meanwhile.
+"""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
+from datetime import datetime, timedelta
+from typing import TYPE_CHECKING
+
+from clustercert.model.choices import CaState, ProofOutcome, RotationState
+from clustercert.model.errors import Conflict
+
+if TYPE_CHECKING:
+    from clustercert.model.clusters import ClientCA, Cluster
+
+# A proof that is older counts no more.
+PROOF_AGE = timedelta(minutes=10)
+
+
+@dataclass(frozen=True, slots=True)
+class CaProof:
+    """The result of connecting to one API server with a temporary certificate of a client CA.
+
+    Attributes:
+        address: the URL of the API server.
+        by: the id of the user who reported the result, or the service's own name.
+        detail: why the attempt failed; empty if the API server accepted or refused the certificate.
+    """
+
+    ca_id: str
+    address: str
+    outcome: ProofOutcome
+    at: datetime
+    by: str
+    detail: str = ""
+
+    def replaces(self, before: "CaProof | None") -> bool:
+        """Whether to keep this proof instead of an earlier proof for the same CA and address.
+
+        The service may have no route to an address that an operator reaches. So a failed attempt does not replace a
+        recent result of somebody else.
+        """
+        return (
+            before is None
+            or self.outcome != "failed"
+            or before.outcome == "failed"
+            or before.by == self.by
+            or self.at - before.at > PROOF_AGE
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CaRotation:
+    """A rotation from a cluster's old client CA to a new one. A cluster has at most one rotation that is running.
+
+    Attributes:
+        state: `planned`: the new CA is in the bundle, but not proved. `distributed`: every API server accepts the new
+            CA. `issuing`: new certificates come from the new CA. `draining`: no worker can issue from the old CA any
+            more. `complete`: every API server refuses the old CA. `aborted`: the old CA signs as before.
+        since: when the state began.
+        auto_complete: whether to ask for completion as soon as no certificate of the old CA is valid.
+        deny_old: whether the webhook denies certificates of the old CA once completion was asked for.
+        reverses: whether this rotation goes back to the former CA, because somebody aborted it after `issuing` began.
+        completion_asked_at: when somebody asked for completion, so that the old CA left the bundle; None before that.
+        forced: whether completion was asked for while certificates of the old CA were valid.
+        addresses: the API servers that have to be proved, as last read.
+        problem: why the last attempt to advance the rotation failed; None if it did not fail.
+        version: increases with each change.
+    """
+
+    cluster_id: str
+    old_ca_id: str
+    new_ca_id: str
+    state: RotationState = "planned"
+    since: datetime
+    started_at: datetime
+    started_by: str
+    auto_complete: bool = False
+    deny_old: bool = False
+    reverses: bool = False
+    completion_asked_at: datetime | None = None
+    forced: bool = False
+    addresses: tuple[str, ...] = ()
+    proofs: tuple[CaProof, ...] = ()
+    problem: str | None = None
+    problem_at: datetime | None = None
+    version: int = 0
+
+    @property
+    def is_running(self) -> bool:
+        return self.state not in ("complete", "aborted")
+
+    @property
+    def is_completing(self) -> bool:
+        """Whether the old CA has left the bundle, but is not yet proved to be refused."""
+        return self.state == "draining" and self.completion_asked_at is not None
+
+    @property
+    def discarded_ca_id(self) -> str | None:
+        """The CA that is not needed any more, so that its key has to be deleted; None while the rotation runs."""
+        ended = {"complete": self.old_ca_id, "aborted": self.new_ca_id}
+        return ended.get(self.state)
+
+    @property
+    def denied_ca_id(self) -> str | None:
+        """The CA whose certificates the webhook denies, or None."""
+        return self.old_ca_id if self.deny_old and self.completion_asked_at is not None else None
+
+    def ca_states(self) -> Mapping[str, CaState]:
+        """Return the states of the two CAs, by id."""
+        states: dict[RotationState, tuple[CaState, CaState]] = {
+            "planned": ("active", "next"),
+            "distributed": ("active", "next"),
+            "issuing": ("retiring", "active"),
+            "draining": ("retiring", "active"),
+            "complete": ("retired", "active"),
+            "aborted": ("active", "retired"),
+        }
+        old, new = states[self.state]
+        return {self.old_ca_id: old, self.new_ca_id: new}
+
+    def proof(self, ca_id: str, address: str) -> CaProof | None:
+        """Return the result of the last attempt with this CA at this address."""
+        return next((each for each in self.proofs if (each.ca_id, each.address) == (ca_id, address)), None)
+
+    def with_proofs(
+        self, proofs: Iterable[CaProof], addresses: tuple[str, ...] | None = None
+    ) -> "CaRotation":
+        """Return the rotation with further results. Drops the results for addresses that are gone."""
+        known = {(each.ca_id, each.address): each for each in self.proofs}
+        for proof in proofs:
+            if proof.replaces(known.get((proof.ca_id, proof.address))):
+                known[proof.ca_id, proof.address] = proof
+        addresses = self.addresses if addresses is None else addresses
+        return replace(
+            self,
+            addresses=addresses,
+            proofs=tuple(proof for (_, address), proof in known.items() if address in addresses),
+        )
+
+    def unproved(self, now: datetime) -> tuple[str, ...]:
+        """Return the addresses that were not seen to accept the new CA within `PROOF_AGE`."""
+        return tuple(
+            address
+            for address in self.addresses
+            if (proof := self.proof(self.new_ca_id, address)) is None
+            or proof.outcome != "accepted"
+            or now - proof.at > PROOF_AGE
+        )
+
+    def trusting(self) -> tuple[str, ...]:
+        """Return the addresses that were not seen to refuse the old CA since completion was asked for."""
+        return tuple(
+            address
+            for address in self.addresses
+            if (proof := self.proof(self.old_ca_id, address)) is None
+            or proof.outcome != "refused"
+            or self.completion_asked_at is None
+            or proof.at < self.completion_asked_at
+        )
+
+    def advanced(self, state: RotationState, now: datetime, *, needs_proof: bool = True) -> "CaRotation":
+        """Return the rotation in the next state, which began now, without the problem of the former state.
+
+        Raises Conflict if the state does not follow, or if a proof is missing.
+
+        Args:
+            needs_proof: whether the API servers must be proved to refuse the old CA. False only if it has expired, or
+                if it is the cluster's own CA, which stays trusted.
+        """
+        if (self.state, state) not in _STEPS:
+            raise Conflict(f"The rotation is {self.state}, and can't become {state}.")
+        if state in ("distributed", "issuing") and (not self.addresses or self.unproved(now)):
+            raise Conflict("The new client CA is not proved at every API server.")
+        if state == "complete" and not self.is_completing:
+            raise Conflict("Nobody has asked for completion.")
+        if state == "complete" and needs_proof and (not self.addresses or self.trusting()):
+            raise Conflict("The old client CA is not proved to be refused at every API server.")
+        return replace(self, state=state, since=now, problem=None, problem_at=None)
+
+    def completing(self, now: datetime, *, forced: bool, deny_old: bool | None) -> "CaRotation":
+        """Return the rotation after somebody asked for completion. Raises Conflict before `draining`."""
+        if self.state != "draining":
+            raise Conflict(
+                f"The rotation is {self.state}. Completing is possible once it is draining, when no certificate of the"
+                " old CA can be issued any more."
+            )
+        return replace(
+            self,
+            completion_asked_at=self.completion_asked_at or now,
+            forced=forced or self.forced,
+            deny_old=self.deny_old if deny_old is None else deny_old,
+            problem=None,
+            problem_at=None,
+        )
+
+    def aborted(self, now: datetime) -> "CaRotation":
+        """Return the rotation after an abort.
+
+        Before `issuing`, nobody has a certificate of the new CA, so the rotation ends. Afterwards, the rotation changes
+        its direction: the former CA signs again as soon as every API server is proved to accept it. An abort of a
+        rotation that goes back, before it is `issuing`, leaves the CA that signs now. Raises Conflict if the rotation
+        is complete.
+        """
+        if self.state == "complete":
+            raise Conflict(
+                "The rotation is complete, and the key of the old CA is deleted. Start a new rotation instead."
+            )
+        if self.state == "aborted":
+            return self
+        if self.state in ("planned", "distributed") and not self.reverses:
+            return replace(self, state="aborted", since=now, problem=None, problem_at=None)
+        return replace(
+            self,
+            old_ca_id=self.new_ca_id,
+            new_ca_id=self.old_ca_id,
+            state="planned" if self.state in ("issuing", "draining") else "issuing",
+            since=now,
+            reverses=not self.reverses,
+            completion_asked_at=None,
+            forced=False,
+            problem=None,
+            problem_at=None,
+        )
+
+
+_STEPS: frozenset[tuple[RotationState, RotationState]] = frozenset(
+    {
+        ("planned", "distributed"),
+        ("distributed", "planned"),
+        ("distributed", "issuing"),
+        ("issuing", "draining"),
+        ("draining", "complete"),
+    }
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Holders:
+    """The certificates of a client CA that are valid and not revoked, without those of this service.
+
+    Attributes:
+        used_last_hour: how many of them an API server reported within the last hour.
+        until: when the last of them expires; None if there are none.
+    """
+
+    certificates: int = 0
+    used_last_hour: int = 0
+    until: datetime | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class CaHolder:
+    """A user with valid certificates of a client CA. See `Holders`."""
+
+    user_id: str
+    user_name: str
+    certificates: int
+    until: datetime
+    last_seen_at: datetime | None
+
+
+@dataclass(frozen=True, slots=True)
+class RotationStatus:
+    """A rotation, with what an operator needs to know about it.
+
+    Attributes:
+        at: when the status was read.
+        old, new: the holders of certificates of the old and of the new CA.
+        holders: users with certificates of the old CA, the longest-lived first; empty in lists.
+    """
+
+    at: datetime
+    cluster: "Cluster"
+    rotation: CaRotation
+    old_ca: "ClientCA"
+    new_ca: "ClientCA"
+    old: Holders = Holders()
+    new: Holders = Holders()
+    holders: tuple[CaHolder, ...] = ()
+
+    @property
+    def safe_at(self) -> datetime | None:
+        """The time from which completing takes access from nobody; None while more certificates may be issued."""
+        if self.rotation.state not in ("draining", "complete"):
+            return None
+        return max(self.rotation.since, self.old.until) if self.old.until is not None else self.rotation.since
+
+    @property
+    def next_step(self) -> str:
+        """What the operator has to do, in one or two sentences."""
+        rotation, name = self.rotation, self.cluster.name
+        write = (
+            f"Write the output of `clustercert kubernetes ca-bundle {name}` to the file that --client-ca-file names, on"
+            " every API server:"
+        )
+        steps = {
+            "planned": f"{write} both CAs. The new CA is not proved at"
+            f" {', '.join(rotation.unproved(self.at)) or self.cluster.internal_url}.",
+            "distributed": "Nothing. The new CA signs as soon as every API server has been proved once more.",
+            "issuing": "Nothing. The rotation waits until no worker can issue from the old CA any more.",
+            "draining": f"Run `clustercert cluster ca complete {name}`. No certificate of the old CA is valid.",
+            "complete": "Nothing. The rotation is complete.",
+            "aborted": f"{write} only the CA that signs as before.",
+        }
+        if rotation.is_completing:
+            missing = ", ".join(rotation.trusting())
+            return f"{write} the new CA only. The old CA is not proved to be refused at {missing}."
+        if rotation.state == "draining" and self.old.until is not None:
+            return (
+                f"Wait until {self.old.until:%Y-%m-%d %H:%M} UTC, because {self.old.certificates} certificates of the"
+                f" old CA are valid. Then run `clustercert cluster ca complete {name}`."
+            )
+        return steps[rotation.state]

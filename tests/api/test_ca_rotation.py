@@ -1,0 +1,232 @@
+"""The rotation of client CAs. The service and its leader job are real, the API servers are the tests' doubles."""
+
+import itertools
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from pathlib import Path
+
+import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+
+from clustercert import wiring
+from support import world as worlds
+from support.apiserver import ApiServer
+from support.ca_rotation import Holder, Rotation, register
+from support.service import Service
+from support.stores import rows
+from support.wait import eventually
+
+NewRotation = Callable[..., Rotation]
+
+
+@pytest.fixture(scope="module")
+def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
+    """A service that begins to drain soon."""
+    world = worlds.make(tmp_path_factory.mktemp("rotation"))
+    with pytest.MonkeyPatch.context() as patch:
+        # A second is left for the propagation: no request of these tests takes long.
+        patch.setattr(wiring, "RECORDING_SECONDS", -world.settings().server.request_timeout)
+        with Service(world.settings()).running() as running:
+            running.world = world  # type: ignore[attr-defined] # only of this file
+            yield running
+
+
+@pytest.fixture
+def new(service: Service, tmp_path: Path) -> Iterator[NewRotation]:
+    """Register a cluster with so many API servers."""
+    numbers = itertools.count()
+    with ExitStack() as stack:
+
+        def start(count: int = 1) -> Rotation:
+            doubles = []
+            for _ in range(count):
+                folder = tmp_path / f"apiserver-{next(numbers)}"
+                folder.mkdir()
+                doubles.append(stack.enter_context(ApiServer(folder)))
+            return register(service.world, service, f"cluster-{doubles[0].url[-5:]}", *doubles)  # type: ignore[attr-defined]
+
+        yield start
+
+
+def kinds(rotation: Rotation) -> list[str]:
+    """The kinds of the audit events about the rotation, oldest first."""
+    query = "SELECT kind FROM audit_event WHERE subject = ? AND kind LIKE 'ca_rotation.%' ORDER BY id"
+    return [
+        str(kind).removeprefix("ca_rotation.")
+        for (kind,) in rows(rotation.world.database, query, rotation.cluster_id)
+    ]
+
+
+def test_a_ca_is_replaced_while_every_holder_keeps_access(new: NewRotation) -> None:
+    rotation = new(2)
+    first, second = rotation.doubles
+    old = rotation.issue()
+    started = rotation.post(body={})
+    assert (started["state"], started["old_ca_holders"]["certificates"]) == ("planned", 1)
+    assert [each["user_name"] for each in started["holders"]] == ["member"]
+    assert len(x509.load_pem_x509_certificates(rotation.bundle())) == 2
+
+    # One of two API servers is not enough.
+    rotation.trust(first)
+    eventually(lambda: rotation.get()["api_servers"][0]["new_ca"] == "accepted")
+    shown = rotation.get()
+    assert (shown["state"], shown["api_servers"][1]["new_ca"]) == ("planned", "refused")
+    assert rotation.ca_of(rotation.issue()) == started["old_ca"]["id"]
+
+    rotation.trust(second)
+    rotation.reach("draining")
+    new_holder = eventually(lambda: rotation.issue_from(started["new_ca"]["id"]))
+    assert new_holder is not None
+    draining = rotation.get()
+    assert draining["old_ca_holders"]["certificates"] == 2
+    assert draining["safe_at"] == draining["old_ca_holders"]["until"]
+    assert {each["state"] for each in rotation.get("/client-cas")["client_cas"]} == {"retiring", "active"}
+    for double in rotation.doubles:
+        assert [each.status_at(double) for each in (old, new_holder)] == [200, 200]
+
+    refused = rotation.send("POST", "/client-ca-rotation/complete", {})
+    assert refused.status_code == 409
+    assert "2 certificates of the old CA are valid" in refused.json()["message"]
+    wrong = rotation.send("POST", "/client-ca-rotation/complete", {"force": True, "holders": 1})
+    assert wrong.status_code == 409
+    completing = rotation.post("/complete", {"force": True, "holders": 2})
+    assert (completing["state"], completing["forced"]) == ("draining", True)
+    assert len(x509.load_pem_x509_certificates(rotation.bundle())) == 1
+    rotation.trust(first)
+    eventually(lambda: rotation.get()["api_servers"][0]["old_ca"] == "refused")
+    assert rotation.get()["state"] == "draining"
+    rotation.trust(second)
+    rotation.reach("complete")
+    for double in rotation.doubles:
+        assert [each.status_at(double) for each in (old, new_holder)] == [401, 200]
+
+    [ca] = [
+        each for each in rotation.get("/client-cas")["client_cas"] if each["id"] == started["old_ca"]["id"]
+    ]
+    assert ca["state"] == "retired"
+    database = rotation.world.database
+    assert rows(database, "SELECT sealed_key FROM client_ca WHERE id = ?", ca["id"]) == [(None,)]
+    eventually(lambda: rows(database, "SELECT id FROM discarded_ca WHERE id = ?", ca["id"]) == [])
+    assert rows(database, "SELECT kind FROM audit_event WHERE subject = ?", ca["id"]) == [
+        ("client_ca.key_deleted",)
+    ]
+    assert kinds(rotation) == [
+        "started",
+        "distributed",
+        "issuing_begun",
+        "draining_begun",
+        "completion_requested",
+        "completed",
+    ]
+
+
+def test_an_abort_before_issuing_deletes_the_new_ca(new: NewRotation) -> None:
+    rotation = new()
+    started = rotation.post()
+    assert rotation.send("POST", "/client-ca-rotation", {}).status_code == 409
+    planned = rotation.send("POST", "/client-ca-rotation/abort?dryRun=All")
+    assert (planned.json()["state"], planned.json()["keys"]) == ("aborted", [])
+    assert rotation.get()["state"] == "planned"
+    aborted = rotation.post("/abort")
+    assert aborted["state"] == "aborted"
+    [key] = aborted["keys"]
+    assert (key["client_ca_id"], key["deleted"]) == (started["new_ca"]["id"], True)
+    assert rotation.ca_of(rotation.issue()) == started["old_ca"]["id"]
+    assert len(x509.load_pem_x509_certificates(rotation.bundle())) == 1
+    assert rotation.post("/abort")["keys"] == []
+    # Another rotation may follow.
+    assert rotation.post()["state"] == "planned"
+
+
+def test_an_abort_while_draining_goes_back_to_the_former_ca(new: NewRotation) -> None:
+    rotation = new()
+    started = rotation.post()
+    rotation.trust()
+    rotation.reach("draining")
+    eventually(lambda: rotation.ca_of(rotation.issue()) == started["new_ca"]["id"])
+    reversed_ = rotation.post("/abort")
+    assert (reversed_["state"], reversed_["reverses"], reversed_["keys"]) == ("planned", True, [])
+    assert reversed_["old_ca"]["id"] == started["new_ca"]["id"]
+    assert reversed_["old_ca_holders"]["certificates"] >= 1
+    draining = rotation.reach("draining")
+    eventually(lambda: rotation.ca_of(rotation.issue()) == started["old_ca"]["id"])
+    holders = draining["old_ca_holders"]["certificates"]
+    rotation.post("/complete", {"force": True, "holders": holders})
+    rotation.trust()
+    rotation.reach("complete")
+    states = {each["id"]: each["state"] for each in rotation.get("/client-cas")["client_cas"]}
+    assert states == {started["old_ca"]["id"]: "active", started["new_ca"]["id"]: "retired"}
+
+
+def test_a_dry_run_names_the_holders_and_creates_nothing(new: NewRotation) -> None:
+    rotation = new()
+    rotation.issue("admin")
+    planned = rotation.send("POST", "/client-ca-rotation?dryRun=All", {"auto_complete": True})
+    assert planned.status_code == 201
+    assert [each["user_name"] for each in planned.json()["holders"]] == ["admin"]
+    assert rotation.send("GET", "/client-ca-rotation").status_code == 404
+    assert len(rotation.get("/client-cas")["client_cas"]) == 1
+
+
+def test_only_operators_rotate_and_project_admins_read(new: NewRotation) -> None:
+    rotation = new()
+    for tail in ("", "/complete", "/abort", "/certificates", "/proofs"):
+        for who in ("admin", "member"):
+            assert rotation.send("POST", f"/client-ca-rotation{tail}", {}, who=who).status_code == 403
+    rotation.post()
+    assert rotation.get(who="admin")["state"] == "planned"
+    assert rotation.send("GET", "/client-ca-rotation", who="member").status_code == 403
+    lists = "/clustercert/v1/client-ca-rotations"
+    client, people = rotation.service.client, rotation.world.people
+    assert client.get(lists, headers=people["admin"].headers).status_code == 403
+    of_project = f"/clustercert/v1/projects/{rotation.world.project.id}/client-ca-rotations?state=running"
+    for path, who in ((lists + "?state=planned", "auditor"), (of_project, "admin")):
+        found = client.get(path, headers=people[who].headers).json()["rotations"]
+        assert rotation.cluster_id in {each["id"] for each in found}
+
+
+def test_an_operator_proves_the_cas_from_elsewhere(new: NewRotation) -> None:
+    """The registered address is one that the service does not reach."""
+    rotation = new()
+    [double] = rotation.doubles
+    put = rotation.send("PUT", "", rotation.get("") | {"api_servers": ["https://127.0.0.1:1"]})
+    assert put.status_code == 200, put.text
+    started = rotation.post()
+    problem = eventually(lambda: rotation.get()["problem"])
+    assert "https://127.0.0.1:1" in problem
+    assert rotation.get()["state"] == "planned"
+
+    def prove(expected: dict[str, str]) -> None:
+        key = ec.generate_private_key(ec.SECP256R1())
+        csr = x509.CertificateSigningRequestBuilder().subject_name(x509.Name([])).sign(key, hashes.SHA256())
+        csr_pem = csr.public_bytes(serialization.Encoding.PEM).decode()
+        answer = rotation.post("/certificates", {"csr": csr_pem})
+        assert answer["addresses"] == ["https://127.0.0.1:1"]
+        key_pem = key.private_bytes(
+            serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+        )
+        results = []
+        for each in answer["certificates"]:
+            status = Holder(each["certificate"].encode(), key_pem).status_at(double)
+            outcome = {200: "accepted", 401: "refused"}[status]
+            assert (outcome, each["expected"]) == (expected[each["client_ca_id"]],) * 2
+            results.append(
+                {"client_ca_id": each["client_ca_id"], "address": "https://127.0.0.1:1", "outcome": outcome}
+            )
+        rotation.post("/proofs", {"results": results})
+
+    rotation.trust()
+    prove({started["new_ca"]["id"]: "accepted"})
+    draining = rotation.reach("draining")
+    [server] = draining["api_servers"]
+    assert server["by"] == rotation.world.people["operator"].user.id
+    rotation.post("/complete", {})
+    rotation.trust()
+    prove({started["new_ca"]["id"]: "accepted", started["old_ca"]["id"]: "refused"})
+    rotation.reach("complete")
+    assert kinds(rotation).count("proof_reported") == 2
+
+    foreign = {"client_ca_id": "0" * 32, "address": "https://127.0.0.1:1", "outcome": "accepted"}
+    assert rotation.send("POST", "/client-ca-rotation/proofs", {"results": [foreign]}).status_code == 409
