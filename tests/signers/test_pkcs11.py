@@ -16,6 +16,7 @@ from structlog.testing import capture_logs
 from clustercert.issuance.signers.limited import LimitedSigner
 from clustercert.issuance.signers.local import local_signer
 from clustercert.issuance.signers.pkcs11 import pkcs11_signer
+from clustercert.issuance.signers.token_sessions import Login, TokenAddress
 from clustercert.model import ClientCA, SigningRequest
 from clustercert.model.clusters import Registration
 from clustercert.model.errors import SignerError, Unavailable
@@ -269,8 +270,29 @@ async def test_a_wrong_pin_is_tried_once_until_the_file_changes(token: tokens.So
             token.pin_file.write_text(tokens.PIN)
             await issue(signer, await signer.create_ca(CA_REQUEST))
     refusals = [line for line in logs if "refused the PIN" in line["event"]]
-    assert len(refusals) == 1
+    assert [(line["label"], line["cause"]) for line in refusals] == [
+        (tokens.LABEL, "C_Login: CKR_PIN_INCORRECT")
+    ]
     assert "hunter2" not in f"{logs}{texts}{first.value}"
+
+
+@pytest.mark.parametrize(
+    ("state", "message"),
+    [("is_final_try", "locks itself after one more wrong PIN"), ("is_pin_locked", "is locked")],
+)
+def test_the_last_attempt_is_left_to_the_operator(token: tokens.SoftToken, state: str, message: str) -> None:
+    settings = TokenAddress(token.module, tokens.LABEL, None, token.pin_file)
+    with tokens.environment(token):
+        module = Cryptoki(token.module)
+        module.initialize()
+        (found,) = (each for each in module.tokens() if each.label == tokens.LABEL)
+        session = module.open_session(found.slot)
+        with pytest.raises(SignerError, match=message):
+            Login(settings).log_in(session, replace(found, **{state: True}))  # type: ignore[arg-type] # flags
+        assert not session.is_logged_in()
+        Login(settings).log_in(session, found)
+        assert session.is_logged_in()
+        module.finalize()
 
 
 # Failing tokens

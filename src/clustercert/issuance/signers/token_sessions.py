@@ -108,7 +108,8 @@ class TokenSessions:
         self._threads: list[_SessionThread] = []
         # The caller limits the number of operations, so the queue is full only if calls hang.
         self._jobs: queue.Queue[_Job | None] = queue.Queue(maxsize=threads)
-        self._login = _Login(address)
+        self._login = Login(address)
+        self._availability = _Availability(address.name)
         self._pid = os.getpid()
 
     async def run(self, operation: Callable[[Connection], T]) -> T:
@@ -120,7 +121,7 @@ class TokenSessions:
             raise SignerError(_FORKED)
         if not self._threads:
             self._threads = [
-                _SessionThread(number, self.address, self._login, self._jobs)
+                _SessionThread(number, self.address, self._login, self._availability, self._jobs)
                 for number in range(self._thread_count)
             ]
         job = _Job(operation)
@@ -160,16 +161,20 @@ class _SessionThread(threading.Thread):
     """A thread with a session. Ends when it gets None instead of a job."""
 
     def __init__(
-        self, number: int, address: TokenAddress, login: "_Login", jobs: "queue.Queue[_Job | None]"
+        self,
+        number: int,
+        address: TokenAddress,
+        login: "Login",
+        availability: "_Availability",
+        jobs: "queue.Queue[_Job | None]",
     ) -> None:
         super().__init__(name=f"pkcs11-{number}", daemon=True)
         self._address = address
         self._login = login
+        self._availability = availability
         self._jobs = jobs
         self._module: _Module | None = None
         self._connection: Connection | None = None
-        # Whether the last operation ended with a temporary error.
-        self._is_failing = False
         self.start()
 
     def run(self) -> None:
@@ -192,13 +197,9 @@ class _SessionThread(threading.Thread):
         except CryptokiError as error:
             if error.value not in _LOST | _BUSY:
                 raise SignerError(f"The token {name} refused an operation ({error}).") from error
-            if not self._is_failing:
-                logger.warning("PKCS#11 token not available", token=name, cause=str(error))
-            self._is_failing = True
+            self._availability.report(str(error))
             raise Unavailable(f"The token {name} is not available ({error}). Try again later.") from error
-        if self._is_failing:
-            logger.info("PKCS#11 token available again", token=name)
-        self._is_failing = False
+        self._availability.report(None)
         return result
 
     def _attempts(self, operation: Callable[[Connection], T]) -> T:
@@ -258,7 +259,30 @@ class _SessionThread(threading.Thread):
         self._module.release()
 
 
-class _Login:
+class _Availability:
+    """Logs when the token becomes unavailable or available, for all threads together."""
+
+    def __init__(self, token_name: str) -> None:
+        self._token_name = token_name
+        self._lock = threading.Lock()
+        self._is_available = True
+
+    def report(self, failure: str | None) -> None:
+        """Report the outcome of an operation: what failed, or None."""
+        is_available = failure is None
+        if is_available == self._is_available:
+            return
+        with self._lock:
+            has_changed = is_available != self._is_available
+            self._is_available = is_available
+        # The log redacts fields named `token`.
+        if has_changed and is_available:
+            logger.info("PKCS#11 token available again", label=self._token_name)
+        elif has_changed:
+            logger.warning("PKCS#11 token not available", label=self._token_name, cause=failure)
+
+
+class Login:
     """Logs in to a token, and stops after a refused PIN, because tokens lock themselves after a few wrong PINs."""
 
     def __init__(self, address: TokenAddress) -> None:
@@ -295,7 +319,7 @@ class _Login:
                 self._refused_pin = pin
                 logger.error(  # noqa: TRY400 - a traceback would add nothing
                     "PKCS#11 token refused the PIN: no further attempt until the file changes",
-                    token=name,
+                    label=name,
                     file=str(self._address.pin_file),
                     cause=str(error),
                 )
