@@ -85,6 +85,10 @@ def test_the_steps_of_a_removal_are_written_into_the_folders(sites: OperatedClus
     (out / "acme" / "eu-de" / "test" / "setup.toml").unlink()
     done = sites.operator.run("kubernetes", "remove", "--all", "--out", out)
     assert done.code == 1
+    refused = sites.operator.error("kubernetes", "remove", "--all", "--out", tmp_path / "new")
+    assert refused.startswith(
+        f"{tmp_path / 'new'} has no folder DOMAIN/PROJECT/CLUSTER with the setup.toml of one"
+    )
     folders = [out / "Default" / "eu-de" / name for name in ("prod", "test")]
     assert done.out.splitlines() == [f"{folder}/REMOVE.md" for folder in folders]
     assert f"Error: acme/eu-de/test: {out}/acme/eu-de/test has no setup.toml." in done.err

@@ -32,8 +32,9 @@ def write_removal(folder: Path, cluster: Cluster) -> Path:
     choices = read_choices(folder / SETUP)
     if choices is None:
         raise SetupError(
-            f"{folder} has no {SETUP}. Name the folder that `clustercert kubernetes setup` wrote for the cluster. "
-            "If the folder is lost, write it again, with the same --distribution and --control-plane-dir."
+            f"{folder} has no {SETUP}. Its options, such as the distribution, decide the steps. Name the folder that "
+            "`clustercert kubernetes setup` wrote for the cluster. If the folder is lost, write it again, with the "
+            "same --distribution and --control-plane-dir."
         )
     choices.require_cluster(cluster.id, folder)
     in_cluster = any((folder / name).exists() for name in (SERVICE_ACCESS, removed(SERVICE_ACCESS)))
