@@ -28,21 +28,28 @@ class ComparedCertificates:
 
 
 async def compare_live_certificates(
-    database: Database, policy: Policy, now: datetime, *, limit: int
-) -> ComparedCertificates:
-    """Compare at most `limit` live certificates with a policy, those that expire last. Raises Unavailable."""
+    database: Database, policy: Policy, now: datetime, stop: asyncio.Event, *, limit: int
+) -> ComparedCertificates | None:
+    """Compare at most `limit` live certificates with a policy, those that expire last.
+
+    Returns None if `stop` was set. Raises Unavailable.
+    """
     found = await InventoryQueries(database).live(now, limit=limit + 1)
     issued_at = {each.fingerprint.hex(): each.issued_at for each in found[:limit]}
     comparison, missing = LiveComparison(policy), len(issued_at)
     async for events in DecisionEvents(database).issuances(issued_at):
         # Use a thread, because the event loop must answer requests.
-        await asyncio.to_thread(_add_all, comparison, events.values())
+        await asyncio.to_thread(_add_all, comparison, events.values(), stop)
+        if stop.is_set():
+            return None
         missing -= len(events)
     if missing:
         comparison.not_replayable[NO_EVENT] += missing
     return ComparedCertificates(comparison, len(issued_at), len(found) <= limit)
 
 
-def _add_all(comparison: LiveComparison, events: Iterable[bytes]) -> None:
+def _add_all(comparison: LiveComparison, events: Iterable[bytes], stop: asyncio.Event) -> None:
     for event in events:
+        if stop.is_set():
+            return
         comparison.add(json.loads(event))

@@ -7,7 +7,7 @@ from enum import StrEnum
 from typing import Any
 
 from clustercert.policy.decision import Policy
-from clustercert.policy.replay import NotReplayable, Outcome, RecordedDecision, replay_event
+from clustercert.policy.replay import Outcome, RecordedDecision, replay_event
 
 NO_EVENT = "its audit event was deleted"
 
@@ -61,11 +61,10 @@ class LiveComparison:
 
     def add(self, event: Mapping[str, Any]) -> None:
         """Compare a certificate. `event` is the JSON body of the event in which the certificate was issued."""
-        try:
-            decision, outcome = replay_event(self.policy, event)
-        except NotReplayable as reason:
-            self.not_replayable[str(reason)] += 1
+        replayed = replay_event(self.policy, event, self.not_replayable)
+        if replayed is None:
             return
+        decision, outcome = replayed
         if changes := tuple(live_changes(decision.outcome, outcome)):
             self.affected.append(AffectedCertificate(event["subject"], decision, outcome, changes))
 

@@ -355,11 +355,10 @@ class Replay:
             self.not_replayable[ONLY_COUNTED] += count
 
     def _add_decision(self, event: Mapping[str, Any]) -> None:
-        try:
-            decision, outcome = replay_event(self.policy, event)
-        except NotReplayable as reason:
-            self.not_replayable[str(reason)] += 1
+        replayed = replay_event(self.policy, event, self.not_replayable)
+        if replayed is None:
             return
+        decision, outcome = replayed
         self.decisions += 1
         changed = False
         for change in changes(decision.outcome, outcome):
@@ -368,17 +367,22 @@ class Replay:
         self.unchanged += not changed
 
 
-def replay_event(policy: Policy, event: Mapping[str, Any]) -> tuple[RecordedDecision, Outcome]:
+def replay_event(
+    policy: Policy, event: Mapping[str, Any], not_replayable: Counter[str]
+) -> tuple[RecordedDecision, Outcome] | None:
     """Return the decision in an event of kind `ISSUED` or `REFUSED`, and what the policy decides about the request.
 
-    Raises NotReplayable.
+    If the decision can't be computed again, returns None and counts the reason in `not_replayable`.
     """
-    decision = parse_decision(event)
     try:
+        decision = parse_decision(event)
         return decision, decide_again(policy, decision)
-    except (OverflowError, ValueError) as error:
+    except NotReplayable as reason:
+        not_replayable[str(reason)] += 1
+    except (OverflowError, ValueError):
         # The recorded times or the lifetime are out of range.
-        raise NotReplayable(MALFORMED) from error
+        not_replayable[MALFORMED] += 1
+    return None
 
 
 def decide_again(policy: Policy, decision: RecordedDecision) -> Outcome:

@@ -20,34 +20,43 @@ MAX_COMPARED = 5000
 
 
 class PolicyChanges:
-    """Records each new policy. The process that records the policy compares the live certificates with it."""
+    """Records each new policy. The process that records the policy compares the live certificates with it.
+
+    A newer policy stops the comparison with an older one.
+    """
 
     def __init__(self, database: Database) -> None:
         self._database = database
+        self._stop = asyncio.Event()
         self._comparisons: set[asyncio.Task[None]] = set()
 
     async def record(self, policy: Policy) -> None:
         """Record the policy if it has changed, and begin to compare. Raises Unavailable."""
         cursor = JobCursor(self._database, settings_changes.POLICY_CURSOR)
         if await settings_changes.record_policy_change(cursor, policy, utc_now()):
-            comparison = asyncio.create_task(self._compare(policy))
+            self._stop.set()
+            self._stop = asyncio.Event()
+            comparison = asyncio.create_task(self._compare(policy, self._stop))
             self._comparisons.add(comparison)
             comparison.add_done_callback(self._comparisons.discard)
 
     async def close(self) -> None:
-        """Wait for the comparisons."""
+        """Stop the comparisons."""
+        self._stop.set()
         await asyncio.gather(*self._comparisons)
 
-    async def _compare(self, policy: Policy) -> None:
+    async def _compare(self, policy: Policy, stop: asyncio.Event) -> None:
         try:
-            compared = await compare_live_certificates(self._database, policy, utc_now(), limit=MAX_COMPARED)
+            compared = await compare_live_certificates(
+                self._database, policy, utc_now(), stop, limit=MAX_COMPARED
+            )
         except ClustercertError as failure:
             logger.warning("live certificates not compared with the new policy", error=failure.message)
             return
         except Exception:
             logger.exception("live certificates not compared with the new policy")
             return
-        if not compared.examined:
+        if compared is None or not compared.examined:
             return
         comparison = compared.comparison
         log = logger.warning if comparison.affected else logger.info

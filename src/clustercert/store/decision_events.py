@@ -30,6 +30,7 @@ class DecisionEvents(Queries):
     async def issuances(self, issued_at: Mapping[str, datetime]) -> AsyncIterator[Mapping[str, bytes]]:
         """Yield pages that map each certificate's fingerprint to the body of the event that issued it.
 
+        A page can be empty.
         `issued_at`: the certificates' times of issue, by fingerprint in hex. Certificates whose event was deleted are
         left out. Skips the events between two certificates that were issued at very different times.
         """
@@ -44,8 +45,7 @@ class DecisionEvents(Queries):
             if not rows:
                 return
             found = {subject: body for _, _, subject, body in rows if body is not None}
-            if found:
-                yield found
+            yield found
             after, last_at, *_ = rows[-1]
             waiting = [
                 each for each in waiting if each not in found and issued_at[each] >= last_at - _SIGNING
