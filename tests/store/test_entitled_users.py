@@ -9,7 +9,7 @@ from functools import partial
 
 import pytest
 
-from clustercert.issuance import entitled_users
+from clustercert.issuance import entitled_users, recorded_callers
 from clustercert.issuance.entitled_users import EntitledUserPage, EntitledUsers
 from clustercert.issuance.recorded_callers import RecordedCallers
 from clustercert.issuance.service import Issuance
@@ -116,6 +116,21 @@ async def test_users_of_other_issuers_count_with_their_latest_groups(accounts: A
         ("joined", ("members",), later),
     ]
     assert "old" in {name for name, *_ in await found(accounts, "admins", NOW - timedelta(days=3))}
+
+
+async def test_users_whose_request_is_not_found_are_named(
+    accounts: Accounts, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(recorded_callers, "NEWEST_EVENTS", 0)
+    monkeypatch.setattr(recorded_callers, "EVENTS_AROUND", 0)
+    lost = federated(accounts, "lost", "sre")
+    await issue(accounts, lost)
+    await issue(accounts, federated(accounts, "long ago", "sre"), NOW - timedelta(days=2))
+    await accounts.new_user("alice", "member")
+    search = Entitlements(POLICY, where(accounts), "*", NOW)
+    pages = [page async for page in pages_of(accounts, search)]
+    assert [each for page in pages for each in page.left_out] == [lost.user.id]
+    assert [each.caller.user.name for page in pages for each in page.users] == ["alice"]
 
 
 async def test_removed_and_blocked_users_get_nothing(accounts: Accounts) -> None:

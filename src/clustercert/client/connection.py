@@ -367,6 +367,16 @@ class ServiceClient:
     def list_all(self, path: str, name: str, /, **query: str) -> Iterator[JsonObject]:
         """Yield all resources of a paged list of the service's own API. In each page, `name` contains the resources.
 
+        See `pages` for the arguments.
+        """
+        for page in self.pages(path, **query):
+            with self.check_format():
+                found = _objects(page[name])
+            yield from found
+
+    def pages(self, path: str, /, **query: str) -> Iterator[JsonObject]:
+        """Yield the pages of a paged list of the service's own API.
+
         Args:
             path: the path below `OWN`.
             query: further query parameters.
@@ -375,9 +385,7 @@ class ServiceClient:
         cursor = ""
         while True:
             page = self.exchange("GET", start + cursor).body
-            with self.check_format():
-                found = _objects(page[name])
-            yield from found
+            yield page
             if page.get("next") is None:
                 return
             cursor = f"&cursor={quote(str(page['next']), safe='')}"

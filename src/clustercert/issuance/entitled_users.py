@@ -39,10 +39,13 @@ class EntitledUserPage:
     """A page of users, sorted by id. The page may be empty even if there is a next page.
 
     Attributes:
+        left_out: the ids of users who got a certificate, but of whom no recorded request was found. Their groups and
+            roles are not known, so they may be entitled too.
         following: the id after which the next page begins; None on the last page.
     """
 
     users: tuple[EntitledUser, ...]
+    left_out: tuple[str, ...]
     following: str | None
 
 
@@ -52,11 +55,13 @@ class _Candidate:
 
     Attributes:
         caller: None if the user's groups and roles are not known.
+        got_certificate: whether the user got a certificate recently, as a user of an OIDC issuer or Keystone.
         seen_at: as in `EntitledUser`.
     """
 
     user_id: str
     caller: Caller | None
+    got_certificate: bool = False
     seen_at: datetime | None = None
 
 
@@ -66,7 +71,8 @@ class EntitledUsers:
     def __init__(self, database: Database, recorded: RecordedCallers) -> None:
         self._members, self._seen = MemberQueries(database), SeenUserQueries(database)
         self._recorded = recorded
-        # Run one search at a time: searches need CPU time, so concurrent searches would only slow each other down.
+        # Run one search at a time: searches need CPU time and read many events, so concurrent searches would only slow
+        # each other down.
         self._searching = asyncio.Semaphore()
 
     async def page(
@@ -81,9 +87,10 @@ class EntitledUsers:
         Args:
             since: leaves out users of OIDC issuers and Keystone who got no certificate for the project since this time.
         """
-        candidates = await self._candidates(project_id, since, after=after, limit=min(limit, MAX_USERS) + 1)
-        more = len(candidates) > min(limit, MAX_USERS)
+        limit = min(limit, MAX_USERS)
         async with self._searching:
+            candidates = await self._candidates(project_id, since, after=after, limit=limit + 1)
+            more = len(candidates) > limit
             return await asyncio.to_thread(_search, entitlements, candidates[: -1 if more else None], more)
 
     async def _candidates(
@@ -99,9 +106,9 @@ class EntitledUsers:
         recorded = await self._recorded.last_requests(project_id, recent) if recent else {}
         callers = {member.user.id: as_caller(member, project_id, Origin.local()) for member in members}
         return [
-            _Candidate(user_id, found.caller, found.at)
+            _Candidate(user_id, found.caller, seen_at=found.at)
             if (found := recorded.get(user_id)) is not None
-            else _Candidate(user_id, callers.get(user_id))
+            else _Candidate(user_id, callers.get(user_id), got_certificate=user_id in recent)
             for user_id in ids
         ]
 
@@ -112,13 +119,16 @@ def _search(entitlements: Entitlements, candidates: Sequence[_Candidate], more: 
     `more`: whether further users follow after the last candidate.
     """
     users: list[EntitledUser] = []
+    left_out: list[str] = []
     for number, each in enumerate(candidates, 1):
-        if each.caller is not None and (found := entitlements.entitlements_of(each.caller)):
+        if each.caller is None:
+            left_out += [each.user_id] if each.got_certificate else []
+        elif found := entitlements.entitlements_of(each.caller):
             users.append(EntitledUser(each.caller, found, each.seen_at))
         is_last = number == len(candidates) and not more
         if entitlements.compared > MAX_COMPARED and not is_last:
-            return EntitledUserPage(tuple(users), each.user_id)
-    return EntitledUserPage(tuple(users), candidates[-1].user_id if more else None)
+            return EntitledUserPage(tuple(users), tuple(left_out), each.user_id)
+    return EntitledUserPage(tuple(users), tuple(left_out), candidates[-1].user_id if more else None)
 
 
 def as_caller(member: Member, project_id: str, origin: Origin) -> Caller:

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 from datetime import datetime, timedelta
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 
@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from clustercert.client.administration import AdministrationClient
 
 
+_MAX_NAMED = 20
 _ACCESS_COLUMNS = ("user", "groups", "rule", "longest", "needs", "unless")
 
 
@@ -62,11 +63,20 @@ def can(
     """
     found = find_cluster(client, cluster, project)
     query = {"cluster": str(found["id"]), "group": group, "since": rfc3339(since)}
+    rows: list[Row] = []
+    left_out: list[str] = []
     with client.check_format():
-        users = list(client.list_all("/policy/entitlements", "users", **query))
-        rows = [row for user in users for row in _rows(user)]
+        for page in cast("Iterator[dict[str, Any]]", client.pages("/policy/entitlements", **query)):
+            rows += [row for user in page["users"] for row in _rows(user)]
+            left_out += page["left_out"]
     rows.sort(key=lambda row: (str(row["user"]), str(row["user_id"])))
     show_list(rows, output, columns=_ACCESS_COLUMNS, name="user")
+    if left_out:
+        named = ", ".join(left_out[:_MAX_NAMED]) + (" and others" if len(left_out) > _MAX_NAMED else "")
+        print_note(
+            f"Left out {len(left_out)} users of OIDC issuers or Keystone who may be entitled too: the audit events that"
+            f" the search reads have no request of these users. Their ids: {named}"
+        )
 
 
 def _rows(user: "dict[str, Any]") -> "Iterator[Row]":
