@@ -57,8 +57,10 @@ def test_an_event_is_sealed_and_its_commitment_is_that_of_its_text(
     assert said == {name: event[name] for name in said}
     canonical = event["canonical"].encode()
     assert hashlib.sha256(bytes.fromhex(event["salt"]) + canonical).hexdigest() == event["commitment"]
-    assert got(client, world, f"{EVERYWHERE}/{event['leaf_index']}") == event
-    assert got(client, world, f"{of_project(world)}/{event['leaf_index']}", "admin") == event
+    names = {event["actor"]: "tests/admin", event["project_id"]: "tests/eu-de"}
+    assert got(client, world, f"{EVERYWHERE}/{event['leaf_index']}") == event | {"names": names}
+    of_admin = got(client, world, f"{of_project(world)}/{event['leaf_index']}", "admin")
+    assert of_admin == event | {"names": {}}
 
 
 def test_the_tiles_are_those_of_the_checkpoint(client: httpx.Client, world: World) -> None:
@@ -272,11 +274,13 @@ def test_a_list_names_users_and_places_for_those_who_see_everything(
 ) -> None:
     event = sealed(client, world, issue(client, world))
     at = {"order": "oldest", "cursor": str(event["leaf_index"] - 1), "limit": "1"}
-    user = world.people["admin"].user
+    user, project = world.people["admin"].user, world.project
     for who in ("operator", "auditor"):
-        assert got(client, world, EVERYWHERE, who, **at)["names"] == {user.id: user.name}
+        names = got(client, world, EVERYWHERE, who, **at)["names"]
+        assert names == {user.id: user.shown_name, project.id: f"{project.domain.name}/{project.name}"}
     names = got(client, world, EVERYWHERE, kind="cluster.added")["names"]
-    assert names.items() >= {each.id: each.name for each in world.clusters.values()}.items()
+    assert names[world.clusters["plain"].id] == f"{project.domain.name}/{project.name}/plain"
+    assert names[world.clusters["foreign"].id].endswith(f"/{world.other_project.name}/foreign")
     # An admin could record an event about any user's id.
     assert got(client, world, of_project(world), "admin", **at)["names"] == {}
 

@@ -44,7 +44,13 @@ def test_auditors_read_all_events_over_the_service(place: RemoteSite) -> None:
     assert shown["proved_in"] > event["place"]
     _, lines = place.terminal(place.dora, "audit", "tail", "--kind", "certificate.issued")
     assert lines[0].split() == ["PLACE", "AT", "KIND", "SUBJECT", "ACTOR"]
-    assert lines[-1].split()[-2:] == [name[:16], "alice"]
+    assert lines[-1].split()[-2:] == [name[:16], "Default/alice"]
+    fields = dict(
+        line.split(maxsplit=1)
+        for line in place.dora.output("audit", "show", str(event["place"])).splitlines()
+    )
+    assert (fields["actor"], fields["actor_name"]) == (event["actor"], "Default/alice")
+    assert fields["project_name"] == "Default/eu-de"
 
 
 def test_admins_read_the_events_of_their_project(place: RemoteSite) -> None:

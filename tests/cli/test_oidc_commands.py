@@ -198,7 +198,7 @@ def test_a_user_is_blocked_and_unblocked(operator: Operator, issuer: IssuerServe
 def test_a_user_of_the_built_in_identity_is_blocked_by_name(operator: Operator) -> None:
     alice = operator.output_json("user", "create", "alice", "--no-password")
     done = operator.run("user", "block", "alice", "--yes")
-    assert (done.code, "Blocked the user alice. Their logins have ended." in done.err) == (0, True)
+    assert (done.code, "Blocked the user Default/alice. Their logins have ended." in done.err) == (0, True)
     assert operator.output_json("user", "show", "alice")["enabled"] is False
     assert "blocked already" in operator.error("user", "block", alice["id"], "--yes")
     operator.output("user", "unblock", "Default/alice")

@@ -106,11 +106,11 @@ def test_a_narrow_terminal_shows_what_a_webhook_reported(
         shown = capsys.readouterr()
         return [re.sub(ago, "TIME", line) for line in shown.out.splitlines()], shown.err
 
-    table, note = lines({cluster_id: "prod-frankfurt", "b" * 32: "alice"})
+    table, note = lines({cluster_id: "a-long-domain/eu-de-1/prod-frankfurt", "b" * 32: "acme/alice"})
     assert [line.split() for line in table] == [
         ["AT", "KIND", "SUBJECT", "ACTOR"],
         ["TIME", "credential.revoked_used", "f" * 16, "cluster:prod-frankfurt"],
-        ["TIME", "credential.revoked_used", "prod-frankfurt", "alice"],
+        ["TIME", "credential.revoked_used", "prod-frankfurt", "acme/alice"],
     ]
     assert note == "Columns that do not fit: place. Show them with -o wide.\n"
     # The service names nothing for a project's admin.

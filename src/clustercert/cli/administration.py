@@ -17,6 +17,7 @@ from clustercert.cli.lookup import (
     find_user,
     objects,
     shown_name,
+    shown_user,
     split_domain,
 )
 from clustercert.cli.lost_roles import RevokeOption, remove_role
@@ -254,7 +255,7 @@ def _block(
     user = find_user(client, name, domain=domain)
     confirm(lambda: _question_of_loss(client, user, "Block the user?"), yes=yes)
     blocked = client.post(path_of("users", str(user["id"]), "block"))
-    print_note(f"Blocked the user {blocked['name'] or blocked['id']}. Their logins have ended.")
+    print_note(f"Blocked the user {shown_user(blocked)}. Their logins have ended.")
     if (issuer := blocked["issuer"]) not in (None, BUILT_IN):
         print_note(
             f"The user's session at {issuer} is still active. If other services accept this session, end the session "
@@ -267,7 +268,7 @@ def _unblock(client: AdministrationClient, name: AnyUserArgument, domain: AnyDom
     """Accept logins of a blocked or disabled user again. Their old certificates stay revoked."""
     user = find_user(client, name, domain=domain)
     client.post(path_of("users", str(user["id"]), "unblock"))
-    print_note(f"Unblocked the user {user.get('name', user['id'])}.")
+    print_note(f"Unblocked the user {shown_user(user)}.")
 
 
 def _set_password(
@@ -290,7 +291,7 @@ def _question_of_loss(
 ) -> str:
     """Return a confirmation question with the user's name and the number of certificates that will be revoked."""
     user_id = str(user["id"])
-    who = f"{user['name']} ({user_id})" if "name" in user else user_id
+    who = f"{shown_user(user)} ({user_id})" if "name" in user else user_id
     return f"The user {who} {affected_certificates(client, user_id)}. {question}"
 
 

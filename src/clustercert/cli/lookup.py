@@ -370,6 +370,11 @@ def named_users(
         return [{**each, "id": str(each["id"])} for each in users]
 
 
+def shown_user(user: "JsonObject") -> str:
+    """Return a user as DOMAIN/NAME, or only the name or the id if that is all the service knows."""
+    return qualified_name(str(user.get("name") or user["id"]), str(user.get("domain") or ""))
+
+
 def find_user(
     client: "AdministrationClient",
     name_or_id: str,
@@ -393,9 +398,7 @@ def find_user(
     if len(found) == 1:
         return found[0]
     if found:
-        names = [
-            qualified_name(str(each.get("name", each["id"])), str(each.get("domain") or "")) for each in found
-        ]
+        names = [shown_user(each) for each in found]
         unique = (
             name if names.count(name) == 1 and name != name_or_id else str(each["id"])
             for each, name in zip(found, names, strict=True)

@@ -88,14 +88,26 @@ class EventBody(ResponseBody):
             ) from error
 
 
+Names = Annotated[
+    dict[str, str],
+    Field(
+        description="The current names of the users, clusters and projects in the events, by id: `DOMAIN/NAME`, or"
+        " `DOMAIN/PROJECT/CLUSTER`. Empty for callers other than operators and auditors."
+    ),
+]
+
+
+class ShownEventBody(EventBody):
+    """An audit event."""
+
+    names: Names
+
+
 class EventListBody(BaseModel):
     """A page of events, sorted by their position in the log."""
 
     events: list[EventBody]
-    names: dict[str, str] = Field(
-        description="The current names of the users, clusters and projects that are actors or subjects, by id. Empty"
-        " for callers other than operators and auditors."
-    )
+    names: Names
     next: str | None = Field(
         description="The cursor of the next page; null on the last page. A page scans at most 10000 events, so"
         " a filtered page may be short or empty even if there is a next page."
@@ -155,7 +167,7 @@ _IMMUTABLE = {"Cache-Control": "public, max-age=31536000, immutable"}
 _ONE_SECOND = {"Cache-Control": "public, max-age=1"}
 
 _LISTED = described("A page of events.", EventListBody)
-_SHOWN = described("The event.", EventBody)
+_SHOWN = described("The event.", ShownEventBody)
 _PROVED = described(
     "The proof. As plain text: a c2sp.org/tlog-proof file that includes the event.",
     InclusionBody,
@@ -318,15 +330,16 @@ async def _names(call: Call, events: Iterable[StoredEvent]) -> Mapping[str, str]
     """Return the names of actors and subjects by id. Returns no names to admins, who could guess the ids of users."""
     if not reads_everything(call.caller):
         return {}
-    ids = {found.removeprefix("cluster:") for each in events for found in (each.actor, each.subject)}
-    places = await call.services.inventory.queries.place_names((each, each) for each in ids)
-    users = await call.services.revocation.previews.users.names(ids)
-    return {**users, **places.clusters, **places.projects}
+    named = {found for each in events for found in (each.actor, each.subject, each.project_id) if found}
+    ids = {each.removeprefix("cluster:") for each in named}
+    users = await call.services.revocation.previews.users.find_by_ids(ids)
+    places = await call.services.inventory.queries.shown_names(ids)
+    return {each.id: each.shown_name for each in users.values()} | dict(places)
 
 
 async def _show(call: Call, project_id: str | None, leaf_index: str) -> Response:
     event = await EventAccess(call.services.audit_log).event(call.caller, project_id, _leaf_index(leaf_index))
-    return responses.private(EventBody.render(event))
+    return responses.private(EventBody.render(event) | {"names": await _names(call, (event,))})
 
 
 async def _prove(call: Call, project_id: str | None, leaf_index: str, size: int | None) -> Response:

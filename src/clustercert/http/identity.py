@@ -162,11 +162,12 @@ class BlockedBody(ResponseBody):
 
     The clusters are sorted by the expiry of these certificates, the latest first.
 
-    `name` and `issuer` are null if the service has not seen the user log in.
+    `name`, `domain` and `issuer` are null if the service has not seen the user log in.
     """
 
     id: str
     name: str | None
+    domain: str | None = Field(description="The domain's name, or the issuer's name in the settings.")
     issuer: str | None = Field(description="The URL of the issuer or Keystone, or `built-in`.")
     clusters: list[UserClusterBody]
 
@@ -381,6 +382,7 @@ async def block_user(call: CallDep, user_id: str) -> Response:
         user,
         id=user_id,
         name=user.name if user is not None else None,
+        domain=user.domain if user is not None else None,
         issuer=user.issuer if user is not None else None,
         clusters=await services.inventory.clusters_of_user(user_id),
     )

@@ -479,14 +479,16 @@ async def _page(call: Call, page: RevocationPage) -> Response:
     # An admin could get the name of any user, by revoking the certificates of the user's id.
     is_reader = reads_everything(call.caller)
     users = (
-        await services.revocation.previews.users.names({each.user_id for each in found}) if is_reader else {}
+        await services.revocation.previews.users.find_by_ids({each.user_id for each in found})
+        if is_reader
+        else {}
     )
 
     def view(each: Revocation) -> JsonObject:
         return ListedRevocationBody.render(
             each,
             can_be_undone=services.revocation.recorder.can_undo(each),
-            user_name=users.get(each.user_id),
+            user_name=users[each.user_id].name if each.user_id in users else None,
             cluster_name=clusters.get(each.cluster_id),
         )
 

@@ -118,6 +118,11 @@ class KnownUser:
     domain: str
     issuer: str
 
+    @property
+    def shown_name(self) -> str:
+        """The user's name with the domain, if the domain is known."""
+        return qualified_name(self.name, self.domain)
+
 
 @dataclass(frozen=True, slots=True)
 class Role:

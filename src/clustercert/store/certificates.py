@@ -349,6 +349,16 @@ class InventoryQueries(CertificateLookup):
             found.append({row.id: row.name for row in await self._rows(query)})
         return PlaceNames(*found) if found else PlaceNames({}, {})
 
+    async def shown_names(self, ids: Collection[str]) -> Mapping[str, str]:
+        """Return the names of the clusters and projects with these ids, as DOMAIN/PROJECT/CLUSTER and DOMAIN/NAME."""
+        clusters = select_named(_cluster.c.id).where(_cluster.c.id.in_(ids))
+        name = (tables.domain.c.name + "/" + tables.project.c.name).label("shown_name")
+        projects = select(tables.project.c.id, name).join(
+            tables.domain, tables.domain.c.id == tables.project.c.domain_id
+        )
+        rows = await self._rows(clusters), await self._rows(projects.where(tables.project.c.id.in_(ids)))
+        return {row.id: row.shown_name for found in rows for row in found}
+
 
 # A function wraps the column, so that the planner uses no index on the column. If the planner scanned rows in the order
 # of expiry, it would have to sort them by id.

@@ -68,14 +68,13 @@ class KnownUserQueries(Queries):
             other = (await connection.execute(_FEDERATED_USERS.where(_federated.c.id == user_id))).first()
             return KnownUser(*other) if other is not None else None
 
-    async def names(self, ids: Collection[str]) -> Mapping[str, str]:
-        """Return the names of the users with these ids, by id. Omits users whose names the service does not know."""
-        found: dict[str, str] = {}
+    async def find_by_ids(self, ids: Collection[str]) -> Mapping[str, KnownUser]:
+        """Return the users with these ids, by id. Omits users whose names the service does not know."""
         async with self._database.read() as connection:
-            for table in (_federated, _user):
-                rows = await connection.execute(select(table.c.id, table.c.name).where(table.c.id.in_(ids)))
-                found |= {row.id: row.name for row in rows}
-        return found
+            federated = await connection.execute(_FEDERATED_USERS.where(_federated.c.id.in_(ids)))
+            found = {row.id: KnownUser(*row) for row in federated}
+            built_in = await connection.execute(_BUILT_IN_USERS.where(_user.c.id.in_(ids)))
+            return found | {row.id: KnownUser(*row, BUILT_IN) for row in built_in}
 
     async def record_user(self, user: KnownUser) -> None:
         """Record a user of an issuer or of Keystone, or the user's new name."""

@@ -13,7 +13,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime
 from http import HTTPStatus
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, cast
 from urllib.parse import urlencode
 
 import typer
@@ -54,6 +54,8 @@ _FINGERPRINT_DIGITS = 64
 _SHOWN_DIGITS = 16
 # The number of digits shown of other ids.
 _SHOWN_ID_DIGITS = 8
+# A longer name is shown without its domain and project.
+_SHOWN_NAME = 32
 _LONG_ID = re.compile(r"[0-9a-f]{32}|[0-9a-f]{64}|[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 # The actor of an event that a cluster's webhook reported is `cluster:ID`.
 _CLUSTER = "cluster:"
@@ -169,12 +171,15 @@ def show(
 ) -> None:
     """Show an event with its salt and its inclusion proof.
 
-    Only for operators, auditors and admins of the project. Exits with 1 if the proof is wrong.
+    Operators and auditors also see the names of users, clusters and projects in the table. Only for operators, auditors
+    and admins of the project. Exits with 1 if the proof is wrong.
     """
     path = f"{_events_path(client, project)}/{place}"
     event, proof = client.get(path), client.get(f"{path}/proof")
     with client.check_format():
         row = _proved_row(place, event, proof)
+        if output is Output.TABLE:
+            row = _with_name_fields(row, cast("dict[str, str]", event["names"]))
     show_one(with_times(row), output, name="place")
 
 
@@ -408,12 +413,23 @@ def _row(event: "JsonObject") -> "JsonObject":
 
 
 def _with_names(row: "JsonObject", names: Mapping[str, str]) -> "JsonObject":
-    """Replace ids by names. Shortens fingerprints, hashes, and ids without a name."""
-    detail = row["detail"]
+    """Replace ids by names. Shortens fingerprints, hashes, ids without a name, and long names."""
+    detail, subject = row["detail"], str(row["subject"])
     name = detail.get("name") if isinstance(detail, dict) else None
-    if not (isinstance(name, str) and name):
-        name = _name(str(row["subject"]), names)
+    # An object that does not exist any more has only the name in the event.
+    if subject in names or not (isinstance(name, str) and name):
+        name = _name(subject, names)
     return {**row, "subject": name, "actor": _name(str(row["actor"]), names)}
+
+
+def _with_name_fields(row: "JsonObject", names: Mapping[str, str]) -> "JsonObject":
+    """Add the names of the project, the actor and the subject, if they are known, after their ids."""
+    fields: JsonObject = {}
+    for field, value in row.items():
+        fields[field] = value
+        if (name := names.get(str(value).removeprefix(_CLUSTER))) is not None:
+            fields[f"{field.removesuffix('_id')}_name"] = name
+    return fields
 
 
 def _name(text: str, names: Mapping[str, str]) -> str:
@@ -422,7 +438,8 @@ def _name(text: str, names: Mapping[str, str]) -> str:
     if found not in names and _LONG_ID.fullmatch(found):
         is_fingerprint = len(found) == _FINGERPRINT_DIGITS
         return prefix + found[: _SHOWN_DIGITS if is_fingerprint else _SHOWN_ID_DIGITS]
-    return prefix + names.get(found, found)
+    name = names.get(found, found)
+    return prefix + (name if len(name) <= _SHOWN_NAME else name.rpartition("/")[2])
 
 
 def _event_line(row: "JsonObject", output: Output) -> str:
