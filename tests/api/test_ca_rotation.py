@@ -11,6 +11,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from clustercert import wiring
+from clustercert.pki.certificates import fingerprint
 from support import world as worlds
 from support.apiserver import ApiServer
 from support.ca_rotation import Holder, Rotation, register
@@ -230,3 +231,98 @@ def test_an_operator_proves_the_cas_from_elsewhere(new: NewRotation) -> None:
 
     foreign = {"client_ca_id": "0" * 32, "address": "https://127.0.0.1:1", "outcome": "accepted"}
     assert rotation.send("POST", "/client-ca-rotation/proofs", {"results": [foreign]}).status_code == 409
+
+
+def test_the_webhook_denies_the_old_ca_once_its_removal_is_forced(new: NewRotation) -> None:
+    """The API server still trusts both CAs, and the rotation is not complete before it refuses the old one."""
+    rotation = new()
+    token = rotation.send("POST", "/webhook-tokens").json()["token"]
+    old = rotation.issue()
+    rotation.post(body={"deny_old": True})
+    rotation.trust()
+    draining = rotation.reach("draining")
+    holder = eventually(lambda: rotation.issue_from(draining["new_ca"]["id"]))
+    assert holder is not None
+    assert not rotation.is_denied(old, token)
+    states = [rotation.certificate(each)["client_ca_state"] for each in (old, holder)]
+    assert states == ["retiring", "active"]
+
+    held = draining["old_ca_holders"]["certificates"]
+    rotation.post("/complete", {"force": True, "holders": rotation.get()["old_ca_holders"]["certificates"]})
+    assert held >= 1
+    eventually(lambda: rotation.is_denied(old, token))
+    assert not rotation.is_denied(holder, token)
+    eventually(lambda: rotation.get()["api_servers"][0]["old_ca"] == "accepted")
+    assert rotation.get()["state"] == "draining"
+    rotation.trust()
+    rotation.reach("complete")
+    assert rotation.certificate(old)["client_ca_state"] == "retired"
+
+
+def test_both_cas_have_a_crl_as_long_as_both_are_trusted(new: NewRotation) -> None:
+    rotation = new()
+    started = rotation.post()
+    crls = [
+        f"/clustercert/v1/clusters/{rotation.cluster_id}/client-cas/{started[which]['id']}/crl"
+        for which in ("old_ca", "new_ca")
+    ]
+
+    def statuses() -> list[int]:
+        return [rotation.service.client.get(path).status_code for path in crls]
+
+    assert statuses() == [200, 200]
+    rotation.trust()
+    rotation.reach("draining")
+    assert statuses() == [200, 200]
+
+
+def test_the_list_of_clusters_says_which_ca_signs_now(new: NewRotation) -> None:
+    """By the key identifier, which the certificates have too: that is how a client sees that its CA is replaced."""
+    rotation = new()
+    old = rotation.issue()
+
+    def is_of_signing_ca(holder: Holder) -> bool:
+        answer = rotation.service.client.get(
+            f"/clustercert/v1/clusters?name={rotation.cluster_id}",
+            headers=rotation.world.people["member"].headers,
+        )
+        [cluster] = answer.json()["clusters"]
+        identifier = holder.leaf.extensions.get_extension_for_class(x509.AuthorityKeyIdentifier).value
+        assert identifier.key_identifier is not None
+        return bool(identifier.key_identifier.hex() == cluster["client_ca_key_id"])
+
+    assert is_of_signing_ca(old)
+    started = rotation.post()
+    rotation.trust()
+    rotation.reach("draining")
+    holder = eventually(lambda: rotation.issue_from(started["new_ca"]["id"]))
+    assert holder is not None
+    assert is_of_signing_ca(holder)
+    assert not is_of_signing_ca(old)
+
+
+def test_a_rotation_is_complete_by_itself_once_nobody_is_left(new: NewRotation) -> None:
+    rotation = new()
+    old = rotation.issue()
+    rotation.post(body={"auto_complete": True})
+    rotation.trust()
+    rotation.reach("draining")
+    assert rotation.get()["completion_asked_at"] is None
+    answer = rotation.send("POST", f"/certificates/{fingerprint(old.leaf).hex()}/revoke", {})
+    assert answer.is_success, answer.text
+    eventually(lambda: rotation.get()["completion_asked_at"])
+    rotation.trust()
+    assert rotation.reach("complete")["forced"] is False
+
+
+def test_the_metrics_count_rotations(new: NewRotation, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("clustercert.server.application.GAUGE_SECONDS", 0)
+    rotation = new()
+    rotation.post()
+    found = rotation.service.client.get("/metrics").text
+    counted = dict(
+        line.rsplit(" ", 1) for line in found.splitlines() if line.startswith("clustercert_client_ca")
+    )
+    assert float(counted['clustercert_client_ca_rotations{state="planned"}']) >= 1
+    assert float(counted["clustercert_client_ca_rotation_oldest_seconds"]) >= 0
+    assert float(counted["clustercert_client_ca_not_after_timestamp_seconds"]) > 1e9

@@ -202,6 +202,7 @@ def test_a_certificate_is_shown_whole(place: Place) -> None:
         "project_id": place.world.project.id,
         "project_name": "eu-de",
         "client_ca_id": "",
+        "client_ca_state": "active",
         "user_id": place.world.people[who].user.id,
         "user_name": "member",
         "common_name": place.world.people[who].user.id,

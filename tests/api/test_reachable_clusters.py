@@ -8,6 +8,7 @@ import httpx
 import pytest
 from sqlalchemy import Table
 
+from clustercert.pki.client_ca import ca_subject
 from clustercert.store import tables
 from support import world as worlds
 from support.service import Service
@@ -82,6 +83,7 @@ def test_clusters_of_own_projects_are_listed(place: Place) -> None:
         "groups": ["clustercert:admins"],
         "longest_lifetime_seconds": 1825 * 86400,
         "client_ca_id": known.client_ca.id,
+        "client_ca_key_id": ca_subject(known.client_ca.certificate).key_identifier.hex(),
         "created_at": "",
         "updated_at": "",
         "verified_at": None,

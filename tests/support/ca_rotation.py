@@ -8,9 +8,12 @@ from typing import Any
 
 import httpx
 from cryptography import x509
+from cryptography.x509.oid import NameOID
 
 from clustercert.kube_api import ClientIdentity, KubeApi, Refused
+from clustercert.pki.certificates import fingerprint
 from support.apiserver import ApiServer
+from support.kubernetes_messages import credential_id, review
 from support.service import Service
 from support.wait import SECONDS, eventually
 from support.world import World
@@ -93,6 +96,23 @@ class Rotation:
         assert answer.status_code == 200, answer.text
         user = answer.json()["users"][0]["user"]
         return Holder(*(base64.b64decode(user[f"client-{part}-data"]) for part in ("certificate", "key")))
+
+    def certificate(self, holder: Holder) -> Any:
+        """The certificate as the inventory shows it."""
+        return self.get(f"/certificates/{fingerprint(holder.leaf).hex()}")
+
+    def is_denied(self, holder: Holder, token: str) -> bool:
+        """Whether the webhook denies a request with the certificate."""
+        subject = holder.leaf.subject
+        [name] = subject.get_attributes_for_oid(NameOID.COMMON_NAME)
+        groups = [str(each.value) for each in subject.get_attributes_for_oid(NameOID.ORGANIZATION_NAME)]
+        answer = self.service.client.post(
+            f"/clustercert/v1/kubernetes/clusters/{self.cluster_id}/authorize",
+            content=review(credential_id(fingerprint(holder.leaf)), user=str(name.value), groups=groups),
+            headers={"Authorization": f"Bearer {token}", "Content-Type": "application/json"},
+        )
+        assert answer.status_code == 200, answer.text
+        return bool(answer.json()["status"].get("denied", False))
 
     def issue_from(self, ca_id: str) -> Holder | None:
         """Issue a certificate. Returns it if this CA signed it."""

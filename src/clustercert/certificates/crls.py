@@ -84,6 +84,11 @@ class Crls:
             ca = await self._queries.authority(cluster_id, ca_id)
             if ca is None:
                 raise NotFound("There is no such client CA. Check the ids of the cluster and the CA.")
+            if ca.state == "retired":
+                raise NotFound(
+                    "The client CA is retired and its key is deleted, so there is no new CRL. No API server trusts the"
+                    " CA."
+                )
             crl, changed = await self._sign(ca, signer_named(self._signers, ca.signer))
             self._cache[key] = _Cached(crl, changed, generation)
         return crl

@@ -10,6 +10,7 @@ from datetime import datetime
 from clustercert.certificates.access import MAX_CERTIFICATES, AccessReport, AccessReports
 from clustercert.certificates.controls import FAST_CONTROLS, ControlName
 from clustercert.model import Caller, Cluster
+from clustercert.model.choices import CaState
 from clustercert.model.errors import Conflict, Forbidden, InvalidRequest, NotFound
 from clustercert.policy.rules import (
     administered_projects,
@@ -154,6 +155,10 @@ class Inventory:
         """Return the names of the clusters and projects of some certificates."""
         places = [(each.cluster_id, each.project_id) for each in certificates]
         return await self.queries.place_names(places)
+
+    async def ca_states(self, certificates: Iterable[CertificateView]) -> dict[str, CaState]:
+        """Return the states of the client CAs of some certificates, by id, without those of removed clusters."""
+        return await self.queries.ca_states({each.ca_id for each in certificates})
 
     async def clusters_of_user(self, user_id: str) -> tuple[UserCluster, ...]:
         """List the clusters for which a user has unexpired certificates, revoked or not, latest expiry first.

@@ -1,6 +1,6 @@
 """Routes about issued certificates: lists, access reports, reachable clusters, and revocation lists."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime
 from typing import Annotated, Literal
@@ -18,9 +18,10 @@ from clustercert.http.openapi import ERRORS, described
 from clustercert.http.paging import KeyPageDep, PageBody, PageDep, fitting, keyset_page, page_body
 from clustercert.http.responses import Hex, ResponseBody, SortedStrings, Time, prefers
 from clustercert.model import Cluster, Grant, JsonObject, KeyOrigin
-from clustercert.model.choices import CertificateState
+from clustercert.model.choices import CaState, CertificateState
 from clustercert.model.errors import NotFound
 from clustercert.pki.certificates import chain_pem
+from clustercert.pki.client_ca import ca_subject
 from clustercert.pki.crl import crl_pem
 from clustercert.policy.lifetime import BACKDATE
 from clustercert.policy.rules import reads_everything
@@ -110,6 +111,10 @@ class CertificateBody(ResponseBody):
     project_id: str
     project_name: str | None = Field(description="Null if the project was deleted.")
     client_ca_id: str = Field(validation_alias="ca_id")
+    client_ca_state: CaState | None = Field(
+        description="If `retiring` or `retired`, API servers do not accept the certificate for its whole lifetime,"
+        " because the client CA is replaced. Null if the cluster was removed."
+    )
     user_id: str
     user_name: str
     common_name: str = Field(
@@ -269,12 +274,15 @@ COLUMNS = tuple(CertificateBody.model_fields)
 """The columns of CSV lists."""
 
 
-def _fields(certificate: CertificateView, names: PlaceNames, now: datetime) -> JsonObject:
+def _fields(
+    certificate: CertificateView, names: PlaceNames, ca_states: Mapping[str, CaState], now: datetime
+) -> JsonObject:
     """Return the fields of `CertificateBody` that depend on the time, or on other objects."""
     return {
         "state": certificate.state(now),
         "cluster_name": names.clusters.get(certificate.cluster_id),
         "project_name": names.projects.get(certificate.project_id),
+        "client_ca_state": ca_states.get(certificate.ca_id),
     }
 
 
@@ -416,9 +424,10 @@ async def show_access(
 async def _list(call: Call, page: Page, format_: Literal["json", "csv"] | None) -> Response:
     inventory = call.services.inventory
     now, names = inventory.now(), await inventory.names(page.items)
+    ca_states = await inventory.ca_states(page.items)
     rows = fitting(
         page.items,
-        lambda each: CertificateBody.render(each, **_fields(each, names, now)),
+        lambda each: CertificateBody.render(each, **_fields(each, names, ca_states, now)),
         call.services.options.page_bytes,
     )
     following = page.next if len(rows) == len(page.items) else page.items[len(rows) - 1].id
@@ -433,7 +442,7 @@ async def _list(call: Call, page: Page, format_: Literal["json", "csv"] | None) 
 async def _show(call: Call, certificate: CertificateView) -> Response:
     inventory = call.services.inventory
     names = await inventory.names([certificate])
-    fields = _fields(certificate, names, inventory.now())
+    fields = _fields(certificate, names, await inventory.ca_states([certificate]), inventory.now())
     pem = chain_pem((x509.load_der_x509_certificate(certificate.der),)).decode()
     return responses.private(WholeCertificateBody.render(certificate, **fields, pem=pem))
 
@@ -444,6 +453,10 @@ def _name(text: str) -> str:
     if name is None:
         raise NotFound("There is no such certificate. Check its fingerprint, credential number or serial.")
     return name
+
+
+def _key_identifier(ca: x509.Certificate) -> bytes:
+    return ca_subject(ca).key_identifier
 
 
 class ReachableClusterBody(ResponseBody):
@@ -474,6 +487,11 @@ class ReachableClusterBody(ResponseBody):
         " certificate."
     )
     client_ca_id: str = Field(validation_alias=AliasPath("client_ca", "id"))
+    client_ca_key_id: Annotated[Hex, BeforeValidator(_key_identifier)] = Field(
+        validation_alias=AliasPath("client_ca", "certificate"),
+        description="The authority key identifier of the certificates that the cluster's client CA signs now,"
+        " lower-case hex. A certificate with another one comes from a CA that is being replaced.",
+    )
     created_at: Time
     updated_at: Time
     verified_at: Time | None = Field(

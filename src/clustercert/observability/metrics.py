@@ -178,6 +178,33 @@ ENFORCEMENT_LEFT_OUT = Gauge(
     multiprocess_mode="livemostrecent",
 )
 
+CA_ROTATIONS = Gauge(
+    "clustercert_client_ca_rotations",
+    "Running rotations of client CAs: planned, distributed, issuing or draining",
+    ["state"],
+    multiprocess_mode="mostrecent",
+)
+CA_ROTATIONS_FAILING = Gauge(
+    "clustercert_client_ca_rotations_failing",
+    "Running rotations of client CAs whose last step failed, for example because an API server is not reached",
+    multiprocess_mode="mostrecent",
+)
+CA_ROTATION_SECONDS = Gauge(
+    "clustercert_client_ca_rotation_oldest_seconds",
+    "Age of the oldest running rotation of a client CA; 0 if none is running",
+    multiprocess_mode="mostrecent",
+)
+CA_KEYS_DISCARDED = Gauge(
+    "clustercert_client_ca_keys_discarded",
+    "Keys of client CAs that are not needed any more, and that their signers have not deleted yet",
+    multiprocess_mode="mostrecent",
+)
+CA_NOT_AFTER = Gauge(
+    "clustercert_client_ca_not_after_timestamp_seconds",
+    "When the first of all client CAs that sign certificates expires; 0 without clusters",
+    multiprocess_mode="mostrecent",
+)
+
 SEALED = Gauge(
     "clustercert_audit_log_size",
     "Events sealed into the audit log",

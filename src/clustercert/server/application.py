@@ -46,6 +46,7 @@ from clustercert.policy.templates import groups_and_templates
 from clustercert.server.policy_changes import PolicyChanges
 from clustercert.server.reloading import Reloader
 from clustercert.settings import Settings
+from clustercert.store.ca_rotations import RUNNING, CaRotationQueries, RotationCounts
 from clustercert.store.certificates import CertificateMaintenance
 from clustercert.store.clusters import ClusterQueries
 from clustercert.store.credential_usage import CredentialUsageQueries
@@ -116,9 +117,9 @@ class Readiness:
 class StoreGauges:
     """Updates the metrics that need the database.
 
-    Counts certificates that are valid and unrevoked, clusters whose API servers do not call the webhook, and clusters
-    that were not verified recently. Also measures the age of the oldest unsealed event, and the difference between this
-    machine's clock and the database server's clock.
+    Counts certificates that are valid and unrevoked, clusters whose API servers do not call the webhook, clusters that
+    were not verified recently, and the rotations of client CAs. Also measures the age of the oldest unsealed event, and
+    the difference between this machine's clock and the database server's clock.
     """
 
     def __init__(
@@ -127,6 +128,7 @@ class StoreGauges:
         certificates: CertificateMaintenance,
         clusters: ClusterQueries,
         usage: CredentialUsageQueries,
+        rotations: CaRotationQueries,
         unsealed_since: Callable[[], Awaitable[datetime | None]],
         now: Callable[[], datetime],
     ) -> None:
@@ -134,6 +136,7 @@ class StoreGauges:
         self._certificates = certificates
         self._clusters = clusters
         self._usage = usage
+        self._rotations = rotations
         self._unsealed_since = unsealed_since
         self._now = now
         self._counted_at = datetime.min.replace(tzinfo=UTC)
@@ -158,6 +161,15 @@ class StoreGauges:
         metrics.LIVE.set(total)
         for name, count in zip(EXPIRY_WINDOWS, windows, strict=True):
             metrics.EXPIRING.labels(name).set(count)
+        self._update_client_cas(await self._rotations.counts(), now)
+
+    def _update_client_cas(self, counts: RotationCounts, now: datetime) -> None:
+        for state in RUNNING:
+            metrics.CA_ROTATIONS.labels(state).set(counts.states.get(state, 0))
+        metrics.CA_ROTATIONS_FAILING.set(counts.failing)
+        metrics.CA_ROTATION_SECONDS.set((now - counts.oldest).total_seconds() if counts.oldest else 0)
+        metrics.CA_KEYS_DISCARDED.set(counts.discarded_keys)
+        metrics.CA_NOT_AFTER.set(counts.first_ca_end.timestamp() if counts.first_ca_end else 0)
 
 
 logger = structlog.get_logger()
@@ -364,6 +376,7 @@ def services_of(components: Components, role: ServerRole) -> Services:
             components.certificates,
             components.clusters.queries,
             components.webhook.credential_usage.queries,
+            components.ca_rotations.queries,
             components.log_sealer.unsealed_since,
             utc_now,
         ).update,

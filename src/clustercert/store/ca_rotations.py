@@ -49,12 +49,14 @@ class RotationCounts:
         failing: the number of running rotations with a problem.
         oldest: when the oldest running rotation started; None if none is running.
         first_ca_end: when the first of all active client CAs expires; None without clusters.
+        discarded_keys: the number of keys that their signers have not deleted yet.
     """
 
     states: Mapping[str, int]
     failing: int
     oldest: datetime | None
     first_ca_end: datetime | None
+    discarded_keys: int
 
 
 class CaRotationQueries(Queries):
@@ -96,10 +98,12 @@ class CaRotationQueries(Queries):
         figures = select(func.min(_rotation.c.started_at), func.count(_rotation.c.problem)).where(running)
         first_end = select(func.min(_ca.c.not_after)).where(_ca.c.state == "active")
         async with self._database.read() as connection:
-            found: dict[str, int] = dict((await connection.execute(states)).tuples().all())
+            found = {row[0]: row[1] for row in await connection.execute(states)}
             oldest, failing = (await connection.execute(figures)).one()
             end = (await connection.execute(first_end)).scalar_one()
-        return RotationCounts(found, failing, oldest, end)
+            discarded = select(func.count()).select_from(tables.discarded_ca)
+            keys = (await connection.execute(discarded)).scalar_one()
+        return RotationCounts(found, failing, oldest, end, keys)
 
     async def start(self, rotation: CaRotation, ca: ClientCA, event: AuditEvent) -> None:
         """Add a rotation and its new CA. The CA's signer becomes the signer of the cluster.

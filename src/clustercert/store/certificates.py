@@ -22,7 +22,7 @@ from sqlalchemy import (
 )
 
 from clustercert.model import AuditEvent, CertificateRecord, ClusterOptions, Revocation
-from clustercert.model.choices import CertificateState
+from clustercert.model.choices import CaState, CertificateState
 from clustercert.store import tables
 from clustercert.store.clusters import options_of, select_named
 from clustercert.store.engine.database import Database
@@ -358,6 +358,13 @@ class InventoryQueries(CertificateLookup):
         )
         rows = await self._rows(clusters), await self._rows(projects.where(tables.project.c.id.in_(ids)))
         return {row.id: row.shown_name for found in rows for row in found}
+
+    async def ca_states(self, ca_ids: Collection[str]) -> dict[str, CaState]:
+        """Return the states of client CAs, by id. Omits the CAs of removed clusters."""
+        return {
+            row.id: row.state
+            for row in await self._rows(select(_ca.c.id, _ca.c.state).where(_ca.c.id.in_(ca_ids)))
+        }
 
 
 # A function wraps the column, so that the planner uses no index on the column. If the planner scanned rows in the order

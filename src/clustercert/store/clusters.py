@@ -406,12 +406,18 @@ class WebhookToken:
 
 @dataclass(frozen=True, slots=True)
 class ClusterWebhookConfig:
-    """The fields of a cluster that its webhooks need, and the hashes of its webhook tokens."""
+    """The fields of a cluster that its webhooks need, and the hashes of its webhook tokens.
+
+    Attributes:
+        denied_ca_id: the client CA whose certificates the webhook denies, because the CA is being replaced; None if
+            there is none.
+    """
 
     cluster_id: str
     project_id: str
     options: ClusterOptions
     hashes: tuple[bytes, ...]
+    denied_ca_id: str | None = None
 
 
 class WebhookTokenQueries(Queries):
@@ -427,6 +433,7 @@ class WebhookTokenQueries(Queries):
             project_id=rows[0].project_id,
             options=options_of(rows[0].options),
             hashes=tuple(row.hash for row in rows if row.hash is not None),
+            denied_ca_id=rows[0].old_ca_id,
         )
 
     async def tokens_of_cluster(self, cluster_id: str) -> tuple[WebhookToken, ...]:
@@ -461,7 +468,16 @@ class WebhookTokenQueries(Queries):
 
 
 _WEBHOOK_CONFIG = (
-    select(_cluster.c.id, _cluster.c.project_id, _cluster.c.options, _token.c.hash)
+    select(_cluster.c.id, _cluster.c.project_id, _cluster.c.options, _token.c.hash, _rotation.c.old_ca_id)
     .outerjoin(_token, _token.c.cluster_id == _cluster.c.id)
+    # The condition is the same as in `CaRotation.denied_ca_id`.
+    .outerjoin(
+        _rotation,
+        and_(
+            _rotation.c.cluster_id == _cluster.c.id,
+            _rotation.c.deny_old,
+            _rotation.c.completion_asked_at.is_not(None),
+        ),
+    )
     .where(_cluster.c.id == bindparam("cluster_id"))
 )

@@ -141,6 +141,7 @@ class CachedCertificate:
     fingerprint: bytes
     credential_number: str
     cluster_id: str
+    ca_id: str
     user_id: str
     common_name: str
     groups: frozenset[str]
@@ -209,6 +210,7 @@ class CredentialCache(Queries):
             fingerprint=row.fingerprint,
             credential_number=row.credential_number,
             cluster_id=self._texts.setdefault(row.cluster_id, row.cluster_id),
+            ca_id=self._texts.setdefault(row.ca_id, row.ca_id),
             user_id=self._texts.setdefault(row.user_id, row.user_id),
             common_name=self._texts.setdefault(common_name, common_name),
             groups=self._groups.setdefault(groups, groups),
@@ -223,6 +225,7 @@ _COLUMNS = (
     "fingerprint",
     "credential_number",
     "cluster_id",
+    "ca_id",
     "user_id",
     "username",
     "groups",

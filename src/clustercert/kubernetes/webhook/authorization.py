@@ -12,9 +12,18 @@ from clustercert.model import ClusterOptions, Origin, rfc3339
 from clustercert.observability import metrics
 from clustercert.policy.templates import exemption_of, is_exempt
 from clustercert.store.clusters import ClusterWebhookConfig
+from clustercert.store.credential_cache import CachedCertificate
 
 Outcome = Literal[
-    "no_opinion", "revoked", "other_cluster", "unknown", "forged", "altered", "not_pinned", "too_large"
+    "no_opinion",
+    "revoked",
+    "retired_ca",
+    "other_cluster",
+    "unknown",
+    "forged",
+    "altered",
+    "not_pinned",
+    "too_large",
 ]
 
 _GET_ONE = "Get a certificate with `clustercert kubeconfig get`."
@@ -46,6 +55,7 @@ ALTERED = Decision(
     "altered",
     f"This is an altered copy of a certificate. Use the certificate as it was issued. {_GET_ONE}",
 )
+RETIRED_CA = Decision("retired_ca", f"The client CA of this certificate was replaced. {_GET_ONE} {_REFRESH}")
 NOT_PINNED = Decision(
     "not_pinned",
     "This certificate's name is exempt in this cluster, but its fingerprint is not pinned. Ask the operator to pin it.",
@@ -89,11 +99,8 @@ class Authorization:
     def _decide_one(
         self, webhook_config: ClusterWebhookConfig, identity: Identity, recognized: Recognized
     ) -> Decision:
-        credential = recognized.credential
-        if credential is not None:
-            if credential.revoked:
-                return _revoked(credential.revoked_at)
-            return ALTERED if recognized.altered else NO_OPINION
+        if recognized.credential is not None:
+            return _decide_known(webhook_config, recognized.credential, altered=recognized.altered)
         if recognized.fault in _FAULTS:
             return _FAULTS[recognized.fault]
         if recognized.claims_ours:
@@ -111,6 +118,17 @@ class Authorization:
         if is_exempt(*named, fingerprints, options, self.policy_groups):
             return NO_OPINION
         return UNKNOWN if exemption_of(*named, options, self.policy_groups) is None else NOT_PINNED
+
+
+def _decide_known(
+    webhook_config: ClusterWebhookConfig, credential: CachedCertificate, *, altered: bool
+) -> Decision:
+    """Decide about a certificate that is in the ledger for this cluster."""
+    if credential.revoked:
+        return _revoked(credential.revoked_at)
+    if credential.ca_id == webhook_config.denied_ca_id:
+        return RETIRED_CA
+    return ALTERED if altered else NO_OPINION
 
 
 def count_decision(decision: Decision) -> None:
