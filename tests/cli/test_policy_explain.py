@@ -216,3 +216,15 @@ def test_clusters_with_a_binding_for_each_certificate_have_no_groups(operator: O
     )
     said = operator.error("policy", "can", "--group", "*", "--cluster", "bound")
     assert said.startswith("Certificates for the cluster bound have no groups of the policy")
+    # A search of all clusters skips the cluster.
+    everywhere = ("policy", "can", "--group", "clustercert:viewers")
+    for more in ((), ("--project", "Default/eu-de")):
+        done = operator.run(*everywhere, *more)
+        assert (done.code, "cluster bound have no groups" in done.err) == (0, True), done.err
+        heading, *rows = done.out.splitlines()
+        assert re.split(" {3,}", heading)[:3] == ["USER", "CLUSTER", "GROUPS"]
+        assert re.split(" {3,}", rows[0])[:3] == [
+            "Default/alice",
+            "Default/eu-de/prod",
+            "clustercert:viewers",
+        ]

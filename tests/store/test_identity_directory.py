@@ -54,9 +54,9 @@ async def test_a_name_in_several_domains_wants_the_domain(accounts: Accounts) ->
     other = await accounts.new_domain("OTC2")
     first, second = await accounts.new_user("alice"), await accounts.new_user("alice", domain=other)
     await accounts.new_project("eu-de", other)
-    with pytest.raises(Conflict, match="Give its id"):
+    with pytest.raises(Conflict, match=r"or give the id: OTC1/\S+ \(\w+\), OTC2/\S+ \(\w+\)\.$"):
         await directory.find_user("alice")
-    with pytest.raises(Conflict, match="Give its id"):
+    with pytest.raises(Conflict, match=r"or give the id: OTC1/\S+ \(\w+\), OTC2/\S+ \(\w+\)\.$"):
         await directory.find_project("eu-de")
     assert await directory.find_user("alice", accounts.domain) == first
     assert await directory.find_user("alice", other) == second

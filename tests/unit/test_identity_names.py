@@ -4,7 +4,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from clustercert.identity.names import MAX_NAME, checked_description, checked_name, searchable
+from clustercert.identity.names import (
+    MAX_NAME,
+    checked_description,
+    checked_name,
+    checked_new_name,
+    searchable,
+)
 from clustercert.model.errors import InvalidRequest
 from clustercert.model.ids import is_id
 
@@ -51,6 +57,12 @@ def test_a_kept_name_is_found_by_how_it_was_written(text: str, noun: str) -> Non
 def test_invisible_reordering_and_unpaired_characters_are_refused(text: str) -> None:
     with pytest.raises(InvalidRequest, match="printable characters"):
         checked_name(text, "project")
+
+
+@pytest.mark.parametrize("noun", sorted(MAX_NAME))
+def test_a_new_name_has_no_slash_that_documents_for_apply_could_not_have(noun: str) -> None:
+    with pytest.raises(InvalidRequest, match=f"name: a/b has a slash, .* another name for the {noun}"):
+        checked_new_name("a/b", noun)
 
 
 def test_both_ways_to_compose_an_accent_are_one_name() -> None:

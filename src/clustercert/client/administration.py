@@ -124,8 +124,6 @@ def path_of(*parts: str, domain: str | None = None) -> str:
     for part in parts:
         check_name(part)
         if "/" in part:
-            raise InvalidArgument(
-                f"{part}: names can't have a slash. If an object has such a name already, give its id."
-            )
+            raise InvalidArgument(f"{part}: names can't have a slash.")
     query = f"?domain={quote(domain, safe='')}" if domain is not None else ""
     return "".join(f"/{quote(part, safe='')}" for part in parts) + query

@@ -25,8 +25,12 @@ def checked_name(text: str, noun: str) -> str:
 
 
 def checked_new_name(text: str, noun: str) -> str:
-    """Like `checked_name`, for a new object. Also raises InvalidRequest for a name that looks like an id."""
+    """Like `checked_name`, for a new object. Also raises InvalidRequest for a slash, and for a form like an id."""
     name = checked_name(text, noun)
+    if "/" in name:
+        raise InvalidRequest(
+            f"name: {name} has a slash, as in DOMAIN/NAME. Choose another name for the {noun}."
+        )
     if is_id(name.lower()):
         raise InvalidRequest(f"name: {name} looks like an id. Choose another name for the {noun}.")
     return name
