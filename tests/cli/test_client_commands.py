@@ -261,6 +261,12 @@ def test_one_login_serves_all_projects(world: UserSite) -> None:
         "Several projects have a cluster named prod. Write Default/eu-de/prod or Default/eu-nl/prod."
         in ambiguous.err
     )
+    foreign = world.user("kubeconfig", "get", "acme/eu-nl/prod")
+    assert (foreign.code, foreign.out) == (5, "")
+    assert foreign.err == (
+        "Error: You have no role in a project of the domain acme. Your projects are in Default. You are logged in as "
+        "Default/alice.\n"
+    )
     for name in ("eu-nl/prod", "Default/eu-nl/prod"):
         assert world.user("kubeconfig", "get", name).code == 0
     for project in ("eu-nl", "Default/eu-nl"):

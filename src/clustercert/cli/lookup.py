@@ -72,15 +72,19 @@ def _project_ids(client: "Client", project: str | None, domain: str | None) -> s
     """
     if project is None and domain is None:
         return None
-    found = client.projects()
+    caller = client.caller()
+    found = caller.projects
     if not found:
-        raise UnknownName(_no_projects(client.caller()))
+        raise UnknownName(_no_projects(caller))
     if project is not None:
         project, domain = split_domain(project, domain)
-    if domain is not None:
-        found = in_domain(found, domain)
-    if project is not None:
-        found = (only_project(found, project),)
+    try:
+        if domain is not None:
+            found = in_domain(found, domain)
+        if project is not None:
+            found = (only_project(found, project),)
+    except UnknownName as error:
+        raise UnknownName(f"{error.message} You are logged in as {caller.shown_name}.") from error
     return {each.id for each in found}
 
 

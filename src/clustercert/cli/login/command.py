@@ -188,9 +188,8 @@ def _save(name: str, found: Profile) -> None:
     if before is not None and before.user and not _is_same_user(before, found):
         print_note(
             f"The profile {name} was the login of {before.shown_user} at {before.url}. The kubectl contexts that use "
-            f"this profile now act as {found.shown_user}. To keep both logins, log in to a profile of its own with "
-            f"`{before.login_command('NAME')}`, and add its contexts with `clustercert kubeconfig merge CLUSTER "
-            "--profile NAME`."
+            f"this profile now act as {found.shown_user}. To keep both logins, run "
+            f"`{before.login_command('NAME')}`, and then `clustercert kubeconfig merge CLUSTER --profile NAME`."
         )
     until = f" until {rfc3339(found.ends_at)}" if found.ends_at else ""
     where = f" in {found.scope}" if found.project_id is not None else ""
