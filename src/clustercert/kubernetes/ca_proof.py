@@ -109,7 +109,7 @@ class CaProver:
             rule=None,
             username=CA_PROVER,
             groups=(),
-            not_before=max(issued_at - BACKDATE, ca.certificate.not_valid_before_utc),
+            not_before=issued_at - BACKDATE,
             not_after=min(issued_at + LIFETIME, ca.not_after),
         )
         caller = Caller(
