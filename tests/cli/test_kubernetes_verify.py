@@ -52,6 +52,34 @@ def test_a_terminal_shows_each_check_before_it_ends(site: OperatedCluster) -> No
     assert [line.split("]")[1] for line in shown] == [f" {done}/6 checks done" for done in range(6)]
 
 
+def test_a_verification_is_left_out_of_access_and_of_the_last_events_unless_asked_for(
+    site: OperatedCluster,
+) -> None:
+    site.set_up()
+    last = site.operator.output_json("audit", "tail", "-n", "1")
+    site.verify()
+    kinds = ["certificate.issued"] * 2 + ["certificate.revoked"] * 2 + ["credential.altered"] * 2
+
+    def events(*options: str) -> list[str]:
+        """The kinds of the events of the verification."""
+        said = site.operator.output("audit", "tail", "-n", "50", *options)
+        rows = [line.split() for line in said.splitlines()]
+        return sorted(kind for _, place, kind, *_ in rows if int(place) > last["place"])
+
+    eventually(lambda: events("--verifications") == kinds)
+    assert events() == []
+    assert "--verifications" in site.operator.run("audit", "tail", "-n", "50").err
+    logged = map(json.loads, site.operator.output("audit", "tail", "-n", "50", "-o", "json").splitlines())
+    assert sorted(each["kind"] for each in logged if each["place"] > last["place"]) == kinds
+    access = ("certificate", "access", "--cluster", "prod")
+    report = site.operator.output_json(*access)
+    assert (report["users"], report["groups"]) == ([], [])
+    assert report["verifications"] == 2
+    assert "Left out 2 certificates of `clustercert kubernetes verify`." in site.operator.run(*access).err
+    [user] = site.operator.output_json(*access, "--verifications")["users"]
+    assert (user["user_id"], len(user["credentials"])) == ("clustercert:verify", 2)
+
+
 def test_the_table_shows_the_measured_seconds(site: OperatedCluster) -> None:
     site.set_up("--no-audit")
     out = site.operator.output("kubernetes", "verify", "prod", "--rule", "reader")

@@ -150,6 +150,23 @@ async def test_an_altered_copy_is_reported_once_an_hour_by_all_workers(
     assert [each["subject"] for each in altered(store)][3:] == [other.fingerprint.hex()]
 
 
+async def test_a_copy_of_a_verification_is_recorded_and_causes_no_alert(
+    database: Database, store: Store, known: CredentialCache, there: Cluster
+) -> None:
+    record = await recorded(database)
+    store.execute(
+        "UPDATE certificate SET user_id = 'clustercert:verify', auth_method = 'cli' WHERE fingerprint = ?",
+        record.fingerprint,
+    )
+    record = replace(record, user_id="clustercert:verify")
+    before = ALTERED_CREDENTIALS._value.get()
+    worker = usage_at(database, lambda: NOW)
+    worker.report(await seen(known, record, NOW, copy=os.urandom(32)))
+    await worker.flush()
+    assert [each["subject"] for each in altered(store)] == [record.fingerprint.hex()]
+    assert ALTERED_CREDENTIALS._value.get() == before
+
+
 async def test_pending_altered_copies_are_limited(
     database: Database, known: CredentialCache, usage: CredentialUsage
 ) -> None:

@@ -10,6 +10,7 @@ import pytest
 from clustercert.certificates.access import AccessReports
 from clustercert.certificates.list import Inventory
 from clustercert.model import CertificateRecord, Cluster
+from clustercert.model.kubernetes import VERIFIER
 from clustercert.store.certificates import (
     MAX_SCANNED,
     AccessQueries,
@@ -318,3 +319,35 @@ async def test_a_revocation_list_has_what_is_revoked_and_has_not_ended(
     later = await rows.revoked(ca, moment, limit=100)
     assert (later.generation, later.changed) == (7, await rows.last_change())
     assert await rows.authority("cluster-1", "one") is None
+
+
+async def test_only_certificates_of_a_verification_are_left_out_of_access_reports(
+    database: Database, store: Store
+) -> None:
+    """Neither the name alone, as a user of another identity system could have it, nor the method decides."""
+    kinds = {(VERIFIER, "cli"): False, (VERIFIER, "keystone"): True, ("alice", "cli"): True}
+    place, records = cluster(), {}
+    for (user_id, method), is_shown in kinds.items():
+        record, issued = certificate_record()
+        record = replace(record, user_id=user_id, auth_method=method, user_name=VERIFIER, cluster_id=place.id)
+        await Ledger(database).record(record, issued)
+        records[record.fingerprint] = is_shown
+    reports = AccessReports(AccessQueries(database), lambda: NOW)
+
+    async def reported(**options: bool) -> set[bytes]:
+        report = await reports.report(place, user_id=None, group=None, **options)
+        assert report.verifications == len(records) - sum(len(user.credentials) for user in report.users)
+        return {each.certificate.fingerprint for user in report.users for each in user.credentials}
+
+    assert await reported() == {each for each, is_shown in records.items() if is_shown}
+    assert await reported(with_verifications=True) == set(records)
+    found = await InventoryQueries(database).of_verifications(records.keys())
+    assert found == {each for each, is_shown in records.items() if not is_shown}
+    # A use after the revocation shows that revocations have no effect.
+    [hidden] = found
+    store.execute(
+        "UPDATE certificate SET revoked_at = '2026-03-14 15:00:00.000000',"
+        " revoked_used_at = '2026-03-14 16:00:00.000000' WHERE fingerprint = ?",
+        hidden,
+    )
+    assert await reported() == set(records)

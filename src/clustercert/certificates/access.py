@@ -96,6 +96,7 @@ class AccessReport:
 
     Attributes:
         complete: whether the report includes all unexpired certificates.
+        verifications: how many certificates of `clustercert kubernetes verify` were left out.
         unknown: identities seen in client certificates that this service did not issue.
         use_not_seen: a sentence that says why this service does not see the use of revoked certificates; `None` if
             the API server's audit events arrive.
@@ -104,6 +105,7 @@ class AccessReport:
     cluster: Cluster
     at: datetime
     complete: bool
+    verifications: int
     users: tuple[UserAccess, ...]
     groups: tuple[GroupAccess, ...]
     unknown: tuple[UnknownAccess, ...]
@@ -133,18 +135,33 @@ class AccessReports:
     policy_groups: Collection[str] = ()
 
     async def report(
-        self, cluster: Cluster, *, user_id: str | None, group: str | None, most: int = MAX_CERTIFICATES
+        self,
+        cluster: Cluster,
+        *,
+        user_id: str | None,
+        group: str | None,
+        with_verifications: bool = False,
+        most: int = MAX_CERTIFICATES,
     ) -> AccessReport:
         """Report on all users, on one user, on the members of a Kubernetes group, or on one user in a group.
 
         Reads at most `most` certificates, latest expiry first.
+
+        Args:
+            with_verifications: also report the certificates that `clustercert kubernetes verify` issued to itself.
         """
         now = self.now()
         found = await self.queries.unexpired(cluster.id, now, limit=most + 1, user_id=user_id)
         controls = await self.controls(cluster)
         set_up = {control.name for control in controls if control.set_up}
         roles = cluster.options.credential_roles or {}
-        accesses = [_access(each, now, set_up, roles) for each in found[:most]]
+        # A use after the revocation shows that revocations have no effect, so it is always reported.
+        reported = [
+            each
+            for each in found[:most]
+            if with_verifications or not each.is_verification or each.used_after_revocation_at is not None
+        ]
+        accesses = [_access(each, now, set_up, roles) for each in reported]
         accesses = [each for each in accesses if group is None or group in each.groups]
         # A report on one user omits certificates from other issuers: a certificate with the same user name may belong
         # to a different person.
@@ -153,6 +170,7 @@ class AccessReports:
             cluster=cluster,
             at=now,
             complete=len(found) <= most,
+            verifications=min(len(found), most) - len(reported),
             users=_users(accesses),
             groups=_groups(accesses),
             unknown=tuple(

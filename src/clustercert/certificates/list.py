@@ -177,9 +177,16 @@ class Inventory:
         return tuple(found)
 
     async def access_report(
-        self, caller: Caller, project_id: str, cluster_id: str, *, user_id: str | None, group: str | None
+        self,
+        caller: Caller,
+        project_id: str,
+        cluster_id: str,
+        *,
+        user_id: str | None,
+        group: str | None,
+        with_verifications: bool = False,
     ) -> AccessReport:
-        """Report who has access to a cluster.
+        """Report who has access to a cluster. See `AccessReports.report`.
 
         Raises Forbidden unless the caller may see all certificates for the cluster.
         """
@@ -189,7 +196,13 @@ class Inventory:
                 "Only admins of the project, operators and auditors can see who has access to a cluster."
             )
         cluster = await require_cluster(self.clusters, project_id, cluster_id)
-        return await self.access.report(cluster, user_id=user_id, group=group, most=self.max_reported)
+        return await self.access.report(
+            cluster,
+            user_id=user_id,
+            group=group,
+            with_verifications=with_verifications,
+            most=self.max_reported,
+        )
 
 
 def visible_to(caller: Caller) -> VisibleCertificates | None:

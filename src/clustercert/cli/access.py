@@ -69,6 +69,9 @@ def show_access(
     group: Annotated[
         str | None, typer.Option(metavar="GROUP", help="List only members of this Kubernetes group.")
     ] = None,
+    verifications: Annotated[
+        bool, typer.Option("--verifications", help="Include the certificates of `kubernetes verify`.")
+    ] = False,
     explain: Annotated[
         bool,
         typer.Option(
@@ -88,6 +91,8 @@ def show_access(
         query["user"] = str(find_user(client, user, cluster=found)["id"])
     if group is not None:
         query["group"] = group
+    if verifications:
+        query["verifications"] = "true"
     report = client.get(cluster_path(found, "access"), **query)
     if output in (Output.JSON, Output.YAML):
         show_one(report, output)
@@ -148,6 +153,10 @@ def _print_summary(report: "JsonObject") -> None:
     """Print certificates from other issuers, and Kubernetes groups."""
     if not report["complete"]:
         print_note("The list of certificates is not complete. Filter the list with --user.")
+    if number := report["verifications"]:
+        print_note(
+            f"Left out {number} certificates of `clustercert kubernetes verify`. To list them, add --verifications."
+        )
     if unknown := [with_names(each) for each in cast("list[JsonObject]", report["unknown_credentials"])]:
         write_out("\nClient certificates from other issuers that were used at the API server:\n\n")
         show_list(unknown, Output.TABLE, columns=_UNKNOWN_COLUMNS, name="username")

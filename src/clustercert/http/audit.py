@@ -108,6 +108,10 @@ class EventListBody(BaseModel):
 
     events: list[EventBody]
     names: Names
+    verifications: list[int] = Field(
+        description="The leaf indexes of events that `clustercert kubernetes verify` caused in this page, by issuing,"
+        " altering and revoking its own certificates. Certificates that were deleted from the ledger are not known."
+    )
     next: str | None = Field(
         description="The cursor of the next page; null on the last page. A page scans at most 10000 events, so"
         " a filtered page may be short or empty even if there is a next page."
@@ -323,7 +327,8 @@ async def _list(call: Call, project_id: str | None, page: PageRequest, filters: 
         found.cursor,
         page.max_bytes,
     )
-    return responses.private(listed | {"names": await _names(call, found.events)})
+    names, verifications = await _names(call, found.events), await _verifications(call, found.events)
+    return responses.private(listed | {"names": names, "verifications": verifications})
 
 
 async def _names(call: Call, events: Iterable[StoredEvent]) -> Mapping[str, str]:
@@ -335,6 +340,24 @@ async def _names(call: Call, events: Iterable[StoredEvent]) -> Mapping[str, str]
     users = await call.services.revocation.previews.users.find_by_ids(ids)
     places = await call.services.inventory.queries.shown_names(ids)
     return {each.id: each.shown_name for each in users.values()} | dict(places)
+
+
+# The kinds of events that each verification of a cluster causes. Their subject is a certificate.
+_OF_VERIFICATIONS = frozenset({"certificate.issued", "certificate.revoked", "credential.altered"})
+
+
+async def _verifications(call: Call, events: Iterable[StoredEvent]) -> list[int]:
+    """Return the leaf indexes of the events about certificates of `kubernetes verify`, as recorded in the ledger."""
+    subjects = [
+        (cast("int", each.leaf_index), bytes.fromhex(each.subject))
+        for each in events
+        if each.kind in _OF_VERIFICATIONS
+    ]
+    if not subjects:
+        return []
+    queries = call.services.inventory.queries
+    found = await queries.of_verifications({fingerprint for _, fingerprint in subjects})
+    return [leaf_index for leaf_index, fingerprint in subjects if fingerprint in found]
 
 
 async def _show(call: Call, project_id: str | None, leaf_index: str) -> Response:

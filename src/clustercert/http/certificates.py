@@ -259,6 +259,10 @@ class AccessBody(ResponseBody):
     cluster_name: str = Field(validation_alias=AliasPath("cluster", "name"))
     at: Time
     complete: bool = Field(description="False if the report has only the 2,000 longest-lived certificates.")
+    verifications: int = Field(
+        description="How many certificates of `clustercert kubernetes verify` were left out. Certificates that were"
+        " used after their revocation are never left out."
+    )
     users: list[UserAccessBody]
     groups: list[GroupAccessBody]
     unknown_credentials: list[UnknownBody] = Field(validation_alias="unknown")
@@ -409,6 +413,10 @@ async def show_access(
     cluster_id: str,
     user: Annotated[query.Text | None, Query(description="Only certificates of this user, by id.")] = None,
     group: Annotated[query.Text | None, Query(description="Only members of this Kubernetes group.")] = None,
+    verifications: Annotated[
+        Literal["true"] | None,
+        Query(description="`true`: include the certificates of `clustercert kubernetes verify`."),
+    ] = None,
 ) -> Response:
     """Show who has access to a cluster.
 
@@ -416,7 +424,12 @@ async def show_access(
     and auditors.
     """
     report = await call.services.inventory.access_report(
-        call.caller, project_id, cluster_id, user_id=user, group=group
+        call.caller,
+        project_id,
+        cluster_id,
+        user_id=user,
+        group=group,
+        with_verifications=verifications is not None,
     )
     return responses.private(AccessBody.render(report))
 

@@ -10,6 +10,7 @@ from clustercert.model.choices import KeyOrigin, LeafProfile
 from clustercert.model.clusters import ClientCA, Cluster
 from clustercert.model.credentials import credential_group
 from clustercert.model.keys import PrivateKey, PublicKey
+from clustercert.model.kubernetes import VERIFIER
 from clustercert.model.requests import AuthMethod
 
 
@@ -128,6 +129,10 @@ class Preview:
     key_type: str
 
 
+VERIFICATION_METHOD: AuthMethod = "cli"
+"""The authentication method of `VERIFIER`. Only commands with access to the store use it, and no requests."""
+
+
 @dataclass(frozen=True, slots=True)
 class CertificateRecord:
     """An issued certificate in the ledger. See `Grant`, `Caller` and `Issued` for fields that are not listed here.
@@ -166,6 +171,11 @@ class CertificateRecord:
     def common_name(self) -> str:
         """The CN of the subject."""
         return self.username or self.user_id
+
+    @property
+    def is_verification(self) -> bool:
+        """Whether `clustercert kubernetes verify` issued the certificate to itself, for a few minutes."""
+        return self.user_id == VERIFIER and self.auth_method == VERIFICATION_METHOD
 
     @property
     def organizations(self) -> tuple[str, ...]:

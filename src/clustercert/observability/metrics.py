@@ -118,7 +118,7 @@ UNKNOWN_CREDENTIALS = Counter(
 ALTERED_CREDENTIALS = Counter(
     "clustercert_altered_credentials",
     "Certificates for which an API server reported an altered copy, an attempt to evade revocation; each counted"
-    " at most once an hour",
+    " at most once an hour. Not counted: certificates of `clustercert kubernetes verify`",
 )
 EXEMPT_CREDENTIALS = Counter(
     "clustercert_exempt_credentials",

@@ -23,6 +23,8 @@ from sqlalchemy import (
 
 from clustercert.model import AuditEvent, CertificateRecord, ClusterOptions, Revocation
 from clustercert.model.choices import CaState, CertificateState
+from clustercert.model.issuance import VERIFICATION_METHOD
+from clustercert.model.kubernetes import VERIFIER
 from clustercert.store import tables
 from clustercert.store.clusters import options_of, select_named
 from clustercert.store.engine.database import Database
@@ -49,6 +51,11 @@ def is_revoked() -> ColumnElement[bool]:
         _certificate.c.revoked_at.is_not(None),
         *(_wider_revocations(literal(1), *scope).exists() for scope in _scopes()),
     )
+
+
+def is_verification() -> ColumnElement[bool]:
+    """Return a condition that matches certificates that `clustercert kubernetes verify` issued to itself."""
+    return and_(_certificate.c.user_id == VERIFIER, _certificate.c.auth_method == VERIFICATION_METHOD)
 
 
 def wider_revocation_id() -> ColumnElement[int | None]:
@@ -291,6 +298,12 @@ class InventoryQueries(CertificateLookup):
     def __init__(self, database: Database, max_scanned: int = MAX_SCANNED) -> None:
         super().__init__(database)
         self._max_scanned = max_scanned
+
+    async def of_verifications(self, fingerprints: Collection[bytes]) -> frozenset[bytes]:
+        """Return the fingerprints of those certificates that `clustercert kubernetes verify` issued to itself."""
+        column = _certificate.c.fingerprint
+        query = select(column).where(column.in_(fingerprints), is_verification())
+        return frozenset(fingerprint for (fingerprint,) in await self._rows(query))
 
     async def page(
         self,

@@ -29,7 +29,7 @@ from clustercert.model import AuditEvent
 from clustercert.model.events.operation import CredentialAlert
 from clustercert.model.kubernetes import MASTERS
 from clustercert.store import tables
-from clustercert.store.certificates import certificate_views, view_query
+from clustercert.store.certificates import certificate_views, is_verification, view_query
 from clustercert.store.clusters import is_enforced_inside
 from clustercert.store.engine.queries import Queries, exists
 from clustercert.store.engine.transaction import Transaction
@@ -193,6 +193,11 @@ class CredentialUsageQueries(Queries):
         due = or_(_certificate.c.altered_at.is_(None), _certificate.c.altered_at <= at - ALERT_EVERY)
         query = update(_certificate).where(_certificate.c.id == row, due)
         return await self._update(query.values(altered_at=at), event)
+
+    async def is_verification(self, row: int) -> bool:
+        """Whether `clustercert kubernetes verify` issued the certificate to itself."""
+        query = select(_certificate.c.id).where(_certificate.c.id == row, is_verification())
+        return await self._scalar(query) is not None
 
     async def report_revoked_use(
         self,

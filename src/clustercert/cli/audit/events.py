@@ -9,9 +9,10 @@ import signal
 import stat
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from datetime import datetime
 from http import HTTPStatus
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, cast
 from urllib.parse import urlencode
@@ -100,19 +101,25 @@ def tail(
         str | None, typer.Option(help="List only events about the object with this id.")
     ] = None,
     actor: Annotated[str | None, typer.Option(help="List only events by the user with this id.")] = None,
+    verifications: Annotated[
+        bool,
+        typer.Option("--verifications", help="Also list the events that each `kubernetes verify` causes."),
+    ] = False,
     project: OnlyProjectOption = None,
     output: OutputOption = Output.TABLE,
 ) -> None:
     """Show the last events, oldest first. Only for operators, auditors and admins of the project.
 
     JSON output has one object per line. In a terminal, the table shows names, or the first digits of ids and
-    fingerprints; -o wide shows them whole, as they are in the log.
+    fingerprints; -o wide shows them whole, as they are in the log. Only the table leaves out the events that each
+    `kubernetes verify` causes.
     """
     if lines is not None and cursor_file is not None:
         raise typer.BadParameter("Give either --lines or --cursor-file.")
     given = {"kind": kind, "subject": subject, "actor": actor}
     query = {name: value for name, value in given.items() if value is not None}
-    reader = _EventReader(client, _events_path(client, project), query)
+    hides = output is Output.TABLE and not (verifications or subject or actor)
+    reader = _EventReader(client, _events_path(client, project), query, hides_verifications=hides)
     printer, cursor = EventPrinter(output), None
     if cursor_file is not None:
         cursor = _Cursor(cursor_file, reader.name)
@@ -122,9 +129,13 @@ def tail(
         write_out(",".join(_FIELDS) + "\r\n")
     if cursor is None:
         printer.print(*reader.last(lines or _DEFAULT_LINES))
-        if not follow:
-            return
-    _print_new_events(reader, printer, cursor, follow=follow)
+    if cursor is not None or follow:
+        _print_new_events(reader, printer, cursor, follow=follow)
+    if reader.hidden:
+        print_note(
+            f"Left out {reader.hidden} events of certificates of `clustercert kubernetes verify`. To list them, add "
+            "--verifications."
+        )
 
 
 def _print_new_events(
@@ -210,11 +221,20 @@ class _EventReader:
     Attributes:
         next: the leaf index of the first event that `pages` reads.
         name: the API path of the events, with the filters.
+        hidden: the number of events that were left out.
     """
 
-    def __init__(self, client: "AdministrationClient", path: str, query: Mapping[str, str]) -> None:
+    def __init__(
+        self,
+        client: "AdministrationClient",
+        path: str,
+        query: Mapping[str, str],
+        *,
+        hides_verifications: bool = False,
+    ) -> None:
         self.client = client
-        self.next = 0
+        self.next = self.hidden = 0
+        self._hides_verifications = hides_verifications
         self.name = f"{path}?{urlencode(query)}" if query else path
         self._path, self._query = path, query
 
@@ -226,27 +246,27 @@ class _EventReader:
         found: list[JsonObject] = []
         names: dict[str, str] = {}
         cursor: Mapping[str, str] = {}
+        limit = min(count, _PAGE)
         while True:
-            limit = min(count - len(found), _PAGE)
-            events, more_names, following = self._read("newest", limit, cursor)
-            found += events
+            events, hidden, more_names, following = self._read("newest", limit, cursor)
+            if events and not self.next:
+                self.next = _place(events[0]) + 1
+            found += islice(self._shown(events, hidden), count - len(found))
             names |= more_names
             if following is None or len(found) == count:
-                break
-            cursor = {"cursor": str(following)}
-        self.next = _place(found[0]) + 1 if found else 0
-        return found[::-1], names
+                return found[::-1], names
+            cursor, limit = {"cursor": str(following)}, _PAGE
 
     def pages(self) -> "Iterator[tuple[list[JsonObject], Mapping[str, str]]]":
         """Yield pages of events, from leaf index `next` to the end of the log, with the names of objects by id."""
         following: int | None = 0
         while following is not None:
             cursor = {"cursor": str(self.next - 1)} if self.next else {}
-            events, names, following = self._read("oldest", _PAGE, cursor)
+            events, hidden, names, following = self._read("oldest", _PAGE, cursor)
             last = _place(events[-1]) if events else self.next - 1
             # With a filter, `following` may be the leaf index of a later event, which does not match the filter.
             self.next = (last if following is None else following) + 1
-            yield events, names
+            yield list(self._shown(events, hidden)), names
 
     def last_leaf(self) -> str | None:
         """Return the leaf hash before leaf index `next`, in hexadecimal. Returns `None` if the log is shorter.
@@ -272,13 +292,27 @@ class _EventReader:
 
     def _read(
         self, order: str, limit: int, cursor: Mapping[str, str]
-    ) -> "tuple[list[JsonObject], Mapping[str, str], int | None]":
+    ) -> "tuple[list[JsonObject], Collection[int], Mapping[str, str], int | None]":
+        """Return the events of a page, the places of those to hide, names by id, and the cursor of the next page."""
         body = self.client.get(self._path, order=order, limit=str(limit), **self._query, **cursor)
         with self.client.check_format():
             events: Any = body["events"]
+            verifications: Any = body["verifications"] if self._hides_verifications else ()
             names: Any = body["names"]
             following: Any = body["next"]
-            return list(events), dict(names), None if following is None else int(following)
+            return (
+                list(events),
+                frozenset(verifications),
+                dict(names),
+                None if following is None else int(following),
+            )
+
+    def _shown(self, events: "Sequence[JsonObject]", hidden: Collection[int]) -> "Iterator[JsonObject]":
+        for each in events:
+            if _place(each) in hidden:
+                self.hidden += 1
+            else:
+                yield each
 
 
 class _Cursor:
