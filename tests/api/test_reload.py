@@ -288,7 +288,7 @@ def test_a_policy_whose_groups_a_cluster_exempts_does_not_apply(running: Running
     running.source.changed = {"policy": rules(OTHERS, "{group}")}
     line = running.reload()
     assert line["event"] == "settings not reloaded"
-    assert "The cluster plain exempts oncall-*" in line["error"]
+    assert "The cluster tests/eu-de/plain exempts oncall-*" in line["error"]
     assert "template {group} gives" in line["error"]
     assert OTHERS not in running.organizations()
     running.source.changed = {"policy": rules(OTHERS, "team:{group}")}
@@ -314,7 +314,7 @@ def test_a_worker_that_starts_with_exempted_groups_says_so(
     with captured_logs(application) as said, Service(running.source.load()).running():
         pass
     [line] = [line for line in said if "exempt groups" in line["event"]]
-    assert (line["count"], line["clusters"]) == (1, ["plain (oncall-* for {group})"])
+    assert (line["count"], line["clusters"]) == (1, ["tests/eu-de/plain (oncall-* for {group})"])
 
 
 def test_a_policy_that_cannot_be_recorded_applies_once_the_database_is_back(running: Running) -> None:

@@ -231,7 +231,7 @@ def test_an_ambiguous_cluster_name_requires_the_project(operator: Operator, serv
     operator.output("project", "create", "other")
     options = ("--internal-url", "https://k:6443", "--server-ca", server_ca)
     theirs = operator.output_json("cluster", "add", "prod", "--project", "other", *options)
-    assert "--project" in operator.error("cluster", "show", "prod")
+    assert "Write Default/eu-de/prod or Default/other/prod." in operator.error("cluster", "show", "prod")
     assert operator.output_json("cluster", "show", "prod", "--project", "other")["id"] == theirs["id"]
     assert operator.error("cluster", "show", "nope") == "There is no cluster nope."
     assert "in the project other" in operator.error("cluster", "show", "nope", "--project", "other")
