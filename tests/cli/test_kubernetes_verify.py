@@ -47,9 +47,11 @@ def test_all_checks_pass_in_a_configured_cluster(site: OperatedCluster) -> None:
 def test_a_terminal_shows_each_check_before_it_ends(site: OperatedCluster) -> None:
     # Nothing listens at this address, so only the first check is good.
     verify = ("kubernetes", "verify", "prod", "--address", "https://127.0.0.1:1")
-    _, screen = in_a_terminal(("--config", str(site.operator.config), *verify), {}, uncovered(), columns=100)
+    _, screen = in_a_terminal(("--config", str(site.operator.config), *verify), {}, uncovered(), columns=80)
     shown = [line for line in screen.split("\r\x1b[K") if "checks done" in line]
     assert [line.split("]")[1] for line in shown] == [f" {done}/6 checks done" for done in range(6)]
+    # The table has no room for the details.
+    assert "authenticate: The cluster's API server can't be reached." in screen
 
 
 def test_a_verification_is_left_out_of_access_and_of_the_last_events_unless_asked_for(

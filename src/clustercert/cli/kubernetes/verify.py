@@ -131,9 +131,6 @@ async def _verify_all(
             notes.add(cluster, error_text(error))
             raise typer.Exit(FAILED) from error
         rows.append(place | _summary(results))
-        if rows[-1]["result"] == "failed":
-            # Repeat the details in a note, because a narrow terminal does not show the column `detail`.
-            notes.add(cluster, f"{rows[-1]['check']}: {rows[-1]['detail']}")
         for note in await _notes(operator, cluster, results):
             notes.add(cluster, note)
         if not _is_good(results):
@@ -185,7 +182,11 @@ async def _notes(operator: Operator, cluster: "Cluster", results: "Sequence[Chec
     """Return notes for the operator about the verification of a cluster."""
     use_not_seen = await operator.components.inventory.access.use_not_seen(cluster)
     notes = [] if use_not_seen is None else [use_not_seen]
-    return [*notes, *(f"{each.check}: {each.advice}" for each in results if each.advice)]
+    for each in results:
+        if each.result == "failed":
+            # Repeat the details, because a narrow terminal does not show the column `detail`.
+            notes += [f"{each.check}: {text}" for text in (each.detail, each.advice) if text]
+    return notes
 
 
 def _service(operator: Operator, cluster: "Cluster") -> "VerifiedService":
