@@ -9,7 +9,7 @@ import pytest
 from clustercert.clusters.ca_progress import CaProgress
 from clustercert.clusters.ca_rotation import ReportedResult
 from clustercert.model import ClientCA, Cluster
-from clustercert.model.ca_rotation import PROOF_AGE
+from clustercert.model.ca_rotation import PROOF_AGE, CaRotation
 from clustercert.model.errors import ConcurrentChange, Conflict, InvalidRequest
 from clustercert.model.kubernetes import CA_PROVER, SERVICE
 from clustercert.store.engine.database import Database
@@ -238,6 +238,29 @@ async def test_a_removed_cluster_leaves_no_key(scene: RotationScene) -> None:
     deleted = await scene.discarded.delete_keys_of(cluster.id, actor=BY)
     assert len(deleted) == 2
     assert scene.signers["local"].keys == set()
+
+
+async def test_an_operator_and_the_leader_act_at_the_same_time(
+    scene: RotationScene, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The leader's write comes between the operator's read and write."""
+    cluster = await draining(scene)
+    queries = scene.rotations.queries
+    read, raced = queries.rotation, 0
+
+    async def read_and_race(cluster_id: str) -> CaRotation | None:
+        nonlocal raced
+        found = await read(cluster_id)
+        if raced < 2 and found is not None:
+            raced += 1
+            await queries.save(found, replace(found, problem=f"problem {raced}"))
+        return found
+
+    monkeypatch.setattr(queries, "rotation", read_and_race)
+    status = await scene.rotations.complete(cluster, holders=None, deny_old=None, actor=BY)
+    assert status.rotation.is_completing
+    assert raced == 2
+    assert scene.events(cluster).count("completion_requested") == 1
 
 
 async def test_a_report_of_an_unknown_address_or_ca_is_refused(scene: RotationScene) -> None:

@@ -3,7 +3,8 @@
 `clusters.ca_progress` advances the rotations that operators have started.
 """
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+import contextlib
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Protocol
@@ -12,7 +13,7 @@ from clustercert.clusters.registry import CA_LIFETIME
 from clustercert.model import Actor, ClientCA, Cluster, Issued, KeyType, Origin, PublicKey
 from clustercert.model.ca_rotation import CaProof, CaRotation, RotationStatus
 from clustercert.model.choices import ProofOutcome, RotationState
-from clustercert.model.errors import Conflict, InvalidRequest, NotFound
+from clustercert.model.errors import ConcurrentChange, Conflict, InvalidRequest, NotFound
 from clustercert.model.events.administration import (
     CaProofReported,
     CaRotationChange,
@@ -26,6 +27,8 @@ from clustercert.store.ca_rotations import CaRotationQueries
 from clustercert.store.client_cas import ClientCaQueries
 from clustercert.store.clusters import ClusterQueries
 
+# How often a change is tried if the leader changes the rotation at the same time.
+ATTEMPTS = 5
 # The number of holders that the status of one rotation names.
 MAX_HOLDERS = 200
 
@@ -187,6 +190,11 @@ class CaRotations:
                 if none is valid.
             deny_old: whether the webhook denies certificates of the old CA from now on; None keeps what was chosen.
         """
+        return await _retried(lambda: self._complete(cluster, holders, deny_old, actor))
+
+    async def _complete(
+        self, cluster: Cluster, holders: int | None, deny_old: bool | None, actor: Actor
+    ) -> RotationStatus:
         rotation = await self._required(cluster)
         is_same = deny_old is None or deny_old == rotation.deny_old
         if rotation.state == "complete" or (rotation.is_completing and is_same):
@@ -207,6 +215,9 @@ class CaRotations:
 
     async def abort(self, cluster: Cluster, *, actor: Actor) -> RotationStatus:
         """Abort the running rotation; see `CaRotation.aborted`. Does nothing if it is aborted. Raises Conflict."""
+        return await _retried(lambda: self._abort(cluster, actor))
+
+    async def _abort(self, cluster: Cluster, actor: Actor) -> RotationStatus:
         rotation = await self._required(cluster)
         after = rotation.aborted(self.now())
         if after is rotation:
@@ -243,6 +254,11 @@ class CaRotations:
 
         Raises Conflict if no rotation is running, or InvalidRequest for an unknown CA or address.
         """
+        return await _retried(lambda: self._report(cluster, results, actor))
+
+    async def _report(
+        self, cluster: Cluster, results: Sequence[ReportedResult], actor: Actor
+    ) -> RotationStatus:
         status = await self.status(cluster)
         rotation, now = status.rotation, self.now()
         if not rotation.is_running:
@@ -323,6 +339,14 @@ class CaRotations:
             new=counted[new_ca.id],
             holders=await self.queries.holders_of_ca(old_ca, now, MAX_HOLDERS),
         )
+
+
+async def _retried(change: Callable[[], Awaitable[RotationStatus]]) -> RotationStatus:
+    """Make a change again if somebody else has changed the rotation between its read and its write."""
+    for _ in range(ATTEMPTS - 1):
+        with contextlib.suppress(ConcurrentChange):
+            return await change()
+    return await change()
 
 
 def rotation_event(

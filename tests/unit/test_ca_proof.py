@@ -1,0 +1,185 @@
+"""Proofs of client CAs at the double of kube-apiserver, and the addresses that a cluster tells."""
+
+from collections.abc import Awaitable, Callable, Iterator
+from dataclasses import dataclass, field, replace
+from datetime import datetime, timedelta
+from typing import Any, TypeVar
+
+import pytest
+from cryptography.hazmat.primitives.serialization import Encoding
+
+from clustercert.kube_api import KubeApi, Refused
+from clustercert.kubernetes.ca_proof import LIFETIME, CaProver
+from clustercert.kubernetes.verify.probe import AuthenticatedUser, Denied, Probe
+from clustercert.model import Cluster, ClusterOptions, Origin
+from clustercert.model.errors import Conflict, RemoteFailed, Unavailable
+from support.apiserver import ApiServer
+from support.issuance_doubles import MemoryLedger, issuance
+from support.samples import CA_KEY, NOW, client_ca, cluster
+
+T = TypeVar("T")
+SILENT = "https://127.0.0.1:1"
+
+
+@dataclass
+class Scene:
+    """A cluster at the double, by a clock that the test turns.
+
+    Attributes:
+        answer: what the cluster answers to a request for its EndpointSlices, or the error.
+        asked: how often the cluster was asked.
+    """
+
+    double: ApiServer
+    known: Cluster
+    now: datetime = NOW
+    ledger: MemoryLedger = field(default_factory=MemoryLedger)
+    answer: Any = None
+    asked: int = 0
+    prover: CaProver = field(init=False)
+
+    def __post_init__(self) -> None:
+        issuer = issuance(ledger=self.ledger, now=lambda: self.now)
+        self.prover = CaProver(issuer, self, lambda: self.now)
+
+    async def call(self, _cluster: Cluster, _work: Callable[[KubeApi], Awaitable[T]]) -> T:
+        self.asked += 1
+        if isinstance(self.answer, Exception):
+            raise self.answer
+        answer: T = self.answer
+        return answer
+
+    async def outcomes(self, *addresses: str) -> list[str]:
+        proofs = await self.prover.prove(self.known, self.known.client_ca, addresses or [self.double.url])
+        return [each.outcome for each in proofs]
+
+    def trust(self) -> None:
+        self.double.trust(self.known.client_ca.certificate.public_bytes(Encoding.PEM))
+
+
+@pytest.fixture(scope="module")
+def double(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ApiServer]:
+    with ApiServer(tmp_path_factory.mktemp("apiserver")) as running:
+        yield running
+
+
+@pytest.fixture
+def scene(double: ApiServer) -> Scene:
+    double.trust(b"")
+    double.now = lambda: NOW
+    known = replace(
+        cluster(client_ca(CA_KEY)), internal_url=double.url, server_ca_pem=double.server_ca.read_bytes()
+    )
+    return Scene(double, known)
+
+
+async def test_each_address_accepts_refuses_or_is_silent(scene: Scene) -> None:
+    assert await scene.outcomes() == ["refused"]
+    scene.trust()
+    assert await scene.outcomes(scene.double.url, SILENT) == ["accepted", "failed"]
+    [(record, _)] = scene.ledger.entries
+    assert (record.user_id, record.groups, record.auth_method) == ("clustercert:ca-proof", (), "service")
+
+
+async def test_an_untrusted_server_proves_nothing(scene: Scene) -> None:
+    scene.trust()
+    scene.known = replace(scene.known, server_ca_pem=cluster().server_ca_pem)
+    assert await scene.outcomes() == ["failed"]
+
+
+@pytest.mark.parametrize(
+    ("result", "outcome"),
+    [
+        (AuthenticatedUser("somebody", frozenset(), ()), "failed"),
+        (AuthenticatedUser("clustercert:ca-proof", frozenset({"clustercert:credential:0"}), ()), "failed"),
+        (Denied('HTTP 403 User "clustercert:ca-proof" cannot create', ""), "accepted"),
+        (Denied('HTTP 403 User "system:anonymous" cannot create', ""), "failed"),
+    ],
+    ids=["a proxy's user", "another certificate", "denied", "anonymous"],
+)
+async def test_only_the_certificates_own_identity_is_a_proof(
+    scene: Scene, monkeypatch: pytest.MonkeyPatch, result: AuthenticatedUser | Denied, outcome: str
+) -> None:
+    async def who_am_i(_: Probe) -> AuthenticatedUser:
+        if isinstance(result, Denied):
+            raise result
+        return result
+
+    monkeypatch.setattr(Probe, "who_am_i", who_am_i)
+    assert await scene.outcomes() == [outcome]
+
+
+async def test_one_certificate_serves_many_proofs(scene: Scene) -> None:
+    scene.trust()
+    for _ in range(3):
+        assert await scene.outcomes() == ["accepted"]
+    assert len(scene.ledger.entries) == 1
+    scene.now += LIFETIME
+    scene.double.now = lambda: scene.now
+    assert await scene.outcomes() == ["accepted"]
+    assert len(scene.ledger.entries) == 2
+
+
+async def test_an_expired_ca_issues_nothing(scene: Scene) -> None:
+    scene.now = scene.known.client_ca.not_after
+    with pytest.raises(Conflict, match="expired"):
+        await scene.prover.issue(scene.known, scene.known.client_ca, None, Origin.local())
+
+
+async def test_a_certificate_ends_with_its_ca(scene: Scene) -> None:
+    scene.now = scene.known.client_ca.not_after - timedelta(minutes=1)
+    issued = await scene.prover.issue(scene.known, scene.known.client_ca, None, Origin.local())
+    assert issued.grant.not_after == scene.known.client_ca.not_after
+
+
+# The addresses that a cluster tells
+
+CONNECTED = ClusterOptions(admission=True)
+
+
+def slices(*addresses: str, name: str = "https", port: object = 6443) -> dict[str, Any]:
+    """The list of EndpointSlices that an API server with these addresses returns."""
+    endpoints = [{"addresses": [each], "conditions": {"ready": True}} for each in addresses]
+    return {"items": [{"endpoints": endpoints, "ports": [{"name": name, "port": port, "protocol": "TCP"}]}]}
+
+
+async def test_the_operators_list_takes_precedence(scene: Scene) -> None:
+    known = replace(scene.known, api_servers=("https://a:6443",), options=CONNECTED)
+    assert await scene.prover.api_servers(known) == ("https://a:6443",)
+    assert scene.asked == 0
+
+
+async def test_a_cluster_to_which_the_service_has_no_access_is_not_asked(scene: Scene) -> None:
+    assert await scene.prover.api_servers(scene.known) is None
+    assert scene.asked == 0
+
+
+async def test_the_cluster_tells_its_api_servers(scene: Scene) -> None:
+    scene.answer = slices("10.0.0.2", "10.0.0.1", "fd00::1")
+    found = await scene.prover.api_servers(replace(scene.known, options=CONNECTED))
+    assert found == ("https://10.0.0.1:6443", "https://10.0.0.2:6443", "https://[fd00::1]:6443")
+
+
+@pytest.mark.parametrize(
+    "answer", [Refused(403, "forbidden"), Unavailable("away"), slices(), slices("10.0.0.1", name="other")]
+)
+async def test_a_cluster_may_tell_nothing(scene: Scene, answer: object) -> None:
+    scene.answer = answer
+    assert await scene.prover.api_servers(replace(scene.known, options=CONNECTED)) is None
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        {},
+        {"items": None},
+        {"items": [{"endpoints": []}]},
+        slices("a.example/x?"),
+        slices("10.0.0.1", port="x"),
+        slices(*(f"10.0.0.{number}" for number in range(65))),
+    ],
+)
+async def test_a_strange_answer_is_an_error(scene: Scene, answer: object) -> None:
+    scene.answer = answer
+    with pytest.raises(RemoteFailed, match="EndpointSlice"):
+        await scene.prover.api_servers(replace(scene.known, options=CONNECTED))
