@@ -36,6 +36,7 @@ from bench import (
     postgres,
     report,
     scaling,
+    signers,
     slow_postgres,
     soak,
     steps,
@@ -63,6 +64,7 @@ SECONDS = {
     "slow_postgres": 20.0,
     "audit_log": 0.0,
     "policy": 0.0,
+    "signers": 0.0,
     "cli": 0.0,
     "kills": 0.0,
     "soak": 600.0,
@@ -79,6 +81,7 @@ USUAL = (
     "slow_postgres",
     "audit_log",
     "policy",
+    "signers",
     "cli",
 )
 STEPS_REQUESTS = 6000
@@ -186,6 +189,10 @@ class Bench:
     def policy(self, _seconds: float) -> None:
         """Measure decisions of the policy, and the replay of recorded ones."""
         report.save("policy", policy.measure(WORK / "policy"))
+
+    def signers(self, _seconds: float) -> None:
+        """Measure the signers, and a PKCS#11 token that fails under load."""
+        report.save("signers", signers.measure(WORK / "signers"))
 
     def cli(self, _seconds: float) -> None:
         """Measure how long commands of the client take to start."""

@@ -35,7 +35,7 @@ def filled(document: str, tables: Mapping[str, str]) -> str:
     return document
 
 
-def markdown(heads: tuple[str, ...], rows: list[tuple[object, ...]]) -> str:
+def markdown(heads: tuple[str, ...], rows: Sequence[tuple[object, ...]]) -> str:
     """Format a table. Figures are aligned to the right."""
     cells = [[_cell(value) for value in row] for row in rows]
     figures = [bool(rows) and isinstance(rows[0][column], int | float) for column in range(len(heads))]
@@ -70,6 +70,7 @@ def performance(measured: Measured) -> dict[str, str]:
         "slow_postgres": _slow_postgres,
         "audit_log": _audit_log,
         "policy": _policy,
+        "signers": _signers,
         "cli": _cli,
         "kills": _kills,
         "soak": _soak,
@@ -240,6 +241,28 @@ def _policy(measured: Measured) -> str:
     replayed: tuple[object, ...] = tuple(replay[figure] for figure in figures)
     heads = ("decisions replayed", "changed", "seconds", "memory MB")
     return f"{markdown(('policy', 'a decision, µs'), decisions)}\n\n{markdown(heads, [replayed])}"
+
+
+def _signers(measured: Measured) -> str:
+    signers = measured["signers"]
+    costs = [
+        (row["signer"], row["p50_us"], row["cpu_us"], row["rate"], row["cpu_at_once_us"])
+        for row in signers["costs"]
+    ]
+    tables = [markdown(("signer", "p50 µs", "CPU µs", "a second, 8 at once", "CPU µs, 8 at once"), costs)]
+    if signers["endurance"]:
+        figures = ("signer", "at_once", "signatures", "errors", "seconds")
+        more = ("files_more", "threads_more", "memory_mb_more")
+        endured = [tuple(row[figure] for figure in (*figures, *more)) for row in signers["endurance"]]
+        heads = ("signer", "at once", "signatures", "errors", "seconds", "more files")
+        tables.append(markdown((*heads, "more threads", "more MB"), endured))
+    if "outage" in signers:
+        outage = signers["outage"]
+        kills = [(outage["kills"], outage["refused_ms"], outage["back_ms"])]
+        tables.append(markdown(("kills", "refused after ms, at most", "back after ms, at most"), kills))
+        stopped = [(row["state"], row["local_p50_us"], row["local_p99_us"]) for row in signers["stopped"]]
+        tables.append(markdown(("daemon", "signer `local`, p50 µs", "p99 µs"), stopped))
+    return "\n\n".join(tables)
 
 
 def _audit_log(measured: Measured) -> str:

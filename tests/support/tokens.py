@@ -7,7 +7,7 @@ import socket
 import subprocess
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -15,6 +15,7 @@ from typing import Self
 
 import pytest
 
+from bench import relay
 from support import ports
 
 SOFTHSM = Path("/usr/lib/softhsm/libsofthsm2.so")
@@ -93,10 +94,12 @@ class NetworkHsm:
     def __init__(self, token: SoftToken) -> None:
         self._token = token
         self._reserved = ports.reserve()
-        self._address = f"tcp://127.0.0.1:{ports.port_of(self._reserved)}"
+        self._relays = ExitStack()
+        self._address = ""
         self._daemon: subprocess.Popen[bytes] | None = None
 
     def __enter__(self) -> Self:
+        self._address = f"tcp://127.0.0.1:{self._relays.enter_context(relay.running(self._port))}"
         self.start()
         return self
 
@@ -104,6 +107,7 @@ class NetworkHsm:
         self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.kill()
+        self._relays.close()
         self._reserved.close()
 
     @property
@@ -114,7 +118,7 @@ class NetworkHsm:
     def start(self) -> None:
         assert self._daemon is None
         self._daemon = subprocess.Popen(
-            ["pkcs11-daemon", SOFTHSM, self._address],
+            ["pkcs11-daemon", SOFTHSM, f"tcp://127.0.0.1:{self._port}"],
             env=os.environ | self._token.environment,
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
@@ -144,6 +148,10 @@ class NetworkHsm:
         assert self._daemon is not None
         self._daemon.send_signal(signal.SIGCONT)
 
+    @property
+    def _port(self) -> int:
+        return ports.port_of(self._reserved)
+
     def _answers(self) -> bool:
         with socket.socket() as client:
-            return client.connect_ex(("127.0.0.1", ports.port_of(self._reserved))) == 0
+            return client.connect_ex(("127.0.0.1", self._port)) == 0

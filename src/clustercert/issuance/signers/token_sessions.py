@@ -10,7 +10,6 @@ import queue
 import threading
 import time
 from collections.abc import Callable, Iterator
-from concurrent.futures import Future
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
@@ -106,8 +105,7 @@ class TokenSessions:
         self.address = address
         self._thread_count = threads
         self._threads: list[_SessionThread] = []
-        # The caller limits the number of operations, so the queue is full only if calls hang.
-        self._jobs: queue.Queue[_Job | None] = queue.Queue(maxsize=threads)
+        self._jobs: _Jobs = queue.SimpleQueue()
         self._login = Login(address)
         self._availability = _Availability(address.name)
         self._pid = os.getpid()
@@ -124,25 +122,25 @@ class TokenSessions:
                 _SessionThread(number, self.address, self._login, self._availability, self._jobs)
                 for number in range(self._thread_count)
             ]
-        job = _Job(operation)
-        try:
-            self._jobs.put_nowait(job)
-        except queue.Full:
+        # The caller limits the number of operations, so more jobs wait only if calls hang.
+        if self._jobs.qsize() >= self._thread_count:
             raise Unavailable(
                 f"The token {self.address.name} does not answer: all calls to its PKCS#11 module hang. Try again later."
-            ) from None
-        result: T = await asyncio.wrap_future(job.future)
-        return result
+            )
+        loop = asyncio.get_running_loop()
+        future: asyncio.Future[T] = loop.create_future()
+        self._jobs.put(_Job(operation, loop, future))
+        return await future
 
     async def close(self) -> None:
         """Close the sessions and the module. Threads in calls that hang are left alone; they end with the process."""
         jobs, threads = self._jobs, self._threads
-        self._jobs, self._threads = queue.Queue(maxsize=self._thread_count), []
+        self._jobs, self._threads = queue.SimpleQueue(), []
         with contextlib.suppress(queue.Empty):
             while (job := jobs.get_nowait()) is not None:
                 job.future.cancel()
         for _ in threads:
-            jobs.put_nowait(None)
+            jobs.put(None)
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(_CLOSE_SECONDS):
                 while any(thread.is_alive() for thread in threads):  # noqa: ASYNC110 - threads set no event of a loop
@@ -150,11 +148,34 @@ class TokenSessions:
 
 
 class _Job:
-    """An operation that waits for a thread. `future` has the operation's result."""
+    """An operation that waits for a thread. `future` gets the operation's result."""
 
-    def __init__(self, operation: Callable[[Connection], object]) -> None:
+    def __init__(
+        self,
+        operation: Callable[[Connection], object],
+        loop: asyncio.AbstractEventLoop,
+        future: "asyncio.Future[Any]",
+    ) -> None:
         self.operation = operation
-        self.future: Future[Any] = Future()
+        self.future = future
+        self._loop = loop
+
+    def finish(self, result: object, error: BaseException | None) -> None:
+        """Set the result or the error, from any thread."""
+        # The loop is closed if the process ends while a call hangs.
+        with contextlib.suppress(RuntimeError):
+            self._loop.call_soon_threadsafe(self._finish, result, error)
+
+    def _finish(self, result: object, error: BaseException | None) -> None:
+        if self.future.cancelled():
+            return
+        if error is not None:
+            self.future.set_exception(error)
+        else:
+            self.future.set_result(result)
+
+
+_Jobs = queue.SimpleQueue[_Job | None]
 
 
 class _SessionThread(threading.Thread):
@@ -166,7 +187,7 @@ class _SessionThread(threading.Thread):
         address: TokenAddress,
         login: "Login",
         availability: "_Availability",
-        jobs: "queue.Queue[_Job | None]",
+        jobs: "_Jobs",
     ) -> None:
         super().__init__(name=f"pkcs11-{number}", daemon=True)
         self._address = address
@@ -179,13 +200,13 @@ class _SessionThread(threading.Thread):
 
     def run(self) -> None:
         while (job := self._jobs.get()) is not None:
-            if job.future.set_running_or_notify_cancel():
+            if not job.future.cancelled():
                 try:
                     result = self._result(job.operation)
                 except BaseException as error:  # noqa: BLE001 - whatever it is, the caller gets it
-                    job.future.set_exception(error)
+                    job.finish(None, error)
                 else:
-                    job.future.set_result(result)
+                    job.finish(result, None)
             del job
         with contextlib.suppress(ClustercertError, CryptokiError):
             self._close()
@@ -406,14 +427,16 @@ class _Module:
         """
         self._check_process()
         with self._state:
-            self._wait_until(lambda: not self._is_changing)
+            if self._is_changing:
+                self._wait_until(lambda: not self._is_changing)
             self._calls += 1
         try:
             yield self.generation
         finally:
             with self._state:
                 self._calls -= 1
-                self._state.notify_all()
+                if self._is_changing:
+                    self._state.notify_all()
 
     @contextlib.contextmanager
     def _exclusively(self) -> Iterator[None]:
