@@ -97,7 +97,7 @@ class Outage:
 
 @dataclass(frozen=True, slots=True)
 class Stopped:
-    """The local signer while a token behind a daemon works, and while the daemon is stopped and its calls hang."""
+    """The local signer while a token behind a daemon is idle, while it works, and while its calls hang."""
 
     state: str
     local_p50_us: float
@@ -241,8 +241,9 @@ async def _failing(folder: Path) -> tuple[Outage, list[Stopped]]:
                     refused.append(await _time_until(signer, ca, is_available=False))
                     daemon.start()
                     back.append(await _time_until(signer, ca, is_available=True))
+            rows = [await _local_times("idle", other, other_ca)]
             with _load(signer, ca):
-                rows = [await _local_times("working", other, other_ca)]
+                rows.append(await _local_times("working", other, other_ca))
             daemon.stop()
             with _load(signer, ca):
                 rows.append(await _local_times("stopped", other, other_ca))
