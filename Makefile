@@ -69,9 +69,10 @@ openssl:
 
 # A PKCS#11 token in software, alone and behind a daemon. Tests with them are skipped without them.
 softhsm:
-	@command -v softhsm2-util >/dev/null && command -v pkcs11-daemon >/dev/null && test -e /usr/lib/libpkcs11-proxy.so.0 \
-		|| scripts/apt-install softhsm2 pkcs11-daemon libpkcs11-proxy0 \
-		|| echo "softhsm2, pkcs11-daemon or libpkcs11-proxy0 is not installed: tests of the signer pkcs11 are skipped" >&2
+	@command -v softhsm2-util >/dev/null && command -v pkcs11-daemon >/dev/null && command -v pkcs11-tool >/dev/null \
+		&& test -e /usr/lib/libpkcs11-proxy.so.0 \
+		|| scripts/apt-install softhsm2 opensc pkcs11-daemon libpkcs11-proxy0 \
+		|| echo "softhsm2, opensc, pkcs11-daemon or libpkcs11-proxy0 is not installed: tests of the signer pkcs11 are skipped" >&2
 
 # One test runs deploy/haproxy.cfg, and is skipped without it.
 haproxy:

@@ -43,9 +43,13 @@ class Site:
     fingerprints: list[str] = field(default_factory=list)
 
     def __post_init__(self) -> None:
+        self.register("hsm")
+
+    def register(self, name: str) -> None:
+        """Register a cluster whose CA is in the HSM, for which certificates are requested from now on."""
         project = self.world.project.id
         made = self.client.put(
-            f"{OWN}/projects/{project}/clusters/hsm",
+            f"{OWN}/projects/{project}/clusters/{name}",
             json=CLUSTER | {"signer": "pkcs11"},
             headers=self.world.people["operator"].headers,
         )
@@ -171,6 +175,24 @@ def test_a_killed_hsm_is_said_to_come_back(tmp_path: Path, hsm: tokens.NetworkHs
         hsm.start()
         assert service.issue().status_code == 200
         assert tokens.PIN not in (tmp_path / "log").read_text() + answer.text
+
+
+def test_each_worker_finds_a_key_that_another_one_has_made(tmp_path: Path, hsm: tokens.NetworkHsm) -> None:
+    with site(tmp_path, hsm, SERVER__WORKERS="2") as service:
+        for cluster in ("second", "third"):
+            for _ in range(10):
+                # Each request has a connection of its own, and so some worker.
+                answer = httpx.post(
+                    f"{service.serving.url}{service.path}",
+                    json={"duration": 1},
+                    headers=service.world.people["admin"].headers,
+                    timeout=SECONDS,
+                    trust_env=False,
+                )
+                assert answer.status_code == 200, answer.text
+            # Now both workers have sessions, and the next key is new for one of them.
+            service.register(cluster)
+        assert service.issue().status_code == 200
 
 
 def test_a_stopped_hsm_delays_nothing_else(tmp_path: Path, hsm: tokens.NetworkHsm) -> None:

@@ -96,6 +96,17 @@ def test_tokens_are_listed_with_label_and_serial(cryptoki: Cryptoki) -> None:
     assert not found[tokens.LABEL].is_final_try
 
 
+@pytest.mark.parametrize("value", [CKR.TOKEN_NOT_PRESENT, CKR.TOKEN_NOT_RECOGNIZED])
+def test_a_token_that_the_module_can_not_read_is_left_out(cryptoki: Cryptoki, value: CKR) -> None:
+    other, token_info = slot_of(cryptoki, "other"), cryptoki._functions["C_GetTokenInfo"]
+
+    def without_other(slot: int, info: object) -> object:
+        return value if slot == other else token_info(slot, info)
+
+    cryptoki._functions["C_GetTokenInfo"] = without_other  # type: ignore[assignment] # it is called alike
+    assert {token.label for token in cryptoki.tokens()} == {tokens.LABEL, ""}
+
+
 def test_a_login_is_valid_for_all_sessions_with_the_token(cryptoki: Cryptoki) -> None:
     first, other = (cryptoki.open_session(slot_of(cryptoki, label)) for label in (tokens.LABEL, "other"))
     assert not first.is_logged_in()

@@ -353,6 +353,13 @@ def add(
     address: AddressOptions,
     details: DetailOptions,
     enforcement: EnforcementOptions,
+    signer: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME",
+            help="Signer that has the key of the client CA, such as pkcs11. Only for operators. [default: local]",
+        ),
+    ] = None,
     domain: DomainOption = None,
     output: OutputOption = Output.TABLE,
 ) -> None:
@@ -370,6 +377,8 @@ def add(
     fields: JsonObject = {"internal_url": internal_url, "server_ca": ca_pem.decode("ascii", "replace")}
     defaults = RESOURCES["cluster"].defaults | {"labels": {}}
     fields |= details.changes(defaults) | enforcement.changes(defaults)
+    if signer is not None:
+        fields["signer"] = signer
     owner = find_project(client, project, domain)
     added = client.create(path_of("projects", str(owner["id"]), "clusters", name), fields)
     show_one(_row(added, owner["name"]), output)

@@ -221,10 +221,15 @@ class Cryptoki:
         self.call("C_Finalize", None)
 
     def tokens(self) -> tuple[Token, ...]:
-        """List the initialised and uninitialised tokens."""
+        """List the initialised and uninitialised tokens, except those that the module can't read."""
         slots, count = (c_ulong * _MAX_SLOTS)(), c_ulong(_MAX_SLOTS)
         self.call("C_GetSlotList", 1, slots, byref(count))
-        return tuple(self._token(slot) for slot in slots[: min(count.value, _MAX_SLOTS)])
+        found = []
+        for slot in slots[: min(count.value, _MAX_SLOTS)]:
+            # A token may be removed meanwhile, and another token in the same machine may be of another kind.
+            with suppress_values(CKR.TOKEN_NOT_PRESENT, CKR.TOKEN_NOT_RECOGNIZED, CKR.DEVICE_REMOVED):
+                found.append(self._token(slot))
+        return tuple(found)
 
     def open_session(self, slot: int) -> "Session":
         """Open a session that can also create and delete keys."""
@@ -268,11 +273,8 @@ class Session:
 
     def login(self, pin: bytes) -> None:
         """Log the user in. A wrong PIN counts as a failed attempt, and some of them lock the token."""
-        try:
+        with suppress_values(CKR.USER_ALREADY_LOGGED_IN):
             self._call("C_Login", self._handle, _CKU_USER, pin, len(pin))
-        except CryptokiError as error:
-            if error.value != CKR.USER_ALREADY_LOGGED_IN:
-                raise
 
     def find(self, object_class: ObjectClass, key_id: bytes) -> list[int]:
         """Return the handles of at most 16 objects with this CKA_ID."""
@@ -320,6 +322,16 @@ class Session:
     def destroy(self, handle: int) -> None:
         """Delete an object from the token."""
         self._call("C_DestroyObject", self._handle, handle)
+
+
+@contextmanager
+def suppress_values(*values: CKR) -> Iterator[None]:
+    """Ignore errors with these return values."""
+    try:
+        yield
+    except CryptokiError as error:
+        if error.value not in values:
+            raise
 
 
 @contextmanager

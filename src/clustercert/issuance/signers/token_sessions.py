@@ -17,7 +17,7 @@ from typing import Any, TypeVar
 import structlog
 
 from clustercert.model.errors import ClustercertError, SignerError, Unavailable
-from clustercert.pki.cryptoki import Cryptoki, CryptokiError, Session, Token
+from clustercert.pki.cryptoki import Cryptoki, CryptokiError, Session, Token, suppress_values
 from clustercert.pki.cryptoki_codes import CKR
 from clustercert.secure_file import PrivateFileError, read_private_file
 
@@ -470,12 +470,9 @@ class _Module:
         return self._initialize_once()
 
     def _initialize_once(self) -> None:
-        try:
+        # Other code in this process may use the same module.
+        with suppress_values(CKR.CRYPTOKI_ALREADY_INITIALIZED):
             self.cryptoki.initialize()
-        except CryptokiError as error:
-            # Other code in this process may use the same module.
-            if error.value != CKR.CRYPTOKI_ALREADY_INITIALIZED:
-                raise
 
     def _check_process(self) -> None:
         if os.getpid() != self._pid:
