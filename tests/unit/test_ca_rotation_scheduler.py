@@ -100,8 +100,7 @@ async def test_a_step_that_hangs_delays_no_other(world: World, steps: Steps) -> 
     await steps()
     for name in ("a", "b"):
         world.add(name)
-    assert await steps() == ["a"]
-    assert await steps() == ["b"]
+    assert sorted([*await steps(), *await steps()]) == ["a", "b"]
     assert len(world.begun) == MAX_AT_ONCE + 1
 
 

@@ -1,6 +1,7 @@
 """Starts the steps of the rotations of client CAs, so that one cluster never delays the others."""
 
 import asyncio
+import random
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
@@ -78,6 +79,8 @@ class RotationScheduler:
             for each in found
             if each.cluster_id not in self._running and self._due.setdefault(each.cluster_id, now) <= now
         ]
+        # A rotation at whose steps the process dies must not come first after each start.
+        random.shuffle(due)
         due.sort(key=lambda each: self._due[each.cluster_id])
         first = [each for each in due if not each.has_problem]
         again = [each for each in due if each.has_problem]

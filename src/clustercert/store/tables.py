@@ -270,6 +270,8 @@ client_ca = table(
     Column("signer", String(64), nullable=False),
     Column("key_reference", String(512), nullable=True),
     Column("not_after", Utc, nullable=False),
+    # An index for the metric of the first CA that expires.
+    Index(None, "state", "not_after"),
 )
 
 # The running rotation of a cluster's client CA, or else the last one; see `model.ca_rotation`. `proofs` has an object
