@@ -109,6 +109,7 @@ RULES = (
     Rule(("cluster", "list"), PARSER),
     Rule(("cluster", "show", "prod"), PARSER),
     Rule(("cluster", "update", "prod", "--version", "v1.33", "--exempt", "ops"), PARSER),
+    Rule(("cluster", "ca", "status"), PARSER),
     Rule(("cluster", "remove", "prod", "--yes"), PARSER),
     Rule(("access-key", "list", "--user", "alice"), PARSER),
     Rule(("kubernetes", "token", "list", "prod"), PARSER),
@@ -154,7 +155,7 @@ class Service(BaseHTTPRequestHandler):
             200,
             {
                 "projects": [{"id": PROJECT, "name": "eu-de", **IN_ADMINISTRATION}],
-                **{name: [] for name in ("users", "groups", "assignments", "events")},
+                **{name: [] for name in ("users", "groups", "assignments", "events", "rotations")},
                 "names": {},
                 "next": None,
                 "items": [{"metadata": {"uid": CLUSTER, "name": "prod"}}],

@@ -82,7 +82,7 @@ class KubeApi:
     ) -> None:
         self._seconds = seconds
         self._http = new_client(
-            _tls(server_ca_pem, identity),
+            tls_context(server_ca_pem, identity),
             MAX_CONNECTIONS,
             base_url=url,
             connect_seconds=min(seconds, CONNECT_SECONDS),
@@ -220,7 +220,8 @@ def _parse_response(status: int, content: bytes) -> JsonObject:
     return body
 
 
-def _tls(server_ca_pem: bytes, identity: ClientIdentity | None) -> ssl.SSLContext:
+def tls_context(server_ca_pem: bytes, identity: ClientIdentity | None) -> ssl.SSLContext:
+    """Create a TLS context that trusts only the given CAs, and presents the certificate. Raises RemoteFailed."""
     try:
         context = ssl.create_default_context(cadata=server_ca_pem.decode("ascii"))
         if identity is None:

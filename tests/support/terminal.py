@@ -23,11 +23,14 @@ def in_a_terminal(
     columns: int = 200,
     program: Sequence[str] = COMMAND,
     seconds: float = SECONDS,
+    *,
+    echoes: bool = False,
 ) -> tuple[int, str]:
     """The exit code and the screen of a command in a terminal.
 
     Args:
         typed: the input for each prompt, or a function that does something while the command waits, and returns it.
+        echoes: whether the terminal shows the input while it is typed.
     """
     pid, terminal = pty.fork()
     if pid == 0:
@@ -46,7 +49,7 @@ def in_a_terminal(
             break
         screen += decoder.decode(chunk)
         for question in [question for question in waiting if question in screen]:
-            if not question.startswith("["):
+            if not echoes and not question.startswith("["):
                 # Input before the terminal stops echoing would be shown and discarded.
                 eventually(lambda: not termios.tcgetattr(terminal)[3] & termios.ECHO)
             if waiting[question] == CTRL_C:

@@ -1,19 +1,51 @@
-"""`clustercert cluster ca`: the client CA of a cluster."""
+"""`clustercert cluster ca`: the client CA of a cluster, and its rotation."""
 
-from typing import TYPE_CHECKING, Annotated, cast
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 
 from clustercert.cli.commands import on_service
-from clustercert.cli.lookup import cluster_path, find_cluster
-from clustercert.cli.options import ClusterArgument, InProjectOption, ProjectDomainOption, UsageError
-from clustercert.cli.output import Output, OutputOption, show_one, with_times, write_out
+from clustercert.cli.kubernetes.selection import ClusterSelection, Notes, for_each_of_service
+from clustercert.cli.lookup import cluster_path, clusters_of_caller, find_cluster, find_project, is_in
+from clustercert.cli.options import (
+    FAILED,
+    ClusterArgument,
+    InProjectOption,
+    ProjectDomainOption,
+    UnknownName,
+    UsageError,
+)
+from clustercert.cli.output import (
+    Output,
+    OutputOption,
+    print_note,
+    show_list,
+    show_one,
+    with_domain,
+    with_times,
+    write_out,
+)
+from clustercert.cli.prompts import prompt_text, read_secret
+from clustercert.model.times import parse_rfc3339
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from clustercert.client.administration import AdministrationClient
     from clustercert.model import JsonObject
 
-app = typer.Typer(name="ca", help="Show the client CA of a cluster.", no_args_is_help=True)
+app = typer.Typer(name="ca", help="Show and replace the client CA of a cluster.", no_args_is_help=True)
+
+_ALL = "/client-ca-rotations"
+# The number of holders that a question names.
+_MAX_NAMES = 20
+_CREDENTIAL_BYTES = 64 * 1024
+
+DryRunOption = Annotated[
+    bool,
+    typer.Option("--dry-run", help="Check the rights and the state, and show the result. Change nothing."),
+]
 
 
 @app.command()
@@ -31,7 +63,10 @@ def show(
     ] = False,
     output: OutputOption = Output.TABLE,
 ) -> None:
-    """Show a cluster's client CA: where its key is, and the proof. Only for operators and admins of the project."""
+    """Show a cluster's client CA: where its key is, and the proof. Only for operators and admins of the project.
+
+    During a rotation, also names the CA that will sign (`next`), or that signed before (`retiring`).
+    """
     found = find_cluster(client, name, project, domain)
     ca = client.get(cluster_path(found, "client-ca"))
     if access_policy:
@@ -39,10 +74,425 @@ def show(
             raise UsageError(f"The signer {ca['signer']} needs no policy.")
         write_out(str(ca["access_policy"]))
         return
-    show_one(with_times(ca) if output is not Output.TABLE else _row(ca), output, name="id")
+    cas = _objects(client.get(cluster_path(found, "client-cas"))["client_cas"])
+    others = {str(each["state"]): _ca_text(each) for each in cas if each["state"] in ("next", "retiring")}
+    show_one((with_times(ca) if output is not Output.TABLE else _ca_row(ca)) | others, output, name="id")
 
 
-def _row(ca: "JsonObject") -> "JsonObject":
+@app.command()
+@on_service
+def rotate(
+    client: "AdministrationClient",
+    selection: ClusterSelection,
+    signer: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME",
+            help="Signer that creates the new CA, and the cluster's later CAs. [default: the cluster's signer]",
+        ),
+    ] = None,
+    signer_token_file: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="Read the credential that the signer needs for the cluster from FILE, or from standard input (-).",
+        ),
+    ] = None,
+    auto_complete: Annotated[
+        bool,
+        typer.Option(
+            "--auto-complete",
+            help="Take the old CA out of the bundle as soon as none of its certificates is valid.",
+        ),
+    ] = False,
+    deny_old: Annotated[
+        bool,
+        typer.Option(
+            "--deny-old",
+            help="Let the webhook deny certificates of the old CA as soon as the old CA is out of the bundle.",
+        ),
+    ] = False,
+    dry_run: DryRunOption = False,
+    output: OutputOption = Output.TABLE,
+) -> None:
+    """Replace the client CA without interrupting anybody. Only for operators.
+
+    Creates a new CA. It signs once every API server is proved to accept it; until then, the old CA signs. With
+    --dry-run, shows who holds certificates of the old CA, and creates nothing.
+    """
+    fields: JsonObject = {"signer": signer, "auto_complete": auto_complete, "deny_old": deny_old}
+    if signer_token_file is not None:
+        advice = "add --signer-token-file FILE"
+        fields["secret"] = read_secret("Credential", signer_token_file, advice, longest=_CREDENTIAL_BYTES)
+    rotations = _Rotations(output, dry_run=dry_run)
+
+    def start(cluster: "JsonObject") -> None:
+        rotations.add(cluster, client.post(rotations.path(cluster), fields))
+
+    for_each_of_service(selection.clusters_of_service(client), start, rotations.show)
+
+
+@app.command()
+@on_service
+def status(
+    client: "AdministrationClient", selection: ClusterSelection, output: OutputOption = Output.TABLE
+) -> None:
+    """Show how far rotations are, and what to do next. Without arguments, shows all that are running.
+
+    For one cluster, also shows each API server, and the holders of certificates of the old CA. With --all or --label,
+    also shows rotations that have ended.
+    """
+    rotations = _Rotations(output)
+    if selection.names:
+        chosen = selection.clusters_of_service(client)
+        for_each_of_service(
+            chosen,
+            lambda cluster: rotations.add(cluster, client.get(rotations.path(cluster))),
+            rotations.show,
+        )
+        return
+    if selection.by_property:
+        chosen, query = selection.clusters_of_service(client), {}
+    else:
+        chosen = [
+            each for each in clusters_of_caller(client) if is_in(each, selection.project, selection.domain)
+        ]
+        query = {"state": "running"}
+    path = _ALL
+    if selection.project is not None:
+        path = f"/projects/{find_project(client, selection.project, selection.domain)['id']}{_ALL}"
+    found = {str(each["id"]): each for each in client.list_all(path, "rotations", **query)}
+    for each in chosen:
+        if (rotation := found.get(str(each["id"]))) is not None:
+            rotations.add(each, rotation)
+    rotations.show(as_list=True)
+
+
+@app.command()
+@on_service
+def complete(
+    client: "AdministrationClient",
+    selection: ClusterSelection,
+    force: Annotated[
+        bool,
+        typer.Option(
+            "--force",
+            help="Complete although certificates of the old CA are valid. Asks for their number.",
+        ),
+    ] = False,
+    holders: Annotated[
+        int | None,
+        typer.Option(
+            metavar="N",
+            min=0,
+            help="With --force: the number of valid certificates of the old CA, from `status`.",
+        ),
+    ] = None,
+    deny_old: Annotated[
+        bool | None,
+        typer.Option(
+            "--deny-old/--no-deny-old",
+            help="Let the webhook deny certificates of the old CA from now on. [default: as given to `rotate`]",
+            show_default=False,
+        ),
+    ] = None,
+    dry_run: DryRunOption = False,
+    output: OutputOption = Output.TABLE,
+) -> None:
+    """Take the old CA out of the bundle, and delete its key once every API server refuses it. Only for operators.
+
+    Fails while certificates of the old CA are valid, unless --force is given. With --all or --label, completes the
+    clusters whose rotation is running.
+    """
+    if holders is not None and not force:
+        raise UsageError("--holders needs --force.")
+    if holders is not None and not selection.is_one:
+        raise UsageError("--holders is the number for one cluster. Give the name of one cluster.")
+    rotations = _Rotations(output, dry_run=dry_run)
+
+    def ask_for_completion(cluster: "JsonObject") -> None:
+        fields: JsonObject = {"deny_old": deny_old}
+        if force:
+            number = holders if holders is not None else _typed_number(client.get(rotations.path(cluster)))
+            fields |= {"force": True, "holders": number} if number else {}
+        rotations.add(cluster, client.post(rotations.path(cluster, "complete"), fields))
+
+    for_each_of_service(_running(client, selection), ask_for_completion, rotations.show)
+
+
+@app.command()
+@on_service
+def abort(
+    client: "AdministrationClient",
+    selection: ClusterSelection,
+    dry_run: DryRunOption = False,
+    output: OutputOption = Output.TABLE,
+) -> None:
+    """Abort a rotation. Only for operators.
+
+    While the old CA signs (`planned`, `distributed`), the rotation ends, and the key of the new CA is deleted. Later,
+    the rotation goes back to the old CA, in the same steps. With --all or --label, aborts all that are running.
+    """
+    rotations = _Rotations(output, dry_run=dry_run)
+
+    def end(cluster: "JsonObject") -> None:
+        aborted = client.post(rotations.path(cluster, "abort"))
+        keys = _objects(aborted.pop("keys"))
+        rotations.add(cluster, aborted)
+        for key in keys:
+            print_note(f"Key of the client CA {key['client_ca_id']}: {key['result']}")
+
+    for_each_of_service(_running(client, selection), end, rotations.show)
+
+
+@app.command()
+@on_service
+def prove(
+    client: "AdministrationClient", selection: ClusterSelection, output: OutputOption = Output.TABLE
+) -> None:
+    """Prove from this machine which CAs the API servers accept, and report it. Only for operators.
+
+    For API servers to which the service has no route. Gets temporary certificates, connects with them to each API
+    server, and exits with 1 if one treats them in another way than the rotation needs. A proof counts for 10 minutes.
+    """
+    rows: list[JsonObject] = []
+    following = Notes()
+
+    def try_all(cluster: "JsonObject") -> None:
+        found, rotation = _proofs(client, cluster)
+        rows.extend(found)
+        following.add(str(cluster["name"]), str(rotation["next_step"]))
+
+    def show_rows() -> None:
+        if rows:
+            columns = ("address", "ca", "outcome", "expected", "detail")
+            several = len({row["cluster"] for row in rows}) > 1
+            show_list(
+                rows,
+                output,
+                columns=("cluster", *columns) if several else columns,
+                name="address",
+                keep=("address", "ca", "outcome"),
+            )
+            following.print("Next: ")
+
+    for_each_of_service(_running(client, selection), try_all, show_rows)
+    if any(row["outcome"] != row["expected"] for row in rows):
+        raise typer.Exit(FAILED)
+
+
+class _Rotations:
+    """Collects the rotations that a command has started, changed or read, and shows them."""
+
+    def __init__(self, output: Output, *, dry_run: bool = False) -> None:
+        self._output = output
+        self._dry_run = dry_run
+        self._found: list[tuple[JsonObject, JsonObject]] = []
+
+    def path(self, cluster: "JsonObject", *more: str) -> str:
+        path = cluster_path(cluster, "client-ca-rotation", *more)
+        return f"{path}?dryRun=All" if self._dry_run else path
+
+    def add(self, cluster: "JsonObject", rotation: "JsonObject") -> None:
+        self._found.append((cluster, rotation))
+
+    def show(self, *, as_list: bool = False) -> None:
+        """Show one rotation with its API servers and holders, or a list of several rotations."""
+        if len(self._found) == 1 and not as_list:
+            _show_rotation(*self._found[0], self._output)
+        elif self._found or as_list:
+            self._show_list()
+        if self._dry_run:
+            print_note("Dry run: nothing was changed.")
+            return
+        following = Notes()
+        for cluster, rotation in self._found:
+            alone = len(self._found) == 1
+            step = str(rotation["next_step"]) if alone else _step_of_several(rotation)
+            if step:
+                following.add(str(cluster["name"]), step)
+        following.print("Next: ")
+
+    def _show_list(self) -> None:
+        rows = [
+            _row(cluster, rotation) if self._output is Output.TABLE else with_times(rotation)
+            for cluster, rotation in self._found
+        ]
+        columns = (
+            *("cluster", "project", "state", "accept_new", "refuse_old", "holders", "safe_at"),
+            *("used_last_hour", "signer", "problem", "id"),
+        )
+        shown = with_domain(columns, rows) if self._output is Output.TABLE else columns
+        show_list(
+            rows,
+            self._output,
+            columns=shown,
+            name="cluster",
+            keep=("cluster", "state", "accept_new", "holders"),
+        )
+
+
+def _running(client: "AdministrationClient", selection: ClusterSelection) -> "list[JsonObject]":
+    """Find the chosen clusters; with `--all` or `--label`, only those whose rotation is running."""
+    chosen = selection.clusters_of_service(client)
+    if not selection.by_property:
+        return chosen
+    running = {each["id"] for each in client.list_all(_ALL, "rotations", state="running")}
+    if not (found := [each for each in chosen if each["id"] in running]):
+        raise UnknownName("None of these clusters has a rotation that is running.")
+    return found
+
+
+def _show_rotation(cluster: "JsonObject", rotation: "JsonObject", output: Output) -> None:
+    if output is not Output.TABLE:
+        show_one(with_times(rotation), output, name="cluster")
+        return
+    row = _row(cluster, rotation)
+    fields: JsonObject = {name: row[name] for name in ("cluster", "state", "accept_new", "refuse_old")}
+    fields |= {
+        "since": _time(rotation["since"]),
+        "new_ca": _ca_text(_object(rotation["new_ca"])),
+        "old_ca": _ca_text(_object(rotation["old_ca"])),
+        **{name: row[name] for name in ("holders", "used_last_hour")},
+        "last_expires_at": _time(_object(rotation["old_ca_holders"])["until"]),
+        "safe_at": row["safe_at"],
+        **{name: rotation[name] for name in ("auto_complete", "deny_old", "reverses", "problem")},
+    }
+    show_one(fields, output)
+    write_out("\n")
+    servers = _objects(rotation["api_servers"])
+    columns = ("address", "new_ca", "old_ca", "tried_at", "detail")
+    rows = [
+        each | {"tried_at": _time(max(str(each["new_ca_at"] or ""), str(each["old_ca_at"] or "")) or None)}
+        for each in servers
+    ]
+    show_list(rows, output, columns=columns, name="address", keep=("new_ca", "old_ca"))
+    if users := _objects(rotation["holders"]):
+        write_out("\n")
+        rows = [
+            {
+                "user": each["user_name"],
+                "certificates": each["certificates"],
+                "until": _time(each["until"]),
+                "last_seen_at": _time(each["last_seen_at"]),
+                "user_id": each["user_id"],
+            }
+            for each in users
+        ]
+        show_list(rows, output, columns=list(rows[0]), name="user")
+
+
+def _row(cluster: "JsonObject", rotation: "JsonObject") -> "JsonObject":
+    """Return the line of a rotation in a table."""
+    servers, holders = _objects(rotation["api_servers"]), _object(rotation["old_ca_holders"])
+    accepting = sum(each["new_ca"] == "accepted" for each in servers)
+    refusing = sum(each["old_ca"] == "refused" for each in servers)
+    is_asked = rotation["completion_asked_at"] is not None
+    return {
+        "cluster": cluster["name"],
+        "project": cluster["project"],
+        "domain": cluster["domain"],
+        "state": rotation["state"],
+        "accept_new": f"{accepting}/{len(servers)}",
+        "refuse_old": f"{refusing}/{len(servers)}" if is_asked else None,
+        "holders": holders["certificates"],
+        "safe_at": _time(rotation["safe_at"]),
+        "used_last_hour": holders["used_last_hour"],
+        "signer": _object(rotation["new_ca"])["signer"],
+        "problem": rotation["problem"],
+        "id": rotation["id"],
+    }
+
+
+def _step_of_several(rotation: "JsonObject") -> str:
+    """Return what the operator has to do for several clusters in the same state; empty if nothing."""
+    write = (
+        "Write the output of `clustercert kubernetes ca-bundle CLUSTER` to the file that --client-ca-file names, on "
+        "every API server:"
+    )
+    is_asked = rotation["completion_asked_at"] is not None
+    match rotation["state"]:
+        case "planned":
+            return f"{write} both CAs."
+        case "draining" if is_asked:
+            return f"{write} the new CA only."
+        case "draining" if not _object(rotation["old_ca_holders"])["certificates"]:
+            return "Run `clustercert cluster ca complete CLUSTER`. No certificate of the old CA is valid."
+        case _:
+            return ""
+
+
+def _typed_number(rotation: "JsonObject") -> int:
+    """Ask for the number of valid certificates of the old CA; 0 if there are none. Raises UsageError."""
+    found, users = _object(rotation["old_ca_holders"]), _objects(rotation["holders"])
+    if not found["certificates"]:
+        return 0
+    names = [f"{each['user_name']} ({each['certificates']})" for each in users[:_MAX_NAMES]]
+    more = [f"{len(users) - _MAX_NAMES} more users"] if len(users) > _MAX_NAMES else []
+    print_note(
+        f"{rotation['cluster']}: {found['certificates']} certificates of the old CA are valid, the last one until "
+        f"{found['until']}. {found['used_last_hour']} of them were used within the last hour. Their holders lose "
+        f"access: {', '.join([*names, *more])}."
+    )
+    typed = prompt_text("Number of certificates that lose access", "add --holders N")
+    try:
+        return int(typed)
+    except ValueError:
+        raise UsageError(f"{typed!r} is not a number. Nothing was changed.") from None
+
+
+def _proofs(client: "AdministrationClient", cluster: "JsonObject") -> "tuple[list[JsonObject], JsonObject]":
+    """Try temporary certificates at the API servers, and report the results. Returns the results and the rotation."""
+    from clustercert.cli.ca_proof import TemporaryCertificate
+    from clustercert.cli.kubeconfig.validation import LocalKey
+    from clustercert.kube_api import ClientIdentity
+    from clustercert.pki.keys import key_pem
+
+    key = LocalKey()
+    made: Any = client.post(
+        cluster_path(cluster, "client-ca-rotation", "certificates"), {"csr": key.csr_pem()}
+    )
+    rows: list[JsonObject] = []
+    with client.check_format():
+        for each in made["certificates"]:
+            identity = ClientIdentity(each["certificate"].encode(), key_pem(key.private_key))
+            certificate = TemporaryCertificate(identity, made["server_ca"].encode())
+            for address in made["addresses"]:
+                outcome, detail = certificate.try_at(address)
+                rows.append(
+                    {
+                        "cluster": cluster["name"],
+                        "address": address,
+                        "ca": "new" if each["expected"] == "accepted" else "old",
+                        "client_ca_id": each["client_ca_id"],
+                        "expected": each["expected"],
+                        "outcome": outcome,
+                        "detail": detail,
+                    }
+                )
+    sent = ("client_ca_id", "address", "outcome", "detail")
+    results = [{name: row[name] for name in sent} for row in rows]
+    path = cluster_path(cluster, "client-ca-rotation", "proofs")
+    return rows, client.post(path, {"results": results})
+
+
+def _ca_row(ca: "JsonObject") -> "JsonObject":
     hidden = {"certificate", "key_properties", "access_policy"}
     row = {name: value for name, value in ca.items() if name not in hidden}
-    return with_times(row | cast("JsonObject", ca["key_properties"]))
+    return with_times(row | _object(ca["key_properties"]))
+
+
+def _ca_text(ca: "JsonObject") -> str:
+    return f"{ca['id']}, signer {ca['signer']}, until {ca['not_after']}"
+
+
+def _time(value: object) -> object:
+    return parse_rfc3339(value) if isinstance(value, str) else None
+
+
+def _object(value: object) -> "JsonObject":
+    return cast("JsonObject", value)
+
+
+def _objects(value: object) -> "Sequence[JsonObject]":
+    return cast("Sequence[JsonObject]", value)

@@ -146,10 +146,10 @@ def find_cluster(
     """
     name_or_id, project = split_cluster(name_or_id, project)
     named = _clusters_named(client, name_or_id)
-    found = only_cluster(name_or_id, [each for each in named if _is_in(each, project, domain)])
+    found = only_cluster(name_or_id, [each for each in named if is_in(each, project, domain)])
     if found is not None:
         return found
-    names = {str(each["name"]) for each in clusters_of_caller(client) if _is_in(each, project, domain)}
+    names = {str(each["name"]) for each in clusters_of_caller(client) if is_in(each, project, domain)}
     where = f" in the project {project}" if project is not None else ""
     raise UnknownName(f"There is no cluster {name_or_id}{where}.{did_you_mean(name_or_id, names)}")
 
@@ -252,7 +252,7 @@ def cluster_path(cluster: "JsonObject", *more: str) -> str:
     return path_of("projects", str(cluster["project_id"]), "clusters", str(cluster["id"]), *more)
 
 
-def _is_in(cluster: "JsonObject", project: str | None, domain: str | None) -> bool:
+def is_in(cluster: "JsonObject", project: str | None, domain: str | None) -> bool:
     """Whether a cluster is in the project and domain, if they are given. `project` can also be DOMAIN/NAME."""
     if project is not None:
         project, domain = split_domain(project, domain)

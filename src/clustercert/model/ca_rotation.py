@@ -292,13 +292,15 @@ class RotationStatus:
     def next_step(self) -> str:
         """What the operator has to do, in one or two sentences."""
         rotation, name = self.rotation, self.cluster.name
+        unproved = rotation.unproved(self.at) if rotation.addresses else (self.cluster.internal_url,)
         write = (
             f"Write the output of `clustercert kubernetes ca-bundle {name}` to the file that --client-ca-file names, on"
             " every API server:"
         )
         steps = {
-            "planned": f"{write} both CAs. The new CA is not proved at"
-            f" {', '.join(rotation.unproved(self.at)) or self.cluster.internal_url}.",
+            "planned": f"{write} both CAs. The new CA is not proved at {', '.join(unproved)}."
+            if unproved
+            else "Nothing. Every API server accepts the new CA, so the rotation goes on by itself.",
             "distributed": "Nothing. The new CA signs as soon as every API server has been proved once more.",
             "issuing": "Nothing. The rotation waits until no worker can issue from the old CA any more.",
             "draining": f"Run `clustercert cluster ca complete {name}`. No certificate of the old CA is valid.",

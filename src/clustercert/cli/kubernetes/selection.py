@@ -7,6 +7,7 @@ from urllib.parse import quote
 
 import typer
 
+from clustercert.cli.lookup import clusters_of_caller, find_cluster, has_labels, is_in
 from clustercert.cli.options import (
     FAILED,
     InProjectOption,
@@ -24,10 +25,12 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Sequence
 
     from clustercert.cli.session import Operator
-    from clustercert.model import Cluster
+    from clustercert.client.administration import AdministrationClient
+    from clustercert.model import Cluster, JsonObject
 
 _PAGE = 500
 _MAX_NAMES = 20
+_NO_MATCH = "No cluster matches. `clustercert cluster list -o wide` lists all clusters."
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,10 +53,11 @@ class ClusterSelection:
     @property
     def is_one(self) -> bool:
         """Whether the user named a single cluster."""
-        return self.names is not None and len(self.names) == 1 and not self._by_property
+        return self.names is not None and len(self.names) == 1 and not self.by_property
 
     @property
-    def _by_property(self) -> bool:
+    def by_property(self) -> bool:
+        """Whether the user chose clusters with `--all` or `--label`."""
         return self.all_clusters or bool(self.label)
 
     async def clusters(self, operator: "Operator") -> "Sequence[Cluster]":
@@ -61,16 +65,39 @@ class ClusterSelection:
 
         Raises UsageError, UnknownName if no cluster matches, or an error of `Finder.cluster`.
         """
-        if bool(self.names) == self._by_property:
-            raise UsageError("Give the names or ids of clusters, or --all, or --label KEY=VALUE.")
+        self._check()
         if self.names:
             named = [await operator.cluster(each, self.project, self.domain) for each in self.names]
             return list({each.id: each for each in named}.values())
         labels = parse_labels(self.label)
         found = [each for each in await self._all(operator) if labels.items() <= dict(each.labels).items()]
         if not found:
-            raise UnknownName("No cluster matches. `clustercert cluster list -o wide` lists all clusters.")
+            raise UnknownName(_NO_MATCH)
         return sorted(found, key=names_of)
+
+    def clusters_of_service(self, client: "AdministrationClient") -> "list[JsonObject]":
+        """Find the chosen clusters over the API. With `--all` or `--label`, sorts them like `clusters`.
+
+        Raises UsageError, UnknownName if no cluster matches, or an error of `find_cluster`.
+        """
+        self._check()
+        if self.names:
+            named = [find_cluster(client, each, self.project, self.domain) for each in self.names]
+            return list({each["id"]: each for each in named}.values())
+        labels = parse_labels(self.label)
+        found = [
+            each
+            for each in clusters_of_caller(client)
+            if has_labels(each, labels) and is_in(each, self.project, self.domain)
+        ]
+        if not found:
+            raise UnknownName(_NO_MATCH)
+        return found
+
+    def _check(self) -> None:
+        """Raise UsageError unless the user either named clusters or chose them by property."""
+        if bool(self.names) == self.by_property:
+            raise UsageError("Give the names or ids of clusters, or --all, or --label KEY=VALUE.")
 
     async def _all(self, operator: "Operator") -> "list[Cluster]":
         """List all clusters, or only the clusters of the project or domain in the options."""
@@ -113,8 +140,8 @@ class Notes:
     def __init__(self) -> None:
         self._clusters: dict[str, list[str]] = {}
 
-    def add(self, cluster: "Cluster", note: str) -> None:
-        self._clusters.setdefault(note, []).append(cluster.shown_name)
+    def add(self, cluster: str, note: str) -> None:
+        self._clusters.setdefault(note, []).append(cluster)
 
     def print(self, prefix: str = "") -> None:
         for note, labels in self._clusters.items():
@@ -149,8 +176,35 @@ async def for_each(
                 failed = True
             except (ClustercertError, OSError) as error:
                 failed = True
-                errors.add(each, error_text(error))
+                errors.add(each.shown_name, error_text(error))
     finally:
+        errors.print("Error: ")
+    if failed:
+        raise typer.Exit(FAILED)
+
+
+def for_each_of_service(
+    clusters: "Sequence[JsonObject]", work: "Callable[[JsonObject], None]", show: "Callable[[], None]"
+) -> None:
+    """Call `work` for one cluster after the other, and continue after failures. Then call `show`, and print the errors.
+
+    If there is only one cluster, its error is raised instead. Otherwise raises typer.Exit at the end if `work` failed
+    for any cluster.
+    """
+    if len(clusters) == 1:
+        work(clusters[0])
+        show()
+        return
+    errors, failed = Notes(), False
+    try:
+        for each in clusters:
+            try:
+                work(each)
+            except ClustercertError as error:
+                failed = True
+                errors.add(f"{each['domain']}/{each['project']}/{each['name']}", error_text(error))
+    finally:
+        show()
         errors.print("Error: ")
     if failed:
         raise typer.Exit(FAILED)

@@ -268,7 +268,7 @@ async def setup(
         resolved, _, notes = await _write(operator, resolver, cluster)
         write_out(f"{out}\n")
         for note in notes:
-            remarks.add(cluster, note)
+            remarks.add(cluster.shown_name, note)
         connection = (resolved.choices.webhook_url, resolved.choices.webhook_ca, resolved.client)
         if connection not in handshakes:
             handshakes[connection] = _try_handshake(loaded, resolved)

@@ -128,11 +128,11 @@ async def _verify_all(
             results = await _verify(operator, cluster, options)
         except (ClustercertError, OSError) as error:
             rows.append(place | asdict(CheckResult("prepare", "failed", None, error_text(error))))
-            notes.add(cluster, error_text(error))
+            notes.add(cluster.shown_name, error_text(error))
             raise typer.Exit(FAILED) from error
         rows.append(place | _summary(results))
         for note in await _notes(operator, cluster, results):
-            notes.add(cluster, note)
+            notes.add(cluster.shown_name, note)
         if not _is_good(results):
             raise typer.Exit(FAILED)
 

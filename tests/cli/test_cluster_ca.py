@@ -1,0 +1,321 @@
+"""`clustercert cluster ca`: rotations by commands. The service is real, the API servers are the tests' doubles."""
+
+import contextlib
+import itertools
+import json
+import os
+import re
+import socket
+import socketserver
+import subprocess
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Self
+from urllib.parse import urlsplit
+
+import pytest
+from cryptography import x509
+
+from clustercert import wiring
+from support import world as worlds
+from support.apiserver import ApiServer
+from support.ca_rotation import Rotation, register
+from support.command_line import CommandResult, Operator
+from support.demo_process import COMMAND
+from support.service import Service
+from support.store_commands import on_store
+from support.terminal import in_a_terminal
+
+pytestmark = pytest.mark.slow
+NewRotation = Callable[..., Rotation]
+NOWHERE = "https://127.0.0.1:1"
+
+
+@dataclass(frozen=True)
+class Machine(Operator):
+    """The machine of the service. Commands run in processes of their own, since the service runs in this one."""
+
+    def run(self, *arguments: str | Path, **variables: str) -> CommandResult:
+        kept = {name: value for name, value in os.environ.items() if not name.startswith("CLUSTERCERT")}
+        done = subprocess.run(
+            [*COMMAND, "--config", self.config, *on_store(map(str, arguments))],
+            env=kept | variables,
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert "Traceback" not in done.stderr, done.stderr
+        return CommandResult(done.returncode, done.stdout, done.stderr)
+
+
+@pytest.fixture(scope="module")
+def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
+    """A service that begins to drain soon."""
+    world = worlds.make(tmp_path_factory.mktemp("rotation"))
+    with pytest.MonkeyPatch.context() as patch:
+        # A second is left for the propagation: no request of these tests takes long.
+        patch.setattr(wiring, "RECORDING_SECONDS", -world.settings().server.request_timeout)
+        with Service(world.settings()).running() as running:
+            running.world = world  # type: ignore[attr-defined] # only of this file
+            yield running
+
+
+@pytest.fixture
+def operator(service: Service) -> Machine:
+    """An operator on the machine of the service."""
+    found = Machine(service.world.folder)  # type: ignore[attr-defined]
+    found.configure()
+    return found
+
+
+@pytest.fixture
+def new(service: Service, tmp_path: Path) -> Iterator[NewRotation]:
+    """Register a cluster with so many API servers."""
+    numbers = itertools.count()
+    with ExitStack() as stack:
+
+        def start(count: int = 1) -> Rotation:
+            doubles = []
+            for _ in range(count):
+                folder = tmp_path / f"apiserver-{next(numbers)}"
+                folder.mkdir()
+                doubles.append(stack.enter_context(ApiServer(folder)))
+            return register(service.world, service, f"cluster-{doubles[0].url[-5:]}", *doubles)  # type: ignore[attr-defined]
+
+        yield start
+
+
+def trust(operator: Machine, rotation: Rotation) -> None:
+    """Write the printed bundle to the API servers."""
+    bundle = operator.output("kubernetes", "ca-bundle", rotation.cluster_id).encode()
+    for double in rotation.doubles:
+        double.trust(bundle)
+
+
+def reach(operator: Machine, rotation: Rotation, state: str) -> Any:
+    """What `status` shows, once the rotation is in this state."""
+    rotation.reach(state)
+    return operator.output_json("cluster", "ca", "status", rotation.cluster_id)
+
+
+def name_of(rotation: Rotation) -> str:
+    return str(rotation.get("")["name"])
+
+
+def test_a_whole_rotation_by_commands(new: NewRotation, operator: Machine) -> None:
+    rotation = new(2)
+    name, cluster = name_of(rotation), rotation.cluster_id
+    old = rotation.issue()
+
+    planned = operator.run("cluster", "ca", "rotate", name, "--dry-run")
+    assert planned.code == 0
+    assert re.search(r"^member +1 ", planned.out, re.MULTILINE)
+    assert planned.err.endswith("Dry run: nothing was changed.\n")
+    never = operator.error("cluster", "ca", "status", name)
+    assert never.startswith("The client CA of this cluster was never rotated.")
+
+    started = operator.run("cluster", "ca", "rotate", name)
+    assert started.code == 0, started.err
+    assert re.search(r"^state +planned$", started.out, re.MULTILINE)
+    assert f"`clustercert kubernetes ca-bundle {name}`" in started.err
+    assert "both CAs" in started.err
+    assert re.search(
+        r"^next +\w{32}, signer local, until ", operator.output("cluster", "ca", "show", name), re.MULTILINE
+    )
+
+    trust(operator, rotation)
+    draining = reach(operator, rotation, "draining")
+    assert draining["safe_at"] == draining["old_ca_holders"]["until"]
+    shown = operator.run("cluster", "ca", "status", name)
+    assert re.search(r"^accept_new +2/2$", shown.out, re.MULTILINE)
+    for double in rotation.doubles:
+        assert re.search(rf"^{double.url} +accepted +- ", shown.out, re.MULTILINE)
+    assert re.search(r"^member +1 ", shown.out, re.MULTILINE)
+    assert "1 certificates of the old CA are valid" in shown.err
+
+    refused = operator.run("cluster", "ca", "complete", name)
+    assert (refused.code, "1 certificates of the old CA are valid" in refused.err) == (1, True)
+    asked = operator.run("cluster", "ca", "complete", name, "--force")
+    assert (asked.code, asked.out) == (2, "")
+    assert "Their holders lose access: member (1)." in asked.err
+    assert asked.err.endswith(
+        "There is no terminal to ask for the number of certificates that lose access: add --holders N.\n"
+    )
+    assert "certificates" in operator.error("cluster", "ca", "complete", name, "--force", "--holders", "2")
+    completing = operator.run("cluster", "ca", "complete", name, "--force", "--holders", "1")
+    assert completing.code == 0, completing.err
+    assert re.search(r"^refuse_old +0/2$", completing.out, re.MULTILINE)
+    assert "the new CA only" in completing.err
+
+    trust(operator, rotation)
+    reach(operator, rotation, "complete")
+    assert [old.status_at(double) for double in rotation.doubles] == [401, 401]
+    assert len(x509.load_pem_x509_certificates(rotation.bundle())) == 1
+    assert "Nothing." in operator.run("cluster", "ca", "status", name).err
+    listed = operator.output_json("cluster", "ca", "status")
+    assert cluster not in {each["id"] for each in listed}
+    assert cluster in {each["id"] for each in operator.output_json("cluster", "ca", "status", "--all")}
+
+
+def test_several_clusters_and_one_that_fails(new: NewRotation, operator: Machine) -> None:
+    first, second, third = new(), new(), new()
+    names = [name_of(each) for each in (first, second, third)]
+    operator.output("cluster", "ca", "rotate", names[1])
+    done = operator.run("cluster", "ca", "rotate", *names)
+    assert done.code == 1
+    heading, *lines = done.out.splitlines()
+    assert heading.split()[:5] == ["CLUSTER", "PROJECT", "STATE", "ACCEPT-NEW", "REFUSE-OLD"]
+    assert [line.split()[:4] for line in lines] == [
+        [name, "eu-de", "planned", "0/1"] for name in (names[0], names[2])
+    ]
+    assert f"Error: tests/eu-de/{names[1]}: A rotation of the cluster's client CA is running" in done.err
+    assert f"Next: {names[0]}, {names[2]}: Write the output of" in done.err
+    ids = {each.cluster_id for each in (first, second, third)}
+    assert ids <= {each["id"] for each in operator.output_json("cluster", "ca", "status")}
+    assert "never rotated" in operator.run("cluster", "ca", "status", names[0], "plain").err
+
+    # With --all, the clusters without a rotation are left out.
+    aborted = operator.run("cluster", "ca", "abort", "--all", "-o", "json")
+    assert aborted.code == 0, aborted.err
+    assert ids <= {each["id"] for each in json.loads(aborted.out)}
+    assert {each["state"] for each in json.loads(aborted.out)} == {"aborted"}
+    assert aborted.err.count("Key of the client CA ") >= 3
+    nothing = operator.error("cluster", "ca", "abort", "--all")
+    assert nothing == "None of these clusters has a rotation that is running."
+
+
+def test_an_abort_before_and_after_issuing(new: NewRotation, operator: Machine) -> None:
+    rotation = new()
+    name = name_of(rotation)
+    operator.output("cluster", "ca", "rotate", name)
+    tried = operator.run("cluster", "ca", "abort", name, "--dry-run")
+    assert (tried.code, "Key of" in tried.err) == (0, False)
+    assert operator.output_json("cluster", "ca", "status", name)["state"] == "planned"
+    ended = operator.run("cluster", "ca", "abort", name)
+    assert re.search(r"^state +aborted$", ended.out, re.MULTILINE)
+    assert "only the CA that signs as before" in ended.err
+
+    operator.output("cluster", "ca", "rotate", name)
+    trust(operator, rotation)
+    draining = reach(operator, rotation, "draining")
+    assert re.search(r"^retiring +", operator.output("cluster", "ca", "show", name), re.MULTILINE)
+    reversed_ = operator.run("cluster", "ca", "abort", name)
+    assert re.search(r"^reverses +yes$", reversed_.out, re.MULTILINE)
+    back = reach(operator, rotation, "draining")
+    assert back["new_ca"]["id"] == draining["old_ca"]["id"]
+    completed = operator.run("cluster", "ca", "complete", name, "--force")
+    assert completed.code == 0, completed.err
+    trust(operator, rotation)
+    reach(operator, rotation, "complete")
+
+
+class Tunnel(socketserver.ThreadingTCPServer):
+    """An HTTP proxy. Whatever address it is asked for, it connects to one API server."""
+
+    def __init__(self, double: ApiServer) -> None:
+        self.target = urlsplit(double.url)
+        super().__init__(("127.0.0.1", 0), Connection)
+        self.url = f"http://127.0.0.1:{self.server_address[1]}"
+
+    def __enter__(self) -> Self:
+        threading.Thread(target=self.serve_forever, daemon=True).start()
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.shutdown()
+        self.server_close()
+
+
+class Connection(socketserver.BaseRequestHandler):
+    """A connection to the proxy."""
+
+    server: Tunnel
+
+    def handle(self) -> None:
+        target = self.server.target
+        with socket.create_connection((target.hostname, target.port)) as upstream:
+            self.request.recv(65536)
+            self.request.sendall(b"HTTP/1.1 200 OK\r\n\r\n")
+            there = threading.Thread(target=copy, args=(self.request, upstream))
+            there.start()
+            copy(upstream, self.request)
+            there.join()
+
+
+def copy(source: socket.socket, target: socket.socket) -> None:
+    with contextlib.suppress(OSError):
+        while chunk := source.recv(65536):
+            target.sendall(chunk)
+        target.shutdown(socket.SHUT_WR)
+
+
+def test_an_operator_proves_from_elsewhere(new: NewRotation, operator: Machine) -> None:
+    """The service has no route to the registered address. The operator reaches it through a proxy."""
+    rotation = new()
+    name = name_of(rotation)
+    put = rotation.send("PUT", "", rotation.get("") | {"api_servers": [NOWHERE]})
+    assert put.status_code == 200, put.text
+    operator.output("cluster", "ca", "rotate", name)
+    silent = operator.run("cluster", "ca", "prove", name)
+    assert (silent.code, silent.out.split()[5:9]) == (1, [NOWHERE, "new", "failed", "accepted"])
+    assert "Connection refused" in silent.out
+    assert f"is not proved at {NOWHERE}" in silent.err
+
+    with Tunnel(rotation.doubles[0]) as tunnel:
+
+        def prove() -> CommandResult:
+            return operator.run("cluster", "ca", "prove", name, https_proxy=tunnel.url, no_proxy="")
+
+        early = prove()
+        assert (early.code, early.out.split()[5:9]) == (1, [NOWHERE, "new", "refused", "accepted"])
+        trust(operator, rotation)
+        assert prove().code == 0
+        draining = reach(operator, rotation, "draining")
+        assert draining["api_servers"][0]["by"].startswith("cli:")
+        operator.output("cluster", "ca", "complete", name)
+        trust(operator, rotation)
+        proved = prove()
+        assert [line.split()[:3] for line in proved.out.splitlines()[1:]] == [
+            [NOWHERE, "new", "accepted"],
+            [NOWHERE, "old", "refused"],
+        ]
+        reach(operator, rotation, "complete")
+    ended = operator.error("cluster", "ca", "prove", name)
+    assert "so there is nothing to prove" in ended
+
+
+def test_80_columns_are_enough_and_the_number_is_typed(
+    new: NewRotation, operator: Machine, tmp_path: Path
+) -> None:
+    rotation = new(2)
+    name = name_of(rotation)
+    rotation.issue()
+    operator.output("cluster", "ca", "rotate", name)
+    trust(operator, rotation)
+    reach(operator, rotation, "draining")
+    variables = {name: value for name, value in os.environ.items() if not name.startswith("CLUSTERCERT")}
+
+    def screen(*arguments: str, typed: str = "") -> tuple[int, list[str]]:
+        code, text = in_a_terminal(
+            ["--config", str(operator.config), *on_store(("cluster", "ca", *arguments))],
+            {"lose access:": typed} if typed else {},
+            variables | {"HOME": str(tmp_path)},
+            columns=80,
+            echoes=True,
+        )
+        return code, re.sub(r"\x1b\[[0-9;]*[mK]|\r", "", text).splitlines()
+
+    for arguments in (("status",), ("status", name), ("show", name)):
+        code, lines = screen(*arguments)
+        assert code == 0, lines
+        assert [line for line in lines if len(line) > 80 and "   " in line] == []
+    code, (_, heading, *rows) = screen("status")
+    assert heading.split()[:4] == ["CLUSTER", "PROJECT", "STATE", "ACCEPT-NEW"]
+    [row] = [row.split() for row in rows if row.startswith(name)]
+    assert row[2:4] == ["draining", "2/2"]
+    code, lines = screen("complete", name, "--force", typed="1\n")
+    assert code == 0, lines
