@@ -267,7 +267,8 @@ async def test_a_report_of_an_unknown_address_or_ca_is_refused(scene: RotationSc
     cluster = await scene.register()
     started = await scene.start(cluster)
     good = ReportedResult(started.new_ca.id, cluster.api_servers[0], "accepted")
-    for wrong in (replace(good, ca_id="0" * 32), replace(good, address="https://elsewhere:6443")):
+    elsewhere, unprintable = replace(good, address="https://elsewhere:6443"), replace(good, detail="a\x1b[2J")
+    for wrong in (replace(good, ca_id="0" * 32), elsewhere, unprintable):
         with pytest.raises(InvalidRequest):
             await scene.rotations.report(cluster, [good, wrong], actor=BY)
     assert (await scene.status(cluster)).rotation.proofs == ()

@@ -9,7 +9,7 @@ import pytest
 from cryptography.hazmat.primitives.serialization import Encoding
 
 from clustercert.kube_api import KubeApi, Refused
-from clustercert.kubernetes.ca_proof import LIFETIME, CaProver
+from clustercert.kubernetes.ca_proof import LIFETIME, MAX_DETAIL, CaProver
 from clustercert.kubernetes.verify.probe import AuthenticatedUser, Denied, Probe
 from clustercert.model import Cluster, ClusterOptions, Origin
 from clustercert.model.errors import Conflict, RemoteFailed, Unavailable
@@ -107,6 +107,17 @@ async def test_only_the_certificates_own_identity_is_a_proof(
 
     monkeypatch.setattr(Probe, "who_am_i", who_am_i)
     assert await scene.outcomes() == [outcome]
+
+
+async def test_what_a_server_says_is_printable_and_short(
+    scene: Scene, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def who_am_i(_: Probe) -> AuthenticatedUser:
+        raise Denied("HTTP 403 \x1b[2J\ud800" + "x" * 1000, "")
+
+    monkeypatch.setattr(Probe, "who_am_i", who_am_i)
+    [proof] = await scene.prover.prove(scene.known, scene.known.client_ca, [scene.double.url])
+    assert proof.detail == "HTTP 403 ?[2J?" + "x" * (MAX_DETAIL - 14)
 
 
 async def test_one_certificate_serves_many_proofs(scene: Scene) -> None:

@@ -5,7 +5,7 @@
 
 import contextlib
 from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Protocol
 
@@ -23,6 +23,7 @@ from clustercert.model.events.administration import (
 from clustercert.pki.certificates import certificate_der
 from clustercert.pki.signer import LOCAL, CaRequest, Signer, signer_named
 from clustercert.policy.lifetime import BACKDATE
+from clustercert.policy.templates import is_plain_text
 from clustercert.store.ca_rotations import CaRotationQueries
 from clustercert.store.client_cas import ClientCaQueries
 from clustercert.store.clusters import ClusterQueries
@@ -57,7 +58,7 @@ class RotationOptions:
     """
 
     signer: str | None = None
-    secret: bytes | None = None
+    secret: bytes | None = field(default=None, repr=False)
     auto_complete: bool = False
     deny_old: bool = False
 
@@ -272,6 +273,8 @@ class CaRotations:
                     f"address: {each.address} is not an API server of this cluster. Its API servers:"
                     f" {', '.join(addresses)}. Change them with `clustercert cluster update --api-server`."
                 )
+            if not is_plain_text(each.detail):
+                raise InvalidRequest("detail: write it in one line of printable characters.")
         proofs = [
             CaProof(each.ca_id, each.address, each.outcome, now, actor.id, each.detail) for each in results
         ]

@@ -136,7 +136,9 @@ class CaProver:
 
     async def _try(self, cluster: Cluster, ca: ClientCA, address: str, temporary: _Temporary) -> CaProof:
         outcome, detail = await _outcome(cluster, address, temporary)
-        return CaProof(ca.id, address, outcome, self.now(), SERVICE, detail[:MAX_DETAIL])
+        # The text may come from the server.
+        printable = "".join(each if each.isprintable() else "?" for each in detail[:MAX_DETAIL])
+        return CaProof(ca.id, address, outcome, self.now(), SERVICE, printable)
 
 
 async def _outcome(cluster: Cluster, address: str, temporary: _Temporary) -> tuple[ProofOutcome, str]:
