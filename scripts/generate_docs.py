@@ -24,6 +24,7 @@ from clustercert.authn.keystone.settings import Keystone, ServiceCredential
 from clustercert.authn.oidc.issuers import OidcIssuer, RoleGrant
 from clustercert.cli.apply.documents import json_schema
 from clustercert.cli.main import app
+from clustercert.issuance.signers.csr_api import CsrApiSettings
 from clustercert.issuance.signers.pkcs11 import Pkcs11Settings
 from clustercert.model.events import AuditEvent, administration, issuance, operation
 from clustercert.observability import metrics
@@ -38,7 +39,7 @@ from clustercert.policy.rule_settings import GrantSettings, RuleSettings, WhenSe
 from clustercert.policy.setting_types import Section
 from clustercert.settings import Settings
 
-SIGNERS = (Pkcs11Settings,)
+SIGNERS = (CsrApiSettings, Pkcs11Settings)
 ISSUERS = (OidcIssuer, RoleGrant)
 KEYSTONE = (Keystone, ServiceCredential)
 RULES = (RuleSettings, WhenSettings, GrantSettings)

@@ -9,6 +9,7 @@ import pytest
 
 from clustercert.model import Actor, ClientCA, Origin, SigningRequest
 from clustercert.model.choices import LeafProfile
+from clustercert.model.clusters import Registration
 from clustercert.pki.crl import CrlContent
 from clustercert.pki.signer import CaRequest, KeyCustody, Signer
 from clustercert.store import tables
@@ -39,6 +40,12 @@ class InterruptedSigner:
 
     async def custody(self, ca: ClientCA) -> KeyCustody:
         return await self.inner.custody(ca)
+
+    async def accept_secret(self, ca: ClientCA, registration: Registration, secret: bytes) -> bytes:
+        return await self.inner.accept_secret(ca, registration, secret)
+
+    async def maintain(self, ca: ClientCA) -> None:
+        await self.inner.maintain(ca)
 
     async def delete_key(self, ca: ClientCA) -> str:
         return await self.inner.delete_key(ca)

@@ -15,7 +15,7 @@ from cryptography import x509
 from clustercert.issuance.signers.ca_keys import KeySigner
 from clustercert.issuance.signers.local import LocalKeys, local_signer
 from clustercert.issuance.signers.pkcs11 import pkcs11_signer
-from clustercert.model import ClientCA, KeyType, SigningRequest
+from clustercert.model import ClientCA, Grant, KeyType, SigningRequest
 from clustercert.model.clusters import Registration
 from clustercert.model.errors import (
     InvalidRequest,
@@ -33,8 +33,17 @@ from clustercert.pki.signer import CaRequest, Signer, SignerContext
 from clustercert.settings import Settings, SettingsError
 from clustercert.wiring.signers import Signers
 from support import tokens
-from support.leaf_checks import assert_client_leaf, spki
-from support.samples import CA_NOT_BEFORE, ISSUED_AT, NOW, USER_ID, client_ca, grant
+from support.apiserver import ApiServer
+from support.leaf_checks import assert_client_leaf, assert_cluster_leaf, spki
+from support.samples import CA_NOT_BEFORE, CLUSTER_ID, ISSUED_AT, NOW, USER_ID, client_ca, grant
+from support.signing_cluster import (
+    MemoryClusters,
+    first_token,
+    give_access,
+    new_signer,
+    registration_of,
+    requests_in,
+)
 
 
 class Ring:
@@ -52,17 +61,41 @@ class Ring:
         return self.ring.seal(plaintext, bound_to)
 
 
+REGISTRATION = Registration("prod", "https://10.0.0.5:6443", b"")
+
+
 @dataclass
 class Kind:
     """A signer, a CA that it signs for, and the same CA with its key out of the signer's reach.
 
-    `key_types` are the types of keys that the signer can create.
+    `key_types` are the types of keys that the signer can create. `registration` and `secret` are what it needs to
+    create a CA. `stored` stores a CA that it created, as the service does.
     """
 
     signer: Signer
     ca: ClientCA
     lost: ClientCA
     key_types: tuple[KeyType, ...] = get_args(KeyType)
+    registration: Registration = REGISTRATION
+    secret: bytes | None = None
+    stored: Callable[[ClientCA], object] = lambda _ca: None
+
+    def ca_request(self, key_type: KeyType) -> CaRequest:
+        return replace(ca_request(key_type), registration=self.registration, secret=self.secret)
+
+    def request(
+        self, grant: Grant, key_type: KeyType = "ec-p256", ca: ClientCA | None = None
+    ) -> SigningRequest:
+        """A request as the service makes it for the signer."""
+        key, signer = LEAF_KEYS[key_type], self.signer
+        return new_signing_request(
+            grant,
+            key.public_key(),
+            ca or self.ca,
+            takes_serial=signer.takes_serial,
+            profile=signer.profile,
+            private_key=key,
+        )
 
 
 def local(ca_key_type: KeyType) -> Kind:
@@ -92,11 +125,26 @@ async def pkcs11(folder: Path, ca_key_type: KeyType) -> AsyncIterator[Kind]:
         await signer.close()
 
 
+@asynccontextmanager
+async def csr_api(folder: Path) -> AsyncIterator[Kind]:
+    with ApiServer(folder) as double:
+        give_access(double)
+        double.now = lambda: NOW
+        clusters, registration, secret = MemoryClusters(double), registration_of(double), first_token(double)
+        signer = new_signer(clusters, Ring())
+        ca = await signer.create_ca(replace(ca_request("ec-p256"), registration=registration, secret=secret))
+        lost = replace(ca, id="e" * 32)
+        yield Kind(signer, clusters.store(ca), lost, (), registration, secret, clusters.store)
+        await signer.close()
+        assert requests_in(double) == []
+
+
 KINDS: dict[str, Callable[[Path], AbstractAsyncContextManager[Kind]]] = {
     "local, ec-p256": lambda _: nullcontext(local("ec-p256")),
     "local, ec-p384": lambda _: nullcontext(local("ec-p384")),
     "local, ed25519": lambda _: nullcontext(local("ed25519")),
     "local, rsa-2048": lambda _: nullcontext(local("rsa-2048")),
+    "csr_api": csr_api,
     "pkcs11, ec-p256": lambda folder: pkcs11(folder, "ec-p256"),
     "pkcs11, ec-p384": lambda folder: pkcs11(folder, "ec-p384"),
     "pkcs11, rsa-2048": lambda folder: pkcs11(folder, "rsa-2048"),
@@ -109,11 +157,9 @@ CRL = CrlContent(
     this_update=ISSUED_AT,
     next_update=ISSUED_AT + timedelta(days=1),
 )
-REGISTRATION = Registration("prod", "https://10.0.0.5:6443", b"")
-LEAF_KEYS = {key_type: new_key(key_type).public_key() for key_type in get_args(KeyType)}
+LEAF_KEYS = {key_type: new_key(key_type) for key_type in get_args(KeyType)}
 
 
-CLUSTER_ID = "00000000-0000-4000-8000-000000000000"
 CA_LIFETIME = timedelta(days=3650)
 
 
@@ -127,20 +173,21 @@ async def kind(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[
         yield kind
 
 
-def asked(kind: Kind, **changed: object) -> SigningRequest:
+def asked(kind: Kind, key_type: KeyType = "ec-p256", **changed: object) -> SigningRequest:
     """A request as the service makes it for the signer; the fields of a grant may be changed."""
     wanted = replace(grant(), **changed)  # type: ignore[arg-type] # as the tests say
-    return new_signing_request(wanted, LEAF_KEYS["ec-p256"], kind.ca, takes_serial=kind.signer.takes_serial)
+    return kind.request(wanted, key_type)
 
 
 @pytest.mark.parametrize("key_type", LEAF_KEYS)
 async def test_it_answers_the_leaf_that_was_asked_for(kind: Kind, key_type: KeyType) -> None:
     groups = ("clustercert:admins", "a group, with a comma")
-    request = replace(asked(kind, groups=groups), public_key=LEAF_KEYS[key_type])
+    request = asked(kind, key_type, groups=groups)
     chain = await kind.signer.sign(request)
     assert check_leaf(chain, request).der == chain[0]
     leaf = x509.load_der_x509_certificate(chain[0])
-    assert_client_leaf(
+    assert_leaf = assert_client_leaf if kind.signer.profile == "own" else assert_cluster_leaf
+    assert_leaf(
         leaf,
         ca=kind.ca.certificate,
         username=USER_ID,
@@ -151,7 +198,7 @@ async def test_it_answers_the_leaf_that_was_asked_for(kind: Kind, key_type: KeyT
     )
     if kind.signer.takes_serial:
         assert f"{leaf.serial_number:040x}" == request.credential_number
-    assert spki(leaf.public_key()) == spki(LEAF_KEYS[key_type])
+    assert spki(leaf.public_key()) == spki(LEAF_KEYS[key_type].public_key())
 
 
 async def test_it_leaves_out_the_root(kind: Kind) -> None:
@@ -193,6 +240,14 @@ async def test_a_failure_leaves_it_as_it_was(kind: Kind) -> None:
 
 @pytest.mark.parametrize("key_type", LEAF_KEYS)
 async def test_a_ca_that_it_creates_signs_leaves_and_crls(kind: Kind, key_type: KeyType) -> None:
+    if kind.signer.is_ca_of_cluster:
+        ca = await kind.signer.create_ca(kind.ca_request(key_type))
+        kind.stored(ca)
+        assert ca.id != kind.ca.id
+        assert ca.certificate == kind.ca.certificate
+        request = kind.request(grant(), ca=ca)
+        check_leaf(await kind.signer.sign(request), request)
+        return
     if key_type not in kind.key_types:
         with pytest.raises(InvalidRequest, match=key_type):
             await kind.signer.create_ca(ca_request(key_type))
@@ -205,14 +260,16 @@ async def test_a_ca_that_it_creates_signs_leaves_and_crls(kind: Kind, key_type: 
         assert ca.certificate.extensions.get_extension_for_class(x509.BasicConstraints).value.ca
         assert ca.certificate.not_valid_before_utc == CA_NOT_BEFORE
         assert ca.not_after == CA_NOT_BEFORE + CA_LIFETIME
-        request = new_signing_request(
-            grant(), LEAF_KEYS["ec-p256"], ca, takes_serial=kind.signer.takes_serial
-        )
+        request = kind.request(grant(), ca=ca)
         check_leaf(await kind.signer.sign(request), request)
         check_crl(await kind.signer.sign_crl(ca, CRL), ca.certificate, CRL)
 
 
 async def test_it_signs_the_crl_that_was_asked_for(kind: Kind) -> None:
+    if kind.signer.is_ca_of_cluster:
+        with pytest.raises(NotFound, match="no CRL"):
+            await kind.signer.sign_crl(kind.ca, CRL)
+        return
     der = await kind.signer.sign_crl(kind.ca, CRL)
     check_crl(der, kind.ca.certificate, CRL)
     (revoked,) = x509.load_der_x509_crl(der)
@@ -276,9 +333,9 @@ async def test_local_keeps_the_keys_of_the_cas_used_last(monkeypatch: pytest.Mon
         for n in range(3)
     ]
     for ca in (cas[0], cas[1], cas[0], cas[2], cas[0]):
-        await signer.sign(SigningRequest(grant(), LEAF_KEYS["ec-p256"], ca))
+        await signer.sign(SigningRequest(grant(), LEAF_KEYS["ec-p256"].public_key(), ca))
     assert ring.opened == 3
-    await signer.sign(SigningRequest(grant(), LEAF_KEYS["ec-p256"], cas[1]))
+    await signer.sign(SigningRequest(grant(), LEAF_KEYS["ec-p256"].public_key(), cas[1]))
     assert ring.opened == 4
 
 
@@ -287,7 +344,7 @@ async def test_local_refuses_a_key_that_was_sealed_for_another_ca() -> None:
     kind = local("ec-p256")
     moved = replace(kind.ca, id="a" * 32)
     with pytest.raises((SignerError, UnsealError)):
-        await kind.signer.sign(SigningRequest(grant(), LEAF_KEYS["ec-p256"], moved))
+        await kind.signer.sign(SigningRequest(grant(), LEAF_KEYS["ec-p256"].public_key(), moved))
 
 
 def test_the_built_in_signer_is_found_by_its_entry_point() -> None:
@@ -299,7 +356,7 @@ def test_the_built_in_signer_is_found_by_its_entry_point() -> None:
     ("signers", "message"),
     [
         ({"local": {"pin": "1234"}}, "signers.local: the local signer has no setting pin."),
-        ({"hsm": {}}, "signers.hsm: this signer is not installed. Installed: local, pkcs11."),
+        ({"hsm": {}}, "signers.hsm: this signer is not installed. Installed: {}."),
     ],
 )
 def test_settings_that_no_signer_takes_are_refused(
@@ -307,5 +364,6 @@ def test_settings_that_no_signer_takes_are_refused(
 ) -> None:
     with pytest.raises(SettingsError) as refused:
         Signers(Settings(signers=signers).signers, Ring())
-    assert refused.value.message == message
+    installed = sorted(point.name for point in entry_points(group="clustercert.signers"))
+    assert refused.value.message == message.format(", ".join(installed))
     assert "1234" not in repr(Settings(signers=signers))

@@ -14,6 +14,7 @@ from clustercert.model import Actor, ClientCA, Cluster, utc_now
 from clustercert.model.clusters import Registration
 from clustercert.model.errors import Forbidden, InvalidRequest
 from clustercert.pki.certificates import certificate_der
+from clustercert.store.client_cas import ClientCaQueries
 from clustercert.store.clusters import ClusterQueries
 from clustercert.store.engine.database import Database
 from clustercert.store.revocations import CrlQueries
@@ -165,7 +166,7 @@ async def test_a_cluster_is_not_registered_for_a_signer_that_is_not_installed(da
     wanted = Registration(
         name="a", internal_url="https://10.0.0.1:6443", server_ca_pem=server_ca_pem(), signer="hsm"
     )
-    clusters = Clusters(ClusterQueries(database), {}, utc_now)
+    clusters = Clusters(ClusterQueries(database), {}, ClientCaQueries(database), utc_now)
     with pytest.raises(InvalidRequest, match="The signer hsm is not installed"):
         await clusters.add(PROJECT_ID, wanted, actor=Actor("cli:test", ORIGIN))
 

@@ -3,6 +3,7 @@
 import base64
 import re
 import subprocess
+from collections import Counter
 from collections.abc import Sequence
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -54,6 +55,33 @@ def assert_client_leaf(
     assert certificate.not_valid_after_utc == issued_second + lifetime
     assert certificate.not_valid_after_utc <= ca.not_valid_after_utc
     assert_leaf_extensions(certificate, ca)
+    assert_signed_by(certificate, ca)
+
+
+def assert_cluster_leaf(
+    certificate: x509.Certificate,
+    *,
+    ca: x509.Certificate,
+    username: str,
+    groups: Sequence[str],
+    issued_at: datetime,
+    lifetime: timedelta,
+    credential_number: str,
+) -> None:
+    """Assert that every field of a leaf that a cluster signed is as expected. The lifetime may be slightly shorter."""
+    names = [(each.oid, str(each.value)) for each in certificate.subject]
+    numbered = [*groups, f"clustercert:credential:{credential_number}"]
+    expected = [(NameOID.COMMON_NAME, username), *((NameOID.ORGANIZATION_NAME, each) for each in numbered)]
+    assert Counter(names) == Counter(expected)
+    assert certificate.issuer == ca.subject
+    assert certificate.version is x509.Version.v3
+    assert MIN_SERIAL_BITS <= certificate.serial_number.bit_length() <= MAX_SERIAL_BITS
+    issued_second = issued_at.replace(microsecond=0)
+    assert abs(certificate.not_valid_before_utc - issued_second + BACKDATE) <= BACKDATE
+    shortened = issued_second + lifetime - certificate.not_valid_after_utc
+    assert timedelta(0) <= shortened <= BACKDATE + timedelta(minutes=1)
+    found = {(extension.oid, extension.critical) for extension in certificate.extensions}
+    assert found == LEAF_EXTENSIONS - {(ExtensionOID.SUBJECT_KEY_IDENTIFIER, False)}
     assert_signed_by(certificate, ca)
 
 

@@ -41,7 +41,7 @@ from clustercert.cli.output import (
     with_domain,
     with_times,
 )
-from clustercert.cli.prompts import confirm
+from clustercert.cli.prompts import confirm, read_secret
 from clustercert.cli.resources import RESOURCES
 from clustercert.cli.session import CLUSTER_ID
 from clustercert.model.choices import MAX_TTL_SECONDS, WebhookMode
@@ -58,6 +58,10 @@ cluster.add_typer(cluster_ca.app)
 _COLUMNS = ("name", "project", "version", "internal_url", "external_url", "id", "verified_at")
 # Fields of a cluster that the commands do not show. `kubernetes ca-bundle` prints the CAs.
 _HIDDEN = frozenset({"server_ca", "client_ca"})
+# The signer of clusters that sign with their own CA.
+_CLUSTER_SIGNS = "csr_api"
+# A token of a service account has a few kilobytes.
+_MAX_TOKEN = 16 * 1024
 # The maximum number of Kubernetes groups in a table cell, except with `--output wide`.
 _MAX_GROUPS = 3
 
@@ -326,6 +330,45 @@ class EnforcementChangeOptions(EnforcementOptions):
         return fields
 
 
+@dataclass(frozen=True, slots=True)
+class SignerTokenOptions:
+    """The credential of a signer that asks the cluster to sign."""
+
+    signer_token_file: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="Token of the service account with which the signer csr_api logs in to the cluster, from"
+            " `kubectl create token`; - for standard input. Only for operators.",
+        ),
+    ] = None
+
+    def fields(self) -> "JsonObject":
+        """Read the token. Returns the API fields to send."""
+        if self.signer_token_file is None:
+            return {}
+        instead = "add --signer-token-file FILE"
+        return {"signer_token": read_secret("Token", self.signer_token_file, instead, longest=_MAX_TOKEN)}
+
+
+@dataclass(frozen=True, slots=True)
+class SignerOptions(SignerTokenOptions):
+    """The signer of a new cluster."""
+
+    signer: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME",
+            help="Signer of the cluster's certificates: pkcs11 for a key in a token, csr_api to let the cluster sign."
+            " Only for operators. [default: local]",
+        ),
+    ] = None
+
+    def fields(self) -> "JsonObject":
+        """Read the token. Returns the API fields to send."""
+        return SignerTokenOptions.fields(self) | _given(signer=self.signer)
+
+
 def _given(**fields: object) -> "JsonObject":
     """Return the fields whose options were given."""
     return {field: value for field, value in fields.items() if value is not None}
@@ -353,13 +396,7 @@ def add(
     address: AddressOptions,
     details: DetailOptions,
     enforcement: EnforcementOptions,
-    signer: Annotated[
-        str | None,
-        typer.Option(
-            metavar="NAME",
-            help="Signer that has the key of the client CA, such as pkcs11. Only for operators. [default: local]",
-        ),
-    ] = None,
+    signer: SignerOptions,
     domain: DomainOption = None,
     output: OutputOption = Output.TABLE,
 ) -> None:
@@ -376,12 +413,18 @@ def add(
         raise typer.BadParameter("Give --internal-url and --server-ca, or --from-kubeconfig.")
     fields: JsonObject = {"internal_url": internal_url, "server_ca": ca_pem.decode("ascii", "replace")}
     defaults = RESOURCES["cluster"].defaults | {"labels": {}}
-    fields |= details.changes(defaults) | enforcement.changes(defaults)
-    if signer is not None:
-        fields["signer"] = signer
+    fields |= details.changes(defaults) | enforcement.changes(defaults) | signer.fields()
     owner = find_project(client, project, domain)
     added = client.create(path_of("projects", str(owner["id"]), "clusters", name), fields)
     show_one(_row(added, owner["name"]), output)
+    if added["signer"] == _CLUSTER_SIGNS:
+        print_note(
+            f"Next: run `clustercert kubernetes setup {added['id']} --out DIR`, and follow DIR/README.md, so that the"
+            " cluster denies revoked certificates. The API server trusts the client CA already. As a minimum, apply"
+            " the output of `clustercert kubernetes rbac`."
+        )
+        enforcement.print_next_step(added["id"])
+        return
     print_note(
         f"Next: run `clustercert kubernetes setup {added['id']} --out DIR`, and follow DIR/README.md. Unless kubeadm "
         "made the cluster, add --distribution. As a minimum, write a new file with the API server's present client CAs "
@@ -443,6 +486,7 @@ def update(
     address: AddressOptions,
     details: DetailChangeOptions,
     enforcement: EnforcementChangeOptions,
+    signer_token: SignerTokenOptions,
     project: InProjectOption = None,
     domain: ProjectDomainOption = None,
     rename: Annotated[str | None, typer.Option(metavar="NAME", help="New name.")] = None,
@@ -451,7 +495,7 @@ def update(
     """Change a cluster. Options that you omit leave their values unchanged. The id and the client CA never change."""
     internal_url, ca_pem = address.read()
     server_ca = ca_pem.decode("ascii", "replace") if ca_pem is not None else None
-    fields = _given(name=rename, internal_url=internal_url, server_ca=server_ca)
+    fields = _given(name=rename, internal_url=internal_url, server_ca=server_ca) | signer_token.fields()
     found = find_cluster(client, name, project, domain)
 
     def changes(before: "JsonObject") -> "JsonObject":

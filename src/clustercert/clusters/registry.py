@@ -12,6 +12,7 @@ from clustercert.model.errors import InvalidRequest, NotFound
 from clustercert.model.events.administration import ClusterChange, ClusterChanged
 from clustercert.pki.signer import LOCAL, CaRequest, KeyCustody, Signer, signer_named
 from clustercert.policy.lifetime import BACKDATE
+from clustercert.store.client_cas import ClientCaQueries
 from clustercert.store.clusters import ClusterQueries, require_cluster
 
 # Ten years, like kubeadm's CAs: a client CA must outlive every certificate that it signs.
@@ -32,6 +33,7 @@ class Clusters:
 
     queries: ClusterQueries
     signers: Mapping[str, Signer]
+    cas: ClientCaQueries
     now: Callable[[], datetime]
     ca_key_type: KeyType = "ec-p256"
     limits: ClusterLimits = field(default_factory=ClusterLimits)
@@ -69,13 +71,21 @@ class Clusters:
         await self.register(cluster, actor=actor)
         return cluster
 
-    async def prepare(self, project_id: str, registration: Registration, *, planned: bool = False) -> Cluster:
+    async def prepare(
+        self,
+        project_id: str,
+        registration: Registration,
+        *,
+        secret: bytes | None = None,
+        planned: bool = False,
+    ) -> Cluster:
         """Create a cluster and its client CA, but do not register the cluster yet.
 
         Raises InvalidRequest, or an error from the signer.
 
         Args:
-            planned: whether this is a dry run. In a dry run, the built-in signer creates the CA.
+            secret: the credential that the signer needs for this cluster, if it needs one.
+            planned: whether this is a dry run. In a dry run, the built-in signer creates the CA, without the secret.
         """
         values = self._checked_values(registration)
         check_new_name(registration.name)
@@ -85,9 +95,16 @@ class Clusters:
                 f"The signer {registration.signer} is not installed. Installed: {installed}."
             )
         now, cluster_id = self._now(), new_cluster_id()
-        client_ca = await signer_named(self.signers, LOCAL if planned else registration.signer).create_ca(
-            CaRequest(cluster_id, registration, self.ca_key_type, now - BACKDATE, CA_LIFETIME)
+        request = CaRequest(
+            cluster_id,
+            registration,
+            self.ca_key_type,
+            now - BACKDATE,
+            CA_LIFETIME,
+            None if planned else secret,
         )
+        signer = signer_named(self.signers, LOCAL if planned else registration.signer)
+        client_ca = await signer.create_ca(request)
         return Cluster(
             **values,
             id=cluster_id,
@@ -110,12 +127,27 @@ class Clusters:
         """Change a cluster, except its id and client CA. Raises InvalidRequest or Conflict, like `add`."""
         return await self._replace(self._changed(cluster, registration), actor)
 
-    async def replace(self, before: Cluster, registration: Registration, *, actor: Actor) -> Cluster:
-        """Like `update`, but does nothing if nothing changes. Raises ConcurrentChange if `before` is out of date."""
+    async def replace(
+        self, before: Cluster, registration: Registration, *, actor: Actor, secret: bytes | None = None
+    ) -> Cluster:
+        """Like `update`, but does nothing if nothing changes. Raises ConcurrentChange if `before` is out of date.
+
+        Args:
+            secret: a new credential for the signer of the cluster's client CA. May raise an error of the signer.
+        """
         after = self._changed(before, registration)
         if registration.signer != before.signer:
             raise InvalidRequest("signer: it can't be changed.")
+        if secret is not None:
+            signer = signer_named(self.signers, before.client_ca.signer)
+            sealed = await signer.accept_secret(before.client_ca, after, secret)
+            after = replace(after, client_ca=replace(before.client_ca, sealed_key=sealed))
         return before if after == before else await self._replace(after, actor, before)
+
+    async def gets_credentials(self, cluster: Cluster) -> bool:
+        """Whether the service sends a credential to the cluster, so that the cluster signs certificates."""
+        signers = {each.signer for each in await self.cas.of_cluster(cluster.id)}
+        return any(signer_named(self.signers, each).is_ca_of_cluster for each in signers)
 
     async def remove(self, cluster: Cluster, *, actor: Actor, unchanged: bool = False) -> None:
         """Delete a cluster. `DiscardedKeys` deletes the keys of its client CAs afterwards.

@@ -20,11 +20,18 @@ from clustercert.model import (
     SigningRequest,
     credential_group,
 )
-from clustercert.model.errors import Unavailable
+from clustercert.model.errors import InvalidRequest, Unavailable
 from clustercert.model.events.issuance import CertificateIssued, event_caller, event_cluster, event_request
 from clustercert.observability import metrics
 from clustercert.pki.keys import KeyGenerator, key_type_of
-from clustercert.pki.leaf import CheckedLeaf, check_leaf, der_fingerprint, new_signing_request, serial_hex
+from clustercert.pki.leaf import (
+    NEEDS_GENERATED_KEY,
+    CheckedLeaf,
+    check_leaf,
+    der_fingerprint,
+    new_signing_request,
+    serial_hex,
+)
 from clustercert.pki.signer import LeafSigner, signer_named
 from clustercert.policy.decision import Policy
 from clustercert.store.clusters import ClusterLookup, require_cluster
@@ -160,6 +167,8 @@ class Issuance:
         Raises the same errors as `issue` if the request is denied.
         """
         cluster, grant = await self._decide(caller, project_id, cluster_id, request, self.now())
+        if request.public_key and _needs_generated_key(self.signers, cluster):
+            raise InvalidRequest(NEEDS_GENERATED_KEY)
         return Preview(
             grant=grant,
             organizations=(*grant.groups, credential_group(NUMBER_PLACEHOLDER)),
@@ -202,6 +211,10 @@ class Issuance:
         raise Unavailable(
             "Your rights or the cluster changed while the certificate was being issued. Try again."
         )
+
+
+def _needs_generated_key(signers: Mapping[str, LeafSigner], cluster: Cluster) -> bool:
+    return signer_named(signers, cluster.client_ca.signer).profile == "kubernetes"
 
 
 def _record(

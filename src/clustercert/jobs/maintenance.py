@@ -4,11 +4,13 @@ from datetime import timedelta
 
 from clustercert.audit.publishing import CheckpointPublisher
 from clustercert.audit.retention import BATCH_SIZE, CertificateScrubber, Retention
+from clustercert.clusters.signer_maintenance import SignerMaintenance
 from clustercert.identity.service import Identity
 from clustercert.jobs.leader_job import PeriodicWork, every
 from clustercert.model import Actor, utc_now
 
 PRUNE_SECONDS = 3600.0
+SIGNER_SECONDS = 900.0
 # Seconds between two steps of a task that is not finished yet.
 NEXT_STEP_SECONDS = 1.0
 
@@ -16,6 +18,11 @@ NEXT_STEP_SECONDS = 1.0
 def credential_pruning(identity: Identity) -> PeriodicWork:
     """Create the periodic task that deletes expired tokens and temporary access keys."""
     return every(PRUNE_SECONDS, "prune credentials", identity.prune)
+
+
+def signer_maintenance(signers: SignerMaintenance) -> PeriodicWork:
+    """Create the periodic task that renews the access of signers to clusters."""
+    return every(SIGNER_SECONDS, "maintain signers", signers.run)
 
 
 def checkpoint_publishing(publisher: CheckpointPublisher, interval: timedelta) -> PeriodicWork:

@@ -14,7 +14,6 @@ import structlog
 
 from clustercert.kube_api import UNEXPECTED_RESPONSE, KubeApi, Refused, segment
 from clustercert.kubernetes.cluster_connections import ClusterConnections
-from clustercert.kubernetes.setup.documents import MANAGED_BY
 from clustercert.kubernetes.setup.rbac import cluster_role_binding
 from clustercert.model import (
     CREDENTIAL_PREFIX,
@@ -26,6 +25,7 @@ from clustercert.model import (
     rfc3339,
 )
 from clustercert.model.errors import ClustercertError, RemoteFailed
+from clustercert.model.kubernetes import MANAGED_BY
 from clustercert.observability import metrics
 from clustercert.policy.rules import bound_grant
 

@@ -28,3 +28,9 @@ VERIFIER = "clustercert:verify"
 
 CA_PROVER = "clustercert:ca-proof"
 """The user of the temporary certificates that prove whether API servers accept a client CA."""
+
+MANAGED_BY = {"app.kubernetes.io/managed-by": "clustercert"}
+"""The label on all of this service's objects in a cluster."""
+
+CLIENT_SIGNER = "kubernetes.io/kube-apiserver-client"
+"""The signer in clusters that signs client certificates for the API server."""

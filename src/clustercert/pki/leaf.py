@@ -311,6 +311,12 @@ def new_serial() -> int:
     return ticks << _RANDOM_SERIAL_BITS | int.from_bytes(os.urandom(_RANDOM_SERIAL_BITS // 8), "big")
 
 
+NEEDS_GENERATED_KEY = (
+    "csr: the cluster itself signs the certificates of this cluster, and signs only for keys that this service"
+    " generates. Leave out the CSR. With the command line, give --service-key, or leave out --local-key."
+)
+
+
 def new_signing_request(
     grant: Grant,
     public_key: PublicKey,
@@ -330,10 +336,7 @@ def new_signing_request(
     serial = new_serial()
     number = credential_number(serial)
     if profile == "kubernetes" and private_key is None:
-        raise InvalidRequest(
-            "csr: the cluster itself signs the certificates of this cluster, and signs only for keys that this service"
-            " generates. Leave out the CSR; with the command line, give --service-key or leave out --local-key."
-        )
+        raise InvalidRequest(NEEDS_GENERATED_KEY)
     return SigningRequest(
         grant=grant,
         public_key=public_key,

@@ -72,7 +72,7 @@ class LeafSigner(Protocol):
         """Sign a leaf. Returns the chain in DER, leaf first, without the root.
 
         The caller compares the chain with the request, see `leaf.check_leaf`. Raises only SignerError, RemoteFailed or
-        Unavailable.
+        Unavailable, or InvalidRequest if the lifetime is too short for the signer.
         """
 
 
@@ -99,6 +99,15 @@ class Signer(LeafSigner, Protocol):
     async def custody(self, ca: ClientCA) -> KeyCustody:
         """Return where the CA's key is."""
 
+    async def accept_secret(self, ca: ClientCA, registration: Registration, secret: bytes) -> bytes:
+        """Check a new credential for a CA. Returns the credential, sealed, for `ClientCA.sealed_key`.
+
+        Raises InvalidRequest if the credential does not work, or if the signer takes none.
+        """
+
+    async def maintain(self, ca: ClientCA) -> None:
+        """Renew the signer's access to the place that signs for a CA. Called about every hour for each CA."""
+
     async def delete_key(self, ca: ClientCA) -> str:
         """Delete the CA's key. Returns a sentence that says what happened to the key.
 
@@ -110,16 +119,42 @@ class Signer(LeafSigner, Protocol):
 
 
 @dataclass(frozen=True, slots=True)
+class SigningCluster:
+    """The address of a CA's cluster, and the CA's sealed secret."""
+
+    cluster_id: str
+    url: str
+    server_ca_pem: bytes
+    ca_id: str
+    sealed_key: bytes | None = field(repr=False)
+
+
+class SigningClusters(Protocol):
+    """Finds the clusters of CAs, and stores renewed secrets. Raises Unavailable."""
+
+    async def of_ca(self, ca_id: str) -> SigningCluster | None:
+        """Return a CA's cluster as stored now, or None if the CA was deleted."""
+
+    async def signed_by(self, cluster_id: str, signer: str) -> SigningCluster | None:
+        """Return a cluster with its newest CA of a signer that has a sealed secret, or None."""
+
+    async def exchange_secret(self, ca_id: str, before: bytes, after: bytes) -> bool:
+        """Replace a CA's sealed secret if it is still `before`. Returns whether it was replaced."""
+
+
+@dataclass(frozen=True, slots=True)
 class SignerContext:
     """What a signer is built from.
 
     Attributes:
         settings: the table `[signers.NAME]` from the settings.
         custody: encrypts the secrets that the signer stores in the database.
+        clusters: for signers that connect to clusters; None if there is no database.
     """
 
     settings: Mapping[str, object] = field(repr=False)
     custody: SecretSealer
+    clusters: SigningClusters | None = None
 
 
 # The class or function in a signer's entry point. The call raises ValueError for invalid settings, with a message that

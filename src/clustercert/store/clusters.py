@@ -196,7 +196,7 @@ class ClusterQueries(Queries):
                 await connection.execute(insert(_ca).values(ca_row(cluster.client_ca)))
 
     async def replace(self, cluster: Cluster, event: AuditEvent, before: Cluster | None = None) -> None:
-        """Replace a cluster's properties, but not its client CA.
+        """Replace a cluster's properties, and the sealed secret of its client CA.
 
         Removes the time of the last verification, unless only properties change that no verification depends on.
         Raises NotFound if the cluster was removed, or Conflict if the project has another cluster with this name. With
@@ -209,6 +209,11 @@ class ClusterQueries(Queries):
                 if not _verifies_the_same(current, cluster):
                     row["verified_at"] = None
                 await connection.execute(update(_cluster).where(_cluster.c.id == cluster.id).values(row))
+                if before is not None and cluster.client_ca != before.client_ca:
+                    sealed = {"sealed_key": cluster.client_ca.sealed_key}
+                    await connection.execute(
+                        update(_ca).where(_ca.c.id == cluster.client_ca.id).values(sealed)
+                    )
 
     async def record_verification(self, cluster: Cluster, at: datetime) -> None:
         """Record when a verification last found no fault, unless the cluster was changed since it was read."""

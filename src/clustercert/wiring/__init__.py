@@ -23,6 +23,7 @@ from clustercert.clusters.ca_progress import CaProgress
 from clustercert.clusters.ca_rotation import CaRotations
 from clustercert.clusters.discarded_keys import DiscardedKeys
 from clustercert.clusters.registry import Clusters
+from clustercert.clusters.signer_maintenance import SignerMaintenance
 from clustercert.custody import Custody
 from clustercert.custody.keks import NoKeks
 from clustercert.identity.roles import Roles
@@ -63,6 +64,7 @@ from clustercert.store.known_users import KnownUserQueries, UsernameQueries
 from clustercert.store.ledger import Ledger
 from clustercert.store.revocations import CrlQueries, RevocationQueries
 from clustercert.store.roles import MemberQueries
+from clustercert.store.signing_clusters import SigningClusterQueries
 from clustercert.wiring.authentication import (
     keystone_service,
     new_authenticator,
@@ -134,7 +136,7 @@ async def open_components(settings: Settings, *, with_keys: bool = True) -> Asyn
         stack.push_async_callback(keys.close)
         identity = _identity(settings, database, custody)
         stack.callback(identity.close)
-        signers = Signers(settings.signers, custody)
+        signers = Signers(settings.signers, custody, SigningClusterQueries(database))
         stack.push_async_callback(signers.close)
         components = _components(settings, database, custody, keys, identity, signers)
         stack.push_async_callback(components.connections.close)
@@ -179,6 +181,7 @@ def _components(
         clusters=Clusters(
             clusters,
             signers,
+            cas,
             now=utc_now,
             ca_key_type=settings.issuing.ca_key_type,
             limits=settings.limits.clusters,
@@ -311,6 +314,7 @@ def leader_jobs(components: Components) -> tuple[LeaderJob, ...]:
         (Leader(database, "audit"), _audit_work(components)),
         (Leader(database, "enforce", ENFORCEMENT_LEASE_SECONDS), [_enforcement(components)]),
         (Leader(database, "rotate", ROTATION_LEASE_SECONDS), [_rotation(components)]),
+        (Leader(database, "signers"), [maintenance.signer_maintenance(_signer_maintenance(components))]),
         (Leader(database, "discard"), [ca_rotation.key_deletion(components.discarded_keys.delete_all)]),
     )
     return tuple(LeaderJob(leader, pieces) for leader, pieces in work if pieces)
@@ -342,6 +346,10 @@ def _enforcement(components: Components) -> PeriodicWork:
         now=utc_now,
     )
     return PeriodicWork("reconcile clusters", reconciler.step, retry_seconds=1.0, finish=reconciler.finish)
+
+
+def _signer_maintenance(components: Components) -> SignerMaintenance:
+    return SignerMaintenance(SigningClusterQueries(components.database), components.clusters.signers)
 
 
 def _rotation(components: Components) -> PeriodicWork:

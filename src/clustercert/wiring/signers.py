@@ -7,7 +7,7 @@ from typing import Any, cast
 
 from clustercert.model.errors import SignerError
 from clustercert.pki.envelope import SecretSealer
-from clustercert.pki.signer import Signer, SignerContext, SignerFactory
+from clustercert.pki.signer import Signer, SignerContext, SignerFactory, SigningClusters
 from clustercert.settings import SettingsError
 
 
@@ -18,9 +18,15 @@ class Signers(Mapping[str, Signer]):
     installed. `__getitem__` raises SignerError if a signer has no settings but needs them.
     """
 
-    def __init__(self, settings: Mapping[str, Mapping[str, Any]], custody: SecretSealer) -> None:
+    def __init__(
+        self,
+        settings: Mapping[str, Mapping[str, Any]],
+        custody: SecretSealer,
+        clusters: SigningClusters | None = None,
+    ) -> None:
         self._settings = settings
         self._custody = custody
+        self._clusters = clusters
         self._built: dict[str, Signer] = {}
         for name in settings:
             if name not in self._points:
@@ -62,6 +68,6 @@ class Signers(Mapping[str, Signer]):
 
     def _build(self, name: str) -> Signer:
         factory = cast("SignerFactory", self._points[name].load())
-        signer = factory(SignerContext(self._settings.get(name, {}), self._custody))
+        signer = factory(SignerContext(self._settings.get(name, {}), self._custody, self._clusters))
         self._built[name] = signer
         return signer

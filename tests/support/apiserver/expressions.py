@@ -1,5 +1,6 @@
 """CEL as kube-apiserver evaluates it in match conditions and admission policies."""
 
+import base64
 from collections.abc import Callable, Mapping
 from functools import lru_cache
 
@@ -11,7 +12,11 @@ def _substring(text: str, start: int, end: int | None = None) -> str:
 
 
 # Kubernetes' own functions beyond the language's, as far as anything here uses them.
-_FUNCTIONS: dict[str, Callable[..., object]] = {"substring": _substring}
+_FUNCTIONS: dict[str, Callable[..., object]] = {
+    "substring": _substring,
+    "replace": lambda text, old, new: text.replace(old, new),
+    "base64.decode": lambda text: base64.b64decode(text, validate=True),
+}
 
 
 class ExpressionError(Exception):

@@ -232,6 +232,19 @@ async def ca_bundle(
     write_out(chain_pem(await operator.components.clusters.queries.bundle(cluster.id)).decode())
 
 
+@app.command("signer-access")
+def signer_access() -> None:
+    """Print the service account and the rights that the signer csr_api needs in a cluster, and an admission policy.
+
+    Pipe the output into `kubectl apply -f -`, before you register the cluster with `--signer csr_api`. The admission
+    policy limits which certificates the account can approve, and needs Kubernetes 1.30 or newer.
+    """
+    from clustercert.kubernetes.setup import signer_access as access
+    from clustercert.kubernetes.setup.documents import to_yaml
+
+    write_out(to_yaml(access.signer_access()))
+
+
 @app.command()
 def rbac(context: typer.Context, bind: BindOption = None) -> None:
     """Print ClusterRoleBindings for the policy's groups.

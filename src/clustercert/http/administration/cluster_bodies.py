@@ -6,7 +6,7 @@ from typing import Annotated, Any, TypeVar
 
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
-from pydantic import AliasPath, BaseModel, BeforeValidator, Field, create_model
+from pydantic import AliasPath, BaseModel, BeforeValidator, Field, SecretStr, create_model
 
 from clustercert.http.administration.changes import ResourceBody
 from clustercert.http.paging import PageBody
@@ -59,6 +59,11 @@ class ClusterRequest(ResourceBody):
 
     name: str | None = Field(
         default=None, description="A new name. By default, the cluster keeps its name. Only for operators."
+    )
+    signer_token: SecretStr | None = Field(
+        default=None,
+        description="A token of the service account with which the signer csr_api logs in to the cluster. Never shown."
+        " Only for operators.",
     )
 
 

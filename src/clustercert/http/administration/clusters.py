@@ -79,8 +79,9 @@ async def put_cluster(change: AdminChange, project_id: str, cluster: str) -> Res
     """Register or change a cluster. `cluster` is the name or, for an existing cluster, the name or id.
 
     Only for project admins and operators. Only operators may rename a cluster, and set or change `labels`, `admission`,
-    `credential_roles`, `api_servers` and `signer`. Only operators may change the address and CA of a cluster that has
-    `admission` or `credential_roles`, or whose service accounts can log in.
+    `credential_roles`, `api_servers`, `signer` and `signer_token`. Only operators may change the address and CA of a
+    cluster that has `admission` or `credential_roles`, that signs its certificates itself, or whose service accounts
+    can log in.
     """
     call = change.call
     clusters, actor = call.services.clusters, call.caller.actor
@@ -96,17 +97,22 @@ async def put_cluster(change: AdminChange, project_id: str, cluster: str) -> Res
         if fields["name"] is None:
             fields["name"] = before.name if before is not None else cluster
         registration = clusters.checked(new_registration(fields, options))
-        _require_rights(change, before, registration)
+        token = body.signer_token
+        await _require_rights(change, before, registration, gives_token=token is not None)
         _check_policy(change, options or ClusterOptions(), registration.options)
+        # A dry run sends the token nowhere.
+        secret = token.get_secret_value().encode() if token is not None and not change.dry_run else None
         if before is not None:
-            return await clusters.replace(before, registration, actor=actor)
+            return await clusters.replace(before, registration, actor=actor, secret=secret)
         if _ID.fullmatch(cluster):
             raise NotFound(f"There is no cluster with the id {cluster}.")
         if registration.name != cluster:
             raise InvalidRequest(
                 "name: a new cluster gets the name in the path. Send this name, or leave it out."
             )
-        prepared = prepared or await clusters.prepare(project_id, registration, planned=change.dry_run)
+        prepared = prepared or await clusters.prepare(
+            project_id, registration, secret=secret, planned=change.dry_run
+        )
         await clusters.register(prepared, actor=actor)
         return prepared
 
@@ -145,7 +151,9 @@ async def deleted_keys(change: Change, cluster_id: str) -> JsonObject:
     return {"keys": [bodies.KeyDeletionBody.render(each) for each in deleted]}
 
 
-def _require_rights(change: Change, before: Cluster | None, registration: Registration) -> None:
+async def _require_rights(
+    change: Change, before: Cluster | None, registration: Registration, *, gives_token: bool
+) -> None:
     """Raise Forbidden if a project admin changes fields on which policy rules or connections of the service depend."""
     if operates(change.call.caller):
         return
@@ -160,10 +168,16 @@ def _require_rights(change: Change, before: Cluster | None, registration: Regist
         # The service sends temporary certificates to these addresses while it rotates the client CA.
         "api_servers": registration.api_servers != (before.api_servers if before is not None else ()),
         "signer": registration.signer != (before.signer if before is not None else LOCAL),
+        "signer_token": gives_token,
     }
-    if before is not None and is_connected:
-        changed["internal_url"] = registration.internal_url != before.internal_url
-        changed["server_ca"] = registration.server_ca_pem != before.server_ca_pem
+    if before is not None:
+        address = {
+            "internal_url": registration.internal_url != before.internal_url,
+            "server_ca": registration.server_ca_pem != before.server_ca_pem,
+        }
+        clusters = change.call.services.clusters
+        if is_connected or (any(address.values()) and await clusters.gets_credentials(before)):
+            changed |= address
     if fields := [name for name, is_changed in changed.items() if is_changed]:
         raise Forbidden(f"{', '.join(fields)}: only operators may set or change this.")
 

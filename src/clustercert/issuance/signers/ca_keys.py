@@ -10,7 +10,8 @@ from cryptography.exceptions import InvalidSignature
 
 from clustercert.model import ClientCA, KeyType, PrivateKey, PublicKey, SigningRequest, new_id
 from clustercert.model.choices import LeafProfile
-from clustercert.model.errors import NotFound, SignerError
+from clustercert.model.clusters import Registration
+from clustercert.model.errors import InvalidRequest, NotFound, SignerError
 from clustercert.pki.client_ca import ca_subject, client_ca_builder, signature_digest
 from clustercert.pki.crl import CrlContent, new_crl
 from clustercert.pki.keys import key_type_of, new_key
@@ -62,6 +63,8 @@ class KeySigner:
 
     async def create_ca(self, request: CaRequest) -> ClientCA:
         """Create a self-signed CA with a new key."""
+        if request.secret is not None:
+            raise InvalidRequest(f"signer_token: the signer {self._name} takes no token. Leave it out.")
         ca_id = new_id()
         key = await self._keys.create_key(ca_id, request.key_type)
         # Verifiers find the issuer by name, so all CAs of a cluster need different names.
@@ -106,6 +109,13 @@ class KeySigner:
     async def custody(self, ca: ClientCA) -> KeyCustody:
         """Return where the CA's key is."""
         return await self._keys.custody(ca)
+
+    async def accept_secret(self, ca: ClientCA, _registration: Registration, _secret: bytes) -> bytes:
+        """Raise InvalidRequest: this signer takes no credential for a single cluster."""
+        raise InvalidRequest(f"signer_token: the signer {ca.signer} takes no token. Leave it out.")
+
+    async def maintain(self, _ca: ClientCA) -> None:
+        """Do nothing: access is not specific to a CA."""
 
     async def delete_key(self, ca: ClientCA) -> str:
         """Delete the CA's key, if it still exists."""

@@ -2,12 +2,15 @@
 
 import asyncio
 from collections.abc import Coroutine
+from dataclasses import dataclass
 from typing import Any, TypeVar
 
+from cachetools import LRUCache
 from pydantic import Field
 
 from clustercert.model import ClientCA, SigningRequest
 from clustercert.model.choices import LeafProfile
+from clustercert.model.clusters import Registration
 from clustercert.model.errors import Unavailable
 from clustercert.pki.crl import CrlContent
 from clustercert.pki.signer import CaRequest, KeyCustody, Signer
@@ -30,15 +33,34 @@ class SignerLimits(Section):
     timeout: float = Field(default=5, gt=0, le=60)
 
 
-class LimitedSigner:
-    """Passes calls to a signer, within limits. Raises Unavailable if a limit is exceeded."""
+@dataclass(slots=True)
+class _Queue:
+    """The calls that wait, and those that are being made.
 
-    def __init__(self, name: str, signer: Signer, limits: SignerLimits) -> None:
+    Attributes:
+        pending: number of calls, waiting or not.
+    """
+
+    slots: asyncio.Semaphore
+    pending: int = 0
+
+
+class LimitedSigner:
+    """Passes calls to a signer, within limits. Raises Unavailable if a limit is exceeded.
+
+    Args:
+        per_cluster: whether each cluster has a queue and slots of its own, because each cluster is a signing place of
+            its own.
+    """
+
+    MAX_QUEUES = 4096
+
+    def __init__(self, name: str, signer: Signer, limits: SignerLimits, *, per_cluster: bool = False) -> None:
         self._name = name
         self._signer = signer
         self._limits = limits
-        self._slots = asyncio.Semaphore(limits.concurrency)
-        self._pending = 0
+        self._per_cluster = per_cluster
+        self._queues: LRUCache[str, _Queue] = LRUCache(self.MAX_QUEUES)
 
     @property
     def takes_serial(self) -> bool:
@@ -57,37 +79,45 @@ class LimitedSigner:
 
     async def create_ca(self, request: CaRequest) -> ClientCA:
         """Create a client CA."""
-        return await self._limited(self._signer.create_ca(request))
+        return await self._limited(request.cluster_id, self._signer.create_ca(request))
 
     async def sign(self, request: SigningRequest) -> tuple[bytes, ...]:
         """Sign a leaf."""
-        return await self._limited(self._signer.sign(request))
+        return await self._limited(request.ca.cluster_id, self._signer.sign(request))
 
     async def sign_crl(self, ca: ClientCA, content: CrlContent) -> bytes:
         """Sign a CRL."""
-        return await self._limited(self._signer.sign_crl(ca, content))
+        return await self._limited(ca.cluster_id, self._signer.sign_crl(ca, content))
 
     async def custody(self, ca: ClientCA) -> KeyCustody:
         """Return where the CA's key is."""
-        return await self._limited(self._signer.custody(ca))
+        return await self._limited(ca.cluster_id, self._signer.custody(ca))
+
+    async def accept_secret(self, ca: ClientCA, registration: Registration, secret: bytes) -> bytes:
+        """Check and seal a new credential for a CA."""
+        return await self._limited(ca.cluster_id, self._signer.accept_secret(ca, registration, secret))
+
+    async def maintain(self, ca: ClientCA) -> None:
+        """Renew the signer's access."""
+        await self._limited(ca.cluster_id, self._signer.maintain(ca))
 
     async def delete_key(self, ca: ClientCA) -> str:
         """Delete the CA's key."""
-        return await self._limited(self._signer.delete_key(ca))
+        return await self._limited(ca.cluster_id, self._signer.delete_key(ca))
 
     async def close(self) -> None:
         """Release the signer's connections and threads."""
         await self._signer.close()
 
-    async def _limited(self, call: Coroutine[Any, Any, T]) -> T:
-        limits = self._limits
-        if self._pending >= limits.concurrency + limits.queue:
+    async def _limited(self, cluster_id: str, call: Coroutine[Any, Any, T]) -> T:
+        limits, queue = self._limits, self._queue(cluster_id)
+        if queue.pending >= limits.concurrency + limits.queue:
             call.close()
             raise Unavailable(f"Too many requests are waiting for the signer {self._name}. Try again later.")
-        self._pending += 1
+        queue.pending += 1
         try:
             async with asyncio.timeout(limits.timeout):
-                async with self._slots:
+                async with queue.slots:
                     return await call
         except TimeoutError as error:
             raise Unavailable(
@@ -95,5 +125,12 @@ class LimitedSigner:
                 retry_after=5,
             ) from error
         finally:
-            self._pending -= 1
+            queue.pending -= 1
             call.close()
+
+    def _queue(self, cluster_id: str) -> _Queue:
+        key = cluster_id if self._per_cluster else ""
+        queue = self._queues.get(key)
+        if queue is None:
+            queue = self._queues[key] = _Queue(asyncio.Semaphore(self._limits.concurrency))
+        return queue

@@ -4,8 +4,8 @@ A ConfigMap lists the credential numbers of the revoked certificates that have n
 """
 
 from clustercert.kubernetes.setup.cel import has_credential_group, string
-from clustercert.kubernetes.setup.documents import MANAGED_BY
 from clustercert.model import CREDENTIAL_PREFIX, JsonObject
+from clustercert.model.kubernetes import MANAGED_BY
 
 NAMESPACE = "clustercert"
 CONFIG_MAP = "clustercert-revoked"

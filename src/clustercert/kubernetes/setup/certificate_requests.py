@@ -5,9 +5,8 @@ the certificates that these signers issue, and can't revoke them.
 """
 
 from clustercert.kubernetes.setup.cel import has_credential_group, string, strings
-from clustercert.kubernetes.setup.documents import MANAGED_BY
 from clustercert.model import JsonObject
-from clustercert.model.kubernetes import SERVICE
+from clustercert.model.kubernetes import MANAGED_BY, SERVICE
 
 POLICY = "clustercert-certificate-requests"
 

@@ -7,9 +7,6 @@ import yaml
 from clustercert.model import JsonObject
 from clustercert.yaml_text import Dumper
 
-MANAGED_BY = {"app.kubernetes.io/managed-by": "clustercert"}
-"""The label on all of this service's objects in a cluster."""
-
 
 def to_yaml(documents: Iterable[JsonObject]) -> str:
     """Write the documents as one YAML stream. Keeps the order of fields."""

@@ -6,9 +6,8 @@ from collections.abc import Iterable, Mapping
 
 from clustercert.kubernetes.setup.admission import CONFIG_MAP, NAMESPACE
 from clustercert.kubernetes.setup.cel import string, strings
-from clustercert.kubernetes.setup.documents import MANAGED_BY
 from clustercert.model import CREDENTIAL_PREFIX, JsonObject
-from clustercert.model.kubernetes import SERVICE
+from clustercert.model.kubernetes import MANAGED_BY, SERVICE
 
 # ClusterRoles for the groups in the default policy.
 DEFAULT_BINDINGS = {
@@ -45,7 +44,7 @@ def token_review_access() -> list[JsonObject]:
             "apiVersion": f"{_RBAC}/v1",
             "kind": "ClusterRole",
             "metadata": {"name": name, "labels": MANAGED_BY},
-            "rules": [_rule("authentication.k8s.io", "tokenreviews", ["create"])],
+            "rules": [role_rule("authentication.k8s.io", "tokenreviews", ["create"])],
         },
         cluster_role_binding(name, SERVICE, name),
     ]
@@ -66,9 +65,9 @@ def _revoked_ids_access() -> list[JsonObject]:
             "kind": "Role",
             "metadata": metadata,
             "rules": [
-                _rule("", "configmaps", ["get", "update", "patch"], [CONFIG_MAP]),
+                role_rule("", "configmaps", ["get", "update", "patch"], [CONFIG_MAP]),
                 # Use a separate rule, because RBAC can't restrict the verb `create` to one name.
-                _rule("", "configmaps", ["create"]),
+                role_rule("", "configmaps", ["create"]),
             ],
         },
         {
@@ -89,9 +88,9 @@ def _binding_access(roles: list[str]) -> list[JsonObject]:
             "kind": "ClusterRole",
             "metadata": {"name": name, "labels": MANAGED_BY},
             "rules": [
-                _rule(_RBAC, "clusterrolebindings", ["get", "list", "create", "delete"]),
+                role_rule(_RBAC, "clusterrolebindings", ["get", "list", "create", "delete"]),
                 # Kubernetes requires the verb `bind` for binding a role with rights that the caller does not have.
-                _rule(_RBAC, "clusterroles", ["bind"], roles),
+                role_rule(_RBAC, "clusterroles", ["bind"], roles),
             ],
         },
         cluster_role_binding(name, SERVICE, name),
@@ -152,7 +151,7 @@ def _service_policy(condition: str, messages: Mapping[str, str]) -> list[JsonObj
     ]
 
 
-def _rule(api_group: str, resource: str, verbs: list[str], names: list[str] | None = None) -> JsonObject:
+def role_rule(api_group: str, resource: str, verbs: list[str], names: list[str] | None = None) -> JsonObject:
     named = {"resourceNames": names} if names else {}
     return {"apiGroups": [api_group], "resources": [resource], **named, "verbs": verbs}
 

@@ -8,7 +8,6 @@ import posixpath
 from pathlib import Path
 
 from clustercert.kubernetes.setup.choices import GivenChoices, SetupError, read_choices
-from clustercert.kubernetes.setup.documents import MANAGED_BY
 from clustercert.kubernetes.setup.readme import chosen_text
 from clustercert.kubernetes.setup.values import (
     CLIENT_CA_BUNDLE,
@@ -19,6 +18,7 @@ from clustercert.kubernetes.setup.values import (
     secret_of,
 )
 from clustercert.model import Cluster
+from clustercert.model.kubernetes import MANAGED_BY
 from clustercert.secure_file import write_private
 
 REMOVE = "REMOVE.md"

@@ -1,0 +1,459 @@
+"""The signer for clusters that sign with their own CA, through the Kubernetes API for certificates.
+
+This service has no CA key. It logs in to the cluster with a token of a service account, and renews the token itself.
+"""
+
+import contextlib
+import time
+from collections.abc import AsyncIterator, Callable, Iterator
+from dataclasses import dataclass, field, replace
+from datetime import datetime, timedelta
+
+import structlog
+from cachetools import LRUCache
+from cryptography import x509
+from pydantic import Field
+
+from clustercert.issuance.signers.account_tokens import AccountToken, new_token, parse_token
+from clustercert.issuance.signers.certificate_requests import SHORTEST, CertificateRequests, NotSigned
+from clustercert.issuance.signers.limited import LimitedSigner, SignerLimits
+from clustercert.issuance.signers.signer_settings import parsed_settings
+from clustercert.kube_api import KubeApi, Refused
+from clustercert.model import ClientCA, Grant, SigningRequest, new_id, utc_now
+from clustercert.model.choices import LeafProfile
+from clustercert.model.clusters import Registration
+from clustercert.model.errors import (
+    ClustercertError,
+    InvalidRequest,
+    NotFound,
+    RemoteFailed,
+    SignerError,
+)
+from clustercert.model.kubernetes import CLIENT_SIGNER
+from clustercert.pki.certificates import fingerprint, parse_certificates
+from clustercert.pki.crl import CrlContent
+from clustercert.pki.envelope import SecretSealer
+from clustercert.pki.keys import accepted_key, key_kind, new_key
+from clustercert.pki.leaf import check_leaf, new_signing_request
+from clustercert.pki.signer import CaRequest, KeyCustody, SignerContext, SigningCluster, SigningClusters
+from clustercert.policy.lifetime import BACKDATE
+from clustercert.policy.setting_types import Lifetime
+
+logger = structlog.get_logger()
+
+NAME = "csr_api"
+# The user of the temporary certificate with which a cluster proves that it signs. The certificate has no rights.
+TEST_USER = "clustercert:verify"
+TEST_LIFETIME = timedelta(minutes=15)
+# How long a cluster may take to sign the test request.
+TEST_SECONDS = 5.0
+# A request asks for a slightly shorter validity than the policy grants: the cluster counts from the time at which it
+# signs, by its own clock. So the certificate never ends later than the policy allows.
+MARGIN = timedelta(seconds=30)
+MAX_OPEN = 256
+RENEWAL_PAUSE_SECONDS = 60.0
+
+# kube-apiserver writes the content of --client-ca-file into this ConfigMap.
+_BUNDLE = "/api/v1/namespaces/kube-system/configmaps/extension-apiserver-authentication"
+_BUNDLE_KEY = "client-ca-file"
+_UNAUTHORIZED, _FORBIDDEN, _NOT_FOUND = 401, 403, 404
+_TOKEN_ADVICE = (
+    "Create one with `kubectl create token -n clustercert clustercert-signer`, and give it with"
+    " --signer-token-file."
+)
+_UNTRUSTED = (
+    "signer: the cluster signed the test request with a CA that its API server does not trust for clients. Correct"
+    " --client-ca-file of the API server, or --cluster-signing-cert-file of kube-controller-manager."
+)
+_UNKNOWN_CA = (
+    "signer: the CA that signed the test request is not known. Let the service's account read the ConfigMap"
+    " kube-system/extension-apiserver-authentication, or add this CA to the cluster's server_ca."
+)
+# The names of managed Kubernetes that never signs, by a part of the version that its API server tells.
+_NEVER_SIGNS = {"-eks-": "Amazon EKS"}
+
+
+class CsrApiSettings(SignerLimits):
+    """`[signers.csr_api]`: the cluster's own CA signs, through the cluster's API for certificates.
+
+    All limits are for each cluster. See [csr-api.md](csr-api.md).
+
+    Attributes:
+        token_lifetime: lifetime of the tokens with which the service logs in to clusters. The service renews a token
+            after half of this time.
+        concurrency: number of simultaneous requests to a cluster, per worker.
+        queue: number of requests that may wait for a cluster, per worker. Further requests get status 503.
+        timeout: longest time in seconds for waiting and signing together. Then the request gets status 503.
+    """
+
+    token_lifetime: Lifetime = Field(default=timedelta(days=7), ge=timedelta(hours=1), le=timedelta(days=90))
+    concurrency: int = Field(default=8, ge=1, le=256)
+    queue: int = Field(default=256, ge=1, le=100_000)
+    # MARGIN must be longer.
+    timeout: float = Field(default=15, gt=0, le=25)
+
+
+def csr_api_signer(context: SignerContext) -> LimitedSigner:
+    """Build the signer. Raises ValueError for invalid settings."""
+    settings = parsed_settings(CsrApiSettings, context.settings)
+    if context.clusters is None:
+        raise ValueError("the signer csr_api needs the service's database")
+    signer = CsrApiSigner(context.clusters, context.custody, settings.token_lifetime)
+    return LimitedSigner(NAME, signer, settings, per_cluster=True)
+
+
+@dataclass(slots=True, eq=False)
+class _Account:
+    """An open connection to a cluster, and the token that it uses.
+
+    Attributes:
+        target: the cluster's address and CAs when the connection was opened.
+        sealed: the sealed token in the database from which `token` comes.
+        users: number of tasks that use the connection now. The last task closes a retired connection.
+    """
+
+    api: KubeApi
+    requests: CertificateRequests
+    target: tuple[str, bytes]
+    token: AccountToken
+    sealed: bytes
+    users: int = 0
+    retired: bool = False
+
+    async def close(self) -> None:
+        await self.requests.close()
+        await self.api.close()
+
+
+@dataclass(slots=True)
+class CsrApiSigner:
+    """Lets each cluster sign its own certificates.
+
+    Attributes:
+        token_lifetime: lifetime of renewed tokens.
+        now: returns the current time in UTC.
+    """
+
+    clusters: SigningClusters
+    custody_of_secrets: SecretSealer
+    token_lifetime: timedelta
+    now: Callable[[], datetime] = utc_now
+    _accounts: LRUCache[str, _Account] = field(default_factory=lambda: LRUCache(MAX_OPEN))
+    _renew_after: LRUCache[str, float] = field(default_factory=lambda: LRUCache(4096))
+
+    @property
+    def takes_serial(self) -> bool:
+        """No: the cluster chooses the serial."""
+        return False
+
+    @property
+    def profile(self) -> LeafProfile:
+        """As kube-controller-manager encodes leaves."""
+        return "kubernetes"
+
+    @property
+    def is_ca_of_cluster(self) -> bool:
+        """Yes: the CA also signs the certificates of the cluster's components."""
+        return True
+
+    async def create_ca(self, request: CaRequest) -> ClientCA:
+        """Return the cluster's own CA, which a test request reveals. The requested key type and validity are ignored.
+
+        Without a new token, uses the token of the cluster's present CA, if this signer has it.
+        """
+        secret = request.secret or await self._stored_token(request.cluster_id)
+        if secret is None:
+            raise InvalidRequest(
+                f"signer_token: the signer csr_api needs a token of its service account. {_TOKEN_ADVICE}"
+            )
+        ca_id = new_id()
+        certificate, token = await self._tested(request.cluster_id, request.registration, parse_token(secret))
+        return ClientCA(
+            id=ca_id,
+            cluster_id=request.cluster_id,
+            certificate=certificate,
+            sealed_key=await self.custody_of_secrets.seal(token.text.encode(), _bound_to(ca_id)),
+            signer=NAME,
+            key_reference=CLIENT_SIGNER,
+        )
+
+    async def sign(self, request: SigningRequest) -> tuple[bytes, ...]:
+        """Have the cluster sign a leaf."""
+        if request.csr is None:
+            raise SignerError("The signer csr_api was called without a CSR.")
+        lifetime = request.grant.not_after - self.now() - MARGIN
+        if lifetime < SHORTEST:
+            raise InvalidRequest(
+                "The cluster itself signs this certificate, for at least 10 minutes. Request at least 11 minutes."
+            )
+        async with self._account(request.ca) as account:
+            with _explained():
+                chain = await account.requests.sign(
+                    account.api, account.token, request.csr, _usages(request), lifetime
+                )
+                if not _is_signed_by(chain, request.ca.certificate):
+                    raise SignerError(await self._other_ca(account.api, chain, request.ca.certificate))
+                return chain
+
+    async def sign_crl(self, _ca: ClientCA, _content: CrlContent) -> bytes:
+        """Raise NotFound: only the cluster has the CA's key."""
+        raise NotFound(
+            "The cluster's own CA signs this cluster's certificates, so this service has no CRL for it."
+        )
+
+    async def custody(self, ca: ClientCA) -> KeyCustody:
+        """Return what the cluster says about the CA."""
+        async with self._account(ca) as account:
+            with _explained():
+                bundle = await _read_bundle(account.api)
+            in_bundle = "unknown" if bundle is None else str(ca.certificate in bundle).lower()
+            return KeyCustody(
+                "the cluster's control plane; this service has no CA key, and can only ask the cluster to sign",
+                {
+                    "account": account.token.username,
+                    "token_expires_at": f"{account.token.expires_at:%Y-%m-%dT%H:%M:%SZ}",
+                    "ca_in_client_ca_file": in_bundle,
+                },
+            )
+
+    async def accept_secret(self, ca: ClientCA, registration: Registration, secret: bytes) -> bytes:
+        """Check a new token with a test request, and return a renewed token, sealed."""
+        certificate, token = await self._tested(ca.cluster_id, registration, parse_token(secret))
+        if certificate != ca.certificate:
+            raise InvalidRequest(f"signer_token: {_rotated(certificate, ca.certificate)}")
+        return await self.custody_of_secrets.seal(token.text.encode(), _bound_to(ca.id))
+
+    async def maintain(self, ca: ClientCA) -> None:
+        """Renew the token, and delete requests that a killed process left in the cluster."""
+        async with self._account(ca) as account:
+            with _explained():
+                count = await account.requests.delete_leftovers(account.api, account.token, self.now())
+            if count:
+                logger.warning(
+                    "certificate requests left behind were deleted", cluster=ca.cluster_id, count=count
+                )
+
+    async def delete_key(self, ca: ClientCA) -> str:
+        """Delete nothing in the cluster."""
+        if (account := self._accounts.pop(ca.id, None)) is not None:
+            await self._retire(account)
+        return (
+            "The cluster keeps its own CA. The service's token was deleted from the database; to end the access at"
+            " once, delete the service account clustercert-signer in the cluster."
+        )
+
+    async def close(self) -> None:
+        """Close the connections to clusters."""
+        while self._accounts:
+            _, account = self._accounts.popitem()
+            await account.close()
+
+    @contextlib.asynccontextmanager
+    async def _account(self, ca: ClientCA) -> AsyncIterator[_Account]:
+        """Open a connection, or reuse it, with the token that the database has now. Renews the token if it is due."""
+        cluster = await self.clusters.of_ca(ca.id)
+        if cluster is None or cluster.sealed_key is None or ca.sealed_key is None:
+            raise SignerError("The database does not have the token of this client CA.")
+        account = self._accounts.get(ca.id)
+        if account is None or (*account.target, account.sealed) != (*_target(cluster), cluster.sealed_key):
+            account = await self._opened(cluster, cluster.sealed_key)
+        account.users += 1
+        try:
+            self._require_valid(account.token)
+            await self._renew(ca, account)
+            yield account
+        finally:
+            account.users -= 1
+            if account.retired and not account.users:
+                await account.close()
+
+    async def _opened(self, cluster: SigningCluster, sealed: bytes) -> _Account:
+        token = parse_token(await self.custody_of_secrets.unseal(sealed, _bound_to(cluster.ca_id)))
+        api = KubeApi(*_target(cluster), None)
+        api.use_token(token.text)
+        account = _Account(api, CertificateRequests(cluster.cluster_id), _target(cluster), token, sealed)
+        replaced = self._accounts.pop(cluster.ca_id, None)
+        if replaced is None and len(self._accounts) >= MAX_OPEN:
+            _, replaced = self._accounts.popitem()
+        self._accounts[cluster.ca_id] = account
+        if replaced is not None:
+            await self._retire(replaced)
+        return account
+
+    async def _retire(self, account: _Account) -> None:
+        account.retired = True
+        if not account.users:
+            await account.close()
+
+    def _require_valid(self, token: AccountToken) -> None:
+        if token.expires_at <= self.now():
+            raise RemoteFailed(
+                f"The service's token for this cluster expired at {token.expires_at:%Y-%m-%d %H:%M} UTC. The operator"
+                " must give a new one with `clustercert cluster update CLUSTER --signer-token-file FILE`."
+            )
+
+    async def _renew(self, ca: ClientCA, account: _Account) -> None:
+        """Replace the token if half of its lifetime is over. Logs a failure, because the old token is still valid."""
+        before = account.sealed
+        if self.now() < account.token.renew_at or time.monotonic() < self._renew_after.get(ca.id, 0):
+            return
+        self._renew_after[ca.id] = time.monotonic() + RENEWAL_PAUSE_SECONDS
+        try:
+            token = await new_token(account.api, account.token, self.token_lifetime)
+            sealed = await self.custody_of_secrets.seal(token.text.encode(), _bound_to(ca.id))
+            # If another worker was faster, the next request reads its token.
+            if await self.clusters.exchange_secret(ca.id, before, sealed):
+                account.api.use_token(token.text)
+                account.token, account.sealed = token, sealed
+        except ClustercertError as error:
+            logger.warning(
+                "token of signer not renewed",
+                cluster=ca.cluster_id,
+                expires_at=account.token.expires_at,
+                error=error.message,
+            )
+
+    async def _stored_token(self, cluster_id: str) -> bytes | None:
+        found = await self.clusters.signed_by(cluster_id, NAME)
+        if found is None or found.sealed_key is None:
+            return None
+        return await self.custody_of_secrets.unseal(found.sealed_key, _bound_to(found.ca_id))
+
+    async def _tested(
+        self, cluster_id: str, registration: Registration, token: AccountToken
+    ) -> tuple[x509.Certificate, AccountToken]:
+        """Have the cluster sign a test request. Returns the CA that signed it, and a renewed token.
+
+        Raises InvalidRequest if the cluster or the token is not fit, SignerError, RemoteFailed or Unavailable.
+        """
+        if token.expires_at <= self.now():
+            raise InvalidRequest(f"signer_token: the token has expired. {_TOKEN_ADVICE}")
+        requests = CertificateRequests(cluster_id)
+        async with KubeApi(registration.internal_url, registration.server_ca_pem, None) as api:
+            api.use_token(token.text)
+            try:
+                with _explained():
+                    version = str((await api.get("/version")).get("gitVersion", ""))
+                    if never := next((name for part, name in _NEVER_SIGNS.items() if part in version), None):
+                        raise InvalidRequest(
+                            f"signer: {never} ({version}) never signs client certificates. Use another signer."
+                        )
+                    bundle = await _read_bundle(api)
+                    cas = bundle or parse_certificates(registration.server_ca_pem)
+                    certificate = await self._signed_test(api, token, requests, cas)
+                    if certificate is None:
+                        raise InvalidRequest(_UNTRUSTED if bundle else _UNKNOWN_CA)
+                    return certificate, await new_token(api, token, self.token_lifetime)
+            finally:
+                await requests.close()
+
+    async def _signed_test(
+        self,
+        api: KubeApi,
+        token: AccountToken,
+        requests: CertificateRequests,
+        cas: tuple[x509.Certificate, ...],
+    ) -> x509.Certificate | None:
+        """Return the CA that signs a test request, or `None` if it is none of `cas`."""
+        now, key = self.now().replace(microsecond=0), new_key("ec-p256")
+        grant = Grant(None, TEST_USER, (), now - BACKDATE, now + TEST_LIFETIME + MARGIN)
+        ca = ClientCA(id="", cluster_id=requests.cluster_id, certificate=cas[0], sealed_key=None)
+        request = new_signing_request(
+            grant, key.public_key(), ca, takes_serial=False, profile="kubernetes", private_key=key
+        )
+        try:
+            chain = await requests.sign(
+                api, token, request.csr or b"", _usages(request), TEST_LIFETIME, seconds=TEST_SECONDS
+            )
+        except NotSigned as error:
+            raise RemoteFailed(
+                f"The cluster did not sign a test request within {TEST_SECONDS:g} seconds. Check that its"
+                f" kube-controller-manager signs for {CLIENT_SIGNER}; some managed clusters never do."
+            ) from error
+        signer = next((each for each in cas if _is_signed_by(chain, each)), None)
+        if signer is None:
+            return None
+        try:
+            accepted_key(signer.public_key())
+        except InvalidRequest as error:
+            raise InvalidRequest(
+                "signer: the key of the cluster's client CA has a type that is not supported."
+            ) from error
+        check_leaf(chain, replace(request, ca=replace(ca, certificate=signer)))
+        return signer
+
+    async def _other_ca(self, api: KubeApi, chain: tuple[bytes, ...], ca: x509.Certificate) -> str:
+        """Return a sentence about a certificate that the registered CA did not sign."""
+        bundle = await _read_bundle(api) or ()
+        signer = next((each for each in bundle if _is_signed_by(chain, each)), None)
+        if signer is None:
+            return "The cluster signed with a CA that its API server does not trust for clients. Tell the operator."
+        return _rotated(signer, ca)
+
+
+def _rotated(signer: x509.Certificate, ca: x509.Certificate) -> str:
+    return (
+        f"The cluster now signs with another CA ({_shown(signer)}) than the registered one ({_shown(ca)}). The operator"
+        " must rotate the cluster's client CA with `clustercert cluster ca rotate CLUSTER`."
+    )
+
+
+def _shown(ca: x509.Certificate) -> str:
+    return f"{ca.subject.rfc4514_string()}, SHA-256 {fingerprint(ca).hex()[:16]}…"
+
+
+async def _read_bundle(api: KubeApi) -> tuple[x509.Certificate, ...] | None:
+    """Return the API server's client CAs, or `None` if the account may not read them."""
+    try:
+        data = (await api.get(_BUNDLE)).get("data")
+    except Refused as refused:
+        if refused.http_status in (_FORBIDDEN, _NOT_FOUND):
+            return None
+        raise
+    pem = str(data.get(_BUNDLE_KEY, "")) if isinstance(data, dict) else ""
+    try:
+        return parse_certificates(pem.encode())
+    except InvalidRequest as error:
+        raise RemoteFailed("The cluster's list of client CAs can't be read. Tell the operator.") from error
+
+
+def _is_signed_by(chain: tuple[bytes, ...], ca: x509.Certificate) -> bool:
+    try:
+        x509.load_der_x509_certificate(chain[0]).verify_directly_issued_by(ca)
+    # The library documents no common class: InvalidSignature, TypeError, ValueError, UnsupportedAlgorithm.
+    except Exception:  # noqa: BLE001 - see above
+        return False
+    return True
+
+
+def _usages(request: SigningRequest) -> tuple[str, ...]:
+    is_rsa = key_kind(type(request.public_key)) == "rsa"
+    return ("client auth", "digital signature", *(("key encipherment",) if is_rsa else ()))
+
+
+def _target(cluster: SigningCluster) -> tuple[str, bytes]:
+    return cluster.url, cluster.server_ca_pem
+
+
+def _bound_to(ca_id: str) -> str:
+    return f"client_ca:{ca_id}"
+
+
+@contextlib.contextmanager
+def _explained() -> Iterator[None]:
+    """Explain the API server's refusals that the operator can correct."""
+    try:
+        yield
+    except Refused as refused:
+        if refused.http_status == _UNAUTHORIZED:
+            raise RemoteFailed(
+                "The cluster does not accept the service's token. The operator must give a new one with"
+                " `clustercert cluster update CLUSTER --signer-token-file FILE`."
+            ) from refused
+        if refused.http_status == _FORBIDDEN:
+            raise RemoteFailed(
+                "The cluster forbids what the service's account asks for: the account lacks a right, or an admission"
+                " policy refuses the certificate. The operator must apply the output of"
+                " `clustercert kubernetes signer-access`, and read the service's log."
+            ) from refused
+        raise

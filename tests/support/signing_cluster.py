@@ -1,0 +1,85 @@
+"""A cluster that signs by itself: the double of kube-apiserver with the rights and the policy of the signer."""
+
+from dataclasses import dataclass, field, replace
+from datetime import timedelta
+
+from clustercert.issuance.signers.csr_api import CsrApiSigner
+from clustercert.kubernetes.setup.admission import NAMESPACE
+from clustercert.kubernetes.setup.signer_access import NAME, signer_access
+from clustercert.model import ClientCA
+from clustercert.model.clusters import Registration
+from clustercert.pki.envelope import SecretSealer
+from clustercert.pki.signer import SigningCluster
+from support.apiserver import ApiServer, kinds
+from support.apiserver.storage import Document
+from support.samples import CLUSTER_ID
+
+_KINDS = {kind.name: kind for kind in kinds.KINDS}
+
+
+def give_access(double: ApiServer) -> None:
+    """Apply the manifest, as an operator does with kubectl."""
+    for document in signer_access():
+        kind = _KINDS[str(document["kind"])]
+        metadata: Document = dict(document["metadata"])  # type: ignore[call-overload] # an object
+        if kind is kinds.NAMESPACES:
+            double.add_namespace(metadata["name"])
+            continue
+        double.storage.create(kind, metadata.get("namespace", ""), {**document, "metadata": metadata})
+
+
+def first_token(double: ApiServer, seconds: int = 3600) -> bytes:
+    """What `kubectl create token` prints."""
+    return double.tokens.token(NAMESPACE, NAME, (double.tokens.issuer,), seconds).encode() + b"\n"
+
+
+def registration_of(double: ApiServer) -> Registration:
+    return Registration("prod", double.url, double.server_ca.read_bytes(), signer="csr_api")
+
+
+def requests_in(double: ApiServer) -> list[Document]:
+    """The CertificateSigningRequests that are in the cluster."""
+    return list(double.storage.all(kinds.CERTIFICATE_REQUESTS))
+
+
+@dataclass
+class MemoryClusters:
+    """The clusters of CAs, in memory."""
+
+    double: ApiServer
+    sealed: dict[str, bytes] = field(default_factory=dict)
+    exchanges: int = 0
+
+    def store(self, ca: ClientCA) -> ClientCA:
+        assert ca.sealed_key is not None
+        self.sealed[ca.id] = ca.sealed_key
+        return ca
+
+    async def of_ca(self, ca_id: str) -> SigningCluster | None:
+        if ca_id not in self.sealed:
+            return None
+        return SigningCluster(
+            CLUSTER_ID, self.double.url, self.double.server_ca.read_bytes(), ca_id, self.sealed[ca_id]
+        )
+
+    async def signed_by(self, cluster_id: str, signer: str) -> SigningCluster | None:
+        assert (cluster_id, signer) == (CLUSTER_ID, "csr_api")
+        return await self.of_ca(next(iter(self.sealed), ""))
+
+    async def exchange_secret(self, ca_id: str, before: bytes, after: bytes) -> bool:
+        if self.sealed[ca_id] != before:
+            return False
+        self.sealed[ca_id], self.exchanges = after, self.exchanges + 1
+        return True
+
+
+def new_signer(
+    clusters: MemoryClusters, custody: SecretSealer, token_lifetime: timedelta = timedelta(days=7)
+) -> CsrApiSigner:
+    """A signer with the clock of the double."""
+    return CsrApiSigner(clusters, custody, token_lifetime, lambda: clusters.double.now())  # noqa: PLW0108 - it may be replaced later
+
+
+def restarted(signer: CsrApiSigner) -> CsrApiSigner:
+    """The signer of another process."""
+    return replace(signer, _accounts=type(signer._accounts)(8), _renew_after=type(signer._renew_after)(8))
