@@ -106,7 +106,7 @@ def name_of(rotation: Rotation) -> str:
     return str(rotation.get("")["name"])
 
 
-def test_a_whole_rotation_by_commands(new: NewRotation, operator: Machine) -> None:
+def test_a_whole_rotation_by_commands(new: NewRotation, operator: Machine, tmp_path: Path) -> None:
     rotation = new(2)
     name, cluster = name_of(rotation), rotation.cluster_id
     old = rotation.issue()
@@ -126,6 +126,11 @@ def test_a_whole_rotation_by_commands(new: NewRotation, operator: Machine) -> No
     assert re.search(
         r"^next +\w{32}, signer local, until ", operator.output("cluster", "ca", "show", name), re.MULTILINE
     )
+    out = tmp_path / "control-plane"
+    written = operator.run("kubernetes", "setup", name, "--out", out, "--webhook-url", NOWHERE)
+    assert written.code == 0, written.err
+    assert "client-ca.pem has two client CAs, because a rotation is running." in written.err
+    assert len(x509.load_pem_x509_certificates((out / "client-ca.pem").read_bytes())) == 2
 
     trust(operator, rotation)
     draining = reach(operator, rotation, "draining")

@@ -123,8 +123,8 @@ def test_projects_of_one_name_in_two_domains_are_told_apart(place: RemoteSite, s
     both = "Several domains have a project named eu-de. Write Default/eu-de or other/eu-de."
     assert said.startswith(both)
     assert place.operator.error("project", "show", "eu-de") == both
-    bundle = place.operator.error("kubernetes", "ca-bundle", "prod", "--project", "eu-de")
-    assert f"other/eu-de ({other})" in bundle
+    ambiguous = place.operator.error("kubernetes", "verify", "prod", "--project", "eu-de")
+    assert f"other/eu-de ({other})" in ambiguous
     theirs = carol.output_json(*add, "--domain", "other")
     assert carol.output_json("cluster", "show", "theirs")["project_id"] == theirs["project_id"]
     carol.output("cluster", "add", "prod", *add[3:], "--domain", "other")

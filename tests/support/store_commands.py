@@ -8,6 +8,7 @@ _OVER_API_PAIRS = {
     ("audit", "show"),
     ("audit", "tail"),
     ("identity", "explain"),
+    ("kubernetes", "ca-bundle"),
     ("kubernetes", "token"),
     ("policy", "can"),
     ("policy", "explain"),

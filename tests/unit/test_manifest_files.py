@@ -39,10 +39,27 @@ def test_the_service_has_only_the_rights_it_needs() -> None:
     assert rules == [
         ("Role", ["configmaps"], [CONFIG_MAP], ["get", "update", "patch"]),
         ("Role", ["configmaps"], None, ["create"]),
+        ("Role", ["endpointslices"], None, ["get", "list"]),
         ("ClusterRole", ["clusterrolebindings"], None, ["get", "list", "create", "delete"]),
         ("ClusterRole", ["clusterroles"], ["edit", "view"], ["bind"]),
     ]
     assert {document["kind"] for document in service_access([])} == {"Role", "RoleBinding"}
+
+
+def test_the_readme_says_how_to_replace_the_client_ca() -> None:
+    one = cluster_setup()
+    two = replace(one, client_cas_pem=one.client_cas_pem * 2)
+    notice = "**A rotation is running: `client-ca.pem` has the old and the new client CA.**"
+    for distribution, steps in (
+        ("kubeadm", "The API server reloads the bundle. Step 3 is\n   not needed."),
+        ("talos", "Do the steps 2 and 3 for all control-plane nodes, one at a time."),
+    ):
+        text = files(cluster_setup(distribution=distribution))["README.md"]
+        _, _, section = text.partition("## Replace the client CA\n")
+        assert steps in section.partition("\n## ")[0]
+        assert notice not in text
+    assert notice in files(two)["README.md"]
+    assert files(two)["client-ca.pem"].count("BEGIN CERTIFICATE") == 2
 
 
 # Control plane

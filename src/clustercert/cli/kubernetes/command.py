@@ -214,22 +214,20 @@ app.add_typer(token)
 
 
 @app.command("ca-bundle")
-@on_store
-async def ca_bundle(
-    operator: Operator,
+@on_service
+def ca_bundle(
+    client: "AdministrationClient",
     name: ClusterArgument,
     project: InProjectOption = None,
     domain: ProjectDomainOption = None,
 ) -> None:
-    """Print the client CAs of a cluster (PEM).
+    """Print the client CAs of a cluster (PEM). Only for operators and admins of the project.
 
     Write the printed CAs and the API server's current client CAs into a new file. Name this file in the API server's
-    flag --client-ca-file.
+    flag --client-ca-file. During a rotation, the old and the new CA are printed, until its completion is asked for.
     """
-    from clustercert.pki.certificates import chain_pem
-
-    cluster = await operator.cluster(name, project, domain)
-    write_out(chain_pem(await operator.components.clusters.queries.bundle(cluster.id)).decode())
+    path = cluster_path(find_cluster(client, name, project, domain), "client-cas", "bundle")
+    write_out(client.text(path, "application/x-pem-file"))
 
 
 @app.command("signer-access")

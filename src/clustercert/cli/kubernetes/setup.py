@@ -329,6 +329,11 @@ def _notes(folder: Path, written: "Setup", kept: Sequence[str], names: Sequence[
     from clustercert.kubernetes.setup.choices import duration_seconds
     from clustercert.kubernetes.setup.values import NAMES, replacement
 
+    if written.has_two_client_cas:
+        yield (
+            "client-ca.pem has two client CAs, because a rotation is running. Follow the section Replace the client CA "
+            "in README.md."
+        )
     if kept:
         yield f"Kept from the existing folder: {', '.join(kept)}. Use options to change these values."
     if edited := [name for name in NAMES if replacement(name) in names]:

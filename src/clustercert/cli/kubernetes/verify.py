@@ -1,5 +1,6 @@
 """`clustercert kubernetes verify`: proves that issuing, permissions and revocation work in a cluster."""
 
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Annotated
 
@@ -12,7 +13,7 @@ from clustercert.cli.options import FAILED, UsageError, error_text
 from clustercert.cli.output import Output, OutputOption, Progress, print_note, show_list, with_domain
 from clustercert.cli.session import Operator
 from clustercert.model.choices import RevocationControl
-from clustercert.model.errors import ClustercertError, InvalidRequest
+from clustercert.model.errors import ClustercertError, InvalidRequest, NotFound
 from clustercert.model.times import utc_now
 
 if TYPE_CHECKING:
@@ -182,6 +183,10 @@ async def _notes(operator: Operator, cluster: "Cluster", results: "Sequence[Chec
     """Return notes for the operator about the verification of a cluster."""
     use_not_seen = await operator.components.inventory.access.use_not_seen(cluster)
     notes = [] if use_not_seen is None else [use_not_seen]
+    with suppress(NotFound):
+        rotation = await operator.components.ca_rotations.status(cluster)
+        if rotation.rotation.is_running:
+            notes.append(f"A rotation of the client CA is {rotation.rotation.state}. {rotation.next_step}")
     for each in results:
         if each.result == "failed":
             # Repeat the details, because a narrow terminal does not show the column `detail`.

@@ -29,11 +29,16 @@ def bindings(roles: Mapping[str, str]) -> list[JsonObject]:
 def service_access(cluster_roles: Iterable[str]) -> list[JsonObject]:
     """Return the rights with which the service writes the ConfigMap for revoked certificates and binds credentials.
 
-    The service may bind credentials only to `cluster_roles`. An operator must apply `admission.storage` first, which
-    creates the namespace of the ConfigMap.
+    The service may also read the addresses of the API servers, where it proves client CAs. The service may bind
+    credentials only to `cluster_roles`. An operator must apply `admission.storage` first, which creates the namespace
+    of the ConfigMap.
     """
     roles = sorted(set(cluster_roles))
-    return [*_revoked_ids_access(), *([*_binding_access(roles), *_binding_limits(roles)] if roles else [])]
+    return [
+        *_revoked_ids_access(),
+        *_addresses_access(),
+        *([*_binding_access(roles), *_binding_limits(roles)] if roles else []),
+    ]
 
 
 def token_review_access() -> list[JsonObject]:
@@ -57,19 +62,24 @@ def issuer_keys_access() -> list[JsonObject]:
 
 
 def _revoked_ids_access() -> list[JsonObject]:
+    return _access_in(
+        NAMESPACE,
+        role_rule("", "configmaps", ["get", "update", "patch"], [CONFIG_MAP]),
+        # Use a separate rule, because RBAC can't restrict the verb `create` to one name.
+        role_rule("", "configmaps", ["create"]),
+    )
+
+
+def _addresses_access() -> list[JsonObject]:
+    return _access_in("default", role_rule("discovery.k8s.io", "endpointslices", ["get", "list"]))
+
+
+def _access_in(namespace: str, *rules: JsonObject) -> list[JsonObject]:
+    """Return a Role of the service in a namespace, and its binding."""
     name = "clustercert-service"
-    metadata = {"name": name, "namespace": NAMESPACE, "labels": MANAGED_BY}
+    metadata = {"name": name, "namespace": namespace, "labels": MANAGED_BY}
     return [
-        {
-            "apiVersion": f"{_RBAC}/v1",
-            "kind": "Role",
-            "metadata": metadata,
-            "rules": [
-                role_rule("", "configmaps", ["get", "update", "patch"], [CONFIG_MAP]),
-                # Use a separate rule, because RBAC can't restrict the verb `create` to one name.
-                role_rule("", "configmaps", ["create"]),
-            ],
-        },
+        {"apiVersion": f"{_RBAC}/v1", "kind": "Role", "metadata": metadata, "rules": list(rules)},
         {
             "apiVersion": f"{_RBAC}/v1",
             "kind": "RoleBinding",

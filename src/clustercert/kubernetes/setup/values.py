@@ -93,6 +93,11 @@ class Setup:
     previous_authorization: JsonObject | None = None
 
     @property
+    def has_two_client_cas(self) -> bool:
+        """Whether the API servers have to trust the old and the new client CA of a rotation."""
+        return self.client_cas_pem.count(b"-----BEGIN CERTIFICATE-----") > 1
+
+    @property
     def unbound(self) -> tuple[str, ...]:
         """The policy's groups without a ClusterRole."""
         return tuple(each for each in self.groups if each not in self.choices.bind)
