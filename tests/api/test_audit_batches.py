@@ -110,7 +110,7 @@ def test_a_list_of_events_names_the_cluster_that_reported_them(sender: Sender) -
     client = sender.service.client
     assert sealed(client, world, fingerprint.hex())["actor"] == f"cluster:{sender.cluster_id}"
     names = got(client, world, EVERYWHERE, subject=fingerprint.hex())["names"]
-    assert names == {sender.cluster_id: world.clusters["plain"].name}
+    assert names == {sender.cluster_id: "tests/eu-de/plain", world.project.id: "tests/eu-de"}
 
 
 def test_unreadable_batches_of_a_cluster_are_aggregated(own: World, token: str) -> None:

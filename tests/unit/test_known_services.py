@@ -59,7 +59,7 @@ def test_a_first_login_says_where_the_token_goes_and_asks(
     else:
         with pytest.raises(typer.Exit):
             log_in(URL)
-    assert questions == [f"Send the token to {URL} from now on?"]
+    assert questions == [f"Send the token to {URL} from now on? [y/N]"]
     assert (
         f"{URL} will receive the token of your login at {SSO.url} (client clustercert)."
         in capsys.readouterr().err
