@@ -1,10 +1,10 @@
 # Every target makes the environments that it needs, from lock files with hashes: .venv for the project and its
 # tools, .venvs/clients for the vendors' SDKs, .venvs/keystone for a real Keystone, .venvs/issuers and
-# .venvs/oidc-provider for OIDC issuers, .venvs/bench and .venvs/django-ca to measure. PYTHON=… names the interpreter,
+# .venvs/oidc-provider for OIDC issuers, .venvs/openbao for OpenBao, .venvs/bench and .venvs/django-ca to measure. PYTHON=… names the interpreter,
 # ARGS=… adds arguments.
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-all test-fast check bench format docs lock release clean runtime dev clients issuers keystone openssl softhsm haproxy promtool chromium shells gophercloud bench-tools
+.PHONY: help demo test test-all test-fast check bench format docs lock release clean runtime dev clients issuers keystone openbao openssl softhsm haproxy promtool chromium shells gophercloud bench-tools
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-9s %s\n", $$1, $$2 }' Makefile
@@ -12,10 +12,10 @@ help: ## show this list
 demo: runtime ## start a service to try, and issue a first kubeconfig (ARGS="--port 8080")
 	@.venv/bin/clustercert demo $(ARGS)
 
-test: dev clients issuers keystone openssl softhsm ## run every layer, and each promise once with its real part, in ten minutes
+test: dev clients issuers keystone openbao openssl softhsm ## run every layer, and each promise once with its real part, in ten minutes
 	@.venv/bin/python scripts/run_tests.py
 
-test-all: dev clients issuers keystone openssl softhsm haproxy promtool chromium shells gophercloud ## run every test, under coverage, as CI does (half an hour)
+test-all: dev clients issuers keystone openbao openssl softhsm haproxy promtool chromium shells gophercloud ## run every test, under coverage, as CI does (half an hour)
 	@.venv/bin/python scripts/run_tests.py --all
 
 test-fast: dev ## run the unit tests and those on SQLite, without servers, in about a minute
@@ -61,6 +61,11 @@ issuers:
 keystone:
 	@scripts/environment .venvs/keystone tests/support/real_keystone/requirements.lock
 	@.venvs/keystone/bin/python tests/support/real_keystone/prepare.py .venvs/keystone/prepared
+
+# A real OpenBao. Tests with it are skipped where it can't be installed.
+openbao:
+	@scripts/environment .venvs/openbao tests/openbao/requirements.lock \
+		|| echo "OpenBao is not installed: the tests that need it are skipped" >&2
 
 # Tests compare certificates with what openssl reads in them.
 openssl:

@@ -27,8 +27,11 @@ SETTINGS = PARSER | {
     *("pydantic", "pydantic_core", "pydantic_settings", "annotated_types", "dotenv", "typing_extensions"),
     *("typing_inspection", "cryptography", "cachetools"),
 }
-# For commands that only read the store.
-STORE = SETTINGS | {"sqlalchemy", "aiosqlite", "greenlet", "orjson"}
+# For commands that only read the store, and its keys, whose problems are logged. structlog imports rich and two more.
+STORE = SETTINGS | {
+    *("sqlalchemy", "aiosqlite", "greenlet", "orjson"),
+    *("structlog", "rich", "pygments", "attr", "prometheus_client"),
+}
 # Slow modules of the standard library that a cached credential does not need.
 NETWORK = frozenset({"ssl", "socket", "json", "asyncio"})
 SLOW = frozenset({"asyncio"})

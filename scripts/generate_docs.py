@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import MISSING, fields
 from datetime import timedelta
 from pathlib import Path
-from types import NoneType
+from types import NoneType, UnionType
 from typing import Any, Literal, get_args, get_origin, get_type_hints, is_typeddict
 
 import typer
@@ -58,10 +58,16 @@ def table(*rows: tuple[str, ...]) -> str:
 
 def settings() -> str:
     """The sections of the settings and of the signers, without those that have pages of their own."""
-    found = [Settings, *(field.annotation for field in Settings.model_fields.values()), *SIGNERS]
-    return sections(
-        *(each for each in found if isinstance(each, type) and issubclass(each, Settings | Section))
-    )
+    found = [each for field in Settings.model_fields.values() for each in optional(field)]
+    found += SIGNERS
+    return sections(Settings, *(each for each in found if issubclass(each, Section)))
+
+
+def optional(field: FieldInfo) -> list[type]:
+    """The types of a field: its type, or the types of a union such as `Keystone | None`."""
+    annotation: Any = field.annotation
+    parts = get_args(annotation) if isinstance(annotation, UnionType) else (annotation,)
+    return [each for each in parts if isinstance(each, type)]
 
 
 def sections(*models: type[BaseModel]) -> str:
@@ -72,6 +78,12 @@ def sections(*models: type[BaseModel]) -> str:
 def section(model: type[BaseModel]) -> str:
     """One section, from its docstring: a title, a text, and `Attributes:` with an entry for each field."""
     text, _, attributes = inspect.cleandoc(model.__doc__ or "").partition("\n\nAttributes:\n")
+    described = dict(ATTRIBUTE.findall(attributes))
+    for base in model.__bases__:
+        # Fields of a base class may be described there only.
+        if issubclass(base, BaseModel) and base.model_fields:
+            _, _, inherited = inspect.cleandoc(base.__doc__ or "").partition("\n\nAttributes:\n")
+            described = dict(ATTRIBUTE.findall(inherited)) | described
     title, _, text = text.partition("\n\n")
     undescribed = {
         name: field
@@ -79,7 +91,7 @@ def section(model: type[BaseModel]) -> str:
         if not (isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel))
     }
     rows = []
-    for names, meaning in ATTRIBUTE.findall(attributes):
+    for names, meaning in described.items():
         entry = [(name, undescribed.pop(name)) for name in names.split(", ")]
         listed = ", ".join(f"`{name}`" for name, _ in entry)
         defaults = ", ".join(dict.fromkeys(default(field) for _, field in entry))

@@ -30,6 +30,7 @@ from clustercert.model.choices import EndpointsForm, ServerRole
 from clustercert.model.errors import ClustercertError
 from clustercert.model.name_patterns import Names
 from clustercert.model.requests import is_service_url
+from clustercert.pki.openbao_settings import OpenBaoSettings
 from clustercert.policy.decision import Policy
 from clustercert.policy.examples import example_failures
 from clustercert.policy.lifetime import MAX_DAYS, MOST_DAYS
@@ -45,7 +46,7 @@ from clustercert.policy.toml_tables import (
 )
 
 if TYPE_CHECKING:
-    from clustercert.custody.keks import KekSource
+    from clustercert.custody.sources import KekSource
 
 # This file marks a folder as the data folder of `clustercert demo`. The file also contains the demo's secrets.
 DEMO_FILE = "demo.json"
@@ -297,6 +298,19 @@ class LogSettings(Section):
     level: Literal["debug", "info", "warning", "error"] = "info"
 
 
+class TransitKekSettings(OpenBaoSettings, Section):
+    """`[kek_transit]`: a key-encryption key in OpenBao or HashiCorp Vault.
+
+    The key never leaves the server: its transit secrets engine encrypts and decrypts the data keys. If `kek_file` is
+    set too, both keys encrypt each data key, and each of them can decrypt it. See [keys.md](keys.md).
+
+    Attributes:
+        key: name of the key in the transit secrets engine.
+    """
+
+    key: str = Field(default="clustercert", max_length=64, pattern=r"^[A-Za-z0-9_-]+$")
+
+
 class Settings(BaseSettings):
     """Data, database, keys and name.
 
@@ -310,6 +324,7 @@ class Settings(BaseSettings):
             others only decrypt. Keep the file outside the data folder, with mode 0600.
         kek: key-encryption keys, separated by commas; used instead of `kek_file`. Set them with the variable
             `CLUSTERCERT_KEK`.
+        kek_transit: a key-encryption key in OpenBao or Vault, in a table `[kek_transit]`.
         service_name: name of this service in requests that certificate holders sign, such as revocations. Each service
             needs a different name.
         signers: settings of each signer in a table `[signers.NAME]`, where NAME is the signer's entry point.
@@ -323,6 +338,7 @@ class Settings(BaseSettings):
     database_url: DatabaseUrl | None = None
     kek_file: Path | None = None
     kek: SecretStr | None = None
+    kek_transit: TransitKekSettings | None = None
     service_name: str = Field(
         default="clustercert", pattern=r"^[A-Za-z0-9]([A-Za-z0-9./-]{0,126}[A-Za-z0-9])?$"
     )
@@ -350,27 +366,34 @@ class Settings(BaseSettings):
         """The database's SQLAlchemy URL."""
         return self.database_url or f"sqlite+aiosqlite:///{self.data_dir.resolve() / DATABASE_FILE}"
 
-    def kek_source(self) -> "KekSource":
-        """Return the source of key-encryption keys.
+    def kek_sources(self) -> "tuple[KekSource, ...]":
+        """Return the sources of key-encryption keys, those that need no network first.
 
         Raises SettingsError if no source is set, or if the file with the keys is in the data folder.
         """
         # `custody` imports the store, which is not needed for reading the settings.
         from clustercert.custody.keks import KekFile, KekVariable  # noqa: PLC0415
+        from clustercert.custody.transit import TransitSource  # noqa: PLC0415
 
+        sources: list[KekSource] = []
         if self.kek is not None:
-            return KekVariable("CLUSTERCERT_KEK", self.kek.get_secret_value().replace(",", "\n"))
-        if self.kek_file is None:
+            keys = self.kek.get_secret_value().replace(",", "\n")
+            sources.append(KekVariable("CLUSTERCERT_KEK", keys))
+        elif self.kek_file is not None:
+            if self.kek_file.resolve().is_relative_to(self.data_dir.resolve()) and not self.demo:
+                raise SettingsError(
+                    f"The key-encryption key {self.kek_file} is in the data folder, so a copy of the data includes it."
+                    " Move it to another folder and set kek_file."
+                )
+            sources.append(KekFile(self.kek_file))
+        if self.kek_transit is not None:
+            sources.append(TransitSource(self.kek_transit, self.kek_transit.key))
+        if not sources:
             raise SettingsError(
                 "There is no key-encryption key. Create one with `clustercert keys generate --out FILE` outside the"
-                " data folder and set kek_file, or set CLUSTERCERT_KEK."
+                " data folder and set kek_file, or set CLUSTERCERT_KEK or [kek_transit]."
             )
-        if self.kek_file.resolve().is_relative_to(self.data_dir.resolve()) and not self.demo:
-            raise SettingsError(
-                f"The key-encryption key {self.kek_file} is in the data folder, so a copy of the data includes it."
-                " Move it to another folder and set kek_file."
-            )
-        return KekFile(self.kek_file)
+        return tuple(sources)
 
     def for_role(self, role: ServerRole) -> "Settings":
         """Return the settings for a process with this role.

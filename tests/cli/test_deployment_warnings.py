@@ -26,8 +26,10 @@ grant.max_lifetime = "7d"
 def warnings(operator: Operator) -> list[str]:
     done = operator.run("db", "check")
     assert done.code == 0, done.err
-    *lines, last = done.err.splitlines()
+    *lines, key, last = done.err.splitlines()
     assert last == "The database schema and the keys are valid."
+    assert key.startswith("Key-encryption key ")
+    assert key.endswith("can be used.")
     assert all(line.startswith("Warning: ") for line in lines)
     return lines
 

@@ -112,18 +112,23 @@ def test_keys_are_rotated_and_retired(operator: Operator) -> None:
     (old, first) = operator.output_json("keys", "list")
 
     rotated = operator.output_json("keys", "rotate")
-    assert (rotated["added"], rotated["rewrapped"]) == (True, 1)
+    assert (rotated["added"], rotated["rewrapped"]) == (rotated["ids"], 1)
     resealed = operator.output_json("keys", "rotate", "--data-key")
     assert (resealed["id"], resealed["resealed"], resealed["damaged"]) == ("2", 2, [])
     assert operator.output_json("keys", "retire", "--yes") == [{"id": old["id"]}]
 
     listed = operator.output_json("keys", "list")
     assert [(key["kind"], key["id"], key["active"]) for key in listed] == [
-        ("key-encryption", rotated["id"], True),
+        ("key-encryption", rotated["ids"][0], True),
         ("data", first["id"], False),
         ("data", "2", True),
     ]
-    operator.output("db", "check")
+    checked = operator.run("db", "check")
+    assert checked.code == 0
+    source = f"the file {operator.folder / 'kek'}"
+    assert [
+        line for line in checked.err.splitlines() if "ey-encryption key" in line and "beside" not in line
+    ] == [f"Key-encryption key {rotated['ids'][0]}, {source}: wraps data keys 1, 2; can be used."]
 
 
 def test_rotation_names_damaged_secrets(operator: Operator) -> None:

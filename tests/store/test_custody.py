@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from clustercert.custody import Custody
-from clustercert.custody.keks import KekFile, KekSource, KekVariable, NoKeks, write_new_kek_file
+from clustercert.custody.keks import KekFile, KekVariable, write_new_kek_file
+from clustercert.custody.sources import KekSource
 from clustercert.model import Actor
 from clustercert.model.errors import CustodyError, Unavailable, UnsealError
 from clustercert.pki.envelope import Kek, data_key_id_of, kek_line, new_kek
@@ -29,9 +30,9 @@ async def custody(database: Database, kek_file: Path) -> Custody:
     return custody
 
 
-async def refusal(database: Database, keks: KekSource) -> str:
+async def refusal(database: Database, *keks: KekSource) -> str:
     with pytest.raises(CustodyError) as caught:
-        await Custody(database, keks).open()
+        await Custody(database, *keks).open()
     return caught.value.message
 
 
@@ -44,12 +45,12 @@ async def test_a_process_without_keys_decrypts_and_encrypts_nothing(
     custody: Custody, database: Database
 ) -> None:
     sealed = await custody.seal(b"secret", "thing:1")
-    without = Custody(database, NoKeks())
+    without = Custody(database)
     with pytest.raises(Unavailable):
         await without.unseal(sealed, "thing:1")
     with pytest.raises(Unavailable):
         await without.seal(b"secret", "thing:1")
-    assert "has no key-encryption keys" in await refusal(database, NoKeks())
+    assert "has no key-encryption keys" in await refusal(database)
     with pytest.raises(CustodyError):
         await without.rotation.rotate_kek(actor=Actor("cli:test", ORIGIN))
 
@@ -58,14 +59,13 @@ async def test_the_first_data_key_is_made_once(
     custody: Custody, database: Database, store: Store, kek_file: Path
 ) -> None:
     kek = KekFile(kek_file).read()[0]
-    before = store.rows("SELECT * FROM data_key")
+    before = store.rows("SELECT * FROM data_key_wrapping")
     await custody.initialise()
-    assert store.rows("SELECT * FROM data_key") == before
-    assert store.rows("SELECT id, kek_id, active FROM data_key") == [(1, kek.id, 1)]
-    assert store.rows("SELECT kind, actor, subject FROM audit_event") == [
-        ("keys.created", "cli:test", kek.id)
-    ]
-    assert store.events()[0]["detail"] == {"kek_id": kek.id, "data_key_id": 1}
+    assert store.rows("SELECT * FROM data_key_wrapping") == before
+    assert store.rows("SELECT id, active FROM data_key") == [(1, 1)]
+    assert store.rows("SELECT data_key_id, kek_id FROM data_key_wrapping") == [(1, kek.id)]
+    assert store.rows("SELECT kind, actor, subject FROM audit_event") == [("keys.created", "cli:test", "1")]
+    assert store.events()[0]["detail"] == {"kek_ids": [kek.id], "data_key_id": 1}
 
 
 @pytest.mark.parametrize("source", ["file", "variable"])
@@ -112,12 +112,12 @@ async def test_a_wrong_kek_stops_the_start_and_both_are_named(
 async def test_a_damaged_data_key_stops_the_start(
     custody: Custody, database: Database, store: Store, kek_file: Path
 ) -> None:
-    [(wrapped,)] = store.rows("SELECT wrapped FROM data_key")
+    [(wrapped,)] = store.rows("SELECT wrapped FROM data_key_wrapping")
     assert isinstance(wrapped, bytes)
-    store.execute("UPDATE data_key SET wrapped = ?", wrapped[:-1] + bytes([wrapped[-1] ^ 1]))
+    store.execute("UPDATE data_key_wrapping SET wrapped = ?", wrapped[:-1] + bytes([wrapped[-1] ^ 1]))
     assert await refusal(database, KekFile(kek_file)) == (
         "The database is damaged: data key 1 is damaged or belongs to another row. "
-        "Restore the table data_key from a backup."
+        "Restore the table data_key_wrapping from a backup."
     )
 
 
@@ -160,7 +160,7 @@ async def test_decrypting_needs_neither_database_nor_file(
 ) -> None:
     sealed = await custody.seal(b"secret", "client_ca:1")
     await database.close()
-    store.execute("DROP TABLE data_key")
+    store.execute("DROP TABLE data_key_wrapping")
     kek_file.unlink()
     assert await custody.unseal(sealed, "client_ca:1") == b"secret"
 
@@ -198,7 +198,7 @@ async def test_sealing_needs_no_database_while_nothing_has_changed(
 ) -> None:
     await database.generation.refresh()
     await custody.seal(b"", "client_ca:1")
-    store.execute("DROP TABLE data_key")
+    store.execute("DROP TABLE data_key_wrapping")
     assert data_key_id_of(await custody.seal(b"secret", "client_ca:1")) == 1
 
 
@@ -206,7 +206,7 @@ async def test_nothing_is_sealed_by_what_may_be_out_of_date(
     custody: Custody, database: Database, store: Store
 ) -> None:
     assert not database.generation.fresh()
-    store.execute("DROP TABLE data_key")
+    store.execute("DROP TABLE data_key_wrapping")
     with pytest.raises(Unavailable):
         await custody.seal(b"secret", "client_ca:1")
 
@@ -214,11 +214,25 @@ async def test_nothing_is_sealed_by_what_may_be_out_of_date(
 async def test_unreadable_keys_are_unavailable_without_details_for_callers(
     custody: Custody, store: Store, kek_file: Path
 ) -> None:
+    kek_text = kek_file.read_text()
     kek_file.unlink()
+    other = patient(store.url)
+    rotating = Custody(other, KekVariable("KEK", kek_text))
+    await rotate_data_key(rotating)
+    sealed = await rotating.seal(b"secret", "client_ca:1")
     with pytest.raises(Unavailable) as caught:
-        await custody.unseal(b"\x01\x00\x00\x00\x09" + bytes(40), "client_ca:1")
+        await custody.unseal(sealed, "client_ca:1")
     assert str(kek_file) not in caught.value.message
     assert str(kek_file) in str(caught.value.__cause__)
+    # This process goes on with the data key that it has.
+    assert data_key_id_of(await custody.seal(b"secret", "client_ca:2")) == 1
+    custody.require_opened()
+    kek_file.touch(0o600)
+    kek_file.write_text(kek_text)
+    await custody.open()
+    assert await custody.unseal(sealed, "client_ca:1") == b"secret"
+    assert data_key_id_of(await custody.seal(b"secret", "client_ca:2")) == 2
+    await other.close()
 
 
 async def test_a_secret_under_a_missing_data_key_cannot_be_decrypted(custody: Custody) -> None:
@@ -227,31 +241,13 @@ async def test_a_secret_under_a_missing_data_key_cannot_be_decrypted(custody: Cu
     assert caught.value.reason == "the secret of client_ca:1 is sealed under data key 9, which does not exist"
 
 
-async def test_the_check_finds_keys_that_this_process_lacks(
-    custody: Custody, store: Store, kek_file: Path
-) -> None:
-    kek_text = kek_file.read_text()
-    kek_file.unlink()
-    await custody.check()
-    other = patient(store.url)
-    await rotate_data_key(Custody(other, KekVariable("KEK", kek_text)))
-    with pytest.raises(Unavailable):
-        await custody.check()
-    kek_file.touch(0o600)
-    kek_file.write_text(kek_text)
-    await custody.check()
-    kek_file.unlink()
-    await custody.check()
-    await other.close()
-
-
 @dataclass(frozen=True, slots=True)
 class ReadTooEarly(KekVariable):
     """A source that at first returns the keys from before the rotation in the database."""
 
     answers: list[tuple[Kek, ...]]
 
-    def read(self) -> tuple[Kek, ...]:
+    async def keks(self) -> tuple[Kek, ...]:
         return self.answers.pop(0)
 
 

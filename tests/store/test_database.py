@@ -277,13 +277,10 @@ async def test_a_full_disk_is_unavailable_and_loses_nothing(on_sqlite: Database,
     async def fill(number: int) -> None:
         async with on_sqlite.transaction(event()) as connection:
             await add_domain(connection, number)
-            columns = {
-                "kek_id": "0" * 16,
-                "wrapped": bytes(20_000),
-                "active": False,
-                "created_at": event().at,
-            }
-            await connection.execute(insert(tables.data_key).values(columns | {"id": number}))
+            data_key = {"id": number, "active": False, "created_at": event().at}
+            await connection.execute(insert(tables.data_key).values(data_key))
+            wrapping = {"data_key_id": number, "kek_id": "0" * 16, "wrapped": bytes(20_000)}
+            await connection.execute(insert(tables.data_key_wrapping).values(wrapping))
 
     async def fill_up() -> None:
         for number in range(pages):
@@ -295,7 +292,7 @@ async def test_a_full_disk_is_unavailable_and_loses_nothing(on_sqlite: Database,
     [(written,)] = rows(file, "SELECT count(*) FROM domain")
     assert isinstance(written, int)
     assert 0 < written < pages
-    for table in ("domain", "data_key", "audit_event"):
+    for table in ("domain", "data_key_wrapping", "audit_event"):
         assert rows(file, f"SELECT count(*) FROM {table}") == [(written,)]
     limit[0] = 10 * pages
     await fill(written)

@@ -122,11 +122,11 @@ def test_a_new_key_is_first_and_the_rest_of_the_file_is_unchanged(path: Path) ->
     assert sorted(path.parent.iterdir()) == [path]
 
 
-def test_keys_are_removed_and_comments_stay(path: Path) -> None:
+async def test_keys_are_removed_and_comments_stay(path: Path) -> None:
     keks = [new_kek() for _ in range(3)]
     path.touch(0o600)
     path.write_text(f"# one\n{kek_line(keks[0])}# two\n{kek_line(keks[1])}{kek_line(keks[2])}")
-    KekFile(path).remove([keks[0].id, keks[2].id])
+    await KekFile(path).remove([keks[0].id, keks[2].id])
     assert path.read_text() == f"# one\n# two\n{kek_line(keks[1])}"
 
 
@@ -185,18 +185,18 @@ async def test_a_missing_file_cannot_be_locked(path: Path) -> None:
 async def test_a_variable_is_read_and_never_written() -> None:
     keks = [new_kek(), new_kek()]
     source = KekVariable("CLUSTERCERT_KEK", "".join(kek_line(kek) for kek in keks))
-    assert source.read() == parse_keks(source.text) == tuple(keks)
+    assert await source.keks() == parse_keks(source.text) == tuple(keks)
     assert source.text not in repr(source)
     async with source.lock():
         with pytest.raises(CustodyError, match="change the environment variable CLUSTERCERT_KEK"):
-            source.prepend(new_kek())
+            await source.add()
         with pytest.raises(CustodyError, match=f"Remove the keys {keks[1].id} from this variable"):
-            source.remove([keks[1].id])
+            await source.remove([keks[1].id])
 
 
-def test_a_wrong_variable_is_named_and_not_shown() -> None:
+async def test_a_wrong_variable_is_named_and_not_shown() -> None:
     with pytest.raises(CustodyError) as caught:
-        KekVariable("CLUSTERCERT_KEK", "hunter2").read()
+        await KekVariable("CLUSTERCERT_KEK", "hunter2").keks()
     assert sentence(caught) == (
         "The environment variable CLUSTERCERT_KEK does not have valid key-encryption keys: "
         "line 1 is not the standard base64 of 32 bytes."

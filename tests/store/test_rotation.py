@@ -17,7 +17,7 @@ from clustercert.model import Actor
 from clustercert.model.errors import Conflict, CustodyError
 from clustercert.pki.envelope import Kek, data_key_id_of, kek_line, new_kek
 from clustercert.store.engine.generation import Generation
-from clustercert.store.keys import KeyQueries, SealedRow
+from clustercert.store.keys import KeyQueries, SealedRow, Wrapping
 from support import programs
 from support.stores import ORIGIN, Store, child, event, patient, said
 
@@ -90,7 +90,15 @@ def keks_of(place: Place) -> tuple[Kek, ...]:
 
 
 def wrapped_by(place: Place) -> list[object]:
-    return [kek_id for (kek_id,) in place.store.rows("SELECT kek_id FROM data_key ORDER BY id")]
+    return [
+        kek_id
+        for (kek_id,) in place.store.rows("SELECT kek_id FROM data_key_wrapping ORDER BY data_key_id, kek_id")
+    ]
+
+
+def keys_in(place: Place) -> tuple[list[tuple[object, ...]], ...]:
+    """All data keys and their wrapped forms."""
+    return tuple(place.store.rows(f"SELECT * FROM {table}") for table in ("data_key", "data_key_wrapping"))
 
 
 def sealed_by(place: Place) -> set[int | None]:
@@ -110,17 +118,17 @@ async def test_a_new_kek_wraps_everything_and_the_old_one_can_go(place: Place) -
         report = await custody.rotation.rotate_kek(**BY)
         new, *others = keks_of(place)
         assert others == [old]
-        assert report == KekRotation(kek_id=new.id, added=True, rewrapped=1)
+        assert report == KekRotation(kek_ids=(new.id,), added=(new.id,), rewrapped=1)
         assert wrapped_by(place) == [new.id]
         assert last_event(place) == (
             "keys.rotated",
             "cli:test",
             new.id,
-            {"kek_id": new.id, "data_key_ids": [1]},
+            {"kek_ids": [new.id], "data_key_ids": [1]},
         )
         assert await custody.rotation.retire(**BY) == (old.id,)
         assert keks_of(place) == (new,)
-        assert last_event(place) == ("keys.retired", "cli:test", new.id, {"kek_ids": [old.id]})
+        assert last_event(place) == ("keys.retired", "cli:test", old.id, {"kek_ids": [old.id]})
         assert await custody.rotation.retire(**BY) == ()
     assert place.store.stored_secrets() == before
     await assert_all_open(place, 6)
@@ -132,7 +140,9 @@ async def test_a_key_that_the_operator_put_in_front_is_taken(place: Place) -> No
         new = new_kek()
         KekFile(place.kek).prepend(new)
         assert await custody.rotation.retire(**BY) == (), "neither what wraps nor what will wrap is dropped"
-        assert await custody.rotation.rotate_kek(**BY) == KekRotation(kek_id=new.id, added=False, rewrapped=1)
+        assert await custody.rotation.rotate_kek(**BY) == KekRotation(
+            kek_ids=(new.id,), added=(), rewrapped=1
+        )
         assert len(keks_of(place)) == 2
     await assert_all_open(place, 6)
 
@@ -146,7 +156,9 @@ async def test_a_variable_gets_its_new_key_from_the_operator(place: Place) -> No
         assert wrapped_by(place) == [old.id]
     both = KekVariable("KEK", kek_line(new) + kek_line(old))
     async with opened(place, both) as custody:
-        assert await custody.rotation.rotate_kek(**BY) == KekRotation(kek_id=new.id, added=False, rewrapped=1)
+        assert await custody.rotation.rotate_kek(**BY) == KekRotation(
+            kek_ids=(new.id,), added=(), rewrapped=1
+        )
         with pytest.raises(CustodyError, match=f"Remove the keys {old.id} from this variable"):
             await custody.rotation.retire(**BY)
         assert last_event(place)[0] == "keys.rotated"
@@ -163,11 +175,11 @@ async def test_nothing_is_rotated_by_a_wrong_kek(place: Place, tmp_path: Path) -
     place.kek.write_text(kek_line(new_kek()))
     database = patient(place.store.url)
     rotation = Custody(database, KekFile(place.kek)).rotation
-    before = place.kek.read_text(), place.store.rows("SELECT * FROM data_key")
+    before = place.kek.read_text(), keys_in(place)
     for work in (rotation.rotate_kek, rotation.rotate_data_key, rotation.retire):
         with pytest.raises(CustodyError, match="belong to this database"):
             await work(**BY)
-    assert (place.kek.read_text(), place.store.rows("SELECT * FROM data_key")) == before
+    assert (place.kek.read_text(), keys_in(place)) == before
     await database.close()
     place.kek.write_text(right)
     await assert_all_open(place, 6)
@@ -182,11 +194,9 @@ async def test_every_secret_is_sealed_anew_by_a_new_data_key(place: Place) -> No
         assert report == DataKeyRotation(data_key_id=2, resealed=459, damaged=())
         assert sealed_by(place) == {2}
         [kek] = keks_of(place)
-        assert place.store.rows("SELECT id, kek_id, active FROM data_key ORDER BY id") == [
-            (1, kek.id, 0),
-            (2, kek.id, 1),
-        ]
-        assert last_event(place) == ("keys.rotated", "cli:test", "2", {"kek_id": kek.id, "data_key_id": 2})
+        assert place.store.rows("SELECT id, active FROM data_key ORDER BY id") == [(1, 0), (2, 1)]
+        assert wrapped_by(place) == [kek.id, kek.id]
+        assert last_event(place) == ("keys.rotated", "cli:test", "2", {"kek_ids": [kek.id], "data_key_id": 2})
         assert place.store.rows("SELECT value FROM generation") == [(2,)]
         for bound_to, secret in before.items():
             assert await custody.unseal(secret, bound_to) == bound_to.encode(), (
@@ -234,14 +244,16 @@ async def test_a_data_key_that_changed_meanwhile_is_not_put_back(place: Place) -
         rotation = custody.rotation
         await rotation.rotate_data_key(**BY)
         first, second = await rotation.queries.data_keys()
-        stale = replace(second, wrapped=b"stale")
-        exchange = [(first, replace(first, wrapped=b"lost")), (stale, replace(second, wrapped=b"lost"))]
-        before = place.store.rows("SELECT * FROM data_key"), last_event(place)
+        [kek] = keks_of(place)
+        lost = (Wrapping(kek.id, b"lost"),)
+        stale = replace(second, wrappings=(Wrapping(kek.id, b"stale"),))
+        exchange = [(first, replace(first, wrappings=lost)), (stale, replace(second, wrappings=lost))]
+        before = keys_in(place), last_event(place)
         with pytest.raises(Conflict):
             await rotation.queries.rewrap(exchange, event("keys.rotated"))
         with pytest.raises(Conflict):
             await rotation.queries.add_active(second, event("keys.rotated"))
-        assert (place.store.rows("SELECT * FROM data_key"), last_event(place)) == before
+        assert (keys_in(place), last_event(place)) == before
 
 
 async def test_rotations_at_the_same_time_wait_for_each_other(place: Place) -> None:
@@ -331,7 +343,7 @@ async def again(custody: Custody, what: str, place: Place, old: tuple[Kek, ...],
         report = await custody.rotation.rotate_kek(**BY)
         keks = keks_of(place)
         assert keks[-1:] == old
-        assert wrapped_by(place) == [keks[0].id] == [report.kek_id]
+        assert wrapped_by(place) == [keks[0].id] == list(report.kek_ids)
         if finished:
             assert len(keks) == 3
     elif what == "data-key":

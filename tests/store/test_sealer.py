@@ -14,7 +14,7 @@ from sqlalchemy.exc import IntegrityError
 
 from clustercert.audit.log import KEY_CONTEXT
 from clustercert.audit.sealer import MAX_BATCH, LogSealer
-from clustercert.custody.keks import write_new_kek_file
+from clustercert.custody.keks import KekFile, write_new_kek_file
 from clustercert.merkle.notes import VerifierKey, verify_checkpoint
 from clustercert.model import Actor
 from clustercert.model.errors import LogDamaged, Unavailable, UnsealError
@@ -96,7 +96,9 @@ async def test_without_events_nothing_is_written(log: SealerProcess, store: Stor
     await log.sealer.seal_all()
     before = store.rows("SELECT size, at, note FROM audit_checkpoint")
     assert await log.sealer.seal_all() == 0
-    async with sealer_process.opened(store, log.custody._keks.path, NOW + timedelta(days=1)) as later:  # type: ignore[union-attr] # a file's
+    [kek] = log.custody.sources
+    assert isinstance(kek, KekFile)
+    async with sealer_process.opened(store, kek.path, NOW + timedelta(days=1)) as later:
         assert await later.sealer.seal_all() == 0
     assert store.rows("SELECT size, at, note FROM audit_checkpoint") == before
 

@@ -22,8 +22,8 @@ class Serving:
     url: str
 
 
-def environment_of(world: World, **more: str | Path) -> dict[str, str]:
-    """The settings of a world's store as environment variables, and these."""
+def environment_of(world: World, **more: str | Path | None) -> dict[str, str]:
+    """The settings of a world's store as environment variables, and these. None leaves out a variable."""
     settings = world.settings()
     variables = {
         "CLUSTERCERT_DATA_DIR": settings.data_dir,
@@ -33,7 +33,7 @@ def environment_of(world: World, **more: str | Path) -> dict[str, str]:
         **({"CLUSTERCERT_DATABASE_URL": settings.database_url} if settings.database_url else {}),
         **{f"CLUSTERCERT_{name}": value for name, value in more.items()},
     }
-    return os.environ | {name: str(value) for name, value in variables.items()}
+    return os.environ | {name: str(value) for name, value in variables.items() if value is not None}
 
 
 def start(
@@ -51,7 +51,7 @@ def start(
 
 
 @contextlib.contextmanager
-def serving(world: World, *options: str, **more: str | Path) -> Iterator[Serving]:
+def serving(world: World, *options: str, **more: str | Path | None) -> Iterator[Serving]:
     """A process that listens on a free port. It ends with the block."""
     process = start((*options, "--port", "0"), environment_of(world, **more))
     assert process.stderr is not None

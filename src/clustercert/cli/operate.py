@@ -34,7 +34,7 @@ from clustercert.model.times import rfc3339
 
 if TYPE_CHECKING:
     from clustercert.cli.session import RootOptions
-    from clustercert.custody.rotation import Rotation
+    from clustercert.custody.status import KekStatus
     from clustercert.server.tls_files import Tls
     from clustercert.settings import Settings
     from clustercert.store.engine.database import Database
@@ -87,12 +87,21 @@ def current(context: typer.Context, output: OutputOption = Output.TABLE) -> None
 
 @db.command()
 def check(context: typer.Context) -> None:
-    """Check the schema, the keys and the names of issuers. Exits with 1 if a check fails. Also warns of risks."""
+    """Check the schema, the keys and the names of issuers. Exits with 1 if a check fails. Also warns of risks.
+
+    Names each key-encryption key that the database needs, and whether the key can be used now.
+    """
 
     async def work(reader: Reader) -> None:
-        # Opening the store has already checked the schema and the keys.
+        # Opening the store has already checked the schema, and whether the keys belong to the database.
         await reader.directory.require_free(reader.settings.identity.authority_names)
         await _print_warnings(reader.settings, reader.database)
+        _print_keks(reader.keks)
+        if unusable := [kek.id or kek.source for kek in reader.keks if kek.source and kek.problem]:
+            raise CommandError(
+                f"These key-encryption keys can't be used: {', '.join(map(str, unusable))}. Without all of the keys of "
+                "a data key, the service can't start."
+            )
 
     examine(context, work)
     print_note("The database schema and the keys are valid.")
@@ -176,13 +185,22 @@ def generate(
 @keys.command("list")
 @on_store
 async def list_keys(operator: Operator, output: OutputOption = Output.TABLE) -> None:
-    """List key-encryption keys and data keys. Does not show the keys themselves."""
-    rotation = _rotation(operator)
-    data_keys = await rotation.queries.data_keys()
-    keks = rotation.keks.read()
-    columns = ("kind", "id", "active", "wrapped_by", "created_at")
-    cells: list[tuple[object, ...]] = [("key-encryption", kek.id, kek == keks[0], None, None) for kek in keks]
-    cells += [("data", str(key.id), key.active, key.kek_id, key.created_at) for key in data_keys]
+    """List key-encryption keys and data keys. Does not show the keys themselves.
+
+    Uses each key-encryption key to decrypt what it wraps, and shows why a key can't be used.
+    """
+    from clustercert.custody.status import kek_statuses
+
+    rotation = operator.components.custody.rotation
+    keks = await kek_statuses(rotation.queries, rotation.sources)
+    columns = ("kind", "id", "active", "wrapped_by", "source", "problem", "created_at")
+    cells: list[tuple[object, ...]] = [
+        ("key-encryption", kek.id, kek.wraps_new, None, kek.source, kek.problem or None, None) for kek in keks
+    ]
+    cells += [
+        ("data", str(key.id), key.active, key.kek_ids, None, None, key.created_at)
+        for key in await rotation.queries.data_keys()
+    ]
     show_list([dict(zip(columns, row, strict=True)) for row in cells], output, columns=columns, name="id")
 
 
@@ -195,11 +213,12 @@ async def rotate(
     ] = False,
     output: OutputOption = Output.TABLE,
 ) -> None:
-    """Create a new key-encryption key and wrap the data keys with it.
+    """Wrap the data keys with a new key-encryption key, or with all keys that the settings name.
 
+    If a source of keys in the settings does not wrap all data keys yet, wraps them with the first key of each source.
     The service can keep running. If the command is interrupted, run it again: all secrets stay readable.
     """
-    rotation = _rotation(operator)
+    rotation = operator.components.custody.rotation
     if data_key:
         done = await rotation.rotate_data_key(actor=operator.actor)
         row = {"id": str(done.data_key_id), "resealed": done.resealed, "damaged": done.damaged}
@@ -208,35 +227,57 @@ async def rotate(
             print_note("No key decrypts the damaged secrets. They were left unchanged: replace them.")
         return
     rewrapped = await rotation.rotate_kek(actor=operator.actor)
-    row = {"id": rewrapped.kek_id, "added": rewrapped.added, "rewrapped": rewrapped.rewrapped}
-    show_one(row, output, name="id")
+    row = {"ids": rewrapped.kek_ids, "added": rewrapped.added, "rewrapped": rewrapped.rewrapped}
+    show_one(row, output, name="ids")
     print_note("Older key-encryption keys are kept until you run `clustercert keys retire`.")
 
 
 @keys.command()
 @on_store
-async def retire(operator: Operator, output: OutputOption = Output.TABLE, yes: YesOption = False) -> None:
-    """Delete the key-encryption keys that wrap no data key."""
-    rotation = _rotation(operator)
+async def retire(
+    operator: Operator,
+    kek_ids: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="KEY…",
+            help="Ids of keys to delete, with what they wrapped. By default, keys that wrap nothing.",
+        ),
+    ] = None,
+    output: OutputOption = Output.TABLE,
+    yes: YesOption = False,
+) -> None:
+    """Delete key-encryption keys that are not needed any more.
+
+    Deletes a key from its file, and from the database what the key has wrapped. Keys in OpenBao or Vault stay there.
+    Refuses to delete a key without which the data keys could not be decrypted.
+    """
+    rotation = operator.components.custody.rotation
     ids: tuple[str, ...] = ()
-    if unused := await rotation.unused():
+    if named := tuple(kek_ids or ()) or await rotation.unused():
         question = (
             "Backups from before the last rotation need the old keys. "
-            f"Delete the key-encryption keys {', '.join(unused)}?"
+            f"Delete the key-encryption keys {', '.join(named)}?"
         )
         confirm(question, yes=yes)
-        ids = await rotation.retire(actor=operator.actor)
+        ids = await rotation.retire(kek_ids or (), actor=operator.actor)
     show_list([{"id": kek_id} for kek_id in ids], output, columns=("id",), name="id")
 
 
-def _rotation(operator: Operator) -> "Rotation":
-    from clustercert.custody.rotation import Rotation
-    from clustercert.model import utc_now
-    from clustercert.store.keys import KeyQueries
-
-    return Rotation(
-        KeyQueries(operator.components.database), operator.components.settings.kek_source(), utc_now
-    )
+def _print_keks(keks: "tuple[KekStatus, ...]") -> None:
+    """Print each key-encryption key, what it wraps, and whether it can be used. Warns of data keys that lack a key."""
+    wrapped = {data_key_id for kek in keks for data_key_id in kek.data_key_ids}
+    for kek in keks:
+        if kek.wraps_new and kek.id and (missing := sorted(wrapped.difference(kek.data_key_ids))):
+            print_note(
+                f"Warning: The key-encryption key {kek.id} does not wrap the data keys {', '.join(map(str, missing))}. "
+                "Run `clustercert keys rotate`."
+            )
+    for kek in keks:
+        wraps = f"data keys {', '.join(map(str, kek.data_key_ids))}" if kek.data_key_ids else "no data key"
+        print_note(
+            f"Key-encryption key {kek.id or '(unknown)'}{f', {kek.source}' if kek.source else ''}: wraps {wraps}; "
+            f"{kek.problem or 'can be used'}."
+        )
 
 
 def demo(
@@ -349,8 +390,10 @@ def _load_for_role(load: Callable[[], "Settings"], role: ServerRole) -> "Setting
 
 async def _check(loaded: "Settings", role: ServerRole) -> None:
     """Open the store once, so that the command reports errors that the workers would only log. Prints warnings."""
+    from clustercert.observability import log
     from clustercert.wiring import open_components
 
+    log.configure_command()
     async with open_components(loaded, with_keys=role != "webhook") as opened:
         if role != "webhook":
             await opened.identity.directory.require_free(loaded.identity.authority_names)

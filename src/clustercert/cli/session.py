@@ -1,5 +1,6 @@
 """Loads the settings and opens the store for commands. Warns about unknown environment variables."""
 
+import contextlib
 import os
 import pwd
 import re
@@ -19,6 +20,7 @@ from clustercert.model.errors import NotFound
 if TYPE_CHECKING:
     from pydantic import BaseModel
 
+    from clustercert.custody.status import KekStatus
     from clustercert.identity.directory import Directory
     from clustercert.identity.directory_reader import DirectoryReader
     from clustercert.model import Actor, Cluster, Domain, Project
@@ -42,6 +44,7 @@ TOP_LEVEL_SETTINGS = frozenset(
             "DATABASE_URL",
             "KEK_FILE",
             "KEK",
+            "KEK_TRANSIT",
             "SERVICE_NAME",
             "SERVER",
             "WEBHOOK",
@@ -178,6 +181,7 @@ class Reader(Finder):
 
     settings: "Settings"
     database: "Database"
+    keks: "tuple[KekStatus, ...]"
 
 
 @dataclass(frozen=True, slots=True)
@@ -285,19 +289,32 @@ def examine(context: typer.Context, work: Callable[[Reader], Awaitable[T]]) -> T
     import asyncio
 
     from clustercert.custody import Custody
+    from clustercert.custody.status import kek_statuses
     from clustercert.identity.directory_reader import DirectoryReader
+    from clustercert.model.errors import KeysUnavailable
+    from clustercert.observability import log
     from clustercert.store.clusters import ClusterQueries
     from clustercert.store.engine import migrate
+    from clustercert.store.keys import KeyQueries
+
+    log.configure_command()
 
     async def opened() -> T:
         async with migrate.opened(loaded.store_url) as database:
-            custody = Custody(database, loaded.kek_source())
-            await custody.open()
+            custody = Custody(database, *loaded.kek_sources())
+            try:
+                # A key management service that can't be reached is one of the results of the command.
+                with contextlib.suppress(KeysUnavailable):
+                    await custody.open()
+                keks = await kek_statuses(KeyQueries(database), custody.sources)
+            finally:
+                await custody.close()
             if loaded.signers:
                 from clustercert.wiring.signers import Signers
 
                 Signers(loaded.signers, custody)
-            return await work(Reader(DirectoryReader(database), ClusterQueries(database), loaded, database))
+            directory, clusters = DirectoryReader(database), ClusterQueries(database)
+            return await work(Reader(directory, clusters, loaded, database, keks))
 
     return asyncio.run(opened())
 

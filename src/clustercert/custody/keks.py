@@ -1,4 +1,4 @@
-"""Sources of key-encryption keys: a file, which the service can also change, or an environment variable."""
+"""Key-encryption keys in a file, which the service can also change, or in an environment variable."""
 
 import asyncio
 import contextlib
@@ -20,7 +20,7 @@ _LOCK_INTERVAL = 0.05
 
 @dataclass(frozen=True, slots=True)
 class KekVariable:
-    """Keys from an environment variable, which only the operator can change. See `KekFile` for the methods."""
+    """Keys from an environment variable, which only the operator can change."""
 
     variable: str
     text: str = field(repr=False)
@@ -29,25 +29,28 @@ class KekVariable:
     def name(self) -> str:
         return f"the environment variable {self.variable}"
 
-    def read(self) -> tuple[Kek, ...]:
+    async def keks(self) -> tuple[Kek, ...]:
         return _parsed(self.text, self.name)
 
     @contextlib.asynccontextmanager
     async def lock(self) -> AsyncIterator[None]:
         yield
 
-    def prepend(self, _kek: Kek, /) -> None:
+    async def add(self) -> Kek:
         raise CustodyError(
             f"This command can't change {self.name}, and its first key already wraps the data keys. Put a new key, 32 "
             "random bytes in base64, on a line before the others, restart all processes with it, and run this command "
             "again."
         )
 
-    def remove(self, kek_ids: Collection[str]) -> None:
+    async def remove(self, kek_ids: Collection[str]) -> None:
         raise CustodyError(
             f"This command can't change {self.name}. Remove the keys {', '.join(sorted(kek_ids))} from this "
             "variable for all processes."
         )
+
+    async def close(self) -> None:
+        pass
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,6 +68,9 @@ class KekFile:
         """Read the keys. Raises CustodyError if the file is missing, readable by others, or invalid."""
         return _parsed(_read_private(self.path), self.name)
 
+    async def keks(self) -> tuple[Kek, ...]:
+        return await asyncio.to_thread(self.read)
+
     @contextlib.asynccontextmanager
     async def lock(self) -> AsyncIterator[None]:
         """Prevent other processes from changing the key-encryption keys, and from wrapping data keys."""
@@ -74,17 +80,25 @@ class KekFile:
                 await asyncio.sleep(_LOCK_INTERVAL)
             yield
 
-    def prepend(self, kek: Kek, /) -> None:
+    async def add(self) -> Kek:
+        kek = new_kek()
+        self.prepend(kek)
+        return kek
+
+    def prepend(self, kek: Kek) -> None:
         """Insert a new key before the existing keys, and flush the file to disk. The caller must hold the lock.
 
         Raises CustodyError.
         """
         self._replace(kek_line(kek) + _read_private(self.path))
 
-    def remove(self, kek_ids: Collection[str]) -> None:
+    async def remove(self, kek_ids: Collection[str]) -> None:
         """Remove keys, durably. The caller must hold the lock. Raises CustodyError if the file can't be written."""
         keks = [(line, kek_of_line(line)) for line in _read_private(self.path).split("\n")]
         self._replace("\n".join(line for line, kek in keks if kek is None or kek.id not in kek_ids))
+
+    async def close(self) -> None:
+        pass
 
     def _try_lock(self, stack: contextlib.ExitStack) -> bool:
         with _errors_as_custody(f"lock {self.name}"):
@@ -109,29 +123,6 @@ class KekFile:
             _write_new(temporary, text, like=target.stat())
             temporary.replace(target)
             _sync_folder(target.parent)
-
-
-@dataclass(frozen=True, slots=True)
-class NoKeks:
-    """A key source without keys, for a process that needs no secrets, such as the webhook. See `KekFile`."""
-
-    name = "this process"
-
-    def read(self) -> tuple[Kek, ...]:
-        raise CustodyError("This process has no key-encryption keys, because its role needs none.")
-
-    @contextlib.asynccontextmanager
-    async def lock(self) -> AsyncIterator[None]:
-        yield
-
-    def prepend(self, _kek: Kek, /) -> None:
-        self.read()
-
-    def remove(self, _kek_ids: Collection[str]) -> None:
-        self.read()
-
-
-KekSource = KekVariable | KekFile | NoKeks
 
 
 def write_new_kek_file(path: Path) -> Kek:

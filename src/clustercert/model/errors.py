@@ -25,6 +25,7 @@
     + RemoteFailed            502  CCE.01502001
     + Unavailable             503  CCE.01503001   (carries Retry-After)
         + CredentialUnverified  503  CCE.01503001
+        + KeysUnavailable     503  CCE.01503001
         + StoreFault          500  CCE.01500001
 
 The message tells the caller what is wrong and what to do. The cause (`raise … from`) is for the log.
@@ -231,6 +232,22 @@ class Unavailable(ClustercertError, status=503, code="CCE.01503001"):
 
 class CredentialUnverified(Unavailable):
     """A credential can't be verified now, because its issuer, or the keys of the issuer, can't be reached."""
+
+
+class KeysUnavailable(Unavailable):
+    """A key management service can't be used now, so this process can't decrypt its data keys.
+
+    Attributes:
+        reason: which key-encryption key can't be used, and why, for the operator; not sent to callers.
+    """
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(
+            "The service is waiting for its key management service, which decrypts its keys. Try again in a few "
+            "seconds.",
+            retry_after=5,
+        )
+        self.reason = reason
 
 
 class StoreFault(Unavailable):

@@ -265,6 +265,12 @@ DISK_RESERVE = Gauge(
     ["disk"],
     multiprocess_mode="livemostrecent",
 )
+KEK_USABLE = Gauge(
+    "clustercert_key_encryption_key_usable",
+    "1 if the first key-encryption key of the source can wrap and unwrap data keys, 0 if not, checked once a minute",
+    ["source"],
+    multiprocess_mode="livemin",
+)
 
 
 def request(route: str, method: str, status: int, seconds: float) -> None:

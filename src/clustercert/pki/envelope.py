@@ -4,7 +4,7 @@
 * A data key encrypts secrets: it seals them. Data keys are stored wrapped. The active data key encrypts new secrets;
   the other data keys only decrypt.
 
-Wrapped data key: version (1) | nonce (12) | ciphertext and tag
+Data key, wrapped by a `Kek`: version (1) | nonce (12) | ciphertext and tag
 Sealed secret: version (1) | data key id (4) | nonce (12) | ciphertext and tag
 
 Each secret is bound to its database row (`table:id`): a secret that was copied to another row can't be decrypted.
@@ -51,6 +51,17 @@ class Kek:
         digest = hashlib.sha256(b"clustercert key-encryption key id\0" + self.key)
         object.__setattr__(self, "id", digest.hexdigest()[:16])
 
+    async def wrap(self, data_key: "DataKey") -> bytes:
+        return _VERSION + _seal(self.key, data_key.key, data_key.context)
+
+    async def unwrap(self, data_key_id: int, wrapped: bytes) -> "DataKey":
+        if not wrapped.startswith(_VERSION):
+            raise UnsealError(
+                f"data key {data_key_id} has an unknown format; a newer version may have written it"
+            )
+        context, name = wrapping_context(data_key_id), f"data key {data_key_id}"
+        return DataKey(data_key_id, _open(self.key, wrapped[len(_VERSION) :], context, name))
+
 
 @dataclass(frozen=True, slots=True)
 class DataKey:
@@ -59,20 +70,34 @@ class DataKey:
     id: int
     key: bytes = field(repr=False)
 
-    def wrap(self, kek: Kek) -> bytes:
-        """Encrypt this key with a KEK, for storage in the database."""
-        return _VERSION + _seal(kek.key, self.key, _wrapping_context(self.id))
+    def __post_init__(self) -> None:
+        if len(self.key) != KEY_BYTES:
+            raise UnsealError(f"data key {self.id} has the wrong length")
 
-    @classmethod
-    def unwrap(cls, data_key_id: int, wrapped: bytes, kek: Kek) -> "DataKey":
-        """Decrypt a wrapped data key. Raises UnsealError if another KEK wrapped the key, or the data was altered."""
-        name = f"data key {data_key_id}"
-        if not wrapped.startswith(_VERSION):
-            raise UnsealError(f"{name} has an unknown format; a newer version may have written it")
-        key = _open(kek.key, wrapped[len(_VERSION) :], _wrapping_context(data_key_id), name)
-        if len(key) != KEY_BYTES:
-            raise UnsealError(f"{name} has the wrong length")
-        return cls(data_key_id, key)
+    @property
+    def context(self) -> bytes:
+        """The additional authenticated data of this key's wrapped forms."""
+        return wrapping_context(self.id)
+
+
+class WrappingKey(Protocol):
+    """A key-encryption key: a `Kek`, or a key that never leaves a key management service.
+
+    Attributes:
+        id: identifies the key in the database. Not secret.
+    """
+
+    @property
+    def id(self) -> str: ...
+
+    async def wrap(self, data_key: DataKey) -> bytes:
+        """Encrypt a data key, for storage in the database. Raises KeysUnavailable or CustodyError."""
+
+    async def unwrap(self, data_key_id: int, wrapped: bytes) -> DataKey:
+        """Decrypt a wrapped data key. Raises KeysUnavailable.
+
+        Raises UnsealError if another key wrapped the data key, or if the wrapped data key was altered.
+        """
 
 
 class KeyRing:
@@ -159,7 +184,8 @@ def parse_keks(text: str) -> tuple[Kek, ...]:
     return tuple(keks)
 
 
-def _wrapping_context(data_key_id: int) -> bytes:
+def wrapping_context(data_key_id: int) -> bytes:
+    """Return the additional authenticated data of a data key's wrapped forms."""
     return f"clustercert data key {data_key_id}".encode()
 
 

@@ -87,10 +87,10 @@ VERIFICATION_AGES = {f"{days}d": timedelta(days=days) for days in (7, 30, 90)}
 
 @dataclass(frozen=True, slots=True)
 class Readiness:
-    """Whether the database and the key-encryption keys can be used.
+    """Whether the database can be used, and the data keys were decrypted.
 
     Attributes:
-        custody: the key-encryption keys; `None` if the process needs no keys.
+        custody: the data keys; `None` if the process needs no keys.
     """
 
     database: Database
@@ -109,9 +109,9 @@ class Readiness:
         if self.custody is None:
             return
         try:
-            await self.custody.open()
-        except ClustercertError as failure:
-            raise Unavailable("Not ready: the key-encryption keys can't be used. See the log.") from failure
+            self.custody.require_opened()
+        except Unavailable as failure:
+            raise Unavailable(f"Not ready. {failure.message} See the log.", retry_after=5) from failure
 
 
 class StoreGauges:
@@ -270,6 +270,7 @@ async def _started(
         policy_changes = PolicyChanges(components.database)
         stack.push_async_callback(policy_changes.close)
         if role != "webhook":
+            await stack.enter_async_context(running(components.custody.watch))
             await policy_changes.record(policy)
             await _record_issuers(components, settings)
             if components.keystone is not None:

@@ -111,10 +111,16 @@ lease = table(
 data_key = table(
     "data_key",
     Column("id", Integer, primary_key=True, autoincrement=False),
-    Column("kek_id", String(16), nullable=False),
-    Column("wrapped", LargeBinary, nullable=False),
     Column("active", Boolean, nullable=False),
     Column("created_at", Utc, nullable=False),
+)
+
+# Each data key, wrapped by one or more key-encryption keys.
+data_key_wrapping = table(
+    "data_key_wrapping",
+    Column("data_key_id", ForeignKey("data_key.id"), primary_key=True),
+    Column("kek_id", String(160), primary_key=True),
+    Column("wrapped", LargeBinary, nullable=False),
 )
 
 # Cursors of background jobs, and the problems that the jobs found.

@@ -25,7 +25,7 @@ from clustercert.clusters.discarded_keys import DiscardedKeys
 from clustercert.clusters.registry import Clusters
 from clustercert.clusters.signer_maintenance import SignerMaintenance
 from clustercert.custody import Custody
-from clustercert.custody.keks import NoKeks
+from clustercert.custody.sources import open_sources
 from clustercert.identity.roles import Roles
 from clustercert.identity.service import Identity
 from clustercert.issuance.entitled_users import EntitledUsers
@@ -42,6 +42,7 @@ from clustercert.kubernetes.reconcile import Reconciler, Sync
 from clustercert.kubernetes.webhook import Webhook
 from clustercert.limits.issuing import IssuingRates, LimitedIssuance, LiveQuota, UserRates
 from clustercert.model import Actor, utc_now
+from clustercert.model.errors import KeysUnavailable
 from clustercert.pki.key_generator import new_key_generator
 from clustercert.pki.keys import KeyGenerator
 from clustercert.policy.decision import Policy
@@ -125,13 +126,17 @@ class Components:
 async def open_components(settings: Settings, *, with_keys: bool = True) -> AsyncIterator[Components]:
     """Open the store and build the components. Raises SchemaError, CustodyError, SettingsError or Unavailable.
 
+    If the key management service can't be reached, the components work, but raise KeysUnavailable where they need keys.
     If `with_keys` is False, the key-encryption keys are not read, and nothing can be encrypted or decrypted.
     """
     async with contextlib.AsyncExitStack() as stack:
         database = await stack.enter_async_context(migrate.opened(settings.store_url))
-        custody = Custody(database, settings.kek_source() if with_keys else NoKeks(), utc_now)
+        custody = Custody(database, *(settings.kek_sources() if with_keys else ()), now=utc_now)
+        stack.push_async_callback(custody.close)
         if with_keys:
-            await custody.open()
+            # Without its key management service, the process does what needs no keys. `Custody` logs the reason.
+            with contextlib.suppress(KeysUnavailable):
+                await custody.open()
         keys = new_key_generator(settings.issuing.key_type)
         stack.push_async_callback(keys.close)
         identity = _identity(settings, database, custody)
@@ -372,17 +377,19 @@ async def initialise(
     Args:
         report_progress: called before each migration with the number of finished migrations and the total number.
     """
-    keks = settings.kek_source()
-    keks.read()
+    sources = settings.kek_sources()
+    await open_sources(sources)
     _make_folder(settings)
     database = Database(settings.store_url)
     try:
         await migrate.upgrade(database, report_progress=report_progress)
-        custody = Custody(database, keks, utc_now)
+        custody = Custody(database, *sources, now=utc_now)
         await custody.initialise(actor=actor)
         await _log_sealer(settings, database, custody).ensure_log(actor=actor)
         await Roles(database, utc_now).bootstrap()
     finally:
+        for source in sources:
+            await source.close()
         await database.close()
 
 

@@ -14,7 +14,7 @@ from clustercert.cli.audit.output import (
     trusted_heads,
 )
 from clustercert.cli.commands import on_store
-from clustercert.cli.options import CommandError, UsageError
+from clustercert.cli.options import CommandError, UsageError, error_text
 from clustercert.cli.output import (
     Output,
     OutputOption,
@@ -27,7 +27,7 @@ from clustercert.cli.output import (
     write_out,
 )
 from clustercert.cli.session import Operator, require_database, settings
-from clustercert.model.errors import CustodyError, UnsealError
+from clustercert.model.errors import CustodyError, KeysUnavailable, UnsealError
 
 if TYPE_CHECKING:
     from clustercert.audit.findings import Finding, VerificationReport
@@ -90,10 +90,13 @@ async def _own_key(
     if stored is None:
         raise CommandError("There is no audit log in the store yet.")
     try:
-        custody = Custody(database, settings.kek_source())
-        await custody.open()
-    except (SettingsError, CustodyError) as error:
-        return stored, None, error.message
+        custody = Custody(database, *settings.kek_sources())
+        try:
+            await custody.open()
+        finally:
+            await custody.close()
+    except (SettingsError, CustodyError, KeysUnavailable) as error:
+        return stored, None, error_text(error)
     try:
         private = await unseal_private_key(await queries.sealed_key(), custody)
     except UnsealError as error:

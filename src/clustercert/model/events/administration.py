@@ -244,17 +244,15 @@ class KeysChanged(AuditEvent):
     """Keys that encrypt stored secrets were created, rotated or retired.
 
     Attributes:
-        kek_id: the key-encryption key that now wraps the data keys.
+        kek_ids: the key-encryption keys that now wrap the data keys, or that were retired.
         data_key_id: the id of the new data key, if there is one.
         data_key_ids: the data keys that were rewrapped.
-        kek_ids: the key-encryption keys that were retired.
     """
 
     kind: Literal["keys.created", "keys.rotated", "keys.retired"]
-    kek_id: str | None = None
+    kek_ids: tuple[str, ...]
     data_key_id: int | None = None
     data_key_ids: tuple[int, ...] | None = None
-    kek_ids: tuple[str, ...] | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
