@@ -1,6 +1,7 @@
 """Rotations of client CAs on each database: holders, concurrent changes, removed clusters, and what leaders do."""
 
 import asyncio
+from collections.abc import Sequence
 from dataclasses import replace
 from datetime import timedelta
 
@@ -9,9 +10,10 @@ import pytest
 from clustercert.clusters.ca_progress import CaProgress
 from clustercert.clusters.ca_rotation import ReportedResult
 from clustercert.model import ClientCA, Cluster
-from clustercert.model.ca_rotation import PROOF_AGE, CaRotation
-from clustercert.model.errors import ConcurrentChange, Conflict, InvalidRequest
+from clustercert.model.ca_rotation import PROOF_AGE, CaProof, CaRotation
+from clustercert.model.errors import ConcurrentChange, Conflict, InvalidRequest, Unavailable
 from clustercert.model.kubernetes import CA_PROVER, SERVICE
+from clustercert.pki.client_ca import ca_subject
 from clustercert.store.engine.database import Database
 from clustercert.store.engine.transaction import rolling_back
 from clustercert.store.ledger import Ledger
@@ -151,6 +153,79 @@ async def test_an_api_server_that_is_added_meanwhile_is_proved_too(scene: Rotati
     await scene.step(cluster)
     assert (await scene.status(cluster)).rotation.unproved(scene.now) == (third,)
     assert scene.active(cluster) == started.old_ca.id
+
+
+async def test_an_api_server_that_is_added_in_the_last_step_keeps_a_rotation_from_completing(
+    scene: RotationScene, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cluster = await draining(scene)
+    await scene.rotations.complete(cluster, holders=None, deny_old=None, actor=BY)
+    third = f"{cluster.api_servers[0]}0"
+    await scene.trust_bundle(cluster, third)
+    scene.servers.trusted[third].add(ca_subject(cluster.client_ca.certificate).key_identifier)
+    await scene.trust_bundle(cluster)
+    prove = scene.servers.prove
+
+    async def prove_and_add(proved: Cluster, ca: ClientCA, addresses: Sequence[str]) -> tuple[CaProof, ...]:
+        proofs = await prove(proved, ca, addresses)
+        if ca.id == cluster.client_ca.id and third not in addresses:
+            current = await scene.current(cluster)
+            await scene.clusters.replace(replace(current, api_servers=(*current.api_servers, third)), event())
+        return proofs
+
+    monkeypatch.setattr(scene.servers, "prove", prove_and_add)
+    await scene.step(cluster)
+    await scene.step(cluster)
+    assert (await scene.status(cluster)).rotation.trusting() == (third,)
+    assert cluster.client_ca.id in scene.signers["local"].keys
+
+
+async def test_a_cluster_that_moves_is_proved_at_its_new_address(scene: RotationScene) -> None:
+    cluster = await scene.register(api_servers=0)
+    await scene.start(cluster)
+    scene.servers.trusted[cluster.internal_url] = set()
+    await scene.step(cluster)
+    current = await scene.current(cluster)
+    moved = "https://moved.example:6443"
+    await scene.clusters.replace(replace(current, internal_url=moved), event())
+    await scene.trust_bundle(cluster, moved)
+    await scene.reach(cluster, "issuing")
+    assert (await scene.status(cluster)).rotation.addresses == (moved,)
+
+
+async def test_nothing_is_proved_before_the_addresses_are_known(
+    scene: RotationScene, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cluster = await scene.register(api_servers=0)
+    await scene.start(cluster)
+    await scene.trust_bundle(cluster, cluster.internal_url)
+
+    async def silent(_: Cluster) -> tuple[str, ...]:
+        raise Unavailable("The addresses can't be read.")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(scene.servers, "api_servers", silent)
+        await scene.step(cluster)
+        rotation = (await scene.status(cluster)).rotation
+        assert (rotation.state, rotation.problem) == ("planned", "The addresses can't be read.")
+    await scene.step(cluster)
+    assert await scene.state(cluster) == "distributed"
+
+
+async def test_an_operator_completes_a_rotation_whose_old_signer_is_lost(scene: RotationScene) -> None:
+    """Nobody can sign a temporary certificate of the old CA."""
+    cluster = await draining(scene, signer="other")
+    del scene.signers["local"]
+    await scene.rotations.complete(cluster, holders=None, deny_old=None, actor=BY)
+    await scene.trust_bundle(cluster)
+    await scene.step(cluster)
+    problem = (await scene.status(cluster)).rotation.problem
+    assert problem is not None
+    assert "local is not installed" in problem
+    refused = [ReportedResult(cluster.client_ca.id, each, "refused") for each in cluster.api_servers]
+    await scene.rotations.report(cluster, refused, actor=BY)
+    await scene.step(cluster)
+    assert await scene.state(cluster) == "complete"
 
 
 async def test_old_certificates_keep_a_rotation_from_completing(scene: RotationScene) -> None:

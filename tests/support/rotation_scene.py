@@ -122,8 +122,8 @@ class ApiServers:
     accepted: set[tuple[str, str]] = field(default_factory=set)
     now: datetime = NOW
 
-    async def api_servers(self, cluster: Cluster) -> tuple[str, ...] | None:
-        return cluster.api_servers or None
+    async def api_servers(self, cluster: Cluster) -> tuple[str, ...]:
+        return cluster.api_servers or (cluster.internal_url,)
 
     async def prove(self, cluster: Cluster, ca: ClientCA, addresses: Sequence[str]) -> tuple[CaProof, ...]:
         self.process.step()

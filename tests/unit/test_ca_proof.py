@@ -161,7 +161,7 @@ async def test_the_operators_list_takes_precedence(scene: Scene) -> None:
 
 
 async def test_a_cluster_to_which_the_service_has_no_access_is_not_asked(scene: Scene) -> None:
-    assert await scene.prover.api_servers(scene.known) is None
+    assert await scene.prover.api_servers(scene.known) == (scene.known.internal_url,)
     assert scene.asked == 0
 
 
@@ -171,12 +171,14 @@ async def test_the_cluster_tells_its_api_servers(scene: Scene) -> None:
     assert found == ("https://10.0.0.1:6443", "https://10.0.0.2:6443", "https://[fd00::1]:6443")
 
 
-@pytest.mark.parametrize(
-    "answer", [Refused(403, "forbidden"), Unavailable("away"), slices(), slices("10.0.0.1", name="other")]
-)
-async def test_a_cluster_may_tell_nothing(scene: Scene, answer: object) -> None:
+@pytest.mark.parametrize("answer", [Refused(403, "forbidden"), Unavailable("away")])
+async def test_no_api_server_is_left_out_when_the_cluster_does_not_tell_them(
+    scene: Scene, answer: object
+) -> None:
+    """The cluster's own address may lead to only one of them."""
     scene.answer = answer
-    assert await scene.prover.api_servers(replace(scene.known, options=CONNECTED)) is None
+    with pytest.raises(Unavailable, match="--api-server"):
+        await scene.prover.api_servers(replace(scene.known, options=CONNECTED))
 
 
 @pytest.mark.parametrize(
@@ -188,6 +190,8 @@ async def test_a_cluster_may_tell_nothing(scene: Scene, answer: object) -> None:
         slices("a.example/x?"),
         slices("10.0.0.1", port="x"),
         slices(*(f"10.0.0.{number}" for number in range(65))),
+        slices(),
+        slices("10.0.0.1", name="other"),
     ],
 )
 async def test_a_strange_answer_is_an_error(scene: Scene, answer: object) -> None:

@@ -163,13 +163,18 @@ class _Step:
     async def _remove(self, before: CaRotation, proved: CaRotation) -> str | None:
         """Prove that the old CA is refused, and end the rotation."""
         old_ca, _ = self.cas
-        signer = signer_named(self.progress.rotations.signers, old_ca.signer)
-        stays = signer.is_ca_of_cluster or old_ca.not_after <= self.now
-        if not stays:
-            proved = await self._prove(proved, old_ca)
-            if trusting := proved.trusting():
-                await self._keep(before, proved)
-                return _unreached(proved, old_ca, trusting)
+        signers, stays = self.progress.rotations.signers, old_ca.not_after <= self.now
+        try:
+            stays = stays or signer_named(signers, old_ca.signer).is_ca_of_cluster
+            if not stays:
+                proved = await self._prove(proved, old_ca)
+        except ClustercertError:
+            # The signer may be lost for ever. Then only an operator can prove that the CA is refused.
+            if proved.trusting():
+                raise
+        if not stays and (trusting := proved.trusting()):
+            await self._keep(before, proved)
+            return _unreached(proved, old_ca, trusting)
         after = proved.advanced("complete", self.now, needs_proof=not stays)
         await self._advance("ca_rotation.completed", before, after)
         await self.progress.discarded.delete_keys_of(self.cluster.id, actor=Actor.service())
@@ -187,11 +192,9 @@ class _Step:
 
     async def _prove(self, rotation: CaRotation, ca: ClientCA) -> CaRotation:
         """Return the rotation with the addresses of the API servers as of now, and new proofs for a CA."""
-        prover = self.progress.rotations.prover
-        addresses = (
-            await prover.api_servers(self.cluster) or rotation.addresses or (self.cluster.internal_url,)
-        )
-        return rotation.with_proofs(await prover.prove(self.cluster, ca, addresses), addresses)
+        rotations = self.progress.rotations
+        addresses = await rotations.addresses(self.cluster, rotation)
+        return rotation.with_proofs(await rotations.prover.prove(self.cluster, ca, addresses), addresses)
 
     async def _keep(self, before: CaRotation, proved: CaRotation) -> None:
         """Store new proofs, unless they say the same as the recent ones in the store."""

@@ -13,7 +13,7 @@ from clustercert.clusters.registry import CA_LIFETIME
 from clustercert.model import Actor, ClientCA, Cluster, Issued, KeyType, Origin, PublicKey
 from clustercert.model.ca_rotation import CaProof, CaRotation, RotationStatus
 from clustercert.model.choices import ProofOutcome, RotationState
-from clustercert.model.errors import ConcurrentChange, Conflict, InvalidRequest, NotFound
+from clustercert.model.errors import ConcurrentChange, Conflict, InvalidRequest, NotFound, Unavailable
 from clustercert.model.events.administration import (
     CaProofReported,
     CaRotationChange,
@@ -37,8 +37,8 @@ MAX_HOLDERS = 200
 class Prover(Protocol):
     """Connects to API servers with temporary certificates. Implemented by `kubernetes.ca_proof`."""
 
-    async def api_servers(self, cluster: Cluster) -> tuple[str, ...] | None:
-        """Return the addresses of the cluster's API servers, or None if nobody has said them. Raises RemoteFailed."""
+    async def api_servers(self, cluster: Cluster) -> tuple[str, ...]:
+        """Return the addresses of the cluster's API servers. Raises RemoteFailed or Unavailable."""
 
     async def prove(self, cluster: Cluster, ca: ClientCA, addresses: Sequence[str]) -> tuple[CaProof, ...]:
         """Try a certificate of the CA at each address. Raises SignerError, RemoteFailed or Unavailable."""
@@ -243,10 +243,18 @@ class CaRotations:
         cas = [status.new_ca, status.old_ca] if status.rotation.is_completing else [status.new_ca]
         return tuple([(ca, await self.prover.issue(cluster, ca, key, actor.origin)) for ca in cas])
 
-    async def addresses(self, status: RotationStatus) -> tuple[str, ...]:
-        """Return the addresses at which a rotation has to be proved. Raises RemoteFailed."""
-        found = await self.prover.api_servers(status.cluster)
-        return found or status.rotation.addresses or (status.cluster.internal_url,)
+    async def addresses(self, cluster: Cluster, rotation: CaRotation) -> tuple[str, ...]:
+        """Return the addresses at which a rotation has to be proved.
+
+        If the cluster does not answer, returns the addresses as last read. Raises RemoteFailed, or Unavailable if they
+        were never read.
+        """
+        try:
+            return await self.prover.api_servers(cluster)
+        except Unavailable:
+            if not rotation.addresses:
+                raise
+            return rotation.addresses
 
     async def report(
         self, cluster: Cluster, results: Sequence[ReportedResult], *, actor: Actor
@@ -264,7 +272,7 @@ class CaRotations:
         rotation, now = status.rotation, self.now()
         if not rotation.is_running:
             raise Conflict("No rotation of the cluster's client CA is running, so there is nothing to prove.")
-        addresses = await self.addresses(status)
+        addresses = await self.addresses(cluster, rotation)
         for each in results:
             if each.ca_id not in (rotation.old_ca_id, rotation.new_ca_id):
                 raise InvalidRequest(f"client_ca_id: {each.ca_id} is not a CA of this rotation.")

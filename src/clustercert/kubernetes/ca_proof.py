@@ -27,7 +27,7 @@ from clustercert.model import (
 )
 from clustercert.model.ca_rotation import CaProof
 from clustercert.model.choices import ProofOutcome
-from clustercert.model.errors import ClustercertError, Conflict, RemoteFailed
+from clustercert.model.errors import ClustercertError, Conflict, RemoteFailed, Unavailable
 from clustercert.model.kubernetes import CA_PROVER, SERVICE
 from clustercert.pki.keys import key_pem
 from clustercert.pki.leaf import der_pem
@@ -75,21 +75,26 @@ class CaProver:
     now: Callable[[], datetime]
     _certificates: LRUCache[str, _Temporary] = field(default_factory=lambda: LRUCache(MAX_CACHED))
 
-    async def api_servers(self, cluster: Cluster) -> tuple[str, ...] | None:
-        """Return the addresses of the cluster's API servers, or None if the cluster does not tell them.
+    async def api_servers(self, cluster: Cluster) -> tuple[str, ...]:
+        """Return the addresses of the cluster's API servers.
 
-        The operator's list takes precedence. Otherwise asks the cluster, if the service has access to it. Raises
-        RemoteFailed if the cluster's answer is unusable.
+        The operator's list takes precedence. Otherwise asks the cluster. Without access to the cluster, returns only
+        the cluster's address. Raises Unavailable if the cluster does not answer, because an API server that is left out
+        would not be proved. Raises RemoteFailed if the answer is unusable.
         """
         if cluster.api_servers:
             return cluster.api_servers
         if not cluster.options.admission and cluster.options.credential_roles is None:
-            return None
+            return (cluster.internal_url,)
         try:
             slices = await self.connections.call(cluster, lambda api: api.get(_SLICES, _OF_API_SERVERS))
-        except ClustercertError:
-            return None
-        return tuple(sorted(set(_addresses(slices)))) or None
+        except ClustercertError as error:
+            raise Unavailable(
+                "The addresses of the cluster's API servers can't be read from its EndpointSlices. Apply the files of"
+                " `clustercert kubernetes setup`, or list the addresses with `clustercert cluster update --api-server`."
+                f" The cause: {error.message}"
+            ) from error
+        return tuple(sorted(set(_addresses(slices))))
 
     async def prove(self, cluster: Cluster, ca: ClientCA, addresses: Sequence[str]) -> tuple[CaProof, ...]:
         """Try a certificate of the CA at each address. Raises SignerError, RemoteFailed or Unavailable."""
@@ -173,6 +178,8 @@ def _addresses(slices: Any) -> Iterator[str]:
         hosts = [(ipaddress.ip_address(address), int(port)) for address, port in found]
     except (LookupError, TypeError, ValueError, AttributeError) as error:
         raise RemoteFailed("The cluster's EndpointSlice default/kubernetes can't be read.") from error
+    if not hosts:
+        raise RemoteFailed("The cluster's EndpointSlice default/kubernetes names no API server.")
     if len(hosts) > MAX_ADDRESSES:
         raise RemoteFailed(f"The cluster's EndpointSlice names more than {MAX_ADDRESSES} API servers.")
     for host, port in hosts:

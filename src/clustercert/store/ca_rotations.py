@@ -146,14 +146,14 @@ class CaRotationQueries(Queries):
             holders: raise Conflict unless this many certificates of the old CA are valid at `now`.
 
         Raises ConcurrentChange if the rotation differs from `before`, or if the API servers of the cluster have changed
-        before the new CA is used. Raises NotFound if the cluster was removed.
+        since they were proved. Raises NotFound if the cluster was removed.
         """
         values = _row(after) | {"version": before.version + 1}
         this = _rotation.c.cluster_id == before.cluster_id
         invalidate = _cached_values(before) != _cached_values(after)
         async with self._database.transaction(*events, invalidate=invalidate) as connection:
             cluster = await _lock_cluster(connection, before.cluster_id)
-            is_proved = after.state in ("distributed", "issuing")
+            is_proved = after.state in ("distributed", "issuing", "complete")
             if is_proved and cluster.api_servers and set(cluster.api_servers) != set(after.addresses):
                 raise ConcurrentChange
             if holders is not None and now is not None:

@@ -392,7 +392,7 @@ async def create_certificates(change: OperatorChange, project_id: str, cluster: 
             )
             for ca, each in issued
         ],
-        addresses=list(await rotations.addresses(status)),
+        addresses=list(await rotations.addresses(owner, status.rotation)),
         server_ca=owner.server_ca_pem.decode("ascii"),
     )
     return responses.json_response(body.model_dump(), 201, responses.NO_STORE)
