@@ -63,8 +63,9 @@ async def with_ca(store: Store, der: bytes) -> None:
     ca = client_ca()
     now = store.time(NOW)
     store.execute(
-        "INSERT INTO cluster (id, project_id, name, internal_url, san_urls, server_ca_pem, signer, version, labels,"
-        " options, created_at, updated_at) VALUES (?, 'p', 'c', '', '[]', ?, 'local', '', '{}', '{}', ?, ?)",
+        "INSERT INTO cluster (id, project_id, name, internal_url, san_urls, api_servers, server_ca_pem, signer,"
+        " version, labels, options, created_at, updated_at)"
+        " VALUES (?, 'p', 'c', '', '[]', '[]', ?, 'local', '', '{}', '{}', ?, ?)",
         ca.cluster_id,
         b"",
         now,

@@ -185,6 +185,7 @@ async def test_a_project_without_clusters_is_removed_with_roles_and_tokens(accou
             "name": "one",
             "internal_url": "https://10.0.0.5:6443",
             "san_urls": [],
+            "api_servers": [],
             "server_ca_pem": b"",
             "signer": "local",
             "version": "v1.32",
