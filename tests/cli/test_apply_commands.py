@@ -17,7 +17,7 @@ from support.certificate_authority import kubeconfig_document
 from support.command_line import Operator, new_operator
 from support.operated_cluster import SERVICE_CA
 from support.samples import server_ca_pem
-from support.stores import rows
+from support.stores import execute, rows
 from support.terminal import in_a_terminal
 from support.wait import eventually
 
@@ -516,3 +516,26 @@ def test_a_cluster_is_added_from_a_kubeconfig_on_standard_input(
         monkeypatch.setattr("sys.stdin", file)
         operator.output("cluster", "add", "prod", "--project", "eu-de", "--from-kubeconfig", "-")
     assert operator.output_json("cluster", "show", "prod")["internal_url"] == URL
+
+
+def test_a_changed_signer_starts_a_rotation(operator: Operator, tmp_path: Path) -> None:
+    operator.output("project", "create", "eu-de")
+    without = documents(tmp_path / "without.yaml", cluster("prod", "eu-de"))
+    operator.output("apply", "--local", "-f", without)
+    # As if another signer than the built-in one, which needs no set-up, had the key.
+    execute(operator.folder / "data" / "clustercert.db", "UPDATE cluster SET signer = 'pkcs11'")
+    assert operator.run("apply", "--local", "-f", without).out == ""
+    named = documents(tmp_path / "named.yaml", cluster("prod", "eu-de", signer="local", version="v1.33"))
+    shown = operator.output("diff", "--local", "-f", named)
+    assert "~ Cluster eu-de/prod client CA\n    signer: 'pkcs11' -> 'local'\n" in shown
+    assert operator.output("apply", "--local", "-f", named).splitlines() == [
+        "Cluster eu-de/prod changed",
+        "Cluster eu-de/prod client CA rotation started",
+    ]
+    rotation = operator.output_json("cluster", "ca", "status", "prod")
+    assert (rotation["state"], rotation["new_ca"]["signer"]) == ("planned", "local")
+    assert operator.run("apply", "--local", "-f", named).out == ""
+    other = documents(tmp_path / "other.yaml", cluster("prod", "eu-de", signer="pkcs11"))
+    assert "A rotation of the cluster's client CA is running" in operator.error(
+        "diff", "--local", "-f", other
+    )

@@ -31,6 +31,7 @@ from support.terminal import in_a_terminal
 
 pytestmark = pytest.mark.slow
 NewRotation = Callable[..., Rotation]
+PAGE = Path(__file__).parents[2] / "docs" / "replace-a-ca.md"
 NOWHERE = "https://127.0.0.1:1"
 
 
@@ -102,6 +103,14 @@ def reach(operator: Machine, rotation: Rotation, state: str) -> Any:
     return operator.output_json("cluster", "ca", "status", rotation.cluster_id)
 
 
+def columns(shown: str) -> list[str]:
+    """The fields and the headings that `status` shows for one cluster."""
+    fields = [line.split()[0] for line in shown.partition("\n\n")[0].splitlines()]
+    return fields + [
+        line for each in re.findall(r"^(?:ADDRESS|USER) .*$", shown, re.MULTILINE) for line in each.split()
+    ]
+
+
 def name_of(rotation: Rotation) -> str:
     return str(rotation.get("")["name"])
 
@@ -137,6 +146,9 @@ def test_a_whole_rotation_by_commands(new: NewRotation, operator: Machine, tmp_p
     assert draining["safe_at"] == draining["old_ca_holders"]["until"]
     shown = operator.run("cluster", "ca", "status", name)
     assert re.search(r"^accept_new +2/2$", shown.out, re.MULTILINE)
+    assert columns(shown.out) == columns(
+        PAGE.read_text(encoding="utf-8").partition("status prod\n")[2].partition("```")[0]
+    )
     for double in rotation.doubles:
         assert re.search(rf"^{double.url} +accepted +- ", shown.out, re.MULTILINE)
     assert re.search(r"^member +1 ", shown.out, re.MULTILINE)

@@ -1,4 +1,7 @@
-"""docs/kubernetes.md names only existing commands, options, flags, files and metrics."""
+"""docs/kubernetes.md names only existing commands, options, flags, files and metrics.
+
+The pages about client CAs name only existing commands and options.
+"""
 
 import re
 from collections.abc import Iterator
@@ -13,7 +16,11 @@ import clustercert.observability.metrics  # noqa: F401 - it registers the metric
 from clustercert.cli.main import app
 from clustercert.kubernetes.setup.values import NAMES
 
-DOCUMENT = (Path(__file__).parents[2] / "docs" / "kubernetes.md").read_text(encoding="utf-8")
+DOCS = Path(__file__).parents[2] / "docs"
+DOCUMENT = (DOCS / "kubernetes.md").read_text(encoding="utf-8")
+ABOUT_CAS = tuple(
+    (DOCS / name).read_text(encoding="utf-8") for name in ("replace-a-ca.md", "where-is-the-key.md")
+)
 # Flags of kube-apiserver 1.32 and 1.36, and options of kubectl and kubeadm.
 OF_KUBERNETES = {
     "--as",
@@ -41,10 +48,11 @@ ROOT: Any = typer.main.get_command(app)
 
 
 def commands_named() -> Iterator[str]:
-    """Every `clustercert` command line in the document, in blocks and between backticks."""
-    text = DOCUMENT.replace("\n", " ")
-    yield from re.findall(r"`(clustercert [a-z][^`]*)`", text)
-    yield from re.findall(r"^\$ (clustercert [^#\n&]*)", DOCUMENT, re.MULTILINE)
+    """Every `clustercert` command line in the documents, in blocks and between backticks."""
+    for document in (DOCUMENT, *ABOUT_CAS):
+        text = re.sub(r"\n *", " ", document)
+        yield from re.findall(r"`(clustercert [a-z][^`]*)`", text)
+        yield from re.findall(r"^\$ (clustercert [^#\n&]*)", document, re.MULTILINE)
 
 
 def subcommands(command: Any) -> dict[str, Any]:

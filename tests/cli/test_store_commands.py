@@ -159,20 +159,34 @@ def test_retiring_keys_and_removing_clusters_need_confirmation(operator: Operato
 
 def test_a_cluster_is_added_shown_changed_and_removed(operator: Operator, server_ca: Path) -> None:
     added = add(
-        operator, server_ca, "prod", "--label", "env=prod", "--label", "team=a", "--san-url", "https://k:1"
+        operator,
+        server_ca,
+        "prod",
+        "--label",
+        "env=prod",
+        "--label",
+        "team=a",
+        "--san-url",
+        "https://k:1",
+        "--api-server",
+        "https://k:2",
+        "--api-server",
+        "https://k:3",
     )
 
     shown = operator.output_json("cluster", "show", str(added["id"]))
     assert shown == added | {"use_after_revocation": "not seen"}
     assert (added["labels"], added["san_urls"]) == ({"env": "prod", "team": "a"}, ["https://k:1"])
+    assert added["api_servers"] == ["https://k:2", "https://k:3"]
     changed = operator.output_json(
         "cluster", "update", "prod", "--project", "eu-de", "--rename", "live", "--external-url", "https://203.0.113.1:6443",
-        "--no-san-urls", "--label", "env=live", "--remove-label", "team", "--version", "v1.33",
+        "--no-san-urls", "--no-api-servers", "--label", "env=live", "--remove-label", "team", "--version", "v1.33",
     )  # fmt: skip
     expected = {
         "name": "live",
         "external_url": "https://203.0.113.1:6443",
         "san_urls": [],
+        "api_servers": [],
         "labels": {"env": "live"},
         "version": "v1.33",
     }

@@ -127,6 +127,14 @@ class DetailOptions:
         list[str] | None,
         typer.Option(metavar="URL", help="Further address in the API server's certificate. Repeatable."),
     ] = None
+    api_server: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="URL",
+            help="Address of one API server, at which a new client CA is proved. Name each one. Repeatable. Only for "
+            "operators.",
+        ),
+    ] = None
     version: Annotated[str | None, typer.Option(help="Kubernetes version, such as v1.32, for display.")] = (
         None
     )
@@ -139,7 +147,11 @@ class DetailOptions:
         """Return the API fields to change. `before` contains the cluster's current fields."""
         labels = {**_mapping(before["labels"]), **parse_labels(self.label)} if self.label else None
         return _given(
-            external_url=self.external_url, san_urls=self.san_url or None, version=self.version, labels=labels
+            external_url=self.external_url,
+            san_urls=self.san_url or None,
+            api_servers=self.api_server or None,
+            version=self.version,
+            labels=labels,
         )
 
 
@@ -151,13 +163,21 @@ class DetailChangeOptions(DetailOptions):
         False
     )
     no_san_urls: Annotated[bool, typer.Option("--no-san-urls", help="Remove all further addresses.")] = False
+    no_api_servers: Annotated[
+        bool, typer.Option("--no-api-servers", help="Remove all addresses of API servers.")
+    ] = False
     remove_label: Annotated[
         list[str] | None, typer.Option(metavar="KEY", help="Remove a label. Repeatable.")
     ] = None
 
     def __post_init__(self) -> None:
         DetailOptions.__post_init__(self)
-        if (self.external_url and self.no_external_url) or (self.san_url and self.no_san_urls):
+        pairs = (
+            (self.external_url, self.no_external_url),
+            (self.san_url, self.no_san_urls),
+            (self.api_server, self.no_api_servers),
+        )
+        if any(given and removed for given, removed in pairs):
             raise typer.BadParameter("Give an option or its --no- form, not both.")
 
     def changes(self, before: "JsonObject") -> "JsonObject":
@@ -167,6 +187,8 @@ class DetailChangeOptions(DetailOptions):
             fields["external_url"] = None
         if self.no_san_urls:
             fields["san_urls"] = []
+        if self.no_api_servers:
+            fields["api_servers"] = []
         kept = {
             key: value
             for key, value in _mapping(before["labels"]).items()

@@ -137,7 +137,10 @@ class Clusters:
         """
         after = self._changed(before, registration)
         if registration.signer != before.signer:
-            raise InvalidRequest("signer: it can't be changed.")
+            raise InvalidRequest(
+                "signer: it changes only with a rotation of the client CA. Run `clustercert cluster ca rotate CLUSTER"
+                " --signer NAME`."
+            )
         if secret is not None:
             signer = signer_named(self.signers, before.client_ca.signer)
             sealed = await signer.accept_secret(before.client_ca, after, secret)

@@ -149,9 +149,9 @@ class Registration:
     labels: Annotated[Mapping[str, str], Property("Labels, as in Kubernetes. Only for operators.")] = field(
         default_factory=dict
     )
-    signer: Annotated[str, Property("Signer of the cluster's certificates. Can't be changed later.")] = (
-        "local"
-    )
+    signer: Annotated[
+        str, Property("Signer of the cluster's certificates. Changes only with a rotation of the client CA.")
+    ] = "local"
     options: ClusterOptions = field(default_factory=ClusterOptions)
 
 

@@ -28,8 +28,8 @@ FileOption = Annotated[
         help="YAML file, folder with YAML files, or standard input (-). Repeatable.",
     ),
 ]
-_DONE = {"create": "created", "change": "changed", "delete": "deleted"}
-_SIGNS = {"create": "+", "change": "~", "delete": "-"}
+_DONE = {"create": "created", "change": "changed", "delete": "deleted", "rotate": "rotation started"}
+_SIGNS = {"create": "+", "change": "~", "delete": "-", "rotate": "~"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,7 +68,8 @@ def apply(
 ) -> None:
     """Create and change domains, projects, users, groups, roles and clusters, as described in YAML documents.
 
-    Everything is checked before the first change. Applying the same documents again changes nothing.
+    Everything is checked before the first change. Applying the same documents again changes nothing. A changed signer
+    of a cluster starts a rotation of its client CA, see `clustercert cluster ca status`.
     """
     documents = _read(file)
     planner, changes = _plan(client, documents)
@@ -156,7 +157,7 @@ def _make_one(client: "AdministrationClient", planner: "Planner", change: "Plann
     if change.body is None:
         client.delete(path, change.etag)
         return
-    made = client.put(path, change.body)
+    made = planner.send(change, path)
     if change.creates is not None:
         planner.ids[change.creates] = str(made["id"])
 

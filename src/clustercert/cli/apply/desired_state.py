@@ -31,10 +31,10 @@ class PlannedChange:
     """One change to one object.
 
     Attributes:
-        action: `create`, `change` or `delete`.
+        action: `create`, `change`, `delete`, or `rotate` for a rotation of a cluster's client CA.
         path: the parts of the object's API path. A `Key` stands for the id of the object with this key.
         domain: the domain in which the service looks up names in the path; `None` for the caller's domain.
-        body: body of the PUT request; `None` for a deletion.
+        body: body of the PUT request, or of the POST request for a rotation; `None` for a deletion.
         differences: old and new values by field.
         needs: the keys of other objects that must exist before the change, besides those in `path`.
         creates: the key of the object that the change creates; `None` if no other change can refer to the object.
@@ -88,7 +88,12 @@ class Planner:
             needs = {each for each in (*change.path, *change.needs) if isinstance(each, Key)}
             if change.body is not None and needs <= self.ids.keys():
                 path = self.full_path(change)
-                self._client.put(f"{path}{'&' if '?' in path else '?'}dryRun=All", change.body)
+                self.send(change, f"{path}{'&' if '?' in path else '?'}dryRun=All")
+
+    def send(self, change: PlannedChange, path: str) -> JsonObject:
+        """Send a change that is not a deletion, and return the answer. Raises ClientError."""
+        method = self._client.post if change.action == "rotate" else self._client.put
+        return method(path, dict(change.body or {}))
 
     def full_path(self, change: PlannedChange) -> str:
         """Return the API path of a changed object, with ids in place of keys."""
@@ -217,7 +222,18 @@ class Planner:
         if project in self.ids:
             current = self._client.find(path_of("projects", self.ids[project], "clusters", document.name))
         path = ("projects", project, "clusters", document.name)
-        yield from _put(document, path, cluster_fields(document), current)
+        fields = cluster_fields(document)
+        before = fields["signer"] if current is None else current["signer"]
+        # A signer changes only by a rotation. A document without a signer keeps the cluster's.
+        yield from _put(document, path, fields | {"signer": before}, current)
+        if document.spec.get("signer", before) != before:
+            yield PlannedChange(
+                "rotate",
+                f"{document.title} client CA",
+                (*path, "client-ca-rotation"),
+                body={"signer": fields["signer"]},
+                differences={"signer": (before, fields["signer"])},
+            )
 
     def _project(self, document: Document) -> Key | None:
         """Return the project that a document names; `None` if it names no project. Raises CommandError."""
