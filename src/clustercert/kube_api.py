@@ -193,6 +193,11 @@ class KubeApi:
             ) from error
 
 
+def printable(unverified: str, longest: int) -> str:
+    """Return the beginning of a server's text for a message, with `?` for characters that are not printable."""
+    return "".join(each if each.isprintable() else "?" for each in unverified[:longest])
+
+
 def segment(name: str) -> str:
     """Percent-encode a name as one path segment. Colons stay as they are, which Kubernetes allows."""
     return quote(name, safe=":")

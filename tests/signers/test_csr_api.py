@@ -198,8 +198,8 @@ async def test_a_request_that_the_controller_fails_is_an_error_of_the_cluster(si
     assert await site.deleted()
 
 
-def _failing(double: ApiServer) -> Any:
-    condition = {"type": "Failed", "status": "True", "reason": "SignerValidationFailure", "message": "no"}
+def _failing(double: ApiServer, reason: str = "SignerValidationFailure") -> Any:
+    condition = {"type": "Failed", "status": "True", "reason": reason, "message": "no"}
 
     def sign(name: str) -> None:
         def change(old: Any) -> Any:
@@ -208,6 +208,18 @@ def _failing(double: ApiServer) -> Any:
         double.storage.replace(kinds.CERTIFICATE_REQUESTS, "", name, change)
 
     return sign
+
+
+async def test_what_a_cluster_says_is_printable_and_short(site: Site) -> None:
+    site.double.signing.sign = _failing(site.double, "\x1b[2J" + "x" * 1000)  # type: ignore[method-assign]
+    with pytest.raises(RemoteFailed) as failed:
+        await site.signer.sign(site.request())
+    site.double.version = "\x1b[2J-eks-" + "x" * 1000
+    with pytest.raises(InvalidRequest) as refused:
+        await site.signer.create_ca(ca_request(site.double, first_token(site.double)))
+    for message in (failed.value.message, refused.value.message):
+        assert message.isprintable()
+        assert len(message) < 300
 
 
 async def test_an_outage_is_temporary(site: Site) -> None:
@@ -325,6 +337,23 @@ async def test_of_two_workers_that_renew_a_token_one_stores_it(site: Site) -> No
         await signer.sign(site.request())
     assert site.clusters.exchanges == 1
     await other.close()
+
+
+async def test_simultaneous_requests_use_a_token_that_was_just_replaced(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    unseal = site.ring.unseal
+
+    async def unseal_later(sealed: bytes, bound_to: str) -> bytes:
+        await asyncio.sleep(0)
+        return await unseal(sealed, bound_to)
+
+    monkeypatch.setattr(site.ring, "unseal", unseal_later)
+    for _ in range(3):
+        await site.signer.sign(site.request())
+        sealed = await site.ring.seal(site.token.encode(), f"client_ca:{site.ca.id}")
+        site.clusters.sealed[site.ca.id] = sealed
+        await asyncio.gather(*(site.signer.sign(site.request()) for _ in range(6)))
 
 
 async def test_a_token_that_can_not_be_renewed_is_used_until_it_expires(site: Site) -> None:

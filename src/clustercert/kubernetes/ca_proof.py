@@ -9,7 +9,7 @@ from typing import Any, Protocol, TypeVar
 
 from cachetools import LRUCache
 
-from clustercert.kube_api import ClientIdentity, KubeApi
+from clustercert.kube_api import ClientIdentity, KubeApi, printable
 from clustercert.kubernetes.cluster_connections import CertificateIssuer
 from clustercert.kubernetes.verify.probe import Denied, NotAuthenticated, Probe
 from clustercert.model import (
@@ -142,8 +142,7 @@ class CaProver:
     async def _try(self, cluster: Cluster, ca: ClientCA, address: str, temporary: _Temporary) -> CaProof:
         outcome, detail = await _outcome(cluster, address, temporary)
         # The text may come from the server.
-        printable = "".join(each if each.isprintable() else "?" for each in detail[:MAX_DETAIL])
-        return CaProof(ca.id, address, outcome, self.now(), SERVICE, printable)
+        return CaProof(ca.id, address, outcome, self.now(), SERVICE, printable(detail, MAX_DETAIL))
 
 
 async def _outcome(cluster: Cluster, address: str, temporary: _Temporary) -> tuple[ProofOutcome, str]:

@@ -15,7 +15,7 @@ import structlog
 from cryptography import x509
 
 from clustercert.issuance.signers.account_tokens import AccountToken
-from clustercert.kube_api import UNEXPECTED_RESPONSE, KubeApi, Refused, segment
+from clustercert.kube_api import UNEXPECTED_RESPONSE, KubeApi, Refused, printable, segment
 from clustercert.model import JsonObject
 from clustercert.model.errors import ClustercertError, RemoteFailed, SignerError, Unavailable
 from clustercert.model.kubernetes import CLIENT_SIGNER, MANAGED_BY
@@ -39,6 +39,7 @@ _MAX_LIST_BYTES = 2 * 1024 * 1024
 _LIST_LIMIT = "50"
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.02, 0.25
 _CONFLICT = 409
+_MAX_REASON = 100
 _DELETE_SECONDS = 5.0
 
 
@@ -202,7 +203,7 @@ def _require_no_failure(status: JsonObject) -> None:
     conditions = status.get("conditions")
     for each in conditions if isinstance(conditions, list) else ():
         if isinstance(each, dict) and each.get("type") in ("Denied", "Failed"):
-            reason = " ".join(str(each.get("reason", "")).split())[:100]
+            reason = printable(str(each.get("reason", "")), _MAX_REASON)
             raise RemoteFailed(
                 f"The cluster did not sign a certificate: the request has the condition {each['type']}"
                 f" ({reason}). Tell the operator."

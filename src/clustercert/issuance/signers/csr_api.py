@@ -18,7 +18,7 @@ from clustercert.issuance.signers.account_tokens import AccountToken, new_token,
 from clustercert.issuance.signers.certificate_requests import SHORTEST, CertificateRequests, NotSigned
 from clustercert.issuance.signers.limited import LimitedSigner, SignerLimits
 from clustercert.issuance.signers.signer_settings import parsed_settings
-from clustercert.kube_api import KubeApi, Refused
+from clustercert.kube_api import KubeApi, Refused, printable
 from clustercert.model import ClientCA, Grant, SigningRequest, new_id, utc_now
 from clustercert.model.choices import LeafProfile
 from clustercert.model.clusters import Registration
@@ -51,6 +51,8 @@ TEST_SECONDS = 5.0
 # signs, by its own clock. So the certificate never ends later than the policy allows.
 MARGIN = timedelta(seconds=30)
 MAX_OPEN = 256
+# The longest text of a cluster in an error message.
+MAX_SHOWN = 100
 RENEWAL_PAUSE_SECONDS = 60.0
 
 # kube-apiserver writes the content of --client-ca-file into this ConfigMap.
@@ -257,7 +259,8 @@ class CsrApiSigner:
         account = self._accounts.get(ca.id)
         if account is None or (*account.target, account.sealed) != (*_target(cluster), cluster.sealed_key):
             account = await self._opened(cluster, cluster.sealed_key)
-        account.users += 1
+        else:
+            account.users += 1
         try:
             self._require_valid(account.token)
             await self._renew(ca, account)
@@ -268,10 +271,12 @@ class CsrApiSigner:
                 await account.close()
 
     async def _opened(self, cluster: SigningCluster, sealed: bytes) -> _Account:
+        """Open a connection, and count the calling task as its user, so that no other task closes it meanwhile."""
         token = parse_token(await self.custody_of_secrets.unseal(sealed, _bound_to(cluster.ca_id)))
         api = KubeApi(*_target(cluster), None)
         api.use_token(token.text)
-        account = _Account(api, CertificateRequests(cluster.cluster_id), _target(cluster), token, sealed)
+        requests = CertificateRequests(cluster.cluster_id)
+        account = _Account(api, requests, _target(cluster), token, sealed, users=1)
         replaced = self._accounts.pop(cluster.ca_id, None)
         if replaced is None and len(self._accounts) >= MAX_OPEN:
             _, replaced = self._accounts.popitem()
@@ -336,7 +341,8 @@ class CsrApiSigner:
                     version = str((await api.get("/version")).get("gitVersion", ""))
                     if never := next((name for part, name in _NEVER_SIGNS.items() if part in version), None):
                         raise InvalidRequest(
-                            f"signer: {never} ({version}) never signs client certificates. Use another signer."
+                            f"signer: {never} ({printable(version, MAX_SHOWN)}) never signs client certificates. Use"
+                            " another signer."
                         )
                     bundle = await _read_bundle(api)
                     cas = bundle or parse_certificates(registration.server_ca_pem)
@@ -399,7 +405,7 @@ def _rotated(signer: x509.Certificate, ca: x509.Certificate) -> str:
 
 
 def _shown(ca: x509.Certificate) -> str:
-    return f"{ca.subject.rfc4514_string()}, SHA-256 {fingerprint(ca).hex()[:16]}…"
+    return f"{printable(ca.subject.rfc4514_string(), MAX_SHOWN)}, SHA-256 {fingerprint(ca).hex()[:16]}…"
 
 
 async def _read_bundle(api: KubeApi) -> tuple[x509.Certificate, ...] | None:
