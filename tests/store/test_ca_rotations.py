@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import Sequence
 from dataclasses import replace
 from datetime import timedelta
+from typing import Any
 
 import pytest
 
@@ -336,6 +337,25 @@ async def test_an_operator_and_the_leader_act_at_the_same_time(
     assert status.rotation.is_completing
     assert raced == 2
     assert scene.events(cluster).count("completion_requested") == 1
+
+
+async def test_two_operators_who_abort_at_the_same_time_abort_once(
+    scene: RotationScene, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The other operator's abort comes between this operator's read and write."""
+    cluster = await draining(scene)
+    queries = scene.rotations.queries
+    save = queries.save
+
+    async def race_and_save(before: CaRotation, *more: Any, **options: Any) -> CaRotation:
+        monkeypatch.setattr(queries, "save", save)
+        await scene.rotations.abort(cluster, actor=BY)
+        return await save(before, *more, **options)
+
+    monkeypatch.setattr(queries, "save", race_and_save)
+    status = await scene.rotations.abort(cluster, actor=BY)
+    assert (status.rotation.state, status.rotation.new_ca_id) == ("planned", cluster.client_ca.id)
+    assert scene.events(cluster).count("reversed") == 1
 
 
 async def test_a_report_of_an_unknown_address_or_ca_is_refused(scene: RotationScene) -> None:
