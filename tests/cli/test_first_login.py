@@ -7,6 +7,8 @@ import ssl
 import subprocess
 import sys
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -14,7 +16,7 @@ from pathlib import Path
 import pytest
 
 from clustercert.cli.login.token_storage import JOBS
-from clustercert.pki.certificates import chain_pem
+from clustercert.pki.certificates import chain_pem, fingerprint
 from clustercert.pki.keys import key_pem, new_key
 from clustercert.server.tls_files import new_server_certificate
 from support.certificate_authority import Authority
@@ -178,19 +180,51 @@ def test_a_newcomer_is_told_to_log_in(tmp_path: Path) -> None:
     assert done.stderr == f"Error: You are not logged in. Run `clustercert login URL`. {JOBS}\n"
 
 
+@contextmanager
+def tls_server(folder: Path, chain: bytes, key: bytes) -> Iterator[str]:
+    """The address of a server that sends these certificates. It answers every request with an error."""
+    (folder / "certificate.pem").write_bytes(chain)
+    (folder / "key.pem").write_bytes(key)
+    tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    tls.load_cert_chain(folder / "certificate.pem", folder / "key.pem")
+    with ThreadingHTTPServer(("127.0.0.1", 0), BaseHTTPRequestHandler) as server:
+        server.socket = tls.wrap_socket(server.socket, server_side=True)
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield f"https://127.0.0.1:{server.server_port}"
+        server.shutdown()
+
+
+@pytest.mark.parametrize("sent", ["issuer", "leaf", "stranger"])
+def test_the_leafs_fingerprint_is_refused_if_the_service_sends_the_leafs_issuer(
+    tmp_path: Path, sent: str
+) -> None:
+    now, key = datetime.now(UTC).replace(microsecond=0), new_key("ec-p256")
+    leaf, issuer = new_server_certificate(key, ["127.0.0.1"], now, timedelta(days=1))
+    _, stranger = new_server_certificate(key, ["127.0.0.1"], now, timedelta(days=1))
+    chain = {"issuer": (leaf, issuer), "leaf": (leaf,), "stranger": (leaf, stranger)}[sent]
+    given = fingerprint(leaf).hex()
+    with tls_server(tmp_path, chain_pem(chain), key_pem(key)) as url:
+        by_leaf = run(tmp_path, "login", url, "--user", "carol", "--ca-fingerprint", given)
+        by_issuer = run(
+            tmp_path, "login", url, "--user", "carol", "--ca-fingerprint", fingerprint(issuer).hex()
+        )
+    refusal = (
+        f"Error: {given} is the fingerprint of the certificate of {url}, and changes at each renewal. Compare the"
+        f" fingerprint of its issuer, {fingerprint(issuer).hex()}, with the one that the operator of the service gives"
+        " you, and give that fingerprint instead.\n"
+    )
+    assert by_leaf.returncode == 1
+    assert (by_leaf.stderr == refusal) is (sent == "issuer"), by_leaf.stderr
+    # The accepted fingerprint leads to the next step of the login, which this server does not answer.
+    assert ("fingerprint" in by_issuer.stderr) is (sent != "issuer"), by_issuer.stderr
+
+
 def test_a_certificate_of_the_future_is_explained_once(tmp_path: Path) -> None:
     now = datetime.now(UTC).replace(microsecond=0) + timedelta(days=1)
     key = new_key("ec-p256")
     leaf, ca = new_server_certificate(key, ["127.0.0.1"], now, timedelta(days=1))
-    (tmp_path / "certificate.pem").write_bytes(chain_pem((leaf, ca)))
-    (tmp_path / "key.pem").write_bytes(key_pem(key))
-    tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    tls.load_cert_chain(tmp_path / "certificate.pem", tmp_path / "key.pem")
-    with ThreadingHTTPServer(("127.0.0.1", 0), BaseHTTPRequestHandler) as server:
-        server.socket = tls.wrap_socket(server.socket, server_side=True)
-        threading.Thread(target=server.serve_forever, daemon=True).start()
-        done = run(tmp_path, "login", f"https://127.0.0.1:{server.server_port}")
-        server.shutdown()
+    with tls_server(tmp_path, chain_pem((leaf, ca)), key_pem(key)) as url:
+        done = run(tmp_path, "login", url)
     assert (done.returncode, done.stdout) == (1, "")
     assert re.fullmatch(
         r"Error: The certificate of https://127\.0\.0\.1:[0-9]+ is not trusted \(certificate is not yet valid\)\. The "

@@ -208,9 +208,14 @@ def test_who_trusts_the_ca_need_not_log_in_again_after_a_renewal(operator: Opera
     operator.output("user", "create", "alice", "--password-file", tmp_path / "password")
     printed = operator.output("fingerprint", "-o", "name").strip()
     assert printed == hashlib.sha256(authority.certificate.public_bytes(Encoding.DER)).hexdigest()
-    with served(operator, self_signed=False) as (port, _, _):
+    with served(operator, self_signed=False) as (port, said, _):
+        assert re.findall(r"\b[0-9a-f]{64}\b", said) == [printed]
         login = ("login", f"https://127.0.0.1:{port}", "--user", "alice")
         assert f"add --ca-fingerprint {printed} after you compared it" in client(home, *login).stderr
+        mistaken = client(home, *login, "--ca-fingerprint", hashlib.sha256(shown(port)).hexdigest())
+        assert (mistaken.returncode, mistaken.stdout) == (1, "")
+        assert f"fingerprint of its issuer, {printed}," in mistaken.stderr
+        assert client(home, "status").returncode == 3
         done = client(home, *login, "--ca-fingerprint", printed)
         assert done.returncode == 0, done.stderr
 

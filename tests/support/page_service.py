@@ -98,7 +98,7 @@ class PageService:
         said = printed.read_text()
         port = re.search(r"Listening on https://0\.0\.0\.0:(\d+)", said)
         fingerprints = re.findall(r"\b[0-9a-f]{64}\b", said)
-        return Address(f"https://127.0.0.1:{port[1]}", fingerprints[-1]) if port and fingerprints else None
+        return Address(f"https://127.0.0.1:{port[1]}", fingerprints[0]) if port and fingerprints else None
 
 
 @dataclass(frozen=True, slots=True)

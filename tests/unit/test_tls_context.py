@@ -103,6 +103,7 @@ async def test_a_reload_measures_the_certificate_and_logs_its_fingerprints(tmp_p
     assert gauge(metrics.TLS_LIFETIME, file) == timedelta(days=7).total_seconds()
     [line] = logged
     assert line["event"] == "TLS files reloaded"
-    assert line["fingerprint"] == fingerprint(renewed[0]).hex()
-    assert line["compared_fingerprint"] == fingerprint(renewed[1]).hex()
+    # The names are the same as in the output of `clustercert fingerprint`.
+    assert line["fingerprint"] == fingerprint(renewed[1]).hex()
+    assert line["certificate_fingerprint"] == fingerprint(renewed[0]).hex()
     assert line["not_after"] == rfc3339(renewed[0].not_valid_after_utc)

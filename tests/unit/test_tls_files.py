@@ -21,9 +21,9 @@ def test_the_issuers_fingerprint_is_told_where_the_file_has_it(tmp_path: Path, *
     server = {"tls_certificate": tmp_path / "tls.pem", "tls_key": tmp_path / "tls.key"}
     files = tls(load(None, data_dir=tmp_path, server=server), "127.0.0.1")
     assert files is not None
-    assert files.fingerprint == fingerprint(leaf).hex()
-    assert files.issuer_fingerprint == (fingerprint(ca).hex() if with_issuer else None)
-    assert files.compared_fingerprint == fingerprint(ca if with_issuer else leaf).hex()
+    assert files.certificate_fingerprint == fingerprint(leaf).hex()
+    assert files.fingerprint == fingerprint(ca if with_issuer else leaf).hex()
+    assert files.has_issuer is with_issuer
 
 
 def test_an_own_certificate_is_valid_for_clients_whose_clock_is_behind(tmp_path: Path) -> None:

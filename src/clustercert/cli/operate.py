@@ -325,8 +325,8 @@ def fingerprint(context: typer.Context, output: OutputOption = Output.TABLE) -> 
             "server.tls_certificate, start the service once, or ask the operator of the proxy that terminates TLS."
         )
     row = {
-        "fingerprint": files.compared_fingerprint,
-        "certificate_fingerprint": files.fingerprint,
+        "fingerprint": files.fingerprint,
+        "certificate_fingerprint": files.certificate_fingerprint,
         "not_after": files.not_after,
         "file": str(files.certificate),
     }
@@ -419,11 +419,11 @@ def _print_address(host: str, port: int, files: "Tls | None") -> None:
     address = f"[{host}]" if ":" in host else host
     print_note(f"Listening on {'https' if files else 'http'}://{address}:{port}")
     if files is not None:
-        print_note(f"The certificate's SHA-256 fingerprint is {files.fingerprint}")
-        if files.issuer_fingerprint is not None:
+        print_note(f"SHA-256 fingerprint that users compare at their first login: {files.fingerprint}")
+        if files.has_issuer:
             print_note(
-                "At their first login, users compare the fingerprint of the certificate's issuer: "
-                f"{files.compared_fingerprint}"
+                "The leaf certificate has another fingerprint, which changes at each renewal:"
+                f" {files.certificate_fingerprint}"
             )
         if files.ca is not None:
             print_note(

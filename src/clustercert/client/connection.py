@@ -622,12 +622,6 @@ def presented_chain(url: str) -> tuple[PresentedCertificate, ...]:
         )
 
 
-def chosen_certificate(url: str, fingerprint: str) -> PresentedCertificate | None:
-    """Return the certificate with a fingerprint (with or without colons) from the service's chain, or `None`."""
-    wanted = fingerprint.replace(":", "").lower()
-    return next((each for each in presented_chain(url) if each.fingerprint == wanted), None)
-
-
 def _chain(connection: ssl.SSLSocket) -> list[bytes]:
     if sys.version_info >= (3, 13):
         return connection.get_unverified_chain()

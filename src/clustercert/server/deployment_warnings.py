@@ -106,7 +106,7 @@ def _trusted_leaf(settings: Settings) -> Iterator[str]:
     # Ignore TLS files that can't be used: the service reports such files when it starts.
     with contextlib.suppress(SettingsError):
         files = present_tls(settings)
-        if files is not None and files.issuer_fingerprint is None:
+        if files is not None and not files.has_issuer:
             yield (
                 f"{files.certificate} has no certificate of a CA. At each renewal, all users who trust the fingerprint"
                 f" must log in again. {remedy}"

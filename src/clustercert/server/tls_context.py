@@ -73,7 +73,7 @@ class TlsContext:
                 "TLS files reloaded",
                 file=str(self._certificate),
                 fingerprint=files.fingerprint,
-                compared_fingerprint=files.compared_fingerprint,
+                certificate_fingerprint=files.certificate_fingerprint,
                 not_after=rfc3339(files.not_after),
             )
 

@@ -35,8 +35,9 @@ class Tls:
     Attributes:
         certificate, key: PEM files; the chain begins with the leaf.
         ca: the CA file that clients need to trust a self-signed pair; otherwise `None`.
-        fingerprint: SHA-256 of the leaf's DER, lower-case hex.
-        issuer_fingerprint: the fingerprint of the last certificate in the file; `None` if the file has only the leaf.
+        fingerprint: the fingerprint that users compare at their first login: SHA-256 of the DER of the last certificate
+            in the file, lower-case hex.
+        certificate_fingerprint: the same of the leaf.
         names: host names and IP addresses in a self-signed certificate; otherwise empty.
         client_ca: PEM file of the CAs from which clients must have a certificate. `None` if clients need none.
         not_before, not_after: the time in which all certificates in the file are valid.
@@ -46,16 +47,16 @@ class Tls:
     key: Path
     ca: Path | None
     fingerprint: str
+    certificate_fingerprint: str
     not_before: datetime
     not_after: datetime
     names: tuple[str, ...] = ()
     client_ca: Path | None = None
-    issuer_fingerprint: str | None = None
 
     @property
-    def compared_fingerprint(self) -> str:
-        """The fingerprint that users compare at their first login: that of the last certificate in the file."""
-        return self.issuer_fingerprint or self.fingerprint
+    def has_issuer(self) -> bool:
+        """Whether the leaf is not the only certificate in the file."""
+        return self.fingerprint != self.certificate_fingerprint
 
     @classmethod
     def from_files(
@@ -67,11 +68,11 @@ class Tls:
             certificate=certificate,
             key=key,
             ca=ca,
-            fingerprint=fingerprint(chain[0]).hex(),
+            fingerprint=fingerprint(chain[-1]).hex(),
+            certificate_fingerprint=fingerprint(chain[0]).hex(),
             not_before=max(each.not_valid_before_utc for each in chain),
             not_after=min(each.not_valid_after_utc for each in chain),
             names=names,
-            issuer_fingerprint=fingerprint(chain[-1]).hex() if len(chain) > 1 else None,
         )
 
 

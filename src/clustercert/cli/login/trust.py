@@ -44,7 +44,8 @@ class TrustOptions:
         str | None,
         typer.Option(
             metavar="SHA256",
-            help="Trust the certificate or CA that the service sends, if it has this fingerprint.",
+            help="Trust the CA that the service sends, if it has this fingerprint. If the service sends only its "
+            "certificate, trust the certificate.",
         ),
     ] = None
 
@@ -80,15 +81,30 @@ class TrustOptions:
 
 
 def pinned_ca(url: str, fingerprint: str) -> str:
-    """Return the certificate with this fingerprint in the service's chain. Raises ClientError or CommandError."""
+    """Return the certificate with this fingerprint in the service's chain. Raises ClientError or CommandError.
+
+    Refuses the leaf if the service also sends the leaf's issuer: trust in the leaf would end at the next renewal.
+
+    Args:
+        fingerprint: with or without colons, in any case.
+    """
     from clustercert.client import connection
 
-    certificate = connection.chosen_certificate(url, fingerprint)
+    leaf, *issuers = chain = connection.presented_chain(url)
+    wanted = fingerprint.replace(":", "").lower()
+    certificate = next((each for each in chain if each.fingerprint == wanted), None)
     if certificate is None:
-        sent = ", ".join(each.fingerprint for each in connection.presented_chain(url))
+        # The order is that of `_confirmed`: users compare the last certificate of the chain.
+        sent = ", ".join(each.fingerprint for each in reversed(chain))
         raise CommandError(
             f"{url} sends no certificate with the fingerprint {fingerprint}. It sends: {sent}. Ask the operator of the "
             "service for its fingerprint."
+        )
+    if certificate == leaf and issuers and connection.rejection(url, issuers[-1].pem) is None:
+        raise CommandError(
+            f"{fingerprint} is the fingerprint of the certificate of {url}, and changes at each renewal. Compare the "
+            f"fingerprint of its issuer, {issuers[-1].fingerprint}, with the one that the operator of the service gives"
+            " you, and give that fingerprint instead."
         )
     return _checked(url, certificate.pem)
 
