@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import yaml
 
+from clustercert.kubernetes.setup.admission import NAMESPACE
 from clustercert.kubernetes.setup.webhook_check import NO_WEBHOOK
 from clustercert.kubernetes.verify import diagnosis
 from clustercert.model import JsonObject, utc_now
@@ -77,7 +78,7 @@ def test_a_verification_is_left_out_of_access_and_of_the_last_events_unless_aske
     report = site.operator.output_json(*access)
     assert (report["users"], report["groups"]) == ([], [])
     assert report["verifications"] == 2
-    assert "Left out 2 certificates of `clustercert kubernetes verify`." in site.operator.run(*access).err
+    assert "Left out 2 certificates that verify clusters and client CAs." in site.operator.run(*access).err
     [user] = site.operator.output_json(*access, "--verifications")["users"]
     assert (user["user_id"], len(user["credentials"])) == ("clustercert:verify", 2)
 
@@ -495,4 +496,7 @@ def apply(site: OperatedCluster, *names: str) -> None:
 
 def create(cluster: ApiServer, document: JsonObject) -> None:
     path = managed_cluster.PATHS[str(document["kind"])]
+    metadata: Any = document["metadata"]
+    if "namespace" in metadata:
+        path = path.replace(f"/{NAMESPACE}/", f"/{metadata['namespace']}/")
     managed_cluster.as_admin(cluster, lambda api: api.create(path, document))

@@ -96,7 +96,7 @@ class AccessReport:
 
     Attributes:
         complete: whether the report includes all unexpired certificates.
-        verifications: how many certificates of `clustercert kubernetes verify` were left out.
+        verifications: how many certificates that verify clusters and client CAs were left out.
         unknown: identities seen in client certificates that this service did not issue.
         use_not_seen: a sentence that says why this service does not see the use of revoked certificates; `None` if
             the API server's audit events arrive.
@@ -148,7 +148,7 @@ class AccessReports:
         Reads at most `most` certificates, latest expiry first.
 
         Args:
-            with_verifications: also report the certificates that `clustercert kubernetes verify` issued to itself.
+            with_verifications: also report the certificates that verify clusters and client CAs.
         """
         now = self.now()
         found = await self.queries.unexpired(cluster.id, now, limit=most + 1, user_id=user_id)

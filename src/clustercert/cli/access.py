@@ -70,7 +70,8 @@ def show_access(
         str | None, typer.Option(metavar="GROUP", help="List only members of this Kubernetes group.")
     ] = None,
     verifications: Annotated[
-        bool, typer.Option("--verifications", help="Include the certificates of `kubernetes verify`.")
+        bool,
+        typer.Option("--verifications", help="Include the certificates that verify clusters and client CAs."),
     ] = False,
     explain: Annotated[
         bool,
@@ -155,7 +156,7 @@ def _print_summary(report: "JsonObject") -> None:
         print_note("The list of certificates is not complete. Filter the list with --user.")
     if number := report["verifications"]:
         print_note(
-            f"Left out {number} certificates of `clustercert kubernetes verify`. To list them, add --verifications."
+            f"Left out {number} certificates that verify clusters and client CAs. To list them, add --verifications."
         )
     if unknown := [with_names(each) for each in cast("list[JsonObject]", report["unknown_credentials"])]:
         write_out("\nClient certificates from other issuers that were used at the API server:\n\n")

@@ -347,7 +347,7 @@ _OF_VERIFICATIONS = frozenset({"certificate.issued", "certificate.revoked", "cre
 
 
 async def _verifications(call: Call, events: Iterable[StoredEvent]) -> list[int]:
-    """Return the leaf indexes of the events about certificates of `kubernetes verify`, as recorded in the ledger."""
+    """Return the leaf indexes of events about certificates that verify clusters and client CAs, as in the ledger."""
     subjects = [
         (cast("int", each.leaf_index), bytes.fromhex(each.subject))
         for each in events

@@ -260,7 +260,7 @@ class AccessBody(ResponseBody):
     at: Time
     complete: bool = Field(description="False if the report has only the 2,000 longest-lived certificates.")
     verifications: int = Field(
-        description="How many certificates of `clustercert kubernetes verify` were left out. Certificates that were"
+        description="How many certificates that verify clusters and client CAs were left out. Certificates that were"
         " used after their revocation are never left out."
     )
     users: list[UserAccessBody]
@@ -415,7 +415,7 @@ async def show_access(
     group: Annotated[query.Text | None, Query(description="Only members of this Kubernetes group.")] = None,
     verifications: Annotated[
         Literal["true"] | None,
-        Query(description="`true`: include the certificates of `clustercert kubernetes verify`."),
+        Query(description="`true`: include the certificates that verify clusters and client CAs."),
     ] = None,
 ) -> Response:
     """Show who has access to a cluster.

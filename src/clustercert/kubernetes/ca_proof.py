@@ -28,6 +28,7 @@ from clustercert.model import (
 from clustercert.model.ca_rotation import CaProof
 from clustercert.model.choices import ProofOutcome
 from clustercert.model.errors import ClustercertError, Conflict, RemoteFailed, Unavailable
+from clustercert.model.issuance import VERIFICATIONS
 from clustercert.model.kubernetes import CA_PROVER, SERVICE
 from clustercert.pki.keys import key_pem
 from clustercert.pki.leaf import der_pem
@@ -120,7 +121,7 @@ class CaProver:
         caller = Caller(
             user=User(id=CA_PROVER, name=CA_PROVER, domain=Domain(id="", name="")),
             roles={},
-            method="service",
+            method=VERIFICATIONS[CA_PROVER],
             origin=origin,
         )
         request = IssueRequest(public_key=key, reason="proving which client CA the API servers accept")

@@ -10,7 +10,7 @@ from clustercert.model.choices import KeyOrigin, LeafProfile
 from clustercert.model.clusters import ClientCA, Cluster
 from clustercert.model.credentials import credential_group
 from clustercert.model.keys import PrivateKey, PublicKey
-from clustercert.model.kubernetes import VERIFIER
+from clustercert.model.kubernetes import CA_PROVER, VERIFIER
 from clustercert.model.requests import AuthMethod
 
 
@@ -129,8 +129,10 @@ class Preview:
     key_type: str
 
 
-VERIFICATION_METHOD: AuthMethod = "cli"
-"""The authentication method of `VERIFIER`. Only commands with access to the store use it, and no requests."""
+VERIFICATIONS: Mapping[str, AuthMethod] = {VERIFIER: "cli", CA_PROVER: "service"}
+"""The users of the service's own temporary certificates, with the authentication method of each.
+
+No authenticator returns these methods, so no user of an identity system has such a certificate."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -174,8 +176,8 @@ class CertificateRecord:
 
     @property
     def is_verification(self) -> bool:
-        """Whether `clustercert kubernetes verify` issued the certificate to itself, for a few minutes."""
-        return self.user_id == VERIFIER and self.auth_method == VERIFICATION_METHOD
+        """Whether the service issued the certificate to itself, to verify a cluster or to prove a client CA."""
+        return VERIFICATIONS.get(self.user_id) == self.auth_method
 
     @property
     def organizations(self) -> tuple[str, ...]:

@@ -23,8 +23,7 @@ from sqlalchemy import (
 
 from clustercert.model import AuditEvent, CertificateRecord, ClusterOptions, Revocation
 from clustercert.model.choices import CaState, CertificateState
-from clustercert.model.issuance import VERIFICATION_METHOD
-from clustercert.model.kubernetes import VERIFIER
+from clustercert.model.issuance import VERIFICATIONS
 from clustercert.store import tables
 from clustercert.store.clusters import options_of, select_named
 from clustercert.store.engine.database import Database
@@ -54,8 +53,13 @@ def is_revoked() -> ColumnElement[bool]:
 
 
 def is_verification() -> ColumnElement[bool]:
-    """Return a condition that matches certificates that `clustercert kubernetes verify` issued to itself."""
-    return and_(_certificate.c.user_id == VERIFIER, _certificate.c.auth_method == VERIFICATION_METHOD)
+    """Return a condition that matches certificates with `CertificateRecord.is_verification`."""
+    return or_(
+        *(
+            and_(_certificate.c.user_id == user_id, _certificate.c.auth_method == method)
+            for user_id, method in VERIFICATIONS.items()
+        )
+    )
 
 
 def wider_revocation_id() -> ColumnElement[int | None]:
@@ -300,7 +304,7 @@ class InventoryQueries(CertificateLookup):
         self._max_scanned = max_scanned
 
     async def of_verifications(self, fingerprints: Collection[bytes]) -> frozenset[bytes]:
-        """Return the fingerprints of those certificates that `clustercert kubernetes verify` issued to itself."""
+        """Return the fingerprints of the certificates with `CertificateRecord.is_verification`."""
         column = _certificate.c.fingerprint
         query = select(column).where(column.in_(fingerprints), is_verification())
         return frozenset(fingerprint for (fingerprint,) in await self._rows(query))

@@ -103,7 +103,9 @@ def tail(
     actor: Annotated[str | None, typer.Option(help="List only events by the user with this id.")] = None,
     verifications: Annotated[
         bool,
-        typer.Option("--verifications", help="Also list the events that each `kubernetes verify` causes."),
+        typer.Option(
+            "--verifications", help="Also list the events that verifying clusters and client CAs causes."
+        ),
     ] = False,
     project: OnlyProjectOption = None,
     output: OutputOption = Output.TABLE,
@@ -133,8 +135,8 @@ def tail(
         _print_new_events(reader, printer, cursor, follow=follow)
     if reader.hidden:
         print_note(
-            f"Left out {reader.hidden} events of certificates of `clustercert kubernetes verify`. To list them, add "
-            "--verifications."
+            f"Left out {reader.hidden} events of certificates that verify clusters and client CAs. To list them, "
+            "add --verifications."
         )
 
 

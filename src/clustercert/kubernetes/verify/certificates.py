@@ -25,7 +25,7 @@ from clustercert.model import (
     User,
 )
 from clustercert.model.errors import ClustercertError
-from clustercert.model.issuance import VERIFICATION_METHOD
+from clustercert.model.issuance import VERIFICATIONS
 from clustercert.model.kubernetes import VERIFIER
 from clustercert.pki.keys import CURVES, KeyGenerator, key_pem
 from clustercert.pki.leaf import check_leaf, der_pem, encode_signed, new_serial
@@ -157,7 +157,7 @@ class TemporaryCertificates:
         return Caller(
             user=User(id=VERIFIER, name=VERIFIER, domain=Domain(id="", name="")),
             roles={self.cluster.project_id: roles},
-            method=VERIFICATION_METHOD,
+            method=VERIFICATIONS[VERIFIER],
             origin=self.service.origin,
         )
 
