@@ -169,7 +169,10 @@ def test_abbreviations_tell_nothing_of_others(place: Place) -> None:
 def test_certificates_are_selected_by_user_name(place: Place) -> None:
     certificates = place.project("/certificates")
     assert place.listed("admin", certificates, user_name="member") == place.expected(who="member")
+    assert place.listed("admin", certificates, user_name="tests/member") == place.expected(who="member")
+    assert place.listed("admin", certificates, user_name="eu-de/member") == []
     assert place.listed("member", certificates, user_name="admin") == []
+    assert place.listed("member", certificates, user_name="tests/admin") == []
     execute(place.world.database, "UPDATE certificate SET username = 'boss' WHERE user_name = 'admin'")
     assert place.listed("operator", f"{OWN}/certificates", user_name="boss") == place.expected(who="admin")
     execute(place.world.database, "UPDATE certificate SET username = NULL")

@@ -112,9 +112,20 @@ def test_previews_need_the_rights_of_the_revocation(place: RevocationClient) -> 
     assert place.post("admin", place.own("/revoke?dryrun=All")).status_code == 400
 
 
+def test_users_of_a_cluster_are_found_with_their_domain(place: RevocationClient) -> None:
+    place.issue("reader", "eip")
+    user = {"id": place.user("reader"), "name": "reader", "domain": "tests", "issuer": "built-in"}
+    for who in ("reader", "admin", "auditor"):
+        for name in ("reader", "tests/reader"):
+            found = named(place, who, name, place.own("/users-by-name", "eip"))
+            assert found.json() == {"users": [user]}, (who, name)
+    assert named(place, "admin", "other/reader", place.own("/users-by-name", "eip")).json() == {"users": []}
+    assert named(place, "reader", "tests/admin", place.own("/users-by-name", "eip")).status_code == 403
+
+
 def test_previews_find_no_users_out_of_reach(place: RevocationClient) -> None:
     # The stranger exists, but has no certificate in this cluster.
-    for name in ("stranger", "nobody"):
+    for name in ("stranger", "tests/stranger", "nobody", "tests/nobody"):
         assert named(place, "admin", name, place.own("/users-by-name")).json() == {"users": []}
     for name in ("", "\0", "a\u202eb", "a" * 256):
         assert named(place, "admin", name, place.own("/users-by-name")).status_code == 400

@@ -121,6 +121,47 @@ def test_a_name_of_one_user_in_certificates_of_another_revokes_nothing(shell: Sh
     assert shell.names("--state", "live") == []
 
 
+@pytest.fixture
+def namesake(shell: Shell) -> str:
+    """The id of a user `globex/member`, who owns the newest certificate for the cluster `plain`."""
+    shell.operator.output("domain", "create", "globex")
+    shell.operator.output("user", "create", "member", "--domain", "globex", "--no-password")
+    user_id = str(shell.operator.output_json("user", "show", "globex/member")["id"])
+    shell.execute("UPDATE certificate SET user_id = ? WHERE id = 4", user_id)
+    return user_id
+
+
+def test_a_user_is_named_with_the_domain(shell: Shell, namesake: str) -> None:
+    assert shell.names("--user", "globex/member") == [shell.name(3)]
+    assert shell.names("--user", "tests/member") == [shell.name(1), shell.name(0)]
+    at_plain = ("--cluster", "tests/eu-de/plain", "--user")
+    report = shell.operator.output_json("certificate", "access", *at_plain, "globex/member")
+    assert [each["user_id"] for each in report["users"]] == [namesake]
+    shell.operator.output("certificate", "revoke", *at_plain, "globex/member", "--yes")
+    assert shell.names("--state", "revoked") == [shell.name(3)]
+
+
+def test_users_with_the_same_name_are_told_apart_by_domain(shell: Shell, namesake: str) -> None:
+    for command in ("revoke", "access"):
+        error = shell.operator.error("certificate", command, "--user", "member", "--cluster", "plain")
+        assert error == "Several users are named member. Write globex/member or tests/member."
+    # The domain of a deleted user is unknown.
+    shell.operator.output("user", "delete", "globex/member", "--yes")
+    error = shell.operator.error("certificate", "access", "--user", "member", "--cluster", "plain")
+    assert error == f"Several users are named member. Write {namesake} or tests/member."
+
+
+def test_an_unknown_user_differs_from_a_user_without_certificates(shell: Shell) -> None:
+    def error(name: str) -> str:
+        return shell.operator.error("certificate", "revoke", "--user", name, "--cluster", "eip", "--yes")
+
+    assert error("tests/admin") == error("admin")
+    assert error("admin") == (
+        "No unexpired certificate for the cluster tests/eu-de/eip belongs to the user tests/admin."
+    )
+    assert error("tests/nobody").startswith("There is no user tests/nobody.")
+
+
 def test_a_truncated_list_prints_a_note(shell: Shell) -> None:
     done = shell.operator.run("certificate", "list", "--limit", "3", "--output", "name")
     assert done.out.split() == [shell.name(number) for number in (3, 2, 1)]

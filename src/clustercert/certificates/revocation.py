@@ -109,19 +109,23 @@ class RevocationPreviews:
 
     async def users_of_cluster_named(
         self, caller: Caller, project_id: str, cluster_id: str, name: str
-    ) -> tuple[str, ...]:
-        """Find the ids of users with this name in unexpired certificates of a cluster.
+    ) -> tuple[KnownUser, ...]:
+        """Find the users with this name who have unexpired certificates for a cluster, sorted by id.
 
-        Callers who may not see all certificates of the project find only themselves. Raises Forbidden if such a caller
-        names a different user.
+        `name` can be `DOMAIN/NAME`. The domain of a user is empty if the service does not know it. Callers who may not
+        see all certificates of the project find only themselves. Raises Forbidden if such a caller names a different
+        user.
         """
         require_view(caller, project_id)
         cluster = await require_cluster(self.clusters, project_id, cluster_id)
         if reads_project(caller, project_id):
-            return await self.usernames.in_cluster(cluster.id, name, self.now())
-        if name != caller.user.name:
+            ids = await self.usernames.in_cluster(cluster.id, name, self.now())
+        elif name in (caller.user.name, *caller.user.qualified_names):
+            ids = (caller.user.id,)
+        else:
             raise Forbidden(ONLY_ADMINS)
-        return (caller.user.id,)
+        known = await self.users.find_by_ids(ids)
+        return tuple(known.get(each) or KnownUser(each, name, "", "") for each in ids)
 
     async def preview_cluster(self, caller: Caller, project_id: str, cluster_id: str) -> RevocationPreview:
         """Preview the revocation of all certificates of a cluster."""

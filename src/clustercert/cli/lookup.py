@@ -252,6 +252,11 @@ def cluster_path(cluster: "JsonObject", *more: str) -> str:
     return path_of("projects", str(cluster["project_id"]), "clusters", str(cluster["id"]), *more)
 
 
+def shown_cluster(cluster: "JsonObject") -> str:
+    """Return a cluster as DOMAIN/PROJECT/NAME."""
+    return f"{cluster['domain']}/{cluster['project']}/{cluster['name']}"
+
+
 def is_in(cluster: "JsonObject", project: str | None, domain: str | None) -> bool:
     """Whether a cluster is in the project and domain, if they are given. `project` can also be DOMAIN/NAME."""
     if project is not None:
@@ -363,7 +368,10 @@ def is_certificate_owner(name_or_id: str) -> bool:
 def named_users(
     client: "AdministrationClient", name: str, cluster: "JsonObject | None" = None
 ) -> "list[JsonObject]":
-    """Return all users with this name, or only those with certificates for a cluster. Raises ClientError."""
+    """Return all users with this name or DOMAIN/NAME, or only those with unexpired certificates for a cluster.
+
+    Raises ClientError.
+    """
     from clustercert.client.administration import check_name
 
     check_name(name)
@@ -409,9 +417,14 @@ def find_user(
         )
         raise CommandError(f"Several users are named {name_or_id}. Write {alternatives(unique)}.")
     if cluster is not None:
-        raise UnknownName(
-            f"No unexpired certificate of the cluster {cluster['name']} belongs to a user {name_or_id}."
-        )
+        # Project admins must not learn whether a user of another tenant exists.
+        known = named_users(client, name_or_id) if client.reads_everything else []
+        if known or not client.reads_everything:
+            user = alternatives(map(shown_user, known)) if known else name_or_id
+            raise UnknownName(
+                f"No unexpired certificate for the cluster {shown_cluster(cluster)} belongs to "
+                f"{'the' if known else 'a'} user {user}."
+            )
     where = f" in the domain {domain}" if domain is not None else ""
     raise UnknownName(
         f"There is no user {name_or_id}{where}. For a user of an OIDC issuer, write the issuer's name first, such as "

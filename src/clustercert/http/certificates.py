@@ -35,7 +35,7 @@ class ClusterCertificateFilters(BaseModel):
     user: query.Text | None = Field(default=None, description="Only certificates of this user, by id.")
     user_name: query.Text | None = Field(
         default=None,
-        description="Only certificates of users with this name, or with this common name.",
+        description="Only certificates of users with this name, DOMAIN/NAME or common name.",
     )
     state: CertificateState | None = Field(
         default=None, description="Only certificates in this state. `revoked` includes expired certificates."

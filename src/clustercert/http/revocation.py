@@ -156,26 +156,17 @@ class NamedUserBody(ResponseBody):
 
     id: str
     name: str
-    domain: str = Field(description="The domain's name, or the issuer's name in the settings.")
+    domain: str = Field(
+        description="The domain's name, or the issuer's name in the settings. Empty if unknown, such as for a deleted"
+        " user."
+    )
     issuer: str = Field(description="The URL of the issuer or Keystone, or `built-in`. Empty if unknown.")
 
 
 class NamedUsersBody(BaseModel):
-    """The users who have the requested name, sorted by domain and id."""
+    """The users who have the requested name, sorted."""
 
     users: list[NamedUserBody]
-
-
-class NamedUserIdBody(BaseModel):
-    """The id of a user who has unexpired certificates for the cluster."""
-
-    id: str
-
-
-class NamedUserIdsBody(BaseModel):
-    """The users who have the requested name in certificates for a cluster, sorted by id."""
-
-    users: list[NamedUserIdBody]
 
 
 class RevocationListBody(PageBody):
@@ -359,18 +350,19 @@ async def find_users(call: CallDep, name: Name = None) -> Response:
     return responses.private({"users": [NamedUserBody.render(each) for each in found]})
 
 
-@router.get(IN_CLUSTER + "/users-by-name", responses=described("The ids of the users.", NamedUserIdsBody))
+@router.get(IN_CLUSTER + "/users-by-name", responses=described("The users.", NamedUsersBody))
 async def find_users_in_cluster(
     call: CallDep, project_id: str, cluster_id: str, name: Name = None
 ) -> Response:
-    """Find users by their name in unexpired certificates for a cluster.
+    """Find users who have unexpired certificates for a cluster, by name.
 
-    Project admins find all users, other callers only themselves.
+    Finds users by `DOMAIN/NAME`, or by their name or user name in these certificates. Project admins find all users,
+    other callers only themselves.
     """
     found = await call.services.revocation.previews.users_of_cluster_named(
         call.caller, project_id, cluster_id, _name(name)
     )
-    return responses.private({"users": [{"id": each} for each in found]})
+    return responses.private({"users": [NamedUserBody.render(each) for each in found]})
 
 
 @router.get(OWN + "/users/{user_id}/revocations", responses=_LISTED)

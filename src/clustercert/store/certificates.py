@@ -260,8 +260,8 @@ MAX_SCANNED = 2000
 class CertificateFilter:
     """Selects certificates. A field that is `None` does not filter.
 
-    A field `…_before` excludes the given time, and a field `…_after` includes it. `user_name` is compared with the
-    user's name and with the common name. `never_seen` selects only certificates whose use no API server has reported.
+    A field `…_before` excludes the given time, and a field `…_after` includes it. `user_name` is compared as
+    `belongs_to` says. `never_seen` selects only certificates whose use no API server has reported.
     """
 
     project_id: str | None = None
@@ -339,6 +339,7 @@ class InventoryQueries(CertificateLookup):
             "before": AFTER_LAST_ID if before is None else before,
             "lowest": FIRST_ID,
         }
+        values["user_domain"], values["user_name_in_domain"] = name_parts(certificate_filter.user_name or "")
         # The id of the last row that this page may scan; None if fewer rows are left, or if all rows match.
         lowest = None
         async with self._database.read() as connection:
@@ -388,13 +389,46 @@ class InventoryQueries(CertificateLookup):
 # of expiry, it would have to sort them by id.
 _not_after = func.coalesce(_certificate.c.not_after, _certificate.c.not_after)
 
+
+def belongs_to(
+    name: ColumnElement[str], domain: ColumnElement[str], name_in_domain: ColumnElement[str]
+) -> ColumnElement[bool]:
+    """Return a condition that matches certificates of the users with a name.
+
+    Matches the user's name and the common name in the certificate. Also matches the current name of a known user, if
+    the name is `DOMAIN/NAME`.
+
+    Args:
+        name: the name as it was given.
+        domain, name_in_domain: the parts of the name, from `name_parts`.
+    """
+    user, federated = tables.user, tables.federated_user
+    built_in = select(user.c.id).join(tables.domain, tables.domain.c.id == user.c.domain_id)
+    return or_(
+        _certificate.c.user_name == name,
+        _certificate.c.username == name,
+        _certificate.c.user_id.in_(
+            built_in.where(tables.domain.c.name == domain, user.c.name == name_in_domain)
+        ),
+        _certificate.c.user_id.in_(
+            select(federated.c.id).where(federated.c.domain == domain, federated.c.name == name_in_domain)
+        ),
+    )
+
+
+def name_parts(name: str) -> tuple[str, str]:
+    """Split `DOMAIN/NAME`. The name part is empty, and so matches no user, if there is no slash."""
+    domain, _, name_in_domain = name.partition("/")
+    return domain, name_in_domain
+
+
 # Conditions, keyed by the `CertificateFilter` field that provides the value.
 _CONDITIONS: Mapping[str, ColumnElement[bool]] = {
     "project_id": _certificate.c.project_id == bindparam("project_id"),
     "cluster_id": _certificate.c.cluster_id == bindparam("cluster_id"),
     "user_id": _certificate.c.user_id == bindparam("user_id"),
-    "user_name": or_(
-        _certificate.c.user_name == bindparam("user_name"), _certificate.c.username == bindparam("user_name")
+    "user_name": belongs_to(
+        bindparam("user_name"), bindparam("user_domain"), bindparam("user_name_in_domain")
     ),
     "expires_before": _not_after < bindparam("expires_before"),
     "expires_after": _not_after >= bindparam("expires_after"),

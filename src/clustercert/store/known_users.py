@@ -9,13 +9,14 @@ from dataclasses import asdict, dataclass
 from datetime import datetime
 
 from cachetools import LRUCache
-from sqlalchemy import ColumnElement, and_, insert, or_, select, tuple_, update
+from sqlalchemy import ColumnElement, and_, insert, literal, or_, select, tuple_, update
 from sqlalchemy.exc import IntegrityError
 
 from clustercert.model import AuditEvent, Grant, KnownUser, Revocation
 from clustercert.model.errors import ConcurrentChange, Conflict, Forbidden, NotFound
 from clustercert.model.identity import BUILT_IN
 from clustercert.store import tables
+from clustercert.store.certificates import belongs_to, name_parts
 from clustercert.store.engine.database import Database, raise_generation
 from clustercert.store.engine.queries import Queries, exists
 from clustercert.store.engine.transaction import Transaction
@@ -111,8 +112,11 @@ class UsernameQueries(Queries):
         return await self._scalar(select(_username.c.user_id).where(_username.c.name == name))
 
     async def in_cluster(self, cluster_id: str, name: str, now: datetime) -> tuple[str, ...]:
-        """Return the sorted ids of users who have this name or common name in unexpired certificates for a cluster."""
-        has_name = or_(_certificate.c.user_name == name, _certificate.c.username == name)
+        """Return the sorted ids of users with this name who have unexpired certificates for a cluster.
+
+        See `belongs_to` for the names.
+        """
+        has_name = belongs_to(literal(name), *map(literal, name_parts(name)))
         query = select(_certificate.c.user_id).where(
             _certificate.c.cluster_id == cluster_id, _certificate.c.not_after > now, has_name
         )
