@@ -51,11 +51,20 @@ class Plugin:
     def credential(self, *options: str, **variables: str) -> str:
         return self.user.output(*self.arguments, *options, **variables)
 
-    def age(self) -> None:
-        """Make the cached credential due for renewal. It stays valid."""
+    @property
+    def times(self) -> tuple[int, int]:
+        """When the cached credential is renewed, and when it expires."""
+        _, _, renew, expires, *_ = self.cache_file.read_text().partition("\n")[0].split(" ")
+        return int(renew), int(expires)
+
+    def age(self, *, is_due: bool = True) -> None:
+        """Make the cached credential due for renewal, or else for the question about its CA. It stays valid."""
         header, _, body = self.cache_file.read_text().partition("\n")
-        fields = header.split(" ")
-        fields[2] = str(int(time.time()) - 1)
+        fields, now = header.split(" "), int(time.time())
+        if is_due:
+            # A tenth of the lifetime is left.
+            fields[1] = str(now - 9 * (int(fields[3]) - now))
+        fields[2] = str(now - 1)
         self.cache_file.write_text(f"{' '.join(fields)}\n{body}")
 
 
@@ -79,6 +88,38 @@ def make_unreachable(plugin: Plugin) -> None:
         status = path.stat()
         fields = [*header.split(" ")[:6], f"{status.st_mtime_ns}:{status.st_ino}", str(path)]
         plugin.cache_file.write_text(f"{' '.join(fields)}\n{body}")
+
+
+def test_a_long_lived_certificate_is_renewed_when_its_ca_is_replaced(plugin: Plugin) -> None:
+    long = ("--expires-in", "30d")
+    first = plugin.credential(*long)
+    renew, expires = plugin.times
+    assert renew - time.time() <= timedelta(hours=8).total_seconds()
+    assert expires - renew > timedelta(days=29).total_seconds()
+    plugin.age(is_due=False)
+    assert plugin.credential(*long) == first
+    assert (plugin.issued, plugin.times[0] > time.time()) == (1, True)
+
+    # The certificate of another cluster stands for one from the CA that was replaced.
+    operator = plugin.user.operator
+    other = add_cluster(operator, f"{plugin.user.name}-2", operator.folder / SERVICE_CA)
+    try:
+        old = plugin.user.output(*("credential", other, *plugin.arguments[2:]), *long)
+        plugin.cache_file.write_bytes(
+            plugin.cache_file.with_name(f"default,{plugin.project_id},{other}").read_bytes()
+        )
+        assert plugin.credential(*long) == old
+        plugin.age(is_due=False)
+        assert plugin.credential(*long) not in (first, old)
+        assert plugin.issued == 2
+    finally:
+        operator.output("cluster", "remove", other, "--yes")
+
+    # Without the service, the certificate stays in use.
+    newest = plugin.cache_file.read_text().partition("\n")[2]
+    make_unreachable(plugin)
+    plugin.age(is_due=False)
+    assert plugin.credential(*long) == newest
 
 
 def test_the_second_call_comes_from_the_cache(plugin: Plugin) -> None:

@@ -525,7 +525,8 @@ def list_certificates(
     """List your certificates, newest first.
 
     With --cluster, --project, --user or --all, lists all certificates that you may see. Operators, auditors and admins
-    of a project see the certificates of all users.
+    of a project see the certificates of all users. While the client CA of one of the clusters is replaced, the column
+    `client_ca_state` shows which certificates end with the old CA (`retiring`).
     """
     # Only tables are short by default. Programs read the other formats, and would mistake a partial list for a complete
     # list.
@@ -537,6 +538,8 @@ def list_certificates(
     # In a list of only the caller's own certificates, each row has the same user, so a normal table omits the user.
     is_own = client.is_user and scope == Scope()
     columns = [each for each in _COLUMNS if each != "user_name" or not is_own or is_wide()]
+    if any(each.get("client_ca_state") in ("retiring", "retired") for each in found):
+        columns.insert(columns.index("not_after"), "client_ca_state")
     name = "certificate" if is_table else "fingerprint"
     show_list(rows, output, columns=columns, name=name, keep=("cluster", "not_after"))
     if more:

@@ -15,6 +15,7 @@ from base64 import b64decode
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
@@ -58,6 +59,9 @@ _RETRY_SECONDS = 60
 # Tell kubectl that the certificate expires this much earlier, so that kubectl asks for a new certificate in time.
 _EARLY = timedelta(seconds=60)
 _MIN_LEFT = timedelta(minutes=5)
+# How often to ask whether the CA of a long-lived certificate is being replaced. Certificates of the default lifetime
+# are renewed sooner.
+_CA_CHECK = timedelta(hours=8)
 # How long before the end of a login the plugin reminds the user.
 _REMINDER = timedelta(hours=1)
 # HTTP statuses below 500 that mean a temporary error.
@@ -118,10 +122,8 @@ class Credential:
     def cache_entry(self, now: float) -> CachedCredential:
         """Return the cache entry of a certificate that was issued at `now`, in seconds by this machine's clock.
 
-        The certificate is renewed when a fifth of its lifetime or 5 minutes is left, whichever is longer, but never in
-        the first half of the lifetime.
+        See `_due` and `_CA_CHECK` for the time of the renewal.
         """
-        left = min(max(self.lifetime / 5, _MIN_LEFT), self.lifetime / 2)
         expires = datetime.fromtimestamp(now, UTC) + self.lifetime
         status = {
             "clientCertificateData": self.certificate_pem,
@@ -131,12 +133,28 @@ class Credential:
         body = {"kind": "ExecCredential", "apiVersion": "client.authentication.k8s.io/v1", "status": status}
         return CachedCredential(
             issued=int(now),
-            renew=int((expires - left).timestamp()),
+            renew=_next_check(int(now), _due(int(now), int(expires.timestamp()))),
             expires=int(expires.timestamp()),
             remind=int((self.login_ends_at - _REMINDER).timestamp()) if self.login_ends_at else 0,
             login=self.login,
             body=json.dumps(body, separators=(",", ":")) + "\n",
         )
+
+
+def _due(issued: int, expires: int) -> int:
+    """Return when to renew a certificate, in seconds since the epoch.
+
+    A certificate is renewed when a fifth of its lifetime or 5 minutes is left, whichever is longer, but never in the
+    first half of the lifetime.
+    """
+    lifetime = timedelta(seconds=expires - issued)
+    left = min(max(lifetime / 5, _MIN_LEFT), lifetime / 2)
+    return expires - int(left.total_seconds())
+
+
+def _next_check(now: int, due: int) -> int:
+    """Return when to ask the service again, about the CA or for a new certificate."""
+    return min(due, now + int(_CA_CHECK.total_seconds()))
 
 
 def renew(request: "CredentialRequest") -> str | Failure:
@@ -176,6 +194,15 @@ def _renew_locked(request: "CredentialRequest", path: str | None, lock: Lock) ->
     from clustercert.cli.session import warn_in_client
 
     warn_in_client(os.environ)
+    is_usable = cached is not None and cached.is_usable(now) and not request.refresh
+    is_early = False
+    if cached is not None and is_usable and now < (due := _due(cached.issued, cached.expires)):
+        # The certificate is not due, but its CA may be on its way out. A failure of this question changes nothing.
+        if _ask(partial(_is_of_current_ca, cached), request) is not False:
+            cached.renew = _next_check(int(now), due)
+            _write(path, cached)
+            return cached.body
+        is_early = True
     result = _ask(obtain, request)
     if not isinstance(result, Failure):
         if result.cache_entry(now).is_reminder_due(now):
@@ -183,7 +210,7 @@ def _renew_locked(request: "CredentialRequest", path: str | None, lock: Lock) ->
 
             remind_of_login(request.profile or DEFAULT_PROFILE, result.login)
         return store(path, result)
-    if result.cache_helps and cached is not None and cached.is_usable(now) and not request.refresh:
+    if (result.cache_helps or is_early) and cached is not None and is_usable:
         cached.renew = min(int(now) + _RETRY_SECONDS, cached.expires)
         _write(path, cached)
         return cached.body
@@ -398,6 +425,34 @@ def obtain(request: "CredentialRequest") -> Credential | Failure:
         return replace(credential, login_ends_at=found.ends_at)
 
     return _with_login(request, ask)
+
+
+def _is_of_current_ca(cached: CachedCredential, request: "CredentialRequest") -> bool | Failure:
+    """Whether the CA that signed a cached certificate is the CA with which its cluster's certificates are signed now.
+
+    Returns True if the certificate does not name its CA, and a Failure for every error.
+    """
+
+    def ask(found: Profile) -> bool:
+        with found.client() as client:
+            cluster = reachable_cluster(client, found, request.cluster or "", request.project)
+        key_id = _ca_key_id(cached)
+        return key_id is None or cluster.get("client_ca_key_id") in (None, key_id)
+
+    return _with_login(request, ask)
+
+
+def _ca_key_id(cached: CachedCredential) -> str | None:
+    """Return the authority key identifier of a cached certificate as lower-case hex, or `None` if it has none."""
+    from cryptography import x509
+
+    try:
+        pem = json.loads(cached.body)["status"]["clientCertificateData"]
+        leaf = x509.load_pem_x509_certificate(pem.encode())
+        identifier = leaf.extensions.get_extension_for_class(x509.AuthorityKeyIdentifier).value.key_identifier
+    except (ValueError, LookupError, TypeError, AttributeError, x509.ExtensionNotFound):
+        return None
+    return identifier.hex() if identifier is not None else None
 
 
 def _with_login(request: "CredentialRequest", question: Callable[[Profile], T]) -> T | Failure:
