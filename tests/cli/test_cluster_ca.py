@@ -220,8 +220,15 @@ def test_an_abort_before_and_after_issuing(new: NewRotation, operator: Machine) 
     trust(operator, rotation)
     draining = reach(operator, rotation, "draining")
     assert re.search(r"^retiring +", operator.output("cluster", "ca", "show", name), re.MULTILINE)
+    # An API server that does not answer keeps the old CA from signing.
+    addresses = ("--api-server", rotation.doubles[0].url)
+    operator.output("cluster", "update", name, *addresses, "--api-server", "https://127.0.0.1:1")
     reversed_ = operator.run("cluster", "ca", "abort", name)
     assert re.search(r"^reverses +yes$", reversed_.out, re.MULTILINE)
+    nothing = operator.error("cluster", "ca", "abort", "--all")
+    assert nothing == "None of these clusters has a rotation that is running."
+    assert operator.output_json("cluster", "ca", "status", name)["state"] == "planned"
+    operator.output("cluster", "update", name, *addresses)
     back = reach(operator, rotation, "draining")
     assert back["new_ca"]["id"] == draining["old_ca"]["id"]
     completed = operator.run("cluster", "ca", "complete", name, "--force")

@@ -19,9 +19,11 @@ from clustercert.model.times import parse_rfc3339
 from support import managed_cluster
 from support.apiserver import ApiServer
 from support.apiserver.files import replace_file
+from support.command_line import Operator
 from support.demo_process import COMMAND, interrupted, uncovered
 from support.operated_cluster import OperatedCluster, tls_service
 from support.scripted_webhook import ScriptedWebhook
+from support.signing_cluster import first_token, give_access
 from support.stores import Store
 from support.terminal import in_a_terminal
 from support.wait import eventually
@@ -367,6 +369,30 @@ def test_all_checks_pass_in_mode_known_only(site: OperatedCluster) -> None:
     code, checks = site.verify()
     assert code == 0, checks
     assert checks["unknown certificate"]["result"] == "ok"
+
+
+def test_known_only_is_verified_in_a_cluster_that_signs_itself(
+    made: tuple[Operator, str], tmp_path: Path
+) -> None:
+    """The cluster signs only certificates with a credential number."""
+    operator, url = made
+    with ApiServer(tmp_path) as cluster:
+        give_access(cluster)
+        token = tmp_path / "token"
+        token.write_bytes(first_token(cluster))
+        operator.output(
+            *("cluster", "add", "prod", "--project", "eu-de", "--internal-url", cluster.url),
+            *("--server-ca", cluster.server_ca, "--signer", "csr_api", "--signer-token-file", token),
+            *("--webhook-mode", "known-only"),
+        )
+        try:
+            cluster.trust(operator.output("kubernetes", "ca-bundle", "prod").encode())
+            site = OperatedCluster(operator, cluster, url)
+            site.set_up()
+            checks = site.verify()[1]
+        finally:
+            operator.output("cluster", "remove", "prod", "--yes")
+    assert checks["unknown certificate"]["result"] == "skipped", checks
 
 
 def test_the_admission_policy_stops_writes_without_a_webhook(site: OperatedCluster) -> None:

@@ -73,15 +73,15 @@ class CertificateRequests:
         Unavailable.
         """
         name = f"clustercert-{secrets.token_hex(16)}"
-        wanted = {
+        request_spec = {
             "request": base64.b64encode(certificate_request_pem(csr_der)).decode(),
             "signerName": CLIENT_SIGNER,
             "expirationSeconds": int(lifetime.total_seconds()),
             "usages": list(usages),
         }
         try:
-            await self._create(api, name, wanted)
-            await self._approve(api, account, name, wanted)
+            await self._create(api, name, request_spec)
+            await self._approve(api, account, name, request_spec)
             async with asyncio.timeout(seconds):
                 return await self._signed(api, name)
         except TimeoutError as error:
@@ -116,13 +116,13 @@ class CertificateRequests:
             for task in late:
                 task.cancel()
 
-    async def _create(self, api: KubeApi, name: str, wanted: JsonObject) -> None:
+    async def _create(self, api: KubeApi, name: str, request_spec: JsonObject) -> None:
         metadata = {"name": name, "labels": self._labels()}
         document: dict[str, object] = {
             "apiVersion": API_VERSION,
             "kind": "CertificateSigningRequest",
             "metadata": metadata,
-            "spec": wanted,
+            "spec": request_spec,
         }
         try:
             await api.create(PATH, document, max_bytes=_MAX_OBJECT_BYTES)
@@ -131,13 +131,15 @@ class CertificateRequests:
             if refused.http_status != _CONFLICT:
                 raise
 
-    async def _approve(self, api: KubeApi, account: AccountToken, name: str, wanted: JsonObject) -> None:
+    async def _approve(
+        self, api: KubeApi, account: AccountToken, name: str, request_spec: JsonObject
+    ) -> None:
         """Approve a request if the cluster still has exactly what this service created."""
         found = await api.get(f"{PATH}/{name}", max_bytes=_MAX_OBJECT_BYTES)
         spec, status = found.get("spec"), found.get("status") or {}
         if not isinstance(spec, dict) or not isinstance(status, dict):
             raise RemoteFailed(UNEXPECTED_RESPONSE)
-        expected = {**wanted, "username": account.username, "uid": account.uid}
+        expected = {**request_spec, "username": account.username, "uid": account.uid}
         if differing := [key for key, value in expected.items() if spec.get(key) != value]:
             raise SignerError(
                 "The cluster has a different certificate request from the one that this service created:"

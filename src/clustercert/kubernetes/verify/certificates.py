@@ -125,6 +125,12 @@ class TemporaryCertificates:
         self.stack.push_async_callback(self.service.revoke, issued)
         return issued
 
+    @property
+    def signs_without_number(self) -> bool:
+        """Whether `open_without_number` is possible. A cluster that signs itself requires a credential number."""
+        signer = signer_named(self.service.issuer.signers, self.cluster.client_ca.signer)
+        return signer.profile == "own"
+
     async def open_without_number(self) -> Probe:
         """Connect with a certificate that is not in the ledger and has no groups. Raises ClustercertError.
 
