@@ -26,6 +26,7 @@ from clustercert.cli.apply.documents import json_schema
 from clustercert.cli.main import app
 from clustercert.issuance.signers.csr_api import CsrApiSettings
 from clustercert.issuance.signers.pkcs11 import Pkcs11Settings
+from clustercert.issuance.signers.transit import TransitSettings
 from clustercert.model.events import AuditEvent, administration, issuance, operation
 from clustercert.observability import metrics
 from clustercert.policy.examples import (
@@ -39,7 +40,7 @@ from clustercert.policy.rule_settings import GrantSettings, RuleSettings, WhenSe
 from clustercert.policy.setting_types import Section
 from clustercert.settings import Settings
 
-SIGNERS = (CsrApiSettings, Pkcs11Settings)
+SIGNERS = (CsrApiSettings, Pkcs11Settings, TransitSettings)
 ISSUERS = (OidcIssuer, RoleGrant)
 KEYSTONE = (Keystone, ServiceCredential)
 RULES = (RuleSettings, WhenSettings, GrantSettings)

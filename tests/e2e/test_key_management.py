@@ -21,7 +21,9 @@ from support import openbao
 from support.demo_process import COMMAND
 from support.kubernetes_messages import review
 from support.openbao import KEK_POLICY, RealOpenBao
+from support.samples import server_ca_pem
 from support.serve_process import Serving, environment_of, serving
+from support.stores import rows
 from support.wait import SECONDS, eventually
 from support.world import ACTOR, World, make
 
@@ -238,3 +240,57 @@ def test_a_restart_without_the_server_serves_the_webhook_and_goes_on_when_it_is_
         in (checked.stderr)
     )
     assert "no source in the settings has this key" in checked.stderr
+
+
+def test_a_signer_in_openbao_that_fails_under_load_delays_nobody_else(site: Site) -> None:
+    world, server = site.world, site.server
+    settings = server.new_signer()
+    more = {
+        "SIGNERS__TRANSIT__URL": server.url,
+        "SIGNERS__TRANSIT__TOKEN_FILE": str(settings["token_file"]),
+        "SIGNERS__TRANSIT__TIMEOUT": "2",
+    }
+    ca_file = world.folder / "api-ca.pem"
+    ca_file.write_bytes(server_ca_pem())
+    address = ("--internal-url", "https://10.0.0.5:6443", "--server-ca", str(ca_file))
+    added = (
+        "cluster",
+        "add",
+        "sealed",
+        "--project",
+        world.project.id,
+        *address,
+        "--signer",
+        "transit",
+        "--local",
+    )
+    cluster = site.output(*added, **more)["id"]
+    path = f"/api/v3/projects/{world.project.id}/clusters/{cluster}/clustercert"
+    with (
+        serving(world, **more) as running,
+        load(running, world) as others,
+        httpx.Client(
+            base_url=running.url, headers=world.people["admin"].headers, timeout=SECONDS, trust_env=False
+        ) as client,
+    ):
+        issued = 0
+
+        def status() -> int:
+            nonlocal issued
+            answer = client.post(path, json={"duration": 1})
+            issued += answer.status_code == 200
+            if answer.status_code != 200:
+                assert answer.status_code == 503
+                assert int(answer.headers["Retry-After"]) >= 1
+            return answer.status_code
+
+        for outage in ("killed", "suspended", "sealed"):
+            assert status() == 200
+            server.interrupt(outage)
+            assert status() == 503
+            others.wait_for_more()
+            server.recover(outage)
+            eventually(lambda: status() == 200)
+        assert running.process.poll() is None
+        found = rows(world.database, "SELECT count(*) FROM certificate WHERE cluster_id = ?", cluster)
+        assert found == [(issued,)]

@@ -1,7 +1,7 @@
 """The contract of signers, run against each kind of signer. A new kind needs a line in KINDS."""
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcontext
 from dataclasses import dataclass, replace
 from datetime import timedelta
@@ -15,6 +15,7 @@ from cryptography import x509
 from clustercert.issuance.signers.ca_keys import KeySigner
 from clustercert.issuance.signers.local import LocalKeys, local_signer
 from clustercert.issuance.signers.pkcs11 import pkcs11_signer
+from clustercert.issuance.signers.transit import transit_signer
 from clustercert.model import ClientCA, Grant, KeyType, SigningRequest
 from clustercert.model.clusters import Registration
 from clustercert.model.errors import (
@@ -32,9 +33,10 @@ from clustercert.pki.leaf import check_leaf, new_signing_request
 from clustercert.pki.signer import CaRequest, Signer, SignerContext
 from clustercert.settings import Settings, SettingsError
 from clustercert.wiring.signers import Signers
-from support import tokens
+from support import openbao, tokens
 from support.apiserver import ApiServer
 from support.leaf_checks import assert_client_leaf, assert_cluster_leaf, spki
+from support.openbao import RealOpenBao
 from support.samples import CA_NOT_BEFORE, CLUSTER_ID, ISSUED_AT, NOW, USER_ID, client_ca, grant
 from support.signing_cluster import (
     MemoryClusters,
@@ -139,15 +141,47 @@ async def csr_api(folder: Path) -> AsyncIterator[Kind]:
         assert requests_in(double) == []
 
 
-KINDS: dict[str, Callable[[Path], AbstractAsyncContextManager[Kind]]] = {
+@asynccontextmanager
+async def transit(server: RealOpenBao, ca_key_type: KeyType) -> AsyncIterator[Kind]:
+    signer = transit_signer(SignerContext(server.new_signer(), Ring()))
+    ca = await signer.create_ca(ca_request(ca_key_type))
+    yield Kind(
+        signer,
+        ca,
+        replace(ca, id="e" * 32),
+        key_types=tuple(each for each in get_args(KeyType) if each != "ed25519"),
+    )
+    await signer.close()
+
+
+@pytest.fixture(scope="module")
+def openbao_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RealOpenBao]:
+    with openbao.running(tmp_path_factory.mktemp("openbao") / "server") as server:
+        yield server
+
+
+def folder(request: pytest.FixtureRequest) -> Path:
+    path: Path = request.getfixturevalue("tmp_path")
+    return path
+
+
+def server(request: pytest.FixtureRequest) -> RealOpenBao:
+    found: RealOpenBao = request.getfixturevalue("openbao_server")
+    return found
+
+
+KINDS: dict[str, Callable[[pytest.FixtureRequest], AbstractAsyncContextManager[Kind]]] = {
     "local, ec-p256": lambda _: nullcontext(local("ec-p256")),
     "local, ec-p384": lambda _: nullcontext(local("ec-p384")),
     "local, ed25519": lambda _: nullcontext(local("ed25519")),
     "local, rsa-2048": lambda _: nullcontext(local("rsa-2048")),
-    "csr_api": csr_api,
-    "pkcs11, ec-p256": lambda folder: pkcs11(folder, "ec-p256"),
-    "pkcs11, ec-p384": lambda folder: pkcs11(folder, "ec-p384"),
-    "pkcs11, rsa-2048": lambda folder: pkcs11(folder, "rsa-2048"),
+    "csr_api": lambda request: csr_api(folder(request)),
+    "pkcs11, ec-p256": lambda request: pkcs11(folder(request), "ec-p256"),
+    "pkcs11, ec-p384": lambda request: pkcs11(folder(request), "ec-p384"),
+    "pkcs11, rsa-2048": lambda request: pkcs11(folder(request), "rsa-2048"),
+    "transit, ec-p256": lambda request: transit(server(request), "ec-p256"),
+    "transit, ec-p384": lambda request: transit(server(request), "ec-p384"),
+    "transit, rsa-2048": lambda request: transit(server(request), "rsa-2048"),
 }
 
 
@@ -168,8 +202,8 @@ def ca_request(key_type: KeyType) -> CaRequest:
 
 
 @pytest.fixture(params=KINDS)
-async def kind(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Kind]:
-    async with KINDS[request.param](tmp_path) as kind:
+async def kind(request: pytest.FixtureRequest) -> AsyncIterator[Kind]:
+    async with KINDS[request.param](request) as kind:
         yield kind
 
 

@@ -263,12 +263,6 @@ async def test_an_outage_stops_nothing_that_runs(server: RealOpenBao, store: Sto
 
 def break_server(server: RealOpenBao, settings: OpenBaoSettings, fault: str) -> None:
     match fault:
-        case "killed":
-            server.kill()
-        case "suspended":
-            server.suspend()
-        case "sealed":
-            server.seal()
         case "token revoked":
             server.revoke(settings.token_file.read_text().strip())
         case "no token":
@@ -277,27 +271,24 @@ def break_server(server: RealOpenBao, settings: OpenBaoSettings, fault: str) -> 
             server.request(
                 "PUT", "sys/policies/acl/test", {"policy": 'path "other" { capabilities = ["read"] }'}
             )
+        case outage:
+            server.interrupt(outage)
 
 
 def repair(server: RealOpenBao, settings: OpenBaoSettings, fault: str) -> None:
     match fault:
-        case "killed":
-            server.start()
-        case "suspended":
-            server.resume()
-        case "sealed":
-            server.unseal()
         case "token revoked" | "no token":
             settings_of(server, settings.token_file.parent)
         case "policy":
             server.request("PUT", "sys/policies/acl/test", {"policy": KEK_POLICY})
+        case outage:
+            server.recover(outage)
 
 
 @pytest.mark.parametrize("fault", ["killed", "suspended", "sealed", "token revoked", "no token", "policy"])
 async def test_a_start_waits_until_the_server_is_back(
-    server: RealOpenBao, store: Store, tmp_path: Path, fault: str, monkeypatch: pytest.MonkeyPatch
+    server: RealOpenBao, store: Store, tmp_path: Path, fault: str
 ) -> None:
-    monkeypatch.setattr(client, "REQUEST_SECONDS", 0.5)
     async with opened(store, transit(server, tmp_path)) as custody:
         sealed = await custody.seal(b"secret", "client_ca:1")
     settings = settings_of(server, tmp_path)

@@ -14,6 +14,7 @@ import httpx
 import pytest
 from cryptography import x509
 
+from clustercert.issuance.signers.transit import access_policy
 from support.certificate_authority import Authority
 from support.ports import port_of, reserve
 from support.wait import SECONDS, eventually
@@ -22,6 +23,9 @@ ENVIRONMENT = Path(__file__).parents[2] / ".venvs" / "openbao"
 _PAGE = (Path(__file__).parents[2] / "docs" / "keys.md").read_text()
 # What a token needs to wrap and unwrap data keys, as the documentation says.
 KEK_POLICY = _PAGE.partition("<!-- begin kek policy -->")[2].partition("```hcl")[2].partition("```")[0]
+
+# The transit engine for keys of client CAs.
+CA_MOUNT = "clustercert-ca"
 
 
 @dataclass
@@ -69,6 +73,14 @@ class RealOpenBao:
         assert self.process is not None
         self.process.send_signal(signal.SIGCONT)
 
+    def interrupt(self, outage: str) -> None:
+        """Begin an outage: `killed`, `suspended` or `sealed`."""
+        {"killed": self.kill, "suspended": self.suspend, "sealed": self.seal}[outage]()
+
+    def recover(self, outage: str) -> None:
+        """End an outage."""
+        {"killed": self.start, "suspended": self.resume, "sealed": self.unseal}[outage]()
+
     def seal(self) -> None:
         self.request("PUT", "sys/seal")
 
@@ -86,16 +98,25 @@ class RealOpenBao:
     def status(self, method: str, path: str, body: object = None, *, token: str | None = None) -> int:
         return self._send(method, path, body, token).status_code
 
-    def token(self, policy: str, **options: object) -> str:
+    def token(self, policy: str, name: str = "test", **options: object) -> str:
         """A new token that has this policy, and the right to renew itself."""
-        self.request("PUT", "sys/policies/acl/test", {"policy": policy})
-        return str(self._new_token(policies=["test"], period="1h", **options)["client_token"])
+        self.request("PUT", f"sys/policies/acl/{name}", {"policy": policy})
+        return str(self._new_token(policies=[name], period="1h", **options)["client_token"])
 
     def revoke(self, token: str) -> None:
         self.request("POST", "auth/token/revoke", {"token": token})
 
     def seconds_left(self, token: str) -> int:
         return int(self.request("POST", "auth/token/lookup", {"token": token})["data"]["ttl"])
+
+    def new_signer(self, name: str = "token") -> dict[str, object]:
+        """Settings of the signer `transit`, with a token that has the signer's policy and no other right."""
+        if f"{CA_MOUNT}/" not in self.request("GET", "sys/mounts")["data"]:
+            self.request("POST", f"sys/mounts/{CA_MOUNT}", {"type": "transit"})
+        token_file = self.folder / name
+        token_file.touch(0o600)
+        token_file.write_text(self.token(access_policy(CA_MOUNT), name="ca", no_default_policy=True))
+        return {"url": self.url, "token_file": str(token_file), "ca_file": self.ca_file}
 
     def new_key(self, name: str = "clustercert", **options: object) -> None:
         self.request("POST", f"transit/keys/{name}", options or None)
