@@ -203,7 +203,12 @@ def prepare(home: Path, url: str) -> dict[str, str]:
     cached.parent.mkdir(parents=True, mode=0o700)
     now = int(time.time())
     entry = CachedCredential(
-        issued=now, renew=now + 3600, expires=now + 7200, login=login_state(str(file)), body="{}\n"
+        issued=now,
+        renew=now + 3600,
+        expires=now + 7200,
+        user="alice",
+        login=login_state(str(file)),
+        body="{}\n",
     )
     cached.write_text(rendered(entry))
     cached.chmod(0o600)

@@ -14,6 +14,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
+import yaml
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import load_pem_private_key
 
@@ -86,7 +87,7 @@ def make_unreachable(plugin: Plugin) -> None:
     if plugin.cache_file.exists():
         header, _, body = plugin.cache_file.read_text().partition("\n")
         status = path.stat()
-        fields = [*header.split(" ")[:6], f"{status.st_mtime_ns}:{status.st_ino}", str(path)]
+        fields = [*header.split(" ")[:7], f"{status.st_mtime_ns}:{status.st_ino}", str(path)]
         plugin.cache_file.write_text(f"{' '.join(fields)}\n{body}")
 
 
@@ -377,10 +378,82 @@ def test_a_login_of_another_user_is_named_with_the_login_that_the_context_needs(
         f"--profile NAME --user {who}`, and then `clustercert kubeconfig merge {cluster} --profile NAME`.\n"
     )
     assert saved.stderr == (
-        f"{problem} the project Default/eu-de. The profile first is the login of {who}: run `clustercert kubeconfig "
-        f"merge {cluster} --profile first`.\n"
+        f"{problem} the project Default/eu-de. The context needs the login of {who}, which is the profile first: run "
+        f"`clustercert kubeconfig merge {cluster} --profile first`.\n"
     )
     assert unknown.stderr.startswith(f"{problem} the project {plugin.project_id}. Ask an operator for a role")
+
+
+@pytest.fixture
+def second(plugin: Plugin) -> Iterator[str]:
+    """The name of a second user, who has the same role in the project."""
+    user, operator = plugin.user, plugin.user.operator
+    name = f"{user.name}-2"
+    operator.output("user", "create", name, "--password-file", user.home / "password")
+    operator.output("role", "assign", "admin", "--user", name, "--project", "eu-de")
+    yield name
+    operator.output("user", "delete", name, "--yes")
+
+
+def test_a_context_gives_no_certificate_to_another_user_than_the_one_who_merged_it(
+    plugin: Plugin, second: str
+) -> None:
+    user, config = plugin.user, plugin.user.home / ".kube" / "config"
+
+    def merged() -> list[str]:
+        user.output("kubeconfig", "merge", plugin.cluster_id)
+        arguments = yaml.safe_load(config.read_text())["users"][0]["user"]["exec"]["args"]
+        return list(arguments[arguments.index("credential") :])
+
+    def owner(output: str) -> object:
+        leaf = x509.load_pem_x509_certificate(status_of(output)["clientCertificateData"].encode())
+        [name] = leaf.subject.get_attributes_for_oid(x509.NameOID.COMMON_NAME)
+        return user.operator.output_json("user", "show", str(name.value))["name"]
+
+    first = merged()
+    assert owner(user.output(*first)) == user.name
+    log_in = ("login", "--user", second, "--password-file", "password")
+    user.output(*log_in)
+    refused = user.run(*first)
+    info = json.loads(INFO % "v1")
+    config_of_cluster = yaml.safe_load(config.read_text())["clusters"][0]["cluster"]["extensions"][0][
+        "extension"
+    ]
+    info["spec"]["cluster"] = {"server": "https://10.0.0.5:6443", "config": config_of_cluster}
+    from_info = user.run("credential", KUBERNETES_EXEC_INFO=json.dumps(info))
+    again = merged()
+    assert owner(user.output(*again)) == second
+    cached = user.run(*first)
+    user.output("login", "--user", user.name, "--password-file", "password")
+    other = user.run(*again)
+
+    who, cluster = f"Default/{user.name}", f"Default/eu-de/{user.name}"
+    assert (refused.returncode, refused.stdout) == (from_info.returncode, from_info.stdout) == (4, "")
+    assert refused.stderr == from_info.stderr
+    assert refused.stderr == (
+        f"clustercert: Default/{second} is logged in at {user.url} (profile default). The context needs the login "
+        f"of {who}: run `clustercert login {user.url} --profile NAME --user {who}`, and then `clustercert kubeconfig "
+        f"merge {cluster} --profile NAME`. To use the context as Default/{second}, run `clustercert kubeconfig "
+        f"merge {cluster} --profile default`.\n"
+    )
+    assert (cached.returncode, cached.stdout) == (other.returncode, other.stdout) == (4, "")
+    assert owner(user.output(*first)) == user.name
+
+
+def test_refresh_writes_no_certificate_of_another_user_than_the_one_who_merged_the_file(
+    plugin: Plugin, second: str
+) -> None:
+    user = plugin.user
+    user.output("kubeconfig", "merge", plugin.cluster_id, "--files")
+    [file] = (user.home / ".local" / "share" / "clustercert" / "certificates").glob("*.pem")
+    before = file.read_bytes()
+    user.output("login", "--user", second, "--password-file", "password")
+
+    done = user.run("refresh", "--all")
+
+    assert done.returncode == 4
+    assert f"The context needs the login of Default/{user.name}" in done.stderr
+    assert file.read_bytes() == before
 
 
 def test_a_new_login_gets_a_new_certificate(plugin: Plugin) -> None:

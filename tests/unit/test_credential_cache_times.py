@@ -21,7 +21,7 @@ HOUR, MINUTE = timedelta(hours=1), timedelta(minutes=1)
 
 
 def credential(lifetime: timedelta, login: str = "1:2 /login") -> Credential:
-    return Credential("CERT", "KEY", lifetime, login)
+    return Credential("CERT", "KEY", lifetime, login, "Default/alice")
 
 
 def test_a_certificate_is_renewed_when_a_fifth_of_its_lifetime_is_left() -> None:
@@ -62,7 +62,7 @@ def test_a_file_is_due_by_its_age_whatever_the_clock_says(
     file, here = CertificateFile("default", "p", "c"), datetime.now(UTC)
     # The service's clock differs from this machine's clock by `offset`.
     pem = certificate(here + offset - BACKDATE, 2 * HOUR + BACKDATE)
-    file.write(Credential(pem, "", 2 * HOUR, "1:2 /login"))
+    file.write(Credential(pem, "", 2 * HOUR, "1:2 /login", "Default/alice"))
     assert not file.is_due(here)
     assert not file.is_due(here + 95 * MINUTE)
     assert file.is_due(here + 97 * MINUTE)

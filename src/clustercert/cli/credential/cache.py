@@ -21,19 +21,21 @@ class CachedCredential:
     Attributes:
         issued, renew, expires: times of issue, renewal and expiry, in seconds since the epoch, by this machine's clock.
         remind: when to remind the user that the login ends soon, in seconds since the epoch; 0 for no reminder.
+        user: the user who was logged in, as DOMAIN/NAME.
         login: a string that identifies the version of the login's file, from `login_state`.
         body: the response for kubectl, which is an ExecCredential of version v1 in JSON.
     """
 
-    __slots__ = ("body", "expires", "issued", "login", "remind", "renew")
+    __slots__ = ("body", "expires", "issued", "login", "remind", "renew", "user")
 
     def __init__(
-        self, *, issued: int, renew: int, expires: int, remind: int = 0, login: str, body: str
+        self, *, issued: int, renew: int, expires: int, remind: int = 0, user: str, login: str, body: str
     ) -> None:
         self.issued = issued
         self.renew = renew
         self.expires = expires
         self.remind = remind
+        self.user = user
         self.login = login
         self.body = body
 
@@ -72,8 +74,11 @@ def path_of(profile: str, project_id: str, cluster_id: str) -> str | None:
     return f"{place}/{','.join(parts)}"
 
 
-def read(path: str) -> CachedCredential | None:
-    """Read a cache file. Returns `None` if the file is missing, damaged, or not private."""
+def read(path: str, user: str | None = None) -> CachedCredential | None:
+    """Read a cache file. Returns `None` if the file is missing, damaged, or not private.
+
+    Also returns `None` if `user`, as DOMAIN/NAME, is given, and the certificate was issued to a login of another user.
+    """
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
     except OSError:
@@ -87,13 +92,16 @@ def read(path: str) -> CachedCredential | None:
         os.close(descriptor)
     if status.st_uid != os.geteuid() or status.st_mode & 0o077:
         return None
-    return _parsed(content)
+    found = _parsed(content)
+    return None if found is not None and user not in (None, found.user) else found
 
 
 def rendered(entry: CachedCredential) -> str:
     """Return the content of the cache file for a credential."""
-    header = (_MAGIC, entry.issued, entry.renew, entry.expires, entry.remind, len(entry.body), entry.login)
-    return f"{' '.join(map(str, header))}\n{entry.body}"
+    times = (entry.issued, entry.renew, entry.expires, entry.remind)
+    # In hexadecimal, because a name may contain spaces and other characters than ASCII.
+    user = entry.user.encode().hex()
+    return f"{' '.join(map(str, (_MAGIC, *times, len(entry.body), user, entry.login)))}\n{entry.body}"
 
 
 def clear(profile: str) -> None:
@@ -123,12 +131,13 @@ def login_state(path: str) -> str:
 def _parsed(content: bytes) -> CachedCredential | None:
     try:
         header, _, body = content.decode("ascii").partition("\n")
-        magic, issued, renew, expires, remind, length, login = header.split(" ", 6)
+        magic, issued, renew, expires, remind, length, user, login = header.split(" ", 7)
         entry = CachedCredential(
             issued=int(issued),
             renew=int(renew),
             expires=int(expires),
             remind=int(remind),
+            user=bytes.fromhex(user).decode(),
             login=login,
             body=body,
         )

@@ -19,6 +19,14 @@ def credential(
     project: Annotated[
         str | None, typer.Option(metavar="ID", help="Project of the cluster. [default: the login's]")
     ] = None,
+    user: Annotated[
+        str | None,
+        typer.Option(
+            metavar="DOMAIN/NAME",
+            help="User who must be logged in. [default: any user]",
+            show_default=False,
+        ),
+    ] = None,
     expires_in: Annotated[
         str | None,
         typer.Option(metavar="TIME", help="Lifetime such as 30m or 8h. [default: 8h, or the policy's limit]"),
@@ -40,5 +48,10 @@ def credential(
 
     request = CredentialRequest()
     request.cluster, request.profile, request.project = cluster, profile, project
-    request.expires_in, request.service_key, request.refresh = expires_in, service_key, refresh
+    request.user, request.expires_in, request.service_key, request.refresh = (
+        user,
+        expires_in,
+        service_key,
+        refresh,
+    )
     sys.exit(print_credential(request, os.environ.get("KUBERNETES_EXEC_INFO")))

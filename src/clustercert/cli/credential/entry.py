@@ -15,9 +15,9 @@ _INFO_PREFIX = '{"kind":"ExecCredential","apiVersion":"client.authentication.k8s
 _GROUP = "client.authentication.k8s.io/"
 VERSIONS = ("v1", "v1beta1")
 # Maps the fields of the extension `client.authentication.k8s.io/exec`, which `kubeconfig merge` writes, to options.
-_FIELDS = {"profile": "profile", "project_id": "project", "cluster_id": "cluster"}
+_FIELDS = {"profile": "profile", "project_id": "project", "cluster_id": "cluster", "login": "user"}
 _FLAGS = ("--service-key", "--refresh")
-_VALUES = ("--profile", "--project", "--expires-in")
+_VALUES = ("--profile", "--project", "--user", "--expires-in")
 
 
 class CredentialRequest:
@@ -29,15 +29,17 @@ class CredentialRequest:
         project: the project's id or name; the module `renewal` replaces a name by the id. `None` for the default
             project.
         profile: name of the saved login; `None` for the default profile.
+        user: the user who must be logged in, as DOMAIN/NAME; `None` for any user.
         version: API version of the ExecCredential.
     """
 
-    __slots__ = ("cluster", "expires_in", "profile", "project", "refresh", "service_key", "version")
+    __slots__ = ("cluster", "expires_in", "profile", "project", "refresh", "service_key", "user", "version")
 
     def __init__(self) -> None:
         self.cluster: str | None = None
         self.profile: str | None = None
         self.project: str | None = None
+        self.user: str | None = None
         self.expires_in: str | None = None
         self.service_key = False
         self.refresh = False
@@ -85,7 +87,8 @@ def print_credential(request: CredentialRequest, info: str | None) -> int:
     # If only one of these two variables is set, `issue_for_job` reports the error.
     is_job = bool(os.environ.get("CLUSTERCERT_URL") or os.environ.get("CLUSTERCERT_TOKEN"))
     path = request.cache_path()
-    cached = cache.read(path) if path is not None and not request.refresh and not is_job else None
+    use_cache = not request.refresh and not is_job
+    cached = cache.read(path, request.user) if path is not None and use_cache else None
     now = time.time()
     if path is not None and cached is not None and cached.is_fresh(now):
         if cached.is_reminder_due(now):

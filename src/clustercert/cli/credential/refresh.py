@@ -91,11 +91,13 @@ def _refresh(expires_in: str | None, *, every: bool) -> int:
 
 
 def _renew(file: CertificateFile, expires_in: str | None) -> Failure | None:
-    from clustercert.cli.credential.renewal import obtain, renew_login
+    from clustercert.cli.credential.renewal import merged_cluster, obtain, renew_login
 
     request = CredentialRequest()
     request.profile, request.project, request.cluster = file.profile, file.project_id, file.cluster_id
     request.expires_in = expires_in
+    if (ref := merged_cluster(request)) is not None:
+        request.user = ref.login
     result = renew_login(request) or obtain(request)
     if isinstance(result, Failure):
         return result

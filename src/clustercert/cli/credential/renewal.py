@@ -104,6 +104,7 @@ class Credential:
     Attributes:
         lifetime: the time from the certificate's issue to its expiry.
         login: a string that identifies the version of the login's file, from `cache.login_state`.
+        user: the user who was logged in, as DOMAIN/NAME.
         login_ends_at: when the login ends; `None` if the login renews itself, or does not end.
     """
 
@@ -111,13 +112,15 @@ class Credential:
     key_pem: str
     lifetime: timedelta
     login: str
+    user: str
     login_ends_at: datetime | None = None
 
     @classmethod
-    def from_kubeconfig(cls, kubeconfig: ValidatedKubeconfig, login: str) -> "Credential":
-        user = kubeconfig.credential
-        certificate, key = user["client-certificate-data"], user["client-key-data"]
-        return cls(b64decode(certificate).decode(), b64decode(key).decode(), kubeconfig.lifetime, login)
+    def from_kubeconfig(cls, kubeconfig: ValidatedKubeconfig, login: str, user: str) -> "Credential":
+        content = kubeconfig.credential
+        certificate, key = content["client-certificate-data"], content["client-key-data"]
+        pair = b64decode(certificate).decode(), b64decode(key).decode()
+        return cls(*pair, kubeconfig.lifetime, login, user)
 
     def cache_entry(self, now: float) -> CachedCredential:
         """Return the cache entry of a certificate that was issued at `now`, in seconds by this machine's clock.
@@ -136,6 +139,7 @@ class Credential:
             renew=_next_check(int(now), _due(int(now), int(expires.timestamp()))),
             expires=int(expires.timestamp()),
             remind=int((self.login_ends_at - _REMINDER).timestamp()) if self.login_ends_at else 0,
+            user=self.user,
             login=self.login,
             body=json.dumps(body, separators=(",", ":")) + "\n",
         )
@@ -170,6 +174,10 @@ def renew(request: "CredentialRequest") -> str | Failure:
 
 
 def _renew(request: "CredentialRequest") -> str | Failure:
+    # Parallel calls share a failure, but only those calls that need the same user may fail because of the user.
+    found = _login(request.profile or DEFAULT_PROFILE)
+    if isinstance(found, Profile) and (failure := _other_user(request, found)) is not None:
+        return failure
     if (failure := _identified(request)) is not None:
         return failure
     path = request.cache_path()
@@ -185,7 +193,7 @@ def _renew(request: "CredentialRequest") -> str | Failure:
 
 
 def _renew_locked(request: "CredentialRequest", path: str | None, lock: Lock) -> str | Failure:
-    cached = cache.read(path) if path is not None else None
+    cached = cache.read(path, request.user) if path is not None else None
     now = time.time()
     if cached is not None and cached.is_fresh(now) and not request.refresh:
         return cached.body
@@ -239,7 +247,7 @@ def _issued_for_job(request: "CredentialRequest") -> Credential | Failure:
         found = environment.log_in(os.environ)
         if not is_identified(request):
             request.project, request.cluster = _ids(request, found)
-        return Credential.from_kubeconfig(_request(request, found), "")
+        return Credential.from_kubeconfig(_request(request, found), "", found.shown_user)
     except ClustercertError as error:
         return Failure(exit_code(error), error.message)
     except typer.BadParameter as error:
@@ -421,7 +429,7 @@ def obtain(request: "CredentialRequest") -> Credential | Failure:
     state = cache.login_state(str(profile.path_of(request.profile or DEFAULT_PROFILE, os.environ)))
 
     def ask(found: Profile) -> Credential:
-        credential = Credential.from_kubeconfig(_request(request, found), state)
+        credential = Credential.from_kubeconfig(_request(request, found), state, found.shown_user)
         return replace(credential, login_ends_at=found.ends_at)
 
     return _with_login(request, ask)
@@ -461,6 +469,8 @@ def _with_login(request: "CredentialRequest", question: Callable[[Profile], T]) 
     found = _login(name)
     if isinstance(found, Failure):
         return found
+    if (failure := _other_user(request, found)) is not None:
+        return failure
     if found.has_expired:
         return _log_in_again(name, f"Your login at {found.url} expired", cache_helps=True)
     try:
@@ -473,11 +483,26 @@ def _with_login(request: "CredentialRequest", question: Callable[[Profile], T]) 
         return _failure(error, name, found)
 
 
-def _wrong_login(request: "CredentialRequest", name: str, found: Profile) -> Failure | None:
-    """Return a Failure if the user who is logged in has no role in the requested project.
+def _other_user(request: "CredentialRequest", found: Profile) -> Failure | None:
+    """Return a Failure if the context needs the login of another user than the one who is logged in.
 
     The profile may have got the login of another user after `kubeconfig merge`.
     """
+    if request.user in (None, found.shown_user):
+        return None
+    name = request.profile or DEFAULT_PROFILE
+    ref = merged_cluster(request)
+    cluster = ref.shown_name if ref is not None else str(request.cluster)
+    return Failure(
+        FORBIDDEN,
+        f"{found.shown_user} is logged in at {found.url} (profile {name}). "
+        f"{_needed_login(found, str(request.user), cluster)} To use the context as {found.shown_user}, run "
+        f"{_merge_command(cluster, name)}.",
+    )
+
+
+def _wrong_login(request: "CredentialRequest", name: str, found: Profile) -> Failure | None:
+    """Return a Failure if the user who is logged in has no role in the requested project."""
     try:
         with found.client() as client:
             caller = client.caller()
@@ -485,38 +510,46 @@ def _wrong_login(request: "CredentialRequest", name: str, found: Profile) -> Fai
         return None
     if any(request.project in (each.id, each.name, each.shown_name) for each in caller.projects):
         return None
-    ref = _merged_cluster(request)
+    ref = merged_cluster(request)
     project = f"{ref.domain}/{ref.project}" if ref is not None else request.project
-    problem = (
-        f"{caller.shown_name} is logged in at {found.url} (profile {name}), and has no role in the "
-        f"project {project}."
+    advice = (
+        _needed_login(found, ref.login, ref.shown_name)
+        if ref is not None and ref.login != caller.shown_name
+        else "Ask an operator for a role, or choose another login with --profile NAME."
     )
-    if ref is None or ref.login == caller.shown_name:
-        return Failure(
-            FORBIDDEN, f"{problem} Ask an operator for a role, or choose another login with --profile NAME."
-        )
-    merge = f"`clustercert kubeconfig merge {shlex.quote(ref.shown_name)} --profile"
+    return Failure(
+        FORBIDDEN,
+        f"{caller.shown_name} is logged in at {found.url} (profile {name}), and has no role in the project {project}. "
+        f"{advice}",
+    )
+
+
+def _needed_login(found: Profile, user: str, cluster: str) -> str:
+    """Return a sentence with the commands that make a context for a cluster work with the login of a user."""
     for other in profile.names(os.environ):
         with contextlib.suppress(CommandError):
             saved = profile.remembered(other, os.environ)
-            if saved is not None and (saved.url, saved.shown_user) == (found.url, ref.login):
-                advice = f"The profile {other} is the login of {ref.login}: run {merge} {other}`."
-                break
-    else:
-        login = replace(found, user=ref.login, domain=None).login_command("NAME")
-        advice = f"The context needs the login of {ref.login}: run `{login}`, and then {merge} NAME`."
-    return Failure(FORBIDDEN, f"{problem} {advice}")
+            if saved is not None and (saved.url, saved.shown_user) == (found.url, user):
+                merge = _merge_command(cluster, other)
+                return f"The context needs the login of {user}, which is the profile {other}: run {merge}."
+    login = replace(found, user=user, domain=None).login_command("NAME")
+    merge = _merge_command(cluster, "NAME")
+    return f"The context needs the login of {user}: run `{login}`, and then {merge}."
 
 
-def _merged_cluster(request: "CredentialRequest") -> "ClusterRef | None":
-    """Return the cluster of the context that kubectl uses, if the user's default kubeconfig has this context."""
+def _merge_command(cluster: str, name: str) -> str:
+    return f"`clustercert kubeconfig merge {shlex.quote(cluster)} --profile {name}`"
+
+
+def merged_cluster(request: "CredentialRequest") -> "ClusterRef | None":
+    """Return the cluster of the context for a request, if the user's default kubeconfig has this context."""
     from clustercert.cli.kubeconfig import entries, files
 
     identity = (request.profile, request.project, request.cluster)
     with contextlib.suppress(CommandError, OSError):
         for path in files.loading_order(None, os.environ):
             for each in entries.merged(files.load(path)):
-                if each.ref.identity == identity:
+                if each.ref.identity == identity and request.user in (None, each.ref.login):
                     return each.ref
     return None
 

@@ -41,7 +41,7 @@ class ClusterRef:
     """A cluster that a login can reach. `project`, `domain` and `cluster` are names.
 
     Attributes:
-        login: the user who was logged in, as DOMAIN/NAME. For messages, because the profile can get another login.
+        login: the user who was logged in, as DOMAIN/NAME. The profile can get the login of another user later.
     """
 
     profile: str
@@ -274,6 +274,7 @@ def exec_user(ref: ClusterRef, options: list[str]) -> JsonObject:
             "args": [
                 *arguments,
                 *("credential", ref.cluster_id, "--profile", ref.profile, "--project", ref.project_id),
+                *("--user", ref.login),
                 *options,
             ],
             "interactiveMode": "Never",

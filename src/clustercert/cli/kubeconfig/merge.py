@@ -108,7 +108,7 @@ class EntryOptions:
 
         state = cache.login_state(str(profile.path_of(ref.profile, os.environ)))
         file = CertificateFile(*ref.identity)
-        file.write(Credential.from_kubeconfig(kubeconfig, state))
+        file.write(Credential.from_kubeconfig(kubeconfig, state, ref.login))
         return {"client-certificate": str(file.path), "client-key": str(file.path)}
 
 
