@@ -133,7 +133,7 @@ async def csr_api(folder: Path) -> AsyncIterator[Kind]:
         give_access(double)
         double.now = lambda: NOW
         clusters, registration, secret = MemoryClusters(double), registration_of(double), first_token(double)
-        signer = new_signer(clusters, Ring())
+        signer = new_signer(double, clusters, Ring())
         ca = await signer.create_ca(replace(ca_request("ec-p256"), registration=registration, secret=secret))
         lost = replace(ca, id="e" * 32)
         yield Kind(signer, clusters.store(ca), lost, (), registration, secret, clusters.store)

@@ -97,7 +97,7 @@ async def site(tmp_path: Path) -> AsyncIterator[Site]:
         give_access(double)
         double.now = lambda: NOW
         clusters, ring = MemoryClusters(double), Ring()
-        signer = new_signer(clusters, ring, 10 * HOUR)
+        signer = new_signer(double, clusters, ring, 10 * HOUR)
         ca = clusters.store(await signer.create_ca(ca_request(double, first_token(double))))
         yield Site(double, clusters, ring, signer, ca)
         await signer.close()

@@ -108,6 +108,47 @@ class KubeApiServer:
         log = (self.folder / "kube-apiserver.log").read_text(errors="replace")[-3000:]
         assert apiserver.poll() is None, f"kube-apiserver has ended:\n{log}"
 
+    def sign_requests(self, duration: str = "24h") -> None:
+        """Start kube-controller-manager, which signs certificate requests with the cluster's own CA; after `serve`."""
+        ca = _private(self.folder / "signing-ca.crt", self._own_ca.certificate_pem)
+        key = self._own_ca.key.private_bytes(
+            serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+        )
+        controllers = (
+            "certificatesigningrequest-signing-controller",
+            "certificatesigningrequest-cleaner-controller",
+            "serviceaccount-controller",
+            "serviceaccount-token-controller",
+            "namespace-controller",
+        )
+        flags = {
+            "kubeconfig": self.admin_kubeconfig(),
+            "bind-address": "127.0.0.1",
+            "secure-port": 0,
+            "leader-elect": "false",
+            "use-service-account-credentials": "true",
+            "controllers": ",".join(controllers),
+            "cluster-signing-cert-file": ca,
+            "cluster-signing-key-file": _private(self.folder / "signing-ca.key", key),
+            "cluster-signing-duration": duration,
+            "root-ca-file": self.server_ca,
+            "service-account-private-key-file": self.folder / "sa.key",
+        }
+        self._start("kube-controller-manager", flags)
+
+    @staticmethod
+    def can_sign() -> bool:
+        """Whether the folder also has kube-controller-manager."""
+        folder = assets()
+        return folder is not None and (folder / "kube-controller-manager").is_file()
+
+    def kubectl(self, *arguments: str, stdin: str = "") -> str:
+        """The output of kubectl as a member of system:masters."""
+        command = [str(self._programs / "kubectl"), "--kubeconfig", str(self.admin_kubeconfig()), *arguments]
+        done = subprocess.run(command, input=stdin, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
     def __enter__(self) -> Self:
         return self
 

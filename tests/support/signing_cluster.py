@@ -1,7 +1,9 @@
 """A cluster that signs by itself: the double of kube-apiserver with the rights and the policy of the signer."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from datetime import timedelta
+from typing import Any
 
 from clustercert.issuance.signers.csr_api import CsrApiSigner
 from clustercert.kubernetes.setup.admission import NAMESPACE
@@ -12,6 +14,7 @@ from clustercert.pki.envelope import SecretSealer
 from clustercert.pki.signer import SigningCluster
 from support.apiserver import ApiServer, kinds
 from support.apiserver.storage import Document
+from support.registered_cluster import Addressed
 from support.samples import CLUSTER_ID
 
 _KINDS = {kind.name: kind for kind in kinds.KINDS}
@@ -19,9 +22,14 @@ _KINDS = {kind.name: kind for kind in kinds.KINDS}
 
 def give_access(double: ApiServer) -> None:
     """Apply the manifest, as an operator does with kubectl."""
-    for document in signer_access():
+    apply_manifest(double, signer_access())
+
+
+def apply_manifest(double: ApiServer, documents: Iterable[Any]) -> None:
+    """Create the objects of a manifest."""
+    for document in documents:
         kind = _KINDS[str(document["kind"])]
-        metadata: Document = dict(document["metadata"])  # type: ignore[call-overload] # an object
+        metadata: Document = dict(document["metadata"])
         if kind is kinds.NAMESPACES:
             double.add_namespace(metadata["name"])
             continue
@@ -33,7 +41,7 @@ def first_token(double: ApiServer, seconds: int = 3600) -> bytes:
     return double.tokens.token(NAMESPACE, NAME, (double.tokens.issuer,), seconds).encode() + b"\n"
 
 
-def registration_of(double: ApiServer) -> Registration:
+def registration_of(double: Addressed) -> Registration:
     return Registration("prod", double.url, double.server_ca.read_bytes(), signer="csr_api")
 
 
@@ -46,7 +54,7 @@ def requests_in(double: ApiServer) -> list[Document]:
 class MemoryClusters:
     """The clusters of CAs, in memory."""
 
-    double: ApiServer
+    double: Addressed
     sealed: dict[str, bytes] = field(default_factory=dict)
     exchanges: int = 0
 
@@ -74,10 +82,13 @@ class MemoryClusters:
 
 
 def new_signer(
-    clusters: MemoryClusters, custody: SecretSealer, token_lifetime: timedelta = timedelta(days=7)
+    double: ApiServer,
+    clusters: MemoryClusters,
+    custody: SecretSealer,
+    token_lifetime: timedelta = timedelta(days=7),
 ) -> CsrApiSigner:
     """A signer with the clock of the double."""
-    return CsrApiSigner(clusters, custody, token_lifetime, lambda: clusters.double.now())  # noqa: PLW0108 - it may be replaced later
+    return CsrApiSigner(clusters, custody, token_lifetime, lambda: double.now())  # noqa: PLW0108 - it may be replaced later
 
 
 def restarted(signer: CsrApiSigner) -> CsrApiSigner:

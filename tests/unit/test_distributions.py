@@ -6,6 +6,7 @@ import stat
 import subprocess
 import textwrap
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path, PurePosixPath
 from typing import Any, get_args
 
@@ -261,6 +262,23 @@ def test_a_removal_deletes_only_the_files_of_the_setup(
         each.unlink()
     subprocess.run(["sh", "-ec", commands], check=True)
     assert not folder.exists()
+
+
+@pytest.mark.parametrize("distribution", ALL)
+def test_a_cluster_that_signs_itself_gets_no_client_ca(distribution: DistributionName) -> None:
+    setup = replace(cluster_setup(distribution=distribution), client_cas_pem=b"", signs_itself=True)
+    made = files(setup)
+    assert "signer-access.yaml" in made
+    assert "client-ca.pem" not in made
+    for name in DISTRIBUTIONS[distribution].files:
+        assert not re.search("client-?ca|acceptedCAs|pki/ca.crt", made[name], re.IGNORECASE)
+    steps = made["README.md"].split("## 2. ")[1].split("## 4. ")[0]
+    assert re.findall(r"client-ca\.pem > |client-ca-bundle|--client-ca-file|<!--", steps) == []
+    assert "kubectl apply -f signer-access.yaml" in made["README.md"]
+    choices = setup.choices.model_copy(update={"written": dict.fromkeys(made, "")})
+    text = removal(setup.cluster, choices, in_cluster=True)
+    assert "there is no CA to remove" in " ".join(text.split())
+    assert "It must fail at `authenticate`" not in text
 
 
 def test_policies_are_not_deleted_where_they_do_not_exist() -> None:

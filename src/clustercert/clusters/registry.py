@@ -6,7 +6,7 @@ from datetime import datetime, timedelta
 from typing import Any
 
 from clustercert.clusters.registration import ClusterLimits, check_new_name, checked
-from clustercert.model import Actor, Caller, Cluster, KeyType, new_cluster_id
+from clustercert.model import Actor, Caller, ClientCA, Cluster, KeyType, new_cluster_id
 from clustercert.model.clusters import Registration
 from clustercert.model.errors import InvalidRequest, NotFound
 from clustercert.model.events.administration import ClusterChange, ClusterChanged
@@ -147,10 +147,13 @@ class Clusters:
             after = replace(after, client_ca=replace(before.client_ca, sealed_key=sealed))
         return before if after == before else await self._replace(after, actor, before)
 
-    async def gets_credentials(self, cluster: Cluster) -> bool:
-        """Whether the service sends a credential to the cluster, so that the cluster signs certificates."""
-        signers = {each.signer for each in await self.cas.of_cluster(cluster.id)}
-        return any(signer_named(self.signers, each).is_ca_of_cluster for each in signers)
+    async def own_cas(self, cluster: Cluster) -> tuple[ClientCA, ...]:
+        """Return the client CAs in use that are the cluster's own. The service sends a credential to such a cluster.
+
+        Raises SignerError if the signer of a CA is not installed.
+        """
+        used = [each for each in await self.cas.of_cluster(cluster.id) if each.state != "retired"]
+        return tuple(each for each in used if signer_named(self.signers, each.signer).is_ca_of_cluster)
 
     async def remove(self, cluster: Cluster, *, actor: Actor, unchanged: bool = False) -> None:
         """Delete a cluster. `DiscardedKeys` deletes the keys of its client CAs afterwards.

@@ -32,5 +32,8 @@ CA_PROVER = "clustercert:ca-proof"
 MANAGED_BY = {"app.kubernetes.io/managed-by": "clustercert"}
 """The label on all of this service's objects in a cluster."""
 
+NEVER_SIGNS = {"-eks-": "Amazon EKS"}
+"""Managed Kubernetes that signs no client certificates: a part of the API server's version, and the name."""
+
 CLIENT_SIGNER = "kubernetes.io/kube-apiserver-client"
 """The signer in clusters that signs client certificates for the API server."""

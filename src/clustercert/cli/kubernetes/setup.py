@@ -293,7 +293,9 @@ async def _write(
     from clustercert.pki.certificates import chain_pem
 
     components, folder = operator.components, resolver.folder
-    resolved = resolver.setup(cluster, chain_pem(await components.clusters.queries.bundle(cluster.id)))
+    own = {each.certificate for each in await components.clusters.own_cas(cluster)}
+    added = [each for each in await components.clusters.queries.bundle(cluster.id) if each not in own]
+    resolved = resolver.setup(cluster, chain_pem(tuple(added)), signs_itself=bool(own))
     written = await write_setup(folder, resolved, components.webhook.tokens, operator.actor)
     kept = tuple(resolver.kept(cluster, resolved.choices))
     return resolved, written, list(_notes(folder.path, resolved, kept, written))

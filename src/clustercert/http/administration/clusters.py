@@ -176,7 +176,7 @@ async def _require_rights(
             "server_ca": registration.server_ca_pem != before.server_ca_pem,
         }
         clusters = change.call.services.clusters
-        if is_connected or (any(address.values()) and await clusters.gets_credentials(before)):
+        if is_connected or (any(address.values()) and await clusters.own_cas(before)):
             changed |= address
     if fields := [name for name, is_changed in changed.items() if is_changed]:
         raise Forbidden(f"{', '.join(fields)}: only operators may set or change this.")

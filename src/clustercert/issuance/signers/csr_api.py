@@ -29,7 +29,7 @@ from clustercert.model.errors import (
     RemoteFailed,
     SignerError,
 )
-from clustercert.model.kubernetes import CLIENT_SIGNER
+from clustercert.model.kubernetes import CLIENT_SIGNER, NEVER_SIGNS
 from clustercert.pki.certificates import fingerprint, parse_certificates
 from clustercert.pki.crl import CrlContent
 from clustercert.pki.envelope import SecretSealer
@@ -71,8 +71,6 @@ _UNKNOWN_CA = (
     "signer: the CA that signed the test request is not known. Let the service's account read the ConfigMap"
     " kube-system/extension-apiserver-authentication, or add this CA to the cluster's server_ca."
 )
-# The names of managed Kubernetes that never signs, by a part of the version that its API server tells.
-_NEVER_SIGNS = {"-eks-": "Amazon EKS"}
 
 
 class CsrApiSettings(SignerLimits):
@@ -339,7 +337,7 @@ class CsrApiSigner:
             try:
                 with _explained():
                     version = str((await api.get("/version")).get("gitVersion", ""))
-                    if never := next((name for part, name in _NEVER_SIGNS.items() if part in version), None):
+                    if never := next((name for part, name in NEVER_SIGNS.items() if part in version), None):
                         raise InvalidRequest(
                             f"signer: {never} ({printable(version, MAX_SHOWN)}) never signs client certificates. Use"
                             " another signer."

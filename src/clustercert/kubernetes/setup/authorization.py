@@ -244,7 +244,7 @@ and of system:masters, and waits up to 30 seconds for an answer."""
 def api_server_flags(setup: Setup) -> Mapping[str, str]:
     """Return the flags for kube-apiserver, without the leading dashes."""
     folder, choices = setup.choices.folder, setup.choices
-    paths = {"client-ca-file": setup.client_ca_bundle}
+    paths = {"client-ca-file": setup.client_ca_bundle} if setup.adds_ca else {}
     if not choices.uses_flags:
         paths["authorization-config"] = posixpath.join(folder, AUTHORIZATION)
     if choices.audit:

@@ -11,6 +11,7 @@ from clustercert.kubernetes.setup.certificate_requests import certificate_reques
 from clustercert.kubernetes.setup.documents import commented, to_yaml
 from clustercert.kubernetes.setup.patches import patches
 from clustercert.kubernetes.setup.readme import readme
+from clustercert.kubernetes.setup.signer_access import signer_access
 from clustercert.kubernetes.setup.values import (
     ADMISSION,
     AUDIT_EVENTS,
@@ -25,6 +26,7 @@ from clustercert.kubernetes.setup.values import (
     README,
     SERVICE_ACCESS,
     SERVICE_ACCOUNTS,
+    SIGNER_ACCESS,
     WEBHOOK,
     Setup,
     webhook_path,
@@ -45,12 +47,11 @@ def files(setup: Setup) -> dict[str, str]:
     """Return the content of each file, by name. Only kubeconfigs and `talos-files.yaml` contain the token."""
     options, choices = setup.cluster.options, setup.choices
     roles = (options.credential_roles or {}).values()
-    written = {
-        CLIENT_CA: commented(
-            _CLIENT_CA_COMMENT.format(name=setup.cluster.name), setup.client_cas_pem.decode()
-        ),
-        WEBHOOK: _kubeconfig(setup, AUTHORIZE),
-    }
+    written = {}
+    if setup.adds_ca:
+        comment = _CLIENT_CA_COMMENT.format(name=setup.cluster.name)
+        written[CLIENT_CA] = commented(comment, setup.client_cas_pem.decode())
+    written[WEBHOOK] = _kubeconfig(setup, AUTHORIZE)
     if choices.bind:
         written[RBAC] = _rbac(setup)
     if not choices.uses_flags:
@@ -70,6 +71,8 @@ def files(setup: Setup) -> dict[str, str]:
     if choices.service_accounts != "none":
         asks = choices.service_accounts == "review"
         written[SERVICE_ACCOUNTS] = to_yaml(rbac.token_review_access() if asks else rbac.issuer_keys_access())
+    if setup.signs_itself:
+        written[SIGNER_ACCESS] = to_yaml(signer_access())
     written |= patches(setup, {name: written[name] for name in FOR_CONTROL_PLANE if name in written})
     written[README] = readme(setup, written)
     return written

@@ -20,7 +20,7 @@ _READABLE = 0o444
 _COMMENTS = {
     "kubeadm.yaml": """\
 Merge this into kubeadm's ClusterConfiguration: see README.md. In kubeadm.k8s.io/v1beta3 extraArgs is a map: write
-`client-ca-file: …` instead of `- name: client-ca-file` and `value: …`.""",
+`FLAG: VALUE` instead of `- name: FLAG` and `value: VALUE`.""",
     "k3s.yaml": """\
 Copy this file to /etc/rancher/k3s/config.yaml.d on each server node: see README.md. The + adds to the flags in other
 files.""",
@@ -34,7 +34,7 @@ README.md. 292 is the mode 0444.""",
     "kamaji.yaml": "A patch for the TenantControlPlane in the management cluster: see README.md.",
     "cluster-api.yaml": """\
 Merge this into the KubeadmControlPlane in the management cluster: see README.md. In the API version v1beta1, extraArgs
-is a map: write `client-ca-file: …` instead of `- name: client-ca-file` and `value: …`.""",
+is a map: write `FLAG: VALUE` instead of `- name: FLAG` and `value: VALUE`.""",
 }
 
 
@@ -90,10 +90,11 @@ def _talos(setup: Setup, written: Mapping[str, str]) -> dict[str, JsonObject]:
     if setup.choices.audit:
         api_server["auditPolicy"] = audit_policy(setup.groups)
         api_server["extraArgs"] = {"audit-webhook-config-file": posixpath.join(folder, AUDIT_WEBHOOK)}
-    authorities = [
-        {"crt": base64.b64encode(chain_pem((each,))).decode()}
-        for each in parse_certificates(setup.client_cas_pem)
-    ]
+    cluster: JsonObject = {"apiServer": api_server}
+    if setup.adds_ca:
+        cas = parse_certificates(setup.client_cas_pem)
+        authorities = [{"crt": base64.b64encode(chain_pem((each,))).decode()} for each in cas]
+        cluster = {"acceptedCAs": authorities, **cluster}
     files = [
         {
             "path": posixpath.join(folder, name),
@@ -105,13 +106,24 @@ def _talos(setup: Setup, written: Mapping[str, str]) -> dict[str, JsonObject]:
         if name in written
     ]
     return {
-        "talos.yaml": {"cluster": {"acceptedCAs": authorities, "apiServer": api_server}},
+        "talos.yaml": {"cluster": cluster},
         "talos-files.yaml": {"machine": {"files": files}},
     }
 
 
 def _kamaji(setup: Setup, _: Mapping[str, str]) -> dict[str, JsonObject]:
     volume = "clustercert"
+    mounts = [{"name": volume, "mountPath": setup.choices.folder, "readOnly": True}]
+    if setup.adds_ca:
+        # Kamaji always sets --client-ca-file to this path.
+        mounts.append(
+            {
+                "name": volume,
+                "mountPath": "/etc/kubernetes/pki/ca.crt",
+                "subPath": posixpath.basename(setup.client_ca_bundle),
+                "readOnly": True,
+            }
+        )
     document: JsonObject = {
         "apiVersion": "kamaji.clastix.io/v1alpha1",
         "kind": "TenantControlPlane",
@@ -126,18 +138,7 @@ def _kamaji(setup: Setup, _: Mapping[str, str]) -> dict[str, JsonObject]:
                         ]
                     },
                     "additionalVolumes": [{"name": volume, "secret": {"secretName": setup.secret}}],
-                    "additionalVolumeMounts": {
-                        "apiServer": [
-                            {"name": volume, "mountPath": setup.choices.folder, "readOnly": True},
-                            # Kamaji always sets --client-ca-file to this path.
-                            {
-                                "name": volume,
-                                "mountPath": "/etc/kubernetes/pki/ca.crt",
-                                "subPath": posixpath.basename(setup.client_ca_bundle),
-                                "readOnly": True,
-                            },
-                        ]
-                    },
+                    "additionalVolumeMounts": {"apiServer": mounts},
                 }
             }
         },
@@ -159,14 +160,15 @@ def _cluster_api(setup: Setup, written: Mapping[str, str]) -> dict[str, JsonObje
     client_ca, bundle = (
         shlex.quote(each) for each in (posixpath.join(folder, CLIENT_CA), setup.client_ca_bundle)
     )
+    # Cluster API writes ca.crt before it runs these commands.
+    commands = [f"cat /etc/kubernetes/pki/ca.crt {client_ca} > {bundle}"]
     document: JsonObject = {
         "apiVersion": "controlplane.cluster.x-k8s.io/v1beta2",
         "kind": "KubeadmControlPlane",
         "spec": {
             "kubeadmConfigSpec": {
                 "files": files,
-                # Cluster API writes ca.crt before it runs these commands.
-                "preKubeadmCommands": [f"cat /etc/kubernetes/pki/ca.crt {client_ca} > {bundle}"],
+                **({"preKubeadmCommands": commands} if setup.adds_ca else {}),
                 "clusterConfiguration": {
                     "apiServer": {
                         "extraArgs": _named_flags(setup),

@@ -134,5 +134,7 @@ def _conditions(setup: Setup, files: Collection[str]) -> dict[str, bool]:
         "requests_allowed": CERTIFICATE_REQUESTS not in files and not flags,
         "obsolete": bool(_obsolete(setup, files)),
         "access_obsolete": SERVICE_ACCESS in _obsolete(setup, files),
+        "adds_ca": setup.adds_ca,
+        "signs_itself": setup.signs_itself,
         "objects": not {SERVICE_ACCESS, CERTIFICATE_REQUESTS}.isdisjoint(files),
     }

@@ -10,10 +10,12 @@ from pathlib import Path
 from clustercert.kubernetes.setup.choices import GivenChoices, SetupError, read_choices
 from clustercert.kubernetes.setup.readme import chosen_text
 from clustercert.kubernetes.setup.values import (
+    CLIENT_CA,
     CLIENT_CA_BUNDLE,
     FOR_CONTROL_PLANE,
     SERVICE_ACCESS,
     SETUP,
+    SIGNER_ACCESS,
     removed,
     secret_of,
 )
@@ -49,10 +51,13 @@ def removal(cluster: Cluster, choices: GivenChoices, *, in_cluster: bool) -> str
     Args:
         in_cluster: whether the service has had access to the cluster, for bindings or the admission policy.
     """
+    signs_itself = SIGNER_ACCESS in choices.written
     conditions = {
         "in_cluster": in_cluster,
         "audit": choices.audit,
         "service_accounts": choices.service_accounts != "none",
+        "adds_ca": not signs_itself or CLIENT_CA in choices.written,
+        "signs_itself": signs_itself,
     }
     copied = [name for name in FOR_CONTROL_PLANE if name in choices.written]
     text = chosen_text("remove.md", choices.distribution, conditions)
@@ -74,4 +79,7 @@ def _commands(choices: GivenChoices) -> list[str]:
     [label] = (f"{name}={value}" for name, value in MANAGED_BY.items())
     kinds = [",".join(_KINDS), *([] if choices.uses_flags else [",".join(_POLICY_KINDS)])]
     deletions = [f"kubectl delete {each} -l {label}" for each in kinds]
+    if SIGNER_ACCESS in choices.written:
+        # The right to read the API server's client CAs is in a namespace of Kubernetes.
+        deletions.append(f"kubectl delete rolebindings -n kube-system -l {label}")
     return [*deletions, f"kubectl get {','.join(kinds)} -l {label}"]

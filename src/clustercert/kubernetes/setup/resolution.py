@@ -77,7 +77,7 @@ class Resolver:
         self._service_url()
         bound_roles(self.policy.groups, self.given.get("bind", {}))
 
-    def setup(self, cluster: Cluster, client_cas_pem: bytes) -> Setup:
+    def setup(self, cluster: Cluster, client_cas_pem: bytes, *, signs_itself: bool = False) -> Setup:
         """Return the values in the files. The token is empty if the folder has no token.
 
         Raises SetupError or InvalidRequest.
@@ -96,6 +96,7 @@ class Resolver:
             templates=tuple(sorted(filter(is_template, groups_and_templates(policy.rules)))),
             token=self.existing.token,
             client=self._client(),
+            signs_itself=signs_itself,
             previous_files=self.existing.files,
             previous_authorization=self.existing.authorization,
         )

@@ -18,6 +18,7 @@ ADMISSION = "admission.yaml"
 CERTIFICATE_REQUESTS = "certificate-requests.yaml"
 SERVICE_ACCESS = "service-access.yaml"
 SERVICE_ACCOUNTS = "service-accounts.yaml"
+SIGNER_ACCESS = "signer-access.yaml"
 README = "README.md"
 SETUP = "setup.toml"
 
@@ -27,7 +28,7 @@ AUDIT_EVENTS = "audit-events"
 
 # The files for the control plane, in the order in which README.md names them.
 FOR_CONTROL_PLANE = (CLIENT_CA, AUTHORIZATION, WEBHOOK, AUDIT_POLICY, AUDIT_WEBHOOK)
-FOR_CLUSTER = (RBAC, ADMISSION, CERTIFICATE_REQUESTS, SERVICE_ACCESS, SERVICE_ACCOUNTS)
+FOR_CLUSTER = (RBAC, ADMISSION, CERTIFICATE_REQUESTS, SERVICE_ACCESS, SERVICE_ACCOUNTS, SIGNER_ACCESS)
 FOR_DISTRIBUTIONS = tuple(name for each in DISTRIBUTIONS.values() for name in each.files)
 NAMES = (*FOR_CONTROL_PLANE, *FOR_CLUSTER, *FOR_DISTRIBUTIONS, README, SETUP)
 """The names of all files."""
@@ -69,11 +70,12 @@ class Setup:
     """The values in the files of one cluster.
 
     Attributes:
-        client_cas_pem: the client CAs to add to the API server's bundle.
+        client_cas_pem: the client CAs to add to the API server's bundle; empty if it has all of them.
         choices: the values of all options.
         given: the options that were given in this run or earlier ones.
         groups: the Kubernetes groups that the policy grants.
         templates: the templates from which the policy makes names of groups.
+        signs_itself: whether the cluster signs with its own CA, which its API server trusts already.
         token: one of the cluster's webhook tokens. Keep the token secret.
         client: the certificate and key with which the API server connects; `None` if the webhook requires no client
             certificate. Keep the key secret.
@@ -89,6 +91,7 @@ class Setup:
     templates: tuple[str, ...]
     token: str
     client: WebhookClient | None = None
+    signs_itself: bool = False
     previous_files: tuple[str, ...] = ()
     previous_authorization: JsonObject | None = None
 
@@ -96,6 +99,11 @@ class Setup:
     def has_two_client_cas(self) -> bool:
         """Whether the API servers have to trust the old and the new client CA of a rotation."""
         return self.client_cas_pem.count(b"-----BEGIN CERTIFICATE-----") > 1
+
+    @property
+    def adds_ca(self) -> bool:
+        """Whether the API server must trust a further client CA."""
+        return bool(self.client_cas_pem)
 
     @property
     def unbound(self) -> tuple[str, ...]:

@@ -27,10 +27,10 @@ from clustercert.model import (
 from clustercert.model.errors import ClustercertError
 from clustercert.model.issuance import VERIFICATIONS
 from clustercert.model.kubernetes import VERIFIER
-from clustercert.pki.keys import CURVES, KeyGenerator, key_pem
-from clustercert.pki.leaf import check_leaf, der_pem, encode_signed, new_serial
+from clustercert.pki.keys import CURVES, KeyGenerator, key_pem, new_key
+from clustercert.pki.leaf import check_leaf, der_pem, encode_signed, new_serial, new_signing_request
 from clustercert.pki.signer import LeafSigner, signer_named
-from clustercert.policy.lifetime import BACKDATE
+from clustercert.policy.lifetime import BACKDATE, MAX_LIFETIME
 
 # The name does not begin with `clustercert:`, because an API server may call the webhook for all names with this
 # prefix.
@@ -126,10 +126,37 @@ class TemporaryCertificates:
         return issued
 
     @property
+    def signer(self) -> LeafSigner:
+        """The signer of the cluster's client CA."""
+        return signer_named(self.service.issuer.signers, self.cluster.client_ca.signer)
+
+    @property
     def signs_without_number(self) -> bool:
         """Whether `open_without_number` is possible. A cluster that signs itself requires a credential number."""
-        signer = signer_named(self.service.issuer.signers, self.cluster.client_ca.signer)
-        return signer.profile == "own"
+        return self.signer.profile == "own"
+
+    async def longest_lifetime(self) -> timedelta:
+        """Issue a certificate for the longest lifetime, and return its lifetime. Raises ClustercertError."""
+        now = datetime.now(UTC).replace(microsecond=0)
+        lifetime = min(MAX_LIFETIME, self.cluster.client_ca.not_after - now)
+        issued = await self.service.issuer.issue_granted(
+            self._caller(()), self.cluster, _grant(VERIFIER, now, lifetime), IssueRequest(reason=NOTE), now
+        )
+        self.stack.push_async_callback(self.service.revoke, issued)
+        return issued.grant.not_after - now
+
+    async def sign_unrecorded(self) -> None:
+        """Let the signer sign a certificate without groups that nobody can use. Raises ClustercertError."""
+        key, signer = new_key("ec-p256"), self.signer
+        to_sign = new_signing_request(
+            _grant(VERIFIER, datetime.now(UTC).replace(microsecond=0), LIFETIME),
+            key.public_key(),
+            self.cluster.client_ca,
+            takes_serial=signer.takes_serial,
+            profile=signer.profile,
+            private_key=key,
+        )
+        check_leaf(await signer.sign(to_sign), to_sign)
 
     async def open_without_number(self) -> Probe:
         """Connect with a certificate that is not in the ledger and has no groups. Raises ClustercertError.
@@ -137,7 +164,7 @@ class TemporaryCertificates:
         The certificate can't be revoked, so it is valid for only a few minutes. The certificate's user has no rights of
         its own.
         """
-        signer = signer_named(self.service.issuer.signers, self.cluster.client_ca.signer)
+        signer = self.signer
         key = await self.service.issuer.keys.new_key()
         to_sign = SigningRequest(
             grant=_grant(UNKNOWN_USER, datetime.now(UTC).replace(microsecond=0), SHORT_LIFETIME),

@@ -33,6 +33,7 @@ class Expectation:
         control: the mechanism that should enforce a revocation.
         address: the API server's address.
         seconds: how long a revocation may take to become effective.
+        measures_rate: whether to measure how many certificates the signer signs.
     """
 
     role: str | None
@@ -40,6 +41,7 @@ class Expectation:
     control: RevocationControl
     address: str
     seconds: float
+    measures_rate: bool = False
 
     async def is_refused(self, probe: Probe) -> bool:
         """Whether the API server refuses a certificate. Raises CheckFailed."""
@@ -92,6 +94,7 @@ def expect(
     address: str | None,
     wait: float,
     by: RevocationControl | None,
+    measure_rate: bool = False,
 ) -> Expectation:
     """Return how the cluster is expected to behave. Raises InvalidRequest if an option is invalid.
 
@@ -104,6 +107,7 @@ def expect(
         wait: how many seconds a revocation may take to become effective.
         by: the mechanism to test; by default binding if the cluster uses bindings, else admission if the cluster uses
             the admission policy, else webhook.
+        measure_rate: whether to measure how many certificates the signer signs.
     """
     control = by or _default_control(cluster.options)
     address = address or cluster.internal_url
@@ -115,7 +119,7 @@ def expect(
                 "webhook. Use --by webhook without --can, or add a rule that needs only a role, and name it with "
                 "--rule."
             )
-        return Expectation(None, (), control, address, wait)
+        return Expectation(None, (), control, address, wait, measure_rate)
     role = (cluster.options.credential_roles or {}).get(tested.name)
     bound = bound_roles(policy.policy().groups, bind)
     roles = [role] if role else [bound[group] for group in tested.granted_groups if group in bound]
@@ -126,6 +130,7 @@ def expect(
         control=control,
         address=address,
         seconds=wait,
+        measures_rate=measure_rate,
     )
 
 

@@ -9,6 +9,7 @@ from clustercert.kubernetes.verify.certificates import TemporaryCertificates, Ve
 from clustercert.kubernetes.verify.diagnosis import WebhookDiagnosis
 from clustercert.kubernetes.verify.expectation import ADVICE, COPY_ADVICE, Expectation
 from clustercert.kubernetes.verify.probe import CheckFailed, NoDecision, Probe
+from clustercert.kubernetes.verify.signing import signing_limits, signing_rate
 from clustercert.model import Cluster, Issued, credential_group, utc_now
 from clustercert.model.choices import RevocationControl
 from clustercert.model.kubernetes import MASTERS, X509_ID
@@ -63,7 +64,12 @@ class ClusterVerification:
         async with AsyncExitStack() as stack:
             certificates = TemporaryCertificates(self._service, self._cluster, self._expected.address, stack)
             diagnosis = WebhookDiagnosis(self._service, self._cluster, certificates, utc_now())
-            checks: dict[str, Callable[[], Awaitable[Passed]]] = {
+            checks: dict[str, Callable[[], Awaitable[Passed]]] = {}
+            if certificates.signer.profile == "kubernetes":
+                checks["sign"] = lambda: _passed(signing_limits(certificates))
+            if self._expected.measures_rate:
+                checks["rate"] = lambda: _passed(signing_rate(certificates))
+            checks |= {
                 "issue": lambda: self._issue_two(certificates),
                 "authenticate": lambda: self._authenticate(diagnosis),
                 "authorize": self._authorize,
@@ -208,6 +214,10 @@ class ClusterVerification:
         fault = "a certificate without a credential number, signed by the client CA, is accepted in mode known-only"
         await self._expected.require_refused(unknown, fault, advice)
         return Passed("a certificate of the client CA that is not in the ledger is refused")
+
+
+async def _passed(detail: Awaitable[str]) -> Passed:
+    return Passed(await detail)
 
 
 async def _result(name: str, check: Callable[[], Awaitable[Passed]]) -> CheckResult:
