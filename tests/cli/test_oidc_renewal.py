@@ -126,7 +126,9 @@ def test_a_valid_certificate_is_used_before_a_window_opens(user: OidcUser) -> No
     [cached] = [path for path in user.cache.iterdir() if path.suffix != ".lock"]
     header, _, body = cached.read_text().partition("\n")
     fields = header.split(" ")
-    fields[2] = fields[1]
+    issued, expires = int(fields[1]), int(fields[3])
+    # A tenth of the lifetime is left, so that the certificate is due.
+    fields[1:3] = [str(issued - 9 * (expires - issued)), str(issued)]
     cached.write_text(f"{' '.join(fields)}\n{body}")
     user.expire()
     user.end_at_the_issuer()
