@@ -79,8 +79,8 @@ def test_previews_name_whom_they_would_revoke_and_count(place: RevocationClient)
     place.post("operator", place.own("/revoke", "eip"))
     theirs, others = place.issue("reader", "eip"), place.issue("admin", "eip")
     cluster = {"cluster_id": world.clusters["eip"].id, "cluster_name": "eip"}
-    user = {"user_id": place.user("reader"), "user_name": "reader"}
-    everyone = {"user_id": None, "user_name": None}
+    user = {"user_id": place.user("reader"), "user_name": "reader", "user_domain": "tests"}
+    everyone = {"user_id": None, "user_name": None, "user_domain": None}
     before = len(place.events("user.revoked", "cluster.revoked"))
     for who in ("admin", "operator"):
         assert preview(place, who, place.own("/revoke", "eip")).json() == {**everyone, **cluster, "live": 2}

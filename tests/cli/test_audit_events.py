@@ -53,6 +53,25 @@ def test_auditors_read_all_events_over_the_service(place: RemoteSite) -> None:
     assert fields["project_name"] == "Default/eu-de"
 
 
+def test_users_are_named_in_filters(place: RemoteSite) -> None:
+    place.issue(place.alice)
+
+    def listed(*options: str) -> list[dict[str, Any]]:
+        kind = ("--kind", "certificate.issued")
+        lines = place.dora.output("audit", "tail", *kind, *options, "-o", "json").splitlines()
+        return list(map(json.loads, lines))
+
+    assert eventually(lambda: listed("--actor", "alice"))
+    alice = place.own(place.alice)[0]["user_id"]
+    for name in ("alice", "Default/alice", alice):
+        assert {event["actor"] for event in listed("--actor", name)} == {alice}
+    created = place.dora.output("audit", "tail", "--kind", "user.created", "--subject", "alice", "-o", "json")
+    assert json.loads(created)["subject"] == alice
+    assert place.dora.run("audit", "tail", "--actor", "nobody").err == "No events found.\n"
+    error = place.bob.run("audit", "tail", "--project", "eu-de", "--actor", "alice").err
+    assert error == "No events found. Give ids to --subject and --actor, not names.\n"
+
+
 def test_admins_read_the_events_of_their_project(place: RemoteSite) -> None:
     bob = place.bob
     assert "Add --project PROJECT" in bob.failure(1, "audit", "tail")

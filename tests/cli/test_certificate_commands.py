@@ -162,6 +162,32 @@ def test_an_unknown_user_differs_from_a_user_without_certificates(shell: Shell) 
     assert error("tests/nobody").startswith("There is no user tests/nobody.")
 
 
+def test_a_revocation_says_whose_certificates_it_revoked(shell: Shell) -> None:
+    def done(user: str, *place: str) -> str:
+        note = shell.operator.run("certificate", "revoke", "--user", user, *place, "--yes").err
+        return note.splitlines()[0]
+
+    plain = ("--cluster", "plain")
+    where = "of the user tests/member in the cluster tests/eu-de/plain"
+    assert done("member", *plain) == f"Revoked 2 certificates {where}."
+    assert done("member", *plain) == f"All unexpired certificates {where} were revoked before."
+    member = "of the user tests/member in every cluster"
+    assert done("member", "--everywhere") == f"Revoked 1 certificate {member}."
+    assert done("member", "--everywhere") == f"All unexpired certificates {member} were revoked before."
+    reader = shell.world.people["reader"].user.id
+    assert done("reader", "--everywhere") == (
+        "There is no unexpired certificate of the user tests/reader in any cluster."
+    )
+    assert done(reader, *plain).startswith("There is no unexpired certificate of the user tests/reader in ")
+
+
+def test_an_empty_list_says_which_certificates_were_looked_for(shell: Shell) -> None:
+    listed = shell.operator.run("certificate", "list", "--user", "reader")
+    assert (listed.code, listed.err) == (0, "No certificate of the user reader matches.\n")
+    revocations = shell.operator.run("certificate", "revocations", "--user", "member")
+    assert revocations.err.startswith("No revocation covers the certificates of member in all clusters.")
+
+
 def test_a_truncated_list_prints_a_note(shell: Shell) -> None:
     done = shell.operator.run("certificate", "list", "--limit", "3", "--output", "name")
     assert done.out.split() == [shell.name(number) for number in (3, 2, 1)]
@@ -281,11 +307,14 @@ def test_many_certificates_are_revoked_after_confirmation(shell: Shell) -> None:
     members = ("certificate", "revoke", "--user", "member")
     member, plain = shell.world.people["member"].user, shell.world.clusters["plain"]
     refused = shell.operator.error(*members, "--cluster", "plain")
-    assert f"the user member ({member.id}) in the cluster plain ({plain.id}) (2 live)?" in refused
+    assert (
+        f"the user tests/member ({member.id}) in the cluster tests/eu-de/plain ({plain.id}) (2 live)?"
+        in refused
+    )
     assert "--yes" in refused
     assert f"({member.id}) in every cluster (3 live)?" in shell.operator.error(*members, "--everywhere")
     cluster = shell.operator.error("certificate", "revoke", "--cluster", plain.id)
-    assert f"all users in the cluster plain ({plain.id}) (3 live)?" in cluster
+    assert f"all users in the cluster tests/eu-de/plain ({plain.id}) (3 live)?" in cluster
     assert "no cluster other" in shell.operator.error(*members, "--cluster", "other")
     assert shell.names("--state", "revoked") == []
     shell.operator.output(*members, "--cluster", "plain", "--yes")
@@ -338,7 +367,7 @@ def test_the_question_names_the_user_whom_a_name_in_certificates_finds(shell: Sh
     member = shell.world.people["member"].user.id
     shell.execute("INSERT INTO username (name, user_id) VALUES ('alice', ?)", member)
     refused = shell.operator.error("certificate", "revoke", "--user", "alice", "--everywhere")
-    assert f"the user member ({member}) in every cluster" in refused
+    assert f"the user tests/member ({member}) in every cluster" in refused
     shell.operator.output("user", "delete", "member", "--yes")
     refused = shell.operator.error("certificate", "revoke", "--user", "alice", "--everywhere")
     assert f"the user alice ({member}) in every cluster (0 live)" in refused

@@ -62,7 +62,7 @@ def test_developers_revoke_their_own_after_a_question(place: RemoteSite) -> None
 
 def test_developers_revoke_all_their_own_for_a_cluster(place: RemoteSite) -> None:
     name, other = place.issue(place.alice, "staging"), place.issue(place.alice, "prod")
-    assert "in the cluster staging" in place.alice.failure(
+    assert "in the cluster Default/eu-nl/staging" in place.alice.failure(
         2, "certificate", "revoke", "--user", "alice", "--cluster", "staging"
     )
     command = ("certificate", "revoke", "--user", "alice", "--cluster", "staging", "--note", "lost", "--yes")
@@ -152,6 +152,7 @@ def test_admins_reach_all_their_projects(place: RemoteSite) -> None:
 def test_operators_reach_everything(place: RemoteSite) -> None:
     carol, name = place.carol, place.issue(place.alice, "prod")
     assert place.names(carol) == set()
+    assert "--all lists all" in carol.run("certificate", "list").err
     assert place.names(carol, "--all", "--user", "alice") >= {name}
     assert place.names(carol, "--cluster", "prod", "--state", "live") >= {name}
     done = carol.run("certificate", "revoke", "--user", "alice", "--everywhere", "--yes", "-o", "name")

@@ -77,14 +77,15 @@ class RevocationPreview:
     """The certificates that a revocation would revoke.
 
     Attributes:
-        user_id, user_name: `None` for all users. The name is also `None` for deleted users, and for users of other
-            identity systems who have not logged in.
+        user_id, user_name, user_domain: `None` for all users. The name and the domain are also `None` for deleted
+            users, and for users of other identity systems who have not logged in.
         cluster: `None` for all clusters.
         live: how many certificates are valid and unrevoked now.
     """
 
     user_id: str | None
     user_name: str | None
+    user_domain: str | None
     cluster: Cluster | None
     live: int
 
@@ -145,7 +146,7 @@ class RevocationPreviews:
         # An admin of the project must not learn a user's name from the id, unless the user has a certificate for the
         # cluster.
         is_known = is_own or preview.live > 0 or operates(caller)
-        return preview if is_known else replace(preview, user_name=None)
+        return preview if is_known else replace(preview, user_name=None, user_domain=None)
 
     async def preview_user(self, caller: Caller, user_id: str) -> RevocationPreview:
         """Preview the revocation of a user's certificates in every project. Raises NotFound for a malformed id."""
@@ -156,7 +157,8 @@ class RevocationPreviews:
         cluster_id = cluster.id if cluster is not None else None
         live = await self.certificates.count_live(self.now(), user_id=user_id, cluster_id=cluster_id)
         user = await self.users.find_by_id(user_id) if user_id is not None else None
-        return RevocationPreview(user_id, user.name if user is not None else None, cluster, live)
+        name, domain = (user.name, user.domain) if user is not None else (None, None)
+        return RevocationPreview(user_id, name, domain, cluster, live)
 
 
 def _checked_id(user_id: str) -> str:

@@ -18,6 +18,7 @@ from clustercert.cli.lookup import (
     is_certificate_owner,
     named_users,
     own_projects,
+    shown_cluster,
 )
 from clustercert.cli.options import (
     MAX_LINES,
@@ -51,7 +52,8 @@ from clustercert.client.administration import path_of
 from clustercert.client.connection import ApiError
 from clustercert.model.choices import CertificateState, KeyOrigin, RevocationReason
 from clustercert.model.errors import Forbidden
-from clustercert.model.times import rfc3339
+from clustercert.model.identity import qualified_name
+from clustercert.model.times import rfc3339, utc_now
 
 if TYPE_CHECKING:
     from clustercert.client.administration import AdministrationClient
@@ -190,11 +192,13 @@ class Found(NamedTuple):
         question: asks the user to confirm. The question contains names and ids, because a name may match a different
             object than the user means.
         cluster: the cluster's name, for messages.
+        done: says what was revoked.
     """
 
     path: str
     question: str
     cluster: object
+    done: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -245,7 +249,7 @@ class ScopeOptions:
             cluster = find_cluster(client, self.cluster, self.project)
             base = cluster_path(cluster)
         if self.user is None:
-            return _found_all(f"{base}/revoke", preview_of_all(client, base))
+            return _found_all(f"{base}/revoke", preview_of_all(client, base), cluster)
         if self.everywhere and not client.is_operator:
             raise Forbidden(
                 "Only operators can revoke a user's certificates everywhere. To revoke all your own certificates, and "
@@ -258,7 +262,8 @@ class ScopeOptions:
         preview = client.post(path + _DRY_RUN)
         if preview["user_name"] is None and not is_certificate_owner(self.user):
             preview["user_name"] = self.user
-        return _found_all(path, preview)
+        was_issued = preview["live"] != 0 or _has_unexpired(client, user, cluster)
+        return _found_all(path, preview, cluster, was_issued=was_issued)
 
 
 @on_service
@@ -294,6 +299,7 @@ def revoke(
     enforcement = {name: made.pop(name) for name in ("enforced_by", "lacking")}
     show_one(with_times(made), output, name="id")
     is_one = made["fingerprint"] is not None
+    print_note(found.done)
     print_note(_effect(enforcement, found.cluster, is_one=is_one) + _undo_hint(client, made))
 
 
@@ -352,7 +358,13 @@ def revocations(
     if output is Output.TABLE:
         rows = [_with_owner(row) for row in rows]
     keep = ("user", "cluster", "reason")
-    show_list(rows, output, columns=_REVOCATION_COLUMNS, name="id", keep=keep)
+    empty = "Nothing found."
+    if user is not None:
+        empty = (
+            f"No revocation covers the certificates of {user} in all clusters. For those in one cluster, give "
+            "--cluster instead of --user."
+        )
+    show_list(rows, output, columns=_REVOCATION_COLUMNS, name="id", keep=keep, empty=empty)
     if len(found) > limit:
         print_note(f"Only the first {limit} are listed. Raise --limit, or filter the list.")
 
@@ -397,18 +409,45 @@ def _found_certificate(client: "AdministrationClient", name: str) -> Found:
         f"Revoke the certificate {found['fingerprint']} of the user {found['user_name']} for the cluster {cluster} "
         f"({found['state']}, until {found['not_after']})?"
     )
-    return Found(path, question, cluster)
+    done = f"Revoked a certificate of the user {found['user_name']} for the cluster {cluster}."
+    return Found(path, question, cluster, done)
 
 
-def _found_all(path: str, preview: "JsonObject") -> Found:
-    owner, where = "all users", "every cluster"
+def _found_all(
+    path: str, preview: "JsonObject", cluster: "JsonObject | None", *, was_issued: bool = True
+) -> Found:
+    """Describe the revocation of all certificates of a user or cluster.
+
+    `was_issued`: whether the user has unexpired certificates, revoked or not.
+    """
+    owner = shown_owner = "all users"
+    where = shown_where = "every cluster"
     if (user_id := preview["user_id"]) is not None:
         name = preview["user_name"]
-        owner = f"the user {name} ({user_id})" if name is not None else f"the user {user_id}"
-    if preview["cluster_id"] is not None:
-        where = f"the cluster {preview['cluster_name']} ({preview['cluster_id']})"
-    question = f"Revoke all certificates of {owner} in {where} ({preview['live']} live)?"
-    return Found(path, question, preview["cluster_name"])
+        shown = qualified_name(str(name or user_id), str(preview["user_domain"] or ""))
+        shown_owner = f"the user {shown}"
+        owner = f"{shown_owner} ({user_id})" if name is not None else shown_owner
+    if cluster is not None:
+        shown_where = f"the cluster {shown_cluster(cluster)}"
+        where = f"{shown_where} ({cluster['id']})"
+    live = cast("int", preview["live"])
+    question = f"Revoke all certificates of {owner} in {where} ({live} live)?"
+    if live:
+        plural = "" if live == 1 else "s"
+        done = f"Revoked {live} certificate{plural} of {shown_owner} in {shown_where}."
+    elif was_issued:
+        done = f"All unexpired certificates of {shown_owner} in {shown_where} were revoked before."
+    else:
+        place = shown_where if cluster is not None else "any cluster"
+        done = f"There is no unexpired certificate of {shown_owner} in {place}."
+    return Found(path, question, preview["cluster_name"], done)
+
+
+def _has_unexpired(client: "AdministrationClient", user: "JsonObject", cluster: "JsonObject | None") -> bool:
+    """Whether a user has unexpired certificates for a cluster, or for any cluster. Revoked certificates count."""
+    path = cluster_path(cluster, "certificates") if cluster is not None else "/certificates"
+    query = {"user": str(user["id"]), "expires_after": rfc3339(utc_now())}
+    return next(client.list_all(path, "certificates", **query), None) is not None
 
 
 def _effect(enforcement: "JsonObject", cluster: object, *, is_one: bool) -> str:
@@ -541,7 +580,12 @@ def list_certificates(
     if any(each.get("client_ca_state") in ("retiring", "retired") for each in found):
         columns.insert(columns.index("not_after"), "client_ca_state")
     name = "certificate" if is_table else "fingerprint"
-    show_list(rows, output, columns=columns, name=name, keep=("cluster", "not_after"))
+    empty = "No certificate that you may see matches."
+    if is_own:
+        empty = "No certificate of yours matches. --all lists all certificates that you may see."
+    elif user is not None:
+        empty = f"No certificate of the user {user} matches."
+    show_list(rows, output, columns=columns, name=name, keep=("cluster", "not_after"), empty=empty)
     if more:
         print_note(f"Only the first {len(rows)} are listed. Raise --limit, or filter the list.")
 

@@ -181,18 +181,20 @@ def show_list(
     columns: Sequence[str],
     name: str = "name",
     keep: Sequence[str] = (),
+    empty: str = "Nothing found.",
 ) -> None:
     """Print a list. A table has the given columns; JSON, YAML and CSV have all fields.
 
     Args:
         name: the field that `--output name` prints.
         keep: the most important columns, which even a narrow terminal must show.
+        empty: the note to print instead of an empty table.
     """
     match output:
         case Output.TABLE if rows:
             Table(columns, name, keep).print(rows)
         case Output.TABLE:
-            print_note("Nothing found.")
+            print_note(empty)
         case Output.NAME:
             write_out("".join(f"{_cell(row[name])}\n" for row in rows))
         case Output.CSV:

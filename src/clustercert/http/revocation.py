@@ -146,6 +146,9 @@ class RevocationPreviewBody(ResponseBody):
         description="Null for all users, for deleted users, and for users of other identity providers who have not"
         " logged in. For admins, also null if the user has no valid certificate for the cluster."
     )
+    user_domain: str | None = Field(
+        description="The name of the user's domain or issuer. Null if `user_name` is null."
+    )
     cluster_id: str | None = Field(description="Null for all clusters.")
     cluster_name: str | None
     live: int = Field(description="How many certificates are valid and unrevoked now.")

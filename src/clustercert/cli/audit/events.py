@@ -20,7 +20,7 @@ from urllib.parse import urlencode
 import typer
 
 from clustercert.cli.commands import on_service
-from clustercert.cli.lookup import find_project, own_projects
+from clustercert.cli.lookup import find_project, find_user, named_users, own_projects
 from clustercert.cli.options import UNAVAILABLE, CommandError, OnlyProjectOption, exit_code
 from clustercert.cli.output import (
     Output,
@@ -98,9 +98,10 @@ def tail(
         typer.Option(metavar="KIND", help="List only events of this kind; certificate.* matches a prefix."),
     ] = None,
     subject: Annotated[
-        str | None, typer.Option(help="List only events about the object with this id.")
+        str | None,
+        typer.Option(help="List only events about this user, by name or id, or the object with this id."),
     ] = None,
-    actor: Annotated[str | None, typer.Option(help="List only events by the user with this id.")] = None,
+    actor: Annotated[str | None, typer.Option(help="List only events by this user, by name or id.")] = None,
     verifications: Annotated[
         bool,
         typer.Option(
@@ -118,7 +119,11 @@ def tail(
     """
     if lines is not None and cursor_file is not None:
         raise typer.BadParameter("Give either --lines or --cursor-file.")
-    given = {"kind": kind, "subject": subject, "actor": actor}
+    given = {
+        "kind": kind,
+        "subject": _id_of(client, subject),
+        "actor": _id_of(client, actor),
+    }
     query = {name: value for name, value in given.items() if value is not None}
     hides = output is Output.TABLE and not (verifications or subject or actor)
     reader = _EventReader(client, _events_path(client, project), query, hides_verifications=hides)
@@ -130,7 +135,11 @@ def tail(
     if output is Output.CSV and not reader.next:
         write_out(",".join(_FIELDS) + "\r\n")
     if cursor is None:
-        printer.print(*reader.last(lines or _DEFAULT_LINES))
+        events, names = reader.last(lines or _DEFAULT_LINES)
+        printer.print(events, names)
+        if not events and not follow and output is Output.TABLE:
+            hint = "" if client.reads_everything else " Give ids to --subject and --actor, not names."
+            print_note(f"No events found.{hint if subject or actor else ''}")
     if cursor is not None or follow:
         _print_new_events(reader, printer, cursor, follow=follow)
     if reader.hidden:
@@ -138,6 +147,16 @@ def tail(
             f"Left out {reader.hidden} events of certificates that verify clusters and client CAs. To list them, "
             "add --verifications."
         )
+
+
+def _id_of(client: "AdministrationClient", text: str | None) -> str | None:
+    """Return the id of the user with a name, or the text itself if it names no user.
+
+    Only operators and auditors can look up users. Raises ClientError, or CommandError if several users have the name.
+    """
+    if text is None or not client.reads_everything or not named_users(client, text):
+        return text
+    return str(find_user(client, text)["id"])
 
 
 def _print_new_events(
