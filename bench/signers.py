@@ -22,6 +22,7 @@ import uvloop
 from bench import processes, relay
 from clustercert.issuance.signers.local import local_signer
 from clustercert.issuance.signers.pkcs11 import pkcs11_signer
+from clustercert.issuance.signers.transit import transit_signer
 from clustercert.model import ClientCA, Grant
 from clustercert.model.clusters import Registration
 from clustercert.model.errors import Unavailable
@@ -29,6 +30,7 @@ from clustercert.pki.envelope import KeyRing, new_data_key
 from clustercert.pki.keys import new_key
 from clustercert.pki.leaf import check_leaf, new_signing_request
 from clustercert.pki.signer import CaRequest, Signer, SignerContext
+from support import openbao
 
 T = TypeVar("T")
 
@@ -136,19 +138,34 @@ async def _network_hsm(folder: Path) -> AsyncIterator[Signer]:
             yield signer
 
 
+@contextlib.asynccontextmanager
+async def _openbao(folder: Path) -> AsyncIterator[Signer]:
+    with openbao.running(folder / "openbao") as server:
+        signer = transit_signer(SignerContext(server.new_signer(), _Sealer()))
+        try:
+            yield signer
+        finally:
+            await signer.close()
+
+
 PLACES: dict[str, Callable[[Path], AbstractAsyncContextManager[Signer]]] = {
     "local": _local,
     "pkcs11: SoftHSM": _softhsm,
     "pkcs11: SoftHSM behind a daemon": _network_hsm,
+    "transit: OpenBao": _openbao,
 }
 
 
 def measure(folder: Path) -> dict[str, object]:
     """Measure every signer that can be measured here."""
     names = list(PLACES)
-    if not (SOFTHSM.exists() and PROXY.exists() and shutil.which("pkcs11-daemon")):
+    has_tokens = SOFTHSM.exists() and PROXY.exists() and shutil.which("pkcs11-daemon") is not None
+    if not has_tokens:
         print(MISSING, flush=True)
         names = [name for name in names if not name.startswith("pkcs11")]
+    if openbao.program() is None:
+        print("OpenBao is not installed: the signer transit is not measured", flush=True)
+        names.remove("transit: OpenBao")
     costs: list[Cost] = []
     endured: list[Endurance] = []
     for name in names:
@@ -157,7 +174,7 @@ def measure(folder: Path) -> dict[str, object]:
         "costs": [asdict(cost) for cost in costs],
         "endurance": [asdict(row) for row in endured],
     }
-    if len(names) == len(PLACES):
+    if has_tokens:
         outage, stopped = _run(_failing(_emptied(folder)))
         measured |= {"outage": asdict(outage), "stopped": [asdict(row) for row in stopped]}
     return measured

