@@ -1,7 +1,7 @@
 """The limits on calls to a signer outside the process."""
 
 import asyncio
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import pytest
@@ -32,8 +32,12 @@ class SlowSigner:
         return (b"signed",)
 
 
+def limits_of(**limits: float) -> SignerLimits:
+    return SignerLimits.model_validate(limits)
+
+
 def limited(signer: Any, **limits: float) -> LimitedSigner:
-    return LimitedSigner("slow", signer, SignerLimits.model_validate(limits))
+    return LimitedSigner("slow", signer, limits_of(**limits))
 
 
 async def test_waiting_requests_are_signed_a_few_at_a_time() -> None:
@@ -67,3 +71,16 @@ async def test_a_signer_that_hangs_frees_its_places() -> None:
     assert slow.active == 0
     slow.released.set()
     assert await limited(slow).sign(REQUEST) == await signer.sign(REQUEST) == (b"signed",)
+
+
+async def test_a_cluster_that_hangs_delays_no_other_cluster() -> None:
+    slow = SlowSigner()
+    signer = LimitedSigner("slow", slow, limits_of(concurrency=1, queue=1, timeout=60), per_cluster=True)  # type: ignore[arg-type] # signs only
+    other = replace(REQUEST, ca=replace(REQUEST.ca, cluster_id="f" * 32))
+    calls = [asyncio.create_task(signer.sign(each)) for each in (REQUEST, REQUEST, other)]
+    await asyncio.sleep(0)
+    with pytest.raises(Unavailable):
+        await signer.sign(REQUEST)
+    assert slow.active == 2
+    slow.released.set()
+    assert await asyncio.gather(*calls) == [(b"signed",)] * 3

@@ -1,0 +1,84 @@
+"""Secrets of signers that connect to clusters, and their maintenance."""
+
+from dataclasses import dataclass, field, replace
+
+from structlog.testing import capture_logs
+
+from clustercert.clusters.signer_maintenance import SignerMaintenance
+from clustercert.model import ClientCA, Cluster
+from clustercert.model.errors import RemoteFailed
+from clustercert.store.clusters import ClusterQueries
+from clustercert.store.engine.database import Database
+from clustercert.store.signing_clusters import SigningClusterQueries
+from support.samples import client_ca, cluster
+from support.stores import Store, event
+
+
+def signing(number: int, **changes: object) -> Cluster:
+    """A cluster with a CA of the signer csr_api."""
+    ca = replace(client_ca(), id=f"{number:032x}", signer="csr_api", sealed_key=b"sealed", **changes)  # type: ignore[arg-type] # as the tests say
+    cluster_id = f"{number:08x}-0000-4000-8000-000000000000"
+    ca = replace(ca, cluster_id=cluster_id)
+    return replace(cluster(ca), id=cluster_id, name=f"c{number}")
+
+
+async def add(database: Database, store: Store, *clusters: Cluster) -> None:
+    store.execute("INSERT INTO domain (id, name, enabled) VALUES ('d', 'd', ?)", True)
+    store.execute(
+        "INSERT INTO project (id, name, domain_id, description, enabled, labels) VALUES (?, 'p', 'd', '', ?, '{}')",
+        clusters[0].project_id,
+        True,
+    )
+    for each in clusters:
+        await ClusterQueries(database).add(each, event(), 100)
+
+
+async def test_a_cas_cluster_and_secret_are_found(database: Database, store: Store) -> None:
+    one = signing(1)
+    await add(database, store, one)
+    queries = SigningClusterQueries(database)
+    found = await queries.of_ca(one.client_ca.id)
+    assert found is not None
+    assert (found.cluster_id, found.url, found.sealed_key) == (one.id, one.internal_url, b"sealed")
+    assert found.server_ca_pem == one.server_ca_pem
+    assert await queries.signed_by(one.id, "csr_api") == found
+    assert await queries.signed_by(one.id, "local") is None
+    assert await queries.of_ca("f" * 32) is None
+    assert "sealed" not in repr(found)
+
+
+async def test_of_two_exchanges_of_a_secret_one_succeeds(database: Database, store: Store) -> None:
+    one = signing(1)
+    await add(database, store, one)
+    queries = SigningClusterQueries(database)
+    assert await queries.exchange_secret(one.client_ca.id, b"sealed", b"first")
+    assert not await queries.exchange_secret(one.client_ca.id, b"sealed", b"second")
+    found = await queries.of_ca(one.client_ca.id)
+    assert found is not None
+    assert found.sealed_key == b"first"
+
+
+@dataclass
+class Maintained:
+    """A signer that fails for one CA."""
+
+    failing: str
+    seen: list[str] = field(default_factory=list)
+
+    async def maintain(self, ca: ClientCA) -> None:
+        self.seen.append(ca.id)
+        if ca.id == self.failing:
+            raise RemoteFailed("The cluster is gone.")
+
+
+async def test_every_cluster_is_maintained_although_one_fails(database: Database, store: Store) -> None:
+    clusters = [signing(number) for number in range(1, 4)]
+    local = replace(signing(4), client_ca=replace(signing(4).client_ca, signer="local"))
+    await add(database, store, *clusters, local, signing(5, state="retired"))
+    signer = Maintained(failing=clusters[1].client_ca.id)
+    with capture_logs() as lines:
+        await SignerMaintenance(SigningClusterQueries(database), {"csr_api": signer}).run()  # type: ignore[dict-item] # maintains only
+    assert signer.seen == [each.client_ca.id for each in clusters]
+    assert [(each["event"], each["error"]) for each in lines] == [
+        ("signer not maintained", "The cluster is gone.")
+    ]
