@@ -3,6 +3,7 @@
 import contextlib
 import errno
 import os
+import pwd
 import shutil
 import socketserver
 import ssl
@@ -31,8 +32,8 @@ NOBODY = 65534
 
 
 @contextlib.asynccontextmanager
-async def opened(url: str) -> AsyncIterator[Database]:
-    database = Database(url, busy_seconds=0.5)
+async def opened(url: str, data_dir: Path | None = None) -> AsyncIterator[Database]:
+    database = Database(url, busy_seconds=0.5, data_dir=data_dir)
     try:
         yield database
     finally:
@@ -235,6 +236,44 @@ async def test_a_wrong_password_and_a_missing_database(on_postgresql: Store) -> 
     async with opened(url.set(database="missing").render_as_string(hide_password=False)) as database:
         assert "has no database missing. Create it" in await fault_of_reading(database)
     assert postgres.look(on_postgresql.url, "SELECT 1") == [(1,)]
+
+
+async def test_a_rejected_login_names_the_password_file_and_its_fault(
+    on_postgresql: Store, public_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", str(public_folder))
+    monkeypatch.delenv("PGPASSFILE", raising=False)
+    monkeypatch.delenv("PGPASSWORD", raising=False)
+    url, file = make_url(on_postgresql.url), public_folder / ".pgpass"
+    without_password = f"{url.drivername}://{url.username}@{url.host}:{url.port}/{url.database}"
+    user = pwd.getpwuid(os.geteuid()).pw_name
+
+    async def fault_of_login(address: str = without_password) -> str:
+        async with opened(address, public_folder) as database:
+            said = await fault_of_reading(database)
+        assert f"rejects the login of the role {url.username}." in said
+        return said
+
+    assert (
+        f"database_url and PGPASSWORD have no password, and {file} does not exist." in await fault_of_login()
+    )
+    monkeypatch.setenv("PGPASSFILE", str(public_folder / "other"))
+    assert f"and {public_folder}/other does not exist." in await fault_of_login()
+    monkeypatch.delenv("PGPASSFILE")
+    file.write_text("*:*:*:*:wrong\n")
+    file.chmod(0o640)
+    assert f"{file} is ignored because of its mode 0640. Run `chmod 0600 {file}`." in await fault_of_login()
+    file.chmod(0o000)
+    with unprivileged():
+        said = await fault_of_login()
+        assert f"{pwd.getpwuid(os.geteuid()).pw_name} can't read {file}." in said
+        assert (f"Run this program as {user}, which owns {public_folder}." in said) is (user == "root")
+    file.chmod(0o600)
+    said = await fault_of_login()
+    assert f"Check the role and its password in {file}." in said
+    assert "Run this program as" not in said
+    said = await fault_of_login(on_postgresql.url.replace(f":{url.password}@", ":wrong@"))
+    assert str(file) not in said
 
 
 @pytest.mark.parametrize(

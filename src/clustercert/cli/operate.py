@@ -76,7 +76,7 @@ def current(context: typer.Context, output: OutputOption = Output.TABLE) -> None
     require_database(loaded)
 
     async def version() -> str | None:
-        database = Database(loaded.store_url)
+        database = Database(loaded.store_url, data_dir=loaded.data_dir)
         try:
             return await migrate.current(database)
         finally:

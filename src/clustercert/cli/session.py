@@ -300,7 +300,7 @@ def examine(context: typer.Context, work: Callable[[Reader], Awaitable[T]]) -> T
     log.configure_command()
 
     async def opened() -> T:
-        async with migrate.opened(loaded.store_url) as database:
+        async with migrate.opened(loaded.store_url, loaded.data_dir) as database:
             custody = Custody(database, *loaded.kek_sources())
             try:
                 # A key management service that can't be reached is one of the results of the command.

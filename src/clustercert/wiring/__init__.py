@@ -130,7 +130,7 @@ async def open_components(settings: Settings, *, with_keys: bool = True) -> Asyn
     If `with_keys` is False, the key-encryption keys are not read, and nothing can be encrypted or decrypted.
     """
     async with contextlib.AsyncExitStack() as stack:
-        database = await stack.enter_async_context(migrate.opened(settings.store_url))
+        database = await stack.enter_async_context(migrate.opened(settings.store_url, settings.data_dir))
         custody = Custody(database, *(settings.kek_sources() if with_keys else ()), now=utc_now)
         stack.push_async_callback(custody.close)
         if with_keys:
@@ -380,7 +380,7 @@ async def initialise(
     sources = settings.kek_sources()
     await open_sources(sources)
     _make_folder(settings)
-    database = Database(settings.store_url)
+    database = Database(settings.store_url, data_dir=settings.data_dir)
     try:
         await migrate.upgrade(database, report_progress=report_progress)
         custody = Custody(database, *sources, now=utc_now)

@@ -54,7 +54,7 @@ async def verify_stored_log(
     from clustercert.store.engine import migrate
     from clustercert.store.evidence import EvidenceQueries
 
-    async with migrate.opened(settings.store_url) as database:
+    async with migrate.opened(settings.store_url, settings.data_dir) as database:
         queries = EvidenceQueries(database)
         if given is not None:
             key, found, untrusted = parse_key(given), None, ""

@@ -10,6 +10,7 @@ import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Callable, Collection
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from pathlib import Path
 from typing import Concatenate, ParamSpec, TypeVar
 
@@ -64,9 +65,19 @@ class Database:
     """
 
     def __init__(
-        self, url: str, busy_seconds: float = BUSY_SECONDS, statement_seconds: float = STATEMENT_SECONDS
+        self,
+        url: str,
+        busy_seconds: float = BUSY_SECONDS,
+        statement_seconds: float = STATEMENT_SECONDS,
+        data_dir: Path | None = None,
     ) -> None:
+        """Create the engines. Connects to nothing.
+
+        Args:
+            data_dir: the service's data folder. Errors name its owner.
+        """
         self.url = make_url(url)
+        self._failures = partial(failures_translated, self.url, data_dir)
         self._busy_seconds = busy_seconds
         self._writer_slots = WriterSlots(_WRITERS, self._still_running)
         self.engine = new_engine(self.url, busy_seconds, statement_seconds, self._writer_slots.abandon)
@@ -95,7 +106,7 @@ class Database:
     @contextlib.asynccontextmanager
     async def read(self) -> AsyncIterator[AsyncConnection]:
         """Open a connection in a read transaction. Raises Unavailable."""
-        with failures_translated(self.url):
+        with self._failures():
             async with self._connected(self._reader) as connection:
                 yield connection
 
@@ -106,7 +117,7 @@ class Database:
         `invalidate`: the transaction changes data that workers may have cached, so every worker drops its caches within
         a second. Raises Unavailable or IntegrityError.
         """
-        with contextlib.suppress(RolledBack), failures_translated(self.url):
+        with contextlib.suppress(RolledBack), self._failures():
             async with self._begin() as transaction:
                 yield transaction
                 if invalidate:
@@ -141,7 +152,7 @@ class Database:
         if not inserts:
             return
         if self._writer is not None:
-            with failures_translated(self.url):
+            with self._failures():
                 await self._writer.run(insert_into_sqlite, inserts)
         else:
             await self._insert_by_statement(inserts)
@@ -151,7 +162,7 @@ class Database:
         statement, parameters = postgresql_statement(inserts)
         begun = False
         try:
-            with failures_translated(self.url):
+            with self._failures():
                 async with (
                     self._writer_slots.hold(self._busy_seconds),
                     self._connected(self._by_statement) as connection,
@@ -171,7 +182,7 @@ class Database:
         Returns the result once the commit is durable. On SQLite, the whole transaction runs in the writer thread, so a
         busy event loop does not delay other writers.
         """
-        with failures_translated(self.url):
+        with self._failures():
             if self._writer is not None:
                 return await self._writer.run(function, *args, **kwargs)
             async with self._begin() as transaction:
@@ -188,7 +199,7 @@ class Database:
             self.url, self._busy_seconds, statement_seconds=None, abandon=self._writer_slots.abandon
         )
         try:
-            with failures_translated(self.url):
+            with self._failures():
                 async with engine.execution_options(isolation_level="READ COMMITTED").begin() as connection:
                     yield connection
         finally:
@@ -205,7 +216,7 @@ class Database:
         """
         if self._writer is not None:
             return timedelta()
-        with failures_translated(self.url):
+        with self._failures():
             async with self._connected(self._by_statement) as connection:
                 before = datetime.now(UTC)
                 theirs: datetime = (await connection.execute(select(func.clock_timestamp()))).scalar_one()
@@ -249,7 +260,7 @@ class Database:
         Each worker reads the generation several times a second. Reading outside of a transaction takes one round trip
         to PostgreSQL instead of three.
         """
-        with failures_translated(self.url):
+        with self._failures():
             async with self._connected(self._by_statement) as connection:
                 value: int = (await connection.execute(_GENERATION)).scalar_one()
                 return value

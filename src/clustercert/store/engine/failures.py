@@ -65,16 +65,20 @@ class _Verification(IntEnum):
 
 
 @contextlib.contextmanager
-def failures_translated(url: URL) -> Iterator[None]:
-    """Turn database errors in the `with` block into Unavailable or StoreFault, except errors of rejected statements."""
+def failures_translated(url: URL, data_dir: Path | None = None) -> Iterator[None]:
+    """Turn database errors in the `with` block into Unavailable or StoreFault, except errors of rejected statements.
+
+    Args:
+        data_dir: the service's data folder, whose owner runs the service.
+    """
     try:
         yield
     except NothingBegun as error:
-        if reason := _fault(error.__cause__, url):
+        if reason := _fault(error.__cause__, url, data_dir):
             raise StoreFault(reason) from error.__cause__
         raise
     except (DBAPIError, PoolTimeout, sqlite3.Error, TimeoutError, OSError) as error:
-        if reason := _fault(error, url):
+        if reason := _fault(error, url, data_dir):
             raise StoreFault(reason) from error
         if _rejected(error):
             raise
@@ -89,7 +93,7 @@ def is_lasting(error: BaseException) -> bool:
     return code is not None and code & 0xFF in _DAMAGED | _NO_ACCESS
 
 
-def _fault(error: BaseException | None, url: URL) -> str | None:
+def _fault(error: BaseException | None, url: URL, data_dir: Path | None) -> str | None:
     """Return what is wrong and the remedy, or None for an error that may be temporary."""
     if error is None:
         return None
@@ -97,7 +101,7 @@ def _fault(error: BaseException | None, url: URL) -> str | None:
         return _sqlite_fault(error, Path(str(url.database)).absolute())
     # Errors of the server have an SQLSTATE, and their texts may contain the data of users.
     sqlstate = _sqlstate(error)
-    return _tls_fault(error, url) if sqlstate is None else _postgresql_fault(sqlstate, url)
+    return _tls_fault(error, url) if sqlstate is None else _postgresql_fault(sqlstate, url, data_dir)
 
 
 def _sqlite_fault(error: BaseException, path: Path) -> str | None:
@@ -170,12 +174,12 @@ def _user_name(uid: int) -> str:
         return str(uid)
 
 
-def _postgresql_fault(sqlstate: str, url: URL) -> str | None:
+def _postgresql_fault(sqlstate: str, url: URL, data_dir: Path | None) -> str | None:
     role, name = url.username or "of this process", url.database or ""
     if sqlstate in _NO_LOGIN:
         return (
-            f"The database server rejects the login of the role {role}. Check the role and its password in"
-            " database_url, PGPASSWORD or ~/.pgpass, and the server's pg_hba.conf."
+            f"The database server rejects the login of the role {role}. {_password_advice(url, data_dir)} See also the"
+            " server's pg_hba.conf."
         )
     if sqlstate == _NO_DATABASE:
         return f"The database server has no database {name}. Create it, or correct database_url."
@@ -185,6 +189,42 @@ def _postgresql_fault(sqlstate: str, url: URL) -> str | None:
             " it CREATE and USAGE on the schema, and SELECT, INSERT, UPDATE and DELETE on the tables."
         )
     return None
+
+
+def _password_advice(url: URL, data_dir: Path | None) -> str:
+    """Return where to correct the password of a rejected login."""
+    if url.password or os.environ.get("PGPASSWORD"):
+        return f"Check the role and its password in {'database_url' if url.password else 'PGPASSWORD'}."
+    file = Path(os.environ.get("PGPASSFILE") or os.path.expanduser("~/.pgpass"))  # noqa: PTH111
+    problem = _password_file_problem(file)
+    if problem is None:
+        advice = f"Check the role and its password in {file}."
+    else:
+        advice = f"database_url and PGPASSWORD have no password, and {problem}."
+    with contextlib.suppress(OSError):
+        if data_dir is not None and (owner := data_dir.stat().st_uid) != os.geteuid():
+            advice += f" Run this program as {_user_name(owner)}, which owns {data_dir}."
+    return advice
+
+
+def _password_file_problem(file: Path) -> str | None:
+    """Return why the driver ignores a password file, or None if the driver reads it. The driver reports nothing."""
+    try:
+        status = file.stat()
+        if not stat.S_ISREG(status.st_mode):
+            return f"{file} is not a file"
+        if (mode := stat.S_IMODE(status.st_mode)) & (stat.S_IRWXG | stat.S_IRWXO):
+            return (
+                f"{file} is ignored because of its mode {mode:04o}. Run `chmod 0600 {shlex.quote(str(file))}`"
+            )
+    except FileNotFoundError:
+        return f"{file} does not exist"
+    except OSError:
+        pass
+    else:
+        if os.access(file, os.R_OK, effective_ids=True):
+            return None
+    return f"the user {_user_name(os.geteuid())} can't read {file}"
 
 
 def _tls_fault(error: BaseException, url: URL) -> str | None:

@@ -76,12 +76,12 @@ def head(migrations: Path = MIGRATIONS) -> str:
 
 
 @contextlib.asynccontextmanager
-async def opened(url: str) -> AsyncIterator[Database]:
+async def opened(url: str, data_dir: Path) -> AsyncIterator[Database]:
     """Open a database for the `with` block.
 
     Raises Unavailable, or SchemaError if this program can't use the database's schema.
     """
-    database = Database(url)
+    database = Database(url, data_dir=data_dir)
     try:
         await check(database)
         yield database
