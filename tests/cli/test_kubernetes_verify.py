@@ -304,6 +304,37 @@ def test_the_service_is_asked_where_the_settings_say(site: OperatedCluster) -> N
 
 
 @pytest.mark.full
+def test_a_webhook_that_does_not_answer_is_named_first(site: OperatedCluster) -> None:
+    site.set_up()
+    wrong_address(site)
+    before = site.operator.config.read_text()
+    site.operator.configure("[webhook]\npublic_url = 'https://127.0.0.1:1'\n")
+    try:
+        # A reader may not read the metrics, so the cause is unknown.
+        done = site.operator.run(
+            "kubernetes", "verify", "prod", "--rule", "reader", "--wait", "1", "-o", "json"
+        )
+    finally:
+        site.operator.config.write_text(before)
+    advice = {each["check"]: each["advice"] for each in json.loads(done.out)}["revoke"]
+    problem = diagnosis.UNANSWERED.format(url="https://127.0.0.1:1", error="connection refused")
+    assert done.err.startswith(f"Warning: {problem}\n")
+    assert advice == f"{problem} {diagnosis.UNKNOWN}"
+
+
+def test_a_webhook_that_answers_only_the_control_plane_is_a_warning(site: OperatedCluster) -> None:
+    site.set_up()
+    before = site.operator.config.read_text()
+    site.operator.configure("[webhook]\npublic_url = 'https://127.0.0.1:1'\n")
+    try:
+        done = site.operator.run("kubernetes", "verify", "prod")
+    finally:
+        site.operator.config.write_text(before)
+    assert done.code == 0, done.err
+    assert done.err.startswith("Warning: https://127.0.0.1:1 does not answer from here: connection refused. ")
+
+
+@pytest.mark.full
 def test_a_webhook_that_denies_nothing_is_not_ours(site: OperatedCluster, tmp_path: Path) -> None:
     site.set_up()
     config = site.folder / "authorization-config.yaml"

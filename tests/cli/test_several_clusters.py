@@ -54,6 +54,13 @@ def test_each_cluster_has_its_own_folder(sites: OperatedCluster, tmp_path: Path)
     assert done.err.count("Handshake") <= 1
 
 
+def test_a_domain_in_the_place_of_the_project_is_explained(sites: OperatedCluster, tmp_path: Path) -> None:
+    said = set_up(sites, tmp_path / "out", "acme/test").err
+    assert said == "Error: There is no project acme. Write DOMAIN/PROJECT/CLUSTER, or PROJECT/CLUSTER.\n"
+    said = set_up(sites, tmp_path / "out", "test", "--project", "acme").err
+    assert said == "Error: There is no project acme.\n"
+
+
 def test_a_project_is_given_with_its_domain(sites: OperatedCluster, tmp_path: Path) -> None:
     here = ("--project", "acme/eu-de")
     [folder] = set_up(sites, tmp_path / "all", "--all", *here).out.splitlines()

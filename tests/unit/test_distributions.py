@@ -235,6 +235,8 @@ def test_the_steps_of_a_removal_name_the_distributions_files(distribution: Distr
     uses_secret = distribution in ("kamaji", "cluster-api")
     assert (f"delete secret --ignore-not-found {setup.secret}" if uses_secret else traits.folder) in steps
     assert f'`cluster = "{setup.cluster.id}"`' in text
+    # README.md tells the operator to create such bindings, and they have no label.
+    assert "`kubectl delete clusterrolebinding team-blue`" in text
 
 
 @pytest.mark.parametrize("distribution", ["kubeadm", "k3s", "rke2"])

@@ -139,11 +139,19 @@ class Finder:
         """Find a cluster. `domain` is the domain of the cluster's project. Accepts the forms of `split_cluster`."""
         from clustercert.model import Project
 
-        name_or_id, project = split_cluster(name_or_id, project)
+        given, (name_or_id, project) = name_or_id, split_cluster(name_or_id, project)
         owner = None
         if project is not None:
             project, domain = split_domain(project, domain)
-            owner = await self.project(project, domain)
+            try:
+                owner = await self.project(project, domain)
+            except NotFound as error:
+                # A domain may be in the place of the project.
+                if given != f"{project}/{name_or_id}":
+                    raise
+                raise NotFound(
+                    f"{error.message} Write DOMAIN/PROJECT/CLUSTER, or PROJECT/CLUSTER."
+                ) from error
         within = await self.domain_or_any(domain)
         named = await self.clusters.find(
             name_or_id, owner.id if owner else None, within.id if within else None

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from clustercert.kubernetes.verify.certificates import VerifiedService
-    from clustercert.kubernetes.verify.verification import CheckResult
+    from clustercert.kubernetes.verify.verification import CheckResult, ClusterVerification
     from clustercert.model import Caller, Cluster, Issued, IssueRequest
 
 # How long to wait until a revocation takes effect. By default, an API server caches a webhook's response for at most
@@ -108,8 +108,12 @@ async def verify(
     if not selection.is_one:
         await _verify_all(operator, chosen, options, output)
         return
+    verification = _verification(operator, chosen[0], options)
+    # Say so before the verification waits for the effect of a revocation.
+    if (problem := verification.webhook_problem()) is not None:
+        print_note(f"Warning: {problem}")
     with Progress("checks done", at_once=True) as progress:
-        results = await _verify(operator, chosen[0], options, progress.reach)
+        results = await _run(operator, chosen[0], verification, options, progress.reach)
     columns = ("check", "result", "seconds", "detail")
     show_list([asdict(result) for result in results], output, columns=columns, name="check")
     for note in await _notes(operator, chosen[0], results):
@@ -133,7 +137,7 @@ async def _verify_all(
         domain, project, name = names_of(cluster)
         place = {"cluster": name, "project": project, "domain": domain, "id": cluster.id}
         try:
-            results = await _verify(operator, cluster, options)
+            results = await _run(operator, cluster, _verification(operator, cluster, options), options)
         except (ClustercertError, OSError) as error:
             rows.append(place | asdict(CheckResult("prepare", "failed", None, error_text(error))))
             notes.add(cluster.shown_name, error_text(error))
@@ -154,23 +158,29 @@ async def _verify_all(
         notes.print()
 
 
-async def _verify(
-    operator: Operator,
-    cluster: "Cluster",
-    options: VerifyOptions,
-    report: "Callable[[int, int], object]" = lambda _done, _total: None,
-) -> "Sequence[CheckResult]":
-    """Verify a cluster. If no check failed at the registered address, stores the time of this verification.
-
-    Args:
-        report: called before each check, with the number of checks that are done, and of all checks.
-    """
+def _verification(operator: Operator, cluster: "Cluster", options: VerifyOptions) -> "ClusterVerification":
+    """Prepare the verification of a cluster. Raises InvalidRequest if an option is invalid."""
     from clustercert.kubernetes.verify.expectation import expect
     from clustercert.kubernetes.verify.verification import ClusterVerification
 
     given = asdict(options) | {"bind": parse_bindings(options.bind)}
     expectation = expect(operator.components.settings.policy, cluster, **given)
-    results = await ClusterVerification(_service(operator, cluster), cluster, expectation).run(report)
+    return ClusterVerification(_service(operator, cluster), cluster, expectation)
+
+
+async def _run(
+    operator: Operator,
+    cluster: "Cluster",
+    verification: "ClusterVerification",
+    options: VerifyOptions,
+    report: "Callable[[int, int], object]" = lambda _done, _total: None,
+) -> "Sequence[CheckResult]":
+    """Run a verification. If no check failed at the registered address, stores the time of this verification.
+
+    Args:
+        report: called before each check, with the number of checks that are done, and of all checks.
+    """
+    results = await verification.run(report)
     if _is_good(results) and options.address is None:
         await operator.clusters.record_verification(cluster, utc_now())
     return results

@@ -59,12 +59,30 @@ NO_ADDRESS = (
     "The calls of the API server fail before they have an answer: check the address and the CA in webhook.kubeconfig,"
     " and that the service runs."
 )
+UNANSWERED = (
+    "{url} does not answer from here: {error}. Start the webhook with `clustercert serve --role webhook`, or correct"
+    " webhook.public_url and the webhook's certificate, unless only the control plane can reach this address."
+)
 UNKNOWN = (
     "Check the flags and the order of authorizers as in README.md of `clustercert kubernetes setup`, that the service"
     " runs, and the address, CA and token in webhook.kubeconfig. To find out which of these is the cause, run this"
-    " command again as a user who may read /metrics of the API server: with --rule, choose a rule that is bound to"
-    " cluster-admin."
+    " command again with a certificate that may read /metrics of the API server: with --rule, name a rule of the policy"
+    " that needs only a role, and whose group is bound to cluster-admin."
 )
+
+
+def webhook_problem(service: VerifiedService, cluster: Cluster) -> str | None:
+    """Return why the webhook does not answer this process, or `None` if it answers or its address is unknown."""
+    url = service.webhook_url
+    if url is None:
+        return None
+    try:
+        check_webhook(url, service.webhook_ca_pem, cluster.id)
+    except HandshakeError as error:
+        return UNANSWERED.format(url=url, error=error)
+    except NoWebhook as error:
+        return str(error)
+    return None
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,7 +108,7 @@ class WebhookDiagnosis:
         await valid.new_denial()
         after = await valid.webhook_calls()
         if before is None or after is None:
-            return await self._why_unanswered() or UNKNOWN
+            return await self._why_unanswered() or self._why_unknown()
         increased = {result for result in after if after[result] > before.get(result, 0)}
         if not increased:
             # Older API servers do not count webhook calls, so they may have called the webhook with a wrong token.
@@ -125,6 +143,10 @@ class WebhookDiagnosis:
             return any(at is not None and at >= self.started_at - RESOLUTION for at in times)
 
         return WRONG_TOKEN if await _within(REPORTED_SECONDS, is_refused) else None
+
+    def _why_unknown(self) -> str:
+        problem = webhook_problem(self.service, self.cluster)
+        return UNKNOWN if problem is None else f"{problem} {UNKNOWN}"
 
     def _why_unreachable(self) -> str:
         url = self.service.webhook_url

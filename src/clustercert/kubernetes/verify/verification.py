@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from clustercert.kubernetes.verify.certificates import TemporaryCertificates, VerifiedService, altered_copy
-from clustercert.kubernetes.verify.diagnosis import WebhookDiagnosis
+from clustercert.kubernetes.verify.diagnosis import WebhookDiagnosis, webhook_problem
 from clustercert.kubernetes.verify.expectation import ADVICE, COPY_ADVICE, Expectation
 from clustercert.kubernetes.verify.probe import CheckFailed, NoDecision, Probe
 from clustercert.kubernetes.verify.signing import signing_limits, signing_rate
@@ -51,6 +51,12 @@ class ClusterVerification:
         self._issued: list[Issued] = []
         self._probes: list[Probe] = []
         self._tells_hash = False
+
+    def webhook_problem(self) -> str | None:
+        """Return why the webhook does not answer this process, if the verification tests the webhook. Else `None`."""
+        if self._expected.control != "webhook":
+            return None
+        return webhook_problem(self._service, self._cluster)
 
     async def run(self, report: Callable[[int, int], object]) -> Sequence[CheckResult]:
         """Run all checks and return their results. After a failure, the remaining checks are skipped.
