@@ -231,8 +231,7 @@ def abort(
     """Abort a rotation. Only for operators.
 
     While the old CA signs (`planned`, `distributed`), the rotation ends, and the key of the new CA is deleted. Later,
-    the rotation goes back to the old CA, in the same steps. With --all or --label, aborts all that are running, but
-    leaves those that are on the way back. A second abort of a named cluster keeps the CA that signs.
+    the rotation goes back to the old CA, in the same steps. A rotation that goes back already goes on.
     """
     rotations = _Rotations(output, dry_run=dry_run)
 
@@ -243,7 +242,7 @@ def abort(
         for key in keys:
             print_note(f"Key of the client CA {key['client_ca_id']}: {key['result']}")
 
-    for_each_of_service(_running(client, selection, to_abort=True), end, rotations.show)
+    for_each_of_service(_running(client, selection), end, rotations.show)
 
 
 @app.command()
@@ -333,21 +332,12 @@ class _Rotations:
         )
 
 
-def _running(
-    client: "AdministrationClient", selection: ClusterSelection, *, to_abort: bool = False
-) -> "list[JsonObject]":
-    """Find the chosen clusters; with `--all` or `--label`, only those whose rotation is running.
-
-    With `to_abort`, leaves out rotations that go back already: a repeated command must not turn them around again.
-    """
+def _running(client: "AdministrationClient", selection: ClusterSelection) -> "list[JsonObject]":
+    """Find the chosen clusters; with `--all` or `--label`, only those whose rotation is running."""
     chosen = selection.clusters_of_service(client)
     if not selection.by_property:
         return chosen
-    running = {
-        each["id"]
-        for each in client.list_all(_ALL, "rotations", state="running")
-        if not (to_abort and each["reverses"] and each["state"] in ("planned", "distributed"))
-    }
+    running = {each["id"] for each in client.list_all(_ALL, "rotations", state="running")}
     if not (found := [each for each in chosen if each["id"] in running]):
         raise UnknownName("None of these clusters has a rotation that is running.")
     return found

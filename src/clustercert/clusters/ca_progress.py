@@ -85,8 +85,12 @@ class CaProgress:
                 return SHORTEST_WAIT
         if rotation.state == "issuing":
             return max(rotation.since + self.drain_after - self.now(), timedelta())
-        # Wait longer for somebody who does not act for a long time.
-        waited_since = rotation.completion_asked_at or rotation.since
+        # Wait longer for somebody who does not act for a long time. Proofs that come and go must not restart the wait,
+        # because each of these changes is an audit event.
+        is_first_proof = rotation.state == "planned" and not rotation.reverses
+        waited_since = rotation.completion_asked_at or (
+            rotation.started_at if is_first_proof else rotation.since
+        )
         return min(max((self.now() - waited_since) / 10, SHORTEST_WAIT), LONGEST_WAIT)
 
     async def _step(self, rotation: CaRotation) -> str | None:

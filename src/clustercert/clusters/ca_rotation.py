@@ -216,14 +216,10 @@ class CaRotations:
 
     async def abort(self, cluster: Cluster, *, actor: Actor) -> RotationStatus:
         """Abort the running rotation; see `CaRotation.aborted`. Does nothing if it is aborted. Raises Conflict."""
-        found = await self._required(cluster)
-        return await _retried(lambda: self._abort(cluster, actor, found))
+        return await _retried(lambda: self._abort(cluster, actor))
 
-    async def _abort(self, cluster: Cluster, actor: Actor, found: CaRotation) -> RotationStatus:
-        """Abort a rotation unless somebody has aborted it since `found` was read: two aborts would cancel out."""
+    async def _abort(self, cluster: Cluster, actor: Actor) -> RotationStatus:
         rotation = await self._required(cluster)
-        if (rotation.started_at, rotation.new_ca_id) != (found.started_at, found.new_ca_id):
-            return await self._current(cluster, rotation)
         after = rotation.aborted(self.now())
         if after is rotation:
             return await self._current(cluster, rotation)

@@ -200,25 +200,25 @@ class CaRotation:
         """Return the rotation after an abort.
 
         Before `issuing`, nobody has a certificate of the new CA, so the rotation ends. Afterwards, the rotation changes
-        its direction: the former CA signs again as soon as every API server is proved to accept it. An abort of a
-        rotation that goes back, before it is `issuing`, leaves the CA that signs now. Raises Conflict if the rotation
-        is complete.
+        its direction: the former CA signs again as soon as every API server is proved to accept it. A rotation that was
+        aborted before is returned unchanged, so that an abort can be repeated. Raises Conflict if the rotation is
+        complete.
         """
         if self.state == "complete":
             raise Conflict(
                 "The rotation is complete, and the key of the old CA is deleted. Start a new rotation instead."
             )
-        if self.state == "aborted":
+        if self.state == "aborted" or self.reverses:
             return self
-        if self.state in ("planned", "distributed") and not self.reverses:
+        if self.state in ("planned", "distributed"):
             return replace(self, state="aborted", since=now, problem=None, problem_at=None)
         return replace(
             self,
             old_ca_id=self.new_ca_id,
             new_ca_id=self.old_ca_id,
-            state="planned" if self.state in ("issuing", "draining") else "issuing",
+            state="planned",
             since=now,
-            reverses=not self.reverses,
+            reverses=True,
             completion_asked_at=None,
             forced=False,
             problem=None,
