@@ -6,17 +6,24 @@ import json
 import os
 import shutil
 from collections.abc import Iterator
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
+from cryptography import x509
+from cryptography.hazmat.primitives.hashes import SHA256
+from cryptography.hazmat.primitives.serialization import Encoding
 
 from clustercert.cli.apply.documents import json_schema
+from clustercert.model import rfc3339
+from clustercert.pki.client_ca import new_client_ca
+from clustercert.pki.keys import new_key
 from support.certificate_authority import kubeconfig_document
 from support.command_line import Operator, new_operator
 from support.operated_cluster import SERVICE_CA
-from support.samples import server_ca_pem
+from support.samples import CA_NOT_BEFORE, server_ca_pem
 from support.stores import execute, rows
 from support.terminal import in_a_terminal
 from support.wait import eventually
@@ -126,6 +133,24 @@ def test_diff_shows_what_apply_then_changes(operator: Operator, tmp_path: Path) 
     assert (
         operator.output("apply", "--local", "-f", tmp_path) == "Project eu-de changed\nUser alice created\n"
     )
+
+
+def test_a_changed_ca_is_shown_by_its_fingerprint_and_end(operator: Operator, tmp_path: Path) -> None:
+    other = new_client_ca("kubernetes", new_key("ec-p256"), CA_NOT_BEFORE, timedelta(days=365))
+    cas = [server_ca_pem().decode(), other.public_bytes(Encoding.PEM).decode()]
+    project = document("Project", "eu-de")
+    first, second = (
+        documents(tmp_path / f"{number}.yaml", project, cluster("a", "eu-de", server_ca=ca))
+        for number, ca in enumerate(cas)
+    )
+    operator.output("apply", "--local", "-f", first)
+    shown = operator.run("diff", "--local", "-f", second).out
+    old, new = (
+        f"SHA-256 {each.fingerprint(SHA256()).hex()} (valid until {rfc3339(each.not_valid_after_utc)})"
+        for each in (x509.load_pem_x509_certificate(ca.encode()) for ca in cas)
+    )
+    assert f"    server_ca: {old} -> {new}\n" in shown
+    assert "BEGIN" not in shown
 
 
 def test_an_export_is_applied_to_another_store(operator: Operator, example: Path) -> None:

@@ -161,8 +161,8 @@ def test_a_failed_login_elsewhere_keeps_the_saved_login(world: UserSite, tmp_pat
     ("user", "said"),
     [
         (["alice"], "Default. For a user of another domain, add --user DOMAIN/alice."),
-        (["alice", "--domain", "Default"], "Default."),
-        (["globex/alice"], "globex."),
+        (["alice", "--domain", "Default"], "Default. Check the spelling of the domain too."),
+        (["globex/alice"], "globex. Check the spelling of the domain too."),
     ],
 )
 def test_a_wrong_password_says_what_to_check(world: UserSite, user: list[str], said: str) -> None:

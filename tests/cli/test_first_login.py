@@ -135,6 +135,16 @@ def test_a_person_is_asked_once(account: tuple[str, str], tmp_path: Path) -> Non
     code, screen = in_a_terminal(["login"], {}, variables)
     assert code == 0
     assert "fingerprint" not in screen
+    # A new profile uses the only known service, and its CA.
+    for more in ([], [url]):
+        code, screen = in_a_terminal(
+            ["login", *more, "--user", "carol", "--profile", f"p{len(more)}"], {}, variables
+        )
+        assert code == 0, screen
+        assert f"Trusting the certificate of {url}, as the profile default does." in screen
+        assert (f"Logging in at {url}, the service of your other profiles." in screen) is not bool(more)
+    saved = tmp_path / ".config" / "clustercert" / "profiles"
+    assert len({json.loads(path.read_text())["ca_pem"] for path in saved.glob("*.json")}) == 1
 
 
 def test_a_password_can_be_typed_three_times_and_trust_is_kept(

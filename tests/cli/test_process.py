@@ -310,12 +310,38 @@ def test_an_event_id_out_of_range_is_wrong_usage(operator: Operator) -> None:
 
 
 def test_a_password_is_prompted_for_twice_and_not_shown(operator: Operator) -> None:
-    answers = {"Password:": "correct horse\n", "Repeat for confirmation:": "correct horse\n"}
+    prompt, again = "Password (at least 8 characters): ", "Repeat for confirmation: "
+    answers = {prompt: "correct horse\n", again: "correct horse\n"}
     arguments = ["--config", str(operator.config), "user", "create", "alice", "--local"]
     code, screen = in_a_terminal(arguments, answers)
     assert code == 0, screen
     assert "horse" not in screen
     assert "alice" in screen
+    # A short password can be typed again. Only the first prompt is not after a refusal.
+    refusal = "Type another password, or press Ctrl-C to leave.\r\n"
+    answers = {
+        prompt: "horse\n",
+        again: "horse\n",
+        f"{refusal}{prompt}": "correct horse\n",
+        f"{refusal}{prompt}\r\n{again}": "correct horse\n",
+    }
+    arguments = ["--config", str(operator.config), "user", "set-password", "alice", "--local"]
+    code, screen = in_a_terminal(arguments, answers)
+    assert code == 0, screen
+    assert screen.count("it must have at least 8 characters") == 1
+    assert "Changed the password of the user alice." in screen
+
+
+@pytest.mark.parametrize("wrong", [("bob", "--domain", "acm"), ("alice",)])
+def test_a_user_who_cannot_be_created_is_reported_before_the_password(
+    operator: Operator, wrong: tuple[str, ...]
+) -> None:
+    operator.output("user", "create", "alice", "--no-password")
+    command = ["--config", str(operator.config), "user", "create", *wrong, "--local"]
+    code, screen = in_a_terminal(command, {})
+    assert code != 0
+    assert "There is " in screen
+    assert "Password" not in screen
 
 
 def test_a_table_in_a_terminal_shows_data_as_data(operator: Operator) -> None:

@@ -192,6 +192,8 @@ def test_everybody_asks_which_certificate_they_would_get(place: RemoteSite) -> N
         "  no    reader  needs role is reader (found: member)",
     ]
     assert place.alice.output_json("explain", "prod")["would_sign"]["common_name"]
+    assert place.alice.output_json("explain", "prod", "--domain", "Default")["would_sign"]["common_name"]
+    assert "There is no cluster prod" in place.alice.failure(5, "explain", "prod", "--domain", "acme")
     refused = place.carol.run("explain", "prod")
     assert (refused.code, refused.out) == (
         1,

@@ -18,7 +18,12 @@ from support.wait import eventually
 ROOT = Path(__file__).resolve().parents[2]
 SECONDS = 180
 PASSWORD = "correct horse battery staple"
-ANSWERS = {"[y/N]: ": "y", "Password:": PASSWORD, "Repeat for confirmation:": PASSWORD}
+ANSWERS = {
+    "[y/N]: ": "y",
+    "Password:": PASSWORD,
+    "Password (at least 8 characters):": PASSWORD,
+    "Repeat for confirmation:": PASSWORD,
+}
 # What differs in each run. An ellipsis stands for anything.
 _VARYING = (
     "…",

@@ -1,5 +1,6 @@
 """What `kubeconfig merge` and `unmerge` do to entries that other programs wrote, and which addresses they accept."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +43,34 @@ def test_an_entry_that_another_program_added_meanwhile_is_not_replaced(tmp_path:
 
     assert config.read_text() == FOREIGN
     assert list(tmp_path.iterdir()) == [config]
+
+
+@pytest.mark.parametrize(
+    ("other", "template"),
+    [
+        ({"domain": "acme", "project_id": "3" * 32}, "{domain}-{cluster}"),
+        ({"project": "eu-nl", "project_id": "3" * 32}, "{project}-{cluster}"),
+        ({"profile": "work"}, "{profile}-{cluster}"),
+        ({"cluster_id": "3" * 32}, "{profile}-{cluster}-{id}"),
+    ],
+)
+def test_a_name_that_another_cluster_has_is_explained(
+    tmp_path: Path, other: dict[str, str], template: str
+) -> None:
+    config = tmp_path / "config"
+    config.write_text(EMPTY)
+    merge._write(merge._Plan.read(config), {NAME: new_entry()}, use=False)
+
+    with pytest.raises(CommandError) as refused:
+        merge._Plan.read(config).add(NAME, replace(REF, **other))
+
+    assert refused.value.message == (
+        f"{config} has default-prod already, as the context for the cluster Default/eu-de/prod with the login of "
+        f"Default/alice (profile default). Add --context-name '{template}', or choose another name."
+    )
+    assert entries.context_name(template, REF, "") != entries.context_name(
+        template, replace(REF, **other), ""
+    )
 
 
 def test_a_context_that_another_program_replaced_meanwhile_is_not_removed(tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ import typer
 
 from clustercert.cli.commands import on_service
 from clustercert.cli.lookup import cluster_path, find_cluster, find_user
-from clustercert.cli.options import ClusterOption, InProjectOption, OnlyUserOption
+from clustercert.cli.options import ClusterOption, InProjectOption, OnlyUserOption, ProjectDomainOption
 from clustercert.cli.output import (
     Output,
     OutputOption,
@@ -65,6 +65,7 @@ def show_access(
     client: "AdministrationClient",
     cluster: ClusterOption,
     project: InProjectOption = None,
+    domain: ProjectDomainOption = None,
     user: OnlyUserOption = None,
     group: Annotated[
         str | None, typer.Option(metavar="GROUP", help="List only members of this Kubernetes group.")
@@ -86,7 +87,7 @@ def show_access(
     Also shows which mechanisms would enforce a revocation, and how fast. JSON and YAML contain the whole report, the
     other formats one line for each certificate that has not expired.
     """
-    found = find_cluster(client, cluster, project)
+    found = find_cluster(client, cluster, project, domain)
     query: dict[str, str] = {}
     if user is not None:
         query["user"] = str(find_user(client, user, cluster=found)["id"])
@@ -117,6 +118,7 @@ def crl(
     client: "AdministrationClient",
     cluster: ClusterOption,
     project: InProjectOption = None,
+    domain: ProjectDomainOption = None,
     ca: Annotated[
         str | None, typer.Option(metavar="ID", help="Id of the client CA. [default: the active one]")
     ] = None,
@@ -130,7 +132,7 @@ def crl(
     """
     from clustercert.client.administration import path_of
 
-    found = find_cluster(client, cluster, project)
+    found = find_cluster(client, cluster, project, domain)
     path = path_of("clusters", str(found["id"]), "client-cas", ca or str(found["client_ca_id"]), "crl")
     pem = client.text(path, _PEM)
     if out is None:

@@ -4,6 +4,8 @@ import inspect
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
+from http import HTTPStatus
+from pathlib import Path
 from typing import Annotated, Any, NamedTuple
 
 import typer
@@ -38,11 +40,12 @@ from clustercert.cli.output import (
     with_domain,
     with_times,
 )
-from clustercert.cli.prompts import confirm, read_secret
+from clustercert.cli.prompts import PASSWORD_ATTEMPTS, confirm, read_secret
 from clustercert.cli.resources import NO_DEFAULT, RESOURCES, Resource
 from clustercert.client.administration import AdministrationClient, path_of
+from clustercert.client.connection import ApiError
 from clustercert.model import JsonObject
-from clustercert.model.identity import BUILT_IN
+from clustercert.model.identity import BUILT_IN, MIN_PASSWORD_CHARACTERS
 
 UserArgument = Annotated[str, RESOURCES["user"].name_argument]
 GroupArgument = Annotated[str, RESOURCES["group"].name_argument]
@@ -200,9 +203,32 @@ def _create_user(
     if no_password and password_file is not None:
         raise typer.BadParameter("Give only one of --no-password and --password-file.")
     path = path_of("users", name, domain=domain)
+    if no_password:
+        show_one(client.create(path, {"password": None}), output)
+        return
+    # Report a wrong domain or an existing user before the user types a password.
+    client.create(f"{path}{'&' if '?' in path else '?'}dryRun=All", {"password": None})
     instead = "add --password-file FILE or --no-password"
-    password = None if no_password else read_secret("Password", password_file, instead, confirm=True)
-    show_one(client.create(path, {"password": password}), output)
+    created = _with_new_password(
+        password_file, instead, lambda password: client.create(path, {"password": password})
+    )
+    show_one(created, output)
+
+
+def _with_new_password(file: Path | None, instead: str, send: Callable[[str], JsonObject]) -> JsonObject:
+    """Read a new password and send it. Asks again after a refused password, if the user typed it at a terminal.
+
+    `instead` is the advice if there is no terminal.
+    """
+    prompt = f"Password (at least {MIN_PASSWORD_CHARACTERS} characters)"
+    for _ in range(PASSWORD_ATTEMPTS - 1 if file is None else 0):
+        try:
+            return send(read_secret(prompt, None, instead, confirm=True))
+        except ApiError as error:
+            if error.http_status != HTTPStatus.BAD_REQUEST:
+                raise
+            print_note(f"{error.message} Type another password, or press Ctrl-C to leave.")
+    return send(read_secret(prompt, file, instead, confirm=True))
 
 
 def _projects(client: AdministrationClient, user: JsonObject) -> list[str]:
@@ -279,8 +305,10 @@ def _set_password(
 ) -> None:
     """Change a user's password. Revokes their tokens and temporary access keys."""
     user = find(client, "users", name, domain)
-    password = read_secret("Password", password_file, "add --password-file FILE", confirm=True)
-    client.put(path_of("users", str(user["id"]), "password"), {"password": password})
+    path = path_of("users", str(user["id"]), "password")
+    _with_new_password(
+        password_file, "add --password-file FILE", lambda password: client.put(path, {"password": password})
+    )
     print_note(f"Changed the password of the user {shown_name(client, user)}.")
 
 

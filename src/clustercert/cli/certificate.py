@@ -29,6 +29,7 @@ from clustercert.cli.options import (
     OnlyClusterOption,
     OnlyProjectOption,
     OnlyUserOption,
+    ProjectDomainOption,
     UnknownName,
     YesOption,
     did_you_mean,
@@ -224,6 +225,7 @@ class ScopeOptions:
         ),
     ] = None
     project: InProjectOption = None
+    domain: ProjectDomainOption = None
     everywhere: Annotated[bool, typer.Option("--everywhere", help="With --user: revoke in all clusters.")] = (
         False
     )
@@ -246,7 +248,7 @@ class ScopeOptions:
             return _found_certificate(client, self.certificate)
         base, cluster = "", None
         if self.cluster is not None:
-            cluster = find_cluster(client, self.cluster, self.project)
+            cluster = find_cluster(client, self.cluster, self.project, self.domain)
             base = cluster_path(cluster)
         if self.user is None:
             return _found_all(f"{base}/revoke", preview_of_all(client, base), cluster)

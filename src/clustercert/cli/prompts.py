@@ -15,6 +15,8 @@ import typer
 from clustercert.cli.options import INTERRUPTED, CommandError, UsageError
 from clustercert.cli.output import note_text, print_note
 
+# The number of times that a user can try to type a password at a prompt.
+PASSWORD_ATTEMPTS = 3
 _STANDARD_INPUT = Path("-")
 # The maximum length of a secret, longer than any password or secret key.
 _MAX_CHARACTERS = 8192
@@ -32,7 +34,7 @@ def read_secret(
     """
     if file is not None:
         return _first_line(file, longest)
-    _require_terminal(f"ask for the {prompt.lower()}", instead)
+    _require_terminal(f"ask for the {prompt.partition(' (')[0].lower()}", instead)
     with _interruptible():
         return str(typer.prompt(prompt, hide_input=True, confirmation_prompt=confirm, err=True))
 

@@ -21,6 +21,7 @@ from argon2.exceptions import InvalidHashError, VerifyMismatchError
 from cachetools import TTLCache
 
 from clustercert.model.errors import InvalidRequest, Unavailable
+from clustercert.model.identity import MIN_PASSWORD_CHARACTERS
 
 # How long a counter of failed checks is kept after the last attempt that it counted.
 COUNTED_SECONDS = 60
@@ -213,7 +214,6 @@ def _keys(contender: Contender | None) -> tuple[int, ...]:
 
 T = TypeVar("T")
 
-MIN_CHARACTERS = 8
 MAX_BYTES = 1024
 # NFC composes at most three code points into two bytes, so a longer string exceeds MAX_BYTES. Reject such a string
 # before normalization, which takes time quadratic in the number of consecutive combining characters.
@@ -242,9 +242,9 @@ class Passwords:
     async def hashed(self, password: str) -> str:
         """Hash a password for storage. Raises Unavailable, or InvalidRequest for a password of a wrong length."""
         raw = _bytes(password)
-        if raw is None or len(password) < MIN_CHARACTERS:
+        if raw is None or len(password) < MIN_PASSWORD_CHARACTERS:
             raise InvalidRequest(
-                f"password: it must have at least {MIN_CHARACTERS} characters and at most {MAX_BYTES} bytes."
+                f"password: it must have at least {MIN_PASSWORD_CHARACTERS} characters and at most {MAX_BYTES} bytes."
             )
         return await self._in_turn(lambda: self._hasher.hash(raw))
 

@@ -32,6 +32,9 @@ def domain_by_issuer(issuer: str, domain_id: str, name: str) -> Domain:
     return Domain(domain_id, name) if issuer == BUILT_IN else FederatedDomain(domain_id, name)
 
 
+MIN_PASSWORD_CHARACTERS = 8
+
+
 def qualified_name(name: str, domain: str) -> str:
     """Return `DOMAIN/NAME`, or only the name if the domain is not known (an empty string).
 

@@ -1,5 +1,6 @@
 """`clustercert apply`, `diff` and `export`: administration with YAML documents."""
 
+import contextlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
@@ -10,6 +11,7 @@ from clustercert.cli.commands import on_service
 from clustercert.cli.options import CommandError, YesOption, parse_pairs
 from clustercert.cli.output import Output, Progress, document, print_note, write_out
 from clustercert.cli.prompts import confirm
+from clustercert.model.times import rfc3339
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -175,4 +177,18 @@ def _show(changes: "Sequence[PlannedChange]") -> None:
     for change in changes:
         write_out(f"{_SIGNS[change.action]} {change.title}\n")
         for name, (old, new) in change.differences.items():
-            write_out(f"    {name}: {old!r} -> {new!r}\n")
+            write_out(f"    {name}: {_shown(old)} -> {_shown(new)}\n")
+
+
+def _shown(value: object) -> str:
+    """Return a value of a field for people: certificates as fingerprints and end dates."""
+    from cryptography import x509
+    from cryptography.hazmat.primitives.hashes import SHA256
+
+    if isinstance(value, str) and "-----BEGIN CERTIFICATE-----" in value:
+        with contextlib.suppress(ValueError):
+            return ", ".join(
+                f"SHA-256 {each.fingerprint(SHA256()).hex()} (valid until {rfc3339(each.not_valid_after_utc)})"
+                for each in x509.load_pem_x509_certificates(value.encode())
+            )
+    return repr(value)

@@ -526,12 +526,10 @@ def _wrong_login(request: "CredentialRequest", name: str, found: Profile) -> Fai
 
 def _needed_login(found: Profile, user: str, cluster: str) -> str:
     """Return a sentence with the commands that make a context for a cluster work with the login of a user."""
-    for other in profile.names(os.environ):
-        with contextlib.suppress(CommandError):
-            saved = profile.remembered(other, os.environ)
-            if saved is not None and (saved.url, saved.shown_user) == (found.url, user):
-                merge = _merge_command(cluster, other)
-                return f"The context needs the login of {user}, which is the profile {other}: run {merge}."
+    for other, saved in profile.saved_profiles(os.environ).items():
+        if (saved.url, saved.shown_user) == (found.url, user):
+            merge = _merge_command(cluster, other)
+            return f"The context needs the login of {user}, which is the profile {other}: run {merge}."
     login = replace(found, user=user, domain=None).login_command("NAME")
     merge = _merge_command(cluster, "NAME")
     return f"The context needs the login of {user}: run `{login}`, and then {merge}."

@@ -150,10 +150,24 @@ def check_owner(config: Kubeconfig, path: Path, name: str, ref: ClusterRef) -> N
     """Raise CommandError if an entry with this name belongs to another program, cluster or login."""
     for noun in LISTS:
         found = owner(config, noun, name)
-        if found == "other" or (found is not None and found.identity != ref.identity):
+        if found == "other":
             raise CommandError(
                 f"{path} has another entry named {name} in {noun}. Choose a name with --context-name."
             )
+        if found is not None and found.identity != ref.identity:
+            raise CommandError(
+                f"{path} has {name} already, as the context for the cluster {found.shown_name} with the login of "
+                f"{found.login} (profile {found.profile}). Add --context-name '{_distinct_template(found, ref)}', or "
+                "choose another name."
+            )
+
+
+def _distinct_template(one: ClusterRef, other: ClusterRef) -> str:
+    """Return a template that gives two clusters different names."""
+    for field in ("domain", "project", "profile"):
+        if getattr(one, field) != getattr(other, field):
+            return f"{{{field}}}-{{cluster}}"
+    return FILE_TEMPLATE
 
 
 def merged(config: Kubeconfig) -> list[Merged]:

@@ -1,6 +1,5 @@
 """`clustercert status`, `password` and `profile`: the current login, its password, and the saved logins."""
 
-import contextlib
 import os
 import time
 from dataclasses import replace
@@ -73,13 +72,10 @@ def status(login: LoginOptions, output: OutputOption = Output.TABLE) -> None:
 def _other_logins(name: str) -> list[str]:
     """Return a description of each other saved login, such as `work: alice at https://…`."""
     texts = []
-    for each in profiles.names(os.environ):
-        # Skip a damaged profile: the commands that use the profile report the damage.
-        with contextlib.suppress(CommandError):
-            other = profiles.remembered(each, os.environ) if each != name else None
-            if other is not None and other.user:
-                ended = "" if other.is_logged_in else ", logged out"
-                texts.append(f"{each}: {other.shown_user} at {other.url}{ended}")
+    for each, other in profiles.saved_profiles(os.environ).items():
+        if each != name and other.user:
+            ended = "" if other.is_logged_in else ", logged out"
+            texts.append(f"{each}: {other.shown_user} at {other.url}{ended}")
     return texts
 
 

@@ -18,7 +18,7 @@ from clustercert.cli.login.trust import TrustOptions
 from clustercert.cli.lookup import NO_PROJECTS, split_domain
 from clustercert.cli.options import NotLoggedIn, PasswordFileOption, UsageError
 from clustercert.cli.output import Output, print_note, show_one
-from clustercert.cli.prompts import prompt_text, read_secret
+from clustercert.cli.prompts import PASSWORD_ATTEMPTS, prompt_text, read_secret
 from clustercert.cli.session import DEFAULT_DOMAIN, warn_in_client
 from clustercert.model.errors import ClustercertError
 from clustercert.model.times import rfc3339
@@ -27,8 +27,6 @@ if TYPE_CHECKING:
     from clustercert.client import PasswordLogin, Session
 
 _PASSWORD_VARIABLE = "CLUSTERCERT_PASSWORD"
-# The number of times that a user can try to type the password at a prompt.
-_ATTEMPTS = 3
 _PROJECT_ID = re.compile(r"[0-9a-f]{32}", re.ASCII)
 
 
@@ -79,7 +77,8 @@ class CredentialOptions:
         else:
             user, domain = last.user, self.domain
             print_note(f"Logging in to {url} as {last.shown_user}.")
-        advice = "" if domain else f" For a user of another domain, add --user DOMAIN/{user}."
+        other_domain = f"For a user of another domain, add --user DOMAIN/{user}."
+        advice = f" {'Check the spelling of the domain too.' if domain else other_domain}"
         same_user = last is not None and last.access_key is None and user == last.user
         domain = domain or (last.domain if last is not None and same_user else None) or DEFAULT_DOMAIN
         by_id = project is not None and _PROJECT_ID.fullmatch(project)
@@ -101,7 +100,7 @@ class CredentialOptions:
         `advice` is appended to the message for a wrong password.
         """
         is_typed = self.password_file is None and not os.environ.get(_PASSWORD_VARIABLE)
-        for _ in range(_ATTEMPTS - 1 if is_typed else 0):
+        for _ in range(PASSWORD_ATTEMPTS - 1 if is_typed else 0):
             try:
                 return self._attempt(url, login, ca_pem, advice)
             except NotLoggedIn as error:
@@ -215,9 +214,16 @@ def _service(
     name = profile_name or profile.current(os.environ)
     last = profile.remembered(name, os.environ)
     if url is None:
-        if last is None:
-            raise UsageError("Name the service: `clustercert login URL`. Later logins don't need the URL.")
-        return last.url, name, last
+        if last is not None:
+            return last.url, name, last
+        urls = sorted({each.url for each in profile.saved_profiles(os.environ).values()})
+        if len(urls) != 1:
+            known = f" You have profiles for {', '.join(urls)}." if urls else ""
+            raise UsageError(
+                f"Name the service: `clustercert login URL`.{known} Later logins don't need the URL."
+            )
+        print_note(f"Logging in at {urls[0]}, the service of your other profiles.")
+        return urls[0], name, None
     base = service_url(url, plain_http=plain_http)
     if last is None or last.url == base:
         return base, name, last

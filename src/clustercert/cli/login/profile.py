@@ -289,6 +289,19 @@ def names(environment: Mapping[str, str]) -> list[str]:
     return sorted(path.stem for path in files if _NAME.fullmatch(path.stem))
 
 
+def saved_profiles(environment: Mapping[str, str]) -> dict[str, Profile]:
+    """Return all profiles by name, sorted, even after a logout.
+
+    Leaves out damaged profiles: the commands that use such a profile report the damage.
+    """
+    found = {}
+    for name in names(environment):
+        with contextlib.suppress(CommandError):
+            if (saved := remembered(name, environment)) is not None:
+                found[name] = saved
+    return found
+
+
 def load(name: str, environment: Mapping[str, str]) -> Profile:
     """Load the login of a profile. Raises NotLoggedIn, or CommandError if the profile is malformed."""
     found = remembered(name, environment)

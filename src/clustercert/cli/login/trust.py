@@ -58,7 +58,7 @@ class TrustOptions:
     def ca_pem(self, url: str, remembered: str | None) -> str | None:
         """Return the CAs to trust, or `None` for this machine's CAs.
 
-        Asks the user about a certificate that is not trusted yet.
+        Asks the user about a certificate that neither this profile nor another profile for the same address trusts.
 
         Args:
             remembered: the CA from the last login.
@@ -76,8 +76,19 @@ class TrustOptions:
                     f"The CA file {self.ca_file} does not fit the certificate of {url} ({reason}). Name the CA that "
                     "signed the certificate."
                 )
-            return _confirmed(url, changed=remembered is not None)
+            return _ca_of_another_profile(url) or _confirmed(url, changed=remembered is not None)
         return pinned_ca(url, self.ca_fingerprint)
+
+
+def _ca_of_another_profile(url: str) -> str | None:
+    """Return the CA that another profile for this address trusts, if this CA fits the service's certificate."""
+    from clustercert.client import connection
+
+    for name, saved in profile.saved_profiles(os.environ).items():
+        if saved.url == url and saved.ca_pem is not None and connection.rejection(url, saved.ca_pem) is None:
+            print_note(f"Trusting the certificate of {url}, as the profile {name} does.")
+            return saved.ca_pem
+    return None
 
 
 def pinned_ca(url: str, fingerprint: str) -> str:

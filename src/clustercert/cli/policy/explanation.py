@@ -14,6 +14,7 @@ from clustercert.cli.options import (
     ClusterOption,
     DomainOption,
     InProjectOption,
+    ProjectDomainOption,
     UnknownName,
 )
 from clustercert.cli.output import Output, OutputOption, show_list, show_one, write_out
@@ -63,6 +64,7 @@ def explain(
     request: RequestOptions,
     login: LoginOptions,
     project: InProjectOption = None,
+    domain: ProjectDomainOption = None,
     output: OutputOption = Output.TABLE,
 ) -> None:
     """Explain what you would get in a cluster, and why not more.
@@ -71,7 +73,7 @@ def explain(
     """
     chosen = login.profile()
     with chosen.explain_rejection(), chosen.administration_client() as client:
-        found = find_cluster(client, cluster, project)
+        found = find_cluster(client, cluster, project, domain)
         _show(client, {"cluster": str(found["id"]), **request.query()}, output)
 
 

@@ -20,7 +20,6 @@ from pydantic import (
 
 from clustercert.http.body import RequestBody
 from clustercert.identity.access_keys import MIN_LIFETIME, TemporaryKey
-from clustercert.identity.passwords import MIN_CHARACTERS
 from clustercert.identity.tokens import (
     ByPassword,
     ByToken,
@@ -30,7 +29,7 @@ from clustercert.identity.tokens import (
     Scope,
 )
 from clustercert.model import Domain, JsonObject, Project, User
-from clustercert.model.identity import Role
+from clustercert.model.identity import MIN_PASSWORD_CHARACTERS, Role
 from clustercert.model.ids import id_of
 from clustercert.store.entities import Reference
 from clustercert.store.logins import LiveToken
@@ -195,7 +194,7 @@ class TokenRequest(RequestBody):
 
 class _NewPassword(RequestBody):
     original_password: _Secret
-    password: Annotated[_Secret, Field(json_schema_extra={"minLength": MIN_CHARACTERS})]
+    password: Annotated[_Secret, Field(json_schema_extra={"minLength": MIN_PASSWORD_CHARACTERS})]
 
 
 class PasswordRequest(RequestBody):
