@@ -141,6 +141,24 @@ def test_a_user_is_named_with_the_domain(shell: Shell, namesake: str) -> None:
     assert shell.names("--state", "revoked") == [shell.name(3)]
 
 
+def test_lists_show_the_domains_of_users_with_the_same_name(shell: Shell, namesake: str) -> None:
+    def users(*command: str) -> list[str]:
+        heading, *lines = shell.operator.output("certificate", *command).split("\n\n")[0].splitlines()
+        place = next(i for i, name in enumerate(heading.split()) if name in {"USER", "USER-NAME"})
+        return sorted(line.split()[place] for line in lines)
+
+    both = ["globex/member", "tests/member", "tests/member"]
+    assert users("list", "--user", "member") == both
+    assert users("list", "--user", "tests/member") == ["member", "member"]
+    assert users("list", "--user", "tests/member", "-o", "wide") == ["tests/member", "tests/member"]
+    assert users("access", "--cluster", "plain") == ["globex/member", "tests/admin", "tests/member"]
+    (shown,) = shell.operator.output_json("certificate", "list", "--user", "globex/member")
+    assert (shown["user_domain"], shown["project_domain"]) == ("globex", "tests")
+    # The domain of a deleted user is unknown.
+    shell.operator.output("user", "delete", "globex/member", "--yes")
+    assert users("list", "--user", "member") == ["member", "tests/member", "tests/member"]
+
+
 def test_users_with_the_same_name_are_told_apart_by_domain(shell: Shell, namesake: str) -> None:
     for command in ("revoke", "access"):
         error = shell.operator.error("certificate", command, "--user", "member", "--cluster", "plain")

@@ -139,18 +139,25 @@ def test_a_role_for_a_user_of_another_domain(operator: Operator) -> None:
     assert operator.output_json("role", "list", "--project", "other/eu-de", "--user", "other/alice") == []
 
 
-def test_role_assignments_in_projects_of_one_name_show_the_ids(operator: Operator) -> None:
+def test_role_assignments_show_the_domains_of_projects_and_users_of_one_name(operator: Operator) -> None:
     operator.output("domain", "create", "other")
     operator.output("user", "create", "alice", "--no-password")
+    operator.output("user", "create", "alice", "--no-password", "--domain", "other")
     ids = [
         operator.output_json("project", "create", "eu-de", "--domain", domain)["id"]
         for domain in ("Default", "other")
     ]
-    operator.output("role", "assign", "member", "--user", "alice", "--project", ids[0])
-    assert ids[0] not in operator.output("role", "list", "--user", "alice")
-    operator.output("role", "assign", "member", "--user", "alice", "--project", ids[1])
-    listed = operator.output("role", "list", "--user", "alice")
-    assert all(each in listed for each in ids)
+    operator.output("role", "assign", "member", "--user", "Default/alice", "--project", ids[0])
+    listed = operator.output("role", "list").splitlines()
+    assert listed[1].split() == ["member", "alice", "-", "eu-de"]
+    wide = operator.output("role", "list", "-o", "wide").splitlines()
+    assert wide[1].split() == ["member", "Default/alice", "-", "Default/eu-de"]
+    operator.output("role", "assign", "member", "--user", "other/alice", "--project", ids[1])
+    listed = operator.output("role", "list").splitlines()
+    assert sorted(line.split()[1:] for line in listed[1:]) == [
+        ["Default/alice", "-", "Default/eu-de"],
+        ["other/alice", "-", "other/eu-de"],
+    ]
 
 
 def test_without_a_default_domain_the_option_is_required(operator: Operator) -> None:

@@ -50,12 +50,17 @@ class CertificateAccess:
 
 @dataclass(frozen=True, slots=True)
 class UserAccess:
-    """A user's certificates, latest expiry first, and the groups in at least one of these certificates, sorted."""
+    """A user's certificates, latest expiry first, and the groups in at least one of these certificates, sorted.
+
+    Attributes:
+        user_domain: the name of the user's domain or issuer, or None if it is not known.
+    """
 
     user_id: str
     user_name: str
     groups: tuple[str, ...]
     credentials: tuple[CertificateAccess, ...]
+    user_domain: str | None = None
 
     @property
     def first_seen_at(self) -> datetime | None:

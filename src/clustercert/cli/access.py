@@ -1,5 +1,6 @@
 """`clustercert certificate access` and `crl`: who has access to a cluster, and the revocation list of a client CA."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, cast
 
@@ -17,6 +18,7 @@ from clustercert.cli.output import (
     show_list,
     show_one,
     with_names,
+    with_qualified_names,
     with_times,
     write_out,
 )
@@ -142,14 +144,21 @@ def crl(
         print_note(f"Wrote {out}.")
 
 
-def _certificate_rows(report: "JsonObject", *, is_table: bool) -> list[Row]:
+def _certificate_rows(report: "JsonObject", *, is_table: bool) -> Sequence[Row]:
 
     rows = [
-        {"user": user["user_name"], "user_id": user["user_id"], **credential}
+        {
+            "user": user["user_name"],
+            "user_domain": user["user_domain"],
+            "user_id": user["user_id"],
+            **credential,
+        }
         for user in cast("list[JsonObject]", report["users"])
         for credential in cast("list[JsonObject]", user["credentials"])
     ]
-    return [with_names(each) if is_table else with_times(each) for each in rows]
+    if not is_table:
+        return [with_times(each) for each in rows]
+    return with_qualified_names([with_names(each) for each in rows], "user", "user_domain")
 
 
 def _print_summary(report: "JsonObject") -> None:

@@ -37,7 +37,7 @@ from clustercert.cli.output import (
     print_note,
     show_list,
     show_one,
-    with_domain,
+    with_qualified_names,
     with_times,
 )
 from clustercert.cli.prompts import PASSWORD_ATTEMPTS, confirm, read_secret
@@ -534,10 +534,15 @@ def list_assignments(
         rows: list[Row] = [{"role": role["name"], "id": role["id"]} for role in roles]
         show_list(rows, output, columns=("role", "id"), name="role")
         return
-    found = [_row(each) for each in _assignments(client, assignee)]
-    found.sort(key=lambda row: [str(row[name] or "") for name in ("project", "user", "group", "role")])
-    columns = with_domain(("role", "user", "group", "project"), found, "project_id")
-    show_list(found, output, columns=columns, name="role")
+    found: Sequence[Row] = [_row(each) for each in _assignments(client, assignee)]
+    found = sorted(
+        found, key=lambda row: [str(row[name] or "") for name in ("project", "user", "group", "role")]
+    )
+    if output is Output.TABLE:
+        for column in ("user", "group", "project"):
+            found = with_qualified_names(found, column, f"{column}_domain")
+    columns = ("role", "user", "group", "project")
+    show_list(found, output, columns=columns, name="role", keep=columns)
 
 
 def _place(client: AdministrationClient, role: str, assignment: AssignmentOptions) -> _Place:
@@ -581,16 +586,20 @@ def _assignments(client: AdministrationClient, assignee: AssigneeOptions) -> Ite
 
 def _row(assignment: JsonObject) -> dict[str, object]:
     is_user = assignment["assignee"] == "user"
-    assignee, none = (assignment["name"], assignment["assignee_id"]), (None, None)
+    assignee = (assignment["name"], assignment["assignee_id"], assignment["domain"])
+    none = (None, None, None)
     user, group = (assignee, none) if is_user else (none, assignee)
     return {
         "role": assignment["role"],
         "user": user[0],
         "user_id": user[1],
+        "user_domain": user[2],
         "group": group[0],
         "group_id": group[1],
+        "group_domain": group[2],
         "project": assignment["project"],
         "project_id": assignment["project_id"],
+        "project_domain": assignment["project_domain"],
         "service": assignment["project"] is None,
     }
 

@@ -40,11 +40,13 @@ from clustercert.cli.output import (
     Output,
     OutputOption,
     Progress,
+    Row,
     is_wide,
     print_note,
     show_list,
     show_one,
     with_names,
+    with_qualified_names,
     with_times,
 )
 from clustercert.cli.prompts import confirm
@@ -575,19 +577,26 @@ def list_certificates(
     scope = Scope(everything, cluster, project, user)
     found, more = search_certificates(client, scope, filters.query(), limit)
     is_table = output is Output.TABLE
-    rows = [with_names(each) if is_table else with_times(each) for each in found]
+    rows: Sequence[Row] = [with_names(each) if is_table else with_times(each) for each in found]
     # In a list of only the caller's own certificates, each row has the same user, so a normal table omits the user.
     is_own = client.is_user and scope == Scope()
     columns = [each for each in _COLUMNS if each != "user_name" or not is_own or is_wide()]
     if any(each.get("client_ca_state") in ("retiring", "retired") for each in found):
         columns.insert(columns.index("not_after"), "client_ca_state")
+    keep = ["cluster", "not_after"] if is_own else ["user_name", "cluster", "not_after"]
+    if is_table:
+        rows = with_qualified_names(rows, "user_name", "user_domain")
+        rows = with_qualified_names(rows, "project", "project_domain")
+        if len({row["cluster_id"] for row in rows}) > len({row["cluster"] for row in rows}):
+            # Several clusters have the same name.
+            keep.append("project")
     name = "certificate" if is_table else "fingerprint"
     empty = "No certificate that you may see matches."
     if is_own:
         empty = "No certificate of yours matches. --all lists all certificates that you may see."
     elif user is not None:
         empty = f"No certificate of the user {user} matches."
-    show_list(rows, output, columns=columns, name=name, keep=("cluster", "not_after"), empty=empty)
+    show_list(rows, output, columns=columns, name=name, keep=keep, empty=empty)
     if more:
         print_note(f"Only the first {len(rows)} are listed. Raise --limit, or filter the list.")
 

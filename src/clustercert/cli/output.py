@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Annotated, Self
 import typer
 
 from clustercert.cli.printable import printable, printable_line
+from clustercert.model.identity import qualified_name
 from clustercert.model.times import parse_rfc3339, rfc3339
 
 if TYPE_CHECKING:
@@ -47,15 +48,32 @@ def with_names(fields: "JsonObject") -> "JsonObject":
     return with_times(fields) | columns
 
 
-def with_domain(
-    columns: "Sequence[str]", rows: "Sequence[Mapping[str, object]]", column: str = "domain"
-) -> "Sequence[str]":
-    """Add a column, by default the domain, after `project` if several projects in the rows have the same name."""
-    projects = {(row["project"], row[column]) for row in rows}
+def with_qualified_names(
+    rows: "Sequence[Mapping[str, object]]", column: str, domain: str
+) -> "Sequence[Mapping[str, object]]":
+    """Replace the names in a column by DOMAIN/NAME, if rows have the same name in different domains.
+
+    A table with all columns always has DOMAIN/NAME. Names without a known domain stay the same.
+
+    Args:
+        domain: the column that has the names of the domains.
+    """
+    names = {(row[column], row[domain]) for row in rows}
+    if len(names) == len({name for name, _ in names}) and not is_wide():
+        return rows
+    return [
+        {**row, column: qualified_name(str(row[column]), str(row[domain]))} if row[domain] else row
+        for row in rows
+    ]
+
+
+def with_domain(columns: "Sequence[str]", rows: "Sequence[Mapping[str, object]]") -> "Sequence[str]":
+    """Add the column `domain` after `project` if several projects in the rows have the same name."""
+    projects = {(row["project"], row["domain"]) for row in rows}
     if len(projects) == len({name for name, _ in projects}):
         return columns
     place = columns.index("project") + 1
-    return (*columns[:place], column, *columns[place:])
+    return (*columns[:place], "domain", *columns[place:])
 
 
 def _time(name: str, value: object) -> object:

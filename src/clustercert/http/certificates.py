@@ -1,6 +1,6 @@
 """Routes about issued certificates: lists, access reports, reachable clusters, and revocation lists."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime
 from typing import Annotated, Literal
@@ -110,6 +110,7 @@ class CertificateBody(ResponseBody):
     cluster_name: str | None = Field(description="Null if the cluster was removed.")
     project_id: str
     project_name: str | None = Field(description="Null if the project was deleted.")
+    project_domain: str | None = Field(description="The name of the project's domain. Null if unknown.")
     client_ca_id: str = Field(validation_alias="ca_id")
     client_ca_state: CaState | None = Field(
         description="If `retiring` or `retired`, API servers do not accept the certificate for its whole lifetime,"
@@ -117,6 +118,9 @@ class CertificateBody(ResponseBody):
     )
     user_id: str
     user_name: str
+    user_domain: str | None = Field(
+        description="The name of the user's domain or issuer. Null if unknown, such as for a deleted user."
+    )
     common_name: str = Field(
         description="The user name in the certificate: the user id, or a name chosen by the policy."
     )
@@ -197,6 +201,9 @@ class UserAccessBody(ResponseBody):
 
     user_id: str
     user_name: str
+    user_domain: str | None = Field(
+        description="The name of the user's domain or issuer. Null if unknown, such as for a deleted user."
+    )
     groups: list[str]
     first_seen_at: Time | None
     last_seen_at: Time | None
@@ -279,13 +286,19 @@ COLUMNS = tuple(CertificateBody.model_fields)
 
 
 def _fields(
-    certificate: CertificateView, names: PlaceNames, ca_states: Mapping[str, CaState], now: datetime
+    certificate: CertificateView,
+    names: PlaceNames,
+    domains: Mapping[str, str],
+    ca_states: Mapping[str, CaState],
+    now: datetime,
 ) -> JsonObject:
     """Return the fields of `CertificateBody` that depend on the time, or on other objects."""
     return {
         "state": certificate.state(now),
         "cluster_name": names.clusters.get(certificate.cluster_id),
         "project_name": names.projects.get(certificate.project_id),
+        "project_domain": names.domains.get(certificate.project_id),
+        "user_domain": domains.get(certificate.user_id),
         "client_ca_state": ca_states.get(certificate.ca_id),
     }
 
@@ -431,16 +444,25 @@ async def show_access(
         group=group,
         with_verifications=verifications is not None,
     )
-    return responses.private(AccessBody.render(report))
+    domains = await _user_domains(call, (each.user_id for each in report.users))
+    users = tuple(replace(each, user_domain=domains.get(each.user_id)) for each in report.users)
+    return responses.private(AccessBody.render(replace(report, users=users)))
+
+
+async def _user_domains(call: Call, ids: Iterable[str]) -> Mapping[str, str]:
+    """Return the names of the domains of users, by user id. Omits users whom the service does not know."""
+    users = await call.services.revocation.previews.users.find_by_ids(set(ids))
+    return {each.id: each.domain for each in users.values()}
 
 
 async def _list(call: Call, page: Page, format_: Literal["json", "csv"] | None) -> Response:
     inventory = call.services.inventory
     now, names = inventory.now(), await inventory.names(page.items)
+    domains = await _user_domains(call, (each.user_id for each in page.items))
     ca_states = await inventory.ca_states(page.items)
     rows = fitting(
         page.items,
-        lambda each: CertificateBody.render(each, **_fields(each, names, ca_states, now)),
+        lambda each: CertificateBody.render(each, **_fields(each, names, domains, ca_states, now)),
         call.services.options.page_bytes,
     )
     following = page.next if len(rows) == len(page.items) else page.items[len(rows) - 1].id
@@ -455,7 +477,9 @@ async def _list(call: Call, page: Page, format_: Literal["json", "csv"] | None) 
 async def _show(call: Call, certificate: CertificateView) -> Response:
     inventory = call.services.inventory
     names = await inventory.names([certificate])
-    fields = _fields(certificate, names, await inventory.ca_states([certificate]), inventory.now())
+    domains = await _user_domains(call, [certificate.user_id])
+    ca_states = await inventory.ca_states([certificate])
+    fields = _fields(certificate, names, domains, ca_states, inventory.now())
     pem = chain_pem((x509.load_der_x509_certificate(certificate.der),)).decode()
     return responses.private(WholeCertificateBody.render(certificate, **fields, pem=pem))
 

@@ -290,10 +290,15 @@ class Page:
 
 @dataclass(frozen=True, slots=True)
 class PlaceNames:
-    """Names of clusters and projects by id, without removed clusters and projects."""
+    """Names of clusters and projects by id, without removed clusters and projects.
+
+    Attributes:
+        domains: the name of each project's domain, by the project's id.
+    """
 
     clusters: Mapping[str, str]
     projects: Mapping[str, str]
+    domains: Mapping[str, str]
 
 
 class InventoryQueries(CertificateLookup):
@@ -361,11 +366,21 @@ class InventoryQueries(CertificateLookup):
 
     async def place_names(self, places: Iterable[tuple[str, str]]) -> PlaceNames:
         """Return the names of clusters and projects, given pairs of cluster id and project id."""
-        found = []
-        for table, ids in zip((tables.cluster, tables.project), zip(*places, strict=True), strict=False):
-            query = select(table.c.id, table.c.name).where(table.c.id.in_(set(ids)))
-            found.append({row.id: row.name for row in await self._rows(query)})
-        return PlaceNames(*found) if found else PlaceNames({}, {})
+        ids = list(places)
+        project, domain = tables.project, tables.domain
+        clusters = await self._rows(
+            select(_cluster.c.id, _cluster.c.name).where(_cluster.c.id.in_({each for each, _ in ids}))
+        )
+        projects = await self._rows(
+            select(project.c.id, project.c.name, domain.c.name.label("domain"))
+            .join(domain, domain.c.id == project.c.domain_id)
+            .where(project.c.id.in_({each for _, each in ids}))
+        )
+        return PlaceNames(
+            {row.id: row.name for row in clusters},
+            {row.id: row.name for row in projects},
+            {row.id: row.domain for row in projects},
+        )
 
     async def shown_names(self, ids: Collection[str]) -> Mapping[str, str]:
         """Return the names of the clusters and projects with these ids, as DOMAIN/PROJECT/CLUSTER and DOMAIN/NAME."""

@@ -111,6 +111,7 @@ class AssignmentBody(ResponseBody):
     domain_id: str
     project: str | None = Field(description="Null for a role in the whole service.")
     project_id: str | None
+    project_domain: str | None = Field(description="The name of the project's domain.")
 
     @classmethod
     def render(cls, source: RoleAssignment, **_others: object) -> JsonObject:
@@ -126,6 +127,7 @@ class AssignmentBody(ResponseBody):
             domain_id=actor.domain.id,
             project=project.name if project is not None else None,
             project_id=project.id if project is not None else None,
+            project_domain=project.domain.name if project is not None else None,
         )
         return body.model_dump()
 
