@@ -12,6 +12,7 @@ from clustercert.clusters.ca_progress import CaProgress
 from clustercert.clusters.ca_rotation import ReportedResult
 from clustercert.model import ClientCA, Cluster
 from clustercert.model.ca_rotation import PROOF_AGE, CaProof, CaRotation
+from clustercert.model.choices import RotationState
 from clustercert.model.errors import ConcurrentChange, Conflict, InvalidRequest, Unavailable
 from clustercert.model.kubernetes import CA_PROVER, SERVICE
 from clustercert.pki.client_ca import ca_subject
@@ -106,6 +107,18 @@ async def test_another_signer_takes_over(scene: RotationScene) -> None:
     await scene.reach(cluster, "complete")
     assert scene.signers["local"].keys == set()
     assert scene.signers["other"].keys == {current.client_ca.id}
+
+
+@pytest.mark.parametrize("state", ["planned", "draining"])
+async def test_an_abort_gives_the_cluster_its_signer_back(scene: RotationScene, state: RotationState) -> None:
+    cluster = await scene.register()
+    await scene.start(cluster, signer="other")
+    if state == "draining":
+        await scene.trust_bundle(cluster)
+        await scene.reach(cluster, state)
+    assert (await scene.current(cluster)).signer == "other"
+    await scene.rotations.abort(cluster, actor=BY)
+    assert (await scene.current(cluster)).signer == "local"
 
 
 async def test_a_silent_address_is_not_proved_and_is_named(scene: RotationScene) -> None:

@@ -98,6 +98,11 @@ class CaRotation:
         return self.state == "draining" and self.completion_asked_at is not None
 
     @property
+    def remaining_ca_id(self) -> str:
+        """The CA that the cluster has when the rotation has ended."""
+        return self.old_ca_id if self.state == "aborted" else self.new_ca_id
+
+    @property
     def discarded_ca_id(self) -> str | None:
         """The CA that is not needed any more, so that its key has to be deleted; None while the rotation runs."""
         ended = {"complete": self.old_ca_id, "aborted": self.new_ca_id}

@@ -140,7 +140,8 @@ class CaRotationQueries(Queries):
     ) -> CaRotation:
         """Replace a rotation, and set the states of its CAs. Returns the rotation with its new version.
 
-        When the rotation ends, the unused CA loses its sealed key, and waits for the deletion of the key at its signer.
+        The signer of the CA that remains becomes the signer of the cluster. When the rotation ends, the unused CA loses
+        its sealed key, and waits for the deletion of the key at its signer.
 
         Args:
             holders: raise Conflict unless this many certificates of the old CA are valid at `now`.
@@ -163,6 +164,11 @@ class CaRotationQueries(Queries):
                 raise ConcurrentChange
             for ca_id, state in after.ca_states().items():
                 await connection.execute(update(_ca).where(_ca.c.id == ca_id).values(state=state))
+            if after.remaining_ca_id != before.remaining_ca_id:
+                signer = select(_ca.c.signer).where(_ca.c.id == after.remaining_ca_id).scalar_subquery()
+                await connection.execute(
+                    update(_cluster).where(_cluster.c.id == before.cluster_id).values(signer=signer)
+                )
             if before.is_running and after.discarded_ca_id is not None:
                 await discard_cas(connection, [after.discarded_ca_id], cluster.project_id)
         return replace(after, version=before.version + 1)
