@@ -50,7 +50,7 @@ from support.apiserver import ApiServer
 
 CLUSTERS_PER_SERVER = 50
 # The life of the process, from the moment when it begins to work.
-LONGEST_LIFE_SECONDS = 3.0
+LONGEST_LIFE_SECONDS = 1.5
 # Longer than a change takes to reach the caches of this process.
 DRAIN_AFTER = timedelta(seconds=3)
 HOLDERS_AT_ONCE = 2
@@ -145,12 +145,19 @@ async def _advance(folder: Path, writer: int) -> None:
 
 @dataclass
 class Fleet:
-    """Clusters, their API servers, operators and holders."""
+    """Clusters, their API servers, operators and holders.
+
+    Attributes:
+        kills: so many kills come before operators have asked for completion everywhere.
+        old: the first certificate of each cluster, by the cluster's id.
+        leaving: clusters whose old CA may have left the bundle.
+    """
 
     components: Components
     servers: Sequence[ApiServer]
     clusters: Sequence[Cluster]
     figures: Figures
+    kills: int
     old: dict[str, Issued] = field(default_factory=dict)
     leaving: set[str] = field(default_factory=set)
     began: float = field(default_factory=time.monotonic)
@@ -226,7 +233,9 @@ class Fleet:
             ready = [
                 row.cluster_id for row in rows if row.state == "draining" and not row.completion_asked_at
             ]
-            for cluster_id in ready:
+            share = min(1.0, self.figures.kills / self.kills)
+            asked = sum(row.completion_asked_at is not None for row in rows)
+            for cluster_id in ready[: int(share * len(self.clusters)) - asked]:
                 cluster = by_id[cluster_id]
                 held = (await rotations.status(cluster)).old.certificates
                 self.leaving.add(cluster_id)
@@ -281,7 +290,9 @@ def _api_servers(folder: Path, count: int) -> Iterator[list[ApiServer]]:
 
 
 @contextlib.asynccontextmanager
-async def _fleet(folder: Path, clusters: int, servers: Sequence[ApiServer]) -> AsyncIterator[Fleet]:
+async def _fleet(
+    folder: Path, clusters: int, kills: int, servers: Sequence[ApiServer]
+) -> AsyncIterator[Fleet]:
     write_new_kek_file(folder / "kek")
     settings, actor = settings_in(folder), Actor("bench", Origin.local())
     await initialise(settings, actor=actor)
@@ -295,7 +306,7 @@ async def _fleet(folder: Path, clusters: int, servers: Sequence[ApiServer]) -> A
                 name=f"cluster-{number}", internal_url=server.url, server_ca_pem=server.server_ca.read_bytes()
             )
             added.append(await components.clusters.add(project.id, registration, actor=actor))
-        fleet = Fleet(components, servers, added, Figures(clusters, len(servers)))
+        fleet = Fleet(components, servers, added, Figures(clusters, len(servers)), kills)
         for cluster in added:
             fleet.old[cluster.id] = await fleet.issue(cluster)
         for server in servers:
@@ -308,7 +319,7 @@ async def rotate(folder: Path, clusters: int, kills: int) -> Figures:
     leader = Leader(folder)
     try:
         with _api_servers(folder, -(-clusters // CLUSTERS_PER_SERVER)) as servers:
-            async with _fleet(folder, clusters, servers) as fleet:
+            async with _fleet(folder, clusters, kills, servers) as fleet:
                 for cluster in fleet.clusters:
                     actor = Actor("bench", Origin.local())
                     await fleet.components.ca_rotations.start(cluster, RotationOptions(), actor=actor)
