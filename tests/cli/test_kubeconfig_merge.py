@@ -9,6 +9,7 @@ import subprocess
 import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -17,10 +18,14 @@ import yaml
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import load_pem_private_key
 
+from clustercert.pki.certificates import certificate_der
+from clustercert.pki.client_ca import new_client_ca
+from clustercert.pki.keys import new_key
 from support.command_line import Operator
 from support.demo_process import interrupted
 from support.exec_plugin import COMMAND, User, add_cluster, status_of
 from support.operated_cluster import SERVICE_CA
+from support.stores import execute
 from support.terminal import in_a_terminal
 from support.wait import line_with
 
@@ -224,6 +229,31 @@ def test_certificates_can_be_embedded(desk: Desk) -> None:
     assert "no current context" in done.stderr
     assert "config.clustercert-backup still has private keys" in done.stderr
     assert not desk.read()["current-context"]
+
+
+def test_list_tells_whose_ca_is_being_replaced(desk: Desk, made: tuple[Operator, str]) -> None:
+    def states() -> list[tuple[str, str | None]]:
+        listed = json.loads(desk.user.output("kubeconfig", "list", "--check-ca", "-o", "json"))
+        return sorted((row["cluster"], row["client_ca"]) for row in listed)
+
+    desk.merge(desk.first, "--embed")
+    desk.merge(desk.second)
+    # The plugin renews the certificate of the second context.
+    assert states() == [(desk.first, "current"), (desk.second, None)]
+    other = new_client_ca("other", new_key("ec-p256"), datetime.now(UTC), timedelta(days=1))
+    execute(
+        made[0].folder / "data" / "clustercert.db",
+        "UPDATE client_ca SET certificate_der = ? WHERE cluster_id = ?",
+        certificate_der(other),
+        desk.ids[desk.first],
+    )
+    assert states() == [(desk.first, "being replaced"), (desk.second, None)]
+    desk.user.output("logout")
+    listed = desk.user.run("kubeconfig", "list", "--check-ca")
+    assert (listed.returncode, "Could not check the contexts of the profile default" in listed.stderr) == (
+        0,
+        True,
+    )
 
 
 def test_the_private_or_unverified_address_is_a_choice(desk: Desk) -> None:

@@ -41,6 +41,16 @@ def is_root(certificate: x509.Certificate) -> bool:
     return constraints.ca and certificate.subject == certificate.issuer
 
 
+def issuer_key_id(certificate: x509.Certificate) -> str | None:
+    """Return the authority key identifier as lower-case hex, or `None` if the certificate has none."""
+    try:
+        extension = certificate.extensions.get_extension_for_class(x509.AuthorityKeyIdentifier)
+    except (*PARSE_ERRORS, x509.ExtensionNotFound):
+        return None
+    identifier = extension.value.key_identifier
+    return None if identifier is None else identifier.hex()
+
+
 def certificate_der(certificate: x509.Certificate) -> bytes:
     return certificate.public_bytes(Encoding.DER)
 

@@ -454,13 +454,13 @@ def _ca_key_id(cached: CachedCredential) -> str | None:
     """Return the authority key identifier of a cached certificate as lower-case hex, or `None` if it has none."""
     from cryptography import x509
 
+    from clustercert.pki.certificates import issuer_key_id
+
     try:
         pem = json.loads(cached.body)["status"]["clientCertificateData"]
-        leaf = x509.load_pem_x509_certificate(pem.encode())
-        identifier = leaf.extensions.get_extension_for_class(x509.AuthorityKeyIdentifier).value.key_identifier
-    except (ValueError, LookupError, TypeError, AttributeError, x509.ExtensionNotFound):
+        return issuer_key_id(x509.load_pem_x509_certificate(pem.encode()))
+    except (ValueError, LookupError, TypeError, AttributeError):
         return None
-    return identifier.hex() if identifier is not None else None
 
 
 def _with_login(request: "CredentialRequest", question: Callable[[Profile], T]) -> T | Failure:

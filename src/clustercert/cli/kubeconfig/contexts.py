@@ -3,10 +3,10 @@
 import base64
 import contextlib
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -14,11 +14,17 @@ from clustercert.cli.credential.certificate_files import MAX_CERTIFICATE_BYTES
 from clustercert.cli.kubeconfig import entries, files
 from clustercert.cli.kubeconfig.document import CURRENT, Kubeconfig
 from clustercert.cli.kubeconfig.entries import Merged
+from clustercert.cli.login import profile
+from clustercert.cli.lookup import reachable_clusters
 from clustercert.cli.options import UnknownName, did_you_mean
 from clustercert.cli.output import Output, OutputOption, print_note, show_list, with_domain
 from clustercert.cli.prompts import choose
 from clustercert.cli.session import warn_in_client
+from clustercert.model.errors import ClustercertError
 from clustercert.secure_file import read_regular_file
+
+if TYPE_CHECKING:
+    from cryptography import x509
 
 KubeconfigOption = Annotated[
     Path | None,
@@ -30,10 +36,20 @@ _COLUMNS = ("current", "context", "cluster", "project", "profile", "credential",
 _MAX_NAMES = 20
 
 
-def list_merged(kubeconfig: KubeconfigOption = None, output: OutputOption = Output.TABLE) -> None:
+def list_merged(
+    kubeconfig: KubeconfigOption = None,
+    check_ca: Annotated[
+        bool,
+        typer.Option(
+            "--check-ca",
+            help="Ask the services which certificates are from a client CA that is being replaced.",
+        ),
+    ] = False,
+    output: OutputOption = Output.TABLE,
+) -> None:
     """List the contexts that `merge` wrote."""
     warn_in_client(os.environ)
-    rows = []
+    listed: list[tuple[Merged, dict[str, object]]] = []
     seen: set[str] = set()
     paths = files.loading_order(kubeconfig, os.environ)
     configs = {path: files.load(path) for path in paths}
@@ -41,9 +57,48 @@ def list_merged(kubeconfig: KubeconfigOption = None, output: OutputOption = Outp
     for path, config in configs.items():
         for each in entries.merged(config):
             if each.context not in seen:
-                rows.append(row_of_context(each, path, current))
+                listed.append((each, row_of_context(each, path, current)))
             seen.add(each.context)
-    show_contexts(rows, output)
+    rows = [row for _, row in listed]
+    if not check_ca:
+        show_contexts(rows, output)
+        return
+    signing = _signing_cas({each.ref.profile for each, _ in listed})
+    for each, row in listed:
+        row["client_ca"] = _state_of_ca(each, signing)
+    show_list(
+        rows, output, columns=with_domain((*_COLUMNS, "client_ca"), rows), name="context", keep=("client_ca",)
+    )
+
+
+def _signing_cas(profiles: Iterable[str]) -> dict[tuple[str, str], object]:
+    """Return the key identifier of the CA that signs now, by profile and cluster id.
+
+    Prints a note for each login that can't be used.
+    """
+    found: dict[tuple[str, str], object] = {}
+    for name in sorted(profiles):
+        try:
+            login = profile.load(name, os.environ)
+            with login.explain_rejection(), login.client() as client:
+                clusters = reachable_clusters(client)
+        except ClustercertError as error:
+            print_note(f"Could not check the contexts of the profile {name}: {error.message}")
+            continue
+        found |= {(name, str(each["id"])): each.get("client_ca_key_id") for each in clusters}
+    return found
+
+
+def _state_of_ca(each: Merged, signing: Mapping[tuple[str, str], object]) -> str | None:
+    """Return whether a certificate's CA still signs. `None`: not known, or the plugin renews the certificate itself."""
+    from clustercert.pki.certificates import issuer_key_id
+
+    signing_key = signing.get((each.ref.profile, each.ref.cluster_id))
+    leaf = _certificate(each)
+    own_key = None if leaf is None else issuer_key_id(leaf)
+    if signing_key is None or own_key is None:
+        return None
+    return "current" if own_key == signing_key else "being replaced"
 
 
 def use(
@@ -132,7 +187,12 @@ def row_of_context(each: Merged, path: Path, current: str | None) -> dict[str, o
 
 
 def _expiry(each: Merged) -> object:
-    """Return the certificate's time of expiry, or `None` if the certificate is missing, too large or unreadable."""
+    leaf = _certificate(each)
+    return None if leaf is None else leaf.not_valid_after_utc
+
+
+def _certificate(each: Merged) -> "x509.Certificate | None":
+    """Return a context's certificate, or `None` if the certificate is missing, too large or unreadable."""
     from cryptography import x509
 
     data = each.user.get("client-certificate-data")
@@ -141,5 +201,5 @@ def _expiry(each: Merged) -> object:
         return None
     with contextlib.suppress(ValueError, OSError, TypeError):
         pem = base64.b64decode(data) if data else read_regular_file(Path(str(file)), MAX_CERTIFICATE_BYTES)
-        return x509.load_pem_x509_certificate(pem).not_valid_after_utc
+        return x509.load_pem_x509_certificate(pem)
     return None
