@@ -173,7 +173,10 @@ def test_the_status_says_what_to_do() -> None:
     assert waiting.next_step.endswith(f"both CAs. The new CA is not proved at {SECOND}.")
     assert waiting.safe_at is None
     held = status(rotation("draining"), Holders(3, 1, NOW + timedelta(hours=8)))
-    assert "Wait until 2026-03-14 23:09 UTC, because 3 certificates" in held.next_step
+    assert (
+        "Wait until 2026-03-14 23:09 UTC, when the last certificate of the old CA expires (valid now: 3)"
+        in held.next_step
+    )
     assert held.safe_at == NOW + timedelta(hours=8)
     free = status(rotation("draining"))
     assert free.next_step.startswith("Run `clustercert cluster ca complete production`.")

@@ -430,7 +430,7 @@ def _typed_number(rotation: "JsonObject") -> int:
     names = [f"{each['user_name']} ({each['certificates']})" for each in users[:_MAX_NAMES]]
     more = [f"{len(users) - _MAX_NAMES} more users"] if len(users) > _MAX_NAMES else []
     print_note(
-        f"{rotation['cluster']}: {found['certificates']} certificates of the old CA are valid, the last one until "
+        f"{rotation['cluster']}: valid certificates of the old CA: {found['certificates']}, the last one until "
         f"{found['until']}. {found['used_last_hour']} of them were used within the last hour. Their holders lose "
         f"access: {', '.join([*names, *more])}."
     )

@@ -317,7 +317,7 @@ class RotationStatus:
             return f"{write} the new CA only. The old CA is not proved to be refused at {missing}."
         if rotation.state == "draining" and self.old.until is not None:
             return (
-                f"Wait until {self.old.until:%Y-%m-%d %H:%M} UTC, because {self.old.certificates} certificates of the"
-                f" old CA are valid. Then run `clustercert cluster ca complete {name}`."
+                f"Wait until {self.old.until:%Y-%m-%d %H:%M} UTC, when the last certificate of the old CA expires"
+                f" (valid now: {self.old.certificates}). Then run `clustercert cluster ca complete {name}`."
             )
         return steps[rotation.state]

@@ -214,7 +214,7 @@ async def _require_holders(
     found = (await connection.execute(query)).scalar_one()
     if found != expected:
         raise Conflict(
-            f"{found} certificates of the old CA are valid, not {expected}. Wait until none is valid, or force"
+            f"Valid certificates of the old CA: {found}, not {expected}. Wait until none is valid, or force"
             " completion with their exact number."
         )
 
