@@ -130,8 +130,10 @@ def test_a_whole_rotation_by_commands(new: NewRotation, operator: Machine, tmp_p
     started = operator.run("cluster", "ca", "rotate", name)
     assert started.code == 0, started.err
     assert re.search(r"^state +planned$", started.out, re.MULTILINE)
-    assert f"`clustercert kubernetes ca-bundle {name}`" in started.err
-    assert "both CAs" in started.err
+    assert f"`clustercert kubernetes setup tests/eu-de/{name} --out DIR --force`" in started.err
+    assert (
+        "keep the cluster's own CAs, and replace clustercert's CAs with the old and the new CA" in started.err
+    )
     assert re.search(
         r"^next +\w{32}, signer local, until ", operator.output("cluster", "ca", "show", name), re.MULTILINE
     )
@@ -166,7 +168,7 @@ def test_a_whole_rotation_by_commands(new: NewRotation, operator: Machine, tmp_p
     completing = operator.run("cluster", "ca", "complete", name, "--force", "--holders", "1")
     assert completing.code == 0, completing.err
     assert re.search(r"^refuse_old +0/2$", completing.out, re.MULTILINE)
-    assert "the new CA only" in completing.err
+    assert "keep the cluster's own CAs, and replace clustercert's CAs with the new CA." in completing.err
 
     trust(operator, rotation)
     reach(operator, rotation, "complete")
@@ -190,7 +192,9 @@ def test_several_clusters_and_one_that_fails(new: NewRotation, operator: Machine
         [name, "eu-de", "planned", "0/1"] for name in (names[0], names[2])
     ]
     assert f"Error: tests/eu-de/{names[1]}: A rotation of the cluster's client CA is running" in done.err
-    assert f"Next: {names[0]}, {names[2]}: Write the output of" in done.err
+    assert (
+        f"Next: tests/eu-de/{names[0]}, tests/eu-de/{names[2]}: On every API server, in the file" in done.err
+    )
     ids = {each.cluster_id for each in (first, second, third)}
     assert ids <= {each["id"] for each in operator.output_json("cluster", "ca", "status")}
     assert "never rotated" in operator.run("cluster", "ca", "status", names[0], "plain").err
@@ -214,7 +218,7 @@ def test_an_abort_before_and_after_issuing(new: NewRotation, operator: Machine) 
     assert operator.output_json("cluster", "ca", "status", name)["state"] == "planned"
     ended = operator.run("cluster", "ca", "abort", name)
     assert re.search(r"^state +aborted$", ended.out, re.MULTILINE)
-    assert "only the CA that signs as before" in ended.err
+    assert "replace clustercert's CAs with the CA that signs as before." in ended.err
 
     operator.output("cluster", "ca", "rotate", name)
     trust(operator, rotation)

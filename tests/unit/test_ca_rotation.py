@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from clustercert.model.ca_rotation import PROOF_AGE, CaProof, CaRotation, Holders, RotationStatus
 from clustercert.model.choices import ProofOutcome, RotationState
 from clustercert.model.errors import Conflict
+from clustercert.model.identity import Domain, ProjectName
 from support.samples import CLUSTER_ID, NOW, client_ca, cluster
 
 OLD, NEW = "a" * 32, "b" * 32
@@ -170,7 +171,8 @@ def test_the_status_says_what_to_do() -> None:
         )
 
     waiting = status(rotation(proofs=(proof(FIRST),)))
-    assert waiting.next_step.endswith(f"both CAs. The new CA is not proved at {SECOND}.")
+    assert waiting.next_step.endswith(f" The new CA is not proved at {SECOND}.")
+    assert "replace clustercert's CAs with the old and the new CA." in waiting.next_step
     assert waiting.safe_at is None
     held = status(rotation("draining"), Holders(3, 1, NOW + timedelta(hours=8)))
     assert (
@@ -182,4 +184,14 @@ def test_the_status_says_what_to_do() -> None:
     assert free.next_step.startswith("Run `clustercert cluster ca complete production`.")
     assert free.safe_at == NOW
     asked = status(rotation("draining", completion_asked_at=NOW, proofs=REFUSED[:1]))
+    assert "replace clustercert's CAs with the new CA." in asked.next_step
+    aborted = status(rotation("aborted"))
+    assert "replace clustercert's CAs with the CA that signs as before." in aborted.next_step
+    for each in (waiting, asked, aborted):
+        assert "keep the cluster's own CAs" in each.next_step
+        assert "`clustercert kubernetes setup production --out DIR --force`" in each.next_step
+    of_project = replace(
+        cluster(), project_name=ProjectName("eu-de", Domain("d1", "Acme Inc"), is_unique=True)
+    )
+    assert "complete 'Acme Inc/eu-de/production'`" in replace(free, cluster=of_project).next_step
     assert asked.next_step.endswith(f"The old CA is not proved to be refused at {SECOND}.")

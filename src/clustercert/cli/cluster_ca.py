@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any, cast
 import typer
 
 from clustercert.cli.commands import on_service
-from clustercert.cli.kubernetes.selection import ClusterSelection, Notes, for_each_of_service
+from clustercert.cli.kubernetes.selection import ClusterSelection, Notes, for_each_of_service, shown_name
 from clustercert.cli.lookup import cluster_path, clusters_of_caller, find_cluster, find_project, is_in
 from clustercert.cli.options import (
     FAILED,
@@ -27,6 +27,7 @@ from clustercert.cli.output import (
     write_out,
 )
 from clustercert.cli.prompts import prompt_text, read_secret
+from clustercert.model.ca_rotation import replace_cas
 from clustercert.model.times import parse_rfc3339
 
 if TYPE_CHECKING:
@@ -261,7 +262,7 @@ def prove(
     def try_all(cluster: "JsonObject") -> None:
         found, rotation = _proofs(client, cluster)
         rows.extend(found)
-        following.add(str(cluster["name"]), str(rotation["next_step"]))
+        following.add(shown_name(cluster), str(rotation["next_step"]))
 
     def show_rows() -> None:
         if rows:
@@ -310,7 +311,7 @@ class _Rotations:
             alone = len(self._found) == 1
             step = str(rotation["next_step"]) if alone else _step_of_several(rotation)
             if step:
-                following.add(str(cluster["name"]), step)
+                following.add(shown_name(cluster), step)
         following.print("Next: ")
 
     def _show_list(self) -> None:
@@ -406,16 +407,12 @@ def _row(cluster: "JsonObject", rotation: "JsonObject") -> "JsonObject":
 
 def _step_of_several(rotation: "JsonObject") -> str:
     """Return what the operator has to do for several clusters in the same state; empty if nothing."""
-    write = (
-        "Write the output of `clustercert kubernetes ca-bundle CLUSTER` to the file that --client-ca-file names, on "
-        "every API server:"
-    )
     is_asked = rotation["completion_asked_at"] is not None
     match rotation["state"]:
         case "planned":
-            return f"{write} both CAs."
+            return replace_cas("CLUSTER", "the old and the new CA")
         case "draining" if is_asked:
-            return f"{write} the new CA only."
+            return replace_cas("CLUSTER", "the new CA")
         case "draining" if not _object(rotation["old_ca_holders"])["certificates"]:
             return "Run `clustercert cluster ca complete CLUSTER`. No certificate of the old CA is valid."
         case _:

@@ -4,6 +4,7 @@ A method that changes the state returns a new `CaRotation`, or raises Conflict i
 store saves the result only if nobody has changed the rotation meanwhile.
 """
 
+import shlex
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
@@ -242,6 +243,18 @@ _STEPS: frozenset[tuple[RotationState, RotationState]] = frozenset(
 )
 
 
+def replace_cas(cluster: str, cas: str) -> str:
+    """Return how an operator gives the API servers of a cluster other client CAs of this installation.
+
+    The cluster's own client CAs must stay: without them, its nodes and control plane lose access.
+    """
+    return (
+        "On every API server, in the file that --client-ca-file names: keep the cluster's own CAs, and replace"
+        f" clustercert's CAs with {cas}. `clustercert kubernetes setup {cluster} --out DIR --force` writes {cas}, and"
+        " DIR/README.md has the steps for the distribution."
+    )
+
+
 @dataclass(frozen=True, slots=True)
 class Holders:
     """The certificates of a client CA that are valid and not revoked, without those of this service.
@@ -296,25 +309,24 @@ class RotationStatus:
     @property
     def next_step(self) -> str:
         """What the operator has to do, in one or two sentences."""
-        rotation, name = self.rotation, self.cluster.name
+        rotation = self.rotation
+        # A bare name is ambiguous if two projects have a cluster of this name.
+        name = shlex.quote(self.cluster.shown_name)
         unproved = rotation.unproved(self.at) if rotation.addresses else (self.cluster.internal_url,)
-        write = (
-            f"Write the output of `clustercert kubernetes ca-bundle {name}` to the file that --client-ca-file names, on"
-            " every API server:"
-        )
         steps = {
-            "planned": f"{write} both CAs. The new CA is not proved at {', '.join(unproved)}."
+            "planned": f"{replace_cas(name, 'the old and the new CA')} The new CA is not proved at"
+            f" {', '.join(unproved)}."
             if unproved
             else "Nothing. Every API server accepts the new CA, so the rotation goes on by itself.",
             "distributed": "Nothing. The new CA signs as soon as every API server has been proved once more.",
             "issuing": "Nothing. The rotation waits until no worker can issue from the old CA any more.",
             "draining": f"Run `clustercert cluster ca complete {name}`. No certificate of the old CA is valid.",
             "complete": "Nothing. The rotation is complete.",
-            "aborted": f"{write} only the CA that signs as before.",
+            "aborted": replace_cas(name, "the CA that signs as before"),
         }
         if rotation.is_completing:
             missing = ", ".join(rotation.trusting())
-            return f"{write} the new CA only. The old CA is not proved to be refused at {missing}."
+            return f"{replace_cas(name, 'the new CA')} The old CA is not proved to be refused at {missing}."
         if rotation.state == "draining" and self.old.until is not None:
             return (
                 f"Wait until {self.old.until:%Y-%m-%d %H:%M} UTC, when the last certificate of the old CA expires"

@@ -123,6 +123,11 @@ def names_of(cluster: "Cluster") -> tuple[str, str, str]:
     return project.domain.name, project.name, cluster.name
 
 
+def shown_name(cluster: "JsonObject") -> str:
+    """Return `DOMAIN/PROJECT/CLUSTER` for a cluster from the service."""
+    return f"{cluster['domain']}/{cluster['project']}/{cluster['name']}"
+
+
 def folder_of(cluster: "Cluster") -> Path:
     """Return the relative path of a cluster's own folder: `DOMAIN/PROJECT/CLUSTER`, with safe names."""
     return Path(*map(_file_name, names_of(cluster)))
@@ -202,7 +207,7 @@ def for_each_of_service(
                 work(each)
             except ClustercertError as error:
                 failed = True
-                errors.add(f"{each['domain']}/{each['project']}/{each['name']}", error_text(error))
+                errors.add(shown_name(each), error_text(error))
     finally:
         show()
         errors.print("Error: ")
