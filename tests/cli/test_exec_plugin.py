@@ -433,8 +433,8 @@ def test_a_context_gives_no_certificate_to_another_user_than_the_one_who_merged_
     assert refused.stderr == (
         f"clustercert: Default/{second} is logged in at {user.url} (profile default). The context needs the login "
         f"of {who}: run `clustercert login {user.url} --profile NAME --user {who}`, and then `clustercert kubeconfig "
-        f"merge {cluster} --profile NAME`. To use the context as Default/{second}, run `clustercert kubeconfig "
-        f"merge {cluster} --profile default`.\n"
+        f"merge {cluster} --profile NAME`. If Default/{second} has a role in the project, you can instead run "
+        f"`clustercert kubeconfig merge {cluster} --profile default`.\n"
     )
     assert (cached.returncode, cached.stdout) == (other.returncode, other.stdout) == (4, "")
     assert owner(user.output(*first)) == user.name

@@ -496,8 +496,8 @@ def _other_user(request: "CredentialRequest", found: Profile) -> Failure | None:
     return Failure(
         FORBIDDEN,
         f"{found.shown_user} is logged in at {found.url} (profile {name}). "
-        f"{_needed_login(found, str(request.user), cluster)} To use the context as {found.shown_user}, run "
-        f"{_merge_command(cluster, name)}.",
+        f"{_needed_login(found, str(request.user), cluster)} If {found.shown_user} has a role in the project, you can "
+        f"instead run {_merge_command(cluster, name)}.",
     )
 
 
