@@ -124,6 +124,7 @@ def test_labels_select_clusters_and_the_new_contexts_are_printed(desk: Desk) -> 
         "domain": "",
         "profile": "default",
         "login": f"Default/{desk.user.name}",
+        "needs_login": None,
         "credential": "exec",
         "expires": None,
         "server": "https://203.0.113.5:6443",
@@ -153,7 +154,7 @@ def test_use_switches_to_the_context_that_a_part_of_the_name_matches(desk: Desk)
         done = desk.user.run("kubeconfig", "use", name)
         assert done.returncode == 0, done.stderr
         assert done.stderr.startswith(
-            f"Switched to the context {context}: the cluster {context[2:]} at https://"
+            f"Switched to the context {context}: the cluster Default/eu-de/{context[2:]} at https://"
         )
         assert desk.read() == {**before, "current-context": context}
 
@@ -162,6 +163,28 @@ def test_use_switches_to_the_context_that_a_part_of_the_name_matches(desk: Desk)
     assert "Did you mean" in desk.error("use", f"{desk.first}x")
     # Contexts of other programs are not offered.
     assert "wrote no context kind" in desk.error("use", "kind")
+
+
+def test_list_and_use_say_which_contexts_need_the_login_of_another_user(desk: Desk) -> None:
+    operator, other = desk.user.operator, f"{desk.user.name}-2"
+    operator.output("user", "create", other, "--password-file", desk.user.home / "password")
+    operator.output("role", "assign", "admin", "--user", other, "--project", "eu-de")
+    desk.merge(desk.first)
+    desk.merge(desk.second, "--embed")
+    assert "NEEDS-LOGIN" not in desk.user.output("kubeconfig", "list")
+    desk.user.output("login", "--user", other, "--password-file", "password")
+
+    listed = json.loads(desk.user.output("kubeconfig", "list", "-o", "json"))
+    who = f"Default/{desk.user.name}"
+    # An embedded certificate works without a login.
+    assert {row["cluster"]: row["needs_login"] for row in listed} == {desk.first: who, desk.second: None}
+    assert "NEEDS-LOGIN" in desk.user.output("kubeconfig", "list").splitlines()[0]
+    used = desk.user.run("kubeconfig", "use", desk.first)
+    assert used.returncode == 0, used.stderr
+    assert f", as {who}\nDefault/{other} is logged in at {desk.user.url} (profile default)." in used.stderr
+    assert f"The context needs the login of {who}: run `clustercert login" in used.stderr
+    assert "needs the login" not in desk.user.run("kubeconfig", "use", desk.second).stderr
+    operator.output("user", "delete", other, "--yes")
 
 
 def test_80_columns_show_what_you_get_and_a_choice_of_contexts(desk: Desk) -> None:

@@ -41,7 +41,10 @@ def test_a_login_as_another_user_says_whose_login_it_replaces(
     replaced = log_in(made, home, second).err
     assert f"The profile default was the login of Default/{first} at {made[1]}." in replaced
     assert "gets no new certificates for the contexts that were merged with that login." in replaced
-    assert f"If Default/{second} has a role in the project of a context, you can instead merge it again." in replaced
+    assert (
+        f"If Default/{second} has a role in the project of a context, you can instead merge it again."
+        in replaced
+    )
     assert f"`clustercert login {made[1]} --profile NAME --user Default/{first}`" in replaced
     assert "was the login of" not in log_in(made, home, first, "--profile", "other").err
     assert made[0].output_json("status")["user"] == second

@@ -496,7 +496,7 @@ def _other_user(request: "CredentialRequest", found: Profile) -> Failure | None:
     return Failure(
         FORBIDDEN,
         f"{found.shown_user} is logged in at {found.url} (profile {name}). "
-        f"{_needed_login(found, str(request.user), cluster)} If {found.shown_user} has a role in the project, you can "
+        f"{needed_login(found, str(request.user), cluster)} If {found.shown_user} has a role in the project, you can "
         f"instead run {_merge_command(cluster, name)}.",
     )
 
@@ -513,7 +513,7 @@ def _wrong_login(request: "CredentialRequest", name: str, found: Profile) -> Fai
     ref = merged_cluster(request)
     project = f"{ref.domain}/{ref.project}" if ref is not None else request.project
     advice = (
-        _needed_login(found, ref.login, ref.shown_name)
+        needed_login(found, ref.login, ref.shown_name)
         if ref is not None and ref.login != caller.shown_name
         else "Ask an operator for a role, or choose another login with --profile NAME."
     )
@@ -524,7 +524,7 @@ def _wrong_login(request: "CredentialRequest", name: str, found: Profile) -> Fai
     )
 
 
-def _needed_login(found: Profile, user: str, cluster: str) -> str:
+def needed_login(found: Profile, user: str, cluster: str) -> str:
     """Return a sentence with the commands that make a context for a cluster work with the login of a user."""
     for other, saved in profile.saved_profiles(os.environ).items():
         if (saved.url, saved.shown_user) == (found.url, user):

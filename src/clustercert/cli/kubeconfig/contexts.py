@@ -15,6 +15,7 @@ from clustercert.cli.kubeconfig import entries, files
 from clustercert.cli.kubeconfig.document import CURRENT, Kubeconfig
 from clustercert.cli.kubeconfig.entries import Merged
 from clustercert.cli.login import profile
+from clustercert.cli.login.profile import Profile
 from clustercert.cli.lookup import reachable_clusters
 from clustercert.cli.options import UnknownName, did_you_mean
 from clustercert.cli.output import Output, OutputOption, print_note, show_list, with_domain
@@ -54,10 +55,11 @@ def list_merged(
     paths = files.loading_order(kubeconfig, os.environ)
     configs = {path: files.load(path) for path in paths}
     current = next((config.current for config in configs.values() if config.current), None)
+    profiles = profile.saved_profiles(os.environ)
     for path, config in configs.items():
         for each in entries.merged(config):
             if each.context not in seen:
-                listed.append((each, row_of_context(each, path, current)))
+                listed.append((each, row_of_context(each, path, current, profiles)))
             seen.add(each.context)
     rows = [row for _, row in listed]
     if not check_ca:
@@ -66,9 +68,7 @@ def list_merged(
     signing = _signing_cas({each.ref.profile for each, _ in listed})
     for each, row in listed:
         row["client_ca"] = _state_of_ca(each, signing)
-    show_list(
-        rows, output, columns=with_domain((*_COLUMNS, "client_ca"), rows), name="context", keep=("client_ca",)
-    )
+    show_contexts(rows, output, "client_ca")
 
 
 def _signing_cas(profiles: Iterable[str]) -> dict[tuple[str, str], object]:
@@ -118,6 +118,15 @@ def use(
     # Like kubectl, change the first file that exists, because the current context in that file takes precedence.
     files.change(files.default_target(paths), partial(_put_current, name=chosen.context))
     print_note(f"Switched to the context {_described(chosen)}")
+    profiles = profile.saved_profiles(os.environ)
+    if _needs_login(chosen, profiles):
+        from clustercert.cli.credential.renewal import needed_login
+
+        saved = profiles[chosen.ref.profile]
+        print_note(
+            f"{saved.shown_user} is logged in at {saved.url} (profile {chosen.ref.profile}). "
+            f"{needed_login(saved, chosen.ref.login, chosen.ref.shown_name)}"
+        )
 
 
 def _put_current(config: Kubeconfig, name: str) -> None:
@@ -154,12 +163,19 @@ def _chosen(name: str, merged: Sequence[Merged]) -> Merged:
 
 
 def _described(each: Merged) -> str:
-    return f"{each.context}: the cluster {each.ref.cluster} at {each.server}"
+    return f"{each.context}: the cluster {each.ref.shown_name} at {each.server}, as {each.ref.login}"
 
 
-def show_contexts(rows: "Sequence[dict[str, object]]", output: Output) -> None:
-    """Print rows that `row_of_context` returned."""
-    show_list(rows, output, columns=with_domain(_COLUMNS, rows), name="context")
+def _needs_login(each: Merged, profiles: Mapping[str, Profile]) -> bool:
+    """Whether kubectl gets no certificates for a context, because its profile has the login of another user."""
+    saved = profiles.get(each.ref.profile)
+    return saved is not None and each.kind != "embedded" and saved.shown_user != each.ref.login
+
+
+def show_contexts(rows: "Sequence[dict[str, object]]", output: Output, *more: str) -> None:
+    """Print rows that `row_of_context` returned. A table also has the columns `more`."""
+    keep = more if all(row["needs_login"] is None for row in rows) else ("needs_login", *more)
+    show_list(rows, output, columns=with_domain((*_COLUMNS, *keep), rows), name="context", keep=keep)
 
 
 def names_of(each: Merged) -> set[str]:
@@ -167,8 +183,15 @@ def names_of(each: Merged) -> set[str]:
     return {each.context, each.ref.cluster, each.ref.cluster_id}
 
 
-def row_of_context(each: Merged, path: Path, current: str | None) -> dict[str, object]:
-    """Return a table row for a context. `current` is the name of the current context."""
+def row_of_context(
+    each: Merged, path: Path, current: str | None, profiles: Mapping[str, Profile]
+) -> dict[str, object]:
+    """Return a table row for a context.
+
+    Args:
+        current: the name of the current context.
+        profiles: the saved profiles, to find out whether the context needs the login of another user.
+    """
     return {
         "current": "*" if each.context == current else None,
         "context": each.context,
@@ -177,6 +200,7 @@ def row_of_context(each: Merged, path: Path, current: str | None) -> dict[str, o
         "domain": each.ref.domain,
         "profile": each.ref.profile,
         "login": each.ref.login,
+        "needs_login": each.ref.login if _needs_login(each, profiles) else None,
         "credential": each.kind,
         "expires": _expiry(each),
         "server": each.server,

@@ -296,7 +296,7 @@ def _write(plan: _Plan, new: dict[str, _NewEntry], *, use: bool) -> list[dict[st
             print_note(f"{name}: the cluster {entry.ref.cluster} at {server}, in {path}")
             if warning := entries.address_warning(entry.address):
                 print_note(warning)
-            rows.append(row_of_context(Merged(name, entry.ref, server, entry.user), path, current))
+            rows.append(row_of_context(Merged(name, entry.ref, server, entry.user), path, current, {}))
     if current != before:
         print_note(f"The current context is {current}.")
     elif sys.stderr.isatty():
