@@ -2,22 +2,26 @@
 
 import asyncio
 from collections.abc import Iterator
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
 
 import httpx
 import pytest
 
+from clustercert.identity.tokens import ByPassword, ProjectScope
 from clustercert.model import Actor, Origin
+from clustercert.store.entities import Reference
 from clustercert.wiring import open_components
 from support import world as worlds
 from support.audit_api import got, of_project
 from support.service import Service
 from support.stores import execute, rows
 from support.wait import eventually
-from support.world import ACTOR, World
+from support.world import ACTOR, Person, World
 
 _NEW_USERS = "select id from user where name in ('gone', 'taken') order by name"
+VISITORS_PASSWORD = "correct horse battery staple"
 PATH = "/clustercert/v1/policy/explain"
 ENTITLEMENTS = "/clustercert/v1/policy/entitlements"
 SECRETS = ("mallory", "acme", "hidden-group", "9" * 32, "203.0.113")
@@ -44,13 +48,15 @@ POLICY = {
 
 @pytest.fixture(scope="module")
 def teams(tmp_path_factory: pytest.TempPathFactory) -> World:
-    """A world whose member is in the group team-a."""
+    """A world whose member is in the group team-a, with a visitor: an admin here, and a reader in the other project.
+
+    The visitor's token is for the other project.
+    """
     world = worlds.make(tmp_path_factory.mktemp("explained"))
-    asyncio.run(_join(world))
-    return world
+    return replace(world, people=world.people | {"visitor": asyncio.run(_join(world))})
 
 
-async def _join(world: World) -> None:
+async def _join(world: World) -> Person:
     actor = Actor(ACTOR, Origin("local", "f" * 32))
     async with open_components(world.settings()) as components:
         directory = components.identity.directory
@@ -60,7 +66,17 @@ async def _join(world: World) -> None:
             user = await directory.create_user(name, world.project.domain, actor=actor)
             await components.identity.roles.assign("reader", user, world.project, actor=actor)
             await directory.enable_user(user, enabled=name != "gone", actor=actor)
+        visitor = await directory.create_user(
+            "visitor", world.project.domain, password=VISITORS_PASSWORD, actor=actor
+        )
+        for role, project in (("admin", world.project), ("reader", world.other_project)):
+            await components.identity.roles.assign(role, visitor, project, actor=actor)
+        issued = await components.identity.tokens.issue(
+            ByPassword(Reference(id=visitor.id), VISITORS_PASSWORD),
+            ProjectScope(Reference(id=world.other_project.id)),
+        )
         await components.log_sealer.seal_all()
+        return Person(visitor, VISITORS_PASSWORD, issued.text)
 
 
 @pytest.fixture(scope="module")
@@ -176,6 +192,19 @@ def test_what_a_caller_may_not_ask_about_does_not_exist(client: httpx.Client, te
     assert [answer.status_code for answer in missing] == [404] * len(missing)
     assert bodies == [bodies[0]] * len(bodies)
     assert ask(client, teams, "stranger", cluster=teams.clusters["foreign"].id).status_code == 200
+
+
+def test_callers_ask_about_themselves_in_all_their_projects_whatever_the_tokens_scope(
+    client: httpx.Client, teams: World
+) -> None:
+    for about in (None, "visitor"):
+        for cluster, role in (("plain", "admin"), ("foreign", "reader")):
+            answer = ask(client, teams, "visitor", about, cluster=teams.clusters[cluster].id)
+            assert answer.status_code == 200, answer.text
+            assert answer.json()["user"]["roles"] == [role]
+    # The rights of an admin to ask about others end at the token's scope.
+    assert ask(client, teams, "visitor", "reader").status_code == 404
+    assert ask(client, teams, "visitor", source="203.0.113.9").status_code == 403
 
 
 def test_only_administrators_ask_about_another_source(client: httpx.Client, teams: World) -> None:

@@ -90,6 +90,20 @@ def test_a_role_without_a_rule_gets_no_certificate(world: UserSite) -> None:
     assert (explained.code, explained.out.startswith("Refused (403): No rule gives your role")) == (1, True)
 
 
+def test_a_cluster_of_another_project_than_the_logins_is_explained(world: UserSite) -> None:
+    world.log_in()
+    options = ("--internal-url", "https://10.0.0.6:6443", "--server-ca", world.folder / "server-ca.pem")
+    world.operator.output("cluster", "add", "edge", "--project", "eu-nl", *options)
+    for cluster in ("edge", "eu-nl/edge", "prod"):
+        assert world.user("kubeconfig", "get", cluster).code == 0
+        explained = world.user("explain", cluster)
+        name = cluster.removeprefix("eu-nl/")
+        assert explained.out.startswith(f"Allowed: alice gets a certificate for the cluster {name}."), (
+            explained
+        )
+    world.operator.output("cluster", "remove", "edge", "--yes")
+
+
 def test_missing_clusters_and_folders_are_named(world: UserSite) -> None:
     world.log_in()
     unknown = world.user("kubeconfig", "get", "prd")

@@ -385,8 +385,9 @@ router = APIRouter(tags=["Policy"])
 async def explain(call: CallDep, parameters: Annotated[ExplainParameters, Query()]) -> Response:
     """Explain what the policy decides on a request for a certificate.
 
-    Signs and records nothing. Users may ask about themselves. Project admins may ask about users with a role in their
-    project. Operators and auditors may ask about all users. Only operators and auditors see all rules.
+    Signs and records nothing. Users may ask about themselves in all their projects, whatever the token's scope. Project
+    admins may ask about users with a role in their project. Operators and auditors may ask about all users. Only
+    operators and auditors see all rules.
     """
     question = parameters.question(call.services.options.max_duration)
     explained = await call.services.explanations.explain(

@@ -1,6 +1,6 @@
 """Explains decisions about certificates, for the caller and for other users."""
 
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 
@@ -88,7 +88,11 @@ class ExplainedRequest:
 
 @dataclass(slots=True)
 class Explanations:
-    """Explains the decisions of `Issuance`. Ignores rate limits and quotas."""
+    """Explains the decisions of `Issuance`. Ignores rate limits and quotas.
+
+    Attributes:
+        with_all_roles: returns the caller with the roles in all projects, whatever the scope of the caller's token.
+    """
 
     policy: Policy
     clusters: ClusterQueries
@@ -97,6 +101,7 @@ class Explanations:
     entitled: EntitledUsers
     usernames: UsernameQueries
     bindings: CredentialBindings
+    with_all_roles: Callable[[Caller], Awaitable[Caller]]
     now: Callable[[], datetime]
 
     async def explain(
@@ -104,11 +109,14 @@ class Explanations:
     ) -> ExplainedRequest:
         """Explain the decision on a user's request. By default, the user is the caller.
 
-        Operators and auditors may ask about all users. Project admins may ask about users with a role in the project.
-        Only operators and auditors see rules that the user may not see. Raises NotFound if the caller may not ask about
-        this user, or Forbidden if the caller may not ask about another source address.
+        Callers may ask about themselves in all their projects, whatever the token's scope. Operators and auditors may
+        ask about all users. Project admins may ask about users with a role in the project. Only operators and
+        auditors see rules that the user may not see. Raises NotFound if the caller may not ask about this user, or
+        Forbidden if the caller may not ask about another source address.
         """
-        projects = None if reads_everything(caller) else caller.roles.keys()
+        is_own = user_id in (None, caller.user.id)
+        asked = await self.with_all_roles(caller) if is_own else caller
+        projects = None if reads_everything(caller) else asked.roles.keys()
         cluster = await self.clusters.reachable(cluster_id, projects)
         if cluster is None:
             raise _not_found()
@@ -118,14 +126,12 @@ class Explanations:
                 "source: only operators, auditors and admins of the project can ask about another address."
             )
         seen_at = None
-        if user_id in (None, caller.user.id):
-            asked = caller
-        elif sees_others:
+        if not is_own:
+            if not sees_others:
+                raise _not_found()
             asked, seen_at = await self._other(cluster, str(user_id), caller.origin)
             if not (asked.roles_in(cluster.project_id) or reads_everything(caller)):
                 raise _not_found()
-        else:
-            raise _not_found()
         asked = _logged_in(asked, question, caller.origin)
         explained = await self._explained(asked, cluster, question, only_own=not reads_everything(caller))
         return replace(explained, seen_at=seen_at)

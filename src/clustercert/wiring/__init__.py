@@ -213,6 +213,7 @@ def _components(
             EntitledUsers(database, recorded),
             usernames,
             bindings,
+            identity.with_all_roles,
             utc_now,
         ),
         certificates=CertificateMaintenance(database),
