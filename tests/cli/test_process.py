@@ -357,7 +357,7 @@ def test_a_table_in_a_terminal_shows_data_as_data(operator: Operator) -> None:
 def test_ctrl_c_at_a_prompt_prints_no_traceback(operator: Operator) -> None:
     code, screen = in_a_terminal(
         ["--config", str(operator.config), "user", "create", "alice", "--local"],
-        {"Password:": terminal.CTRL_C},
+        {"Password (at least 8 characters):": terminal.CTRL_C},
     )
     assert code == 130
     assert "Traceback" not in screen
