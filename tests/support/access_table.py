@@ -117,6 +117,9 @@ class AccessRequests:
 
     def _rotated(self, operation: str, own: Mapping[str, str]) -> Any:
         """Start the rotation that the operation is about. Only a draining rotation can be completed."""
+        # The service connects to the API servers of a rotation.
+        refusing = "UPDATE cluster SET api_servers = '[\"https://127.0.0.1:1\"]' WHERE id = ? OR name = ?"
+        execute(self.world.database, refusing, own["cluster"], own["cluster"])
         if operation.startswith("POST") and operation.endswith("rotation"):
             return {}
         path = (
