@@ -235,6 +235,23 @@ def test_a_missing_database_is_named_where_the_settings_say(tmp_path: Path) -> N
     assert done.err.startswith(f"Error: There is no database in {tmp_path / 'data'}. Create one with ")
 
 
+def test_a_missing_database_names_the_installed_settings_that_were_not_given(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    installed = tmp_path / "clustercert.toml"
+    monkeypatch.setattr("clustercert.cli.session._INSTALLED_CONFIG", installed)
+    command, create = ("user", "list", "--local"), "Create one with `clustercert db upgrade`"
+    assert create in run_here(*command, CLUSTERCERT_KEK=KEK).err
+    installed.write_text("")
+    assert run_here(*command, CLUSTERCERT_KEK=KEK).err == (
+        f"Error: There is no database in {tmp_path / 'clustercert-data'}. {installed} exists: name it with --config "
+        "or CLUSTERCERT_CONFIG.\n"
+    )
+    assert create in run_here("--config", installed, *command, CLUSTERCERT_KEK=KEK).err
+    assert create in run_here("--data-dir", tmp_path / "data", *command, CLUSTERCERT_KEK=KEK).err
+
+
 def test_a_database_error_is_shown_without_its_password(tmp_path: Path) -> None:
     with socket.socket() as nobody_listens:
         nobody_listens.bind(("127.0.0.1", 0))

@@ -138,13 +138,27 @@ async def test_a_folder_that_may_not_be_entered(public_folder: Path) -> None:
             with unprivileged():
                 assert not settings.demo
                 # It says nothing here, since the file may exist.
-                require_database(settings)
+                require_database(settings, None)
                 with pytest.raises(StoreFault) as caught:
                     await database.ping()
     finally:
         data.chmod(0o700)
     assert f" {data}, " in caught.value.reason
     assert "clustercert.db" not in caught.value.reason
+
+
+async def test_a_folder_below_one_that_may_not_be_entered(public_folder: Path) -> None:
+    private = public_folder / "private"
+    private.mkdir(mode=0o700 if os.geteuid() == 0 else 0o000)
+    try:
+        async with opened(sqlite_url(private / "data" / "clustercert.db")) as database:
+            with unprivileged(), pytest.raises(StoreFault) as caught:
+                await database.ping()
+    finally:
+        private.chmod(0o700)
+    # It says nothing of the folder `data`, which does not exist.
+    assert f"can't enter the folder {private}, which belongs to " in caught.value.reason
+    assert f"{private}/" not in caught.value.reason
 
 
 @pytest.mark.parametrize(

@@ -73,7 +73,7 @@ def current(context: typer.Context, output: OutputOption = Output.TABLE) -> None
     from clustercert.store.engine.database import Database
 
     loaded = settings(context)
-    require_database(loaded)
+    require_database(loaded, context.obj.config)
 
     async def version() -> str | None:
         database = Database(loaded.store_url, data_dir=loaded.data_dir)
@@ -375,7 +375,7 @@ def serve(
             "same folder as the data. Choose a different folder with --data-dir."
         )
     loaded.check_examples()
-    require_database(loaded)
+    require_database(loaded, context.obj.config)
     serving.run_interruptible(_check(loaded, role))
     listener = serving.listener(loaded.server.host, loaded.server.port)
     address, actual_port = listener.address

@@ -31,6 +31,8 @@ if TYPE_CHECKING:
 
 
 _PREFIX = "CLUSTERCERT_"
+# The settings file of docs/install.md.
+_INSTALLED_CONFIG = Path("/etc/clustercert/clustercert.toml")
 # Environment variables that the command line reads, but that are not settings. The prefix is omitted.
 _OTHERS = frozenset(
     {"CA_FILE", "CA_FINGERPRINT", "CONFIG", "DEBUG", "PASSWORD", "PROFILE", "SECRET_KEY", "TOKEN", "URL"}
@@ -236,11 +238,25 @@ def settings(context: typer.Context, policy_file: Path | None = None, /, **overr
     return load(kek_file=loaded.data_dir / KEK_FILE)
 
 
-def require_database(loaded: "Settings") -> None:
-    """Raise CommandError if the database file is missing, because opening a missing database would create it."""
+def require_database(loaded: "Settings", config: Path | None) -> None:
+    """Raise CommandError if the database file is missing, because opening a missing database would create it.
+
+    Args:
+        config: the settings file that the user named.
+    """
     _, _, path = loaded.store_url.partition(":///")
     file = Path(path.partition("?")[0])
-    if not loaded.shared_database and _is_missing(file):
+    if loaded.shared_database:
+        return
+    is_missing = _is_missing(file)
+    is_named = config is not None or loaded.model_fields_set & {"data_dir", "database_url"}
+    if not (is_named or os.access(file, os.R_OK | os.W_OK) or _is_missing(_INSTALLED_CONFIG)):
+        what = "There is no database in" if is_missing else "You have no access to a database in"
+        raise CommandError(
+            f"{what} {loaded.data_dir.absolute()}. {_INSTALLED_CONFIG} exists: name it with --config or "
+            "CLUSTERCERT_CONFIG."
+        )
+    if is_missing:
         where, otherwise = (
             (f"in {loaded.data_dir.absolute()}", "name its folder with --data-dir or --config")
             if loaded.database_url is None
@@ -265,7 +281,7 @@ def _is_missing(path: Path) -> bool:
 def store_settings(context: typer.Context, policy_file: Path | None = None) -> "Settings":
     """Load the settings for a command on an existing database. Raises SettingsError or CommandError."""
     loaded = settings(context, policy_file)
-    require_database(loaded)
+    require_database(loaded, context.obj.config)
     return loaded
 
 

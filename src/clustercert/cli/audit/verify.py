@@ -253,7 +253,7 @@ def _verified_store(
     from clustercert.observability import log
 
     loaded = settings(context)
-    require_database(loaded)
+    require_database(loaded, context.obj.config)
     log.configure_command()
     report, reason = asyncio.run(verify_stored_log(loaded, files, key))
     if not reason:

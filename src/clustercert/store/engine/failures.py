@@ -139,8 +139,18 @@ def _file_problem(path: Path) -> str | None:
                 return _no_access(each)
     except OSError as error:
         # Return None for other errors, such as a stale NFS handle, because they say less than the driver's error.
-        return _no_access(Path(error.filename)) if isinstance(error, PermissionError) else None
+        return _no_entry(Path(error.filename)) if isinstance(error, PermissionError) else None
     return None
+
+
+def _no_entry(path: Path) -> str:
+    """Return a message that this process can't enter a folder above a path. The path need not exist."""
+    folder = next(each for each in path.parents if os.path.exists(each))  # noqa: PTH110 - `Path.exists` raises an error
+    return (
+        f"The user {_user_name(os.geteuid())} can't enter the folder {folder}, which belongs to"
+        f" {_user_name(folder.stat().st_uid)}. Correct data_dir or database_url, or run this program as a user who can"
+        " enter the folder."
+    )
 
 
 def _may_use(path: Path) -> bool:
