@@ -158,6 +158,7 @@ def test_a_whole_rotation_by_commands(new: NewRotation, operator: Machine, tmp_p
 
     refused = operator.run("cluster", "ca", "complete", name)
     assert (refused.code, "alid certificates of the old CA: 1" in refused.err) == (1, True)
+    assert "`--force --holders 1`" in refused.err
     asked = operator.run("cluster", "ca", "complete", name, "--force")
     assert (asked.code, asked.out) == (2, "")
     assert "Their holders lose access: member (1)." in asked.err
@@ -168,6 +169,9 @@ def test_a_whole_rotation_by_commands(new: NewRotation, operator: Machine, tmp_p
     completing = operator.run("cluster", "ca", "complete", name, "--force", "--holders", "1")
     assert completing.code == 0, completing.err
     assert re.search(r"^refuse_old +0/2$", completing.out, re.MULTILINE)
+    assert (
+        f"`clustercert credential tests/eu-de/{name} --profile NAME --refresh >/dev/null`" in completing.err
+    )
     assert "keep the cluster's own CAs, and replace clustercert's CAs with the new CA." in completing.err
 
     trust(operator, rotation)
@@ -205,6 +209,7 @@ def test_several_clusters_and_one_that_fails(new: NewRotation, operator: Machine
     assert ids <= {each["id"] for each in json.loads(aborted.out)}
     assert {each["state"] for each in json.loads(aborted.out)} == {"aborted"}
     assert aborted.err.count("Key of the client CA ") >= 3
+    assert operator.run("cluster", "ca", "status").err == "No rotation of a client CA is running.\n"
     nothing = operator.error("cluster", "ca", "abort", "--all")
     assert nothing == "None of these clusters has a rotation that is running."
 

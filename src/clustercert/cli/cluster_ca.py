@@ -1,13 +1,21 @@
 """`clustercert cluster ca`: the client CA of a cluster, and its rotation."""
 
+import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 
 from clustercert.cli.commands import on_service
-from clustercert.cli.kubernetes.selection import ClusterSelection, Notes, for_each_of_service, shown_name
-from clustercert.cli.lookup import cluster_path, clusters_of_caller, find_cluster, find_project, is_in
+from clustercert.cli.kubernetes.selection import ClusterSelection, Notes, for_each_of_service
+from clustercert.cli.lookup import (
+    cluster_path,
+    clusters_of_caller,
+    find_cluster,
+    find_project,
+    full_name,
+    is_in,
+)
 from clustercert.cli.options import (
     FAILED,
     ClusterArgument,
@@ -166,7 +174,12 @@ def status(
     for each in chosen:
         if (rotation := found.get(str(each["id"]))) is not None:
             rotations.add(each, rotation)
-    rotations.show(as_list=True)
+    empty = (
+        "The client CA of none of these clusters was ever rotated."
+        if selection.by_property
+        else "No rotation of a client CA is running."
+    )
+    rotations.show(as_list=True, empty=empty)
 
 
 @app.command()
@@ -217,6 +230,8 @@ def complete(
             number = holders if holders is not None else _typed_number(client.get(rotations.path(cluster)))
             fields |= {"force": True, "holders": number} if number else {}
         rotations.add(cluster, client.post(rotations.path(cluster, "complete"), fields))
+        if "holders" in fields and not dry_run:
+            print_note(_sentence_for_holders(cluster))
 
     for_each_of_service(_running(client, selection), ask_for_completion, rotations.show)
 
@@ -262,7 +277,7 @@ def prove(
     def try_all(cluster: "JsonObject") -> None:
         found, rotation = _proofs(client, cluster)
         rows.extend(found)
-        following.add(shown_name(cluster), str(rotation["next_step"]))
+        following.add(full_name(cluster), str(rotation["next_step"]))
 
     def show_rows() -> None:
         if rows:
@@ -297,12 +312,16 @@ class _Rotations:
     def add(self, cluster: "JsonObject", rotation: "JsonObject") -> None:
         self._found.append((cluster, rotation))
 
-    def show(self, *, as_list: bool = False) -> None:
-        """Show one rotation with its API servers and holders, or a list of several rotations."""
+    def show(self, *, as_list: bool = False, empty: str = "") -> None:
+        """Show one rotation with its API servers and holders, or a list of several rotations.
+
+        Args:
+            empty: the note to print instead of an empty list.
+        """
         if len(self._found) == 1 and not as_list:
             _show_rotation(*self._found[0], self._output)
         elif self._found or as_list:
-            self._show_list()
+            self._show_list(empty)
         if self._dry_run:
             print_note("Dry run: nothing was changed.")
             return
@@ -311,10 +330,10 @@ class _Rotations:
             alone = len(self._found) == 1
             step = str(rotation["next_step"]) if alone else _step_of_several(rotation)
             if step:
-                following.add(shown_name(cluster), step)
+                following.add(full_name(cluster), step)
         following.print("Next: ")
 
-    def _show_list(self) -> None:
+    def _show_list(self, empty: str) -> None:
         rows = [
             _row(cluster, rotation) if self._output is Output.TABLE else with_times(rotation)
             for cluster, rotation in self._found
@@ -330,6 +349,7 @@ class _Rotations:
             columns=shown,
             name="cluster",
             keep=("cluster", "state", "accept_new", "holders"),
+            empty=empty,
         )
 
 
@@ -417,6 +437,16 @@ def _step_of_several(rotation: "JsonObject") -> str:
             return "Run `clustercert cluster ca complete CLUSTER`. No certificate of the old CA is valid."
         case _:
             return ""
+
+
+def _sentence_for_holders(cluster: "JsonObject") -> str:
+    """Return what to tell users whose certificates lost access. kubectl's plugin keeps a cached certificate."""
+    name = full_name(cluster)
+    return (
+        f'Tell the holders: "The client CA of {name} was replaced. Run `clustercert credential {shlex.quote(name)} '
+        "--profile NAME --refresh >/dev/null`, with your profile for this cluster. If you use certificate files, run "
+        '`clustercert refresh --all`."'
+    )
 
 
 def _typed_number(rotation: "JsonObject") -> int:

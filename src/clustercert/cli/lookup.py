@@ -59,6 +59,11 @@ def _clusters(client: "ServiceClient", **query: str) -> "list[JsonObject]":
     return found
 
 
+def full_name(cluster: "JsonObject") -> str:
+    """Return `DOMAIN/PROJECT/CLUSTER` for a cluster from the service."""
+    return f"{cluster['domain']}/{cluster['project']}/{cluster['name']}"
+
+
 def has_labels(resource: "JsonObject", labels: "Mapping[str, str] | None") -> bool:
     """Whether a resource of the service has all these labels. A resource of a kind without labels has none."""
     found = resource.get("labels")

@@ -214,8 +214,8 @@ async def _require_holders(
     found = (await connection.execute(query)).scalar_one()
     if found != expected:
         raise Conflict(
-            f"Valid certificates of the old CA: {found}, not {expected}. Wait until none is valid, or force"
-            " completion with their exact number."
+            f"Valid certificates of the old CA: {found}, not {expected}. Wait until none is valid. To take access from"
+            f" their holders now, add `--force --holders {found}` (in the API: `force`, and `holders`: {found})."
         )
 
 

@@ -96,20 +96,27 @@ def print_credential(request: CredentialRequest, info: str | None) -> int:
 
             remind_from_cache(path, cached, str(request.profile))
         return _print(cached.body, request.version)
-    from clustercert.cli.credential.renewal import Failure, issue_for_job, renew
+    from clustercert.cli.credential.renewal import Failure, issue_for_job, renew, renewed_for
 
     result = issue_for_job(request) if is_job else renew(request)
     if isinstance(result, Failure):
         return _fail(result.message, result.exit_code)
+    if request.refresh and not is_job:
+        _note(f"Renewed for {renewed_for(request)}.")
     return _print(result, request.version)
 
 
 def _fail(message: str, exit_code: int) -> int:
-    """Report an error on kubectl's terminal. Escapes the message, which may contain text from the service."""
+    """Report an error on kubectl's terminal. Returns the exit code."""
+    _note(message)
+    return exit_code
+
+
+def _note(message: str) -> None:
+    """Print a message on kubectl's terminal. Escapes the message, which may contain text from the service."""
     from clustercert.cli.printable import printable
 
     sys.stderr.write(f"clustercert: {printable(message)}\n")
-    return exit_code
 
 
 def _print(body: str, version: str) -> int:

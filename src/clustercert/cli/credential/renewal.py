@@ -28,7 +28,7 @@ from clustercert.cli.kubeconfig.request import CertificateRequest
 from clustercert.cli.kubeconfig.validation import ValidatedKubeconfig
 from clustercert.cli.login import profile
 from clustercert.cli.login.profile import DEFAULT_PROFILE, Profile
-from clustercert.cli.lookup import reachable_cluster
+from clustercert.cli.lookup import full_name, reachable_cluster
 from clustercert.cli.options import (
     FAILED,
     FORBIDDEN,
@@ -367,6 +367,21 @@ def _ids(request: "CredentialRequest", found: Profile) -> tuple[str, str]:
     with found.client() as client:
         cluster = reachable_cluster(client, found, request.cluster or "", request.project)
     return str(cluster["project_id"]), str(cluster["id"])
+
+
+def renewed_for(request: "CredentialRequest") -> str:
+    """Return whose certificate was renewed, and for which cluster: `DOMAIN/NAME in DOMAIN/PROJECT/CLUSTER`.
+
+    Without --profile, the current profile decides. A user with several profiles must see if it was the wrong one.
+    """
+
+    def ask(found: Profile) -> str:
+        with found.client() as client:
+            cluster = reachable_cluster(client, found, request.cluster or "", request.project)
+        return f"{found.shown_user} in {full_name(cluster)}"
+
+    found = _ask(partial(_with_login, question=ask), request)
+    return f"the profile {request.profile} in {request.cluster}" if isinstance(found, Failure) else found
 
 
 def renew_login(request: "CredentialRequest") -> Failure | None:

@@ -7,7 +7,7 @@ from urllib.parse import quote
 
 import typer
 
-from clustercert.cli.lookup import clusters_of_caller, find_cluster, has_labels, is_in
+from clustercert.cli.lookup import clusters_of_caller, find_cluster, full_name, has_labels, is_in
 from clustercert.cli.options import (
     FAILED,
     InProjectOption,
@@ -123,11 +123,6 @@ def names_of(cluster: "Cluster") -> tuple[str, str, str]:
     return project.domain.name, project.name, cluster.name
 
 
-def shown_name(cluster: "JsonObject") -> str:
-    """Return `DOMAIN/PROJECT/CLUSTER` for a cluster from the service."""
-    return f"{cluster['domain']}/{cluster['project']}/{cluster['name']}"
-
-
 def folder_of(cluster: "Cluster") -> Path:
     """Return the relative path of a cluster's own folder: `DOMAIN/PROJECT/CLUSTER`, with safe names."""
     return Path(*map(_file_name, names_of(cluster)))
@@ -207,7 +202,7 @@ def for_each_of_service(
                 work(each)
             except ClustercertError as error:
                 failed = True
-                errors.add(shown_name(each), error_text(error))
+                errors.add(full_name(each), error_text(error))
     finally:
         show()
         errors.print("Error: ")
