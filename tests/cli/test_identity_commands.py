@@ -171,7 +171,10 @@ def test_without_a_default_domain_the_option_is_required(operator: Operator) -> 
 
 
 def test_domains_are_enabled_and_disabled(operator: Operator) -> None:
-    operator.output("domain", "disable", "Default")
+    disabled = operator.run("domain", "disable", "Default")
+    assert disabled.err.startswith(
+        "Disabled the domain Default. Certificates that were issued before stay valid"
+    )
     assert operator.output_json("domain", "list")[0]["enabled"] is False
     operator.output("domain", "enable", "Default")
     assert operator.output_json("domain", "list")[0]["enabled"] is True
@@ -194,7 +197,8 @@ def test_a_name_that_can_not_be_in_an_address_is_refused(operator: Operator) -> 
 
 def test_projects_are_enabled_disabled_and_deleted(operator: Operator) -> None:
     operator.output("project", "create", "eu-de")
-    operator.output("project", "disable", "eu-de")
+    disabled = operator.run("project", "disable", "eu-de")
+    assert "`clustercert certificate list --project PROJECT --state live`" in disabled.err
     assert operator.output_json("project", "show", "eu-de")["enabled"] is False
     operator.output("project", "enable", "eu-de")
     assert operator.output_json("project", "list")[0]["enabled"] is True

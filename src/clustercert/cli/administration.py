@@ -122,7 +122,8 @@ def _switch(
 ) -> None:
     id_or_name = str(find(client, resource.plural, name, domain)["id"]) if resource.is_in_domain else name
     changed = client.update(path_of(resource.plural, id_or_name), enabled=enabled)
-    print_note(f"{'Enabled' if enabled else 'Disabled'} the {resource.title} {changed[resource.key]}.")
+    what = f"the {resource.title} {changed[resource.key]}."
+    print_note(f"Enabled {what}" if enabled else f"Disabled {what}{resource.after_disabling}")
 
 
 def _delete(

@@ -62,6 +62,7 @@ class Resource:
         new_name: help text of the argument of `create` that names the new object.
         question: the question before a deletion, with fields of the object in braces.
         after_deletion: the end of the message after a deletion.
+        after_disabling: the end of the message after an object was disabled.
         kind: the `kind` of YAML documents for this resource; empty if the resource has no YAML documents.
         metadata: the fields in `metadata` of a YAML document besides the name.
         fields: the fields that the owner of an object sets.
@@ -78,6 +79,7 @@ class Resource:
     new_name: str = ""
     question: str = ""
     after_deletion: str = ""
+    after_disabling: str = ""
     kind: str = ""
     metadata: tuple[Field, ...] = ()
     fields: tuple[Field, ...] = ()
@@ -162,11 +164,15 @@ RESOURCES = {
                 "create": "Create a domain.",
                 "list": "List the domains.",
                 "enable": "Enable a domain, so that its users can log in again.",
-                "disable": "Disable a domain with its users and projects.",
+                "disable": "Disable a domain with its users and projects. Its certificates stay valid until they"
+                " expire.",
                 "delete": "Delete a domain that has no projects, users or groups.",
             },
             columns=("id", "name", "enabled"),
             question="Delete the domain {name} ({id})?",
+            after_disabling=" Certificates that were issued before stay valid until they expire. List them with"
+            " `clustercert certificate list --all --state live`, and revoke them with `clustercert certificate"
+            " revoke --user USER --everywhere` or `--cluster CLUSTER`.",
             kind="Domain",
             fields=(_ENABLED,),
         ),
@@ -187,6 +193,9 @@ RESOURCES = {
             is_in_domain=True,
             new_name="Name of the project. The vendors' SDKs expect the region's name.",
             question="Delete the project {name} ({id}) with its role assignments and tokens?",
+            after_disabling=" Certificates that were issued before stay valid until they expire. List them with"
+            " `clustercert certificate list --project PROJECT --state live`, and revoke them with `clustercert"
+            " certificate revoke --cluster CLUSTER`.",
             kind="Project",
             metadata=(_DOMAIN, _LABELS),
             fields=(

@@ -232,7 +232,9 @@ class Profile:
         )
         jwt = self.token if self.oidc is not None else None
         with advice_if_refused(
-            f"The login at {self.url} is no longer valid. {explained}Run `clustercert login` again.", jwt
+            f"The login at {self.url} is no longer valid. {explained}Run `clustercert login` again, or ask "
+            "an operator whether your account is still enabled.",
+            jwt,
         ):
             yield
 
