@@ -149,7 +149,7 @@ def test_lists_show_the_domains_of_users_with_the_same_name(shell: Shell, namesa
 
     both = ["globex/member", "tests/member", "tests/member"]
     assert users("list", "--user", "member") == both
-    assert users("list", "--user", "tests/member") == ["member", "member"]
+    assert users("list", "--user", "tests/member") == ["tests/member", "tests/member"]
     assert users("list", "--user", "tests/member", "-o", "wide") == ["tests/member", "tests/member"]
     assert users("access", "--cluster", "plain") == ["globex/member", "tests/admin", "tests/member"]
     (shown,) = shell.operator.output_json("certificate", "list", "--user", "globex/member")
@@ -425,9 +425,9 @@ def test_the_access_report_explains_the_controls(shell: Shell) -> None:
         "FINGERPRINT",
     ]  # fmt: skip
     assert [[*line.split()[:4], line.split()[-1]] for line in lines[1:4]] == [
-        [shell.name(2)[:16], "admin", "live", "yes", shell.name(2)],
-        [shell.name(0)[:16], "member", "revoked", "yes", shell.name(0)],
-        [shell.name(3)[:16], "member", "live", "yes", shell.name(3)],
+        [shell.name(2)[:16], "tests/admin", "live", "yes", shell.name(2)],
+        [shell.name(0)[:16], "tests/member", "revoked", "yes", shell.name(0)],
+        [shell.name(3)[:16], "tests/member", "live", "yes", shell.name(3)],
     ]
     for words in (
         "webhook (not set up)",

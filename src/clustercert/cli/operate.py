@@ -18,7 +18,6 @@ from clustercert.cli.options import CommandError, YesOption, time_ago
 from clustercert.cli.output import Output, OutputOption, Progress, print_note, show_list, show_one
 from clustercert.cli.prompts import confirm
 from clustercert.cli.session import (
-    DEFAULT_DOMAIN,
     Operator,
     Reader,
     actor,
@@ -30,6 +29,7 @@ from clustercert.cli.session import (
 )
 from clustercert.model.choices import ServerRole
 from clustercert.model.errors import Conflict
+from clustercert.model.identity import DEFAULT_DOMAIN
 from clustercert.model.times import rfc3339
 
 if TYPE_CHECKING:

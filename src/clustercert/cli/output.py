@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Annotated, Self
 import typer
 
 from clustercert.cli.printable import printable, printable_line
-from clustercert.model.identity import qualified_name
+from clustercert.model.identity import DEFAULT_DOMAIN, qualified_name
 from clustercert.model.times import parse_rfc3339, rfc3339
 
 if TYPE_CHECKING:
@@ -51,15 +51,14 @@ def with_names(fields: "JsonObject") -> "JsonObject":
 def with_qualified_names(
     rows: "Sequence[Mapping[str, object]]", column: str, domain: str
 ) -> "Sequence[Mapping[str, object]]":
-    """Replace the names in a column by DOMAIN/NAME, if rows have the same name in different domains.
+    """Replace the names in a column by DOMAIN/NAME, if a row's domain is not `Default`.
 
     A table with all columns always has DOMAIN/NAME. Names without a known domain stay the same.
 
     Args:
         domain: the column that has the names of the domains.
     """
-    names = {(row[column], row[domain]) for row in rows}
-    if len(names) == len({name for name, _ in names}) and not is_wide():
+    if all(row[domain] in (None, DEFAULT_DOMAIN) for row in rows) and not is_wide():
         return rows
     return [
         {**row, column: qualified_name(str(row[column]), str(row[domain]))} if row[domain] else row

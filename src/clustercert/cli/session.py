@@ -16,6 +16,7 @@ from clustercert.cli.lookup import only_cluster, split_cluster, split_domain
 from clustercert.cli.options import CommandError, did_you_mean
 from clustercert.cli.output import print_note
 from clustercert.model.errors import NotFound
+from clustercert.model.identity import DEFAULT_DOMAIN
 
 if TYPE_CHECKING:
     from pydantic import BaseModel
@@ -107,7 +108,6 @@ def _variables(model: "type[BaseModel]", prefix: str) -> Iterator[tuple[str, boo
 
 T = TypeVar("T")
 
-DEFAULT_DOMAIN = "Default"
 CLUSTER_ID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 
 

@@ -33,6 +33,8 @@ def domain_by_issuer(issuer: str, domain_id: str, name: str) -> Domain:
 
 
 MIN_PASSWORD_CHARACTERS = 8
+# The domain that `clustercert db upgrade` creates.
+DEFAULT_DOMAIN = "Default"
 
 
 def qualified_name(name: str, domain: str) -> str:

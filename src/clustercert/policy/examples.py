@@ -24,7 +24,7 @@ from clustercert.model import (
     User,
 )
 from clustercert.model.errors import ClustercertError, NotFound
-from clustercert.model.identity import BUILT_IN, ProjectName, domain_by_issuer
+from clustercert.model.identity import BUILT_IN, DEFAULT_DOMAIN, ProjectName, domain_by_issuer
 from clustercert.model.ids import id_of, is_user_id
 from clustercert.model.requests import AUTH_METHODS
 from clustercert.pki.client_ca import new_client_ca
@@ -214,7 +214,6 @@ class ExampleSettings(Section):
     expects: Expectation
 
 
-DEFAULT_DOMAIN = "Default"
 NO_ROLE = "The caller has no role in the project."
 # The maximum number of failed examples in a message.
 MAX_FAILED = 3

@@ -19,8 +19,9 @@ from clustercert.cli.lookup import NO_PROJECTS, split_domain
 from clustercert.cli.options import NotLoggedIn, PasswordFileOption, UsageError
 from clustercert.cli.output import Output, print_note, show_one
 from clustercert.cli.prompts import PASSWORD_ATTEMPTS, prompt_text, read_secret
-from clustercert.cli.session import DEFAULT_DOMAIN, warn_in_client
+from clustercert.cli.session import warn_in_client
 from clustercert.model.errors import ClustercertError
+from clustercert.model.identity import DEFAULT_DOMAIN
 from clustercert.model.times import rfc3339
 
 if TYPE_CHECKING:
