@@ -180,7 +180,8 @@ def _forged(installation: Installation, username: str, groups: Sequence[str]) ->
         text=True,
         timeout=SECONDS,
         check=False,
-        env=operators_environment(installation.demo),
+        # The program imports from `support`.
+        env=operators_environment(installation.demo) | {"PYTHONPATH": str(FORGER.parents[2])},
     )
     assert done.returncode == 0, done.stderr
     document = json.loads(installation.issue().kubeconfig.read_text())
