@@ -89,7 +89,7 @@ def test_the_files_add_no_ca_and_have_the_accounts_rights(own: SigningSite) -> N
     own.run("kubernetes", "remove", "own", "--out", own.folder)
     removal = (own.folder / "REMOVE.md").read_text()
     assert "there is no CA to remove" in " ".join(removal.split())
-    assert "kubectl delete rolebindings -n kube-system" in removal
+    assert "kubectl delete roles,rolebindings -A" in removal
 
 
 def test_a_new_token_is_read_from_a_file(own: SigningSite, tmp_path: Path) -> None:

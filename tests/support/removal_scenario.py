@@ -46,12 +46,12 @@ def the_steps_of_the_removal_leave_nothing_behind(installation: Installation) ->
     for holder in (lost, late):
         eventually(lambda holder=holder: "Unauthorized" in holder.kubectl("get", "--raw", "/version")[1])  # type: ignore[misc] # the lambda has no types
 
-    *deletions, search = steps["3"]
+    *deletions, search, search_namespaces = steps["3"]
     # Don't wait: a bare kube-apiserver has no controller that ends the namespace.
     deleted = "".join(_run(installation, f"{command} --wait=false") for command in deletions)
     assert late.credential_group in deleted
     _end_namespace(installation)
-    assert _run(installation, search) == ""
+    assert [_run(installation, command) for command in (search, search_namespaces)] == ["", ""]
     assert _of_ours(installation, names) == set()
     assert set(installation.as_admin("get", "namespaces", "-o", "name").split()) >= {"namespace/default"}
 

@@ -79,7 +79,7 @@ def _commands(choices: GivenChoices) -> list[str]:
     [label] = (f"{name}={value}" for name, value in MANAGED_BY.items())
     kinds = [",".join(_KINDS), *([] if choices.uses_flags else [",".join(_POLICY_KINDS)])]
     deletions = [f"kubectl delete {each} -l {label}" for each in kinds]
-    if SIGNER_ACCESS in choices.written:
-        # The right to read the API server's client CAs is in a namespace of Kubernetes.
-        deletions.append(f"kubectl delete rolebindings -n kube-system -l {label}")
-    return [*deletions, f"kubectl get {','.join(kinds)} -l {label}"]
+    # The rights to read addresses and client CAs of API servers are in namespaces of Kubernetes.
+    deletions.append(f"kubectl delete roles,rolebindings -A -l {label}")
+    found = [f"kubectl get {','.join(kinds)} -l {label}", f"kubectl get roles,rolebindings -A -l {label}"]
+    return [*deletions, *found]
