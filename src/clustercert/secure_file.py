@@ -20,6 +20,9 @@ def write_private(
         follow_links: whether to replace the target of a symbolic link instead of the link. `_target` checks the target.
     """
     target = _target(path) if follow_links else path
+    # Replacing a device such as /dev/null would break other programs.
+    if target.exists() and not (target.is_file() or target.is_dir()):
+        raise OSError(errno.EINVAL, "Is not a regular file", str(path))
     # `mkstemp` creates the file with mode 0600.
     descriptor, temporary = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.")
     try:

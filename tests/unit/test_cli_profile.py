@@ -89,6 +89,14 @@ def test_a_private_file_replaces_the_target_of_a_link(tmp_path: Path) -> None:
     assert sorted(path.name for path in tmp_path.iterdir()) == ["link", "target"]
 
 
+def test_only_regular_files_are_replaced(tmp_path: Path) -> None:
+    """Like /dev/null, which root could replace for all programs of the machine."""
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(OSError, match="Is not a regular file"):
+        write_private(tmp_path / "pipe", "secret")
+    assert [(each.name, each.is_fifo()) for each in tmp_path.iterdir()] == [("pipe", True)]
+
+
 def test_a_private_file_does_not_follow_a_link_without_a_target(tmp_path: Path) -> None:
     link = tmp_path / "link"
     link.symlink_to(tmp_path / "elsewhere")
