@@ -11,7 +11,6 @@ from typing import Any
 import pytest
 import yaml
 
-from clustercert.kubernetes.setup.admission import NAMESPACE
 from clustercert.kubernetes.setup.webhook_check import NO_WEBHOOK
 from clustercert.kubernetes.verify import diagnosis
 from clustercert.model import JsonObject, utc_now
@@ -555,8 +554,5 @@ def apply(site: OperatedCluster, *names: str) -> None:
 
 
 def create(cluster: ApiServer, document: JsonObject) -> None:
-    path = managed_cluster.PATHS[str(document["kind"])]
-    metadata: Any = document["metadata"]
-    if "namespace" in metadata:
-        path = path.replace(f"/{NAMESPACE}/", f"/{metadata['namespace']}/")
+    path = managed_cluster.path_of(document)
     managed_cluster.as_admin(cluster, lambda api: api.create(path, document))

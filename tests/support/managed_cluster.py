@@ -3,7 +3,7 @@
 import asyncio
 import base64
 from collections.abc import Awaitable, Callable, Iterable
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 from cryptography.hazmat.primitives.serialization import Encoding
 
@@ -67,8 +67,14 @@ def set_up(double: ApiServer, roles: Iterable[str] = ROLES.values()) -> None:
 def apply(double: ApiServer, documents: Iterable[JsonObject]) -> None:
     """Create objects like an operator with `kubectl apply`."""
     for document in documents:
-        path = PATHS[str(document["kind"])]
+        path = path_of(document)
         as_admin(double, lambda api, path=path, document=document: api.create(path, document))  # type: ignore[misc] # the lambda has no types
+
+
+def path_of(document: JsonObject) -> str:
+    """The path to create an object at, in the namespace that the object names."""
+    path, metadata = PATHS[str(document["kind"])], cast("JsonObject", document["metadata"])
+    return path.replace(f"/{NAMESPACE}/", f"/{metadata.get('namespace', NAMESPACE)}/")
 
 
 def as_admin(double: ApiServer, work: Callable[[KubeApi], Awaitable[T]]) -> T:
