@@ -26,11 +26,11 @@ from clustercert.issuance.signers.transit import transit_signer
 from clustercert.model import ClientCA, Grant
 from clustercert.model.clusters import Registration
 from clustercert.model.errors import Unavailable
-from clustercert.pki.envelope import KeyRing, new_data_key
 from clustercert.pki.keys import new_key
 from clustercert.pki.leaf import check_leaf, new_signing_request
 from clustercert.pki.signer import CaRequest, Signer, SignerContext
 from support import openbao
+from support.ring_sealer import RingSealer
 
 T = TypeVar("T")
 
@@ -106,22 +106,9 @@ class Stopped:
     local_p99_us: float
 
 
-class _Sealer:
-    """Seals the keys of the local signer, as the service does."""
-
-    def __init__(self) -> None:
-        self._ring = KeyRing([new_data_key(1)], active_id=1)
-
-    async def seal(self, plaintext: bytes, bound_to: str) -> bytes:
-        return self._ring.seal(plaintext, bound_to)
-
-    async def unseal(self, sealed: bytes, bound_to: str) -> bytes:
-        return self._ring.unseal(sealed, bound_to)
-
-
 @contextlib.asynccontextmanager
 async def _local(_folder: Path) -> AsyncIterator[Signer]:
-    yield local_signer(SignerContext({}, _Sealer()))
+    yield local_signer(SignerContext({}, RingSealer()))
 
 
 @contextlib.asynccontextmanager
@@ -141,7 +128,7 @@ async def _network_hsm(folder: Path) -> AsyncIterator[Signer]:
 @contextlib.asynccontextmanager
 async def _openbao(folder: Path) -> AsyncIterator[Signer]:
     with openbao.running(folder / "openbao") as server:
-        signer = transit_signer(SignerContext(server.new_signer(), _Sealer()))
+        signer = transit_signer(SignerContext(server.new_signer(), RingSealer()))
         try:
             yield signer
         finally:
@@ -380,7 +367,7 @@ async def _pkcs11(folder: Path, module: Path) -> AsyncIterator[Signer]:
         "threads": AT_ONCE,
         "timeout": 60,
     }
-    signer = pkcs11_signer(SignerContext(settings, _Sealer()))
+    signer = pkcs11_signer(SignerContext(settings, RingSealer()))
     try:
         yield signer
     finally:

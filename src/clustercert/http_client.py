@@ -1,4 +1,4 @@
-"""HTTP client for Kubernetes API servers, OIDC issuers, Keystone, and servers that store audit checkpoints.
+"""HTTP client for Kubernetes API servers, OIDC issuers, Keystone, OpenBao, and servers that store audit checkpoints.
 
 A response may come from a tenant or an attacker. The client therefore limits the size of a response and the time for
 receiving it, and rejects compressed responses. Redirects are not followed, cookies are not kept, and proxy settings in
@@ -9,6 +9,7 @@ import asyncio
 import ssl
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from clustercert import __version__
@@ -108,3 +109,79 @@ async def _read_body(response: "httpx.Response", max_bytes: int) -> bytes:
         if chunks % _CHUNKS_WITHOUT_YIELD == 0:
             await asyncio.sleep(0)
     return bytes(content)
+
+
+class ConnectionFailed(Exception):
+    """No complete response arrived. The message says why."""
+
+
+class ServerConnection:
+    """Connections to one server, whose certificate is verified with the CAs of a file or of the system."""
+
+    def __init__(self, url: str, ca_file: Path | None, connections: int, seconds: float) -> None:
+        """Connect later, at the first request.
+
+        Args:
+            url: prefix of the paths of all requests.
+            connections: maximum number of open connections.
+            seconds: time limit for one request, including the time to connect.
+        """
+        self._url = url
+        self._ca_file = ca_file
+        self._connections = connections
+        self._seconds = seconds
+        self._opening = asyncio.Lock()
+        self._http: httpx.AsyncClient | None = None
+        self._tls: ssl.SSLContext | None = None
+        self._is_ca_stale = False
+
+    async def send(
+        self,
+        method: str,
+        path: str,
+        headers: Mapping[str, str],
+        body: Mapping[str, object] | None = None,
+        params: Mapping[str, str] | None = None,
+    ) -> Response:
+        """Send a request. Retries once if a keep-alive connection turns out to be closed.
+
+        Raises ConnectionFailed, or UnreadableResponse if the response is compressed or too long.
+        """
+        import httpx  # noqa: PLC0415 - the import takes 45 ms, and most services send no requests
+
+        url = f"{self._url}{path}"
+        try:
+            async with asyncio.timeout(self._seconds):
+                http = await self._client()
+                request = http.build_request(method, url, headers=headers, params=params, json=body)
+                try:
+                    return await exchange(http, request, self._seconds)
+                except (httpx.RemoteProtocolError, httpx.ReadError, httpx.WriteError):
+                    return await exchange(http, request, self._seconds)
+        except TimeoutError:
+            raise ConnectionFailed(f"no complete response within {self._seconds:g} seconds") from None
+        except (httpx.HTTPError, httpx.InvalidURL, ssl.SSLError) as error:
+            if "CERTIFICATE_VERIFY_FAILED" in str(error):
+                self._is_ca_stale = True
+            raise ConnectionFailed(f"{type(error).__name__}: {error}") from None
+        except OSError as error:
+            raise ConnectionFailed(f"{self._ca_file}: {error.strerror or error}") from None
+
+    async def close(self) -> None:
+        """Close all connections."""
+        if self._http is not None:
+            await self._http.aclose()
+            self._http = None
+
+    async def _client(self) -> "httpx.AsyncClient":
+        async with self._opening:
+            if self._tls is None:
+                # Loading the CAs takes 20 ms, so use a thread.
+                self._tls = await asyncio.to_thread(ssl.create_default_context, cafile=self._ca_file)
+            elif self._is_ca_stale and self._ca_file is not None:
+                # Load the CA file again after a verification failure, so that a renewed CA file needs no restart.
+                await asyncio.to_thread(self._tls.load_verify_locations, self._ca_file)
+            self._is_ca_stale = False
+            if self._http is None:
+                self._http = new_client(self._tls, self._connections)
+            return self._http

@@ -1,8 +1,6 @@
 """The rotation of client CAs. The service and its leader job are real, the API servers are the tests' doubles."""
 
-import itertools
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -10,44 +8,28 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
-from clustercert import wiring
 from clustercert.pki.certificates import fingerprint
-from support import world as worlds
-from support.apiserver import ApiServer
-from support.ca_rotation import Holder, Rotation, register
-from support.service import Service
+from support.ca_rotation import (
+    Holder,
+    NewRotation,
+    RotatingService,
+    Rotation,
+    new_rotations,
+    rotating_service,
+)
 from support.stores import rows
 from support.wait import eventually
 
-NewRotation = Callable[..., Rotation]
-
 
 @pytest.fixture(scope="module")
-def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
-    """A service that begins to drain soon."""
-    world = worlds.make(tmp_path_factory.mktemp("rotation"))
-    with pytest.MonkeyPatch.context() as patch:
-        # A second is left for the propagation: no request of these tests takes long.
-        patch.setattr(wiring, "RECORDING_SECONDS", -world.settings().server.request_timeout)
-        with Service(world.settings()).running() as running:
-            running.world = world  # type: ignore[attr-defined] # only of this file
-            yield running
+def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RotatingService]:
+    with rotating_service(tmp_path_factory.mktemp("rotation")) as running:
+        yield running
 
 
 @pytest.fixture
-def new(service: Service, tmp_path: Path) -> Iterator[NewRotation]:
-    """Register a cluster with so many API servers."""
-    numbers = itertools.count()
-    with ExitStack() as stack:
-
-        def start(count: int = 1) -> Rotation:
-            doubles = []
-            for _ in range(count):
-                folder = tmp_path / f"apiserver-{next(numbers)}"
-                folder.mkdir()
-                doubles.append(stack.enter_context(ApiServer(folder)))
-            return register(service.world, service, f"cluster-{doubles[0].url[-5:]}", *doubles)  # type: ignore[attr-defined]
-
+def new(site: RotatingService, tmp_path: Path) -> Iterator[NewRotation]:
+    with new_rotations(site, tmp_path) as start:
         yield start
 
 

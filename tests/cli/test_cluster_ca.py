@@ -1,7 +1,6 @@
 """`clustercert cluster ca`: rotations by commands. The service is real, the API servers are the tests' doubles."""
 
 import contextlib
-import itertools
 import json
 import os
 import re
@@ -9,8 +8,7 @@ import socket
 import socketserver
 import subprocess
 import threading
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
@@ -19,18 +17,14 @@ from urllib.parse import urlsplit
 import pytest
 from cryptography import x509
 
-from clustercert import wiring
-from support import world as worlds
 from support.apiserver import ApiServer
-from support.ca_rotation import Rotation, register
+from support.ca_rotation import NewRotation, RotatingService, Rotation, new_rotations, rotating_service
 from support.command_line import CommandResult, Operator
 from support.demo_process import COMMAND
-from support.service import Service
 from support.store_commands import on_store
 from support.terminal import in_a_terminal
 
 pytestmark = pytest.mark.slow
-NewRotation = Callable[..., Rotation]
 PAGE = Path(__file__).parents[2] / "docs" / "replace-a-ca.md"
 NOWHERE = "https://127.0.0.1:1"
 
@@ -54,39 +48,22 @@ class Machine(Operator):
 
 
 @pytest.fixture(scope="module")
-def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
-    """A service that begins to drain soon."""
-    world = worlds.make(tmp_path_factory.mktemp("rotation"))
-    with pytest.MonkeyPatch.context() as patch:
-        # A second is left for the propagation: no request of these tests takes long.
-        patch.setattr(wiring, "RECORDING_SECONDS", -world.settings().server.request_timeout)
-        with Service(world.settings()).running() as running:
-            running.world = world  # type: ignore[attr-defined] # only of this file
-            yield running
+def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RotatingService]:
+    with rotating_service(tmp_path_factory.mktemp("rotation")) as running:
+        yield running
 
 
 @pytest.fixture
-def operator(service: Service) -> Machine:
+def operator(site: RotatingService) -> Machine:
     """An operator on the machine of the service."""
-    found = Machine(service.world.folder)  # type: ignore[attr-defined]
+    found = Machine(site.world.folder)
     found.configure()
     return found
 
 
 @pytest.fixture
-def new(service: Service, tmp_path: Path) -> Iterator[NewRotation]:
-    """Register a cluster with so many API servers."""
-    numbers = itertools.count()
-    with ExitStack() as stack:
-
-        def start(count: int = 1) -> Rotation:
-            doubles = []
-            for _ in range(count):
-                folder = tmp_path / f"apiserver-{next(numbers)}"
-                folder.mkdir()
-                doubles.append(stack.enter_context(ApiServer(folder)))
-            return register(service.world, service, f"cluster-{doubles[0].url[-5:]}", *doubles)  # type: ignore[attr-defined]
-
+def new(site: RotatingService, tmp_path: Path) -> Iterator[NewRotation]:
+    with new_rotations(site, tmp_path) as start:
         yield start
 
 

@@ -20,11 +20,11 @@ from clustercert.kubernetes.setup.signer_access import signer_access
 from clustercert.kubernetes.verify.probe import Probe
 from clustercert.model import ClientCA, KeyType, SigningRequest, credential_group, utc_now
 from clustercert.model.errors import RemoteFailed
-from clustercert.pki.envelope import KeyRing, new_data_key
 from clustercert.pki.keys import key_pem, new_key
 from clustercert.pki.leaf import check_leaf, der_pem, new_signing_request
 from clustercert.pki.signer import CaRequest
 from support.kube_apiserver import ASSETS, KubeApiServer, assets
+from support.ring_sealer import RingSealer
 from support.samples import CLUSTER_ID, grant
 from support.signing_cluster import MemoryClusters, registration_of
 from support.wait import eventually
@@ -38,19 +38,6 @@ pytestmark = [
 
 BACKDATE = timedelta(minutes=5)
 KEYS = {key_type: new_key(key_type) for key_type in get_args(KeyType)}
-
-
-class Ring:
-    """Custody without a database."""
-
-    def __init__(self) -> None:
-        self.ring = KeyRing([new_data_key(1)], active_id=1)
-
-    async def unseal(self, sealed: bytes, bound_to: str) -> bytes:
-        return self.ring.unseal(sealed, bound_to)
-
-    async def seal(self, plaintext: bytes, bound_to: str) -> bytes:
-        return self.ring.seal(plaintext, bound_to)
 
 
 @dataclass
@@ -84,7 +71,7 @@ async def site(tmp_path: Path) -> AsyncIterator[Site]:
         eventually(lambda: "clustercert-signer" in apiserver.kubectl("apply", "-f", "-", stdin=manifest))
         token = apiserver.kubectl("create", "token", "-n", "clustercert", "clustercert-signer")
         clusters = MemoryClusters(apiserver)
-        signer = CsrApiSigner(clusters, Ring(), timedelta(days=7))
+        signer = CsrApiSigner(clusters, RingSealer(), timedelta(days=7))
         ca = await signer.create_ca(
             CaRequest(
                 CLUSTER_ID,

@@ -27,7 +27,6 @@ from clustercert.model.errors import (
     UnsealError,
 )
 from clustercert.pki.crl import CrlContent, CrlEntry, check_crl
-from clustercert.pki.envelope import KeyRing, new_data_key
 from clustercert.pki.keys import key_der, new_key
 from clustercert.pki.leaf import check_leaf, new_signing_request
 from clustercert.pki.signer import CaRequest, Signer, SignerContext
@@ -37,6 +36,7 @@ from support import openbao, tokens
 from support.apiserver import ApiServer
 from support.leaf_checks import assert_client_leaf, assert_cluster_leaf, spki
 from support.openbao import RealOpenBao
+from support.ring_sealer import RingSealer
 from support.samples import CA_NOT_BEFORE, CLUSTER_ID, ISSUED_AT, NOW, USER_ID, client_ca, grant
 from support.signing_cluster import (
     MemoryClusters,
@@ -46,22 +46,6 @@ from support.signing_cluster import (
     registration_of,
     requests_in,
 )
-
-
-class Ring:
-    """Custody of one process, without a database."""
-
-    def __init__(self) -> None:
-        self.ring = KeyRing([new_data_key(1)], active_id=1)
-        self.opened = 0
-
-    async def unseal(self, sealed: bytes, bound_to: str) -> bytes:
-        self.opened += 1
-        return self.ring.unseal(sealed, bound_to)
-
-    async def seal(self, plaintext: bytes, bound_to: str) -> bytes:
-        return self.ring.seal(plaintext, bound_to)
-
 
 REGISTRATION = Registration("prod", "https://10.0.0.5:6443", b"")
 
@@ -101,7 +85,7 @@ class Kind:
 
 
 def local(ca_key_type: KeyType) -> Kind:
-    ring, key = Ring(), new_key(ca_key_type)
+    ring, key = RingSealer(), new_key(ca_key_type)
     ca = client_ca(key)
     sealed = ring.ring.seal(key_der(key), f"client_ca:{ca.id}")
     return Kind(
@@ -116,7 +100,7 @@ async def pkcs11(folder: Path, ca_key_type: KeyType) -> AsyncIterator[Kind]:
     tokens.require_softhsm()
     token = tokens.new_token(folder)
     with tokens.environment(token):
-        signer = pkcs11_signer(SignerContext(token.settings(), Ring()))
+        signer = pkcs11_signer(SignerContext(token.settings(), RingSealer()))
         ca = await signer.create_ca(ca_request(ca_key_type))
         yield Kind(
             signer,
@@ -133,7 +117,7 @@ async def csr_api(folder: Path) -> AsyncIterator[Kind]:
         give_access(double)
         double.now = lambda: NOW
         clusters, registration, secret = MemoryClusters(double), registration_of(double), first_token(double)
-        signer = new_signer(double, clusters, Ring())
+        signer = new_signer(double, clusters, RingSealer())
         ca = await signer.create_ca(replace(ca_request("ec-p256"), registration=registration, secret=secret))
         lost = replace(ca, id="e" * 32)
         yield Kind(signer, clusters.store(ca), lost, (), registration, secret, clusters.store)
@@ -143,7 +127,7 @@ async def csr_api(folder: Path) -> AsyncIterator[Kind]:
 
 @asynccontextmanager
 async def transit(server: RealOpenBao, ca_key_type: KeyType) -> AsyncIterator[Kind]:
-    signer = transit_signer(SignerContext(server.new_signer(), Ring()))
+    signer = transit_signer(SignerContext(server.new_signer(), RingSealer()))
     ca = await signer.create_ca(ca_request(ca_key_type))
     yield Kind(
         signer,
@@ -341,12 +325,12 @@ async def test_a_deleted_key_signs_nothing_more(kind: Kind) -> None:
 
 def test_local_refuses_settings() -> None:
     with pytest.raises(ValueError, match="no setting pin") as refused:
-        local_signer(SignerContext({"pin": "1234"}, Ring()))
+        local_signer(SignerContext({"pin": "1234"}, RingSealer()))
     assert "1234" not in str(refused.value)
 
 
 async def test_local_opens_a_key_once() -> None:
-    ring, key = Ring(), new_key("ec-p256")
+    ring, key = RingSealer(), new_key("ec-p256")
     ca = client_ca(key)
     ca = replace(ca, sealed_key=ring.ring.seal(key_der(key), f"client_ca:{ca.id}"))
     kind = Kind(local_signer(SignerContext({}, ring)), ca, ca)
@@ -356,7 +340,7 @@ async def test_local_opens_a_key_once() -> None:
 
 
 async def test_local_keeps_the_keys_of_the_cas_used_last(monkeypatch: pytest.MonkeyPatch) -> None:
-    ring, key = Ring(), new_key("ec-p256")
+    ring, key = RingSealer(), new_key("ec-p256")
     # So that the test needs no thousands of keys.
     monkeypatch.setattr(LocalKeys, "MAX_OPEN_KEYS", 2)
     signer = local_signer(SignerContext({}, ring))
@@ -397,7 +381,7 @@ def test_settings_that_no_signer_takes_are_refused(
     signers: dict[str, dict[str, object]], message: str
 ) -> None:
     with pytest.raises(SettingsError) as refused:
-        Signers(Settings(signers=signers).signers, Ring())
+        Signers(Settings(signers=signers).signers, RingSealer())
     installed = sorted(point.name for point in entry_points(group="clustercert.signers"))
     assert refused.value.message == message.format(", ".join(installed))
     assert "1234" not in repr(Settings(signers=signers))

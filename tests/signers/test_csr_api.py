@@ -19,12 +19,12 @@ from clustercert.issuance.signers.csr_api import CsrApiSigner, csr_api_signer
 from clustercert.kube_api import Refused
 from clustercert.model import ClientCA, SigningRequest
 from clustercert.model.errors import InvalidRequest, RemoteFailed, SignerError, Unavailable
-from clustercert.pki.envelope import KeyRing, new_data_key
 from clustercert.pki.keys import new_key
 from clustercert.pki.leaf import check_leaf, new_signing_request
 from clustercert.pki.signer import CaRequest, SignerContext
 from support.apiserver import ApiServer, kinds
 from support.certificate_authority import Authority
+from support.ring_sealer import RingSealer
 from support.samples import CLUSTER_ID, grant
 from support.signing_cluster import (
     MemoryClusters,
@@ -42,26 +42,13 @@ HOUR, MINUTE = timedelta(hours=1), timedelta(minutes=1)
 EDITORS = ("clustercert:editors",)
 
 
-class Ring:
-    """Custody without a database."""
-
-    def __init__(self) -> None:
-        self.ring = KeyRing([new_data_key(1)], active_id=1)
-
-    async def unseal(self, sealed: bytes, bound_to: str) -> bytes:
-        return self.ring.unseal(sealed, bound_to)
-
-    async def seal(self, plaintext: bytes, bound_to: str) -> bytes:
-        return self.ring.seal(plaintext, bound_to)
-
-
 @dataclass
 class Site:
     """A cluster, and a signer with a CA of it."""
 
     double: ApiServer
     clusters: MemoryClusters
-    ring: Ring
+    ring: RingSealer
     signer: CsrApiSigner
     ca: ClientCA
 
@@ -96,7 +83,7 @@ async def site(tmp_path: Path) -> AsyncIterator[Site]:
     with ApiServer(tmp_path) as double:
         give_access(double)
         double.now = lambda: NOW
-        clusters, ring = MemoryClusters(double), Ring()
+        clusters, ring = MemoryClusters(double), RingSealer()
         signer = new_signer(double, clusters, ring, 10 * HOUR)
         ca = clusters.store(await signer.create_ca(ca_request(double, first_token(double))))
         yield Site(double, clusters, ring, signer, ca)
@@ -448,4 +435,4 @@ async def test_maintenance_renews_a_token_that_nobody_uses(site: Site) -> None:
 )
 def test_wrong_settings_are_refused(settings: dict[str, object], message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        csr_api_signer(SignerContext(settings, Ring(), MemoryClusters(None)))  # type: ignore[arg-type] # not used
+        csr_api_signer(SignerContext(settings, RingSealer(), MemoryClusters(None)))  # type: ignore[arg-type] # not used

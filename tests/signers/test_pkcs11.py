@@ -29,11 +29,11 @@ from clustercert.pki.cryptoki import (
     Session,
     Template,
 )
-from clustercert.pki.envelope import KeyRing, new_data_key
 from clustercert.pki.keys import new_key
 from clustercert.pki.leaf import check_leaf, new_signing_request
 from clustercert.pki.signer import CaRequest, Signer, SignerContext
 from support import tokens
+from support.ring_sealer import RingSealer
 from support.samples import CA_NOT_BEFORE, grant
 
 pytestmark = tokens.needs_softhsm
@@ -47,19 +47,6 @@ CA_REQUEST = CaRequest(
 )
 
 
-class KeyRingSealer:
-    """Seals the keys of the local signer. The signer `pkcs11` seals nothing."""
-
-    def __init__(self) -> None:
-        self._ring = KeyRing([new_data_key(1)], active_id=1)
-
-    async def seal(self, plaintext: bytes, bound_to: str) -> bytes:
-        return self._ring.seal(plaintext, bound_to)
-
-    async def unseal(self, sealed: bytes, bound_to: str) -> bytes:
-        return self._ring.unseal(sealed, bound_to)
-
-
 @pytest.fixture
 def token(tmp_path: Path) -> tokens.SoftToken:
     return tokens.new_token(tmp_path)
@@ -68,7 +55,7 @@ def token(tmp_path: Path) -> tokens.SoftToken:
 @asynccontextmanager
 async def signer_of(token: tokens.SoftToken, /, **settings: object) -> AsyncIterator[LimitedSigner]:
     with tokens.environment(token):
-        signer = pkcs11_signer(SignerContext(token.settings() | settings, KeyRingSealer()))
+        signer = pkcs11_signer(SignerContext(token.settings() | settings, RingSealer()))
         try:
             yield signer
         finally:
@@ -209,14 +196,14 @@ def test_wrong_settings_are_named_without_their_values(
     token: tokens.SoftToken, changed: dict[str, object], message: str
 ) -> None:
     with pytest.raises(ValueError, match=message) as refused:
-        pkcs11_signer(SignerContext(token.settings() | changed, KeyRingSealer()))
+        pkcs11_signer(SignerContext(token.settings() | changed, RingSealer()))
     assert tokens.PIN not in str(refused.value)
 
 
 async def test_nothing_is_opened_before_the_first_use(tmp_path: Path) -> None:
     settings = {"module": str(tmp_path / "missing.so"), "token": "x", "pin_file": str(tmp_path / "pin")}
     before = signer_threads()
-    signer = pkcs11_signer(SignerContext(settings, KeyRingSealer()))
+    signer = pkcs11_signer(SignerContext(settings, RingSealer()))
     assert signer_threads() == before
     with pytest.raises(SignerError, match=r"The PKCS#11 module can't be loaded\. .*signers\.pkcs11\.module"):
         await signer.create_ca(CA_REQUEST)
@@ -454,7 +441,7 @@ async def test_closing_does_not_wait_for_calls_that_hang(hsm: tokens.NetworkHsm)
 @tokens.needs_network_hsm
 async def test_another_signer_signs_while_the_daemon_is_stopped(hsm: tokens.NetworkHsm) -> None:
     ca = await new_ca(hsm.token)
-    local = local_signer(SignerContext({}, KeyRingSealer()))
+    local = local_signer(SignerContext({}, RingSealer()))
     local_ca = await local.create_ca(CA_REQUEST)
     async with signer_of(hsm.token, threads=2, timeout=60) as signer:
         await issue(signer, ca)
@@ -478,7 +465,7 @@ async def test_a_forked_child_does_not_use_the_module_of_its_parent(token: token
         if child == 0:
             # The loop belongs to the parent, so run the coroutine by hand: it fails before it waits for anything.
             texts = []
-            for each in (signer, pkcs11_signer(SignerContext(token.settings(), KeyRingSealer()))):
+            for each in (signer, pkcs11_signer(SignerContext(token.settings(), RingSealer()))):
                 try:
                     asyncio.new_event_loop().run_until_complete(each.sign(asked(ca)))
                 except BaseException as error:  # noqa: BLE001 - the parent looks at it

@@ -2,7 +2,6 @@
 
 import contextlib
 import json
-import os
 from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
@@ -16,10 +15,10 @@ from clustercert.identity.passwords import Passwords
 from clustercert.identity.service import Identity
 from clustercert.identity.tokens import ByPassword, DomainScope, IssuedToken, ProjectScope, Scope
 from clustercert.model import Actor, Caller, Domain, Origin, Project, User
-from clustercert.pki.envelope import DataKey, KeyRing
 from clustercert.store import tables
 from clustercert.store.engine.database import Database
 from clustercert.store.entities import Reference
+from support.ring_sealer import RingSealer
 from support.stores import Store, patient
 
 CHEAP = PasswordHasher(time_cost=1, memory_cost=8, parallelism=1)
@@ -27,19 +26,6 @@ ORIGIN = Origin(address="192.0.2.7", request_id="5" * 32)
 ACTOR = "cli:tester"
 PASSWORD = "correct horse"
 LIFETIME = timedelta(hours=24)
-
-
-class RingSealer:
-    """Seals with one ring of keys."""
-
-    def __init__(self) -> None:
-        self._ring = KeyRing([DataKey(1, os.urandom(32))], 1)
-
-    async def seal(self, plaintext: bytes, bound_to: str) -> bytes:
-        return self._ring.seal(plaintext, bound_to)
-
-    async def unseal(self, sealed: bytes, bound_to: str) -> bytes:
-        return self._ring.unseal(sealed, bound_to)
 
 
 @dataclass

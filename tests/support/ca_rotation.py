@@ -2,16 +2,22 @@
 
 import asyncio
 import base64
-from collections.abc import Mapping, Sequence
+import itertools
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import httpx
+import pytest
 from cryptography import x509
 from cryptography.x509.oid import NameOID
 
+from clustercert import wiring
 from clustercert.kube_api import ClientIdentity, KubeApi, Refused
 from clustercert.pki.certificates import fingerprint
+from support import world as worlds
 from support.apiserver import ApiServer
 from support.kubernetes_messages import credential_id, review
 from support.service import Service
@@ -98,7 +104,7 @@ class Rotation:
         return Holder(*(base64.b64decode(user[f"client-{part}-data"]) for part in ("certificate", "key")))
 
     def certificate(self, holder: Holder) -> Any:
-        """The certificate as the inventory shows it."""
+        """The holder's certificate in the answer of the API."""
         return self.get(f"/certificates/{fingerprint(holder.leaf).hex()}")
 
     def is_denied(self, holder: Holder, token: str) -> bool:
@@ -141,3 +147,41 @@ def register(world: World, service: Service, name: str, *doubles: ApiServer) -> 
     rotation = Rotation(world, service, answer.json()["id"], doubles)
     rotation.trust()
     return rotation
+
+
+@dataclass(frozen=True)
+class RotatingService:
+    """A running service whose rotations begin to drain soon."""
+
+    world: World
+    service: Service
+
+
+@contextmanager
+def rotating_service(folder: Path) -> Iterator[RotatingService]:
+    world = worlds.make(folder)
+    with pytest.MonkeyPatch.context() as patch:
+        # A second is left for the propagation: no request of these tests takes long.
+        patch.setattr(wiring, "RECORDING_SECONDS", -world.settings().server.request_timeout)
+        with Service(world.settings()).running() as running:
+            yield RotatingService(world, running)
+
+
+NewRotation = Callable[..., Rotation]
+
+
+@contextmanager
+def new_rotations(site: RotatingService, folder: Path) -> Iterator[NewRotation]:
+    """Yield a function that starts a number of API servers, by default one, and registers them as a cluster."""
+    numbers = itertools.count()
+    with ExitStack() as stack:
+
+        def start(count: int = 1) -> Rotation:
+            doubles = []
+            for _ in range(count):
+                of_server = folder / f"apiserver-{next(numbers)}"
+                of_server.mkdir()
+                doubles.append(stack.enter_context(ApiServer(of_server)))
+            return register(site.world, site.service, f"cluster-{doubles[0].url[-5:]}", *doubles)
+
+        yield start

@@ -21,7 +21,7 @@ from clustercert.store.ca_rotations import CaRotationQueries
 from clustercert.store.client_cas import ClientCaQueries
 from clustercert.store.clusters import ClusterQueries
 from clustercert.store.engine.database import Database
-from support.accounts import RingSealer
+from support.ring_sealer import RingSealer
 from support.samples import NOW, PROJECT_ID, client_ca, cluster
 from support.stores import ORIGIN, Store, event
 

@@ -236,7 +236,7 @@ async def test_a_quota_refuses_further_live_certificates() -> None:
 
 @dataclass
 class Issuer:
-    """Records what is issued, and the authentications that came with it."""
+    """Issues certificates. Records the users who got one, and the authentication of each request."""
 
     issued: list[str] = field(default_factory=list)
     authentications: list[CallerAuthentication | None] = field(default_factory=list)

@@ -173,7 +173,7 @@ class _Step:
             if not stays:
                 proved = await self._prove(proved, old_ca)
         except ClustercertError:
-            # The signer may be lost for ever. Then only an operator can prove that the CA is refused.
+            # If the signer is lost, only an operator can prove that the API servers refuse the CA.
             if proved.trusting():
                 raise
         if not stays and (trusting := proved.trusting()):

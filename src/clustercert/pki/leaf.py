@@ -401,13 +401,19 @@ def parse_reencoded_leaf(
     return serial, signature, order
 
 
-def _check_fields(leaf: x509.Certificate, request: SigningRequest, subject_der: bytes) -> None:
-    grant, ca, key = request.grant, request.ca.certificate, request.public_key
+def _common_extensions(key: PublicKey) -> dict[tuple[x509.ObjectIdentifier, bool], x509.ExtensionType]:
+    """Return the extensions of all leaves for a key, by OID and criticality."""
     usage = key_usage(rsa_key=key_kind(type(key)) == "rsa")
-    expected: dict[tuple[x509.ObjectIdentifier, bool], x509.ExtensionType] = {
+    return {
         (_NOT_A_CA.oid, True): _NOT_A_CA,
         (usage.oid, True): usage,
         (_CLIENT_AUTH.oid, False): _CLIENT_AUTH,
+    }
+
+
+def _check_fields(leaf: x509.Certificate, request: SigningRequest, subject_der: bytes) -> None:
+    grant, ca, key = request.grant, request.ca.certificate, request.public_key
+    expected = _common_extensions(key) | {
         (x509.AuthorityKeyIdentifier.oid, False): authority_key_identifier(ca),
         (x509.SubjectKeyIdentifier.oid, False): x509.SubjectKeyIdentifier.from_public_key(key),
     }
@@ -490,12 +496,7 @@ def _check_kubernetes_leaf(
 
 def _check_kubernetes_fields(leaf: x509.Certificate, request: SigningRequest) -> None:
     grant, ca, key = request.grant, request.ca.certificate, request.public_key
-    usage = key_usage(rsa_key=key_kind(type(key)) == "rsa")
-    expected: dict[tuple[x509.ObjectIdentifier, bool], x509.ExtensionType] = {
-        (_NOT_A_CA.oid, True): _NOT_A_CA,
-        (usage.oid, True): usage,
-        (_CLIENT_AUTH.oid, False): _CLIENT_AUTH,
-    }
+    expected = _common_extensions(key)
     # Go copies the CA's subject key identifier if there is one, and adds no other authority key identifier.
     if _has_key_identifier(ca):
         expected[x509.AuthorityKeyIdentifier.oid, False] = authority_key_identifier(ca)

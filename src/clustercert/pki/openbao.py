@@ -7,22 +7,18 @@ Source: OpenBao's API documentation, "Transit secrets engine" and "Token auth me
 import asyncio
 import contextlib
 import json
-import ssl
 import stat
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, cast
+from typing import cast
 
 import structlog
 
 from clustercert.background import wait_for_stop
-from clustercert.http_client import Response, UnreadableResponse, exchange, new_client
+from clustercert.http_client import ConnectionFailed, Response, ServerConnection, UnreadableResponse
 from clustercert.model import JsonObject
 from clustercert.pki.openbao_settings import OpenBaoSettings
 from clustercert.secure_file import read_regular_file
-
-if TYPE_CHECKING:
-    import httpx
 
 MAX_CONNECTIONS = 20
 # Time limit for one request, including the time to connect.
@@ -62,15 +58,11 @@ class OpenBao:
         token_poll_seconds: float = TOKEN_POLL_SECONDS,
     ) -> None:
         self._settings = settings
-        self._seconds = seconds
+        self._server = ServerConnection(settings.url, settings.ca_file, MAX_CONNECTIONS, seconds)
         self._token = _TokenFile(settings.token_file)
         self._poll_seconds = token_poll_seconds
         self._stop = asyncio.Event()
         self._renewals: asyncio.Task[None] | None = None
-        self._http: httpx.AsyncClient | None = None
-        self._tls: ssl.SSLContext | None = None
-        self._is_ca_stale = False
-        self._opening = asyncio.Lock()
         self._failure = ""
 
     @property
@@ -96,9 +88,7 @@ class OpenBao:
             self._renewals.cancel()
             await asyncio.wait({self._renewals})
             self._renewals = None
-        if self._http is not None:
-            await self._http.aclose()
-            self._http = None
+        await self._server.close()
 
     async def _request(self, method: str, path: str, body: JsonObject | None = None) -> JsonObject:
         try:
@@ -121,40 +111,12 @@ class OpenBao:
     async def _send(
         self, method: str, path: str, headers: dict[str, str], body: JsonObject | None
     ) -> Response:
-        """Send a request. Retries once if a keep-alive connection turns out to be closed. Raises ServerUnavailable."""
-        import httpx  # noqa: PLC0415 - the import takes 45 ms, and most services have no OpenBao
-
         try:
-            async with asyncio.timeout(self._seconds):
-                http = await self._client()
-                request = http.build_request(method, f"/v1/{path}", headers=headers, json=body)
-                try:
-                    return await exchange(http, request, self._seconds)
-                except (httpx.RemoteProtocolError, httpx.ReadError, httpx.WriteError):
-                    return await exchange(http, request, self._seconds)
+            return await self._server.send(method, f"/v1/{path}", headers, body)
+        except ConnectionFailed as failure:
+            raise ServerUnavailable(str(failure)[:_MAX_REASON]) from None
         except UnreadableResponse as error:
             raise ServerUnavailable(f"the server sent {error}") from None
-        except TimeoutError:
-            raise ServerUnavailable(f"no complete response within {self._seconds:g} seconds") from None
-        except (httpx.HTTPError, httpx.InvalidURL, ssl.SSLError) as error:
-            if "CERTIFICATE_VERIFY_FAILED" in str(error):
-                self._is_ca_stale = True
-            raise ServerUnavailable(f"{type(error).__name__}: {error}"[:_MAX_REASON]) from None
-        except OSError as error:
-            raise ServerUnavailable(f"{self._settings.ca_file}: {error.strerror or error}") from None
-
-    async def _client(self) -> "httpx.AsyncClient":
-        async with self._opening:
-            ca_file = self._settings.ca_file
-            if self._http is None:
-                # Loading the CAs takes 20 ms, so use a thread.
-                self._tls = await asyncio.to_thread(ssl.create_default_context, cafile=ca_file)
-                self._http = new_client(self._tls, MAX_CONNECTIONS, base_url=self.url)
-            elif self._is_ca_stale and ca_file is not None and self._tls is not None:
-                # Load the CA file again after a verification failure, so that a renewed CA file needs no restart.
-                await asyncio.to_thread(self._tls.load_verify_locations, ca_file)
-            self._is_ca_stale = False
-            return self._http
 
     async def _renew_repeatedly(self) -> None:
         """Renew the token when half of its remaining lifetime has passed, and whenever its file has changed."""

@@ -3,25 +3,19 @@
 import asyncio
 import contextlib
 import math
-import ssl
 import time
 from collections.abc import AsyncIterator, Callable, Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
 
 import structlog
 
 from clustercert.authn.keystone.answers import TokenAnswer, UnusableAnswer, parsed
 from clustercert.authn.keystone.settings import Keystone, ServiceCredential, UnreadableSecret
 from clustercert.background import wait_for_stop
-from clustercert.http_client import Response, UnreadableResponse, exchange, new_client
+from clustercert.http_client import ConnectionFailed, Response, ServerConnection, UnreadableResponse
 from clustercert.model import JsonObject
 from clustercert.model.errors import CredentialUnverified
 from clustercert.observability import metrics
-
-if TYPE_CHECKING:
-    import httpx
-
 
 # Keystone ignores the value of the parameter `nocatalog`, but Huawei Cloud's IAM requires a value.
 NO_CATALOG: Mapping[str, str] = {"nocatalog": "true"}
@@ -29,12 +23,9 @@ MAX_CONNECTIONS = 20
 # Back-off: after a network failure, nothing is sent during a pause. Each further failure doubles the pause.
 FIRST_PAUSE_SECONDS = 0.5
 LONGEST_PAUSE_SECONDS = 15.0
+_MAX_REASON = 200
 
 logger = structlog.get_logger()
-
-
-class ConnectionFailed(Exception):
-    """No complete response from Keystone arrived. The message says why."""
 
 
 class Connection:
@@ -47,13 +38,10 @@ class Connection:
         self._keystone = keystone
         self._seconds = keystone.timeout.total_seconds()
         self._clock = clock
-        self._lock = asyncio.Lock()
         # Waiting for a free connection does not count towards a request's time-out, because Keystone has not failed if
         # all connections are in use.
         self._slots = asyncio.Semaphore(MAX_CONNECTIONS)
-        self._http: httpx.AsyncClient | None = None
-        self._tls: ssl.SSLContext | None = None
-        self._is_ca_stale = False
+        self._server = ServerConnection(keystone.url, keystone.ca_file, MAX_CONNECTIONS, self._seconds)
         self._failures = 0
         self._failed_at = self._retry_at = float("-inf")
         self._is_probing = False
@@ -79,10 +67,12 @@ class Connection:
             self._is_probing = self._is_probing or is_probe
             began = self._clock()
             try:
-                response = await self._attempt(method, path, headers, params, body)
+                response = await self._server.send(method, path, headers, body, params)
             except ConnectionFailed as failure:
-                self._note_failure(began, str(failure))
+                self._note_failure(began, str(failure)[:_MAX_REASON])
                 raise self._away() from failure
+            except UnreadableResponse as error:
+                raise UnusableAnswer(f"Keystone sent {error}") from None
             finally:
                 if is_probe:
                     self._is_probing = False
@@ -91,9 +81,7 @@ class Connection:
 
     async def close(self) -> None:
         """Close all connections."""
-        if self._http is not None:
-            await self._http.aclose()
-            self._http = None
+        await self._server.close()
 
     @contextlib.asynccontextmanager
     async def _slot(self) -> AsyncIterator[None]:
@@ -136,51 +124,6 @@ class Connection:
         if self._failures:
             logger.info("keystone reachable again", authority=self._keystone.name)
         self._failures = 0
-
-    async def _attempt(
-        self,
-        method: str,
-        path: str,
-        headers: Mapping[str, str],
-        params: Mapping[str, str] | None,
-        body: JsonObject | None,
-    ) -> Response:
-        """Send a request. Retries once if a keep-alive connection turns out to be closed. Raises ConnectionFailed."""
-        import httpx  # noqa: PLC0415 - the import takes 45 ms, and most services have no Keystone
-
-        url = f"{self._keystone.url}{path}"
-        try:
-            async with asyncio.timeout(self._seconds):
-                http = await self._client()
-                request = http.build_request(method, url, headers=headers, params=params, json=body)
-                try:
-                    return await exchange(http, request, self._seconds)
-                except (httpx.RemoteProtocolError, httpx.ReadError, httpx.WriteError):
-                    return await exchange(http, request, self._seconds)
-        except UnreadableResponse as error:
-            raise UnusableAnswer(f"Keystone sent {error}") from None
-        except TimeoutError:
-            raise ConnectionFailed(f"no complete response within {self._seconds:g} seconds") from None
-        except (httpx.HTTPError, httpx.InvalidURL, ssl.SSLError) as error:
-            if "CERTIFICATE_VERIFY_FAILED" in str(error):
-                self._is_ca_stale = True
-            raise ConnectionFailed(f"{type(error).__name__}: {error}"[:200]) from None
-        except OSError as error:
-            raise ConnectionFailed(f"{self._keystone.ca_file}: {error.strerror or error}") from None
-
-    async def _client(self) -> "httpx.AsyncClient":
-        async with self._lock:
-            ca_file = str(self._keystone.ca_file) if self._keystone.ca_file is not None else None
-            if self._tls is None:
-                # Loading the CAs takes 20 ms, so use a thread.
-                self._tls = await asyncio.to_thread(ssl.create_default_context, cafile=ca_file)
-            elif self._is_ca_stale and ca_file is not None:
-                # Load the CA file again after a verification failure, so that a renewed CA file needs no restart.
-                await asyncio.to_thread(self._tls.load_verify_locations, ca_file)
-            self._is_ca_stale = False
-            if self._http is None:
-                self._http = new_client(self._tls, MAX_CONNECTIONS)
-            return self._http
 
 
 # The service's token is renewed after this fraction of its lifetime. If the renewal fails, the old token stays in use

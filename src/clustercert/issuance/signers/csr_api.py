@@ -51,7 +51,7 @@ TEST_SECONDS = 5.0
 # signs, by its own clock. So the certificate never ends later than the policy allows.
 MARGIN = timedelta(seconds=30)
 MAX_OPEN = 256
-# The longest text of a cluster in an error message.
+# The number of characters of a cluster's text that an error message may contain.
 MAX_SHOWN = 100
 RENEWAL_PAUSE_SECONDS = 60.0
 

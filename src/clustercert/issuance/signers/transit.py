@@ -75,7 +75,7 @@ class TransitKeys:
     def __init__(self, server: OpenBao, mount: str) -> None:
         self._server = server
         self._mount = mount
-        # When the protection of each CA's key was last checked.
+        # The time of the last check of each CA's key, by the CA's id.
         self._checked: LRUCache[str, float] = LRUCache(_MAX_CHECKED)
 
     async def create_key(self, ca_id: str, key_type: KeyType) -> NewKey:
