@@ -97,13 +97,19 @@ class PrivateFileError(ValueError):
 def read_private_file(path: Path, limit: int) -> bytes:
     """Read a file with a secret, which has at most `limit` bytes, and which other users can't access.
 
-    Raises OSError or PrivateFileError.
+    The group of a file that root owns may read it, unless this process runs as root: Kubernetes gives a Secret to a pod
+    as such a file, with the group `fsGroup`. Raises OSError or PrivateFileError.
+
+    Source: PostgreSQL has the same rule for `ssl_key_file`.
     """
     with open(path, "rb", opener=_open_at_once) as file:
-        mode = os.fstat(file.fileno()).st_mode
-        if not stat.S_ISREG(mode):
+        status = os.fstat(file.fileno())
+        if not stat.S_ISREG(status.st_mode):
             raise PrivateFileError(f"{path} is not a file. Name the file that contains the secret.")
-        if mode & (stat.S_IRWXG | stat.S_IRWXO):
+        denied = stat.S_IRWXG | stat.S_IRWXO
+        if status.st_uid == 0 != os.geteuid():
+            denied &= ~stat.S_IRGRP
+        if status.st_mode & denied:
             raise PrivateFileError(f"The file {path} is accessible by other users. Run `chmod 600 {path}`.")
         content = file.read(limit + 1)
     if len(content) > limit:

@@ -3,6 +3,7 @@
 import asyncio
 import os
 import resource
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -88,6 +89,51 @@ def test_a_file_for_others_is_refused(path: Path, mode: int) -> None:
     for stricter in (0o600, 0o400, 0o700):
         path.chmod(stricter)
         KekFile(path).read()
+
+
+@pytest.fixture
+def unprivileged() -> Iterator[Path]:
+    """A folder that all users can enter. The test runs as a user without rights, in the group 65532."""
+    if os.geteuid() != 0:
+        pytest.skip("only root can create files of root, and become another user")
+    groups = os.getgroups()
+    with tempfile.TemporaryDirectory() as folder:
+        Path(folder).chmod(0o755)
+        os.setgroups([65532])
+        os.seteuid(65532)
+        try:
+            yield Path(folder)
+        finally:
+            os.seteuid(0)
+            os.setgroups(groups)
+
+
+def as_root(path: Path, content: str, mode: int, *, owner: int = 0) -> Path:
+    """Create a file of the group 65532."""
+    os.seteuid(0)
+    path.write_text(content)
+    os.chown(path, owner, 65532)
+    path.chmod(mode)
+    os.seteuid(65532)
+    return path
+
+
+@pytest.mark.parametrize("mode", [0o440, 0o640])
+def test_the_group_may_read_a_file_of_root_as_in_a_kubernetes_secret(unprivileged: Path, mode: int) -> None:
+    kek = new_kek()
+    secret = as_root(unprivileged / "kek", kek_line(kek), mode)
+    assert KekFile(secret).read() == (kek,)
+
+
+@pytest.mark.parametrize(
+    ("owner", "mode"), [(0, 0o444), (0, 0o660), (0, 0o450), (65532, 0o440), (65532, 0o640), (1000, 0o440)]
+)
+def test_the_group_may_not_change_a_file_of_root_nor_read_one_of_another_user(
+    unprivileged: Path, owner: int, mode: int
+) -> None:
+    secret = as_root(unprivileged / "kek", kek_line(new_kek()), mode, owner=owner)
+    with pytest.raises(CustodyError, match=r"is accessible by other users\. Run `chmod 600 "):
+        KekFile(secret).read()
 
 
 def test_an_invalid_key_file_is_refused(tmp_path: Path) -> None:
