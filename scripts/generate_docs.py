@@ -36,14 +36,20 @@ from clustercert.policy.examples import (
     ExampleSettings,
     Expectation,
 )
-from clustercert.policy.rule_settings import GrantSettings, RuleSettings, WhenSettings
+from clustercert.policy.rule_settings import (
+    ApprovalSettings,
+    GrantSettings,
+    OfferSettings,
+    RuleSettings,
+    WhenSettings,
+)
 from clustercert.policy.setting_types import Section
 from clustercert.settings import Settings
 
 SIGNERS = (CsrApiSettings, Pkcs11Settings, TransitSettings)
 ISSUERS = (OidcIssuer, RoleGrant)
 KEYSTONE = (Keystone, ServiceCredential)
-RULES = (RuleSettings, WhenSettings, GrantSettings)
+RULES = (RuleSettings, WhenSettings, GrantSettings, OfferSettings, ApprovalSettings)
 EXAMPLES = (ExampleSettings, ExampleCaller, ExampleCluster, ExampleRequest, Expectation)
 DOCS = Path(__file__).resolve().parent.parent / "docs"
 ATTRIBUTE = re.compile(r"^ {4}(\w+(?:, \w+)*): (.*(?:\n {8}.*)*)", re.MULTILINE)

@@ -5,6 +5,12 @@ This module imports no other module, because the command line imports this modul
 
 from typing import Literal
 
+AccessRequestPart = Literal["access", "extension"]
+"""The parts of an access request that approvers decide on."""
+
+AccessRequestState = Literal["pending", "approved", "active", "denied", "expired", "ended", "finished"]
+"""The state of an access request; see `model.access_requests`."""
+
 CaState = Literal["next", "active", "retiring", "retired"]
 """The state of a client CA. `next` will sign, `active` signs, `retiring` signed, and `retired` has lost its key."""
 

@@ -25,6 +25,8 @@ class IssueRequest:
         shorten: whether to shorten a lifetime that exceeds the limit, instead of denying the request.
         public_key: the public key in a verified CSR; None if the service generates the key pair.
         reason: for the audit event; printable text of at most 512 characters. A blank reason becomes None.
+        access_request: the id of the caller's access request whose groups the certificate shall have; None for the
+            groups that the caller has without a request.
     """
 
     duration: int | None = None
@@ -33,6 +35,7 @@ class IssueRequest:
     shorten: bool = False
     public_key: PublicKey | None = None
     reason: str | None = None
+    access_request: str | None = None
 
     def __post_init__(self) -> None:
         if self.reason is not None and not self.reason.strip():
@@ -51,6 +54,7 @@ class Grant:
         not_before: the back-dated start of validity, in whole seconds.
         not_after: the end of validity, in whole seconds.
         trace: the decision trace, as JSON values; ignored when grants are compared.
+        access_request_id: the access request that gives some of the groups; None without a request.
     """
 
     rule: str | None
@@ -60,6 +64,7 @@ class Grant:
     not_after: datetime
     trace: Mapping[str, object] = field(default_factory=dict, compare=False)
     rules: tuple[str, ...] = ()
+    access_request_id: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,6 +150,7 @@ class CertificateRecord:
         rule: the name of the matching policy rule; None for the service's own certificates.
         username: the subject's CN if the policy chose a name; None if the CN is the user's id.
         credential_number: unique, see `credentials`.
+        access_request_id: the access request whose groups the certificate has; None without a request.
     """
 
     fingerprint: bytes
@@ -168,6 +174,7 @@ class CertificateRecord:
     credential_number: str
     rule: str | None = None
     username: str | None = None
+    access_request_id: str | None = None
 
     @property
     def common_name(self) -> str:

@@ -5,10 +5,11 @@ import hashlib
 import itertools
 import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 
 from clustercert.model import Caller, ClientCA, Cluster, Grant, IssueRequest, JsonObject
+from clustercert.model.access_requests import RequestedAccess
 from clustercert.model.errors import Forbidden, InvalidRequest, Unavailable
 from clustercert.model.times import rfc3339
 from clustercert.pki.keys import key_type_of
@@ -85,9 +86,24 @@ def refusal(
         fails = f"The policy's rule {rule.name} can't be evaluated for this request. Ask the operator."
         return Forbidden(rule.deny or fails, trace=trace, unmet_conditions=failure)
     trace["unmet_conditions"] = {name: shortened(clause) for name, clause in own.items()}
+    if match.offers:
+        trace["offers"] = [rule.name for rule in match.offers]
     first = itertools.islice(match.unmet.items(), MAX_TRACED)
     every = {name: shortened(clause) for name, clause in first}
-    return Forbidden(_message(rules, own, decision_input), trace=trace, unmet_conditions=every)
+    message = _offer_message(match.offers, decision_input) or _message(rules, own, decision_input)
+    return Forbidden(message, trace=trace, unmet_conditions=every)
+
+
+def _offer_message(offers: Sequence[PolicyRule], decision_input: DecisionInput) -> str:
+    """Return how to ask for access, or an empty string if no rule offers any."""
+    if not offers:
+        return ""
+    groups = list(dict.fromkeys(group for rule in offers for group in rule.groups))
+    listed = ", ".join(groups[:MAX_NAMED]) + (" and more" if len(groups) > MAX_NAMED else "")
+    return (
+        f"You have no access to this cluster without a request. You can request {listed}: run `clustercert request"
+        f' create {decision_input.cluster.name} --group {groups[0]} --for 1h --reason "…"`.'
+    )
 
 
 def shortened(clause: str) -> str:
@@ -96,7 +112,7 @@ def shortened(clause: str) -> str:
 
 def _message(rules: Sequence[PolicyRule], own: Mapping[str, str], decision_input: DecisionInput) -> str:
     """Return the message: what the rules for the caller's roles require, or else the roles that have access."""
-    granting = [rule for rule in rules if rule.deny is None]
+    granting = [rule for rule in rules if rule.grants]
     near = [rule for rule in granting if _unmet(rule, decision_input, is_on_role) == 0]
     own_near = sorted(
         (rule for rule in near if rule.name in own), key=lambda rule: _unmet(rule, decision_input, is_chosen)
@@ -147,16 +163,27 @@ class Policy:
         """The Kubernetes groups of all rules, in order, without duplicates and without templates."""
         return tuple(dict.fromkeys(group for rule in self.rules for group in rule.groups))
 
-    def decide(self, caller: Caller, cluster: Cluster, request: IssueRequest, now: datetime) -> Grant:
+    def decide(
+        self,
+        caller: Caller,
+        cluster: Cluster,
+        request: IssueRequest,
+        now: datetime,
+        access: RequestedAccess | None = None,
+    ) -> Grant:
         """Decide which certificate the caller may get. The grant or the error contains the decision trace.
 
         Raises NotFound if the caller has no role in the project, InvalidRequest if the requested end is out of range,
         Forbidden if no rule matches or the limit is exceeded, or Unavailable if the client CA has expired.
+
+        Args:
+            access: the access of the caller's access request, which adds groups and limits the lifetime. Raises
+                Forbidden if the policy does not offer this access any more, or needs other approvals now.
         """
         decision_input = self.input_of(caller, cluster, request, now)
         trace: JsonObject = {"roles": list(decision_input.roles), "key_type": decision_input.key_type}
         trace["decided_at"] = now.isoformat()
-        rules = self._matching(decision_input, trace)
+        rules = self._matching(decision_input, access, trace)
         groups = self._groups(rules, decision_input, trace)
         username = (
             caller.user.id if self.username is None else self.username.render_name(decision_input, trace)
@@ -169,9 +196,21 @@ class Policy:
             username=username,
             groups=groups,
             not_before=issued_at - BACKDATE,
-            not_after=self._not_after(rules, cluster.client_ca, request, issued_at, trace),
+            not_after=self._not_after(rules, cluster.client_ca, request, issued_at, access, trace),
             trace=trace,
+            access_request_id=access.request_id if access is not None else None,
         )
+
+    def offers(self, caller: Caller, cluster: Cluster, now: datetime) -> tuple[PolicyRule, ...]:
+        """Return the rules whose groups the caller can request for a cluster, in order.
+
+        Raises NotFound if the caller has no role in the project.
+        """
+        return match_rules(self.rules, self.input_of(caller, cluster, IssueRequest(), now)).offers
+
+    def offering_rule(self, name: str) -> PolicyRule | None:
+        """Return the rule with this name if its groups can be requested, or None."""
+        return next((rule for rule in self.rules if rule.name == name and rule.offer is not None), None)
 
     def input_of(
         self, caller: Caller, cluster: Cluster, request: IssueRequest, now: datetime
@@ -181,19 +220,24 @@ class Policy:
         key_type = key_type_of(request.public_key) if request.public_key else self.key_type
         return DecisionInput(caller, cluster, request, roles, now, key_type, self.issuer_names)
 
-    def _matching(self, decision_input: DecisionInput, trace: JsonObject) -> tuple[PolicyRule, ...]:
-        """Return the rules that grant the certificate.
+    def _matching(
+        self, decision_input: DecisionInput, access: RequestedAccess | None, trace: JsonObject
+    ) -> tuple[PolicyRule, ...]:
+        """Return the rules that grant the certificate. The rule of the requested access comes first.
 
-        Raises Forbidden if no rule grants the certificate, or a rule denies it.
+        Raises Forbidden if no rule grants the certificate, a rule denies it, or the access is not offered.
         """
         match = match_rules(self.rules, decision_input)
         own = match.own_unmet(self.rules, decision_input)
         trace |= match.skipped(own)
-        if not match.rules:
+        rules = match.rules
+        if access is not None and match.denied_by is None:
+            rules = (_requested_rule(match, access, trace), *rules)
+        if not rules:
             raise refusal(self.rules, match, decision_input, own, trace)
-        trace["rule"] = match.rules[0].name
-        trace["rules"] = [rule.name for rule in match.rules]
-        return match.rules
+        trace["rule"] = rules[0].name
+        trace["rules"] = [rule.name for rule in rules]
+        return rules
 
     def _groups(
         self, rules: Sequence[PolicyRule], decision_input: DecisionInput, trace: JsonObject
@@ -219,13 +263,17 @@ class Policy:
         ca: ClientCA,
         request: IssueRequest,
         at: datetime,
+        access: RequestedAccess | None,
         trace: JsonObject,
     ) -> datetime:
         """Compute the end of validity. Raises errors as described for `decide`."""
         lifetime, rule = self.strictest(rules)
         longest = min(at + lifetime, ca.not_after)
+        allowed_by = ("rule" if rule is not None else "policy") if longest < ca.not_after else "ca"
+        if access is not None and access.until < longest:
+            longest, allowed_by = access.until.replace(microsecond=0), "access_request"
         trace["allowed_until"] = _text(longest)
-        trace["allowed_by"] = ("rule" if rule is not None else "policy") if longest < ca.not_after else "ca"
+        trace["allowed_by"] = allowed_by
         if longest <= at:
             raise Unavailable(CA_EXPIRED, retry_after=3600, trace=trace)
         by_default = min((rule.default_lifetime for rule in rules if rule.default_lifetime), default=None)
@@ -234,6 +282,12 @@ class Policy:
         trace["requested_not_after"] = _text(requested)
         trace["shortened"] = requested > longest and shortens
         if requested > longest and not shortens:
+            if allowed_by == "access_request":
+                raise Forbidden(
+                    f"The requested lifetime ({lifetime_text(requested - at)}) exceeds the end of the access request"
+                    f" ({rfc3339(longest)}). {SHORTEN}",
+                    trace=trace,
+                )
             ca_end = ca.not_after if longest == ca.not_after else None
             raise Forbidden(lifetime_refusal(requested - at, lifetime, rule, ca_end), trace=trace)
         return min(requested, longest)
@@ -246,6 +300,26 @@ class Policy:
     def name_problem(self, name: str) -> str | None:
         """Return a sentence that says why a certificate can't contain this user or group name, or None if it can."""
         return name_problem(name, self.allowed_system_names)
+
+
+def _requested_rule(match: Match, access: RequestedAccess, trace: JsonObject) -> PolicyRule:
+    """Return the rule that offers the requested access, with only the requested groups.
+
+    Raises Forbidden if no matching rule offers the access, or if the approvals are not those that the rule needs now.
+    """
+    trace["access_request"] = {"id": access.request_id, "rule": access.rule, "groups": list(access.groups)}
+    rule = next((each for each in match.offers if each.name == access.rule), None)
+    if rule is None or rule.offer is None or not set(access.groups) <= set(rule.groups):
+        raise Forbidden(
+            f"The policy's rule {access.rule} does not offer you this access any more. Create a new request.",
+            trace=trace,
+        )
+    if not (access.satisfies(rule.offer.clauses) if access.is_approved else rule.offer.before_approval):
+        raise Forbidden(
+            f"The policy's rule {access.rule} now needs other approvals than the request has. Create a new request.",
+            trace=trace,
+        )
+    return replace(rule, groups=access.groups)
 
 
 # Cached, because all requests in the same second format the same times.
@@ -299,6 +373,6 @@ LONG_LIFETIME = timedelta(days=7)
 
 def long_lifetimes(policy: Policy) -> dict[str, timedelta]:
     """Return the longest lifetime of each rule that allows more than `LONG_LIFETIME`, by the rule's name."""
-    granting = (rule for rule in policy.rules if rule.deny is None)
+    granting = (rule for rule in policy.rules if rule.grants)
     longest = {rule.name: policy.strictest((rule,))[0] for rule in granting}
     return {name: lifetime for name, lifetime in longest.items() if lifetime > LONG_LIFETIME}

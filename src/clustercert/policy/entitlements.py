@@ -282,7 +282,7 @@ class Entitlements:
         return self._policy.strictest(each.rule for each in outcome[1])[0]
 
     def _can_give(self, rule: PolicyRule) -> bool:
-        return rule.deny is None and (
+        return rule.grants and (
             bool(rule.templates) or any(self._group.match((group,)) for group in rule.groups)
         )
 

@@ -189,7 +189,7 @@ def _candidates(checks: Sequence[RuleCheck], *, only_own: bool) -> Iterator[int]
 
     for position in sorted(range(len(checks)), key=distance):
         check = checks[position]
-        gives = check.rule.deny is None and (check.rule.groups or check.rule.templates)
+        gives = check.rule.grants and (check.rule.groups or check.rule.templates)
         can_match = check.unmet and all(each.met is not None for each in check.unmet)
         if gives and can_match and (check.is_visible or not only_own):
             yield position

@@ -1,6 +1,7 @@
 """Settings of policy rules, and their conversion to `PolicyRule`."""
 
 from collections.abc import Collection, Iterable, Iterator
+from datetime import timedelta
 from pathlib import Path
 from typing import Annotated, Self
 
@@ -15,6 +16,7 @@ from clustercert.policy.expressions import Expression
 from clustercert.policy.lifetime import MAX_LIFETIME
 from clustercert.policy.rules import (
     NAMED,
+    ApprovalCondition,
     Condition,
     FromNetwork,
     HasCsr,
@@ -22,6 +24,7 @@ from clustercert.policy.rules import (
     HasName,
     HasReason,
     InProject,
+    Offer,
     PolicyRule,
 )
 from clustercert.policy.setting_types import (
@@ -29,6 +32,7 @@ from clustercert.policy.setting_types import (
     ExpressionText,
     GroupList,
     Message,
+    Name,
     NameList,
     Network,
     RuleFault,
@@ -38,6 +42,7 @@ from clustercert.policy.setting_types import (
     TrueOrFalse,
     UserNameText,
     VisibleText,
+    WaitingTime,
 )
 from clustercert.policy.templates import (
     GroupTemplate,
@@ -132,33 +137,110 @@ class GrantSettings(Section):
             yield HasName("key_type", Names(self.key_types))
 
 
+class ApprovalSettings(Section):
+    """An entry of `offer.approvals`: what one approver must be.
+
+    If both fields are given, both must match.
+
+    Attributes:
+        role: a role of the approver in the cluster's project.
+        groups: ids, names, or names with their domain, of groups; the approver is in one of them.
+    """
+
+    role: Name | None = None
+    groups: NameList | None = None
+
+    @model_validator(mode="after")
+    def _has_a_condition(self) -> Self:
+        if self.role is None and self.groups is None:
+            raise RuleFault('write what the approver must be, such as {role = "admin"}')
+        return self
+
+    def condition(self) -> ApprovalCondition:
+        parts = [HasName("role", Names((self.role,)))] if self.role is not None else []
+        if self.groups is not None:
+            parts.append(HasName("group", Names(self.groups)))
+        return ApprovalCondition(tuple(parts))
+
+
+class OfferSettings(Section):
+    """`offer` in `[[policy.rules]]`: groups that a user gets for a time, after a request.
+
+    See [Access requests](access-requests.md).
+
+    Attributes:
+        groups: Kubernetes groups that can be requested, 1 to 32, without placeholders.
+        max_lifetime: the longest access that can be requested, 15m to 1827d, and the longest extension.
+        min_reason_length: the least number of characters in the reason of a request, 1 to 512.
+        claim_within: how long after the approval the first certificate must be issued, 1m to 30d.
+        approve_within: how long after the request all approvals must have been given, 1m to 30d.
+        approvals: the approvers that a request needs, at most 8. Each entry needs a different person, and nobody
+            approves their own request. An empty list: the request needs no approval.
+        before_approval: whether the access may be used before the approval (break-glass). If the approvals are missing
+            after `approve_within`, or somebody denies the request, the access ends at once.
+    """
+
+    groups: Annotated[GroupList, Field(min_length=1)]
+    max_lifetime: RuleLifetime
+    approvals: tuple[ApprovalSettings, ...] = Field(max_length=8)
+    min_reason_length: int = Field(default=1, ge=1, le=512)
+    claim_within: WaitingTime = timedelta(hours=8)
+    approve_within: WaitingTime = timedelta(hours=8)
+    before_approval: TrueOrFalse = False
+
+    @model_validator(mode="after")
+    def _is_requestable(self) -> Self:
+        for group in self.groups:
+            if is_template(group):
+                raise RuleFault(
+                    f"{group}: an offer can't have placeholders; write the group's name", "groups"
+                )
+        if self.before_approval and not self.approvals:
+            raise RuleFault("before_approval needs approvals; add them", "before_approval")
+        return self
+
+    def offer(self) -> Offer:
+        return Offer(
+            max_lifetime=self.max_lifetime,
+            min_reason_length=self.min_reason_length,
+            claim_within=self.claim_within,
+            approve_within=self.approve_within,
+            approvals=tuple(each.condition() for each in self.approvals),
+            before_approval=self.before_approval,
+        )
+
+
 class RuleSettings(Section):
     """`[[policy.rules]]`: what callers may request. The order of rules does not affect decisions.
 
-    A rule has the table `when` with its conditions, and either `grant` or `deny`.
+    A rule has the table `when` with its conditions, and one of `grant`, `deny` and `offer`.
 
     Attributes:
         name: unique name. By default, the rule's position, such as `rule-2`. `--credential-role` does not accept such a
             default name.
         grant: what the rule grants. See below.
         deny: refuse the request with this message.
+        offer: groups that a user gets for a time, after a request. See below.
     """
 
     name: VisibleText = Field(default="", max_length=64)
     when: WhenSettings = WhenSettings()
     grant: GrantSettings | None = None
     deny: Message | None = Field(default=None, max_length=500)
+    offer: OfferSettings | None = None
 
     @model_validator(mode="after")
-    def _grants_or_denies(self) -> Self:
-        if (self.grant is None) == (self.deny is None):
-            raise RuleFault("a rule needs either grant or deny", *(["deny"] if self.deny else []))
+    def _has_one_effect(self) -> Self:
+        effects = [name for name in ("grant", "deny", "offer") if getattr(self, name) is not None]
+        if len(effects) != 1:
+            raise RuleFault("a rule needs exactly one of grant, deny and offer", *effects[1:2])
         return self
 
     @property
     def granted_groups(self) -> tuple[str, ...]:
-        """The names and templates of groups that the rule grants."""
-        return self.grant.groups if self.grant is not None else ()
+        """The names and templates of groups that the rule grants or offers."""
+        source = self.grant or self.offer
+        return source.groups if source is not None else ()
 
     @property
     def tested_role(self) -> str | None:
@@ -193,11 +275,12 @@ class RuleSettings(Section):
         return PolicyRule(
             name=self.name,
             conditions=tuple(conditions),
-            groups=tuple(group for group in grant.groups if not is_template(group)),
+            groups=tuple(group for group in self.granted_groups if not is_template(group)),
             templates=tuple(GroupTemplate(group, **named) for group in grant.groups if is_template(group)),
             max_lifetime=grant.max_lifetime,
             default_lifetime=grant.default_lifetime,
             deny=self.deny,
+            offer=self.offer.offer() if self.offer is not None else None,
             declared=self.model_dump(mode="json", exclude_defaults=True),
         )
 
@@ -264,7 +347,8 @@ class PolicySettings(Section):
                     # Members of the service's own group have the same rights as the service.
                     problem = f"{group} is reserved for this service."
                 if problem is not None:
-                    raise RuleFault(problem, "rules", number, "grant", "groups")
+                    effect = "offer" if rule.offer is not None else "grant"
+                    raise RuleFault(problem, "rules", number, effect, "groups")
         return self
 
     @model_validator(mode="after")

@@ -256,14 +256,64 @@ class HasReason:
 
 
 @dataclass(frozen=True, slots=True)
+class ApprovalCondition:
+    """What one approver of an access request must be. Each condition needs an approver of its own.
+
+    Attributes:
+        parts: conditions on the approver's roles and groups; all of them must be met.
+    """
+
+    parts: tuple[HasName, ...]
+
+    @property
+    def clause(self) -> str:
+        return " and ".join(each.clause for each in self.parts)
+
+    def is_met(self, decision_input: DecisionInput) -> bool:
+        return all(each.first_false(decision_input) is None for each in self.parts)
+
+
+@dataclass(frozen=True, slots=True)
+class Offer:
+    """The terms on which a rule's groups can be requested.
+
+    Attributes:
+        max_lifetime: the longest duration of the access, and of its extension.
+        min_reason_length: the least number of characters in the request's reason.
+        claim_within: how long after the approval the first certificate may be issued.
+        approve_within: how long after the request the approvals must be complete.
+        approvals: the conditions for the approvers.
+        before_approval: whether the access may be used before the approval.
+    """
+
+    max_lifetime: timedelta
+    min_reason_length: int
+    claim_within: timedelta
+    approve_within: timedelta
+    approvals: tuple[ApprovalCondition, ...]
+    before_approval: bool
+
+    @property
+    def clauses(self) -> tuple[str, ...]:
+        """The conditions for the approvers, in words."""
+        return tuple(each.clause for each in self.approvals)
+
+    def met_by(self, decision_input: DecisionInput) -> frozenset[str]:
+        """Return the clauses of the conditions that a user meets."""
+        return frozenset(each.clause for each in self.approvals if each.is_met(decision_input))
+
+
+@dataclass(frozen=True, slots=True)
 class PolicyRule:
-    """If all conditions are met, the rule adds groups and limits the lifetime, or denies the request.
+    """If all conditions are met, the rule adds groups and limits the lifetime, or denies the request, or offers groups.
 
     Attributes:
         name: unique in the policy.
+        groups: the groups that the rule grants or offers.
         max_lifetime: the rule's limit; None if only the policy limits the lifetime.
         default_lifetime: the lifetime for the duration -1; None for the longest lifetime allowed.
-        deny: the message of a rule that denies; None for a rule that grants.
+        deny: the message of a rule that denies; None for other rules.
+        offer: the terms of a rule whose groups need an access request; None for other rules.
         declared: the rule in the form of the settings, as JSON values with lifetimes in seconds; for the audit event.
         private: the conditions that are shown only to callers who meet all of them, because the conditions can contain
             names of other users or projects. Empty if all conditions are on roles, or on things that the caller can
@@ -278,6 +328,7 @@ class PolicyRule:
     max_lifetime: timedelta | None = None
     default_lifetime: timedelta | None = None
     deny: str | None = None
+    offer: Offer | None = None
     declared: Mapping[str, object] = field(default_factory=dict, compare=False)
     private: tuple[Condition, ...] = field(init=False, repr=False, compare=False)
     chosen: frozenset[str] = field(init=False, repr=False, compare=False)
@@ -290,6 +341,11 @@ class PolicyRule:
         object.__setattr__(
             self, "chosen", frozenset(each.clause for each in self.conditions if is_chosen(each))
         )
+
+    @property
+    def grants(self) -> bool:
+        """Whether the rule grants its groups without an access request."""
+        return self.deny is None and self.offer is None
 
     def first_false(self, decision_input: DecisionInput) -> str | None:
         """Return the first false clause of the first condition that is not met, or None if the rule matches.
@@ -338,12 +394,14 @@ class Match:
         denied_by: the first rule that denies or fails, or None.
         unmet: the first false clause of each rule that does not match, by the rule's name, in order.
         failure: why a condition of `denied_by` can't be evaluated; empty if the rule denies.
+        offers: the matching rules whose groups need an access request, in order. Empty if a rule denies or fails.
     """
 
     rules: tuple[PolicyRule, ...]
     denied_by: PolicyRule | None
     unmet: Mapping[str, str]
     failure: str = ""
+    offers: tuple[PolicyRule, ...] = ()
 
     def own_unmet(self, rules: Iterable[PolicyRule], decision_input: DecisionInput) -> dict[str, str]:
         """Return the entries of `unmet` that the caller may see, at most `MAX_TRACED`."""
@@ -375,6 +433,7 @@ def match_rules(rules: Iterable[PolicyRule], decision_input: DecisionInput) -> M
     skip its limits. So the order of the rules only decides which of several refusals the caller sees.
     """
     matching: list[PolicyRule] = []
+    offers: list[PolicyRule] = []
     unmet: dict[str, str] = {}
     for rule in rules:
         try:
@@ -386,8 +445,8 @@ def match_rules(rules: Iterable[PolicyRule], decision_input: DecisionInput) -> M
             continue
         if rule.deny is not None:
             return Match((), rule, unmet)
-        matching.append(rule)
-    return Match(tuple(matching), None, unmet)
+        (matching if rule.offer is None else offers).append(rule)
+    return Match(tuple(matching), None, unmet, offers=tuple(offers))
 
 
 def united_groups(
@@ -501,10 +560,12 @@ def bound_grant(grant: Grant, roles: Mapping[str, str]) -> Grant:
     """Return the grant without groups, and with the rule whose ClusterRole is bound to the certificate.
 
     A certificate has only one binding. If several matching rules have a ClusterRole, the function takes the rule whose
-    name sorts first, so that the result does not depend on the order of the rules. `roles` maps rules to ClusterRoles.
-    Raises Forbidden if no matching rule has a ClusterRole.
+    name sorts first, so that the result does not depend on the order of the rules. The rule of an access request comes
+    before all others. `roles` maps rules to ClusterRoles. Raises Forbidden if no matching rule has a ClusterRole.
     """
-    rule = min((name for name in grant.rules if name in roles), default=None)
+    requested = grant.rules[:1] if grant.access_request_id is not None else ()
+    named = [name for name in requested or grant.rules if name in roles]
+    rule = min(named, default=None)
     if rule is None:
         raise Forbidden(
             f"This cluster has no ClusterRole for the rule {grant.rule}. Ask the operator to set one"

@@ -57,6 +57,12 @@ def _can_be_requested(lifetime: timedelta) -> timedelta:
     return lifetime
 
 
+def _is_waiting_time(time: timedelta) -> timedelta:
+    if not timedelta(minutes=1) <= time <= timedelta(days=30):
+        raise ValueError("must be from 1m to 30d")
+    return time
+
+
 def _network(value: object) -> IPNetwork:
     try:
         return ipaddress.ip_network(str(value))
@@ -116,6 +122,7 @@ TrueOrFalse = Annotated[StrictBool, BeforeValidator(_true_or_false)]
 Lifetime = Annotated[timedelta, BeforeValidator(_lifetime)]
 RuleLifetime = Annotated[Lifetime, AfterValidator(_in_bounds), PlainSerializer(_seconds)]
 RequestLifetime = Annotated[Lifetime, AfterValidator(_can_be_requested), PlainSerializer(_seconds)]
+WaitingTime = Annotated[Lifetime, AfterValidator(_is_waiting_time), PlainSerializer(_seconds)]
 Name = Annotated[str, Field(min_length=1, max_length=255)]
 VisibleText = Annotated[str, AfterValidator(_visible)]
 Message = Annotated[str, AfterValidator(_message)]

@@ -27,6 +27,7 @@ from sqlalchemy import (
     Text,
     TypeDecorator,
     UniqueConstraint,
+    text,
 )
 from sqlalchemy.event import listen
 from sqlalchemy.schema import SchemaItem
@@ -386,6 +387,8 @@ certificate = table(
     Column("revoked_used_at", Utc, nullable=True),
     # The certificate's common name, or NULL if the common name is the user id.
     Column("username", Text, nullable=True),
+    # The access request whose groups the certificate has, or NULL.
+    Column("access_request_id", Hex, nullable=True),
     Column("der", LargeBinary, nullable=False),
     # These three indexes are for lists of certificates, newest first.
     Index(None, "cluster_id", "id"),
@@ -396,6 +399,13 @@ certificate = table(
     Index(None, "cluster_id", "not_after", "user_id"),
     # A covering index for counting live certificates.
     Index(None, "not_after", "revoked_at"),
+    # An index for the certificates of an access request. Other certificates are not in the index.
+    Index(
+        None,
+        "access_request_id",
+        sqlite_where=text("access_request_id IS NOT NULL"),
+        postgresql_where=text("access_request_id IS NOT NULL"),
+    ),
     sqlite_autoincrement=True,
 )
 
@@ -425,6 +435,59 @@ revocation = table(
     # such an index to the index that begins with `user_id`.
     Index(None, "project_id", "id"),
     sqlite_autoincrement=True,
+)
+
+# Requests for access that others grant for a time; see `model.access_requests`. The table has no foreign keys, because
+# requests outlive their cluster, user and project. Durations are in seconds. While a request is open, `open_for` is
+# `USER_ID CLUSTER_ID`, so that a user has at most one open request for a cluster; then it is NULL. `due_at` is the time
+# when an open request changes by itself.
+access_request = table(
+    "access_request",
+    Column("id", Hex, primary_key=True),
+    Column("project_id", Hex, nullable=False),
+    Column("cluster_id", Uuid, nullable=False, index=True),
+    Column("cluster_name", String(128), nullable=False),
+    Column("user_id", Text, nullable=False, index=True),
+    Column("user_name", Text, nullable=False),
+    Column("groups", JSON, nullable=False),
+    Column("rule", Text, nullable=False),
+    Column("duration", BigInteger, nullable=False),
+    Column("reason", Text, nullable=False),
+    Column("ticket", Text, nullable=True),
+    Column("conditions", JSON, nullable=False),
+    Column("before_approval", Boolean, nullable=False),
+    Column("claim_within", BigInteger, nullable=False),
+    Column("created_at", Utc, nullable=False),
+    Column("approve_by", Utc, nullable=False),
+    Column("state", String(8), nullable=False),
+    Column("approved_at", Utc, nullable=True),
+    Column("claim_by", Utc, nullable=True),
+    Column("started_at", Utc, nullable=True),
+    Column("ends_at", Utc, nullable=True),
+    Column("extension", BigInteger, nullable=True),
+    Column("extension_reason", Text, nullable=True),
+    Column("extension_state", String(8), nullable=True),
+    Column("closed_at", Utc, nullable=True),
+    Column("closed_by", Text, nullable=True),
+    Column("closed_why", Text, nullable=True),
+    Column("open_for", Text, nullable=True, unique=True),
+    Column("due_at", Utc, nullable=True, index=True),
+    # Lists of requests, newest first. `id` makes the order of equal times definite.
+    Index(None, "project_id", "created_at", "id"),
+)
+
+# Decisions about access requests. A user decides at most once about each part of a request. `met` has the clauses of
+# the approval conditions that the user met.
+access_decision = table(
+    "access_decision",
+    Column("request_id", ForeignKey("access_request.id"), primary_key=True),
+    Column("part", String(9), primary_key=True),
+    Column("by", Text, primary_key=True),
+    Column("by_name", Text, nullable=False),
+    Column("at", Utc, nullable=False),
+    Column("approves", Boolean, nullable=False),
+    Column("met", JSON, nullable=False),
+    Column("reason", Text, nullable=True),
 )
 
 # Common names that are not user ids, and the users who own them. Rows are never changed or deleted, so that a name

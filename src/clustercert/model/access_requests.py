@@ -1,0 +1,297 @@
+"""Access requests: a user asks for access, others grant it, and it ends by itself. A state machine without I/O.
+
+A method that changes a request returns a new `AccessRequest`, or raises Conflict if the state does not allow the step.
+The store saves the result while it holds the lock on the request's row.
+"""
+
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, replace
+from datetime import datetime, timedelta
+
+from clustercert.model.choices import AccessRequestPart, AccessRequestState
+from clustercert.model.errors import Conflict
+
+OPEN_STATES: tuple[AccessRequestState, ...] = ("pending", "approved", "active")
+
+
+@dataclass(frozen=True, slots=True)
+class RequestedAccess:
+    """The access that a request gives to one certificate, as input of the policy's decision.
+
+    Attributes:
+        request_id: the request's id.
+        rule: the name of the policy rule that offers the access.
+        groups: the requested Kubernetes groups, sorted.
+        until: the latest end of the certificate.
+        is_approved: whether the approvals are complete. If not, the rule must allow use before the approval.
+        met: for each approver, the clauses of the approval conditions that the approver met.
+    """
+
+    request_id: str
+    rule: str
+    groups: tuple[str, ...]
+    until: datetime
+    is_approved: bool
+    met: tuple[frozenset[str], ...]
+
+    def satisfies(self, conditions: Sequence[str]) -> bool:
+        """Whether each condition can be assigned to an approver who met it, with one approver for one condition."""
+        return all_assigned(conditions, self.met)
+
+
+@dataclass(frozen=True, slots=True)
+class AccessDecision:
+    """What one user decided about one part of a request.
+
+    Attributes:
+        part: the access itself, or its extension.
+        by, by_name: the id of the user, and the name with the domain.
+        approves: whether the user approved; False if the user denied.
+        met: the clauses of the approval conditions that the user met at the time of the decision.
+        reason: why; None if the user gave no reason.
+    """
+
+    part: AccessRequestPart
+    by: str
+    by_name: str
+    at: datetime
+    approves: bool
+    met: frozenset[str]
+    reason: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AccessRequest:
+    """A user's request for Kubernetes groups in one cluster. A user has at most one open request for a cluster.
+
+    Attributes:
+        user_id, user_name: who asks; the name with the domain.
+        groups: the requested Kubernetes groups, sorted, without duplicates.
+        rule: the name of the policy rule that offers the groups.
+        duration: how long the access lasts, from the first certificate.
+        conditions: the clauses of the approval conditions: each needs an approver of its own.
+        before_approval: whether the access may be used before the approval (break-glass).
+        claim_within: how long after the approval the first certificate may be issued.
+        approve_by: the end of the time for the approvals.
+        state: `pending`: waits for approvals, not used. `approved`: not used yet. `active`: certificates were issued;
+            with `before_approval`, the approvals may be missing. `denied`; `expired`: not approved or not used in time;
+            `ended`: ended early, or used without an approval in time; `finished`: its time was over.
+        approved_at: when the approvals were complete.
+        claim_by: the end of the time for the first certificate; set by the approval.
+        started_at: when the first certificate was issued.
+        ends_at: the end of the access; no certificate of the request is valid longer.
+        extension: how much longer the user asks to have access; None if there was no such request.
+        extension_state: the state of the extension: `pending`, `approved`, `denied`, or None.
+        closed_at, closed_by, closed_why: when and by whom the request was closed, and the reason that was given.
+            `closed_by` is the service for a request that ended by itself.
+        decisions: the decisions, oldest first.
+    """
+
+    id: str
+    project_id: str
+    cluster_id: str
+    cluster_name: str
+    user_id: str
+    user_name: str
+    groups: tuple[str, ...]
+    rule: str
+    duration: timedelta
+    reason: str
+    ticket: str | None
+    conditions: tuple[str, ...]
+    before_approval: bool
+    claim_within: timedelta
+    created_at: datetime
+    approve_by: datetime
+    state: AccessRequestState = "pending"
+    approved_at: datetime | None = None
+    claim_by: datetime | None = None
+    started_at: datetime | None = None
+    ends_at: datetime | None = None
+    extension: timedelta | None = None
+    extension_reason: str | None = None
+    extension_state: str | None = None
+    closed_at: datetime | None = None
+    closed_by: str | None = None
+    closed_why: str | None = None
+    decisions: tuple[AccessDecision, ...] = ()
+
+    @property
+    def is_open(self) -> bool:
+        return self.state in OPEN_STATES
+
+    @property
+    def open_part(self) -> AccessRequestPart | None:
+        """The part that waits for approvals, or None."""
+        if self.is_open and self.approved_at is None:
+            return "access"
+        return "extension" if self.is_open and self.extension_state == "pending" else None
+
+    @property
+    def due_at(self) -> datetime | None:
+        """When the request changes by itself, or None if it is closed."""
+        if self.state == "pending" or (self.state == "active" and self.approved_at is None):
+            return self.approve_by
+        return {"approved": self.claim_by, "active": self.ends_at}.get(self.state)
+
+    def asks_the_same(self, other: "AccessRequest") -> bool:
+        """Whether another request of the same user asks for the same access to the same cluster."""
+        return (self.cluster_id, self.groups, self.rule, self.duration) == (
+            other.cluster_id,
+            other.groups,
+            other.rule,
+            other.duration,
+        )
+
+    def approvals(self, part: AccessRequestPart) -> tuple[AccessDecision, ...]:
+        return tuple(each for each in self.decisions if each.part == part and each.approves)
+
+    def usable_until(self, now: datetime) -> datetime | None:
+        """Return the latest end of a certificate that is issued now, or None if no certificate may be issued."""
+        end: datetime | None = None
+        if self.state == "active":
+            end = self.ends_at
+        elif (self.state == "approved" and self.claim_by is not None and now < self.claim_by) or (
+            self.state == "pending" and self.before_approval
+        ):
+            end = now + self.duration
+        if end is not None and self.approved_at is None:
+            end = min(end, self.approve_by)
+        return end if end is not None and now < end else None
+
+    def access(self, now: datetime) -> RequestedAccess | None:
+        """Return the access for a certificate that is issued now, or None if no certificate may be issued."""
+        until = self.usable_until(now)
+        if until is None:
+            return None
+        met = tuple(each.met for each in self.approvals("access"))
+        return RequestedAccess(self.id, self.rule, self.groups, until, self.approved_at is not None, met)
+
+    def lapsed(self, now: datetime) -> "AccessRequest":
+        """Return the request as the time has changed it. Returns the request itself if no time is over."""
+        due = self.due_at
+        if due is None or now < due:
+            return self
+        if self.state in ("pending", "approved"):
+            why = "not approved in time" if self.state == "pending" else "not used in time"
+            return _closed(self, "expired", now, "clustercert", why)
+        if self.approved_at is None:
+            return _closed(
+                self, "ended", now, "clustercert", "used before the approval, and not approved in time"
+            )
+        return _closed(self, "finished", now, "clustercert", None)
+
+    def decided(self, decision: AccessDecision, conditions: tuple[str, ...]) -> "AccessRequest":
+        """Return the request with a decision. An approval may complete the approvals; a denial closes the access.
+
+        Returns the request itself if the user has made the same decision before. Raises Conflict if the request waits
+        for no decision on this part, if the user asked for the access, or if an approval meets no condition.
+
+        Args:
+            conditions: the clauses of the present approval conditions of the policy.
+        """
+        if decision.by == self.user_id:
+            raise Conflict("You can't decide your own request. Ask somebody else.")
+        earlier = [each for each in self.decisions if (each.by, each.part) == (decision.by, decision.part)]
+        if any(each.approves == decision.approves for each in earlier):
+            return self
+        if self.open_part != decision.part:
+            raise Conflict(f"The request waits for no decision: it is {self.state}.")
+        if not decision.met:
+            raise Conflict("You meet none of the conditions for approvers of this request.")
+        others = tuple(each for each in self.decisions if each not in earlier)
+        after = replace(self, decisions=(*others, decision), conditions=conditions)
+        if not decision.approves:
+            return _with_denial(after, decision)
+        if not all_assigned(conditions, [each.met for each in after.approvals(decision.part)]):
+            return after
+        return _with_approval(after, decision.part, decision.at)
+
+    def approved_at_once(self, now: datetime) -> "AccessRequest":
+        """Return a new request with its approval, if it needs no approvers. Else, returns the request itself."""
+        return self if self.conditions else _with_approval(self, "access", now)
+
+    def claimed(self, now: datetime) -> "AccessRequest":
+        """Return the request with its first certificate, which starts the clock. Raises Conflict if it is not usable.
+
+        Returns the request itself if the clock runs already.
+        """
+        if self.usable_until(now) is None:
+            raise Conflict(f"The access request can't be used: {self.obstacle(now)}.")
+        if self.state == "active":
+            return self
+        return replace(self, state="active", started_at=now, ends_at=now + self.duration)
+
+    def obstacle(self, now: datetime) -> str:
+        """Return in a few words why no certificate may be issued."""
+        lapsed = self.lapsed(now)
+        if lapsed.state == "pending":
+            return "it waits for approvals"
+        if lapsed.closed_why is not None:
+            return f"it is {lapsed.state} ({lapsed.closed_why})"
+        return "its time is over" if lapsed.is_open else f"it is {lapsed.state}"
+
+    def ended(self, now: datetime, by: str, why: str | None) -> "AccessRequest":
+        """Return the request, ended early. Returns the request itself if it is closed already."""
+        return _closed(self, "ended", now, by, why) if self.is_open else self
+
+    def with_extension(self, duration: timedelta, reason: str, now: datetime) -> "AccessRequest":
+        """Return the request with the request for an extension.
+
+        Returns the request itself if the same extension was asked for before. Raises Conflict if the access is not in
+        use, is not approved, or was extended before.
+        """
+        if self.extension is not None and self.extension_state != "denied" and self.extension == duration:
+            return self
+        if self.extension is not None:
+            raise Conflict("A request can be extended once. Create a new request when this one has ended.")
+        if self.state != "active" or self.approved_at is None or self.usable_until(now) is None:
+            raise Conflict(
+                "Only a request that is approved and in use can be extended: it is"
+                f" {self.state if self.approved_at is not None or self.state != 'active' else 'not approved'}."
+            )
+        asked = replace(self, extension=duration, extension_reason=reason, extension_state="pending")
+        return asked if self.conditions else _with_approval(asked, "extension", now)
+
+
+def all_assigned(conditions: Sequence[str], met: Collection[Collection[str]]) -> bool:
+    """Whether each condition can be assigned to an approver who met it, with one approver for one condition.
+
+    Searches for a matching of the bipartite graph of conditions and approvers, by augmenting paths.
+    """
+    approvers = list(met)
+    assigned: dict[int, int] = {}
+
+    def assign(condition: int, seen: set[int]) -> bool:
+        for approver, clauses in enumerate(approvers):
+            if approver in seen or conditions[condition] not in clauses:
+                continue
+            seen.add(approver)
+            if approver not in assigned or assign(assigned[approver], seen):
+                assigned[approver] = condition
+                return True
+        return False
+
+    return all(assign(condition, set()) for condition in range(len(conditions)))
+
+
+def _with_denial(request: AccessRequest, decision: AccessDecision) -> AccessRequest:
+    if decision.part == "extension":
+        return replace(request, extension_state="denied")
+    state: AccessRequestState = "denied" if request.state == "pending" else "ended"
+    return _closed(request, state, decision.at, decision.by, decision.reason)
+
+
+def _with_approval(request: AccessRequest, part: AccessRequestPart, now: datetime) -> AccessRequest:
+    if part == "access":
+        state: AccessRequestState = "approved" if request.state == "pending" else request.state
+        return replace(request, state=state, approved_at=now, claim_by=now + request.claim_within)
+    if request.ends_at is None or request.extension is None:
+        raise Conflict("The request has no extension to approve.")
+    return replace(request, extension_state="approved", ends_at=request.ends_at + request.extension)
+
+
+def _closed(
+    request: AccessRequest, state: AccessRequestState, now: datetime, by: str, why: str | None
+) -> AccessRequest:
+    return replace(request, state=state, closed_at=now, closed_by=by, closed_why=why)
