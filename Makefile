@@ -4,7 +4,7 @@
 # ARGS=… adds arguments.
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-all test-fast check bench format docs lock release clean runtime dev clients issuers keystone openbao openssl softhsm haproxy promtool chromium shells gophercloud bench-tools
+.PHONY: help demo test test-all test-fast check bench format docs lock release clean runtime dev clients issuers keystone openbao openssl softhsm haproxy pgbouncer promtool chromium shells gophercloud bench-tools
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-9s %s\n", $$1, $$2 }' Makefile
@@ -15,7 +15,7 @@ demo: runtime ## start a service to try, and issue a first kubeconfig (ARGS="--p
 test: dev clients issuers keystone openbao openssl softhsm ## run every layer, and each promise once with its real part, in ten minutes
 	@.venv/bin/python scripts/run_tests.py
 
-test-all: dev clients issuers keystone openbao openssl softhsm haproxy promtool chromium shells gophercloud ## run every test, under coverage, as CI does (half an hour)
+test-all: dev clients issuers keystone openbao openssl softhsm haproxy pgbouncer promtool chromium shells gophercloud ## run every test, under coverage, as CI does (half an hour)
 	@.venv/bin/python scripts/run_tests.py --all
 
 test-fast: dev ## run the unit tests and those on SQLite, without servers, in about a minute
@@ -83,6 +83,11 @@ softhsm:
 haproxy:
 	@command -v haproxy >/dev/null || test -x /usr/sbin/haproxy || scripts/apt-install haproxy \
 		|| echo "haproxy is not installed: tests/e2e/test_proxy.py is skipped" >&2
+
+# Tests of connection poolers run it, and are skipped without it.
+pgbouncer:
+	@command -v pgbouncer >/dev/null || test -x /usr/sbin/pgbouncer || scripts/apt-install pgbouncer \
+		|| echo "pgbouncer is not installed: tests in tests/store/test_poolers.py and tests/e2e/test_pooler.py are skipped" >&2
 
 # A browser for log-ins at real OIDC issuers. Tests with it are skipped without it.
 chromium:

@@ -16,13 +16,18 @@ from clustercert.store import tables
 from clustercert.store.engine.connections import POOL_SIZE
 from clustercert.store.engine.database import Database
 from clustercert.store.ledger import Ledger
-from support import postgres
+from support import pgbouncer, postgres
 from support.stores import Store, certificate_record, child, event, new_template, start
 from support.wait import eventually, eventually_async
 
 BUSY, STATEMENT = 3.0, 1.5
 # The longest time for a statement or connection without a response, with a margin for a busy machine.
 HANGS = BUSY + STATEMENT + 60
+
+WITH_POOLER = (
+    pytest.mark.full,
+    pytest.mark.skipif(pgbouncer.PROGRAM is None, reason="pgbouncer is not installed"),
+)
 
 
 @pytest.fixture(scope="module")
@@ -301,19 +306,25 @@ async def test_a_server_that_hangs_in_the_middle_of_a_transaction_is_given_up(
     assert fragile_store.rows("SELECT value FROM generation") == [(1,)]
 
 
-@pytest.fixture
-def replicated() -> Iterator[tuple[postgres.Server, Store]]:
-    """A server that can wait for a standby, and a database."""
-    with postgres.server(wal_level="replica", max_wal_senders="2", max_connections="20") as server:
-        yield server, Store(server.create(new_template(server)))
+@pytest.fixture(params=["directly", pytest.param("pooler", marks=WITH_POOLER)])
+def replicated(request: pytest.FixtureRequest) -> Iterator[tuple[postgres.Server, Store, str]]:
+    """A server that can wait for a standby, a database, and the URL by which the service connects to it."""
+    with contextlib.ExitStack() as stack:
+        server = stack.enter_context(
+            postgres.server(wal_level="replica", max_wal_senders="2", max_connections="20")
+        )
+        store, url = Store(server.create(new_template(server))), ""
+        if request.param == "pooler":
+            url = stack.enter_context(pgbouncer.pooled(server, "session"))(store.url)
+        yield server, store, url or store.url
 
 
 async def test_commits_without_their_standby_leave_few_server_processes(
-    replicated: tuple[postgres.Server, Store],
+    replicated: tuple[postgres.Server, Store, str],
 ) -> None:
     """A commit waits for the standby even if its client is gone, and reads must still find a connection."""
-    server, store = replicated
-    async with opened(store.url) as database:
+    server, store, url = replicated
+    async with opened(url) as database:
 
         async def write() -> bool:
             try:

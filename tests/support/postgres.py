@@ -109,7 +109,7 @@ class Server:
                 stdout=log,
                 stderr=log,
                 start_new_session=True,
-                **_as_nobody(),
+                **as_nobody(),
             )
         self.process = process
         eventually(lambda: process.poll() is not None or self._answers())
@@ -261,9 +261,7 @@ def _memory() -> Path | None:
 def _make_files(made: Server) -> None:
     password = made.folder / "password"
     password.write_text(made.password)
-    if os.geteuid() == 0:
-        for path in (made.folder, made.data, password):
-            os.chown(path, NOBODY, NOBODY)
+    give_to_nobody(made.folder, made.data, password)
     subprocess.run(
         [
             *(made.programs / "initdb", "-D", made.data),
@@ -273,7 +271,7 @@ def _make_files(made: Server) -> None:
         cwd=made.folder,
         check=True,
         capture_output=True,
-        **_as_nobody(),
+        **as_nobody(),
     )
 
 
@@ -299,13 +297,21 @@ def _programs(folder: Path) -> Path:
 
 def _runs(programs: Path) -> bool:
     try:
-        subprocess.run([programs / "postgres", "--version"], check=True, capture_output=True, **_as_nobody())
+        subprocess.run([programs / "postgres", "--version"], check=True, capture_output=True, **as_nobody())
     except (OSError, subprocess.CalledProcessError):
         return False
     return True
 
 
-def _as_nobody() -> dict[str, Any]:
+def give_to_nobody(*paths: Path) -> None:
+    """Let a server that runs with `as_nobody` use these files."""
+    if os.geteuid() == 0:
+        for path in paths:
+            os.chown(path, NOBODY, NOBODY)
+
+
+def as_nobody() -> dict[str, Any]:
+    """The arguments of a process that must not run as root."""
     if os.geteuid() != 0:
         return {}
     return {"user": NOBODY, "group": NOBODY, "extra_groups": ()}

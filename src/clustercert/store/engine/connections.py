@@ -105,8 +105,10 @@ def _postgresql(
         parameters["statement_timeout"] = str(int(statement_seconds * 1000))
         parameters["idle_in_transaction_session_timeout"] = str(_IDLE_SECONDS * 1000)
 
-    def prepare(connection: "AsyncAdapt_asyncpg_connection", _entry: ConnectionPoolEntry) -> None:
-        connection.run_async(lambda driver_connection: _prepare_postgresql(driver_connection, parameters))
+    def prepare(connection: "AsyncAdapt_asyncpg_connection", entry: ConnectionPoolEntry) -> None:
+        entry.info[_PROCESS_ID] = connection.run_async(
+            lambda driver_connection: _prepare_postgresql(driver_connection, parameters)
+        )
 
     event.listen(engine.sync_engine, "connect", prepare)
     event.listen(
@@ -135,13 +137,19 @@ _ALWAYS = {"synchronous_commit": "on", "default_transaction_isolation": "read co
 _STRICTER = {"synchronous_commit": "remote_apply"}
 # Reads which of the settings in `_ALWAYS` exist, because PostgreSQL-compatible engines may lack some of these settings.
 _SETTINGS = "SELECT name, setting FROM pg_settings WHERE name = ANY($1::text[])"
+# The key of the id of the connection's server process.
+_PROCESS_ID = "process_id"
 
 
-async def _prepare_postgresql(connection: Any, parameters: Mapping[str, str]) -> None:
+async def _prepare_postgresql(connection: Any, parameters: Mapping[str, str]) -> int:
+    """Set the parameters of a new session. Returns the id of its server process."""
     settings = dict(await connection.fetch(_SETTINGS, [*parameters]))
     for name, value in parameters.items():
         if name in settings and settings[name] not in (value, _STRICTER.get(name)):
             await connection.execute(f"SET {name} = '{value}'")
+    # Ask the server, because a connection pooler tells the driver another id.
+    process_id: int = await connection.fetchval("SELECT pg_backend_pid()")
+    return process_id
 
 
 def _drop_broken_connection(context: ExceptionContext, abandon: Callable[[int], None]) -> None:
@@ -152,7 +160,7 @@ def _drop_broken_connection(context: ExceptionContext, abandon: Callable[[int], 
         # Terminate the connection at once, because a rollback would also time out.
         driver_connection = context.connection.connection.driver_connection
         if driver_connection is not None:
-            abandon(driver_connection.get_server_pid())
+            abandon(context.connection.connection.info[_PROCESS_ID])
             driver_connection.terminate()
         context.is_disconnect = True
 

@@ -19,7 +19,7 @@ from sqlalchemy.engine import make_url
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
-from clustercert.model import AuditEvent
+from clustercert.model import AuditEvent, new_id
 from clustercert.model.errors import StoreFault, Unavailable
 from clustercert.store import tables
 from clustercert.store.engine.bulk_insert import (
@@ -37,7 +37,7 @@ from clustercert.store.engine.connections import (
     new_engine,
     new_sqlite_writer,
 )
-from clustercert.store.engine.failures import failures_translated
+from clustercert.store.engine.failures import SHARED_SESSIONS, failures_translated
 from clustercert.store.engine.generation import Generation
 from clustercert.store.engine.transaction import RolledBack, Transaction, roll_back_if_asked
 from clustercert.store.engine.writer import NothingBegun, Writer
@@ -47,6 +47,10 @@ from clustercert.store.events import record_events
 T = TypeVar("T")
 P = ParamSpec("P")
 
+# A setting of the session that nothing else uses.
+_SESSION = "clustercert.session"
+# While other clients use a connection pooler, one round could find two sessions by chance.
+_SESSION_ROUNDS = 3
 # Maximum number of connections for writers. The rest of the pool is for readers.
 _WRITERS = POOL_SIZE // 2
 _GENERATION = select(tables.generation.c.value)
@@ -221,6 +225,28 @@ class Database:
                 before = datetime.now(UTC)
                 theirs: datetime = (await connection.execute(select(func.clock_timestamp()))).scalar_one()
                 return before + (datetime.now(UTC) - before) / 2 - theirs
+
+    async def refuse_shared_sessions(self) -> None:
+        """Raise StoreFault if a connection pooler runs transactions of several connections in one server session.
+
+        The settings of a session would then apply to other connections, such as `synchronous_commit` and the time-outs.
+        Raises Unavailable.
+        """
+        if self._writer is not None:
+            return
+        with self._failures():
+            async with (
+                self._connected(self._by_statement) as first,
+                self._connected(self._by_statement) as second,
+            ):
+                for _ in range(_SESSION_ROUNDS):
+                    names = {new_id(): connection for connection in (first, second)}
+                    for name, connection in names.items():
+                        await connection.execute(select(func.set_config(_SESSION, name, False)))
+                    for name, connection in names.items():
+                        found = await connection.execute(select(func.current_setting(_SESSION, True)))
+                        if found.scalar_one() != name:
+                            raise StoreFault(SHARED_SESSIONS)
 
     async def flushes(self) -> bool:
         """Whether the server is configured to flush commits to disk. Raises Unavailable."""

@@ -31,6 +31,11 @@ from clustercert.store.engine.writer import NOT_NOW, NothingBegun
 
 DISK_FULL = "The database's disk is full. Ask the operator to free space."
 _DISK_FULL_RETRY_SECONDS = 60
+SHARED_SESSIONS = (
+    "The connection pooler in front of the database lends a server session for one transaction only. The"
+    " settings that make commits durable would then not apply to all transactions. Set the pooler to session pooling"
+    " (PgBouncer: pool_mode = session), or connect to the server without the pooler."
+)
 
 # SQLSTATE classes for which a retry is useless: data, constraint, and syntax or access errors. `_rejected` compares
 # SQLSTATE classes, because the driver raises the same exception for most errors.
@@ -45,6 +50,8 @@ _NO_LOGIN, _NO_DATABASE, _NO_RIGHT, _SERVER_DISK_FULL = (
     "42501",
     "53100",
 )
+# Prepared statements are missing, or exist already, only if a pooler runs the driver's session in several sessions.
+_PREPARED_ELSEWHERE = frozenset({"26000", "42P05"})
 # The driver's text for a missing ~/.postgresql/root.crt.
 _MISSING_CA = re.compile(r'root certificate file "(.+?)" does not exist')
 # Source: sqlite.org/rescode.html.
@@ -191,6 +198,8 @@ def _postgresql_fault(sqlstate: str, url: URL, data_dir: Path | None) -> str | N
             f"The database server rejects the login of the role {role}. {_password_advice(url, data_dir)} See also the"
             " server's pg_hba.conf."
         )
+    if sqlstate in _PREPARED_ELSEWHERE:
+        return SHARED_SESSIONS
     if sqlstate == _NO_DATABASE:
         return f"The database server has no database {name}. Create it, or correct database_url."
     if sqlstate == _NO_RIGHT:

@@ -43,6 +43,7 @@ async def upgrade(
     Args:
         report_progress: called before each migration with the number of finished migrations and the total number.
     """
+    await database.refuse_shared_sessions()
     _refuse_earlier_build(await current(database), _known(migrations))
     try:
         await _create_lock(database)
@@ -90,7 +91,11 @@ async def opened(url: str, data_dir: Path) -> AsyncIterator[Database]:
 
 
 async def check(database: Database, migrations: Path = MIGRATIONS) -> None:
-    """Raise SchemaError with advice if this program can't use the database's schema. Raises Unavailable."""
+    """Raise SchemaError with advice if this program can't use the database's schema.
+
+    Raises StoreFault if a connection pooler shares sessions, or another Unavailable.
+    """
+    await database.refuse_shared_sessions()
     async with database.read() as connection:
         await connection.run_sync(_check, _known(migrations))
 
