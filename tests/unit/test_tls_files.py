@@ -1,5 +1,7 @@
 """The fingerprints that an operator gives to users, of a certificate file with and without its issuer."""
 
+import ssl
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -44,3 +46,27 @@ def test_a_chain_is_valid_while_all_its_certificates_are(tmp_path: Path) -> None
     (tmp_path / "tls.pem").write_bytes(chain_pem((leaf, ca)))
     files = Tls.from_files(tmp_path / "tls.pem", tmp_path / "tls.key")
     assert (files.not_before, files.not_after) == (start + timedelta(days=1), start + timedelta(days=4))
+
+
+@pytest.mark.parametrize("url", [None, "https://clustercert.example.com"])
+def test_a_new_address_needs_a_new_certificate_only_without_a_public_url(
+    tmp_path: Path, url: str | None
+) -> None:
+    """A pod has another address after each start; a new certificate would end all logins."""
+    settings = load(None, data_dir=tmp_path, server={"host": "0.0.0.0", "public_url": url})
+    loopback = {"localhost", "127.0.0.1", "::1"}
+    former = self_signed(tmp_path, loopback | ({"clustercert.example.com"} if url else set()), {"192.0.2.77"})
+    assert "192.0.2.77" in former.names
+    present = tls(settings, "0.0.0.0")
+    assert present is not None
+    assert (present.certificate_fingerprint == former.certificate_fingerprint) is (url is not None)
+    assert ("192.0.2.77" in present.names) is (url is not None)
+
+
+def test_processes_that_start_together_share_one_pair(tmp_path: Path) -> None:
+    for number in range(5):
+        folder = tmp_path / str(number)
+        with ThreadPoolExecutor(8) as threads:
+            made = list(threads.map(lambda _, where=folder: self_signed(where, {"localhost"}), range(8)))
+        assert len({each.fingerprint for each in made}) == 1
+        ssl.create_default_context(ssl.Purpose.CLIENT_AUTH).load_cert_chain(made[0].certificate, made[0].key)

@@ -1,10 +1,11 @@
 """The server's TLS files: the files named in the settings, or a self-signed pair."""
 
 import contextlib
+import fcntl
 import os
 import socket
 import ssl
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from ipaddress import ip_address
@@ -112,7 +113,10 @@ def _server_files(settings: Settings, host: str) -> Tls | None:
         )
     # Both server roles may use the pair, so the certificate has the host names of both roles.
     hosts, urls = {server.host, settings.webhook.host, host}, (server.public_url, settings.webhook.public_url)
-    return self_signed(settings.data_dir, _own_names(hosts, urls))
+    names, of_machine = _configured_names(hosts, urls), _names_of_machine()
+    if not any(urls):
+        names, of_machine = names | of_machine, set()
+    return self_signed(settings.data_dir, names, of_machine)
 
 
 def _given(certificate: Path, key: Path) -> Tls:
@@ -123,13 +127,17 @@ def _given(certificate: Path, key: Path) -> Tls:
         raise SettingsError(f"Can't use the TLS files {certificate} and {key}: {error}.") from error
 
 
-def _own_names(hosts: set[str], public_urls: Iterable[str | None]) -> set[str]:
-    """Return the names and addresses under which clients may reach this machine."""
-    names = {"localhost", "127.0.0.1", "::1", socket.gethostname(), socket.getfqdn(), *_own_addresses()}
+def _configured_names(hosts: set[str], public_urls: Iterable[str | None]) -> set[str]:
+    """Return loopback, and the names and addresses in the settings under which clients may reach the service."""
     # 0.0.0.0 and :: mean "all addresses", so clients can't use them.
-    names |= hosts - {"0.0.0.0", "::"}  # noqa: S104
+    names = {"localhost", "127.0.0.1", "::1"} | hosts - {"0.0.0.0", "::"}  # noqa: S104
     hostnames = (urlsplit(url).hostname for url in public_urls if url is not None)
     return names | {name for name in hostnames if name}
+
+
+def _names_of_machine() -> set[str]:
+    """Return this machine's names and addresses, which may change: a new pod has another address."""
+    return {socket.gethostname(), socket.getfqdn(), *_own_addresses()}
 
 
 def _own_addresses() -> Iterator[str]:
@@ -142,23 +150,41 @@ def _own_addresses() -> Iterator[str]:
             yield str(probe.getsockname()[0])
 
 
-def self_signed(folder: Path, names: set[str]) -> Tls:
+def self_signed(folder: Path, names: set[str], more_names: Collection[str] = ()) -> Tls:
     """Return the self-signed pair in the data folder.
 
     Creates a new pair if there is none, or if the existing pair expires soon or lacks a name.
+
+    Args:
+        names: names and addresses that the certificate must have.
+        more_names: names that only a new certificate gets. An existing pair without them stays in use.
     """
     certificate, key_file, ca_file = _own_files(folder)
     now = datetime.now(UTC).replace(microsecond=0)
-    leaf = _readable(certificate) if key_file.exists() and ca_file.exists() else None
-    if leaf is None or leaf.not_valid_after_utc < now + timedelta(days=1) or not names <= _names_in(leaf):
-        key = new_key("ec-p256")
-        leaf, ca = new_server_certificate(key, sorted(names), now - _BACKDATE, SELF_SIGNED_LIFETIME)
-        # The data folder may not exist yet if the database is stored in a different place.
-        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        write_private(key_file, key_pem(key))
-        write_private(ca_file, chain_pem((ca,)))
-        write_private(certificate, chain_pem((leaf,)))
-    return Tls.from_files(certificate, key_file, ca_file, tuple(sorted(names)))
+    # The data folder may not exist yet if the database is stored in a different place.
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    # The processes of both roles may start at the same time.
+    with _locked(folder):
+        leaf = _readable(certificate) if key_file.exists() and ca_file.exists() else None
+        if leaf is None or leaf.not_valid_after_utc < now + timedelta(days=1) or not names <= _names_in(leaf):
+            key = new_key("ec-p256")
+            named = sorted(names.union(more_names))
+            leaf, ca = new_server_certificate(key, named, now - _BACKDATE, SELF_SIGNED_LIFETIME)
+            write_private(key_file, key_pem(key))
+            write_private(ca_file, chain_pem((ca,)))
+            write_private(certificate, chain_pem((leaf,)))
+        return Tls.from_files(certificate, key_file, ca_file, tuple(sorted(_names_in(leaf))))
+
+
+@contextlib.contextmanager
+def _locked(folder: Path) -> Iterator[None]:
+    """Wait for the folder's lock, and hold it."""
+    descriptor = os.open(folder, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)
 
 
 def _own_files(folder: Path) -> tuple[Path, Path, Path]:
