@@ -8,8 +8,10 @@ from typing import Any
 from hypothesis import strategies as st
 
 from clustercert.model import Caller, Cluster, Domain, Grant, Group, IssueRequest
+from clustercert.model.access_requests import RequestedAccess
 from clustercert.model.errors import Forbidden
 from clustercert.pki.keys import new_key
+from clustercert.policy.decision import Policy
 from clustercert.policy.rule_settings import PolicySettings
 from support.samples import NOW, caller, cluster
 
@@ -42,11 +44,19 @@ Rule = dict[str, Any]
 
 
 def decide(
-    *rules: Rule, who: Caller = ALICE, where: Cluster = CLUSTER, ask: IssueRequest = LONGEST, **policy: object
+    *rules: Rule,
+    who: Caller = ALICE,
+    where: Cluster = CLUSTER,
+    ask: IssueRequest = LONGEST,
+    access: RequestedAccess | None = None,
+    **policy: object,
 ) -> Grant:
     """The decision on rules; without any, nobody has access."""
-    loaded = PolicySettings.model_validate({"rules": list(rules)} | policy)
-    return loaded.policy().decide(who, where, ask, NOW)
+    return loaded_policy(*rules, **policy).decide(who, where, ask, NOW, access)
+
+
+def loaded_policy(*rules: Rule, **policy: object) -> Policy:
+    return PolicySettings.model_validate({"rules": list(rules)} | policy).policy()
 
 
 def groups(
@@ -61,6 +71,22 @@ def groups(
 
 def rule(group: str, when: Mapping[str, object] | None = None, **grant: object) -> Rule:
     return {"when": when or {}, "grant": {"groups": [group]} | grant}
+
+
+def offer(name: str, *groups: str, when: Mapping[str, object] | None = None, **terms: object) -> Rule:
+    """A rule that offers groups, by default for four hours and without approvals."""
+    return {
+        "name": name,
+        "when": when or {},
+        "offer": {"groups": list(groups), "max_lifetime": "4h", "approvals": []} | terms,
+    }
+
+
+def requested(
+    rule: str, *groups: str, met: tuple[frozenset[str], ...] = (), is_approved: bool = True
+) -> RequestedAccess:
+    """The access of a request that ends in an hour."""
+    return RequestedAccess("a" * 32, rule, groups, NOW + HOUR, is_approved, met)
 
 
 def is_evaluable(said: Mapping[str, object]) -> bool:

@@ -24,12 +24,14 @@ from clustercert.model import (
     Origin,
 )
 from clustercert.model.errors import ClustercertError, TooManyRequests
+from clustercert.model.events.issuance import event_access_request
 from clustercert.pki.keys import sample_key
 from clustercert.policy.decision import Policy
 from clustercert.policy.replay import MAX_EXAMPLES, NOT_SIGNED, Change, NotReplayable, Replay, parse_decision
 from clustercert.policy.rule_settings import PolicySettings
 from clustercert.store.events import canonical
 from support.issuance_doubles import Clusters, MemoryLedger, Usernames, issuance
+from support.policy_rules import requested
 from support.samples import CLUSTER_ID, NOW, PROJECT_ID, caller, client_ca, cluster
 
 Rule = dict[str, Any]
@@ -323,6 +325,21 @@ def test_a_user_name_of_another_user_stays_refused() -> None:
     assert "belongs to another user" in refused["detail"]["message"]
     assert changed(named, issued, refused) == set()
     assert compared(policy(MEMBER), issued, refused).changes[Change.ALLOWED].decisions == 1
+
+
+# Access requests
+
+
+def test_the_access_of_a_request_is_read_from_its_event() -> None:
+    access = requested("edit", "editors", met=(frozenset({"role is admin", "group is leads"}), frozenset()))
+    event = service(policy(MEMBER)).ask(caller("member"), LONGEST)
+    recorded = json.loads(json.dumps(event_access_request(access), default=datetime.isoformat))
+    with_access = event | {"detail": event["detail"] | {"access_request": recorded}}
+    assert parse_decision(with_access).access == access
+    assert parse_decision(event).access is None
+    damaged = with_access["detail"] | {"access_request": recorded | {"met": None}}
+    with pytest.raises(NotReplayable, match="malformed"):
+        parse_decision(event | {"detail": damaged})
 
 
 # What can't be computed again

@@ -4,6 +4,7 @@ import functools
 import hashlib
 import itertools
 import json
+import shlex
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
@@ -12,7 +13,7 @@ from clustercert.model import Caller, ClientCA, Cluster, Grant, IssueRequest, Js
 from clustercert.model.access_requests import RequestedAccess
 from clustercert.model.errors import Forbidden, InvalidRequest, Unavailable
 from clustercert.model.times import rfc3339
-from clustercert.pki.keys import key_type_of
+from clustercert.pki.keys import key_type_of, sample_key
 from clustercert.policy.lifetime import (
     BACKDATE,
     LONGEST,
@@ -21,6 +22,7 @@ from clustercert.policy.lifetime import (
     MAX_LIFETIME_SETTING,
     MIN_LIFETIME,
     SHORTEN,
+    lifetime_option,
     lifetime_text,
 )
 from clustercert.policy.rules import (
@@ -38,8 +40,11 @@ from clustercert.policy.templates import UserNameTemplate, name_problem
 
 # The maximum number of rules listed in a message.
 MAX_NAMED = 3
+_UNKNOWN_RULES = "No rule of the policy matches this request. Ask the operator which rules there are for you."
 # The maximum number of characters of a condition in a trace.
 MAX_CLAUSE = 200
+# The duration in the example of a command that asks for access, if the policy allows it.
+_EXAMPLE_DURATION = timedelta(hours=1)
 
 
 CA_EXPIRED = "The cluster's client CA has expired. Ask the operator to rotate it."
@@ -68,6 +73,14 @@ def group_count_refusal(count: int) -> str:
     return f"The policy gives you {given} Kubernetes groups; a certificate has 1 to {MAX_GROUPS}. Ask the operator."
 
 
+def access_end_refusal(requested: timedelta, end: datetime) -> str:
+    """Return the message about a lifetime that outlives the caller's access request."""
+    return (
+        f"The requested lifetime ({lifetime_text(requested)}) exceeds the end of the access request"
+        f" ({rfc3339(end)}). {SHORTEN}"
+    )
+
+
 def refusal(
     rules: Sequence[PolicyRule],
     match: Match,
@@ -90,19 +103,34 @@ def refusal(
         trace["offers"] = [rule.name for rule in match.offers]
     first = itertools.islice(match.unmet.items(), MAX_TRACED)
     every = {name: shortened(clause) for name, clause in first}
-    message = _offer_message(match.offers, decision_input) or _message(rules, own, decision_input)
+    near = [rule for rule in rules if rule.grants and _unmet(rule, decision_input, is_on_role) == 0]
+    message = _nearest_message(near, own, decision_input)
+    if match.offers:
+        alone = message or "You have no access to this cluster without a request."
+        message = f"{alone} {how_to_ask(match.offers, decision_input.cluster)}"
+    elif not message:
+        message = _UNKNOWN_RULES if near else _role_message(rules, decision_input)
     return Forbidden(message, trace=trace, unmet_conditions=every)
 
 
-def _offer_message(offers: Sequence[PolicyRule], decision_input: DecisionInput) -> str:
-    """Return how to ask for access, or an empty string if no rule offers any."""
-    if not offers:
-        return ""
-    groups = list(dict.fromkeys(group for rule in offers for group in rule.groups))
-    listed = ", ".join(groups[:MAX_NAMED]) + (" and more" if len(groups) > MAX_NAMED else "")
+def how_to_ask(offers: Sequence[PolicyRule], cluster: Cluster) -> str:
+    """Return which groups can be requested, and a command that requests one of them.
+
+    Prefers an offer that can't be used before its approval for the command.
+    """
+    terms = [(rule, rule.offer) for rule in offers if rule.offer is not None]
+    groups = tuple(dict.fromkeys(group for rule, _ in terms for group in rule.groups))
+    rule, offer = min(terms, key=lambda each: each[1].before_approval)
+    group = rule.groups[0]
+    command = ["clustercert", "request", "create", cluster.name, "--group", group]
+    command += ["--for", lifetime_option(min(_EXAMPLE_DURATION, offer.max_lifetime))]
+    if sum(group in each.groups for each, _ in terms) > 1:
+        command += ["--rule", rule.name]
+    least = offer.min_reason_length
     return (
-        f"You have no access to this cluster without a request. You can request {listed}: run `clustercert request"
-        f' create {decision_input.cluster.name} --group {groups[0]} --for 1h --reason "…"`.'
+        f"You can request {', '.join(groups[:MAX_NAMED])}{' and more' if len(groups) > MAX_NAMED else ''}:"
+        f" run `{shlex.join(command)} --reason REASON`."
+        f"{f' The reason needs at least {least} characters.' if least > 1 else ''}"
     )
 
 
@@ -110,19 +138,22 @@ def shortened(clause: str) -> str:
     return clause if len(clause) <= MAX_CLAUSE else f"{clause[:MAX_CLAUSE]}…"
 
 
-def _message(rules: Sequence[PolicyRule], own: Mapping[str, str], decision_input: DecisionInput) -> str:
-    """Return the message: what the rules for the caller's roles require, or else the roles that have access."""
-    granting = [rule for rule in rules if rule.grants]
-    near = [rule for rule in granting if _unmet(rule, decision_input, is_on_role) == 0]
+def _nearest_message(
+    near: Iterable[PolicyRule], own: Mapping[str, str], decision_input: DecisionInput
+) -> str:
+    """Return what the rules for the caller's roles need, or an empty string if the caller may see none of them."""
     own_near = sorted(
         (rule for rule in near if rule.name in own), key=lambda rule: _unmet(rule, decision_input, is_chosen)
     )
-    if own_near:
-        listed = "; ".join(f"{rule.name}: {own[rule.name]}" for rule in own_near[:MAX_NAMED])
-        return f"No rule of the policy matches this request. What the nearest rules need: {listed}."
-    if near:
-        return "No rule of the policy matches this request. Ask the operator which rules there are for you."
-    open_to_all = (rule for rule in granting if not rule.private)
+    if not own_near:
+        return ""
+    listed = "; ".join(f"{rule.name}: {own[rule.name]}" for rule in own_near[:MAX_NAMED])
+    return f"No rule of the policy matches this request. What the nearest rules need: {listed}."
+
+
+def _role_message(rules: Sequence[PolicyRule], decision_input: DecisionInput) -> str:
+    """Return the message that lists the roles that have access."""
+    open_to_all = (rule for rule in rules if rule.grants and not rule.private)
     roles = dict.fromkeys(
         each.names.text for rule in open_to_all for each in rule.conditions if is_on_role(each)
     )
@@ -204,9 +235,11 @@ class Policy:
     def offers(self, caller: Caller, cluster: Cluster, now: datetime) -> tuple[PolicyRule, ...]:
         """Return the rules whose groups the caller can request for a cluster, in order.
 
-        Raises NotFound if the caller has no role in the project.
+        Conditions on a certificate's request are compared with a request that has a CSR and a reason, because the
+        access request itself has no such fields. Raises NotFound if the caller has no role in the project.
         """
-        return match_rules(self.rules, self.input_of(caller, cluster, IssueRequest(), now)).offers
+        request = IssueRequest(public_key=sample_key("ec-p256"), reason="access request")
+        return match_rules(self.rules, self.input_of(caller, cluster, request, now)).offers
 
     def offering_rule(self, name: str) -> PolicyRule | None:
         """Return the rule with this name if its groups can be requested, or None."""
@@ -232,7 +265,7 @@ class Policy:
         trace |= match.skipped(own)
         rules = match.rules
         if access is not None and match.denied_by is None:
-            rules = (_requested_rule(match, access, trace), *rules)
+            rules = (_requested_rule(match, own, access, trace), *rules)
         if not rules:
             raise refusal(self.rules, match, decision_input, own, trace)
         trace["rule"] = rules[0].name
@@ -253,7 +286,7 @@ class Policy:
 
         The rule is None if `max_lifetime` of the policy sets the limit.
         """
-        limits = [(rule.max_lifetime, rule) for rule in rules if rule.max_lifetime is not None]
+        limits = [(limit, rule) for rule in rules if (limit := rule.lifetime_limit) is not None]
         lifetime, rule = min(limits, key=lambda limit: limit[0], default=(self.max_lifetime, None))
         return (lifetime, rule) if lifetime < self.max_lifetime else (self.max_lifetime, None)
 
@@ -274,6 +307,8 @@ class Policy:
             longest, allowed_by = access.until.replace(microsecond=0), "access_request"
         trace["allowed_until"] = _text(longest)
         trace["allowed_by"] = allowed_by
+        if longest <= at and allowed_by == "access_request":
+            raise Forbidden("The access request has ended. Create a new request.", trace=trace)
         if longest <= at:
             raise Unavailable(CA_EXPIRED, retry_after=3600, trace=trace)
         by_default = min((rule.default_lifetime for rule in rules if rule.default_lifetime), default=None)
@@ -283,11 +318,7 @@ class Policy:
         trace["shortened"] = requested > longest and shortens
         if requested > longest and not shortens:
             if allowed_by == "access_request":
-                raise Forbidden(
-                    f"The requested lifetime ({lifetime_text(requested - at)}) exceeds the end of the access request"
-                    f" ({rfc3339(longest)}). {SHORTEN}",
-                    trace=trace,
-                )
+                raise Forbidden(access_end_refusal(requested - at, longest), trace=trace)
             ca_end = ca.not_after if longest == ca.not_after else None
             raise Forbidden(lifetime_refusal(requested - at, lifetime, rule, ca_end), trace=trace)
         return min(requested, longest)
@@ -302,24 +333,30 @@ class Policy:
         return name_problem(name, self.allowed_system_names)
 
 
-def _requested_rule(match: Match, access: RequestedAccess, trace: JsonObject) -> PolicyRule:
+def _requested_rule(
+    match: Match, own: Mapping[str, str], access: RequestedAccess, trace: JsonObject
+) -> PolicyRule:
     """Return the rule that offers the requested access, with only the requested groups.
 
     Raises Forbidden if no matching rule offers the access, or if the approvals are not those that the rule needs now.
     """
     trace["access_request"] = {"id": access.request_id, "rule": access.rule, "groups": list(access.groups)}
+    if (clause := own.get(access.rule)) is not None:
+        raise Forbidden(
+            f"The policy's rule {access.rule} does not offer you this access now. It needs: {shortened(clause)}.",
+            trace=trace,
+        )
     rule = next((each for each in match.offers if each.name == access.rule), None)
-    if rule is None or rule.offer is None or not set(access.groups) <= set(rule.groups):
-        raise Forbidden(
-            f"The policy's rule {access.rule} does not offer you this access any more. Create a new request.",
-            trace=trace,
-        )
-    if not (access.satisfies(rule.offer.clauses) if access.is_approved else rule.offer.before_approval):
-        raise Forbidden(
-            f"The policy's rule {access.rule} now needs other approvals than the request has. Create a new request.",
-            trace=trace,
-        )
-    return replace(rule, groups=access.groups)
+    offer = rule.offer if rule is not None and set(access.groups) <= set(rule.groups) else None
+    if rule is None or offer is None:
+        problem = "does not offer you this access any more"
+    elif not access.is_approved and not offer.before_approval:
+        problem = "does not allow use before the approval any more"
+    elif access.is_approved and not access.satisfies(offer.clauses):
+        problem = "needs other approvals now"
+    else:
+        return replace(rule, groups=access.groups)
+    raise Forbidden(f"The policy's rule {access.rule} {problem}. Create a new request.", trace=trace)
 
 
 # Cached, because all requests in the same second format the same times.
@@ -373,6 +410,6 @@ LONG_LIFETIME = timedelta(days=7)
 
 def long_lifetimes(policy: Policy) -> dict[str, timedelta]:
     """Return the longest lifetime of each rule that allows more than `LONG_LIFETIME`, by the rule's name."""
-    granting = (rule for rule in policy.rules if rule.grants)
+    granting = (rule for rule in policy.rules if rule.deny is None)
     longest = {rule.name: policy.strictest((rule,))[0] for rule in granting}
     return {name: lifetime for name, lifetime in longest.items() if lifetime > LONG_LIFETIME}

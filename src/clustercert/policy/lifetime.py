@@ -23,6 +23,7 @@ SHORTEN = "Request less, or duration -1 for the longest allowed."
 MAX_LIFETIME_SETTING = "policy.max_lifetime"
 
 _UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days", "w": "weeks"}
+_OPTION_UNITS = (("d", 86400), ("h", 3600), ("m", 60), ("s", 1))
 
 
 def parse_lifetime(text: str) -> timedelta:
@@ -31,6 +32,13 @@ def parse_lifetime(text: str) -> timedelta:
     if not parts or "".join(number + unit for number, unit in parts) != text.strip():
         raise ValueError(f"{text!r} is not a lifetime; write it like 90s, 15m, 8h, 30d or 1h30m")
     return sum((timedelta(**{_UNITS[unit]: int(number)}) for number, unit in parts), timedelta())
+
+
+def lifetime_option(lifetime: timedelta) -> str:
+    """Format a lifetime for an option of a command, in the largest unit that divides it evenly, such as `8h`."""
+    seconds = int(lifetime.total_seconds())
+    unit, size = next((unit, size) for unit, size in _OPTION_UNITS if seconds % size == 0)
+    return f"{seconds // size}{unit}"
 
 
 def waiting_time(seconds: int) -> str:

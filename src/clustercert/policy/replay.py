@@ -23,6 +23,7 @@ from clustercert.model import (
     parse_rfc3339,
     without_credential_group,
 )
+from clustercert.model.access_requests import RequestedAccess
 from clustercert.model.errors import ClustercertError
 from clustercert.model.identity import ProjectName, domain_by_issuer
 from clustercert.pki.client_ca import new_client_ca
@@ -105,6 +106,7 @@ class RecordedDecision:
     Attributes:
         key_type: the type of the CSR's key, or of the key that the service generated or would have generated.
         taken: the user name chosen by the policy, if the request was refused because the name belongs to another user.
+        access: the access of the caller's access request, as it was at the time of the decision, or None.
     """
 
     caller: Caller
@@ -114,6 +116,7 @@ class RecordedDecision:
     key_type: str
     outcome: Outcome
     taken: str | None = None
+    access: RequestedAccess | None = None
 
 
 def parse_decision(event: Mapping[str, Any]) -> RecordedDecision:
@@ -158,6 +161,7 @@ def _decision(event: Mapping[str, Any], detail: Mapping[str, Any]) -> RecordedDe
         key_type=key_type,
         outcome=_issued(detail, trace) if is_issued else refused_outcome(_text(detail["message"]), trace),
         taken=None if taken is None else _text(taken),
+        access=_access(detail.get("access_request")),
     )
 
 
@@ -212,6 +216,19 @@ def _request(recorded: Mapping[str, Any], key_type: str) -> IssueRequest:
         shorten=recorded["shorten"] is True,
         public_key=sample_key(key_type) if recorded["csr"] is True else None,
         reason=None if reason is None else _text(reason),
+    )
+
+
+def _access(recorded: Mapping[str, Any] | None) -> RequestedAccess | None:
+    if recorded is None:
+        return None
+    return RequestedAccess(
+        request_id=_text(recorded["id"]),
+        rule=_text(recorded["rule"]),
+        groups=_texts(recorded["groups"]),
+        until=_time(recorded["until"]),
+        is_approved=recorded["is_approved"] is True,
+        met=tuple(frozenset(_texts(clauses)) for clauses in recorded["met"]),
     )
 
 
@@ -391,7 +408,9 @@ def decide_again(policy: Policy, decision: RecordedDecision) -> Outcome:
         policy = replace(policy, key_type=decision.key_type)
     roles = decision.cluster.options.credential_roles
     try:
-        grant = policy.decide(decision.caller, decision.cluster, decision.request, decision.at)
+        grant = policy.decide(
+            decision.caller, decision.cluster, decision.request, decision.at, decision.access
+        )
         outcome = granted_outcome(grant, roles)
     except ClustercertError as refused:
         return refused_outcome(refused.message, refused.trace)

@@ -278,7 +278,7 @@ class Offer:
     """The terms on which a rule's groups can be requested.
 
     Attributes:
-        max_lifetime: the longest duration of the access, and of its extension.
+        max_lifetime: the longest duration of the access, of its extension, and of a certificate.
         min_reason_length: the least number of characters in the request's reason.
         claim_within: how long after the approval the first certificate may be issued.
         approve_within: how long after the request the approvals must be complete.
@@ -310,7 +310,7 @@ class PolicyRule:
     Attributes:
         name: unique in the policy.
         groups: the groups that the rule grants or offers.
-        max_lifetime: the rule's limit; None if only the policy limits the lifetime.
+        max_lifetime: the limit of a rule that grants; None if only the policy limits the lifetime.
         default_lifetime: the lifetime for the duration -1; None for the longest lifetime allowed.
         deny: the message of a rule that denies; None for other rules.
         offer: the terms of a rule whose groups need an access request; None for other rules.
@@ -346,6 +346,11 @@ class PolicyRule:
     def grants(self) -> bool:
         """Whether the rule grants its groups without an access request."""
         return self.deny is None and self.offer is None
+
+    @property
+    def lifetime_limit(self) -> timedelta | None:
+        """The longest lifetime of a certificate with the rule's groups; None if only the policy limits it."""
+        return self.max_lifetime if self.offer is None else self.offer.max_lifetime
 
     def first_false(self, decision_input: DecisionInput) -> str | None:
         """Return the first false clause of the first condition that is not met, or None if the rule matches.
@@ -430,7 +435,8 @@ def match_rules(rules: Iterable[PolicyRule], decision_input: DecisionInput) -> M
     """Compare the rules with an input, in order. Stops at the first rule that fails, or that matches and denies.
 
     A rule fails if a condition can't be evaluated. The request is then refused, because skipping the rule would also
-    skip its limits. So the order of the rules only decides which of several refusals the caller sees.
+    skip its limits. So the order of the rules only decides which of several refusals the caller sees. A rule that
+    offers groups does not match if a condition can't be evaluated, because its limits apply only to its own groups.
     """
     matching: list[PolicyRule] = []
     offers: list[PolicyRule] = []
@@ -439,7 +445,9 @@ def match_rules(rules: Iterable[PolicyRule], decision_input: DecisionInput) -> M
         try:
             clause = rule.first_false(decision_input)
         except ConditionFailed as failed:
-            return Match((), rule, unmet, str(failed))
+            if rule.offer is None:
+                return Match((), rule, unmet, str(failed))
+            clause = str(failed)
         if clause is not None:
             unmet[rule.name] = clause
             continue

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Literal, TypedDict
 
+from clustercert.model.access_requests import RequestedAccess
 from clustercert.model.clusters import Cluster
 from clustercert.model.events import AuditEvent
 from clustercert.model.identity import Caller, Group, ProjectName
@@ -58,6 +59,22 @@ class EventRequest(TypedDict):
     csr: bool
     key_type: str | None
     reason: str | None
+
+
+class EventAccessRequest(TypedDict):
+    """The access request whose groups the caller asked for. See `RequestedAccess`.
+
+    Attributes:
+        until: the latest end of a certificate, at the time of the decision.
+        met: for each approver, the approval conditions that the approver met, sorted.
+    """
+
+    id: str
+    rule: str
+    groups: tuple[str, ...]
+    until: datetime
+    is_approved: bool
+    met: tuple[tuple[str, ...], ...]
 
 
 class EventProject(TypedDict):
@@ -176,6 +193,19 @@ def event_request(request: IssueRequest, key_type: str | None) -> EventRequest:
         "csr": request.public_key is not None,
         "key_type": key_type,
         "reason": request.reason,
+    }
+
+
+def event_access_request(access: RequestedAccess | None) -> EventAccessRequest | None:
+    if access is None:
+        return None
+    return {
+        "id": access.request_id,
+        "rule": access.rule,
+        "groups": access.groups,
+        "until": access.until,
+        "is_approved": access.is_approved,
+        "met": tuple(tuple(sorted(clauses)) for clauses in access.met),
     }
 
 
