@@ -27,7 +27,7 @@ from clustercert.cli.main import app
 from clustercert.issuance.signers.csr_api import CsrApiSettings
 from clustercert.issuance.signers.pkcs11 import Pkcs11Settings
 from clustercert.issuance.signers.transit import TransitSettings
-from clustercert.model.events import AuditEvent, administration, issuance, operation
+from clustercert.model.events import AuditEvent, administration, issuance, operation, requests
 from clustercert.observability import metrics
 from clustercert.policy.examples import (
     ExampleCaller,
@@ -175,7 +175,7 @@ def subcommands(command: Any, path: str) -> Iterator[tuple[str, str]]:
 def event_types() -> dict[str, type[AuditEvent]]:
     """The declared types of all audit events, by kind."""
     found: dict[str, type[AuditEvent]] = {}
-    for module in (issuance, administration, operation):
+    for module in (issuance, administration, requests, operation):
         for each in vars(module).values():
             if inspect.isclass(each) and issubclass(each, AuditEvent) and each is not AuditEvent:
                 found |= dict.fromkeys(get_args(get_type_hints(each)["kind"]), each)

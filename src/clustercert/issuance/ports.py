@@ -1,9 +1,11 @@
 """Interfaces that the issuance service needs from other packages."""
 
 from contextlib import AbstractAsyncContextManager
+from datetime import datetime
 from typing import Protocol
 
-from clustercert.model import AuditEvent, CertificateRecord, Cluster, Grant
+from clustercert.model import AuditEvent, Caller, CertificateRecord, Cluster, Grant
+from clustercert.model.access_requests import RequestedAccess
 
 
 class Recorder(Protocol):
@@ -11,6 +13,18 @@ class Recorder(Protocol):
 
     async def record(self, record: CertificateRecord, event: AuditEvent) -> None:
         """Store a certificate's record and its event durably. Raises Unavailable."""
+
+
+class AccessSource(Protocol):
+    """The access that users have by access requests. Implemented by `requests`."""
+
+    async def access(
+        self, caller: Caller, cluster: Cluster, request_id: str, now: datetime
+    ) -> RequestedAccess:
+        """Return the access for a certificate that is issued now. Raises NotFound or Conflict."""
+
+    async def record(self, record: CertificateRecord, event: AuditEvent) -> None:
+        """Store the record and event of a request's certificate durably. Raises Conflict or Unavailable."""
 
 
 class Usernames(Protocol):

@@ -7,7 +7,7 @@ from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from datetime import datetime
 
-from clustercert.issuance.ports import CredentialBindings, Recorder, Usernames
+from clustercert.issuance.ports import AccessSource, CredentialBindings, Recorder, Usernames
 from clustercert.model import (
     Caller,
     CallerAuthentication,
@@ -21,7 +21,13 @@ from clustercert.model import (
     credential_group,
 )
 from clustercert.model.errors import InvalidRequest, Unavailable
-from clustercert.model.events.issuance import CertificateIssued, event_caller, event_cluster, event_request
+from clustercert.model.events.issuance import (
+    CertificateIssued,
+    event_access_request,
+    event_caller,
+    event_cluster,
+    event_request,
+)
 from clustercert.observability import metrics
 from clustercert.pki.keys import KeyGenerator, key_type_of
 from clustercert.pki.leaf import (
@@ -57,6 +63,7 @@ class Issuance:
             certificates have the groups that the policy grants.
         require_space: raises Unavailable if the disk space is not enough for further certificates.
         withdraw: revokes a recorded certificate that its caller may no longer have, and does not get.
+        requests: the access that users have by access requests.
     """
 
     clusters: ClusterLookup
@@ -69,6 +76,7 @@ class Issuance:
     bindings: CredentialBindings | None = None
     require_space: Callable[[], None] = lambda: None
     withdraw: Callable[[CertificateRecord], Awaitable[object]] = _nothing
+    requests: AccessSource | None = None
 
     async def issue(
         self,
@@ -143,7 +151,11 @@ class Issuance:
         record = _record(caller, request, to_sign, cluster, leaf, decided_at)
         async with self.bindings.binding(cluster, record) if self.bindings else nullcontext():
             await confirm()
-            await self.ledger.record(record, _issued_event(record, caller, cluster, request, grant))
+            event = _issued_event(record, caller, cluster, request, grant)
+            if grant.access is not None and self.requests is not None:
+                await self.requests.record(record, event)
+            else:
+                await self.ledger.record(record, event)
             try:
                 await confirm()
             except BaseException:
@@ -182,7 +194,12 @@ class Issuance:
         # Check the roles before the lookup, so that timing does not reveal clusters of other projects.
         caller.require_roles_in(project_id)
         cluster = await require_cluster(self.clusters, project_id, cluster_id)
-        grant = self.policy.decide(caller, cluster, request, now)
+        access = None
+        if request.access_request is not None:
+            if self.requests is None:
+                raise InvalidRequest("access_request: this service has no access requests.")
+            access = await self.requests.access(caller, cluster, request.access_request, now)
+        grant = self.policy.decide(caller, cluster, request, now, access)
         if self.bindings:
             grant = self.bindings.apply_credential_group(cluster, grant)
         return cluster, grant
@@ -248,6 +265,7 @@ def _record(
         rule=grant.rule,
         credential_number=signed.credential_number,
         username=grant.username if grant.username != caller.user.id else None,
+        access_request_id=grant.access_request_id,
     )
 
 
@@ -271,4 +289,5 @@ def _issued_event(
         key_type=record.key_type,
         rule=record.rule,
         trace=grant.trace,
+        access_request=event_access_request(grant.access),
     )

@@ -6,6 +6,7 @@ from datetime import datetime, timedelta
 
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
+from clustercert.model.access_requests import RequestedAccess
 from clustercert.model.choices import KeyOrigin, LeafProfile
 from clustercert.model.clusters import ClientCA, Cluster
 from clustercert.model.credentials import credential_group
@@ -54,7 +55,8 @@ class Grant:
         not_before: the back-dated start of validity, in whole seconds.
         not_after: the end of validity, in whole seconds.
         trace: the decision trace, as JSON values; ignored when grants are compared.
-        access_request_id: the access request that gives some of the groups; None without a request.
+        access: the requested access that gives some of the groups; None without an access request. Ignored when grants
+            are compared: an approval may be given while a certificate is issued.
     """
 
     rule: str | None
@@ -64,7 +66,12 @@ class Grant:
     not_after: datetime
     trace: Mapping[str, object] = field(default_factory=dict, compare=False)
     rules: tuple[str, ...] = ()
-    access_request_id: str | None = None
+    access: RequestedAccess | None = field(default=None, compare=False)
+
+    @property
+    def access_request_id(self) -> str | None:
+        """The id of the access request, or None."""
+        return self.access.request_id if self.access is not None else None
 
 
 @dataclass(frozen=True, slots=True)

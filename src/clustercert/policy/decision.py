@@ -229,7 +229,7 @@ class Policy:
             not_before=issued_at - BACKDATE,
             not_after=self._not_after(rules, cluster.client_ca, request, issued_at, access, trace),
             trace=trace,
-            access_request_id=access.request_id if access is not None else None,
+            access=access,
         )
 
     def offers(self, caller: Caller, cluster: Cluster, now: datetime) -> tuple[PolicyRule, ...]:

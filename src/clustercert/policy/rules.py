@@ -571,7 +571,7 @@ def bound_grant(grant: Grant, roles: Mapping[str, str]) -> Grant:
     name sorts first, so that the result does not depend on the order of the rules. The rule of an access request comes
     before all others. `roles` maps rules to ClusterRoles. Raises Forbidden if no matching rule has a ClusterRole.
     """
-    requested = grant.rules[:1] if grant.access_request_id is not None else ()
+    requested = grant.rules[:1] if grant.access is not None else ()
     named = [name for name in requested or grant.rules if name in roles]
     rule = min(named, default=None)
     if rule is None:

@@ -25,6 +25,11 @@ _values = attrgetter(*_COLUMNS)
 Row = dict[str, object]
 
 
+def certificate_row(record: CertificateRecord) -> Row:
+    """Return a certificate's row without its epoch."""
+    return dict(zip(_COLUMNS, _values(record), strict=True))
+
+
 class Ledger:
     """Records certificates and events about denied requests, by group commit. Use one ledger per event loop."""
 
@@ -37,8 +42,7 @@ class Ledger:
 
         May raise Unavailable although the certificate was recorded, but returns only if the certificate was recorded.
         """
-        row = dict(zip(_COLUMNS, _values(record), strict=True))
-        await self._group.commit(record.fingerprint, (row, event_row(event)))
+        await self._group.commit(record.fingerprint, (certificate_row(record), event_row(event)))
 
     async def record_event(self, event: AuditEvent) -> None:
         """Record an event without a certificate, and return when it is durable. Raises Unavailable.

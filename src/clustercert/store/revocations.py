@@ -85,6 +85,10 @@ class RevocationQueries(CertificateLookup):
                 raise Conflict(
                     "This revocation stays in force while its user is disabled. Enable the user first."
                 )
+            if await exists(connection, _ended_request(found["fingerprint"])):
+                raise Conflict(
+                    "The certificate belongs to an access request that has ended. Create a new request."
+                )
             undone = {"undone_at": at, "undone_by": by, "changed": epoch}
             await connection.execute(update(_revocation).where(this).values(undone))
             if found["fingerprint"] is not None:
@@ -163,6 +167,13 @@ async def add_revocation(
     return revocation_of((await connection.execute(query)).mappings().one())
 
 
+async def add_certificate_revocation(connection: Transaction, revocation: Revocation, *, epoch: int) -> None:
+    """Revoke one certificate in the caller's transaction, which has raised the generation to `epoch`."""
+    await add_revocation(connection, revocation, epoch=epoch, changed=epoch)
+    if revocation.fingerprint is not None:
+        await _mark_certificate(connection, revocation.fingerprint)
+
+
 def _row(revocation: Revocation, *, epoch: int, changed: int) -> dict[str, object]:
     return {name: getattr(revocation, name) for name in _GIVEN} | {"epoch": epoch, "changed": changed}
 
@@ -186,6 +197,16 @@ def blocking(user_id: str, note: str | None = None) -> Select[Any]:
     """Select the revocation of a user who is disabled, deleted or blocked, optionally only one with a given note."""
     query = select(_revocation.c.id).where(_without_end(user_id))
     return query if note is None else query.where(_revocation.c.note == note)
+
+
+def _ended_request(fingerprint: bytes | None) -> Select[Any]:
+    """Select the closed access request of a certificate."""
+    request = tables.access_request
+    return (
+        select(request.c.id)
+        .join(_certificate, _certificate.c.access_request_id == request.c.id)
+        .where(_certificate.c.fingerprint == fingerprint, request.c.open_for.is_(None))
+    )
 
 
 def _everywhere(user_id: str) -> ColumnElement[bool]:

@@ -47,7 +47,9 @@ from clustercert.pki.key_generator import new_key_generator
 from clustercert.pki.keys import KeyGenerator
 from clustercert.policy.decision import Policy
 from clustercert.policy.templates import groups_and_templates
+from clustercert.requests.service import AccessRequests
 from clustercert.settings import Settings, SettingsError
+from clustercert.store.access_requests import AccessRequestQueries
 from clustercert.store.audit import AuditQueries, EventPages
 from clustercert.store.ca_rotations import CaRotationQueries
 from clustercert.store.certificates import AccessQueries, CertificateMaintenance, InventoryQueries
@@ -107,6 +109,7 @@ class Components:
     discarded_keys: DiscardedKeys
     issuance: Issuance
     explanations: Explanations
+    requests: AccessRequests
     certificates: CertificateMaintenance
     revocation: RevocationService
     inventory: Inventory
@@ -175,6 +178,9 @@ def _components(
     repeats = RepeatedRefusals(settings.audit.refusals_per_minute)
     recorded = RecordedCallers(database)
     cas = ClientCaQueries(database)
+    requests = AccessRequests(
+        policy, AccessRequestQueries(database), clusters, identity.with_all_roles, utc_now
+    )
     return Components(
         settings=settings,
         database=database,
@@ -203,8 +209,13 @@ def _components(
         ),
         discarded_keys=DiscardedKeys(cas, signers, utc_now),
         issuance=replace(
-            issuance, bindings=bindings, require_space=disk_space.require, withdraw=recorder.withdraw
+            issuance,
+            bindings=bindings,
+            require_space=disk_space.require,
+            withdraw=recorder.withdraw,
+            requests=requests,
         ),
+        requests=requests,
         explanations=Explanations(
             policy,
             clusters,
@@ -240,7 +251,7 @@ def change_policy(components: Components, policy: Policy) -> Components:
     """
     components.policy_groups.clear()
     components.policy_groups.update(groups_and_templates(policy.rules))
-    components.scrubber.policy = components.explanations.policy = policy
+    components.scrubber.policy = components.explanations.policy = components.requests.policy = policy
     return replace(components, issuance=replace(components.issuance, policy=policy))
 
 

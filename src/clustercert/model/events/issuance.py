@@ -120,6 +120,7 @@ class CertificateIssued(AuditEvent):
         rule: the first matching policy rule or, with per-credential RBAC, the rule whose ClusterRole is bound to the
             certificate; None for the service's own certificates. The trace has all matching rules.
         trace: the policy's decision trace. Rules that did not match are in the trace only if the caller may see them.
+        access_request: the requested access that gives some of the groups; None without an access request.
     """
 
     kind: Literal["certificate.issued"] = "certificate.issued"
@@ -135,6 +136,7 @@ class CertificateIssued(AuditEvent):
     key_type: str
     rule: str | None
     trace: Mapping[str, object]
+    access_request: EventAccessRequest | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,0 +1,1 @@
+"""Use cases of access requests: ask, decide, extend, end, and issue certificates with the requested access."""

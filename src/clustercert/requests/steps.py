@@ -1,0 +1,169 @@
+"""The steps of access requests with their audit events, and the revocations of a request that ends early."""
+
+from collections.abc import Callable
+from dataclasses import replace
+from datetime import datetime
+
+from clustercert.model import Actor, AuditEvent, Revocation, rfc3339
+from clustercert.model.access_requests import AccessDecision, AccessRequest
+from clustercert.model.errors import Conflict
+from clustercert.model.events.administration import RevocationChanged
+from clustercert.model.events.requests import AccessRequestChange, AccessRequestChanged
+from clustercert.store.access_requests import Change, RevokedAccess
+
+
+def change(
+    before: AccessRequest,
+    after: AccessRequest,
+    kind: AccessRequestChange,
+    now: datetime,
+    actor: Actor,
+    reason: str | None = None,
+    decision: AccessDecision | None = None,
+) -> Change:
+    """Return the change of a request with its event. A change that ends the access revokes its certificates."""
+
+    def events(revoked: int) -> tuple[AuditEvent, ...]:
+        return (event(after, kind, now, actor, reason, decision, revoked),)
+
+    is_ended = before.is_open and after.state in ("denied", "ended")
+    return Change(after, events, _revocation(after, now, actor) if is_ended else None)
+
+
+def event(
+    request: AccessRequest,
+    kind: AccessRequestChange,
+    now: datetime,
+    actor: Actor,
+    reason: str | None = None,
+    decision: AccessDecision | None = None,
+    revoked: int = 0,
+) -> AccessRequestChanged:
+    """Return the audit event of a change. `request` is the request after the change."""
+    is_extension = kind.startswith("access_request.extension") and request.extension is not None
+    duration = request.extension if is_extension and request.extension is not None else request.duration
+    return AccessRequestChanged(
+        at=now,
+        kind=kind,
+        actor=actor,
+        subject=request.id,
+        project_id=request.project_id,
+        state=request.state,
+        cluster_id=request.cluster_id,
+        cluster_name=request.cluster_name,
+        user_id=request.user_id,
+        user_name=request.user_name,
+        groups=request.groups,
+        rule=request.rule,
+        duration=int(duration.total_seconds()),
+        is_approved=request.approved_at is not None,
+        until=rfc3339(request.due_at) if request.due_at is not None else None,
+        reason=reason,
+        ticket=request.ticket,
+        conditions=request.conditions,
+        met=tuple(sorted(decision.met)) if decision is not None else (),
+        certificates=revoked,
+    )
+
+
+def lapse(now: datetime) -> Callable[[AccessRequest], Change | None]:
+    """Return the step that changes a request whose time is over."""
+
+    def step(request: AccessRequest) -> Change | None:
+        after = request.lapsed(now)
+        if after is request:
+            return None
+        kinds: dict[str, AccessRequestChange] = {
+            "expired": "access_request.expired",
+            "ended": "access_request.ended",
+            "finished": "access_request.finished",
+        }
+        return change(request, after, kinds[after.state], now, Actor.service(), after.closed_why)
+
+    return step
+
+
+def claim(now: datetime, actor: Actor) -> Callable[[AccessRequest], Change | None]:
+    """Return the step that a certificate of the request makes: the first one starts the clock. Raises Conflict."""
+
+    def step(request: AccessRequest) -> Change | None:
+        after = request.claimed(now)
+        return None if after is request else change(request, after, "access_request.started", now, actor)
+
+    return step
+
+
+def decide(
+    decision: AccessDecision, conditions: tuple[str, ...], actor: Actor
+) -> Callable[..., Change | None]:
+    """Return the step that a decision makes. Raises Conflict; see `AccessRequest.decided`."""
+    now = decision.at
+
+    def step(request: AccessRequest) -> Change | None:
+        if request.lapsed(now) is not request:
+            raise request_conflict(request, now)
+        this = replace(decision, part=request.open_part or decision.part)
+        after = request.decided(this, conditions)
+        if after is request:
+            return None
+        return change(request, after, _kind(request, after, this), now, actor, decision.reason, this)
+
+    return step
+
+
+def _kind(before: AccessRequest, after: AccessRequest, decision: AccessDecision) -> AccessRequestChange:
+    if decision.part == "extension":
+        if not decision.approves:
+            return "access_request.extension_denied"
+        is_complete = after.extension_state != before.extension_state
+        return (
+            "access_request.extension_approved" if is_complete else "access_request.extension_approval_given"
+        )
+    if not decision.approves:
+        return "access_request.denied"
+    return (
+        "access_request.approved"
+        if after.approved_at is not None and before.approved_at is None
+        else "access_request.approval_given"
+    )
+
+
+def request_conflict(request: AccessRequest, now: datetime) -> Conflict:
+    """Return the error for a step that comes too late."""
+    return Conflict(f"The access request can't be changed: {request.obstacle(now)}.")
+
+
+def _revocation(
+    request: AccessRequest, now: datetime, actor: Actor
+) -> Callable[[RevokedAccess], tuple[Revocation, AuditEvent]]:
+    note = f"access request {request.id} was {request.state}"
+
+    def revocation(certificate: RevokedAccess) -> tuple[Revocation, AuditEvent]:
+        made = Revocation(
+            id=0,
+            epoch=0,
+            fingerprint=certificate.fingerprint,
+            user_id=request.user_id,
+            cluster_id=request.cluster_id,
+            at=now,
+            by=actor.id,
+            reason="cessationOfOperation",
+            note=note,
+            project_id=request.project_id,
+        )
+        revoked = RevocationChanged(
+            at=now,
+            kind="certificate.revoked",
+            actor=actor,
+            subject=certificate.fingerprint.hex(),
+            project_id=request.project_id,
+            user_id=request.user_id,
+            cluster_id=request.cluster_id,
+            reason=made.reason,
+            note=note,
+            proved=False,
+            serial=certificate.serial,
+        )
+        return made, revoked
+
+    return revocation

@@ -1,0 +1,310 @@
+"""Queries for access requests.
+
+Each change of a request is one transaction that first locks the request's row, so that changes of one request run one
+after another. The transaction also records the change's audit events and, if the request ends early, revokes the
+request's certificates. A certificate of a request is recorded under the same lock. So either the end of the request
+revokes the certificate, or the certificate is not recorded.
+"""
+
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import asdict, dataclass, fields
+from datetime import datetime, timedelta
+from typing import Any
+
+from sqlalchemy import ColumnElement, Row, delete, func, insert, or_, select, tuple_, update
+
+from clustercert.model import AuditEvent, CertificateRecord, Revocation
+from clustercert.model.access_requests import OPEN_STATES, AccessDecision, AccessRequest
+from clustercert.model.choices import AccessRequestState
+from clustercert.model.errors import Conflict, NotFound
+from clustercert.store import tables
+from clustercert.store.certificates import is_revoked
+from clustercert.store.engine.database import raise_generation
+from clustercert.store.engine.queries import Queries, conflict_if_violated
+from clustercert.store.engine.transaction import Transaction
+from clustercert.store.events import record_events
+from clustercert.store.ledger import certificate_row
+from clustercert.store.revocations import add_certificate_revocation
+
+_request, _decision, _certificate = tables.access_request, tables.access_decision, tables.certificate
+
+# The maximum number of certificates that the end of a request revokes. The limits for issuing are far below it.
+MAX_REVOKED = 10_000
+
+
+@dataclass(frozen=True, slots=True)
+class RevokedAccess:
+    """A certificate of a request that ends, for its revocation and the audit events."""
+
+    fingerprint: bytes
+    serial: str
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """The result of a step of a request.
+
+    Attributes:
+        request: the request after the step.
+        events: the audit events of the step; called with the number of revoked certificates.
+        revocation: returns the revocation of a certificate of the request, and its event; None if the step revokes no
+            certificates.
+    """
+
+    request: AccessRequest
+    events: Callable[[int], tuple[AuditEvent, ...]]
+    revocation: Callable[[RevokedAccess], tuple[Revocation, AuditEvent]] | None = None
+
+
+Step = Callable[[AccessRequest], Change | None]
+"""Makes a step with the request as it is in the database. Returns None if there is nothing to change."""
+
+
+@dataclass(frozen=True, slots=True)
+class RequestFilter:
+    """Which requests to list. None means any.
+
+    Attributes:
+        user_id, project_ids: requests of this user, or in one of these projects; both None: all requests.
+        states: the states.
+    """
+
+    user_id: str | None = None
+    project_ids: Collection[str] | None = None
+    states: Collection[AccessRequestState] | None = None
+    cluster_id: str | None = None
+    asked_by: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class AccessRequestCounts:
+    """Figures for the metrics: the number of open requests by state, and when the oldest pending one was created."""
+
+    states: Mapping[str, int]
+    oldest_pending: datetime | None
+
+
+class AccessRequestQueries(Queries):
+    """Reads and changes access requests."""
+
+    async def request(self, request_id: str) -> AccessRequest | None:
+        async with self._database.read() as connection:
+            return await _read(connection, _request.c.id == request_id)
+
+    async def create(
+        self, request: AccessRequest, event: AuditEvent, *, since: datetime, most: int
+    ) -> tuple[AccessRequest, bool]:
+        """Store a new request. Returns an equal open request instead, if there is one, and whether the request is new.
+
+        Raises Conflict if the user has another open request for the cluster, or has created `most` requests `since`.
+        """
+        values = _row(request)
+        with conflict_if_violated("You asked twice at the same time. Look at your requests, and try again."):
+            async with self._database.transaction() as connection:
+                if values["open_for"] is not None:
+                    same = _request.c.open_for == values["open_for"]
+                    found = await _read(connection, same, lock=True)
+                    if found is not None:
+                        if found.asks_the_same(request):
+                            return found, False
+                        raise Conflict(
+                            f"You have an open request for this cluster: {found.id} for"
+                            f" {', '.join(found.groups)}. End it first: clustercert request end {found.id}"
+                        )
+                recent = select(func.count()).where(
+                    _request.c.user_id == request.user_id, _request.c.created_at > since
+                )
+                if (await connection.execute(recent)).scalar_one() >= most:
+                    raise Conflict(
+                        f"You have created {most} requests within a day. Wait, or ask an operator."
+                    )
+                await connection.execute(insert(_request).values(values))
+                await record_events(connection, (event,))
+        return request, True
+
+    async def change(self, request_id: str, step: Step) -> AccessRequest:
+        """Make a step of a request. Returns the request after the step.
+
+        Raises NotFound if there is no such request, or any error that `step` raises.
+        """
+        async with self._database.transaction() as connection:
+            return await _change(connection, request_id, step)
+
+    async def record(
+        self, record: CertificateRecord, event: AuditEvent, step: Callable[[AccessRequest], Change | None]
+    ) -> None:
+        """Record a certificate of a request with its event, and make the step of the request, in one transaction.
+
+        Raises any error that `step` raises, or Conflict if the certificate would outlive the request.
+        """
+        async with self._database.transaction() as connection:
+            request = await _change(connection, str(record.access_request_id), step)
+            if request.ends_at is None or record.not_after > request.ends_at:
+                raise Conflict("The access request's time changed. Try again.")
+            epoch = select(tables.generation.c.value).scalar_subquery()
+            await connection.execute(insert(_certificate).values(certificate_row(record) | {"epoch": epoch}))
+            await record_events(connection, (event,))
+
+    async def due(self, now: datetime, limit: int) -> tuple[str, ...]:
+        """Return the ids of open requests that change by themselves at `now` or before, the longest overdue first."""
+        query = select(_request.c.id).where(_request.c.due_at <= now).order_by(_request.c.due_at).limit(limit)
+        return tuple(row.id for row in await self._rows(query))
+
+    async def page(
+        self, selected: RequestFilter, *, limit: int, before: tuple[datetime, str] | None = None
+    ) -> tuple[AccessRequest, ...]:
+        """Return a page of requests, newest first, that were created before a time, or have a lower id."""
+        query = select(_request).where(*_conditions(selected))
+        if before is not None:
+            query = query.where(tuple_(_request.c.created_at, _request.c.id) < tuple_(*before))
+        query = query.order_by(_request.c.created_at.desc(), _request.c.id.desc()).limit(limit)
+        async with self._database.read() as connection:
+            rows = (await connection.execute(query)).all()
+            decisions = await _decisions(connection, [row.id for row in rows])
+        return tuple(_parsed(row, decisions.get(row.id, ())) for row in rows)
+
+    async def find(self, prefix: str, selected: RequestFilter, limit: int) -> tuple[AccessRequest, ...]:
+        """Return requests whose id begins with some hex digits, for names that users abbreviate."""
+        query = select(_request).where(_request.c.id.startswith(prefix), *_conditions(selected)).limit(limit)
+        async with self._database.read() as connection:
+            rows = (await connection.execute(query)).all()
+            decisions = await _decisions(connection, [row.id for row in rows])
+        return tuple(_parsed(row, decisions.get(row.id, ())) for row in rows)
+
+    async def live_certificates(self, request_ids: Collection[str], now: datetime) -> dict[str, int]:
+        """Count the valid certificates of requests, by the request's id. Omits requests without one."""
+        column = _certificate.c.access_request_id
+        query = select(column, func.count()).where(column.in_(request_ids), _live(now)).group_by(column)
+        return {str(request_id): count for request_id, count in await self._rows(query)}
+
+    async def counts(self) -> AccessRequestCounts:
+        """Return the figures for the metrics."""
+        states = (
+            select(_request.c.state, func.count())
+            .where(_request.c.open_for.is_not(None))
+            .group_by(_request.c.state)
+        )
+        oldest = select(func.min(_request.c.created_at)).where(
+            _request.c.open_for.is_not(None), _request.c.approved_at.is_(None)
+        )
+        async with self._database.read() as connection:
+            found = {row[0]: row[1] for row in await connection.execute(states)}
+            return AccessRequestCounts(found, (await connection.execute(oldest)).scalar_one())
+
+    async def prune(self, closed_before: datetime, limit: int) -> int:
+        """Delete at most `limit` requests that were closed before a time, with their decisions. Returns how many."""
+        query = select(_request.c.id).where(_request.c.closed_at < closed_before).limit(limit)
+        async with self._database.transaction() as connection:
+            ids = (await connection.execute(query)).scalars().all()
+            await connection.execute(delete(_decision).where(_decision.c.request_id.in_(ids)))
+            await connection.execute(delete(_request).where(_request.c.id.in_(ids)))
+        return len(ids)
+
+
+async def _change(connection: Transaction, request_id: str, step: Step) -> AccessRequest:
+    before = await _read(connection, _request.c.id == request_id, lock=True)
+    if before is None:
+        raise NotFound("There is no such access request.")
+    change = step(before)
+    if change is None:
+        return before
+    after = change.request
+    await connection.execute(update(_request).where(_request.c.id == request_id).values(_row(after)))
+    for decision in set(after.decisions) - set(before.decisions):
+        await _save_decision(connection, request_id, decision)
+    revoked: list[tuple[Revocation, AuditEvent]] = []
+    if change.revocation is not None:
+        these = select(_certificate.c.fingerprint, _certificate.c.serial).where(
+            _certificate.c.access_request_id == request_id,
+            _certificate.c.not_after > (after.closed_at or before.created_at),
+            _certificate.c.revoked_at.is_(None),
+        )
+        rows = (await connection.execute(these.limit(MAX_REVOKED))).all()
+        revoked = [change.revocation(RevokedAccess(row.fingerprint, row.serial)) for row in rows]
+    await record_events(connection, change.events(len(revoked)))
+    if revoked:
+        # Last, because the generation's row stays locked until the commit.
+        epoch = await raise_generation(connection)
+        for revocation, _ in revoked:
+            await add_certificate_revocation(connection, revocation, epoch=epoch)
+        await record_events(connection, tuple(event for _, event in revoked))
+    return after
+
+
+async def _save_decision(connection: Transaction, request_id: str, decision: AccessDecision) -> None:
+    this = (
+        _decision.c.request_id == request_id,
+        _decision.c.part == decision.part,
+        _decision.c.by == decision.by,
+    )
+    await connection.execute(delete(_decision).where(*this))
+    values = asdict(decision) | {"request_id": request_id, "met": sorted(decision.met)}
+    await connection.execute(insert(_decision).values(values))
+
+
+async def _read(
+    connection: Transaction, condition: ColumnElement[bool], *, lock: bool = False
+) -> AccessRequest | None:
+    query = select(_request).where(condition)
+    row = (await connection.execute(query.with_for_update() if lock else query)).first()
+    if row is None:
+        return None
+    return _parsed(row, (await _decisions(connection, [row.id])).get(row.id, ()))
+
+
+async def _decisions(
+    connection: Transaction, request_ids: Collection[str]
+) -> dict[str, tuple[AccessDecision, ...]]:
+    query = select(_decision).where(_decision.c.request_id.in_(request_ids)).order_by(_decision.c.at)
+    found: dict[str, tuple[AccessDecision, ...]] = {}
+    for row in (await connection.execute(query)).all() if request_ids else ():
+        values = {name: getattr(row, name) for name in _DECISION_NAMES} | {"met": frozenset(row.met)}
+        found[row.request_id] = (*found.get(row.request_id, ()), AccessDecision(**values))
+    return found
+
+
+def _conditions(selected: RequestFilter) -> list[ColumnElement[bool]]:
+    conditions: list[ColumnElement[bool]] = []
+    if selected.user_id is not None or selected.project_ids is not None:
+        conditions.append(
+            or_(
+                _request.c.user_id == selected.user_id,
+                _request.c.project_id.in_(selected.project_ids or ()),
+            )
+        )
+    if selected.states is not None:
+        conditions.append(_request.c.state.in_(selected.states))
+    if selected.cluster_id is not None:
+        conditions.append(_request.c.cluster_id == selected.cluster_id)
+    if selected.asked_by is not None:
+        conditions.append(_request.c.user_id == selected.asked_by)
+    return conditions
+
+
+def _live(now: datetime) -> ColumnElement[bool]:
+    return (_certificate.c.not_after > now) & ~is_revoked()
+
+
+_NAMES = [each.name for each in fields(AccessRequest) if each.name != "decisions"]
+_DECISION_NAMES = [each.name for each in fields(AccessDecision)]
+_DURATIONS = ("duration", "claim_within", "extension")
+
+
+def _row(request: AccessRequest) -> dict[str, object]:
+    values = {name: getattr(request, name) for name in _NAMES}
+    for name in _DURATIONS:
+        values[name] = None if values[name] is None else int(values[name].total_seconds())
+    return values | {
+        "groups": list(request.groups),
+        "conditions": list(request.conditions),
+        "open_for": f"{request.user_id} {request.cluster_id}" if request.state in OPEN_STATES else None,
+        "due_at": request.due_at,
+    }
+
+
+def _parsed(row: Row[Any], decisions: tuple[AccessDecision, ...]) -> AccessRequest:
+    values = {name: getattr(row, name) for name in _NAMES}
+    for name in _DURATIONS:
+        values[name] = None if values[name] is None else timedelta(seconds=values[name])
+    values |= {"groups": tuple(row.groups), "conditions": tuple(row.conditions)}
+    return AccessRequest(**values, decisions=decisions)
