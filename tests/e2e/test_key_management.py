@@ -15,7 +15,6 @@ import httpx
 import pytest
 
 from clustercert.custody.keks import write_new_kek_file
-from clustercert.model import Actor, Origin
 from clustercert.wiring import open_components
 from support import openbao
 from support.demo_process import COMMAND
@@ -25,7 +24,7 @@ from support.samples import server_ca_pem
 from support.serve_process import Serving, environment_of, serving
 from support.stores import rows
 from support.wait import SECONDS, eventually
-from support.world import ACTOR, World, make
+from support.world import World, make, webhook_token
 
 KEK = "transit/clustercert"
 
@@ -184,12 +183,6 @@ async def secrets_of(world: World, kek_file: Path) -> list[bytes]:
 
 def forms(secret: bytes) -> tuple[bytes, ...]:
     return secret, secret.hex().encode(), base64.b64encode(secret).rstrip(b"="), repr(secret)[2:-1].encode()
-
-
-async def webhook_token(world: World) -> str:
-    async with open_components(world.settings()) as components:
-        actor = Actor(ACTOR, Origin(address="local", request_id="e" * 32))
-        return (await components.webhook.tokens.create(world.clusters["plain"], actor=actor)).text
 
 
 def test_a_restart_without_the_server_serves_the_webhook_and_goes_on_when_it_is_back(site: Site) -> None:

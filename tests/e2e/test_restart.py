@@ -16,13 +16,11 @@ from pathlib import Path
 
 import pytest
 
-from clustercert.model import Actor, Origin
-from clustercert.wiring import open_components
 from support.demo_process import COMMAND
 from support.kubernetes_messages import review
 from support.serve_process import end, environment_of
 from support.wait import SECONDS, eventually
-from support.world import ACTOR, World, make
+from support.world import World, make, webhook_token
 
 CLIENTS = 4
 ACTIVATE = shutil.which("systemd-socket-activate")
@@ -101,12 +99,6 @@ class Service:
         return process
 
 
-async def new_token(world: World) -> str:
-    async with open_components(world.settings()) as components:
-        actor = Actor(ACTOR, Origin(address="local", request_id="e" * 32))
-        return (await components.webhook.tokens.create(world.clusters["plain"], actor=actor)).text
-
-
 @pytest.fixture
 def service(tmp_path: Path) -> Iterator[Service]:
     with socket.create_server(("127.0.0.1", 0)) as listening:
@@ -123,7 +115,7 @@ def service(tmp_path: Path) -> Iterator[Service]:
 def under_load(service: Service) -> Iterator[Reviews]:
     cluster = service.world.clusters["plain"].id
     path = f"/clustercert/v1/kubernetes/clusters/{cluster}/authorize?timeout=3s"
-    token = asyncio.run(new_token(service.world))
+    token = asyncio.run(webhook_token(service.world))
     reviews = Reviews(service.listening.getsockname()[1], path, token)
     threads = [threading.Thread(target=reviews.send) for _ in range(CLIENTS)]
     for thread in threads:

@@ -10,17 +10,15 @@ from pathlib import Path
 import httpx
 import pytest
 
-from clustercert.model import Actor, Origin
 from clustercert.pki.certificates import chain_pem
 from clustercert.pki.keys import key_pem, new_key
 from clustercert.server.tls_files import new_server_certificate
-from clustercert.wiring import open_components
 from support.certificate_authority import Authority
 from support.kubernetes_messages import credential_id, event_list, review
 from support.leaf_checks import leaf_of
 from support.serve_process import Serving, serving
 from support.wait import SECONDS, eventually
-from support.world import ACTOR, World, make
+from support.world import World, make, webhook_token
 
 
 @dataclass(frozen=True)
@@ -47,17 +45,10 @@ class Roles:
         return answer.json()["status"]
 
 
-async def new_token(world: World) -> str:
-    async with open_components(world.settings()) as components:
-        actor = Actor(ACTOR, Origin(address="local", request_id="e" * 32))
-        issued = await components.webhook.tokens.create(world.clusters["plain"], actor=actor)
-        return issued.text
-
-
 @pytest.fixture(scope="module")
 def roles(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Roles]:
     world = make(tmp_path_factory.mktemp("roles"))
-    token = asyncio.run(new_token(world))
+    token = asyncio.run(webhook_token(world))
     # The webhook needs no key-encryption key.
     without = {"KEK_FILE": world.folder / "missing"}
     with serving(world, "--role", "api") as api, serving(world, "--role", "webhook", **without) as webhook:

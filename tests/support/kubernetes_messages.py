@@ -3,6 +3,9 @@
 import json
 from collections.abc import Sequence
 
+from cryptography import x509
+from cryptography.x509.oid import NameOID
+
 # kube-apiserver 1.32.13; 1.36.2 writes an empty metadata.
 METADATA = {"1.32": {"creationTimestamp": None}, "1.36": {}}
 
@@ -35,6 +38,13 @@ def review(
         "status": {"allowed": False},
     }
     return json.dumps(document, separators=(",", ":")).encode()
+
+
+def review_of(leaf: x509.Certificate, fingerprint: str) -> bytes:
+    """A review for the holder of a certificate."""
+    user, *_ = leaf.subject.get_attributes_for_oid(NameOID.COMMON_NAME)
+    groups = [str(each.value) for each in leaf.subject.get_attributes_for_oid(NameOID.ORGANIZATION_NAME)]
+    return review(credential_id(fingerprint), user=str(user.value), groups=groups)
 
 
 def audit_event(

@@ -1,8 +1,9 @@
-"""The migrations of a later program."""
+"""A later program with one more migration."""
 
 import shutil
 from pathlib import Path
 
+import clustercert
 from clustercert.store.engine import migrate
 
 NEXT = f"{int(migrate.head()) + 1:04}"
@@ -25,5 +26,17 @@ def upgrade():
 def with_the_next(folder: Path, *, oldest_program: str) -> Path:
     """Return the migrations of a program with one more than this one."""
     copy = Path(shutil.copytree(migrate.MIGRATIONS, folder / "next"))
-    (copy / "versions" / f"{NEXT}_next.py").write_text(_NEXT_MIGRATION % oldest_program)
+    _add_the_next(copy, oldest_program)
     return copy
+
+
+def next_program(folder: Path, *, oldest_program: str) -> dict[str, str]:
+    """Create a copy of this program with one more migration. Returns the variables with which Python runs the copy."""
+    package = Path(clustercert.__file__).parent
+    copy = Path(shutil.copytree(package, folder / package.name, ignore=shutil.ignore_patterns("__pycache__")))
+    _add_the_next(copy / migrate.MIGRATIONS.relative_to(package), oldest_program)
+    return {"PYTHONPATH": str(folder)}
+
+
+def _add_the_next(migrations: Path, oldest_program: str) -> None:
+    (migrations / "versions" / f"{NEXT}_next.py").write_text(_NEXT_MIGRATION % oldest_program)

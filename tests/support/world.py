@@ -76,6 +76,13 @@ class World:
         return f"/api/v3/projects/{known.project_id}/clusters/{known.id}{tail}"
 
 
+async def webhook_token(world: World) -> str:
+    """A new token for the API server of the cluster `plain`."""
+    async with open_components(world.settings()) as components:
+        actor = Actor(ACTOR, Origin(address="local", request_id=os.urandom(16).hex()))
+        return (await components.webhook.tokens.create(world.clusters["plain"], actor=actor)).text
+
+
 def settings(folder: Path, **changed: object) -> Settings:
     values: dict[str, object] = {
         "data_dir": folder / "data",
