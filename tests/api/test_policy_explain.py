@@ -41,6 +41,20 @@ POLICY = {
             "grant": {"groups": ["viewers"], "csr_required": True},
         },
         {"name": "frozen", "when": {"auth_methods": ["access_key"]}, "deny": "Keys are not allowed here."},
+        {
+            "name": "edit-on-request",
+            "when": {"groups": ["team-a"]},
+            "offer": {
+                "groups": ["editors"],
+                "max_lifetime": "4h",
+                "approvals": [{"role": "admin"}, {"groups": ["leads"]}],
+            },
+        },
+        {
+            "name": "acme-3",
+            "when": {"groups": ["hidden-group"]},
+            "offer": {"groups": ["acme:owners"], "max_lifetime": "1h", "approvals": []},
+        },
     ],
     "username": "{user.name}",
 }
@@ -137,12 +151,37 @@ def test_the_request_that_is_asked_about_counts(client: httpx.Client, teams: Wor
     assert long["nearest"]["changes"] == [{"wanted": "a lifetime of at most 8 hours", "found": "30 days"}]
 
 
+def test_an_offer_is_shown_with_its_terms_to_those_who_can_request_it(
+    client: httpx.Client, teams: World
+) -> None:
+    offered = [each for each in ask(client, teams, "member").json()["rules"] if each["outcome"] == "offers"]
+    assert [(each["name"], each["groups"]) for each in offered] == [("edit-on-request", ["editors"])]
+    assert offered[0]["offer"] == {
+        "rule": "edit-on-request",
+        "groups": ["editors"],
+        "max_lifetime": 4 * 3600,
+        "min_reason_length": 1,
+        "approvals": ["role is admin", "group is leads"],
+        "before_approval": False,
+        "approve_within": 8 * 3600,
+        "claim_within": 8 * 3600,
+    }
+    others = ask(client, teams, "operator", "reader").json()["rules"]
+    assert {each["name"]: each["offer"] for each in others if each["name"] == "edit-on-request"} == {
+        "edit-on-request": None
+    }
+
+
 def test_an_operator_sees_every_rule_of_everybody(client: httpx.Client, teams: World) -> None:
     explained = ask(client, teams, "operator", "reader").json()
     assert ask(client, teams, "auditor", "reader").json()["rules"] == explained["rules"]
     assert explained["complete"] is True
     assert [(each["name"], each["outcome"]) for each in explained["rules"]] == [
-        (name, "does_not_match") for name in ("acme-1", "acme-2", "teams", "runners", "by-csr", "frozen")
+        (name, "does_not_match")
+        for name in (
+            *("acme-1", "acme-2", "teams", "runners", "by-csr", "frozen"),
+            *("edit-on-request", "acme-3"),
+        )
     ]
     assert explained["rules"][2] == {
         "name": "teams",
@@ -150,6 +189,7 @@ def test_an_operator_sees_every_rule_of_everybody(client: httpx.Client, teams: W
         "groups": [],
         "denies": False,
         "deny": None,
+        "offer": None,
         "first_false": "group is team-* or hidden-group",
         "conditions": [{"wanted": "group is team-* or hidden-group", "found": "none", "met": False}],
     }
@@ -273,7 +313,7 @@ def test_neither_previews_nor_events_name_rules_about_others(client: httpx.Clien
         teams.path(), json={"duration": -1}, headers=headers["member"], params={"dryRun": "All"}
     )
     trace = preview.json()["trace"]
-    assert (trace["skipped_rules"], trace["skipped_count"]) == (["by-csr", "frozen"], 5)
+    assert (trace["skipped_rules"], trace["skipped_count"]) == (["by-csr", "frozen"], 6)
     sent = [
         client.post(teams.path(), json={"duration": -1}, headers=headers[who]) for who in ("member", "admin")
     ]

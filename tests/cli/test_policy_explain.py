@@ -34,6 +34,21 @@ name = "the-rule-of-the-runners-in-the-data-center"
 when.sources = ["10.20.0.0/16", "10.21.0.0/16", "10.22.0.0/16", "10.23.0.0/16", "2001:db8::/32"]
 grant.groups = ["ci"]
 grant.csr_required = true
+
+[[rules]]
+name = "edit-on-request"
+when.roles = ["member"]
+offer.groups = ["clustercert:editors"]
+offer.max_lifetime = "4h"
+offer.approvals = [{ role = "admin" }, { groups = ["leads"] }]
+
+[[rules]]
+name = "emergency"
+when.groups = ["on-call"]
+offer.groups = ["owners"]
+offer.max_lifetime = "1h"
+offer.approvals = [{ role = "admin" }]
+offer.before_approval = true
 """
 
 
@@ -98,6 +113,24 @@ def test_a_refused_request_ends_with_1(operator: Operator) -> None:
     assert "  -     members                   not reached; would match" in lines
     code, lines = explained(operator, "dave", "prod")
     assert (code, lines) == (1, ["Refused (404): dave has no role in the project of the cluster prod."])
+
+
+def test_offers_are_shown_as_what_the_user_can_ask_for(operator: Operator) -> None:
+    code, lines = explained(operator, "alice", "prod")
+    assert code == 0
+    assert lines[-7:] == [
+        "  ask   edit-on-request           offers clustercert:editors for at most 4",
+        "                                  hours; approvers: role is admin, group is",
+        "                                  leads",
+        "  ask   emergency                 offers owners for at most 1 hour, usable",
+        "                                  before the approval; approvers: role is admin",
+        "",
+        "Ask for more with `clustercert request create prod`.",
+    ]
+    code, lines = explained(operator, "carol", "prod")
+    assert code == 1
+    assert "`clustercert request create prod --group owners --for 1h --reason REASON`." in " ".join(lines)
+    assert "  no    edit-on-request           needs role is member (found: admin)" in lines
 
 
 def test_lines_have_at_most_80_columns(operator: Operator) -> None:

@@ -10,11 +10,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from clustercert.model import Caller, Cluster, Domain, Grant, Group, IssueRequest, Origin
+from clustercert.model.access_requests import RequestedAccess
 from clustercert.model.errors import ClustercertError, Forbidden, InvalidRequest, NotFound
 from clustercert.pki.keys import sample_key
 from clustercert.policy.decision import Policy
 from clustercert.policy.explanation import Explanation, explain
 from clustercert.policy.rule_settings import PolicySettings
+from support.policy_rules import requested
 from support.samples import ISSUED_AT, NOW, OTHER_PROJECT_ID, PROJECT_ID, caller, client_ca, cluster
 
 Rule = dict[str, Any]
@@ -25,7 +27,9 @@ HOUR = timedelta(hours=1)
 
 
 def loaded(rules: Sequence[Rule]) -> Policy:
-    return PolicySettings.model_validate({"rules": list(rules)}).policy()
+    # Rules that offer groups need a name.
+    named = [{"name": f"rule-{number}"} | each for number, each in enumerate(rules, 1)]
+    return PolicySettings.model_validate({"rules": named}).policy()
 
 
 def member(*groups: str, role: str = "member", **changed: Any) -> Caller:
@@ -38,9 +42,10 @@ def explained(
     who: Caller | None = None,
     where: Cluster = CLUSTER,
     ask: IssueRequest = LONGEST,
+    access: RequestedAccess | None = None,
     only_own: bool = False,
 ) -> Explanation:
-    return explain(loaded(rules), who or member(), where, ask, NOW, only_own=only_own)
+    return explain(loaded(rules), who or member(), where, ask, NOW, access, only_own=only_own)
 
 
 def rule(name: str, when: Mapping[str, object] | None = None, **grant: object) -> Rule:
@@ -84,7 +89,28 @@ GRANTS = st.fixed_dictionaries(
 )
 GRANTING = st.fixed_dictionaries({"when": CONDITIONS, "grant": GRANTS})
 DENYING = st.fixed_dictionaries({"when": CONDITIONS, "deny": st.just("No.")})
-RULES = st.lists(st.one_of(GRANTING, GRANTING, DENYING), max_size=6)
+OFFERING = st.fixed_dictionaries(
+    {
+        "when": CONDITIONS,
+        "offer": st.fixed_dictionaries(
+            {
+                "groups": st.sampled_from([["a"], ["a", "b"]]),
+                "max_lifetime": st.sampled_from(["1h", "8h"]),
+                "approvals": st.sampled_from([[], [{"role": "admin"}]]),
+            }
+        ),
+    }
+)
+RULES = st.lists(st.one_of(GRANTING, GRANTING, OFFERING, DENYING), max_size=6)
+ACCESS = st.none() | st.builds(
+    RequestedAccess,
+    st.just("a" * 32),
+    st.sampled_from([f"rule-{number}" for number in range(1, 7)]),
+    st.sampled_from([("a",), ("b",)]),
+    st.sampled_from([NOW + HOUR / 2, NOW + 90 * HOUR]),
+    st.booleans(),
+    st.sampled_from([(), (frozenset({"role is admin"}),)]),
+)
 CALLERS = st.builds(
     lambda roles, groups, method, address: replace(
         member(*groups), roles={PROJECT_ID: roles}, method=method, origin=Origin(address, "f" * 32)
@@ -121,22 +147,29 @@ def outcome(made: Grant | ClustercertError | None) -> object:
     return made, made and dict(made.trace)
 
 
-@given(rules=RULES, who=CALLERS, where=CLUSTERS, ask=REQUESTS, only_own=st.booleans())
+@given(rules=RULES, who=CALLERS, where=CLUSTERS, ask=REQUESTS, access=ACCESS, only_own=st.booleans())
 def test_explain_agrees_with_decide(
-    rules: list[Rule], who: Caller, where: Cluster, ask: IssueRequest, *, only_own: bool
+    rules: list[Rule],
+    who: Caller,
+    where: Cluster,
+    ask: IssueRequest,
+    access: RequestedAccess | None,
+    *,
+    only_own: bool,
 ) -> None:
     policy = loaded(rules)
-    found = explain(policy, who, where, ask, NOW, only_own=only_own)
+    found = explain(policy, who, where, ask, NOW, access, only_own=only_own)
     decided: Grant | ClustercertError
     try:
-        decided = policy.decide(who, where, ask, NOW)
+        decided = policy.decide(who, where, ask, NOW, access)
     except ClustercertError as refused:
         decided = refused
     assert outcome(found.grant or found.error) == outcome(decided)
     assert (found.grant is None) != (found.error is None)
     granting = [each.rule.name for each in found.rules if each.outcome == "grants"]
     if found.grant is not None:
-        assert tuple(granting) == found.grant.rules
+        assert sorted(granting) == sorted(found.grant.rules)
+        assert (access is not None) <= (found.grant.rules[0] == (access and access.rule))
         assert found.nearest is None
     if not only_own and not isinstance(decided, NotFound):
         assert [each.rule for each in found.rules] == list(policy.rules)
@@ -152,10 +185,13 @@ def test_the_first_false_condition_is_that_of_the_rule(
 ) -> None:
     found = explain(loaded(rules), who, where, ask, NOW)
     for each in found.rules:
-        if each.outcome == "does_not_match":
+        if each.outcome == "does_not_match" and each.unmet[0].met is None:
+            # An offer that can't be evaluated is not offered.
+            assert each.rule.offer is not None
+        elif each.outcome == "does_not_match":
             said = Policy(()).input_of(who, where, ask, NOW)
             assert each.unmet[0].wanted == each.rule.first_false(said)
-        elif each.outcome in ("grants", "denies"):
+        elif each.outcome in ("grants", "offers", "denies"):
             assert not each.unmet
         elif each.outcome == "fails":
             assert each.unmet[0].met is None
@@ -258,6 +294,64 @@ def test_what_issuing_changes_or_refuses_is_explained_too() -> None:
     assert nearest(found) == ("second", [("group is sre", "none")])
 
 
+# Access requests
+
+EDIT: Rule = {
+    "name": "edit",
+    "when": {"roles": ["member"]},
+    "offer": {"groups": ["editors", "owners"], "max_lifetime": "4h", "approvals": [{"role": "admin"}]},
+}
+APPROVED = requested("edit", "editors", met=(frozenset({"role is admin"}),))
+
+
+def outcomes(found: Explanation) -> list[tuple[str, str, tuple[str, ...]]]:
+    return [(each.rule.name, each.outcome, each.groups) for each in found.rules]
+
+
+def test_a_matching_offer_is_explained_as_something_to_ask_for() -> None:
+    found = explained(rule("base"), EDIT)
+    assert outcomes(found) == [("base", "grants", ("g-base",)), ("edit", "offers", ("editors", "owners"))]
+    assert found.nearest is None
+    alone = explained(EDIT)
+    assert alone.error is not None
+    assert "You can request editors, owners: run `clustercert request create" in alone.error.message
+    assert (outcomes(alone), alone.nearest) == ([("edit", "offers", ("editors", "owners"))], None)
+
+
+def test_the_nearest_rule_is_never_one_that_only_offers() -> None:
+    reader = member(role="reader")
+    far = rule("far", {"roles": ["admin"], "groups": ["ops"]})
+    assert nearest(explained(EDIT, who=reader)) is None
+    assert nearest(explained(EDIT, far, who=reader)) == (
+        "far",
+        [("role is admin", "reader"), ("group is ops", "none")],
+    )
+    assert outcomes(explained(EDIT, who=reader)) == [("edit", "does_not_match", ())]
+
+
+def test_with_a_request_its_rule_grants_the_requested_groups() -> None:
+    found = explained(rule("base"), EDIT, access=APPROVED)
+    assert found.grant is not None
+    assert found.grant.groups == ("editors", "g-base")
+    assert outcomes(found) == [("base", "grants", ("g-base",)), ("edit", "grants", ("editors",))]
+    assert found.strictest is not None
+    assert (found.strictest.name, found.longest) == ("edit", 4 * HOUR)
+
+
+def test_what_a_request_lacks_is_explained() -> None:
+    early = explained(EDIT, access=replace(APPROVED, met=()))
+    assert early.error is not None
+    assert "rule edit needs other approvals now" in early.error.message
+    assert (outcomes(early), early.nearest) == ([("edit", "offers", ("editors", "owners"))], None)
+    too_long = explained(EDIT, access=APPROVED, ask=IssueRequest(duration=1))
+    assert nearest(too_long) == ("edit", [("a lifetime of at most 1 hour", "1 day")])
+    by_key = EDIT | {"when": {"auth_methods": ["access_key"]}}
+    assert nearest(explained(by_key, rule("other", {"groups": ["ops"]}), access=APPROVED)) == (
+        "edit",
+        [("auth_method is access_key", "token")],
+    )
+
+
 # What a user may see of the rules
 
 SECRETS = ("mallory", "hidden-group", "9" * 32, "acme", "203.0.113", "user.name", "prod")
@@ -273,6 +367,7 @@ OTHERS: Sequence[Rule] = [
     rule("acme-9", {"groups": ["hidden-group"], "auth_methods": ["access_key"]}, csr_required=True),
     rule("acme-10", {"users": ["mallory"], "roles": ["acme-admin"]}),
     {"name": "acme-11", "when": {"projects": ["9" * 32]}, "deny": "Not for acme."},
+    EDIT | {"name": "acme-12", "when": {"groups": ["hidden-group"]}},
 ]
 OWN: Sequence[Rule] = [
     rule("strict", csr_required=True, key_types=["ed25519"]),

@@ -70,6 +70,7 @@ approvals = [{ role = "admin" }]
         ('[{ role = "admin" }]', "[{ groups = [] }]", r":7:16: .*approvals.0.groups: write at least one entry"),
         ('[{ role = "admin" }]', "[" + '{ role = "a" },' * 9 + "]", r":7:1: .*approvals: write at most 8"),
         ('[{ role = "admin" }]', "[]\nbefore_approval = true", r":8:1: .*before_approval needs approvals; add them"),
+        ('name = "edit"', "", r":1:10: policy.rules.0.name: a rule that offers groups needs a name; set it"),
         ('approvals = [{ role = "admin" }]', "", r":4:15: policy.rules.0.offer.approvals: the field is missing"),
     ],
 )  # fmt: skip

@@ -184,18 +184,50 @@ class ConditionBody(ChangeBody):
     met: bool | None = Field(description="Null if the condition can't be evaluated; `found` says why.")
 
 
+Seconds = Annotated[int, BeforeValidator(timedelta.total_seconds)]
+
+
+class OfferBody(ResponseBody):
+    """A policy rule's groups that can be requested, and the terms. Times are in seconds."""
+
+    rule: str = Field(validation_alias="name")
+    groups: list[str] = Field(description="The Kubernetes groups that can be requested.")
+    max_lifetime: Seconds = Field(
+        validation_alias=AliasPath("offer", "max_lifetime"), description="The longest access, and extension."
+    )
+    min_reason_length: int = Field(validation_alias=AliasPath("offer", "min_reason_length"))
+    approvals: list[str] = Field(
+        validation_alias=AliasPath("offer", "clauses"),
+        description="What the approvers must be, in words; each entry needs a different person.",
+    )
+    before_approval: bool = Field(
+        validation_alias=AliasPath("offer", "before_approval"),
+        description="Whether the access may be used before the approval (break-glass).",
+    )
+    approve_within: Seconds = Field(
+        validation_alias=AliasPath("offer", "approve_within"),
+        description="How long after the request all approvals must have been given.",
+    )
+    claim_within: Seconds = Field(
+        validation_alias=AliasPath("offer", "claim_within"),
+        description="How long after the approval the first certificate must be issued.",
+    )
+
+
 class RuleBody(ResponseBody):
     """A policy rule, compared with the request."""
 
     name: str = Field(validation_alias=AliasPath("rule", "name"))
     outcome: RuleOutcome = Field(
-        description="`fails`: an expression can't be evaluated, so the request is refused. `not_reached`: an"
-        " earlier rule denies or fails."
+        description="`offers`: the user can create an access request for the rule's groups. `fails`: an expression"
+        " can't be evaluated, so the request is refused. `not_reached`: an earlier rule denies or fails."
     )
     groups: list[str] = Field(
-        description="The Kubernetes groups that the rule adds to the certificate; empty if it does not grant."
+        description="The Kubernetes groups that the rule adds to the certificate; empty if it does not grant. If the"
+        " outcome is `offers`, the groups that can be requested."
     )
     denies: bool = Field(description="Whether the rule denies requests, instead of giving groups.")
+    offer: OfferBody | None = Field(description="The terms of the offer, if the outcome is `offers`.")
     deny: str | None = Field(description="The rule's message if it denies the request.")
     first_false: str | None = Field(description="The rule's first condition that is not met.")
     conditions: list[ConditionBody] = Field(
@@ -214,8 +246,9 @@ class LimitBody(ResponseBody):
     """The longest lifetime that is allowed."""
 
     until: Time
-    by: Literal["rule", "policy", "ca"] = Field(
-        description="What sets the limit: a rule, policy.max_lifetime (`policy`), or the end of the client CA (`ca`)."
+    by: Literal["rule", "policy", "ca", "access_request"] = Field(
+        description="What sets the limit: a rule, policy.max_lifetime (`policy`), the end of the client CA (`ca`), or"
+        " the end of the access request."
     )
     rule: str | None = Field(
         description="The matching rule with the shortest lifetime; null if policy.max_lifetime is shorter."
@@ -307,7 +340,7 @@ class EntitlementBody(ResponseBody):
 
     rule: str
     groups: list[str] = Field(description="The rule's groups that match the requested group.")
-    longest_seconds: Annotated[int, BeforeValidator(timedelta.total_seconds)] = Field(
+    longest_seconds: Seconds = Field(
         validation_alias="lifetime", description="The longest lifetime of a certificate with these groups."
     )
     needs: list[str] = Field(description="The conditions that the request must meet.")
@@ -369,6 +402,7 @@ def _rule(check: RuleCheck, *, is_complete: bool) -> RuleBody:
         check,
         denies=check.rule.deny is not None,
         deny=check.rule.deny if check.outcome == "denies" else None,
+        offer=OfferBody.read(check.rule) if check.outcome == "offers" else None,
         first_false=check.unmet[0].wanted if check.unmet else None,
         # Conditions that are met can also name other users, so only operators and auditors see them.
         conditions=check.conditions if is_complete else check.unmet,

@@ -6,7 +6,7 @@ import itertools
 import json
 import shlex
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import datetime, timedelta
 
 from clustercert.model import Caller, ClientCA, Cluster, Grant, IssueRequest, JsonObject
@@ -263,14 +263,13 @@ class Policy:
         match = match_rules(self.rules, decision_input)
         own = match.own_unmet(self.rules, decision_input)
         trace |= match.skipped(own)
-        rules = match.rules
         if access is not None and match.denied_by is None:
-            rules = (_requested_rule(match, own, access, trace), *rules)
-        if not rules:
+            match = _with_access(match, own, access, trace)
+        if not match.rules:
             raise refusal(self.rules, match, decision_input, own, trace)
-        trace["rule"] = rules[0].name
-        trace["rules"] = [rule.name for rule in rules]
-        return rules
+        trace["rule"] = match.rules[0].name
+        trace["rules"] = [rule.name for rule in match.rules]
+        return match.rules
 
     def _groups(
         self, rules: Sequence[PolicyRule], decision_input: DecisionInput, trace: JsonObject
@@ -333,10 +332,8 @@ class Policy:
         return name_problem(name, self.allowed_system_names)
 
 
-def _requested_rule(
-    match: Match, own: Mapping[str, str], access: RequestedAccess, trace: JsonObject
-) -> PolicyRule:
-    """Return the rule that offers the requested access, with only the requested groups.
+def _with_access(match: Match, own: Mapping[str, str], access: RequestedAccess, trace: JsonObject) -> Match:
+    """Return the match with the rule that offers the requested access.
 
     Raises Forbidden if no matching rule offers the access, or if the approvals are not those that the rule needs now.
     """
@@ -346,16 +343,16 @@ def _requested_rule(
             f"The policy's rule {access.rule} does not offer you this access now. It needs: {shortened(clause)}.",
             trace=trace,
         )
-    rule = next((each for each in match.offers if each.name == access.rule), None)
-    offer = rule.offer if rule is not None and set(access.groups) <= set(rule.groups) else None
-    if rule is None or offer is None:
+    matching = match.with_requested(access.rule, access.groups)
+    offer = matching.rules[0].offer if matching is not match else None
+    if offer is None:
         problem = "does not offer you this access any more"
     elif not access.is_approved and not offer.before_approval:
         problem = "does not allow use before the approval any more"
     elif access.is_approved and not access.satisfies(offer.clauses):
         problem = "needs other approvals now"
     else:
-        return replace(rule, groups=access.groups)
+        return matching
     raise Forbidden(f"The policy's rule {access.rule} {problem}. Create a new request.", trace=trace)
 
 

@@ -1,12 +1,13 @@
 """Explains a policy decision: compares the conditions of each rule with the request."""
 
 import itertools
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import Literal
 
 from clustercert.model import Caller, Cluster, Grant, IssueRequest
+from clustercert.model.access_requests import RequestedAccess
 from clustercert.model.errors import ClustercertError, Forbidden, NotFound
 from clustercert.policy.decision import Policy, shortened
 from clustercert.policy.lifetime import BACKDATE, MAX_LIFETIME_SETTING, lifetime_text
@@ -22,10 +23,10 @@ from clustercert.policy.rules import (
     united_groups,
 )
 
-RuleOutcome = Literal["grants", "denies", "fails", "does_not_match", "not_reached"]
-"""What a rule does with a request. `fails`: a condition can't be evaluated, so the request is refused.
+RuleOutcome = Literal["grants", "offers", "denies", "fails", "does_not_match", "not_reached"]
+"""What a rule does with a request. `offers`: the user can create an access request for the rule's groups.
 
-`not_reached`: an earlier rule denies or fails.
+`fails`: a condition can't be evaluated, so the request is refused. `not_reached`: an earlier rule denies or fails.
 """
 
 
@@ -51,7 +52,8 @@ class RuleCheck:
 
     Attributes:
         is_visible: whether the user may see the rule; see `PolicyRule.is_visible_to`.
-        groups: the certificate's Kubernetes groups that the rule gives; empty if there is no certificate.
+        groups: the certificate's Kubernetes groups that the rule gives; empty if there is no certificate. If the rule
+            offers, the groups that can be requested.
     """
 
     rule: PolicyRule
@@ -71,10 +73,13 @@ def check_rules(
 ) -> Iterator[RuleCheck]:
     """Compare the rules with the input. `match` is the result of `match_rules` for the same rules."""
     granting = {rule.name for rule in match.rules}
+    offering = {rule.name for rule in match.offers}
     for rule in rules:
         outcome: RuleOutcome = "not_reached"
         if rule.name in granting:
             outcome = "grants"
+        elif rule.name in offering:
+            outcome = "offers"
         elif rule is match.denied_by:
             outcome = "fails" if match.failure else "denies"
         elif rule.name in match.unmet:
@@ -84,6 +89,7 @@ def check_rules(
             outcome,
             tuple(_check(each, decision_input) for each in rule.conditions),
             rule.is_visible_to(decision_input),
+            rule.groups if outcome == "offers" else (),
         )
 
 
@@ -151,23 +157,32 @@ class _Known:
 
 
 def nearest_rule(
-    checks: Sequence[RuleCheck], request: IssueRequest, decide: Decide, *, limited_by: str, only_own: bool
+    checks: Sequence[RuleCheck],
+    request: IssueRequest,
+    decide: Decide,
+    *,
+    limited_by: str,
+    requested: str | None = None,
+    only_own: bool = False,
 ) -> NearestRule | None:
     """Return the rule that would allow the request after the fewest changes, or None.
 
-    Considers only changes to the lifetime, and changes that meet the conditions of one rule. Ignores that such a change
-    can also make other rules match.
+    Considers only changes to the lifetime, and changes that meet the conditions of one rule that grants. Ignores that
+    such a change can also make other rules match.
 
     Args:
         checks: all rules, compared with the request.
         decide: decides a request by the given rules, for the same caller, cluster and time.
         limited_by: the name of the rule or setting that limits the lifetime.
+        requested: the name of the rule that offers the access of the caller's access request. Rules that offer other
+            access are not considered.
         only_own: consider only rules that the caller may see.
     """
     known = [_known(check) for check in checks]
     if change := _lifetime_change(known, request, decide):
         return NearestRule(limited_by, change)
-    for position in itertools.islice(_candidates(checks, only_own=only_own), MAX_TRIED):
+    candidates = _candidates(checks, requested, only_own=only_own)
+    for position in itertools.islice(candidates, MAX_TRIED):
         check = checks[position]
         tried = [*known[:position], _met(check), *known[position + 1 :]]
         change = _lifetime_change(tried, request, decide)
@@ -177,7 +192,7 @@ def nearest_rule(
     return None
 
 
-def _candidates(checks: Sequence[RuleCheck], *, only_own: bool) -> Iterator[int]:
+def _candidates(checks: Sequence[RuleCheck], requested: str | None, *, only_own: bool) -> Iterator[int]:
     """Yield the positions of rules that could allow the request, sorted by the number of false conditions.
 
     If the numbers are equal, rules whose conditions the caller can choose to meet come first.
@@ -189,7 +204,8 @@ def _candidates(checks: Sequence[RuleCheck], *, only_own: bool) -> Iterator[int]
 
     for position in sorted(range(len(checks)), key=distance):
         check = checks[position]
-        gives = check.rule.grants and (check.rule.groups or check.rule.templates)
+        grants = check.rule.grants or check.rule.name == requested
+        gives = grants and (check.rule.groups or check.rule.templates)
         can_match = check.unmet and all(each.met is not None for each in check.unmet)
         if gives and can_match and (check.is_visible or not only_own):
             yield position
@@ -245,7 +261,7 @@ class Explanation:
         error: the refusal; None if the request is allowed.
         rules: the checked rules, in order. Empty if the caller has no role in the project.
         nearest: the result of `nearest_rule`; None if the request is allowed, or if `nearest_rule` found no rule.
-        longest: the longest lifetime that the matching rules allow; zero if no rule grants the request.
+        longest: the longest lifetime that the matching rules allow; zero if no rule matches the request.
         strictest: the rule that sets `longest`; None if `policy.max_lifetime` sets it.
         key_type: the type of the CSR's key, or of the key that would be generated; empty if the caller has no role in
             the project.
@@ -266,6 +282,7 @@ def explain(
     cluster: Cluster,
     request: IssueRequest,
     now: datetime,
+    access: RequestedAccess | None = None,
     *,
     only_own: bool = False,
     adapt: Callable[[Grant], Grant] = lambda grant: grant,
@@ -273,12 +290,13 @@ def explain(
     """Explain the policy's decision.
 
     Args:
+        access: the access of the caller's access request.
         only_own: leave out the rules that the caller may not see, and do not propose them as the nearest rule.
         adapt: a function that changes the grant in the same way as issuing does, or raises ClustercertError.
     """
 
     def decide(rules: Sequence[PolicyRule], request: IssueRequest) -> Grant:
-        return adapt(replace(policy, rules=tuple(rules)).decide(caller, cluster, request, now))
+        return adapt(replace(policy, rules=tuple(rules)).decide(caller, cluster, request, now, access))
 
     grant, error = None, None
     try:
@@ -290,14 +308,25 @@ def explain(
     except NotFound:
         return Explanation(grant, error)
     match = match_rules(policy.rules, decision_input)
+    decided = grant or error
+    if access is not None and decided is not None and decided.trace.get("rule") == access.rule:
+        match = match.with_requested(access.rule, access.groups)
     longest, strictest = policy.strictest(match.rules) if match.rules else (timedelta(), None)
     checks = tuple(check_rules(policy.rules, match, decision_input))
     nearest = None
     if grant is not None:
-        checks = tuple(_with_groups(each, grant, decision_input) for each in checks)
+        granting = {rule.name: rule for rule in match.rules}
+        checks = tuple(_with_groups(each, granting, grant, decision_input) for each in checks)
     if error is not None:
         limited_by = strictest.name if strictest is not None else MAX_LIFETIME_SETTING
-        nearest = nearest_rule(checks, request, decide, limited_by=limited_by, only_own=only_own)
+        nearest = nearest_rule(
+            checks,
+            request,
+            decide,
+            limited_by=limited_by,
+            requested=access.rule if access is not None else None,
+            only_own=only_own,
+        )
     return Explanation(
         grant=grant,
         error=error,
@@ -309,12 +338,14 @@ def explain(
     )
 
 
-def _with_groups(check: RuleCheck, grant: Grant, decision_input: DecisionInput) -> RuleCheck:
+def _with_groups(
+    check: RuleCheck, granting: Mapping[str, PolicyRule], grant: Grant, decision_input: DecisionInput
+) -> RuleCheck:
     """Add the groups of a rule that grants.
 
     Adds no groups if the cluster has ClusterRoles for rules, because the certificate then has no groups of the policy.
     """
     if check.outcome != "grants":
         return check
-    given = united_groups((check.rule,), decision_input, {})
+    given = united_groups((granting[check.rule.name],), decision_input, {})
     return replace(check, groups=tuple(each for each in given if each in grant.groups))

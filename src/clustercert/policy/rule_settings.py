@@ -140,7 +140,7 @@ class GrantSettings(Section):
 class ApprovalSettings(Section):
     """An entry of `offer.approvals`: what one approver must be.
 
-    If both fields are given, both must match.
+    If both fields are given, both must match. In names, `*` and `?` work as in `when`.
 
     Attributes:
         role: a role of the approver in the cluster's project.
@@ -170,7 +170,8 @@ class OfferSettings(Section):
 
     Attributes:
         groups: Kubernetes groups that can be requested, 1 to 32, without placeholders.
-        max_lifetime: the longest access that can be requested, 15m to 1827d, and the longest extension.
+        max_lifetime: the longest access that can be requested, 15m to 1827d. Also the longest extension, and the
+            longest lifetime of a certificate.
         min_reason_length: the least number of characters in the reason of a request, 1 to 512.
         claim_within: how long after the approval the first certificate must be issued, 1m to 30d.
         approve_within: how long after the request all approvals must have been given, 1m to 30d.
@@ -217,7 +218,7 @@ class RuleSettings(Section):
 
     Attributes:
         name: unique name. By default, the rule's position, such as `rule-2`. `--credential-role` does not accept such a
-            default name.
+            default name, and a rule with `offer` needs a name.
         grant: what the rule grants. See below.
         deny: refuse the request with this message.
         offer: groups that a user gets for a time, after a request. See below.
@@ -234,6 +235,8 @@ class RuleSettings(Section):
         effects = [name for name in ("grant", "deny", "offer") if getattr(self, name) is not None]
         if len(effects) != 1:
             raise RuleFault("a rule needs exactly one of grant, deny and offer", *effects[1:2])
+        if self.offer is not None and not self.name:
+            raise RuleFault("a rule that offers groups needs a name; set it", "name")
         return self
 
     @property

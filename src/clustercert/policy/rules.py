@@ -1,7 +1,7 @@
 """Policy rules, their conditions, and the input of a policy decision."""
 
 import ipaddress
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from typing import ClassVar, Protocol, TypeGuard
@@ -421,6 +421,18 @@ class Match:
             if len(own) == MAX_TRACED:
                 break
         return own
+
+    def with_requested(self, name: str, groups: Sequence[str]) -> "Match":
+        """Return the match with a rule that grants the groups that were requested from it, before the other rules.
+
+        Returns the match itself if no rule with this name matches and offers these groups.
+        """
+        for rule in self.offers:
+            if rule.name == name and set(groups) <= set(rule.groups):
+                requested = replace(rule, groups=tuple(groups))
+                others = tuple(each for each in self.offers if each is not rule)
+                return replace(self, rules=(requested, *self.rules), offers=others)
+        return self
 
     def skipped(self, own: Mapping[str, str]) -> JsonObject:
         """Return the trace's field `skipped_rules` with the rules in `own`.

@@ -1,8 +1,10 @@
 """The text output of `explain`, `policy explain` and `policy replay`."""
 
+import shlex
 import textwrap
 from collections import Counter
 from collections.abc import Iterable, Iterator
+from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
 from clustercert.cli.output import Output, document, paragraph, print_note, show_list, write_out
@@ -14,6 +16,8 @@ if TYPE_CHECKING:
     from clustercert.policy.replay import Change, DecisionFilter, Example, Outcome, Replay, Tally
 
 
+# What ends at the limit of a certificate's lifetime.
+_ENDS = {"ca": "the client CA", "access_request": "the access request"}
 _WIDTH = 80
 # The maximum width of the column with rule names. A longer name moves the rest of its line to the right.
 _MAX_NAME = 24
@@ -62,8 +66,8 @@ def _certificate(body: dict[str, Any]) -> Iterator[str]:
     limit, lifetime = signed["limit"], parse_rfc3339(signed["not_after"]) - issued_at
     by = f"rule {limit['rule']}" if limit["rule"] is not None else MAX_LIFETIME_SETTING
     longest = f"{lifetime_text(parse_rfc3339(limit['until']) - issued_at)}, by {by}"
-    if limit["by"] == "ca":
-        longest = f"{limit['until']}, the end of the client CA"
+    if limit["by"] in _ENDS:
+        longest = f"{limit['until']}, the end of {_ENDS[limit['by']]}"
     yield "\nThe certificate:"
     for name, value in (
         ("user name", signed["common_name"]),
@@ -93,6 +97,9 @@ def _rules(body: dict[str, Any]) -> Iterator[str]:
         for rule in rules:
             mark, text = _rule(rule, is_complete=body["complete"])
             yield _wrapped(f"  {mark:<5} {rule['name']:<{width}}  {text}", " " * (width + 10))
+    if body["allowed"] and any(rule["outcome"] == "offers" for rule in rules):
+        cluster = shlex.quote(body["cluster"]["name"])
+        yield _wrapped(f"\nAsk for more with `clustercert request create {cluster}`.", "")
 
 
 def _rule(rule: dict[str, Any], *, is_complete: bool) -> tuple[str, str]:
@@ -100,6 +107,8 @@ def _rule(rule: dict[str, Any], *, is_complete: bool) -> tuple[str, str]:
     match rule["outcome"]:
         case "grants":
             return "yes", f"gives {', '.join(rule['groups'])}" if rule["groups"] else "grants"
+        case "offers":
+            return "ask", _offered(rule["offer"])
         case "denies":
             conditions = "; ".join(each["wanted"] for each in rule["conditions"])
             always = "denies every request" if is_complete else "denies the request"
@@ -110,6 +119,17 @@ def _rule(rule: dict[str, Any], *, is_complete: bool) -> tuple[str, str]:
             return "no", _missing(rule)
         case _:
             return "-", f"not reached; {_missing(rule) or 'would match'}"
+
+
+def _offered(offer: dict[str, Any]) -> str:
+    from clustercert.policy.lifetime import lifetime_text
+
+    lifetime = lifetime_text(timedelta(seconds=offer["max_lifetime"]))
+    text = f"offers {', '.join(offer['groups'])} for at most {lifetime}"
+    if not offer["approvals"]:
+        return f"{text}, without approval"
+    early = ", usable before the approval" if offer["before_approval"] else ""
+    return f"{text}{early}; approvers: {', '.join(offer['approvals'])}"
 
 
 def _missing(rule: dict[str, Any]) -> str:
