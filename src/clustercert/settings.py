@@ -5,6 +5,7 @@ the docstrings here: run `make docs` after a change.
 """
 
 import os
+import re
 from datetime import timedelta
 from ipaddress import IPv4Network, IPv6Network
 from pathlib import Path
@@ -76,6 +77,11 @@ def _database_url(value: str) -> str:
         )
     if "sslmode=" in value:
         raise ValueError("sslmode is not supported: use ?ssl=require or ?ssl=verify-full")
+    target = re.search(r"[?&]target_session_attrs=([^&]*)", value)
+    if target is not None and target[1] not in ("primary", "read-write"):
+        raise ValueError(
+            f"target_session_attrs={target[1]} would read from a standby, which may lag behind: leave it out"
+        )
     return value
 
 

@@ -9,6 +9,10 @@ from clustercert.settings import Settings
     [
         ("postgresql://clustercert@db/clustercert", "expected a URL like postgresql+asyncpg://"),
         ("postgresql+asyncpg://clustercert@db/clustercert?sslmode=require", "use ?ssl=require"),
+        (
+            "postgresql+asyncpg://clustercert@db/clustercert?target_session_attrs=any",
+            "would read from a standby",
+        ),
     ],
 )
 def test_an_address_the_driver_rejects_is_refused_with_a_correction(url: str, said: str) -> None:

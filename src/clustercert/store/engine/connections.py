@@ -25,6 +25,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 from sqlalchemy.pool import AsyncAdaptedQueuePool, ConnectionPoolEntry
 
 from clustercert.store.engine.failures import is_lasting
+from clustercert.store.engine.primary import PrimaryFinder, target_of
 
 if TYPE_CHECKING:
     # This import is only for type checking. At run time, SQLAlchemy loads the driver.
@@ -98,8 +99,10 @@ def _postgresql(
         connect_args={
             "timeout": STATEMENT_SECONDS,
             "command_timeout": statement_seconds and statement_seconds + _GRACE_SECONDS,
+            "target_session_attrs": target_of(url),
         },
     )
+    event.listen(engine.sync_engine, "do_connect", PrimaryFinder(STATEMENT_SECONDS).connect)
     parameters = dict(_ALWAYS)
     if statement_seconds is not None:
         parameters["statement_timeout"] = str(int(statement_seconds * 1000))

@@ -1,0 +1,61 @@
+"""Connects to the primary among several PostgreSQL servers.
+
+A standby may lag behind the primary, so a worker that read from it could allow a certificate that was revoked.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+from sqlalchemy import Dialect
+from sqlalchemy.engine import URL
+from sqlalchemy.engine.interfaces import DBAPIConnection
+from sqlalchemy.pool import ConnectionPoolEntry
+
+PRIMARY = "primary"
+# Both refuse a server in recovery. The driver's other values accept a standby.
+TARGETS = (PRIMARY, "read-write")
+
+
+def target_of(url: URL) -> str:
+    """Return which kind of server the URL asks for. The default is a primary, also if the URL has only one host."""
+    return str(url.query.get("target_session_attrs", PRIMARY))
+
+
+class PrimaryFinder:
+    """Tries the hosts of a database URL one after another, first the host that was the primary last.
+
+    The driver alone would try all hosts within one time limit, always in the same order. So one host that hangs would
+    take all the time, and no other host would be tried.
+    """
+
+    def __init__(self, seconds: float) -> None:
+        """`seconds`: the time limit for all hosts together."""
+        self._seconds = seconds
+        self._last = 0
+
+    def connect(
+        self, dialect: Dialect, _entry: ConnectionPoolEntry, arguments: Sequence[Any], options: dict[str, Any]
+    ) -> DBAPIConnection | None:
+        """Connect to the first host that accepts, as a handler of SQLAlchemy's event `do_connect`.
+
+        Returns None if there is only one host, which SQLAlchemy then connects to.
+        """
+        hosts = options.get("host")
+        if not isinstance(hosts, list):
+            return None
+        failures: list[Exception] = []
+        for index in (*range(self._last, len(hosts)), *range(self._last)):
+            one = {
+                "host": hosts[index],
+                "port": options["port"][index],
+                "timeout": self._seconds / len(hosts),
+            }
+            try:
+                connection = dialect.connect(*arguments, **options | one)
+            except Exception as failure:  # noqa: BLE001 - another host may accept
+                failures.append(failure)
+            else:
+                self._last = index
+                return connection
+        # Prefer an error of a server, such as a rejected login, to errors of hosts that are down or not the primary.
+        raise next((each for each in failures if getattr(each, "sqlstate", None)), failures[-1])
