@@ -396,9 +396,9 @@ def test_a_review_that_ends_early_is_a_408(default: ApiServer) -> None:
     assert default.service.send_raw("POST", f"{default.path}/authorize", headers, []).status_code == 408
 
 
-def test_without_database_memory_answers_for_two_seconds(own: World, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_database_memory_answers_for_a_second(own: World, monkeypatch: pytest.MonkeyPatch) -> None:
     """How long, to the millisecond, is tested with the feed's own clock."""
-    assert RevocationFeed.STALE_AFTER == 2
+    assert RevocationFeed.STALE_AFTER == 1
     monkeypatch.setattr(RevocationFeed, "STALE_AFTER", 2 * SECONDS)
     with Service(own.settings()).running() as service:
         server = api_server(own, service, "sans")

@@ -110,7 +110,7 @@ async def test_a_restored_backup_that_has_grown_again_makes_it_forget_everything
     assert await is_revoked(known, record)
 
 
-async def test_without_the_database_memory_answers_for_two_seconds(
+async def test_without_the_database_memory_answers_for_a_second(
     database: Database, store: Store, known: CredentialCache, feed: RevocationFeed
 ) -> None:
     clock = feed._clock

@@ -107,7 +107,7 @@ WEBHOOK_DECISIONS = Counter(
 )
 FEED_SECONDS = Histogram(
     "clustercert_webhook_feed_seconds",
-    "Time between two reads of the revocations by a worker; above 2 s, every SubjectAccessReview reads the database",
+    "Time between two reads of the revocations by a worker; above 1 s, every SubjectAccessReview reads the database",
     buckets=(0.1, 0.3, 0.5, 1, 2, 5, 10, 60),
 )
 UNKNOWN_CREDENTIALS = Counter(

@@ -42,9 +42,6 @@ _CHANGED = (
 class RevocationFeed(Generation):
     """A `Generation` that also reads which revocations changed. `tick` increases with each read that finds changes."""
 
-    # This time is longer than for other caches, because an API server may fail open if its webhook returns errors.
-    STALE_AFTER = 2.0
-
     def __init__(
         self, database: Database, clock: Callable[[], float] = time.monotonic, max_changes: int = MAX_CHANGES
     ) -> None:
