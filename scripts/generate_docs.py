@@ -1,12 +1,13 @@
 """Writes what comes from the code in docs/: tables of settings, metrics, commands and audit events, and a JSON Schema.
 
-`make docs` runs it. A table stands between `<!-- begin NAME -->` and `<!-- end NAME -->`. Edit the docstring or
-description in the code, not the table.
+Also writes files of the Helm chart. `make docs` runs it. A table stands between `<!-- begin NAME -->` and
+`<!-- end NAME -->`. Edit the docstring or description in the code, not the table.
 """
 
 import inspect
 import json
 import re
+import sys
 import textwrap
 from collections.abc import Callable, Iterator
 from dataclasses import MISSING, fields
@@ -24,9 +25,8 @@ from clustercert.authn.keystone.settings import Keystone, ServiceCredential
 from clustercert.authn.oidc.issuers import OidcIssuer, RoleGrant
 from clustercert.cli.apply.documents import json_schema
 from clustercert.cli.main import app
-from clustercert.issuance.signers.csr_api import CsrApiSettings
-from clustercert.issuance.signers.pkcs11 import Pkcs11Settings
-from clustercert.issuance.signers.transit import TransitSettings
+from clustercert.kubernetes.setup.documents import to_yaml
+from clustercert.kubernetes.setup.signer_access import signer_account
 from clustercert.model.events import AuditEvent, administration, issuance, operation, requests
 from clustercert.observability import metrics
 from clustercert.policy.examples import (
@@ -46,12 +46,16 @@ from clustercert.policy.rule_settings import (
 from clustercert.policy.setting_types import Section
 from clustercert.settings import Settings
 
-SIGNERS = (CsrApiSettings, Pkcs11Settings, TransitSettings)
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))
+
+from scripts.chart_schema import NAMESPACE, SIGNERS, values_schema  # noqa: E402 - from the checkout
+
 ISSUERS = (OidcIssuer, RoleGrant)
 KEYSTONE = (Keystone, ServiceCredential)
 RULES = (RuleSettings, WhenSettings, GrantSettings, OfferSettings, ApprovalSettings)
 EXAMPLES = (ExampleSettings, ExampleCaller, ExampleCluster, ExampleRequest, Expectation)
-DOCS = Path(__file__).resolve().parent.parent / "docs"
+DOCS, CHART = ROOT / "docs", ROOT / "deploy" / "chart"
 ATTRIBUTE = re.compile(r"^ {4}(\w+(?:, \w+)*): (.*(?:\n {8}.*)*)", re.MULTILINE)
 UNITS = (("d", 86400), ("h", 3600), ("m", 60), ("s", 1))
 
@@ -66,7 +70,7 @@ def table(*rows: tuple[str, ...]) -> str:
 def settings() -> str:
     """The sections of the settings and of the signers, without those that have pages of their own."""
     found = [each for field in Settings.model_fields.values() for each in optional(field)]
-    found += SIGNERS
+    found += SIGNERS.values()
     return sections(Settings, *(each for each in found if issubclass(each, Section)))
 
 
@@ -236,6 +240,11 @@ TABLES: dict[str, tuple[Path, Callable[[], str]]] = {
     "commands": (DOCS / "command-line.md", commands),
     "audit-events": (DOCS / "audit-events.md", audit_events),
     "documents": (DOCS / "apply.schema.json", lambda: json.dumps(json_schema(), indent=2)),
+    "chart-values": (CHART / "values.schema.json", lambda: json.dumps(values_schema(), indent=2)),
+    "signer-access": (
+        CHART / "files" / "signer-access.yaml",
+        lambda: to_yaml(signer_account(NAMESPACE)).rstrip("\n"),
+    ),
 }
 
 
@@ -243,7 +252,7 @@ def updated(name: str) -> tuple[str, str]:
     """The file with a table, as it is and with the table from the code. Raises ValueError without the markers."""
     path, content = TABLES[name]
     page = path.read_text(encoding="utf-8")
-    if path.suffix == ".json":
+    if path.suffix != ".md":
         return page, f"{content()}\n"
     begin, end = f"<!-- begin {name} -->\n", f"<!-- end {name} -->"
     before, after = page.index(begin) + len(begin), page.index(end)

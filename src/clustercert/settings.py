@@ -90,8 +90,8 @@ def _check_pair(certificate: Path | None, key: Path | None) -> None:
         raise ValueError("set both tls_certificate and tls_key, or neither")
 
 
-AuditTarget = Annotated[PublishTarget, PlainValidator(parse_target)]
-IssuingRate = Annotated[Rate, PlainValidator(parse_rate)]
+AuditTarget = Annotated[PublishTarget, PlainValidator(parse_target, json_schema_input_type=str)]
+IssuingRate = Annotated[Rate, PlainValidator(parse_rate, json_schema_input_type=str)]
 ServiceUrl = Annotated[str, AfterValidator(_service_url)]
 BaseUrl = Annotated[str, AfterValidator(_base_url)]
 DatabaseUrl = Annotated[str, AfterValidator(_database_url)]

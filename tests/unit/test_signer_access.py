@@ -16,7 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from clustercert.issuance.signers.certificate_requests import certificate_request_pem
-from clustercert.kubernetes.setup.signer_access import USERNAME, signer_access
+from clustercert.kubernetes.setup.signer_access import signer_access, signer_user
 from clustercert.model import ClientCA, KeyType
 from clustercert.model.kubernetes import CLIENT_SIGNER
 from clustercert.pki.keys import new_key
@@ -39,10 +39,13 @@ KEY = KEYS["ec-p256"]
 CREDENTIAL = f"clustercert:credential:{'0a' * 20}"
 
 
-def problems(request_pem: bytes, username: str = USERNAME, signer: str = CLIENT_SIGNER) -> list[str]:
+def problems(request_pem: bytes, username: str = signer_user(), signer: str = CLIENT_SIGNER) -> list[str]:
     """The messages of the policy about an approval of this request by the signer's account."""
     spec = {"request": base64.b64encode(request_pem).decode(), "username": username, "signerName": signer}
-    known: dict[str, object] = {"oldObject": {"spec": spec}, "request": {"userInfo": {"username": USERNAME}}}
+    known: dict[str, object] = {
+        "oldObject": {"spec": spec},
+        "request": {"userInfo": {"username": signer_user()}},
+    }
     assert all(holds(each["expression"], known) for each in SPEC["matchConditions"])
     named: dict[str, object] = {}
     for each in SPEC["variables"]:

@@ -159,7 +159,7 @@ def _listed(value: object) -> object:
     return (value,) if isinstance(value, str) else value
 
 
-OneOrMore = Annotated[NameList, BeforeValidator(_listed)]
+OneOrMore = Annotated[NameList, BeforeValidator(_listed, json_schema_input_type=Name | NameList)]
 HttpsUrl = Annotated[str, Field(max_length=512), AfterValidator(_https_url)]
 ClaimExpressionText = Annotated[str, AfterValidator(_expression)]
 ClaimTable = Annotated[dict[Name, NameList], Field(max_length=50)]

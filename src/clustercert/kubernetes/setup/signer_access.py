@@ -14,7 +14,6 @@ from clustercert.model import CREDENTIAL_PREFIX, JsonObject
 from clustercert.model.kubernetes import CLIENT_SIGNER, MANAGED_BY
 
 NAME = "clustercert-signer"
-USERNAME = f"system:serviceaccount:{NAMESPACE}:{NAME}"
 
 _CERTIFICATES, _RBAC = "certificates.k8s.io", "rbac.authorization.k8s.io"
 _REQUESTS = "certificatesigningrequests"
@@ -24,14 +23,24 @@ _SYSTEM = "system:"
 _NUMBER_DIGITS = 40
 
 
+def signer_user(namespace: str = NAMESPACE) -> str:
+    """Return the user name of the service account."""
+    return f"system:serviceaccount:{namespace}:{NAME}"
+
+
 def signer_access() -> list[JsonObject]:
     """Return the namespace, the service account, its rights, and the admission policy that limits them."""
+    metadata = {"name": NAMESPACE, "labels": MANAGED_BY}
+    return [{"apiVersion": "v1", "kind": "Namespace", "metadata": metadata}, *signer_account(NAMESPACE)]
+
+
+def signer_account(namespace: str) -> list[JsonObject]:
+    """Return the same objects for a namespace that exists already."""
     labelled = {"name": NAME, "labels": MANAGED_BY}
-    in_namespace = {**labelled, "namespace": NAMESPACE}
+    in_namespace = {**labelled, "namespace": namespace}
     return [
-        {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": NAMESPACE, "labels": MANAGED_BY}},
         # Apply the policy before the account has its rights.
-        *_policy(),
+        *_policy(signer_user(namespace)),
         {
             "apiVersion": "v1",
             "kind": "ServiceAccount",
@@ -48,7 +57,7 @@ def signer_access() -> list[JsonObject]:
                 role_rule(_CERTIFICATES, "signers", ["approve"], [CLIENT_SIGNER]),
             ],
         },
-        _binding("ClusterRoleBinding", labelled, "ClusterRole", NAME),
+        _binding("ClusterRoleBinding", labelled, "ClusterRole", NAME, namespace),
         {
             "apiVersion": f"{_RBAC}/v1",
             "kind": "Role",
@@ -56,22 +65,24 @@ def signer_access() -> list[JsonObject]:
             # With this right, the service renews its own token.
             "rules": [role_rule("", "serviceaccounts/token", ["create"], [NAME])],
         },
-        _binding("RoleBinding", in_namespace, "Role", NAME),
-        _binding("RoleBinding", {**labelled, "namespace": _READER_NAMESPACE}, "Role", _READER),
+        _binding("RoleBinding", in_namespace, "Role", NAME, namespace),
+        _binding("RoleBinding", {**labelled, "namespace": _READER_NAMESPACE}, "Role", _READER, namespace),
     ]
 
 
-def _binding(kind: str, metadata: Mapping[str, object], role_kind: str, role: str) -> JsonObject:
+def _binding(
+    kind: str, metadata: Mapping[str, object], role_kind: str, role: str, namespace: str
+) -> JsonObject:
     return {
         "apiVersion": f"{_RBAC}/v1",
         "kind": kind,
         "metadata": metadata,
         "roleRef": {"apiGroup": _RBAC, "kind": role_kind, "name": role},
-        "subjects": [{"kind": "ServiceAccount", "name": NAME, "namespace": NAMESPACE}],
+        "subjects": [{"kind": "ServiceAccount", "name": NAME, "namespace": namespace}],
     }
 
 
-def _policy() -> list[JsonObject]:
+def _policy(user: str) -> list[JsonObject]:
     """Return the ValidatingAdmissionPolicy and its binding, which need Kubernetes 1.30 or newer."""
     return [
         {
@@ -93,7 +104,7 @@ def _policy() -> list[JsonObject]:
                 "matchConditions": [
                     {
                         "name": "by-the-signer",
-                        "expression": f"request.userInfo.username == {string(USERNAME)}",
+                        "expression": f"request.userInfo.username == {string(user)}",
                     }
                 ],
                 # Kubernetes keeps `spec` as the request was created, and sets the user name itself.
@@ -103,7 +114,7 @@ def _policy() -> list[JsonObject]:
                 ],
                 "validations": [
                     _validation(
-                        f"oldObject.spec.username == {string(USERNAME)}",
+                        f"oldObject.spec.username == {string(user)}",
                         "clustercert may approve only requests that its own account created.",
                     ),
                     _validation(

@@ -1,0 +1,236 @@
+"""The JSON Schema of the Helm chart's values, whose key `config` has the fields of the service's settings.
+
+`make docs` writes it to deploy/chart/values.schema.json, so that Helm refuses a misspelt value.
+"""
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from pydantic import BaseModel
+from pydantic.json_schema import GenerateJsonSchema, JsonSchemaValue
+from pydantic_core import core_schema
+
+from clustercert.issuance.signers.csr_api import CsrApiSettings
+from clustercert.issuance.signers.pkcs11 import Pkcs11Settings
+from clustercert.issuance.signers.transit import TransitSettings
+from clustercert.settings import Settings
+
+Schema = dict[str, Any]
+
+SIGNERS: dict[str, type[BaseModel]] = {
+    "csr_api": CsrApiSettings,
+    "pkcs11": Pkcs11Settings,
+    "transit": TransitSettings,
+}
+MODELS: tuple[type[BaseModel], ...] = (Settings, *SIGNERS.values())
+# In files/signer-access.yaml, the chart replaces this by the namespace of the release.
+NAMESPACE = "NAMESPACE-OF-THE-RELEASE"
+# The chart sets these fields itself, or takes them from a Secret or a ConfigMap that the values name.
+_NOT_IN_VALUES = {
+    "Settings": ("data_dir", "database_url", "kek", "kek_file"),
+    "ServerSettings": ("port", "tls_certificate", "tls_key"),
+    "WebhookSettings": ("port", "tls_certificate", "tls_key"),
+    "MetricsSettings": ("token",),
+    "LogSettings": ("file",),
+    "PolicySettings": ("file",),
+    "ServiceCredential": ("password", "application_credential_secret"),
+}
+# A URL with a user would contain a password.
+_PATTERNS = {
+    ("OidcIssuer", "proxy"): "^https?://[^@]+$",
+    ("AuditSettings", "publish"): "^[^@]+$",
+}
+_LIFETIME = "^([0-9]{1,9}[smhdw])+$"
+# Helm checks no formats, and a schema without texts and defaults is small.
+_DROPPED = {"default", "description", "format", "ge", "le", "title"}
+
+
+class _WithoutDefaults(GenerateJsonSchema):
+    """Leaves out the defaults of fields, some of which are not JSON."""
+
+    def default_schema(self, schema: core_schema.WithDefaultSchema) -> JsonSchemaValue:
+        return self.generate_inner(schema["schema"])
+
+
+def values_schema() -> Schema:
+    """Return the schema of all values."""
+    definitions = dict(_settings_definitions())
+    return {
+        "$schema": "http://json-schema.org/draft-07/schema#",
+        "title": "Values of the chart clustercert",
+        **_object(_CHART_VALUES),
+        "definitions": definitions,
+    }
+
+
+def _settings_definitions() -> Iterator[tuple[str, Schema]]:
+    """Yield the schema of each table of settings, without the fields that are not in the values."""
+    for model in MODELS:
+        whole = model.model_json_schema(
+            ref_template="#/definitions/{model}", schema_generator=_WithoutDefaults
+        )
+        for name, schema in {**whole.pop("$defs", {}), model.__name__: whole}.items():
+            yield name, _table(name, schema)
+
+
+def _table(name: str, schema: Schema) -> Schema:
+    table = _kept(schema)
+    if "properties" not in table:
+        return table
+    for field in _NOT_IN_VALUES.get(name, ()):
+        del table["properties"][field]
+    for (model, field), pattern in _PATTERNS.items():
+        if model == name:
+            found = table["properties"][field]
+            (found.get("items", found))["pattern"] = pattern
+    if name == Settings.__name__:
+        references = {signer: {"$ref": f"#/definitions/{each.__name__}"} for signer, each in SIGNERS.items()}
+        table["properties"]["signers"] = _object(references)
+    return table
+
+
+def _kept(schema: Schema) -> Schema:
+    """Return a schema without keywords that Helm does not need, and without null: Helm removes a value that is null."""
+    kept = {key: value for key, value in schema.items() if key not in _DROPPED}
+    if schema.get("format") == "duration":
+        kept["pattern"] = _LIFETIME
+    for key in ("properties", "patternProperties"):
+        if key in kept:
+            kept[key] = {name: _kept(each) for name, each in kept[key].items()}
+    for key in ("items", "additionalProperties", "propertyNames"):
+        if isinstance(kept.get(key), dict):
+            kept[key] = _kept(kept[key])
+    if "anyOf" in kept:
+        options: list[Schema] = []
+        for option in kept.pop("anyOf"):
+            found = _kept(option)
+            if option.get("type") != "null" and found not in options:
+                options.append(found)
+        kept |= options[0] if len(options) == 1 else {"anyOf": options}
+    return kept
+
+
+def _object(properties: Mapping[str, Schema]) -> Schema:
+    return {"type": "object", "additionalProperties": False, "properties": dict(properties)}
+
+
+_TEXT: Schema = {"type": "string"}
+_YES_OR_NO: Schema = {"type": "boolean"}
+
+
+def _if_enabled(properties: Mapping[str, Schema], *needed: str) -> Schema:
+    """Return the schema of a part that needs some fields once it is enabled."""
+    not_empty = {name: {"minItems": 1, "minProperties": 1} for name in needed}
+    return {
+        **_object({"enabled": _YES_OR_NO, **properties}),
+        "if": {"properties": {"enabled": {"const": True}}},
+        "then": {"properties": not_empty},
+    }
+
+
+# Kubernetes checks the content.
+_ANY_OBJECT: Schema = {"type": "object"}
+_OBJECTS: Schema = {"type": "array", "items": _ANY_OBJECT}
+_TEXTS: Schema = {"type": "array", "items": _TEXT}
+_TEXT_BY_NAME: Schema = {"type": "object", "additionalProperties": _TEXT}
+_PORT: Schema = {"type": "integer", "minimum": 1, "maximum": 65535}
+_NAME: Schema = {"type": "string", "pattern": "^[a-z0-9]([a-z0-9-]*[a-z0-9])?$", "maxLength": 50}
+_WORKLOAD = _object(
+    {
+        "replicas": {"type": "integer", "minimum": 1},
+        "resources": _ANY_OBJECT,
+        "service": _object(
+            {
+                "type": {"enum": ["ClusterIP", "NodePort", "LoadBalancer"]},
+                "port": _PORT,
+                "annotations": _TEXT_BY_NAME,
+                "spec": _ANY_OBJECT,
+            }
+        ),
+    }
+)
+# An environment variable. Secrets are only named.
+_FROM_ELSEWHERE = _object({"name": _TEXT, "valueFrom": _ANY_OBJECT})
+_NO_SECRET = _object({"name": {"not": {"pattern": "^(CLUSTERCERT_|PGPASSWORD$)"}}, "value": _TEXT})
+_CHART_VALUES: dict[str, Schema] = {
+    # Helm adds this key if the chart is a dependency of another chart.
+    "global": _ANY_OBJECT,
+    "nameOverride": _TEXT,
+    "fullnameOverride": _TEXT,
+    "image": _object(
+        {
+            "repository": {"type": "string", "minLength": 1},
+            "tag": _TEXT,
+            "digest": {"type": "string", "pattern": "^(sha256:[0-9a-f]{64})?$"},
+            "pullPolicy": {"enum": ["Always", "IfNotPresent", "Never"]},
+        }
+    ),
+    "imagePullSecrets": _OBJECTS,
+    "config": {"$ref": "#/definitions/Settings"},
+    "policyConfigMap": _TEXT,
+    "kek": _object({"existingSecret": _TEXT, "key": _TEXT, "csi": _ANY_OBJECT}),
+    "database": _object({"existingSecret": _TEXT, "key": _TEXT}),
+    "tls": _object(
+        {
+            "existingSecret": _TEXT,
+            "certManager": _object(
+                {
+                    "issuerRef": _object({"name": _TEXT, "kind": _TEXT, "group": _TEXT}),
+                    "dnsNames": _TEXTS,
+                    "duration": _TEXT,
+                    "renewBefore": _TEXT,
+                }
+            ),
+        }
+    ),
+    "metrics": _object(
+        {
+            "existingSecret": _TEXT,
+            "key": _TEXT,
+            "serviceMonitor": _object(
+                {
+                    "enabled": _YES_OR_NO,
+                    "interval": _TEXT,
+                    "labels": _TEXT_BY_NAME,
+                    "tlsConfig": _ANY_OBJECT,
+                }
+            ),
+            "alerts": _object({"enabled": _YES_OR_NO, "labels": _TEXT_BY_NAME}),
+        }
+    ),
+    "files": {"type": "object", "propertyNames": _NAME, "additionalProperties": _ANY_OBJECT},
+    "env": {"type": "array", "items": {"anyOf": [_FROM_ELSEWHERE, _NO_SECRET]}},
+    "api": _WORKLOAD,
+    "webhook": _WORKLOAD,
+    "persistence": _object(
+        {
+            "size": _TEXT,
+            "storageClassName": _TEXT,
+            "accessModes": _TEXTS,
+            "annotations": _TEXT_BY_NAME,
+        }
+    ),
+    "gateway": _if_enabled(
+        {"apiVersion": _TEXT, "parentRefs": _OBJECTS, "hostnames": _TEXTS}, "parentRefs", "hostnames"
+    ),
+    "ingress": _if_enabled(
+        {"className": _TEXT, "annotations": _TEXT_BY_NAME, "hostnames": _TEXTS}, "annotations", "hostnames"
+    ),
+    "networkPolicy": _object(
+        {
+            "enabled": _YES_OR_NO,
+            "clients": _OBJECTS,
+            "apiServers": _OBJECTS,
+            "prometheus": _OBJECTS,
+            "egress": _OBJECTS,
+        }
+    ),
+    "csrApi": _object({"enabled": _YES_OR_NO}),
+    "serviceAccount": _object({"annotations": _TEXT_BY_NAME}),
+    "podAnnotations": _TEXT_BY_NAME,
+    "podLabels": _TEXT_BY_NAME,
+    "nodeSelector": _TEXT_BY_NAME,
+    "tolerations": _OBJECTS,
+    "affinity": _ANY_OBJECT,
+    "priorityClassName": _TEXT,
+}

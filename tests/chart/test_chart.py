@@ -1,0 +1,384 @@
+"""The Helm chart: what it renders is valid, safe and accepted by the service, and what is misspelt is refused."""
+
+import copy
+import tarfile
+import tomllib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from pydantic import BaseModel, SecretStr
+
+from clustercert import __version__
+from clustercert.settings import load
+from scripts.chart_schema import MODELS, values_schema
+from support import helm_chart
+from support.helm_chart import CHART, ROOT, VALUES, Document, Release, refusals, rendered, values_in
+
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(not helm_chart.is_installed(), reason="Helm is not in .venvs/chart: run `make chart`"),
+]
+DATABASE: dict[str, Any] = {
+    "database": {"existingSecret": "database"},
+    "tls": {"existingSecret": "tls"},
+}
+
+
+@pytest.fixture(scope="module")
+def releases() -> dict[str, Release]:
+    """The release of each file in ci/, by the name of the file without its end."""
+    found = rendered(*map(values_in, VALUES))
+    return {file.name.removesuffix("-values.yaml"): each for file, each in zip(VALUES, found, strict=True)}
+
+
+def test_the_chart_has_the_version_of_the_program() -> None:
+    chart = yaml.safe_load((CHART / "Chart.yaml").read_text())
+    assert (chart["version"], chart["appVersion"]) == (__version__, __version__)
+
+
+def test_helm_finds_no_fault_in_the_chart() -> None:
+    lints = [{"call": "lint", "chart": str(CHART), "values": values_in(file)} for file in VALUES]
+    assert helm_chart.calls(*lints) == [{"result": []}] * len(VALUES)
+
+
+@pytest.mark.parametrize("version", helm_chart.KUBERNETES)
+def test_kubernetes_knows_each_field(releases: dict[str, Release], version: str) -> None:
+    """Strictly. Kinds of Prometheus, cert-manager and Gateway API are no part of Kubernetes."""
+    documents = [
+        each
+        for release in releases.values()
+        for each in release.documents
+        if "monitoring.coreos.com" not in each["apiVersion"]
+        and "cert-manager.io" not in each["apiVersion"]
+        and "gateway.networking" not in each["apiVersion"]
+    ]
+    assert len(documents) > 40
+    misspelt = copy.deepcopy(documents[-1])
+    misspelt["spec"]["replicaz"] = 1
+    validate = {"call": "validate", "version": version}
+    good, bad = helm_chart.calls({**validate, "documents": documents}, {**validate, "documents": [misspelt]})
+    assert good == {"result": []}
+    assert "replicaz" in bad["result"][0]
+
+
+def misspelt(values: Any, schema: Document) -> Iterator[Any]:
+    """The values with one key misspelt, for each key that the schema knows."""
+    while "$ref" in schema:
+        schema = SCHEMA["definitions"][schema["$ref"].rpartition("/")[2]]
+    if isinstance(values, list):
+        for index, value in enumerate(values):
+            for each in misspelt(value, schema.get("items", {})):
+                yield [*values[:index], each, *values[index + 1 :]]
+    elif isinstance(values, dict) and "properties" in schema:
+        for key, value in values.items():
+            others = {name: each for name, each in values.items() if name != key}
+            yield {**others, f"{key}z": value}
+            for each in misspelt(value, schema["properties"][key]):
+                yield {**others, key: each}
+
+
+SCHEMA = values_schema()
+
+
+@pytest.mark.parametrize("file", VALUES, ids=lambda file: str(file.name))
+def test_a_misspelt_value_is_refused(file: Path) -> None:
+    values = values_in(file)
+    cases = list(misspelt(values, SCHEMA))
+    assert len(cases) >= 3 * len(values)
+    for case, refusal in zip(cases, refusals(cases), strict=True):
+        assert "additional properties" in refusal, case
+
+
+@pytest.mark.parametrize(
+    ("values", "said"),
+    [
+        ({"api": {"replicas": 0}}, "/api/replicas"),
+        ({"config": {"server": {"workers": "two"}}}, "/config/server/workers"),
+        ({"config": {"log": {"level": "loud"}}}, "/config/log/level"),
+        ({"config": {"policy": {"max_lifetime": "a day"}}}, "/config/policy/max_lifetime"),
+        ({"image": {"digest": "latest"}}, "/image/digest"),
+        ({"gateway": {"enabled": True, "hostnames": ["a.example"]}}, "/gateway/parentRefs"),
+        ({"kek": {"existingSecret": ""}}, "Set kek.existingSecret, kek.csi or config.kek_transit."),
+        (
+            {"database": {"existingSecret": "database"}},
+            "Set tls.existingSecret or tls.certManager.issuerRef.",
+        ),
+        (
+            {"policyConfigMap": "policy", "config": {"policy": {"max_lifetime": "8h"}}},
+            "The policy is in config.policy and in policyConfigMap. Remove one of them.",
+        ),
+        (
+            {"metrics": {"serviceMonitor": {"enabled": True}}},
+            "Set metrics.existingSecret.",
+        ),
+    ],
+)
+def test_values_that_can_not_work_are_refused(values: dict[str, Any], said: str) -> None:
+    [refusal] = refusals([values])
+    assert said in refusal
+
+
+def test_secrets_are_only_named() -> None:
+    """Values are stored in the release, and in git."""
+    secret = "c2VjcmV0"
+    cases: list[dict[str, Any]] = [
+        {"config": {"kek": secret}},
+        {"config": {"database_url": f"postgresql+asyncpg://clustercert:{secret}@db/clustercert"}},
+        {"config": {"metrics": {"token": secret}}},
+        {"config": {"identity": {"keystone": {"service": {"user": "a", "password": secret}}}}},
+        {"config": {"audit": {"publish": [f"https://user:{secret}@checkpoints.example.com/"]}}},
+        {"env": [{"name": "CLUSTERCERT_KEK", "value": secret}]},
+        {"env": [{"name": "PGPASSWORD", "value": secret}]},
+    ]
+    assert all(refusals(cases))
+
+
+def models(model: type[BaseModel]) -> Iterator[type[BaseModel]]:
+    """A table of settings, and the tables in it."""
+    yield model
+    for field in model.model_fields.values():
+        for each in types_in(field.annotation):
+            if isinstance(each, type) and issubclass(each, BaseModel):
+                yield from models(each)
+
+
+def types_in(annotation: Any) -> Iterator[Any]:
+    parts = getattr(annotation, "__args__", ())
+    yield from (annotation,) if not parts else (each for part in parts for each in types_in(part))
+
+
+def test_the_schema_has_no_field_for_a_secret() -> None:
+    secrets = {
+        (model.__name__, name)
+        for top in MODELS
+        for model in models(top)
+        for name, field in model.model_fields.items()
+        if SecretStr in types_in(field.annotation)
+    }
+    assert {("Settings", "kek"), ("MetricsSettings", "token"), ("ServiceCredential", "password")} <= secrets
+    for model, name in secrets:
+        assert name not in SCHEMA["definitions"][model]["properties"]
+
+
+def test_no_manifest_is_a_secret_or_has_one(releases: dict[str, Release]) -> None:
+    for release in releases.values():
+        text = yaml.safe_dump_all(release.documents)
+        assert "PRIVATE KEY" not in text
+        assert "CERTIFICATE-----\\n'" not in text
+        assert not list(release.of_kind("Secret"))
+        for variable in variables(release):
+            if any(word in variable["name"] for word in ("PASSWORD", "TOKEN", "KEK", "DATABASE_URL")):
+                assert set(variable) == {"name", "valueFrom"}
+
+
+def variables(release: Release) -> Iterator[Document]:
+    for pod in release.pods:
+        for container in (*pod["spec"]["initContainers"], *pod["spec"]["containers"]):
+            yield from container["env"]
+
+
+@pytest.mark.parametrize("name", [file.name.removesuffix("-values.yaml") for file in VALUES])
+def test_the_service_accepts_the_rendered_settings(
+    releases: dict[str, Release], name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    release = releases[name]
+    for variable in variables(release):
+        if variable["name"].startswith("CLUSTERCERT_") and "valueFrom" in variable:
+            monkeypatch.setenv(variable["name"], "postgresql+asyncpg://clustercert@db/clustercert")
+    (tmp_path / "policy").mkdir()
+    (tmp_path / "policy" / "policy.toml").write_text('max_lifetime = "8h"\nrole_groups = true\n')
+    (tmp_path / "clustercert.toml").write_text(release.settings.replace("/etc/clustercert", str(tmp_path)))
+    settings = load(tmp_path / "clustercert.toml")
+    settings.check_examples()
+    assert settings.kek_sources()
+    given = values_in(CHART / "ci" / f"{name}-values.yaml").get("config", {})
+    given = {"policy": {"max_lifetime": "24h"}, **given} if name != "openbao" else given
+    assert_has(tomllib.loads(release.settings), given)
+    ports = (settings.server.port, settings.for_role("webhook").server.port)
+    assert (
+        ports
+        == (8443, 8444)
+        == tuple(release.container(role)["ports"][0]["containerPort"] for role in ("api", "webhook"))
+    )
+
+
+def assert_has(found: Any, expected: Any) -> None:
+    if isinstance(expected, dict):
+        for key, value in expected.items():
+            assert_has(found[key], value)
+    else:
+        assert found == expected
+
+
+def test_a_text_comes_through_unchanged() -> None:
+    text = "a \"quoted\" text: {{ .Values }}\n  port = 8.0\n\t''' \\ ${1} é\u2028\u2029\x85 # no comment"
+    rule = {"name": "text", "when": {"roles": ["member"]}, "deny": text}
+    [release] = rendered({"config": {"policy": {"rules": [rule]}}})
+    assert tomllib.loads(release.settings)["policy"]["rules"] == [rule]
+
+
+def test_pods_meet_the_standard_restricted(releases: dict[str, Release]) -> None:
+    """Source: Pod Security Standards, profile restricted."""
+    for release in releases.values():
+        for pod in release.pods:
+            spec = pod["spec"]
+            assert spec["automountServiceAccountToken"] is False
+            assert spec["securityContext"]["runAsNonRoot"] is True
+            assert spec["securityContext"]["runAsUser"] == 65532
+            assert spec["securityContext"]["seccompProfile"] == {"type": "RuntimeDefault"}
+            for volume in spec["volumes"]:
+                assert {"configMap", "secret", "csi", "emptyDir"}.intersection(volume)
+            for container in (*spec["initContainers"], *spec["containers"]):
+                assert container["securityContext"] == {
+                    "allowPrivilegeEscalation": False,
+                    "readOnlyRootFilesystem": True,
+                    "capabilities": {"drop": ["ALL"]},
+                }
+        [account] = (
+            each for each in release.of_kind("ServiceAccount") if each["metadata"]["name"] == "clustercert"
+        )
+        assert account["automountServiceAccountToken"] is False
+
+
+def test_only_the_api_and_the_upgrade_can_read_the_key_encryption_key(releases: dict[str, Release]) -> None:
+    for name, release in releases.items():
+        for pod in release.pods:
+            reading = {
+                container["name"]
+                for container in (*pod["spec"]["initContainers"], *pod["spec"]["containers"])
+                if any(mount["name"] == "kek" for mount in container["volumeMounts"])
+            }
+            others = {each["name"] for each in pod["spec"]["containers"]} - {"api"}
+            assert not reading & others
+            assert reading if name != "openbao" else not reading
+
+
+def test_requests_in_progress_survive_an_update(releases: dict[str, Release]) -> None:
+    release = releases["postgresql"]
+    for name in ("clustercert", "clustercert-webhook"):
+        deployment = release.one("Deployment", name)["spec"]
+        assert deployment["strategy"]["rollingUpdate"] == {"maxUnavailable": 0, "maxSurge": 1}
+        pod = deployment["template"]["spec"]
+        assert pod["terminationGracePeriodSeconds"] == 60
+        assert [each["lifecycle"] for each in pod["containers"]] == [{"preStop": {"sleep": {"seconds": 5}}}]
+        assert [each["args"] for each in pod["initContainers"]] == [["db", "upgrade"]]
+        budget = release.one("PodDisruptionBudget", name)["spec"]
+        assert budget["selector"] == deployment["selector"]
+    assert not any("helm.sh/hook" in str(each) for each in release.documents)
+
+
+def test_probes_speak_what_the_container_speaks(releases: dict[str, Release]) -> None:
+    """Clients of the webhook need a certificate with client_ca, and the kubelet has none."""
+    api = {"path": "/readyz", "port": "api"}
+    assert releases["sqlite"].container("api")["readinessProbe"]["httpGet"] == {**api, "scheme": "HTTPS"}
+    assert releases["csi"].container("api")["readinessProbe"]["httpGet"] == {**api, "scheme": "HTTP"}
+    webhook = releases["postgresql"].container("webhook")
+    assert (
+        webhook["readinessProbe"]["tcpSocket"] == webhook["livenessProbe"]["tcpSocket"] == {"port": "webhook"}
+    )
+
+
+def test_services_select_the_pods_with_their_container(releases: dict[str, Release]) -> None:
+    for release in releases.values():
+        for service in release.of_kind("Service"):
+            role = service["metadata"]["labels"]["app.kubernetes.io/component"]
+            [port] = service["spec"]["ports"]
+            selected = [
+                pod
+                for pod in release.pods
+                if service["spec"]["selector"].items() <= pod["metadata"]["labels"].items()
+            ]
+            ports = [
+                each["name"] for pod in selected for one in pod["spec"]["containers"] for each in one["ports"]
+            ]
+            assert ports.count(port["targetPort"]) == 1
+            assert port["targetPort"] == role
+
+
+def test_a_new_policy_or_issuer_restarts_no_pod_and_other_settings_do() -> None:
+    issuer = {"name": "sso", "issuer": "https://a.example", "audiences": ["a"], "projects": ["Default/a"]}
+    first, policy, issuers, other = rendered(
+        DATABASE,
+        {**DATABASE, "config": {"policy": {"max_lifetime": "8h"}}},
+        {**DATABASE, "config": {"identity": {"issuers": [issuer]}}},
+        {**DATABASE, "config": {"limits": {"live_certificates": 5}}},
+    )
+    assert policy.settings != first.settings != issuers.settings
+    assert policy.pods == first.pods
+    # An empty table differs from none, but only once.
+    assert strip(issuers.pods) == strip(first.pods)
+    assert all(one != another for one, another in zip(other.pods, first.pods, strict=True))
+
+
+def strip(pods: list[Document]) -> list[Document]:
+    return [each["spec"] for each in pods]
+
+
+def test_the_alert_rules_are_those_in_deploy(releases: dict[str, Release]) -> None:
+    expected = yaml.safe_load((ROOT / "deploy" / "prometheus-alerts.yaml").read_text())
+    [rule] = releases["postgresql"].of_kind("PrometheusRule")
+    assert rule["spec"] == expected
+
+
+def test_an_archive_of_the_chart_has_its_files_and_no_links(tmp_path: Path) -> None:
+    [done] = helm_chart.calls({"call": "package", "chart": str(CHART), "destination": str(tmp_path)})
+    with tarfile.open(done["result"]) as archive:
+        members = {each.name: each for each in archive}
+        alerts = archive.extractfile("clustercert/files/prometheus-alerts.yaml")
+        assert alerts is not None
+        assert alerts.read() == (ROOT / "deploy" / "prometheus-alerts.yaml").read_bytes()
+        assert all(each.isfile() for each in members.values())
+        assert {"clustercert/values.schema.json", "clustercert/README.md"} <= members.keys()
+        assert not any("/ci/" in name for name in members)
+    values = yaml.safe_load((CHART / "ci" / "postgresql-values.yaml").read_text())
+    assert rendered(values, chart=Path(done["result"])) == rendered(values)
+
+
+def test_the_policy_for_traffic_lets_only_the_listed_peers_in(releases: dict[str, Release]) -> None:
+    spec = releases["postgresql"].one("NetworkPolicy", "clustercert")["spec"]
+    selected = [pod["metadata"]["labels"] for pod in releases["postgresql"].pods]
+    assert all(spec["podSelector"]["matchLabels"].items() <= labels.items() for labels in selected)
+    reached = {
+        (port["port"], str(peer))
+        for rule in spec["ingress"]
+        for port in rule["ports"]
+        for peer in rule["from"]
+    }
+    peers = values_in(CHART / "ci" / "postgresql-values.yaml")["networkPolicy"]
+    assert reached == {
+        *((8443, str(each)) for each in peers["clients"] + peers["prometheus"]),
+        *((8444, str(each)) for each in peers["apiServers"] + peers["prometheus"]),
+    }
+    assert [rule for rule in spec["egress"] if "to" not in rule] == [
+        {"ports": [{"port": 53, "protocol": "UDP"}, {"port": 53, "protocol": "TCP"}]}
+    ]
+    assert [rule for rule in spec["egress"] if "to" in rule] == peers["egress"]
+
+
+def test_the_rights_of_the_signer_are_for_the_namespace_of_the_release(releases: dict[str, Release]) -> None:
+    release = releases["postgresql"]
+    [policy] = release.of_kind("ValidatingAdmissionPolicy")
+    assert f"system:serviceaccount:{helm_chart.NAMESPACE}:clustercert-signer" in str(policy)
+    for kind in ("ClusterRoleBinding", "RoleBinding"):
+        for binding in release.of_kind(kind):
+            assert [each["namespace"] for each in binding["subjects"]] == [helm_chart.NAMESPACE]
+    assert not any(release.of_kind("Namespace"))
+
+
+@pytest.mark.parametrize(
+    ("name", "values", "resource"),
+    [
+        ("clustercert", {}, "clustercert"),
+        ("blue", {}, "blue-clustercert"),
+        ("blue", {"nameOverride": "certs"}, "blue-certs"),
+        ("blue", {"fullnameOverride": "certs"}, "certs"),
+        ("a" * 53, {}, "a" * 50),
+    ],
+)
+def test_resources_have_the_name_of_the_release(name: str, values: dict[str, Any], resource: str) -> None:
+    [release] = rendered(values, name=name)
+    names = {each["metadata"]["name"] for each in release.documents}
+    assert names == {resource, f"{resource}-settings", f"{resource}-webhook"}

@@ -1,0 +1,94 @@
+"""The program runs with what the Helm chart renders."""
+
+import hashlib
+import re
+import ssl
+import subprocess
+import sys
+from pathlib import Path
+
+import httpx
+import pytest
+
+from support import chart_pod, helm_chart
+from support.chart_pod import Pod, Running
+from support.helm_chart import CHART, Release, rendered
+from support.terminal import in_a_terminal
+from support.wait import SECONDS, eventually
+
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(not helm_chart.is_installed(), reason="Helm is not in .venvs/chart: run `make chart`"),
+]
+EXEC = re.compile(r"\$ kubectl exec (?:-it )?statefulset/clustercert -c (\w+) -- clustercert (.+)")
+
+
+def probe(release: Release, name: str, running: Running) -> str:
+    """The answer to the readiness probe. Kubelets do not verify the certificate."""
+    request = release.container(name)["readinessProbe"]["httpGet"]
+    url = f"{request['scheme'].lower()}://127.0.0.1:{running.port}{request['path']}"
+    context = ssl.create_default_context()
+    context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+    return httpx.get(url, verify=context, trust_env=False, timeout=SECONDS).raise_for_status().text
+
+
+def certificate(running: Running) -> bytes:
+    return ssl.PEM_cert_to_DER_cert(ssl.get_server_certificate(("127.0.0.1", running.port)))
+
+
+def test_a_release_with_only_a_name_and_a_key_is_a_working_service(tmp_path: Path) -> None:
+    """From the first start, by the commands in the chart's README, to a changed policy and a changed key."""
+    if reason := chart_pod.missing():
+        pytest.skip(reason)
+    release, changed, broken = rendered(
+        {},
+        {"config": {"policy": {"max_lifetime": "8h"}}},
+        {"config": {"policy": {"username": "{nobody}"}}},
+    )
+    keys = {"kek": chart_pod.new_kek()}
+    pod = Pod(release, tmp_path, {"clustercert-kek": keys})
+    create, assign, fingerprint, rotate = EXEC.findall((CHART / "README.md").read_text())
+    pod.initialise()
+    with pod.running("api") as api, pod.running("webhook") as webhook:
+        for name, running in (("api", api), ("webhook", webhook)):
+            assert probe(release, name, running) == '{"status": "ready"}'
+        assert certificate(api) == certificate(webhook)
+
+        typed = {"Password (at least": "correct horse\n", "Repeat": "correct horse\n"}
+        code, screen = in_a_terminal(create[1].split(), typed, {}, program=pod.exec_command(create[0]))
+        assert code == 0, screen
+        run(*pod.exec_command(assign[0]), *assign[1].split())
+        printed = run(*pod.exec_command(fingerprint[0]), *fingerprint[1].split()).strip()
+        assert printed == hashlib.sha256(certificate(api)).hexdigest()
+        password = tmp_path / "password"
+        password.write_text("correct horse\n")
+        client = (sys.executable, "-m", "clustercert")
+        run(
+            *(*client, "login", f"https://localhost:{api.port}", "--user", "olga"),
+            *("--password-file", str(password), "--ca-fingerprint", printed),
+            home=tmp_path,
+        )
+        run(*client, "project", "create", "eu-de", home=tmp_path)
+
+        for update, said in (
+            (broken, "settings not reloaded"),
+            (changed, '"changed":["policy.max_lifetime"]'),
+        ):
+            pod.update(update)
+            for running in (api, webhook):
+                eventually(lambda log=running.log, text=said: text in log.read_text())  # type: ignore[misc]
+
+        keys["kek"] = chart_pod.new_kek() + keys["kek"]
+        pod.update(changed)
+        assert (
+            run(*pod.exec_command(rotate[0]), *rotate[1].split(), "-o", "json").count('"rewrapped": 1') == 1
+        )
+
+
+def run(*command: str, home: Path | None = None) -> str:
+    environment = {"PATH": "/usr/bin:/bin"} | ({"HOME": str(home)} if home is not None else {})
+    done = subprocess.run(
+        command, capture_output=True, text=True, timeout=SECONDS, check=False, env=environment
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
