@@ -205,6 +205,29 @@ CA_NOT_AFTER = Gauge(
     multiprocess_mode="mostrecent",
 )
 
+ACCESS_REQUESTS = Gauge(
+    "clustercert_access_requests",
+    "Open access requests: pending, approved (not used yet) or active",
+    ["state"],
+    multiprocess_mode="mostrecent",
+)
+ACCESS_REQUEST_SECONDS = Gauge(
+    "clustercert_access_request_oldest_seconds",
+    "Age of the oldest access request that waits for approvals; 0 if none waits",
+    multiprocess_mode="mostrecent",
+)
+ACCESS_REQUESTS_CLOSED = Counter(
+    "clustercert_access_requests_closed",
+    "Closed access requests: denied, expired (not approved or not used in time), ended (early) or finished",
+    ["outcome"],
+)
+for _closed in ("denied", "expired", "ended", "finished"):
+    ACCESS_REQUESTS_CLOSED.labels(_closed)
+ACCESS_BEFORE_APPROVAL = Counter(
+    "clustercert_access_before_approval",
+    "Access requests whose access was used before the approval (break-glass)",
+)
+
 SEALED = Gauge(
     "clustercert_audit_log_size",
     "Events sealed into the audit log",

@@ -1,15 +1,25 @@
 """Use case: access requests. Methods that take a `Caller` authorize it."""
 
 from collections.abc import Awaitable, Callable, Collection, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING
+
+import structlog
 
 from clustercert.model import Actor, AuditEvent, Caller, CertificateRecord, Cluster, IssueRequest, Origin
 from clustercert.model.access_requests import OPEN_STATES, AccessDecision, AccessRequest, RequestedAccess
 from clustercert.model.choices import AccessRequestState
-from clustercert.model.errors import ConcurrentChange, Conflict, Forbidden, InvalidRequest, NotFound
+from clustercert.model.errors import (
+    ConcurrentChange,
+    Conflict,
+    Forbidden,
+    InvalidRequest,
+    NotFound,
+    Unavailable,
+)
 from clustercert.model.ids import is_id, new_id
+from clustercert.observability import metrics
 from clustercert.policy.decision import Policy
 from clustercert.policy.lifetime import MIN_LIFETIME, lifetime_text
 from clustercert.policy.rules import PolicyRule, operates, reads_everything, reads_project
@@ -29,8 +39,12 @@ MAX_CREATED = 100
 CREATION_PERIOD = timedelta(days=1)
 ATTEMPTS = 3
 EXPIRED_AT_ONCE = 100
+# The pause before a request that could not be closed is closed again.
+EXPIRY_RETRY = timedelta(minutes=1)
 
 CLOSED_STATES: tuple[AccessRequestState, ...] = ("denied", "expired", "ended", "finished")
+
+logger = structlog.get_logger()
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,6 +107,8 @@ class AccessRequests:
     clusters: ClusterQueries
     with_all_roles: Callable[[Caller], Awaitable[Caller]]
     now: Callable[[], datetime]
+    # When to close the requests again that could not be closed, by id.
+    _retry_at: dict[str, datetime] = field(default_factory=dict)
 
     async def offers(self, caller: Caller, cluster_id: str) -> tuple[Cluster, tuple[PolicyRule, ...]]:
         """Return a cluster and the rules whose groups the caller can request for it. Raises NotFound."""
@@ -279,14 +295,27 @@ class AccessRequests:
         Raises Conflict if the request can't be used any more, or Unavailable.
         """
         actor = Actor(record.user_id, Origin(record.source_address, record.request_id))
-        await self.queries.record(record, event, steps.claim(record.issued_at, actor))
+        request, is_first = await self.queries.record(record, event, steps.claim(record.issued_at, actor))
+        if is_first and request.approved_at is None:
+            metrics.ACCESS_BEFORE_APPROVAL.inc()
 
     async def expire_due(self) -> int:
-        """Close the requests whose time is over. Returns how many were found, at most `EXPIRED_AT_ONCE`."""
+        """Close the requests whose time is over. Returns how many were found, at most `EXPIRED_AT_ONCE`.
+
+        A request that can't be closed is logged and left for later, so that it doesn't delay the others. Raises
+        Unavailable.
+        """
         now = self.now()
-        due = await self.queries.due(now, EXPIRED_AT_ONCE)
+        self._retry_at = {request_id: at for request_id, at in self._retry_at.items() if at > now}
+        due = await self.queries.due(now, EXPIRED_AT_ONCE, without=self._retry_at)
         for request_id in due:
-            await self.queries.change(request_id, steps.lapse(now))
+            try:
+                await self._change(request_id, steps.lapse(now))
+            except Unavailable:
+                raise
+            except Exception:
+                logger.exception("access request not closed", access_request=request_id)
+                self._retry_at[request_id] = now + EXPIRY_RETRY
         return len(due)
 
     async def _expire_open(self, user_id: str, cluster_id: str, now: datetime) -> None:
@@ -294,10 +323,16 @@ class AccessRequests:
         selected = RequestFilter(asked_by=user_id, cluster_id=cluster_id, states=OPEN_STATES)
         for request in await self.queries.page(selected, limit=1):
             if request.lapsed(now) is not request:
-                await self.queries.change(request.id, steps.lapse(now))
+                await self._change(request.id, steps.lapse(now))
 
     async def _changed(self, caller: Caller, request_id: str, step: Step) -> SeenRequest:
-        return await self._seen(caller, await self.queries.change(request_id, step))
+        return await self._seen(caller, await self._change(request_id, step))
+
+    async def _change(self, request_id: str, step: Step) -> AccessRequest:
+        request, is_changed = await self.queries.change(request_id, step)
+        if is_changed and not request.is_open:
+            metrics.ACCESS_REQUESTS_CLOSED.labels(request.state).inc()
+        return request
 
     async def _cluster(self, caller: Caller, cluster_id: str) -> Cluster:
         cluster = await self.clusters.reachable(cluster_id, caller.roles.keys())

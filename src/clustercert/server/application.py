@@ -35,6 +35,7 @@ from clustercert.http.source_address import SourceAddresses
 from clustercert.limits.failures import FailureLimit
 from clustercert.limits.issuing import LimitedIssuance
 from clustercert.model import Actor, Caller, Domain, UnverifiedRequest, User, utc_now
+from clustercert.model.access_requests import OPEN_STATES
 from clustercert.model.choices import ServerRole
 from clustercert.model.errors import ClustercertError, LogDamaged, StoreFault, Unauthenticated, Unavailable
 from clustercert.model.identity import BUILT_IN
@@ -46,6 +47,7 @@ from clustercert.policy.templates import groups_and_templates
 from clustercert.server.policy_changes import PolicyChanges
 from clustercert.server.reloading import Reloader
 from clustercert.settings import Settings
+from clustercert.store.access_requests import AccessRequestQueries
 from clustercert.store.ca_rotations import RUNNING, CaRotationQueries, RotationCounts
 from clustercert.store.certificates import CertificateMaintenance
 from clustercert.store.clusters import ClusterQueries
@@ -118,8 +120,8 @@ class StoreGauges:
     """Updates the metrics that need the database.
 
     Counts certificates that are valid and unrevoked, clusters whose API servers do not call the webhook, clusters that
-    were not verified recently, and the rotations of client CAs. Also measures the age of the oldest unsealed event, and
-    the difference between this machine's clock and the database server's clock.
+    were not verified recently, the rotations of client CAs, and open access requests. Also measures the age of the
+    oldest unsealed event, and the difference between this machine's clock and the database server's clock.
     """
 
     def __init__(
@@ -129,6 +131,7 @@ class StoreGauges:
         clusters: ClusterQueries,
         usage: CredentialUsageQueries,
         rotations: CaRotationQueries,
+        requests: AccessRequestQueries,
         unsealed_since: Callable[[], Awaitable[datetime | None]],
         now: Callable[[], datetime],
     ) -> None:
@@ -137,6 +140,7 @@ class StoreGauges:
         self._clusters = clusters
         self._usage = usage
         self._rotations = rotations
+        self._requests = requests
         self._unsealed_since = unsealed_since
         self._now = now
         self._counted_at = datetime.min.replace(tzinfo=UTC)
@@ -162,6 +166,11 @@ class StoreGauges:
         for name, count in zip(EXPIRY_WINDOWS, windows, strict=True):
             metrics.EXPIRING.labels(name).set(count)
         self._update_client_cas(await self._rotations.counts(), now)
+        requests = await self._requests.counts()
+        for state in OPEN_STATES:
+            metrics.ACCESS_REQUESTS.labels(state).set(requests.states.get(state, 0))
+        waiting_since = requests.oldest_pending
+        metrics.ACCESS_REQUEST_SECONDS.set((now - waiting_since).total_seconds() if waiting_since else 0)
 
     def _update_client_cas(self, counts: RotationCounts, now: datetime) -> None:
         for state in RUNNING:
@@ -378,6 +387,7 @@ def services_of(components: Components, role: ServerRole) -> Services:
             components.clusters.queries,
             components.webhook.credential_usage.queries,
             components.ca_rotations.queries,
+            components.requests.queries,
             components.log_sealer.unsealed_since,
             utc_now,
         ).update,

@@ -122,8 +122,8 @@ class AccessRequestQueries(Queries):
                 await record_events(connection, (event,))
         return request, True
 
-    async def change(self, request_id: str, step: Step) -> AccessRequest:
-        """Make a step of a request. Returns the request after the step.
+    async def change(self, request_id: str, step: Step) -> tuple[AccessRequest, bool]:
+        """Make a step of a request. Returns the request after the step, and whether the step changed it.
 
         Raises NotFound if there is no such request, or any error that `step` raises.
         """
@@ -132,22 +132,29 @@ class AccessRequestQueries(Queries):
 
     async def record(
         self, record: CertificateRecord, event: AuditEvent, step: Callable[[AccessRequest], Change | None]
-    ) -> None:
+    ) -> tuple[AccessRequest, bool]:
         """Record a certificate of a request with its event, and make the step of the request, in one transaction.
 
-        Raises any error that `step` raises, or Conflict if the certificate would outlive the request.
+        Returns the request after the step, and whether the step changed it. Raises any error that `step` raises, or
+        Conflict if the certificate would outlive the request.
         """
         async with self._database.transaction() as connection:
-            request = await _change(connection, str(record.access_request_id), step)
+            request, is_changed = await _change(connection, str(record.access_request_id), step)
             if request.ends_at is None or record.not_after > request.ends_at:
                 raise Conflict("The access request's time changed. Try again.")
             epoch = select(tables.generation.c.value).scalar_subquery()
             await connection.execute(insert(_certificate).values(certificate_row(record) | {"epoch": epoch}))
             await record_events(connection, (event,))
+        return request, is_changed
 
-    async def due(self, now: datetime, limit: int) -> tuple[str, ...]:
-        """Return the ids of open requests that change by themselves at `now` or before, the longest overdue first."""
-        query = select(_request.c.id).where(_request.c.due_at <= now).order_by(_request.c.due_at).limit(limit)
+    async def due(self, now: datetime, limit: int, *, without: Collection[str] = ()) -> tuple[str, ...]:
+        """Return the ids of open requests that change by themselves at `now` or before, the longest overdue first.
+
+        Args:
+            without: ids of requests to leave out.
+        """
+        query = select(_request.c.id).where(_request.c.due_at <= now, _request.c.id.not_in(without))
+        query = query.order_by(_request.c.due_at).limit(limit)
         return tuple(row.id for row in await self._rows(query))
 
     async def page(
@@ -201,13 +208,13 @@ class AccessRequestQueries(Queries):
         return len(ids)
 
 
-async def _change(connection: Transaction, request_id: str, step: Step) -> AccessRequest:
+async def _change(connection: Transaction, request_id: str, step: Step) -> tuple[AccessRequest, bool]:
     before = await _read(connection, _request.c.id == request_id, lock=True)
     if before is None:
         raise NotFound("There is no such access request.")
     change = step(before)
     if change is None:
-        return before
+        return before, False
     after = change.request
     await connection.execute(update(_request).where(_request.c.id == request_id).values(_row(after)))
     for decision in set(after.decisions) - set(before.decisions):
@@ -228,7 +235,7 @@ async def _change(connection: Transaction, request_id: str, step: Step) -> Acces
         for revocation, _ in revoked:
             await add_certificate_revocation(connection, revocation, epoch=epoch)
         await record_events(connection, tuple(event for _, event in revoked))
-    return after
+    return after, True
 
 
 async def _save_decision(connection: Transaction, request_id: str, decision: AccessDecision) -> None:

@@ -32,7 +32,7 @@ from clustercert.issuance.entitled_users import EntitledUsers
 from clustercert.issuance.explanations import Explanations
 from clustercert.issuance.recorded_callers import RecordedCallers
 from clustercert.issuance.service import Issuance
-from clustercert.jobs import ca_rotation, maintenance
+from clustercert.jobs import access_requests, ca_rotation, maintenance
 from clustercert.jobs.leader_job import LeaderJob, PeriodicWork
 from clustercert.jobs.sealing import sealing
 from clustercert.kubernetes.bindings import Bindings
@@ -81,8 +81,9 @@ if TYPE_CHECKING:
     from clustercert.authn.oidc.authenticator import OidcAuthenticator
 
 # If a leader is killed, another process takes over after this time. The time is short, because until then no process
-# seals events or enforces revocations in clusters.
+# seals events, ends access requests, or enforces revocations in clusters.
 SEALING_LEASE_SECONDS = 10
+REQUESTS_LEASE_SECONDS = 10
 ENFORCEMENT_LEASE_SECONDS = 15
 ROTATION_LEASE_SECONDS = 15
 # How long a worker may take to record a certificate after its request has ended: the time for the database to answer.
@@ -327,6 +328,10 @@ def leader_jobs(components: Components) -> tuple[LeaderJob, ...]:
     database = components.database
     work = (
         (Leader(database, "seal", SEALING_LEASE_SECONDS), sealing(components.log_sealer)),
+        (
+            Leader(database, "requests", REQUESTS_LEASE_SECONDS),
+            [access_requests.expiry(components.requests.expire_due)],
+        ),
         (Leader(database, "prune"), [maintenance.credential_pruning(components.identity)]),
         (Leader(database, "audit"), _audit_work(components)),
         (Leader(database, "enforce", ENFORCEMENT_LEASE_SECONDS), [_enforcement(components)]),
