@@ -213,7 +213,17 @@ def test_who_could_get_a_group_is_listed_with_rule_lifetime_and_needs(operator: 
         ["USER", "GROUPS", "RULE", "LONGEST", "NEEDS", "UNLESS"],
         ["Default/alice", "clustercert:viewers", "members", "8 hours", "-", "-"],
         ["Default/alice", "clustercert:admins", "break-glass", "1 hour", "the request has a reason", "-"],
+        [
+            *("Default/alice", "clustercert:editors", "edit-on-request", "4 hours"),
+            *("an approved access request (rule edit-on-request)", "-"),
+        ],
         ["Default/carol", "clustercert:admins", "break-glass", "1 hour", "the request has a reason", "-"],
+    ]
+    rows = operator.output_json("policy", "can", "--group", "owners", "--cluster", "prod")
+    needed = ["an access request (rule emergency)"]
+    assert [(row["user"], row["longest"], row["needs"]) for row in rows] == [
+        ("Default/alice", "1 hour", needed),
+        ("Default/carol", "1 hour", needed),
     ]
     rows = operator.output_json("policy", "can", "--group", "ci", "--cluster", "prod")
     assert [(row["user"], row["rule"], row["longest_seconds"]) for row in rows] == [

@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from clustercert.model import Caller, Domain, Group, IssueRequest, Origin
+from clustercert.model.access_requests import RequestedAccess
 from clustercert.model.errors import ClustercertError, InvalidRequest
 from clustercert.model.requests import KEYSTONE_METHODS
 from clustercert.pki.keys import sample_key
@@ -18,6 +19,7 @@ from clustercert.policy.decision import Policy
 from clustercert.policy.entitlements import Entitlement, Entitlements
 from clustercert.policy.lifetime import BACKDATE
 from clustercert.policy.rule_settings import PolicySettings
+from clustercert.policy.rules import PolicyRule
 from support.samples import NOW, PROJECT_ID, caller, client_ca, cluster
 
 Rule = dict[str, Any]
@@ -27,7 +29,9 @@ HOUR = timedelta(hours=1)
 
 
 def loaded(*rules: Rule) -> Policy:
-    return PolicySettings.model_validate({"rules": list(rules)}).policy()
+    # Rules that offer groups need a name.
+    named = [{"name": f"rule-{number}"} | each for number, each in enumerate(rules, 1)]
+    return PolicySettings.model_validate({"rules": named}).policy()
 
 
 def member(*groups: str, roles: tuple[str, ...] = ("member",)) -> Caller:
@@ -58,15 +62,23 @@ LOGINS = list(itertools.product(("token", "access_key"), ADDRESSES))
 
 
 def obtained(policy: Policy, who: Caller) -> Iterator[tuple[str, timedelta]]:
-    """The groups that the user gets with any request, and for how long."""
-    for (method, address), request in itertools.product(LOGINS, REQUESTS):
+    """The groups that the user gets with any request, also with an approved access request, and for how long."""
+    accesses = [None, *map(approved, (rule for rule in policy.rules if rule.offer is not None))]
+    for (method, address), request, access in itertools.product(LOGINS, REQUESTS, accesses):
         sender = replace(who, method=method, origin=Origin(address, "f" * 32))
         try:
-            grant = policy.decide(sender, CLUSTER, request, NOW)
+            grant = policy.decide(sender, CLUSTER, request, NOW, access)
         except ClustercertError:
             continue
         for group in grant.groups:
             yield group, grant.not_after - grant.not_before - BACKDATE
+
+
+def approved(rule: PolicyRule) -> RequestedAccess:
+    """The longest access that the rule offers, approved by an admin."""
+    assert rule.offer is not None
+    met = (frozenset({"role is admin"}),)
+    return RequestedAccess("a" * 32, rule.name, rule.groups, NOW + rule.offer.max_lifetime, True, met)
 
 
 def longest(found: Iterator[tuple[str, timedelta]]) -> dict[str, timedelta]:
@@ -102,7 +114,15 @@ def rules(*expressions: str) -> st.SearchStrategy[list[Rule]]:
     )
     granting = st.fixed_dictionaries({"when": conditions(*expressions), "grant": grant})
     denying = st.fixed_dictionaries({"when": conditions(*expressions), "deny": st.just("No.")})
-    return st.lists(st.one_of(granting, granting, denying), max_size=5)
+    offer = st.fixed_dictionaries(
+        {
+            "groups": st.sampled_from([["a"], ["a", "c"]]),
+            "max_lifetime": st.sampled_from(["1h", "8h"]),
+            "approvals": st.sampled_from([[], [{"role": "admin"}]]),
+        }
+    )
+    offering = st.fixed_dictionaries({"when": conditions(*expressions), "offer": offer})
+    return st.lists(st.one_of(granting, granting, offering, denying), max_size=5)
 
 
 CALLERS = st.builds(
@@ -159,6 +179,33 @@ def test_what_the_request_needs_is_said() -> None:
         ),
         unless=(),
     )
+
+
+def test_what_needs_an_access_request_is_listed_last() -> None:
+    """Who may use the access before its approval needs only the request."""
+    by_admin = {"groups": ["edit"], "max_lifetime": "4h", "approvals": [{"role": "admin"}]}
+    early = by_admin | {"before_approval": True, "max_lifetime": "1h"}
+    alone = by_admin | {"approvals": [], "max_lifetime": "2h"}
+    found = entitled(
+        {"name": "by-admin", "when": {"auth_methods": ["access_key"]}, "offer": by_admin},
+        {"name": "early", "offer": early},
+        {"name": "alone", "offer": alone},
+        {"name": "others", "when": {"roles": ["admin"]}, "offer": alone},
+        rule("standing", groups=["edit"], csr_required=True, max_lifetime="3h"),
+        {"name": "failing", "when": {"cel": "cluster.labels.none == ''"}, "offer": by_admin},
+        group="edit",
+    )
+    assert [(each.rule, each.lifetime, each.needs) for each in found] == [
+        ("standing", 3 * HOUR, ("the request has a csr",)),
+        (
+            "by-admin",
+            4 * HOUR,
+            ("an approved access request (rule by-admin)", "auth_method is access_key"),
+        ),
+        ("early", HOUR, ("an access request (rule early)",)),
+        ("alone", 2 * HOUR, ("an access request (rule alone)",)),
+    ]
+    assert {(each.groups, each.unless) for each in found} == {(("edit",), ())}
 
 
 def test_rules_that_may_refuse_are_named() -> None:

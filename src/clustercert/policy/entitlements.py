@@ -9,6 +9,7 @@ from ipaddress import AddressValueError, IPv4Address, IPv6Address
 from typing import get_args
 
 from clustercert.model import Caller, Cluster, IssueRequest, KeyType, Origin
+from clustercert.model.access_requests import RequestedAccess
 from clustercert.model.errors import ClustercertError, InvalidRequest
 from clustercert.model.identity import BUILT_IN
 from clustercert.model.name_patterns import Names
@@ -126,7 +127,8 @@ class Entitlement:
     Attributes:
         groups: the rule's groups that match the requested group.
         lifetime: the longest lifetime of a certificate with these groups.
-        needs: the conditions that the request must meet.
+        needs: the conditions that the request must meet. If the rule offers its groups, begins with the access request
+            that the user needs.
         unless: the names of rules that refuse some of the requests that meet `needs`.
     """
 
@@ -159,7 +161,12 @@ class _Rule:
 
     @property
     def needs(self) -> tuple[str, ...]:
-        return tuple(condition.clause for condition in (*self.on_request, *self.expressions))
+        clauses = tuple(condition.clause for condition in (*self.on_request, *self.expressions))
+        offer = self.rule.offer
+        if offer is None:
+            return clauses
+        approved = bool(offer.approvals) and not offer.before_approval
+        return (f"{'an approved' if approved else 'an'} access request (rule {self.rule.name})", *clauses)
 
     def takes(self, decision_input: DecisionInput) -> bool:
         """Whether the request meets this rule's conditions on requests. Ignores expressions."""
@@ -217,7 +224,7 @@ class Entitlements:
         self.compared = 0
 
     def entitlements_of(self, caller: Caller) -> tuple[Entitlement, ...]:
-        """Return the user's entitlements, in the order of the rules."""
+        """Return the user's entitlements, in the order of the rules, but those that need an access request last."""
         if not caller.roles_in(self._cluster.project_id):
             return ()
         self.compared += len(self._rules)
@@ -227,7 +234,10 @@ class Entitlements:
         plans = self._plans.get(key)
         if plans is None:
             plans = self._plans[key] = tuple(self._new_plans(matches, caller))
-        return tuple(found for plan in plans if (found := self._granted(plan, decision_input)) is not None)
+        found = ((plan.rule.offer is not None, self._granted(plan, decision_input)) for plan in plans)
+        # The sort is stable, so it keeps the order of the rules.
+        ordered = sorted(found, key=lambda each: each[0])
+        return tuple(entitlement for _, entitlement in ordered if entitlement is not None)
 
     def _input(self, caller: Caller, request: IssueRequest) -> DecisionInput:
         return self._policy.input_of(caller, self._cluster, request, self._now)
@@ -242,10 +252,18 @@ class Entitlements:
         for choice in plan.choices if groups else ():
             caller = choice.variant.sent_by(decision_input.caller)
             with contextlib.suppress(ClustercertError):
-                grant = choice.policy.decide(caller, self._cluster, choice.variant.request, self._now)
+                access = self._access(plan.rule, groups)
+                grant = choice.policy.decide(caller, self._cluster, choice.variant.request, self._now, access)
                 lifetime = grant.not_after - grant.not_before - BACKDATE
                 return Entitlement(plan.rule.name, groups, lifetime, choice.needs, plan.unless)
         return None
+
+    def _access(self, rule: PolicyRule, groups: tuple[str, ...]) -> RequestedAccess | None:
+        """Return the longest approved access to these groups, or None for a rule that grants its groups."""
+        if rule.offer is None:
+            return None
+        met = tuple(frozenset({clause}) for clause in rule.offer.clauses)
+        return RequestedAccess("", rule.name, groups, self._now + rule.offer.max_lifetime, True, met)
 
     def _new_plans(self, matches: Sequence[_Match], caller: Caller) -> Iterator[_Plan]:
         """Yield a plan for each rule that can give the group."""
@@ -282,9 +300,7 @@ class Entitlements:
         return self._policy.strictest(each.rule for each in outcome[1])[0]
 
     def _can_give(self, rule: PolicyRule) -> bool:
-        return rule.grants and (
-            bool(rule.templates) or any(self._group.match((group,)) for group in rule.groups)
-        )
+        return bool(rule.templates) or any(self._group.match((group,)) for group in rule.groups)
 
 
 def _split(rule: PolicyRule) -> _Rule:
@@ -298,13 +314,17 @@ def _split(rule: PolicyRule) -> _Rule:
 
 
 def _matches(rules: Iterable[_Rule], decision_input: DecisionInput) -> Iterator[_Match]:
-    """Yield the rules whose conditions on the user and the cluster are met, or can't be evaluated."""
+    """Yield the rules whose conditions on the user and the cluster are met, or can't be evaluated.
+
+    Leaves out rules that offer groups and can't be evaluated, because such rules refuse no request.
+    """
     for rule in rules:
         try:
             if all(condition.first_false(decision_input) is None for condition in rule.on_user):
                 yield _Match(rule, fails=False)
         except ConditionFailed:
-            yield _Match(rule, fails=True)
+            if rule.rule.offer is None:
+                yield _Match(rule, fails=True)
 
 
 def _outcomes(
@@ -317,7 +337,7 @@ def _outcomes(
 
 
 def _granting(matches: Sequence[_Match], position: int, sent: DecisionInput) -> Sequence[_Rule] | None:
-    """Return the rules that grant a request.
+    """Return the rules that grant a request. Only the rule at `position` may be one that offers its groups.
 
     Returns None if the rule at `position` is not among these rules, or if a rule refuses the request.
     """
@@ -328,7 +348,8 @@ def _granting(matches: Sequence[_Match], position: int, sent: DecisionInput) -> 
             continue
         if match.fails or match.rule.rule.deny is not None:
             return None
-        granting.append(match.rule)
+        if match.rule.rule.offer is None or number == position:
+            granting.append(match.rule)
     return granting if matches[position].rule in granting else None
 
 
