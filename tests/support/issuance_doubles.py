@@ -17,8 +17,9 @@ from clustercert.model import (
     IssueRequest,
     SigningRequest,
 )
+from clustercert.model.access_requests import RequestedAccess
 from clustercert.model.choices import LeafProfile
-from clustercert.model.errors import ClustercertError, Forbidden
+from clustercert.model.errors import ClustercertError, Forbidden, NotFound
 from clustercert.pki.keys import KeyGenerator
 from clustercert.pki.signer import LeafSigner
 from support.apiserver.certificate_requests import signed_leaf
@@ -109,6 +110,24 @@ class MemoryLedger:
         if self.failure:
             raise self.failure
         self.notes.append(event)
+
+
+@dataclass
+class Accesses:
+    """One access request in memory. Its certificates are recorded in the ledger."""
+
+    known: RequestedAccess | None
+    ledger: MemoryLedger
+
+    async def access(
+        self, _caller: Caller, _cluster: Cluster, request_id: str, _now: datetime
+    ) -> RequestedAccess:
+        if self.known is None or self.known.request_id != request_id:
+            raise NotFound
+        return self.known
+
+    async def record(self, record: CertificateRecord, event: AuditEvent) -> None:
+        await self.ledger.record(record, event)
 
 
 @dataclass

@@ -23,14 +23,14 @@ from clustercert.model import (
     IssueRequest,
     Origin,
 )
+from clustercert.model.access_requests import RequestedAccess
 from clustercert.model.errors import ClustercertError, TooManyRequests
-from clustercert.model.events.issuance import event_access_request
 from clustercert.pki.keys import sample_key
 from clustercert.policy.decision import Policy
 from clustercert.policy.replay import MAX_EXAMPLES, NOT_SIGNED, Change, NotReplayable, Replay, parse_decision
 from clustercert.policy.rule_settings import PolicySettings
 from clustercert.store.events import canonical
-from support.issuance_doubles import Clusters, MemoryLedger, Usernames, issuance
+from support.issuance_doubles import Accesses, Clusters, MemoryLedger, Usernames, issuance
 from support.policy_rules import requested
 from support.samples import CLUSTER_ID, NOW, PROJECT_ID, caller, client_ca, cluster
 
@@ -45,7 +45,9 @@ BY_CSR = replace(LONGEST, public_key=sample_key("ec-p384"))
 
 
 def policy(*rules: Rule, **fields: object) -> Policy:
-    return PolicySettings.model_validate({"rules": list(rules)} | fields).policy()
+    # Rules that offer groups need a name.
+    named = [{"name": f"rule-{number}"} | each for number, each in enumerate(rules, 1)]
+    return PolicySettings.model_validate({"rules": named} | fields).policy()
 
 
 @dataclass
@@ -55,6 +57,7 @@ class Service:
     policy: Policy
     where: Cluster
     usernames: Usernames
+    access: RequestedAccess | None = None
 
     def ask(self, who: Caller, request: IssueRequest, at: datetime = NOW) -> dict[str, Any]:
         """Request a certificate. Returns the body of the audit event."""
@@ -67,6 +70,7 @@ class Service:
             policy=self.policy,
             usernames=self.usernames,
             bindings=_NoBindings(None),  # type: ignore[arg-type] # no cluster is called
+            requests=Accesses(self.access, ledger),
         )
         try:
             await service.issue(who, self.where.project_id, self.where.id, request)
@@ -174,10 +178,27 @@ GRANTS = st.fixed_dictionaries(
         "reason_required": st.booleans(),
     },
 )
+OFFERS = st.fixed_dictionaries(
+    {
+        "groups": st.sampled_from([["a"], ["a", "b"]]),
+        "max_lifetime": st.sampled_from(["1h", "8h"]),
+        "approvals": st.sampled_from([[], [{"role": "admin"}]]),
+    }
+)
 RULES = st.lists(
     st.fixed_dictionaries({"when": WHENS, "grant": GRANTS})
-    | st.fixed_dictionaries({"when": WHENS, "deny": st.just("no")}),
+    | st.fixed_dictionaries({"when": WHENS, "deny": st.just("no")})
+    | st.fixed_dictionaries({"when": WHENS, "offer": OFFERS}),
     max_size=5,
+)
+ACCESSES = st.builds(
+    RequestedAccess,
+    st.just("a" * 32),
+    st.sampled_from(["rule-1", "rule-2", "rule-3"]),
+    st.sampled_from([("a",), ("b",)]),
+    st.sampled_from([NOW + timedelta(minutes=30), NOW + timedelta(days=3)]),
+    st.booleans(),
+    st.sampled_from([(), (frozenset({"role is admin"}),)]),
 )
 FOR_ALL = st.fixed_dictionaries(
     {},
@@ -226,6 +247,7 @@ CLUSTERS = st.builds(
     who=CALLERS,
     where=CLUSTERS,
     request=REQUESTS,
+    access=st.none() | ACCESSES,
     later=st.integers(0, 10**7),
 )
 def test_the_same_policy_changes_nothing(
@@ -234,10 +256,13 @@ def test_the_same_policy_changes_nothing(
     who: Caller,
     where: Cluster,
     request: IssueRequest,
+    access: RequestedAccess | None,
     later: int,
 ) -> None:
     same = policy(*rules, **for_all)
-    event = service(same, where).ask(who, request, NOW + timedelta(microseconds=later))
+    issuing = replace(service(same, where), access=access)
+    asked = replace(request, access_request=access.request_id if access is not None else None)
+    event = issuing.ask(who, asked, NOW + timedelta(microseconds=later))
     replay = compared(same, event)
     assert (replay.decisions, replay.unchanged, replay.not_replayable) == (1, 1, {})
     again = compared(replace(same, key_type="rsa-2048"), event)
@@ -330,14 +355,87 @@ def test_a_user_name_of_another_user_stays_refused() -> None:
 # Access requests
 
 
+def edit(*approvals: Rule, **terms: object) -> Rule:
+    offer = {"groups": ["admins"], "max_lifetime": "4h", "approvals": list(approvals)} | terms
+    return {"name": "edit", "when": {"roles": ["member"]}, "offer": offer}
+
+
+BY_ADMIN = edit({"role": "admin"})
+BY_TWO = edit({"role": "admin"}, {"groups": ["leads"]})
+APPROVED = requested("edit", "admins", met=(frozenset({"role is admin"}),))
+
+
+def with_access(of: Policy, access: RequestedAccess, where: Cluster | None = None) -> dict[str, Any]:
+    """Issue a certificate with an access request. Returns the body of the audit event."""
+    issuing = replace(service(of, where), access=access)
+    return issuing.ask(caller("member"), replace(LONGEST, access_request=access.request_id))
+
+
+@pytest.mark.parametrize(
+    ("after", "expected"),
+    [
+        ((MEMBER, BY_ADMIN), set()),
+        ((MEMBER, edit()), set()),
+        ((MEMBER, BY_TWO), {Change.DENIED}),
+        ((MEMBER,), {Change.DENIED}),
+        ((MEMBER, BY_ADMIN | {"name": "other"}), {Change.DENIED}),
+        ((MEMBER, BY_ADMIN | {"when": {"roles": ["reader"]}}), {Change.DENIED}),
+        ((MEMBER, edit({"role": "admin"}, groups=["others"])), {Change.DENIED}),
+        ((MEMBER, edit({"role": "admin"}, groups=["admins", "others"])), set()),
+        ((MEMBER, edit({"role": "admin"}, max_lifetime="30m")), {Change.SHORTER}),
+        ((BY_ADMIN,), {Change.GROUPS}),
+    ],
+)
+def test_a_certificate_of_an_access_request_is_decided_with_the_request(
+    after: tuple[Rule, ...], expected: set[Change]
+) -> None:
+    event = with_access(policy(MEMBER, BY_ADMIN), APPROVED)
+    assert event["kind"] == "certificate.issued"
+    assert event["detail"]["organizations"][:2] == ["admins", "editors"]
+    assert changed(policy(*after), event) == expected
+
+
+def test_access_before_the_approval_is_decided_as_such() -> None:
+    early = requested("edit", "admins", is_approved=False)
+    event = with_access(policy(edit({"role": "admin"}, before_approval=True)), early)
+    assert event["kind"] == "certificate.issued"
+    assert changed(policy(edit({"role": "admin"}, before_approval=True)), event) == set()
+    assert changed(policy(BY_ADMIN), event) == {Change.DENIED}
+
+
+def test_a_refused_request_with_access_is_decided_with_the_request() -> None:
+    """The caller's standing access alone would not be refused."""
+    refused = with_access(policy(MEMBER, BY_TWO), APPROVED)
+    assert (refused["kind"], refused["detail"]["error"]) == ("certificate.refused", "Forbidden")
+    assert refused["detail"]["access_request"] == {
+        "id": "a" * 32,
+        "rule": "edit",
+        "groups": ["admins"],
+        "until": (NOW + timedelta(hours=1)).isoformat(),
+        "is_approved": True,
+        "met": [["role is admin"]],
+    }
+    assert "access_request" not in refused["detail"]["trace"]
+    assert changed(policy(MEMBER, BY_TWO), refused) == set()
+    assert changed(policy(MEMBER, BY_ADMIN), refused) == {Change.ALLOWED}
+    frozen = {"name": "frozen", "deny": "Frozen."}
+    assert changed(policy(BY_ADMIN), with_access(policy(BY_ADMIN, frozen), APPROVED)) == {Change.ALLOWED}
+
+
+def test_the_cluster_role_of_an_access_request_is_decided_again() -> None:
+    roles = ClusterOptions(credential_roles={"edit": "edit", "a-view": "view"})
+    where = replace(cluster(), options=roles)
+    rules = policy(MEMBER | {"name": "a-view"}, BY_ADMIN)
+    event = with_access(rules, APPROVED, where)
+    assert event["detail"]["rule"] == "edit"
+    assert changed(rules, event) == set()
+
+
 def test_the_access_of_a_request_is_read_from_its_event() -> None:
-    access = requested("edit", "editors", met=(frozenset({"role is admin", "group is leads"}), frozenset()))
-    event = service(policy(MEMBER)).ask(caller("member"), LONGEST)
-    recorded = json.loads(json.dumps(event_access_request(access), default=datetime.isoformat))
-    with_access = event | {"detail": event["detail"] | {"access_request": recorded}}
-    assert parse_decision(with_access).access == access
-    assert parse_decision(event).access is None
-    damaged = with_access["detail"] | {"access_request": recorded | {"met": None}}
+    event = with_access(policy(MEMBER, BY_ADMIN), APPROVED)
+    assert parse_decision(event).access == APPROVED
+    assert parse_decision(service(policy(MEMBER)).ask(caller("member"), LONGEST)).access is None
+    damaged = event["detail"] | {"access_request": event["detail"]["access_request"] | {"met": None}}
     with pytest.raises(NotReplayable, match="malformed"):
         parse_decision(event | {"detail": damaged})
 

@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Protocol
+from typing import Protocol, cast
 
 import structlog
 
@@ -24,11 +24,14 @@ from clustercert.model.errors import (
     Unavailable,
 )
 from clustercert.model.events.issuance import (
+    ACCESS_REQUEST,
     CertificateRefused,
+    EventAccessRequest,
     EventRequest,
     event_caller,
     event_cluster,
     event_request,
+    event_trace,
 )
 from clustercert.model.events.operation import (
     AuditBatchRefused,
@@ -217,7 +220,8 @@ class DenialAudit:
             cluster=event_cluster(cluster) if cluster is not None else None,
             error=type(failure).__name__,
             message=failure.message,
-            trace=failure.trace,
+            trace=event_trace(failure.trace),
+            access_request=cast("EventAccessRequest | None", failure.trace.get(ACCESS_REQUEST)),
         )
         await self._record(event)
 

@@ -27,6 +27,7 @@ from clustercert.model.events.issuance import (
     event_caller,
     event_cluster,
     event_request,
+    event_trace,
 )
 from clustercert.observability import metrics
 from clustercert.pki.keys import KeyGenerator, key_type_of
@@ -288,6 +289,6 @@ def _issued_event(
         not_after=record.not_after,
         key_type=record.key_type,
         rule=record.rule,
-        trace=grant.trace,
+        trace=event_trace(grant.trace),
         access_request=event_access_request(grant.access),
     )

@@ -12,6 +12,7 @@ from datetime import datetime, timedelta
 from clustercert.model import Caller, ClientCA, Cluster, Grant, IssueRequest, JsonObject
 from clustercert.model.access_requests import RequestedAccess
 from clustercert.model.errors import Forbidden, InvalidRequest, Unavailable
+from clustercert.model.events.issuance import ACCESS_REQUEST, event_access_request
 from clustercert.model.times import rfc3339
 from clustercert.pki.keys import key_type_of, sample_key
 from clustercert.policy.lifetime import (
@@ -214,6 +215,8 @@ class Policy:
         decision_input = self.input_of(caller, cluster, request, now)
         trace: JsonObject = {"roles": list(decision_input.roles), "key_type": decision_input.key_type}
         trace["decided_at"] = now.isoformat()
+        if access is not None:
+            trace[ACCESS_REQUEST] = event_access_request(access)
         rules = self._matching(decision_input, access, trace)
         groups = self._groups(rules, decision_input, trace)
         username = (
@@ -337,7 +340,6 @@ def _with_access(match: Match, own: Mapping[str, str], access: RequestedAccess, 
 
     Raises Forbidden if no matching rule offers the access, or if the approvals are not those that the rule needs now.
     """
-    trace["access_request"] = {"id": access.request_id, "rule": access.rule, "groups": list(access.groups)}
     if (clause := own.get(access.rule)) is not None:
         raise Forbidden(
             f"The policy's rule {access.rule} does not offer you this access now. It needs: {shortened(clause)}.",

@@ -12,6 +12,9 @@ from clustercert.model.identity import Caller, Group, ProjectName
 from clustercert.model.issuance import IssueRequest
 from clustercert.model.requests import AuthMethod
 
+# The name of the access request in a decision trace.
+ACCESS_REQUEST = "access_request"
+
 
 class EventGroup(TypedDict):
     """One of the caller's groups."""
@@ -65,14 +68,14 @@ class EventAccessRequest(TypedDict):
     """The access request whose groups the caller asked for. See `RequestedAccess`.
 
     Attributes:
-        until: the latest end of a certificate, at the time of the decision.
+        until: the latest end of a certificate, at the time of the decision; RFC 3339.
         met: for each approver, the approval conditions that the approver met, sorted.
     """
 
     id: str
     rule: str
     groups: tuple[str, ...]
-    until: datetime
+    until: str
     is_approved: bool
     met: tuple[tuple[str, ...], ...]
 
@@ -151,6 +154,7 @@ class CertificateRefused(AuditEvent):
         error: the error's class name.
         trace: the policy's decision trace up to the error. Rules that did not match are in the trace only if the caller
             may see them.
+        access_request: the requested access, as input of the decision; None without an access request.
     """
 
     kind: Literal["certificate.refused", "certificate.failed"]
@@ -161,6 +165,7 @@ class CertificateRefused(AuditEvent):
     error: str
     message: str
     trace: Mapping[str, object]
+    access_request: EventAccessRequest | None = None
 
 
 def event_caller(caller: Caller, project_id: str) -> EventCaller:
@@ -198,6 +203,11 @@ def event_request(request: IssueRequest, key_type: str | None) -> EventRequest:
     }
 
 
+def event_trace(trace: Mapping[str, object]) -> Mapping[str, object]:
+    """Return a decision trace without the access request, for which events have a field."""
+    return {name: value for name, value in trace.items() if name != ACCESS_REQUEST}
+
+
 def event_access_request(access: RequestedAccess | None) -> EventAccessRequest | None:
     if access is None:
         return None
@@ -205,7 +215,7 @@ def event_access_request(access: RequestedAccess | None) -> EventAccessRequest |
         "id": access.request_id,
         "rule": access.rule,
         "groups": access.groups,
-        "until": access.until,
+        "until": access.until.isoformat(),
         "is_approved": access.is_approved,
         "met": tuple(tuple(sorted(clauses)) for clauses in access.met),
     }
