@@ -12,6 +12,16 @@ ROW = (
     " issued_at, der) VALUES (?, ?, 's', 0, 'c', 'p', 'a', 'u', 'n', '[]', '2020-01-01 00:00:00.000000', ?, 'ec-p256',"
     " 'csr', 'token', '', '', '2020-01-01 00:00:00.000000', x'')"
 )
+REQUEST = (
+    "INSERT INTO access_request (id, project_id, cluster_id, cluster_name, user_id, user_name, groups, rule, duration,"
+    " reason, conditions, before_approval, claim_within, created_at, approve_by, state, closed_at) VALUES (?, 'p', 'c',"
+    " 'prod', 'u', 'n', '[]', 'r', 60, 'why', '[]', 0, 60, '2020-01-01 00:00:00.000000', '2020-01-01 00:00:00.000000',"
+    " ?, ?)"
+)
+DECISION = (
+    "INSERT INTO access_decision (request_id, part, by, by_name, at, approves, met) VALUES (?, 'access', 'u', 'n',"
+    " '2020-01-01 00:00:00.000000', 0, '[]')"
+)
 
 
 def issue(operator: Operator, name: bytes, ended_ago: timedelta) -> None:
@@ -42,10 +52,29 @@ def test_certificates_past_the_age_are_pruned(operator: Operator) -> None:
     assert operator.output_json("db", "prune", "--older-than", "90d", "--yes")["pruned"] == 0
 
 
+def test_access_requests_that_were_closed_past_the_age_are_pruned_with_their_decisions(
+    operator: Operator,
+) -> None:
+    database = operator.folder / "data" / "clustercert.db"
+    for name, days in (("old", 91), ("new", 89), ("open", None)):
+        closed_at = (
+            None if days is None else f"{datetime.now(UTC) - timedelta(days=days):%Y-%m-%d %H:%M:%S.%f}"
+        )
+        execute(database, REQUEST, name, "denied" if days else "active", closed_at)
+        execute(database, DECISION, name)
+    done = operator.output_json("db", "prune", "--older-than", "90d", "--yes")
+    assert (done["pruned"], done["access_requests"]) == (0, 1)
+    assert rows(database, "SELECT id FROM access_request ORDER BY id") == [("new",), ("open",)]
+    assert rows(database, "SELECT request_id FROM access_decision ORDER BY 1") == [("new",), ("open",)]
+    [(body,)] = rows(database, "SELECT body FROM audit_event WHERE kind = 'access_requests.pruned'")
+    assert isinstance(body, bytes)
+    assert json.loads(body)["detail"] == {"count": 1, "closed_before": done["ended_before"]}
+
+
 def test_prune_requires_confirmation_and_a_valid_age(operator: Operator) -> None:
     issue(operator, b"old", timedelta(days=400))
     refused = operator.error("db", "prune", "--older-than", "90d")
-    assert "the 1 certificates" in refused
+    assert "the 1 certificates and 0 access requests" in refused
     assert "--yes" in refused
     assert "Write it like 90d" in operator.usage_error("db", "prune", "--older-than", "soon", "--yes")
     assert left(operator) == [(b"old",)]

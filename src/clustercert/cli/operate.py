@@ -113,21 +113,25 @@ async def prune(
     operator: Operator,
     older_than: Annotated[
         datetime,
-        typer.Option(parser=time_ago, metavar="AGE", help="Minimum time since expiry, such as 90d or 2w."),
+        typer.Option(parser=time_ago, metavar="AGE", help="Minimum time since the end, such as 90d or 2w."),
     ],
     output: OutputOption = Output.TABLE,
     yes: YesOption = False,
 ) -> None:
-    """Delete certificates that expired long ago. Their audit events stay.
+    """Delete certificates and access requests that ended long ago. Their audit events stay.
 
     The service can keep running. If the command is interrupted, run it again.
     """
     from clustercert.model import utc_now
     from clustercert.model.events.administration import CertificatesPruned
+    from clustercert.model.events.requests import AccessRequestsPruned
 
     ended = rfc3339(older_than)
-    expired = await operator.components.certificates.count_expired(older_than)
-    confirm(f"Delete the {expired} certificates that expired before {ended}?", yes=yes)
+    certificates, requests = operator.components.certificates, operator.components.requests.queries
+    expired, closed = await certificates.count_expired(older_than), await requests.count_closed(older_than)
+    confirm(
+        f"Delete the {expired} certificates and {closed} access requests that ended before {ended}?", yes=yes
+    )
 
     def event(count: int) -> CertificatesPruned:
         """Create the audit event for `count` certificates that were deleted together."""
@@ -135,10 +139,18 @@ async def prune(
             at=utc_now(), actor=operator.actor, subject=ended, count=count, ended_before=ended
         )
 
-    pruned = 0
-    while count := await operator.components.certificates.prune(older_than, event):
+    def requests_event(count: int) -> AccessRequestsPruned:
+        return AccessRequestsPruned(
+            at=utc_now(), actor=operator.actor, subject=ended, count=count, closed_before=ended
+        )
+
+    pruned = pruned_requests = 0
+    while count := await certificates.prune(older_than, event):
         pruned += count
-    show_one({"pruned": pruned, "ended_before": older_than}, output, name="pruned")
+    while count := await requests.prune(older_than, requests_event):
+        pruned_requests += count
+    row = {"pruned": pruned, "access_requests": pruned_requests, "ended_before": older_than}
+    show_one(row, output, name="pruned")
 
 
 async def _ensure_domain(operator: Operator) -> bool:

@@ -48,6 +48,7 @@ def event(
         actor=actor,
         subject=request.id,
         project_id=request.project_id,
+        actor_name=_actor_name(request, actor, decision),
         state=request.state,
         cluster_id=request.cluster_id,
         cluster_name=request.cluster_name,
@@ -64,6 +65,13 @@ def event(
         met=tuple(sorted(decision.met)) if decision is not None else (),
         certificates=revoked,
     )
+
+
+def _actor_name(request: AccessRequest, actor: Actor, decision: AccessDecision | None) -> str:
+    if decision is not None:
+        return decision.by_name
+    # Nobody else makes other changes, except closing the request.
+    return request.user_name if actor.id == request.user_id else request.closed_by or actor.id
 
 
 def lapse(now: datetime) -> Callable[[AccessRequest], Change | None]:

@@ -30,6 +30,7 @@ _request, _decision, _certificate = tables.access_request, tables.access_decisio
 
 # The maximum number of certificates that the end of a request revokes. The limits for issuing are far below it.
 MAX_REVOKED = 10_000
+PRUNED_AT_ONCE = 1000
 
 
 @dataclass(frozen=True, slots=True)
@@ -198,14 +199,24 @@ class AccessRequestQueries(Queries):
             found = {row[0]: row[1] for row in await connection.execute(states)}
             return AccessRequestCounts(found, (await connection.execute(oldest)).scalar_one())
 
-    async def prune(self, closed_before: datetime, limit: int) -> int:
-        """Delete at most `limit` requests that were closed before a time, with their decisions. Returns how many."""
-        query = select(_request.c.id).where(_request.c.closed_at < closed_before).limit(limit)
+    async def count_closed(self, closed_before: datetime) -> int:
+        """Count the requests that were closed before a time."""
+        query = select(func.count()).where(_request.c.closed_at < closed_before)
+        return await self._scalar(query) or 0
+
+    async def prune(self, closed_before: datetime, event: Callable[[int], AuditEvent]) -> int:
+        """Delete a batch of requests that were closed before a time, with their decisions. Returns how many.
+
+        `event` creates an audit event from the number of deleted requests, and is not called if the number is 0.
+        """
+        query = select(_request.c.id).where(_request.c.closed_at < closed_before).limit(PRUNED_AT_ONCE)
         async with self._database.transaction() as connection:
             ids = (await connection.execute(query)).scalars().all()
             await connection.execute(delete(_decision).where(_decision.c.request_id.in_(ids)))
-            await connection.execute(delete(_request).where(_request.c.id.in_(ids)))
-        return len(ids)
+            count = (await connection.execute(delete(_request).where(_request.c.id.in_(ids)))).rowcount
+            if count:
+                await record_events(connection, (event(count),))
+        return count
 
 
 async def _change(connection: Transaction, request_id: str, step: Step) -> tuple[AccessRequest, bool]:

@@ -19,6 +19,7 @@ class AccessRequestChanged(AuditEvent):
     """An access request was created, decided, used, extended or closed. The subject is the request's id.
 
     Attributes:
+        actor_name: the name of the actor, with the domain; `clustercert` for the service.
         state: the state after the change.
         user_id, user_name: who asked for the access.
         groups: the requested Kubernetes groups.
@@ -34,6 +35,7 @@ class AccessRequestChanged(AuditEvent):
     """
 
     kind: AccessRequestChange
+    actor_name: str
     state: AccessRequestState
     cluster_id: str
     cluster_name: str
@@ -49,3 +51,12 @@ class AccessRequestChanged(AuditEvent):
     conditions: tuple[str, ...] = ()
     met: tuple[str, ...] = ()
     certificates: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AccessRequestsPruned(AuditEvent):
+    """Access requests that were closed long ago were deleted, with their decisions."""
+
+    kind: Literal["access_requests.pruned"] = "access_requests.pruned"
+    count: int
+    closed_before: str
