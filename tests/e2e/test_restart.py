@@ -6,6 +6,7 @@ import http.client
 import itertools
 import os
 import shutil
+import signal
 import socket
 import subprocess
 import sys
@@ -13,12 +14,13 @@ import threading
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import pytest
 
 from support.demo_process import COMMAND
 from support.kubernetes_messages import review
-from support.serve_process import end, environment_of
+from support.serve_process import end, environment_of, serving
 from support.wait import SECONDS, eventually
 from support.world import World, make, webhook_token
 
@@ -51,6 +53,8 @@ class Reviews:
         connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=SECONDS)
         headers = {"Authorization": f"Bearer {self.token}", "Content-Type": "application/json"}
         while not self.stop.is_set():
+            # A connection that was closed is opened again, perhaps to another process.
+            connection.port = self.port
             try:
                 connection.request("POST", self.path, review(), headers)
                 answer = connection.getresponse()
@@ -112,11 +116,11 @@ def service(tmp_path: Path) -> Iterator[Service]:
 
 
 @contextlib.contextmanager
-def under_load(service: Service) -> Iterator[Reviews]:
+def under_load(service: Service, port: int | None = None) -> Iterator[Reviews]:
     cluster = service.world.clusters["plain"].id
     path = f"/clustercert/v1/kubernetes/clusters/{cluster}/authorize?timeout=3s"
     token = asyncio.run(webhook_token(service.world))
-    reviews = Reviews(service.listening.getsockname()[1], path, token)
+    reviews = Reviews(port or service.listening.getsockname()[1], path, token)
     threads = [threading.Thread(target=reviews.send) for _ in range(CLIENTS)]
     for thread in threads:
         thread.start()
@@ -186,6 +190,21 @@ def ready(connection: http.client.HTTPConnection) -> tuple[int, str | None]:
 
 
 @pytest.mark.skipif(ACTIVATE is None, reason="systemd-socket-activate is not installed")
+def test_a_replica_that_drains_fails_no_review(service: Service) -> None:
+    """Behind a load balancer, which opens no connections to a replica that is about to end."""
+    with (
+        serving(service.world, "--role", "webhook", "--drain") as old,
+        serving(service.world, "--role", "webhook") as new,
+    ):
+        with under_load(service, port=urlsplit(old.url).port) as reviews:
+            reviews.port = urlsplit(new.url).port or 0
+            old.process.send_signal(signal.SIGTERM)
+            assert old.process.wait(SECONDS) == 0
+            reviews.continue_on()
+        assert reviews.failed == []
+        assert reviews.closed == CLIENTS
+
+
 def test_the_units_command_is_started_by_a_connection_and_restarted(service: Service) -> None:
     host, port = service.listening.getsockname()
     connection = http.client.HTTPConnection(host, port, timeout=SECONDS)

@@ -365,6 +365,14 @@ def serve(
     workers: Annotated[
         int | None, typer.Option(min=1, max=256, help="Number of worker processes. Overrides the settings.")
     ] = None,
+    drain: Annotated[
+        bool,
+        typer.Option(
+            "--drain",
+            help="After SIGTERM, answer each open connection once more, for up to 10 seconds, so that clients connect "
+            "to another replica. Only with one worker.",
+        ),
+    ] = False,
 ) -> None:
     """Run the service until it is interrupted. Finishes requests in progress."""
     from clustercert.server import serving, tls_files
@@ -393,7 +401,7 @@ def serve(
     address, actual_port = listener.address
     files = tls_files.tls(loaded, address, role)
     announce = threading.Thread(target=_print_address, args=(address, actual_port, files), daemon=True)
-    serving.run(loaded, listener, files, role, load=load, watch=watch, on_start=announce.start)
+    serving.run(loaded, listener, files, role, load=load, watch=watch, drain=drain, on_start=announce.start)
 
 
 def _load_for_role(load: Callable[[], "Settings"], role: ServerRole) -> "Settings":

@@ -226,6 +226,7 @@ def run(
     *,
     load: Callable[[], Settings],
     watch: FileWatch,
+    drain: bool = False,
     on_start: Callable[[], None] = lambda: None,
 ) -> None:
     """Serve until SIGINT or SIGTERM, and finish requests in flight. Raises ClustercertError.
@@ -233,6 +234,7 @@ def run(
     Args:
         load: a function that reads the settings again. Workers call this function too, so it must be picklable.
         watch: the files that `load` reads, as they were before the settings were loaded.
+        drain: after SIGTERM, drain connections. An inherited socket implies this. Has no effect with several workers.
         on_start: called in this process, just before it serves or starts its workers.
     """
     _raise_open_files()
@@ -240,7 +242,7 @@ def run(
     config = _config(app)
     on_start()
     if settings.server.workers == 1:
-        _serve(config, listener)
+        _serve(config, listener, drain=drain or listener.inherited)
     else:
         _supervise(app, config, listener.socket)
 
@@ -272,9 +274,9 @@ def _config(app: "_Application") -> uvicorn.Config:
     )
 
 
-def _serve(config: uvicorn.Config, listener: Listener) -> None:
-    # Drain only if another process then takes over the socket. Otherwise, draining would only delay the exit.
-    server = DrainingServer(config) if listener.inherited else uvicorn.Server(config)
+def _serve(config: uvicorn.Config, listener: Listener, *, drain: bool) -> None:
+    # Draining would only delay the exit if no other process took over the clients.
+    server = DrainingServer(config) if drain else uvicorn.Server(config)
 
     def stop(_number: int, _frame: object) -> None:
         server.should_exit = True
