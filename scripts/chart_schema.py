@@ -135,6 +135,7 @@ _TEXTS: Schema = {"type": "array", "items": _TEXT}
 _TEXT_BY_NAME: Schema = {"type": "object", "additionalProperties": _TEXT}
 _PORT: Schema = {"type": "integer", "minimum": 1, "maximum": 65535}
 _NAME: Schema = {"type": "string", "pattern": "^[a-z0-9]([a-z0-9-]*[a-z0-9])?$", "maxLength": 50}
+_FILES: Schema = {"type": "object", "propertyNames": _NAME, "additionalProperties": _ANY_OBJECT}
 _WORKLOAD = _object(
     {
         "replicas": {"type": "integer", "minimum": 1},
@@ -198,7 +199,8 @@ _CHART_VALUES: dict[str, Schema] = {
             "alerts": _object({"enabled": _YES_OR_NO, "labels": _TEXT_BY_NAME}),
         }
     ),
-    "files": {"type": "object", "propertyNames": _NAME, "additionalProperties": _ANY_OBJECT},
+    "files": _FILES,
+    "privateFiles": _FILES,
     "env": {"type": "array", "items": {"anyOf": [_FROM_ELSEWHERE, _NO_SECRET]}},
     "api": _WORKLOAD,
     "webhook": _WORKLOAD,
@@ -226,9 +228,10 @@ _CHART_VALUES: dict[str, Schema] = {
         }
     ),
     "csrApi": _object({"enabled": _YES_OR_NO}),
-    "serviceAccount": _object({"annotations": _TEXT_BY_NAME}),
+    "serviceAccount": _object({"annotations": _TEXT_BY_NAME, "automountToken": _YES_OR_NO}),
     "podAnnotations": _TEXT_BY_NAME,
     "podLabels": _TEXT_BY_NAME,
+    "podSecurityContext": _ANY_OBJECT,
     "nodeSelector": _TEXT_BY_NAME,
     "tolerations": _OBJECTS,
     "affinity": _ANY_OBJECT,

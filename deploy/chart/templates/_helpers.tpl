@@ -115,17 +115,12 @@ annotations:
 {{- $values := .root.Values }}
 {{- $name := include "clustercert.fullname" .root }}
 serviceAccountName: {{ $name }}
-automountServiceAccountToken: false
+automountServiceAccountToken: {{ $values.serviceAccount.automountToken }}
 enableServiceLinks: false
-# 5 s until no new connections arrive, then 35 s for requests in progress.
+# 5 s until no new connections arrive, 10 s for kept connections, then 35 s for requests in progress.
 terminationGracePeriodSeconds: 60
 securityContext:
-  runAsNonRoot: true
-  runAsUser: 65532
-  runAsGroup: 65532
-  fsGroup: 65532
-  fsGroupChangePolicy: OnRootMismatch
-  seccompProfile: {type: RuntimeDefault}
+  {{- toYaml $values.podSecurityContext | nindent 2 }}
 {{- with $values.imagePullSecrets }}
 imagePullSecrets:
   {{- toYaml . | nindent 2 }}
@@ -160,7 +155,7 @@ topologySpreadConstraints:
 initContainers:
   # Several at once are safe.
   - name: db-upgrade
-    {{- include "clustercert.container" (dict "root" .root "kek" true) | nindent 4 }}
+    {{- include "clustercert.container" (dict "root" .root "keys" true) | nindent 4 }}
     args: [db, upgrade]
     resources:
       {{- toYaml (get $values .role).resources | nindent 6 }}
@@ -170,8 +165,8 @@ containers:
   {{- $settings := include "clustercert.settings" $.root | fromJson }}
   {{- $table := ternary $settings.server $settings.webhook (eq . "api") }}
   - name: {{ . }}
-    {{- include "clustercert.container" (dict "root" $.root "kek" (eq . "api")) | nindent 4 }}
-    args: [serve, --role, {{ . }}]
+    {{- include "clustercert.container" (dict "root" $.root "keys" (eq . "api")) | nindent 4 }}
+    args: [serve, --role, {{ . }}, --drain]
     ports:
       - name: {{ . }}
         containerPort: {{ $port }}
@@ -221,13 +216,15 @@ volumes:
     secret: {secretName: {{ .existingSecret }}, defaultMode: 0440}
   {{- end }}
   {{- end }}
-  {{- range $file, $volume := $values.files }}
-  - name: file-{{ $file }}
+  {{- range $kind, $files := dict "file" $values.files "private" $values.privateFiles }}
+  {{- range $file, $volume := $files }}
+  - name: {{ $kind }}-{{ $file }}
     {{- toYaml $volume | nindent 4 }}
+  {{- end }}
   {{- end }}
 {{- end }}
 
-{{- /* A container without its arguments. `kek`: whether it may read the key-encryption key. */ -}}
+{{- /* A container without its arguments. `keys`: whether it may read keys and private files. */ -}}
 {{- define "clustercert.container" -}}
 {{- $values := .root.Values -}}
 image: {{ include "clustercert.image" .root }}
@@ -266,11 +263,16 @@ volumeMounts:
   {{- if include "clustercert.tlsSecret" .root }}
   - {name: tls, mountPath: /etc/clustercert/tls, readOnly: true}
   {{- end }}
-  {{- if and .kek (or $values.kek.csi $values.kek.existingSecret) }}
-  - {name: kek, mountPath: /etc/clustercert/kek, readOnly: true}
-  {{- end }}
   {{- range $file, $_ := $values.files }}
   - {name: file-{{ $file }}, mountPath: /etc/clustercert/files/{{ $file }}, readOnly: true}
+  {{- end }}
+  {{- if .keys }}
+  {{- if or $values.kek.csi $values.kek.existingSecret }}
+  - {name: kek, mountPath: /etc/clustercert/kek, readOnly: true}
+  {{- end }}
+  {{- range $file, $_ := $values.privateFiles }}
+  - {name: private-{{ $file }}, mountPath: /etc/clustercert/files/{{ $file }}, readOnly: true}
+  {{- end }}
   {{- end }}
 {{- end }}
 
