@@ -1,16 +1,23 @@
 """The program runs with what the Helm chart renders."""
 
+import contextlib
 import hashlib
 import re
 import ssl
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import httpx
 import pytest
+from cryptography.hazmat.primitives.serialization import Encoding
 
-from support import chart_pod, helm_chart
+from clustercert.pki.certificates import chain_pem
+from clustercert.pki.keys import key_pem, new_key
+from clustercert.server.tls_files import new_server_certificate
+from support import chart_pod, helm_chart, postgres
 from support.chart_pod import Pod, Running
 from support.helm_chart import CHART, Release, rendered
 from support.terminal import in_a_terminal
@@ -46,7 +53,7 @@ def test_a_release_with_only_a_name_and_a_key_is_a_working_service(tmp_path: Pat
         {"config": {"policy": {"username": "{nobody}"}}},
     )
     keys = {"kek": chart_pod.new_kek()}
-    pod = Pod(release, tmp_path, {"clustercert-kek": keys})
+    pod = Pod(release, "api", tmp_path, {"clustercert-kek": keys})
     create, assign, fingerprint, rotate = EXEC.findall((CHART / "README.md").read_text())
     pod.initialise()
     with pod.running("api") as api, pod.running("webhook") as webhook:
@@ -83,6 +90,46 @@ def test_a_release_with_only_a_name_and_a_key_is_a_working_service(tmp_path: Pat
         assert (
             run(*pod.exec_command(rotate[0]), *rotate[1].split(), "-o", "json").count('"rewrapped": 1') == 1
         )
+
+
+def test_several_pods_share_a_database(server: postgres.Server, tmp_path: Path) -> None:
+    """On PostgreSQL: both Deployments, which all upgrade the schema at the same time."""
+    if reason := chart_pod.missing():
+        pytest.skip(reason)
+    key = new_key("ec-p256")
+    chain = new_server_certificate(key, ["localhost"], datetime.now(UTC), timedelta(days=1))
+    policy = {"policy.toml": b'max_lifetime = "8h"\nrole_groups = true\n'}
+    objects = {
+        "clustercert-kek": {"kek": chart_pod.new_kek()},
+        "database": {"url": server.create().encode()},
+        "tls": {"tls.crt": chain_pem(chain), "tls.key": key_pem(key)},
+        "metrics": {"token": b"a-token-for-prometheus"},
+        "policy": policy,
+    }
+    named = {each: {"existingSecret": each} for each in ("database", "tls", "metrics")}
+    [release] = rendered({**named, "policyConfigMap": "policy"})
+    roles = ("api", "webhook", "api", "webhook")
+    pods = [Pod(release, role, tmp_path / str(number), objects) for number, role in enumerate(roles)]
+    with ThreadPoolExecutor(len(pods)) as threads:
+        list(threads.map(Pod.initialise, pods))
+    with contextlib.ExitStack() as stack:
+        all_running = [
+            stack.enter_context(pod.running(role)) for pod, role in zip(pods[:2], roles[:2], strict=True)
+        ]
+        for role, running in zip(roles, all_running, strict=False):
+            assert probe(release, role, running) == '{"status": "ready"}'
+            assert certificate(running) == chain[0].public_bytes(Encoding.DER)
+            context = ssl.create_default_context(cadata=chain_pem(chain[1:]).decode())
+            url = f"https://localhost:{running.port}/metrics"
+            with httpx.Client(verify=context, trust_env=False, timeout=SECONDS) as client:
+                assert client.get(url).status_code == 403
+                token = {"Authorization": "Bearer a-token-for-prometheus"}
+                assert "clustercert_requests_total" in client.get(url, headers=token).text
+
+        policy["policy.toml"] = policy["policy.toml"].replace(b"8h", b"4h")
+        for pod, running in zip(pods, all_running, strict=False):
+            pod.update(release)
+            eventually(lambda log=running.log: '"changed":["policy.max_lifetime"]' in log.read_text())  # type: ignore[misc]
 
 
 def run(*command: str, home: Path | None = None) -> str:

@@ -30,6 +30,9 @@ _UNPRIVILEGED = (
 # The other folders come from volumes, or the container has none.
 _NOT_IN_IMAGE = {"dev", "etc", "lost+found", "mnt", "proc", "run", "sys", "tmp", "var"}
 
+# The content of the keys of Secrets and ConfigMaps, by name.
+Objects = Mapping[str, Mapping[str, bytes]]
+
 
 def missing() -> str | None:
     """Why this machine can't run pods, or None."""
@@ -53,12 +56,16 @@ class Running:
 
 
 class Pod:
-    """The only pod of a release. `secrets` has the content of each Secret's keys."""
+    """The pod of a release that has this container. `objects`: what the release only names."""
 
-    def __init__(self, release: Release, folder: Path, secrets: Mapping[str, Mapping[str, bytes]]) -> None:
-        [template] = release.pods
-        self._spec = template["spec"]
-        self._folder, self._secrets, self._updates = folder, secrets, 0
+    def __init__(self, release: Release, container: str, folder: Path, objects: Objects) -> None:
+        [self._spec] = (
+            pod["spec"]
+            for pod in release.pods
+            if any(each["name"] == container for each in pod["spec"]["containers"])
+        )
+        self._folder, self._objects, self._updates = folder, objects, 0
+        folder.mkdir(exist_ok=True)
         for above in (folder, *folder.parents):
             # Temporary folders are only for the user who runs the tests.
             if above.stat().st_uid == os.geteuid() and above != Path("/"):
@@ -76,14 +83,17 @@ class Pod:
     def update(self, release: Release) -> None:
         """Replace the files of all ConfigMaps and Secrets, as a kubelet does after a change."""
         self._updates += 1
+        rendered = {
+            each["metadata"]["name"]: {name: text.encode() for name, text in each["data"].items()}
+            for each in release.of_kind("ConfigMap")
+        }
         for volume in self._spec["volumes"]:
             if "configMap" in volume:
-                data = release.one("ConfigMap", volume["configMap"]["name"]).get("data", {})
-                content = {name: text.encode() for name, text in data.items()}
-                self._project(volume["name"], content, 0o644)
+                name = volume["configMap"]["name"]
+                self._project(volume["name"], rendered.get(name) or self._objects[name], 0o644)
             elif "secret" in volume:
                 secret = volume["secret"]
-                self._project(volume["name"], self._secrets[secret["secretName"]], secret["defaultMode"])
+                self._project(volume["name"], self._objects[secret["secretName"]], secret["defaultMode"])
 
     def _project(self, volume: str, content: Mapping[str, bytes], mode: int) -> None:
         """Source: kubernetes/pkg/volume/util/atomic_writer.go."""
@@ -156,11 +166,17 @@ class Pod:
         if ROOT.is_relative_to(tempfile.gettempdir()):
             command += ["--ro-bind", str(ROOT), str(ROOT)]
         for variable in container["env"]:
-            command += ["--setenv", variable["name"], variable["value"]]
+            command += ["--setenv", variable["name"], self._value(variable)]
         command += ["--setenv", "PATH", "/usr/bin:/bin", "--remount-ro", "/", "--chdir", "/"]
         for capability in ("CAP_SETUID", "CAP_SETGID", "CAP_SETPCAP"):
             command += ["--cap-add", capability]
         return [*command, "--", *_UNPRIVILEGED, *_PROGRAM, *arguments]
+
+    def _value(self, variable: Document) -> str:
+        if "value" in variable:
+            return str(variable["value"])
+        reference = variable["valueFrom"]["secretKeyRef"]
+        return self._objects[reference["name"]][reference["key"]].decode()
 
 
 def _for_group(path: Path, mode: int) -> None:
