@@ -8,7 +8,8 @@ import pytest
 from clustercert.model import Actor, Origin
 from clustercert.wiring import open_components
 from support import world as worlds
-from support.access_table import API_SERVERS, PEOPLE, AccessRequests, Cell, cells, operations
+from support.access_table import API_SERVERS, PEOPLE, Cell, CellRequests, cells, operations
+from support.request_client import OFFERED_TO_ALL
 from support.service import Service
 from support.world import ACTOR, World
 
@@ -16,11 +17,11 @@ CELLS = cells("People", PEOPLE) + cells("API servers", API_SERVERS)
 
 
 @pytest.fixture(scope="module")
-def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[AccessRequests]:
+def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[CellRequests]:
     world = worlds.make(tmp_path_factory.mktemp("rights"))
     tokens = asyncio.run(webhook_tokens(world))
-    with Service(world.settings(metrics={})).running() as service:
-        yield AccessRequests(world, service.client, tokens)
+    with Service(world.settings(metrics={}, policy=OFFERED_TO_ALL)).running() as service:
+        yield CellRequests(world, service.client, tokens)
 
 
 async def webhook_tokens(world: World) -> dict[str, str]:
@@ -37,12 +38,12 @@ async def webhook_tokens(world: World) -> dict[str, str]:
 
 
 @pytest.mark.parametrize("cell", CELLS, ids=str)
-def test_a_cell_is_answered_as_the_table_says(place: AccessRequests, cell: Cell) -> None:
+def test_a_cell_is_answered_as_the_table_says(place: CellRequests, cell: Cell) -> None:
     answer = place.ask(cell)
     assert answer.status_code == cell.status, answer.text
 
 
-def test_every_operation_has_its_rows(place: AccessRequests) -> None:
+def test_every_operation_has_its_rows(place: CellRequests) -> None:
     described = place.client.get("/openapi.json").json()
     assert {cell.operation for cell in CELLS} == operations(described)
 
@@ -53,5 +54,5 @@ def test_what_differs_by_whose_it_is_has_both_rows() -> None:
         by_operation.setdefault(cell.operation, set()).add(cell.about)
     split = {operation for operation, about in by_operation.items() if len(about) > 1}
     assert all(by_operation[operation] == {"own", "another's"} for operation in split)
-    assert len(split) == 14
+    assert len(split) == 19
     assert len({(cell.operation, cell.about, cell.who) for cell in CELLS}) == len(CELLS)

@@ -26,6 +26,7 @@ from clustercert.wiring import open_components
 from support import world as worlds
 from support.administration import put_new, wanted
 from support.kubernetes_messages import audit_event, credential_id, event_list, review
+from support.request_client import ASKED, OFFERED_TO_ALL, REASON, REQUESTS, RequestClient
 from support.service import BASE_URL, Service
 from support.stores import execute, rows
 from support.wait import eventually
@@ -85,7 +86,12 @@ OPERATIONS = [
     f"GET {OWN_CLUSTER}/access",
     "GET /clustercert/v1/policy/explain",
     "GET /clustercert/v1/policy/entitlements",
+    f"GET {REQUESTS}",
+    f"POST {REQUESTS}",
+    f"GET {REQUESTS}/{{access_request_id}}",
+    *(f"POST {REQUESTS}/{{access_request_id}}/{step}" for step in ("approve", "deny", "extend", "end")),
     "GET /clustercert/v1/clusters",
+    "GET /clustercert/v1/clusters/{cluster_id}/offers",
     "GET /clustercert/v1/certificates",
     "GET /clustercert/v1/certificates/{certificate}",
     "POST /clustercert/v1/certificates/{certificate}/revoke",
@@ -196,7 +202,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> World:
 
 @pytest.fixture(scope="module")
 def client(world: World) -> Iterator[httpx.Client]:
-    with Service(world.settings()).running() as service:
+    with Service(world.settings(policy=OFFERED_TO_ALL)).running() as service:
         yield service.client
 
 
@@ -292,6 +298,13 @@ def valid_parameters(client: httpx.Client, world: World, name: str) -> dict[str,
         "ca_id": world.clusters["sans"].client_ca.id,
         "tile_path": "entries/000.p/1",
     }
+    if "{access_request_id}" in name:
+        requests = RequestClient(world, client)
+        requests.end_all()
+        is_used = name.endswith("/extend")
+        there["access_request_id"] = (
+            requests.used("reader", "free") if is_used else requests.created("reader", "asked")
+        )
     if name == "GET /v3/users/{user_id}":
         there["user_id"] = world.people["reader"].user.id
     if name.endswith("block"):
@@ -306,6 +319,8 @@ def credential_for(name: str, world: World, webhook_token: str) -> dict[str, str
     if name.endswith("/logout"):
         # A success ends the token, so it is one that no other operation uses.
         return world.people["stranger"].headers
+    if REQUESTS in name or name.endswith("/offers"):
+        return world.people["admin" if name.endswith(("/approve", "/deny")) else "reader"].headers
     return world.people["operator" if " /clustercert/v1/" in name else "reader"].headers
 
 
@@ -326,6 +341,11 @@ def test_any_request_is_answered_as_described(
     reader = world.people["reader"]
     credential = credential_for(name, world, webhook_token)
     right: dict[str, Any] = {
+        "access-requests": ASKED | {"cluster_id": world.clusters["sans"].id, "groups": ["asked"]},
+        "approve": REASON,
+        "deny": REASON,
+        "extend": ASKED,
+        "end": REASON,
         "clustercert": {"duration": 30},
         "clustercertrevoke": {"userId": reader.user.id},
         "revoke": {"reason": "superseded", "note": "a note"},

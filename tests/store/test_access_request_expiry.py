@@ -10,7 +10,7 @@ from clustercert.jobs import access_requests
 from clustercert.model import Caller
 from clustercert.requests import service
 from clustercert.requests.service import EXPIRED_AT_ONCE, EXPIRY_RETRY, AccessRequests
-from clustercert.store.access_requests import AccessRequestQueries
+from clustercert.store.access_requests import AccessRequestQueries, RequestFilter
 from clustercert.store.clusters import ClusterQueries
 from clustercert.store.engine.database import Database
 from support.access_requests import HOUR, access_request, store_request
@@ -56,10 +56,10 @@ async def test_a_request_is_closed_when_its_time_is_over(
     clock.forward(timedelta(microseconds=1))
     assert await requests.expire_due() == 1
     assert await requests.expire_due() == 0
-    found = await requests.queries.request(pending.id)
+    found = await requests.queries.find(pending.id, RequestFilter())
     assert found is not None
     assert (found.state, found.closed_at, found.closed_why) == ("expired", NOW + HOUR, "not approved in time")
-    other = await requests.queries.request(approved.id)
+    other = await requests.queries.find(approved.id, RequestFilter())
     assert other is not None
     assert other.state == "approved"
     assert store.events()[-1]["kind"] == "access_request.expired"
@@ -84,7 +84,7 @@ async def test_a_request_that_cannot_be_closed_delays_no_other(
         assert await expiry.run() == access_requests.INTERVAL
     assert {line["access_request"] for line in lines} == {each.id for each in damaged}
     assert {line["event"] for line in lines} == {"access request not closed"}
-    found = await requests.queries.request(good.id)
+    found = await requests.queries.find(good.id, RequestFilter())
     assert found is not None
     assert found.state == "expired"
 

@@ -22,6 +22,7 @@ from support.administration import put_new, unique, wanted
 from support.keystone import PASSWORD
 from support.kubernetes_messages import audit_event, credential_id, event_list, review
 from support.leaf_checks import leaf_of
+from support.request_client import ASKED, REASON, RequestClient
 from support.stores import execute, rows
 from support.wait import eventually
 from support.world import World
@@ -66,7 +67,7 @@ def cells(heading: str, columns: tuple[str, ...]) -> list[Cell]:
 
 
 @dataclass
-class AccessRequests:
+class CellRequests:
     """Sends the request of a cell to a service.
 
     Attributes:
@@ -154,6 +155,8 @@ class AccessRequests:
             return self.issued("member", self.key) if by_key else self.issued(whose)
         if name == "user_id" and template.endswith("block"):
             return self.federated(blocked=template.endswith("unblock"))
+        if name == "access_request_id":
+            return self.requested(whose, in_use=template.endswith("extend"))
         if template == "/v3/users/{user_id}/password":
             return self.with_password()
         if name == "revocation_id":
@@ -192,6 +195,13 @@ class AccessRequests:
         answer = self.client.post(self.world.path("plain"), json=body, headers=headers)
         return fingerprint(leaf_of(answer.json())).hex()
 
+    def requested(self, who: str, *, in_use: bool) -> str:
+        """The id of a new access request. Without a role in the project, the admin's request is used."""
+        requests = RequestClient(self.world, self.client)
+        requests.end_all()
+        asker = who if who in ("reader", "member", "admin") else "admin"
+        return requests.used(asker, "free") if in_use else requests.created(asker, "asked")
+
     def sealed_event(self) -> str:
         """The id of a sealed event of the project."""
         query = "SELECT leaf_index FROM audit_place WHERE project_id = ? LIMIT 1"
@@ -212,7 +222,13 @@ class AccessRequests:
         if last == "revoke-with-key":
             statement = statement_to_sign("clustercert", path.split("/")[-2])
             return {"signature": base64.b64encode(self.key.sign(statement)).decode()}
+        if last == "access-requests":
+            RequestClient(self.world, self.client).end_all()
         return {
+            "access-requests": {"cluster_id": self.world.clusters["plain"].id, "groups": ["asked"]} | ASKED,
+            "approve": REASON,
+            "deny": REASON,
+            "extend": ASKED,
             "clustercert": {"duration": 1},
             "password": {"user": {"original_password": PASSWORD, "password": f"new {PASSWORD}"}},
             "explain": {"token": "a.b.c"},

@@ -18,7 +18,6 @@ from support.policy_rules import (
     CSR,
     DEFAULT,
     HOUR,
-    LONGEST,
     Rule,
     decide,
     loaded_policy,
@@ -150,10 +149,7 @@ def test_an_approver_meets_conditions_on_roles_and_groups(
 ) -> None:
     policy = loaded_policy(EDIT)
     approver = replace(caller(*roles), groups=tuple(Group("4" * 32, name, DEFAULT) for name in groups))
-    decision_input = policy.input_of(approver, CLUSTER, LONGEST, NOW)
-    [edit] = policy.rules
-    assert edit.offer is not None
-    assert edit.offer.met_by(decision_input) == met
+    assert policy.met_conditions(approver, CLUSTER.project_id).get("edit", frozenset()) == met
 
 
 def test_an_approver_who_must_have_a_role_and_a_group_needs_both() -> None:
@@ -161,8 +157,13 @@ def test_an_approver_who_must_have_a_role_and_a_group_needs_both() -> None:
     [edit] = policy.rules
     assert edit.offer is not None
     admin = replace(ALICE, roles={CLUSTER.project_id: ("admin",)})
-    for who, met in ((admin, edit.offer.clauses), (ALICE, ()), (replace(admin, groups=()), ())):
-        assert edit.offer.met_by(policy.input_of(who, CLUSTER, LONGEST, NOW)) == set(met)
+    for who, met in (
+        (admin, {"edit": set(edit.offer.clauses)}),
+        (ALICE, {}),
+        (replace(admin, groups=()), {}),
+    ):
+        assert policy.met_conditions(who, CLUSTER.project_id) == met
+    assert policy.met_conditions(admin, "another project") == {}
 
 
 # Without a request

@@ -10,7 +10,17 @@ from starlette.responses import Response
 from starlette.routing import Match, Route
 from starlette.types import Scope
 
-from clustercert.http import audit, certificates, identity, openapi, operations, policy, revocation, webhook
+from clustercert.http import (
+    access_requests,
+    audit,
+    certificates,
+    identity,
+    openapi,
+    operations,
+    policy,
+    revocation,
+    webhook,
+)
 from clustercert.http.administration import ca_rotation, credentials, directory, roles
 from clustercert.http.administration import clusters as registered_clusters
 from clustercert.http.cce import clustercert, clusters
@@ -26,6 +36,7 @@ API_ROUTERS = (
     clusters.router,
     revocation.router,
     certificates.router,
+    access_requests.router,
     policy.router,
     identity.router,
     audit.router,

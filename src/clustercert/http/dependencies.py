@@ -31,6 +31,7 @@ from clustercert.model import Caller, UnverifiedRequest
 from clustercert.model.choices import EndpointsForm
 from clustercert.model.errors import CredentialUnverified, Unauthenticated
 from clustercert.policy.rule_settings import PolicySettings
+from clustercert.requests.service import AccessRequests
 from clustercert.store.engine.generation import Generation
 
 if TYPE_CHECKING:
@@ -77,6 +78,7 @@ class Services:
 
     issuance: CertificateIssuer
     explanations: Explanations
+    requests: AccessRequests
     clusters: Clusters
     ca_rotations: CaRotations
     discarded_keys: DiscardedKeys

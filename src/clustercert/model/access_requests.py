@@ -12,6 +12,7 @@ from clustercert.model.choices import AccessRequestPart, AccessRequestState
 from clustercert.model.errors import Conflict
 
 OPEN_STATES: tuple[AccessRequestState, ...] = ("pending", "approved", "active")
+CLOSED_STATES: tuple[AccessRequestState, ...] = ("denied", "expired", "ended", "finished")
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,7 +84,7 @@ class AccessRequest:
         extension: how much longer the user asks to have access; None if there was no such request.
         extension_state: the state of the extension: `pending`, `approved`, `denied`, or None.
         closed_at, closed_by, closed_why: when and by whom the request was closed, and the reason that was given.
-            `closed_by` is the service for a request that ended by itself.
+            `closed_by` is a user's name with the domain; None for a request that ended by itself.
         decisions: the decisions, oldest first.
     """
 
@@ -126,6 +127,12 @@ class AccessRequest:
         if self.is_open and self.approved_at is None:
             return "access"
         return "extension" if self.is_open and self.extension_state == "pending" else None
+
+    def assigned_approvers(self, part: AccessRequestPart) -> "list[AccessDecision | None]":
+        """Return for each condition the approval that meets it, or None if it lacks an approver."""
+        given = self.approvals(part)
+        indexes = assignment(self.conditions, [each.met for each in given])
+        return [given[index] if index is not None else None for index in indexes]
 
     @property
     def due_at(self) -> datetime | None:
@@ -174,18 +181,17 @@ class AccessRequest:
             return self
         if self.state in ("pending", "approved"):
             why = "not approved in time" if self.state == "pending" else "not used in time"
-            return _closed(self, "expired", now, "clustercert", why)
+            return _closed(self, "expired", now, None, why)
         if self.approved_at is None:
-            return _closed(
-                self, "ended", now, "clustercert", "used before the approval, and not approved in time"
-            )
-        return _closed(self, "finished", now, "clustercert", None)
+            return _closed(self, "ended", now, None, "used before the approval, and not approved in time")
+        return _closed(self, "finished", now, None, None)
 
     def decided(self, decision: AccessDecision, conditions: tuple[str, ...]) -> "AccessRequest":
         """Return the request with a decision. An approval may complete the approvals; a denial closes the access.
 
         Returns the request itself if the user has made the same decision before. Raises Conflict if the request waits
-        for no decision on this part, if the user asked for the access, or if an approval meets no condition.
+        for no decision on this part, if the user asked for the access, or if an approver meets no condition. A denial
+        needs no condition, because operators may deny.
 
         Args:
             conditions: the clauses of the present approval conditions of the policy.
@@ -196,8 +202,8 @@ class AccessRequest:
         if any(each.approves == decision.approves for each in earlier):
             return self
         if self.open_part != decision.part:
-            raise Conflict(f"The request waits for no decision: it is {self.state}.")
-        if not decision.met:
+            raise Conflict(self._no_decision(decision.part))
+        if decision.approves and not decision.met:
             raise Conflict("You meet none of the conditions for approvers of this request.")
         others = tuple(each for each in self.decisions if each not in earlier)
         after = replace(self, decisions=(*others, decision), conditions=conditions)
@@ -206,6 +212,11 @@ class AccessRequest:
         if not all_assigned(conditions, [each.met for each in after.approvals(decision.part)]):
             return after
         return _with_approval(after, decision.part, decision.at)
+
+    def _no_decision(self, part: AccessRequestPart) -> str:
+        if self.is_open and self.open_part is not None:
+            return f"The request waits for a decision about its {self.open_part}, not about its {part}."
+        return f"The request waits for no decision: it is {self.state}."
 
     def approved_at_once(self, now: datetime) -> "AccessRequest":
         """Return a new request with its approval, if it needs no approvers. Else, returns the request itself."""
@@ -231,9 +242,14 @@ class AccessRequest:
             return f"it is {lapsed.state} ({lapsed.closed_why})"
         return "its time is over" if lapsed.is_open else f"it is {lapsed.state}"
 
-    def ended(self, now: datetime, by: str, why: str | None) -> "AccessRequest":
+    def ended(self, now: datetime, by: str | None, why: str | None) -> "AccessRequest":
         """Return the request, ended early. Returns the request itself if it is closed already."""
         return _closed(self, "ended", now, by, why) if self.is_open else self
+
+    def can_be_extended(self, now: datetime) -> bool:
+        """Whether the user can ask for more time: the access is approved and in use, and was not extended before."""
+        in_use = self.state == "active" and self.approved_at is not None
+        return in_use and self.extension is None and self.usable_until(now) is not None
 
     def with_extension(self, duration: timedelta, reason: str, now: datetime) -> "AccessRequest":
         """Return the request with the request for an extension.
@@ -245,25 +261,28 @@ class AccessRequest:
             return self
         if self.extension is not None:
             raise Conflict("A request can be extended once. Create a new request when this one has ended.")
-        if self.state != "active" or self.approved_at is None or self.usable_until(now) is None:
-            raise Conflict(
-                "Only a request that is approved and in use can be extended: it is"
-                f" {self.state if self.approved_at is not None or self.state != 'active' else 'not approved'}."
-            )
+        if not self.can_be_extended(now):
+            state = "not approved" if self.state == "active" and self.approved_at is None else self.state
+            raise Conflict(f"Only a request that is approved and in use can be extended: it is {state}.")
         asked = replace(self, extension=duration, extension_reason=reason, extension_state="pending")
         return asked if self.conditions else _with_approval(asked, "extension", now)
 
 
-def all_assigned(conditions: Sequence[str], met: Collection[Collection[str]]) -> bool:
-    """Whether each condition can be assigned to an approver who met it, with one approver for one condition.
+def all_assigned(conditions: Sequence[str], met: Sequence[Collection[str]]) -> bool:
+    """Whether each condition can be assigned to an approver who met it, with one approver for one condition."""
+    return None not in assignment(conditions, met)
 
-    Searches for a matching of the bipartite graph of conditions and approvers, by augmenting paths.
+
+def assignment(conditions: Sequence[str], met: Sequence[Collection[str]]) -> list[int | None]:
+    """Assign as many conditions as possible to approvers who met them, one approver to one condition.
+
+    Returns for each condition the index of its approver, or None. Searches for a largest matching of the bipartite
+    graph of conditions and approvers, by augmenting paths.
     """
-    approvers = list(met)
     assigned: dict[int, int] = {}
 
     def assign(condition: int, seen: set[int]) -> bool:
-        for approver, clauses in enumerate(approvers):
+        for approver, clauses in enumerate(met):
             if approver in seen or conditions[condition] not in clauses:
                 continue
             seen.add(approver)
@@ -272,14 +291,17 @@ def all_assigned(conditions: Sequence[str], met: Collection[Collection[str]]) ->
                 return True
         return False
 
-    return all(assign(condition, set()) for condition in range(len(conditions)))
+    for condition in range(len(conditions)):
+        assign(condition, set())
+    approvers = {condition: approver for approver, condition in assigned.items()}
+    return [approvers.get(condition) for condition in range(len(conditions))]
 
 
 def _with_denial(request: AccessRequest, decision: AccessDecision) -> AccessRequest:
     if decision.part == "extension":
         return replace(request, extension_state="denied")
     state: AccessRequestState = "denied" if request.state == "pending" else "ended"
-    return _closed(request, state, decision.at, decision.by, decision.reason)
+    return _closed(request, state, decision.at, decision.by_name, decision.reason)
 
 
 def _with_approval(request: AccessRequest, part: AccessRequestPart, now: datetime) -> AccessRequest:
@@ -292,6 +314,6 @@ def _with_approval(request: AccessRequest, part: AccessRequestPart, now: datetim
 
 
 def _closed(
-    request: AccessRequest, state: AccessRequestState, now: datetime, by: str, why: str | None
+    request: AccessRequest, state: AccessRequestState, now: datetime, by: str | None, why: str | None
 ) -> AccessRequest:
     return replace(request, state=state, closed_at=now, closed_by=by, closed_why=why)

@@ -13,6 +13,7 @@ from clustercert.model import Caller, ClientCA, Cluster, Grant, IssueRequest, Js
 from clustercert.model.access_requests import RequestedAccess
 from clustercert.model.errors import Forbidden, InvalidRequest, Unavailable
 from clustercert.model.events.issuance import ACCESS_REQUEST, event_access_request
+from clustercert.model.name_patterns import Values
 from clustercert.model.times import rfc3339
 from clustercert.pki.keys import key_type_of, sample_key
 from clustercert.policy.lifetime import (
@@ -35,6 +36,7 @@ from clustercert.policy.rules import (
     is_chosen,
     is_on_role,
     match_rules,
+    names_of,
     united_groups,
 )
 from clustercert.policy.templates import UserNameTemplate, name_problem
@@ -247,6 +249,23 @@ class Policy:
     def offering_rule(self, name: str) -> PolicyRule | None:
         """Return the rule with this name if its groups can be requested, or None."""
         return next((rule for rule in self.rules if rule.name == name and rule.offer is not None), None)
+
+    def met_conditions(self, caller: Caller, project_id: str) -> Mapping[str, frozenset[str]]:
+        """Return the clauses of the approval conditions that the caller meets in a project, by the name of the rule.
+
+        Omits rules of whose conditions the caller meets none. Approvers need a role in the project.
+        """
+        roles = caller.roles_in(project_id)
+        offers = [(rule.name, rule.offer) for rule in self.rules if rule.offer is not None]
+        if not roles or not offers:
+            return {}
+        groups = tuple(name for group in caller.groups for name in names_of(group, self.issuer_names))
+        names = {
+            "role": Values(roles),
+            "group": Values(groups, tuple(group.id for group in caller.groups)),
+        }
+        met = {name: offer.met_by(names) for name, offer in offers}
+        return {name: clauses for name, clauses in met.items() if clauses}
 
     def input_of(
         self, caller: Caller, cluster: Cluster, request: IssueRequest, now: datetime

@@ -64,14 +64,19 @@ class DecisionInput:
         ]
 
     def names_of(self, party: User | Group) -> tuple[str, ...]:
-        """Return the names of a user or group.
+        """Return the names of a user or group; see the function `names_of`."""
+        return names_of(party, self.issuer_names)
 
-        Omits the form `DOMAIN/NAME` for a built-in domain that has the same name as an issuer.
-        """
-        domain = party.domain
-        if domain.name in self.issuer_names and not isinstance(domain, FederatedDomain):
-            return tuple(name for name in party.qualified_names if not name.startswith(f"{domain.name}/"))
-        return party.qualified_names
+
+def names_of(party: User | Group, issuer_names: frozenset[str]) -> tuple[str, ...]:
+    """Return the names of a user or group.
+
+    Omits the form `DOMAIN/NAME` for a built-in domain that has the same name as an issuer.
+    """
+    domain = party.domain
+    if domain.name in issuer_names and not isinstance(domain, FederatedDomain):
+        return tuple(name for name in party.qualified_names if not name.startswith(f"{domain.name}/"))
+    return party.qualified_names
 
 
 class ConditionFailed(Exception):
@@ -269,8 +274,9 @@ class ApprovalCondition:
     def clause(self) -> str:
         return " and ".join(each.clause for each in self.parts)
 
-    def is_met(self, decision_input: DecisionInput) -> bool:
-        return all(each.first_false(decision_input) is None for each in self.parts)
+    def is_met(self, names: Mapping[str, Values]) -> bool:
+        """Whether an approver with these roles and groups meets the condition. The keys are `role` and `group`."""
+        return all(each.names.match_prepared(names[each.what]) for each in self.parts)
 
 
 @dataclass(frozen=True, slots=True)
@@ -298,9 +304,9 @@ class Offer:
         """The conditions for the approvers, in words."""
         return tuple(each.clause for each in self.approvals)
 
-    def met_by(self, decision_input: DecisionInput) -> frozenset[str]:
-        """Return the clauses of the conditions that a user meets."""
-        return frozenset(each.clause for each in self.approvals if each.is_met(decision_input))
+    def met_by(self, names: Mapping[str, Values]) -> frozenset[str]:
+        """Return the clauses of the conditions that an approver meets; see `ApprovalCondition.is_met`."""
+        return frozenset(each.clause for each in self.approvals if each.is_met(names))
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,10 +1,9 @@
 """The steps of access requests with their audit events, and the revocations of a request that ends early."""
 
 from collections.abc import Callable
-from dataclasses import replace
-from datetime import datetime
+from datetime import datetime, timedelta
 
-from clustercert.model import Actor, AuditEvent, Revocation, rfc3339
+from clustercert.model import Actor, AuditEvent, Caller, Revocation, rfc3339
 from clustercert.model.access_requests import AccessDecision, AccessRequest
 from clustercert.model.errors import Conflict
 from clustercert.model.events.administration import RevocationChanged
@@ -108,13 +107,43 @@ def decide(
     now = decision.at
 
     def step(request: AccessRequest) -> Change | None:
-        if request.lapsed(now) is not request:
-            raise request_conflict(request, now)
-        this = replace(decision, part=request.open_part or decision.part)
-        after = request.decided(this, conditions)
+        _require_time(request, now)
+        after = request.decided(decision, conditions)
         if after is request:
             return None
-        return change(request, after, _kind(request, after, this), now, actor, decision.reason, this)
+        return change(request, after, _kind(request, after, decision), now, actor, decision.reason, decision)
+
+    return step
+
+
+def extend(duration: timedelta, reason: str, now: datetime, actor: Actor) -> Callable[..., Change | None]:
+    """Return the step that asks for more time. Raises Conflict; see `AccessRequest.with_extension`."""
+
+    def step(request: AccessRequest) -> Change | None:
+        _require_time(request, now)
+        after = request.with_extension(duration, reason, now)
+        if after is request:
+            return None
+        is_approved = after.extension_state == "approved"
+        kind: AccessRequestChange = (
+            "access_request.extension_approved" if is_approved else "access_request.extension_requested"
+        )
+        return change(request, after, kind, now, actor, reason)
+
+    return step
+
+
+def end(caller: Caller, now: datetime, reason: str | None) -> Callable[..., Change | None]:
+    """Return the step that ends a request early, or closes it if its time is over."""
+
+    def step(request: AccessRequest) -> Change | None:
+        lapsed = lapse(now)(request)
+        if lapsed is not None:
+            return lapsed
+        after = request.ended(now, caller.user.shown_name, reason)
+        if after is request:
+            return None
+        return change(request, after, "access_request.ended", now, caller.actor, reason)
 
     return step
 
@@ -136,9 +165,10 @@ def _kind(before: AccessRequest, after: AccessRequest, decision: AccessDecision)
     )
 
 
-def request_conflict(request: AccessRequest, now: datetime) -> Conflict:
-    """Return the error for a step that comes too late."""
-    return Conflict(f"The access request can't be changed: {request.obstacle(now)}.")
+def _require_time(request: AccessRequest, now: datetime) -> None:
+    """Raise Conflict for a step that comes too late."""
+    if request.lapsed(now) is not request:
+        raise Conflict(f"The access request can't be changed: {request.obstacle(now)}.")
 
 
 def _revocation(

@@ -366,6 +366,7 @@ def services_of(components: Components, role: ServerRole) -> Services:
     return Services(
         issuance=components.issuance,
         explanations=components.explanations,
+        requests=components.requests,
         clusters=components.clusters,
         ca_rotations=components.ca_rotations,
         discarded_keys=components.discarded_keys,

@@ -11,12 +11,12 @@ from dataclasses import asdict, dataclass, fields
 from datetime import datetime, timedelta
 from typing import Any
 
-from sqlalchemy import ColumnElement, Row, delete, func, insert, or_, select, tuple_, update
+from sqlalchemy import ColumnElement, Row, and_, delete, func, insert, or_, select, tuple_, update
 
-from clustercert.model import AuditEvent, CertificateRecord, Revocation
+from clustercert.model import AuditEvent, CertificateRecord, Revocation, rfc3339
 from clustercert.model.access_requests import OPEN_STATES, AccessDecision, AccessRequest
 from clustercert.model.choices import AccessRequestState
-from clustercert.model.errors import Conflict, NotFound
+from clustercert.model.errors import Conflict, NotFound, TooManyRequests
 from clustercert.store import tables
 from clustercert.store.certificates import is_revoked
 from clustercert.store.engine.database import raise_generation
@@ -28,8 +28,8 @@ from clustercert.store.revocations import add_certificate_revocation
 
 _request, _decision, _certificate = tables.access_request, tables.access_decision, tables.certificate
 
-# The maximum number of certificates that the end of a request revokes. The limits for issuing are far below it.
-MAX_REVOKED = 10_000
+# The maximum number of valid certificates of a request. The end of the request revokes all of them in one transaction.
+MAX_LIVE = 1000
 PRUNED_AT_ONCE = 1000
 
 
@@ -62,18 +62,33 @@ Step = Callable[[AccessRequest], Change | None]
 
 
 @dataclass(frozen=True, slots=True)
-class RequestFilter:
-    """Which requests to list. None means any.
+class Visibility:
+    """Which requests a user may see: those of the user, those in some projects, and those of some rules.
 
     Attributes:
-        user_id, project_ids: requests of this user, or in one of these projects; both None: all requests.
-        states: the states.
+        project_ids: the projects with all their requests.
+        rules: pairs of project ids and names of rules: the requests by these rules in these projects.
     """
 
-    user_id: str | None = None
-    project_ids: Collection[str] | None = None
+    user_id: str
+    project_ids: Collection[str] = ()
+    rules: Collection[tuple[Collection[str], Collection[str]]] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class RequestFilter:
+    """Which requests to return. None means any.
+
+    Attributes:
+        id_prefix: the first hex digits of the id.
+        asked_by: the id of the user who asked.
+    """
+
+    visible_to: Visibility | None = None
     states: Collection[AccessRequestState] | None = None
+    id_prefix: str | None = None
     cluster_id: str | None = None
+    project_id: str | None = None
     asked_by: str | None = None
 
 
@@ -88,19 +103,23 @@ class AccessRequestCounts:
 class AccessRequestQueries(Queries):
     """Reads and changes access requests."""
 
-    async def request(self, request_id: str) -> AccessRequest | None:
+    async def find(self, request_id: str, selected: RequestFilter) -> AccessRequest | None:
+        """Return the request with this id if it is one of the selected requests, else None."""
+        # One query in both cases, to avoid a timing oracle.
+        condition = and_(_request.c.id == request_id, *_conditions(selected))
         async with self._database.read() as connection:
-            return await _read(connection, _request.c.id == request_id)
+            return await _read(connection, condition)
 
     async def create(
         self, request: AccessRequest, event: AuditEvent, *, since: datetime, most: int
     ) -> tuple[AccessRequest, bool]:
         """Store a new request. Returns an equal open request instead, if there is one, and whether the request is new.
 
-        Raises Conflict if the user has another open request for the cluster, or has created `most` requests `since`.
+        Raises Conflict if the user has another open request for the cluster, ConcurrentChange if the user creates one
+        at the same time, or TooManyRequests if the user has created `most` requests `since`.
         """
         values = _row(request)
-        with conflict_if_violated("You asked twice at the same time. Look at your requests, and try again."):
+        with conflict_if_violated():
             async with self._database.transaction() as connection:
                 if values["open_for"] is not None:
                     same = _request.c.open_for == values["open_for"]
@@ -116,8 +135,9 @@ class AccessRequestQueries(Queries):
                     _request.c.user_id == request.user_id, _request.c.created_at > since
                 )
                 if (await connection.execute(recent)).scalar_one() >= most:
-                    raise Conflict(
-                        f"You have created {most} requests within a day. Wait, or ask an operator."
+                    raise TooManyRequests(
+                        f"You have created {most} access requests since {rfc3339(since)}. Ask for access again later.",
+                        retry_after=3600,
                     )
                 await connection.execute(insert(_request).values(values))
                 await record_events(connection, (event,))
@@ -137,12 +157,21 @@ class AccessRequestQueries(Queries):
         """Record a certificate of a request with its event, and make the step of the request, in one transaction.
 
         Returns the request after the step, and whether the step changed it. Raises any error that `step` raises, or
-        Conflict if the certificate would outlive the request.
+        Conflict if the certificate would outlive the request, or if the request has `MAX_LIVE` valid certificates.
         """
+        request_id = str(record.access_request_id)
         async with self._database.transaction() as connection:
-            request, is_changed = await _change(connection, str(record.access_request_id), step)
-            if request.ends_at is None or record.not_after > request.ends_at:
+            request, is_changed = await _change(connection, request_id, step)
+            until = request.usable_until(record.issued_at)
+            if until is None or record.not_after > until:
                 raise Conflict("The access request's time changed. Try again.")
+            live = select(func.count()).where(
+                _certificate.c.access_request_id == request_id, _live(record.issued_at)
+            )
+            if (await connection.execute(live)).scalar_one() >= MAX_LIVE:
+                raise Conflict(
+                    f"The access request has {MAX_LIVE} valid certificates. Use one of them, or revoke some."
+                )
             epoch = select(tables.generation.c.value).scalar_subquery()
             await connection.execute(insert(_certificate).values(certificate_row(record) | {"epoch": epoch}))
             await record_events(connection, (event,))
@@ -166,14 +195,6 @@ class AccessRequestQueries(Queries):
         if before is not None:
             query = query.where(tuple_(_request.c.created_at, _request.c.id) < tuple_(*before))
         query = query.order_by(_request.c.created_at.desc(), _request.c.id.desc()).limit(limit)
-        async with self._database.read() as connection:
-            rows = (await connection.execute(query)).all()
-            decisions = await _decisions(connection, [row.id for row in rows])
-        return tuple(_parsed(row, decisions.get(row.id, ())) for row in rows)
-
-    async def find(self, prefix: str, selected: RequestFilter, limit: int) -> tuple[AccessRequest, ...]:
-        """Return requests whose id begins with some hex digits, for names that users abbreviate."""
-        query = select(_request).where(_request.c.id.startswith(prefix), *_conditions(selected)).limit(limit)
         async with self._database.read() as connection:
             rows = (await connection.execute(query)).all()
             decisions = await _decisions(connection, [row.id for row in rows])
@@ -230,23 +251,37 @@ async def _change(connection: Transaction, request_id: str, step: Step) -> tuple
     await connection.execute(update(_request).where(_request.c.id == request_id).values(_row(after)))
     for decision in set(after.decisions) - set(before.decisions):
         await _save_decision(connection, request_id, decision)
-    revoked: list[tuple[Revocation, AuditEvent]] = []
+    revoked = 0
     if change.revocation is not None:
-        these = select(_certificate.c.fingerprint, _certificate.c.serial).where(
-            _certificate.c.access_request_id == request_id,
-            _certificate.c.not_after > (after.closed_at or before.created_at),
-            _certificate.c.revoked_at.is_(None),
-        )
-        rows = (await connection.execute(these.limit(MAX_REVOKED))).all()
-        revoked = [change.revocation(RevokedAccess(row.fingerprint, row.serial)) for row in rows]
-    await record_events(connection, change.events(len(revoked)))
-    if revoked:
-        # Last, because the generation's row stays locked until the commit.
-        epoch = await raise_generation(connection)
-        for revocation, _ in revoked:
-            await add_certificate_revocation(connection, revocation, epoch=epoch)
-        await record_events(connection, tuple(event for _, event in revoked))
+        revoked = await _revoke_certificates(connection, after, change.revocation)
+    await record_events(connection, change.events(revoked))
     return after, True
+
+
+async def _revoke_certificates(
+    connection: Transaction,
+    request: AccessRequest,
+    revocation_of: Callable[[RevokedAccess], tuple[Revocation, AuditEvent]],
+) -> int:
+    """Revoke the certificates of a closed request, with their audit events. Returns how many were revoked.
+
+    Skips certificates that are revoked individually. Such a revocation can't be undone after the end of the request.
+    """
+    if request.started_at is None:
+        return 0
+    # Raise the generation before the query, so that no revocation is undone in between.
+    epoch = await raise_generation(connection)
+    these = select(_certificate.c.fingerprint, _certificate.c.serial).where(
+        _certificate.c.access_request_id == request.id,
+        _certificate.c.not_after > request.closed_at,
+        _certificate.c.revoked_at.is_(None),
+    )
+    rows = (await connection.execute(these)).all()
+    revoked = [revocation_of(RevokedAccess(row.fingerprint, row.serial)) for row in rows]
+    for revocation, _ in revoked:
+        await add_certificate_revocation(connection, revocation, epoch=epoch)
+    await record_events(connection, tuple(event for _, event in revoked))
+    return len(revoked)
 
 
 async def _save_decision(connection: Transaction, request_id: str, decision: AccessDecision) -> None:
@@ -283,19 +318,24 @@ async def _decisions(
 
 def _conditions(selected: RequestFilter) -> list[ColumnElement[bool]]:
     conditions: list[ColumnElement[bool]] = []
-    if selected.user_id is not None or selected.project_ids is not None:
-        conditions.append(
-            or_(
-                _request.c.user_id == selected.user_id,
-                _request.c.project_id.in_(selected.project_ids or ()),
-            )
-        )
+    if (visible := selected.visible_to) is not None:
+        by_rule = [
+            and_(_request.c.project_id.in_(projects), _request.c.rule.in_(rules))
+            for projects, rules in visible.rules
+        ]
+        in_projects = _request.c.project_id.in_(visible.project_ids)
+        conditions.append(or_(_request.c.user_id == visible.user_id, in_projects, *by_rule))
     if selected.states is not None:
         conditions.append(_request.c.state.in_(selected.states))
-    if selected.cluster_id is not None:
-        conditions.append(_request.c.cluster_id == selected.cluster_id)
-    if selected.asked_by is not None:
-        conditions.append(_request.c.user_id == selected.asked_by)
+    if selected.id_prefix is not None:
+        conditions.append(_request.c.id.startswith(selected.id_prefix, autoescape=True))
+    for column, value in (
+        (_request.c.cluster_id, selected.cluster_id),
+        (_request.c.project_id, selected.project_id),
+        (_request.c.user_id, selected.asked_by),
+    ):
+        if value is not None:
+            conditions.append(column == value)
     return conditions
 
 

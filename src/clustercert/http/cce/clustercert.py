@@ -33,7 +33,7 @@ from clustercert.http.body import RequestBody, parsed, require_json
 from clustercert.http.cce.clusters import CLUSTER, CceBody
 from clustercert.http.context import context_of
 from clustercert.http.dependencies import Services, ServicesDep, authenticated, raw_body
-from clustercert.http.openapi import described, json_body
+from clustercert.http.openapi import ERRORS, described, json_body
 from clustercert.http.responses import ResponseBody, Time, prefers
 from clustercert.issuance.authentication import RepeatableAuthentication
 from clustercert.model import Cluster, Issued, IssueRequest, JsonObject, rfc3339
@@ -81,6 +81,11 @@ class AutopilotCertRequest(RequestBody):
         description="Recorded in the audit log; no control or bidirectional characters.",
         json_schema_extra={"maxLength": MAX_REASON},
     )
+    access_request: str | None = Field(
+        default=None,
+        description="The id of the caller's access request, whose groups the certificate gets, too. The certificate is"
+        " not valid longer than the access.",
+    )
 
     def issue_request(self, max_days: int = MAX_DAYS) -> IssueRequest:
         """Validate the fields, and return the request for a certificate.
@@ -105,6 +110,7 @@ class AutopilotCertRequest(RequestBody):
             shorten=self.shorten is True,
             public_key=csr_public_key(self.csr) if self.csr is not None else None,
             reason=_reason(self.reason),
+            access_request=self.access_request,
         )
 
     def _expire_at(self) -> datetime | None:
@@ -223,6 +229,10 @@ class IssuancePreview(ResponseBody, CceBody):
     not_after: Time = Field(validation_alias=AliasPath("grant", "not_after"))
     issuer: str
     key_type: str
+    access_request: str | None = Field(
+        validation_alias=AliasPath("grant", "access_request_id"),
+        description="The id of the access request that gives some of the groups; null without a request.",
+    )
     trace: dict[str, object] = Field(validation_alias=AliasPath("grant", "trace"))
 
 
@@ -296,12 +306,14 @@ _parse_cached = functools.lru_cache(maxsize=1024)(_parse)
 
 
 def _headers(issued: Issued, subtype: bytes) -> Iterable[tuple[bytes, bytes]]:
+    request_id = issued.grant.access_request_id
     return (
         (b"cache-control", b"no-store"),
         (b"vary", b"Accept"),
         (b"x-clustercert-serial", issued.serial.encode()),
         (b"x-clustercert-fingerprint", issued.fingerprint.encode()),
         (b"x-clustercert-not-after", rfc3339(issued.grant.not_after).encode()),
+        *(((b"x-clustercert-access-request", request_id.encode()),) if request_id is not None else ()),
         (b"content-type", b"application/" + subtype),
     )
 
@@ -369,7 +381,10 @@ _KUBECONFIG = described(
         "X-Clustercert-Serial": "The serial, lower-case hex.",
         "X-Clustercert-Fingerprint": "SHA-256 of the certificate's DER, lower-case hex.",
         "X-Clustercert-Not-After": "The end of validity, RFC 3339.",
+        "X-Clustercert-Access-Request": "The id of the access request that gives some of the groups; absent without a"
+        " request.",
     },
+    errors=ERRORS | {409: "The access request can't be used."},
 )
 # The routes parse dryRun themselves, because FastAPI does not run the most frequent route, POST clustercert.
 _DRY_RUN = {

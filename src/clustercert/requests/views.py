@@ -1,0 +1,129 @@
+"""Access requests as one caller sees them: what the caller may do, and what happens next."""
+
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Literal
+
+from clustercert.model import Caller, rfc3339
+from clustercert.model.access_requests import AccessRequest
+from clustercert.policy.lifetime import lifetime_text
+from clustercert.policy.rules import operates
+
+Step = Literal["approve", "deny", "extend", "end"]
+
+
+@dataclass(frozen=True, slots=True)
+class SeenRequest:
+    """An access request as one caller sees it.
+
+    Attributes:
+        request: the request as the time has changed it.
+        may: what the caller may do now.
+        certificates: the number of valid certificates of the request.
+    """
+
+    request: AccessRequest
+    may: tuple[Step, ...] = ()
+    certificates: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class SeenPage:
+    """A page of requests, newest first. The page may be empty even if there is a next page.
+
+    Attributes:
+        following: the time and id after which the next page begins; None on the last page.
+    """
+
+    requests: tuple[SeenRequest, ...]
+    following: tuple[datetime, str] | None
+
+
+def possible_steps(
+    request: AccessRequest, caller: Caller, met: frozenset[str], now: datetime
+) -> tuple[Step, ...]:
+    """Return what the caller may do with a request.
+
+    Args:
+        request: the request as the time has changed it.
+        met: the clauses of the approval conditions that the caller meets now.
+    """
+    is_own = request.user_id == caller.user.id
+    part = request.open_part
+    waits = part is not None and not is_own
+    has_approved = part is not None and any(each.by == caller.user.id for each in request.approvals(part))
+    may: dict[Step, bool] = {
+        "approve": waits and bool(met) and not has_approved,
+        "deny": waits and (bool(met) or operates(caller)),
+        "extend": is_own and request.can_be_extended(now),
+        "end": request.is_open and (is_own or bool(met) or operates(caller)),
+    }
+    return tuple(step for step, allowed in may.items() if allowed)
+
+
+def next_step(request: AccessRequest) -> str:
+    """Return what happens next, until when, and who can make it happen. `request` is as the time has changed it."""
+    until = rfc3339(request.due_at) if request.due_at is not None else ""
+    match request.state:
+        case "pending":
+            return _next_of_pending(request, until)
+        case "approved":
+            duration = lifetime_text(request.duration)
+            return (
+                f"The access can be used: {duration} from the first certificate. This certificate must be issued before"
+                f" {until}."
+            )
+        case "active":
+            return _next_of_active(request, until)
+        case _:
+            return _end(request)
+
+
+def _next_of_pending(request: AccessRequest, until: str) -> str:
+    waits = f"The request waits for {_missing(request)} until {until}"
+    if not request.before_approval:
+        return f"{waits}; then it expires."
+    duration = lifetime_text(request.duration)
+    return (
+        f"The access can be used now, before the approval: {duration} from the first certificate. {waits}; without"
+        " approval, the access ends then."
+    )
+
+
+def _next_of_active(request: AccessRequest, until: str) -> str:
+    if request.approved_at is None and request.ends_at is not None:
+        return (
+            f"The access is in use before the approval, and ends at {rfc3339(request.ends_at)}. The request waits for"
+            f" {_missing(request)} until {until}; without approval, the access ends then."
+        )
+    if request.extension is not None and request.extension_state == "pending":
+        longer = lifetime_text(request.extension)
+        return f"The access ends at {until}. An extension by {longer} waits for {_missing(request)}."
+    return f"The access ends at {until}."
+
+
+def _missing(request: AccessRequest) -> str:
+    """Return which approvals a request waits for."""
+    approvers = request.assigned_approvers(request.open_part or "access")
+    missing = [
+        condition
+        for condition, approver in zip(request.conditions, approvers, strict=True)
+        if approver is None
+    ]
+    if len(missing) == 1:
+        return f"the approval of somebody else whose {missing[0]}"
+    return f"the approvals of {len(missing)} other people: " + "; ".join(
+        f"one whose {condition}" for condition in missing
+    )
+
+
+def _end(request: AccessRequest) -> str:
+    how = {
+        "denied": "The request was denied",
+        "expired": "The request expired",
+        "ended": "The access was ended",
+        "finished": "The access is over",
+    }[request.state]
+    by = f" by {request.closed_by}" if request.closed_by is not None else ""
+    why = f": {request.closed_why}" if request.closed_why is not None else ""
+    return f"{how}{by}{why}."
