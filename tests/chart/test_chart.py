@@ -1,6 +1,7 @@
 """The Helm chart: what it renders is valid, safe and accepted by the service, and what is misspelt is refused."""
 
 import copy
+import re
 import tarfile
 import tomllib
 from collections.abc import Iterator
@@ -9,11 +10,10 @@ from typing import Any
 
 import pytest
 import yaml
-from pydantic import BaseModel, SecretStr
 
 from clustercert import __version__
 from clustercert.settings import load
-from scripts.chart_schema import MODELS, values_schema
+from scripts.chart_schema import values_schema
 from support import helm_chart
 from support.helm_chart import CHART, ROOT, VALUES, Document, Release, refusals, rendered, values_in
 
@@ -134,33 +134,6 @@ def test_secrets_are_only_named() -> None:
         {"env": [{"name": "PGPASSWORD", "value": secret}]},
     ]
     assert all(refusals(cases))
-
-
-def models(model: type[BaseModel]) -> Iterator[type[BaseModel]]:
-    """A table of settings, and the tables in it."""
-    yield model
-    for field in model.model_fields.values():
-        for each in types_in(field.annotation):
-            if isinstance(each, type) and issubclass(each, BaseModel):
-                yield from models(each)
-
-
-def types_in(annotation: Any) -> Iterator[Any]:
-    parts = getattr(annotation, "__args__", ())
-    yield from (annotation,) if not parts else (each for part in parts for each in types_in(part))
-
-
-def test_the_schema_has_no_field_for_a_secret() -> None:
-    secrets = {
-        (model.__name__, name)
-        for top in MODELS
-        for model in models(top)
-        for name, field in model.model_fields.items()
-        if SecretStr in types_in(field.annotation)
-    }
-    assert {("Settings", "kek"), ("MetricsSettings", "token"), ("ServiceCredential", "password")} <= secrets
-    for model, name in secrets:
-        assert name not in SCHEMA["definitions"][model]["properties"]
 
 
 def test_no_manifest_is_a_secret_or_has_one(releases: dict[str, Release]) -> None:
@@ -309,14 +282,23 @@ def test_a_new_policy_or_issuer_restarts_no_pod_and_other_settings_do() -> None:
         {**DATABASE, "config": {"limits": {"live_certificates": 5}}},
     )
     assert policy.settings != first.settings != issuers.settings
-    assert policy.pods == first.pods
-    # An empty table differs from none, but only once.
-    assert strip(issuers.pods) == strip(first.pods)
+    assert policy.pods == issuers.pods == first.pods
     assert all(one != another for one, another in zip(other.pods, first.pods, strict=True))
 
 
-def strip(pods: list[Document]) -> list[Document]:
-    return [each["spec"] for each in pods]
+def test_the_values_in_the_readme_can_be_used() -> None:
+    blocks = re.findall(r"```yaml\n(.*?)```", (CHART / "README.md").read_text(), re.DOTALL)
+    assert len(blocks) == 4
+    rendered(*({**DATABASE, **yaml.safe_load(block)} for block in blocks))
+
+
+@pytest.mark.parametrize(("values", "workload"), [({}, "statefulset"), (DATABASE, "deploy")])
+def test_the_notes_name_the_workload_that_exists(values: dict[str, Any], workload: str) -> None:
+    [done] = helm_chart.rendering([values], "clustercert", CHART)
+    notes = done["result"]["clustercert/templates/NOTES.txt"]
+    kind = {"statefulset": "StatefulSet", "deploy": "Deployment"}[workload]
+    assert helm_chart.release(done["result"]).one(kind, "clustercert")
+    assert f"kubectl exec -it -n prod {workload}/clustercert -c api -- clustercert user create olga" in notes
 
 
 def test_the_alert_rules_are_those_in_deploy(releases: dict[str, Release]) -> None:

@@ -93,7 +93,7 @@ app.kubernetes.io/managed-by: {{ .Release.Service }}
 {{- define "clustercert.checksum" -}}
 {{- $settings := include "clustercert.settings" . | fromJson }}
 {{- $_ := unset $settings "policy" }}
-{{- with $settings.identity }}{{ $_ := unset . "issuers" }}{{ end }}
+{{- $_ := set $settings "identity" (omit ($settings.identity | default dict) "issuers") }}
 {{- $settings | toJson | sha256sum }}
 {{- end }}
 
