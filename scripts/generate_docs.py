@@ -30,6 +30,7 @@ from clustercert.kubernetes.setup.signer_access import signer_account
 from clustercert.model.events import AuditEvent, administration, issuance, operation, requests
 from clustercert.observability import metrics
 from clustercert.policy.examples import (
+    ExampleAccess,
     ExampleCaller,
     ExampleCluster,
     ExampleRequest,
@@ -54,7 +55,14 @@ from scripts.chart_schema import NAMESPACE, SIGNERS, values_schema  # noqa: E402
 ISSUERS = (OidcIssuer, RoleGrant)
 KEYSTONE = (Keystone, ServiceCredential)
 RULES = (RuleSettings, WhenSettings, GrantSettings, OfferSettings, ApprovalSettings)
-EXAMPLES = (ExampleSettings, ExampleCaller, ExampleCluster, ExampleRequest, Expectation)
+EXAMPLES = (
+    ExampleSettings,
+    ExampleCaller,
+    ExampleCluster,
+    ExampleRequest,
+    ExampleAccess,
+    Expectation,
+)
 DOCS, CHART = ROOT / "docs", ROOT / "deploy" / "chart"
 ATTRIBUTE = re.compile(r"^ {4}(\w+(?:, \w+)*): (.*(?:\n {8}.*)*)", re.MULTILINE)
 UNITS = (("d", 86400), ("h", 3600), ("m", 60), ("s", 1))

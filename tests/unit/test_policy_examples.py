@@ -132,6 +132,71 @@ def test_another_decision_fails_and_both_are_named(example: str, expected: str, 
     assert decided in failed.decided
 
 
+OFFERS = """
+[[rules]]
+name = "edit"
+when.roles = ["member"]
+offer.groups = ["editors", "owners"]
+offer.max_lifetime = "4h"
+offer.approvals = [{ role = "admin" }, { role = "admin" }]
+
+[[rules]]
+name = "emergency"
+when.groups = ["on-call"]
+offer.groups = ["admins"]
+offer.max_lifetime = "1h"
+offer.approvals = [{ role = "admin" }]
+offer.before_approval = true
+"""
+EDIT = 'request.access = { rule = "edit", groups = ["editors"] }\n'
+EMERGENCY = 'caller.groups = ["on-call"]\nrequest.access = { rule = "emergency", groups = ["admins"] }\n'
+
+
+@pytest.mark.parametrize(
+    ("example", "failure"),
+    [
+        (EDIT + 'expects = { groups = ["editors"], lifetime = "4h" }', None),
+        (EDIT + "expects.refused = true", ("refused", "allowed; groups editors; lifetime 4 hours")),
+        (EDIT.replace("editors", "admins") + 'expects.message = "does not offer you this access"', None),
+        (EDIT + 'caller.roles = ["x"]\nexpects.message = "It needs: role is member."', None),
+        (EMERGENCY + 'expects = { groups = ["admins"], offers = ["emergency", "edit"] }', None),
+        (EMERGENCY.replace(" }", ", approved = false }") + 'expects.groups = ["admins"]', None),
+        (EDIT.replace(" }", ", approved = false }") + 'expects.message = "use before the approval"', None),
+        ('expects = { refused = true, offers = ["edit"] }', None),
+        ('expects = { message = "request create example --group", offers = ["edit"] }', None),
+        ('expects.offers = ["edit"]', None),
+        ('caller.roles = ["x"]\nexpects.offers = []', None),
+        ("expects.offers = []", ("offers nothing", "refused: You have no access to this cluster without a ")),
+        (
+            EDIT + 'expects = { groups = ["editors"], offers = ["edit", "emergency"] }',
+            ("allowed; groups editors; offers edit, emergency", "allowed; groups editors; lifetime 4 hours; off"),
+        ),
+    ],
+)  # fmt: skip
+def test_an_example_can_have_an_access_request(example: str, failure: tuple[str, str] | None) -> None:
+    [one] = results(f'{OFFERS}\n[[examples]]\nname = "x"\n{example}')
+    assert one.passed is (failure is None), one.decided
+    if failure is not None:
+        assert one.expected == failure[0]
+        assert one.decided.startswith(failure[1])
+
+
+@pytest.mark.parametrize(
+    ("example", "fault"),
+    [
+        (EDIT.replace('"edit"', '"none"') + "expects.refused = true", r"request.access.rule: no rule named none"),
+        (EDIT.replace('["editors"]', "[]") + "expects.refused = true", r"request.access.groups: write at least one"),
+        ('request.access = { rule = "edit" }\nexpects.refused = true', r"request.access.groups: the field is missing"),
+        ('expects.offers = ["edit", "gone"]', r"expects.offers: no rule named gone offers groups"),
+    ],
+)  # fmt: skip
+def test_a_fault_in_an_access_request_of_an_example_is_named(
+    tmp_path: Path, example: str, fault: str
+) -> None:
+    [found] = faults(tmp_path, f'{OFFERS}\n[[examples]]\nname = "x"\n{example}')
+    assert f"policy.examples.0.{fault}" in found
+
+
 @pytest.mark.parametrize("key_type", get_args(KeyType))
 def test_an_example_may_have_a_key_of_any_type(key_type: str) -> None:
     rule = f"[[rules]]\nname = 'r'\ngrant = {{ groups = ['g'], key_types = ['{key_type}'], csr_required = true }}\n"

@@ -23,6 +23,7 @@ from clustercert.model import (
     PublicKey,
     User,
 )
+from clustercert.model.access_requests import RequestedAccess
 from clustercert.model.errors import ClustercertError, NotFound
 from clustercert.model.identity import BUILT_IN, DEFAULT_DOMAIN, ProjectName, domain_by_issuer
 from clustercert.model.ids import id_of, is_user_id
@@ -121,6 +122,22 @@ class ExampleCluster(Section):
     labels: dict[str, str] = Field(default={})
 
 
+class ExampleAccess(Section):
+    """`request.access` in `[[policy.examples]]`: the access request whose groups the caller asks for.
+
+    The access begins at the time of the decision and lasts as long as the rule allows.
+
+    Attributes:
+        rule: name of the rule that offers the groups.
+        groups: the requested Kubernetes groups.
+        approved: whether all approvals were given.
+    """
+
+    rule: Name
+    groups: Annotated[Names, Field(min_length=1)]
+    approved: TrueOrFalse = True
+
+
 class ExampleRequest(Section):
     """`request` in `[[policy.examples]]`: what the caller requests.
 
@@ -132,6 +149,7 @@ class ExampleRequest(Section):
         csr: whether the request has a CSR. By default, true if `key_type` is given.
         key_type: type of the key in the CSR. By default `ec-p256`.
         reason: the reason for the request.
+        access: the caller's access request. By default, the request is for standing groups only.
     """
 
     duration: int | None = Field(default=None, ge=LONGEST, le=MOST_DAYS)
@@ -140,6 +158,7 @@ class ExampleRequest(Section):
     csr: TrueOrFalse | None = None
     key_type: KeyType | None = None
     reason: str | None = Field(default=None, max_length=MAX_REASON)
+    access: ExampleAccess | None = None
 
     @model_validator(mode="after")
     def _can_be_sent(self) -> Self:
@@ -165,6 +184,8 @@ class Expectation(Section):
         username: the certificate's user name.
         lifetime: the certificate's lifetime.
         max_lifetime: the longest lifetime that the caller could request.
+        offers: exactly these rules, in any order, offer groups that the caller can request. If only `offers` is given,
+            the request may be allowed or refused.
     """
 
     refused: TrueOrFalse | None = None
@@ -174,17 +195,23 @@ class Expectation(Section):
     username: Name | None = None
     lifetime: RuleLifetime | None = None
     max_lifetime: RuleLifetime | None = None
+    offers: Names | None = None
 
     @property
     def is_refusal(self) -> bool:
         return bool(self.refused or self.refused_by or self.message)
+
+    @property
+    def is_only_of_offers(self) -> bool:
+        """Whether the request may be allowed or refused."""
+        return self.model_fields_set == {"offers"}
 
     @model_validator(mode="after")
     def _is_possible(self) -> Self:
         given = self.model_fields_set
         if not given:
             raise RuleFault("write what is expected, such as refused = true")
-        refusal, grant = sorted(given & {"refused_by", "message"}), sorted(given - _OF_REFUSALS)
+        refusal, grant = sorted(given & {"refused_by", "message"}), sorted(given - _OF_REFUSALS - {"offers"})
         if refusal and self.refused is False:
             raise RuleFault(f"refused = false contradicts {refusal[0]}; remove one of the two", refusal[0])
         if grant and self.is_refusal:
@@ -230,6 +257,7 @@ class Outcome:
         message: why the request is refused; empty if the request is allowed.
         refused_by: the rule that denies the request, or None.
         lifetime, max_lifetime: the granted lifetime, and the longest lifetime allowed; None if the request is refused.
+        offers: the names of the rules whose groups the caller can request, in order.
     """
 
     grant: Grant | None = None
@@ -237,9 +265,14 @@ class Outcome:
     refused_by: str | None = None
     lifetime: timedelta | None = None
     max_lifetime: timedelta | None = None
+    offers: tuple[str, ...] = ()
 
     def meets(self, expected: Expectation) -> bool:
         """Whether this outcome meets the expectation."""
+        if expected.offers is not None and set(expected.offers) != set(self.offers):
+            return False
+        if expected.is_only_of_offers:
+            return True
         if (self.grant is None) != expected.is_refusal:
             return False
         if self.grant is None:
@@ -251,13 +284,15 @@ class Outcome:
             and expected.max_lifetime in {None, self.max_lifetime}
         )
 
-    def __str__(self) -> str:
+    def description(self, expected: Expectation) -> str:
+        """Describe the outcome for people. Names the offers only if something is expected of them."""
+        offers = self.offers if expected.offers is not None else None
         if self.grant is None:
-            return _refusal(self.refused_by, self.message)
+            return _with_offers(_refusal(self.refused_by, self.message), offers)
         longest = self.max_lifetime if self.max_lifetime != self.lifetime else None
         # Leave out a user id: examples rarely name ids, so a reader would not recognize the id.
         username = None if is_user_id(self.grant.username) else self.grant.username
-        return _allowance(self.grant.groups, username, self.lifetime, longest)
+        return _with_offers(_allowance(self.grant.groups, username, self.lifetime, longest), offers)
 
 
 @dataclass(frozen=True, slots=True)
@@ -274,7 +309,8 @@ def run_examples(policy: Policy, examples: Iterable[ExampleSettings]) -> Iterato
     """Let the policy decide each example, and yield the results."""
     for example in examples:
         expected, outcome = example.expects, decide_example(policy, example)
-        yield ExampleResult(example.name, outcome.meets(expected), _expectation(expected), str(outcome))
+        decided = outcome.description(expected)
+        yield ExampleResult(example.name, outcome.meets(expected), _expectation(expected), decided)
 
 
 def example_failures(policy: Policy, examples: Iterable[ExampleSettings]) -> str | None:
@@ -293,21 +329,44 @@ def decide_example(policy: Policy, example: ExampleSettings) -> Outcome:
     now = example.now.replace(microsecond=0)
     cluster = _cluster(example.cluster, now)
     caller = _caller(example.caller, cluster.project_id)
+    request, access = _request(example.request), None
+    if example.request.access is not None:
+        access = _access(policy, example.request.access, now)
     try:
-        grant = policy.decide(caller, cluster, _request(example.request), now)
+        offers = tuple(rule.name for rule in policy.offers(caller, cluster, now))
+        grant = policy.decide(caller, cluster, request, now, access)
     except NotFound:
         return Outcome(message=NO_ROLE)
     except ClustercertError as refused:
-        rule = refused.trace.get("denied_by")
-        return Outcome(message=refused.message, refused_by=str(rule) if rule is not None else None)
+        denied_by = refused.trace.get("denied_by")
+        rule = str(denied_by) if denied_by is not None else None
+        return Outcome(message=refused.message, refused_by=rule, offers=offers)
     longest = datetime.fromisoformat(str(grant.trace["allowed_until"]))
-    return Outcome(grant, lifetime=grant.not_after - now, max_lifetime=longest - now)
+    return Outcome(grant, lifetime=grant.not_after - now, max_lifetime=longest - now, offers=offers)
+
+
+def _access(policy: Policy, example: ExampleAccess, now: datetime) -> RequestedAccess:
+    """Return the access of an example. If it is approved, each condition was met by an approver of its own."""
+    rule = policy.offering_rule(example.rule)
+    offer = rule.offer if rule is not None else None
+    clauses = offer.clauses if offer is not None and example.approved else ()
+    lifetime = offer.max_lifetime if offer is not None else timedelta()
+    met = tuple(frozenset({clause}) for clause in clauses)
+    return RequestedAccess("0" * 32, example.rule, example.groups, now + lifetime, example.approved, met)
 
 
 def _expectation(expected: Expectation) -> str:
+    if expected.is_only_of_offers:
+        return _with_offers("", expected.offers)
     if expected.is_refusal:
-        return _refusal(expected.refused_by, expected.message or "")
-    return _allowance(expected.groups, expected.username, expected.lifetime, expected.max_lifetime)
+        return _with_offers(_refusal(expected.refused_by, expected.message or ""), expected.offers)
+    allowance = _allowance(expected.groups, expected.username, expected.lifetime, expected.max_lifetime)
+    return _with_offers(allowance, expected.offers)
+
+
+def _with_offers(text: str, offers: Iterable[str] | None) -> str:
+    listed = f"offers {', '.join(offers) or 'nothing'}" if offers is not None else ""
+    return "; ".join(filter(None, (text, listed)))
 
 
 def _refusal(rule: str | None, message: str) -> str:

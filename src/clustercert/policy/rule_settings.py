@@ -358,13 +358,20 @@ class PolicySettings(Section):
     def _examples_have_names_of_their_own(self) -> Self:
         names = [example.name for example in self.examples]
         rules = {rule.name for rule in self.all_rules}
+        offers = {rule.name for rule in self.all_rules if rule.offer is not None}
         for number, example in enumerate(self.examples):
+            at = ("examples", number)
             if names.index(example.name) < number:
-                raise RuleFault(
-                    f"two examples have the name {example.name}; rename one", "examples", number, "name"
-                )
+                raise RuleFault(f"two examples have the name {example.name}; rename one", *at, "name")
             if (rule := example.expects.refused_by) is not None and rule not in rules:
-                raise RuleFault(f"no rule has the name {rule}", "examples", number, "expects", "refused_by")
+                raise RuleFault(f"no rule has the name {rule}", *at, "expects", "refused_by")
+            if unknown := set(example.expects.offers or ()) - offers:
+                raise RuleFault(f"no rule named {min(unknown)} offers groups", *at, "expects", "offers")
+            access = example.request.access
+            if access is not None and access.rule not in offers:
+                raise RuleFault(
+                    f"no rule named {access.rule} offers groups", *at, "request", "access", "rule"
+                )
         return self
 
     @property
