@@ -145,6 +145,26 @@ def test_a_rule_that_refuses_is_not_named(careful: Operator) -> None:
     assert warnings(careful) == []
 
 
+def test_roles_and_domains_of_approvers_must_exist(careful: Operator) -> None:
+    with careful.config.open("a") as config:
+        config.write(
+            '[[policy.rules]]\nname = "edit"\noffer.groups = ["editors"]\noffer.max_lifetime = "1h"\n'
+            'offer.approvals = [{ role = "leed" }, { groups = ["gone/leads", "leads"] }]\n'
+        )
+    [warning] = warnings(careful)
+    assert "name what does not exist: role leed (rule edit), domain gone (rule edit)." in warning
+
+
+def test_a_long_offer_is_named_like_a_long_grant(careful: Operator) -> None:
+    with careful.config.open("a") as config:
+        config.write(
+            '[[policy.rules]]\nname = "edit"\noffer.groups = ["editors"]\noffer.max_lifetime = "8d"\n'
+            "offer.approvals = []\n"
+        )
+    [warning] = warnings(careful)
+    assert "valid for more than 7 days: edit (8 days)" in warning
+
+
 def test_a_key_beside_the_data_is_named(operator: Operator) -> None:
     operator.configure(SHORT_RULES)
     make_operator(operator)

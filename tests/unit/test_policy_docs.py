@@ -111,6 +111,7 @@ NOBODY = "matches this request"
     [
         ("README.md", 0, "team-blue", "alice: team:team-blue 8h"),
         ("README.md", 0, "none", NOBODY),
+        ("access-requests.md", 0, "none", f"{USER_ID}: clustercert:viewers 8h"),
         ("install.md", 0, "team-blue", "alice@default: team:team-blue 8h"),
         ("install.md", 0, "none", NOBODY),
         ("quick-starts.md", 0, "team-blue", "alice: team:team-blue 24h"),
@@ -137,10 +138,22 @@ def test_a_printed_policy_decides_what_its_page_says(
     assert expected in decided(said, asked)
 
 
+def test_the_printed_message_about_offers_is_that_of_the_printed_policy() -> None:
+    [said] = [policy for name, policy in printed() if name == "access-requests.md"]
+    offers = {"rules": [rule for rule in said["rules"] if "offer" in rule]}
+    with pytest.raises(Forbidden) as refused:
+        PolicySettings.model_validate(offers).policy().decide(
+            member(), replace(cluster(), name="prod"), LONGEST, NOW
+        )
+    page = (ROOT / "docs" / "policy-changes.md").read_text(encoding="utf-8")
+    assert f"```\n{refused.value.message}\n```" in page
+
+
 def test_every_policy_outside_of_the_page_about_policies_is_decided() -> None:
     pages = Counter(page for page, _ in printed())
     assert pages == {
         "README.md": 1,
+        "access-requests.md": 1,
         "install.md": 1,
         "quick-starts.md": 2,
         "recipes.md": 1,

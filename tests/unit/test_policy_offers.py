@@ -258,6 +258,25 @@ def test_only_a_rule_that_offers_is_found_by_name() -> None:
     assert policy.offering_rule("view") is policy.offering_rule("other") is None
 
 
+def test_a_role_has_rights_if_it_can_get_or_request_groups_or_approve() -> None:
+    [edit] = loaded_policy(EDIT | {"when": {"roles": ["member"]}}).rules
+    [view] = loaded_policy(VIEW).rules
+    [freeze] = loaded_policy({"name": "freeze", "when": {"roles": ["member"]}, "deny": "Frozen."}).rules
+    found = {
+        rule.name: [role for role in ("member", "admin") if rule.gives_role_rights(role)]
+        for rule in (edit, view, freeze)
+    }
+    # Group members need no particular role to approve.
+    assert found == {"edit": ["member", "admin"], "view": ["member"], "freeze": []}
+    [strict] = loaded_policy(
+        offer("strict", "g", when={"roles": ["member"]}, approvals=[{"role": "lead"}])
+    ).rules
+    assert [role for role in ("member", "lead", "admin") if strict.gives_role_rights(role)] == [
+        "member",
+        "lead",
+    ]
+
+
 # With a request
 
 

@@ -246,6 +246,22 @@ class RuleSettings(Section):
         return source.groups if source is not None else ()
 
     @property
+    def named_roles(self) -> tuple[str, ...]:
+        """The names and patterns of roles in the conditions on callers and approvers."""
+        approvers = (each.role for each in self._approvals if each.role is not None)
+        return (*(self.when.roles or ()), *approvers)
+
+    @property
+    def named_groups(self) -> tuple[str, ...]:
+        """The ids, names and patterns of users' groups in the conditions on callers and approvers."""
+        approvers = (group for each in self._approvals for group in each.groups or ())
+        return (*(self.when.groups or ()), *approvers)
+
+    @property
+    def _approvals(self) -> tuple[ApprovalSettings, ...]:
+        return self.offer.approvals if self.offer is not None else ()
+
+    @property
     def tested_role(self) -> str | None:
         """A role that alone makes the rule match and grant a group, or None.
 

@@ -304,6 +304,10 @@ class Offer:
         """The conditions for the approvers, in words."""
         return tuple(each.clause for each in self.approvals)
 
+    def takes_approver(self, role: str) -> bool:
+        """Whether a user with only this role can approve. Ignores conditions on groups."""
+        return any(_take_role(each.parts, role) for each in self.approvals)
+
     def met_by(self, names: Mapping[str, Values]) -> frozenset[str]:
         """Return the clauses of the conditions that an approver meets; see `ApprovalCondition.is_met`."""
         return frozenset(each.clause for each in self.approvals if each.is_met(names))
@@ -368,9 +372,14 @@ class PolicyRule:
                 return clause
         return None
 
-    def takes_role(self, role: str) -> bool:
-        """Whether this role alone meets all conditions on roles."""
-        return all(each.names.match((role,)) for each in self.conditions if is_on_role(each))
+    def gives_role_rights(self, role: str) -> bool:
+        """Whether users with only this role can get or request the rule's groups, or approve requests.
+
+        Ignores conditions that are not on roles.
+        """
+        if self.offer is not None and self.offer.takes_approver(role):
+            return True
+        return self.deny is None and _take_role(self.conditions, role)
 
     def is_visible_to(self, decision_input: DecisionInput) -> bool:
         """Whether the caller may see the rule: all its private conditions are met.
@@ -383,6 +392,11 @@ class PolicyRule:
             return all(each.first_false(decision_input) is None for each in self.private)
         except ConditionFailed:
             return False
+
+
+def _take_role(conditions: Iterable[object], role: str) -> bool:
+    """Whether this role alone meets all conditions on roles."""
+    return all(each.names.match((role,)) for each in conditions if is_on_role(each))
 
 
 def is_on_role(condition: object) -> TypeGuard[HasName]:

@@ -172,11 +172,11 @@ async def _missing_in_rules(settings: Settings, database: "Database") -> AsyncIt
     for rule in settings.policy.named_rules:
         when = rule.when
         # If Keystone is configured, Keystone defines the roles, so the names of roles can't be checked here.
-        named_roles = () if identity.keystone is not None else _written_out(when.roles)
+        named_roles = () if identity.keystone is not None else _written_out(rule.named_roles)
         missing |= dict.fromkeys(
             f"role {role} (rule {rule.name})" for role in named_roles if role not in roles
         )
-        for name in (*_written_out(when.users), *_written_out(when.groups)):
+        for name in (*_written_out(when.users), *_written_out(rule.named_groups)):
             domain, slash, _ = name.partition("/")
             if slash and domain not in domains:
                 missing[f"domain {domain} (rule {rule.name})"] = None

@@ -307,7 +307,7 @@ def _warning(change: Change, project: Project | None, role: str) -> str | None:
     if project is None:
         known = " and ".join(SERVICE_ROLES)
         return None if role in SERVICE_ROLES else f"Only the roles {known} have rights in the whole service."
-    if any(rule.takes_role(role) for rule in rules if rule.grants):
+    if any(rule.gives_role_rights(role) for rule in rules):
         return None
     return "No policy rule names this role, so it grants no certificates."
 

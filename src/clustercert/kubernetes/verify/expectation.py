@@ -147,8 +147,8 @@ def _find_rule(name: str | None, rules: Sequence[RuleSettings]) -> RuleSettings 
         )
     if found.tested_role is None:
         raise InvalidRequest(
-            f"--rule: The rule {found.name} can't be tested: it denies, has conditions besides a role, or grants only "
-            "groups from templates. Choose another rule."
+            f"--rule: The rule {found.name} can't be tested: it denies or offers, has conditions besides a role, or "
+            "grants only groups from templates. Choose another rule."
         )
     return found
 
