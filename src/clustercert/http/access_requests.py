@@ -5,7 +5,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Annotated, Literal, TypeVar
 
 from fastapi import APIRouter, Query
-from pydantic import AfterValidator, AliasPath, BaseModel, Field
+from pydantic import AfterValidator, BaseModel, Field
 from pydantic.config import JsonDict
 from starlette.responses import Response
 
@@ -14,6 +14,7 @@ from clustercert.http.body import RequestBody, parsed, require_json
 from clustercert.http.dependencies import Call, CallDep
 from clustercert.http.openapi import ERRORS, described, json_body
 from clustercert.http.paging import KeyPageDep, PageBody, numbered_page
+from clustercert.http.policy import OfferBody
 from clustercert.http.responses import ResponseBody, Time
 from clustercert.model import JsonObject
 from clustercert.model.access_requests import CLOSED_STATES, OPEN_STATES, AccessRequest
@@ -201,27 +202,6 @@ class AccessRequestListBody(PageBody):
     access_requests: list[AccessRequestBody]
 
 
-class OfferBody(ResponseBody):
-    """Groups that the caller can request, and the terms."""
-
-    rule: str = Field(validation_alias="name")
-    groups: list[str]
-    max_lifetime: int = Field(description="The longest access that can be requested, in seconds.")
-    min_reason_length: int = Field(validation_alias=AliasPath("offer", "min_reason_length"))
-    approvals: list[str] = Field(
-        validation_alias=AliasPath("offer", "clauses"),
-        description="The conditions for the approvers. Each condition needs a different person.",
-    )
-    before_approval: bool = Field(
-        validation_alias=AliasPath("offer", "before_approval"),
-        description="Whether the access may be used before the approval.",
-    )
-    approve_within: int = Field(description="The time for the approvals, in seconds.")
-    claim_within: int = Field(
-        description="The time for the first certificate, in seconds after the approval."
-    )
-
-
 class OfferListBody(BaseModel):
     """What the caller can request for a cluster."""
 
@@ -332,7 +312,10 @@ async def list_access_requests(
 
 @router.get(REQUEST, responses=_SHOWN)
 async def show_access_request(call: CallDep, access_request_id: str) -> Response:
-    """Show an access request."""
+    """Show an access request.
+
+    For the user who created the request, its approvers, admins of the project, operators and auditors.
+    """
     return await _one(call, await call.services.requests.show(call.caller, access_request_id))
 
 
@@ -382,18 +365,12 @@ async def end_access_request(call: CallDep, access_request_id: str) -> Response:
 
 @router.get(OWN + "/clusters/{cluster_id}/offers", responses=described("The offers.", OfferListBody))
 async def list_offers(call: CallDep, cluster_id: str) -> Response:
-    """List what the caller can request for a cluster, whatever the token's scope."""
+    """List what the caller can request for a cluster.
+
+    The caller's roles in all projects count, whatever the token's scope.
+    """
     _, rules = await call.services.requests.offers(call.caller, cluster_id)
-    offers = [
-        OfferBody.render(
-            rule,
-            max_lifetime=_seconds(rule.offer.max_lifetime),
-            approve_within=_seconds(rule.offer.approve_within),
-            claim_within=_seconds(rule.offer.claim_within),
-        )
-        for rule in rules
-        if rule.offer is not None
-    ]
+    offers = [OfferBody.render(rule) for rule in rules]
     return responses.private({"offers": offers})
 
 
