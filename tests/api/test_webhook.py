@@ -402,14 +402,17 @@ def test_without_database_memory_answers_for_a_second(own: World, monkeypatch: p
     monkeypatch.setattr(RevocationFeed, "STALE_AFTER", 2 * SECONDS)
     with Service(own.settings()).running() as service:
         server = api_server(own, service, "sans")
-        shown, database = server.issue(), own.database
+        shown, revoked, database = server.issue(), server.issue("member"), own.database
         assert server.judged(shown) == NO_OPINION
+        server.revoke(revoked)
+        denial = eventually(lambda: server.judged(revoked).get("denied") and server.judged(revoked))
         stores.execute(database, "ALTER TABLE generation RENAME TO generation_elsewhere")
         stores.execute(database, "ALTER TABLE certificate RENAME TO certificate_elsewhere")
         try:
             assert server.judged(shown) == NO_OPINION
             monkeypatch.setattr(RevocationFeed, "STALE_AFTER", 0)
             eventually(lambda: server.post(shown.review).status_code == 503)
+            assert server.judged(revoked) == denial, "an error could allow it"
             # Whoever has no name of ours is never in the ledger.
             assert server.status(user="system:kube-scheduler", groups=[]) == NO_OPINION
             other = f"Bearer {server.token}x"

@@ -11,7 +11,7 @@ from clustercert.model.errors import StoreFault, Unavailable
 from clustercert.store.engine.database import Database
 from support import ports, postgres
 from support.stores import Store
-from support.wait import SECONDS
+from support.wait import SECONDS, eventually
 
 pytestmark = pytest.mark.postgresql
 
@@ -42,12 +42,16 @@ def with_hosts(url: str, *ports: int) -> str:
     )
 
 
+async def port_of(database: Database) -> object:
+    """The port of the server that answers."""
+    async with database.read() as connection:
+        return (await connection.execute(text("SHOW port"))).scalar_one()
+
+
 async def port_of_server(url: str) -> object:
-    """The port of the server that answers, and whether it is a standby."""
     database = Database(url, busy_seconds=SECONDS)
     try:
-        async with database.read() as connection:
-            return (await connection.execute(text("SHOW port"))).scalar_one()
+        return await port_of(database)
     finally:
         await database.close()
 
@@ -69,6 +73,27 @@ async def test_a_host_that_hangs_delays_the_next_one_and_does_not_hide_it(
     assert primary is not None
     url = with_hosts(on_postgresql.url, ports.port_of(silent), primary)
     assert await port_of_server(url) == str(primary)
+
+
+async def test_a_former_primary_that_commits_nothing_is_left_for_the_new_one(on_postgresql: Store) -> None:
+    new = make_url(on_postgresql.url)
+    with postgres.server(wal_level="replica", max_wal_senders="1") as former:
+        former.run(f"CREATE DATABASE {new.database} OWNER {postgres.OWNER}")
+        former.run(f"ALTER ROLE {postgres.OWNER} PASSWORD '{new.password}'")
+        # Commits wait for its standby, which has become the new primary.
+        former.run("ALTER SYSTEM SET synchronous_standby_names = 'new'")
+        former.run("SELECT pg_reload_conf()")
+        eventually(lambda: former.run("SHOW synchronous_standby_names") == [("new",)])
+        assert new.port is not None
+        database = Database(with_hosts(on_postgresql.url, former.port, new.port), statement_seconds=1)
+        try:
+            assert await port_of(database) == str(former.port)
+            with pytest.raises(Unavailable):
+                async with database.transaction() as transaction:
+                    await transaction.execute(text("CREATE TABLE written (id integer)"))
+            assert await port_of(database) == str(new.port)
+        finally:
+            await database.close()
 
 
 async def test_nothing_is_read_from_a_standby(standby: postgres.Server) -> None:

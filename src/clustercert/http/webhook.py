@@ -151,7 +151,8 @@ async def handle_review(request: Request, services: Services, cluster_id: str) -
     try:
         token = _token(request)
         tokens, seconds = services.webhook.tokens, services.options.body_timeout
-        if not tokens.was_valid(cluster_id, token):
+        last = tokens.last_valid(cluster_id, token)
+        if last is None:
             await tokens.authenticate(cluster_id, token)
         services.webhook.credential_usage.report_token_use(token_hash(token))
         raw = await beginning(request, seconds, MAX_REVIEW)
@@ -162,10 +163,13 @@ async def handle_review(request: Request, services: Services, cluster_id: str) -
             # This decision needs no database. An old API server asks about all callers, and callers without a
             # certificate must be served while the database is down.
             return _decided(request, asked, NO_OPINION)
-        webhook_config = await tokens.authenticate(cluster_id, token)
-        decision = await services.webhook.authorization.decide(
-            webhook_config, asked.identity, context_of(request).origin
-        )
+        authorization, origin = services.webhook.authorization, context_of(request).origin
+        webhook_config = last or await tokens.authenticate(cluster_id, token)
+        if denial := authorization.remembered_denial(webhook_config, asked.identity, origin):
+            return _decided(request, asked, denial)
+        if last is not None:
+            webhook_config = await tokens.authenticate(cluster_id, token)
+        decision = await authorization.decide(webhook_config, asked.identity, origin)
     except WrongToken:
         services.webhook.credential_usage.report_refused_call(cluster_id)
         raise

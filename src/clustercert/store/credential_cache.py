@@ -179,6 +179,17 @@ class CredentialCache(Queries):
         except TimeoutError as error:
             raise Unavailable("The database did not answer in time. Try again later.") from error
 
+    def remembered(self, number: str) -> CachedCertificate | None:
+        """Return the certificate if it is cached and no revocation read later affects it, or None.
+
+        Always returns None while the cache is up to date. The database may have changed since, so use the certificate
+        only to deny requests.
+        """
+        if self._feed.fresh():
+            return None
+        known = self._known.get(number)
+        return known if known is not None and self._is_current(known) else None
+
     def _is_current(self, known: CachedCertificate) -> bool:
         return self._feed.is_current(known.read_at, known.fingerprint, known.user_id, known.cluster_id)
 

@@ -88,13 +88,39 @@ class Authorization:
         """Deny the request if any of its credentials is denied. Raises Unavailable."""
         decision = NO_OPINION
         for recognized in await self.recognition.recognize(webhook_config.cluster_id, identity):
-            now = self.now()
-            self.credential_usage.report(
-                ObservedUse(webhook_config, identity, recognized, now, now, origin, "webhook")
-            )
+            self._report_use(webhook_config, identity, recognized, origin)
             if decision.reason is None:
                 decision = self._decide_one(webhook_config, identity, recognized)
         return decision
+
+    def remembered_denial(
+        self, webhook_config: ClusterWebhookConfig, identity: Identity, origin: Origin
+    ) -> Decision | None:
+        """Return the denial of a certificate that was denied when the database last answered, or None.
+
+        Does not read the database. While the database is down, an error could let the API server allow the certificate.
+        A revocation that was undone in this time still counts.
+        """
+        recognized = self.recognition.remembered(webhook_config.cluster_id, identity)
+        if recognized is None:
+            return None
+        decision = self._decide_one(webhook_config, identity, recognized)
+        if decision.reason is None:
+            return None
+        self._report_use(webhook_config, identity, recognized, origin)
+        return decision
+
+    def _report_use(
+        self,
+        webhook_config: ClusterWebhookConfig,
+        identity: Identity,
+        recognized: Recognized,
+        origin: Origin,
+    ) -> None:
+        now = self.now()
+        self.credential_usage.report(
+            ObservedUse(webhook_config, identity, recognized, now, now, origin, "webhook")
+        )
 
     def _decide_one(
         self, webhook_config: ClusterWebhookConfig, identity: Identity, recognized: Recognized

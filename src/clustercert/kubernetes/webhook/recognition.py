@@ -65,10 +65,24 @@ class Recognition:
         credential = await self.credentials.by_number(number)
         if credential is None:
             return Recognized(fingerprint, fault="unknown", claims_ours=True)
-        if credential.cluster_id != cluster_id:
-            return Recognized(fingerprint, fault="other_cluster", claims_ours=True)
-        issued = (credential.common_name, {*credential.groups, credential_group(number)} - {AUTHENTICATED})
-        if (identity.username, {*identity.groups} - {AUTHENTICATED}) != issued or identity.has_other_ids:
-            return Recognized(fingerprint, fault="forged", claims_ours=True)
-        altered = identity.malformed or any(each != credential.fingerprint for each in identity.fingerprints)
-        return Recognized(fingerprint, credential, altered=altered, claims_ours=True)
+        return _compared(cluster_id, identity, credential)
+
+    def remembered(self, cluster_id: str, identity: Identity) -> Recognized | None:
+        """Return the result for a presented certificate that is cached, or None. Does not read the database."""
+        groups = credential_groups(identity.groups)
+        if len(groups) != 1:
+            return None
+        credential = self.credentials.remembered(groups[0].removeprefix(CREDENTIAL_PREFIX))
+        return None if credential is None else _compared(cluster_id, identity, credential)
+
+
+def _compared(cluster_id: str, identity: Identity, credential: CachedCertificate) -> Recognized:
+    """Compare a presented certificate with the ledger's entry of its credential number."""
+    number, fingerprint = credential.credential_number, next(iter(identity.fingerprints), None)
+    if credential.cluster_id != cluster_id:
+        return Recognized(fingerprint, fault="other_cluster", claims_ours=True)
+    issued = (credential.common_name, {*credential.groups, credential_group(number)} - {AUTHENTICATED})
+    if (identity.username, {*identity.groups} - {AUTHENTICATED}) != issued or identity.has_other_ids:
+        return Recognized(fingerprint, fault="forged", claims_ours=True)
+    altered = identity.malformed or any(each != credential.fingerprint for each in identity.fingerprints)
+    return Recognized(fingerprint, credential, altered=altered, claims_ours=True)

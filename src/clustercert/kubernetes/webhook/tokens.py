@@ -73,10 +73,15 @@ class WebhookTokens:
             raise WrongToken("invalid webhook token")
         return webhook_config
 
-    def was_valid(self, cluster_id: str, token: str) -> bool:
-        """Whether the token was valid when the database last answered. Always False while the cache is up to date."""
+    def last_valid(self, cluster_id: str, token: str) -> ClusterWebhookConfig | None:
+        """Return the configuration that the database returned last, if the token was valid then.
+
+        Always returns None while the cache is up to date.
+        """
         last = self._last.get(cluster_id)
-        return last is not None and not self._generation.fresh() and _has_token(last, token)
+        if last is None or self._generation.fresh() or not _has_token(last, token):
+            return None
+        return last
 
     async def _read(self, cluster_id: str) -> ClusterWebhookConfig | None:
         try:

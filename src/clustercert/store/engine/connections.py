@@ -102,7 +102,8 @@ def _postgresql(
             "target_session_attrs": target_of(url),
         },
     )
-    event.listen(engine.sync_engine, "do_connect", PrimaryFinder(STATEMENT_SECONDS).connect)
+    finder = PrimaryFinder(STATEMENT_SECONDS)
+    event.listen(engine.sync_engine, "do_connect", finder.connect)
     parameters = dict(_ALWAYS)
     if statement_seconds is not None:
         parameters["statement_timeout"] = str(int(statement_seconds * 1000))
@@ -115,7 +116,7 @@ def _postgresql(
 
     event.listen(engine.sync_engine, "connect", prepare)
     event.listen(
-        engine.sync_engine, "handle_error", lambda context: _drop_broken_connection(context, abandon)
+        engine.sync_engine, "handle_error", lambda context: _drop_broken_connection(context, abandon, finder)
     )
     return engine
 
@@ -155,7 +156,9 @@ async def _prepare_postgresql(connection: Any, parameters: Mapping[str, str]) ->
     return process_id
 
 
-def _drop_broken_connection(context: ExceptionContext, abandon: Callable[[int], None]) -> None:
+def _drop_broken_connection(
+    context: ExceptionContext, abandon: Callable[[int], None], finder: PrimaryFinder
+) -> None:
     failure = context.original_exception
     if getattr(failure, "sqlstate", None) == _DEMOTED:
         context.is_disconnect = True
@@ -165,6 +168,7 @@ def _drop_broken_connection(context: ExceptionContext, abandon: Callable[[int], 
         if driver_connection is not None:
             abandon(context.connection.connection.info[_PROCESS_ID])
             driver_connection.terminate()
+            finder.leave(context.connection.connection.info)
         context.is_disconnect = True
 
 

@@ -3,7 +3,7 @@
 A standby may lag behind the primary, so a worker that read from it could allow a certificate that was revoked.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from sqlalchemy import Dialect
@@ -12,6 +12,8 @@ from sqlalchemy.engine.interfaces import DBAPIConnection
 from sqlalchemy.pool import ConnectionPoolEntry
 
 PRIMARY = "primary"
+# The key of the index of a connection's host.
+_HOST = "host"
 # Both refuse a server in recovery. The driver's other values accept a standby.
 TARGETS = (PRIMARY, "read-write")
 
@@ -24,6 +26,9 @@ def target_of(url: URL) -> str:
 class PrimaryFinder:
     """Tries the hosts of a database URL one after another, first the host that was the primary last.
 
+    If this host did not answer in time, it is tried last. It may be a former primary that was not stopped: such a
+    server still accepts connections, and commits nothing.
+
     The driver alone would try all hosts within one time limit, always in the same order. So one host that hangs would
     take all the time, and no other host would be tried.
     """
@@ -31,10 +36,10 @@ class PrimaryFinder:
     def __init__(self, seconds: float) -> None:
         """`seconds`: the time limit for all hosts together."""
         self._seconds = seconds
-        self._last = 0
+        self._first = self._count = 0
 
     def connect(
-        self, dialect: Dialect, _entry: ConnectionPoolEntry, arguments: Sequence[Any], options: dict[str, Any]
+        self, dialect: Dialect, entry: ConnectionPoolEntry, arguments: Sequence[Any], options: dict[str, Any]
     ) -> DBAPIConnection | None:
         """Connect to the first host that accepts, as a handler of SQLAlchemy's event `do_connect`.
 
@@ -43,8 +48,9 @@ class PrimaryFinder:
         hosts = options.get("host")
         if not isinstance(hosts, list):
             return None
+        self._count = len(hosts)
         failures: list[Exception] = []
-        for index in (*range(self._last, len(hosts)), *range(self._last)):
+        for index in (*range(self._first, len(hosts)), *range(self._first)):
             one = {
                 "host": hosts[index],
                 "port": options["port"][index],
@@ -55,7 +61,12 @@ class PrimaryFinder:
             except Exception as failure:  # noqa: BLE001 - another host may accept
                 failures.append(failure)
             else:
-                self._last = index
+                self._first = entry.info[_HOST] = index
                 return connection
         # Prefer an error of a server, such as a rejected login, to errors of hosts that are down or not the primary.
         raise next((each for each in failures if getattr(each, "sqlstate", None)), failures[-1])
+
+    def leave(self, info: Mapping[str, Any]) -> None:
+        """Try the host of a connection last from now on. `info` belongs to the connection."""
+        if self._count and info.get(_HOST) == self._first:
+            self._first = (self._first + 1) % self._count
