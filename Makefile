@@ -4,7 +4,7 @@
 # ARGS=… adds arguments.
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-all test-fast chart-test check bench format docs lock release clean runtime dev clients chart issuers keystone openbao openssl softhsm haproxy pgbouncer promtool chromium shells gophercloud bench-tools
+.PHONY: help demo test test-all test-fast chart-test check ha bench format docs lock release clean runtime dev clients chart issuers keystone openbao openssl softhsm haproxy pgbouncer patroni promtool chromium shells gophercloud bench-tools
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-9s %s\n", $$1, $$2 }' Makefile
@@ -15,7 +15,7 @@ demo: runtime ## start a service to try, and issue a first kubeconfig (ARGS="--p
 test: dev clients issuers keystone openbao openssl softhsm ## run every layer, and each promise once with its real part, in ten minutes
 	@.venv/bin/python scripts/run_tests.py
 
-test-all: dev clients chart issuers keystone openbao openssl softhsm haproxy pgbouncer promtool chromium shells gophercloud ## run every test, under coverage, as CI does (half an hour)
+test-all: dev clients chart issuers keystone openbao openssl softhsm haproxy pgbouncer patroni promtool chromium shells gophercloud ## run every test, under coverage, as CI does (half an hour)
 	@.venv/bin/python scripts/run_tests.py --all
 
 test-fast: dev ## run the unit tests and those on SQLite, without servers, in about a minute
@@ -26,6 +26,9 @@ chart-test: dev chart ## run the tests of the Helm chart, in less than a minute
 
 check: dev ## check format, lint, types, layers and the form of docs
 	@scripts/check
+
+ha: dev haproxy patroni ## cause faults of PostgreSQL under Patroni, under load, in half an hour (ARGS=switchover: one; see docs/failover.md)
+	@PYTHONPATH=tests:. .venv/bin/python -m ha $(ARGS)
 
 bench: bench-tools haproxy ## measure speed and growth beside cfssl and django-ca (ARGS="compare --full"; see docs/evidence/performance.md)
 	@.venvs/bench/bin/python -m bench $(ARGS)
@@ -98,6 +101,12 @@ haproxy:
 pgbouncer:
 	@command -v pgbouncer >/dev/null || test -x /usr/sbin/pgbouncer || scripts/apt-install pgbouncer \
 		|| echo "pgbouncer is not installed: tests in tests/store/test_poolers.py and tests/e2e/test_pooler.py are skipped" >&2
+
+# PostgreSQL with failover. python3-etcd is what Patroni needs to use etcd. Tests with them are skipped without them.
+patroni:
+	@command -v patroni >/dev/null && command -v etcd >/dev/null && ls /usr/lib/postgresql/*/bin/postgres >/dev/null 2>&1 \
+		|| scripts/apt-install patroni python3-etcd etcd-server postgresql \
+		|| echo "patroni, etcd or postgresql is not installed: tests of failovers are skipped" >&2
 
 # A browser for log-ins at real OIDC issuers. Tests with it are skipped without it.
 chromium:
