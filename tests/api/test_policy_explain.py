@@ -47,7 +47,7 @@ POLICY = {
             "offer": {
                 "groups": ["editors"],
                 "max_lifetime": "4h",
-                "approvals": [{"role": "admin"}, {"groups": ["leads"]}],
+                "approvals": [{"role": "admin"}],
             },
         },
         {
@@ -161,7 +161,7 @@ def test_an_offer_is_shown_with_its_terms_to_those_who_can_request_it(
         "groups": ["editors"],
         "max_lifetime": 4 * 3600,
         "min_reason_length": 1,
-        "approvals": ["role is admin", "group is leads"],
+        "approvals": ["role is admin"],
         "before_approval": False,
         "approve_within": 8 * 3600,
         "claim_within": 8 * 3600,
@@ -170,6 +170,58 @@ def test_an_offer_is_shown_with_its_terms_to_those_who_can_request_it(
     assert {each["name"]: each["offer"] for each in others if each["name"] == "edit-on-request"} == {
         "edit-on-request": None
     }
+
+
+def test_a_request_with_an_access_request_is_explained(client: httpx.Client, teams: World) -> None:
+    requests = "/clustercert/v1/access-requests"
+    asked = {
+        "cluster_id": teams.clusters["plain"].id,
+        "groups": ["editors"],
+        "duration": 3600,
+        "reason": "a fix",
+    }
+    request = client.post(requests, json=asked, headers=teams.people["member"].headers).json()["id"]
+    pending = ask(client, teams, "member", access_request=request).json()
+    assert (pending["allowed"], pending["status"], pending["would_sign"]) == (False, 409, None)
+    assert pending["message"] == "The access request can't be used: it waits for approvals."
+    assert (pending["access_request"], pending["nearest"]) == (request, None)
+    assert ask(client, teams, "member").json()["access_request"] is None
+    approved = client.post(
+        f"{requests}/{request}/approve", json={"reason": "go"}, headers=teams.people["admin"].headers
+    )
+    assert approved.status_code == 200, approved.text
+    for explained in (
+        ask(client, teams, "member", access_request=request).json(),
+        ask(client, teams, "admin", "member", access_request=request).json(),
+    ):
+        signed = explained["would_sign"]
+        assert signed["organizations"][:2] == ["editors", "team:team-a"]
+        assert (signed["limit"]["by"], signed["limit"]["until"]) == ("access_request", signed["not_after"])
+        granting = {
+            each["name"]: each["groups"] for each in explained["rules"] if each["outcome"] == "grants"
+        }
+        assert granting == {"teams": ["team:team-a"], "edit-on-request": ["editors"]}
+    assert (
+        client.post(f"{requests}/{request}/end", json={}, headers=teams.people["member"].headers).status_code
+        == 200
+    )
+    ended = ask(client, teams, "member", access_request=request).json()
+    assert (ended["status"], ended["message"]) == (409, "The access request can't be used: it is ended.")
+
+
+def test_an_access_request_of_somebody_else_is_a_404(client: httpx.Client, teams: World) -> None:
+    requests = "/clustercert/v1/access-requests"
+    asked = {
+        "cluster_id": teams.clusters["plain"].id,
+        "groups": ["editors"],
+        "duration": 900,
+        "reason": "a fix",
+    }
+    request = client.post(requests, json=asked, headers=teams.people["member"].headers).json()["id"]
+    for other in (request, "0" * 32, "x"):
+        answer = ask(client, teams, "reader", access_request=other)
+        assert answer.status_code == 404
+        assert answer.json()["message"].startswith("There is no such access request")
 
 
 def test_an_operator_sees_every_rule_of_everybody(client: httpx.Client, teams: World) -> None:
@@ -283,7 +335,7 @@ def test_only_administrators_ask_about_another_source(client: httpx.Client, team
         ({"auth_method": "service"}, "auth_method"),
         ({"source": "localhost"}, "source"),
         ({"source": "10.0.0.0/8"}, "source"),
-        ({"limit": "1"}, "limit: unknown query parameter. Known: auth_method, cluster, "),
+        ({"limit": "1"}, "limit: unknown query parameter. Known: access_request, auth_method, cluster, "),
         ({"expire_in": "8h"}, "expire_in: unknown query parameter"),
     ],
 )

@@ -116,6 +116,10 @@ class RequestParameters(BaseModel):
         " operators and auditors.",
     )
 
+    access_request: query.Text | None = Field(
+        default=None, description="The id of the user's access request whose groups are requested."
+    )
+
     def question(self, max_days: int) -> Question:
         """Return the request to explain, as described by these parameters.
 
@@ -135,6 +139,7 @@ class RequestParameters(BaseModel):
             reason=self.reason,
             auth_method=self.auth_method,
             source=self.source,
+            access_request=self.access_request,
         )
 
 
@@ -302,6 +307,10 @@ class ExplanationBody(ResponseBody):
     cluster: ExplainedClusterBody
     auth_method: str = Field(validation_alias=AliasPath("caller", "method"))
     source: str = Field(validation_alias=AliasPath("caller", "origin", "address"))
+    access_request: str | None = Field(
+        validation_alias=AliasPath("request", "access_request"),
+        description="The id of the user's access request; null for a request without one.",
+    )
     would_sign: WouldSignBody | None
     rules: list[RuleBody] = Field(description="The rules, in the order of the policy.")
     complete: bool = Field(

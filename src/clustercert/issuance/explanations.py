@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 
 from clustercert.issuance.entitled_users import EntitledUserPage, EntitledUsers, as_caller
-from clustercert.issuance.ports import CredentialBindings
+from clustercert.issuance.ports import AccessSource, CredentialBindings
 from clustercert.issuance.recorded_callers import RecordedCallers
 from clustercert.issuance.service import NUMBER_PLACEHOLDER
 from clustercert.model import Caller, Cluster, Grant, IssueRequest, KeyType, Origin, credential_group
@@ -43,6 +43,7 @@ class Question:
         csr_key_type: the type of the key in the request's CSR; None for a request without a CSR.
         auth_method: the authentication method of the request; None for the user's default or last method.
         source: the address from which the request is sent; None for the address of the caller who asks.
+        access_request: the id of the user's access request; None for a request without one.
     """
 
     duration: int = LONGEST
@@ -51,6 +52,7 @@ class Question:
     reason: str | None = None
     auth_method: str | None = None
     source: str | None = None
+    access_request: str | None = None
 
     def request(self) -> IssueRequest:
         return IssueRequest(
@@ -58,6 +60,7 @@ class Question:
             expires_in=self.expires_in,
             public_key=sample_key(self.csr_key_type) if self.csr_key_type is not None else None,
             reason=self.reason,
+            access_request=self.access_request,
         )
 
 
@@ -101,6 +104,7 @@ class Explanations:
     entitled: EntitledUsers
     usernames: UsernameQueries
     bindings: CredentialBindings
+    requests: AccessSource
     with_all_roles: Callable[[Caller], Awaitable[Caller]]
     now: Callable[[], datetime]
 
@@ -111,8 +115,8 @@ class Explanations:
 
         Callers may ask about themselves in all their projects, whatever the token's scope. Operators and auditors may
         ask about all users. Project admins may ask about users with a role in the project. Only operators and
-        auditors see rules that the user may not see. Raises NotFound if the caller may not ask about this user, or
-        Forbidden if the caller may not ask about another source address.
+        auditors see rules that the user may not see. Raises NotFound if the caller may not ask about this user or the
+        user has no such access request, or Forbidden if the caller may not ask about another source address.
         """
         is_own = user_id in (None, caller.user.id)
         asked = await self.with_all_roles(caller) if is_own else caller
@@ -197,19 +201,28 @@ class Explanations:
     ) -> ExplainedRequest:
         now = self.now()
         request = question.request()
+        access, obstacle = None, None
+        if request.access_request is not None:
+            try:
+                access = await self.requests.access(asked, cluster, request.access_request, now)
+            except Conflict as refused:
+                obstacle = refused
         explanation = explain(
             self.policy,
             asked,
             cluster,
             request,
             now,
+            access,
             only_own=only_own,
             adapt=lambda grant: self.bindings.apply_credential_group(cluster, grant),
         )
         try:
             await self._require_usable(asked, explanation)
-        except (CannotLogIn, Forbidden) as refused:
-            explanation = replace(explanation, grant=None, error=refused)
+            if obstacle is not None:
+                raise obstacle
+        except (CannotLogIn, Conflict, Forbidden) as refused:
+            explanation = replace(explanation, grant=None, error=refused, nearest=None)
         return ExplainedRequest(explanation, asked, cluster, request, is_complete=not only_own)
 
     async def _require_usable(self, asked: Caller, explanation: Explanation) -> None:

@@ -225,6 +225,7 @@ def _components(
             EntitledUsers(database, recorded),
             usernames,
             bindings,
+            requests,
             identity.with_all_roles,
             utc_now,
         ),
