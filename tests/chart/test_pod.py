@@ -2,10 +2,12 @@
 
 import contextlib
 import hashlib
+import io
 import re
 import ssl
 import subprocess
 import sys
+import tarfile
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -18,6 +20,7 @@ from clustercert.pki.certificates import chain_pem
 from clustercert.pki.keys import key_pem, new_key
 from clustercert.server.tls_files import new_server_certificate
 from support import chart_pod, helm_chart, postgres
+from support.certificate_authority import Authority
 from support.chart_pod import Pod, Running
 from support.helm_chart import CHART, Release, rendered
 from support.terminal import in_a_terminal
@@ -54,7 +57,7 @@ def test_a_release_with_only_a_name_and_a_key_is_a_working_service(tmp_path: Pat
     )
     keys = {"kek": chart_pod.new_kek()}
     pod = Pod(release, "api", tmp_path, {"clustercert-kek": keys})
-    create, assign, fingerprint, rotate = EXEC.findall((CHART / "README.md").read_text())
+    create, assign, fingerprint, set_up, rotate = EXEC.findall((CHART / "README.md").read_text())
     pod.initialise()
     with pod.running("api") as api, pod.running("webhook") as webhook:
         for name, running in (("api", api), ("webhook", webhook)):
@@ -76,6 +79,15 @@ def test_a_release_with_only_a_name_and_a_key_is_a_working_service(tmp_path: Pat
             home=tmp_path,
         )
         run(*client, "project", "create", "eu-de", home=tmp_path)
+        ca = tmp_path / "ca.pem"
+        ca.write_bytes(Authority("kube-apiserver-ca").certificate_pem)
+        added = ("cluster", "add", "prod", "--project", "eu-de", "--internal-url", "https://127.0.0.1:1")
+        run(*client, *added, "--server-ca", str(ca), home=tmp_path)
+        archive = run(*pod.exec_command(set_up[0]), *set_up[1].partition(" | ")[0].split())
+        with tarfile.open(fileobj=io.BytesIO(archive.encode())) as files:
+            kubeconfig = files.extractfile("webhook.kubeconfig")
+            assert kubeconfig is not None
+            assert b"https://clustercert-webhook.prod.svc:8444/" in kubeconfig.read()
 
         for update, said in (
             (broken, "settings not reloaded"),

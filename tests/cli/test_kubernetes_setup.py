@@ -1,8 +1,10 @@
 """`clustercert kubernetes setup`."""
 
 import base64
+import io
 import re
 import stat
+import tarfile
 from pathlib import Path
 
 import pytest
@@ -36,6 +38,28 @@ def test_the_folder_is_private_and_holds_the_clusters_client_ca(site: OperatedCl
     webhook = yaml.safe_load(written["authorization-config.yaml"])["authorizers"][0]["webhook"]
     assert webhook["connectionInfo"]["kubeConfigFile"] == "/etc/kubernetes/clustercert/webhook.kubeconfig"
     assert (webhook["unauthorizedTTL"], webhook["failurePolicy"]) == ("2s", "NoOpinion")
+
+
+@pytest.mark.parametrize("selection", [("prod",), ("--all",)])
+def test_an_archive_on_standard_output_has_the_same_files(
+    site: OperatedCluster, tmp_path: Path, selection: tuple[str, ...]
+) -> None:
+    """For a container from which nobody can copy files."""
+    site.operator.output(*set_up(site))
+    expected = files(site)
+    command = ("kubernetes", "setup", *selection, "--webhook-url", SERVICE, "--out", "-")
+    done = site.operator.run(*command)
+    assert done.code == 0, done.err
+    with tarfile.open(fileobj=io.BytesIO(done.out.encode())) as archive:
+        archive.extractall(tmp_path / "unpacked", filter="data")
+    folder = tmp_path / "unpacked"
+    if selection == ("--all",):
+        [folder] = folder.glob("*/*/prod")
+    assert {path.name for path in folder.iterdir()} == expected.keys()
+    assert all(stat.S_IMODE(path.stat().st_mode) == 0o600 for path in folder.iterdir())
+    assert (folder / "authorization-config.yaml").read_text() == expected["authorization-config.yaml"]
+    assert "Next: follow" in done.err
+    assert "--force" in site.operator.usage_error(*command, "--force")
 
 
 def token(site: OperatedCluster) -> str:

@@ -1,7 +1,8 @@
 """`clustercert kubernetes setup`: writes the files that a control plane needs."""
 
 import ssl
-from collections.abc import Iterator, Sequence
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -9,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from clustercert.cli.commands import on_store
+from clustercert.cli.kubernetes.archive import STANDARD_OUTPUT, check_archive, write_archive
 from clustercert.cli.kubernetes.selection import ClusterSelection, Notes, folder_of, for_each
 from clustercert.cli.options import parse_pairs
 from clustercert.cli.output import print_note, write_out
@@ -85,7 +87,13 @@ def _duration(help_text: str) -> Any:
 class FolderOptions:
     """The folder to write, and whether existing files may be updated."""
 
-    out: Annotated[Path, typer.Option(metavar="DIR", help="Folder to write, created with mode 0700.")]
+    out: Annotated[
+        Path,
+        typer.Option(
+            metavar="DIR",
+            help="Folder to write, created with mode 0700. With -, write a tar archive to standard output.",
+        ),
+    ]
     force: Annotated[
         bool,
         typer.Option(
@@ -245,14 +253,37 @@ async def setup(
     flags, and a README.md that explains them. With --force, an existing folder is updated, and the options
     that were given before are kept. For several clusters, each one has its own folder DIR/DOMAIN/PROJECT/CLUSTER.
     """
+    if folder.out != STANDARD_OUTPUT:
+        await _set_up(operator, selection, folder, options)
+        return
+    check_archive(force=folder.force)
+    with tempfile.TemporaryDirectory(prefix="clustercert-") as temporary:
+        out = Path(temporary)
+        try:
+            await _set_up(operator, selection, FolderOptions(out), options, is_archive=True)
+        finally:
+            # If the command fails for one of several clusters, the files of the others have new tokens.
+            write_archive(out)
+
+
+async def _set_up(
+    operator: Operator,
+    selection: ClusterSelection,
+    folder: FolderOptions,
+    options: SetupOptions,
+    *,
+    is_archive: bool = False,
+) -> None:
+    """Write the folder. For an archive, standard output has nothing else."""
     loaded = operator.components.settings
+    print_paths: Callable[[str], None] = (lambda _: None) if is_archive else write_out
     if selection.is_one:
         # Check the options first, to report a wrong option even if the cluster does not exist.
         resolver = _resolver(loaded, options, folder.out, force=folder.force)
         [cluster] = await selection.clusters(operator)
         resolved, written, notes = await _write(operator, resolver, cluster)
-        write_out("".join(f"{folder.out / each}\n" for each in written))
-        readme = folder.out / "README.md"
+        print_paths("".join(f"{folder.out / each}\n" for each in written))
+        readme = Path("README.md") if is_archive else folder.out / "README.md"
         following = f"Next: follow {readme}, then run `clustercert kubernetes verify {cluster.id}`."
         for note in notes:
             print_note(note)
@@ -266,7 +297,7 @@ async def setup(
         out = folder.out / folder_of(cluster)
         resolver = _resolver(loaded, options, out, force=folder.force)
         resolved, _, notes = await _write(operator, resolver, cluster)
-        write_out(f"{out}\n")
+        print_paths(f"{out}\n")
         for note in notes:
             remarks.add(cluster.shown_name, note)
         connection = (resolved.choices.webhook_url, resolved.choices.webhook_ca, resolved.client)

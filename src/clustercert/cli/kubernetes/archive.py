@@ -1,0 +1,37 @@
+"""Writes a folder as a tar archive to standard output, for containers from which nobody can copy files."""
+
+import sys
+import tarfile
+from pathlib import Path
+
+import typer
+
+# The folder that means an archive.
+STANDARD_OUTPUT = Path("-")
+
+
+def check_archive(*, force: bool) -> None:
+    """Raises typer.BadParameter if an archive can't be written."""
+    if force:
+        raise typer.BadParameter(
+            "An archive has only new files. Leave out --force, or name a folder.", param_hint="--force"
+        )
+    if sys.stdout.isatty():
+        raise typer.BadParameter(
+            "Standard output is a terminal. Redirect the archive, for example to `| tar -x -C DIR`.",
+            param_hint="--out",
+        )
+
+
+def write_archive(folder: Path) -> None:
+    """Write the content of the folder, with its modes; nothing if it is empty. Raises OSError."""
+    paths = sorted(folder.rglob("*"))
+    if not paths:
+        return
+    with tarfile.open(fileobj=sys.stdout.buffer, mode="w|") as archive:
+        for path in paths:
+            archive.add(path, path.relative_to(folder), recursive=False, filter=_without_owner)
+
+
+def _without_owner(entry: tarfile.TarInfo) -> tarfile.TarInfo:
+    return entry.replace(uid=0, gid=0, uname="", gname="", deep=False)
