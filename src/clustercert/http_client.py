@@ -1,4 +1,4 @@
-"""HTTP client for Kubernetes API servers, OIDC issuers, Keystone, OpenBao, and servers that store audit checkpoints.
+"""HTTP client for Kubernetes API servers, OIDC issuers, Keystone, OpenBao, and receivers of checkpoints and messages.
 
 A response may come from a tenant or an attacker. The client therefore limits the size of a response and the time for
 receiving it, and rejects compressed responses. Redirects are not followed, cookies are not kept, and proxy settings in
@@ -10,7 +10,7 @@ import ssl
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from clustercert import __version__
 
@@ -140,10 +140,13 @@ class ServerConnection:
         method: str,
         path: str,
         headers: Mapping[str, str],
-        body: Mapping[str, object] | None = None,
+        body: Mapping[str, object] | bytes | None = None,
         params: Mapping[str, str] | None = None,
     ) -> Response:
         """Send a request. Retries once if a keep-alive connection turns out to be closed.
+
+        Args:
+            body: a mapping is sent as JSON.
 
         Raises ConnectionFailed, or UnreadableResponse if the response is compressed or too long.
         """
@@ -153,7 +156,8 @@ class ServerConnection:
         try:
             async with asyncio.timeout(self._seconds):
                 http = await self._client()
-                request = http.build_request(method, url, headers=headers, params=params, json=body)
+                content: dict[str, Any] = {"content": body} if isinstance(body, bytes) else {"json": body}
+                request = http.build_request(method, url, headers=headers, params=params, **content)
                 try:
                     return await exchange(http, request, self._seconds)
                 except (httpx.RemoteProtocolError, httpx.ReadError, httpx.WriteError):

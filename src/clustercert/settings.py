@@ -30,7 +30,7 @@ from clustercert.model import KeyType
 from clustercert.model.choices import EndpointsForm, ServerRole
 from clustercert.model.errors import ClustercertError
 from clustercert.model.name_patterns import Names
-from clustercert.model.requests import is_service_url
+from clustercert.model.requests import is_protected_url, is_service_url
 from clustercert.pki.openbao_settings import OpenBaoSettings
 from clustercert.policy.decision import Policy
 from clustercert.policy.examples import example_failures
@@ -81,6 +81,14 @@ def _database_url(value: str) -> str:
     if target is not None and target[1] not in ("primary", "read-write"):
         raise ValueError(
             f"target_session_attrs={target[1]} would read from a standby, which may lag behind: leave it out"
+        )
+    return value
+
+
+def _webhook_url(value: str) -> str:
+    if not is_protected_url(value):
+        raise ValueError(
+            "expected a URL like https://tickets.example.com/hook, without user and fragment; http:// only for loopback"
         )
     return value
 
@@ -275,6 +283,29 @@ class AuditSettings(Section):
     check_every: Lifetime = Field(default=timedelta(hours=24), ge=timedelta(minutes=1))
 
 
+class RequestSettings(Section):
+    """`[requests]`: a webhook that tells another system of access requests.
+
+    See [access-requests.md](access-requests.md#tell-other-systems).
+
+    Attributes:
+        webhook_url: URL that gets a message about each step of an access request; http only for loopback.
+        webhook_secret_file: file with the secrets that sign the messages, one on each line: `whsec_` and 24 to 64
+            bytes in base64. Each message has a signature with each secret. The file must have mode 0600.
+        webhook_ca: PEM file with the trusted CAs for the receiver's certificate. By default, the system's CAs.
+    """
+
+    webhook_url: Annotated[str, Field(max_length=2048), AfterValidator(_webhook_url)] | None = None
+    webhook_secret_file: Path | None = None
+    webhook_ca: Path | None = None
+
+    @model_validator(mode="after")
+    def _both_or_none(self) -> "RequestSettings":
+        if (self.webhook_url is None) != (self.webhook_secret_file is None):
+            raise ValueError("set both webhook_url and webhook_secret_file, or neither")
+        return self
+
+
 class MetricsSettings(Section):
     """`[metrics]`: access to `/metrics`, which is denied by default.
 
@@ -358,6 +389,7 @@ class Settings(BaseSettings):
     policy: PolicySettings = PolicySettings()
     revocation: RevocationSettings = RevocationSettings()
     audit: AuditSettings = AuditSettings()
+    requests: RequestSettings = RequestSettings()
     metrics: MetricsSettings = MetricsSettings()
     log: LogSettings = LogSettings()
 

@@ -52,6 +52,8 @@ def test_series_of_alerts_on_an_increase_exist_before_the_first_error(client: ht
     for outcome in ("failed", "published"):
         assert ("clustercert_audit_checkpoints_total", (("outcome", outcome),)) in found
     assert ("clustercert_access_before_approval_total", ()) in found
+    for outcome in ("failed", "given_up"):
+        assert ("clustercert_access_request_notifications_total", (("outcome", outcome),)) in found
 
 
 def test_issuances_are_counted_by_outcome(client: httpx.Client, world: World) -> None:

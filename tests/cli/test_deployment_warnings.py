@@ -12,6 +12,7 @@ from clustercert.pki.keys import key_pem, new_key
 from clustercert.server.tls_files import new_server_certificate, self_signed
 from clustercert.store.engine.database import Database
 from support.command_line import Operator
+from support.message_receiver import SECRET
 from support.stores import execute, rows
 
 SHORT_RULES = """
@@ -70,6 +71,22 @@ def test_long_lifetimes_are_named_with_their_rules(careful: Operator) -> None:
         config.write(SHORT_RULES.replace("admin", "member").replace("7d", "8d"))
     [warning] = warnings(careful)
     assert "more than 7 days: member (8 days)." in warning
+
+
+def test_a_secret_that_cannot_sign_messages_is_named(careful: Operator, tmp_path: Path) -> None:
+    secret = tmp_path / "secret"
+    with careful.config.open("a") as config:
+        config.write(
+            f"[requests]\nwebhook_url = 'https://tickets.example.com'\nwebhook_secret_file = '{secret}'\n"
+        )
+    [warning] = warnings(careful)
+    assert warning == (
+        f"Warning: No messages about access requests are sent: The file {secret} can't be read: No such file or"
+        " directory. Correct requests.webhook_secret_file."
+    )
+    secret.write_text(SECRET)
+    secret.chmod(0o600)
+    assert warnings(careful) == []
 
 
 def test_groups_by_role_without_rules_are_named_at_each_check_until_lifetimes_are_limited(

@@ -22,6 +22,14 @@ def is_https_url(url: object) -> bool:
     return parts is not None and parts.scheme == "https"
 
 
+def is_protected_url(url: object) -> bool:
+    """Whether a value is an HTTPS URL, or an HTTP URL of this machine, without credentials and fragment."""
+    parts = _parts(url)
+    return parts is not None and (
+        parts.scheme == "https" or (parts.scheme == "http" and is_loopback(parts.hostname or ""))
+    )
+
+
 def is_service_url(url: object) -> bool:
     """Whether a value is the URL of a service: `http` or `https` and a host, without path and query."""
     parts = _parts(url)

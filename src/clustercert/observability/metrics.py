@@ -227,6 +227,13 @@ ACCESS_BEFORE_APPROVAL = Counter(
     "clustercert_access_before_approval",
     "Access requests whose access was used before the approval (break-glass)",
 )
+NOTIFICATIONS = Counter(
+    "clustercert_access_request_notifications",
+    "Messages about access requests to the receiver in [requests]: sent, failed (an attempt) or given_up (after a day)",
+    ["outcome"],
+)
+for _sent in ("sent", "failed", "given_up"):
+    NOTIFICATIONS.labels(_sent)
 
 SEALED = Gauge(
     "clustercert_audit_log_size",

@@ -18,6 +18,7 @@ from clustercert.policy.lifetime import lifetime_text
 from clustercert.policy.rule_settings import positional_names
 from clustercert.policy.rules import OPERATOR
 from clustercert.policy.templates import groups_and_templates
+from clustercert.requests.receiver import NotDelivered, read_secrets
 from clustercert.server.tls_files import present_tls, uses_own_pair
 from clustercert.settings import Settings, SettingsError
 from clustercert.store.certificates import AccessQueries
@@ -46,6 +47,7 @@ async def deployment_warnings(
     from_settings = (
         *(() if role == "webhook" else _trusted_leaf(settings)),
         *_webhook_address(settings, role),
+        *(() if role == "webhook" else _webhook_secret(settings)),
         *_long_lifetimes(settings),
         *_kek_beside_data(settings, database),
         *_changing_subjects(settings),
@@ -135,6 +137,17 @@ def _webhook_address(settings: Settings, role: ServerRole | None) -> Iterator[st
             " for API servers. A process with the role api answers 404 there, and revoked certificates keep working."
             " Set webhook.public_url to the address of the processes with the role webhook."
         )
+
+
+def _webhook_secret(settings: Settings) -> Iterator[str]:
+    """Warn if messages about access requests can't be signed. They wait, because the file may be repaired."""
+    file = settings.requests.webhook_secret_file
+    if file is None:
+        return
+    try:
+        read_secrets(file)
+    except NotDelivered as failure:
+        yield f"No messages about access requests are sent: {failure} Correct requests.webhook_secret_file."
 
 
 def _changing_subjects(settings: Settings) -> Iterator[str]:

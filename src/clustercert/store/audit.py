@@ -355,6 +355,10 @@ class EventPage:
 class EventPages(Queries):
     """Reads audit events."""
 
+    async def size(self) -> int:
+        """Return the number of sealed events, which is the leaf index of the next one."""
+        return await self._scalar(_SIZE) or 0
+
     async def event(self, leaf_index: int, project_id: str | None = None) -> StoredEvent | None:
         """Return the sealed event with this leaf index, or None.
 

@@ -32,7 +32,7 @@ from clustercert.issuance.entitled_users import EntitledUsers
 from clustercert.issuance.explanations import Explanations
 from clustercert.issuance.recorded_callers import RecordedCallers
 from clustercert.issuance.service import Issuance
-from clustercert.jobs import access_requests, ca_rotation, maintenance
+from clustercert.jobs import access_requests, ca_rotation, maintenance, notifications
 from clustercert.jobs.leader_job import LeaderJob, PeriodicWork
 from clustercert.jobs.sealing import sealing
 from clustercert.kubernetes.bindings import Bindings
@@ -47,6 +47,7 @@ from clustercert.pki.key_generator import new_key_generator
 from clustercert.pki.keys import KeyGenerator
 from clustercert.policy.decision import Policy
 from clustercert.policy.templates import groups_and_templates
+from clustercert.requests.receiver import WebhookReceiver
 from clustercert.requests.service import AccessRequests
 from clustercert.settings import Settings, SettingsError
 from clustercert.store.access_requests import AccessRequestQueries
@@ -63,6 +64,7 @@ from clustercert.store.engine.generation import Generation
 from clustercert.store.engine.leader import Leader
 from clustercert.store.evidence import EvidenceQueries
 from clustercert.store.issued_feed import IssuedFeed
+from clustercert.store.job_cursors import JobCursor
 from clustercert.store.known_users import KnownUserQueries, UsernameQueries
 from clustercert.store.ledger import Ledger
 from clustercert.store.revocations import CrlQueries, RevocationQueries
@@ -333,6 +335,7 @@ def leader_jobs(components: Components) -> tuple[LeaderJob, ...]:
             Leader(database, "requests", REQUESTS_LEASE_SECONDS),
             [access_requests.expiry(components.requests.expire_due)],
         ),
+        (Leader(database, "notify", REQUESTS_LEASE_SECONDS), _notification(components)),
         (Leader(database, "prune"), [maintenance.credential_pruning(components.identity)]),
         (Leader(database, "audit"), _audit_work(components)),
         (Leader(database, "enforce", ENFORCEMENT_LEASE_SECONDS), [_enforcement(components)]),
@@ -355,6 +358,19 @@ def _audit_work(components: Components) -> list[PeriodicWork]:
         retention = Retention(EvidenceQueries(components.database), utc_now)
         work.append(maintenance.event_pruning(retention, audit.retention))
     return work
+
+
+def _notification(components: Components) -> list[PeriodicWork]:
+    requests, database = components.settings.requests, components.database
+    if requests.webhook_url is None or requests.webhook_secret_file is None:
+        return []
+    receiver = WebhookReceiver(
+        requests.webhook_url, requests.webhook_secret_file, requests.webhook_ca, utc_now
+    )
+    cursor = JobCursor(database, notifications.CURSOR)
+    return [
+        notifications.notification(notifications.Notifier(EventPages(database), cursor, receiver, utc_now))
+    ]
 
 
 def _enforcement(components: Components) -> PeriodicWork:
