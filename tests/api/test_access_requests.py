@@ -185,3 +185,20 @@ def test_only_approvers_decide(requests: RequestClient, who: str, step: str, sta
     if status == 404:
         unknown = requests.step(who, "0" * 32, step)
         assert unknown.json()["message"] == refused.json()["message"]
+
+
+def test_lists_and_reports_say_which_request_gave_the_access(requests: RequestClient) -> None:
+    request_id = requests.used("admin", "maintainers")
+    place = f"/clustercert/v1/projects/{requests.world.project.id}"
+    listed = requests.get("admin", f"{place}/certificates", access_request=request_id).json()["certificates"]
+    assert [(each["rule"], each["access_request_id"]) for each in listed] == [("alone", request_id)]
+    assert (
+        requests.get("member", f"{place}/certificates", access_request=request_id).json()["certificates"]
+        == []
+    )
+    cluster = f"{place}/clusters/{requests.world.clusters['plain'].id}"
+    report = requests.get("admin", f"{cluster}/access", group="maintainers").json()
+    credentials = {each["fingerprint"]: each for user in report["users"] for each in user["credentials"]}
+    found = credentials[listed[0]["fingerprint"]]
+    assert (found["rule"], found["access_request_id"]) == ("alone", request_id)
+    assert parse_rfc3339(found["not_after"]) <= parse_rfc3339(requests.show("admin", request_id)["ends_at"])

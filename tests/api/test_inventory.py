@@ -213,6 +213,7 @@ def test_a_certificate_is_shown_whole(place: Place) -> None:
         "common_name": place.world.people[who].user.id,
         "groups": ["clustercert:editors"],
         "rule": "member",
+        "access_request_id": None,
         "not_before": f"{certificate.not_valid_before_utc:%Y-%m-%dT%H:%M:%SZ}",
         "not_after": f"{certificate.not_valid_after_utc:%Y-%m-%dT%H:%M:%SZ}",
         "key_type": "ec-p256",

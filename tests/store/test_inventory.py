@@ -25,6 +25,7 @@ from support.samples import caller, client_ca, cluster
 from support.stores import NOW, Store, certificate_record, event, revocation
 
 HOUR = timedelta(hours=1)
+REQUEST = "5" * 32
 USERS = ("alice", "bob", "carol")
 CLUSTERS = ("cluster-1", "cluster-2", "cluster-3")
 PROJECTS = {"cluster-1": "project-1", "cluster-2": "project-1", "cluster-3": "project-2"}
@@ -40,6 +41,7 @@ async def issue(database: Database, chance: random.Random) -> CertificateRecord:
         user_id=chance.choice(USERS),
         key_origin=chance.choice(["generated", "csr"]),
         not_after=NOW + chance.randint(-3, 3) * HOUR,
+        access_request_id=REQUEST if cluster == "cluster-2" else None,
     )
     await Ledger(database).record(record, issued)
     return record
@@ -147,6 +149,10 @@ FILTERS: dict[str, tuple[CertificateFilter, Callable[[CertificateView], bool]]] 
     "ends before": (CertificateFilter(expires_before=NOW + HOUR), lambda it: it.not_after < NOW + HOUR),
     "ends after": (CertificateFilter(expires_after=NOW + HOUR), lambda it: it.not_after >= NOW + HOUR),
     "key": (CertificateFilter(key_origin="csr"), lambda it: it.key_origin == "csr"),
+    "access request": (
+        CertificateFilter(access_request_id=REQUEST),
+        lambda it: it.access_request_id == REQUEST,
+    ),
     "never seen": (CertificateFilter(never_seen=True), lambda it: it.last_seen_at is None),
     "seen before": (
         CertificateFilter(seen_before=NOW),

@@ -104,7 +104,12 @@ def show_access(
     is_table = output is Output.TABLE
     rows = _certificate_rows(report, is_table=is_table)
     name = "certificate" if is_table else "fingerprint"
-    show_list(rows, output, columns=_COLUMNS, name=name, keep=("user", "has_access", "not_after"))
+    columns = list(_COLUMNS)
+    if any(each["access_request_id"] for each in rows):
+        # The rule that offers the access, and the request that gave it.
+        place = columns.index("not_after") + 1
+        columns[place:place] = ("rule", "access_request_id")
+    show_list(rows, output, columns=columns, name=name, keep=("user", "has_access", "not_after"))
     if is_table:
         if used := [each for each in rows if each["used_after_revocation_at"]]:
             write_out(

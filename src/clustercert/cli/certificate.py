@@ -542,6 +542,9 @@ class FilterOptions:
     never_seen: Annotated[
         bool, typer.Option("--never-seen", help="List only certificates never used at an API server.")
     ] = False
+    access_request: Annotated[
+        str | None, typer.Option(metavar="ID", help="List only certificates of this access request.")
+    ] = None
 
     def query(self) -> dict[str, str]:
         """Return the query parameters of the API request."""
@@ -569,7 +572,8 @@ def list_certificates(
 
     With --cluster, --project, --user or --all, lists all certificates that you may see. Operators, auditors and admins
     of a project see the certificates of all users. While the client CA of one of the clusters is replaced, the column
-    `client_ca_state` shows which certificates end with the old CA (`retiring`).
+    `client_ca_state` shows which certificates end with the old CA (`retiring`). The column `access_request_id` appears
+    if a certificate has groups of an access request.
     """
     # Only tables are short by default. Programs read the other formats, and would mistake a partial list for a complete
     # list.
@@ -583,6 +587,8 @@ def list_certificates(
     columns = [each for each in _COLUMNS if each != "user_name" or not is_own or is_wide()]
     if any(each.get("client_ca_state") in ("retiring", "retired") for each in found):
         columns.insert(columns.index("not_after"), "client_ca_state")
+    if any(each.get("access_request_id") for each in found):
+        columns.insert(columns.index("not_after") + 1, "access_request_id")
     keep = ["cluster", "not_after"] if is_own else ["user_name", "cluster", "not_after"]
     if is_table:
         rows = with_qualified_names(rows, "user_name", "user_domain")

@@ -58,6 +58,9 @@ class ClusterCertificateFilters(BaseModel):
     never_seen: Literal["true"] | None = Field(
         default=None, description="Only certificates whose use has never been reported by an API server."
     )
+    access_request: query.Text | None = Field(
+        default=None, description="Only certificates of this access request, by id."
+    )
     format: Literal["json", "csv"] | None = Field(
         default=None, description="The format of the response. By default, the header Accept decides."
     )
@@ -74,6 +77,7 @@ class ClusterCertificateFilters(BaseModel):
             seen_before=self.seen_before,
             seen_after=self.seen_after,
             never_seen=self.never_seen is not None,
+            access_request_id=self.access_request,
         )
 
 
@@ -128,6 +132,9 @@ class CertificateBody(ResponseBody):
         description="The certificate's Kubernetes groups, without the credential group."
     )
     rule: str | None = Field(description="The policy rule that allowed the certificate.")
+    access_request_id: str | None = Field(
+        description="The access request that gives some of the groups; null without a request."
+    )
     not_before: Time
     not_after: Time
     key_type: str
@@ -187,6 +194,14 @@ class CredentialBody(ResponseBody):
     )
     cluster_role: str | None = Field(
         description="The role bound to the credential group, if the certificate has no other group."
+    )
+    rule: str | None = Field(
+        validation_alias=AliasPath("certificate", "rule"),
+        description="The policy rule that allowed the certificate.",
+    )
+    access_request_id: str | None = Field(
+        validation_alias=AliasPath("certificate", "access_request_id"),
+        description="The access request that gives some of the groups; null without a request.",
     )
     not_after: Time = Field(validation_alias=AliasPath("certificate", "not_after"))
     first_seen_at: Time | None = Field(validation_alias=AliasPath("certificate", "first_seen_at"))

@@ -275,6 +275,7 @@ class CertificateFilter:
     seen_before: datetime | None = None
     seen_after: datetime | None = None
     never_seen: bool = False
+    access_request_id: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -451,6 +452,7 @@ _CONDITIONS: Mapping[str, ColumnElement[bool]] = {
     "seen_before": _certificate.c.last_seen_at < bindparam("seen_before"),
     "seen_after": _certificate.c.last_seen_at >= bindparam("seen_after"),
     "never_seen": _certificate.c.last_seen_at.is_(None),
+    "access_request_id": _certificate.c.access_request_id == bindparam("access_request_id"),
 }
 _STATES: Mapping[CertificateState | None, tuple[ColumnElement[bool], ...]] = {
     None: (),
