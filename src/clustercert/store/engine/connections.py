@@ -102,7 +102,7 @@ def _postgresql(
             "target_session_attrs": target_of(url),
         },
     )
-    finder = PrimaryFinder(STATEMENT_SECONDS)
+    finder = PrimaryFinder()
     event.listen(engine.sync_engine, "do_connect", finder.connect)
     parameters = dict(_ALWAYS)
     if statement_seconds is not None:

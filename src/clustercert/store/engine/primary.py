@@ -3,6 +3,7 @@
 A standby may lag behind the primary, so a worker that read from it could allow a certificate that was revoked.
 """
 
+import asyncio
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -14,8 +15,6 @@ from sqlalchemy.pool import ConnectionPoolEntry
 PRIMARY = "primary"
 # The key of the index of a connection's host.
 _HOST = "host"
-# Both refuse a server in recovery. The driver's other values accept a standby.
-TARGETS = (PRIMARY, "read-write")
 
 
 def target_of(url: URL) -> str:
@@ -26,16 +25,14 @@ def target_of(url: URL) -> str:
 class PrimaryFinder:
     """Tries the hosts of a database URL one after another, first the host that was the primary last.
 
-    If this host did not answer in time, it is tried last. It may be a former primary that was not stopped: such a
-    server still accepts connections, and commits nothing.
+    A host that does not answer in time, to a connection or to a statement, is tried last from then on: it hangs, or it
+    is a former primary that was not stopped. Such a server still accepts connections, and commits nothing.
 
     The driver alone would try all hosts within one time limit, always in the same order. So one host that hangs would
     take all the time, and no other host would be tried.
     """
 
-    def __init__(self, seconds: float) -> None:
-        """`seconds`: the time limit for all hosts together."""
-        self._seconds = seconds
+    def __init__(self) -> None:
         self._first = self._count = 0
 
     def connect(
@@ -51,13 +48,15 @@ class PrimaryFinder:
         self._count = len(hosts)
         failures: list[Exception] = []
         for index in (*range(self._first, len(hosts)), *range(self._first)):
-            one = {
-                "host": hosts[index],
-                "port": options["port"][index],
-                "timeout": self._seconds / len(hosts),
-            }
             try:
-                connection = dialect.connect(*arguments, **options | one)
+                connection = dialect.connect(
+                    *arguments, **options | {"host": hosts[index], "port": options["port"][index]}
+                )
+            except (TimeoutError, asyncio.CancelledError) as failure:
+                self._try_last(index)
+                if isinstance(failure, asyncio.CancelledError):
+                    raise
+                failures.append(failure)
             except Exception as failure:  # noqa: BLE001 - another host may accept
                 failures.append(failure)
             else:
@@ -68,5 +67,10 @@ class PrimaryFinder:
 
     def leave(self, info: Mapping[str, Any]) -> None:
         """Try the host of a connection last from now on. `info` belongs to the connection."""
-        if self._count and info.get(_HOST) == self._first:
-            self._first = (self._first + 1) % self._count
+        if (index := info.get(_HOST)) is not None:
+            self._try_last(index)
+
+    def _try_last(self, index: int) -> None:
+        # Many connections to one host may fail at once.
+        if index == self._first:
+            self._first = (index + 1) % self._count
