@@ -45,7 +45,6 @@ def apiserver(tmp_path_factory: pytest.TempPathFactory) -> Iterator[KubeApiServe
         [release] = rendered({})
         apply(one, *release.of_kind("ServiceAccount"))
         yield one
-        one.kubectl("delete", "--namespace", NAMESPACE, "serviceaccount", "clustercert")
 
 
 def apply(apiserver: KubeApiServer, *documents: Document, dry_run: bool = False) -> str:
