@@ -391,8 +391,18 @@ def _raise_open_files() -> None:
 
 @contextlib.contextmanager
 def _metrics_folder() -> Iterator[Path]:
-    """Create a temporary private folder for the summed metrics of all workers, and for the applied policy."""
-    with tempfile.TemporaryDirectory(prefix="clustercert-") as folder:
+    """Create a temporary private folder for the summed metrics of all workers, and for the applied policy.
+
+    Raises ClustercertError if no folder for temporary files is writable, as in a container.
+    """
+    try:
+        created = tempfile.TemporaryDirectory(prefix="clustercert-")
+    except OSError as error:
+        raise ClustercertError(
+            "Several workers need a folder for temporary files, and none is writable. Make /tmp writable, such as with"
+            " a tmpfs, or set server.workers to 1."
+        ) from error
+    with created as folder:
         os.environ["PROMETHEUS_MULTIPROC_DIR"] = folder
         try:
             yield Path(folder)

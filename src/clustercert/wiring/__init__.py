@@ -404,7 +404,7 @@ async def initialise(
     actor: Actor,
     report_progress: Callable[[int, int], None] = lambda _done, _total: None,
 ) -> None:
-    """Create the data folder, schema, first data key, audit log and built-in roles, if they are missing.
+    """Create the data folder of an SQLite file, schema, first data key, audit log and built-in roles, if missing.
 
     Raises SchemaError, CustodyError, SettingsError or Unavailable.
 
@@ -413,7 +413,8 @@ async def initialise(
     """
     sources = settings.kek_sources()
     await open_sources(sources)
-    _make_folder(settings)
+    if not settings.shared_database:
+        _make_folder(settings)
     database = Database(settings.store_url, data_dir=settings.data_dir)
     try:
         await migrate.upgrade(database, report_progress=report_progress)
