@@ -4,7 +4,7 @@
 # ARGS=… adds arguments.
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-all test-fast chart-test check ha bench format docs lock release clean runtime dev clients chart issuers keystone openbao openssl softhsm haproxy pgbouncer patroni promtool chromium shells gophercloud bench-tools
+.PHONY: help demo test test-all test-fast chart-test check ha bench format docs lock release image image-check clean runtime dev clients chart issuers keystone openbao openssl softhsm haproxy pgbouncer patroni promtool chromium shells gophercloud podman uv bench-tools
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-9s %s\n", $$1, $$2 }' Makefile
@@ -15,7 +15,7 @@ demo: runtime ## start a service to try, and issue a first kubeconfig (ARGS="--p
 test: dev clients issuers keystone openbao openssl softhsm ## run every layer, and each promise once with its real part, in ten minutes
 	@.venv/bin/python scripts/run_tests.py
 
-test-all: dev clients chart issuers keystone openbao openssl softhsm haproxy pgbouncer patroni promtool chromium shells gophercloud ## run every test, under coverage, as CI does (half an hour)
+test-all: dev clients chart issuers keystone openbao openssl softhsm haproxy pgbouncer patroni promtool chromium shells gophercloud podman uv ## run every test, under coverage, as CI does (half an hour)
 	@.venv/bin/python scripts/run_tests.py --all
 
 test-fast: dev ## run the unit tests and those on SQLite, without servers, in about a minute
@@ -44,6 +44,12 @@ lock: ## resolve the dependencies into the lock files anew (ARGS=--upgrade: to t
 
 release: dev ## build sdist, wheel, SBOM and checksums in dist/, and prepare CHANGELOG.md; publishes nothing
 	@.venv/bin/python scripts/release.py
+
+image: dev uv ## build the container image in dist/, and print its digest; publishes nothing
+	@.venv/bin/python -m scripts.image $(ARGS)
+
+image-check: dev uv ## build the container image twice, and compare the digests
+	@.venv/bin/python -m scripts.image --check $(ARGS)
 
 clean: ## remove environments, caches and builds; the demo's data stay
 	rm -rf .venv .venvs .coverage .coverage.* .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache build dist htmlcov
@@ -128,6 +134,17 @@ gophercloud:
 	@command -v go >/dev/null && test -d /usr/share/gocode/src/github.com/gophercloud/gophercloud \
 		|| scripts/apt-install golang-go golang-github-gophercloud-gophercloud-dev \
 		|| echo "gophercloud is not installed: tests/clients/test_gophercloud.py is skipped" >&2
+
+# Tests run the container image with it, and are skipped without it.
+podman:
+	@command -v podman >/dev/null && { command -v runc >/dev/null || test -x /usr/sbin/runc; } \
+		|| scripts/apt-install podman runc \
+		|| echo "podman or runc is not installed: tests/image/test_running.py is skipped" >&2
+
+# Installs the packages of the container image. The image's tests are skipped without it.
+uv:
+	@scripts/environment .venvs/uv requirements-uv.lock \
+		|| echo "uv is not installed: the container image can't be built, and its tests are skipped" >&2
 
 bench-tools: openssl
 	@scripts/environment --project .venvs/bench requirements.lock requirements-build.lock bench/requirements.lock

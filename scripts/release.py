@@ -65,13 +65,17 @@ def prepare(root: Path, version: str, today: date) -> date:
     return today
 
 
-def build(source: Path, out: Path, day: date) -> list[Path]:
-    """Build the files of a release into `out`. Returns their paths, sorted by name."""
-    midnight = datetime.combine(day, time(tzinfo=UTC))
+def midnight(day: date) -> datetime:
+    """Return the time stamp of all files of a release of that day."""
+    return datetime.combine(day, time(tzinfo=UTC))
+
+
+def build(source: Path, out: Path, moment: datetime) -> list[Path]:
+    """Build the files of a release into `out`, with `moment` as time stamp. Returns their paths, sorted by name."""
     subprocess.run(
         # Without isolation, the build uses the locked packages. The wheel is built from the sdist.
-        [sys.executable, "-m", "build", "--no-isolation", "--outdir", out, source],
-        env=os.environ | {"SOURCE_DATE_EPOCH": str(int(midnight.timestamp()))},
+        [sys.executable, "-m", "build", "--quiet", "--no-isolation", "--outdir", out, source],
+        env=os.environ | {"SOURCE_DATE_EPOCH": str(int(moment.timestamp()))},
         stdout=subprocess.DEVNULL,
         check=True,
     )
@@ -106,7 +110,7 @@ def main() -> None:
         sys.exit(f"make release: {error}")
     shutil.rmtree(out, ignore_errors=True)
     out.mkdir()
-    for path in build(ROOT, out, day):
+    for path in build(ROOT, out, midnight(day)):
         print(path.relative_to(ROOT))
     print(f"Nothing is published. SECURITY.md lists the next steps for version {__version__} of {day}.")
 

@@ -35,7 +35,8 @@ ENTRY = re.compile(
     re.MULTILINE,
 )
 HASH = re.compile(r"--hash=sha256:([0-9a-f]{64})")
-DEPENDENT = re.compile(r"^ +#(?: via +| {3})([\w.-]+)", re.MULTILINE)
+# Without the names of constraint files, `-c requirements.lock`.
+DEPENDENT = re.compile(r"^ +#(?: via +| {3})(\w[\w.-]*)", re.MULTILINE)
 # The name that uv gives to the dependents named in pyproject.toml.
 PROJECT = "clustercert"
 SERVER_EXTRA = "server"
@@ -88,23 +89,44 @@ def document(root: Path, project_version: str) -> dict[str, Any]:
     packages = read_lock((root / LOCK).read_text(encoding="utf-8"))
     client = set(CLIENT_ENTRY.findall((root / CLIENT_LOCK).read_text(encoding="utf-8")))
     project = f"pkg:pypi/{PROJECT}@{project_version}"
-    swagger_ui = _swagger_ui(root)
+    bundled = swagger_ui(root)
+    return bill(
+        _metadata(project, project_version),
+        [
+            bundled,
+            *(component(package, None if package.name in client else SERVER_EXTRA) for package in packages),
+        ],
+        requirements(packages, project, bundled["bom-ref"]),
+    )
+
+
+def requirements(packages: Sequence[LockedPackage], project: str, bundled: str) -> dict[str, list[str]]:
+    """Return which component requires which, by their references.
+
+    Args:
+        project: reference of the project's wheel.
+        bundled: reference of a component inside this wheel.
+    """
     refs = {PROJECT: project} | {package.name: package.purl for package in packages}
-    requires: dict[str, list[str]] = {ref: [] for ref in (*refs.values(), swagger_ui["bom-ref"])}
-    requires[project].append(swagger_ui["bom-ref"])
+    requires: dict[str, list[str]] = {ref: [] for ref in (*refs.values(), bundled)}
+    requires[project].append(bundled)
     for package in packages:
         for dependent in package.dependents:
             requires[refs[dependent]].append(package.purl)
+    return requires
+
+
+def bill(
+    metadata: dict[str, Any], components: Sequence[dict[str, Any]], requires: dict[str, list[str]]
+) -> dict[str, Any]:
+    """Put an SBOM together. Its serial number depends on its content only."""
     bom = {
         "$schema": f"http://cyclonedx.org/schema/bom-{SPEC_VERSION}.schema.json",
         "bomFormat": "CycloneDX",
         "specVersion": SPEC_VERSION,
         "version": 1,
-        "metadata": _metadata(project, project_version),
-        "components": [
-            swagger_ui,
-            *(_component(package, None if package.name in client else SERVER_EXTRA) for package in packages),
-        ],
+        "metadata": metadata,
+        "components": list(components),
         "dependencies": [{"ref": ref, "dependsOn": sorted(on)} for ref, on in sorted(requires.items())],
     }
     digest = hashlib.sha256(json.dumps(bom, sort_keys=True).encode()).hexdigest()
@@ -117,14 +139,7 @@ def _metadata(ref: str, project_version: str) -> dict[str, Any]:
         "tools": {
             "components": [{"type": "application", "name": "hatchling", "version": version("hatchling")}]
         },
-        "component": {
-            "type": "application",
-            "bom-ref": ref,
-            "name": PROJECT,
-            "version": project_version,
-            "licenses": [{"license": {"id": "Apache-2.0"}}],
-            "purl": ref,
-        },
+        "component": application(ref, project_version),
     }
     # Source: https://reproducible-builds.org/specs/source-date-epoch/
     if epoch := os.environ.get("SOURCE_DATE_EPOCH"):
@@ -132,13 +147,25 @@ def _metadata(ref: str, project_version: str) -> dict[str, Any]:
     return metadata
 
 
-def _component(package: LockedPackage, extra: str | None) -> dict[str, Any]:
+def application(ref: str, project_version: str) -> dict[str, Any]:
+    """The component for the project itself."""
+    return {
+        "type": "application",
+        "bom-ref": ref,
+        "name": PROJECT,
+        "version": project_version,
+        "licenses": [{"license": {"id": "Apache-2.0"}}],
+        "purl": ref,
+    }
+
+
+def component(package: LockedPackage, extra: str | None) -> dict[str, Any]:
     """The component for a package. `extra` names the extra that installs it, `None` if the client needs it."""
     conditions = {"marker": package.marker, "extra": extra}
     properties = [
         {"name": f"clustercert:{name}", "value": value} for name, value in conditions.items() if value
     ]
-    component: dict[str, Any] = {
+    described: dict[str, Any] = {
         "type": "library",
         "bom-ref": package.purl,
         "name": package.name,
@@ -156,11 +183,11 @@ def _component(package: LockedPackage, extra: str | None) -> dict[str, Any]:
         ],
     }
     if properties:
-        component["properties"] = properties
-    return component
+        described["properties"] = properties
+    return described
 
 
-def _swagger_ui(root: Path) -> dict[str, Any]:
+def swagger_ui(root: Path) -> dict[str, Any]:
     """The component for the files of Swagger UI in the wheel."""
     folder = root / SWAGGER_UI
     found = re.search(r"`swagger-ui-dist` ([\d.]+\d)", (folder / "README.md").read_text(encoding="utf-8"))

@@ -18,10 +18,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from support.helm_chart import ROOT, Document, Release
+from support.kubernetes_volumes import USER, give_to_group, project
 from support.processes import children
 from support.wait import SECONDS, eventually
 
-USER = 65532
 _PROGRAM = (sys.executable, "-m", "clustercert")
 _UNPRIVILEGED = (
     *("setpriv", f"--reuid={USER}", f"--regid={USER}", "--clear-groups", "--no-new-privs"),
@@ -77,7 +77,7 @@ class Pod:
         ]
         for name in claims + [each["name"] for each in self._spec["volumes"] if "emptyDir" in each]:
             self._folder.joinpath(name).mkdir()
-            _for_group(self._folder / name, 0o2775)
+            give_to_group(self._folder / name, 0o2775)
         self.update(release)
 
     def update(self, release: Release) -> None:
@@ -90,27 +90,12 @@ class Pod:
         for volume in self._spec["volumes"]:
             if "configMap" in volume:
                 name = volume["configMap"]["name"]
-                self._project(volume["name"], rendered.get(name) or self._objects[name], 0o644)
+                content = rendered.get(name) or self._objects[name]
+                project(self._folder / volume["name"], content, 0o644, self._updates)
             elif "secret" in volume:
                 secret = volume["secret"]
-                self._project(volume["name"], self._objects[secret["secretName"]], secret["defaultMode"])
-
-    def _project(self, volume: str, content: Mapping[str, bytes], mode: int) -> None:
-        """Source: kubernetes/pkg/volume/util/atomic_writer.go."""
-        folder = self._folder / volume
-        folder.mkdir(exist_ok=True)
-        _for_group(folder, 0o2755)
-        new = folder / f"..{self._updates}"
-        new.mkdir()
-        _for_group(new, 0o2755)
-        for name, data in content.items():
-            (new / name).write_bytes(data)
-            # With an fsGroup, the group can read the files.
-            _for_group(new / name, mode | 0o440)
-            if not (folder / name).is_symlink():
-                (folder / name).symlink_to(f"..data/{name}")
-        (folder / "..data_tmp").symlink_to(new.name)
-        (folder / "..data_tmp").rename(folder / "..data")
+                content = self._objects[secret["secretName"]]
+                project(self._folder / volume["name"], content, secret["defaultMode"], self._updates)
 
     def initialise(self) -> None:
         """Run the init containers."""
@@ -177,11 +162,6 @@ class Pod:
             return str(variable["value"])
         reference = variable["valueFrom"]["secretKeyRef"]
         return self._objects[reference["name"]][reference["key"]].decode()
-
-
-def _for_group(path: Path, mode: int) -> None:
-    os.chown(path, 0, USER)
-    path.chmod(mode)
 
 
 def new_kek() -> bytes:

@@ -97,7 +97,7 @@ def test_the_same_source_gives_the_same_sbom_with_the_time_of_the_source(
 def test_a_marker_makes_a_package_optional() -> None:
     (package,) = sbom.read_lock(ENTRY.replace("==1", "==1 ; sys_platform == 'win32'"))
     assert (package.version, package.marker) == ("1", "sys_platform == 'win32'")
-    assert sbom._component(package, None)["scope"] == "optional"
+    assert sbom.component(package, None)["scope"] == "optional"
 
 
 def test_packages_for_the_service_alone_are_optional(document: dict[str, Any]) -> None:
