@@ -4,12 +4,14 @@ import base64
 import hashlib
 import hmac
 import json
+import ssl
 import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from typing import Any
 
 KEY = bytes(range(32))
@@ -100,8 +102,10 @@ class _Listener(ThreadingHTTPServer):
 
 
 @contextmanager
-def message_receiver(answer: Answer = accept, *, check_time: bool = True) -> Iterator[MessageReceiver]:
-    """A receiver on loopback."""
+def message_receiver(
+    answer: Answer = accept, *, check_time: bool = True, identity: Path | None = None
+) -> Iterator[MessageReceiver]:
+    """A receiver on loopback, with TLS if it has an identity (key and certificate in one PEM file)."""
     receiver = MessageReceiver(answer, check_time=check_time)
 
     class Handler(BaseHTTPRequestHandler):
@@ -125,7 +129,14 @@ def message_receiver(answer: Answer = accept, *, check_time: bool = True) -> Ite
             """Print nothing."""
 
     with _Listener(("127.0.0.1", 0), Handler) as server:
-        receiver.url = f"http://127.0.0.1:{server.server_address[1]}"
+        if identity is not None:
+            context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+            context.load_cert_chain(identity)
+            server.socket = context.wrap_socket(
+                server.socket, server_side=True, do_handshake_on_connect=False
+            )
+        scheme = "http" if identity is None else "https"
+        receiver.url = f"{scheme}://127.0.0.1:{server.server_address[1]}"
         thread = threading.Thread(target=server.serve_forever, daemon=True)
         thread.start()
         try:
