@@ -165,6 +165,7 @@ def test_after_a_point_in_time_restore_later_certificates_are_unknown_and_later_
 
             set_back(running, archived, then)
 
+            running.type(f"clustercert --config {running.config} audit verify", "")
             code, said = verification(running)
             assert code == 1
             assert f"has {size_now} leaves, but only {size_then} are left" in said
