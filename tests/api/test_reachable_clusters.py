@@ -33,6 +33,16 @@ RULES = {
             "when": {"roles": ["reader"]},
             "grant": {"groups": ["viewers"], "reason_required": True},
         },
+        {
+            "name": "edit-on-request",
+            "when": {"roles": ["member", "reader"]},
+            "offer": {"groups": ["editors", "owners"], "max_lifetime": "1h", "approvals": []},
+        },
+        {
+            "name": "owners",
+            "when": {"roles": ["reader"]},
+            "offer": {"groups": ["owners"], "max_lifetime": "2h", "approvals": []},
+        },
     ]
 }
 
@@ -82,6 +92,7 @@ def test_clusters_of_own_projects_are_listed(place: Place) -> None:
         "labels": {"team": "tests"},
         "groups": ["clustercert:admins"],
         "longest_lifetime_seconds": 1825 * 86400,
+        "requestable_groups": [],
         "client_ca_id": known.client_ca.id,
         "client_ca_key_id": ca_subject(known.client_ca.certificate).key_identifier.hex(),
         "created_at": "",
@@ -114,6 +125,12 @@ def test_each_cluster_has_the_groups_and_the_longest_lifetime_of_the_caller(plac
         # The rule needs a reason, which the exec plugin can't send.
         "reader": ([], None),
         "operator": ([], None),
+    }
+    assert {who: each["requestable_groups"] for who, each in shown.items()} == {
+        "admin": [],
+        "member": ["editors", "owners"],
+        "reader": ["editors", "owners"],
+        "operator": [],
     }
 
 

@@ -107,3 +107,19 @@ def test_an_https_address_needs_no_warning() -> None:
     config = document("https://10.0.0.1:6443")
     assert entries.verified_address(entries.issued_addresses(config), internal=True, insecure=False)
     assert entries.current_address_warning(config) is None
+
+
+def test_a_cluster_whose_groups_can_only_be_requested_gets_an_entry_with_the_plugin() -> None:
+    nothing: dict[str, Any] = {
+        "id": "2" * 32,
+        "name": "prod",
+        "longest_lifetime_seconds": None,
+        "requestable_groups": [],
+    }
+    requestable = nothing | {"requestable_groups": ["editors"]}
+    refused = merge.EntryOptions().problem(nothing)
+    assert refused is not None
+    assert "The policy gives you no certificate for prod now." in refused.message
+    assert merge.EntryOptions().problem(requestable) is None
+    for options in (merge.EntryOptions(embed=True), merge.EntryOptions(files=True)):
+        assert options.problem(requestable) is not None

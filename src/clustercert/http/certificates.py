@@ -538,6 +538,9 @@ class ReachableClusterBody(ResponseBody):
         description="The longest lifetime that the caller would get now; null if the policy would refuse the"
         " certificate."
     )
+    requestable_groups: list[str] = Field(
+        description="The Kubernetes groups that the caller can get with an access request."
+    )
     client_ca_id: str = Field(validation_alias=AliasPath("client_ca", "id"))
     client_ca_key_id: Annotated[Hex, BeforeValidator(_key_identifier)] = Field(
         validation_alias=AliasPath("client_ca", "certificate"),
@@ -588,6 +591,7 @@ async def list_reachable(
             cluster,
             groups=granted.groups if granted is not None else (),
             longest_lifetime_seconds=_lifetime_seconds(granted) if granted is not None else None,
+            requestable_groups=services.explanations.requestable_now(caller, cluster),
         )
 
     return responses.private(await keyset_page("clusters", read, view, page))

@@ -180,6 +180,14 @@ class Explanations:
         except (Forbidden, NotFound, Unavailable):
             return None
 
+    def requestable_now(self, caller: Caller, cluster: Cluster) -> tuple[str, ...]:
+        """Return the Kubernetes groups that the caller can request for a cluster, in the order of the rules."""
+        try:
+            offers = self.policy.offers(caller, cluster, self.now())
+        except NotFound:
+            return ()
+        return tuple(dict.fromkeys(group for rule in offers for group in rule.groups))
+
     async def _other(self, cluster: Cluster, user_id: str, origin: Origin) -> tuple[Caller, datetime | None]:
         """Return another user as a caller, and the time for `ExplainedRequest.seen_at`. Raises NotFound.
 

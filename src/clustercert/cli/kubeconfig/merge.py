@@ -77,6 +77,9 @@ class EntryOptions:
         if self.service_key:
             # The longest lifetime in the list applies only to requests with a CSR.
             return None
+        if longest is None and cluster["requestable_groups"] and not (self.embed or self.files):
+            # With an access request, the exec plugin gets a certificate.
+            return None
         if longest is None:
             return Forbidden(
                 f"The policy gives you no certificate for {cluster['name']} now. "
