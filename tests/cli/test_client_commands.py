@@ -126,7 +126,7 @@ def test_status_shows_the_saved_login_without_the_service(world: UserSite, tmp_p
     fields = [line.split()[0] for line in world.user("status", **home).out.splitlines()[1:]]
     assert fields == [
         *("service", "user", "profile", "method", "expires_at", "renewal", "user_domain", "project"),
-        *("project_domain", "checked", "cached_credentials", "other_logins"),
+        *("project_domain", "checked", "cached_credentials", "access_requests", "other_logins"),
     ]
     assert shown["other_logins"] == [f"key: Default/alice at {world.url}"]
     saved.unlink()

@@ -87,7 +87,7 @@ def make_unreachable(plugin: Plugin) -> None:
     if plugin.cache_file.exists():
         header, _, body = plugin.cache_file.read_text().partition("\n")
         status = path.stat()
-        fields = [*header.split(" ")[:7], f"{status.st_mtime_ns}:{status.st_ino}", str(path)]
+        fields = [*header.split(" ")[:8], f"{status.st_mtime_ns}:{status.st_ino}", str(path)]
         plugin.cache_file.write_text(f"{' '.join(fields)}\n{body}")
 
 

@@ -127,6 +127,7 @@ def test_labels_select_clusters_and_the_new_contexts_are_printed(desk: Desk) -> 
         "needs_login": None,
         "credential": "exec",
         "expires": None,
+        "access_request": None,
         "server": "https://203.0.113.5:6443",
         "cluster_id": desk.ids[desk.second],
         "project_id": "",

@@ -9,7 +9,8 @@ from support.wait import SECONDS
 
 _PROGRAM = f"""\
 import clustercert.cli.credential.renewal as plugin
-plugin.NETWORK_SECONDS = {SECONDS}
+import clustercert.cli.credential.access_request as requests
+plugin.NETWORK_SECONDS = requests.ANSWER_SECONDS = {SECONDS}
 from clustercert.__main__ import main
 main()"""
 

@@ -15,7 +15,7 @@ import typer
 
 from clustercert.cli.credential import cache
 from clustercert.cli.login import profile
-from clustercert.cli.lookup import clusters_of_caller
+from clustercert.cli.lookup import clusters_of_caller, reachable_cluster
 from clustercert.cli.output import write_out
 from clustercert.cli.resources import RESOURCES
 from clustercert.model.errors import ClustercertError
@@ -28,10 +28,14 @@ if TYPE_CHECKING:
 KINDS = {each.metavar: each.plural for each in RESOURCES.values() if each.key == "name"} | {
     "PROFILE": "profiles",
     "CONTEXT": "contexts",
+    "REQUEST": "requests",
 }
+# The Kubernetes groups that can be requested in the cluster of the command line.
+_OFFERS = "offers"
 # For options without a metavar: the kind of name that completes the option's value, by the parameter's name.
 _PARAMETERS = {
     "cluster": "clusters",
+    "groups": _OFFERS,
     "project": "projects",
     "profile_name": "profiles",
     "profile": "profiles",
@@ -83,7 +87,8 @@ def _completion(kind: str) -> Callable[..., list[str]]:
             elif kind == "contexts":
                 found = _contexts(ctx.params.get("kubeconfig"))
             else:
-                found = names(kind, str(name))
+                cluster = f",{ctx.params['cluster']}" if kind == _OFFERS else ""
+                found = names(f"{kind}{cluster}", str(name))
         fitting = [each for each in found if each.startswith(incomplete) and is_plain(each)]
         return fitting or [f"{incomplete}{_NO_NAMES}"]
 
@@ -110,7 +115,7 @@ def is_plain(name: str) -> bool:
 
 
 def names(kind: str, login: str) -> Sequence[str]:
-    """Return names of one kind that the user of a saved login may see.
+    """Return names of one kind that the user of a saved login may see. The kind `offers,CLUSTER` is for one cluster.
 
     The names come from the cache, or from the service if it responds in time.
     """
@@ -138,7 +143,7 @@ def _file(login: str, kind: str) -> Path:
     folder = cache.folder("names")
     if folder is None:
         raise OSError("there is no cache folder")
-    return Path(folder) / f"{login},{kind}"
+    return Path(folder) / f"{login},{kind.replace('/', ',')}"
 
 
 def _age(file: Path) -> float:
@@ -188,11 +193,23 @@ def _fetched(kind: str, found: "Profile") -> Iterator[str]:
 
     For operators, also reads lists that only operators may read.
     """
+    from clustercert.cli.credential.access_request import PATH, offers_of, shown_id
     from clustercert.policy.rules import PROJECT_ROLES, SERVICE_ROLES
 
     with found.client() as client:
         if kind == "clusters":
             yield from (str(each["name"]) for each in clusters_of_caller(client))
+            return
+        if kind == "requests":
+            yield from (
+                shown_id(str(each["id"]))
+                for each in client.list_all(f"/{PATH}", "access_requests", state="open")
+            )
+            return
+        if kind.startswith(_OFFERS):
+            cluster = reachable_cluster(client, found, kind.removeprefix(f"{_OFFERS},"))
+            for each in offers_of(client, str(cluster["id"])):
+                yield from (str(group) for group in each["groups"])
             return
         is_operator = client.caller().is_operator
         if kind == "projects":

@@ -58,6 +58,9 @@ PANELS = {
             "explain", "policy.explanation", "Explain what you would get in a cluster, and why not more."
         ),
         CommandEntry(
+            "request", "request", "Ask for access for a time, and decide about the requests of others."
+        ),
+        CommandEntry(
             "certificate", "certificate", "List, show and revoke certificates, and see who has access."
         ),
         CommandEntry(

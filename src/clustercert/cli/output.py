@@ -275,6 +275,22 @@ def paragraph(text: str) -> None:
     write_out("".join(f"{line}\n" for line in lines).replace(_UNBROKEN_SPACE, " "))
 
 
+def field_lines(fields: Sequence[tuple[str, str]]) -> None:
+    """Write labels with their texts, wrapped like a paragraph. The lines of a text are aligned."""
+    column = max(len(label) for label, _ in fields) + len(_GAP)
+    width = shutil.get_terminal_size().columns if sys.stdout.isatty() else _PAGE_WIDTH
+    for label, text in fields:
+        lines = textwrap.wrap(
+            _unbroken_commands(printable_line(text)),
+            max(width, _MIN_WIDTH),
+            initial_indent=label.ljust(column),
+            subsequent_indent=" " * column,
+            break_long_words=False,
+            break_on_hyphens=False,
+        )
+        write_out("".join(f"{line}\n" for line in lines).replace(_UNBROKEN_SPACE, " "))
+
+
 def print_note(text: str) -> None:
     """Write a note to standard error. See `note_text`."""
     sys.stderr.write(f"{note_text(text)}\n")
@@ -346,8 +362,13 @@ def _cell(value: object) -> str:
 def _detailed(value: object) -> str:
     """Return the text of a value in a list of fields. A time is absolute and, in a terminal, also relative."""
     if isinstance(value, datetime) and sys.stdout.isatty():
-        return f"{rfc3339(value)} ({_relative(value)})"
+        return time_text(value)
     return _cell(value)
+
+
+def time_text(time: datetime) -> str:
+    """Return a time for a sentence: absolute, and relative to now."""
+    return f"{rfc3339(time)} ({_relative(time)})"
 
 
 def _relative(time: datetime) -> str:

@@ -8,6 +8,7 @@ from datetime import UTC, datetime, timedelta
 from http import HTTPStatus
 from urllib.parse import quote
 
+from clustercert.client.auth import ProjectTokenAuth
 from clustercert.client.connection import OWN, ApiError, ApiResponse, ClientError, ServiceClient, json_object
 from clustercert.file_names import is_plain
 from clustercert.model import JsonObject
@@ -119,6 +120,7 @@ class IssueOptions:
 
     Attributes:
         expires_in: the requested lifetime, sent in whole seconds.
+        access_request: the id of the access request whose groups the certificate has.
     """
 
     duration: int | None = None
@@ -127,6 +129,7 @@ class IssueOptions:
     shorten: bool | None = None
     csr: str | None = None
     reason: str | None = None
+    access_request: str | None = None
 
     def body(self) -> JsonObject:
         """Build the request body from the options that are set."""
@@ -181,6 +184,14 @@ class Client(ServiceClient):
         body = self._caller()
         with self.check_format():
             return _projects(body)
+
+    def use_project(self, project_id: str) -> None:
+        """Send a token for a project with requests whose path names no project. Raises ClientError.
+
+        Does nothing if the caller has no role in the project, or if the credential is for all projects.
+        """
+        if isinstance(self.auth, ProjectTokenAuth) and project_id in {each.id for each in self.projects()}:
+            self.auth.default_project = project_id
 
     def _caller(self) -> JsonObject:
         try:

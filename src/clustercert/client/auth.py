@@ -14,6 +14,8 @@ from clustercert.pki.request_signature import (
     sign,
 )
 
+# Requests for tokens are sent with the login's token.
+_TOKENS = "/v3/auth/tokens"
 _PROJECT = re.compile(r"/projects/([^/?]+)")
 
 
@@ -36,18 +38,22 @@ class ProjectTokenAuth:
     Args:
         project_id: the project of the login's token; `None` if the token has no project.
         rescope: returns a token for the given project.
+
+    Attributes:
+        default_project: the project for requests whose path names none; `None` for the login's token.
     """
 
     def __init__(self, token: str, project_id: str | None, rescope: Callable[[str], str]) -> None:
+        self.default_project: str | None = None
         self._token = token
         self._tokens = {project_id: token}
         self._rescope = rescope
 
     def headers(self, request: HttpRequest) -> Mapping[str, str]:
         found = _PROJECT.search(request.target)
-        if found is None:
+        project_id = unquote(found[1]) if found is not None else self.default_project
+        if project_id is None or request.target.startswith(_TOKENS):
             return {"X-Auth-Token": self._token}
-        project_id = unquote(found[1])
         if project_id not in self._tokens:
             self._tokens[project_id] = self._rescope(project_id)
         return {"X-Auth-Token": self._tokens[project_id]}

@@ -34,7 +34,9 @@ _PORTS = {"http": 80, "https": 443}
 _CHUNK = 64 * 1024
 # The maximum size of a response, enough for a list of about ten thousand clusters. A kubeconfig is much smaller.
 MAX_RESPONSE_BYTES = 32 * 1024 * 1024
-MAX_MESSAGE = 500
+# The maximum length of a service's message. A refusal by the policy names rules, groups and a command, each of them
+# possibly long.
+MAX_MESSAGE = 3000
 # The path of this service's own API, which CCE does not have.
 OWN = "/clustercert/v1"
 # How many resources `list_all` requests at once.

@@ -1,7 +1,8 @@
 """The exec plugin's cache: one file for each credential, with mode 0600, in a folder of mode 0700.
 
 The first line of a file contains the times of issue, renewal and expiry. The rest of the file is the response for
-kubectl. Each kubectl command reads the cache, so this module imports only modules that Python loads at startup anyway.
+kubectl. While the user has an open access request for the cluster, a mark with the request's id is beside the file.
+Each kubectl command reads the cache, so this module imports only modules that Python loads at startup anyway.
 """
 
 import os
@@ -13,6 +14,11 @@ _MAGIC = "clustercert-1"
 _MAX_BYTES = 256 * 1024
 # If a certificate's time of issue is more than this many seconds in the future, the clock was set back.
 _CLOCK_STEP_S = 60
+# Stands for no access request in a cache file.
+_NO_REQUEST = "-"
+_MARK_MAGIC = "clustercert-request-1"
+MARK_SUFFIX = ".request"
+_MAX_MARK_BYTES = 4096
 
 
 class CachedCredential:
@@ -22,20 +28,31 @@ class CachedCredential:
         issued, renew, expires: times of issue, renewal and expiry, in seconds since the epoch, by this machine's clock.
         remind: when to remind the user that the login ends soon, in seconds since the epoch; 0 for no reminder.
         user: the user who was logged in, as DOMAIN/NAME.
+        access_request: the id of the access request whose groups the certificate has; empty if there is none.
         login: a string that identifies the version of the login's file, from `login_state`.
         body: the response for kubectl, which is an ExecCredential of version v1 in JSON.
     """
 
-    __slots__ = ("body", "expires", "issued", "login", "remind", "renew", "user")
+    __slots__ = ("access_request", "body", "expires", "issued", "login", "remind", "renew", "user")
 
     def __init__(
-        self, *, issued: int, renew: int, expires: int, remind: int = 0, user: str, login: str, body: str
+        self,
+        *,
+        issued: int,
+        renew: int,
+        expires: int,
+        remind: int = 0,
+        user: str,
+        access_request: str = "",
+        login: str,
+        body: str,
     ) -> None:
         self.issued = issued
         self.renew = renew
         self.expires = expires
         self.remind = remind
         self.user = user
+        self.access_request = access_request
         self.login = login
         self.body = body
 
@@ -51,6 +68,29 @@ class CachedCredential:
     def is_fresh(self, now: float) -> bool:
         """Whether to use the credential without trying to renew it."""
         return now < self.renew and self.is_usable(now)
+
+
+class RequestMark:
+    """A mark beside a cache file: the user has an access request for the cluster, which may be open.
+
+    Attributes:
+        request: the request's id.
+        user: the user who created the request, as DOMAIN/NAME. The plugin ignores a mark of another user.
+        ask_at: when to ask the service about the request again, in seconds since the epoch, by this machine's clock.
+        is_usable: whether certificates can have the request's groups, as the service said last.
+    """
+
+    __slots__ = ("ask_at", "is_usable", "request", "user")
+
+    def __init__(self, *, request: str, user: str, ask_at: float = 0, is_usable: bool = False) -> None:
+        self.request = request
+        self.user = user
+        self.ask_at = ask_at
+        self.is_usable = is_usable
+
+    def is_due(self, now: float) -> bool:
+        """Whether to ask the service about the request."""
+        return not now < self.ask_at <= now + _CLOCK_STEP_S
 
 
 def folder(name: str = "credentials") -> str | None:
@@ -79,21 +119,64 @@ def read(path: str, user: str | None = None) -> CachedCredential | None:
 
     Also returns `None` if `user`, as DOMAIN/NAME, is given, and the certificate was issued to a login of another user.
     """
+    content = _read_private(path, _MAX_BYTES)
+    found = _parsed(content) if content is not None else None
+    return None if found is not None and user not in (None, found.user) else found
+
+
+def is_settled(path: str, entry: CachedCredential, now: float) -> bool:
+    """Whether a cached certificate can be used without asking the service about an access request.
+
+    Args:
+        path: the cache file that contains `entry`.
+    """
+    mark = read_mark(path)
+    if mark is None or mark.user != entry.user:
+        return not entry.access_request
+    return entry.access_request == (mark.request if mark.is_usable else "") and not mark.is_due(now)
+
+
+def mark_path(path: str) -> str:
+    """Return the path of the mark that belongs to a cache file."""
+    return f"{path}{MARK_SUFFIX}"
+
+
+def read_mark(path: str) -> RequestMark | None:
+    """Read the mark beside a cache file. Returns `None` if the mark is missing, damaged, or not private."""
+    content = _read_private(mark_path(path), _MAX_MARK_BYTES)
+    try:
+        magic, ask_at, is_usable, request, user = (content or b"").decode("ascii").split(" ")
+        mark = RequestMark(
+            request=request,
+            user=bytes.fromhex(user).decode(),
+            ask_at=float(ask_at),
+            is_usable=is_usable == "usable",
+        )
+    except ValueError:
+        return None
+    return mark if magic == _MARK_MAGIC else None
+
+
+def rendered_mark(mark: RequestMark) -> str:
+    """Return the content of the file for a mark."""
+    state = "usable" if mark.is_usable else "not-usable"
+    return f"{_MARK_MAGIC} {mark.ask_at:.3f} {state} {mark.request} {mark.user.encode().hex()}"
+
+
+def _read_private(path: str, limit: int) -> bytes | None:
+    """Read at most `limit` bytes of a file. Returns `None` if the file is missing or not private."""
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
     except OSError:
         return None
     try:
         status = os.fstat(descriptor)
-        content = os.read(descriptor, _MAX_BYTES)
+        content = os.read(descriptor, limit)
     except OSError:
         return None
     finally:
         os.close(descriptor)
-    if status.st_uid != os.geteuid() or status.st_mode & 0o077:
-        return None
-    found = _parsed(content)
-    return None if found is not None and user not in (None, found.user) else found
+    return None if status.st_uid != os.geteuid() or status.st_mode & 0o077 else content
 
 
 def rendered(entry: CachedCredential) -> str:
@@ -101,7 +184,8 @@ def rendered(entry: CachedCredential) -> str:
     times = (entry.issued, entry.renew, entry.expires, entry.remind)
     # In hexadecimal, because a name may contain spaces and other characters than ASCII.
     user = entry.user.encode().hex()
-    return f"{' '.join(map(str, (_MAGIC, *times, len(entry.body), user, entry.login)))}\n{entry.body}"
+    fields = (_MAGIC, *times, len(entry.body), user, entry.access_request or _NO_REQUEST, entry.login)
+    return f"{' '.join(map(str, fields))}\n{entry.body}"
 
 
 def clear(profile: str) -> None:
@@ -131,13 +215,14 @@ def login_state(path: str) -> str:
 def _parsed(content: bytes) -> CachedCredential | None:
     try:
         header, _, body = content.decode("ascii").partition("\n")
-        magic, issued, renew, expires, remind, length, user, login = header.split(" ", 7)
+        magic, issued, renew, expires, remind, length, user, access_request, login = header.split(" ", 8)
         entry = CachedCredential(
             issued=int(issued),
             renew=int(renew),
             expires=int(expires),
             remind=int(remind),
             user=bytes.fromhex(user).decode(),
+            access_request="" if access_request == _NO_REQUEST else access_request,
             login=login,
             body=body,
         )

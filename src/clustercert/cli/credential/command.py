@@ -34,6 +34,10 @@ def credential(
     service_key: Annotated[
         bool, typer.Option("--service-key", help="Let the service create the private key.")
     ] = False,
+    access_request: Annotated[
+        str | None,
+        typer.Option("--request", metavar="REQUEST", help="In a job: id of the access request to use."),
+    ] = None,
     refresh: Annotated[
         bool, typer.Option("--refresh", help="Get a new certificate, even if the cache has a valid one.")
     ] = False,
@@ -54,4 +58,5 @@ def credential(
         service_key,
         refresh,
     )
+    request.access_request = access_request
     sys.exit(print_credential(request, os.environ.get("KUBERNETES_EXEC_INFO")))

@@ -17,7 +17,17 @@ VERSIONS = ("v1", "v1beta1")
 # Maps the fields of the extension `client.authentication.k8s.io/exec`, which `kubeconfig merge` writes, to options.
 _FIELDS = {"profile": "profile", "project_id": "project", "cluster_id": "cluster", "login": "user"}
 _FLAGS = ("--service-key", "--refresh")
-_VALUES = ("--profile", "--project", "--user", "--expires-in")
+_VALUES = {
+    "--profile": "profile",
+    "--project": "project",
+    "--user": "user",
+    "--expires-in": "expires_in",
+    "--request": "access_request",
+}
+_REQUEST_NEEDS_JOB = (
+    "--request is for jobs with CLUSTERCERT_TOKEN. With a saved login, leave it out: after `clustercert request "
+    "create`, kubectl uses the access request by itself."
+)
 
 
 class CredentialRequest:
@@ -30,10 +40,22 @@ class CredentialRequest:
             project.
         profile: name of the saved login; `None` for the default profile.
         user: the user who must be logged in, as DOMAIN/NAME; `None` for any user.
+        access_request: the access request whose groups the certificate has; `None` for only the standing groups. The
+            option `--request` names it for a job; with a saved login, the mark beside the cache file names it.
         version: API version of the ExecCredential.
     """
 
-    __slots__ = ("cluster", "expires_in", "profile", "project", "refresh", "service_key", "user", "version")
+    __slots__ = (
+        "access_request",
+        "cluster",
+        "expires_in",
+        "profile",
+        "project",
+        "refresh",
+        "service_key",
+        "user",
+        "version",
+    )
 
     def __init__(self) -> None:
         self.cluster: str | None = None
@@ -41,6 +63,7 @@ class CredentialRequest:
         self.project: str | None = None
         self.user: str | None = None
         self.expires_in: str | None = None
+        self.access_request: str | None = None
         self.service_key = False
         self.refresh = False
         self.version = "v1"
@@ -86,11 +109,18 @@ def print_credential(request: CredentialRequest, info: str | None) -> int:
         )
     # If only one of these two variables is set, `issue_for_job` reports the error.
     is_job = bool(os.environ.get("CLUSTERCERT_URL") or os.environ.get("CLUSTERCERT_TOKEN"))
+    if request.access_request is not None and not is_job:
+        return _fail(_REQUEST_NEEDS_JOB, 2)
     path = request.cache_path()
     use_cache = not request.refresh and not is_job
     cached = cache.read(path, request.user) if path is not None and use_cache else None
     now = time.time()
-    if path is not None and cached is not None and cached.is_fresh(now):
+    if (
+        path is not None
+        and cached is not None
+        and cached.is_fresh(now)
+        and cache.is_settled(path, cached, now)
+    ):
         if cached.is_reminder_due(now):
             from clustercert.cli.credential.reminder import remind_from_cache
 
@@ -145,7 +175,7 @@ def _parsed(arguments: list[str]) -> CredentialRequest | None:
         if argument in _FLAGS:
             setattr(request, argument[2:].replace("-", "_"), True)
         elif option in _VALUES and (equals or rest):
-            setattr(request, option[2:].replace("-", "_"), value if equals else rest.pop(0))
+            setattr(request, _VALUES[option], value if equals else rest.pop(0))
         elif not argument.startswith("-") and request.cluster is None:
             request.cluster = argument
         else:

@@ -17,12 +17,14 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, NamedTuple, TypeGuard, TypeVar
 
 import typer
 
+from clustercert.cli.credential import access_request as requests
 from clustercert.cli.credential import cache
-from clustercert.cli.credential.cache import CachedCredential
+from clustercert.cli.credential.access_request import RequestState
+from clustercert.cli.credential.cache import CachedCredential, RequestMark
 from clustercert.cli.file_lock import Lock, LockTimeout, locked
 from clustercert.cli.kubeconfig.request import CertificateRequest
 from clustercert.cli.kubeconfig.validation import ValidatedKubeconfig
@@ -47,6 +49,8 @@ from clustercert.model.ids import is_id
 from clustercert.model.times import rfc3339
 
 if TYPE_CHECKING:
+    from cryptography import x509
+
     from clustercert.cli.credential.entry import CredentialRequest
     from clustercert.cli.kubeconfig.entries import ClusterRef
 
@@ -69,6 +73,11 @@ _TEMPORARY = frozenset({408, 429})
 _FIRST_SERVER_ERROR = 500
 # HTTP statuses with which the service refuses a request for a project in which the user has no role.
 _REFUSED = frozenset({401, 403, 404})
+# HTTP statuses with which the service refuses a certificate because of the access request.
+_NO_ACCESS = frozenset({403, 404, 409})
+_FORBIDDEN, _NOT_FOUND = 403, 404
+# Don't renew a certificate of an access request if the new one would be valid for less than this time longer.
+_MIN_GAIN = timedelta(minutes=1)
 _NO_PROJECT = (
     "Add --project ID, because your login has no project. `clustercert clusters -o json` shows the ids."
 )
@@ -82,6 +91,7 @@ class Failure(NamedTuple):
         cache_helps: whether a valid cached certificate may be used instead.
         needs_user: whether a login in a browser window would help.
         is_refused: whether the service refused the login.
+        status: the HTTP status of the service's response, if it refused the request.
     """
 
     exit_code: int
@@ -89,6 +99,7 @@ class Failure(NamedTuple):
     cache_helps: bool = False
     needs_user: bool = False
     is_refused: bool = False
+    status: int | None = None
 
 
 _NO_CLUSTER = Failure(
@@ -106,6 +117,7 @@ class Credential:
         login: a string that identifies the version of the login's file, from `cache.login_state`.
         user: the user who was logged in, as DOMAIN/NAME.
         login_ends_at: when the login ends; `None` if the login renews itself, or does not end.
+        access_request: the id of the access request whose groups the certificate has; `None` if there is none.
     """
 
     certificate_pem: str
@@ -114,13 +126,14 @@ class Credential:
     login: str
     user: str
     login_ends_at: datetime | None = None
+    access_request: str | None = None
 
     @classmethod
     def from_kubeconfig(cls, kubeconfig: ValidatedKubeconfig, login: str, user: str) -> "Credential":
         content = kubeconfig.credential
         certificate, key = content["client-certificate-data"], content["client-key-data"]
         pair = b64decode(certificate).decode(), b64decode(key).decode()
-        return cls(*pair, kubeconfig.lifetime, login, user)
+        return cls(*pair, kubeconfig.lifetime, login, user, access_request=kubeconfig.access_request)
 
     def cache_entry(self, now: float) -> CachedCredential:
         """Return the cache entry of a certificate that was issued at `now`, in seconds by this machine's clock.
@@ -140,6 +153,7 @@ class Credential:
             expires=int(expires.timestamp()),
             remind=int((self.login_ends_at - _REMINDER).timestamp()) if self.login_ends_at else 0,
             user=self.user,
+            access_request=self.access_request or "",
             login=self.login,
             body=json.dumps(body, separators=(",", ":")) + "\n",
         )
@@ -194,8 +208,124 @@ def _renew(request: "CredentialRequest") -> str | Failure:
 
 def _renew_locked(request: "CredentialRequest", path: str | None, lock: Lock) -> str | Failure:
     cached = cache.read(path, request.user) if path is not None else None
+    if path is None:
+        return _cached_or_new(request, path, lock, cached)
+    cached, mark = _after_question(request, path, cached)
+    result = _cached_or_new(request, path, lock, cached)
+    if mark is None:
+        return result
+    if _refuses_access(result, request):
+        result = _without_access(request, path, lock, cached, mark, result)
+    elif mark.is_usable and cached is not None and not cached.access_request and result == cached.body:
+        # The service could not issue a certificate with the request, so use the standing one for a while.
+        requests.note_failure(path, mark, requests.AFTER_SILENCE_SECONDS)
+    if isinstance(result, Failure) and result.status == _FORBIDDEN and not mark.is_usable:
+        shown = requests.shown_id(mark.request)
+        return result._replace(
+            message=f"{result.message} `clustercert request show {shown}` shows how far your access request is."
+        )
+    return result
+
+
+def _refuses_access(result: str | Failure, request: "CredentialRequest") -> TypeGuard[Failure]:
+    """Whether the service refused a certificate that has an access request, so that one without may be issued."""
+    return request.access_request is not None and isinstance(result, Failure) and result.status in _NO_ACCESS
+
+
+def _without_access(
+    request: "CredentialRequest",
+    path: str,
+    lock: Lock,
+    cached: CachedCredential | None,
+    mark: RequestMark,
+    refusal: Failure,
+) -> str | Failure:
+    """Use only the standing groups, because the service refuses a certificate with the access request."""
+    _note(f"The access request {requests.shown_id(mark.request)} was not used: {refusal.message}")
+    if refusal.status == _FORBIDDEN:
+        # The policy may have a condition on the time.
+        requests.note_failure(path, mark, requests.AFTER_REFUSAL_SECONDS)
+    else:
+        cached = _forget_access(path, cached)
+    request.access_request = None
+    return _cached_or_new(request, path, lock, None if cached and cached.access_request else cached)
+
+
+def _forget_access(path: str, cached: CachedCredential | None) -> CachedCredential | None:
+    """Delete the mark, and the cached certificate if it has the groups of an access request.
+
+    Returns the cached certificate if it was not deleted.
+    """
+    requests.unmark(path)
+    if cached is None or not cached.access_request:
+        return cached
+    with contextlib.suppress(OSError):
+        Path(path).unlink()
+    return None
+
+
+def _after_question(
+    request: "CredentialRequest", path: str, cached: CachedCredential | None
+) -> tuple[CachedCredential | None, RequestMark | None]:
+    """Ask about the user's access request, if it is time, and let `request` name the access request if it is usable.
+
+    Returns the cached certificate, unless its access request has ended, and the mark of an open access request.
+    """
+    found = _login(request.profile or DEFAULT_PROFILE)
+    mark = requests.mark_of(path, cached, found.shown_user) if isinstance(found, Profile) else None
+    if mark is None:
+        return cached, None
+    if cached is not None and cached.access_request not in ("", mark.request):
+        # The cached certificate has the groups of an earlier request. It must have ended before this one was created.
+        cached = None
+    if request.refresh or mark.is_due(time.time()):
+        state = _ask(partial(_state_of, request_id=mark.request), request, requests.ANSWER_SECONDS)
+        if isinstance(state, Failure):
+            requests.note_answer(path, mark, None)
+        elif state is None or not state.is_open:
+            why = state.next if state is not None else "The service does not know it."
+            _note(f"The access request {requests.shown_id(mark.request)} is over. {why}")
+            return _forget_access(path, cached), None
+        else:
+            requests.note_answer(path, mark, state)
+            _keep_until_end(path, cached, state.until)
+    request.access_request = mark.request if mark.is_usable else None
+    return cached, mark
+
+
+def _state_of(request: "CredentialRequest", request_id: str) -> RequestState | Failure | None:
+    """Ask about an access request. Returns `None` if there is none with this id, or a Failure."""
+
+    def ask(found: Profile) -> RequestState | None:
+        try:
+            with found.client() as client:
+                return requests.read_state(client, request_id)
+        except ApiError as error:
+            if error.http_status == _NOT_FOUND:
+                return None
+            raise
+
+    return _with_login(request, ask)
+
+
+def _keep_until_end(path: str, cached: CachedCredential | None, until: datetime | None) -> None:
+    """Don't renew a cached certificate that is valid until its access request ends, for the next minute."""
     now = time.time()
-    if cached is not None and cached.is_fresh(now) and not request.refresh:
+    if cached is None or not cached.access_request or until is None or now < cached.renew:
+        return
+    leaf = _leaf(cached)
+    if leaf is not None and until - leaf.not_valid_after_utc < _MIN_GAIN:
+        cached.renew = min(int(now) + _RETRY_SECONDS, cached.expires)
+        _write(path, cached)
+
+
+def _cached_or_new(
+    request: "CredentialRequest", path: str | None, lock: Lock, cached: CachedCredential | None
+) -> str | Failure:
+    """Return a cached response, or ask the service for a certificate."""
+    now = time.time()
+    is_asked_for = cached is not None and cached.access_request == (request.access_request or "")
+    if cached is not None and is_asked_for and cached.is_fresh(now) and not request.refresh:
         return cached.body
     if (failed := lock.failure_meanwhile()) is not None:
         return Failure(*failed)
@@ -204,7 +334,12 @@ def _renew_locked(request: "CredentialRequest", path: str | None, lock: Lock) ->
     warn_in_client(os.environ)
     is_usable = cached is not None and cached.is_usable(now) and not request.refresh
     is_early = False
-    if cached is not None and is_usable and now < (due := _due(cached.issued, cached.expires)):
+    if (
+        cached is not None
+        and is_usable
+        and is_asked_for
+        and now < (due := _due(cached.issued, cached.expires))
+    ):
         # The certificate is not due, but its CA may be on its way out. A failure of this question changes nothing.
         if _ask(partial(_is_of_current_ca, cached), request) is not False:
             cached.renew = _next_check(int(now), due)
@@ -213,18 +348,30 @@ def _renew_locked(request: "CredentialRequest", path: str | None, lock: Lock) ->
         is_early = True
     result = _ask(obtain, request)
     if not isinstance(result, Failure):
-        if result.cache_entry(now).is_reminder_due(now):
-            from clustercert.cli.credential.reminder import remind_of_login
-
-            remind_of_login(request.profile or DEFAULT_PROFILE, result.login)
+        _report(request, cached, result)
         return store(path, result)
     if (result.cache_helps or is_early) and cached is not None and is_usable:
-        cached.renew = min(int(now) + _RETRY_SECONDS, cached.expires)
-        _write(path, cached)
+        if is_asked_for:
+            cached.renew = min(int(now) + _RETRY_SECONDS, cached.expires)
+            _write(path, cached)
         return cached.body
-    if not result.needs_user:
+    if not result.needs_user and not _refuses_access(result, request):
         lock.record_failure(result.exit_code, result.message)
     return result
+
+
+def _report(request: "CredentialRequest", cached: CachedCredential | None, issued: Credential) -> None:
+    """Say that the certificate is the first one with an access request, and that the login ends soon."""
+    if issued.access_request is not None and (cached is None or not cached.access_request):
+        _note(
+            f"kubectl uses the access request {requests.shown_id(issued.access_request)} now. The certificate is valid"
+            f" until {rfc3339(datetime.now(UTC) + issued.lifetime)}."
+        )
+    now = time.time()
+    if issued.cache_entry(now).is_reminder_due(now):
+        from clustercert.cli.credential.reminder import remind_of_login
+
+        remind_of_login(request.profile or DEFAULT_PROFILE, issued.login)
 
 
 def issue_for_job(request: "CredentialRequest") -> str | Failure:
@@ -247,11 +394,21 @@ def _issued_for_job(request: "CredentialRequest") -> Credential | Failure:
         found = environment.log_in(os.environ)
         if not is_identified(request):
             request.project, request.cluster = _ids(request, found)
+        if request.access_request is not None:
+            with found.client() as client:
+                request.access_request = requests.full_id(client, request.access_request)
         return Credential.from_kubeconfig(_request(request, found), "", found.shown_user)
     except ClustercertError as error:
         return Failure(exit_code(error), error.message)
     except typer.BadParameter as error:
         return Failure(USAGE, error.message)
+
+
+def _note(text: str) -> None:
+    """Print a message on kubectl's terminal."""
+    from clustercert.cli.output import print_note
+
+    print_note(f"clustercert: {text}")
 
 
 def store(path: str | None, credential: "Credential") -> str:
@@ -283,32 +440,43 @@ def _identified(request: "CredentialRequest") -> Failure | None:
     return None
 
 
-def _ask(question: Callable[["CredentialRequest"], T | Failure], request: "CredentialRequest") -> T | Failure:
-    """Ask the service. Renews an expired or refused login at an OIDC issuer."""
+def _ask(
+    question: Callable[["CredentialRequest"], T | Failure],
+    request: "CredentialRequest",
+    seconds: float | None = None,
+) -> T | Failure:
+    """Ask the service. Renews an expired or refused login at an OIDC issuer.
+
+    Args:
+        seconds: the time limit for one answer; by default NETWORK_SECONDS.
+    """
     # Renew the login without a time limit: a new refresh token must be saved before the process exits.
     if (failure := renew_login(request)) is not None:
         return failure
-    result = _with_time_limit(question, request)
+    result = _with_time_limit(question, request, seconds)
     if isinstance(result, Failure) and result.is_refused and renew_refused_login(request):
-        result = _with_time_limit(question, request)
+        result = _with_time_limit(question, request, seconds)
     return result
 
 
 def _with_time_limit(
-    question: Callable[["CredentialRequest"], T | Failure], request: "CredentialRequest"
+    question: Callable[["CredentialRequest"], T | Failure],
+    request: "CredentialRequest",
+    seconds: float | None = None,
 ) -> T | Failure:
     """Ask the service in a thread with a time limit, because a DNS lookup can't be interrupted."""
     results: list[T | Failure] = []
     thread = threading.Thread(target=lambda: results.append(question(request)), daemon=True)
     thread.start()
-    thread.join(NETWORK_SECONDS)
+    limit = NETWORK_SECONDS if seconds is None else seconds
+    thread.join(limit)
     if results:
         return results[0]
     if not thread.is_alive():
         return Failure(FAILED, "The credential could not be requested.")
     return Failure(
         UNAVAILABLE,
-        f"The service did not answer within {NETWORK_SECONDS:.0f} seconds. Check the network, and try again later.",
+        f"The service did not answer within {limit:.0f} seconds. Check the network, and try again later.",
         cache_helps=True,
     )
 
@@ -467,13 +635,19 @@ def _is_of_current_ca(cached: CachedCredential, request: "CredentialRequest") ->
 
 def _ca_key_id(cached: CachedCredential) -> str | None:
     """Return the authority key identifier of a cached certificate as lower-case hex, or `None` if it has none."""
-    from cryptography import x509
-
     from clustercert.pki.certificates import issuer_key_id
+
+    leaf = _leaf(cached)
+    return issuer_key_id(leaf) if leaf is not None else None
+
+
+def _leaf(cached: CachedCredential) -> "x509.Certificate | None":
+    """Return a cached certificate, or `None` if it is damaged."""
+    from cryptography import x509
 
     try:
         pem = json.loads(cached.body)["status"]["clientCertificateData"]
-        return issuer_key_id(x509.load_pem_x509_certificate(pem.encode()))
+        return x509.load_pem_x509_certificate(pem.encode())
     except (ValueError, LookupError, TypeError, AttributeError):
         return None
 
@@ -575,7 +749,7 @@ def _failure(error: ClustercertError | typer.BadParameter, name: str, found: Pro
             return failure._replace(is_refused=True)
         case ApiError(http_status=status):
             temporary = status >= _FIRST_SERVER_ERROR or status in _TEMPORARY
-            return Failure(exit_code(error), error.message, cache_helps=temporary)
+            return Failure(exit_code(error), error.message, cache_helps=temporary, status=status)
         case typer.BadParameter():
             return Failure(USAGE, error.message)
         case _:
@@ -588,6 +762,7 @@ def _request(request: "CredentialRequest", found: Profile) -> ValidatedKubeconfi
         request.cluster or "",
         LifetimeOptions(expires_in=request.expires_in),
         local_key=not request.service_key,
+        access_request=request.access_request,
     )
     with found.client() as client:
         return certificate_request.send(client)

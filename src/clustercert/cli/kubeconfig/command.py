@@ -161,12 +161,19 @@ def get(
     ] = None,
     domain: ProjectDomainOption = None,
     reason: Annotated[str | None, typer.Option(help="Reason, for the audit log.")] = None,
+    access_request: Annotated[
+        str | None,
+        typer.Option(
+            "--request", metavar="REQUEST", help="Access request whose groups the certificate has, by id."
+        ),
+    ] = None,
 ) -> None:
     """Get a kubeconfig with a new certificate for a cluster in any of your projects.
 
     OpenStack's variables are used with --from-env, or if there is no saved login: OS_AUTH_URL, OS_USERNAME,
     OS_PASSWORD, OS_PROJECT_NAME, OS_USER_DOMAIN_NAME, OS_TOKEN, OS_ACCESS_KEY, OS_SECRET_KEY, OS_CACERT.
     """
+    from clustercert.cli.credential.access_request import full_id
     from clustercert.cli.kubeconfig.request import CertificateRequest
     from clustercert.cli.lookup import reachable_cluster
 
@@ -176,7 +183,10 @@ def get(
         found = reachable_cluster(client, chosen, cluster, project, domain)
         ref = ClusterRef.parse(login.label, chosen.shown_user, found)
         context_options.check(found, ref, chosen.user)
-        request = CertificateRequest(ref.project_id, ref.cluster_id, lifetime_options, local_key, reason)
+        request_id = full_id(client, access_request) if access_request is not None else None
+        request = CertificateRequest(
+            ref.project_id, ref.cluster_id, lifetime_options, local_key, reason, request_id
+        )
         kubeconfig = request.send(client)
     document = context_options.document(kubeconfig, ref, chosen.user)
     file.write(document)

@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from clustercert.cli.credential import cache
+from clustercert.cli.credential.access_request import shown_id
 from clustercert.cli.credential.certificate_files import MAX_CERTIFICATE_BYTES
 from clustercert.cli.kubeconfig import entries, files
 from clustercert.cli.kubeconfig.document import CURRENT, Kubeconfig
@@ -34,6 +36,8 @@ KubeconfigOption = Annotated[
     ),
 ]
 _COLUMNS = ("current", "context", "cluster", "project", "profile", "credential", "expires")
+# Columns that a table has only if a row has a value.
+_OPTIONAL = ("needs_login", "access_request")
 _MAX_NAMES = 20
 
 
@@ -174,8 +178,8 @@ def _needs_login(each: Merged, profiles: Mapping[str, Profile]) -> bool:
 
 def show_contexts(rows: "Sequence[dict[str, object]]", output: Output, *more: str) -> None:
     """Print rows that `row_of_context` returned. A table also has the columns `more`."""
-    keep = more if all(row["needs_login"] is None for row in rows) else ("needs_login", *more)
-    show_list(rows, output, columns=with_domain((*_COLUMNS, *keep), rows), name="context", keep=keep)
+    more = (*(each for each in _OPTIONAL if any(row[each] is not None for row in rows)), *more)
+    show_list(rows, output, columns=with_domain((*_COLUMNS, *more), rows), name="context", keep=more)
 
 
 def names_of(each: Merged) -> set[str]:
@@ -203,6 +207,7 @@ def row_of_context(
         "needs_login": each.ref.login if _needs_login(each, profiles) else None,
         "credential": each.kind,
         "expires": _expiry(each),
+        "access_request": _access_request(each),
         "server": each.server,
         "cluster_id": each.ref.cluster_id,
         "project_id": each.ref.project_id,
@@ -213,6 +218,13 @@ def row_of_context(
 def _expiry(each: Merged) -> object:
     leaf = _certificate(each)
     return None if leaf is None else leaf.not_valid_after_utc
+
+
+def _access_request(each: Merged) -> str | None:
+    """Return the first digits of the id of the access request that kubectl uses in a context, or `None`."""
+    path = cache.path_of(*each.ref.identity)
+    mark = cache.read_mark(path) if path is not None and each.kind == "exec" else None
+    return shown_id(mark.request) if mark is not None and mark.user == each.ref.login else None
 
 
 def _certificate(each: Merged) -> "x509.Certificate | None":

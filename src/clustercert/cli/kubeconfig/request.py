@@ -12,6 +12,8 @@ from clustercert.policy.lifetime import SHORTEN
 if TYPE_CHECKING:
     from clustercert.client import Client
 
+_HEADER = "X-Clustercert-Access-Request"
+
 
 @dataclass(frozen=True, slots=True)
 class CertificateRequest:
@@ -19,6 +21,8 @@ class CertificateRequest:
 
     Attributes:
         local_key: whether to create the private key on this machine.
+        access_request: the id of the access request whose groups the certificate has. A certificate that would outlive
+            the access request is shortened.
     """
 
     project_id: str
@@ -26,18 +30,26 @@ class CertificateRequest:
     lifetime: LifetimeOptions
     local_key: bool = True
     reason: str | None = None
+    access_request: str | None = None
 
     def send(self, client: "Client") -> ValidatedKubeconfig:
         """Request the certificate, and return the validated kubeconfig. Raises ClientError or CommandError."""
         key = LocalKey() if self.local_key else None
         options = replace(
-            self.lifetime.issue_options(), csr=key.csr_pem() if key else None, reason=self.reason
+            self.lifetime.issue_options(),
+            csr=key.csr_pem() if key else None,
+            reason=self.reason,
+            access_request=self.access_request,
         )
+        if self.access_request is not None and options.expires_in is not None:
+            options = replace(options, shorten=True)
         try:
             response = client.issue(self.project_id, self.cluster_id, options)
         except ApiError as error:
             raise self._refusal(error) from error
-        return validated_kubeconfig(response.body, key)
+        found = validated_kubeconfig(response.body, key)
+        is_used = self.access_request is not None and response.headers.get(_HEADER) == self.access_request
+        return replace(found, access_request=self.access_request) if is_used else found
 
     def _refusal(self, error: ApiError) -> ApiError:
         """Return the error with advice: options instead of API fields, and the command that explains a refusal."""

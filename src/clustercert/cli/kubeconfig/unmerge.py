@@ -74,10 +74,11 @@ def allowlist() -> None:
 
 
 def _forget(each: Merged) -> None:
-    """Delete the cached certificates and keys of a context."""
+    """Delete the cached certificates and keys of a context, and the mark of an access request."""
     if each.kind == "files":
         CertificateFile(*each.ref.identity).delete()
     path = cache.path_of(*each.ref.identity)
     if path is not None:
-        with contextlib.suppress(OSError):
-            Path(path).unlink()
+        for name in (path, cache.mark_path(path)):
+            with contextlib.suppress(OSError):
+                Path(name).unlink()

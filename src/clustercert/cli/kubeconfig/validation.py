@@ -49,6 +49,7 @@ class ValidatedKubeconfig:
         contexts: the names of the contexts.
         lifetime: the time from the issue to the expiry of the certificate.
         username, groups: the identity in the certificate, without the credential group.
+        access_request: the id of the access request whose groups the certificate has, or `None`.
     """
 
     document: JsonObject
@@ -57,6 +58,7 @@ class ValidatedKubeconfig:
     groups: tuple[str, ...]
     not_after: datetime
     lifetime: timedelta
+    access_request: str | None = None
 
     @property
     def credential(self) -> dict[str, str]:

@@ -60,6 +60,7 @@ def status(login: LoginOptions, output: OutputOption = Output.TABLE) -> None:
         "projects": list(_names(caller.projects)) if caller is not None else None,
         "roles": _roles(caller.projects) if caller is not None else None,
         "cached_credentials": 0 if name is None else _cached(name),
+        "access_requests": [] if name is None else _marked_requests(name, chosen.shown_user),
         "other_logins": others,
     }
     if failure is not None and output is Output.TABLE:
@@ -103,6 +104,16 @@ def _cached(name: str) -> int:
     return sum(
         entry is not None and entry.login == state and entry.is_usable(time.time()) for entry in entries
     )
+
+
+def _marked_requests(name: str, user: str) -> list[str]:
+    """Return the ids of the access requests that kubectl uses with a profile. Some of them may be closed by now."""
+    folder = cache.folder()
+    if folder is None:
+        return []
+    paths = sorted(Path(folder).glob(f"{name},*{cache.MARK_SUFFIX}"))
+    marks = [cache.read_mark(str(path).removesuffix(cache.MARK_SUFFIX)) for path in paths]
+    return [mark.request for mark in marks if mark is not None and mark.user == user]
 
 
 @expand_options

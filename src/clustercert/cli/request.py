@@ -1,0 +1,546 @@
+"""`clustercert request`: asks for access for a time, decides about the requests of others, and ends access."""
+
+import re
+import shlex
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from datetime import datetime, timedelta
+from itertools import islice
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from clustercert.cli.commands import expand_options
+from clustercert.cli.credential.access_request import PATH, SHOWN_DIGITS, find_request, offers_of, shown_id
+from clustercert.cli.login.options import LoginOptions
+from clustercert.cli.options import (
+    MAX_LINES,
+    UNAVAILABLE,
+    ClusterArgument,
+    CommandError,
+    InProjectOption,
+    ListLimitOption,
+    OnlyClusterOption,
+    OnlyProjectOption,
+    ProjectDomainOption,
+    exit_code,
+)
+from clustercert.cli.output import (
+    Output,
+    OutputOption,
+    Table,
+    field_lines,
+    is_wide,
+    print_note,
+    show_list,
+    show_one,
+    time_text,
+    with_times,
+    write_out,
+)
+from clustercert.model.errors import ClustercertError
+from clustercert.model.identity import DEFAULT_DOMAIN
+from clustercert.model.ids import is_id
+from clustercert.model.times import parse_rfc3339, rfc3339, utc_now
+
+if TYPE_CHECKING:
+    from clustercert.cli.login.profile import Profile
+    from clustercert.client import Client
+    from clustercert.model import JsonObject
+
+app = typer.Typer(
+    name="request",
+    help="Ask for access for a time, and decide about the requests of others.",
+    no_args_is_help=True,
+)
+
+_TABLE_LINES = 100
+_COLUMNS = (
+    "request",
+    "state",
+    "user",
+    "cluster",
+    "groups",
+    "until",
+    "approvals",
+    "may",
+    "project",
+    "rule",
+    "ticket",
+    "reason",
+)
+_OFFER_COLUMNS = (
+    "groups",
+    "max_lifetime",
+    "approvals",
+    "rule",
+    "before_approval",
+    "approve_within",
+    "claim_within",
+    "min_reason_length",
+)
+_WATCH_SECONDS, _RETRY_SECONDS = 2.0, 5.0
+_CLEAR_SCREEN = "\x1b[H\x1b[2J"
+
+RequestArgument = Annotated[
+    str,
+    typer.Argument(
+        metavar="REQUEST", help=f"Id of the access request, or at least its first {SHOWN_DIGITS} digits."
+    ),
+]
+
+
+def _duration(text: str) -> timedelta:
+    from clustercert.policy.lifetime import parse_lifetime
+
+    try:
+        return parse_lifetime(text)
+    except (ValueError, OverflowError):
+        raise typer.BadParameter(f"{text!r} is not a duration. Write it like 30m, 1h or 1h30m.") from None
+
+
+ForOption = Annotated[
+    timedelta,
+    typer.Option("--for", parser=_duration, metavar="TIME", help="How long, such as 30m or 1h."),
+]
+DecisionReasonOption = Annotated[
+    str, typer.Option("--reason", metavar="TEXT", help="Why. The user sees it, and the audit log records it.")
+]
+
+
+@app.command()
+@expand_options
+def create(
+    cluster: ClusterArgument,
+    groups: Annotated[
+        list[str],
+        typer.Option(
+            "--group", metavar="NAME", help="Kubernetes group; can be repeated. See `request offers`."
+        ),
+    ],
+    duration: ForOption,
+    reason: Annotated[
+        str,
+        typer.Option(
+            "--reason", metavar="TEXT", help="Why. The approvers see it, and the audit log records it."
+        ),
+    ],
+    login: LoginOptions,
+    ticket: Annotated[
+        str | None, typer.Option(metavar="TEXT", help="Name of a ticket in another system.")
+    ] = None,
+    rule: Annotated[
+        str | None,
+        typer.Option(metavar="NAME", help="Policy rule; required if several rules offer the groups."),
+    ] = None,
+    project: InProjectOption = None,
+    domain: ProjectDomainOption = None,
+    output: OutputOption = Output.TABLE,
+) -> None:
+    """Ask for Kubernetes groups in a cluster, for a time.
+
+    Waits for nothing. kubectl uses the request by itself once it is approved; the time begins with the first
+    certificate. If you have an equal open request, creates none.
+    """
+    from clustercert.cli.lookup import reachable_cluster
+
+    with _client(login) as (chosen, client):
+        found = reachable_cluster(client, chosen, cluster, project, domain)
+        project_id = str(found["project_id"])
+        client.use_project(project_id)
+        body: JsonObject = {
+            "project_id": project_id,
+            "cluster_id": found["id"],
+            "groups": groups,
+            "duration": int(duration.total_seconds()),
+            "reason": reason,
+        }
+        body |= {name: text for name, text in (("ticket", ticket), ("rule", rule)) if text is not None}
+        made = _send(client, "POST", (), body)
+        _show(client, made, output)
+        with client.check_format():
+            _note_use(made, chosen, login.saved_name)
+
+
+@app.command("list")
+@expand_options
+def list_requests(
+    login: LoginOptions,
+    everything: Annotated[bool, typer.Option("--all", help="List open and closed requests.")] = False,
+    closed: Annotated[bool, typer.Option("--closed", help="List only closed requests.")] = False,
+    mine: Annotated[bool, typer.Option("--mine", help="List only your own requests.")] = False,
+    to_decide: Annotated[
+        bool, typer.Option("--to-decide", help="List only requests that you can approve or deny now.")
+    ] = False,
+    cluster: OnlyClusterOption = None,
+    project: OnlyProjectOption = None,
+    limit: ListLimitOption = None,
+    watch: Annotated[
+        bool,
+        typer.Option(
+            "--watch",
+            "-w",
+            help="Update the list every 2 seconds, until interrupted. Without a terminal, print only changes.",
+        ),
+    ] = False,
+    output: OutputOption = Output.TABLE,
+) -> None:
+    """List open access requests, newest first: yours, and those that you can decide.
+
+    Admins of a project see all requests of their project, operators and auditors all requests.
+    """
+    if everything and closed:
+        raise typer.BadParameter("Give only one of --all and --closed.")
+    if watch and output is not Output.TABLE:
+        raise typer.BadParameter("--watch prints only tables. Leave out --output.")
+    query = {} if everything else {"state": "closed" if closed else "open"}
+    query |= {name: "true" for name, is_set in (("mine", mine), ("to_decide", to_decide)) if is_set}
+    limit = limit or (_TABLE_LINES if output is Output.TABLE else MAX_LINES)
+    with _client(login) as (chosen, client):
+        query |= _place(client, chosen, cluster, project)
+        if watch:
+            _watch(client, query, limit)
+        found = _listed(client, query, limit)
+    if output is Output.TABLE:
+        _show_table(client, found)
+    else:
+        rows = [with_times(each) for each in found]
+        show_list(rows, output, columns=_COLUMNS, name="id")
+    if len(found) == limit:
+        print_note(f"Only the first {limit} are listed. Raise --limit, or filter the list.")
+
+
+@app.command()
+@expand_options
+def show(request: RequestArgument, login: LoginOptions, output: OutputOption = Output.TABLE) -> None:
+    """Show who asks for what, who decided and who can decide, until when, and what happens next."""
+    with _client(login) as (_, client):
+        _show(client, find_request(client, request), output)
+
+
+@app.command()
+@expand_options
+def approve(
+    request: RequestArgument,
+    reason: DecisionReasonOption,
+    login: LoginOptions,
+    output: OutputOption = Output.TABLE,
+) -> None:
+    """Approve a request, or its extension. Nobody can approve their own request."""
+    _step(login, request, "approve", {"reason": reason}, output)
+
+
+@app.command()
+@expand_options
+def deny(
+    request: RequestArgument,
+    reason: DecisionReasonOption,
+    login: LoginOptions,
+    output: OutputOption = Output.TABLE,
+) -> None:
+    """Deny a request, or its extension. Access that is in use before the approval ends at once."""
+    _step(login, request, "deny", {"reason": reason}, output)
+
+
+@app.command()
+@expand_options
+def extend(
+    request: RequestArgument,
+    duration: ForOption,
+    reason: DecisionReasonOption,
+    login: LoginOptions,
+    output: OutputOption = Output.TABLE,
+) -> None:
+    """Ask for more time, once, while you use the access. The extension needs the same approvals again."""
+    body: JsonObject = {"duration": int(duration.total_seconds()), "reason": reason}
+    _step(login, request, "extend", body, output)
+
+
+@app.command()
+@expand_options
+def end(
+    request: RequestArgument,
+    login: LoginOptions,
+    reason: Annotated[
+        str | None, typer.Option("--reason", metavar="TEXT", help="Why, for the audit log.")
+    ] = None,
+    output: OutputOption = Output.TABLE,
+) -> None:
+    """End access early, and revoke its certificates. For the user, approvers and operators."""
+    _step(login, request, "end", {"reason": reason} if reason is not None else {}, output)
+
+
+@app.command()
+@expand_options
+def offers(
+    cluster: ClusterArgument,
+    login: LoginOptions,
+    project: InProjectOption = None,
+    domain: ProjectDomainOption = None,
+    output: OutputOption = Output.TABLE,
+) -> None:
+    """List which groups you can request in a cluster, for how long, and who must approve."""
+    from clustercert.cli.lookup import full_name, reachable_cluster
+
+    with _client(login) as (chosen, client):
+        found = reachable_cluster(client, chosen, cluster, project, domain)
+        rows = offers_of(client, str(found["id"]))
+    if output is Output.TABLE:
+        rows = [_offer_row(each) for each in rows]
+    show_list(
+        rows,
+        output,
+        columns=_OFFER_COLUMNS,
+        name="rule",
+        keep=("groups", "max_lifetime", "approvals"),
+        empty=f"The policy offers you no groups in {full_name(found)}. Ask the operator.",
+    )
+
+
+@contextmanager
+def _client(login: LoginOptions) -> "Iterator[tuple[Profile, Client]]":
+    chosen = login.profile()
+    with chosen.explain_rejection(), chosen.client() as client:
+        yield chosen, client
+
+
+def _send(
+    client: "Client", method: str, parts: Sequence[str], body: "JsonObject | None" = None
+) -> "JsonObject":
+    from clustercert.client.administration import path_of
+    from clustercert.client.connection import OWN
+
+    return client.exchange(method, OWN + path_of(PATH, *parts), body=body).body
+
+
+def _step(login: LoginOptions, request: str, step: str, body: "JsonObject", output: Output) -> None:
+    """Change a request, with a token for the request's project."""
+    with _client(login) as (_, client):
+        found: Any = find_request(client, request)
+        with client.check_format():
+            project_id = str(found["project"]["id"])
+        client.use_project(project_id)
+        _show(client, _send(client, "POST", (str(found["id"]), step), body), output)
+
+
+def _note_use(made: "JsonObject", chosen: "Profile", profile_name: str | None) -> None:
+    """Mark the exec plugin's cache, and say how the access is used and who can approve the request."""
+    from clustercert.cli.credential import access_request, cache
+
+    made_for: Any = made
+    request_id, short = str(made["id"]), shown_id(str(made["id"]))
+    if profile_name is None:
+        print_note(f"A job uses the request with `clustercert kubeconfig get --request {short}`.")
+    elif (
+        path := cache.path_of(profile_name, made_for["project"]["id"], made_for["cluster"]["id"])
+    ) is not None:
+        try:
+            access_request.mark(path, request_id, chosen.shown_user)
+        except OSError as error:
+            raise CommandError(
+                f"The request was created, but kubectl will not use it: {path} can't be written ({error.strerror})."
+            ) from error
+    missing = [each for each in made_for["conditions"] if each["approved_by"] is None]
+    if made["state"] == "pending" and missing:
+        print_note(
+            f"To approve it, somebody else runs `clustercert request approve {short} --reason REASON`."
+        )
+    if profile_name is not None:
+        is_usable = made["state"] != "pending" or made["before_approval"]
+        when = "from the next command on" if is_usable else "as soon as it is approved"
+        print_note(f"kubectl uses the access by itself {when}, with the profile {profile_name}.")
+
+
+def _place(client: "Client", chosen: "Profile", cluster: str | None, project: str | None) -> dict[str, str]:
+    """Return the query parameters that select a cluster or a project."""
+    from clustercert.cli.lookup import in_domain, only_project, reachable_cluster, split_domain
+
+    if cluster is not None:
+        return {"cluster": str(reachable_cluster(client, chosen, cluster, project)["id"])}
+    if project is None or is_id(project):
+        return {} if project is None else {"project": project}
+    name, domain = split_domain(project)
+    projects = client.projects()
+    return {"project": only_project(projects if domain is None else in_domain(projects, domain), name).id}
+
+
+def _listed(client: "Client", query: dict[str, str], limit: int) -> "list[JsonObject]":
+    return list(islice(client.list_all(f"/{PATH}", "access_requests", **query), limit))
+
+
+def _show_table(client: "Client", found: "Sequence[JsonObject]") -> None:
+    with client.check_format():
+        rows = [_row(each) for each in found]
+    show_list(
+        rows,
+        Output.TABLE,
+        columns=_COLUMNS,
+        name="request",
+        keep=("state", "user", "cluster", "until"),
+        empty="There are no such access requests.",
+    )
+
+
+def _watch(client: "Client", query: dict[str, str], limit: int) -> None:
+    """Show the list and its changes until the command is interrupted."""
+    is_terminal = sys.stdout.isatty()
+    changes = _Changes()
+    is_available = True
+    while True:
+        try:
+            found = _listed(client, query, limit)
+        except ClustercertError as error:
+            if exit_code(error) != UNAVAILABLE:
+                raise
+            if is_available:
+                print_note(f"{error.message} Waiting for the service.")
+            is_available = False
+        else:
+            is_available = True
+            if is_terminal:
+                write_out(f"{_CLEAR_SCREEN}{rfc3339(utc_now())}   Ctrl-C ends this list.\n\n")
+                _show_table(client, found)
+            else:
+                with client.check_format():
+                    changes.print(found)
+            sys.stdout.flush()
+        time.sleep(_WATCH_SECONDS if is_available else _RETRY_SECONDS)
+
+
+class _Changes:
+    """Prints the requests of a list that are new or have changed, as lines of one table."""
+
+    def __init__(self) -> None:
+        self._table = Table(_COLUMNS, "request")
+        self._seen: dict[str, dict[str, object]] = {}
+
+    def print(self, found: "Sequence[JsonObject]") -> None:
+        """Print changes. A request that is no longer in the list gets a last line with the state `gone`."""
+        rows = {str(each["id"]): _row(each) for each in found}
+        changed = [row for key, row in rows.items() if self._seen.get(key) != row]
+        gone = [{**row, "state": "gone", "may": ()} for key, row in self._seen.items() if key not in rows]
+        self._table.print([*changed, *gone])
+        self._seen = dict(rows)
+
+
+def _row(request: Any) -> dict[str, object]:
+    """Return a table row. Raises LookupError, TypeError or ValueError for a malformed request."""
+    return {
+        "request": shown_id(str(request["id"])),
+        "state": _state(request),
+        "user": _short_name(str(request["user"]["name"])),
+        "cluster": request["cluster"]["name"],
+        "groups": request["groups"],
+        "until": _until(request),
+        "approvals": _approvals(request),
+        "may": request["may"],
+        "project": request["project"]["name"] or request["project"]["id"],
+        "rule": request["rule"],
+        "ticket": request["ticket"],
+        "reason": request["reason"],
+    }
+
+
+def _short_name(name: str) -> str:
+    """Return a user's name without the domain `Default`, unless the table has all columns."""
+    return name if is_wide() else name.removeprefix(f"{DEFAULT_DOMAIN}/")
+
+
+def _state(request: Any) -> str:
+    """Return the state in a few words: also that an approval is missing, or that an extension waits."""
+    state = str(request["state"])
+    if state == "active" and request["approved_at"] is None:
+        return "active, not approved"
+    extension = request["extension"]
+    waits = state == "active" and extension is not None and extension["state"] == "pending"
+    return "active, extension pending" if waits else state
+
+
+def _approvals(request: Any) -> str | None:
+    """Return how many of the needed approvals were given, such as `1 of 2`. None if none are needed."""
+    given = [each for each in request["conditions"] if each["approved_by"] is not None]
+    return f"{len(given)} of {len(request['conditions'])}" if request["conditions"] else None
+
+
+def _until(request: Any) -> datetime | None:
+    """Return when an open request changes by itself, or when it was closed."""
+    state = request["state"]
+    if state == "pending" or (state == "active" and request["approved_at"] is None):
+        text = request["approve_by"]
+    else:
+        text = {"approved": request["claim_by"], "active": request["ends_at"]}.get(
+            state, request["closed_at"]
+        )
+    return parse_rfc3339(text) if text is not None else None
+
+
+def _offer_row(offer: Any) -> Any:
+    from clustercert.policy.lifetime import lifetime_option
+
+    times = {
+        name: lifetime_option(timedelta(seconds=offer[name]))
+        for name in ("max_lifetime", "approve_within", "claim_within")
+    }
+    return offer | times | {"approvals": offer["approvals"] or "none needed"}
+
+
+def _show(client: "Client", request: "JsonObject", output: Output) -> None:
+    with client.check_format():
+        if output is not Output.TABLE:
+            show_one(with_times(request), output, name="id")
+            return
+        described = list(_described(request))
+    write_out(f"Access request {request['id']}\n\n")
+    field_lines(described)
+
+
+def _described(request: Any) -> Iterator[tuple[str, str]]:
+    """Yield the parts of a request, each with its label, in plain words."""
+    from clustercert.policy.lifetime import lifetime_text
+
+    place = f"{request['project']['name'] or request['project']['id']}/{request['cluster']['name']}"
+    duration = lifetime_text(timedelta(seconds=request["duration"]))
+    yield "State", _state(request)
+    yield "Next", _with_distances(request["next"])
+    yield "Who", f"{request['user']['name']}, {_at(request['created_at'])}"
+    yield "What", f"{', '.join(request['groups'])} in {place} for {duration}, by the rule {request['rule']}"
+    yield "Why", request["reason"] + (f" (ticket {request['ticket']})" if request["ticket"] else "")
+    if request["extension"] is not None:
+        longer = lifetime_text(timedelta(seconds=request["extension"]["duration"]))
+        yield "Extension", f"{longer}, {request['extension']['state']}: {request['extension']['reason']}"
+    for each in request["conditions"]:
+        yield "Approval", f"{each['condition']}: {each['approved_by'] or 'missing'}"
+    if not request["conditions"]:
+        yield "Approval", "none needed"
+    for each in request["decisions"]:
+        verb = "approved" if each["approves"] else "denied"
+        part = " the extension" if each["part"] == "extension" else ""
+        yield (
+            "Decision",
+            f"{each['by_name']} {verb}{part}, {_at(each['at'])}: {each['reason'] or 'no reason'}",
+        )
+    if request["started_at"] is not None:
+        yield "Used", f"since {_at(request['started_at'])}; valid certificates: {request['certificates']}"
+    if request["closed_at"] is not None:
+        yield "Closed", _at(request["closed_at"])
+    for step in request["may"]:
+        yield "You can", f"`{_command(step, request)}`"
+
+
+def _at(text: str) -> str:
+    return time_text(parse_rfc3339(text))
+
+
+_TIME = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ", re.ASCII)
+
+
+def _with_distances(sentence: str) -> str:
+    """Return a sentence of the service whose times are also relative to now."""
+    return _TIME.sub(lambda found: _at(found[0]), sentence)
+
+
+def _command(step: str, request: Any) -> str:
+    options = {"extend": ["--for", "30m", "--reason", "REASON"], "end": []}.get(step, ["--reason", "REASON"])
+    return shlex.join(["clustercert", "request", step, shown_id(request["id"]), *options])

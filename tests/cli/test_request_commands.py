@@ -1,0 +1,277 @@
+"""`clustercert request`: people ask for access, decide about it and end it, at a running service."""
+
+import json
+import re
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+import yaml
+
+from clustercert.model.ids import new_id
+from support.access_site import (
+    REASON,
+    REQUESTED,
+    STANDING,
+    URGENT,
+    AccessCluster,
+    AccessSite,
+    policy_groups,
+    running,
+)
+from support.exec_plugin import COMMAND, FORBIDDEN, User, status_of
+from support.terminal import CTRL_C, in_a_terminal
+from support.user_site import leaf_of
+from support.wait import SECONDS, eventually, line_with
+
+NOT_FOUND, USAGE = 5, 2
+
+
+@pytest.fixture(scope="module")
+def people(tmp_path_factory: pytest.TempPathFactory) -> Iterator[AccessSite]:
+    with running(tmp_path_factory.mktemp("people")) as site:
+        yield site
+
+
+@pytest.fixture
+def cluster(people: AccessSite) -> Iterator[AccessCluster]:
+    """A cluster of the test's own."""
+    made = people.add_cluster(f"c-{new_id()[:8]}")
+    yield made
+    people.operator.output("cluster", "remove", made.id, "--yes")
+
+
+def test_a_request_is_asked_for_seen_approved_and_ended(people: AccessSite, cluster: AccessCluster) -> None:
+    anna, bert, carla = people.anna, people.bert, people.carla
+    asked = anna.run(
+        *("request", "create", cluster.name, "--group", REQUESTED, "--for", "1h", "--reason", REASON),
+        *("--ticket", "OPS-12"),
+    )
+    assert asked.returncode == 0, asked.stderr
+    request_id = asked.stdout.split()[2]
+    short = request_id[:8]
+    assert asked.stderr.splitlines() == [
+        f"To approve it, somebody else runs `clustercert request approve {short} --reason REASON`.",
+        "kubectl uses the access by itself as soon as it is approved, with the profile default.",
+    ]
+    # An equal request is not created twice, and marks the plugin's cache again.
+    cluster.mark.unlink()
+    assert cluster.ask()["id"] == request_id
+    assert request_id in cluster.mark.read_text()
+
+    shown = " ".join(bert.output("request", "show", short).split())
+    assert f"What {REQUESTED} in eu-de/{cluster.name} for 1 hour, by the rule repair" in shown
+    assert f"Why {REASON} (ticket OPS-12)" in shown
+    assert "Approval role is member: missing Approval group is leads: missing" in shown
+    assert f"`clustercert request approve {short} --reason REASON`" in shown
+    [row] = json.loads(bert.output("request", "list", "--to-decide", "--cluster", cluster.name, "-o", "json"))
+    assert (row["id"], row["state"], row["may"]) == (request_id, "pending", ["approve", "deny", "end"])
+    assert (
+        anna.output("request", "list", "--mine", "--cluster", cluster.id, "-o", "name") == f"{request_id}\n"
+    )
+
+    own = anna.run("request", "approve", short, "--reason", "mine")
+    assert (own.returncode, own.stdout) == (FORBIDDEN, "")
+    assert "You can't decide your own request." in own.stderr
+    assert cluster.approve(short, bert)["state"] == "pending"
+    approved = cluster.approve(request_id.upper(), carla)
+    assert approved["state"] == "approved"
+    assert [each["approved_by"] for each in approved["conditions"]] == ["Default/bert", "Default/carla"]
+
+    ended = json.loads(anna.output("request", "end", short, "--reason", "done", "-o", "json"))
+    assert (ended["state"], ended["closed_by"], ended["closed_why"]) == ("ended", "Default/anna", "done")
+    assert anna.output("request", "list", "--mine", "--cluster", cluster.id) == ""
+    [row] = json.loads(anna.output("request", "list", "--closed", "--cluster", cluster.id, "-o", "json"))
+    assert row["id"] == request_id
+    late = carla.run("request", "deny", short, "--reason", "too late")
+    assert (late.returncode, "ended" in late.stderr) == (1, True)
+
+
+def test_an_id_that_names_no_visible_request_is_refused(people: AccessSite, cluster: AccessCluster) -> None:
+    request_id = cluster.ask()["id"]
+    for text in ("0123456", "0" * 32, "0" * 8, "../caller", "g" * 8):
+        done = people.bert.run("request", "show", text)
+        assert (done.returncode, done.stdout) == (NOT_FOUND, ""), text
+    # A user who can't approve the request sees nothing of it.
+    for text in (request_id, request_id[:8]):
+        hidden = people.guest.run("request", "show", text)
+        assert hidden.returncode == NOT_FOUND
+        assert "There is no" in hidden.stderr
+
+
+def test_a_request_is_denied_with_a_reason(people: AccessSite, cluster: AccessCluster) -> None:
+    request_id = cluster.ask()["id"]
+    assert people.carla.run("request", "deny", request_id).returncode == USAGE
+    denied = json.loads(
+        people.carla.output("request", "deny", request_id, "--reason", "not now", "-o", "json")
+    )
+    assert (denied["state"], denied["closed_by"], denied["closed_why"]) == (
+        "denied",
+        "Default/carla",
+        "not now",
+    )
+    assert "Default/carla denied, " in " ".join(people.anna.output("request", "show", request_id).split())
+
+
+def test_used_access_is_extended_with_the_same_approvals(people: AccessSite, cluster: AccessCluster) -> None:
+    request_id = cluster.ask()["id"]
+    cluster.approve(request_id)
+    early = people.anna.run("request", "extend", request_id, "--for", "30m", "--reason", REASON)
+    assert early.returncode == 1
+    assert cluster.groups() == {STANDING, REQUESTED}
+    before = json.loads(people.anna.output("request", "show", request_id, "-o", "json"))
+    extend = (
+        "request",
+        "extend",
+        request_id,
+        "--for",
+        "30m",
+        "--reason",
+        "still broken, sorry",
+        "-o",
+        "json",
+    )
+    asked = json.loads(people.anna.output(*extend))
+    assert asked["extension"] == {"duration": 1800, "reason": "still broken, sorry", "state": "pending"}
+    assert "active, extension pending" in people.carla.output("request", "list", "--cluster", cluster.id)
+    after = cluster.approve(request_id)
+    assert after["extension"]["state"] == "approved"
+    moved = datetime.fromisoformat(after["ends_at"]) - datetime.fromisoformat(before["ends_at"])
+    assert moved == timedelta(minutes=30)
+
+
+def test_offers_are_listed_with_their_terms(people: AccessSite, cluster: AccessCluster) -> None:
+    offered = json.loads(people.anna.output("request", "offers", cluster.name, "-o", "json"))
+    assert {each["rule"]: (each["groups"], each["before_approval"]) for each in offered} == {
+        "repair": ([REQUESTED], False),
+        "on-call": ([URGENT], True),
+    }
+    table = people.anna.output("request", "offers", cluster.name).splitlines()
+    assert table[1].split()[:3] == [REQUESTED, "2h", "role"]
+    wrong = people.anna.run(
+        *("request", "create", cluster.name, "--group", "system:masters"),
+        *("--for", "1h", "--reason", REASON),
+    )
+    assert wrong.returncode == FORBIDDEN
+    assert f"repair: {REQUESTED}" in wrong.stderr
+    assert not cluster.mark.exists()
+
+
+@pytest.mark.parametrize("command", ["list", "offers", "show", "list --watch"])
+def test_the_output_fits_a_terminal_of_80_columns(
+    people: AccessSite, cluster: AccessCluster, command: str
+) -> None:
+    request_id = cluster.ask()["id"]
+    more = {"offers": [cluster.name], "show": [request_id[:8]]}.get(command, ["--cluster", cluster.name])
+    typed = {"Ctrl-C ends this list.": CTRL_C} if command.endswith("--watch") else {}
+
+    _, screen = in_a_terminal(
+        ["request", *command.split(), *more], typed, people.bert.environment, columns=80, echoes=True
+    )
+
+    plain = re.sub(r"\x1b\[[0-9]*[A-Za-z]", "", screen)
+    assert (REQUESTED if command == "offers" else request_id[:8]) in plain
+    assert "(in 7h59m)" in " ".join(plain.split()) or command != "show"
+    assert max(map(len, plain.splitlines())) <= 80, plain
+
+
+def test_a_watched_list_prints_changes_until_ctrl_c(people: AccessSite, cluster: AccessCluster) -> None:
+    request_id = cluster.ask()["id"]
+    watch = subprocess.Popen(
+        [*COMMAND, "request", "list", "--watch", "--cluster", cluster.id],
+        env=people.bert.environment,
+        cwd=people.bert.home,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        assert line_with(watch.stdout, request_id[:8]).split()[:4] == [
+            *(request_id[:8], "pending", "anna", cluster.name),
+        ]
+        cluster.approve(request_id, people.carla)
+        assert "1 of 2" in line_with(watch.stdout, request_id[:8])
+        people.anna.output("request", "end", request_id)
+        assert line_with(watch.stdout, request_id[:8]).split()[1] == "gone"
+    finally:
+        watch.send_signal(signal.SIGINT)
+        _, said = watch.communicate(timeout=SECONDS)
+    assert "Traceback" not in said
+
+
+def test_a_job_uses_a_request_only_if_it_names_it(
+    people: AccessSite, cluster: AccessCluster, tmp_path: Path
+) -> None:
+    file = people.anna.home / ".config" / "clustercert" / "profiles" / "default.json"
+    variables = {
+        "CLUSTERCERT_URL": people.url,
+        "CLUSTERCERT_TOKEN": json.loads(file.read_text())["token"],
+        "CLUSTERCERT_CA_FILE": str(people.operator.folder / "service-ca.pem"),
+        "HOME": str(tmp_path),
+    }
+    create = ("request", "create", cluster.name, "--group", REQUESTED, "--for", "1h", "--reason", REASON)
+    made = people.anna.run(*create, "-o", "json", **variables)
+    request_id = json.loads(made.stdout)["id"]
+    assert f"`clustercert kubeconfig get --request {request_id[:8]}`" in made.stderr
+    assert list(tmp_path.iterdir()) == []
+    get = ("kubeconfig", "get", cluster.name, "--local-key")
+    waiting = people.anna.run(*get, "--request", request_id, **variables)
+    assert (waiting.returncode, "it waits for approvals" in waiting.stderr) == (1, True)
+    cluster.approve(request_id)
+
+    standing = yaml.safe_load(people.anna.run(*get, **variables).stdout)
+    requested = yaml.safe_load(people.anna.run(*get, "--request", request_id[:8], **variables).stdout)
+
+    assert REQUESTED not in str(leaf_of(standing).subject)
+    assert REQUESTED in str(leaf_of(requested).subject)
+    assert leaf_of(requested).not_valid_after_utc <= datetime.now(UTC) + timedelta(hours=1)
+    printed = people.anna.run("credential", cluster.id, "--request", request_id[:8], **variables)
+    assert policy_groups(status_of(printed.stdout)["clientCertificateData"]) == {STANDING, REQUESTED}
+    assert [request for request, _ in cluster.certificates()] == [None, request_id, request_id]
+    assert list(tmp_path.iterdir()) == []
+    # With a saved login, the plugin finds its request by itself.
+    mistaken = cluster.run_plugin("--request", request_id)
+    assert (mistaken.returncode, "--request is for jobs" in mistaken.stderr) == (USAGE, True)
+
+
+def completed(user: User, line: str) -> list[str]:
+    """The names that a shell completes, once the service has answered."""
+    variables = {
+        "_CLUSTERCERT_COMPLETE": "complete_fish",
+        "_TYPER_COMPLETE_FISH_ACTION": "get-args",
+        "_TYPER_COMPLETE_ARGS": line,
+    }
+    command = [sys.executable, "-m", "clustercert"]
+    done = subprocess.run(
+        command, env=user.environment | variables, capture_output=True, text=True, timeout=SECONDS, check=True
+    )
+    return [each for each in done.stdout.split() if not each.endswith(":")]
+
+
+def test_ids_of_requests_are_completed(people: AccessSite, cluster: AccessCluster) -> None:
+    short = cluster.ask()["id"][:8]
+    line = f"clustercert request approve {short[:4]}"
+    assert eventually(lambda: completed(people.carla, line)) == [short]
+
+
+def test_kubectls_files_show_and_forget_the_mark(people: AccessSite, cluster: AccessCluster) -> None:
+    anna = people.anna
+    anna.output("kubeconfig", "merge", cluster.name)
+    request_id = cluster.ask()["id"]
+    context = f"default-{cluster.name}"
+    listed = {row["context"]: row for row in json.loads(anna.output("kubeconfig", "list", "-o", "json"))}
+    assert listed[context]["access_request"] == request_id[:8]
+    assert request_id in json.loads(anna.output("status", "-o", "json"))["access_requests"]
+    # The mark of another user's login is not used.
+    mark = cluster.mark.read_text()
+    cluster.mark.write_text(mark.replace(b"Default/anna".hex(), b"Default/bert".hex()))
+    listed = {row["context"]: row for row in json.loads(anna.output("kubeconfig", "list", "-o", "json"))}
+    assert listed[context]["access_request"] is None
+    assert request_id not in json.loads(anna.output("status", "-o", "json"))["access_requests"]
+    cluster.mark.write_text(mark)
+    anna.output("kubeconfig", "unmerge", context)
+    assert not cluster.mark.exists()
