@@ -74,7 +74,7 @@ def build(source: Path, out: Path, moment: datetime) -> list[Path]:
     """Build the files of a release into `out`, with `moment` as time stamp. Returns their paths, sorted by name."""
     subprocess.run(
         # Without isolation, the build uses the locked packages. The wheel is built from the sdist.
-        [sys.executable, "-m", "build", "--quiet", "--no-isolation", "--outdir", out, source],
+        [sys.executable, "-m", "build", "--no-isolation", "--outdir", out, source],
         env=os.environ | {"SOURCE_DATE_EPOCH": str(int(moment.timestamp()))},
         stdout=subprocess.DEVNULL,
         check=True,

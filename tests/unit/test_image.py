@@ -1,0 +1,58 @@
+"""Which time stamp and commit the container image gets."""
+
+import subprocess
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pytest
+
+from scripts import image
+
+UNRELEASED = "# Changelog\n\n## [Unreleased]\n\n- A thing.\n"
+RELEASED = "# Changelog\n\n## [Unreleased]\n\n## [0.1.0] - 2026-12-01\n\n- A thing.\n"
+COMMITTED = "2026-12-05T10:00:00+00:00"
+
+
+@pytest.fixture
+def checkout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A checkout with a commit after the release."""
+    for name, value in (("EMAIL", "a@example.com"), ("NAME", "a"), ("DATE", COMMITTED)):
+        for role in ("AUTHOR", "COMMITTER"):
+            monkeypatch.setenv(f"GIT_{role}_{name}", value)
+    monkeypatch.delenv("SOURCE_DATE_EPOCH", raising=False)
+    (tmp_path / "CHANGELOG.md").write_text(RELEASED)
+    for command in (("init", "--quiet"), ("add", "."), ("commit", "--quiet", "--message", "first")):
+        subprocess.run(("git", *command), cwd=tmp_path, check=True)
+    return tmp_path
+
+
+def test_a_release_has_the_day_of_the_release_with_and_without_git(checkout: Path, tmp_path: Path) -> None:
+    sdist = tmp_path / "sdist"
+    sdist.mkdir()
+    (sdist / "CHANGELOG.md").write_text(RELEASED)
+    for root in (checkout, sdist):
+        assert image.source_moment(root, "0.1.0") == datetime(2026, 12, 1, tzinfo=UTC)
+        assert image.revision(root, "0.1.0") is None
+
+
+@pytest.mark.parametrize("changelog", [UNRELEASED, RELEASED.replace("## [0.1.0]", "- More.\n\n## [0.1.0]")])
+def test_a_build_between_releases_has_time_and_name_of_the_commit(checkout: Path, changelog: str) -> None:
+    (checkout / "CHANGELOG.md").write_text(changelog)
+    head = subprocess.run(
+        ("git", "rev-parse", "HEAD"), cwd=checkout, check=True, capture_output=True, text=True
+    ).stdout.strip()
+    assert image.source_moment(checkout, "0.1.0") == datetime.fromisoformat(COMMITTED)
+    assert image.revision(checkout, "0.1.0") == f"{head}-dirty"
+    subprocess.run(("git", "commit", "--quiet", "--all", "--message", "second"), cwd=checkout, check=True)
+    assert str(image.revision(checkout, "0.1.0")).isalnum()
+
+
+def test_source_date_epoch_overrides_the_release(checkout: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SOURCE_DATE_EPOCH", "5")
+    assert image.source_moment(checkout, "0.1.0") == datetime.fromtimestamp(5, UTC)
+
+
+def test_a_source_without_release_and_git_needs_a_time(tmp_path: Path) -> None:
+    (tmp_path / "CHANGELOG.md").write_text(UNRELEASED)
+    with pytest.raises(image.ImageError, match="Set SOURCE_DATE_EPOCH"):
+        image.source_moment(tmp_path, "0.1.0")
