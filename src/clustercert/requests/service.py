@@ -148,7 +148,8 @@ class AccessRequests:
         reason = checked_reason(reason)
         if request.user_id == caller.user.id:
             raise Forbidden("You can't decide your own request. Ask somebody else.")
-        met = self._met(caller, request)
+        # The roles of `everywhere` were read just now.
+        met = self._met(caller, request) & self._met(everywhere, request)
         if not met and (approves or not operates(caller)):
             raise self._not_an_approver(everywhere, request)
         offer = self._offer(request.rule)

@@ -184,7 +184,12 @@ class CsrApiSigner:
         lifetime = request.grant.not_after - self.now() - MARGIN
         if lifetime < SHORTEST:
             raise InvalidRequest(
-                "The cluster itself signs this certificate, for at least 10 minutes. Request at least 11 minutes."
+                "The cluster itself signs this certificate, for at least 10 minutes. "
+                + (
+                    "The access request ends earlier."
+                    if request.grant.access
+                    else "Request at least 11 minutes."
+                )
             )
         async with self._account(request.ca) as account:
             with _explained():
