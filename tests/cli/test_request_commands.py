@@ -275,3 +275,44 @@ def test_kubectls_files_show_and_forget_the_mark(people: AccessSite, cluster: Ac
     cluster.mark.write_text(mark)
     anna.output("kubeconfig", "unmerge", context)
     assert not cluster.mark.exists()
+
+
+def test_a_certificate_of_a_request_is_explained(people: AccessSite, cluster: AccessCluster) -> None:
+    anna, request_id = people.anna, cluster.ask()["id"]
+    explain = ("explain", cluster.name, "--request", request_id[:8])
+    pending = anna.run(*explain)
+    assert (pending.returncode, pending.stdout.splitlines()[0]) == (
+        1,
+        "Refused (409): The access request can't be used: it waits for approvals.",
+    )
+    cluster.approve(request_id)
+    text = anna.output(*explain)
+    assert text.startswith(f"Allowed: anna gets a certificate for the cluster {cluster.name}.\n")
+    assert re.search(r"\n  limit       20\S*Z, the end of the access request\n", text)
+    assert re.search(rf"\n  yes   repair +gives {REQUESTED}\n", text)
+    assert re.search(rf"\n  yes   members +gives {STANDING}\n", text)
+    standing = " ".join(anna.output("explain", cluster.name).split())
+    approvers = "approvers: role is member, group is leads"
+    assert f"ask repair offers {REQUESTED} for at most 2 hours; {approvers}" in standing
+    unknown = anna.run("explain", cluster.name, "--request", "0" * 32)
+    assert unknown.returncode == NOT_FOUND
+    assert "There is no such access request" in unknown.stderr
+
+
+def test_a_cluster_whose_access_must_be_requested_gets_a_context(
+    people: AccessSite, cluster: AccessCluster
+) -> None:
+    guest = people.guest
+    assert guest.run("explain", cluster.name).returncode == 1
+    done = guest.run("kubeconfig", "merge", cluster.name)
+    assert done.returncode == 0, done.stderr
+    document = yaml.safe_load((guest.home / ".kube" / "config").read_text())
+    [user] = [entry["user"] for entry in document["users"] if entry["name"].endswith(cluster.name)]
+    arguments = user["exec"]["args"]
+    plugin = arguments[arguments.index("credential") :]
+    refused = guest.run(*plugin)
+    assert refused.returncode != 0
+    assert f"clustercert request create {cluster.name} --group {REQUESTED}" in refused.stderr
+    cluster.approve(cluster.ask(user=guest)["id"])
+    status = status_of(guest.output(*plugin))
+    assert policy_groups(status["clientCertificateData"]) == {REQUESTED}

@@ -27,6 +27,7 @@ from clustercert.model.access_requests import RequestedAccess
 from clustercert.model.errors import ClustercertError, TooManyRequests
 from clustercert.pki.keys import sample_key
 from clustercert.policy.decision import Policy
+from clustercert.policy.live_replay import LiveChange, LiveComparison
 from clustercert.policy.replay import MAX_EXAMPLES, NOT_SIGNED, Change, NotReplayable, Replay, parse_decision
 from clustercert.policy.rule_settings import PolicySettings
 from clustercert.store.events import canonical
@@ -393,6 +394,17 @@ def test_a_certificate_of_an_access_request_is_decided_with_the_request(
     assert event["kind"] == "certificate.issued"
     assert event["detail"]["organizations"][:2] == ["admins", "editors"]
     assert changed(policy(*after), event) == expected
+
+
+def test_a_live_certificate_of_a_request_that_is_not_offered_any_more_is_affected() -> None:
+    event = with_access(policy(MEMBER, BY_ADMIN), APPROVED)
+    same, stricter = LiveComparison(policy(MEMBER, BY_ADMIN)), LiveComparison(policy(MEMBER, BY_TWO))
+    for comparison in (same, stricter):
+        comparison.add(event)
+    assert same.affected == []
+    [affected] = stricter.affected
+    assert affected.changes == (LiveChange.REFUSED,)
+    assert "rule edit needs other approvals now" in affected.outcome.message
 
 
 def test_access_before_the_approval_is_decided_as_such() -> None:

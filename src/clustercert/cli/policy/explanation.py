@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from clustercert.cli.commands import expand_options, on_policy
+from clustercert.cli.credential.access_request import full_id
 from clustercert.cli.login.options import LoginOptions
 from clustercert.cli.lookup import find_cluster, find_user
 from clustercert.cli.options import (
@@ -50,11 +51,20 @@ class RequestOptions:
         str | None,
         typer.Option(metavar="METHOD", help="token or access_key. [default: as the user logged in]"),
     ] = None
+    access_request: Annotated[
+        str | None,
+        typer.Option("--request", metavar="ID", help="The access request whose groups are requested."),
+    ] = None
 
-    def query(self) -> dict[str, str]:
-        """Return the query parameters that describe to the service which request to explain."""
+    def query(self, client: "AdministrationClient") -> dict[str, str]:
+        """Return the query parameters that describe to the service which request to explain.
+
+        Raises ClientError, UnknownName or CommandError if the access request is not found.
+        """
         given = {each.name: getattr(self, each.name) for each in fields(self) if each.name != "csr"}
         texts = {name: str(value) for name, value in given.items() if value is not None}
+        if self.access_request is not None:
+            texts["access_request"] = full_id(client, self.access_request)
         return texts | {"csr": "true"} if self.csr else texts
 
 
@@ -74,7 +84,7 @@ def explain(
     chosen = login.profile()
     with chosen.explain_rejection(), chosen.administration_client() as client:
         found = find_cluster(client, cluster, project, domain)
-        _show(client, {"cluster": str(found["id"]), **request.query()}, output)
+        _show(client, {"cluster": str(found["id"]), **request.query(client)}, output)
 
 
 @on_policy
@@ -99,13 +109,13 @@ def explain_user(
     found = find_cluster(client, cluster, project)
     # Project admins may search only for users who have certificates for the cluster.
     asked = find_user(client, user, cluster=None if client.reads_everything else found, domain=domain)
-    query = {"cluster": str(found["id"]), "user": str(asked["id"]), **request.query()}
+    query = {"cluster": str(found["id"]), "user": str(asked["id"]), **request.query(client)}
     if source is not None:
         query["source"] = source
     try:
         _show(client, query, output)
     except ApiError as error:
-        if error.http_status != HTTPStatus.NOT_FOUND:
+        if error.http_status != HTTPStatus.NOT_FOUND or request.access_request is not None:
             raise
         raise UnknownName(
             f"{user} has no role in the project of the cluster {found['name']}, or has made no recorded request for "
