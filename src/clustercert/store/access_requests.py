@@ -24,7 +24,7 @@ from clustercert.store.engine.queries import Queries, conflict_if_violated
 from clustercert.store.engine.transaction import Transaction
 from clustercert.store.events import record_events
 from clustercert.store.ledger import certificate_row
-from clustercert.store.revocations import add_certificate_revocation
+from clustercert.store.revocations import revoke_unrevoked
 
 _request, _decision, _certificate = tables.access_request, tables.access_decision, tables.certificate
 
@@ -278,8 +278,7 @@ async def _revoke_certificates(
     )
     rows = (await connection.execute(these)).all()
     revoked = [revocation_of(RevokedAccess(row.fingerprint, row.serial)) for row in rows]
-    for revocation, _ in revoked:
-        await add_certificate_revocation(connection, revocation, epoch=epoch)
+    await revoke_unrevoked(connection, [revocation for revocation, _ in revoked], epoch=epoch)
     await record_events(connection, tuple(event for _, event in revoked))
     return len(revoked)
 
