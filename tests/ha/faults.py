@@ -130,5 +130,7 @@ FAULTS: Mapping[str, Fault] = {
     "suspend-postgres": Fault("primary's PostgreSQL suspended for 45 s", _suspend_postgres),
     "cut-network": Fault("primary's network cut, then joined", _cut_network, needs_isolation=True),
     "lose-etcd": Fault("etcd without majority for 30 s, failsafe mode on", _lose_etcd),
-    "lose-etcd-no-failsafe": Fault("the same, failsafe mode off", _lose_etcd_without_failsafe),
+    "lose-etcd-no-failsafe": Fault(
+        "etcd without majority for 30 s, failsafe mode off", _lose_etcd_without_failsafe
+    ),
 }
