@@ -54,7 +54,7 @@ TOP_LEVEL_SETTINGS = frozenset(
             "API",
             "IDENTITY",
         ),
-        *("ISSUING", "SIGNERS", "LIMITS", "POLICY", "REVOCATION", "AUDIT", "METRICS", "LOG"),
+        *("ISSUING", "SIGNERS", "LIMITS", "POLICY", "REVOCATION", "AUDIT", "REQUESTS", "METRICS", "LOG"),
     }
 )
 
