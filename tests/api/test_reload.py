@@ -23,6 +23,7 @@ from clustercert.server.reloading import Reloadable as Applied
 from clustercert.settings import Settings, SettingsError
 from support import world as worlds
 from support.log_capture import captured_logs
+from support.request_client import POLICY, RequestClient
 from support.service import Service
 from support.stores import Store, execute
 from support.wait import eventually
@@ -371,3 +372,16 @@ def test_a_worker_that_starts_later_begins_with_the_policy_that_was_applied(
     running.source.changed = {"policy": rules(OTHERS, "{group}")}
     assert running.reload()["event"] == "settings not reloaded"
     assert applied.read() == Applied.from_settings(running.source.world.settings(policy=rules(OTHERS)))
+
+
+def test_a_reloaded_policy_offers_and_decides_access_requests(running: Running) -> None:
+    requests = RequestClient(running.source.world, running.service.client)
+    assert requests.create("admin", "maintainers").status_code == 403
+    running.source.changed = {"policy": POLICY}
+    running.reload()
+    request_id = requests.created("admin", "maintainers")
+    assert requests.issue("admin", request_id).status_code == 200
+    running.source.changed = {"policy": rules(ADMINS)}
+    running.reload()
+    assert requests.issue("admin", request_id).status_code == 403
+    assert requests.create("admin", "maintainers", cluster="eip").status_code == 403
