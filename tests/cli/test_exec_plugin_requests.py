@@ -56,6 +56,20 @@ def test_approval_and_early_end_are_found_at_the_next_command(cluster: AccessClu
     assert cluster.certificates() == [(None, 0), (request_id, 1), (None, 0)]
 
 
+def test_the_first_command_after_an_end_on_this_machine_has_standing_groups(cluster: AccessCluster) -> None:
+    request_id = cluster.ask()["id"]
+    cluster.approve(request_id)
+    assert cluster.groups() == {STANDING, REQUESTED}
+    # The plugin asked a moment ago, and would not ask again for a while.
+    fields = cluster.mark.read_text().split(" ")
+    cluster.mark.write_text(" ".join([fields[0], f"{time.time() + 50:.3f}", *fields[2:]]))
+    cluster.site.anna.output("request", "end", request_id)
+    done = cluster.run_plugin()
+    assert policy_groups(status_of(done.stdout)["clientCertificateData"]) == {STANDING}
+    assert f"The access request {request_id[:8]} is over." in done.stderr
+    assert not cluster.mark.exists()
+
+
 def test_a_denied_request_is_forgotten(cluster: AccessCluster) -> None:
     request_id = cluster.ask()["id"]
     cluster.site.bert.output("request", "deny", request_id, "--reason", "no")

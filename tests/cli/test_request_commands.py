@@ -60,7 +60,11 @@ def test_a_request_is_asked_for_seen_approved_and_ended(people: AccessSite, clus
     ]
     # An equal request is not created twice, and marks the plugin's cache again.
     cluster.mark.unlink()
-    assert cluster.ask()["id"] == request_id
+    again = anna.run(
+        *("request", "create", cluster.name, "--group", REQUESTED, "--for", "1h", "--reason", "another one")
+    )
+    assert (again.returncode, again.stdout.split()[2]) == (0, request_id)
+    assert again.stderr.startswith("You have this open request already, so none was created. Its reason and")
     assert request_id in cluster.mark.read_text()
 
     shown = " ".join(bert.output("request", "show", short).split())

@@ -258,7 +258,7 @@ def test_a_service_that_describes_its_issuer_wrongly(changed: dict[str, object])
 
 def answering(body: dict[str, object], monkeypatch: pytest.MonkeyPatch) -> ServiceClient:
     service = ServiceClient("https://service.example.com")
-    monkeypatch.setattr(service, "exchange", lambda *_: ApiResponse(HTTPMessage(), body))
+    monkeypatch.setattr(service, "exchange", lambda *_: ApiResponse(200, HTTPMessage(), body))
     return service
 
 

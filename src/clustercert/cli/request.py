@@ -7,6 +7,7 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from datetime import datetime, timedelta
+from http import HTTPStatus
 from itertools import islice
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -48,6 +49,7 @@ from clustercert.model.times import parse_rfc3339, rfc3339, utc_now
 if TYPE_CHECKING:
     from clustercert.cli.login.profile import Profile
     from clustercert.client import Client
+    from clustercert.client.connection import ApiResponse
     from clustercert.model import JsonObject
 
 app = typer.Typer(
@@ -158,10 +160,14 @@ def create(
             "reason": reason,
         }
         body |= {name: text for name, text in (("ticket", ticket), ("rule", rule)) if text is not None}
-        made = _send(client, "POST", (), body)
-        _show(client, made, output)
+        response = _send(client, "POST", (), body)
+        _show(client, response.body, output)
+        if response.status == HTTPStatus.OK:
+            print_note(
+                "You have this open request already, so none was created. Its reason and its ticket stay as they are."
+            )
         with client.check_format():
-            _note_use(made, chosen, login.saved_name)
+            _note_use(response.body, chosen, login.saved_name)
 
 
 @app.command("list")
@@ -308,21 +314,28 @@ def _client(login: LoginOptions) -> "Iterator[tuple[Profile, Client]]":
 
 def _send(
     client: "Client", method: str, parts: Sequence[str], body: "JsonObject | None" = None
-) -> "JsonObject":
+) -> "ApiResponse":
     from clustercert.client.administration import path_of
     from clustercert.client.connection import OWN
 
-    return client.exchange(method, OWN + path_of(PATH, *parts), body=body).body
+    return client.exchange(method, OWN + path_of(PATH, *parts), body=body)
 
 
 def _step(login: LoginOptions, request: str, step: str, body: "JsonObject", output: Output) -> None:
-    """Change a request, with a token for the request's project."""
+    """Change a request, with a token for the request's project. The exec plugin on this machine then asks about it."""
+    from clustercert.cli.credential import access_request, cache
+
     with _client(login) as (_, client):
         found: Any = find_request(client, request)
         with client.check_format():
-            project_id = str(found["project"]["id"])
+            project_id, cluster_id = str(found["project"]["id"]), str(found["cluster"]["id"])
         client.use_project(project_id)
-        _show(client, _send(client, "POST", (str(found["id"]), step), body), output)
+        changed = _send(client, "POST", (str(found["id"]), step), body).body
+        if login.saved_name is not None:
+            path = cache.path_of(login.saved_name, project_id, cluster_id)
+            if path is not None:
+                access_request.make_due(path, str(found["id"]))
+        _show(client, changed, output)
 
 
 def _note_use(made: "JsonObject", chosen: "Profile", profile_name: str | None) -> None:

@@ -299,6 +299,7 @@ class ApiError(ClientError):
 class ApiResponse(NamedTuple):
     """A successful response. `body` is `{}` if the response has no body."""
 
+    status: int
     headers: http.client.HTTPMessage
     body: JsonObject
 
@@ -359,9 +360,9 @@ class ServiceClient:
         """Send a request and return the response. Raises ClientError."""
         reply, content = self._send(method, path, body, headers or {})
         if not content:
-            return ApiResponse(reply.headers, {})
+            return ApiResponse(reply.status, reply.headers, {})
         with self.check_format():
-            response = ApiResponse(reply.headers, json_object(json.loads(content)))
+            response = ApiResponse(reply.status, reply.headers, json_object(json.loads(content)))
         if isinstance(version := response.body.get("recommended_client"), str):
             self.recommend(version)
         return response

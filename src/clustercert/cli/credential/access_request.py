@@ -142,6 +142,13 @@ def mark(path: str, request_id: str, user: str) -> None:
         )
 
 
+def make_due(path: str, request_id: str) -> None:
+    """Let the plugin ask about an access request at its next call, if the mark beside a cache file names it."""
+    found = cache.read_mark(path)
+    if found is not None and found.request == request_id:
+        _save(path, found, 0)
+
+
 def unmark(path: str) -> None:
     """Delete the mark beside a cache file, if there is one."""
     with contextlib.suppress(OSError):
