@@ -391,10 +391,11 @@ def install(root: Path, *requirements: str | Path) -> None:
         record.write_text("".join(kept), encoding="utf-8")
 
 
-def image_sbom(
-    packages: Sequence[DebianPackage], installed: Path, wheel: Path, moment: datetime
-) -> dict[str, Any]:
-    """Create the SBOM of the image: Debian's packages, the project's wheel, and the packages in `installed`."""
+def image_sbom(packages: Sequence[DebianPackage], installed: Path, moment: datetime) -> dict[str, Any]:
+    """Create the SBOM of the image: Debian's packages, the project, and the packages in `installed`.
+
+    It has no hash of the wheel, which depends on the version of zlib that compresses the wheel.
+    """
     project = f"pkg:pypi/{sbom.PROJECT}@{__version__}"
     bundled = sbom.swagger_ui(ROOT)
     names = {each.name.split("-")[0].replace("_", "-").lower() for each in installed.glob("*.dist-info")}
@@ -407,7 +408,6 @@ def image_sbom(
     requires |= {each.purl: [] for each in packages}
     image = f"{sbom.PROJECT}-image"
     requires[image] = [project, *(each.purl for each in packages)]
-    digest = {"alg": "SHA-256", "content": hashlib.sha256(wheel.read_bytes()).hexdigest()}
     metadata = {
         "lifecycles": [{"phase": "build"}],
         "timestamp": moment.isoformat(),
@@ -416,7 +416,7 @@ def image_sbom(
     components = [
         {"type": "operating-system", "name": "debian", "version": DEBIAN_VERSION},
         *map(debian_component, packages),
-        sbom.application(project, __version__) | {"hashes": [digest]},
+        sbom.application(project, __version__),
         bundled,
         *(sbom.component(each, None) for each in locked),
     ]
@@ -475,14 +475,14 @@ def make_layers(folder: Path, moment: datetime) -> Iterator[Layer]:
 
     built = folder / "release"
     built.mkdir()
-    (wheel,) = (each for each in release.build(ROOT, built, moment) if each.suffix == ".whl")
+    release.build(ROOT, built, moment)
     # By name, since an installed path would be recorded.
     install(project, "--no-deps", "--no-index", "--find-links", built, f"{sbom.PROJECT}=={__version__}")
     compile_modules(system, project, SITE_PACKAGES)
     write(project / "usr" / "local" / "bin" / "clustercert", COMMAND)
     (project / "usr" / "local" / "bin" / "clustercert").chmod(0o755)
     write(project / CONFIG, SETTINGS)
-    bom = image_sbom(packages, libraries / SITE_PACKAGES, wheel, moment)
+    bom = image_sbom(packages, libraries / SITE_PACKAGES, moment)
     write(project / SBOM, json.dumps(bom, indent=2, sort_keys=True) + "\n")
     yield pack_layer(project, f"clustercert {__version__}")
 
