@@ -29,8 +29,10 @@ class Podman:
 
     @property
     def _program(self) -> tuple[str, ...]:
-        root, runroot = self.storage / "root", self.storage / "run"
-        return ("podman", "--root", str(root), "--runroot", str(runroot), "--runtime", "runc")
+        # podman keeps the exit codes of containers in the folder for temporary files.
+        folders = {"--root": "root", "--runroot": "run", "--tmpdir": "tmp"}
+        options = (f"{option}={self.storage / name}" for option, name in folders.items())
+        return ("podman", *options, "--runtime=runc")
 
     def command(
         self,
@@ -61,8 +63,13 @@ class Podman:
         return None if started.returncode == 0 else f"podman can't run containers here: {started.stderr}"
 
     def delete(self) -> None:
-        """Delete the image, and unmount what podman has mounted."""
-        self._run("system", "reset", "--force")
+        """Delete the image, and unmount what podman has mounted.
+
+        `podman system reset` would also delete what other processes with another storage share.
+        """
+        self._run("rm", "--all", "--force")
+        self._run("rmi", "--all", "--force")
+        run(("umount", str(self.storage / "root" / "overlay")))
 
     def _run(self, *arguments: str) -> None:
         run((*self._program, *arguments)).check_returncode()
