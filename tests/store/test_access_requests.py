@@ -207,6 +207,19 @@ async def test_an_undone_revocation_does_not_revive_a_certificate_of_an_ended_re
     assert await revoked(database, record)
 
 
+async def test_a_deleted_request_does_not_let_its_certificates_be_revived(
+    queries: AccessRequestQueries, database: Database
+) -> None:
+    """`db prune` deletes requests by their end, which can be long before the end of a revoked certificate."""
+    request, [record] = await in_use(queries)
+    await queries.change(request.id, END)
+    assert await queries.prune(NOW + timedelta(minutes=1), lambda _: event()) == 1
+    [own] = await RevocationQueries(database).revocations_of_certificate(record.fingerprint)
+    with pytest.raises(Conflict, match="access request that has ended"):
+        await RevocationQueries(database).undo(own.id, by="cli:test", at=NOW, event=event())
+    assert await revoked(database, record)
+
+
 async def test_a_revocation_of_the_user_that_is_undone_revives_nothing(
     queries: AccessRequestQueries, database: Database
 ) -> None:

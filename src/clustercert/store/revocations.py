@@ -85,7 +85,7 @@ class RevocationQueries(CertificateLookup):
                 raise Conflict(
                     "This revocation stays in force while its user is disabled. Enable the user first."
                 )
-            if await exists(connection, _ended_request(found["fingerprint"])):
+            if await exists(connection, _of_closed_request(found["fingerprint"])):
                 raise Conflict(
                     "The certificate belongs to an access request that has ended. Create a new request."
                 )
@@ -209,13 +209,16 @@ def blocking(user_id: str, note: str | None = None) -> Select[Any]:
     return query if note is None else query.where(_revocation.c.note == note)
 
 
-def _ended_request(fingerprint: bytes | None) -> Select[Any]:
-    """Select the closed access request of a certificate."""
+def _of_closed_request(fingerprint: bytes | None) -> Select[Any]:
+    """Select a certificate whose access request is closed. The request may have been deleted since."""
     request = tables.access_request
-    return (
-        select(request.c.id)
-        .join(_certificate, _certificate.c.access_request_id == request.c.id)
-        .where(_certificate.c.fingerprint == fingerprint, request.c.open_for.is_(None))
+    is_open = select(request.c.id).where(
+        request.c.id == _certificate.c.access_request_id, request.c.open_for.is_not(None)
+    )
+    return select(_certificate.c.id).where(
+        _certificate.c.fingerprint == fingerprint,
+        _certificate.c.access_request_id.is_not(None),
+        ~is_open.exists(),
     )
 
 
