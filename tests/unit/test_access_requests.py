@@ -13,9 +13,9 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 
 from clustercert.model.access_requests import AccessDecision, AccessRequest, all_assigned, assignment
 from clustercert.model.errors import Conflict
-from clustercert.requests.views import next_step
+from clustercert.requests.views import next_step, possible_steps
 from support.access_requests import HOUR, access_request
-from support.samples import NOW
+from support.samples import NOW, caller
 
 CONDITIONS = ("role is admin", "role is lead", "group is sre")
 ASKER, APPROVERS = "asker", ("anna", "ben", "carla", "dora")
@@ -240,6 +240,17 @@ def test_use_before_the_approval_ends_when_the_approval_is_missing() -> None:
     assert approved.usable_until(NOW + HOUR / 2) == NOW + HOUR
     denied = used.decided(decision("anna", frozenset(CONDITIONS[:1]), approves=False), CONDITIONS[:1])
     assert (denied.state, denied.closed_by, denied.usable_until(NOW)) == ("ended", "Anna", None)
+
+
+def test_an_approver_approves_again_when_the_policy_asks_for_something_else() -> None:
+    before, after = CONDITIONS[:2], CONDITIONS[1:2]
+    first = new(before).decided(decision("anna", frozenset(before[:1])), before)
+    assert first.decided(decision("anna", frozenset(before[:1]), NOW + HOUR / 4), before) is first
+    again = first.decided(decision("anna", frozenset(after), NOW + HOUR / 4), after)
+    assert (again.state, len(again.decisions)) == ("approved", 1)
+    anna = replace(caller(), user=replace(caller().user, id="anna"))
+    assert "approve" not in possible_steps(first, anna, frozenset(before[:1]), NOW)
+    assert "approve" in possible_steps(first, anna, frozenset(after), NOW)
 
 
 def test_access_is_extended_once() -> None:

@@ -189,7 +189,8 @@ class AccessRequest:
     def decided(self, decision: AccessDecision, conditions: tuple[str, ...]) -> "AccessRequest":
         """Return the request with a decision. An approval may complete the approvals; a denial closes the access.
 
-        Returns the request itself if the user has made the same decision before. Raises Conflict if the request waits
+        Returns the request itself if the user has made the same decision before. An approval that meets further
+        conditions, such as those of a changed policy, replaces the earlier one. Raises Conflict if the request waits
         for no decision on this part, if the user asked for the access, or if an approver meets no condition. A denial
         needs no condition, because operators may deny.
 
@@ -199,7 +200,8 @@ class AccessRequest:
         if decision.by == self.user_id:
             raise Conflict("You can't decide your own request. Ask somebody else.")
         earlier = [each for each in self.decisions if (each.by, each.part) == (decision.by, decision.part)]
-        if any(each.approves == decision.approves for each in earlier):
+        same = [each for each in earlier if each.approves == decision.approves]
+        if any(not each.approves or decision.met <= each.met for each in same):
             return self
         if self.open_part != decision.part:
             raise Conflict(self._no_decision(decision.part))

@@ -51,7 +51,9 @@ def possible_steps(
     is_own = request.user_id == caller.user.id
     part = request.open_part
     waits = part is not None and not is_own
-    has_approved = part is not None and any(each.by == caller.user.id for each in request.approvals(part))
+    has_approved = part is not None and any(
+        each.by == caller.user.id and met <= each.met for each in request.approvals(part)
+    )
     may: dict[Step, bool] = {
         "approve": waits and bool(met) and not has_approved,
         "deny": waits and (bool(met) or operates(caller)),
