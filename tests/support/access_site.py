@@ -93,10 +93,12 @@ class AccessCluster:
         command = ("request", "create", self.name, "--group", group, "--for", "1h", "--reason", REASON)
         return json.loads((user or self.site.anna).output(*command, *options, "-o", "json"))
 
-    def approve(self, request_id: str, *approvers: User) -> Any:
+    def approve(self, request_id: str, *approvers: User, options: Sequence[str] = ()) -> Any:
         """Let users approve; by default Bert and Carla, who meet all conditions. Returns the request."""
         for user in approvers or (self.site.bert, self.site.carla):
-            approved = user.output("request", "approve", request_id, "--reason", "agreed", "-o", "json")
+            approved = user.output(
+                "request", "approve", request_id, "--reason", "agreed", *options, "-o", "json"
+            )
         return json.loads(approved)
 
     def run_plugin(self, *options: str, user: User | None = None) -> Done:

@@ -110,6 +110,9 @@ ForOption = Annotated[
 DecisionReasonOption = Annotated[
     str, typer.Option("--reason", metavar="TEXT", help="Why. The user sees it, and the audit log records it.")
 ]
+ExtensionOption = Annotated[
+    bool, typer.Option("--extension", help="Decide about the extension of access that is approved already.")
+]
 
 
 @app.command()
@@ -232,10 +235,11 @@ def approve(
     request: RequestArgument,
     reason: DecisionReasonOption,
     login: LoginOptions,
+    extension: ExtensionOption = False,
     output: OutputOption = Output.TABLE,
 ) -> None:
-    """Approve a request, or its extension. Nobody can approve their own request."""
-    _step(login, request, "approve", {"reason": reason}, output)
+    """Approve a request, or with --extension its extension. Nobody can approve their own request."""
+    _decide(login, request, "approve", reason, output, extension=extension)
 
 
 @app.command()
@@ -244,10 +248,14 @@ def deny(
     request: RequestArgument,
     reason: DecisionReasonOption,
     login: LoginOptions,
+    extension: ExtensionOption = False,
     output: OutputOption = Output.TABLE,
 ) -> None:
-    """Deny a request, or its extension. Access that is in use before the approval ends at once."""
-    _step(login, request, "deny", {"reason": reason}, output)
+    """Deny a request, or with --extension its extension.
+
+    Access that is in use before the approval ends at once.
+    """
+    _decide(login, request, "deny", reason, output, extension=extension)
 
 
 @app.command()
@@ -336,6 +344,13 @@ def _step(login: LoginOptions, request: str, step: str, body: "JsonObject", outp
             if path is not None:
                 access_request.make_due(path, str(found["id"]))
         _show(client, changed, output)
+
+
+def _decide(
+    login: LoginOptions, request: str, step: str, reason: str, output: Output, *, extension: bool
+) -> None:
+    """Decide about the part that the user names, because the request may wait for another one meanwhile."""
+    _step(login, request, step, {"reason": reason, "part": "extension" if extension else "access"}, output)
 
 
 def _note_use(made: "JsonObject", chosen: "Profile", profile_name: str | None) -> None:
@@ -556,4 +571,6 @@ def _with_distances(sentence: str) -> str:
 
 def _command(step: str, request: Any) -> str:
     options = {"extend": ["--for", "30m", "--reason", "REASON"], "end": []}.get(step, ["--reason", "REASON"])
+    if step in ("approve", "deny") and request["approved_at"] is not None:
+        options = ["--extension", *options]
     return shlex.join(["clustercert", "request", step, shown_id(request["id"]), *options])
