@@ -111,6 +111,17 @@ def test_a_misspelt_value_is_refused(file: Path) -> None:
             "The policy is in config.policy and in policyConfigMap. Remove one of them.",
         ),
         (
+            {"tls": {"existingSecret": "certificate", "certManager": {"issuerRef": {"name": "company"}}}},
+            "Both tls.existingSecret and tls.certManager.issuerRef are set. Remove one of them.",
+        ),
+        (
+            {
+                "files": {"ca": {"configMap": {"name": "ca"}}},
+                "privateFiles": {"ca": {"secret": {"secretName": "ca"}}},
+            },
+            "The name ca is in files and in privateFiles. Rename one of them.",
+        ),
+        (
             {"metrics": {"serviceMonitor": {"enabled": True}}},
             "Set metrics.existingSecret.",
         ),

@@ -37,6 +37,10 @@ app.kubernetes.io/managed-by: {{ .Release.Service }}
 {{- end }}
 
 {{- define "clustercert.tlsSecret" -}}
+{{- if and .Values.tls.existingSecret .Values.tls.certManager.issuerRef }}
+{{- /* cert-manager would replace the certificate in the Secret. */}}
+{{- fail "Both tls.existingSecret and tls.certManager.issuerRef are set. Remove one of them." }}
+{{- end }}
 {{- if .Values.tls.existingSecret }}{{ .Values.tls.existingSecret }}
 {{- else if .Values.tls.certManager.issuerRef }}{{ include "clustercert.fullname" . }}-tls
 {{- end }}
@@ -113,6 +117,11 @@ annotations:
 
 {{- define "clustercert.podSpec" -}}
 {{- $values := .root.Values }}
+{{- range $file, $_ := $values.privateFiles }}
+{{- if hasKey $values.files $file }}
+{{- fail (printf "The name %s is in files and in privateFiles. Rename one of them." $file) }}
+{{- end }}
+{{- end }}
 {{- $name := include "clustercert.fullname" .root }}
 serviceAccountName: {{ $name }}
 automountServiceAccountToken: {{ $values.serviceAccount.automountToken }}
