@@ -338,7 +338,7 @@ def test_a_request_that_ends_within_the_second_is_over() -> None:
 @pytest.mark.parametrize(
     ("rules", "message"),
     [
-        ([VIEW], "rule edit does not offer you this access any more. Create a new request."),
+        ([VIEW], "rule edit does not offer you this access any more. End the access request, and create a new one."),
         ([{"name": "edit"} | rule("editors")], "does not offer you this access any more"),
         ([offer("edit", "others")], "does not offer you this access any more"),
         ([EDIT | {"when": {"groups": ["nobody"]}}], "rule edit does not offer you this access any more"),
@@ -349,7 +349,7 @@ def test_a_request_that_ends_within_the_second_is_over() -> None:
         ),
         (
             [offer("edit", "editors", approvals=[*EDIT["offer"]["approvals"], {"role": "security"}])],
-            "rule edit needs other approvals now. Create a new request.",
+            "rule edit needs other approvals now. End the access request, and create a new one.",
         ),
         ([offer("edit", "editors", approvals=[{"role": "admin"}] * 2)], "needs other approvals now"),
         ([EDIT, {"name": "freeze", "deny": "Frozen."}], "Frozen."),

@@ -374,7 +374,8 @@ def _with_access(match: Match, own: Mapping[str, str], access: RequestedAccess, 
         problem = "needs other approvals now"
     else:
         return matching
-    raise Forbidden(f"The policy's rule {access.rule} {problem}. Create a new request.", trace=trace)
+    advice = "End the access request, and create a new one."
+    raise Forbidden(f"The policy's rule {access.rule} {problem}. {advice}", trace=trace)
 
 
 # Cached, because all requests in the same second format the same times.
