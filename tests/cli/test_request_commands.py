@@ -45,6 +45,20 @@ def cluster(people: AccessSite) -> Iterator[AccessCluster]:
     people.operator.output("cluster", "remove", made.id, "--yes")
 
 
+def test_the_certificates_of_a_request_are_listed_by_eight_digits_of_its_id(cluster: AccessCluster) -> None:
+    anna, request_id = cluster.site.anna, cluster.ask()["id"]
+    cluster.approve(request_id)
+    cluster.make_due()
+    assert cluster.run_plugin().returncode == 0
+    listed = ("certificate", "list", "--access-request")
+    [found] = json.loads(anna.output(*listed, request_id[:8], "-o", "json"))
+    assert found["access_request_id"] == request_id
+    unknown = anna.run(*listed, "0" * 8)
+    assert unknown.returncode != 0
+    assert "There is no access request 00000000 that you may see." in unknown.stderr
+    anna.output("request", "end", request_id)
+
+
 def test_a_request_is_asked_for_seen_approved_and_ended(people: AccessSite, cluster: AccessCluster) -> None:
     anna, bert, carla = people.anna, people.bert, people.carla
     asked = anna.run(

@@ -10,6 +10,7 @@ import typer
 
 from clustercert.cli import access
 from clustercert.cli.commands import on_service
+from clustercert.cli.credential.access_request import full_id
 from clustercert.cli.lookup import (
     cluster_path,
     find_cluster,
@@ -546,14 +547,20 @@ class FilterOptions:
         str | None, typer.Option(metavar="ID", help="List only certificates of this access request.")
     ] = None
 
-    def query(self) -> dict[str, str]:
-        """Return the query parameters of the API request."""
+    def query(self, client: "AdministrationClient") -> dict[str, str]:
+        """Return the query parameters of the API request.
+
+        Raises ClientError, UnknownName or CommandError if the access request is not found.
+        """
         given = {each.name: getattr(self, each.name) for each in fields(self)}
-        return {
+        texts = {
             name: rfc3339(value) if isinstance(value, datetime) else str(value).lower()
             for name, value in given.items()
             if value is not None and value is not False
         }
+        if self.access_request is not None:
+            texts["access_request"] = full_id(client, self.access_request)
+        return texts
 
 
 @app.command("list")
@@ -579,7 +586,7 @@ def list_certificates(
     # list.
     limit = limit or (_TABLE_LINES if output is Output.TABLE else MAX_LINES)
     scope = Scope(everything, cluster, project, user)
-    found, more = search_certificates(client, scope, filters.query(), limit)
+    found, more = search_certificates(client, scope, filters.query(client), limit)
     is_table = output is Output.TABLE
     rows: Sequence[Row] = [with_names(each) if is_table else with_times(each) for each in found]
     # In a list of only the caller's own certificates, each row has the same user, so a normal table omits the user.

@@ -20,7 +20,7 @@ from clustercert.model import JsonObject
 from clustercert.model.access_requests import CLOSED_STATES, OPEN_STATES, AccessRequest
 from clustercert.model.choices import AccessRequestPart, AccessRequestState
 from clustercert.model.errors import InvalidRequest
-from clustercert.policy.lifetime import MAX_LIFETIME, MIN_LIFETIME
+from clustercert.policy.lifetime import MAX_LIFETIME, MIN_LIFETIME, lifetime_text
 from clustercert.requests.terms import MAX_GROUP, MAX_GROUPS, MAX_REASON, MAX_TICKET, NewRequest
 from clustercert.requests.views import SeenRequest, Step, next_step
 
@@ -44,7 +44,10 @@ _REASON_LIMITS: JsonDict = {"minLength": 1, "maxLength": MAX_REASON}
 def _duration(seconds: int) -> timedelta:
     least, most = _seconds(MIN_LIFETIME), _seconds(MAX_LIFETIME)
     if not least <= seconds <= most:
-        raise InvalidRequest(f"duration: must be {least} to {most} seconds.")
+        raise InvalidRequest(
+            f"duration: must be {least} ({lifetime_text(MIN_LIFETIME)}) to {most} "
+            f"({lifetime_text(MAX_LIFETIME)}) seconds."
+        )
     return timedelta(seconds=seconds)
 
 
