@@ -102,15 +102,25 @@ def read_private_file(path: Path, limit: int) -> bytes:
 
     Source: PostgreSQL has the same rule for `ssl_key_file`.
     """
-    with open(path, "rb", opener=_open_at_once) as file:
+    try:
+        opened = open(path, "rb", opener=_open_at_once)  # noqa: SIM115 - the `with` is below
+    except PermissionError:
+        user, group = os.geteuid(), os.getegid()
+        raise PrivateFileError(
+            f"The user {user} can't read the file {path}. Run `chown {user} {path}`, or, if root must own the file, "
+            f"`chown 0:{group} {path}` and `chmod 440 {path}`."
+        ) from None
+    with opened as file:
         status = os.fstat(file.fileno())
         if not stat.S_ISREG(status.st_mode):
             raise PrivateFileError(f"{path} is not a file. Name the file that contains the secret.")
-        denied = stat.S_IRWXG | stat.S_IRWXO
+        denied, mode = stat.S_IRWXG | stat.S_IRWXO, "600"
         if status.st_uid == 0 != os.geteuid():
-            denied &= ~stat.S_IRGRP
+            denied, mode = denied & ~stat.S_IRGRP, "440"
         if status.st_mode & denied:
-            raise PrivateFileError(f"The file {path} is accessible by other users. Run `chmod 600 {path}`.")
+            raise PrivateFileError(
+                f"The file {path} is accessible by other users. Run `chmod {mode} {path}`."
+            )
         content = file.read(limit + 1)
     if len(content) > limit:
         raise PrivateFileError(f"The file {path} is too large for its purpose. Name another file.")

@@ -295,6 +295,10 @@ def test_files_that_do_not_belong_together_are_refused(operator: Operator, tmp_p
         "CLUSTERCERT_SERVER__TLS_KEY": f"{tmp_path}/tls.key",
     }
     assert "Can't use the TLS files" in refused(operator, **files)
+    (tmp_path / "tls.key").unlink()
+    assert f"Can't read the TLS file {tmp_path}/tls.key: No such file or directory." in refused(
+        operator, **files
+    )
     assert "set both tls_certificate and tls_key" in refused(
         operator, CLUSTERCERT_SERVER__TLS_KEY=f"{tmp_path}/tls.key"
     )

@@ -132,8 +132,20 @@ def test_the_group_may_not_change_a_file_of_root_nor_read_one_of_another_user(
     unprivileged: Path, owner: int, mode: int
 ) -> None:
     secret = as_root(unprivileged / "kek", kek_line(new_kek()), mode, owner=owner)
-    with pytest.raises(CustodyError, match=r"is accessible by other users\. Run `chmod 600 "):
+    with pytest.raises(CustodyError, match=r"is accessible by other users\. Run `chmod (440|600) ") as caught:
         KekFile(secret).read()
+    # The service could not read a file of root with mode 0600.
+    assert ("chmod 440" in sentence(caught)) == (owner == 0)
+
+
+def test_a_file_that_the_service_can_not_read_is_refused_with_what_to_do(unprivileged: Path) -> None:
+    secret = as_root(unprivileged / "kek", kek_line(new_kek()), 0o600)
+    with pytest.raises(CustodyError) as caught:
+        KekFile(secret).read()
+    assert sentence(caught) == (
+        f"The user 65532 can't read the file {secret}. Run `chown 65532 {secret}`, or, if root must own the file,"
+        f" `chown 0:{os.getegid()} {secret}` and `chmod 440 {secret}`."
+    )
 
 
 def test_an_invalid_key_file_is_refused(tmp_path: Path) -> None:

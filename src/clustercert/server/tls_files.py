@@ -120,6 +120,14 @@ def _server_files(settings: Settings, host: str) -> Tls | None:
 
 
 def _given(certificate: Path, key: Path) -> Tls:
+    for file in (certificate, key):
+        try:
+            # The errors of `ssl` name no file.
+            file.open("rb").close()
+        except OSError as error:
+            raise SettingsError(
+                f"Can't read the TLS file {file}: {error.strerror}. Name a file that the user {os.geteuid()} can read."
+            ) from error
     try:
         ssl.create_default_context(ssl.Purpose.CLIENT_AUTH).load_cert_chain(certificate, key)
         return Tls.from_files(certificate, key)
