@@ -239,6 +239,17 @@ def test_a_role_that_was_lost_gives_no_certificate(requests: RequestClient) -> N
     assert (refused.status_code, "does not offer you this access" in refused.json()["message"]) == (403, True)
 
 
+def test_the_policy_can_withdraw_use_before_the_approval(requests: RequestClient) -> None:
+    strict = copy.deepcopy(POLICY)
+    strict["rules"][2]["offer"]["before_approval"] = False
+    request_id = requests.created("reader", "oncall")
+    with Service(requests.world.settings(policy=strict)).running() as service:
+        refused = RequestClient(requests.world, service.client).issue("reader", request_id)
+    assert refused.status_code == 403
+    assert "does not allow use before the approval any more" in refused.json()["message"]
+    assert requests.done("admin", request_id, "approve")["state"] == "approved"
+
+
 def test_use_before_the_approval_ends_with_a_denial(requests: RequestClient) -> None:
     made = requests.create("reader", "oncall")
     assert "can be used now, before the approval" in made.json()["next"]
@@ -252,14 +263,11 @@ def test_use_before_the_approval_ends_with_a_denial(requests: RequestClient) -> 
     refused = requests.issue("reader", request_id)
     assert (refused.status_code, "it is ended (nobody called)" in refused.json()["message"]) == (409, True)
 
-    strict = copy.deepcopy(POLICY)
-    strict["rules"][2]["offer"]["before_approval"] = False
-    request_id = requests.created("reader", "oncall")
-    with Service(requests.world.settings(policy=strict)).running() as service:
-        refused = RequestClient(requests.world, service.client).issue("reader", request_id)
-    assert refused.status_code == 403
-    assert "does not allow use before the approval any more" in refused.json()["message"]
-    assert requests.done("admin", request_id, "approve")["state"] == "approved"
+    again = requests.created("reader", "oncall")
+    assert requests.show("reader", again)["before_approval"] is False
+    assert requests.issue("reader", again).status_code == 409
+    requests.done("admin", again, "approve")
+    requests.issue("reader", again).raise_for_status()
 
 
 def test_an_extension_needs_the_same_approvals_again(requests: RequestClient) -> None:

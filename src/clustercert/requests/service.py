@@ -2,7 +2,7 @@
 
 from collections import defaultdict
 from collections.abc import Awaitable, Callable, Collection, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 
 import structlog
@@ -24,6 +24,8 @@ from clustercert.store.clusters import ClusterQueries
 # How many requests a user can create within `CREATION_PERIOD`, so that nobody floods the approvers.
 MAX_CREATED = 100
 CREATION_PERIOD = timedelta(days=1)
+# How long after a denial the user can't use the same access before the approval.
+DENIAL_COUNTS = timedelta(days=1)
 ATTEMPTS = 3
 EXPIRED_AT_ONCE = 100
 # The pause before a request that could not be closed is closed again.
@@ -71,6 +73,8 @@ class AccessRequests:
         cluster = await self._cluster(caller, cluster_id, project_id)
         now = self.now()
         request = new_request(caller, cluster, asked, self.policy.offers(caller, cluster, now), now)
+        if request.before_approval and await self.queries.was_denied(request, now - DENIAL_COUNTS):
+            request = replace(request, before_approval=False)
         event = steps.event(request, "access_request.created", now, caller.actor, request.reason)
         for _ in range(ATTEMPTS):
             await self._expire_open(caller.user.id, cluster.id, now)

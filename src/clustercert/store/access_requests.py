@@ -143,6 +143,22 @@ class AccessRequestQueries(Queries):
                 await record_events(connection, (event,))
         return request, True
 
+    async def was_denied(self, request: AccessRequest, since: datetime) -> bool:
+        """Whether a request of the same user, by the same rule and for the same cluster, was denied `since`."""
+        query = (
+            select(_request.c.id)
+            .join(_decision, _decision.c.request_id == _request.c.id)
+            .where(
+                _request.c.user_id == request.user_id,
+                _request.c.cluster_id == request.cluster_id,
+                _request.c.rule == request.rule,
+                _decision.c.part == "access",
+                _decision.c.approves.is_(False),
+                _decision.c.at > since,
+            )
+        )
+        return await self._row(query.limit(1)) is not None
+
     async def change(self, request_id: str, step: Step) -> tuple[AccessRequest, bool]:
         """Make a step of a request. Returns the request after the step, and whether the step changed it.
 
