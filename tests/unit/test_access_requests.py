@@ -65,6 +65,17 @@ def decision(
     return AccessDecision(part, by, by.title(), at, approves, met, "a reason")  # type: ignore[arg-type] # a literal
 
 
+def test_who_is_missing_depends_not_on_the_condition_for_which_an_approver_counts() -> None:
+    conditions = ("role is admin", "role is lead")
+    both = replace(new(conditions), decisions=(decision("anna", frozenset(conditions)),))
+    assert (
+        "waits for the approval of somebody else whose role is admin or whose role is lead until"
+        in next_step(both)
+    )
+    one = replace(new(conditions), decisions=(decision("anna", frozenset({"role is lead"})),))
+    assert "waits for the approval of somebody else whose role is admin until" in next_step(one)
+
+
 class Requests(RuleBasedStateMachine):
     """One request after the other, with all steps in any order and at any time."""
 
@@ -271,5 +282,8 @@ def test_access_is_extended_once() -> None:
 
 def test_a_decision_about_the_other_part_is_refused() -> None:
     request = replace(new(()), conditions=CONDITIONS[:1]).claimed(NOW).with_extension(HOUR, "more", NOW)
-    with pytest.raises(Conflict, match="waits for a decision about its extension, not about its access"):
+    with pytest.raises(
+        Conflict,
+        match=r"not about its access\. Add --extension, or send the part extension",
+    ):
         request.decided(decision("anna", frozenset(CONDITIONS[:1])), CONDITIONS[:1])

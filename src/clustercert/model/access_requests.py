@@ -217,7 +217,11 @@ class AccessRequest:
 
     def _no_decision(self, part: AccessRequestPart) -> str:
         if self.is_open and self.open_part is not None:
-            return f"The request waits for a decision about its {self.open_part}, not about its {part}."
+            option = "Add" if self.open_part == "extension" else "Leave out"
+            return (
+                f"The request waits for a decision about its {self.open_part}, not about its {part}."
+                f" {option} --extension, or send the part {self.open_part}."
+            )
         return f"The request waits for no decision: it is {self.state}."
 
     def approved_at_once(self, now: datetime) -> "AccessRequest":

@@ -5,7 +5,7 @@ from datetime import datetime
 from typing import Literal
 
 from clustercert.model import Caller, rfc3339
-from clustercert.model.access_requests import AccessRequest
+from clustercert.model.access_requests import AccessRequest, all_assigned
 from clustercert.policy.lifetime import lifetime_text
 from clustercert.policy.rules import operates
 
@@ -106,14 +106,18 @@ def _next_of_active(request: AccessRequest, until: str) -> str:
 
 def _missing(request: AccessRequest) -> str:
     """Return which approvals a request waits for."""
-    approvers = request.assigned_approvers(request.open_part or "access")
+    part = request.open_part or "access"
+    approvers = request.assigned_approvers(part)
     missing = [
         condition
         for condition, approver in zip(request.conditions, approvers, strict=True)
         if approver is None
     ]
     if len(missing) == 1:
-        return f"the approval of somebody else whose {missing[0]}"
+        # An approver who met several conditions counts for any of them.
+        met = [each.met for each in request.approvals(part)]
+        enough = [each for each in request.conditions if all_assigned(request.conditions, [*met, {each}])]
+        return f"the approval of somebody else whose {' or whose '.join(dict.fromkeys(enough))}"
     return f"the approvals of {len(missing)} other people: " + "; ".join(
         f"one whose {condition}" for condition in missing
     )
