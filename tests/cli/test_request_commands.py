@@ -59,6 +59,21 @@ def test_the_certificates_of_a_request_are_listed_by_eight_digits_of_its_id(clus
     anna.output("request", "end", request_id)
 
 
+def test_a_refused_certificate_with_a_request_names_the_command_that_explains_it(
+    cluster: AccessCluster,
+) -> None:
+    anna, request_id = cluster.site.anna, cluster.ask()["id"]
+    cluster.approve(request_id)
+    refused = anna.run(
+        "kubeconfig", "get", cluster.name, "--request", request_id[:8], "--duration", "9", "--out", "-"
+    )
+    assert (refused.returncode, refused.stdout) == (FORBIDDEN, "")
+    [command] = re.findall(r"`clustercert (explain .*?)` shows the reason", refused.stderr)
+    assert command == f"explain {cluster.id} --request {request_id}"
+    assert "gives app:admins" in anna.output(*command.split())
+    anna.output("request", "end", request_id)
+
+
 def test_a_request_is_asked_for_seen_approved_and_ended(people: AccessSite, cluster: AccessCluster) -> None:
     anna, bert, carla = people.anna, people.bert, people.carla
     asked = anna.run(

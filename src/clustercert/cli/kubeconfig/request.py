@@ -61,5 +61,6 @@ class CertificateRequest:
         if self.lifetime.expire_at is not None and message.startswith("expire_at: "):
             message = message.replace("expire_at", "--expire-at", 1)
         if error.http_status == HTTPStatus.FORBIDDEN:
-            message += f" `clustercert explain {self.cluster_id}` shows the reason."
+            request = f" --request {self.access_request}" if self.access_request is not None else ""
+            message += f" `clustercert explain {self.cluster_id}{request}` shows the reason."
         return ApiError(message, error.http_status)
