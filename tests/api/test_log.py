@@ -1,13 +1,17 @@
 import json
 import subprocess
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from clustercert.http import middleware
 from support import programs
+from support.log_capture import captured_logs
+from support.service import Service
 from support.wait import SECONDS
 
 # The number of requests that the script sends.
@@ -156,3 +160,12 @@ def test_nobody_steers_the_terminal_of_who_reads(tmp_path: Path) -> None:
     assert said.rstrip("\n").isprintable()
     assert "[2J" in said
     assert "\u00fc" in said
+
+
+def test_probes_that_succeed_are_not_in_the_log(service_with: Callable[..., Service]) -> None:
+    """Kubernetes sends thousands a day to each container."""
+    service = service_with()
+    with captured_logs(middleware) as lines:
+        statuses = [service.client.get(path).status_code for path in ("/healthz", "/readyz", "/nope")]
+    assert statuses == [200, 200, 404]
+    assert [line["path"] for line in lines if line["event"] == "request"] == ["/nope"]

@@ -223,6 +223,13 @@ def test_api_and_webhook_serve_with_a_database_and_a_kubernetes_secret(site: Sit
         assert webhook.get("/api/v3/projects").status_code == 404
 
 
+def test_a_key_in_a_secret_is_changed_at_its_source(site: Site) -> None:
+    site.run("db", "upgrade")
+    done = run(site.command("keys", "rotate"))
+    assert done.returncode == 1
+    assert "Read-only file system. Change it at its source, such as a Secret." in done.stderr
+
+
 def test_any_other_user_of_the_cluster_can_run_it(podman: Podman, folder: Path) -> None:
     """OpenShift chooses the user. The volume belongs to root, and the group of the pod may write."""
     volume = owned(folder / "volume", 0, 1000, 0o2775)

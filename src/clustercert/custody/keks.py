@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import errno
 import fcntl
 import os
 import stat
@@ -185,4 +186,5 @@ def _errors_as_custody(operation: str) -> Iterator[None]:
     except PrivateFileError as error:
         raise CustodyError(str(error)) from None
     except OSError as error:
-        raise CustodyError(f"Can't {operation} of key-encryption keys: {error.strerror}.") from error
+        advice = " Change it at its source, such as a Secret." if error.errno == errno.EROFS else ""
+        raise CustodyError(f"Can't {operation} of key-encryption keys: {error.strerror}.{advice}") from error

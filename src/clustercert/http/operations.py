@@ -11,6 +11,7 @@ from starlette.responses import FileResponse, RedirectResponse, Response
 from starlette.staticfiles import StaticFiles
 
 from clustercert.http import openapi, responses
+from clustercert.http.context import context_of
 from clustercert.http.dependencies import ServicesDep, base_url
 from clustercert.http.keystone import bodies as keystone
 from clustercert.http.openapi import described
@@ -28,19 +29,21 @@ root_path = APIRouter(tags=["Operations"])
 # Load balancers send HEAD. The HTTP server then drops the body.
 @router.head("/healthz", responses=_ALIVE, response_class=Response)
 @router.get("/healthz", responses=_ALIVE, response_class=Response)
-async def healthz() -> Response:
+async def healthz(request: Request) -> Response:
     """Check whether the process responds.
 
     Does not use the database: a process must not be restarted because the database is down.
     """
+    context_of(request).quiet = True
     return Response("ok\n", media_type="text/plain")
 
 
 @router.head("/readyz", responses=_READY)
 @router.get("/readyz", responses=_READY)
-async def readyz(services: ServicesDep) -> Response:
+async def readyz(request: Request, services: ServicesDep) -> Response:
     """Check whether certificates can be issued. Checks the database and the key-encryption keys."""
     await services.check_ready()
+    context_of(request).quiet = True
     return responses.json_response({"status": "ready"}, headers=responses.NO_STORE)
 
 
