@@ -219,6 +219,24 @@ def test_the_output_fits_a_terminal_of_80_columns(
     assert max(map(len, plain.splitlines())) <= 80, plain
 
 
+def test_an_approver_sees_what_is_asked_in_80_columns_also_of_access_before_the_approval(
+    people: AccessSite, cluster: AccessCluster
+) -> None:
+    request_id = cluster.ask(group=URGENT)["id"]
+    assert cluster.groups() == {STANDING, URGENT}
+
+    _, screen = in_a_terminal(
+        ["request", "list", "--cluster", cluster.name], {}, people.carla.environment, columns=80
+    )
+
+    lines = re.sub(r"\x1b\[[0-9]*[A-Za-z]", "", screen).splitlines()
+    heading, row = (
+        re.split(r" {2,}", line) for line in lines if line.startswith(("REQUEST ", request_id[:8]))
+    )
+    assert heading[:5] == ["REQUEST", "STATE", "USER", "CLUSTER", "GROUPS"]
+    assert row[:5] == [request_id[:8], "active, not approved", "anna", cluster.name, URGENT]
+
+
 def test_a_watched_list_prints_changes_until_ctrl_c(people: AccessSite, cluster: AccessCluster) -> None:
     request_id = cluster.ask()["id"]
     watch = subprocess.Popen(

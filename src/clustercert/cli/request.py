@@ -406,7 +406,7 @@ def _show_table(client: "Client", found: "Sequence[JsonObject]") -> None:
         Output.TABLE,
         columns=_COLUMNS,
         name="request",
-        keep=("state", "user", "cluster", "until"),
+        keep=("state", "user", "cluster", "groups"),
         empty="There are no such access requests.",
     )
 
