@@ -228,6 +228,34 @@ def test_the_policy_is_asked_again_for_each_certificate(
         assert requests.show("member", request_id)["state"] == "approved"
 
 
+@pytest.mark.parametrize(
+    ("offer", "asked_again"),
+    [
+        # A request for the same groups by this rule is not possible any more.
+        ({"groups": ["debuggers"]}, 403),
+        ({"approvals": [{"role": "admin"}] * 3}, 409),
+    ],
+)
+def test_a_request_that_the_policy_refuses_says_so_and_is_not_returned_as_an_equal_one(
+    requests: RequestClient, offer: dict[str, Any], asked_again: int
+) -> None:
+    request_id = approved(requests)
+    assert requests.show("member", request_id)["refusal"] is None
+    with Service(requests.world.settings(policy=changed(**offer))).running() as service:
+        stricter = RequestClient(requests.world, service.client)
+        message = stricter.issue("member", request_id).json()["message"]
+        assert message.endswith("End the access request, and create a new one.")
+        for who in ("member", "admin"):
+            shown = stricter.show(who, request_id)
+            assert (shown["state"], shown["next"], shown["refusal"]) == ("approved", message, message)
+        again = stricter.create("member")
+        assert again.status_code == asked_again, again.text
+        if asked_again == 409:
+            assert again.json()["message"] == f"You have this open request already: {request_id}. {message}"
+            assert stricter.done("member", request_id, "end")["refusal"] is None
+            assert stricter.created("member") != request_id
+
+
 def test_a_role_that_was_lost_gives_no_certificate(requests: RequestClient) -> None:
     who = new_person(requests, here="member")
     user_id = requests.world.people[who].user.id
@@ -244,7 +272,9 @@ def test_the_policy_can_withdraw_use_before_the_approval(requests: RequestClient
     strict["rules"][2]["offer"]["before_approval"] = False
     request_id = requests.created("reader", "oncall")
     with Service(requests.world.settings(policy=strict)).running() as service:
-        refused = RequestClient(requests.world, service.client).issue("reader", request_id)
+        stricter = RequestClient(requests.world, service.client)
+        refused = stricter.issue("reader", request_id)
+        assert stricter.show("reader", request_id)["next"] == refused.json()["message"]
     assert refused.status_code == 403
     assert "does not allow use before the approval any more" in refused.json()["message"]
     assert requests.done("admin", request_id, "approve")["state"] == "approved"

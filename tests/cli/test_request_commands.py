@@ -16,6 +16,7 @@ from clustercert.model.ids import new_id
 from support.access_site import (
     REASON,
     REQUESTED,
+    RULES,
     STANDING,
     URGENT,
     AccessCluster,
@@ -235,6 +236,29 @@ def test_an_approver_sees_what_is_asked_in_80_columns_also_of_access_before_the_
     )
     assert heading[:5] == ["REQUEST", "STATE", "USER", "CLUSTER", "GROUPS"]
     assert row[:5] == [request_id[:8], "active, not approved", "anna", cluster.name, URGENT]
+
+
+def test_a_request_that_a_changed_policy_refuses_is_shown_as_refused(
+    people: AccessSite, cluster: AccessCluster
+) -> None:
+    request_id = cluster.ask()["id"]
+    cluster.approve(request_id)
+    listed = ("request", "list", "--cluster", cluster.name)
+    people.operator.configure(RULES.replace('{ role = "member" }, ', '{ role = "member" }, ' * 2))
+    try:
+        assert eventually(lambda: "approved, refused" in people.bert.output(*listed))
+        shown = " ".join(people.anna.output("request", "show", request_id).split())
+        ask = ("request", "create", cluster.name, "--group", REQUESTED, "--for", "1h", "--reason", REASON)
+        again = people.anna.run(*ask)
+    finally:
+        people.operator.configure(RULES)
+        eventually(lambda: "refused" not in people.bert.output(*listed))
+    message = (
+        "The policy's rule repair needs other approvals now. End the access request, and create a new one."
+    )
+    assert f"Next {message}" in shown
+    assert (again.returncode, again.stdout) == (1, "")
+    assert f"You have this open request already: {request_id}. {message}" in again.stderr
 
 
 def test_a_watched_list_prints_changes_until_ctrl_c(people: AccessSite, cluster: AccessCluster) -> None:

@@ -477,8 +477,10 @@ def _short_name(name: str) -> str:
 
 
 def _state(request: Any) -> str:
-    """Return the state in a few words: also that an approval is missing, or that an extension waits."""
+    """Return the state in a few words: also that the policy refuses the access, or what is not approved."""
     state = str(request["state"])
+    if request["refusal"] is not None:
+        return f"{state}, refused"
     if state == "active" and request["approved_at"] is None:
         return "active, not approved"
     extension = request["extension"]

@@ -22,7 +22,7 @@ from clustercert.model.choices import AccessRequestPart, AccessRequestState
 from clustercert.model.errors import InvalidRequest
 from clustercert.policy.lifetime import MAX_LIFETIME, MIN_LIFETIME, lifetime_text
 from clustercert.requests.terms import MAX_GROUP, MAX_GROUPS, MAX_REASON, MAX_TICKET, NewRequest
-from clustercert.requests.views import SeenRequest, Step, next_step
+from clustercert.requests.views import SeenRequest, Step
 
 B = TypeVar("B", bound=RequestBody)
 
@@ -197,6 +197,10 @@ class AccessRequestBody(ResponseBody):
         " request."
     )
     certificates: int = Field(description="The number of valid certificates of the request.")
+    refusal: str | None = Field(
+        description="Why the present policy refuses new certificates of the request, although its state allows them;"
+        " null if it does not."
+    )
 
 
 class AccessRequestListBody(PageBody):
@@ -252,7 +256,10 @@ _CREATED = described(
     "The new request.",
     AccessRequestBody,
     status=201,
-    errors=ERRORS | {409: "The caller has another open request for the cluster."},
+    errors=ERRORS
+    | {
+        409: "The caller has another open request for the cluster, or an equal one that the policy refuses now."
+    },
 ) | {200: {"description": "The caller's equal open request.", "model": AccessRequestBody}}
 REQUESTS = OWN + "/access-requests"
 REQUEST = REQUESTS + "/{access_request_id}"
@@ -402,7 +409,7 @@ def _view(seen: SeenRequest, projects: dict[str, str]) -> JsonObject:
     request = seen.request
     return AccessRequestBody.render(
         request,
-        next=next_step(request),
+        next=seen.next_step,
         cluster={"id": request.cluster_id, "name": request.cluster_name},
         project={"id": request.project_id, "name": projects.get(request.project_id)},
         user={"id": request.user_id, "name": request.user_name},
@@ -411,6 +418,7 @@ def _view(seen: SeenRequest, projects: dict[str, str]) -> JsonObject:
         extension=_extension(request),
         may=seen.may,
         certificates=seen.certificates,
+        refusal=seen.refusal,
     )
 
 

@@ -250,6 +250,13 @@ class Policy:
         """Return the rule with this name if its groups can be requested, or None."""
         return next((rule for rule in self.rules if rule.name == name and rule.offer is not None), None)
 
+    def access_refusal(self, access: RequestedAccess) -> str | None:
+        """Return the message of `decide` if the rule does not give this access to any caller now, or None.
+
+        Does not compare the rule's conditions on the caller and on the certificate's request.
+        """
+        return _access_refusal((rule for rule in self.rules if rule.offer is not None), access)
+
     def met_conditions(self, caller: Caller, project_id: str) -> Mapping[str, frozenset[str]]:
         """Return the clauses of the approval conditions that the caller meets in a project, by the name of the rule.
 
@@ -364,8 +371,16 @@ def _with_access(match: Match, own: Mapping[str, str], access: RequestedAccess, 
             f"The policy's rule {access.rule} does not offer you this access now. It needs: {shortened(clause)}.",
             trace=trace,
         )
-    matching = match.with_requested(access.rule, access.groups)
-    offer = matching.rules[0].offer if matching is not match else None
+    message = _access_refusal(match.offers, access)
+    if message is not None:
+        raise Forbidden(message, trace=trace)
+    return match.with_requested(access.rule, access.groups)
+
+
+def _access_refusal(offers: Iterable[PolicyRule], access: RequestedAccess) -> str | None:
+    """Return the message if none of these rules offers the access, or needs other approvals. Else, returns None."""
+    rule = next((rule for rule in offers if rule.name == access.rule), None)
+    offer = rule.offer if rule is not None and set(access.groups) <= set(rule.groups) else None
     if offer is None:
         problem = "does not offer you this access any more"
     elif not access.is_approved and not offer.before_approval:
@@ -373,9 +388,8 @@ def _with_access(match: Match, own: Mapping[str, str], access: RequestedAccess, 
     elif access.is_approved and not access.satisfies(offer.clauses):
         problem = "needs other approvals now"
     else:
-        return matching
-    advice = "End the access request, and create a new one."
-    raise Forbidden(f"The policy's rule {access.rule} {problem}. {advice}", trace=trace)
+        return None
+    return f"The policy's rule {access.rule} {problem}. End the access request, and create a new one."
 
 
 # Cached, because all requests in the same second format the same times.

@@ -65,7 +65,8 @@ class AccessRequests:
         """Create a request, or return the caller's equal open request. Also returns whether the request is new.
 
         Raises NotFound, InvalidRequest, Forbidden if the policy does not offer the groups to the caller, Conflict if
-        the caller has another open request for the cluster, or TooManyRequests.
+        the caller has another open request for the cluster, or an equal one that the policy refuses now, or
+        TooManyRequests.
 
         Args:
             project_id: the project that the cluster must be in; None for any.
@@ -84,7 +85,10 @@ class AccessRequests:
                 )
             except ConcurrentChange:
                 continue
-            return await self._seen(caller, made), is_new
+            seen = await self._seen(caller, made)
+            if seen.refusal is not None:
+                raise Conflict(f"You have this open request already: {made.id}. {seen.refusal}")
+            return seen, is_new
         raise ConcurrentChange
 
     async def show(self, caller: Caller, request_id: str) -> SeenRequest:
@@ -325,7 +329,9 @@ class AccessRequests:
         for stored in requests:
             request = stored.lapsed(now)
             may = possible_steps(request, caller, self._met(caller, request), now)
-            seen.append(SeenRequest(request, may, live.get(request.id, 0)))
+            access = request.access(now)
+            refusal = self.policy.access_refusal(access) if access is not None else None
+            seen.append(SeenRequest(request, may, live.get(request.id, 0), refusal))
         return seen
 
 

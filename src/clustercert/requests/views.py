@@ -20,11 +20,19 @@ class SeenRequest:
         request: the request as the time has changed it.
         may: what the caller may do now.
         certificates: the number of valid certificates of the request.
+        refusal: why the present policy refuses each certificate of the request; None if it does not, or if the request
+            can't be used in its state.
     """
 
     request: AccessRequest
     may: tuple[Step, ...] = ()
     certificates: int = 0
+    refusal: str | None = None
+
+    @property
+    def next_step(self) -> str:
+        """What happens next, until when, and who can make it happen."""
+        return self.refusal if self.refusal is not None else next_step(self.request)
 
 
 @dataclass(frozen=True, slots=True)
