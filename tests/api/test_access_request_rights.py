@@ -306,15 +306,19 @@ def test_an_extension_needs_the_same_approvals_again(requests: RequestClient) ->
     ends_at = requests.show("member", request_id)["ends_at"]
     asked = requests.done("member", request_id, "extend", duration=1800)
     assert asked["extension"] == {"duration": 1800, "reason": "INC-42: the shop is down", "state": "pending"}
+    assert [each["approved_by"] for each in asked["conditions"]] == [None, None]
     wrong = requests.step("inspector", request_id, "deny", part="access")
     assert (wrong.status_code, "about its extension, not about its access" in wrong.json()["message"]) == (
         409,
         True,
     )
-    requests.done("inspector", request_id, "approve", part="extension")
+    half = requests.done("inspector", request_id, "approve", part="extension")
+    assert [each["approved_by"] for each in half["conditions"]] == [None, "tests/inspector"]
     assert requests.show("member", request_id)["ends_at"] == ends_at
     extended = requests.done("admin", request_id, "approve")
     assert (extended["extension"]["state"], extended["ends_at"] > ends_at) == ("approved", True)
+    # Nothing is open any more, so these are the approvals of the access.
+    assert None not in [each["approved_by"] for each in extended["conditions"]]
     assert requests.step("member", request_id, "extend", duration=900).status_code == 409
 
 

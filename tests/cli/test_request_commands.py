@@ -171,7 +171,8 @@ def test_used_access_is_extended_with_the_same_approvals(people: AccessSite, clu
     )
     asked = json.loads(people.anna.output(*extend))
     assert asked["extension"] == {"duration": 1800, "reason": "still broken, sorry", "state": "pending"}
-    assert "active, extension pending" in people.carla.output("request", "list", "--cluster", cluster.id)
+    listed = people.carla.output("request", "list", "--cluster", cluster.id)
+    assert re.search(r"active, extension pending .* 0 of 2 ", listed)
     # Bert means the access, and does not know of the extension.
     unaware = cluster.approve(request_id, people.bert)
     assert {each["part"] for each in unaware["decisions"]} == {"access"}
@@ -179,6 +180,7 @@ def test_used_access_is_extended_with_the_same_approvals(people: AccessSite, clu
     assert (denied.returncode, "about its extension, not about its access" in denied.stderr) == (1, True)
     shown = " ".join(people.bert.output("request", "show", request_id).split())
     assert f"`clustercert request approve {request_id[:8]} --extension --reason REASON`" in shown
+    assert "Approval role is member: missing Approval group is leads: missing" in shown
     after = cluster.approve(request_id, options=("--extension",))
     assert after["extension"]["state"] == "approved"
     moved = datetime.fromisoformat(after["ends_at"]) - datetime.fromisoformat(before["ends_at"])

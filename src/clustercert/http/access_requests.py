@@ -188,7 +188,8 @@ class AccessRequestBody(ResponseBody):
     )
     closed_why: str | None
     conditions: list[ApprovalConditionBody] = Field(
-        description="The conditions for the approvers of the access. An extension needs the same approvals again."
+        description="The conditions for the approvers: of the extension while it waits for approvals, else of the"
+        " access."
     )
     decisions: list[AccessDecisionBody] = Field(description="The decisions, oldest first.")
     extension: ExtensionBody | None
@@ -423,7 +424,7 @@ def _view(seen: SeenRequest, projects: dict[str, str]) -> JsonObject:
 
 
 def _conditions(request: AccessRequest) -> list[JsonObject]:
-    approvers = request.assigned_approvers("access")
+    approvers = request.assigned_approvers(request.open_part or "access")
     return [
         {"condition": condition, "approved_by": approver.by_name if approver is not None else None}
         for condition, approver in zip(request.conditions, approvers, strict=True)
