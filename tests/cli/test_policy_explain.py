@@ -118,14 +118,15 @@ def test_a_refused_request_ends_with_1(operator: Operator) -> None:
 def test_offers_are_shown_as_what_the_user_can_ask_for(operator: Operator) -> None:
     code, lines = explained(operator, "alice", "prod")
     assert code == 0
-    assert lines[-7:] == [
+    assert lines[-8:] == [
         "  ask   edit-on-request           offers clustercert:editors for at most 4",
         "                                  hours; approvers: role is admin, group is",
         "                                  leads",
         "  ask   emergency                 offers owners for at most 1 hour, usable",
         "                                  before the approval; approvers: role is admin",
         "",
-        "Ask for more with `clustercert request create prod`.",
+        "You can request clustercert:editors, owners: run `clustercert request create",
+        "prod --group clustercert:editors --for 1h --reason REASON`.",
     ]
     code, lines = explained(operator, "carol", "prod")
     assert code == 1

@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 
 from clustercert.cli.options import LifetimeOptions
 from clustercert.client import IssueOptions
+from clustercert.policy.lifetime import lifetime_text
 
 
 def test_the_default_is_8_hours_or_less() -> None:
@@ -35,6 +36,23 @@ def test_a_lifetime_is_sent_in_seconds_and_not_shortened(text: str, seconds: int
 def test_a_time_of_expiry_is_parsed(text: str) -> None:
     expiry = datetime(2026, 1, 16, 10, 30, 5, tzinfo=UTC)
     assert LifetimeOptions(None, None, text).issue_options() == IssueOptions(expire_at=expiry)
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [
+        (1, "1 second"),
+        (59, "59 seconds"),
+        (3557, "59 minutes 17 seconds"),
+        (5400, "90 minutes"),
+        (7200, "2 hours"),
+        (86400, "1 day"),
+        (90061, "1 day 1 hour 1 minute 1 second"),
+        (86401, "1 day 1 second"),
+    ],
+)
+def test_a_lifetime_is_written_exactly_and_readably(seconds: int, text: str) -> None:
+    assert lifetime_text(timedelta(seconds=seconds)) == text
 
 
 @pytest.mark.parametrize("days", [-1, 1, 1825])

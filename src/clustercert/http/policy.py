@@ -27,6 +27,7 @@ from clustercert.issuance.explanations import ExplainedRequest, Question
 from clustercert.model import JsonObject, KeyType
 from clustercert.model.errors import InvalidRequest
 from clustercert.model.requests import AUTH_METHODS
+from clustercert.policy.decision import how_to_ask
 from clustercert.policy.explanation import RuleCheck, RuleOutcome
 from clustercert.policy.lifetime import LONGEST, MAX_DAYS, MAX_LIFETIME, MIN_LIFETIME, parse_lifetime
 from clustercert.policy.templates import is_plain_text
@@ -313,6 +314,10 @@ class ExplanationBody(ResponseBody):
     )
     would_sign: WouldSignBody | None
     rules: list[RuleBody] = Field(description="The rules, in the order of the policy.")
+    how_to_ask: str | None = Field(
+        description="Which groups the user can request, and a command that requests one of them; null if the policy"
+        " offers the user no groups."
+    )
     complete: bool = Field(
         validation_alias="is_complete",
         description="False for callers other than operators and auditors: they see only rules that the user meets, or"
@@ -341,6 +346,7 @@ class ExplanationBody(ResponseBody):
             user=user,
             would_sign=_would_sign(source),
             rules=[_rule(each, is_complete=source.is_complete) for each in source.explanation.rules],
+            how_to_ask=_how_to_ask(source),
         )
 
 
@@ -404,6 +410,11 @@ def _would_sign(explained: ExplainedRequest) -> WouldSignBody | None:
         shortened=trace["shortened"],
         limit=limit,
     )
+
+
+def _how_to_ask(explained: ExplainedRequest) -> str | None:
+    offers = [each.rule for each in explained.explanation.rules if each.outcome == "offers"]
+    return how_to_ask(offers, explained.cluster) if offers else None
 
 
 def _rule(check: RuleCheck, *, is_complete: bool) -> RuleBody:

@@ -50,10 +50,15 @@ def waiting_time(seconds: int) -> str:
 
 
 def lifetime_text(lifetime: timedelta) -> str:
-    """Format a lifetime in the largest unit that divides it evenly, such as `30 days`."""
-    seconds = int(lifetime.total_seconds())
-    for unit, size in (("day", 86400), ("hour", 3600), ("minute", 60)):
-        if seconds % size == 0:
-            count = seconds // size
-            return f"{count} {unit}{'s' if count != 1 else ''}"
-    return f"{seconds} seconds"
+    """Format a lifetime in the largest unit that divides it evenly, such as `30 days`.
+
+    Uses several units if only seconds divide it evenly, such as `59 minutes 17 seconds`.
+    """
+    left = int(lifetime.total_seconds())
+    is_odd = left % 60 != 0
+    parts = []
+    for unit, size in (("day", 86400), ("hour", 3600), ("minute", 60), ("second", 1)):
+        if left >= size and (is_odd or left % size == 0):
+            count, left = divmod(left, size)
+            parts.append(f"{count} {unit}{'s' if count != 1 else ''}")
+    return " ".join(parts) or "0 seconds"

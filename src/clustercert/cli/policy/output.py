@@ -1,6 +1,5 @@
 """The text output of `explain`, `policy explain` and `policy replay`."""
 
-import shlex
 import textwrap
 from collections import Counter
 from collections.abc import Iterable, Iterator
@@ -97,9 +96,8 @@ def _rules(body: dict[str, Any]) -> Iterator[str]:
         for rule in rules:
             mark, text = _rule(rule, is_complete=body["complete"])
             yield _wrapped(f"  {mark:<5} {rule['name']:<{width}}  {text}", " " * (width + 10))
-    if body["allowed"] and any(rule["outcome"] == "offers" for rule in rules):
-        cluster = shlex.quote(body["cluster"]["name"])
-        yield _wrapped(f"\nAsk for more with `clustercert request create {cluster}`.", "")
+    if body["allowed"] and body["how_to_ask"] is not None:
+        yield _wrapped(f"\n{body['how_to_ask']}", "")
 
 
 def _rule(rule: dict[str, Any], *, is_complete: bool) -> tuple[str, str]:
