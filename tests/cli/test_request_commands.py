@@ -388,6 +388,11 @@ def test_a_cluster_whose_access_must_be_requested_gets_a_context(
 ) -> None:
     guest = people.guest
     assert guest.run("explain", cluster.name).returncode == 1
+    heading, *rows = (
+        re.split(r" {2,}", line) for line in guest.output("clusters", "-o", "wide").splitlines()
+    )
+    [row] = [dict(zip(heading, each, strict=True)) for each in rows if each[0] == cluster.name]
+    assert (row["GROUPS"], row["REQUESTABLE-GROUPS"]) == ("-", REQUESTED)
     done = guest.run("kubeconfig", "merge", cluster.name)
     assert done.returncode == 0, done.stderr
     document = yaml.safe_load((guest.home / ".kube" / "config").read_text())

@@ -588,7 +588,15 @@ def clusters(
         rows = [row | _granted(row) for row in rows]
     columns: tuple[str, ...] = ("name", "project", "groups", "lifetime", "labels")
     if is_wide():
-        columns = (*columns, "version", "internal_url", "external_url", "verified_at", "id")
+        columns = (
+            *columns,
+            "requestable_groups",
+            "version",
+            "internal_url",
+            "external_url",
+            "verified_at",
+            "id",
+        )
     show_list(rows, output, columns=with_domain(columns, rows), keep=("lifetime", "groups"))
 
 
