@@ -300,6 +300,21 @@ def test_use_before_the_approval_ends_with_a_denial(requests: RequestClient) -> 
     requests.issue("reader", again).raise_for_status()
 
 
+@pytest.mark.parametrize("offer", [{"groups": ["debuggers"]}, {"approvals": [{"role": "admin"}] * 3}])
+def test_access_that_the_policy_refuses_is_not_extended(
+    requests: RequestClient, offer: dict[str, Any]
+) -> None:
+    request_id = approved(requests)
+    requests.issue("member", request_id).raise_for_status()
+    assert requests.show("member", request_id)["may"] == ["extend", "end"]
+    with Service(requests.world.settings(policy=changed(**offer))).running() as service:
+        stricter = RequestClient(requests.world, service.client)
+        shown = stricter.show("member", request_id)
+        refused = stricter.step("member", request_id, "extend", duration=900)
+    assert (shown["state"], shown["may"]) == ("active", ["end"])
+    assert (refused.status_code, refused.json()["message"]) == (403, shown["refusal"])
+
+
 def test_an_extension_needs_the_same_approvals_again(requests: RequestClient) -> None:
     request_id = approved(requests)
     requests.issue("member", request_id).raise_for_status()

@@ -185,6 +185,9 @@ class AccessRequests:
         offer = offered.get(request.rule)
         if offer is None:
             raise Forbidden(f"The policy's rule {request.rule} does not offer you this access any more.")
+        refusal = self._refusal(request, now)
+        if refusal is not None:
+            raise Forbidden(refusal)
         checked = checked_terms(request.rule, offer, duration, reason)
         return await self._changed(everywhere, request_id, steps.extend(duration, checked, now, caller.actor))
 
@@ -318,6 +321,11 @@ class AccessRequests:
             else "You can't decide about this request, because it needs no approval."
         )
 
+    def _refusal(self, request: AccessRequest, now: datetime) -> str | None:
+        """Return why the policy refuses each certificate of a request that can be used in its state, or None."""
+        access = request.access(now)
+        return self.policy.access_refusal(access) if access is not None else None
+
     async def _seen(self, caller: Caller, request: AccessRequest) -> SeenRequest:
         return (await self._seen_all(caller, [request]))[0]
 
@@ -328,9 +336,10 @@ class AccessRequests:
         seen = []
         for stored in requests:
             request = stored.lapsed(now)
-            may = possible_steps(request, caller, self._met(caller, request), now)
-            access = request.access(now)
-            refusal = self.policy.access_refusal(access) if access is not None else None
+            refusal = self._refusal(request, now)
+            may = possible_steps(
+                request, caller, self._met(caller, request), now, is_refused=refusal is not None
+            )
             seen.append(SeenRequest(request, may, live.get(request.id, 0), refusal))
         return seen
 

@@ -48,13 +48,14 @@ class SeenPage:
 
 
 def possible_steps(
-    request: AccessRequest, caller: Caller, met: frozenset[str], now: datetime
+    request: AccessRequest, caller: Caller, met: frozenset[str], now: datetime, *, is_refused: bool = False
 ) -> tuple[Step, ...]:
     """Return what the caller may do with a request.
 
     Args:
         request: the request as the time has changed it.
         met: the clauses of the approval conditions that the caller meets now.
+        is_refused: whether the policy refuses each certificate of the request now.
     """
     is_own = request.user_id == caller.user.id
     part = request.open_part
@@ -65,7 +66,7 @@ def possible_steps(
     may: dict[Step, bool] = {
         "approve": waits and bool(met) and not has_approved,
         "deny": waits and (bool(met) or operates(caller)),
-        "extend": is_own and request.can_be_extended(now),
+        "extend": is_own and request.can_be_extended(now) and not is_refused,
         "end": request.is_open and (is_own or bool(met) or operates(caller)),
     }
     return tuple(step for step, allowed in may.items() if allowed)
