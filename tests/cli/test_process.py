@@ -1,11 +1,14 @@
 """The command as a process: loaded modules, output streams, exit codes."""
 
 import base64
+import errno
 import os
+import shutil
 import signal
 import socket
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from unittest.mock import patch
 
@@ -16,7 +19,8 @@ from clustercert import __version__
 from clustercert.cli.main import COMMANDS, app
 from support import terminal
 from support.command_line import CommandResult, Operator, run_command
-from support.wait import SECONDS, line_with
+from support.processes import children
+from support.wait import SECONDS, eventually, line_with
 
 KEK = base64.b64encode(bytes(32)).decode()
 COMMAND = (sys.executable, "-m", "clustercert")
@@ -449,3 +453,48 @@ def test_serve_prints_its_address_and_stops_on_ctrl_c(operator: Operator) -> Non
         process.send_signal(signal.SIGINT)
         assert process.wait(SECONDS) == 0
         assert "Traceback" not in process.stderr.read()
+
+
+@pytest.fixture
+def namespaces() -> Sequence[str]:
+    """The command whose child has the process ID 1. Skips the test where that is not allowed."""
+    user = () if os.geteuid() == 0 else ("--user", "--map-root-user")
+    command = ("unshare", *user, "--pid", "--fork", "--kill-child")
+    if shutil.which(command[0]) is None:
+        pytest.skip("unshare is not installed")
+    attempt = subprocess.run([*command, "true"], capture_output=True, text=True, check=False)
+    if attempt.returncode:
+        pytest.skip(f"PID namespaces are not allowed here: {attempt.stderr}")
+    return command
+
+
+@pytest.mark.parametrize("command", [["serve"], ["db", "upgrade"]])
+def test_sigterm_ends_process_1_before_it_serves(
+    command: list[str], namespaces: Sequence[str], tmp_path: Path
+) -> None:
+    # A process that reads its settings from a pipe waits until somebody writes them.
+    settings = tmp_path / "clustercert.toml"
+    os.mkfifo(settings)
+    arguments = [*namespaces, *COMMAND, "--config", str(settings), *command]
+    with subprocess.Popen(arguments, env=clean_environment()) as unshare:
+        try:
+            writer = eventually(lambda: open_for_writing(settings))
+            [process_1] = children(unshare.pid)
+
+            os.kill(process_1, signal.SIGTERM)
+
+            assert unshare.wait(SECONDS) == 128 + signal.SIGTERM
+            assert writer is not None
+            os.close(writer)
+        finally:
+            unshare.kill()
+
+
+def open_for_writing(pipe: Path) -> int | None:
+    """The descriptor of a pipe, or None if no process reads it."""
+    try:
+        return os.open(pipe, os.O_WRONLY | os.O_NONBLOCK)
+    except OSError as error:
+        if error.errno != errno.ENXIO:
+            raise
+        return None
