@@ -3,9 +3,8 @@
 import asyncio
 import os
 import shutil
-import subprocess
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import httpx
@@ -17,6 +16,7 @@ from clustercert.store.disk_space import MIB, DiskSpace
 from support import world as worlds
 from support.log_capture import captured_lines
 from support.service import Service
+from support.small_disk import small_disk
 from support.stores import rows
 from support.wait import eventually
 from support.world import World
@@ -65,25 +65,17 @@ def test_free_space_and_the_reserve_are_metrics(service_with: Callable[..., Serv
     assert disk("clustercert_disk_reserve_bytes") == [3 * MIB]
 
 
-@pytest.fixture
-def small_disk(tmp_path: Path) -> Iterator[Path]:
-    """A file system of its own."""
-    folder = tmp_path / "disk"
-    folder.mkdir()
-    options = f"size={SMALL_DISK_MIB}m,mode=0700"
-    mount = ["mount", "-t", "tmpfs", "-o", options, "tmpfs", str(folder)]
-    if os.geteuid() or subprocess.run(mount, capture_output=True, check=False).returncode:
-        pytest.skip("only root can mount a file system")
-    yield folder
-    subprocess.run(["umount", "--lazy", str(folder)], check=True)
+def test_a_disk_fills_up_and_gets_space_again(tmp_path: Path) -> None:
+    with small_disk(tmp_path / "disk", SMALL_DISK_MIB * 1024) as disk:
+        fill_and_empty(disk)
 
 
-def test_a_disk_fills_up_and_gets_space_again(small_disk: Path) -> None:
-    world = worlds.make(small_disk)
-    filler = small_disk / "filler"
+def fill_and_empty(disk: Path) -> None:
+    world = worlds.make(disk)
+    filler = disk / "filler"
     with Service(world.settings()).running() as service:
         assert post(service, world).status_code == 200
-        free = shutil.disk_usage(small_disk).free
+        free = shutil.disk_usage(disk).free
         with filler.open("wb") as file:
             os.posix_fallocate(file.fileno(), 0, free - 60 * MIB)
         assert_only_issuing_stops(service, world)

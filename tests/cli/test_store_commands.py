@@ -8,10 +8,12 @@ import pytest
 import yaml
 from cryptography import x509
 
+from clustercert.cli.options import UNAVAILABLE
 from clustercert.pki.certificates import chain_pem, fingerprint
 from clustercert.pki.client_ca import new_client_ca
 from clustercert.pki.keys import new_key
 from support.command_line import CommandResult, Operator
+from support.small_disk import small_disk
 from support.stores import execute, rows
 
 
@@ -94,6 +96,18 @@ def test_a_file_that_is_no_database_is_named_with_its_remedy(
     said = operator.error(*command)
     assert said.startswith(f"The file {file} is not an SQLite database, or it is damaged. Stop the service")
     assert "Try again" not in said
+
+
+@pytest.mark.parametrize("free", [0, 4096])
+def test_creating_a_database_on_a_full_disk_says_so(operator: Operator, tmp_path: Path, free: int) -> None:
+    with small_disk(tmp_path / "disk", 64) as disk:
+        (disk / "filler").write_bytes(bytes(64 * 1024 - free))
+        operator.configure(f"database_url = 'sqlite+aiosqlite:///{disk / 'clustercert.db'}'")
+        done = operator.run("db", "upgrade")
+    assert (done.code, done.err) == (
+        UNAVAILABLE,
+        "Error: The database's disk is full. Ask the operator to free space.\n",
+    )
 
 
 def test_a_wrong_or_missing_key_stops_every_command(operator: Operator) -> None:

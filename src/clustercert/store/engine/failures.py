@@ -83,6 +83,8 @@ def failures_translated(url: URL, data_dir: Path | None = None) -> Iterator[None
     except NothingBegun as error:
         if reason := _fault(error.__cause__, url, data_dir):
             raise StoreFault(reason) from error.__cause__
+        if _is_disk_full(error):
+            raise NothingBegun(DISK_FULL, retry_after=_DISK_FULL_RETRY_SECONDS) from error.__cause__
         raise
     except (DBAPIError, PoolTimeout, sqlite3.Error, TimeoutError, OSError) as error:
         if reason := _fault(error, url, data_dir):
