@@ -35,10 +35,13 @@ _NOT_IN_VALUES = {
     "PolicySettings": ("file",),
     "ServiceCredential": ("password", "application_credential_secret"),
 }
-# A URL with a user would contain a password.
 _PATTERNS = {
+    # A URL with a user would contain a password.
     ("OidcIssuer", "proxy"): "^https?://[^@]+$",
     ("AuditSettings", "publish"): "^[^@]+$",
+    # The service would refuse other URLs only when its pods start.
+    ("ServerSettings", "public_url"): "^https?://.*[^/]$",
+    ("WebhookSettings", "public_url"): "^https?://.*[^/]$",
 }
 _LIFETIME = "^([0-9]{1,9}[smhdw])+$"
 # Helm checks no formats, and a schema without texts and defaults is small.

@@ -99,6 +99,9 @@ def test_a_misspelt_value_is_refused(file: Path) -> None:
         ({"config": {"server": {"workers": "two"}}}, "/config/server/workers"),
         ({"config": {"log": {"level": "loud"}}}, "/config/log/level"),
         ({"config": {"policy": {"max_lifetime": "a day"}}}, "/config/policy/max_lifetime"),
+        ({"config": {"server": {"public_url": "clustercert.example"}}}, "/config/server/public_url"),
+        ({"config": {"webhook": {"public_url": "https://webhook.example/"}}}, "/config/webhook/public_url"),
+        ({"config": None}, "config is null. Leave it out, or write settings below it."),
         ({"image": {"digest": "latest"}}, "/image/digest"),
         ({"gateway": {"enabled": True, "hostnames": ["a.example"]}}, "/gateway/parentRefs"),
         ({"kek": {"existingSecret": ""}}, "Set kek.existingSecret, kek.csi or config.kek_transit."),
@@ -300,7 +303,8 @@ def test_a_new_policy_or_issuer_restarts_no_pod_and_other_settings_do() -> None:
 def test_the_values_in_the_readme_can_be_used() -> None:
     blocks = re.findall(r"```yaml\n(.*?)```", (CHART / "README.md").read_text(), re.DOTALL)
     assert len(blocks) == 4
-    rendered(*({**DATABASE, **yaml.safe_load(block)} for block in blocks))
+    values = [yaml.safe_load(block) for block in blocks]
+    rendered(*(each if "database" in each else {**DATABASE, **each} for each in values))
 
 
 @pytest.mark.parametrize(("values", "workload"), [({}, "statefulset"), (DATABASE, "deploy")])
@@ -310,6 +314,38 @@ def test_the_notes_name_the_workload_that_exists(values: dict[str, Any], workloa
     kind = {"statefulset": "StatefulSet", "deploy": "Deployment"}[workload]
     assert helm_chart.release(done["result"]).one(kind, "clustercert")
     assert f"kubectl exec -it -n prod {workload}/clustercert -c api -- clustercert user create olga" in notes
+
+
+def notes_of(values: dict[str, Any]) -> str:
+    [done] = helm_chart.rendering([values], "clustercert", CHART)
+    return str(done["result"]["clustercert/templates/NOTES.txt"])
+
+
+def test_the_notes_name_the_secrets_that_must_exist() -> None:
+    everything = {
+        **DATABASE,
+        "metrics": {"existingSecret": "metrics"},
+        "imagePullSecrets": [{"name": "registry"}],
+        "files": {"ca": {"configMap": {"name": "ca"}}},
+        "privateFiles": {"pin": {"secret": {"secretName": "hsm"}}},
+    }
+    without = {"kek": {"csi": {"driver": "secrets.example.com"}}}
+    for values, names in (
+        ({}, "clustercert-kek"),
+        (everything, "clustercert-kek database tls metrics registry hsm"),
+    ):
+        before, after = notes_of(values).split("kubectl rollout status")
+        assert f"  kubectl get secret -n prod {names}\n" in before
+        assert "kubectl get secret" not in after
+    assert "kubectl get secret" not in notes_of(without)
+
+
+def test_the_notes_give_a_fingerprint_only_of_a_service_with_tls() -> None:
+    assert "-- clustercert fingerprint" in notes_of({})
+    plain = notes_of(
+        {"config": {"server": {"plain_http": True, "public_url": "https://clustercert.example"}}}
+    )
+    assert plain.endswith("address of the service:\n\n  https://clustercert.example\n")
 
 
 def test_the_alert_rules_are_those_in_deploy(releases: dict[str, Release]) -> None:

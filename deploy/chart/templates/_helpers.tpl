@@ -56,6 +56,7 @@ app.kubernetes.io/managed-by: {{ .Release.Service }}
 {{- end }}
 
 {{- define "clustercert.settings" -}}
+{{- if not (kindIs "map" .Values.config) }}{{ fail "config is null. Leave it out, or write settings below it." }}{{ end }}
 {{- $settings := deepCopy .Values.config }}
 {{- $name := include "clustercert.fullname" . }}
 {{- $_ := set $settings "data_dir" "/var/lib/clustercert/data" }}
