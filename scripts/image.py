@@ -509,7 +509,7 @@ def build(out: Path) -> Image:
 def main() -> None:
     """Build the image once, or twice to compare."""
     parser = argparse.ArgumentParser(description="Build the container image.")
-    parser.add_argument("--out", type=Path, default=ROOT / "dist", help="folder for the archive")
+    parser.add_argument("--out", type=Path, default=Path("dist"), help="folder for the archive")
     parser.add_argument("--check", action="store_true", help="build twice, and compare the digests")
     options = parser.parse_args()
     try:
