@@ -25,7 +25,9 @@ def restore(running: Machine, name: str, new_url: str | None = None) -> None:
     for command, output in commands(name):
         if command.startswith("systemctl stop "):
             running.stop()
-            shutil.rmtree(running.folder / "data")
+            # The service creates no data folder with PostgreSQL.
+            if (data := running.folder / "data").exists():
+                shutil.rmtree(data)
             (running.folder / "kek").unlink()
             running.configure(new_url)
         elif command.startswith("systemctl start "):
