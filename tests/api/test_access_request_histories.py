@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -104,6 +105,7 @@ def test_every_step_is_answered_as_the_rules_say(
     running: RequestClient, actions: Sequence[tuple[str, str]]
 ) -> None:
     running.end_all()
+    forget_creations(running)
     model, request_id = Model(), ""
     for action, who in actions:
         if action == "create" or not request_id:
@@ -127,6 +129,13 @@ def test_every_step_is_answered_as_the_rules_say(
         }
     if request_id:
         assert_consistent(running, request_id)
+
+
+def forget_creations(requests: RequestClient) -> None:
+    """Let the requests of earlier histories not count for the limit of new requests in a day."""
+    store = Store(requests.world.settings().store_url)
+    two_days_ago = store.time(datetime.now(UTC) - timedelta(days=2))
+    store.execute("UPDATE access_request SET created_at = ?", two_days_ago)
 
 
 def assert_consistent(requests: RequestClient, request_id: str) -> None:

@@ -303,6 +303,7 @@ def test_a_dry_run_says_what_would_be_issued_and_records_nothing(client: httpx.C
         "organizations": ["clustercert:admins", "clustercert:credential:<number>"],
         "issuer": world.client_ca("plain").subject.rfc4514_string(),
         "key_type": "ec-p256",
+        "access_request": None,
     }
     assert "X-Clustercert-Serial" not in response.headers
 

@@ -107,7 +107,7 @@ def make(folder: Path, database_url: str | None = None) -> World:
         file.parent.mkdir(mode=0o700, exist_ok=True)
         file.touch(mode=0o600)
         file.write_bytes(content)
-    return replace(world, folder=folder)
+    return replace(world, folder=folder, people=dict(world.people), clusters=dict(world.clusters))
 
 
 @functools.cache
