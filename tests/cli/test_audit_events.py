@@ -148,7 +148,7 @@ class LogShipper:
 @pytest.fixture
 def shipper(tmp_path: Path) -> Iterator[LogShipper]:
     world = worlds.make(tmp_path)
-    variables = {**environment_of(world), **uncovered(), "XDG_CONFIG_HOME": str(tmp_path)}
+    variables = {**uncovered(environment_of(world)), "XDG_CONFIG_HOME": str(tmp_path)}
     with reserve() as port:
         shipper = LogShipper(world, variables, port_of(port))
         save(

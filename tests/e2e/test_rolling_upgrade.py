@@ -116,7 +116,7 @@ def under_load(load: Load) -> Iterator[Callable[[], None]]:
 def command(world: World, program: Mapping[str, str], *arguments: str) -> "subprocess.Popen[str]":
     return subprocess.Popen(
         [*COMMAND, *arguments],
-        env=environment_of(world) | uncovered() | dict(program),
+        env=uncovered(environment_of(world) | dict(program)),
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,

@@ -94,6 +94,7 @@ class Site:
     @contextlib.contextmanager
     def served(self, database_url: str, *loads: Load) -> Iterator[Load]:
         """Serve during the block. Returns a load, which goes on with what an earlier load knows."""
+        workers = self._started_workers()
         with contextlib.ExitStack() as stack:
             urls = [
                 stack.enter_context(
@@ -103,11 +104,18 @@ class Site:
             ]
             for url in urls:
                 eventually(partial(_ready, url))
+            # A service ends if one of its workers can't start during a fault.
+            eventually(lambda: self._started_workers() >= workers + SERVICES * WORKERS)
             if loads:
                 loads[0].urls = urls
                 yield loads[0]
             else:
                 yield Load(self.world, urls, self.world.people["admin"].token, self.webhook_token)
+
+    def _started_workers(self) -> int:
+        """How many workers have started, by the log of all services."""
+        log = self.world.folder / "log"
+        return log.read_text().count('"event":"policy loaded"') if log.exists() else 0
 
     def check(self, load: Load) -> Findings:
         """Compare what clients received with the database and the services, which still run."""

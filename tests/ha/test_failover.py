@@ -1,8 +1,11 @@
 """Three kills of PostgreSQL's primary under load. `make ha` causes all faults; see docs/failover.md."""
 
+import contextlib
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
+import asyncpg
 import pytest
 from sqlalchemy import text
 
@@ -11,6 +14,7 @@ from ha import nodes, programs, site
 from ha.__main__ import HOSTS, cause_faults
 from ha.nodes import Nodes
 from support import postgres
+from support.wait import eventually
 
 pytestmark = [pytest.mark.full, pytest.mark.slow]
 
@@ -23,10 +27,17 @@ def where() -> Iterator[Nodes]:
         yield running
 
 
+def _has_the_database(url: str) -> bool:
+    with contextlib.suppress(asyncpg.PostgresError):
+        return bool(postgres.look(url, "SELECT 1"))
+    return False
+
+
 async def test_nothing_is_read_from_a_standby_that_lags(where: Nodes) -> None:
     leader = where.leader()
     standbys = [node for node in where.members if node is not leader]
     for node in standbys:
+        eventually(partial(_has_the_database, where.url_at(node)))
         postgres.look(where.url_at(node, "postgres"), "SELECT pg_wal_replay_pause()")
     database = Database(where.url([*standbys, leader]))
     try:

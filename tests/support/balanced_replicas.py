@@ -88,7 +88,7 @@ class Replicas:
     def start(self, name: str, program: Mapping[str, str]) -> None:
         """Start a replica with two workers, and wait until the proxy sends requests to it."""
         workers = {"CLUSTERCERT_SERVER__WORKERS": "2"}
-        environment = serve_process.environment_of(self.world) | workers | uncovered() | dict(program)
+        environment = uncovered(serve_process.environment_of(self.world) | workers | dict(program))
         self._processes[name] = serve_process.start(["--port", str(self.addresses[name])], environment)
         eventually(lambda: self._answers(name))
         # The proxy would send requests at once, before its first check.

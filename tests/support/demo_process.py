@@ -6,7 +6,7 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -56,13 +56,13 @@ class Demo:
         self.process.wait(SECONDS)
 
 
-def uncovered() -> dict[str, str]:
+def uncovered(environment: Mapping[str, str] = os.environ) -> dict[str, str]:
     """The environment of a process without coverage.
 
     Coverage looks into a weak dictionary at each function call. An exception that a signal handler raises there is
     lost.
     """
-    return {name: value for name, value in os.environ.items() if not name.startswith("COVERAGE_PROCESS_")}
+    return {name: value for name, value in environment.items() if not name.startswith("COVERAGE_PROCESS_")}
 
 
 def start(

@@ -5,9 +5,11 @@ import os
 import re
 import signal
 import subprocess
+import threading
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import IO
 
 from support.demo_process import COMMAND
 from support.wait import SECONDS
@@ -61,9 +63,25 @@ def serving(world: World, *options: str, **more: str | Path | None) -> Iterator[
             line = process.stderr.readline()
             assert line, said
             said += line
-        yield Serving(process, listening[1])
+        # Read what it writes to standard error, so that it never waits for a reader.
+        reader = threading.Thread(target=_read_all, args=(process.stderr,))
+        reader.start()
+        try:
+            yield Serving(process, listening[1])
+        finally:
+            process.send_signal(signal.SIGTERM)
+            try:
+                process.wait(SECONDS)
+            finally:
+                process.kill()
+                reader.join(SECONDS)
     finally:
         end(process)
+
+
+def _read_all(stream: IO[str]) -> None:
+    for _ in stream:
+        pass
 
 
 def end(process: "subprocess.Popen[str]") -> None:
