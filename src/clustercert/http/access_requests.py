@@ -10,7 +10,7 @@ from pydantic.config import JsonDict
 from starlette.responses import Response
 
 from clustercert.http import OWN, query, responses
-from clustercert.http.body import RequestBody, parsed, require_json
+from clustercert.http.body import LIFETIME_LIMITS, RequestBody, bounded_lifetime, parsed, require_json
 from clustercert.http.dependencies import Call, CallDep
 from clustercert.http.openapi import ERRORS, described, json_body
 from clustercert.http.paging import KeyPageDep, PageBody, numbered_page
@@ -20,8 +20,8 @@ from clustercert.model import JsonObject
 from clustercert.model.access_requests import CLOSED_STATES, OPEN_STATES, AccessRequest
 from clustercert.model.choices import AccessRequestPart, AccessRequestState
 from clustercert.model.errors import InvalidRequest
-from clustercert.policy.lifetime import MAX_LIFETIME, MIN_LIFETIME, lifetime_text
-from clustercert.requests.terms import MAX_GROUP, MAX_GROUPS, MAX_REASON, MAX_TICKET, NewRequest
+from clustercert.policy.templates import MAX_REASON
+from clustercert.requests.terms import MAX_GROUP, MAX_GROUPS, MAX_TICKET, NewRequest
 from clustercert.requests.views import SeenRequest, Step
 
 B = TypeVar("B", bound=RequestBody)
@@ -33,22 +33,7 @@ _CURSOR = re.compile(r"(\d{1,17})-([0-9a-f]{32})", re.ASCII)
 _PREFIX = re.compile(r"[0-9a-f]{1,32}", re.ASCII)
 
 
-def _seconds(time: timedelta) -> int:
-    return int(time.total_seconds())
-
-
-_DURATION_LIMITS: JsonDict = {"minimum": _seconds(MIN_LIFETIME), "maximum": _seconds(MAX_LIFETIME)}
 _REASON_LIMITS: JsonDict = {"minLength": 1, "maxLength": MAX_REASON}
-
-
-def _duration(seconds: int) -> timedelta:
-    least, most = _seconds(MIN_LIFETIME), _seconds(MAX_LIFETIME)
-    if not least <= seconds <= most:
-        raise InvalidRequest(
-            f"duration: must be {least} ({lifetime_text(MIN_LIFETIME)}) to {most} "
-            f"({lifetime_text(MAX_LIFETIME)}) seconds."
-        )
-    return timedelta(seconds=seconds)
 
 
 class NewAccessRequest(RequestBody):
@@ -66,7 +51,7 @@ class NewAccessRequest(RequestBody):
     )
     duration: int = Field(
         description="How long the access lasts, in seconds, from the first certificate.",
-        json_schema_extra=_DURATION_LIMITS,
+        json_schema_extra=LIFETIME_LIMITS,
     )
     reason: str = Field(
         description="Why the access is needed. Approvers see it, and the audit log records it; no control or"
@@ -102,7 +87,7 @@ class AccessRequestExtension(RequestBody):
     """The body of a request for more time."""
 
     duration: int = Field(
-        description="How much longer the access lasts, in seconds.", json_schema_extra=_DURATION_LIMITS
+        description="How much longer the access lasts, in seconds.", json_schema_extra=LIFETIME_LIMITS
     )
     reason: str = Field(
         description="Why more time is needed; no control or bidirectional characters.",
@@ -278,7 +263,7 @@ async def create_access_request(call: CallDep) -> Response:
     body = _body(call, NewAccessRequest)
     asked = NewRequest(
         groups=tuple(body.groups),
-        duration=_duration(body.duration),
+        duration=bounded_lifetime("duration", body.duration),
         reason=body.reason,
         ticket=body.ticket,
         rule=body.rule,
@@ -359,7 +344,7 @@ async def extend_access_request(call: CallDep, access_request_id: str) -> Respon
     """
     body = _body(call, AccessRequestExtension)
     extended = await call.services.requests.extend(
-        call.caller, access_request_id, _duration(body.duration), body.reason
+        call.caller, access_request_id, bounded_lifetime("duration", body.duration), body.reason
     )
     return await _one(call, extended)
 
@@ -414,7 +399,7 @@ def _view(seen: SeenRequest, projects: dict[str, str]) -> JsonObject:
         cluster={"id": request.cluster_id, "name": request.cluster_name},
         project={"id": request.project_id, "name": projects.get(request.project_id)},
         user={"id": request.user_id, "name": request.user_name},
-        duration=_seconds(request.duration),
+        duration=int(request.duration.total_seconds()),
         conditions=_conditions(request),
         extension=_extension(request),
         may=seen.may,
@@ -435,7 +420,7 @@ def _extension(request: AccessRequest) -> JsonObject | None:
     if request.extension is None:
         return None
     return {
-        "duration": _seconds(request.extension),
+        "duration": int(request.extension.total_seconds()),
         "reason": request.extension_reason,
         "state": request.extension_state,
     }

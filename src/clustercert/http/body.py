@@ -3,17 +3,24 @@
 import asyncio
 import json
 from collections.abc import AsyncIterator
+from datetime import timedelta
 from typing import NoReturn, TypeVar, cast
 
 from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic.config import JsonDict
 from starlette.requests import Request
 from starlette.types import Message
 
 from clustercert.http.context import context_of
 from clustercert.model import JsonObject
 from clustercert.model.errors import InvalidRequest, RequestTimeout, TooLarge, UnsupportedMedia
+from clustercert.policy.lifetime import MAX_LIFETIME, MIN_LIFETIME, lifetime_text
 
 M = TypeVar("M", bound=BaseModel)
+
+_LEAST, _MOST = int(MIN_LIFETIME.total_seconds()), int(MAX_LIFETIME.total_seconds())
+LIFETIME_LIMITS: JsonDict = {"minimum": _LEAST, "maximum": _MOST}
+"""For the JSON schema of a field with a lifetime in seconds; `bounded_lifetime` checks the field."""
 
 # The maximum number of digits accepted in a Content-Length. Python refuses to parse numbers with thousands of digits.
 MAX_DIGITS = 18
@@ -158,3 +165,13 @@ def _refuse_constant(name: str) -> NoReturn:
 
 
 _STRICT = json.JSONDecoder(object_pairs_hook=_without_duplicates, parse_constant=_refuse_constant)
+
+
+def bounded_lifetime(field: str, seconds: int) -> timedelta:
+    """Return a lifetime of 15 minutes to 1825 days. Raises InvalidRequest, which names the field."""
+    if not _LEAST <= seconds <= _MOST:
+        raise InvalidRequest(
+            f"{field}: must be {_LEAST} ({lifetime_text(MIN_LIFETIME)}) to {_MOST}"
+            f" ({lifetime_text(MAX_LIFETIME)}) seconds."
+        )
+    return timedelta(seconds=seconds)

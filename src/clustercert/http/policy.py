@@ -18,7 +18,6 @@ from pydantic import (
 from starlette.responses import Response
 
 from clustercert.http import OWN, query, responses
-from clustercert.http.cce.clustercert import MAX_REASON
 from clustercert.http.dependencies import CallDep
 from clustercert.http.openapi import ERRORS, described
 from clustercert.http.paging import KeyPageDep, PageBody, numbered_page
@@ -30,7 +29,7 @@ from clustercert.model.requests import AUTH_METHODS
 from clustercert.policy.decision import how_to_ask
 from clustercert.policy.explanation import RuleCheck, RuleOutcome
 from clustercert.policy.lifetime import LONGEST, MAX_DAYS, MAX_LIFETIME, MIN_LIFETIME, parse_lifetime
-from clustercert.policy.templates import is_plain_text
+from clustercert.policy.templates import MAX_REASON, reason_problem
 
 DEFAULT_CSR_KEY: KeyType = "ec-p256"
 
@@ -54,10 +53,8 @@ def _days(text: str) -> int:
 
 
 def _reason(text: str) -> str:
-    if len(text) > MAX_REASON or not is_plain_text(text):
-        raise ValueError(
-            f"must have at most {MAX_REASON} characters, without control or bidirectional characters"
-        )
+    if (problem := reason_problem(text)) is not None:
+        raise ValueError(problem)
     return text
 
 

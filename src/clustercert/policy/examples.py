@@ -41,6 +41,7 @@ from clustercert.policy.setting_types import (
     Section,
     TrueOrFalse,
 )
+from clustercert.policy.templates import MAX_REASON
 
 # The default time of a decision is a Monday at noon.
 DEFAULT_NOW = datetime(2026, 1, 5, 12, tzinfo=UTC)
@@ -48,7 +49,6 @@ DEFAULT_PROJECT = "0123456789abcdef0123456789abcdef"
 DEFAULT_CLUSTER = "01234567-89ab-cdef-0123-456789abcdef"
 # RFC 5737: an address for documentation.
 DEFAULT_SOURCE = "192.0.2.1"
-MAX_REASON = 512
 YEARS = range(2000, 2101)
 
 

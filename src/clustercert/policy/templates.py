@@ -34,6 +34,16 @@ def is_plain_text(text: str) -> bool:
     )
 
 
+MAX_REASON = 512
+
+
+def reason_problem(reason: str) -> str | None:
+    """Return why a reason that a user gives can't be recorded, or None if it can."""
+    if len(reason) > MAX_REASON or not is_plain_text(reason):
+        return f"must have at most {MAX_REASON} characters, without control or bidirectional characters"
+    return None
+
+
 def invisible_problem(text: str) -> str | None:
     """Return why a name could look like another name, or None."""
     # `isprintable` excludes control, format (including bidirectional), surrogate and private-use characters.

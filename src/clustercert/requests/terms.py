@@ -10,9 +10,8 @@ from clustercert.model.errors import Forbidden, InvalidRequest
 from clustercert.model.ids import new_id
 from clustercert.policy.lifetime import MIN_LIFETIME, lifetime_text
 from clustercert.policy.rules import Offer, PolicyRule
-from clustercert.policy.templates import is_plain_text
+from clustercert.policy.templates import is_plain_text, reason_problem
 
-MAX_REASON = 512
 MAX_TICKET = 128
 MAX_GROUPS = 32
 MAX_GROUP = 255
@@ -41,7 +40,7 @@ def new_request(
 ) -> AccessRequest:
     """Return a new request. A request that needs no approvers is approved.
 
-    Raises InvalidRequest, or Forbidden if none of the offers has the groups for this duration.
+    Raises InvalidRequest, or Forbidden if no offer has all the groups or allows the duration.
     """
     _check_groups(asked.groups)
     if asked.ticket is not None and not (
@@ -92,10 +91,8 @@ def checked_reason(reason: str | None) -> str | None:
     """Return the reason without spaces around it, or None if it is empty. Raises InvalidRequest."""
     if reason is None:
         return None
-    if len(reason) > MAX_REASON or not is_plain_text(reason):
-        raise InvalidRequest(
-            f"reason: must have at most {MAX_REASON} characters, without control or bidirectional characters."
-        )
+    if (problem := reason_problem(reason)) is not None:
+        raise InvalidRequest(f"reason: {problem}.")
     return reason.strip() or None
 
 

@@ -309,7 +309,7 @@ def _state_of(request: "CredentialRequest", request_id: str) -> RequestState | F
 
 
 def _keep_until_end(path: str, cached: CachedCredential | None, until: datetime | None) -> None:
-    """Don't renew a cached certificate that is valid until its access request ends, for the next minute."""
+    """If a cached certificate is valid until its access request ends, don't renew it for the next minute."""
     now = time.time()
     if cached is None or not cached.access_request or until is None or now < cached.renew:
         return

@@ -29,7 +29,7 @@ from pydantic import AliasPath, Field
 from starlette.responses import Response
 
 from clustercert.http import responses
-from clustercert.http.body import RequestBody, parsed, require_json
+from clustercert.http.body import LIFETIME_LIMITS, RequestBody, bounded_lifetime, parsed, require_json
 from clustercert.http.cce.clusters import CLUSTER, CceBody
 from clustercert.http.context import context_of
 from clustercert.http.dependencies import Services, ServicesDep, authenticated, raw_body
@@ -41,16 +41,11 @@ from clustercert.model.errors import InvalidRequest, MethodNotAllowed
 from clustercert.pki.certificates import MAX_CSR_BYTES, csr_public_key
 from clustercert.pki.keys import key_pem
 from clustercert.pki.leaf import der_pem
-from clustercert.policy.lifetime import LONGEST, MAX_DAYS, MAX_LIFETIME, MIN_LIFETIME, lifetime_text
-from clustercert.policy.templates import is_plain_text
+from clustercert.policy.lifetime import LONGEST, MAX_DAYS
+from clustercert.policy.templates import MAX_REASON, reason_problem
 
-MAX_REASON = 512
 # CCE's time format: `2025-01-01 16:00:00 +0000 UTC`.
 _TIME = re.compile(r"\d{4}-\d{2}-\d{2} \d{2}:\d{2}:\d{2} \+0000 UTC", re.ASCII)
-
-
-def _seconds(lifetime: timedelta) -> int:
-    return int(lifetime.total_seconds())
 
 
 class AutopilotCertRequest(RequestBody):
@@ -65,7 +60,7 @@ class AutopilotCertRequest(RequestBody):
     expires_in: int | None = Field(
         default=None,
         description="The lifetime in seconds, from the time of the request; instead of duration and expire_at.",
-        json_schema_extra={"minimum": _seconds(MIN_LIFETIME), "maximum": _seconds(MAX_LIFETIME)},
+        json_schema_extra=LIFETIME_LIMITS,
     )
     shorten: bool | None = Field(
         default=None,
@@ -117,17 +112,11 @@ class AutopilotCertRequest(RequestBody):
         return None
 
     def _expires_in(self) -> timedelta | None:
-        least, most = _seconds(MIN_LIFETIME), _seconds(MAX_LIFETIME)
         if self.expires_in is None:
             if self.shorten:
                 raise InvalidRequest("shorten: send it with expires_in.")
             return None
-        if not least <= self.expires_in <= most:
-            raise InvalidRequest(
-                f"expires_in: must be {least} ({lifetime_text(MIN_LIFETIME)}) to {most} "
-                f"({lifetime_text(MAX_LIFETIME)}) seconds."
-            )
-        return timedelta(seconds=self.expires_in)
+        return bounded_lifetime("expires_in", self.expires_in)
 
 
 class ClusterCertRequest(AutopilotCertRequest):
@@ -153,10 +142,8 @@ class ClusterCertRequest(AutopilotCertRequest):
 
 
 def _reason(text: str | None) -> str | None:
-    if text is not None and (len(text) > MAX_REASON or not is_plain_text(text)):
-        raise InvalidRequest(
-            f"reason: must have at most {MAX_REASON} characters, without control or bidirectional characters."
-        )
+    if text is not None and (problem := reason_problem(text)) is not None:
+        raise InvalidRequest(f"reason: {problem}.")
     return text
 
 
