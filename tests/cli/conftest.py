@@ -5,6 +5,8 @@ from pathlib import Path
 
 import pytest
 
+from clustercert.model.ids import new_id
+from support.access_site import AccessCluster, AccessSite, running
 from support.apiserver import ApiServer
 from support.command_line import PASSWORD, Operator, new_operator
 from support.operated_cluster import OperatedCluster, tls_service
@@ -60,3 +62,18 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[UserSite]:
     """A service of this module's own."""
     with served(tmp_path_factory.mktemp("world")) as site:
         yield site
+
+
+@pytest.fixture(scope="module")
+def people(tmp_path_factory: pytest.TempPathFactory) -> Iterator[AccessSite]:
+    """People who ask for access and decide about requests."""
+    with running(tmp_path_factory.mktemp("people")) as site:
+        yield site
+
+
+@pytest.fixture
+def cluster(people: AccessSite) -> Iterator[AccessCluster]:
+    """A cluster of the test's own, for which people ask for access."""
+    made = people.add_cluster(f"c-{new_id()[:8]}")
+    yield made
+    people.operator.output("cluster", "remove", made.id, "--yes")

@@ -1,30 +1,12 @@
 """The exec plugin and access requests: it finds approval and end by itself, and asks rarely."""
 
 import time
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 
-import pytest
-
-from clustercert.model.ids import new_id
-from support.access_site import REQUESTED, STANDING, URGENT, AccessCluster, AccessSite, policy_groups, running
+from support.access_site import REQUESTED, STANDING, URGENT, AccessCluster, policy_groups
 from support.exec_plugin import FORBIDDEN, PATIENT, status_of
 
 PARALLEL = 8
-
-
-@pytest.fixture(scope="module")
-def people(tmp_path_factory: pytest.TempPathFactory) -> Iterator[AccessSite]:
-    with running(tmp_path_factory.mktemp("people")) as site:
-        yield site
-
-
-@pytest.fixture
-def cluster(people: AccessSite) -> Iterator[AccessCluster]:
-    """A cluster of the test's own."""
-    made = people.add_cluster(f"c-{new_id()[:8]}")
-    yield made
-    people.operator.output("cluster", "remove", made.id, "--yes")
 
 
 def test_approval_and_early_end_are_found_at_the_next_command(cluster: AccessCluster) -> None:

@@ -5,14 +5,12 @@ import re
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
 import yaml
 
-from clustercert.model.ids import new_id
 from support.access_site import (
     REASON,
     REQUESTED,
@@ -22,7 +20,6 @@ from support.access_site import (
     AccessCluster,
     AccessSite,
     policy_groups,
-    running,
 )
 from support.exec_plugin import COMMAND, FORBIDDEN, User, status_of
 from support.terminal import CTRL_C, in_a_terminal
@@ -30,20 +27,6 @@ from support.user_site import leaf_of
 from support.wait import SECONDS, eventually, line_with
 
 NOT_FOUND, USAGE = 5, 2
-
-
-@pytest.fixture(scope="module")
-def people(tmp_path_factory: pytest.TempPathFactory) -> Iterator[AccessSite]:
-    with running(tmp_path_factory.mktemp("people")) as site:
-        yield site
-
-
-@pytest.fixture
-def cluster(people: AccessSite) -> Iterator[AccessCluster]:
-    """A cluster of the test's own."""
-    made = people.add_cluster(f"c-{new_id()[:8]}")
-    yield made
-    people.operator.output("cluster", "remove", made.id, "--yes")
 
 
 def test_the_certificates_of_a_request_are_listed_by_eight_digits_of_its_id(cluster: AccessCluster) -> None:
