@@ -91,7 +91,8 @@ def _refresh(expires_in: str | None, *, every: bool) -> int:
 
 
 def _renew(file: CertificateFile, expires_in: str | None) -> Failure | None:
-    from clustercert.cli.credential.renewal import merged_cluster, obtain, renew_login
+    from clustercert.cli.credential.needed_login import merged_cluster
+    from clustercert.cli.credential.renewal import obtain, renew_login
 
     request = CredentialRequest()
     request.profile, request.project, request.cluster = file.profile, file.project_id, file.cluster_id

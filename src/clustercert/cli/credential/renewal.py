@@ -8,7 +8,6 @@ run.
 import contextlib
 import json
 import os
-import shlex
 import threading
 import time
 from base64 import b64decode
@@ -25,6 +24,7 @@ from clustercert.cli.credential import access_request as requests
 from clustercert.cli.credential import cache
 from clustercert.cli.credential.access_request import RequestState
 from clustercert.cli.credential.cache import CachedCredential, RequestMark
+from clustercert.cli.credential.needed_login import merge_command, merged_cluster, needed_login
 from clustercert.cli.file_lock import Lock, LockTimeout, locked
 from clustercert.cli.kubeconfig.request import CertificateRequest
 from clustercert.cli.kubeconfig.validation import ValidatedKubeconfig
@@ -52,7 +52,6 @@ if TYPE_CHECKING:
     from cryptography import x509
 
     from clustercert.cli.credential.entry import CredentialRequest
-    from clustercert.cli.kubeconfig.entries import ClusterRef
 
 T = TypeVar("T")
 
@@ -686,7 +685,7 @@ def _other_user(request: "CredentialRequest", found: Profile) -> Failure | None:
         FORBIDDEN,
         f"{found.shown_user} is logged in at {found.url} (profile {name}). "
         f"{needed_login(found, str(request.user), cluster)} If {found.shown_user} has a role in the project, you can "
-        f"instead run {_merge_command(cluster, name)}.",
+        f"instead run {merge_command(cluster, name)}.",
     )
 
 
@@ -711,34 +710,6 @@ def _wrong_login(request: "CredentialRequest", name: str, found: Profile) -> Fai
         f"{caller.shown_name} is logged in at {found.url} (profile {name}), and has no role in the project {project}. "
         f"{advice}",
     )
-
-
-def needed_login(found: Profile, user: str, cluster: str) -> str:
-    """Return a sentence with the commands that make a context for a cluster work with the login of a user."""
-    for other, saved in profile.saved_profiles(os.environ).items():
-        if (saved.url, saved.shown_user) == (found.url, user):
-            merge = _merge_command(cluster, other)
-            return f"The context needs the login of {user}, which is the profile {other}: run {merge}."
-    login = replace(found, user=user, domain=None).login_command("NAME")
-    merge = _merge_command(cluster, "NAME")
-    return f"The context needs the login of {user}: run `{login}`, and then {merge}."
-
-
-def _merge_command(cluster: str, name: str) -> str:
-    return f"`clustercert kubeconfig merge {shlex.quote(cluster)} --profile {name}`"
-
-
-def merged_cluster(request: "CredentialRequest") -> "ClusterRef | None":
-    """Return the cluster of the context for a request, if the user's default kubeconfig has this context."""
-    from clustercert.cli.kubeconfig import entries, files
-
-    identity = (request.profile, request.project, request.cluster)
-    with contextlib.suppress(CommandError, OSError):
-        for path in files.loading_order(None, os.environ):
-            for each in entries.merged(files.load(path)):
-                if each.ref.identity == identity and request.user in (None, each.ref.login):
-                    return each.ref
-    return None
 
 
 def _failure(error: ClustercertError | typer.BadParameter, name: str, found: Profile) -> Failure:

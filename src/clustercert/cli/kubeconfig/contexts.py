@@ -124,7 +124,7 @@ def use(
     print_note(f"Switched to the context {_described(chosen)}")
     profiles = profile.saved_profiles(os.environ)
     if _needs_login(chosen, profiles):
-        from clustercert.cli.credential.renewal import needed_login
+        from clustercert.cli.credential.needed_login import needed_login
 
         saved = profiles[chosen.ref.profile]
         print_note(
