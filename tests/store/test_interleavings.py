@@ -18,7 +18,7 @@ from clustercert.model.errors import Unauthenticated, Unavailable
 from clustercert.store import tables
 from clustercert.store.directory import DirectoryQueries
 from clustercert.store.engine.database import Database
-from clustercert.store.logins import AccessKeyQueries, TokenQueries
+from clustercert.store.logins import AccessKeyQueries, PasswordLogin, TokenQueries
 from clustercert.store.roles import RoleQueries
 from support.accounts import ORIGIN, Accounts
 from support.lock_waits import LockWaits
@@ -45,6 +45,10 @@ def token(user: User, number: int = 1, **changed: object) -> Token:
     return replace(made, **changed)  # type: ignore[arg-type] # as the tests say
 
 
+def password_login(user: User, checked_hash: str) -> PasswordLogin:
+    return PasswordLogin(user.id, NOW, "192.0.2.1", checked_hash)
+
+
 async def password_hash(accounts: Accounts, user: User) -> str:
     async with accounts.database.read() as connection:
         query = select(tables.user.c.password_hash).where(tables.user.c.id == user.id)
@@ -63,9 +67,7 @@ async def test_no_login_slips_in_behind_what_ends_logins(accounts: Accounts, sto
     waits = LockWaits(accounts.database, store)
     async with begun(store, changes[what]):
         login = asyncio.create_task(
-            TokenQueries(accounts.database).add_by_password(
-                token(alice), checked, "192.0.2.1", fresh_hash=None
-            )
+            TokenQueries(accounts.database).add_by_password(token(alice), password_login(alice, checked))
         )
         await waits.begun(login)
     assert await login is None
@@ -77,7 +79,7 @@ async def test_what_ends_logins_waits_for_the_one_that_was_first(accounts: Accou
     checked = await password_hash(accounts, alice)
 
     async def log_in(other: Database) -> None:
-        assert await TokenQueries(other).add_by_password(token(alice), checked, "192.0.2.1", fresh_hash=None)
+        assert await TokenQueries(other).add_by_password(token(alice), password_login(alice, checked))
 
     waits = LockWaits(accounts.database, store)
     async with begun(store, log_in):
@@ -109,7 +111,7 @@ async def test_a_project_that_is_being_removed_is_no_tokens_scope(accounts: Acco
     ):
         scoped = token(alice, project_id=accounts.project.id)
         login = asyncio.create_task(
-            TokenQueries(accounts.database).add_by_password(scoped, checked, "192.0.2.1", fresh_hash=None)
+            TokenQueries(accounts.database).add_by_password(scoped, password_login(alice, checked))
         )
         await waits.begun(login)
     assert await login is None

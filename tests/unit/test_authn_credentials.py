@@ -1,6 +1,8 @@
 from datetime import UTC, datetime
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from clustercert.authn.access_keys import AccessKeyAuthenticator, SigningKey
 from clustercert.authn.credentials import (
@@ -10,6 +12,7 @@ from clustercert.authn.credentials import (
     UnverifiedCredential,
     only_credential,
 )
+from clustercert.authn.sessions import CONSOLE_SCHEME, SessionAuthenticator, session_credential
 from clustercert.model import Caller, Domain, Origin, UnverifiedRequest, User
 from clustercert.model.errors import Unauthenticated
 from clustercert.pki.request_signature import SignatureCredential, SignedParts, payload_hash, sign
@@ -156,3 +159,39 @@ async def test_the_first_authenticator_that_accepts_a_credential_decides_alone()
         with pytest.raises(Unauthenticated) as refused:
             await name(token)
         assert reason in refused.value.reason
+
+
+class AnySession:
+    """Sessions in which every cookie stands for a user."""
+
+    async def caller_of_session(self, cookie: str, origin: Origin) -> Caller:
+        return Caller(User("a" * 32, cookie, Domain("d" * 32, "acme")), {}, "token", origin)
+
+
+@pytest.mark.parametrize("name", [b"authorization", b"x-auth-token"])
+@given(
+    text=st.one_of(
+        st.binary(max_size=60),
+        st.builds(
+            lambda before, space, after: before + CONSOLE_SCHEME.encode().replace(b" ", space) + after,
+            st.sampled_from([b"", b" ", b"\t", b"Bearer "]),
+            st.sampled_from([b" ", b"\t", b"  ", b"%20", b"\xa0"]),
+            st.sampled_from([b"", b" ", b"\t", b" cookie", b"\tcookie"]),
+        ),
+    )
+)
+def test_no_header_is_a_session_of_the_console(name: bytes, text: bytes) -> None:
+    authenticator = SessionAuthenticator(AnySession())
+    try:
+        credential = only_credential([(name, text)])
+    except Unauthenticated:
+        return
+    assert not authenticator.accepts(credential)
+
+
+async def test_the_credential_of_a_session_is_its_cookie() -> None:
+    authenticator = SessionAuthenticator(AnySession())
+    credential = session_credential("cookie")
+    assert authenticator.accepts(credential)
+    assert (await authenticator.authenticate(credential, request())).user.name == "cookie"
+    assert "cookie" not in repr(credential)

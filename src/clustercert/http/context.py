@@ -7,6 +7,7 @@ from typing import cast
 from starlette.requests import Request
 from starlette.types import Scope
 
+from clustercert.authn.credentials import UnverifiedCredential
 from clustercert.model import Caller, IssueRequest, Origin
 
 _KEY = "clustercert.context"
@@ -18,6 +19,8 @@ class RequestContext:
 
     Attributes:
         extend_deadline: restarts the request's time limit.
+        credential: the credential of a request that this process sends to itself; `None` if the credential is in the
+            headers.
         caller: the authenticated caller; `None` before authentication.
         certificate_of: the project id and cluster id in a request for a certificate; `None` for other requests.
         issue_request: the parsed request for a certificate; `None` until its body is parsed.
@@ -28,6 +31,7 @@ class RequestContext:
 
     origin: Origin
     extend_deadline: Callable[[], None]
+    credential: UnverifiedCredential | None = None
     caller: Caller | None = None
     certificate_of: tuple[str, str] | None = None
     issue_request: IssueRequest | None = None

@@ -23,6 +23,7 @@ from clustercert.http.body import received
 from clustercert.http.context import context_of
 from clustercert.http.query import refuse_unknown
 from clustercert.identity.service import Identity
+from clustercert.identity.sessions import Sessions
 from clustercert.issuance.explanations import Explanations
 from clustercert.kubernetes.webhook import Webhook
 from clustercert.limits.failures import FailureLimit
@@ -83,6 +84,7 @@ class Services:
     ca_rotations: CaRotations
     discarded_keys: DiscardedKeys
     identity: Identity
+    sessions: Sessions
     revocation: RevocationService
     audit_log: AuditLog
     denials: DenialAudit
@@ -129,7 +131,8 @@ async def authenticated(request: Request, raw: bytes, services: Services) -> Cal
         origin=context.origin,
     )
     try:
-        caller = await services.authenticator.authenticate(only_credential(unverified.headers), unverified)
+        credential = context.credential or only_credential(unverified.headers)
+        caller = await services.authenticator.authenticate(credential, unverified)
     except Unauthenticated as failure:
         services.failure_limit.check(context.origin, failure)
         raise

@@ -9,6 +9,7 @@ from clustercert.identity.directory import Directory
 from clustercert.identity.federation import Federation
 from clustercert.identity.passwords import Passwords
 from clustercert.identity.roles import Roles, role_names
+from clustercert.identity.sessions import Sessions
 from clustercert.identity.tokens import Logins, Tokens
 from clustercert.limits.issuing import UserRates
 from clustercert.model import Actor, Caller, Origin, Project, User, utc_now
@@ -25,7 +26,7 @@ class Identity:
 
     Attributes:
         region: the region in the service catalog. Projects are usually named after the region.
-        tokens, access_keys, federation: implement the lookup protocols of the authenticators in `authn`.
+        tokens, access_keys, federation, sessions: implement the lookup protocols of the authenticators in `authn`.
     """
 
     def __init__(
@@ -48,6 +49,7 @@ class Identity:
         self.access_keys = AccessKeys(database, sealer, now, rates)
         self.federation = Federation(database, now)
         self.logins = Logins(database, now)
+        self.sessions = Sessions(database, sealer, self.tokens, self.federation, now)
 
     async def projects_of(self, caller: Caller) -> tuple[Project, ...]:
         """List the projects in which the caller's user has a role, including disabled projects."""
@@ -121,9 +123,9 @@ class Identity:
         await self.directory.set_password(user, new, actor=Actor(user.id, origin), checked_hash=checked_hash)
 
     async def prune(self) -> int:
-        """Delete all expired tokens and temporary access keys, and return the number of deleted rows."""
+        """Delete all expired tokens, temporary access keys and sessions, and return the number of deleted rows."""
         pruned = 0
-        for part in (self.tokens, self.access_keys):
+        for part in (self.tokens, self.access_keys, self.sessions):
             while count := await part.prune():
                 pruned += count
         return pruned

@@ -19,7 +19,7 @@ from clustercert.policy.rules import operates
 from clustercert.store.engine.database import Database
 from clustercert.store.engine.generation import Cache
 from clustercert.store.entities import Reference
-from clustercert.store.logins import LiveToken, TokenQueries, UserLoginQueries, UserLogins
+from clustercert.store.logins import LiveToken, PasswordLogin, TokenQueries, UserLoginQueries, UserLogins
 from clustercert.store.roles import RoleQueries
 
 
@@ -247,14 +247,21 @@ class Tokens:
             )
         return login.user, stored_hash
 
+    async def password_login(self, proof: ByPassword, source: str) -> tuple[User, PasswordLogin]:
+        """Check the password and the user's rate of logins. Returns the user and the login, which is not stored yet.
+
+        Raises Unauthenticated, TooManyRequests, or Unavailable. `source`: see `issue`.
+        """
+        user, stored_hash = await self.check_password(proof.user, proof.password, source)
+        self._rates.count("tokens", user)
+        fresh_hash = await self._passwords.rehashed(proof.password, stored_hash)
+        return user, PasswordLogin(user.id, self._now(), source, stored_hash, fresh_hash)
+
     async def _by_password(
         self, proof: ByPassword, scope: Scope, token_hash: bytes, source: str
     ) -> LiveToken | None:
-        user, stored_hash = await self.check_password(proof.user, proof.password, source)
-        self._rates.count("tokens", user)
-        token = await self._token(user, scope, token_hash)
-        fresh_hash = await self._passwords.rehashed(proof.password, stored_hash)
-        return await self._queries.add_by_password(token, stored_hash, source, fresh_hash=fresh_hash)
+        user, login = await self.password_login(proof, source)
+        return await self._queries.add_by_password(await self._token(user, scope, token_hash), login)
 
     async def _by_token(self, proof: ByToken, scope: Scope, token_hash: bytes) -> LiveToken | None:
         live = (await self._usable(proof.token)).live

@@ -371,6 +371,7 @@ def services_of(components: Components, role: ServerRole) -> Services:
         ca_rotations=components.ca_rotations,
         discarded_keys=components.discarded_keys,
         identity=components.identity,
+        sessions=components.identity.sessions,
         revocation=components.revocation,
         audit_log=components.audit_log,
         denials=components.denials,

@@ -22,6 +22,7 @@ _SEALED = {
     "audit_log": (tables.audit_log, tables.audit_log.c.sealed_key),
     "access_key": (tables.access_key, tables.access_key.c.sealed_secret),
     "client_ca": (tables.client_ca, tables.client_ca.c.sealed_key),
+    "console_session": (tables.console_session, tables.console_session.c.sealed_credential),
 }
 SEALED_TABLES = tuple(_SEALED)
 

@@ -44,6 +44,23 @@ class LoginUser:
 
 
 @dataclass(frozen=True, slots=True)
+class PasswordLogin:
+    """A login whose password was checked.
+
+    Attributes:
+        network: the client's IPv4 address or IPv6 /64.
+        checked_hash: the password hash that was checked.
+        fresh_hash: replaces the password hash, if given.
+    """
+
+    user_id: str
+    at: datetime
+    network: str
+    checked_hash: str = field(repr=False)
+    fresh_hash: str | None = field(default=None, repr=False)
+
+
+@dataclass(frozen=True, slots=True)
 class LiveToken:
     """A token with its user, scope and roles, from one snapshot.
 
@@ -79,25 +96,15 @@ class TokenQueries(Queries):
             is_known_source = (await connection.execute(_KNOWN_NETWORK, of_login)).first() is not None
         return LoginUser(user, rows[0].password_hash, is_known_source) if user else None
 
-    async def add_by_password(
-        self, token: Token, checked_hash: str, network: str, *, fresh_hash: str | None
-    ) -> LiveToken | None:
+    async def add_by_password(self, token: Token, login: PasswordLogin) -> LiveToken | None:
         """Store a token.
 
-        Returns None if the user was disabled, the password was changed, or the scope was deleted during the login. Also
-        remembers that the user has logged in from this network. If `fresh_hash` is given, it replaces the password hash
-        that was checked.
+        Returns None if the user was disabled, the password was changed, or the scope was deleted during the login.
         """
         with contextlib.suppress(IntegrityError):
             async with self._database.transaction() as connection:
-                if not await lock_usable_user(
-                    connection, token.user_id, _user.c.password_hash == checked_hash
-                ):
+                if not await confirm_password_login(connection, login):
                     return None
-                if fresh_hash is not None:
-                    query = update(_user).where(_user.c.id == token.user_id)
-                    await connection.execute(query.values(password_hash=fresh_hash))
-                await _remember_network(connection, token, network)
                 await connection.execute(insert(_token).values(asdict(token)))
                 return await _live_token(connection, token.hash)
         return None
@@ -141,22 +148,36 @@ async def lock_usable_user(connection: Transaction, user_id: str, *conditions: C
     return await exists(connection, query.with_for_update())
 
 
+async def confirm_password_login(connection: Transaction, login: PasswordLogin) -> bool:
+    """Lock the user's row, and remember that the user has logged in from this network.
+
+    Returns False if the user was disabled, or the password was changed, during the login.
+    """
+    if not await lock_usable_user(connection, login.user_id, _user.c.password_hash == login.checked_hash):
+        return False
+    if login.fresh_hash is not None:
+        query = update(_user).where(_user.c.id == login.user_id)
+        await connection.execute(query.values(password_hash=login.fresh_hash))
+    await _remember_network(connection, login)
+    return True
+
+
 async def lock_token(connection: Transaction, token_hash: bytes) -> bool:
     """Lock the token's row. Returns whether the token exists."""
     query = select(_token.c.user_id).where(_token.c.hash == token_hash)
     return await exists(connection, query.with_for_update())
 
 
-async def _remember_network(connection: Transaction, token: Token, network: str) -> None:
-    """Record a login of the token's user from a network. The transaction must have locked the user's row."""
-    of_user = _network.c.user_id == token.user_id
-    known = update(_network).where(of_user, _network.c.network == network)
-    if (await connection.execute(known.values(last_login_at=token.issued_at))).rowcount:
+async def _remember_network(connection: Transaction, login: PasswordLogin) -> None:
+    """Record the network of a login. The transaction must have locked the user's row."""
+    of_user = _network.c.user_id == login.user_id
+    known = update(_network).where(of_user, _network.c.network == login.network)
+    if (await connection.execute(known.values(last_login_at=login.at))).rowcount:
         return
     latest = select(_network.c.network).where(of_user).order_by(_network.c.last_login_at.desc())
     kept = latest.limit(MAX_NETWORKS - 1)
     await connection.execute(delete(_network).where(of_user, _network.c.network.not_in(kept)))
-    row = {"user_id": token.user_id, "network": network, "last_login_at": token.issued_at}
+    row = {"user_id": login.user_id, "network": login.network, "last_login_at": login.at}
     await connection.execute(insert(_network).values(row))
 
 

@@ -224,6 +224,24 @@ token = table(
     Column("expires_at", Utc, nullable=False, index=True),
 )
 
+# Sessions of the console. `id` is the SHA-256 of the cookie in hex. `user_id` is the id of a user of any identity
+# system, and `issuer` is the URL of the OIDC issuer or of Keystone, or `built-in`. `sealed_credential` has the claims
+# of the ID token as JSON, or the Keystone token. `sid` and `sub` are the issuer's ids of the session and of the user.
+console_session = table(
+    "console_session",
+    Column("id", String(64), primary_key=True),
+    Column("user_id", Text, nullable=False, index=True),
+    Column("issuer", Text, nullable=False),
+    Column("method", String(16), nullable=False),
+    Column("address", String(64), nullable=False),
+    Column("created_at", Utc, nullable=False),
+    Column("seen_at", Utc, nullable=False),
+    Column("authenticated_at", Utc, nullable=True),
+    Column("sid", Text, nullable=True),
+    Column("sub", Text, nullable=True),
+    Column("sealed_credential", LargeBinary, nullable=True),
+)
+
 # The networks from which users have logged in by password. While many logins wait, the service handles logins from
 # known networks first. `network` is an IPv4 address or an IPv6 /64.
 login_network = table(

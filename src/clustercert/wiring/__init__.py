@@ -174,6 +174,8 @@ def _components(
     connections = ClusterConnections(issuance, enforcement.is_revoked, utc_now)
     bindings = Bindings(connections)
     oidc = oidc_authenticator(settings, identity, clusters, connections)
+    identity.sessions.keystone = keystone.tokens if keystone is not None else None
+    identity.sessions.use_issuers(oidc)
     policy_groups = groups_and_templates(policy.rules)
     disk_space = DiskSpace(database.folder, settings.issuing.disk_reserve_mib * MIB)
     access_reports = AccessReports(AccessQueries(database), utc_now, policy_groups)
@@ -262,7 +264,7 @@ def change_policy(components: Components, policy: Policy) -> Components:
 def change_issuers(
     components: Components, settings: Settings, before: "OidcAuthenticator | None"
 ) -> tuple[Authenticators, "OidcAuthenticator | None"]:
-    """Build authenticators for the issuers in new settings, and update the directory's `authority_names`.
+    """Build authenticators for the issuers in new settings, and update the directory and the sessions.
 
     Returns the authenticator for all credentials, and the authenticator for OIDC tokens.
 
@@ -273,6 +275,7 @@ def change_issuers(
         settings, components.identity, components.clusters.queries, components.connections, before
     )
     components.identity.directory.authority_names = settings.identity.authority_names
+    components.identity.sessions.use_issuers(oidc)
     return with_issuers(components.authenticator, components.oidc, oidc), oidc
 
 
@@ -287,6 +290,7 @@ def _identity(settings: Settings, database: Database, custody: Custody) -> Ident
         rates=UserRates(limits.tokens, limits.temporary_keys),
     )
     identity.directory.authority_names = configured.authority_names
+    identity.sessions.has_built_in = configured.built_in
     return identity
 
 

@@ -4,6 +4,7 @@ from typing import TYPE_CHECKING
 
 from clustercert.authn.access_keys import AccessKeyAuthenticator, AccessKeyLookup, AccessKeysByForm
 from clustercert.authn.credentials import Authenticator, Authenticators, TokenAuthenticator
+from clustercert.authn.sessions import SessionAuthenticator
 from clustercert.identity.service import Identity
 from clustercert.kubernetes.cluster_connections import ClusterConnections
 from clustercert.model import utc_now
@@ -23,9 +24,9 @@ def new_authenticator(
 ) -> Authenticators:
     """Return all authenticators.
 
-    The authenticator for Keystone tokens comes first, because it accepts only tokens in Keystone's formats.
+    The authenticator for Keystone tokens comes before the others, because it accepts only tokens in Keystone's formats.
     """
-    members: list[Authenticator] = []
+    members: list[Authenticator] = [SessionAuthenticator(identity.sessions)]
     if keystone is not None:
         members.append(keystone.tokens)
     if settings.identity.built_in:

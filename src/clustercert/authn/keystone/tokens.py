@@ -18,7 +18,7 @@ from clustercert.authn.keystone.client import (
     token_roles,
 )
 from clustercert.authn.keystone.settings import Keystone
-from clustercert.model import Caller, UnverifiedRequest
+from clustercert.model import Caller, Origin, UnverifiedRequest
 from clustercert.model.errors import Unauthenticated
 
 # Open Telekom Cloud's tokens are several kilobytes long. A request's headers together can have at most 64 kilobytes.
@@ -43,11 +43,14 @@ class KeystoneTokens:
         return credential.scheme == BEARER and is_keystone_token(credential.text)
 
     async def authenticate(self, credential: UnverifiedCredential, request: UnverifiedRequest) -> Caller:
-        """See `Authenticator`.
+        """See `Authenticator` and `caller_of_token`."""
+        return await self.caller_of_token(credential.text, request.origin)
+
+    async def caller_of_token(self, text: str, origin: Origin) -> Caller:
+        """Return the token's owner. Raises Unauthenticated.
 
         Raises CredentialUnverified if the token is not cached and Keystone gives no usable answer.
         """
-        text = credential.text
         if len(text) > MAX_TOKEN or _PRINTABLE.fullmatch(text) is None:
             raise Unauthenticated(f"the token is longer than {MAX_TOKEN} characters, or malformed")
         digest = hashlib.sha256(text.encode()).digest()
@@ -58,7 +61,7 @@ class KeystoneTokens:
         user = await self.lookups.get(digest, ask)
         if user.expires_at is not None and self.now() >= user.expires_at:
             raise Unauthenticated("the token has expired", known=user.user.id)
-        return await self.identity.caller_of_federated_user(user, request.origin)
+        return await self.identity.caller_of_federated_user(user, origin)
 
     async def _ask(self, text: str, digest: str) -> Found[FederatedUser]:
         body = await self.directory.client.token(text)

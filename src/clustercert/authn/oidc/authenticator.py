@@ -17,12 +17,21 @@ from clustercert.authn.oidc.issuers import OidcIssuer
 from clustercert.authn.oidc.keys import IssuerKeys, fetch_keys
 from clustercert.authn.oidc.mapping import federated_user
 from clustercert.authn.oidc.token_reviews import CACHED_SECONDS, ClusterIssuers, TokenReviewer
-from clustercert.authn.oidc.tokens import MAX_TOKEN_BYTES, is_jwt, valid_until
+from clustercert.authn.oidc.tokens import (
+    MAX_TOKEN_BYTES,
+    UnverifiedToken,
+    claim_results,
+    is_jwt,
+    valid_until,
+)
 from clustercert.authn.oidc.verification import KeyLookup, Verifier
-from clustercert.model import Caller, UnverifiedRequest
+from clustercert.model import Caller, JsonObject, UnverifiedRequest
 
 # The maximum number of tokens in the cache. The cached token of a user with 500 groups takes about 130 KiB.
 CACHED_TOKENS = 4_000
+
+# The names of the checks of a token's times.
+_TIME_CHECKS = frozenset({"exp", "nbf", "iat"})
 
 _revisions = itertools.count(1)
 
@@ -69,6 +78,21 @@ class OidcAuthenticator:
     def issuers(self) -> tuple[OidcIssuer, ...]:
         """The issuers, in the order of the settings."""
         return tuple(self.verifier.issuers.values())
+
+    def user_of_claims(self, issuer_url: str, claims: JsonObject) -> FederatedUser:
+        """Map the claims of a token that was verified earlier, with the present settings of its issuer.
+
+        Does not check the token's times. Raises TokenRefused if the issuer was removed from the settings, or does not
+        accept these claims any more.
+        """
+        issuer = self.verifier.issuers.get(issuer_url)
+        if issuer is None:
+            raise TokenRefused("iss", issuer_url, "the URL of an issuer in the settings")
+        token = UnverifiedToken("", "", None, issuer_url, claims)
+        for check, refusal in claim_results(issuer, token, self.verifier.now()):
+            if refusal is not None and check not in _TIME_CHECKS:
+                raise refusal
+        return replace(federated_user(issuer, token), revision=self.revision)
 
     async def explain(self, text: str) -> Explanation:
         """Explain whether a token would be accepted, and who its user is, without authenticating anyone."""

@@ -125,6 +125,19 @@ class TokenRevoked(AuditEvent):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class SessionChanged(AuditEvent):
+    """A session of the console started or ended. The subject is the SHA-256 of the session's cookie in hex.
+
+    Attributes:
+        issuer: the URL of the OIDC issuer or of Keystone, or `built-in`.
+    """
+
+    kind: Literal["session.started", "session.ended"]
+    user_id: str
+    issuer: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class WebhookTokenChanged(AuditEvent):
     """A webhook token of a cluster was created or removed."""
 
