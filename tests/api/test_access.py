@@ -10,10 +10,10 @@ import pytest
 from cryptography import x509
 
 from clustercert.certificates.access import AccessReports
-from clustercert.model import ClusterOptions, utc_now
+from clustercert.model import ClusterOptions, rfc3339, utc_now
 from clustercert.model.choices import WebhookMode
 from clustercert.pki.certificates import fingerprint
-from clustercert.store.certificates import AccessQueries
+from clustercert.store.access_reports import AccessReportQueries
 from clustercert.store.engine.database import Database
 from support import world as worlds
 from support.leaf_checks import credential_number_of, leaf_of
@@ -90,6 +90,12 @@ def groups(report: dict[str, object]) -> list[tuple[str, int, int]]:
     found = report["groups"]
     assert isinstance(found, list)
     return [(each["name"], each["users"], each["credentials"]) for each in found]
+
+
+def names(report: dict[str, object]) -> list[str]:
+    users = report["users"]
+    assert isinstance(users, list)
+    return [user["user_name"] for user in users]
 
 
 def give_token(place: Place, asked: datetime | None, number: int = 0) -> None:
@@ -186,6 +192,10 @@ def test_a_use_after_the_revocation_is_shown_and_means_access_for_a_day(
     assert isinstance(users, list)
     used = [each["used_after_revocation_at"] for user in users for each in user["credentials"]]
     assert [time is not None for time in used].count(True) == is_shown
+    alerts = report["used_after_revocation"]
+    assert isinstance(alerts, list)
+    shown = [(each["fingerprint"], each["user_name"]) for each in alerts]
+    assert shown == ([(place.name(place.revoked), "member")] if is_shown else [])
 
 
 def test_the_report_names_a_cluster_without_a_webhook_token(place: Place) -> None:
@@ -310,12 +320,12 @@ async def test_what_the_webhook_refuses_has_no_access(place: Place, mode: Webhoo
             *(json.dumps([fingerprint]), seen, seen, seen),
         )
     database = Database(f"sqlite+aiosqlite:///{place.world.database}")
-    reports = AccessReports(AccessQueries(database), utc_now, {"clustercert:editors"})
+    reports = AccessReports(AccessReportQueries(database), utc_now, {"clustercert:editors"})
     options = ClusterOptions(mode=mode, exemptions=("system:nodes", "system:kube-scheduler"))
 
     async def with_access(options: ClusterOptions = options) -> set[str]:
         cluster = replace(place.world.clusters["plain"], options=options)
-        report = await reports.report(cluster, user_id=None, group=None)
+        report = await reports.report(cluster)
         return {each.identity.username for each in report.unknown if each.has_access}
 
     # Nothing is refused while the API server does not call the webhook.
@@ -329,6 +339,29 @@ async def test_what_the_webhook_refuses_has_no_access(place: Place, mode: Webhoo
         pinned = replace(options, pins=(pin,), pin_components=True)
         assert await with_access(pinned) == (allowed - others if mode == "known-only" else allowed)
     await database.close()
+
+
+def test_a_report_has_a_page_of_users_and_counts_of_all(place: Place) -> None:
+    first = place.report(limit="1")
+    totals = {"certificates": 3, "with_access": 3, "revoked": 1, "users": 2, "users_with_access": 2}
+    assert (names(first), first["totals"]) == (["admin"], totals)
+    second = place.report(limit="1", cursor=str(first["next"]))
+    assert (names(second), second["next"], second["totals"]) == (["member"], None, totals)
+    assert second["groups"] == first["groups"]
+    users = second["users"]
+    assert isinstance(users, list)
+    assert (users[0]["certificates"], users[0]["with_access"]) == (2, 2)
+    assert users[0]["until"] == rfc3339(place.revoked.not_valid_after_utc)
+    assert names(place.report(search="ADM")) == ["admin"]
+    assert names(place.report(search="editors")) == ["member"]
+    assert names(place.report(search="nobody")) == []
+
+
+def test_a_cursor_of_another_cluster_is_refused(place: Place) -> None:
+    first = place.report(limit="1")
+    response = place.get("admin", cluster="eip", cursor=str(first["next"]))
+    assert (response.status_code, "Begin with the first page" in response.json()["message"]) == (400, True)
+    assert place.get("admin", cursor="x").status_code == 400
 
 
 def test_only_admins_operators_and_auditors_are_told(place: Place) -> None:
@@ -353,7 +386,7 @@ async def test_bindings_and_admission_stop_what_they_can(place: Place) -> None:
     registered = place.world.clusters["plain"]
     place.execute("UPDATE certificate SET groups = '[]' WHERE id <> ?", 4)
     database = Database(f"sqlite+aiosqlite:///{place.world.database}")
-    reports = AccessReports(AccessQueries(database), utc_now)
+    reports = AccessReports(AccessReportQueries(database), utc_now)
     slow, member = ("ca", "expiry"), {"member": "edit"}
     # The admin's certificate has groups from the policy, so there is no binding to delete.
     for options, bound, unbound, has_access, role in (
@@ -362,7 +395,7 @@ async def test_bindings_and_admission_stop_what_they_can(place: Place) -> None:
         (ClusterOptions(credential_roles={}), ("binding", *slow), slow, False, None),
         (ClusterOptions(), slow, slow, True, None),
     ):
-        report = await reports.report(replace(registered, options=options), user_id=None, group=None)
+        report = await reports.report(replace(registered, options=options))
         found = {
             each.certificate.fingerprint.hex(): each for user in report.users for each in user.credentials
         }
@@ -373,12 +406,8 @@ async def test_bindings_and_admission_stop_what_they_can(place: Place) -> None:
         # Admission control stops writes only, so the certificate still gives access.
         assert (revoked.stopped_by, revoked.has_access, revoked.cluster_role) == (bound, has_access, role)
         assert (admins.stopped_by, admins.has_access, admins.cluster_role) == (unbound, True, None)
-    some = await reports.report(registered, user_id=None, group=None, most=2)
-    assert not some.complete
-    assert [user.user_name for user in some.users] == ["admin", "member"]
-    assert sum(len(user.credentials) for user in some.users) == 2
-    later = await AccessReports(AccessQueries(database), lambda: utc_now() + timedelta(days=5)).report(
-        registered, user_id=None, group=None
+    later = await AccessReports(AccessReportQueries(database), lambda: utc_now() + timedelta(days=5)).report(
+        registered
     )
-    assert [user.user_name for user in later.users] == ["admin"]
+    assert [user.totals.user_name for user in later.users] == ["admin"]
     await database.close()

@@ -416,6 +416,24 @@ def test_all_revocations_are_listed_and_those_since_a_time(shell: Shell) -> None
     shell.operator.usage_error(*list_all, "--cluster", "plain", "--user", "member")
 
 
+def test_the_access_report_has_the_users_of_all_pages(shell: Shell) -> None:
+    numbers = "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 131)"
+    others = (
+        "epoch, cluster_id, project_id, ca_id, groups, not_before, not_after, key_type, key_origin, auth_method,"
+        " source_address, request_id, issued_at, der"
+    )
+    shell.execute(
+        f"{numbers} INSERT INTO certificate (fingerprint, serial, credential_number, user_id, user_name,"
+        f" {others}) SELECT randomblob(32), i, printf('%040x', i), 'user-' || (i % 120),"
+        f" 'user-' || (i % 120), {others} FROM certificate, n WHERE certificate.id = 1"
+    )
+    of_cluster = ("certificate", "access", "--cluster", "plain")
+    report = shell.operator.output_json(*of_cluster)
+    assert (len(report["users"]), report["totals"]["users"], report["complete"]) == (122, 122, True)
+    assert "next" not in report
+    assert len(shell.operator.output(*of_cluster, "-o", "name").split()) == 134
+
+
 def test_the_access_report_explains_the_controls(shell: Shell) -> None:
     shell.operator.output("certificate", "revoke", shell.name(0), "--yes")
     said = shell.operator.output("certificate", "access", "--cluster", "plain", "--explain")

@@ -11,9 +11,9 @@ from clustercert.certificates.access import AccessReports
 from clustercert.certificates.list import Inventory
 from clustercert.model import CertificateRecord, Cluster
 from clustercert.model.kubernetes import CA_PROVER, VERIFIER
+from clustercert.store.access_reports import AccessReportQueries
 from clustercert.store.certificates import (
     MAX_SCANNED,
-    AccessQueries,
     CertificateFilter,
     CertificateView,
     InventoryQueries,
@@ -210,7 +210,7 @@ async def test_where_a_projects_pages_end_says_nothing_of_others(
     """A page that reached its limit of scanned rows ends at a certificate in the project, whatever the filter."""
     rows = InventoryQueries(database, max_scanned=2)
     inventory = Inventory(
-        rows, Registered(), AccessReports(AccessQueries(database), lambda: NOW), lambda: NOW
+        rows, Registered(), AccessReports(AccessReportQueries(database), lambda: NOW), lambda: NOW
     )
     admin = caller(in_projects={"project-1": ("admin",)})
     own = {each.id: each for each in await everything(database) if each.project_id == "project-1"}
@@ -282,24 +282,6 @@ async def test_a_beginning_that_several_have_gives_two(database: Database, store
     assert len(await InventoryQueries(database).find("abcdef01", abbreviated=True)) == 2
 
 
-async def test_what_has_not_ended_in_a_cluster_comes_longest_lived_first(
-    database: Database, ledger: list[CertificateRecord]
-) -> None:
-    rows = AccessQueries(database)
-    found = await rows.unexpired("cluster-1", NOW, limit=100)
-    expected = {
-        each.fingerprint
-        for each in await everything(database)
-        if each.cluster_id == "cluster-1" and each.not_after > NOW
-    }
-    assert {each.fingerprint for each in found} == expected
-    assert [each.not_after for each in found] == sorted((each.not_after for each in found), reverse=True)
-    assert {each.state(NOW) for each in found} == {"live", "revoked"}
-    own = await rows.unexpired("cluster-1", NOW, limit=100, user_id="bob")
-    assert own == tuple(each for each in found if each.user_id == "bob")
-    assert await rows.unexpired("cluster-1", NOW, limit=2) == found[:2]
-
-
 async def test_a_revocation_list_has_what_is_revoked_and_has_not_ended(
     database: Database, ledger: list[CertificateRecord], store: Store
 ) -> None:
@@ -344,11 +326,13 @@ async def test_only_certificates_of_a_verification_are_left_out_of_access_report
         record = replace(record, user_id=user_id, auth_method=method, user_name=VERIFIER, cluster_id=place.id)
         await Ledger(database).record(record, issued)
         records[record.fingerprint] = is_shown
-    reports = AccessReports(AccessQueries(database), lambda: NOW)
+    reports = AccessReports(AccessReportQueries(database), lambda: NOW)
 
-    async def reported(**options: bool) -> set[bytes]:
-        report = await reports.report(place, user_id=None, group=None, **options)
-        assert report.verifications == len(records) - sum(len(user.credentials) for user in report.users)
+    async def reported(*, with_verifications: bool = False) -> set[bytes]:
+        report = await reports.report(place, with_verifications=with_verifications)
+        assert report.totals.verifications == len(records) - sum(
+            len(user.credentials) for user in report.users
+        )
         return {each.certificate.fingerprint for user in report.users for each in user.credentials}
 
     assert await reported() == {each for each, is_shown in records.items() if is_shown}

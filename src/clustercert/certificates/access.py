@@ -1,9 +1,8 @@
 """The access report for a cluster: who has access, which controls can stop them, and which risks remain."""
 
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from itertools import groupby
 
 from clustercert.certificates.controls import (
     FAST_CONTROLS,
@@ -18,11 +17,22 @@ from clustercert.model.choices import CertificateState
 from clustercert.model.kubernetes import AUTHENTICATED, MASTERS
 from clustercert.model.times import is_recent
 from clustercert.policy.templates import is_exempt
-from clustercert.store.certificates import AccessQueries, CertificateView, UnknownIdentity
+from clustercert.store.access_reports import (
+    MAX_COUNTED,
+    AccessFilter,
+    AccessReportQueries,
+    AccessTotals,
+    GroupTotals,
+    UserTotals,
+)
+from clustercert.store.certificates import CertificateView, UnknownIdentity
 
-# The maximum number of certificates in a report. Creating a longer report would block a worker for too long. If a
-# report omits certificates, `AccessReport.complete` is False.
-MAX_CERTIFICATES = 2000
+# A page lists at most this many users, and this many certificates of each user. Creating a longer page would block a
+# worker for too long.
+MAX_USERS = 100
+MAX_OF_EACH_USER = 10
+# The maximum number of certificates in a report about one user.
+MAX_OF_ONE_USER = 1000
 MAX_UNKNOWN = 1000
 
 
@@ -50,35 +60,18 @@ class CertificateAccess:
 
 @dataclass(frozen=True, slots=True)
 class UserAccess:
-    """A user's certificates, latest expiry first, and the groups in at least one of these certificates, sorted.
+    """A user's access to a cluster.
 
     Attributes:
+        groups: the groups that the API server sees in at least one of the certificates, sorted.
+        credentials: the certificates, latest expiry first; the longest-lived, if there are too many.
         user_domain: the name of the user's domain or issuer, or None if it is not known.
     """
 
-    user_id: str
-    user_name: str
+    totals: UserTotals
     groups: tuple[str, ...]
     credentials: tuple[CertificateAccess, ...]
     user_domain: str | None = None
-
-    @property
-    def first_seen_at(self) -> datetime | None:
-        return min(filter(None, (each.certificate.first_seen_at for each in self.credentials)), default=None)
-
-    @property
-    def last_seen_at(self) -> datetime | None:
-        return max(filter(None, (each.certificate.last_seen_at for each in self.credentials)), default=None)
-
-
-@dataclass(frozen=True, slots=True)
-class GroupAccess:
-    """A Kubernetes group, and the number of users and certificates that have access through it."""
-
-    name: str
-    users: int
-    credentials: int
-    last_seen_at: datetime | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,11 +90,13 @@ class UnknownAccess:
 
 @dataclass(frozen=True, slots=True)
 class AccessReport:
-    """Who has access to a cluster.
+    """Who has access to a cluster: counts, and a page of users.
 
     Attributes:
-        complete: whether the report includes all unexpired certificates.
-        verifications: how many certificates that verify clusters and client CAs were left out.
+        complete: whether the counts include all certificates, and the users on this page have all theirs.
+        users: sorted by name and id.
+        next: the cursor of the next page; None on the last page.
+        used_after_revocation: certificates that were used after their revocation, latest use first.
         unknown: identities seen in client certificates that this service did not issue.
         use_not_seen: a sentence that says why this service does not see the use of revoked certificates; `None` if
             the API server's audit events arrive.
@@ -110,9 +105,11 @@ class AccessReport:
     cluster: Cluster
     at: datetime
     complete: bool
-    verifications: int
+    totals: AccessTotals
     users: tuple[UserAccess, ...]
-    groups: tuple[GroupAccess, ...]
+    next: int | None
+    groups: tuple[GroupTotals, ...]
+    used_after_revocation: tuple[CertificateAccess, ...]
     unknown: tuple[UnknownAccess, ...]
     controls: tuple[Control, ...]
     use_not_seen: str | None
@@ -135,7 +132,7 @@ class AccessReports:
             `known-only`.
     """
 
-    queries: AccessQueries
+    queries: AccessReportQueries
     now: Callable[[], datetime]
     policy_groups: Collection[str] = ()
 
@@ -143,49 +140,101 @@ class AccessReports:
         self,
         cluster: Cluster,
         *,
-        user_id: str | None,
-        group: str | None,
+        user_id: str | None = None,
+        group: str | None = None,
+        search: str | None = None,
         with_verifications: bool = False,
-        most: int = MAX_CERTIFICATES,
+        after: int | None = None,
+        limit: int = MAX_USERS,
     ) -> AccessReport:
         """Report on all users, on one user, on the members of a Kubernetes group, or on one user in a group.
 
-        Reads at most `most` certificates, latest expiry first.
-
         Args:
+            search: report only on users whose name or group contains this text.
             with_verifications: also report the certificates that verify clusters and client CAs.
+            after: the cursor of the page.
+            limit: the maximum number of users on the page; at most MAX_USERS.
         """
         now = self.now()
-        found = await self.queries.unexpired(cluster.id, now, limit=most + 1, user_id=user_id)
         controls = await self.controls(cluster)
         set_up = {control.name for control in controls if control.set_up}
-        roles = cluster.options.credential_roles or {}
         # A use after the revocation shows that revocations have no effect, so it is always reported.
-        reported = [
-            each
-            for each in found[:most]
-            if with_verifications or not each.is_verification or each.used_after_revocation_at is not None
-        ]
-        accesses = [_access(each, now, set_up, roles) for each in reported]
-        accesses = [each for each in accesses if group is None or group in each.groups]
+        used = await self.queries.used_after_revocation(cluster.id, now)
+        selection = AccessFilter(
+            cluster_id=cluster.id,
+            now=now,
+            user_id=user_id,
+            group=group,
+            search=search,
+            with_verifications=with_verifications,
+            webhook="webhook" in set_up,
+            binding="binding" in set_up,
+            used=[each.id for each in used],
+            recently_used=[each.id for each in used if is_recent(each.used_after_revocation_at, now)],
+        )
+        totals = await self.queries.totals(selection)
+        found = await self.queries.users(selection, after=after, limit=min(limit, MAX_USERS) + 1)
+        shown = found[: min(limit, MAX_USERS)]
+        roles = cluster.options.credential_roles or {}
+        users = await self._users(selection, shown, lambda each: _access(each, now, set_up, roles))
+        is_listed = all(each.totals.certificates == len(each.credentials) for each in users)
+        counted = totals.certificates + totals.verifications
         # A report on one user omits certificates from other issuers: a certificate with the same user name may belong
         # to a different person.
         unknown = await self.queries.unknown(cluster.id, limit=MAX_UNKNOWN) if user_id is None else ()
         return AccessReport(
             cluster=cluster,
             at=now,
-            complete=len(found) <= most,
-            verifications=min(len(found), most) - len(reported),
-            users=_users(accesses),
-            groups=_groups(accesses),
+            complete=counted < MAX_COUNTED and is_listed,
+            totals=totals,
+            users=users,
+            next=shown[-1].last_id if len(found) > len(shown) else None,
+            groups=await self._groups(selection, totals),
+            used_after_revocation=tuple(
+                _access(each, now, set_up, roles) for each in used if user_id in (None, each.user_id)
+            ),
             unknown=tuple(
                 UnknownAccess(each, has_access=not self._is_refused(each, cluster, set_up))
                 for each in unknown
-                if group is None or group in each.groups
+                if (group is None or group in each.groups) and _contains(each, search)
             ),
             controls=controls,
             use_not_seen=await self.use_not_seen(cluster),
         )
+
+    async def _users(
+        self,
+        selection: AccessFilter,
+        found: Sequence[UserTotals],
+        access: Callable[[CertificateView], CertificateAccess],
+    ) -> tuple[UserAccess, ...]:
+        """Return the users with their groups and certificates."""
+        if not found:
+            return ()
+        ids = {each.user_id for each in found}
+        most = MAX_OF_EACH_USER if selection.user_id is None else MAX_OF_ONE_USER
+        groups = await self.queries.groups_of_users(selection, ids)
+        certificates: dict[tuple[str, str], list[CertificateAccess]] = {}
+        for view in await self.queries.certificates_of_users(selection, ids, most=most):
+            certificates.setdefault((view.user_name, view.user_id), []).append(access(view))
+        return tuple(
+            UserAccess(
+                each,
+                tuple(sorted({*groups.get(each.key, ()), AUTHENTICATED})),
+                tuple(certificates.get(each.key, ())),
+            )
+            for each in found
+        )
+
+    async def _groups(self, selection: AccessFilter, totals: AccessTotals) -> tuple[GroupTotals, ...]:
+        """Return the groups that the API server sees in certificates that give access, sorted by name."""
+        if not totals.with_access:
+            return ()
+        everybody = GroupTotals(
+            AUTHENTICATED, totals.users_with_access, totals.with_access, totals.last_seen_at
+        )
+        found = (*await self.queries.groups(selection), everybody)
+        return tuple(sorted(found, key=lambda each: each.name))
 
     def _is_refused(
         self, unknown: UnknownIdentity, cluster: Cluster, set_up: Collection[ControlName]
@@ -233,33 +282,7 @@ def _access(
     )
 
 
-def _users(accesses: Iterable[CertificateAccess]) -> tuple[UserAccess, ...]:
-    """Group certificates by user, sorted by user name and id. Keeps the order of each user's certificates."""
-    users = []
-    for (name, user_id), own in groupby(sorted(accesses, key=_name_and_id), _name_and_id):
-        certificates = tuple(own)
-        groups = tuple(sorted({group for each in certificates for group in each.groups}))
-        users.append(UserAccess(user_id, name, groups, certificates))
-    return tuple(users)
-
-
-def _name_and_id(access: CertificateAccess) -> tuple[str, str]:
-    return access.certificate.user_name, access.certificate.user_id
-
-
-def _groups(accesses: Iterable[CertificateAccess]) -> tuple[GroupAccess, ...]:
-    """Return the groups in certificates that give access, sorted by name."""
-    members: dict[str, list[CertificateView]] = {}
-    for each in accesses:
-        if each.has_access:
-            for group in set(each.groups):
-                members.setdefault(group, []).append(each.certificate)
-    return tuple(
-        GroupAccess(
-            name=group,
-            users=len({each.user_id for each in own}),
-            credentials=len(own),
-            last_seen_at=max(filter(None, (each.last_seen_at for each in own)), default=None),
-        )
-        for group, own in sorted(members.items())
+def _contains(unknown: UnknownIdentity, search: str | None) -> bool:
+    return search is None or any(
+        search.lower() in name.lower() for name in (unknown.username, *unknown.groups)
     )

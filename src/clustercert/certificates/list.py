@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 
-from clustercert.certificates.access import MAX_CERTIFICATES, AccessReport, AccessReports
+from clustercert.certificates.access import AccessReport, AccessReports
 from clustercert.certificates.controls import FAST_CONTROLS, ControlName
 from clustercert.model import Caller, Cluster
 from clustercert.model.choices import CaState
@@ -64,16 +64,12 @@ class Inventory:
 
     Methods that take a project raise NotFound if the caller has no role in the project, or if the project lacks the
     cluster.
-
-    Attributes:
-        max_reported: the maximum number of certificates in an access report.
     """
 
     queries: InventoryQueries
     clusters: ClusterLookup
     access: AccessReports
     now: Callable[[], datetime]
-    max_reported: int = MAX_CERTIFICATES
 
     async def certificates_of_project(
         self,
@@ -184,7 +180,10 @@ class Inventory:
         *,
         user_id: str | None,
         group: str | None,
-        with_verifications: bool = False,
+        search: str | None,
+        with_verifications: bool,
+        after: int | None,
+        limit: int,
     ) -> AccessReport:
         """Report who has access to a cluster. See `AccessReports.report`.
 
@@ -200,8 +199,10 @@ class Inventory:
             cluster,
             user_id=user_id,
             group=group,
+            search=search,
             with_verifications=with_verifications,
-            most=self.max_reported,
+            after=after,
+            limit=limit,
         )
 
 

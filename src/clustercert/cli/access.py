@@ -1,6 +1,6 @@
 """`clustercert certificate access` and `crl`: who has access to a cluster, and the revocation list of a client CA."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, cast
 
@@ -97,7 +97,7 @@ def show_access(
         query["group"] = group
     if verifications:
         query["verifications"] = "true"
-    report = client.get(cluster_path(found, "access"), **query)
+    report = _whole_report(client, cluster_path(found, "access"), query)
     if output in (Output.JSON, Output.YAML):
         show_one(report, output)
         return
@@ -147,6 +147,19 @@ def crl(
     else:
         out.write_text(pem, encoding="ascii")
         print_note(f"Wrote {out}.")
+
+
+def _whole_report(client: "AdministrationClient", path: str, query: Mapping[str, str]) -> "JsonObject":
+    """Return the report with the users of all pages."""
+    with client.check_format():
+        report: Any = client.get(path, **query)
+        cursor = report.pop("next")
+        while cursor is not None:
+            page: Any = client.get(path, **query, cursor=cursor)
+            report["users"] += page["users"]
+            report["complete"] = report["complete"] and page["complete"]
+            cursor = page["next"]
+    return cast("JsonObject", report)
 
 
 def _certificate_rows(report: "JsonObject", *, is_table: bool) -> Sequence[Row]:

@@ -211,18 +211,49 @@ class CredentialBody(ResponseBody):
     )
 
 
+class UsedCredentialBody(CredentialBody):
+    """A certificate that was used after its revocation, and its user."""
+
+    user_id: str = Field(validation_alias=AliasPath("certificate", "user_id"))
+    user_name: str = Field(validation_alias=AliasPath("certificate", "user_name"))
+
+
 class UserAccessBody(ResponseBody):
     """A user and their unexpired certificates, the longest-lived first."""
 
-    user_id: str
-    user_name: str
+    user_id: str = Field(validation_alias=AliasPath("totals", "user_id"))
+    user_name: str = Field(validation_alias=AliasPath("totals", "user_name"))
     user_domain: str | None = Field(
         description="The name of the user's domain or issuer. Null if unknown, such as for a deleted user."
     )
-    groups: list[str]
-    first_seen_at: Time | None
-    last_seen_at: Time | None
-    credentials: list[CredentialBody]
+    groups: list[str] = Field(description="The groups in at least one of the certificates.")
+    certificates: int = Field(
+        validation_alias=AliasPath("totals", "certificates"),
+        description="How many unexpired certificates the user has.",
+    )
+    with_access: int = Field(
+        validation_alias=AliasPath("totals", "with_access"),
+        description="How many of the certificates give access.",
+    )
+    until: Time | None = Field(
+        validation_alias=AliasPath("totals", "until"),
+        description="When the last certificate that gives access expires; null if none gives access.",
+    )
+    first_seen_at: Time | None = Field(validation_alias=AliasPath("totals", "first_seen_at"))
+    last_seen_at: Time | None = Field(validation_alias=AliasPath("totals", "last_seen_at"))
+    credentials: list[CredentialBody] = Field(
+        description="The 10 longest-lived certificates; 1,000 with the parameter `user`."
+    )
+
+
+class AccessTotalsBody(ResponseBody):
+    """Counts of unexpired certificates and their users, with the filters of the request."""
+
+    certificates: int
+    with_access: int = Field(description="How many of the certificates give access.")
+    revoked: int = Field(description="How many of the certificates are revoked.")
+    users: int
+    users_with_access: int
 
 
 class GroupAccessBody(ResponseBody):
@@ -232,6 +263,10 @@ class GroupAccessBody(ResponseBody):
     users: int
     credentials: int
     last_seen_at: Time | None
+
+
+def _cursor(row_id: int | None) -> str | None:
+    return None if row_id is None else str(row_id)
 
 
 def _newest(fingerprints: Sequence[str]) -> str | None:
@@ -280,13 +315,27 @@ class AccessBody(ResponseBody):
     cluster_id: str = Field(validation_alias=AliasPath("cluster", "id"))
     cluster_name: str = Field(validation_alias=AliasPath("cluster", "name"))
     at: Time
-    complete: bool = Field(description="False if the report has only the 2,000 longest-lived certificates.")
-    verifications: int = Field(
-        description="How many certificates that verify clusters and client CAs were left out. Certificates that were"
-        " used after their revocation are never left out."
+    complete: bool = Field(
+        description="False if a user on this page has more certificates than are listed, or if only the 100,000"
+        " longest-lived certificates are counted."
     )
-    users: list[UserAccessBody]
-    groups: list[GroupAccessBody]
+    totals: AccessTotalsBody
+    verifications: int = Field(
+        validation_alias=AliasPath("totals", "verifications"),
+        description="How many certificates that verify clusters and client CAs were left out. Certificates that were"
+        " used after their revocation are never left out.",
+    )
+    users: list[UserAccessBody] = Field(description="A page of users, sorted by name and id.")
+    next: Annotated[str | None, BeforeValidator(_cursor)] = Field(
+        description="The cursor of the next page of users; null on the last page."
+    )
+    groups: list[GroupAccessBody] = Field(
+        description="The groups in certificates that give access: the 500 groups with the most certificates."
+    )
+    used_after_revocation: list[UsedCredentialBody] = Field(
+        description="Certificates that were used after their revocation, the last use first; at most 100. The filters"
+        " `group` and `search` do not apply."
+    )
     unknown_credentials: list[UnknownBody] = Field(validation_alias="unknown")
     controls: list[ControlBody]
     sees_use_after_revocation: bool = Field(
@@ -439,8 +488,13 @@ async def show_access(
     call: CallDep,
     project_id: str,
     cluster_id: str,
+    page: PageDep,
     user: Annotated[query.Text | None, Query(description="Only certificates of this user, by id.")] = None,
     group: Annotated[query.Text | None, Query(description="Only members of this Kubernetes group.")] = None,
+    search: Annotated[
+        query.Text | None,
+        Query(description="Only users whose name, or one of whose groups, contains this text."),
+    ] = None,
     verifications: Annotated[
         Literal["true"] | None,
         Query(description="`true`: include the certificates that verify clusters and client CAs."),
@@ -448,8 +502,8 @@ async def show_access(
 ) -> Response:
     """Show who has access to a cluster.
 
-    Lists the unexpired certificates, and the controls that can stop their use. Only for project admins, operators
-    and auditors.
+    Lists the users with unexpired certificates, and the controls that can stop the use of these certificates. A page
+    has at most 100 users; the counts are for all users. Only for project admins, operators and auditors.
     """
     report = await call.services.inventory.access_report(
         call.caller,
@@ -457,10 +511,13 @@ async def show_access(
         cluster_id,
         user_id=user,
         group=group,
+        search=search,
         with_verifications=verifications is not None,
+        after=page.cursor,
+        limit=page.limit,
     )
-    domains = await _user_domains(call, (each.user_id for each in report.users))
-    users = tuple(replace(each, user_domain=domains.get(each.user_id)) for each in report.users)
+    domains = await _user_domains(call, (each.totals.user_id for each in report.users))
+    users = tuple(replace(each, user_domain=domains.get(each.totals.user_id)) for each in report.users)
     return responses.private(AccessBody.render(replace(report, users=users)))
 
 

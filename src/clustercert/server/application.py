@@ -412,11 +412,6 @@ def services_of(components: Components, role: ServerRole) -> Services:
     )
 
 
-# Maximum number of certificates in an access report. Such a report takes about a minute, and only the command that
-# requested the report waits for it.
-MAX_REPORTED = 500_000
-
-
 @functools.cache
 def _routes() -> FastAPI:
     """Return the application without its services, which the caller must add.
@@ -447,8 +442,7 @@ class LocalApplication:
         self._warn = functools.cache(warn)
         self._app = _routes()
         services = services_of(components, "api")
-        inventory = replace(services.inventory, max_reported=MAX_REPORTED)
-        self._app.state.services = replace(services, authenticator=self._operator, inventory=inventory)
+        self._app.state.services = replace(services, authenticator=self._operator)
 
     async def answer(
         self, method: str, target: str, headers: Mapping[str, str], content: bytes

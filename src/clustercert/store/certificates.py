@@ -627,21 +627,6 @@ class AccessQueries(Queries):
         )
         return tuple(LiveCertificates(*row) for row in await self._rows(query))
 
-    async def unexpired(
-        self, cluster_id: str, now: datetime, *, limit: int, user_id: str | None = None
-    ) -> tuple[CertificateView, ...]:
-        """Return a cluster's unexpired certificates, including revoked certificates, latest expiry first."""
-        query = (
-            view_query()
-            .where(_certificate.c.cluster_id == cluster_id, _certificate.c.not_after > now)
-            .order_by(_certificate.c.not_after.desc())
-            .limit(limit)
-        )
-        if user_id is not None:
-            query = query.where(_certificate.c.user_id == user_id)
-        async with self._database.read() as connection:
-            return await certificate_views(connection, query)
-
     async def unknown(self, cluster_id: str, *, limit: int) -> tuple[UnknownIdentity, ...]:
         """Return a cluster's unknown identities, most recently seen first."""
         query = (

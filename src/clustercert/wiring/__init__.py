@@ -50,6 +50,7 @@ from clustercert.policy.templates import groups_and_templates
 from clustercert.requests.receiver import WebhookReceiver
 from clustercert.requests.service import AccessRequests
 from clustercert.settings import Settings, SettingsError
+from clustercert.store.access_reports import AccessReportQueries
 from clustercert.store.access_requests import AccessRequestQueries
 from clustercert.store.audit import AuditQueries, EventPages
 from clustercert.store.ca_rotations import CaRotationQueries
@@ -178,7 +179,7 @@ def _components(
     identity.sessions.use_issuers(oidc)
     policy_groups = groups_and_templates(policy.rules)
     disk_space = DiskSpace(database.folder, settings.issuing.disk_reserve_mib * MIB)
-    access_reports = AccessReports(AccessQueries(database), utc_now, policy_groups)
+    access_reports = AccessReports(AccessReportQueries(database), utc_now, policy_groups)
     recorder = RevocationRecorder(RevocationQueries(database), settings.revocation.undo_window, utc_now)
     repeats = RepeatedRefusals(settings.audit.refusals_per_minute)
     recorded = RecordedCallers(database)
