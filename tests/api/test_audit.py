@@ -309,6 +309,34 @@ def test_events_are_found_by_kind_actor_and_time(client: httpx.Client, world: Wo
     assert known == [each for each in everything if each["at"] >= event["at"]]
 
 
+def test_events_are_found_by_the_user_and_the_cluster_that_they_mention(
+    client: httpx.Client, world: World
+) -> None:
+    fingerprint = issue(client, world, "member")
+    sealed(client, world, fingerprint)
+    admin = world.people["admin"].headers
+    cluster = f"/clustercert/v1/projects/{world.project.id}/clusters/{world.clusters['plain'].id}"
+    assert client.post(f"{cluster}/certificates/{fingerprint}/revoke", headers=admin).status_code == 200
+    sealed(client, world, fingerprint, kind="certificate.revoked")
+    member, plain, foreign = (
+        world.people["member"].user.id,
+        world.clusters["plain"].id,
+        world.clusters["foreign"].id,
+    )
+    about = {"subject": fingerprint}
+    both = ["certificate.revoked", "certificate.issued"]
+    for query, kinds in (
+        ({"user_id": member, "cluster_id": plain} | about, both),
+        ({"user_id": member, "cluster_id": foreign} | about, []),
+        ({"user_id": world.people["reader"].user.id} | about, []),
+        ({"access_request_id": "f" * 32}, []),
+    ):
+        for each, who in ((EVERYWHERE, "operator"), (of_project(world), "admin")):
+            assert [event["kind"] for event in walked(client, world, each, who, **query)] == kinds, query
+    revoked = got(client, world, EVERYWHERE, subject=fingerprint, kind="certificate.revoked")
+    assert revoked["names"][member] == "tests/member"
+
+
 @pytest.mark.parametrize("name", ["since", "until"])
 @pytest.mark.parametrize(
     "time", ["0001-01-01T00:00:00Z", "9999-12-31T23:59:59Z", "0001-01-01T00:05:00Z", "9999-12-31T23:54:59Z"]
@@ -328,6 +356,9 @@ def test_a_time_at_the_end_of_the_calendar_is_a_time(
         {"limit": "501"},
         {"limit": "x"},
         {"cursor": "-1"},
+        {"user_id": "alice"},
+        {"cluster_id": ""},
+        {"access_request_id": "F" * 32},
         {"cursor": "9" * 30},
         {"order": "random"},
         {"since": "yesterday"},

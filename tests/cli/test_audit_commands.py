@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from clustercert.cli.audit.events import whole_pages
+from clustercert.merkle.proof_files import ProofFile
 from support.command_line import Operator
 from support.demo_process import interrupted, uncovered
 from support.stores import execute, rows
@@ -284,3 +285,52 @@ def test_tail_follows_until_it_is_interrupted(operator: Operator, file: Path) ->
             process.kill()
     assert (process.returncode, out) == (130, "")
     assert "Traceback" not in err
+
+
+def proof_of_the_last_event(operator: Operator) -> Path:
+    """A file with a proof, in the form in which the API and the console give it."""
+    shown = operator.output_json("audit", "checkpoint")
+    [(extra,)] = rows(
+        operator.folder / "data" / "clustercert.db",
+        "SELECT CAST(salt || body AS blob) FROM audit_event ORDER BY id DESC LIMIT 1",
+    )
+    assert isinstance(extra, bytes)
+    event = operator.output_json("audit", "show", str(shown["size"] - 1), "--local")
+    hashes = tuple(map(bytes.fromhex, event["proof"]))
+    file = operator.folder / "event.proof"
+    file.write_text(str(ProofFile(extra, shown["size"] - 1, hashes, shown["note"])))
+    return file
+
+
+def test_a_copied_proof_is_verified_with_the_key_alone(operator: Operator, file: Path) -> None:
+    _, key = kept(operator)
+    proof = proof_of_the_last_event(operator)
+    shutil.rmtree(operator.folder / "data")
+    done = operator.run("audit", "verify", "--proof", proof, "--key", key)
+    assert done.code == 0, done.err
+    assert "Proved: the log" in done.err
+    shown = operator.output_json("audit", "verify", "--proof", proof, "--key", key.read_text().strip())
+    assert (shown["kind"], shown["detail"]["name"]) == ("domain.created", "third")
+    assert shown["proved_in"] == shown["place"] + 1
+
+
+@pytest.mark.parametrize("line", [1, 2, 3, -3])
+def test_a_proof_with_a_changed_line_proves_nothing(operator: Operator, file: Path, line: int) -> None:
+    """The lines are the event, the index, a hash, and the root in the checkpoint."""
+    _, key = kept(operator)
+    proof = proof_of_the_last_event(operator)
+    lines = proof.read_text().split("\n")
+    name, space, text = lines[line].rpartition(" ")
+    lines[line] = name + space + (str(int(text) - 1) if name == "index" else f"{text[:9]}AAAA{text[13:]}")
+    proof.write_text("\n".join(lines))
+    assert operator.run("audit", "verify", "--proof", proof, "--key", key).code == 1
+    proof.write_text("")
+    done = operator.run("audit", "verify", "--proof", proof, "--key", key)
+    assert (done.code, done.out) == (1, "")
+    assert "proves nothing" in done.err
+
+
+def test_a_proof_is_not_verified_without_a_key(operator: Operator, file: Path) -> None:
+    done = operator.run("audit", "verify", "--proof", proof_of_the_last_event(operator))
+    assert done.code == 2
+    assert "--proof needs --key" in done.err

@@ -213,6 +213,12 @@ async def test_events_are_filtered_by_their_fields(log: SealerProcess) -> None:
         (EventFilter(actor="somebody"), ["actor"]),
         (EventFilter(subject="other"), ["subject"]),
         (EventFilter(project_id=PROJECT, actor="somebody"), []),
+        (EventFilter(mentions=(PROJECT,)), ["project"]),
+        (EventFilter(mentions=("somebody", "thing.happened")), ["actor"]),
+        (EventFilter(mentions=(PROJECT, "somebody")), []),
+        # Neither a wildcard of SQL nor the other case of a letter matches.
+        (EventFilter(mentions=("some%",)), []),
+        (EventFilter(mentions=("SOMEBODY",)), []),
     ):
         # Creating the log recorded two events.
         assert [names[place - 2] for place in await everything(log, wanted)] == found, wanted

@@ -6,17 +6,17 @@ consistency proofs and tiles are public.
 Source of paths and formats: c2sp.org/tlog-tiles.
 """
 
-import base64
 import functools
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Annotated, Literal, cast
 
 from fastapi import APIRouter, Query
-from pydantic import AliasPath, BaseModel, BeforeValidator, Field, WithJsonSchema
+from pydantic import AfterValidator, AliasPath, BaseModel, BeforeValidator, Field, WithJsonSchema
 from starlette.responses import Response
 
 from clustercert.audit.event_access import EventAccess
+from clustercert.audit.event_parsing import parse_body
 from clustercert.audit.log import InclusionProof
 from clustercert.http import IN_PROJECT, OWN, openapi, query, responses
 from clustercert.http.dependencies import Call, CallDep, ServicesDep
@@ -24,14 +24,27 @@ from clustercert.http.openapi import PUBLIC_ERRORS, described
 from clustercert.http.paging import PageDep, PageRequest, numbered_page, row_number
 from clustercert.http.responses import Hex, ResponseBody
 from clustercert.merkle import tree
+from clustercert.merkle.proof_files import ProofFile
 from clustercert.merkle.tiles import ENTRIES, PathError, TilePath, encode_bundle, split_hashes
 from clustercert.model import JsonObject
 from clustercert.model.errors import InvalidRequest, LogDamaged, NotFound
+from clustercert.model.events.names import CLUSTER_ACTOR
+from clustercert.model.ids import is_long_id
 from clustercert.policy.rules import reads_everything
 from clustercert.store.audit import EventFilter, StoredEvent
 
 # The fields that responses copy from an event's canonical JSON, in this order.
 FIELDS = ("at", "kind", "version", "project_id", "actor", "subject", "source", "request_id", "detail")
+
+
+def _mentioned_id(text: str) -> str:
+    """Return an id. Shorter texts occur by chance in events about other objects."""
+    if not is_long_id(text):
+        raise ValueError("must be an id: 32 or 64 lower-case hex digits, or a UUID")
+    return text
+
+
+MentionedId = Annotated[str, AfterValidator(_mentioned_id), Field(json_schema_extra={"maxLength": 64})]
 
 
 class EventFilters(BaseModel):
@@ -46,9 +59,25 @@ class EventFilters(BaseModel):
     until: query.Time | None = Field(
         default=None, description="Only events at or before this time, RFC 3339."
     )
+    user_id: MentionedId | None = Field(default=None, description="Only events by or about this user.")
+    cluster_id: MentionedId | None = Field(
+        default=None, description="Only events about this cluster, its certificates or its access requests."
+    )
+    access_request_id: MentionedId | None = Field(
+        default=None, description="Only events about this access request, or the certificates that it allows."
+    )
     order: Literal["newest", "oldest"] | None = Field(
         default=None, description="Which events come first. The default is newest."
     )
+
+    def selected(self, project_id: str | None) -> EventFilter:
+        """Return the filter for the events of a project, or of all projects."""
+        ids = (self.user_id, self.cluster_id, self.access_request_id)
+        return EventFilter(
+            project_id=project_id,
+            mentions=tuple(each for each in ids if each is not None),
+            **self.model_dump(include={"kind", "actor", "subject", "since", "until"}),
+        )
 
 
 class EventBody(ResponseBody):
@@ -113,7 +142,7 @@ class EventListBody(BaseModel):
         " altering and revoking its own certificates. Certificates that were deleted from the ledger are not known."
     )
     next: str | None = Field(
-        description="The cursor of the next page; null on the last page. A page scans at most 10000 events, so"
+        description="The cursor of the next page; null on the last page. A page scans at most 5000 events, so"
         " a filtered page may be short or empty even if there is a next page."
     )
 
@@ -149,16 +178,12 @@ class ConsistencyBody(BaseModel):
 
 
 def inclusion_text(proof: InclusionProof) -> str:
-    """Render a proof as one file. The line `extra` contains the event's salt, followed by its canonical JSON.
+    """Render a proof as one file. Its `extra` is the event's salt, followed by its canonical JSON.
 
     The SHA-256 of the salt and the JSON together is the log entry.
-
-    Source: c2sp.org/tlog-proof.
     """
-    extra = base64.b64encode(proof.event.salt + proof.event.body).decode()
-    hashes = "".join(f"{base64.b64encode(each).decode()}\n" for each in proof.hashes)
-    head = f"c2sp.org/tlog-proof@v1\nextra {extra}\nindex {proof.event.leaf_index}\n"
-    return f"{head}{hashes}\n{proof.checkpoint.note}"
+    extra, leaf_index = proof.event.salt + proof.event.body, cast("int", proof.event.leaf_index)
+    return str(ProofFile(extra, leaf_index, proof.hashes, proof.checkpoint.note))
 
 
 LOG = OWN + "/audit/log"
@@ -311,10 +336,9 @@ async def show_tile(tile_path: str, services: ServicesDep) -> Response:
 
 
 async def _list(call: Call, project_id: str | None, page: PageRequest, filters: EventFilters) -> Response:
-    selected = EventFilter(project_id=project_id, **filters.model_dump(exclude={"order"}))
     found = await EventAccess(call.services.audit_log).page(
         call.caller,
-        selected,
+        filters.selected(project_id),
         cursor=page.cursor,
         newest_first=filters.order != "oldest",
         limit=page.limit,
@@ -332,14 +356,27 @@ async def _list(call: Call, project_id: str | None, page: PageRequest, filters: 
 
 
 async def _names(call: Call, events: Iterable[StoredEvent]) -> Mapping[str, str]:
-    """Return the names of actors and subjects by id. Returns no names to admins, who could guess the ids of users."""
+    """Return the names of users, clusters and projects by id.
+
+    Returns no names to admins, who could guess the ids of users.
+    """
     if not reads_everything(call.caller):
         return {}
-    named = {found for each in events for found in (each.actor, each.subject, each.project_id) if found}
-    ids = {each.removeprefix("cluster:") for each in named}
+    ids = {found for each in events for found in _ids_to_name(each)}
     users = await call.services.revocation.previews.users.find_by_ids(ids)
     places = await call.services.inventory.queries.shown_names(ids)
     return {each.id: each.shown_name for each in users.values()} | dict(places)
+
+
+def _ids_to_name(event: StoredEvent) -> Iterator[str]:
+    """Yield the ids of the users, clusters and projects that readers of an event may want to know by name."""
+    yield event.actor.removeprefix(CLUSTER_ACTOR)
+    yield event.subject
+    if event.project_id is not None:
+        yield event.project_id
+    detail = parse_body(event.body).get("detail")
+    if isinstance(detail, dict):
+        yield from (found for name in ("user_id", "cluster_id") if isinstance(found := detail.get(name), str))
 
 
 # The kinds of events that each verification of a cluster causes. Their subject is a certificate.

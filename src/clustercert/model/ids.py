@@ -7,6 +7,7 @@ import uuid
 
 _USER_ID = re.compile(r"[0-9a-f]{32}(?:[0-9a-f]{32})?")
 _ID = re.compile(r"[0-9a-f]{32}", re.ASCII)
+_LONG_ID = re.compile(r"[0-9a-f]{32}|[0-9a-f]{64}|[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 
 
 def new_id() -> str:
@@ -30,6 +31,11 @@ def is_user_id(text: str) -> bool:
 def is_id(text: str) -> bool:
     """Whether a string has the format of `new_id`: 32 lower-case hex digits."""
     return _ID.fullmatch(text) is not None
+
+
+def is_long_id(text: str) -> bool:
+    """Whether a string is 32 or 64 lower-case hex digits, or a UUID, like all ids that this service generates."""
+    return _LONG_ID.fullmatch(text) is not None
 
 
 def new_cluster_id() -> str:

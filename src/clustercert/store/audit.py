@@ -331,6 +331,7 @@ class EventFilter:
     Attributes:
         kind: an event kind, or a prefix followed by an asterisk.
         since, until: bounds of the event's time, both inclusive.
+        mentions: ASCII strings, such as ids, that the canonical JSON must contain.
     """
 
     project_id: str | None = None
@@ -339,6 +340,7 @@ class EventFilter:
     subject: str | None = None
     since: datetime | None = None
     until: datetime | None = None
+    mentions: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -388,7 +390,8 @@ class EventPages(Queries):
             count = limit if event_filter == EventFilter(project_id=event_filter.project_id) else SCANNED
             scanned = places.limit(count).subquery("scanned")
             query = select(_event, scanned.c.leaf_index, scanned.c.project_id.label("place_project_id"))
-            query = query.where(true(), *_conditions(event_filter))
+            position = _POSITION[self._database.url.get_backend_name()]
+            query = query.where(true(), *_conditions(event_filter, position))
             query = query.join_from(scanned, _event, _event.c.id == scanned.c.event_id)
             query = query.order_by(*scope.order(scanned, newest_first=newest_first)).limit(limit)
             found = tuple(StoredEvent(**row) for row in (await connection.execute(query)).mappings())
@@ -456,7 +459,13 @@ async def _at(connection: AsyncConnection, place: int) -> datetime | None:
     return (await connection.execute(query)).scalar()
 
 
-def _conditions(event_filter: EventFilter) -> Iterator[ColumnElement[bool]]:
+# The position of a byte string in another one, from 1 on; 0 if it is not there.
+_POSITION = {"sqlite": func.instr, "postgresql": func.pg_catalog.position}
+
+
+def _conditions(
+    event_filter: EventFilter, position: Callable[..., ColumnElement[int]]
+) -> Iterator[ColumnElement[bool]]:
     """Return the filter conditions that no index covers."""
     if event_filter.project_id is not None:
         yield _event.c.project_id == event_filter.project_id
@@ -471,3 +480,5 @@ def _conditions(event_filter: EventFilter) -> Iterator[ColumnElement[bool]]:
         yield _event.c.at >= event_filter.since
     if event_filter.until is not None:
         yield _event.c.at <= event_filter.until
+    for each in event_filter.mentions:
+        yield position(_event.c.body, literal(each.encode("ascii"), _event.c.body.type)) > 0

@@ -4,7 +4,6 @@ import contextlib
 import hashlib
 import json
 import os
-import re
 import signal
 import stat
 import sys
@@ -38,6 +37,7 @@ from clustercert.cli.printable import printable
 from clustercert.client.administration import path_of
 from clustercert.client.connection import OWN, ApiError, ClientError
 from clustercert.model.errors import LogDamaged
+from clustercert.model.events.names import CLUSTER_ACTOR, shown_name, subject_name
 from clustercert.model.ids import is_id
 from clustercert.model.times import rfc3339
 
@@ -50,16 +50,8 @@ _DEFAULT_LINES, _MAX_LINES = 20, 1000
 _PAGE = 500
 # The time between two requests of `tail --follow` for new events: normally, and while the service is unavailable.
 _WAIT_SECONDS, _RETRY_SECONDS = 1.0, 5.0
-_FINGERPRINT_DIGITS = 64
-# The number of fingerprint digits to show: enough for `certificate show` to find the certificate.
-_SHOWN_DIGITS = 16
-# The number of digits shown of other ids.
-_SHOWN_ID_DIGITS = 8
 # A longer name is shown without its domain and project.
 _SHOWN_NAME = 32
-_LONG_ID = re.compile(r"[0-9a-f]{32}|[0-9a-f]{64}|[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
-# The actor of an event that a cluster's webhook reported is `cluster:ID`.
-_CLUSTER = "cluster:"
 # The fields of an event: the header of CSV output. `place` is the leaf index.
 _FIELDS = (
     *("place", "at", "kind", "version", "project_id", "actor", "subject"),
@@ -450,7 +442,7 @@ class EventPrinter:
         Args:
             names: names of users, clusters and projects, by id.
         """
-        rows = [_row(event) for event in events]
+        rows = [event_row(event) for event in events]
         if self._output is Output.TABLE and sys.stdout.isatty():
             named = rows if is_wide() else [_with_names(row, names) for row in rows]
             self._table.print([with_times(row) for row in named])
@@ -461,7 +453,7 @@ class EventPrinter:
         sys.stdout.flush()
 
 
-def _row(event: "JsonObject") -> "JsonObject":
+def event_row(event: "JsonObject") -> "JsonObject":
     """Return the output fields of an event that the API sent, or that was parsed from canonical JSON."""
     fields = {name: event[name] for name in _FIELDS if name != "place"}
     return {"place": event["leaf_index"], **fields, "at": rfc3339(datetime.fromisoformat(str(event["at"])))}
@@ -469,12 +461,8 @@ def _row(event: "JsonObject") -> "JsonObject":
 
 def _with_names(row: "JsonObject", names: Mapping[str, str]) -> "JsonObject":
     """Replace ids by names. Shortens fingerprints, hashes, ids without a name, and long names."""
-    detail, subject = row["detail"], str(row["subject"])
-    name = detail.get("name") if isinstance(detail, dict) else None
-    # An object that does not exist any more has only the name in the event.
-    if subject in names or not (isinstance(name, str) and name):
-        name = _name(subject, names)
-    return {**row, "subject": name, "actor": _name(str(row["actor"]), names)}
+    subject = subject_name(str(row["subject"]), row["detail"], names, _SHOWN_NAME)
+    return {**row, "subject": subject, "actor": shown_name(str(row["actor"]), names, _SHOWN_NAME)}
 
 
 def _with_name_fields(row: "JsonObject", names: Mapping[str, str]) -> "JsonObject":
@@ -482,19 +470,9 @@ def _with_name_fields(row: "JsonObject", names: Mapping[str, str]) -> "JsonObjec
     fields: JsonObject = {}
     for field, value in row.items():
         fields[field] = value
-        if (name := names.get(str(value).removeprefix(_CLUSTER))) is not None:
+        if (name := names.get(str(value).removeprefix(CLUSTER_ACTOR))) is not None:
             fields[f"{field.removesuffix('_id')}_name"] = name
     return fields
-
-
-def _name(text: str, names: Mapping[str, str]) -> str:
-    """Return the name for an id or `cluster:ID`, or the first digits if there is no name. Other texts stay the same."""
-    prefix, found = (_CLUSTER, text.removeprefix(_CLUSTER)) if text.startswith(_CLUSTER) else ("", text)
-    if found not in names and _LONG_ID.fullmatch(found):
-        is_fingerprint = len(found) == _FINGERPRINT_DIGITS
-        return prefix + found[: _SHOWN_DIGITS if is_fingerprint else _SHOWN_ID_DIGITS]
-    name = names.get(found, found)
-    return prefix + (name if len(name) <= _SHOWN_NAME else name.rpartition("/")[2])
 
 
 def _event_line(row: "JsonObject", output: Output) -> str:
@@ -532,7 +510,7 @@ def _proved_row(place: int, event: "JsonObject", proof: Any) -> "JsonObject":
             "Run `clustercert audit verify`."
         ) from error
     return {
-        **_row({**json.loads(canonical), "leaf_index": place}),
+        **event_row({**json.loads(canonical), "leaf_index": place}),
         "salt": salt.hex(),
         "commitment": commitment.hex(),
         "proof": [each.hex() for each in hashes],

@@ -31,7 +31,7 @@ def parse_key(given: str) -> "VerifierKey":
 
     if not Path(given).exists() and "+" not in given:
         raise UsageError(f"--key: {given} is neither a file nor a key of the form NAME+HASH+KEY.")
-    text = _text(Path(given)) if Path(given).exists() else given
+    text = read_text(Path(given)) if Path(given).exists() else given
     try:
         return VerifierKey.parse(text)
     except NoteError as error:
@@ -46,7 +46,7 @@ def trusted_heads(files: Iterable[Path], key: "VerifierKey") -> "list[TrustedHea
     from clustercert.audit.verification import parse_checkpoints
 
     with translate_note_errors():
-        return [head for file in files for head in parse_checkpoints(_text(file), str(file), key)]
+        return [head for file in files for head in parse_checkpoints(read_text(file), str(file), key)]
 
 
 @contextlib.contextmanager
@@ -94,6 +94,7 @@ def mismatch_row(mismatch: "Mismatch") -> Row:
     return {**row, "problems": list(mismatch.problems)}
 
 
-def _text(file: Path) -> str:
+def read_text(file: Path) -> str:
+    """Read a file with a key, a checkpoint or a proof. Raises UsageError or CommandError."""
     # Replace invalid bytes: the parsers reject the replacement character, which no key or checkpoint contains.
     return read_file(file).decode(errors="replace")

@@ -1,14 +1,18 @@
 """Verifies and exports the audit log. `clustercert audit verify` uses the most trustworthy key available."""
 
+import hashlib
+import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from clustercert.cli.audit.events import event_row
 from clustercert.cli.audit.output import (
     mismatch_row,
     parse_key,
+    read_text,
     show_report,
     translate_note_errors,
     trusted_heads,
@@ -24,10 +28,11 @@ from clustercert.cli.output import (
     row_of,
     show_list,
     show_one,
+    with_times,
     write_out,
 )
 from clustercert.cli.session import Operator, require_database, settings
-from clustercert.model.errors import CustodyError, KeysUnavailable, UnsealError
+from clustercert.model.errors import CustodyError, KeysUnavailable, LogDamaged, UnsealError
 
 if TYPE_CHECKING:
     from clustercert.audit.findings import Finding, VerificationReport
@@ -38,6 +43,8 @@ if TYPE_CHECKING:
 
 
 EVENTS = "events checked"
+# The salt of an event, at the start of the extra data of a proof.
+_SALT_BYTES = 16
 
 
 async def verify_stored_log(
@@ -120,6 +127,9 @@ def verify(
     export: Annotated[
         Path | None, typer.Option(metavar="DIR", help="Verify this exported folder instead of the store.")
     ] = None,
+    proof: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Verify this proof of one event instead of the store.")
+    ] = None,
     key: Annotated[
         str | None, typer.Option(metavar="KEY", help="Saved verifier key, or a file that contains it.")
     ] = None,
@@ -128,10 +138,15 @@ def verify(
     """Verify the whole log: events, tree and checkpoint.
 
     Without --key, derives the key from the store's sealed private key, which needs the key-encryption key.
-    Exits with 1 if the log was changed, or if no key can be trusted. Verifying an exported folder needs only the key:
-    no store, no settings.
+    Exits with 1 if the log was changed, or if no key can be trusted. Verifying an exported folder, or a proof that the
+    console or the API gave, needs only the key: no store, no settings.
     """
     files = checkpoint or []
+    if proof is not None:
+        if files or export is not None or key is None:
+            raise UsageError("--proof needs --key, and excludes --export and --checkpoint.")
+        _verify_proof(proof, key, output)
+        return
     if export is not None:
         report, untrusted = _verified_export(export, files, key)
     else:
@@ -242,6 +257,31 @@ async def check_certificates(operator: Operator, output: OutputOption = Output.T
     print_note(f"{count} certificates were checked; {len(rows)} failed the check.")
     if rows:
         raise typer.Exit(1)
+
+
+def _verify_proof(file: Path, given: str, output: Output) -> None:
+    """Show the event in a proof file if the log contains it. Raises LogDamaged, UsageError or CommandError."""
+    from clustercert.merkle.proof_files import ProofFile
+    from clustercert.merkle.tree import ProofError
+
+    key, text = parse_key(given), read_text(file)
+    with translate_note_errors():
+        try:
+            proof = ProofFile.parse(text)
+            checkpoint = proof.verify(hashlib.sha256(proof.extra).digest(), key)
+        except ProofError as error:
+            raise LogDamaged(
+                f"The file {file} proves nothing: {error}. Copy the whole proof, or download it again."
+            ) from error
+    try:
+        row = event_row({**json.loads(proof.extra[_SALT_BYTES:]), "leaf_index": proof.leaf_index})
+    except (ValueError, TypeError, KeyError) as error:
+        raise LogDamaged(f"The file {file} proves an entry of the log that is not an event.") from error
+    show_one(with_times(row | {"proved_in": checkpoint.size}), output, name="place")
+    print_note(
+        f"Proved: the log {checkpoint.origin} contains this event at leaf index {proof.leaf_index}. A checkpoint of "
+        f"size {checkpoint.size}, signed with the given key, covers it."
+    )
 
 
 def _verified_store(
