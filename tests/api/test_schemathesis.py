@@ -147,6 +147,7 @@ OPERATIONS = [
     f"POST {ROTATION}/certificates",
     f"POST {ROTATION}/proofs",
     "GET /clustercert/v1/projects/{project_id}/client-ca-rotations",
+    "GET /clustercert/v1/overview",
     "GET /clustercert/v1/client-ca-rotations",
     "GET /clustercert/v1/projects/{project_id}/clusters/{cluster}/webhook-tokens",
     "POST /clustercert/v1/projects/{project_id}/clusters/{cluster}/webhook-tokens",

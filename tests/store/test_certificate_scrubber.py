@@ -72,11 +72,12 @@ async def with_ca(store: Store, der: bytes) -> None:
         now,
     )
     store.execute(
-        "INSERT INTO client_ca (id, cluster_id, certificate_der, state, signer, not_after)"
-        " VALUES (?, ?, ?, 'active', 'local', ?)",
+        "INSERT INTO client_ca (id, cluster_id, certificate_der, state, signer, not_before, not_after)"
+        " VALUES (?, ?, ?, 'active', 'local', ?, ?)",
         ca.id,
         ca.cluster_id,
         der,
+        now,
         now,
     )
 

@@ -184,8 +184,8 @@ def add_project(store: Store, of: Cluster) -> Cluster:
 
 def add_ca(store: Store, ca: ClientCA) -> None:
     store.execute(
-        "INSERT INTO client_ca (id, cluster_id, certificate_der, sealed_key, state, signer, not_after)"
-        " VALUES (?, ?, ?, NULL, ?, 'local', '2036-01-01 00:00:00.000000')",
+        "INSERT INTO client_ca (id, cluster_id, certificate_der, sealed_key, state, signer, not_before, not_after)"
+        " VALUES (?, ?, ?, NULL, ?, 'local', '2026-01-01 00:00:00.000000', '2036-01-01 00:00:00.000000')",
         ca.id,
         ca.cluster_id,
         certificate_der(ca.certificate),

@@ -110,7 +110,9 @@ class Store:
             "access_key": "INSERT INTO access_key (id, sealed_secret, user_id, description, enabled, created_at)"
             " VALUES (?, ?, 'user', '', true, '2026-03-14 15:09:26.000000')",
             "client_ca": "INSERT INTO client_ca (id, sealed_key, cluster_id, certificate_der, state, signer,"
-            " not_after) VALUES (?, ?, 'cluster', '', 'active', 'local', '2026-03-14 15:09:26.000000')",
+            " not_before, not_after)"
+            " VALUES (?, ?, 'cluster', '', 'active', 'local', '2026-03-14 15:09:26.000000',"
+            " '2036-03-14 15:09:26.000000')",
         }
         for table, statement in statements.items():
             rows = [

@@ -17,6 +17,7 @@ from clustercert.certificates.list import Inventory
 from clustercert.certificates.revocation import RevocationService
 from clustercert.clusters.ca_rotation import CaRotations
 from clustercert.clusters.discarded_keys import DiscardedKeys
+from clustercert.clusters.overview import Overviews
 from clustercert.clusters.registry import Clusters
 from clustercert.http import OWN
 from clustercert.http.body import received
@@ -89,6 +90,7 @@ class Services:
     audit_log: AuditLog
     denials: DenialAudit
     inventory: Inventory
+    overviews: Overviews
     crls: Crls
     webhook: Webhook
     authenticator: Authenticator

@@ -23,6 +23,9 @@ DistributionName = Literal["kubeadm", "k3s", "rke2", "talos", "kamaji", "cluster
 EndpointsForm = Literal["auto", "object", "list"]
 """The JSON type of a cluster's addresses in CCE's API. With `auto`, the type depends on the client."""
 
+EnforcementState = Literal["none", "unreviewed", "incomplete", "unverified", "verified"]
+"""How well a cluster enforces revocations; see `store.fleet`."""
+
 FailurePolicy = Literal["NoOpinion", "Deny"]
 """What an API server does if the authorization webhook does not respond: use only RBAC, or deny the request."""
 

@@ -376,6 +376,7 @@ def services_of(components: Components, role: ServerRole) -> Services:
         audit_log=components.audit_log,
         denials=components.denials,
         inventory=components.inventory,
+        overviews=components.overviews,
         crls=components.crls,
         webhook=components.webhook,
         authenticator=components.authenticator,

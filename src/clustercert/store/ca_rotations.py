@@ -23,7 +23,7 @@ _certificate = tables.certificate
 
 RUNNING: tuple[RotationState, ...] = ("planned", "distributed", "issuing", "draining")
 # The users of the service's own certificates, which nobody misses: the service issues new ones.
-_OWN_USERS = (SERVICE, VERIFIER, CA_PROVER)
+OWN_USERS = (SERVICE, VERIFIER, CA_PROVER)
 _HOUR = timedelta(hours=1)
 
 
@@ -224,7 +224,7 @@ def _held(ca_ids: Collection[str], now: datetime) -> ColumnElement[bool]:
     return (
         _certificate.c.ca_id.in_(ca_ids)
         & (_certificate.c.not_after > now)
-        & _certificate.c.user_id.not_in(_OWN_USERS)
+        & _certificate.c.user_id.not_in(OWN_USERS)
         & ~is_revoked()
     )
 

@@ -86,6 +86,7 @@ def ca_row(ca: ClientCA) -> dict[str, object]:
         "state": ca.state,
         "signer": ca.signer,
         "key_reference": ca.key_reference,
+        "not_before": ca.certificate.not_valid_before_utc,
         "not_after": ca.certificate.not_valid_after_utc,
     }
 

@@ -294,6 +294,7 @@ client_ca = table(
     Column("state", String(8), nullable=False),
     Column("signer", String(64), nullable=False),
     Column("key_reference", String(512), nullable=True),
+    Column("not_before", Utc, nullable=False),
     Column("not_after", Utc, nullable=False),
     # An index for the metric of the first CA that expires.
     Index(None, "state", "not_after"),
@@ -365,6 +366,8 @@ unknown_identity = table(
     Column("first_seen_at", Utc, nullable=False),
     Column("last_seen_at", Utc, nullable=False),
     Column("last_alert_at", Utc, nullable=False),
+    # An index for counting new identities.
+    Index(None, "first_seen_at"),
 )
 
 
@@ -423,6 +426,13 @@ certificate = table(
         "access_request_id",
         sqlite_where=text("access_request_id IS NOT NULL"),
         postgresql_where=text("access_request_id IS NOT NULL"),
+    ),
+    # An index for the uses of revoked certificates. Other certificates are not in the index.
+    Index(
+        None,
+        "revoked_used_at",
+        sqlite_where=text("revoked_used_at IS NOT NULL"),
+        postgresql_where=text("revoked_used_at IS NOT NULL"),
     ),
     sqlite_autoincrement=True,
 )

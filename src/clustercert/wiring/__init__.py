@@ -22,6 +22,7 @@ from clustercert.certificates.revocation import Logout, RevocationPreviews, Revo
 from clustercert.clusters.ca_progress import CaProgress
 from clustercert.clusters.ca_rotation import CaRotations
 from clustercert.clusters.discarded_keys import DiscardedKeys
+from clustercert.clusters.overview import Overviews
 from clustercert.clusters.registry import Clusters
 from clustercert.clusters.signer_maintenance import SignerMaintenance
 from clustercert.custody import Custody
@@ -68,6 +69,7 @@ from clustercert.store.issued_feed import IssuedFeed
 from clustercert.store.job_cursors import JobCursor
 from clustercert.store.known_users import KnownUserQueries, UsernameQueries
 from clustercert.store.ledger import Ledger
+from clustercert.store.overview import OverviewQueries
 from clustercert.store.revocations import CrlQueries, RevocationQueries
 from clustercert.store.roles import MemberQueries
 from clustercert.store.signing_clusters import SigningClusterQueries
@@ -117,6 +119,7 @@ class Components:
     certificates: CertificateMaintenance
     revocation: RevocationService
     inventory: Inventory
+    overviews: Overviews
     crls: Crls
     webhook: Webhook
     connections: ClusterConnections
@@ -237,6 +240,7 @@ def _components(
         certificates=CertificateMaintenance(database),
         webhook=Webhook(database, utc_now, policy_groups, repeats.is_repeated),
         inventory=Inventory(InventoryQueries(database), clusters, access_reports, utc_now),
+        overviews=Overviews(OverviewQueries(database), utc_now),
         crls=Crls(CrlQueries(database), signers, utc_now),
         revocation=_revocation(settings, database, clusters, identity, recorder),
         connections=connections,

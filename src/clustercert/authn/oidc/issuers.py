@@ -56,6 +56,7 @@ class Preset:
         required: claims that every token must have.
         pinned: the settings must check one of these claims, because anyone can get a token from this public issuer.
         scopes: scopes that the client of `clustercert login` requests.
+        is_for_machines: whether the issuer's users are jobs and service accounts, not people.
     """
 
     mapping: ClaimMapping
@@ -63,6 +64,7 @@ class Preset:
     required: tuple[str, ...] = ()
     pinned: tuple[str, ...] = ()
     scopes: tuple[str, ...] = ("openid", "profile", "groups")
+    is_for_machines: bool = False
 
 
 PRESETS: Mapping[PresetName, Preset] = {
@@ -90,12 +92,14 @@ PRESETS: Mapping[PresetName, Preset] = {
         ClaimMapping(subject=("repository_id",), username=("repository",)),
         required=("repository_id", "repository_owner_id", "ref", "event_name"),
         pinned=("repository_id", "repository_owner_id", "enterprise_id"),
+        is_for_machines=True,
     ),
     # Source: GitLab Docs, "OpenID Connect (OIDC) authentication using ID tokens".
     "gitlab": Preset(
         ClaimMapping(subject=("project_id",), username=("project_path",)),
         required=("project_id", "namespace_id", "ref", "ref_type", "ref_protected"),
         pinned=("project_id", "namespace_id"),
+        is_for_machines=True,
     ),
     # Source: Kubernetes documentation, "Managing Service Accounts", "Schema for service account private claims".
     "kubernetes": Preset(
@@ -110,6 +114,7 @@ PRESETS: Mapping[PresetName, Preset] = {
             "/kubernetes.io/serviceaccount/name",
             "/kubernetes.io/serviceaccount/uid",
         ),
+        is_for_machines=True,
     ),
 }
 
@@ -362,6 +367,11 @@ class OidcIssuer(Section):
     def url(self) -> str:
         """The issuer's URL, exactly as in the claim `iss`."""
         return self.issuer
+
+    @property
+    def is_for_machines(self) -> bool:
+        """Whether the issuer's users are jobs and service accounts, not people, according to its preset."""
+        return self._defaults.is_for_machines
 
     @property
     def key_source(self) -> tuple[object, ...]:
