@@ -306,6 +306,18 @@ class RequestSettings(Section):
         return self
 
 
+class ConsoleSettings(Section):
+    """`[console]`: the web console at `/console`.
+
+    See [console.md](console.md).
+
+    Attributes:
+        enabled: serve the console. Without it, the service loads nothing of the console.
+    """
+
+    enabled: TrueOrFalse = False
+
+
 class MetricsSettings(Section):
     """`[metrics]`: access to `/metrics`, which is denied by default.
 
@@ -390,6 +402,7 @@ class Settings(BaseSettings):
     revocation: RevocationSettings = RevocationSettings()
     audit: AuditSettings = AuditSettings()
     requests: RequestSettings = RequestSettings()
+    console: ConsoleSettings = ConsoleSettings()
     metrics: MetricsSettings = MetricsSettings()
     log: LogSettings = LogSettings()
 

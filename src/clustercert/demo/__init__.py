@@ -96,6 +96,7 @@ def _settings(folder: Path, port: int, workers: int) -> Settings:
         kek_file=folder / KEK_FILE,
         server=address | {"workers": workers, "tls_certificate": None, "tls_key": None},
         identity={"region": REGION},
+        console={"enabled": True},
         metrics={"loopback": True},
         log={"file": folder / SERVER_LOG, "format": "json"},
     )

@@ -59,11 +59,11 @@ ROUTERS: dict[ServerRole, tuple[APIRouter, ...]] = {
 }
 
 
-def new_app(role: ServerRole = "all", *, built_in_identity: bool = True) -> FastAPI:
+def new_app(role: ServerRole = "all", *, built_in_identity: bool = True, console: bool = False) -> FastAPI:
     """Create the application with the routes of a server role.
 
     `app.state.services` must be set before the first request. Without the built-in identity service, the application
-    does not serve the Keystone subset.
+    does not serve the Keystone subset. `console`: whether to serve the web console, unless the role is `webhook`.
     """
     routers = (each for each in ROUTERS[role] if built_in_identity or each is not keystone.router)
     # `include_router` would create every route again, and delay the first request by a fifth of a second.
@@ -71,6 +71,11 @@ def new_app(role: ServerRole = "all", *, built_in_identity: bool = True) -> Fast
     app = FastAPI(routes=routes, openapi_url=None, docs_url=None, redoc_url=None, redirect_slashes=False)
     if role != "webhook":
         operations.add_documentation(app)
+        if console:
+            # Imported only here, because most services have no console.
+            from clustercert.http.console.routes import routes as console_routes  # noqa: PLC0415
+
+            app.router.routes.extend(console_routes())
     app.add_exception_handler(HTTPException, _raise_ours)
     app.add_exception_handler(RequestValidationError, _raise_ours)
     # Without this handler, the framework would respond to other exceptions itself.

@@ -5,10 +5,12 @@ from dataclasses import dataclass, field
 from typing import cast
 
 from starlette.requests import Request
+from starlette.responses import Response
 from starlette.types import Scope
 
 from clustercert.authn.credentials import UnverifiedCredential
 from clustercert.model import Caller, IssueRequest, Origin
+from clustercert.model.errors import ClustercertError
 
 _KEY = "clustercert.context"
 
@@ -27,6 +29,8 @@ class RequestContext:
         dry_run: whether the request is a dry run: nothing is issued, and denials are not recorded.
         log_fields: fields to add to the request's log line.
         quiet: whether to log the request at level debug if it succeeds.
+        browser_rules: header fields of the response that browsers obey, in place of `responses.BROWSER_RULES`.
+        error_page: returns the response to a failure, in place of the JSON of the API.
     """
 
     origin: Origin
@@ -38,6 +42,8 @@ class RequestContext:
     dry_run: bool = False
     log_fields: dict[str, object] = field(default_factory=dict)
     quiet: bool = False
+    browser_rules: tuple[tuple[bytes, bytes], ...] | None = None
+    error_page: Callable[[ClustercertError], Response] | None = None
 
 
 def attach(scope: Scope, context: RequestContext) -> None:

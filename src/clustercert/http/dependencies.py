@@ -51,6 +51,7 @@ class Options:
     Attributes:
         urls: the addresses of the service: `public_url`, if it is set, and `other_urls`.
         page_bytes: the approximate maximum size of one page of a list, in bytes.
+        console: whether the service has the web console.
     """
 
     public_url: str | None
@@ -66,6 +67,7 @@ class Options:
     metrics_loopback: bool
     metrics_token: str | None
     page_bytes: int
+    console: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -94,7 +94,8 @@ class RequestMiddleware:
             if message["type"] == "http.response.start":
                 status = message["status"]
                 fields = message.get("headers", ())
-                message["headers"] = [*fields, *responses.BROWSER_RULES, (b"x-request-id", request_id)]
+                rules = context.browser_rules or responses.BROWSER_RULES
+                message["headers"] = [*fields, *rules, (b"x-request-id", request_id)]
             body = message.get("body", b"")
             start = 0
             while len(body) - start > PIECE_BYTES:
@@ -231,6 +232,8 @@ def _error_response(failure: ClustercertError, path: str, context: RequestContex
         # sent in the wrong field.
         ours = failure.status >= SERVER_ERRORS
         context.log_fields["cause"] = repr(failure.__cause__) if ours else type(failure.__cause__).__name__
+    if context.error_page is not None:
+        return context.error_page(failure)
     return responses.error(failure, path, context.origin.request_id)
 
 

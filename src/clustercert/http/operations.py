@@ -77,10 +77,11 @@ async def show_metrics(request: Request, services: ServicesDep) -> Response:
 async def root(request: Request, services: ServicesDep) -> Response:
     """List the versions of the identity service.
 
-    openstacksdk requests this list first. Browsers are redirected to the documentation.
+    openstacksdk requests this list first. Browsers are redirected to the console or, without the console, to the
+    documentation.
     """
     if "text/html" in request.headers.get("accept", ""):
-        return RedirectResponse("/docs")
+        return RedirectResponse("/console" if services.options.console else "/docs")
     if not services.options.built_in_identity:
         raise NoSuchRoute("This service has no identity API. Log in at the Keystone that it trusts.")
     versions = {"values": [keystone.version(base_url(request))]}

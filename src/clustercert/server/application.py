@@ -191,7 +191,7 @@ def create_app(settings: Settings, role: ServerRole = "all", reloader: Reloader 
     """Create the ASGI application of one worker with this role. Its lifespan opens and closes all components."""
     log.configure(settings.log.format, settings.log.level, settings.log.file)
     failures = FailedAuthentications(utc_now)
-    app = new_app(role, built_in_identity=settings.identity.built_in)
+    app = new_app(role, built_in_identity=settings.identity.built_in, console=settings.console.enabled)
 
     def services() -> Services:
         return cast("Services", app.state.services)
@@ -408,6 +408,7 @@ def services_of(components: Components, role: ServerRole) -> Services:
             metrics_loopback=settings.metrics.loopback,
             metrics_token=metrics_token.get_secret_value() if metrics_token else None,
             page_bytes=settings.limits.page_kib * 1024,
+            console=settings.console.enabled,
         ),
         policy=settings.policy,
     )

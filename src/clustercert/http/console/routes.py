@@ -1,0 +1,39 @@
+"""All routes of the console."""
+
+from fastapi import Request
+from starlette.responses import FileResponse, Response
+from starlette.routing import Route
+
+from clustercert.http.console import rendering
+from clustercert.http.console.pages import clusters
+from clustercert.http.console.visits import PREFIX, Pages, no_such_page
+from clustercert.model.errors import NoSuchRoute
+
+_MODULES = (clusters,)
+_MEDIA_TYPES = {
+    "css": "text/css; charset=utf-8",
+    "js": "text/javascript; charset=utf-8",
+    "svg": "image/svg+xml",
+}
+# The address contains the hash of the content.
+_FOR_EVER = {"Cache-Control": "public, max-age=31536000, immutable"}
+
+
+async def _static(request: Request) -> Response:
+    name = request.path_params["name"]
+    if name not in {file.name for file in rendering.STATIC.iterdir()}:
+        raise NoSuchRoute(f"The console has no file {name}.")
+    media_type = _MEDIA_TYPES[name.rpartition(".")[2]]
+    return FileResponse(rendering.STATIC / name, headers=_FOR_EVER, media_type=media_type)
+
+
+def routes() -> list[Route]:
+    """Return the routes, to be added to the application."""
+    unknown = Pages()
+    unknown.get("/{rest:path}", public=True)(no_such_page)
+    unknown.post_public("/{rest:path}")(no_such_page)
+    return [
+        Route(f"{PREFIX}/static/{{name}}", _static, include_in_schema=False),
+        *(route for module in _MODULES for route in module.pages.routes),
+        *unknown.routes,
+    ]

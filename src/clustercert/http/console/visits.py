@@ -1,0 +1,310 @@
+"""Handles requests to the console: session, form checks, errors as pages. Pages are registered with `Pages`."""
+
+import secrets
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass, field
+from http import HTTPStatus
+from typing import Any, cast
+from urllib.parse import quote, unquote, urlencode
+
+from fastapi import Request
+from starlette.responses import RedirectResponse, Response
+from starlette.routing import Route
+
+from clustercert.http.console import forms, rendering
+from clustercert.http.console.api import Api
+from clustercert.http.context import context_of
+from clustercert.http.dependencies import Services, base_url
+from clustercert.http.responses import error, prefers
+from clustercert.model import Caller, utc_now
+from clustercert.model.errors import ClustercertError, NoCredential, NoSuchRoute, Unauthenticated
+from clustercert.model.sessions import Session
+from clustercert.policy.rules import operates, reads_everything
+
+PREFIX = "/console"
+LOGIN = f"{PREFIX}/login"
+# `__Host-`: only for this host, over TLS (or loopback), with Path=/. Source: RFC 6265bis, section 4.1.3.2.
+SESSION_COOKIE = "__Host-clustercert"
+NOTICE_COOKIE = "__Host-clustercert-notice"
+MAX_NEXT = 1024
+_MAX_NOTICE = 1000
+_ADMIN = "admin"
+
+Handler = Callable[["Visit"], Awaitable[Response]]
+
+
+@dataclass(frozen=True, slots=True)
+class NavigationEntry:
+    """An entry of the navigation. `shown` says for which callers it is shown; None stands for all of them."""
+
+    path: str
+    title: str
+    shown: Callable[[Caller], bool] | None = None
+
+
+def administers(caller: Caller) -> bool:
+    """Whether the caller sees more than their own access: an operator, an auditor, or an admin of a project."""
+    return reads_everything(caller) or any(_ADMIN in roles for roles in caller.roles.values())
+
+
+NAVIGATION = (
+    NavigationEntry(PREFIX, "Now", administers),
+    NavigationEntry(f"{PREFIX}/clusters", "My clusters"),
+    NavigationEntry(f"{PREFIX}/requests", "Requests"),
+    NavigationEntry(f"{PREFIX}/fleet", "Fleet", administers),
+    NavigationEntry(f"{PREFIX}/audit", "Audit", administers),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Visitor:
+    """The person who is logged in, with their roles in all projects. `cookie` is the secret of the session."""
+
+    cookie: str = field(repr=False)
+    session: Session
+    caller: Caller
+
+
+@dataclass(frozen=True, slots=True)
+class Visit:
+    """One request to the console.
+
+    Attributes:
+        visitor: None on pages that need no login.
+        form: the fields of a POST request; empty for GET.
+    """
+
+    request: Request
+    services: Services
+    visitor: Visitor | None
+    form: Mapping[str, str]
+
+    @property
+    def me(self) -> Visitor:
+        """The visitor of a page that needs a login. Raises NoCredential without a login."""
+        if self.visitor is None:
+            raise NoCredential("the request has no session")
+        return self.visitor
+
+    @property
+    def api(self) -> Api:
+        """The API, called as the visitor."""
+        return Api(self.request.app, self.services.denials, context_of(self.request), self.me.cookie)
+
+    @property
+    def is_operator(self) -> bool:
+        return operates(self.me.caller)
+
+    @property
+    def query(self) -> Mapping[str, str]:
+        """The query parameters. The middleware refuses repeated ones."""
+        return self.request.query_params
+
+    def part(self, name: str) -> str:
+        """Return a part of the path, decoded."""
+        return str(self.request.path_params[name])
+
+    def value(self, name: str, default: str = "") -> str:
+        """Return a form field without leading and trailing spaces. Don't use this for passwords."""
+        return self.form.get(name, default).strip()
+
+    @property
+    def address(self) -> str:
+        """Path and query of this page."""
+        url = self.request.url
+        return url.path + (f"?{url.query}" if url.query else "")
+
+    @property
+    def service_url(self) -> str:
+        """The URL of this service without a final slash."""
+        return base_url(self.request)
+
+    def render(self, template: str, *, status: int = 200, live: bool = False, **values: object) -> Response:
+        """Return a page with the values, and with what every template has (see `base.html`).
+
+        `live`: whether the page has a part that htmx updates.
+        """
+        nonce = secrets.token_urlsafe(16) if live else None
+        context_of(self.request).browser_rules = rendering.browser_rules(nonce)
+        notice = unquote(self.request.cookies.get(NOTICE_COOKIE, ""))[:_MAX_NOTICE]
+        response = rendering.page_response(template, self._shared(nonce, notice) | values, status)
+        if notice:
+            _delete_cookie(response, NOTICE_COOKIE)
+        return response
+
+    def _shared(self, nonce: str | None, notice: str) -> dict[str, Any]:
+        visitor = self.visitor
+        entries = [
+            entry
+            for entry in NAVIGATION
+            if visitor is not None and (entry.shown is None or entry.shown(visitor.caller))
+        ]
+        return {
+            "visitor": visitor,
+            "navigation": entries,
+            "path": self.request.url.path,
+            "address": self.address,
+            "csrf": forms.csrf_token(visitor.cookie) if visitor is not None else "",
+            "notice": notice,
+            "nonce": nonce,
+            "now": utc_now(),
+            "service_url": self.service_url,
+        }
+
+    def redirect(self, path: str, notice: str = "") -> Response:
+        """Answer a POST with the page to show next. `notice`: a sentence about what happened, shown there once."""
+        response = RedirectResponse(path, HTTPStatus.SEE_OTHER, {"Cache-Control": "no-store"})
+        if notice:
+            set_cookie(response, NOTICE_COOKIE, quote(notice), seconds=60)
+        return response
+
+
+def set_cookie(response: Response, name: str, value: str, seconds: int | None = None) -> None:
+    """Set a cookie that only this host receives, and that scripts can't read. Without `seconds`, for the session."""
+    response.set_cookie(name, value, max_age=seconds, path="/", secure=True, httponly=True, samesite="lax")
+
+
+def _delete_cookie(response: Response, name: str) -> None:
+    response.delete_cookie(name, path="/", secure=True, httponly=True, samesite="lax")
+
+
+def end_session_cookie(response: Response) -> None:
+    """Make the browser forget the session."""
+    _delete_cookie(response, SESSION_COOKIE)
+
+
+def safe_next(text: str) -> str:
+    """Return the address if it is a page of the console, else the console's first page.
+
+    A browser must never follow an address from a query parameter to another site.
+    """
+    inside = text == PREFIX or text.startswith((f"{PREFIX}/", f"{PREFIX}?"))
+    plain = text.isascii() and text.isprintable() and "\\" not in text and " " not in text
+    return (
+        text if inside and plain and len(text) <= MAX_NEXT and "//" not in text.partition("?")[0] else PREFIX
+    )
+
+
+def login_address(next_page: str, *, again: bool = False) -> str:
+    """Return the address of the login page. `again`: ask a person who is logged in to prove who they are."""
+    return f"{LOGIN}?{urlencode({'next': next_page} | ({'again': '1'} if again else {}))}"
+
+
+class Pages:
+    """The pages of one module, and what their forms do.
+
+    A handler gets a `Visit`, and returns `visit.render(…)` or `visit.redirect(…)`. It may raise any ClustercertError.
+    """
+
+    def __init__(self) -> None:
+        self.routes: list[Route] = []
+
+    def get(self, path: str, *, public: bool = False) -> Callable[[Handler], Handler]:
+        """Register a page below `/console`. `public`: the page needs no login."""
+        return self._register(path, "GET", public=public, fresh=None)
+
+    def post(
+        self, path: str, *, fresh: Callable[["Visit"], str] | None = None
+    ) -> Callable[[Handler], Handler]:
+        """Register what a form does.
+
+        `fresh`: for actions that need a login of the last five minutes: returns the page to go back to after a new
+        login.
+        """
+        return self._register(path, "POST", public=False, fresh=fresh)
+
+    def post_public(self, path: str) -> Callable[[Handler], Handler]:
+        """Register a form that needs no login. The form must come from a page of this service."""
+        return self._register(path, "POST", public=True, fresh=None)
+
+    def _register(
+        self, path: str, method: str, *, public: bool, fresh: Callable[["Visit"], str] | None
+    ) -> Callable[[Handler], Handler]:
+        def register(handler: Handler) -> Handler:
+            async def endpoint(request: Request) -> Response:
+                return await _handle(request, handler, public=public, fresh=fresh)
+
+            self.routes.append(Route(PREFIX + path, endpoint, methods=[method], include_in_schema=False))
+            return handler
+
+        return register
+
+
+async def _handle(
+    request: Request, handler: Handler, *, public: bool, fresh: Callable[[Visit], str] | None
+) -> Response:
+    services = cast("Services", request.app.state.services)
+    context = context_of(request)
+    context.browser_rules = rendering.browser_rules(None)
+    if prefers(request, ("text/html",)):
+        context.error_page = lambda failure: _error_page(request, services, failure)
+    visitor = await _visitor(request, services)
+    if visitor is None and not public:
+        if request.method == "POST":
+            raise NoCredential("the request has no session")
+        return Visit(request, services, None, {}).redirect(login_address(_address(request)))
+    fields: Mapping[str, str] = {}
+    if request.method == "POST":
+        fields = await _checked_form(request, services, visitor)
+    visit = Visit(request, services, visitor, fields)
+    if fresh is not None and not visit.me.session.has_recent_login(utc_now()):
+        page = fresh(visit)
+        return visit.redirect(
+            login_address(page, again=True),
+            "This needs a login of the last five minutes. Log in again, then repeat it.",
+        )
+    return await handler(visit)
+
+
+def _address(request: Request) -> str:
+    return request.url.path + (f"?{request.url.query}" if request.url.query else "")
+
+
+async def _visitor(request: Request, services: Services) -> Visitor | None:
+    """Return who is logged in, or None. A cookie of a session that has ended counts as no cookie."""
+    cookie = request.cookies.get(SESSION_COOKIE)
+    if not cookie:
+        return None
+    try:
+        session, caller = await services.sessions.find(cookie, context_of(request).origin)
+    except Unauthenticated:
+        return None
+    return Visitor(cookie, session, caller)
+
+
+async def _checked_form(request: Request, services: Services, visitor: Visitor | None) -> Mapping[str, str]:
+    """Return the form's fields. Raises Forbidden, which is recorded in the audit log if somebody is logged in."""
+    if visitor is not None:
+        context_of(request).caller = visitor.caller
+    forms.require_own_page(request, services.options.urls)
+    fields = await forms.received_form(request, services)
+    if visitor is not None:
+        forms.require_csrf_token(fields, visitor.cookie)
+        # From here on, the API records what it denies.
+        context_of(request).caller = None
+    return fields
+
+
+def _error_page(request: Request, services: Services, failure: ClustercertError) -> Response:
+    """Return the page for a failure, in the words of the API."""
+    del services
+    context = context_of(request)
+    as_json = error(failure, request.url.path, context.origin.request_id)
+    message = failure.message if failure.status != HTTPStatus.INTERNAL_SERVER_ERROR else "Internal error."
+    context.browser_rules = rendering.browser_rules(None)
+    headers = {name: value for name, value in as_json.headers.items() if name in ("retry-after", "allow")}
+    values = {
+        "status": failure.status,
+        "title": HTTPStatus(failure.status).phrase,
+        "message": message,
+        "request_id": context.origin.request_id,
+        "login": login_address(_address(request) if request.method == "GET" else PREFIX)
+        if isinstance(failure, Unauthenticated)
+        else None,
+    }
+    return rendering.page_response("error.html", values, failure.status, headers)
+
+
+async def no_such_page(visit: Visit) -> Response:
+    """The page for unknown addresses below `/console`."""
+    raise NoSuchRoute(f"The console has no page {visit.request.url.path}. Begin at {PREFIX}.")

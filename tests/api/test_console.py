@@ -1,0 +1,132 @@
+"""The console's frame: who may open it, its headers, errors and forms."""
+
+from collections.abc import Callable
+
+import httpx
+import pytest
+
+from clustercert.http.console.forms import CSRF_FIELD
+from clustercert.http.console.visits import SESSION_COOKIE, safe_next
+from clustercert.identity.tokens import ByPassword
+from clustercert.model import Origin
+from clustercert.store.entities import Reference
+from support.console import HTML, OWN_PAGE, Browser
+from support.service import Service
+from support.world import World
+
+
+@pytest.fixture
+def site(service_with: Callable[..., Service]) -> Service:
+    return service_with(console={"enabled": True})
+
+
+@pytest.fixture
+def browser(site: Service) -> Browser:
+    return Browser(site.client)
+
+
+def test_without_a_session_a_page_leads_to_the_login(browser: Browser) -> None:
+    answer = browser.get("/console/clusters?page=2")
+    assert answer.status_code == 303
+    assert answer.headers["location"] == "/console/login?next=%2Fconsole%2Fclusters%3Fpage%3D2"
+
+
+def test_pages_run_no_script_and_are_kept_by_no_cache(browser: Browser) -> None:
+    answer = browser.get("/console/missing")
+    assert answer.status_code == 404
+    [policy] = answer.headers.get_list("content-security-policy")
+    assert policy.startswith("default-src 'none'; style-src 'self';")
+    assert "unsafe" not in policy
+    assert "trusted-types 'none'" in policy
+    assert answer.headers["cache-control"] == "no-store"
+    assert answer.headers["cross-origin-opener-policy"] == "same-origin"
+    assert "The console has no page /console/missing." in answer.text
+
+
+def test_a_client_that_wants_json_gets_the_error_of_the_api(site: Service) -> None:
+    answer = site.client.get("/console/missing", headers={"Accept": "application/json"})
+    assert answer.status_code == 404
+    assert answer.json()["error_msg"] == "The console has no page /console/missing. Begin at /console."
+
+
+def test_without_the_setting_there_is_no_console(client: httpx.Client) -> None:
+    assert client.get("/console", headers=HTML).status_code == 404
+    assert client.get("/console/static/console.css").status_code == 404
+
+
+def test_static_files_are_kept_for_ever(browser: Browser) -> None:
+    answer = browser.get("/console/static/console.css")
+    assert answer.headers["content-type"] == "text/css; charset=utf-8"
+    assert "immutable" in answer.headers["cache-control"]
+    assert browser.get("/console/static/..%2Frendering.py").status_code == 404
+
+
+@pytest.mark.parametrize(
+    ("headers", "status"),
+    [
+        (OWN_PAGE, 404),
+        ({"Origin": "http://clustercert.test:8080"}, 404),
+        ({}, 403),
+        ({"Sec-Fetch-Site": "cross-site"}, 403),
+        ({"Sec-Fetch-Site": "same-site"}, 403),
+        ({"Sec-Fetch-Site": "none"}, 403),
+        ({"Origin": "null"}, 403),
+        ({"Origin": "http://elsewhere.test:8080"}, 403),
+        ({"Sec-Fetch-Site": "cross-site", "Origin": "http://clustercert.test:8080"}, 403),
+    ],
+)
+def test_a_form_must_come_from_a_page_of_the_console(
+    browser: Browser, headers: dict[str, str], status: int
+) -> None:
+    assert browser.post_exactly("/console/missing", headers, {"a": "b"}).status_code == status
+
+
+def test_a_form_needs_the_token_of_its_own_session(site: Service, world: World) -> None:
+    first, second = _logged_in(site, world, "member"), _logged_in(site, world, "member")
+    other = second.post("/console/missing").request.content.decode()
+    token = dict(pair.split("=") for pair in other.split("&"))[CSRF_FIELD]
+    assert first.post("/console/missing").status_code == 404
+    assert first.post("/console/missing", None, **{CSRF_FIELD: token}).status_code == 403
+    assert first.post("/console/missing", None, **{CSRF_FIELD: ""}).status_code == 403
+
+
+def test_the_cookie_of_a_session_is_accepted_below_console_only(site: Service, world: World) -> None:
+    browser = _logged_in(site, world, "member")
+    assert browser.get("/console/clusters").status_code == 200
+    assert browser.get("/clustercert/v1/caller").status_code == 401
+
+
+def _logged_in(site: Service, world: World, who: str) -> Browser:
+    person = world.people[who]
+    services = site.app.app.default.state.services  # type: ignore[attr-defined]
+    login = ByPassword(Reference(id=person.user.id), person.password)
+    browser = Browser(site.client)
+    new = site.run(services.sessions.log_in(login, Origin("192.0.2.9", "5" * 32), None))
+    browser.cookies[SESSION_COOKIE] = new.cookie
+    return browser
+
+
+@pytest.mark.parametrize(
+    "address",
+    ["/console", "/console/audit?page=2", "/console?x=1"],
+)
+def test_a_page_of_the_console_can_follow_the_login(address: str) -> None:
+    assert safe_next(address) == address
+
+
+@pytest.mark.parametrize(
+    "address",
+    [
+        "",
+        "/",
+        "//evil.test",
+        "/console//evil.test",
+        "https://evil.test/console",
+        "/consolevil",
+        "/console\\x",
+        "/console/ä",
+        "/console/a\r\nb",
+    ],
+)
+def test_no_other_address_can_follow_the_login(address: str) -> None:
+    assert safe_next(address) == "/console"

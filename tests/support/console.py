@@ -1,0 +1,68 @@
+"""A browser for tests of the console: keeps cookies, sends what browsers send, and reads pages."""
+
+from http.cookies import SimpleCookie
+from typing import Self
+
+import httpx
+
+from clustercert.http.console.forms import CSRF_FIELD, csrf_token
+from clustercert.http.console.visits import SESSION_COOKIE
+from support.world import Person
+
+# What browsers say of a form that a page of the same site sends.
+OWN_PAGE = {"Sec-Fetch-Site": "same-origin", "Sec-Fetch-Mode": "navigate"}
+HTML = {"Accept": "text/html,application/xhtml+xml,*/*;q=0.8"}
+
+
+class Browser:
+    """One person's browser. It follows no redirects, and keeps cookies although the address begins with `http`."""
+
+    def __init__(self, client: httpx.Client) -> None:
+        self._client = client
+        self.cookies: dict[str, str] = {}
+
+    @classmethod
+    def logged_in(cls, client: httpx.Client, person: Person) -> Self:
+        """Return a browser in which a user of the built-in identity service has logged in."""
+        browser = cls(client)
+        answer = browser.log_in(person)
+        assert answer.status_code == 303, answer.text
+        return browser
+
+    def log_in(self, person: Person, **fields: str) -> httpx.Response:
+        user = {
+            "user": person.user.name,
+            "domain": person.user.domain.name,
+            "password": person.password,
+        }
+        return self.post("/console/login", None, **(user | fields))
+
+    def get(self, address: str, headers: dict[str, str] | None = None) -> httpx.Response:
+        return self._send(self._client.build_request("GET", address, headers=HTML | (headers or {})))
+
+    def post(self, address: str, headers: dict[str, str] | None = None, **fields: str) -> httpx.Response:
+        """Send a form with the session's token, as a page of the console does."""
+        session = self.cookies.get(SESSION_COOKIE)
+        token = {CSRF_FIELD: csrf_token(session)} if session else {}
+        return self.post_exactly(address, HTML | OWN_PAGE | (headers or {}), token | fields)
+
+    def post_exactly(self, address: str, headers: dict[str, str], fields: dict[str, str]) -> httpx.Response:
+        """Send a form with these header fields and form fields only."""
+        return self._send(self._client.build_request("POST", address, headers=headers, data=fields))
+
+    def follow(self, answer: httpx.Response) -> httpx.Response:
+        """Open the page that a form's answer names."""
+        assert answer.status_code == 303, answer.text
+        return self.get(answer.headers["location"])
+
+    def _send(self, request: httpx.Request) -> httpx.Response:
+        if self.cookies:
+            request.headers["Cookie"] = "; ".join(f"{name}={value}" for name, value in self.cookies.items())
+        answer = self._client.send(request, follow_redirects=False)
+        for field in answer.headers.get_list("set-cookie"):
+            for name, morsel in SimpleCookie(field).items():
+                if morsel["max-age"] == "0":
+                    self.cookies.pop(name, None)
+                else:
+                    self.cookies[name] = morsel.value
+        return answer
