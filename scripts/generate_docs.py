@@ -22,7 +22,7 @@ from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
 from clustercert.authn.keystone.settings import Keystone, ServiceCredential
-from clustercert.authn.oidc.issuers import OidcIssuer, RoleGrant
+from clustercert.authn.oidc.issuers import ConsoleClient, OidcIssuer, RoleGrant
 from clustercert.cli.apply.documents import json_schema
 from clustercert.cli.main import app
 from clustercert.kubernetes.setup.documents import to_yaml
@@ -52,7 +52,7 @@ sys.path.insert(0, str(ROOT))
 
 from scripts.chart_schema import NAMESPACE, SIGNERS, values_schema  # noqa: E402 - from the checkout
 
-ISSUERS = (OidcIssuer, RoleGrant)
+ISSUERS = (OidcIssuer, RoleGrant, ConsoleClient)
 KEYSTONE = (Keystone, ServiceCredential)
 RULES = (RuleSettings, WhenSettings, GrantSettings, OfferSettings, ApprovalSettings)
 EXAMPLES = (

@@ -89,6 +89,35 @@ def test_a_secret_that_cannot_sign_messages_is_named(careful: Operator, tmp_path
     assert warnings(careful) == []
 
 
+CONSOLE_CLIENT = """
+[[identity.issuers]]
+name = "sso"
+issuer = "https://sso.example.com"
+audiences = ["clustercert"]
+domain = "Default"
+[identity.issuers.console]
+client_id = "console"
+client_secret_file = "{secret}"
+"""
+
+
+def test_a_client_of_the_console_without_its_secret_is_named(careful: Operator, tmp_path: Path) -> None:
+    secret = tmp_path / "secret"
+    with careful.config.open("a") as config:
+        config.write(CONSOLE_CLIENT.format(secret=secret))
+    [warning] = warnings(careful)
+    assert warning == (
+        f"Warning: Nobody can log in to the console at the issuer sso: The file {secret} can't be read: No such file or"
+        " directory. Correct client_secret_file in the issuer's table console."
+    )
+    secret.write_text("\n")
+    secret.chmod(0o600)
+    [warning] = warnings(careful)
+    assert f"The first line of the file {secret} is not a secret." in warning
+    secret.write_text("s3cret\n")
+    assert warnings(careful) == []
+
+
 def test_groups_by_role_without_rules_are_named_at_each_check_until_lifetimes_are_limited(
     careful: Operator,
 ) -> None:

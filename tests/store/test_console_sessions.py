@@ -319,13 +319,19 @@ async def test_a_session_of_an_issuers_user_has_the_roles_of_the_present_setting
     assert (await caller_of_session(identity, cookie)).roles_in(accounts.project.id) == ("reader",)
 
 
-@pytest.mark.parametrize("what", ["issuer removed", "claim refused", "another user"])
+@pytest.mark.parametrize(
+    "what", ["issuer removed", "client removed", "another client", "claim refused", "another user"]
+)
 async def test_changed_settings_of_an_issuer_end_sessions(accounts: Accounts, what: str) -> None:
     identity = accounts.identity
     use_issuer(accounts, identity)
     cookie = await log_in_by_claims(accounts, identity, claims())
     if what == "issuer removed":
         identity.sessions.use_issuers(None)
+    elif what == "client removed":
+        use_issuer(accounts, identity, console=None)
+    elif what == "another client":
+        use_issuer(accounts, identity, console={"client_id": "another"})
     elif what == "claim refused":
         use_issuer(accounts, identity, claims={"groups": ["team-red"]})
     else:

@@ -42,7 +42,8 @@ def use_issuer(accounts: Accounts, identity: Identity, **changed: Any) -> None:
         {
             "name": "sso",
             "issuer": URL,
-            "audiences": [AUDIENCE],
+            "audiences": ["for-the-api"],
+            "console": {"client_id": AUDIENCE},
             "username": "preferred_username",
             "groups": "groups",
             "projects": [accounts.project.id],

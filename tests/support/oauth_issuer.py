@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 from typing import Any
-from urllib.parse import parse_qs, urlencode, urlsplit
+from urllib.parse import parse_qs, unquote_plus, urlencode, urlsplit
 
 from clustercert.client.oidc.issuer import LoginIssuer
 from clustercert.model.login_client import LoginClient
@@ -31,6 +31,7 @@ class Behavior:
         responses: by path, instead of the issuer's own.
         device: error codes of the next polls of a device code.
         rotates: whether each use of a refresh token gives another one.
+        secret: of the client; None for a public client.
     """
 
     claims: dict[str, object] = field(default_factory=dict)
@@ -39,6 +40,7 @@ class Behavior:
     responses: dict[str, Response] = field(default_factory=dict)
     device: list[str] = field(default_factory=list)
     rotates: bool = True
+    secret: str | None = None
 
 
 class OAuthIssuer(IssuerServer):
@@ -108,7 +110,7 @@ class OAuthIssuer(IssuerServer):
         self._device_challenge = form.get("code_challenge", self._device_challenge)
         if path in self.behavior.responses:
             return self.behavior.responses[path]
-        if form.get("client_id") != CLIENT_ID:
+        if (form.get("client_id"), form.get("client_secret")) != (CLIENT_ID, self.behavior.secret):
             return _error("invalid_client", 401)
         if path == "/device":
             return _json(
@@ -181,6 +183,12 @@ def _error(code: str, status: int = 400) -> Response:
     return _json({"error": code, "error_description": "as the test wants"}, status)
 
 
+def _basic(authorization: str) -> Form:
+    """The client's id and secret in the header, as if they were in the form."""
+    client_id, _, secret = base64.b64decode(authorization.removeprefix("Basic ")).decode().partition(":")
+    return {"client_id": unquote_plus(client_id), "client_secret": unquote_plus(secret), "by": "header"}
+
+
 def _single(query: str) -> Form:
     return {name: values[0] for name, values in parse_qs(query, keep_blank_values=True).items()}
 
@@ -198,6 +206,8 @@ def _handler(issuer: OAuthIssuer) -> type[BaseHTTPRequestHandler]:
 
         def do_POST(self) -> None:
             form = _single(self.rfile.read(int(self.headers["Content-Length"])).decode())
+            if (authorization := self.headers["Authorization"]) is not None:
+                form |= _basic(authorization)
             self._send(self.path, issuer.post(self.path, form))
 
         def _send(self, path: str, response: Response) -> None:

@@ -9,8 +9,9 @@ from pathlib import Path
 
 import pytest
 
+from clustercert.authn.oidc.connection import FetchFailed
 from clustercert.authn.oidc.issuers import OidcIssuer
-from clustercert.authn.oidc.keys import FetchFailed, fetch_keys
+from clustercert.authn.oidc.keys import fetch_keys
 from clustercert.model.login_client import DISCOVERY_PATH
 from clustercert.model.requests import is_https_url
 from support.oidc import IssuerServer, Response, key_set, new_key

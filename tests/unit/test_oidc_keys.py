@@ -7,7 +7,8 @@ import pytest
 
 from clustercert.authn.oidc import keys as module
 from clustercert.authn.oidc.claims import TokenRefused
-from clustercert.authn.oidc.keys import FetchFailed, IssuerKeys, VerificationKey, parse_key_set
+from clustercert.authn.oidc.connection import FetchFailed
+from clustercert.authn.oidc.keys import IssuerKeys, VerificationKey, parse_key_set
 from clustercert.model.errors import Unavailable
 from clustercert.observability.log import redact
 from support.log_capture import captured_lines

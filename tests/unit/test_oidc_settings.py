@@ -20,6 +20,7 @@ from support.identity_page import NAMED_PROJECT, PROJECT, recipe, recipe_lines, 
 from support.issuer_tokens import GITHUB, KEYCLOAK, KUBERNETES, user_of
 from support.samples import NOW, cluster
 
+CLUSTER = "2f6d3bd5-4a3c-4bd1-8d3c-6b1f4f6a2f10"
 GITHUB_URL = "https://token.actions.githubusercontent.com"
 MINIMAL: Mapping[str, object] = {
     "name": "sso",
@@ -75,6 +76,15 @@ def problem(**changed: object) -> str:
         ({"redirect_uris": ["http://127.0.0.1/callback?a=b"]}, "expected an address like"),
         ({"redirect_uris": ["http://alice@127.0.0.1/"]}, "expected an address like"),
         ({"login_token": "refresh"}, "login_token"),
+        ({"console": {}}, "client_id"),
+        ({"console": {"client_id": "a", "client_secret": "b"}}, "client_secret"),
+        ({"console": {"client_id": "a", "scopes": ["profile"]}}, "add openid"),
+        ({"console": {"client_id": "a", "parameters": {"state": "b"}}}, "sets this parameter itself"),
+        ({"console": {"client_id": "a", "login_time": "exp"}}, "login_time"),
+        (
+            {"console": {"client_id": "a"}, "cluster": CLUSTER, "preset": "kubernetes"},
+            "either cluster or console",
+        ),
         ({"login_parameters": {"redirect_uri": "https://evil.example.com"}}, "sets this parameter itself"),
         ({"login_parameters": {"a b": "c"}}, "login_parameters"),
         ({"login_parameters": {"resource": "https://a.example.com"}}, "sets this parameter itself"),

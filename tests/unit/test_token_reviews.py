@@ -11,8 +11,8 @@ import pytest
 
 from clustercert.authn.oidc import token_reviews as module
 from clustercert.authn.oidc.claims import TokenRefused
+from clustercert.authn.oidc.connection import FetchFailed
 from clustercert.authn.oidc.issuers import OidcIssuer
-from clustercert.authn.oidc.keys import FetchFailed
 from clustercert.authn.oidc.token_reviews import MAX_WAITING, NoClusters, TokenReview, TokenReviewer
 from clustercert.authn.oidc.tokens import UnverifiedToken, parse_token
 from clustercert.kubernetes.service_accounts import parse_review

@@ -5,7 +5,7 @@ from collections.abc import Awaitable, Callable, Collection
 from dataclasses import dataclass
 from typing import Protocol, TypeVar
 
-from clustercert.authn.oidc.keys import FetchFailed
+from clustercert.authn.oidc.connection import FetchFailed
 from clustercert.authn.oidc.token_reviews import TokenReview
 from clustercert.http_client import MAX_RESPONSE_BYTES
 from clustercert.kube_api import KubeApi, Refused

@@ -19,6 +19,7 @@ from clustercert.policy.rule_settings import positional_names
 from clustercert.policy.rules import OPERATOR
 from clustercert.policy.templates import groups_and_templates
 from clustercert.requests.receiver import NotDelivered, read_secrets
+from clustercert.secure_file import PrivateFileError
 from clustercert.server.tls_files import present_tls, uses_own_pair
 from clustercert.settings import Settings, SettingsError
 from clustercert.store.certificates import AccessQueries
@@ -48,6 +49,7 @@ async def deployment_warnings(
         *(() if role == "webhook" else _trusted_leaf(settings)),
         *_webhook_address(settings, role),
         *(() if role == "webhook" else _webhook_secret(settings)),
+        *(() if role == "webhook" else _client_secrets(settings)),
         *_long_lifetimes(settings),
         *_kek_beside_data(settings, database),
         *_changing_subjects(settings),
@@ -148,6 +150,20 @@ def _webhook_secret(settings: Settings) -> Iterator[str]:
         read_secrets(file)
     except NotDelivered as failure:
         yield f"No messages about access requests are sent: {failure} Correct requests.webhook_secret_file."
+
+
+def _client_secrets(settings: Settings) -> Iterator[str]:
+    """Warn if nobody can log in to the console at an issuer, because the secret of the console's client is missing."""
+    for issuer in settings.identity.issuers:
+        if issuer.console is None:
+            continue
+        try:
+            issuer.console.read_secret()
+        except PrivateFileError as failure:
+            yield (
+                f"Nobody can log in to the console at the issuer {issuer.name}: {failure} Correct client_secret_file in"
+                " the issuer's table console."
+            )
 
 
 def _changing_subjects(settings: Settings) -> Iterator[str]:

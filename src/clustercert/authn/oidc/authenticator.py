@@ -3,7 +3,7 @@
 import functools
 import hashlib
 import itertools
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 
@@ -15,6 +15,7 @@ from clustercert.authn.oidc.claims import TokenRefused
 from clustercert.authn.oidc.explanation import Explanation, explain
 from clustercert.authn.oidc.issuers import OidcIssuer
 from clustercert.authn.oidc.keys import IssuerKeys, fetch_keys
+from clustercert.authn.oidc.logout_tokens import Logout, verified_logout
 from clustercert.authn.oidc.mapping import federated_user
 from clustercert.authn.oidc.token_reviews import CACHED_SECONDS, ClusterIssuers, TokenReviewer
 from clustercert.authn.oidc.tokens import (
@@ -25,6 +26,7 @@ from clustercert.authn.oidc.tokens import (
     valid_until,
 )
 from clustercert.authn.oidc.verification import KeyLookup, Verifier
+from clustercert.authn.oidc.web_login import IssuerLogins
 from clustercert.model import Caller, JsonObject, UnverifiedRequest
 
 # The maximum number of tokens in the cache. The cached token of a user with 500 groups takes about 130 KiB.
@@ -54,11 +56,13 @@ class OidcAuthenticator:
     """Verifies tokens from OIDC issuers. Looking up a cached token needs one hash and no I/O.
 
     Attributes:
+        logins: by the issuer's name, logins of people at each issuer that has a client for the console.
         revision: a new number after each load of the settings.
     """
 
     identity: FederatedLookup
     verifier: Verifier
+    logins: Mapping[str, IssuerLogins] = field(default_factory=dict)
     revision: int = field(default_factory=lambda: next(_revisions))
     _cache: LRUCache[bytes, _VerifiedToken] = field(
         default_factory=lambda: LRUCache(CACHED_TOKENS), repr=False
@@ -80,19 +84,23 @@ class OidcAuthenticator:
         return tuple(self.verifier.issuers.values())
 
     def user_of_claims(self, issuer_url: str, claims: JsonObject) -> FederatedUser:
-        """Map the claims of a token that was verified earlier, with the present settings of its issuer.
+        """Map the claims of an ID token that was verified earlier, with the present settings of its issuer.
 
-        Does not check the token's times. Raises TokenRefused if the issuer was removed from the settings, or does not
-        accept these claims any more.
+        Does not check the token's times. Raises TokenRefused if people can't log in to the console at this issuer any
+        more, or if the settings do not accept these claims any more.
         """
         issuer = self.verifier.issuers.get(issuer_url)
-        if issuer is None:
-            raise TokenRefused("iss", issuer_url, "the URL of an issuer in the settings")
+        if issuer is None or issuer.console is None:
+            raise TokenRefused("iss", issuer_url, "the URL of an issuer with a client for the console")
         token = UnverifiedToken("", "", None, issuer_url, claims)
-        for check, refusal in claim_results(issuer, token, self.verifier.now()):
+        for check, refusal in claim_results(issuer.for_client(issuer.console), token, self.verifier.now()):
             if refusal is not None and check not in _TIME_CHECKS:
                 raise refusal
         return replace(federated_user(issuer, token), revision=self.revision)
+
+    async def verified_logout(self, text: str) -> Logout:
+        """Verify a logout token. Raises TokenRefused or Unavailable."""
+        return await verified_logout(self.verifier, text)
 
     async def explain(self, text: str) -> Explanation:
         """Explain whether a token would be accepted, and who its user is, without authenticating anyone."""
@@ -142,7 +150,13 @@ def new_authenticator(
             reviewers[url] = TokenReviewer(issuer, clusters)
         else:
             keys[url] = _kept_keys(issuer, before) or _new_keys(issuer, clusters)
-    return OidcAuthenticator(identity, Verifier(by_url, keys, now, reviewers))
+    verifier = Verifier(by_url, keys, now, reviewers)
+    logins = {
+        issuer.name: IssuerLogins(issuer, issuer.console, verifier)
+        for issuer in by_url.values()
+        if issuer.console is not None
+    }
+    return OidcAuthenticator(identity, verifier, logins)
 
 
 def _new_keys(issuer: OidcIssuer, clusters: ClusterIssuers) -> IssuerKeys:

@@ -10,7 +10,7 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
-from pydantic import AfterValidator, BeforeValidator, Field, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, field_validator, model_validator
 
 from clustercert.authn.oidc.claims import ClaimCheck, ClaimExpression, TokenRefused
 from clustercert.model import Domain, FederatedDomain, JsonObject
@@ -26,6 +26,7 @@ from clustercert.model.name_patterns import Names
 from clustercert.model.requests import is_https_url, is_loopback_redirect
 from clustercert.policy.rules import SERVICE_ROLES
 from clustercert.policy.setting_types import Lifetime, Name, NameList, RuleFault, Section, TrueOrFalse
+from clustercert.secure_file import PrivateFileError, read_private_file
 
 
 @dataclass(frozen=True, slots=True)
@@ -175,10 +176,15 @@ LoginParameters = Annotated[dict[ParameterName, Annotated[str, Field(max_length=
 ResourceUri = Annotated[str, Field(max_length=512, pattern='^[A-Za-z][A-Za-z0-9+.-]*:[!"$-~]+$')]
 ProjectNames = Annotated[frozenset[Annotated[str, AfterValidator(_project)]], Field(max_length=1000)]
 
+_MAX_SECRET_FILE = 4096
+
 _EXCLUSIVE = (
     ("groups", "groups_cel"),
     ("jwks_uri", "keys_file"),
-    *(("cluster", other) for other in ("discovery_url", "jwks_uri", "keys_file", "ca_file", "proxy")),
+    *(
+        ("cluster", other)
+        for other in ("discovery_url", "jwks_uri", "keys_file", "ca_file", "proxy", "console")
+    ),
 )
 
 
@@ -232,6 +238,52 @@ class RoleGrant(Section):
                 yield check.failure(claims)
 
 
+class ConsoleClient(Section):
+    """`[identity.issuers.console]`: the OAuth client of the web console.
+
+    People log in to the console at the issuer above this table. Without the table, nobody can.
+
+    Attributes:
+        client_id: id of the client. ID tokens must be issued for this client; `audiences` is for other tokens only.
+        client_secret_file: file whose first line is the client's secret. The file must not be readable by other users,
+            and is read at each login. By default, the client is public.
+        scopes: scopes that the client requests. By default, the issuer's `scopes` or those of the preset, without
+            `offline_access`.
+        parameters: a table of further parameters of the login, such as `domain_hint`.
+        login_time: claim with the time when the person last logged in at the issuer. Actions that need a new login
+            check this time. Without `auth_time`, they are refused. Set `iat` only for an issuer that asks for the
+            password in each login.
+    """
+
+    client_id: Name
+    client_secret_file: Path | None = None
+    scopes: NameList | None = None
+    parameters: LoginParameters = Field(default={})
+    login_time: Literal["auth_time", "iat"] = "auth_time"
+
+    @field_validator("scopes")
+    @classmethod
+    def _asks_for_an_id_token(cls, scopes: tuple[str, ...] | None) -> tuple[str, ...] | None:
+        # Source: OpenID Connect Core 1.0, section 3.1.2.1.
+        if scopes is not None and "openid" not in scopes:
+            raise ValueError("without the scope openid, the issuer sends no ID token; add openid")
+        return scopes
+
+    def read_secret(self) -> str | None:
+        """Return the client's secret, or None if the client is public. Raises PrivateFileError."""
+        path = self.client_secret_file
+        if path is None:
+            return None
+        try:
+            content = read_private_file(path, _MAX_SECRET_FILE)
+        except OSError as error:
+            raise PrivateFileError(f"The file {path} can't be read: {error.strerror or error}.") from None
+        secret = content.decode("utf-8", "replace").partition("\n")[0].strip()
+        if not secret or not secret.isprintable():
+            raise PrivateFileError(f"The first line of the file {path} is not a secret.")
+        return secret
+
+
 class OidcIssuer(Section):
     """`[[identity.issuers]]`: an OIDC issuer whose tokens are accepted.
 
@@ -278,6 +330,7 @@ class OidcIssuer(Section):
         login_parameters: a table of further parameters that the client sends to the issuer, such as `audience`.
         resource: URI of this service, preferably its URL. The client requests access tokens for this URI (RFC 8707),
             and `audiences` must contain only this URI. Needs `login_token = "access"`.
+        console: the client of the web console. See below.
     """
 
     name: str = Field(pattern="^[a-z0-9]([a-z0-9.-]{0,30}[a-z0-9])?$")
@@ -311,6 +364,7 @@ class OidcIssuer(Section):
     login_token: BearerKind = "id"
     login_parameters: LoginParameters = Field(default={})
     resource: ResourceUri | None = None
+    console: ConsoleClient | None = None
 
     @model_validator(mode="after")
     def _is_bound(self) -> Self:
@@ -421,6 +475,18 @@ class OidcIssuer(Section):
             self.login_parameters,
             self.resource,
         )
+
+    @property
+    def console_scopes(self) -> tuple[str, ...]:
+        """The scopes that the console's client requests."""
+        if self.console is not None and self.console.scopes is not None:
+            return self.console.scopes
+        # The console asks for no refresh token, because a session ends without one.
+        return tuple(scope for scope in self.scopes or self._defaults.scopes if scope != "offline_access")
+
+    def for_client(self, client: ConsoleClient) -> "OidcIssuer":
+        """Return these settings with the audience of ID tokens for the console, whatever tokens the API accepts."""
+        return self.model_copy(update={"audiences": (client.client_id,)})
 
     @functools.cached_property
     def mapping(self) -> ClaimMapping:

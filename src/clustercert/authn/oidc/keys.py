@@ -4,7 +4,6 @@ import asyncio
 import base64
 import json
 import math
-import ssl
 import time
 from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import dataclass, field
@@ -14,10 +13,10 @@ import structlog
 from joserfc.errors import JoseError
 from joserfc.jwk import ECKey, OKPKey, RSAKey
 
-from clustercert.authn.oidc.claims import TokenRefused, shown
+from clustercert.authn.oidc.claims import TokenRefused
+from clustercert.authn.oidc.connection import REQUEST_SECONDS, FetchFailed, connected, discovery_document, get
 from clustercert.authn.oidc.issuers import OidcIssuer
 from clustercert.background import wait_for_stop
-from clustercert.http_client import UnreadableResponse, exchange, new_client
 from clustercert.model import JsonObject
 from clustercert.model.errors import CredentialUnverified
 from clustercert.model.requests import is_https_url
@@ -124,20 +123,12 @@ def _modulus(text: str) -> int:
     return int.from_bytes(base64.b64decode(text + "=" * (-len(text) % 4), altchars=b"-_", validate=True))
 
 
-FETCH_SECONDS = 10.0
-# One connection for the discovery document, and one for the keys, which may be on another host.
-_CONNECTIONS = 2
-
 FetchKeys = Callable[[], Awaitable[tuple[VerificationKey, ...]]]
-
-
-class FetchFailed(Exception):
-    """The keys could not be fetched. The message says why."""
 
 
 async def fetch_keys(
     issuer: OidcIssuer,
-    seconds: float = FETCH_SECONDS,
+    seconds: float = REQUEST_SECONDS,
     from_cluster: Callable[[str], Awaitable[bytes]] | None = None,
 ) -> tuple[VerificationKey, ...]:
     """Fetch the keys of an issuer. Raises FetchFailed.
@@ -151,58 +142,24 @@ async def fetch_keys(
                 return parse_key_set(await from_cluster(issuer.cluster))
             if issuer.keys_file is not None:
                 return parse_key_set(await asyncio.to_thread(issuer.keys_file.read_bytes))
-            return await _over_https(issuer, seconds)
+            async with connected(issuer, seconds) as client:
+                address = issuer.jwks_uri or await _discover(client, issuer, seconds)
+                return parse_key_set(await get(client, address, seconds))
     except TimeoutError:
         raise FetchFailed(f"no complete response within {seconds:g} seconds") from None
     except UnusableKeySet as error:
         raise FetchFailed(str(error)) from None
     except OSError as error:
-        raise FetchFailed(f"{issuer.keys_file or issuer.ca_file}: {error.strerror or error}") from None
-
-
-async def _over_https(issuer: OidcIssuer, seconds: float) -> tuple[VerificationKey, ...]:
-    import httpx  # noqa: PLC0415 - the import takes 45 ms, and most services have no issuer
-
-    # Read the CAs for each fetch, so that a renewed CA file needs no restart. This takes 20 ms, so use a thread.
-    tls = await asyncio.to_thread(_tls, issuer)
-    try:
-        async with new_client(tls, _CONNECTIONS, proxy=issuer.proxy) as client:
-            address = issuer.jwks_uri or await _discover(client, issuer, seconds)
-            return parse_key_set(await _get(client, address, seconds))
-    except (httpx.HTTPError, httpx.InvalidURL, ssl.SSLError) as error:
-        raise FetchFailed(f"{type(error).__name__}: {error}"[:200]) from None
+        raise FetchFailed(f"{issuer.keys_file}: {error.strerror or error}") from None
 
 
 async def _discover(client: "httpx.AsyncClient", issuer: OidcIssuer, seconds: float) -> str:
-    """Return the address of the keys, from the discovery document. See OpenID Connect Discovery 1.0, section 4.3."""
-    content = await _get(client, issuer.discovery_address, seconds)
-    try:
-        document = json.loads(content)
-    except (ValueError, RecursionError):
-        raise FetchFailed("the discovery document is not JSON") from None
-    if not isinstance(document, dict) or document.get("issuer") != issuer.url:
-        raise FetchFailed("the discovery document names a different issuer")
+    """Return the address of the keys, from the discovery document."""
+    document = await discovery_document(client, issuer, seconds)
     address = document.get("jwks_uri")
     if not isinstance(address, str) or not is_https_url(address):
         raise FetchFailed("the discovery document has no https address in jwks_uri")
     return address
-
-
-async def _get(client: "httpx.AsyncClient", url: str, seconds: float) -> bytes:
-    try:
-        response = await exchange(client, client.build_request("GET", url), seconds)
-    except UnreadableResponse as error:
-        raise FetchFailed(f"{url} sent {error}") from None
-    if 300 <= response.status < 400:  # noqa: PLR2004 - RFC 9110: redirection
-        where = shown(response.headers.get("location"))
-        raise FetchFailed(f"{url} redirects to {where or 'nowhere'}; redirects are not followed")
-    if response.status != 200:  # noqa: PLR2004 - RFC 9110: success with a body
-        raise FetchFailed(f"{url} answered with status {response.status}")
-    return response.content
-
-
-def _tls(issuer: OidcIssuer) -> ssl.SSLContext:
-    return ssl.create_default_context(cafile=str(issuer.ca_file) if issuer.ca_file is not None else None)
 
 
 REFRESH_SECONDS = 300

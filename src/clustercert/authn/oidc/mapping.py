@@ -8,15 +8,13 @@ from datetime import UTC, datetime
 from clustercert.authn.federated import FederatedUser
 from clustercert.authn.oidc.claims import ClaimExpression, TokenRefused, claim_path, claim_texts, claim_value
 from clustercert.authn.oidc.issuers import OidcIssuer, derived_id
-from clustercert.authn.oidc.tokens import UnverifiedToken, login_time
+from clustercert.authn.oidc.tokens import MAX_SUBJECT_BYTES, UnverifiedToken, login_time
 from clustercert.model import Group, JsonObject, User
 
 AUTH_METHOD = "oidc"
 MAX_GROUPS = 500
 # The maximum length of a name. A name of this length fits into a certificate together with the issuer's prefix.
 MAX_NAME_BYTES = 200
-# Source: OpenID Connect Core 1.0, section 2, `sub`.
-MAX_SUBJECT_BYTES = 255
 # Prefix of the names of users whose subject is too long for a name.
 _HASHED = "id:"
 

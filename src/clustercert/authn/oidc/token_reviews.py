@@ -12,8 +12,8 @@ import structlog
 from cachetools import TTLCache
 
 from clustercert.authn.oidc.claims import TokenRefused
+from clustercert.authn.oidc.connection import FetchFailed
 from clustercert.authn.oidc.issuers import OidcIssuer
-from clustercert.authn.oidc.keys import FetchFailed
 from clustercert.authn.oidc.tokens import UnverifiedToken
 from clustercert.model import JsonObject
 from clustercert.model.errors import CredentialUnverified

@@ -22,7 +22,7 @@ MAX_TOKEN_BYTES = 16 * 1024
 # Source: RFC 7515 sections 4.1.2, 4.1.3 and 4.1.5.
 _FOREIGN_KEYS = ("jku", "jwk", "x5u")
 # Types of access and ID tokens. Other types, such as `logout+jwt`, are signed with the same keys, but grant no access.
-_TYPES = frozenset({"jwt", "at+jwt", "application/at+jwt"})
+ACCESS_TYPES = frozenset({"jwt", "at+jwt", "application/at+jwt"})
 _MAX_KEY_ID = 512
 # The maximum depth of nested objects and arrays. Real claims have at most four levels. Python's parser has a limit too,
 # but this limit depends on the version and on the thread.
@@ -53,8 +53,12 @@ def is_jwt(text: str) -> bool:
     return "." in text
 
 
-def parse_token(text: str) -> UnverifiedToken:
-    """Parse a token, and check its header. Raises TokenRefused."""
+def parse_token(text: str, types: frozenset[str] = ACCESS_TYPES) -> UnverifiedToken:
+    """Parse a token, and check its header. Raises TokenRefused.
+
+    Args:
+        types: accepted values of the header's `typ`, in lower case. A token without `typ` has the type `jwt`.
+    """
     if len(text) > MAX_TOKEN_BYTES:
         raise TokenRefused("size", f"{len(text)} bytes", f"at most {MAX_TOKEN_BYTES} bytes")
     parts = text.split(".")
@@ -65,22 +69,22 @@ def parse_token(text: str) -> UnverifiedToken:
     algorithm = header.get("alg")
     if not isinstance(algorithm, str):
         raise TokenRefused("alg", algorithm, "the name of a signature algorithm")
-    _check_header(header)
+    _check_header(header, types)
     issuer = claims.get("iss")
     if not isinstance(issuer, str):
         raise TokenRefused("iss", issuer, "the issuer's URL")
     return UnverifiedToken(text, algorithm, _key_id(header), issuer, claims)
 
 
-def _check_header(header: JsonObject) -> None:
+def _check_header(header: JsonObject, types: frozenset[str]) -> None:
     for name in _FOREIGN_KEYS:
         if name in header:
             raise TokenRefused("header", name, "no key or key address in the token")
     if "crit" in header or "b64" in header:
         raise TokenRefused("header", "crit or b64", "no critical extensions")
     kind = header.get("typ", "JWT")
-    if not isinstance(kind, str) or kind.lower() not in _TYPES:
-        raise TokenRefused("typ", kind, "JWT or at+jwt")
+    if not isinstance(kind, str) or kind.lower() not in types:
+        raise TokenRefused("typ", kind, " or ".join(sorted(types)))
 
 
 def _key_id(header: JsonObject) -> str | None:
@@ -229,3 +233,28 @@ def valid_until(issuer: OidcIssuer, token: UnverifiedToken) -> datetime:
     expiry = _time("exp", token.claims.get("exp"))
     oldest = _time("iat", token.claims.get("iat")) + issuer.age_limit
     return min(expiry, oldest) + issuer.leeway
+
+
+# Source: OpenID Connect Core 1.0, section 2, `sub`.
+MAX_SUBJECT_BYTES = 255
+
+
+def session_ids(claims: JsonObject) -> tuple[str | None, str | None]:
+    """Return the issuer's ids of the session and of the user, `sid` and `sub`. Raises TokenRefused.
+
+    A missing claim is None. Source: OpenID Connect Back-Channel Logout 1.0, sections 2.1 and 2.4.
+    """
+    return _id_text(claims, "sid"), _id_text(claims, "sub")
+
+
+def _id_text(claims: JsonObject, claim: str) -> str | None:
+    value = claims.get(claim)
+    if value is None:
+        return None
+    if (
+        not isinstance(value, str)
+        or not value.isprintable()
+        or not 1 <= len(value.encode()) <= MAX_SUBJECT_BYTES
+    ):
+        raise TokenRefused(claim, value, f"1 to {MAX_SUBJECT_BYTES} bytes of printable text")
+    return value

@@ -65,9 +65,9 @@ class Verifier:
         _check_algorithm(issuer, token)
         if issuer.token_review:
             # The claims are not verified yet, so don't match them against patterns before the cluster is asked.
-            _require(audience_and_time_results(issuer, token, self.now()))
+            require_passed(audience_and_time_results(issuer, token, self.now()))
         token = await self._authentic(issuer, token)
-        _require(claim_results(issuer, token, self.now()))
+        require_passed(claim_results(issuer, token, self.now()))
         return issuer, token
 
     def issued(self, text: str) -> tuple[OidcIssuer, UnverifiedToken]:
@@ -103,7 +103,8 @@ class Verifier:
         return token
 
 
-def _require(results: Iterable[Result]) -> None:
+def require_passed(results: Iterable[Result]) -> None:
+    """Raise the TokenRefused of the first check that failed."""
     for _, refusal in results:
         if refusal is not None:
             raise refusal

@@ -1,0 +1,50 @@
+"""Logout tokens, with which an issuer says that a person has logged out there.
+
+Source: OpenID Connect Back-Channel Logout 1.0, sections 2.4 and 2.6.
+"""
+
+from dataclasses import dataclass
+
+from clustercert.authn.oidc.claims import TokenRefused
+from clustercert.authn.oidc.issuers import OidcIssuer
+from clustercert.authn.oidc.tokens import audience_and_time_results, parse_token, session_ids
+from clustercert.authn.oidc.verification import Verifier, require_passed
+
+LOGOUT_EVENT = "http://schemas.openid.net/event/backchannel-logout"
+# Some issuers write no type, or `JWT`. `events` tells logout tokens from other tokens.
+_TYPES = frozenset({"logout+jwt", "application/logout+jwt", "jwt"})
+
+
+@dataclass(frozen=True, slots=True)
+class Logout:
+    """Which sessions of an issuer's users have ended.
+
+    Attributes:
+        sid: the issuer's id of the session; None for all sessions of the user.
+        sub: the issuer's id of the user; None if the token has only `sid`.
+    """
+
+    issuer: OidcIssuer
+    sid: str | None
+    sub: str | None
+
+
+async def verified_logout(verifier: Verifier, text: str) -> Logout:
+    """Verify a logout token. Raises TokenRefused or Unavailable."""
+    token = parse_token(text, _TYPES)
+    issuer = verifier.issuers.get(token.issuer)
+    if issuer is None or issuer.console is None:
+        raise TokenRefused("iss", token.issuer, "exactly the URL of an issuer with a client for the console")
+    token = await verifier.verify_signature(issuer, token)
+    for_client = issuer.for_client(issuer.console)
+    require_passed(audience_and_time_results(for_client, token, verifier.now()))
+    claims = token.claims
+    events = claims.get("events")
+    if not isinstance(events, dict) or not isinstance(events.get(LOGOUT_EVENT), dict):
+        raise TokenRefused("events", events, f"an object with the member {LOGOUT_EVENT}")
+    if "nonce" in claims:
+        raise TokenRefused("nonce", "a nonce", "no nonce, which only ID tokens have")
+    sid, sub = session_ids(claims)
+    if sid is None and sub is None:
+        raise TokenRefused("sid", None, "the claim sid or sub")
+    return Logout(issuer, sid, sub)

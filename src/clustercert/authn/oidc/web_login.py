@@ -1,0 +1,371 @@
+"""Login of people at an OIDC issuer in a browser, with the service as the OAuth client, by authorization code and PKCE.
+
+Sources: RFC 6749 section 4.1; RFC 7636; RFC 9207; OpenID Connect Core 1.0, section 3.1.
+"""
+
+import asyncio
+import base64
+import hashlib
+import hmac
+import json
+import re
+import secrets
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from typing import Literal, Self
+from urllib.parse import quote_plus, urlencode
+
+from clustercert.authn.oidc.claims import TokenRefused, shown
+from clustercert.authn.oidc.connection import FetchFailed, connected, discovery_document, send
+from clustercert.authn.oidc.issuers import ConsoleClient, OidcIssuer
+from clustercert.authn.oidc.tokens import (
+    UnverifiedToken,
+    claim_results,
+    login_time,
+    parse_token,
+    session_ids,
+)
+from clustercert.authn.oidc.verification import Verifier, require_passed
+from clustercert.http_client import Response
+from clustercert.model import JsonObject, rfc3339
+from clustercert.model.errors import InvalidRequest, RemoteFailed, Unauthenticated, Unavailable
+from clustercert.model.requests import is_https_url
+from clustercert.secure_file import PrivateFileError
+
+LOGIN_SECONDS = 600
+"""How long a person may take to log in at the issuer."""
+MAX_AGE = timedelta(hours=12)
+"""If a person logged in at the issuer earlier than this, the issuer asks for the password again."""
+MAX_AGE_AGAIN = timedelta(minutes=5)
+"""Like `MAX_AGE`, for a login that proves who a person is before an action that affects others."""
+MAX_COOKIE = 4096
+_KEY_BYTES = 32
+# After a failure, logins don't ask the issuer again for this time.
+_PAUSE_SECONDS = 5
+_DOCUMENT_SECONDS = 300
+# Source: RFC 6749 section 4.1.2.1.
+_ERROR_CODE = re.compile(r"[a-z_]{1,60}")
+_RETRY = frozenset({"server_error", "temporarily_unavailable"})
+_NO_LOGIN = frozenset({"access_denied", "login_required", "interaction_required", "consent_required"})
+
+
+class LoginRefused(Unauthenticated):
+    """A login failed. Other than for credentials of the API, the message says why, because a person reads it."""
+
+    def __init__(self, message: str, reason: str = "") -> None:
+        super().__init__(reason or message)
+        self.message = message
+
+
+@dataclass(frozen=True, slots=True)
+class LoginAttempt:
+    """A login that has begun. The person's browser keeps it in a cookie until the issuer sends the browser back.
+
+    Attributes:
+        issuer: name of the issuer.
+        next_page: the page to show after the login.
+        again: whether the person must prove who they are now, even if they are logged in at the issuer.
+        started_at: seconds since 1970.
+        key: random; from it and the other fields, the secrets of this login are derived. So a changed cookie does not
+            fit to the `state` in the issuer's answer.
+    """
+
+    issuer: str
+    next_page: str
+    again: bool
+    started_at: int
+    key: str = field(default_factory=lambda: secrets.token_urlsafe(_KEY_BYTES), repr=False)
+
+    @classmethod
+    def parse(cls, text: str) -> Self:
+        """Parse the value of a cookie. Raises ValueError."""
+        if len(text) > MAX_COOKIE:
+            raise ValueError("too long")
+        try:
+            values = json.loads(base64.urlsafe_b64decode(text + "=" * (-len(text) % 4)))
+        except RecursionError:
+            values = None
+        match values:
+            case [str(issuer), str(next_page), bool(again), int(started_at), str(key)] if key.isascii():
+                return cls(issuer, next_page, again, started_at, key)
+            case _:
+                raise ValueError("not a login")
+
+    @property
+    def text(self) -> str:
+        """The value of the cookie."""
+        return _base64(json.dumps([*self._fields, self.key]).encode())
+
+    def secret(self, purpose: Literal["state", "nonce", "verifier"]) -> str:
+        """Return the `state`, the nonce or the PKCE code verifier, 43 characters."""
+        content = json.dumps([purpose, *self._fields]).encode()
+        return _base64(hmac.new(self.key.encode(), content, hashlib.sha256).digest())
+
+    def is_answered_by(self, state: str, now: datetime) -> bool:
+        """Whether an answer with this `state` belongs to this login, and came in time."""
+        in_time = self.started_at <= int(now.timestamp()) <= self.started_at + LOGIN_SECONDS
+        return in_time and hmac.compare_digest(state.encode(), self.secret("state").encode())
+
+    @property
+    def max_age(self) -> timedelta:
+        return MAX_AGE_AGAIN if self.again else MAX_AGE
+
+    @property
+    def _fields(self) -> tuple[str, str, bool, int]:
+        return self.issuer, self.next_page, self.again, self.started_at
+
+
+@dataclass(frozen=True, slots=True)
+class WebLogin:
+    """A login whose ID token is verified, but not yet mapped to a user.
+
+    Attributes:
+        claims: the claims of the ID token.
+        authenticated_at: when the person last logged in at the issuer; None if the issuer did not say when.
+    """
+
+    claims: JsonObject = field(repr=False)
+    authenticated_at: datetime | None
+
+
+@dataclass(frozen=True, slots=True)
+class _Endpoints:
+    """Addresses and abilities from an issuer's discovery document.
+
+    Attributes:
+        sends_issuer: whether authorization responses have the parameter `iss` (RFC 9207).
+        secret_in_header: whether the token endpoint accepts `client_secret_basic`; else it needs `client_secret_post`.
+    """
+
+    authorization: str
+    token: str
+    sends_issuer: bool
+    secret_in_header: bool
+
+    @classmethod
+    def parse(cls, document: JsonObject) -> Self:
+        """Raises FetchFailed."""
+        authorization, token = document.get("authorization_endpoint"), document.get("token_endpoint")
+        if not is_https_url(authorization) or not is_https_url(token):
+            raise FetchFailed(
+                "the discovery document has no https addresses in authorization_endpoint and token_endpoint"
+            )
+        challenges = document.get("code_challenge_methods_supported", ["S256"])
+        if not isinstance(challenges, list) or "S256" not in challenges:
+            raise FetchFailed("the issuer does not support PKCE with S256")
+        # The default is in OpenID Connect Discovery 1.0, section 3.
+        methods = document.get("token_endpoint_auth_methods_supported", ["client_secret_basic"])
+        return cls(
+            str(authorization),
+            str(token),
+            document.get("authorization_response_iss_parameter_supported") is True,
+            isinstance(methods, list) and "client_secret_basic" in methods,
+        )
+
+
+class IssuerLogins:
+    """Logs people in at one issuer, whose settings have a client for the console."""
+
+    def __init__(
+        self,
+        issuer: OidcIssuer,
+        client: ConsoleClient,
+        verifier: Verifier,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.issuer = issuer
+        self._client = client
+        self._verifier = verifier
+        self._clock = clock
+        self._for_client = issuer.for_client(client)
+        self._reading = asyncio.Lock()
+        self._document: _Endpoints | FetchFailed | None = None
+        self._document_until = float("-inf")
+
+    async def address(self, attempt: LoginAttempt, redirect_uri: str) -> str:
+        """Return the address at the issuer where the login begins. Raises Unavailable."""
+        endpoints = await self._endpoints()
+        challenge = hashlib.sha256(attempt.secret("verifier").encode()).digest()
+        query = {
+            **self._client.parameters,
+            "client_id": self._client.client_id,
+            "scope": " ".join(self.issuer.console_scopes),
+            "response_type": "code",
+            "response_mode": "query",
+            "redirect_uri": redirect_uri,
+            "state": attempt.secret("state"),
+            "nonce": attempt.secret("nonce"),
+            "code_challenge": _base64(challenge),
+            "code_challenge_method": "S256",
+            # With this parameter, the issuer must send `auth_time`. Source: OpenID Connect Core 1.0, section 3.1.2.1.
+            "max_age": str(int(attempt.max_age.total_seconds())),
+        }
+        if attempt.again:
+            query["prompt"] = "login"
+        separator = "&" if "?" in endpoints.authorization else "?"
+        return f"{endpoints.authorization}{separator}{urlencode(query)}"
+
+    async def complete(self, attempt: LoginAttempt, answer: Mapping[str, str], redirect_uri: str) -> WebLogin:
+        """Exchange the code in the issuer's answer for an ID token, and verify it.
+
+        Raises LoginRefused, TokenRefused if the ID token is not accepted, InvalidRequest, RemoteFailed or Unavailable.
+
+        Args:
+            attempt: `is_answered_by` must have accepted the answer.
+            answer: the query parameters of the request to which the issuer sent the browser.
+        """
+        endpoints = await self._endpoints()
+        sender, name = answer.get("iss"), self.issuer.name
+        if sender != self.issuer.url and (sender is not None or endpoints.sends_issuer):
+            raise LoginRefused(
+                f"The answer is not from {name}, so it was not used. Log in again.",
+                f"iss: the answer has {shown(sender) or 'nothing'}; expected: {self.issuer.url}",
+            )
+        if (error := answer.get("error")) is not None:
+            raise self._answered_error(error)
+        code = answer.get("code")
+        if not code:
+            raise InvalidRequest(f"{name} sent no authorization code. Log in again.")
+        id_token = await self._exchange(endpoints, code, attempt, redirect_uri)
+        return await self._verified(attempt, id_token)
+
+    async def _endpoints(self) -> _Endpoints:
+        async with self._reading:
+            if self._document is None or self._clock() >= self._document_until:
+                try:
+                    async with connected(self.issuer) as client:
+                        self._document = _Endpoints.parse(await discovery_document(client, self.issuer))
+                    self._document_until = self._clock() + _DOCUMENT_SECONDS
+                except FetchFailed as error:
+                    self._document, self._document_until = error, self._clock() + _PAUSE_SECONDS
+            found = self._document
+        if isinstance(found, FetchFailed):
+            raise self._unreachable() from found
+        return found
+
+    def _unreachable(self) -> Unavailable:
+        return Unavailable(
+            f"The identity provider {self.issuer.name} can't be used now. Try again in a moment. If this lasts, ask an"
+            " operator of this service to read its log.",
+            retry_after=_PAUSE_SECONDS,
+        )
+
+    def _answered_error(self, error: str) -> Exception:
+        """Return the failure for an error code. Sources: RFC 6749, OpenID Connect Core 1.0, section 3.1.2.6."""
+        name = self.issuer.name
+        code = error if _ERROR_CODE.fullmatch(error) else "an unknown error"
+        if code == "invalid_grant":
+            return LoginRefused(f"The login at {name} has expired, or was used before. Log in again.", code)
+        if code in _NO_LOGIN:
+            return LoginRefused(f"The login at {name} was denied or cancelled ({code}). Log in again.", code)
+        if code in _RETRY:
+            return Unavailable(f"{name} can't log you in now ({code}). Try again in a moment.")
+        return RemoteFailed(
+            f"{name} does not accept this service as a client ({code}). Ask an operator of this service to compare"
+            " identity.issuers.console with the client's settings at the issuer: id, secret, scopes and redirect"
+            " address."
+        )
+
+    async def _exchange(
+        self, endpoints: _Endpoints, code: str, attempt: LoginAttempt, redirect_uri: str
+    ) -> str:
+        """Return the ID token for a code."""
+        form = {
+            "grant_type": "authorization_code",
+            "code": code,
+            "redirect_uri": redirect_uri,
+            "code_verifier": attempt.secret("verifier"),
+        }
+        headers = {}
+        secret = await asyncio.to_thread(self._secret)
+        if secret is not None and endpoints.secret_in_header:
+            headers["Authorization"] = _basic(self._client.client_id, secret)
+        else:
+            form |= {"client_id": self._client.client_id} | ({"client_secret": secret} if secret else {})
+        try:
+            async with connected(self.issuer) as client:
+                request = client.build_request("POST", endpoints.token, data=form, headers=headers)
+                response = await send(client, request)
+        except FetchFailed as error:
+            raise self._unreachable() from error
+        return self._id_token(response)
+
+    def _secret(self) -> str | None:
+        """Read the client's secret. Raises RemoteFailed; its cause is for the log."""
+        try:
+            return self._client.read_secret()
+        except PrivateFileError as error:
+            raise RemoteFailed(
+                f"This service can't read its secret for {self.issuer.name}. Ask an operator of this service to read"
+                " its log."
+            ) from error
+
+    def _id_token(self, response: Response) -> str:
+        try:
+            body = json.loads(response.content)
+        except (ValueError, RecursionError):
+            body = None
+        if not isinstance(body, dict):
+            body = {}
+        if response.status == 200 and isinstance(body.get("id_token"), str):  # noqa: PLR2004 - RFC 6749 section 5.1
+            return str(body["id_token"])
+        if response.status in (400, 401) and isinstance(body.get("error"), str):
+            raise self._answered_error(body["error"])
+        problem = "no ID token" if response.status == 200 else f"status {response.status}"  # noqa: PLR2004
+        raise self._unreachable() from FetchFailed(f"{self.issuer.name}: the token endpoint sent {problem}")
+
+    async def _verified(self, attempt: LoginAttempt, text: str) -> WebLogin:
+        token = parse_token(text)
+        if token.issuer != self.issuer.url:
+            raise TokenRefused("iss", token.issuer, self.issuer.url)
+        token = await self._verifier.verify_signature(self.issuer, token)
+        require_passed(claim_results(self._for_client, token, self._verifier.now()))
+        self._check_client_and_nonce(token.claims, attempt)
+        session_ids(token.claims)
+        return WebLogin(token.claims, self._authenticated_at(token, attempt))
+
+    def _check_client_and_nonce(self, claims: JsonObject, attempt: LoginAttempt) -> None:
+        """Raise TokenRefused if the token is for another client or another login.
+
+        Source: OpenID Connect Core 1.0, section 3.1.3.7.
+        """
+        if claims.get("azp", self._client.client_id) != self._client.client_id:
+            raise TokenRefused("azp", claims["azp"], self._client.client_id)
+        nonce = claims.get("nonce")
+        if not isinstance(nonce, str) or not hmac.compare_digest(
+            nonce.encode(errors="replace"), attempt.secret("nonce").encode()
+        ):
+            raise TokenRefused("nonce", None, "the nonce of this login")
+
+    def _authenticated_at(self, token: UnverifiedToken, attempt: LoginAttempt) -> datetime | None:
+        """Return when the person last logged in at the issuer. Raises LoginRefused if this was too long ago."""
+        name, now = self.issuer.name, self._verifier.now()
+        earliest, is_login = login_time(self.issuer, token)
+        at = min(earliest + self.issuer.leeway, now)
+        if is_login and earliest < now - attempt.max_age - 2 * self.issuer.leeway:
+            raise LoginRefused(
+                f"Your login at {name} is too old, and {name} did not ask you to log in again. Log out at {name}, then"
+                " log in here again.",
+                f"auth_time: the token has {rfc3339(at)}; expected: at most {attempt.max_age} ago",
+            )
+        if is_login or self._client.login_time == "iat":
+            return at
+        if attempt.again:
+            raise LoginRefused(
+                f"{name} did not say when you logged in there, so the login does not count as a new one. Ask an"
+                " operator of this service to let the issuer send the claim auth_time, or to set"
+                ' identity.issuers.console.login_time = "iat".',
+                "auth_time: the token has nothing",
+            )
+        return None
+
+
+def _basic(client_id: str, secret: str) -> str:
+    """Return the value of the header `Authorization`. Source: RFC 6749 section 2.3.1."""
+    return "Basic " + base64.b64encode(f"{quote_plus(client_id)}:{quote_plus(secret)}".encode()).decode()
+
+
+def _base64(content: bytes) -> str:
+    return base64.urlsafe_b64encode(content).rstrip(b"=").decode()
