@@ -5,11 +5,8 @@ from collections.abc import Callable
 import httpx
 import pytest
 
-from clustercert.http.console.forms import CSRF_FIELD
+from clustercert.http.console.forms import CSRF_FIELD, csrf_token
 from clustercert.http.console.visits import SESSION_COOKIE, safe_next
-from clustercert.identity.tokens import ByPassword
-from clustercert.model import Origin
-from clustercert.store.entities import Reference
 from support.console import HTML, OWN_PAGE, Browser
 from support.service import Service
 from support.world import World
@@ -82,7 +79,7 @@ def test_a_form_must_come_from_a_page_of_the_console(
 
 
 def test_a_form_needs_the_token_of_its_own_session(site: Service, world: World) -> None:
-    first, second = _logged_in(site, world, "member"), _logged_in(site, world, "member")
+    first, second = [Browser.in_session(site, world.people["member"]) for _ in range(2)]
     other = second.post("/console/missing").request.content.decode()
     token = dict(pair.split("=") for pair in other.split("&"))[CSRF_FIELD]
     assert first.post("/console/missing").status_code == 404
@@ -90,20 +87,17 @@ def test_a_form_needs_the_token_of_its_own_session(site: Service, world: World) 
     assert first.post("/console/missing", None, **{CSRF_FIELD: ""}).status_code == 403
 
 
+def test_the_forms_of_a_page_have_the_token_of_its_session(site: Service, world: World) -> None:
+    browser = Browser.in_session(site, world.people["member"])
+    page = browser.get("/console/clusters").text
+    token = csrf_token(browser.cookies[SESSION_COOKIE])
+    assert f'<input type="hidden" name="{CSRF_FIELD}" value="{token}">' in page
+
+
 def test_the_cookie_of_a_session_is_accepted_below_console_only(site: Service, world: World) -> None:
-    browser = _logged_in(site, world, "member")
+    browser = Browser.in_session(site, world.people["member"])
     assert browser.get("/console/clusters").status_code == 200
     assert browser.get("/clustercert/v1/caller").status_code == 401
-
-
-def _logged_in(site: Service, world: World, who: str) -> Browser:
-    person = world.people[who]
-    services = site.app.app.default.state.services  # type: ignore[attr-defined]
-    login = ByPassword(Reference(id=person.user.id), person.password)
-    browser = Browser(site.client)
-    new = site.run(services.sessions.log_in(login, Origin("192.0.2.9", "5" * 32), None))
-    browser.cookies[SESSION_COOKIE] = new.cookie
-    return browser
 
 
 @pytest.mark.parametrize(

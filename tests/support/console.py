@@ -7,6 +7,11 @@ import httpx
 
 from clustercert.http.console.forms import CSRF_FIELD, csrf_token
 from clustercert.http.console.visits import SESSION_COOKIE
+from clustercert.identity.tokens import ByPassword
+from clustercert.model import Origin
+from clustercert.store.entities import Reference
+from support.console_sessions import services_of
+from support.service import Service
 from support.world import Person
 
 # What browsers say of a form that a page of the same site sends.
@@ -27,6 +32,15 @@ class Browser:
         browser = cls(client)
         answer = browser.log_in(person)
         assert answer.status_code == 303, answer.text
+        return browser
+
+    @classmethod
+    def in_session(cls, site: Service, person: Person) -> Self:
+        """Return a browser with a new session of a user of the built-in identity service, without the login page."""
+        login = ByPassword(Reference(id=person.user.id), person.password)
+        new = site.run(services_of(site).sessions.log_in(login, Origin("192.0.2.9", "5" * 32), None))
+        browser = cls(site.client)
+        browser.cookies[SESSION_COOKIE] = new.cookie
         return browser
 
     def log_in(self, person: Person, **fields: str) -> httpx.Response:

@@ -144,7 +144,7 @@ class Visit:
             "navigation": entries,
             "path": self.request.url.path,
             "address": self.address,
-            "csrf": forms.csrf_token(visitor.cookie) if visitor is not None else "",
+            "form_token": forms.csrf_token(visitor.cookie) if visitor is not None else "",
             "notice": notice,
             "nonce": nonce,
             "now": utc_now(),
