@@ -1,4 +1,4 @@
-"""GET /clustercert/v1/caller: who sends the request, and with what."""
+"""GET /clustercert/v1/caller: who sends the request, and with what; and the caller's own access keys."""
 
 from support.accounts import enable
 from support.keystone import BY, Keystone, in_project
@@ -46,3 +46,29 @@ def test_projects_that_are_disabled_are_left_out(keystone: Keystone) -> None:
     assert "closed" in [each["name"] for each in keystone.signed("GET", PATH, key).json()["projects"]]
     keystone.do(enable(keystone.directory, project, enabled=False, **BY))
     assert "closed" not in [each["name"] for each in keystone.signed("GET", PATH, key).json()["projects"]]
+
+
+def test_users_list_and_delete_only_their_own_keys(keystone: Keystone) -> None:
+    bob = keystone.new_user("bob")
+    kept, ended, foreign = (keystone.new_key(user) for user in (keystone.alice, keystone.alice, bob))
+    headers = {"X-Auth-Token": keystone.login()}
+    asked = {"auth": {"identity": {"methods": ["token"], "token": {}}}}
+    made = keystone.http.post("/v3.0/OS-CREDENTIAL/securitytokens", json=asked, headers=headers).json()
+    temporary = made["credential"]["access"]
+
+    listed = keystone.http.get(f"{PATH}/access-keys", headers=headers).json()["access_keys"]
+    assert [each["access_key"] for each in listed] == sorted([kept[0], ended[0], temporary])
+    assert [each["access_key"] for each in listed if each["expires_at"]] == [temporary]
+    assert all("secret" not in name for each in listed for name in each)
+
+    # Another user's key looks like a key that does not exist.
+    answers = [
+        keystone.http.delete(f"{PATH}/access-keys/{key}", headers=headers) for key in (foreign[0], "A" * 20)
+    ]
+    assert [answer.status_code for answer in answers] == [404, 404]
+    assert keystone.signed("GET", PATH, foreign).status_code == 200
+
+    assert keystone.http.delete(f"{PATH}/access-keys/{ended[0]}", headers=headers).status_code == 204
+    left = keystone.http.get(f"{PATH}/access-keys", headers=headers).json()["access_keys"]
+    assert [each["access_key"] for each in left] == [kept[0]]
+    assert keystone.signed("GET", PATH, kept).status_code == 200

@@ -1,11 +1,13 @@
-"""GET /clustercert/v1/clusters: the clusters that a caller can reach."""
+"""GET /clustercert/v1/clusters: the clusters that a caller can reach, and kubeconfigs for them."""
 
+import base64
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import httpx
 import pytest
+import yaml
 from sqlalchemy import Table
 
 from clustercert.pki.client_ca import ca_subject
@@ -107,6 +109,84 @@ def test_foreign_clusters_do_not_exist(place: Place) -> None:
         assert place.names("member", name=name) == []
         assert place.names("operator", name=name) == ["foreign"]
     assert place.get("member", "/clusters", name="a\nb").status_code == 400
+
+
+def test_clusters_are_found_by_a_part_of_their_name_or_of_their_projects(place: Place) -> None:
+    assert place.names("operator", search="LAI") == ["plain"]
+    assert place.names("operator", search="eu-d", limit="1") == place.names(
+        "operator", search="EU-DE", limit="1"
+    )
+    assert place.names("member", search="eu-de") == ["eip", "plain", "sans"]
+    for pattern in ("%", "_", "l_in", "nothing"):
+        assert place.names("operator", search=pattern) == []
+    assert place.names("member", search="foreign") == []
+
+
+def test_a_kubeconfig_for_the_exec_plugin_has_no_secret(place: Place) -> None:
+    known, project = place.world.clusters["eip"], place.world.project
+    path = f"/clusters/{known.id}/kubeconfig"
+    answer = place.get("member", path)
+    assert answer.headers["cache-control"] == "no-store"
+    name = f"default-eip-{known.id[:8]}"
+    mark = {
+        "profile": "default",
+        "project_id": project.id,
+        "project": "eu-de",
+        "domain": "tests",
+        "cluster_id": known.id,
+        "cluster": "eip",
+        "login": "tests/member",
+    }
+    found = answer.json()
+    [user], [cluster], [context] = (found[kind] for kind in ("users", "clusters", "contexts"))
+    assert (found["current-context"], user["name"]) == (name, name)
+    assert context == {
+        "name": name,
+        "context": {
+            "cluster": name,
+            "user": name,
+            "extensions": [{"name": "clustercert", "extension": mark}],
+        },
+    }
+    assert (cluster["cluster"]["server"], "insecure-skip-tls-verify" in cluster["cluster"]) == (
+        known.external_url,
+        False,
+    )
+    assert base64.b64decode(cluster["cluster"]["certificate-authority-data"]) == known.server_ca_pem
+    assert user["user"].keys() == {"exec", "extensions"}
+    assert user["user"]["exec"]["command"] == "kubectl-clustercert"
+    assert user["user"]["exec"]["args"] == [
+        *("credential", known.id, "--profile", "default", "--project", project.id),
+        *("--user", "tests/member"),
+    ]
+
+    headers = place.world.people["member"].headers | {"Accept": "application/yaml"}
+    as_yaml = place.client.get(OWN + path, headers=headers)
+    assert as_yaml.headers["content-type"].startswith("application/yaml")
+    assert yaml.safe_load(as_yaml.text) == found
+
+    work = place.get("member", path, profile="work").json()
+    assert work["current-context"] == f"work-eip-{known.id[:8]}"
+    assert place.get("member", path, profile="../x").status_code == 400
+
+
+def test_clusters_out_of_reach_have_no_kubeconfig(place: Place) -> None:
+    foreign, nothing = place.world.clusters["foreign"].id, "0" * 8
+    answers = [place.get("member", f"/clusters/{each}/kubeconfig") for each in (foreign, nothing)]
+    assert [answer.status_code for answer in answers] == [404, 404]
+    assert answers[0].json()["message"] == answers[1].json()["message"]
+
+
+def test_a_cluster_without_an_address_that_kubectl_can_check_has_no_kubeconfig(place: Place) -> None:
+    known, database = place.world.clusters["plain"], place.world.database
+    change = "UPDATE cluster SET internal_url = ? WHERE id = ?"
+    execute(database, change, "http://10.0.0.1:8080", known.id)
+    try:
+        answer = place.get("member", f"/clusters/{known.id}/kubeconfig")
+    finally:
+        execute(database, change, known.internal_url, known.id)
+    assert answer.status_code == 409
+    assert "--insecure" in answer.json()["message"]
 
 
 def test_each_cluster_has_the_groups_and_the_longest_lifetime_of_the_caller(place: Place) -> None:

@@ -24,7 +24,7 @@ from schemathesis.specs.openapi.checks import (
 from clustercert.model import Actor, Origin
 from clustercert.wiring import open_components
 from support import world as worlds
-from support.administration import put_new, wanted
+from support.administration import new_key, put_new, wanted
 from support.kubernetes_messages import audit_event, credential_id, event_list, review
 from support.request_client import ASKED, OFFERED_TO_ALL, REASON, REQUESTS, RequestClient
 from support.service import BASE_URL, Service
@@ -70,6 +70,8 @@ OPERATIONS = [
     "GET /clustercert/v1/issuers",
     "GET /clustercert/v1/caller",
     "POST /clustercert/v1/caller/logout",
+    "GET /clustercert/v1/caller/access-keys",
+    "DELETE /clustercert/v1/caller/access-keys/{access_key}",
     "POST /clustercert/v1/identity/explain",
     "POST /clustercert/v1/users/{user_id}/block",
     "POST /clustercert/v1/users/{user_id}/unblock",
@@ -91,6 +93,7 @@ OPERATIONS = [
     f"GET {REQUESTS}/{{access_request_id}}",
     *(f"POST {REQUESTS}/{{access_request_id}}/{step}" for step in ("approve", "deny", "extend", "end")),
     "GET /clustercert/v1/clusters",
+    "GET /clustercert/v1/clusters/{cluster_id}/kubeconfig",
     "GET /clustercert/v1/clusters/{cluster_id}/offers",
     "GET /clustercert/v1/certificates",
     "GET /clustercert/v1/certificates/{certificate}",
@@ -306,6 +309,8 @@ def valid_parameters(client: httpx.Client, world: World, name: str) -> dict[str,
         there["access_request_id"] = (
             requests.used("reader", "free") if is_used else requests.created("reader", "asked")
         )
+    if name.startswith("DELETE /clustercert/v1/caller/access-keys"):
+        there["access_key"] = new_key(client, world, "operator")
     if name == "GET /v3/users/{user_id}":
         there["user_id"] = world.people["reader"].user.id
     if name.endswith("block"):

@@ -3,6 +3,7 @@
 import json
 import os
 import resource
+import ssl
 import stat
 import subprocess
 import sys
@@ -13,6 +14,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
+import httpx
 import pytest
 import yaml
 from cryptography import x509
@@ -89,6 +91,21 @@ def make_unreachable(plugin: Plugin) -> None:
         status = path.stat()
         fields = [*header.split(" ")[:8], f"{status.st_mtime_ns}:{status.st_ino}", str(path)]
         plugin.cache_file.write_text(f"{' '.join(fields)}\n{body}")
+
+
+def test_the_plugin_gets_a_certificate_with_the_arguments_of_the_services_kubeconfig(plugin: Plugin) -> None:
+    profile = plugin.user.home / ".config" / "clustercert" / "profiles" / "default.json"
+    headers = {"X-Auth-Token": json.loads(profile.read_text())["token"]}
+    context = ssl.create_default_context(cafile=plugin.user.operator.folder / SERVICE_CA)
+    path = f"{plugin.user.url}/clustercert/v1/clusters/{plugin.cluster_id}/kubeconfig"
+    document = httpx.get(path, headers=headers, verify=context).raise_for_status().json()
+
+    arguments = document["users"][0]["user"]["exec"]["args"]
+    leaf = x509.load_pem_x509_certificate(
+        status_of(plugin.user.output(*arguments))["clientCertificateData"].encode()
+    )
+    assert leaf.not_valid_after_utc > datetime.now(UTC)
+    assert plugin.cache_file.exists()
 
 
 def test_a_long_lived_certificate_is_renewed_when_its_ca_is_replaced(plugin: Plugin) -> None:

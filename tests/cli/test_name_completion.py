@@ -17,9 +17,9 @@ from clustercert.cli.completion import is_plain
 from clustercert.cli.credential import cache
 from clustercert.cli.kubeconfig import entries
 from clustercert.cli.kubeconfig.document import Kubeconfig
-from clustercert.cli.kubeconfig.entries import ClusterRef
 from clustercert.cli.login import profile
 from clustercert.cli.login.profile import Profile
+from clustercert.model.kubeconfigs import ClusterRef
 from support.command_line import Operator
 from support.wait import SECONDS, eventually
 

@@ -18,7 +18,7 @@ from cryptography.hazmat.primitives.serialization import Encoding
 from clustercert.certificates.revocation import statement_to_sign
 from clustercert.model import PrivateKey
 from clustercert.pki.certificates import fingerprint
-from support.administration import put_new, unique, wanted
+from support.administration import new_key, put_new, unique, wanted
 from support.keystone import PASSWORD
 from support.kubernetes_messages import audit_event, credential_id, event_list, review
 from support.leaf_checks import leaf_of
@@ -83,7 +83,11 @@ class CellRequests:
     def ask(self, cell: Cell) -> httpx.Response:
         method, template = cell.operation.split(" ")
         whose = self._whose(cell)
-        own = put_new(self.client, self.world, template) if ADMINISTRATION.search(template) else {}
+        own = {}
+        if template.startswith("/clustercert/v1/caller/access-keys"):
+            own = {"access_key": new_key(self.client, self.world, whose)}
+        elif ADMINISTRATION.search(template):
+            own = put_new(self.client, self.world, template)
         rotated = self._rotated(cell.operation, own) if "{cluster}/client-ca-rotation" in template else {}
         path = re.sub(
             r"\{(\w+)\}", lambda match: own.get(match[1]) or self._placed(match[1], template, whose), template

@@ -36,6 +36,14 @@ def wanted(path: str) -> dict[str, Any]:
     return dict(CLUSTER) if last[-2] == "clusters" else {}
 
 
+def new_key(client: httpx.Client, world: World, who: str) -> str:
+    """The id of a new access key of this person."""
+    user, headers = world.people[who].user, world.people["operator"].headers
+    path, query = f"/clustercert/v1/users/{user.name}/access-keys", {"domain": user.domain.name}
+    made = client.post(path, params=query, json={}, headers=headers).raise_for_status()
+    return str(made.json()["access_key"])
+
+
 def put_new(client: httpx.Client, world: World, template: str) -> dict[str, str]:
     """Create the objects that a template of a path names, and return their names by parameter."""
     headers = world.people["operator"].headers | {"Content-Type": "application/json"}

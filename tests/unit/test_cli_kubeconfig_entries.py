@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 
 from clustercert.cli.kubeconfig import entries, files, merge
-from clustercert.cli.kubeconfig.entries import ClusterRef
 from clustercert.cli.options import CommandError
+from clustercert.model.kubeconfigs import FILE_TEMPLATE, ClusterRef, address_warning, exec_kubeconfig
 
 EMPTY = "apiVersion: v1\nkind: Config\n"
 FOREIGN = """apiVersion: v1
@@ -29,6 +29,16 @@ REF = ClusterRef("default", "1" * 32, "eu-de", "Default", "2" * 32, "prod", "Def
 
 def new_entry() -> merge._NewEntry:
     return merge._NewEntry(REF, {"server": "https://theirs.test"}, entries.exec_user(REF, []))
+
+
+def test_a_kubeconfig_for_a_file_has_the_entries_that_merge_writes(tmp_path: Path) -> None:
+    config = tmp_path / "config"
+    config.write_text(EMPTY)
+    document = exec_kubeconfig(REF, {"server": "https://theirs.test"}, entries.plugin_command())
+    name = str(document["current-context"])
+    merge._write(merge._Plan.read(config), {name: new_entry()}, use=False)
+    assert name == entries.context_name(FILE_TEMPLATE, REF, "alice") == "default-prod-22222222"
+    assert files.load(config).value == document
 
 
 def test_an_entry_that_another_program_added_meanwhile_is_not_replaced(tmp_path: Path) -> None:
@@ -99,7 +109,7 @@ def test_an_address_without_tls_is_not_a_verified_one(server: str) -> None:
         entries.verified_address(addresses, internal=False, insecure=False, only="internal")
     address = entries.verified_address(addresses, internal=False, insecure=True)
     assert address == {"server": server}
-    assert "unencrypted" in str(entries.address_warning(address))
+    assert "unencrypted" in str(address_warning(address))
     assert "unencrypted" in str(entries.current_address_warning(config))
 
 

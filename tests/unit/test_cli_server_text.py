@@ -11,10 +11,11 @@ from pathlib import Path
 import pytest
 
 from clustercert.cli.credential import entry
-from clustercert.cli.kubeconfig.entries import ClusterRef, context_name
+from clustercert.cli.kubeconfig.entries import context_name
 from clustercert.cli.login import profile
 from clustercert.cli.login.profile import Profile
 from clustercert.cli.options import CommandError
+from clustercert.model.kubeconfigs import ClusterRef
 
 CLUSTER, PROJECT = "11111111-1111-1111-1111-111111111111", "1" * 32
 ESCAPES = "\x1b]0;pwned\x07\x1b[2J\x9b31m\u202ehello"

@@ -150,7 +150,8 @@ class RevocationPreviews:
 
     async def preview_user(self, caller: Caller, user_id: str) -> RevocationPreview:
         """Preview the revocation of a user's certificates in every project. Raises NotFound for a malformed id."""
-        require_operator(caller)
+        if user_id != caller.user.id:
+            require_operator(caller)
         return await self._preview(_checked_id(user_id), None)
 
     async def _preview(self, user_id: str | None, cluster: Cluster | None) -> RevocationPreview:
@@ -310,7 +311,7 @@ class RevocationService:
 
     Methods that take a project raise NotFound if the caller has no role in the project, or if the project lacks the
     cluster. The other methods, except `revoke_own_certificate` and `revoke_by_key`, raise Forbidden unless the caller
-    is an operator.
+    is an operator. `revoke_user` lets users revoke their own certificates.
 
     Attributes:
         recorder: records revocations without authorizing the caller; the command line uses the recorder directly.
@@ -349,8 +350,12 @@ class RevocationService:
         return await self.recorder.revoke_scope(reason, cluster=cluster, actor=caller.actor)
 
     async def revoke_user(self, caller: Caller, user_id: str, reason: Reason) -> Revocation:
-        """Revoke a user's certificates in every project. Raises InvalidRequest if the id or the note is invalid."""
-        require_operator(caller, ONLY_OPERATORS)
+        """Revoke a user's certificates in every project. Users may name themselves, operators all users.
+
+        Raises Forbidden, or InvalidRequest if the id or the note is invalid.
+        """
+        if user_id != caller.user.id:
+            require_operator(caller, ONLY_OPERATORS)
         user_id = await self._user_id(user_id)
         return await self.recorder.revoke_scope(reason, user_id=user_id, actor=caller.actor)
 

@@ -626,6 +626,12 @@ async def list_reachable(
     call: CallDep,
     page: KeyPageDep,
     name: Annotated[query.Text | None, Query(description="Only clusters with this name or id.")] = None,
+    search: Annotated[
+        query.Text | None,
+        Query(
+            description="Only clusters with this text in their name or in their project's name, in any case."
+        ),
+    ] = None,
     own: Annotated[
         Literal["true"] | None, Query(description="Only clusters in projects in which the user has a role.")
     ] = None,
@@ -640,7 +646,7 @@ async def list_reachable(
     projects = None if reads_everything(caller) and own is None else caller.roles.keys()
 
     async def read(*, after: str, limit: int) -> Sequence[Cluster]:
-        return await queries.reachable_page(projects, name, after, limit)
+        return await queries.reachable_page(projects, name, after, limit, search=search)
 
     def view(cluster: Cluster) -> JsonObject:
         granted = services.explanations.grant_now(caller, cluster)

@@ -1,4 +1,4 @@
-"""Routes that list OIDC issuers, show the caller, end logins, explain tokens and block users."""
+"""Routes that list OIDC issuers, show the caller, end logins and access keys, explain tokens and block users."""
 
 import asyncio
 from collections.abc import Iterable
@@ -12,9 +12,11 @@ from starlette.responses import Response
 
 from clustercert.authn.federated import CLOCK_DIFFERENCE
 from clustercert.http import OWN, responses
+from clustercert.http.administration.credentials import KeyBody, KeyListBody
 from clustercert.http.body import RequestBody, parsed, require_json
 from clustercert.http.dependencies import CallDep, ServicesDep
 from clustercert.http.openapi import ERRORS, PUBLIC_ERRORS, described, json_body
+from clustercert.http.paging import KeyPageDep, sorted_page
 from clustercert.http.responses import ResponseBody, Time
 from clustercert.identity.token_report import TokenReport, report_on_token
 from clustercert.model import Group, JsonObject
@@ -241,6 +243,7 @@ _CONFLICT = ERRORS | {
     409: "The user is blocked already, or another request changed the user at the same time."
 }
 
+_NO_KEY = {404: "The caller has no such access key."}
 _LOGOUT_ERRORS = ERRORS | {409: "Another request changed the user at the same time."}
 _SECOND = timedelta(seconds=1)
 
@@ -344,6 +347,25 @@ async def log_out_everywhere(
         clusters=clusters,
     )
     return responses.private(body)
+
+
+@router.get(OWN + "/caller/access-keys", responses=described("A page of access keys.", KeyListBody))
+async def list_own_keys(call: CallDep, page: KeyPageDep) -> Response:
+    """List the caller's access keys. Includes temporary keys. Sorted by `access_key`."""
+    keys = await call.services.identity.access_keys.queries.keys_of_user(call.caller.user.id)
+    return responses.private(sorted_page("access_keys", map(KeyBody.render, keys), page, "access_key"))
+
+
+@router.delete(
+    OWN + "/caller/access-keys/{access_key}",
+    status_code=204,
+    responses=described("Deleted.", status=204, errors=ERRORS | _NO_KEY),
+    response_class=Response,
+)
+async def delete_own_key(call: CallDep, access_key: str) -> Response:
+    """Delete one of the caller's access keys. Also deletes all temporary keys of the caller."""
+    await call.services.identity.access_keys.remove_own(call.caller, access_key)
+    return Response(status_code=204, headers=responses.NO_STORE)
 
 
 @router.post(

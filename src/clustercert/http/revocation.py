@@ -333,7 +333,8 @@ async def list_revocations(call: CallDep, page: PageDep, since: Since = None) ->
 async def revoke_user(call: CallDep, user_id: str, dry_run: DryRun = None) -> Response:
     """Revoke all certificates of a user in every project.
 
-    Only for operators. The user may already be deleted. Certificates issued later stay valid.
+    Users can revoke their own certificates, operators those of every user. The user may already be deleted.
+    Certificates issued later stay valid.
     """
     reason, service = _reason(call), call.services.revocation
     if dry_run:

@@ -81,7 +81,7 @@ class AccessKeys:
         """Return an access key. Raises NotFound if the key does not exist."""
         key = await self.queries.key(key_id) if _is_ak(key_id) else None
         if key is None:
-            raise NotFound(f"There is no access key {key_id}.")
+            raise _no_such_key(key_id)
         return key
 
     async def create(self, user: User, *, description: str = "", actor: Actor) -> IssuedKey:
@@ -131,6 +131,13 @@ class AccessKeys:
     async def remove(self, key: AccessKey, *, actor: Actor) -> None:
         """Delete a key and all of the user's temporary keys. Raises NotFound if the key does not exist."""
         await self.queries.remove(key, self._event("access_key.removed", key, actor))
+
+    async def remove_own(self, caller: Caller, key_id: str) -> None:
+        """Delete one of the caller's keys, like `remove`. Raises NotFound also for a key of another user."""
+        key = await self.find(key_id)
+        if key.user_id != caller.user.id:
+            raise _no_such_key(key_id)
+        await self.remove(key, actor=caller.actor)
 
     def cached_signing_key(self, access_key_id: str) -> SigningKey | None:
         """Return the key with its decrypted secret if the key is cached, else None."""
@@ -231,6 +238,10 @@ class AccessKeys:
 def _is_ak(text: str) -> bool:
     """Whether a string can be an access key id (AK). Other strings are not looked up in the database."""
     return 1 <= len(text) <= _MAX_AK and text.isascii() and text.isalnum()
+
+
+def _no_such_key(key_id: str) -> NotFound:
+    return NotFound(f"There is no access key {key_id}.")
 
 
 def _bound_to(key_id: str) -> str:

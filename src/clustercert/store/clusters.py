@@ -111,13 +111,20 @@ class ClusterQueries(Queries):
         return await self._first(_cluster.c.id == cluster_id, *in_projects)
 
     async def reachable_page(
-        self, project_ids: Collection[str] | None, name_or_id: str | None, after: str, limit: int
+        self,
+        project_ids: Collection[str] | None,
+        name_or_id: str | None,
+        after: str,
+        limit: int,
+        *,
+        search: str | None = None,
     ) -> tuple[Cluster, ...]:
         """Return at most `limit` clusters with ids above `after`, sorted by id.
 
         Args:
             project_ids: return only clusters of these projects, without clusters of disabled projects. `None` means all
                 projects, including disabled projects.
+            search: return only clusters with this part in their name or in the name of their project, in any case.
         """
         # The outer join finds no row of a project that was deleted at the same time. Skip clusters of such a project.
         query = _with_ca().where(_cluster.c.id > after, _project.c.id.is_not(None))
@@ -125,6 +132,9 @@ class ClusterQueries(Queries):
             query = query.where(_cluster.c.project_id.in_(project_ids), _project.c.enabled, _domain.c.enabled)
         if name_or_id is not None:
             query = query.where(or_(_cluster.c.id == name_or_id, _cluster.c.name == name_or_id))
+        if search is not None:
+            names = (_cluster.c.name, _project.c.name)
+            query = query.where(or_(*(name.icontains(search, autoescape=True) for name in names)))
         return await self._all(query.order_by(_cluster.c.id).limit(limit))
 
     async def in_project(self, project_id: str) -> AsyncIterator[Cluster]:

@@ -12,7 +12,7 @@ from clustercert.cli.options import CommandError
 
 if TYPE_CHECKING:
     from clustercert.cli.credential.entry import CredentialRequest
-    from clustercert.cli.kubeconfig.entries import ClusterRef
+    from clustercert.model.kubeconfigs import ClusterRef
 
 
 def needed_login(found: Profile, user: str, cluster: str) -> str:

@@ -9,7 +9,6 @@ import typer
 
 from clustercert.cli.commands import expand_options
 from clustercert.cli.kubeconfig import contexts, entries, merge, unmerge
-from clustercert.cli.kubeconfig.entries import FILE_TEMPLATE, ClusterRef
 from clustercert.cli.login.options import LoginOptions
 from clustercert.cli.options import (
     ClusterArgument,
@@ -21,6 +20,7 @@ from clustercert.cli.options import (
     UnknownName,
 )
 from clustercert.cli.output import Output, document, print_note, write_out
+from clustercert.model.kubeconfigs import FILE_TEMPLATE, ClusterRef
 from clustercert.model.times import rfc3339
 from clustercert.secure_file import write_private
 

@@ -2,9 +2,8 @@
 
 import shutil
 import sys
-from base64 import b64encode
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from string import Formatter
 from typing import Any, Literal
@@ -13,60 +12,28 @@ from clustercert.cli.kubeconfig.document import CURRENT, LISTS, Kubeconfig
 from clustercert.cli.options import CommandError, UsageError
 from clustercert.file_names import is_plain
 from clustercert.model import JsonObject
+from clustercert.model.kubeconfigs import (
+    EXTENSIONS,
+    FILE_TEMPLATE,
+    ID_DIGITS,
+    NOUNS,
+    VERIFIED,
+    ClusterRef,
+    address_warning,
+    cluster_addresses,
+    first_address,
+    marked_entry,
+    plugin_user,
+)
 
-# The extension that kubectl sends to exec plugins with `provideClusterInfo`.
-EXEC_EXTENSION = "client.authentication.k8s.io/exec"
-_EXTENSION = "clustercert"
-_NOUNS = {
-    "clusters": ("cluster", EXEC_EXTENSION),
-    "users": ("user", _EXTENSION),
-    "contexts": ("context", _EXTENSION),
-}
 # The fields that `merge` replaces. `merge` keeps fields that users added, such as a namespace or a proxy.
 _OWN_FIELDS = {
     "clusters": {"server", "certificate-authority-data", "insecure-skip-tls-verify", "extensions"},
     "contexts": {"cluster", "user", "extensions"},
 }
 DEFAULT_TEMPLATE = "{profile}-{cluster}"
-# The template for names in separate files. The names are unique, because kubectl uses only the first context if two
-# files in KUBECONFIG have a context of the same name.
-FILE_TEMPLATE = "{profile}-{cluster}-{id}"
 _FIELDS = ("profile", "domain", "project", "cluster", "id", "user")
-_ID_DIGITS = 8
 Kind = Literal["exec", "embedded", "files"]
-
-
-@dataclass(frozen=True, slots=True)
-class ClusterRef:
-    """A cluster that a login can reach. `project`, `domain` and `cluster` are names.
-
-    Attributes:
-        login: the user who was logged in, as DOMAIN/NAME. The profile can get the login of another user later.
-    """
-
-    profile: str
-    project_id: str
-    project: str
-    domain: str
-    cluster_id: str
-    cluster: str
-    login: str
-
-    @classmethod
-    def parse(cls, profile: str, login: str, cluster: JsonObject) -> "ClusterRef":
-        """Return the reference to a cluster in the service's list of clusters."""
-        project_id, project, domain, cluster_id, name = (
-            str(cluster[field]) for field in ("project_id", "project", "domain", "id", "name")
-        )
-        return cls(profile, project_id, project, domain, cluster_id, name, login)
-
-    @property
-    def shown_name(self) -> str:
-        return f"{self.domain}/{self.project}/{self.cluster}"
-
-    @property
-    def identity(self) -> tuple[str, str, str]:
-        return self.profile, self.project_id, self.cluster_id
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,7 +77,7 @@ def context_name(template: str, ref: ClusterRef, user: str) -> str:
         "domain": ref.domain,
         "project": ref.project,
         "cluster": ref.cluster,
-        "id": ref.cluster_id[:_ID_DIGITS],
+        "id": ref.cluster_id[:ID_DIGITS],
         "user": user,
     }
     name = "".join(text + (values[field] if field else "") for text, field in parse_template(template))
@@ -129,12 +96,10 @@ def put(config: Kubeconfig, name: str, ref: ClusterRef, address: JsonObject, use
         "contexts": {"cluster": name, "user": name},
     }
     for field, content in contents.items():
-        noun, extension = _NOUNS[field]
-        present = config.entries(field).get(name, {}).get(noun) or {}
+        present = config.entries(field).get(name, {}).get(NOUNS[field]) or {}
         own = _OWN_FIELDS.get(field)
         kept = {key: value for key, value in present.items() if key not in own} if own else {}
-        mark = {"name": extension, "extension": asdict(ref)}
-        config.put(field, {"name": name, noun: {**content, "extensions": [mark], **kept}})
+        config.put(field, marked_entry(field, name, ref, content, kept))
 
 
 def owner(config: Kubeconfig, field: str, name: str) -> ClusterRef | Literal["other"] | None:
@@ -193,7 +158,7 @@ def remove(config: Kubeconfig, contexts: set[str]) -> None:
     present = config.entries("contexts")
     removed = {name for name in contexts if owner(config, "contexts", name) not in (None, "other")}
     for field in ("clusters", "users"):
-        noun = _NOUNS[field][0]
+        noun = NOUNS[field]
         used = {
             (entry.get("context") or {}).get(noun) for name, entry in present.items() if name not in removed
         }
@@ -207,18 +172,11 @@ def remove(config: Kubeconfig, contexts: set[str]) -> None:
 
 
 def listed_addresses(cluster: JsonObject) -> dict[str, JsonObject]:
-    """Return the addresses of a cluster in the service's list of clusters.
-
-    The keys are the names of the contexts in a kubeconfig from CCE, such as `internal`.
-    """
-    ca = b64encode(str(cluster["server_ca"]).encode()).decode()
-    addresses: dict[str, JsonObject] = {
-        "internal": {"server": cluster["internal_url"], "certificate-authority-data": ca}
-    }
-    if external := cluster["external_url"]:
-        addresses["external"] = {"server": external, "insecure-skip-tls-verify": True}
-        addresses["externalTLSVerify"] = {"server": external, "certificate-authority-data": ca}
-    return addresses
+    """Return the addresses of a cluster in the service's list of clusters. See `cluster_addresses`."""
+    external = cluster["external_url"]
+    return cluster_addresses(
+        str(cluster["internal_url"]), str(external) if external else None, str(cluster["server_ca"]).encode()
+    )
 
 
 def issued_addresses(kubeconfig: JsonObject) -> dict[str, JsonObject]:
@@ -243,29 +201,17 @@ def verified_address(
         internal: whether to prefer the private address.
         insecure: whether to accept an address without TLS, or without a check of the API server's certificate.
     """
-    order = ["internal", "externalTLSVerify"] if internal else ["externalTLSVerify", "internal"]
+    order = list(reversed(VERIFIED)) if internal else list(VERIFIED)
     if insecure:
         order.insert(int(internal), "external")
     if only is not None:
         order = [only]
-    for name in order:
-        address = addresses.get(name, {})
-        if address.get("server") and (insecure or address_warning(address) is None):
-            return address
-    raise CommandError(
-        "The cluster has no address whose certificate kubectl can check. Skip the check with --insecure, if the "
-        "network is protected in another way."
-    )
-
-
-def address_warning(address: Mapping[str, Any]) -> str | None:
-    """Return a warning if kubectl does not check the API server's certificate at this address."""
-    server = str(address["server"])
-    if not server.lower().startswith("https://"):
-        return f"Warning: kubectl will send everything to {server} unencrypted."
-    if address.get("insecure-skip-tls-verify"):
-        return f"Warning: kubectl will not check the certificate of {server}."
-    return None
+    if (address := first_address(addresses, order, insecure=insecure)) is None:
+        raise CommandError(
+            "The cluster has no address whose certificate kubectl can check. Skip the check with --insecure, if the "
+            "network is protected in another way."
+        )
+    return address
 
 
 def current_address_warning(document: JsonObject) -> str | None:
@@ -279,23 +225,8 @@ def current_address_warning(document: JsonObject) -> str | None:
 
 
 def exec_user(ref: ClusterRef, options: list[str]) -> JsonObject:
-    """Return a user entry that gets certificates from the exec plugin."""
-    command, *arguments = plugin_command()
-    return {
-        "exec": {
-            "apiVersion": "client.authentication.k8s.io/v1",
-            "command": command,
-            "args": [
-                *arguments,
-                *("credential", ref.cluster_id, "--profile", ref.profile, "--project", ref.project_id),
-                *("--user", ref.login),
-                *options,
-            ],
-            "interactiveMode": "Never",
-            "provideClusterInfo": False,
-            "installHint": "Install clustercert on this machine: pip install clustercert",
-        }
-    }
+    """Return a user entry that gets certificates from the exec plugin on this machine."""
+    return plugin_user(ref, plugin_command(), options)
 
 
 def plugin_command() -> list[str]:
@@ -317,7 +248,7 @@ def _objects(kubeconfig: JsonObject, field: str) -> list[dict[str, Any]]:
 
 def _ref(field: str, entry: Mapping[str, Any]) -> ClusterRef | None:
     """Return the cluster that an entry's extension names, or `None` if `merge` did not write the entry."""
-    noun, name = _NOUNS[field]
+    noun, name = NOUNS[field], EXTENSIONS[field]
     content = entry.get(noun)
     extensions = content.get("extensions") if isinstance(content, dict) else None
     for each in extensions if isinstance(extensions, list) else ():

@@ -16,7 +16,7 @@ from clustercert.cli.commands import expand_options
 from clustercert.cli.kubeconfig import entries, files
 from clustercert.cli.kubeconfig.contexts import KubeconfigOption, row_of_context, show_contexts
 from clustercert.cli.kubeconfig.document import CURRENT, Kubeconfig
-from clustercert.cli.kubeconfig.entries import DEFAULT_TEMPLATE, ClusterRef, Merged
+from clustercert.cli.kubeconfig.entries import DEFAULT_TEMPLATE, Merged
 from clustercert.cli.login.options import LoginOptions
 from clustercert.cli.lookup import reachable_cluster, reachable_clusters
 from clustercert.cli.options import (
@@ -31,6 +31,7 @@ from clustercert.cli.options import (
 )
 from clustercert.cli.output import Output, OutputOption, print_note
 from clustercert.model.errors import Forbidden
+from clustercert.model.kubeconfigs import ClusterRef, address_warning
 
 if TYPE_CHECKING:
     from clustercert.cli.kubeconfig.validation import ValidatedKubeconfig
@@ -297,7 +298,7 @@ def _write(plan: _Plan, new: dict[str, _NewEntry], *, use: bool) -> list[dict[st
         for name, entry in in_file.items():
             server = str(entry.address["server"])
             print_note(f"{name}: the cluster {entry.ref.cluster} at {server}, in {path}")
-            if warning := entries.address_warning(entry.address):
+            if warning := address_warning(entry.address):
                 print_note(warning)
             rows.append(row_of_context(Merged(name, entry.ref, server, entry.user), path, current, {}))
     if current != before:
