@@ -1,14 +1,14 @@
 """Requests that the service sends to itself for a session of the console."""
 
 import secrets
-from collections.abc import Iterator
-from pathlib import Path
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import httpx
 import pytest
 
 from clustercert.authn.sessions import CONSOLE_SCHEME
+from clustercert.identity.sessions import session_id
 from clustercert.identity.tokens import ByPassword
 from clustercert.issuance.signers.ca_keys import KeySigner
 from clustercert.model.errors import Unauthenticated
@@ -24,8 +24,20 @@ from support.world import World
 
 def log_in(service: Service, world: World, name: str) -> str:
     person = world.people[name]
-    login = ByPassword(Reference(id=person.user.id), person.password)
+    return log_in_user(service, person.user.id, person.password)
+
+
+def log_in_user(service: Service, user_id: str, password: str) -> str:
+    login = ByPassword(Reference(id=user_id), password)
     return service.run(services_of(service).sessions.log_in(login, ORIGIN, None)).cookie
+
+
+def is_refused(service: Service, cookie: str) -> bool:
+    try:
+        ask(service, cookie, "GET", "/clustercert/v1/caller")
+    except Unauthenticated:
+        return True
+    return False
 
 
 def test_a_session_gets_a_certificate_with_the_rights_of_its_user(service: Service, world: World) -> None:
@@ -67,13 +79,70 @@ def test_neither_cookie_nor_header_authenticates_requests_from_outside(
         assert client.post(world.path(), json={"duration": 1}, headers=headers).status_code == 401
 
 
+def test_users_list_and_end_their_own_sessions(service: Service, client: httpx.Client, world: World) -> None:
+    path, member = "/clustercert/v1/caller/sessions", world.people["member"].headers
+    first, second = log_in(service, world, "member"), log_in(service, world, "member")
+    foreign = log_in(service, world, "reader")
+    listed = ask(service, second, "GET", path).json()["sessions"]
+    newest, older = listed[:2]
+    assert newest["id"] == session_id(second)
+    assert (newest["current"], older["current"]) == (True, False)
+    assert (older["id"], older["address"], older["method"]) == (session_id(first), ORIGIN.address, "token")
+    assert older["created_at"] == older["seen_at"] < older["idle_at"] < older["expires_at"]
+    assert session_id(foreign) not in {each["id"] for each in listed}
+    # By any other login of the user, too.
+    assert client.get(path, headers=member).json()["sessions"] == [
+        {**each, "current": False} for each in listed
+    ]
+    for unknown in (session_id(foreign), session_id(first)[:7], "0" * 64, "%00"):
+        answer = client.delete(f"{path}/{unknown}", headers=member)
+        assert (answer.status_code, answer.json()["error_msg"]) == (
+            404,
+            "You have no such session. It may have ended already.",
+        )
+    assert client.delete(f"{path}/{session_id(first)[:8]}", headers=member).status_code == 204
+    assert is_refused(service, first)
+    assert ask(service, second, "DELETE", f"{path}/{session_id(second)}").status_code == 204
+    assert is_refused(service, second)
+    assert not is_refused(service, foreign)
+
+
+@pytest.mark.parametrize("what", ["block", "new password", "own password", "logout everywhere"])
+def test_sessions_end_on_all_workers(
+    service: Service, world: World, service_with: Callable[..., Service], what: str
+) -> None:
+    operator, worker, password = world.people["operator"].headers, service_with(), "correct horse"
+    path = f"/clustercert/v1/users/console-{what.replace(' ', '-')}"
+    user_id = service.client.put(path, json={"password": password}, headers=operator).json()["id"]
+    first, second = [log_in_user(each, user_id, password) for each in (service, worker)]
+    for cookie in (first, second):
+        for each in (service, worker):
+            assert not is_refused(each, cookie)
+    path = f"/clustercert/v1/users/{user_id}"
+    if what == "block":
+        worker.client.post(f"{path}/block", headers=operator).raise_for_status()
+    elif what == "new password":
+        body = {"password": "another horse"}
+        worker.client.put(f"{path}/password", json=body, headers=operator).raise_for_status()
+    elif what == "own password":
+        changed = {"user": {"original_password": password, "password": "another horse"}}
+        assert ask(worker, second, "POST", f"/v3/users/{user_id}/password", changed).status_code == 204
+    else:
+        done = ask(worker, second, "POST", "/clustercert/v1/caller/logout").json()
+        assert (done["sessions"], done["tokens"]) == (2, 0)
+    for each in (service, worker):
+        assert eventually(lambda each=each: is_refused(each, first))  # type: ignore[misc] # a lambda's default
+    # Only the session in which the user changed the password goes on.
+    assert is_refused(worker, second) == (what != "own password")
+
+
 @pytest.fixture(scope="module")
 def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
     with keystone_site.running(tmp_path_factory.mktemp("site"), cache="1s") as running:
         yield running
 
 
-def test_a_session_of_a_keystone_user_lasts_as_long_as_the_token(site: Site, tmp_path: Path) -> None:
+def test_a_session_of_a_keystone_user_lasts_as_long_as_the_token(site: Site) -> None:
     sessions = services_of(site.service).sessions
     token = site.token(site.user("member"))
     new = site.service.run(sessions.begin_by_keystone_token(token, ORIGIN, None))
@@ -82,15 +151,7 @@ def test_a_session_of_a_keystone_user_lasts_as_long_as_the_token(site: Site, tmp
     assert (session.method, caller.method, caller.issuer) == ("keystone", "keystone", site.keystone.url)
     assert caller.credential_id == session.id
     del site.keystone.tokens[token]
-
-    def is_refused() -> bool:
-        try:
-            site.service.run(sessions.find(new.cookie, ORIGIN))
-        except Unauthenticated:
-            return True
-        return False
-
-    assert eventually(is_refused)
+    assert eventually(lambda: is_refused(site.service, new.cookie))
 
 
 def test_an_unknown_keystone_token_starts_no_session(site: Site) -> None:

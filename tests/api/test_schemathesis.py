@@ -72,6 +72,8 @@ OPERATIONS = [
     "POST /clustercert/v1/caller/logout",
     "GET /clustercert/v1/caller/access-keys",
     "DELETE /clustercert/v1/caller/access-keys/{access_key}",
+    "GET /clustercert/v1/caller/sessions",
+    "DELETE /clustercert/v1/caller/sessions/{session_id}",
     "POST /clustercert/v1/identity/explain",
     "POST /clustercert/v1/users/{user_id}/block",
     "POST /clustercert/v1/users/{user_id}/unblock",

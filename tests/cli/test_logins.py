@@ -8,6 +8,7 @@ import pytest
 
 from support.command_line import PASSWORD, CommandResult, Operator
 from support.operated_cluster import SERVICE_CA
+from support.stores import execute
 from support.wait import eventually
 
 pytestmark = pytest.mark.slow
@@ -145,9 +146,16 @@ def test_a_lost_laptop_is_logged_out_everywhere(
     assert f"This ends all logins of Default/{user} (" in question.err
     assert "0 certificates" in question.err
     assert operator.run("status").code == 0
+    execute(
+        operator.folder / "data" / "clustercert.db",
+        "INSERT INTO console_session (id, user_id, issuer, method, address, created_at, seen_at)"
+        " SELECT id, id, 'built-in', 'token', '192.0.2.1', created_at, created_at FROM user WHERE name = ?",
+        user,
+    )
 
     done = operator.run("logout", "--everywhere", "--yes")
     assert (done.code, done.out) == (0, ""), done.err
+    assert "Ended 1 session in the console." in done.err
     assert f"Ended all logins of Default/{user} at {url}, and revoked 0 certificates." in done.err
     assert f"These access keys still work: {key['access_key']} (pipeline)." in done.err
     assert "could not be revoked" not in done.err

@@ -13,7 +13,7 @@ from clustercert.model import Actor, Caller, User
 from clustercert.model.errors import NotFound, Unauthenticated, UnsealError
 from clustercert.model.sessions import IDLE_LIFETIME, LIFETIME, RECENT_LOGIN
 from clustercert.store.entities import Reference
-from support.accounts import ACTOR, CHEAP, ORIGIN, Accounts, count, enable
+from support.accounts import ACTOR, CHEAP, ORIGIN, PASSWORD, Accounts, count, enable
 from support.console_sessions import caller_of_session, log_in, log_in_by_claims, use_issuer
 from support.oidc import URL, claims_of
 from support.stores import Store
@@ -143,12 +143,22 @@ async def test_only_expired_sessions_are_pruned(accounts: Accounts, store: Store
     assert store.rows("SELECT id FROM console_session") == []
 
 
-@pytest.mark.parametrize("what", ["user disabled", "user removed", "domain disabled", "logout"])
+CHANGES = [
+    "user disabled",
+    "user removed",
+    "password changed",
+    "domain disabled",
+    "logout",
+    "logout everywhere",
+]
+
+
+@pytest.mark.parametrize("what", CHANGES)
 async def test_a_change_by_another_process_ends_a_cached_session(accounts: Accounts, what: str) -> None:
     alice = await accounts.new_user("alice", "member")
     cookie = await log_in(accounts.identity, alice)
     await accounts.database.generation.refresh()
-    await caller_of_session(accounts.identity, cookie)
+    caller = await caller_of_session(accounts.identity, cookie)
     actor, elsewhere = Actor(ACTOR, ORIGIN), accounts.second_process()
     if what == "user disabled":
         await elsewhere.directory.enable_user(alice, enabled=False, actor=actor)
@@ -156,11 +166,60 @@ async def test_a_change_by_another_process_ends_a_cached_session(accounts: Accou
         await elsewhere.directory.remove_user(alice, actor=actor)
     elif what == "domain disabled":
         await enable(elsewhere.directory, accounts.domain, enabled=False, actor=actor)
-    else:
+    elif what == "password changed":
+        await elsewhere.directory.set_password(alice, "another horse", actor=actor)
+    elif what == "logout":
         await elsewhere.sessions.end(cookie, ORIGIN)
+    else:
+        await elsewhere.logins.end_all(caller, with_keys=False)
     await accounts.database.generation.refresh()
     with pytest.raises(Unauthenticated):
         await caller_of_session(accounts.identity, cookie)
+
+
+async def test_sessions_of_a_disabled_user_stay_ended(accounts: Accounts) -> None:
+    directory, alice = accounts.identity.directory, await accounts.new_user()
+    cookie = await log_in(accounts.identity, alice)
+    for enabled in (False, True):
+        await directory.enable_user(alice, enabled=enabled, actor=Actor(ACTOR, ORIGIN))
+    with pytest.raises(Unauthenticated) as refusal:
+        await caller_of_session(accounts.identity, cookie)
+    assert refusal.value.reason == "the session is unknown or has ended"
+
+
+async def test_only_the_session_that_changes_the_password_goes_on(accounts: Accounts) -> None:
+    identity = accounts.identity
+    alice, bob = await accounts.new_user("alice"), await accounts.new_user("bob")
+    kept, other, of_bob = [await log_in(identity, user) for user in (alice, alice, bob)]
+    await identity.change_password(alice.id, PASSWORD, "another horse", ORIGIN, cookie=kept)
+    await caller_of_session(identity, kept)
+    with pytest.raises(Unauthenticated):
+        await caller_of_session(identity, other)
+    await identity.change_password(alice.id, "another horse", PASSWORD, ORIGIN, cookie=of_bob)
+    with pytest.raises(Unauthenticated):
+        await caller_of_session(identity, kept)
+    await caller_of_session(identity, of_bob)
+
+
+async def test_a_logout_everywhere_counts_and_ends_the_sessions_of_one_user(accounts: Accounts) -> None:
+    identity = accounts.identity
+    use_issuer(accounts, identity)
+    alice, bob = await accounts.new_user("alice"), await accounts.new_user("bob")
+    of_alice = [await log_in(identity, alice) for _ in range(2)]
+    of_sso = [await log_in_by_claims(accounts, identity, claims(iat=accounts.clock().timestamp()))]
+    of_bob = await log_in(identity, bob)
+    for cookies, issuer in ((of_alice, "built-in"), (of_sso, URL)):
+        caller = await caller_of_session(identity, cookies[0])
+        assert (await identity.logins.logins_of_caller(caller)).sessions == len(cookies)
+        assert (await identity.logins.end_all(caller, with_keys=False)).sessions == len(cookies)
+        event = (await accounts.events())[-1]
+        assert (event["kind"], event["actor"]) == ("user.logged_out", caller.user.id)
+        detail = {"name": caller.user.name, "issuer": issuer, "sessions": len(cookies)}
+        assert event["detail"] == detail
+        for cookie in cookies:
+            with pytest.raises(Unauthenticated):
+                await caller_of_session(identity, cookie)
+    await caller_of_session(identity, of_bob)
 
 
 async def test_a_session_that_ends_here_is_refused_here_at_once(accounts: Accounts) -> None:
@@ -346,13 +405,19 @@ async def test_a_session_outlives_the_id_token_but_not_a_block(accounts: Account
     cookie = await log_in_by_claims(accounts, identity, claims(exp=1, iat=1))
     await accounts.database.generation.refresh()
     caller = await caller_of_session(identity, cookie)
-    await accounts.second_process().federation.block(caller.user.id, actor=Actor(ACTOR, ORIGIN))
+    federation = accounts.second_process().federation
+    await federation.block(caller.user.id, actor=Actor(ACTOR, ORIGIN))
     await accounts.database.generation.refresh()
-    with pytest.raises(Unauthenticated) as refusal:
-        await caller_of_session(identity, cookie)
-    assert refusal.value.reason == "the user is blocked"
     with pytest.raises(Unauthenticated):
+        await caller_of_session(identity, cookie)
+    with pytest.raises(Unauthenticated) as refusal:
         await log_in_by_claims(accounts, identity, claims())
+    assert refusal.value.reason == "the user is blocked"
+    await federation.unblock(caller.user.id, actor=Actor(ACTOR, ORIGIN))
+    await accounts.database.generation.refresh()
+    with pytest.raises(Unauthenticated):
+        await caller_of_session(identity, cookie)
+    await caller_of_session(identity, await log_in_by_claims(accounts, identity, claims()))
 
 
 async def test_claims_are_stored_encrypted_for_their_row_only(accounts: Accounts, store: Store) -> None:

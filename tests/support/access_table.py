@@ -6,6 +6,7 @@ import re
 import secrets
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -159,8 +160,9 @@ class CellRequests:
             return self.issued("member", self.key) if by_key else self.issued(whose)
         if name == "user_id" and template.endswith("block"):
             return self.federated(blocked=template.endswith("unblock"))
-        if name == "access_request_id":
-            return self.requested(whose, in_use=template.endswith("extend"))
+        if name in ("access_request_id", "session_id"):
+            in_use = template.endswith("extend")
+            return self.session(whose) if name == "session_id" else self.requested(whose, in_use=in_use)
         if template == "/v3/users/{user_id}/password":
             return self.with_password()
         if name == "revocation_id":
@@ -205,6 +207,17 @@ class CellRequests:
         requests.end_all()
         asker = who if who in ("reader", "member", "admin") else "admin"
         return requests.used(asker, "free") if in_use else requests.created(asker, "asked")
+
+    def session(self, who: str) -> str:
+        """The id of a new session in the console."""
+        session_id, now = secrets.token_hex(32), datetime.now(UTC)
+        execute(
+            self.world.database,
+            "INSERT INTO console_session (id, user_id, issuer, method, address, created_at, seen_at)"
+            " VALUES (?, ?, 'built-in', 'token', '192.0.2.1', ?, ?)",
+            *(session_id, self.world.people[who].user.id, *[f"{now:%Y-%m-%d %H:%M:%S.%f}"] * 2),
+        )
+        return session_id
 
     def sealed_event(self) -> str:
         """The id of a sealed event of the project."""

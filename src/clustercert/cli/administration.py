@@ -304,7 +304,7 @@ def _set_password(
     domain: DomainOption = None,
     password_file: PasswordFileOption = None,
 ) -> None:
-    """Change a user's password. Revokes their tokens and temporary access keys."""
+    """Change a user's password. Ends their sessions, tokens and temporary access keys."""
     user = find(client, "users", name, domain)
     path = path_of("users", str(user["id"]), "password")
     _with_new_password(

@@ -21,6 +21,7 @@ from clustercert.http import (
     operations,
     policy,
     revocation,
+    sessions,
     webhook,
 )
 from clustercert.http.administration import ca_rotation, credentials, directory, roles
@@ -43,6 +44,7 @@ API_ROUTERS = (
     access_requests.router,
     policy.router,
     identity.router,
+    sessions.router,
     audit.router,
     audit.public,
     directory.router,

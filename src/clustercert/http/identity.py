@@ -183,12 +183,13 @@ class OwnKeyBody(ResponseBody):
 
 
 class LoggedOutBody(ResponseBody):
-    """The certificates, tokens and access keys that a logout ended, and the access keys that remain."""
+    """The certificates, sessions, tokens and access keys that a logout ended, and the access keys that remain."""
 
     id: str = Field(validation_alias=AliasPath("user", "id"))
     name: str = Field(validation_alias=AliasPath("user", "name"))
     issuer: str = Field(description="The URL of the OIDC issuer or of Keystone, or `built-in`.")
     certificates: int = Field(description="How many certificates were valid before this request.")
+    sessions: int = Field(description="How many sessions of the console were ended.")
     tokens: int = Field(description="How many tokens of the built-in identity service were deleted.")
     temporary_keys: int
     deleted_keys: list[OwnKeyBody]
@@ -339,6 +340,7 @@ async def log_out_everywhere(
     body = LoggedOutBody.render(
         caller,
         certificates=done.certificates,
+        sessions=done.logins.sessions,
         tokens=done.logins.tokens,
         temporary_keys=done.logins.temporary_keys,
         deleted_keys=done.logins.keys,
@@ -393,7 +395,7 @@ async def block_user(call: CallDep, user_id: str) -> Response:
     """Block a user, and revoke their certificates.
 
     Only for operators. Disables a user of the built-in identity service. Users of OIDC issuers and of Keystone are
-    blocked in this service only. The user's tokens and temporary keys become invalid. Logins and access keys fail until
+    blocked in this service only. The user's sessions, tokens and temporary keys end. Logins and access keys fail until
     the user is unblocked. Unblocking the user does not restore the revoked certificates.
     """
     require_operator(call.caller)

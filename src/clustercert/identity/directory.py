@@ -155,32 +155,42 @@ class Directory(DirectoryReader):
         return await self._passwords.matches(password, await self.queries.password_hash(user.id))
 
     async def set_password(
-        self, user: User, password: str, *, actor: Actor, checked_hash: str | None = None
+        self,
+        user: User,
+        password: str,
+        *,
+        actor: Actor,
+        checked_hash: str | None = None,
+        kept_session: str | None = None,
     ) -> None:
-        """Set a password, and delete the user's tokens and temporary keys.
+        """Set a password, and delete the user's sessions, tokens and temporary keys.
 
         Raises InvalidRequest if the password is too short or too long.
 
-        `checked_hash`: the stored hash of the old password, if the old password was checked. Raises Unauthenticated if
-        the user was disabled or the password was changed since this check.
+        Args:
+            checked_hash: the stored hash of the old password, if the old password was checked. Raises Unauthenticated
+                if the user was disabled or the password was changed since this check.
+            kept_session: the id of a session that does not end.
         """
         password_hash = await self._passwords.hashed(password)
         event = self._event("user.password_changed", user, actor)
-        await self.queries.set_password(user.id, password_hash, event, checked_hash=checked_hash)
+        await self.queries.set_password(
+            user.id, password_hash, event, checked_hash=checked_hash, kept_session=kept_session
+        )
 
     async def enable_user(self, user: User, *, enabled: bool, actor: Actor) -> None:
         """Enable or disable a user.
 
-        Disabling deletes the user's tokens and temporary keys, suspends the permanent keys, and revokes all the user's
-        certificates, including certificates that workers with a stale cache still issue. Certificates stay revoked
-        after the user is enabled again.
+        Disabling deletes the user's sessions, tokens and temporary keys, suspends the permanent keys, and revokes all
+        the user's certificates, including certificates that workers with a stale cache still issue. Certificates stay
+        revoked after the user is enabled again.
         """
         event = self._event("user.enabled" if enabled else "user.disabled", user, actor)
         more = () if enabled else (self._revoked(event),)
         await self.queries.enable_user(user.id, enabled, event, *more)
 
     async def remove_user(self, user: User, *, actor: Actor) -> None:
-        """Delete a user with all tokens, keys, roles and memberships, and revoke the user's certificates."""
+        """Delete a user with all logins, keys, roles and memberships, and revoke the user's certificates."""
         event = self._event("user.removed", user, actor)
         await self.queries.remove_user(user.id, event, self._revoked(event), before=user)
 

@@ -9,7 +9,7 @@ from clustercert.identity.directory import Directory
 from clustercert.identity.federation import Federation
 from clustercert.identity.passwords import Passwords
 from clustercert.identity.roles import Roles, role_names
-from clustercert.identity.sessions import Sessions
+from clustercert.identity.sessions import Sessions, session_id
 from clustercert.identity.tokens import Logins, Tokens
 from clustercert.limits.issuing import UserRates
 from clustercert.model import Actor, Caller, Origin, Project, User, utc_now
@@ -108,11 +108,15 @@ class Identity:
         found = await self.directory.queries.entities_with_ids(User, (user_id,)) if is_id(user_id) else ()
         return found[0] if found else None
 
-    async def change_password(self, user_id: str, old: str, new: str, origin: Origin) -> None:
-        """Change a user's own password, and delete the user's tokens and temporary keys.
+    async def change_password(
+        self, user_id: str, old: str, new: str, origin: Origin, *, cookie: str | None = None
+    ) -> None:
+        """Change a user's own password, and delete the user's sessions, tokens and temporary keys.
 
         The old password is checked as in a login. Raises Unauthenticated if the old password is wrong or was changed
         meanwhile, InvalidRequest for a bad new password, TooManyRequests, or Unavailable.
+
+        `cookie`: of the session in which the user changes the password. This session does not end.
         """
         user, checked_hash = await self.tokens.check_password(Reference(id=user_id), old, origin.network)
         if new == old:
@@ -120,7 +124,13 @@ class Identity:
                 "password: it is the same as original_password. Choose a different password."
             )
         self._rates.count("passwords", user)
-        await self.directory.set_password(user, new, actor=Actor(user.id, origin), checked_hash=checked_hash)
+        await self.directory.set_password(
+            user,
+            new,
+            actor=Actor(user.id, origin),
+            checked_hash=checked_hash,
+            kept_session=session_id(cookie) if cookie is not None else None,
+        )
 
     async def prune(self) -> int:
         """Delete all expired tokens, temporary access keys and sessions, and return the number of deleted rows."""

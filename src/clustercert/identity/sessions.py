@@ -22,6 +22,7 @@ from clustercert.pki.envelope import SecretSealer
 from clustercert.store.console_sessions import ConsoleSessionQueries
 from clustercert.store.engine.database import Database
 from clustercert.store.engine.generation import Cache
+from clustercert.store.logins import UserLoginQueries
 
 if TYPE_CHECKING:
     from clustercert.authn.credentials import TokenLookup
@@ -99,6 +100,7 @@ class Sessions:
         now: Callable[[], datetime],
     ) -> None:
         self._queries = ConsoleSessionQueries(database)
+        self._logins = UserLoginQueries(database)
         self._generation = database.generation
         self._sealer = sealer
         self._tokens = tokens
@@ -128,7 +130,7 @@ class Sessions:
             raise Unauthenticated("this service has no built-in users")
         user, confirmed = await self._tokens.password_login(login, origin.network)
         new = self._new_session(user.id, BUILT_IN, "token", origin)
-        if not await self._queries.add_by_password(new.session, confirmed, self._started(new, origin)):
+        if not await self._logins.add_session(new.session, confirmed, self._started(new, origin)):
             raise Unauthenticated("the password was changed, or the user disabled, during the login")
         await self._end_earlier(before, origin)
         return new
@@ -192,7 +194,7 @@ class Sessions:
 
     async def end(self, cookie: str, origin: Origin) -> None:
         """End the session with this cookie, if there is one. This process refuses the session at once."""
-        stored = await self._queries.find(_hash(cookie)) if _is_well_formed(cookie) else None
+        stored = await self._queries.find(session_id(cookie)) if _is_well_formed(cookie) else None
         if stored is not None:
             await self._end(stored.session, Actor(stored.session.user_id, origin))
 
@@ -238,7 +240,7 @@ class Sessions:
     def _new_session(self, user_id: str, issuer: str, method: str, origin: Origin) -> NewSession:
         cookie, now = secrets.token_urlsafe(COOKIE_BYTES), self._now()
         session = Session(
-            id=_hash(cookie),
+            id=session_id(cookie),
             user_id=user_id,
             issuer=issuer,
             method=method,
@@ -285,7 +287,7 @@ class Sessions:
     async def _usable(self, cookie: str) -> _CachedSession:
         if not _is_well_formed(cookie):
             raise Unauthenticated("the cookie of the session is malformed")
-        found = await self._cache.get(_hash(cookie), self._load)
+        found = await self._cache.get(session_id(cookie), self._load)
         if found is None:
             raise Unauthenticated("the session is unknown or has ended")
         return found
@@ -365,7 +367,8 @@ def _is_well_formed(cookie: str) -> bool:
     return len(cookie) == COOKIE_CHARACTERS and cookie.isascii()
 
 
-def _hash(cookie: str) -> str:
+def session_id(cookie: str) -> str:
+    """Return the id of the session with this cookie."""
     return hashlib.sha256(cookie.encode()).hexdigest()
 
 

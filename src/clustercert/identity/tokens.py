@@ -31,17 +31,15 @@ class Logins:
         self._now = now
 
     async def logins_of_caller(self, caller: Caller) -> UserLogins:
-        """Return the caller's tokens and access keys; none if the caller is from a different identity system."""
-        return (
-            await self._queries.logins_of_user(caller.user.id) if caller.issuer == BUILT_IN else UserLogins()
-        )
+        """Return the caller's sessions, and their tokens and access keys of the built-in identity service."""
+        return await self._queries.logins_of_user(caller.user.id)
 
     async def end_all(self, caller: Caller, *, with_keys: bool) -> UserLogins:
         """End all logins of the caller, including the login used for this request. Returns what was deleted.
 
-        For a user of the built-in identity service, deletes the tokens and temporary access keys, and permanent access
-        keys if `with_keys` is true. For a user of an OIDC issuer or Keystone, records that tokens from earlier logins
-        must be refused. Raises Unauthenticated or Conflict.
+        Deletes the user's sessions. For a user of the built-in identity service, also deletes the tokens and temporary
+        access keys, and permanent access keys if `with_keys` is true. For a user of an OIDC issuer or Keystone, records
+        that tokens from earlier logins must be refused. Raises Unauthenticated or Conflict.
         """
         user, now = caller.user, self._now()
 
@@ -52,14 +50,14 @@ class Logins:
                 subject=user.id,
                 name=user.name,
                 issuer=caller.issuer,
+                sessions=ended.sessions,
                 tokens=ended.tokens,
                 temporary_keys=ended.temporary_keys,
             )
 
         if caller.issuer != BUILT_IN:
             known = KnownUser(user.id, user.name, user.domain.name, caller.issuer)
-            await self._queries.end_federated(known, now, event(UserLogins()))
-            return UserLogins()
+            return await self._queries.end_federated(known, now, event)
 
         def events(ended: UserLogins) -> Iterator[AuditEvent]:
             yield event(ended)

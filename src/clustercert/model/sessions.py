@@ -38,13 +38,18 @@ class Session:
     sub: str | None = None
 
     @property
+    def idle_at(self) -> datetime:
+        """When the session ends if it is not used until then."""
+        return min(self.seen_at + IDLE_LIFETIME, self.expires_at)
+
+    @property
     def expires_at(self) -> datetime:
         """When the session ends even if it is in use."""
         return self.created_at + LIFETIME
 
     def is_open(self, now: datetime) -> bool:
         """Whether the session is neither too old nor unused for too long."""
-        return now < self.expires_at and now - self.seen_at < IDLE_LIFETIME
+        return now < self.idle_at
 
     def has_recent_login(self, now: datetime) -> bool:
         """Whether the user proved who they are in the last minutes."""

@@ -15,8 +15,10 @@ from clustercert.store.engine.queries import BATCH, Queries
 from clustercert.store.engine.transaction import Transaction
 from clustercert.store.entities import entity_columns, entity_of
 from clustercert.store.events import record_events
-from clustercert.store.logins import PasswordLogin, confirm_password_login
 from clustercert.store.roles import Roles, roles_in_all_projects
+
+# The maximum number of sessions in a list of a user's sessions.
+MAX_LISTED = 500
 
 _session, _user, _domain = tables.console_session, tables.user, tables.domain
 
@@ -66,27 +68,16 @@ class ConsoleSessionQueries(Queries):
             await connection.execute(later.values(seen_at=now))
 
     async def of_user(self, user_id: str) -> tuple[Session, ...]:
-        """Return a user's sessions, newest first, including expired ones."""
+        """Return a user's sessions, newest first, including expired ones. Leaves out the oldest of very many."""
         query = select(_session).where(_session.c.user_id == user_id)
-        rows = await self._rows(query.order_by(_session.c.created_at.desc(), _session.c.id))
+        newest = query.order_by(_session.c.created_at.desc(), _session.c.id).limit(MAX_LISTED)
+        rows = await self._rows(newest)
         return tuple(map(_session_of, rows))
 
     async def add(self, session: Session, sealed_credential: bytes, *events: AuditEvent) -> None:
         """Store a session of a user of an OIDC issuer or of Keystone."""
         async with self._database.transaction(*events) as connection:
-            await _insert(connection, session, sealed_credential)
-
-    async def add_by_password(self, session: Session, login: PasswordLogin, *events: AuditEvent) -> bool:
-        """Store a session of a user of the built-in identity service.
-
-        Returns False, and stores nothing, if the user was disabled or the password was changed during the login.
-        """
-        async with self._database.transaction() as connection:
-            if not await confirm_password_login(connection, login):
-                return False
-            await _insert(connection, session, None)
-            await record_events(connection, events)
-        return True
+            await insert_session(connection, session, sealed_credential)
 
     async def remove(self, session_id: str, event: AuditEvent) -> bool:
         """Delete a session. Returns False, and records no event, if the session has ended already."""
@@ -120,12 +111,21 @@ class ConsoleSessionQueries(Queries):
             return (await connection.execute(delete(_session).where(_session.c.id.in_(batch)))).rowcount
 
 
-async def end_sessions(connection: Transaction, user_id: str) -> int:
-    """Delete a user's sessions in the caller's transaction, which must raise the generation. Returns how many."""
-    return (await connection.execute(delete(_session).where(_session.c.user_id == user_id))).rowcount
+async def end_sessions(connection: Transaction, user_id: str, *, kept: str | None = None) -> int:
+    """Delete a user's sessions in the caller's transaction, which must raise the generation.
+
+    Returns the number of deleted sessions. `kept`: the id of a session to keep.
+    """
+    query = delete(_session).where(_session.c.user_id == user_id)
+    if kept is not None:
+        query = query.where(_session.c.id != kept)
+    return (await connection.execute(query)).rowcount
 
 
-async def _insert(connection: Transaction, session: Session, sealed_credential: bytes | None) -> None:
+async def insert_session(
+    connection: Transaction, session: Session, sealed_credential: bytes | None = None
+) -> None:
+    """Store a session in the caller's transaction."""
     values = asdict(session) | {"sealed_credential": sealed_credential}
     await connection.execute(insert(_session).values(values))
 

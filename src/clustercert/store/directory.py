@@ -9,6 +9,7 @@ from sqlalchemy import Select, delete, insert, select, update
 from clustercert.model import AuditEvent, Domain, Group, Project, Revocation, User
 from clustercert.model.errors import ConcurrentChange, NotFound, Unauthenticated
 from clustercert.store import tables
+from clustercert.store.console_sessions import end_sessions
 from clustercert.store.engine.database import raise_generation
 from clustercert.store.engine.queries import Queries, change_one, conflict_if_violated, insert_once
 from clustercert.store.engine.transaction import Transaction
@@ -97,8 +98,8 @@ class DirectoryQueries(Queries):
     async def enable_user(self, user_id: str, enabled: bool, *events: AuditEvent) -> None:
         """Enable or disable a user.
 
-        Disabling deletes the user's tokens and temporary keys, and revokes the user's certificates. The actor and time
-        of the revocation are those of the first event. Raises NotFound if the user does not exist.
+        Disabling ends the user's sessions, tokens and temporary keys, and revokes the user's certificates. The actor
+        and time of the revocation are those of the first event. Raises NotFound if the user does not exist.
         """
         async with self._database.transaction(*events) as connection:
             await change_one(connection, update(_user).where(_user.c.id == user_id).values(enabled=enabled))
@@ -110,12 +111,22 @@ class DirectoryQueries(Queries):
         return rows[0].password_hash if rows else None
 
     async def set_password(
-        self, user_id: str, password_hash: str, event: AuditEvent, *, checked_hash: str | None = None
+        self,
+        user_id: str,
+        password_hash: str,
+        event: AuditEvent,
+        *,
+        checked_hash: str | None = None,
+        kept_session: str | None = None,
     ) -> None:
-        """Set a password and delete the user's tokens and temporary keys. Raises NotFound if the user was deleted.
+        """Set a password, and delete the user's sessions, tokens and temporary keys.
 
-        With `checked_hash`, raises Unauthenticated if the user was disabled or deleted, or if the stored password hash
-        differs from `checked_hash`.
+        Raises NotFound if the user was deleted.
+
+        Args:
+            checked_hash: raises Unauthenticated if the user was disabled or deleted, or if the stored password hash
+                differs from this hash.
+            kept_session: the id of a session to keep.
         """
         async with self._database.transaction(event, invalidate=True) as connection:
             if checked_hash is not None and not await lock_usable_user(
@@ -124,7 +135,7 @@ class DirectoryQueries(Queries):
                 raise Unauthenticated("the password was changed, or the user disabled, during the request")
             query = update(_user).where(_user.c.id == user_id)
             await change_one(connection, query.values(password_hash=password_hash))
-            await _delete_logins(connection, user_id)
+            await _delete_logins(connection, user_id, kept_session=kept_session)
 
     async def remove_domain(self, domain: Domain, event: AuditEvent) -> None:
         """Delete a domain. Raises Conflict if the domain has projects, users or groups.
@@ -137,7 +148,7 @@ class DirectoryQueries(Queries):
                 await connection.execute(delete(_domain).where(_domain.c.id == domain.id))
 
     async def remove_user(self, user_id: str, *events: AuditEvent, before: User | None = None) -> None:
-        """Delete a user with tokens, keys, roles and memberships, and revoke the user's certificates.
+        """Delete a user with logins, keys, roles and memberships, and revoke the user's certificates.
 
         The actor and time of the revocation are those of the first event. Raises NotFound if the user does not exist,
         or ConcurrentChange if the user differs from `before`.
@@ -243,7 +254,8 @@ async def _after_switch(connection: Transaction, user_id: str, enabled: bool, ev
         await _revoke(connection, user_id, event)
 
 
-async def _delete_logins(connection: Transaction, user_id: str) -> None:
+async def _delete_logins(connection: Transaction, user_id: str, *, kept_session: str | None = None) -> None:
+    await end_sessions(connection, user_id, kept=kept_session)
     await connection.execute(delete(tables.token).where(tables.token.c.user_id == user_id))
     await end_temporary_keys(connection, user_id)
 

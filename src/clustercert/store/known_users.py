@@ -17,6 +17,7 @@ from clustercert.model.errors import ConcurrentChange, Conflict, Forbidden, NotF
 from clustercert.model.identity import BUILT_IN
 from clustercert.store import tables
 from clustercert.store.certificates import belongs_to, name_parts
+from clustercert.store.console_sessions import end_sessions
 from clustercert.store.engine.database import Database, raise_generation
 from clustercert.store.engine.queries import Queries, exists
 from clustercert.store.engine.transaction import Transaction
@@ -233,7 +234,7 @@ class FederationQueries(Queries):
             )
 
     async def block(self, revocation: Revocation, *events: AuditEvent) -> None:
-        """Block a user of an issuer or of Keystone, and revoke their certificates.
+        """Block a user of an issuer or of Keystone, end their sessions, and revoke their certificates.
 
         Raises Conflict for a user of the built-in identity service, or for a user who is already blocked.
         """
@@ -243,6 +244,7 @@ class FederationQueries(Queries):
                 raise ConcurrentChange
             if await exists(connection, blocking(revocation.user_id)):
                 raise Conflict("This user is blocked already.")
+            await end_sessions(connection, revocation.user_id)
             await revoke_disabled(connection, revocation, generation)
 
     async def unblock(self, user_id: str, event: AuditEvent) -> None:

@@ -1,4 +1,4 @@
-"""Queries for tokens and access keys, and for ending all logins of a user."""
+"""Queries for tokens and access keys, and for starting and ending logins of a user."""
 
 import contextlib
 from collections.abc import Callable, Iterable
@@ -11,7 +11,9 @@ from sqlalchemy.exc import IntegrityError
 
 from clustercert.model import AccessKey, AuditEvent, Caller, Domain, KnownUser, Project, Token, User
 from clustercert.model.errors import ConcurrentChange, NotFound, Unauthenticated
+from clustercert.model.sessions import Session
 from clustercert.store import tables
+from clustercert.store.console_sessions import end_sessions, insert_session
 from clustercert.store.engine.database import raise_generation
 from clustercert.store.engine.queries import BATCH, Queries, change_one, exists
 from clustercert.store.engine.transaction import Transaction
@@ -22,6 +24,7 @@ from clustercert.store.roles import Roles, roles_in_all_projects, roles_in_proje
 
 _domain, _project, _user, _token = tables.domain, tables.project, tables.user, tables.token
 _network, _key, _federated = tables.login_network, tables.access_key, tables.federated_user
+_session = tables.console_session
 
 # The maximum number of known networks of a user, and how long a network stays known without a login. Beyond the
 # maximum, the least recently used networks are deleted.
@@ -331,53 +334,69 @@ _LIVE_KEY = (
 
 @dataclass(frozen=True, slots=True)
 class UserLogins:
-    """A user's tokens and access keys in the built-in identity service.
+    """A user's sessions in the console, and their tokens and access keys in the built-in identity service.
 
     Attributes:
-        tokens, temporary_keys: the numbers of tokens and temporary keys, including expired ones.
+        sessions, tokens, temporary_keys: the numbers of sessions, tokens and temporary keys, including expired ones.
         keys: the permanent access keys, oldest first.
     """
 
+    sessions: int = 0
     tokens: int = 0
     temporary_keys: int = 0
     keys: tuple[AccessKey, ...] = ()
 
 
 class UserLoginQueries(Queries):
-    """Reads and ends the logins of a user."""
+    """Reads, starts and ends the logins of a user."""
 
     async def logins_of_user(self, user_id: str) -> UserLogins:
         tokens = select(func.count()).select_from(_token).where(_token.c.user_id == user_id)
+        sessions = select(func.count()).select_from(_session).where(_session.c.user_id == user_id)
         async with self._database.read() as connection:
-            count = (await connection.execute(tokens)).scalar_one()
+            token_count = (await connection.execute(tokens)).scalar_one()
+            session_count = (await connection.execute(sessions)).scalar_one()
             rows = (await connection.execute(_keys_of(user_id))).all()
         keys = [entity_of(AccessKey, row) for row in rows]
         permanent = tuple(each for each in keys if each.security_token_hash is None)
-        return UserLogins(count, len(keys) - len(permanent), permanent)
+        return UserLogins(session_count, token_count, len(keys) - len(permanent), permanent)
+
+    async def add_session(self, session: Session, login: PasswordLogin, *events: AuditEvent) -> bool:
+        """Store a session of a user of the built-in identity service.
+
+        Returns False, and stores nothing, if the user was disabled or the password was changed during the login.
+        """
+        async with self._database.transaction() as connection:
+            if not await confirm_password_login(connection, login):
+                return False
+            await insert_session(connection, session)
+            await record_events(connection, events)
+        return True
 
     async def end_built_in(
         self, user_id: str, *, with_keys: bool, events: Callable[[UserLogins], Iterable[AuditEvent]]
     ) -> UserLogins:
-        """Delete a user's tokens and temporary keys, and also the permanent keys if `with_keys` is true.
+        """Delete a user's sessions, tokens and temporary keys, and also the permanent keys if `with_keys` is true.
 
         Returns what was deleted. Does nothing, and records no event, if there is nothing to delete. Raises
         Unauthenticated if the user was disabled or deleted during the request.
         """
         deleted = await self._delete_tokens(user_id)
         async with self._database.transaction() as connection:
-            # Lock the user's row first, so that no other request adds a token or key before the commit.
+            # Lock the user's row first, so that no other request adds a session, token or key before the commit.
             if not await lock_usable_user(connection, user_id):
                 raise Unauthenticated("the user was disabled during the request", known=user_id)
             rows = (await connection.execute(_keys_of(user_id))).all()
             keys = [entity_of(AccessKey, row) for row in rows]
             permanent = tuple(each for each in keys if each.security_token_hash is None) if with_keys else ()
+            sessions = await end_sessions(connection, user_id)
             tokens = await connection.execute(delete(_token).where(_token.c.user_id == user_id))
             if with_keys:
                 await connection.execute(delete(_key).where(_key.c.user_id == user_id))
             else:
                 await end_temporary_keys(connection, user_id)
             temporary = sum(each.security_token_hash is not None for each in keys)
-            ended = UserLogins(deleted + tokens.rowcount, temporary, permanent)
+            ended = UserLogins(sessions, deleted + tokens.rowcount, temporary, permanent)
             if ended != UserLogins():
                 await raise_generation(connection)
                 await record_events(connection, tuple(events(ended)))
@@ -399,20 +418,26 @@ class UserLoginQueries(Queries):
             deleted += count
         return deleted
 
-    async def end_federated(self, user: KnownUser, at: datetime, event: AuditEvent) -> None:
+    async def end_federated(
+        self, user: KnownUser, at: datetime, event: Callable[[UserLogins], AuditEvent]
+    ) -> UserLogins:
         """End the logins of a user of an OIDC issuer or of Keystone: logins from before the time `at` are refused.
 
-        Raises ConcurrentChange if another request records the user at the same time.
+        Deletes the user's sessions, and returns what was deleted. Raises ConcurrentChange if another request records
+        the user at the same time.
         """
         try:
-            async with self._database.transaction(event, invalidate=True) as connection:
+            async with self._database.transaction(invalidate=True) as connection:
                 query = select(_federated.c.logins_ended_at).where(_federated.c.id == user.id)
                 earlier = (await connection.execute(query.with_for_update())).scalar()
                 # Keep the later time, because the clock of another replica may be ahead.
                 ended_at = at if earlier is None else max(at, earlier)
                 await put_federated_user(connection, user, logins_ended_at=ended_at)
+                ended = UserLogins(await end_sessions(connection, user.id))
+                await record_events(connection, (event(ended),))
         except IntegrityError:
             raise ConcurrentChange from None
+        return ended
 
 
 def _keys_of(user_id: str) -> Select[Any]:

@@ -153,6 +153,8 @@ def _note_logins(done: Any, login: Profile) -> None:
         f"Ended all logins of {login.shown_user} at {login.url}, and revoked "
         f"{_count(done['certificates'], 'certificate')}."
     )
+    if sessions := done["sessions"]:
+        print_note(f"Ended {_count(sessions, 'session')} in the console.")
     if deleted := done["deleted_keys"]:
         print_note(f"Deleted the access keys {_named(deleted)}.")
     if kept := done["kept_keys"]:

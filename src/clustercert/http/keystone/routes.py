@@ -159,12 +159,15 @@ async def change_password(request: Request, raw: RawBody, services: ServicesDep,
     """Change a user's own password.
 
     The old password authenticates the request, as in a login. Deletes all tokens and temporary access keys of the
-    user.
+    user, and ends their sessions in the console.
     """
-    sent, origin = parsed(raw, bodies.PasswordRequest).user, context_of(request).origin
-    services.failure_limit.check(origin)
-    await services.identity.change_password(user_id, sent.original_password, sent.password, origin)
-    context_of(request).log_fields["user"] = user_id
+    sent, context = parsed(raw, bodies.PasswordRequest).user, context_of(request)
+    services.failure_limit.check(context.origin)
+    cookie = context.credential.text if context.credential is not None else None
+    await services.identity.change_password(
+        user_id, sent.original_password, sent.password, context.origin, cookie=cookie
+    )
+    context.log_fields["user"] = user_id
     return Response(status_code=204, headers=_PRIVATE)
 
 

@@ -72,12 +72,14 @@ class LoginsEnded(AuditEvent):
 
     Attributes:
         issuer: the URL of the OIDC issuer or of Keystone, whose earlier tokens are now refused; or `built-in`.
+        sessions: how many sessions of the console were deleted.
         tokens, temporary_keys: how many tokens and temporary access keys of the built-in identity service were deleted.
     """
 
     kind: Literal["user.logged_out"] = "user.logged_out"
     name: str
     issuer: str
+    sessions: int = 0
     tokens: int = 0
     temporary_keys: int = 0
 
