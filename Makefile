@@ -1,10 +1,10 @@
 # Every target makes the environments that it needs, from lock files with hashes: .venv for the project and its
 # tools, .venvs/clients for the vendors' SDKs, .venvs/chart for Helm, .venvs/keystone for a real Keystone, .venvs/issuers and
-# .venvs/oidc-provider for OIDC issuers, .venvs/openbao for OpenBao, .venvs/bench and .venvs/django-ca to measure. PYTHON=… names the interpreter,
-# ARGS=… adds arguments.
+# .venvs/oidc-provider for OIDC issuers, .venvs/openbao for OpenBao, .venvs/browser to drive Chromium, .venvs/bench and
+# .venvs/django-ca to measure. PYTHON=… names the interpreter, ARGS=… adds arguments.
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-all test-fast chart-test check ha bench format docs lock release image image-check clean runtime dev clients chart issuers keystone openbao openssl softhsm haproxy pgbouncer patroni promtool chromium shells gophercloud podman uv bench-tools
+.PHONY: help demo test test-all test-fast chart-test check ha bench format docs lock release image image-check clean runtime dev clients chart issuers keystone openbao openssl softhsm haproxy pgbouncer patroni promtool chromium browser shells gophercloud podman uv bench-tools
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-9s %s\n", $$1, $$2 }' Makefile
@@ -15,7 +15,7 @@ demo: runtime ## start a service to try, and issue a first kubeconfig (ARGS="--p
 test: dev clients issuers keystone openbao openssl softhsm ## run every layer, and each promise once with its real part, in ten minutes
 	@.venv/bin/python scripts/run_tests.py
 
-test-all: dev clients chart issuers keystone openbao openssl softhsm haproxy pgbouncer patroni promtool chromium shells gophercloud podman uv ## run every test, under coverage, as CI does (45 minutes)
+test-all: dev clients chart issuers keystone openbao openssl softhsm haproxy pgbouncer patroni promtool browser shells gophercloud podman uv ## run every test, under coverage, as CI does (45 minutes)
 	@.venv/bin/python scripts/run_tests.py --all
 
 test-fast: dev ## run the unit tests and those on SQLite, without servers, in about a minute
@@ -114,10 +114,15 @@ patroni:
 		|| scripts/apt-install patroni python3-etcd etcd-server postgresql \
 		|| echo "patroni, etcd or postgresql is not installed: tests of failovers are skipped" >&2
 
-# A browser for log-ins at real OIDC issuers. Tests with it are skipped without it.
+# A browser for log-ins at real OIDC issuers, and for the console. Tests with it are skipped without it.
 chromium:
 	@command -v chromium >/dev/null || scripts/apt-install chromium \
-		|| echo "chromium is not installed: tests in tests/e2e/test_real_login.py are skipped" >&2
+		|| echo "chromium is not installed: tests in tests/browser and tests/e2e/test_real_login.py are skipped" >&2
+
+# Playwright, which drives Chromium, and axe-core. Tests of the console in a browser are skipped without them.
+browser: chromium
+	@scripts/environment .venvs/browser tests/browser/requirements.lock \
+		|| echo "Playwright is not installed: tests in tests/browser are skipped" >&2
 
 # One test checks deploy/prometheus-alerts.yaml with it, and is skipped without it.
 promtool:
