@@ -138,7 +138,8 @@ class Browser:
     @contextlib.contextmanager
     def tab(self, *, javascript: bool = True) -> Iterator[Tab]:
         """Open a tab with a new profile."""
-        context = self.browser.new_context(java_script_enabled=javascript)
+        # Colours that still change from light to dark would be measured half-way.
+        context = self.browser.new_context(java_script_enabled=javascript, reduced_motion="reduce")
         context.set_default_timeout(SECONDS * 1000)
         try:
             page = context.new_page()

@@ -54,8 +54,15 @@ def start(
 
 @contextlib.contextmanager
 def serving(world: World, *options: str, **more: str | Path | None) -> Iterator[Serving]:
-    """A process that listens on a free port. It ends with the block."""
-    process = start((*options, "--port", "0"), environment_of(world, **more))
+    """A process on a world's store that listens on a free port. It ends with the block."""
+    with listening(options, environment_of(world, **more)) as running:
+        yield running
+
+
+@contextlib.contextmanager
+def listening(options: Sequence[str], env: Mapping[str, str]) -> Iterator[Serving]:
+    """A process with these settings that listens on a free port. It ends with the block."""
+    process = start((*options, "--port", "0"), env)
     assert process.stderr is not None
     try:
         said = ""

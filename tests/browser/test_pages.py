@@ -1,0 +1,69 @@
+"""Every page of the console in a real Chromium: no violation of the CSP, no error, no fault that axe-core finds."""
+
+import itertools
+from collections.abc import Iterator
+
+import pytest
+
+from clustercert.http.console.visits import SESSION_COOKIE
+from support import console_site
+from support.browser import Browser, Scheme, Tab
+from support.console_crawl import Crawl, crawl, session_of
+from support.console_site import ConsoleSite
+
+WIDTHS = (320, 1280)
+SCHEMES: tuple[Scheme, ...] = ("light", "dark")
+# Of each page, this many addresses are shown: lists of three and of three thousand differ.
+SHOWN = 3
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ConsoleSite]:
+    with console_site.running(tmp_path_factory.mktemp("site")) as running:
+        yield running
+
+
+def shown(found: Crawl) -> list[str]:
+    addresses = (each[:SHOWN] for route, each in found.addresses.items() if not route.endswith(" (download)"))
+    return list(itertools.chain.from_iterable(addresses))
+
+
+def log_in(tab: Tab, site: ConsoleSite, cookie: str) -> None:
+    """Give the tab a session."""
+    tab.page.context.add_cookies(
+        [
+            {
+                "name": SESSION_COOKIE,
+                "value": cookie,
+                "url": site.url.replace("http:", "https:"),
+                "secure": True,
+                "httpOnly": True,
+                "sameSite": "Lax",
+            }
+        ]
+    )
+
+
+@pytest.mark.parametrize(
+    ("who", "javascript"), [("olga", True), ("olga", False), ("mo", True), ("mo", False), ("nina", True)]
+)
+def test_no_page_has_a_fault(browser: Browser, site: ConsoleSite, who: str, *, javascript: bool) -> None:
+    cookie = session_of(site, who)
+    addresses = shown(crawl(site, cookie))
+    assert addresses
+    with browser.tab(javascript=javascript) as tab:
+        log_in(tab, site, cookie)
+        assert faults(tab, site, addresses) == {}
+
+
+def faults(tab: Tab, site: ConsoleSite, addresses: list[str]) -> dict[str, list[str]]:
+    """The faults of pages, by address and form of display."""
+    found = dict[str, list[str]]()
+    for address in addresses:
+        status = tab.open(site.url + address)
+        assert status == 200, f"{address}: {status}"
+        for width, scheme in itertools.product(WIDTHS, SCHEMES):
+            tab.show(width, scheme)
+            if these := tab.faults():
+                found[f"{address} {width} {scheme}"] = these
+    return found
