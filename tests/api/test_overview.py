@@ -1,4 +1,4 @@
-"""GET /clustercert/v1/overview: counts of the projects that a caller administers, or of all projects."""
+"""The overview, and the list of clusters: of the projects that a caller administers, or of all projects."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import httpx
 import pytest
 
+from clustercert.model import rfc3339
 from support.request_client import OFFERED_TO_ALL, RequestClient
 from support.service import Service
 from support.world import World
@@ -18,8 +19,9 @@ class Place:
     world: World
     client: httpx.Client
 
-    def get(self, who: str) -> httpx.Response:
-        return self.client.get("/clustercert/v1/overview", headers=self.world.people[who].headers)
+    def get(self, who: str, path: str = "overview", **query: str) -> httpx.Response:
+        headers = self.world.people[who].headers
+        return self.client.get(f"/clustercert/v1/{path}", params=query, headers=headers)
 
 
 @pytest.fixture(scope="module")
@@ -83,4 +85,66 @@ def test_an_admin_sees_nothing_of_other_projects(place: Place) -> None:
 
 def test_others_see_no_overview(place: Place) -> None:
     for who in ("member", "reader"):
-        assert place.get(who).status_code == 403
+        for path in ("overview", "fleet", "fleet/clusters"):
+            assert place.get(who, path).status_code == 403
+
+
+def test_the_list_has_the_clusters_of_the_own_projects(place: Place) -> None:
+    for who, expected in (
+        ("admin", ["eip", "plain", "sans"]),
+        ("stranger", ["foreign"]),
+        ("auditor", ["eip", "foreign", "plain", "sans"]),
+    ):
+        body = place.get(who, "fleet/clusters").json()
+        assert ([each["name"] for each in body["clusters"]], body["total"]) == (expected, len(expected))
+    [found] = place.get("operator", "fleet/clusters", text="eip").json()["clusters"]
+    known = place.world.clusters["eip"]
+    assert found["id"] == known.id
+    assert (found["project"], found["domain"]) == (place.world.project.name, "tests")
+    assert (found["version"], found["labels"], found["enforcement"]) == ("v1.32", {"team": "tests"}, "none")
+    assert (found["certificates"], found["unknown"], found["rotation"]) == (1, 0, None)
+    assert found["client_ca_not_after"] == rfc3339(known.client_ca.not_after)
+
+
+def test_the_list_is_read_in_pages(place: Place) -> None:
+    query = {"limit": "3", "label": "team=tests"}
+    first = place.get("operator", "fleet/clusters", **query).json()
+    second = place.get("operator", "fleet/clusters", **query, cursor=first["next"]).json()
+    names = [each["name"] for page in (first, second) for each in page["clusters"]]
+    assert names == ["eip", "foreign", "plain", "sans"]
+    assert (first["total"], second["total"], second["next"]) == (4, 4, None)
+
+
+def test_an_admin_can_not_begin_a_page_after_a_foreign_cluster(place: Place) -> None:
+    foreign = place.get("admin", "fleet/clusters", cursor=place.world.clusters["foreign"].id)
+    missing = place.get("admin", "fleet/clusters", cursor="0" * 32)
+    assert (foreign.status_code, missing.status_code) == (400, 400)
+    assert foreign.json()["error_msg"] == missing.json()["error_msg"]
+
+
+def test_filters_are_checked(place: Place) -> None:
+    for query in (
+        {"enforcement": "good"},
+        {"enforcement": ""},
+        {"order": "age"},
+        {"label": "a b"},
+        {"rotation": "over"},
+        {"text": ""},
+    ):
+        assert place.get("operator", "fleet/clusters", **query).status_code == 400, query
+    for query in (
+        {"enforcement": "behind"},
+        {"enforcement": "none"},
+        {"version": "v1.32"},
+        {"certificates": "true"},
+    ):
+        assert place.get("operator", "fleet/clusters", **query).json()["total"] >= 3, query
+
+
+def test_the_fleet_is_counted(place: Place) -> None:
+    body = place.get("admin", "fleet").json()
+    assert body["versions"] == {"v1.32": 3}
+    assert body["client_ca_ages"][0]["client_cas"] == 3
+    assert sum(each["certificates"] for each in body["weeks"]) == 3
+    assert sum(each["client_cas"] for each in body["months"]) == 3
+    assert body["enforcement"]["none"] == 3

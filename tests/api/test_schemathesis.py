@@ -153,6 +153,8 @@ OPERATIONS = [
     f"POST {ROTATION}/proofs",
     "GET /clustercert/v1/projects/{project_id}/client-ca-rotations",
     "GET /clustercert/v1/overview",
+    "GET /clustercert/v1/fleet",
+    "GET /clustercert/v1/fleet/clusters",
     "GET /clustercert/v1/client-ca-rotations",
     "GET /clustercert/v1/projects/{project_id}/clusters/{cluster}/webhook-tokens",
     "POST /clustercert/v1/projects/{project_id}/clusters/{cluster}/webhook-tokens",

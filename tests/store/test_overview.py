@@ -14,6 +14,7 @@ from clustercert.model.kubernetes import CA_PROVER, SERVICE, VERIFIER
 from clustercert.store import tables
 from clustercert.store.access_requests import AccessRequestQueries
 from clustercert.store.engine.database import Database
+from clustercert.store.fleet import FleetQueries
 from clustercert.store.overview import LiveCounts, OverviewQueries, RunningRotations, UnknownCounts
 from clustercert.store.revocations import RevocationQueries
 from support.access_requests import access_request, store_request
@@ -219,7 +220,7 @@ async def test_an_overview_is_reused_for_twenty_times_as_long_as_counting_takes(
     scene: FleetScene, queries: OverviewQueries
 ) -> None:
     times = iter([0.0, 1.0, 20.9, 21.0, 21.1, 26.0, 26.1, 30.0])
-    overviews = Overviews(queries, lambda: NOW, lambda: next(times))
+    overviews = Overviews(queries, FleetQueries(scene.database), lambda: NOW, lambda: next(times))
     operator = replace(caller(in_projects={}), service_roles=("operator",))
 
     async def clusters(who: Caller) -> int:

@@ -1,17 +1,20 @@
-"""Use case: an overview of all clusters that a caller administers or may see."""
+"""Use case: an overview and a list of all clusters that a caller administers or may see."""
 
 import asyncio
 import time
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
+from itertools import pairwise
+from typing import Any, TypeVar, cast
 
 from cachetools import LRUCache
 
 from clustercert.model import Caller
-from clustercert.model.choices import EnforcementState
-from clustercert.model.errors import Forbidden
+from clustercert.model.choices import EnforcementState, FleetOrder
+from clustercert.model.errors import Forbidden, InvalidRequest
 from clustercert.policy.rules import administered_projects, reads_everything
+from clustercert.store.fleet import FleetFilter, FleetPage, FleetQueries
 from clustercert.store.overview import (
     LiveCounts,
     OverviewQueries,
@@ -20,7 +23,14 @@ from clustercert.store.overview import (
     UnknownCounts,
 )
 
+T = TypeVar("T")
+
 HOURS = 24
+WEEKS = MONTHS = 12
+# The limits of the groups of client CAs by age, in years of 365 days.
+CA_AGES = (1, 2, 3, 5)
+MAX_VERSIONS = 50
+_END_OF_TIME = datetime.max.replace(tzinfo=UTC)
 _DAY = timedelta(days=1)
 # How long a worker reuses an overview: at least this long, and this many times as long as counting took. So workers
 # spend little of the database's time on overviews, however many certificates are live.
@@ -72,6 +82,51 @@ class Overview:
         return tuple((self.at + timedelta(hours=hour), count) for hour, count in enumerate(counts))
 
 
+@dataclass(frozen=True, slots=True)
+class Period:
+    """What ends in a time: live certificates, and client CAs in use.
+
+    Attributes:
+        ends_at: the end of the period, which does not belong to it; `None` for all later times.
+    """
+
+    starts_at: datetime
+    ends_at: datetime | None
+    certificates: int
+    client_cas: int
+
+
+@dataclass(frozen=True, slots=True)
+class CaAge:
+    """The number of active client CAs that began in a time. `None`: the time has no such limit."""
+
+    starts_after: datetime | None
+    starts_before: datetime | None
+    client_cas: int
+
+
+@dataclass(frozen=True, slots=True)
+class Fleet:
+    """Counts of the clusters in some projects or in all of them.
+
+    Attributes:
+        enforcement: as in `Overview`.
+        versions: the number of clusters by Kubernetes version, the most frequent `MAX_VERSIONS` first.
+        ca_ages: the youngest CAs first.
+        ended_cas: the number of client CAs in use that have ended.
+        weeks: this week from now on, `WEEKS` - 1 further weeks that begin on Monday, and all later times.
+        months: the same by calendar months, in UTC.
+    """
+
+    at: datetime
+    enforcement: Mapping[EnforcementState, int]
+    versions: Mapping[str, int]
+    ca_ages: tuple[CaAge, ...]
+    ended_cas: int
+    weeks: tuple[Period, ...]
+    months: tuple[Period, ...]
+
+
 def visible_projects(caller: Caller) -> Projects:
     """Return the ids of the projects whose clusters the caller may see in lists of all clusters; `None` for all.
 
@@ -90,9 +145,10 @@ class Overviews:
     """Counts, and reuses the counts for some seconds. Each worker counts one overview at a time."""
 
     queries: OverviewQueries
+    lists: FleetQueries
     now: Callable[[], datetime]
     clock: Callable[[], float] = time.monotonic
-    _cached: LRUCache[object, tuple[float, Overview]] = field(
+    _cached: LRUCache[object, tuple[float, Any]] = field(
         default_factory=lambda: LRUCache(_CACHED_OVERVIEWS), repr=False
     )
     _counting: asyncio.Lock = field(default_factory=asyncio.Lock, repr=False)
@@ -104,13 +160,38 @@ class Overviews:
             machine_issuers: the URLs of the OIDC issuers whose users are machines.
         """
         projects = visible_projects(caller)
-        key = projects, frozenset(machine_issuers)
+        key = "overview", projects, frozenset(machine_issuers)
+        return await self._reused(key, lambda: self._counted(projects, machine_issuers))
+
+    async def fleet(self, caller: Caller) -> Fleet:
+        """Count the clusters in the caller's projects. The counts may be some seconds old. Raises Forbidden."""
+        projects = visible_projects(caller)
+        return await self._reused(("fleet", projects), lambda: self._counted_fleet(projects))
+
+    async def clusters(
+        self, caller: Caller, selected: FleetFilter, *, order: FleetOrder, after: str | None, limit: int
+    ) -> FleetPage:
+        """Return a page of the clusters in the caller's projects. Raises Forbidden.
+
+        Args:
+            after: the id of the last cluster on the previous page. Raises InvalidRequest if there is none in the
+                caller's projects.
+        """
+        projects = visible_projects(caller)
+        found = await self.lists.page(projects, selected, self.now(), order=order, after=after, limit=limit)
+        if found is None:
+            raise InvalidRequest(
+                "cursor: the last cluster of the previous page was removed. Begin with the first page."
+            )
+        return found
+
+    async def _reused(self, key: object, count: Callable[[], Awaitable[T]]) -> T:
         async with self._counting:
             valid_until, cached = self._cached.get(key, (0.0, None))
             started = self.clock()
             if cached is not None and started < valid_until:
-                return cached
-            counted = await self._counted(projects, machine_issuers)
+                return cast("T", cached)
+            counted = await count()
             ended = self.clock()
             seconds = max(_CACHED_SECONDS, _CACHED_FACTOR * (ended - started))
             self._cached[key] = ended + seconds, counted
@@ -131,3 +212,64 @@ class Overviews:
             requests_ending=await queries.requests_ending(projects, now, now + _DAY),
             cas_ending=await queries.cas_ending(projects, now + _DAY),
         )
+
+    async def _counted_fleet(self, projects: Projects) -> Fleet:
+        now = self.now()
+        weeks, months = _week_starts(now), _month_starts(now)
+        ends = [now, *weeks, *months, _END_OF_TIME]
+        live = await self.queries.live(projects, now, ends, ())
+        certificates = [live.certificates - valid for valid in live.valid_at]
+        cas = await self.lists.cas_by_end(projects, ends)
+        counts = dict(zip(ends, zip(certificates, cas, strict=True), strict=True))
+        starts = [now - years * timedelta(days=365) for years in CA_AGES]
+        return Fleet(
+            at=now,
+            enforcement=await self.queries.enforcement(projects, now),
+            versions=await self.lists.versions(projects, MAX_VERSIONS),
+            ca_ages=_ages(starts, await self.lists.cas_by_start(projects, [*starts, now + _DAY])),
+            ended_cas=cas[0],
+            weeks=_periods([now, *weeks, _END_OF_TIME], counts),
+            months=_periods([now, *months, _END_OF_TIME], counts),
+        )
+
+
+def _week_starts(now: datetime) -> list[datetime]:
+    """Return the Mondays after now, `WEEKS` of them, at midnight UTC."""
+    monday = _midnight(now) - timedelta(days=now.weekday())
+    return [monday + timedelta(weeks=number) for number in range(1, WEEKS + 1)]
+
+
+def _month_starts(now: datetime) -> list[datetime]:
+    """Return the first days of the months after now, `MONTHS` of them, at midnight UTC."""
+    months = [now.year * 12 + now.month - 1 + number for number in range(1, MONTHS + 1)]
+    return [_midnight(now).replace(year=month // 12, month=month % 12 + 1, day=1) for month in months]
+
+
+def _midnight(now: datetime) -> datetime:
+    return now.replace(hour=0, minute=0, second=0, microsecond=0)
+
+
+def _periods(limits: Sequence[datetime], counts: Mapping[datetime, tuple[int, int]]) -> tuple[Period, ...]:
+    """Return the periods between the limits.
+
+    Args:
+        counts: how many certificates and client CAs end before each limit.
+    """
+    periods = []
+    for start, end in pairwise(limits):
+        certificates, client_cas = (
+            later - before for before, later in zip(counts[start], counts[end], strict=True)
+        )
+        periods.append(Period(start, end if end != _END_OF_TIME else None, certificates, client_cas))
+    return tuple(periods)
+
+
+def _ages(starts: Sequence[datetime], counts: Sequence[int]) -> tuple[CaAge, ...]:
+    """Return the client CAs by age. `counts` has the CAs that began before each time in `starts`, and the total."""
+    *before, total = counts
+    limits = (None, *starts, None)
+    numbers = (total, *before, 0)
+    return tuple(
+        CaAge(after, until, number - older)
+        for (until, after), (number, older) in zip(pairwise(limits), pairwise(numbers), strict=True)
+    )

@@ -1,15 +1,22 @@
 """Routes about all clusters that a caller administers or may see: an overview, and the state of each cluster."""
 
-from fastapi import APIRouter
-from pydantic import BaseModel, Field
+import re
+from collections.abc import Mapping
+from typing import Annotated, Literal
+
+from fastapi import APIRouter, Query
+from pydantic import AfterValidator, BaseModel, Field
 from starlette.responses import Response
 
-from clustercert.clusters.overview import HOURS
-from clustercert.http import OWN, responses
+from clustercert.clusters.overview import HOURS, MAX_VERSIONS, MONTHS, WEEKS
+from clustercert.http import OWN, query, responses
 from clustercert.http.dependencies import Call, CallDep
 from clustercert.http.openapi import described
-from clustercert.http.responses import ResponseBody, Time
+from clustercert.http.paging import KeyPageDep, PageBody, numbered_page
+from clustercert.http.responses import ResponseBody, SortedStrings, Time
 from clustercert.model.access_requests import OPEN_STATES
+from clustercert.model.choices import EnforcementState, FleetOrder, RotationChoice, RotationState
+from clustercert.store.fleet import FleetFilter
 from clustercert.store.overview import VERIFICATION_COUNTS
 
 # The maximum number of open requests of which `to_decide` is counted.
@@ -125,6 +132,207 @@ class OverviewBody(BaseModel):
     ends_within_day: EndingBody
 
 
+class PeriodBody(ResponseBody):
+    """What ends in a period: live certificates, and client CAs in use."""
+
+    starts_at: Time
+    ends_at: Time | None = Field(description="Null for all later times.")
+    certificates: int
+    client_cas: int
+
+
+class CaAgeBody(ResponseBody):
+    """The number of active client CAs that began in a period. Null: the period has no such limit."""
+
+    starts_after: Time | None
+    starts_before: Time | None
+    client_cas: int
+
+
+class FleetBody(BaseModel):
+    """Counts of clusters. Times are in the format of RFC 3339."""
+
+    at: Time = Field(description="The time of the counts, which may be some seconds old.")
+    enforcement: EnforcementBody
+    versions: dict[str, int] = Field(
+        description=f"The number of clusters by registered Kubernetes version; the {MAX_VERSIONS} most frequent"
+        " versions. The empty version is that of clusters without one."
+    )
+    client_ca_ages: list[CaAgeBody] = Field(description="The youngest first.")
+    ended_client_cas: int = Field(description="Client CAs in use that have ended.")
+    weeks: list[PeriodBody] = Field(
+        description=f"What ends in the rest of this week, in each of {WEEKS - 1} further weeks from Monday on, and"
+        " later; UTC."
+    )
+    months: list[PeriodBody] = Field(
+        description=f"What ends in the rest of this month, in each of {MONTHS - 1} further months, and later; UTC."
+    )
+
+
+class FleetClusterBody(ResponseBody):
+    """A cluster with its state. Times are in the format of RFC 3339; absent values are null."""
+
+    id: str
+    name: str
+    project_id: str
+    project: str
+    domain: str = Field(description="The project's domain.")
+    version: str = Field(description="The Kubernetes version as registered; empty if it is not known.")
+    labels: SortedStrings
+    created_at: Time
+    verified_at: Time | None = Field(
+        description="When `clustercert kubernetes verify` last found no fault; null if it never did."
+    )
+    enforcement: EnforcementState = Field(description="See the counts in `GET /clustercert/v1/overview`.")
+    webhook_called_at: Time | None = Field(
+        validation_alias="asked_at", description="When an API server last called the webhook, to the minute."
+    )
+    client_ca_not_before: Time = Field(validation_alias="ca_starts_at")
+    client_ca_not_after: Time = Field(validation_alias="ca_ends_at")
+    signer: str = Field(description="The signer that has the key of the client CA.")
+    rotation: RotationState | None = Field(description="The state of the running rotation of the client CA.")
+    rotation_problem: str | None = Field(
+        validation_alias="problem", description="Why the last attempt to advance the rotation failed."
+    )
+    certificates: int = Field(description="Live certificates, without those of the service itself.")
+    unknown: int = Field(
+        description="User names with groups in client certificates that this service did not issue, as the API server"
+        " reported them."
+    )
+
+
+class FleetClusterListBody(PageBody):
+    """A page of clusters."""
+
+    clusters: list[FleetClusterBody]
+    total: int = Field(description="The number of clusters on all pages.")
+
+
+BEHIND: tuple[EnforcementState, ...] = ("none", "unreviewed", "incomplete", "unverified")
+# Source: Kubernetes documentation, "Labels and Selectors", "Syntax and character set".
+_LABEL = re.compile(r"[A-Za-z0-9./_-]{1,317}(=[A-Za-z0-9._-]{0,63})?", re.ASCII)
+
+
+def _label(text: str) -> str:
+    if not _LABEL.fullmatch(text):
+        raise ValueError("write KEY or KEY=VALUE")
+    return text
+
+
+class FleetFilters(BaseModel):
+    """The query parameters that filter and sort clusters."""
+
+    text: query.Text | None = Field(
+        default=None, description="Only clusters with this text in the name of the cluster or of its project."
+    )
+    project: query.Text | None = Field(default=None, description="Only clusters of this project, by id.")
+    label: Annotated[str, AfterValidator(_label)] | None = Field(
+        default=None, description="Only clusters with this label: KEY or KEY=VALUE."
+    )
+    version: Annotated[str, Field(max_length=64)] | None = Field(
+        default=None, description="Only clusters with this Kubernetes version; empty: those without one."
+    )
+    enforcement: Literal[EnforcementState, "behind"] | None = Field(
+        default=None, description="Only clusters in this state. `behind`: in all states but `verified`."
+    )
+    rotation: RotationChoice | None = Field(
+        default=None,
+        description="Only clusters with a running rotation, with a problem, or that can be completed.",
+    )
+    unknown_after: query.Time | None = Field(
+        default=None,
+        description="Only clusters with an unknown identity first seen at or after this time, RFC 3339.",
+    )
+    revoked_use_after: query.Time | None = Field(
+        default=None,
+        description="Only clusters whose API server accepted a certificate at or after this time, RFC 3339, that is"
+        " now revoked.",
+    )
+    client_ca_starts_before: query.Time | None = None
+    client_ca_starts_after: query.Time | None = None
+    client_ca_ends_before: query.Time | None = None
+    client_ca_ends_after: query.Time | None = None
+    certificates: Literal["true"] | None = Field(
+        default=None, description="Only clusters with live certificates."
+    )
+    order: FleetOrder = Field(
+        default="name",
+        description="`name`; `ca_start`: the oldest client CA first; `ca_end`: the client CA that ends first;"
+        " `verified`: the least recently verified cluster first.",
+    )
+
+    def selected(self) -> FleetFilter:
+        """Return these query parameters as a filter for the store."""
+        key, has_value, value = (self.label or "").partition("=")
+        return FleetFilter(
+            text=self.text,
+            project_id=self.project,
+            label=(key, value if has_value else None) if key else None,
+            version=self.version,
+            enforcement=self._states(),
+            rotation=self.rotation,
+            unknown_since=self.unknown_after,
+            used_since=self.revoked_use_after,
+            ca_starts_before=self.client_ca_starts_before,
+            ca_starts_after=self.client_ca_starts_after,
+            ca_ends_before=self.client_ca_ends_before,
+            ca_ends_after=self.client_ca_ends_after,
+            has_certificates=self.certificates is not None,
+        )
+
+    def _states(self) -> tuple[EnforcementState, ...] | None:
+        if self.enforcement is None:
+            return None
+        return BEHIND if self.enforcement == "behind" else (self.enforcement,)
+
+
+@router.get(OWN + "/fleet", responses=described("The counts.", FleetBody))
+async def show_fleet(call: CallDep) -> Response:
+    """Count clusters by enforcement, version and age of the client CA, and what ends when.
+
+    For the same callers as the overview.
+    """
+    found = await call.services.overviews.fleet(call.caller)
+    body = FleetBody(
+        at=found.at,  # type: ignore[arg-type] # the validator converts it
+        enforcement=_enforcement(found.enforcement),
+        versions=dict(found.versions),
+        client_ca_ages=[CaAgeBody.read(each) for each in found.ca_ages],
+        ended_client_cas=found.ended_cas,
+        weeks=[PeriodBody.read(each) for each in found.weeks],
+        months=[PeriodBody.read(each) for each in found.months],
+    )
+    return responses.private(body.model_dump())
+
+
+@router.get(OWN + "/fleet/clusters", responses=described("The clusters.", FleetClusterListBody))
+async def list_fleet(call: CallDep, page: KeyPageDep, filters: Annotated[FleetFilters, Query()]) -> Response:
+    """List clusters with their state, filtered and sorted.
+
+    For the same callers as the overview.
+    """
+    found = await call.services.overviews.clusters(
+        call.caller,
+        filters.selected(),
+        order=filters.order,
+        after=page.after or None,
+        limit=page.limit,
+    )
+    body = numbered_page(
+        "clusters",
+        found.clusters,
+        FleetClusterBody.render,
+        lambda each: each.id,
+        found.following,
+        page.max_bytes,
+    )
+    return responses.private(body | {"total": found.total})
+
+
+def _enforcement(counts: Mapping[EnforcementState, int]) -> EnforcementBody:
+    return EnforcementBody(**{str(state): count for state, count in counts.items()})
+
+
 @router.get(OWN + "/overview", responses=described("The overview.", OverviewBody))
 async def show_overview(call: CallDep) -> Response:
     """Count what needs attention: certificates, access requests, clusters and client CAs.
@@ -133,7 +341,6 @@ async def show_overview(call: CallDep) -> Response:
     admin.
     """
     found = await call.services.overviews.overview(call.caller, _machine_issuers(call))
-    counts = {str(state): count for state, count in found.enforcement.items()}
     body = OverviewBody(
         at=found.at,  # type: ignore[arg-type] # the validator converts it
         all_projects=found.all_projects,
@@ -144,7 +351,7 @@ async def show_overview(call: CallDep) -> Response:
         unknown=UnknownCountsBody.read(found.unknown),
         revoked_uses=found.revoked_uses,
         clusters=found.clusters,
-        enforcement=EnforcementBody(**counts),
+        enforcement=_enforcement(found.enforcement),
         rotations=RotationCountsBody.read(found.rotations),
         ends_within_day=EndingBody(
             certificates=found.certificates_ending,

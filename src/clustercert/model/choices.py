@@ -29,6 +29,9 @@ EnforcementState = Literal["none", "unreviewed", "incomplete", "unverified", "ve
 FailurePolicy = Literal["NoOpinion", "Deny"]
 """What an API server does if the authorization webhook does not respond: use only RBAC, or deny the request."""
 
+FleetOrder = Literal["name", "ca_start", "ca_end", "verified"]
+"""The order of a list of clusters: by name, or the oldest or first-ending client CA or verification first."""
+
 KeyOrigin = Literal["generated", "csr"]
 """Whether the service generated the private key, or the caller sent a CSR."""
 
@@ -56,6 +59,9 @@ RevocationReason = Literal[
     "unspecified", "keyCompromise", "affiliationChanged", "superseded", "cessationOfOperation"
 ]
 """Reasons that apply to client certificates. Source: RFC 5280 section 5.3.1."""
+
+RotationChoice = Literal["running", "failing", "ready"]
+"""Which rotations a list has: all running ones, those with a problem, or those that can be completed."""
 
 RotationState = Literal["planned", "distributed", "issuing", "draining", "complete", "aborted"]
 """The state of the rotation of a client CA; see `model.ca_rotation`."""

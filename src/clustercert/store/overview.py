@@ -32,7 +32,7 @@ VERIFICATION_COUNTS = timedelta(days=30)
 """A cluster counts as verified for this long after `clustercert kubernetes verify` found no fault."""
 
 # The states of client CAs that API servers may trust.
-_TRUSTED = ("next", "active", "retiring")
+TRUSTED = ("next", "active", "retiring")
 # The maximum number of certificates that `revoked_uses` reads.
 _MAX_USES = 1000
 
@@ -101,7 +101,7 @@ class OverviewQueries(Queries):
             .where(
                 _certificate.c.not_after > now,
                 _certificate.c.user_id.not_in(OWN_USERS),
-                _of_clusters(_certificate.c.cluster_id, projects),
+                of_clusters(_certificate.c.cluster_id, projects),
                 ~is_revoked(),
             )
             .group_by(*user)
@@ -139,7 +139,7 @@ class OverviewQueries(Queries):
     async def unknown(self, projects: Projects, since: datetime) -> UnknownCounts:
         """Count the unknown identities that were first seen at a time or later."""
         query = select(func.count(), func.count(_unknown.c.cluster_id.distinct())).where(
-            _unknown.c.first_seen_at >= since, _of_clusters(_unknown.c.cluster_id, projects)
+            _unknown.c.first_seen_at >= since, of_clusters(_unknown.c.cluster_id, projects)
         )
         [row] = await self._rows(query)
         return UnknownCounts(*row)
@@ -162,7 +162,7 @@ class OverviewQueries(Queries):
         query = (
             select(state, func.count())
             .select_from(_cluster.outerjoin(contacts, contacts.c.cluster_id == _cluster.c.id))
-            .where(_in_projects(projects))
+            .where(in_projects(projects))
             .group_by(state)
         )
         return {row[0]: row[1] for row in await self._rows(query)}
@@ -171,14 +171,14 @@ class OverviewQueries(Queries):
         """Count the running rotations."""
         query = select(
             func.count(), func.count(_rotation.c.problem), func.count().filter(is_ready(now))
-        ).where(_rotation.c.state.in_(RUNNING), _of_clusters(_rotation.c.cluster_id, projects))
+        ).where(_rotation.c.state.in_(RUNNING), of_clusters(_rotation.c.cluster_id, projects))
         [row] = await self._rows(query)
         return RunningRotations(*row)
 
     async def cas_ending(self, projects: Projects, until: datetime) -> int:
         """Count the client CAs in use that end by a time, or have ended."""
         query = select(func.count()).where(
-            _ca.c.state.in_(_TRUSTED), _ca.c.not_after <= until, _of_clusters(_ca.c.cluster_id, projects)
+            _ca.c.state.in_(TRUSTED), _ca.c.not_after <= until, of_clusters(_ca.c.cluster_id, projects)
         )
         return await self._scalar(query) or 0
 
@@ -235,11 +235,12 @@ def is_ready(now: datetime) -> ColumnElement[bool]:
     return and_(waits, ~holders.correlate(_rotation).exists())
 
 
-def _in_projects(projects: Projects) -> ColumnElement[bool]:
+def in_projects(projects: Projects) -> ColumnElement[bool]:
+    """Return a condition that matches clusters in these projects."""
     return true() if projects is None else _cluster.c.project_id.in_(projects)
 
 
-def _of_clusters(cluster_id: ColumnElement[str], projects: Projects) -> ColumnElement[bool]:
+def of_clusters(cluster_id: ColumnElement[str], projects: Projects) -> ColumnElement[bool]:
     """Return a condition that matches rows of clusters in these projects."""
     if projects is None:
         return true()

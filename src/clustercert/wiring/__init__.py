@@ -65,6 +65,7 @@ from clustercert.store.engine.database import Database
 from clustercert.store.engine.generation import Generation
 from clustercert.store.engine.leader import Leader
 from clustercert.store.evidence import EvidenceQueries
+from clustercert.store.fleet import FleetQueries
 from clustercert.store.issued_feed import IssuedFeed
 from clustercert.store.job_cursors import JobCursor
 from clustercert.store.known_users import KnownUserQueries, UsernameQueries
@@ -240,7 +241,7 @@ def _components(
         certificates=CertificateMaintenance(database),
         webhook=Webhook(database, utc_now, policy_groups, repeats.is_repeated),
         inventory=Inventory(InventoryQueries(database), clusters, access_reports, utc_now),
-        overviews=Overviews(OverviewQueries(database), utc_now),
+        overviews=Overviews(OverviewQueries(database), FleetQueries(database), utc_now),
         crls=Crls(CrlQueries(database), signers, utc_now),
         revocation=_revocation(settings, database, clusters, identity, recorder),
         connections=connections,

@@ -1,0 +1,277 @@
+"""Queries for lists of clusters with their state: enforcement, client CA, rotation and live certificates."""
+
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+from sqlalchemy import ColumnElement, Select, Subquery, Table, and_, func, literal, or_, select
+
+from clustercert.model.choices import EnforcementState, FleetOrder, RotationChoice, RotationState
+from clustercert.store import tables
+from clustercert.store.ca_rotations import OWN_USERS, RUNNING
+from clustercert.store.certificates import is_revoked
+from clustercert.store.engine.queries import Queries
+from clustercert.store.overview import (
+    TRUSTED,
+    Projects,
+    enforcement_state,
+    in_projects,
+    is_ready,
+    of_clusters,
+)
+
+_certificate, _cluster, _ca = tables.certificate, tables.cluster, tables.client_ca
+_project, _domain, _rotation = tables.project, tables.domain, tables.ca_rotation
+_unknown = tables.unknown_identity
+
+
+@dataclass(frozen=True, slots=True)
+class FleetFilter:
+    """Selects clusters. A field that is `None` does not filter.
+
+    Attributes:
+        text: a part of the name of the cluster or of its project, or the beginning of the cluster's id.
+        label: the key of a label, and the value or `None` for any.
+        enforcement: the accepted states.
+        unknown_since: only clusters with an unknown identity that was first seen at this time or later.
+        used_since: only clusters that accepted a certificate after its revocation at this time or later. May include
+            clusters where the use came before the revocation.
+        ca_starts_before, ca_starts_after: limits of the start of the active client CA; `…_after` includes the time.
+        ca_ends_before, ca_ends_after: limits of its end.
+        has_certificates: only clusters with live certificates.
+    """
+
+    text: str | None = None
+    project_id: str | None = None
+    label: tuple[str, str | None] | None = None
+    version: str | None = None
+    enforcement: Collection[EnforcementState] | None = None
+    rotation: RotationChoice | None = None
+    unknown_since: datetime | None = None
+    used_since: datetime | None = None
+    ca_starts_before: datetime | None = None
+    ca_starts_after: datetime | None = None
+    ca_ends_before: datetime | None = None
+    ca_ends_after: datetime | None = None
+    has_certificates: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class FleetCluster:
+    """A cluster with its state.
+
+    Attributes:
+        version: the Kubernetes version as registered; empty if it is not known.
+        asked_at: when the API server last called the webhook, or `None`.
+        ca_starts_at, ca_ends_at: the validity of the active client CA.
+        rotation: the state of the running rotation, or `None`.
+        problem: why the rotation does not go on, or `None`.
+        certificates: how many live certificates there are for the cluster, without the service's own.
+        unknown: how many unknown identities the API server reported.
+    """
+
+    id: str
+    name: str
+    project_id: str
+    project: str
+    domain: str
+    version: str
+    labels: Mapping[str, str]
+    created_at: datetime
+    verified_at: datetime | None
+    enforcement: EnforcementState
+    asked_at: datetime | None
+    ca_starts_at: datetime
+    ca_ends_at: datetime
+    signer: str
+    rotation: RotationState | None
+    problem: str | None
+    certificates: int
+    unknown: int
+
+
+@dataclass(frozen=True, slots=True)
+class FleetPage:
+    """A page of clusters.
+
+    Attributes:
+        total: the number of clusters on all pages.
+        following: the id of the last cluster of this page; `None` if this is the last page.
+    """
+
+    clusters: tuple[FleetCluster, ...]
+    total: int
+    following: str | None
+
+
+_NEVER = datetime(1970, 1, 1, tzinfo=UTC)
+_ORDERS: Mapping[FleetOrder, ColumnElement[Any]] = {
+    "name": func.lower(_cluster.c.name),
+    "ca_start": _ca.c.not_before,
+    "ca_end": _ca.c.not_after,
+    # Never verified clusters come first.
+    "verified": func.coalesce(_cluster.c.verified_at, literal(_NEVER, tables.Utc())),
+}
+_NAMES = ("id", "name", "project_id", "version", "labels", "created_at", "verified_at")
+_COUNTED = ("certificates", "unknown")
+
+
+class FleetQueries(Queries):
+    """Lists clusters with their state."""
+
+    async def page(
+        self,
+        projects: Projects,
+        selected: FleetFilter,
+        now: datetime,
+        *,
+        order: FleetOrder,
+        after: str | None,
+        limit: int,
+    ) -> FleetPage | None:
+        """Return a page of the selected clusters. Returns `None` if `after` is not the id of a cluster in `projects`.
+
+        Sorts all selected clusters: a list of 10,000 takes some ten milliseconds.
+        """
+        state, contacts = enforcement_state(now)
+        query = _joined(contacts).where(in_projects(projects), *_conditions(selected, state, now))
+        sort_key = _ORDERS[order]
+        columns = (
+            *(
+                _cluster.c[name]
+                for name in ("id", "name", "project_id", "version", "labels", "created_at", "verified_at")
+            ),
+            _project.c.name.label("project"),
+            _domain.c.name.label("domain"),
+            state.label("enforcement"),
+            contacts.c.asked_at,
+            _ca.c.not_before.label("ca_starts_at"),
+            _ca.c.not_after.label("ca_ends_at"),
+            _ca.c.signer,
+            _rotation.c.state.label("rotation"),
+            _rotation.c.problem,
+        )
+        async with self._database.read() as connection:
+            total = (await connection.execute(query.with_only_columns(func.count()))).scalar_one()
+            page = query.with_only_columns(*columns)
+            if after is not None:
+                last = _joined(contacts).with_only_columns(sort_key)
+                last = last.where(_cluster.c.id == after, in_projects(projects))
+                row = (await connection.execute(last)).first()
+                if row is None:
+                    return None
+                is_later = and_(sort_key == row[0], _cluster.c.id > after)
+                page = page.where(or_(sort_key > row[0], is_later))
+            rows = (await connection.execute(page.order_by(sort_key, _cluster.c.id).limit(limit + 1))).all()
+            ids = [row.id for row in rows[:limit]]
+            counts = [dict(map(tuple, await connection.execute(each))) for each in _counts(ids, now)]
+        clusters = tuple(
+            FleetCluster(
+                **row._asdict(),
+                **{name: count.get(row.id, 0) for name, count in zip(_COUNTED, counts, strict=True)},
+            )
+            for row in rows[:limit]
+        )
+        return FleetPage(clusters, total, ids[-1] if len(rows) > limit else None)
+
+    async def versions(self, projects: Projects, limit: int) -> dict[str, int]:
+        """Count the clusters by their registered Kubernetes version, the most frequent versions first."""
+        count = func.count()
+        query = select(_cluster.c.version, count).where(in_projects(projects)).group_by(_cluster.c.version)
+        rows = await self._rows(query.order_by(count.desc(), _cluster.c.version).limit(limit))
+        return {row[0]: row[1] for row in rows}
+
+    async def cas_by_start(self, projects: Projects, times: Sequence[datetime]) -> tuple[int, ...]:
+        """Count the active client CAs whose validity began before each of these times."""
+        return await self._count_cas(projects, ("active",), [_ca.c.not_before < time for time in times])
+
+    async def cas_by_end(self, projects: Projects, times: Sequence[datetime]) -> tuple[int, ...]:
+        """Count the client CAs in use whose validity ends before each of these times."""
+        return await self._count_cas(projects, TRUSTED, [_ca.c.not_after < time for time in times])
+
+    async def _count_cas(
+        self, projects: Projects, states: Collection[str], conditions: Sequence[ColumnElement[bool]]
+    ) -> tuple[int, ...]:
+        counts = (func.count().filter(condition) for condition in conditions)
+        query = select(*counts).where(_ca.c.state.in_(states), of_clusters(_ca.c.cluster_id, projects))
+        [row] = await self._rows(query)
+        return tuple(row)
+
+
+def _joined(contacts: Subquery) -> Select[Any]:
+    ca = and_(_ca.c.cluster_id == _cluster.c.id, _ca.c.state == "active")
+    running = and_(_rotation.c.cluster_id == _cluster.c.id, _rotation.c.state.in_(RUNNING))
+    return (
+        select(_cluster.c.id)
+        .join(_ca, ca)
+        .join(_project, _project.c.id == _cluster.c.project_id)
+        .join(_domain, _domain.c.id == _project.c.domain_id)
+        .outerjoin(contacts, contacts.c.cluster_id == _cluster.c.id)
+        .outerjoin(_rotation, running)
+    )
+
+
+def _conditions(
+    selected: FleetFilter, state: ColumnElement[EnforcementState], now: datetime
+) -> list[ColumnElement[bool]]:
+    live = select(_certificate.c.id).where(_certificate.c.cluster_id == _cluster.c.id, *_live(now))
+    conditions: list[tuple[Any, Callable[[Any], ColumnElement[bool]]]] = [
+        (selected.text, _has_text),
+        (selected.project_id, _cluster.c.project_id.__eq__),
+        (selected.label, _has_label),
+        (selected.version, _cluster.c.version.__eq__),
+        (selected.enforcement, state.in_),
+        (selected.rotation, lambda choice: _rotation_condition(choice, now)),
+        (selected.unknown_since, lambda time: _reported(_unknown, _unknown.c.first_seen_at >= time)),
+        (selected.used_since, lambda time: _reported(_certificate, _certificate.c.revoked_used_at >= time)),
+        (selected.ca_starts_before, _ca.c.not_before.__lt__),
+        (selected.ca_starts_after, _ca.c.not_before.__ge__),
+        (selected.ca_ends_before, _ca.c.not_after.__lt__),
+        (selected.ca_ends_after, _ca.c.not_after.__ge__),
+        (selected.has_certificates or None, lambda _: live.correlate(_cluster).exists()),
+    ]
+    return [condition(value) for value, condition in conditions if value is not None]
+
+
+def _has_text(text: str) -> ColumnElement[bool]:
+    names = (
+        func.lower(each).contains(text.lower(), autoescape=True)
+        for each in (_cluster.c.name, _project.c.name)
+    )
+    return or_(*names, _cluster.c.id.startswith(text.lower(), autoescape=True))
+
+
+def _has_label(label: tuple[str, str | None]) -> ColumnElement[bool]:
+    key, value = label
+    stored: ColumnElement[str] = _cluster.c.labels[key].as_string()
+    return stored.is_not(None) if value is None else stored == value
+
+
+def _reported(table: Table, condition: ColumnElement[bool]) -> ColumnElement[bool]:
+    """Return a condition that matches the clusters of the rows that meet a condition."""
+    return _cluster.c.id.in_(select(table.c.cluster_id).where(condition))
+
+
+def _rotation_condition(choice: RotationChoice, now: datetime) -> ColumnElement[bool]:
+    """Return a condition on the outer join with the running rotations."""
+    match choice:
+        case "running":
+            return _rotation.c.state.is_not(None)
+        case "failing":
+            return _rotation.c.problem.is_not(None)
+        case "ready":
+            return is_ready(now)
+
+
+def _live(now: datetime) -> tuple[ColumnElement[bool], ...]:
+    return _certificate.c.not_after > now, _certificate.c.user_id.not_in(OWN_USERS), ~is_revoked()
+
+
+def _counts(cluster_ids: Sequence[str], now: datetime) -> tuple[Select[Any], Select[Any]]:
+    """Return the queries for the counts of these clusters, in the order of `_COUNTED`."""
+    live = select(_certificate.c.cluster_id, func.count()).where(
+        _certificate.c.cluster_id.in_(cluster_ids), *_live(now)
+    )
+    unknown = select(_unknown.c.cluster_id, func.count()).where(_unknown.c.cluster_id.in_(cluster_ids))
+    return live.group_by(_certificate.c.cluster_id), unknown.group_by(_unknown.c.cluster_id)
