@@ -1,9 +1,9 @@
 """Writes the software bill of materials (SBOM) of the wheel, in the CycloneDX JSON format.
 
 Hatchling runs `SbomBuildHook` when it builds a wheel, and puts the SBOM into `clustercert-*.dist-info/sboms` (PEP 770).
-The SBOM names each package in requirements.lock and the files of Swagger UI that the wheel contains. Packages that only
-the extra `server` needs are optional. This module needs only the standard library and Hatchling, so that a build of the
-wheel needs no other package.
+The SBOM names each package in requirements.lock, and the npm packages of which the wheel contains files. Packages that
+only the extra `server` needs are optional. This module needs only the standard library and Hatchling, so that a build
+of the wheel needs no other package.
 """
 
 import hashlib
@@ -27,7 +27,6 @@ FILE_NAME = "clustercert.cdx.json"
 LOCK = "requirements.lock"
 CLIENT_LOCK = "requirements-client.lock"
 CLIENT_ENTRY = re.compile(r"^([\w.-]+)==", re.MULTILINE)
-SWAGGER_UI = "src/clustercert/http/swagger_ui"
 
 # An entry of the lock file: the requirement, its options and the comment about its dependents.
 ENTRY = re.compile(
@@ -64,6 +63,34 @@ class LockedPackage:
         return f"pkg:pypi/{self.name}@{self.version}"
 
 
+@dataclass(frozen=True, slots=True)
+class BundledPackage:
+    """An npm package of which the wheel contains unchanged files.
+
+    Attributes:
+        folder: where the files are. A README.md there names the version.
+        license: the SPDX identifier.
+    """
+
+    name: str
+    folder: str
+    license: str
+    files: Sequence[str]
+
+
+BUNDLED = (
+    BundledPackage(
+        "swagger-ui-dist",
+        "src/clustercert/http/swagger_ui",
+        "Apache-2.0",
+        ("favicon-32x32.png", "swagger-ui-bundle.js", "swagger-ui.css"),
+    ),
+    BundledPackage(
+        "htmx.org", "src/clustercert/http/console/static", "0BSD", ("htmx.min.js", "hx-csp.min.js")
+    ),
+)
+
+
 def read_lock(text: str) -> list[LockedPackage]:
     """Parse a lock file. Raises ValueError for an entry without hashes or dependents."""
     packages = [
@@ -89,27 +116,29 @@ def document(root: Path, project_version: str) -> dict[str, Any]:
     packages = read_lock((root / LOCK).read_text(encoding="utf-8"))
     client = set(CLIENT_ENTRY.findall((root / CLIENT_LOCK).read_text(encoding="utf-8")))
     project = f"pkg:pypi/{PROJECT}@{project_version}"
-    bundled = swagger_ui(root)
+    bundled = bundled_components(root)
     return bill(
         _metadata(project, project_version),
         [
-            bundled,
+            *bundled,
             *(component(package, None if package.name in client else SERVER_EXTRA) for package in packages),
         ],
-        requirements(packages, project, bundled["bom-ref"]),
+        requirements(packages, project, [each["bom-ref"] for each in bundled]),
     )
 
 
-def requirements(packages: Sequence[LockedPackage], project: str, bundled: str) -> dict[str, list[str]]:
+def requirements(
+    packages: Sequence[LockedPackage], project: str, bundled: Sequence[str]
+) -> dict[str, list[str]]:
     """Return which component requires which, by their references.
 
     Args:
         project: reference of the project's wheel.
-        bundled: reference of a component inside this wheel.
+        bundled: references of components inside this wheel.
     """
     refs = {PROJECT: project} | {package.name: package.purl for package in packages}
-    requires: dict[str, list[str]] = {ref: [] for ref in (*refs.values(), bundled)}
-    requires[project].append(bundled)
+    requires: dict[str, list[str]] = {ref: [] for ref in (*refs.values(), *bundled)}
+    requires[project] += bundled
     for package in packages:
         for dependent in package.dependents:
             requires[refs[dependent]].append(package.purl)
@@ -187,34 +216,36 @@ def component(package: LockedPackage, extra: str | None) -> dict[str, Any]:
     return described
 
 
-def swagger_ui(root: Path) -> dict[str, Any]:
-    """The component for the files of Swagger UI in the wheel."""
-    folder = root / SWAGGER_UI
-    found = re.search(r"`swagger-ui-dist` ([\d.]+\d)", (folder / "README.md").read_text(encoding="utf-8"))
-    if found is None:
-        raise ValueError(f"{SWAGGER_UI}/README.md does not name the version of swagger-ui-dist.")
-    purl = f"pkg:npm/swagger-ui-dist@{found[1]}"
-    # docs.js, which starts it, is our own.
-    files = (
-        path
-        for path in sorted(folder.iterdir())
-        if path.suffix in {".js", ".css", ".png"} and path.name != "docs.js"
+def bundled_components(root: Path) -> list[dict[str, Any]]:
+    """The components for the npm packages in `BUNDLED`. Raises ValueError if a README.md does not name the version."""
+    return [_bundled_component(root, each) for each in BUNDLED]
+
+
+def _bundled_component(root: Path, package: BundledPackage) -> dict[str, Any]:
+    folder = root / package.folder
+    found = re.search(
+        rf"`{re.escape(package.name)}` ([\d.]+\d)", (folder / "README.md").read_text(encoding="utf-8")
     )
+    if found is None:
+        raise ValueError(f"{package.folder}/README.md does not name the version of {package.name}.")
+    purl = f"pkg:npm/{package.name}@{found[1]}"
     return {
         "type": "library",
         "bom-ref": purl,
-        "name": "swagger-ui-dist",
+        "name": package.name,
         "version": found[1],
         "scope": "required",
-        "licenses": [{"license": {"id": "Apache-2.0"}}],
+        "licenses": [{"license": {"id": package.license}}],
         "purl": purl,
         "components": [
             {
                 "type": "file",
-                "name": path.name,
-                "hashes": [{"alg": "SHA-256", "content": hashlib.sha256(path.read_bytes()).hexdigest()}],
+                "name": name,
+                "hashes": [
+                    {"alg": "SHA-256", "content": hashlib.sha256((folder / name).read_bytes()).hexdigest()}
+                ],
             }
-            for path in files
+            for name in package.files
         ],
     }
 

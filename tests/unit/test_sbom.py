@@ -61,7 +61,12 @@ def test_it_says_which_component_requires_which(document: dict[str, Any]) -> Non
     root = document["metadata"]["component"]["bom-ref"]
     requires = {each["ref"]: each["dependsOn"] for each in document["dependencies"]}
     assert requires.keys() == {root, *components}
-    assert {components[ref] for ref in requires[root]} > {"fastapi", "cryptography", "swagger-ui-dist"}
+    assert {components[ref] for ref in requires[root]} > {
+        "fastapi",
+        "cryptography",
+        "swagger-ui-dist",
+        "htmx.org",
+    }
     assert [components[ref] for ref in requires["pkg:pypi/httpcore@" + version_of(document, "httpcore")]] == [
         "certifi",
         "h11",
@@ -73,15 +78,23 @@ def test_it_says_which_component_requires_which(document: dict[str, Any]) -> Non
     assert reached == set(requires)
 
 
-def test_it_names_the_files_of_swagger_ui_and_their_version(document: dict[str, Any]) -> None:
-    folder = ROOT / sbom.SWAGGER_UI
-    (component,) = [each for each in document["components"] if each["name"] == "swagger-ui-dist"]
+@pytest.mark.parametrize(
+    ("package", "names"),
+    [
+        ("swagger-ui-dist", {"favicon-32x32.png", "swagger-ui-bundle.js", "swagger-ui.css"}),
+        ("htmx.org", {"htmx.min.js", "hx-csp.min.js"}),
+    ],
+)
+def test_it_names_the_files_of_npm_packages_and_their_version(
+    document: dict[str, Any], package: str, names: set[str]
+) -> None:
+    (folder,) = [ROOT / each.folder for each in sbom.BUNDLED if each.name == package]
+    (component,) = [each for each in document["components"] if each["name"] == package]
     named = {each["name"]: each["hashes"][0]["content"] for each in component["components"]}
-    assert named == {
-        name: hashlib.sha256((folder / name).read_bytes()).hexdigest()
-        for name in ("favicon-32x32.png", "swagger-ui-bundle.js", "swagger-ui.css")
-    }
-    assert f'"{component["version"]}"' in (folder / "swagger-ui-bundle.js").read_text()
+    assert named == {name: hashlib.sha256((folder / name).read_bytes()).hexdigest() for name in names}
+    script = next(each for each in sorted(names) if each.endswith((".min.js", "-bundle.js")))
+    quoted = (f'"{component["version"]}"', f"'{component['version']}'")
+    assert any(each in (folder / script).read_text() for each in quoted)
 
 
 def test_the_same_source_gives_the_same_sbom_with_the_time_of_the_source(

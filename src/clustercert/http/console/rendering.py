@@ -3,7 +3,9 @@
 import functools
 import hashlib
 import math
+import re
 from collections.abc import Mapping
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -12,12 +14,14 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from starlette.responses import Response
 
 from clustercert.model import parse_rfc3339, utc_now
+from clustercert.policy.lifetime import lifetime_text
 
 FOLDER = Path(__file__).parent
 STATIC = FOLDER / "static"
 HTML = "text/html; charset=utf-8"
 # Pages without a live part run no script at all.
 _NO_SCRIPT = "trusted-types 'none'"
+_CODE_OR_TIME = re.compile(r"`(?P<code>[^`]+)`|(?P<time>\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ)", re.ASCII)
 _MINUTE, _HOUR, _DAY = 60, 3600, 86400
 
 
@@ -86,6 +90,30 @@ def duration(seconds: float | timedelta) -> str:
     return _amount(seconds.total_seconds() if isinstance(seconds, timedelta) else seconds)
 
 
+@dataclass(frozen=True, slots=True)
+class Part:
+    """A part of a sentence: `text`, a `code` (a command, without its backticks), or a `time` (RFC 3339)."""
+
+    kind: str
+    text: str
+
+
+def parts(sentence: str) -> list[Part]:
+    """Split a sentence of the API at its commands and times."""
+    found, end = list[Part](), 0
+    for each in _CODE_OR_TIME.finditer(sentence):
+        found.append(Part("text", sentence[end : each.start()]))
+        kind = str(each.lastgroup)
+        found.append(Part(kind, each[kind]))
+        end = each.end()
+    return [each for each in (*found, Part("text", sentence[end:])) if each.text]
+
+
+def lifetime(seconds: int) -> str:
+    """Return a lifetime in full, such as `1 hour` or `59 minutes 17 seconds`."""
+    return lifetime_text(timedelta(seconds=seconds))
+
+
 def grouped(number: int) -> str:
     """Return a number with thin spaces between thousands: `10 000`."""
     return f"{number:,}".replace(",", "\u202f")
@@ -106,6 +134,8 @@ def _environment() -> Environment:
         "absolute": absolute,
         "duration": duration,
         "grouped": grouped,
+        "lifetime": lifetime,
+        "parts": parts,
     }
     environment.globals["static"] = static_address
     return environment

@@ -266,7 +266,9 @@ async def _visitor(request: Request, services: Services) -> Visitor | None:
     if not cookie:
         return None
     try:
-        session, caller = await services.sessions.find(cookie, context_of(request).origin)
+        # The updates of a page's live parts must not keep a session open whose user has gone.
+        extend = "hx-request" not in request.headers
+        session, caller = await services.sessions.find(cookie, context_of(request).origin, extend=extend)
     except Unauthenticated:
         return None
     return Visitor(cookie, session, caller)
