@@ -12,7 +12,8 @@ from clustercert.model import Origin
 from clustercert.store.entities import Reference
 from support.console_sessions import services_of
 from support.service import Service
-from support.world import Person
+from support.stores import execute
+from support.world import Person, World
 
 # What browsers say of a form that a page of the same site sends.
 OWN_PAGE = {"Sec-Fetch-Site": "same-origin", "Sec-Fetch-Mode": "navigate"}
@@ -80,3 +81,15 @@ class Browser:
                 else:
                     self.cookies[name] = morsel.value
         return answer
+
+
+def make_logins_old(world: World, who: str) -> None:
+    """Make all logins of a person so far too old for actions that need a recent login.
+
+    Call it before the sessions are used, because the service caches them.
+    """
+    execute(
+        world.database,
+        "UPDATE console_session SET authenticated_at = '2026-01-01 00:00:00.000000' WHERE user_id = ?",
+        world.people[who].user.id,
+    )

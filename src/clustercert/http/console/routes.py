@@ -5,11 +5,11 @@ from starlette.responses import FileResponse, Response
 from starlette.routing import Route
 
 from clustercert.http.console import rendering
-from clustercert.http.console.pages import clusters
+from clustercert.http.console.pages import clusters, requests
 from clustercert.http.console.visits import PREFIX, Pages, no_such_page
 from clustercert.model.errors import NoSuchRoute
 
-_MODULES = (clusters,)
+_MODULES = (clusters, requests)
 _MEDIA_TYPES = {
     "css": "text/css; charset=utf-8",
     "js": "text/javascript; charset=utf-8",
@@ -21,9 +21,9 @@ _FOR_EVER = {"Cache-Control": "public, max-age=31536000, immutable"}
 
 async def _static(request: Request) -> Response:
     name = request.path_params["name"]
-    if name not in {file.name for file in rendering.STATIC.iterdir()}:
+    media_type = _MEDIA_TYPES.get(name.rpartition(".")[2])
+    if media_type is None or name not in {file.name for file in rendering.STATIC.iterdir()}:
         raise NoSuchRoute(f"The console has no file {name}.")
-    media_type = _MEDIA_TYPES[name.rpartition(".")[2]]
     return FileResponse(rendering.STATIC / name, headers=_FOR_EVER, media_type=media_type)
 
 

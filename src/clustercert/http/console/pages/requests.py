@@ -1,0 +1,398 @@
+"""Access requests: lists of them, one request with its steps and decisions, and the form for a new one."""
+
+import shlex
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import timedelta
+from http import HTTPStatus
+from typing import Any
+from urllib.parse import urlencode
+
+from starlette.responses import Response
+
+from clustercert.http.console.api import path
+from clustercert.http.console.visits import PREFIX, Pages, Visit, login_address
+from clustercert.model import JsonObject, utc_now
+from clustercert.model.errors import ClustercertError, Forbidden, NotFound
+from clustercert.policy.lifetime import MIN_LIFETIME, lifetime_option, lifetime_text
+
+pages = Pages()
+
+_HOME = f"{PREFIX}/requests"
+_API = path("access-requests")
+_SHORT_LIST = 20
+_PAGE = 100
+# A page of requests that the person can decide may be empty although more pages follow, so read several.
+_READ_PAGES = 10
+_SHOWN_DIGITS = 8
+_MAX_CLUSTERS = 100
+_LISTS = {"mine": {"mine": "true"}, "decide": {"to_decide": "true"}, "all": {}}
+_TITLES = {"mine": "Your requests", "decide": "Waiting for your decision", "all": "All requests"}
+_STATES = ("open", "closed", "pending", "approved", "active", "denied", "expired", "ended", "finished")
+_EVERY_STATE = "any"
+_DEFAULT_SECONDS = 3600
+# What the form offers, up to the longest time of the offer.
+_TIMES = [
+    *(timedelta(minutes=each) for each in (15, 30)),
+    *(timedelta(hours=each) for each in (1, 2, 4, 8, 12)),
+    *(timedelta(days=each) for each in (1, 2, 7, 30)),
+]
+
+
+@pages.get("/requests")
+async def lists(visit: Visit) -> Response:
+    """Show what waits for the visitor, and the visitor's open requests; or one whole list with filters."""
+    name = visit.query.get("list", "")
+    if name in _LISTS:
+        return await _one_list(visit, name)
+    decide, more_to_decide = await _found(visit, {"state": "open", "to_decide": "true"}, _SHORT_LIST)
+    mine, more_of_mine = await _found(visit, {"state": "open", "mine": "true"}, _SHORT_LIST)
+    return visit.render(
+        "requests.html",
+        live=True,
+        decide=decide,
+        mine=mine,
+        more_to_decide=more_to_decide is not None,
+        more_of_mine=more_of_mine is not None,
+    )
+
+
+async def _one_list(visit: Visit, name: str) -> Response:
+    state = visit.query.get("state", "open")
+    wanted = visit.query.get("cluster", "").strip()
+    chosen = {"list": name, "state": state} | ({"cluster": wanted} if wanted else {})
+    rows, following, clusters = list[Any](), None, list[Any]()
+    if wanted:
+        clusters = await _clusters_named(visit, wanted)
+    if not wanted or len(clusters) == 1:
+        filters = dict(_LISTS[name])
+        filters |= {"state": state} if state != _EVERY_STATE else {}
+        filters |= {"cluster": clusters[0]["id"]} if clusters else {}
+        rows, following = await _found(visit, filters, _PAGE, visit.query.get("cursor"))
+    first = f"{_HOME}?{urlencode(chosen)}"
+    return visit.render(
+        "requests_list.html",
+        live=True,
+        name=name,
+        titles=_TITLES,
+        state=state,
+        states=(*_STATES, _EVERY_STATE),
+        cluster=wanted,
+        clusters=clusters,
+        rows=rows,
+        first=first if "cursor" in visit.query else None,
+        following=f"{first}&{urlencode({'cursor': following})}" if following is not None else None,
+    )
+
+
+async def _found(
+    visit: Visit, filters: dict[str, str], limit: int, cursor: str | None = None
+) -> tuple[list[Any], str | None]:
+    """Return at most `limit` requests, each with its deadline, and the cursor of the next page."""
+    found = list[Any]()
+    for _ in range(_READ_PAGES):
+        page = await visit.api.get(_API, **filters, limit=limit - len(found), cursor=cursor)
+        found += page["access_requests"]
+        cursor = page["next"]
+        if cursor is None or len(found) == limit:
+            break
+    return [each | {"deadline": _deadline(each), "badge": _badge(each)} for each in found], cursor
+
+
+async def _clusters_named(visit: Visit, name: str) -> list[Any]:
+    """Return the clusters with this name or id that the visitor can reach. An id takes precedence over a name."""
+    if not name.isprintable():
+        return []
+    found = (await visit.api.get(path("clusters"), name=name))["clusters"]
+    return [each for each in found if each["id"] == name] or list(found)
+
+
+@dataclass(frozen=True, slots=True)
+class _Deadline:
+    """When a request changes by itself, or when it was closed.
+
+    Attributes:
+        verb: what happens then, such as `expires`.
+        at: RFC 3339; None if unknown.
+        unless: what prevents it, such as `if nobody uses it`; empty if nothing does.
+    """
+
+    verb: str
+    at: str | None
+    unless: str = ""
+
+
+def _deadline(request: Any) -> _Deadline:
+    state, is_approved = request["state"], request["approved_at"] is not None
+    if state in ("pending", "active") and not is_approved:
+        return _Deadline(
+            "expires" if state == "pending" else "ends", request["approve_by"], "if not approved"
+        )
+    if state == "approved":
+        return _Deadline("expires", request["claim_by"], "if not used")
+    return (
+        _Deadline("ends", request["ends_at"])
+        if state == "active"
+        else _Deadline("closed", request["closed_at"])
+    )
+
+
+def _badge(request: Any) -> tuple[str, str]:
+    """Return the state in a few words, and the kind of its badge."""
+    state = str(request["state"])
+    if request["refusal"] is not None:
+        return f"{state}, refused by the policy", "bad"
+    if state == "active" and request["approved_at"] is None:
+        return "active, not approved", "bad"
+    if state == "active" and (request["extension"] or {}).get("state") == "pending":
+        return "active, extension pending", "warn"
+    kinds = {"pending": "warn", "approved": "good", "active": "good", "denied": "bad"}
+    return state, kinds.get(state, "plain")
+
+
+@pages.get("/requests/new")
+async def new(visit: Visit) -> Response:
+    """Let the visitor choose a cluster, then an offer; show the form for the offer."""
+    return await _form(visit, visit.query.get("cluster", "").strip(), visit.query.get("rule"), visit.query)
+
+
+async def _form(
+    visit: Visit, wanted: str, rule: str | None, typed: Any, failure: ClustercertError | None = None
+) -> Response:
+    """Return the page of the form.
+
+    Args:
+        wanted: the name or id of a cluster, or an empty string.
+        typed: the fields of the form that the visitor has filled in.
+        failure: why the API refused the request.
+    """
+    status = failure.status if failure is not None else HTTPStatus.OK
+    message = failure.message if failure is not None else ""
+    found = await _clusters_named(visit, wanted) if wanted else []
+    if len(found) != 1:
+        return await _choice_of_cluster(visit, wanted, found, message, status)
+    [cluster] = found
+    offers = (await visit.api.get(path("clusters", cluster["id"], "offers")))["offers"]
+    mine = {"mine": "true", "state": "open", "cluster": cluster["id"]}
+    open_requests = (await visit.api.get(_API, **mine, limit=1))["access_requests"]
+    chosen = [each for each in offers if each["rule"] == rule] or (offers if len(offers) == 1 else [])
+    offer = chosen[0] if chosen else None
+    return visit.render(
+        "request_new.html",
+        status=status,
+        cluster=cluster,
+        offers=offers,
+        offer=offer,
+        groups=_chosen_groups(offer, typed) if offer is not None else [],
+        times=_times(offer) if offer is not None else [],
+        default_time=min(offer["max_lifetime"], _DEFAULT_SECONDS) if offer is not None else None,
+        open_request=open_requests[0] if open_requests else None,
+        typed=typed,
+        message=message,
+    )
+
+
+async def _choice_of_cluster(
+    visit: Visit, wanted: str, found: list[Any], message: str, status: int
+) -> Response:
+    clusters = found
+    is_whole = True
+    if not wanted:
+        page = await visit.api.get(path("clusters"), own="true", limit=_MAX_CLUSTERS)
+        clusters, is_whole = page["clusters"], page["next"] is None
+    return visit.render(
+        "request_cluster.html",
+        status=status,
+        wanted=wanted,
+        clusters=sorted(clusters, key=lambda each: (each["name"], each["project"])),
+        is_whole=is_whole,
+        message=message,
+    )
+
+
+def _chosen_groups(offer: Any, typed: Any) -> list[tuple[str, bool]]:
+    """Return the offer's groups, each with whether it is chosen. A group that is the only one is chosen."""
+    chosen = {*_group_fields(typed), typed.get("group")}
+    return [(each, each in chosen or len(offer["groups"]) == 1) for each in offer["groups"]]
+
+
+def _group_fields(fields: Any) -> list[str]:
+    """Return the values of the form's boxes, whose names are `group-0`, `group-1` and so on."""
+    return [value for name, value in fields.items() if name.startswith("group-")]
+
+
+def _times(offer: Any) -> list[tuple[int, str]]:
+    """Return the times that the form offers: seconds, and text."""
+    longest = timedelta(seconds=offer["max_lifetime"])
+    times = sorted({*(each for each in _TIMES if each <= longest), max(longest, MIN_LIFETIME)})
+    return [(int(each.total_seconds()), lifetime_text(each)) for each in times]
+
+
+@pages.post("/requests/new")
+async def create(visit: Visit) -> Response:
+    cluster_id, rule = visit.value("cluster"), visit.value("rule")
+    body: JsonObject = {
+        "cluster_id": cluster_id,
+        "rule": rule,
+        "groups": _group_fields(visit.form),
+        "duration": _seconds(visit),
+        "reason": visit.value("reason"),
+        "ticket": visit.value("ticket") or None,
+    }
+    try:
+        answer = await visit.api.send("POST", _API, body=body)
+    except ClustercertError as failure:
+        if failure.status >= HTTPStatus.INTERNAL_SERVER_ERROR:
+            raise
+        return await _form(visit, cluster_id, rule, visit.form, failure)
+    made = answer.json
+    is_new = answer.status == HTTPStatus.CREATED
+    return visit.redirect(
+        f"{_HOME}/{made['id']}",
+        "Your request was created."
+        if is_new
+        else "You have this open request already, so none was created. Its reason and ticket stay as they are.",
+    )
+
+
+def _seconds(visit: Visit) -> int:
+    """Return the chosen time; 0 for a value that the form does not offer, which the API refuses."""
+    text = visit.value("duration")
+    return int(text) if text.isascii() and text.isdecimal() and len(text) < 10 else 0  # noqa: PLR2004 - 30 years
+
+
+@dataclass(frozen=True, slots=True)
+class _Step:
+    """What happened with a request, when (RFC 3339), by whom, and what they said."""
+
+    at: str
+    what: str
+    by: str | None = None
+    said: str | None = None
+
+
+@pages.get("/requests/{request_id}")
+async def show(visit: Visit) -> Response:
+    return await _request_page(visit)
+
+
+async def _request_page(visit: Visit, failure: ClustercertError | None = None) -> Response:
+    """Return the page of a request. `failure`: why the API refused what a form asked for."""
+    request = await visit.api.get(path("access-requests", visit.part("request_id")))
+    is_own = request["user"]["id"] == visit.me.caller.user.id
+    address = f"{_HOME}/{request['id']}"
+    is_fresh = visit.me.session.has_recent_login(utc_now())
+    return visit.render(
+        "request.html",
+        status=failure.status if failure is not None else HTTPStatus.OK,
+        live=failure is None,
+        message=failure.message if failure is not None else "",
+        request=request | {"deadline": _deadline(request), "badge": _badge(request)},
+        home=address,
+        is_own=is_own,
+        part="access" if request["approved_at"] is None else "extension",
+        duration=lifetime_text(timedelta(seconds=request["duration"])),
+        longer=lifetime_text(timedelta(seconds=request["extension"]["duration"]))
+        if request["extension"] is not None
+        else None,
+        steps=sorted(_steps(request), key=lambda each: each.at),
+        certificates=await _certificates(visit, request, is_own=is_own),
+        commands=_commands(request)
+        if is_own and request["state"] in ("pending", "approved", "active")
+        else None,
+        times=await _extension_times(visit, request) if "extend" in request["may"] else [],
+        typed=visit.form,
+        login=None if is_fresh else login_address(address, again=True),
+    )
+
+
+def _steps(request: Any) -> Iterator[_Step]:
+    """Yield what has happened with a request."""
+    yield _Step(request["created_at"], "asked for access", request["user"]["name"], request["reason"])
+    for each in request["decisions"]:
+        part = " the extension" if each["part"] == "extension" else ""
+        verb = "approved" if each["approves"] else "denied"
+        yield _Step(each["at"], f"{verb}{part}", each["by_name"], each["reason"])
+    if request["approved_at"] is not None and not request["conditions"]:
+        yield _Step(request["approved_at"], "needed no approval")
+    if request["started_at"] is not None:
+        yield _Step(
+            request["started_at"], "got the first certificate, and the time began", request["user"]["name"]
+        )
+    if request["closed_at"] is not None and request["state"] != "denied":
+        yield _Step(request["closed_at"], str(request["state"]), request["closed_by"], request["closed_why"])
+
+
+async def _certificates(visit: Visit, request: Any, *, is_own: bool) -> list[Any]:
+    """Return the newest certificates of a request that the visitor may see."""
+    if request["started_at"] is None:
+        return []
+    where = path("certificates") if is_own else path("projects", request["project"]["id"], "certificates")
+    own = "true" if is_own else None
+    try:
+        page = await visit.api.get(where, own=own, access_request=request["id"], limit=_SHORT_LIST)
+    except (Forbidden, NotFound):
+        return []
+    return list(page["certificates"])
+
+
+def _commands(request: Any) -> dict[str, str]:
+    """Return the commands with which the user of a request uses it."""
+    place = f"{request['project']['name'] or request['project']['id']}/{request['cluster']['name']}"
+    groups = [part for each in request["groups"] for part in ("--group", each)]
+    length = lifetime_option(timedelta(seconds=request["duration"]))
+    same = ["--for", length, "--reason", request["reason"], "--rule", request["rule"]]
+    return {
+        "kubectl": shlex.join(["clustercert", "request", "create", place, *groups, *same]),
+        "job": shlex.join(
+            ["clustercert", "kubeconfig", "get", place, "--request", request["id"][:_SHOWN_DIGITS]]
+        ),
+    }
+
+
+async def _extension_times(visit: Visit, request: Any) -> list[tuple[int, str]]:
+    """Return the times by which the visitor's own access can be extended."""
+    offers = (await visit.api.get(path("clusters", request["cluster"]["id"], "offers")))["offers"]
+    return next((_times(each) for each in offers if each["rule"] == request["rule"]), [])
+
+
+def _address(visit: Visit) -> str:
+    return f"{_HOME}/{visit.part('request_id')}"
+
+
+@pages.post("/requests/{request_id}/approve", fresh=_address)
+async def approve(visit: Visit) -> Response:
+    return await _step(visit, "approve", _decision(visit), "You approved")
+
+
+@pages.post("/requests/{request_id}/deny")
+async def deny(visit: Visit) -> Response:
+    return await _step(visit, "deny", _decision(visit), "You denied")
+
+
+def _decision(visit: Visit) -> JsonObject:
+    return {"reason": visit.value("reason"), "part": visit.value("part") or None}
+
+
+@pages.post("/requests/{request_id}/extend")
+async def extend(visit: Visit) -> Response:
+    body: JsonObject = {"duration": _seconds(visit), "reason": visit.value("reason")}
+    return await _step(visit, "extend", body, "You asked for more time for")
+
+
+@pages.post("/requests/{request_id}/end")
+async def end(visit: Visit) -> Response:
+    return await _step(visit, "end", {"reason": visit.value("reason") or None}, "You ended")
+
+
+async def _step(visit: Visit, step: str, body: JsonObject, done: str) -> Response:
+    """Change a request. If the API refuses the change, show the page again, with its message and what was typed."""
+    try:
+        changed = await visit.api.post(path("access-requests", visit.part("request_id"), step), body)
+    except NotFound:
+        raise
+    except ClustercertError as failure:
+        if failure.status >= HTTPStatus.INTERNAL_SERVER_ERROR:
+            raise
+        return await _request_page(visit, failure)
+    return visit.redirect(_address(visit), f"{done} the request of {changed['user']['name']}.")

@@ -1,0 +1,274 @@
+"""The console's pages about access requests. They say and do what the API says and does."""
+
+import re
+from collections.abc import Iterator
+from datetime import timedelta
+from html import unescape
+
+import pytest
+
+from clustercert.model import utc_now
+from clustercert.model.ids import new_cluster_id
+from support.access_requests import access_request, store_request
+from support.console import Browser, make_logins_old
+from support.console_sessions import services_of
+from support.request_client import POLICY, REASON, RequestClient
+from support.service import Service
+from support.stores import execute, rows
+from support.world import World, make
+
+HOME = "/console/requests"
+TYPED = {"duration": "3600", "reason": str(REASON["reason"]), "ticket": "OPS-12"}
+
+
+@pytest.fixture(scope="module")
+def own_place(tmp_path_factory: pytest.TempPathFactory) -> World:
+    return make(tmp_path_factory.mktemp("world"))
+
+
+@pytest.fixture(scope="module")
+def site(own_place: World) -> Iterator[Service]:
+    with Service(own_place.settings(policy=POLICY, console={"enabled": True})).running() as running:
+        yield running
+
+
+@pytest.fixture
+def requests(site: Service, own_place: World) -> RequestClient:
+    client = RequestClient(own_place, site.client)
+    client.end_all()
+    return client
+
+
+class People:
+    """The browsers of the people in a world, by name."""
+
+    def __init__(self, site: Service, world: World) -> None:
+        self._site, self._world = site, world
+
+    def __getitem__(self, who: str) -> Browser:
+        return Browser.in_session(self._site, self._world.people[who])
+
+
+@pytest.fixture
+def people(site: Service, own_place: World) -> People:
+    return People(site, own_place)
+
+
+def form_for(requests: RequestClient, cluster: str = "plain", rule: str = "edit") -> dict[str, str]:
+    return TYPED | {"cluster": requests.world.clusters[cluster].id, "rule": rule}
+
+
+def ask(browser: Browser, requests: RequestClient) -> str:
+    """Ask for access with the form. Returns the address of the new request."""
+    made = browser.post(f"{HOME}/new", None, **form_for(requests), **{"group-0": "editors"})
+    assert made.status_code == 303, made.text
+    return str(made.headers["location"])
+
+
+def text_of(page: str) -> str:
+    """The text of a page, without its marks, in one line."""
+    return unescape(" ".join(re.sub(r"<[^>]+>", " ", page).split()))
+
+
+def test_access_is_asked_for_approved_used_and_ended(requests: RequestClient, people: People) -> None:
+    address = ask(people["member"], requests)
+    request_id = address.rpartition("/")[2]
+    asked = requests.show("member", request_id)
+    assert (asked["groups"], asked["duration"], asked["ticket"]) == (["editors"], 3600, "OPS-12")
+    assert (asked["reason"], asked["rule"], asked["state"]) == (TYPED["reason"], "edit", "pending")
+
+    for approver in ("inspector", "admin"):
+        page = text_of(people[approver].get(address).text)
+        assert "missing one person whose role is admin" in page
+        decided = people[approver].post(f"{address}/approve", None, reason="go ahead", part="access")
+        assert decided.status_code == 303
+        assert f"approved the request of {asked['user']['name']}" in decided.headers["set-cookie"].replace(
+            "%20", " "
+        )
+    approved = requests.show("member", request_id)
+    assert (approved["state"], approved["decisions"][-1]["reason"]) == ("approved", "go ahead")
+
+    page = text_of(people["member"].get(address).text)
+    assert (
+        "clustercert request create eu-de/plain --group editors --for 1h --reason 'INC-42: the shop is down'"
+        " --rule edit" in page
+    )
+    assert f"clustercert kubeconfig get eu-de/plain --request {request_id[:8]}" in page
+    fingerprint = requests.issue("member", request_id).headers["x-clustercert-fingerprint"]
+    assert fingerprint[:12] in people["member"].get(address).text
+
+    longer = people["member"].post(f"{address}/extend", None, duration="1800", reason="still at work")
+    assert longer.status_code == 303
+    assert requests.show("member", request_id)["extension"]["state"] == "pending"
+    assert people["admin"].post(f"{address}/deny", None, reason="no", part="extension").status_code == 303
+    assert requests.show("member", request_id)["extension"]["state"] == "denied"
+
+    assert people["member"].post(f"{address}/end", None, reason="repaired").status_code == 303
+    ended = requests.show("member", request_id)
+    assert (ended["state"], ended["closed_why"]) == ("ended", "repaired")
+    page = text_of(people["member"].get(address).text)
+    assert "tests/admin denied the extension “no”".replace("“", "").replace("”", "") in page
+    assert "tests/member ended repaired" in page
+    assert "Use it" not in page
+
+
+@pytest.mark.parametrize(
+    ("changed", "status", "message"),
+    [
+        ({"reason": "short"}, 400, "reason: write at least 8 characters."),
+        ({"duration": "14401"}, 403, "exceeds the limit of rule edit (4 hours)"),
+        ({"duration": "9" * 40}, 400, "duration: must be 900"),
+        ({"rule": "view"}, 403, "does not offer you editors"),
+        ({"group-0": "cluster-admins"}, 403, "does not offer you cluster-admins"),
+        ({"ticket": "x" * 129}, 400, "ticket: write 1 to 128"),
+    ],
+)
+def test_a_faulty_form_keeps_what_was_typed_and_says_what_the_api_says(
+    requests: RequestClient, people: People, changed: dict[str, str], status: int, message: str
+) -> None:
+    typed = form_for(requests) | {"group-0": "editors", "reason": 'eight "chars" & more'} | changed
+    refused = people["member"].post(f"{HOME}/new", None, **typed)
+    assert (refused.status_code, message in text_of(refused.text)) == (status, True), refused.text
+    if typed["rule"] == "edit":
+        assert (
+            f">{typed['reason'].replace('&', '&amp;').replace(chr(34), '&#34;')}</textarea>" in refused.text
+        )
+        assert f'name="ticket" maxlength="128" value="{typed["ticket"]}"' in refused.text
+    assert requests.listed("member", state="open") == []
+
+
+def test_the_same_request_again_creates_none(requests: RequestClient, people: People) -> None:
+    address = ask(people["member"], requests)
+    assert ask(people["member"], requests) == address
+    page = people["member"].get(f"{HOME}/new?cluster={requests.world.clusters['plain'].id}")
+    assert f'href="{address}"' in page.text
+
+
+def test_the_form_shows_what_the_policy_offers(requests: RequestClient, people: People) -> None:
+    chosen = people["member"].get(f"{HOME}/new")
+    assert f"/new?cluster={requests.world.clusters['plain'].id}" in chosen.text
+    assert "foreign" not in chosen.text
+    page = people["member"].get(f"{HOME}/new?cluster=plain").text
+    shown = text_of(page)
+    assert "one person whose role is admin one person whose role is inspector" in shown
+    assert re.findall(r'<option value="(\d+)"', page) == ["900", "1800", "3600", "7200", "14400"]
+    assert "This access works before anybody approves it." not in shown
+    before = text_of(people["reader"].get(f"{HOME}/new?cluster=plain").text)
+    assert "This access works before anybody approves it." in before
+    assert "The policy offers you no groups" in text_of(
+        people["inspector"].get(f"{HOME}/new?cluster=plain").text
+    )
+    assert "You can reach no cluster of this name." in text_of(
+        people["member"].get(f"{HOME}/new?cluster=foreign").text
+    )
+
+
+def test_an_approval_needs_a_login_of_the_last_minutes(requests: RequestClient, people: People) -> None:
+    address = ask(people["member"], requests)
+    admin = people["admin"]
+    make_logins_old(requests.world, "admin")
+    answer = admin.post(f"{address}/approve", None, reason="go ahead", part="access")
+    assert answer.headers["location"].startswith("/console/login?")
+    assert "again=1" in answer.headers["location"]
+    page = admin.get(address).text
+    assert "Log in again" in page
+    assert "<button>Approve</button>" not in page
+    shown = requests.show("member", address.rpartition("/")[2])
+    assert [each["approved_by"] for each in shown["conditions"]] == [None, None]
+    # A denial only takes access away.
+    assert admin.post(f"{address}/deny", None, reason="no", part="access").status_code == 303
+
+
+@pytest.mark.parametrize(
+    ("who", "step", "status"),
+    [
+        ("member", "approve", 403),
+        ("auditor", "approve", 403),
+        ("auditor", "end", 403),
+        ("reader", "approve", 404),
+        ("stranger", "end", 404),
+    ],
+)
+def test_who_may_not_decide_gets_the_answer_of_the_api(
+    requests: RequestClient, people: People, who: str, step: str, status: int
+) -> None:
+    address = ask(people["member"], requests)
+    answer = people[who].post(f"{address}/{step}", None, reason="because", part="access")
+    expected = requests.step(who, address.rpartition("/")[2], step)
+    assert (answer.status_code, expected.status_code) == (status, status)
+    assert expected.json()["message"] in text_of(answer.text)
+    assert people[who].get(address).status_code == (404 if status == 404 else 200)
+    assert requests.show("member", address.rpartition("/")[2])["state"] == "pending"
+
+
+def test_lists_show_what_waits_and_can_be_filtered(requests: RequestClient, people: People) -> None:
+    addresses = [
+        f"{HOME}/{requests.created('member', cluster=cluster)}" for cluster in ("plain", "eip", "sans")
+    ]
+    first, second, third = addresses
+
+    def shown(who: str, query: str = "") -> set[str]:
+        page = people[who].get(f"{HOME}{query}")
+        assert page.status_code == 200, page.text
+        return {each for each in addresses if f'href="{each}"' in page.text}
+
+    assert shown("member") == shown("admin") == shown("operator") == set(addresses)
+    assert shown("auditor") == shown("reader") == set()
+    assert shown("auditor", "?list=all") == set(addresses)
+    assert shown("admin", "?list=mine") == shown("stranger", "?list=all") == set()
+    assert shown("admin", "?list=decide&cluster=eip") == {second}
+    assert shown("admin", f"?list=all&cluster={requests.world.clusters['sans'].id}") == {third}
+    requests.done("member", first.rpartition("/")[2], "end")
+    assert shown("member") == {second, third}
+    assert shown("member", "?list=mine&state=ended&cluster=plain") == {first}
+    assert people["member"].get(f"{HOME}?list=mine&state=old").status_code == 400
+
+
+def test_the_next_page_of_a_list_has_the_older_requests(
+    requests: RequestClient, people: People, site: Service
+) -> None:
+    queries = services_of(site).requests.queries
+    cluster = requests.world.clusters["eip"]
+    for number in range(101):
+        made = access_request(
+            user_name=f"person-{number}", cluster_id=new_cluster_id(), project_id=cluster.project_id
+        )
+        site.run(store_request(queries, made))
+    operator = people["operator"]
+    first = operator.get(f"{HOME}?list=all&state=any").text
+    found = re.search(r'href="([^"]+cursor=[^"]+)"', first)
+    assert found is not None
+    second = operator.get(unescape(found[1])).text
+    on_pages = [set(re.findall(r"person-\d+", page)) for page in (first, second)]
+    assert not on_pages[0] & on_pages[1]
+    assert len(on_pages[0] | on_pages[1]) == 101
+
+
+def test_markup_in_a_reason_stays_text(requests: RequestClient, people: People) -> None:
+    reason = "<img src=x onerror=alert(1)> {{ 7 * 7 }} ' \" &amp;"
+    made = requests.create("member", reason=reason, ticket="<b>bold</b>").json()
+    for address in (f"{HOME}/{made['id']}", HOME):
+        page = people["member"].get(address).text
+        assert "<img" not in page
+        assert "<b>bold" not in page
+        assert reason in unescape(page)
+
+
+def test_an_update_of_a_live_part_does_not_keep_the_session_open(
+    requests: RequestClient, people: People
+) -> None:
+    member = people["member"]
+    user, earlier = requests.world.people["member"].user.id, utc_now() - timedelta(minutes=10)
+    execute(
+        requests.world.database,
+        "UPDATE console_session SET seen_at = ? WHERE user_id = ?",
+        f"{earlier:%Y-%m-%d %H:%M:%S.%f}",
+        user,
+    )
+    query = "SELECT DISTINCT seen_at FROM console_session WHERE user_id = ?"
+    before = rows(requests.world.database, query, user)
+    assert len(before) == 1
+    assert member.get(HOME, {"HX-Request": "true"}).status_code == 200
+    assert rows(requests.world.database, query, user) == before
+    member.get(HOME)
+    assert len(rows(requests.world.database, query, user)) == 2
