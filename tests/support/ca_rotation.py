@@ -158,12 +158,13 @@ class RotatingService:
 
 
 @contextmanager
-def rotating_service(folder: Path) -> Iterator[RotatingService]:
+def rotating_service(folder: Path, **changed: object) -> Iterator[RotatingService]:
+    """Run a service with some settings changed."""
     world = worlds.make(folder)
     with pytest.MonkeyPatch.context() as patch:
         # A second is left for the propagation: no request of these tests takes long.
         patch.setattr(wiring, "RECORDING_SECONDS", -world.settings().server.request_timeout)
-        with Service(world.settings()).running() as running:
+        with Service(world.settings(**changed)).running() as running:
             yield RotatingService(world, running)
 
 

@@ -1,0 +1,116 @@
+"""The console's page about the rotation of a client CA. The API servers are the tests' doubles."""
+
+import re
+from collections.abc import Iterator
+from html import unescape
+from pathlib import Path
+
+import pytest
+
+from support.ca_rotation import NewRotation, RotatingService, Rotation, new_rotations, rotating_service
+from support.console import Browser, make_logins_old
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RotatingService]:
+    with rotating_service(tmp_path_factory.mktemp("rotation"), console={"enabled": True}) as running:
+        yield running
+
+
+@pytest.fixture
+def new(site: RotatingService, tmp_path: Path) -> Iterator[NewRotation]:
+    with new_rotations(site, tmp_path) as start:
+        yield start
+
+
+def browser_of(rotation: Rotation, who: str = "operator") -> Browser:
+    return Browser.in_session(rotation.service, rotation.world.people[who])
+
+
+def page_of(rotation: Rotation) -> str:
+    return f"/console/projects/{rotation.world.project.id}/clusters/{rotation.cluster_id}/rotation"
+
+
+def shown(rotation: Rotation, tail: str = "", who: str = "operator") -> str:
+    """The text of a page, in one line."""
+    answer = browser_of(rotation, who).get(page_of(rotation) + tail)
+    assert answer.status_code == 200, answer.text
+    return unescape(" ".join(re.sub(r"<[^>]+>", " ", answer.text).split()))
+
+
+def test_an_operator_replaces_a_ca_and_completes_it_early_with_the_exact_count(new: NewRotation) -> None:
+    rotation = new()
+    page, operator = page_of(rotation), browser_of(rotation)
+    rotation.issue()
+    assert "was never replaced" in shown(rotation)
+    assert "1 valid certificate of the present CA" in shown(rotation, "/start")
+    assert rotation.send("GET", "/client-ca-rotation").status_code == 404
+
+    started = operator.post(f"{page}/start", None, deny_old="on")
+    assert (started.status_code, started.headers["location"]) == (303, page)
+    found = rotation.get()
+    assert (found["state"], found["deny_old"], found["auto_complete"]) == ("planned", True, False)
+    planned = shown(rotation)
+    assert "clustercert kubernetes setup" in planned
+    assert "0 of 1 accept the new CA" in planned
+    assert "member 1 in 23 h never" in planned or "member 1 in 24 h never" in planned
+    assert "it is planned" in shown(rotation, "/start")
+
+    rotation.trust()
+    rotation.reach("draining")
+    assert "Complete… Abort…" in shown(rotation)
+    before = shown(rotation, "/complete")
+    assert "1 valid certificate of the old CA will be refused." in before
+    assert "Who loses access: member (1)" in before
+    for typed in ("", "2", "one"):
+        refused = operator.post(f"{page}/complete", None, holders=typed)
+        assert refused.status_code in (400, 409), refused.text
+        assert 'role="alert"' in refused.text
+        assert rotation.get()["completion_asked_at"] is None
+    assert "Valid certificates of the old CA: 1, not 2" in unescape(
+        operator.post(f"{page}/complete", None, holders="2").text
+    )
+    assert operator.post(f"{page}/complete", None, holders="1", deny_old="on").status_code == 303
+    completing = rotation.get()
+    assert (completing["forced"], completing["deny_old"]) == (True, True)
+    rotation.trust()
+    rotation.reach("complete")
+    assert "Nothing. The rotation is complete." in shown(rotation)
+    assert operator.get(f"{page}/start").status_code == 200
+
+
+def test_an_operator_aborts_a_rotation(new: NewRotation) -> None:
+    rotation = new()
+    rotation.post()
+    assert "Nobody has a certificate of the new CA." in shown(rotation, "/abort")
+    assert rotation.get()["state"] == "planned"
+    assert browser_of(rotation).post(f"{page_of(rotation)}/abort").status_code == 303
+    assert rotation.get()["state"] == "aborted"
+    assert "the old CA signs as before" in shown(rotation)
+
+
+@pytest.mark.parametrize(("who", "status"), [("admin", 200), ("member", 403), ("stranger", 404)])
+def test_others_see_what_the_api_shows_them_and_change_nothing(
+    new: NewRotation, who: str, status: int
+) -> None:
+    rotation = new()
+    rotation.post()
+    page, browser = page_of(rotation), browser_of(rotation, who)
+    expected = rotation.send("GET", "/client-ca-rotation", who=who).status_code
+    answer = browser.get(page)
+    assert (answer.status_code, expected) == (status, status)
+    assert "Abort…" not in answer.text
+    for action in ("start", "complete", "abort"):
+        refused = browser.post(f"{page}/{action}")
+        assert refused.status_code == (403 if status == 200 else status), refused.text
+    assert rotation.get()["state"] == "planned"
+
+
+def test_a_completion_needs_a_login_of_the_last_minutes(new: NewRotation) -> None:
+    rotation = new()
+    rotation.post()
+    operator = browser_of(rotation)
+    make_logins_old(rotation.world, "operator")
+    answer = operator.post(f"{page_of(rotation)}/complete")
+    assert answer.headers["location"].startswith("/console/login?")
+    assert rotation.get()["state"] == "planned"
