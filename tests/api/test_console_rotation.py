@@ -52,7 +52,7 @@ def test_an_operator_replaces_a_ca_and_completes_it_early_with_the_exact_count(n
     assert (found["state"], found["deny_old"], found["auto_complete"]) == ("planned", True, False)
     planned = shown(rotation)
     assert "clustercert kubernetes setup" in planned
-    assert "0 of 1 accept the new CA" in planned
+    assert "0 of 1 API servers accept the new CA" in planned
     assert "member 1 in 23 h never" in planned or "member 1 in 24 h never" in planned
     assert "it is planned" in shown(rotation, "/start")
 

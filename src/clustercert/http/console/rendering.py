@@ -23,6 +23,7 @@ HTML = "text/html; charset=utf-8"
 _NO_SCRIPT = "trusted-types 'none'"
 _CODE_OR_TIME = re.compile(r"`(?P<code>[^`]+)`|(?P<time>\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ)", re.ASCII)
 _MINUTE, _HOUR, _DAY = 60, 3600, 86400
+_YEAR = 365 * _DAY
 
 
 def browser_rules(nonce: str | None) -> tuple[tuple[bytes, bytes], ...]:
@@ -66,7 +67,7 @@ def _as_time(value: str | datetime) -> datetime:
 
 def _amount(seconds: float) -> str:
     """Return a duration with one unit, such as `5 min`; the number is rounded down."""
-    for unit, size in (("d", _DAY), ("h", _HOUR), ("min", _MINUTE)):
+    for unit, size in (("y", _YEAR), ("d", _DAY), ("h", _HOUR), ("min", _MINUTE)):
         if seconds >= size * (2 if unit != "min" else 1):
             return f"{math.floor(seconds / size)} {unit}"
     return f"{max(0, math.floor(seconds))} s"

@@ -123,18 +123,16 @@ class _Deadline:
 
 
 def _deadline(request: Any) -> _Deadline:
-    state, is_approved = request["state"], request["approved_at"] is not None
-    if state in ("pending", "active") and not is_approved:
-        return _Deadline(
-            "expires" if state == "pending" else "ends", request["approve_by"], "if not approved"
-        )
+    state, is_approved, ends_at = request["state"], request["approved_at"] is not None, request["ends_at"]
+    if state == "pending":
+        return _Deadline("expires", request["approve_by"], "if not approved")
+    if state == "active" and not is_approved and request["approve_by"] < ends_at:
+        return _Deadline("ends", request["approve_by"], "if not approved")
+    if state == "active":
+        return _Deadline("ends", ends_at)
     if state == "approved":
         return _Deadline("expires", request["claim_by"], "if not used")
-    return (
-        _Deadline("ends", request["ends_at"])
-        if state == "active"
-        else _Deadline("closed", request["closed_at"])
-    )
+    return _Deadline("closed", request["closed_at"])
 
 
 def _badge(request: Any) -> tuple[str, str]:

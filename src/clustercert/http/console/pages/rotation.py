@@ -7,7 +7,7 @@ from starlette.responses import Response
 
 from clustercert.http.console.api import path
 from clustercert.http.console.visits import PREFIX, Pages, Visit
-from clustercert.model import JsonObject
+from clustercert.model import JsonObject, parse_rfc3339, utc_now
 from clustercert.model.errors import ClustercertError, Conflict, NotFound
 
 pages = Pages()
@@ -52,7 +52,17 @@ async def show(visit: Visit) -> Response:
         reached=_STATES.index(rotation["state"]) if rotation and rotation["state"] in _STATES else None,
         counts=_counts(rotation) if rotation is not None else {},
         is_running=rotation is not None and rotation["state"] not in _ENDED,
+        is_safe=_is_safe(rotation),
         is_operator=visit.is_operator,
+    )
+
+
+def _is_safe(rotation: Any | None) -> bool:
+    """Whether completing would take access from nobody now."""
+    return (
+        rotation is not None
+        and rotation["safe_at"] is not None
+        and parse_rfc3339(rotation["safe_at"]) <= utc_now()
     )
 
 
