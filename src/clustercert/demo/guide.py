@@ -130,6 +130,11 @@ Issued through POST clustercert:
   chain        verified against {leaf.issuer.rfc4514_string()}
   kubeconfig   {self._file("kubeconfig", tenant, "yaml")}
 {f"  CA file      {self.tls_ca}, for the certificate of {self.url}{chr(10)}" if self.tls_ca else ""}
+Open the web console in a browser:
+
+  {self.url}/console
+  user {tenant.user_name}, domain {tenant.user_name}, password in {self._file("password", tenant, "txt")}
+
 Try it from another terminal:
 {self._commands(tenant)}
 Ctrl-C stops the server; the next run uses the same data."""
