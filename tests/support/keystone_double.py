@@ -58,6 +58,8 @@ class KeystoneDouble:
     """Users with roles and groups, their tokens and credentials, and the service's user.
 
     Attributes:
+        passwords: of users who log in themselves, by their ids.
+        system_roles: role names of users in the scope `system`, by their ids.
         overrides: answers by the beginning of a path, instead of what is known.
         requests: those received so far.
     """
@@ -68,6 +70,8 @@ class KeystoneDouble:
         self.roles: dict[tuple[str, str], list[str]] = {}
         self.domains: dict[str, dict[str, Any]] = {DOMAIN["id"]: {**DOMAIN, "enabled": True}}
         self.projects: dict[str, dict[str, Any]] = {}
+        self.passwords: dict[str, str] = {}
+        self.system_roles: dict[str, list[str]] = {}
         self.tokens: dict[str, dict[str, Any]] = {}
         self.credentials: dict[str, dict[str, Any]] = {}
         self.service_tokens: dict[str, dict[str, Any]] = {}
@@ -197,6 +201,10 @@ class KeystoneDouble:
                 return override(request)
         if request.method == "POST":
             return self._log_in(request)
+        if request.path == "/v3/auth/projects" and (token := request.headers["x-auth-token"]) in self.tokens:
+            user_id = self.tokens[token]["user"]["id"]
+            own = [project for user, project in self.roles if user == user_id and self.roles[user, project]]
+            return Answer({"projects": [self.projects[project] for project in own], "links": {}})
         if request.headers.get("x-auth-token") not in self.service_tokens:
             return problem(401)
         return self.known(request)
@@ -238,6 +246,8 @@ class KeystoneDouble:
 
     def _log_in(self, request: Request) -> Answer:
         identity = request.body["auth"]["identity"]
+        if (user_id := self._person(identity)) is not None:
+            return self._token_of_person(user_id, request.body["auth"].get("scope"))
         if "password" not in identity or identity["password"]["user"].get("password") != PASSWORD:
             return problem(401)
         now = datetime.now(UTC)
@@ -253,6 +263,35 @@ class KeystoneDouble:
         }
         self.service_tokens[text] = body
         return Answer({"token": body}, 201, {"X-Subject-Token": text})
+
+    def _person(self, identity: Any) -> str | None:
+        """The id of the user who logs in with their own password or token, or None."""
+        if "token" in identity:
+            return str(self.tokens[identity["token"]["id"]]["user"]["id"])
+        sent = identity.get("password", {}).get("user", {})
+        for user_id, password in self.passwords.items():
+            user = self.users[user_id]
+            names = (user["name"], self.domains[user["domain_id"]]["name"])
+            if (sent.get("name"), sent.get("domain", {}).get("name")) == names:
+                return user_id if sent["password"] == password else None
+        return None
+
+    def _token_of_person(self, user_id: str, scope: Any) -> Answer:
+        changed: dict[str, object] = {}
+        project_id = None
+        if scope == {"system": {"all": True}}:
+            names = self.system_roles.get(user_id, [])
+            changed = {"system": {"all": True}, "roles": [{"id": "9" * 32, "name": name} for name in names]}
+            if not names:
+                return problem(401)
+        elif scope is not None:
+            wanted = scope["project"]
+            named = [each["id"] for each in self.projects.values() if each["name"] == wanted.get("name")]
+            project_id = wanted.get("id") or next(iter(named), "")
+            if not self.roles.get((user_id, project_id)):
+                return problem(401)
+        text = self.add_token(user_id, project_id, **changed)
+        return Answer({"token": self.tokens[text]}, 201, {"X-Subject-Token": text})
 
 
 class _Server(ThreadingHTTPServer):

@@ -72,6 +72,23 @@ class FederatedUser:
     keeps_login_time: bool = False
 
 
+@dataclass(frozen=True, slots=True)
+class KeystonePassword:
+    """A person's login at Keystone.
+
+    Attributes:
+        user, domain: names in Keystone.
+        project: the id, or the name in this domain, of the project in which the person wants to use roles; or empty.
+        in_system: use roles in the scope `system` instead of a project.
+    """
+
+    user: str
+    domain: str
+    password: str = field(repr=False)
+    project: str = ""
+    in_system: bool = False
+
+
 class FederatedLookup(Protocol):
     """Looks up the rights of federated users. Implemented by `identity`."""
 

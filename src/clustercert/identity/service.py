@@ -49,7 +49,7 @@ class Identity:
         self.access_keys = AccessKeys(database, sealer, now, rates)
         self.federation = Federation(database, now)
         self.logins = Logins(database, now)
-        self.sessions = Sessions(database, sealer, self.tokens, self.federation, now)
+        self.sessions = Sessions(database, sealer, self.tokens, self.federation, rates, now)
 
     async def projects_of(self, caller: Caller) -> tuple[Project, ...]:
         """List the projects in which the caller's user has a role, including disabled projects."""

@@ -6,13 +6,14 @@ import secrets
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
-from typing import TYPE_CHECKING, Literal, Protocol
+from typing import Literal, Protocol
 
 from cachetools import LRUCache
 
-from clustercert.authn.federated import FederatedLookup, FederatedUser
+from clustercert.authn.federated import FederatedLookup, FederatedUser, KeystonePassword
 from clustercert.identity.roles import role_names, service_role_names
 from clustercert.identity.tokens import ByPassword, Tokens
+from clustercert.limits.issuing import UserRates
 from clustercert.model import Actor, Caller, Group, JsonObject, Origin, User
 from clustercert.model.errors import NotFound, Unauthenticated
 from clustercert.model.events.administration import SessionChanged
@@ -23,9 +24,6 @@ from clustercert.store.console_sessions import ConsoleSessionQueries
 from clustercert.store.engine.database import Database
 from clustercert.store.engine.generation import Cache
 from clustercert.store.logins import UserLoginQueries
-
-if TYPE_CHECKING:
-    from clustercert.authn.credentials import TokenLookup
 
 COOKIE_BYTES = 32
 # 32 random bytes in base64url without padding.
@@ -47,6 +45,24 @@ class ClaimsMapping(Protocol):
 
     def user_of_claims(self, issuer_url: str, claims: JsonObject) -> FederatedUser:
         """Return the user. Raises Unauthenticated if the issuer was removed, or does not accept these claims."""
+
+
+class KeystoneAccounts(Protocol):
+    """Users of Keystone. Implemented by `authn.keystone.logins`."""
+
+    @property
+    def name(self) -> str:
+        """The name of Keystone in the settings."""
+
+    @property
+    def has_service_roles(self) -> bool:
+        """Whether a login in the scope `system` can give roles in the whole service."""
+
+    async def log_in(self, login: KeystonePassword) -> str:
+        """Return a new token. Raises Unauthenticated, InvalidRequest or CredentialUnverified."""
+
+    async def caller_of_token(self, token: str, origin: Origin) -> Caller:
+        """Return the token's owner. Raises Unauthenticated or CredentialUnverified."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,7 +103,7 @@ class Sessions:
     a second.
 
     Attributes:
-        keystone: looks up the tokens of Keystone's users; None without Keystone.
+        keystone: the users of Keystone; None without Keystone.
         has_built_in: whether users of the built-in identity service can have sessions.
     """
 
@@ -97,6 +113,7 @@ class Sessions:
         sealer: SecretSealer,
         tokens: Tokens,
         federation: FederatedLookup,
+        rates: UserRates,
         now: Callable[[], datetime],
     ) -> None:
         self._queries = ConsoleSessionQueries(database)
@@ -105,9 +122,10 @@ class Sessions:
         self._sealer = sealer
         self._tokens = tokens
         self._federation = federation
+        self._rates = rates
         self._now = now
         self._issuers: ClaimsMapping | None = None
-        self.keystone: TokenLookup | None = None
+        self.keystone: KeystoneAccounts | None = None
         self.has_built_in = True
         self._cache = self._new_cache()
         # When sessions were last seen, if this process knows a later time than the cached session.
@@ -146,7 +164,7 @@ class Sessions:
     ) -> NewSession:
         """Log in the user whom the claims of a verified ID token describe.
 
-        Raises Unauthenticated if the user may not log in, or Unavailable.
+        Raises Unauthenticated if the user may not log in, TooManyRequests, or Unavailable.
 
         Args:
             authenticated_at: when the user proved to the issuer who they are; None if this is not known.
@@ -155,6 +173,7 @@ class Sessions:
         user = self._mapped(issuer_url, claims)
         new = self._new_session(user.user.id, issuer_url, user.method, origin)
         await self._federation.caller_of_federated_user(_in_session(user, new.session), origin)
+        self._rates.count("sessions", user.user)
         sid, sub = claims.get("sid"), claims.get("sub")
         session = replace(
             new.session,
@@ -164,12 +183,18 @@ class Sessions:
         )
         return await self._begin(replace(new, session=session), json.dumps(claims), origin, before)
 
-    async def begin_by_keystone_token(self, token: str, origin: Origin, before: str | None) -> NewSession:
-        """Log in the user of a new Keystone token.
+    async def log_in_at_keystone(
+        self, login: KeystonePassword, origin: Origin, before: str | None
+    ) -> NewSession:
+        """Log in a user of Keystone. `before`: as in `log_in`.
 
-        Raises Unauthenticated if the user may not log in, or Unavailable. `before`: as in `log_in`.
+        Raises Unauthenticated if Keystone refuses the login or the user may not log in here, InvalidRequest if the user
+        must name a project, TooManyRequests, CredentialUnverified if Keystone gives no usable answer, or Unavailable.
         """
-        caller = await self._caller_of_keystone(token, origin)
+        keystone = self._keystone()
+        token = await keystone.log_in(login)
+        caller = await keystone.caller_of_token(token, origin)
+        self._rates.count("sessions", caller.user)
         new = self._new_session(caller.user.id, caller.issuer, caller.method, origin)
         return await self._begin(new, token, origin, before)
 
@@ -331,10 +356,10 @@ class Sessions:
             raise Unauthenticated("the settings have no OIDC issuers")
         return self._issuers.user_of_claims(issuer_url, claims)
 
-    async def _caller_of_keystone(self, token: str, origin: Origin) -> Caller:
+    def _keystone(self) -> KeystoneAccounts:
         if self.keystone is None:
             raise Unauthenticated("the settings have no Keystone")
-        return await self.keystone.caller_of_token(token, origin)
+        return self.keystone
 
     async def _caller(self, found: _CachedSession, origin: Origin) -> Caller:
         session, login = found.session, found.login
@@ -352,7 +377,7 @@ class Sessions:
         if isinstance(login, FederatedUser):
             caller = await self._federation.caller_of_federated_user(login, origin)
         else:
-            caller = await self._caller_of_keystone(login.token, origin)
+            caller = await self._keystone().caller_of_token(login.token, origin)
         if (caller.user.id, caller.issuer) != (session.user_id, session.issuer):
             raise Unauthenticated("the settings map the login to another user now", known=session.user_id)
         return replace(caller, credential_id=session.id)

@@ -26,20 +26,23 @@ from clustercert.model.errors import ClustercertError, TooManyRequests
 from clustercert.observability import metrics
 from clustercert.policy.lifetime import waiting_time
 
-CredentialKind = Literal["tokens", "temporary_keys", "passwords"]
+CredentialKind = Literal["tokens", "temporary_keys", "passwords", "sessions"]
 
 # A password change takes as much CPU time as three logins.
 PASSWORDS = Rate(10, 600)
+# Logins of users of OIDC issuers and of Keystone in the console.
+SESSIONS = Rate(60, 600)
 
 _PROBLEMS: dict[CredentialKind, str] = {
     "tokens": "You created too many tokens. Use the same one for several requests, or try",
     "temporary_keys": "You created too many temporary access keys. Use the same one for several requests, or try",
     "passwords": "You changed your password too often. Try",
+    "sessions": "You logged in too often. Try",
 }
 
 
 class UserRates:
-    """Limits how often each user creates tokens and temporary access keys, and changes the password."""
+    """Limits how often each user creates tokens, temporary access keys and sessions, and changes the password."""
 
     def __init__(
         self,
@@ -51,6 +54,7 @@ class UserRates:
             "tokens": TokenBuckets(tokens, clock=clock),
             "temporary_keys": TokenBuckets(temporary_keys, clock=clock),
             "passwords": TokenBuckets(PASSWORDS, clock=clock),
+            "sessions": TokenBuckets(SESSIONS, clock=clock),
         }
 
     def count(self, kind: CredentialKind, user: User) -> None:

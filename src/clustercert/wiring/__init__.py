@@ -179,7 +179,7 @@ def _components(
     connections = ClusterConnections(issuance, enforcement.is_revoked, utc_now)
     bindings = Bindings(connections)
     oidc = oidc_authenticator(settings, identity, clusters, connections)
-    identity.sessions.keystone = keystone.tokens if keystone is not None else None
+    identity.sessions.keystone = keystone.logins if keystone is not None else None
     identity.sessions.use_issuers(oidc)
     policy_groups = groups_and_templates(policy.rules)
     disk_space = DiskSpace(database.folder, settings.issuing.disk_reserve_mib * MIB)

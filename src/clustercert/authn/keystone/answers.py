@@ -128,6 +128,7 @@ class ProjectBody(_Answer):
     """A project."""
 
     id: Id
+    name: Name
     domain_id: Id
     enabled: bool
 
@@ -136,6 +137,12 @@ class ProjectAnswer(_Answer):
     """The answer to GET /v3/projects/{id}."""
 
     project: ProjectBody
+
+
+class ProjectsAnswer(_Answer):
+    """The answer to GET /v3/auth/projects."""
+
+    projects: list[ProjectBody]
 
 
 class DomainBody(_Answer):

@@ -10,6 +10,7 @@ from clustercert.authn.federated import FederatedLookup
 from clustercert.authn.keystone.access_keys import KeystoneAccessKeys
 from clustercert.authn.keystone.client import KeystoneClient, KeystoneDirectory, Lookups
 from clustercert.authn.keystone.connection import Connection, ServiceToken
+from clustercert.authn.keystone.logins import KeystoneLogins
 from clustercert.authn.keystone.settings import Keystone
 from clustercert.authn.keystone.tokens import KeystoneTokens
 
@@ -20,11 +21,13 @@ class KeystoneService:
 
     Attributes:
         access_keys: None if the settings don't accept EC2 credentials.
+        logins: logins of people with their passwords.
     """
 
     keystone: Keystone
     tokens: KeystoneTokens
     access_keys: KeystoneAccessKeys | None
+    logins: KeystoneLogins
     service_token: ServiceToken
     connection: Connection
 
@@ -52,6 +55,7 @@ def new_keystone(
     access_keys = KeystoneAccessKeys(
         keystone, directory, identity, Lookups(clock), Lookups(clock), Lookups(clock)
     )
+    logins = KeystoneLogins(keystone, connection, tokens)
     return KeystoneService(
-        keystone, tokens, access_keys if keystone.access_keys else None, service_token, connection
+        keystone, tokens, access_keys if keystone.access_keys else None, logins, service_token, connection
     )
