@@ -8,7 +8,13 @@ import pytest
 
 from clustercert.cli.kubeconfig import entries, files, merge
 from clustercert.cli.options import CommandError
-from clustercert.model.kubeconfigs import FILE_TEMPLATE, ClusterRef, address_warning, exec_kubeconfig
+from clustercert.model.kubeconfigs import (
+    FILE_TEMPLATE,
+    ClusterRef,
+    address_warning,
+    exec_kubeconfig,
+    issued_addresses,
+)
 
 EMPTY = "apiVersion: v1\nkind: Config\n"
 FOREIGN = """apiVersion: v1
@@ -102,7 +108,7 @@ def document(server: str) -> dict[str, Any]:
 @pytest.mark.parametrize("server", ["http://10.0.0.1:8080", "HTTP://10.0.0.1", "10.0.0.1:6443", "httpss://a"])
 def test_an_address_without_tls_is_not_a_verified_one(server: str) -> None:
     config = document(server)
-    addresses = entries.issued_addresses(config)
+    addresses = issued_addresses(config)
     with pytest.raises(CommandError, match="--insecure"):
         entries.verified_address(addresses, internal=False, insecure=False)
     with pytest.raises(CommandError, match="--insecure"):
@@ -115,7 +121,7 @@ def test_an_address_without_tls_is_not_a_verified_one(server: str) -> None:
 
 def test_an_https_address_needs_no_warning() -> None:
     config = document("https://10.0.0.1:6443")
-    assert entries.verified_address(entries.issued_addresses(config), internal=True, insecure=False)
+    assert entries.verified_address(issued_addresses(config), internal=True, insecure=False)
     assert entries.current_address_warning(config) is None
 
 

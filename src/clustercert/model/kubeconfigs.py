@@ -74,6 +74,18 @@ def exec_kubeconfig(ref: ClusterRef, address: JsonObject, command: Sequence[str]
     return {"kind": "Config", "apiVersion": "v1", **lists, "current-context": name}
 
 
+def one_context(name: str, address: JsonObject, user: JsonObject) -> JsonObject:
+    """Return a kubeconfig with one context. Its cluster, user and context have the same name."""
+    return {
+        "kind": "Config",
+        "apiVersion": "v1",
+        "clusters": [{"name": name, "cluster": address}],
+        "users": [{"name": name, "user": user}],
+        "contexts": [{"name": name, "context": {"cluster": name, "user": name}}],
+        "current-context": name,
+    }
+
+
 def marked_entry(
     field: str, name: str, ref: ClusterRef, content: JsonObject, other: Mapping[str, object] | None = None
 ) -> JsonObject:
@@ -124,6 +136,21 @@ def cluster_addresses(
         addresses["external"] = {"server": external_url, "insecure-skip-tls-verify": True}
         addresses["externalTLSVerify"] = {"server": external_url, "certificate-authority-data": ca}
     return addresses
+
+
+def issued_addresses(kubeconfig: JsonObject) -> dict[str, JsonObject]:
+    """Return the addresses of the cluster in a kubeconfig from the service. The keys are the names of the contexts."""
+    clusters = {each["name"]: each["cluster"] for each in entries_of(kubeconfig, "clusters")}
+    return {
+        each["name"]: clusters.get(each["context"]["cluster"], {})
+        for each in entries_of(kubeconfig, "contexts")
+    }
+
+
+def entries_of(kubeconfig: JsonObject, field: str) -> list[dict[str, Any]]:
+    """Return the entries of a list in a kubeconfig; none if it is not a list."""
+    found = kubeconfig[field]
+    return found if isinstance(found, list) else []
 
 
 def first_address(

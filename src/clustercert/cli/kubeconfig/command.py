@@ -20,7 +20,7 @@ from clustercert.cli.options import (
     UnknownName,
 )
 from clustercert.cli.output import Output, document, print_note, write_out
-from clustercert.model.kubeconfigs import FILE_TEMPLATE, ClusterRef
+from clustercert.model.kubeconfigs import FILE_TEMPLATE, ClusterRef, issued_addresses, one_context
 from clustercert.model.times import rfc3339
 from clustercert.secure_file import write_private
 
@@ -129,17 +129,10 @@ class ContextOptions:
                 kubeconfig.document["current-context"] = self.context
             return kubeconfig.document
         chosen = self.context if self.context in kubeconfig.contexts else None
-        addresses = entries.issued_addresses(kubeconfig.document)
+        addresses = issued_addresses(kubeconfig.document)
         address = entries.verified_address(addresses, internal=False, insecure=self.insecure, only=chosen)
         name = entries.context_name(self.context_name, ref, user)
-        return {
-            "kind": "Config",
-            "apiVersion": "v1",
-            "clusters": [{"name": name, "cluster": address}],
-            "users": [{"name": name, "user": dict(kubeconfig.credential)}],
-            "contexts": [{"name": name, "context": {"cluster": name, "user": name}}],
-            "current-context": name,
-        }
+        return one_context(name, address, dict(kubeconfig.credential))
 
 
 @app.command()

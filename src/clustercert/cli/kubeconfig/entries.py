@@ -21,6 +21,7 @@ from clustercert.model.kubeconfigs import (
     ClusterRef,
     address_warning,
     cluster_addresses,
+    entries_of,
     first_address,
     marked_entry,
     plugin_user,
@@ -179,15 +180,6 @@ def listed_addresses(cluster: JsonObject) -> dict[str, JsonObject]:
     )
 
 
-def issued_addresses(kubeconfig: JsonObject) -> dict[str, JsonObject]:
-    """Return the addresses of the cluster in a kubeconfig from the service. The keys are the names of the contexts."""
-    clusters = {each["name"]: each["cluster"] for each in _objects(kubeconfig, "clusters")}
-    return {
-        each["name"]: clusters.get(each["context"]["cluster"], {})
-        for each in _objects(kubeconfig, "contexts")
-    }
-
-
 def verified_address(
     addresses: Mapping[str, JsonObject], *, internal: bool, insecure: bool, only: str | None = None
 ) -> JsonObject:
@@ -216,9 +208,9 @@ def verified_address(
 
 def current_address_warning(document: JsonObject) -> str | None:
     """Return the warning for the address of the current context."""
-    contexts = {each["name"]: each["context"]["cluster"] for each in _objects(document, "contexts")}
+    contexts = {each["name"]: each["context"]["cluster"] for each in entries_of(document, "contexts")}
     used = contexts.get(document["current-context"])
-    for each in _objects(document, "clusters"):
+    for each in entries_of(document, "clusters"):
         if each["name"] == used:
             return address_warning(each["cluster"])
     return None
@@ -239,11 +231,6 @@ def plugin_command() -> list[str]:
         return [str(Path(found).absolute())]
     # -P keeps Python from importing modules from the current folder.
     return [sys.executable, "-P", "-m", "clustercert"]
-
-
-def _objects(kubeconfig: JsonObject, field: str) -> list[dict[str, Any]]:
-    found = kubeconfig[field]
-    return found if isinstance(found, list) else []
 
 
 def _ref(field: str, entry: Mapping[str, Any]) -> ClusterRef | None:

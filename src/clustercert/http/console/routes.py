@@ -5,11 +5,27 @@ from starlette.responses import FileResponse, Response
 from starlette.routing import Route
 
 from clustercert.http.console import rendering
-from clustercert.http.console.pages import audit, clusters, login, requests, rotation
+from clustercert.http.console.pages import (
+    account,
+    audit,
+    clusters,
+    login,
+    requests,
+    rotation,
+    why,
+)
 from clustercert.http.console.visits import PREFIX, Pages, no_such_page
 from clustercert.model.errors import NoSuchRoute
 
-_MODULES = (audit, clusters, login, requests, rotation)
+_MODULES = (
+    account,
+    audit,
+    clusters,
+    login,
+    requests,
+    rotation,
+    why,
+)
 _MEDIA_TYPES = {
     "css": "text/css; charset=utf-8",
     "js": "text/javascript; charset=utf-8",

@@ -1,0 +1,199 @@
+"""The visitor's own certificates, sessions, access keys and password."""
+
+from collections.abc import Mapping
+from typing import Any
+from urllib.parse import urlencode
+
+from starlette.responses import Response
+
+from clustercert.http.console.api import path
+from clustercert.http.console.visits import LOGIN, PREFIX, Pages, Visit, end_session_cookie
+from clustercert.http.context import context_of
+from clustercert.model.choices import RevocationReason
+from clustercert.model.errors import ClustercertError, NotFound, Unauthenticated
+from clustercert.model.identity import BUILT_IN, MIN_PASSWORD_CHARACTERS
+
+ACCOUNT = f"{PREFIX}/account"
+_CERTIFICATES = f"{ACCOUNT}#certificates"
+_PAGE = 50
+_NAMED = 5
+# What a person who revokes their own certificates can say about it.
+REASONS: Mapping[RevocationReason, str] = {
+    "cessationOfOperation": "I don't need it any more",
+    "keyCompromise": "Somebody else may have the private key (nobody can undo this)",
+    "unspecified": "Another reason",
+}
+
+pages = Pages()
+
+
+@pages.get("/account")
+async def account(visit: Visit) -> Response:
+    shows_all, cursor = visit.query.get("show") == "all", visit.query.get("cursor")
+    query = {name: visit.query[name] for name in ("cluster", "show") if name in visit.query}
+    certificates = await visit.api.get(
+        path("certificates"),
+        own="true",
+        state=None if shows_all else "live",
+        cluster=visit.query.get("cluster"),
+        limit=_PAGE,
+        cursor=cursor,
+    )
+    following = certificates["next"]
+    is_built_in = visit.me.caller.issuer == BUILT_IN
+    sessions = await visit.api.get(path("caller", "sessions"))
+    return visit.render(
+        "account.html",
+        certificates=certificates["certificates"],
+        shows_all=shows_all,
+        cluster=visit.query.get("cluster"),
+        first=_address(query) if cursor is not None else None,
+        next=_address(query | {"cursor": following}) if following is not None else None,
+        sessions=sessions["sessions"],
+        keys=await _keys(visit) if is_built_in else (),
+        is_built_in=is_built_in,
+    )
+
+
+@pages.get("/account/certificates/{fingerprint}/revoke")
+async def confirm_revocation(visit: Visit) -> Response:
+    certificate = await visit.api.get(path("certificates", visit.part("fingerprint")))
+    return visit.render("account_revoke.html", certificate=certificate, reasons=REASONS)
+
+
+@pages.post("/account/certificates/{fingerprint}/revoke")
+async def revoke(visit: Visit) -> Response:
+    target = path("certificates", visit.part("fingerprint"), "revoke")
+    revoked = await visit.api.post(target, {"reason": _reason(visit)})
+    return visit.redirect(_CERTIFICATES, f"The certificate is revoked. {_effect(revoked)}")
+
+
+@pages.get("/account/certificates/revoke")
+async def confirm_revocation_of_all(visit: Visit) -> Response:
+    preview = await visit.api.post(path("users", visit.me.caller.user.id, "revoke"), dryRun="All")
+    return visit.render("account_revoke_all.html", count=preview["live"], reasons=REASONS)
+
+
+@pages.post("/account/certificates/revoke")
+async def revoke_all(visit: Visit) -> Response:
+    await visit.api.post(path("users", visit.me.caller.user.id, "revoke"), {"reason": _reason(visit)})
+    return visit.redirect(
+        _CERTIFICATES,
+        "All your certificates are revoked. Clusters without a fast control accept them until they expire.",
+    )
+
+
+@pages.post("/account/sessions/{session_id}/end")
+async def end_session(visit: Visit) -> Response:
+    session_id = visit.part("session_id")
+    await visit.api.send("DELETE", path("caller", "sessions", session_id))
+    if visit.me.session.id.startswith(session_id):
+        return _logged_out(visit, "You are logged out.")
+    return visit.redirect(f"{ACCOUNT}#sessions", "The session has ended.")
+
+
+@pages.post("/account/sessions/end-others")
+async def end_other_sessions(visit: Visit) -> Response:
+    found = await visit.api.get(path("caller", "sessions"))
+    others = [each["id"] for each in found["sessions"] if not each["current"]]
+    for session_id in others:
+        await visit.api.send("DELETE", path("caller", "sessions", session_id))
+    ended = "1 other session has" if len(others) == 1 else f"{len(others)} other sessions have"
+    return visit.redirect(f"{ACCOUNT}#sessions", f"{ended} ended.")
+
+
+@pages.get("/account/keys/{access_key}/delete")
+async def confirm_deletion_of_key(visit: Visit) -> Response:
+    for key in await _keys(visit):
+        if key["access_key"] == visit.part("access_key"):
+            return visit.render("account_delete_key.html", key=key)
+    raise NotFound(f"You have no such access key. {ACCOUNT} lists your access keys.")
+
+
+@pages.post("/account/keys/{access_key}/delete")
+async def delete_key(visit: Visit) -> Response:
+    await visit.api.send("DELETE", path("caller", "access-keys", visit.part("access_key")))
+    return visit.redirect(f"{ACCOUNT}#keys", f"The access key {visit.part('access_key')} is deleted.")
+
+
+@pages.get("/account/password")
+async def ask_for_password(visit: Visit) -> Response:
+    return _password_page(visit)
+
+
+@pages.post("/account/password")
+async def change_password(visit: Visit) -> Response:
+    old, new = visit.form.get("old", ""), visit.form.get("new", "")
+    if new != visit.form.get("repeated", ""):
+        return _password_page(visit, "The new passwords differ. Write the same one twice.", 400)
+    # The middleware shows this page, because it counts and records a failure that reaches it.
+    context_of(visit.request).error_page = lambda failure: _password_page(
+        visit, _password_problem(failure), failure.status
+    )
+    body = {"user": {"original_password": old, "password": new}}
+    await visit.api.send("POST", f"/v3/users/{visit.me.caller.user.id}/password", body=body)
+    return visit.redirect(ACCOUNT, "The password is changed. All your other logins have ended.")
+
+
+@pages.get("/account/log-out-everywhere")
+async def confirm_logout_everywhere(visit: Visit) -> Response:
+    preview = await visit.api.post(path("caller", "logout"), dryRun="All")
+    return visit.render("account_logout.html", preview=preview)
+
+
+@pages.post("/account/log-out-everywhere")
+async def log_out_everywhere(visit: Visit) -> Response:
+    ended = await visit.api.post(path("caller", "logout"), {"keys": visit.value("keys") == "true"})
+    sentences = ["You are logged out everywhere, and your certificates are revoked."]
+    if slow := [each["name"] for each in ended["clusters"] if not each["enforced_by"]]:
+        names = ", ".join(slow[:_NAMED]) + (" and more" if len(slow) > _NAMED else "")
+        sentences.append(f"These clusters accept your certificates until they expire: {names}.")
+    if kept := [each["access_key"] for each in ended["kept_keys"]]:
+        sentences.append(f"These access keys still work: {', '.join(kept[:_NAMED])}.")
+    return _logged_out(visit, " ".join(sentences))
+
+
+async def _keys(visit: Visit) -> list[Mapping[str, Any]]:
+    found: list[Mapping[str, Any]] = (await visit.api.get(path("caller", "access-keys")))["access_keys"]
+    return sorted(found, key=lambda each: (each["expires_at"] is not None, str(each["created_at"])))
+
+
+def _logged_out(visit: Visit, notice: str) -> Response:
+    response = visit.redirect(LOGIN, notice)
+    end_session_cookie(response)
+    return response
+
+
+def _reason(visit: Visit) -> str:
+    chosen = visit.value("reason")
+    return chosen if chosen in REASONS else "unspecified"
+
+
+def _effect(revoked: Mapping[str, Any]) -> str:
+    """Return a sentence that says how fast the cluster refuses a revoked certificate."""
+    if revoked["enforced_by"] is None:
+        return "The cluster was removed from this service."
+    if revoked["enforced_by"]:
+        return "Its cluster refuses it within seconds."
+    return "Its cluster has no fast control, so it accepts the certificate until it expires."
+
+
+def _password_page(visit: Visit, problem: str | None = None, status: int = 200) -> Response:
+    return visit.render(
+        "account_password.html",
+        status=status,
+        problem=problem,
+        is_built_in=visit.me.caller.issuer == BUILT_IN,
+        issuer=visit.me.caller.issuer,
+        least=MIN_PASSWORD_CHARACTERS,
+    )
+
+
+def _password_problem(failure: ClustercertError) -> str:
+    if isinstance(failure, Unauthenticated):
+        return "The old password is wrong. The password was not changed."
+    return failure.message
+
+
+def _address(query: Mapping[str, str]) -> str:
+    return (f"{ACCOUNT}?{urlencode(query)}" if query else ACCOUNT) + "#certificates"

@@ -1,0 +1,122 @@
+"""Why the policy gives a user what it gives for a cluster, and who else could get a Kubernetes group."""
+
+from collections.abc import Mapping
+from datetime import timedelta
+from typing import Any
+from urllib.parse import urlencode
+
+from starlette.responses import Response
+
+from clustercert.http.console.api import path
+from clustercert.http.console.visits import Pages, Visit
+from clustercert.model import parse_rfc3339
+from clustercert.model.credentials import CREDENTIAL_PREFIX
+from clustercert.model.errors import ClustercertError, NotFound
+from clustercert.model.ids import is_user_id
+from clustercert.policy.lifetime import BACKDATE
+from clustercert.policy.rules import reads_everything, reads_project
+
+# Who makes the private key of the explained request. kubectl's plugin sends a CSR.
+KEYS = {"plugin": "made by kubectl's plugin", "service": "made by the service"}
+_FIELDS = ("user", "reason", "expires_in", "key", "group")
+_SERVER_ERRORS = 500
+
+pages = Pages()
+
+
+@pages.get("/projects/{project_id}/clusters/{cluster_id}/why")
+async def why(visit: Visit) -> Response:
+    cluster = await _cluster(visit)
+    caller = visit.me.caller
+    may_ask_about_others = reads_project(caller, cluster["project_id"])
+    form = {name: visit.query.get(name, "").strip() for name in _FIELDS}
+    if not may_ask_about_others:
+        form["user"] = ""
+    values: dict[str, Any] = {"candidates": (), "found": None, "entitled": None}
+    problem = None
+    try:
+        values |= await _explained(visit, form)
+        if form["group"] and reads_everything(caller):
+            cursor = visit.query.get("cursor")
+            values["entitled"] = await visit.api.get(
+                path("policy", "entitlements"), cluster=cluster["id"], group=form["group"], cursor=cursor
+            )
+    except ClustercertError as failure:
+        if failure.status >= _SERVER_ERRORS:
+            raise
+        problem = failure
+    return visit.render(
+        "why.html",
+        status=problem.status if problem is not None else 200,
+        problem=problem.message if problem is not None else None,
+        cluster=cluster,
+        form=form,
+        same=urlencode({name: value for name, value in form.items() if value}),
+        keys=KEYS,
+        may_ask_about_others=may_ask_about_others,
+        is_reader=reads_everything(caller),
+        **values,
+    )
+
+
+async def _cluster(visit: Visit) -> Mapping[str, Any]:
+    """Return the cluster in the path. Raises NotFound if the visitor can't reach it."""
+    place = (visit.part("cluster_id"), visit.part("project_id"))
+    found = await visit.api.get(path("clusters"), name=place[0])
+    for each in found["clusters"]:
+        if (each["id"], each["project_id"]) == place:
+            cluster: Mapping[str, Any] = each
+            return cluster
+    raise NotFound("There is no such cluster, or you have no role in its project. Check the address.")
+
+
+async def _explained(visit: Visit, form: Mapping[str, str]) -> dict[str, object]:
+    """Return the explanation and its lifetime, or the candidates if several users have the name in the form."""
+    user = None
+    if form["user"]:
+        users = await _users(visit, form["user"])
+        if len(users) > 1:
+            return {"candidates": users}
+        user = users[0]["id"]
+    found = await visit.api.get(
+        path("policy", "explain"),
+        cluster=visit.part("cluster_id"),
+        user=user,
+        csr="false" if form["key"] == "service" else "true",
+        reason=form["reason"] or None,
+        expires_in=form["expires_in"] or None,
+    )
+    return {"found": found, "lifetime": _lifetime(found), "groups": _groups(found)}
+
+
+async def _users(visit: Visit, name: str) -> list[Mapping[str, Any]]:
+    """Return the users with this name or id whom the visitor may find. Raises NotFound if there are none."""
+    if is_user_id(name):
+        return [{"id": name}]
+    sees_all = reads_everything(visit.me.caller)
+    place = ("projects", visit.part("project_id"), "clusters", visit.part("cluster_id"))
+    found = await visit.api.get(path(*(() if sees_all else place), "users-by-name"), name=name)
+    users: list[Mapping[str, Any]] = found["users"]
+    if not users:
+        raise NotFound(
+            f"There is no user {name}. Write users of an issuer with its name, such as sso/anna. They are known"
+            " after their first login."
+            if sees_all
+            else f"No unexpired certificate for this cluster belongs to a user {name}. Write the user's id instead."
+        )
+    return users
+
+
+def _groups(found: Mapping[str, Any]) -> list[str]:
+    """Return the groups of the certificate that would be signed, without its credential group."""
+    signed = found["would_sign"]
+    if signed is None:
+        return []
+    return [each for each in signed["organizations"] if not each.startswith(CREDENTIAL_PREFIX)]
+
+
+def _lifetime(found: Mapping[str, Any]) -> timedelta | None:
+    signed = found["would_sign"]
+    if signed is None:
+        return None
+    return parse_rfc3339(signed["not_after"]) - parse_rfc3339(signed["not_before"]) - BACKDATE
