@@ -226,7 +226,7 @@ def test_an_event_leads_to_what_it_is_about(site: Service, world: World, fingerp
         json.loads(unescape(re.findall(r'aria-label="Details of the event">(.*?)</pre>', page, re.DOTALL)[0]))
         == (event["detail"])
     )
-    links = dict(re.findall(r'<li><a href="([^"]*)">([^<]*)', page))
+    links = dict(re.findall(r'<li><a href="([^"]*)"><bdi>([^<]*)', page))
     assert f"/console/projects/{world.project.id}/clusters/{world.clusters['plain'].id}" in links
     for address, title in links.items():
         if title.startswith("All events of"):

@@ -70,7 +70,7 @@ def test_every_kind_of_event_has_a_sentence_with_names(kind: str) -> None:
             },
             (
                 "Default/alice got a certificate for Default/eu-de/prod with the groups a, b, valid until"
-                " 2026-03-14 17:00:00 UTC"
+                " 2026-03-14 17:00 UTC"
             ),
         ),
         (

@@ -23,6 +23,8 @@ _SENTENCES = {
     "certificate.failed": "{actor} got no certificate[ for {cluster}], because of a fault: {message}",
     "certificate.revoked": "{actor} revoked a certificate of {user} for {cluster}[ ({reason})]",
     "user.revoked": "{actor} revoked all certificates of {user} for {cluster}[ ({reason})]",
+    "cluster.added": "{actor} added the cluster {cluster}",
+    "cluster.updated": "{actor} updated the cluster {cluster}",
     "cluster.revoked": "{actor} revoked all certificates for {cluster}[ ({reason})]",
     "revocation.undone": "{actor} undid a revocation of certificates of {user} for {cluster}",
     "user.password_changed": "{actor} changed the password of {subject}",
@@ -84,7 +86,10 @@ _SENTENCES = {
 _OF_USER = "{actor} {verb} the {noun} {subject} of {user}"
 _OF_CLUSTER = "{actor} {verb} a {noun} of {cluster}"
 _GENERAL = "{actor} {verb} the {noun} {subject}"
-_NOUNS = {"access_key": _OF_USER, "webhook_token": _OF_CLUSTER}
+_GENERAL_SENTENCES = {
+    "access_key": _OF_USER,
+    "webhook_token": _OF_CLUSTER,
+}
 _OPTIONAL = re.compile(r"\[([^]]*)\]")
 _FACT = re.compile(r"\{(\w+)\}")
 _ACTORS = {
@@ -100,11 +105,13 @@ class Part:
 
     Attributes:
         is_value: whether the text comes from the event, so that somebody else may have chosen it.
+        is_person: whether the text names a person.
         href: the page about the object that the text names; None if there is no such page.
     """
 
     text: str
     is_value: bool = False
+    is_person: bool = False
     href: str | None = None
 
 
@@ -117,7 +124,7 @@ def describe(event: JsonObject, names: Mapping[str, str]) -> list[Part]:
     """
     kind = str(event["kind"])
     facts = _Facts(event, names)
-    for sentence in (_SENTENCES.get(kind), _NOUNS.get(kind.partition(".")[0]), _GENERAL):
+    for sentence in (_SENTENCES.get(kind), _GENERAL_SENTENCES.get(kind.partition(".")[0]), _GENERAL):
         if sentence is not None and (parts := _filled(sentence, facts)) is not None:
             return parts
     return [Part(kind, is_value=True)]
@@ -161,7 +168,7 @@ class _Facts:
             "groups": self._groups,
             "noun": lambda: Part(str(self._event["kind"]).partition(".")[0].replace("_", " ")),
             "verb": lambda: Part(str(self._event["kind"]).partition(".")[2].replace("_", " ")),
-            "not_after": lambda: Part(absolute(self._detail["not_after"]), is_value=True),
+            "not_after": lambda: Part(_to_the_minute(self._detail["not_after"]), is_value=True),
             "period": lambda: Part(duration(self._detail["duration"]), is_value=True),
             "count": lambda: Part(grouped(self._detail["count"]), is_value=True),
             "access_groups": lambda: Part(", ".join(self._detail["groups"]), is_value=True),
@@ -180,13 +187,13 @@ class _Facts:
             return Part(_ACTORS[actor])
         if actor not in self._names:
             if isinstance(caller := self._detail.get("caller"), dict):
-                return Part(qualified_name(caller["name"], caller["domain_name"]), is_value=True)
+                return _person(qualified_name(caller["name"], caller["domain_name"]))
             if name := self._detail.get("actor_name"):
-                return Part(str(name), is_value=True)
+                return _person(str(name))
         if actor.startswith(CLUSTER_ACTOR):
             cluster = shown_name(actor.removeprefix(CLUSTER_ACTOR), self._names)
             return Part(f"The cluster {cluster}", is_value=True)
-        return Part(shown_name(actor, self._names), is_value=True)
+        return _person(shown_name(actor, self._names))
 
     def _subject(self) -> Part:
         return Part(subject_name(str(self._event["subject"]), self._detail, self._names), is_value=True)
@@ -196,7 +203,7 @@ class _Facts:
         if user_id is None:
             return Part("everybody")
         name = self._names.get(user_id) or self._detail.get("user_name")
-        return Part(str(name) if name else shown_name(str(user_id), self._names), is_value=True)
+        return _person(str(name) if name else shown_name(str(user_id), self._names))
 
     def _cluster(self) -> Part:
         cluster = cluster_of(self._event)
@@ -211,6 +218,14 @@ class _Facts:
         if not groups:
             return Part("no groups")
         return Part(f"the group{'s' if len(groups) > 1 else ''} {', '.join(groups)}", is_value=True)
+
+
+def _person(name: str) -> Part:
+    return Part(name, is_value=True, is_person=True)
+
+
+def _to_the_minute(time: str) -> str:
+    return f"{absolute(time)[:16]} UTC"
 
 
 def cluster_page(event: JsonObject, cluster_id: str) -> str | None:

@@ -175,7 +175,7 @@ async def show_event(visit: Visit) -> Response:
         subject=subject_name(str(event["subject"]), event["detail"], names),
         project=names.get(event["project_id"], event["project_id"]),
         detail=json.dumps(event["detail"], indent=2, ensure_ascii=True),
-        related=_related(visit, event),
+        related=_related(visit, event, names),
         proof=proof.body.decode(),
         size=checkpoint,
         download=f"{_AUDIT}/{event['leaf_index']}/proof{suffix}",
@@ -367,7 +367,7 @@ def _suffix(visit: Visit, event: JsonObject) -> str:
     return f"?{urlencode({'project': event['project_id']})}"
 
 
-def _related(visit: Visit, event: JsonObject) -> list[tuple[str, str]]:
+def _related(visit: Visit, event: JsonObject, names: Mapping[str, str]) -> list[tuple[str, str]]:
     """Return titles and addresses of pages and lists about what an event mentions."""
     detail: Any = event["detail"]
     actor, subject, kind = str(event["actor"]), str(event["subject"]), str(event["kind"])
@@ -395,7 +395,7 @@ def _related(visit: Visit, event: JsonObject) -> list[tuple[str, str]]:
         listed("All events of this certificate", object=subject)
     user_id = detail.get("user_id")
     if isinstance(user_id, str) and user_id != actor:
-        listed("All events of the person that this is about", user=user_id)
-    listed("All events of whoever did this", user=actor)
+        listed(f"All events of {shown_name(user_id, names)}", user=user_id)
+    listed(f"All events of {shown_name(actor, names)}", user=actor)
     listed(f"All events of the kind {kind}", kind=kind)
     return found
