@@ -3,7 +3,8 @@
 // Reads its configuration from the first line of standard input, as JSON: `tls` (a PEM file with key and certificate),
 // `clients` (client ids), `groups` (of each account, by name), `seconds` (lifetimes by kind of token).
 // Writes {"url": ...}, and a line after each further command: `publish` makes a key public, `sign` signs with the
-// newest key, `withdraw` removes all other keys. Ends at the end of standard input.
+// newest key, `withdraw` removes all other keys, `register` and the metadata of a client in JSON adds this client. Ends
+// at the end of standard input.
 
 import { generateKeyPairSync, randomUUID } from 'node:crypto';
 import { readFileSync } from 'node:fs';
@@ -61,12 +62,15 @@ function adapter(model) {
   };
 }
 
+// Besides the native clients.
+const registered = [];
+
 // The first key signs.
 function provider(url, { clients, groups, seconds }, keys) {
   const made = new Provider(url, {
     adapter,
     jwks: { keys },
-    clients: clients.map(client),
+    clients: [...clients.map(client), ...registered],
     cookies: { keys: ['only-for-tests'] },
     claims: { openid: ['sub'], profile: ['name', 'preferred_username'], groups: ['groups'] },
     conformIdTokenClaims: false, // or the claims of scopes would not be in ID tokens
@@ -74,6 +78,7 @@ function provider(url, { clients, groups, seconds }, keys) {
     features: {
       deviceFlow: { enabled: true },
       revocation: { enabled: true },
+      backchannelLogout: { enabled: true },
       // Access tokens for a resource (RFC 8707) are JWTs for it.
       resourceIndicators: {
         enabled: true,
@@ -84,6 +89,8 @@ function provider(url, { clients, groups, seconds }, keys) {
       },
     },
     pkce: { required: () => true },
+    // Without the dispatcher, which refuses addresses on loopback.
+    fetch: (address, { dispatcher, ...options }) => fetch(address, options),
     ttl: { IdToken: 600, AccessToken: 600, RefreshToken: 86400, Session: 86400, Grant: 86400, ...seconds },
     issueRefreshToken: (_, { grantTypes }) => grantTypes.includes('refresh_token'),
     rotateRefreshToken: true,
@@ -93,6 +100,7 @@ function provider(url, { clients, groups, seconds }, keys) {
     }),
   });
   made.on('server_error', (_, error) => console.error(error));
+  made.on('backchannel.error', (_, error) => console.error(error));
   made.on('grant.error', (_, error) => console.error(error.error_detail ?? error));
   return made.callback();
 }
@@ -109,12 +117,14 @@ const commands = {
   publish: () => { keys = [...keys, newKey()]; },
   sign: () => { keys = [keys.at(-1), ...keys.slice(0, -1)]; },
   withdraw: () => { keys = keys.slice(0, 1); },
+  register: (metadata) => { registered.push(JSON.parse(metadata)); },
 };
 handler = provider(url, configuration, keys);
 say({ url });
 for (let line = await lines.next(); !line.done; line = await lines.next()) {
-  commands[line.value]();
+  const [name, ...rest] = line.value.split(' ');
+  commands[name](rest.join(' '));
   handler = provider(url, configuration, keys);
-  say({ done: line.value });
+  say({ done: name });
 }
 process.exit(0);

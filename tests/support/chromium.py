@@ -28,13 +28,14 @@ for number in (3, 4):
     os.set_inheritable(number, True)
 os.execv(sys.argv[3], sys.argv[3:])
 """
-# Fills in one form and submits it. Marks it, so that a page that is still shown is not submitted twice.
+# Fills in one form and submits it, unless the page has the wanted title. Marks the form, so that a page that is still
+# shown is not submitted twice.
 _FILL_IN = """
 (() => {
+  const [until, entered] = %s;
   const form = document.querySelector("form:not([data-sent])");
-  if (document.readyState === "complete" && form) {
+  if (document.readyState === "complete" && form && !document.title.includes(until)) {
     form.dataset.sent = "1";
-    const entered = %s;
     for (const [name, value] of Object.entries(entered)) {
       const field = form.querySelector(`input[name=${name}]:not([type=hidden])`);
       if (field) field.value = value;
@@ -67,7 +68,7 @@ class Chromium:
 
     def fill_in(self, until: str, **entered: str) -> str:
         """Submit all forms with these fields, until a page has this text in its title. Returns the title."""
-        script = _FILL_IN % json.dumps(entered)
+        script = _FILL_IN % json.dumps([until, entered])
         deadline, title = time.monotonic() + SECONDS, ""
         while until not in title:
             assert time.monotonic() < deadline, f"the browser shows {title!r}"

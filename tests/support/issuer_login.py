@@ -27,11 +27,12 @@ _ATTRIBUTE = re.compile(r"(\w+)=\"([^\"]*)\"")
 
 @dataclass
 class Login:
-    """A browser without cookies, and a public client, at one issuer."""
+    """A browser, which keeps cookies, and a public client, at one issuer. `redirect`: of the client."""
 
     issuer: RealIssuer
     client_id: str = CLIENT_ID
     scope: str = "openid profile groups"
+    redirect: str = REDIRECT
     http: httpx.Client = field(init=False)
 
     def __post_init__(self) -> None:
@@ -51,7 +52,7 @@ class Login:
         request = {
             "response_type": "code",
             "client_id": self.client_id,
-            "redirect_uri": REDIRECT,
+            "redirect_uri": self.redirect,
             "scope": self.scope,
             "state": state,
             "code_challenge": challenge.decode(),
@@ -61,7 +62,11 @@ class Login:
         last = self.follow(address, account)
         query = parse_qs(urlsplit(last.headers["location"]).query)
         assert query["state"] == [state], query
-        granted = {"grant_type": "authorization_code", "code": query["code"][0], "redirect_uri": REDIRECT}
+        granted = {
+            "grant_type": "authorization_code",
+            "code": query["code"][0],
+            "redirect_uri": self.redirect,
+        }
         return self.tokens(**granted, code_verifier=verifier)
 
     def by_device(self, account: str) -> dict[str, Any]:
@@ -81,7 +86,7 @@ class Login:
         response = self.http.get(address)
         for _ in range(MOST_PAGES):
             if response.is_redirect:
-                if response.headers["location"].startswith(REDIRECT):
+                if response.headers["location"].startswith(self.redirect):
                     return response
                 response = self.http.get(urljoin(str(response.url), response.headers["location"]))
             elif (form := _FORM.search(response.raise_for_status().text)) is not None:
@@ -94,8 +99,12 @@ class Login:
         action = dict(_ATTRIBUTE.findall(form[1])).get("action", page)
         hidden = [dict(_ATTRIBUTE.findall(tag)) for tag in _INPUT.findall(form[2])]
         fields = {each["name"]: unescape(each["value"]) for each in hidden}
-        entered = {"login": account, "password": "any", "sub": account}
+        entered = {"login": account, "password": "any", "sub": account, "logout": "yes"}
         return self.http.post(urljoin(page, unescape(action)), data=fields | entered)
+
+    def log_out(self) -> None:
+        """End the browser's session at the issuer, and all logins that began with it."""
+        self.follow(self.discovery["end_session_endpoint"], "")
 
     @staticmethod
     def _json(response: httpx.Response) -> dict[str, Any]:

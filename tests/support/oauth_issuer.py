@@ -5,6 +5,7 @@ import contextlib
 import hashlib
 import json
 import secrets
+import ssl
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler
@@ -12,9 +13,12 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, unquote_plus, urlencode, urlsplit
 
+import httpx
+
 from clustercert.client.oidc.issuer import LoginIssuer
 from clustercert.model.login_client import LoginClient
 from support.oidc import IssuerServer, Response
+from support.wait import SECONDS
 
 CLIENT_ID = "clustercert"
 Form = dict[str, str]
@@ -97,6 +101,13 @@ class OAuthIssuer(IssuerServer):
     def count(self, grant: str) -> int:
         """The number of token requests with this grant type."""
         return sum(form.get("grant_type") == grant for path, form in self.forms if path == "/token")
+
+    def redirect_of(self, address: str) -> str:
+        """Open an address of the issuer like a browser. Returns the address to which the issuer redirects."""
+        tls = ssl.create_default_context(cafile=str(self.ca_file))
+        response = httpx.get(address, verify=tls, trust_env=False, timeout=SECONDS)
+        assert response.status_code == 303, response.text
+        return str(response.headers["location"])
 
     def authorize(self, query: Form) -> Response:
         self.logins.append(query)

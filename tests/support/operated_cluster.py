@@ -85,7 +85,7 @@ def tls_service(operator: Operator, *options: str) -> Iterator[str]:
     """The address of a running TLS service. Its CA is in the operator's folder, and the same for all services."""
     process = subprocess.Popen(
         [*COMMAND, "--config", operator.config, "serve", "--port", "0", *options],
-        env={**os.environ, **_tls_settings(operator.folder)},
+        env={**os.environ, **tls_settings(operator.folder)},
         stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,
         text=True,
@@ -101,7 +101,7 @@ def tls_service(operator: Operator, *options: str) -> Iterator[str]:
         process.communicate(timeout=SECONDS)
 
 
-def _tls_settings(folder: Path) -> Mapping[str, str]:
+def tls_settings(folder: Path) -> Mapping[str, str]:
     """Settings for a TLS key and certificate for loopback, as environment."""
     certificate_file, key_file = folder / "service.pem", folder / "service.key"
     if not certificate_file.exists():

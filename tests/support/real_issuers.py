@@ -8,6 +8,7 @@ import subprocess
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, Literal
 
 import pytest
@@ -53,7 +54,7 @@ class RealIssuer:
 
 @dataclass(frozen=True)
 class OidcProvider(RealIssuer):
-    """npm's oidc-provider. Its keys can be rotated while it runs."""
+    """npm's oidc-provider. Its keys can be rotated, and clients registered, while it runs."""
 
     def rotate(self) -> None:
         """Publish a new key, and sign with it at once. The old key stays public."""
@@ -62,26 +63,38 @@ class OidcProvider(RealIssuer):
 
     def command(self, name: Literal["publish", "sign", "withdraw"]) -> None:
         """Make a new key public, sign with the newest one, or remove all others."""
+        self._send(name)
+
+    def register(self, metadata: Mapping[str, object]) -> None:
+        """Add a client, with metadata as in OpenID Connect Dynamic Client Registration 1.0."""
+        self._send("register", json.dumps(metadata))
+
+    def _send(self, name: str, *arguments: str) -> None:
         assert self.process.stdin is not None
-        self.process.stdin.write(f"{name}\n")
+        self.process.stdin.write(" ".join((name, *arguments)) + "\n")
         self.process.stdin.flush()
         assert _said(self.process) == {"done": name}
 
 
 @contextlib.contextmanager
 def oidc_provider(
-    folder: Path, groups: Mapping[str, Sequence[str]] = GROUPS, **seconds: int
+    folder: Path,
+    groups: Mapping[str, Sequence[str]] = GROUPS,
+    trusted_ca: Path | None = None,
+    **seconds: int,
 ) -> Iterator[OidcProvider]:
     """Run npm's oidc-provider. Skips the test if it is not installed.
 
     Args:
         groups: of each account.
+        trusted_ca: PEM file with a CA that the issuer trusts in its own requests.
         seconds: the lifetimes of tokens by kind, such as `IdToken`, `AccessToken`, `RefreshToken`.
     """
     installed = ENVIRONMENTS / "oidc-provider"
     _skip_without(installed / ".complete")
     ca_file, pem = _tls(folder)
-    with _running(["node", str(PROGRAMS / "oidc_provider.js")], installed) as process:
+    trust = {"NODE_EXTRA_CA_CERTS": str(trusted_ca)} if trusted_ca is not None else {}
+    with _running(["node", str(PROGRAMS / "oidc_provider.js")], installed, trust) as process:
         clients = [CLIENT_ID, OTHER_CLIENT_ID]
         configuration = {"tls": str(pem), "clients": clients, "groups": groups, "seconds": seconds}
         assert process.stdin is not None
@@ -125,12 +138,14 @@ def _tls(folder: Path) -> tuple[Path, Path]:
 
 
 @contextlib.contextmanager
-def _running(command: Sequence[str], folder: Path) -> Iterator["subprocess.Popen[str]"]:
+def _running(
+    command: Sequence[str], folder: Path, variables: Mapping[str, str] = MappingProxyType({})
+) -> Iterator["subprocess.Popen[str]"]:
     # Its log goes where the log of the test goes.
     process = subprocess.Popen(
         command,
         cwd=folder,
-        env=os.environ | {"NODE_ENV": "test"},
+        env={**os.environ, "NODE_ENV": "test", **variables},
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,

@@ -3,7 +3,6 @@
 import base64
 import functools
 import json
-import ssl
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -12,7 +11,6 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
-import httpx
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -20,12 +18,12 @@ from hypothesis import strategies as st
 from clustercert.authn.oidc.claims import TokenRefused
 from clustercert.authn.oidc.issuers import ConsoleClient, OidcIssuer
 from clustercert.authn.oidc.keys import IssuerKeys, fetch_keys
+from clustercert.authn.oidc.login_attempts import LOGIN_SECONDS, LoginAttempt, LoginRefused
 from clustercert.authn.oidc.verification import Verifier
-from clustercert.authn.oidc.web_login import LOGIN_SECONDS, IssuerLogins, LoginAttempt, LoginRefused, WebLogin
+from clustercert.authn.oidc.web_login import IssuerLogins, WebLogin
 from clustercert.model.errors import ClustercertError, InvalidRequest, RemoteFailed, Unavailable
 from support.oauth_issuer import CLIENT_ID, Form, OAuthIssuer
 from support.oidc import Response, claims_of, new_key, signed
-from support.wait import SECONDS
 
 REDIRECT = "https://clustercert.example.com/console/login/callback/sso"
 
@@ -55,12 +53,9 @@ def attempt(*, again: bool = False) -> LoginAttempt:
     return LoginAttempt("sso", "/console", again, int(time.time()))
 
 
-async def answer(issuer: OAuthIssuer, address: str) -> Form:
-    """Open the address like a browser that is logged in at the issuer. Returns the parameters of the redirect."""
-    tls = ssl.create_default_context(cafile=str(issuer.ca_file))
-    async with httpx.AsyncClient(verify=tls, trust_env=False, timeout=SECONDS) as http:
-        response = await http.get(address)
-    location = response.headers["location"]
+def answer(issuer: OAuthIssuer, address: str) -> Form:
+    """Return the parameters with which the issuer sends the browser back."""
+    location = issuer.redirect_of(address)
     assert location.startswith(f"{REDIRECT}?")
     return {name: values[0] for name, values in parse_qs(urlsplit(location).query).items()}
 
@@ -69,7 +64,7 @@ async def log_in(
     issuer: OAuthIssuer, logins: IssuerLogins | None = None, begun: LoginAttempt | None = None
 ) -> WebLogin:
     logins, begun = logins or logins_at(issuer), begun or attempt()
-    got = await answer(issuer, await logins.address(begun, REDIRECT))
+    got = answer(issuer, await logins.address(begun, REDIRECT))
     assert begun.is_answered_by(got["state"], datetime.now(UTC))
     return await logins.complete(begun, got, REDIRECT)
 
@@ -308,7 +303,7 @@ async def test_an_answer_without_a_code_is_refused(issuer: OAuthIssuer) -> None:
 
 async def test_a_code_works_once(issuer: OAuthIssuer) -> None:
     logins, begun = logins_at(issuer), attempt()
-    got = await answer(issuer, await logins.address(begun, REDIRECT))
+    got = answer(issuer, await logins.address(begun, REDIRECT))
     await logins.complete(begun, got, REDIRECT)
     with pytest.raises(LoginRefused, match="Authorization"):
         await logins.complete(begun, got, REDIRECT)
@@ -317,7 +312,7 @@ async def test_a_code_works_once(issuer: OAuthIssuer) -> None:
 async def test_a_code_of_another_login_is_refused_by_the_issuer(issuer: OAuthIssuer) -> None:
     """The verifier of another login does not fit, so a stolen code is useless."""
     logins = logins_at(issuer)
-    stolen = await answer(issuer, await logins.address(attempt(), REDIRECT))
+    stolen = answer(issuer, await logins.address(attempt(), REDIRECT))
     with pytest.raises(LoginRefused):
         await logins.complete(attempt(), stolen, REDIRECT)
 

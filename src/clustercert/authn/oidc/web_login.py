@@ -9,17 +9,17 @@ import hashlib
 import hmac
 import json
 import re
-import secrets
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from datetime import datetime, timedelta
-from typing import Literal, Self
+from datetime import datetime
+from typing import Self
 from urllib.parse import quote_plus, urlencode
 
 from clustercert.authn.oidc.claims import TokenRefused, shown
 from clustercert.authn.oidc.connection import FetchFailed, connected, discovery_document, send
 from clustercert.authn.oidc.issuers import ConsoleClient, OidcIssuer
+from clustercert.authn.oidc.login_attempts import LoginAttempt, LoginRefused, base64url
 from clustercert.authn.oidc.tokens import (
     UnverifiedToken,
     claim_results,
@@ -30,18 +30,10 @@ from clustercert.authn.oidc.tokens import (
 from clustercert.authn.oidc.verification import Verifier, require_passed
 from clustercert.http_client import Response
 from clustercert.model import JsonObject, rfc3339
-from clustercert.model.errors import InvalidRequest, RemoteFailed, Unauthenticated, Unavailable
+from clustercert.model.errors import InvalidRequest, RemoteFailed, Unavailable
 from clustercert.model.requests import is_https_url
 from clustercert.secure_file import PrivateFileError
 
-LOGIN_SECONDS = 600
-"""How long a person may take to log in at the issuer."""
-MAX_AGE = timedelta(hours=12)
-"""If a person logged in at the issuer earlier than this, the issuer asks for the password again."""
-MAX_AGE_AGAIN = timedelta(minutes=5)
-"""Like `MAX_AGE`, for a login that proves who a person is before an action that affects others."""
-MAX_COOKIE = 4096
-_KEY_BYTES = 32
 # After a failure, logins don't ask the issuer again for this time.
 _PAUSE_SECONDS = 5
 _DOCUMENT_SECONDS = 300
@@ -49,72 +41,6 @@ _DOCUMENT_SECONDS = 300
 _ERROR_CODE = re.compile(r"[a-z_]{1,60}")
 _RETRY = frozenset({"server_error", "temporarily_unavailable"})
 _NO_LOGIN = frozenset({"access_denied", "login_required", "interaction_required", "consent_required"})
-
-
-class LoginRefused(Unauthenticated):
-    """A login failed. Other than for credentials of the API, the message says why, because a person reads it."""
-
-    def __init__(self, message: str, reason: str = "") -> None:
-        super().__init__(reason or message)
-        self.message = message
-
-
-@dataclass(frozen=True, slots=True)
-class LoginAttempt:
-    """A login that has begun. The person's browser keeps it in a cookie until the issuer sends the browser back.
-
-    Attributes:
-        issuer: name of the issuer.
-        next_page: the page to show after the login.
-        again: whether the person must prove who they are now, even if they are logged in at the issuer.
-        started_at: seconds since 1970.
-        key: random; from it and the other fields, the secrets of this login are derived. So a changed cookie does not
-            fit to the `state` in the issuer's answer.
-    """
-
-    issuer: str
-    next_page: str
-    again: bool
-    started_at: int
-    key: str = field(default_factory=lambda: secrets.token_urlsafe(_KEY_BYTES), repr=False)
-
-    @classmethod
-    def parse(cls, text: str) -> Self:
-        """Parse the value of a cookie. Raises ValueError."""
-        if len(text) > MAX_COOKIE:
-            raise ValueError("too long")
-        try:
-            values = json.loads(base64.urlsafe_b64decode(text + "=" * (-len(text) % 4)))
-        except RecursionError:
-            values = None
-        match values:
-            case [str(issuer), str(next_page), bool(again), int(started_at), str(key)] if key.isascii():
-                return cls(issuer, next_page, again, started_at, key)
-            case _:
-                raise ValueError("not a login")
-
-    @property
-    def text(self) -> str:
-        """The value of the cookie."""
-        return _base64(json.dumps([*self._fields, self.key]).encode())
-
-    def secret(self, purpose: Literal["state", "nonce", "verifier"]) -> str:
-        """Return the `state`, the nonce or the PKCE code verifier, 43 characters."""
-        content = json.dumps([purpose, *self._fields]).encode()
-        return _base64(hmac.new(self.key.encode(), content, hashlib.sha256).digest())
-
-    def is_answered_by(self, state: str, now: datetime) -> bool:
-        """Whether an answer with this `state` belongs to this login, and came in time."""
-        in_time = self.started_at <= int(now.timestamp()) <= self.started_at + LOGIN_SECONDS
-        return in_time and hmac.compare_digest(state.encode(), self.secret("state").encode())
-
-    @property
-    def max_age(self) -> timedelta:
-        return MAX_AGE_AGAIN if self.again else MAX_AGE
-
-    @property
-    def _fields(self) -> tuple[str, str, bool, int]:
-        return self.issuer, self.next_page, self.again, self.started_at
 
 
 @dataclass(frozen=True, slots=True)
@@ -197,7 +123,7 @@ class IssuerLogins:
             "redirect_uri": redirect_uri,
             "state": attempt.secret("state"),
             "nonce": attempt.secret("nonce"),
-            "code_challenge": _base64(challenge),
+            "code_challenge": base64url(challenge),
             "code_challenge_method": "S256",
             # With this parameter, the issuer must send `auth_time`. Source: OpenID Connect Core 1.0, section 3.1.2.1.
             "max_age": str(int(attempt.max_age.total_seconds())),
@@ -365,7 +291,3 @@ class IssuerLogins:
 def _basic(client_id: str, secret: str) -> str:
     """Return the value of the header `Authorization`. Source: RFC 6749 section 2.3.1."""
     return "Basic " + base64.b64encode(f"{quote_plus(client_id)}:{quote_plus(secret)}".encode()).decode()
-
-
-def _base64(content: bytes) -> str:
-    return base64.urlsafe_b64encode(content).rstrip(b"=").decode()

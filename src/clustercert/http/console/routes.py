@@ -10,6 +10,7 @@ from clustercert.http.console.pages import (
     audit,
     clusters,
     login,
+    oidc_login,
     requests,
     rotation,
     why,
@@ -17,15 +18,7 @@ from clustercert.http.console.pages import (
 from clustercert.http.console.visits import PREFIX, Pages, no_such_page
 from clustercert.model.errors import NoSuchRoute
 
-_MODULES = (
-    account,
-    audit,
-    clusters,
-    login,
-    requests,
-    rotation,
-    why,
-)
+_MODULES = (account, audit, clusters, login, oidc_login, requests, rotation, why)
 _MEDIA_TYPES = {
     "css": "text/css; charset=utf-8",
     "js": "text/javascript; charset=utf-8",

@@ -129,7 +129,7 @@ class Visit:
         notice = unquote(self.request.cookies.get(NOTICE_COOKIE, ""))[:_MAX_NOTICE]
         response = rendering.page_response(template, self._shared(nonce, notice) | values, status)
         if notice:
-            _delete_cookie(response, NOTICE_COOKIE)
+            delete_cookie(response, NOTICE_COOKIE)
         return response
 
     def _shared(self, nonce: str | None, notice: str) -> dict[str, Any]:
@@ -164,13 +164,14 @@ def set_cookie(response: Response, name: str, value: str, seconds: int | None = 
     response.set_cookie(name, value, max_age=seconds, path="/", secure=True, httponly=True, samesite="lax")
 
 
-def _delete_cookie(response: Response, name: str) -> None:
+def delete_cookie(response: Response, name: str) -> None:
+    """Make the browser forget a cookie that `set_cookie` set."""
     response.delete_cookie(name, path="/", secure=True, httponly=True, samesite="lax")
 
 
 def end_session_cookie(response: Response) -> None:
     """Make the browser forget the session."""
-    _delete_cookie(response, SESSION_COOKIE)
+    delete_cookie(response, SESSION_COOKIE)
 
 
 def safe_next(text: str) -> str:
@@ -237,7 +238,7 @@ async def _handle(
     context = context_of(request)
     context.browser_rules = rendering.browser_rules(None)
     if prefers(request, ("text/html",)):
-        context.error_page = lambda failure: _error_page(request, services, failure)
+        context.error_page = lambda failure: error_page(request, failure)
     visitor = await _visitor(request, services)
     if visitor is None and not public:
         if request.method == "POST":
@@ -287,9 +288,15 @@ async def _checked_form(request: Request, services: Services, visitor: Visitor |
     return fields
 
 
-def _error_page(request: Request, services: Services, failure: ClustercertError) -> Response:
-    """Return the page for a failure, in the words of the API."""
-    del services
+def error_page(
+    request: Request, failure: ClustercertError, title: str | None = None, login: str | None = None
+) -> Response:
+    """Return the page for a failure, in the words of the API.
+
+    `login`: the address of a login that may help. By default, a failed authentication leads to a login and back here.
+    """
+    if login is None and isinstance(failure, Unauthenticated):
+        login = login_address(_address(request) if request.method == "GET" else PREFIX)
     context = context_of(request)
     as_json = error(failure, request.url.path, context.origin.request_id)
     message = failure.message if failure.status != HTTPStatus.INTERNAL_SERVER_ERROR else "Internal error."
@@ -297,12 +304,10 @@ def _error_page(request: Request, services: Services, failure: ClustercertError)
     headers = {name: value for name, value in as_json.headers.items() if name in ("retry-after", "allow")}
     values = {
         "status": failure.status,
-        "title": HTTPStatus(failure.status).phrase,
+        "title": title or HTTPStatus(failure.status).phrase,
         "message": message,
         "request_id": context.origin.request_id,
-        "login": login_address(_address(request) if request.method == "GET" else PREFIX)
-        if isinstance(failure, Unauthenticated)
-        else None,
+        "login": login,
     }
     return rendering.page_response("error.html", values, failure.status, headers)
 
