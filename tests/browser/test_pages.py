@@ -5,7 +5,6 @@ from collections.abc import Iterator
 
 import pytest
 
-from clustercert.http.console.visits import SESSION_COOKIE
 from support import console_site
 from support.browser import Browser, Scheme, Tab
 from support.console_crawl import Crawl, crawl, session_of
@@ -28,22 +27,6 @@ def shown(found: Crawl) -> list[str]:
     return list(itertools.chain.from_iterable(addresses))
 
 
-def log_in(tab: Tab, site: ConsoleSite, cookie: str) -> None:
-    """Give the tab a session."""
-    tab.page.context.add_cookies(
-        [
-            {
-                "name": SESSION_COOKIE,
-                "value": cookie,
-                "url": site.url.replace("http:", "https:"),
-                "secure": True,
-                "httpOnly": True,
-                "sameSite": "Lax",
-            }
-        ]
-    )
-
-
 @pytest.mark.parametrize(
     ("who", "javascript"), [("olga", True), ("olga", False), ("mo", True), ("mo", False), ("nina", True)]
 )
@@ -52,7 +35,7 @@ def test_no_page_has_a_fault(browser: Browser, site: ConsoleSite, who: str, *, j
     addresses = shown(crawl(site, cookie))
     assert addresses
     with browser.tab(javascript=javascript) as tab:
-        log_in(tab, site, cookie)
+        tab.log_in(site.url, cookie)
         assert faults(tab, site, addresses) == {}
 
 

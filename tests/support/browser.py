@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+from clustercert.http.console.visits import SESSION_COOKIE
 from support import chromium
 from support.wait import SECONDS
 
@@ -80,6 +81,21 @@ class Tab:
         self.cdp.on("Log.entryAdded", lambda event: self._on_entry(event["entry"]))
         self.cdp.send("Audits.enable")
         self.cdp.send("Log.enable")
+
+    def log_in(self, url: str, cookie: str) -> None:
+        """Give the tab a session of the console at this address."""
+        self.page.context.add_cookies(
+            [
+                {
+                    "name": SESSION_COOKIE,
+                    "value": cookie,
+                    "url": url.replace("http:", "https:"),
+                    "secure": True,
+                    "httpOnly": True,
+                    "sameSite": "Lax",
+                }
+            ]
+        )
 
     def open(self, url: str) -> int:
         """Navigate. Returns the status."""
