@@ -82,6 +82,8 @@ async def test_clusters_are_found_by_what_was_seen_in_them(scene: FleetScene) ->
     assert await names(scene, unknown_since=NOW - DAY) == ["a"]
     assert await names(scene, used_since=NOW - DAY) == ["b"]
     assert await names(scene, has_certificates=True) == ["c"]
+    assert await names(scene, certificates_end_before=NOW + 9 * HOUR) == ["c"]
+    assert await names(scene, certificates_end_before=NOW + 8 * HOUR) == []
     page = await FleetQueries(scene.database).page(
         None, FleetFilter(), NOW, order="name", after=None, limit=3
     )

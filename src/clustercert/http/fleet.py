@@ -255,6 +255,10 @@ class FleetFilters(BaseModel):
     certificates: Literal["true"] | None = Field(
         default=None, description="Only clusters with live certificates."
     )
+    certificates_end_before: query.Time | None = Field(
+        default=None,
+        description="Only clusters with a live certificate that ends before this time, RFC 3339.",
+    )
     order: FleetOrder = Field(
         default="name",
         description="`name`; `ca_start`: the oldest client CA first; `ca_end`: the client CA that ends first;"
@@ -278,6 +282,7 @@ class FleetFilters(BaseModel):
             ca_ends_before=self.client_ca_ends_before,
             ca_ends_after=self.client_ca_ends_after,
             has_certificates=self.certificates is not None,
+            certificates_end_before=self.certificates_end_before,
         )
 
     def _states(self) -> tuple[EnforcementState, ...] | None:

@@ -40,6 +40,7 @@ class FleetFilter:
         ca_starts_before, ca_starts_after: limits of the start of the active client CA; `…_after` includes the time.
         ca_ends_before, ca_ends_after: limits of its end.
         has_certificates: only clusters with live certificates.
+        certificates_end_before: only clusters with a live certificate that ends before this time.
     """
 
     text: str | None = None
@@ -55,6 +56,7 @@ class FleetFilter:
     ca_ends_before: datetime | None = None
     ca_ends_after: datetime | None = None
     has_certificates: bool = False
+    certificates_end_before: datetime | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -215,7 +217,8 @@ def _joined(contacts: Subquery) -> Select[Any]:
 def _conditions(
     selected: FleetFilter, state: ColumnElement[EnforcementState], now: datetime
 ) -> list[ColumnElement[bool]]:
-    live = select(_certificate.c.id).where(_certificate.c.cluster_id == _cluster.c.id, *_live(now))
+    of_cluster = _certificate.c.cluster_id == _cluster.c.id
+    live = select(_certificate.c.id).where(of_cluster, *_live(now)).correlate(_cluster)
     conditions: list[tuple[Any, Callable[[Any], ColumnElement[bool]]]] = [
         (selected.text, _has_text),
         (selected.project_id, _cluster.c.project_id.__eq__),
@@ -229,7 +232,8 @@ def _conditions(
         (selected.ca_starts_after, _ca.c.not_before.__ge__),
         (selected.ca_ends_before, _ca.c.not_after.__lt__),
         (selected.ca_ends_after, _ca.c.not_after.__ge__),
-        (selected.has_certificates or None, lambda _: live.correlate(_cluster).exists()),
+        (selected.has_certificates or None, lambda _: live.exists()),
+        (selected.certificates_end_before, lambda time: live.where(_certificate.c.not_after < time).exists()),
     ]
     return [condition(value) for value, condition in conditions if value is not None]
 

@@ -9,7 +9,9 @@ from clustercert.http.console.pages import (
     account,
     audit,
     clusters,
+    fleet,
     login,
+    now,
     oidc_login,
     requests,
     rotation,
@@ -18,7 +20,7 @@ from clustercert.http.console.pages import (
 from clustercert.http.console.visits import PREFIX, Pages, no_such_page
 from clustercert.model.errors import NoSuchRoute
 
-_MODULES = (account, audit, clusters, login, oidc_login, requests, rotation, why)
+_MODULES = (account, audit, clusters, fleet, login, now, oidc_login, requests, rotation, why)
 _MEDIA_TYPES = {
     "css": "text/css; charset=utf-8",
     "js": "text/javascript; charset=utf-8",

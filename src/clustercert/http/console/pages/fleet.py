@@ -1,0 +1,173 @@
+"""The clusters: how many by state, what ends when, and a list to search."""
+
+from collections.abc import Mapping
+from datetime import datetime, timedelta
+from typing import Any
+from urllib.parse import urlencode
+
+from starlette.responses import Response
+
+from clustercert.http.console.api import path
+from clustercert.http.console.charts import bar_chart
+from clustercert.http.console.visits import PREFIX, Pages, Visit
+from clustercert.model import parse_rfc3339, rfc3339, utc_now
+from clustercert.model.choices import EnforcementState
+
+pages = Pages()
+
+FLEET = f"{PREFIX}/fleet"
+_PAGE = 50
+# The states in words, with the kind of their badge, the worst first.
+ENFORCEMENT: Mapping[EnforcementState, tuple[str, str]] = {
+    "unreviewed": ("webhook bypassed", "bad"),
+    "none": ("not enforced", "bad"),
+    "incomplete": ("webhook not called", "warn"),
+    "unverified": ("enforced, not verified", "warn"),
+    "verified": ("enforced and verified", "good"),
+}
+_ENFORCEMENT_CHOICES = {"": "any", "behind": "behind"} | {
+    state: label for state, (label, _) in ENFORCEMENT.items()
+}
+_ROTATIONS = {"": "any", "running": "running", "failing": "failing", "ready": "ready to complete"}
+_SEEN = {
+    "": "any",
+    "certificates": "live certificates",
+    "ending": "certificates that end within 24 hours",
+    "unknown": "new unknown identities within a day",
+    "revoked": "use of revoked certificates within a day",
+}
+_CA_ENDS = {
+    "": "any",
+    "ended": "has ended",
+    "day": "within 24 hours",
+    "month": "within 30 days",
+    "year": "within a year",
+}
+_CA_DAYS = {"ended": 0, "day": 1, "month": 30, "year": 365}
+_ORDERS = {
+    "name": "name",
+    "verified": "least recently verified",
+    "ca_end": "client CA that ends first",
+    "ca_start": "oldest client CA",
+}
+_AGES = ("up to 1 year", "1 to 2 years", "2 to 3 years", "3 to 5 years", "over 5 years")
+# Filters that the form does not show. The page names them, with a link that removes them.
+_HIDDEN = ("project", "label", "version", "ca_age")
+_FIELDS = ("text", "enforcement", "rotation", "seen", "ca_end", "order", *_HIDDEN)
+
+
+@pages.get("/fleet")
+async def fleet(visit: Visit) -> Response:
+    """Show the clusters that the visitor administers or may see."""
+    given = {name: visit.query[name].strip() for name in _FIELDS if name in visit.query}
+    chosen = {name: value for name, value in given.items() if value or name == "version"}
+    counts = await visit.api.get(path("fleet"))
+    cursor = visit.query.get("cursor")
+    filters = _filters(chosen, utc_now())
+    found = await visit.api.get(path("fleet", "clusters"), **filters, limit=_PAGE, cursor=cursor)
+    by_month = visit.query.get("by") == "month"
+    periods = [_period(each, by_month=by_month) for each in counts["months" if by_month else "weeks"]]
+    first = _address(chosen)
+    return visit.render(
+        "fleet.html",
+        chosen=chosen,
+        is_filtered=bool(chosen.keys() - {"order"}),
+        removable=[
+            (name, value, _address({key: each for key, each in chosen.items() if key != name}))
+            for name, value in _named(chosen)
+        ],
+        choices={
+            "enforcement": _ENFORCEMENT_CHOICES,
+            "rotation": _ROTATIONS,
+            "seen": _SEEN,
+            "ca_end": _CA_ENDS,
+            "order": _ORDERS,
+        },
+        hidden=[(name, chosen[name]) for name in _HIDDEN if name in chosen],
+        enforcement=ENFORCEMENT,
+        clusters=found["clusters"],
+        total=found["total"],
+        first=first if cursor else None,
+        next=_address(chosen | {"cursor": found["next"]}) if found["next"] is not None else None,
+        facets=_facets(counts),
+        periods=periods,
+        by_month=by_month,
+        certificates=bar_chart([(label, certificates) for label, certificates, _ in periods[:-1]]),
+        client_cas=bar_chart([(label, cas) for label, _, cas in periods[:-1]]),
+        ended=counts["ended_client_cas"],
+        address=_address,
+    )
+
+
+def _address(query: Mapping[str, str]) -> str:
+    return f"{FLEET}?{urlencode(query)}" if query else FLEET
+
+
+def _filters(chosen: Mapping[str, str], now: datetime) -> dict[str, str]:
+    """Return the query parameters of the API for the filters of the page. The API checks the values."""
+    passed = ("text", "project", "label", "version", "enforcement", "rotation", "order")
+    filters = {name: chosen[name] for name in passed if name in chosen}
+    day = timedelta(days=1)
+    match chosen.get("seen"):
+        case "certificates":
+            filters["certificates"] = "true"
+        case "ending":
+            filters["certificates_end_before"] = rfc3339(now + day)
+        case "unknown":
+            filters["unknown_after"] = rfc3339(now - day)
+        case "revoked":
+            filters["revoked_use_after"] = rfc3339(now - day)
+    if (days := _CA_DAYS.get(chosen.get("ca_end", ""))) is not None:
+        filters["client_ca_ends_before"] = rfc3339(now + days * day)
+    return filters | _ca_age(chosen.get("ca_age", ""), now)
+
+
+def _ca_age(text: str, now: datetime) -> dict[str, str]:
+    """Return the filters for client CAs of an age: `MIN-MAX` in years of 365 days, either of them empty."""
+    youngest, _, oldest = text.partition("-")
+    limits = {"client_ca_starts_before": youngest, "client_ca_starts_after": oldest}
+    return {
+        name: rfc3339(now - int(years) * timedelta(days=365))
+        for name, years in limits.items()
+        if years.isascii() and years.isdecimal() and len(years) == 1
+    }
+
+
+def _named(chosen: Mapping[str, str]) -> list[tuple[str, str]]:
+    """Return the hidden filters that are set."""
+    return [(name, chosen[name]) for name in _HIDDEN if name in chosen]
+
+
+def _facets(counts: Any) -> list[tuple[str, list[tuple[str, int, str, str]]]]:
+    """Return groups of clusters: a title, and for each group its name, number, kind of colour and address."""
+    limits = ("-1", "1-2", "2-3", "3-5", "5-")
+    return [
+        (
+            "Enforcement",
+            [
+                (label, counts["enforcement"][state], kind, _address({"enforcement": state}))
+                for state, (label, kind) in ENFORCEMENT.items()
+            ],
+        ),
+        (
+            "Kubernetes version",
+            [
+                (version or "not registered", number, "plain", _address({"version": version}))
+                for version, number in counts["versions"].items()
+            ][:8],
+        ),
+        (
+            "Age of the client CA",
+            [
+                (label, each["client_cas"], "plain", _address({"ca_age": limit}))
+                for label, limit, each in zip(_AGES, limits, counts["client_ca_ages"], strict=True)
+            ],
+        ),
+    ]
+
+
+def _period(each: Any, *, by_month: bool) -> tuple[str, int, int]:
+    """Return the name of a period, and how many certificates and client CAs end in it."""
+    start = parse_rfc3339(each["starts_at"])
+    name = f"{start:%b %Y}" if by_month else f"{start.day} {start:%b}"
+    return name if each["ends_at"] is not None else "later", each["certificates"], each["client_cas"]

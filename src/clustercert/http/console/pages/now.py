@@ -1,0 +1,156 @@
+"""The first page: who has access now, and what needs attention."""
+
+from dataclasses import dataclass
+from typing import Any
+from urllib.parse import urlencode
+
+from starlette.responses import Response
+
+from clustercert.http.console.api import path
+from clustercert.http.console.charts import bar_chart
+from clustercert.http.console.pages.fleet import ENFORCEMENT, FLEET
+from clustercert.http.console.visits import PREFIX, Pages, Visit, administers
+from clustercert.model import parse_rfc3339
+
+pages = Pages()
+
+_REQUESTS = f"{PREFIX}/requests"
+
+
+@dataclass(frozen=True, slots=True)
+class Attention:
+    """Something that needs attention: a number, what it counts, and the page that lists it.
+
+    Attributes:
+        kind: `bad` or `warn`.
+        advice: what it means, or what to do.
+    """
+
+    number: int
+    kind: str
+    text: str
+    advice: str
+    href: str
+
+
+@pages.get("")
+async def now(visit: Visit) -> Response:
+    if not administers(visit.me.caller):
+        return visit.redirect(f"{PREFIX}/clusters")
+    found = await visit.api.get(path("overview"))
+    hours = [(_hour(each["at"]), each["certificates"]) for each in found["hours"]]
+    return visit.render(
+        "now.html",
+        found=found,
+        attention=_attention(found),
+        hours=hours,
+        chart=bar_chart(hours),
+        enforcement=[
+            (found["enforcement"][state], label, kind, fleet(enforcement=state))
+            for state, (label, kind) in ENFORCEMENT.items()
+            if found["enforcement"][state]
+        ],
+        requests=_REQUESTS,
+        fleet=fleet,
+    )
+
+
+def fleet(**query: str) -> str:
+    """Return the address of the list of clusters with a filter."""
+    return f"{FLEET}?{urlencode(query)}"
+
+
+def _hour(at: str) -> str:
+    return f"{parse_rfc3339(at):%H:%M}"
+
+
+def _attention(found: Any) -> list[Attention]:
+    """Return what needs attention, the most urgent first."""
+    clusters, rotations = found["enforcement"], found["rotations"]
+    rows = (
+        (
+            found["revoked_uses"],
+            "bad",
+            "revoked certificate was used within a day",
+            "revoked certificates were used within a day",
+            "An API server accepted what is revoked.",
+            fleet(seen="revoked"),
+        ),
+        (
+            clusters["unreviewed"],
+            "bad",
+            "cluster does not call the webhook any more",
+            "clusters do not call the webhook any more",
+            "Revocations have no effect there. Check the configuration of the API server.",
+            fleet(enforcement="unreviewed"),
+        ),
+        (
+            found["ends_within_day"]["client_cas"],
+            "bad",
+            "client CA ends within 24 hours, or has ended",
+            "client CAs end within 24 hours, or have ended",
+            "Then nobody has access. Rotate the client CA.",
+            fleet(ca_end="day", order="ca_end"),
+        ),
+        (
+            clusters["none"],
+            "bad",
+            "cluster does not enforce revocations",
+            "clusters do not enforce revocations",
+            "A revoked certificate works until it expires. Set up the webhook.",
+            fleet(enforcement="none"),
+        ),
+        (
+            found["access_requests"]["to_decide"],
+            "warn",
+            "access request waits for your decision",
+            "access requests wait for your decision",
+            "Approve or deny.",
+            f"{_REQUESTS}?list=decide&state=open",
+        ),
+        (
+            rotations["failing"],
+            "warn",
+            "rotation of a client CA does not go on",
+            "rotations of client CAs do not go on",
+            "The rotation's page says why.",
+            fleet(rotation="failing"),
+        ),
+        (
+            rotations["ready"],
+            "warn",
+            "rotation of a client CA can be completed",
+            "rotations of client CAs can be completed",
+            "Nobody loses access.",
+            fleet(rotation="ready"),
+        ),
+        (
+            found["unknown"]["identities"],
+            "warn",
+            "unknown identity is new within a day",
+            "unknown identities are new within a day",
+            "They used client certificates that are not from this service.",
+            fleet(seen="unknown"),
+        ),
+        (
+            clusters["incomplete"],
+            "warn",
+            "cluster has a webhook token, but does not call the webhook",
+            "clusters have a webhook token, but do not call the webhook",
+            "Finish the set-up, or remove the token.",
+            fleet(enforcement="incomplete"),
+        ),
+        (
+            clusters["unverified"],
+            "warn",
+            "cluster was not verified within 30 days",
+            "clusters were not verified within 30 days",
+            "Run clustercert kubernetes verify.",
+            fleet(enforcement="unverified", order="verified"),
+        ),
+    )
+    return [
+        Attention(number, kind, one if number == 1 else many, advice, href)
+        for number, kind, one, many, advice, href in rows
+        if number
+    ]

@@ -1,0 +1,181 @@
+"""The console's pages Now and Fleet: what they count, and where each number leads."""
+
+import asyncio
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import timedelta
+from html import unescape
+
+import pytest
+
+from clustercert.model import utc_now
+from support import world as worlds
+from support.console import Browser
+from support.fleet_scene import FleetScene
+from support.service import Service
+from support.stores import execute, patient, sqlite_url
+from support.world import World
+
+_TAG = re.compile(r"<[^>]*>")
+_GROUP = re.compile(r'<a href="([^"]+)">(?:<bdi>)?([^<]*)(?:</bdi>)?</a> <b>(\d+)</b>')
+_FIGURE = re.compile(r'<a class="figure[^"]*" href="([^"]+)"><b>(\d+)</b> <span>(.*?)</span></a>')
+_ATTENTION = re.compile(r'<li><a href="([^"]+)"><b class="(\w+)">(\d+)</b> <span>(.*?)</span></a>')
+
+
+@dataclass(frozen=True)
+class Site:
+    """A service with four clusters in different states: `sans` is fine, and `foreign` is in another project."""
+
+    world: World
+    service: Service
+
+    def page(self, address: str, who: str = "operator", status: int = 200) -> str:
+        answer = Browser.in_session(self.service, self.world.people[who]).get(address)
+        assert answer.status_code == status, answer.text
+        return answer.text
+
+    def total(self, address: str, who: str = "operator") -> int:
+        """The number of clusters that a list shows."""
+        page = self.page(unescape(address), who)
+        [found] = re.findall(r"(\d+) clusters?\b", text(page.split('<p role="status">')[1].split("</p>")[0]))
+        rows = page.split("<tbody>")[-1].count("<tr>") if found != "0" else 0
+        assert rows == int(found)
+        return rows
+
+
+def text(page: str) -> str:
+    """The text of a page, with single spaces."""
+    return " ".join(unescape(_TAG.sub(" ", page)).split())
+
+
+async def prepare(world: World) -> None:
+    database = patient(sqlite_url(world.database))
+    scene, now = FleetScene(database, dict(world.clusters)), utc_now()
+    await scene.called("sans", now)
+    await scene.verified("sans", now)
+    await scene.called("eip", now)
+    await scene.rotate("foreign", "planned", "no route to <host>")
+    await scene.saw_unknown("plain", "mallory", now - timedelta(hours=1))
+    await database.close()
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
+    world = worlds.make(tmp_path_factory.mktemp("fleet"))
+    asyncio.run(prepare(world))
+    with Service(world.settings(console={"enabled": True})).running() as service:
+        for who, hours in (("admin", 2), ("member", 30)):
+            answer = service.client.post(
+                world.path("plain"), json={"expires_in": hours * 3600}, headers=world.people[who].headers
+            )
+            assert answer.status_code == 200, answer.text
+        yield Site(world, service)
+
+
+def test_now_says_who_has_access_and_what_needs_attention(site: Site) -> None:
+    page = site.page("/console")
+    figures = {label: int(number) for _, number, label in _FIGURE.findall(page)}
+    assert {name: figures[name] for name in ("people", "machines", "live certificates", "clusters")} == {
+        "people": 2,
+        "machines": 0,
+        "live certificates": 2,
+        "clusters": 4,
+    }
+    assert [(int(number), kind, what) for _, kind, number, what in _ATTENTION.findall(page)] == [
+        (2, "bad", "clusters do not enforce revocations"),
+        (1, "warn", "rotation of a client CA does not go on"),
+        (1, "warn", "unknown identity is new within a day"),
+        (1, "warn", "cluster was not verified within 30 days"),
+    ]
+
+
+def test_the_drawing_has_its_numbers_as_text(site: Site) -> None:
+    page = site.page("/console")
+    drawing = page.split('<svg viewBox="0 0 100 100"')[1].split("</svg>")[0]
+    assert "Now 2, in 6 hours 1, in 12 hours 1, in 24 hours 1." in drawing
+    assert drawing.count("<rect") == 25
+    heights = re.findall(r'height="([\d.]+)"', drawing)
+    assert (heights[0], heights[1], heights[2], heights[24]) == ("100.0", "100.0", "50.0", "50.0")
+    rows = re.findall(r'<tr><td>(.{3,5})</td><td class="num">(\d+)</td></tr>', page)
+    assert (len(rows), rows[0]) == (25, ("now", "2"))
+
+
+def test_each_number_on_now_leads_to_what_it_counts(site: Site) -> None:
+    page = site.page("/console")
+    for href, label, number in _GROUP.findall(page):
+        assert site.total(href) == int(number), label
+    for href, _, number, what in _ATTENTION.findall(page):
+        assert site.total(href) == int(number), what
+    found = {label: (unescape(href), int(number)) for href, number, label in _FIGURE.findall(page)}
+    for label in ("clusters", "client CAs", "rotations of a client CA"):
+        href, number = found[label]
+        assert site.total(href) == number, label
+    # All live certificates are for one cluster.
+    for label in ("people", "machines", "live certificates", "certificates"):
+        assert site.total(found[label][0]) == 1, label
+    for label in ("requests for approval", "approved, not used yet", "access by request in use"):
+        site.page(found[label][0])
+
+
+def test_each_group_of_the_fleet_leads_to_its_clusters(site: Site) -> None:
+    for who, expected in (("operator", 4), ("admin", 3)):
+        groups = _GROUP.findall(site.page("/console/fleet", who))
+        assert sum(int(number) for _, _, number in groups) == 3 * expected
+        for href, label, number in groups:
+            assert site.total(href, who) == int(number), label
+
+
+def test_the_list_can_be_searched_and_filtered(site: Site) -> None:
+    for query, expected in (
+        ("text=PLAI", 1),
+        ("text=eu-nl", 1),
+        ("text=%25", 0),
+        ("enforcement=behind", 3),
+        ("seen=unknown", 1),
+        ("seen=ending", 1),
+        ("rotation=failing&text=", 1),
+        ("label=team%3Dtests", 4),
+        (f"project={site.world.project.id}", 3),
+        ("ca_end=year", 0),
+        ("ca_age=-1&order=ca_start", 4),
+        ("ca_age=x", 4),
+    ):
+        assert site.total(f"/console/fleet?{query}") == expected, query
+
+
+def test_a_row_leads_to_the_cluster_and_its_rotation(site: Site) -> None:
+    page = site.page("/console/fleet?text=foreign")
+    foreign = site.world.clusters["foreign"]
+    address = f"/console/projects/{foreign.project_id}/clusters/{foreign.id}"
+    assert f'<a href="{address}">' in page
+    assert f'<a href="{address}/rotation">' in page
+    assert "foreign tests/eu-nl not enforced never v1.32 0 0" in text(page)
+
+
+def test_an_unknown_filter_is_refused_by_the_api(site: Site) -> None:
+    for query in ("enforcement=good", "order=size", "cursor=0"):
+        site.page(f"/console/fleet?{query}", status=400)
+
+
+def test_a_project_admin_sees_the_own_clusters(site: Site) -> None:
+    assert "Your projects" in site.page("/console", "admin")
+    assert "foreign" not in site.page("/console/fleet", "admin")
+    assert site.total("/console/fleet?rotation=running", "admin") == 0
+
+
+def test_others_begin_with_their_clusters(site: Site) -> None:
+    answer = Browser.in_session(site.service, site.world.people["member"]).get("/console")
+    assert (answer.status_code, answer.headers["location"]) == (303, "/console/clusters")
+    site.page("/console/fleet", "member", status=403)
+
+
+def test_without_clusters_the_pages_say_how_to_register_one(tmp_path_factory: pytest.TempPathFactory) -> None:
+    world = worlds.make(tmp_path_factory.mktemp("empty"))
+    for table in ("client_ca", "cluster"):
+        execute(world.database, f"DELETE FROM {table}")
+    with Service(world.settings(console={"enabled": True})).running() as service:
+        for address in ("/console", "/console/fleet"):
+            page = Site(world, service).page(address)
+            assert "No cluster is registered yet." in page
+            assert "clustercert cluster add NAME --project DOMAIN/PROJECT" in page
