@@ -1,13 +1,14 @@
 """Login with a password in the console, and its end."""
 
 from collections.abc import Callable, Iterator
+from datetime import timedelta
 from html import unescape
 
 import pytest
 
 from clustercert.http.console.visits import SESSION_COOKIE
 from clustercert.identity.sessions import session_id
-from clustercert.model.sessions import RECENT_LOGIN
+from clustercert.model.sessions import IDLE_LIFETIME, LIFETIME, RECENT_LOGIN
 from support import world as worlds
 from support.console import OWN_PAGE, Browser
 from support.keystone_double import DOMAIN, KeystoneDouble
@@ -60,6 +61,8 @@ def test_a_wrong_login_shows_the_form_again_with_one_text(site: Service, own: Wo
     assert "set-cookie" not in answer.headers
     assert "<b>" not in answer.text
     assert 'name="next" value="/console/clusters"' in answer.text
+    kept = own.people["member"].user.name if field != "user" else "&lt;b&gt;nobody"
+    assert f'name="user" value="{kept}"' in answer.text
     assert own.people["member"].password not in answer.text
     assert browser.cookies == {}
 
@@ -123,6 +126,31 @@ def test_a_cookie_is_worth_nothing_after_the_logout(site: Service, own: World) -
     assert replayed.post("/console/logout").headers["location"] == "/console/login"
 
 
+@pytest.mark.parametrize(
+    ("column", "age", "status"),
+    [
+        ("seen_at", IDLE_LIFETIME, 303),
+        ("seen_at", IDLE_LIFETIME - timedelta(minutes=5), 200),
+        ("created_at", LIFETIME, 303),
+        ("created_at", LIFETIME - timedelta(minutes=5), 200),
+    ],
+)
+def test_a_cookie_is_worth_nothing_when_its_session_is_too_old(
+    site: Service, own: World, column: str, age: timedelta, status: int
+) -> None:
+    browser = Browser.logged_in(site.client, own.people["member"])
+    execute(
+        own.database,
+        f"UPDATE console_session SET {column} = strftime('%Y-%m-%d %H:%M:%f', {column}, ?) WHERE id = ?",
+        f"-{age.total_seconds()} seconds",
+        session_id(browser.cookies[SESSION_COOKIE]),
+    )
+    assert browser.get("/console/clusters").status_code == status
+    # A form of the page that is still open in the browser.
+    sent = browser.post(f"/console/requests/{'0' * 32}/end")
+    assert sent.status_code == (401 if status == 303 else 404)
+
+
 def test_a_logout_needs_the_sessions_token(site: Service, own: World) -> None:
     browser = Browser.logged_in(site.client, own.people["member"])
     assert browser.post_exactly("/console/logout", OWN_PAGE, {"csrf": ""}).status_code == 403
@@ -142,12 +170,12 @@ def test_a_login_again_names_the_user_and_makes_the_login_recent(site: Service, 
     browser = Browser.logged_in(site.client, member)
     execute(
         own.database,
-        "UPDATE console_session SET authenticated_at = datetime(authenticated_at, ?) WHERE id = ?",
+        "UPDATE console_session SET authenticated_at = strftime('%Y-%m-%d %H:%M:%f', authenticated_at, ?) WHERE id = ?",
         f"-{RECENT_LOGIN.total_seconds() + 60} seconds",
         session_id(browser.cookies[SESSION_COOKIE]),
     )
     page = browser.get("/console/login?again=1&next=/console/clusters").text
-    assert "This action needs a login of the last five minutes." in page
+    assert "<h1>Log in again</h1>" in page
     assert f'name="user" value="{member.user.name}"' in page
     assert f'name="domain" value="{member.user.domain.name}"' in page
     wrong = browser.log_in(member, password="wrong horse", again="1")
@@ -224,7 +252,7 @@ def at_keystone(
     for project in (world.project, world.other_project):
         keystone.add_project(project.id)
     own = keystone.settings(
-        projects=[world.project.id, world.other_project.id], system_roles={"admin": "operator"}
+        projects=[world.project.id, world.other_project.id], system_roles={"admin": "operator"}, cache="1s"
     )
     settings = world.settings(identity={"region": worlds.REGION, "keystone": own}, console={"enabled": True})
     with Service(settings).running() as service:
@@ -252,7 +280,7 @@ def test_a_user_of_keystone_logs_in_with_the_password_there(
     site, world = at_keystone
     fields = person(keystone, "one-project", {world.project.id: "member"})
     browser = Browser(site.client)
-    assert "With an account of <bdi>keystone</bdi>" in browser.get("/console/login").text
+    assert "<summary>With an account of keystone</summary>" in browser.get("/console/login").text
     answer = browser.post("/console/login", None, **fields, next="/console/clusters")
     assert (answer.status_code, answer.headers["location"]) == (303, "/console/clusters")
     assert world.clusters["plain"].name in clusters(browser)
@@ -305,3 +333,23 @@ def test_an_outage_of_keystone_is_no_wrong_password(
     assert answer.status_code == 503
     assert "The identity service can" in answer.text
     assert int(answer.headers["retry-after"]) >= 1
+
+
+def test_a_user_of_keystone_logs_out_while_keystone_is_away(
+    keystone: KeystoneDouble, at_keystone: tuple[Service, World]
+) -> None:
+    site, world = at_keystone
+    browser = Browser(site.client)
+    fields = person(keystone, "leaving", {world.project.id: "member"})
+    # After an outage, the service waits for a moment before it connects again.
+    assert eventually(lambda: browser.post("/console/login", None, **fields).status_code == 303)
+    replayed = Browser(site.client)
+    replayed.cookies = dict(browser.cookies)
+    keystone.stop()
+    try:
+        assert eventually(lambda: browser.get("/console/clusters").status_code == 503)
+        assert browser.get("/console/login").status_code == 200
+        assert browser.post("/console/logout").status_code == 303
+    finally:
+        keystone.start()
+    assert eventually(lambda: replayed.get("/console/clusters").status_code == 303)

@@ -9,6 +9,7 @@ from clustercert.http.console.forms import CSRF_FIELD, csrf_token
 from clustercert.http.console.visits import SESSION_COOKIE
 from clustercert.identity.tokens import ByPassword
 from clustercert.model import Origin
+from clustercert.model.identity import BUILT_IN
 from clustercert.store.entities import Reference
 from support.console_sessions import services_of
 from support.service import Service
@@ -46,6 +47,7 @@ class Browser:
 
     def log_in(self, person: Person, **fields: str) -> httpx.Response:
         user = {
+            "system": BUILT_IN,
             "user": person.user.name,
             "domain": person.user.domain.name,
             "password": person.password,

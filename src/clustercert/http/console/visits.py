@@ -17,7 +17,13 @@ from clustercert.http.context import context_of
 from clustercert.http.dependencies import Services, base_url
 from clustercert.http.responses import error, prefers
 from clustercert.model import Caller, utc_now
-from clustercert.model.errors import ClustercertError, NoCredential, NoSuchRoute, Unauthenticated
+from clustercert.model.errors import (
+    ClustercertError,
+    CredentialUnverified,
+    NoCredential,
+    NoSuchRoute,
+    Unauthenticated,
+)
 from clustercert.model.sessions import Session
 from clustercert.policy.rules import operates, reads_everything
 
@@ -239,7 +245,7 @@ async def _handle(
     context.browser_rules = rendering.browser_rules(None)
     if prefers(request, ("text/html",)):
         context.error_page = lambda failure: error_page(request, failure)
-    visitor = await _visitor(request, services)
+    visitor = await _visitor(request, services, public=public)
     if visitor is None and not public:
         if request.method == "POST":
             raise NoCredential("the request has no session")
@@ -261,8 +267,11 @@ def _address(request: Request) -> str:
     return request.url.path + (f"?{request.url.query}" if request.url.query else "")
 
 
-async def _visitor(request: Request, services: Services) -> Visitor | None:
-    """Return who is logged in, or None. A cookie of a session that has ended counts as no cookie."""
+async def _visitor(request: Request, services: Services, *, public: bool) -> Visitor | None:
+    """Return who is logged in, or None. A cookie of a session that has ended counts as no cookie.
+
+    On a public page, such as the login, so does a cookie whose user can't be verified now, because Keystone is away.
+    """
     cookie = request.cookies.get(SESSION_COOKIE)
     if not cookie:
         return None
@@ -272,6 +281,10 @@ async def _visitor(request: Request, services: Services) -> Visitor | None:
         session, caller = await services.sessions.find(cookie, context_of(request).origin, extend=extend)
     except Unauthenticated:
         return None
+    except CredentialUnverified:
+        if public:
+            return None
+        raise
     return Visitor(cookie, session, caller)
 
 

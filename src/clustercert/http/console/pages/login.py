@@ -75,23 +75,20 @@ async def log_in(visit: Visit) -> Response:
 @pages.post_public("/logout")
 async def log_out(visit: Visit) -> Response:
     """End the session, if there is one, and show the login page."""
-    notice = "You are logged out."
-    if (visitor := visit.visitor) is not None:
-        await visit.services.sessions.end(visitor.cookie, context_of(visit.request).origin)
-        oidc = visit.services.oidc
-        issuer = next(
-            (
-                each.name
-                for each in (oidc.issuers if oidc is not None else ())
-                if each.url == visitor.session.issuer
-            ),
-            None,
-        )
-        if issuer is not None:
-            notice = f"You are logged out here, but maybe not at {issuer}: log out there, too."
-    response = visit.redirect(LOGIN, notice)
+    if (cookie := visit.request.cookies.get(SESSION_COOKIE)) is not None:
+        await visit.services.sessions.end(cookie, context_of(visit.request).origin)
+    response = visit.redirect(LOGIN, _after_logout(visit))
     end_session_cookie(response)
     return response
+
+
+def _after_logout(visit: Visit) -> str:
+    """Return what to tell a person who has logged out."""
+    issuer = visit.visitor.session.issuer if visit.visitor is not None else ""
+    for each in visit.services.oidc.issuers if visit.services.oidc is not None else ():
+        if each.url == issuer:
+            return f"You are logged out here, but maybe not at {each.name}: log out there, too."
+    return "You are logged out."
 
 
 async def _log_in_at_keystone(visit: Visit, before: str | None) -> NewSession:
@@ -137,8 +134,11 @@ def _login_page(
         for name, login in (services.oidc.logins.items() if services.oidc is not None else ())
         if own in (None, login.issuer.url)
     ]
-    is_own_keystone = visitor is None or visitor.session.method.startswith(KEYSTONE)
+    if visitor is not None and not visitor.session.method.startswith(KEYSTONE):
+        keystone = None
+    has_built_in = services.sessions.has_built_in and own in (None, BUILT_IN)
     user, domain = _names(visitor.caller.user) if visitor is not None else ("", DEFAULT_DOMAIN)
+    first = KEYSTONE if keystone is not None else BUILT_IN
     service = urlsplit(visit.service_url)
     return visit.render(
         "login.html",
@@ -147,11 +147,14 @@ def _login_page(
         again=again,
         message=message,
         issuers=issuers,
-        has_built_in=services.sessions.has_built_in and own in (None, BUILT_IN),
-        keystone=keystone if is_own_keystone else None,
-        system=visit.value("system"),
+        has_built_in=has_built_in,
+        keystone=keystone,
+        is_only=not issuers and (keystone is None or not has_built_in),
+        # The form that is open: the one that was sent, or the first one if it is not below a link to an issuer.
+        opened=visit.value("system", first if not issuers else ""),
         user=visit.value("user", user),
         domain=visit.value("domain", domain),
+        default_domain=DEFAULT_DOMAIN,
         project=visit.value("project"),
         in_system="in_system" in visit.form,
         # Over plain HTTP, browsers drop the session's cookie.
