@@ -185,6 +185,19 @@ def test_a_new_login_must_be_new_at_the_issuer(browser: Browser, issuer: OAuthIs
     assert [login.get("prompt") for login in issuer.logins] == [None, "login", "login"]
 
 
+def test_an_action_that_needs_a_new_login_works_after_it(browser: Browser, issuer: OAuthIssuer) -> None:
+    page, action = f"/console/requests/{'0' * 32}", f"/console/requests/{'0' * 32}/approve"
+    issuer.behavior.claims |= {"auth_time": int(time.time()) - 600}
+    log_in(browser, issuer)
+    login = browser.follow(browser.post(action, reason="on call"))
+    [address] = re.findall(r'href="(/console/login/[^"]*)"', login.text)
+    issuer.behavior.claims |= {"auth_time": int(time.time())}
+    answer = browser.get(back(browser.get(unescape(address)), issuer))
+    assert answer.headers["location"] == page
+    # There is no such request.
+    assert browser.post(action, reason="on call").status_code == 404
+
+
 @pytest.mark.parametrize("has_begun", [False, True])
 def test_an_attackers_answer_logs_nobody_in(site: Service, issuer: OAuthIssuer, has_begun: bool) -> None:
     """Otherwise the victim would work in the attacker's session (login CSRF)."""
