@@ -280,8 +280,8 @@ def _add_certificates(site: ConsoleSite) -> None:
     now = "strftime('%Y-%m-%d %H:%M:%S.000000', 'now')"
     execute(
         site.database,
-        f"UPDATE certificate SET last_seen_at = {now}, first_seen_at = {now}, revoked_used_at = {now}"
-        " WHERE fingerprint = ?",
+        f"UPDATE certificate SET last_seen_at = {now}, first_seen_at = {now}, revoked_used_at = {now},"
+        " revoked_at = '2026-01-01 00:00:00.000000' WHERE fingerprint = ?",
         bytes.fromhex(used),
     )
     _copy_certificate(site.database, bytes.fromhex(template))

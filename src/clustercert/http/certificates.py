@@ -204,6 +204,8 @@ class CredentialBody(ResponseBody):
         description="The access request that gives some of the groups; null without a request.",
     )
     not_after: Time = Field(validation_alias=AliasPath("certificate", "not_after"))
+    revoked_at: Time | None = Field(validation_alias=AliasPath("certificate", "revoked_at"))
+    revoked_by: str | None = Field(validation_alias=AliasPath("certificate", "revoked_by"))
     first_seen_at: Time | None = Field(validation_alias=AliasPath("certificate", "first_seen_at"))
     last_seen_at: Time | None = Field(validation_alias=AliasPath("certificate", "last_seen_at"))
     stopped_by: list[str] = Field(

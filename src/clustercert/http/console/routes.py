@@ -6,6 +6,7 @@ from starlette.routing import Route
 
 from clustercert.http.console import rendering
 from clustercert.http.console.pages import (
+    access,
     account,
     audit,
     clusters,
@@ -20,7 +21,7 @@ from clustercert.http.console.pages import (
 from clustercert.http.console.visits import PREFIX, Pages, no_such_page
 from clustercert.model.errors import NoSuchRoute
 
-_MODULES = (account, audit, clusters, fleet, login, now, oidc_login, requests, rotation, why)
+_MODULES = (access, account, audit, clusters, fleet, login, now, oidc_login, requests, rotation, why)
 _MEDIA_TYPES = {
     "css": "text/css; charset=utf-8",
     "js": "text/javascript; charset=utf-8",

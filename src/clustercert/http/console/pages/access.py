@@ -1,0 +1,289 @@
+"""Who has access to a cluster, and the pages that confirm a revocation."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from http import HTTPStatus
+from typing import Any, get_args
+from urllib.parse import urlencode
+
+from starlette.responses import Response
+
+from clustercert.certificates.controls import FAST_CONTROLS
+from clustercert.certificates.recorder import MAX_NOTE
+from clustercert.http.console.api import path
+from clustercert.http.console.visits import PREFIX, Pages, Visit
+from clustercert.model import JsonObject
+from clustercert.model.choices import RevocationReason
+from clustercert.model.errors import ClustercertError, Forbidden, InvalidRequest, NotFound
+from clustercert.model.kubernetes import AUTHENTICATED, MASTERS
+from clustercert.policy.rules import administers
+
+pages = Pages()
+
+_CLUSTER = "/projects/{project_id}/clusters/{cluster_id}"
+_USERS = 50
+# The number of certificates that the page shows of each user, unless the page is about one user.
+_OF_EACH_USER = 3
+_OF_ONE_USER = 100
+_UNKNOWN = 50
+_GROUPS = 50
+# The filters of the list of users.
+_FILTERS = ("search", "group", "user")
+# Controls that refuse all requests with a revoked certificate, not only writes.
+_COMPLETE = frozenset({"webhook", "binding"})
+# How soon each control stops a certificate, for a table cell. The report has the whole sentences.
+_SPEED = {"webhook": "3 s", "binding": "2 s", "admission": "2 s, only writes"}
+_REASONS: Mapping[str, str] = {
+    "unspecified": "No particular reason",
+    "affiliationChanged": "The person left, or has another task",
+    "superseded": "Replaced by another certificate",
+    "cessationOfOperation": "Not needed any more",
+    "keyCompromise": "The private key was stolen or lost (can't be undone)",
+}
+
+
+@pages.get(_CLUSTER)
+async def show(visit: Visit) -> Response:
+    cluster = await _cluster(visit)
+    given = {name: visit.query[name].strip() for name in _FILTERS if visit.query.get(name, "").strip()}
+    values: dict[str, Any] = {
+        "cluster": cluster,
+        "home": _home(visit),
+        "may_revoke": administers(visit.me.caller, cluster["project_id"]),
+        "given": given,
+    }
+    try:
+        report = await visit.api.get(
+            _api(visit, "access"), **given, limit=_USERS, cursor=visit.query.get("cursor")
+        )
+    except Forbidden:
+        own = await visit.api.get(_api(visit, "certificates"), own="true", state="live")
+        return visit.render("access_own.html", certificates=own["certificates"], **values)
+    values |= _shown(visit, report, given)
+    return visit.render("access.html", **values)
+
+
+def _shown(visit: Visit, report: Any, given: Mapping[str, str]) -> JsonObject:
+    """Return the values that the page shows of a report."""
+    most = _OF_ONE_USER if "user" in given else _OF_EACH_USER
+    first = f"{_home(visit)}?{urlencode(given)}" if given else _home(visit)
+    following = f"{_home(visit)}?{urlencode({**given, 'cursor': report['next']})}"
+    groups = sorted(report["groups"], key=lambda each: (-each["credentials"], each["name"]))
+    return {
+        "report": report,
+        "enforcement": _enforcement(report["controls"]),
+        "speed": _SPEED,
+        "complete_controls": _COMPLETE,
+        "most": most,
+        "authenticated": AUTHENTICATED,
+        "unknown": report["unknown_credentials"][:_UNKNOWN],
+        "groups": [each for each in groups if each["name"] != AUTHENTICATED][:_GROUPS],
+        "masters": _group(report, MASTERS),
+        "first": first if "cursor" in visit.query else None,
+        "following": following if report["next"] is not None else None,
+    }
+
+
+def _group(report: Any, name: str) -> Any | None:
+    """Return a group of the report, or None if nobody has access through it."""
+    return next((each for each in report["groups"] if each["name"] == name), None)
+
+
+@dataclass(frozen=True, slots=True)
+class _Enforcement:
+    """How a cluster refuses revoked certificates.
+
+    Attributes:
+        controls: the fast controls that are set up.
+        missing: the other fast controls.
+        is_complete: whether revoked certificates are refused for all requests.
+    """
+
+    controls: tuple[Any, ...]
+    missing: tuple[Any, ...]
+    is_complete: bool
+
+
+def _enforcement(controls: Any) -> _Enforcement:
+    fast = [each for each in controls if each["name"] in FAST_CONTROLS]
+    set_up = tuple(each for each in fast if each["set_up"])
+    return _Enforcement(
+        set_up,
+        tuple(each for each in fast if not each["set_up"]),
+        any(each["name"] in _COMPLETE for each in set_up),
+    )
+
+
+async def _cluster(visit: Visit) -> Any:
+    """Return the cluster in the path. Raises NotFound if the visitor can't reach it."""
+    place = (visit.part("cluster_id"), visit.part("project_id"))
+    if all(each.isprintable() for each in place):
+        for each in (await visit.api.get(path("clusters"), name=place[0]))["clusters"]:
+            if (each["id"], each["project_id"]) == place:
+                return each
+    raise NotFound("There is no such cluster, or you have no role in its project. Check the address.")
+
+
+def _home(visit: Visit) -> str:
+    return PREFIX + _CLUSTER.format(project_id=visit.part("project_id"), cluster_id=visit.part("cluster_id"))
+
+
+def _api(visit: Visit, *more: str) -> str:
+    return path("projects", visit.part("project_id"), "clusters", visit.part("cluster_id"), *more)
+
+
+@dataclass(frozen=True, slots=True)
+class _Target:
+    """What a revocation revokes.
+
+    Attributes:
+        parts: the end of the address, in the API and in the console.
+        user_id: the user whose certificates are revoked; None for all users.
+        live: how many certificates are valid and unrevoked now.
+        certificate: the only certificate, or None.
+    """
+
+    parts: tuple[str, ...]
+    user_id: str | None
+    user: str | None
+    live: int
+    certificate: Any | None = None
+
+
+async def _one(visit: Visit) -> _Target:
+    found = await visit.api.get(_api(visit, "certificates", visit.part("certificate")))
+    parts = ("certificates", found["fingerprint"])
+    live = int(found["state"] == "live")
+    return _Target(parts, found["user_id"], _name(found), live, found)
+
+
+async def _person(visit: Visit) -> _Target:
+    parts = ("users", visit.part("user_id"))
+    preview = await visit.api.post(_api(visit, *parts, "revoke"), dryRun="All")
+    return _Target(parts, preview["user_id"], _name(preview), preview["live"])
+
+
+async def _everybody(visit: Visit) -> _Target:
+    preview = await visit.api.post(_api(visit, "revoke"), dryRun="All")
+    return _Target((), None, None, preview["live"])
+
+
+def _name(user: Any) -> str:
+    """Return the user's name with the domain, or the id of a user without a known name."""
+    name, domain = user["user_name"] or user["user_id"], user["user_domain"]
+    return f"{domain}/{name}" if domain and not str(name).startswith(f"{domain}/") else str(name)
+
+
+async def _confirmation(visit: Visit, target: _Target, failure: ClustercertError | None = None) -> Response:
+    """Return the page that shows what a revocation ends, how fast, and what remains.
+
+    `failure`: why the API refused the revocation.
+    """
+    cluster = await _cluster(visit)
+    try:
+        report = await visit.api.get(_api(visit, "access"), user=target.user_id, limit=1)
+    except Forbidden:
+        # Users may revoke their own certificates, but not see the report.
+        report = None
+    certificate, others = None, 0
+    if report is not None and target.certificate is not None:
+        reported = [each for user in report["users"] for each in user["credentials"]]
+        fingerprint = target.certificate["fingerprint"]
+        certificate = next((each for each in reported if each["fingerprint"] == fingerprint), None)
+        others = sum(each["state"] == "live" for each in reported if each is not certificate)
+    return visit.render(
+        "revoke.html",
+        status=failure.status if failure is not None else HTTPStatus.OK,
+        message=failure.message if failure is not None else "",
+        cluster=cluster,
+        home=_home(visit),
+        target=target,
+        may_revoke=administers(visit.me.caller, cluster["project_id"])
+        or target.user_id == visit.me.caller.user.id,
+        others=others,
+        report=report,
+        controls=_stopping(report, certificate) if report is not None else (),
+        complete_controls=_COMPLETE,
+        masters=_group(report, MASTERS) if report is not None else None,
+        with_access=sum(each["has_access"] for each in report["unknown_credentials"]) if report else 0,
+        reasons={name: _REASONS[name] for name in get_args(RevocationReason)},
+        most_note=MAX_NOTE,
+        typed=visit.form,
+    )
+
+
+def _stopping(report: Any, certificate: Any | None) -> list[Any]:
+    """Return the fast controls that stop the certificate, or the certificates of all users."""
+    stopping = _enforcement(report["controls"]).controls
+    return [each for each in stopping if certificate is None or each["name"] in certificate["stopped_by"]]
+
+
+@pages.get(f"{_CLUSTER}/certificates/{{certificate}}/revoke")
+async def ask_to_revoke_one(visit: Visit) -> Response:
+    return await _confirmation(visit, await _one(visit))
+
+
+@pages.post(f"{_CLUSTER}/certificates/{{certificate}}/revoke")
+async def revoke_one(visit: Visit) -> Response:
+    return await _revoke(visit, await _one(visit))
+
+
+@pages.get(f"{_CLUSTER}/users/{{user_id}}/revoke")
+async def ask_to_revoke_person(visit: Visit) -> Response:
+    return await _confirmation(visit, await _person(visit))
+
+
+@pages.post(f"{_CLUSTER}/users/{{user_id}}/revoke")
+async def revoke_person(visit: Visit) -> Response:
+    return await _revoke(visit, await _person(visit))
+
+
+@pages.get(f"{_CLUSTER}/revoke")
+async def ask_to_revoke_all(visit: Visit) -> Response:
+    return await _confirmation(visit, await _everybody(visit))
+
+
+@pages.post(f"{_CLUSTER}/revoke", fresh=lambda visit: f"{_home(visit)}/revoke")
+async def revoke_all(visit: Visit) -> Response:
+    target, cluster = await _everybody(visit), await _cluster(visit)
+    if visit.value("cluster") != cluster["name"]:
+        failure = InvalidRequest(f"The name of this cluster is {cluster['name']}. Type it to confirm.")
+        return await _confirmation(visit, target, failure)
+    return await _revoke(visit, target)
+
+
+async def _revoke(visit: Visit, target: _Target) -> Response:
+    """Revoke, and show the cluster again. If the API refuses, show the confirmation again, with the reason."""
+    body = {"reason": visit.value("reason") or "unspecified", "note": visit.value("note") or None}
+    try:
+        revoked = await visit.api.post(_api(visit, *target.parts, "revoke"), body)
+    except NotFound:
+        raise
+    except ClustercertError as failure:
+        if failure.status >= HTTPStatus.INTERNAL_SERVER_ERROR:
+            raise
+        return await _confirmation(visit, target, failure)
+    page = f"{_home(visit)}?{urlencode({'user': target.user_id})}" if target.user_id else _home(visit)
+    return visit.redirect(page, _result(target, revoked))
+
+
+def _result(target: _Target, revoked: Any) -> str:
+    """Return the sentences that say what a revocation did, and when the API server refuses."""
+    whose = f" of {target.user}" if target.user is not None else ""
+    what = "Revoked the certificate" if target.certificate else f"Revoked {target.live} certificates"
+    at, enforced_by = revoked["at"].replace("T", " ").replace("Z", " UTC"), revoked["enforced_by"] or []
+    undo = (
+        f" An operator can undo it: clustercert certificate undo {revoked['id']}"
+        if revoked["can_be_undone"]
+        else ""
+    )
+    complete = [each for each in enforced_by if each in _COMPLETE]
+    if complete:
+        effect = f"The API server refuses within {_SPEED[complete[0]]} of it ({complete[0]})."
+    elif enforced_by:
+        effect = (
+            "The API server refuses writes within 2 s of it. It accepts reads until the certificates expire."
+        )
+    else:
+        effect = "No control enforces it: the API server accepts the certificates until they expire."
+    return f"{what}{whose} at {at}. {effect}{undo}"

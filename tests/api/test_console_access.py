@@ -1,0 +1,271 @@
+"""The console's page about access to a cluster, and what its confirmations revoke."""
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from html import unescape
+
+import httpx
+import pytest
+from cryptography import x509
+
+from clustercert.model import utc_now
+from clustercert.pki.certificates import fingerprint
+from support.console import Browser, make_logins_old
+from support.kubernetes_messages import credential_id, review
+from support.leaf_checks import credential_number_of, leaf_of
+from support.service import Service
+from support.stores import execute, rows
+from support.world import World, make
+
+
+@dataclass(frozen=True)
+class Site:
+    """A service in which the member has two certificates for the cluster `plain`, and the admin has one."""
+
+    world: World
+    service: Service
+    certificates: tuple[x509.Certificate, ...]
+
+    @property
+    def page(self) -> str:
+        return self.page_of("plain")
+
+    def page_of(self, cluster: str) -> str:
+        known = self.world.clusters[cluster]
+        return f"/console/projects/{self.world.project.id}/clusters/{known.id}"
+
+    def browser(self, who: str) -> Browser:
+        return Browser.in_session(self.service, self.world.people[who])
+
+    def id_of(self, who: str) -> str:
+        return self.world.people[who].user.id
+
+    def name(self, number: int) -> str:
+        return fingerprint(self.certificates[number]).hex()
+
+    def execute(self, statement: str, *values: object) -> None:
+        execute(self.world.database, statement, *values)
+
+    def states(self) -> list[str]:
+        """The states of the certificates, by the API."""
+        path = f"/clustercert/v1/projects/{self.world.project.id}/certificates"
+        listed = self.service.client.get(path, headers=self.world.people["admin"].headers).json()
+        found = {each["fingerprint"]: each["state"] for each in listed["certificates"]}
+        return [found[self.name(number)] for number in range(len(self.certificates))]
+
+    def revocations(self) -> list[tuple[object, ...]]:
+        return rows(self.world.database, "SELECT reason, note FROM revocation ORDER BY id")
+
+    def webhook_token(self) -> str:
+        """A new token of the cluster's API server, which has called the webhook with it."""
+        cluster = self.world.clusters["plain"].id
+        path = f"/clustercert/v1/projects/{self.world.project.id}/clusters/{cluster}/webhook-tokens"
+        made = self.service.client.post(path, headers=self.world.people["operator"].headers)
+        token = str(made.raise_for_status().json()["token"])
+        self.execute("UPDATE webhook_token SET last_asked_at = ?", f"{utc_now():%Y-%m-%d %H:%M:%S.%f}")
+        return token
+
+
+@pytest.fixture
+def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
+    world = make(tmp_path_factory.mktemp("access"))
+    with Service(world.settings(console={"enabled": True})).running() as service:
+
+        def issue(who: str, days: int) -> x509.Certificate:
+            headers = world.people[who].headers
+            answer = service.client.post(world.path("plain"), json={"duration": days}, headers=headers)
+            assert answer.status_code == 200, answer.text
+            return leaf_of(answer.json())
+
+        yield Site(world, service, (issue("member", 3), issue("member", 2), issue("admin", 1)))
+
+
+def text(answer: httpx.Response) -> str:
+    """The text of a page, in one line."""
+    assert answer.status_code == 200, answer.text
+    return unescape(" ".join(re.sub(r"<[^>]+>", " ", answer.text).split()))
+
+
+@pytest.mark.parametrize("who", ["admin", "operator", "auditor"])
+def test_the_page_says_who_has_access_until_when_and_how_it_ends(site: Site, who: str) -> None:
+    answer = site.browser(who).get(site.page)
+    shown = text(answer)
+    assert "2 people have access" in shown
+    assert "3 certificates give access" in shown
+    assert "not enforced The API server accepts a revoked certificate until it expires." in shown
+    assert f"clustercert kubernetes setup {site.world.clusters['plain'].id} --out" in shown
+    assert f"admin tests {site.name(2)[:12]} clustercert:admins admin in 2" in shown
+    assert f"{site.name(0)[:12]} clustercert:editors member in 2 d never when it expires" in shown
+    assert "system:authenticated" not in shown
+    # Only those who may revoke see the links to it.
+    assert (f"/certificates/{site.name(0)}/revoke" in answer.text) is (who != "auditor")
+    assert ("Revoke all…" in shown) is (who != "auditor")
+
+
+def test_a_member_sees_only_own_certificates(site: Site) -> None:
+    shown = text(site.browser("member").get(site.page))
+    assert "Your access to plain" in shown
+    assert [site.name(number)[:12] in shown for number in range(3)] == [True, True, False]
+    assert "You have no valid certificate" in text(site.browser("reader").get(site.page))
+
+
+def test_pages_of_another_tenant_do_not_exist(site: Site) -> None:
+    stranger = site.browser("stranger")
+    for address in (
+        site.page,
+        f"{site.page}/revoke",
+        f"{site.page}/users/{site.id_of('member')}/revoke",
+        f"{site.page}/certificates/{site.name(0)}/revoke",
+    ):
+        assert stranger.get(address).status_code == 404, address
+        assert address == site.page or stranger.post(address).status_code == 404, address
+    other = f"/console/projects/{site.world.other_project.id}/clusters/{site.world.clusters['foreign'].id}"
+    assert site.browser("admin").get(other).status_code == 404
+    # The cluster's own project has to be in the address.
+    wrong = site.page.replace(site.world.project.id, site.world.other_project.id)
+    assert site.browser("operator").get(wrong).status_code == 404
+    assert site.revocations() == []
+
+
+def test_one_certificate_is_revoked_and_refused(site: Site) -> None:
+    token, admin = site.webhook_token(), site.browser("admin")
+    place = f"{site.page}/certificates/{site.name(0)}/revoke"
+    before = text(admin.get(place))
+    assert "Person tests/member" in before
+    assert "webhook Within 1 second plus the webhook's unauthorizedTTL" in before
+    assert "1 other certificate of this person. Revoke all of them instead" in before
+    assert "A service-account token that the holder created" in before
+    done = admin.post(place, None, reason="superseded", note="lost laptop")
+    assert done.headers["location"] == f"{site.page}?user={site.id_of('member')}"
+    shown = text(admin.follow(done))
+    assert "Revoked the certificate of tests/member at 20" in shown
+    assert "The API server refuses within 3 s of it (webhook)." in shown
+    assert re.search(
+        rf"{site.name(0)[:12]} clustercert:editors member in 2 d never refused (now|\d+ s ago)", shown
+    )
+    assert site.states() == ["revoked", "live", "live"]
+    assert site.revocations() == [("superseded", "lost laptop")]
+    body = review(
+        credential_id(fingerprint(site.certificates[0])),
+        user=site.id_of("member"),
+        groups=(
+            "clustercert:editors",
+            f"clustercert:credential:{credential_number_of(site.certificates[0])}",
+        ),
+    )
+    answer = site.service.client.post(
+        f"/clustercert/v1/kubernetes/clusters/{site.world.clusters['plain'].id}/authorize",
+        content=body,
+        headers={"Authorization": f"Bearer {token}", "Content-Type": "application/json"},
+    )
+    assert answer.json()["status"]["denied"] is True
+    assert "This certificate was revoked" in text(admin.get(place))
+
+
+def test_a_person_is_revoked(site: Site) -> None:
+    admin, place = site.browser("admin"), f"{site.page}/users/{site.id_of('member')}/revoke"
+    before = text(admin.get(place))
+    assert "2 valid certificates of tests/member for this cluster" in before
+    assert "Nothing stops these certificates before they expire: no control is set up" in before
+    shown = text(admin.follow(admin.post(place, None, reason="affiliationChanged")))
+    assert "Revoked 2 certificates of tests/member" in shown
+    assert "No control enforces it: the API server accepts the certificates until they expire." in shown
+    assert "revoked, not refused" in shown
+    assert site.states() == ["revoked", "revoked", "live"]
+    assert site.revocations() == [("affiliationChanged", None)]
+
+
+def test_all_certificates_are_revoked_after_the_cluster_is_named(site: Site) -> None:
+    operator, place = site.browser("operator"), f"{site.page}/revoke"
+    assert "3 valid certificates of 2 users" in text(operator.get(place))
+    for typed in ("", "Plain", "eip"):
+        refused = operator.post(place, None, cluster=typed)
+        assert (refused.status_code, "Type it to confirm." in refused.text) == (400, True)
+    assert site.revocations() == []
+    done = operator.post(place, None, cluster="plain")
+    assert done.headers["location"] == site.page
+    assert "Revoked 3 certificates at 20" in text(operator.follow(done))
+    assert site.states() == ["revoked"] * 3
+
+
+def test_all_certificates_are_revoked_only_after_a_recent_login(site: Site) -> None:
+    admin, place = site.browser("admin"), f"{site.page}/revoke"
+    make_logins_old(site.world, "admin")
+    answer = admin.post(place, None, cluster="plain")
+    assert answer.status_code == 303
+    assert answer.headers["location"].startswith("/console/login?next=%2Fconsole%2Fprojects%2F")
+    assert answer.headers["location"].endswith("%2Frevoke&again=1")
+    assert site.revocations() == []
+
+
+def test_a_refused_revocation_is_shown_with_what_was_typed(site: Site) -> None:
+    admin, place = site.browser("admin"), f"{site.page}/certificates/{site.name(0)}/revoke"
+    for fields in ({"reason": "bored"}, {"note": "a\u202eb"}):
+        refused = admin.post(place, None, **fields)
+        assert refused.status_code == 400
+        assert 'role="alert"' in refused.text
+    assert 'value="a\u202eb"' in refused.text
+    assert site.revocations() == []
+
+
+def test_an_auditor_revokes_nothing(site: Site) -> None:
+    auditor = site.browser("auditor")
+    one = f"{site.page}/certificates/{site.name(0)}/revoke"
+    assert "Only admins of the project and operators can revoke" in text(auditor.get(one))
+    assert auditor.post(one).status_code == 403
+    for address in (f"{site.page}/revoke", f"{site.page}/users/{site.id_of('member')}/revoke"):
+        assert auditor.get(address).status_code == 403
+        assert auditor.post(address, None, cluster="plain").status_code == 403
+    assert site.revocations() == []
+
+
+def test_a_member_revokes_only_own_certificates(site: Site) -> None:
+    member = site.browser("member")
+    assert member.get(f"{site.page}/certificates/{site.name(2)}/revoke").status_code == 404
+    assert member.post(f"{site.page}/certificates/{site.name(2)}/revoke").status_code == 404
+    assert member.post(f"{site.page}/users/{site.id_of('admin')}/revoke").status_code == 403
+    assert member.post(f"{site.page}/revoke", None, cluster="plain").status_code == 403
+    own = f"{site.page}/certificates/{site.name(0)}/revoke"
+    assert "The next page says whether the API server refuses it." in text(member.get(own))
+    assert "Revoked the certificate" in text(member.follow(member.post(own)))
+    assert member.post(f"{site.page}/users/{site.id_of('member')}/revoke").status_code == 303
+    assert site.states() == ["revoked", "revoked", "live"]
+
+
+def test_a_use_after_the_revocation_is_an_alert(site: Site) -> None:
+    assert "Revoked certificates were used" not in text(site.browser("admin").get(site.page))
+    site.execute(
+        "UPDATE certificate SET revoked_at = '2026-01-01 00:00:00.000000', revoked_by = 'x',"
+        " revoked_why = 'unspecified', revoked_used_at = ? WHERE fingerprint = ?",
+        *(f"{utc_now():%Y-%m-%d %H:%M:%S.%f}", fingerprint(site.certificates[0])),
+    )
+    shown = text(site.browser("admin").get(site.page))
+    assert "Revoked certificates were used" in shown
+    assert f"member , certificate {site.name(0)[:12]} : revoked" in shown
+
+
+def test_people_come_in_pages_and_are_searched(site: Site) -> None:
+    others = (
+        "epoch, cluster_id, project_id, ca_id, groups, not_before, not_after, key_type, key_origin, auth_method,"
+        " source_address, request_id, issued_at, der"
+    )
+    site.execute(
+        "WITH RECURSIVE n(i) AS (SELECT 100 UNION ALL SELECT i + 1 FROM n WHERE i < 189) INSERT INTO certificate"
+        f" (fingerprint, serial, credential_number, user_id, user_name, {others}) SELECT randomblob(32), i,"
+        f" printf('%040x', i), 'user-' || (i % 60), 'user-' || (i % 60), {others} FROM certificate, n"
+        " WHERE certificate.id = 1"
+    )
+    admin = site.browser("admin")
+    first = admin.get(site.page)
+    (link,) = re.findall(r'href="([^"]+)">Next page<', first.text)
+    assert "62 people have access" in text(first)
+    second = admin.get(unescape(link))
+    people = [set(re.findall(r"<bdi>(user-\d+|admin|member)</bdi>", page.text)) for page in (first, second)]
+    assert (len(people[0]), len(people[1]), people[0] & people[1]) == (50, 12, set())
+    assert "First page" in text(second)
+    found = admin.get(f"{site.page}?search=USER-7")
+    assert set(re.findall(r"<bdi>(user-\d+)</bdi>", found.text)) == {"user-7"}
+    assert "Nobody with access fits this search." in text(admin.get(f"{site.page}?search=nobody"))
+    assert "In the group clustercert:admins" in text(admin.get(f"{site.page}?group=clustercert:admins"))
+    assert admin.get(f"{site.page}?cursor=x").status_code == 400
