@@ -238,6 +238,23 @@ def test_a_page_with_large_cas_is_bounded(place: Place) -> None:
     assert max(pages) < 200 * 1024
 
 
+def test_clusters_are_sorted_by_name_in_pages(place: Place) -> None:
+    found: list[str] = []
+    cursor: dict[str, str] = {}
+    while True:
+        page = place.get("operator", "/clusters", order="name", limit="1", **cursor).json()
+        found += [each["name"] for each in page["clusters"]]
+        if page["next"] is None:
+            break
+        cursor = {"cursor": page["next"]}
+    assert found == ["eip", "foreign", "plain", "sans"]
+    # The position of another tenant's cluster tells nothing.
+    for unknown in (place.world.clusters["foreign"].id, "0" * 8):
+        answer = place.get("member", "/clusters", order="name", cursor=unknown)
+        assert answer.status_code == 400
+        assert "Begin with the first page" in answer.json()["message"]
+
+
 def test_clusters_have_pages(place: Place) -> None:
     found: list[str] = []
     cursor: dict[str, str] = {}

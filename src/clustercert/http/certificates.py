@@ -614,7 +614,7 @@ class ReachableClusterBody(ResponseBody):
 
 
 class ReachableClusterListBody(PageBody):
-    """A page of clusters, sorted by id."""
+    """A page of clusters."""
 
     clusters: list[ReachableClusterBody]
 
@@ -637,10 +637,13 @@ async def list_reachable(
     own: Annotated[
         Literal["true"] | None, Query(description="Only clusters in projects in which the user has a role.")
     ] = None,
+    order: Annotated[
+        Literal["id", "name"] | None, Query(description="By what to sort; by default, by id.")
+    ] = None,
 ) -> Response:
     """List the clusters in all projects in which the user has a role, whatever the token's scope.
 
-    Operators and auditors see the clusters of all projects. Sorted by id. A page has at most 100 clusters.
+    Operators and auditors see the clusters of all projects. A page has at most 100 clusters.
     """
     services, queries = call.services, call.services.clusters.queries
     page = replace(page, limit=min(page.limit, _MAX_REACHABLE))
@@ -648,7 +651,9 @@ async def list_reachable(
     projects = None if reads_everything(caller) and own is None else caller.roles.keys()
 
     async def read(*, after: str, limit: int) -> Sequence[Cluster]:
-        return await queries.reachable_page(projects, name, after, limit, search=search)
+        return await queries.reachable_page(
+            projects, name, after, limit, search=search, by_name=order == "name"
+        )
 
     def view(cluster: Cluster) -> JsonObject:
         granted = services.explanations.grant_now(caller, cluster)

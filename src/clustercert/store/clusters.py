@@ -19,11 +19,12 @@ from sqlalchemy import (
     literal,
     or_,
     select,
+    tuple_,
     update,
 )
 
 from clustercert.model import AuditEvent, ClientCA, Cluster, ClusterOptions, Domain
-from clustercert.model.errors import ConcurrentChange, Conflict, Forbidden, NotFound
+from clustercert.model.errors import ConcurrentChange, Conflict, Forbidden, InvalidRequest, NotFound
 from clustercert.model.identity import ProjectName
 from clustercert.store import tables
 from clustercert.store.client_cas import ca_row, discard_cas
@@ -118,8 +119,11 @@ class ClusterQueries(Queries):
         limit: int,
         *,
         search: str | None = None,
+        by_name: bool = False,
     ) -> tuple[Cluster, ...]:
-        """Return at most `limit` clusters with ids above `after`, sorted by id.
+        """Return at most `limit` clusters after the cluster with the id `after`, sorted by id, or by name and id.
+
+        Raises InvalidRequest if the clusters are sorted by name and there is no cluster with the id `after`.
 
         Args:
             project_ids: return only clusters of these projects, without clusters of disabled projects. `None` means all
@@ -127,15 +131,24 @@ class ClusterQueries(Queries):
             search: return only clusters with this part in their name or in the name of their project, in any case.
         """
         # The outer join finds no row of a project that was deleted at the same time. Skip clusters of such a project.
-        query = _with_ca().where(_cluster.c.id > after, _project.c.id.is_not(None))
+        query = _with_ca().where(_project.c.id.is_not(None))
         if project_ids is not None:
             query = query.where(_cluster.c.project_id.in_(project_ids), _project.c.enabled, _domain.c.enabled)
+        order = (_cluster.c.name, _cluster.c.id) if by_name else (_cluster.c.id,)
+        if not by_name:
+            query = query.where(_cluster.c.id > after)
+        elif after:
+            # In the same projects, so that nobody learns about a cluster of others from its id.
+            last = await self._scalar(query.where(_cluster.c.id == after).with_only_columns(_cluster.c.name))
+            if last is None:
+                raise InvalidRequest("cursor: its cluster was removed. Begin with the first page.")
+            query = query.where(tuple_(*order) > tuple_(literal(last), literal(after)))
         if name_or_id is not None:
             query = query.where(or_(_cluster.c.id == name_or_id, _cluster.c.name == name_or_id))
         if search is not None:
             names = (_cluster.c.name, _project.c.name)
             query = query.where(or_(*(name.icontains(search, autoescape=True) for name in names)))
-        return await self._all(query.order_by(_cluster.c.id).limit(limit))
+        return await self._all(query.order_by(*order).limit(limit))
 
     async def in_project(self, project_id: str) -> AsyncIterator[Cluster]:
         """Yield all clusters in a project, sorted by name. Leaves the field `server_ca_pem` empty, to save memory."""

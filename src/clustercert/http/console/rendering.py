@@ -87,8 +87,9 @@ def absolute(value: str | datetime) -> str:
 
 
 def duration(seconds: float | timedelta) -> str:
-    """Return a duration as `8 h` or `30 min`. `seconds`: a number of seconds, or a timedelta."""
-    return _amount(seconds.total_seconds() if isinstance(seconds, timedelta) else seconds)
+    """Return a duration as `1 h` or `90 min`. `seconds`: a number of seconds, or a timedelta."""
+    total = seconds.total_seconds() if isinstance(seconds, timedelta) else seconds
+    return "1 h" if total == _HOUR else _amount(total)
 
 
 @dataclass(frozen=True, slots=True)

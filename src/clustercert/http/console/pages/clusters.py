@@ -73,15 +73,18 @@ class Reach:
 @pages.get("/clusters")
 async def my_clusters(visit: Visit) -> Response:
     search, cursor = visit.query.get("search", "").strip(), visit.query.get("cursor")
-    found = await visit.api.get(path("clusters"), own="true", search=search or None, cursor=cursor)
+    found = await visit.api.get(
+        path("clusters"), own="true", order="name", search=search or None, cursor=cursor
+    )
     requests = await _open_requests(visit)
     certificates, are_all = await _live_certificates(visit)
-    clusters = sorted(found["clusters"], key=lambda each: (each["name"], each["domain"], each["project"]))
     given = {"search": search} if search else {}
     following = {"cursor": found["next"]} if found["next"] is not None else None
     return visit.render(
         "clusters.html",
-        reached=[Reach(each, requests.get(each["id"]), certificates[each["id"]]) for each in clusters],
+        reached=[
+            Reach(each, requests.get(each["id"]), certificates[each["id"]]) for each in found["clusters"]
+        ],
         search=search,
         first=_address(given) if cursor is not None else None,
         next=_address(given | following) if following is not None else None,

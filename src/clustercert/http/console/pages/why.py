@@ -17,7 +17,7 @@ from clustercert.policy.lifetime import BACKDATE
 from clustercert.policy.rules import reads_everything, reads_project
 
 # Who makes the private key of the explained request. kubectl's plugin sends a CSR.
-KEYS = {"plugin": "made by kubectl's plugin", "service": "made by the service"}
+KEYS = {"plugin": "of kubectl's plugin", "service": "of the service"}
 _FIELDS = ("user", "reason", "expires_in", "key", "group")
 _SERVER_ERRORS = 500
 
