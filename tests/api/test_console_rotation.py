@@ -89,7 +89,9 @@ def test_an_operator_aborts_a_rotation(new: NewRotation) -> None:
     assert "the old CA signs as before" in shown(rotation)
 
 
-@pytest.mark.parametrize(("who", "status"), [("admin", 200), ("member", 403), ("stranger", 404)])
+@pytest.mark.parametrize(
+    ("who", "status"), [("admin", 200), ("auditor", 403), ("member", 403), ("stranger", 404)]
+)
 def test_others_see_what_the_api_shows_them_and_change_nothing(
     new: NewRotation, who: str, status: int
 ) -> None:
