@@ -3,6 +3,7 @@
 import base64
 import contextlib
 import os
+import re
 import signal
 import socket
 import ssl
@@ -147,7 +148,7 @@ def test_with_tls_it_serves_https_with_a_pair_of_its_own(tmp_path: Path) -> None
         assert (tmp_path / "data" / "tls-server.pem").read_bytes() == first
 
 
-def test_its_guide_names_the_ca_file_and_a_login_that_works(tmp_path: Path) -> None:
+def test_its_guide_names_the_ca_file_and_logins_that_work(tmp_path: Path) -> None:
     process = subprocess.Popen(
         [*COMMAND, "demo", "--tls", "--port", "0", "--data-dir", str(tmp_path / "data")],
         stdout=subprocess.PIPE,
@@ -172,14 +173,30 @@ def test_its_guide_names_the_ca_file_and_a_login_that_works(tmp_path: Path) -> N
             timeout=SECONDS,
             check=False,
         )
+        clusters = opened_console(said, tmp_path / "data" / "tls-ca.pem")
     finally:
         interrupted(process)
     assert tried.returncode == 0, tried.stderr
     assert "client-certificate-data" in tried.stdout
+    assert clusters.status_code == 200
+    assert "<bdi>demo</bdi>" in clusters.text
     ca = tmp_path / "data" / "tls-ca.pem"
     assert f"curl -sS --cacert {ca} -X POST" in said
     assert f".with_http_config(HttpConfig(ssl_ca_cert='{ca}'))" in said
     assert "http://" not in said
+
+
+def opened_console(said: str, ca: Path) -> httpx.Response:
+    """The page My clusters, after the login that the guide describes."""
+    [(address, user, domain, file)] = re.findall(
+        r"\n  (https://\S+/console)\n  user (\S+), domain (\S+), password in (.+)\n", said
+    )
+    form = {"user": user, "domain": domain, "password": Path(file).read_text().strip()}
+    trusting = ssl.create_default_context(cafile=ca)
+    with httpx.Client(verify=trusting, trust_env=False, timeout=SECONDS) as client:
+        own_page = {"Origin": address.removesuffix("/console"), "Accept": "text/html"}
+        assert client.post(f"{address}/login", data=form, headers=own_page).status_code == 303
+        return client.get(f"{address}/clusters", headers={"Accept": "text/html"})
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
