@@ -5,18 +5,22 @@ from datetime import timedelta
 from html import unescape
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from clustercert.http.console.visits import SESSION_COOKIE
 from clustercert.identity.sessions import session_id
 from clustercert.model.sessions import IDLE_LIFETIME, LIFETIME, RECENT_LOGIN
 from support import world as worlds
-from support.console import OWN_PAGE, Browser
+from support.console import HTML, OWN_PAGE, Browser
 from support.keystone_double import DOMAIN, KeystoneDouble
 from support.service import Service
 from support.stores import Store, execute
 from support.wait import eventually
 from support.world import World
 
+# All that a form can carry: no surrogates, which have no UTF-8.
+_TEXT = st.text(st.characters(exclude_categories=["Cs"]), max_size=300)
 WRONG = "Wrong user name or password."
 ATTEMPTS = 3
 
@@ -224,6 +228,15 @@ def test_without_a_browser_a_failure_is_the_json_of_the_api(site: Service, own: 
     assert (answer.status_code, answer.json()["error_msg"]) == (401, "Authorization failed.")
 
 
+@settings(max_examples=15)
+@given(
+    fields=st.dictionaries(st.sampled_from(["system", "user", "domain", "password", "next", "again"]), _TEXT)
+)
+def test_no_field_of_a_login_causes_an_internal_error(site: Service, fields: dict[str, str]) -> None:
+    answer = Browser(site.client).post_exactly("/console/login", HTML | OWN_PAGE, {"csrf": ""} | fields)
+    assert (answer.status_code, WRONG in answer.text) == (401, True)
+
+
 def test_a_user_who_is_blocked_is_out_of_the_console(site: Service, own: World) -> None:
     operator, path = own.people["operator"].headers, "/clustercert/v1/users/leaving"
     made = site.client.put(path, json={"password": "correct horse"}, headers=operator).json()
@@ -254,8 +267,10 @@ def at_keystone(
     own = keystone.settings(
         projects=[world.project.id, world.other_project.id], system_roles={"admin": "operator"}, cache="1s"
     )
-    settings = world.settings(identity={"region": worlds.REGION, "keystone": own}, console={"enabled": True})
-    with Service(settings).running() as service:
+    configured = world.settings(
+        identity={"region": worlds.REGION, "keystone": own}, console={"enabled": True}
+    )
+    with Service(configured).running() as service:
         yield service, world
 
 

@@ -19,7 +19,7 @@ from clustercert.pki.envelope import Kek, data_key_id_of, kek_line, new_kek
 from clustercert.store.engine.generation import Generation
 from clustercert.store.keys import KeyQueries, SealedRow, Wrapping
 from support import programs
-from support.stores import ORIGIN, Store, child, event, patient, said
+from support.stores import ORIGIN, Store, blob, child, event, patient, said
 
 # How long a process waits for the others by default.
 SETTLE = Generation.PROPAGATION
@@ -132,6 +132,23 @@ async def test_a_new_kek_wraps_everything_and_the_old_one_can_go(place: Place) -
         assert await custody.rotation.retire(**BY) == ()
     assert place.store.stored_secrets() == before
     await assert_all_open(place, 6)
+
+
+async def test_the_credentials_of_sessions_are_encrypted_again(place: Place) -> None:
+    session_id = "5" * 64
+    bound_to = f"console_session:{session_id}"
+    async with opened(place) as custody:
+        place.store.execute(
+            "INSERT INTO console_session (id, user_id, issuer, method, address, created_at, seen_at, sealed_credential)"
+            " VALUES (?, 'user', 'https://sso.example.com', 'oidc', '192.0.2.1', '2026-03-14 15:09:26.000000',"
+            " '2026-03-14 15:09:26.000000', ?)",
+            *(session_id, await custody.seal(b"{}", bound_to)),
+        )
+        assert (await custody.rotation.rotate_data_key(**BY)).resealed == 1
+    [(sealed,)] = place.store.rows("SELECT sealed_credential FROM console_session")
+    async with opened(place) as custody:
+        assert data_key_id_of(blob(sealed)) == 2
+        assert await custody.unseal(blob(sealed), bound_to) == b"{}"
 
 
 async def test_a_key_that_the_operator_put_in_front_is_taken(place: Place) -> None:

@@ -174,7 +174,8 @@ class Caller:
         roles: sorted role names by project id. With a project-scoped token, only the roles in the token's project.
         service_roles: role names in the whole service, such as `operator`.
         expires_at: when the token or access key expires, or None.
-        credential_id: the access key's id, or the token's SHA-256 in hex; empty for other methods.
+        credential_id: the access key's id, or the SHA-256 in hex of the token or of a session's cookie; empty for other
+            methods.
         groups: the user's groups, sorted by name.
         issuer: who authenticated the user: an OIDC issuer's or Keystone's URL, or `built-in`.
         keeps_login_time: whether a renewed credential still has the time of the original login.

@@ -31,7 +31,8 @@ class EventCaller(TypedDict):
     Attributes:
         issuer: the URL of an OIDC issuer or of Keystone, or `built-in`.
         roles: the caller's roles in the requested project.
-        credential_id: the access key's id, or the token's SHA-256 in hex; empty for other methods.
+        credential_id: the access key's id, or the SHA-256 in hex of the token or of a session's cookie; empty for other
+            methods.
     """
 
     name: str
