@@ -22,8 +22,8 @@ _HOME = f"{PREFIX}/requests"
 _API = path("access-requests")
 _SHORT_LIST = 20
 _PAGE = 100
-# A page of requests that the person can decide may be empty although more pages follow, so read several.
-_READ_PAGES = 10
+# The API reads this many requests, and returns those that the person can decide. The page may be empty.
+_PAGE_TO_DECIDE = 200
 _SHOWN_DIGITS = 8
 _MAX_CLUSTERS = 100
 _LISTS = {"mine": {"mine": "true"}, "decide": {"to_decide": "true"}, "all": {}}
@@ -45,14 +45,15 @@ async def lists(visit: Visit) -> Response:
     name = visit.query.get("list", "")
     if name in _LISTS:
         return await _one_list(visit, name)
-    decide, more_to_decide = await _found(visit, {"state": "open", "to_decide": "true"}, _SHORT_LIST)
-    mine, more_of_mine = await _found(visit, {"state": "open", "mine": "true"}, _SHORT_LIST)
+    open_requests = {"state": "open"}
+    decide, older = await _found(visit, open_requests | _LISTS["decide"], _PAGE_TO_DECIDE)
+    mine, more_of_mine = await _found(visit, open_requests | _LISTS["mine"], _SHORT_LIST)
     return visit.render(
         "requests.html",
         live=True,
-        decide=decide,
+        decide=decide[:_SHORT_LIST],
+        more_to_decide=len(decide) > _SHORT_LIST or older is not None,
         mine=mine,
-        more_to_decide=more_to_decide is not None,
         more_of_mine=more_of_mine is not None,
     )
 
@@ -68,7 +69,8 @@ async def _one_list(visit: Visit, name: str) -> Response:
         filters = dict(_LISTS[name])
         filters |= {"state": state} if state != _EVERY_STATE else {}
         filters |= {"cluster": clusters[0]["id"]} if clusters else {}
-        rows, following = await _found(visit, filters, _PAGE, visit.query.get("cursor"))
+        limit = _PAGE_TO_DECIDE if name == "decide" else _PAGE
+        rows, following = await _found(visit, filters, limit, visit.query.get("cursor"))
     first = f"{_HOME}?{urlencode(chosen)}"
     return visit.render(
         "requests_list.html",
@@ -88,15 +90,10 @@ async def _one_list(visit: Visit, name: str) -> Response:
 async def _found(
     visit: Visit, filters: dict[str, str], limit: int, cursor: str | None = None
 ) -> tuple[list[Any], str | None]:
-    """Return at most `limit` requests, each with its deadline, and the cursor of the next page."""
-    found = list[Any]()
-    for _ in range(_READ_PAGES):
-        page = await visit.api.get(_API, **filters, limit=limit - len(found), cursor=cursor)
-        found += page["access_requests"]
-        cursor = page["next"]
-        if cursor is None or len(found) == limit:
-            break
-    return [each | {"deadline": _deadline(each), "badge": _badge(each)} for each in found], cursor
+    """Return the requests on a page, each with its deadline and badge, and the cursor of the next page."""
+    page = await visit.api.get(_API, **filters, limit=limit, cursor=cursor)
+    found = page["access_requests"]
+    return [each | {"deadline": _deadline(each), "badge": _badge(each)} for each in found], page["next"]
 
 
 async def _clusters_named(visit: Visit, name: str) -> list[Any]:
