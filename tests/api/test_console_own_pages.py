@@ -5,6 +5,7 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from html import unescape
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -12,13 +13,18 @@ import pytest
 import yaml
 from cryptography import x509
 
+from clustercert.authn.federated import KeystonePassword
 from clustercert.http.console.visits import SESSION_COOKIE
 from clustercert.model import User
+from support import keystone_site
 from support import world as worlds
+from support.accounts import ORIGIN
 from support.administration import new_key
 from support.console import Browser
+from support.console_sessions import services_of
 from support.keystone import login_body
-from support.request_client import POLICY, RequestClient
+from support.keystone_double import DOMAIN
+from support.request_client import POLICY, REASON, RequestClient
 from support.service import Service
 from support.stores import execute
 from support.world import Person, World
@@ -145,6 +151,22 @@ def test_a_key_of_the_service_is_downloaded_once_behind_a_warning(site: Site) ->
     [newest, *_] = site.get("member", "/certificates", own="true")["certificates"]
     assert (newest["key_origin"], newest["reason"]) == ("generated", "no laptop")
     assert int(newest["serial"], 16) == leaf.serial_number
+
+
+def test_a_key_of_the_service_can_have_the_groups_of_an_approved_request(site: Site) -> None:
+    requests = RequestClient(site.world, site.client)
+    made = requests.created("member", "editors")
+    browser, page = site.browser("member"), f"{site.cluster_page()}/service-key"
+    try:
+        assert "your access request" not in shown(browser.get(page))
+        for approver in ("inspector", "admin"):
+            requests.done(approver, made, "approve", **REASON)
+        assert "groups of your access request: editors" in shown(browser.get(page))
+        assert browser.post(page, seconds="3600", access_request=made).status_code == 200
+        [newest, *_] = site.get("member", "/certificates", own="true")["certificates"]
+        assert (newest["access_request_id"], newest["groups"]) == (made, ["editors", "viewers"])
+    finally:
+        requests.end_all()
 
 
 def test_a_refused_key_of_the_service_keeps_the_person_on_the_form(site: Site) -> None:
@@ -371,6 +393,25 @@ def test_readers_of_everything_find_who_else_could_get_a_group(site: Site) -> No
     assert "Nobody could get a certificate with this group." in shown(
         site.browser("operator").get(f"{site.why_page()}?group=nothing")
     )
+
+
+def test_a_user_of_keystone_reads_the_commands_for_openstacks_variables(tmp_path: Path) -> None:
+    with keystone_site.running(tmp_path) as site:
+        user_id = site.user("member")
+        site.keystone.passwords[user_id] = "correct horse"
+        login = KeystonePassword(site.keystone.users[user_id]["name"], DOMAIN["name"], "correct horse")
+        sessions = services_of(site.service).sessions
+        new = site.service.run(sessions.log_in_at_keystone(login, ORIGIN, None))
+        browser = Browser(site.client)
+        browser.cookies[SESSION_COOKIE] = new.cookie
+        text = shown(browser.get(CLUSTERS))
+        assert ". ./openrc clustercert kubeconfig merge --all --embed --from-env" in text
+        assert "clustercert kubeconfig merge tests/eu-de/plain --embed --from-env" in text
+        # The exec plugin needs a saved login.
+        cluster = shown(browser.get(f"{CLUSTERS}/{site.world.clusters['plain'].id}"))
+        assert "download a kubeconfig" not in cluster
+        assert "Access keys" not in shown(browser.get(ACCOUNT))
+        assert "Your password is not at this service." in shown(browser.get(f"{ACCOUNT}/password"))
 
 
 def test_names_with_markup_stay_text(site: Site) -> None:

@@ -49,6 +49,34 @@ async def test_only_the_active_ca_signs_and_the_next_one_is_trusted(database: Da
         assert await crls.authority(registered.id, ca.id) == ca
 
 
+async def test_reachable_clusters_are_searched_and_sorted_by_name(database: Database, store: Store) -> None:
+    queries, first = ClusterQueries(database), add_project(store, cluster())
+    names = ("Zebra", "a_b", "a-b", "m100", "m%1")
+    made = {name: replace(named(first, number), name=name) for number, name in enumerate(names)}
+    for each in made.values():
+        await queries.add(each, event(), len(names))
+
+    async def found(search: str) -> list[str]:
+        page = await queries.reachable_page([PROJECT_ID], None, "", 10, search=search)
+        return [each.name for each in page]
+
+    assert await found("ZEB") == ["Zebra"]
+    assert await found("a_") == ["a_b"]
+    assert await found("%") == ["m%1"]
+    assert len(await found("")) == len(names)
+
+    whole = await queries.reachable_page([PROJECT_ID], None, "", 10, by_name=True)
+    paged: list[Cluster] = []
+    while rest := await queries.reachable_page(
+        [PROJECT_ID], None, paged[-1].id if paged else "", 2, by_name=True
+    ):
+        paged += rest
+    assert paged == list(whole)
+    assert {each.name for each in whole} == set(names)
+    with pytest.raises(InvalidRequest, match="Begin with the first page"):
+        await queries.reachable_page([], None, whole[0].id, 2, by_name=True)
+
+
 async def test_a_project_has_a_limited_number_of_clusters(database: Database, store: Store) -> None:
     queries, first = ClusterQueries(database), add_project(store, cluster())
     others = [named(first, number) for number in range(2)]

@@ -76,7 +76,7 @@ def running(folder: Path, **changed: object) -> Iterator[Site]:
         keystone.add_project(world.other_project.id)
         own = keystone.settings(projects=[world.project.id], system_roles={"admin": "operator"}, **changed)
         identity = {"region": worlds.REGION, "keystone": own}
-        settings = world.settings(identity=identity, policy={"rules": RULES})
+        settings = world.settings(identity=identity, policy={"rules": RULES}, console={"enabled": True})
         with Service(settings).running() as service:
             opened = open_components(settings)
             yield Site(world, keystone, service, service.run(opened.__aenter__()))

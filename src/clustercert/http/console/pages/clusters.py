@@ -5,7 +5,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import Any
+from typing import Any, Self
 from urllib.parse import quote, urlencode
 
 from starlette.responses import Response
@@ -38,6 +38,34 @@ pages = Pages()
 
 
 @dataclass(frozen=True, slots=True)
+class Setup:
+    """How the visitor uses kubectl on a machine.
+
+    Attributes:
+        login: the command with which they log in.
+        options: the options of `clustercert kubeconfig merge`.
+        renews: whether kubectl renews the certificates. This needs a saved login, which users of Keystone don't have.
+    """
+
+    login: str
+    options: tuple[str, ...]
+    renews: bool
+
+    @classmethod
+    def of_visitor(cls, visit: Visit) -> Self:
+        if visit.me.session.method == "keystone":
+            return cls(". ./openrc", ("--embed", "--from-env"), renews=False)
+        user, command = visit.me.caller.user, ["clustercert", "login", visit.service_url]
+        if visit.me.caller.issuer == BUILT_IN:
+            command += ["--user", qualified_name(user.name, user.domain.name)]
+        return cls(shlex.join(command), (), renews=True)
+
+    def merge(self, cluster: str) -> str:
+        """Return the command that adds a cluster to the kubeconfig."""
+        return shlex.join(["clustercert", "kubeconfig", "merge", cluster, *self.options])
+
+
+@dataclass(frozen=True, slots=True)
 class Reach:
     """A cluster, and what the visitor has there.
 
@@ -65,10 +93,6 @@ class Reach:
         is_plain = not any("/" in part for part in parts) and not parts[0].startswith("-")
         return "/".join(parts) if is_plain else str(self.cluster["id"])
 
-    @property
-    def merge_command(self) -> str:
-        return shlex.join(["clustercert", "kubeconfig", "merge", self.full_name])
-
 
 @pages.get("/clusters")
 async def my_clusters(visit: Visit) -> Response:
@@ -90,7 +114,7 @@ async def my_clusters(visit: Visit) -> Response:
         next=_address(given | following) if following is not None else None,
         are_all_counted=are_all,
         is_new=not certificates,
-        login_command=_login_command(visit),
+        setup=Setup.of_visitor(visit),
     )
 
 
@@ -104,7 +128,7 @@ async def connect(visit: Visit) -> Response:
         "cluster_connect.html",
         reach=Reach(cluster, requests.get(cluster["id"]), certificates[cluster["id"]]),
         are_all_counted=are_all,
-        login_command=_login_command(visit),
+        setup=Setup.of_visitor(visit),
     )
 
 
@@ -205,14 +229,6 @@ async def _live_certificates(visit: Visit, cluster_id: str | None = None) -> tup
     )
     certificates: Iterable[Mapping[str, Any]] = found["certificates"]
     return Counter(str(each["cluster_id"]) for each in certificates), found["next"] is None
-
-
-def _login_command(visit: Visit) -> str:
-    """Return the command with which the visitor logs in on a machine."""
-    user, command = visit.me.caller.user, ["clustercert", "login", visit.service_url]
-    if visit.me.caller.issuer == BUILT_IN:
-        command += ["--user", qualified_name(user.name, user.domain.name)]
-    return shlex.join(command)
 
 
 def _address(query: Mapping[str, str]) -> str:
