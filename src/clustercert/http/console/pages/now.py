@@ -15,6 +15,8 @@ from clustercert.model import parse_rfc3339
 pages = Pages()
 
 _REQUESTS = f"{PREFIX}/requests"
+# The page has links to all clusters unless there are more than this. More have to be searched.
+_MAX_LINKS = 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,10 +40,14 @@ async def now(visit: Visit) -> Response:
     if not administers(visit.me.caller):
         return visit.redirect(f"{PREFIX}/clusters")
     found = await visit.api.get(path("overview"))
+    clusters = list[Any]()
+    if 0 < found["clusters"] <= _MAX_LINKS:
+        clusters = (await visit.api.get(path("fleet", "clusters"), limit=_MAX_LINKS))["clusters"]
     hours = [(_hour(each["at"]), each["certificates"]) for each in found["hours"]]
     return visit.render(
         "now.html",
         found=found,
+        clusters=clusters,
         attention=_attention(found),
         hours=hours,
         chart=bar_chart(hours),
