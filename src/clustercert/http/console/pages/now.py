@@ -46,6 +46,7 @@ async def now(visit: Visit) -> Response:
     hours = [(_hour(each["at"]), each["certificates"]) for each in found["hours"]]
     return visit.render(
         "now.html",
+        live=True,
         found=found,
         clusters=clusters,
         attention=_attention(found),
