@@ -101,7 +101,8 @@ def test_an_admin_sees_the_events_of_their_project_only(
     other = sealed(site.client, world, foreign, kind="cluster.added")
     admin = browser(site, world, "admin")
     page = admin.get(AUDIT)
-    assert "got a certificate for tests/eu-de/plain" in text(page.text)
+    assert "tests/member got a certificate for tests/eu-de/plain" in text(page.text)
+    assert "added the cluster tests/eu-de/plain" in text(admin.get(f"{AUDIT}?kind=cluster.added").text)
     assert f"/{other['leaf_index']}?" not in page.text
     assert admin.get(f"{AUDIT}/{event['leaf_index']}").status_code == 200
     assert admin.get(f"{AUDIT}/{other['leaf_index']}").status_code == 404

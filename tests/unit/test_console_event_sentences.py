@@ -83,6 +83,11 @@ def test_every_kind_of_event_has_a_sentence_with_names(kind: str) -> None:
             {"user_id": USER_ID, "cluster_id": None, "reason": "keyCompromise"},
             "Default/alice revoked all certificates of Default/alice for all clusters (keyCompromise)",
         ),
+        (
+            "cluster.revoked",
+            {"user_id": None, "cluster_id": CLUSTER_ID, "reason": "unspecified"},
+            "Default/alice revoked all certificates for Default/eu-de/prod",
+        ),
         ("user.updated", {"name": "prod"}, "Default/alice updated the user Default/eu-de/prod"),
         (
             "webhook_token.created",

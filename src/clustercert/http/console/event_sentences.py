@@ -1,7 +1,7 @@
 """Describes audit events in sentences."""
 
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 from urllib.parse import quote
@@ -21,11 +21,11 @@ _SENTENCES = {
     "certificate.issued": "{actor} got a certificate for {cluster} with {groups}, valid until {not_after}",
     "certificate.refused": "{actor} was refused a certificate[ for {cluster}]: {message}",
     "certificate.failed": "{actor} got no certificate[ for {cluster}], because of a fault: {message}",
-    "certificate.revoked": "{actor} revoked a certificate of {user} for {cluster}[ ({reason})]",
-    "user.revoked": "{actor} revoked all certificates of {user} for {cluster}[ ({reason})]",
+    "certificate.revoked": "{actor} revoked a certificate of {user} for {cluster}[ ({revocation_reason})]",
+    "user.revoked": "{actor} revoked all certificates of {user} for {cluster}[ ({revocation_reason})]",
     "cluster.added": "{actor} added the cluster {cluster}",
     "cluster.updated": "{actor} updated the cluster {cluster}",
-    "cluster.revoked": "{actor} revoked all certificates for {cluster}[ ({reason})]",
+    "cluster.revoked": "{actor} revoked all certificates for {cluster}[ ({revocation_reason})]",
     "revocation.undone": "{actor} undid a revocation of certificates of {user} for {cluster}",
     "user.password_changed": "{actor} changed the password of {subject}",
     "user.logged_out": "{actor} ended all logins of {subject}",
@@ -171,6 +171,7 @@ class _Facts:
             "not_after": lambda: Part(_to_the_minute(self._detail["not_after"]), is_value=True),
             "period": lambda: Part(duration(self._detail["duration"]), is_value=True),
             "count": lambda: Part(grouped(self._detail["count"]), is_value=True),
+            "revocation_reason": self._revocation_reason,
             "access_groups": lambda: Part(", ".join(self._detail["groups"]), is_value=True),
         }
         return known[name]() if name in known else self._field(name)
@@ -180,6 +181,11 @@ class _Facts:
         if value is None:
             raise LookupError(name)
         return Part(", ".join(map(str, value)) if isinstance(value, list) else str(value), is_value=True)
+
+    def _revocation_reason(self) -> Part:
+        if self._detail["reason"] == "unspecified":
+            raise LookupError("reason")
+        return self._field("reason")
 
     def _actor(self) -> Part:
         actor = str(self._event["actor"])
@@ -218,6 +224,19 @@ class _Facts:
         if not groups:
             return Part("no groups")
         return Part(f"the group{'s' if len(groups) > 1 else ''} {', '.join(groups)}", is_value=True)
+
+
+def names_in(events: Iterable[JsonObject]) -> dict[str, str]:
+    """Return the names of users by id, as far as the events themselves say them."""
+    found: dict[str, str] = {}
+    for event in events:
+        detail: Any = event["detail"]
+        if isinstance(caller := detail.get("caller"), dict):
+            found[str(event["actor"])] = qualified_name(str(caller["name"]), str(caller["domain_name"]))
+        for user_id, name in ((event["actor"], "actor_name"), (detail.get("user_id"), "user_name")):
+            if user_id is not None and detail.get(name):
+                found[str(user_id)] = str(detail[name])
+    return found
 
 
 def _person(name: str) -> Part:

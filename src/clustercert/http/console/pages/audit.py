@@ -3,7 +3,7 @@
 import json
 import re
 import shlex
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import urlencode
@@ -11,7 +11,7 @@ from urllib.parse import urlencode
 from starlette.responses import Response, StreamingResponse
 
 from clustercert.http.console.api import path
-from clustercert.http.console.event_sentences import Part, cluster_of, cluster_page, describe
+from clustercert.http.console.event_sentences import Part, cluster_of, cluster_page, describe, names_in
 from clustercert.http.console.visits import PREFIX, Pages, Visit, administers
 from clustercert.http.context import context_of
 from clustercert.model import JsonObject
@@ -111,6 +111,7 @@ async def list_events(visit: Visit) -> Response:
     try:
         selection = await _selection(visit, given, projects)
         found = await _read(visit, selection, visit.query.get("cursor"))
+        found.names |= await _more_names(visit, projects, found.events)
     except (InvalidRequest, NotFound) as failure:
         return visit.render("audit.html", status=failure.status, problem=failure.message, rows=(), **values)
     query = {name: value for name, value in given.items() if value}
@@ -164,7 +165,7 @@ async def show_event(visit: Visit) -> Response:
     proof = await visit.api.send("GET", f"{place}/proof", accept=_PLAIN)
     checkpoint = (await visit.api.get(f"{place}/proof"))["tree_size"]
     key = (await visit.api.send("GET", path("audit", "log", "key"), accept=_PLAIN)).body.decode().strip()
-    names = event["names"]
+    names = event["names"] | await _more_names(visit, await _projects(visit), (event,))
     file = f"event-{event['leaf_index']}.proof"
     suffix = _suffix(visit, event)
     return visit.render(
@@ -347,6 +348,24 @@ async def _read(visit: Visit, selection: Selection, cursor: str | None) -> _Foun
         if found.next is None or len(found.events) == _PAGE:
             break
     return found
+
+
+async def _more_names(
+    visit: Visit, projects: Mapping[str, str], events: Iterable[JsonObject]
+) -> dict[str, str]:
+    """Return names for project admins, for whom the API names nobody in a list of events.
+
+    These are names that the admin sees anyway: their own, those of their projects and clusters, and those in the
+    events.
+    """
+    if reads_everything(visit.me.caller):
+        return {}
+    user = visit.me.caller.user
+    listed = await visit.api.get(path("clusters"), own="true")
+    clusters = {
+        str(each["id"]): f"{each['domain']}/{each['project']}/{each['name']}" for each in listed["clusters"]
+    }
+    return {**clusters, **projects, **names_in(events), user.id: user.shown_name}
 
 
 def _row(visit: Visit, event: JsonObject, found: _Found) -> Row:
