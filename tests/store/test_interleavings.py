@@ -15,10 +15,12 @@ from sqlalchemy import insert, select, update
 
 from clustercert.model import Caller, Token, User
 from clustercert.model.errors import Unauthenticated, Unavailable
+from clustercert.model.identity import BUILT_IN
+from clustercert.model.sessions import Session
 from clustercert.store import tables
 from clustercert.store.directory import DirectoryQueries
 from clustercert.store.engine.database import Database
-from clustercert.store.logins import AccessKeyQueries, PasswordLogin, TokenQueries
+from clustercert.store.logins import AccessKeyQueries, PasswordLogin, TokenQueries, UserLoginQueries
 from clustercert.store.roles import RoleQueries
 from support.accounts import ORIGIN, Accounts
 from support.lock_waits import LockWaits
@@ -45,6 +47,10 @@ def token(user: User, number: int = 1, **changed: object) -> Token:
     return replace(made, **changed)  # type: ignore[arg-type] # as the tests say
 
 
+def session(user: User) -> Session:
+    return Session("5" * 64, user.id, BUILT_IN, "token", ORIGIN.address, NOW, NOW, NOW)
+
+
 def password_login(user: User, checked_hash: str) -> PasswordLogin:
     return PasswordLogin(user.id, NOW, "192.0.2.1", checked_hash)
 
@@ -55,8 +61,11 @@ async def password_hash(accounts: Accounts, user: User) -> str:
         return str((await connection.execute(query)).scalar_one())
 
 
+@pytest.mark.parametrize("kind", ["token", "session"])
 @pytest.mark.parametrize("what", ["password", "disabled", "removed"])
-async def test_no_login_slips_in_behind_what_ends_logins(accounts: Accounts, store: Store, what: str) -> None:
+async def test_no_login_slips_in_behind_what_ends_logins(
+    accounts: Accounts, store: Store, what: str, kind: str
+) -> None:
     alice = await accounts.new_user()
     checked = await password_hash(accounts, alice)
     changes: dict[str, Callable[[Database], Coroutine[None, None, None]]] = {
@@ -65,13 +74,16 @@ async def test_no_login_slips_in_behind_what_ends_logins(accounts: Accounts, sto
         "removed": lambda other: DirectoryQueries(other).remove_user(alice.id, event()),
     }
     waits = LockWaits(accounts.database, store)
+    confirmed = password_login(alice, checked)
+    attempts: dict[str, Callable[[], Coroutine[None, None, object]]] = {
+        "token": lambda: TokenQueries(accounts.database).add_by_password(token(alice), confirmed),
+        "session": lambda: UserLoginQueries(accounts.database).add_session(session(alice), confirmed),
+    }
     async with begun(store, changes[what]):
-        login = asyncio.create_task(
-            TokenQueries(accounts.database).add_by_password(token(alice), password_login(alice, checked))
-        )
+        login = asyncio.create_task(attempts[kind]())
         await waits.begun(login)
-    assert await login is None
-    assert store.rows("SELECT * FROM token") == []
+    assert not await login
+    assert store.rows(f"SELECT * FROM {'token' if kind == 'token' else 'console_session'}") == []
 
 
 async def test_what_ends_logins_waits_for_the_one_that_was_first(accounts: Accounts, store: Store) -> None:

@@ -36,7 +36,7 @@ router = APIRouter(tags=["Identity providers"])
 
 @router.get(OWN + "/caller/sessions", responses=described("The sessions.", SessionsBody))
 async def list_sessions(call: CallDep) -> Response:
-    """List the caller's sessions in the console."""
+    """List the caller's sessions in the console. Each browser in which the caller has logged in has a session."""
     sessions = [
         SessionBody.render(each, current=each.id == call.caller.credential_id)
         for each in await call.services.sessions.of_caller(call.caller)
