@@ -126,10 +126,10 @@ async def change_password(visit: Visit) -> Response:
     old, new = visit.form.get("old", ""), visit.form.get("new", "")
     if new != visit.form.get("repeated", ""):
         return _password_page(visit, "The new passwords differ. Write the same one twice.", 400)
-    # The middleware shows this page, because it counts and records a failure that reaches it.
-    context_of(visit.request).error_page = lambda failure: _password_page(
-        visit, _password_problem(failure), failure.status
-    )
+    context = context_of(visit.request)
+    if context.error_page is not None:
+        # The middleware shows the form, because it counts and records a failure that reaches it.
+        context.error_page = lambda failure: _password_page(visit, _password_problem(failure), failure.status)
     body = {"user": {"original_password": old, "password": new}}
     await visit.api.send("POST", f"/v3/users/{visit.me.caller.user.id}/password", body=body)
     return visit.redirect(ACCOUNT, "The password is changed. All your other logins have ended.")
