@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
-from sqlalchemy import ColumnElement, Select, Subquery, Table, and_, func, literal, or_, select
+from sqlalchemy import ColumnElement, Select, Table, and_, func, literal, or_, select
 
 from clustercert.model.choices import EnforcementState, FleetOrder, RotationChoice, RotationState
 from clustercert.store import tables
@@ -16,6 +16,7 @@ from clustercert.store.overview import (
     TRUSTED,
     Projects,
     enforcement_state,
+    ids_in,
     in_projects,
     is_ready,
     of_clusters,
@@ -134,48 +135,30 @@ class FleetQueries(Queries):
     ) -> FleetPage | None:
         """Return a page of the selected clusters. Returns `None` if `after` is not the id of a cluster in `projects`.
 
-        Sorts all selected clusters: a list of 10,000 takes some ten milliseconds.
+        Sorts all selected clusters, but reads only those of the page.
         """
-        state, contacts = enforcement_state(now)
-        query = _joined(contacts).where(in_projects(projects), *_conditions(selected, state, now))
         sort_key = _ORDERS[order]
-        columns = (
-            *(
-                _cluster.c[name]
-                for name in ("id", "name", "project_id", "version", "labels", "created_at", "verified_at")
-            ),
-            _project.c.name.label("project"),
-            _domain.c.name.label("domain"),
-            state.label("enforcement"),
-            contacts.c.asked_at,
-            _ca.c.not_before.label("ca_starts_at"),
-            _ca.c.not_after.label("ca_ends_at"),
-            _ca.c.signer,
-            _rotation.c.state.label("rotation"),
-            _rotation.c.problem,
-        )
+        matching = _matching(projects, selected, now)
         async with self._database.read() as connection:
-            total = (await connection.execute(query.with_only_columns(func.count()))).scalar_one()
-            page = query.with_only_columns(*columns)
+            total = (await connection.execute(matching.with_only_columns(func.count()))).scalar_one()
             if after is not None:
-                last = _joined(contacts).with_only_columns(sort_key)
-                last = last.where(_cluster.c.id == after, in_projects(projects))
-                row = (await connection.execute(last)).first()
+                last = _with_ca().with_only_columns(sort_key).where(_cluster.c.id == after)
+                row = (await connection.execute(last.where(in_projects(projects)))).first()
                 if row is None:
                     return None
                 is_later = and_(sort_key == row[0], _cluster.c.id > after)
-                page = page.where(or_(sort_key > row[0], is_later))
-            rows = (await connection.execute(page.order_by(sort_key, _cluster.c.id).limit(limit + 1))).all()
-            ids = [row.id for row in rows[:limit]]
-            counts = [dict(map(tuple, await connection.execute(each))) for each in _counts(ids, now)]
-        clusters = tuple(
-            FleetCluster(
-                **row._asdict(),
-                **{name: count.get(row.id, 0) for name, count in zip(_COUNTED, counts, strict=True)},
-            )
-            for row in rows[:limit]
+                matching = matching.where(or_(sort_key > row[0], is_later))
+            found = await connection.scalars(matching.order_by(sort_key, _cluster.c.id).limit(limit + 1))
+            ids = found.all()
+            shown = ids[:limit]
+            rows = {row.id: row._asdict() for row in await connection.execute(_details(shown, now))}
+            counts = [dict(map(tuple, await connection.execute(each))) for each in _counts(shown, now)]
+        clusters = (
+            rows[each] | {name: count.get(each, 0) for name, count in zip(_COUNTED, counts, strict=True)}
+            for each in shown
         )
-        return FleetPage(clusters, total, ids[-1] if len(rows) > limit else None)
+        following = shown[-1] if len(ids) > limit else None
+        return FleetPage(tuple(FleetCluster(**each) for each in clusters), total, following)
 
     async def versions(self, projects: Projects, limit: int) -> dict[str, int]:
         """Count the clusters by their registered Kubernetes version, the most frequent versions first."""
@@ -201,22 +184,53 @@ class FleetQueries(Queries):
         return tuple(row)
 
 
-def _joined(contacts: Subquery) -> Select[Any]:
+def _with_ca() -> Select[str]:
+    """Return the query for the ids of all clusters, joined with client CA, project and domain."""
     ca = and_(_ca.c.cluster_id == _cluster.c.id, _ca.c.state == "active")
-    running = and_(_rotation.c.cluster_id == _cluster.c.id, _rotation.c.state.in_(RUNNING))
     return (
         select(_cluster.c.id)
         .join(_ca, ca)
         .join(_project, _project.c.id == _cluster.c.project_id)
         .join(_domain, _domain.c.id == _project.c.domain_id)
-        .outerjoin(contacts, contacts.c.cluster_id == _cluster.c.id)
-        .outerjoin(_rotation, running)
     )
 
 
-def _conditions(
-    selected: FleetFilter, state: ColumnElement[EnforcementState], now: datetime
-) -> list[ColumnElement[bool]]:
+_RUNNING = and_(_rotation.c.cluster_id == _cluster.c.id, _rotation.c.state.in_(RUNNING))
+
+
+def _matching(projects: Projects, selected: FleetFilter, now: datetime) -> Select[str]:
+    """Return the query for the ids of the selected clusters. It joins only the tables that the filter needs."""
+    query = _with_ca().where(in_projects(projects), *_conditions(selected, now))
+    if selected.enforcement is not None:
+        state, contacts = enforcement_state(ids_in(projects), now)
+        query = query.outerjoin(contacts, contacts.c.cluster_id == _cluster.c.id)
+        query = query.where(state.in_(selected.enforcement))
+    if selected.rotation is not None:
+        query = query.outerjoin(_rotation, _RUNNING).where(_rotation_condition(selected.rotation, now))
+    return query
+
+
+def _details(cluster_ids: Sequence[str], now: datetime) -> Select[Any]:
+    """Return the query for the columns of these clusters."""
+    state, contacts = enforcement_state(cluster_ids, now)
+    columns = (
+        *(_cluster.c[name] for name in _NAMES),
+        _project.c.name.label("project"),
+        _domain.c.name.label("domain"),
+        state.label("enforcement"),
+        contacts.c.asked_at,
+        _ca.c.not_before.label("ca_starts_at"),
+        _ca.c.not_after.label("ca_ends_at"),
+        _ca.c.signer,
+        _rotation.c.state.label("rotation"),
+        _rotation.c.problem,
+    )
+    joined = _with_ca().outerjoin(contacts, contacts.c.cluster_id == _cluster.c.id)
+    joined = joined.outerjoin(_rotation, _RUNNING).where(_cluster.c.id.in_(cluster_ids))
+    return joined.with_only_columns(*columns)
+
+
+def _conditions(selected: FleetFilter, now: datetime) -> list[ColumnElement[bool]]:
     of_cluster = _certificate.c.cluster_id == _cluster.c.id
     live = select(_certificate.c.id).where(of_cluster, *_live(now)).correlate(_cluster)
     conditions: list[tuple[Any, Callable[[Any], ColumnElement[bool]]]] = [
@@ -224,8 +238,6 @@ def _conditions(
         (selected.project_id, _cluster.c.project_id.__eq__),
         (selected.label, _has_label),
         (selected.version, _cluster.c.version.__eq__),
-        (selected.enforcement, state.in_),
-        (selected.rotation, lambda choice: _rotation_condition(choice, now)),
         (selected.unknown_since, lambda time: _reported(_unknown, _unknown.c.first_seen_at >= time)),
         (selected.used_since, lambda time: _reported(_certificate, _certificate.c.revoked_used_at >= time)),
         (selected.ca_starts_before, _ca.c.not_before.__lt__),

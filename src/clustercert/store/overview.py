@@ -7,7 +7,7 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
-from sqlalchemy import ColumnElement, Subquery, and_, case, func, or_, select, true
+from sqlalchemy import ColumnElement, Select, Subquery, and_, case, func, or_, select, true
 
 from clustercert.model.access_requests import OPEN_STATES
 from clustercert.model.choices import EnforcementState
@@ -95,12 +95,14 @@ class OverviewQueries(Queries):
             func.count().filter(_certificate.c.not_after > time).label(f"later_{number}")
             for number, time in enumerate(times)
         ]
-        user = (_certificate.c.user_id, _certificate.c.auth_method)
+        # A function wraps the column, so that SQLite does not scan all certificates in the order of the users.
+        user_id = func.coalesce(_certificate.c.user_id, _certificate.c.user_id).label("user_id")
+        user = (user_id, _certificate.c.auth_method)
         users = (
             select(*user, func.count().label("certificates"), *later)
             .where(
                 _certificate.c.not_after > now,
-                _certificate.c.user_id.not_in(OWN_USERS),
+                user_id.not_in(OWN_USERS),
                 of_clusters(_certificate.c.cluster_id, projects),
                 ~is_revoked(),
             )
@@ -151,14 +153,16 @@ class OverviewQueries(Queries):
         """
         query = view_query().where(_certificate.c.revoked_used_at >= since)
         if projects is not None:
-            query = query.where(_certificate.c.project_id.in_(projects))
+            # A function wraps the column, so that SQLite uses the small index on the times.
+            project_id = func.coalesce(_certificate.c.project_id, _certificate.c.project_id)
+            query = query.where(project_id.in_(projects))
         async with self._database.read() as connection:
             found = await certificate_views(connection, query.limit(_MAX_USES))
         return sum(each.used_after_revocation_at is not None for each in found)
 
     async def enforcement(self, projects: Projects, now: datetime) -> Mapping[EnforcementState, int]:
         """Count the clusters in each state of enforcement. See `enforcement_state`."""
-        state, contacts = enforcement_state(now)
+        state, contacts = enforcement_state(ids_in(projects), now)
         query = (
             select(state, func.count())
             .select_from(_cluster.outerjoin(contacts, contacts.c.cluster_id == _cluster.c.id))
@@ -183,8 +187,10 @@ class OverviewQueries(Queries):
         return await self._scalar(query) or 0
 
 
-def enforcement_state(now: datetime) -> tuple[ColumnElement[EnforcementState], Subquery]:
-    """Return an SQL expression for a cluster's state of enforcement, and the subquery to which it refers.
+def enforcement_state(
+    cluster_ids: Select[str] | Collection[str] | None, now: datetime
+) -> tuple[ColumnElement[EnforcementState], Subquery]:
+    """Return an SQL expression for the state of enforcement of these clusters, and the subquery to which it refers.
 
     The subquery has at most one row for each cluster, with the column `cluster_id`; join it with an outer join. The
     states, of which the first that applies counts:
@@ -205,6 +211,7 @@ def enforcement_state(now: datetime) -> tuple[ColumnElement[EnforcementState], S
             func.max(token.c.last_asked_at).label("asked_at"),
             func.max(token.c.last_use_at).label("used_at"),
         )
+        .where(true() if cluster_ids is None else token.c.cluster_id.in_(cluster_ids))
         .group_by(token.c.cluster_id)
         .subquery()
     )
@@ -242,9 +249,13 @@ def in_projects(projects: Projects) -> ColumnElement[bool]:
 
 def of_clusters(cluster_id: ColumnElement[str], projects: Projects) -> ColumnElement[bool]:
     """Return a condition that matches rows of clusters in these projects."""
-    if projects is None:
-        return true()
-    return cluster_id.in_(select(_cluster.c.id).where(_cluster.c.project_id.in_(projects)))
+    ids = ids_in(projects)
+    return true() if ids is None else cluster_id.in_(ids)
+
+
+def ids_in(projects: Projects) -> Select[str] | None:
+    """Return the query for the ids of the clusters in these projects; `None` for all clusters."""
+    return None if projects is None else select(_cluster.c.id).where(_cluster.c.project_id.in_(projects))
 
 
 def _of_requests(projects: Projects) -> ColumnElement[bool]:
