@@ -375,6 +375,13 @@ def test_why_names_the_rules_and_what_is_missing_first(site: Site) -> None:
     assert "write it like 30m, 8h or 30d" in wrong.text
 
 
+def test_why_says_that_a_person_has_no_role_in_the_project(site: Site) -> None:
+    text = shown(site.browser("operator").get(site.why_page()))
+    assert "You have no role in the project tests/eu-de." in text
+    assert "not found" not in text
+    assert "The policy has no rules." not in text
+
+
 def test_only_who_may_ask_the_api_asks_about_others(site: Site) -> None:
     site.issue("member")
     page = f"{site.why_page()}?user=member"
