@@ -55,7 +55,9 @@ def test_static_files_are_kept_for_ever(browser: Browser) -> None:
     answer = browser.get("/console/static/console.css")
     assert answer.headers["content-type"] == "text/css; charset=utf-8"
     assert "immutable" in answer.headers["cache-control"]
-    assert browser.get("/console/static/..%2Frendering.py").status_code == 404
+    assert browser.get("/console/static/live.js").headers["content-type"] == "text/javascript; charset=utf-8"
+    for name in ("..%2Frendering.py", "README.md", "missing.css"):
+        assert browser.get(f"/console/static/{name}").status_code == 404
 
 
 @pytest.mark.parametrize(

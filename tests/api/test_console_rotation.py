@@ -89,6 +89,40 @@ def test_an_operator_aborts_a_rotation(new: NewRotation) -> None:
     assert "the old CA signs as before" in shown(rotation)
 
 
+def test_an_abort_after_the_new_ca_has_signed_goes_back(new: NewRotation) -> None:
+    rotation = new()
+    rotation.post()
+    rotation.trust()
+    rotation.reach("draining")
+    assert "the rotation goes back in the same steps" in shown(rotation, "/abort")
+    assert browser_of(rotation).post(f"{page_of(rotation)}/abort").status_code == 303
+    assert rotation.get()["reverses"]
+    page = shown(rotation)
+    assert "This rotation goes back to the former CA" in page
+    assert "Abort…" not in page
+
+
+def test_a_rotation_that_takes_access_from_nobody_completes_without_a_count(new: NewRotation) -> None:
+    rotation = new()
+    page, operator = page_of(rotation), browser_of(rotation)
+    unknown = operator.post(f"{page}/start", None, signer="missing", auto_complete="on")
+    assert unknown.status_code == 400
+    assert "signer: missing is not installed." in unknown.text
+    assert 'value="missing"' in unknown.text
+    assert 'name="auto_complete" checked' in unknown.text
+    assert operator.post(f"{page}/start").status_code == 303
+    rotation.trust()
+    rotation.reach("draining")
+    assert "now completing is safe" in shown(rotation)
+    confirmation = operator.get(f"{page}/complete").text
+    assert "so nobody loses access" in confirmation
+    assert 'name="holders"' not in confirmation
+    assert operator.post(f"{page}/complete").status_code == 303
+    completing = rotation.get()
+    assert completing["completion_asked_at"] is not None
+    assert not completing["forced"]
+
+
 @pytest.mark.parametrize(
     ("who", "status"), [("admin", 200), ("auditor", 403), ("member", 403), ("stranger", 404)]
 )
