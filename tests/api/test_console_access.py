@@ -100,7 +100,7 @@ def test_the_page_says_who_has_access_until_when_and_how_it_ends(site: Site, who
     assert "system:authenticated" not in shown
     # Only those who may revoke see the links to it.
     assert (f"/certificates/{site.name(0)}/revoke" in answer.text) is (who != "auditor")
-    assert ("Revoke all…" in shown) is (who != "auditor")
+    assert ("Revoke everybody…" in shown) is (who != "auditor")
 
 
 def test_a_member_sees_only_own_certificates(site: Site) -> None:
@@ -267,5 +267,10 @@ def test_people_come_in_pages_and_are_searched(site: Site) -> None:
     found = admin.get(f"{site.page}?search=USER-7")
     assert set(re.findall(r"<bdi>(user-\d+)</bdi>", found.text)) == {"user-7"}
     assert "Nobody with access fits this search." in text(admin.get(f"{site.page}?search=nobody"))
-    assert "In the group clustercert:admins" in text(admin.get(f"{site.page}?group=clustercert:admins"))
+    members = text(admin.get(f"{site.page}?group=clustercert:admins"))
+    assert "In the group clustercert:admins" in members
+    # What is about the whole cluster is not on a page about a part of it.
+    for each in ("people have access", "Revoke everybody", "unknown origin"):
+        assert each in text(first)
+        assert each not in members
     assert admin.get(f"{site.page}?cursor=x").status_code == 400

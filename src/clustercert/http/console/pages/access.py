@@ -273,7 +273,7 @@ def _result(target: _Target, revoked: Any) -> str:
     what = "Revoked the certificate" if target.certificate else f"Revoked {target.live} certificates"
     at, enforced_by = revoked["at"].replace("T", " ").replace("Z", " UTC"), revoked["enforced_by"] or []
     undo = (
-        f" An operator can undo it: clustercert certificate undo {revoked['id']}"
+        f" An operator can undo it with clustercert certificate undo {revoked['id']}."
         if revoked["can_be_undone"]
         else ""
     )
