@@ -97,7 +97,7 @@ def test_a_person_sees_their_clusters_with_access_and_the_line_to_copy(site: Sit
     for cluster in ("plain", "eip", "sans"):
         assert f"clustercert kubeconfig merge tests/eu-de/{cluster}" in text
     assert "foreign" not in text
-    assert "access up to 8 h viewers" in text
+    assert "access up to 8 h · Why? plain viewers" in text
     assert "Ask for access editors, debuggers" in text
     assert f"clustercert login {site.service.client.base_url}".rstrip("/") in text
 
@@ -167,6 +167,23 @@ def test_a_key_of_the_service_can_have_the_groups_of_an_approved_request(site: S
         assert (newest["access_request_id"], newest["groups"]) == (made, ["editors", "viewers"])
     finally:
         requests.end_all()
+
+
+def test_a_key_of_the_service_is_offered_where_the_policy_needs_a_reason_and_not_where_it_needs_a_csr(
+    site: Site,
+) -> None:
+    def rule(**terms: object) -> dict[str, object]:
+        return {"name": "m", "when": {"roles": ["member"]}, "grant": {"groups": ["g"], **terms}}
+
+    texts = []
+    for terms in ({"reason_required": True}, {"csr_required": True}):
+        settings = site.world.settings(console={"enabled": True}, policy={"rules": [rule(**terms)]})
+        with Service(settings).running() as service:
+            browser = Browser.in_session(service, site.world.people["member"])
+            texts.append(shown(browser.get(f"{site.cluster_page()}/service-key")))
+    assert "The policy needs one. Make a key, and download the kubeconfig" in texts[0]
+    assert "The policy gives you no certificate with a key that the service makes" in texts[1]
+    assert "Make a key" not in texts[1]
 
 
 def test_a_refused_key_of_the_service_keeps_the_person_on_the_form(site: Site) -> None:

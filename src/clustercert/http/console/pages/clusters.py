@@ -32,6 +32,8 @@ _LIFETIMES = tuple(timedelta(hours=hours) for hours in (1, 4, 8, 24))
 # The most certificates and requests of the visitor that a page reads.
 _MANY = 500
 _MAX_DIGITS = 9
+# A reason, to find out whether the policy only lacks one.
+_SAMPLE = "a reason"
 _SERVER_ERRORS = 500
 
 pages = Pages()
@@ -177,6 +179,11 @@ async def _service_key_page(
     visit: Visit, cluster: Mapping[str, Any], refused: ClustercertError | None = None
 ) -> Response:
     explained = await visit.api.get(path("policy", "explain"), cluster=cluster["id"])
+    needs_reason = False
+    if not explained["allowed"]:
+        with_reason = await visit.api.get(path("policy", "explain"), cluster=cluster["id"], reason=_SAMPLE)
+        if needs_reason := with_reason["allowed"]:
+            explained = with_reason
     signed, longest = explained["would_sign"], timedelta(0)
     if signed is not None:
         longest = parse_rfc3339(signed["not_after"]) - parse_rfc3339(signed["not_before"]) - BACKDATE
@@ -187,6 +194,7 @@ async def _service_key_page(
         refused=refused.message if refused is not None else None,
         cluster=cluster,
         explained=explained,
+        needs_reason=needs_reason,
         longest=longest,
         lifetimes=[each for each in _LIFETIMES if each < longest],
         usable_request=request if request is not None and request["state"] != "pending" else None,
