@@ -1,5 +1,7 @@
 """The console's frame: who may open it, its headers, errors and forms."""
 
+import subprocess
+import sys
 from collections.abc import Callable
 
 import httpx
@@ -49,6 +51,15 @@ def test_a_client_that_wants_json_gets_the_error_of_the_api(site: Service) -> No
 def test_without_the_setting_there_is_no_console(client: httpx.Client) -> None:
     assert client.get("/console", headers=HTML).status_code == 404
     assert client.get("/console/static/console.css").status_code == 404
+
+
+def test_without_the_setting_nothing_of_the_console_is_loaded() -> None:
+    program = (
+        "import sys; from clustercert.http.app import new_app; import clustercert.server.application; new_app();"
+        "print(sorted(name for name in sys.modules if name.startswith(('jinja2', 'clustercert.http.console'))))"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert done.stdout == "[]\n"
 
 
 def test_static_files_are_kept_for_ever(browser: Browser) -> None:

@@ -24,6 +24,7 @@ from schemathesis.specs.openapi.checks import (
 from clustercert.model import Actor, Origin
 from clustercert.wiring import open_components
 from support import world as worlds
+from support.access_table import new_session
 from support.administration import new_key, put_new, wanted
 from support.kubernetes_messages import audit_event, credential_id, event_list, review
 from support.request_client import ASKED, OFFERED_TO_ALL, REASON, REQUESTS, RequestClient
@@ -315,6 +316,8 @@ def valid_parameters(client: httpx.Client, world: World, name: str) -> dict[str,
         )
     if name.startswith("DELETE /clustercert/v1/caller/access-keys"):
         there["access_key"] = new_key(client, world, "operator")
+    if "{session_id}" in name:
+        there["session_id"] = new_session(world, "operator")
     if name == "GET /v3/users/{user_id}":
         there["user_id"] = world.people["reader"].user.id
     if name.endswith("block"):

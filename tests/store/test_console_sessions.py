@@ -437,6 +437,15 @@ async def test_claims_are_stored_encrypted_for_their_row_only(accounts: Accounts
         await caller_of_session(identity, second)
 
 
+@pytest.mark.parametrize("sid", ["a\0b", "\ud800", 5, None, ["a"]])
+async def test_an_id_that_no_database_stores_is_left_out(accounts: Accounts, sid: object) -> None:
+    identity = accounts.identity
+    use_issuer(accounts, identity)
+    cookie = await log_in_by_claims(accounts, identity, claims() | {"sid": sid})
+    session, _ = await identity.sessions.find(cookie, ORIGIN)
+    assert session.sid is None
+
+
 async def test_an_issuer_ends_sessions_by_its_session_or_its_user(accounts: Accounts) -> None:
     identity = accounts.identity
     use_issuer(accounts, identity)

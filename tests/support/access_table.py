@@ -162,7 +162,7 @@ class CellRequests:
             return self.federated(blocked=template.endswith("unblock"))
         if name in ("access_request_id", "session_id"):
             in_use = template.endswith("extend")
-            return self.session(whose) if name == "session_id" else self.requested(whose, in_use=in_use)
+            return new_session(world, whose) if name == "session_id" else self.requested(whose, in_use=in_use)
         if template == "/v3/users/{user_id}/password":
             return self.with_password()
         if name == "revocation_id":
@@ -207,17 +207,6 @@ class CellRequests:
         requests.end_all()
         asker = who if who in ("reader", "member", "admin") else "admin"
         return requests.used(asker, "free") if in_use else requests.created(asker, "asked")
-
-    def session(self, who: str) -> str:
-        """The id of a new session in the console."""
-        session_id, now = secrets.token_hex(32), datetime.now(UTC)
-        execute(
-            self.world.database,
-            "INSERT INTO console_session (id, user_id, issuer, method, address, created_at, seen_at)"
-            " VALUES (?, ?, 'built-in', 'token', '192.0.2.1', ?, ?)",
-            *(session_id, self.world.people[who].user.id, *[f"{now:%Y-%m-%d %H:%M:%S.%f}"] * 2),
-        )
-        return session_id
 
     def sealed_event(self) -> str:
         """The id of a sealed event of the project."""
@@ -269,6 +258,18 @@ def _rotation_body(path: str, rotation: Any) -> object:
         "proofs": {"results": [result]},
     }
     return bodies.get(path.rsplit("/", 1)[-1])
+
+
+def new_session(world: World, who: str) -> str:
+    """The id of a new session in the console."""
+    session_id, now = secrets.token_hex(32), f"{datetime.now(UTC):%Y-%m-%d %H:%M:%S.%f}"
+    execute(
+        world.database,
+        "INSERT INTO console_session (id, user_id, issuer, method, address, created_at, seen_at)"
+        " VALUES (?, ?, 'built-in', 'token', '192.0.2.1', ?, ?)",
+        *(session_id, world.people[who].user.id, now, now),
+    )
+    return session_id
 
 
 def csr(key: PrivateKey) -> str:

@@ -174,12 +174,11 @@ class Sessions:
         new = self._new_session(user.user.id, issuer_url, user.method, origin)
         await self._federation.caller_of_federated_user(_in_session(user, new.session), origin)
         self._rates.count("sessions", user.user)
-        sid, sub = claims.get("sid"), claims.get("sub")
         session = replace(
             new.session,
             authenticated_at=authenticated_at,
-            sid=sid if isinstance(sid, str) else None,
-            sub=sub if isinstance(sub, str) else None,
+            sid=_printable(claims.get("sid")),
+            sub=_printable(claims.get("sub")),
         )
         return await self._begin(replace(new, session=session), json.dumps(claims), origin, before)
 
@@ -381,6 +380,11 @@ class Sessions:
         if (caller.user.id, caller.issuer) != (session.user_id, session.issuer):
             raise Unauthenticated("the settings map the login to another user now", known=session.user_id)
         return replace(caller, credential_id=session.id)
+
+
+def _printable(value: object) -> str | None:
+    """Return the value if it is text that every database stores, without NUL and surrogates; else None."""
+    return value if isinstance(value, str) and value.isprintable() else None
 
 
 def _in_session(user: FederatedUser, session: Session) -> FederatedUser:
