@@ -144,6 +144,18 @@ def test_the_list_can_be_searched_and_filtered(site: Site) -> None:
         assert site.total(f"/console/fleet?{query}") == expected, query
 
 
+def test_filters_without_a_field_are_named_and_can_be_removed(site: Site) -> None:
+    project = site.world.project.id
+    page = site.page(f"/console/fleet?project={project}&ca_age=-1&version=v1.32&text=a")
+    said = text(page.split('<p role="status">')[1].split("</p>")[0])
+    assert said == (
+        "2 clusters · Project: tests/eu-de remove · Version: v1.32 remove"
+        " · Age of the client CA: up to 1 year remove · Show all"
+    )
+    assert f'href="/console/fleet?text=a&amp;project={project}&amp;ca_age=-1"' in page
+    assert "Version: not registered" in site.page("/console/fleet?version=")
+
+
 def test_a_row_leads_to_the_cluster_and_its_rotation(site: Site) -> None:
     page = site.page("/console/fleet?text=foreign")
     foreign = site.world.clusters["foreign"]

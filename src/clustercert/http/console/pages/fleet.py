@@ -1,6 +1,6 @@
 """The clusters: how many by state, what ends when, and a list to search."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import Any
 from urllib.parse import urlencode
@@ -50,7 +50,14 @@ _ORDERS = {
     "ca_end": "client CA that ends first",
     "ca_start": "oldest client CA",
 }
-_AGES = ("up to 1 year", "1 to 2 years", "2 to 3 years", "3 to 5 years", "over 5 years")
+# Ages of client CAs in years: the youngest and the oldest, in the address of the page, and in words.
+_AGES = {
+    "-1": "up to 1 year",
+    "1-2": "1 to 2 years",
+    "2-3": "2 to 3 years",
+    "3-5": "3 to 5 years",
+    "5-": "over 5 years",
+}
 # Filters that the form does not show. The page names them, with a link that removes them.
 _HIDDEN = ("project", "label", "version", "ca_age")
 _FIELDS = ("text", "enforcement", "rotation", "seen", "ca_end", "order", *_HIDDEN)
@@ -74,7 +81,7 @@ async def fleet(visit: Visit) -> Response:
         is_filtered=bool(chosen.keys() - {"order"}),
         removable=[
             (name, value, _address({key: each for key, each in chosen.items() if key != name}))
-            for name, value in _named(chosen)
+            for name, value in _named(chosen, found["clusters"])
         ],
         choices={
             "enforcement": _ENFORCEMENT_CHOICES,
@@ -133,14 +140,19 @@ def _ca_age(text: str, now: datetime) -> dict[str, str]:
     }
 
 
-def _named(chosen: Mapping[str, str]) -> list[tuple[str, str]]:
-    """Return the hidden filters that are set."""
-    return [(name, chosen[name]) for name in _HIDDEN if name in chosen]
+def _named(chosen: Mapping[str, str], clusters: Sequence[Any]) -> list[tuple[str, str]]:
+    """Return the names and values of the hidden filters that are set, in words. `clusters`: those on the page."""
+    words = dict(chosen)
+    words["ca_age"] = _AGES.get(chosen.get("ca_age", ""), chosen.get("ca_age", ""))
+    words["version"] = chosen.get("version") or "not registered"
+    if clusters:
+        words["project"] = f"{clusters[0]['domain']}/{clusters[0]['project']}"
+    titles = {"project": "Project", "label": "Label", "version": "Version", "ca_age": "Age of the client CA"}
+    return [(name, f"{titles[name]}: {words[name]}") for name in _HIDDEN if name in chosen]
 
 
 def _facets(counts: Any) -> list[tuple[str, list[tuple[str, int, str, str]]]]:
     """Return groups of clusters: a title, and for each group its name, number, kind of colour and address."""
-    limits = ("-1", "1-2", "2-3", "3-5", "5-")
     return [
         (
             "Enforcement",
@@ -160,7 +172,7 @@ def _facets(counts: Any) -> list[tuple[str, list[tuple[str, int, str, str]]]]:
             "Age of the client CA",
             [
                 (label, each["client_cas"], "plain", _address({"ca_age": limit}))
-                for label, limit, each in zip(_AGES, limits, counts["client_ca_ages"], strict=True)
+                for (limit, label), each in zip(_AGES.items(), counts["client_ca_ages"], strict=True)
             ],
         ),
     ]
