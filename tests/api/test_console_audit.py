@@ -15,6 +15,7 @@ from support.audit_api import EVERYWHERE, issue, sealed
 from support.console import Browser
 from support.demo_process import COMMAND, uncovered
 from support.service import Service
+from support.stores import execute
 from support.wait import eventually
 from support.world import World
 
@@ -282,3 +283,33 @@ def test_a_name_with_markup_stays_text_and_a_reason_can_t_add_a_link(site: Servi
     shown = operator.get(address).text
     assert "<script>" not in shown
     assert "&lt;script&gt;alert(1)" in shown
+
+
+@pytest.mark.full
+def test_an_export_ends_after_ten_thousand_events_and_says_where_to_continue(
+    tmp_path_factory: pytest.TempPathFactory,
+) -> None:
+    world = worlds.make(tmp_path_factory.mktemp("large"))
+    with Service(world.settings(console={"enabled": True})).running() as large:
+        place = sealed(large.client, world, issue(large.client, world))["leaf_index"]
+        copies = (
+            "(WITH RECURSIVE numbers(n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM numbers WHERE n < 12000)"
+        )
+        execute(
+            world.database,
+            "INSERT INTO audit_place SELECT (SELECT max(leaf_index) FROM audit_place) + n, -n, project_id"
+            f" FROM audit_place, {copies} SELECT n FROM numbers) WHERE leaf_index = ?",
+            place,
+        )
+        execute(
+            world.database,
+            "INSERT INTO audit_event SELECT -n, at, kind, project_id, actor, subject, body, salt, commitment"
+            f" FROM audit_event, {copies} SELECT n FROM numbers)"
+            " WHERE id = (SELECT event_id FROM audit_place WHERE leaf_index = ?)",
+            place,
+        )
+        execute(world.database, "DELETE FROM audit_unsealed WHERE event_id < 0")
+        *lines, last = map(json.loads, browser(large, world).get(f"{AUDIT}/export").text.splitlines())
+    places = [each["leaf_index"] for each in lines]
+    assert places == list(range(places[0], places[0] - 10_000, -1))
+    assert last == {"next": str(places[-1])}

@@ -25,8 +25,8 @@ pages = Pages()
 _AUDIT = f"{PREFIX}/audit"
 _PAGE = 50
 # A page of the API may be empty, although there are further events. So the console reads several pages for one.
-_READS = 8
-_EXPORT_PAGE, _EXPORT_READS, _EXPORTED = 500, 200, 20_000
+_READS = 4
+_EXPORT_PAGE, _EXPORT_READS, _EXPORTED = 500, 200, 10_000
 _PLAIN = "text/plain"
 _FILTERS = ("user", "cluster", "project", "kind", "since", "until", "request", "object", "verifications")
 # What a form field for a time sends; the console reads it as UTC.
@@ -145,16 +145,15 @@ async def export(visit: Visit) -> Response:
 
 async def _lines(visit: Visit, selection: Selection, page: Any) -> AsyncIterator[bytes]:
     """Yield pages of JSON lines. A failure breaks the connection, so that the browser reports it."""
-    sent = 0
+    left = _EXPORTED
     for _ in range(_EXPORT_READS):
-        sent += len(page["events"])
+        left -= len(page["events"])
         yield b"".join(json.dumps(each, ensure_ascii=True).encode() + b"\n" for each in page["events"])
-        if page["next"] is None or sent >= _EXPORTED:
+        if page["next"] is None or left == 0:
             break
         context_of(visit.request).extend_deadline()
-        page = await visit.api.get(
-            selection.path, limit=_EXPORT_PAGE, cursor=page["next"], **selection.parameters
-        )
+        limit = min(_EXPORT_PAGE, left)
+        page = await visit.api.get(selection.path, limit=limit, cursor=page["next"], **selection.parameters)
     yield json.dumps({"next": page["next"]}).encode() + b"\n"
 
 
