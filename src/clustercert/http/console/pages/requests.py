@@ -111,12 +111,12 @@ class _Deadline:
     Attributes:
         verb: what happens then, such as `expires`.
         at: RFC 3339; None if unknown.
-        unless: what prevents it, such as `if nobody uses it`; empty if nothing does.
+        condition: when that happens, such as `if not used`; empty if nothing can prevent it.
     """
 
     verb: str
     at: str | None
-    unless: str = ""
+    condition: str = ""
 
 
 def _deadline(request: Any) -> _Deadline:
