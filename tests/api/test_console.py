@@ -1,5 +1,7 @@
 """The console's frame: who may open it, its headers, errors and forms."""
 
+import contextlib
+import sqlite3
 import subprocess
 import sys
 from collections.abc import Callable
@@ -8,10 +10,15 @@ import httpx
 import pytest
 
 from clustercert.http.console.forms import CSRF_FIELD, csrf_token
-from clustercert.http.console.visits import SESSION_COOKIE, safe_next
+from clustercert.http.console.visits import NOTICE_COOKIE, SESSION_COOKIE, safe_next
+from clustercert.identity.sessions import RECORD_EVERY
+from clustercert.model import utc_now
 from support.console import HTML, OWN_PAGE, Browser
 from support.service import Service
+from support.stores import execute
 from support.world import World
+
+_SQLITE_TIME = "%Y-%m-%d %H:%M:%S.%f"
 
 
 @pytest.fixture
@@ -60,6 +67,55 @@ def test_without_the_setting_nothing_of_the_console_is_loaded() -> None:
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert done.stdout == "[]\n"
+
+
+@pytest.mark.parametrize(
+    ("address", "page"),
+    [
+        ("/console/", "/console"),
+        ("/console/clusters/", "/console/clusters"),
+        ("/console//e.test/", "/console"),
+    ],
+)
+def test_a_slash_at_the_end_of_an_address_does_no_harm(browser: Browser, address: str, page: str) -> None:
+    answer = browser.get(address)
+    assert (answer.status_code, answer.headers["location"]) == (303, page)
+
+
+@pytest.mark.parametrize(
+    ("referer", "page"),
+    [
+        ("http://clustercert.test:8080/console/audit?user=anna", "%2Fconsole%2Faudit%3Fuser%3Danna"),
+        ("http://clustercert.test:8080/v3", "%2Fconsole"),
+        ("http://[", "%2Fconsole"),
+        ("", "%2Fconsole"),
+    ],
+)
+def test_a_form_after_the_end_of_the_session_leads_to_the_login_and_back(
+    browser: Browser, referer: str, page: str
+) -> None:
+    answer = browser.post("/console/requests/1/approve", {"Referer": referer})
+    assert answer.status_code == 401
+    assert "You are not logged in any more, so nothing was changed." in answer.text
+    assert f'href="/console/login?next={page}"' in answer.text
+
+
+def test_an_update_of_a_live_part_leaves_the_notice_for_the_person(site: Service, world: World) -> None:
+    browser = Browser.in_session(site, world.people["member"])
+    browser.cookies[NOTICE_COOKIE] = "Done."
+    assert "Done." not in browser.get("/console/requests", {"HX-Request": "true"}).text
+    assert '<p class="notice" role="status">Done.</p>' in browser.get("/console/requests").text
+    assert NOTICE_COOKIE not in browser.cookies
+
+
+def test_pages_are_shown_while_the_database_can_only_be_read(site: Service, world: World) -> None:
+    browser = Browser.in_session(site, world.people["member"])
+    execute(
+        world.database, "UPDATE console_session SET seen_at = ?", f"{utc_now() - RECORD_EVERY:{_SQLITE_TIME}}"
+    )
+    with contextlib.closing(sqlite3.connect(world.database, isolation_level=None)) as other:
+        other.execute("BEGIN IMMEDIATE")
+        assert browser.get("/console/clusters").status_code == 200
 
 
 def test_static_files_are_kept_for_ever(browser: Browser) -> None:
@@ -128,6 +184,10 @@ def test_a_page_of_the_console_can_follow_the_login(address: str) -> None:
         "/",
         "//evil.test",
         "/console//evil.test",
+        "/console/%2Fevil.test",
+        "/console/../v3",
+        "/console/%2e%2E/v3?x=1",
+        "/console/..",
         "https://evil.test/console",
         "/consolevil",
         "/console\\x",

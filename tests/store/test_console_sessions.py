@@ -8,6 +8,7 @@ import pytest
 
 from clustercert.identity.passwords import Passwords
 from clustercert.identity.service import Identity
+from clustercert.identity.sessions import MAX_SESSIONS
 from clustercert.identity.tokens import ByPassword
 from clustercert.model import Actor, Caller, User
 from clustercert.model.errors import NotFound, Unauthenticated, UnsealError
@@ -104,6 +105,26 @@ async def test_a_session_that_another_process_uses_does_not_become_idle(accounts
         accounts.clock.forward(IDLE_LIFETIME / 2)
         await caller_of_session(elsewhere, cookie)
     await caller_of_session(accounts.identity, cookie)
+
+
+async def test_a_login_beyond_the_maximum_ends_the_oldest_session(accounts: Accounts) -> None:
+    alice, bob = await accounts.new_user("alice", "member"), await accounts.new_user("bob", "member")
+    of_bob = await log_in(accounts.identity, bob)
+    cookies = []
+    for _ in range(MAX_SESSIONS + 2):
+        accounts.clock.forward(timedelta(seconds=1))
+        cookies.append(await log_in(accounts.identity, alice))
+    caller = await caller_of_session(accounts.identity, cookies[-1])
+    kept = [hashlib.sha256(cookie.encode()).hexdigest() for cookie in reversed(cookies[2:])]
+    assert [each.id for each in await accounts.identity.sessions.of_caller(caller)] == kept
+    for cookie in cookies[:2]:
+        with pytest.raises(Unauthenticated):
+            await caller_of_session(accounts.identity, cookie)
+    await caller_of_session(accounts.identity, of_bob)
+    ended = [event for event in await accounts.events() if event["kind"] == "session.ended"]
+    assert [event["subject"] for event in ended] == [
+        hashlib.sha256(each.encode()).hexdigest() for each in cookies[:2]
+    ]
 
 
 async def test_a_session_ends_after_its_lifetime_even_if_it_is_used(accounts: Accounts) -> None:

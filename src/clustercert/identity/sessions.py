@@ -1,5 +1,6 @@
 """Use case: start, find and end sessions of the console."""
 
+import contextlib
 import hashlib
 import json
 import secrets
@@ -15,7 +16,7 @@ from clustercert.identity.roles import role_names, service_role_names
 from clustercert.identity.tokens import ByPassword, Tokens
 from clustercert.limits.issuing import UserRates
 from clustercert.model import Actor, Caller, Group, JsonObject, Origin, User
-from clustercert.model.errors import NotFound, Unauthenticated
+from clustercert.model.errors import NotFound, Unauthenticated, Unavailable
 from clustercert.model.events.administration import SessionChanged
 from clustercert.model.identity import BUILT_IN
 from clustercert.model.sessions import IDLE_LIFETIME, Session
@@ -30,6 +31,8 @@ COOKIE_BYTES = 32
 COOKIE_CHARACTERS = 43
 # The maximum number of cached sessions. A cached session of a user with 500 groups takes about 130 KiB.
 CACHED_SESSIONS = 2_000
+# The maximum number of open sessions of a user. A further login ends the oldest one.
+MAX_SESSIONS = 100
 # The use of a session is recorded at most once in this time.
 RECORD_EVERY = timedelta(minutes=1)
 # The method of sessions that began with the claims of an ID token.
@@ -150,7 +153,7 @@ class Sessions:
         new = self._new_session(user.id, BUILT_IN, "token", origin)
         if not await self._logins.add_session(new.session, confirmed, self._started(new, origin)):
             raise Unauthenticated("the password was changed, or the user disabled, during the login")
-        await self._end_earlier(before, origin)
+        await self._end_earlier(before, new.session, origin)
         return new
 
     async def begin_by_claims(
@@ -207,7 +210,9 @@ class Sessions:
         caller = await self._caller(found, origin)
         if extend and self._now() - session.seen_at >= RECORD_EVERY:
             session = replace(session, seen_at=self._now())
-            await self._queries.record_use(session.id, session.seen_at)
+            # A database that can be read, but not written, is no reason to show nothing.
+            with contextlib.suppress(Unavailable):
+                await self._queries.record_use(session.id, session.seen_at)
             self._seen[session.id] = session.seen_at
         return session, caller
 
@@ -224,8 +229,7 @@ class Sessions:
 
     async def of_caller(self, caller: Caller) -> tuple[Session, ...]:
         """Return the caller's sessions, newest first."""
-        now = self._now()
-        return tuple(each for each in await self._queries.of_user(caller.user.id) if each.is_open(now))
+        return await self._open(caller.user.id)
 
     async def end_one(self, caller: Caller, session_id: str) -> None:
         """End one of the caller's sessions.
@@ -258,6 +262,10 @@ class Sessions:
         """Delete a batch of expired sessions. Returns the number of deleted sessions."""
         return await self._queries.prune(self._now())
 
+    async def _open(self, user_id: str) -> tuple[Session, ...]:
+        now = self._now()
+        return tuple(each for each in await self._queries.of_user(user_id) if each.is_open(now))
+
     def _new_cache(self) -> Cache[str, _CachedSession]:
         return Cache(self._generation, CACHED_SESSIONS)
 
@@ -280,12 +288,15 @@ class Sessions:
     ) -> NewSession:
         sealed = await self._sealer.seal(credential.encode(), _bound_to(new.session.id))
         await self._queries.add(new.session, sealed, self._started(new, origin))
-        await self._end_earlier(before, origin)
+        await self._end_earlier(before, new.session, origin)
         return new
 
-    async def _end_earlier(self, before: str | None, origin: Origin) -> None:
+    async def _end_earlier(self, before: str | None, new: Session, origin: Origin) -> None:
+        """End the browser's earlier session, and the user's oldest sessions if the user has too many."""
         if before is not None:
             await self.end(before, origin)
+        for session in (await self._open(new.user_id))[MAX_SESSIONS:]:
+            await self._end(session, Actor(session.user_id, origin))
 
     async def _end(self, session: Session, actor: Actor) -> bool:
         """End a session. Returns False if the session has ended already."""

@@ -5,7 +5,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from http import HTTPStatus
 from typing import Any, cast
-from urllib.parse import quote, unquote, urlencode
+from urllib.parse import quote, unquote, urlencode, urlsplit
 
 from fastapi import Request
 from starlette.responses import RedirectResponse, Response
@@ -132,7 +132,9 @@ class Visit:
         """
         nonce = secrets.token_urlsafe(16) if live else None
         context_of(self.request).browser_rules = rendering.browser_rules(nonce)
-        notice = unquote(self.request.cookies.get(NOTICE_COOKIE, ""))[:_MAX_NOTICE]
+        # An update shows only a part of the page, so the notice waits for a whole page.
+        cookie = "" if _is_update(self.request) else self.request.cookies.get(NOTICE_COOKIE, "")
+        notice = unquote(cookie)[:_MAX_NOTICE]
         response = rendering.page_response(template, self._shared(nonce, notice) | values, status)
         if notice:
             delete_cookie(response, NOTICE_COOKIE)
@@ -187,9 +189,10 @@ def safe_next(text: str) -> str:
     """
     inside = text == PREFIX or text.startswith((f"{PREFIX}/", f"{PREFIX}?"))
     plain = text.isascii() and text.isprintable() and "\\" not in text and " " not in text
-    return (
-        text if inside and plain and len(text) <= MAX_NEXT and "//" not in text.partition("?")[0] else PREFIX
-    )
+    path = unquote(text.partition("?")[0])
+    # Browsers resolve `..` before they send a request.
+    stays = "//" not in path and not {".", ".."} & {*path.split("/")}
+    return text if inside and plain and stays and len(text) <= MAX_NEXT else PREFIX
 
 
 def login_address(next_page: str, *, again: bool = False) -> str:
@@ -248,7 +251,7 @@ async def _handle(
     visitor = await _visitor(request, services, public=public)
     if visitor is None and not public:
         if request.method == "POST":
-            raise NoCredential("the request has no session")
+            raise _SessionEnded
         return Visit(request, services, None, {}).redirect(login_address(_address(request)))
     fields: Mapping[str, str] = {}
     if request.method == "POST":
@@ -263,8 +266,32 @@ async def _handle(
     return await handler(visit)
 
 
+class _SessionEnded(NoCredential):
+    """A form came without a session, for example because the session has ended."""
+
+    def __init__(self) -> None:
+        super().__init__("the request has no session")
+        self.message = (
+            "You are not logged in any more, so nothing was changed. Log in, then send the form again."
+        )
+
+
 def _address(request: Request) -> str:
     return request.url.path + (f"?{request.url.query}" if request.url.query else "")
+
+
+def _page_of_form(request: Request) -> str:
+    """Return the address of the page that sent a form; the console's first page if the browser does not say."""
+    try:
+        page = urlsplit(request.headers.get("referer", ""))
+    except ValueError:
+        return PREFIX
+    return safe_next(page.path + (f"?{page.query}" if page.query else ""))
+
+
+def _is_update(request: Request) -> bool:
+    """Whether a live part of a page sent the request, and not a person."""
+    return "hx-request" in request.headers
 
 
 async def _visitor(request: Request, services: Services, *, public: bool) -> Visitor | None:
@@ -277,8 +304,9 @@ async def _visitor(request: Request, services: Services, *, public: bool) -> Vis
         return None
     try:
         # The updates of a page's live parts must not keep a session open whose user has gone.
-        extend = "hx-request" not in request.headers
-        session, caller = await services.sessions.find(cookie, context_of(request).origin, extend=extend)
+        session, caller = await services.sessions.find(
+            cookie, context_of(request).origin, extend=not _is_update(request)
+        )
     except Unauthenticated:
         return None
     except CredentialUnverified:
@@ -309,10 +337,12 @@ def error_page(
     `login`: the address of a login that may help. By default, a failed authentication leads to a login and back here.
     """
     if login is None and isinstance(failure, Unauthenticated):
-        login = login_address(_address(request) if request.method == "GET" else PREFIX)
+        login = login_address(_address(request) if request.method == "GET" else _page_of_form(request))
     context = context_of(request)
     as_json = error(failure, request.url.path, context.origin.request_id)
     message = failure.message if failure.status != HTTPStatus.INTERNAL_SERVER_ERROR else "Internal error."
+    if type(failure) in (Unauthenticated, NoCredential):
+        message = "You are not logged in any more. Log in again."
     context.browser_rules = rendering.browser_rules(None)
     headers = {name: value for name, value in as_json.headers.items() if name in ("retry-after", "allow")}
     values = {
@@ -326,5 +356,8 @@ def error_page(
 
 
 async def no_such_page(visit: Visit) -> Response:
-    """The page for unknown addresses below `/console`."""
-    raise NoSuchRoute(f"The console has no page {visit.request.url.path}. Begin at {PREFIX}.")
+    """The page for unknown addresses below `/console`. A slash at the end leads to the page without it."""
+    path = visit.request.url.path
+    if visit.request.method == "GET" and path.endswith("/"):
+        return visit.redirect(safe_next(path.rstrip("/")))
+    raise NoSuchRoute(f"The console has no page {path}. Begin at {PREFIX}.")
