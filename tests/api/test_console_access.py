@@ -9,6 +9,7 @@ import httpx
 import pytest
 from cryptography import x509
 
+from clustercert.http.console.visits import login_address
 from clustercert.model import utc_now
 from clustercert.pki.certificates import fingerprint
 from support.console import Browser, make_logins_old
@@ -189,14 +190,29 @@ def test_all_certificates_are_revoked_after_the_cluster_is_named(site: Site) -> 
     assert site.states() == ["revoked"] * 3
 
 
-def test_all_certificates_are_revoked_only_after_a_recent_login(site: Site) -> None:
-    admin, place = site.browser("admin"), f"{site.page}/revoke"
+def test_certificates_of_others_are_revoked_only_after_a_recent_login(site: Site) -> None:
+    admin = site.browser("admin")
     make_logins_old(site.world, "admin")
-    answer = admin.post(place, None, cluster="plain")
-    assert answer.status_code == 303
-    assert answer.headers["location"].startswith("/console/login?next=%2Fconsole%2Fprojects%2F")
-    assert answer.headers["location"].endswith("%2Frevoke&again=1")
+    for tail in ("/revoke", f"/users/{site.id_of('member')}/revoke", f"/certificates/{site.name(0)}/revoke"):
+        page = site.page + tail
+        answer = admin.post(page, None, cluster="plain")
+        assert (answer.status_code, answer.headers["location"]) == (303, login_address(page, again=True))
     assert site.revocations() == []
+
+
+def test_own_certificates_are_revoked_with_an_old_login(site: Site) -> None:
+    member = site.browser("member")
+    make_logins_old(site.world, "member")
+    for tail in (f"/certificates/{site.name(0)}/revoke", f"/users/{site.id_of('member')}/revoke"):
+        assert member.post(site.page + tail).headers["location"].startswith(site.page)
+    assert site.states() == ["revoked", "revoked", "live"]
+
+
+def test_pages_of_ones_own_access_leave_no_refused_request_in_the_audit_log(site: Site) -> None:
+    member = site.browser("member")
+    for tail in ("", f"/users/{site.id_of('member')}/revoke", f"/certificates/{site.name(0)}/revoke"):
+        assert member.get(site.page + tail).status_code == 200
+    assert rows(site.world.database, "SELECT * FROM audit_event WHERE kind = 'request.refused'") == []
 
 
 def test_a_refused_revocation_is_shown_with_what_was_typed(site: Site) -> None:

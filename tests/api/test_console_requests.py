@@ -201,6 +201,20 @@ def test_who_may_not_decide_gets_the_answer_of_the_api(
     assert requests.show("member", address.rpartition("/")[2])["state"] == "pending"
 
 
+def test_an_approver_who_sees_no_certificates_leaves_no_refused_request(
+    requests: RequestClient, people: People
+) -> None:
+    address = ask(people["member"], requests)
+    for approver in ("inspector", "admin"):
+        people[approver].post(f"{address}/approve", None, reason="go ahead", part="access")
+    requests.issue("member", address.rpartition("/")[2])
+    refused = "SELECT COUNT(*) FROM audit_event WHERE kind = 'request.refused'"
+    before = rows(requests.world.database, refused)
+    assert "<h2>Certificates</h2>" in people["admin"].get(address).text
+    assert "<h2>Certificates</h2>" not in people["inspector"].get(address).text
+    assert rows(requests.world.database, refused) == before
+
+
 def test_lists_show_what_waits_and_can_be_filtered(requests: RequestClient, people: People) -> None:
     addresses = [
         f"{HOME}/{requests.created('member', cluster=cluster)}" for cluster in ("plain", "eip", "sans")

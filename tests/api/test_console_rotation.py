@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from clustercert.http.console.visits import login_address
 from support.ca_rotation import NewRotation, RotatingService, Rotation, new_rotations, rotating_service
 from support.console import Browser, make_logins_old
 
@@ -142,11 +143,11 @@ def test_others_see_what_the_api_shows_them_and_change_nothing(
     assert rotation.get()["state"] == "planned"
 
 
-def test_a_completion_needs_a_login_of_the_last_minutes(new: NewRotation) -> None:
+def test_a_change_needs_a_login_of_the_last_minutes(new: NewRotation) -> None:
     rotation = new()
-    rotation.post()
-    operator = browser_of(rotation)
+    operator, page = browser_of(rotation), page_of(rotation)
     make_logins_old(rotation.world, "operator")
-    answer = operator.post(f"{page_of(rotation)}/complete")
-    assert answer.headers["location"].startswith("/console/login?")
-    assert rotation.get()["state"] == "planned"
+    for action in ("start", "complete", "abort"):
+        answer = operator.post(f"{page}/{action}")
+        assert answer.headers["location"] == login_address(f"{page}/{action}", again=True)
+    assert rotation.send("GET", "/client-ca-rotation").status_code == 404

@@ -37,6 +37,8 @@ _MAX_NOTICE = 1000
 _ADMIN = "admin"
 
 Handler = Callable[["Visit"], Awaitable[Response]]
+# Returns the page to go back to after a new login, or None if this visitor needs no new login for the action.
+PageOfAction = Callable[["Visit"], str | None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -213,14 +215,8 @@ class Pages:
         """Register a page below `/console`. `public`: the page needs no login."""
         return self._register(path, "GET", public=public, fresh=None)
 
-    def post(
-        self, path: str, *, fresh: Callable[["Visit"], str] | None = None
-    ) -> Callable[[Handler], Handler]:
-        """Register what a form does.
-
-        `fresh`: for actions that need a login of the last five minutes: returns the page to go back to after a new
-        login.
-        """
+    def post(self, path: str, *, fresh: PageOfAction | None = None) -> Callable[[Handler], Handler]:
+        """Register what a form does. `fresh`: for actions that need a login of the last five minutes."""
         return self._register(path, "POST", public=False, fresh=fresh)
 
     def post_public(self, path: str) -> Callable[[Handler], Handler]:
@@ -228,7 +224,7 @@ class Pages:
         return self._register(path, "POST", public=True, fresh=None)
 
     def _register(
-        self, path: str, method: str, *, public: bool, fresh: Callable[["Visit"], str] | None
+        self, path: str, method: str, *, public: bool, fresh: PageOfAction | None
     ) -> Callable[[Handler], Handler]:
         def register(handler: Handler) -> Handler:
             async def endpoint(request: Request) -> Response:
@@ -241,7 +237,7 @@ class Pages:
 
 
 async def _handle(
-    request: Request, handler: Handler, *, public: bool, fresh: Callable[[Visit], str] | None
+    request: Request, handler: Handler, *, public: bool, fresh: PageOfAction | None
 ) -> Response:
     services = cast("Services", request.app.state.services)
     context = context_of(request)
@@ -257,8 +253,7 @@ async def _handle(
     if request.method == "POST":
         fields = await _checked_form(request, services, visitor)
     visit = Visit(request, services, visitor, fields)
-    if fresh is not None and not visit.me.session.has_recent_login(utc_now()):
-        page = fresh(visit)
+    if fresh is not None and not visit.me.session.has_recent_login(utc_now()) and (page := fresh(visit)):
         return visit.redirect(
             login_address(page, again=True),
             "This needs a login of the last five minutes. Log in again, then repeat it.",

@@ -14,9 +14,9 @@ from clustercert.http.console.api import path
 from clustercert.http.console.visits import PREFIX, Pages, Visit
 from clustercert.model import JsonObject
 from clustercert.model.choices import RevocationReason
-from clustercert.model.errors import ClustercertError, Forbidden, InvalidRequest, NotFound
+from clustercert.model.errors import ClustercertError, InvalidRequest, NotFound
 from clustercert.model.kubernetes import AUTHENTICATED, MASTERS
-from clustercert.policy.rules import administers
+from clustercert.policy.rules import administers, reads_project
 
 pages = Pages()
 
@@ -52,13 +52,13 @@ async def show(visit: Visit) -> Response:
         "may_revoke": administers(visit.me.caller, cluster["project_id"]),
         "given": given,
     }
-    try:
-        report = await visit.api.get(
-            _api(visit, "access"), **given, limit=_USERS, cursor=visit.query.get("cursor")
-        )
-    except Forbidden:
+    # The API would record a refused request.
+    if not reads_project(visit.me.caller, cluster["project_id"]):
         own = await visit.api.get(_api(visit, "certificates"), own="true", state="live")
         return visit.render("access_own.html", certificates=own["certificates"], **values)
+    report = await visit.api.get(
+        _api(visit, "access"), **given, limit=_USERS, cursor=visit.query.get("cursor")
+    )
     values |= _shown(visit, report, given)
     return visit.render("access.html", **values)
 
@@ -180,11 +180,10 @@ async def _confirmation(visit: Visit, target: _Target, failure: ClustercertError
     `failure`: why the API refused the revocation.
     """
     cluster = await _cluster(visit)
-    try:
+    report = None
+    # Others may revoke their own certificates, but not see the report. The API would record a refused request.
+    if reads_project(visit.me.caller, cluster["project_id"]):
         report = await visit.api.get(_api(visit, "access"), user=target.user_id, limit=1)
-    except Forbidden:
-        # Users may revoke their own certificates, but not see the report.
-        report = None
     certificate, others = None, 0
     if report is not None and target.certificate is not None:
         reported = [each for user in report["users"] for each in user["credentials"]]
@@ -218,12 +217,20 @@ def _stopping(report: Any, certificate: Any | None) -> list[Any]:
     return [each for each in stopping if certificate is None or each["name"] in certificate["stopped_by"]]
 
 
+def _to_repeat(visit: Visit) -> str | None:
+    """Return the page of a revocation for people who may revoke certificates of others.
+
+    People without this right can revoke only their own certificates, which needs no new login.
+    """
+    return visit.address if administers(visit.me.caller, visit.part("project_id")) else None
+
+
 @pages.get(f"{_CLUSTER}/certificates/{{certificate}}/revoke")
 async def ask_to_revoke_one(visit: Visit) -> Response:
     return await _confirmation(visit, await _one(visit))
 
 
-@pages.post(f"{_CLUSTER}/certificates/{{certificate}}/revoke")
+@pages.post(f"{_CLUSTER}/certificates/{{certificate}}/revoke", fresh=_to_repeat)
 async def revoke_one(visit: Visit) -> Response:
     return await _revoke(visit, await _one(visit))
 
@@ -233,7 +240,7 @@ async def ask_to_revoke_person(visit: Visit) -> Response:
     return await _confirmation(visit, await _person(visit))
 
 
-@pages.post(f"{_CLUSTER}/users/{{user_id}}/revoke")
+@pages.post(f"{_CLUSTER}/users/{{user_id}}/revoke", fresh=_to_repeat)
 async def revoke_person(visit: Visit) -> Response:
     return await _revoke(visit, await _person(visit))
 
@@ -243,7 +250,7 @@ async def ask_to_revoke_all(visit: Visit) -> Response:
     return await _confirmation(visit, await _everybody(visit))
 
 
-@pages.post(f"{_CLUSTER}/revoke", fresh=lambda visit: f"{_home(visit)}/revoke")
+@pages.post(f"{_CLUSTER}/revoke", fresh=lambda visit: visit.address)
 async def revoke_all(visit: Visit) -> Response:
     target, cluster = await _everybody(visit), await _cluster(visit)
     if visit.value("cluster") != cluster["name"]:

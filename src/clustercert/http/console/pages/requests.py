@@ -13,8 +13,9 @@ from starlette.responses import Response
 from clustercert.http.console.api import path
 from clustercert.http.console.visits import PREFIX, Pages, Visit, login_address
 from clustercert.model import JsonObject, utc_now
-from clustercert.model.errors import ClustercertError, Forbidden, NotFound
+from clustercert.model.errors import ClustercertError, NotFound
 from clustercert.policy.lifetime import MIN_LIFETIME, lifetime_option, lifetime_text
+from clustercert.policy.rules import reads_project
 
 pages = Pages()
 
@@ -320,13 +321,15 @@ def _steps(request: Any) -> Iterator[_Step]:
 
 async def _certificates(visit: Visit, request: Any, *, is_own: bool) -> list[Any]:
     """Return the newest certificates of a request that the visitor may see."""
-    if request["started_at"] is None:
+    project_id = request["project"]["id"]
+    # For other approvers, the API would record a refused request each time the page updates itself.
+    if request["started_at"] is None or not (is_own or reads_project(visit.me.caller, project_id)):
         return []
-    where = path("certificates") if is_own else path("projects", request["project"]["id"], "certificates")
+    where = path("certificates") if is_own else path("projects", project_id, "certificates")
     own = "true" if is_own else None
     try:
         page = await visit.api.get(where, own=own, access_request=request["id"], limit=_SHORT_LIST)
-    except (Forbidden, NotFound):
+    except NotFound:
         return []
     return list(page["certificates"])
 

@@ -88,7 +88,7 @@ async def ask_to_start(visit: Visit) -> Response:
     return await _confirmation(visit, "start", {})
 
 
-@pages.post(f"{_ROTATION}/start")
+@pages.post(f"{_ROTATION}/start", fresh=lambda visit: visit.address)
 async def start(visit: Visit) -> Response:
     body: JsonObject = {
         "signer": visit.value("signer") or None,
@@ -103,7 +103,7 @@ async def ask_to_complete(visit: Visit) -> Response:
     return await _confirmation(visit, "complete", {})
 
 
-@pages.post(f"{_ROTATION}/complete", fresh=lambda visit: f"{_address(visit)}/complete")
+@pages.post(f"{_ROTATION}/complete", fresh=lambda visit: visit.address)
 async def complete(visit: Visit) -> Response:
     body: JsonObject = {"deny_old": "deny_old" in visit.form}
     typed = visit.value("holders")
@@ -120,7 +120,7 @@ async def ask_to_abort(visit: Visit) -> Response:
     return await _confirmation(visit, "abort", None)
 
 
-@pages.post(f"{_ROTATION}/abort")
+@pages.post(f"{_ROTATION}/abort", fresh=lambda visit: visit.address)
 async def abort(visit: Visit) -> Response:
     return await _done(visit, "abort", None, "The rotation was aborted.")
 
