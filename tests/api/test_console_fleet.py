@@ -108,11 +108,11 @@ def test_each_number_on_now_leads_to_what_it_counts(site: Site) -> None:
     for href, _, number, what in _ATTENTION.findall(page):
         assert site.total(href) == int(number), what
     found = {label: (unescape(href), int(number)) for href, number, label in _FIGURE.findall(page)}
-    for label in ("clusters", "client CAs", "rotations of a client CA"):
+    for label in ("clusters", "client CAs", "rotation of a client CA"):
         href, number = found[label]
         assert site.total(href) == number, label
     # All live certificates are for one cluster.
-    for label in ("people", "machines", "live certificates", "certificates"):
+    for label in ("people", "machines", "live certificates", "certificate"):
         assert site.total(found[label][0]) == 1, label
     for label in ("requests for approval", "approved, not used yet", "access by request in use"):
         site.page(found[label][0])
