@@ -215,6 +215,27 @@ def test_an_approver_who_sees_no_certificates_leaves_no_refused_request(
     assert rows(requests.world.database, refused) == before
 
 
+def test_a_request_is_shown_and_ended_after_its_user_lost_the_role(
+    requests: RequestClient, people: People
+) -> None:
+    address = ask(people["member"], requests)
+    for approver in ("inspector", "admin"):
+        people[approver].post(f"{address}/approve", None, reason="go ahead", part="access")
+    requests.issue("member", address.rpartition("/")[2])
+    operator = requests.world.people["operator"].headers
+    role = (
+        f"/clustercert/v1/projects/{requests.world.project.id}/assignments/member/users/"
+        f"{requests.world.people['member'].user.id}"
+    )
+    requests.client.delete(role, headers=operator).raise_for_status()
+    try:
+        page = people["member"].get(address)
+        assert (page.status_code, "Ask for more time…" in page.text) == (200, False)
+        assert people["member"].post(f"{address}/end").status_code == 303
+    finally:
+        requests.client.put(role, headers=operator).raise_for_status()
+
+
 def test_lists_show_what_waits_and_can_be_filtered(requests: RequestClient, people: People) -> None:
     addresses = [
         f"{HOME}/{requests.created('member', cluster=cluster)}" for cluster in ("plain", "eip", "sans")

@@ -350,7 +350,11 @@ def _commands(request: Any) -> dict[str, str]:
 
 async def _extension_times(visit: Visit, request: Any) -> list[tuple[int, str]]:
     """Return the times by which the visitor's own access can be extended."""
-    offers = (await visit.api.get(path("clusters", request["cluster"]["id"], "offers")))["offers"]
+    try:
+        offers = (await visit.api.get(path("clusters", request["cluster"]["id"], "offers")))["offers"]
+    except NotFound:
+        # The cluster was removed, or the visitor has no role in its project any more.
+        return []
     return next((_times(each) for each in offers if each["rule"] == request["rule"]), [])
 
 
