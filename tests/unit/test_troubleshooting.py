@@ -47,8 +47,10 @@ def text_of(node: ast.expr) -> str:
 
 @cache
 def texts() -> frozenset[str]:
-    """All texts in the code, without the docstrings."""
-    found = set()
+    """All texts in the code, without the docstrings, and the console's templates."""
+    templates = (file.read_text(encoding="utf-8") for file in SOURCE.rglob("*.html"))
+    # A value in a template is filled in.
+    found = {re.sub("{{.*?}}", HOLE, each) for each in templates}
     for file in SOURCE.rglob("*.py"):
         tree = ast.parse(file.read_text(encoding="utf-8"))
         statements = {id(node.value) for node in ast.walk(tree) if isinstance(node, ast.Expr)}
