@@ -244,10 +244,21 @@ def _conditions(selected: FleetFilter, now: datetime) -> list[ColumnElement[bool
         (selected.ca_starts_after, _ca.c.not_before.__ge__),
         (selected.ca_ends_before, _ca.c.not_after.__lt__),
         (selected.ca_ends_after, _ca.c.not_after.__ge__),
-        (selected.has_certificates or None, lambda _: live.exists()),
-        (selected.certificates_end_before, lambda time: live.where(_certificate.c.not_after < time).exists()),
+        (selected.has_certificates or None, lambda _: _finds_row(live)),
+        (
+            selected.certificates_end_before,
+            lambda time: _finds_row(live.where(_certificate.c.not_after < time)),
+        ),
     ]
     return [condition(value) for value, condition in conditions if value is not None]
+
+
+def _finds_row(correlated: Select[Any]) -> ColumnElement[bool]:
+    """Return a condition that is true if a correlated query finds a row.
+
+    With EXISTS, PostgreSQL could join all live certificates instead of looking for the first one of each cluster.
+    """
+    return correlated.limit(1).scalar_subquery().is_not(None)
 
 
 def _has_text(text: str) -> ColumnElement[bool]:
