@@ -6,7 +6,6 @@ from dataclasses import dataclass, field
 from html.parser import HTMLParser
 from urllib.parse import urldefrag, urljoin, urlsplit
 
-import httpx
 from starlette.routing import Match
 
 from clustercert.http.console.routes import routes
@@ -18,7 +17,6 @@ from clustercert.store.entities import Reference
 from clustercert.wiring import open_components
 from support.console import HTML
 from support.console_site import ConsoleSite, run_in_thread
-from support.wait import SECONDS
 
 STATIC = f"{PREFIX}/static/{{name}}"
 ANYTHING = f"{PREFIX}/{{rest:path}}"
@@ -119,25 +117,24 @@ def crawl(site: ConsoleSite, cookie: str | None) -> Crawl:
     """Follow all links from the first page, with the cookie of a session."""
     found, queue, seen = Crawl(), list(SEEDS), set[str]()
     headers = HTML | ({"Cookie": f"{SESSION_COOKIE}={cookie}"} if cookie else {})
-    with httpx.Client(base_url=site.url, headers=headers, timeout=SECONDS, trust_env=False) as client:
-        while queue:
-            address = queue.pop(0)
-            if address in seen:
-                continue
-            seen.add(address)
-            route = route_of(address)
-            if route is not None and len(found.addresses[route]) >= PER_ROUTE:
-                continue
-            answer = client.get(address)
-            if answer.is_redirect:
-                queue.append(answer.headers["location"])
-            elif not answer.is_success:
-                found.faults.append(f"{address}: {answer.status_code}")
-            elif route is not None and answer.headers["content-type"].startswith("text/html"):
-                found.addresses[route].append(address)
-                queue += _followed(found, address, answer.text)
-            elif route is not None:
-                found.addresses[f"{route} (download)"].append(address)
+    while queue:
+        address = queue.pop(0)
+        if address in seen:
+            continue
+        seen.add(address)
+        route = route_of(address)
+        if route is not None and len(found.addresses[route]) >= PER_ROUTE:
+            continue
+        answer = site.client.get(address, headers=headers)
+        if answer.is_redirect:
+            queue.append(answer.headers["location"])
+        elif not answer.is_success:
+            found.faults.append(f"{address}: {answer.status_code}")
+        elif route is not None and answer.headers["content-type"].startswith("text/html"):
+            found.addresses[route].append(address)
+            queue += _followed(found, address, answer.text)
+        elif route is not None:
+            found.addresses[f"{route} (download)"].append(address)
     return found
 
 

@@ -4,12 +4,13 @@ import asyncio
 import contextlib
 import json
 import os
+import re
 import secrets
 from collections.abc import Coroutine, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar
 
 import httpx
 
@@ -23,6 +24,7 @@ from support import serve_process
 from support.apiserver import ApiServer
 from support.kubernetes_messages import credential_id, review
 from support.samples import server_ca_pem
+from support.service import Service
 from support.stores import execute, rows
 from support.wait import SECONDS, eventually
 from support.world import Person
@@ -103,7 +105,26 @@ FAMILY_NAMES = (
     "Ito",
     "Jansen",
 )
+# What names and texts of a company contain in `running_here`.
+MARKS: Mapping[str, str] = {"shop": "-zqshop", "lab": "-zqlab"}
 GIVEN_NAMES = ("Ada", "Ben", "Chloe", "Dev", "Elif", "Finn", "Grace", "Hugo", "Ines", "Jun", "Kofi", "Lena")
+
+
+class Mark(Protocol):
+    """Returns a name or text as it is in the data of a company, by default of the first one."""
+
+    def __call__(self, text: str, domain: str = "shop", /) -> str: ...
+
+
+def _unmarked(text: str, domain: str = "shop") -> str:
+    return text
+
+
+def _marked(text: str, domain: str = "shop") -> str:
+    return f"{text}{MARKS[domain]}"
+
+
+_Accounts = tuple[dict[str, Person], dict[tuple[str, str], str], dict[str, str]]
 
 
 @dataclass(frozen=True)
@@ -111,6 +132,8 @@ class ConsoleSite:
     """The running service.
 
     Attributes:
+        client: of the service.
+        mark: see `Mark`.
         people: by name; `nina` has no role, and `luis` administers the project of the other domain.
         tokens: by person and id of the project that is the token's scope.
         projects: ids by name.
@@ -120,12 +143,17 @@ class ConsoleSite:
     """
 
     folder: Path
-    url: str
+    client: httpx.Client
+    mark: Mark
     people: Mapping[str, Person]
     tokens: Mapping[tuple[str, str], str]
     projects: Mapping[str, str]
     clusters: dict[str, str] = field(default_factory=dict)
     requests: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def url(self) -> str:
+        return str(self.client.base_url).rstrip("/")
 
     @property
     def database(self) -> Path:
@@ -144,15 +172,8 @@ class ConsoleSite:
         self, who: str, method: str, path: str, body: object = None, token: str | None = None, **query: str
     ) -> httpx.Response:
         """Send a request to the API, with the person's token unless there is another one."""
-        return httpx.request(
-            method,
-            self.url + path,
-            json=body,
-            params=query,
-            headers={"X-Auth-Token": token or self.people[who].token},
-            timeout=SECONDS,
-            trust_env=False,
-        )
+        headers = {"X-Auth-Token": token or self.people[who].token}
+        return self.client.request(method, path, json=body, params=query, headers=headers)
 
     def done(
         self, who: str, method: str, path: str, body: object = None, token: str | None = None, **query: str
@@ -172,15 +193,17 @@ class ConsoleSite:
 
     def request(self, who: str, cluster: str, group: str, reason: str, ticket: str | None = None) -> str:
         """Create an access request. Returns its id."""
-        body = {"cluster_id": self.clusters[cluster], "groups": [group], "duration": 3600, "reason": reason}
-        more = {} if ticket is None else {"ticket": ticket}
+        asked = {"groups": [self.mark(f"shop:{group}")], "duration": 3600, "reason": self.mark(reason)}
+        more = {"cluster_id": self.clusters[cluster]} | ({} if ticket is None else {"ticket": ticket})
         token = self.tokens[who, self.project_of(cluster)]
-        return str(self.done(who, "POST", f"{V1}/access-requests", body | more, token)["id"])
+        return str(self.done(who, "POST", f"{V1}/access-requests", asked | more, token)["id"])
 
     def step(self, who: str, request_id: str, step: str, reason: str = "agreed") -> None:
         """Approve, deny or end a request for a cluster of the storefront."""
         token = self.tokens[who, self.projects["storefront"]]
-        self.done(who, "POST", f"{V1}/access-requests/{request_id}/{step}", {"reason": reason}, token)
+        self.done(
+            who, "POST", f"{V1}/access-requests/{request_id}/{step}", {"reason": self.mark(reason)}, token
+        )
 
 
 def run_in_thread(work: Coroutine[Any, Any, T]) -> T:
@@ -191,22 +214,46 @@ def run_in_thread(work: Coroutine[Any, Any, T]) -> T:
 
 @contextlib.contextmanager
 def running(folder: Path) -> Iterator[ConsoleSite]:
-    """Run the service in a folder."""
+    """Run the service as a process in a folder."""
+    config, accounts = _prepare(folder, _unmarked)
+    variables = {"CLUSTERCERT_CONFIG": str(config), "CLUSTERCERT_LOG__FILE": str(folder / "log")}
+    with serve_process.listening((), os.environ | variables) as serving:
+        client = httpx.Client(base_url=serving.url, timeout=SECONDS, trust_env=False)
+        with client, _filled(ConsoleSite(folder, client, _unmarked, *accounts)) as site:
+            yield site
+
+
+@contextlib.contextmanager
+def running_here(folder: Path) -> Iterator[ConsoleSite]:
+    """Run the service in this process. All names and texts in its data contain their company's mark."""
+    config, accounts = _prepare(folder, _marked)
+    with (
+        Service(load(config)).running() as service,
+        _filled(ConsoleSite(folder, service.client, _marked, *accounts)) as site,
+    ):
+        yield site
+
+
+def _prepare(folder: Path, mark: Mark) -> tuple[Path, _Accounts]:
+    """Create the settings and the accounts."""
     config = folder / "clustercert.toml"
+    rules = re.sub(r'"(shop:.*?)"', lambda match: f'"{mark(match[1])}"', RULES)
+    rules = re.sub(r'name = "(.*)"', lambda match: f'name = "{mark(match[1])}"', rules)
     config.write_text(
         f"data_dir = '{folder / 'data'}'\nkek_file = '{folder / 'kek'}'\n"
         "[limits]\nfailures_per_minute = 0\n[audit]\nrefusals_per_minute = 1_000_000\n"
-        f"[console]\nenabled = true\n[log]\nfile = '{folder / 'log'}'\nformat = 'json'\n{RULES}",
+        f"[console]\nenabled = true\n[log]\nformat = 'json'\n{rules}",
         encoding="utf-8",
     )
     write_new_kek_file(folder / "kek")
-    accounts = run_in_thread(_add_accounts(load(config)))
-    (folder / "apiserver").mkdir()
-    with (
-        ApiServer(folder / "apiserver") as double,
-        serve_process.listening((), os.environ | {"CLUSTERCERT_CONFIG": str(config)}) as serving,
-    ):
-        site = ConsoleSite(folder, serving.url, *accounts)
+    return config, run_in_thread(_add_accounts(load(config), mark))
+
+
+@contextlib.contextmanager
+def _filled(site: ConsoleSite) -> Iterator[ConsoleSite]:
+    """Add clusters, certificates and requests to a running service."""
+    (site.folder / "apiserver").mkdir()
+    with ApiServer(site.folder / "apiserver") as double:
         _add_clusters(site, double)
         _add_certificates(site)
         _add_requests(site)
@@ -214,22 +261,24 @@ def running(folder: Path) -> Iterator[ConsoleSite]:
         yield site
 
 
-async def _add_accounts(
-    settings: Settings,
-) -> tuple[dict[str, Person], dict[tuple[str, str], str], dict[str, str]]:
+async def _add_accounts(settings: Settings, mark: Mark) -> _Accounts:
     """The people, their tokens for single projects, and the ids of projects."""
     await initialise(settings, actor=ACTOR)
     people, tokens, projects = dict[str, Person](), dict[tuple[str, str], str](), dict[str, Project]()
     async with open_components(settings) as components:
         identity = components.identity
         directory, roles = identity.directory, identity.roles
-        domains = {name: await directory.create_domain(name, actor=ACTOR) for name in PROJECTS}
+        domains = {name: await directory.create_domain(mark(name, name), actor=ACTOR) for name in PROJECTS}
         for domain, names in PROJECTS.items():
             for name in names:
-                projects[name] = await directory.create_project(name, domains[domain], actor=ACTOR)
+                projects[name] = await directory.create_project(
+                    mark(name, domain), domains[domain], actor=ACTOR
+                )
         for name, (domain, role) in PEOPLE.items():
             password = secrets.token_urlsafe(12)
-            user = await directory.create_user(name, domains[domain], password=password, actor=ACTOR)
+            user = await directory.create_user(
+                mark(name, domain), domains[domain], password=password, actor=ACTOR
+            )
             proof = ByPassword(Reference(id=user.id), password)
             if role in SERVICE_ROLES:
                 await roles.assign(role, user, None, actor=ACTOR)
@@ -252,10 +301,11 @@ def _add_clusters(site: ConsoleSite, double: ApiServer) -> None:
             "server_ca": server_ca,
             "version": version,
         }
-        path = f"{V1}/projects/{site.projects[project]}/clusters/{name}"
+        domain = next(each for each, projects in PROJECTS.items() if project in projects)
+        path = f"{V1}/projects/{site.projects[project]}/clusters/{site.mark(name, domain)}"
         site.clusters[name] = site.done("olga", "PUT", path, body)["id"]
     body = {"internal_url": double.url, "server_ca": double.server_ca.read_text(), "version": "v1.34"}
-    path = f"{V1}/projects/{site.projects['storefront']}/clusters/{ROTATED}"
+    path = f"{V1}/projects/{site.projects['storefront']}/clusters/{site.mark(ROTATED)}"
     site.clusters[ROTATED] = site.done("olga", "PUT", path, body)["id"]
     _trust(site, double)
 
@@ -268,10 +318,10 @@ def _add_certificates(site: ConsoleSite) -> None:
     """Issue certificates: some revoked, one used after that, and one whose issuer is unknown."""
     for who, cluster in (("mo", "staging"), ("alice", "staging"), ("priya", "staging")):
         site.issue(who, cluster)
-    site.issue("alice", "payments", reason="quarterly audit of the ledger")
+    site.issue("alice", "payments", reason=site.mark("quarterly audit of the ledger"))
     site.issue("luis", "notebooks")
     site.issue("mo", ROTATED)
-    template = site.issue("mo", "prod-eu", reason="deploy of the checkout")
+    template = site.issue("mo", "prod-eu", reason=site.mark("deploy of the checkout"))
     revoked, used = site.issue("priya", "prod-eu"), site.issue("sam", "prod-eu")
     for fingerprint in (revoked, used):
         path = f"{V1}/certificates/{fingerprint}/revoke"
@@ -284,23 +334,25 @@ def _add_certificates(site: ConsoleSite) -> None:
         " revoked_at = '2026-01-01 00:00:00.000000' WHERE fingerprint = ?",
         bytes.fromhex(used),
     )
-    _copy_certificate(site.database, bytes.fromhex(template))
+    _copy_certificate(site, bytes.fromhex(template))
     token = site.done("olga", "POST", site.cluster_path("prod-eu", "/webhook-tokens"))["token"]
     for number, (user, group) in enumerate((("kubernetes-admin", "system:masters"), ("jenkins", "ci"))):
-        answer = httpx.post(
-            f"{site.url}{V1}/kubernetes/clusters/{site.clusters['prod-eu']}/authorize",
-            content=review(credential_id(bytes([number]) * 32), user=user, groups=(group,)),
+        answer = site.client.post(
+            f"{V1}/kubernetes/clusters/{site.clusters['prod-eu']}/authorize",
+            content=review(
+                credential_id(bytes([number]) * 32),
+                user=site.mark(user),
+                groups=(group, site.mark("tooling")),
+            ),
             headers={"Authorization": f"Bearer {token}", "Content-Type": "application/json"},
-            timeout=SECONDS,
-            trust_env=False,
         )
         assert answer.status_code == 200, answer.text
 
 
-def _copy_certificate(database: Path, fingerprint: bytes) -> None:
+def _copy_certificate(site: ConsoleSite, fingerprint: bytes) -> None:
     """Copy a certificate for other people, who have up to eight certificates each, and end at different times."""
-    names = [f"{given.lower()}.{family.lower()}" for given in GIVEN_NAMES for family in FAMILY_NAMES]
-    columns = [str(row[1]) for row in rows(database, "PRAGMA table_info(certificate)") if row[1] != "id"]
+    names = [site.mark(f"{given}.{family}".lower()) for given in GIVEN_NAMES for family in FAMILY_NAMES]
+    columns = [str(row[1]) for row in rows(site.database, "PRAGMA table_info(certificate)") if row[1] != "id"]
     own = {
         "fingerprint": "randomblob(32)",
         "serial": "lower(hex(randomblob(20)))",
@@ -314,7 +366,7 @@ def _copy_certificate(database: Path, fingerprint: bytes) -> None:
     }
     values = ", ".join(own.get(name, f'"{name}"') for name in columns)
     execute(
-        database,
+        site.database,
         f"INSERT INTO certificate ({', '.join(f'{chr(34)}{name}{chr(34)}' for name in columns)})"
         f" SELECT {values} FROM (SELECT * FROM certificate WHERE fingerprint = ?), (WITH RECURSIVE numbers(n) AS"
         " (SELECT 0 UNION ALL SELECT n + 1 FROM numbers WHERE n + 1 < ?) SELECT n FROM numbers)",
@@ -325,20 +377,20 @@ def _copy_certificate(database: Path, fingerprint: bytes) -> None:
 
 def _add_requests(site: ConsoleSite) -> None:
     """Leave one access request in each state."""
-    reason, group = "INC-42: checkout answers with errors", "shop:operators"
+    reason, group = "INC-42: checkout answers with errors", "operators"
     found = site.requests
     found["pending"] = site.request("mo", "prod-eu", group, reason, "INC-42")
-    found["approved"] = site.request("priya", "prod-eu", "shop:debuggers", "look at the heap of the cart")
+    found["approved"] = site.request("priya", "prod-eu", "debuggers", "look at the heap of the cart")
     site.step("alice", found["approved"], "approve")
     found["active"] = site.request("sam", "prod-eu", group, reason)
     site.step("alice", found["active"], "approve")
     site.issue("sam", "prod-eu", access_request=found["active"])
     found["denied"] = site.request("tomas", "prod-eu", group, "I would like to look around")
     site.step("alice", found["denied"], "deny", "use staging for this")
-    found["ended"] = site.request("alice", "staging", "shop:maintainers", "replace the ingress controller")
+    found["ended"] = site.request("alice", "staging", "maintainers", "replace the ingress controller")
     site.step("alice", found["ended"], "end", "done")
     found["expired"] = site.request("mo", "staging", group, "restart the queue workers")
-    found["finished"] = site.request("alice", "payments", "shop:maintainers", "rotate the card keys")
+    found["finished"] = site.request("alice", "payments", "maintainers", "rotate the card keys")
     site.issue("alice", "payments", access_request=found["finished"])
     past = "2026-01-01 00:00:00.000000"
     for state, column in (("expired", "approve_by"), ("finished", "ends_at")):

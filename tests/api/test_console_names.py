@@ -1,0 +1,166 @@
+"""Names and texts that people chose stay text in all pages of the console, whatever they contain."""
+
+import dataclasses
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from html.parser import HTMLParser
+from typing import Any
+
+import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
+
+from clustercert.http.console import rendering
+from support import console_site
+from support.console_crawl import crawl, session_of
+from support.console_site import MARKS
+
+PLAIN = "x"
+OVERRIDE = "\u202e"
+MARKED = re.compile("|".join(MARKS.values()))
+# Elements that isolate the direction of their text (`code` and `pre` by the style sheet), and those that can contain no
+# other elements.
+ISOLATING = {"bdi", "code", "pre", "title", "desc", "option", "textarea"}
+VOID = {"area", "base", "br", "col", "embed", "hr", "img", "input", "link", "meta", "source", "track", "wbr"}
+TEXTS = st.text(
+    st.one_of(
+        st.characters(exclude_categories=["Cs"], exclude_characters="\0"),
+        st.sampled_from("<>\"'&=`{}%/ \n\u202e\u2066\u200f\u0627"),
+    ),
+    min_size=1,
+    max_size=64,
+)
+
+
+@dataclass(frozen=True)
+class Rendering:
+    """What a page was rendered with."""
+
+    template: str
+    values: Mapping[str, Any] = field(repr=False)
+
+
+class Renderings(list[Rendering]):
+    """Several renderings. Hypothesis shows them in its report."""
+
+    def __repr__(self) -> str:
+        return ", ".join(sorted({each.template for each in self}))
+
+
+@dataclass
+class Structure(HTMLParser):
+    """What of a page must not depend on names.
+
+    Attributes:
+        elements: each element with the names of its attributes.
+        code: values of attributes that lead somewhere or run code, up to the first name.
+        mixed: text with a right-to-left override outside an element that isolates it.
+    """
+
+    markup: str
+
+    def __post_init__(self) -> None:
+        super().__init__()
+        self.elements: list[tuple[str, tuple[str, ...]]] = []
+        self.code: list[str] = []
+        self.mixed: list[str] = []
+        self._open: list[tuple[str, bool]] = []
+        self.feed(self.markup)
+        self.close()
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        attributes = dict(attrs)
+        self.elements.append((tag, tuple(sorted(attributes))))
+        if tag not in VOID:
+            self._open.append((tag, tag in ISOLATING or attributes.get("dir") == "auto"))
+        for name in ("href", "action", "src", "formaction"):
+            if name in attributes:
+                self.code.append(re.split("[?#]", attributes[name] or "")[0].split("/")[0])
+
+    def handle_endtag(self, tag: str) -> None:
+        while self._open and self._open.pop()[0] != tag:
+            pass
+
+    def handle_comment(self, data: str) -> None:
+        self.elements.append(("comment", ()))
+
+    def handle_data(self, data: str) -> None:
+        if OVERRIDE in data and not any(isolates for _, isolates in self._open):
+            self.mixed.append(f"{self._open[-1][0]}: {data.strip()[:80]}")
+
+
+@pytest.fixture(scope="module")
+def renderings(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Renderings]:
+    """All pages that an operator, an admin and a member find, with the values of their templates."""
+    found: list[Rendering] = []
+    rendered = rendering.rendered
+
+    def recorded(template: str, values: Mapping[str, Any]) -> str:
+        found.append(Rendering(template, values))
+        return rendered(template, values)
+
+    with console_site.running_here(tmp_path_factory.mktemp("site")) as site:
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(rendering, "rendered", recorded)
+            for who in ("olga", "alice", "mo"):
+                crawl(site, session_of(site, who))
+        yield _samples(found)
+
+
+def _samples(found: list[Rendering]) -> Renderings:
+    """A few renderings of each template: with names, and with as different structures as there are."""
+    samples: dict[tuple[str, object], Rendering] = {}
+    for each in found:
+        structure = len({tag for tag, _ in _structure(each, PLAIN).elements})
+        samples.setdefault((each.template, structure), each)
+    return Renderings(samples.values())
+
+
+def _structure(each: Rendering, text: str) -> Structure:
+    return Structure(rendering.rendered(each.template, _with_names(each.values, text)))
+
+
+def _with_names(value: Any, text: str) -> Any:
+    """The value, with a text for the mark of each name in it."""
+    if isinstance(value, str):
+        return MARKED.sub(lambda _: text, value)
+    if isinstance(value, Mapping):
+        return {key: _with_names(each, text) for key, each in value.items()}
+    if isinstance(value, list | tuple) and type(value) in (list, tuple):
+        return type(value)(_with_names(each, text) for each in value)
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        fields = [each.name for each in dataclasses.fields(value) if each.init]
+        return dataclasses.replace(
+            value, **{each: _with_names(getattr(value, each), text) for each in fields}
+        )
+    return value
+
+
+def test_names_are_in_the_renderings(renderings: Renderings) -> None:
+    marked = {
+        each.template for each in renderings if MARKED.search(rendering.rendered(each.template, each.values))
+    }
+    assert {"requests.html", "request.html", "clusters.html"} <= marked
+
+
+@given(text=TEXTS)
+@example(text="<script>alert(1)</script>")
+@example(text='"><img src=x onerror=alert(1)>')
+@example(text="' autofocus onfocus=alert(1) x='")
+@example(text="</title></textarea></bdi><svg/onload=alert(1)>")
+@example(text="{{ 7 * 7 }}{% raw %}")
+@example(text=f"{OVERRIDE}nimda")
+@example(text="x" * 64)
+def test_names_add_no_element_attribute_or_script(renderings: Renderings, text: str) -> None:
+    for each in renderings:
+        expected, found = _structure(each, PLAIN), _structure(each, text)
+        assert found.elements == expected.elements, each.template
+        assert [len(address) > 0 for address in found.code] == [
+            len(address) > 0 for address in expected.code
+        ], each.template
+
+
+def test_names_from_right_to_left_change_no_text_around_them(renderings: Renderings) -> None:
+    mixed = {each.template: _structure(each, f"{OVERRIDE}nimda").mixed for each in renderings}
+    assert {template: texts for template, texts in mixed.items() if texts} == {}
