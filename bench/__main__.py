@@ -26,6 +26,7 @@ from bench import (
     audit_log,
     cli,
     compare,
+    console,
     flame,
     floor,
     growth,
@@ -62,6 +63,7 @@ SECONDS = {
     "attacked": 20.0,
     "logins": 20.0,
     "slow_postgres": 20.0,
+    "console": 4.0,
     "audit_log": 0.0,
     "policy": 0.0,
     "signers": 0.0,
@@ -79,6 +81,7 @@ USUAL = (
     "attacked",
     "logins",
     "slow_postgres",
+    "console",
     "audit_log",
     "policy",
     "signers",
@@ -175,6 +178,14 @@ class Bench:
         if self._postgres:
             rows = slow_postgres.measure(WORK / "slow_postgres", seconds, self._postgres)
             report.save("slow_postgres", rows)
+
+    def console(self, seconds: float) -> None:
+        """Measure the console's page of a cluster, and other requests while somebody looks at it."""
+        measured = console.measure(WORK / "console", seconds, None)
+        if self._postgres:
+            more = console.measure(WORK / "console", seconds, self._postgres)
+            measured = {part: rows + more[part] for part, rows in measured.items()}
+        report.save("console", measured)
 
     def audit_log(self, _seconds: float) -> None:
         """Measure sealing and proofs with audit logs of several sizes."""

@@ -201,6 +201,7 @@ async def _add(components: Components, template: dict[str, object], project: Pro
                 "sealed_key": sealed,
                 "state": "active",
                 "signer": LOCAL,
+                "not_before": authority.not_valid_before_utc,
                 "not_after": authority.not_valid_after_utc,
             }
         )

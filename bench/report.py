@@ -68,6 +68,7 @@ def performance(measured: Measured) -> dict[str, str]:
         "exposed": _exposed,
         "logins": _logins,
         "slow_postgres": _slow_postgres,
+        "console": _console,
         "audit_log": _audit_log,
         "policy": _policy,
         "signers": _signers,
@@ -304,6 +305,31 @@ def _logins(measured: Measured) -> str:
 
 def _slow_postgres(measured: Measured) -> str:
     return _reviews("what is slow", measured["slow_postgres"])
+
+
+def _console(measured: Measured) -> str:
+    console = measured["console"]
+    page = {
+        "p50 ms": "p50_ms",
+        "p99 ms": "p99_ms",
+        "CPU ms": "server_ms",
+        "kB": "kilobytes",
+    }
+    loads = {
+        "other requests": "what",
+        "pages": "pages",
+        "a second": "rate",
+        "with the page": "with_page_rate",
+        "ratio": "ratio",
+        "p99 ms": "p99_ms",
+        "p99 ms with the page": "with_page_p99_ms",
+        "errors": "errors",
+    }
+    first = {"database": "database", "certificates": "certificates", "users": "users"}
+    return "\n\n".join(
+        markdown(tuple(columns), [tuple(row[figure] for figure in columns.values()) for row in console[part]])
+        for part, columns in (("page", first | page), ("loads", {"database": "database"} | loads))
+    )
 
 
 def _reviews(what: str, measured: Sequence[Mapping[str, object]]) -> str:
