@@ -11,7 +11,7 @@ from clustercert.certificates.access import AccessReport, AccessReports, Certifi
 from clustercert.model import Cluster, ClusterOptions
 from clustercert.model.errors import InvalidRequest
 from clustercert.model.kubernetes import AUTHENTICATED, MASTERS, VERIFIER
-from clustercert.store.access_reports import AccessReportQueries, GroupTotals
+from clustercert.store.access_reports import MAX_GROUPS, AccessReportQueries, GroupTotals
 from clustercert.store.certificates import CertificateFilter, CertificateView, InventoryQueries
 from clustercert.store.engine.database import Database
 from clustercert.store.ledger import Ledger
@@ -152,6 +152,20 @@ async def test_pages_and_counts_equal_the_certificates_one_by_one(place: Place) 
             each.certificate.id for each in accesses if each.certificate.used_after_revocation_at is not None
         }
     assert pages[0].used_after_revocation
+
+
+async def test_the_group_system_masters_is_reported_however_many_groups_there_are(database: Database) -> None:
+    here = cluster()
+    many = tuple(f"group-{number:03}" for number in range(MAX_GROUPS))
+    for groups in (many, many, (MASTERS,)):
+        record, issued = certificate_record()
+        await Ledger(database).record(
+            replace(record, cluster_id=here.id, groups=groups, not_after=NOW + HOUR), issued
+        )
+    reports = AccessReports(AccessReportQueries(database), lambda: NOW)
+    found = {each.name: each.credentials for each in (await reports.report(here)).groups}
+    assert len(found) == MAX_GROUPS + 1
+    assert (found[MASTERS], found[AUTHENTICATED], found[many[0]]) == (1, 3, 2)
 
 
 @pytest.mark.parametrize("search", ["ANNA", "bob", "_%", "vie", '"quoted"', "system:", "nobody", "n"])

@@ -11,6 +11,7 @@ from sqlalchemy import (
     Subquery,
     TableValuedAlias,
     and_,
+    case,
     column,
     false,
     func,
@@ -155,7 +156,8 @@ class AccessReportQueries(AccessQueries):
     async def groups(self, selection: AccessFilter) -> tuple[GroupTotals, ...]:
         """Return the groups in certificates that give access, sorted by name.
 
-        Returns at most MAX_GROUPS groups, those with the most certificates. Leaves out system:authenticated.
+        Returns at most MAX_GROUPS groups: system:masters, and those with the most certificates. Leaves out
+        system:authenticated.
         """
         rows = self._selected(selection)
         group = self._elements(rows)
@@ -170,7 +172,7 @@ class AccessReportQueries(AccessQueries):
             .select_from(rows.join(group, true()))
             .where(not_(rows.c.left_out), rows.c.has_access, group.c.value != AUTHENTICATED)
             .group_by(group.c.value)
-            .order_by(certificates.desc(), group.c.value)
+            .order_by(case((group.c.value == MASTERS, 0), else_=1), certificates.desc(), group.c.value)
             .limit(MAX_GROUPS)
         )
         return tuple(
