@@ -194,7 +194,7 @@ async def _choice_of_cluster(
     clusters = found
     is_whole = True
     if not wanted:
-        page = await visit.api.get(path("clusters"), own="true", limit=_MAX_CLUSTERS)
+        page = await visit.api.get(path("clusters"), own="true", order="name", limit=_MAX_CLUSTERS)
         clusters, is_whole = page["clusters"], page["next"] is None
     return visit.render(
         "request_cluster.html",
