@@ -74,6 +74,15 @@ def test_every_kind_of_event_has_a_sentence_with_names(kind: str) -> None:
             ),
         ),
         (
+            "certificate.issued",
+            {
+                "cluster": {"id": CLUSTER_ID, "name": "prod", "project": None},
+                "trace": {},
+                "not_after": "2026-03-14T17:00:00+00:00",
+            },
+            "Default/alice got a certificate for Default/eu-de/prod, valid until 2026-03-14 17:00 UTC",
+        ),
+        (
             "certificate.refused",
             {"cluster": None, "message": "No rule matches."},
             "Default/alice was refused a certificate: No rule matches.",

@@ -18,7 +18,7 @@ _ACCESS = "{access_groups} in {cluster}"
 # In a sentence, `{name}` stands for a fact of the event: a method of `_Facts`, or a field of the event's detail. A part
 # in brackets is left out if a fact in it is missing or null.
 _SENTENCES = {
-    "certificate.issued": "{actor} got a certificate for {cluster} with {groups}, valid until {not_after}",
+    "certificate.issued": "{actor} got a certificate for {cluster}[ with {groups}], valid until {not_after}",
     "certificate.refused": "{actor} was refused a certificate[ for {cluster}]: {message}",
     "certificate.failed": "{actor} got no certificate[ for {cluster}], because of a fault: {message}",
     "certificate.revoked": "{actor} revoked a certificate of {user} for {cluster}[ ({revocation_reason})]",
