@@ -140,7 +140,8 @@ class AccessReportQueries(AccessQueries):
 
     async def totals(self, selection: AccessFilter) -> AccessTotals:
         rows = self._selected(selection)
-        reported, with_access = not_(rows.c.left_out), and_(not_(rows.c.left_out), rows.c.has_access)
+        reported = not_(rows.c.left_out)
+        with_access = and_(reported, self._has_access(rows, selection))
         query = select(
             func.count().filter(reported),
             func.count().filter(with_access),
@@ -170,7 +171,7 @@ class AccessReportQueries(AccessQueries):
                 func.max(rows.c.last_seen_at),
             )
             .select_from(rows.join(group, true()))
-            .where(not_(rows.c.left_out), rows.c.has_access, group.c.value != AUTHENTICATED)
+            .where(not_(rows.c.left_out), self._has_access(rows, selection), group.c.value != AUTHENTICATED)
             .group_by(group.c.value)
             .order_by(case((group.c.value == MASTERS, 0), else_=1), certificates.desc(), group.c.value)
             .limit(MAX_GROUPS)
@@ -188,14 +189,14 @@ class AccessReportQueries(AccessQueries):
         with this id.
         """
         rows = self._selected(selection)
-        key = tuple_(rows.c.user_name, rows.c.user_id)
+        key, has_access = tuple_(rows.c.user_name, rows.c.user_id), self._has_access(rows, selection)
         query = (
             select(
                 rows.c.user_name,
                 rows.c.user_id,
                 func.count(),
-                func.count().filter(rows.c.has_access),
-                func.max(rows.c.not_after).filter(rows.c.has_access),
+                func.count().filter(has_access),
+                func.max(rows.c.not_after).filter(has_access),
                 func.min(rows.c.first_seen_at),
                 func.max(rows.c.last_seen_at),
                 func.max(rows.c.id),
@@ -246,7 +247,7 @@ class AccessReportQueries(AccessQueries):
             return await certificate_views(connection, ordered)
 
     def _selected(self, selection: AccessFilter, user_ids: Collection[str] | None = None) -> Subquery:
-        """Return a subquery for the selected certificates: its columns, `revoked`, `has_access` and `left_out`."""
+        """Return a subquery for the selected certificates: its columns, `revoked` and `left_out`."""
         certificate = _certificate.c
         conditions = [certificate.cluster_id == selection.cluster_id, certificate.not_after > selection.now]
         if selection.user_id is not None:
@@ -254,13 +255,15 @@ class AccessReportQueries(AccessQueries):
         if user_ids is not None:
             conditions.append(certificate.user_id.in_(user_ids))
         if selection.group not in (None, AUTHENTICATED):
-            conditions.append(self._has_group(lambda group: group == selection.group))
+            conditions.append(self._has_group(_certificate, lambda group: group == selection.group))
         if selection.search is not None:
             text = selection.search.lower()
             conditions.append(
                 or_(
                     func.lower(certificate.user_name).contains(text, autoescape=True),
-                    self._has_group(lambda group: func.lower(group).contains(text, autoescape=True)),
+                    self._has_group(
+                        _certificate, lambda group: func.lower(group).contains(text, autoescape=True)
+                    ),
                 )
             )
         left_out: ColumnElement[bool] = false()
@@ -271,7 +274,6 @@ class AccessReportQueries(AccessQueries):
             select(
                 *(certificate[name] for name in columns),
                 is_revoked().label("revoked"),
-                self._has_access(selection).label("has_access"),
                 left_out.label("left_out"),
             )
             .where(*conditions)
@@ -280,23 +282,23 @@ class AccessReportQueries(AccessQueries):
             .subquery()
         )
 
-    def _has_access(self, selection: AccessFilter) -> ColumnElement[bool]:
+    def _has_access(self, rows: Subquery, selection: AccessFilter) -> ColumnElement[bool]:
         """Return a condition that matches certificates that give access, as far as this service knows."""
         if not (selection.webhook or selection.binding):
             return true()
         # The API server never asks the webhook about members of system:masters, who can also remove the bindings.
-        stopped = [is_revoked(), not_(self._has_group(lambda group: group == MASTERS))]
+        stopped = [rows.c.revoked, not_(self._has_group(rows, lambda group: group == MASTERS))]
         if not selection.webhook:
-            stopped.append(func.json_array_length(_certificate.c.groups) == 0)
-        return or_(not_(and_(*stopped)), _certificate.c.id.in_(selection.recently_used))
+            stopped.append(func.json_array_length(rows.c.groups) == 0)
+        return or_(not_(and_(*stopped)), rows.c.id.in_(selection.recently_used))
 
     def _has_group(
-        self, condition: Callable[[ColumnElement[str]], ColumnElement[bool]]
+        self, rows: FromClause, condition: Callable[[ColumnElement[str]], ColumnElement[bool]]
     ) -> ColumnElement[bool]:
-        """Return a condition that matches certificates with a group that meets the condition."""
-        group = self._elements(_certificate)
+        """Return a condition that matches rows with a group that meets the condition."""
+        group = self._elements(rows)
         found = select(literal(1)).select_from(group).where(condition(group.c.value))
-        return found.correlate(_certificate).exists()
+        return found.correlate(rows).exists()
 
     def _elements(self, rows: FromClause) -> TableValuedAlias:
         """Return a table with one row for each group, in the column `value`."""
