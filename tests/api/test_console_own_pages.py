@@ -275,6 +275,25 @@ def test_a_person_ends_one_session_and_can_not_end_that_of_another(site: Site) -
     assert SESSION_COOKIE not in browser.cookies
 
 
+def test_many_temporary_keys_hide_no_permanent_key(site: Site) -> None:
+    key = new_key(site.client, site.world, "inspector")
+    for number in range(250):
+        execute(
+            site.world.database,
+            "INSERT INTO access_key SELECT ?, user_id, sealed_secret, '', enabled, created_at, randomblob(32),"
+            " '2099-01-01 00:00:00.000000' FROM access_key WHERE id = ?",
+            f"0{number:019}",
+            key,
+        )
+    browser = site.browser("inspector")
+    page = browser.get(ACCOUNT).text
+    assert page.count("/delete") == 21
+    assert f"{ACCOUNT}/keys/{key}/delete" in page
+    assert "You have more temporary keys than are shown here." in page
+    assert key in shown(browser.get(f"{ACCOUNT}/keys/{key}/delete"))
+    assert "250 temporary access keys" in shown(browser.get(f"{ACCOUNT}/log-out-everywhere"))
+
+
 def test_a_person_deletes_their_own_access_key(site: Site) -> None:
     key, theirs = (new_key(site.client, site.world, who) for who in ("reader", "member"))
     browser = site.browser("reader")

@@ -122,6 +122,39 @@ async def test_what_can_be_no_access_key_never_reaches_the_database(accounts: Ac
     assert await accounts.identity.access_keys.signing_key("A" * 20) is None
 
 
+async def test_keys_come_in_pages_by_id_of_both_kinds_or_of_one(accounts: Accounts) -> None:
+    alice = await accounts.new_user()
+    await accounts.new_key(await accounts.new_user("bob"))
+    queries = accounts.identity.access_keys.queries
+    permanent = [(await accounts.new_key(alice)).key for _ in range(3)]
+    temporary = [
+        replace(permanent[0], id=f"T{number:019}", security_token_hash=bytes([number]) * 32)
+        for number in range(4)
+    ]
+    for key in temporary:
+        await queries.add(
+            key, accounts.identity.access_keys._event("access_key.created", key, Actor(ACTOR, ORIGIN))
+        )
+
+    async def ids(*, temporary: bool | None) -> list[str]:
+        found, after = list[str](), ""
+        while page := await queries.page_of_user(alice.id, temporary=temporary, after=after, limit=2):
+            assert len(page) <= 2
+            found += [each.id for each in page]
+            after = found[-1]
+        return found
+
+    expected = {
+        kind: sorted(each.id for each in keys) for kind, keys in ((False, permanent), (True, temporary))
+    }
+    assert {kind: await ids(temporary=kind) for kind in expected} == expected
+    assert await ids(temporary=None) == sorted(expected[False] + expected[True])
+    logins = await accounts.identity.logins.logins_of_caller(
+        await caller_of_key(accounts.identity, permanent[0].id)
+    )
+    assert (logins.temporary_keys, {each.id for each in logins.keys}) == (4, {*expected[False]})
+
+
 async def test_a_secret_is_kept_sealed_and_opens_for_its_own_row_alone(accounts: Accounts) -> None:
     alice = await accounts.new_user()
     first, second = await accounts.new_key(alice), await accounts.new_key(alice)

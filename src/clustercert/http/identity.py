@@ -16,7 +16,7 @@ from clustercert.http.administration.credentials import KeyBody, KeyListBody
 from clustercert.http.body import RequestBody, parsed, require_json
 from clustercert.http.dependencies import CallDep, ServicesDep
 from clustercert.http.openapi import ERRORS, PUBLIC_ERRORS, described, json_body
-from clustercert.http.paging import KeyPageDep, sorted_page
+from clustercert.http.paging import KeyPageDep, numbered_page
 from clustercert.http.responses import ResponseBody, Time
 from clustercert.identity.token_report import TokenReport, report_on_token
 from clustercert.model import Group, JsonObject
@@ -351,11 +351,28 @@ async def log_out_everywhere(
     return responses.private(body)
 
 
+IsTemporary = Annotated[
+    bool | None, Query(description="Whether to list only temporary keys, or only permanent ones.")
+]
+
+
 @router.get(OWN + "/caller/access-keys", responses=described("A page of access keys.", KeyListBody))
-async def list_own_keys(call: CallDep, page: KeyPageDep) -> Response:
+async def list_own_keys(call: CallDep, page: KeyPageDep, temporary: IsTemporary = None) -> Response:
     """List the caller's access keys. Includes temporary keys. Sorted by `access_key`."""
-    keys = await call.services.identity.access_keys.queries.keys_of_user(call.caller.user.id)
-    return responses.private(sorted_page("access_keys", map(KeyBody.render, keys), page, "access_key"))
+    found = await call.services.identity.access_keys.queries.page_of_user(
+        call.caller.user.id, temporary=temporary, after=page.after, limit=page.limit + 1
+    )
+    following = found[page.limit - 1].id if len(found) > page.limit else None
+    return responses.private(
+        numbered_page(
+            "access_keys",
+            found[: page.limit],
+            KeyBody.render,
+            lambda each: each.id,
+            following,
+            page.max_bytes,
+        )
+    )
 
 
 @router.delete(

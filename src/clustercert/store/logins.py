@@ -4,9 +4,8 @@ import contextlib
 from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass, field
 from datetime import datetime, timedelta
-from typing import Any
 
-from sqlalchemy import ColumnElement, Select, bindparam, delete, func, insert, select, update
+from sqlalchemy import ColumnElement, bindparam, delete, func, insert, not_, select, update
 from sqlalchemy.exc import IntegrityError
 
 from clustercert.model import AccessKey, AuditEvent, Caller, Domain, KnownUser, Project, Token, User
@@ -242,6 +241,21 @@ class AccessKeyQueries(Queries):
         query = _KEYS.where(_key.c.user_id == user_id).order_by(_key.c.created_at, _key.c.id)
         return tuple(entity_of(AccessKey, row) for row in await self._rows(query))
 
+    async def page_of_user(
+        self, user_id: str, *, temporary: bool | None, after: str, limit: int
+    ) -> tuple[AccessKey, ...]:
+        """Return a page of a user's keys, sorted by id.
+
+        Args:
+            temporary: whether to return temporary or permanent keys; None for both.
+            after: the id before the page; empty for the first page.
+        """
+        query = _KEYS.where(_key.c.user_id == user_id, _key.c.id > after)
+        if temporary is not None:
+            query = query.where(_IS_TEMPORARY if temporary else not_(_IS_TEMPORARY))
+        rows = await self._rows(query.order_by(_key.c.id).limit(limit))
+        return tuple(entity_of(AccessKey, row) for row in rows)
+
     async def key(self, key_id: str) -> AccessKey | None:
         row = await self._row(_KEYS.where(_key.c.id == key_id))
         return None if row is None else entity_of(AccessKey, row)
@@ -324,6 +338,7 @@ async def _is_credential_stored(connection: Transaction, caller: Caller) -> bool
 
 
 _KEYS = select(*entity_columns(AccessKey))
+_IS_TEMPORARY = _key.c.security_token_hash.is_not(None)
 _LIVE_KEY = (
     _KEYS.add_columns(*entity_columns(User))
     .join(_user, _user.c.id == _key.c.user_id)
@@ -356,10 +371,8 @@ class UserLoginQueries(Queries):
         async with self._database.read() as connection:
             token_count = (await connection.execute(tokens)).scalar_one()
             session_count = (await connection.execute(sessions)).scalar_one()
-            rows = (await connection.execute(_keys_of(user_id))).all()
-        keys = [entity_of(AccessKey, row) for row in rows]
-        permanent = tuple(each for each in keys if each.security_token_hash is None)
-        return UserLogins(session_count, token_count, len(keys) - len(permanent), permanent)
+            temporary, permanent = await _keys_of(connection, user_id)
+        return UserLogins(session_count, token_count, temporary, permanent)
 
     async def add_session(self, session: Session, login: PasswordLogin, *events: AuditEvent) -> bool:
         """Store a session of a user of the built-in identity service.
@@ -386,17 +399,15 @@ class UserLoginQueries(Queries):
             # Lock the user's row first, so that no other request adds a session, token or key before the commit.
             if not await lock_usable_user(connection, user_id):
                 raise Unauthenticated("the user was disabled during the request", known=user_id)
-            rows = (await connection.execute(_keys_of(user_id))).all()
-            keys = [entity_of(AccessKey, row) for row in rows]
-            permanent = tuple(each for each in keys if each.security_token_hash is None) if with_keys else ()
+            temporary, permanent = await _keys_of(connection, user_id)
             sessions = await end_sessions(connection, user_id)
             tokens = await connection.execute(delete(_token).where(_token.c.user_id == user_id))
             if with_keys:
                 await connection.execute(delete(_key).where(_key.c.user_id == user_id))
             else:
                 await end_temporary_keys(connection, user_id)
-            temporary = sum(each.security_token_hash is not None for each in keys)
-            ended = UserLogins(sessions, deleted + tokens.rowcount, temporary, permanent)
+            deleted_keys = permanent if with_keys else ()
+            ended = UserLogins(sessions, deleted + tokens.rowcount, temporary, deleted_keys)
             if ended != UserLogins():
                 await raise_generation(connection)
                 await record_events(connection, tuple(events(ended)))
@@ -440,9 +451,10 @@ class UserLoginQueries(Queries):
         return ended
 
 
-def _keys_of(user_id: str) -> Select[Any]:
-    return (
-        select(*entity_columns(AccessKey))
-        .where(_key.c.user_id == user_id)
-        .order_by(_key.c.created_at, _key.c.id)
-    )
+async def _keys_of(connection: Transaction, user_id: str) -> tuple[int, tuple[AccessKey, ...]]:
+    """Return the number of a user's temporary keys, of which there can be many, and the permanent keys."""
+    of_user = _key.c.user_id == user_id
+    temporary = select(func.count()).select_from(_key).where(of_user, _IS_TEMPORARY)
+    permanent = _KEYS.where(of_user, not_(_IS_TEMPORARY)).order_by(_key.c.created_at, _key.c.id)
+    count = (await connection.execute(temporary)).scalar_one()
+    return count, tuple(entity_of(AccessKey, row) for row in await connection.execute(permanent))

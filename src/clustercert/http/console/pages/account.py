@@ -1,6 +1,7 @@
 """The visitor's own certificates, sessions, access keys and password."""
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 from urllib.parse import urlencode
 
@@ -17,6 +18,8 @@ ACCOUNT = f"{PREFIX}/account"
 _CERTIFICATES = f"{ACCOUNT}#certificates"
 _PAGE = 50
 _NAMED = 5
+# The most keys that the page shows of each kind. A user can have thousands of temporary keys.
+_PERMANENT_KEYS, _TEMPORARY_KEYS = 500, 20
 # What a person who revokes their own certificates can say about it.
 REASONS: Mapping[RevocationReason, str] = {
     "cessationOfOperation": "I don't need it any more",
@@ -50,7 +53,7 @@ async def account(visit: Visit) -> Response:
         first=_address(query) if cursor is not None else None,
         next=_address(query | {"cursor": following}) if following is not None else None,
         sessions=sessions["sessions"],
-        keys=await _keys(visit) if is_built_in else (),
+        keys=await _keys(visit) if is_built_in else None,
         is_built_in=is_built_in,
     )
 
@@ -104,7 +107,7 @@ async def end_other_sessions(visit: Visit) -> Response:
 
 @pages.get("/account/keys/{access_key}/delete")
 async def confirm_deletion_of_key(visit: Visit) -> Response:
-    for key in await _keys(visit):
+    for key in (await _keys(visit)).shown:
         if key["access_key"] == visit.part("access_key"):
             return visit.render("account_delete_key.html", key=key)
     raise NotFound(f"You have no such access key. {ACCOUNT} lists your access keys.")
@@ -153,9 +156,21 @@ async def log_out_everywhere(visit: Visit) -> Response:
     return _logged_out(visit, " ".join(sentences))
 
 
-async def _keys(visit: Visit) -> list[Mapping[str, Any]]:
-    found: list[Mapping[str, Any]] = (await visit.api.get(path("caller", "access-keys")))["access_keys"]
-    return sorted(found, key=lambda each: (each["expires_at"] is not None, str(each["created_at"])))
+@dataclass(frozen=True, slots=True)
+class _Keys:
+    """Access keys, the permanent ones first, oldest first. `are_all`: whether the user has no others."""
+
+    shown: list[Mapping[str, Any]]
+    are_all: bool
+
+
+async def _keys(visit: Visit) -> _Keys:
+    shown, are_all = list[Mapping[str, Any]](), True
+    for temporary, limit in (("false", _PERMANENT_KEYS), ("true", _TEMPORARY_KEYS)):
+        page = await visit.api.get(path("caller", "access-keys"), temporary=temporary, limit=limit)
+        shown += sorted(page["access_keys"], key=lambda each: str(each["created_at"]))
+        are_all = are_all and page["next"] is None
+    return _Keys(shown, are_all)
 
 
 def _logged_out(visit: Visit, notice: str) -> Response:
