@@ -15,6 +15,7 @@ from cryptography import x509
 
 from clustercert.authn.federated import KeystonePassword
 from clustercert.http.console.visits import SESSION_COOKIE
+from clustercert.identity.sessions import session_id
 from clustercert.model import User
 from support import keystone_site
 from support import world as worlds
@@ -262,6 +263,24 @@ def test_a_person_ends_their_other_sessions(site: Site) -> None:
     assert here.get(ACCOUNT).status_code == 200
     assert stranger.get(ACCOUNT).status_code == 200
     assert "End all other sessions" not in shown(here.get(ACCOUNT))
+
+
+def test_a_session_that_ends_meanwhile_keeps_no_other_open(site: Site) -> None:
+    here, *others = (site.browser("reader") for _ in range(4))
+    first, second = (session_id(browser.cookies[SESSION_COOKIE]) for browser in others[:2])
+    # With the end of one of the two sessions, the other one ends, too.
+    ends = f"DELETE FROM console_session WHERE id IN ('{first}', '{second}')"
+    execute(
+        site.world.database,
+        f"CREATE TRIGGER meanwhile AFTER DELETE ON console_session WHEN OLD.id IN ('{first}', '{second}')"
+        f" BEGIN {ends}; END",
+    )
+    try:
+        answer = here.post(f"{ACCOUNT}/sessions/end-others")
+    finally:
+        execute(site.world.database, "DROP TRIGGER meanwhile")
+    assert answer.headers["location"] == f"{ACCOUNT}#sessions"
+    assert [each.get(ACCOUNT).status_code for each in (here, *others)] == [200, 303, 303, 303]
 
 
 def test_a_person_ends_one_session_and_can_not_end_that_of_another(site: Site) -> None:

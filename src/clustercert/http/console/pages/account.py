@@ -1,5 +1,6 @@
 """The visitor's own certificates, sessions, access keys and password."""
 
+import contextlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -100,7 +101,9 @@ async def end_other_sessions(visit: Visit) -> Response:
     found = await visit.api.get(path("caller", "sessions"))
     others = [each["id"] for each in found["sessions"] if not each["current"]]
     for session_id in others:
-        await visit.api.send("DELETE", path("caller", "sessions", session_id))
+        # A session that ended meanwhile must not keep the others open.
+        with contextlib.suppress(NotFound):
+            await visit.api.send("DELETE", path("caller", "sessions", session_id))
     ended = "1 other session has" if len(others) == 1 else f"{len(others)} other sessions have"
     return visit.redirect(f"{ACCOUNT}#sessions", f"{ended} ended.")
 
