@@ -175,6 +175,8 @@ def test_a_person_is_revoked(site: Site) -> None:
     assert "revoked, not refused" in shown
     assert site.states() == ["revoked", "revoked", "live"]
     assert site.revocations() == [("affiliationChanged", None)]
+    place = f"{site.page}/users/{site.id_of('admin')}/revoke"
+    assert "Revoked 1 certificate of tests/admin" in text(admin.follow(admin.post(place)))
 
 
 def test_all_certificates_are_revoked_after_the_cluster_is_named(site: Site) -> None:

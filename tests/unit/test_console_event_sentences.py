@@ -59,6 +59,23 @@ def test_every_kind_of_event_has_a_sentence_with_names(kind: str) -> None:
 
 
 @pytest.mark.parametrize(
+    ("kind", "one"),
+    [
+        ("authentication.failed", "1 request failed to authenticate"),
+        ("refusals.repeated", "1 more request of Default/eu-de/prod was refused"),
+        ("certificates.pruned", "Default/alice deleted 1 expired certificate from the ledger"),
+        ("events.deleted", "Default/alice deleted 1 audit event: x"),
+        ("access_requests.pruned", "Default/alice deleted 1 closed access request"),
+    ],
+)
+def test_one_thing_is_counted_in_the_singular(kind: str, one: str) -> None:
+    event = recorded(kind)
+    detail: Any = event["detail"]
+    assert "count" in detail
+    assert text(event | {"detail": detail | {"count": 1, "why": "x"}}, NAMES) == one
+
+
+@pytest.mark.parametrize(
     ("kind", "detail", "sentence"),
     [
         (

@@ -3,7 +3,7 @@
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 from urllib.parse import quote
 
 from clustercert.http.console.rendering import absolute, duration, grouped
@@ -82,6 +82,14 @@ _SENTENCES = {
     "certificate.mismatch": "A stored certificate for {cluster} is not as it was issued: {problems}",
     "audit_log.begun": "The audit log {subject} began",
 }
+# Instead of the sentences above, for events with the count 1.
+_SENTENCES_FOR_ONE = {
+    "authentication.failed": "{count} request failed to authenticate",
+    "refusals.repeated": "{count} more request of {subject} was refused",
+    "certificates.pruned": "{actor} deleted {count} expired certificate from the ledger",
+    "events.deleted": "{actor} deleted {count} audit event: {why}",
+    "access_requests.pruned": "{actor} deleted {count} closed access request",
+}
 # For all other kinds, such as `user.created`.
 _OF_USER = "{actor} {verb} the {noun} {subject} of {user}"
 _OF_CLUSTER = "{actor} {verb} a {noun} of {cluster}"
@@ -122,9 +130,10 @@ def describe(event: JsonObject, names: Mapping[str, str]) -> list[Part]:
         event: an event from the API.
         names: the names of users, clusters and projects by id.
     """
-    kind = str(event["kind"])
+    kind, detail = str(event["kind"]), cast("JsonObject", event["detail"])
     facts = _Facts(event, names)
-    for sentence in (_SENTENCES.get(kind), _GENERAL_SENTENCES.get(kind.partition(".")[0]), _GENERAL):
+    known = _SENTENCES | (_SENTENCES_FOR_ONE if detail.get("count") == 1 else {})
+    for sentence in (known.get(kind), _GENERAL_SENTENCES.get(kind.partition(".")[0]), _GENERAL):
         if sentence is not None and (parts := _filled(sentence, facts)) is not None:
             return parts
     return [Part(kind, is_value=True)]

@@ -277,7 +277,8 @@ async def _revoke(visit: Visit, target: _Target) -> Response:
 def _result(target: _Target, revoked: Any) -> str:
     """Return the sentences that say what a revocation did, and when the API server refuses."""
     whose = f" of {target.user}" if target.user is not None else ""
-    what = "Revoked the certificate" if target.certificate else f"Revoked {target.live} certificates"
+    count = "1 certificate" if target.live == 1 else f"{target.live} certificates"
+    what = f"Revoked {'the certificate' if target.certificate else count}"
     at, enforced_by = revoked["at"].replace("T", " ").replace("Z", " UTC"), revoked["enforced_by"] or []
     undo = (
         f" An operator can undo it with clustercert certificate undo {revoked['id']}."
