@@ -7,9 +7,11 @@ import pytest
 
 from support import console_site
 from support.browser import Browser, Scheme, Tab
-from support.console_crawl import Crawl, crawl, session_of
+from support.console_crawl import Crawl, crawl, pages, session_of
 from support.console_site import ConsoleSite
 
+# A person who is logged in does not see the login, and this service has no OIDC issuer.
+UNLINKED = {each for each in pages() if each.startswith("/console/login")}
 # Width, colour scheme, and whether only contrasts are checked, since the width was checked before.
 Display = tuple[int, Scheme, bool]
 FORMS: tuple[Display, ...] = ((320, "light", False), (1280, "dark", False))
@@ -29,6 +31,19 @@ def shown(found: Crawl) -> list[str]:
     return list(itertools.chain.from_iterable(addresses))
 
 
+@pytest.mark.parametrize("who", ["olga", "aude", "alice", "mo", "nina", "luis"])
+def test_all_links_and_forms_of_all_pages_lead_somewhere(site: ConsoleSite, who: str) -> None:
+    assert crawl(site, session_of(site, who)).faults == []
+
+
+def test_each_page_is_reached_by_links(site: ConsoleSite) -> None:
+    found = set[str]()
+    for who in ("olga", "alice", "mo"):
+        addresses = crawl(site, session_of(site, who)).addresses
+        found |= {route.removesuffix(" (download)") for route, each in addresses.items() if each}
+    assert pages() - UNLINKED - found == set()
+
+
 @pytest.mark.parametrize(
     ("who", "javascript"), [("olga", True), ("olga", False), ("mo", True), ("mo", False), ("nina", True)]
 )
@@ -39,6 +54,31 @@ def test_no_page_has_a_fault(browser: Browser, site: ConsoleSite, who: str, *, j
     with browser.tab(javascript=javascript) as tab:
         tab.log_in(site.url, cookie)
         assert faults(tab, site, addresses, ALL_FORMS if javascript else FORMS) == {}
+
+
+@pytest.mark.parametrize("javascript", [True, False])
+def test_the_login_has_no_fault_and_leads_to_the_page(
+    browser: Browser, site: ConsoleSite, *, javascript: bool
+) -> None:
+    person, page = site.people["mo"], f"{site.url}/console/requests?list=mine"
+    with browser.tab(javascript=javascript) as tab:
+        assert faults(tab, site, ["/console/login"], FORMS) == {}
+        tab.open(page)
+        for name, value in (
+            ("user", person.user.name),
+            ("domain", person.user.domain.name),
+            ("password", person.password),
+        ):
+            tab.page.locator(f"input[name={name}]").fill(value)
+        tab.page.locator("main form button").first.click()
+        assert tab.page.url == page
+        assert tab.page.get_by_role("heading", level=1).inner_text() == "Your requests"
+
+        tab.page.locator(".menu summary").click()
+        tab.page.get_by_role("button", name="Log out").click()
+        assert "You are logged out." in tab.page.locator("main").inner_text()
+        tab.open(page)
+        assert "/console/login?next=" in tab.page.url
 
 
 def faults(

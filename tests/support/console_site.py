@@ -287,6 +287,8 @@ async def _add_accounts(settings: Settings, mark: Mark) -> _Accounts:
                     await roles.assign(role, user, project, actor=ACTOR)
                     scope = ProjectScope(Reference(id=project.id))
                     tokens[name, project.id] = (await identity.tokens.issue(proof, scope)).text
+            if name == "mo":
+                await identity.access_keys.create(user, description=mark("pipeline", domain), actor=ACTOR)
             people[name] = Person(user, password, (await identity.tokens.issue(proof, None)).text)
     return people, tokens, {name: project.id for name, project in projects.items()}
 
@@ -331,7 +333,7 @@ def _add_certificates(site: ConsoleSite) -> None:
     execute(
         site.database,
         f"UPDATE certificate SET last_seen_at = {now}, first_seen_at = {now}, revoked_used_at = {now},"
-        " revoked_at = '2026-01-01 00:00:00.000000' WHERE fingerprint = ?",
+        " revoked_at = strftime('%Y-%m-%d %H:%M:%S.000000', 'now', '-9 minutes') WHERE fingerprint = ?",
         bytes.fromhex(used),
     )
     _copy_certificate(site, bytes.fromhex(template))
@@ -415,3 +417,6 @@ def _start_rotation(site: ConsoleSite, double: ApiServer) -> None:
     site.done("olga", "POST", path, {})
     _trust(site, double)
     eventually(lambda: site.done("olga", "GET", path)["state"] in ("issuing", "draining"))
+    # The service waits until no worker can issue from the old CA any more.
+    change = "UPDATE ca_rotation SET state = 'draining' WHERE cluster_id = ?"
+    execute(site.database, change, site.clusters[ROTATED])

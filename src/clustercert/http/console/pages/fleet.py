@@ -1,5 +1,6 @@
 """The clusters: how many by state, what ends when, and a list to search."""
 
+import functools
 from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import Any
@@ -12,6 +13,7 @@ from clustercert.http.console.charts import bar_chart
 from clustercert.http.console.visits import PREFIX, Pages, Visit
 from clustercert.model import parse_rfc3339, rfc3339, utc_now
 from clustercert.model.choices import EnforcementState
+from clustercert.policy.rules import administers
 
 pages = Pages()
 
@@ -92,6 +94,8 @@ async def fleet(visit: Visit) -> Response:
         },
         hidden=[(name, chosen[name]) for name in _HIDDEN if name in chosen],
         enforcement=ENFORCEMENT,
+        # Auditors see no rotations.
+        may_see_rotation=functools.partial(administers, visit.me.caller),
         clusters=found["clusters"],
         total=found["total"],
         first=first if cursor else None,
