@@ -113,9 +113,9 @@ def session_of(site: ConsoleSite, who: str) -> str:
     return run_in_thread(log_in())
 
 
-def crawl(site: ConsoleSite, cookie: str | None) -> Crawl:
-    """Follow all links from the first page, with the cookie of a session."""
-    found, queue, seen = Crawl(), list(SEEDS), set[str]()
+def crawl(site: ConsoleSite, cookie: str | None, *more: str) -> Crawl:
+    """Follow all links from the first page and from more pages, with the cookie of a session."""
+    found, queue, seen = Crawl(), [*SEEDS, *more], set[str]()
     headers = HTML | ({"Cookie": f"{SESSION_COOKIE}={cookie}"} if cookie else {})
     while queue:
         address = queue.pop(0)
