@@ -61,6 +61,7 @@ def test_a_project_admin_sees_the_counts_of_the_own_projects(place: Place) -> No
     assert body["rotations"] == {"running": 0, "failing": 0, "ready": 0}
     assert body["unknown"] == {"identities": 0, "clusters": 0}
     assert body["revoked_uses"] == 0
+    assert body["revoked_accepted"] == 0
     assert body["ends_within_day"] == {"certificates": 2, "access_requests": 0, "client_cas": 0}
     hours = body["hours"]
     assert hours[0] == {"at": body["at"], "certificates": 3}

@@ -153,6 +153,23 @@ async def test_uses_after_a_revocation_are_counted(scene: FleetScene, queries: O
     assert await queries.revoked_uses(None, NOW + HOUR) == 0
 
 
+async def test_revoked_certificates_count_where_no_control_stops_them(
+    scene: FleetScene, queries: OverviewQueries
+) -> None:
+    await scene.add("a")
+    await scene.add("b", OTHER_PROJECT_ID)
+    await scene.add("bound", options={"credential_roles": {"admin": "view"}})
+    for name in ("a", "b", "bound", "a"):
+        record = await scene.issue(name, "alice")
+        await RevocationQueries(scene.database).revoke(
+            revocation(fingerprint=record.fingerprint, user_id="alice", cluster_id=record.cluster_id), event()
+        )
+    await scene.issue("a", "alice")
+    assert await queries.revoked_accepted(None, NOW) == 3
+    assert await queries.revoked_accepted(ONE, NOW) == 2
+    assert await queries.revoked_accepted(None, NOW + 10 * DAY) == 0
+
+
 async def test_clusters_are_counted_by_how_well_they_enforce(
     scene: FleetScene, queries: OverviewQueries
 ) -> None:

@@ -50,6 +50,7 @@ class Overview:
         requests: the open access requests, by state.
         unknown: the unknown identities first seen within the last day.
         revoked_uses: how many certificates an API server accepted after their revocation within the last day.
+        revoked_accepted: how many revoked certificates have not expired, in clusters where no control stops them.
         enforcement: the number of clusters, by their state of enforcement. Lacks states without clusters.
         requests_ending, cas_ending: the active access requests and the client CAs that end within a day.
     """
@@ -60,6 +61,7 @@ class Overview:
     requests: Mapping[str, int]
     unknown: UnknownCounts
     revoked_uses: int
+    revoked_accepted: int
     enforcement: Mapping[EnforcementState, int]
     rotations: RunningRotations
     requests_ending: int
@@ -207,6 +209,7 @@ class Overviews:
             requests=await queries.requests(projects, now),
             unknown=await queries.unknown(projects, now - _DAY),
             revoked_uses=await queries.revoked_uses(projects, now - _DAY),
+            revoked_accepted=await queries.revoked_accepted(projects, now),
             enforcement=await queries.enforcement(projects, now),
             rotations=await queries.rotations(projects, now),
             requests_ending=await queries.requests_ending(projects, now, now + _DAY),

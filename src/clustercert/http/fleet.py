@@ -126,6 +126,10 @@ class OverviewBody(BaseModel):
         description="How many certificates an API server accepted after their revocation within the last day; at most"
         " 1000."
     )
+    revoked_accepted: int = Field(
+        description="How many revoked certificates have not expired, in the clusters that `enforcement` counts as"
+        " `none` or `unreviewed`. They probably still give access."
+    )
     clusters: int
     enforcement: EnforcementBody
     rotations: RotationCountsBody
@@ -355,6 +359,7 @@ async def show_overview(call: CallDep) -> Response:
         access_requests=OpenRequestsBody(**found.requests, to_decide=await _to_decide(call)),
         unknown=UnknownCountsBody.read(found.unknown),
         revoked_uses=found.revoked_uses,
+        revoked_accepted=found.revoked_accepted,
         clusters=found.clusters,
         enforcement=_enforcement(found.enforcement),
         rotations=RotationCountsBody.read(found.rotations),

@@ -31,6 +31,9 @@ MACHINE_METHODS: tuple[AuthMethod, ...] = ("access_key", "keystone_key", "keysto
 VERIFICATION_COUNTS = timedelta(days=30)
 """A cluster counts as verified for this long after `clustercert kubernetes verify` found no fault."""
 
+UNENFORCED: tuple[EnforcementState, ...] = ("none", "unreviewed")
+"""The states of clusters whose API servers accept revoked certificates."""
+
 # The states of client CAs that API servers may trust.
 TRUSTED = ("next", "active", "retiring")
 # The maximum number of certificates that `revoked_uses` reads.
@@ -159,6 +162,25 @@ class OverviewQueries(Queries):
         async with self._database.read() as connection:
             found = await certificate_views(connection, query.limit(_MAX_USES))
         return sum(each.used_after_revocation_at is not None for each in found)
+
+    async def revoked_accepted(self, projects: Projects, now: datetime) -> int:
+        """Count the revoked certificates that have not expired, in clusters where no control stops them.
+
+        Leaves out the service's own certificates.
+        """
+        state, contacts = enforcement_state(ids_in(projects), now)
+        clusters = (
+            select(_cluster.c.id)
+            .select_from(_cluster.outerjoin(contacts, contacts.c.cluster_id == _cluster.c.id))
+            .where(in_projects(projects), state.in_(UNENFORCED))
+        )
+        query = select(func.count()).where(
+            _certificate.c.not_after > now,
+            _certificate.c.user_id.not_in(OWN_USERS),
+            _certificate.c.cluster_id.in_(clusters),
+            is_revoked(),
+        )
+        return await self._scalar(query) or 0
 
     async def enforcement(self, projects: Projects, now: datetime) -> Mapping[EnforcementState, int]:
         """Count the clusters in each state of enforcement. See `enforcement_state`."""

@@ -84,6 +84,16 @@ def _attention(found: Any) -> list[Attention]:
             fleet(seen="revoked"),
         ),
         (
+            found["revoked_accepted"],
+            "bad",
+            "revoked certificate still works until it expires",
+            "revoked certificates still work until they expire",
+            "No control stops it in its cluster, so it is not counted above but gives access."
+            if found["revoked_accepted"] == 1
+            else "No control stops them in their clusters, so they are not counted above but give access.",
+            fleet(enforcement="none"),
+        ),
+        (
             clusters["unreviewed"],
             "bad",
             "cluster does not call the webhook any more",
