@@ -201,7 +201,7 @@ def test_the_list_shows_an_open_access_request(site: Site) -> None:
     made = requests.created("member", "editors")
     try:
         text = shown(site.browser("member").get(CLUSTERS))
-        assert "waits for approval editors" in text
+        assert "pending editors" in text
         page = site.browser("member").get(site.cluster_page())
         assert f"/console/requests/{made}" in page.text
     finally:
