@@ -8,7 +8,7 @@ import pytest
 from support import console_site
 from support.browser import Browser, Scheme, Tab
 from support.console_crawl import Crawl, crawl, pages, session_of
-from support.console_site import ConsoleSite
+from support.console_site import LONG_NAME, ConsoleSite
 
 # A person who is logged in does not see the login, and this service has no OIDC issuer.
 UNLINKED = {each for each in pages() if each.startswith("/console/login")}
@@ -45,7 +45,9 @@ def test_each_page_is_reached_by_links(site: ConsoleSite) -> None:
 
 
 @pytest.mark.parametrize(
-    ("who", "javascript"), [("olga", True), ("olga", False), ("mo", True), ("mo", False), ("nina", True)]
+    ("who", "javascript"),
+    [("olga", True), ("olga", False), ("mo", True), ("mo", False), ("nina", True), (LONG_NAME, False)],
+    ids=lambda value: str(value)[:8],
 )
 def test_no_page_has_a_fault(browser: Browser, site: ConsoleSite, who: str, *, javascript: bool) -> None:
     cookie = session_of(site, who)

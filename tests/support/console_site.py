@@ -71,6 +71,8 @@ offer.groups = ["shop:maintainers"]
 offer.max_lifetime = "2h"
 offer.approvals = []
 """
+# 64 characters without a place to break the line.
+LONG_NAME = "wolfeschlegelsteinhausenbergerdorffwolfeschlegelsteinhausenberge"
 # Role in the service, or role in each project of the person's domain. Nina has no role.
 PEOPLE: Mapping[str, tuple[str, str | None]] = {
     "olga": ("shop", "operator"),
@@ -81,6 +83,7 @@ PEOPLE: Mapping[str, tuple[str, str | None]] = {
     "sam": ("shop", "member"),
     "tomas": ("shop", "member"),
     "nina": ("shop", None),
+    LONG_NAME: ("shop", "member"),
     "luis": ("lab", "admin"),
 }
 SERVICE_ROLES = ("operator", "auditor")
@@ -318,7 +321,7 @@ def _trust(site: ConsoleSite, double: ApiServer) -> None:
 
 def _add_certificates(site: ConsoleSite) -> None:
     """Issue certificates: some revoked, one used after that, and one whose issuer is unknown."""
-    for who, cluster in (("mo", "staging"), ("alice", "staging"), ("priya", "staging")):
+    for who, cluster in (("mo", "staging"), ("alice", "staging"), (LONG_NAME, "staging")):
         site.issue(who, cluster)
     site.issue("alice", "payments", reason=site.mark("quarterly audit of the ledger"))
     site.issue("luis", "notebooks")
