@@ -50,6 +50,9 @@ def test_three_clicks_lead_from_the_first_page_to_a_refused_certificate(
 ) -> None:
     fingerprint = site.issue("tomas", "staging")
     eventually(lambda: verdict(site, token, fingerprint) == "no opinion")
+    # The service writes some seconds later that the API server asked.
+    asked = "SELECT 1 FROM webhook_token WHERE cluster_id = ? AND last_asked_at IS NOT NULL"
+    eventually(lambda: rows(site.database, asked, site.clusters["staging"]))
     with browser.tab(javascript=javascript) as tab:
         tab.log_in(site.url, session_of(site, "alice"))
         assert tab.open(f"{site.url}/console") == 200
