@@ -26,7 +26,7 @@ def new_authenticator(
 
     The authenticator for Keystone tokens comes before the others, because it accepts only tokens in Keystone's formats.
     """
-    members: list[Authenticator] = [SessionAuthenticator(identity.sessions)]
+    members: list[Authenticator] = []
     if keystone is not None:
         members.append(keystone.tokens)
     if settings.identity.built_in:
@@ -35,6 +35,7 @@ def new_authenticator(
         members.append(AccessKeyAuthenticator(access_keys, utc_now))
     if oidc is not None:
         members.append(oidc)
+    members.append(SessionAuthenticator(identity.sessions))
     return Authenticators(tuple(members))
 
 
