@@ -143,7 +143,11 @@ class Nodes:
         return next(node for node in self.members if node.name == name)
 
     def is_settled(self, running: int = COUNT) -> bool:
-        """Whether so many nodes run on one timeline, among them a primary and its synchronous standby."""
+        """Whether so many nodes run on one timeline, among them a primary and its synchronous standby.
+
+        The standby must know that it is the synchronous one: until Patroni has recorded this in etcd, PostgreSQL takes
+        any standby, but none may take over.
+        """
         states = [each for each in self.states().values() if each.get("state") == "running"]
         primaries = [each for each in states if each.get("role") == "primary"]
         streaming = [each for each in states if each.get("replication_state") == "streaming"]
@@ -151,7 +155,7 @@ class Nodes:
             len(primaries) == 1
             and len(streaming) >= running - 1
             and len({each.get("timeline") for each in states}) == 1
-            and any(each["sync_state"] == "sync" for each in primaries[0].get("replication", []))
+            and any(each.get("sync_standby") for each in states)
         )
 
     def wait_until_settled(self, running: int = COUNT) -> None:
