@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from ha import programs
 from ha.nodes import COUNT, DYNAMIC, Node, Nodes
+from support.wait import eventually
 
 # Longer than Patroni's ttl, so that another node takes over meanwhile.
 LONG_SECONDS = 45.0
@@ -37,8 +38,7 @@ class Fault:
 
 def _wait_for_another_leader(nodes: Nodes, former: Node) -> None:
     """Wait until another node has taken over, with a synchronous standby."""
-    while not nodes.is_settled(COUNT - 1) or nodes.leader() is former:
-        time.sleep(0.2)
+    eventually(lambda: nodes.is_settled(COUNT - 1) and nodes.leader() is not former)
 
 
 def _kill_node(nodes: Nodes) -> None:
