@@ -41,21 +41,28 @@ _OTHERS = frozenset(
 # The top-level fields of the settings. Client commands can't import the settings, because packages that the settings
 # need may be missing.
 TOP_LEVEL_SETTINGS = frozenset(
-    {
-        *(
-            "DATA_DIR",
-            "DATABASE_URL",
-            "KEK_FILE",
-            "KEK",
-            "KEK_TRANSIT",
-            "SERVICE_NAME",
-            "SERVER",
-            "WEBHOOK",
-            "API",
-            "IDENTITY",
-        ),
-        *("ISSUING", "SIGNERS", "LIMITS", "POLICY", "REVOCATION", "AUDIT", "REQUESTS", "METRICS", "LOG"),
-    }
+    (
+        "DATA_DIR",
+        "DATABASE_URL",
+        "KEK_FILE",
+        "KEK",
+        "KEK_TRANSIT",
+        "SERVICE_NAME",
+        "SERVER",
+        "WEBHOOK",
+        "API",
+        "IDENTITY",
+        "ISSUING",
+        "SIGNERS",
+        "LIMITS",
+        "POLICY",
+        "REVOCATION",
+        "AUDIT",
+        "REQUESTS",
+        "CONSOLE",
+        "METRICS",
+        "LOG",
+    )
 )
 
 
