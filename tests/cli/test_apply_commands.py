@@ -503,6 +503,8 @@ def test_documents_are_applied_over_the_api(over_api: Operator, example: Path) -
         "SELECT actor FROM audit_event WHERE kind = 'cluster.added' ORDER BY id DESC LIMIT 1",
     )
     assert not str(actors[0][0]).startswith("cli:")
+    # Other tests set up all clusters of this service.
+    over_api.output("cluster", "remove", "over-api", "--project", "over-api", "--yes")
 
 
 def test_only_operators_may_apply(over_api: Operator, tmp_path: Path) -> None:
