@@ -400,11 +400,21 @@ def test_without_database_memory_answers_for_a_second(own: World, monkeypatch: p
     """How long, to the millisecond, is tested with the feed's own clock."""
     assert RevocationFeed.STALE_AFTER == 1
     monkeypatch.setattr(RevocationFeed, "STALE_AFTER", 2 * SECONDS)
+    reads, refresh = [0], RevocationFeed.refresh
+
+    async def counted(feed: RevocationFeed) -> None:
+        await refresh(feed)
+        reads[0] += 1
+
+    monkeypatch.setattr(RevocationFeed, "refresh", counted)
     with Service(own.settings()).running() as service:
         server = api_server(own, service, "sans")
         shown, revoked, database = server.issue(), server.issue("member"), own.database
         assert server.judged(shown) == NO_OPINION
         server.revoke(revoked)
+        # A revocation that the feed reads after the certificate would make the memory of the certificate unusable.
+        enough = reads[0] + 2
+        eventually(lambda: reads[0] >= enough)
         denial = eventually(lambda: server.judged(revoked).get("denied") and server.judged(revoked))
         stores.execute(database, "ALTER TABLE generation RENAME TO generation_elsewhere")
         stores.execute(database, "ALTER TABLE certificate RENAME TO certificate_elsewhere")
