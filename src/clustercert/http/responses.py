@@ -103,15 +103,24 @@ class Rendered(Response):
         self.background = None
 
 
-def error(failure: ClustercertError, path: str, request_id: str) -> Response:
-    """Return the response to a failure. The message is in several fields, because clients read different fields."""
+def error_headers(failure: ClustercertError) -> dict[str, str]:
+    """Return the header fields of the response to a failure, besides its content."""
     headers: dict[str, str] = {}
     if isinstance(failure, Unavailable | TooManyRequests) and failure.retry_after is not None:
         headers["Retry-After"] = str(failure.retry_after)
     if isinstance(failure, MethodNotAllowed):
         headers["Allow"] = ", ".join(failure.allow)
-    # Messages of errors with status 500 may contain internal details, so they are replaced.
-    message = failure.message if failure.status != HTTPStatus.INTERNAL_SERVER_ERROR else "Internal error."
+    return headers
+
+
+def error_message(failure: ClustercertError) -> str:
+    """Return the sentence for the caller. Messages of errors with status 500 may contain internal details."""
+    return failure.message if failure.status != HTTPStatus.INTERNAL_SERVER_ERROR else "Internal error."
+
+
+def error(failure: ClustercertError, path: str, request_id: str) -> Response:
+    """Return the response to a failure. The message is in several fields, because clients read different fields."""
+    headers, message = error_headers(failure), error_message(failure)
     if f"{path}/".startswith(KEYSTONE_PREFIXES):
         # The message of a 401 is the same for every cause.
         if failure.status == HTTPStatus.UNAUTHORIZED:

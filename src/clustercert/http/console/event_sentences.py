@@ -4,10 +4,9 @@ import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, cast
-from urllib.parse import quote
 
+from clustercert.http.console import cluster_address
 from clustercert.http.console.rendering import absolute, duration, grouped
-from clustercert.http.console.visits import PREFIX
 from clustercert.model import JsonObject
 from clustercert.model.events.names import CLUSTER_ACTOR, shown_name, subject_name
 from clustercert.model.identity import qualified_name
@@ -261,7 +260,7 @@ def cluster_page(event: JsonObject, cluster_id: str) -> str | None:
     project_id = event["project_id"]
     if project_id is None:
         return None
-    return f"{PREFIX}/projects/{quote(str(project_id), safe='')}/clusters/{quote(cluster_id, safe='')}"
+    return cluster_address.cluster_page(str(project_id), cluster_id)
 
 
 # Kinds of events whose subject is a cluster.

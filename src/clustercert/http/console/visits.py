@@ -15,7 +15,7 @@ from clustercert.http.console import forms, rendering
 from clustercert.http.console.api import Api
 from clustercert.http.context import context_of
 from clustercert.http.dependencies import Services, base_url
-from clustercert.http.responses import error, prefers
+from clustercert.http.responses import error_headers, error_message, prefers
 from clustercert.model import Caller, utc_now
 from clustercert.model.errors import (
     ClustercertError,
@@ -25,7 +25,7 @@ from clustercert.model.errors import (
     Unauthenticated,
 )
 from clustercert.model.sessions import Session
-from clustercert.policy.rules import operates, reads_everything
+from clustercert.policy.rules import administered_projects, operates, reads_everything
 
 PREFIX = "/console"
 LOGIN = f"{PREFIX}/login"
@@ -33,8 +33,8 @@ LOGIN = f"{PREFIX}/login"
 SESSION_COOKIE = "__Host-clustercert"
 NOTICE_COOKIE = "__Host-clustercert-notice"
 MAX_NEXT = 1024
+MAX_DIGITS = 9
 _MAX_NOTICE = 1000
-_ADMIN = "admin"
 
 Handler = Callable[["Visit"], Awaitable[Response]]
 # Returns the page to go back to after a new login, or None if this visitor needs no new login for the action.
@@ -50,17 +50,17 @@ class NavigationEntry:
     shown: Callable[[Caller], bool] | None = None
 
 
-def administers(caller: Caller) -> bool:
+def sees_others(caller: Caller) -> bool:
     """Whether the caller sees more than their own access: an operator, an auditor, or an admin of a project."""
-    return reads_everything(caller) or any(_ADMIN in roles for roles in caller.roles.values())
+    return reads_everything(caller) or bool(administered_projects(caller))
 
 
 NAVIGATION = (
-    NavigationEntry(PREFIX, "Now", administers),
+    NavigationEntry(PREFIX, "Now", sees_others),
     NavigationEntry(f"{PREFIX}/clusters", "My clusters"),
     NavigationEntry(f"{PREFIX}/requests", "Requests"),
-    NavigationEntry(f"{PREFIX}/fleet", "Fleet", administers),
-    NavigationEntry(f"{PREFIX}/audit", "Audit", administers),
+    NavigationEntry(f"{PREFIX}/fleet", "Fleet", sees_others),
+    NavigationEntry(f"{PREFIX}/audit", "Audit", sees_others),
 )
 
 
@@ -116,11 +116,15 @@ class Visit:
         """Return a form field without leading and trailing spaces. Don't use this for passwords."""
         return self.form.get(name, default).strip()
 
+    def number(self, name: str) -> int | None:
+        """Return a form field that is a number of at most nine digits; None for anything else."""
+        text = self.value(name)
+        return int(text) if text.isascii() and text.isdecimal() and len(text) <= MAX_DIGITS else None
+
     @property
     def address(self) -> str:
         """Path and query of this page."""
-        url = self.request.url
-        return url.path + (f"?{url.query}" if url.query else "")
+        return _address(self.request)
 
     @property
     def service_url(self) -> str:
@@ -197,9 +201,14 @@ def safe_next(text: str) -> str:
     return text if inside and plain and stays and len(text) <= MAX_NEXT else PREFIX
 
 
+def with_query(address: str, query: Mapping[str, str]) -> str:
+    """Return an address with query parameters, if there are any."""
+    return f"{address}?{urlencode(query)}" if query else address
+
+
 def login_address(next_page: str, *, again: bool = False) -> str:
     """Return the address of the login page. `again`: ask a person who is logged in to prove who they are."""
-    return f"{LOGIN}?{urlencode({'next': next_page} | ({'again': '1'} if again else {}))}"
+    return with_query(LOGIN, {"next": next_page} | ({"again": "1"} if again else {}))
 
 
 class Pages:
@@ -334,12 +343,10 @@ def error_page(
     if login is None and isinstance(failure, Unauthenticated):
         login = login_address(_address(request) if request.method == "GET" else _page_of_form(request))
     context = context_of(request)
-    as_json = error(failure, request.url.path, context.origin.request_id)
-    message = failure.message if failure.status != HTTPStatus.INTERNAL_SERVER_ERROR else "Internal error."
+    message = error_message(failure)
     if type(failure) in (Unauthenticated, NoCredential):
         message = "You are not logged in any more. Log in again."
     context.browser_rules = rendering.browser_rules(None)
-    headers = {name: value for name, value in as_json.headers.items() if name in ("retry-after", "allow")}
     values = {
         "status": failure.status,
         "title": title or HTTPStatus(failure.status).phrase,
@@ -347,7 +354,7 @@ def error_page(
         "request_id": context.origin.request_id,
         "login": login,
     }
-    return rendering.page_response("error.html", values, failure.status, headers)
+    return rendering.page_response("error.html", values, failure.status, error_headers(failure))
 
 
 async def no_such_page(visit: Visit) -> Response:

@@ -4,23 +4,22 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from http import HTTPStatus
 from typing import Any, get_args
-from urllib.parse import urlencode
 
 from starlette.responses import Response
 
 from clustercert.certificates.controls import FAST_CONTROLS
 from clustercert.certificates.recorder import MAX_NOTE
-from clustercert.http.console.api import path
-from clustercert.http.console.visits import PREFIX, Pages, Visit
+from clustercert.http.console.cluster_address import CLUSTER, api_path, cluster_in_path, own_page
+from clustercert.http.console.visits import Pages, Visit, with_query
 from clustercert.model import JsonObject
 from clustercert.model.choices import RevocationReason
 from clustercert.model.errors import ClustercertError, InvalidRequest, NotFound
+from clustercert.model.identity import qualified_name
 from clustercert.model.kubernetes import AUTHENTICATED, MASTERS
 from clustercert.policy.rules import administers, reads_project
 
 pages = Pages()
 
-_CLUSTER = "/projects/{project_id}/clusters/{cluster_id}"
 _USERS = 50
 # The number of certificates that the page shows of each user, unless the page is about one user.
 _OF_EACH_USER = 3
@@ -42,22 +41,22 @@ _REASONS: Mapping[str, str] = {
 }
 
 
-@pages.get(_CLUSTER)
+@pages.get(CLUSTER)
 async def show(visit: Visit) -> Response:
-    cluster = await _cluster(visit)
+    cluster = await cluster_in_path(visit)
     given = {name: visit.query[name].strip() for name in _FILTERS if visit.query.get(name, "").strip()}
     values: dict[str, Any] = {
         "cluster": cluster,
-        "home": _home(visit),
+        "home": own_page(visit),
         "may_revoke": administers(visit.me.caller, cluster["project_id"]),
         "given": given,
     }
     # The API would record a refused request.
     if not reads_project(visit.me.caller, cluster["project_id"]):
-        own = await visit.api.get(_api(visit, "certificates"), own="true", state="live")
+        own = await visit.api.get(api_path(visit, "certificates"), own="true", state="live")
         return visit.render("access_own.html", certificates=own["certificates"], **values)
     report = await visit.api.get(
-        _api(visit, "access"), **given, limit=_USERS, cursor=visit.query.get("cursor")
+        api_path(visit, "access"), **given, limit=_USERS, cursor=visit.query.get("cursor")
     )
     values |= _shown(visit, report, given)
     return visit.render("access.html", **values)
@@ -66,8 +65,8 @@ async def show(visit: Visit) -> Response:
 def _shown(visit: Visit, report: Any, given: Mapping[str, str]) -> JsonObject:
     """Return the values that the page shows of a report."""
     most = _OF_ONE_USER if "user" in given else _OF_EACH_USER
-    first = f"{_home(visit)}?{urlencode(given)}" if given else _home(visit)
-    following = f"{_home(visit)}?{urlencode({**given, 'cursor': report['next']})}"
+    first = with_query(own_page(visit), given)
+    following = with_query(own_page(visit), {**given, "cursor": str(report["next"])})
     groups = sorted(report["groups"], key=lambda each: (-each["credentials"], each["name"]))
     return {
         "report": report,
@@ -114,24 +113,6 @@ def _enforcement(controls: Any) -> _Enforcement:
     )
 
 
-async def _cluster(visit: Visit) -> Any:
-    """Return the cluster in the path. Raises NotFound if the visitor can't reach it."""
-    place = (visit.part("cluster_id"), visit.part("project_id"))
-    if all(each.isprintable() for each in place):
-        for each in (await visit.api.get(path("clusters"), name=place[0]))["clusters"]:
-            if (each["id"], each["project_id"]) == place:
-                return each
-    raise NotFound("There is no such cluster, or you have no role in its project. Check the address.")
-
-
-def _home(visit: Visit) -> str:
-    return PREFIX + _CLUSTER.format(project_id=visit.part("project_id"), cluster_id=visit.part("cluster_id"))
-
-
-def _api(visit: Visit, *more: str) -> str:
-    return path("projects", visit.part("project_id"), "clusters", visit.part("cluster_id"), *more)
-
-
 @dataclass(frozen=True, slots=True)
 class _Target:
     """What a revocation revokes.
@@ -151,7 +132,7 @@ class _Target:
 
 
 async def _one(visit: Visit) -> _Target:
-    found = await visit.api.get(_api(visit, "certificates", visit.part("certificate")))
+    found = await visit.api.get(api_path(visit, "certificates", visit.part("certificate")))
     parts = ("certificates", found["fingerprint"])
     live = int(found["state"] == "live")
     return _Target(parts, found["user_id"], _name(found), live, found)
@@ -159,19 +140,18 @@ async def _one(visit: Visit) -> _Target:
 
 async def _person(visit: Visit) -> _Target:
     parts = ("users", visit.part("user_id"))
-    preview = await visit.api.post(_api(visit, *parts, "revoke"), dryRun="All")
+    preview = await visit.api.post(api_path(visit, *parts, "revoke"), dryRun="All")
     return _Target(parts, preview["user_id"], _name(preview), preview["live"])
 
 
 async def _everybody(visit: Visit) -> _Target:
-    preview = await visit.api.post(_api(visit, "revoke"), dryRun="All")
+    preview = await visit.api.post(api_path(visit, "revoke"), dryRun="All")
     return _Target((), None, None, preview["live"])
 
 
 def _name(user: Any) -> str:
     """Return the user's name with the domain, or the id of a user without a known name."""
-    name, domain = user["user_name"] or user["user_id"], user["user_domain"]
-    return f"{domain}/{name}" if domain and not str(name).startswith(f"{domain}/") else str(name)
+    return qualified_name(user["user_name"] or user["user_id"], user["user_domain"] or "")
 
 
 async def _confirmation(visit: Visit, target: _Target, failure: ClustercertError | None = None) -> Response:
@@ -179,11 +159,11 @@ async def _confirmation(visit: Visit, target: _Target, failure: ClustercertError
 
     `failure`: why the API refused the revocation.
     """
-    cluster = await _cluster(visit)
+    cluster = await cluster_in_path(visit)
     report = None
     # Others may revoke their own certificates, but not see the report. The API would record a refused request.
     if reads_project(visit.me.caller, cluster["project_id"]):
-        report = await visit.api.get(_api(visit, "access"), user=target.user_id, limit=1)
+        report = await visit.api.get(api_path(visit, "access"), user=target.user_id, limit=1)
     certificate, others = None, 0
     if report is not None and target.certificate is not None:
         reported = [each for user in report["users"] for each in user["credentials"]]
@@ -195,7 +175,7 @@ async def _confirmation(visit: Visit, target: _Target, failure: ClustercertError
         status=failure.status if failure is not None else HTTPStatus.OK,
         message=failure.message if failure is not None else "",
         cluster=cluster,
-        home=_home(visit),
+        home=own_page(visit),
         target=target,
         may_revoke=administers(visit.me.caller, cluster["project_id"])
         or target.user_id == visit.me.caller.user.id,
@@ -225,34 +205,34 @@ def _to_repeat(visit: Visit) -> str | None:
     return visit.address if administers(visit.me.caller, visit.part("project_id")) else None
 
 
-@pages.get(f"{_CLUSTER}/certificates/{{certificate}}/revoke")
+@pages.get(f"{CLUSTER}/certificates/{{certificate}}/revoke")
 async def ask_to_revoke_one(visit: Visit) -> Response:
     return await _confirmation(visit, await _one(visit))
 
 
-@pages.post(f"{_CLUSTER}/certificates/{{certificate}}/revoke", fresh=_to_repeat)
+@pages.post(f"{CLUSTER}/certificates/{{certificate}}/revoke", fresh=_to_repeat)
 async def revoke_one(visit: Visit) -> Response:
     return await _revoke(visit, await _one(visit))
 
 
-@pages.get(f"{_CLUSTER}/users/{{user_id}}/revoke")
+@pages.get(f"{CLUSTER}/users/{{user_id}}/revoke")
 async def ask_to_revoke_person(visit: Visit) -> Response:
     return await _confirmation(visit, await _person(visit))
 
 
-@pages.post(f"{_CLUSTER}/users/{{user_id}}/revoke", fresh=_to_repeat)
+@pages.post(f"{CLUSTER}/users/{{user_id}}/revoke", fresh=_to_repeat)
 async def revoke_person(visit: Visit) -> Response:
     return await _revoke(visit, await _person(visit))
 
 
-@pages.get(f"{_CLUSTER}/revoke")
+@pages.get(f"{CLUSTER}/revoke")
 async def ask_to_revoke_all(visit: Visit) -> Response:
     return await _confirmation(visit, await _everybody(visit))
 
 
-@pages.post(f"{_CLUSTER}/revoke", fresh=lambda visit: visit.address)
+@pages.post(f"{CLUSTER}/revoke", fresh=lambda visit: visit.address)
 async def revoke_all(visit: Visit) -> Response:
-    target, cluster = await _everybody(visit), await _cluster(visit)
+    target, cluster = await _everybody(visit), await cluster_in_path(visit)
     if visit.value("cluster") != cluster["name"]:
         failure = InvalidRequest(f"The name of this cluster is {cluster['name']}. Type it to confirm.")
         return await _confirmation(visit, target, failure)
@@ -263,14 +243,14 @@ async def _revoke(visit: Visit, target: _Target) -> Response:
     """Revoke, and show the cluster again. If the API refuses, show the confirmation again, with the reason."""
     body = {"reason": visit.value("reason") or "unspecified", "note": visit.value("note") or None}
     try:
-        revoked = await visit.api.post(_api(visit, *target.parts, "revoke"), body)
+        revoked = await visit.api.post(api_path(visit, *target.parts, "revoke"), body)
     except NotFound:
         raise
     except ClustercertError as failure:
         if failure.status >= HTTPStatus.INTERNAL_SERVER_ERROR:
             raise
         return await _confirmation(visit, target, failure)
-    page = f"{_home(visit)}?{urlencode({'user': target.user_id})}" if target.user_id else _home(visit)
+    page = with_query(own_page(visit), {"user": target.user_id} if target.user_id else {})
     return visit.redirect(page, _result(target, revoked))
 
 

@@ -4,12 +4,11 @@ import contextlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
-from urllib.parse import urlencode
 
 from starlette.responses import Response
 
 from clustercert.http.console.api import path
-from clustercert.http.console.visits import LOGIN, PREFIX, Pages, Visit, end_session_cookie
+from clustercert.http.console.visits import LOGIN, PREFIX, Pages, Visit, end_session_cookie, with_query
 from clustercert.http.context import context_of
 from clustercert.model.choices import RevocationReason
 from clustercert.model.errors import ClustercertError, NotFound, Unauthenticated
@@ -214,4 +213,4 @@ def _password_problem(failure: ClustercertError) -> str:
 
 
 def _address(query: Mapping[str, str]) -> str:
-    return (f"{ACCOUNT}?{urlencode(query)}" if query else ACCOUNT) + "#certificates"
+    return with_query(ACCOUNT, query) + "#certificates"

@@ -12,13 +12,13 @@ from starlette.responses import Response, StreamingResponse
 
 from clustercert.http.console.api import path
 from clustercert.http.console.event_sentences import Part, cluster_of, cluster_page, describe, names_in
-from clustercert.http.console.visits import PREFIX, Pages, Visit, administers
+from clustercert.http.console.visits import PREFIX, Pages, Visit, sees_others
 from clustercert.http.context import context_of
 from clustercert.model import JsonObject
 from clustercert.model.errors import Forbidden, InvalidRequest, NotFound
 from clustercert.model.events.names import CLUSTER_ACTOR, shown_name, subject_name
 from clustercert.model.ids import is_id, is_long_id
-from clustercert.policy.rules import reads_everything
+from clustercert.policy.rules import ADMIN, reads_everything
 
 pages = Pages()
 
@@ -35,7 +35,6 @@ _SECONDS_AT = len("2027-01-01T16:00")
 # Actors that are not users.
 _OTHER_ACTORS = ("cli:", CLUSTER_ACTOR)
 _SERVICE_ACTORS = frozenset({"clustercert", "holder", "unknown"})
-_ADMIN = "admin"
 
 KINDS = (
     ("", "All kinds"),
@@ -211,13 +210,13 @@ async def _projects(visit: Visit) -> Mapping[str, str]:
 
     Raises Forbidden if the visitor may see no events.
     """
-    if not administers(visit.me.caller):
+    if not sees_others(visit.me.caller):
         raise Forbidden("Only operators, auditors and project admins can see events.")
     caller = await visit.api.get(path("caller"))
     return {
         each["id"]: f"{each['domain']}/{each['name']}"
         for each in caller["projects"]
-        if _ADMIN in each["roles"] or reads_everything(visit.me.caller)
+        if ADMIN in each["roles"] or reads_everything(visit.me.caller)
     }
 
 

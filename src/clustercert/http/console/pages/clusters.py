@@ -6,13 +6,14 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any, Self
-from urllib.parse import quote, urlencode
+from urllib.parse import quote
 
 from starlette.responses import Response
 
 from clustercert.http.cce.clustercert import to_yaml
 from clustercert.http.console.api import path
-from clustercert.http.console.visits import PREFIX, Pages, Visit
+from clustercert.http.console.visits import PREFIX, Pages, Visit, with_query
+from clustercert.http.middleware import SERVER_ERRORS
 from clustercert.model import JsonObject, parse_rfc3339
 from clustercert.model.errors import ClustercertError, InvalidRequest, NotFound
 from clustercert.model.identity import BUILT_IN, qualified_name
@@ -31,10 +32,8 @@ LIST = f"{PREFIX}/clusters"
 _LIFETIMES = tuple(timedelta(hours=hours) for hours in (1, 4, 8, 24))
 # The most certificates and requests of the visitor that a page reads.
 _MANY = 500
-_MAX_DIGITS = 9
 # A reason, to find out whether the policy only lacks one.
 _SAMPLE = "a reason"
-_SERVER_ERRORS = 500
 
 pages = Pages()
 
@@ -112,8 +111,8 @@ async def my_clusters(visit: Visit) -> Response:
             Reach(each, requests.get(each["id"]), certificates[each["id"]]) for each in found["clusters"]
         ],
         search=search,
-        first=_address(given) if cursor is not None else None,
-        next=_address(given | following) if following is not None else None,
+        first=with_query(LIST, given) if cursor is not None else None,
+        next=with_query(LIST, given | following) if following is not None else None,
         are_all_counted=are_all,
         is_new=not certificates,
         setup=Setup.of_visitor(visit),
@@ -157,7 +156,7 @@ async def download_service_key(visit: Visit) -> Response:
     try:
         issued = await visit.api.post(target, _wanted(visit))
     except ClustercertError as refused:
-        if refused.status >= _SERVER_ERRORS:
+        if refused.status >= SERVER_ERRORS:
             raise
         return await _service_key_page(visit, cluster, refused)
     return _file(to_yaml(_usable(issued, cluster)), f"{cluster['name']}.secret.kubeconfig.yaml")
@@ -167,11 +166,10 @@ def _wanted(visit: Visit) -> JsonObject:
     """Return the body of the request for a certificate. Raises InvalidRequest for a lifetime that is no number."""
     fields = ("reason", "access_request")
     body: JsonObject = {name: visit.value(name) for name in fields if visit.value(name)}
-    seconds = visit.value("seconds")
-    if seconds == "longest":
+    if visit.value("seconds") == "longest":
         return body | {"duration": LONGEST}
-    if seconds.isascii() and seconds.isdecimal() and len(seconds) <= _MAX_DIGITS:
-        return body | {"expires_in": int(seconds), "shorten": True}
+    if (seconds := visit.number("seconds")) is not None:
+        return body | {"expires_in": seconds, "shorten": True}
     raise InvalidRequest("seconds: choose one of the lifetimes.")
 
 
@@ -237,10 +235,6 @@ async def _live_certificates(visit: Visit, cluster_id: str | None = None) -> tup
     )
     certificates: Iterable[Mapping[str, Any]] = found["certificates"]
     return Counter(str(each["cluster_id"]) for each in certificates), found["next"] is None
-
-
-def _address(query: Mapping[str, str]) -> str:
-    return f"{LIST}?{urlencode(query)}" if query else LIST
 
 
 def _file(content: bytes, name: str) -> Response:

@@ -4,13 +4,12 @@ import functools
 from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import Any
-from urllib.parse import urlencode
 
 from starlette.responses import Response
 
 from clustercert.http.console.api import path
 from clustercert.http.console.charts import bar_chart
-from clustercert.http.console.visits import PREFIX, Pages, Visit
+from clustercert.http.console.visits import PREFIX, Pages, Visit, with_query
 from clustercert.model import parse_rfc3339, rfc3339, utc_now
 from clustercert.model.choices import EnforcementState
 from clustercert.policy.rules import administers
@@ -111,7 +110,7 @@ async def fleet(visit: Visit) -> Response:
 
 
 def _address(query: Mapping[str, str]) -> str:
-    return f"{FLEET}?{urlencode(query)}" if query else FLEET
+    return with_query(FLEET, query)
 
 
 def _filters(chosen: Mapping[str, str], now: datetime) -> dict[str, str]:

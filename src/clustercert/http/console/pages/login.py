@@ -1,7 +1,7 @@
 """Login with a password, and logout. `oidc_login` has the logins at OIDC issuers."""
 
 from dataclasses import dataclass
-from urllib.parse import urlencode, urlsplit
+from urllib.parse import urlsplit
 
 from starlette.responses import Response
 
@@ -14,9 +14,10 @@ from clustercert.http.console.visits import (
     end_session_cookie,
     safe_next,
     set_cookie,
+    with_query,
 )
 from clustercert.http.context import context_of
-from clustercert.http.responses import error
+from clustercert.http.responses import error_headers
 from clustercert.identity.sessions import NewSession
 from clustercert.identity.tokens import ByPassword
 from clustercert.model import User
@@ -114,10 +115,8 @@ def _failed(visit: Visit, next_page: str, failure: ClustercertError) -> Response
     if isinstance(failure, Unauthenticated):
         is_default = visit.value("domain") in ("", DEFAULT_DOMAIN)
         message = _WRONG + (_OTHER_DOMAIN if is_default else "")
-    as_json = error(failure, visit.request.url.path, context_of(visit.request).origin.request_id)
     page = _login_page(visit, next_page, again="again" in visit.form, status=failure.status, message=message)
-    if (seconds := as_json.headers.get("retry-after")) is not None:
-        page.headers["Retry-After"] = seconds
+    page.headers.update(error_headers(failure))
     return page
 
 
@@ -130,7 +129,7 @@ def _login_page(
     keystone = services.sessions.keystone
     parameters = {"next": next_page} | ({"again": "1"} if again else {})
     issuers = [
-        _IssuerLink(name, f"{LOGIN}/{name}?{urlencode(parameters)}")
+        _IssuerLink(name, with_query(f"{LOGIN}/{name}", parameters))
         for name, login in (services.oidc.logins.items() if services.oidc is not None else ())
         if own in (None, login.issuer.url)
     ]

@@ -2,14 +2,13 @@
 
 from dataclasses import dataclass
 from typing import Any
-from urllib.parse import urlencode
 
 from starlette.responses import Response
 
 from clustercert.http.console.api import path
 from clustercert.http.console.charts import bar_chart
 from clustercert.http.console.pages.fleet import ENFORCEMENT, FLEET
-from clustercert.http.console.visits import PREFIX, Pages, Visit, administers
+from clustercert.http.console.visits import PREFIX, Pages, Visit, sees_others, with_query
 from clustercert.model import parse_rfc3339
 
 pages = Pages()
@@ -37,7 +36,7 @@ class Attention:
 
 @pages.get("")
 async def now(visit: Visit) -> Response:
-    if not administers(visit.me.caller):
+    if not sees_others(visit.me.caller):
         return visit.redirect(f"{PREFIX}/clusters")
     found = await visit.api.get(path("overview"))
     clusters = list[Any]()
@@ -64,7 +63,7 @@ async def now(visit: Visit) -> Response:
 
 def fleet(**query: str) -> str:
     """Return the address of the list of clusters with a filter."""
-    return f"{FLEET}?{urlencode(query)}"
+    return with_query(FLEET, query)
 
 
 def _hour(at: str) -> str:

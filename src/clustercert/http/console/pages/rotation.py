@@ -5,15 +5,14 @@ from typing import Any
 
 from starlette.responses import Response
 
-from clustercert.http.console.api import path
-from clustercert.http.console.visits import PREFIX, Pages, Visit
+from clustercert.http.console.cluster_address import CLUSTER, api_path, own_page
+from clustercert.http.console.visits import Pages, Visit
 from clustercert.model import JsonObject, parse_rfc3339, utc_now
 from clustercert.model.errors import ClustercertError, Conflict, NotFound
 
 pages = Pages()
 
-_CLUSTER = "/projects/{project_id}/clusters/{cluster_id}"
-_ROTATION = f"{_CLUSTER}/rotation"
+_ROTATION = f"{CLUSTER}/rotation"
 _STATES = ("planned", "distributed", "issuing", "draining", "complete")
 # What each state means, after its name.
 _MEANINGS = {
@@ -27,20 +26,16 @@ _ENDED = ("complete", "aborted")
 
 
 def _address(visit: Visit) -> str:
-    return PREFIX + _ROTATION.format(project_id=visit.part("project_id"), cluster_id=visit.part("cluster_id"))
-
-
-def _api(visit: Visit, *more: str) -> str:
-    return path("projects", visit.part("project_id"), "clusters", visit.part("cluster_id"), *more)
+    return f"{own_page(visit)}/rotation"
 
 
 def _rotation_api(visit: Visit, *more: str) -> str:
-    return _api(visit, "client-ca-rotation", *more)
+    return api_path(visit, "client-ca-rotation", *more)
 
 
 @pages.get(_ROTATION)
 async def show(visit: Visit) -> Response:
-    cluster = await visit.api.get(_api(visit))
+    cluster = await visit.api.get(api_path(visit))
     rotation = await _rotation(visit)
     return visit.render(
         "rotation.html",
@@ -106,11 +101,10 @@ async def ask_to_complete(visit: Visit) -> Response:
 @pages.post(f"{_ROTATION}/complete", fresh=lambda visit: visit.address)
 async def complete(visit: Visit) -> Response:
     body: JsonObject = {"deny_old": "deny_old" in visit.form}
-    typed = visit.value("holders")
-    if typed:
-        # A text that is no number is refused by the API, with a message about the field.
-        number = int(typed) if typed.isascii() and typed.isdecimal() and len(typed) < 10 else -1  # noqa: PLR2004
-        body |= {"force": True, "holders": number}
+    if visit.value("holders"):
+        number = visit.number("holders")
+        # The API refuses -1 with a message about the field.
+        body |= {"force": True, "holders": number if number is not None else -1}
     done = "The old CA was taken out of the bundle. Now give the API servers the new bundle."
     return await _done(visit, "complete", body, done)
 
@@ -138,7 +132,7 @@ async def _confirmation(
         body: the body of the dry run.
         failure: why the API refused the action itself.
     """
-    cluster = await visit.api.get(_api(visit))
+    cluster = await visit.api.get(api_path(visit))
     rotation = await _rotation(visit)
     planned, obstacle = None, None
     try:

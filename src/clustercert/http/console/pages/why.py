@@ -8,7 +8,9 @@ from urllib.parse import urlencode
 from starlette.responses import Response
 
 from clustercert.http.console.api import path
+from clustercert.http.console.cluster_address import CLUSTER, cluster_in_path
 from clustercert.http.console.visits import Pages, Visit
+from clustercert.http.middleware import SERVER_ERRORS
 from clustercert.model import parse_rfc3339
 from clustercert.model.credentials import CREDENTIAL_PREFIX
 from clustercert.model.errors import ClustercertError, NotFound
@@ -19,14 +21,13 @@ from clustercert.policy.rules import reads_everything, reads_project
 # Who makes the private key of the explained request. kubectl's plugin sends a CSR.
 KEYS = {"plugin": "of kubectl's plugin", "service": "of the service"}
 _FIELDS = ("user", "reason", "expires_in", "key", "group")
-_SERVER_ERRORS = 500
 
 pages = Pages()
 
 
-@pages.get("/projects/{project_id}/clusters/{cluster_id}/why")
+@pages.get(f"{CLUSTER}/why")
 async def why(visit: Visit) -> Response:
-    cluster = await _cluster(visit)
+    cluster = await cluster_in_path(visit)
     caller = visit.me.caller
     may_ask_about_others = reads_project(caller, cluster["project_id"])
     form = {name: visit.query.get(name, "").strip() for name in _FIELDS}
@@ -42,7 +43,7 @@ async def why(visit: Visit) -> Response:
                 path("policy", "entitlements"), cluster=cluster["id"], group=form["group"], cursor=cursor
             )
     except ClustercertError as failure:
-        if failure.status >= _SERVER_ERRORS:
+        if failure.status >= SERVER_ERRORS:
             raise
         problem = failure
     return visit.render(
@@ -57,17 +58,6 @@ async def why(visit: Visit) -> Response:
         is_reader=reads_everything(caller),
         **values,
     )
-
-
-async def _cluster(visit: Visit) -> Mapping[str, Any]:
-    """Return the cluster in the path. Raises NotFound if the visitor can't reach it."""
-    place = (visit.part("cluster_id"), visit.part("project_id"))
-    found = await visit.api.get(path("clusters"), name=place[0])
-    for each in found["clusters"]:
-        if (each["id"], each["project_id"]) == place:
-            cluster: Mapping[str, Any] = each
-            return cluster
-    raise NotFound("There is no such cluster, or you have no role in its project. Check the address.")
 
 
 async def _explained(visit: Visit, form: Mapping[str, str]) -> dict[str, object]:
