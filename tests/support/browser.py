@@ -128,7 +128,7 @@ class Tab:
         if library:
             self.cdp.send("Runtime.evaluate", {"expression": library, **context})
         options = {"expression": script, "awaitPromise": True, "returnByValue": True, **context}
-        # Promises wait for ever where scripts are disabled. The page's own scripts don't run any more.
+        # Where scripts are disabled, a promise never ends. Scripts of the loaded page are not started later.
         self.cdp.send("Emulation.setScriptExecutionDisabled", {"value": False})
         answer = self.cdp.send("Runtime.evaluate", options)
         self.cdp.send("Emulation.setScriptExecutionDisabled", {"value": not self.javascript})

@@ -195,7 +195,7 @@ def _error(code: str, status: int = 400) -> Response:
 
 
 def _basic(authorization: str) -> Form:
-    """The client's id and secret in the header, as if they were in the form."""
+    """The client's id and secret from the header, under the names that they have in a form."""
     client_id, _, secret = base64.b64decode(authorization.removeprefix("Basic ")).decode().partition(":")
     return {"client_id": unquote_plus(client_id), "client_secret": unquote_plus(secret), "by": "header"}
 

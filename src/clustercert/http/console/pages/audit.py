@@ -14,6 +14,8 @@ from clustercert.http.console.api import path
 from clustercert.http.console.event_sentences import Part, cluster_of, cluster_page, describe, names_in
 from clustercert.http.console.visits import PREFIX, Pages, Visit, sees_others
 from clustercert.http.context import context_of
+from clustercert.merkle.notes import VerifierKey, verify_checkpoint
+from clustercert.merkle.proof_files import ProofFile
 from clustercert.model import JsonObject
 from clustercert.model.errors import Forbidden, InvalidRequest, NotFound
 from clustercert.model.events.names import CLUSTER_ACTOR, shown_name, subject_name
@@ -160,8 +162,7 @@ async def _lines(visit: Visit, selection: Selection, page: Any) -> AsyncIterator
 async def show_event(visit: Visit) -> Response:
     place = await _place(visit)
     event = await visit.api.get(place)
-    proof = await visit.api.send("GET", f"{place}/proof", accept=_PLAIN)
-    checkpoint = (await visit.api.get(f"{place}/proof"))["tree_size"]
+    proof = (await visit.api.send("GET", f"{place}/proof", accept=_PLAIN)).body.decode()
     key = (await visit.api.send("GET", path("audit", "log", "key"), accept=_PLAIN)).body.decode().strip()
     names = event["names"] | await _more_names(visit, await _projects(visit), (event,))
     file = f"event-{event['leaf_index']}.proof"
@@ -175,8 +176,8 @@ async def show_event(visit: Visit) -> Response:
         project=names.get(event["project_id"], event["project_id"]),
         detail=json.dumps(event["detail"], indent=2, ensure_ascii=True),
         related=_related(visit, event, names),
-        proof=proof.body.decode(),
-        size=checkpoint,
+        proof=proof,
+        size=verify_checkpoint(ProofFile.parse(proof).checkpoint, VerifierKey.parse(key)).size,
         download=f"{_AUDIT}/{event['leaf_index']}/proof{suffix}",
         file=file,
         command=f"clustercert audit verify --proof {file} --key {shlex.quote(key)}",
