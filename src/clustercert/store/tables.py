@@ -1,7 +1,8 @@
 """Declares the database tables for SQLAlchemy Core.
 
-Migrations create the tables. A test in `tests/store` compares the created tables with these declarations. The
-tables use only types and clauses that SQLite and every PostgreSQL-compatible engine support.
+Migrations create the tables, and a changed declaration needs a new migration: a test in `tests/store` compares the
+schema that all migrations create with these declarations. The tables use only types and clauses that SQLite and every
+PostgreSQL-compatible engine support.
 """
 
 import functools
@@ -91,7 +92,8 @@ generation = table(
 )
 
 # A table with one row, which migrations lock. `revision` is the schema's revision, and `oldest_program` is the revision
-# of the oldest program that can use this schema.
+# of the oldest program that can use this schema. No migration may change this table, because `db upgrade` creates it
+# before the first one.
 migration = table(
     "migration",
     Column("id", SmallInteger, primary_key=True, autoincrement=False),

@@ -2,11 +2,10 @@
 
 from alembic import context
 
-from clustercert.store import tables
-
+# The environment has no metadata, because a migration must not depend on what `store.tables` declares now. So each
+# migration names its own constraints and indexes.
 context.configure(
     connection=context.config.attributes["connection"],
-    target_metadata=tables.metadata,
     # The owner of the connection commits the transaction, also on SQLite.
     transactional_ddl=True,
 )
