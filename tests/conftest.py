@@ -7,6 +7,7 @@ import hypothesis
 import pytest
 
 from support import postgres
+from support.page_tests import pytest_runtest_call  # noqa: F401 - a hook
 
 # Programs that tests may use instead of those that they find themselves.
 PROGRAMS = {"CLUSTERCERT_BIN"}

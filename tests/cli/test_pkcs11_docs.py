@@ -3,13 +3,14 @@
 import os
 import re
 import shutil
+import textwrap
 from pathlib import Path
 
 import pytest
 
 from clustercert.settings import load
 from support import tokens
-from support.page_steps import ROOT, Step, run, steps
+from support.page_steps import ROOT, Reader
 from support.samples import server_ca_pem
 from support.world import REGION, make
 
@@ -28,8 +29,6 @@ PROOF = {
 def test_the_steps_lead_to_a_cluster_with_its_key_in_the_token(tmp_path: Path) -> None:
     world = make(tmp_path)
     text = PAGE.read_text(encoding="utf-8")
-    # Steps in a list are indented.
-    text = re.sub(r"^ {2,3}(?=\S| {4})", "", text, flags=re.MULTILINE)
     (settings,) = re.findall(r"```toml\n(.*?)```", text, re.DOTALL)
     words = {
         "/etc/clustercert": str(tmp_path),
@@ -41,27 +40,14 @@ def test_the_steps_lead_to_a_cluster_with_its_key_in_the_token(tmp_path: Path) -
     }
     config = tmp_path / "clustercert.toml"
     path = f"{ROOT / '.venv' / 'bin'}:{os.environ['PATH']}"
-    env = {"PATH": path, "CLUSTERCERT_CONFIG": str(config)}
-
-    def here(part: str) -> str:
-        for word, other in words.items():
-            part = part.replace(word, other)
-        return part
-
+    reader = Reader(tmp_path, words, {"PATH": path, "CLUSTERCERT_CONFIG": str(config)})
     config.write_text(
         f'data_dir = "{world.settings().data_dir}"\nkek_file = "{world.settings().kek_file}"\n'
-        + here(settings)
+        + reader.here(textwrap.dedent(settings))
     )
     assert load(config).signers["pkcs11"]["token"] == "clustercert"
     (tmp_path / "api-ca.pem").write_bytes(server_ca_pem())
-    said = {}
-    for step in steps(text):
-        command = here(step.command)
-        if command.startswith("export "):
-            name, _, value = command.removeprefix("export ").partition("=")
-            env[name] = value
-        else:
-            said[step.command] = run(Step(command, [here(line) for line in step.printed]), tmp_path, env)
+    said = reader.follow(text)
     (shown,) = (text for command, text in said.items() if "cluster ca show prod" in command)
     assert "PKCS#11 token clustercert" in shown
     for name, value in PROOF.items():

@@ -26,6 +26,7 @@ pytest.register_assert_rewrite(
 from support.installed_demo import Demo, start, stop  # noqa: E402
 from support.keystone_installation import Service, Site  # noqa: E402
 from support.keystone_installation import make as make_site  # noqa: E402
+from support.page_tests import pytest_runtest_call  # noqa: F401, E402 - a hook
 
 SETTINGS_OF_CLIENTS = (
     "OS_",

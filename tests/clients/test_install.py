@@ -76,14 +76,15 @@ def test_from_an_empty_machine_to_a_colleagues_kubectl(
     def go_to(_step: Step) -> None:
         reader.home = service.folder
 
-    def print_fingerprint(_step: Step) -> None:
+    def print_fingerprint(step: Step) -> None:
+        reader.follow_step(step)
         shown = json.loads(service.run("fingerprint", "--output", "json"))
         words[fingerprint] = str(shown["fingerprint"])
         # From here on, the page is about other machines.
         reader.home = home
 
     def chown(step: Step) -> None:
-        assert all(Path(each).stat() for each in step.command.split()[2:])
+        assert all(Path(each).stat() for each in reader.here(step.command).split()[2:])
 
     def check_rules(step: Step) -> None:
         if shutil.which("promtool"):
@@ -94,7 +95,7 @@ def test_from_an_empty_machine_to_a_colleagues_kubectl(
         address, webhook = (stack.enter_context(service.serving(role)) for role in ("api", "webhook"))
         words.update({URL: address.url, WEBHOOK_URL: webhook.url})
         (service.folder / "clustercert.toml").write_text(reader.here(settings))
-        reader.follow_step(Step(reader.here(step.command), step.printed))
+        reader.follow_step(step)
 
     reader.special = {
         "export PATH=/opt/clustercert/bin:$PATH": export_path,
@@ -112,7 +113,7 @@ def test_from_an_empty_machine_to_a_colleagues_kubectl(
     config.write_text(config.read_text().replace("/etc/kubernetes/clustercert", str(control_plane)))
     apiserver.authorize_with(config)
     apiserver.send_audit_events(control_plane)
-    reader.follow_step(Step("clustercert kubernetes verify prod", ["…"]))
+    reader.follow_step(Step("clustercert kubernetes verify prod", ("…",)))
     alice = Reader(tmp_path / "alice", words, environment(tmp_path / "alice"))
     alice.home.mkdir()
     alice.follow(colleague)

@@ -10,7 +10,7 @@ import yaml
 
 from support.apiserver import ApiServer
 from support.page_service import PageService, environment, issuer, new_service
-from support.page_steps import PASSWORD, ROOT, Reader, Step, pattern, section, steps
+from support.page_steps import PASSWORD, ROOT, Reader, Step, compare, pattern, section, steps
 from support.wait import eventually
 
 PAGE = "docs/quick-starts.md"
@@ -100,9 +100,10 @@ def test_operators(reader: Reader, apiserver: ApiServer, tmp_path: Path, servers
 
     def serve(step: Step) -> None:
         address = servers.enter_context(service.serving())
-        printed = service.folder / "serve"
+        printed, here = service.folder / "serve", step.here(reader.words)
         # The address comes first, and then more lines.
-        eventually(lambda: re.fullmatch(pattern(step.printed), printed.read_text().strip()))
+        eventually(lambda: re.fullmatch(pattern(here.printed), printed.read_text().strip()))
+        compare(step, printed.read_text(), reader.words)
         reader.words |= {URL: address.url, **dict.fromkeys(FINGERPRINT.findall(text), address.fingerprint)}
         reader.env["CLUSTERCERT_SERVER__PUBLIC_URL"] = address.url
 

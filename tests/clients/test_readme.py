@@ -59,8 +59,7 @@ def test_the_readmes_lines_on_revocation_do_what_they_say(
 
     for step in others:
         # The page says how long it takes where nobody else needs the processor.
-        patient = step.command.replace("sleep 3;", "sleep 15;")
-        run(Step(patient, step.printed), tmp_path, env)
+        run(step, tmp_path, env, words={"sleep 3;": "sleep 15;"})
 
     assert any("sleep 3;" in step.command for step in others)
     assert sum("Forbidden" in line for step in others for line in step.printed) == 1

@@ -22,18 +22,18 @@ UNITS = (".service", ".socket")
 
 def restore(running: Machine, name: str, new_url: str | None = None) -> None:
     """Lose all data when the service has stopped, and follow the page."""
-    for command, output in commands(name):
-        if command.startswith("systemctl stop "):
+    for step in commands(name):
+        if step.command.startswith("systemctl stop "):
             running.stop()
             # The service creates no data folder with PostgreSQL.
             if (data := running.folder / "data").exists():
                 shutil.rmtree(data)
             (running.folder / "kek").unlink()
             running.configure(new_url)
-        elif command.startswith("systemctl start "):
+        elif step.command.startswith("systemctl start "):
             running.start()
         else:
-            running.type(command, output)
+            running.type(step)
 
 
 @contextlib.contextmanager
@@ -60,8 +60,8 @@ def assert_restored(running: Machine, name: str, new_url: str | None = None) -> 
     # Twice, because the files of the first backup must not be in the way.
     for _ in range(2):
         with issuing(running):
-            for command, output in commands(f"{name} backup"):
-                running.type(command, output)
+            for step in commands(f"{name} backup"):
+                running.type(step)
     lost = running.issue()
     restore(running, f"{name} restore", new_url)
     assert [running.state(each) for each in (revoked, live, lost)] == ["revoked", "live", "unknown"]
@@ -72,7 +72,7 @@ def assert_restored(running: Machine, name: str, new_url: str | None = None) -> 
 @pytest.mark.parametrize("name", ["sqlite restore", "postgresql restore"])
 def test_a_restore_stops_and_starts_every_unit(name: str) -> None:
     units = [unit.name.removesuffix(".service") for unit in DEPLOY.iterdir() if unit.suffix in UNITS]
-    typed = [command for command, _ in commands(name) if command.startswith("systemctl ")]
+    typed = [step.command for step in commands(name) if step.command.startswith("systemctl ")]
     assert [command.split()[1] for command in typed] == ["stop", "start"]
     for command in typed:
         named = {re.sub(r"@.+", "@", word) for word in shlex.split(command)[2:]}

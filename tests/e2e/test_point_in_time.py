@@ -17,6 +17,7 @@ from support import postgres
 from support.backup import Machine, commands, machine
 from support.kubernetes_messages import review_of
 from support.leaf_checks import leaf_of
+from support.page_steps import Step
 from support.serve_process import serving
 from support.stores import Store
 from support.wait import SECONDS, eventually
@@ -106,16 +107,16 @@ def issue(running: Machine) -> Issued:
 def set_back(running: Machine, archived: Archived, time: str) -> None:
     """Follow the page."""
     running.variables |= {"PGDATA": str(archived.server.data)}
-    for command, _ in commands("point in time"):
-        if command.startswith("systemctl stop clustercert"):
+    for step in commands("point in time"):
+        if step.command.startswith("systemctl stop clustercert"):
             running.stop()
-        elif command.startswith("systemctl stop postgresql"):
+        elif step.command.startswith("systemctl stop postgresql"):
             archived.server.stop()
-        elif command.startswith("systemctl start postgresql"):
+        elif step.command.startswith("systemctl start postgresql"):
             archived.start()
         else:
-            from_archive = command.replace("/archive/", f"{archived.archive}/")
-            running.type(re.sub(r"'2026-[^']+'", f"'{time}'", from_archive), "")
+            from_archive = step.command.replace("/archive/", f"{archived.archive}/")
+            running.type(Step(re.sub(r"'2026-[^']+'", f"'{time}'", from_archive), ()))
 
 
 def sealed(store: Store) -> int:
@@ -159,13 +160,13 @@ def test_after_a_point_in_time_restore_later_certificates_are_unknown_and_later_
             assert [webhook.denial(each) for each in later] == [None] * 5
             size_now = sealed(store)
             for name, what in (("clustercert.key", "key"), ("kept-checkpoints", "checkpoint")):
-                running.type(f"clustercert --config {running.config} audit {what} > /keys/{name}", "")
+                running.type(Step(f"clustercert --config {running.config} audit {what} > /keys/{name}", ()))
             assert verification(running)[0] == 0
             archived.server.run("SELECT pg_switch_wal()")
 
             set_back(running, archived, then)
 
-            running.type(f"clustercert --config {running.config} audit verify", "")
+            running.type(Step(f"clustercert --config {running.config} audit verify", ()))
             code, said = verification(running)
             assert code == 1
             assert f"has {size_now} leaves, but only {size_then} are left" in said
@@ -177,8 +178,8 @@ def test_after_a_point_in_time_restore_later_certificates_are_unknown_and_later_
             assert [webhook.denial(each) for each in (before, between)] == [None, None]
             unknown = "SELECT count(*) FROM audit_event WHERE kind = 'credential.unknown'"
             eventually(lambda: store.rows(unknown) != [(0,)])
-            for command, _ in commands("revoke after restore"):
-                running.type(command.replace("--cluster prod", "--cluster plain"), "")
+            for step in commands("revoke after restore"):
+                running.type(step.here({"--cluster prod": "--cluster plain"}))
             for each in (before, between):
                 eventually(lambda each=each: webhook.denial(each))  # type: ignore[misc] # the lambda has no types
             running.start()

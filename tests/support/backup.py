@@ -7,7 +7,7 @@ import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -15,6 +15,7 @@ import httpx
 
 from support import world as worlds
 from support.leaf_checks import leaf_of
+from support.page_steps import Step, run, steps
 from support.wait import SECONDS, line_with
 from support.world import World
 
@@ -27,13 +28,12 @@ for row in sqlite3.connect(sys.argv[1]).execute(sys.argv[2]):
 """
 
 
-def commands(name: str) -> list[tuple[str, str]]:
+def commands(name: str) -> Sequence[Step]:
     """The commands of a block in the page, each with the output that the page shows."""
     text = PAGE.read_text()
-    block = re.search(rf"<!-- begin {name} -->\n```console\n(.*?)```\n<!-- end {name} -->", text, re.DOTALL)
+    block = re.search(rf"<!-- begin {name} -->\n(.*?)<!-- end {name} -->", text, re.DOTALL)
     assert block is not None
-    parts = re.split(r"^\$ ", block[1], flags=re.MULTILINE)[1:]
-    return [(command, output) for command, _, output in (part.partition("\n") for part in parts)]
+    return steps(block[1])
 
 
 @dataclass
@@ -82,25 +82,15 @@ class Machine:
         path = f"{self.folder / 'bin'}:{self.variables.get('PROGRAMS', '')}:{os.environ['PATH']}"
         return os.environ | self.variables | {"PATH": path}
 
-    def type(self, command: str, output: str) -> None:
+    def type(self, step: Step) -> None:
         """Run a command of the page. It must succeed, with the output that the page shows."""
-        for there, here in (
-            ("/var/lib/clustercert", self.folder / "data"),
-            ("/etc/clustercert", self.folder),
-            ("/backup/", f"{self.folder / 'backup'}/"),
-            ("/keys/", f"{self.folder / 'keys'}/"),
-        ):
-            command = command.replace(there, str(here))
-        done = subprocess.run(
-            ["sh", "-c", command],
-            env=self.environment,
-            capture_output=True,
-            text=True,
-            timeout=SECONDS,
-            check=False,
-        )
-        assert done.returncode == 0, (command, done.stdout + done.stderr)
-        assert not output or done.stdout == output
+        words = {
+            "/var/lib/clustercert": str(self.folder / "data"),
+            "/etc/clustercert": str(self.folder),
+            "/backup/": f"{self.folder / 'backup'}/",
+            "/keys/": f"{self.folder / 'keys'}/",
+        }
+        run(step, self.folder, self.environment, words=words)
 
     def start(self) -> None:
         self._process = subprocess.Popen(

@@ -8,8 +8,9 @@ import re
 import signal
 import subprocess
 import termios
+import textwrap
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -24,16 +25,18 @@ ANSWERS = {
     "Password (at least 8 characters):": PASSWORD,
     "Repeat for confirmation:": PASSWORD,
 }
-# What differs in each run. An ellipsis stands for anything.
+# What differs in each run. Here and on the page, each matches its own pattern.
 _VARYING = (
-    "…",
     r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}",  # an id of a cluster
+    r"\b[0-9a-f]{4}…[0-9a-f]{4}\b",  # the short form of an id
     r"\b[0-9a-f]{16,64}\b",  # another id, a fingerprint, a hash
     r"\d{4}-\d\d-\d\d[T ]\d\d:\d\d(?::\d\d)?Z?",
     r"\bAK[0-9A-Z]+|\b[A-Z0-9]{20}\b",  # an access key
     r"\d+\.\d+\.\d+\.\d+(?::\d+)?",
-    r"\(in [^)]*\)|in \d+[a-z]+",
-    r"(?<=:)\d{4,5}\b",
+    r"\(in [^)]*\)|in (?:\d+[a-z]+)+",
+    r"\b(?:\d+[smhd])+ ago",
+    r":\d{4,5}\b",  # a port
+    r"\b\d+\.\d\d\b",  # seconds
     r" {2,}",
 )
 
@@ -43,7 +46,17 @@ class Step:
     """A command, and the lines that it prints."""
 
     command: str
-    printed: Sequence[str]
+    printed: tuple[str, ...]
+
+    def here(self, words: Mapping[str, str]) -> "Step":
+        """The step with other words."""
+        return Step(_replaced(self.command, words), tuple(_replaced(line, words) for line in self.printed))
+
+
+def _replaced(text: str, words: Mapping[str, str]) -> str:
+    for word, other in words.items():
+        text = text.replace(word, other)
+    return text
 
 
 def section(page: str, heading: str) -> str:
@@ -52,17 +65,56 @@ def section(page: str, heading: str) -> str:
     return text.split(f"\n## {heading}\n", 1)[1].split("\n## ", 1)[0]
 
 
-def steps(text: str) -> Sequence[Step]:
-    """The steps of all console blocks in a text, except blocks after `<!-- not run -->`."""
-    found = []
-    text = re.sub(r"<!-- not run -->\n```console\n.*?```", "", text, flags=re.DOTALL)
-    for block in re.findall(r"```console\n(.*?)```", text, re.DOTALL):
-        for command in re.split(r"^\$ ", block, flags=re.MULTILINE)[1:]:
-            first, *lines = command.splitlines()
-            while first.endswith("\\"):
-                first = f"{first}\n{lines.pop(0)}"
-            found.append(Step(first, [line for line in lines if line]))
+@dataclass(frozen=True, slots=True)
+class Block:
+    """A console block of a page.
+
+    Attributes:
+        heading: the last one above the block.
+        illustration: the reason why no test runs the block; None if one does.
+    """
+
+    page: str
+    heading: str
+    steps: tuple[Step, ...]
+    illustration: str | None
+
+    @property
+    def has_output(self) -> bool:
+        return any(step.printed for step in self.steps)
+
+
+_BLOCK = re.compile(
+    r"^(?P<heading>#+ [^\n]*)$"
+    r"|^(?: *<!-- illustration: (?P<reason>[^\n]+) -->\n)? *```(?P<kind>\w*)\n(?P<lines>.*?)^ *```$",
+    re.MULTILINE | re.DOTALL,
+)
+
+
+def blocks(page: str, text: str | None = None) -> Sequence[Block]:
+    """The console blocks of a page, or of a part of its text."""
+    found, heading = [], ""
+    for each in _BLOCK.finditer(text or (ROOT / page).read_text(encoding="utf-8")):
+        if each["heading"]:
+            heading = each["heading"].lstrip("# ")
+        elif each["kind"] == "console":
+            # Blocks in a list are indented.
+            lines = textwrap.dedent(each["lines"])
+            found.append(Block(page, heading, tuple(_steps(lines)), each["reason"]))
     return found
+
+
+def _steps(lines: str) -> Iterator[Step]:
+    for command in re.split(r"^\$ ", lines, flags=re.MULTILINE)[1:]:
+        first, *printed = command.splitlines()
+        while first.endswith("\\"):
+            first = f"{first}\n{printed.pop(0)}"
+        yield Step(first, tuple(line for line in printed if line))
+
+
+def steps(text: str) -> Sequence[Step]:
+    """The steps of all console blocks in a text, except illustrations."""
+    return [step for block in blocks("", text) if block.illustration is None for step in block.steps]
 
 
 def block(page: str, mark: str) -> str:
@@ -73,38 +125,66 @@ def block(page: str, mark: str) -> str:
 
 def pattern(lines: Sequence[str]) -> str:
     """A regular expression for output like these lines. A line with only an ellipsis stands for several."""
-    return "\n".join(
-        r"[\s\S]*"
-        if line == "…"
-        else "".join(".*" if index % 2 else re.escape(part) for index, part in enumerate(_split(line)))
-        for line in lines
-    )
+    return "\n".join(r"[\s\S]*" if line == "…" else "".join(_alike(line)) for line in lines)
 
 
-def _split(line: str) -> Sequence[str]:
-    """Fixed and varying parts of a line, by turns."""
-    return re.split(f"({'|'.join(_VARYING)})", line)
+def _alike(line: str) -> Iterator[str]:
+    """Regular expressions for the fixed and the varying parts of a line, by turns."""
+    for index, part in enumerate(re.split(f"({'|'.join((*_VARYING, '…'))})", line)):
+        if index % 2:
+            yield next((each for each in _VARYING if re.fullmatch(each, part)), ".*")
+        else:
+            yield re.escape(part)
 
 
-def run(step: Step, folder: Path, env: Mapping[str, str], answers: Mapping[str, str] | None = None) -> str:
+# The steps that the current test has run.
+_followed: set[Step] = set()
+
+
+def run(
+    step: Step,
+    folder: Path,
+    env: Mapping[str, str],
+    answers: Mapping[str, str] | None = None,
+    words: Mapping[str, str] | None = None,
+) -> str:
     """Run a command, and return its output. It must print what the page shows; where that is nothing, anything.
 
     Args:
         answers: what to type at prompts. Steps with prompts run in a terminal.
+        words: texts of the page, and what stands for them here.
     """
-    asks = [prompt for prompt in answers or {} if prompt in "\n".join(step.printed)]
+    here = step.here(words or {})
+    asks = [prompt for prompt in answers or {} if prompt in "\n".join(here.printed)]
     if asks:
         status, said = _at_a_terminal(
-            step.command, folder, env, [(ask, (answers or {})[ask]) for ask in asks]
+            here.command, folder, env, [(ask, (answers or {})[ask]) for ask in asks]
         )
     else:
-        status, said = _in_a_shell(step.command, folder, env)
+        status, said = _in_a_shell(here.command, folder, env)
+    fails = any(line.startswith("Error") for line in here.printed)
+    assert (status != 0) == fails, f"{here.command}\n{said}"
+    return compare(step, said, words)
+
+
+def compare(step: Step, said: str, words: Mapping[str, str] | None = None) -> str:
+    """Compare what a step printed with the page, and return it without spaces at the ends of lines."""
+    here = step.here(words or {})
     said = "\n".join(line.rstrip() for line in said.strip().splitlines())
-    fails = any(line.startswith("Error") for line in step.printed)
-    assert (status != 0) == fails, f"{step.command}\n{said}"
-    if step.printed:
-        assert re.fullmatch(pattern(step.printed), said), f"{step.command}\n{said}"
+    if here.printed:
+        shown = "\n".join(line for line in said.splitlines() if line)
+        assert re.fullmatch(pattern(here.printed), shown), f"{here.command}\n{said}"
+    _followed.add(step)
     return said
+
+
+@contextlib.contextmanager
+def following(expected: Sequence[Step]) -> Iterator[None]:
+    """Fail if the test in the `with` block passes without running each of these steps."""
+    _followed.clear()
+    yield
+    left_out = [step.command for step in expected if step not in _followed]
+    assert not left_out, f"This test is named in support/page_tests.py, but does not run {left_out}."
 
 
 def _in_a_shell(command: str, folder: Path, env: Mapping[str, str]) -> tuple[int, str]:
@@ -157,7 +237,7 @@ class Reader:
 
     Attributes:
         words: what the page calls otherwise.
-        special: what happens instead of a command.
+        special: what happens instead of a command. It compares the output itself, if the page shows any.
     """
 
     home: Path
@@ -166,23 +246,24 @@ class Reader:
     special: dict[str, Callable[[Step], object]] = field(default_factory=dict)
 
     def here(self, text: str) -> str:
-        for word, other in self.words.items():
-            text = text.replace(word, other)
-        return text
+        return _replaced(text, self.words)
 
-    def follow(self, text: str) -> None:
-        """Run the steps of a text."""
+    def follow(self, text: str) -> dict[str, str]:
+        """Run the steps of a text. Returns what each command printed, except commands in `special`."""
+        printed = {}
         for step in steps(text):
-            own = Step(self.here(step.command), [self.here(line) for line in step.printed])
             if step.command in self.special:
-                self.special[step.command](own)
+                self.special[step.command](step)
+                if not step.printed:
+                    _followed.add(step)
             else:
-                self.follow_step(own)
+                printed[step.command] = self.follow_step(step)
+        return printed
 
-    def follow_step(self, step: Step) -> None:
-        """Run a step whose words are those of the reader."""
-        if step.command.startswith("export "):
-            name, _, value = step.command.removeprefix("export ").partition("=")
-            self.env[name] = value
-        else:
-            run(step, self.home, self.env, ANSWERS)
+    def follow_step(self, step: Step) -> str:
+        """Run a step, and return what it printed."""
+        if not step.command.startswith("export "):
+            return run(step, self.home, self.env, ANSWERS, self.words)
+        name, _, value = self.here(step.command).removeprefix("export ").partition("=")
+        self.env[name] = value
+        return compare(step, "", self.words)
