@@ -8,15 +8,38 @@ import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Callable, Coroutine
 
+Work = Callable[[asyncio.Event], Coroutine[object, object, None]]
+
+# Pause before work that failed with an unexpected error is started again.
+RESTART_SECONDS = 5.0
+
+
+async def keep_running(work: Work, stop: asyncio.Event, restart_seconds: float = RESTART_SECONDS) -> None:
+    """Run `work(stop)`, which returns after `stop` is set.
+
+    If the work fails before that, logs the error and starts the work again. Re-raises an error after `stop` is set.
+    """
+    while True:
+        try:
+            return await work(stop)
+        except Exception:
+            if stop.is_set():
+                raise
+            # The import is in this function, because structlog also imports rich, and store commands write no log.
+            import structlog  # noqa: PLC0415
+
+            structlog.get_logger().exception("background work failed: starting it again")
+        await wait_for_stop(stop, restart_seconds)
+
 
 @contextlib.asynccontextmanager
-async def running(work: Callable[[asyncio.Event], Coroutine[object, object, None]]) -> AsyncIterator[None]:
-    """Run `work(stop)` during the `with` block.
+async def running(work: Work, restart_seconds: float = RESTART_SECONDS) -> AsyncIterator[None]:
+    """Run the work during the `with` block, as `keep_running` does.
 
-    At the end of the block, sets the event `stop` and waits until `work` returns. Re-raises the error if `work` failed.
+    At the end of the block, tells the work to stop, and waits until it returns. Re-raises the error if that failed.
     """
     stop = asyncio.Event()
-    task = asyncio.create_task(work(stop))
+    task = asyncio.create_task(keep_running(work, stop, restart_seconds))
     try:
         yield
     finally:

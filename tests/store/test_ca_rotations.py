@@ -313,6 +313,20 @@ async def test_a_key_that_its_signer_does_not_delete_is_deleted_later(scene: Rot
     assert scene.store.rows(query, started.new_ca.id) == [("client_ca.key_deleted",)]
 
 
+async def test_a_fault_of_a_signer_leaves_no_other_key(scene: RotationScene) -> None:
+    clusters = [await scene.register(), await scene.register()]
+    discarded = []
+    for each in clusters:
+        discarded.append((await scene.start(each)).new_ca.id)
+        await scene.rotations.abort(each, actor=BY)
+    first = min(discarded)
+    signer = scene.signers["local"]
+    signer.faulty = {first}
+    await scene.discarded.delete_all()
+    assert signer.keys == {first, *(each.client_ca.id for each in clusters)}
+    assert scene.store.rows("SELECT id FROM discarded_ca") == [(first,)]
+
+
 async def test_a_removed_cluster_leaves_no_key(scene: RotationScene) -> None:
     """Neither those of a running rotation, nor that of a CA that was replaced before."""
     cluster = await draining(scene)

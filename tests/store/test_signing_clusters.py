@@ -60,25 +60,29 @@ async def test_of_two_exchanges_of_a_secret_one_succeeds(database: Database, sto
 
 @dataclass
 class Maintained:
-    """A signer that fails for one CA."""
+    """A signer that fails for one CA, and has a fault that another CA shows."""
 
     failing: str
+    faulty: str
     seen: list[str] = field(default_factory=list)
 
     async def maintain(self, ca: ClientCA) -> None:
         self.seen.append(ca.id)
         if ca.id == self.failing:
             raise RemoteFailed("The cluster is gone.")
+        if ca.id == self.faulty:
+            raise RuntimeError("a fault of this signer")
 
 
-async def test_every_cluster_is_maintained_although_one_fails(database: Database, store: Store) -> None:
+async def test_every_cluster_is_maintained_although_two_fail(database: Database, store: Store) -> None:
     clusters = [signing(number) for number in range(1, 4)]
     local = replace(signing(4), client_ca=replace(signing(4).client_ca, signer="local"))
     await add(database, store, *clusters, local, signing(5, state="retired"))
-    signer = Maintained(failing=clusters[1].client_ca.id)
+    signer = Maintained(failing=clusters[1].client_ca.id, faulty=clusters[0].client_ca.id)
     with capture_logs() as lines:
         await SignerMaintenance(SigningClusterQueries(database), {"csr_api": signer}).run()  # type: ignore[dict-item] # maintains only
     assert signer.seen == [each.client_ca.id for each in clusters]
-    assert [(each["event"], each["error"]) for each in lines] == [
-        ("signer not maintained", "The cluster is gone.")
+    assert [(each["event"], each["cluster"], each.get("error")) for each in lines] == [
+        ("signer not maintained", clusters[0].id, None),
+        ("signer not maintained", clusters[1].id, "The cluster is gone."),
     ]

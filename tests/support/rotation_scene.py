@@ -81,6 +81,7 @@ class MortalSigner(KeySigner):
     Attributes:
         keys: the ids of the CAs whose keys exist, as in a token outside of the database.
         fails: whether no key can be deleted now.
+        faulty: the ids of the CAs whose keys can't be deleted because of a fault in the signer's program.
         is_ca_of_cluster: see `Signer`.
     """
 
@@ -89,6 +90,7 @@ class MortalSigner(KeySigner):
         self.process = process
         self.keys: set[str] = set()
         self.fails = False
+        self.faulty: set[str] = set()
 
     async def create_ca(self, request: CaRequest) -> ClientCA:
         self.process.step()
@@ -100,6 +102,8 @@ class MortalSigner(KeySigner):
     async def delete_key(self, ca: ClientCA) -> str:
         if self.fails:
             raise SignerError("The token is not there.")
+        if ca.id in self.faulty:
+            raise RuntimeError("a fault of this signer")
         self.process.step()
         self.keys.discard(ca.id)
         self.process.step()

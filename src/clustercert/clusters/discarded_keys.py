@@ -4,11 +4,15 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 
+import structlog
+
 from clustercert.model import Actor
 from clustercert.model.errors import ClustercertError
 from clustercert.model.events.administration import CaKeyDeleted
 from clustercert.pki.signer import Signer, signer_named
 from clustercert.store.client_cas import ClientCaQueries, DiscardedCa
+
+logger = structlog.get_logger()
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +52,17 @@ class DiscardedKeys:
         after = ""
         while found := await self.queries.discarded(after=after):
             for each in found:
-                await self._delete(each, Actor.service())
+                try:
+                    await self._delete(each, Actor.service())
+                except ClustercertError:
+                    raise
+                except Exception:
+                    # One signer must not keep the keys of the others from being deleted.
+                    logger.exception(
+                        "key of a discarded client CA not deleted",
+                        signer=each.ca.signer,
+                        cluster=each.ca.cluster_id,
+                    )
             after = found[-1].ca.id
 
     async def _delete(self, discarded: DiscardedCa, actor: Actor) -> KeyDeletion:

@@ -46,3 +46,6 @@ class SignerMaintenance:
             logger.warning(
                 "signer not maintained", signer=ca.signer, cluster=ca.cluster_id, error=error.message
             )
+        except Exception:
+            # One cluster must not end the access to the clusters after it.
+            logger.exception("signer not maintained", signer=ca.signer, cluster=ca.cluster_id)

@@ -14,7 +14,7 @@ from typing import cast
 
 import structlog
 
-from clustercert.background import wait_for_stop
+from clustercert.background import keep_running, wait_for_stop
 from clustercert.http_client import ConnectionFailed, Response, ServerConnection, UnreadableResponse
 from clustercert.model import JsonObject
 from clustercert.pki.openbao_settings import OpenBaoSettings
@@ -75,7 +75,7 @@ class OpenBao:
         Returns the field `data` of the response, empty if there is none. Raises Refused or ServerUnavailable.
         """
         if self._renewals is None:
-            self._renewals = asyncio.create_task(self._renew_repeatedly())
+            self._renewals = asyncio.create_task(keep_running(self._renew_repeatedly, self._stop))
         answer = await self._request(method, f"{self._settings.mount}/{path}", body)
         return _object(answer.get("data") or {})
 
@@ -118,10 +118,10 @@ class OpenBao:
         except UnreadableResponse as error:
             raise ServerUnavailable(f"the server sent {error}") from None
 
-    async def _renew_repeatedly(self) -> None:
+    async def _renew_repeatedly(self, stop: asyncio.Event) -> None:
         """Renew the token when half of its remaining lifetime has passed, and whenever its file has changed."""
         renewed, due_at = "", float("-inf")
-        while not self._stop.is_set():
+        while not stop.is_set():
             # A failure was logged by `_request`, and the next attempt follows after the pause.
             with contextlib.suppress(ServerUnavailable):
                 token = self._token.read()
@@ -138,7 +138,7 @@ class OpenBao:
                         )
                     longest = max(longest, seconds)
                     due_at = time.monotonic() + seconds / 2
-            await wait_for_stop(self._stop, self._poll_seconds)
+            await wait_for_stop(stop, self._poll_seconds)
 
     async def _renew(self) -> float:
         """Renew the token. Returns its remaining lifetime in seconds; infinity if it can't be renewed."""

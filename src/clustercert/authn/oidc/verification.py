@@ -22,6 +22,7 @@ from clustercert.authn.oidc.tokens import (
     claim_results,
     parse_token,
 )
+from clustercert.background import keep_running
 
 # The maximum number of issuers listed in an error message.
 MAX_LISTED = 5
@@ -145,7 +146,7 @@ class KeyUpdates:
             task.add_done_callback(self._ending.discard)
         for lookup in current - self._running.keys():
             stop = asyncio.Event()
-            self._running[lookup] = stop, asyncio.create_task(lookup.watch(stop))
+            self._running[lookup] = stop, asyncio.create_task(keep_running(lookup.watch, stop))
 
     async def close(self) -> None:
         """Stop all tasks, and wait until they have ended."""

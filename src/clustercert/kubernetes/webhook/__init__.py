@@ -8,6 +8,7 @@ import asyncio
 from collections.abc import Callable, Collection
 from datetime import datetime
 
+from clustercert.background import running
 from clustercert.kubernetes.webhook.audit_batches import AuditBatches
 from clustercert.kubernetes.webhook.authorization import Authorization
 from clustercert.kubernetes.webhook.credential_usage import CredentialUsage
@@ -41,6 +42,5 @@ class Webhook:
 
     async def watch(self, stop: asyncio.Event) -> None:
         """Follow revocations and record the use of credentials, until `stop` is set."""
-        async with asyncio.TaskGroup() as group:
-            group.create_task(self.feed.watch(stop))
-            group.create_task(self.credential_usage.watch(stop))
+        async with running(self.feed.watch), running(self.credential_usage.watch):
+            await stop.wait()
