@@ -189,11 +189,11 @@ def ready(connection: http.client.HTTPConnection) -> tuple[int, str | None]:
     return answer.status, answer.headers["Connection"]
 
 
-@pytest.mark.skipif(ACTIVATE is None, reason="systemd-socket-activate is not installed")
-def test_a_replica_that_drains_fails_no_review(service: Service) -> None:
+@pytest.mark.parametrize("workers", ["1", "2"])
+def test_a_replica_that_drains_fails_no_review(service: Service, workers: str) -> None:
     """Behind a load balancer, which opens no connections to a replica that is about to end."""
     with (
-        serving(service.world, "--role", "webhook", "--drain") as old,
+        serving(service.world, "--role", "webhook", "--drain", "--workers", workers) as old,
         serving(service.world, "--role", "webhook") as new,
     ):
         with under_load(service, port=urlsplit(old.url).port) as reviews:
@@ -205,6 +205,7 @@ def test_a_replica_that_drains_fails_no_review(service: Service) -> None:
         assert reviews.closed == CLIENTS
 
 
+@pytest.mark.skipif(ACTIVATE is None, reason="systemd-socket-activate is not installed")
 def test_the_units_command_is_started_by_a_connection_and_restarted(service: Service) -> None:
     host, port = service.listening.getsockname()
     connection = http.client.HTTPConnection(host, port, timeout=SECONDS)
@@ -229,6 +230,22 @@ def test_an_idle_connection_does_not_hold_up_the_end(service: Service) -> None:
         assert idle.recv(12) == b"HTTP/1.1 200"
         process.terminate()
         assert process.wait(SECONDS) == 0
+
+
+@pytest.mark.parametrize("numbers", [[signal.SIGINT], [signal.SIGTERM, signal.SIGTERM]])
+def test_workers_that_drain_can_be_told_to_end_at_once(
+    service: Service, numbers: list[signal.Signals]
+) -> None:
+    with serving(service.world, "--role", "webhook", "--drain", "--workers", "2") as serve:
+        host, port = urlsplit(serve.url).hostname, urlsplit(serve.url).port
+        connection = http.client.HTTPConnection(str(host), port, timeout=SECONDS)
+        assert ready(connection) == (200, None)
+        for number in numbers:
+            serve.process.send_signal(number)
+            if number != numbers[-1]:
+                eventually(lambda: ready(connection) == (200, "close"))
+        assert serve.process.wait(SECONDS) == 0
+        connection.close()
 
 
 def test_without_connections_it_ends_at_once(service: Service) -> None:

@@ -11,10 +11,13 @@ from pathlib import Path
 import httpx
 import pytest
 
+from support import postgres
 from support.command_line import new_operator
 from support.demo_process import COMMAND, Demo, demo, uncovered
 from support.processes import workers as workers_of
+from support.serve_process import serving
 from support.wait import SECONDS, eventually
+from support.world import make
 
 # As systemd passes a socket on: descriptor 3, its count, and the process's own id.
 PASS_ON = """
@@ -71,6 +74,34 @@ def test_where_a_worker_can_not_start_all_end_and_the_service_has_failed(tmp_pat
         assert running.process.wait(SECONDS) == 1
         assert running.process.stderr is not None
         assert "Error: A worker could not start. See the log." in running.process.stderr.read()
+
+
+def test_a_worker_that_starts_while_the_database_is_away_waits_for_it_or_for_the_end(tmp_path: Path) -> None:
+    with postgres.server() as server:
+        world = make(tmp_path, database_url=server.create())
+        log = tmp_path / "log"
+
+        def lines(event: str) -> int:
+            return log.read_text().count(f'"event":"{event}"')
+
+        with serving(world, "--workers", "2") as serve:
+            eventually(lambda: lines("policy loaded") == 2)
+            pid = serve.process.pid
+            before = workers_of(pid)
+            server.stop()
+            os.kill(min(before), signal.SIGKILL)
+            eventually(lambda: lines("database not answering: waiting to start") == 1)
+            # The other worker still answers, and alone.
+            assert httpx.get(f"{serve.url}/healthz", trust_env=False, timeout=SECONDS).status_code == 200
+            server.start()
+            eventually(lambda: lines("policy loaded") == 3)
+            assert len(workers_of(pid)) == 2
+            assert max(before) in workers_of(pid)
+            server.stop()
+            os.kill(max(before), signal.SIGKILL)
+            eventually(lambda: lines("database not answering: waiting to start") == 2)
+            serve.process.send_signal(signal.SIGTERM)
+            assert serve.process.wait(SECONDS) == 0
 
 
 def test_child_processes_import_nothing_from_the_current_folder(tmp_path: Path) -> None:

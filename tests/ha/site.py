@@ -104,7 +104,7 @@ class Site:
             ]
             for url in urls:
                 eventually(partial(_ready, url))
-            # A service ends if one of its workers can't start during a fault.
+            # A worker that starts during a fault waits until the fault is over, and would take no part in it.
             eventually(lambda: self._started_workers() >= workers + SERVICES * WORKERS)
             if loads:
                 loads[0].urls = urls

@@ -370,7 +370,7 @@ def serve(
         typer.Option(
             "--drain",
             help="After SIGTERM, answer each open connection once more, for up to 10 seconds, so that clients connect "
-            "to another replica. Only with one worker.",
+            "to another replica.",
         ),
     ] = False,
 ) -> None:

@@ -9,6 +9,7 @@ import re
 import secrets
 import socket
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from typing import cast
@@ -23,7 +24,7 @@ from clustercert.audit import settings_changes
 from clustercert.audit.refusals import FailedAuthentications
 from clustercert.authn.credentials import UnverifiedCredential
 from clustercert.authn.oidc.verification import KeyUpdates
-from clustercert.background import running
+from clustercert.background import running, wait_for_stop
 from clustercert.clusters.registration import exempted_templates, refuse_new_exempted_templates
 from clustercert.custody import Custody
 from clustercert.http import middleware, responses
@@ -187,8 +188,22 @@ logger = structlog.get_logger()
 MAX_NAMED = 5
 
 
-def create_app(settings: Settings, role: ServerRole = "all", reloader: Reloader | None = None) -> ASGIApp:
-    """Create the ASGI application of one worker with this role. Its lifespan opens and closes all components."""
+# Interval of the attempts to start while the database does not answer.
+START_RETRY_SECONDS = 1.0
+
+
+def create_app(
+    settings: Settings,
+    role: ServerRole = "all",
+    reloader: Reloader | None = None,
+    stopping: asyncio.Event | None = None,
+) -> ASGIApp:
+    """Create the ASGI application of one worker with this role. Its lifespan opens and closes all components.
+
+    Args:
+        stopping: set when the process is told to stop. If given, the start waits for a database that does not answer,
+            until this event is set.
+    """
     log.configure(settings.log.format, settings.log.level, settings.log.file)
     failures = FailedAuthentications(utc_now)
     app = new_app(role, built_in_identity=settings.identity.built_in, console=settings.console.enabled)
@@ -206,7 +221,8 @@ def create_app(settings: Settings, role: ServerRole = "all", reloader: Reloader 
     async def lifespan(_router: Router) -> AsyncIterator[None]:
         # A second Ctrl-C cancels the shutdown. Do not report this cancellation as a failure.
         with contextlib.suppress(asyncio.CancelledError):
-            async with _serving(app, settings, role, failures, reloader):
+            serve = functools.partial(_serving, app, settings, role, failures, reloader)
+            async with await _entered(serve, stopping):
                 notify_ready()
                 yield
 
@@ -224,6 +240,30 @@ def create_app(settings: Settings, role: ServerRole = "all", reloader: Reloader 
         on_authentication_failure=count_failure,
         sources=SourceAddresses(proxies) if proxies else None,
     )
+
+
+async def _entered(
+    serve: Callable[[], AbstractAsyncContextManager[None]], stopping: asyncio.Event | None
+) -> contextlib.AsyncExitStack:
+    """Enter the context, and return a stack that exits it.
+
+    While the database does not answer, tries again until `stopping` is set. So a worker that replaces another one
+    during a failover does not end the service.
+    """
+    waiting = False
+    while True:
+        stack = contextlib.AsyncExitStack()
+        try:
+            await stack.enter_async_context(serve())
+        except Unavailable as failure:
+            if stopping is None or stopping.is_set() or isinstance(failure, StoreFault):
+                raise
+            if not waiting:
+                logger.warning("database not answering: waiting to start", cause=repr(failure.__cause__))
+            waiting = True
+            await wait_for_stop(stopping, START_RETRY_SECONDS)
+        else:
+            return stack
 
 
 @contextlib.asynccontextmanager

@@ -22,7 +22,8 @@ from typing import TypeVar
 
 import uvicorn
 from starlette.types import ASGIApp
-from uvicorn.supervisors import Multiprocess
+from uvicorn.config import STARTUP_FAILURE
+from uvicorn.supervisors.multiprocess import Multiprocess, Process
 
 from clustercert.model.choices import ServerRole
 from clustercert.model.errors import ClustercertError
@@ -31,6 +32,8 @@ from clustercert.server.reloading import AppliedSettings, Reloader
 from clustercert.server.tls_context import TlsContext
 from clustercert.server.tls_files import Tls
 from clustercert.settings import Settings, SettingsError
+
+logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
@@ -92,22 +95,25 @@ DRAIN_SECONDS = 10.0
 # send a request.
 LAST_SECONDS = 2.0
 _CLOSE = (b"connection", b"close")
+# The supervisor sends this signal to its workers. SIGTERM stops a worker at once, so that Ctrl-C waits for no client.
+DRAIN_WORKER = signal.SIGUSR1
 
 
 class DrainingServer(uvicorn.Server):
-    """After SIGTERM, answers each keep-alive connection once more, with `Connection: close`, and then stops.
+    """After a signal, answers each keep-alive connection once more, with `Connection: close`, and then stops.
 
     Closing a keep-alive connection at once could lose a request in transit, and HTTP clients don't repeat a POST. New
     connections are accepted until shortly before the process exits, because the next process may start only then.
     """
 
-    def __init__(self, config: uvicorn.Config) -> None:
+    def __init__(self, config: uvicorn.Config, drain_signal: signal.Signals = signal.SIGTERM) -> None:
         super().__init__(config)
+        self._drain_signal = drain_signal
         self._ends_at: float | None = None
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
-        """Handle a signal. The first SIGTERM starts to drain connections; any other signal stops the server at once."""
-        if sig != signal.SIGTERM or not self.started or self._ends_at is not None:
+        """Handle a signal. The first drain signal starts to drain connections; any other one stops at once."""
+        if sig != self._drain_signal or not self.started or self._ends_at is not None:
             super().handle_exit(sig, frame)
             return
         self._ends_at = time.monotonic() + DRAIN_SECONDS
@@ -205,8 +211,6 @@ BACKLOG = 2048
 RELOAD_SECONDS = 5
 # The supervisor kills a worker that does not respond within this time. Starting is slow on a busy machine.
 HEALTH_CHECK_SECONDS = 30
-# uvicorn's exit code for a worker whose application did not start.
-STARTUP_FAILURE = 3
 # Interval at which Python switches threads. With Python's default of 5 ms, a database thread could wait that long for
 # the interpreter lock at each step, while it holds the database lock.
 SWITCH_SECONDS = 0.0005
@@ -234,17 +238,19 @@ def run(
     Args:
         load: a function that reads the settings again. Workers call this function too, so it must be picklable.
         watch: the files that `load` reads, as they were before the settings were loaded.
-        drain: after SIGTERM, drain connections. An inherited socket implies this. Has no effect with several workers.
+        drain: after SIGTERM, drain connections. An inherited socket implies this.
         on_start: called in this process, just before it serves or starts its workers.
     """
     _raise_open_files()
     app = _Application(settings, role, load, watch, TlsContext(files) if files else None)
     config = _config(app)
     on_start()
+    # Otherwise draining would only delay the exit, because no other process takes over the clients.
+    drain = drain or listener.inherited
     if settings.server.workers == 1:
-        _serve(config, listener, drain=drain or listener.inherited)
+        _serve(config, listener.socket, drain=drain)
     else:
-        _supervise(app, config, listener.socket)
+        _supervise(app, config, listener.socket, drain=drain)
 
 
 def _config(app: "_Application") -> uvicorn.Config:
@@ -274,8 +280,7 @@ def _config(app: "_Application") -> uvicorn.Config:
     )
 
 
-def _serve(config: uvicorn.Config, listener: Listener, *, drain: bool) -> None:
-    # Draining would only delay the exit if no other process took over the clients.
+def _serve(config: uvicorn.Config, listener: socket.socket, *, drain: bool) -> None:
     server = DrainingServer(config) if drain else uvicorn.Server(config)
 
     def stop(_number: int, _frame: object) -> None:
@@ -284,27 +289,101 @@ def _serve(config: uvicorn.Config, listener: Listener, *, drain: bool) -> None:
     # uvicorn handles signals only while it runs, and then raises them again. With these handlers the exit code stays 0.
     before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
-        server.run([listener.socket])
+        server.run([listener])
     except SystemExit as end:
-        raise ClustercertError("The service could not start. See the log.") from end
+        # A service that waits for its database stops without having started.
+        if not server.should_exit:
+            raise ClustercertError("The service could not start. See the log.") from end
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
 
 
+class _Worker(Process):
+    """A worker process, which drains its connections after the signal DRAIN_WORKER."""
+
+    def __init__(self, config: uvicorn.Config, sockets: list[socket.socket]) -> None:
+        super().__init__(config, sockets)
+        self._draining_server: DrainingServer | None = None
+
+    @property
+    def server(self) -> DrainingServer:
+        """The server that runs in the worker process."""
+        if self._draining_server is None:
+            self._draining_server = DrainingServer(self.config, DRAIN_WORKER)
+        return self._draining_server
+
+    def target(self, sockets: list[socket.socket] | None = None) -> None:
+        """Serve. Runs in the worker process."""
+        signal.signal(DRAIN_WORKER, self.server.handle_exit)
+        super().target(sockets)
+
+
 class _Supervisor(Multiprocess):
-    """uvicorn's supervisor, but workers reload their settings on SIGHUP instead of being restarted."""
+    """uvicorn's supervisor, but workers reload their settings on SIGHUP, and can drain their connections on SIGTERM.
+
+    Attributes:
+        is_told_to_stop: whether a signal ends the service, and not a worker that could not start.
+    """
+
+    def __init__(self, config: uvicorn.Config, sockets: list[socket.socket], *, drain: bool) -> None:
+        super().__init__(config, sockets)
+        self._drain = drain
+        self.is_told_to_stop = False
+
+    def init_processes(self) -> None:
+        """Start the workers."""
+        self.processes.extend(self._started_worker() for _ in range(self.processes_num))
+
+    def keep_subprocess_alive(self) -> None:
+        """Replace workers that have ended or hang. While the workers drain their connections, wait until all ended."""
+        if self.is_told_to_stop:
+            if all(worker.exitcode is not None for worker in self.processes):
+                self.should_exit.set()
+            return
+        for index, worker in enumerate(self.processes):
+            if worker.is_alive(timeout=self.config.timeout_worker_healthcheck):
+                continue
+            worker.kill()
+            worker.join()
+            if worker.exitcode == STARTUP_FAILURE:
+                # The next start would fail in the same way: a worker waits for a database that does not answer.
+                self.should_exit.set()
+                return
+            logger.warning("Child process [%s] ended, and is replaced", worker.pid)
+            self.processes[index] = self._started_worker()
+
+    def handle_term(self) -> None:
+        """Let the workers drain their connections and end, or stop them. A second SIGTERM stops them at once."""
+        if self._drain and not self.is_told_to_stop:
+            self._send(DRAIN_WORKER)
+        else:
+            self.should_exit.set()
+        self.is_told_to_stop = True
+
+    def handle_int(self) -> None:
+        """Stop the workers at once."""
+        self.is_told_to_stop = True
+        self.should_exit.set()
 
     def handle_hup(self) -> None:
         """Pass SIGHUP on to the workers, which reload. uvicorn would restart them."""
-        for process in self.processes:
-            if process.pid is not None:
+        self._send(signal.SIGHUP)
+
+    def _started_worker(self) -> _Worker:
+        worker = _Worker(self.config, self.sockets)
+        worker.start()
+        return worker
+
+    def _send(self, number: signal.Signals) -> None:
+        for worker in self.processes:
+            if worker.pid is not None:
                 # Ignore a worker that has exited: the supervisor replaces it.
                 with contextlib.suppress(ProcessLookupError):
-                    os.kill(process.pid, signal.SIGHUP)
+                    os.kill(worker.pid, number)
 
 
-def _supervise(app: "_Application", config: uvicorn.Config, listener: socket.socket) -> None:
+def _supervise(app: "_Application", config: uvicorn.Config, listener: socket.socket, *, drain: bool) -> None:
     # Set up the supervisor's log, for reports of dead workers. Each worker sets up its own log.
     logging.basicConfig(stream=sys.stderr, format="%(levelname)s %(name)s: %(message)s")
     logging.getLogger("uvicorn.error").setLevel(logging.INFO)
@@ -313,9 +392,11 @@ def _supervise(app: "_Application", config: uvicorn.Config, listener: socket.soc
     _block_signals_in_workers()
     with _metrics_folder() as folder:
         config.app = replace(app, applied=AppliedSettings(folder / "settings"))
-        supervisor = _Supervisor(config, [listener])
+        supervisor = _Supervisor(config, [listener], drain=drain)
         supervisor.run()
-    if any(worker.exitcode == STARTUP_FAILURE for worker in supervisor.processes):
+    if not supervisor.is_told_to_stop and any(
+        worker.exitcode == STARTUP_FAILURE for worker in supervisor.processes
+    ):
         raise ClustercertError("A worker could not start. See the log.")
 
 
@@ -353,7 +434,7 @@ class _Application:
         signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGHUP})
         if multiprocessing.parent_process() is not None:
             threading.Thread(target=_end_with_supervisor, daemon=True).start()
-        return create_app(self._applied_settings(), self.role, reloader)
+        return create_app(self._applied_settings(), self.role, reloader, _stopping())
 
     def _applied_settings(self) -> Settings:
         """Return the settings with the policy and issuers of the running workers.
@@ -362,6 +443,30 @@ class _Application:
         """
         applied = self.applied.read() if self.applied is not None else None
         return self.settings if applied is None else applied.in_settings(self.settings)
+
+
+def _stopping() -> asyncio.Event:
+    """Return an event that is set at signals that end this process, in addition to what uvicorn does then.
+
+    uvicorn looks at a signal only after the application has started.
+    """
+    loop, stopping = asyncio.get_running_loop(), asyncio.Event()
+
+    def also_note(
+        handle: Callable[[int, FrameType | None], object],
+    ) -> Callable[[int, FrameType | None], None]:
+        def handler(number: int, frame: FrameType | None) -> None:
+            loop.call_soon_threadsafe(stopping.set)
+            handle(number, frame)
+
+        return handler
+
+    # uvicorn has set its handlers. When the server has stopped, uvicorn restores the handlers of before.
+    for number in (signal.SIGINT, signal.SIGTERM, DRAIN_WORKER):
+        handle = signal.getsignal(number)
+        if callable(handle):
+            signal.signal(number, also_note(handle))
+    return stopping
 
 
 def _end_with_supervisor() -> None:
