@@ -10,16 +10,21 @@ import pytest
 
 from clustercert.clusters.ca_progress import CaProgress
 from clustercert.clusters.ca_rotation import ReportedResult
+from clustercert.clusters.discarded_keys import ADDING
+from clustercert.clusters.registration import ClusterLimits
+from clustercert.clusters.registry import Clusters
 from clustercert.model import ClientCA, Cluster
 from clustercert.model.ca_rotation import PROOF_AGE, CaProof, CaRotation
 from clustercert.model.choices import RotationState
-from clustercert.model.errors import ConcurrentChange, Conflict, InvalidRequest, Unavailable
+from clustercert.model.errors import ConcurrentChange, Conflict, Forbidden, InvalidRequest, Unavailable
 from clustercert.model.kubernetes import CA_PROVER, SERVICE
 from clustercert.pki.client_ca import ca_subject
+from clustercert.store.client_cas import ClientCaQueries
 from clustercert.store.engine.database import Database
 from clustercert.store.engine.transaction import rolling_back
 from clustercert.store.ledger import Ledger
 from clustercert.store.revocations import RevocationQueries
+from support import samples
 from support.rotation_scene import BY, DRAIN_AFTER, RotationScene
 from support.stores import NOW, Store, certificate_record, event, revocation
 
@@ -78,7 +83,9 @@ async def test_two_operators_start_one_rotation(scene: RotationScene) -> None:
     cluster = await scene.register()
     started = await asyncio.gather(*(scene.start(cluster) for _ in range(4)), return_exceptions=True)
     assert sorted(type(each).__name__ for each in started) == ["Conflict"] * 3 + ["RotationStatus"]
-    # The signer keeps no key of a CA that nobody uses.
+    # In the end, the signer keeps no key of a CA that nobody uses.
+    scene.now += ADDING + timedelta(minutes=1)
+    await scene.discarded.delete_all()
     [new] = scene.signers["local"].keys - {cluster.client_ca.id}
     assert scene.store.rows("SELECT new_ca_id FROM ca_rotation") == [(new,)]
 
@@ -325,6 +332,32 @@ async def test_a_fault_of_a_signer_leaves_no_other_key(scene: RotationScene) -> 
     await scene.discarded.delete_all()
     assert signer.keys == {first, *(each.client_ca.id for each in clusters)}
     assert scene.store.rows("SELECT id FROM discarded_ca") == [(first,)]
+
+
+async def test_a_cluster_that_is_not_registered_leaves_no_key(scene: RotationScene) -> None:
+    """A request that is still under way keeps its key."""
+    registered = await scene.register()
+    clusters = Clusters(
+        scene.clusters,
+        scene.signers,
+        ClientCaQueries(scene.database),
+        lambda: scene.now,
+        limits=ClusterLimits(clusters=2),
+    )
+    prepared = [
+        await clusters.prepare(samples.PROJECT_ID, replace(samples.cluster(), name=name))
+        for name in ("one", "two", "three")
+    ]
+    await clusters.register(prepared[0], actor=BY)
+    with pytest.raises(Forbidden):
+        await clusters.register(prepared[1], actor=BY)
+    keys = {each.client_ca.id for each in (registered, *prepared)}
+    await scene.discarded.delete_all()
+    assert scene.signers["local"].keys == keys
+    scene.now += ADDING + timedelta(minutes=1)
+    await scene.discarded.delete_all()
+    assert scene.signers["local"].keys == {registered.client_ca.id, prepared[0].client_ca.id}
+    assert scene.store.rows("SELECT id FROM discarded_ca") == []
 
 
 async def test_a_removed_cluster_leaves_no_key(scene: RotationScene) -> None:

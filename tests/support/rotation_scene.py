@@ -80,6 +80,7 @@ class MortalSigner(KeySigner):
 
     Attributes:
         keys: the ids of the CAs whose keys exist, as in a token outside of the database.
+        created: the ids of the CAs that the caller of `create_ca` received.
         fails: whether no key can be deleted now.
         faulty: the ids of the CAs whose keys can't be deleted because of a fault in the signer's program.
         is_ca_of_cluster: see `Signer`.
@@ -89,6 +90,7 @@ class MortalSigner(KeySigner):
         super().__init__(name, LocalKeys(RingSealer()))
         self.process = process
         self.keys: set[str] = set()
+        self.created: set[str] = set()
         self.fails = False
         self.faulty: set[str] = set()
 
@@ -97,6 +99,7 @@ class MortalSigner(KeySigner):
         made = await super().create_ca(request)
         self.keys.add(made.id)
         self.process.step()
+        self.created.add(made.id)
         return made
 
     async def delete_key(self, ca: ClientCA) -> str:

@@ -117,6 +117,8 @@ class CaRotations:
             options.secret,
         )
         new_ca = await signer_named(self.signers, LOCAL if planned else signer).create_ca(request)
+        if not planned:
+            await self.cas.note_created(new_ca)
         new_ca = replace(new_ca, state="next")
         if certificate_der(new_ca.certificate) == certificate_der(cluster.client_ca.certificate):
             raise Conflict(f"The signer {signer} has no other CA for this cluster.")
@@ -133,12 +135,7 @@ class CaRotations:
         event = rotation_event(
             "ca_rotation.started", cluster, rotation, (cluster.client_ca, new_ca), now, actor
         )
-        try:
-            await self.queries.start(rotation, new_ca, event)
-        except (Conflict, NotFound):
-            if not planned:
-                await signer_named(self.signers, signer).delete_key(new_ca)
-            raise
+        await self.queries.start(rotation, new_ca, event)
         return await self._status(cluster, rotation, cluster.client_ca, new_ca)
 
     async def status(self, cluster: Cluster) -> RotationStatus:

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 
 import structlog
 
@@ -10,9 +10,13 @@ from clustercert.model import Actor
 from clustercert.model.errors import ClustercertError
 from clustercert.model.events.administration import CaKeyDeleted
 from clustercert.pki.signer import Signer, signer_named
+from clustercert.policy.lifetime import BACKDATE
 from clustercert.store.client_cas import ClientCaQueries, DiscardedCa
 
 logger = structlog.get_logger()
+
+# A new CA is added to its cluster within this time, or never.
+ADDING = timedelta(minutes=10)
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,8 +38,8 @@ class KeyDeletion:
 class DiscardedKeys:
     """Deletes the keys of discarded client CAs at their signers.
 
-    The transaction that discards a CA notes it in the store. So a key is deleted in the end, even if the process is
-    killed in between.
+    The transaction that discards a CA notes it in the store, and so does a transaction after the creation of each CA.
+    So a key is deleted in the end, even if the process is killed in between.
     """
 
     queries: ClientCaQueries
@@ -45,13 +49,13 @@ class DiscardedKeys:
     async def delete_keys_of(self, cluster_id: str, *, actor: Actor) -> tuple[KeyDeletion, ...]:
         """Delete the keys of a cluster's discarded CAs. The cluster may be removed. Raises Unavailable."""
         found = await self.queries.discarded(cluster_id)
-        return tuple([await self._delete(each, actor) for each in found])
+        return tuple([await self._delete(each, actor) for each in found if self._is_discarded(each)])
 
     async def delete_all(self) -> None:
         """Delete the keys of the discarded CAs of all clusters. Raises Unavailable."""
         after = ""
         while found := await self.queries.discarded(after=after):
-            for each in found:
+            for each in filter(self._is_discarded, found):
                 try:
                     await self._delete(each, Actor.service())
                 except ClustercertError:
@@ -65,6 +69,11 @@ class DiscardedKeys:
                     )
             after = found[-1].ca.id
 
+    def _is_discarded(self, noted: DiscardedCa) -> bool:
+        """Whether the CA can't be added to its cluster any more. Adding takes less than a request may take."""
+        created_at = noted.ca.certificate.not_valid_before_utc + BACKDATE
+        return noted.project_id is not None or self.now() - created_at > ADDING
+
     async def _delete(self, discarded: DiscardedCa, actor: Actor) -> KeyDeletion:
         ca = discarded.ca
         try:
@@ -74,7 +83,7 @@ class DiscardedKeys:
             return KeyDeletion(ca.id, ca.signer, is_done=False, result=text)
         event = CaKeyDeleted(
             at=self.now(),
-            project_id=discarded.project_id or None,
+            project_id=discarded.project_id,
             actor=actor,
             subject=ca.id,
             cluster_id=ca.cluster_id,

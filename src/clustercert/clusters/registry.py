@@ -81,7 +81,8 @@ class Clusters:
     ) -> Cluster:
         """Create a cluster and its client CA, but do not register the cluster yet.
 
-        Raises InvalidRequest, or an error from the signer.
+        Raises InvalidRequest, Unavailable, or an error from the signer. `DiscardedKeys` deletes the key of the CA if
+        the cluster is not registered.
 
         Args:
             secret: the credential that the signer needs for this cluster, if it needs one.
@@ -105,6 +106,8 @@ class Clusters:
         )
         signer = signer_named(self.signers, LOCAL if planned else registration.signer)
         client_ca = await signer.create_ca(request)
+        if not planned:
+            await self.cas.note_created(client_ca)
         return Cluster(
             **values,
             id=cluster_id,

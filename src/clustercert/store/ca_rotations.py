@@ -14,7 +14,7 @@ from clustercert.model.errors import ConcurrentChange, Conflict, NotFound
 from clustercert.model.kubernetes import CA_PROVER, SERVICE, VERIFIER
 from clustercert.store import tables
 from clustercert.store.certificates import is_revoked
-from clustercert.store.client_cas import ca_row, discard_cas
+from clustercert.store.client_cas import add_ca, discard_cas
 from clustercert.store.engine.queries import Queries
 from clustercert.store.engine.transaction import Transaction
 
@@ -124,7 +124,7 @@ class CaRotationQueries(Queries):
             if (await connection.execute(active)).scalar() != rotation.old_ca_id:
                 raise ConcurrentChange
             await connection.execute(delete(_rotation).where(this))
-            await connection.execute(insert(_ca).values(ca_row(ca)))
+            await add_ca(connection, ca)
             await connection.execute(insert(_rotation).values(_row(rotation)))
             await connection.execute(
                 update(_cluster).where(_cluster.c.id == rotation.cluster_id).values(signer=ca.signer)

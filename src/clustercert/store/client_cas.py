@@ -21,10 +21,14 @@ _ca, _discarded = tables.client_ca, tables.discarded_ca
 
 @dataclass(frozen=True, slots=True)
 class DiscardedCa:
-    """A client CA whose key still has to be deleted. Its cluster and project may not exist any more."""
+    """A client CA whose key still has to be deleted. Its cluster and project may not exist any more.
+
+    Attributes:
+        project_id: `None` if the project was removed, or if the CA was created but not added to its cluster.
+    """
 
     ca: ClientCA
-    project_id: str
+    project_id: str | None
 
 
 class ClientCaQueries(Queries):
@@ -47,11 +51,23 @@ class ClientCaQueries(Queries):
             query = query.where(_discarded.c.cluster_id == cluster_id)
         return tuple(map(_discarded_ca, await self._rows(query)))
 
+    async def note_created(self, ca: ClientCA) -> None:
+        """Note that the key of a new CA must be deleted, unless `add_ca` adds the CA."""
+        async with self._database.transaction() as connection:
+            values = {name: value for name, value in ca_row(ca).items() if name in _discarded.c}
+            await connection.execute(insert(_discarded).values(values | {"project_id": ""}))
+
     async def forget(self, ca_id: str, event: AuditEvent) -> None:
         """Record that the key of a discarded CA was deleted. Does nothing if another process has recorded this."""
         async with self._database.transaction() as connection:
             if (await connection.execute(delete(_discarded).where(_discarded.c.id == ca_id))).rowcount:
                 await record_events(connection, (event,))
+
+
+async def add_ca(connection: Transaction, ca: ClientCA) -> None:
+    """Add a client CA, whose key must not be deleted from now on."""
+    await connection.execute(delete(_discarded).where(_discarded.c.id == ca.id))
+    await connection.execute(insert(_ca).values(ca_row(ca)))
 
 
 async def discard_cas(connection: Transaction, ca_ids: Iterable[str], project_id: str) -> None:
@@ -101,4 +117,4 @@ def _discarded_ca(row: Row[Any]) -> DiscardedCa:
         signer=row.signer,
         key_reference=row.key_reference,
     )
-    return DiscardedCa(ca, row.project_id)
+    return DiscardedCa(ca, row.project_id or None)

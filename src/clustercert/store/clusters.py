@@ -27,7 +27,7 @@ from clustercert.model import AuditEvent, ClientCA, Cluster, ClusterOptions, Dom
 from clustercert.model.errors import ConcurrentChange, Conflict, Forbidden, InvalidRequest, NotFound
 from clustercert.model.identity import ProjectName
 from clustercert.store import tables
-from clustercert.store.client_cas import ca_row, discard_cas
+from clustercert.store.client_cas import add_ca, discard_cas
 from clustercert.store.engine.database import Database
 from clustercert.store.engine.generation import Cache, Generation
 from clustercert.store.engine.queries import Queries, conflict_if_violated, exists
@@ -216,7 +216,7 @@ class ClusterQueries(Queries):
                         " clusters that are gone, or ask the operator to raise the limit."
                     )
                 await connection.execute(insert(_cluster).values(_cluster_row(cluster)))
-                await connection.execute(insert(_ca).values(ca_row(cluster.client_ca)))
+                await add_ca(connection, cluster.client_ca)
 
     async def replace(self, cluster: Cluster, event: AuditEvent, before: Cluster | None = None) -> None:
         """Replace a cluster's properties, and the sealed secret of its client CA.
