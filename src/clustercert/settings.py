@@ -4,12 +4,15 @@ The settings are read once, in `cli`, and passed to constructors. The tables in 
 the docstrings here: run `make docs` after a change.
 """
 
+import contextlib
 import os
 import re
 from datetime import timedelta
+from importlib.util import find_spec
 from ipaddress import IPv4Network, IPv6Network
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
+from urllib.parse import urlsplit
 
 from pydantic import (
     AfterValidator,
@@ -91,6 +94,31 @@ def _webhook_url(value: str) -> str:
             "expected a URL like https://tickets.example.com/hook, without user and fragment; http:// only for loopback"
         )
     return value
+
+
+def _collector_url(value: str) -> str:
+    """Check the URL of a collector. Returns it without a slash at the end."""
+    if not value:
+        return ""
+    parts = urlsplit(value)
+    if (
+        parts.scheme not in ("http", "https")
+        or not parts.hostname
+        or parts.username
+        or set("?#") & set(value)
+    ):
+        raise ValueError(
+            "expected a URL like http://collector.example.com:4318, without user, query and fragment"
+        )
+    if not _is_installed("opentelemetry.sdk"):
+        raise ValueError("traces need further packages: run pip install 'clustercert[otel]'")
+    return value.rstrip("/")
+
+
+def _is_installed(module: str) -> bool:
+    with contextlib.suppress(ModuleNotFoundError):
+        return find_spec(module) is not None
+    return False
 
 
 def _check_pair(certificate: Path | None, key: Path | None) -> None:
@@ -333,6 +361,22 @@ class MetricsSettings(Section):
     token: SecretStr | None = None
 
 
+class TracingSettings(Section):
+    """`[tracing]`: traces of requests and jobs, sent to an OpenTelemetry collector.
+
+    Needs `clustercert[otel]`; see [tracing.md](tracing.md).
+
+    Attributes:
+        endpoint: URL of the collector (OTLP over HTTP), such as `http://127.0.0.1:4318`. By default, there are no
+            traces.
+        sample_ratio: part of the traces that are recorded, 0 to 1. If a trusted proxy sends `traceparent`, the proxy
+            decides.
+    """
+
+    endpoint: Annotated[str, AfterValidator(_collector_url)] = ""
+    sample_ratio: float = Field(default=0.01, ge=0, le=1)
+
+
 class LogSettings(Section):
     """`[log]`: the service's log, one line per event.
 
@@ -404,6 +448,7 @@ class Settings(BaseSettings):
     requests: RequestSettings = RequestSettings()
     console: ConsoleSettings = ConsoleSettings()
     metrics: MetricsSettings = MetricsSettings()
+    tracing: TracingSettings = TracingSettings()
     log: LogSettings = LogSettings()
 
     @property

@@ -72,7 +72,15 @@ def new_app(role: ServerRole = "all", *, built_in_identity: bool = True, console
     routers = (each for each in ROUTERS[role] if built_in_identity or each is not keystone.router)
     # `include_router` would create every route again, and delay the first request by a fifth of a second.
     routes = [route for router in routers for route in router.routes]
-    app = FastAPI(routes=routes, openapi_url=None, docs_url=None, redoc_url=None, redirect_slashes=False)
+    app = FastAPI(
+        routes=routes,
+        openapi_url=None,
+        docs_url=None,
+        redoc_url=None,
+        redirect_slashes=False,
+        # The framework's own spans and logs contain paths, inputs and messages of errors.
+        telemetry={"tracing": False, "metrics": False, "logs": False, "auto_configure": False},
+    )
     if role != "webhook":
         operations.add_documentation(app)
         if console:

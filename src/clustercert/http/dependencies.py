@@ -32,6 +32,7 @@ from clustercert.limits.issuing import CertificateIssuer
 from clustercert.model import Caller, UnverifiedRequest
 from clustercert.model.choices import EndpointsForm
 from clustercert.model.errors import CredentialUnverified, Unauthenticated
+from clustercert.observability import tracing
 from clustercert.policy.rule_settings import PolicySettings
 from clustercert.requests.service import AccessRequests
 from clustercert.store.engine.generation import Generation
@@ -135,8 +136,9 @@ async def authenticated(request: Request, raw: bytes, services: Services) -> Cal
         origin=context.origin,
     )
     try:
-        credential = context.credential or only_credential(unverified.headers)
-        caller = await services.authenticator.authenticate(credential, unverified)
+        with tracing.span("authenticate"):
+            credential = context.credential or only_credential(unverified.headers)
+            caller = await services.authenticator.authenticate(credential, unverified)
     except Unauthenticated as failure:
         services.failure_limit.check(context.origin, failure)
         raise

@@ -26,7 +26,8 @@ from clustercert.model.errors import (
     Unauthenticated,
     Unavailable,
 )
-from clustercert.observability import log, metrics
+from clustercert.observability import log, metrics, tracing
+from clustercert.observability.tracing import Tracer
 
 logger = structlog.get_logger("clustercert.request")
 
@@ -43,6 +44,11 @@ MAX_IN_FLIGHT = 512
 # Longer paths are truncated in the log.
 MAX_LOGGED_PATH = 1024
 ALIVE = "/healthz"
+# Frequent requests of other programs, which have metrics instead of traces.
+UNTRACED = frozenset({ALIVE, "/readyz", "/metrics"})
+TRACEPARENT = b"traceparent"
+# Longer than the header of W3C Trace Context in its versions so far, which has 55 bytes.
+MAX_TRACEPARENT = 128
 # A longer response body is sent in pieces of this size. With TLS, uvloop accepts a piece of any size before it makes
 # the application wait for a client that does not read.
 PIECE_BYTES = 64 * 1024
@@ -56,6 +62,7 @@ class RequestMiddleware:
         record_denial: called with each failure before the response is sent; may raise Unavailable.
         on_authentication_failure: called after the response to each failed authentication.
         sources: determines the source address of a request that a trusted proxy sent; `None` without trusted proxies.
+        tracer: begins the traces of requests; `None` without traces.
     """
 
     def __init__(
@@ -66,6 +73,7 @@ class RequestMiddleware:
         on_authentication_failure: Callable[[Scope, AuthenticationFailure], None],
         max_in_flight: int = MAX_IN_FLIGHT,
         sources: SourceAddresses | None = None,
+        tracer: Tracer | None = None,
     ) -> None:
         self.app = app
         self._timeout = timeout
@@ -73,6 +81,7 @@ class RequestMiddleware:
         self._on_authentication_failure = on_authentication_failure
         self._max_in_flight = max_in_flight
         self._sources = sources
+        self._tracer = tracer
         self._in_flight = 0
         self._has_warned = False
 
@@ -80,7 +89,20 @@ class RequestMiddleware:
         if scope["type"] == "lifespan":
             await self.app(scope, receive, send)
         elif scope["type"] == "http":
-            await self._exchange(scope, receive, send)
+            path = scope["path"]
+            if self._tracer is None or path in UNTRACED or path.startswith(WEBHOOK_PREFIX):
+                await self._exchange(scope, receive, send)
+                return
+            with tracing.request(self._tracer, self._traceparent(scope)):
+                await self._exchange(scope, receive, send)
+
+    def _traceparent(self, scope: Scope) -> str | None:
+        """Return the trace that a trusted proxy began. Other senders could cause any number of recorded traces."""
+        sent = [value for name, value in scope["headers"] if name == TRACEPARENT]
+        if len(sent) != 1 or len(sent[0]) > MAX_TRACEPARENT:
+            return None
+        trusted = self._sources is not None and self._sources.trusts(peer_address(scope))
+        return sent[0].decode("latin-1") if trusted else None
 
     async def _exchange(self, scope: Scope, receive: Receive, send: Send) -> None:
         started = time.perf_counter()
@@ -111,7 +133,7 @@ class RequestMiddleware:
             if failure is not None and not status:
                 await _error_response(failure, scope["path"], context)(scope, receive, send_with_id)
         finally:
-            _account(scope, context, status, time.perf_counter() - started)
+            _account(scope, context, status, time.perf_counter() - started, failure)
             if isinstance(failure, AuthenticationFailure):
                 self._on_authentication_failure(scope, failure)
 
@@ -237,10 +259,13 @@ def _error_response(failure: ClustercertError, path: str, context: RequestContex
     return responses.error(failure, path, context.origin.request_id)
 
 
-def _account(scope: Scope, context: RequestContext, status: int, elapsed: float) -> None:
+def _account(
+    scope: Scope, context: RequestContext, status: int, elapsed: float, failure: ClustercertError | None
+) -> None:
     route = str(getattr(scope.get("route"), "path", OTHER))
     method = scope["method"] if scope["method"] in METHODS else OTHER
     metrics.request(route, method, status, elapsed)
+    tracing.describe_request(route, method, status, failure)
     write = logger.debug if context.quiet else logger.info
     if status >= SERVER_ERRORS or not status:
         write = logger.error

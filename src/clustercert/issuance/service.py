@@ -29,7 +29,7 @@ from clustercert.model.events.issuance import (
     event_request,
     event_trace,
 )
-from clustercert.observability import metrics
+from clustercert.observability import metrics, tracing
 from clustercert.pki.keys import KeyGenerator, key_type_of
 from clustercert.pki.leaf import (
     NEEDS_GENERATED_KEY,
@@ -145,7 +145,8 @@ class Issuance:
             profile=signer.profile,
             private_key=private_key,
         )
-        leaf = check_leaf(await signer.sign(to_sign), to_sign)
+        with tracing.span("sign", signer=cluster.client_ca.signer, key_type=key_type_of(public_key)):
+            leaf = check_leaf(await signer.sign(to_sign), to_sign)
         if signer.profile != "own":
             # The signer may have chosen a shorter validity.
             grant = replace(grant, not_before=leaf.not_before, not_after=leaf.not_after)
@@ -153,10 +154,11 @@ class Issuance:
         async with self.bindings.binding(cluster, record) if self.bindings else nullcontext():
             await confirm()
             event = _issued_event(record, caller, cluster, request, grant)
-            if grant.access is not None and self.requests is not None:
-                await self.requests.record(record, event)
-            else:
-                await self.ledger.record(record, event)
+            with tracing.span("record"):
+                if grant.access is not None and self.requests is not None:
+                    await self.requests.record(record, event)
+                else:
+                    await self.ledger.record(record, event)
             try:
                 await confirm()
             except BaseException:
@@ -190,6 +192,12 @@ class Issuance:
         )
 
     async def _decide(
+        self, caller: Caller, project_id: str, cluster_id: str, request: IssueRequest, now: datetime
+    ) -> tuple[Cluster, Grant]:
+        with tracing.span("decide"):
+            return await self._decision(caller, project_id, cluster_id, request, now)
+
+    async def _decision(
         self, caller: Caller, project_id: str, cluster_id: str, request: IssueRequest, now: datetime
     ) -> tuple[Cluster, Grant]:
         # Check the roles before the lookup, so that timing does not reveal clusters of other projects.

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import functools
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
@@ -11,6 +12,8 @@ import structlog
 
 from clustercert.background import running, wait_for_stop
 from clustercert.model.errors import ClustercertError, StoreFault, Unavailable
+from clustercert.observability import tracing
+from clustercert.observability.tracing import Tracer
 from clustercert.store.engine.leader import Leader
 
 logger = structlog.get_logger()
@@ -51,9 +54,10 @@ class LeaderJob:
     took over. So every task must be safe to run twice at the same time.
     """
 
-    def __init__(self, leader: Leader, work: Sequence[PeriodicWork]) -> None:
+    def __init__(self, leader: Leader, work: Sequence[PeriodicWork], tracer: Tracer | None = None) -> None:
         self._leader = leader
         self._work = work
+        self._tracer = tracer
 
     async def run(self, stop: asyncio.Event) -> None:
         """Compete for the lease until `stop` is set. The lease is renewed while work runs."""
@@ -77,12 +81,17 @@ class LeaderJob:
         while not stop.is_set():
             for index, work in enumerate(self._work):
                 if time.monotonic() >= due_at[index] and not stop.is_set():
-                    pause = await self._attempt(failed, work.run, work.retry_seconds, work=work.name)
+                    run = functools.partial(self._run, work)
+                    pause = await self._attempt(failed, run, work.retry_seconds, work=work.name)
                     due_at[index] = pause + time.monotonic()
             await wait_for_stop(stop, min(due_at) - time.monotonic())
         for work in self._work:
             if work.finish is not None:
                 await self._attempt(failed, work.finish, None, work=work.name)
+
+    async def _run(self, work: PeriodicWork) -> float:
+        with tracing.job(self._tracer, work.name):
+            return await work.run()
 
     async def _attempt(
         self, on_failure: str, action: Callable[[], Awaitable[T]], default: T, **fields: str

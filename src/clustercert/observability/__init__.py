@@ -1,1 +1,1 @@
-"""Log and metrics."""
+"""Log, metrics and traces."""

@@ -32,6 +32,9 @@ REDACTED = "[redacted]"
 request_id: ContextVar[str] = ContextVar("request_id", default="")
 """Id of the current request, added to each of its log lines. Empty outside a request."""
 
+trace_id: ContextVar[str] = ContextVar("trace_id", default="")
+"""Id of the current trace, added to each of its log lines. Empty outside a trace."""
+
 _APPEND = os.O_WRONLY | os.O_CREAT | os.O_APPEND
 
 
@@ -91,9 +94,11 @@ class _Output(io.FileIO):
 
 
 def _with_context(_logger: object, method: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
-    """Add the request id, the level and the time."""
+    """Add the request id, the trace id, the level and the time."""
     if request := request_id.get():
         event.setdefault("request_id", request)
+    if trace := trace_id.get():
+        event["trace_id"] = trace
     event["level"] = method
     event["timestamp"] = f"{datetime.now(UTC).replace(tzinfo=None).isoformat('T', 'microseconds')}Z"
     return event

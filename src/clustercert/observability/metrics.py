@@ -301,6 +301,13 @@ KEK_USABLE = Gauge(
     ["source"],
     multiprocess_mode="livemin",
 )
+TRACE_BATCHES = Counter(
+    "clustercert_trace_batches",
+    "Batches of spans for the collector in [tracing]: sent, or failed (dropped after several attempts)",
+    ["outcome"],
+)
+for _delivered in ("sent", "failed"):
+    TRACE_BATCHES.labels(_delivered)
 
 
 def request(route: str, method: str, status: int, seconds: float) -> None:

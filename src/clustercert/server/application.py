@@ -12,7 +12,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
-from typing import cast
+from typing import TYPE_CHECKING, cast
 from urllib.parse import unquote, urlsplit
 
 import structlog
@@ -41,6 +41,7 @@ from clustercert.model.choices import ServerRole
 from clustercert.model.errors import ClustercertError, LogDamaged, StoreFault, Unauthenticated, Unavailable
 from clustercert.model.identity import BUILT_IN
 from clustercert.observability import log, metrics
+from clustercert.observability.tracing import Tracer
 from clustercert.policy.decision import Policy, long_lifetimes, policy_digest
 from clustercert.policy.lifetime import lifetime_text
 from clustercert.policy.rules import OPERATOR
@@ -63,6 +64,9 @@ from clustercert.wiring import (
     limited_issuance,
     open_components,
 )
+
+if TYPE_CHECKING:
+    from clustercert.observability.otlp import OtlpTracer
 
 
 def notify_ready() -> None:
@@ -206,6 +210,7 @@ def create_app(
     """
     log.configure(settings.log.format, settings.log.level, settings.log.file)
     failures = FailedAuthentications(utc_now)
+    tracer = _tracer(settings, role)
     app = new_app(role, built_in_identity=settings.identity.built_in, console=settings.console.enabled)
 
     def services() -> Services:
@@ -221,8 +226,11 @@ def create_app(
     async def lifespan(_router: Router) -> AsyncIterator[None]:
         # A second Ctrl-C cancels the shutdown. Do not report this cancellation as a failure.
         with contextlib.suppress(asyncio.CancelledError):
-            serve = functools.partial(_serving, app, settings, role, failures, reloader)
-            async with await _entered(serve, stopping):
+            serve = functools.partial(_serving, app, settings, role, failures, reloader, tracer)
+            async with contextlib.AsyncExitStack() as stack:
+                if tracer is not None:
+                    stack.push_async_callback(tracer.close)
+                await stack.enter_async_context(await _entered(serve, stopping))
                 notify_ready()
                 yield
 
@@ -239,7 +247,18 @@ def create_app(
         record_denial=record_denial,
         on_authentication_failure=count_failure,
         sources=SourceAddresses(proxies) if proxies else None,
+        tracer=tracer,
     )
+
+
+def _tracer(settings: Settings, role: ServerRole) -> "OtlpTracer | None":
+    """Create the tracer, if the settings name a collector. The webhook has no traces."""
+    if not settings.tracing.endpoint or role == "webhook":
+        return None
+    # Imported only here, because most services have no traces.
+    from clustercert.observability.otlp import OtlpTracer  # noqa: PLC0415
+
+    return OtlpTracer(settings.tracing.endpoint, settings.tracing.sample_ratio)
 
 
 async def _entered(
@@ -273,10 +292,11 @@ async def _serving(
     role: ServerRole,
     failures: FailedAuthentications,
     reloader: Reloader | None,
+    tracer: Tracer | None,
 ) -> AsyncIterator[None]:
     """Open the components that requests need, and follow the settings file and the issuers' keys."""
     async with (
-        _started(settings, role, failures) as (components, policy_changes),
+        _started(settings, role, failures, tracer) as (components, policy_changes),
         contextlib.AsyncExitStack() as stack,
     ):
         app.state.services = services_of(components, role)
@@ -299,7 +319,7 @@ async def _serving(
 
 @contextlib.asynccontextmanager
 async def _started(
-    settings: Settings, role: ServerRole, failures: FailedAuthentications
+    settings: Settings, role: ServerRole, failures: FailedAuthentications, tracer: Tracer | None
 ) -> AsyncIterator[tuple[Components, PolicyChanges]]:
     """Open all components, and run the role's background work until the `with` block ends."""
     async with (
@@ -324,7 +344,7 @@ async def _started(
             await _record_issuers(components, settings)
             if components.keystone is not None:
                 await stack.enter_async_context(running(components.keystone.watch))
-            for job in leader_jobs(components):
+            for job in leader_jobs(components, tracer):
                 await stack.enter_async_context(running(job.run))
         examples = len(settings.policy.examples)
         logger.info("policy loaded", sha256=policy_digest(policy), rules=len(policy.rules), examples=examples)

@@ -44,6 +44,7 @@ from clustercert.kubernetes.webhook import Webhook
 from clustercert.limits.issuing import IssuingRates, LimitedIssuance, LiveQuota, UserRates
 from clustercert.model import Actor, utc_now
 from clustercert.model.errors import KeysUnavailable
+from clustercert.observability.tracing import Tracer
 from clustercert.pki.key_generator import new_key_generator
 from clustercert.pki.keys import KeyGenerator
 from clustercert.policy.decision import Policy
@@ -333,7 +334,7 @@ def limited_issuance(components: Components) -> LimitedIssuance:
     )
 
 
-def leader_jobs(components: Components) -> tuple[LeaderJob, ...]:
+def leader_jobs(components: Components, tracer: Tracer | None) -> tuple[LeaderJob, ...]:
     """Return the periodic jobs that only one process at a time runs, in the order in which the jobs start.
 
     Sealing starts first and stops last, so that the events of the other jobs are sealed.
@@ -353,7 +354,7 @@ def leader_jobs(components: Components) -> tuple[LeaderJob, ...]:
         (Leader(database, "signers"), [maintenance.signer_maintenance(_signer_maintenance(components))]),
         (Leader(database, "discard"), [ca_rotation.key_deletion(components.discarded_keys.delete_all)]),
     )
-    return tuple(LeaderJob(leader, pieces) for leader, pieces in work if pieces)
+    return tuple(LeaderJob(leader, pieces, tracer) for leader, pieces in work if pieces)
 
 
 def _audit_work(components: Components) -> list[PeriodicWork]:

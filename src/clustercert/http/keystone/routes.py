@@ -25,6 +25,7 @@ from clustercert.identity.service import Identity
 from clustercert.identity.tokens import ByPassword
 from clustercert.model import JsonObject, Project
 from clustercert.model.errors import InvalidRequest, NotFound
+from clustercert.observability import tracing
 from clustercert.store.logins import LiveToken
 
 router = APIRouter(tags=["Identity"])
@@ -92,7 +93,8 @@ async def create_token(
     proof, origin = sent.proof(), context_of(request).origin
     if isinstance(proof, ByPassword):
         services.failure_limit.check(origin)
-    issued = await services.identity.tokens.issue(proof, sent.scope(), origin.network)
+    with tracing.span("authenticate"):
+        issued = await services.identity.tokens.issue(proof, sent.scope(), origin.network)
     context_of(request).log_fields["user"] = issued.live.user.id
     return _token_response(request, services.identity, issued.live, issued.text, 201, nocatalog)
 

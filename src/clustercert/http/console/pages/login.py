@@ -24,6 +24,7 @@ from clustercert.model import User
 from clustercert.model.errors import ClustercertError, CredentialUnverified, Unauthenticated
 from clustercert.model.identity import BUILT_IN, DEFAULT_DOMAIN
 from clustercert.model.requests import is_loopback
+from clustercert.observability import tracing
 from clustercert.store.entities import Reference
 
 pages = Pages()
@@ -66,7 +67,8 @@ async def log_in(visit: Visit) -> Response:
     else:
         user = Reference(name=visit.value("user"), domain_name=visit.value("domain") or DEFAULT_DOMAIN)
         login = ByPassword(user, visit.form.get("password", ""))
-        new = await sessions.log_in(login, context.origin, before)
+        with tracing.span("authenticate"):
+            new = await sessions.log_in(login, context.origin, before)
     context.log_fields["user"] = new.session.user_id
     response = visit.redirect(next_page)
     set_cookie(response, SESSION_COOKIE, new.cookie)
