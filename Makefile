@@ -42,8 +42,8 @@ docs: dev ## write the tables of settings, metrics and commands in docs/ from th
 lock: ## resolve the dependencies into the lock files anew (ARGS=--upgrade: to the newest)
 	@scripts/lock $(ARGS)
 
-release: dev ## build sdist, wheel, SBOM and checksums in dist/, and prepare CHANGELOG.md; publishes nothing
-	@.venv/bin/python scripts/release.py
+release: dev uv ## build all files of a release in dist/, and prepare CHANGELOG.md; publishes nothing
+	@.venv/bin/python -m scripts.release $(ARGS)
 
 image: dev uv ## build the container image in dist/, and print its digest; publishes nothing
 	@.venv/bin/python -m scripts.image $(ARGS)

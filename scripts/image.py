@@ -24,10 +24,11 @@ from typing import Any
 from urllib.parse import quote
 
 from clustercert import __version__
-from scripts import release, sbom
-from scripts.oci_archive import Layer, Owner, pack_layer, write_archive
+from scripts import changelog, python_packages, sbom
+from scripts.folder_archive import Owner
+from scripts.oci_archive import Layer, pack_layer, write_archive
 
-ROOT = release.ROOT
+ROOT = Path(__file__).resolve().parent.parent
 LOCK = "requirements-image.lock"
 UV = ROOT / ".venvs" / "uv" / "bin" / "uv"
 
@@ -203,7 +204,7 @@ def source_moment(root: Path, version: str) -> datetime:
     if epoch := os.environ.get("SOURCE_DATE_EPOCH"):
         return datetime.fromtimestamp(int(epoch), UTC)
     if day := released_on(root, version):
-        return release.midnight(day)
+        return changelog.midnight(day)
     if not (root / ".git").exists():
         raise ImageError("This source is neither a release nor a git checkout. Set SOURCE_DATE_EPOCH.")
     return datetime.fromtimestamp(int(run("git", "log", "-1", "--format=%ct", cwd=root)), UTC)
@@ -211,8 +212,8 @@ def source_moment(root: Path, version: str) -> datetime:
 
 def released_on(root: Path, version: str) -> date | None:
     """Return the day on which this version was released; `None` if there are later changes."""
-    with contextlib.suppress(release.ReleaseError):
-        return release.release_day((root / release.CHANGELOG).read_text(encoding="utf-8"), version)
+    with contextlib.suppress(changelog.ReleaseError):
+        return changelog.release_day(root, version)
     return None
 
 
@@ -462,8 +463,12 @@ def image_config(moment: datetime) -> dict[str, Any]:
     }
 
 
-def make_layers(folder: Path, moment: datetime) -> Iterator[Layer]:
-    """Create the layers, the one that changes least first: Debian, the packages of the lock file, the project."""
+def make_layers(folder: Path, wheels: Path, moment: datetime) -> Iterator[Layer]:
+    """Create the layers, the one that changes least first: Debian, the packages of the lock file, the project.
+
+    Args:
+        wheels: the folder with the project's wheel.
+    """
     architecture = run("dpkg", "--print-architecture").strip()
     system, libraries, project = (folder / name for name in ("system", "libraries", "project"))
     packages = make_system(folder, system, architecture)
@@ -473,11 +478,8 @@ def make_layers(folder: Path, moment: datetime) -> Iterator[Layer]:
     compile_modules(system, libraries, SITE_PACKAGES)
     yield pack_layer(libraries, LOCK)
 
-    built = folder / "release"
-    built.mkdir()
-    release.build(ROOT, built, moment)
     # By name, since an installed path would be recorded.
-    install(project, "--no-deps", "--no-index", "--find-links", built, f"{sbom.PROJECT}=={__version__}")
+    install(project, "--no-deps", "--no-index", "--find-links", wheels, f"{sbom.PROJECT}=={__version__}")
     compile_modules(system, project, SITE_PACKAGES)
     write(project / "usr" / "local" / "bin" / "clustercert", COMMAND)
     (project / "usr" / "local" / "bin" / "clustercert").chmod(0o755)
@@ -487,14 +489,15 @@ def make_layers(folder: Path, moment: datetime) -> Iterator[Layer]:
     yield pack_layer(project, f"clustercert {__version__}")
 
 
-def build(out: Path) -> Image:
-    """Build the image into the folder `out`. Raises ImageError."""
-    moment = source_moment(ROOT, __version__)
+def build(out: Path, wheels: Path, moment: datetime) -> Image:
+    """Build the image with the project's wheel in `wheels`, and put archive and SBOM into `out`. Raises ImageError."""
     architecture = run("dpkg", "--print-architecture").strip()
-    with tempfile.TemporaryDirectory(prefix="clustercert-image-") as folder:
-        layers = list(make_layers(Path(folder), moment))
-    out.mkdir(parents=True, exist_ok=True)
     path = out / f"clustercert-{__version__}-{architecture}.oci.tar"
+    with tempfile.TemporaryDirectory(prefix="clustercert-image-") as name:
+        folder = Path(name)
+        layers = list(make_layers(folder, wheels, moment))
+        out.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(folder / "project" / SBOM, path.with_name(path.name.replace(".oci.tar", ".cdx.json")))
     digest = write_archive(
         path,
         f"clustercert:{__version__}",
@@ -506,6 +509,14 @@ def build(out: Path) -> Image:
     return Image(path, digest, sum(len(each.blob) for each in layers), sum(each.unpacked for each in layers))
 
 
+def build_from_source(out: Path) -> Image:
+    """Build the wheel, and the image with it into `out`. Raises ImageError."""
+    moment = source_moment(ROOT, __version__)
+    with tempfile.TemporaryDirectory(prefix="clustercert-wheel-") as wheels:
+        python_packages.build(ROOT, Path(wheels), moment)
+        return build(out, Path(wheels), moment)
+
+
 def main() -> None:
     """Build the image once, or twice to compare."""
     parser = argparse.ArgumentParser(description="Build the container image.")
@@ -513,7 +524,7 @@ def main() -> None:
     parser.add_argument("--check", action="store_true", help="build twice, and compare the digests")
     options = parser.parse_args()
     try:
-        image = build(options.out)
+        image = build_from_source(options.out)
         print(f"{image.path}\ndigest: {image.digest}")
         print(
             f"size:   {image.compressed / 1e6:.1f} MB compressed, {image.unpacked / 1e6:.1f} MB unpacked",
@@ -521,7 +532,7 @@ def main() -> None:
         )
         if options.check:
             with tempfile.TemporaryDirectory() as folder:
-                again = build(Path(folder))
+                again = build_from_source(Path(folder))
             print(f"again:  {again.digest}")
             if again.digest != image.digest:
                 raise ImageError("Two builds of the same source have different digests.")

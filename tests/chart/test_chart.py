@@ -5,6 +5,7 @@ import re
 import tarfile
 import tomllib
 from collections.abc import Iterator
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ import yaml
 
 from clustercert import __version__
 from clustercert.settings import load
+from scripts import chart_archive
 from scripts.chart_schema import values_schema
 from support import helm_chart
 from support.helm_chart import CHART, ROOT, VALUES, Document, Release, refusals, rendered, values_in
@@ -354,18 +356,34 @@ def test_the_alert_rules_are_those_in_deploy(releases: dict[str, Release]) -> No
     assert rule["spec"] == expected
 
 
-def test_an_archive_of_the_chart_has_its_files_and_no_links(tmp_path: Path) -> None:
-    [done] = helm_chart.calls({"call": "package", "chart": str(CHART), "destination": str(tmp_path)})
-    with tarfile.open(done["result"]) as archive:
-        members = {each.name: each for each in archive}
-        alerts = archive.extractfile("clustercert/files/prometheus-alerts.yaml")
-        assert alerts is not None
-        assert alerts.read() == (ROOT / "deploy" / "prometheus-alerts.yaml").read_bytes()
-        assert all(each.isfile() for each in members.values())
-        assert {"clustercert/values.schema.json", "clustercert/README.md"} <= members.keys()
-        assert not any("/ci/" in name for name in members)
-    values = yaml.safe_load((CHART / "ci" / "postgresql-values.yaml").read_text())
-    assert rendered(values, chart=Path(done["result"])) == rendered(values)
+def contents(archive: Path) -> dict[str, bytes]:
+    with tarfile.open(archive) as opened:
+        assert not any(each.issym() or each.islnk() for each in opened)
+        files = {each.name: opened.extractfile(each) for each in opened}
+        return {name: file.read() for name, file in files.items() if file is not None}
+
+
+def test_the_archive_of_a_release_has_the_files_that_helm_would_pack(tmp_path: Path) -> None:
+    moment = datetime(2026, 12, 1, tzinfo=UTC)
+    chart_archive.build(ROOT, tmp_path, __version__, moment)
+    archive = tmp_path / f"clustercert-chart-{__version__}.tgz"
+    values = values_in(CHART / "ci" / "postgresql-values.yaml")
+    packed, findings = helm_chart.calls(
+        {"call": "package", "chart": str(CHART), "destination": str(tmp_path)},
+        {"call": "lint", "chart": str(archive), "values": values},
+    )
+    assert findings == {"result": []}
+    ours, by_helm = contents(archive), contents(Path(packed["result"]))
+    # Helm sorts the keys of this file.
+    ours_sorted, sorted_by_helm = (
+        yaml.safe_load(each.pop("clustercert/Chart.yaml")) for each in (ours, by_helm)
+    )
+    assert (ours, ours_sorted) == (by_helm, sorted_by_helm)
+    assert (
+        ours["clustercert/files/prometheus-alerts.yaml"]
+        == (ROOT / "deploy" / "prometheus-alerts.yaml").read_bytes()
+    )
+    assert rendered(values, chart=archive) == rendered(values)
 
 
 def test_the_policy_for_traffic_lets_only_the_listed_peers_in(releases: dict[str, Release]) -> None:

@@ -38,6 +38,9 @@ RUN_BY: Mapping[str, Mapping[str, str]] = {
         "For operators": f"{_QUICK_STARTS}::test_operators",
         "For CI jobs": f"{_QUICK_STARTS}::test_ci_jobs",
     },
+    "SECURITY.md": {
+        "Verify a release": "e2e/test_release.py::test_a_stranger_verifies_and_rebuilds_a_release"
+    },
 }
 
 

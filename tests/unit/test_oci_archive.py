@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from scripts.oci_archive import Owner, pack_layer, write_archive
+from scripts.folder_archive import Owner
+from scripts.oci_archive import pack_layer, write_archive
 from support.image_archive import ImageArchive, read_archive
 
 CREATED = "2026-12-01T00:00:00+00:00"
