@@ -42,6 +42,23 @@ def test_requests_are_counted_by_route_method_and_status(client: httpx.Client, w
     assert rise(before, after, "clustercert_request_seconds_count", route=ROUTE) == 3
 
 
+def test_pages_of_the_console_are_counted_by_route(service_with: Callable[..., Service]) -> None:
+    client = service_with(console={"enabled": True}).client
+    before = scrape(client)
+    for path in ("/console/login", "/console/login?again=1", "/console/static/none.css", "/console/nope"):
+        client.get(path)
+    after = scrape(client)
+    for route, status, count in (
+        ("/console/login", "200", 2),
+        ("/console/static/{name}", "404", 1),
+        ("/console/{rest:path}", "404", 1),
+    ):
+        assert (
+            rise(before, after, "clustercert_requests_total", route=route, method="GET", status=status)
+            == count
+        )
+
+
 def test_series_of_alerts_on_an_increase_exist_before_the_first_error(client: httpx.Client) -> None:
     found = scrape(client)
     for tail in ("authorize", "audit-events"):

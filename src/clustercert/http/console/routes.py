@@ -2,7 +2,6 @@
 
 from fastapi import Request
 from starlette.responses import FileResponse, Response
-from starlette.routing import Route
 
 from clustercert.http.console import rendering
 from clustercert.http.console.pages import (
@@ -18,7 +17,7 @@ from clustercert.http.console.pages import (
     rotation,
     why,
 )
-from clustercert.http.console.visits import PREFIX, Pages, no_such_page
+from clustercert.http.console.visits import PREFIX, PageRoute, Pages, no_such_page
 from clustercert.model.errors import NoSuchRoute
 
 _MODULES = (access, account, audit, clusters, fleet, login, now, oidc_login, requests, rotation, why)
@@ -39,13 +38,13 @@ async def _static(request: Request) -> Response:
     return FileResponse(rendering.STATIC / name, headers=_FOR_EVER, media_type=media_type)
 
 
-def routes() -> list[Route]:
+def routes() -> list[PageRoute]:
     """Return the routes, to be added to the application."""
     unknown = Pages()
     unknown.get("/{rest:path}", public=True)(no_such_page)
     unknown.post_public("/{rest:path}")(no_such_page)
     return [
-        Route(f"{PREFIX}/static/{{name}}", _static, include_in_schema=False),
+        PageRoute(f"{PREFIX}/static/{{name}}", _static, include_in_schema=False),
         *(route for module in _MODULES for route in module.pages.routes),
         *unknown.routes,
     ]

@@ -9,7 +9,8 @@ from urllib.parse import quote, unquote, urlencode, urlsplit
 
 from fastapi import Request
 from starlette.responses import RedirectResponse, Response
-from starlette.routing import Route
+from starlette.routing import Match, Route
+from starlette.types import Scope
 
 from clustercert.http.console import forms, rendering
 from clustercert.http.console.api import Api
@@ -211,6 +212,14 @@ def login_address(next_page: str, *, again: bool = False) -> str:
     return with_query(LOGIN, {"next": next_page} | ({"again": "1"} if again else {}))
 
 
+class PageRoute(Route):
+    """A route of the console, under whose path metrics count its requests. FastAPI names only routes of its own."""
+
+    def matches(self, scope: Scope) -> tuple[Match, Scope]:
+        match, child_scope = super().matches(scope)
+        return match, {**child_scope, "route": self}
+
+
 class Pages:
     """The pages of one module, and what their forms do.
 
@@ -218,7 +227,7 @@ class Pages:
     """
 
     def __init__(self) -> None:
-        self.routes: list[Route] = []
+        self.routes: list[PageRoute] = []
 
     def get(self, path: str, *, public: bool = False) -> Callable[[Handler], Handler]:
         """Register a page below `/console`. `public`: the page needs no login."""
@@ -239,7 +248,7 @@ class Pages:
             async def endpoint(request: Request) -> Response:
                 return await _handle(request, handler, public=public, fresh=fresh)
 
-            self.routes.append(Route(PREFIX + path, endpoint, methods=[method], include_in_schema=False))
+            self.routes.append(PageRoute(PREFIX + path, endpoint, methods=[method], include_in_schema=False))
             return handler
 
         return register

@@ -4,7 +4,6 @@ from typing import TYPE_CHECKING, cast
 
 from fastapi import Request
 from starlette.responses import RedirectResponse, Response
-from starlette.routing import Route
 
 from clustercert.authn.oidc.claims import TokenRefused
 from clustercert.authn.oidc.login_attempts import LOGIN_SECONDS, LoginAttempt, LoginRefused
@@ -13,6 +12,7 @@ from clustercert.http.console.visits import (
     LOGIN,
     PREFIX,
     SESSION_COOKIE,
+    PageRoute,
     Pages,
     Visit,
     delete_cookie,
@@ -162,5 +162,5 @@ async def _logout_by_issuer(request: Request) -> Response:
 
 # No page of the console sends this form, but the issuer. The signature of the token is its proof.
 pages.routes.append(
-    Route(f"{PREFIX}/backchannel-logout", _logout_by_issuer, methods=["POST"], include_in_schema=False)
+    PageRoute(f"{PREFIX}/backchannel-logout", _logout_by_issuer, methods=["POST"], include_in_schema=False)
 )
