@@ -8,11 +8,10 @@ from typing import Any
 
 import pytest
 import yaml
-from prometheus_client import CollectorRegistry
-from prometheus_client.metrics import MetricWrapperBase
 
 from clustercert.observability import metrics
 from clustercert.store.disk_space import WARNING_FACTOR
+from support.exported_metrics import labels_of_series
 
 ROOT = Path(__file__).parents[2]
 FILE = ROOT / "deploy" / "prometheus-alerts.yaml"
@@ -26,24 +25,11 @@ def rules() -> list[dict[str, Any]]:
     return found
 
 
-def series() -> set[str]:
-    """The names of all series that the service can export."""
-    names: set[str] = set()
-    for metric in vars(metrics).values():
-        if isinstance(metric, MetricWrapperBase):
-            registry = CollectorRegistry()
-            registry.register(metric)
-            [family] = registry.collect()
-            suffixes = {"counter": ["_total"], "histogram": ["_bucket", "_count", "_sum"]}
-            names |= {f"{family.name}{suffix}" for suffix in suffixes.get(family.type, [""])}
-    return names
-
-
 @pytest.mark.parametrize("rule", rules(), ids=lambda rule: str(rule["alert"]))
 def test_a_rule_uses_metrics_that_exist_and_names_its_runbook(rule: dict[str, Any]) -> None:
     named = set(re.findall(r"\b(?:clustercert_\w+|up)(?=[{\[) ]|$)", rule["expr"]))
     assert named
-    assert named - FOREIGN <= series()
+    assert named - FOREIGN <= set(labels_of_series())
     assert rule["labels"]["severity"] in ("warning", "critical")
     page, _, anchor = rule["annotations"]["runbook"].partition("#")
     headings = re.findall(r"^#+ (.+)$", (ROOT / page).read_text(), re.MULTILINE)

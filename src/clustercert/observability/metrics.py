@@ -1,7 +1,7 @@
 """Prometheus metrics. Labels never identify a cluster, a user or a project.
 
 Each worker process writes its counts to the folder named by `PROMETHEUS_MULTIPROC_DIR`; a scrape returns the sums.
-The metrics table in docs/operations.md is generated from the descriptions: run `make docs` after a change.
+The metrics table in docs/metrics.md is generated from the descriptions: run `make docs` after a change.
 """
 
 import contextlib
