@@ -1,10 +1,10 @@
 # Every target makes the environments that it needs, from lock files with hashes: .venv for the project and its
 # tools, .venvs/clients for the vendors' SDKs, .venvs/chart for Helm, .venvs/keystone for a real Keystone, .venvs/issuers and
-# .venvs/oidc-provider for OIDC issuers, .venvs/openbao for OpenBao, .venvs/browser to drive Chromium, .venvs/bench and
+# .venvs/oidc-provider for OIDC issuers, .venvs/openbao for OpenBao, .venvs/browser to drive Chromium, .venvs/site for Sphinx, .venvs/bench and
 # .venvs/django-ca to measure. PYTHON=… names the interpreter, ARGS=… adds arguments.
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-all test-fast chart-test check ha bench format docs lock release image image-check clean runtime dev clients chart issuers keystone openbao openssl softhsm haproxy pgbouncer patroni promtool chromium browser shells gophercloud podman uv bench-tools
+.PHONY: help demo test test-all test-fast chart-test check ha bench format docs site lock release image image-check clean runtime dev clients chart issuers keystone openbao openssl softhsm haproxy pgbouncer patroni promtool chromium browser shells gophercloud podman uv site-tools bench-tools
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-9s %s\n", $$1, $$2 }' Makefile
@@ -15,7 +15,7 @@ demo: runtime ## start a service to try, and issue a first kubeconfig (ARGS="--p
 test: dev clients issuers keystone openbao openssl softhsm ## run every layer, and each promise once with its real part, in ten minutes
 	@.venv/bin/python scripts/run_tests.py
 
-test-all: dev clients chart issuers keystone openbao openssl softhsm haproxy pgbouncer patroni promtool browser shells gophercloud podman uv ## run every test, under coverage, as CI does (45 minutes)
+test-all: dev clients chart issuers keystone openbao openssl softhsm haproxy pgbouncer patroni promtool browser shells gophercloud podman uv site-tools ## run every test, under coverage, as CI does (45 minutes)
 	@.venv/bin/python scripts/run_tests.py --all
 
 test-fast: dev ## run the unit tests and those on SQLite, without servers, in about a minute
@@ -38,6 +38,9 @@ format: dev ## format the code, and mend what the linter can mend
 
 docs: dev ## write the tables of settings, metrics and commands in docs/ from the code
 	@.venv/bin/python scripts/generate_docs.py
+
+site: dev site-tools ## build the site of the documentation in build/site; it needs no server
+	@.venv/bin/python -m scripts.site
 
 lock: ## resolve the dependencies into the lock files anew (ARGS=--upgrade: to the newest)
 	@scripts/lock $(ARGS)
@@ -150,6 +153,11 @@ podman:
 uv:
 	@scripts/environment .venvs/uv requirements-uv.lock \
 		|| echo "uv is not installed: the container image can't be built, and its tests are skipped" >&2
+
+# Sphinx. The tests of the site are skipped without it.
+site-tools:
+	@scripts/environment .venvs/site requirements-site.lock \
+		|| echo "Sphinx is not installed: the site can't be built, and its tests are skipped" >&2
 
 bench-tools: openssl
 	@scripts/environment --project .venvs/bench requirements.lock requirements-build.lock bench/requirements.lock

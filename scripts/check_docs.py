@@ -5,6 +5,7 @@
 
 import re
 import sys
+from collections import Counter
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
@@ -14,8 +15,9 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
 from bench import report, scaling  # noqa: E402 - from the checkout
+from scripts import doc_pages  # noqa: E402
 
-PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md"), *ROOT.glob("deploy/**/*.md")])
+PAGES = doc_pages.pages(ROOT)
 ATTACKS = ROOT / "docs" / "evidence" / "attacks.md"
 # The pages for those who change the code name its files. So do the records of decisions.
 FOR_DEVELOPERS = ("architecture.md", "issuing.md")
@@ -26,15 +28,7 @@ SVG = "{http://www.w3.org/2000/svg}"
 
 def outside_of_blocks(page: Path) -> Iterator[tuple[int, str]]:
     """The numbered lines that are in no code block."""
-    fence = ""
-    for number, line in enumerate(page.read_text(encoding="utf-8").splitlines(), 1):
-        found = re.match(r" *(`{3,})", line)
-        if found and not fence:
-            fence = found[1]
-        elif found and found[1] == fence:
-            fence = ""
-        elif not fence:
-            yield number, line
+    return doc_pages.outside_of_blocks(page.read_text(encoding="utf-8"))
 
 
 def anchors(page: Path) -> set[str]:
@@ -61,6 +55,20 @@ def broken_links(page: Path) -> Iterator[str]:
             file = (page.parent / path).resolve() if path else page
             if not file.exists() or (anchor and anchor not in anchors(file)):
                 yield f"{number}: {target} leads nowhere"
+
+
+def wrongly_listed(root: Path) -> Iterator[str]:
+    """Pages that the lists do not name once: a reader would find them twice, or not at all."""
+    pages = [page.relative_to(root) for page in doc_pages.pages(root)]
+    lists = [page for page in pages if doc_pages.is_list(page)]
+    named = Counter(
+        page for each in lists for section in doc_pages.sections(root, each) for page in section.pages
+    )
+    for page in pages:
+        if page != doc_pages.HOME and named[page] != 1:
+            above = [each for each in lists if page.is_relative_to(each.parent) and each != page]
+            where = max(above, key=lambda each: len(each.parts), default=doc_pages.HOME)
+            yield f"{page}: is listed {named[page]} times. List it once, in {where}"
 
 
 def missing_files(page: Path) -> Iterator[str]:
@@ -108,6 +116,7 @@ def faults() -> Iterator[str]:
         yield from (f"{name}:{fault}" for fault in broken_links(page))
         if page.name in FOR_DEVELOPERS or page.parent.name == "adr":
             yield from (f"{name}:{fault}" for fault in missing_files(page))
+    yield from wrongly_listed(ROOT)
     yield from (f"{ATTACKS.relative_to(ROOT)}:{fault}" for fault in missing_tests(ATTACKS))
     for drawing in sorted(ROOT.glob("docs/*.svg")):
         yield from (f"{drawing.relative_to(ROOT)}: {fault}" for fault in faults_of_drawing(drawing))
