@@ -208,6 +208,20 @@ async def test_sessions_of_a_disabled_user_stay_ended(accounts: Accounts) -> Non
     assert refusal.value.reason == "the session is unknown or has ended"
 
 
+async def test_sessions_of_a_disabled_domain_stay_ended_and_others_go_on(accounts: Accounts) -> None:
+    directory, actor = accounts.identity.directory, Actor(ACTOR, ORIGIN)
+    cookie = await log_in(accounts.identity, await accounts.new_user())
+    other = await directory.create_domain("elsewhere", actor=actor)
+    eve = await directory.create_user("eve", other, password=PASSWORD, actor=actor)
+    of_eve = await log_in(accounts.identity, eve)
+    for enabled in (False, True):
+        await enable(directory, accounts.domain, enabled=enabled, actor=actor)
+    with pytest.raises(Unauthenticated) as refusal:
+        await caller_of_session(accounts.identity, cookie)
+    assert refusal.value.reason == "the session is unknown or has ended"
+    assert (await caller_of_session(accounts.identity, of_eve)).user == eve
+
+
 async def test_only_the_session_that_changes_the_password_goes_on(accounts: Accounts) -> None:
     identity = accounts.identity
     alice, bob = await accounts.new_user("alice"), await accounts.new_user("bob")

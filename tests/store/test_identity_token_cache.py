@@ -111,6 +111,23 @@ async def test_roles_that_come_and_go_hold_for_a_remembered_token(accounts: Acco
     assert await roles() == ()
 
 
+async def test_tokens_and_temporary_keys_of_a_disabled_domain_stay_ended(accounts: Accounts) -> None:
+    alice = await accounts.new_user("alice", "member")
+    issued = await accounts.login(alice, accounts.project)
+    kept = await accounts.identity.access_keys.create(alice, actor=Actor(ACTOR, ORIGIN))
+    temporary = await accounts.identity.access_keys.create_temporary(await caller_of(accounts, issued.text))
+    for enabled in (False, True):
+        await enable(
+            accounts.identity.directory, accounts.domain, enabled=enabled, actor=Actor(ACTOR, ORIGIN)
+        )
+    with pytest.raises(Unauthenticated) as refusal:
+        await caller_of(accounts, issued.text)
+    assert refusal.value.reason == "the token is unknown"
+    with pytest.raises(NotFound):
+        await accounts.identity.access_keys.find(temporary.key.id)
+    assert await accounts.identity.access_keys.find(kept.key.id) == kept.key
+
+
 async def test_tokens_ended_by_a_disabled_user_or_password_stay_ended(accounts: Accounts) -> None:
     directory = accounts.identity.directory
     alice = await accounts.new_user()

@@ -3,13 +3,13 @@
 import hashlib
 import secrets
 import string
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 
 from clustercert.authn.access_keys import SigningKey
 from clustercert.identity.names import checked_description
-from clustercert.identity.roles import role_names, service_role_names
+from clustercert.identity.roles import BuiltInUser
 from clustercert.limits.issuing import UserRates
 from clustercert.model import AccessKey, Actor, Caller, Origin, User
 from clustercert.model.errors import Forbidden, InvalidRequest, NotFound, Unauthenticated
@@ -52,20 +52,19 @@ class TemporaryKey(IssuedKey):
 
 @dataclass(frozen=True, slots=True)
 class _CachedKey:
-    """An enabled access key with its decrypted secret and its user's roles."""
+    """An enabled access key with its decrypted secret and its user."""
 
     live: LiveKey
     signing_key: SigningKey
-    roles: Mapping[str, tuple[str, ...]]
-    service_roles: tuple[str, ...]
+    user: BuiltInUser
 
 
 class AccessKeys:
     """Creates access keys, and finds the callers who own them. Looking up a cached key needs no I/O or decryption.
 
     A temporary key has all rights of its user, and expires no later than the credential that created the key. All
-    temporary keys of a user are deleted when the user is disabled, the user's password changes, or one of the user's
-    keys is disabled or removed.
+    temporary keys of a user are deleted when the user or their domain is disabled, the user's password changes, or one
+    of the user's keys is disabled or removed.
     """
 
     def __init__(
@@ -162,16 +161,7 @@ class AccessKeys:
             raise Unauthenticated("the temporary access key has expired")
         if not cached.live.user.enabled or not cached.live.user.domain.enabled:
             raise Unauthenticated("the access key's user or their domain is disabled")
-        return Caller(
-            user=cached.live.user,
-            roles=cached.roles,
-            method="access_key",
-            origin=origin,
-            service_roles=cached.service_roles,
-            expires_at=key.expires_at,
-            credential_id=key.id,
-            groups=cached.live.roles.groups,
-        )
+        return cached.user.caller("access_key", origin, expires_at=key.expires_at, credential_id=key.id)
 
     async def prune(self) -> int:
         """Delete a batch of expired temporary keys, and return the number of deleted keys."""
@@ -193,8 +183,7 @@ class AccessKeys:
                 security_token_hash=live.key.security_token_hash,
                 expires_at=live.key.expires_at,
             ),
-            roles=role_names(live.roles),
-            service_roles=service_role_names(live.roles),
+            user=BuiltInUser.with_roles(live.user, live.roles),
         )
 
     async def _new_key(

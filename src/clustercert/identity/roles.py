@@ -1,12 +1,13 @@
 """Use case: role assignments."""
 
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from datetime import datetime
 from types import MappingProxyType
-from typing import Literal
+from typing import Literal, Self
 
 from clustercert.identity.names import checked_name, checked_new_name, searchable
-from clustercert.model import Actor, Group, Project, Role, RoleAssignment, User, new_id
+from clustercert.model import Actor, Caller, Group, Origin, Project, Role, RoleAssignment, User, new_id
 from clustercert.model.errors import Conflict, NotFound
 from clustercert.model.events.administration import RoleChange, RoleChanged, RoleDefined
 from clustercert.model.ids import is_id
@@ -120,6 +121,35 @@ def role_names(roles: LiveRoles) -> Mapping[str, tuple[str, ...]]:
     return MappingProxyType({project_id: tuple(role.name for role in roles) for project_id, roles in items})
 
 
-def service_role_names(roles: LiveRoles) -> tuple[str, ...]:
-    """Return the sorted names of roles that apply to the whole service, for a `Caller`."""
-    return tuple(role.name for role in roles.service)
+@dataclass(frozen=True, slots=True)
+class BuiltInUser:
+    """A user of the built-in identity service with their roles, as caches of credentials keep them.
+
+    Attributes:
+        roles: names of roles by project id, and the names are sorted.
+        service_roles: sorted names of roles that apply to the whole service.
+    """
+
+    user: User
+    roles: Mapping[str, tuple[str, ...]]
+    service_roles: tuple[str, ...]
+    groups: tuple[Group, ...]
+
+    @classmethod
+    def with_roles(cls, user: User, roles: LiveRoles) -> Self:
+        return cls(user, role_names(roles), tuple(role.name for role in roles.service), roles.groups)
+
+    def caller(
+        self, method: str, origin: Origin, *, expires_at: datetime | None, credential_id: str
+    ) -> Caller:
+        """Return the caller of a request with one of the user's credentials."""
+        return Caller(
+            user=self.user,
+            roles=self.roles,
+            method=method,
+            origin=origin,
+            service_roles=self.service_roles,
+            expires_at=expires_at,
+            credential_id=credential_id,
+            groups=self.groups,
+        )

@@ -4,7 +4,7 @@ import contextlib
 import hashlib
 import json
 import secrets
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from typing import Literal, Protocol
@@ -12,10 +12,10 @@ from typing import Literal, Protocol
 from cachetools import LRUCache
 
 from clustercert.authn.federated import FederatedLookup, FederatedUser, KeystonePassword
-from clustercert.identity.roles import role_names, service_role_names
+from clustercert.identity.roles import BuiltInUser
 from clustercert.identity.tokens import ByPassword, Tokens
 from clustercert.limits.issuing import UserRates
-from clustercert.model import Actor, Caller, Group, JsonObject, Origin, User
+from clustercert.model import Actor, Caller, JsonObject, Origin
 from clustercert.model.errors import NotFound, Unauthenticated, Unavailable
 from clustercert.model.events.administration import SessionChanged
 from clustercert.model.identity import BUILT_IN
@@ -77,16 +77,6 @@ class NewSession:
 
 
 @dataclass(frozen=True, slots=True)
-class _BuiltInLogin:
-    """A user of the built-in identity service, with their roles in all projects."""
-
-    user: User
-    roles: Mapping[str, tuple[str, ...]]
-    service_roles: tuple[str, ...]
-    groups: tuple[Group, ...]
-
-
-@dataclass(frozen=True, slots=True)
 class _KeystoneLogin:
     """The token of a user of Keystone."""
 
@@ -96,7 +86,7 @@ class _KeystoneLogin:
 @dataclass(frozen=True, slots=True)
 class _CachedSession:
     session: Session
-    login: _BuiltInLogin | FederatedUser | _KeystoneLogin
+    login: BuiltInUser | FederatedUser | _KeystoneLogin
 
 
 class Sessions:
@@ -352,9 +342,7 @@ class Sessions:
                 )
             if not self.has_built_in:
                 raise Unauthenticated("this service has no built-in users any more", known=session.user_id)
-            roles = account.roles
-            login = _BuiltInLogin(account.user, role_names(roles), service_role_names(roles), roles.groups)
-            return _CachedSession(session, login)
+            return _CachedSession(session, BuiltInUser.with_roles(account.user, account.roles))
         credential = (await self._sealer.unseal(stored.sealed_credential, _bound_to(session_id))).decode()
         if session.method == OIDC:
             user = self._mapped(session.issuer, json.loads(credential))
@@ -373,16 +361,9 @@ class Sessions:
 
     async def _caller(self, found: _CachedSession, origin: Origin) -> Caller:
         session, login = found.session, found.login
-        if isinstance(login, _BuiltInLogin):
-            return Caller(
-                user=login.user,
-                roles=login.roles,
-                method=session.method,
-                origin=origin,
-                service_roles=login.service_roles,
-                expires_at=session.expires_at,
-                credential_id=session.id,
-                groups=login.groups,
+        if isinstance(login, BuiltInUser):
+            return login.caller(
+                session.method, origin, expires_at=session.expires_at, credential_id=session.id
             )
         if isinstance(login, FederatedUser):
             caller = await self._federation.caller_of_federated_user(login, origin)

@@ -2,13 +2,13 @@
 
 import hashlib
 import secrets
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 
 from clustercert.identity.names import matches_name, searchable
 from clustercert.identity.passwords import Contender, Passwords
-from clustercert.identity.roles import role_names, service_role_names
+from clustercert.identity.roles import BuiltInUser
 from clustercert.limits.issuing import UserRates
 from clustercert.model import AuditEvent, Caller, Domain, KnownUser, Origin, Project, Token, User
 from clustercert.model.errors import NotFound, Unauthenticated
@@ -129,11 +129,10 @@ class IssuedToken:
 
 @dataclass(frozen=True, slots=True)
 class _CachedToken:
-    """A valid token, with its user's roles and the credential id for the `Caller`."""
+    """A valid token, with its user and the credential id for the `Caller`."""
 
     live: LiveToken
-    roles: Mapping[str, tuple[str, ...]]
-    service_roles: tuple[str, ...]
+    user: BuiltInUser
     credential_id: str
 
 
@@ -177,15 +176,8 @@ class Tokens:
     async def caller_of_token(self, token: str, origin: Origin) -> Caller:
         """Return the caller for a token. Raises Unauthenticated if the token is not valid."""
         cached = await self._usable(token)
-        return Caller(
-            user=cached.live.user,
-            roles=cached.roles,
-            method="token",
-            origin=origin,
-            service_roles=cached.service_roles,
-            expires_at=cached.live.token.expires_at,
-            credential_id=cached.credential_id,
-            groups=cached.live.roles.groups,
+        return cached.user.caller(
+            "token", origin, expires_at=cached.live.token.expires_at, credential_id=cached.credential_id
         )
 
     async def inspect(self, caller: Caller, token: str) -> LiveToken:
@@ -316,12 +308,7 @@ class Tokens:
             raise Unauthenticated("the token's user or their domain is disabled")
         if live.project is not None and not (live.project.enabled and live.project.domain.enabled):
             raise Unauthenticated("the token's project or its domain is disabled")
-        return _CachedToken(
-            live=live,
-            roles=role_names(live.roles),
-            service_roles=service_role_names(live.roles),
-            credential_id=token_hash.hex(),
-        )
+        return _CachedToken(live, BuiltInUser.with_roles(live.user, live.roles), token_hash.hex())
 
 
 def _may_see(caller: Caller, live: LiveToken) -> bool:

@@ -1,10 +1,11 @@
 """Queries for sessions of the console."""
 
+from collections.abc import Collection
 from dataclasses import asdict, dataclass, field, fields
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import Row, bindparam, delete, insert, or_, select, update
+from sqlalchemy import Row, Select, bindparam, delete, insert, or_, select, update
 
 from clustercert.model import AuditEvent, User
 from clustercert.model.identity import BUILT_IN
@@ -19,6 +20,9 @@ from clustercert.store.roles import Roles, roles_in_all_projects
 
 # The maximum number of sessions in a list of a user's sessions.
 MAX_LISTED = 500
+
+UserIds = Collection[str] | Select[tuple[str]]
+"""Ids of users, or a query for them."""
 
 _session, _user, _domain = tables.console_session, tables.user, tables.domain
 
@@ -111,12 +115,12 @@ class ConsoleSessionQueries(Queries):
             return (await connection.execute(delete(_session).where(_session.c.id.in_(batch)))).rowcount
 
 
-async def end_sessions(connection: Transaction, user_id: str, *, kept: str | None = None) -> int:
-    """Delete a user's sessions in the caller's transaction, which must raise the generation.
+async def end_sessions(connection: Transaction, users: UserIds, *, kept: str | None = None) -> int:
+    """Delete the sessions of users in the caller's transaction, which must raise the generation.
 
     Returns the number of deleted sessions. `kept`: the id of a session to keep.
     """
-    query = delete(_session).where(_session.c.user_id == user_id)
+    query = delete(_session).where(_session.c.user_id.in_(users))
     if kept is not None:
         query = query.where(_session.c.id != kept)
     return (await connection.execute(query)).rowcount

@@ -9,7 +9,7 @@ from sqlalchemy import Select, delete, insert, select, update
 from clustercert.model import AuditEvent, Domain, Group, Project, Revocation, User
 from clustercert.model.errors import ConcurrentChange, NotFound, Unauthenticated
 from clustercert.store import tables
-from clustercert.store.console_sessions import end_sessions
+from clustercert.store.console_sessions import UserIds, end_sessions
 from clustercert.store.engine.database import raise_generation
 from clustercert.store.engine.queries import Queries, change_one, conflict_if_violated, insert_once
 from clustercert.store.engine.transaction import Transaction
@@ -83,6 +83,7 @@ class DirectoryQueries(Queries):
     async def replace(self, before: T, after: T, *events: AuditEvent) -> None:
         """Change an entity. Enabling or disabling a user has the same effects as `enable_user`.
 
+        Disabling a domain ends the sessions, tokens and temporary keys of its users for good. Certificates stay valid.
         If the change revokes certificates, the actor and time of the revocation are those of the first event. Raises
         NotFound if the entity was deleted, or ConcurrentChange if the entity differs from `before`.
         """
@@ -94,6 +95,8 @@ class DirectoryQueries(Queries):
             await connection.execute(update(table).where(table.c.id == before.id).values(changed))
             if isinstance(after, User) and "enabled" in changed:
                 await _after_switch(connection, after.id, after.enabled, events[0])
+            if isinstance(after, Domain) and "enabled" in changed and not after.enabled:
+                await _delete_logins(connection, select(_user.c.id).where(_user.c.domain_id == after.id))
 
     async def enable_user(self, user_id: str, enabled: bool, *events: AuditEvent) -> None:
         """Enable or disable a user.
@@ -135,7 +138,7 @@ class DirectoryQueries(Queries):
                 raise Unauthenticated("the password was changed, or the user disabled, during the request")
             query = update(_user).where(_user.c.id == user_id)
             await change_one(connection, query.values(password_hash=password_hash))
-            await _delete_logins(connection, user_id, kept_session=kept_session)
+            await _delete_logins(connection, (user_id,), kept_session=kept_session)
 
     async def remove_domain(self, domain: Domain, event: AuditEvent) -> None:
         """Delete a domain. Raises Conflict if the domain has projects, users or groups.
@@ -157,7 +160,7 @@ class DirectoryQueries(Queries):
             await _require_unchanged(connection, before)
             # Lock the user's row first, so that no token is added while the tokens are being deleted.
             await change_one(connection, update(_user).where(_user.c.id == user_id).values(enabled=False))
-            await _delete_logins(connection, user_id)
+            await _delete_logins(connection, (user_id,))
             await connection.execute(delete(tables.access_key).where(tables.access_key.c.user_id == user_id))
             await connection.execute(delete(_member).where(_member.c.user_id == user_id))
             network = tables.login_network
@@ -250,14 +253,14 @@ async def _after_switch(connection: Transaction, user_id: str, enabled: bool, ev
     if enabled:
         await end_disabled(connection, user_id, await raise_generation(connection))
     else:
-        await _delete_logins(connection, user_id)
+        await _delete_logins(connection, (user_id,))
         await _revoke(connection, user_id, event)
 
 
-async def _delete_logins(connection: Transaction, user_id: str, *, kept_session: str | None = None) -> None:
-    await end_sessions(connection, user_id, kept=kept_session)
-    await connection.execute(delete(tables.token).where(tables.token.c.user_id == user_id))
-    await end_temporary_keys(connection, user_id)
+async def _delete_logins(connection: Transaction, users: UserIds, *, kept_session: str | None = None) -> None:
+    await end_sessions(connection, users, kept=kept_session)
+    await connection.execute(delete(tables.token).where(tables.token.c.user_id.in_(users)))
+    await end_temporary_keys(connection, users)
 
 
 async def _revoke(connection: Transaction, user_id: str, event: AuditEvent) -> None:

@@ -244,7 +244,7 @@ class FederationQueries(Queries):
                 raise ConcurrentChange
             if await exists(connection, blocking(revocation.user_id)):
                 raise Conflict("This user is blocked already.")
-            await end_sessions(connection, revocation.user_id)
+            await end_sessions(connection, (revocation.user_id,))
             await revoke_disabled(connection, revocation, generation)
 
     async def unblock(self, user_id: str, event: AuditEvent) -> None:

@@ -12,7 +12,7 @@ from clustercert.model import AccessKey, AuditEvent, Caller, Domain, KnownUser, 
 from clustercert.model.errors import ConcurrentChange, NotFound, Unauthenticated
 from clustercert.model.sessions import Session
 from clustercert.store import tables
-from clustercert.store.console_sessions import end_sessions, insert_session
+from clustercert.store.console_sessions import UserIds, end_sessions, insert_session
 from clustercert.store.engine.database import raise_generation
 from clustercert.store.engine.queries import BATCH, Queries, change_one, exists
 from clustercert.store.engine.transaction import Transaction
@@ -306,13 +306,13 @@ class AccessKeyQueries(Queries):
             query = update(_key).where(_key.c.id == key.id).values(enabled=enabled)
             await change_one(connection, query, _GONE)
             if not enabled:
-                await end_temporary_keys(connection, key.user_id)
+                await end_temporary_keys(connection, (key.user_id,))
 
     async def remove(self, key: AccessKey, event: AuditEvent) -> None:
         """Delete a key and the user's temporary keys, which the key may have created. Raises NotFound."""
         async with self._database.transaction(event, invalidate=True) as connection:
             await change_one(connection, delete(_key).where(_key.c.id == key.id), _GONE)
-            await end_temporary_keys(connection, key.user_id)
+            await end_temporary_keys(connection, (key.user_id,))
 
     async def prune(self, now: datetime) -> int:
         """Delete a batch of expired temporary keys. Returns the number of deleted keys.
@@ -324,9 +324,8 @@ class AccessKeyQueries(Queries):
             return (await connection.execute(delete(_key).where(_key.c.id.in_(expired)))).rowcount
 
 
-async def end_temporary_keys(connection: Transaction, user_id: str) -> None:
-    temporary = _key.c.security_token_hash.is_not(None)
-    await connection.execute(delete(_key).where(_key.c.user_id == user_id, temporary))
+async def end_temporary_keys(connection: Transaction, users: UserIds) -> None:
+    await connection.execute(delete(_key).where(_key.c.user_id.in_(users), _IS_TEMPORARY))
 
 
 async def _is_credential_stored(connection: Transaction, caller: Caller) -> bool:
@@ -400,12 +399,12 @@ class UserLoginQueries(Queries):
             if not await lock_usable_user(connection, user_id):
                 raise Unauthenticated("the user was disabled during the request", known=user_id)
             temporary, permanent = await _keys_of(connection, user_id)
-            sessions = await end_sessions(connection, user_id)
+            sessions = await end_sessions(connection, (user_id,))
             tokens = await connection.execute(delete(_token).where(_token.c.user_id == user_id))
             if with_keys:
                 await connection.execute(delete(_key).where(_key.c.user_id == user_id))
             else:
-                await end_temporary_keys(connection, user_id)
+                await end_temporary_keys(connection, (user_id,))
             deleted_keys = permanent if with_keys else ()
             ended = UserLogins(sessions, deleted + tokens.rowcount, temporary, deleted_keys)
             if ended != UserLogins():
@@ -444,7 +443,7 @@ class UserLoginQueries(Queries):
                 # Keep the later time, because the clock of another replica may be ahead.
                 ended_at = at if earlier is None else max(at, earlier)
                 await put_federated_user(connection, user, logins_ended_at=ended_at)
-                ended = UserLogins(await end_sessions(connection, user.id))
+                ended = UserLogins(await end_sessions(connection, (user.id,)))
                 await record_events(connection, (event(ended),))
         except IntegrityError:
             raise ConcurrentChange from None
