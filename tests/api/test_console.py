@@ -53,6 +53,36 @@ def test_a_client_that_wants_json_gets_the_error_of_the_api(site: Service) -> No
     answer = site.client.get("/console/missing", headers={"Accept": "application/json"})
     assert answer.status_code == 404
     assert answer.json()["error_msg"] == "The console has no page /console/missing. Begin at /console."
+    assert answer.headers["cache-control"] == "no-store"
+
+
+@pytest.mark.parametrize(
+    ("method", "address", "status", "message"),
+    [
+        ("GET", "/console/clusters?page=1&page=2", 400, "page: send it once."),
+        ("PUT", "/console/clusters", 405, "This path does not support this method."),
+        ("GET", "/console/static/missing.css", 404, "The console has no file missing.css."),
+    ],
+)
+def test_failures_that_reach_no_page_are_pages_for_browsers_only(
+    site: Service, method: str, address: str, status: int, message: str
+) -> None:
+    shown = site.client.request(method, address, headers=HTML)
+    assert shown.status_code == status
+    assert shown.headers["content-type"] == "text/html; charset=utf-8"
+    assert message in shown.text
+    assert "trusted-types 'none'" in shown.headers["content-security-policy"]
+    read = site.client.request(method, address)
+    assert read.status_code == status
+    assert message in read.json()["error_msg"]
+    assert read.headers["cache-control"] == "no-store"
+
+
+def test_failures_outside_the_console_stay_json_for_browsers(site: Service) -> None:
+    for address in ("/consoles", "/clustercert/v1/caller?a=1&a=2"):
+        answer = site.client.get(address, headers=HTML)
+        assert answer.status_code in (400, 404)
+        assert answer.json()["message"]
 
 
 def test_without_the_setting_there_is_no_console(client: httpx.Client) -> None:

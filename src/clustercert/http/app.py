@@ -95,6 +95,13 @@ def new_app(role: ServerRole = "all", *, built_in_identity: bool = True, console
     return app
 
 
+def console_preparation() -> Callable[[Scope], None]:
+    """Return what the middleware calls before each request to a service with the console."""
+    from clustercert.http.console.visits import answer_as_console  # noqa: PLC0415 - see `new_app`
+
+    return answer_as_console
+
+
 class DirectRoute(Route):
     """A route that bypasses FastAPI, whose overhead is a tenth of the time to issue a certificate.
 

@@ -63,6 +63,7 @@ class RequestMiddleware:
         on_authentication_failure: called after the response to each failed authentication.
         sources: determines the source address of a request that a trusted proxy sent; `None` without trusted proxies.
         tracer: begins the traces of requests; `None` without traces.
+        prepare: called before each request, when the context is attached; may choose how failures are answered.
     """
 
     def __init__(
@@ -74,6 +75,7 @@ class RequestMiddleware:
         max_in_flight: int = MAX_IN_FLIGHT,
         sources: SourceAddresses | None = None,
         tracer: Tracer | None = None,
+        prepare: Callable[[Scope], None] | None = None,
     ) -> None:
         self.app = app
         self._timeout = timeout
@@ -82,6 +84,7 @@ class RequestMiddleware:
         self._max_in_flight = max_in_flight
         self._sources = sources
         self._tracer = tracer
+        self._prepare = prepare
         self._in_flight = 0
         self._has_warned = False
 
@@ -108,6 +111,8 @@ class RequestMiddleware:
         started = time.perf_counter()
         deadline = asyncio.timeout(self._timeout)
         context = _new_context(scope, deadline, self._timeout)
+        if self._prepare is not None:
+            self._prepare(scope)
         request_id = context.origin.request_id.encode()
         status = 0
 

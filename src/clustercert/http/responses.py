@@ -118,9 +118,11 @@ def error_message(failure: ClustercertError) -> str:
     return failure.message if failure.status != HTTPStatus.INTERNAL_SERVER_ERROR else "Internal error."
 
 
-def error(failure: ClustercertError, path: str, request_id: str) -> Response:
+def error(
+    failure: ClustercertError, path: str, request_id: str, more_headers: Mapping[str, str] | None = None
+) -> Response:
     """Return the response to a failure. The message is in several fields, because clients read different fields."""
-    headers, message = error_headers(failure), error_message(failure)
+    headers, message = error_headers(failure) | dict(more_headers or {}), error_message(failure)
     if f"{path}/".startswith(KEYSTONE_PREFIXES):
         # The message of a 401 is the same for every cause.
         if failure.status == HTTPStatus.UNAUTHORIZED:

@@ -28,7 +28,7 @@ from clustercert.background import running, wait_for_stop
 from clustercert.clusters.registration import exempted_templates, refuse_new_exempted_templates
 from clustercert.custody import Custody
 from clustercert.http import middleware, responses
-from clustercert.http.app import direct_routes, new_app
+from clustercert.http.app import console_preparation, direct_routes, new_app
 from clustercert.http.context import RequestContext, attach
 from clustercert.http.dependencies import Options, Services
 from clustercert.http.middleware import AuthenticationFailure, RequestMiddleware
@@ -248,6 +248,7 @@ def create_app(
         on_authentication_failure=count_failure,
         sources=SourceAddresses(proxies) if proxies else None,
         tracer=tracer,
+        prepare=console_preparation() if settings.console.enabled and role != "webhook" else None,
     )
 
 

@@ -13,6 +13,7 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from starlette.responses import Response
 
+from clustercert.http.responses import NO_STORE
 from clustercert.model import parse_rfc3339, utc_now
 from clustercert.policy.lifetime import lifetime_text
 
@@ -151,6 +152,4 @@ def page_response(
     template: str, values: Mapping[str, Any], status: int = 200, headers: Mapping[str, str] | None = None
 ) -> Response:
     """Return a page that no cache may keep."""
-    return Response(
-        rendered(template, values), status, {"Cache-Control": "no-store"} | dict(headers or {}), HTML
-    )
+    return Response(rendered(template, values), status, NO_STORE | dict(headers or {}), HTML)

@@ -16,7 +16,7 @@ from clustercert.http.console import forms, rendering
 from clustercert.http.console.api import Api
 from clustercert.http.context import context_of
 from clustercert.http.dependencies import Services, base_url
-from clustercert.http.responses import error_headers, error_message, prefers
+from clustercert.http.responses import NO_STORE, error, error_headers, error_message, prefers
 from clustercert.model import Caller, utc_now
 from clustercert.model.errors import (
     ClustercertError,
@@ -132,17 +132,31 @@ class Visit:
         """The URL of this service without a final slash."""
         return base_url(self.request)
 
-    def render(self, template: str, *, status: int = 200, live: bool = False, **values: object) -> Response:
+    def render(
+        self,
+        template: str,
+        *,
+        status: int = HTTPStatus.OK,
+        failure: ClustercertError | None = None,
+        live: bool = False,
+        **values: object,
+    ) -> Response:
         """Return a page with the values, and with what every template has (see `base.html`).
 
-        `live`: whether the page has a part that htmx updates.
+        Args:
+            status: of the answer, unless `failure` is given.
+            failure: why the API refused what a form asked for. The template gets its message.
+            live: whether the page has a part that htmx updates.
         """
         nonce = secrets.token_urlsafe(16) if live else None
         context_of(self.request).browser_rules = rendering.browser_rules(nonce)
         # An update shows only a part of the page, so the notice waits for a whole page.
         cookie = "" if _is_update(self.request) else self.request.cookies.get(NOTICE_COOKIE, "")
         notice = unquote(cookie)[:_MAX_NOTICE]
-        response = rendering.page_response(template, self._shared(nonce, notice) | values, status)
+        shared = self._shared(nonce, notice) | {"message": failure.message if failure is not None else ""}
+        response = rendering.page_response(
+            template, shared | values, failure.status if failure is not None else status
+        )
         if notice:
             delete_cookie(response, NOTICE_COOKIE)
         return response
@@ -166,9 +180,17 @@ class Visit:
             "service_url": self.service_url,
         }
 
+    def show_on_failure(self, page: Callable[[ClustercertError], Response]) -> None:
+        """Answer with this page if the request fails. The middleware counts and records the failure first.
+
+        Clients that want JSON get the error of the API.
+        """
+        if wants_page(self.request):
+            context_of(self.request).error_page = page
+
     def redirect(self, path: str, notice: str = "") -> Response:
         """Answer a POST with the page to show next. `notice`: a sentence about what happened, shown there once."""
-        response = RedirectResponse(path, HTTPStatus.SEE_OTHER, {"Cache-Control": "no-store"})
+        response = RedirectResponse(path, HTTPStatus.SEE_OTHER, NO_STORE)
         if notice:
             set_cookie(response, NOTICE_COOKIE, quote(notice), seconds=60)
         return response
@@ -258,10 +280,6 @@ async def _handle(
     request: Request, handler: Handler, *, public: bool, fresh: PageOfAction | None
 ) -> Response:
     services = cast("Services", request.app.state.services)
-    context = context_of(request)
-    context.browser_rules = rendering.browser_rules(None)
-    if prefers(request, ("text/html",)):
-        context.error_page = lambda failure: error_page(request, failure)
     visitor = await _visitor(request, services, public=public)
     if visitor is None and not public:
         if request.method == "POST":
@@ -277,6 +295,38 @@ async def _handle(
             "This needs a login of the last five minutes. Log in again, then repeat it.",
         )
     return await handler(visit)
+
+
+def answer_as_console(scope: Scope) -> None:
+    """Set the header fields of an answer below `/console`, and how a failure is answered.
+
+    The middleware calls it before each request, so it holds also for failures that reach no page.
+    """
+    if scope["path"] != PREFIX and not scope["path"].startswith(f"{PREFIX}/"):
+        return
+    request, context = Request(scope), context_of(scope)
+    context.browser_rules = rendering.browser_rules(None)
+    if wants_page(request):
+        context.error_page = lambda failure: error_page(request, failure)
+    else:
+        answer_as_api(request)
+
+
+def answer_as_api(request: Request) -> None:
+    """Answer a failure of the request like the API, with JSON, but so that no cache keeps it."""
+    context = context_of(request)
+    context.error_page = lambda failure: error(failure, request.url.path, context.origin.request_id, NO_STORE)
+
+
+def wants_page(request: Request) -> bool:
+    """Whether the client is a browser that shows a page, and not a program that reads JSON."""
+    return prefers(request, ("text/html",))
+
+
+def raise_fault(failure: ClustercertError) -> None:
+    """Raise a failure again if the service is its cause. A page shows other failures beside its form."""
+    if failure.status >= HTTPStatus.INTERNAL_SERVER_ERROR:
+        raise failure
 
 
 class _SessionEnded(NoCredential):

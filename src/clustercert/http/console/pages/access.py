@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from http import HTTPStatus
 from typing import Any, get_args
 
 from starlette.responses import Response
@@ -10,7 +9,7 @@ from starlette.responses import Response
 from clustercert.certificates.controls import FAST_CONTROLS
 from clustercert.certificates.recorder import MAX_NOTE
 from clustercert.http.console.cluster_address import CLUSTER, api_path, cluster_in_path, own_page
-from clustercert.http.console.visits import Pages, Visit, with_query
+from clustercert.http.console.visits import Pages, Visit, raise_fault, with_query
 from clustercert.model import JsonObject
 from clustercert.model.choices import RevocationReason
 from clustercert.model.errors import ClustercertError, InvalidRequest, NotFound
@@ -172,8 +171,7 @@ async def _confirmation(visit: Visit, target: _Target, failure: ClustercertError
         others = sum(each["state"] == "live" for each in reported if each is not certificate)
     return visit.render(
         "revoke.html",
-        status=failure.status if failure is not None else HTTPStatus.OK,
-        message=failure.message if failure is not None else "",
+        failure=failure,
         cluster=cluster,
         home=own_page(visit),
         target=target,
@@ -247,8 +245,7 @@ async def _revoke(visit: Visit, target: _Target) -> Response:
     except NotFound:
         raise
     except ClustercertError as failure:
-        if failure.status >= HTTPStatus.INTERNAL_SERVER_ERROR:
-            raise
+        raise_fault(failure)
         return await _confirmation(visit, target, failure)
     page = with_query(own_page(visit), {"user": target.user_id} if target.user_id else {})
     return visit.redirect(page, _result(target, revoked))

@@ -3,13 +3,13 @@
 import contextlib
 from collections.abc import Mapping
 from dataclasses import dataclass
+from http import HTTPStatus
 from typing import Any
 
 from starlette.responses import Response
 
 from clustercert.http.console.api import path
 from clustercert.http.console.visits import LOGIN, PREFIX, Pages, Visit, end_session_cookie, with_query
-from clustercert.http.context import context_of
 from clustercert.model.choices import RevocationReason
 from clustercert.model.errors import ClustercertError, NotFound, Unauthenticated
 from clustercert.model.identity import BUILT_IN, MIN_PASSWORD_CHARACTERS
@@ -130,11 +130,10 @@ async def ask_for_password(visit: Visit) -> Response:
 async def change_password(visit: Visit) -> Response:
     old, new = visit.form.get("old", ""), visit.form.get("new", "")
     if new != visit.form.get("repeated", ""):
-        return _password_page(visit, "The new passwords differ. Write the same one twice.", 400)
-    context = context_of(visit.request)
-    if context.error_page is not None:
-        # The middleware shows the form, because it counts and records a failure that reaches it.
-        context.error_page = lambda failure: _password_page(visit, _password_problem(failure), failure.status)
+        return _password_page(
+            visit, "The new passwords differ. Write the same one twice.", HTTPStatus.BAD_REQUEST
+        )
+    visit.show_on_failure(lambda failure: _password_page(visit, _password_problem(failure), failure.status))
     body = {"user": {"original_password": old, "password": new}}
     await visit.api.send("POST", f"/v3/users/{visit.me.caller.user.id}/password", body=body)
     return visit.redirect(ACCOUNT, "The password is changed. All your other logins have ended.")
@@ -195,11 +194,11 @@ def _effect(revoked: Mapping[str, Any]) -> str:
     return "Its cluster has no fast control, so it accepts the certificate until it expires."
 
 
-def _password_page(visit: Visit, problem: str | None = None, status: int = 200) -> Response:
+def _password_page(visit: Visit, message: str = "", status: int = HTTPStatus.OK) -> Response:
     return visit.render(
         "account_password.html",
         status=status,
-        problem=problem,
+        message=message,
         is_built_in=visit.me.caller.issuer == BUILT_IN,
         issuer=visit.me.caller.issuer,
         least=MIN_PASSWORD_CHARACTERS,

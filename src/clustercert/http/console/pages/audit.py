@@ -114,11 +114,10 @@ async def list_events(visit: Visit) -> Response:
         found = await _read(visit, selection, visit.query.get("cursor"))
         found.names |= await _more_names(visit, projects, found.events)
     except (InvalidRequest, NotFound) as failure:
-        return visit.render("audit.html", status=failure.status, problem=failure.message, rows=(), **values)
+        return visit.render("audit.html", failure=failure, rows=(), **values)
     query = {name: value for name, value in given.items() if value}
     return visit.render(
         "audit.html",
-        problem=None,
         rows=[_row(visit, each, found) for each in found.events],
         hidden=found.hidden,
         next=f"{_AUDIT}?{urlencode(query | {'cursor': found.next})}" if found.next is not None else None,

@@ -12,8 +12,8 @@ from starlette.responses import Response
 
 from clustercert.http.cce.clustercert import to_yaml
 from clustercert.http.console.api import path
-from clustercert.http.console.visits import PREFIX, Pages, Visit, with_query
-from clustercert.http.middleware import SERVER_ERRORS
+from clustercert.http.console.visits import PREFIX, Pages, Visit, raise_fault, with_query
+from clustercert.http.responses import NO_STORE
 from clustercert.model import JsonObject, parse_rfc3339
 from clustercert.model.errors import ClustercertError, InvalidRequest, NotFound
 from clustercert.model.identity import BUILT_IN, qualified_name
@@ -156,8 +156,7 @@ async def download_service_key(visit: Visit) -> Response:
     try:
         issued = await visit.api.post(target, _wanted(visit))
     except ClustercertError as refused:
-        if refused.status >= SERVER_ERRORS:
-            raise
+        raise_fault(refused)
         return await _service_key_page(visit, cluster, refused)
     return _file(to_yaml(_usable(issued, cluster)), f"{cluster['name']}.secret.kubeconfig.yaml")
 
@@ -188,8 +187,7 @@ async def _service_key_page(
     request = (await _open_requests(visit)).get(cluster["id"])
     return visit.render(
         "cluster_service_key.html",
-        status=refused.status if refused is not None else 200,
-        refused=refused.message if refused is not None else None,
+        failure=refused,
         cluster=cluster,
         explained=explained,
         needs_reason=needs_reason,
@@ -239,5 +237,5 @@ async def _live_certificates(visit: Visit, cluster_id: str | None = None) -> tup
 
 def _file(content: bytes, name: str) -> Response:
     """Return a file to save. Names of clusters have only letters, digits, and characters of `._-`."""
-    headers = {"Cache-Control": "no-store", "Content-Disposition": f'attachment; filename="{name}"'}
+    headers = NO_STORE | {"Content-Disposition": f'attachment; filename="{name}"'}
     return Response(content, headers=headers, media_type=YAML)

@@ -59,8 +59,7 @@ async def log_in(visit: Visit) -> Response:
     """
     context, sessions = context_of(visit.request), visit.services.sessions
     next_page, before = safe_next(visit.value("next")), visit.request.cookies.get(SESSION_COOKIE)
-    if context.error_page is not None:
-        context.error_page = lambda failure: _failed(visit, next_page, failure)
+    visit.show_on_failure(lambda failure: _failed(visit, next_page, failure))
     visit.services.failure_limit.check(context.origin)
     if visit.value("system") == KEYSTONE:
         new = await _log_in_at_keystone(visit, before)

@@ -15,6 +15,7 @@ from clustercert.http.console.visits import (
     PageRoute,
     Pages,
     Visit,
+    answer_as_api,
     delete_cookie,
     error_page,
     login_address,
@@ -123,9 +124,7 @@ def _lead_back_to_login(visit: Visit, attempt: LoginAttempt | None) -> None:
             delete_cookie(response, LOGIN_COOKIE)
         return response
 
-    context = context_of(visit.request)
-    if context.error_page is not None:
-        context.error_page = page
+    visit.show_on_failure(page)
 
 
 class _LogoutRefused(InvalidRequest):
@@ -146,6 +145,7 @@ async def _logout_by_issuer(request: Request) -> Response:
     Source: OpenID Connect Back-Channel Logout 1.0, sections 2.5 to 2.8.
     """
     services, context = cast("Services", request.app.state.services), context_of(request)
+    answer_as_api(request)
     token = (await forms.received_form(request, services)).get("logout_token", "")
     if services.oidc is None:
         raise _LogoutRefused("the settings have no OIDC issuer")

@@ -11,7 +11,7 @@ from urllib.parse import urlencode
 from starlette.responses import Response
 
 from clustercert.http.console.api import path
-from clustercert.http.console.visits import PREFIX, Pages, Visit, login_address
+from clustercert.http.console.visits import PREFIX, Pages, Visit, login_address, raise_fault
 from clustercert.model import JsonObject, utc_now
 from clustercert.model.errors import ClustercertError, NotFound
 from clustercert.policy.lifetime import MIN_LIFETIME, lifetime_option, lifetime_text
@@ -162,11 +162,9 @@ async def _form(
         typed: the fields of the form that the visitor has filled in.
         failure: why the API refused the request.
     """
-    status = failure.status if failure is not None else HTTPStatus.OK
-    message = failure.message if failure is not None else ""
     found = await _clusters_named(visit, wanted) if wanted else []
     if len(found) != 1:
-        return await _choice_of_cluster(visit, wanted, found, message, status)
+        return await _choice_of_cluster(visit, wanted, found, failure)
     [cluster] = found
     offers = (await visit.api.get(path("clusters", cluster["id"], "offers")))["offers"]
     mine = {"mine": "true", "state": "open", "cluster": cluster["id"]}
@@ -175,7 +173,7 @@ async def _form(
     offer = chosen[0] if chosen else None
     return visit.render(
         "request_new.html",
-        status=status,
+        failure=failure,
         cluster=cluster,
         offers=offers,
         offer=offer,
@@ -184,12 +182,11 @@ async def _form(
         default_time=min(offer["max_lifetime"], _DEFAULT_SECONDS) if offer is not None else None,
         open_request=open_requests[0] if open_requests else None,
         typed=typed,
-        message=message,
     )
 
 
 async def _choice_of_cluster(
-    visit: Visit, wanted: str, found: list[Any], message: str, status: int
+    visit: Visit, wanted: str, found: list[Any], failure: ClustercertError | None
 ) -> Response:
     clusters = found
     is_whole = True
@@ -198,11 +195,10 @@ async def _choice_of_cluster(
         clusters, is_whole = page["clusters"], page["next"] is None
     return visit.render(
         "request_cluster.html",
-        status=status,
+        failure=failure,
         wanted=wanted,
         clusters=sorted(clusters, key=lambda each: (each["name"], each["project"])),
         is_whole=is_whole,
-        message=message,
     )
 
 
@@ -238,8 +234,7 @@ async def create(visit: Visit) -> Response:
     try:
         answer = await visit.api.send("POST", _API, body=body)
     except ClustercertError as failure:
-        if failure.status >= HTTPStatus.INTERNAL_SERVER_ERROR:
-            raise
+        raise_fault(failure)
         return await _form(visit, cluster_id, rule, visit.form, failure)
     made = answer.json
     is_new = answer.status == HTTPStatus.CREATED
@@ -279,9 +274,8 @@ async def _request_page(visit: Visit, failure: ClustercertError | None = None) -
     is_fresh = visit.me.session.has_recent_login(utc_now())
     return visit.render(
         "request.html",
-        status=failure.status if failure is not None else HTTPStatus.OK,
+        failure=failure,
         live=failure is None,
-        message=failure.message if failure is not None else "",
         request=request | {"deadline": _deadline(request), "badge": _badge(request)},
         home=address,
         is_own=is_own,
@@ -393,7 +387,6 @@ async def _step(visit: Visit, step: str, body: JsonObject, done: str) -> Respons
     except NotFound:
         raise
     except ClustercertError as failure:
-        if failure.status >= HTTPStatus.INTERNAL_SERVER_ERROR:
-            raise
+        raise_fault(failure)
         return await _request_page(visit, failure)
     return visit.redirect(_address(visit), f"{done} the request of {changed['user']['name']}.")

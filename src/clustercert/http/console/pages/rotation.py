@@ -1,12 +1,11 @@
 """The rotation of a cluster's client CA: its state, who holds the old CA, and what operators can do."""
 
-from http import HTTPStatus
 from typing import Any
 
 from starlette.responses import Response
 
 from clustercert.http.console.cluster_address import CLUSTER, api_path, own_page
-from clustercert.http.console.visits import Pages, Visit
+from clustercert.http.console.visits import Pages, Visit, raise_fault
 from clustercert.model import JsonObject, parse_rfc3339, utc_now
 from clustercert.model.errors import ClustercertError, Conflict, NotFound
 
@@ -142,7 +141,7 @@ async def _confirmation(
     counted = (rotation or {}).get("old_ca_holders", {}).get("certificates", 0)
     return visit.render(
         "rotation_confirm.html",
-        status=failure.status if failure is not None else HTTPStatus.OK,
+        failure=failure,
         home=_address(visit),
         action=action,
         cluster=cluster,
@@ -151,7 +150,6 @@ async def _confirmation(
         obstacle=obstacle,
         # Completing in spite of valid certificates is possible, but their number has to be typed in.
         needs_count=action == "complete" and planned is None and bool(counted),
-        message=failure.message if failure is not None else "",
         typed=visit.form,
     )
 
@@ -163,7 +161,6 @@ async def _done(visit: Visit, action: str, body: JsonObject | None, notice: str)
     except NotFound:
         raise
     except ClustercertError as failure:
-        if failure.status >= HTTPStatus.INTERNAL_SERVER_ERROR:
-            raise
+        raise_fault(failure)
         return await _confirmation(visit, action, None if action == "abort" else {}, failure)
     return visit.redirect(_address(visit), notice)

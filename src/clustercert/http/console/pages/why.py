@@ -9,8 +9,7 @@ from starlette.responses import Response
 
 from clustercert.http.console.api import path
 from clustercert.http.console.cluster_address import CLUSTER, cluster_in_path
-from clustercert.http.console.visits import Pages, Visit
-from clustercert.http.middleware import SERVER_ERRORS
+from clustercert.http.console.visits import Pages, Visit, raise_fault
 from clustercert.model import parse_rfc3339
 from clustercert.model.credentials import CREDENTIAL_PREFIX
 from clustercert.model.errors import ClustercertError, NotFound
@@ -43,13 +42,11 @@ async def why(visit: Visit) -> Response:
                 path("policy", "entitlements"), cluster=cluster["id"], group=form["group"], cursor=cursor
             )
     except ClustercertError as failure:
-        if failure.status >= SERVER_ERRORS:
-            raise
+        raise_fault(failure)
         problem = failure
     return visit.render(
         "why.html",
-        status=problem.status if problem is not None else 200,
-        problem=problem.message if problem is not None else None,
+        failure=problem,
         cluster=cluster,
         form=form,
         same=urlencode({name: value for name, value in form.items() if value}),
