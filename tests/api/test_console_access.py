@@ -108,7 +108,10 @@ def test_a_member_sees_only_own_certificates(site: Site) -> None:
     shown = text(site.browser("member").get(site.page))
     assert "Your access to plain" in shown
     assert [site.name(number)[:12] in shown for number in range(3)] == [True, True, False]
-    assert "You have no valid certificate" in text(site.browser("reader").get(site.page))
+    reader = site.browser("reader").get(site.page)
+    assert "You have no valid certificate for this cluster. To get one, connect to the cluster ." in text(
+        reader
+    )
 
 
 def test_pages_of_another_tenant_do_not_exist(site: Site) -> None:
@@ -175,8 +178,15 @@ def test_a_person_is_revoked(site: Site) -> None:
     assert "revoked, not refused" in shown
     assert site.states() == ["revoked", "revoked", "live"]
     assert site.revocations() == [("affiliationChanged", None)]
+    # Nothing is left to revoke.
+    after = admin.get(place)
+    assert "Nothing: this person has no valid certificate for this cluster." in text(after)
+    assert '<form method="post" action="/console/projects' not in after.text
     place = f"{site.page}/users/{site.id_of('admin')}/revoke"
-    assert "Revoked 1 certificate of tests/admin" in text(admin.follow(admin.post(place)))
+    shown = text(admin.follow(admin.post(place)))
+    assert "Revoked 1 certificate of tests/admin" in shown
+    assert "No control enforces it: the API server accepts it until it expires." in shown
+    assert "Revoke everybody…" not in text(admin.get(site.page))
 
 
 def test_all_certificates_are_revoked_after_the_cluster_is_named(site: Site) -> None:

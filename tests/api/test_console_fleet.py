@@ -144,6 +144,17 @@ def test_the_list_can_be_searched_and_filtered(site: Site) -> None:
         assert site.total(f"/console/fleet?{query}") == expected, query
 
 
+def test_the_name_of_a_cluster_leads_to_its_page(site: Site) -> None:
+    browser = Browser.in_session(site.service, site.world.people["operator"])
+    plain = site.world.clusters["plain"]
+    for name in ("plain", "PLAI", " plain "):
+        answer = browser.get(f"/console/fleet?find={name}")
+        assert answer.headers["location"] == f"/console/projects/{plain.project_id}/clusters/{plain.id}"
+    # Several clusters, or none: the list shows them.
+    assert site.total("/console/fleet?find=eu-de") == 3
+    assert site.total("/console/fleet?find=nowhere") == 0
+
+
 def test_filters_without_a_field_are_named_and_can_be_removed(site: Site) -> None:
     project = site.world.project.id
     page = site.page(f"/console/fleet?project={project}&ca_age=-1&version=v1.32&text=a")
@@ -191,3 +202,22 @@ def test_without_clusters_the_pages_say_how_to_register_one(tmp_path_factory: py
             page = Site(world, service).page(address)
             assert "No cluster is registered yet." in page
             assert "clustercert cluster add NAME --project DOMAIN/PROJECT" in page
+
+
+def test_now_names_few_clusters_and_searches_many(
+    site: Site, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    assert "Who can get into</span>" in site.page("/console")
+    world = worlds.make(tmp_path_factory.mktemp("many"))
+
+    async def add_clusters() -> None:
+        database = patient(sqlite_url(world.database))
+        for number in range(20):
+            await FleetScene(database).add(f"edge-{number}", world.project.id)
+        await database.close()
+
+    asyncio.run(add_clusters())
+    with Service(world.settings(console={"enabled": True})).running() as service:
+        page = Site(world, service).page("/console")
+    assert "Who can get into</span>" not in page
+    assert '<form class="filters" method="get" action="/console/fleet" role="search">' in page

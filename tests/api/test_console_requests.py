@@ -155,6 +155,10 @@ def test_the_form_shows_what_the_policy_offers(requests: RequestClient, people: 
     assert "This access works before anybody approves it." not in shown
     before = text_of(people["reader"].get(f"{HOME}/new?cluster=plain").text)
     assert "This access works before anybody approves it." in before
+    assert re.search(r"Approve within [\w ]+; then the access ends Use within at once, or within", before)
+    assert re.search(
+        r"Approve within [\w ]+; then the request expires Use within [\w ]+ after the approval", shown
+    )
     assert "The policy offers you no groups" in text_of(
         people["inspector"].get(f"{HOME}/new?cluster=plain").text
     )

@@ -173,21 +173,22 @@ def test_its_guide_names_the_ca_file_and_logins_that_work(tmp_path: Path) -> Non
             timeout=SECONDS,
             check=False,
         )
-        clusters = opened_console(said, tmp_path / "data" / "tls-ca.pem")
+        clusters, requestable = opened_console(said, tmp_path / "data" / "tls-ca.pem")
     finally:
         interrupted(process)
     assert tried.returncode == 0, tried.stderr
     assert "client-certificate-data" in tried.stdout
     assert clusters.status_code == 200
     assert "<bdi>demo</bdi>" in clusters.text
+    assert "<bdi>demo:debuggers</bdi>" in requestable.text
     ca = tmp_path / "data" / "tls-ca.pem"
     assert f"curl -sS --cacert {ca} -X POST" in said
     assert f".with_http_config(HttpConfig(ssl_ca_cert='{ca}'))" in said
     assert "http://" not in said
 
 
-def opened_console(said: str, ca: Path) -> httpx.Response:
-    """The page My clusters, after the login that the guide describes."""
+def opened_console(said: str, ca: Path) -> tuple[httpx.Response, httpx.Response]:
+    """My clusters, and the page that offers access on request, after the login that the guide describes."""
     [(address, user, domain, file)] = re.findall(
         r"\n  (https://\S+/console)\n  user (\S+), domain (\S+), password in (.+)\n", said
     )
@@ -196,7 +197,7 @@ def opened_console(said: str, ca: Path) -> httpx.Response:
     with httpx.Client(verify=trusting, trust_env=False, timeout=SECONDS) as client:
         own_page = {"Origin": address.removesuffix("/console"), "Accept": "text/html"}
         assert client.post(f"{address}/login", data=form, headers=own_page).status_code == 303
-        return client.get(f"{address}/clusters", headers={"Accept": "text/html"})
+        return client.get(f"{address}/clusters"), client.get(f"{address}/requests/new")
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])

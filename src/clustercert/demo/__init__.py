@@ -19,6 +19,12 @@ from clustercert.settings import DEMO_FILE, Settings, SettingsError, load
 
 # An address that RFC 5737 reserves for documentation. No API server runs at this address.
 EXTERNAL_URL = "https://203.0.113.10:5443"
+# Something to ask for. The demo's only user in a project can't approve a request of their own, so it needs no approval.
+_ON_REQUEST = {
+    "name": "debug-on-request",
+    "when": {"roles": ["admin"]},
+    "offer": {"groups": ["demo:debuggers"], "max_lifetime": "1h", "approvals": []},
+}
 TLS_NAMES = {"127.0.0.1", "localhost"}
 
 
@@ -97,6 +103,7 @@ def _settings(folder: Path, port: int, workers: int) -> Settings:
         server=address | {"workers": workers, "tls_certificate": None, "tls_key": None},
         identity={"region": REGION},
         console={"enabled": True},
+        policy={"role_groups": True, "rules": [_ON_REQUEST]},
         metrics={"loopback": True},
         log={"file": folder / SERVER_LOG, "format": "json"},
     )

@@ -168,7 +168,8 @@ async def _confirmation(visit: Visit, target: _Target, failure: ClustercertError
         reported = [each for user in report["users"] for each in user["credentials"]]
         fingerprint = target.certificate["fingerprint"]
         certificate = next((each for each in reported if each["fingerprint"] == fingerprint), None)
-        others = sum(each["state"] == "live" for each in reported if each is not certificate)
+        counts = report["totals"]
+        others = counts["certificates"] - counts["revoked"] - target.live
     return visit.render(
         "revoke.html",
         failure=failure,
@@ -262,13 +263,12 @@ def _result(target: _Target, revoked: Any) -> str:
         if revoked["can_be_undone"]
         else ""
     )
+    them, until = ("it", "it expires") if target.live == 1 else ("the certificates", "they expire")
     complete = [each for each in enforced_by if each in _COMPLETE]
     if complete:
         effect = f"The API server refuses within {_SPEED[complete[0]]} of it ({complete[0]})."
     elif enforced_by:
-        effect = (
-            "The API server refuses writes within 2 s of it. It accepts reads until the certificates expire."
-        )
+        effect = f"The API server refuses writes within 2 s of it. It accepts reads until {until}."
     else:
-        effect = "No control enforces it: the API server accepts the certificates until they expire."
+        effect = f"No control enforces it: the API server accepts {them} until {until}."
     return f"{what}{whose} at {at}. {effect}{undo}"

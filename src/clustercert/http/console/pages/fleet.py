@@ -9,6 +9,7 @@ from starlette.responses import Response
 
 from clustercert.http.console.api import path
 from clustercert.http.console.charts import bar_chart
+from clustercert.http.console.cluster_address import cluster_page
 from clustercert.http.console.visits import PREFIX, Pages, Visit, with_query
 from clustercert.model import parse_rfc3339, rfc3339, utc_now
 from clustercert.model.choices import EnforcementState
@@ -66,8 +67,11 @@ _FIELDS = ("text", "enforcement", "rotation", "seen", "ca_end", "order", *_HIDDE
 
 @pages.get("/fleet")
 async def fleet(visit: Visit) -> Response:
-    """Show the clusters that the visitor administers or may see."""
+    """Show the clusters that the visitor administers or may see. `find`: lead to the cluster with this name."""
+    if (name := visit.query.get("find", "").strip()) and (page := await _page_of_cluster(visit, name)):
+        return visit.redirect(page)
     given = {name: visit.query[name].strip() for name in _FIELDS if name in visit.query}
+    given |= {"text": visit.query["find"].strip()} if "find" in visit.query else {}
     chosen = {name: value for name, value in given.items() if value or name == "version"}
     counts = await visit.api.get(path("fleet"))
     cursor = visit.query.get("cursor")
@@ -107,6 +111,13 @@ async def fleet(visit: Visit) -> Response:
         ended=counts["ended_client_cas"],
         address=_address,
     )
+
+
+async def _page_of_cluster(visit: Visit, name: str) -> str | None:
+    """Return the page of the only cluster with this name, or else of the only one whose name contains it."""
+    found = (await visit.api.get(path("fleet", "clusters"), text=name, limit=_PAGE))["clusters"]
+    chosen = [each for each in found if each["name"] == name] or found
+    return cluster_page(chosen[0]["project_id"], chosen[0]["id"]) if len(chosen) == 1 else None
 
 
 def _address(query: Mapping[str, str]) -> str:
