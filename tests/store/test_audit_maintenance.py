@@ -5,7 +5,7 @@ import json
 import resource
 import socket
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager, closing, suppress
 from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
@@ -156,7 +156,7 @@ async def listening(*answers: str) -> AsyncIterator[tuple[str, list[bytes]]]:
     pending = list(answers)
 
     async def connected(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        with suppress(ConnectionError, asyncio.IncompleteReadError):
+        with closing(writer), suppress(ConnectionError, asyncio.IncompleteReadError):
             while True:
                 head = (await reader.readuntil(b"\r\n\r\n")).decode().lower()
                 assert head.startswith("post /log http/1.1")
@@ -167,7 +167,6 @@ async def listening(*answers: str) -> AsyncIterator[tuple[str, list[bytes]]]:
                 end = "" if "\r\n\r\n" in answer else "\r\nContent-Length: 0\r\n\r\n"
                 writer.write(f"HTTP/1.1 {answer}{end}".encode())
                 await writer.drain()
-        writer.close()
 
     server = await asyncio.start_server(connected, "127.0.0.1", 0)
     try:

@@ -24,13 +24,12 @@ async def server(talk: Talk, requests: list[bytes] | None = None) -> AsyncIterat
     """The address of a server that reads the head of each request, and then talks."""
 
     async def connected(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        with contextlib.suppress(ConnectionError, asyncio.IncompleteReadError):
+        with contextlib.closing(writer), contextlib.suppress(ConnectionError, asyncio.IncompleteReadError):
             while True:
                 head = await reader.readuntil(b"\r\n\r\n")
                 if requests is not None:
                     requests.append(head)
                 await talk(writer)
-        writer.close()
 
     listening = await asyncio.start_server(connected, "127.0.0.1", 0)
     try:
