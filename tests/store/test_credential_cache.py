@@ -19,6 +19,8 @@ from support.statements import Statements
 from support.stores import NOW, Store, event
 from support.wait import eventually_async
 
+OTHER_CLUSTER = "99999999-0000-4000-8000-000000000000"
+
 
 async def test_a_certificate_is_read_once(database: Database, known: CredentialCache) -> None:
     record = await recorded(database)
@@ -58,6 +60,35 @@ async def test_every_kind_of_revocation_and_its_undoing_reach_the_memory(
     await elsewhere.undo(made.id, by="cli:test", at=NOW, event=event())
     await feed.refresh()
     assert not await is_revoked(known, record)
+
+
+@pytest.mark.parametrize("what", SCOPES)
+async def test_a_revocation_that_was_read_counts_although_its_certificate_can_not_be_read(
+    database: Database, elsewhere: RevocationQueries, what: str
+) -> None:
+    clock = Clock()
+    feed = RevocationFeed(database, clock)
+    known = CredentialCache(database, feed, PATIENT)
+    await feed.refresh()
+    record = await recorded(database)
+    other = await recorded(database, user_id="another", cluster_id=OTHER_CLUSTER)
+    for each in (record, other):
+        assert not await is_revoked(known, each)
+
+    def remembered() -> list[bool | None]:
+        found = [known.remembered(each.credential_number) for each in (record, other)]
+        return [None if each is None else each.revoked for each in found]
+
+    made = await elsewhere.revoke(revocation(record, what), event())
+    await feed.refresh()
+    assert remembered() == [None, None]
+    clock.time += RevocationFeed.STALE_AFTER
+    assert remembered() == [True, False]
+    clock.time -= RevocationFeed.STALE_AFTER
+    await elsewhere.undo(made.id, by="cli:test", at=NOW, event=event())
+    await feed.refresh()
+    clock.time += RevocationFeed.STALE_AFTER
+    assert remembered() == [None, False]
 
 
 @pytest.mark.parametrize("what", SCOPES)

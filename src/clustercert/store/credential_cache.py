@@ -9,7 +9,7 @@ increasing order: see `database.raise_generation`.
 import asyncio
 import time
 from collections.abc import Callable, Hashable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any
 
@@ -32,7 +32,9 @@ MAX_CHANGES = 5000
 
 _GENERATION = select(tables.generation.c.value)
 _CHANGED = (
-    select(_revocation.c.fingerprint, _revocation.c.user_id, _revocation.c.cluster_id)
+    select(
+        _revocation.c.fingerprint, _revocation.c.user_id, _revocation.c.cluster_id, _revocation.c.undone_at
+    )
     .where(_revocation.c.changed > bindparam("seen"))
     .order_by(_revocation.c.changed)
     .limit(bindparam("limit", type_=Integer()))
@@ -50,7 +52,9 @@ class RevocationFeed(Generation):
         self._database = database
         self.tick = 0
         self._dropped_at = 0
+        # By cache key, the tick of the last change, and of the last revocation that was not undone since.
         self._changed_at: dict[Hashable, int] = {}
+        self._revoked_at: dict[Hashable, int] = {}
 
     async def refresh(self) -> None:
         """Read the generation and the changed revocations once. Raises Unavailable."""
@@ -61,13 +65,18 @@ class RevocationFeed(Generation):
 
     def is_current(self, read_at: int, fingerprint: bytes, user_id: str, cluster_id: str) -> bool:
         """Whether a certificate read at tick `read_at` is up to date: no revocation read later can affect it."""
-        changed_at = self._changed_at
         if read_at < self._dropped_at:
             return False
-        if not changed_at:
-            return True
-        keys: tuple[Hashable, ...] = (fingerprint, (user_id, cluster_id), (user_id, ""), ("", cluster_id))
-        return not any(changed_at.get(key, -1) > read_at for key in keys)
+        return not _is_later(self._changed_at, read_at, fingerprint, user_id, cluster_id)
+
+    def is_revoked_since(self, read_at: int, fingerprint: bytes, user_id: str, cluster_id: str) -> bool:
+        """Whether a certificate read at tick `read_at` was revoked later.
+
+        Also true for a certificate that was issued after the revocation, but read before the feed read the revocation.
+        """
+        if read_at < self._dropped_at:
+            return False
+        return _is_later(self._revoked_at, read_at, fingerprint, user_id, cluster_id)
 
     async def _read_changes(self) -> int:
         """Read the generation and the changed revocations in one snapshot, and note which cache keys are affected."""
@@ -90,11 +99,26 @@ class RevocationFeed(Generation):
             for row in changed:
                 key = row.fingerprint if row.fingerprint is not None else (row.user_id, row.cluster_id)
                 self._changed_at[key] = self.tick
+                if row.undone_at is None:
+                    self._revoked_at[key] = self.tick
+                else:
+                    self._revoked_at.pop(key, None)
         # The database may have more changes than were read, so drop the whole cache.
         if not followed or max(len(self._changed_at), len(changed)) > self._max_changes:
             self._changed_at.clear()
+            self._revoked_at.clear()
             self._dropped_at = self.tick
         return value
+
+
+def _is_later(
+    ticks: Mapping[Hashable, int], read_at: int, fingerprint: bytes, user_id: str, cluster_id: str
+) -> bool:
+    """Whether a tick of one of the certificate's cache keys is later than `read_at`."""
+    if not ticks:
+        return False
+    keys: tuple[Hashable, ...] = (fingerprint, (user_id, cluster_id), (user_id, ""), ("", cluster_id))
+    return any(ticks.get(key, -1) > read_at for key in keys)
 
 
 READ_AT_ONCE = 64
@@ -180,15 +204,18 @@ class CredentialCache(Queries):
             raise Unavailable("The database did not answer in time. Try again later.") from error
 
     def remembered(self, number: str) -> CachedCertificate | None:
-        """Return the certificate if it is cached and no revocation read later affects it, or None.
+        """Return the certificate if it is cached, as far as the revocations are known that were read later, or None.
 
         Always returns None while the cache is up to date. The database may have changed since, so use the certificate
         only to deny requests.
         """
-        if self._feed.fresh():
-            return None
         known = self._known.get(number)
-        return known if known is not None and self._is_current(known) else None
+        if known is None or self._feed.fresh():
+            return None
+        key = (known.read_at, known.fingerprint, known.user_id, known.cluster_id)
+        if self._feed.is_revoked_since(*key):
+            return replace(known, revoked=True)
+        return known if self._is_current(known) else None
 
     def _is_current(self, known: CachedCertificate) -> bool:
         return self._feed.is_current(known.read_at, known.fingerprint, known.user_id, known.cluster_id)
