@@ -13,6 +13,7 @@ from sqlalchemy.exc import DBAPIError, IntegrityError, ProgrammingError
 
 from clustercert.model.errors import StoreFault, Unavailable
 from clustercert.store import tables
+from clustercert.store.credential_cache import RevocationFeed
 from clustercert.store.engine.connections import POOL_SIZE
 from clustercert.store.engine.database import Database
 from clustercert.store.ledger import Ledger
@@ -165,12 +166,27 @@ async def test_waiting_for_a_locked_row_ends_with_the_statement_timeout(
 
 
 async def test_no_free_connection_is_unavailable_until_there_is_one(on_postgresql: Store) -> None:
+    """The generation is read all the same: a worker that can't read it uses no caches, and needs more connections."""
     async with opened(on_postgresql.url) as database:
         async with contextlib.AsyncExitStack() as stack:
-            for _ in range(POOL_SIZE):
+            for _ in range(POOL_SIZE - 1):
                 await stack.enter_async_context(database.read())
-            assert "Timeout" in await cause_of_failure(database)
-        await database.ping()
+            waiting = asyncio.gather(*(read(database) for _ in range(POOL_SIZE)), return_exceptions=True)
+            await asyncio.sleep(0)
+            feed = RevocationFeed(database)
+            await feed.refresh()
+            await database.generation.refresh()
+            assert feed.fresh()
+            assert database.generation.fresh()
+            failures = await waiting
+        causes = [each.__cause__ for each in failures if isinstance(each, Unavailable)]
+        assert ["Timeout" in repr(each) for each in causes] == [True] * POOL_SIZE
+        await read(database)
+
+
+async def read(database: Database) -> None:
+    async with database.read():
+        pass
 
 
 async def test_writers_leave_connections_to_the_readers(on_postgresql: Store) -> None:

@@ -86,7 +86,7 @@ class RevocationFeed(Generation):
         followed = self.fresh()
         if followed and await self._database.read_generation() == self.value:
             return self.value
-        async with self._database.read() as connection:
+        async with self._database.read(reserved=True) as connection:
             value: int = (await connection.execute(_GENERATION)).scalar_one()
             followed = followed and value >= self.value
             changed = []

@@ -98,6 +98,9 @@ class Database:
             self._writing = self.engine.execution_options(isolation_level="READ COMMITTED")
             # With this engine, each statement is a transaction of its own, without BEGIN and COMMIT.
             self._by_statement = self.engine.execution_options(isolation_level="AUTOCOMMIT")
+        # Under overload, requests wait for a connection. If the reads of the generation waited too, the worker would
+        # use no caches, which would increase the load.
+        self._unreserved = asyncio.Semaphore(POOL_SIZE - 1)
         # Connecting to SQLite has no time-out, because opening a file is fast and must not be cancelled half-way.
         self._connect_seconds = None if self._writer is not None else busy_seconds
         self.generation = Generation(self.read_generation)
@@ -108,10 +111,13 @@ class Database:
         return Path(str(self.url.database)).absolute().parent if self._writer is not None else None
 
     @contextlib.asynccontextmanager
-    async def read(self) -> AsyncIterator[AsyncConnection]:
-        """Open a connection in a read transaction. Raises Unavailable."""
+    async def read(self, *, reserved: bool = False) -> AsyncIterator[AsyncConnection]:
+        """Open a connection in a read transaction. Raises Unavailable.
+
+        `reserved`: use the connection that is reserved for reading the generation, and what changed since.
+        """
         with self._failures():
-            async with self._connected(self._reader) as connection:
+            async with self._connected(self._reader, reserved=reserved) as connection:
                 yield connection
 
     @contextlib.asynccontextmanager
@@ -262,9 +268,13 @@ class Database:
         await self.engine.dispose()
 
     @contextlib.asynccontextmanager
-    async def _connected(self, engine: AsyncEngine) -> AsyncIterator[AsyncConnection]:
+    async def _connected(
+        self, engine: AsyncEngine, *, reserved: bool = False
+    ) -> AsyncIterator[AsyncConnection]:
         async with contextlib.AsyncExitStack() as stack:
             async with asyncio.timeout(self._connect_seconds):
+                if not reserved and self._writer is None:
+                    await stack.enter_async_context(self._unreserved)
                 try:
                     connection = await stack.enter_async_context(engine.connect())
                 except (SQLAlchemyError, OSError):
@@ -287,7 +297,7 @@ class Database:
         to PostgreSQL instead of three.
         """
         with self._failures():
-            async with self._connected(self._by_statement) as connection:
+            async with self._connected(self._by_statement, reserved=True) as connection:
                 value: int = (await connection.execute(_GENERATION)).scalar_one()
                 return value
 
