@@ -244,6 +244,10 @@ def test_the_webhook_can_not_read_keys(releases: dict[str, Release]) -> None:
             if any(mount["name"] == secret for mount in container["volumeMounts"])
         }
         assert reading == {"db-upgrade", "api"}
+        for pod in release.pods:
+            containers = {each["name"] for each in pod["spec"]["containers"]}
+            has_keys = any(volume["name"] == secret for volume in pod["spec"]["volumes"])
+            assert has_keys == ("api" in containers)
 
 
 def test_requests_in_progress_survive_an_update(releases: dict[str, Release]) -> None:
@@ -255,7 +259,8 @@ def test_requests_in_progress_survive_an_update(releases: dict[str, Release]) ->
         assert pod["terminationGracePeriodSeconds"] == 60
         assert [each["lifecycle"] for each in pod["containers"]] == [{"preStop": {"sleep": {"seconds": 5}}}]
         assert [each["args"][-1] for each in pod["containers"]] == ["--drain"]
-        assert [each["args"] for each in pod["initContainers"]] == [["db", "upgrade"]]
+        schema_only = ["--schema-only"] if name == "clustercert-webhook" else []
+        assert [each["args"] for each in pod["initContainers"]] == [["db", "upgrade", *schema_only]]
         budget = release.one("PodDisruptionBudget", name)["spec"]
         assert budget["selector"] == deployment["selector"]
     assert not any("helm.sh/hook" in str(each) for each in release.documents)

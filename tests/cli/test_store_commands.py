@@ -72,6 +72,19 @@ def test_upgrading_twice_changes_nothing(operator: Operator) -> None:
     operator.output("db", "check")
 
 
+def test_the_schema_is_created_without_a_key_and_the_rest_with_it(operator: Operator, tmp_path: Path) -> None:
+    """As a pod that serves only the webhook does it, which may start before the others."""
+    data, kek, away = tmp_path / "new", operator.folder / "kek", operator.folder / "away"
+    kek.rename(away)
+    assert "kek" in operator.error("--data-dir", data, "db", "upgrade")
+    operator.output("--data-dir", data, "db", "upgrade", "--schema-only")
+    schema = operator.output_json("--data-dir", data, "db", "current")
+    assert schema["current"] == schema["needed"]
+    away.rename(kek)
+    assert "Created the domain Default." in operator.run("--data-dir", data, "db", "upgrade").err
+    operator.output("--data-dir", data, "db", "check")
+
+
 def test_commands_do_not_create_a_missing_database(operator: Operator, tmp_path: Path) -> None:
     for command in (("db", "current"), ("user", "list", "--local"), ("serve",)):
         said = operator.error("--data-dir", tmp_path / "elsewhere", *command)

@@ -165,8 +165,8 @@ topologySpreadConstraints:
 initContainers:
   # Several at once are safe.
   - name: db-upgrade
-    {{- include "clustercert.container" (dict "root" .root "keys" true) | nindent 4 }}
-    args: [db, upgrade]
+    {{- include "clustercert.container" (dict "root" .root "keys" (eq .role "api")) | nindent 4 }}
+    args: [db, upgrade{{ if eq .role "webhook" }}, --schema-only{{ end }}]
     resources:
       {{- toYaml (get $values .role).resources | nindent 6 }}
 containers:
@@ -216,7 +216,7 @@ volumes:
   - name: tls
     secret: {secretName: {{ . }}, defaultMode: 0440}
   {{- end }}
-  {{- with $values.kek }}
+  {{- with ternary $values.kek dict (eq .role "api") }}
   {{- if .csi }}
   - name: kek
     csi:
@@ -226,7 +226,7 @@ volumes:
     secret: {secretName: {{ .existingSecret }}, defaultMode: 0440}
   {{- end }}
   {{- end }}
-  {{- range $kind, $files := dict "file" $values.files "private" $values.privateFiles }}
+  {{- range $kind, $files := dict "file" $values.files "private" (ternary $values.privateFiles dict (eq .role "api")) }}
   {{- range $file, $volume := $files }}
   - name: {{ $kind }}-{{ $file }}
     {{- toYaml $volume | nindent 4 }}

@@ -44,19 +44,32 @@ db = typer.Typer(name="db", help="Manage the database and its schema.", no_args_
 
 
 @db.command()
-def upgrade(context: typer.Context) -> None:
+def upgrade(
+    context: typer.Context,
+    schema_only: Annotated[
+        bool,
+        typer.Option(
+            "--schema-only",
+            help="Create or upgrade only the schema. Needs no key-encryption key, so that a machine that serves only "
+            "the webhook has none.",
+        ),
+    ] = False,
+) -> None:
     """Create the database, or upgrade its schema.
 
     For a new database this also creates the data folder, the first data key, the roles and the domain Default.
     """
     import asyncio
 
-    from clustercert.wiring import initialise
+    from clustercert.wiring import initialise, upgrade_schema
 
     loaded = settings(context)
     with Progress("migrations", at_once=True) as progress:
-        asyncio.run(initialise(loaded, actor=actor(), report_progress=progress.reach))
-    if operate(context, _ensure_domain):
+        if schema_only:
+            asyncio.run(upgrade_schema(loaded, report_progress=progress.reach))
+        else:
+            asyncio.run(initialise(loaded, actor=actor(), report_progress=progress.reach))
+    if not schema_only and operate(context, _ensure_domain):
         print_note(f"Created the domain {DEFAULT_DOMAIN}.")
     print_note("The database schema is up to date.")
 

@@ -409,11 +409,31 @@ def _rotation(components: Components) -> PeriodicWork:
     return ca_rotation.ca_rotation(ca_rotation.RotationScheduler(rotations.queries, progress.advance))
 
 
+def _no_report(_done: int, _total: int) -> None:
+    pass
+
+
+async def upgrade_schema(
+    settings: Settings, *, report_progress: Callable[[int, int], None] = _no_report
+) -> None:
+    """Create the data folder of an SQLite file and the schema, if missing, without keys.
+
+    Raises SchemaError, SettingsError or Unavailable. See `initialise` for `report_progress`.
+    """
+    if not settings.shared_database:
+        _make_folder(settings)
+    database = Database(settings.store_url, data_dir=settings.data_dir)
+    try:
+        await migrate.upgrade(database, report_progress=report_progress)
+    finally:
+        await database.close()
+
+
 async def initialise(
     settings: Settings,
     *,
     actor: Actor,
-    report_progress: Callable[[int, int], None] = lambda _done, _total: None,
+    report_progress: Callable[[int, int], None] = _no_report,
 ) -> None:
     """Create the data folder of an SQLite file, schema, first data key, audit log and built-in roles, if missing.
 
@@ -424,11 +444,9 @@ async def initialise(
     """
     sources = settings.kek_sources()
     await open_sources(sources)
-    if not settings.shared_database:
-        _make_folder(settings)
+    await upgrade_schema(settings, report_progress=report_progress)
     database = Database(settings.store_url, data_dir=settings.data_dir)
     try:
-        await migrate.upgrade(database, report_progress=report_progress)
         custody = Custody(database, *sources, now=utc_now)
         await custody.initialise(actor=actor)
         await _log_sealer(settings, database, custody).ensure_log(actor=actor)
