@@ -61,6 +61,7 @@ TOP_LEVEL_SETTINGS = frozenset(
         "REQUESTS",
         "CONSOLE",
         "METRICS",
+        "TRACING",
         "LOG",
     )
 )
