@@ -48,14 +48,14 @@ def test_each_door_leads_to_its_pages(tab: Tab, home: str) -> None:
         "I change it": "Contributing",
     }.items():
         tab.page.goto(home)
-        tab.page.click(f"article li a:text-is('{door}')")
-        tab.page.click(f"article li a:text-is('{page}')")
+        for name in (door, page):
+            tab.page.locator("article").get_by_role("link", name=name, exact=True).click()
         assert tab.page.inner_text("h1").startswith(page)
     assert tab.logged == []
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-@pytest.mark.parametrize("page", ["index", "quick-starts", "evidence/attacks"])
+@pytest.mark.parametrize("page", ["index", "quick-starts"])
 def test_a_page_has_enough_contrast_and_fits_the_window(
     tab: Tab, home: str, page: str, scheme: Scheme
 ) -> None:
