@@ -36,6 +36,14 @@ def test_a_reload_of_the_api_reloads_the_webhooks_too() -> None:
 
 
 @pytest.mark.parametrize("unit", SERVICES)
+def test_systemd_never_gives_up_starting_a_service(unit: str) -> None:
+    """While its database is away, a service ends five times in ten seconds, systemd's limit."""
+    [before, _] = (DEPLOY / unit).read_text().split("[Service]")
+    assert "StartLimitIntervalSec=0" in before.splitlines()
+    assert values(unit, "Restart") == ["always"]
+
+
+@pytest.mark.parametrize("unit", SERVICES)
 def test_a_unit_runs_what_the_readme_installs_with_the_files_of_the_quick_start(unit: str) -> None:
     quick_start = (ROOT / "docs" / "quick-starts.md").read_text().partition("\n## For operators\n")[2]
     [toml, *_] = re.findall(r"```toml\n(.*?)```", quick_start, re.DOTALL)
