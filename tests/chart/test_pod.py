@@ -23,6 +23,7 @@ from support import chart_pod, helm_chart, postgres
 from support.certificate_authority import Authority
 from support.chart_pod import Pod, Running
 from support.helm_chart import CHART, Release, rendered
+from support.page_steps import PASSWORD, Reader, blocks_with_output, compare
 from support.terminal import in_a_terminal
 from support.wait import SECONDS, eventually
 
@@ -57,6 +58,7 @@ def test_a_release_with_only_a_name_and_a_key_is_a_working_service(tmp_path: Pat
     )
     keys = {"kek": chart_pod.new_kek()}
     pod = Pod(release, "api", tmp_path, {"clustercert-kek": keys})
+    first, login = blocks_with_output("deploy/chart/README.md", "Install")
     create, assign, fingerprint, set_up, rotate = EXEC.findall((CHART / "README.md").read_text())
     pod.initialise()
     with pod.running("api") as api, pod.running("webhook") as webhook:
@@ -64,20 +66,26 @@ def test_a_release_with_only_a_name_and_a_key_is_a_working_service(tmp_path: Pat
             assert probe(release, name, running) == '{"status": "ready"}'
         assert certificate(api) == certificate(webhook)
 
-        typed = {"Password (at least": "correct horse\n", "Repeat": "correct horse\n"}
+        typed = {"Password (at least": f"{PASSWORD}\n", "Repeat": f"{PASSWORD}\n"}
         code, screen = in_a_terminal(create[1].split(), typed, {}, program=pod.exec_command(create[0]))
         assert code == 0, screen
-        run(*pod.exec_command(assign[0]), *assign[1].split())
+        compare(first.steps[0], screen)
+        code, screen = in_a_terminal(assign[1].split(), {}, {}, program=pod.exec_command(assign[0]))
+        assert code == 0, screen
+        compare(first.steps[1], screen)
         printed = run(*pod.exec_command(fingerprint[0]), *fingerprint[1].split()).strip()
         assert printed == hashlib.sha256(certificate(api)).hexdigest()
-        password = tmp_path / "password"
-        password.write_text("correct horse\n")
+        compare(first.steps[2], printed)
+        path = f"{Path(sys.executable).parent}:/usr/bin:/bin"
+        words = {
+            "https://localhost:8443": f"https://localhost:{api.port}",
+            first.steps[2].printed[0]: printed,
+        }
+        olga = Reader(tmp_path, words, {"HOME": str(tmp_path), "PATH": path})
+        # The port is on this machine already.
+        olga.special[login.steps[0].command] = lambda _: None
+        olga.follow_steps(login.steps)
         client = (sys.executable, "-m", "clustercert")
-        run(
-            *(*client, "login", f"https://localhost:{api.port}", "--user", "olga"),
-            *("--password-file", str(password), "--ca-fingerprint", printed),
-            home=tmp_path,
-        )
         run(*client, "project", "create", "eu-de", home=tmp_path)
         ca = tmp_path / "ca.pem"
         ca.write_bytes(Authority("kube-apiserver-ca").certificate_pem)

@@ -3,6 +3,7 @@
 import json
 import re
 import ssl
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,6 +18,8 @@ from support.oauth_issuer import OAuthIssuer
 from support.oidc import IssuerServer, Response, new_key
 from support.oidc_users import OidcUser, Site, logging_in, private_files, running_site
 from support.operated_cluster import SERVICE_CA
+from support.page_site import steps_below
+from support.page_steps import Reader
 from support.terminal import in_a_terminal
 from support.wait import eventually, line_with
 
@@ -80,6 +83,26 @@ def test_a_person_logs_in_once_for_everything(user: OidcUser, issuer: OAuthIssue
     assert secrets[1] not in issuer.refresh_tokens
     assert not user.tokens_file.exists()
     assert user.run("status").returncode == 3
+
+
+def test_the_pages_show_a_login_and_how_an_operator_ends_it(user: OidcUser, issuer: OAuthIssuer) -> None:
+    [login] = steps_below("docs/login.md", "In the browser")
+    [blocking] = steps_below("docs/administration.md", "A colleague leaves")
+    path = f"{Path(sys.executable).parent}:/usr/bin:/bin"
+    words = {
+        "clustercert login https://clustercert.example.com": f"clustercert login {user.url} {' '.join(user.ca_option)}",
+        "https://clustercert.example.com": user.url,
+        "https://sso.example.com/realms/acme": issuer.url,
+        "https://sso.example.com": issuer.url,
+        "clustercert user block": f"clustercert --config {user.operator.config} user block --local",
+        "alice": user.name,
+        "anna": user.name,
+    }
+    person = Reader(user.home, words, {**user.environment, **user.browser, "PATH": path}, columns=100)
+    person.follow_steps(login)
+    for _ in range(2):
+        user.output("kubeconfig", "get", "prod", "--insecure")
+    person.follow_steps(blocking)
 
 
 def test_a_lost_laptop_is_logged_out_from_another_machine(user: OidcUser, issuer: OAuthIssuer) -> None:

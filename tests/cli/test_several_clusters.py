@@ -13,6 +13,7 @@ from clustercert.model import Domain
 from clustercert.model.identity import ProjectName
 from support.command_line import CommandResult
 from support.operated_cluster import OperatedCluster
+from support.page_site import reader, steps_below
 from support.samples import cluster
 
 
@@ -131,6 +132,24 @@ def test_verify_prints_a_line_for_each_cluster(sites: OperatedCluster) -> None:
     assert "\nDefault/eu-de/test: authenticate: The cluster's API server can't be reached." in f"\n{done.err}"
     assert "Default/eu-de/prod: Use after a revocation is not seen: the API server has sent no" in done.err
     assert "Default/eu-de/test: Use after a revocation is not seen: the cluster has no webhook" in done.err
+
+
+def test_the_page_shows_what_verify_and_remove_print(sites: OperatedCluster, tmp_path: Path) -> None:
+    page = "docs/kubernetes.md"
+    sites.set_up()
+    operator = reader(tmp_path / "home", CLUSTERCERT_CONFIG=str(sites.operator.config))
+    operator.columns = 140
+    operator.words |= {
+        "--all": "--all --project eu-de --domain Default",
+        "prod-control-plane": str(sites.folder),
+    }
+    for heading in (
+        "Kubernetes: certificates that can be revoked",
+        "Verify regularly",
+        "Remove clustercert from a cluster",
+    ):
+        [found] = steps_below(page, heading)
+        operator.follow_steps(found)
 
 
 @pytest.mark.parametrize(

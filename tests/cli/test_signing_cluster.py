@@ -12,6 +12,8 @@ import yaml
 from clustercert.kubernetes.verify import signing
 from support.apiserver import ApiServer
 from support.operated_cluster import OperatedCluster
+from support.page_site import steps_below
+from support.page_steps import compare
 from support.signing_cluster import apply_manifest, first_token, requests_in
 
 
@@ -109,6 +111,12 @@ def test_the_rate_is_measured_on_request(own: SigningSite, monkeypatch: pytest.M
     monkeypatch.setattr(signing, "MOST_MEASURED", 3)
     own.set_up()
     _, checks = own.verify("--measure-rate")
+    [(printed,)] = steps_below("docs/csr-api.md", "Set up")
+    varying = {
+        "20 certificates a second (101 signed, 32 at once)": "… certificates a second (… signed, … at once)",
+        "365 days": "…",
+    }
+    compare(printed, own.run("kubernetes", "verify", "own", "--measure-rate"), varying)
     assert re.match(r"\d+ certificates a second \(\d+ signed", checks["rate"]["detail"])
     assert requests_in(own.double) == []
 

@@ -10,7 +10,17 @@ import yaml
 
 from support.apiserver import ApiServer
 from support.page_service import PageService, environment, issuer, new_service
-from support.page_steps import PASSWORD, ROOT, Reader, Step, compare, pattern, section, steps
+from support.page_steps import (
+    PASSWORD,
+    ROOT,
+    Reader,
+    Step,
+    blocks_with_output,
+    compare,
+    pattern,
+    section,
+    steps,
+)
 from support.wait import eventually
 
 PAGE = "docs/quick-starts.md"
@@ -79,6 +89,9 @@ def test_ci_jobs(service: PageService, reader: Reader, tmp_path: Path) -> None:
             }
             reader.env["CLUSTERCERT_TOKEN"] = tokens["gitlab"]
             reader.follow(text)
+            (reader.home / "kubeconfig").unlink()
+            for found in blocks_with_output("docs/login.md", "Jobs"):
+                reader.follow_steps(found.steps)
 
 
 @pytest.fixture

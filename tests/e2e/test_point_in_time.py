@@ -17,7 +17,8 @@ from support import postgres
 from support.backup import Machine, commands, machine
 from support.kubernetes_messages import review_of
 from support.leaf_checks import leaf_of
-from support.page_steps import Step
+from support.page_site import steps_below
+from support.page_steps import Step, compare
 from support.serve_process import serving
 from support.stores import Store
 from support.wait import SECONDS, eventually
@@ -170,6 +171,12 @@ def test_after_a_point_in_time_restore_later_certificates_are_unknown_and_later_
             code, said = verification(running)
             assert code == 1
             assert f"has {size_now} leaves, but only {size_then} are left" in said
+            [(verify,)] = steps_below("docs/backup.md", "After a restore")
+            compare(
+                verify,
+                said,
+                {"size 37 has 37": f"size {size_now} has {size_now}", "only 31": f"only {size_then}"},
+            )
             # The webhook's process was not stopped. It follows the restored ledger.
             for each in later:
                 reason = eventually(lambda each=each: webhook.denial(each))  # type: ignore[misc] # the lambda has no types

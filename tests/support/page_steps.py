@@ -28,17 +28,17 @@ ANSWERS = {
 # What differs in each run. Here and on the page, each matches its own pattern.
 _VARYING = (
     r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}",  # an id of a cluster
-    r"\b[0-9a-f]{4}…[0-9a-f]{4}\b",  # the short form of an id
-    r"\b[0-9a-f]{16,64}\b",  # another id, a fingerprint, a hash
+    r"\b[0-9A-Za-z]{4}…[0-9A-Za-z]{4}\b",  # the short form of an id
+    r"\b[0-9a-f]{8}\b|\b[0-9a-f]{16,64}\b",  # another id, a fingerprint, a hash
     r"\d{4}-\d\d-\d\d[T ]\d\d:\d\d(?::\d\d)?Z?",
     r"\bAK[0-9A-Z]+|\b[A-Z0-9]{20}\b",  # an access key
     r"\d+\.\d+\.\d+\.\d+(?::\d+)?",
     r"\(in [^)]*\)|in (?:\d+[a-z]+)+",
     r"\b(?:\d+[smhd])+ ago",
     r":\d{4,5}\b",  # a port
-    r"\b\d+\.\d\d\b",  # seconds
-    r" {2,}",
+    r"\b\d+\.\d{1,2}\b",  # seconds
 )
+_ANY = r"(?:^|\n)…(?:\n|$)|…"
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,7 +107,8 @@ def blocks(page: str, text: str | None = None) -> Sequence[Block]:
 def _steps(lines: str) -> Iterator[Step]:
     for command in re.split(r"^\$ ", lines, flags=re.MULTILINE)[1:]:
         first, *printed = command.splitlines()
-        while first.endswith("\\"):
+        # A line goes on after a backslash, and in quotes.
+        while printed and (first.endswith("\\") or first.count("'") % 2):
             first = f"{first}\n{printed.pop(0)}"
         yield Step(first, tuple(line for line in printed if line))
 
@@ -117,6 +118,15 @@ def steps(text: str) -> Sequence[Step]:
     return [step for block in blocks("", text) if block.illustration is None for step in block.steps]
 
 
+def blocks_with_output(page: str, heading: str) -> Sequence[Block]:
+    """The blocks below a heading that a test must run."""
+    return [
+        block
+        for block in blocks(page)
+        if block.heading == heading and block.has_output and block.illustration is None
+    ]
+
+
 def block(page: str, mark: str) -> str:
     """The code block after `<!-- recipe: MARK -->`, or another kind of mark."""
     text = (ROOT / page).read_text(encoding="utf-8")
@@ -124,21 +134,26 @@ def block(page: str, mark: str) -> str:
 
 
 def pattern(lines: Sequence[str]) -> str:
-    """A regular expression for output like these lines. A line with only an ellipsis stands for several."""
-    return "\n".join(r"[\s\S]*" if line == "…" else "".join(_alike(line)) for line in lines)
+    """A regular expression for output like these lines. A line with only an ellipsis stands for several.
+
+    Lines may be broken at other places, since terminals have different widths.
+    """
+    return "".join(_alike("\n".join(lines).strip()))
 
 
-def _alike(line: str) -> Iterator[str]:
-    """Regular expressions for the fixed and the varying parts of a line, by turns."""
-    for index, part in enumerate(re.split(f"({'|'.join((*_VARYING, '…'))})", line)):
+def _alike(text: str) -> Iterator[str]:
+    """Regular expressions for the fixed and the varying parts of a text, by turns."""
+    for index, part in enumerate(re.split(f"({'|'.join((_ANY, *_VARYING))})", text)):
         if index % 2:
-            yield next((each for each in _VARYING if re.fullmatch(each, part)), ".*")
+            yield next((f"(?:{each})" for each in _VARYING if re.fullmatch(each, part)), r"[\s\S]*?")
         else:
-            yield re.escape(part)
+            yield re.sub(r"(?:\\?\s)+", r"\\s+", re.escape(part))
 
 
 # The steps that the current test has run.
 _followed: set[Step] = set()
+# Output of commands that exit with another status than 0.
+_FAILURE = re.compile(r"^(?:Error|Refused)|\bfailed\b|is not intact", re.MULTILINE)
 
 
 def run(
@@ -147,33 +162,34 @@ def run(
     env: Mapping[str, str],
     answers: Mapping[str, str] | None = None,
     words: Mapping[str, str] | None = None,
+    columns: int | None = None,
 ) -> str:
     """Run a command, and return its output. It must print what the page shows; where that is nothing, anything.
 
     Args:
         answers: what to type at prompts. Steps with prompts run in a terminal.
         words: texts of the page, and what stands for them here.
+        columns: the width of a terminal in which the command runs; None: it needs none, unless it has prompts.
     """
     here = step.here(words or {})
     asks = [prompt for prompt in answers or {} if prompt in "\n".join(here.printed)]
-    if asks:
-        status, said = _at_a_terminal(
-            here.command, folder, env, [(ask, (answers or {})[ask]) for ask in asks]
-        )
+    if asks or columns:
+        typed = [(ask, (answers or {})[ask]) for ask in asks]
+        status, said = _at_a_terminal(here.command, folder, env, typed, columns or 300)
     else:
         status, said = _in_a_shell(here.command, folder, env)
-    fails = any(line.startswith("Error") for line in here.printed)
+    fails = _FAILURE.search("\n".join(here.printed)) is not None
     assert (status != 0) == fails, f"{here.command}\n{said}"
     return compare(step, said, words)
 
 
 def compare(step: Step, said: str, words: Mapping[str, str] | None = None) -> str:
-    """Compare what a step printed with the page, and return it without spaces at the ends of lines."""
+    """Compare what a step printed with the page, and return it without colors and spaces at ends."""
     here = step.here(words or {})
-    said = "\n".join(line.rstrip() for line in said.strip().splitlines())
+    plain = re.sub(r"\x1b\[[\d;]*m", "", said)
+    said = "\n".join(line.rstrip() for line in plain.strip().splitlines())
     if here.printed:
-        shown = "\n".join(line for line in said.splitlines() if line)
-        assert re.fullmatch(pattern(here.printed), shown), f"{here.command}\n{said}"
+        assert re.fullmatch(pattern(here.printed), said), f"{here.command}\n{said}"
     _followed.add(step)
     return said
 
@@ -203,13 +219,13 @@ def _in_a_shell(command: str, folder: Path, env: Mapping[str, str]) -> tuple[int
 
 
 def _at_a_terminal(
-    command: str, folder: Path, env: Mapping[str, str], answers: Sequence[tuple[str, str]]
+    command: str, folder: Path, env: Mapping[str, str], answers: Sequence[tuple[str, str]], columns: int
 ) -> tuple[int, str]:
     """Type each answer after its prompt, in their order."""
     pid, terminal = pty.fork()
     if pid == 0:
         os.chdir(folder)
-        os.execvpe("bash", ["bash", "-c", command], {**env, "TERM": "dumb", "COLUMNS": "300"})  # noqa: S606
+        os.execvpe("bash", ["bash", "-c", command], {**env, "TERM": "dumb", "COLUMNS": str(columns)})  # noqa: S606
     screen, waiting = "", list(answers)
     # A character may come in two parts.
     decoder = codecs.getincrementaldecoder("utf-8")()
@@ -228,7 +244,9 @@ def _at_a_terminal(
     os.close(terminal)
     _, status = os.waitpid(pid, 0)
     overdue.cancel()
-    return os.waitstatus_to_exitcode(status), screen.replace("\r\n", "\n")
+    # What was overwritten, such as a progress bar, is gone.
+    shown = re.sub(r"[^\n]*\r\x1b\[K", "", screen.replace("\r\n", "\n"))
+    return os.waitstatus_to_exitcode(status), shown
 
 
 @dataclass
@@ -238,20 +256,25 @@ class Reader:
     Attributes:
         words: what the page calls otherwise.
         special: what happens instead of a command. It compares the output itself, if the page shows any.
+        columns: the width of their terminal; None: only commands with prompts run in a terminal.
     """
 
     home: Path
     words: dict[str, str]
     env: dict[str, str]
     special: dict[str, Callable[[Step], object]] = field(default_factory=dict)
+    columns: int | None = None
 
     def here(self, text: str) -> str:
         return _replaced(text, self.words)
 
     def follow(self, text: str) -> dict[str, str]:
         """Run the steps of a text. Returns what each command printed, except commands in `special`."""
+        return self.follow_steps(steps(text))
+
+    def follow_steps(self, found: Sequence[Step]) -> dict[str, str]:
         printed = {}
-        for step in steps(text):
+        for step in found:
             if step.command in self.special:
                 self.special[step.command](step)
                 if not step.printed:
@@ -263,7 +286,7 @@ class Reader:
     def follow_step(self, step: Step) -> str:
         """Run a step, and return what it printed."""
         if not step.command.startswith("export "):
-            return run(step, self.home, self.env, ANSWERS, self.words)
+            return run(step, self.home, self.env, ANSWERS, self.words, self.columns)
         name, _, value = self.here(step.command).removeprefix("export ").partition("=")
         self.env[name] = value
         return compare(step, "", self.words)

@@ -1,0 +1,237 @@
+"""Console blocks of pages about the use of the service, run as they stand there."""
+
+import base64
+import re
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import yaml
+
+from support.command_line import Operator
+from support.operated_cluster import tls_settings
+from support.page_site import PageSite, page_site, reader, steps_below
+from support.page_steps import ROOT, Reader, Step, block, run, section
+from support.samples import server_ca_pem
+
+pytestmark = pytest.mark.slow
+POLICY = """
+[policy]
+role_groups = false
+
+[[policy.rules]]
+name = "frozen"
+when.cluster_labels = { frozen = ["true"] }
+deny = "This cluster is frozen. Ask the platform team."
+
+[[policy.rules]]
+name = "members"
+when.roles = ["member"]
+grant.groups = ["clustercert:viewers"]
+grant.max_lifetime = "8h"
+
+[[policy.rules]]
+name = "break-glass"
+when.groups = ["on-call"]
+grant.groups = ["clustercert:admins"]
+grant.max_lifetime = "1h"
+grant.reason_required = true
+"""
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[PageSite]:
+    with page_site(tmp_path_factory.mktemp("site"), POLICY) as site:
+        site.add_user("alice", "member", "on-call")
+        site.add_user("carol", "admin", "on-call")
+        site.add_user("dan", "member")
+        site.add_user("olga", "operator")
+        yield site
+
+
+def issue(user: Reader, cluster: str) -> None:
+    """Let a user get a certificate."""
+    get = f"clustercert kubeconfig get {cluster} --local-key --out issued --force"
+    run(Step(get, ()), user.home, user.env)
+
+
+def cluster_kubeconfig() -> str:
+    """A kubeconfig of a cluster's administrator."""
+    ca = base64.b64encode(server_ca_pem()).decode()
+    server = {"server": "https://10.0.0.7:6443", "certificate-authority-data": ca}
+    return yaml.safe_dump(
+        {
+            "apiVersion": "v1",
+            "kind": "Config",
+            "clusters": [{"name": "one", "cluster": server}],
+            "users": [{"name": "admin", "user": {}}],
+            "contexts": [{"name": "admin", "context": {"cluster": "one", "user": "admin"}}],
+            "current-context": "admin",
+        }
+    )
+
+
+def test_explanations(site: PageSite, tmp_path: Path) -> None:
+    page = "docs/policy-changes.md"
+    alice, olga = (site.reader(tmp_path / name) for name in ("alice", "olga"))
+    site.log_in(alice, "alice")
+    site.log_in(olga, "olga")
+    own, of_others = steps_below(page, "Explain")
+    alice.follow_steps(own)
+    olga.follow_steps(of_others)
+    [can] = steps_below(page, "Who could get it")
+    olga.follow_steps(can)
+
+
+def test_live_certificates_under_another_policy(tmp_path: Path) -> None:
+    every = '[[policy.rules]]\nname = "all"\nwhen.roles = ["member"]\ngrant.groups = ["clustercert:viewers"'
+    [replay] = steps_below("docs/policy-changes.md", "Live certificates")
+    with page_site(
+        tmp_path / "service", f'{every}, "clustercert:admins"]\ngrant.max_lifetime = "8h"\n'
+    ) as site:
+        for name in ("ci-web", "alice"):
+            site.add_user(name, "member")
+            user = site.reader(tmp_path / name)
+            site.log_in(user, name)
+            issue(user, "prod")
+        site.add_user("olga", "operator")
+        olga = site.reader(tmp_path / "olga")
+        site.log_in(olga, "olga")
+        members = every.replace('"all"', '"members"') + ']\ngrant.max_lifetime = "1h"\n'
+        freeze = (
+            '[[policy.rules]]\nname = "freeze"\nwhen.users = ["ci-*"]\ndeny = "This cluster is frozen."\n'
+        )
+        site.operator.configure(freeze + members)
+        olga.env["CLUSTERCERT_CONFIG"] = str(site.operator.config)
+        olga.follow_steps(replay)
+
+
+def test_an_example_that_fails(operator: Operator, tmp_path: Path) -> None:
+    page = section("docs/policy.md", "Examples")
+    settings = re.findall(r"```toml\n(.*?)```", page, re.DOTALL)[0]
+    assert "now = 2026-01-04T12:00:00Z" in settings
+    assert "(`now = 2026-01-05T12:00:00Z`)" in page
+    operator.configure(settings.replace("2026-01-04", "2026-01-05"))
+    [tested] = steps_below("docs/policy.md", "Examples")
+    following = reader(tmp_path / "home", CLUSTERCERT_CONFIG=str(operator.config))
+    following.columns = 140
+    following.follow_steps(tested)
+
+
+def test_a_fingerprint(operator: Operator, tmp_path: Path) -> None:
+    [shown] = steps_below("docs/operations.md", "The certificate of the service")
+    variables = {"CLUSTERCERT_CONFIG": str(operator.config), **tls_settings(operator.folder)}
+    following = reader(tmp_path / "home", **variables)
+    following.words["/etc/clustercert/tls.pem"] = variables["CLUSTERCERT_SERVER__TLS_CERTIFICATE"]
+    following.follow_steps(shown)
+
+
+def test_documents_are_applied_once(operator: Operator, tmp_path: Path) -> None:
+    [applied] = steps_below("docs/administration.md", "As code")
+    following = reader(tmp_path / "home", CLUSTERCERT_CONFIG=str(operator.config))
+    following.words["clustercert apply"] = "clustercert apply --local"
+    (following.home / "apply.yaml").write_text((ROOT / "docs" / "examples" / "apply.yaml").read_text())
+    (following.home / "prod.kubeconfig").write_text(cluster_kubeconfig())
+    following.follow_steps(applied)
+
+
+USED = """
+[policy]
+username = "{user.name}"
+
+[[policy.rules]]
+name = "members"
+when.roles = ["member"]
+grant.groups = ["clustercert:editors"]
+grant.max_lifetime = "8h"
+"""
+
+
+@pytest.fixture(scope="module")
+def used(tmp_path_factory: pytest.TempPathFactory) -> Iterator[PageSite]:
+    with page_site(tmp_path_factory.mktemp("used"), USED) as site:
+        site.add_user("olga", "operator")
+        yield site
+
+
+def test_kubectl_every_day(used: PageSite, tmp_path: Path) -> None:
+    used.add_user("alice", "member")
+    alice = used.reader(tmp_path / "alice", {"/home/alice/.local/bin": str(Path(sys.executable).parent)})
+    used.log_in(alice, "alice")
+    page = "docs/kubeconfig.md"
+    for heading in (
+        "kubectl every day",
+        "Which clusters, and which one now",
+        "The exec plugin",
+        "Programs with a short PATH, and allowlists",
+    ):
+        [found] = steps_below(page, heading)
+        alice.follow_steps(found)
+    [(listing, revoking)] = steps_below(page, "Your certificates")
+    shown = alice.follow_step(listing)
+    [alice.words["2f9c1a7e5b3d8046"]] = re.findall(r"^[0-9a-f]{16}\b", shown, re.MULTILINE)
+    alice.follow_step(revoking)
+
+
+def test_a_lost_laptop(used: PageSite, tmp_path: Path) -> None:
+    used.add_user("anna", "member")
+    used.operator.output("project", "create", "eu-nl")
+    used.operator.output("role", "assign", "member", "--user", "anna", "--project", "eu-nl")
+    used.operator.output("access-key", "create", "--user", "anna", "--description", "pipeline")
+    laptop, other = (used.reader(tmp_path / name) for name in ("laptop", "other"))
+    for each in (laptop, other):
+        each.words |= {"alice": "anna"}
+    [first] = steps_below("docs/login.md", "Log in")
+    laptop.follow_steps(first)
+    for _ in range(3):
+        issue(laptop, "prod")
+    used.log_in(other, "anna")
+    [lost] = steps_below("docs/login.md", "A lost laptop")
+    other.follow_steps(lost)
+
+
+def test_administration(used: PageSite, tmp_path: Path) -> None:
+    page = "docs/administration.md"
+    olga = used.reader(tmp_path / "olga", {"kubectl config view --raw --minify": "cat admin.conf"})
+    used.log_in(olga, "olga")
+    [(*before, deletion)] = steps_below(page, "Commands")
+    olga.follow_steps(before)
+    bob = used.reader(tmp_path / "bob")
+    used.log_in(bob, "bob")
+    for _ in range(2):
+        issue(bob, "prod")
+    olga.follow_step(deletion)
+
+    used.operator.output("group", "create", "team-blue")
+    used.operator.output("role", "assign", "member", "--group", "team-blue", "--project", "eu-de")
+    used.add_user("chris", None, "team-blue")
+    chris = used.reader(tmp_path / "chris")
+    used.log_in(chris, "chris")
+    for _ in range(2):
+        issue(chris, "prod")
+    olga.words["alice"] = "chris"
+    [removal] = steps_below(page, "Remove a member or a role")
+    olga.follow_steps(removal)
+
+    used.add_user("ci", "member")
+    (olga.home / "admin.conf").write_text(cluster_kubeconfig())
+    [clusters] = steps_below(page, "Clusters, access keys and webhook tokens")
+    olga.follow_steps(clusters)
+
+
+def test_an_access_request(tmp_path: Path) -> None:
+    page = "docs/access-requests.md"
+    [(offers, create)], [(listing, approve)] = (
+        steps_below(page, each) for each in ("Ask", "Approve or deny")
+    )
+    with page_site(tmp_path / "service", block(page, "policy: access-requests")) as site:
+        site.add_user("anna", "member")
+        site.add_user("bert", "member", "leads")
+        anna, bert = (site.reader(tmp_path / name) for name in ("anna", "bert"))
+        site.log_in(anna, "anna")
+        site.log_in(bert, "bert")
+        anna.follow_step(offers)
+        bert.words["8500d16f"] = anna.follow_step(create).split()[2][:8]
+        bert.follow_step(listing)
+        bert.follow_step(approve)
