@@ -97,7 +97,7 @@ def test_the_page_says_who_has_access_until_when_and_how_it_ends(site: Site, who
     assert "not enforced The API server accepts a revoked certificate until it expires." in shown
     assert f"clustercert kubernetes setup {site.world.clusters['plain'].id} --out" in shown
     assert f"admin tests {site.name(2)[:12]} clustercert:admins admin in 2" in shown
-    assert f"{site.name(0)[:12]} clustercert:editors member in 2 d never when it expires" in shown
+    assert f"{site.name(0)[:12]} clustercert:editors member in 3 d never when it expires" in shown
     assert "system:authenticated" not in shown
     # Only those who may revoke see the links to it.
     assert (f"/certificates/{site.name(0)}/revoke" in answer.text) is (who != "auditor")
@@ -146,7 +146,7 @@ def test_one_certificate_is_revoked_and_refused(site: Site) -> None:
     assert "Revoked the certificate of tests/member at 20" in shown
     assert "The API server refuses within 3 s of it (webhook)." in shown
     assert re.search(
-        rf"{site.name(0)[:12]} clustercert:editors member in 2 d never refused (now|\d+ s ago)", shown
+        rf"{site.name(0)[:12]} clustercert:editors member in 3 d never refused (now|\d+ s ago)", shown
     )
     assert site.states() == ["revoked", "live", "live"]
     assert site.revocations() == [("superseded", "lost laptop")]

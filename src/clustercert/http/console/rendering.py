@@ -66,11 +66,15 @@ def _as_time(value: str | datetime) -> datetime:
     return (value if isinstance(value, datetime) else parse_rfc3339(value)).astimezone(UTC)
 
 
-def _amount(seconds: float) -> str:
-    """Return a duration with one unit, such as `5 min`; the number is rounded down."""
+def _amount(seconds: float, *, is_rough: bool = False) -> str:
+    """Return a duration with one unit, such as `5 min`.
+
+    Rounds down, so that a limit is not overstated. `is_rough`: rounds hours, days and years to the nearest number.
+    """
     for unit, size in (("y", _YEAR), ("d", _DAY), ("h", _HOUR), ("min", _MINUTE)):
         if seconds >= size * (2 if unit != "min" else 1):
-            return f"{math.floor(seconds / size)} {unit}"
+            number = round(seconds / size) if is_rough and unit != "min" else math.floor(seconds / size)
+            return f"{number} {unit}"
     return f"{max(0, math.floor(seconds))} s"
 
 
@@ -79,7 +83,8 @@ def relative(value: str | datetime, now: datetime | None = None) -> str:
     seconds = (_as_time(value) - (now or utc_now())).total_seconds()
     if abs(seconds) < 1:
         return "now"
-    return f"in {_amount(seconds)}" if seconds > 0 else f"{_amount(-seconds)} ago"
+    amount = _amount(abs(seconds), is_rough=True)
+    return f"in {amount}" if seconds > 0 else f"{amount} ago"
 
 
 def absolute(value: str | datetime) -> str:

@@ -22,7 +22,7 @@ _NAMED = 5
 _PERMANENT_KEYS, _TEMPORARY_KEYS = 500, 20
 # What a person who revokes their own certificates can say about it.
 REASONS: Mapping[RevocationReason, str] = {
-    "cessationOfOperation": "I don't need it any more",
+    "cessationOfOperation": "Not needed any more",
     "keyCompromise": "Somebody else may have the private key (nobody can undo this)",
     "unspecified": "Another reason",
 }
