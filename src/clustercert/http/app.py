@@ -11,6 +11,7 @@ from starlette.routing import Match, Route
 from starlette.types import Scope
 
 from clustercert.http import (
+    access_report,
     access_requests,
     audit,
     certificates,
@@ -20,6 +21,7 @@ from clustercert.http import (
     openapi,
     operations,
     policy,
+    reachable_clusters,
     revocation,
     sessions,
     webhook,
@@ -39,6 +41,8 @@ API_ROUTERS = (
     clusters.router,
     revocation.router,
     certificates.router,
+    access_report.router,
+    reachable_clusters.router,
     fleet.router,
     kubeconfigs.router,
     access_requests.router,
