@@ -31,7 +31,7 @@ ha: dev haproxy patroni ## cause faults of PostgreSQL under Patroni, under load,
 	@PYTHONPATH=tests:. .venv/bin/python -m ha $(ARGS)
 
 bench: bench-tools haproxy ## measure speed and growth beside cfssl and django-ca (ARGS="compare --full"; see docs/evidence/performance.md)
-	@.venvs/bench/bin/python -m bench $(ARGS)
+	@PYTHONPATH=tests .venvs/bench/bin/python -m bench $(ARGS)
 
 format: dev ## format the code, and mend what the linter can mend
 	@.venv/bin/ruff format . && .venv/bin/ruff check --fix .
