@@ -41,6 +41,7 @@ from bench import (
     slow_postgres,
     soak,
     steps,
+    tracing,
     traffic,
     webhook,
     world,
@@ -64,6 +65,7 @@ SECONDS = {
     "logins": 20.0,
     "slow_postgres": 20.0,
     "console": 4.0,
+    "tracing": 1.0,
     "audit_log": 0.0,
     "policy": 0.0,
     "signers": 0.0,
@@ -82,6 +84,7 @@ USUAL = (
     "logins",
     "slow_postgres",
     "console",
+    "tracing",
     "audit_log",
     "policy",
     "signers",
@@ -92,6 +95,7 @@ CONNECTIONS = 64
 ROUNDS = 3
 KILLS = 100
 CLI_ROUNDS = 25
+TRACING_ROUNDS = 30
 
 
 class Bench:
@@ -186,6 +190,12 @@ class Bench:
             more = console.measure(WORK / "console", seconds, self._postgres)
             measured = {part: rows + more[part] for part, rows in measured.items()}
         report.save("console", measured)
+
+    def tracing(self, seconds: float) -> None:
+        """Measure what traces cost, and draw one."""
+        report.save("tracing", tracing.measure(WORK / "tracing", seconds, TRACING_ROUNDS))
+        picture = report.ROOT / "docs" / "tracing.svg"
+        picture.write_text(tracing.example(WORK / "trace"), encoding="utf-8")
 
     def audit_log(self, _seconds: float) -> None:
         """Measure sealing and proofs with audit logs of several sizes."""

@@ -69,6 +69,7 @@ def performance(measured: Measured) -> dict[str, str]:
         "logins": _logins,
         "slow_postgres": _slow_postgres,
         "console": _console,
+        "tracing": _tracing,
         "audit_log": _audit_log,
         "policy": _policy,
         "signers": _signers,
@@ -330,6 +331,24 @@ def _console(measured: Measured) -> str:
         markdown(tuple(columns), [tuple(row[figure] for figure in columns.values()) for row in console[part]])
         for part, columns in (("page", first | page), ("loads", {"database": "database"} | loads))
     )
+
+
+def _tracing(measured: Measured) -> str:
+    off = measured["tracing"][0]
+    rows: list[tuple[object, ...]] = [
+        (
+            row["traces"],
+            row["rate"],
+            row["rate"] / off["rate"],
+            row["cpu_us"],
+            row["cpu_us"] / off["cpu_us"],
+            row["p99_ms"],
+            row["errors"],
+        )
+        for row in measured["tracing"]
+    ]
+    heads = ("traces", "a second", "to off", "CPU µs", "to off", "p99 ms", "errors")
+    return markdown(heads, rows)
 
 
 def _reviews(what: str, measured: Sequence[Mapping[str, object]]) -> str:

@@ -12,6 +12,7 @@ TEN_MILLION = 10_000_000
 QUERIES = ("list_p99_ms", "show_p99_ms", "inventory_p99_ms", "page_p99_ms", "find_p99_ms")
 HALF_RATE_MS, QUERY_MS, REVIEW_MS, START_SECONDS, MEMORY_MB = 25, 10, 5, 2, 150
 KEPT_RATE = 0.8
+TRACED_RATE = 0.95
 # Growth between the halves of a soak, in MB, that does not count as a leak.
 FLAT = 0.05
 UNKNOWN = "?"
@@ -41,7 +42,13 @@ class Target:
 
 def judge(measured: Mapping[str, Any]) -> list[Target]:
     """Compare every target with its figure."""
-    return [*_against_peers(measured), *_growing(measured), *_reviewing(measured), _memory(measured)]
+    return [
+        *_against_peers(measured),
+        *_growing(measured),
+        *_reviewing(measured),
+        _tracing(measured),
+        _memory(measured),
+    ]
 
 
 def _against_peers(measured: Mapping[str, Any]) -> Iterator[Target]:
@@ -104,6 +111,15 @@ def _reviewing(measured: Mapping[str, Any]) -> Iterator[Target]:
         p99 = sizes[-1]["known"]["p99_ms"] if sizes else None
         what = f"{database}, 2,000 reviews a second of known credentials, p99 in the largest store measured"
         yield _below(what, f"under {REVIEW_MS} ms", p99, REVIEW_MS, "ms")
+
+
+def _tracing(measured: Mapping[str, Any]) -> Target:
+    what, wanted = "1 % of the requests traced, rate against none traced", f"{TRACED_RATE} x"
+    rows = measured.get("tracing")
+    if rows is None:
+        return Target(what, wanted, UNKNOWN, None)
+    kept = rows[1]["rate"] / rows[0]["rate"]
+    return Target(what, wanted, f"{kept:.2f} x", kept >= TRACED_RATE)
 
 
 def _memory(measured: Mapping[str, Any]) -> Target:

@@ -8,7 +8,7 @@ import secrets
 import shutil
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -143,19 +143,29 @@ async def _new_cluster(components: Components, project_id: str) -> str:
 
 @contextlib.contextmanager
 def served(
-    world: World, workers: int = 2, *, files: tls.Files | None = None, port: int | None = None
+    world: World,
+    workers: int = 2,
+    *,
+    files: tls.Files | None = None,
+    port: int | None = None,
+    variables: Mapping[str, str] | None = None,
 ) -> Iterator[Served]:
-    """Serve a store during the block, with TLS if there are files for it, on a free port unless one is given."""
+    """Serve a store during the block, with TLS if there are files for it, on a free port unless one is given.
+
+    `variables` are further settings of the service, as environment variables.
+    """
     with contextlib.ExitStack() as stack:
         port = port or stack.enter_context(processes.reserved_port())
-        yield stack.enter_context(_served(world, workers, files, port))
+        yield stack.enter_context(_served(world, workers, files, port, variables or {}))
 
 
 @contextlib.contextmanager
-def _served(world: World, workers: int, files: tls.Files | None, port: int) -> Iterator[Served]:
+def _served(
+    world: World, workers: int, files: tls.Files | None, port: int, variables: Mapping[str, str]
+) -> Iterator[Served]:
     host = f"127.0.0.1:{port}"
     url = f"{'https' if files else 'http'}://{host}"
-    env = {"CLUSTERCERT_METRICS__LOOPBACK": "true"}
+    env = {"CLUSTERCERT_METRICS__LOOPBACK": "true", **variables}
     if files:
         env |= {
             "CLUSTERCERT_SERVER__TLS_CERTIFICATE": str(files.certificate),

@@ -21,6 +21,7 @@ from clustercert.server.tls_files import new_server_certificate
 from support.demo_process import Demo, demo
 from support.open_files import as_many_as_possible
 from support.ports import port_of, reserve
+from support.trace_collector import TraceCollector, trace_collector
 from support.wait import SECONDS, eventually
 
 CONFIGURATION = Path(__file__).parents[2] / "deploy" / "haproxy.cfg"
@@ -43,6 +44,7 @@ class Front:
     process: "subprocess.Popen[bytes]"
     port: int
     context: ssl.SSLContext
+    collector: TraceCollector
 
     def client(self) -> httpx.Client:
         transport = httpx.HTTPTransport(verify=self.context, local_address=OTHER_CLIENT)
@@ -74,6 +76,10 @@ def front(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Front]:
     with pytest.MonkeyPatch.context() as patch, contextlib.ExitStack() as stack:
         port, webhook_port = (port_of(stack.enter_context(reserve())) for _ in range(2))
         patch.setenv("CLUSTERCERT_SERVER__TRUSTED_PROXIES", '["127.0.0.1"]')
+        collector = stack.enter_context(trace_collector())
+        patch.setenv("CLUSTERCERT_TRACING__ENDPOINT", collector.url)
+        patch.setenv("CLUSTERCERT_TRACING__SAMPLE_RATIO", "0")
+        patch.setenv("OTEL_BSP_SCHEDULE_DELAY", "100")
         running = stack.enter_context(demo(folder / "data"))
         env = os.environ | {
             "CLUSTERCERT_LISTEN": f"127.0.0.1:{port}",
@@ -82,7 +88,8 @@ def front(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Front]:
             "CLUSTERCERT_SERVER": running.said["url"].removeprefix("http://"),
         }
         process = subprocess.Popen([str(HAPROXY), "-db", "-f", CONFIGURATION], env=env)
-        one = Front(running, process, port, ssl.create_default_context(cafile=folder / "ca.pem"))
+        context = ssl.create_default_context(cafile=folder / "ca.pem")
+        one = Front(running, process, port, context, collector)
         try:
             _wait_for(one)
             yield one
@@ -194,3 +201,15 @@ def test_the_source_of_a_request_through_the_proxy_is_its_client(front: Front) -
         newest = client.get(path, params={"limit": "1"}).json()["certificates"][0]
     assert newest["fingerprint"] == issued.headers["X-Clustercert-Fingerprint"]
     assert newest["source_address"] == OTHER_CLIENT
+
+
+def test_a_client_of_the_proxy_does_not_decide_what_is_traced(front: Front) -> None:
+    client_trace, proxy_trace = "a" * 32, "b" * 32
+    with front.client() as client:
+        sent = {"traceparent": f"00-{client_trace}-{'1' * 16}-01"}
+        assert client.get("/v3", headers=sent).status_code == 200
+    # As the proxy sends it, from its own address.
+    sent = {"traceparent": f"00-{proxy_trace}-{'1' * 16}-01"}
+    assert httpx.get(f"{front.running.said['url']}/v3", headers=sent, trust_env=False).status_code == 200
+    eventually(lambda: front.collector.trace(proxy_trace))
+    assert not front.collector.trace(client_trace)
