@@ -4,7 +4,7 @@
 # .venvs/django-ca to measure. PYTHON=… names the interpreter, ARGS=… adds arguments.
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-all test-fast chart-test check ha bench format docs site lock release image image-check clean runtime dev clients chart issuers keystone openbao openssl softhsm haproxy pgbouncer patroni promtool chromium browser shells gophercloud podman uv site-tools bench-tools
+.PHONY: help demo test test-all test-fast chart-test check ha bench format docs site lock release image image-check clean runtime dev clients chart issuers keystone openbao openssl softhsm haproxy pgbouncer patroni promtool chromium browser shells gophercloud podman gnupg uv site-tools bench-tools
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-9s %s\n", $$1, $$2 }' Makefile
@@ -15,7 +15,7 @@ demo: runtime ## start a service to try, and issue a first kubeconfig (ARGS="--p
 test: dev clients issuers keystone openbao openssl softhsm ## run every layer, and each promise once with its real part, in ten minutes
 	@.venv/bin/python scripts/run_tests.py
 
-test-all: dev clients chart issuers keystone openbao openssl softhsm haproxy pgbouncer patroni promtool browser shells gophercloud podman uv site-tools ## run every test, under coverage, as CI does (45 minutes)
+test-all: dev clients chart issuers keystone openbao openssl softhsm haproxy pgbouncer patroni promtool browser shells gophercloud podman gnupg uv site-tools ## run every test, under coverage, as CI does (45 minutes)
 	@.venv/bin/python scripts/run_tests.py --all
 
 test-fast: dev ## run the unit tests and those on SQLite, without servers, in about a minute
@@ -45,7 +45,7 @@ site: dev site-tools ## build the site of the documentation in build/site; it ne
 lock: ## resolve the dependencies into the lock files anew (ARGS=--upgrade: to the newest)
 	@scripts/lock $(ARGS)
 
-release: dev uv ## build all files of a release in dist/, and prepare CHANGELOG.md; publishes nothing
+release: dev uv site-tools ## build all files of a release in dist/, and prepare CHANGELOG.md; publishes nothing
 	@.venv/bin/python -m scripts.release $(ARGS)
 
 image: dev uv ## build the container image in dist/, and print its digest; publishes nothing
@@ -148,6 +148,11 @@ podman:
 	@command -v podman >/dev/null && { command -v runc >/dev/null || test -x /usr/sbin/runc; } \
 		|| scripts/apt-install podman runc \
 		|| echo "podman or runc is not installed: tests/image/test_running.py is skipped" >&2
+
+# One test signs a release and verifies it, and is skipped without it.
+gnupg:
+	@command -v gpg >/dev/null && command -v git >/dev/null || scripts/apt-install gnupg git \
+		|| echo "gnupg or git is not installed: tests/e2e/test_release.py is skipped" >&2
 
 # Installs the packages of the container image. The image's tests are skipped without it.
 uv:

@@ -7,15 +7,18 @@ source gives the same files at any time. The image also depends on the versions 
 
 import argparse
 import hashlib
+import os
 import shutil
 import subprocess
 import sys
+import tempfile
 from datetime import UTC, datetime
 from pathlib import Path
 
 from clustercert import __version__
-from scripts import changelog, chart_archive, image, python_packages
+from scripts import changelog, chart_archive, image, python_packages, site
 from scripts.changelog import CHANGELOG, ReleaseError
+from scripts.folder_archive import compress, pack_folder
 
 ROOT = Path(__file__).resolve().parent.parent
 CHECKSUMS = "SHA256SUMS"
@@ -29,6 +32,18 @@ def check_committed(root: Path) -> None:
     status = subprocess.run(command, cwd=root, capture_output=True, text=True, check=True).stdout
     if changed := [line for line in status.splitlines() if not line.endswith(f" {CHANGELOG}")]:
         raise ReleaseError("These files differ from the last commit. Commit them:\n" + "\n".join(changed))
+
+
+def build_docs(out: Path, version: str, moment: datetime) -> None:
+    """Build the site of the documentation, and pack it into the folder `out`."""
+    seconds = int(moment.timestamp())
+    os.environ["SOURCE_DATE_EPOCH"] = str(seconds)
+    name = f"clustercert-{version}-docs"
+    with tempfile.TemporaryDirectory(prefix="clustercert-docs-") as folder:
+        built = Path(folder, "site")
+        site.build(built)
+        content = pack_folder(built, seconds, prefix=f"{name}/")
+    (out / f"{name}.tar.gz").write_bytes(compress(content))
 
 
 def write_checksums(folder: Path) -> None:
@@ -54,6 +69,7 @@ def main() -> None:
         out.mkdir()
         python_packages.build(ROOT, out, moment)
         chart_archive.build(ROOT, out, __version__, moment)
+        build_docs(out, __version__, moment)
         if not options.without_image:
             image.build(out, out, moment)
     except (ReleaseError, image.ImageError) as error:

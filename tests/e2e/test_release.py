@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from clustercert import __version__
-from scripts import image, sbom
+from scripts import image, sbom, site
 from support.page_steps import ROOT, Reader, Step, compare, section, steps
 
 pytestmark = pytest.mark.full
@@ -25,6 +25,7 @@ EXPECTED = {
     "SHA256SUMS",
     f"clustercert-{__version__}-{ARCHITECTURE}.cdx.json",
     f"clustercert-{__version__}-{ARCHITECTURE}.oci.tar",
+    f"clustercert-{__version__}-docs.tar.gz",
     f"clustercert-{__version__}-py3-none-any.whl",
     f"clustercert-{__version__}.cdx.json",
     f"clustercert-{__version__}.tar.gz",
@@ -82,8 +83,12 @@ def copy_checkout(repository: Path) -> None:
 
 
 @pytest.mark.skipif(
-    not (image.UV.exists() and all(map(shutil.which, ("gpg", "git", "dpkg-deb")))),
-    reason="needs Git, GnuPG, Debian's packages and `make uv`",
+    not (
+        image.UV.exists()
+        and site.PYTHON.exists()
+        and all(map(shutil.which, ("gpg", "git", "apt-get", "dpkg-deb")))
+    ),
+    reason="needs Git, apt, and what `make gnupg uv site-tools` installs",
 )
 def test_a_stranger_verifies_and_rebuilds_a_release(tmp_path: Path, keyrings: Path) -> None:
     making, verifying = section("SECURITY.md", "Releases").split("### Verify a release\n")
