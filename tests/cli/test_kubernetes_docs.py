@@ -1,14 +1,10 @@
-"""docs/kubernetes.md names only existing commands, options, flags, files and metrics.
-
-The pages about client CAs name only existing commands and options.
-"""
+"""docs/kubernetes.md names only existing options, flags, files and metrics."""
 
 import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import pytest
 import typer
 from prometheus_client import REGISTRY
 
@@ -18,9 +14,6 @@ from clustercert.kubernetes.setup.values import NAMES
 
 DOCS = Path(__file__).parents[2] / "docs"
 DOCUMENT = (DOCS / "kubernetes.md").read_text(encoding="utf-8")
-ABOUT_CAS = tuple(
-    (DOCS / name).read_text(encoding="utf-8") for name in ("replace-a-ca.md", "where-is-the-key.md")
-)
 # Flags of kube-apiserver 1.32 and 1.36, and options of kubectl and kubeadm.
 OF_KUBERNETES = {
     "--as",
@@ -47,40 +40,15 @@ OF_KUBERNETES = {
 ROOT: Any = typer.main.get_command(app)
 
 
-def commands_named() -> Iterator[str]:
-    """Every `clustercert` command line in the documents, in blocks and between backticks."""
-    for document in (DOCUMENT, *ABOUT_CAS):
-        text = re.sub(r"\n *", " ", document)
-        yield from re.findall(r"`(clustercert [a-z][^`]*)`", text)
-        yield from re.findall(r"^\$ (clustercert [^#\n&]*)", document, re.MULTILINE)
-
-
 def subcommands(command: Any) -> dict[str, Any]:
     """The subcommands of a group; typer has no public type for it."""
     return getattr(command, "commands", {})
-
-
-def resolved(line: str) -> tuple[Any, list[str]]:
-    """The command of a line, and its arguments."""
-    command, words = ROOT, line.split()[1:]
-    while below := subcommands(command):
-        assert words, line
-        assert words[0] in below, f"{line}: there is no command {words[0]}"
-        command, words = below[words[0]], words[1:]
-    return command, words
 
 
 def options_of(command: Any) -> set[str]:
     names = {name for each in command.params for name in (*each.opts, *each.secondary_opts)}
     # The root command's options are allowed anywhere.
     return names | {"--config", "--data-dir"}
-
-
-@pytest.mark.parametrize("line", sorted({line.strip() for line in commands_named()}))
-def test_every_command_exists_and_takes_its_options(line: str) -> None:
-    command, words = resolved(line)
-    said = {word.partition("=")[0] for word in words if word.startswith("--")}
-    assert said <= options_of(command)
 
 
 def test_every_option_and_flag_in_the_document_exists() -> None:

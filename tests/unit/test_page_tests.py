@@ -35,8 +35,8 @@ def test_every_named_test_exists(test: str) -> None:
 
 def test_an_illustration_is_a_mark_directly_above_a_console_block() -> None:
     for page in PAGES:
-        marks = (ROOT / page).read_text().count("<!-- illustration")
-        assert marks == sum(block.illustration is not None for block in blocks(page)), page
+        marks = re.findall(r"^ *<!-- illustration", (ROOT / page).read_text(), re.MULTILINE)
+        assert len(marks) == sum(block.illustration is not None for block in blocks(page)), page
 
 
 def test_a_named_test_that_does_not_run_a_step_fails() -> None:
