@@ -59,7 +59,7 @@ def test_a_client_that_wants_json_gets_the_error_of_the_api(site: Service) -> No
 @pytest.mark.parametrize(
     ("method", "address", "status", "message"),
     [
-        ("GET", "/console/clusters?page=1&page=2", 400, "page: send it once."),
+        ("GET", "/console/clusters?page=1&page=2", 400, "page: occurs more than once. Send it once."),
         ("PUT", "/console/clusters", 405, "This path does not support this method."),
         ("GET", "/console/static/missing.css", 404, "The console has no file missing.css."),
     ],

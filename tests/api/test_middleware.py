@@ -89,11 +89,11 @@ async def test_a_lasting_fault_of_the_database_is_explained_to_the_log_alone() -
 @pytest.mark.parametrize(
     ("query", "said"),
     [
-        ("user=a&user=b", "user: send it once."),
-        ("user=a&u%73er=a", "user: send it once."),
-        ("user&x=1&user=", "user: send it once."),
-        ("limit=1&limit=1", "limit: send it once."),
-        ("%0a=1&%0A=2", "A query parameter: send it once."),
+        ("user=a&user=b", "user: occurs more than once. Send it once."),
+        ("user=a&u%73er=a", "user: occurs more than once. Send it once."),
+        ("user&x=1&user=", "user: occurs more than once. Send it once."),
+        ("limit=1&limit=1", "limit: occurs more than once. Send it once."),
+        ("%0a=1&%0A=2", "A query parameter: occurs more than once. Send it once."),
     ],
 )
 async def test_a_repeated_query_parameter_is_refused(query: str, said: str) -> None:

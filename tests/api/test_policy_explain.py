@@ -354,7 +354,10 @@ def test_the_cluster_is_required_and_parameters_are_sent_once(client: httpx.Clie
     without = client.get(PATH, headers=headers)
     assert (without.status_code, without.json()["message"]) == (400, "cluster: send the id of a cluster.")
     twice = client.get(f"{PATH}?cluster=a&cluster=b", headers=headers)
-    assert (twice.status_code, twice.json()["message"]) == (400, "cluster: send it once.")
+    assert (twice.status_code, twice.json()["message"]) == (
+        400,
+        "cluster: occurs more than once. Send it once.",
+    )
     assert client.get(PATH).status_code == 401
 
 

@@ -59,7 +59,7 @@ def refuse_repeated(query_string: bytes) -> None:
     names = set[str]()
     for name, _ in parse_qsl(query_string.decode("latin-1"), keep_blank_values=True):
         if name in names:
-            raise InvalidRequest(f"{_shown_name(name)}: send it once.")
+            raise InvalidRequest(f"{_shown_name(name)}: occurs more than once. Send it once.")
         names.add(name)
 
 
