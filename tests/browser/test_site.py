@@ -64,6 +64,19 @@ def test_a_page_has_enough_contrast_and_fits_the_window(
     assert tab.faults(only_contrast=True) == []
 
 
+def test_a_drawing_has_the_colours_of_the_theme_chosen_on_the_page(tab: Tab, home: str) -> None:
+    tab.show(1280, "dark")
+    tab.page.goto(home.replace("index", "README"))
+    drawing = tab.page.locator("img[src$='overview.svg']")
+    dark = drawing.screenshot()
+    tab.show(1280, "light")
+    assert drawing.screenshot() != dark
+    theme = tab.page.locator("body")
+    while theme.get_attribute("data-theme") != "dark":
+        tab.page.locator(".theme-toggle-content button").click()
+    assert drawing.screenshot() == dark
+
+
 def test_no_page_scrolls_horizontally_on_a_phone(tab: Tab, home: str) -> None:
     tab.show(320, "light")
     for page in sorted(Path(home.removeprefix("file://")).parent.rglob("*.html")):
