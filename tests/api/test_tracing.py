@@ -8,7 +8,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from opentelemetry.proto.trace.v1.trace_pb2 import Span, Status
+from opentelemetry.proto.trace.v1.trace_pb2 import Status
+from prometheus_client import REGISTRY
 
 from clustercert.http.app import new_app
 from clustercert.http.middleware import METHODS, OTHER
@@ -22,7 +23,7 @@ from support import world as worlds
 from support.access_table import API_SERVERS, PEOPLE, CellRequests, cells
 from support.request_client import OFFERED_TO_ALL
 from support.service import Service
-from support.trace_collector import ReceivedSpan, TraceCollector, trace_collector
+from support.trace_collector import ReceivedSpan, TraceCollector, trace_collector, wait_for_flush
 from support.world import World, webhook_token
 
 CLUSTERCERT = "/api/v3/projects/{project_id}/clusters/{cluster_id}/clustercert"
@@ -54,16 +55,12 @@ def issue(service: Service, world: World, who: str = "admin", **headers: str) ->
     return service.client.post(world.path(), headers=sent, json={"duration": 1}).status_code
 
 
-def requests(collector: TraceCollector) -> list[ReceivedSpan]:
-    return [span for span in collector.spans if span.sent.kind == Span.SPAN_KIND_SERVER]
-
-
 def test_a_certificate_is_a_request_with_its_four_steps(
     traced: Traced, collector: TraceCollector, world: World
 ) -> None:
     with traced().running() as service:
         assert issue(service, world) == 200
-    [request] = requests(collector)
+    [request] = collector.traced_requests()
     assert request.name == f"POST {CLUSTERCERT}"
     assert request.attributes == {
         "http.route": CLUSTERCERT,
@@ -99,7 +96,7 @@ def test_a_denial_is_an_outcome_but_not_a_fault(
 ) -> None:
     with traced().running() as service:
         assert issue(service, world, "stranger") == 404
-    [request] = requests(collector)
+    [request] = collector.traced_requests()
     decide = collector.trace(request.trace_id)[-1]
     assert (decide.name, request.attributes["http.response.status_code"]) == ("decide", 404)
     for span in (decide, request):
@@ -112,12 +109,33 @@ async def test_a_fault_is_marked_and_its_message_is_not_sent(collector: TraceCol
     with pytest.raises(ValueError, match="of alice"), tracing.job(tracer, "prune credentials"):
         raise ValueError("the token of alice")
     await tracer.close()
+    await asyncio.to_thread(wait_for_flush)
     [span] = collector.spans
     assert span.name == "job prune credentials"
     assert span.attributes == {"clustercert.job": "prune credentials", "clustercert.outcome": "ValueError"}
     assert span.sent.status == Status(code=Status.STATUS_CODE_ERROR)
     assert not span.sent.events
     assert b"alice" not in span.sent.SerializeToString()
+
+
+@pytest.mark.parametrize(("status", "outcome"), [(200, "sent"), (400, "failed")])
+async def test_batches_are_counted_by_whether_the_collector_took_them(
+    collector: TraceCollector, status: int, outcome: str
+) -> None:
+    collector.status = status
+    before = {each: batches(each) for each in ("sent", "failed")}
+    tracer = OtlpTracer(collector.url, 1)
+    with tracing.job(tracer, "prune credentials"):
+        pass
+    await tracer.close()
+    await asyncio.to_thread(wait_for_flush)
+    assert {each: batches(each) - before[each] for each in before} == {
+        each: float(each == outcome) for each in before
+    }
+
+
+def batches(outcome: str) -> float:
+    return REGISTRY.get_sample_value("clustercert_trace_batches_total", {"outcome": outcome}) or 0
 
 
 def test_probes_metrics_and_webhooks_are_not_traced(
@@ -132,7 +150,7 @@ def test_probes_metrics_and_webhooks_are_not_traced(
             sent = {"Authorization": f"Bearer {token}"}
             assert service.client.post(f"{webhook}/{path}", json={}, headers=sent).status_code == 400
         assert service.client.get("/v3").status_code == 200
-    assert [span.name for span in requests(collector)] == ["GET /v3"]
+    assert [span.name for span in collector.traced_requests()] == ["GET /v3"]
 
 
 @pytest.mark.parametrize("ratio", [0, 1])
@@ -145,7 +163,7 @@ def test_a_trusted_proxys_trace_is_continued(
         for flags in ("01", "00"):
             sent = {"traceparent": f"00-{TRACE}-{PARENT}-{flags}", "tracestate": "user=alice"}
             assert issue(service, world, **sent) == 200
-    [request] = requests(collector)
+    [request] = collector.traced_requests()
     assert (request.trace_id, request.sent.parent_span_id.hex()) == (TRACE, PARENT)
     assert {span.name for span in collector.trace(TRACE)} == {request.name, *STEPS}
     assert {span.sent.trace_state for span in collector.spans} == {""}
@@ -154,7 +172,7 @@ def test_a_trusted_proxys_trace_is_continued(
 def test_nobody_else_continues_a_trace(traced: Traced, collector: TraceCollector, world: World) -> None:
     with traced(server={"trusted_proxies": ["192.0.2.0/24"]}).running() as service:
         assert issue(service, world, traceparent=f"00-{TRACE}-{PARENT}-01") == 200
-    [request] = requests(collector)
+    [request] = collector.traced_requests()
     assert request.trace_id != TRACE
     assert not request.sent.parent_span_id
 
@@ -175,7 +193,7 @@ def test_a_malformed_trace_of_a_proxy_is_ignored(
     with traced(server={"trusted_proxies": ["127.0.0.1"]}).running() as service:
         headers = [(b"host", b"test"), *((b"traceparent", each.encode("latin-1")) for each in sent)]
         service.send_raw("GET", "/v3", headers)
-    [request] = requests(collector)
+    [request] = collector.traced_requests()
     assert request.trace_id != TRACE
     assert not request.sent.parent_span_id
 
@@ -198,6 +216,7 @@ def test_nothing_is_sent_if_no_trace_is_sampled(
 ) -> None:
     with traced(0).running() as service:
         assert issue(service, world) == 200
+    wait_for_flush()
     assert not collector.requests
 
 
@@ -224,7 +243,8 @@ def spans_of_all_routes(tmp_path_factory: pytest.TempPathFactory) -> tuple[World
                 service.client.request(person.user.name.upper(), "/v3")
                 form = {"user": person.user.name, "domain": "tests", "password": person.password}
                 service.client.post("/console/login", data=form)
-    return world, collector.spans
+        wait_for_flush()
+        return world, list(collector.spans)
 
 
 @pytest.mark.full

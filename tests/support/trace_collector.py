@@ -10,6 +10,9 @@ from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTrace
 from opentelemetry.proto.common.v1.common_pb2 import KeyValue
 from opentelemetry.proto.trace.v1.trace_pb2 import Span
 
+from clustercert.observability.otlp import FLUSH
+from support.wait import eventually
+
 
 @dataclass(frozen=True)
 class ReceivedSpan:
@@ -37,11 +40,18 @@ class TraceCollector:
 
     Attributes:
         requests: path and header fields of each request.
+        status: of the answers. A library that gets 400 does not try again.
     """
 
     url: str = ""
+    status: int = 200
     spans: list[ReceivedSpan] = field(default_factory=list)
     requests: list[tuple[str, dict[str, str]]] = field(default_factory=list)
+
+    def traced_requests(self) -> list[ReceivedSpan]:
+        """The spans of requests, once this process has sent all spans of the services that ended."""
+        wait_for_flush()
+        return [span for span in self.spans if span.sent.kind == Span.SPAN_KIND_SERVER]
 
     def take(self, body: bytes) -> None:
         for sent in ExportTraceServiceRequest.FromString(body).resource_spans:
@@ -52,6 +62,11 @@ class TraceCollector:
         """The spans of a trace, the first to begin first."""
         found = [span for span in self.spans if span.trace_id == trace_id]
         return sorted(found, key=lambda span: span.sent.start_time_unix_nano)
+
+
+def wait_for_flush() -> None:
+    """Wait until services that ended in this process have sent their spans, also on a slow machine."""
+    eventually(lambda: all(thread.name != FLUSH for thread in threading.enumerate()))
 
 
 def _values(attributes: Iterable[KeyValue]) -> dict[str, object]:
@@ -76,7 +91,7 @@ def trace_collector() -> Iterator[TraceCollector]:
             body = self.rfile.read(int(self.headers["Content-Length"]))
             collector.requests.append((self.path, dict(self.headers.items())))
             collector.take(body)
-            self.send_response(200)
+            self.send_response(collector.status)
             self.send_header("Content-Length", "0")
             self.end_headers()
 

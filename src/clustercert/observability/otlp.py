@@ -24,6 +24,8 @@ from clustercert.observability import metrics
 
 # A process that ends waits this long for the collector to take the last spans.
 FLUSH_SECONDS = 2.0
+# Name of the thread that sends them.
+FLUSH = "flush traces"
 
 _NO_PARENT = Context()
 _PROPAGATOR = TraceContextTextMapPropagator()
@@ -79,7 +81,7 @@ class OtlpTracer:
                 loop.call_soon_threadsafe(done.set)
 
         # Unlike the threads of an executor, a daemon thread does not keep the process from ending.
-        threading.Thread(target=shut_down, daemon=True).start()
+        threading.Thread(target=shut_down, name=FLUSH, daemon=True).start()
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(FLUSH_SECONDS):
                 await done.wait()
