@@ -213,7 +213,7 @@ def test_tail_finishes_a_page_before_it_ends(capsys: pytest.CaptureFixture[str])
 def test_verify_distinguishes_erased_from_removed_events(operator: Operator, file: Path) -> None:
     checkpoint, key = kept(operator)
     first, second, third = operator.output("audit", "tail", "--kind", "domain.*", "-o", "name").split()[-3:]
-    done = operator.output_json("audit", "erase", second, "--why", "the right to be forgotten", "--yes")
+    done = operator.output_json("audit", "erase", second, "--reason", "the right to be forgotten", "--yes")
     assert done["place"] == int(second)
     report = operator.output_json("audit", "verify", "--checkpoint", checkpoint, "--key", key)
     assert (report["deleted"], report["findings"]) == (1, [])
@@ -225,9 +225,9 @@ def test_verify_distinguishes_erased_from_removed_events(operator: Operator, fil
     found = operator.run("audit", "verify", "-o", "json")
     [finding] = json.loads(found.out)["findings"]
     assert (finding["problem"], finding["place"]) == ("removed", done["place"] + 1)
-    assert "can be erased" in operator.error("audit", "erase", second, "--why", "again", "--yes")
-    assert "--why" in operator.usage_error("audit", "erase", first, "--why", "a\nb", "--yes")
-    refused = operator.error("audit", "erase", first, "--why", "x")
+    assert "can be erased" in operator.error("audit", "erase", second, "--reason", "again", "--yes")
+    assert "--reason" in operator.usage_error("audit", "erase", first, "--reason", "a\nb", "--yes")
+    refused = operator.error("audit", "erase", first, "--reason", "x")
     assert "domain.created" in refused
     assert "--yes" in refused
 

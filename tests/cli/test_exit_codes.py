@@ -93,7 +93,7 @@ ON_THE_STORE = {
         "kubernetes verify nope",
         "policy explain --user nope --cluster nope",
         "audit show 999",
-        "audit erase 999 --why x --yes",
+        "audit erase 999 --reason x --yes",
     ],
     FAILED: [
         "user create alice --no-password",

@@ -1,6 +1,7 @@
 """The help texts of all commands at 80 columns."""
 
 import re
+import shlex
 from collections.abc import Iterator
 from typing import Any
 
@@ -16,7 +17,21 @@ def commands(group: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]
         yield from commands(command, (*path, name))
 
 
-ALL = [*commands(typer.main.get_command(app))]
+ROOT = typer.main.get_command(app)
+ALL = [*commands(ROOT)]
+
+
+def command_of(path: tuple[str, ...]) -> Any:
+    found: Any = ROOT
+    for name in path:
+        found = found.commands[name]
+    return found
+
+
+def examples() -> Iterator[str]:
+    for path in ALL:
+        text = command_of(path).help or ""
+        yield from (line.strip() for line in text.splitlines() if line.startswith("    clustercert "))
 
 
 def test_the_first_lines_show_what_developers_need(
@@ -55,3 +70,24 @@ def test_a_help_text_is_whole(
     )
     assert not re.search(r"\S {2,}\S", intro), intro
     assert max(map(len, intro.splitlines())) <= 80, intro
+
+
+@pytest.mark.parametrize("path", ALL, ids=" ".join)
+def test_each_option_says_what_it_does_and_what_it_takes(
+    path: tuple[str, ...], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run([*path, "--help"]) == 0
+    text = capsys.readouterr().out
+    # By default, Typer writes names of Python types, and braces around required arguments.
+    assert not re.search(r"<(str|int|float|path)( range)?>", text)
+    assert "{" not in text.partition("\n")[0]
+    for each in command_of(path).params:
+        assert each.help or each.name in {"install_completion", "show_completion"}, each.name
+
+
+@pytest.mark.parametrize("example", [*examples()])
+def test_an_example_in_a_help_text_is_a_command(example: str) -> None:
+    command, words = ROOT, shlex.split(example)[1:]
+    while hasattr(command, "commands"):
+        command = command.commands[words.pop(0)]
+    assert not command.make_context(command.name, words).args

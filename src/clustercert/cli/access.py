@@ -88,6 +88,10 @@ def show_access(
 
     Also shows which mechanisms would enforce a revocation, and how fast. JSON and YAML contain the whole report, the
     other formats one line for each certificate that has not expired.
+
+    Examples:
+        clustercert certificate access --cluster prod
+        clustercert certificate access --cluster prod --group team:blue --explain
     """
     found = find_cluster(client, cluster, project, domain)
     query: dict[str, str] = {}
@@ -136,6 +140,9 @@ def crl(
     """Print the certificate revocation list of a client CA (PEM).
 
     kube-apiserver does not read CRLs; other verifiers do.
+
+    Examples:
+        clustercert certificate crl --cluster prod --out prod.crl
     """
     from clustercert.client.administration import path_of
 

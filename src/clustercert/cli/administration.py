@@ -200,7 +200,12 @@ def _create_user(
     ] = False,
     output: OutputOption = Output.TABLE,
 ) -> None:
-    """Create a user. Asks for the password unless --password-file or --no-password is given."""
+    """Create a user. Asks for the password unless --password-file or --no-password is given.
+
+    Examples:
+        clustercert user create alice
+        clustercert user create acme/ci --no-password
+    """
     if no_password and password_file is not None:
         raise typer.BadParameter("Give only one of --no-password and --password-file.")
     path = path_of("users", name, domain=domain)
@@ -278,6 +283,10 @@ def _block(
     Works for users of the built-in identity service, of OIDC issuers and of Keystone. The user's tokens and temporary
     access keys end. Until the user is unblocked, their logins fail and their access keys don't work. Prints which
     clusters still accept the certificates.
+
+    Examples:
+        clustercert user block alice
+        clustercert user block sso/anna
     """
     user = find_user(client, name, domain=domain)
     confirm(lambda: _question_of_loss(client, user, "Block the user?"), yes=yes)
@@ -481,9 +490,7 @@ class AssignmentOptions(AssigneeOptions):
 
     service: Annotated[
         bool,
-        typer.Option(
-            "--service", help="Assign the role in the whole service, not in a project. For operators."
-        ),
+        typer.Option("--service", help="The role is in the whole service, not in a project. For operators."),
     ] = False
 
     def __post_init__(self) -> None:
@@ -501,7 +508,12 @@ class _Place(NamedTuple):
 
 
 def assign(client: AdministrationClient, role: RoleArgument, assignment: AssignmentOptions) -> None:
-    """Assign a role to a user or group. The role must exist: see `role create`."""
+    """Assign a role to a user or group. The role must exist: see `role create`.
+
+    Examples:
+        clustercert role assign member --group team-blue --project eu-de
+        clustercert role assign operator --user olga --service
+    """
     place = _place(client, role, assignment)
     assigned = client.put(place.path, {})
     print_note(f"Assigned the role {role} in {place.scope} to {shown_name(client, assigned)}.")
@@ -513,7 +525,11 @@ def unassign(
     assignment: AssignmentOptions,
     revoke: RevokeOption = None,
 ) -> None:
-    """Remove a role from a user or group. Asks whether to revoke the certificates of those who lose the role."""
+    """Remove a role from a user or group. Asks whether to revoke the certificates of those who lose the role.
+
+    Examples:
+        clustercert role unassign member --user alice --project eu-de --revoke
+    """
     place = _place(client, role, assignment)
     assigned = client.get(place.path)
     done = f"Removed the role {role} in {place.scope} from {shown_name(client, assigned)}."

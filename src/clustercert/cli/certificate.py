@@ -294,6 +294,11 @@ def revoke(
     Users can revoke their own certificates, admins all certificates of their project, operators all certificates.
     Asks for confirmation, unless --yes is given. How the API server enforces a revocation depends on the cluster: see
     `clustercert certificate access`.
+
+    Examples:
+        clustercert certificate revoke 3f031e99787b0bb2
+        clustercert certificate revoke --user alice --cluster prod
+        clustercert certificate revoke --user alice --everywhere
     """
     found = scope.find(client)
     confirm(found.question, yes=yes)
@@ -343,6 +348,9 @@ def revocations(
     """List revocations, newest first, including undone ones. Only for operators, auditors and admins of the project.
 
     With --user, lists only revocations of all certificates of the user, in all clusters.
+
+    Examples:
+        clustercert certificate revocations --cluster prod --since 7d
     """
     if user is not None and (cluster is not None or project is not None):
         raise typer.BadParameter("--user excludes --cluster and --project.")
@@ -544,7 +552,8 @@ class FilterOptions:
         bool, typer.Option("--never-seen", help="List only certificates never used at an API server.")
     ] = False
     access_request: Annotated[
-        str | None, typer.Option(metavar="ID", help="List only certificates of this access request.")
+        str | None,
+        typer.Option(metavar="REQUEST", help="List only certificates of this access request, by id."),
     ] = None
 
     def query(self, client: "AdministrationClient") -> dict[str, str]:
@@ -581,6 +590,11 @@ def list_certificates(
     of a project see the certificates of all users. While the client CA of one of the clusters is replaced, the column
     `client_ca_state` shows which certificates end with the old CA (`retiring`). The column `access_request_id` appears
     if a certificate has groups of an access request.
+
+    Examples:
+        clustercert certificate list
+        clustercert certificate list --cluster prod --state live
+        clustercert certificate list --user alice --output csv
     """
     # Only tables are short by default. Programs read the other formats, and would mistake a partial list for a complete
     # list.

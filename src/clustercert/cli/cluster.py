@@ -87,7 +87,9 @@ class AddressOptions:
     ] = None
     kube_context: Annotated[
         str | None,
-        typer.Option("--context", help="Context in the kubeconfig. [default: its current context]"),
+        typer.Option(
+            "--context", metavar="NAME", help="Context in the kubeconfig. [default: its current context]"
+        ),
     ] = None
     follow_files: Annotated[
         bool,
@@ -135,9 +137,9 @@ class DetailOptions:
             "operators.",
         ),
     ] = None
-    version: Annotated[str | None, typer.Option(help="Kubernetes version, such as v1.32, for display.")] = (
-        None
-    )
+    version: Annotated[
+        str | None, typer.Option(metavar="VERSION", help="Kubernetes version, such as v1.32, for display.")
+    ] = None
     label: Annotated[list[str] | None, typer.Option(metavar="KEY=VALUE", help="Label. Repeatable.")] = None
 
     def __post_init__(self) -> None:
@@ -425,6 +427,10 @@ def add(
     """Register a cluster and create its client CA. Only for operators and admins of the project.
 
     Then configure the API server to trust the CA: see `clustercert kubernetes setup`.
+
+    Examples:
+        clustercert cluster add prod --project eu-de --from-kubeconfig admin.conf
+        clustercert cluster add prod --project acme/eu-de --from-kubeconfig -
     """
     from clustercert.client.administration import path_of
 
@@ -514,7 +520,12 @@ def update(
     rename: Annotated[str | None, typer.Option(metavar="NAME", help="New name.")] = None,
     output: OutputOption = Output.TABLE,
 ) -> None:
-    """Change a cluster. Options that you omit leave their values unchanged. The id and the client CA never change."""
+    """Change a cluster. Options that you omit leave their values unchanged. The id and the client CA never change.
+
+    Examples:
+        clustercert cluster update prod --label stage=prod
+        clustercert cluster update prod --webhook-mode known-only
+    """
     internal_url, ca_pem = address.read()
     server_ca = ca_pem.decode("ascii", "replace") if ca_pem is not None else None
     fields = _given(name=rename, internal_url=internal_url, server_ca=server_ca) | signer_token.fields()
@@ -576,7 +587,12 @@ def clusters(
     domain: ProjectDomainOption = None,
     output: OutputOption = Output.TABLE,
 ) -> None:
-    """List the clusters in all your projects, with the Kubernetes groups and the longest lifetime that you get."""
+    """List the clusters in all your projects, with the Kubernetes groups and the longest lifetime that you get.
+
+    Examples:
+        clustercert clusters
+        clustercert clusters --label stage=prod --output name
+    """
     labels = parse_labels(label)
     chosen = login.profile()
     with chosen.explain_rejection(), chosen.client() as client:

@@ -128,6 +128,10 @@ def rotate(
 
     Creates a new CA. It signs once every API server is proved to accept it; until then, the old CA signs. With
     --dry-run, shows who holds certificates of the old CA, and creates nothing.
+
+    Examples:
+        clustercert cluster ca rotate prod --dry-run
+        clustercert cluster ca rotate --all --project eu-de --auto-complete
     """
     fields: JsonObject = {"signer": signer, "auto_complete": auto_complete, "deny_old": deny_old}
     if signer_token_file is not None:
@@ -150,6 +154,10 @@ def status(
 
     For one cluster, also shows each API server, and the holders of certificates of the old CA. With --all or --label,
     also shows rotations that have ended.
+
+    Examples:
+        clustercert cluster ca status
+        clustercert cluster ca status prod
     """
     rotations = _Rotations(output)
     if selection.names:
@@ -269,7 +277,8 @@ def prove(
     """Prove from this machine which CAs the API servers accept, and report it. Only for operators.
 
     For API servers to which the service has no route. Gets temporary certificates, connects with them to each API
-    server, and exits with 1 if one treats them in another way than the rotation needs. A proof counts for 10 minutes.
+    server, and exits with status 1 if one treats them in another way than the rotation needs. A proof counts for 10
+    minutes.
     """
     rows: list[JsonObject] = []
     following = Notes()

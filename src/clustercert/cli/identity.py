@@ -47,6 +47,9 @@ def explain(
     """Explain whether a token would be accepted: each check, and the user, groups and roles that the token gives.
 
     Only for operators. The token is neither stored nor logged. Exits with status 1 if the token would be refused.
+
+    Examples:
+        clustercert identity explain --token-file token.jwt
     """
     text = read_secret("Token", token_file, "add --token-file FILE", longest=_MAX_CHARACTERS)
     report = client.post("/identity/explain", {"token": text})

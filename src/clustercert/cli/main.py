@@ -13,6 +13,7 @@ import typer
 from typer.core import TyperGroup
 
 from clustercert import __version__
+from clustercert.cli import command_help
 from clustercert.cli.options import FAILED, USAGE, error_text, exit_code
 from clustercert.cli.output import print_note, write_out
 from clustercert.cli.resources import RESOURCES
@@ -178,6 +179,7 @@ def _load(entry: CommandEntry) -> Any:
         parent.add_typer(found)
     else:
         parent.command(entry.name)(found)
+    command_help.use_in(parent)
     if COMPLETION_VARIABLE in os.environ:
         from clustercert.cli import completion
 
@@ -223,11 +225,13 @@ def root(
         Path | None,
         typer.Option(
             envvar="CLUSTERCERT_CONFIG",
+            metavar="FILE",
             help="Settings file (TOML). CLUSTERCERT_… variables override it.",
         ),
     ] = None,
     data_dir: Annotated[
-        Path | None, typer.Option(help="Data folder. Overrides the settings and CLUSTERCERT_DATA_DIR.")
+        Path | None,
+        typer.Option(metavar="DIR", help="Data folder. Overrides the settings and CLUSTERCERT_DATA_DIR."),
     ] = None,
     verbose: Annotated[
         bool, typer.Option("--verbose", help="Show each request to the service, without secrets.")

@@ -100,7 +100,7 @@ def current(context: typer.Context, output: OutputOption = Output.TABLE) -> None
 
 @db.command()
 def check(context: typer.Context) -> None:
-    """Check the schema, the keys and the names of issuers. Exits with 1 if a check fails. Also warns of risks.
+    """Check the schema, the keys and the names of issuers. Exits with status 1 if a check fails. Also warns of risks.
 
     Names each key-encryption key that the database needs, and whether the key can be used now.
     """
@@ -134,6 +134,9 @@ async def prune(
     """Delete certificates and access requests that ended long ago. Their audit events stay.
 
     The service can keep running. If the command is interrupted, run it again.
+
+    Examples:
+        clustercert db prune --older-than 90d
     """
     from clustercert.model import utc_now
     from clustercert.model.events.administration import CertificatesPruned
@@ -185,11 +188,18 @@ keys = typer.Typer(name="keys", help="Manage the keys that encrypt secrets at re
 def generate(
     context: typer.Context,
     out: Annotated[
-        Path, typer.Option(help="File to create, with mode 0600. Keep it and a copy outside the data folder.")
+        Path,
+        typer.Option(
+            metavar="FILE", help="File to create, with mode 0600. Keep it and a copy outside the data folder."
+        ),
     ],
     output: OutputOption = Output.TABLE,
 ) -> None:
-    """Create a file with a new key-encryption key."""
+    """Create a file with a new key-encryption key.
+
+    Examples:
+        clustercert keys generate --out /etc/clustercert/kek
+    """
     from clustercert.custody.keks import write_new_kek_file
     from clustercert.settings import SettingsError
 
@@ -307,14 +317,23 @@ def _print_keks(keks: "tuple[KekStatus, ...]") -> None:
 
 def demo(
     context: typer.Context,
-    port: Annotated[int, typer.Option(min=0, max=65535, help="Port on loopback, 0 for any free one.")] = 8080,
-    data_dir: Annotated[Path | None, typer.Option(help="Data folder. [default: clustercert-data]")] = None,
-    workers: Annotated[int, typer.Option(min=1, max=256, help="Number of worker processes.")] = 1,
+    port: Annotated[
+        int, typer.Option(metavar="PORT", min=0, max=65535, help="Port on loopback, 0 for any free one.")
+    ] = 8080,
+    data_dir: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Data folder. [default: clustercert-data]")
+    ] = None,
+    workers: Annotated[
+        int, typer.Option(metavar="N", min=1, max=256, help="Number of worker processes.")
+    ] = 1,
     with_eip: Annotated[
         bool, typer.Option("--with-eip", help="Add an external address to the cluster.")
     ] = False,
     tenants: Annotated[
-        int, typer.Option(min=0, max=1000, help="Create this many more projects, users and clusters.")
+        int,
+        typer.Option(
+            metavar="N", min=0, max=1000, help="Create this many more projects, users and clusters."
+        ),
     ] = 0,
     tls: Annotated[
         bool, typer.Option("--tls", help="Serve https with a new certificate, as API servers require.")
@@ -327,6 +346,10 @@ def demo(
     """Start a demo service on loopback, and get a kubeconfig.
 
     It creates everything that it needs in the data folder, and reuses that folder in later runs.
+
+    Examples:
+        clustercert demo
+        clustercert demo --tls --port 8443
     """
     from clustercert.demo import run
 
@@ -370,13 +393,21 @@ def serve(
             "With `webhook`, the process listens at the address in the settings [webhook]."
         ),
     ] = "all",
-    host: Annotated[str | None, typer.Option(help="Address to listen on. Overrides the settings.")] = None,
+    host: Annotated[
+        str | None, typer.Option(metavar="ADDRESS", help="Address to listen on. Overrides the settings.")
+    ] = None,
     port: Annotated[
         int | None,
-        typer.Option(min=0, max=65535, help="Port to listen on, 0 for any free one. Overrides the settings."),
+        typer.Option(
+            metavar="PORT",
+            min=0,
+            max=65535,
+            help="Port to listen on, 0 for any free one. Overrides the settings.",
+        ),
     ] = None,
     workers: Annotated[
-        int | None, typer.Option(min=1, max=256, help="Number of worker processes. Overrides the settings.")
+        int | None,
+        typer.Option(metavar="N", min=1, max=256, help="Number of worker processes. Overrides the settings."),
     ] = None,
     drain: Annotated[
         bool,
@@ -387,7 +418,12 @@ def serve(
         ),
     ] = False,
 ) -> None:
-    """Run the service until it is interrupted. Finishes requests in progress."""
+    """Run the service until it is interrupted. Finishes requests in progress.
+
+    Examples:
+        clustercert serve --workers 4
+        clustercert serve --role webhook
+    """
     from clustercert.server import serving, tls_files
     from clustercert.server.file_watch import FileWatch
     from clustercert.settings import SettingsError

@@ -109,10 +109,10 @@ LabelFilterOption = Annotated[
         "--label",
         "-l",
         metavar="KEY=VALUE",
-        help="All clusters with this label. If repeated, a cluster must have all of the labels.",
+        help="Only clusters with this label. If repeated, a cluster must have all of the labels.",
     ),
 ]
-DescriptionOption = Annotated[str, typer.Option("--description", help="Free text.")]
+DescriptionOption = Annotated[str, typer.Option("--description", metavar="TEXT", help="Free text.")]
 PasswordFileOption = Annotated[
     Path | None,
     typer.Option(
@@ -123,10 +123,11 @@ PasswordFileOption = Annotated[
 MIN_DIGITS = 8
 # The maximum number of lines in a list. Limits memory use, because a list is read completely before it is printed.
 MAX_LINES = 100_000
-LimitOption = Annotated[int, typer.Option(min=1, max=MAX_LINES, help="Maximum number of lines.")]
+LimitOption = Annotated[int, typer.Option(metavar="N", min=1, max=MAX_LINES, help="Maximum number of lines.")]
 ListLimitOption = Annotated[
     int | None,
     typer.Option(
+        metavar="N",
         min=1,
         max=MAX_LINES,
         help=f"Maximum number of lines. [default: 100 for a table, otherwise {MAX_LINES}]",

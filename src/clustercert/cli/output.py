@@ -126,7 +126,11 @@ def _choose_layout(output: Output) -> Output:
 OutputOption = Annotated[
     Output,
     typer.Option(
-        "--output", "-o", callback=_choose_layout, help="Output format. `wide` is a table with all columns."
+        "--output",
+        "-o",
+        metavar="FORMAT",
+        callback=_choose_layout,
+        help="table, wide (a table with all columns), json, yaml, csv or name.",
     ),
 ]
 

@@ -148,6 +148,9 @@ def create(
 
     Waits for nothing. kubectl uses the request by itself once it is approved; the time begins with the first
     certificate. If you have an equal open request, creates none.
+
+    Examples:
+        clustercert request create prod --group admins --for 1h --reason TICKET-42
     """
     from clustercert.cli.lookup import reachable_cluster
 
@@ -199,6 +202,10 @@ def list_requests(
     """List open access requests, newest first: yours, and those that you can decide.
 
     Admins of a project see all requests of their project, operators and auditors all requests.
+
+    Examples:
+        clustercert request list --to-decide
+        clustercert request list --all --cluster prod
     """
     if everything and closed:
         raise typer.BadParameter("Give only one of --all and --closed.")
@@ -238,7 +245,11 @@ def approve(
     extension: ExtensionOption = False,
     output: OutputOption = Output.TABLE,
 ) -> None:
-    """Approve a request, or with --extension its extension. Nobody can approve their own request."""
+    """Approve a request, or with --extension its extension. Nobody can approve their own request.
+
+    Examples:
+        clustercert request approve 3f031e99 --reason 'ticket 42, agreed in chat'
+    """
     _decide(login, request, "approve", reason, output, extension=extension)
 
 
@@ -295,7 +306,11 @@ def offers(
     domain: ProjectDomainOption = None,
     output: OutputOption = Output.TABLE,
 ) -> None:
-    """List which groups you can request in a cluster, for how long, and who must approve."""
+    """List which groups you can request in a cluster, for how long, and who must approve.
+
+    Examples:
+        clustercert request offers prod
+    """
     from clustercert.cli.lookup import full_name, reachable_cluster
 
     with _client(login) as (chosen, client):

@@ -72,6 +72,10 @@ def apply(
 
     Everything is checked before the first change. Applying the same documents again changes nothing. A changed signer
     of a cluster starts a rotation of its client CA, see `clustercert cluster ca status`.
+
+    Examples:
+        clustercert apply -f site.yaml
+        clustercert apply -f site/ --prune --selector managed-by=git
     """
     documents = _read(file)
     planner, changes = _plan(client, documents)
@@ -93,7 +97,11 @@ def diff(
         Literal["table", "json", "yaml"], typer.Option("--output", "-o", help="Output format.")
     ] = "table",
 ) -> None:
-    """Show what `apply` would change with the same options."""
+    """Show what `apply` would change with the same options.
+
+    Examples:
+        clustercert diff -f site.yaml
+    """
     documents = _read(file)
     planner, changes = _plan(client, documents)
     changes += planner.deletions(pruning.labels) if pruning.labels else []

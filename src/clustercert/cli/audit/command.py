@@ -45,6 +45,9 @@ async def prune(
 
     The log keeps the commitments of the deleted events, and records the deletion. If the command is interrupted, run
     the command again.
+
+    Examples:
+        clustercert audit prune --older-than 400d
     """
     confirm(f"Permanently delete all events from before {rfc3339(older_than)}?", yes=yes)
     retention, deleted = _retention(operator), 0
@@ -67,7 +70,7 @@ def _parse_reason(text: str) -> str:
 async def erase(
     operator: Operator,
     place: PlaceArgument,
-    why: Annotated[
+    reason: Annotated[
         str, typer.Option(parser=_parse_reason, metavar="TEXT", help="Reason, recorded in the log.")
     ],
     output: OutputOption = Output.TABLE,
@@ -76,11 +79,14 @@ async def erase(
     """Delete one event, for privacy.
 
     The log keeps the event's commitment, and records the deletion.
+
+    Examples:
+        clustercert audit erase 4711 --reason 'request of the data subject'
     """
     event = await operator.components.audit_log.pages.event(place)
     if event is not None:
         confirm(f"Permanently delete event {place}, {event.kind} of {rfc3339(event.at)}?", yes=yes)
-    await _retention(operator).erase(place, why, actor=operator.actor)
+    await _retention(operator).erase(place, reason, actor=operator.actor)
     await _seal_waiting_events(operator)
     show_one({"place": place}, output, name="place")
 

@@ -71,6 +71,7 @@ def tail(
         typer.Option(
             "--lines",
             "-n",
+            metavar="N",
             min=1,
             max=_MAX_LINES,
             help=f"Number of past events to show. [default: {_DEFAULT_LINES}]",
@@ -91,9 +92,14 @@ def tail(
     ] = None,
     subject: Annotated[
         str | None,
-        typer.Option(help="List only events about this user, by name or id, or the object with this id."),
+        typer.Option(
+            metavar="USER|ID",
+            help="List only events about this user, by name or id, or the object with this id.",
+        ),
     ] = None,
-    actor: Annotated[str | None, typer.Option(help="List only events by this user, by name or id.")] = None,
+    actor: Annotated[
+        str | None, typer.Option(metavar="USER", help="List only events by this user, by name or id.")
+    ] = None,
     verifications: Annotated[
         bool,
         typer.Option(
@@ -108,6 +114,11 @@ def tail(
     JSON output has one object per line. In a terminal, the table shows names, or the first digits of ids and
     fingerprints; -o wide shows them whole, as they are in the log. Only the table leaves out the events that each
     `kubernetes verify` causes.
+
+    Examples:
+        clustercert audit tail --follow
+        clustercert audit tail --subject alice -n 100
+        clustercert audit tail --kind 'certificate.*' --output json
     """
     if lines is not None and cursor_file is not None:
         raise typer.BadParameter("Give either --lines or --cursor-file.")
@@ -190,13 +201,19 @@ def _print_new_events(
 def show(
     client: "AdministrationClient",
     place: PlaceArgument,
-    project: OnlyProjectOption = None,
+    project: Annotated[
+        str | None,
+        typer.Option(
+            metavar="PROJECT",
+            help="Project of the event, by name, DOMAIN/NAME or id. [default: your project; all, for operators]",
+        ),
+    ] = None,
     output: OutputOption = Output.TABLE,
 ) -> None:
     """Show an event with its salt and its inclusion proof.
 
     Operators and auditors also see the names of users, clusters and projects in the table. Only for operators, auditors
-    and admins of the project. Exits with 1 if the proof is wrong.
+    and admins of the project. Exits with status 1 if the proof is wrong.
     """
     path = f"{_events_path(client, project)}/{place}"
     event, proof = client.get(path), client.get(f"{path}/proof")

@@ -137,9 +137,14 @@ def verify(
 ) -> None:
     """Verify the whole log: events, tree and checkpoint.
 
-    Without --key, derives the key from the store's sealed private key, which needs the key-encryption key.
-    Exits with 1 if the log was changed, or if no key can be trusted. Verifying an exported folder, or a proof that the
+    Without --key, derives the key from the store's sealed private key, which needs the key-encryption key. Exits with
+    status 1 if the log was changed, or if no key can be trusted. Verifying an exported folder, or a proof that the
     console or the API gave, needs only the key: no store, no settings.
+
+    Examples:
+        clustercert audit verify
+        clustercert audit verify --key log.key --checkpoint saved-checkpoints.txt
+        clustercert audit verify --export log --key log.key
     """
     files = checkpoint or []
     if proof is not None:
@@ -187,6 +192,9 @@ async def export(
     """Export the log to a folder.
 
     `verify --export` and other tools for transparency logs can verify the folder.
+
+    Examples:
+        clustercert audit export --out log
     """
     from clustercert.audit.export import Exporter, has_foreign_files
     from clustercert.store.evidence import EvidenceQueries
@@ -232,8 +240,8 @@ async def show_key(operator: Operator) -> None:
 async def check_certificates(operator: Operator, output: OutputOption = Output.TABLE) -> None:
     """Check every stored certificate.
 
-    Compares each certificate with its database row, its CA and the policy's limits. Exits with 1 on a mismatch. A
-    running service does the same in the background.
+    Compares each certificate with its database row, its CA and the policy's limits. Exits with status 1 on a mismatch.
+    A running service does the same in the background.
     """
     from clustercert.audit.retention import CertificateScrubber
     from clustercert.model import utc_now

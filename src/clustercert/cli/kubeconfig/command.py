@@ -149,11 +149,12 @@ def get(
     project: Annotated[
         str | None,
         typer.Option(
-            help="Project of the cluster; required if several projects have a cluster of this name."
+            metavar="PROJECT",
+            help="Project of the cluster; required if several projects have a cluster of this name.",
         ),
     ] = None,
     domain: ProjectDomainOption = None,
-    reason: Annotated[str | None, typer.Option(help="Reason, for the audit log.")] = None,
+    reason: Annotated[str | None, typer.Option(metavar="TEXT", help="Reason, for the audit log.")] = None,
     access_request: Annotated[
         str | None,
         typer.Option(
@@ -165,6 +166,10 @@ def get(
 
     OpenStack's variables are used with --from-env, or if there is no saved login: OS_AUTH_URL, OS_USERNAME,
     OS_PASSWORD, OS_PROJECT_NAME, OS_USER_DOMAIN_NAME, OS_TOKEN, OS_ACCESS_KEY, OS_SECRET_KEY, OS_CACERT.
+
+    Examples:
+        clustercert kubeconfig get prod --local-key --out prod.yaml
+        clustercert kubeconfig get prod --from-env --duration 1 --out prod.yaml
     """
     from clustercert.cli.credential.access_request import full_id
     from clustercert.cli.kubeconfig.request import CertificateRequest

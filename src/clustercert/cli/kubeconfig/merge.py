@@ -186,6 +186,11 @@ def merge(
     kubectl then runs `clustercert credential` when it needs a certificate. Other entries of the file do not change.
     The current context changes only with --use, or if there is none. A backup of the previous file is kept in the same
     folder. --output json prints the new contexts.
+
+    Examples:
+        clustercert kubeconfig merge prod --use
+        clustercert kubeconfig merge --all
+        clustercert kubeconfig merge acme/eu-de/prod --context-name '{cluster}'
     """
     several = every or bool(label)
     if bool(clusters) == several:

@@ -26,7 +26,12 @@ def unmerge(
     every: Annotated[bool, typer.Option("--all", help="All contexts that `merge` wrote.")] = False,
     kubeconfig: KubeconfigOption = None,
 ) -> None:
-    """Remove the entries of your kubeconfig that `merge` wrote, and delete their cached certificates."""
+    """Remove the entries of your kubeconfig that `merge` wrote, and delete their cached certificates.
+
+    Examples:
+        clustercert kubeconfig unmerge prod
+        clustercert kubeconfig unmerge --all
+    """
     if bool(names) == every:
         raise typer.BadParameter("Name contexts or clusters, or give --all.")
     warn_in_client(os.environ)

@@ -62,6 +62,9 @@ async def import_audit_log(
     The log shows when certificates were used, and which client certificates came from other issuers. Only the audit log
     shows members of system:masters, since no webhook is called for them. Importing a log twice changes nothing. A file
     without any audit event is rejected, unless it is empty.
+
+    Examples:
+        clustercert kubernetes import-audit-log prod /var/log/kubernetes/audit.log
     """
     from clustercert.kubernetes.webhook.audit_events import API_VERSION
 
@@ -249,6 +252,9 @@ def rbac(context: typer.Context, bind: BindOption = None) -> None:
 
     Pipe the output into `kubectl apply -f -`. By default, the bindings bind admins to cluster-admin, editors to edit,
     and viewers to view.
+
+    Examples:
+        clustercert kubernetes rbac --bind team:blue=edit
     """
     from clustercert.kubernetes.setup.documents import to_yaml
     from clustercert.kubernetes.setup.rbac import bindings

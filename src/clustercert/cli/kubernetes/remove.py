@@ -31,6 +31,9 @@ async def remove(
 
     REMOVE.md has the commands in the right order for the distribution. This command itself changes nothing in the
     cluster, and nothing in clustercert. For several clusters, it writes to the folders DIR/DOMAIN/PROJECT/CLUSTER.
+
+    Examples:
+        clustercert kubernetes remove prod --out control-plane
     """
     from clustercert.kubernetes.setup.removal import write_removal
     from clustercert.kubernetes.setup.values import SETUP

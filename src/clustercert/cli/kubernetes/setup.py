@@ -252,6 +252,10 @@ async def setup(
     These are the client CAs, the authorization webhook's configuration and token, RBAC bindings, the API server's
     flags, and a README.md that explains them. With --force, an existing folder is updated, and the options
     that were given before are kept. For several clusters, each one has its own folder DIR/DOMAIN/PROJECT/CLUSTER.
+
+    Examples:
+        clustercert kubernetes setup prod --out control-plane
+        clustercert kubernetes setup prod --out control-plane --distribution k3s
     """
     if folder.out != STANDARD_OUTPUT:
         await _set_up(operator, selection, folder, options)

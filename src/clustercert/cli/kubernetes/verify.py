@@ -60,7 +60,7 @@ class VerifyOptions:
             "[default: a permission that the bound cluster role grants]",
         ),
     ] = None
-    namespace: Annotated[str, typer.Option(help="Namespace for --can.")] = "default"
+    namespace: Annotated[str, typer.Option(metavar="NAME", help="Namespace for --can.")] = "default"
     address: Annotated[
         str | None,
         typer.Option(
@@ -100,9 +100,13 @@ async def verify(
 ) -> None:
     """Prove that issuing, permissions and revocation work.
 
-    The service must be running. This command issues two certificates for the user clustercert:verify, uses them at
-    the API server, revokes one, measures the seconds until it is refused, and revokes the other. It exits with 1 if
+    The service must be running. This command issues two certificates for the user clustercert:verify, uses them at the
+    API server, revokes one, measures the seconds until it is refused, and revokes the other. It exits with status 1 if
     a check fails. For several clusters, it prints one line for each.
+
+    Examples:
+        clustercert kubernetes verify prod
+        clustercert kubernetes verify --all --label stage=prod
     """
     chosen = await selection.clusters(operator)
     if not selection.is_one:

@@ -33,6 +33,10 @@ def status(login: LoginOptions, output: OutputOption = Output.TABLE) -> None:
 
     Asks the service for the user's roles and projects. If the service does not answer, shows the saved login, and exits
     with status 6. Exits with status 3 if there is no login, or if the service does not accept the login.
+
+    Examples:
+        clustercert status
+        clustercert status --output json
     """
     from clustercert.client.connection import ClientError, Unreachable
 

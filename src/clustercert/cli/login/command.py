@@ -40,11 +40,13 @@ class CredentialOptions:
         typer.Option(
             "--user",
             "-u",
+            metavar="USER",
             help="User who logs in with a password, as NAME or DOMAIN/NAME. [default: the user of the last login]",
         ),
     ] = None
     domain: Annotated[
-        str | None, typer.Option(help="Domain of the user. [default: the last one, or Default]")
+        str | None,
+        typer.Option(metavar="DOMAIN", help="Domain of the user. [default: the last one, or Default]"),
     ] = None
     password_file: PasswordFileOption = None
     access_key: Annotated[
@@ -127,7 +129,9 @@ def login(
     ] = None,
     project: Annotated[
         str | None,
-        typer.Option(help="Project in which to look for clusters first, by name, DOMAIN/NAME or id."),
+        typer.Option(
+            metavar="PROJECT", help="Project in which to look for clusters first, by name, DOMAIN/NAME or id."
+        ),
     ] = None,
     profile_name: ProfileOption = None,
     plain_http: PlainHttpOption = False,
@@ -147,6 +151,11 @@ def login(
 
     A login with a password saves a token until it expires, never the password. Secrets come from a prompt, from a file,
     or from the variables CLUSTERCERT_PASSWORD and CLUSTERCERT_SECRET_KEY.
+
+    Examples:
+        clustercert login https://clustercert.example.com
+        clustercert login https://clustercert.example.com --user alice
+        clustercert login --profile work --device
     """
     warn_in_client(os.environ)
     if environment.is_used(os.environ):

@@ -44,6 +44,10 @@ def logout(
     The tokens of an OIDC issuer are deleted, and the refresh token is revoked if the issuer supports it.
 
     --everywhere works on any machine where you can log in. It asks for confirmation, and shows which access remains.
+
+    Examples:
+        clustercert logout
+        clustercert logout --everywhere --keys
     """
     from clustercert.cli.credential import cache
     from clustercert.client.connection import ClientError

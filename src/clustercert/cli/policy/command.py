@@ -71,6 +71,10 @@ def can(
     Without --cluster, searches one cluster after the other, because the policy can give each cluster different groups.
     Considers every request that a user could send. The column NEEDS shows what the request must have. The column
     UNLESS shows rules that refuse some of these requests. Only for operators and auditors.
+
+    Examples:
+        clustercert policy can --group system:masters
+        clustercert policy can --group 'team:*' --cluster prod
     """
     clusters = [find_cluster(client, cluster, project)] if cluster else _all_clusters(client, project)
     rows: list[Row] = []
@@ -140,9 +144,12 @@ app = typer.Typer(name="policy", help="Check the policy, and explain what it dec
 def check_policy(
     context: typer.Context, policy: PolicyFileOption = None, output: OutputOption = Output.TABLE
 ) -> None:
-    """Check a policy, and run its examples. Exit with 1 if it is not valid or an example fails.
+    """Check a policy, and run its examples. Exits with status 1 if it is not valid or an example fails.
 
     Does not need the database.
+
+    Examples:
+        clustercert policy test --policy new-policy.toml
     """
     from clustercert.policy.decision import policy_digest
     from clustercert.policy.examples import run_examples

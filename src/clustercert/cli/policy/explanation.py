@@ -53,7 +53,9 @@ class RequestOptions:
     ] = None
     access_request: Annotated[
         str | None,
-        typer.Option("--request", metavar="ID", help="The access request whose groups are requested."),
+        typer.Option(
+            "--request", metavar="REQUEST", help="The access request whose groups are requested, by id."
+        ),
     ] = None
 
     def query(self, client: "AdministrationClient") -> dict[str, str]:
@@ -80,6 +82,10 @@ def explain(
     """Explain what you would get in a cluster, and why not more.
 
     Issues and records nothing. Exits with status 1 if your request would be refused.
+
+    Examples:
+        clustercert explain prod
+        clustercert explain prod --expires-in 30d --csr
     """
     chosen = login.profile()
     with chosen.explain_rejection(), chosen.administration_client() as client:
@@ -101,10 +107,14 @@ def explain_user(
     domain: DomainOption = None,
     output: OutputOption = Output.TABLE,
 ) -> None:
-    """Explain what the policy decides on a user's request. Exit with 1 if it is refused.
+    """Explain what the policy decides on a user's request. Exits with status 1 if it is refused.
 
     Shows the certificate, what each rule needs, and which rule is nearest to allowing a refused request. Issues and
     records nothing. Only for operators, auditors and admins of the project.
+
+    Examples:
+        clustercert policy explain --user alice --cluster prod
+        clustercert policy explain --user alice --cluster prod --csr
     """
     found = find_cluster(client, cluster, project)
     # Project admins may search only for users who have certificates for the cluster.

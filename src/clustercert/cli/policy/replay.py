@@ -109,6 +109,10 @@ def replay(
 
     Reads the recorded requests from the service, and decides on this machine. Changes nothing. For each request, the
     policy decides as of the time when the request was recorded. Only for operators, auditors and admins of the project.
+
+    Examples:
+        clustercert policy replay --policy new-policy.toml
+        clustercert policy replay --policy new-policy.toml --live
     """
     from clustercert.policy.replay import DecisionFilter, Replay
 
