@@ -244,7 +244,8 @@ def test_a_user_everywhere_is_for_operators(place: RevocationClient) -> None:
     ).json()
     only_new, only_listed = (
         {"enforced_by": None, "lacking": None},
-        {"user_name": "reader", "cluster_name": None},
+        {"user_name": "reader", "user_domain": "tests"}
+        | dict.fromkeys(("cluster_name", "project_name", "project_domain")),
     )
     assert [each | only_new for each in listed["revocations"]] == [answer.json() | only_listed]
     said = place.events("user.revoked")[-1]

@@ -344,7 +344,7 @@ def test_documents_without_enabled_leave_disabled_objects_disabled(
     exported = tmp_path / "exported.yaml"
     exported.write_text(operator.output("export", "--local"), encoding="utf-8")
     for kind, name in (("project", "eu-de"), ("user", "alice")):
-        operator.output(kind, "disable", name, *(["--yes"] if kind == "user" else []))
+        operator.output(kind, "disable", name, "--yes")
     for path in (file, exported):
         assert operator.run("apply", "--local", "-f", path).err == "Nothing to change.\n"
     labelled = document("User", "alice", labels={"team": "web"})

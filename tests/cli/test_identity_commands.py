@@ -171,7 +171,12 @@ def test_without_a_default_domain_the_option_is_required(operator: Operator) -> 
 
 
 def test_domains_are_enabled_and_disabled(operator: Operator) -> None:
-    disabled = operator.run("domain", "disable", "Default")
+    operator.output("user", "create", "alice", "--no-password")
+    assert operator.error("domain", "disable", "Default").startswith(
+        "The domain Default has 1 user, no projects and no clusters. The logins of its users end."
+    )
+    assert operator.output_json("domain", "list")[0]["enabled"] is True
+    disabled = operator.run("domain", "disable", "Default", "--yes")
     assert disabled.err.startswith(
         "Disabled the domain Default. Certificates that were issued before stay valid"
     )
@@ -197,7 +202,10 @@ def test_a_name_that_can_not_be_in_an_address_is_refused(operator: Operator) -> 
 
 def test_projects_are_enabled_disabled_and_deleted(operator: Operator) -> None:
     operator.output("project", "create", "eu-de")
-    disabled = operator.run("project", "disable", "eu-de")
+    assert operator.error("project", "disable", "eu-de").startswith(
+        "The project eu-de has no clusters and no valid certificates. Until you enable it again"
+    )
+    disabled = operator.run("project", "disable", "eu-de", "--yes")
     assert "`clustercert certificate list --project PROJECT --state live`" in disabled.err
     assert operator.output_json("project", "show", "eu-de")["enabled"] is False
     operator.output("project", "enable", "eu-de")

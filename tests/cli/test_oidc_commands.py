@@ -75,7 +75,7 @@ def test_projects_are_named_with_their_domains(
         operator.output("project", "create", "eu-de", "--domain", domain)
     theirs = operator.output_json("project", "show", "acme/eu-de")["id"]
     assert explained() == ({own: ["member"], theirs: ["admin", "member"]}, [])
-    operator.output("project", "disable", "acme/eu-de")
+    operator.output("project", "disable", "acme/eu-de", "--yes")
     assert explained() == ({own: ["member"]}, [])
 
 

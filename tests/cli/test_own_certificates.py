@@ -71,6 +71,19 @@ def test_developers_revoke_all_their_own_for_a_cluster(place: RemoteSite) -> Non
     assert place.alice.failure(4, "certificate", "revoke", "--user", "bob", "--cluster", "prod", "--yes")
 
 
+def test_developers_revoke_all_their_own_in_all_clusters(place: RemoteSite) -> None:
+    names = [place.issue(place.bob, "staging"), place.issue(place.bob, "staging")]
+    refused = place.alice.failure(4, "certificate", "revoke", "--user", "bob", "--everywhere", "--yes")
+    assert refused.startswith("Only operators can revoke the certificates of another user everywhere.")
+    for each in ("bob", "Default/bob"):
+        question = place.bob.failure(2, "certificate", "revoke", "--user", each, "--everywhere")
+        assert "of the user Default/bob" in question or "of the user bob" in question
+    place.bob.output("certificate", "revoke", "--user", "bob", "--everywhere", "--yes")
+    assert {place.state(each) for each in names} == {"revoked"}
+    again = place.bob.run("certificate", "revoke", "--user", "bob", "--everywhere", "--yes")
+    assert "were revoked before" in again.err
+
+
 def test_a_role_that_is_lost_leaves_the_own_certificates(place: RemoteSite) -> None:
     name = place.issue(place.alice, "staging")
     place.operator.output("role", "unassign", "member", "--user", "alice", "--project", "eu-nl")
@@ -185,6 +198,10 @@ def test_revocations_are_listed_for_those_who_see_all_certificates(place: Remote
     for user, name in ((place.carol, "alice"), (place.dora, "alice"), (place.bob, None)):
         [found] = user.output_json(*newest)
         assert (found["user_name"], found["cluster_name"]) == (name, "staging")
+        assert (found["user_domain"], found["project_name"]) == ("Default" if name else None, "eu-nl")
+    header, row = place.carol.output(*newest, "-o", "wide").splitlines()
+    assert header.split()[2:5] == ["USER", "PROJECT", "CLUSTER"]
+    assert row.split()[2:5] == ["Default/alice", "Default/eu-nl", "staging"]
     assert place.alice.failure(4, *newest)
 
 

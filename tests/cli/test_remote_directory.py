@@ -73,7 +73,7 @@ def test_the_life_of_a_domain(root: RemoteUser, events: list[str]) -> None:
     made = root.output_json("domain", "create", "remote")
     assert made in root.output_json("domain", "list")
     assert root.failure(1, "domain", "create", "remote") == "There is already a domain remote."
-    root.output("domain", "disable", "remote")
+    root.output("domain", "disable", "remote", "--yes")
     (shown,) = [each for each in root.output_json("domain", "list") if each["name"] == "remote"]
     assert shown == made | {"enabled": False}
     root.output("domain", "enable", made["id"])
@@ -87,7 +87,7 @@ def test_the_life_of_a_project(root: RemoteUser, events: list[str]) -> None:
     made = root.output_json("project", "create", "remote", "--description", "first")
     assert root.output_json("project", "show", "remote") == made
     assert made in root.output_json("project", "list", "--domain", "Default")
-    root.output("project", "disable", "remote")
+    root.output("project", "disable", "remote", "--yes")
     shown = root.output_json("project", "show", made["id"])
     assert shown == made | {"enabled": False}
     root.output("project", "enable", "remote")

@@ -29,7 +29,7 @@ def sites(site: OperatedCluster, tmp_path: Path) -> Iterator[OperatedCluster]:
     site.operator.output("cluster", "remove", "test", "--domain", "Default", "--yes")
     site.operator.output("cluster", "remove", "test", "--domain", "acme", "--yes")
     site.operator.output("project", "delete", other, "--yes")
-    site.operator.output("domain", "disable", "acme")
+    site.operator.output("domain", "disable", "acme", "--yes")
     site.operator.output("domain", "delete", "acme", "--yes")
 
 

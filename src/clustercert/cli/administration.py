@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from http import HTTPStatus
+from itertools import chain
 from pathlib import Path
 from typing import Annotated, Any, NamedTuple
 
@@ -14,6 +15,7 @@ from clustercert.cli.access import print_remaining_access
 from clustercert.cli.commands import new_service_command, on_service
 from clustercert.cli.lookup import (
     affected_certificates,
+    count_of,
     find,
     find_project,
     find_user,
@@ -117,11 +119,16 @@ def _switch(
     client: AdministrationClient,
     name: str,
     domain: str | None = None,
+    yes: bool = True,
     *,
     enabled: bool,
 ) -> None:
-    id_or_name = str(find(client, resource.plural, name, domain)["id"]) if resource.is_in_domain else name
-    changed = client.update(path_of(resource.plural, id_or_name), enabled=enabled)
+    found: JsonObject = {"id": name}
+    if resource.is_in_domain:
+        found = find(client, resource.plural, name, domain)
+    if resource.noun in _LOSSES:
+        confirm(lambda: _LOSSES[resource.noun](client, found), yes=yes)
+    changed = client.update(path_of(resource.plural, str(found["id"])), enabled=enabled)
     what = f"the {resource.title} {changed[resource.key]}."
     print_note(f"Enabled {what}" if enabled else f"Disabled {what}{resource.after_disabling}")
 
@@ -184,7 +191,10 @@ _VERBS: dict[str, tuple[Callable[..., None], Callable[[Resource], Sequence[inspe
     "list": (_list, lambda resource: [*_domain(resource, InDomainOption), _OUTPUT]),
     "show": (_show, lambda resource: [*_object(resource), _OUTPUT]),
     "enable": (partial(_switch, enabled=True), _object),
-    "disable": (partial(_switch, enabled=False), _object),
+    "disable": (
+        partial(_switch, enabled=False),
+        lambda resource: [*_object(resource), *([_YES] if resource.noun in _LOSSES else [])],
+    ),
     "delete": (_delete, lambda resource: [*_object(resource), _YES]),
 }
 
@@ -431,6 +441,35 @@ def _question_of_access_key(_client: AdministrationClient, key: JsonObject) -> s
     return f"Delete the access key {key['access_key']}{text} of the user {key['user_id']}?"
 
 
+def _loss_of_domain(client: AdministrationClient, named: JsonObject) -> str:
+    domain = client.get(path_of("domains", str(named["id"])))
+    in_domain = {"domain": str(domain["id"])}
+    users = count_of(client.list_all("/users", "users", **in_domain), "user")
+    projects = list(client.list_all("/projects", "projects", **in_domain))
+    clusters = count_of(
+        chain.from_iterable(
+            client.list_all(path_of("projects", str(each["id"]), "clusters"), "clusters") for each in projects
+        ),
+        "cluster",
+    )
+    return (
+        f"The domain {domain['name']} has {users}, {count_of(projects, 'project')} and {clusters}. The logins of its"
+        " users end. Until you enable it again, they can't log in, their access keys don't work, and nobody gets"
+        " certificates for its clusters. Certificates that exist stay valid. Disable the domain?"
+    )
+
+
+def _loss_of_project(client: AdministrationClient, project: JsonObject) -> str:
+    path = path_of("projects", str(project["id"]))
+    clusters = count_of(client.list_all(f"{path}/clusters", "clusters"), "cluster")
+    live = client.list_all(f"{path}/certificates", "certificates", state="live")
+    return (
+        f"The project {shown_name(client, project)} has {clusters} and {count_of(live, 'valid certificate')}. Until you"
+        " enable it again, nobody can use it or get certificates for its clusters. Certificates that exist stay valid."
+        " Disable the project?"
+    )
+
+
 # The field that `show` adds to the fields of a resource, and the function that returns the field's value.
 _DETAILS = {
     "user": ("projects", _projects),
@@ -441,6 +480,11 @@ _DETAILS = {
 _QUESTIONS: dict[str, Callable[[AdministrationClient, JsonObject], str]] = {
     "user": _question_of_loss,
     "access-key": _question_of_access_key,
+}
+# Functions that return the confirmation question before an object is disabled.
+_LOSSES: dict[str, Callable[[AdministrationClient, JsonObject], str]] = {
+    "domain": _loss_of_domain,
+    "project": _loss_of_project,
 }
 
 domain = new_group("domain", {})

@@ -16,10 +16,10 @@ from clustercert.cli.lookup import (
     find_cluster,
     find_project,
     find_user,
+    full_name,
     is_certificate_owner,
     named_users,
     own_projects,
-    shown_cluster,
 )
 from clustercert.cli.options import (
     MAX_LINES,
@@ -184,7 +184,7 @@ def _read(
             raise
 
 
-_REVOCATION_COLUMNS = ("id", "at", "user", "cluster", "reason", "undone_at", "by", "fingerprint")
+_REVOCATION_COLUMNS = ("id", "at", "user", "project", "cluster", "reason", "undone_at", "by", "fingerprint")
 _DRY_RUN = "?dryRun=All"
 
 
@@ -256,19 +256,27 @@ class ScopeOptions:
         if self.user is None:
             return _found_all(f"{base}/revoke", preview_of_all(client, base), cluster)
         if self.everywhere and not client.is_operator:
-            raise Forbidden(
-                "Only operators can revoke a user's certificates everywhere. To revoke all your own certificates, and "
-                "end your logins, run `clustercert logout --everywhere`."
-            )
+            if not _is_caller(client, self.user):
+                raise Forbidden(
+                    "Only operators can revoke the certificates of another user everywhere. To revoke them in one "
+                    "cluster as an admin of its project, add --cluster instead of --everywhere."
+                )
+            user: JsonObject = {"id": client.caller["id"]}
+        else:
+            user = find_user(client, self.user, cluster=cluster)
         from clustercert.client.administration import path_of
 
-        user = find_user(client, self.user, cluster=cluster)
         path = f"{base}{path_of('users', str(user['id']), 'revoke')}"
         preview = client.post(path + _DRY_RUN)
         if preview["user_name"] is None and not is_certificate_owner(self.user):
             preview["user_name"] = self.user
         was_issued = preview["live"] != 0 or _has_unexpired(client, user, cluster)
         return _found_all(path, preview, cluster, was_issued=was_issued)
+
+
+def _is_caller(client: "AdministrationClient", name_or_id: str) -> bool:
+    caller = client.caller
+    return name_or_id in (caller["id"], caller["name"], f"{caller['domain']}/{caller['name']}")
 
 
 @on_service
@@ -367,10 +375,12 @@ def revocations(
             if len(refusals) == len(paths) or error.http_status not in {_FORBIDDEN, _NOT_FOUND}:
                 raise
     found.sort(key=lambda each: int(str(each["id"])), reverse=True)
-    rows = [with_times(each) for each in found[:limit]]
+    rows: Sequence[Row] = [with_times(each) for each in found[:limit]]
     if output is Output.TABLE:
         rows = [_with_owner(row) for row in rows]
-    keep = ("user", "cluster", "reason")
+        rows = with_qualified_names(rows, "user", "user_domain")
+        rows = with_qualified_names(rows, "project", "project_domain")
+    keep = ("user", "project", "cluster", "reason")
     empty = "Nothing found."
     if user is not None:
         empty = (
@@ -397,11 +407,12 @@ def _revocation_paths(
     return [path_of("projects", each.id, "revocations") for each in own_projects(client)] or ["/revocations"]
 
 
-def _with_owner(row: "JsonObject") -> "JsonObject":
-    """Add columns for the user and the cluster, with the name or, if the name is unknown, the id."""
+def _with_owner(row: Row) -> Row:
+    """Add columns for the user, the project and the cluster, with the name or, if the name is unknown, the id."""
     return {
         **row,
         "user": row["user_name"] or row["user_id"] or "all",
+        "project": row["project_name"],
         "cluster": row["cluster_name"] or row["cluster_id"] or "all",
     }
 
@@ -441,7 +452,7 @@ def _found_all(
         shown_owner = f"the user {shown}"
         owner = f"{shown_owner} ({user_id})" if name is not None else shown_owner
     if cluster is not None:
-        shown_where = f"the cluster {shown_cluster(cluster)}"
+        shown_where = f"the cluster {full_name(cluster)}"
         where = f"{shown_where} ({cluster['id']})"
     live = cast("int", preview["live"])
     question = f"Revoke all certificates of {owner} in {where} ({live} live)?"
@@ -459,7 +470,10 @@ def _found_all(
 def _has_unexpired(client: "AdministrationClient", user: "JsonObject", cluster: "JsonObject | None") -> bool:
     """Whether a user has unexpired certificates for a cluster, or for any cluster. Revoked certificates count."""
     path = cluster_path(cluster, "certificates") if cluster is not None else "/certificates"
-    query = {"user": str(user["id"]), "expires_after": rfc3339(utc_now())}
+    of_user = {"user": str(user["id"])}
+    if cluster is None and not client.reads_everything:
+        of_user = dict(_OWN)
+    query = {**of_user, "expires_after": rfc3339(utc_now())}
     return next(client.list_all(path, "certificates", **query), None) is not None
 
 

@@ -378,7 +378,8 @@ def _show_rotation(cluster: "JsonObject", rotation: "JsonObject", output: Output
         show_one(with_times(rotation), output, name="cluster")
         return
     row = _row(cluster, rotation)
-    fields: JsonObject = {name: row[name] for name in ("cluster", "state", "accept_new", "refuse_old")}
+    fields: JsonObject = {"cluster": full_name(cluster)}
+    fields |= {name: row[name] for name in ("state", "accept_new", "refuse_old")}
     fields |= {
         "since": _time(rotation["since"]),
         "new_ca": _ca_text(_object(rotation["new_ca"])),

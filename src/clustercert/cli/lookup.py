@@ -257,11 +257,6 @@ def cluster_path(cluster: "JsonObject", *more: str) -> str:
     return path_of("projects", str(cluster["project_id"]), "clusters", str(cluster["id"]), *more)
 
 
-def shown_cluster(cluster: "JsonObject") -> str:
-    """Return a cluster as DOMAIN/PROJECT/NAME."""
-    return f"{cluster['domain']}/{cluster['project']}/{cluster['name']}"
-
-
 def is_in(cluster: "JsonObject", project: str | None, domain: str | None) -> bool:
     """Whether a cluster is in the project and domain, if they are given. `project` can also be DOMAIN/NAME."""
     if project is not None:
@@ -356,13 +351,17 @@ def objects(client: "AdministrationClient", plural: str, domain: str | None = No
 def affected_certificates(client: "AdministrationClient", user_id: str) -> str:
     """Return how many valid certificates a user would lose, as a phrase such as `has no valid certificates`."""
     found = client.list_all("/certificates", "certificates", user=user_id, state="live")
-    number = sum(1 for _ in itertools.islice(found, _MANY + 1))
-    if number == 0:
-        return "has no valid certificates"
-    if number == 1:
-        return "has 1 valid certificate, which is permanently revoked"
-    count = f"more than {_MANY}" if number > _MANY else str(number)
-    return f"has {count} valid certificates, which are permanently revoked"
+    count = count_of(found, "valid certificate")
+    if count.startswith("no "):
+        return f"has {count}"
+    return f"has {count}, which {'is' if count.startswith('1 ') else 'are'} permanently revoked"
+
+
+def count_of(objects: "Iterable[JsonObject]", noun: str) -> str:
+    """Return the number of objects as a phrase: `no users`, `1 user`, `1000 users` or `more than 1000 users`."""
+    number = sum(1 for _ in itertools.islice(objects, _MANY + 1))
+    count = f"more than {_MANY}" if number > _MANY else str(number or "no")
+    return f"{count} {noun}{'' if number == 1 else 's'}"
 
 
 def is_certificate_owner(name_or_id: str) -> bool:
@@ -427,7 +426,7 @@ def find_user(
         if known or not client.reads_everything:
             user = alternatives(map(shown_user, known)) if known else name_or_id
             raise UnknownName(
-                f"No unexpired certificate for the cluster {shown_cluster(cluster)} belongs to "
+                f"No unexpired certificate for the cluster {full_name(cluster)} belongs to "
                 f"{'the' if known else 'a'} user {user}."
             )
     where = f" in the domain {domain}" if domain is not None else ""

@@ -122,7 +122,12 @@ class ListedRevocationBody(RevocationBody):
     user_name: str | None = Field(
         description="Null for all users, for unknown users, and for callers other than operators and auditors."
     )
+    user_domain: str | None = Field(
+        description="The name of the user's domain or issuer. Null if `user_name` is null."
+    )
     cluster_name: str | None = Field(description="Null for all clusters, and for a removed cluster.")
+    project_name: str | None = Field(description="The project of the cluster. Null like `cluster_name`.")
+    project_domain: str | None = Field(description="The domain of the project. Null like `cluster_name`.")
 
 
 class RevokedBody(RevocationBody):
@@ -469,9 +474,9 @@ def _preview(preview: RevocationPreview) -> Response:
 
 async def _page(call: Call, page: RevocationPage) -> Response:
     services, found = call.services, page.revocations
-    clusters = (
-        await services.inventory.queries.place_names((each.cluster_id, "") for each in found)
-    ).clusters
+    names = await services.inventory.queries.place_names(
+        (each.cluster_id, each.project_id or "") for each in found
+    )
     # An admin could get the name of any user, by revoking the certificates of the user's id.
     is_reader = reads_everything(call.caller)
     users = (
@@ -481,11 +486,15 @@ async def _page(call: Call, page: RevocationPage) -> Response:
     )
 
     def view(each: Revocation) -> JsonObject:
+        user, project_id = users.get(each.user_id), each.project_id or ""
         return ListedRevocationBody.render(
             each,
             can_be_undone=services.revocation.recorder.can_undo(each),
-            user_name=users[each.user_id].name if each.user_id in users else None,
-            cluster_name=clusters.get(each.cluster_id),
+            user_name=user.name if user is not None else None,
+            user_domain=user.domain if user is not None else None,
+            cluster_name=names.clusters.get(each.cluster_id),
+            project_name=names.projects.get(project_id),
+            project_domain=names.domains.get(project_id),
         )
 
     return responses.private(
