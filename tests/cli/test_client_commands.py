@@ -261,6 +261,7 @@ def test_one_login_serves_all_projects(world: UserSite) -> None:
         "Several projects have a cluster named prod. Write Default/eu-de/prod or Default/eu-nl/prod."
         in ambiguous.err
     )
+    assert world.user("explain", "prod").err == ambiguous.err
     foreign = world.user("kubeconfig", "get", "acme/eu-nl/prod")
     assert (foreign.code, foreign.out) == (5, "")
     assert foreign.err == (
@@ -273,6 +274,9 @@ def test_one_login_serves_all_projects(world: UserSite) -> None:
         assert world.user("kubeconfig", "get", "prod", "--project", project).code == 0
     world.log_in()
     assert world.user("kubeconfig", "get", "prod").code == 0
+    explained = json.loads(world.user("explain", "prod", "--output", "json").out)
+    chosen = world.operator.output_json("cluster", "show", "prod", "--project", "eu-de")
+    assert explained["cluster"]["id"] == chosen["id"]
     for name in ("prod", "test"):
         world.operator.output("cluster", "remove", name, "--project", "eu-nl", "--yes")
 

@@ -3,6 +3,7 @@
 import re
 import shlex
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -86,8 +87,14 @@ def test_each_option_says_what_it_does_and_what_it_takes(
 
 
 @pytest.mark.parametrize("example", [*examples()])
-def test_an_example_in_a_help_text_is_a_command(example: str) -> None:
+def test_an_example_in_a_help_text_is_a_command(
+    example: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    # The command opens the file while it parses its arguments.
+    (tmp_path / "audit.log").touch()
     command, words = ROOT, shlex.split(example)[1:]
     while hasattr(command, "commands"):
         command = command.commands[words.pop(0)]
-    assert not command.make_context(command.name, words).args
+    with command.make_context(command.name, words) as context:
+        assert not context.args

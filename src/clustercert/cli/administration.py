@@ -29,6 +29,7 @@ from clustercert.cli.options import (
     DescriptionOption,
     DomainOption,
     InDomainOption,
+    InvalidOption,
     PasswordFileOption,
     YesOption,
 )
@@ -217,7 +218,7 @@ def _create_user(
         clustercert user create acme/ci --no-password
     """
     if no_password and password_file is not None:
-        raise typer.BadParameter("Give only one of --no-password and --password-file.")
+        raise InvalidOption("Give only one of --no-password and --password-file.")
     path = path_of("users", name, domain=domain)
     if no_password:
         show_one(client.create(path, {"password": None}), output)
@@ -413,7 +414,7 @@ def _create_access_key(
 ) -> None:
     """Create an access key. Shows its secret once, and never again."""
     if output is Output.NAME:
-        raise typer.BadParameter("The format `name` would not show the secret. Choose another format.")
+        raise InvalidOption("The format `name` would not show the secret. Choose another format.")
     made = client.post(_keys_of_user(client, user, domain), {"description": description})
     row = {"access_key": made.pop("access_key"), "secret_key": made.pop("secret_key"), **made}
     show_one(with_times(row), output, name="access_key")
@@ -522,7 +523,7 @@ class AssigneeOptions:
 
     def __post_init__(self) -> None:
         if self.user is not None and self.group is not None:
-            raise typer.BadParameter("Give only one of --user and --group.")
+            raise InvalidOption("Give only one of --user and --group.")
 
     def find_project(self, client: AdministrationClient) -> JsonObject | None:
         return find_project(client, self.project, self.domain) if self.project is not None else None
@@ -539,9 +540,9 @@ class AssignmentOptions(AssigneeOptions):
 
     def __post_init__(self) -> None:
         if (self.user is None) == (self.group is None):
-            raise typer.BadParameter("Give either --user or --group.")
+            raise InvalidOption("Give either --user or --group.")
         if (self.project is None) != self.service:
-            raise typer.BadParameter("Give either --project or --service.")
+            raise InvalidOption("Give either --project or --service.")
 
 
 class _Place(NamedTuple):

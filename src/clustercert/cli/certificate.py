@@ -25,6 +25,7 @@ from clustercert.cli.options import (
     MAX_LINES,
     MIN_DIGITS,
     InProjectOption,
+    InvalidOption,
     LimitOption,
     ListLimitOption,
     OnlyClusterOption,
@@ -237,11 +238,11 @@ class ScopeOptions:
         if self.certificate is not None and (
             self.user is not None or self.cluster is not None or self.everywhere
         ):
-            raise typer.BadParameter("Give either a certificate, or --user and --cluster.")
+            raise InvalidOption("Give either a certificate, or --user and --cluster.")
         if self.everywhere and (self.user is None or self.cluster is not None):
-            raise typer.BadParameter("--everywhere requires --user and excludes --cluster.")
+            raise InvalidOption("--everywhere requires --user and excludes --cluster.")
         if self.certificate is None and self.cluster is None and not self.everywhere:
-            raise typer.BadParameter(
+            raise InvalidOption(
                 "Name a certificate, or give --cluster CLUSTER, or --user USER with --cluster or --everywhere."
             )
 
@@ -361,7 +362,7 @@ def revocations(
         clustercert certificate revocations --cluster prod --since 7d
     """
     if user is not None and (cluster is not None or project is not None):
-        raise typer.BadParameter("--user excludes --cluster and --project.")
+        raise InvalidOption("--user excludes --cluster and --project.")
     paths = _revocation_paths(client, cluster, project, user)
     query = {"since": rfc3339(since)} if since is not None else {}
     found: list[JsonObject] = []
@@ -412,7 +413,7 @@ def _with_owner(row: Row) -> Row:
     return {
         **row,
         "user": row["user_name"] or row["user_id"] or "all",
-        "project": row["project_name"],
+        "project": row["project_name"] or ("all" if row["cluster_id"] is None else None),
         "cluster": row["cluster_name"] or row["cluster_id"] or "all",
     }
 

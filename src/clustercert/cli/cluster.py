@@ -22,6 +22,7 @@ from clustercert.cli.options import (
     ClusterArgument,
     DomainOption,
     InProjectOption,
+    InvalidOption,
     LabelFilterOption,
     OnlyProjectOption,
     ProjectDomainOption,
@@ -106,7 +107,7 @@ class AddressOptions:
         ca_pem = read_file(self.server_ca) if self.server_ca is not None else None
         if self.from_kubeconfig is None:
             if self.kube_context is not None or self.follow_files:
-                raise typer.BadParameter("--context and --follow-files require --from-kubeconfig.")
+                raise InvalidOption("--context and --follow-files require --from-kubeconfig.")
             return self.internal_url, ca_pem
         from clustercert.cli.kubeconfig import cluster_import
 
@@ -180,7 +181,7 @@ class DetailChangeOptions(DetailOptions):
             (self.api_server, self.no_api_servers),
         )
         if any(given and removed for given, removed in pairs):
-            raise typer.BadParameter("Give an option or its --no- form, not both.")
+            raise InvalidOption("Give an option or its --no- form, not both.")
 
     def changes(self, before: "JsonObject") -> "JsonObject":
         """Return the API fields to change. `before` contains the cluster's current fields."""
@@ -268,7 +269,7 @@ class EnforcementOptions:
         self.parse_roles()
 
     def parse_roles(self) -> dict[str, str]:
-        """Parse `--credential-role` into the ClusterRole for each rule. Raises typer.BadParameter."""
+        """Parse `--credential-role` into the ClusterRole for each rule. Raises InvalidOption."""
         return parse_pairs(self.credential_role, "RULE=CLUSTERROLE", "--credential-role")
 
     def print_next_step(self, cluster_id: object) -> None:
@@ -336,7 +337,7 @@ class EnforcementChangeOptions(EnforcementOptions):
     def __post_init__(self) -> None:
         EnforcementOptions.__post_init__(self)
         if self.credential_role and self.no_credential_roles:
-            raise typer.BadParameter("Give only one of --credential-role and --no-credential-roles.")
+            raise InvalidOption("Give only one of --credential-role and --no-credential-roles.")
 
     def changes(self, before: "JsonObject") -> "JsonObject":
         """Return the API fields to change. `before` contains the cluster's current fields."""
@@ -438,7 +439,7 @@ def add(
         raise UsageError(f"name: {name} looks like an id. Choose another name for the cluster.")
     internal_url, ca_pem = address.read()
     if internal_url is None or ca_pem is None:
-        raise typer.BadParameter("Give --internal-url and --server-ca, or --from-kubeconfig.")
+        raise InvalidOption("Give --internal-url and --server-ca, or --from-kubeconfig.")
     fields: JsonObject = {"internal_url": internal_url, "server_ca": ca_pem.decode("ascii", "replace")}
     defaults = RESOURCES["cluster"].defaults | {"labels": {}}
     fields |= details.changes(defaults) | enforcement.changes(defaults) | signer.fields()

@@ -141,17 +141,27 @@ def reachable_cluster(
 
 
 def find_cluster(
-    client: "AdministrationClient", name_or_id: str, project: str | None = None, domain: str | None = None
+    client: "AdministrationClient",
+    name_or_id: str,
+    project: str | None = None,
+    domain: str | None = None,
+    *,
+    preferred: str | None = None,
 ) -> "JsonObject":
     """Return a cluster in any project of the caller, or in the given project.
 
     `name_or_id` is in a form of `split_cluster`. Operators and auditors can find all clusters.
 
     Raises ClientError, UnknownName if no cluster matches, or CommandError if clusters of several projects match.
+
+    Args:
+        preferred: the id of the project whose cluster is returned if clusters of several projects match.
     """
     name_or_id, project = split_cluster(name_or_id, project)
-    named = _clusters_named(client, name_or_id)
-    found = only_cluster(name_or_id, [each for each in named if is_in(each, project, domain)])
+    matching = [each for each in _clusters_named(client, name_or_id) if is_in(each, project, domain)]
+    if project is None and domain is None:
+        matching = [each for each in matching if each["project_id"] == preferred] or matching
+    found = only_cluster(name_or_id, matching)
     if found is not None:
         return found
     names = {str(each["name"]) for each in clusters_of_caller(client) if is_in(each, project, domain)}

@@ -158,6 +158,15 @@ LocalOption = Annotated[
 YesOption = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask for confirmation.")]
 
 
+class InvalidOption(typer.BadParameter):
+    """The value of an option or argument is not valid, or options exclude or need each other."""
+
+    def format_message(self) -> str:
+        # Without the name of an option, Typer would begin with `Invalid value:`, although no single value is wrong.
+        is_named = self.param_hint is not None or self.param is not None
+        return super().format_message() if is_named else self.message
+
+
 class CommandError(ClustercertError):
     """The command can't be run with these arguments."""
 
@@ -201,7 +210,7 @@ def did_you_mean(name: str, candidates: Iterable[str]) -> str:
 def parse_pairs(
     texts: Sequence[str] | None, form: str, option: str, *, at_last: bool = False, may_be_empty: bool = False
 ) -> dict[str, str]:
-    """Parse options of the form KEY=VALUE into a mapping. Raises typer.BadParameter.
+    """Parse options of the form KEY=VALUE into a mapping. Raises InvalidOption.
 
     Args:
         at_last: split at the last equals sign instead of the first.
@@ -211,33 +220,33 @@ def parse_pairs(
     for text in texts or ():
         key, equals, value = text.rpartition("=") if at_last else text.partition("=")
         if not equals or not (may_be_empty or (key and value)):
-            raise typer.BadParameter(f"{text!r} is not of the form {form}.", param_hint=option)
+            raise InvalidOption(f"{text!r} is not of the form {form}.", param_hint=option)
         pairs[key] = value
     return pairs
 
 
 def parse_labels(texts: Sequence[str] | None) -> dict[str, str]:
-    """Parse labels given as KEY=VALUE. Raises typer.BadParameter."""
+    """Parse labels given as KEY=VALUE. Raises InvalidOption."""
     return parse_pairs(texts, "KEY=VALUE", "--label", may_be_empty=True)
 
 
 def time_ago(text: str) -> datetime:
-    """Parse a duration such as 90d, and subtract it from the current time. Raises typer.BadParameter."""
+    """Parse a duration such as 90d, and subtract it from the current time. Raises InvalidOption."""
     from clustercert.policy.lifetime import parse_lifetime
 
     try:
         return datetime.now(UTC) - parse_lifetime(text)
     except (ValueError, OverflowError):
-        raise typer.BadParameter(f"{text!r} is not a duration. Write it like 90d, 12h or 2w.") from None
+        raise InvalidOption(f"{text!r} is not a duration. Write it like 90d, 12h or 2w.") from None
 
 
 def past_time(text: str) -> datetime:
-    """Parse a time in RFC 3339, or a duration before now. Raises typer.BadParameter."""
+    """Parse a time in RFC 3339, or a duration before now. Raises InvalidOption."""
     return _time(text, -1)
 
 
 def future_time(text: str) -> datetime:
-    """Parse a time in RFC 3339, or a duration after now. Raises typer.BadParameter."""
+    """Parse a time in RFC 3339, or a duration after now. Raises InvalidOption."""
     return _time(text, 1)
 
 
@@ -251,7 +260,7 @@ def _time(text: str, sign: int) -> datetime:
     try:
         return parse_rfc3339(text)
     except ValueError:
-        raise typer.BadParameter(
+        raise InvalidOption(
             f"{text!r} is not a time. Write it like 2027-01-31T18:00:00Z, or like 7d."
         ) from None
 
@@ -291,14 +300,14 @@ class LifetimeOptions:
     ] = None
 
     def issue_options(self) -> "IssueOptions":
-        """Return the part of a request for a certificate that sets the lifetime. Raises typer.BadParameter."""
+        """Return the part of a request for a certificate that sets the lifetime. Raises InvalidOption."""
         from clustercert.client import IssueOptions
 
         given = [each for each in (self.duration, self.expires_in, self.expire_at) if each is not None]
         if len(given) > 1:
-            raise typer.BadParameter("Give only one of --duration, --expires-in and --expire-at.")
+            raise InvalidOption("Give only one of --duration, --expires-in and --expire-at.")
         if self.duration == 0:
-            raise typer.BadParameter(
+            raise InvalidOption(
                 "0 is out of range. Give 1 to 1825 days, or -1 for the longest allowed.",
                 param_hint="--duration",
             )
@@ -317,11 +326,11 @@ def _parse_lifetime(text: str) -> timedelta:
     try:
         lifetime = parse_lifetime(text)
     except (ValueError, OverflowError):
-        raise typer.BadParameter(
+        raise InvalidOption(
             f"{text!r} is not a duration. Write it like 15m, 8h, 30d or 1h30m.", param_hint="--expires-in"
         ) from None
     if not MIN_LIFETIME <= lifetime <= MAX_LIFETIME:
-        raise typer.BadParameter(
+        raise InvalidOption(
             f"{text!r} is out of range. The lifetime must be between 15m and 1825d.",
             param_hint="--expires-in",
         )
@@ -332,7 +341,7 @@ def _parse_time(text: str) -> datetime:
     try:
         return parse_rfc3339(text.strip().removesuffix(" UTC")).replace(microsecond=0)
     except ValueError:
-        raise typer.BadParameter(
+        raise InvalidOption(
             f"{text!r} is not a time with an offset. Write it like 2027-01-31T18:00:00Z or 2027-01-31T18:00:00+01:00.",
             param_hint="--expire-at",
         ) from None

@@ -22,6 +22,7 @@ from clustercert.cli.options import (
     ClusterArgument,
     CommandError,
     InProjectOption,
+    InvalidOption,
     ListLimitOption,
     OnlyClusterOption,
     OnlyProjectOption,
@@ -65,9 +66,9 @@ _COLUMNS = (
     "user",
     "cluster",
     "groups",
+    "may",
     "until",
     "approvals",
-    "may",
     "project",
     "rule",
     "ticket",
@@ -100,7 +101,7 @@ def _duration(text: str) -> timedelta:
     try:
         return parse_lifetime(text)
     except (ValueError, OverflowError):
-        raise typer.BadParameter(f"{text!r} is not a duration. Write it like 30m, 1h or 1h30m.") from None
+        raise InvalidOption(f"{text!r} is not a duration. Write it like 30m, 1h or 1h30m.") from None
 
 
 ForOption = Annotated[
@@ -208,9 +209,9 @@ def list_requests(
         clustercert request list --all --cluster prod
     """
     if everything and closed:
-        raise typer.BadParameter("Give only one of --all and --closed.")
+        raise InvalidOption("Give only one of --all and --closed.")
     if watch and output is not Output.TABLE:
-        raise typer.BadParameter("--watch prints only tables. Leave out --output.")
+        raise InvalidOption("--watch prints only tables. Leave out --output.")
     query = {} if everything else {"state": "closed" if closed else "open"}
     query |= {name: "true" for name, is_set in (("mine", mine), ("to_decide", to_decide)) if is_set}
     limit = limit or (_TABLE_LINES if output is Output.TABLE else MAX_LINES)

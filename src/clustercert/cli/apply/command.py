@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from clustercert.cli.commands import on_service
-from clustercert.cli.options import CommandError, YesOption, parse_pairs
+from clustercert.cli.options import CommandError, InvalidOption, YesOption, parse_pairs
 from clustercert.cli.output import Output, Progress, document, print_note, write_out
 from clustercert.cli.prompts import confirm
 from clustercert.model.times import rfc3339
@@ -53,7 +53,7 @@ class PruneOptions:
 
     def __post_init__(self) -> None:
         if self.prune != bool(self.labels):
-            raise typer.BadParameter("Give --prune and --selector together.")
+            raise InvalidOption("Give --prune and --selector together.")
 
     @property
     def labels(self) -> dict[str, str]:

@@ -8,7 +8,7 @@ import typer
 from clustercert.cli.audit import events, verify
 from clustercert.cli.audit.events import PlaceArgument
 from clustercert.cli.commands import on_store
-from clustercert.cli.options import YesOption, time_ago
+from clustercert.cli.options import InvalidOption, YesOption, time_ago
 from clustercert.cli.output import Output, OutputOption, print_note, show_one
 from clustercert.cli.prompts import confirm
 from clustercert.cli.session import Operator
@@ -61,7 +61,7 @@ def _parse_reason(text: str) -> str:
     from clustercert.policy.templates import is_plain_text
 
     if not 1 <= len(text) <= _MAX_WHY or not is_plain_text(text):
-        raise typer.BadParameter(f"Give 1 to {_MAX_WHY} printable characters.")
+        raise InvalidOption(f"Give 1 to {_MAX_WHY} printable characters.")
     return text
 
 

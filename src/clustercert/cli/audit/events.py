@@ -20,7 +20,7 @@ import typer
 
 from clustercert.cli.commands import on_service
 from clustercert.cli.lookup import find_project, find_user, named_users, own_projects
-from clustercert.cli.options import UNAVAILABLE, CommandError, OnlyProjectOption, exit_code
+from clustercert.cli.options import UNAVAILABLE, CommandError, InvalidOption, OnlyProjectOption, exit_code
 from clustercert.cli.output import (
     Output,
     OutputOption,
@@ -121,7 +121,7 @@ def tail(
         clustercert audit tail --kind 'certificate.*' --output json
     """
     if lines is not None and cursor_file is not None:
-        raise typer.BadParameter("Give either --lines or --cursor-file.")
+        raise InvalidOption("Give either --lines or --cursor-file.")
     given = {
         "kind": kind,
         "subject": _id_of(client, subject),

@@ -18,8 +18,6 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple, TypeGuard, TypeVar
 
-import typer
-
 from clustercert.cli.credential import access_request as requests
 from clustercert.cli.credential import cache
 from clustercert.cli.credential.access_request import RequestState
@@ -39,6 +37,7 @@ from clustercert.cli.options import (
     UNAVAILABLE,
     USAGE,
     CommandError,
+    InvalidOption,
     LifetimeOptions,
     exit_code,
 )
@@ -399,7 +398,7 @@ def _issued_for_job(request: "CredentialRequest") -> Credential | Failure:
         return Credential.from_kubeconfig(_request(request, found), "", found.shown_user)
     except ClustercertError as error:
         return Failure(exit_code(error), error.message)
-    except typer.BadParameter as error:
+    except InvalidOption as error:
         return Failure(USAGE, error.message)
 
 
@@ -663,7 +662,7 @@ def _with_login(request: "CredentialRequest", question: Callable[[Profile], T]) 
         return _log_in_again(name, f"Your login at {found.url} expired", cache_helps=True)
     try:
         return question(found)
-    except (ClustercertError, typer.BadParameter) as error:
+    except (ClustercertError, InvalidOption) as error:
         if getattr(error, "http_status", None) in _REFUSED and (
             failure := _wrong_login(request, name, found)
         ):
@@ -712,7 +711,7 @@ def _wrong_login(request: "CredentialRequest", name: str, found: Profile) -> Fai
     )
 
 
-def _failure(error: ClustercertError | typer.BadParameter, name: str, found: Profile) -> Failure:
+def _failure(error: ClustercertError | InvalidOption, name: str, found: Profile) -> Failure:
     match error:
         case ApiError(http_status=401):
             reason = ": an operator sees why with `clustercert identity explain`" if found.oidc else ""
@@ -721,7 +720,7 @@ def _failure(error: ClustercertError | typer.BadParameter, name: str, found: Pro
         case ApiError(http_status=status):
             temporary = status >= _FIRST_SERVER_ERROR or status in _TEMPORARY
             return Failure(exit_code(error), error.message, cache_helps=temporary, status=status)
-        case typer.BadParameter():
+        case InvalidOption():
             return Failure(USAGE, error.message)
         case _:
             return Failure(exit_code(error), error.message, cache_helps=isinstance(error, ClientError))

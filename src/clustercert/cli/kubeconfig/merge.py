@@ -23,6 +23,7 @@ from clustercert.cli.options import (
     CommandError,
     ContextNameOption,
     InsecureOption,
+    InvalidOption,
     LabelFilterOption,
     LifetimeOptions,
     ProjectDomainOption,
@@ -66,7 +67,7 @@ class EntryOptions:
 
     def __post_init__(self) -> None:
         if self.embed and self.files:
-            raise typer.BadParameter("Give only one of --embed and --files.")
+            raise InvalidOption("Give only one of --embed and --files.")
         LifetimeOptions(expires_in=self.expires_in).issue_options()
         entries.parse_template(self.context_name)
 
@@ -194,13 +195,13 @@ def merge(
     """
     several = every or bool(label)
     if bool(clusters) == several:
-        raise typer.BadParameter(
+        raise InvalidOption(
             "Name clusters, or give --all or -l, not both."
             if several
             else "Name clusters, or give --all or -l."
         )
     if use and (several or len(clusters or ()) != 1):
-        raise typer.BadParameter("--use needs exactly one cluster.")
+        raise InvalidOption("--use needs exactly one cluster.")
     labels = parse_labels(label)
     chosen = login.profile()
     if not options.embed and login.saved_name is None:

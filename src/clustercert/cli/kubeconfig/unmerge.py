@@ -13,7 +13,7 @@ from clustercert.cli.credential.certificate_files import CertificateFile
 from clustercert.cli.kubeconfig import entries, files
 from clustercert.cli.kubeconfig.contexts import KubeconfigOption, names_of
 from clustercert.cli.kubeconfig.entries import Merged
-from clustercert.cli.options import UnknownName
+from clustercert.cli.options import InvalidOption, UnknownName
 from clustercert.cli.output import print_note, write_out
 from clustercert.cli.session import warn_in_client
 
@@ -33,7 +33,7 @@ def unmerge(
         clustercert kubeconfig unmerge --all
     """
     if bool(names) == every:
-        raise typer.BadParameter("Name contexts or clusters, or give --all.")
+        raise InvalidOption("Name contexts or clusters, or give --all.")
     warn_in_client(os.environ)
     left = set(names or ())
     found = False

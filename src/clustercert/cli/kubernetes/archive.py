@@ -4,20 +4,20 @@ import sys
 import tarfile
 from pathlib import Path
 
-import typer
+from clustercert.cli.options import InvalidOption
 
 # The folder that means an archive.
 STANDARD_OUTPUT = Path("-")
 
 
 def check_archive(*, force: bool) -> None:
-    """Raises typer.BadParameter if an archive can't be written."""
+    """Raises InvalidOption if an archive can't be written."""
     if force:
-        raise typer.BadParameter(
+        raise InvalidOption(
             "An archive has only new files. Leave out --force, or name a folder.", param_hint="--force"
         )
     if sys.stdout.isatty():
-        raise typer.BadParameter(
+        raise InvalidOption(
             "Standard output is a terminal. Redirect the archive, for example to `| tar -x -C DIR`.",
             param_hint="--out",
         )

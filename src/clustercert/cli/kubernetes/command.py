@@ -14,6 +14,7 @@ from clustercert.cli.options import (
     ClusterArgument,
     CommandError,
     InProjectOption,
+    InvalidOption,
     ProjectDomainOption,
     UnknownName,
     YesOption,
@@ -64,7 +65,7 @@ async def import_audit_log(
     without any audit event is rejected, unless it is empty.
 
     Examples:
-        clustercert kubernetes import-audit-log prod /var/log/kubernetes/audit.log
+        clustercert kubernetes import-audit-log prod audit.log
     """
     from clustercert.kubernetes.webhook.audit_events import API_VERSION
 
@@ -152,7 +153,7 @@ def create(
 ) -> None:
     """Create a token. Shows the token once, and never again."""
     if output is Output.NAME:
-        raise typer.BadParameter("The format `name` would not show the token. Choose a different format.")
+        raise InvalidOption("The format `name` would not show the token. Choose a different format.")
     made = client.post(cluster_path(find_cluster(client, name, project, domain), "webhook-tokens"))
     row = {"id": made.pop("id"), "token": made.pop("token"), **made}
     show_one(with_times(row), output, name="id")

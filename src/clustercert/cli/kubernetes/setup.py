@@ -12,7 +12,7 @@ import typer
 from clustercert.cli.commands import on_store
 from clustercert.cli.kubernetes.archive import STANDARD_OUTPUT, check_archive, write_archive
 from clustercert.cli.kubernetes.selection import ClusterSelection, Notes, folder_of, for_each
-from clustercert.cli.options import parse_pairs
+from clustercert.cli.options import InvalidOption, parse_pairs
 from clustercert.cli.output import print_note, write_out
 from clustercert.cli.session import Operator
 from clustercert.model.choices import (
@@ -44,7 +44,7 @@ BindOption = Annotated[
 
 
 def parse_bindings(bind: Sequence[str] | None) -> dict[str, str]:
-    """Parse the values of `--bind`: return the ClusterRole for each group. Raises typer.BadParameter."""
+    """Parse the values of `--bind`: return the ClusterRole for each group. Raises InvalidOption."""
     # Split at the last equals sign: the name of a group may contain equals signs, but the name of a ClusterRole can't.
     return parse_pairs(bind, "GROUP=CLUSTERROLE", "--bind", at_last=True)
 
@@ -206,7 +206,7 @@ class SetupOptions:
     def given(self) -> dict[str, object]:
         """Return the values of the options that the user gave, by field name in `GivenChoices`.
 
-        Raises OSError, InvalidRequest or BadParameter.
+        Raises OSError, InvalidRequest or InvalidOption.
         """
         from clustercert.kubernetes.setup.choices import certificates_only
 
@@ -220,14 +220,14 @@ class SetupOptions:
         return given
 
     def client(self) -> "WebhookClient | None":
-        """Read the client certificate for the API server. Raises OSError or typer.BadParameter."""
+        """Read the client certificate for the API server. Raises OSError or InvalidOption."""
         from clustercert.kubernetes.setup.values import WebhookClient
 
         certificate, key = self.webhook_client_certificate, self.webhook_client_key
         if certificate is None and key is None:
             return None
         if certificate is None or key is None:
-            raise typer.BadParameter(
+            raise InvalidOption(
                 "Give both --webhook-client-certificate and --webhook-client-key.",
                 param_hint="--webhook-client-certificate",
             )
@@ -236,7 +236,7 @@ class SetupOptions:
             # With an empty password, an encrypted key causes an error instead of a prompt.
             ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT).load_cert_chain(certificate, key, password="")
         except (ssl.SSLError, ValueError) as error:
-            raise typer.BadParameter(
+            raise InvalidOption(
                 f"{certificate} and {key} are not a certificate and its unencrypted key (PEM).",
                 param_hint="--webhook-client-certificate",
             ) from error

@@ -9,7 +9,7 @@ import typer
 from clustercert.cli.commands import on_store
 from clustercert.cli.kubernetes.selection import ClusterSelection, Notes, for_each, names_of
 from clustercert.cli.kubernetes.setup import BindOption, parse_bindings, webhook_ca
-from clustercert.cli.options import FAILED, UsageError, error_text
+from clustercert.cli.options import FAILED, InvalidOption, UsageError, error_text
 from clustercert.cli.output import Output, OutputOption, Progress, print_note, show_list, with_domain
 from clustercert.cli.session import Operator
 from clustercert.model.choices import RevocationControl
@@ -35,7 +35,7 @@ def _parse_address(text: str) -> str:
     try:
         check_url(text)
     except InvalidRequest as error:
-        raise typer.BadParameter(error.message) from error
+        raise InvalidOption(error.message) from error
     return text
 
 

@@ -16,7 +16,7 @@ from clustercert.cli.login.options import PlainHttpOption, ProfileOption
 from clustercert.cli.login.profile import Profile
 from clustercert.cli.login.trust import TrustOptions
 from clustercert.cli.lookup import NO_PROJECTS, split_domain
-from clustercert.cli.options import NotLoggedIn, PasswordFileOption, UsageError
+from clustercert.cli.options import InvalidOption, NotLoggedIn, PasswordFileOption, UsageError
 from clustercert.cli.output import Output, print_note, show_one
 from clustercert.cli.prompts import PASSWORD_ATTEMPTS, prompt_text, read_secret
 from clustercert.cli.session import warn_in_client
@@ -59,9 +59,9 @@ class CredentialOptions:
 
     def __post_init__(self) -> None:
         if self.user is not None and self.access_key is not None:
-            raise typer.BadParameter("Give only one of --user and --access-key.")
+            raise InvalidOption("Give only one of --user and --access-key.")
         if self.domain and split_domain(self.user or "", self.domain)[1] != self.domain:
-            raise typer.BadParameter("--user and --domain name different domains. Give only one of them.")
+            raise InvalidOption("--user and --domain name different domains. Give only one of them.")
 
     @property
     def is_given(self) -> bool:

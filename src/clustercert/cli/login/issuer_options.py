@@ -10,7 +10,7 @@ import typer
 from clustercert.cli.login import oidc_login, profile
 from clustercert.cli.login.profile import OidcLogin, Profile
 from clustercert.cli.login.trust import read_ca
-from clustercert.cli.options import INTERRUPTED, CommandError, UnknownName, did_you_mean
+from clustercert.cli.options import INTERRUPTED, CommandError, InvalidOption, UnknownName, did_you_mean
 from clustercert.cli.output import print_note
 from clustercert.cli.prompts import prompt_text
 
@@ -73,9 +73,9 @@ class IssuerOptions:
 
     def __post_init__(self) -> None:
         if self.token_file is not None and self.is_given:
-            raise typer.BadParameter("--token-file excludes the other options for issuers.")
+            raise InvalidOption("--token-file excludes the other options for issuers.")
         if self.device and (self.no_browser or self.reauthenticate):
-            raise typer.BadParameter("--device excludes --no-browser and --reauthenticate.")
+            raise InvalidOption("--device excludes --no-browser and --reauthenticate.")
 
     @property
     def is_given(self) -> bool:
@@ -101,9 +101,7 @@ class IssuerOptions:
             by_password: whether options for a password or access key are given.
         """
         if by_password and (self.is_given or self.token_file is not None):
-            raise typer.BadParameter(
-                "The options for a password or access key exclude the options for issuers."
-            )
+            raise InvalidOption("The options for a password or access key exclude the options for issuers.")
         if by_password:
             return None
         from clustercert.cli.login import oidc_login, trust

@@ -10,7 +10,7 @@ from clustercert.cli.access import print_remaining_access
 from clustercert.cli.login import profile, trust
 from clustercert.cli.login.options import LoginOptions, ProfileOption
 from clustercert.cli.login.profile import Profile
-from clustercert.cli.options import CommandError, YesOption
+from clustercert.cli.options import CommandError, InvalidOption, YesOption
 from clustercert.cli.output import print_note
 from clustercert.cli.prompts import confirm
 from clustercert.cli.session import warn_in_client
@@ -53,7 +53,7 @@ def logout(
     from clustercert.client.connection import ClientError
 
     if keys and not everywhere:
-        raise typer.BadParameter("--keys needs --everywhere.")
+        raise InvalidOption("--keys needs --everywhere.")
     name = profile_name or profile.current(os.environ)
     if everywhere:
         login = LoginOptions(profile_name)

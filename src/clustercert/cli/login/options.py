@@ -8,7 +8,7 @@ import typer
 
 from clustercert.cli.login import environment, profile
 from clustercert.cli.login.profile import Profile
-from clustercert.cli.options import NoHomeFolder
+from clustercert.cli.options import InvalidOption, NoHomeFolder
 from clustercert.cli.output import print_note
 from clustercert.cli.session import warn_in_client
 
@@ -33,11 +33,9 @@ class LoginOptions:
 
     def __post_init__(self) -> None:
         if self.from_env and not os.environ.get("OS_AUTH_URL"):
-            raise typer.BadParameter("--from-env needs the variable OS_AUTH_URL.")
+            raise InvalidOption("--from-env needs the variable OS_AUTH_URL.")
         if self.from_env and environment.is_used(os.environ):
-            raise typer.BadParameter(
-                f"--from-env excludes {environment.URL} and {environment.TOKEN}. Unset both."
-            )
+            raise InvalidOption(f"--from-env excludes {environment.URL} and {environment.TOKEN}. Unset both.")
 
     @property
     def saved_name(self) -> str | None:

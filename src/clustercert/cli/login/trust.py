@@ -11,7 +11,7 @@ from urllib.parse import urlsplit
 import typer
 
 from clustercert.cli.login import profile, token_storage
-from clustercert.cli.options import CommandError, NotLoggedIn, UsageError, read_file
+from clustercert.cli.options import CommandError, InvalidOption, NotLoggedIn, UsageError, read_file
 from clustercert.cli.output import print_note
 from clustercert.cli.prompts import confirm
 from clustercert.secure_file import make_private_folder, write_private
@@ -51,9 +51,9 @@ class TrustOptions:
 
     def __post_init__(self) -> None:
         if self.ca_file is not None and self.ca_fingerprint is not None:
-            raise typer.BadParameter("Give only one of --ca-file and --ca-fingerprint.")
+            raise InvalidOption("Give only one of --ca-file and --ca-fingerprint.")
         if self.ca_fingerprint is not None and not is_fingerprint(self.ca_fingerprint):
-            raise typer.BadParameter("--ca-fingerprint must be a SHA-256 fingerprint: 64 hex digits.")
+            raise InvalidOption("--ca-fingerprint must be a SHA-256 fingerprint: 64 hex digits.")
 
     def ca_pem(self, url: str, remembered: str | None) -> str | None:
         """Return the CAs to trust, or `None` for this machine's CAs.

@@ -15,6 +15,7 @@ from clustercert.cli.options import (
     ClusterOption,
     DomainOption,
     InProjectOption,
+    InvalidOption,
     ProjectDomainOption,
     UnknownName,
 )
@@ -89,7 +90,9 @@ def explain(
     """
     chosen = login.profile()
     with chosen.explain_rejection(), chosen.administration_client() as client:
-        found = find_cluster(client, cluster, project, domain)
+        # The same cluster that `kubeconfig merge` takes.
+        preferred = chosen.project_id if chosen.chosen_project else None
+        found = find_cluster(client, cluster, project, domain, preferred=preferred)
         _show(client, {"cluster": str(found["id"]), **request.query(client)}, output)
 
 
@@ -153,11 +156,11 @@ def _show(client: "AdministrationClient", query: dict[str, str], output: Output)
         raise typer.Exit(1)
 
 
-def bad_option(message: str, names: "Iterable[str]") -> typer.BadParameter:
+def bad_option(message: str, names: "Iterable[str]") -> InvalidOption:
     """Return the error for wrong options. Replaces API field names at the start of the message by option names."""
     text, _, rest = message.partition(": ")
     found = text.split(", ")
     if not rest or not set(found) <= set(names):
-        return typer.BadParameter(message)
+        return InvalidOption(message)
     options = ", ".join(f"--{field.replace('_', '-')}" for field in found)
-    return typer.BadParameter(rest[:1].upper() + rest[1:], param_hint=options)
+    return InvalidOption(rest[:1].upper() + rest[1:], param_hint=options)

@@ -13,6 +13,7 @@ from clustercert.cli.lookup import clusters_of_caller, find_project, split_clust
 from clustercert.cli.options import (
     NOT_FOUND,
     CommandError,
+    InvalidOption,
     LocalOption,
     UnknownName,
     UsageError,
@@ -140,9 +141,7 @@ def _check_live_options(context: typer.Context) -> None:
     for name, option in (("since", "--since"), ("until", "--until"), ("log", "--from")):
         source = context.get_parameter_source(name)
         if source is not None and source.name != "DEFAULT":
-            raise typer.BadParameter(
-                f"Leave out {option}: --live reads the requests of all live certificates."
-            )
+            raise InvalidOption(f"Leave out {option}: --live reads the requests of all live certificates.")
 
 
 def _replay_recorded(

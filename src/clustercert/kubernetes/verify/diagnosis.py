@@ -117,6 +117,16 @@ class WebhookDiagnosis:
             return NOT_OURS
         return await self._why_unanswered() or self._why_unreachable()
 
+    async def is_unanswered(self, revoked: Probe) -> bool:
+        """Whether neither the API server nor this process gets an answer from the webhook. More time can't help then.
+
+        An API server with the failurePolicy NoOpinion then accepts the revoked certificate.
+        """
+        return (
+            REVOKED not in await revoked.new_denial()
+            and webhook_problem(self.service, self.cluster) is not None
+        )
+
     async def why_undecided(self) -> str:
         """Return advice if the API server has the failurePolicy Deny, and gets no answer from the webhook."""
         return await self._why_unanswered() or self._why_unreachable()

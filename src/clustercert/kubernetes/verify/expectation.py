@@ -57,13 +57,21 @@ class Expectation:
             return True
         return False
 
-    async def seconds_until_refused(self, probe: Probe) -> float | None:
-        """Measure the seconds until a revoked certificate is refused. Returns `None` after the time limit."""
-        return await self._seconds_until(lambda: self.is_refused(probe))
+    async def seconds_until_refused(self, probe: Probe, start: float, limit: float) -> float | None:
+        """Measure the seconds until a revoked certificate is refused. Returns `None` after the time limit.
+
+        Args:
+            start: when the certificate was revoked, in seconds of `time.monotonic`.
+            limit: how many seconds after the start to give up.
+        """
+        return await self._seconds_until(lambda: self.is_refused(probe), start, limit)
 
     async def require_refused(self, probe: Probe, fault: str, advice: str) -> None:
         """Raise CheckFailed unless a certificate is refused within the time limit."""
-        if await self._seconds_until(lambda: self._is_rejected(probe)) is None:
+        if (
+            await self._seconds_until(lambda: self._is_rejected(probe), time.monotonic(), self.seconds)
+            is None
+        ):
             raise CheckFailed(fault, advice)
 
     async def _is_rejected(self, probe: Probe) -> bool:
@@ -73,10 +81,12 @@ class Expectation:
             # Some API servers reject the signature of an altered copy, which also counts as a refusal.
             return True
 
-    async def _seconds_until(self, holds: Callable[[], Awaitable[bool]]) -> float | None:
+    @staticmethod
+    async def _seconds_until(
+        holds: Callable[[], Awaitable[bool]], start: float, limit: float
+    ) -> float | None:
         """Measure the seconds until a condition holds. Returns `None` after the time limit."""
-        start = time.monotonic()
-        while time.monotonic() - start < self.seconds:
+        while time.monotonic() - start < limit:
             if await holds():
                 return round(time.monotonic() - start, 2)
             await asyncio.sleep(POLL_SECONDS)
