@@ -8,7 +8,7 @@ import yaml
 from support.wait import SECONDS
 
 _PROGRAM = f"""\
-import clustercert.cli.credential.renewal as plugin
+import clustercert.cli.credential.service_requests as plugin
 import clustercert.cli.credential.access_request as requests
 plugin.NETWORK_SECONDS = requests.ANSWER_SECONDS = {SECONDS}
 from clustercert.__main__ import main

@@ -13,7 +13,7 @@ from cryptography.hazmat.primitives.serialization import Encoding
 
 from clustercert.cli.credential.cache import login_state
 from clustercert.cli.credential.certificate_files import CertificateFile
-from clustercert.cli.credential.renewal import Credential
+from clustercert.cli.credential.service_requests import Credential
 from clustercert.model.times import rfc3339
 from clustercert.policy.lifetime import BACKDATE
 

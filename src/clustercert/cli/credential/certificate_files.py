@@ -16,7 +16,7 @@ from clustercert.secure_file import make_private_folder, read_regular_file, writ
 if TYPE_CHECKING:
     from cryptography import x509
 
-    from clustercert.cli.credential.renewal import Credential
+    from clustercert.cli.credential.service_requests import Credential
 
 # The maximum size of a certificate with its chain. Five certificates with RSA keys of 4096 bits take 10 KiB.
 MAX_CERTIFICATE_BYTES = 64 * 1024

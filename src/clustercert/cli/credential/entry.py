@@ -126,7 +126,8 @@ def print_credential(request: CredentialRequest, info: str | None) -> int:
 
             remind_from_cache(path, cached, str(request.profile))
         return _print(cached.body, request.version)
-    from clustercert.cli.credential.renewal import Failure, issue_for_job, renew, renewed_for
+    from clustercert.cli.credential.renewal import issue_for_job, renew
+    from clustercert.cli.credential.service_requests import Failure, renewed_for
 
     result = issue_for_job(request) if is_job else renew(request)
     if isinstance(result, Failure):

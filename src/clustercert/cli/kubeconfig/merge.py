@@ -108,7 +108,7 @@ class EntryOptions:
             return dict(kubeconfig.credential)
         from clustercert.cli.credential import cache
         from clustercert.cli.credential.certificate_files import CertificateFile
-        from clustercert.cli.credential.renewal import Credential
+        from clustercert.cli.credential.service_requests import Credential
         from clustercert.cli.login import profile
 
         state = cache.login_state(str(profile.path_of(ref.profile, os.environ)))
