@@ -10,7 +10,7 @@ from clustercert.certificates.lost_roles import LostRoles
 from clustercert.identity.directory import Directory
 from clustercert.model import rfc3339
 from clustercert.model.errors import Unavailable
-from clustercert.store.certificates import AccessQueries
+from clustercert.store.access_controls import AccessQueries
 from clustercert.store.revocations import RevocationQueries
 from support.administration import unique
 from support.revocation_client import OWN, RevocationClient

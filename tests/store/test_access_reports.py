@@ -12,7 +12,8 @@ from clustercert.model import Cluster, ClusterOptions
 from clustercert.model.errors import InvalidRequest
 from clustercert.model.kubernetes import AUTHENTICATED, MASTERS, VERIFIER
 from clustercert.store.access_reports import MAX_GROUPS, AccessReportQueries, GroupTotals
-from clustercert.store.certificates import CertificateFilter, CertificateView, InventoryQueries
+from clustercert.store.certificate_views import CertificateView
+from clustercert.store.certificates import CertificateFilter, InventoryQueries
 from clustercert.store.engine.database import Database
 from clustercert.store.ledger import Ledger
 from clustercert.store.revocations import RevocationQueries

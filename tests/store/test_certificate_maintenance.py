@@ -7,7 +7,7 @@ from sqlalchemy import insert
 
 from clustercert.model.events.administration import CertificatesPruned
 from clustercert.store import tables
-from clustercert.store.certificates import CertificateMaintenance
+from clustercert.store.certificate_maintenance import CertificateMaintenance
 from clustercert.store.engine.database import Database
 from clustercert.store.engine.queries import BATCH
 from clustercert.store.ledger import Ledger

@@ -12,7 +12,7 @@ from sqlalchemy import select, text
 
 from clustercert.model import CertificateRecord
 from clustercert.store import tables
-from clustercert.store.certificates import is_revoked
+from clustercert.store.certificate_views import is_revoked
 from clustercert.store.directory import DirectoryQueries
 from clustercert.store.engine.database import Database
 from clustercert.store.revocations import RevocationQueries

@@ -12,12 +12,8 @@ from clustercert.certificates.list import Inventory
 from clustercert.model import CertificateRecord, Cluster
 from clustercert.model.kubernetes import CA_PROVER, VERIFIER
 from clustercert.store.access_reports import AccessReportQueries
-from clustercert.store.certificates import (
-    MAX_SCANNED,
-    CertificateFilter,
-    CertificateView,
-    InventoryQueries,
-)
+from clustercert.store.certificate_views import CertificateView
+from clustercert.store.certificates import MAX_SCANNED, CertificateFilter, InventoryQueries
 from clustercert.store.engine.database import Database
 from clustercert.store.ledger import Ledger
 from clustercert.store.revocations import CrlQueries, RevocationQueries

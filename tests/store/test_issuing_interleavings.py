@@ -16,7 +16,8 @@ from clustercert.certificates.recorder import RevocationRecorder
 from clustercert.issuance.authentication import RepeatableAuthentication
 from clustercert.model import Actor, AuditEvent, CertificateRecord, IssueRequest, SigningRequest, User
 from clustercert.model.errors import NotFound
-from clustercert.store.certificates import AccessQueries, CertificateMaintenance, LostRole
+from clustercert.store.access_controls import AccessQueries, LostRole
+from clustercert.store.certificate_maintenance import CertificateMaintenance
 from clustercert.store.clusters import ClusterQueries
 from clustercert.store.engine.generation import Generation
 from clustercert.store.ledger import Ledger

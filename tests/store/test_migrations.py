@@ -16,7 +16,7 @@ from sqlalchemy.exc import DBAPIError
 
 from clustercert.model.errors import SchemaError, StoreFault, Unavailable
 from clustercert.store import tables
-from clustercert.store.certificates import CertificateMaintenance
+from clustercert.store.certificate_maintenance import CertificateMaintenance
 from clustercert.store.engine import migrate
 from clustercert.store.engine.database import Database
 from clustercert.store.ledger import Ledger

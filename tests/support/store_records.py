@@ -8,7 +8,7 @@ from sqlalchemy import insert, select
 
 from clustercert.model import CertificateRecord, Cluster, Revocation
 from clustercert.store import tables
-from clustercert.store.certificates import is_revoked
+from clustercert.store.certificate_views import is_revoked
 from clustercert.store.clusters import ClusterQueries
 from clustercert.store.engine.database import Database
 from clustercert.store.ledger import Ledger

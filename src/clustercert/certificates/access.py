@@ -17,6 +17,7 @@ from clustercert.model.choices import CertificateState
 from clustercert.model.kubernetes import AUTHENTICATED, MASTERS
 from clustercert.model.times import is_recent
 from clustercert.policy.templates import is_exempt
+from clustercert.store.access_controls import UnknownIdentity
 from clustercert.store.access_reports import (
     MAX_COUNTED,
     AccessFilter,
@@ -25,7 +26,7 @@ from clustercert.store.access_reports import (
     GroupTotals,
     UserTotals,
 )
-from clustercert.store.certificates import CertificateView, UnknownIdentity
+from clustercert.store.certificate_views import CertificateView
 
 # A page lists at most this many users, and this many certificates of each user. Creating a longer page would block a
 # worker for too long.

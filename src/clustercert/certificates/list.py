@@ -19,15 +19,8 @@ from clustercert.policy.rules import (
     require_reader,
     require_view,
 )
-from clustercert.store.certificates import (
-    CertificateFilter,
-    CertificateView,
-    InventoryQueries,
-    Page,
-    PlaceNames,
-    Scope,
-    VisibleCertificates,
-)
+from clustercert.store.certificate_views import CertificateView, VisibleCertificates
+from clustercert.store.certificates import CertificateFilter, InventoryQueries, Page, PlaceNames, Scope
 from clustercert.store.clusters import ClusterLookup, require_cluster
 
 ONLY_READERS = (

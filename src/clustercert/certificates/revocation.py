@@ -42,7 +42,7 @@ from clustercert.policy.rules import (
     require_reader,
     require_view,
 )
-from clustercert.store.certificates import CertificateMaintenance
+from clustercert.store.certificate_maintenance import CertificateMaintenance
 from clustercert.store.clusters import ClusterLookup, require_cluster
 from clustercert.store.engine.generation import Generation
 from clustercert.store.known_users import KnownUserQueries, UsernameQueries

@@ -22,7 +22,8 @@ from clustercert.model.choices import CaState, CertificateState
 from clustercert.model.errors import NotFound
 from clustercert.pki.certificates import chain_pem
 from clustercert.pki.crl import crl_pem
-from clustercert.store.certificates import CertificateFilter, CertificateView, Page, PlaceNames
+from clustercert.store.certificate_views import CertificateView
+from clustercert.store.certificates import CertificateFilter, Page, PlaceNames
 
 
 class ClusterCertificateFilters(BaseModel):

@@ -51,7 +51,7 @@ from clustercert.server.reloading import Reloader
 from clustercert.settings import Settings
 from clustercert.store.access_requests import AccessRequestQueries
 from clustercert.store.ca_rotations import RUNNING, CaRotationQueries, RotationCounts
-from clustercert.store.certificates import CertificateMaintenance
+from clustercert.store.certificate_maintenance import CertificateMaintenance
 from clustercert.store.clusters import ClusterQueries
 from clustercert.store.credential_usage import CredentialUsageQueries
 from clustercert.store.engine.database import Database

@@ -22,7 +22,7 @@ from clustercert.requests.receiver import NotDelivered, read_secrets
 from clustercert.secure_file import PrivateFileError
 from clustercert.server.tls_files import present_tls, uses_own_pair
 from clustercert.settings import Settings, SettingsError
-from clustercert.store.certificates import AccessQueries
+from clustercert.store.access_controls import AccessQueries
 from clustercert.store.clusters import ClusterQueries
 from clustercert.store.roles import RoleQueries
 

@@ -18,7 +18,7 @@ from clustercert.model.access_requests import OPEN_STATES, AccessDecision, Acces
 from clustercert.model.choices import AccessRequestState
 from clustercert.model.errors import Conflict, NotFound, TooManyRequests
 from clustercert.store import tables
-from clustercert.store.certificates import is_revoked
+from clustercert.store.certificate_views import is_revoked
 from clustercert.store.engine.database import raise_generation
 from clustercert.store.engine.queries import Queries, conflict_if_violated
 from clustercert.store.engine.transaction import Transaction

@@ -29,7 +29,7 @@ from clustercert.model import AuditEvent
 from clustercert.model.events.operation import CredentialAlert
 from clustercert.model.kubernetes import MASTERS
 from clustercert.store import tables
-from clustercert.store.certificates import certificate_views, is_verification, view_query
+from clustercert.store.certificate_views import certificate_views, is_verification, view_query
 from clustercert.store.clusters import is_enforced_inside
 from clustercert.store.engine.queries import Queries, exists
 from clustercert.store.engine.transaction import Transaction

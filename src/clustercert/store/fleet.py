@@ -10,7 +10,7 @@ from sqlalchemy import ColumnElement, Select, Table, and_, func, literal, or_, s
 from clustercert.model.choices import EnforcementState, FleetOrder, RotationChoice, RotationState
 from clustercert.store import tables
 from clustercert.store.ca_rotations import OWN_USERS, RUNNING
-from clustercert.store.certificates import is_revoked
+from clustercert.store.certificate_views import is_revoked
 from clustercert.store.engine.queries import Queries
 from clustercert.store.overview import (
     TRUSTED,

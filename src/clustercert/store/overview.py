@@ -15,7 +15,7 @@ from clustercert.model.requests import AuthMethod
 from clustercert.model.times import RECENT
 from clustercert.store import tables
 from clustercert.store.ca_rotations import OWN_USERS, RUNNING
-from clustercert.store.certificates import certificate_views, is_revoked, view_query
+from clustercert.store.certificate_views import certificate_views, is_revoked, view_query
 from clustercert.store.clusters import is_enforced_inside
 from clustercert.store.credential_usage import UNREVIEWED_FOR
 from clustercert.store.engine.queries import Queries

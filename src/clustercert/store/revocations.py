@@ -16,7 +16,7 @@ from clustercert.model import AuditEvent, ClientCA, Revocation
 from clustercert.model.errors import Conflict, NotFound
 from clustercert.pki.crl import CrlEntry
 from clustercert.store import tables
-from clustercert.store.certificates import (
+from clustercert.store.certificate_views import (
     CertificateLookup,
     is_revoked,
     revocation_of,

@@ -52,11 +52,13 @@ from clustercert.policy.templates import groups_and_templates
 from clustercert.requests.receiver import WebhookReceiver
 from clustercert.requests.service import AccessRequests
 from clustercert.settings import Settings, SettingsError
+from clustercert.store.access_controls import AccessQueries
 from clustercert.store.access_reports import AccessReportQueries
 from clustercert.store.access_requests import AccessRequestQueries
 from clustercert.store.audit import AuditQueries, EventPages
 from clustercert.store.ca_rotations import CaRotationQueries
-from clustercert.store.certificates import AccessQueries, CertificateMaintenance, InventoryQueries
+from clustercert.store.certificate_maintenance import CertificateMaintenance
+from clustercert.store.certificates import InventoryQueries
 from clustercert.store.client_cas import ClientCaQueries
 from clustercert.store.clusters import ClusterQueries
 from clustercert.store.disk_space import MIB, DiskSpace

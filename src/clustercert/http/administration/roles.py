@@ -36,7 +36,7 @@ from clustercert.model import Domain, Group, JsonObject, Project, Role, RoleAssi
 from clustercert.model.errors import ConcurrentChange, Forbidden, InvalidRequest, NotFound
 from clustercert.model.suggestion import did_you_mean
 from clustercert.policy.rules import PROJECT_ROLES, SERVICE_ROLES, may_assign, may_unassign, operates
-from clustercert.store.certificates import LostRole
+from clustercert.store.access_controls import LostRole
 
 ROLES = OWN + "/roles"
 ROLE = ROLES + "/{name}"
