@@ -253,8 +253,11 @@ def test_prune_tells_domains_apart(operator: Operator, tmp_path: Path) -> None:
 
 
 MISTAKES: dict[str, tuple[dict[str, Any], str]] = {
-    "version": ({"apiVersion": "v1", "kind": "User", "metadata": {"name": "a"}}, "apiVersion must be"),
-    "kind": ({**document("User", "a"), "kind": "Usr"}, "kind must be Domain, Project, User"),
+    "version": (
+        {"apiVersion": "v1", "kind": "User", "metadata": {"name": "a"}},
+        "apiVersion must be clustercert/v1, not v1.",
+    ),
+    "kind": ({**document("User", "a"), "kind": "Usr"}, "RoleBinding, Cluster, not Usr."),
     "no name": ({"apiVersion": "clustercert/v1", "kind": "User", "metadata": {}}, "metadata.name is missing"),
     "field": (
         document("Project", "a", {"descriptoin": "x"}),
@@ -265,7 +268,7 @@ MISTAKES: dict[str, tuple[dict[str, Any], str]] = {
     "list": (document("Group", "a", {"members": [1]}), "spec.members[0] must be of type string"),
     "choice": (
         cluster("a", "eu-de", webhook_mode="off"),
-        "spec.webhook_mode must be default or known-only",
+        "spec.webhook_mode must be default or known-only, not off.",
     ),
     "member": (document("Group", "a", {"members": ["alise"]}), "there is no user alise. Did you mean alice?"),
     "member of a domain": (

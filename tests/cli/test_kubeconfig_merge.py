@@ -109,6 +109,13 @@ def test_two_clusters_get_their_own_names_and_the_exec_plugin(desk: Desk) -> Non
     assert desk.user.issued(desk.ids[desk.first]) == 1
 
 
+def test_a_merge_of_the_current_context_advises_no_switch(desk: Desk) -> None:
+    for names in ((desk.first,), (desk.first,), (desk.second,)):
+        code, screen = in_a_terminal(("kubeconfig", "merge", *names), {}, desk.user.environment)
+        assert code == 0, screen
+        assert ("kubeconfig use" in screen) == (names == (desk.second,)), screen
+
+
 def test_labels_select_clusters_and_the_new_contexts_are_printed(desk: Desk) -> None:
     desk.user.operator.output("cluster", "update", desk.ids[desk.second], "--label", "env=test")
     desk.config.parent.mkdir()

@@ -123,10 +123,10 @@ def _document(value: object, file: Path, where: str) -> Document:
     if not isinstance(value, dict):
         raise CommandError(f"{where} must be a mapping with apiVersion, kind, metadata and spec.")
     if value.get("apiVersion") != API_VERSION:
-        raise CommandError(f"{where}: apiVersion must be {API_VERSION}.")
+        raise CommandError(f"{where}: apiVersion must be {API_VERSION}{_but_is(value.get('apiVersion'))}.")
     resource = KINDS.get(str(value.get("kind")))
     if resource is None:
-        raise CommandError(f"{where}: kind must be {', '.join(KINDS)}.")
+        raise CommandError(f"{where}: kind must be {', '.join(KINDS)}{_but_is(value.get('kind'))}.")
     _check(value, _schema_of(resource), where, "")
     metadata, spec = value["metadata"], value.get("spec") or {}
     _check_spec(resource, spec, where)
@@ -156,6 +156,11 @@ def _check_spec(resource: Resource, spec: Mapping[str, Any], where: str) -> None
         raise CommandError(f"{where}: spec: give internal_url and server_ca, or kubeconfig.")
 
 
+def _but_is(value: object) -> str:
+    """Return the end of a message that says what a field must be. Shows at most 40 characters of the value."""
+    return "" if value is None else f", not {str(value)[:40]}"
+
+
 def _check(value: object, schema: Schema, where: str, path: str) -> None:
     """Check a value against a JSON Schema. Raises CommandError.
 
@@ -165,7 +170,7 @@ def _check(value: object, schema: Schema, where: str, path: str) -> None:
     if "const" in schema and value != schema["const"]:
         raise CommandError(f"{where}: {field} must be {str(schema['const']).lower()}.")
     if "enum" in schema and value not in schema["enum"]:
-        raise CommandError(f"{where}: {field} must be {' or '.join(schema['enum'])}.")
+        raise CommandError(f"{where}: {field} must be {' or '.join(schema['enum'])}{_but_is(value)}.")
     expected = _TYPES.get(schema.get("type", ""))
     if expected is not None and not isinstance(value, expected):
         raise CommandError(f'{where}: {field} must be of type {schema["type"]}. Quote text such as "1.30".')

@@ -309,7 +309,7 @@ def _write(plan: _Plan, new: dict[str, _NewEntry], *, use: bool) -> list[dict[st
             rows.append(row_of_context(Merged(name, entry.ref, server, entry.user), path, current, {}))
     if current != before:
         print_note(f"The current context is {current}.")
-    elif sys.stderr.isatty():
+    elif current != first and sys.stderr.isatty():
         print_note(
             f"The current context stays {current}. Switch with `clustercert kubeconfig use {shlex.quote(first)}`."
         )
