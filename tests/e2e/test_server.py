@@ -68,6 +68,9 @@ def assert_refused_by_us(answer: bytes, status: int) -> None:
         b"GET /healthz HTTP/1.1\r\nX-A: a\r\n b\r\n" + CLOSE,
         b"GET /healthz HTTP/1.1\r\nX-A: a\x00b\r\n" + CLOSE,
         b"GET /healthz HTTP/1.1\r\nX-A : a\r\n" + CLOSE,
+        b"GET http:// HTTP/1.1\r\n" + CLOSE,
+        b"GET http://a:99999/ HTTP/1.1\r\n" + CLOSE,
+        b"CONNECT a:443 HTTP/1.1\r\n" + CLOSE,
     ],
 )
 def test_what_is_no_http_is_refused(running: Demo, request_: bytes) -> None:

@@ -251,6 +251,19 @@ def test_trailers_reach_no_application(server: Server) -> None:
     ]
 
 
+@pytest.mark.parametrize("target", [b"http://", b"a:443"])
+def test_a_target_without_a_path_is_refused(server: Server, target: bytes) -> None:
+    for method in (b"POST ", b"CONNECT "):
+        answer = server.exchange(method + target + b" HTTP/1.1\r\nHost: a\r\n\r\n")
+        assert status(answer) == 400
+        assert json.loads(answer.partition(b"\r\n\r\n")[2])["error_msg"]
+
+
+def test_a_refusal_is_not_the_response_to_an_earlier_request(server: Server) -> None:
+    answer = server.exchange(HEAD + b"\r\nPOST http:// HTTP/1.1\r\nHost: a\r\n\r\n")
+    assert not answer.startswith(b"HTTP/1.1 400 ")
+
+
 def test_a_refusal_under_v3_is_one_of_keystone(server: Server) -> None:
     answer = server.exchange(b"GET /v3/auth/tokens HTTP/1.1\r\nHost: a\r\na: " + b"b" * ENDLESS)
     assert json.loads(answer.partition(b"\r\n\r\n")[2])["error"]["code"] == 431

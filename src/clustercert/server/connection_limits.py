@@ -271,9 +271,10 @@ class BoundedProtocol(HttpToolsProtocol):
                     "Too many requests are waiting for a response. Read responses before you send more."
                 )
             )
+        # uvicorn raises an error for some targets, such as `http://`. The failure is then the response to this request.
+        super().on_headers_complete()
         self._part = _Part.BODY
         self._received = 0
-        super().on_headers_complete()
 
     def on_body(self, body: bytes) -> None:
         """Pass a piece of the body to the application."""
