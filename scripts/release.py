@@ -34,6 +34,14 @@ def check_committed(root: Path) -> None:
         raise ReleaseError("These files differ from the last commit. Commit them:\n" + "\n".join(changed))
 
 
+def check_sphinx(python: Path) -> None:
+    """Raise ReleaseError if the environment that builds the documentation is missing. `python`: its interpreter."""
+    if not python.exists():
+        raise ReleaseError(
+            f"{python} is missing, so the documentation can't be built. Run `make site-tools`."
+        )
+
+
 def build_docs(out: Path, version: str, moment: datetime) -> None:
     """Build the site of the documentation, and pack it into the folder `out`."""
     seconds = int(moment.timestamp())
@@ -63,6 +71,7 @@ def main() -> None:
     out = ROOT / "dist"
     try:
         check_committed(ROOT)
+        check_sphinx(site.PYTHON)
         day = changelog.prepare(ROOT, __version__, datetime.now(UTC).date())
         moment = changelog.midnight(day)
         shutil.rmtree(out, ignore_errors=True)

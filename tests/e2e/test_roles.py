@@ -87,6 +87,7 @@ def test_the_webhook_answers_api_servers_only(roles: Roles) -> None:
         ):
             answer = client.request(method, path, json={} if method == "POST" else None)
             assert answer.status_code == 404, path
+            assert "/docs" not in answer.text
         refused = client.get(f"{roles.path}/authorize")
         assert (refused.status_code, refused.headers["Allow"]) == (405, "POST")
         for path in ("/healthz", "/readyz", "/metrics"):

@@ -1,6 +1,7 @@
 """What `make release` does before it builds: the change log and the state of the source."""
 
 import subprocess
+import sys
 from datetime import date
 from pathlib import Path
 
@@ -40,6 +41,12 @@ def test_a_change_log_that_does_not_fit_the_version_is_refused(tmp_path: Path, t
     with pytest.raises(changelog.ReleaseError, match=said):
         changelog.prepare(tmp_path, "0.1.0", DAY)
     assert (tmp_path / "CHANGELOG.md").read_text() == text
+
+
+def test_without_sphinx_nothing_is_built(tmp_path: Path) -> None:
+    release.check_sphinx(Path(sys.executable))
+    with pytest.raises(changelog.ReleaseError, match="make site-tools"):
+        release.check_sphinx(tmp_path / "python")
 
 
 def test_only_the_change_log_may_differ_from_the_last_commit(tmp_path: Path) -> None:

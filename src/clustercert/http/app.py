@@ -85,7 +85,11 @@ def new_app(role: ServerRole = "all", *, built_in_identity: bool = True, console
         # The framework's own spans and logs contain paths, inputs and messages of errors.
         telemetry={"tracing": False, "metrics": False, "logs": False, "auto_configure": False},
     )
+    app.state.no_path_advice = (
+        "This process answers API servers only. Send other requests to the API's address."
+    )
     if role != "webhook":
+        app.state.no_path_advice = "See /docs for its paths."
         operations.add_documentation(app)
         if console:
             # Imported only here, because most services have no console.
@@ -147,7 +151,7 @@ async def _raise_ours(request: Request, failure: Exception) -> NoReturn:
         raise failure
     match failure.status_code:
         case 404:
-            raise NoSuchRoute("This API has no such path. See /docs for its paths.") from None
+            raise NoSuchRoute(f"This API has no such path. {request.app.state.no_path_advice}") from None
         case 405:
             allow = openapi.methods(request.app, request.url.path)
             raise MethodNotAllowed(
