@@ -89,7 +89,6 @@ def follow(heading: str, operator: Machine, rotation: Rotation, folder: Path) ->
         "ca status prod": f"ca status {name} --local",
         "ca prove prod": f"ca prove {name} --local",
         "acme/eu-de/prod": f"tests/eu-de/{name}",
-        "cluster           prod": f"cluster {name}",
         # No API server has reported a use.
         "used_last_hour    1": "used_last_hour 0",
         "in 7h31m   26s ago": "in 7h31m -",
