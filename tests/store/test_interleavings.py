@@ -55,6 +55,11 @@ def password_login(user: User, checked_hash: str) -> PasswordLogin:
     return PasswordLogin(user.id, NOW, "192.0.2.1", checked_hash)
 
 
+async def disable_domain(accounts: Accounts, database: Database) -> None:
+    domain = accounts.domain
+    await DirectoryQueries(database).replace(domain, replace(domain, enabled=False), event())
+
+
 async def password_hash(accounts: Accounts, user: User) -> str:
     async with accounts.database.read() as connection:
         query = select(tables.user.c.password_hash).where(tables.user.c.id == user.id)
@@ -62,7 +67,7 @@ async def password_hash(accounts: Accounts, user: User) -> str:
 
 
 @pytest.mark.parametrize("kind", ["token", "session"])
-@pytest.mark.parametrize("what", ["password", "disabled", "removed"])
+@pytest.mark.parametrize("what", ["password", "disabled", "removed", "domain disabled"])
 async def test_no_login_slips_in_behind_what_ends_logins(
     accounts: Accounts, store: Store, what: str, kind: str
 ) -> None:
@@ -72,6 +77,7 @@ async def test_no_login_slips_in_behind_what_ends_logins(
         "password": lambda other: DirectoryQueries(other).set_password(alice.id, "other", event()),
         "disabled": lambda other: DirectoryQueries(other).enable_user(alice.id, False, event()),
         "removed": lambda other: DirectoryQueries(other).remove_user(alice.id, event()),
+        "domain disabled": lambda other: disable_domain(accounts, other),
     }
     waits = LockWaits(accounts.database, store)
     confirmed = password_login(alice, checked)
@@ -86,18 +92,23 @@ async def test_no_login_slips_in_behind_what_ends_logins(
     assert store.rows(f"SELECT * FROM {'token' if kind == 'token' else 'console_session'}") == []
 
 
-async def test_what_ends_logins_waits_for_the_one_that_was_first(accounts: Accounts, store: Store) -> None:
+@pytest.mark.parametrize("what", ["password", "domain disabled"])
+async def test_what_ends_logins_waits_for_the_one_that_was_first(
+    accounts: Accounts, store: Store, what: str
+) -> None:
     alice = await accounts.new_user()
     checked = await password_hash(accounts, alice)
 
     async def log_in(other: Database) -> None:
         assert await TokenQueries(other).add_by_password(token(alice), password_login(alice, checked))
 
+    changes: dict[str, Callable[[Database], Coroutine[None, None, None]]] = {
+        "password": lambda database: DirectoryQueries(database).set_password(alice.id, "other", event()),
+        "domain disabled": lambda database: disable_domain(accounts, database),
+    }
     waits = LockWaits(accounts.database, store)
     async with begun(store, log_in):
-        change = asyncio.create_task(
-            DirectoryQueries(accounts.database).set_password(alice.id, "other", event())
-        )
+        change = asyncio.create_task(changes[what](accounts.database))
         await waits.begun(change)
     await change
     assert store.rows("SELECT * FROM token") == []
@@ -130,7 +141,7 @@ async def test_a_project_that_is_being_removed_is_no_tokens_scope(accounts: Acco
     assert store.rows("SELECT * FROM token") == []
 
 
-@pytest.mark.parametrize("what", ["disabled", "removed"])
+@pytest.mark.parametrize("what", ["disabled", "removed", "domain disabled"])
 async def test_no_temporary_key_slips_in_behind_what_ends_its_parent(
     accounts: Accounts, store: Store, what: str
 ) -> None:
@@ -140,6 +151,7 @@ async def test_no_temporary_key_slips_in_behind_what_ends_its_parent(
     changes: dict[str, Callable[[Database], Coroutine[None, None, None]]] = {
         "disabled": lambda other: AccessKeyQueries(other).enable(parent, False, event()),
         "removed": lambda other: AccessKeyQueries(other).remove(parent, event()),
+        "domain disabled": lambda other: disable_domain(accounts, other),
     }
     temporary = replace(parent, id="TEMPORARY", security_token_hash=b"h" * 32, expires_at=NOW)
     waits = LockWaits(accounts.database, store)

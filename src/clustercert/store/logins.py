@@ -101,7 +101,8 @@ class TokenQueries(Queries):
     async def add_by_password(self, token: Token, login: PasswordLogin) -> LiveToken | None:
         """Store a token.
 
-        Returns None if the user was disabled, the password was changed, or the scope was deleted during the login.
+        Returns None if the user or their domain was disabled, the password was changed, or the scope was deleted during
+        the login.
         """
         with contextlib.suppress(IntegrityError):
             async with self._database.transaction() as connection:
@@ -143,17 +144,23 @@ class TokenQueries(Queries):
 
 
 async def lock_usable_user(connection: Transaction, user_id: str, *conditions: ColumnElement[bool]) -> bool:
-    """Lock the user's row. Returns whether the user exists, is enabled and meets the conditions."""
-    # Transactions that delete a user's tokens and temporary keys write the user's row first, so that no token or key is
-    # added later.
-    query = select(_user.c.id).where(_user.c.id == user_id, _user.c.enabled, *conditions)
-    return await exists(connection, query.with_for_update())
+    """Lock the rows of the user and of their domain.
+
+    Returns whether the user exists, meets the conditions, and is enabled like their domain.
+    """
+    # Transactions that delete the tokens and temporary keys of a user or domain write its row first, so that no token
+    # or key is added later.
+    user = select(_user.c.domain_id).where(_user.c.id == user_id, _user.c.enabled, *conditions)
+    domain_id = (await connection.execute(user.with_for_update())).scalar()
+    # A shared lock, so that logins of other users of the domain need not wait.
+    domain = select(_domain.c.id).where(_domain.c.id == domain_id, _domain.c.enabled)
+    return await exists(connection, domain.with_for_update(read=True))
 
 
 async def confirm_password_login(connection: Transaction, login: PasswordLogin) -> bool:
     """Lock the user's row, and remember that the user has logged in from this network.
 
-    Returns False if the user was disabled, or the password was changed, during the login.
+    Returns False if the user or their domain was disabled, or the password was changed, during the login.
     """
     if not await lock_usable_user(connection, login.user_id, _user.c.password_hash == login.checked_hash):
         return False
@@ -283,7 +290,8 @@ class AccessKeyQueries(Queries):
     async def add_temporary(self, key: AccessKey, caller: Caller, event: AuditEvent) -> None:
         """Add a temporary key.
 
-        Raises Unauthenticated if the user was disabled, or the caller's credential was revoked, during the request.
+        Raises Unauthenticated if the user or their domain was disabled, or the caller's credential was revoked, during
+        the request.
         """
         async with self._database.transaction(event) as connection:
             usable = await lock_usable_user(connection, key.user_id)
@@ -376,7 +384,8 @@ class UserLoginQueries(Queries):
     async def add_session(self, session: Session, login: PasswordLogin, *events: AuditEvent) -> bool:
         """Store a session of a user of the built-in identity service.
 
-        Returns False, and stores nothing, if the user was disabled or the password was changed during the login.
+        Returns False, and stores nothing, if the user or their domain was disabled, or the password was changed, during
+        the login.
         """
         async with self._database.transaction() as connection:
             if not await confirm_password_login(connection, login):
@@ -391,7 +400,7 @@ class UserLoginQueries(Queries):
         """Delete a user's sessions, tokens and temporary keys, and also the permanent keys if `with_keys` is true.
 
         Returns what was deleted. Does nothing, and records no event, if there is nothing to delete. Raises
-        Unauthenticated if the user was disabled or deleted during the request.
+        Unauthenticated if the user or their domain was disabled or deleted during the request.
         """
         deleted = await self._delete_tokens(user_id)
         async with self._database.transaction() as connection:
