@@ -180,7 +180,10 @@ def test_the_status_says_what_to_do() -> None:
         in held.next_step
     )
     assert held.safe_at == NOW + timedelta(hours=8)
-    free = status(rotation("draining"))
+    unreached = status(rotation("draining", proofs=(proof(FIRST), proof(SECOND, "failed"))))
+    assert unreached.next_step.startswith(f"The new CA is not proved at {SECOND}. ")
+    assert "Then run `clustercert cluster ca complete production`." in unreached.next_step
+    free = status(rotation("draining", proofs=PROVED))
     assert free.next_step.startswith("Run `clustercert cluster ca complete production`.")
     assert free.safe_at == NOW
     asked = status(rotation("draining", completion_asked_at=NOW, proofs=REFUSED[:1]))

@@ -444,6 +444,8 @@ def _step_of_several(rotation: "JsonObject") -> str:
         case "draining" if is_asked:
             return replace_cas("CLUSTER", "the new CA")
         case "draining" if not _object(rotation["old_ca_holders"])["certificates"]:
+            if any(each["new_ca"] != "accepted" for each in _objects(rotation["api_servers"])):
+                return "The new CA is not proved at every API server. See `clustercert cluster ca status CLUSTER`."
             return "Run `clustercert cluster ca complete CLUSTER`. No certificate of the old CA is valid."
         case _:
             return ""

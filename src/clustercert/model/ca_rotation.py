@@ -156,6 +156,14 @@ class CaRotation:
             or now - proof.at > PROOF_AGE
         )
 
+    def not_accepting(self) -> tuple[str, ...]:
+        """Return the addresses that did not accept the new CA at the last attempt, however long ago."""
+        return tuple(
+            address
+            for address in self.addresses
+            if (proof := self.proof(self.new_ca_id, address)) is None or proof.outcome != "accepted"
+        )
+
     def trusting(self) -> tuple[str, ...]:
         """Return the addresses that were not seen to refuse the old CA since completion was asked for."""
         return tuple(
@@ -320,16 +328,27 @@ class RotationStatus:
             else "Nothing. Every API server accepts the new CA, so the rotation goes on by itself.",
             "distributed": "Nothing. The new CA signs as soon as every API server has been proved once more.",
             "issuing": "Nothing. The rotation waits until no worker can issue from the old CA any more.",
-            "draining": f"Run `clustercert cluster ca complete {name}`. No certificate of the old CA is valid.",
+            "draining": self._draining_step(name),
             "complete": "Nothing. The rotation is complete.",
             "aborted": replace_cas(name, "the CA that signs as before"),
         }
         if rotation.is_completing:
             missing = ", ".join(rotation.trusting())
             return f"{replace_cas(name, 'the new CA')} The old CA is not proved to be refused at {missing}."
-        if rotation.state == "draining" and self.old.until is not None:
+        return steps[rotation.state]
+
+    def _draining_step(self, name: str) -> str:
+        """What the operator has to do before anybody asks for completion."""
+        complete = f"`clustercert cluster ca complete {name}`"
+        if self.old.until is not None:
             return (
                 f"Wait until {self.old.until:%Y-%m-%d %H:%M} UTC, when the last certificate of the old CA expires"
-                f" (valid now: {self.old.certificates}). Then run `clustercert cluster ca complete {name}`."
+                f" (valid now: {self.old.certificates}). Then run {complete}."
             )
-        return steps[rotation.state]
+        if unproved := self.rotation.not_accepting():
+            return (
+                f"The new CA is not proved at {', '.join(unproved)}. Let these API servers accept it, and remove the"
+                f" addresses of machines that are gone. If the service does not reach them, run `clustercert cluster"
+                f" ca prove {name}`. Then run {complete}. No certificate of the old CA is valid."
+            )
+        return f"Run {complete}. No certificate of the old CA is valid."
