@@ -139,8 +139,8 @@ class ServerSettings(Section):
     Attributes:
         host, port: address to listen on. Port 0 takes any free port.
         workers: number of processes; use one per core.
-        tls_certificate, tls_key: PEM files; the chain begins with the leaf. By default, a self-signed pair is created
-            in the data folder, unless the service listens on loopback.
+        tls_certificate, tls_key: PEM files; the chain begins with the leaf. By default, the service creates both, and
+            a CA, in the data folder, unless it listens on loopback.
         plain_http: serve without TLS on addresses other than loopback, behind a proxy that terminates TLS.
         public_url: URL of the service for its clients, shown in the catalog. By default, it is taken from each request.
         other_urls: further URLs of the service. A user who has allowed one URL to receive an issuer's tokens is not
@@ -243,7 +243,7 @@ class IssuingSettings(Section):
 class LimitSettings(Section):
     """`[limits]`: failed authentications, issued certificates, tokens, keys and clusters.
 
-    See [operations.md](operations.md#limits).
+    See [Limits](operations.md#limits).
 
     Attributes:
         failures_per_minute: maximum number of failed authentications from one source address in a minute, per worker; 0
@@ -290,7 +290,7 @@ class RevocationSettings(Section):
 class AuditSettings(Section):
     """`[audit]`: publishing, retention and checks of the audit log.
 
-    See [audit.md](audit.md).
+    See [The audit log](audit.md).
 
     Attributes:
         publish: targets for checkpoints: `file:/path`, `https://…`, `syslog:/dev/log`, `syslog://host:port`.
@@ -314,7 +314,7 @@ class AuditSettings(Section):
 class RequestSettings(Section):
     """`[requests]`: a webhook that tells another system of access requests.
 
-    See [access-requests.md](access-requests.md#tell-other-systems).
+    See [Tell other systems](access-requests.md#tell-other-systems).
 
     Attributes:
         webhook_url: URL that gets a message about each step of an access request; http only for loopback.
@@ -337,7 +337,7 @@ class RequestSettings(Section):
 class ConsoleSettings(Section):
     """`[console]`: the web console at `/console`.
 
-    See [console.md](console.md).
+    See [Web console](console.md).
 
     Attributes:
         enabled: serve the console. Without it, the service loads nothing of the console.
@@ -364,7 +364,7 @@ class MetricsSettings(Section):
 class TracingSettings(Section):
     """`[tracing]`: traces of requests and jobs, sent to an OpenTelemetry collector.
 
-    Needs `clustercert[otel]`; see [tracing.md](tracing.md).
+    Needs `clustercert[otel]`; see [Traces](tracing.md).
 
     Attributes:
         endpoint: URL of the collector (OTLP over HTTP), such as `http://127.0.0.1:4318`. By default, there are no
@@ -395,7 +395,7 @@ class TransitKekSettings(OpenBaoSettings, Section):
     """`[kek_transit]`: a key-encryption key in OpenBao or HashiCorp Vault.
 
     The key never leaves the server: its transit secrets engine encrypts and decrypts the data keys. If `kek_file` is
-    set too, both keys encrypt each data key, and each of them can decrypt it. See [keys.md](keys.md).
+    set too, both keys encrypt each data key, and each of them can decrypt it. See [Key-encryption keys](keys.md).
 
     Attributes:
         key: name of the key in the transit secrets engine.

@@ -23,8 +23,8 @@ class IdentitySettings(Section):
             identity service are refused, and the paths below `/v3` do not exist.
         region: name of the region in the catalog. The vendors' clients expect projects to have this name.
         token_lifetime: lifetime of the tokens that the built-in identity service issues.
-        issuers: OIDC issuers whose tokens are accepted too. See [identity.md](identity.md#settings).
-        keystone: a Keystone whose tokens and access keys are accepted too. See [keystone.md](keystone.md#settings).
+        issuers: OIDC issuers whose tokens are accepted too. See [Identity providers](identity.md#settings).
+        keystone: a Keystone whose tokens and access keys are accepted too. See [Keystone](keystone.md#settings).
     """
 
     built_in: TrueOrFalse = True

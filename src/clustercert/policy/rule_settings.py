@@ -319,17 +319,17 @@ class PolicySettings(Section):
 
     Attributes:
         role_groups: whether the roles `admin`, `member` and `reader` give groups. By default, only if `rules` is not
-            set. An empty list counts as set. See [policy.md](policy.md#groups-by-role).
+            set. An empty list counts as set. See [Groups by role](policy.md#groups-by-role).
         max_lifetime: longest lifetime of any certificate, 15m to 1827d. Rules can only shorten this lifetime.
         username: template of the user name in all certificates, with `{user.name}`, `{user.id}` or `{user.domain}`. By
-            default, the user's id. See [policy.md](policy.md#user-names).
+            default, the user's id. See [User names](policy.md#user-names).
         file: a TOML file with the fields of `[policy]`, and the tables `[[rules]]` and `[[examples]]`. If `file` is
             given, the other fields must not be set in `[policy]`.
         allow_system: names beginning with `system:` that certificates may contain. Members of `system:masters` bypass
             every authorizer of a cluster, and their access can't be revoked. Templates never produce names beginning
             with `system:`.
-        rules: what callers may request. See [policy.md](policy.md#fields-of-a-rule).
-        examples: decisions that the policy must make. See [policy.md](policy.md#examples).
+        rules: what callers may request. See [Fields of a rule](policy.md#fields-of-a-rule).
+        examples: decisions that the policy must make. See [Examples](policy.md#examples).
     """
 
     role_groups: TrueOrFalse | None = None

@@ -76,7 +76,7 @@ _UNKNOWN_CA = (
 class CsrApiSettings(SignerLimits):
     """`[signers.csr_api]`: the cluster's own CA signs, through the cluster's API for certificates.
 
-    All limits are for each cluster. See [csr-api.md](csr-api.md).
+    All limits are for each cluster. See [Let the cluster sign](csr-api.md).
 
     Attributes:
         token_lifetime: lifetime of the tokens with which the service logs in to clusters. The service renews a token

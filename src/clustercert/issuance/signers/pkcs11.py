@@ -47,7 +47,7 @@ _PROTECTION = {
 class Pkcs11Settings(Section):
     """`[signers.pkcs11]`: client CAs with keys in a PKCS#11 token, such as a hardware security module.
 
-    See [pkcs11.md](pkcs11.md).
+    See [Hardware security modules](pkcs11.md).
 
     Attributes:
         module: absolute path of the token's PKCS#11 module, a shared library.

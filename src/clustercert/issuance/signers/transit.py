@@ -49,7 +49,7 @@ _SHOWN = (*_PROTECTION, "type", "latest_version", "deletion_allowed")
 class TransitSettings(SignerLimits, OpenBaoSettings):
     """`[signers.transit]`: client CAs with keys in OpenBao or HashiCorp Vault.
 
-    See [openbao.md](openbao.md).
+    See [OpenBao or Vault](openbao.md).
 
     Attributes:
         mount: path of the transit secrets engine. Use an engine for these keys alone.
