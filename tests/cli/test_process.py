@@ -232,11 +232,14 @@ def test_a_missing_database_is_named_where_the_settings_say(tmp_path: Path) -> N
     command = ("--data-dir", tmp_path / "data", "user", "list", "--local")
     done = run_here(*command, CLUSTERCERT_DATABASE_URL=f"sqlite+aiosqlite:///{file}", CLUSTERCERT_KEK=KEK)
     assert done.err == (
-        f"Error: There is no database at {file}. Create one with `clustercert db upgrade`, or change database_url "
-        "in the settings or CLUSTERCERT_DATABASE_URL.\n"
+        f"Error: There is no database at {file}. Run this command on the server, change database_url in the settings "
+        "or CLUSTERCERT_DATABASE_URL, or create a database with `clustercert db upgrade`.\n"
     )
     done = run_here(*command, CLUSTERCERT_KEK=KEK)
-    assert done.err.startswith(f"Error: There is no database in {tmp_path / 'data'}. Create one with ")
+    assert done.err == (
+        f"Error: There is no database in {tmp_path / 'data'}. Run this command on the server, name its folder with "
+        "--data-dir or --config, or create a database with `clustercert db upgrade`.\n"
+    )
 
 
 def test_a_missing_database_names_the_installed_settings_that_were_not_given(
@@ -245,7 +248,7 @@ def test_a_missing_database_names_the_installed_settings_that_were_not_given(
     monkeypatch.chdir(tmp_path)
     installed = tmp_path / "clustercert.toml"
     monkeypatch.setattr("clustercert.cli.session._INSTALLED_CONFIG", installed)
-    command, create = ("user", "list", "--local"), "Create one with `clustercert db upgrade`"
+    command, create = ("user", "list", "--local"), "create a database with `clustercert db upgrade`"
     assert create in run_here(*command, CLUSTERCERT_KEK=KEK).err
     installed.write_text("")
     assert run_here(*command, CLUSTERCERT_KEK=KEK).err == (

@@ -271,7 +271,8 @@ def require_database(loaded: "Settings", config: Path | None) -> None:
             else (f"at {file}", "change database_url in the settings or CLUSTERCERT_DATABASE_URL")
         )
         raise CommandError(
-            f"There is no database {where}. Create one with `clustercert db upgrade`, or {otherwise}."
+            f"There is no database {where}. Run this command on the server, {otherwise}, or create a database with "
+            "`clustercert db upgrade`."
         )
 
 
