@@ -8,7 +8,7 @@ import pytest
 
 from clustercert.kubernetes.webhook import credential_usage as webhook_usage
 from clustercert.kubernetes.webhook.credential_usage import CredentialUsage
-from clustercert.model import AuditEvent, Cluster, ClusterOptions
+from clustercert.model import AuditEvent, Cluster, ClusterOptions, credential_group
 from clustercert.model.events.operation import CredentialAlert
 from clustercert.observability.metrics import EXEMPT_CREDENTIALS, MASTERS_CREDENTIALS, UNKNOWN_CREDENTIALS
 from clustercert.store import credential_usage as module
@@ -146,6 +146,19 @@ async def test_system_masters_raises_both_alerts_although_it_is_exempt(
         await usage.flush()
     assert [alert["kind"] for alert in alerts(store)] == ["credential.unknown", "credential.masters"]
     assert MASTERS_CREDENTIALS._value.get() - before == 1
+
+
+@pytest.mark.parametrize("number", ["known", "invented", None])
+async def test_a_forged_certificate_of_system_masters_raises_both_alerts(
+    database: Database, store: Store, known: CredentialCache, usage: CredentialUsage, number: str | None
+) -> None:
+    numbers = {"known": (await recorded(database)).credential_number, "invented": "0" * 40}
+    groups = ["system:masters", *([credential_group(numbers[number])] if number else [])]
+    fingerprint = os.urandom(32)
+    usage.report(await seen(known, fingerprint, NOW, *groups, username="root"))
+    await usage.flush()
+    told = [(alert["kind"], alert["subject"]) for alert in alerts(store)]
+    assert told == [(kind, fingerprint.hex()) for kind in ("credential.unknown", "credential.masters")]
 
 
 async def test_a_new_certificate_of_a_master_is_reported_after_an_hour(
