@@ -100,7 +100,7 @@ LEFT_OUT = (
     f"{STDLIB}/test/*",
     f"{STDLIB}/sitecustomize.py",  # a link to a file in /etc that does nothing
 )
-# Modules that the service never imports: compiled, they would be 6 of 60 MB.
+# Modules that the service never imports. Compiled, they would add 4 MB to the compressed image.
 NOT_COMPILED = r"/(pygments|prompt_toolkit|wcwidth|testing|mssql|mysql|oracle)/"
 CA_CERTIFICATES = "usr/share/ca-certificates/mozilla"
 CA_BUNDLE = "etc/ssl/certs/ca-certificates.crt"
