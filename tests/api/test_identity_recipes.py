@@ -119,7 +119,7 @@ def test_a_service_account_of_cluster_a_reads_cluster_b(place: Place) -> None:
             cluster_a.add_service_account(namespace, name)
         keys = folder / "cluster-a.jwks"
         keys.write_text(json.dumps(as_admin(cluster_a, lambda api: api.get(JWKS))))
-        with place.serving("kubernetes", {"cluster-a.jwks": str(keys)}) as service:
+        with place.serving("kubernetes", {"/etc/clustercert/cluster-a.jwks": str(keys)}) as service:
             token = cluster_a.tokens.token("monitoring", "prometheus", ["clustercert"])
             kubeconfig = place.kubeconfig(service, token)
             other = cluster_a.tokens.token("default", "prometheus", ["clustercert"])
@@ -142,7 +142,7 @@ def test_a_service_account_of_a_registered_cluster_reads_cluster_b(place: Place)
         example = re.search(r'cluster = "(.+)"', recipe_lines("token-review"))
         assert example is not None
         lines = recipe_lines("token-review").replace(example[1], registered.id)
-        with place.serving("kubernetes", {'keys_file = "cluster-a.jwks"': lines}) as service:
+        with place.serving("kubernetes", {'keys_file = "/etc/clustercert/cluster-a.jwks"': lines}) as service:
             token = cluster_a.tokens.token("monitoring", "prometheus", ["clustercert"])
             kubeconfig = place.kubeconfig(service, token)
             cluster_a.storage.delete(kinds.SERVICE_ACCOUNTS, "monitoring", "prometheus")
