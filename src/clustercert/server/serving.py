@@ -377,10 +377,9 @@ class _Supervisor(Multiprocess):
 
     def _send(self, number: signal.Signals) -> None:
         for worker in self.processes:
-            if worker.pid is not None:
-                # Ignore a worker that has exited: the supervisor replaces it.
-                with contextlib.suppress(ProcessLookupError):
-                    os.kill(worker.pid, number)
+            # The id of a worker that has ended may belong to another process.
+            if worker.pid is not None and worker.exitcode is None:
+                os.kill(worker.pid, number)
 
 
 def _supervise(app: "_Application", config: uvicorn.Config, listener: socket.socket, *, drain: bool) -> None:
