@@ -360,6 +360,14 @@ async def test_a_cluster_that_is_not_registered_leaves_no_key(scene: RotationSce
     assert scene.store.rows("SELECT id FROM discarded_ca") == []
 
 
+async def test_a_ca_that_the_database_does_not_take_leaves_no_key(scene: RotationScene) -> None:
+    cluster = await scene.register()
+    scene.store.execute("ALTER TABLE discarded_ca RENAME TO unreachable")
+    with pytest.raises(Unavailable):
+        await scene.start(cluster)
+    assert scene.signers["local"].keys == {cluster.client_ca.id}
+
+
 async def test_a_removed_cluster_leaves_no_key(scene: RotationScene) -> None:
     """Neither those of a running rotation, nor that of a CA that was replaced before."""
     cluster = await draining(scene)

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Protocol
 
+from clustercert.clusters.discarded_keys import create_ca
 from clustercert.clusters.registry import CA_LIFETIME
 from clustercert.model import Actor, ClientCA, Cluster, Issued, KeyType, Origin, PublicKey
 from clustercert.model.ca_rotation import CaProof, CaRotation, RotationStatus
@@ -116,9 +117,10 @@ class CaRotations:
             CA_LIFETIME,
             options.secret,
         )
-        new_ca = await signer_named(self.signers, LOCAL if planned else signer).create_ca(request)
-        if not planned:
-            await self.cas.note_created(new_ca)
+        if planned:
+            new_ca = await signer_named(self.signers, LOCAL).create_ca(request)
+        else:
+            new_ca = await create_ca(self.signers[signer], request, self.cas)
         new_ca = replace(new_ca, state="next")
         if certificate_der(new_ca.certificate) == certificate_der(cluster.client_ca.certificate):
             raise Conflict(f"The signer {signer} has no other CA for this cluster.")

@@ -6,10 +6,10 @@ from datetime import datetime, timedelta
 
 import structlog
 
-from clustercert.model import Actor
+from clustercert.model import Actor, ClientCA
 from clustercert.model.errors import ClustercertError
 from clustercert.model.events.administration import CaKeyDeleted
-from clustercert.pki.signer import Signer, signer_named
+from clustercert.pki.signer import CaRequest, Signer, signer_named
 from clustercert.policy.lifetime import BACKDATE
 from clustercert.store.client_cas import ClientCaQueries, DiscardedCa
 
@@ -17,6 +17,26 @@ logger = structlog.get_logger()
 
 # A new CA is added to its cluster within this time, or never.
 ADDING = timedelta(minutes=10)
+
+
+async def create_ca(signer: Signer, request: CaRequest, cas: ClientCaQueries) -> ClientCA:
+    """Create a client CA whose key is deleted unless the CA is added to its cluster.
+
+    Raises Unavailable, or an error of the signer.
+    """
+    ca = await signer.create_ca(request)
+    try:
+        await cas.note_created(ca)
+    except BaseException:
+        # Without the note, nothing else would delete the key.
+        try:
+            await signer.delete_key(ca)
+        except ClustercertError as error:
+            logger.warning(
+                "key of a new client CA not deleted", signer=ca.signer, ca=ca.id, error=error.message
+            )
+        raise
+    return ca
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,6 +5,7 @@ from dataclasses import dataclass, field, fields, replace
 from datetime import datetime, timedelta
 from typing import Any
 
+from clustercert.clusters.discarded_keys import create_ca
 from clustercert.clusters.registration import ClusterLimits, check_new_name, checked
 from clustercert.model import Actor, Caller, ClientCA, Cluster, KeyType, new_cluster_id
 from clustercert.model.clusters import Registration
@@ -104,10 +105,10 @@ class Clusters:
             CA_LIFETIME,
             None if planned else secret,
         )
-        signer = signer_named(self.signers, LOCAL if planned else registration.signer)
-        client_ca = await signer.create_ca(request)
-        if not planned:
-            await self.cas.note_created(client_ca)
+        if planned:
+            client_ca = await signer_named(self.signers, LOCAL).create_ca(request)
+        else:
+            client_ca = await create_ca(self.signers[registration.signer], request, self.cas)
         return Cluster(
             **values,
             id=cluster_id,
