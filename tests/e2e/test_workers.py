@@ -1,6 +1,7 @@
 """One process for one worker, uvicorn's supervisor for several, and a socket that a service manager passes on."""
 
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -11,6 +12,7 @@ from pathlib import Path
 import httpx
 import pytest
 
+from clustercert.server.serving import DRAIN_WORKER
 from support import postgres
 from support.command_line import new_operator
 from support.demo_process import COMMAND, Demo, demo, uncovered
@@ -65,6 +67,21 @@ def test_a_worker_that_died_is_replaced(tmp_path: Path) -> None:
         assert running.process.stderr is not None
         said = next(line for line in running.process.stderr if "Child process" in line)
         assert str(min(before)) in said
+
+
+def test_a_worker_that_a_signal_adds_drains_like_the_others(tmp_path: Path) -> None:
+    with demo(tmp_path / "data", "--workers", "2") as running:
+        before = children(running)
+        running.process.send_signal(signal.SIGTTIN)
+        eventually(lambda: len(children(running)) == 3)
+        [added] = children(running) - before
+        eventually(lambda: handles(added, DRAIN_WORKER))
+
+
+def handles(pid: int, number: signal.Signals) -> bool:
+    """Whether a process has a handler for a signal. Source: proc_pid_status(5)."""
+    [mask] = re.findall(r"^SigCgt:\s*(\w+)$", Path(f"/proc/{pid}/status").read_text(), re.MULTILINE)
+    return bool(int(mask, 16) >> (number - 1) & 1)
 
 
 def test_where_a_worker_can_not_start_all_end_and_the_service_has_failed(tmp_path: Path) -> None:

@@ -370,6 +370,12 @@ class _Supervisor(Multiprocess):
         """Pass SIGHUP on to the workers, which reload. uvicorn would restart them."""
         self._send(signal.SIGHUP)
 
+    def handle_ttin(self) -> None:
+        """Start one more worker."""
+        if not self.is_told_to_stop:
+            self.processes_num += 1
+            self.processes.append(self._started_worker())
+
     def _started_worker(self) -> _Worker:
         worker = _Worker(self.config, self.sockets)
         worker.start()
