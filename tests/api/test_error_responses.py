@@ -1,6 +1,7 @@
 """Error responses: their bodies, and the order of checks."""
 
 import json
+import re
 import uuid
 from collections.abc import Callable
 from typing import Any
@@ -9,6 +10,7 @@ import httpx
 import pytest
 
 from support.leaf_checks import leaf_of
+from support.real_keystone.answers import recorded
 from support.service import Service
 from support.world import World
 
@@ -85,6 +87,34 @@ def test_every_failure_to_authenticate_reads_the_same(client: httpx.Client, worl
             said.add(json.dumps(body))
             assert world.people["admin"].token not in response.text
     assert len(said) == 1
+
+
+def test_a_401_names_a_scheme_that_lets_no_browser_ask_for_a_password(
+    client: httpx.Client, world: World
+) -> None:
+    for response in every_call(client, world.path(tail=""), {}).values():
+        assert response.status_code == 401
+        assert response.headers.get_list("WWW-Authenticate") == ['Bearer realm="clustercert"']
+
+
+def test_a_401_of_the_identity_names_its_address_as_keystone_does(
+    client: httpx.Client, service_with: Callable[..., Service]
+) -> None:
+    challenge = recorded("token_bad_service")["headers"]["www-authenticate"]
+    public = service_with(server={"public_url": "https://keystone.example:5000"}).client
+    login = {"auth": {"identity": {"methods": ["token"], "token": {"id": "A" * 43}}}}
+    for response in (public.get("/v3/projects"), public.post("/v3/auth/tokens", json=login)):
+        assert response.status_code == 401
+        assert response.headers.get_list("WWW-Authenticate") == [challenge]
+    by_request = client.get("/v3/projects").headers["WWW-Authenticate"]
+    assert by_request == f'Keystone uri="{str(client.base_url).rstrip("/")}/v3"'
+
+
+def test_a_host_that_is_none_does_not_get_into_the_challenge(service: Service) -> None:
+    for host in (b'a" x="', b"[", b"a b", b"a\xff"):
+        response = service.send_raw("GET", "/v3/projects", [(b"host", host)])
+        challenge = response.headers["WWW-Authenticate"]
+        assert re.fullmatch(r'Keystone uri="http://[a-z0-9.:-]+/v3"', challenge), host
 
 
 @pytest.mark.parametrize("form", ["X-Auth-Token", "Authorization", "both the same"])

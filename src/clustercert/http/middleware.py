@@ -6,13 +6,14 @@ from collections.abc import Awaitable, Callable
 from dataclasses import replace
 
 import structlog
+from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from clustercert.audit.refusals import DenialAudit, FailedAuthentications
 from clustercert.http import responses
 from clustercert.http.context import RequestContext, attach, context_of
-from clustercert.http.dependencies import WEBHOOK_PREFIX
+from clustercert.http.dependencies import WEBHOOK_PREFIX, base_url
 from clustercert.http.query import refuse_repeated
 from clustercert.http.source_address import HEADER, SourceAddresses, peer_address
 from clustercert.limits.failures import FailureLimit
@@ -136,7 +137,7 @@ class RequestMiddleware:
             failure = await self._run(scope, receive, send_with_id, deadline)
             # If the response has begun, only closing the connection can signal the failure.
             if failure is not None and not status:
-                await _error_response(failure, scope["path"], context)(scope, receive, send_with_id)
+                await _error_response(failure, scope, context)(scope, receive, send_with_id)
         finally:
             _account(scope, context, status, time.perf_counter() - started, failure)
             if isinstance(failure, AuthenticationFailure):
@@ -242,7 +243,7 @@ def _check(scope: Scope, names: list[bytes]) -> bool:
     return chunked or counted
 
 
-def _error_response(failure: ClustercertError, path: str, context: RequestContext) -> Response:
+def _error_response(failure: ClustercertError, scope: Scope, context: RequestContext) -> Response:
     """Return the response to a failure, and add details to the log line that the response does not contain."""
     context.log_fields |= {
         "error": type(failure).__name__,
@@ -261,7 +262,10 @@ def _error_response(failure: ClustercertError, path: str, context: RequestContex
         context.log_fields["cause"] = repr(failure.__cause__) if ours else type(failure.__cause__).__name__
     if context.error_page is not None:
         return context.error_page(failure)
-    return responses.error(failure, path, context.origin.request_id)
+    path, more_headers = scope["path"], None
+    if isinstance(failure, Unauthenticated) and responses.is_of_keystone(path):
+        more_headers = responses.keystone_challenge(base_url(Request(scope)))
+    return responses.error(failure, path, context.origin.request_id, more_headers)
 
 
 def _account(

@@ -14,7 +14,13 @@ from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from clustercert.model import JsonObject, rfc3339
-from clustercert.model.errors import ClustercertError, MethodNotAllowed, TooManyRequests, Unavailable
+from clustercert.model.errors import (
+    ClustercertError,
+    MethodNotAllowed,
+    TooManyRequests,
+    Unauthenticated,
+    Unavailable,
+)
 
 NO_STORE = {"Cache-Control": "no-store"}
 JSON = ((b"content-type", b"application/json"),)
@@ -103,6 +109,10 @@ class Rendered(Response):
         self.background = None
 
 
+# Not Basic, or browsers would ask for a password. Source: RFC 9110 section 11.6.1, RFC 6750 section 3.
+_CHALLENGE = 'Bearer realm="clustercert"'
+
+
 def error_headers(failure: ClustercertError) -> dict[str, str]:
     """Return the header fields of the response to a failure, besides its content."""
     headers: dict[str, str] = {}
@@ -110,7 +120,17 @@ def error_headers(failure: ClustercertError) -> dict[str, str]:
         headers["Retry-After"] = str(failure.retry_after)
     if isinstance(failure, MethodNotAllowed):
         headers["Allow"] = ", ".join(failure.allow)
+    if isinstance(failure, Unauthenticated):
+        headers["WWW-Authenticate"] = _CHALLENGE
     return headers
+
+
+def keystone_challenge(base_url: str) -> dict[str, str]:
+    """Return the challenge of a 401 of the Keystone subset, which replaces the one of `error_headers`.
+
+    Source: Keystone's own answers.
+    """
+    return {"WWW-Authenticate": f'Keystone uri="{base_url}/v3"'}
 
 
 def error_message(failure: ClustercertError) -> str:
@@ -118,12 +138,17 @@ def error_message(failure: ClustercertError) -> str:
     return failure.message if failure.status != HTTPStatus.INTERNAL_SERVER_ERROR else "Internal error."
 
 
+def is_of_keystone(path: str) -> bool:
+    """Whether errors of this path are in Keystone's format."""
+    return f"{path}/".startswith(KEYSTONE_PREFIXES)
+
+
 def error(
     failure: ClustercertError, path: str, request_id: str, more_headers: Mapping[str, str] | None = None
 ) -> Response:
     """Return the response to a failure. The message is in several fields, because clients read different fields."""
     headers, message = error_headers(failure) | dict(more_headers or {}), error_message(failure)
-    if f"{path}/".startswith(KEYSTONE_PREFIXES):
+    if is_of_keystone(path):
         # The message of a 401 is the same for every cause.
         if failure.status == HTTPStatus.UNAUTHORIZED:
             message = "The request you have made requires authentication."
