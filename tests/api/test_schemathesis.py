@@ -181,11 +181,13 @@ OPERATIONS = [
     "GET /v3/auth/domains",
     "POST /v3.0/OS-CREDENTIAL/securitytokens",
     "GET /",
+    "HEAD /",
     "GET /healthz",
     "HEAD /healthz",
     "GET /readyz",
     "HEAD /readyz",
     "GET /metrics",
+    "HEAD /metrics",
 ]
 # These need a second token, which no generator can guess,
 NEED_MORE = {"GET /v3/auth/tokens", "HEAD /v3/auth/tokens", "DELETE /v3/auth/tokens"} | {

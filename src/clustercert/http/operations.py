@@ -21,12 +21,18 @@ from clustercert.observability import metrics
 _PLAIN = {"text/plain": openapi.TEXT}
 _ALIVE = described("The process responds.", content=_PLAIN, errors={})
 _READY = described("Certificates can be issued.", errors={503: "Not ready."})
+_METRICS = described(
+    "The metrics.",
+    content=_PLAIN,
+    errors={403: "The request has no valid metrics token, and the settings require one."},
+)
+_VERSIONS = described("The versions.", status=300, errors={})
 
 router = APIRouter(tags=["Operations"])
 root_path = APIRouter(tags=["Operations"])
 
 
-# Load balancers send HEAD. The HTTP server then drops the body.
+# Load balancers and uptime probes send HEAD. The HTTP server then drops the body.
 @router.head("/healthz", responses=_ALIVE, response_class=Response)
 @router.get("/healthz", responses=_ALIVE, response_class=Response)
 async def healthz(request: Request) -> Response:
@@ -47,15 +53,8 @@ async def readyz(request: Request, services: ServicesDep) -> Response:
     return responses.json_response({"status": "ready"}, headers=responses.NO_STORE)
 
 
-@router.get(
-    "/metrics",
-    responses=described(
-        "The metrics.",
-        content=_PLAIN,
-        errors={403: "The request has no valid metrics token, and the settings require one."},
-    ),
-    response_class=Response,
-)
+@router.head("/metrics", responses=_METRICS, response_class=Response)
+@router.get("/metrics", responses=_METRICS, response_class=Response)
 async def show_metrics(request: Request, services: ServicesDep) -> Response:
     """Show the metrics of all workers, in Prometheus text format.
 
@@ -73,7 +72,8 @@ async def show_metrics(request: Request, services: ServicesDep) -> Response:
     return Response(metrics.exposition(), media_type="text/plain; version=0.0.4; charset=utf-8")
 
 
-@root_path.get("/", responses=described("The versions.", status=300, errors={}))
+@root_path.head("/", responses=_VERSIONS)
+@root_path.get("/", responses=_VERSIONS)
 async def root(request: Request, services: ServicesDep) -> Response:
     """List the versions of the identity service.
 
