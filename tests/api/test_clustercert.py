@@ -308,6 +308,19 @@ def test_a_dry_run_says_what_would_be_issued_and_records_nothing(client: httpx.C
     assert "X-Clustercert-Serial" not in response.headers
 
 
+@pytest.mark.parametrize("name", ["dryrun", "DRYRUN", "DryRun", "%64ryrun"])
+def test_a_dry_run_in_other_case_issues_nothing(client: httpx.Client, world: World, name: str) -> None:
+    before = recorded(world)
+    headers = world.people["admin"].headers
+    for path in (world.path(), world.path().replace("/api/v3/", "/autopilot/v3/")):
+        response = client.post(f"{path}?{name}=All", json={"duration": 30}, headers=headers)
+        assert response.status_code == 400
+        shown = name.replace("%64", "d")
+        assert response.json()["errorMessage"] == f"{shown}: unknown query parameter. Write it dryRun."
+    assert client.get(f"{world.path()}?{name}=All", headers=headers).status_code == 400
+    assert recorded(world) == before
+
+
 @pytest.mark.parametrize("body", [{"duration": 0}, {"duration": 30, "reason": "a\nb"}, {}])
 def test_a_dry_run_judges_the_body_all_the_same(
     client: httpx.Client, world: World, body: dict[str, object]

@@ -268,9 +268,15 @@ async def handle(
 
 
 def _is_dry_run(request: Request) -> bool:
-    """Whether the query has dryRun=All. Other values raise InvalidRequest, as in the Kubernetes API."""
+    """Whether the query has dryRun=All. Other values raise InvalidRequest, as in the Kubernetes API.
+
+    Other unknown parameters are ignored, but a misspelled dryRun must not issue a certificate.
+    """
     if not request.scope["query_string"]:
         return False
+    for name in request.query_params:
+        if name != "dryRun" and name.lower() == "dryrun":
+            raise InvalidRequest(f"{name}: unknown query parameter. Write it dryRun.")
     value = request.query_params.get("dryRun")
     if value not in (None, "All"):
         raise InvalidRequest("dryRun: the only value is All.")
