@@ -27,6 +27,7 @@ _METRICS = described(
     errors={403: "The request has no valid metrics token, and the settings require one."},
 )
 _VERSIONS = described("The versions.", status=300, errors={})
+_VARY = {"Vary": "Accept"}
 
 router = APIRouter(tags=["Operations"])
 root_path = APIRouter(tags=["Operations"])
@@ -81,11 +82,11 @@ async def root(request: Request, services: ServicesDep) -> Response:
     documentation.
     """
     if "text/html" in request.headers.get("accept", ""):
-        return RedirectResponse("/console" if services.options.console else "/docs")
+        return RedirectResponse("/console" if services.options.console else "/docs", headers=_VARY)
     if not services.options.built_in_identity:
         raise NoSuchRoute("This service has no identity API. Log in at the Keystone that it trusts.")
     versions = {"values": [keystone.version(base_url(request))]}
-    return responses.json_response({"versions": versions}, 300)
+    return responses.json_response({"versions": versions}, 300, _VARY)
 
 
 def add_documentation(app: FastAPI) -> None:
