@@ -78,6 +78,19 @@ def test_failures_that_reach_no_page_are_pages_for_browsers_only(
     assert read.headers["cache-control"] == "no-store"
 
 
+def test_a_405_names_the_methods_of_a_page_and_its_form(site: Service) -> None:
+    for address, takes in (
+        ("/console", "GET, HEAD"),
+        ("/console/clusters", "GET, HEAD"),
+        ("/console/login", "GET, HEAD, POST"),
+        ("/console/logout", "POST"),
+        ("/console/nothing", "GET, HEAD, POST"),
+        ("/console/static/console.css", "GET, HEAD"),
+    ):
+        answer = site.client.options(address)
+        assert (answer.status_code, answer.headers["Allow"]) == (405, takes), address
+
+
 def test_failures_outside_the_console_stay_json_for_browsers(site: Service) -> None:
     for address in ("/consoles", "/clustercert/v1/caller?a=1&a=2"):
         answer = site.client.get(address, headers=HTML)

@@ -380,6 +380,16 @@ def test_a_method_that_a_path_does_not_take_is_a_405_with_those_it_takes(
         assert method not in allowed
 
 
+def test_a_405_at_a_path_of_several_segments_names_its_methods(client: httpx.Client) -> None:
+    for path, takes in (
+        ("/clustercert/v1/audit/log/tile/0/000", "GET"),
+        ("/docs/assets/docs.js", "GET, HEAD"),
+        ("/v3/auth/tokens", "DELETE, GET, HEAD, POST"),
+    ):
+        response = client.put(path)
+        assert (response.status_code, response.headers["Allow"]) == (405, takes)
+
+
 # Policies and their limits
 
 

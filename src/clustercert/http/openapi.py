@@ -10,14 +10,15 @@ from typing import Any
 from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
 from pydantic import BaseModel, ConfigDict
-from starlette.routing import compile_path
+from starlette.convertors import PathConvertor
+from starlette.routing import Route
 
 from clustercert import __version__
 from clustercert.model import JsonObject
 
 TITLE = "clustercert"
 _END_OF_SENTENCE = re.compile(r"\.\s+")
-# The methods of `/openapi.json` and `/docs`. The OpenAPI document does not contain these two paths.
+# The methods of `/openapi.json`, `/docs` and the files of `/docs`. The OpenAPI document does not contain these paths.
 UNDOCUMENTED = ["GET", "HEAD"]
 
 TEXT: JsonObject = {"type": "string"}
@@ -150,8 +151,16 @@ def _without_null(schema: JsonObject) -> JsonObject:
 
 
 def methods(app: FastAPI, path: str) -> list[str]:
-    """Return the methods of all routes for a path, sorted. The framework reports only the first route's methods."""
-    for template, operations in document(app)["paths"].items():
-        if compile_path(template)[0].match(path):
-            return sorted(method.upper() for method in operations)
-    return UNDOCUMENTED
+    """Return the methods of all routes for a path, sorted. The framework reports only the first route's methods.
+
+    A route with a parameter for several segments, such as the console's page for unknown addresses, counts only if no
+    other route matches.
+    """
+    matching = [each for each in app.routes if isinstance(each, Route) and each.path_regex.match(path)]
+    specific = [each for each in matching if not _spans_segments(each)]
+    found = {method for route in specific or matching for method in route.methods or ()}
+    return sorted(found) or UNDOCUMENTED
+
+
+def _spans_segments(route: Route) -> bool:
+    return any(isinstance(each, PathConvertor) for each in route.param_convertors.values())
