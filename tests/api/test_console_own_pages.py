@@ -420,7 +420,7 @@ def test_why_names_the_rules_and_what_is_missing_first(site: Site) -> None:
     text = shown(browser.get(site.why_page()))
     assert "allowed You get a certificate for up to 8 h with the groups viewers" in text
     assert "edit on request editors, debuggers" in text
-    assert "Ask for access" in text
+    assert "Ask for more access" in text
     assert "Only operators and auditors can search for it." in text
     refused = shown(browser.get(f"{site.why_page()}?expires_in=9h"))
     assert "refused You get no certificate." in refused
