@@ -326,15 +326,14 @@ async def rotate(folder: Path, clusters: int, kills: int) -> Figures:
                 fleet.began = time.monotonic()
                 background = [asyncio.create_task(fleet.hold()) for _ in range(HOLDERS_AT_ONCE)]
                 background.append(asyncio.create_task(_kill(leader, kills, fleet.figures)))
-                operating = asyncio.create_task(fleet.operate())
-                await asyncio.wait([operating, *background], return_when=asyncio.FIRST_COMPLETED)
-                for task in background:
+                tasks = [asyncio.create_task(fleet.operate()), *background]
+                # If a task of the background fails, the operators would wait in vain.
+                await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+                for task in tasks:
                     task.cancel()
-                ended = await asyncio.gather(*background, return_exceptions=True)
-                await operating
-                for each in ended:
-                    if isinstance(each, Exception):
-                        raise each
+                for ended in await asyncio.gather(*tasks, return_exceptions=True):
+                    if isinstance(ended, Exception):
+                        raise ended
                 fleet.figures.seconds = time.monotonic() - fleet.began
                 await fleet.check()
                 return fleet.figures
