@@ -334,9 +334,10 @@ def test_80_columns_are_enough_and_the_number_is_typed(
         code, lines = screen(*arguments)
         assert code == 0, lines
         assert [line for line in lines if len(line) > 80 and "   " in line] == []
-    code, (_, heading, *rows) = screen("status")
-    assert heading.split()[:4] == ["CLUSTER", "PROJECT", "STATE", "ACCEPT-NEW"]
-    [row] = [row.split() for row in rows if row.startswith(name)]
+    code, lines = screen("status")
+    [heading] = [line.split() for line in lines if line.startswith("CLUSTER ")]
+    assert heading[:4] == ["CLUSTER", "PROJECT", "STATE", "ACCEPT-NEW"]
+    [row] = [line.split() for line in lines if line.startswith(name)]
     assert row[2:4] == ["draining", "2/2"]
     code, lines = screen("complete", name, "--force", typed="1\n")
     assert code == 0, lines
