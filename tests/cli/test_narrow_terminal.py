@@ -87,10 +87,12 @@ def test_no_line_is_too_long(store: Operator, home: Path, command: str) -> None:
 
 def test_an_identifier_is_whole_and_wide_shows_all(store: Operator, home: Path) -> None:
     (cluster,) = store.output_json("cluster", "list")
-    note, heading, row = screen_of(store, home, "cluster", "list")
+    *note, heading, row = screen_of(store, home, "cluster", "list")
     assert heading.split()[0] == "NAME"
     assert row.split()[0] == LONG
-    hidden = note.removeprefix("Columns that do not fit: ").removesuffix(". Show them with -o wide.")
+    hidden = (
+        " ".join(note).removeprefix("Columns that do not fit: ").removesuffix(". Show them with -o wide.")
+    )
     assert {"id", "project", "external_url"} <= set(hidden.split(", "))
     wide = screen_of(store, home, "cluster", "list", "-o", "wide")[-1]
     assert {cluster["id"], LONG, cluster["external_url"]} <= set(wide.split())

@@ -284,20 +284,26 @@ def test_an_ambiguous_cluster_name_requires_the_project(operator: Operator, serv
 
 
 @pytest.mark.parametrize(
-    "options",
+    ("options", "explanation"),
     [
-        (),
-        ("--internal-url", "https://k:6443"),
-        ("--context", "c", "--internal-url", "https://k:6443"),
-        ("--internal-url", "https://k:6443", "--server-ca", "CA", "--label", "novalue"),
+        ((), "Give --internal-url and --server-ca, or --from-kubeconfig."),
+        (("--internal-url", "https://k:6443"), "Give --internal-url and --server-ca, or --from-kubeconfig."),
+        (
+            ("--context", "c", "--internal-url", "https://k:6443"),
+            "--context and --follow-files require --from-kubeconfig.",
+        ),
+        (
+            ("--internal-url", "https://k:6443", "--server-ca", "CA", "--label", "novalue"),
+            "Invalid value for --label: 'novalue' is not of the form KEY=VALUE.",
+        ),
     ],
 )
 def test_wrong_usage_of_add_is_explained(
-    operator: Operator, server_ca: Path, options: tuple[str, ...]
+    operator: Operator, server_ca: Path, options: tuple[str, ...], explanation: str
 ) -> None:
     operator.output("project", "create", "eu-de")
     given = [str(server_ca) if option == "CA" else option for option in options]
-    assert "Invalid value" in operator.usage_error("cluster", "add", "prod", "--project", "eu-de", *given)
+    assert explanation in operator.usage_error("cluster", "add", "prod", "--project", "eu-de", *given)
 
 
 @pytest.mark.parametrize(
