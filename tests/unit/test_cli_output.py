@@ -236,7 +236,7 @@ def test_time_is_shown_in_utc(capsys: pytest.CaptureFixture[str]) -> None:
         ("It is short.", "It is short."),
         (f"{'word ' * 12}{'a' * 25}", f"{'word ' * 12}".rstrip() + f"\n{'a' * 25}"),
         (f"{'word ' * 10}{'a' * 25} end", f"{'word ' * 10}{'a' * 25} end"),
-        ("word " * 30, "word " * 30),
+        ("word " * 30, ("word " * 16).rstrip() + "\n" + "word " * 14),
         (f"{'a' * 76} clusters", f"{'a' * 76}\nclusters"),
         (f"{'a' * 80} b", f"{'a' * 80} b"),
         ("a" * 100, "a" * 100),
