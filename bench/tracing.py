@@ -143,7 +143,7 @@ def _refusing() -> Iterator[str]:
 
 
 def example(folder: Path) -> str:
-    """Issue certificates one after the other, and return a drawing of a trace with a usual duration."""
+    """Issue certificates one after the other, and return a drawing of the trace with the median duration."""
     with _collector() as collector:
         store = world.prepare(folder)
         with world.served(store, workers=1, variables=_variables(collector.url, "1")) as served:

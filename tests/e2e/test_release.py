@@ -14,7 +14,7 @@ import pytest
 
 from clustercert import __version__
 from scripts import image, sbom, site
-from support.page_steps import ROOT, Reader, Step, compare, section, steps
+from support.page_steps import ROOT, Reader, Step, compare, in_a_shell, section, steps
 
 pytestmark = pytest.mark.full
 ARCHITECTURE = "amd64"
@@ -34,19 +34,9 @@ EXPECTED = {
 
 
 def shell(command: str, folder: Path, env: Mapping[str, str]) -> str:
-    done = subprocess.run(
-        ("bash", "-c", command),
-        cwd=folder,
-        env=env,
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        timeout=SECONDS,
-        check=False,
-    )
-    assert done.returncode == 0, f"{command}\n{done.stdout}"
-    return done.stdout
+    status, said = in_a_shell(command, folder, env, SECONDS)
+    assert status == 0, f"{command}\n{said}"
+    return said
 
 
 def keyring(folder: Path) -> dict[str, str]:

@@ -166,7 +166,7 @@ async def test_waiting_for_a_locked_row_ends_with_the_statement_timeout(
 
 
 async def test_no_free_connection_is_unavailable_until_there_is_one(on_postgresql: Store) -> None:
-    """The generation is read all the same: a worker that can't read it uses no caches, and needs more connections."""
+    """The generation has a connection of its own: without it, a worker uses no caches and needs more connections."""
     async with opened(on_postgresql.url) as database:
         async with contextlib.AsyncExitStack() as stack:
             for _ in range(POOL_SIZE - 1):

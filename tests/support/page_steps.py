@@ -177,7 +177,7 @@ def run(
         typed = [(ask, (answers or {})[ask]) for ask in asks]
         status, said = _at_a_terminal(here.command, folder, env, typed, columns or 300)
     else:
-        status, said = _in_a_shell(here.command, folder, env)
+        status, said = in_a_shell(here.command, folder, env)
     fails = _FAILURE.search("\n".join(here.printed)) is not None
     assert (status != 0) == fails, f"{here.command}\n{said}"
     return compare(step, said, words)
@@ -203,7 +203,10 @@ def following(expected: Sequence[Step]) -> Iterator[None]:
     assert not left_out, f"This test is named in support/page_tests.py, but does not run {left_out}."
 
 
-def _in_a_shell(command: str, folder: Path, env: Mapping[str, str]) -> tuple[int, str]:
+def in_a_shell(
+    command: str, folder: Path, env: Mapping[str, str], seconds: float = SECONDS
+) -> tuple[int, str]:
+    """Run a command for at most `seconds`. Returns its exit status and its output, with that on standard error."""
     done = subprocess.run(
         ["bash", "-c", command],
         cwd=folder,
@@ -212,7 +215,7 @@ def _in_a_shell(command: str, folder: Path, env: Mapping[str, str]) -> tuple[int
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
-        timeout=SECONDS,
+        timeout=seconds,
         check=False,
     )
     return done.returncode, done.stdout

@@ -324,7 +324,7 @@ def _keep_words_whole(line: str, width: int) -> str:
     text, column = "", 0
     for word in _unbroken_commands(line).split(" "):
         is_split = column % width + len(word) > width >= len(word)
-        # A word that begins where the terminal would begin a new line needs a line feed too, for logs of the terminal.
+        # The terminal begins a new line here by itself. With the line feed, a log of the terminal has short lines too.
         begins_line = column > 0 and column % width == 0
         text, column = (f"{text.rstrip(' ')}\n", 0) if is_split or begins_line else (text, column)
         text, column = f"{text}{word} ", column + len(word) + 1
