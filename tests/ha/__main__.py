@@ -55,6 +55,9 @@ def cause_faults(
                 print(f"{fault.name}: skipped: {unable}", flush=True)
                 continue
             time.sleep(rest_seconds / 2)
+            # Two faults in a row are another fault: some seconds after a restart of the primary, Patroni may find
+            # that the synchronous standby is not connected yet, and then no node may take over.
+            where.wait_until_settled()
             start = time.monotonic()
             fault.run(where)
             settled = time.monotonic()

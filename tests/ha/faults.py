@@ -32,8 +32,12 @@ class Fault:
 
     def run(self, nodes: Nodes) -> None:
         """Cause the fault, and wait until all nodes work again."""
-        self.cause(nodes)
-        nodes.wait_until_settled()
+        try:
+            self.cause(nodes)
+            nodes.wait_until_settled()
+        except AssertionError as error:
+            error.add_note(nodes.last_log_lines())
+            raise
 
 
 def _wait_for_another_leader(nodes: Nodes, former: Node) -> None:

@@ -133,11 +133,22 @@ class Nodes:
         return found
 
     def synchronous_standby(self) -> Node:
-        """The standby that the primary waits for. Waits until there is one."""
-        found = eventually(
-            lambda: next((name for name, state in self.states().items() if state.get("sync_standby")), None)
-        )
+        """The standby that may take over. Waits until there is one."""
+        found = eventually(lambda: next(iter(self._synchronous_standbys(self.leader())), None))
         return self._named(str(found))
+
+    def _synchronous_standbys(self, primary: Node) -> list[str]:
+        """The standbys that may take over, as recorded in etcd; empty if etcd does not answer.
+
+        Asked of the primary, which reads etcd for this answer. What a standby says of itself in `states` is as old as
+        its last loop: after a restart of the primary it may be recorded no longer.
+        """
+        with contextlib.suppress(httpx.HTTPError):
+            answer = httpx.get(f"{primary.host.url('patroni')}/cluster", timeout=5, trust_env=False)
+            if answer.is_success:
+                members = answer.json()["members"]
+                return [each["name"] for each in members if each["role"] == "sync_standby"]
+        return []
 
     def _named(self, name: str) -> Node:
         return next(node for node in self.members if node.name == name)
@@ -145,17 +156,20 @@ class Nodes:
     def is_settled(self, running: int = COUNT) -> bool:
         """Whether so many nodes run on one timeline, among them a primary and its synchronous standby.
 
-        The standby must know that it is the synchronous one: until Patroni has recorded this in etcd, PostgreSQL takes
-        any standby, but none may take over.
+        The standby must be recorded in etcd: until then, PostgreSQL takes any standby, but none may take over.
         """
-        states = [each for each in self.states().values() if each.get("state") == "running"]
-        primaries = [each for each in states if each.get("role") == "primary"]
-        streaming = [each for each in states if each.get("replication_state") == "streaming"]
+        running_nodes = {
+            name: state for name, state in self.states().items() if state.get("state") == "running"
+        }
+        primaries = [name for name, state in running_nodes.items() if state.get("role") == "primary"]
+        streaming = {
+            name for name, state in running_nodes.items() if state.get("replication_state") == "streaming"
+        }
         return (
             len(primaries) == 1
             and len(streaming) >= running - 1
-            and len({each.get("timeline") for each in states}) == 1
-            and any(each.get("sync_standby") for each in states)
+            and len({state.get("timeline") for state in running_nodes.values()}) == 1
+            and not streaming.isdisjoint(self._synchronous_standbys(self._named(primaries[0])))
         )
 
     def wait_until_settled(self, running: int = COUNT) -> None:
@@ -167,6 +181,12 @@ class Nodes:
             f"{self.leader().host.url('patroni')}/config", json=dict(change), timeout=10, trust_env=False
         )
         answer.raise_for_status()
+
+    def last_log_lines(self, count: int = 15) -> str:
+        """The end of the log of each Patroni and its PostgreSQL, which say why a fault does not end."""
+        logs = [self.folder / f"{node.patroni.name}.log" for node in self.members]
+        ends = {log.name: log.read_text(errors="replace").splitlines()[-count:] for log in logs}
+        return "\n".join(["", *(line for name, lines in ends.items() for line in (f"{name}:", *lines))])
 
     def switch_over(self) -> None:
         """Make the synchronous standby the leader."""
