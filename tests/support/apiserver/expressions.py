@@ -1,6 +1,6 @@
 """CEL as kube-apiserver evaluates it in match conditions and admission policies."""
 
-import base64
+import re
 from collections.abc import Callable, Mapping
 from functools import lru_cache
 
@@ -11,11 +11,21 @@ def _substring(text: str, start: int, end: int | None = None) -> str:
     return text[start:end]
 
 
-# Kubernetes' own functions beyond the language's, as far as anything here uses them.
+def _char_at(text: str, index: int) -> str:
+    if not 0 <= index <= len(text):
+        raise ValueError(f"no character {index} in a text of {len(text)} characters")
+    return text[index : index + 1]
+
+
+# Functions beyond the language's, as far as anything here uses them. Take none that Kubernetes lacks, such as
+# base64.decode. Source: k8s.io/apiserver/pkg/cel/environment/base.go.
 _FUNCTIONS: dict[str, Callable[..., object]] = {
     "substring": _substring,
     "replace": lambda text, old, new: text.replace(old, new),
-    "base64.decode": lambda text: base64.b64decode(text, validate=True),
+    "charAt": _char_at,
+    "indexOf": lambda text, searched: text.find(searched),
+    "findAll": lambda text, pattern: re.findall(pattern, text),
+    "join": "".join,
 }
 
 

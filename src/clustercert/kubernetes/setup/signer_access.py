@@ -3,6 +3,8 @@
 The right to approve requests for client certificates is a right to every group but system:masters. So the policy reads
 the subject of each request. Expressions in an admission policy can't parse DER, so the policy compares the base64 text
 of the request with patterns. Source of the encodings: RFC 2986, and Go's encoding/asn1, which reads the request.
+Kubernetes' CEL has no function that decodes base64, so the policy decodes the PEM, which JSON contains in base64, with
+functions for strings. Source: Kubernetes, "Common Expression Language"; k8s.io/apiserver/pkg/cel/environment/base.go.
 """
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -109,7 +111,9 @@ def _policy(user: str) -> list[JsonObject]:
                 ],
                 # Kubernetes keeps `spec` as the request was created, and sets the user name itself.
                 "variables": [
-                    {"name": "pem", "expression": "string(base64.decode(oldObject.spec.request))"},
+                    {"name": "alphabet", "expression": string(_ALPHABET)},
+                    {"name": "characters", "expression": string(_CHARACTERS)},
+                    {"name": "pem", "expression": _decoded("oldObject.spec.request")},
                     {"name": "der", "expression": _base64_of("variables.pem")},
                 ],
                 "validations": [
@@ -150,8 +154,19 @@ def _validation(expression: str, message: str) -> JsonObject:
 
 
 _BEGIN, _END = "-----BEGIN CERTIFICATE REQUEST-----\n", "-----END CERTIFICATE REQUEST-----\n"
-# Exactly the form that this service sends. Otherwise, Kubernetes could read another block than the policy.
-_ONE_PEM_BLOCK = f"^{_BEGIN}([A-Za-z0-9+/]{{64}}\n)*[A-Za-z0-9+/]{{1,64}}={{0,2}}\n{_END}$"
+# Exactly the form that this service sends. Otherwise, Kubernetes could read another block than the policy. The padding
+# of the text in JSON is decoded as up to two characters.
+_ONE_PEM_BLOCK = f"^{_BEGIN}([A-Za-z0-9+/]{{64}}\n)*[A-Za-z0-9+/]{{1,64}}={{0,2}}\n{_END}[?]{{0,2}}$"
+
+
+def _decoded(base64_text: str) -> str:
+    """Return an expression that decodes base64 text, with `?` for what PEM does not have and for the padding."""
+    values = ", ".join(f"variables.alphabet.indexOf(four.charAt({at}))" for at in range(4))
+    octets = ("v[0] * 4 + v[1] / 16", "v[1] % 16 * 16 + v[2] / 4", "v[2] % 4 * 64 + v[3]")
+    characters = " + ".join(f"variables.characters.charAt({octet})" for octet in octets)
+    return (
+        f"{base64_text}.replace('=', 'A').findAll('.{{4}}').map(four, [{values}]).map(v, {characters}).join()"
+    )
 
 
 def _base64_of(pem: str) -> str:
@@ -163,6 +178,8 @@ def _base64_of(pem: str) -> str:
 Octet = frozenset[int]
 _ANY: Octet = frozenset(range(256))
 _ALPHABET = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/"
+# By octet: the characters that PEM has, and `?` for all others.
+_CHARACTERS = "".join(chr(octet) if chr(octet) in f"{_ALPHABET}=- \n" else "?" for octet in range(256))
 
 
 def _begins_with_credential_group() -> str:
