@@ -4,6 +4,7 @@ These tests run where KUBEBUILDER_ASSETS names an envtest folder with kube-apise
 """
 
 import json
+from collections import defaultdict
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -49,10 +50,16 @@ def apiserver(tmp_path_factory: pytest.TempPathFactory) -> Iterator[KubeApiServe
 
 def apply(apiserver: KubeApiServer, *documents: Document, dry_run: bool = False) -> str:
     """Fails if the API server refuses something, does not know a field, or warns."""
-    mode = ["--dry-run=server"] if dry_run else []
-    return apiserver.kubectl(
-        *("apply", *mode, "--warnings-as-errors", "--validate=strict", "--namespace", NAMESPACE, "-f", "-"),
-        stdin=yaml.safe_dump_all(documents),
+    options = [*(["--dry-run=server"] if dry_run else []), "--warnings-as-errors", "--validate=strict"]
+    # kubectl refuses an object with another namespace than that of its option.
+    by_namespace: dict[str, list[Document]] = defaultdict(list)
+    for document in documents:
+        by_namespace[document["metadata"].get("namespace", NAMESPACE)].append(document)
+    return "".join(
+        apiserver.kubectl(
+            *("apply", *options, "--namespace", namespace, "-f", "-"), stdin=yaml.safe_dump_all(some)
+        )
+        for namespace, some in by_namespace.items()
     )
 
 
