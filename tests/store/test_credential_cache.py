@@ -92,6 +92,27 @@ async def test_a_revocation_that_was_read_counts_although_its_certificate_can_no
 
 
 @pytest.mark.parametrize("what", SCOPES)
+async def test_a_revocation_that_was_read_counts_after_another_one_is_undone(
+    database: Database, elsewhere: RevocationQueries, what: str
+) -> None:
+    clock = Clock()
+    feed = RevocationFeed(database, clock)
+    known = CredentialCache(database, feed, PATIENT)
+    await feed.refresh()
+    record = await recorded(database)
+    assert not await is_revoked(known, record)
+    first, second = [await elsewhere.revoke(revocation(record, what), event()) for _ in range(2)]
+    await feed.refresh()
+    for undone, still_revoked in ((second, True), (first, False)):
+        await elsewhere.undo(undone.id, by="cli:test", at=NOW, event=event())
+        await feed.refresh()
+        clock.time += RevocationFeed.STALE_AFTER
+        remembered = known.remembered(record.credential_number)
+        assert (remembered is not None and remembered.revoked) == still_revoked
+        clock.time -= RevocationFeed.STALE_AFTER
+
+
+@pytest.mark.parametrize("what", SCOPES)
 async def test_what_is_revoked_before_the_first_sight_is_seen_so(
     database: Database,
     known: CredentialCache,

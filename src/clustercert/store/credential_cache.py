@@ -8,6 +8,7 @@ increasing order: see `database.raise_generation`.
 
 import asyncio
 import time
+from collections import defaultdict
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
@@ -32,9 +33,7 @@ MAX_CHANGES = 5000
 
 _GENERATION = select(tables.generation.c.value)
 _CHANGED = (
-    select(
-        _revocation.c.fingerprint, _revocation.c.user_id, _revocation.c.cluster_id, _revocation.c.undone_at
-    )
+    select(*(_revocation.c[name] for name in ("id", "fingerprint", "user_id", "cluster_id", "undone_at")))
     .where(_revocation.c.changed > bindparam("seen"))
     .order_by(_revocation.c.changed)
     .limit(bindparam("limit", type_=Integer()))
@@ -52,9 +51,9 @@ class RevocationFeed(Generation):
         self._database = database
         self.tick = 0
         self._dropped_at = 0
-        # By cache key, the tick of the last change, and of the last revocation that was not undone since.
+        # By cache key, the tick of the last change, and the ticks of the revocations that are not undone, by their ids.
         self._changed_at: dict[Hashable, int] = {}
-        self._revoked_at: dict[Hashable, int] = {}
+        self._revoked_at: defaultdict[Hashable, dict[int, int]] = defaultdict(dict)
 
     async def refresh(self) -> None:
         """Read the generation and the changed revocations once. Raises Unavailable."""
@@ -67,7 +66,11 @@ class RevocationFeed(Generation):
         """Whether a certificate read at tick `read_at` is up to date: no revocation read later can affect it."""
         if read_at < self._dropped_at:
             return False
-        return not _is_later(self._changed_at, read_at, fingerprint, user_id, cluster_id)
+        # Most often, nothing has changed since the cache was last dropped.
+        if not self._changed_at:
+            return True
+        keys = _keys(fingerprint, user_id, cluster_id)
+        return all(self._changed_at.get(key, -1) <= read_at for key in keys)
 
     def is_revoked_since(self, read_at: int, fingerprint: bytes, user_id: str, cluster_id: str) -> bool:
         """Whether a certificate read at tick `read_at` was revoked later.
@@ -76,7 +79,8 @@ class RevocationFeed(Generation):
         """
         if read_at < self._dropped_at:
             return False
-        return _is_later(self._revoked_at, read_at, fingerprint, user_id, cluster_id)
+        keys = _keys(fingerprint, user_id, cluster_id)
+        return any(tick > read_at for key in keys for tick in self._revoked_at.get(key, {}).values())
 
     async def _read_changes(self) -> int:
         """Read the generation and the changed revocations in one snapshot, and note which cache keys are affected."""
@@ -100,25 +104,22 @@ class RevocationFeed(Generation):
                 key = row.fingerprint if row.fingerprint is not None else (row.user_id, row.cluster_id)
                 self._changed_at[key] = self.tick
                 if row.undone_at is None:
-                    self._revoked_at[key] = self.tick
+                    self._revoked_at[key][row.id] = self.tick
                 else:
-                    self._revoked_at.pop(key, None)
+                    # The same certificates may have another revocation, which still holds.
+                    self._revoked_at[key].pop(row.id, None)
         # The database may have more changes than were read, so drop the whole cache.
-        if not followed or max(len(self._changed_at), len(changed)) > self._max_changes:
+        noted = max(len(self._changed_at), sum(map(len, self._revoked_at.values())))
+        if not followed or max(noted, len(changed)) > self._max_changes:
             self._changed_at.clear()
             self._revoked_at.clear()
             self._dropped_at = self.tick
         return value
 
 
-def _is_later(
-    ticks: Mapping[Hashable, int], read_at: int, fingerprint: bytes, user_id: str, cluster_id: str
-) -> bool:
-    """Whether a tick of one of the certificate's cache keys is later than `read_at`."""
-    if not ticks:
-        return False
-    keys: tuple[Hashable, ...] = (fingerprint, (user_id, cluster_id), (user_id, ""), ("", cluster_id))
-    return any(ticks.get(key, -1) > read_at for key in keys)
+def _keys(fingerprint: bytes, user_id: str, cluster_id: str) -> tuple[Hashable, ...]:
+    """Return the cache keys of the revocations that can affect a certificate."""
+    return fingerprint, (user_id, cluster_id), (user_id, ""), ("", cluster_id)
 
 
 READ_AT_ONCE = 64
