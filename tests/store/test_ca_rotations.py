@@ -360,6 +360,38 @@ async def test_a_cluster_that_is_not_registered_leaves_no_key(scene: RotationSce
     assert scene.store.rows("SELECT id FROM discarded_ca") == []
 
 
+async def test_a_ca_whose_key_was_deleted_meanwhile_is_not_added(
+    scene: RotationScene, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By a replica whose clock is ahead."""
+    registered = await scene.register()
+
+    async def delete_all_keys() -> None:
+        now, scene.now = scene.now, scene.now + ADDING + timedelta(minutes=1)
+        await scene.discarded.delete_all()
+        scene.now = now
+
+    cas = ClientCaQueries(scene.database)
+    clusters = Clusters(scene.clusters, scene.signers, cas, lambda: scene.now)
+    prepared = await clusters.prepare(samples.PROJECT_ID, replace(samples.cluster(), signer="other"))
+    await delete_all_keys()
+    with pytest.raises(Conflict, match="The key of the new client CA was deleted meanwhile"):
+        await clusters.register(prepared, actor=BY)
+    assert await scene.clusters.clusters_with_ids([prepared.id]) == ()
+
+    note_created = ClientCaQueries.note_created
+
+    async def note_and_delete(queries: ClientCaQueries, ca: ClientCA) -> None:
+        await note_created(queries, ca)
+        await delete_all_keys()
+
+    monkeypatch.setattr(ClientCaQueries, "note_created", note_and_delete)
+    with pytest.raises(Conflict, match="The key of the new client CA was deleted meanwhile"):
+        await scene.start(registered, signer="other")
+    assert await cas.of_cluster(registered.id) == (registered.client_ca,)
+    assert scene.signers["other"].keys == set()
+
+
 async def test_a_ca_that_the_database_does_not_take_leaves_no_key(scene: RotationScene) -> None:
     cluster = await scene.register()
     scene.store.execute("ALTER TABLE discarded_ca RENAME TO unreachable")

@@ -7,6 +7,7 @@ from structlog.testing import capture_logs
 from clustercert.clusters.signer_maintenance import SignerMaintenance
 from clustercert.model import ClientCA, Cluster
 from clustercert.model.errors import RemoteFailed
+from clustercert.store.client_cas import ClientCaQueries
 from clustercert.store.clusters import ClusterQueries
 from clustercert.store.engine.database import Database
 from clustercert.store.signing_clusters import SigningClusterQueries
@@ -30,6 +31,7 @@ async def add(database: Database, store: Store, *clusters: Cluster) -> None:
         True,
     )
     for each in clusters:
+        await ClientCaQueries(database).note_created(each.client_ca)
         await ClusterQueries(database).add(each, event(), 100)
 
 

@@ -91,8 +91,8 @@ class CaRotations:
     ) -> RotationStatus:
         """Create a new client CA, and start the rotation to it.
 
-        Raises InvalidRequest if the signer is not installed, Conflict if a rotation of the cluster is running, or an
-        error of the signer.
+        Raises InvalidRequest if the signer is not installed, Conflict if a rotation of the cluster is running or the
+        key of the new CA was deleted, or an error of the signer.
 
         Args:
             planned: whether this is a dry run. In a dry run, the built-in signer creates the CA.

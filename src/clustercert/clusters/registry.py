@@ -119,7 +119,10 @@ class Clusters:
         )
 
     async def register(self, cluster: Cluster, *, actor: Actor) -> None:
-        """Register a prepared cluster. Raises Conflict if the name is taken, or Forbidden if the project is full."""
+        """Register a prepared cluster.
+
+        Raises Conflict if the name is taken or the CA's key was deleted, or Forbidden if the project is full.
+        """
         event = self._event("cluster.added", cluster, actor)
         await self.queries.add(cluster, event, self.limits.clusters)
 

@@ -108,8 +108,8 @@ class CaRotationQueries(Queries):
     async def start(self, rotation: CaRotation, ca: ClientCA, event: AuditEvent) -> None:
         """Add a rotation and its new CA. The CA's signer becomes the signer of the cluster.
 
-        Raises NotFound if the cluster was removed, Conflict if a rotation of the cluster is running, or
-        ConcurrentChange if the old CA does not sign any more.
+        Raises NotFound if the cluster was removed, Conflict if a rotation of the cluster is running or the key of the
+        new CA was deleted, or ConcurrentChange if the old CA does not sign any more.
         """
         this = _rotation.c.cluster_id == rotation.cluster_id
         async with self._database.transaction(event, invalidate=True) as connection:

@@ -8,7 +8,9 @@ from cryptography import x509
 from sqlalchemy import Row, delete, insert, select, update
 
 from clustercert.model import AuditEvent, ClientCA
+from clustercert.model.errors import Conflict
 from clustercert.pki.certificates import certificate_der
+from clustercert.pki.signer import LOCAL
 from clustercert.store import tables
 from clustercert.store.engine.queries import Queries
 from clustercert.store.engine.transaction import Transaction
@@ -65,8 +67,17 @@ class ClientCaQueries(Queries):
 
 
 async def add_ca(connection: Transaction, ca: ClientCA) -> None:
-    """Add a client CA, whose key must not be deleted from now on."""
-    await connection.execute(delete(_discarded).where(_discarded.c.id == ca.id))
+    """Add a client CA, whose key must not be deleted from now on.
+
+    Raises Conflict if the key was deleted before.
+    """
+    noted = (await connection.execute(delete(_discarded).where(_discarded.c.id == ca.id))).rowcount
+    # A CA of the built-in signer contains its key, sealed. In dry runs, such a CA is not noted.
+    if not noted and ca.signer != LOCAL:
+        raise Conflict(
+            "The key of the new client CA was deleted meanwhile, because adding the CA seemed to take longer than 10"
+            " minutes. Check that the clocks of all replicas agree, and try again."
+        )
     await connection.execute(insert(_ca).values(ca_row(ca)))
 
 

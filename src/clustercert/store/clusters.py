@@ -204,8 +204,8 @@ class ClusterQueries(Queries):
     async def add(self, cluster: Cluster, event: AuditEvent, most: int) -> None:
         """Add a cluster with its client CA.
 
-        Raises Conflict if the project has a cluster with this name, or Forbidden if the project already has `most`
-        clusters. Concurrent requests may add a few more clusters than `most`.
+        Raises Conflict if the project has a cluster with this name or the key of the CA was deleted, or Forbidden if
+        the project already has `most` clusters. Concurrent requests may add a few more clusters than `most`.
         """
         count = select(func.count()).select_from(_cluster).where(_cluster.c.project_id == cluster.project_id)
         with conflict_if_violated(_name_taken(cluster)):
