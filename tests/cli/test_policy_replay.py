@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from clustercert.audit.sealer import LogSealer
 from clustercert.cli.policy import output
 from clustercert.model import Caller, IssueRequest
 from clustercert.model.errors import Forbidden
@@ -191,8 +192,22 @@ def test_a_revoked_certificate_is_not_live_and_a_deleted_event_is_counted(
     )
     done = copy.run("policy", "replay", "--live", *Recorded(copy, "", "").policy(NOW_DENIED))
     assert "Live certificates compared: 2. Would be refused: 1;" in done.err
-    assert "Not comparable: 1, because its audit event was deleted.\n" in done.err
+    assert "Not comparable: 1, because the audit event was deleted, or is not sealed yet.\n" in done.err
     assert first["fingerprint"][:16] not in done.out
+
+
+def test_a_certificate_whose_event_is_not_sealed_yet_is_counted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place = registered(tmp_path)
+    asyncio.run(_decide(place.operator, place.project_id, place.cluster_id))
+
+    async def nothing(_sealer: LogSealer) -> int:
+        return 0
+
+    monkeypatch.setattr(LogSealer, "seal_all", nothing)
+    done = place.operator.run("policy", "replay", "--live", *place.policy(NOW_DENIED))
+    assert "Not comparable: 3, because the audit event was deleted, or is not sealed yet.\n" in done.err
 
 
 def test_certificates_that_were_issued_hours_apart_are_compared(tmp_path: Path) -> None:

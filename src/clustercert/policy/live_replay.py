@@ -9,7 +9,7 @@ from typing import Any
 from clustercert.policy.decision import Policy
 from clustercert.policy.replay import Outcome, RecordedDecision, replay_event
 
-NO_EVENT = "its audit event was deleted"
+NO_EVENT = "the audit event was deleted, or is not sealed yet"
 
 
 class LiveChange(StrEnum):
