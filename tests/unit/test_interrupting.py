@@ -8,8 +8,9 @@ import subprocess
 import sys
 
 import pytest
+import uvicorn
 
-from clustercert.server.serving import run_interruptible
+from clustercert.server.serving import _stopping, run_interruptible
 
 
 async def swallowing() -> str:
@@ -85,3 +86,21 @@ def test_the_handler_of_before_is_back_after_the_work() -> None:
         assert signal.getsignal(signal.SIGINT) is before
     finally:
         signal.signal(signal.SIGINT, previous)
+
+
+@pytest.mark.parametrize("when", ["before", "after", "never"])
+def test_a_service_that_starts_notices_a_signal_from_before_its_application_was_created(when: str) -> None:
+    async def start() -> bool:
+        server = uvicorn.Server(uvicorn.Config("", log_config=None))
+        with server.capture_signals():
+            if when == "before":
+                signal.raise_signal(signal.SIGTERM)
+            stopping = _stopping()
+            if when == "after":
+                signal.raise_signal(signal.SIGTERM)
+            # uvicorn would raise them again.
+            server._captured_signals.clear()
+        await asyncio.sleep(0)
+        return stopping.is_set()
+
+    assert asyncio.run(start()) == (when != "never")

@@ -471,6 +471,9 @@ def _stopping() -> asyncio.Event:
         handle = signal.getsignal(number)
         if callable(handle):
             signal.signal(number, also_note(handle))
+            # The handler is a method of the server. It may have handled a signal before it was replaced.
+            if getattr(getattr(handle, "__self__", None), "should_exit", False):
+                stopping.set()
     return stopping
 
 
