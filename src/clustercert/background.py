@@ -14,10 +14,13 @@ Work = Callable[[asyncio.Event], Coroutine[object, object, None]]
 RESTART_SECONDS = 5.0
 
 
-async def keep_running(work: Work, stop: asyncio.Event, restart_seconds: float = RESTART_SECONDS) -> None:
+async def keep_running(
+    name: str, work: Work, stop: asyncio.Event, restart_seconds: float = RESTART_SECONDS
+) -> None:
     """Run `work(stop)`, which returns after `stop` is set.
 
-    If the work fails before that, logs the error and starts the work again. Re-raises an error after `stop` is set.
+    If the work fails before that, logs and counts the error under `name`, and starts the work again. Re-raises an error
+    after `stop` is set.
     """
     while True:
         try:
@@ -25,21 +28,24 @@ async def keep_running(work: Work, stop: asyncio.Event, restart_seconds: float =
         except Exception:
             if stop.is_set():
                 raise
-            # The import is in this function, because structlog also imports rich, and store commands write no log.
+            # The imports are in this function, because structlog also imports rich, and store commands write no log.
             import structlog  # noqa: PLC0415
 
-            structlog.get_logger().exception("background work failed: starting it again")
+            from clustercert.observability import metrics  # noqa: PLC0415
+
+            metrics.BACKGROUND_FAILURES.labels(name).inc()
+            structlog.get_logger().exception("background work failed: starting it again", work=name)
         await wait_for_stop(stop, restart_seconds)
 
 
 @contextlib.asynccontextmanager
-async def running(work: Work, restart_seconds: float = RESTART_SECONDS) -> AsyncIterator[None]:
+async def running(name: str, work: Work, restart_seconds: float = RESTART_SECONDS) -> AsyncIterator[None]:
     """Run the work during the `with` block, as `keep_running` does.
 
     At the end of the block, tells the work to stop, and waits until it returns. Re-raises the error if that failed.
     """
     stop = asyncio.Event()
-    task = asyncio.create_task(keep_running(work, stop, restart_seconds))
+    task = asyncio.create_task(keep_running(name, work, stop, restart_seconds))
     try:
         yield
     finally:

@@ -104,7 +104,7 @@ async def test_failures_that_could_not_be_recorded_are_recorded_later(
 
 async def test_a_stopping_worker_records_its_failures(database: Database, store: Store) -> None:
     failures = FailedAuthentications(Clock(), seconds=3600)
-    async with running(functools.partial(failures.flush_periodically, database)):
+    async with running("work", functools.partial(failures.flush_periodically, database)):
         await asyncio.sleep(0)
         failures.count("192.0.2.1")
     assert [[one["count"] for one in event] for event in sources(store)] == [[1]]
@@ -113,7 +113,7 @@ async def test_a_stopping_worker_records_its_failures(database: Database, store:
 async def test_failures_are_recorded_periodically(database: Database, store: Store) -> None:
     failures = FailedAuthentications(Clock(), seconds=0.01)
     failures.count("192.0.2.1")
-    async with running(functools.partial(failures.flush_periodically, database)):
+    async with running("work", functools.partial(failures.flush_periodically, database)):
         await eventually_async(store.events)
         assert len(store.events()) == 1
 

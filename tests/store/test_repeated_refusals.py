@@ -100,7 +100,7 @@ async def test_refusals_that_could_not_be_recorded_are_recorded_later(
 
 async def test_a_stopping_worker_records_its_counts(database: Database, store: Store) -> None:
     repeats = RepeatedRefusals(single_events=0, seconds=3600)
-    async with running(functools.partial(repeats.flush_periodically, database)):
+    async with running("work", functools.partial(repeats.flush_periodically, database)):
         await asyncio.sleep(0)
         repeats.is_repeated(refusal())
     assert len(repeated(store)) == 1

@@ -77,10 +77,10 @@ def unsealed(store: Store) -> object:
 async def test_one_worker_seals_and_another_one_takes_over(logs: Logs, store: Store) -> None:
     one, other = logs
     async with AsyncExitStack() as first, AsyncExitStack() as second:
-        await first.enter_async_context(running(job(one).run))
+        await first.enter_async_context(running("work", job(one).run))
         await eventually_async(lambda: bool(store.rows("SELECT 1 FROM lease WHERE name = 'seal'")))
         [(holder,)] = store.rows("SELECT holder FROM lease WHERE name = 'seal'")
-        await second.enter_async_context(running(job(other).run))
+        await second.enter_async_context(running("work", job(other).run))
         await one.happen(3)
         await eventually_async(lambda: unsealed(store) == 0)
         assert store.rows("SELECT holder FROM lease WHERE name = 'seal'") == [(holder,)]
@@ -99,7 +99,7 @@ async def test_a_failure_is_logged_and_sealing_goes_on_after_it(logs: Logs, stor
     before = failures("other")
     [(size,)] = store.rows("SELECT size FROM audit_log")
     with captured_logs(leader_job) as said:
-        async with running(job(one).run):
+        async with running("work", job(one).run):
             store.execute("UPDATE audit_log SET size = 1")
             await one.happen(1)
             await eventually_async(lambda: any(damaged(line) for line in said))
@@ -118,7 +118,7 @@ async def test_sealing_goes_on_after_a_database_failure(logs: Logs, store: Store
     temporary, other = failures("unavailable"), failures("other")
     store.execute("ALTER TABLE audit_tile RENAME TO audit_tile_away")
     with captured_logs(leader_job) as said:
-        async with running(job(one).run):
+        async with running("work", job(one).run):
             await eventually_async(lambda: any(line["event"] == "periodic work failed" for line in said))
             store.execute("ALTER TABLE audit_tile_away RENAME TO audit_tile")
             await eventually_async(lambda: unsealed(store) == 0)

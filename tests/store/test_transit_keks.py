@@ -254,7 +254,7 @@ async def test_an_outage_stops_nothing_that_runs(server: RealOpenBao, store: Sto
             assert caught.value.retry_after
             assert f"the key-encryption key {KEK} at {server.url} can't be used" in caught.value.reason
             assert server.url not in caught.value.message
-        async with running(custody.watch):
+        async with running("work", custody.watch):
             server.start()
             await eventually_async(lambda: len(custody._ring.data_keys) == 2)
             assert await custody.unseal(new, "client_ca:2") == b"new"
@@ -306,7 +306,7 @@ async def test_a_start_waits_until_the_server_is_back(
         with pytest.raises(KeysUnavailable):
             custody.require_opened()
         assert KEK in caught.value.reason
-        async with running(custody.watch):
+        async with running("work", custody.watch):
             await asyncio.to_thread(repair, server, settings, fault)
             await eventually_async(lambda: custody._was_complete)
     assert await custody.unseal(sealed, "client_ca:1") == b"secret"

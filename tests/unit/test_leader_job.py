@@ -11,6 +11,7 @@ from clustercert.background import running
 from clustercert.jobs import leader_job
 from clustercert.jobs.leader_job import LeaderJob, PeriodicWork
 from clustercert.model.errors import LogDamaged, Unavailable
+from clustercert.observability import metrics
 from support.log_capture import captured_lines
 from support.wait import eventually_async
 
@@ -70,7 +71,7 @@ class Work:
 @asynccontextmanager
 async def job(one: Leader, *work: Work) -> AsyncIterator[None]:
     pieces = [each.piece(f"count {number}") for number, each in enumerate(work)]
-    async with running(LeaderJob(one, pieces).run):  # type: ignore[arg-type] # the parts of a leader that it uses
+    async with running("work", LeaderJob(one, pieces).run):  # type: ignore[arg-type] # the parts of a leader that it uses
         yield
 
 
@@ -133,6 +134,8 @@ async def test_the_lease_is_kept_while_work_takes_long() -> None:
 )
 async def test_a_failure_is_logged_and_other_work_goes_on(failure: Exception, level: str) -> None:
     bad, good = Work(failing=failure), Work()
+    counted = metrics.BACKGROUND_FAILURES.labels("count 0")._value
+    before = counted.get()
     with captured_lines(leader_job) as said:
         async with job(Leader(), bad, good):
             await eventually_async(lambda: bad.begun >= 2 and good.ended >= 2)
@@ -140,6 +143,7 @@ async def test_a_failure_is_logged_and_other_work_goes_on(failure: Exception, le
     for line in said:
         assert (line["event"], line["log_level"]) == ("periodic work failed", level)
         assert (line["lease"], line["work"]) == ("work", "count 0")
+    assert counted.get() == before + len(said)
 
 
 @pytest.mark.parametrize("failure", [Unavailable("No."), KeyError("bug")])

@@ -12,7 +12,7 @@ import structlog
 
 from clustercert.background import running, wait_for_stop
 from clustercert.model.errors import ClustercertError, StoreFault, Unavailable
-from clustercert.observability import tracing
+from clustercert.observability import metrics, tracing
 from clustercert.observability.tracing import Tracer
 from clustercert.store.engine.leader import Leader
 
@@ -55,6 +55,7 @@ class LeaderJob:
     """
 
     def __init__(self, leader: Leader, work: Sequence[PeriodicWork], tracer: Tracer | None = None) -> None:
+        self.name = f"elect the leader: {leader.name}"
         self._leader = leader
         self._work = work
         self._tracer = tracer
@@ -67,7 +68,9 @@ class LeaderJob:
                 # If the election fails with an error, this process keeps its role as leader or follower.
                 elected = await self._attempt("leader election failed", self._leader.leads, leads)
                 if elected and not leads:
-                    await term.enter_async_context(running(self._do_work))
+                    await term.enter_async_context(
+                        running(f"run periodic work: {self._leader.name}", self._do_work)
+                    )
                 elif leads and not elected:
                     await term.aclose()
                 leads = elected
@@ -101,6 +104,8 @@ class LeaderJob:
             return await action()
         except Exception as failure:  # noqa: BLE001 - a failure must not stop the loop or other work
             self._log(on_failure, failure, **fields)
+            if "work" in fields:
+                metrics.BACKGROUND_FAILURES.labels(fields["work"]).inc()
             return default
 
     def _log(self, event: str, failure: Exception, **fields: str) -> None:

@@ -279,6 +279,11 @@ RELOADS = Counter(
 for _what in ("tls", "settings"):
     for _outcome in ("done", "failed"):
         RELOADS.labels(_what, _outcome)
+BACKGROUND_FAILURES = Counter(
+    "clustercert_background_failures",
+    "Failures of background work, which is tried again; `work` is as in the log",
+    ["work"],
+)
 RATE_READ_FAILURES = Counter(
     "clustercert_rate_read_failures",
     "Failed reads of the certificates that other processes issued, for the rate limits; also unreadable events",

@@ -75,7 +75,8 @@ class OpenBao:
         Returns the field `data` of the response, empty if there is none. Raises Refused or ServerUnavailable.
         """
         if self._renewals is None:
-            self._renewals = asyncio.create_task(keep_running(self._renew_repeatedly, self._stop))
+            renewals = keep_running("renew the OpenBao token", self._renew_repeatedly, self._stop)
+            self._renewals = asyncio.create_task(renewals)
         answer = await self._request(method, f"{self._settings.mount}/{path}", body)
         return _object(answer.get("data") or {})
 

@@ -310,11 +310,11 @@ async def _serving(
         if limited.is_limited:
             app.state.services = replace(app.state.services, issuance=limited)
         if limited.rates is not None:
-            await stack.enter_async_context(running(limited.rates.watch))
+            await stack.enter_async_context(running("read rates of issuing", limited.rates.watch))
         if reloader is not None:
             apply = functools.partial(_apply, app, components, policy_changes, role, key_updates)
             watch = functools.partial(reloader.watch, settings, apply)
-            await stack.enter_async_context(running(watch))
+            await stack.enter_async_context(running("reload settings", watch))
         yield
 
 
@@ -340,21 +340,23 @@ async def _started(
         policy_changes = PolicyChanges(components.database)
         stack.push_async_callback(policy_changes.close)
         if role != "webhook":
-            await stack.enter_async_context(running(components.custody.watch))
+            await stack.enter_async_context(running("check keys", components.custody.watch))
             await policy_changes.record(policy)
             await _record_issuers(components, settings)
             if components.keystone is not None:
-                await stack.enter_async_context(running(components.keystone.watch))
+                await stack.enter_async_context(
+                    running("renew the Keystone token", components.keystone.watch)
+                )
             for job in leader_jobs(components, tracer):
-                await stack.enter_async_context(running(job.run))
+                await stack.enter_async_context(running(job.name, job.run))
         examples = len(settings.policy.examples)
         logger.info("policy loaded", sha256=policy_digest(policy), rules=len(policy.rules), examples=examples)
-        for counted in (failures, components.denials.repeats):
+        for name, counted in (("authentications", failures), ("refusals", components.denials.repeats)):
             flush = functools.partial(counted.flush_periodically, components.database)
-            await stack.enter_async_context(running(flush))
+            await stack.enter_async_context(running(f"record repeated {name}", flush))
         if role != "api":
-            await stack.enter_async_context(running(components.webhook.watch))
-        await stack.enter_async_context(running(components.disk_space.watch))
+            await stack.enter_async_context(running("serve the webhook", components.webhook.watch))
+        await stack.enter_async_context(running("measure disk space", components.disk_space.watch))
         # Exempt these long-lived objects from later garbage collections, which block the event loop.
         gc.collect()
         gc.freeze()

@@ -146,7 +146,8 @@ class KeyUpdates:
             task.add_done_callback(self._ending.discard)
         for lookup in current - self._running.keys():
             stop = asyncio.Event()
-            self._running[lookup] = stop, asyncio.create_task(keep_running(lookup.watch, stop))
+            watching = keep_running("fetch issuer keys", lookup.watch, stop)
+            self._running[lookup] = stop, asyncio.create_task(watching)
 
     async def close(self) -> None:
         """Stop all tasks, and wait until they have ended."""

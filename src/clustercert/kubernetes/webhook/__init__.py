@@ -42,5 +42,8 @@ class Webhook:
 
     async def watch(self, stop: asyncio.Event) -> None:
         """Follow revocations and record the use of credentials, until `stop` is set."""
-        async with running(self.feed.watch), running(self.credential_usage.watch):
+        async with (
+            running("read revocations", self.feed.watch),
+            running("record uses of credentials", self.credential_usage.watch),
+        ):
             await stop.wait()

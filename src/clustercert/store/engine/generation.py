@@ -85,7 +85,7 @@ class Generation:
 
     def watching(self) -> contextlib.AbstractAsyncContextManager[None]:
         """Run `watch` during the `with` block."""
-        return running(self.watch)
+        return running("read the generation", self.watch)
 
 
 class Cache(Generic[K, V]):
