@@ -7,7 +7,7 @@ the environment are ignored.
 
 import asyncio
 import ssl
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -87,6 +87,7 @@ async def exchange(
     Raises UnreadableResponse if the response is compressed or too long, TimeoutError, httpx.HTTPError, httpx.InvalidURL
     or ssl.SSLError.
     """
+    request.extensions["trace"] = _closing_unfinished_handshakes()
     async with asyncio.timeout(seconds):
         response = await client.send(request, stream=True)
         try:
@@ -94,6 +95,23 @@ async def exchange(
         finally:
             await response.aclose()
     return Response(response.status_code, dict(response.headers), content)
+
+
+def _closing_unfinished_handshakes() -> Callable[[str, Mapping[str, Any]], Awaitable[None]]:
+    """Return a callback for httpx that closes the connection of a request that ends during its TLS handshake.
+
+    If the request is cancelled or takes too long, httpcore leaves the connection open.
+    """
+    opened: list[Any] = []
+
+    async def trace(event: str, info: Mapping[str, Any]) -> None:
+        if event.endswith("connect_tcp.complete"):
+            opened.append(info["return_value"])
+        elif event.endswith("start_tls.failed"):
+            while opened:
+                await opened.pop().aclose()
+
+    return trace
 
 
 async def _read_body(response: "httpx.Response", max_bytes: int) -> bytes:

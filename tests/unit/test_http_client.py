@@ -3,6 +3,7 @@
 import ast
 import asyncio
 import contextlib
+import gc
 import gzip
 import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -13,6 +14,7 @@ import pytest
 
 import clustercert
 from clustercert.http_client import Response, UnreadableResponse, exchange, new_client
+from support.wait import SECONDS
 
 OK = b"HTTP/1.1 200 OK\r\n"
 CHUNKED = OK + b"Transfer-Encoding: chunked\r\n\r\n"
@@ -63,6 +65,27 @@ def then_forever(head: bytes, more: bytes, seconds: float = 0) -> Talk:
             await asyncio.sleep(seconds)
 
     return talk
+
+
+async def test_a_connection_whose_handshake_takes_too_long_is_closed() -> None:
+    ended = asyncio.Event()
+
+    async def connected(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with contextlib.closing(writer):
+            await reader.read()
+        ended.set()
+
+    listening = await asyncio.start_server(connected, "127.0.0.1", 0)
+    # The garbage collector would close it too.
+    gc.disable()
+    try:
+        with pytest.raises(TimeoutError):
+            await fetched(f"https://127.0.0.1:{listening.sockets[0].getsockname()[1]}/", seconds=0.2)
+        async with asyncio.timeout(SECONDS):
+            await ended.wait()
+    finally:
+        gc.enable()
+        listening.close()
 
 
 async def test_a_response_is_read_whole() -> None:

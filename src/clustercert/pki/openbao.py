@@ -84,7 +84,7 @@ class OpenBao:
         """Stop the renewals, and close all connections."""
         if self._renewals is not None:
             self._stop.set()
-            # A request that is cancelled during its TLS handshake leaves its socket open, so let a fast one end.
+            # Let a fast renewal end.
             await asyncio.wait({self._renewals}, timeout=_CLOSE_SECONDS)
             self._renewals.cancel()
             await asyncio.wait({self._renewals})

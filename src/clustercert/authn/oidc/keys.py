@@ -239,7 +239,7 @@ class IssuerKeys:
             await asyncio.wait({self._task(), stopping}, return_when=asyncio.FIRST_COMPLETED)
             await wait_for_stop(stop, PAUSE_SECONDS if self.failure else REFRESH_SECONDS)
         if (fetching := self._fetching) is not None:
-            # Let the fetch end, because httpcore leaves the connection open if a TLS handshake is cancelled.
+            # Let a fast fetch end.
             await asyncio.wait({fetching}, timeout=STOP_SECONDS)
             fetching.cancel()
             await asyncio.wait({fetching})
