@@ -250,6 +250,8 @@ def test_sighup_loads_the_files_and_the_policy_and_keeps_connections(
     ):
         assert healthy(kept)
         connection = kept.sock
+        # A worker that starts after the other one has reloaded starts with the new policy.
+        eventually(lambda: log.read_text().count('"policy loaded"') == 2)
         with operator.config.open("a") as config:
             config.write(
                 '[[policy.rules]]\nname = "admin"\nwhen.roles = ["admin"]\ngrant.groups = ["others"]\n'
