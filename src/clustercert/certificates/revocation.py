@@ -69,7 +69,7 @@ def is_proof(der: bytes | None, unverified_signature: bytes, statement: bytes) -
     return signed_by(key, unverified_signature, statement) and der is not None
 
 
-ONLY_ADMINS = "Only administrators of the project can revoke certificates of other users."
+ONLY_ADMINS = "Only admins of the project and operators can revoke certificates of other users."
 
 
 @dataclass(frozen=True, slots=True)
@@ -256,7 +256,6 @@ class Logout:
         await self.recorder.revoke_scope(LOST, user_id=caller.user.id, actor=caller.actor)
 
 
-ONLY_OPERATORS = "Only operators of the service can do this."
 ONLY_READERS = (
     "Only operators and auditors can see the revocations of all projects. Request the revocations of one"
     " project."
@@ -355,7 +354,7 @@ class RevocationService:
         Raises Forbidden, or InvalidRequest if the id or the note is invalid.
         """
         if user_id != caller.user.id:
-            require_operator(caller, ONLY_OPERATORS)
+            require_operator(caller)
         user_id = await self._user_id(user_id)
         return await self.recorder.revoke_scope(reason, user_id=user_id, actor=caller.actor)
 
@@ -407,7 +406,7 @@ class RevocationService:
 
     async def undo(self, caller: Caller, revocation_id: int) -> Revocation:
         """Undo a revocation. Raises NotFound if there is no such revocation, or Conflict if it can't be undone."""
-        require_operator(caller, ONLY_OPERATORS)
+        require_operator(caller)
         return await self.recorder.undo(revocation_id, actor=caller.actor)
 
     async def revocations(
@@ -452,5 +451,5 @@ class RevocationService:
     async def _administered_cluster(self, caller: Caller, project_id: str, cluster_id: str) -> Cluster:
         cluster = await self._cluster(caller, project_id, cluster_id)
         if not administers(caller, project_id):
-            raise Forbidden("Only administrators of the project can do this.")
+            raise Forbidden("Only admins of the project and operators can do this.")
         return cluster

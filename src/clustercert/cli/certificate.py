@@ -504,7 +504,7 @@ def _effect(enforcement: "JsonObject", cluster: object, *, is_one: bool) -> str:
 def _undo_hint(client: "AdministrationClient", made: "JsonObject") -> str:
     if made["can_be_undone"] is not True or not client.is_operator:
         return ""
-    return f" To undo it soon, run `clustercert certificate undo {made['id']}`."
+    return f" To undo the revocation, run `clustercert certificate undo {made['id']}` soon."
 
 
 app = typer.Typer(

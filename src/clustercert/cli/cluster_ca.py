@@ -255,7 +255,7 @@ def abort(
     """Abort a rotation. Only for operators.
 
     While the old CA signs (`planned`, `distributed`), the rotation ends, and the key of the new CA is deleted. Later,
-    the rotation goes back to the old CA, in the same steps. A rotation that goes back already goes on.
+    the rotation goes back to the old CA, in the same steps. A rotation on the way back continues.
     """
     rotations = _Rotations(output, dry_run=dry_run)
 

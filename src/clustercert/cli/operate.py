@@ -50,8 +50,8 @@ def upgrade(
         bool,
         typer.Option(
             "--schema-only",
-            help="Create or upgrade only the schema. Needs no key-encryption key, so that a machine that serves only "
-            "the webhook has none.",
+            help="Create or upgrade only the schema. Needs no key-encryption key: for a machine that serves only the "
+            "webhook, and has none.",
         ),
     ] = False,
 ) -> None:

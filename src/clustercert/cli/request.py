@@ -147,8 +147,8 @@ def create(
 ) -> None:
     """Ask for Kubernetes groups in a cluster, for a time.
 
-    Waits for nothing. kubectl uses the request by itself once it is approved; the time begins with the first
-    certificate. If you have an equal open request, creates none.
+    Does not wait for the approval. kubectl uses the request by itself as soon as it is approved; the time begins with
+    the first certificate. If you have an equal open request, creates none.
 
     Examples:
         clustercert request create prod --group admins --for 1h --reason TICKET-42

@@ -179,8 +179,8 @@ class AccessRequestBody(ResponseBody):
     decisions: list[AccessDecisionBody] = Field(description="The decisions, oldest first.")
     extension: ExtensionBody | None
     may: list[Step] = Field(
-        description="What the caller may do now. The token must be for the request's project, except to end an own"
-        " request."
+        description="What the caller may do now. The token must be for the request's project, except to end the"
+        " caller's own request."
     )
     certificates: int = Field(description="The number of valid certificates of the request.")
     refusal: str | None = Field(

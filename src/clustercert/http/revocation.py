@@ -232,8 +232,8 @@ router = APIRouter(tags=["Revocation"])
 async def revoke_clustercert(call: CallDep, project_id: str, cluster_id: str) -> Response:
     """Revoke all certificates of a user for a cluster.
 
-    Users can revoke their own certificates; project admins can revoke the certificates of any user. Certificates issued
-    later stay valid.
+    Users can revoke their own certificates; project admins and operators can revoke the certificates of any user.
+    Certificates issued later stay valid.
     """
     require_json(call.request)
     user_id = parsed(call.body, ClusterCertRevokeRequest).user_id()
@@ -246,7 +246,10 @@ async def revoke_clustercert(call: CallDep, project_id: str, cluster_id: str) ->
 
 @router.post(IN_CLUSTER + "/revoke", responses=_SCOPE_REVOKED, openapi_extra=_REASON)
 async def revoke_cluster(call: CallDep, project_id: str, cluster_id: str, dry_run: DryRun = None) -> Response:
-    """Revoke all certificates of a cluster. Only for project admins. Certificates issued later stay valid."""
+    """Revoke all certificates of a cluster.
+
+    Only for project admins and operators. Certificates issued later stay valid.
+    """
     reason, service = _reason(call), call.services.revocation
     if dry_run:
         return _preview(await service.previews.preview_cluster(call.caller, project_id, cluster_id))
@@ -259,8 +262,8 @@ async def revoke_user_in_cluster(
 ) -> Response:
     """Revoke all certificates of a user for a cluster.
 
-    Like CCE's clustercertrevoke, but with a reason. Users can revoke their own certificates; project admins can revoke
-    the certificates of any user.
+    Like CCE's clustercertrevoke, but with a reason. Users can revoke their own certificates; project admins and
+    operators can revoke the certificates of any user.
     """
     reason, service = _reason(call), call.services.revocation
     if dry_run:
@@ -276,7 +279,7 @@ async def revoke_certificate(call: CallDep, project_id: str, cluster_id: str, ce
     """Revoke one certificate.
 
     Send the certificate's fingerprint, credential number or serial. Users can revoke their own certificates; project
-    admins can revoke any certificate.
+    admins and operators can revoke any certificate.
 
     If the caller has already revoked the certificate for an equal or stronger reason, returns that revocation.
     """

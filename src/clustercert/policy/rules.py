@@ -558,10 +558,10 @@ def may_unassign(caller: Caller, role: str) -> bool:
     return role in PROJECT_ROLES or operates(caller)
 
 
-def require_operator(caller: Caller, message: str = "Only operators can do this.") -> None:
-    """Raise Forbidden with this message if the caller is not an operator."""
+def require_operator(caller: Caller) -> None:
+    """Raise Forbidden if the caller is not an operator."""
     if not operates(caller):
-        raise Forbidden(message)
+        raise Forbidden("Only operators can do this.")
 
 
 def require_reader(caller: Caller, message: str = "Only operators and auditors can do this.") -> None:

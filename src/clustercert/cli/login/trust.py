@@ -210,7 +210,7 @@ def accept(url: str, issuer: "LoginIssuer", allowed: str | None) -> None:
     if (other := _other_service(url, issuer)) is not None:
         raise CommandError(
             f"{url} names the client {issuer.client.client_id} of {issuer.url}, whose tokens {other} accepts too. A "
-            f"false service could use your token at {other}. Ask the operator of {other} whether {url} is their "
+            f"fake service could use your token at {other}. Ask the operator of {other} whether {url} is their "
             f"service. If so, add --allow-service {url}."
         )
     print_note(

@@ -131,7 +131,7 @@ class RotationBody(ResponseBody):
     old_ca_holders: HoldersBody = Field(validation_alias="old")
     new_ca_holders: HoldersBody = Field(validation_alias="new")
     safe_at: Time | None = Field(
-        description="From when completing takes access from nobody; null before `draining`."
+        description="The time from which completing takes access from nobody; null before `draining`."
     )
     problem: str | None = Field(
         validation_alias=_rotation("problem"),

@@ -292,7 +292,7 @@ async def _handle(
     if fresh is not None and not visit.me.session.has_recent_login(utc_now()) and (page := fresh(visit)):
         return visit.redirect(
             login_address(page, again=True),
-            "This needs a login of the last five minutes. Log in again, then repeat it.",
+            "This needs a login of the last five minutes. Log in again, then repeat the action.",
         )
     return await handler(visit)
 

@@ -79,7 +79,7 @@ def _attention(found: Any) -> list[Attention]:
             "bad",
             "revoked certificate was used within a day",
             "revoked certificates were used within a day",
-            "An API server accepted what is revoked.",
+            "An API server accepted revoked certificates.",
             fleet(seen="revoked"),
         ),
         (
