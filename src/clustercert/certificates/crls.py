@@ -115,7 +115,7 @@ class Crls:
         if len(revoked.entries) > MAX_ENTRIES:
             raise Unavailable(
                 f"More than {MAX_ENTRIES} unexpired certificates of this CA are revoked: too many for a CRL."
-                " Retire the CA instead.",
+                " Replace the CA instead.",
                 retry_after=3600,
             )
         content = CrlContent(

@@ -346,4 +346,4 @@ class AccessRequests:
 
 def no_such_request() -> NotFound:
     """Return the error for a request that does not exist or that the caller may not see."""
-    return NotFound("There is no such access request, or it is not yours to see. Check its id.")
+    return NotFound("There is no such access request, or you may not see it. Check its id.")

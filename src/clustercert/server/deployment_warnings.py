@@ -296,7 +296,7 @@ async def _wrong_clock(database: "Database") -> AsyncIterator[str]:
         seconds = round(abs(offset).total_seconds())
         yield (
             f"This machine's clock is {seconds} seconds {'ahead of' if offset > timedelta() else 'behind'} the"
-            " database server's. Certificates may be not yet valid, or expire too late. Synchronize both clocks."
+            " database server's. Certificates may not be valid yet, or may expire too late. Synchronize both clocks."
         )
 
 
