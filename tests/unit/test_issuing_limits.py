@@ -234,6 +234,21 @@ async def test_a_quota_refuses_further_live_certificates() -> None:
     await quota.check("alice", CLUSTER_ID)
 
 
+async def test_a_quota_counts_requests_that_arrive_together() -> None:
+    counting = asyncio.Event()
+
+    async def count(_user_id: str, _cluster_id: str) -> int:
+        await counting.wait()
+        return 1
+
+    quota = LiveQuota(3, count)
+    checks = [asyncio.create_task(quota.check("alice", CLUSTER_ID)) for _ in range(6)]
+    await asyncio.sleep(0)
+    counting.set()
+    results = await asyncio.gather(*checks, return_exceptions=True)
+    assert [type(each) for each in results] == [type(None)] * 2 + [TooManyRequests] * 4
+
+
 @dataclass
 class Issuer:
     """Issues certificates. Records the users who got one, and the authentication of each request."""

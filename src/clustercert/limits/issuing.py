@@ -197,7 +197,9 @@ class LiveQuota:
         key = user_id, cluster_id
         count = self._counts.get(key)
         if count is None:
-            count = self._counts[key] = [await self._count_live(user_id, cluster_id)]
+            live = await self._count_live(user_id, cluster_id)
+            # Another request may have counted meanwhile, and its certificate must stay counted.
+            count = self._counts.setdefault(key, [live])
         if count[0] >= self._quota:
             message = (
                 f"You have {count[0]} live certificates for this cluster, and {self._quota} are allowed."
