@@ -24,7 +24,7 @@ from support.stores import NOW, Store, certificate_record, event, revocation
 
 HOUR = timedelta(hours=1)
 # Two people with one name, and one person with two.
-PEOPLE = (("1", "anna"), ("2", "anna"), ("3", "Bob"), ("4", "carol_%"), ("4", "carol-new"), ("5", "dave"))
+PEOPLE = (("1", "anna"), ("2", "anna"), ("3", "Bob"), ("4", "carol_%"), ("4", "carol-new"), ("5", "Élodie"))
 GROUPS = ((), ("edit",), ("edit", "view"), (MASTERS,), (AUTHENTICATED, 'a "quoted" group'), ("grün",))
 
 
@@ -169,7 +169,7 @@ async def test_the_group_system_masters_is_reported_however_many_groups_there_ar
     assert (found[MASTERS], found[AUTHENTICATED], found[many[0]]) == (1, 3, 2)
 
 
-@pytest.mark.parametrize("search", ["ANNA", "bob", "_%", "vie", '"quoted"', "system:", "nobody", "n"])
+@pytest.mark.parametrize("search", ["ANNA", "bob", "_%", "vie", '"quoted"', "system:", "nobody", "n", "Élo"])
 async def test_a_search_finds_parts_of_names_and_groups(place: Place, search: str) -> None:
     pages = await place.whole(search=search)
     wanted = {

@@ -67,6 +67,12 @@ async def test_clusters_are_found_by_their_properties(scene: FleetScene) -> None
         assert await names(scene, **selected) == expected, selected
 
 
+async def test_clusters_are_found_by_letters_that_are_not_ascii(scene: FleetScene) -> None:
+    await scene.add("Süd-Österreich")
+    for text in ("Ö", "Österr", "SüD"):
+        assert await names(scene, text=text) == ["Süd-Österreich"], text
+
+
 async def test_clusters_are_found_by_what_was_seen_in_them(scene: FleetScene) -> None:
     for name in ("a", "b", "c"):
         await scene.add(name)

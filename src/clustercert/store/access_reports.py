@@ -257,13 +257,11 @@ class AccessReportQueries(AccessQueries):
         if selection.group not in (None, AUTHENTICATED):
             conditions.append(self._has_group(_certificate, lambda group: group == selection.group))
         if selection.search is not None:
-            text = selection.search.lower()
+            text = selection.search
             conditions.append(
                 or_(
-                    func.lower(certificate.user_name).contains(text, autoescape=True),
-                    self._has_group(
-                        _certificate, lambda group: func.lower(group).contains(text, autoescape=True)
-                    ),
+                    certificate.user_name.icontains(text, autoescape=True),
+                    self._has_group(_certificate, lambda group: group.icontains(text, autoescape=True)),
                 )
             )
         left_out: ColumnElement[bool] = false()

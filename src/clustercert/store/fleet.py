@@ -262,10 +262,7 @@ def _finds_row(correlated: Select[Any]) -> ColumnElement[bool]:
 
 
 def _has_text(text: str) -> ColumnElement[bool]:
-    names = (
-        func.lower(each).contains(text.lower(), autoescape=True)
-        for each in (_cluster.c.name, _project.c.name)
-    )
+    names = (each.icontains(text, autoescape=True) for each in (_cluster.c.name, _project.c.name))
     return or_(*names, _cluster.c.id.startswith(text.lower(), autoescape=True))
 
 
