@@ -2,7 +2,7 @@
 
 import asyncio
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import Any, cast
@@ -27,7 +27,7 @@ from clustercert.observability.metrics import ALTERED_CREDENTIALS, REVOKED_CREDE
 from clustercert.store import credential_usage as module
 from clustercert.store.clusters import ClusterQueries, ClusterWebhookConfig, WebhookTokenQueries
 from clustercert.store.credential_cache import CredentialCache, RevocationFeed
-from clustercert.store.credential_usage import CredentialUsageQueries, Use
+from clustercert.store.credential_usage import Alerts, CredentialUsageQueries, Use
 from clustercert.store.engine.database import Database
 from clustercert.store.revocations import RevocationQueries
 from support.credential_cache import SCOPES
@@ -362,6 +362,69 @@ async def test_failed_reports_are_written_later(
     kinds = sorted(str(alert["kind"]) for alert in alerts(store))
     assert kinds == ["credential.altered", "credential.masters", "credential.unknown"]
     assert times(store, record) == (store.time(NOW), store.time(NOW + timedelta(minutes=2)))
+
+
+class Unreachable(CredentialUsageQueries):
+    """Can't write. Calls `meanwhile` first."""
+
+    meanwhile: Callable[[], None] = staticmethod(lambda: None)
+
+    async def add(self, uses: Sequence[Use]) -> None:
+        self.meanwhile()
+        raise Unavailable("The database is away.")
+
+    async def add_unknown(self, *_arguments: object) -> Alerts:
+        self.meanwhile()
+        raise Unavailable("The database is away.")
+
+
+async def test_reports_during_a_failed_writing_join_the_failed_ones(
+    database: Database, store: Store, known: CredentialCache, there: Cluster
+) -> None:
+    queries = Unreachable(database)
+    usage = CredentialUsage(queries, lambda: NOW, POLICY_GROUPS)
+    first, second = os.urandom(32), os.urandom(32)
+    later = await seen(known, second, NOW + SECOND)
+    queries.meanwhile = lambda: usage.report(later)
+    usage.report(await seen(known, first, NOW))
+    with pytest.raises(Unavailable):
+        await usage.flush()
+    usage.queries = CredentialUsageQueries(database)
+    await usage.flush()
+    ((_, _, hashes, fingerprints),) = unknown(store)
+    assert (hashes, fingerprints) == (2, [first.hex(), second.hex()])
+    (alert,) = alerts(store)
+    assert (alert["subject"], cast("dict[str, Any]", alert["detail"])["first_seen_at"]) == (
+        first.hex(),
+        NOW.isoformat(),
+    )
+
+
+async def test_failed_reports_stay_within_the_limits(database: Database, known: CredentialCache) -> None:
+    queries = Unreachable(database)
+    usage = CredentialUsage(queries, lambda: NOW, POLICY_GROUPS)
+    record = await recorded(database)
+    copy = await seen(known, record, copy=os.urandom(32))
+    usage.report(copy)
+    usage._pending.revoked = dict(usage._pending.altered)
+    usage.report(await seen(known, os.urandom(32)))
+    (stranger,) = usage._pending.unknown.values()
+
+    def fill() -> None:
+        pending = usage._pending
+        pending.altered = dict.fromkeys(range(-MAX_PENDING_ALERTS, 0), copy)
+        pending.revoked = dict.fromkeys(range(-MAX_PENDING_ALERTS, 0), copy)
+        pending.unknown = {
+            (CLUSTER_ID, number.to_bytes(2)): (replace(stranger[0], username=str(number)), stranger[1])
+            for number in range(MAX_PENDING_ALERTS)
+        }
+
+    queries.meanwhile = fill
+    with pytest.raises(Unavailable):
+        await usage.flush()
+    pending = usage._pending
+    found = [len(reports) for reports in (pending.altered, pending.revoked, pending.unknown)]
+    assert found == [MAX_PENDING_ALERTS] * 3
 
 
 class Failing(CredentialUsageQueries):

@@ -185,6 +185,10 @@ class _Pending:
         elif len(self.unknown) < MAX_PENDING_ALERTS:
             self.unknown[key] = use, observed
 
+    def add_altered(self, row: int, use: ObservedUse) -> None:
+        if len(self.altered) < MAX_PENDING_ALERTS:
+            self.altered.setdefault(row, use.shortened())
+
     def add_revoked(self, row: int, use: ObservedUse) -> None:
         known = self.revoked.get(row)
         if known is None and len(self.revoked) < MAX_PENDING_ALERTS:
@@ -200,20 +204,23 @@ class _Pending:
         elif len(self.approvals) < MAX_PENDING_ALERTS:
             self.approvals[row] = use.shortened()
 
-    def put_back(self, failed: "_Pending") -> None:
-        """Add reports that could not be written. Writing a report twice is harmless."""
-        self.masters = failed.masters | self.masters
-        self.altered = failed.altered | self.altered
-        self.revoked = failed.revoked | self.revoked
-        for row, use in failed.approvals.items():
-            self.add_approvals(row, use)
-        self.unknown = failed.unknown | self.unknown
-        self.token_uses = failed.token_uses | self.token_uses
-        self.refused_calls = failed.refused_calls | self.refused_calls
-        self.audit_events = failed.audit_events | self.audit_events
-        self.audited_uses = failed.audited_uses | self.audited_uses
-        for known in failed.uses.values():
-            self.add_use(known)
+    def add_later(self, later: "_Pending") -> None:
+        """Add later reports, within the same limits as single reports."""
+        for use in later.uses.values():
+            self.add_use(use)
+        self.masters = later.masters | self.masters
+        for row, observed in later.altered.items():
+            self.add_altered(row, observed)
+        for row, observed in later.revoked.items():
+            self.add_revoked(row, observed)
+        for row, observed in later.approvals.items():
+            self.add_approvals(row, observed)
+        for unknown, observed in later.unknown.values():
+            self.add_unknown(unknown, observed)
+        self.token_uses |= later.token_uses
+        self.refused_calls |= later.refused_calls
+        self.audit_events |= later.audit_events
+        self.audited_uses |= later.audited_uses
 
 
 @dataclass(slots=True)
@@ -278,9 +285,9 @@ class CredentialUsage:
         self._pending.add_use(Use(row, use.first, use.last))
 
     def _report_altered(self, row: int, use: ObservedUse) -> None:
-        now, altered = self.now(), self._pending.altered
-        if len(altered) < MAX_PENDING_ALERTS and not self._written.has(("altered", row), now, now):
-            altered.setdefault(row, use.shortened())
+        now = self.now()
+        if not self._written.has(("altered", row), now, now):
+            self._pending.add_altered(row, use)
 
     def _report_component(self, use: ObservedUse) -> None:
         """Report a certificate with an exempt name in mode known-only, if its fingerprint is not pinned."""
@@ -334,7 +341,9 @@ class CredentialUsage:
             await self.queries.add_refused_calls(pending.refused_calls)
             await self.queries.add_audit_reports(pending.audit_events, pending.audited_uses)
         except Unavailable:
-            self._pending.put_back(pending)
+            # Writing a report twice is harmless.
+            later, self._pending = self._pending, pending
+            pending.add_later(later)
             raise
         self._remember(pending)
 
