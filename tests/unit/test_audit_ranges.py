@@ -47,6 +47,10 @@ def test_any_body_can_be_parsed(body: bytes) -> None:
     assert deleted_places(body, 1000) == []
 
 
+def test_a_deeply_nested_body_is_no_event() -> None:
+    assert parse_body(b"[" * 1_000_000) == {}
+
+
 @pytest.mark.parametrize(
     ("detail", "said"),
     [

@@ -56,7 +56,7 @@ def parse_body(body: bytes) -> JsonObject:
     """Parse a body as a JSON object. Returns an empty object if the body is not a JSON object."""
     try:
         value = json.loads(body)
-    except ValueError:
+    except (ValueError, RecursionError):
         return {}
     return value if isinstance(value, dict) else {}
 
