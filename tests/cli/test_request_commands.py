@@ -108,6 +108,17 @@ def test_a_request_is_asked_for_seen_approved_and_ended(people: AccessSite, clus
     assert (late.returncode, "ended" in late.stderr) == (1, True)
 
 
+def test_a_truncated_list_prints_a_note(people: AccessSite, cluster: AccessCluster) -> None:
+    first = cluster.ask()["id"]
+    people.anna.output("request", "end", first, "--reason", "done")
+    second = cluster.ask()["id"]
+    listing = ("request", "list", "--all", "--cluster", cluster.id, "-o", "name", "--limit")
+    whole, cut = people.anna.run(*listing, "2"), people.anna.run(*listing, "1")
+    assert (whole.stdout.split(), whole.stderr) == ([second, first], "")
+    assert cut.stdout.split() == [second]
+    assert cut.stderr == "Only the first 1 are listed. Raise --limit, or filter the list.\n"
+
+
 def test_an_id_that_names_no_visible_request_is_refused(people: AccessSite, cluster: AccessCluster) -> None:
     request_id = cluster.ask()["id"]
     for text in ("0123456", "0" * 32, "0" * 8, "../caller", "g" * 8):

@@ -219,13 +219,14 @@ def list_requests(
         query |= _place(client, chosen, cluster, project)
         if watch:
             _watch(client, query, limit)
-        found = _listed(client, query, limit)
+        found = _listed(client, query, limit + 1)
+    shown = found[:limit]
     if output is Output.TABLE:
-        _show_table(client, found)
+        _show_table(client, shown)
     else:
-        rows = [with_times(each) for each in found]
+        rows = [with_times(each) for each in shown]
         show_list(rows, output, columns=_COLUMNS, name="id")
-    if len(found) == limit:
+    if len(found) > limit:
         print_note(f"Only the first {limit} are listed. Raise --limit, or filter the list.")
 
 
