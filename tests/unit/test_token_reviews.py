@@ -13,7 +13,7 @@ from clustercert.authn.oidc import token_reviews as module
 from clustercert.authn.oidc.claims import TokenRefused
 from clustercert.authn.oidc.connection import FetchFailed
 from clustercert.authn.oidc.issuers import OidcIssuer
-from clustercert.authn.oidc.token_reviews import MAX_WAITING, NoClusters, TokenReview, TokenReviewer
+from clustercert.authn.oidc.token_reviews import MAX_WAITING, TokenReview, TokenReviewer
 from clustercert.authn.oidc.tokens import UnverifiedToken, parse_token
 from clustercert.kubernetes.service_accounts import parse_review
 from clustercert.model.errors import CredentialUnverified
@@ -75,13 +75,6 @@ async def test_the_cluster_is_asked_with_the_audiences() -> None:
     cluster, one = Cluster(), token()
     await cluster.reviewer.verified(one)
     assert cluster.asked == [(CLUSTER, one.text, frozenset({"clustercert"}))]
-
-
-async def test_settings_without_clusters_ask_none() -> None:
-    with pytest.raises(FetchFailed, match=CLUSTER):
-        await NoClusters().fetch_keys(CLUSTER)
-    with pytest.raises(FetchFailed, match=CLUSTER):
-        await NoClusters().review(CLUSTER, "token", frozenset(ISSUER.audiences))
 
 
 async def test_claims_are_those_of_the_answer() -> None:

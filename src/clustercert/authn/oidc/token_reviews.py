@@ -68,16 +68,6 @@ class ClusterIssuers(Protocol):
         """Ask a cluster about a token. Raises FetchFailed."""
 
 
-class NoClusters:
-    """A `ClusterIssuers` whose requests all fail, used if no issuer in the settings is a registered cluster."""
-
-    async def fetch_keys(self, cluster_id: str) -> bytes:
-        raise FetchFailed(f"the cluster {cluster_id} can't be asked")
-
-    async def review(self, cluster_id: str, token: str, audiences: frozenset[str]) -> TokenReview:  # noqa: ARG002
-        raise FetchFailed(f"the cluster {cluster_id} can't be asked")
-
-
 class TokenReviewer:
     """Asks one cluster about tokens. Concurrent requests with the same token wait for the same answer."""
 
