@@ -170,7 +170,6 @@ def _whole_report(client: "AdministrationClient", path: str, query: Mapping[str,
 
 
 def _certificate_rows(report: "JsonObject", *, is_table: bool) -> Sequence[Row]:
-
     rows = [
         {
             "user": user["user_name"],

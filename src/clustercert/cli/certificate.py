@@ -265,8 +265,6 @@ class ScopeOptions:
             user: JsonObject = {"id": client.caller["id"]}
         else:
             user = find_user(client, self.user, cluster=cluster)
-        from clustercert.client.administration import path_of
-
         path = f"{base}{path_of('users', str(user['id']), 'revoke')}"
         preview = client.post(path + _DRY_RUN)
         if preview["user_name"] is None and not is_certificate_owner(self.user):
@@ -427,7 +425,6 @@ def preview_of_all(client: "AdministrationClient", cluster: str) -> "JsonObject"
 
 
 def _found_certificate(client: "AdministrationClient", name: str) -> Found:
-
     found, path = find_certificate(client, name)
     cluster = found["cluster_name"] or found["cluster_id"]
     question = (

@@ -575,7 +575,6 @@ def remove(
 
 
 def _row(cluster: "JsonObject", project: object) -> "JsonObject":
-
     shown = {name: value for name, value in cluster.items() if name not in _HIDDEN}
     return with_times({"id": shown.pop("id"), "name": shown.pop("name"), "project": project, **shown})
 

@@ -10,7 +10,8 @@ import typer
 
 from clustercert.cli.credential.certificate_files import CertificateFile, certificate_files
 from clustercert.cli.credential.entry import CredentialRequest
-from clustercert.cli.credential.service_requests import Failure
+from clustercert.cli.credential.needed_login import merged_cluster
+from clustercert.cli.credential.service_requests import Failure, obtain, renew_login
 from clustercert.cli.kubeconfig.entries import plugin_command
 from clustercert.cli.options import LifetimeOptions
 from clustercert.cli.output import print_note, write_out
@@ -91,9 +92,6 @@ def _refresh(expires_in: str | None, *, every: bool) -> int:
 
 
 def _renew(file: CertificateFile, expires_in: str | None) -> Failure | None:
-    from clustercert.cli.credential.needed_login import merged_cluster
-    from clustercert.cli.credential.service_requests import obtain, renew_login
-
     request = CredentialRequest()
     request.profile, request.project, request.cluster = file.profile, file.project_id, file.cluster_id
     request.expires_in = expires_in

@@ -1,15 +1,14 @@
 """The options of `clustercert login` for OIDC issuers, and the choice between an issuer and a password."""
 
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from clustercert.cli.login import oidc_login, profile
+from clustercert.cli.login import oidc_login, profile, token_storage, trust
 from clustercert.cli.login.profile import OidcLogin, Profile
-from clustercert.cli.login.trust import read_ca
 from clustercert.cli.options import INTERRUPTED, CommandError, InvalidOption, UnknownName, did_you_mean
 from clustercert.cli.output import print_note
 from clustercert.cli.prompts import prompt_text
@@ -104,8 +103,6 @@ class IssuerOptions:
             raise InvalidOption("The options for a password or access key exclude the options for issuers.")
         if by_password:
             return None
-        from clustercert.cli.login import oidc_login, trust
-
         if (given := self._given_token(last)) is not None:
             tokens, file = given
             oidc = OidcLogin("", tokens.subject, token_file=str(file.absolute()) if file else None)
@@ -116,8 +113,6 @@ class IssuerOptions:
         issuer, urls = chosen
         keyring = self.keyring or (last is not None and last.oidc is not None and last.oidc.keyring)
         if keyring:
-            from clustercert.cli.login import token_storage
-
             token_storage.check()
         self._require_user()
         trust.accept(url, issuer, self._allowed_service)
@@ -176,14 +171,10 @@ class IssuerOptions:
         return self._with_ca(found[name], last), offer.urls
 
     def _with_ca(self, issuer: "LoginIssuer", last: Profile | None) -> "LoginIssuer":
-        from dataclasses import replace
-
         if self.issuer_ca_file is not None:
-            return replace(issuer, ca_pem=read_ca(self.issuer_ca_file))
+            return replace(issuer, ca_pem=trust.read_ca(self.issuer_ca_file))
         if last is not None and last.oidc is not None and last.oidc.issuer is not None:
-            from clustercert.cli.login.oidc_login import with_saved_ca
-
-            return with_saved_ca(issuer, profile.saved_issuer("of the last login", last.oidc))
+            return oidc_login.with_saved_ca(issuer, profile.saved_issuer("of the last login", last.oidc))
         return issuer
 
     def _default(self, url: str, names: list[str], last: Profile | None) -> str | None:
@@ -210,8 +201,6 @@ class IssuerOptions:
         return None if chosen == _PASSWORD else chosen
 
     def _authenticate(self, issuer: "LoginIssuer", url: str) -> "Tokens":
-        from clustercert.cli.login import oidc_login
-
         try:
             if self.device:
                 return oidc_login.by_device(issuer)

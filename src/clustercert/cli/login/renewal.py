@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from clustercert.cli.file_lock import Lock, LockTimeout, locked
-from clustercert.cli.login import oidc_login, profile, token_storage
+from clustercert.cli.login import oidc_login, profile, token_storage, trust
 from clustercert.cli.login.profile import OidcLogin, Profile
 from clustercert.cli.login.token_storage import SavedTokens
 from clustercert.cli.options import INTERRUPTED, NOT_LOGGED_IN, CommandError, NotLoggedIn, exit_code
@@ -236,8 +236,6 @@ def _raise_recent_failure(name: str, lock: Lock, began: float) -> None:
 
 
 def _log_in(name: str, found: Profile, oidc: OidcLogin) -> Profile:
-    from clustercert.cli.login import oidc_login, trust
-
     issuer, offer = oidc_login.current_issuer(name, found, oidc)
     trust.require_known(name, found.url, issuer)
     tokens = oidc_login.by_browser(issuer, found.url, open_window=True)
