@@ -75,8 +75,10 @@ PANELS = {
     "Administration, mostly by operators": (
         *(
             CommandEntry(noun, "administration", RESOURCES[noun].help)
-            for noun in ("domain", "project", "user", "group", "role", "access-key")
+            for noun in ("domain", "project", "user", "group")
         ),
+        CommandEntry("role", "roles", RESOURCES["role"].help),
+        CommandEntry("access-key", "administration", RESOURCES["access-key"].help),
         CommandEntry("cluster", "cluster", RESOURCES["cluster"].help),
         CommandEntry(
             "kubernetes", "kubernetes.command", "Set up clusters for issued certificates and revocation."
