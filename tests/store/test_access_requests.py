@@ -9,12 +9,13 @@ from dataclasses import replace
 from datetime import timedelta
 
 import pytest
+from sqlalchemy import update
 
 from clustercert.model import Actor, CertificateRecord
 from clustercert.model.access_requests import AccessDecision, AccessRequest
 from clustercert.model.errors import Conflict, TooManyRequests
 from clustercert.requests import steps
-from clustercert.store import access_requests
+from clustercert.store import access_requests, tables
 from clustercert.store.access_requests import AccessRequestQueries, RequestFilter, Step
 from clustercert.store.engine.database import Database
 from clustercert.store.revocations import RevocationQueries
@@ -174,6 +175,27 @@ async def test_no_certificate_is_recorded_after_the_end(
             await issuing
     assert store.rows("SELECT count(*) FROM certificate") == [(1,)]
     assert await revoked(database, earlier)
+
+
+async def test_the_end_and_reports_of_use_lock_certificates_in_one_order(on_postgresql: Store) -> None:
+    database, other = patient(on_postgresql.url), patient(on_postgresql.url)
+    queries = AccessRequestQueries(database)
+    request, _ = await in_use(queries, 2)
+    # Neither the table nor the index of fingerprints has the rows in the order of their ids.
+    for row, fingerprint in ((2, bytes(32)), (1, b"x" * 32)):
+        on_postgresql.execute("UPDATE certificate SET fingerprint = ? WHERE id = ?", fingerprint, row)
+    waits = LockWaits(database, on_postgresql)
+    seen = update(tables.certificate).values(last_seen_at=NOW)
+    async with other.transaction() as connection:
+        await connection.execute(seen.where(tables.certificate.c.id == 1))
+        ending = asyncio.create_task(queries.change(request.id, END))
+        await waits.begun(ending)
+        await connection.execute(seen.where(tables.certificate.c.id == 2))
+    await ending
+    query = "SELECT count(*) FROM certificate WHERE revoked_at IS NOT NULL AND last_seen_at IS NOT NULL"
+    assert on_postgresql.rows(query) == [(2,)]
+    for each in (database, other):
+        await each.close()
 
 
 @pytest.mark.parametrize("is_undone_first", [True, False])

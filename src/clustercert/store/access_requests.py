@@ -292,7 +292,9 @@ async def _revoke_certificates(
         _certificate.c.not_after > request.closed_at,
         _certificate.c.revoked_at.is_(None),
     )
-    rows = (await connection.execute(these)).all()
+    # Lock the rows in the same order as reports of use, see `CredentialUsageQueries.add`.
+    in_order = these.order_by(_certificate.c.id).with_for_update()
+    rows = (await connection.execute(in_order)).all()
     revoked = [revocation_of(RevokedAccess(row.fingerprint, row.serial)) for row in rows]
     await revoke_unrevoked(connection, [revocation for revocation, _ in revoked], epoch=epoch)
     await record_events(connection, tuple(event for _, event in revoked))
