@@ -336,6 +336,20 @@ async def test_a_revocation_during_a_sync_causes_another_sync(world: World) -> N
     assert len(world.done) == 2
 
 
+async def test_a_revocation_during_a_sync_that_fails_does_not_wait_for_the_next_try(world: World) -> None:
+    one = await fail(world, 1)
+    world.time += LONGEST_RETRY_SECONDS
+    world.hold = asyncio.Event()
+    await turn(one)
+    tried = len(world.done)
+    world.revoke(named(1))
+    await turn(one)
+    world.hold.set()
+    await idle(one)
+    await turn(one)
+    assert len(world.done) == tried + 1
+
+
 async def test_a_change_that_could_not_be_read_is_read_in_the_next_step(world: World) -> None:
     world.add(named(1))
     one = reconciler(world)

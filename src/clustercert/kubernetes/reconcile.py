@@ -189,7 +189,11 @@ class Reconciler:
             await self.sync(cluster)
             metrics.ENFORCEMENT_SECONDS.observe(self.clock() - due.since)
         except Exception as failure:  # noqa: BLE001 - nothing awaits this task's result
-            self._due[cluster.id] = again = due.retry(self.clock())
+            again = due.retry(self.clock())
+            if (marked := self._due.get(cluster.id)) is not None:
+                # A revocation that came meanwhile does not wait.
+                again = replace(again, at=marked.at)
+            self._due[cluster.id] = again
             _log(cluster, again, failure)
         del self._running[cluster.id]
         self._count_failing()
