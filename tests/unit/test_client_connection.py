@@ -260,12 +260,28 @@ def test_the_proxy_in_the_environment_is_used(monkeypatch: pytest.MonkeyPatch) -
         "Can't connect to http://clustercert.test:8080 through the proxy http://127.0.0.1:9 (Connection refused). "
         "Check the address, and the variables http_proxy, all_proxy and no_proxy, and that the service is running."
     )
-    monkeypatch.setenv("http_proxy", "socks5://127.0.0.1:1")
-    with Client("http://clustercert.test:8080") as client, pytest.raises(ClientError, match="http_proxy"):
-        client.projects()
     monkeypatch.setenv("no_proxy", "127.0.0.1")
     with Client("http://127.0.0.1:1") as client, pytest.raises(Unreachable, match="refused"):
         client.projects()
+
+
+@pytest.mark.parametrize("variable", ["http_proxy", "all_proxy"])
+@pytest.mark.parametrize(
+    "address",
+    ["socks5://127.0.0.1:1", "http://", "http://user:secret@127.0.0.1:se", "p:99999", "http://[::1"],
+)
+def test_an_unusable_proxy_is_named_by_its_variable(
+    variable: str, address: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY", "no_proxy", "NO_PROXY"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv(variable, address)
+    with Client("http://clustercert.test:8080") as client, pytest.raises(Unreachable) as unusable:
+        client.projects()
+    assert unusable.value.message == (
+        f"Can't connect to http://clustercert.test:8080 (the proxy in {variable} is not an http:// address). Correct"
+        " the variable, or name the service in no_proxy."
+    )
 
 
 def test_an_invalid_ca_is_refused() -> None:

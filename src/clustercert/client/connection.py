@@ -228,20 +228,31 @@ class _TimeLimit:
 def _proxy(url: SplitResult) -> SplitResult | None:
     """Return the proxy that environment variables name for an address, or `None`.
 
-    Raises OSError if the proxy can't be used.
+    Raises UnusableProxy.
     """
     if not any(name.lower().endswith("_proxy") for name in os.environ):
         return None
     from urllib.request import getproxies, proxy_bypass  # noqa: PLC0415 - costs 10 ms
 
     proxies = getproxies()
-    address = proxies.get(url.scheme) or proxies.get("all")
+    name = url.scheme if proxies.get(url.scheme) else "all"
+    address = proxies.get(name)
     if address is None or proxy_bypass(url.netloc):
         return None
-    proxy = urlsplit(address if "://" in address else f"http://{address}")
-    if proxy.scheme != "http" or not proxy.hostname:
-        raise OSError(f"the proxy in {url.scheme}_proxy is not an http:// address")
+    # The message does not repeat the address, which may contain a password.
+    unusable = UnusableProxy(f"the proxy in {name}_proxy is not an http:// address")
+    try:
+        proxy = urlsplit(address if "://" in address else f"http://{address}")
+        port = proxy.port
+    except ValueError:
+        raise unusable from None
+    if proxy.scheme != "http" or not proxy.hostname or port == 0:
+        raise unusable
     return proxy
+
+
+class UnusableProxy(OSError):
+    """The environment variable for the proxy has no address of an HTTP proxy."""
 
 
 class ClientError(ClustercertError):
@@ -514,6 +525,10 @@ def _translate_failures(url: str) -> Iterator[None]:
         raise Unreachable(
             f"{url} does not answer with valid HTTP{through_proxy(url)} ({_reason(error)}). Check the address: https "
             "or http?"
+        ) from error
+    except UnusableProxy as error:
+        raise Unreachable(
+            f"Can't connect to {url} ({error}). Correct the variable, or name the service in no_proxy."
         ) from error
     except OSError as error:
         raise Unreachable(
