@@ -1,6 +1,8 @@
 import os
 import pwd
+import re
 import stat
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import NoReturn
@@ -15,6 +17,7 @@ from clustercert.cli.login.trust import read_ca
 from clustercert.cli.lookup import in_domain, only_cluster, only_project
 from clustercert.cli.options import CommandError, NotLoggedIn, UnknownName
 from clustercert.client import ProjectRef
+from clustercert.client.connection import ApiError
 from clustercert.secure_file import make_private_folder, read_regular_file, write_private
 from support.command_line import run_command
 
@@ -57,7 +60,7 @@ def test_a_profiles_name_is_not_a_path(tmp_path: Path, name: str) -> None:
 def test_a_damaged_profile_says_what_to_do(tmp_path: Path, content: str) -> None:
     environment = {"XDG_CONFIG_HOME": str(tmp_path)}
     profile.save("default", BY_KEY, environment).write_text(content)
-    with pytest.raises(CommandError, match="clustercert login"):
+    with pytest.raises(CommandError, match=r"damaged\. Delete it, and run `clustercert login URL`\."):
         profile.load("default", environment)
 
 
@@ -67,6 +70,31 @@ def test_an_expired_login_is_not_used() -> None:
     )
     with pytest.raises(CommandError, match="expired"):
         expired.client()
+
+
+def test_the_advice_to_log_in_again_names_the_profile(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path))
+    monkeypatch.delenv("CLUSTERCERT_PROFILE", raising=False)
+    ended = replace(BY_TOKEN, expires_at=datetime.now(UTC) - timedelta(seconds=1))
+    for name in ("default", "work"):
+        profile.save(name, ended, os.environ)
+
+    def advice(name: str) -> list[str]:
+        found = profile.load(name, os.environ)
+        with pytest.raises(NotLoggedIn) as expired:
+            found.client()
+        with pytest.raises(NotLoggedIn) as refused, found.explain_rejection():
+            raise ApiError("Authorization failed.", 401)
+        texts = [expired.value.message, refused.value.message, profile.log_in_again(name)]
+        return [re.findall("`clustercert login(.*?)`", text)[0] for text in texts]
+
+    assert advice("default") == [""] * 3
+    assert advice("work") == [" --profile work"] * 3
+    # Without the option, the command would log in to the other profile.
+    profile.use("work", os.environ)
+    assert advice("default") == [" --profile default"] * 3
 
 
 def test_unwritable_profiles_and_missing_files_are_named(tmp_path: Path) -> None:

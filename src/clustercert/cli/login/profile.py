@@ -6,6 +6,7 @@ separate file: see `token_storage`.
 
 import contextlib
 import json
+import os
 import re
 import shlex
 from collections.abc import Iterator, Mapping
@@ -78,6 +79,7 @@ class Profile:
         ca_pem: the CAs to trust instead of this machine's CAs.
         token, expires_at: set only after a login with a password, or at an OIDC issuer.
         access_key, secret_key: set only after a login with an access key. A logout deletes only the secret key.
+        name: the name under which the login is saved, for messages; `None` if the login is not loaded from a profile.
     """
 
     url: str
@@ -95,6 +97,7 @@ class Profile:
     oidc: OidcLogin | None = None
     refresh_token: str | None = field(default=None, repr=False)
     in_keyring: bool = False
+    name: str | None = field(default=None, compare=False)
 
     @property
     def shown_user(self) -> str:
@@ -212,12 +215,16 @@ class Profile:
             return AccessKeyAuth(self.access_key, self.secret_key)
         if self.has_expired and self.expires_at is not None:
             raise NotLoggedIn(
-                f"The login at {self.url} expired at {rfc3339(self.expires_at)}. Run `clustercert login` "
-                "again."
+                f"The login at {self.url} expired at {rfc3339(self.expires_at)}. Run {self._new_login} again."
             )
         from clustercert.client.auth import TokenAuth
 
         return TokenAuth(self.token or "")
+
+    @property
+    def _new_login(self) -> str:
+        """The command with which the user logs in to this profile again, in backticks."""
+        return f"`clustercert login{option(self.name) if self.name is not None else ''}`"
 
     @contextlib.contextmanager
     def explain_rejection(self) -> Iterator[None]:
@@ -232,8 +239,8 @@ class Profile:
         )
         jwt = self.token if self.oidc is not None else None
         with advice_if_refused(
-            f"The login at {self.url} is no longer valid. {explained}Run `clustercert login` again, or ask "
-            "an operator whether your account is still enabled.",
+            f"The login at {self.url} is no longer valid. {explained}Run {self._new_login} again, or ask an operator "
+            "whether your account is still enabled.",
             jwt,
         ):
             yield
@@ -332,13 +339,15 @@ def remembered(name: str, environment: Mapping[str, str]) -> Profile | None:
         if data.get("oidc") is not None:
             data |= asdict(token_storage.read(tokens_path(name, environment)))
             data["oidc"] = OidcLogin(**data["oidc"])
-        return Profile(**data)
+        return Profile(**data, name=name)
     except FileNotFoundError:
         return None
     except OSError as error:
         raise CommandError(f"The profile {path} can't be read: {error.strerror}.") from error
     except (ValueError, TypeError, KeyError) as error:
-        raise CommandError(f"The profile {path} is damaged. Run `clustercert login URL` again.") from error
+        raise CommandError(
+            f"The profile {path} is damaged. Delete it, and run `clustercert login URL{option(name)}`."
+        ) from error
 
 
 def save(name: str, profile: Profile, environment: Mapping[str, str]) -> Path:
@@ -349,6 +358,8 @@ def save(name: str, profile: Profile, environment: Mapping[str, str]) -> Path:
     token_storage.save(tokens_path(name, environment), saved if separate else SavedTokens())
     kept = without_login(profile) if separate else profile
     data = asdict(kept)
+    # The file's name is the profile's name.
+    del data["name"]
     data["expires_at"] = kept.expires_at.isoformat() if kept.expires_at else None
     try:
         for folder in (path.parent.parent, path.parent):
@@ -387,8 +398,11 @@ def saved_issuer(name: str, oidc: OidcLogin) -> "LoginIssuer":
 
 
 def option(name: str) -> str:
-    """Return the option `--profile NAME` with a leading space, or an empty string for the default profile."""
-    return "" if name == DEFAULT_PROFILE else f" --profile {name}"
+    """Return the option `--profile NAME` with a leading space.
+
+    Returns an empty string for the default profile, unless commands without the option would use another profile.
+    """
+    return "" if name == DEFAULT_PROFILE == current(os.environ) else f" --profile {name}"
 
 
 def log_in_again(name: str) -> str:
