@@ -259,6 +259,33 @@ def test_a_target_without_a_path_is_refused(server: Server, target: bytes) -> No
         assert json.loads(answer.partition(b"\r\n\r\n")[2])["error_msg"]
 
 
+@pytest.mark.parametrize("framing", [b"Content-Length: 32", b"Transfer-Encoding: chunked"])
+@pytest.mark.parametrize("protocol", [b"h2c", b"websocket"])
+def test_the_body_of_a_request_with_an_upgrade_is_no_request(
+    server: Server, framing: bytes, protocol: bytes
+) -> None:
+    """The parser would skip the body, and take what arrives later for the next request on the connection."""
+    offer = b"Connection: Upgrade\r\nUpgrade: " + protocol + b"\r\n"
+    with server.connect() as client:
+        client.sendall(HEAD + offer + framing + b"\r\n\r\n")
+        answer = client.recv(65536)
+        client.sendall(b"GET /smuggled HTTP/1.1\r\nHost: a\r\n\r\n")
+        answer += received(client)
+    assert (status(answer), answer.count(b"HTTP/1.1 ")) == (400, 1)
+    assert "Upgrade" in json.loads(answer.partition(b"\r\n\r\n")[2])["error_msg"]
+    assert b"/smuggled" not in answer
+
+
+@pytest.mark.parametrize("length", [b"", b"Content-Length: 0\r\n"])
+def test_an_upgrade_of_a_request_without_a_body_is_ignored(server: Server, length: bytes) -> None:
+    offer = b"Connection: Upgrade\r\nUpgrade: h2c\r\n" + length
+    with server.connect() as client:
+        client.sendall(HEAD + offer + b"\r\n")
+        assert status(client.recv(65536)) == 200
+        client.sendall(HEAD + b"Connection: close\r\n\r\n")
+        assert received(client).count(b"HTTP/1.1 200 ") == 1
+
+
 def test_a_refusal_is_not_the_response_to_an_earlier_request(server: Server) -> None:
     answer = server.exchange(HEAD + b"\r\nPOST http:// HTTP/1.1\r\nHost: a\r\n\r\n")
     assert not answer.startswith(b"HTTP/1.1 400 ")

@@ -265,6 +265,14 @@ class BoundedProtocol(HttpToolsProtocol):
 
     def on_headers_complete(self) -> None:
         """Start the application, or queue the request."""
+        if self.parser.should_upgrade() and self._announces_body():
+            # httptools skips the body of such a request, and would parse the body as the next request. Behind a proxy,
+            # this hidden request would seem to come from the proxy.
+            self._fail(
+                InvalidRequest(
+                    "A request with a body can't change the protocol. Send it without the header Upgrade."
+                )
+            )
         if len(self.pipeline) >= MAX_PIPELINED:
             self._fail(
                 InvalidRequest(
@@ -316,6 +324,13 @@ class BoundedProtocol(HttpToolsProtocol):
     def send_400_response(self, msg: str) -> None:
         """Refuse a request that the parser or one of its callbacks has rejected."""
         self._refuse(self._failure or InvalidRequest(f"{msg} Send a request that follows RFC 9112."))
+
+    def _announces_body(self) -> bool:
+        """Whether the header fields of the request that is arriving say that a body follows."""
+        return any(
+            name == b"transfer-encoding" or (name == b"content-length" and value.strip(b"0"))
+            for name, value in self.headers
+        )
 
     def _is_busy(self) -> bool:
         """Whether the application is still responding to the last request."""
