@@ -2,12 +2,22 @@
 
 import pytest
 
+from clustercert.http.administration.changes import ResourceBody
 from clustercert.http.body import RequestBody, parsed
 from clustercert.http.cce.clustercert import ClusterCertRequest
 from clustercert.http.keystone.bodies import TemporaryKeyRequest, TokenRequest
 from clustercert.model.errors import InvalidRequest
 
 WHOLE = "duration: must be a whole number, without quotes or a decimal point."
+
+
+def _by_password(user: str) -> str:
+    return f'{{"auth": {{"identity": {{"methods": ["password"], "password": {{"user": {user}}}}}}}}}'
+
+
+def _scoped(scope: str) -> str:
+    identity = '{"methods": ["token"], "token": {"id": "a"}}'
+    return f'{{"auth": {{"identity": {identity}, "scope": {scope}}}}}'
 
 
 @pytest.mark.parametrize(
@@ -25,9 +35,48 @@ WHOLE = "duration: must be a whole number, without quotes or a decimal point."
             '{"auth": {"identity": {"methods": 1}}}',
             "auth.identity.methods: must be an array.",
         ),
+        (
+            TokenRequest,
+            _by_password('{"name": "a"}'),
+            "auth.identity.password.user.domain: this field is required.",
+        ),
+        (
+            TokenRequest,
+            _by_password('{"name": "a", "domain": {}}'),
+            "auth.identity.password.user.domain.name: this field is required.",
+        ),
+        (TokenRequest, _by_password('{"id": 5}'), "auth.identity.password.user.id: must be a string."),
+        (TokenRequest, _by_password('"a"'), "auth.identity.password.user: must be a JSON object."),
+        (TokenRequest, _scoped('{"project": {}}'), "auth.scope.project.name: this field is required."),
+        (
+            TokenRequest,
+            _scoped('{"project": {"id": "a"}, "domain": {"id": "b"}}'),
+            "auth.scope.domain: leave this field out.",
+        ),
+        (
+            TemporaryKeyRequest,
+            '{"auth": {"identity": {"methods": []}}}',
+            "auth.identity.methods: must have at least 1 item.",
+        ),
+        (
+            TemporaryKeyRequest,
+            '{"auth": {"identity": {"methods": ["password"]}}}',
+            "auth.identity.methods.0: must be 'token'.",
+        ),
+        *(
+            (
+                TemporaryKeyRequest,
+                f'{{"auth": {{"identity": {{"methods": ["token"], "token": {{"duration_seconds": {sent}}}}}}}}}',
+                f"auth.identity.token.duration_{WHOLE.replace('duration', 'seconds')}",
+            )
+            for sent in ('"x"', "1.5", "true", '"1234567"')
+        ),
+        (ResourceBody, r'{"\ud800": 1}', "The body must be valid Unicode text."),
     ],
 )
-def test_an_invalid_field_is_named_in_plain_words(shape: type[RequestBody], body: str, message: str) -> None:
+def test_an_invalid_field_is_named_in_plain_words(
+    shape: type[RequestBody | ResourceBody], body: str, message: str
+) -> None:
     with pytest.raises(InvalidRequest) as caught:
         parsed(body.encode(), shape)
     assert caught.value.message == message

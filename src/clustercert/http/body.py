@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import re
 from collections.abc import AsyncIterator
 from datetime import timedelta
 from typing import NoReturn, TypeVar, cast
@@ -37,7 +38,15 @@ _PROBLEMS = {
     "list_type": "must be an array",
     "dict_type": _OBJECT,
     "model_type": _OBJECT,
+    "none_required": "leave this field out",
+    "string_unicode": "must be valid Unicode text",
 }
+# The parts of pydantic's other messages that name Python's types.
+_SUBJECT = re.compile(r"^\w+ should ")
+_COUNTED = re.compile(r" after validation, not .*$")
+
+# Tags of unions begin with this text, so that names of fields in error messages leave the tags out.
+TAG = "union:"
 
 
 class RequestBody(BaseModel):
@@ -133,9 +142,15 @@ def validated(value: JsonObject, shape: type[M]) -> M:
         return shape.model_validate(value)
     except ValidationError as error:
         problem = error.errors(include_input=False, include_url=False, include_context=False)[0]
-        field = ".".join(str(part) for part in problem["loc"])
-        wrong = _PROBLEMS.get(problem["type"], problem["msg"].removeprefix("Value error, "))
-        raise InvalidRequest(f"{field}: {wrong}.") from error
+        path = (str(part) for part in problem["loc"])
+        field = ".".join(part for part in path if not part.startswith(TAG))
+        wrong = _PROBLEMS.get(problem["type"]) or _plain(problem["msg"])
+        raise InvalidRequest(f"{field}: {wrong}." if field else f"The body {wrong}.") from error
+
+
+def _plain(message: str) -> str:
+    """Return one of pydantic's messages without Python's types."""
+    return _COUNTED.sub("", _SUBJECT.sub("must ", message.removeprefix("Value error, ")))
 
 
 def json_object(raw: bytes) -> JsonObject:

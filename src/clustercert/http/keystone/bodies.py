@@ -5,12 +5,14 @@ of the clients' requests show which client reads which field.
 """
 
 import base64
+import re
 from datetime import datetime, timedelta
 from typing import Annotated, Literal, TypeVar
 
 from pydantic import (
     AliasChoices,
     BaseModel,
+    BeforeValidator,
     Discriminator,
     Field,
     Tag,
@@ -18,7 +20,7 @@ from pydantic import (
     field_validator,
 )
 
-from clustercert.http.body import RequestBody
+from clustercert.http.body import TAG, RequestBody
 from clustercert.identity.access_keys import MIN_LIFETIME, TemporaryKey
 from clustercert.identity.tokens import (
     ByPassword,
@@ -41,13 +43,15 @@ CCE_SERVICE = "ccev2.0"
 
 
 def _reference_kind(value: object) -> str:
-    """Return `id` if the reference has an id, else `name`. Null means absent."""
-    return "id" if isinstance(value, dict) and value.get("id") is not None else "name"
+    """Return the tag for an id if the reference has an id, else the tag for a name. Null means absent."""
+    return TAG + ("id" if isinstance(value, dict) and value.get("id") is not None else "name")
 
 
 A = TypeVar("A")
 B = TypeVar("B")
-_ByIdOrName = Annotated[Annotated[A, Tag("id")] | Annotated[B, Tag("name")], Discriminator(_reference_kind)]
+_ByIdOrName = Annotated[
+    Annotated[A, Tag(TAG + "id")] | Annotated[B, Tag(TAG + "name")], Discriminator(_reference_kind)
+]
 
 
 class _DomainById(RequestBody):
@@ -144,20 +148,20 @@ class _InDomain(RequestBody):
 
 def _method(value: object) -> str | None:
     methods = value.get("methods") if isinstance(value, dict) else None
-    return str(methods[0]) if methods in (["password"], ["token"]) else None
+    return TAG + str(methods[0]) if methods in (["password"], ["token"]) else None
 
 
 def _scope_kind(value: object) -> str | None:
     if value == "unscoped":
-        return "none"
+        return TAG + "none"
     if not isinstance(value, dict):
         return None
-    return next((kind for kind in ("project", "domain") if value.get(kind) is not None), None)
+    return next((TAG + kind for kind in ("project", "domain") if value.get(kind) is not None), None)
 
 
 class _Auth(RequestBody):
     identity: Annotated[
-        Annotated[_PasswordIdentity, Tag("password")] | Annotated[_TokenIdentity, Tag("token")],
+        Annotated[_PasswordIdentity, Tag(TAG + "password")] | Annotated[_TokenIdentity, Tag(TAG + "token")],
         Discriminator(
             _method,
             custom_error_type="method",
@@ -166,9 +170,9 @@ class _Auth(RequestBody):
     ]
     scope: (
         Annotated[
-            Annotated[_InProject, Tag("project")]
-            | Annotated[_InDomain, Tag("domain")]
-            | Annotated[Literal["unscoped"], Tag("none")],
+            Annotated[_InProject, Tag(TAG + "project")]
+            | Annotated[_InDomain, Tag(TAG + "domain")]
+            | Annotated[Literal["unscoped"], Tag(TAG + "none")],
             Discriminator(
                 _scope_kind,
                 custom_error_type="scope",
@@ -203,12 +207,18 @@ class PasswordRequest(RequestBody):
     user: _NewPassword
 
 
+def _seconds(value: object) -> object:
+    """Convert a string of digits to a number."""
+    return int(value) if isinstance(value, str) and re.fullmatch("[0-9]{1,6}", value, re.ASCII) else value
+
+
 class _TemporaryKeyToken(RequestBody):
     id: Annotated[str | None, Field(repr=False)] = None
     # The vendors' documents and clients write `duration_seconds` or `duration-seconds`, and send a number or a string
     # of digits.
     duration_seconds: Annotated[
-        int | Annotated[str, Field(pattern=r"^[0-9]{1,6}$")] | None,
+        int | None,
+        BeforeValidator(_seconds),
         Field(
             validation_alias=AliasChoices("duration_seconds", "duration-seconds"),
             description="Seconds: 900 (the default) to 86400. The key expires no later than the request's credential.",
@@ -249,7 +259,7 @@ class TemporaryKeyRequest(RequestBody):
         if sent is None or sent.duration_seconds is None:
             return MIN_LIFETIME
         # Limit the number to prevent an overflow: lifetimes outside this range are invalid anyway.
-        return timedelta(seconds=max(-1, min(int(sent.duration_seconds), 10**6)))
+        return timedelta(seconds=max(-1, min(sent.duration_seconds, 10**6)))
 
 
 class KeystoneErrorDetail(BaseModel):
