@@ -1,6 +1,7 @@
 """The administration API for clusters, webhook tokens, access keys, roles, assignments and members."""
 
 import json
+import unicodedata
 from typing import Any
 
 import pytest
@@ -287,6 +288,24 @@ def test_roles_are_named_and_deleted_unless_they_are_assigned(administration: Ad
     assert administration.delete(f"/roles/{name}").status_code == 204
     assert administration.kinds(role) == ["role.created", "role.removed"]
     assert administration.delete("/roles/admin").status_code == 409
+
+
+@pytest.mark.parametrize("place", ["project", "service"])
+def test_an_assignment_is_found_by_the_id_of_its_role_and_by_each_spelling(
+    administration: Administration, place: str
+) -> None:
+    path = assignments(administration) if place == "project" else "/assignments"
+    role = administration.get("/roles/auditor").json()["id"]
+    user = unique("Zo\u00eb")
+    administration.put(f"/users/{user}")
+    for spelling in (user, unicodedata.normalize("NFD", user)):
+        one = f"{path}/{role}/users/{spelling}"
+        answers = [administration.put(one), administration.put(one), administration.get(one)]
+        assert [each.status_code for each in answers] == [201, 200, 200]
+        if place == "service":
+            assert all("Warning" not in each.headers for each in answers)
+        assert administration.delete(one).is_success
+        assert administration.get(one).status_code == 404
 
 
 @pytest.mark.parametrize("place", ["project", "service"])

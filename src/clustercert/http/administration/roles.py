@@ -32,6 +32,7 @@ from clustercert.http.administration.directory import (
 from clustercert.http.dependencies import Call
 from clustercert.http.paging import KeyPageDep, PageBody, sorted_page
 from clustercert.http.responses import ResponseBody
+from clustercert.identity.names import searchable
 from clustercert.model import Domain, Group, JsonObject, Project, Role, RoleAssignment, User
 from clustercert.model.errors import ConcurrentChange, Forbidden, InvalidRequest, NotFound
 from clustercert.model.suggestion import did_you_mean
@@ -271,11 +272,16 @@ async def _assign(
 ) -> Response:
     call = change.call
 
+    assigned = role
+
     async def save(before: RoleAssignment | None, current: JsonObject | None) -> RoleAssignment:
+        nonlocal assigned
         change.require_unchanged(current)
         if before is not None:
+            assigned = before.role.name
             return before
         known = await call.services.identity.roles.find(role)
+        assigned = known.name
         if project is not None:
             # Check the role's name, because the path may have the role's id, and this id may be the name of a different
             # role that the caller has.
@@ -290,7 +296,7 @@ async def _assign(
     response = await changes.put(
         change, lambda: _find(call, project, role, assignees, name, domain), save, AssignmentBody.render
     )
-    if warning := _warning(change, project, role):
+    if warning := _warning(change, project, assigned):
         response.headers["Warning"] = f'299 - "{warning}"'
     return response
 
@@ -339,11 +345,12 @@ async def _assignments(call: Call, project: Project | None) -> Sequence[RoleAssi
 async def _find(
     call: Call, project: Project | None, role: str, assignees: str, name: str, domain: Domain
 ) -> RoleAssignment:
-    """Return an assignment. Raises NotFound."""
-    kind = _kind(assignees)
+    """Return an assignment. `role` and `name` are names or ids. Raises NotFound."""
+    kind, role_name, assignee_name = _kind(assignees), searchable(role), searchable(name)
     for each in await _assignments(call, project):
-        by_name = each.actor.name == name and each.actor.domain.id == domain.id
-        if each.role.name == role and isinstance(each.actor, kind) and (by_name or each.actor.id == name):
+        has_role = each.role.name == role_name or each.role.id == role
+        by_name = each.actor.name == assignee_name and each.actor.domain.id == domain.id
+        if has_role and isinstance(each.actor, kind) and (by_name or each.actor.id == name):
             return each
     raise NotFound(f"The role {role} is not assigned there.")
 
