@@ -36,6 +36,16 @@ def test_browsers_show_answers_in_no_frame_and_run_no_inline_script(client: http
     assert answer.headers["x-frame-options"] == "DENY"
 
 
+@pytest.mark.parametrize("path", ["/docs", "/docs/assets/docs.js"])
+@pytest.mark.parametrize("wanted", ["bytes=0-4", "bytes=99999999-", "bytes=5-1", "bytes=a", "lines=1-2"])
+def test_a_file_is_sent_whole_whatever_range_is_requested(
+    client: httpx.Client, path: str, wanted: str
+) -> None:
+    """The framework answers invalid ranges itself, with plain text."""
+    answer = client.get(path, headers={"Range": wanted})
+    assert (answer.status_code, answer.content) == (200, client.get(path).content)
+
+
 def test_the_page_has_no_inline_script(client: httpx.Client) -> None:
     page = client.get("/docs").text
     assert re.findall(r"<script(?! src=\"[^\"]+\"></script>)|<style|\son\w+=|style=", page) == []

@@ -7,8 +7,9 @@ import ipaddress
 from pathlib import Path
 
 from fastapi import APIRouter, FastAPI, Request
-from starlette.responses import FileResponse, RedirectResponse, Response
+from starlette.responses import RedirectResponse, Response
 from starlette.staticfiles import StaticFiles
+from starlette.types import Receive, Scope, Send
 
 from clustercert.http import openapi, responses
 from clustercert.http.context import context_of
@@ -26,7 +27,9 @@ _METRICS = described(
     content=_PLAIN,
     errors={403: "The request has no valid metrics token, and the settings require one."},
 )
-_VERSIONS = described("The versions.", status=300, errors={})
+_VERSIONS = described("The versions.", status=300, errors={}) | {
+    307: {"description": "The console or the documentation, for browsers."}
+}
 _VARY = {"Vary": "Accept"}
 
 router = APIRouter(tags=["Operations"])
@@ -101,9 +104,16 @@ def add_documentation(app: FastAPI) -> None:
 
     @app.api_route("/docs", methods=openapi.UNDOCUMENTED, include_in_schema=False)
     async def docs() -> Response:
-        return FileResponse(folder / "docs.html")
+        return responses.WholeFile(folder / "docs.html")
 
-    app.mount("/docs/assets", StaticFiles(directory=folder))
+    app.mount("/docs/assets", _WholeFiles(directory=folder))
+
+
+class _WholeFiles(StaticFiles):
+    """The files of a folder. Ignores the header Range."""
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        await super().__call__(responses.without_range(scope), receive, send)
 
 
 def _from_loopback(request: Request) -> bool:

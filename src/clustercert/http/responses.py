@@ -10,7 +10,7 @@ from typing import Annotated, Any, Self
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict
 from starlette.requests import Request
-from starlette.responses import Response
+from starlette.responses import FileResponse, Response
 from starlette.types import Receive, Scope, Send
 
 from clustercert.model import JsonObject, rfc3339
@@ -185,6 +185,18 @@ def prefers(request: Request, media_types: Collection[str]) -> bool:
         if media_type in _JSON:
             return False
     return False
+
+
+def without_range(scope: Scope) -> Scope:
+    """Return the scope without the header Range: the framework answers an invalid range with plain text, not JSON."""
+    return {**scope, "headers": [field for field in scope["headers"] if field[0] != b"range"]}
+
+
+class WholeFile(FileResponse):
+    """A response with a whole file. Ignores the header Range."""
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        await super().__call__(without_range(scope), receive, send)
 
 
 # No API server sends a review larger than this limit. An API server copies up to 1 MB of header fields into a review,

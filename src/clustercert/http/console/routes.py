@@ -1,7 +1,7 @@
 """All routes of the console."""
 
 from fastapi import Request
-from starlette.responses import FileResponse, Response
+from starlette.responses import Response
 
 from clustercert.http.console import rendering
 from clustercert.http.console.pages import (
@@ -18,6 +18,7 @@ from clustercert.http.console.pages import (
     why,
 )
 from clustercert.http.console.visits import PREFIX, PageRoute, Pages, no_such_page
+from clustercert.http.responses import WholeFile
 from clustercert.model.errors import NoSuchRoute
 
 _MODULES = (access, account, audit, clusters, fleet, login, now, oidc_login, requests, rotation, why)
@@ -35,7 +36,7 @@ async def _static(request: Request) -> Response:
     media_type = _MEDIA_TYPES.get(name.rpartition(".")[2])
     if media_type is None or name not in {file.name for file in rendering.STATIC.iterdir()}:
         raise NoSuchRoute(f"The console has no file {name}.")
-    return FileResponse(rendering.STATIC / name, headers=_FOR_EVER, media_type=media_type)
+    return WholeFile(rendering.STATIC / name, headers=_FOR_EVER, media_type=media_type)
 
 
 def routes() -> list[PageRoute]:
