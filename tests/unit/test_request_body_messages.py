@@ -1,11 +1,15 @@
 """What an invalid field of a request body is answered: plain words, without names of Python's types or our classes."""
 
+from typing import Annotated, Any
+
 import pytest
+from pydantic import Field, TypeAdapter, ValidationError
 
 from clustercert.http.administration.changes import ResourceBody
 from clustercert.http.body import RequestBody, parsed
 from clustercert.http.cce.clustercert import ClusterCertRequest
 from clustercert.http.keystone.bodies import TemporaryKeyRequest, TokenRequest
+from clustercert.http.query import invalid_parameter
 from clustercert.model.errors import InvalidRequest
 
 WHOLE = "duration: must be a whole number, without quotes or a decimal point."
@@ -80,3 +84,17 @@ def test_an_invalid_field_is_named_in_plain_words(
     with pytest.raises(InvalidRequest) as caught:
         parsed(body.encode(), shape)
     assert caught.value.message == message
+
+
+@pytest.mark.parametrize(
+    ("of_type", "message"),
+    [
+        (bool, "sent: must be true or false."),
+        (Annotated[str, Field(max_length=3)], "sent: must have at most 3 characters."),
+    ],
+)
+def test_an_invalid_parameter_is_named_in_plain_words(of_type: Any, message: str) -> None:
+    with pytest.raises(ValidationError) as caught:
+        TypeAdapter(of_type).validate_python("long")
+    [problem] = caught.value.errors()
+    assert invalid_parameter([{**problem, "loc": ("query", "sent")}]).message == message

@@ -144,11 +144,11 @@ def validated(value: JsonObject, shape: type[M]) -> M:
         problem = error.errors(include_input=False, include_url=False, include_context=False)[0]
         path = (str(part) for part in problem["loc"])
         field = ".".join(part for part in path if not part.startswith(TAG))
-        wrong = _PROBLEMS.get(problem["type"]) or _plain(problem["msg"])
+        wrong = _PROBLEMS.get(problem["type"]) or plain_message(problem["msg"])
         raise InvalidRequest(f"{field}: {wrong}." if field else f"The body {wrong}.") from error
 
 
-def _plain(message: str) -> str:
+def plain_message(message: str) -> str:
     """Return one of pydantic's messages without Python's types."""
     return _COUNTED.sub("", _SUBJECT.sub("must ", message.removeprefix("Value error, ")))
 

@@ -15,6 +15,7 @@ from fastapi.dependencies.utils import get_flat_params
 from fastapi.params import ParamTypes
 from pydantic import AfterValidator, BeforeValidator, Field, WithJsonSchema
 
+from clustercert.http.body import plain_message
 from clustercert.model import parse_rfc3339
 from clustercert.model.errors import InvalidRequest
 from clustercert.policy.templates import is_plain_text
@@ -81,9 +82,11 @@ def invalid_parameter(errors: Iterable[Mapping[str, Any]]) -> InvalidRequest:
     """Return an InvalidRequest that describes the first of the errors that FastAPI or pydantic found in parameters."""
     problem = next(iter(errors))
     place = [str(part) for part in problem["loc"] if part not in _PLACES]
-    text = problem["msg"].removeprefix("Value error, ")
+    text = plain_message(problem["msg"])
     if problem["type"] == "literal_error":
         text = "must be " + " or ".join(_QUOTED.findall(problem["ctx"]["expected"]))
+    elif problem["type"] == "bool_parsing":
+        text = "must be true or false"
     return InvalidRequest(f"{': '.join([*place, text])}.")
 
 
