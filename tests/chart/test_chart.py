@@ -137,6 +137,16 @@ def test_values_that_can_not_work_are_refused(values: dict[str, Any], said: str)
     assert said in refusal
 
 
+def test_names_that_yaml_would_read_as_something_else_stay_text() -> None:
+    """A host with a wildcard begins like an alias, and a name of a release may be a number."""
+    tls = {"certManager": {"issuerRef": {"name": "company"}, "dnsNames": ["*.example.com"]}}
+    values = {"tls": tls, "fullnameOverride": "clustercert"}
+    [release] = rendered(values, name="2026")
+    assert "*.example.com" in release.one("Certificate", "clustercert")["spec"]["dnsNames"]
+    for document in (*release.documents, *release.pods):
+        assert document["metadata"]["labels"]["app.kubernetes.io/instance"] == "2026"
+
+
 def test_secrets_are_only_named() -> None:
     """Values are stored in the release, and in git."""
     secret = "c2VjcmV0"

@@ -15,7 +15,7 @@
 
 {{- define "clustercert.selector" -}}
 app.kubernetes.io/name: {{ include "clustercert.name" . }}
-app.kubernetes.io/instance: {{ .Release.Name }}
+app.kubernetes.io/instance: {{ .Release.Name | quote }}
 {{- end }}
 
 {{- define "clustercert.labels" -}}
