@@ -4,11 +4,13 @@ import re
 from datetime import UTC, date, datetime, time
 from pathlib import Path
 
+from scripts.build_error import BuildError
+
 CHANGELOG = "CHANGELOG.md"
 UNRELEASED = "## [Unreleased]\n"
 
 
-class ReleaseError(Exception):
+class ReleaseError(BuildError):
     """The release cannot be built from this source."""
 
 
@@ -26,7 +28,7 @@ def add_section(changelog: str, version: str, day: date) -> str:
 def release_day(root: Path, version: str) -> date | None:
     """Return the date of the section for `version`, or `None` if there is no such section yet.
 
-    Raises ReleaseError if there are later entries.
+    Raises ReleaseError if there are later entries, or if the date is not one.
     """
     changelog = (root / CHANGELOG).read_text(encoding="utf-8")
     heading = re.search(rf"^## \[{re.escape(version)}\] - (\S+)$", changelog, re.MULTILINE)
@@ -37,7 +39,12 @@ def release_day(root: Path, version: str) -> date | None:
             f"{CHANGELOG} already has a section for {version}, and entries under Unreleased. "
             "Raise __version__ in src/clustercert/__init__.py."
         )
-    return date.fromisoformat(heading[1])
+    try:
+        return date.fromisoformat(heading[1])
+    except ValueError:
+        raise ReleaseError(
+            f"{CHANGELOG}: the date of {version} is {heading[1]!r}. Write it as YYYY-MM-DD."
+        ) from None
 
 
 def _unreleased(changelog: str) -> str:

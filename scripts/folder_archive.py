@@ -32,7 +32,7 @@ def pack_folder(
         owners: exceptions, by paths without prefix and leading slash.
     """
     buffer = io.BytesIO()
-    # USTAR has no field for times of access or for the name of this machine's user.
+    # This format keeps long names and names in UTF-8. Times of access are not written.
     with tarfile.open(fileobj=buffer, mode="w", format=tarfile.PAX_FORMAT) as archive:
         for path in sorted(folder.rglob("*"), key=lambda path: path.relative_to(folder).as_posix()):
             name = path.relative_to(folder).as_posix()

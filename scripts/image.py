@@ -25,6 +25,7 @@ from urllib.parse import quote
 
 from clustercert import __version__
 from scripts import changelog, python_packages, sbom
+from scripts.build_error import BuildError
 from scripts.folder_archive import Owner
 from scripts.oci_archive import Layer, pack_layer, write_archive
 
@@ -138,7 +139,7 @@ port = 8444
 """
 
 
-class ImageError(Exception):
+class ImageError(BuildError):
     """The image cannot be built on this machine or from this source."""
 
 
@@ -202,7 +203,12 @@ def source_moment(root: Path, version: str) -> datetime:
     The wheel in the image of a release is therefore the released wheel. SOURCE_DATE_EPOCH overrides both.
     """
     if epoch := os.environ.get("SOURCE_DATE_EPOCH"):
-        return datetime.fromtimestamp(int(epoch), UTC)
+        try:
+            return datetime.fromtimestamp(int(epoch), UTC)
+        except (ValueError, OverflowError, OSError):
+            raise ImageError(
+                f"SOURCE_DATE_EPOCH is {epoch!r}. Set it to a number of seconds since 1970."
+            ) from None
     if day := released_on(root, version):
         return changelog.midnight(day)
     if not (root / ".git").exists():
@@ -230,6 +236,8 @@ def revision(root: Path, version: str) -> str | None:
 def debian_sources(folder: Path) -> Path:
     """Return a file with apt sources of Debian: the named one, or this machine's own."""
     if named := os.environ.get(SOURCES_VARIABLE):
+        if not Path(named).is_file():
+            raise ImageError(f"{SOURCES_VARIABLE} names {named}, which is not a file.")
         return Path(named).resolve()
     line = "$(REPO_URI) $(RELEASE) $(COMPONENT) $(SIGNED_BY)"
     targets = run("apt-get", "indextargets", "--format", line, "Created-By: Packages").splitlines()
@@ -510,7 +518,7 @@ def build(out: Path, wheels: Path, moment: datetime) -> Image:
 
 
 def build_from_source(out: Path) -> Image:
-    """Build the wheel, and the image with it into `out`. Raises ImageError."""
+    """Build the wheel, and the image with it into `out`. Raises BuildError."""
     moment = source_moment(ROOT, __version__)
     with tempfile.TemporaryDirectory(prefix="clustercert-wheel-") as wheels:
         python_packages.build(ROOT, Path(wheels), moment)
@@ -536,7 +544,7 @@ def main() -> None:
             print(f"again:  {again.digest}")
             if again.digest != image.digest:
                 raise ImageError("Two builds of the same source have different digests.")
-    except ImageError as error:
+    except BuildError as error:
         sys.exit(f"make image: {error}")
 
 

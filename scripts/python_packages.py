@@ -7,16 +7,25 @@ import zipfile
 from datetime import datetime
 from pathlib import Path
 
+from scripts.build_error import BuildError
+
 
 def build(source: Path, out: Path, moment: datetime) -> None:
-    """Build `source` into the folder `out`, with `moment` as time stamp of all files."""
-    subprocess.run(
+    """Build `source` into the folder `out`, with `moment` as time stamp of all files.
+
+    Raises BuildError with the messages of the build if it fails.
+    """
+    done = subprocess.run(
         # Without isolation, the build uses the locked packages. The wheel is built from the sdist.
         [sys.executable, "-m", "build", "--no-isolation", "--outdir", out, source],
         env=os.environ | {"SOURCE_DATE_EPOCH": str(int(moment.timestamp()))},
-        stdout=subprocess.DEVNULL,
-        check=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        check=False,
     )
+    if done.returncode:
+        raise BuildError(f"The sdist and the wheel can't be built:\n{done.stdout.rstrip()}")
     (wheel,) = out.glob("*.whl")
     name, version, *_ = wheel.name.split("-")
     with zipfile.ZipFile(wheel) as archive:

@@ -7,9 +7,7 @@ source gives the same files at any time. The image also depends on the versions 
 
 import argparse
 import hashlib
-import os
 import shutil
-import subprocess
 import sys
 import tempfile
 from datetime import UTC, datetime
@@ -17,6 +15,7 @@ from pathlib import Path
 
 from clustercert import __version__
 from scripts import changelog, chart_archive, image, python_packages, site
+from scripts.build_error import BuildError
 from scripts.changelog import CHANGELOG, ReleaseError
 from scripts.folder_archive import compress, pack_folder
 
@@ -25,32 +24,21 @@ CHECKSUMS = "SHA256SUMS"
 
 
 def check_committed(root: Path) -> None:
-    """Raise ReleaseError if the source differs from the last commit. Only the change log may differ."""
+    """Raise BuildError if the source differs from the last commit. Only the change log may differ."""
     if not (root / ".git").exists():  # an unpacked sdist
         return
-    command = ("git", "status", "--porcelain")
-    status = subprocess.run(command, cwd=root, capture_output=True, text=True, check=True).stdout
+    status = image.run("git", "status", "--porcelain", cwd=root)
     if changed := [line for line in status.splitlines() if not line.endswith(f" {CHANGELOG}")]:
         raise ReleaseError("These files differ from the last commit. Commit them:\n" + "\n".join(changed))
 
 
-def check_sphinx(python: Path) -> None:
-    """Raise ReleaseError if the environment that builds the documentation is missing. `python`: its interpreter."""
-    if not python.exists():
-        raise ReleaseError(
-            f"{python} is missing, so the documentation can't be built. Run `make site-tools`."
-        )
-
-
 def build_docs(out: Path, version: str, moment: datetime) -> None:
     """Build the site of the documentation, and pack it into the folder `out`."""
-    seconds = int(moment.timestamp())
-    os.environ["SOURCE_DATE_EPOCH"] = str(seconds)
     name = f"clustercert-{version}-docs"
     with tempfile.TemporaryDirectory(prefix="clustercert-docs-") as folder:
         built = Path(folder, "site")
-        site.build(built)
-        content = pack_folder(built, seconds, prefix=f"{name}/")
+        site.build(built, moment)
+        content = pack_folder(built, int(moment.timestamp()), prefix=f"{name}/")
     (out / f"{name}.tar.gz").write_bytes(compress(content))
 
 
@@ -71,7 +59,7 @@ def main() -> None:
     out = ROOT / "dist"
     try:
         check_committed(ROOT)
-        check_sphinx(site.PYTHON)
+        site.check_sphinx(site.PYTHON)
         day = changelog.prepare(ROOT, __version__, datetime.now(UTC).date())
         moment = changelog.midnight(day)
         shutil.rmtree(out, ignore_errors=True)
@@ -81,7 +69,7 @@ def main() -> None:
         build_docs(out, __version__, moment)
         if not options.without_image:
             image.build(out, out, moment)
-    except (ReleaseError, image.ImageError) as error:
+    except BuildError as error:
         sys.exit(f"make release: {error}")
     write_checksums(out)
     for path in sorted(out.iterdir()):

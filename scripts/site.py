@@ -7,11 +7,14 @@ import os
 import re
 import shutil
 import subprocess
+import sys
 import tempfile
+from datetime import datetime
 from pathlib import Path
 
 from clustercert import __version__
 from scripts import doc_pages
+from scripts.build_error import BuildError
 from scripts.doc_pages import HOME
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -81,36 +84,39 @@ def prepare(root: Path, source: Path) -> None:
             shutil.copyfile(root / file, copied)
 
 
-def build(out: Path) -> None:
+def check_sphinx(python: Path) -> None:
+    """Raise BuildError if the environment that builds the documentation is missing. `python`: its interpreter."""
+    if not python.exists():
+        raise BuildError(f"{python} is missing, so the documentation can't be built. Run `make site-tools`.")
+
+
+def run_sphinx(python: Path, source: Path, built: Path, moment: datetime | None) -> None:
+    """Build the pages in `source`. Raises BuildError if Sphinx warns, for example of a link that leads nowhere."""
+    variables = {"CLUSTERCERT_VERSION": __version__}
+    if moment:
+        variables["SOURCE_DATE_EPOCH"] = str(int(moment.timestamp()))
+    with tempfile.TemporaryDirectory() as cache:
+        options = ("-W", "-n", "--keep-going", "-q", "-b", "html", "-d", cache)
+        command = (python, "-m", "sphinx", *options, source, built)
+        if subprocess.run(command, env=os.environ | variables, check=False).returncode:
+            raise BuildError("Sphinx can't build the documentation. Its messages are above.")
+
+
+def build(out: Path, moment: datetime | None = None) -> None:
     """Build the site into a folder, and replace what is there. The same source gives the same files.
 
-    Raises:
-        subprocess.CalledProcessError: Sphinx printed a warning, for example about a link that leads nowhere.
+    Args:
+        moment: time stamp for Sphinx; by default, the current time.
+
+    Raises BuildError without Sphinx, or if Sphinx warns.
     """
+    check_sphinx(PYTHON)
     with tempfile.TemporaryDirectory() as folder:
-        source, built, cache = (Path(folder, name) for name in ("source", "built", "cache"))
+        source, built = Path(folder, "source"), Path(folder, "built")
         shutil.copytree(SPHINX, source)
         shutil.copy(ICON, source / "static")
         prepare(ROOT, source)
-        subprocess.run(
-            (
-                PYTHON,
-                "-m",
-                "sphinx",
-                "-W",
-                "-n",
-                "--keep-going",
-                "-q",
-                "-b",
-                "html",
-                "-d",
-                cache,
-                source,
-                built,
-            ),
-            env=os.environ | {"CLUSTERCERT_VERSION": __version__},
-            check=True,
-        )
+        run_sphinx(PYTHON, source, built, moment)
         (built / ".buildinfo").unlink()  # for the next build in the same folder
         shutil.rmtree(out, ignore_errors=True)
         shutil.move(built, out)
@@ -118,7 +124,10 @@ def build(out: Path) -> None:
 
 def main() -> None:
     """Build, and say where the home page is."""
-    build(OUT)
+    try:
+        build(OUT)
+    except BuildError as error:
+        sys.exit(f"make site: {error}")
     print(f"The home page is {(OUT / 'index.html').relative_to(ROOT)}")
 
 

@@ -56,3 +56,15 @@ def test_a_source_without_release_and_git_needs_a_time(tmp_path: Path) -> None:
     (tmp_path / "CHANGELOG.md").write_text(UNRELEASED)
     with pytest.raises(image.ImageError, match="Set SOURCE_DATE_EPOCH"):
         image.source_moment(tmp_path, "0.1.0")
+
+
+def test_a_time_that_is_no_number_is_refused(checkout: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SOURCE_DATE_EPOCH", "today")
+    with pytest.raises(image.ImageError, match="SOURCE_DATE_EPOCH is 'today'"):
+        image.source_moment(checkout, "0.1.0")
+
+
+def test_missing_apt_sources_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DEBIAN_SOURCES", str(tmp_path / "debian.sources"))
+    with pytest.raises(image.ImageError, match=r"DEBIAN_SOURCES names .*, which is not a file"):
+        image.debian_sources(tmp_path)
