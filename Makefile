@@ -1,13 +1,13 @@
 # Every target makes the environments that it needs, from lock files with hashes: .venv for the project and its
 # tools, .venvs/clients for the vendors' SDKs, .venvs/chart for Helm, .venvs/keystone for a real Keystone, .venvs/issuers and
-# .venvs/oidc-provider for OIDC issuers, .venvs/openbao for OpenBao, .venvs/browser to drive Chromium, .venvs/site for Sphinx, .venvs/bench and
-# .venvs/django-ca to measure. PYTHON=… names the interpreter, ARGS=… adds arguments.
+# .venvs/oidc-provider for OIDC issuers, .venvs/openbao for OpenBao, .venvs/browser to drive Chromium, .venvs/site for Sphinx, .venvs/uv for uv,
+# .venvs/bench and .venvs/django-ca to measure. PYTHON=… names the interpreter, ARGS=… adds arguments.
 
 .DEFAULT_GOAL := help
 .PHONY: help demo test test-all test-fast chart-test check ha bench format docs site lock release image image-check clean runtime dev clients chart issuers keystone openbao openssl softhsm haproxy pgbouncer patroni promtool chromium browser shells gophercloud podman gnupg uv site-tools bench-tools
 
 help: ## show this list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-9s %s\n", $$1, $$2 }' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' Makefile
 
 demo: runtime ## start a service to try, and issue a first kubeconfig (ARGS="--port 8080")
 	@.venv/bin/clustercert demo $(ARGS)
