@@ -38,6 +38,7 @@ from clustercert.kube_api import ClientIdentity, KubeApi, Refused
 from clustercert.model import Actor, Caller, Cluster, Domain, Issued, IssueRequest, Origin, User
 from clustercert.model.clusters import Registration
 from clustercert.model.errors import Conflict
+from clustercert.observability import log
 from clustercert.pki.certificates import chain_pem
 from clustercert.pki.keys import key_pem
 from clustercert.pki.leaf import der_pem
@@ -58,6 +59,7 @@ HOLDERS_AT_ONCE = 2
 PATIENCE_SECONDS = 3 * 3600.0
 _ACCEPTED = 200
 _READY = b"r"
+LOG = "service.log"
 
 
 @dataclass
@@ -86,7 +88,7 @@ def settings_in(folder: Path) -> Settings:
         None,
         data_dir=folder / "data",
         kek_file=folder / "kek",
-        log={"file": folder / "service.log", "format": "json"},
+        log={"file": folder / LOG, "format": "json"},
     )
 
 
@@ -108,7 +110,7 @@ class Leader:
         print(seconds, file=self._input, flush=True)
         said = self._output.readline()
         if said != "killed\n":
-            raise RuntimeError("the process that advances rotations ended by itself; see service.log")
+            raise RuntimeError(f"the process that advances rotations ended by itself: {said!r}; see {LOG}")
 
     def close(self) -> None:
         self._process.communicate()
@@ -116,6 +118,8 @@ class Leader:
 
 def lead(folder: Path) -> None:
     """Start a child for each line of the input, and kill it. The line has the seconds of its life."""
+    # By default, the children would log to standard output, which has the answers.
+    log.configure("json", file=folder / LOG)
     for line in sys.stdin:
         reader, writer = os.pipe()
         child = os.fork()
