@@ -158,6 +158,22 @@ def test_a_project_admin_sends_the_services_certificate_to_no_other_address(
     assert administration.get(path).json()["internal_url"] == CLUSTER["internal_url"]
 
 
+def test_a_project_admin_moves_no_cluster_while_its_ca_is_rotated(administration: Administration) -> None:
+    """The service connects to the cluster to prove its CAs."""
+    path = f"/projects/{administration.world.project.id}/clusters/{unique()}"
+    other_ca = Authority("another CA").certificate_pem.decode()
+    moves = ({"internal_url": "https://192.0.2.1:6443"}, {"server_ca": other_ca})
+    assert administration.put(path, CLUSTER, who="admin").status_code == 201
+    assert administration.post(f"{path}/client-ca-rotation").status_code == 201
+    for move in moves:
+        refused = administration.put(path, CLUSTER | move, who="admin")
+        assert (refused.status_code, refused.json()["message"].partition(":")[0]) == (403, next(iter(move)))
+    assert administration.put(path, CLUSTER | {"version": "v1.33"}, who="admin").status_code == 200
+    assert administration.put(path, CLUSTER | moves[0]).status_code == 200
+    assert administration.post(f"{path}/client-ca-rotation/abort").status_code == 200
+    assert administration.put(path, CLUSTER | moves[1], who="admin").status_code == 200
+
+
 @pytest.mark.parametrize("change", [{"labels": {"env": "test"}}, {"labels": {}}, {"name": "shop-test"}])
 def test_a_project_admin_changes_nothing_that_rules_depend_on(
     administration: Administration, change: dict[str, object]

@@ -80,8 +80,8 @@ async def put_cluster(change: AdminChange, project_id: str, cluster: str) -> Res
 
     Only for project admins and operators. Only operators may rename a cluster, and set or change `labels`, `admission`,
     `credential_roles`, `api_servers`, `signer` and `signer_token`. Only operators may change the address and CA of a
-    cluster that has `admission` or `credential_roles`, that signs its certificates itself, or whose service accounts
-    can log in.
+    cluster that has `admission` or `credential_roles`, that signs its certificates itself, whose service accounts can
+    log in, or whose client CA is being rotated.
     """
     call = change.call
     clusters, actor = call.services.clusters, call.caller.actor
@@ -175,11 +175,19 @@ async def _require_rights(
             "internal_url": registration.internal_url != before.internal_url,
             "server_ca": registration.server_ca_pem != before.server_ca_pem,
         }
-        clusters = change.call.services.clusters
-        if is_connected or (any(address.values()) and await clusters.own_cas(before)):
+        if is_connected or (any(address.values()) and await _is_contacted(change, before)):
             changed |= address
     if fields := [name for name, is_changed in changed.items() if is_changed]:
         raise Forbidden(f"{', '.join(fields)}: only operators may set or change this.")
+
+
+async def _is_contacted(change: Change, cluster: Cluster) -> bool:
+    """Whether the service sends a credential to the cluster's address, or a certificate during a rotation of its CA."""
+    services = change.call.services
+    if await services.clusters.own_cas(cluster):
+        return True
+    rotation = await services.ca_rotations.queries.rotation(cluster.id)
+    return rotation is not None and rotation.is_running
 
 
 def _is_issuer(change: Change, cluster: Cluster | None) -> bool:
