@@ -1,6 +1,7 @@
 """Ranges of places, and the ranges that deletion events name."""
 
 import itertools
+from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -13,6 +14,7 @@ from clustercert.audit.event_parsing import (
     merge,
     parse_body,
     ranges_of,
+    read_events,
     subtract,
 )
 
@@ -39,6 +41,13 @@ def test_subtracting_ranges_is_the_difference_of_places(
     found = subtract(merge(some), taken)
     assert places(found) == places(some) - places(taken)
     assert found == sorted(found)
+
+
+@pytest.mark.parametrize("body", [b'{"detail":' * 100_000, b"[" * 100_000, b'{"body":"\\ud800"}'])
+def test_a_body_that_json_cannot_nest_or_encode_is_an_empty_object(body: bytes, tmp_path: Path) -> None:
+    file = tmp_path / "events.jsonl"
+    file.write_bytes(body + b"\n")
+    assert list(read_events(file)) == [{}]
 
 
 @given(st.binary(max_size=200))

@@ -125,4 +125,4 @@ def read_events(path: Path) -> Iterator[JsonObject]:
 def _parse_line(line: bytes) -> JsonObject:
     fields = parse_body(line)
     body = fields.get("body")
-    return parse_body(body.encode()) if isinstance(body, str) else fields
+    return parse_body(body.encode(errors="surrogatepass")) if isinstance(body, str) else fields
