@@ -45,3 +45,13 @@ def test_what_is_no_id_is_not_there_or_makes_no_sense(
     assert response.status_code in (200, 400, 404)
     if response.status_code == 200:
         assert next(iter(response.json().values())) == []
+
+
+@pytest.mark.parametrize("strange", ["%00", "%ED%A0%80", "%0A"])
+@pytest.mark.parametrize("tail", ["", "/complete", "/abort"])
+def test_no_rotation_is_in_what_is_no_project(
+    anywhere: tuple[World, httpx.Client], tail: str, strange: str
+) -> None:
+    world, client = anywhere
+    path = f"{OWN}/projects/{strange}/clusters/plain/client-ca-rotation{tail}"
+    assert client.post(path, headers=world.people["operator"].headers).status_code == 404

@@ -61,7 +61,8 @@ class Clusters:
 
     async def find(self, project_id: str, name_or_id: str) -> Cluster:
         """Return a project's cluster as stored now. Raises NotFound if no cluster has this id or name."""
-        found = await self.queries.find(name_or_id, project_id) if name_or_id.isprintable() else ()
+        is_text = (project_id + name_or_id).isprintable()
+        found = await self.queries.find(name_or_id, project_id) if is_text else ()
         if not found:
             raise NotFound(f"There is no cluster {name_or_id}.")
         return found[0]
