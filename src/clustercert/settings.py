@@ -73,6 +73,11 @@ def _service_url(value: str) -> str:
     return value
 
 
+# Source: sslmode in the documentation of libpq. asyncpg accepts the same modes in `ssl`.
+_SSL_MODES = ("disable", "allow", "prefer", "require", "verify-ca", "verify-full")
+_MAX_PORT = 65535
+
+
 def _database_url(value: str) -> str:
     if not value.startswith(("postgresql+asyncpg://", "sqlite+aiosqlite:///")):
         raise ValueError(
@@ -80,11 +85,27 @@ def _database_url(value: str) -> str:
         )
     if "sslmode=" in value:
         raise ValueError("sslmode is not supported: use ?ssl=require or ?ssl=verify-full")
+    ssl = re.search(r"[?&]ssl=([^&]*)", value)
+    if ssl is not None and ssl[1] not in _SSL_MODES:
+        raise ValueError(f"ssl must be one of {', '.join(_SSL_MODES)}")
     target = re.search(r"[?&]target_session_attrs=([^&]*)", value)
     if target is not None and target[1] not in ("primary", "read-write"):
         raise ValueError(
             f"target_session_attrs={target[1]} would read from a standby, which may lag behind: leave it out"
         )
+    # SQLAlchemy is slow to import, and a service without this setting needs it only later.
+    from sqlalchemy.engine import make_url  # noqa: PLC0415
+    from sqlalchemy.exc import ArgumentError  # noqa: PLC0415
+
+    try:
+        url = make_url(value)
+    except (ValueError, ArgumentError):
+        # The exception's message is not shown, because it may contain a part of the password.
+        raise ValueError("the port must be a number, and an IPv6 address needs brackets") from None
+    if url.port is not None and not 0 < url.port <= _MAX_PORT:
+        raise ValueError(f"the port must be between 1 and {_MAX_PORT}")
+    if value.startswith("sqlite") and not url.database:
+        raise ValueError("the path of the file is missing")
     return value
 
 
