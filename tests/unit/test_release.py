@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from scripts import changelog, python_packages, release, site
+from scripts import changelog, chart_archive, python_packages, release, site
 from scripts.build_error import BuildError
 
 DAY = date(2026, 12, 1)
@@ -71,6 +71,16 @@ def test_a_checkout_that_git_can_not_read_is_refused(tmp_path: Path) -> None:
 def test_a_failing_build_of_the_packages_is_refused_with_its_messages(tmp_path: Path) -> None:
     with pytest.raises(BuildError, match=r"(?s)can't be built:.*pyproject\.toml"):
         python_packages.build(tmp_path, tmp_path, datetime(2026, 12, 1, tzinfo=UTC))
+
+
+def test_a_chart_with_another_version_is_refused(tmp_path: Path) -> None:
+    chart = tmp_path / "deploy" / "chart"
+    chart.mkdir(parents=True)
+    (chart / "Chart.yaml").write_text("version: 0.0.9\nappVersion: 0.1.0\n")
+    with pytest.raises(
+        BuildError, match=r"Chart.yaml has version 0.0.9 and appVersion 0.1.0. Make both 0.1.0"
+    ):
+        chart_archive.build(tmp_path, tmp_path, "0.1.0", datetime.now(UTC))
 
 
 def sphinx_that(code: str, folder: Path) -> Path:
