@@ -1,7 +1,11 @@
 """`login`, `status` and `logout` against a running service."""
 
 import json
+import os
+import resource
 import stat
+import subprocess
+import sys
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -11,6 +15,7 @@ import yaml
 from support.command_line import PASSWORD
 from support.stores import execute
 from support.user_site import UserSite, assert_lives, leaf_of
+from support.wait import SECONDS
 
 
 def test_a_login_by_password_keeps_a_token_and_no_password(world: UserSite) -> None:
@@ -332,3 +337,25 @@ def test_logout_works_with_a_revoked_token(world: UserSite) -> None:
     done = world.user("logout")
     assert done.code == 0
     assert "could not be revoked" in done.err
+
+
+def test_logout_revokes_the_token_although_the_disk_is_full(world: UserSite) -> None:
+    world.log_in()
+    before = world.database("SELECT * FROM token")
+
+    def no_room() -> None:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0))
+
+    done = subprocess.run(
+        [sys.executable, "-m", "clustercert", "logout"],
+        env={"HOME": str(world.folder / "home"), "PATH": os.environ["PATH"]},
+        preexec_fn=no_room,
+        capture_output=True,
+        text=True,
+        timeout=SECONDS,
+        check=False,
+    )
+
+    assert done.returncode == 1
+    assert "File too large" in done.stderr
+    assert len(world.database("SELECT * FROM token")) == len(before) - 1

@@ -50,7 +50,6 @@ def logout(
         clustercert logout --everywhere --keys
     """
     from clustercert.cli.credential import cache
-    from clustercert.client.connection import ClientError
 
     if keys and not everywhere:
         raise InvalidOption("--keys needs --everywhere.")
@@ -66,23 +65,35 @@ def logout(
     found = found or profile.load(name, os.environ)
     if forget:
         trust.forget(found.url)
-    if found.oidc is not None:
-        _end_session(name, forget=forget)
-    elif forget:
-        profile.delete(name, os.environ)
-    else:
-        profile.save(name, profile.without_login(found), os.environ)
-    cache.clear(name)
-    if not everywhere and found.oidc is None and found.token is not None and not found.has_expired:
-        try:
-            with found.client() as client:
-                client.revoke(found.token)
-        except (ClientError, CommandError) as error:
-            print_note(f"The token could not be revoked and stays valid until it expires: {error.message}")
+    try:
+        if found.oidc is not None:
+            _end_session(name, forget=forget)
+        elif forget:
+            profile.delete(name, os.environ)
+        else:
+            profile.save(name, profile.without_login(found), os.environ)
+        cache.clear(name)
+    finally:
+        # The login must also end if the disk is full.
+        if not everywhere and found.oidc is None:
+            _revoke_token(found)
     print_note(
         f"Logged out {found.shown_user} from {found.url}." if found.user else f"Logged out from {found.url}."
     )
     _name_remaining_keys(name)
+
+
+def _revoke_token(found: Profile) -> None:
+    """Revoke the saved token. Prints a note if this fails."""
+    from clustercert.client.connection import ClientError
+
+    if found.token is None or found.has_expired:
+        return
+    try:
+        with found.client() as client:
+            client.revoke(found.token)
+    except (ClientError, CommandError) as error:
+        print_note(f"The token could not be revoked and stays valid until it expires: {error.message}")
 
 
 def _end_session(name: str, *, forget: bool) -> None:
