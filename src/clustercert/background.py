@@ -33,8 +33,8 @@ async def keep_running(
 
             from clustercert.observability import metrics  # noqa: PLC0415
 
-            metrics.BACKGROUND_FAILURES.labels(name).inc()
             structlog.get_logger().exception("background work failed: starting it again", work=name)
+            metrics.BACKGROUND_FAILURES.labels(name).inc()
         await wait_for_stop(stop, restart_seconds)
 
 

@@ -57,7 +57,10 @@ def test_a_profiles_name_is_not_a_path(tmp_path: Path, name: str) -> None:
 @pytest.mark.parametrize(
     "content", ["", "{}", "[]", '{"expires_at": "x"}', '{"expires_at": null, "more": 1}']
 )
-def test_a_damaged_profile_says_what_to_do(tmp_path: Path, content: str) -> None:
+def test_a_damaged_profile_says_what_to_do(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, content: str
+) -> None:
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path))
     environment = {"XDG_CONFIG_HOME": str(tmp_path)}
     profile.save("default", BY_KEY, environment).write_text(content)
     with pytest.raises(CommandError, match=r"damaged\. Delete it, and run `clustercert login URL`\."):

@@ -35,6 +35,7 @@ CA = ClientCA(
 [POLICY] = [each for each in signer_access() if each["kind"] == "ValidatingAdmissionPolicy"]
 SPEC: Any = POLICY["spec"]
 VARIABLES: dict[str, str] = {each["name"]: each["expression"] for each in SPEC["variables"]}
+NAMED = {name: value(VARIABLES[name], {}) for name in ("alphabet", "characters")}
 
 SET, OID, UTF8, PRINTABLE, IA5, BMP, TELETEX = 0x31, 0x06, 0x0C, 0x13, 0x16, 0x1E, 0x14
 ORGANIZATION, COMMON_NAME = bytes.fromhex("55040a"), bytes.fromhex("550403")
@@ -71,14 +72,16 @@ def decoded(base64_text: str) -> str:
 @settings(deadline=None)
 def test_the_policy_decodes_base64(content: bytes) -> None:
     text = base64.b64encode(content).decode()
-    names = {name: value(VARIABLES[name], {}) for name in ("alphabet", "characters")}
-    found = value(VARIABLES["pem"], {"variables": names, "oldObject": {"spec": {"request": text}}})
+    found = value(VARIABLES["pem"], {"variables": NAMED, "oldObject": {"spec": {"request": text}}})
     assert found == decoded(text)
 
 
 def test_the_policy_reads_the_pem_as_it_was_sent() -> None:
     sent = request(FIRST, CN)
-    assert decoded(base64.b64encode(sent).decode()).rstrip("?") == sent.decode()
+    text = base64.b64encode(sent).decode()
+    found = value(VARIABLES["pem"], {"variables": NAMED, "oldObject": {"spec": {"request": text}}})
+    assert found == decoded(text)
+    assert decoded(text).rstrip("?") == sent.decode()
 
 
 REFERENCE = google.NewEnv(variables={"variables": google.Type.Map(google.Type.STRING, google.Type.DYN)})

@@ -51,7 +51,7 @@ def upgrade(
         typer.Option(
             "--schema-only",
             help="Create or upgrade only the schema. Needs no key-encryption key: for a machine that serves only the "
-            "webhook, and has none.",
+            "webhook and has no key.",
         ),
     ] = False,
 ) -> None:

@@ -271,7 +271,6 @@ async def _assign(
     change: Change, project: Project | None, role: str, assignees: str, name: str, domain: Domain
 ) -> Response:
     call = change.call
-
     assigned = role
 
     async def save(before: RoleAssignment | None, current: JsonObject | None) -> RoleAssignment:

@@ -358,6 +358,7 @@ class CredentialUsage:
             except Exception:
                 # Catch every exception: otherwise the task would end, and later uses would not be recorded.
                 logger.exception("recording credential usage failed: unexpected error")
+                metrics.BACKGROUND_FAILURES.labels("record uses of credentials").inc()
 
     def _remember(self, written: _Pending) -> None:
         for token_hash, at in written.token_uses.items():
