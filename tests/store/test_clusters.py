@@ -12,7 +12,7 @@ from clustercert.clusters.registry import Clusters
 from clustercert.identity.directory_reader import DirectoryReader
 from clustercert.model import Actor, ClientCA, Cluster, utc_now
 from clustercert.model.clusters import Registration
-from clustercert.model.errors import Forbidden, InvalidRequest
+from clustercert.model.errors import Conflict, Forbidden, InvalidRequest
 from clustercert.pki.certificates import certificate_der
 from clustercert.store.client_cas import ClientCaQueries
 from clustercert.store.clusters import ClusterQueries
@@ -47,6 +47,15 @@ async def test_only_the_active_ca_signs_and_the_next_one_is_trusted(database: Da
     }
     for ca in (registered.client_ca, following, retired):
         assert await crls.authority(registered.id, ca.id) == ca
+
+
+async def test_a_ca_is_added_with_a_note_or_its_secret(database: Database, store: Store) -> None:
+    """A cluster's own CA is old at once, so its note may be gone: there is no key to delete."""
+    queries, registered = ClusterQueries(database), add_project(store, cluster())
+    ca = replace(registered.client_ca, signer="csr_api")
+    with pytest.raises(Conflict, match="The key of the new client CA was deleted meanwhile"):
+        await queries.add(replace(registered, client_ca=ca), event(), 1)
+    await queries.add(replace(registered, client_ca=replace(ca, sealed_key=b"token")), event(), 1)
 
 
 async def test_reachable_clusters_are_searched_and_sorted_by_name(database: Database, store: Store) -> None:

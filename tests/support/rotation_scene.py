@@ -16,7 +16,7 @@ from clustercert.model.ca_rotation import CaProof, CaRotation, RotationStatus
 from clustercert.model.choices import ProofOutcome
 from clustercert.model.errors import SignerError
 from clustercert.pki.client_ca import ca_subject
-from clustercert.pki.signer import CaRequest
+from clustercert.pki.signer import LOCAL, CaRequest
 from clustercert.store.ca_rotations import CaRotationQueries
 from clustercert.store.client_cas import ClientCaQueries
 from clustercert.store.clusters import ClusterQueries
@@ -97,6 +97,9 @@ class MortalSigner(KeySigner):
     async def create_ca(self, request: CaRequest) -> ClientCA:
         self.process.step()
         made = await super().create_ca(request)
+        if made.signer != LOCAL:
+            # The key stays in the token.
+            made = replace(made, sealed_key=None)
         self.keys.add(made.id)
         self.process.step()
         self.created.add(made.id)
