@@ -2,7 +2,7 @@
 
 import dataclasses
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from html.parser import HTMLParser
 from typing import Any
@@ -34,21 +34,6 @@ TEXTS = st.text(
     min_size=1,
     max_size=64,
 )
-
-
-@dataclass(frozen=True)
-class Rendering:
-    """What a page was rendered with."""
-
-    template: str
-    values: Mapping[str, Any] = field(repr=False)
-
-
-class Renderings(list[Rendering]):
-    """Several renderings. Hypothesis shows them in its report."""
-
-    def __repr__(self) -> str:
-        return ", ".join(sorted({each.template for each in self}))
 
 
 @dataclass
@@ -93,14 +78,34 @@ class Structure(HTMLParser):
             self.mixed.append(f"{self._open[-1][0]}: {data.strip()[:80]}")
 
 
+@dataclass(frozen=True)
+class Rendering:
+    """What a page was rendered with.
+
+    Attributes:
+        plain: the page with names of one letter.
+    """
+
+    template: str
+    values: Mapping[str, Any] = field(repr=False)
+    plain: Structure = field(repr=False)
+
+
+class Renderings(list[Rendering]):
+    """Several renderings. Hypothesis shows them in its report."""
+
+    def __repr__(self) -> str:
+        return ", ".join(sorted({each.template for each in self}))
+
+
 @pytest.fixture(scope="module")
 def renderings(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Renderings]:
     """All pages that an operator, an admin and a member find, with the values of their templates."""
-    found: list[Rendering] = []
+    found: list[tuple[str, Mapping[str, Any]]] = []
     rendered = rendering.rendered
 
     def recorded(template: str, values: Mapping[str, Any]) -> str:
-        found.append(Rendering(template, values))
+        found.append((template, values))
         return rendered(template, values)
 
     with console_site.running_here(tmp_path_factory.mktemp("site")) as site:
@@ -113,17 +118,18 @@ def renderings(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Renderings]
         yield _samples(found)
 
 
-def _samples(found: list[Rendering]) -> Renderings:
+def _samples(found: Iterable[tuple[str, Mapping[str, Any]]]) -> Renderings:
     """A few renderings of each template: with names, and with as different structures as there are."""
     samples: dict[tuple[str, object], Rendering] = {}
-    for each in found:
-        structure = len({tag for tag, _ in _structure(each, PLAIN).elements})
-        samples.setdefault((each.template, structure), each)
+    for template, values in found:
+        plain = _structure(template, values, PLAIN)
+        kinds = len({tag for tag, _ in plain.elements})
+        samples.setdefault((template, kinds), Rendering(template, values, plain))
     return Renderings(samples.values())
 
 
-def _structure(each: Rendering, text: str) -> Structure:
-    return Structure(rendering.rendered(each.template, _with_names(each.values, text)))
+def _structure(template: str, values: Mapping[str, Any], text: str) -> Structure:
+    return Structure(rendering.rendered(template, _with_names(values, text)))
 
 
 def _with_names(value: Any, text: str) -> Any:
@@ -160,13 +166,15 @@ def test_each_template_is_rendered_with_names(renderings: Renderings) -> None:
 @example(text="x" * 64)
 def test_names_add_no_element_attribute_or_script(renderings: Renderings, text: str) -> None:
     for each in renderings:
-        expected, found = _structure(each, PLAIN), _structure(each, text)
-        assert found.elements == expected.elements, each.template
+        found = _structure(each.template, each.values, text)
+        assert found.elements == each.plain.elements, each.template
         assert [len(address) > 0 for address in found.code] == [
-            len(address) > 0 for address in expected.code
+            len(address) > 0 for address in each.plain.code
         ], each.template
 
 
 def test_names_from_right_to_left_change_no_text_around_them(renderings: Renderings) -> None:
-    mixed = {each.template: _structure(each, f"{OVERRIDE}nimda").mixed for each in renderings}
+    mixed = {
+        each.template: _structure(each.template, each.values, f"{OVERRIDE}nimda").mixed for each in renderings
+    }
     assert {template: texts for template, texts in mixed.items() if texts} == {}
