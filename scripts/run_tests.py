@@ -2,9 +2,9 @@
 
 Without arguments it runs what `make test` promises: every layer in this process on SQLite, and each promise once with
 the real part. With --all it runs every test, the project's own under coverage. Parts run whatever becomes of the
-others; the vendors' clients, in their environment, and the built wheel, in a clean one, run beside the project's own
-tests, since tests wait for servers as much as they compute. What is run beside is shown at the end. The exit status is
-0 only if nothing failed.
+others; the vendors' clients, in their environment, the built wheel, in a clean one, and what runs once more on
+PostgreSQL run beside the project's own tests, since tests wait for servers as much as they compute. What is run beside
+is shown at the end. The exit status is 0 only if nothing failed.
 """
 
 import argparse
@@ -35,6 +35,9 @@ SERVERS = ("tests/e2e/test_server.py", "tests/e2e/test_tls.py")
 KEYSTONE = ("tests/clients/test_keystone_tokens.py",)
 SDKS = ("tests/clients/test_huaweicloudsdkcce.py", "tests/clients/test_otcextensions.py")
 KUBECTL = ("tests/clients/test_kubernetes.py", "tests/clients/test_exec_plugin.py")
+
+# What `make test-all` adds to pytest; -k chooses among the tests that run on both databases.
+FULL = ("--hypothesis-profile=full", "-k")
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,31 +97,31 @@ def run_own_tests(report: Path) -> list[str]:
     return ["the project's tests"] if run([BIN / "python", *_pytest(report, *options)]) else []
 
 
-def run_all_own_tests(measured: Path, others: Path) -> list[str]:
-    """The names of what failed: the tests, the coverage gate.
-
-    Coverage costs two thirds of the time again, so what runs once more on PostgreSQL runs without it.
-    """
+def run_all_own_tests(report: Path) -> list[str]:
+    """The names of what failed: the tests, the coverage gate."""
     # An absolute path, since servers that tests start in other folders write their coverage too.
     env = {"COVERAGE_FILE": str(ROOT / ".coverage")}
     coverage = BIN / "coverage"
     run([coverage, "erase"], env)
     failures = []
     heading("the project's tests, under coverage")
-    options = ("--hypothesis-profile=full", "-k")
-    if run([coverage, "run", *_pytest(measured, *options, "not postgresql")], env):
+    if run([coverage, "run", *_pytest(report, *FULL, "not postgresql")], env):
         failures.append("the project's tests")
-    heading("the project's tests on PostgreSQL")
-    if run([BIN / "python", *_pytest(others, *options, "postgresql")]):
-        failures.append("the project's tests on PostgreSQL")
     heading("coverage")
     if run([coverage, "combine", "--quiet"], env) or run([coverage, "report"], env):
         failures.append("coverage")
     return failures
 
 
-def _pytest(report: Path, *options: str) -> list[str]:
-    return ["-m", "pytest", "-q", "-n", "2", "--durations=15", f"--junitxml={report}", *options]
+def _pytest(report: Path, *options: str, workers: int = 2) -> list[str | Path]:
+    return ["-m", "pytest", "-q", "-n", str(workers), "--durations=15", f"--junitxml={report}", *options]
+
+
+def run_on_postgresql(report: Path, output: TextIO) -> list[str]:
+    """The names of what failed: what runs once more on PostgreSQL, without coverage."""
+    heading("the project's tests on PostgreSQL", output)
+    command = [BIN / "python", *_pytest(report, *FULL, "postgresql", workers=1)]
+    return ["the project's tests on PostgreSQL"] if run(command, output=output) else []
 
 
 def run_clients(report: Path, tests: Sequence[str], output: TextIO) -> list[str]:
@@ -135,12 +138,6 @@ def check_wheel(output: TextIO) -> list[str]:
     return ["the built wheel"] if run([sys.executable, "scripts/check_wheel.py"], output=output) else []
 
 
-def run_beside(report: Path, tests: Sequence[str], said: Path) -> list[str]:
-    """The same, for what needs no coverage; its output goes into the file `said`."""
-    with said.open("w", encoding="utf-8") as output:
-        return run_clients(report, tests, output) + check_wheel(output)
-
-
 def main() -> int:
     """Run them, say what failed, count."""
     parser = argparse.ArgumentParser(description="Run the tests of `make test`.")
@@ -152,10 +149,17 @@ def main() -> int:
         own, postgresql, clients, said = (
             Path(folder, name) for name in ("own.xml", "postgresql.xml", "clients.xml", "said")
         )
+
+        def run_beside() -> list[str]:
+            with said.open("w", encoding="utf-8") as output:
+                if not everything:
+                    return run_clients(clients, [*KEYSTONE, *SDKS, *KUBECTL], output) + check_wheel(output)
+                failed = run_clients(clients, ["tests/clients"], output) + check_wheel(output)
+                return failed + run_on_postgresql(postgresql, output)
+
         with ThreadPoolExecutor(1) as thread:
-            tests = ["tests/clients"] if everything else [*KEYSTONE, *SDKS, *KUBECTL]
-            beside = thread.submit(run_beside, clients, tests, said)
-            failures = run_all_own_tests(own, postgresql) if everything else run_own_tests(own)
+            beside = thread.submit(run_beside)
+            failures = run_all_own_tests(own) if everything else run_own_tests(own)
             failures += beside.result()
         print(said.read_text(encoding="utf-8"), end="", flush=True)
         reports = [own, postgresql, clients] if everything else [own, clients]
