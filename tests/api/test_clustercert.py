@@ -177,7 +177,17 @@ def test_yaml_is_the_same_document_for_whoever_asks(client: httpx.Client, world:
 
 
 @pytest.mark.parametrize(
-    "accept", ["", "*/*", "application/json", "application/json, */*;q=0.5", "text/html", "application/*"]
+    "accept",
+    [
+        "",
+        "*/*",
+        "application/json",
+        "application/json, */*;q=0.5",
+        "text/html",
+        "application/*",
+        "application/yaml;q=0",
+        "application/yaml; q=0.000, */*",
+    ],
 )
 def test_everybody_else_gets_json(client: httpx.Client, world: World, accept: str) -> None:
     response = ask(client, world, headers={"Accept": accept})

@@ -136,7 +136,8 @@ def test_a_role_for_a_user_of_another_domain(operator: Operator) -> None:
     operator.output(*assign, "--user", "Default/alice")
     listed = operator.output_json("role", "list", "--project", "other/eu-de", "--user", "Default/alice")
     assert [(row["role"], row["user"], row["project"]) for row in listed] == [("member", "alice", "eu-de")]
-    assert operator.output_json("role", "list", "--project", "other/eu-de", "--user", "other/alice") == []
+    for named in (["other/alice"], ["alice", "--domain", "other"]):
+        assert operator.output_json("role", "list", "--project", "other/eu-de", "--user", *named) == []
 
 
 def test_role_assignments_show_the_domains_of_projects_and_users_of_one_name(operator: Operator) -> None:

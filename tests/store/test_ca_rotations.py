@@ -7,6 +7,7 @@ from datetime import timedelta
 from typing import Any
 
 import pytest
+from structlog.testing import capture_logs
 
 from clustercert.clusters.ca_progress import CaProgress
 from clustercert.clusters.ca_rotation import ReportedResult
@@ -311,6 +312,11 @@ async def test_a_key_that_its_signer_does_not_delete_is_deleted_later(scene: Rot
     [failed] = await scene.discarded.delete_keys_of(cluster.id, actor=BY)
     assert (failed.is_done, failed.ca_id) == (False, started.new_ca.id)
     assert "The token is not there. The service tries again." in failed.result
+    with capture_logs() as lines:
+        await scene.discarded.delete_all()
+    assert [(line["event"], line["cluster"], line["error"]) for line in lines] == [
+        ("key of a discarded client CA not deleted", cluster.id, failed.result)
+    ]
     assert started.new_ca.id in signer.keys
     signer.fails = False
     await scene.discarded.delete_all()

@@ -146,7 +146,7 @@ def _assignments(client: AdministrationClient, assignee: AssigneeOptions) -> Ite
     listed = client.list_all(path_of("projects", str(project["id"]), "assignments"), "assignments")
     if name is None:
         return listed
-    name, domain = split_domain(name)
+    name, domain = split_domain(name, assignee.domain)
     return (
         each
         for each in listed

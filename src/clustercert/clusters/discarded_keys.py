@@ -76,17 +76,19 @@ class DiscardedKeys:
         after = ""
         while found := await self.queries.discarded(after=after):
             for each in filter(self._is_discarded, found):
+                context = {"signer": each.ca.signer, "cluster": each.ca.cluster_id}
                 try:
-                    await self._delete(each, Actor.service())
+                    deletion = await self._delete(each, Actor.service())
                 except ClustercertError:
                     raise
                 except Exception:
                     # One signer must not keep the keys of the others from being deleted.
-                    logger.exception(
-                        "key of a discarded client CA not deleted",
-                        signer=each.ca.signer,
-                        cluster=each.ca.cluster_id,
-                    )
+                    logger.exception("key of a discarded client CA not deleted", **context)
+                else:
+                    if not deletion.is_done:
+                        logger.warning(
+                            "key of a discarded client CA not deleted", **context, error=deletion.result
+                        )
             after = found[-1].ca.id
 
     def _is_discarded(self, noted: DiscardedCa) -> bool:

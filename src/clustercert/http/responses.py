@@ -169,6 +169,8 @@ def error(
 
 
 _JSON = frozenset({"application/json", "application/*", "*/*"})
+# A weight has up to three decimals. Source: RFC 9110, section 12.4.2.
+_NOT_ACCEPTED = frozenset({"q=0", "q=0.", "q=0.0", "q=0.00", "q=0.000"})
 
 
 def prefers(request: Request, media_types: Collection[str]) -> bool:
@@ -178,7 +180,7 @@ def prefers(request: Request, media_types: Collection[str]) -> bool:
         return False
     for media_range in accepted.decode("latin-1").lower().split(","):
         media_type, *parameters = (part.strip() for part in media_range.split(";"))
-        if "q=0" in (parameter.removesuffix(".0") for parameter in parameters):
+        if not _NOT_ACCEPTED.isdisjoint(parameters):
             continue
         if media_type in media_types:
             return True
