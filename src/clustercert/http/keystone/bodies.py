@@ -11,7 +11,6 @@ from typing import Annotated, Literal, TypeVar
 
 from pydantic import (
     AliasChoices,
-    BaseModel,
     BeforeValidator,
     Discriminator,
     Field,
@@ -260,25 +259,6 @@ class TemporaryKeyRequest(RequestBody):
             return MIN_LIFETIME
         # Limit the number to prevent an overflow: lifetimes outside this range are invalid anyway.
         return timedelta(seconds=max(-1, min(sent.duration_seconds, 10**6)))
-
-
-class KeystoneErrorDetail(BaseModel):
-    """Status, message and title of an error."""
-
-    code: int
-    message: str
-    title: str
-
-
-class KeystoneError(BaseModel):
-    """The body of every error response of the Keystone subset.
-
-    Huawei Cloud's SDKs read `error_code` and `error_msg`.
-    """
-
-    error: KeystoneErrorDetail
-    error_code: str
-    error_msg: str
 
 
 def version(base_url: str) -> JsonObject:

@@ -42,7 +42,7 @@ _described = functools.partial(
         403: "The credential is valid, but lacks the permission.",
         404: "Not found, or not visible to the caller.",
     },
-    error_model=bodies.KeystoneError,
+    error_model=openapi.KeystoneError,
 )
 _TOKEN_HEADER = {"X-Subject-Token": "The token."}
 _PROJECTS = _described("The projects, sorted by domain and name.")
