@@ -3,6 +3,7 @@
 import asyncio
 import base64
 import itertools
+import secrets
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -183,6 +184,6 @@ def new_rotations(site: RotatingService, folder: Path) -> Iterator[NewRotation]:
                 of_server = folder / f"apiserver-{next(numbers)}"
                 of_server.mkdir()
                 doubles.append(stack.enter_context(ApiServer(of_server)))
-            return register(site.world, site.service, f"cluster-{doubles[0].url[-5:]}", *doubles)
+            return register(site.world, site.service, f"cluster-{secrets.token_hex(4)}", *doubles)
 
         yield start
