@@ -157,7 +157,7 @@ def test_the_name_of_a_cluster_leads_to_its_page(site: Site) -> None:
 
 def test_filters_without_a_field_are_named_and_can_be_removed(site: Site) -> None:
     project = site.world.project.id
-    # Ids, which are found too, have no n.
+    # The search finds ids too. They are hexadecimal, so they contain no "n".
     page = site.page(f"/console/fleet?project={project}&ca_age=-1&version=v1.32&text=n")
     said = text(page.split('<p role="status">')[1].split("</p>")[0])
     assert said == (

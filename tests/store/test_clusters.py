@@ -50,7 +50,7 @@ async def test_only_the_active_ca_signs_and_the_next_one_is_trusted(database: Da
 
 
 async def test_a_ca_is_added_with_a_note_or_its_secret(database: Database, store: Store) -> None:
-    """A cluster's own CA is old at once, so its note may be gone: there is no key to delete."""
+    """The note about an old CA may be deleted before the CA is added. With a sealed secret, no key is lost."""
     queries, registered = ClusterQueries(database), add_project(store, cluster())
     ca = replace(registered.client_ca, signer="csr_api")
     with pytest.raises(Conflict, match="The key of the new client CA was deleted meanwhile"):

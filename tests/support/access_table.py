@@ -133,7 +133,7 @@ class CellRequests:
         )
         made = self.client.post(path, headers=self.world.people["operator"].headers).raise_for_status().json()
         if operation.endswith("complete"):
-            # With a new version, so that a step of the service that has begun does not write the former state.
+            # The new version keeps a background step that is already running from writing the old state.
             change = "UPDATE ca_rotation SET state = 'draining', version = version + 1 WHERE cluster_id = ?"
             execute(self.world.database, change, made["id"])
         return made

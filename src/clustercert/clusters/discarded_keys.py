@@ -84,11 +84,11 @@ class DiscardedKeys:
                 except Exception:
                     # One signer must not keep the keys of the others from being deleted.
                     logger.exception("key of a discarded client CA not deleted", **context)
-                else:
-                    if not deletion.is_done:
-                        logger.warning(
-                            "key of a discarded client CA not deleted", **context, error=deletion.result
-                        )
+                    continue
+                if not deletion.is_done:
+                    logger.warning(
+                        "key of a discarded client CA not deleted", **context, error=deletion.result
+                    )
             after = found[-1].ca.id
 
     def _is_discarded(self, noted: DiscardedCa) -> bool:

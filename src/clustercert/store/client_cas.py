@@ -72,7 +72,7 @@ async def add_ca(connection: Transaction, ca: ClientCA) -> None:
     Raises Conflict if the key was deleted before.
     """
     noted = (await connection.execute(delete(_discarded).where(_discarded.c.id == ca.id))).rowcount
-    # A sealed secret is all that its signer needs. In dry runs, a CA of the built-in signer is not noted.
+    # If the CA has a sealed secret, its signer needs no other key. Dry runs note no CA of the built-in signer.
     if not noted and ca.signer != LOCAL and ca.sealed_key is None:
         raise Conflict(
             "The key of the new client CA was deleted meanwhile, because adding the CA seemed to take longer than 10"
