@@ -238,11 +238,15 @@ def test_time_is_shown_in_utc(capsys: pytest.CaptureFixture[str]) -> None:
         (f"{'word ' * 10}{'a' * 25} end", f"{'word ' * 10}{'a' * 25} end"),
         ("word " * 30, ("word " * 16).rstrip() + "\n" + "word " * 14),
         (f"{'a' * 76} clusters", f"{'a' * 76}\nclusters"),
-        (f"{'a' * 80} b", f"{'a' * 80} b"),
+        (f"{'a' * 80} b", f"{'a' * 80}\nb"),
         ("a" * 100, "a" * 100),
         (f"{'word ' * 14}`run me here`, b", f"{'word ' * 14}".rstrip() + "\n`run me here`, b"),
         (f"{'word ' * 13}`run {'a' * 80}`", f"{'word ' * 13}`run {'a' * 80}`"),
         (f"{'a ' * 34}`unpaired and more", f"{'a ' * 34}`unpaired\nand more"),
+        (f"{'a' * 79}  bb", f"{'a' * 79}\nbb"),
+        (f"{'a' * 80}  bb", f"{'a' * 80}\nbb"),
+        (f"{'a' * 78}  b  c", f"{'a' * 78}\nb  c"),
+        (f"  1  {'word ' * 15}end", f"  1  {'word ' * 15}".rstrip() + "\nend"),
     ],
 )
 def test_a_terminal_breaks_no_word_and_no_command_of_a_note(

@@ -324,10 +324,13 @@ def _keep_words_whole(line: str, width: int) -> str:
     text, column = "", 0
     for word in _unbroken_commands(line).split(" "):
         is_split = column % width + len(word) > width >= len(word)
-        # The terminal begins a new line here by itself. With the line feed, a log of the terminal has short lines too.
-        begins_line = column > 0 and column % width == 0
+        # The terminal begins a new line at this word, or at the space before it. With the line feed, the new line does
+        # not begin with a space, and a log of the terminal has short lines too.
+        begins_line = column > 1 and column % width <= 1
         text, column = (f"{text.rstrip(' ')}\n", 0) if is_split or begins_line else (text, column)
-        text, column = f"{text}{word} ", column + len(word) + 1
+        # Two spaces in a row have an empty word between them. Do not begin a line with the second space.
+        if word or not text.endswith("\n"):
+            text, column = f"{text}{word} ", column + len(word) + 1
     return text[:-1].replace(_UNBROKEN_SPACE, " ")
 
 
