@@ -12,6 +12,8 @@ from support.operated_cluster import SERVICE_CA
 
 NOBODY_LISTENS = "https://127.0.0.1:1"
 ABSENT_USER = "0" * 32
+# The options of `login` that name something, besides --profile.
+NAMING_OPTIONS = ("--user", "--domain", "--access-key", "--issuer", "--allow-service", "--project")
 
 ON_THE_STORE = {
     USAGE: [
@@ -140,7 +142,13 @@ WITHOUT_LOGIN = {
     UNAVAILABLE: [f"login {NOBODY_LISTENS} --user a --password-file {{password}}"],
 }
 LOGGED_IN = {
-    USAGE: ["login --user exit-codes", "kubeconfig get exit-codes --duration 0"],
+    USAGE: [
+        "login --user exit-codes",
+        *(f"login {option} '' --password-file {{password}}" for option in NAMING_OPTIONS),
+        "login --profile '' --password-file {password}",
+        "logout --profile ''",
+        "kubeconfig get exit-codes --duration 0",
+    ],
     NOT_FOUND: [
         "clusters --project nope",
         "kubeconfig get nope",
@@ -208,6 +216,13 @@ def test_commands_on_the_store(store: Operator, home: Path, command: str, code: 
 @pytest.mark.parametrize(("command", "code"), cases(WITHOUT_LOGIN))
 def test_commands_without_a_login(store: Operator, home: Path, command: str, code: int) -> None:
     check(store, command, code, home)
+
+
+@pytest.mark.parametrize("option", NAMING_OPTIONS)
+def test_a_login_refuses_an_empty_name(store: Operator, home: Path, option: str) -> None:
+    done = store.run("login", NOBODY_LISTENS, option, "")
+    assert (done.code, done.out) == (USAGE, "")
+    assert f"{option} is empty. Give a value, or leave the option out." in done.err
 
 
 @pytest.mark.slow

@@ -1,7 +1,7 @@
 """Options that several commands share, functions that read their values, and exit codes."""
 
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -205,6 +205,13 @@ def did_you_mean(name: str, candidates: Iterable[str]) -> str:
     from clustercert.model import suggestion
 
     return suggestion.did_you_mean(name, candidates)
+
+
+def refuse_empty(options: Mapping[str, str | None]) -> None:
+    """Raise InvalidOption if the value of one of the named options is empty, such as an unset variable of a script."""
+    for option, value in options.items():
+        if value == "":
+            raise InvalidOption(f"{option} is empty. Give a value, or leave the option out.")
 
 
 def parse_pairs(

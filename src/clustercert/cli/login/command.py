@@ -16,7 +16,7 @@ from clustercert.cli.login.options import PlainHttpOption, ProfileOption
 from clustercert.cli.login.profile import Profile
 from clustercert.cli.login.trust import TrustOptions
 from clustercert.cli.lookup import NO_PROJECTS, split_domain
-from clustercert.cli.options import InvalidOption, NotLoggedIn, PasswordFileOption, UsageError
+from clustercert.cli.options import InvalidOption, NotLoggedIn, PasswordFileOption, UsageError, refuse_empty
 from clustercert.cli.output import Output, print_note, show_one
 from clustercert.cli.prompts import PASSWORD_ATTEMPTS, prompt_text, read_secret
 from clustercert.cli.session import warn_in_client
@@ -58,6 +58,7 @@ class CredentialOptions:
     ] = None
 
     def __post_init__(self) -> None:
+        refuse_empty({"--user": self.user, "--domain": self.domain, "--access-key": self.access_key})
         if self.user is not None and self.access_key is not None:
             raise InvalidOption("Give only one of --user and --access-key.")
         if self.domain and split_domain(self.user or "", self.domain)[1] != self.domain:
@@ -157,6 +158,7 @@ def login(
         clustercert login https://clustercert.example.com --user alice
         clustercert login --profile work --device
     """
+    refuse_empty({"--project": project})
     warn_in_client(os.environ)
     if environment.is_used(os.environ):
         raise UsageError(
@@ -221,7 +223,7 @@ def _service(
     """Return the service's address, the profile's name, and the last login at this address."""
     from clustercert.client.connection import service_url
 
-    name = profile_name or profile.current(os.environ)
+    name = profile.current(os.environ) if profile_name is None else profile_name
     last = profile.remembered(name, os.environ)
     if url is None:
         if last is not None:

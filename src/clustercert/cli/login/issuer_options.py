@@ -9,7 +9,14 @@ import typer
 
 from clustercert.cli.login import oidc_login, profile, token_storage, trust
 from clustercert.cli.login.profile import OidcLogin, Profile
-from clustercert.cli.options import INTERRUPTED, CommandError, InvalidOption, UnknownName, did_you_mean
+from clustercert.cli.options import (
+    INTERRUPTED,
+    CommandError,
+    InvalidOption,
+    UnknownName,
+    did_you_mean,
+    refuse_empty,
+)
 from clustercert.cli.output import print_note
 from clustercert.cli.prompts import prompt_text
 
@@ -71,6 +78,7 @@ class IssuerOptions:
     ] = False
 
     def __post_init__(self) -> None:
+        refuse_empty({"--issuer": self.issuer, "--allow-service": self.allow_service})
         if self.token_file is not None and self.is_given:
             raise InvalidOption("--token-file excludes the other options for issuers.")
         if self.device and (self.no_browser or self.reauthenticate):

@@ -53,7 +53,7 @@ def logout(
 
     if keys and not everywhere:
         raise InvalidOption("--keys needs --everywhere.")
-    name = profile_name or profile.current(os.environ)
+    name = profile.current(os.environ) if profile_name is None else profile_name
     if everywhere:
         login = LoginOptions(profile_name)
         end_all_logins(login.profile(), keys=keys, yes=yes)
