@@ -8,6 +8,7 @@ import hashlib
 import json
 import os
 import sys
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -20,10 +21,15 @@ CONNECTION_SECONDS = 180
 
 
 class AccessLog:
-    """A WSGI application that logs the requests to another one."""
+    """A WSGI application that logs the requests to another one, and lets it answer one at a time.
+
+    Keystone reads before it writes, also when somebody logs in. If two threads do so at once on SQLite, one of them
+    gets the error "database is locked", and answers 500.
+    """
 
     def __init__(self, application: Any, path: Path) -> None:
         self._application = application
+        self._one = threading.Lock()
         self._lines = path.open("a", buffering=1)
 
     def __call__(self, environ: dict[str, Any], start_response: Any) -> Any:
@@ -40,7 +46,8 @@ class AccessLog:
             self._lines.write(json.dumps(line) + "\n")
             return start_response(status, *rest)
 
-        return self._application(environ, start)
+        with self._one:
+            return self._application(environ, start)
 
 
 def main(configuration: str, port: int, pem: str, access_log: Path) -> None:
