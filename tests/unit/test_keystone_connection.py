@@ -160,6 +160,21 @@ async def test_a_wrong_password_is_logged_once_and_not_tried_all_the_time(double
     assert "wrong-secret" not in str(said)
 
 
+async def test_an_internal_error_of_keystone_stops_the_log_in_for_a_second_only(
+    double: KeystoneDouble,
+) -> None:
+    async with asking(double) as own:
+        working = double.answer
+        double.answer = lambda request: problem(500)  # type: ignore[method-assign]
+        for _ in range(3):
+            assert await own.fails("x") == 1
+        assert double.log_ins == 1
+        double.answer = working  # type: ignore[method-assign]
+        own.ahead = 1.1
+        assert await own.client.token("x") is None
+        assert double.log_ins == 2
+
+
 async def test_a_changed_password_file_needs_no_restart(double: KeystoneDouble, tmp_path: Path) -> None:
     file = tmp_path / "password"
     service = {"username": "clustercert", "password_file": str(file)}

@@ -131,6 +131,8 @@ class Connection:
 RENEW_AFTER = 0.8
 # Pause after a refused login. Keystone may lock a user after several refused logins.
 PAUSE_SECONDS = 10
+# Pause after a login to which Keystone answered with an internal error, which does not count as a refused login there.
+ERROR_PAUSE_SECONDS = 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -221,7 +223,8 @@ class ServiceToken:
             token = _token(response, began)
         except (UnreadableSecret, UnusableAnswer) as error:
             metrics.KEYSTONE_REQUESTS.labels("unusable").inc()
-            self._refused_until = self._clock() + PAUSE_SECONDS
+            pause = ERROR_PAUSE_SECONDS if isinstance(error, _InternalError) else PAUSE_SECONDS
+            self._refused_until = self._clock() + pause
             raise self._unusable(str(error)) from error
         self._failure = ""
         return token
@@ -232,12 +235,18 @@ class ServiceToken:
         self._failure = reason
         return CredentialUnverified(
             "The service can't log in to its identity service. Contact the operator.",
-            retry_after=PAUSE_SECONDS,
+            retry_after=max(1, math.ceil(self._refused_until - self._clock())),
         )
+
+
+class _InternalError(UnusableAnswer):
+    """Keystone answered a login with a status from 500 on."""
 
 
 def _token(response: Response, began: float) -> _Token:
     """Read the token in the response to a login. Raises UnusableAnswer."""
+    if response.status >= 500:  # noqa: PLR2004
+        raise _InternalError(f"the response has status {response.status}")
     if response.status != 201:  # noqa: PLR2004 - Identity API, "Authentication and token management"
         hint = ": check the service's credential" if response.status in (401, 403) else ""
         raise UnusableAnswer(f"the response has status {response.status}{hint}")
