@@ -12,10 +12,10 @@ help: ## show this list
 demo: runtime ## start a service to try, and issue a first kubeconfig (ARGS="--port 8080")
 	@.venv/bin/clustercert demo $(ARGS)
 
-test: dev clients issuers keystone openbao openssl softhsm ## run every layer, and each promise once with its real part, in ten minutes
+test: dev clients issuers keystone openbao openssl softhsm ## run every layer, and each promise once with its real part, in about 20 minutes on two processors
 	@.venv/bin/python scripts/run_tests.py
 
-test-all: dev clients chart issuers keystone openbao openssl softhsm haproxy pgbouncer patroni promtool browser shells gophercloud podman gnupg uv site-tools ## run every test, under coverage, as CI does (50 minutes)
+test-all: dev clients chart issuers keystone openbao openssl softhsm haproxy pgbouncer patroni promtool browser shells gophercloud podman gnupg uv site-tools ## run every test, under coverage, as CI does (50 minutes on two processors)
 	@.venv/bin/python scripts/run_tests.py --all
 
 test-fast: dev ## run the unit tests and those on SQLite, without servers, in about a minute
