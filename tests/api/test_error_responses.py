@@ -158,6 +158,22 @@ def test_a_body_that_says_no_size_is_counted_as_it_comes(service: Service, world
     is_error(service.send_raw("POST", world.path(), headers, [b" " * 10_000] * 7), 413, "APIGW.0201")
 
 
+@pytest.mark.parametrize(
+    "codings", [[b"gzip, chunked"], [b"gzip", b"chunked"], [b"identity, chunked"], [b",chunked"], [b"gzip"]]
+)
+def test_a_body_in_a_transfer_coding_besides_chunked_is_refused(
+    service: Service, world: World, codings: list[bytes]
+) -> None:
+    headers = [(b"host", b"a"), (b"content-type", b"application/json")]
+    headers += [(b"x-auth-token", world.people["admin"].token.encode())]
+    body = [b'{"duration": 1}']
+    coded = [*headers, *((b"transfer-encoding", coding) for coding in codings)]
+    refused = is_error(service.send_raw("POST", world.path(), coded, body), 400, "CCE.01400001")
+    assert "Transfer-Encoding: chunked" in refused["message"]
+    chunked = [*headers, (b"transfer-encoding", b"Chunked ")]
+    assert service.send_raw("POST", world.path(), chunked, body).status_code == 200
+
+
 def test_a_body_that_ends_early_is_a_408(service: Service, world: World) -> None:
     headers = [(b"content-type", b"application/json"), (b"content-length", b"100")]
     is_error(service.send_raw("POST", world.path(), headers, []), 408, "APIGW.0201")

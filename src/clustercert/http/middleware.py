@@ -238,9 +238,24 @@ def _check(scope: Scope, names: list[bytes]) -> bool:
     chunked, counted = b"transfer-encoding" in names, b"content-length" in names
     if chunked and counted:
         raise InvalidRequest("The request has Content-Length and Transfer-Encoding. Send one of them.")
+    if chunked:
+        _require_chunked_only(scope)
     if scope["query_string"]:
         refuse_repeated(scope["query_string"])
     return chunked or counted
+
+
+def _require_chunked_only(scope: Scope) -> None:
+    """Raise InvalidRequest if the body has another transfer coding besides chunked, such as gzip.
+
+    The HTTP server decodes only chunked, so the application would read a compressed body as if it was not compressed.
+    """
+    codings = [value.strip().lower() for name, value in scope["headers"] if name == b"transfer-encoding"]
+    if codings != [b"chunked"]:
+        raise InvalidRequest(
+            "The body has a transfer coding that this service does not support. Send it with Content-Length, or with "
+            "Transfer-Encoding: chunked."
+        )
 
 
 def _error_response(failure: ClustercertError, scope: Scope, context: RequestContext) -> Response:
