@@ -209,8 +209,7 @@ STRANGE_IDS = [
     "%00",
     "%0A",
     "%F0%9F%94%90",
-    "%ED%A0%80",
-    "%FF",
+    "%EF%BF%BD",
     "..;",
     "'%20OR%20'1'='1",
     "a" * 2000,
@@ -254,6 +253,42 @@ def test_what_is_not_the_callers_does_not_exist(client: httpx.Client, world: Wor
                 "x-request-id",
             ], (call, base)
     assert len(said) == 1
+
+
+# A byte that UTF-8 never has, a surrogate, and the beginning of a character.
+NOT_UTF_8 = ["%FF", "%ED%A0%80", "a%C3", "%EF%BF%BD%FF"]
+
+
+@pytest.mark.parametrize("who", ["admin", "nobody"])
+@pytest.mark.parametrize("strange", NOT_UTF_8)
+def test_a_path_that_is_not_utf_8_is_refused_at_every_route(
+    client: httpx.Client, world: World, strange: str, who: str
+) -> None:
+    headers = world.people["admin"].headers if who == "admin" else {}
+    ours, plain = world.project.id, world.clusters["plain"].id
+    for project_id, cluster_id in ((ours, strange), (strange, plain)):
+        base = f"/api/v3/projects/{project_id}/clusters/{cluster_id}"
+        for response in every_call(client, base, headers).values():
+            assert "UTF-8" in is_error(response, 400, "CCE.01400001")["message"]
+    for path in ("/clustercert/v1/users/{}", "/{}", "/docs/assets/{}", "/healthz/{}"):
+        is_error(client.get(path.format(strange), headers=headers), 400, "CCE.01400001")
+    assert client.get(f"/v3/projects/{strange}", headers=headers).json()["error"]["code"] == 400
+
+
+@pytest.mark.parametrize("strange", NOT_UTF_8)
+@pytest.mark.parametrize("query", ["type={}", "{}=x", "type=VirtualMachine&{}"])
+def test_a_query_that_is_not_utf_8_is_refused(
+    client: httpx.Client, world: World, query: str, strange: str
+) -> None:
+    path = f"/api/v3/projects/{world.project.id}/clusters?{query.format(strange)}"
+    response = client.get(path, headers=world.people["admin"].headers)
+    assert "UTF-8" in is_error(response, 400, "CCE.01400001")["message"]
+
+
+def test_an_encoded_replacement_character_is_a_character(client: httpx.Client, world: World) -> None:
+    path = f"/api/v3/projects/{world.project.id}/clusters?type=%EF%BF%BD"
+    response = client.get(path, headers=world.people["admin"].headers)
+    assert (response.status_code, response.json()["items"]) == (200, [])
 
 
 def test_a_name_in_the_id_slot_is_a_404_for_each_client_that_tries(

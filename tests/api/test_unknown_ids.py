@@ -47,11 +47,19 @@ def test_what_is_no_id_is_not_there_or_makes_no_sense(
         assert next(iter(response.json().values())) == []
 
 
-@pytest.mark.parametrize("strange", ["%00", "%ED%A0%80", "%0A"])
+@pytest.mark.parametrize(("strange", "status"), [("%00", 404), ("%ED%A0%80", 400), ("%0A", 404)])
 @pytest.mark.parametrize("tail", ["", "/complete", "/abort"])
 def test_no_rotation_is_in_what_is_no_project(
-    anywhere: tuple[World, httpx.Client], tail: str, strange: str
+    anywhere: tuple[World, httpx.Client], tail: str, strange: str, status: int
 ) -> None:
     world, client = anywhere
     path = f"{OWN}/projects/{strange}/clusters/plain/client-ca-rotation{tail}"
-    assert client.post(path, headers=world.people["operator"].headers).status_code == 404
+    assert client.post(path, headers=world.people["operator"].headers).status_code == status
+
+
+def test_no_user_gets_a_name_that_is_not_utf_8(anywhere: tuple[World, httpx.Client]) -> None:
+    world, client = anywhere
+    headers = world.people["operator"].headers
+    assert client.put(f"{OWN}/users/%FF", json={}, headers=headers).status_code == 400
+    assert "\ufffd" not in client.get(f"{OWN}/users", headers=headers).text
+    assert client.put(f"{OWN}/users/%C3%BC", json={}, headers=headers).status_code == 201

@@ -4,6 +4,7 @@ import asyncio
 import time
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
+from urllib.parse import unquote_to_bytes
 
 import structlog
 from starlette.requests import Request
@@ -14,7 +15,7 @@ from clustercert.audit.refusals import DenialAudit, FailedAuthentications
 from clustercert.http import responses
 from clustercert.http.context import RequestContext, attach, context_of
 from clustercert.http.dependencies import WEBHOOK_PREFIX, base_url
-from clustercert.http.query import refuse_repeated
+from clustercert.http.query import check_query
 from clustercert.http.source_address import HEADER, SourceAddresses, peer_address
 from clustercert.limits.failures import FailureLimit
 from clustercert.model import Caller, Origin, new_id
@@ -50,6 +51,8 @@ UNTRACED = frozenset({ALIVE, "/readyz", "/metrics"})
 TRACEPARENT = b"traceparent"
 # Longer than the header of W3C Trace Context in its versions so far, which has 55 bytes.
 MAX_TRACEPARENT = 128
+# The character that a decoder writes for bytes that are not UTF-8.
+REPLACEMENT = "\ufffd"
 # A longer response body is sent in pieces of this size. With TLS, uvloop accepts a piece of any size before it makes
 # the application wait for a client that does not read.
 PIECE_BYTES = 64 * 1024
@@ -226,7 +229,7 @@ def _new_context(scope: Scope, deadline: asyncio.Timeout, seconds: float) -> Req
 
 
 def _check(scope: Scope, names: list[bytes]) -> bool:
-    """Check query and header fields. Returns whether a body follows. Raises InvalidRequest.
+    """Check path, query and header fields. Returns whether a body follows. Raises InvalidRequest.
 
     `server.connection_limits` has already limited the size and number of the fields while they arrived.
     """
@@ -240,9 +243,23 @@ def _check(scope: Scope, names: list[bytes]) -> bool:
         raise InvalidRequest("The request has Content-Length and Transfer-Encoding. Send one of them.")
     if chunked:
         _require_chunked_only(scope)
+    # Most paths do not have this character, and searching for it costs little.
+    if REPLACEMENT in scope["path"]:
+        _require_utf8_path(scope)
     if scope["query_string"]:
-        refuse_repeated(scope["query_string"])
+        check_query(scope["query_string"])
     return chunked or counted
+
+
+def _require_utf8_path(scope: Scope) -> None:
+    """Raise InvalidRequest if the path has a percent-encoding that is not UTF-8.
+
+    The HTTP server has replaced such bytes with `REPLACEMENT`, so different paths would name the same object.
+    """
+    try:
+        unquote_to_bytes(scope["raw_path"]).decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise InvalidRequest("The path has a percent-encoding that is not UTF-8. Use UTF-8.") from error
 
 
 def _require_chunked_only(scope: Scope) -> None:

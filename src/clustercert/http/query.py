@@ -52,13 +52,18 @@ Time = Annotated[
 ]
 
 
-def refuse_repeated(query_string: bytes) -> None:
-    """Raise InvalidRequest if a query parameter is repeated.
+def check_query(query_string: bytes) -> None:
+    """Raise InvalidRequest if a query parameter is repeated, or has a percent-encoding that is not UTF-8.
 
-    Routes would use the last value, but one of the request signature schemes covers only the first value.
+    Of a repeated parameter, routes would use the last value, but one of the request signature schemes covers only the
+    first value.
     """
+    try:
+        parameters = parse_qsl(query_string.decode("latin-1"), keep_blank_values=True, errors="strict")
+    except UnicodeDecodeError as error:
+        raise InvalidRequest("The query has a percent-encoding that is not UTF-8. Use UTF-8.") from error
     names = set[str]()
-    for name, _ in parse_qsl(query_string.decode("latin-1"), keep_blank_values=True):
+    for name, _ in parameters:
         if name in names:
             raise InvalidRequest(f"{_shown_name(name)}: occurs more than once. Send it once.")
         names.add(name)
