@@ -296,6 +296,12 @@ def test_a_refusal_under_v3_is_one_of_keystone(server: Server) -> None:
     assert json.loads(answer.partition(b"\r\n\r\n")[2])["error"]["code"] == 431
 
 
+@pytest.mark.parametrize("target", [b"/v3/auth/tokens", b"/v3", b"/v3?a=b", b"/v3/auth/tokens?a=b"])
+def test_a_malformed_request_under_v3_is_refused_as_by_keystone(server: Server, target: bytes) -> None:
+    answer = server.exchange(b"GET " + target + b" HTTP/1.1\r\nHost: a\r\nX A: b\r\n\r\n")
+    assert json.loads(answer.partition(b"\r\n\r\n")[2])["error"]["code"] == 400
+
+
 @pytest.mark.parametrize("sent", [b"G", b"\r\n", HEAD, HEAD + b"a: b"])
 def test_a_header_block_that_does_not_arrive_in_time_is_refused(
     server: Server, monkeypatch: pytest.MonkeyPatch, sent: bytes

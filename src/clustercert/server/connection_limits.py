@@ -403,7 +403,9 @@ class BoundedProtocol(HttpToolsProtocol):
 
     def _rendered(self, failure: ClustercertError) -> bytes:
         request_id = new_id()
-        response = responses.error(failure, self.url.decode("latin-1"), request_id)
+        # Empty if the parser has not accepted the request line.
+        path = self.url.partition(b"?")[0].decode("latin-1")
+        response = responses.error(failure, path, request_id)
         fields = [
             *self.server_state.default_headers,
             *response.raw_headers,
