@@ -165,6 +165,7 @@ def test_static_files_are_kept_for_ever(browser: Browser) -> None:
     answer = browser.get("/console/static/console.css")
     assert answer.headers["content-type"] == "text/css; charset=utf-8"
     assert "immutable" in answer.headers["cache-control"]
+    assert "accept-ranges" not in answer.headers
     assert browser.get("/console/static/live.js").headers["content-type"] == "text/javascript; charset=utf-8"
     for name in ("..%2Frendering.py", "README.md", "missing.css"):
         assert browser.get(f"/console/static/{name}").status_code == 404

@@ -44,6 +44,7 @@ def test_a_file_is_sent_whole_whatever_range_is_requested(
     """The framework answers invalid ranges itself, with plain text."""
     answer = client.get(path, headers={"Range": wanted})
     assert (answer.status_code, answer.content) == (200, client.get(path).content)
+    assert "accept-ranges" not in answer.headers
 
 
 def test_the_page_has_no_inline_script(client: httpx.Client) -> None:

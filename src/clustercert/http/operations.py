@@ -4,11 +4,12 @@ import contextlib
 import functools
 import hmac
 import ipaddress
+import os
 from pathlib import Path
 
 from fastapi import APIRouter, FastAPI, Request
 from starlette.responses import RedirectResponse, Response
-from starlette.staticfiles import StaticFiles
+from starlette.staticfiles import PathLike, StaticFiles
 from starlette.types import Receive, Scope, Send
 
 from clustercert.http import openapi, responses
@@ -114,6 +115,14 @@ class _WholeFiles(StaticFiles):
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         await super().__call__(responses.without_range(scope), receive, send)
+
+    def file_response(
+        self, full_path: PathLike, stat_result: os.stat_result, scope: Scope, status_code: int = 200
+    ) -> Response:
+        response = super().file_response(full_path, stat_result, scope, status_code)
+        # The framework says that it supports ranges.
+        del response.headers["accept-ranges"]
+        return response
 
 
 def _from_loopback(request: Request) -> bool:

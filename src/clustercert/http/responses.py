@@ -6,6 +6,7 @@ import json
 from collections.abc import Collection, Iterable, Mapping
 from datetime import datetime
 from http import HTTPStatus
+from pathlib import Path
 from typing import Annotated, Any, Self
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict
@@ -196,6 +197,13 @@ def without_range(scope: Scope) -> Scope:
 
 class WholeFile(FileResponse):
     """A response with a whole file. Ignores the header Range."""
+
+    def __init__(
+        self, path: Path, headers: Mapping[str, str] | None = None, media_type: str | None = None
+    ) -> None:
+        super().__init__(path, headers=headers, media_type=media_type)
+        # The framework says that it supports ranges.
+        del self.headers["accept-ranges"]
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         await super().__call__(without_range(scope), receive, send)
