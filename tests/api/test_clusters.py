@@ -284,3 +284,10 @@ def test_nothing_of_a_cluster_tells_its_keys(client: httpx.Client, world: World)
         assert "BEGIN" not in text
         assert "LS0t" not in text
         assert "sealed" not in text
+
+
+@pytest.mark.parametrize("tail", ["", "/{plain}", "/{plain}/openapi"])
+def test_no_cache_keeps_a_cluster(client: httpx.Client, world: World, tail: str) -> None:
+    path = f"/api/v3/projects/{world.project.id}/clusters{tail.format(plain=world.clusters['plain'].id)}"
+    response = client.get(path, headers=world.people["admin"].headers)
+    assert (response.status_code, response.headers["cache-control"]) == (200, "no-store")

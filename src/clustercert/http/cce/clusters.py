@@ -81,14 +81,14 @@ async def list_clusters(
         if status in (None, PHASE) and cluster_type in (None, TYPE) and version in (None, cluster.version)
     ]
     body = f'{{"kind": "Cluster", "apiVersion": "v3", "items": [{", ".join(items)}]}}'
-    return responses.Rendered(body.encode(), responses.JSON)
+    return responses.Rendered(body.encode(), (*responses.JSON, (b"cache-control", b"no-store")))
 
 
 @router.get(CLUSTER, responses=described("The cluster.", CceCluster))
 async def show_cluster(call: CallDep, project_id: str, cluster_id: str) -> Response:
     """Show a cluster. Fields whose value is not known are empty, not absent."""
     cluster = await call.services.clusters.show(call.caller, project_id, cluster_id)
-    return responses.json_response(_cluster_body(cluster, call))
+    return responses.private(_cluster_body(cluster, call))
 
 
 @router.get(CLUSTER + "/openapi", responses=described("The addresses.", CceEndpoints))
@@ -99,7 +99,7 @@ async def show_cluster_endpoints(call: CallDep, project_id: str, cluster_id: str
     """
     cluster = await call.services.clusters.show(call.caller, project_id, cluster_id)
     eip: JsonObject = {"bandwidth": {"size": 0, "sharetype": ""}}
-    return responses.json_response(
+    return responses.private(
         {
             "metadata": {},
             "spec": {"spec": {"id": "", "eip": eip, "IsDynamic": False}},
