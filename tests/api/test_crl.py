@@ -1,5 +1,6 @@
 """The CRL of a client CA over HTTP: public, up to date, and cached until something changes."""
 
+import asyncio
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
@@ -14,6 +15,7 @@ from fastapi import FastAPI
 
 from clustercert.certificates.crls import LIFETIME, MIN_AGE, Crls
 from clustercert.model import utc_now
+from clustercert.model.errors import NotFound
 from clustercert.pki.certificates import fingerprint
 from clustercert.policy.lifetime import BACKDATE
 from clustercert.policy.templates import is_plain_text
@@ -180,6 +182,18 @@ def test_forms_and_what_does_not_exist(place: Place) -> None:
     assert is_plain_text.cache_info().currsize == kept, "what anybody may ask for is not remembered"
     execute(place.world.database, "UPDATE client_ca SET sealed_key = NULL WHERE id = ?", others)
     assert place.client.get(place.path("eip")).status_code == 404
+
+
+async def test_a_request_for_an_unknown_crl_does_not_wait_for_a_signature(place: Place) -> None:
+    cluster, retired = place.world.clusters["plain"], place.world.clusters["eip"]
+    query = "UPDATE client_ca SET sealed_key = NULL, state = 'retired' WHERE id = ?"
+    execute(place.world.database, query, retired.client_ca.id)
+    async with open_components(place.world.settings()) as components:
+        crls = Crls(CrlQueries(components.database), components.clusters.signers, utc_now)
+        async with crls._signing:
+            for cluster_id, ca_id in ((cluster.id, "0" * 32), (retired.id, retired.client_ca.id)):
+                with pytest.raises(NotFound):
+                    await asyncio.wait_for(crls.crl(cluster_id, ca_id), 10)
 
 
 async def test_a_crl_is_cached_until_a_change_or_half_its_validity(place: Place) -> None:

@@ -77,21 +77,28 @@ class Crls:
         key = cluster_id, ca_id
         if cached := await self._cached(key):
             return cached
+        # Look up the CA first, so that requests for unknown CAs do not wait, and delay no other CRL.
+        await self._authority(cluster_id, ca_id)
         async with self._signing:
             if cached := await self._cached(key):
                 return cached
             generation = self._queries.generation.value
-            ca = await self._queries.authority(cluster_id, ca_id)
-            if ca is None:
-                raise NotFound("There is no such client CA. Check the ids of the cluster and the CA.")
-            if ca.state == "retired":
-                raise NotFound(
-                    "The client CA is retired and its key is deleted, so there is no new CRL. No API server trusts the"
-                    " CA."
-                )
+            # Look up the CA again, because it may have been retired while this request waited.
+            ca = await self._authority(cluster_id, ca_id)
             crl, changed = await self._sign(ca, signer_named(self._signers, ca.signer))
             self._cache[key] = _Cached(crl, changed, generation)
         return crl
+
+    async def _authority(self, cluster_id: str, ca_id: str) -> ClientCA:
+        """Return a client CA that is not retired. Raises NotFound."""
+        ca = await self._queries.authority(cluster_id, ca_id)
+        if ca is None:
+            raise NotFound("There is no such client CA. Check the ids of the cluster and the CA.")
+        if ca.state == "retired":
+            raise NotFound(
+                "The client CA is retired and its key is deleted, so there is no new CRL. No API server trusts the CA."
+            )
+        return ca
 
     async def _cached(self, key: tuple[str, str]) -> Crl | None:
         """Return the cached CRL if it is still usable."""
