@@ -356,6 +356,32 @@ def test_a_logout_at_the_issuer_ends_the_sessions_at_once(
 
 
 @pytest.mark.parametrize(
+    ("claims", "auth_time", "is_kept"),
+    [
+        ({"sid": None}, 0, True),
+        ({"sid": None}, -31, False),
+        ({"sid": None}, None, False),
+        ({"sid": "s-1"}, 0, False),
+    ],
+)
+def test_a_repeated_logout_token_of_a_user_ends_no_later_login(
+    site: Service,
+    browser: Browser,
+    issuer: OAuthIssuer,
+    claims: dict[str, object],
+    auth_time: int | None,
+    is_kept: bool,
+) -> None:
+    """`auth_time`: seconds from now, or None for an ID token without this claim. The logout was 30 seconds ago."""
+    now = int(time.time())
+    issuer.behavior.claims |= {"auth_time": None if auth_time is None else now + auth_time}
+    log_in(browser, issuer)
+    for _ in range(2):
+        assert logout(site, issuer, iat=now - 30, **claims).status_code == 200
+        assert is_logged_in(browser) is is_kept
+
+
+@pytest.mark.parametrize(
     ("claims", "check"),
     [
         ({"sid": "s-1", "aud": "api"}, "aud"),

@@ -488,16 +488,18 @@ async def test_an_issuer_ends_sessions_by_its_session_or_its_user(accounts: Acco
     second = await log_in_by_claims(accounts, identity, claims() | {"sid": "another"})
     other = await log_in_by_claims(accounts, identity, claims(sub="other") | {"sid": "third"})
     ended = [
-        await identity.sessions.end_by_issuer(URL, sid=sid, sub=sub, origin=ORIGIN)
+        await identity.sessions.end_by_issuer(URL, sid=sid, sub=sub, at=accounts.clock(), origin=ORIGIN)
         for sid, sub in [("session-at-the-issuer", "other"), ("session-at-the-issuer", None), (None, "f3b1")]
     ]
     assert ended == [0, 1, 1]
-    assert (
-        await identity.sessions.end_by_issuer("https://x.example", sid="third", sub=None, origin=ORIGIN) == 0
+    at = accounts.clock()
+    elsewhere = await identity.sessions.end_by_issuer(
+        "https://x.example", sid="third", sub=None, at=at, origin=ORIGIN
     )
+    assert elsewhere == 0
     for cookie in (first, second):
         with pytest.raises(Unauthenticated):
             await caller_of_session(identity, cookie)
     await caller_of_session(identity, other)
     with pytest.raises(ValueError, match="neither"):
-        await identity.sessions.end_by_issuer(URL, sid=None, sub=None, origin=ORIGIN)
+        await identity.sessions.end_by_issuer(URL, sid=None, sub=None, at=at, origin=ORIGIN)

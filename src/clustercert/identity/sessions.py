@@ -234,17 +234,18 @@ class Sessions:
             raise NotFound(_NO_SESSION)
 
     async def end_by_issuer(
-        self, issuer_url: str, *, sid: str | None, sub: str | None, origin: Origin
+        self, issuer_url: str, *, sid: str | None, sub: str | None, at: datetime, origin: Origin
     ) -> int:
         """End the sessions that began with logins at an issuer: in its session `sid`, or of its user `sub`.
 
         Returns how many. With both `sid` and `sub`, ends the sessions to which both apply. Raises ValueError with
-        neither.
+        neither. Without `sid`, keeps the sessions whose login is known to be later than the logout at the time `at`,
+        because anyone who has seen a logout token can send it again.
         """
         if sid is None and sub is None:
             raise ValueError("a logout names neither a session nor a user")
         ended = 0
-        for session in await self._queries.of_issuer(issuer_url, sid=sid, sub=sub):
+        for session in await self._queries.of_issuer(issuer_url, sid=sid, sub=sub, at=at):
             ended += await self._end(session, Actor(session.user_id, origin))
         return ended
 

@@ -94,12 +94,18 @@ class ConsoleSessionQueries(Queries):
         return True
 
     async def of_issuer(
-        self, issuer: str, *, sid: str | None = None, sub: str | None = None
+        self, issuer: str, *, sid: str | None, sub: str | None, at: datetime
     ) -> tuple[Session, ...]:
-        """Return the sessions that began with logins at an issuer: in its session `sid`, or of its user `sub`."""
+        """Return the sessions that began with logins at an issuer: in its session `sid`, or of its user `sub`.
+
+        Without `sid`, leaves out the sessions whose login is known to be later than the time `at`.
+        """
         query = select(_session).where(_session.c.issuer == issuer)
         if sid is not None:
             query = query.where(_session.c.sid == sid)
+        else:
+            logged_in_at = _session.c.authenticated_at
+            query = query.where(or_(logged_in_at.is_(None), logged_in_at <= at))
         if sub is not None:
             query = query.where(_session.c.sub == sub)
         return tuple(map(_session_of, await self._rows(query)))

@@ -4,10 +4,11 @@ Source: OpenID Connect Back-Channel Logout 1.0, sections 2.4 and 2.6.
 """
 
 from dataclasses import dataclass
+from datetime import datetime
 
 from clustercert.authn.oidc.claims import TokenRefused
 from clustercert.authn.oidc.issuers import OidcIssuer
-from clustercert.authn.oidc.tokens import audience_and_time_results, parse_token, session_ids
+from clustercert.authn.oidc.tokens import audience_and_time_results, issued_at, parse_token, session_ids
 from clustercert.authn.oidc.verification import Verifier, require_passed
 
 LOGOUT_EVENT = "http://schemas.openid.net/event/backchannel-logout"
@@ -22,11 +23,13 @@ class Logout:
     Attributes:
         sid: the issuer's id of the session; None for all sessions of the user.
         sub: the issuer's id of the user; None if the token has only `sid`.
+        at: when the token was issued.
     """
 
     issuer: OidcIssuer
     sid: str | None
     sub: str | None
+    at: datetime
 
 
 async def verified_logout(verifier: Verifier, text: str) -> Logout:
@@ -47,4 +50,4 @@ async def verified_logout(verifier: Verifier, text: str) -> Logout:
     sid, sub = session_ids(claims)
     if sid is None and sub is None:
         raise TokenRefused("sid", None, "the claim sid or sub")
-    return Logout(issuer, sid, sub)
+    return Logout(issuer, sid, sub, issued_at(token))

@@ -214,13 +214,18 @@ def _time(name: str, value: object) -> datetime:
     return datetime.fromtimestamp(float(value), UTC)
 
 
+def issued_at(token: UnverifiedToken) -> datetime:
+    """Return when the issuer made a verified token, by the issuer's clock."""
+    return _time("iat", token.claims.get("iat"))
+
+
 def login_time(issuer: OidcIssuer, token: UnverifiedToken) -> tuple[datetime, bool]:
     """Return the earliest time, by this service's clock, at which the user of a verified token can have logged in.
 
     Also returns whether the time comes from the claim `auth_time`, which stays the same when the token is renewed. If
     `auth_time` is missing or not a number, uses `iat` instead. Source: OpenID Connect Core 1.0, sections 2 and 12.2.
     """
-    issued = _time("iat", token.claims.get("iat"))
+    issued = issued_at(token)
     try:
         logged_in = _time("auth_time", token.claims.get("auth_time"))
     except TokenRefused:
@@ -231,7 +236,7 @@ def login_time(issuer: OidcIssuer, token: UnverifiedToken) -> tuple[datetime, bo
 def valid_until(issuer: OidcIssuer, token: UnverifiedToken) -> datetime:
     """Return the time until which a verified token is accepted."""
     expiry = _time("exp", token.claims.get("exp"))
-    oldest = _time("iat", token.claims.get("iat")) + issuer.age_limit
+    oldest = issued_at(token) + issuer.age_limit
     return min(expiry, oldest) + issuer.leeway
 
 

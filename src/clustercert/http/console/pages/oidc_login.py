@@ -155,7 +155,7 @@ async def _logout_by_issuer(request: Request) -> Response:
         raise _LogoutRefused(refusal.reason) from None
     context.log_fields["issuer"] = logout.issuer.name
     context.log_fields["ended_sessions"] = await services.sessions.end_by_issuer(
-        logout.issuer.url, sid=logout.sid, sub=logout.sub, origin=context.origin
+        logout.issuer.url, sid=logout.sid, sub=logout.sub, at=logout.at, origin=context.origin
     )
     return Response(headers=NO_STORE)
 
