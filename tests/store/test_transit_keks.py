@@ -15,6 +15,7 @@ from clustercert.custody.keks import KekFile, write_new_kek_file
 from clustercert.custody.sources import KekSource
 from clustercert.custody.status import kek_statuses
 from clustercert.custody.transit import TransitSource
+from clustercert.http_client import Response
 from clustercert.model import Actor, JsonObject
 from clustercert.model.errors import Conflict, CustodyError, KeysUnavailable
 from clustercert.pki import openbao as client
@@ -393,6 +394,14 @@ async def test_an_unusable_token_file_is_named(tmp_path: Path, mode: int, conten
     assert str(file) in str(caught.value)
     assert not content or content not in str(caught.value)
     await server.close()
+
+
+@pytest.mark.parametrize(
+    "content", [b"[" * 100_000, b'{"data":' * 10_000 + b"1" + b"}" * 10_000, b"\xff", b"[]"]
+)
+def test_an_unreadable_answer_counts_as_an_outage(content: bytes) -> None:
+    with pytest.raises(ServerUnavailable):
+        client._answer(Response(200, {}, content))
 
 
 async def test_the_server_is_recognised_by_its_ca(tmp_path: Path) -> None:

@@ -197,7 +197,7 @@ def _answer(response: Response) -> JsonObject:
         return {}
     try:
         answer = _object(json.loads(response.content))
-    except ValueError:
+    except (ValueError, RecursionError):
         answer = {}
     if response.status == 200 and answer:  # noqa: PLR2004
         return answer
