@@ -8,6 +8,7 @@ from datetime import datetime, timedelta
 from typing import Any, cast
 
 import pytest
+from sqlalchemy import insert, select
 
 from clustercert.kubernetes.webhook import credential_usage as webhook_usage
 from clustercert.kubernetes.webhook.audit_events import Allowed, Approval
@@ -29,7 +30,9 @@ from clustercert.store.clusters import ClusterQueries, ClusterWebhookConfig, Web
 from clustercert.store.credential_cache import CredentialCache, RevocationFeed
 from clustercert.store.credential_usage import Alerts, CredentialUsageQueries, Use
 from clustercert.store.engine.database import Database
+from clustercert.store.engine.transaction import Transaction
 from clustercert.store.revocations import RevocationQueries
+from clustercert.store.tables import webhook_token
 from support.credential_cache import SCOPES
 from support.credential_cache import revocation as revocation_of
 from support.credential_usage import (
@@ -44,9 +47,11 @@ from support.credential_usage import (
     unknown,
     usage_at,
 )
+from support.lock_waits import LockWaits
 from support.log_capture import captured_lines
 from support.samples import CLUSTER_ID, PROJECT_ID
-from support.stores import NOW, Store, event
+from support.store_records import register_cluster
+from support.stores import NOW, Store, event, patient
 
 SECOND = timedelta(seconds=1)
 
@@ -296,7 +301,7 @@ async def test_the_use_of_a_token_is_written_once_a_minute(
     first, second = [(await tokens.create(there, actor=Actor("cli:test", ORIGIN))) for _ in range(2)]
 
     async def asked_at(by: CredentialUsage) -> dict[str, object]:
-        by.report_token_use(token_hash(first.text))
+        by.report_token_use(CLUSTER_ID, token_hash(first.text))
         await by.flush()
         return {token.id: token.last_asked_at for token in await tokens.queries.tokens_of_cluster(there.id)}
 
@@ -319,6 +324,44 @@ async def test_the_use_of_a_token_is_written_once_a_minute(
     await tokens.remove(there, first.token.id, actor=Actor("cli:test", ORIGIN))
     clock[0] += timedelta(hours=1)
     assert await asked_at(here) == {second.token.id: None}
+
+
+@pytest.mark.parametrize("what", ["token uses", "refused calls"])
+async def test_the_times_of_tokens_are_written_in_one_order(on_postgresql: Store, what: str) -> None:
+    """Otherwise, two workers could wait for each other."""
+    here, elsewhere = (patient(on_postgresql.url) for _ in range(2))
+    there = await register_cluster(here, on_postgresql)
+    other_id = "f" * 8 + there.id[8:]
+    ca = replace(there.client_ca, id="f" * 32, cluster_id=other_id)
+    other = replace(there, id=other_id, name="other", client_ca=ca)
+    await ClusterQueries(here).add(other, event("cluster.added"), 2)
+    second, first, last = ((there.id, b"3" * 32), (there.id, b"2" * 32), (other.id, b"1" * 32))
+    async with here.transaction() as connection:
+        for cluster_id, hashed in (second, first, last):
+            values = {"id": hashed.hex()[:32], "cluster_id": cluster_id, "hash": hashed, "created_at": NOW}
+            await connection.execute(insert(webhook_token).values(values))
+
+    async def lock(connection: Transaction, hashed: bytes) -> None:
+        query = select(webhook_token.c.id).where(webhook_token.c.hash == hashed)
+        await connection.execute(query.with_for_update(nowait=True))
+
+    waits, queries = LockWaits(elsewhere, on_postgresql), CredentialUsageQueries(elsewhere)
+    async with here.transaction() as connection:
+        await lock(connection, first[1])
+        if what == "token uses":
+            writing = asyncio.create_task(
+                queries.add_webhook_calls(dict.fromkeys((second, first, last), NOW))
+            )
+        else:
+            writing = asyncio.create_task(queries.add_refused_calls({there.id: NOW, other.id: NOW}))
+        await waits.begun(writing)
+        for _, hashed in (second, last):
+            await lock(connection, hashed)
+    await writing
+    column = "last_asked_at" if what == "token uses" else "refused_at"
+    assert on_postgresql.rows(f"SELECT {column} FROM webhook_token") == [(NOW,)] * 3
+    await here.close()
+    await elsewhere.close()
 
 
 async def test_a_call_with_a_wrong_token_is_written_once_a_minute(
@@ -647,7 +690,7 @@ async def test_clusters_are_counted_whose_api_servers_use_certificates_without_a
     usage.report(replace(await seen(known, record, NOW, webhook_config=other), reporter=reporter))
     await usage.flush()
     if asked is not None:
-        times_asked = {token_hash(issued.text): NOW + timedelta(minutes=asked)}
+        times_asked = {(CLUSTER_ID, token_hash(issued.text)): NOW + timedelta(minutes=asked)}
         await usage.queries.add_webhook_calls(times_asked)
     assert await usage.queries.clusters_without_reviews(NOW) == expected
     assert await usage.queries.clusters_without_reviews(NOW + timedelta(minutes=10)) == 0
@@ -670,7 +713,7 @@ async def test_a_cluster_that_enforces_revocations_without_the_webhook_need_not_
     await usage.flush()
     assert await usage.queries.clusters_without_reviews(NOW) == 0
     # It has asked before, so it has the webhook as well.
-    await usage.queries.add_webhook_calls({token_hash(issued.text): NOW - timedelta(hours=1)})
+    await usage.queries.add_webhook_calls({(CLUSTER_ID, token_hash(issued.text)): NOW - timedelta(hours=1)})
     assert await usage.queries.clusters_without_reviews(NOW) == 1
 
 

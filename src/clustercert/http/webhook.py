@@ -154,7 +154,7 @@ async def handle_review(request: Request, services: Services, cluster_id: str) -
         last = tokens.last_valid(cluster_id, token)
         if last is None:
             await tokens.authenticate(cluster_id, token)
-        services.webhook.credential_usage.report_token_use(token_hash(token))
+        services.webhook.credential_usage.report_token_use(cluster_id, token_hash(token))
         raw = await beginning(request, seconds, MAX_REVIEW)
         if len(raw) > MAX_REVIEW:
             return _too_large(request, raw, seconds)

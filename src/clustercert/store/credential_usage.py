@@ -137,10 +137,12 @@ class CredentialUsageQueries(Queries):
             async with self._database.transaction() as connection:
                 await connection.execute(_SEEN, rows[start : start + WRITTEN_AT_ONCE])
 
-    async def add_webhook_calls(self, times: Mapping[bytes, datetime]) -> None:
-        """Record when API servers last used their webhook tokens. `times` is keyed by the hashes of the tokens."""
+    async def add_webhook_calls(self, times: Mapping[tuple[str, bytes], datetime]) -> None:
+        """Record when API servers last used their webhook tokens. `times` is keyed by cluster id and token hash."""
+        # Lock the rows in the order of clusters and hashes, as `_add_times` does.
         rows = [
-            {"token_hash": token, "at": at, "before": at - RESOLUTION} for token, at in sorted(times.items())
+            {"token_hash": token, "at": at, "before": at - RESOLUTION}
+            for (_, token), at in sorted(times.items())
         ]
         if rows:
             async with self._database.transaction() as connection:
@@ -397,7 +399,9 @@ _CALLED = (
 def _time_of_cluster(column: ColumnElement[datetime], name: str) -> Update:
     is_older = or_(column.is_(None), column < _time("before"))
     this = _token.c.cluster_id == bindparam("cluster")
-    return update(_token).where(this, is_older).values({name: _time("at")})
+    # Lock a cluster's tokens in the order of their hashes, as `add_webhook_calls` does.
+    due = select(_token.c.id).where(this, is_older).order_by(_token.c.hash).with_for_update().correlate(None)
+    return update(_token).where(_token.c.id.in_(due)).values({name: _time("at")})
 
 
 _REFUSED = _time_of_cluster(_token.c.refused_at, "refused_at")

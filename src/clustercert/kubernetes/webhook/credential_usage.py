@@ -153,7 +153,7 @@ class _Pending:
         revoked: allowed uses of revoked certificates, by certificate row.
         approvals: CertificateSigningRequests that were approved with a certificate, by certificate row.
         unknown: uses of unknown credentials, each with its first report, by cluster id and identity.
-        token_uses: the time of the last use, by token hash.
+        token_uses: the time of the last use, by cluster id and token hash.
         refused_calls: the time of the last call with a wrong token, by cluster id.
         audit_events: when audit events last arrived, by cluster id.
         audited_uses: the last request in audit events that the webhook should have reviewed, by cluster id.
@@ -165,7 +165,7 @@ class _Pending:
     revoked: dict[int, ObservedUse] = field(default_factory=dict)
     approvals: dict[int, ObservedUse] = field(default_factory=dict)
     unknown: dict[tuple[str, bytes], tuple[UnknownUse, ObservedUse]] = field(default_factory=dict)
-    token_uses: dict[bytes, datetime] = field(default_factory=dict)
+    token_uses: dict[tuple[str, bytes], datetime] = field(default_factory=dict)
     refused_calls: dict[str, datetime] = field(default_factory=dict)
     audit_events: dict[str, datetime] = field(default_factory=dict)
     audited_uses: dict[str, datetime] = field(default_factory=dict)
@@ -253,11 +253,11 @@ class CredentialUsage:
         elif exemption == "component":
             self._report_component(use)
 
-    def report_token_use(self, token_hash: bytes) -> None:
-        """Add a report that an API server used a valid webhook token just now."""
-        now = self.now()
-        if not self._written.has(token_hash, now, now):
-            self._pending.token_uses[token_hash] = now
+    def report_token_use(self, cluster_id: str, token_hash: bytes) -> None:
+        """Add a report that an API server of the cluster used a valid webhook token just now."""
+        now, key = self.now(), (cluster_id, token_hash)
+        if not self._written.has(key, now, now):
+            self._pending.token_uses[key] = now
 
     def report_refused_call(self, cluster_id: str) -> None:
         """Add a report that the webhook of an existing cluster was called with a wrong token just now."""
@@ -361,8 +361,8 @@ class CredentialUsage:
                 metrics.BACKGROUND_FAILURES.labels("record uses of credentials").inc()
 
     def _remember(self, written: _Pending) -> None:
-        for token_hash, at in written.token_uses.items():
-            self._written.add(token_hash, at)
+        for token, at in written.token_uses.items():
+            self._written.add(token, at)
         for cluster_id, at in written.refused_calls.items():
             self._written.add(("refused", cluster_id), at)
         for cluster_id, at in written.audit_events.items():
