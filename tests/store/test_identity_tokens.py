@@ -2,7 +2,7 @@ from datetime import timedelta
 
 import pytest
 from argon2 import PasswordHasher
-from sqlalchemy import select
+from sqlalchemy import Table, select, update
 
 from clustercert.identity.passwords import Passwords
 from clustercert.identity.service import Identity
@@ -217,6 +217,16 @@ async def test_a_revocation_is_audited_and_ends_one_token_alone(accounts: Accoun
         "request_id": ORIGIN.request_id,
         "detail": {"user_id": alice.id},
     }
+
+
+@pytest.mark.parametrize("table", [tables.user, tables.domain])
+async def test_a_refused_logout_everywhere_deletes_nothing(accounts: Accounts, table: Table) -> None:
+    caller = await caller_of(accounts, (await accounts.login(await accounts.new_user("alice"))).text)
+    async with accounts.database.transaction() as connection:
+        await connection.execute(update(table).values(enabled=False))
+    with pytest.raises(Unauthenticated):
+        await accounts.identity.logins.end_all(caller, with_keys=True)
+    assert await count(accounts, "token") == 1
 
 
 async def test_a_hash_with_old_parameters_is_renewed_by_a_login(accounts: Accounts) -> None:

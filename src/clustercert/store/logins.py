@@ -402,11 +402,13 @@ class UserLoginQueries(Queries):
         Returns what was deleted. Does nothing, and records no event, if there is nothing to delete. Raises
         Unauthenticated if the user or their domain was disabled or deleted during the request.
         """
+        # Check the user before the first batch of tokens is deleted, because the event is recorded only at the end.
+        async with self._database.transaction() as connection:
+            await _lock_requesting_user(connection, user_id)
         deleted = await self._delete_tokens(user_id)
         async with self._database.transaction() as connection:
             # Lock the user's row first, so that no other request adds a session, token or key before the commit.
-            if not await lock_usable_user(connection, user_id):
-                raise Unauthenticated("the user was disabled during the request", known=user_id)
+            await _lock_requesting_user(connection, user_id)
             temporary, permanent = await _keys_of(connection, user_id)
             sessions = await end_sessions(connection, (user_id,))
             tokens = await connection.execute(delete(_token).where(_token.c.user_id == user_id))
@@ -457,6 +459,12 @@ class UserLoginQueries(Queries):
         except IntegrityError:
             raise ConcurrentChange from None
         return ended
+
+
+async def _lock_requesting_user(connection: Transaction, user_id: str) -> None:
+    """Lock the rows of the user and of their domain. Raises Unauthenticated if one of them is disabled or deleted."""
+    if not await lock_usable_user(connection, user_id):
+        raise Unauthenticated("the user was disabled during the request", known=user_id)
 
 
 async def _keys_of(connection: Transaction, user_id: str) -> tuple[int, tuple[AccessKey, ...]]:
