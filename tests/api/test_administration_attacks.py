@@ -97,6 +97,23 @@ def test_a_project_admin_assigns_no_role_above_their_own(administration: Adminis
     assert administration.delete(f"{path}/{role}/users/{me}", who="admin").status_code == 403
 
 
+def test_a_project_admin_names_a_role_by_its_id_with_the_same_limits(administration: Administration) -> None:
+    world, role = administration.world, unique("role")
+    me, path = world.people["admin"].user.id, f"/projects/{world.project.id}/assignments"
+    reader, other = (administration.get(f"/roles/{name}").json()["id"] for name in ("reader", "auditor"))
+    one = f"{path}/{reader}/users/{me}"
+    assert administration.put(one, who="admin").json()["role"] == "reader"
+    assert administration.delete(one, who="admin").status_code == 200
+    for forbidden in (other, "0" * 32):
+        assert administration.put(f"{path}/{forbidden}/users/{me}", who="admin").status_code == 403
+        assert administration.delete(f"{path}/{forbidden}/users/{me}", who="admin").status_code == 403
+    # The name of a role is the id of another one, which the admin may not assign or remove.
+    assert administration.put(f"/roles/{role}").status_code == 201
+    hidden = administration.get(f"/roles/{role}").json()["id"]
+    assert administration.put(f"/roles/{hidden}").status_code in {200, 201}
+    assert administration.put(f"{path}/{hidden}/users/{me}", who="admin").status_code == 403
+
+
 def test_a_project_admin_reaches_no_other_project_or_domain(administration: Administration) -> None:
     world, domain = administration.world, unique("domain")
     administration.put(f"/domains/{domain}")

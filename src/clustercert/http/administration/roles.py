@@ -35,6 +35,7 @@ from clustercert.http.responses import ResponseBody
 from clustercert.identity.names import searchable
 from clustercert.model import Domain, Group, JsonObject, Project, Role, RoleAssignment, User
 from clustercert.model.errors import ConcurrentChange, Forbidden, InvalidRequest, NotFound
+from clustercert.model.ids import is_id
 from clustercert.model.suggestion import did_you_mean
 from clustercert.policy.rules import PROJECT_ROLES, SERVICE_ROLES, may_assign, may_unassign, operates
 from clustercert.store.access_controls import LostRole
@@ -185,6 +186,7 @@ async def assign_in_project(
     Project admins may assign the roles admin, member and reader, and roles that they have themselves.
     """
     project = await project_by_id(change.call, project_id)
+    role = await _role_name(change.call, role)
     _require_assignable(change.call, project, role)
     return await _assign(change, project, role, assignees, name, domain)
 
@@ -205,6 +207,7 @@ async def unassign_in_project(
     the group's members, in the project.
     """
     project = await project_by_id(change.call, project_id)
+    role = await _role_name(change.call, role)
     if not may_unassign(change.call.caller, role):
         raise Forbidden(f"role: only operators may remove the role {role}.")
     assigned = (await _find(change.call, project, role, assignees, name, domain)).actor
@@ -298,6 +301,15 @@ async def _assign(
     if warning := _warning(change, project, assigned):
         response.headers["Warning"] = f'299 - "{warning}"'
     return response
+
+
+async def _role_name(call: Call, role: str) -> str:
+    """Return the name of the role with this id. Returns other text, such as a name, unchanged."""
+    if not is_id(role):
+        return role
+    return next(
+        (each.name for each in await call.services.identity.roles.queries.roles() if each.id == role), role
+    )
 
 
 def _require_assignable(call: Call, project: Project, role: str) -> None:
