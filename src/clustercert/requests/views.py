@@ -91,21 +91,21 @@ def next_step(request: AccessRequest) -> str:
 
 
 def _next_of_pending(request: AccessRequest, until: str) -> str:
-    waits = f"The request waits for {_missing(request)} until {until}"
+    waits = f"The request waits until {until} for {_missing(request)}. Without approval,"
     if not request.before_approval:
-        return f"{waits}; then it expires."
+        return f"{waits} it expires then."
     duration = lifetime_text(request.duration)
     return (
-        f"The access can be used now, before the approval: {duration} from the first certificate. {waits}; without"
-        " approval, the access ends then."
+        f"The access can be used now, before the approval: {duration} from the first certificate. {waits} the access"
+        " ends then."
     )
 
 
 def _next_of_active(request: AccessRequest, until: str) -> str:
     if request.approved_at is None and request.ends_at is not None:
         return (
-            f"The access is in use before the approval, and ends at {rfc3339(request.ends_at)}. The request waits for"
-            f" {_missing(request)} until {until}; without approval, the access ends then."
+            f"The access is in use before the approval, and ends at {rfc3339(request.ends_at)}. The request waits until"
+            f" {until} for {_missing(request)}. Without approval, the access ends then."
         )
     if request.extension is not None and request.extension_state == "pending":
         longer = lifetime_text(request.extension)
