@@ -421,5 +421,6 @@ def _start_rotation(site: ConsoleSite, double: ApiServer) -> None:
     _trust(site, double)
     eventually(lambda: site.done("olga", "GET", path)["state"] in ("issuing", "draining"))
     # The service waits until no worker can issue from the old CA any more.
-    change = "UPDATE ca_rotation SET state = 'draining' WHERE cluster_id = ?"
+    # The new version keeps a background step that is already running from writing the old state.
+    change = "UPDATE ca_rotation SET state = 'draining', version = version + 1 WHERE cluster_id = ?"
     execute(site.database, change, site.clusters[ROTATED])
