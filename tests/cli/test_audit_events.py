@@ -141,7 +141,9 @@ class LogShipper:
         """Issue a certificate, and wait until an event is shipped."""
         before, headers = len(self.places()), self.world.people["member"].headers
         path = f"{self.url}{self.world.path()}"
-        httpx.post(path, headers=headers, json={"duration": 1}, trust_env=False).raise_for_status()
+        httpx.post(
+            path, headers=headers, json={"duration": 1}, trust_env=False, timeout=SECONDS
+        ).raise_for_status()
         eventually(lambda: len(self.places()) > before)
 
 

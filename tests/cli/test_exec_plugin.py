@@ -26,6 +26,7 @@ from support.command_line import Operator
 from support.exec_plugin import COMMAND, PATIENT, User, add_cluster, status_of
 from support.leaf_checks import BACKDATE
 from support.operated_cluster import SERVICE_CA
+from support.wait import SECONDS
 
 PARALLEL = 50
 INFO = '{"kind":"ExecCredential","apiVersion":"client.authentication.k8s.io/%s","spec":{"interactive":false}}'
@@ -98,7 +99,7 @@ def test_the_plugin_gets_a_certificate_with_the_arguments_of_the_services_kubeco
     headers = {"X-Auth-Token": json.loads(profile.read_text())["token"]}
     context = ssl.create_default_context(cafile=plugin.user.operator.folder / SERVICE_CA)
     path = f"{plugin.user.url}/clustercert/v1/clusters/{plugin.cluster_id}/kubeconfig"
-    document = httpx.get(path, headers=headers, verify=context).raise_for_status().json()
+    document = httpx.get(path, headers=headers, verify=context, timeout=SECONDS).raise_for_status().json()
 
     arguments = document["users"][0]["user"]["exec"]["args"]
     leaf = x509.load_pem_x509_certificate(

@@ -21,7 +21,7 @@ from support.operated_cluster import SERVICE_CA
 from support.page_site import steps_below
 from support.page_steps import Reader
 from support.terminal import in_a_terminal
-from support.wait import eventually, line_with
+from support.wait import SECONDS, eventually, line_with
 
 pytestmark = pytest.mark.slow
 
@@ -50,7 +50,8 @@ def false(site: Site, tmp_path: Path) -> Iterator[IssuerServer]:
 def describe_as(server: IssuerServer, site: Site, *urls: str) -> None:
     """Let a server describe its issuers as the genuine service does."""
     tls = ssl.create_default_context(cafile=str(site.operator.folder / SERVICE_CA))
-    offer = httpx.get(f"{site.url}/clustercert/v1/issuers", verify=tls, trust_env=False).json()
+    path = f"{site.url}/clustercert/v1/issuers"
+    offer = httpx.get(path, verify=tls, trust_env=False, timeout=SECONDS).json()
     server.responses["/clustercert/v1/issuers"] = Response(json.dumps(offer | {"urls": urls}).encode())
 
 

@@ -210,6 +210,7 @@ def test_a_client_of_the_proxy_does_not_decide_what_is_traced(front: Front) -> N
         assert client.get("/v3", headers=sent).status_code == 200
     # As the proxy sends it, from its own address.
     sent = {"traceparent": f"00-{proxy_trace}-{'1' * 16}-01"}
-    assert httpx.get(f"{front.running.said['url']}/v3", headers=sent, trust_env=False).status_code == 200
+    url = f"{front.running.said['url']}/v3"
+    assert httpx.get(url, headers=sent, trust_env=False, timeout=SECONDS).status_code == 200
     eventually(lambda: front.collector.trace(proxy_trace))
     assert not front.collector.trace(client_trace)

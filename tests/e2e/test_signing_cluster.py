@@ -27,7 +27,7 @@ from support.kube_apiserver import ASSETS, KubeApiServer, assets
 from support.ring_sealer import RingSealer
 from support.samples import CLUSTER_ID, grant
 from support.signing_cluster import MemoryClusters, registration_of
-from support.wait import eventually
+from support.wait import SECONDS, eventually
 
 pytestmark = [
     pytest.mark.slow,
@@ -112,7 +112,8 @@ async def test_the_cluster_signs_exactly_what_is_expected(site: Site) -> None:
             leaf = check_leaf(await site.signer.sign(request), request)
             assert leaf.not_after <= request.grant.not_after
     identity = ClientIdentity(der_pem(leaf.der), key_pem(KEYS[key_type]))
-    async with KubeApi(site.apiserver.url, site.apiserver.server_ca.read_bytes(), identity) as api:
+    server_ca = site.apiserver.server_ca.read_bytes()
+    async with KubeApi(site.apiserver.url, server_ca, identity, seconds=SECONDS) as api:
         user = await Probe(api).who_am_i()
     assert user.username == "alice"
     assert user.groups >= {*groups, credential_group(request.credential_number)}

@@ -14,6 +14,7 @@ from clustercert.model import Actor, Cluster, ClusterOptions, JsonObject, Origin
 from clustercert.model.clusters import Registration
 from clustercert.wiring import open_components
 from support.apiserver import ApiServer
+from support.wait import SECONDS
 from support.world import World
 
 T = TypeVar("T")
@@ -125,7 +126,8 @@ def revoked(double: ApiServer) -> dict[str, str]:
 
 def _done(double: ApiServer, identity: ClientIdentity, work: Callable[[KubeApi], Awaitable[T]]) -> T:
     async def run() -> T:
-        async with KubeApi(double.url, double.server_ca.read_bytes(), identity) as api:
+        ca = double.server_ca.read_bytes()
+        async with KubeApi(double.url, ca, identity, seconds=SECONDS) as api:
             return await work(api)
 
     return asyncio.run(run())
