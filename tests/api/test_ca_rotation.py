@@ -63,7 +63,12 @@ def test_a_ca_is_replaced_while_every_holder_keeps_access(new: NewRotation) -> N
     new_holder = eventually(lambda: rotation.issue_from(started["new_ca"]["id"]))
     assert new_holder is not None
     draining = rotation.get()
-    assert draining["old_ca_holders"]["certificates"] == 2
+    # On a slow machine, the old CA may also have signed after the first certificates of the loop above.
+    query = "SELECT count(*) FROM certificate WHERE ca_id = ?"
+    [(held,)] = rows(rotation.world.database, query, started["old_ca"]["id"])
+    assert draining["old_ca_holders"]["certificates"] == held
+    assert isinstance(held, int)
+    assert held >= 2
     assert draining["safe_at"] == draining["old_ca_holders"]["until"]
     assert {each["state"] for each in rotation.get("/client-cas")["client_cas"]} == {"retiring", "active"}
     for double in rotation.doubles:
@@ -71,10 +76,10 @@ def test_a_ca_is_replaced_while_every_holder_keeps_access(new: NewRotation) -> N
 
     refused = rotation.send("POST", "/client-ca-rotation/complete", {})
     assert refused.status_code == 409
-    assert "Valid certificates of the old CA: 2, not " in refused.json()["message"]
-    wrong = rotation.send("POST", "/client-ca-rotation/complete", {"force": True, "holders": 1})
+    assert f"Valid certificates of the old CA: {held}, not " in refused.json()["message"]
+    wrong = rotation.send("POST", "/client-ca-rotation/complete", {"force": True, "holders": held - 1})
     assert wrong.status_code == 409
-    completing = rotation.post("/complete", {"force": True, "holders": 2})
+    completing = rotation.post("/complete", {"force": True, "holders": held})
     assert (completing["state"], completing["forced"]) == ("draining", True)
     assert len(x509.load_pem_x509_certificates(rotation.bundle())) == 1
     rotation.trust(first)
