@@ -152,32 +152,35 @@ def running(folder: Path, *, tls: bool = False) -> Iterator[RealOpenBao]:
 
         pytest.skip("OpenBao is not installed: run `make openbao`")
     folder.mkdir(parents=True)
+    # Also while the server is down, nobody else gets the ports.
     with reserve() as reserved, reserve() as for_peers:
         port, peer_port = port_of(reserved), port_of(for_peers)
-    server = RealOpenBao(folder, f"{'https' if tls else 'http'}://127.0.0.1:{port}")
-    listener = "tls_disable = true"
-    if tls:
-        authority, identity = Authority("OpenBao CA"), folder / "server.pem"
-        identity.write_bytes(
-            authority.server_identity_pem("localhost", [x509.IPAddress(ipaddress.ip_address("127.0.0.1"))])
+        server = RealOpenBao(folder, f"{'https' if tls else 'http'}://127.0.0.1:{port}")
+        listener = "tls_disable = true"
+        if tls:
+            authority, identity = Authority("OpenBao CA"), folder / "server.pem"
+            identity.write_bytes(
+                authority.server_identity_pem(
+                    "localhost", [x509.IPAddress(ipaddress.ip_address("127.0.0.1"))]
+                )
+            )
+            server.ca_file = folder / "ca.pem"
+            server.ca_file.write_bytes(authority.certificate_pem)
+            listener = f'tls_cert_file = "{identity}"\n tls_key_file = "{identity}"'
+        (folder / "server.hcl").write_text(
+            f'storage "raft" {{\n path = "{folder}"\n node_id = "one"\n performance_multiplier = 1\n}}\n'
+            f'listener "tcp" {{\n address = "127.0.0.1:{port}"\n {listener}\n}}\n'
+            f'api_addr = "{server.url}"\n'
+            f'cluster_addr = "https://127.0.0.1:{peer_port}"\n'
         )
-        server.ca_file = folder / "ca.pem"
-        server.ca_file.write_bytes(authority.certificate_pem)
-        listener = f'tls_cert_file = "{identity}"\n tls_key_file = "{identity}"'
-    (folder / "server.hcl").write_text(
-        f'storage "raft" {{\n path = "{folder}"\n node_id = "one"\n performance_multiplier = 1\n}}\n'
-        f'listener "tcp" {{\n address = "127.0.0.1:{port}"\n {listener}\n}}\n'
-        f'api_addr = "{server.url}"\n'
-        f'cluster_addr = "https://127.0.0.1:{peer_port}"\n'
-    )
-    try:
-        server.start()
-        server.request("POST", "sys/mounts/transit", {"type": "transit"})
-        server.new_key()
-        yield server
-    finally:
-        if server.process is not None:
-            server.kill()
+        try:
+            server.start()
+            server.request("POST", "sys/mounts/transit", {"type": "transit"})
+            server.new_key()
+            yield server
+        finally:
+            if server.process is not None:
+                server.kill()
 
 
 def program() -> Path | None:
