@@ -89,8 +89,9 @@ function provider(url, { clients, groups, seconds }, keys) {
       },
     },
     pkce: { required: () => true },
-    // Without the dispatcher, which refuses addresses on loopback.
-    fetch: (address, { dispatcher, ...options }) => fetch(address, options),
+    // Without the dispatcher, which refuses addresses on loopback, and without the signal, which ends requests after
+    // 2.5 seconds: a logout would be lost on a slow machine.
+    fetch: (address, { dispatcher, signal, ...options }) => fetch(address, options),
     ttl: { IdToken: 600, AccessToken: 600, RefreshToken: 86400, Session: 86400, Grant: 86400, ...seconds },
     issueRefreshToken: (_, { grantTypes }) => grantTypes.includes('refresh_token'),
     rotateRefreshToken: true,
