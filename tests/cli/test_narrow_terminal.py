@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from clustercert.cli.options import USAGE
 from support.command_line import Operator, new_operator
 from support.samples import server_ca_pem
 from support.store_commands import on_store
@@ -59,7 +60,7 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Operator:
     return operator
 
 
-def screen_of(operator: Operator, home: Path, *arguments: str) -> list[str]:
+def screen_of(operator: Operator, home: Path, *arguments: str, expected: int = 0) -> list[str]:
     """The lines on the screen, without what starts and ends bold text."""
     variables = {name: value for name, value in os.environ.items() if not name.startswith("CLUSTERCERT")}
     code, screen = in_a_terminal(
@@ -68,7 +69,7 @@ def screen_of(operator: Operator, home: Path, *arguments: str) -> list[str]:
         variables | {"HOME": str(home)},
         columns=80,
     )
-    assert code == 0, screen
+    assert code == expected, screen
     return re.sub(r"\x1b\[[0-9;]*[mK]|\r", "", screen).splitlines()
 
 
@@ -83,6 +84,16 @@ def is_prose(line: str) -> bool:
 def test_no_line_is_too_long(store: Operator, home: Path, command: str) -> None:
     lines = screen_of(store, home, *command.split())
     assert [line for line in lines if len(line) > 80 and not is_prose(line)] == []
+
+
+@pytest.mark.parametrize(
+    "command",
+    ["kubeconfig get prod --expire-at junk", "credential prod --profile ../x", "login --profile ../x"],
+)
+def test_an_error_is_broken_between_words(store: Operator, home: Path, command: str) -> None:
+    lines = screen_of(store, home, *command.split(), expected=USAGE)
+    assert all(len(line) <= 80 for line in lines), lines
+    assert any(len(line) > 60 for line in lines)
 
 
 def test_an_identifier_is_whole_and_wide_shows_all(store: Operator, home: Path) -> None:

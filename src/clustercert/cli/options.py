@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from clustercert.cli.output import note_text
 from clustercert.model.errors import ClustercertError, StoreFault, Unavailable
 from clustercert.model.times import parse_rfc3339
 
@@ -164,7 +165,9 @@ class InvalidOption(typer.BadParameter):
     def format_message(self) -> str:
         # Without the name of an option, Typer would begin with `Invalid value:`, although no single value is wrong.
         is_named = self.param_hint is not None or self.param is not None
-        return super().format_message() if is_named else self.message
+        message = super().format_message() if is_named else self.message
+        # Typer prints this word before the message.
+        return note_text(f"Error: {message}").removeprefix("Error: ")
 
 
 class CommandError(ClustercertError):

@@ -147,7 +147,13 @@ def _note(message: str) -> None:
     """Print a message on kubectl's terminal. Escapes the message, which may contain text from the service."""
     from clustercert.cli.printable import printable
 
-    sys.stderr.write(f"clustercert: {printable(message)}\n")
+    text = f"clustercert: {message}"
+    if sys.stderr.isatty():
+        # This import is slow.
+        from clustercert.cli.output import note_text
+    else:
+        note_text = printable
+    sys.stderr.write(f"{note_text(text)}\n")
 
 
 def _print(body: str, version: str) -> int:
