@@ -7,6 +7,7 @@ import pytest
 from sqlalchemy import insert, select
 
 from clustercert.model.errors import Unavailable
+from clustercert.observability import metrics
 from clustercert.store import tables
 from clustercert.store.engine.database import Database
 from clustercert.store.engine.generation import Cache, Generation
@@ -253,6 +254,8 @@ async def test_the_watch_goes_on_through_failures_and_tells_of_each_once(numbers
         INTERVAL = 0.001
 
     generation = Impatient(numbers.read, numbers.clock)
+    counter = metrics.BACKGROUND_FAILURES.labels("read the generation")._value
+    counted = counter.get()
     numbers.away = True
     with captured_lines_of_new_loggers() as logs:
         async with generation.watching():
@@ -263,7 +266,9 @@ async def test_the_watch_goes_on_through_failures_and_tells_of_each_once(numbers
             numbers.away, numbers.reads = True, 0
             await eventually_async(lambda: numbers.reads >= 3)
     assert [log["event"] for log in logs] == ["caches disabled: store not answering"] * 2
-    assert logs[0]["cause"] == "OSError('gone')"
+    assert (logs[0]["cause"], logs[0]["work"]) == ("OSError('gone')", "read the generation")
+    # Each failed read is counted, and at least three failed each time.
+    assert counter.get() >= counted + 6
 
 
 async def test_a_store_without_its_number_turns_the_caches_off(database: Database, store: Store) -> None:

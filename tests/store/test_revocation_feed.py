@@ -8,11 +8,13 @@ import pytest
 
 from clustercert.model import CertificateRecord, Revocation
 from clustercert.model.errors import Unavailable
+from clustercert.observability import metrics
 from clustercert.store.credential_cache import CredentialCache, RevocationFeed
 from clustercert.store.engine.database import Database, raise_generation
 from clustercert.store.revocations import RevocationQueries, add_revocation
 from support.credential_cache import PATIENT, SCOPES, Clock, is_revoked, look_up, recorded, revocation
 from support.lock_waits import LockWaits
+from support.log_capture import captured_lines_of_new_loggers
 from support.statements import Statements
 from support.stores import NOW, Store, event, patient
 from support.wait import eventually_async
@@ -164,6 +166,16 @@ async def test_a_revocation_reaches_a_watching_worker_within_a_second(
         assert not await is_revoked(known, record)
         await elsewhere.revoke(revocation(record, "certificate"), event())
         await eventually_async(lambda: is_revoked(known, record))
+
+
+async def test_a_feed_that_cant_read_counts_its_failures(feed: RevocationFeed, store: Store) -> None:
+    store.execute("DROP TABLE generation")
+    counter = metrics.BACKGROUND_FAILURES.labels("read revocations")._value
+    before = counter.get()
+    with captured_lines_of_new_loggers() as logs:
+        async with feed.watching():
+            await eventually_async(lambda: logs and counter.get() > before)
+    assert logs[0]["work"] == "read revocations"
 
 
 async def test_no_revocation_slips_past_a_feed_that_reads_all_the_time(

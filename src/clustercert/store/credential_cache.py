@@ -43,6 +43,8 @@ _CHANGED = (
 class RevocationFeed(Generation):
     """A `Generation` that also reads which revocations changed. `tick` increases with each read that finds changes."""
 
+    WORK = "read revocations"
+
     def __init__(
         self, database: Database, clock: Callable[[], float] = time.monotonic, max_changes: int = MAX_CHANGES
     ) -> None:

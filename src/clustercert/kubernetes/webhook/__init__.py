@@ -43,7 +43,7 @@ class Webhook:
     async def watch(self, stop: asyncio.Event) -> None:
         """Follow revocations and record the use of credentials, until `stop` is set."""
         async with (
-            running("read revocations", self.feed.watch),
+            self.feed.watching(),
             running("record uses of credentials", self.credential_usage.watch),
         ):
             await stop.wait()

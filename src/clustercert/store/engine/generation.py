@@ -27,6 +27,8 @@ class Generation:
         interruptions: how many times reading succeeded again after a failed read, or after `STALE_AFTER` had passed.
     """
 
+    # The name of `watch` in the log and in metrics.
+    WORK = "read the generation"
     # Every process must apply a change within one second of its commit.
     STALE_AFTER = 1.0
     INTERVAL = 0.25
@@ -73,19 +75,25 @@ class Generation:
                 await self.refresh()
                 failing = False
             except Exception as error:  # noqa: BLE001 - any error may be temporary, such as during a restore
-                if not failing:
-                    # The import is in this function, because structlog also imports rich, and store commands write no
-                    # log.
-                    import structlog  # noqa: PLC0415
+                # The imports are in this function, because structlog also imports rich, and store commands write no
+                # log.
+                import structlog  # noqa: PLC0415
 
-                    cause = repr(error.__cause__ or error)
-                    structlog.get_logger().warning("caches disabled: store not answering", cause=cause)
+                from clustercert.observability import metrics  # noqa: PLC0415
+
+                metrics.BACKGROUND_FAILURES.labels(self.WORK).inc()
+                if not failing:
+                    structlog.get_logger().warning(
+                        "caches disabled: store not answering",
+                        work=self.WORK,
+                        cause=repr(error.__cause__ or error),
+                    )
                 failing = True
             await wait_for_stop(stop, self.INTERVAL)
 
     def watching(self) -> contextlib.AbstractAsyncContextManager[None]:
         """Run `watch` during the `with` block."""
-        return running("read the generation", self.watch)
+        return running(self.WORK, self.watch)
 
 
 class Cache(Generic[K, V]):
