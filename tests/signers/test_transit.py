@@ -171,8 +171,10 @@ async def test_all_key_types_but_ed25519_are_made(server: RealOpenBao) -> None:
 @pytest.mark.parametrize("outage", ["killed", "suspended", "sealed"])
 async def test_an_outage_is_temporary(tmp_path: Path, outage: str) -> None:
     with openbao.running(tmp_path / "openbao") as server:
+        async with signer_of(server, timeout=60) as patient:
+            ca = await new_ca(patient)
         async with signer_of(server, timeout=1) as signer:
-            ca = await new_ca(signer)
+            await eventually_async(lambda: signs(signer, ca))
             server.interrupt(outage)
             for attempt in (issue(signer, ca), new_ca(signer), signer.custody(ca), signer.delete_key(ca)):
                 await assert_unavailable(server, attempt)
