@@ -146,7 +146,7 @@ def test_one_certificate_is_revoked_and_refused(site: Site) -> None:
     assert "Revoked the certificate of tests/member at 20" in shown
     assert "The API server refuses within 3 s of it (webhook)." in shown
     assert re.search(
-        rf"{site.name(0)[:12]} clustercert:editors member in 3 d never refused (now|\d+ s ago)", shown
+        rf"{site.name(0)[:12]} clustercert:editors member in 3 d never refused (now|\d+ (s|min) ago)", shown
     )
     assert site.states() == ["revoked", "live", "live"]
     assert site.revocations() == [("superseded", "lost laptop")]

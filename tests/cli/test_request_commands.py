@@ -332,7 +332,7 @@ def completed(user: User, line: str) -> list[str]:
 
 def test_ids_of_requests_are_completed(people: AccessSite, cluster: AccessCluster) -> None:
     short = cluster.ask()["id"][:8]
-    line = f"clustercert request approve {short[:4]}"
+    line = f"clustercert request approve {short[:7]}"
     assert eventually(lambda: completed(people.carla, line)) == [short]
 
 
