@@ -278,7 +278,8 @@ def test_a_signer_in_openbao_that_fails_under_load_delays_nobody_else(site: Site
             return answer.status_code
 
         for outage in ("killed", "suspended", "sealed"):
-            assert status() == 200
+            # A busy machine may need more than the two seconds.
+            eventually(lambda: status() == 200)
             server.interrupt(outage)
             assert status() == 503
             others.wait_for_more()
