@@ -45,6 +45,17 @@ def test_an_operator_without_a_role_in_a_project_administers(
     assert "Logged out" in newcomer.run("logout").err
 
 
+def test_an_auditor_without_a_role_in_a_project_is_not_sent_to_an_operator(
+    newcomer: RemoteUser, made: tuple[Operator, str]
+) -> None:
+    made[0].output("role", "assign", "auditor", "--user", "newcomer", "--service")
+    done = newcomer.run("login", "--password-file", newcomer.home / "password")
+    assert (done.code, NO_PROJECTS in done.err) == (0, False)
+    assert newcomer.failure(5, "clusters").endswith(
+        "`clustercert cluster list` lists the clusters of all projects."
+    )
+
+
 @pytest.mark.parametrize(
     "command",
     [

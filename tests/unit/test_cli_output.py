@@ -219,6 +219,14 @@ def test_cells_stay_on_one_line(capsys: pytest.CaptureFixture[str]) -> None:
     assert capsys.readouterr().out == "NAME\n\\x1b]0;x\\x07[red]a\\nb\\u202e\n"
 
 
+def test_objects_in_a_cell_are_json(capsys: pytest.CaptureFixture[str]) -> None:
+    detail = {"name": "prod", "reason": None, "count": 2, "caller": {"roles": ["admin"], "csr": True}}
+    show_one({"detail": detail, "groups": ["a", "b"], "steps": [{"at": None}]}, Output.TABLE)
+    *_, first, _, last = (line.split(maxsplit=1)[1] for line in capsys.readouterr().out.splitlines())
+    assert first == 'name=prod,reason=null,count=2,caller={"roles": ["admin"], "csr": true}'
+    assert last == '{"at": null}'
+
+
 def test_notes_are_escaped_on_standard_error(capsys: pytest.CaptureFixture[str]) -> None:
     print_note("a\x1b[2J[bold]\nb")
     said = capsys.readouterr()

@@ -106,11 +106,14 @@ def in_domain(projects: "tuple[ProjectRef, ...]", name_or_id: str) -> "tuple[Pro
 
 
 def _no_projects(caller: "CurrentUser") -> str:
-    if not caller.is_operator:
+    if not caller.sees_all_clusters:
         return NO_PROJECTS
+    text = "You have no role in any project. `clustercert cluster list` lists the clusters of all projects."
+    if not caller.is_operator:
+        return text
     return (
-        "You have no role in any project. `clustercert cluster list` lists the clusters of all projects. To use them, "
-        f"give yourself a role: `clustercert role assign ROLE --user {shlex.quote(caller.name)} --project PROJECT`."
+        f"{text} To use them, give yourself a role: `clustercert role assign ROLE --user {shlex.quote(caller.name)}"
+        " --project PROJECT`."
     )
 
 

@@ -360,12 +360,17 @@ def _cell(value: object) -> str:
         case datetime():
             text = _relative(value) if sys.stdout.isatty() else rfc3339(value)
         case Mapping():
-            text = ",".join(f"{key}={item}" for key, item in value.items())
+            text = ",".join(f"{key}={_item(item)}" for key, item in value.items())
         case tuple() | list():
-            text = ",".join(str(item) for item in value)
+            text = ",".join(map(_item, value))
         case _:
             text = str(value)
     return printable_line(text) or _EMPTY_CELL
+
+
+def _item(value: object) -> str:
+    """Return an item of a list or object in a cell as JSON, but a text as it is."""
+    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str)
 
 
 def _detailed(value: object) -> str:

@@ -14,7 +14,7 @@ from clustercert.file_names import is_plain
 from clustercert.model import JsonObject
 from clustercert.model.identity import qualified_name
 
-OPERATOR = "operator"
+OPERATOR, AUDITOR = "operator", "auditor"
 # The statuses of an operation that a service does not have.
 _NO_SUCH_OPERATION = frozenset({HTTPStatus.NOT_FOUND, HTTPStatus.METHOD_NOT_ALLOWED})
 # The type of CCE in the service catalogs of Open Telekom Cloud.
@@ -96,6 +96,10 @@ class CurrentUser:
     @property
     def is_operator(self) -> bool:
         return OPERATOR in self.service_roles
+
+    @property
+    def sees_all_clusters(self) -> bool:
+        return self.is_operator or AUDITOR in self.service_roles
 
 
 @dataclass(frozen=True, slots=True)

@@ -584,7 +584,7 @@ def require_reach(caller: Caller, project_id: str) -> None:
     """Raise NotFound if the caller has no role in the project, or Forbidden for an auditor. Operators pass."""
     require_view(caller, project_id)
     if not (operates(caller) or caller.roles_in(project_id)):
-        raise Forbidden("The role auditor can only read. Ask an operator or an admin of the project.")
+        raise Forbidden("The role auditor does not allow this. Ask an operator or an admin of the project.")
 
 
 def require_view(caller: Caller, project_id: str) -> None:

@@ -206,14 +206,14 @@ def _save(name: str, found: Profile) -> None:
     until = f" until {rfc3339(found.ends_at)}" if found.ends_at else ""
     where = f" in {found.scope}" if found.project_id is not None else ""
     print_note(f"Logged in as {found.shown_user}{where}{until}. Saved in {path}")
-    if found.project_id is None and not _is_operator(found):
+    if found.project_id is None and not _sees_all_clusters(found):
         print_note(NO_PROJECTS)
 
 
-def _is_operator(found: Profile) -> bool:
+def _sees_all_clusters(found: Profile) -> bool:
     # Ignore errors: the login is saved already, and only a hint depends on the result.
     with contextlib.suppress(ClustercertError), found.client() as client:
-        return client.caller().is_operator
+        return client.caller().sees_all_clusters
     return False
 
 
