@@ -16,6 +16,12 @@ from support.user_site import UserSite, served
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
+@pytest.fixture(autouse=True)
+def interrupts() -> None:
+    """Let Ctrl-C interrupt a test. The command `serve`, run in this process, lets Ctrl-C end the process."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
 @pytest.fixture
 def operator(tmp_path: Path) -> Operator:
     return new_operator(tmp_path)
