@@ -26,6 +26,7 @@ from support.managed_cluster import NAMESPACES, REVOKED, ROLES
 from support.own_gauge import OwnGauge
 from support.samples import cluster
 from support.stores import NOW, Store, event, sqlite_url
+from support.wait import SECONDS
 
 T = TypeVar("T")
 
@@ -38,9 +39,8 @@ class Root:
 
     async def call(self, cluster: Cluster, work: Callable[[KubeApi], Awaitable[T]]) -> T:
         pem = self.double._own_ca.client_identity_pem("root", ("system:masters",))
-        async with KubeApi(
-            self.double.url, self.double.server_ca.read_bytes(), ClientIdentity(pem, b"")
-        ) as api:
+        ca, identity = self.double.server_ca.read_bytes(), ClientIdentity(pem, b"")
+        async with KubeApi(self.double.url, ca, identity, seconds=SECONDS) as api:
             return await work(api)
 
 
