@@ -315,6 +315,7 @@ def test_a_dry_run_says_what_would_be_issued_and_records_nothing(client: httpx.C
         "key_type": "ec-p256",
         "access_request": None,
     }
+    assert response.headers["Cache-Control"] == "no-store"
     assert "X-Clustercert-Serial" not in response.headers
 
 

@@ -254,7 +254,7 @@ async def handle(
     issue_request = context.issue_request = _issue_request(request, raw, shape, services.options.max_duration)
     if context.dry_run:
         preview = await services.issuance.preview(caller, project_id, cluster_id, issue_request)
-        return responses.json_response(IssuancePreview.render(preview, kind="IssuancePreview"))
+        return responses.private(IssuancePreview.render(preview, kind="IssuancePreview"))
     issued = await services.issuance.issue(caller, project_id, cluster_id, issue_request, authentication)
     context.log_fields = {
         "user": issued.grant.username,
