@@ -63,7 +63,7 @@ def test_a_ca_is_replaced_while_every_holder_keeps_access(new: NewRotation) -> N
     new_holder = eventually(lambda: rotation.issue_from(started["new_ca"]["id"]))
     assert new_holder is not None
     draining = rotation.get()
-    # On a slow machine, the old CA may also have signed after the first certificates of the loop above.
+    # On a slow machine, the old CA may have signed more than one certificate while `issue_from` tried again.
     query = "SELECT count(*) FROM certificate WHERE ca_id = ?"
     [(held,)] = rows(rotation.world.database, query, started["old_ca"]["id"])
     assert draining["old_ca_holders"]["certificates"] == held

@@ -255,7 +255,7 @@ def test_what_is_not_the_callers_does_not_exist(client: httpx.Client, world: Wor
     assert len(said) == 1
 
 
-# A byte that UTF-8 never has, a surrogate, and the beginning of a character.
+# A byte that never occurs in UTF-8, a surrogate, an incomplete character, and a valid character before such a byte.
 NOT_UTF_8 = ["%FF", "%ED%A0%80", "a%C3", "%EF%BF%BD%FF"]
 
 

@@ -278,7 +278,7 @@ def test_a_signer_in_openbao_that_fails_under_load_delays_nobody_else(site: Site
             return answer.status_code
 
         for outage in ("killed", "suspended", "sealed"):
-            # A busy machine may need more than the two seconds.
+            # On a busy machine, the first answers may exceed the limit of two seconds.
             eventually(lambda: status() == 200)
             server.interrupt(outage)
             assert status() == 503

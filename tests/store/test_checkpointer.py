@@ -54,7 +54,7 @@ def test_the_log_is_written_back_once_enough_has_changed(logged: Path) -> None:
 def test_a_new_connection_counts_from_the_beginning(logged: Path) -> None:
     checkpointer = Checkpointer(str(logged), rows=100)
     checkpointer.changed(250)
-    # Otherwise, the first checkpoint may come after the rows below.
+    # Without this wait, the first checkpoint may also copy the rows below.
     wait_until_larger(logged, 100 * 4000)
     KEPT[-1].executemany("INSERT INTO some VALUES (?)", [(bytes(4000),)] * 300)
     before = logged.stat().st_size

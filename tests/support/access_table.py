@@ -20,6 +20,7 @@ from clustercert.certificates.revocation import statement_to_sign
 from clustercert.model import PrivateKey
 from clustercert.pki.certificates import fingerprint
 from support.administration import new_key, put_new, unique, wanted
+from support.ca_rotation import set_draining
 from support.keystone import PASSWORD
 from support.kubernetes_messages import audit_event, credential_id, event_list, review
 from support.leaf_checks import leaf_of
@@ -133,9 +134,7 @@ class CellRequests:
         )
         made = self.client.post(path, headers=self.world.people["operator"].headers).raise_for_status().json()
         if operation.endswith("complete"):
-            # The new version keeps a background step that is already running from writing the old state.
-            change = "UPDATE ca_rotation SET state = 'draining', version = version + 1 WHERE cluster_id = ?"
-            execute(self.world.database, change, made["id"])
+            set_draining(self.world.database, made["id"])
         return made
 
     def login(self, who: str) -> str:

@@ -22,8 +22,16 @@ from support import world as worlds
 from support.apiserver import ApiServer
 from support.kubernetes_messages import credential_id, review
 from support.service import Service
+from support.stores import execute
 from support.wait import SECONDS, eventually
 from support.world import World
+
+
+def set_draining(database: Path, cluster_id: str) -> None:
+    """Let the rotation of a cluster's CA be where no worker issues from the old CA any more."""
+    # The new version keeps a background step that is already running from writing the old state.
+    change = "UPDATE ca_rotation SET state = 'draining', version = version + 1 WHERE cluster_id = ?"
+    execute(database, change, cluster_id)
 
 
 @dataclass(frozen=True)

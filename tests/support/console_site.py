@@ -22,6 +22,7 @@ from clustercert.store.entities import Reference
 from clustercert.wiring import initialise, open_components
 from support import serve_process
 from support.apiserver import ApiServer
+from support.ca_rotation import set_draining
 from support.kubernetes_messages import credential_id, review
 from support.samples import server_ca_pem
 from support.service import Service
@@ -421,6 +422,4 @@ def _start_rotation(site: ConsoleSite, double: ApiServer) -> None:
     _trust(site, double)
     eventually(lambda: site.done("olga", "GET", path)["state"] in ("issuing", "draining"))
     # The service waits until no worker can issue from the old CA any more.
-    # The new version keeps a background step that is already running from writing the old state.
-    change = "UPDATE ca_rotation SET state = 'draining', version = version + 1 WHERE cluster_id = ?"
-    execute(site.database, change, site.clusters[ROTATED])
+    set_draining(site.database, site.clusters[ROTATED])

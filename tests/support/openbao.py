@@ -152,7 +152,7 @@ def running(folder: Path, *, tls: bool = False) -> Iterator[RealOpenBao]:
 
         pytest.skip("OpenBao is not installed: run `make openbao`")
     folder.mkdir(parents=True)
-    # Also while the server is down, nobody else gets the ports.
+    # The ports stay reserved while the server is down, so nobody else gets them.
     with reserve() as reserved, reserve() as for_peers:
         port, peer_port = port_of(reserved), port_of(for_peers)
         server = RealOpenBao(folder, f"{'https' if tls else 'http'}://127.0.0.1:{port}")

@@ -211,7 +211,7 @@ def did_you_mean(name: str, candidates: Iterable[str]) -> str:
 
 
 def refuse_empty(options: Mapping[str, str | None]) -> None:
-    """Raise InvalidOption if the value of one of the named options is empty, such as an unset variable of a script."""
+    """Raise InvalidOption if the value of one of the named options is empty, for example an unset variable."""
     for option, value in options.items():
         if value == "":
             raise InvalidOption(f"{option} is empty. Give a value, or leave the option out.")

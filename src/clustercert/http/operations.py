@@ -120,7 +120,7 @@ class _WholeFiles(StaticFiles):
         self, full_path: PathLike, stat_result: os.stat_result, scope: Scope, status_code: int = 200
     ) -> Response:
         response = super().file_response(full_path, stat_result, scope, status_code)
-        # The framework says that it supports ranges.
+        # The framework announces ranges, but this response ignores them.
         del response.headers["accept-ranges"]
         return response
 

@@ -202,7 +202,7 @@ class WholeFile(FileResponse):
         self, path: Path, headers: Mapping[str, str] | None = None, media_type: str | None = None
     ) -> None:
         super().__init__(path, headers=headers, media_type=media_type)
-        # The framework says that it supports ranges.
+        # The framework announces ranges, but this response ignores them.
         del self.headers["accept-ranges"]
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:

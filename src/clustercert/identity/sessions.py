@@ -236,7 +236,7 @@ class Sessions:
     async def end_by_issuer(
         self, issuer_url: str, *, sid: str | None, sub: str | None, at: datetime, origin: Origin
     ) -> int:
-        """End the sessions that began with logins at an issuer: in its session `sid`, or of its user `sub`.
+        """End the sessions that began with a login at an issuer, in the issuer's session `sid` or by its user `sub`.
 
         Returns how many. With both `sid` and `sub`, ends the sessions to which both apply. Raises ValueError with
         neither. Without `sid`, keeps the sessions whose login is known to be later than the logout at the time `at`,

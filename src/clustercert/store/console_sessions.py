@@ -96,7 +96,7 @@ class ConsoleSessionQueries(Queries):
     async def of_issuer(
         self, issuer: str, *, sid: str | None, sub: str | None, at: datetime
     ) -> tuple[Session, ...]:
-        """Return the sessions that began with logins at an issuer: in its session `sid`, or of its user `sub`.
+        """Return the sessions that began with a login at an issuer, in the issuer's session `sid` or by its user `sub`.
 
         Without `sid`, leaves out the sessions whose login is known to be later than the time `at`.
         """

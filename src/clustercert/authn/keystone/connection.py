@@ -131,7 +131,7 @@ class Connection:
 RENEW_AFTER = 0.8
 # Pause after a refused login. Keystone may lock a user after several refused logins.
 PAUSE_SECONDS = 10
-# Pause after a login to which Keystone answered with an internal error, which does not count as a refused login there.
+# Pause after a login that failed with an internal error of Keystone. Keystone does not count it as a refused login.
 ERROR_PAUSE_SECONDS = 1
 
 
@@ -240,7 +240,7 @@ class ServiceToken:
 
 
 class _InternalError(UnusableAnswer):
-    """Keystone answered a login with a status from 500 on."""
+    """Keystone answered a login with a status of 500 or higher."""
 
 
 def _token(response: Response, began: float) -> _Token:

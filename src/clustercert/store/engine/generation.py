@@ -75,8 +75,7 @@ class Generation:
                 await self.refresh()
                 failing = False
             except Exception as error:  # noqa: BLE001 - any error may be temporary, such as during a restore
-                # The imports are in this function, because structlog also imports rich, and store commands write no
-                # log.
+                # Import these here, because the imports are slow, and store commands need no log and no metrics.
                 import structlog  # noqa: PLC0415
 
                 from clustercert.observability import metrics  # noqa: PLC0415
