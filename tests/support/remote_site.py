@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from clustercert.policy.rules import SERVICE_ROLES
+from clustercert.model.rights import SERVICE_ROLES
 from support.command_line import Operator, new_operator
 from support.operated_cluster import tls_service
 from support.remote_user import RemoteUser, new_remote_user

@@ -8,7 +8,7 @@ from clustercert.audit.event_parsing import parse_body
 from clustercert.audit.log import AuditLog, InclusionProof
 from clustercert.model import Caller
 from clustercert.model.errors import Forbidden, NotFound
-from clustercert.policy.rules import reads_project, require_reader, require_view
+from clustercert.model.rights import reads_project, require_reader, require_view
 from clustercert.store.audit import EventFilter, EventPage, StoredEvent
 
 logger = structlog.get_logger()

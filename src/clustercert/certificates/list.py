@@ -12,7 +12,7 @@ from clustercert.certificates.controls import FAST_CONTROLS, ControlName
 from clustercert.model import Caller, Cluster
 from clustercert.model.choices import CaState
 from clustercert.model.errors import Conflict, Forbidden, InvalidRequest, NotFound
-from clustercert.policy.rules import (
+from clustercert.model.rights import (
     administered_projects,
     reads_everything,
     reads_project,

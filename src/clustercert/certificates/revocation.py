@@ -31,8 +31,7 @@ from clustercert.model import (
 from clustercert.model.errors import Forbidden, NotFound, TooManyRequests, Unauthenticated
 from clustercert.model.ids import is_user_id
 from clustercert.model.kubernetes import SERVICE
-from clustercert.pki.keys import signed_by
-from clustercert.policy.rules import (
+from clustercert.model.rights import (
     administers,
     operates,
     reads_project,
@@ -42,6 +41,7 @@ from clustercert.policy.rules import (
     require_reader,
     require_view,
 )
+from clustercert.pki.keys import signed_by
 from clustercert.store.certificate_maintenance import CertificateMaintenance
 from clustercert.store.clusters import ClusterLookup, require_cluster
 from clustercert.store.engine.generation import Generation

@@ -194,7 +194,7 @@ def _fetched(kind: str, found: "Profile") -> Iterator[str]:
     For operators, also reads lists that only operators may read.
     """
     from clustercert.cli.credential.access_request import PATH, offers_of, shown_id
-    from clustercert.policy.rules import PROJECT_ROLES, SERVICE_ROLES
+    from clustercert.model.rights import PROJECT_ROLES, SERVICE_ROLES
 
     with found.client() as client:
         if kind == "clusters":

@@ -13,8 +13,8 @@ from clustercert.client.connection import OWN, ApiError, ApiResponse, ClientErro
 from clustercert.file_names import is_plain
 from clustercert.model import JsonObject
 from clustercert.model.identity import qualified_name
+from clustercert.model.rights import AUDITOR, OPERATOR
 
-OPERATOR, AUDITOR = "operator", "auditor"
 # The statuses of an operation that a service does not have.
 _NO_SUCH_OPERATION = frozenset({HTTPStatus.NOT_FOUND, HTTPStatus.METHOD_NOT_ALLOWED})
 # The type of CCE in the service catalogs of Open Telekom Cloud.

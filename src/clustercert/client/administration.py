@@ -7,6 +7,7 @@ from urllib.parse import quote, unquote, urlencode
 
 from clustercert.client.connection import OWN, ApiError, InvalidArgument, ServiceClient
 from clustercert.model import JsonObject
+from clustercert.model.rights import AUDITOR, OPERATOR
 
 
 class AdministrationClient(ServiceClient):
@@ -27,12 +28,12 @@ class AdministrationClient(ServiceClient):
 
     @property
     def is_operator(self) -> bool:
-        return self._has_role("operator")
+        return self._has_role(OPERATOR)
 
     @property
     def reads_everything(self) -> bool:
         """Whether the caller may see the certificates and audit events of all projects."""
-        return self.is_operator or self._has_role("auditor")
+        return self.is_operator or self._has_role(AUDITOR)
 
     def _has_role(self, role: str) -> bool:
         roles = self.caller.get("service_roles")

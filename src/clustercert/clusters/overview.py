@@ -13,7 +13,7 @@ from cachetools import LRUCache
 from clustercert.model import Caller
 from clustercert.model.choices import EnforcementState, FleetOrder
 from clustercert.model.errors import Forbidden, InvalidRequest
-from clustercert.policy.rules import administered_projects, reads_everything
+from clustercert.model.rights import administered_projects, reads_everything
 from clustercert.store.fleet import FleetFilter, FleetPage, FleetQueries
 from clustercert.store.overview import (
     LiveCounts,

@@ -30,7 +30,7 @@ from clustercert.model import JsonObject
 from clustercert.model.errors import InvalidRequest, LogDamaged, NotFound
 from clustercert.model.events.names import CLUSTER_ACTOR
 from clustercert.model.ids import is_long_id
-from clustercert.policy.rules import reads_everything
+from clustercert.model.rights import reads_everything
 from clustercert.store.audit import EventFilter, StoredEvent
 
 # The fields that responses copy from an event's canonical JSON, in this order.

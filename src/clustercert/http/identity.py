@@ -23,8 +23,8 @@ from clustercert.model import Group, JsonObject
 from clustercert.model.errors import InvalidRequest
 from clustercert.model.identity import BUILT_IN
 from clustercert.model.login_client import BearerKind
+from clustercert.model.rights import require_operator
 from clustercert.pki.certificates import chain_pem, parse_certificates
-from clustercert.policy.rules import require_operator
 
 
 class ExplainRequest(RequestBody):

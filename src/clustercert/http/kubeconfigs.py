@@ -21,7 +21,7 @@ from clustercert.model.kubeconfigs import (
     exec_kubeconfig,
     first_address,
 )
-from clustercert.policy.rules import reads_everything
+from clustercert.model.rights import reads_everything
 
 # kubectl looks for a program without a path in PATH.
 PLUGIN = ("kubectl-clustercert",)

@@ -15,9 +15,9 @@ from clustercert.http.openapi import described
 from clustercert.http.paging import KeyPageDep, PageBody, keyset_page
 from clustercert.http.responses import Hex, ResponseBody, SortedStrings, Time
 from clustercert.model import Cluster, Grant, JsonObject
+from clustercert.model.rights import reads_everything
 from clustercert.pki.client_ca import ca_subject
 from clustercert.policy.lifetime import BACKDATE
-from clustercert.policy.rules import reads_everything
 
 router = APIRouter(tags=["Inventory"])
 

@@ -26,8 +26,8 @@ from clustercert.http.paging import PageBody, PageDep, numbered_page, row_number
 from clustercert.http.responses import Hex, ResponseBody, Time
 from clustercert.model import JsonObject, Revocation, RevocationReason
 from clustercert.model.errors import InvalidRequest, NotFound
+from clustercert.model.rights import reads_everything
 from clustercert.pki.leaf import MAX_NAME
-from clustercert.policy.rules import reads_everything
 
 # The maximum length of a signature in base64 characters. A signature by a 4096-bit RSA key has 684 characters.
 MAX_SIGNATURE = 1024

@@ -11,8 +11,8 @@ from clustercert.model import Actor, Caller, Group, Origin, Project, Role, RoleA
 from clustercert.model.errors import Conflict, NotFound
 from clustercert.model.events.administration import RoleChange, RoleChanged, RoleDefined
 from clustercert.model.ids import is_id
+from clustercert.model.rights import ADMIN, AUDITOR, OPERATOR
 from clustercert.model.suggestion import did_you_mean
-from clustercert.policy.rules import ADMIN, AUDITOR, OPERATOR
 from clustercert.store.engine.database import Database
 from clustercert.store.entities import Reference
 from clustercert.store.roles import RoleQueries

@@ -15,7 +15,7 @@ from clustercert.model.errors import NotFound, Unauthenticated
 from clustercert.model.events.administration import AccessKeyChanged, LoginsEnded, TokenRevoked
 from clustercert.model.identity import BUILT_IN
 from clustercert.model.ids import is_id
-from clustercert.policy.rules import operates
+from clustercert.model.rights import operates
 from clustercert.store.engine.database import Database
 from clustercert.store.engine.generation import Cache
 from clustercert.store.entities import Reference

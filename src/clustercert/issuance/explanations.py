@@ -10,12 +10,12 @@ from clustercert.issuance.recorded_callers import RecordedCallers
 from clustercert.issuance.service import NUMBER_PLACEHOLDER
 from clustercert.model import Caller, Cluster, Grant, IssueRequest, KeyType, Origin, credential_group
 from clustercert.model.errors import Conflict, Forbidden, NotFound, Unauthenticated, Unavailable
+from clustercert.model.rights import reads_everything, reads_project, require_reader
 from clustercert.pki.keys import sample_key
 from clustercert.policy.decision import Policy
 from clustercert.policy.entitlements import Entitlements
 from clustercert.policy.explanation import Explanation, explain
 from clustercert.policy.lifetime import LONGEST, MAX_LIFETIME
-from clustercert.policy.rules import reads_everything, reads_project, require_reader
 from clustercert.store.clusters import ClusterQueries
 from clustercert.store.known_users import UsernameQueries
 from clustercert.store.roles import MemberQueries

@@ -12,9 +12,10 @@ from clustercert.model.access_requests import OPEN_STATES, AccessDecision, Acces
 from clustercert.model.choices import AccessRequestPart, AccessRequestState
 from clustercert.model.errors import ConcurrentChange, Conflict, Forbidden, NotFound, Unavailable
 from clustercert.model.ids import is_id
+from clustercert.model.rights import administered_projects, operates, reads_everything
 from clustercert.observability import metrics
 from clustercert.policy.decision import Policy
-from clustercert.policy.rules import Offer, PolicyRule, administered_projects, operates, reads_everything
+from clustercert.policy.rules import Offer, PolicyRule
 from clustercert.requests import steps
 from clustercert.requests.terms import NewRequest, checked_reason, checked_terms, new_request
 from clustercert.requests.views import SeenPage, SeenRequest, possible_steps

@@ -6,8 +6,8 @@ from typing import Literal
 
 from clustercert.model import Caller, rfc3339
 from clustercert.model.access_requests import AccessRequest, all_assigned
+from clustercert.model.rights import operates
 from clustercert.policy.lifetime import lifetime_text
-from clustercert.policy.rules import operates
 
 Step = Literal["approve", "deny", "extend", "end"]
 

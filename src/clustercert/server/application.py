@@ -40,11 +40,11 @@ from clustercert.model.access_requests import OPEN_STATES
 from clustercert.model.choices import ServerRole
 from clustercert.model.errors import ClustercertError, LogDamaged, StoreFault, Unauthenticated, Unavailable
 from clustercert.model.identity import BUILT_IN
+from clustercert.model.rights import OPERATOR
 from clustercert.observability import log, metrics
 from clustercert.observability.tracing import Tracer
 from clustercert.policy.decision import Policy, long_lifetimes, policy_digest
 from clustercert.policy.lifetime import lifetime_text
-from clustercert.policy.rules import OPERATOR
 from clustercert.policy.templates import groups_and_templates
 from clustercert.server.policy_changes import PolicyChanges
 from clustercert.server.reloading import Reloader

@@ -13,10 +13,10 @@ from clustercert.model import utc_now
 from clustercert.model.choices import ServerRole
 from clustercert.model.errors import Conflict, NotFound, Unavailable
 from clustercert.model.name_patterns import is_pattern
+from clustercert.model.rights import OPERATOR
 from clustercert.policy.decision import LONG_LIFETIME, long_lifetimes
 from clustercert.policy.lifetime import lifetime_text
 from clustercert.policy.rule_settings import positional_names
-from clustercert.policy.rules import OPERATOR
 from clustercert.policy.templates import groups_and_templates
 from clustercert.requests.receiver import NotDelivered, read_secrets
 from clustercert.secure_file import PrivateFileError

@@ -24,7 +24,7 @@ from clustercert.model.login_client import (
 )
 from clustercert.model.name_patterns import Names
 from clustercert.model.requests import is_https_url, is_loopback_redirect
-from clustercert.policy.rules import SERVICE_ROLES
+from clustercert.model.rights import SERVICE_ROLES
 from clustercert.policy.setting_types import Lifetime, Name, NameList, RuleFault, Section, TrueOrFalse
 from clustercert.secure_file import PrivateFileError, read_private_file
 

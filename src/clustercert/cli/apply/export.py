@@ -9,7 +9,7 @@ from clustercert.model import JsonObject
 
 def exported(client: AdministrationClient) -> Iterator[JsonObject]:
     """Yield a document for each object, in the order in which `apply` creates the objects. Raises ClientError."""
-    from clustercert.policy.rules import PROJECT_ROLES, SERVICE_ROLES
+    from clustercert.model.rights import PROJECT_ROLES, SERVICE_ROLES
 
     domains = sorted(client.list_all("/domains", "domains"), key=lambda each: str(each["name"]))
     yield from (_document("Domain", each) for each in domains)

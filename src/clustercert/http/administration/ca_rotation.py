@@ -28,9 +28,9 @@ from clustercert.model import JsonObject
 from clustercert.model.ca_rotation import CaProof, RotationStatus
 from clustercert.model.choices import CaState, ProofOutcome, RotationState
 from clustercert.model.errors import InvalidRequest
+from clustercert.model.rights import require_reader
 from clustercert.pki.certificates import MAX_CSR_BYTES, chain_pem, csr_public_key, fingerprint
 from clustercert.pki.leaf import der_pem
-from clustercert.policy.rules import require_reader
 from clustercert.store.ca_rotations import RUNNING
 
 CAS = CLUSTER + "/client-cas"

@@ -31,8 +31,8 @@ from clustercert.model.errors import (
     PreconditionFailed,
     Unavailable,
 )
+from clustercert.model.rights import require_admin, require_operator
 from clustercert.observability import canonical_json
-from clustercert.policy.rules import require_admin, require_operator
 from clustercert.store.access_controls import LostRole
 from clustercert.store.engine.transaction import rolling_back
 

@@ -23,10 +23,10 @@ from clustercert.http.paging import KeyPageDep, keyset_page
 from clustercert.model import Cluster, ClusterOptions, JsonObject
 from clustercert.model.clusters import Registration
 from clustercert.model.errors import Forbidden, InvalidRequest, NotFound
+from clustercert.model.rights import operates
 from clustercert.pki.certificates import fingerprint
 from clustercert.pki.signer import LOCAL
 from clustercert.policy.rule_settings import credential_rule_problem, effective_exemptions, exemption_problem
-from clustercert.policy.rules import operates
 
 CLUSTERS = IN_PROJECT + "/clusters"
 CLUSTER = CLUSTERS + "/{cluster}"

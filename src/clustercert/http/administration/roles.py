@@ -36,8 +36,8 @@ from clustercert.identity.names import searchable
 from clustercert.model import Domain, Group, JsonObject, Project, Role, RoleAssignment, User
 from clustercert.model.errors import ConcurrentChange, Forbidden, InvalidRequest, NotFound
 from clustercert.model.ids import is_id
+from clustercert.model.rights import PROJECT_ROLES, SERVICE_ROLES, may_assign, may_unassign, operates
 from clustercert.model.suggestion import did_you_mean
-from clustercert.policy.rules import PROJECT_ROLES, SERVICE_ROLES, may_assign, may_unassign, operates
 from clustercert.store.access_controls import LostRole
 
 ROLES = OWN + "/roles"

@@ -25,8 +25,8 @@ from clustercert.model.errors import (
     NoSuchRoute,
     Unauthenticated,
 )
+from clustercert.model.rights import administered_projects, operates, reads_everything
 from clustercert.model.sessions import Session
-from clustercert.policy.rules import administered_projects, operates, reads_everything
 
 PREFIX = "/console"
 LOGIN = f"{PREFIX}/login"

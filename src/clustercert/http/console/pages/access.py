@@ -15,7 +15,7 @@ from clustercert.model.choices import RevocationReason
 from clustercert.model.errors import ClustercertError, InvalidRequest, NotFound
 from clustercert.model.identity import qualified_name
 from clustercert.model.kubernetes import AUTHENTICATED, MASTERS
-from clustercert.policy.rules import administers, reads_project
+from clustercert.model.rights import administers, reads_project
 
 pages = Pages()
 

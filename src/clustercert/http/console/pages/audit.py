@@ -20,7 +20,7 @@ from clustercert.model import JsonObject
 from clustercert.model.errors import Forbidden, InvalidRequest, NotFound
 from clustercert.model.events.names import CLUSTER_ACTOR, shown_name, subject_name
 from clustercert.model.ids import is_id, is_long_id
-from clustercert.policy.rules import ADMIN, reads_everything
+from clustercert.model.rights import ADMIN, reads_everything
 
 pages = Pages()
 

@@ -13,7 +13,7 @@ from clustercert.http.console.cluster_address import cluster_page
 from clustercert.http.console.visits import PREFIX, Pages, Visit, with_query
 from clustercert.model import parse_rfc3339, rfc3339, utc_now
 from clustercert.model.choices import EnforcementState
-from clustercert.policy.rules import administers
+from clustercert.model.rights import administers
 
 pages = Pages()
 

@@ -14,8 +14,8 @@ from clustercert.http.console.api import path
 from clustercert.http.console.visits import PREFIX, Pages, Visit, login_address, raise_fault
 from clustercert.model import JsonObject, utc_now
 from clustercert.model.errors import ClustercertError, NotFound
+from clustercert.model.rights import reads_project
 from clustercert.policy.lifetime import MIN_LIFETIME, lifetime_option, lifetime_text
-from clustercert.policy.rules import reads_project
 
 pages = Pages()
 

@@ -14,8 +14,8 @@ from clustercert.model import parse_rfc3339
 from clustercert.model.credentials import CREDENTIAL_PREFIX
 from clustercert.model.errors import ClustercertError, NotFound
 from clustercert.model.ids import is_user_id
+from clustercert.model.rights import reads_everything, reads_project
 from clustercert.policy.lifetime import BACKDATE
-from clustercert.policy.rules import reads_everything, reads_project
 
 # Who makes the private key of the explained request. kubectl's plugin sends a CSR.
 KEYS = {"plugin": "of kubectl's plugin", "service": "of the service"}
