@@ -252,7 +252,7 @@ def document(value: object, output: Output) -> str:
 
 def csv(rows: Sequence[Row], columns: Sequence[str]) -> str:
     """Return CSV with a header. Lists and objects become JSON. Escapes cells that spreadsheets read as formulas."""
-    from clustercert.certificates.list import csv_text
+    from clustercert.csv_text import csv_text
 
     text = csv_text([_plain(row) for row in rows], columns)
     return "\r\n".join(printable_line(line) for line in text.split("\r\n"))

@@ -10,8 +10,8 @@ from fastapi import APIRouter, Query, Request
 from pydantic import BaseModel, ConfigDict, Field
 from starlette.responses import Response
 
-from clustercert.certificates.list import csv_text
 from clustercert.certificates.recorder import certificate_name
+from clustercert.csv_text import csv_text
 from clustercert.http import IN_CLUSTER, IN_PROJECT, OWN, openapi, query, responses
 from clustercert.http.dependencies import Call, CallDep, ServicesDep
 from clustercert.http.openapi import ERRORS, described
