@@ -233,7 +233,7 @@ class ApiSettings(Section):
         get_clustercert: accept the deprecated GET request, which issues a certificate without a request body.
         max_duration: longest `duration` of a request in days, 1825 to 1827. Some of Huawei's clouds allow 1826 or 1827.
             A certificate is valid for more than 1825 days only if `policy.max_lifetime` allows this.
-        endpoints: form of a cluster's `status.endpoints`. `auto`: a list for Huawei Cloud's Go SDK and Terraform
+        endpoints: form of a cluster's `status.endpoints`. `auto`: a list for Huawei Cloud's SDKs and Terraform
             provider, an object for other clients.
         recommended_client: version of the command line that users should have at least, such as `0.2.0`. An older one
             says so once a day, at a terminal. By default, no version is recommended.

@@ -168,6 +168,8 @@ def test_a_list_without_clusters_has_items_all_the_same(client: httpx.Client, wo
         ("?version=v1.32", ["eip", "plain", "sans"]),
         ("?version=v1.1", []),
         ("?detail=true", ["eip", "plain", "sans"]),
+        ("?limit=1&offset=5", ["eip", "plain", "sans"]),
+        ("?limit=abc", ["eip", "plain", "sans"]),
         ("?unknown=1&status=Available&type=VirtualMachine", ["eip", "plain", "sans"]),
     ],
 )
@@ -217,24 +219,43 @@ def clusters_path(world: World) -> str:
     return world.path(tail="").rpartition("/")[0]
 
 
-HUAWEI_GO = "huaweicloud-usdk-go/3.0; linux; amd64; go1.24"
-HUAWEI_TERRAFORM = "terraform-provider-iac golangsdk/2.0.0"
+HUAWEI_SDKS = (
+    "huaweicloud-usdk-go/3.0; linux; amd64; go1.24",
+    "huaweicloud-usdk-java/3.0; 17.0.18; a custom name",
+    "huaweicloud-usdk-nodejs/3.0",
+    "huaweicloud-usdk-python/3.0; linux; x86_64",
+    "huaweicloud-usdk-net/3.0",
+    "huaweicloud-usdk-php/3.0",
+    "gateway/1 (a (nested \\) comment)) huaweicloud-usdk-go/3.0",
+)
+HUAWEI_TERRAFORM = (
+    "terraform-provider-iac golangsdk/2.0.0",
+    # The variable HW_TF_CUSTOM_UA is `acme-ci/1.0`.
+    "acme-ci/1.0 terraform-provider-iac golangsdk/2.0.0",
+    "golangsdk/2.0.0 terraform-provider-iac/1.80",
+)
 OTHERS = (
     "Terraform/1.9 terraform-provider-opentelekomcloud/1.36 golangsdk/2.0.0",
     "golangsdk/2.0.0",
-    "huaweicloud-usdk-python/3.0; linux; x86_64",
     "openstacksdk/4.20.0 keystoneauth1/5.18",
     "",
+    # Not as a product.
+    "acme/1.0 (like huaweicloud-usdk-go/3.0 and terraform-provider-iac )",
+    "acme/1.0 (an open comment huaweicloud-usdk-go/3.0",
+    "acme/huaweicloud-usdk-go acme/terraform-provider-iac",
+    "not-huaweicloud-usdk-go/3.0 terraform-provider-iac-mock/1.0 my-terraform-provider-iac/2",
+    "acme/1.0 (x)huaweicloud-usdk-go/3.0",
+    '"huaweicloud-usdk-go/3.0" a=terraform-provider-iac',
 )
 
 
 @pytest.mark.parametrize(
     ("form", "user_agents", "is_list"),
     [
-        ("auto", (HUAWEI_GO, HUAWEI_TERRAFORM), True),
+        ("auto", (*HUAWEI_SDKS, *HUAWEI_TERRAFORM), True),
         ("auto", OTHERS, False),
-        ("list", (HUAWEI_GO, *OTHERS), True),
-        ("object", (HUAWEI_GO, HUAWEI_TERRAFORM, *OTHERS), False),
+        ("list", (HUAWEI_SDKS[0], *OTHERS), True),
+        ("object", (*HUAWEI_SDKS, *HUAWEI_TERRAFORM, OTHERS[0]), False),
     ],
 )
 def test_the_form_of_endpoints_depends_on_the_setting_and_the_client(
@@ -256,6 +277,34 @@ def test_the_form_of_endpoints_depends_on_the_setting_and_the_client(
                 decode_cluster(json.dumps(each), endpoints_as_list=is_list) for each in (shown, *listed)
             ]
             assert (decoded[0].internal, decoded[0].external) == (INTERNAL_URL, external)
+
+
+def test_huawei_clouds_sdks_get_cces_versions(client: httpx.Client) -> None:
+    """Source: CCE API reference of Huawei Cloud, "Obtaining API Versions", the example."""
+    for user_agent in HUAWEI_SDKS:
+        headers = {"User-Agent": user_agent, "X-Project-Id": "0" * 32}
+        response = client.get("/", headers=headers)
+        link = {"href": f"{str(client.base_url).rstrip('/')}/api/v3", "rel": "self"}
+        version = {
+            "id": "v3",
+            "links": [link],
+            "min_version": "",
+            "status": "CURRENT",
+            "updated": "2018-09-15 00:00:00Z",
+            "version": "",
+        }
+        assert (response.status_code, response.json()) == (200, {"versions": [version]})
+        assert response.headers["Vary"] == "Accept, User-Agent, X-Domain-Id"
+
+
+def test_other_clients_and_huawei_clouds_sdk_for_iam_get_the_versions_of_the_identity(
+    client: httpx.Client,
+) -> None:
+    sdks_for_iam = [{"User-Agent": each, "X-Domain-Id": "0" * 32} for each in HUAWEI_SDKS]
+    for headers in [*({"User-Agent": each} for each in (*HUAWEI_TERRAFORM, *OTHERS)), *sdks_for_iam]:
+        response = client.get("/", headers=headers)
+        assert response.status_code == 300
+        assert [each["id"] for each in response.json()["versions"]["values"]] == ["v3.6"]
 
 
 def test_the_list_of_endpoints_has_the_fields_of_the_object_in_its_first_entry(

@@ -281,6 +281,8 @@ def test_without_the_built_in_identity_its_credentials_and_paths_are_gone(
         for path in ("/v3", "/v3/auth/tokens", "/v3/projects", "/v3/auth/catalog", "/"):
             assert client.get(path, headers=token).status_code == 404, path
         assert client.post("/v3/auth/tokens", json={}).status_code == 404
+        # The versions of CCE are still there.
+        assert client.get("/", headers={"User-Agent": "huaweicloud-usdk-go/3.0"}).status_code == 200
         assert not [path for path in client.get("/openapi.json").json()["paths"] if path.startswith("/v3")]
 
 

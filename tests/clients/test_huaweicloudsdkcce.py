@@ -17,10 +17,12 @@ from huaweicloudsdkcce.v3 import (
     RevokeKubernetesClusterCertRequest,
     ShowClusterEndpointsRequest,
     ShowClusterRequest,
+    ShowVersionRequest,
 )
 from huaweicloudsdkcore.exceptions.exceptions import ClientRequestException
+from huaweicloudsdkiam.v3 import KeystoneListVersionsRequest
 
-from support.huaweicloud import cce_of, issue, leaf_of
+from support.huaweicloud import cce_of, iam_of, issue, leaf_of
 from support.installed_demo import MISSING_CLUSTER, Demo, Tenant
 from support.kubeconfig_checks import assert_lives
 from support.wait import SECONDS
@@ -147,6 +149,32 @@ def test_endpoints_are_shown_with_an_external_address_and_without(demo: Demo, ei
     assert inside.private_endpoint.startswith("https://")
     assert not inside.public_endpoint
     assert outside.public_endpoint.startswith("https://")
+
+
+def test_the_addresses_of_a_cluster_are_read_by_type(eip_demo: Demo) -> None:
+    tenant = eip_demo.own
+    cce = cce_of(tenant)
+    shown = cce.show_cluster(ShowClusterRequest(tenant.cluster_id)).status.endpoints
+    [listed] = [
+        each for each in cce.list_clusters(ListClustersRequest()).items if each.status.endpoints == shown
+    ]
+
+    by_type = {each.type: each.url for each in shown}
+
+    assert listed.metadata.uid == tenant.cluster_id
+    addresses = cce.show_cluster_endpoints(ShowClusterEndpointsRequest(tenant.cluster_id)).status
+    assert by_type == {"Internal": addresses.private_endpoint, "External": addresses.public_endpoint}
+
+
+def test_the_versions_are_those_of_cce_and_for_iam_those_of_the_identity(
+    cce: CceClient, tenant: Tenant
+) -> None:
+    [version] = cce.show_version(ShowVersionRequest()).versions
+    assert (version.id, version.status, version.links[0].rel) == ("v3", "CURRENT", "self")
+    assert version.links[0].href == f"{tenant.url}/api/v3"
+
+    [identity] = iam_of(tenant).keystone_list_versions(KeystoneListVersionsRequest()).versions.values
+    assert identity.id == "v3.6"
 
 
 def revoke(cce: CceClient, cluster_id: str, body: CertRevokeConfigRequestBody | None) -> Any:

@@ -13,10 +13,12 @@ from starlette.staticfiles import PathLike, StaticFiles
 from starlette.types import Receive, Scope, Send
 
 from clustercert.http import openapi, responses
+from clustercert.http.cce.versions import api_version
 from clustercert.http.context import context_of
 from clustercert.http.dependencies import ServicesDep, base_url
 from clustercert.http.keystone import bodies as keystone
 from clustercert.http.openapi import described
+from clustercert.http.user_agents import is_huawei_sdk
 from clustercert.model.errors import Forbidden, NoSuchRoute, Unavailable
 from clustercert.observability import metrics
 
@@ -29,9 +31,10 @@ _METRICS = described(
     errors={403: "The request has no valid metrics token, and the settings require one."},
 )
 _VERSIONS = described("The versions.", status=300, errors={}) | {
-    307: {"description": "The console or the documentation, for browsers."}
+    200: {"description": "The versions of the CCE API, for Huawei Cloud's SDKs for CCE."},
+    307: {"description": "The console or the documentation, for browsers."},
 }
-_VARY = {"Vary": "Accept"}
+_VARY = {"Vary": "Accept, User-Agent, X-Domain-Id"}
 
 router = APIRouter(tags=["Operations"])
 root_path = APIRouter(tags=["Operations"])
@@ -82,9 +85,12 @@ async def show_metrics(request: Request, services: ServicesDep) -> Response:
 async def root(request: Request, services: ServicesDep) -> Response:
     """List the versions of the identity service.
 
-    openstacksdk requests this list first. Browsers are redirected to the console or, without the console, to the
-    documentation.
+    openstacksdk requests this list first. Huawei Cloud's SDKs for CCE get the versions of the CCE API, with status 200.
+    Browsers are redirected to the console or, without the console, to the documentation.
     """
+    # The same SDKs for IAM name a domain instead of a project. They read the versions of the identity service.
+    if is_huawei_sdk(request.scope["headers"]) and "x-domain-id" not in request.headers:
+        return responses.json_response({"versions": [api_version(base_url(request))]}, headers=_VARY)
     if "text/html" in request.headers.get("accept", ""):
         return RedirectResponse("/console" if services.options.console else "/docs", headers=_VARY)
     if not services.options.built_in_identity:

@@ -14,15 +14,12 @@ from starlette.responses import Response
 from clustercert.http import responses
 from clustercert.http.dependencies import CallDep
 from clustercert.http.openapi import described
+from clustercert.http.user_agents import is_huawei_sdk, is_huawei_terraform
 from clustercert.model import Cluster, JsonObject
 
 # The phase of every registered cluster: this service does not check whether the API servers respond.
 PHASE = "Available"
 TYPE = "VirtualMachine"
-
-# User agents that need a list of endpoints. Huawei Cloud's Go SDK can't decode an object, and Huawei Cloud's Terraform
-# provider displays no endpoint from an object.
-READERS_OF_A_LIST = ("huaweicloud-usdk-go/", "terraform-provider-iac ")
 
 CLUSTERS = "/api/v3/projects/{project_id}/clusters"
 CLUSTER = CLUSTERS + "/{cluster_id}"
@@ -75,8 +72,9 @@ async def list_clusters(
 ) -> Response:
     """List the clusters of a project. Responds with 404 if the caller has no role in the project."""
     # Render clusters one by one: rendering thousands of clusters at once would block the event loop.
+    as_list = _reads_list(call)
     items = [
-        responses.to_json(_cluster_body(cluster, call))
+        responses.to_json(_cluster_body(cluster, endpoints_as_list=as_list))
         async for cluster in call.services.clusters.clusters_of_project(call.caller, project_id)
         if status in (None, PHASE) and cluster_type in (None, TYPE) and version in (None, cluster.version)
     ]
@@ -88,7 +86,7 @@ async def list_clusters(
 async def show_cluster(call: CallDep, project_id: str, cluster_id: str) -> Response:
     """Show a cluster. Fields whose value is not known are empty, not absent."""
     cluster = await call.services.clusters.show(call.caller, project_id, cluster_id)
-    return responses.private(_cluster_body(cluster, call))
+    return responses.private(_cluster_body(cluster, endpoints_as_list=_reads_list(call)))
 
 
 @router.get(CLUSTER + "/openapi", responses=described("The addresses.", CceEndpoints))
@@ -111,7 +109,7 @@ async def show_cluster_endpoints(call: CallDep, project_id: str, cluster_id: str
     )
 
 
-def _cluster_body(cluster: Cluster, call: CallDep) -> JsonObject:
+def _cluster_body(cluster: Cluster, *, endpoints_as_list: bool) -> JsonObject:
     """Render a cluster in CCE's format.
 
     Fields whose value is not known are empty, not absent: both Go providers dereference them without a check.
@@ -147,15 +145,18 @@ def _cluster_body(cluster: Cluster, call: CallDep) -> JsonObject:
         },
         "status": {
             "phase": PHASE,
-            "endpoints": _endpoints(cluster, as_list=_reads_list(call)),
+            "endpoints": _endpoints(cluster, as_list=endpoints_as_list),
         },
     }
 
 
 def _reads_list(call: CallDep) -> bool:
-    form = call.services.options.endpoints
-    user_agent = call.request.headers.get("user-agent", "")
-    return form == "list" or (form == "auto" and user_agent.startswith(READERS_OF_A_LIST))
+    """Whether the endpoints are a list in the response.
+
+    Most of Huawei Cloud's SDKs can't decode an object, and Huawei Cloud's Terraform provider shows no endpoint of it.
+    """
+    form, headers = call.services.options.endpoints, call.request.scope["headers"]
+    return form == "list" or (form == "auto" and (is_huawei_sdk(headers) or is_huawei_terraform(headers)))
 
 
 def _endpoints(cluster: Cluster, *, as_list: bool) -> JsonObject | list[JsonObject]:
