@@ -42,6 +42,21 @@ def is_error(response: httpx.Response, status: int, code: str) -> dict[str, Any]
     return body
 
 
+@pytest.mark.parametrize("tail", ["", "/nothing"])
+def test_huawei_clouds_sdks_get_each_text_once(client: httpx.Client, world: World, tail: str) -> None:
+    """Their Java SDK shows `error_msg` and `message` together, even if they are equal."""
+    headers = world.people["admin"].headers | {"User-Agent": "huaweicloud-usdk-java/3.0; 17.0.18"}
+    response = client.get(f"{clusters_of_nothing(world)}{tail}", headers=headers)
+    assert response.status_code == 404
+    body = response.json()
+    assert list(body) == [each for each in FIELDS if each != "message"]
+    assert body["errorMessage"] == body["error_msg"]
+
+
+def clusters_of_nothing(world: World) -> str:
+    return f"/api/v3/projects/{world.project.id}/clusters/{uuid.UUID(int=0)}"
+
+
 def every_call(client: httpx.Client, base: str, headers: dict[str, str]) -> dict[str, httpx.Response]:
     """Send each kind of request for one cluster."""
     body = {"duration": 1}

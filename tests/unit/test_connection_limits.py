@@ -291,6 +291,15 @@ def test_a_refusal_is_not_the_response_to_an_earlier_request(server: Server) -> 
     assert not answer.startswith(b"HTTP/1.1 400 ")
 
 
+def test_huawei_clouds_sdks_get_each_text_of_a_refusal_once(server: Server) -> None:
+    head = HEAD + b"User-Agent: huaweicloud-usdk-java/3.0\r\n"
+    answer = server.exchange(head + b"a: " + b"b" * ENDLESS)
+    said = json.loads(answer.partition(b"\r\n\r\n")[2])
+    assert status(answer) == 431
+    assert said["error_msg"] == said["errorMessage"]
+    assert "message" not in said
+
+
 def test_a_refusal_under_v3_is_one_of_keystone(server: Server) -> None:
     answer = server.exchange(b"GET /v3/auth/tokens HTTP/1.1\r\nHost: a\r\na: " + b"b" * ENDLESS)
     assert json.loads(answer.partition(b"\r\n\r\n")[2])["error"]["code"] == 431

@@ -17,6 +17,7 @@ from clustercert.http.context import RequestContext, attach, context_of
 from clustercert.http.dependencies import WEBHOOK_PREFIX, base_url
 from clustercert.http.query import check_query
 from clustercert.http.source_address import HEADER, SourceAddresses, peer_address
+from clustercert.http.user_agents import is_huawei_sdk
 from clustercert.limits.failures import FailureLimit
 from clustercert.model import Caller, Origin, new_id
 from clustercert.model.errors import (
@@ -297,7 +298,13 @@ def _error_response(failure: ClustercertError, scope: Scope, context: RequestCon
     path, more_headers = scope["path"], None
     if isinstance(failure, Unauthenticated) and responses.is_of_keystone(path):
         more_headers = responses.keystone_challenge(base_url(Request(scope)))
-    return responses.error(failure, path, context.origin.request_id, more_headers)
+    return responses.error(
+        failure,
+        path,
+        context.origin.request_id,
+        more_headers,
+        for_huawei_sdk=is_huawei_sdk(scope["headers"]),
+    )
 
 
 def _account(

@@ -9,7 +9,7 @@ from typing import Any
 
 from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field
 from starlette.convertors import PathConvertor
 from starlette.routing import Route
 
@@ -50,7 +50,7 @@ class ErrorBody(BaseModel):
     errorMessage: str  # noqa: N815 - CCE's name
     error_code: str
     error_msg: str
-    message: str
+    message: str = Field(default="", description="Absent for Huawei Cloud's SDKs.")
     request_id: str
 
 

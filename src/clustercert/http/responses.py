@@ -145,9 +145,18 @@ def is_of_keystone(path: str) -> bool:
 
 
 def error(
-    failure: ClustercertError, path: str, request_id: str, more_headers: Mapping[str, str] | None = None
+    failure: ClustercertError,
+    path: str,
+    request_id: str,
+    more_headers: Mapping[str, str] | None = None,
+    *,
+    for_huawei_sdk: bool = False,
 ) -> Response:
-    """Return the response to a failure. The message is in several fields, because clients read different fields."""
+    """Return the response to a failure. The message is in several fields, because clients read different fields.
+
+    `for_huawei_sdk`: whether one of Huawei Cloud's SDKs sent the request. The one for Java shows the fields `error_msg`
+    and `message` together, so that people would read the same message twice.
+    """
     headers, message = error_headers(failure) | dict(more_headers or {}), error_message(failure)
     if is_of_keystone(path):
         # The message of a 401 is the same for every cause.
@@ -163,7 +172,7 @@ def error(
         "errorMessage": message,
         "error_code": failure.code,
         "error_msg": message,
-        "message": message,
+        **({} if for_huawei_sdk else {"message": message}),
         "request_id": request_id,
     }
     return json_response(body, failure.status, headers)

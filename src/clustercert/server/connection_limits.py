@@ -18,6 +18,7 @@ from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
 from clustercert.http import responses
 from clustercert.http.middleware import OTHER
+from clustercert.http.user_agents import is_huawei_sdk
 from clustercert.model import new_id
 from clustercert.model.errors import ClustercertError, HeaderTooLarge, InvalidRequest, RequestTimeout
 from clustercert.observability import metrics
@@ -405,7 +406,9 @@ class BoundedProtocol(HttpToolsProtocol):
         request_id = new_id()
         # Empty if the parser has not accepted the request line.
         path = self.url.partition(b"?")[0].decode("latin-1")
-        response = responses.error(failure, path, request_id)
+        # No list before the first request of the connection.
+        for_huawei_sdk = is_huawei_sdk(self.headers or ())
+        response = responses.error(failure, path, request_id, for_huawei_sdk=for_huawei_sdk)
         fields = [
             *self.server_state.default_headers,
             *response.raw_headers,
