@@ -298,6 +298,18 @@ def test_markup_in_a_reason_stays_text(requests: RequestClient, people: People) 
         assert reason in unescape(page)
 
 
+def test_a_reason_that_looks_like_a_time_or_a_command_stays_text(
+    requests: RequestClient, people: People
+) -> None:
+    reason = "done at 2026-99-99T99:99:99Z with `kubectl drain`"
+    request_id = requests.created("member")
+    requests.done("member", request_id, "end", reason=reason)
+    for who in ("member", "admin", "operator"):
+        page = people[who].get(f"{HOME}/{request_id}")
+        assert page.status_code == 200, page.text
+        assert f"The access was ended by tests/member: {reason}." in text_of(page.text)
+
+
 def test_an_update_of_a_live_part_does_not_keep_the_session_open(
     requests: RequestClient, people: People
 ) -> None:

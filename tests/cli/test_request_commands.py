@@ -108,6 +108,38 @@ def test_a_request_is_asked_for_seen_approved_and_ended(people: AccessSite, clus
     assert (late.returncode, "ended" in late.stderr) == (1, True)
 
 
+def test_a_reason_that_looks_like_a_time_is_shown_as_it_is(
+    people: AccessSite, cluster: AccessCluster
+) -> None:
+    request_id = cluster.ask()["id"]
+    people.anna.output("request", "end", request_id, "--reason", "done at 2026-99-99T99:99:99Z")
+    shown = " ".join(people.anna.output("request", "show", request_id).split())
+    assert "Next The access was ended by Default/anna: done at 2026-99-99T99:99:99Z." in shown
+
+
+def test_the_list_says_when_access_ends_that_nobody_has_approved(
+    people: AccessSite, cluster: AccessCluster
+) -> None:
+    longer = RULES.replace('approve_within = "30m"', 'approve_within = "2h"')
+    request = ("request", "list", "--cluster", cluster.name, "-o", "wide")
+    people.operator.configure(longer)
+    try:
+        assert eventually(
+            lambda: "2h" in people.anna.output("request", "offers", cluster.name, "-o", "wide").split()[-3]
+        )
+        request_id = cluster.ask(group=URGENT)["id"]
+        assert cluster.groups() == {STANDING, URGENT}
+    finally:
+        people.operator.configure(RULES)
+    shown = json.loads(people.carla.output("request", "show", request_id, "-o", "json"))
+    heading, row = (re.split(r" {2,}", line) for line in people.carla.output(*request).splitlines())
+    assert row[heading.index("STATE")] == "active, not approved"
+    assert row[heading.index("UNTIL")] == shown["ends_at"] < shown["approve_by"]
+    assert (shown["label"], shown["severity"], shown["due_at"]) == (
+        *("active, not approved", "bad", shown["ends_at"]),
+    )
+
+
 def test_a_truncated_list_prints_a_note(people: AccessSite, cluster: AccessCluster) -> None:
     first = cluster.ask()["id"]
     people.anna.output("request", "end", first, "--reason", "done")

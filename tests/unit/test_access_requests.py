@@ -13,7 +13,6 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 
 from clustercert.model.access_requests import AccessDecision, AccessRequest, all_assigned, assignment
 from clustercert.model.errors import Conflict
-from clustercert.model.times import rfc3339
 from clustercert.requests.views import next_step, possible_steps
 from support.access_requests import HOUR, access_request
 from support.samples import NOW, caller
@@ -74,11 +73,10 @@ def test_who_is_missing_depends_not_on_the_condition_for_which_an_approver_count
     assert "for the approval of somebody else whose role is admin." in next_step(one)
 
 
-def test_the_time_limit_of_an_approval_does_not_look_like_a_part_of_a_condition() -> None:
-    request = new(("role is admin", "group is leads"))
-    assert next_step(request) == (
-        f"The request waits until {rfc3339(request.due_at or NOW)} for the approvals of 2 other people: one whose role"
-        " is admin; one whose group is leads. Without approval, it expires then."
+def test_each_missing_approver_is_named_with_a_condition() -> None:
+    assert next_step(new(("role is admin", "group is leads"))) == (
+        "The request waits for the approvals of 2 other people: one whose role is admin; one whose group is leads."
+        " Without approval, it expires."
     )
 
 
@@ -293,3 +291,93 @@ def test_a_decision_about_the_other_part_is_refused() -> None:
         match=r"not about its access\. Add --extension, or send the part extension",
     ):
         request.decided(decision("anna", frozenset(CONDITIONS[:1])), CONDITIONS[:1])
+
+
+EARLY = {"before_approval": True, "duration": HOUR, "approve_by": NOW + 2 * HOUR}
+GIVEN = decision("anna", frozenset(CONDITIONS[:1]))
+REFUSAL = replace(GIVEN, approves=False)
+MISSING = "the approval of somebody else whose role is admin"
+
+
+def asked(**changes: Any) -> AccessRequest:
+    return new(CONDITIONS[:1], at=NOW, **changes)
+
+
+def approved(request: AccessRequest) -> AccessRequest:
+    return request.decided(GIVEN, CONDITIONS[:1])
+
+
+@pytest.mark.parametrize(
+    ("request_", "label", "severity", "due_at", "next_"),
+    [
+        (
+            asked(),
+            *("pending", "warn", NOW + HOUR),
+            f"The request waits for {MISSING}. Without approval, it expires.",
+        ),
+        (
+            approved(asked(claim_within=HOUR / 2)),
+            *("approved", "good", NOW + HOUR / 2),
+            "The access can be used: 1 hour from the first certificate. If it is not used in time, it expires.",
+        ),
+        (
+            asked(**EARLY).claimed(NOW),
+            *("active, not approved", "bad", NOW + HOUR),
+            f"The access is in use before the approval. It waits for {MISSING}.",
+        ),
+        (
+            asked(**EARLY | {"approve_by": NOW + HOUR / 2}).claimed(NOW),
+            *("active, not approved", "bad", NOW + HOUR / 2),
+            f"The access is in use before the approval. It waits for {MISSING}. Without approval, it ends early.",
+        ),
+        (
+            approved(asked(**EARLY).claimed(NOW)),
+            *("active", "good", NOW + HOUR),
+            "The access is in use.",
+        ),
+        (
+            approved(asked()).claimed(NOW).with_extension(HOUR, "more", NOW),
+            *("active, extension pending", "warn", NOW + HOUR),
+            f"The access is in use. An extension by 1 hour waits for {MISSING}.",
+        ),
+        (
+            asked().decided(REFUSAL, CONDITIONS[:1]),
+            *("denied", "bad", None),
+            "The request was denied by Anna: a reason.",
+        ),
+        (
+            asked().lapsed(NOW + HOUR),
+            *("expired", "plain", None),
+            "The request expired: not approved in time.",
+        ),
+        (new(()).ended(NOW, "Anna", None), *("ended", "plain", None), "The access was ended by Anna."),
+        (new(()).claimed(NOW).lapsed(NOW + HOUR), *("finished", "plain", None), "The access is over."),
+    ],
+    ids=lambda value: value if isinstance(value, str) and "." not in value else "",
+)
+def test_each_state_has_one_label_severity_deadline_and_sentence(
+    request_: AccessRequest, label: str, severity: str, due_at: datetime | None, next_: str
+) -> None:
+    assert (request_.label, request_.severity, request_.due_at) == (label, severity, due_at)
+    assert next_step(request_) == next_
+
+
+def test_use_before_the_approval_is_over_at_its_end_even_if_approvers_had_more_time() -> None:
+    used = asked(**EARLY).claimed(NOW)
+    assert used.lapsed(NOW + HOUR - timedelta(seconds=1)) is used
+    assert used.lapsed(NOW + HOUR).state == "ended"
+
+
+@pytest.mark.parametrize(
+    ("request_", "state"),
+    [
+        (asked(), "pending"),
+        (approved(asked()), "approved"),
+        (asked(**EARLY).claimed(NOW), "active, not approved"),
+        (new(()).ended(NOW, None, None), "ended"),
+    ],
+    ids=["pending", "approved", "unapproved", "ended"],
+)
+def test_an_extension_is_refused_with_the_state(request_: AccessRequest, state: str) -> None:
+    with pytest.raises(Conflict, match=f"approved and in use can be extended: it is {state}\\.$"):
+        request_.with_extension(HOUR, "more", NOW)

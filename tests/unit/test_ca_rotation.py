@@ -183,6 +183,8 @@ def test_the_status_says_what_to_do() -> None:
     unreached = status(rotation("draining", proofs=(proof(FIRST), proof(SECOND, "failed"))))
     assert unreached.next_step.startswith(f"The new CA is not proved at {SECOND}. ")
     assert "Then run `clustercert cluster ca complete production`." in unreached.next_step
+    prove, complete = (f"clustercert cluster ca {each} production" for each in ("prove", "complete"))
+    assert (held.next_commands, unreached.next_commands) == ((complete,), (prove, complete))
     free = status(rotation("draining", proofs=PROVED))
     assert free.next_step.startswith("Run `clustercert cluster ca complete production`.")
     assert free.safe_at == NOW
@@ -192,7 +194,8 @@ def test_the_status_says_what_to_do() -> None:
     assert "replace clustercert's CAs with the CA that signs as before." in aborted.next_step
     for each in (waiting, asked, aborted):
         assert "keep the cluster's own CAs" in each.next_step
-        assert "`clustercert kubernetes setup production --out DIR --force`" in each.next_step
+        assert each.next_commands == ("clustercert kubernetes setup production --out DIR --force",)
+        assert f"`{each.next_commands[0]}`" in each.next_step
     of_project = replace(
         cluster(), project_name=ProjectName("eu-de", Domain("d1", "Acme Inc"), is_unique=True)
     )

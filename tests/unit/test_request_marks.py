@@ -1,6 +1,6 @@
 """The exec plugin's mark of an access request: when the cache is used without asking the service."""
 
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
@@ -10,7 +10,6 @@ from hypothesis import strategies as st
 from clustercert.cli.credential import access_request, cache
 from clustercert.cli.credential.access_request import RequestState
 from clustercert.cli.credential.cache import CachedCredential, RequestMark
-from clustercert.model.choices import AccessRequestState
 from clustercert.model.ids import new_id
 from clustercert.model.times import rfc3339
 
@@ -95,41 +94,9 @@ def test_a_mark_that_others_can_read_is_not_used(tmp_path: Path) -> None:
     assert cache.read_mark(path) is None
 
 
-@pytest.mark.parametrize(
-    ("state", "before_approval", "is_open", "is_usable"),
-    [
-        ("pending", False, True, False),
-        ("pending", True, True, True),
-        ("approved", False, True, True),
-        ("active", False, True, True),
-        ("denied", True, False, False),
-        ("expired", False, False, False),
-        ("ended", True, False, False),
-        ("finished", False, False, False),
-    ],
-)
-def test_open_requests_are_usable_once_they_are_approved_or_urgent(
-    state: AccessRequestState, before_approval: bool, is_open: bool, is_usable: bool
-) -> None:
-    found = RequestState.parse(body(state=state, before_approval=before_approval))
-    assert (found.is_open, found.is_usable, found.until) == (is_open, is_usable, None)
-
-
-def test_access_before_the_approval_ends_with_the_time_for_the_approvals() -> None:
-    soon, late = datetime(2026, 3, 14, 15, tzinfo=UTC), datetime(2026, 3, 14, 16, tzinfo=UTC)
-    times = {"approve_by": rfc3339(soon), "ends_at": rfc3339(late)}
-    assert RequestState.parse(body(state="active", **times)).until == soon
-    approved_at = rfc3339(soon - timedelta(minutes=1))
-    assert RequestState.parse(body(state="active", approved_at=approved_at, **times)).until == late
-
-
-def body(**fields: object) -> dict[str, object]:
-    """A request in the form of the API, with the fields that the plugin reads."""
-    empty = {
-        "before_approval": True,
-        "approved_at": None,
-        "approve_by": None,
-        "ends_at": None,
-        "next": "Wait.",
-    }
-    return empty | fields
+def test_the_plugin_prints_what_the_service_says_about_a_request() -> None:
+    due_at = datetime(2026, 3, 14, 15, tzinfo=UTC)
+    sent = {"usable": True, "due_at": rfc3339(due_at), "next": "The access is in use."}
+    assert RequestState.parse(sent) == RequestState(True, due_at, "The access is in use.")
+    closed = RequestState.parse({"usable": False, "due_at": None, "next": "The access is over."})
+    assert closed == RequestState(False, None, "The access is over.")

@@ -1,6 +1,5 @@
 """`clustercert request`: asks for access for a time, decides about the requests of others, and ends access."""
 
-import re
 import shlex
 import sys
 import time
@@ -393,8 +392,7 @@ def _note_use(made: "JsonObject", chosen: "Profile", profile_name: str | None) -
             f"To approve it, somebody else runs `clustercert request approve {short} --reason REASON`."
         )
     if profile_name is not None:
-        is_usable = made["state"] != "pending" or made["before_approval"]
-        when = "from the next command on" if is_usable else "as soon as it is approved"
+        when = "from the next command on" if made["usable"] else "as soon as it is approved"
         print_note(f"kubectl uses the access by itself {when}, with the profile {profile_name}.")
 
 
@@ -472,14 +470,15 @@ class _Changes:
 
 def _row(request: Any) -> dict[str, object]:
     """Return a table row. Raises LookupError, TypeError or ValueError for a malformed request."""
+    needed = len(request["conditions"])
     return {
         "request": shown_id(str(request["id"])),
-        "state": _state(request),
+        "state": request["label"],
         "user": _short_name(str(request["user"]["name"])),
         "cluster": request["cluster"]["name"],
         "groups": request["groups"],
         "until": _until(request),
-        "approvals": _approvals(request),
+        "approvals": f"{request['approvals_given']} of {needed}" if needed else None,
         "may": request["may"],
         "project": request["project"]["name"] or request["project"]["id"],
         "rule": request["rule"],
@@ -493,33 +492,9 @@ def _short_name(name: str) -> str:
     return name if is_wide() else name.removeprefix(f"{DEFAULT_DOMAIN}/")
 
 
-def _state(request: Any) -> str:
-    """Return the state in a few words: also that the policy refuses the access, or what is not approved."""
-    state = str(request["state"])
-    if request["refusal"] is not None:
-        return f"{state}, refused"
-    if state == "active" and request["approved_at"] is None:
-        return "active, not approved"
-    extension = request["extension"]
-    waits = state == "active" and extension is not None and extension["state"] == "pending"
-    return "active, extension pending" if waits else state
-
-
-def _approvals(request: Any) -> str | None:
-    """Return how many of the needed approvals were given, such as `1 of 2`. None if none are needed."""
-    given = [each for each in request["conditions"] if each["approved_by"] is not None]
-    return f"{len(given)} of {len(request['conditions'])}" if request["conditions"] else None
-
-
 def _until(request: Any) -> datetime | None:
     """Return when an open request changes by itself, or when it was closed."""
-    state = request["state"]
-    if state == "pending" or (state == "active" and request["approved_at"] is None):
-        text = request["approve_by"]
-    else:
-        text = {"approved": request["claim_by"], "active": request["ends_at"]}.get(
-            state, request["closed_at"]
-        )
+    text = request["closed_at"] if request["due_at"] is None else request["due_at"]
     return parse_rfc3339(text) if text is not None else None
 
 
@@ -549,8 +524,10 @@ def _described(request: Any) -> Iterator[tuple[str, str]]:
 
     place = f"{request['project']['name'] or request['project']['id']}/{request['cluster']['name']}"
     duration = lifetime_text(timedelta(seconds=request["duration"]))
-    yield "State", _state(request)
-    yield "Next", _with_distances(request["next"])
+    yield "State", str(request["label"])
+    yield "Next", str(request["next"])
+    if request["due_at"] is not None:
+        yield "Until", _at(request["due_at"])
     yield "Who", f"{request['user']['name']}, {_at(request['created_at'])}"
     yield "What", f"{', '.join(request['groups'])} in {place} for {duration}, by the rule {request['rule']}"
     yield "Why", request["reason"] + (f" (ticket {request['ticket']})" if request["ticket"] else "")
@@ -578,14 +555,6 @@ def _described(request: Any) -> Iterator[tuple[str, str]]:
 
 def _at(text: str) -> str:
     return time_text(parse_rfc3339(text))
-
-
-_TIME = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ", re.ASCII)
-
-
-def _with_distances(sentence: str) -> str:
-    """Return a sentence of the service whose times are also relative to now."""
-    return _TIME.sub(lambda found: _at(found[0]), sentence)
 
 
 def _command(step: str, request: Any) -> str:

@@ -18,7 +18,7 @@ from clustercert.http.policy import OfferBody
 from clustercert.http.responses import ResponseBody, Time
 from clustercert.model import JsonObject
 from clustercert.model.access_requests import CLOSED_STATES, OPEN_STATES, AccessRequest
-from clustercert.model.choices import AccessRequestPart, AccessRequestState
+from clustercert.model.choices import AccessRequestPart, AccessRequestState, RequestSeverity
 from clustercert.model.errors import InvalidRequest
 from clustercert.policy.templates import MAX_REASON
 from clustercert.requests.terms import MAX_GROUP, MAX_GROUPS, MAX_TICKET, NewRequest
@@ -149,7 +149,17 @@ class AccessRequestBody(ResponseBody):
         " issued. `denied`. `expired`: not approved or not used in time. `ended`: ended early. `finished`: its time was"
         " over."
     )
-    next: str = Field(description="What happens next, until when, and who can make it happen.")
+    label: str = Field(description="The state in a few words, such as `active, not approved`.")
+    severity: RequestSeverity = Field(
+        description="How urgent the state is for the user and the approvers. `plain`: nothing is to do."
+    )
+    due_at: Time | None = Field(
+        description="When the request expires, ends or is finished by itself; null if it is closed."
+    )
+    next: str = Field(description="What happens next, and who can make it happen. The sentence has no times.")
+    usable: bool = Field(
+        description="Whether a certificate can be issued in the request's state. See also `refusal`."
+    )
     cluster: NamedBody
     project: NamedBody
     user: NamedBody = Field(description="Who asks for the access; the name with the domain.")
@@ -172,6 +182,7 @@ class AccessRequestBody(ResponseBody):
         description="The name of the user who denied or ended the request; null if it ended by itself."
     )
     closed_why: str | None
+    approvals_given: int = Field(description="How many of the conditions have an approver.")
     conditions: list[ApprovalConditionBody] = Field(
         description="The conditions for the approvers: of the extension while it waits for approvals, else of the"
         " access."
@@ -393,14 +404,19 @@ async def _project_names(call: Call, *seen: SeenRequest) -> dict[str, str]:
 
 def _view(seen: SeenRequest, projects: dict[str, str]) -> JsonObject:
     request = seen.request
+    conditions = _conditions(request)
     return AccessRequestBody.render(
         request,
+        label=seen.label,
+        severity=seen.severity,
         next=seen.next_step,
+        usable=seen.is_usable,
         cluster={"id": request.cluster_id, "name": request.cluster_name},
         project={"id": request.project_id, "name": projects.get(request.project_id)},
         user={"id": request.user_id, "name": request.user_name},
         duration=int(request.duration.total_seconds()),
-        conditions=_conditions(request),
+        approvals_given=sum(each["approved_by"] is not None for each in conditions),
+        conditions=conditions,
         extension=_extension(request),
         may=seen.may,
         certificates=seen.certificates,

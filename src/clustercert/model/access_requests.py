@@ -8,7 +8,7 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 
-from clustercert.model.choices import AccessRequestPart, AccessRequestState
+from clustercert.model.choices import AccessRequestPart, AccessRequestState, RequestSeverity
 from clustercert.model.errors import Conflict
 
 OPEN_STATES: tuple[AccessRequestState, ...] = ("pending", "approved", "active")
@@ -137,9 +137,28 @@ class AccessRequest:
     @property
     def due_at(self) -> datetime | None:
         """When the request changes by itself, or None if it is closed."""
-        if self.state == "pending" or (self.state == "active" and self.approved_at is None):
-            return self.approve_by
-        return {"approved": self.claim_by, "active": self.ends_at}.get(self.state)
+        if self.is_in_use_unapproved and self.ends_at is not None:
+            return min(self.approve_by, self.ends_at)
+        return {"pending": self.approve_by, "approved": self.claim_by, "active": self.ends_at}.get(self.state)
+
+    @property
+    def is_in_use_unapproved(self) -> bool:
+        return self.state == "active" and self.approved_at is None
+
+    @property
+    def label(self) -> str:
+        """The state in a few words, with the part that waits for approvals."""
+        if self.is_in_use_unapproved:
+            return "active, not approved"
+        return "active, extension pending" if self.open_part == "extension" else self.state
+
+    @property
+    def severity(self) -> RequestSeverity:
+        if self.is_in_use_unapproved or self.state == "denied":
+            return "bad"
+        if self.open_part is not None:
+            return "warn"
+        return "good" if self.is_open else "plain"
 
     def asks_the_same(self, other: "AccessRequest") -> bool:
         """Whether another request of the same user asks for the same access to the same cluster."""
@@ -268,8 +287,7 @@ class AccessRequest:
         if self.extension is not None:
             raise Conflict("A request can be extended once. Create a new request when this one has ended.")
         if not self.can_be_extended(now):
-            state = "not approved" if self.state == "active" and self.approved_at is None else self.state
-            raise Conflict(f"Only a request that is approved and in use can be extended: it is {state}.")
+            raise Conflict(f"Only a request that is approved and in use can be extended: it is {self.label}.")
         asked = replace(self, extension=duration, extension_reason=reason, extension_state="pending")
         return asked if self.conditions else _with_approval(asked, "extension", now)
 

@@ -251,6 +251,10 @@ _STEPS: frozenset[tuple[RotationState, RotationState]] = frozenset(
 )
 
 
+def _setup_command(cluster: str) -> str:
+    return f"clustercert kubernetes setup {cluster} --out DIR --force"
+
+
 def replace_cas(cluster: str, cas: str) -> str:
     """Return how an operator gives the API servers of a cluster other client CAs of this installation.
 
@@ -258,7 +262,7 @@ def replace_cas(cluster: str, cas: str) -> str:
     """
     return (
         "On every API server, in the file that --client-ca-file names: keep the cluster's own CAs, and replace"
-        f" clustercert's CAs with {cas}. `clustercert kubernetes setup {cluster} --out DIR --force` writes {cas}, and"
+        f" clustercert's CAs with {cas}. `{_setup_command(cluster)}` writes {cas}, and"
         " DIR/README.md has the steps for the distribution."
     )
 
@@ -317,38 +321,55 @@ class RotationStatus:
     @property
     def next_step(self) -> str:
         """What the operator has to do, in one or two sentences."""
+        return self._next_step()[0]
+
+    @property
+    def next_commands(self) -> tuple[str, ...]:
+        """The commands in `next_step`, in the order in which the operator runs them."""
+        return self._next_step()[1]
+
+    def _next_step(self) -> tuple[str, tuple[str, ...]]:
+        """Return `next_step` and `next_commands`."""
         rotation = self.rotation
         # A bare name is ambiguous if two projects have a cluster of this name.
         name = shlex.quote(self.cluster.shown_name)
         unproved = rotation.unproved(self.at) if rotation.addresses else (self.cluster.internal_url,)
-        steps = {
-            "planned": f"{replace_cas(name, 'the old and the new CA')} The new CA is not proved at"
-            f" {', '.join(unproved)}."
-            if unproved
-            else "Nothing. Every API server accepts the new CA, so the rotation goes on by itself.",
-            "distributed": "Nothing. The new CA signs as soon as every API server has been proved once more.",
-            "issuing": "Nothing. The rotation waits until no worker can issue from the old CA any more.",
-            "draining": self._draining_step(name),
-            "complete": "Nothing. The rotation is complete.",
-            "aborted": replace_cas(name, "the CA that signs as before"),
-        }
+        setup = (_setup_command(name),)
         if rotation.is_completing:
             missing = ", ".join(rotation.trusting())
-            return f"{replace_cas(name, 'the new CA')} The old CA is not proved to be refused at {missing}."
-        return steps[rotation.state]
+            text = f"{replace_cas(name, 'the new CA')} The old CA is not proved to be refused at {missing}."
+            return text, setup
+        if rotation.state == "draining":
+            return self._draining_step(name)
+        if rotation.state == "aborted":
+            return replace_cas(name, "the CA that signs as before"), setup
+        if rotation.state == "planned" and unproved:
+            missing = ", ".join(unproved)
+            text = f"{replace_cas(name, 'the old and the new CA')} The new CA is not proved at {missing}."
+            return text, setup
+        waits = {
+            "planned": "Nothing. Every API server accepts the new CA, so the rotation goes on by itself.",
+            "distributed": "Nothing. The new CA signs as soon as every API server has been proved once more.",
+            "issuing": "Nothing. The rotation waits until no worker can issue from the old CA any more.",
+            "complete": "Nothing. The rotation is complete.",
+        }
+        return waits[rotation.state], ()
 
-    def _draining_step(self, name: str) -> str:
-        """What the operator has to do before anybody asks for completion."""
-        complete = f"`clustercert cluster ca complete {name}`"
+    def _draining_step(self, name: str) -> tuple[str, tuple[str, ...]]:
+        """Return what the operator has to do before anybody asks for completion, and the commands for it."""
+        complete = f"clustercert cluster ca complete {name}"
+        prove = f"clustercert cluster ca prove {name}"
         if self.old.until is not None:
-            return (
+            text = (
                 f"Wait until {self.old.until:%Y-%m-%d %H:%M} UTC, when the last certificate of the old CA expires"
-                f" (valid now: {self.old.certificates}). Then run {complete}."
+                f" (valid now: {self.old.certificates}). Then run `{complete}`."
             )
+            return text, (complete,)
         if unproved := self.rotation.not_accepting():
-            return (
+            text = (
                 f"The new CA is not proved at {', '.join(unproved)}. Let these API servers accept it, and remove the"
-                f" addresses of machines that are gone. If the service does not reach them, run `clustercert cluster"
-                f" ca prove {name}`. Then run {complete}. No certificate of the old CA is valid."
+                f" addresses of machines that are gone. If the service does not reach them, run `{prove}`. Then run"
+                f" `{complete}`. No certificate of the old CA is valid."
             )
-        return f"Run {complete}. No certificate of the old CA is valid."
+            return text, (prove, complete)
+        return f"Run `{complete}`. No certificate of the old CA is valid.", (complete,)

@@ -52,6 +52,9 @@ ProofOutcome = Literal["accepted", "refused", "failed"]
 """How an API server treated a certificate of a client CA. `failed`: the API server did not authenticate it or was not
 reached, so nothing is proved."""
 
+RequestSeverity = Literal["good", "warn", "bad", "plain"]
+"""How urgent the state of an access request is for its user and approvers. `plain`: nothing is to do."""
+
 RevocationControl = Literal["webhook", "binding", "admission"]
 """The mechanisms that can enforce a revocation in a cluster; see `docs/kubernetes.md`."""
 

@@ -341,7 +341,8 @@ class AccessRequests:
             may = possible_steps(
                 request, caller, self._met(caller, request), now, is_refused=refusal is not None
             )
-            seen.append(SeenRequest(request, may, live.get(request.id, 0), refusal))
+            is_usable = request.usable_until(now) is not None
+            seen.append(SeenRequest(request, may, is_usable, live.get(request.id, 0), refusal))
         return seen
 
 

@@ -4,8 +4,9 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Literal
 
-from clustercert.model import Caller, rfc3339
+from clustercert.model import Caller
 from clustercert.model.access_requests import AccessRequest, all_assigned
+from clustercert.model.choices import RequestSeverity
 from clustercert.model.rights import operates
 from clustercert.policy.lifetime import lifetime_text
 
@@ -19,6 +20,7 @@ class SeenRequest:
     Attributes:
         request: the request as the time has changed it.
         may: what the caller may do now.
+        is_usable: whether a certificate can be issued now, in the request's state. The policy may refuse it.
         certificates: the number of valid certificates of the request.
         refusal: why the present policy refuses each certificate of the request; None if it does not, or if the request
             can't be used in its state.
@@ -26,13 +28,23 @@ class SeenRequest:
 
     request: AccessRequest
     may: tuple[Step, ...] = ()
+    is_usable: bool = False
     certificates: int = 0
     refusal: str | None = None
 
     @property
     def next_step(self) -> str:
-        """What happens next, until when, and who can make it happen."""
+        """What happens next, and who can make it happen."""
         return self.refusal if self.refusal is not None else next_step(self.request)
+
+    @property
+    def label(self) -> str:
+        """The state in a few words."""
+        return self.request.label if self.refusal is None else f"{self.request.state}, refused"
+
+    @property
+    def severity(self) -> RequestSeverity:
+        return self.request.severity if self.refusal is None else "bad"
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,44 +85,44 @@ def possible_steps(
 
 
 def next_step(request: AccessRequest) -> str:
-    """Return what happens next, until when, and who can make it happen. `request` is as the time has changed it."""
-    until = rfc3339(request.due_at) if request.due_at is not None else ""
+    """Return what happens next, and who can make it happen. `request` is as the time has changed it.
+
+    The sentence has no times, because readers want them relative to now, too: see `AccessRequest.due_at`.
+    """
     match request.state:
         case "pending":
-            return _next_of_pending(request, until)
+            return _next_of_pending(request)
         case "approved":
             duration = lifetime_text(request.duration)
             return (
-                f"The access can be used: {duration} from the first certificate. This certificate must be issued before"
-                f" {until}."
+                f"The access can be used: {duration} from the first certificate."
+                " If it is not used in time, it expires."
             )
         case "active":
-            return _next_of_active(request, until)
+            return _next_of_active(request)
         case _:
             return _end(request)
 
 
-def _next_of_pending(request: AccessRequest, until: str) -> str:
-    waits = f"The request waits until {until} for {_missing(request)}. Without approval,"
+def _next_of_pending(request: AccessRequest) -> str:
+    waits = f"The request waits for {_missing(request)}. Without approval,"
     if not request.before_approval:
-        return f"{waits} it expires then."
+        return f"{waits} it expires."
     duration = lifetime_text(request.duration)
     return (
         f"The access can be used now, before the approval: {duration} from the first certificate. {waits} the access"
-        " ends then."
+        " ends."
     )
 
 
-def _next_of_active(request: AccessRequest, until: str) -> str:
-    if request.approved_at is None and request.ends_at is not None:
-        return (
-            f"The access is in use before the approval, and ends at {rfc3339(request.ends_at)}. The request waits until"
-            f" {until} for {_missing(request)}. Without approval, the access ends then."
-        )
-    if request.extension is not None and request.extension_state == "pending":
+def _next_of_active(request: AccessRequest) -> str:
+    if request.is_in_use_unapproved:
+        early = " Without approval, it ends early." if request.due_at == request.approve_by else ""
+        return f"The access is in use before the approval. It waits for {_missing(request)}.{early}"
+    if request.extension is not None and request.open_part == "extension":
         longer = lifetime_text(request.extension)
-        return f"The access ends at {until}. An extension by {longer} waits for {_missing(request)}."
-    return f"The access ends at {until}."
+        return f"The access is in use. An extension by {longer} waits for {_missing(request)}."
+    return "The access is in use."
 
 
 def _missing(request: AccessRequest) -> str:

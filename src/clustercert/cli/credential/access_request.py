@@ -17,7 +17,6 @@ from clustercert.cli.credential import cache
 from clustercert.cli.credential.cache import CachedCredential, RequestMark
 from clustercert.cli.file_lock import LockTimeout, locked
 from clustercert.cli.options import CommandError, UnknownName
-from clustercert.model.access_requests import OPEN_STATES
 from clustercert.model.ids import is_id
 from clustercert.model.times import parse_rfc3339
 from clustercert.secure_file import make_private_folder, write_private
@@ -47,11 +46,11 @@ class RequestState:
 
     Attributes:
         is_usable: whether certificates can have the request's groups now.
-        until: the end of such certificates; `None` if the request's clock does not run yet.
+        until: when the request changes by itself; `None` if it is closed. No certificate of an active request is valid
+            longer.
         next: a sentence that says what happens next.
     """
 
-    is_open: bool
     is_usable: bool
     until: datetime | None
     next: str
@@ -59,14 +58,9 @@ class RequestState:
     @classmethod
     def parse(cls, body: "JsonObject") -> "RequestState":
         """Parse a request from the API. Raises LookupError, TypeError or ValueError."""
-        state = body["state"]
-        is_usable = state in ("approved", "active") or (
-            state == "pending" and body["before_approval"] is True
-        )
-        until = _time(body["ends_at"])
-        if until is not None and body["approved_at"] is None:
-            until = min(until, _time(body["approve_by"]) or until)
-        return cls(state in OPEN_STATES, is_usable, until, str(body["next"]))
+        due_at = body["due_at"]
+        until = parse_rfc3339(str(due_at)) if due_at is not None else None
+        return cls(body["usable"] is True, until, str(body["next"]))
 
 
 def read_state(client: "ServiceClient", request_id: str) -> RequestState:
@@ -114,10 +108,6 @@ def offers_of(client: "ServiceClient", cluster_id: str) -> "list[dict[str, Any]]
     body: Any = client.exchange("GET", OWN + path_of("clusters", cluster_id, "offers")).body
     with client.check_format():
         return [json_object(each) for each in body["offers"]]
-
-
-def _time(value: object) -> datetime | None:
-    return parse_rfc3339(value) if isinstance(value, str) else None
 
 
 def shown_id(request_id: str) -> str:

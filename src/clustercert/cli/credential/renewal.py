@@ -169,7 +169,7 @@ def _after_question(
         state = ask_service(partial(_state_of, request_id=mark.request), request, requests.ANSWER_SECONDS)
         if isinstance(state, Failure):
             requests.note_answer(path, mark, None)
-        elif state is None or not state.is_open:
+        elif state is None or state.until is None:
             why = state.next if state is not None else "The service does not know it."
             _note(f"The access request {requests.shown_id(mark.request)} is over. {why}")
             return _forget_access(path, cached), None

@@ -139,6 +139,7 @@ class RotationBody(ResponseBody):
     )
     problem_at: Time | None = Field(validation_alias=_rotation("problem_at"))
     next_step: str = Field(description="What the operator has to do now.")
+    next_commands: list[str] = Field(description="The commands in `next_step`, in their order.")
 
 
 class RotationListBody(PageBody):

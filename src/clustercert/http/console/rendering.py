@@ -3,9 +3,7 @@
 import functools
 import hashlib
 import math
-import re
 from collections.abc import Mapping
-from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -22,7 +20,6 @@ STATIC = FOLDER / "static"
 HTML = "text/html; charset=utf-8"
 # Pages without a live part run no script at all.
 _NO_SCRIPT = "trusted-types 'none'"
-_CODE_OR_TIME = re.compile(r"`(?P<code>[^`]+)`|(?P<time>\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ)", re.ASCII)
 _MINUTE, _HOUR, _DAY = 60, 3600, 86400
 _YEAR = 365 * _DAY
 
@@ -98,25 +95,6 @@ def duration(seconds: float | timedelta) -> str:
     return "1 h" if total == _HOUR else _amount(total)
 
 
-@dataclass(frozen=True, slots=True)
-class Part:
-    """A part of a sentence: `text`, a `code` (a command, without its backticks), or a `time` (RFC 3339)."""
-
-    kind: str
-    text: str
-
-
-def parts(sentence: str) -> list[Part]:
-    """Split a sentence of the API at its commands and times."""
-    found, end = list[Part](), 0
-    for each in _CODE_OR_TIME.finditer(sentence):
-        found.append(Part("text", sentence[end : each.start()]))
-        kind = str(each.lastgroup)
-        found.append(Part(kind, each[kind]))
-        end = each.end()
-    return [each for each in (*found, Part("text", sentence[end:])) if each.text]
-
-
 def lifetime(seconds: int) -> str:
     """Return a lifetime in full, such as `1 hour` or `59 minutes 17 seconds`."""
     return lifetime_text(timedelta(seconds=seconds))
@@ -143,7 +121,6 @@ def _environment() -> Environment:
         "duration": duration,
         "grouped": grouped,
         "lifetime": lifetime,
-        "parts": parts,
     }
     environment.globals["static"] = static_address
     return environment

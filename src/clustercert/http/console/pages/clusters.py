@@ -193,7 +193,7 @@ async def _service_key_page(
         needs_reason=needs_reason,
         longest=longest,
         lifetimes=[each for each in _LIFETIMES if each < longest],
-        usable_request=request if request is not None and request["state"] != "pending" else None,
+        usable_request=request if request is not None and request["usable"] else None,
         form=visit.form,
     )
 

@@ -91,10 +91,9 @@ async def _one_list(visit: Visit, name: str) -> Response:
 async def _found(
     visit: Visit, filters: dict[str, str], limit: int, cursor: str | None = None
 ) -> tuple[list[Any], str | None]:
-    """Return the requests on a page, each with its deadline and badge, and the cursor of the next page."""
+    """Return the requests on a page, and the cursor of the next page."""
     page = await visit.api.get(_API, **filters, limit=limit, cursor=cursor)
-    found = page["access_requests"]
-    return [each | {"deadline": _deadline(each), "badge": _badge(each)} for each in found], page["next"]
+    return page["access_requests"], page["next"]
 
 
 async def _clusters_named(visit: Visit, name: str) -> list[Any]:
@@ -103,47 +102,6 @@ async def _clusters_named(visit: Visit, name: str) -> list[Any]:
         return []
     found = (await visit.api.get(path("clusters"), name=name))["clusters"]
     return [each for each in found if each["id"] == name] or list(found)
-
-
-@dataclass(frozen=True, slots=True)
-class _Deadline:
-    """When a request changes by itself, or when it was closed.
-
-    Attributes:
-        verb: what happens then, such as `expires`.
-        at: RFC 3339; None if unknown.
-        condition: when that happens, such as `if not used`; empty if nothing can prevent it.
-    """
-
-    verb: str
-    at: str | None
-    condition: str = ""
-
-
-def _deadline(request: Any) -> _Deadline:
-    state, is_approved, ends_at = request["state"], request["approved_at"] is not None, request["ends_at"]
-    if state == "pending":
-        return _Deadline("expires", request["approve_by"], "if not approved")
-    if state == "active" and not is_approved and request["approve_by"] < ends_at:
-        return _Deadline("ends", request["approve_by"], "if not approved")
-    if state == "active":
-        return _Deadline("ends", ends_at)
-    if state == "approved":
-        return _Deadline("expires", request["claim_by"], "if not used")
-    return _Deadline("closed", request["closed_at"])
-
-
-def _badge(request: Any) -> tuple[str, str]:
-    """Return the state in a few words, and the kind of its badge."""
-    state = str(request["state"])
-    if request["refusal"] is not None:
-        return f"{state}, refused by the policy", "bad"
-    if state == "active" and request["approved_at"] is None:
-        return "active, not approved", "bad"
-    if state == "active" and (request["extension"] or {}).get("state") == "pending":
-        return "active, extension pending", "warn"
-    kinds = {"pending": "warn", "approved": "good", "active": "good", "denied": "bad"}
-    return state, kinds.get(state, "plain")
 
 
 @pages.get("/requests/new")
@@ -276,7 +234,7 @@ async def _request_page(visit: Visit, failure: ClustercertError | None = None) -
         "request.html",
         failure=failure,
         live=failure is None,
-        request=request | {"deadline": _deadline(request), "badge": _badge(request)},
+        request=request,
         home=address,
         is_own=is_own,
         part="access" if request["approved_at"] is None else "extension",
@@ -286,9 +244,7 @@ async def _request_page(visit: Visit, failure: ClustercertError | None = None) -
         else None,
         steps=sorted(_steps(request), key=lambda each: each.at),
         certificates=await _certificates(visit, request, is_own=is_own),
-        commands=_commands(request)
-        if is_own and request["state"] in ("pending", "approved", "active")
-        else None,
+        commands=_commands(request) if is_own and request["due_at"] is not None else None,
         times=await _extension_times(visit, request) if "extend" in request["may"] else [],
         typed=visit.form,
         login=None if is_fresh else login_address(address, again=True),
