@@ -82,6 +82,31 @@ def test_a_narrow_terminal_shows_the_columns_that_answer_the_question(
     ]
 
 
+def test_a_narrow_terminal_shows_what_all_rows_share_above_the_table(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    on_a_terminal(monkeypatch)
+    shared = {"project": "Default/eu-de", "why": "w" * 36, "ca_id": "12345678"}
+    rows = [{"name": f"certificate-{state}", "state": state, **shared} for state in ("live", "revoked")]
+    columns = ("name", "project", "why", "ca_id", "state")
+    show_list(rows, Output.TABLE, columns=columns, keep=("state",))
+    shown = capsys.readouterr()
+    # No more columns than necessary.
+    assert [line.split() for line in shown.out.splitlines()] == [
+        ["WHY:", "w" * 36],
+        ["NAME", "PROJECT", "CA-ID", "STATE"],
+        ["certificate-live", "Default/eu-de", "12345678", "live"],
+        ["certificate-revoked", "Default/eu-de", "12345678", "revoked"],
+    ]
+    assert shown.err == ""
+    # Ids make no column move, and columns whose values differ are left out afterwards.
+    rows[0] |= {"why": "v" * 36, "ca_id": "1" * 16}
+    show_list(rows, Output.TABLE, columns=columns, keep=("state",))
+    shown = capsys.readouterr()
+    assert shown.out.startswith("PROJECT: Default/eu-de\nNAME")
+    assert shown.err == "Columns that do not fit: ca_id. Show them with -o wide.\n"
+
+
 def test_a_narrow_terminal_shows_what_a_webhook_reported(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

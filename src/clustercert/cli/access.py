@@ -113,13 +113,13 @@ def show_access(
         # The rule that offers the access, and the request that gave it.
         place = columns.index("not_after") + 1
         columns[place:place] = ("rule", "access_request_id")
-    show_list(rows, output, columns=columns, name=name, keep=("user", "has_access", "not_after"))
+    show_list(rows, output, columns=columns, name=name, keep=("state", "user", "has_access", "not_after"))
     if is_table:
         if used := [each for each in rows if each["used_after_revocation_at"]]:
             write_out(
                 "\nCertificates used after their revocation, which had no effect at the API server:\n\n"
             )
-            show_list(used, Output.TABLE, columns=_USED_COLUMNS, name="certificate")
+            show_list(used, Output.TABLE, columns=_USED_COLUMNS, name="certificate", keep=_USED_COLUMNS[1:3])
         _print_summary(report)
         (_print_explanations if explain else _print_controls)(report)
 
@@ -195,7 +195,13 @@ def _print_summary(report: "JsonObject") -> None:
         )
     if unknown := [with_names(each) for each in cast("list[JsonObject]", report["unknown_credentials"])]:
         write_out("\nClient certificates from other issuers that were used at the API server:\n\n")
-        show_list(unknown, Output.TABLE, columns=_UNKNOWN_COLUMNS, name="username")
+        show_list(
+            unknown,
+            Output.TABLE,
+            columns=_UNKNOWN_COLUMNS,
+            name="username",
+            keep=("has_access", "last_seen_at"),
+        )
     if groups := [with_times(each) for each in cast("list[JsonObject]", report["groups"])]:
         write_out("\nKubernetes groups in these certificates:\n\n")
         show_list(groups, Output.TABLE, columns=("name", "users", "credentials", "last_seen_at"))

@@ -424,7 +424,7 @@ def _list_access_keys(
     """List a user's access keys, including temporary ones."""
     found = [with_times(each) for each in client.list_all(_keys_of_user(client, user, domain), "access_keys")]
     columns = ("access_key", "enabled", "created_at", "expires_at", "description")
-    show_list(found, output, columns=columns, name="access_key")
+    show_list(found, output, columns=columns, name="access_key", keep=("enabled", "expires_at"))
 
 
 def _keys_of_user(client: AdministrationClient, user: str, domain: str | None) -> str:

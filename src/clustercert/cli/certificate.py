@@ -379,7 +379,7 @@ def revocations(
         rows = [_with_owner(row) for row in rows]
         rows = with_qualified_names(rows, "user", "user_domain")
         rows = with_qualified_names(rows, "project", "project_domain")
-    keep = ("user", "project", "cluster", "reason")
+    keep = ["at", "user", "cluster", "reason", *(["project"] if _share_names(rows) else [])]
     empty = "Nothing found."
     if user is not None:
         empty = (
@@ -414,6 +414,11 @@ def _with_owner(row: Row) -> Row:
         "project": row["project_name"] or ("all" if row["cluster_id"] is None else None),
         "cluster": row["cluster_name"] or row["cluster_id"] or "all",
     }
+
+
+def _share_names(rows: Sequence[Row]) -> bool:
+    """Whether several clusters in the rows have the same name."""
+    return len({row["cluster_id"] for row in rows}) > len({row.get("cluster") for row in rows})
 
 
 def preview_of_all(client: "AdministrationClient", cluster: str) -> "JsonObject":
@@ -622,12 +627,11 @@ def list_certificates(
         columns.insert(columns.index("not_after"), "client_ca_state")
     if any(each.get("access_request_id") for each in found):
         columns.insert(columns.index("not_after") + 1, "access_request_id")
-    keep = ["cluster", "not_after"] if is_own else ["user_name", "cluster", "not_after"]
+    keep = ["state", *([] if is_own else ["user_name"]), "cluster", "not_after"]
     if is_table:
         rows = with_qualified_names(rows, "user_name", "user_domain")
         rows = with_qualified_names(rows, "project", "project_domain")
-        if len({row["cluster_id"] for row in rows}) > len({row["cluster"] for row in rows}):
-            # Several clusters have the same name.
+        if _share_names(rows):
             keep.append("project")
     name = "certificate" if is_table else "fingerprint"
     empty = "No certificate that you may see matches."

@@ -236,7 +236,8 @@ async def list_keys(operator: Operator, output: OutputOption = Output.TABLE) -> 
         ("data", str(key.id), key.active, key.kek_ids, None, None, key.created_at)
         for key in await rotation.queries.data_keys()
     ]
-    show_list([dict(zip(columns, row, strict=True)) for row in cells], output, columns=columns, name="id")
+    rows = [dict(zip(columns, row, strict=True)) for row in cells]
+    show_list(rows, output, columns=columns, name="id", keep=("active", "problem"))
 
 
 @keys.command()

@@ -175,7 +175,7 @@ class Table:
             self._widths = {
                 column: max(len(column), *(len(_cell(row[column])) for row in rows)) for column in shown
             }
-            self._print_line({column: column.upper().replace("_", "-") for column in shown}, is_heading=True)
+            self._print_line({column: _heading(column) for column in shown}, is_heading=True)
         for row in rows:
             cells = {column: _cell(row[column]) for column in self._widths}
             if self._fits(cells):
@@ -206,14 +206,17 @@ def show_list(
 ) -> None:
     """Print a list. A table has the given columns; JSON, YAML and CSV have all fields.
 
+    If a terminal is too narrow, ids are left out. If that is not enough, columns that have the same value in all rows
+    move into a line above the table. Then other columns are left out from right to left, and `keep` last.
+
     Args:
         name: the field that `--output name` prints.
-        keep: the most important columns, which even a narrow terminal must show.
+        keep: the columns that decide, which even a narrow terminal must show, the most important first.
         empty: the note to print instead of an empty table.
     """
     match output:
         case Output.TABLE if rows:
-            Table(columns, name, keep).print(rows)
+            Table(_without_common(columns, rows, name, keep), name, keep).print(rows)
         case Output.TABLE:
             print_note(empty)
         case Output.NAME:
@@ -409,25 +412,61 @@ def _fitting(columns: Sequence[str], rows: Sequence[Row], name: str, keep: Seque
     """
     if _Layout.wide or not sys.stdout.isatty():
         return columns
-    widths = {
-        column: max(len(column), *(len(_cell(row[column])) for row in rows)) + len(_GAP) for column in columns
-    }
+    widths = _widths(columns, rows)
     first = name if name in columns else columns[0]
     left = shutil.get_terminal_size().columns + len(_GAP) - widths[first]
     shown = {first}
-    for column in (*keep, *sorted(columns, key=_is_id)):
+    kept = [column for column in keep if column in columns]
+    for column in (*kept, *sorted(columns, key=_is_id)):
         if column not in shown and widths[column] <= left:
             shown.add(column)
             left -= widths[column]
-    if not shown.issuperset(keep):
+    if not shown.issuperset(kept):
         return ()
     if hidden := [column for column in columns if column not in shown]:
         print_note(f"Columns that do not fit: {', '.join(hidden)}. Show them with -o wide.")
     return [column for column in columns if column in shown]
 
 
+def _without_common(
+    columns: Sequence[str], rows: Sequence[Row], name: str, keep: Sequence[str]
+) -> Sequence[str]:
+    """Return the columns for a table, and print the others, which have the same value in all rows, with that value.
+
+    Removes as many columns as the terminal is too narrow for the columns without ids: from right to left, and those in
+    `keep` last.
+    """
+    if _Layout.wide or not sys.stdout.isatty() or len(rows) == 1:
+        return columns
+    widths = _widths(columns, rows)
+    total = sum(width for column, width in widths.items() if column == name or not _is_id(column))
+    too_many = total - len(_GAP) - shutil.get_terminal_size().columns
+    common: list[str] = []
+    others = [column for column in columns if column not in keep]
+    for column in (*reversed(others), *reversed([column for column in keep if column in columns])):
+        is_common = all(row[column] == rows[0][column] for row in rows)
+        if too_many > 0 and column != name and not _is_id(column) and is_common:
+            common.append(column)
+            too_many -= widths[column]
+    if common:
+        values = [f"{_heading(column)}: {_cell(rows[0][column])}" for column in columns if column in common]
+        write_out(_GAP.join(values) + "\n")
+    return [column for column in columns if column not in common]
+
+
+def _widths(columns: Sequence[str], rows: Sequence[Row]) -> dict[str, int]:
+    """Return the width of each column, with the gap to the next one."""
+    return {
+        column: max(len(column), *(len(_cell(row[column])) for row in rows)) + len(_GAP) for column in columns
+    }
+
+
+def _heading(column: str) -> str:
+    return column.upper().replace("_", "-")
+
+
 def _is_id(column: str) -> bool:
-    return column in ("id", "place") or column.endswith("_id")
+    return column in ("id", "place", "fingerprint") or column.endswith("_id")
 
 
 def _print_fields(row: Row) -> None:

@@ -179,7 +179,9 @@ def list_tokens(
     path = cluster_path(find_cluster(client, name, project, domain), "webhook-tokens")
     found = sorted(client.list_all(path, "webhook_tokens"), key=lambda each: str(each["created_at"]))
     columns = ("id", "created_at", "last_asked_at", "last_events_at")
-    show_list([with_times(each) for each in found], output, columns=columns, name="id")
+    show_list(
+        [with_times(each) for each in found], output, columns=columns, name="id", keep=("last_asked_at",)
+    )
 
 
 @token.command()

@@ -119,7 +119,7 @@ async def verify(
     with Progress("checks done", at_once=True) as progress:
         results = await _run(operator, chosen[0], verification, options, progress.reach)
     columns = ("check", "result", "seconds", "detail")
-    show_list([asdict(result) for result in results], output, columns=columns, name="check")
+    show_list([asdict(result) for result in results], output, columns=columns, name="check", keep=("result",))
     for note in await _notes(operator, chosen[0], results):
         print_note(note)
     if not _is_good(results):
@@ -158,7 +158,7 @@ async def _verify_all(
     finally:
         if rows:
             columns = with_domain(("cluster", "project", "result", "check", "seconds", "detail"), rows)
-            show_list(rows, output, columns=columns, name="id")
+            show_list(rows, output, columns=columns, name="id", keep=("cluster", "result", "check"))
         notes.print()
 
 

@@ -199,7 +199,8 @@ def list_profiles(output: OutputOption = Output.TABLE) -> None:
         for name, each in found
         if each is not None
     ]
-    show_list(rows, output, columns=("name", "current", "service", "user", "logged_in", "expires_at"))
+    columns = ("name", "current", "service", "user", "logged_in", "expires_at")
+    show_list(rows, output, columns=columns, keep=("user", "logged_in", "expires_at"))
 
 
 @profile.command()

@@ -151,7 +151,7 @@ def _show(client: "AdministrationClient", query: dict[str, str], output: Output)
         elif output is Output.TABLE:
             write_out("".join(f"{line}\n" for line in explanation_lines(body)))
         else:
-            show_list(body["rules"], output, columns=_RULE_COLUMNS)
+            show_list(body["rules"], output, columns=_RULE_COLUMNS, keep=_RULE_COLUMNS[1:])
     if not body["allowed"]:
         raise typer.Exit(1)
 

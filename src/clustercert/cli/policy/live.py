@@ -44,7 +44,7 @@ def replay_live(
     if missing:
         comparison.not_replayable[NO_EVENT] += missing
     rows = [_row(each, certificates[each.fingerprint]) for each in comparison.affected]
-    show_list(rows, output, columns=_COLUMNS, name="certificate")
+    show_list(rows, output, columns=_COLUMNS, name="certificate", keep=("user", "cluster", "change"))
     if output is Output.TABLE:
         _show_counts(comparison, len(certificates), are_more=are_more)
 
