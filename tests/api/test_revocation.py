@@ -307,6 +307,89 @@ def test_a_list_since_a_time_ends_there(place: RevocationClient) -> None:
     assert listed(since="yesterday").status_code == 400
 
 
+# --- users whom the service, or the caller, does not know ---------------------------------------------------------
+
+NEVER_SEEN = "5eed" * 8
+
+
+def recorded(place: RevocationClient) -> tuple[object, ...]:
+    """Return all data that a revocation writes."""
+    store = Store(place.world.settings().store_url)
+    return (
+        store.rows("SELECT id, user_id FROM revocation"),
+        store.rows("SELECT value FROM generation"),
+        len(place.events("user.revoked")),
+    )
+
+
+@pytest.mark.parametrize("field", ["userId", "agencyId"])
+def test_an_admin_stores_no_revocation_of_an_id_that_was_never_seen(
+    place: RevocationClient, field: str
+) -> None:
+    before = recorded(place)
+    path = place.world.path("plain", "/clustercertrevoke")
+    for user_id in (NEVER_SEEN, "a name that nobody has", field):
+        answer = place.post("admin", path, {field: user_id})
+        assert (answer.status_code, answer.content) == (200, b"")
+    assert recorded(place) == before
+
+
+def test_an_operator_stores_a_revocation_of_any_id(place: RevocationClient) -> None:
+    path = place.world.path("plain", "/clustercertrevoke")
+    for number, user_id in enumerate((f"{1:032x}", f"{2:032x}")):
+        own = place.own(f"/users/{user_id}/revoke")
+        answer = place.post("operator", own) if number else place.post("operator", path, {"userId": user_id})
+        assert answer.status_code == 200
+        stored = Store(place.world.settings().store_url).rows(
+            "SELECT cluster_id FROM revocation WHERE user_id = ?", user_id
+        )
+        assert stored == [(place.world.clusters["plain"].id,)]
+
+
+def test_an_admin_revokes_a_deleted_user_by_id_in_cces_call(tmp_path: Path) -> None:
+    """Source: CCE API reference, "Revoking Cluster Certificates": the user may already be deleted."""
+    world = worlds.make(tmp_path)
+    with Service(world.settings()).running() as service:
+        place = RevocationClient(world, service.client)
+        leaver = world.people["member"].user
+
+        async def go(components: Components) -> None:
+            await components.identity.directory.remove_user(leaver, actor=Actor(ACTOR, ORIGIN))
+
+        place.operate(go)
+        before = recorded(place)
+        assert place.clustercertrevoke("admin", "member").status_code == 200
+        assert recorded(place) != before
+
+
+def test_our_own_api_knows_no_user_whom_the_admin_cant_see(place: RevocationClient) -> None:
+    place.issue("stranger", "foreign")
+    before = recorded(place)
+    answers = [
+        place.client.post(
+            place.own(f"/users/{user_id}/revoke"), params=query, headers=place.world.people["admin"].headers
+        )
+        for user_id in (NEVER_SEEN, place.user("stranger"))
+        for query in ({}, {"dryRun": "All"})
+    ]
+    assert [answer.status_code for answer in answers] == [404] * 4
+    text = (
+        f"There is no user with the id {NEVER_SEEN} in this project: no role in it, and no certificate for its"
+        " clusters. `certificate list --cluster` shows the ids of users with certificates."
+    )
+    texts = {answer.json()["errorMessage"].replace(place.user("stranger"), NEVER_SEEN) for answer in answers}
+    assert texts == {text}
+    assert recorded(place) == before
+
+
+def test_an_admin_revokes_a_member_without_certificates(tmp_path: Path) -> None:
+    world = worlds.make(tmp_path)
+    with Service(world.settings()).running() as service:
+        place = RevocationClient(world, service.client)
+        path = place.own(f"/users/{place.user('member')}/revoke")
+        assert place.post("admin", path).json()["user_id"] == place.user("member")
+
+
 # --- undoing ---------------------------------------------------------------------------------------------------------
 
 

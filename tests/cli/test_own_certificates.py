@@ -84,6 +84,12 @@ def test_developers_revoke_all_their_own_in_all_clusters(place: RemoteSite) -> N
     assert "were revoked before" in again.err
 
 
+def test_admins_find_no_user_whose_id_is_unknown_to_their_project(place: RemoteSite) -> None:
+    options = ("--user", "5eed" * 8, "--cluster", "prod", "--yes")
+    error = place.bob.failure(5, "certificate", "revoke", *options)
+    assert f"There is no user with the id {'5eed' * 8} in this project: no role in it" in error
+
+
 def test_a_role_that_is_lost_leaves_the_own_certificates(place: RemoteSite) -> None:
     name = place.issue(place.alice, "staging")
     place.operator.output("role", "unassign", "member", "--user", "alice", "--project", "eu-nl")

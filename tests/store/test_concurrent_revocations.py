@@ -10,17 +10,20 @@ import pytest
 from sqlalchemy import event as engine_events
 from sqlalchemy import select, text
 
-from clustercert.model import CertificateRecord
+from clustercert.model import CertificateRecord, Domain, KnownUser, Revocation, User
+from clustercert.model.errors import UnknownUser
 from clustercert.store import tables
 from clustercert.store.certificate_views import is_revoked
 from clustercert.store.directory import DirectoryQueries
 from clustercert.store.engine.database import Database
+from clustercert.store.known_users import KnownUserQueries, UsernameQueries
 from clustercert.store.revocations import RevocationQueries
 from support import programs
 from support.lock_waits import LockWaits
 from support.paused_database import PausedDatabase
+from support.samples import grant
 from support.store_records import cluster_id, issue, new_user, revoked, undo, user_id
-from support.stores import Store, event, patient, revocation
+from support.stores import NOW, Store, event, patient, revocation
 from support.wait import SECONDS, eventually_async
 
 # --- at the same moment --------------------------------------------------------------------------------------------
@@ -111,6 +114,99 @@ async def test_what_is_being_recorded_when_a_revocation_comes_is_revoked(
     await revoking
     assert await revoked(database, record)
     assert not await revoked(database, await issue(database, alice, here))
+
+
+NAME = "anna@example.com"
+
+
+async def become_known(database: Database, how: str, user: str) -> None:
+    """Let the service see a user for the first time, as a request does before its certificate is signed."""
+    if how == "login":
+        await KnownUserQueries(database).record_user(KnownUser(user, "anna", "sso", "https://sso.example"))
+    elif how == "name":
+        await UsernameQueries(database).claim(grant(username=NAME), user)
+    else:
+        domain = Domain(f"{1:032x}", "tests", enabled=True)
+        account = User(user, "anna", domain, enabled=True, labels={})
+        await DirectoryQueries(database).add(account, event(), password_hash=None, created_at=NOW)
+
+
+async def revoke_known(database: Database, how: str, user: str, cluster: str) -> Revocation:
+    """Revoke a user's certificates for a cluster, like an admin of its project."""
+    scope = revocation(user_id=NAME if how == "name" else user, cluster_id=cluster)
+    return await RevocationQueries(database).revoke_user(scope, lambda _: event(), only_known=True)
+
+
+@pytest.fixture
+def domain(store: Store) -> None:
+    store.execute(f"INSERT INTO domain (id, name, enabled) VALUES ('{1:032x}', 'tests', true)")
+
+
+WAYS = ["login", "name", "account"]
+
+
+@pytest.mark.usefixtures("domain")
+@pytest.mark.parametrize("how", WAYS)
+async def test_the_first_certificate_of_a_new_user_does_not_escape_a_revocation(
+    database: Database, store: Store, how: str
+) -> None:
+    """The certificate isn't recorded yet when the revocation looks, but its user is known."""
+    anna, here = user_id(), cluster_id()
+    with pytest.raises(UnknownUser):
+        await revoke_known(database, how, anna, here)
+    assert store.rows("SELECT id FROM revocation") == store.rows("SELECT id FROM audit_event") == []
+    assert store.rows("SELECT value FROM generation") == [(0,)]
+    await become_known(database, how, anna)
+    paused = paused_by_the_thread if store.file is not None else paused_by_the_server
+    waits = LockWaits(database, store)
+    async with paused(store, anna, here) as issuing:
+        revoking = asyncio.create_task(revoke_known(database, how, anna, here))
+        if store.file is not None:
+            await waits.begun(revoking)
+        else:
+            await revoking
+        assert not issuing.done()
+    assert (await revoking).user_id == anna
+    assert await revoked(database, await issuing)
+
+
+@pytest.mark.usefixtures("domain")
+@pytest.mark.parametrize("how", WAYS)
+async def test_a_revocation_waits_for_a_user_who_becomes_known(
+    database: Database, store: Store, how: str
+) -> None:
+    anna, here = user_id(), cluster_id()
+    other = PausedDatabase(store.url)
+    becoming = asyncio.create_task(become_known(other, how, anna))
+    await other.inside.wait()
+    waits = LockWaits(database, store)
+    revoking = asyncio.create_task(revoke_known(database, how, anna, here))
+    await waits.begun(revoking)
+    other.go_on.set()
+    await becoming
+    assert (await revoking).user_id == anna
+    await other.close()
+
+
+@pytest.mark.usefixtures("domain")
+@pytest.mark.parametrize("how", WAYS)
+async def test_a_user_who_becomes_known_waits_for_revocations(
+    database: Database, store: Store, how: str
+) -> None:
+    """So a certificate of a user whom a revocation did not see is recorded after this revocation."""
+    other = PausedDatabase(store.url)
+    revoking = asyncio.create_task(
+        RevocationQueries(other).revoke_user(
+            revocation(user_id=user_id()), lambda _: event(), only_known=False
+        )
+    )
+    await other.inside.wait()
+    waits = LockWaits(database, store)
+    becoming = asyncio.create_task(become_known(database, how, user_id()))
+    await waits.begun(becoming)
+    other.go_on.set()
+    await asyncio.gather(revoking, becoming)
+    await other.close()
 
 
 async def test_a_record_during_a_revocation_is_on_one_side_of_it(database: Database, store: Store) -> None:

@@ -124,11 +124,18 @@ class RevocationRecorder:
         await self.revoke_certificate(certificate, reason, actor=Actor.service())
 
     async def revoke_scope(
-        self, reason: Reason, *, user_id: str | None = None, cluster: Cluster | None = None, actor: Actor
+        self,
+        reason: Reason,
+        *,
+        user_id: str | None = None,
+        cluster: Cluster | None = None,
+        actor: Actor,
+        only_known: bool = False,
     ) -> Revocation:
         """Revoke all existing certificates of a user, of a cluster, or of a user in a cluster.
 
         Certificates that are requested afterwards are valid. Raises InvalidRequest if the user id or note is invalid.
+        With `only_known`, raises UnknownUser, and records nothing, if the service has never seen the user.
 
         If the actor has already revoked the same scope and no certificate was issued since then, returns the earlier
         revocation, unless the new revocation would be harder to undo. This way, a repeated request does not make every
@@ -145,11 +152,16 @@ class RevocationRecorder:
                     return earlier
                 break
         revocation = self._revocation(reason, actor, user, cluster_id, project_id)
-        kind: RevocationChange = "user.revoked" if user else "cluster.revoked"
-        event = revocation_event(kind, revocation, actor, user or cluster_id)
-        return await self._record(
-            revocation, event, "everywhere" if not cluster else "user" if user else "cluster"
-        )
+        if not user:
+            event = revocation_event("cluster.revoked", revocation, actor, cluster_id)
+            return await self._record(revocation, event, "cluster")
+
+        def user_event(made: Revocation) -> RevocationChanged:
+            return revocation_event("user.revoked", made, actor, made.user_id)
+
+        recorded = await self.queries.revoke_user(revocation, user_event, only_known=only_known)
+        metrics.REVOCATIONS.labels("user" if cluster else "everywhere").inc()
+        return recorded
 
     async def revoke_live(self, live: Sequence[LiveCertificates], reason: Reason, *, actor: Actor) -> None:
         """Revoke the certificates of all these pairs of a user and a cluster, in one transaction.

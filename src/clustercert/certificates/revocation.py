@@ -1,6 +1,7 @@
 """Use case: revoke a certificate, or all certificates of a user or cluster, and undo a revocation."""
 
 import asyncio
+import contextlib
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
@@ -28,7 +29,7 @@ from clustercert.model import (
     Revocation,
     is_credential_number,
 )
-from clustercert.model.errors import Forbidden, NotFound, TooManyRequests, Unauthenticated
+from clustercert.model.errors import Forbidden, NotFound, TooManyRequests, Unauthenticated, UnknownUser
 from clustercert.model.ids import is_user_id
 from clustercert.model.kubernetes import SERVICE
 from clustercert.model.rights import (
@@ -139,14 +140,20 @@ class RevocationPreviews:
         """Preview the revocation of a user's certificates for a cluster. Raises NotFound for a malformed id."""
         require_reach(caller, project_id)
         cluster = await require_cluster(self.clusters, project_id, cluster_id)
-        is_own = _checked_id(user_id) == caller.user.id
-        if not is_own and not administers(caller, project_id):
+        if _checked_id(user_id) != caller.user.id and not administers(caller, project_id):
             raise Forbidden(ONLY_ADMINS)
-        preview = await self._preview(user_id, cluster)
-        # An admin of the project must not learn a user's name from the id, unless the user has a certificate for the
-        # cluster.
-        is_known = is_own or preview.live > 0 or operates(caller)
-        return preview if is_known else replace(preview, user_name=None, user_domain=None)
+        await self.require_visible(caller, project_id, user_id)
+        return await self._preview(user_id, cluster)
+
+    async def require_visible(self, caller: Caller, project_id: str, user_id: str) -> None:
+        """Raise UnknownUser if an admin of the project can't see the user, because the user is not in the project.
+
+        Operators see all ids, even ids that the service has never seen.
+        """
+        if operates(caller) or user_id == caller.user.id:
+            return
+        if not await self.users.is_in_project(user_id, project_id):
+            raise UnknownUser(user_id)
 
     async def preview_user(self, caller: Caller, user_id: str) -> RevocationPreview:
         """Preview the revocation of a user's certificates in every project. Raises NotFound for a malformed id."""
@@ -327,19 +334,31 @@ class RevocationService:
     lost_roles: LostRoles
     service_name: str
 
+    async def revoke_applicant(
+        self, caller: Caller, project_id: str, cluster_id: str, user_id: str
+    ) -> Revocation | None:
+        """Revoke a user's certificates for a cluster, as CCE does: administrators may name any id.
+
+        Records nothing, and returns None, if the caller is not an operator and the service has never seen the user.
+        Raises the same errors as `revoke_user_on_cluster`, but not UnknownUser.
+        Source: CCE API reference, "Revoking Cluster Certificates".
+        """
+        cluster, user_id = await self._applicant(caller, project_id, cluster_id, user_id)
+        with contextlib.suppress(UnknownUser):
+            return await self._revoke_applicant(caller, cluster, user_id, Reason())
+        return None
+
     async def revoke_user_on_cluster(
         self, caller: Caller, project_id: str, cluster_id: str, user_id: str, reason: Reason
     ) -> Revocation:
-        """Revoke a user's certificates for a cluster. Administrators may name other users, including deleted ones.
+        """Revoke a user's certificates for a cluster. Administrators may name the users whom they see.
 
         Raises Forbidden if a caller who is not an administrator names a different user, or InvalidRequest if the user
-        id or note is invalid. Source: CCE API reference, "Revoking Cluster Certificates".
+        id or note is invalid. Raises UnknownUser if the user is not in the project and the caller is no operator.
         """
-        cluster = await self._cluster(caller, project_id, cluster_id)
-        user_id = await self._user_id(user_id)
-        if user_id != caller.user.id and not administers(caller, project_id):
-            raise Forbidden(ONLY_ADMINS)
-        return await self.recorder.revoke_scope(reason, user_id=user_id, cluster=cluster, actor=caller.actor)
+        cluster, user_id = await self._applicant(caller, project_id, cluster_id, user_id)
+        await self.previews.require_visible(caller, project_id, user_id)
+        return await self._revoke_applicant(caller, cluster, user_id, reason)
 
     async def revoke_cluster(
         self, caller: Caller, project_id: str, cluster_id: str, reason: Reason
@@ -443,6 +462,24 @@ class RevocationService:
     async def _user_id(self, id_or_name: str) -> str:
         """Return a user's id. The argument is the id, or the name that the policy put into the user's certificates."""
         return await self.usernames.owner(checked_user_id(id_or_name)) or id_or_name
+
+    async def _applicant(
+        self, caller: Caller, project_id: str, cluster_id: str, id_or_name: str
+    ) -> tuple[Cluster, str]:
+        """Return the cluster, and the id of the user whose certificates for the cluster the caller may revoke."""
+        cluster = await self._cluster(caller, project_id, cluster_id)
+        user_id = await self._user_id(id_or_name)
+        if user_id != caller.user.id and not administers(caller, project_id):
+            raise Forbidden(ONLY_ADMINS)
+        return cluster, user_id
+
+    async def _revoke_applicant(
+        self, caller: Caller, cluster: Cluster, user_id: str, reason: Reason
+    ) -> Revocation:
+        only_known = not operates(caller)
+        return await self.recorder.revoke_scope(
+            reason, user_id=user_id, cluster=cluster, actor=caller.actor, only_known=only_known
+        )
 
     async def _cluster(self, caller: Caller, project_id: str, cluster_id: str) -> Cluster:
         require_reach(caller, project_id)

@@ -149,7 +149,7 @@ class RevocationPreviewBody(ResponseBody):
     user_id: str | None = Field(description="Null for all users.")
     user_name: str | None = Field(
         description="Null for all users, for deleted users, and for users of other identity providers who have not"
-        " logged in. For admins, also null if the user has no valid certificate for the cluster."
+        " logged in."
     )
     user_domain: str | None = Field(
         description="The name of the user's domain or issuer. Null if `user_name` is null."
@@ -233,14 +233,13 @@ async def revoke_clustercert(call: CallDep, project_id: str, cluster_id: str) ->
     """Revoke all certificates of a user for a cluster.
 
     Users can revoke their own certificates; project admins and operators can revoke the certificates of any user.
-    Certificates issued later stay valid.
+    Certificates issued later stay valid. Also returns 200 for the ids of deleted and unknown users.
     """
     require_json(call.request)
     user_id = parsed(call.body, ClusterCertRevokeRequest).user_id()
-    revocation = await call.services.revocation.revoke_user_on_cluster(
-        call.caller, project_id, cluster_id, user_id, Reason()
-    )
-    _log(call.request, revocation)
+    revocation = await call.services.revocation.revoke_applicant(call.caller, project_id, cluster_id, user_id)
+    if revocation is not None:
+        _log(call.request, revocation)
     return Response(status_code=200)
 
 
@@ -262,8 +261,9 @@ async def revoke_user_in_cluster(
 ) -> Response:
     """Revoke all certificates of a user for a cluster.
 
-    Like CCE's clustercertrevoke, but with a reason. Users can revoke their own certificates; project admins and
-    operators can revoke the certificates of any user.
+    Like CCE's clustercertrevoke, but with a reason. Users can revoke their own certificates. Project admins can revoke
+    the certificates of users who have a role in the project, or had a certificate for one of its clusters. Operators
+    can revoke the certificates of any id.
     """
     reason, service = _reason(call), call.services.revocation
     if dry_run:

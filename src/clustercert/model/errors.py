@@ -8,6 +8,7 @@
     + Forbidden               403  CCE.01403001
     + NotFound                404  CCE.01404001
     |   + NoSuchRoute         404  APIGW.0101
+    |   + UnknownUser         404  CCE.01404001
     + MethodNotAllowed        405  APIGW.0201
     + RequestTimeout          408  APIGW.0201
     + Conflict                409  CCE.01409001
@@ -117,6 +118,16 @@ class NotFound(ClustercertError, status=404, code="CCE.01404001"):
 
 class NoSuchRoute(NotFound, code="APIGW.0101"):
     """The API has no such path."""
+
+
+class UnknownUser(NotFound):
+    """The service has never seen a user with this id, or the caller may not know whether it has."""
+
+    def __init__(self, user_id: str) -> None:
+        super().__init__(
+            f"There is no user with the id {user_id} in this project: no role in it, and no certificate for its"
+            " clusters. `certificate list --cluster` shows the ids of users with certificates."
+        )
 
 
 class MethodNotAllowed(ClustercertError, status=405, code="APIGW.0201"):

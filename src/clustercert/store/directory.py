@@ -10,7 +10,7 @@ from clustercert.model import AuditEvent, Domain, Group, Project, Revocation, Us
 from clustercert.model.errors import ConcurrentChange, NotFound, Unauthenticated
 from clustercert.store import tables
 from clustercert.store.console_sessions import UserIds, end_sessions
-from clustercert.store.engine.database import raise_generation
+from clustercert.store.engine.database import hold_generation, raise_generation
 from clustercert.store.engine.queries import Queries, change_one, conflict_if_violated, insert_once
 from clustercert.store.engine.transaction import Transaction
 from clustercert.store.entities import (
@@ -79,6 +79,8 @@ class DirectoryQueries(Queries):
             invalidate = isinstance(entity, Domain | Project)
             async with self._database.transaction(*events, invalidate=invalidate) as connection:
                 await connection.execute(insert(TABLES[type(entity)]).values(row))
+                if isinstance(entity, User):
+                    await hold_generation(connection)
 
     async def replace(self, before: T, after: T, *events: AuditEvent) -> None:
         """Change an entity. Enabling or disabling a user has the same effects as `enable_user`.

@@ -18,14 +18,14 @@ from clustercert.model.identity import BUILT_IN
 from clustercert.store import tables
 from clustercert.store.certificates import belongs_to, name_parts
 from clustercert.store.console_sessions import end_sessions
-from clustercert.store.engine.database import Database, raise_generation
+from clustercert.store.engine.database import Database, hold_generation, raise_generation
 from clustercert.store.engine.queries import Queries, exists
 from clustercert.store.engine.transaction import Transaction
 from clustercert.store.revocations import NO_END, blocking, end_disabled, revoke_disabled
 
 _domain, _user, _federated, _username = tables.domain, tables.user, tables.federated_user, tables.username
 _certificate, _project, _role = tables.certificate, tables.project, tables.role
-_revocation = tables.revocation
+_revocation, _assignment, _member = tables.revocation, tables.role_assignment, tables.group_member
 
 _BUILT_IN_USERS = select(_user.c.id, _user.c.name, _domain.c.name.label("domain")).join(
     _domain, _domain.c.id == _user.c.domain_id
@@ -78,12 +78,25 @@ class KnownUserQueries(Queries):
             built_in = await connection.execute(_BUILT_IN_USERS.where(_user.c.id.in_(ids)))
             return found | {row.id: KnownUser(*row, BUILT_IN) for row in built_in}
 
+    async def is_in_project(self, user_id: str, project_id: str) -> bool:
+        """Whether a user has a role in the project, or had a certificate for one of its clusters."""
+        groups = select(_member.c.group_id).where(_member.c.user_id == user_id)
+        role = select(literal(1)).where(
+            _assignment.c.project_id == project_id,
+            or_(_assignment.c.actor_id == user_id, _assignment.c.actor_id.in_(groups)),
+        )
+        certificate = select(literal(1)).where(
+            _certificate.c.user_id == user_id, _certificate.c.project_id == project_id
+        )
+        return await self._row(select(literal(1)).where(or_(role.exists(), certificate.exists()))) is not None
+
     async def record_user(self, user: KnownUser) -> None:
         """Record a user of an issuer or of Keystone, or the user's new name."""
         # Another process may insert the row at the same time.
         with contextlib.suppress(IntegrityError):
             async with self._database.transaction() as connection:
                 await put_federated_user(connection, user)
+                await hold_generation(connection)
 
 
 async def put_federated_user(connection: Transaction, user: KnownUser, **others: object) -> None:
@@ -144,6 +157,7 @@ class UsernameQueries(Queries):
             try:
                 async with self._database.transaction() as connection:
                     await connection.execute(insert(_username).values(name=name, user_id=user_id))
+                    await hold_generation(connection)
             except IntegrityError:
                 # Another process claimed the name at the same time.
                 owner = await self.owner(name)

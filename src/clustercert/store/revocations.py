@@ -5,17 +5,29 @@ commit. So these transactions run one after another on every database engine. Un
 revocations that it has read stay unchanged.
 """
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, fields, replace
 from datetime import datetime, timedelta
 from typing import Any
 
-from sqlalchemy import ColumnElement, Row, Select, and_, func, insert, select, update
+from sqlalchemy import (
+    ColumnElement,
+    Row,
+    Select,
+    and_,
+    func,
+    insert,
+    literal,
+    or_,
+    select,
+    update,
+)
 
 from clustercert.model import AuditEvent, ClientCA, Revocation
-from clustercert.model.errors import Conflict, NotFound
+from clustercert.model.errors import Conflict, NotFound, UnknownUser
 from clustercert.pki.crl import CrlEntry
 from clustercert.store import tables
+from clustercert.store.ca_rotations import OWN_USERS
 from clustercert.store.certificate_views import (
     CertificateLookup,
     is_revoked,
@@ -27,9 +39,10 @@ from clustercert.store.client_cas import ca_of
 from clustercert.store.engine.database import Database, raise_generation
 from clustercert.store.engine.queries import Queries, exists
 from clustercert.store.engine.transaction import Transaction
+from clustercert.store.events import record_events
 
 _certificate, _revocation, _cluster = tables.certificate, tables.revocation, tables.cluster
-_ca = tables.client_ca
+_ca, _username = tables.client_ca, tables.username
 
 NO_END = 2**63 - 1
 """The epoch of a revocation that also covers later certificates, while its user is disabled or deleted.
@@ -58,6 +71,33 @@ class RevocationQueries(CertificateLookup):
             made = await add_revocation(connection, revocation, epoch=epoch, changed=epoch)
             if made.fingerprint is not None:
                 await _mark_certificate(connection, made.fingerprint)
+        return made
+
+    async def revoke_user(
+        self, revocation: Revocation, event: Callable[[Revocation], AuditEvent], *, only_known: bool
+    ) -> Revocation:
+        """Record a revocation of a user's certificates. See `revoke`.
+
+        If the service has never seen `revocation.user_id`, but a user has this name in certificates, revokes the
+        certificates of this user.
+
+        Args:
+            event: creates the audit event of the revocation.
+            only_known: raises UnknownUser, and records nothing, if the service has never seen the user.
+        """
+        async with self._database.transaction() as connection:
+            # Until the commit, no user becomes known, and no name gets an owner: see `hold_generation`. A certificate
+            # is recorded only after its user is known, so this transaction misses no certificate that is on its way.
+            epoch = await raise_generation(connection)
+            is_seen = select(literal(1)).where(seen_user(literal(revocation.user_id)))
+            if not await exists(connection, is_seen):
+                owner = select(_username.c.user_id).where(_username.c.name == revocation.user_id)
+                owner_id = (await connection.execute(owner)).scalar()
+                if owner_id is None and only_known:
+                    raise UnknownUser(revocation.user_id)
+                revocation = replace(revocation, user_id=owner_id or revocation.user_id)
+            made = await add_revocation(connection, revocation, epoch=epoch, changed=epoch)
+            await record_events(connection, (event(made),))
         return made
 
     async def revoke_all(self, revocations: Sequence[Revocation], events: Sequence[AuditEvent]) -> None:
@@ -201,6 +241,15 @@ async def end_disabled(connection: Transaction, user_id: str, epoch: int) -> Non
     """Limit a disabled user's revocation to existing certificates, in the transaction that enables the user again."""
     query = update(_revocation).where(_without_end(user_id))
     await connection.execute(query.values(epoch=epoch, changed=epoch))
+
+
+def seen_user(user_id: ColumnElement[str]) -> ColumnElement[bool]:
+    """Return a condition that is true if the service has seen the user.
+
+    It has seen a user who has an account, a login, a certificate or a revocation. Each deleted user has a revocation.
+    """
+    ids = (tables.user.c.id, tables.federated_user.c.id, _certificate.c.user_id, _revocation.c.user_id)
+    return or_(user_id.in_(OWN_USERS), *(select(each).where(each == user_id).exists() for each in ids))
 
 
 def blocking(user_id: str, note: str | None = None) -> Select[Any]:

@@ -312,3 +312,12 @@ async def raise_generation(connection: Transaction) -> int:
     raised = update(tables.generation).values(value=tables.generation.c.value + 1)
     value: int = (await connection.execute(raised.returning(tables.generation.c.value))).scalar_one()
     return value
+
+
+async def hold_generation(connection: Transaction) -> None:
+    """Let no other transaction raise the generation before the caller's transaction commits.
+
+    A transaction calls this last if it makes a user known, or gives a name an owner. So a revocation sees the user, or
+    the user gets no certificate before the revocation is committed. See `RevocationQueries.revoke_user`.
+    """
+    await connection.execute(_GENERATION.with_for_update(read=True))
