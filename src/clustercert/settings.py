@@ -28,7 +28,15 @@ from pydantic_settings import SettingsError as UnreadableVariable
 from clustercert.audit.publish_targets import PublishTarget, parse_target
 from clustercert.authn.identity_settings import IdentitySettings
 from clustercert.clusters.registration import ClusterLimits
-from clustercert.limits.rates import TEMPORARY_KEYS, TOKENS, Kind, Rate, parse_rate
+from clustercert.limits.rates import (
+    PROJECT_REVOCATIONS,
+    REVOCATIONS,
+    TEMPORARY_KEYS,
+    TOKENS,
+    Kind,
+    Rate,
+    parse_rate,
+)
 from clustercert.model import KeyType
 from clustercert.model.choices import EndpointsForm, ServerRole
 from clustercert.model.errors import ClustercertError
@@ -262,7 +270,7 @@ class IssuingSettings(Section):
 
 
 class LimitSettings(Section):
-    """`[limits]`: failed authentications, issued certificates, tokens, keys and clusters.
+    """`[limits]`: failed authentications, issued certificates, revocations, tokens, keys and clusters.
 
     See [Limits](operations.md#limits).
 
@@ -275,6 +283,9 @@ class LimitSettings(Section):
         tokens: maximum rate at which a user of the built-in identity service can get tokens, per worker.
         temporary_keys: maximum rate at which a user of the built-in identity service can get temporary access keys,
             per worker.
+        revocations: maximum rate at which a caller can revoke certificates, per worker. Operators have no limit.
+        project_revocations: maximum rate at which all admins of a project together can revoke certificates of other
+            users, per worker. Operators have no limit.
         clusters_per_project: maximum number of clusters in a project.
         cas_per_cluster: maximum number of CAs that a cluster's API server may have.
         ca_kib_per_cluster: maximum total size of the CAs of a cluster's API server, in KiB of PEM.
@@ -287,6 +298,8 @@ class LimitSettings(Section):
     live_certificates: int | None = Field(default=None, ge=1)
     tokens: IssuingRate = TOKENS
     temporary_keys: IssuingRate = TEMPORARY_KEYS
+    revocations: IssuingRate = REVOCATIONS
+    project_revocations: IssuingRate = PROJECT_REVOCATIONS
     clusters_per_project: int = Field(default=ClusterLimits().clusters, ge=1)
     cas_per_cluster: int = Field(default=ClusterLimits().cas, ge=1)
     ca_kib_per_cluster: int = Field(default=ClusterLimits().ca_kib, ge=1, le=64)

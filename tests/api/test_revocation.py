@@ -390,6 +390,43 @@ def test_an_admin_revokes_a_member_without_certificates(tmp_path: Path) -> None:
         assert place.post("admin", path).json()["user_id"] == place.user("member")
 
 
+# --- limits --------------------------------------------------------------------------------------------------------
+
+
+def test_revocations_beyond_a_rate_are_a_429_but_not_for_operators(tmp_path: Path) -> None:
+    world = worlds.make(tmp_path)
+    limits = {"revocations": "4/1h", "project_revocations": "3/1h"}
+    with Service(world.settings(limits=limits)).running() as service:
+        place = RevocationClient(world, service.client)
+        certificate, own = place.issue("reader"), place.issue("member")
+        one = place.own(f"/certificates/{fingerprint(certificate).hex()}/revoke")
+        unknown = place.post("admin", place.world.path("plain", "/clustercertrevoke"), {"userId": NEVER_SEEN})
+        statuses = [place.post("admin", path).status_code for path in (one, place.own("/users/x/revoke"))]
+        assert [unknown.status_code, *statuses] == [200, 200, 404]
+        # Of the project's three, the admin has used all. Of the admin's own four, one is left.
+        everywhere = f"{OWN}/users/{place.user('admin')}/revoke"
+        for path in (one, place.own("/revoke"), f"{OWN}/certificates/{fingerprint(own).hex()}/revoke"):
+            refused = place.post("admin", path)
+            assert (refused.status_code, refused.json()["errorCode"]) == (429, "CCE.02429001")
+            assert refused.json()["errorMessage"].startswith("The admins of this project sent too many")
+            assert 0 < int(refused.headers["Retry-After"]) <= 1200
+        assert place.post("admin", everywhere).status_code == 200
+        refused = place.post("admin", everywhere)
+        assert (refused.status_code, refused.headers["Retry-After"]) == (429, "900")
+        assert refused.json()["errorMessage"].startswith(
+            "You sent too many revocations. Try again in 15 minutes"
+        )
+        # What the project's admins did stops neither its members, nor operators, nor a logout.
+        assert place.clustercertrevoke("member", "member").status_code == 200
+        for _ in range(5):
+            assert place.post("operator", one).status_code == 200
+            assert place.post("operator", place.own("/revoke")).status_code == 200
+        blocked = place.post("operator", f"{OWN}/users/{place.user('reader')}/block")
+        assert blocked.status_code == 200
+        assert place.post("admin", f"{OWN}/caller/logout", {}).status_code == 200
+        assert place.states(certificate, own) == ["revoked", "revoked"]
+
+
 # --- undoing ---------------------------------------------------------------------------------------------------------
 
 

@@ -19,6 +19,7 @@ from clustercert.certificates.recorder import (
     is_fingerprint,
     no_such_certificate,
 )
+from clustercert.limits.revoking import RevocationRates
 from clustercert.model import (
     AccessKey,
     Actor,
@@ -323,6 +324,7 @@ class RevocationService:
         recorder: records revocations without authorizing the caller; the command line uses the recorder directly.
         logout: ends a caller's own logins, so it needs no authorization.
         lost_roles: revokes certificates of users who lose a role, without authorizing the caller.
+        rates: limits the methods of this class that take a caller and revoke. They raise TooManyRequests.
         service_name: part of the statement that a key holder signs, so that other services reject the signature.
     """
 
@@ -332,6 +334,7 @@ class RevocationService:
     previews: RevocationPreviews
     logout: Logout
     lost_roles: LostRoles
+    rates: RevocationRates
     service_name: str
 
     async def revoke_applicant(
@@ -365,6 +368,7 @@ class RevocationService:
     ) -> Revocation:
         """Revoke all certificates for a cluster. Raises Forbidden unless the caller is an administrator."""
         cluster = await self._administered_cluster(caller, project_id, cluster_id)
+        self._count(caller, project_id, None)
         return await self.recorder.revoke_scope(reason, cluster=cluster, actor=caller.actor)
 
     async def revoke_user(self, caller: Caller, user_id: str, reason: Reason) -> Revocation:
@@ -374,6 +378,7 @@ class RevocationService:
         """
         if user_id != caller.user.id:
             require_operator(caller)
+        self._count(caller, None, user_id)
         user_id = await self._user_id(user_id)
         return await self.recorder.revoke_scope(reason, user_id=user_id, actor=caller.actor)
 
@@ -389,6 +394,7 @@ class RevocationService:
         found = await self.recorder.find_certificate(name, cluster_id=cluster.id)
         if found.user_id != caller.user.id and not administers(caller, project_id):
             raise no_such_certificate()
+        self._count(caller, project_id, found.user_id)
         return await self.recorder.revoke_certificate(found, reason, actor=caller.actor)
 
     async def revoke_own_certificate(self, caller: Caller, name: str, reason: Reason) -> Revocation:
@@ -401,6 +407,7 @@ class RevocationService:
         if found.user_id != caller.user.id and not administers(caller, found.project_id):
             # Auditors are the only callers who can see certificates that they may not revoke.
             raise Forbidden(ONLY_ADMINS)
+        self._count(caller, found.project_id, found.user_id)
         return await self.recorder.revoke_certificate(found, reason, actor=caller.actor)
 
     async def revoke_by_key(
@@ -471,7 +478,16 @@ class RevocationService:
         user_id = await self._user_id(id_or_name)
         if user_id != caller.user.id and not administers(caller, project_id):
             raise Forbidden(ONLY_ADMINS)
+        self._count(caller, project_id, user_id)
         return cluster, user_id
+
+    def _count(self, caller: Caller, project_id: str | None, user_id: str | None) -> None:
+        """Count a revocation of a user's certificates, or of all users', by an authorized caller.
+
+        Operators are not counted, so that nobody can stop them in an emergency.
+        """
+        if not operates(caller):
+            self.rates.count(caller.user.id, None if user_id == caller.user.id else project_id)
 
     async def _revoke_applicant(
         self, caller: Caller, cluster: Cluster, user_id: str, reason: Reason

@@ -56,7 +56,7 @@ CHECKED = Counter("clustercert_certificates_checked", "Stored certificates check
 LIMITED = Counter(
     "clustercert_limited",
     "Requests refused by a limit: failures (failed authentications from one address), caller, project, source,"
-    " quota, tokens, temporary_keys, passwords or sessions",
+    " quota, tokens, temporary_keys, passwords, sessions, revocations or project_revocations",
     ["limit"],
 )
 FORWARDING_IGNORED = Counter(

@@ -42,6 +42,7 @@ from clustercert.kubernetes.cluster_connections import ClusterConnections
 from clustercert.kubernetes.reconcile import Reconciler, Sync
 from clustercert.kubernetes.webhook import Webhook
 from clustercert.limits.issuing import IssuingRates, LimitedIssuance, LiveQuota, UserRates
+from clustercert.limits.revoking import RevocationRates
 from clustercert.model import Actor, utc_now
 from clustercert.model.errors import KeysUnavailable
 from clustercert.observability.tracing import Tracer
@@ -318,6 +319,7 @@ def _revocation(
         previews=RevocationPreviews(clusters, KnownUserQueries(database), usernames, certificates, utc_now),
         logout=Logout(recorder, certificates, identity.logins),
         lost_roles=LostRoles(AccessQueries(database), recorder),
+        rates=RevocationRates(settings.limits.revocations, settings.limits.project_revocations),
         service_name=settings.service_name,
     )
 
