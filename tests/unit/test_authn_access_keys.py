@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from clustercert.authn.access_keys import MAX_ADDRESS, WRONG_SIGNATURES, AccessKeyAuthenticator, SigningKey
 from clustercert.authn.credentials import UnverifiedCredential
 from clustercert.model import Caller, Domain, Origin, UnverifiedRequest, User
-from clustercert.model.errors import Unauthenticated
+from clustercert.model.errors import Unauthenticated, UnsignedBody
 from clustercert.pki.request_signature import (
     TIMESTAMP_FORMAT,
     Scheme,
@@ -225,7 +225,7 @@ async def test_a_content_hash_passes_only_if_it_is_that_of_the_received_body(pla
         return signed_request(unsigned=header, body=body)
 
     assert (await authenticate(with_hash(payload_hash(body)))).user == ALICE
-    for other in ("UNSIGNED-PAYLOAD", payload_hash(b""), payload_hash(body).upper()):
+    for other in ("unsigned-payload", payload_hash(b""), payload_hash(body).upper()):
         assert "X-Sdk-Content-Sha256" in await refusal(with_hash(other))
 
 
@@ -251,7 +251,86 @@ async def test_the_vector_with_an_unsigned_payload_is_refused_by_name() -> None:
             assert (await authenticate((vector["authorization"], request), key)).user == ALICE
         except Unauthenticated as refused:
             reasons[vector["name"]] = refused.reason
-    assert reasons == {"hw_unsigned_payload": "X-Sdk-Content-Sha256 is not the hash of the received body"}
+    reason = "the signature does not cover the body: X-Sdk-Content-Sha256 is UNSIGNED-PAYLOAD"
+    assert reasons == {"hw_unsigned_payload": reason}
+
+
+def unsigned_payload(
+    method: str = "GET",
+    body: bytes = b"",
+    unsigned: Headers | None = None,
+    secret: bytes = PERMANENT.secret,
+    scheme: Scheme = "flat",
+) -> tuple[str, UnverifiedRequest]:
+    """A request whose signed headers say that its signature does not cover the body."""
+    claimed = "UNSIGNED-PAYLOAD"
+    return signed_request(
+        {"x-sdk-content-sha256": claimed},
+        method=method,
+        body=body,
+        unsigned=unsigned,
+        claimed_hash=claimed,
+        secret=secret,
+        scheme=scheme,
+    )
+
+
+@pytest.mark.parametrize("scheme", ["flat", "scoped", "derived"])
+@pytest.mark.parametrize("method", ["GET", "HEAD"])
+async def test_a_request_without_a_body_may_say_that_its_signature_covers_none(
+    method: str, scheme: Scheme
+) -> None:
+    assert (await authenticate(unsigned_payload(method, scheme=scheme))).user == ALICE
+    await refusal(unsigned_payload(method, scheme=scheme, secret=b"another"))
+    authorization, request = unsigned_payload(method, scheme=scheme)
+    other = "HEAD" if method == "GET" else "GET"
+    await refusal((authorization, replace(request, method=other)))
+    await refusal((authorization, replace(request, raw_query="dryRun=All")))
+
+
+WITH_A_BODY: dict[str, tuple[str, bytes, Headers]] = {
+    "a body": ("GET", b"{}", {}),
+    "an announced body": ("GET", b"", {"content-length": "2"}),
+    "an announced empty body": ("GET", b"", {"content-length": "0"}),
+    "a chunked body": ("HEAD", b"", {"transfer-encoding": "chunked"}),
+    "POST": ("POST", b'{"duration": 30}', {}),
+    "POST without a body": ("POST", b"", {}),
+    "DELETE": ("DELETE", b"", {}),
+    "OPTIONS": ("OPTIONS", b"", {}),
+    "a method in lower case": ("get", b"", {}),
+}
+
+
+@pytest.mark.parametrize("kind", WITH_A_BODY)
+async def test_a_signature_that_does_not_cover_the_body_is_refused_by_name_and_without_the_key(
+    kind: str,
+) -> None:
+    method, body, headers = WITH_A_BODY[kind]
+    others = (replace(PERMANENT, id="AKOTHER"), replace(PERMANENT, secret=b"another"), PERMANENT)
+    for key in others:
+        with pytest.raises(UnsignedBody) as refused:
+            await authenticate(unsigned_payload(method, body, headers), key)
+        assert "UNSIGNED-PAYLOAD" in refused.value.message
+        assert "SHA-256 of the body" in refused.value.message
+        assert refused.value.known == ""
+
+
+async def test_a_malformed_request_with_an_unsigned_payload_learns_nothing() -> None:
+    authorization, request = unsigned_payload("POST", b"{}")
+    hour = timedelta(hours=1)
+    reasons = [
+        await refusal((authorization, request), now=NOW + hour),
+        await refusal((authorization, replace(request, headers=request.headers[1:]))),
+        await refusal((authorization + "0", request)),
+        # Not signed, so somebody else may have added it.
+        await refusal(signed_request(unsigned={"x-sdk-content-sha256": "UNSIGNED-PAYLOAD"})),
+        await refusal(
+            signed_request(unsigned={"x-sdk-content-sha256": "UNSIGNED-PAYLOAD"}, method="GET", body=b"")
+        ),
+        await refusal(unsigned_payload("GET", unsigned={"x-sdk-content-sha256": "UNSIGNED-PAYLOAD"})),
+        await refusal(unsigned_payload("GET", unsigned={"x-sdk-content-sha256": payload_hash(b"")})),
+    ]
+    assert not [each for each in reasons if "does not cover" in each]
 
 
 @pytest.mark.parametrize("place", ["signed", "unsigned"])

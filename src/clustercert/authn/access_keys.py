@@ -12,7 +12,7 @@ from cachetools import TTLCache
 
 from clustercert.authn.credentials import UnverifiedCredential, is_built_in_access_key
 from clustercert.model import Caller, Origin, UnverifiedRequest
-from clustercert.model.errors import Unauthenticated
+from clustercert.model.errors import Unauthenticated, UnsignedBody
 from clustercert.pki.request_signature import (
     ALGORITHMS,
     BadSignature,
@@ -72,6 +72,11 @@ _DUMMY_SECRET = bytes(40)
 
 _SCHEMES = frozenset(ALGORITHMS.values())
 
+_CONTENT_HASH = b"x-sdk-content-sha256"
+# The value of X-Sdk-Content-Sha256 in place of a hash, if the signature does not cover the body. Huawei Cloud's PHP SDK
+# sends this value with every JSON request, its Python SDK with bodies other than JSON.
+_UNSIGNED_PAYLOAD = "UNSIGNED-PAYLOAD"
+
 
 @dataclass(frozen=True, slots=True)
 class SigningKey:
@@ -127,6 +132,8 @@ class AccessKeyAuthenticator:
                 raise Unauthenticated("the access key is locked for this address after wrong signatures")
             parts = _signed_parts(unverified, request, headers)
             self._check_time(unverified, parts)
+            if parts.payload_hash == _UNSIGNED_PAYLOAD and not _is_without_body(request, headers):
+                raise UnsignedBody
             cached = self.identity.cached_signing_key(key_id)
             key = cached or await self.identity.signing_key(key_id)
             genuine = verify(unverified, parts, key.secret if key else _DUMMY_SECRET)
@@ -171,9 +178,10 @@ def _signed_parts(
     if len(request.raw_path) + len(request.raw_query) > MAX_ADDRESS:
         raise BadSignature("path and query are longer than allowed for signed requests")
     body_hash = payload_hash(request.body)
-    claims = received.get(b"x-sdk-content-sha256", ())
-    if claims and set(claims) != {body_hash.encode()}:
-        # UNSIGNED-PAYLOAD is rejected too: whoever intercepted such a signature could send a different body with it.
+    claims = set(received.get(_CONTENT_HASH, ()))
+    if claims == {_UNSIGNED_PAYLOAD.encode()} and _CONTENT_HASH.decode() in unverified.signed_headers:
+        body_hash = _UNSIGNED_PAYLOAD
+    elif claims and claims != {body_hash.encode()}:
         raise BadSignature("X-Sdk-Content-Sha256 is not the hash of the received body")
     signed: list[tuple[bytes, bytes]] = []
     for name in map(str.encode, unverified.signed_headers):
@@ -182,6 +190,15 @@ def _signed_parts(
             raise BadSignature(f"the signed header {name.decode()} must appear exactly once in the request")
         signed.append((name, values[0]))
     return SignedParts(request.method, request.raw_path, request.raw_query, tuple(signed), body_hash)
+
+
+def _is_without_body(request: UnverifiedRequest, received: dict[bytes, list[bytes]]) -> bool:
+    """Whether the signature covers the whole request even if it does not cover a body.
+
+    Whoever intercepted a signature of a request with a body could otherwise send a different body with it.
+    """
+    announced = b"content-length" in received or b"transfer-encoding" in received
+    return request.method in {"GET", "HEAD"} and not request.body and not announced
 
 
 def _check_security_token(key: SigningKey, presented: set[bytes]) -> None:

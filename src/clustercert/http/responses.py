@@ -21,6 +21,7 @@ from clustercert.model.errors import (
     TooManyRequests,
     Unauthenticated,
     Unavailable,
+    UnsignedBody,
 )
 
 NO_STORE = {"Cache-Control": "no-store"}
@@ -159,8 +160,8 @@ def error(
     """
     headers, message = error_headers(failure) | dict(more_headers or {}), error_message(failure)
     if is_of_keystone(path):
-        # The message of a 401 is the same for every cause.
-        if failure.status == HTTPStatus.UNAUTHORIZED:
+        # The message of a 401 is the same for every cause but one.
+        if isinstance(failure, Unauthenticated) and not isinstance(failure, UnsignedBody):
             message = "The request you have made requires authentication."
         title = HTTPStatus(failure.status).phrase
         detail = {"code": failure.status, "message": message, "title": title}

@@ -5,6 +5,7 @@
     |   + UnsupportedMedia    400  CCE.01400006
     + Unauthenticated         401  CCE.01401001
     |   + NoCredential        401  CCE.01401001
+    |   + UnsignedBody        401  CCE.01401001
     + Forbidden               403  CCE.01403001
     + NotFound                404  CCE.01404001
     |   + NoSuchRoute         404  APIGW.0101
@@ -73,7 +74,7 @@ class UnsupportedMedia(InvalidRequest, code="CCE.01400006"):
 
 
 class Unauthenticated(ClustercertError, status=401, code="CCE.01401001"):
-    """The credential is missing or invalid. The message for the caller does not reveal the reason.
+    """The credential is missing or invalid. The message for the caller does not reveal the reason: see `UnsignedBody`.
 
     Attributes:
         reason: what is wrong, for the log.
@@ -88,6 +89,21 @@ class Unauthenticated(ClustercertError, status=401, code="CCE.01401001"):
 
 class NoCredential(Unauthenticated):
     """The request has no credential."""
+
+
+class UnsignedBody(Unauthenticated):
+    """The signature of the request does not cover its body, because the sender's signed headers say so.
+
+    The only failed authentication whose message gives the reason. Raised before the access key is looked up, so the
+    message reveals only what the request says.
+    """
+
+    def __init__(self) -> None:
+        super().__init__("the signature does not cover the body: X-Sdk-Content-Sha256 is UNSIGNED-PAYLOAD")
+        self.message = (
+            "Authorization failed. X-Sdk-Content-Sha256 is UNSIGNED-PAYLOAD, so the signature does not cover the body."
+            " Sign the SHA-256 of the body instead."
+        )
 
 
 class Forbidden(ClustercertError, status=403, code="CCE.01403001"):

@@ -104,7 +104,7 @@ class SignedParts:
         raw_path: percent-encoded, without the query.
         raw_query: percent-encoded, without the question mark.
         headers: lower-case names and values in the order of SignedHeaders. Raw bytes, because some clients send UTF-8.
-        payload_hash: see `payload_hash`.
+        payload_hash: see `payload_hash`. `UNSIGNED-PAYLOAD` if the signature does not cover the body.
     """
 
     method: str
