@@ -385,6 +385,8 @@ def test_a_repeated_logout_token_of_a_user_ends_no_later_login(
     ("claims", "check"),
     [
         ({"sid": "s-1", "aud": "api"}, "aud"),
+        ({"sid": "s-1", "aud": [CLIENT_ID, "api"]}, "aud"),
+        ({"sid": "s-1", "jti": None}, "jti"),
         ({"sid": "s-1", "nonce": "n"}, "nonce"),
         ({"sid": "s-1", "events": {}}, "events"),
         ({"sid": "s-1", "exp": 1}, "exp"),
@@ -405,11 +407,25 @@ def test_a_logout_token_that_is_not_valid_ends_nothing(
     assert is_logged_in(browser)
 
 
+def test_a_logout_token_of_an_unknown_key_can_be_sent_again(
+    site: Service, browser: Browser, issuer: OAuthIssuer
+) -> None:
+    """The issuer may have published the key after the last fetch of the keys, and a logout must not get lost."""
+    log_in(browser, issuer)
+    claims = claims_of(issuer.url, aud=CLIENT_ID, events={LOGOUT_EVENT: {}}, sid="s-1", jti="1")
+    token = {"logout_token": signed(claims, new_key("unknown"), typ="logout+jwt")}
+    # The first of them causes a fetch, which does not find the key. The next fetch is allowed after half a minute.
+    answers = [site.client.post(LOGOUT, data=token) for _ in range(3)]
+    assert [each.status_code for each in answers] == [400, 503, 503]
+    assert 1 <= int(answers[1].headers["retry-after"]) <= 30
+    assert is_logged_in(browser)
+
+
 def test_only_a_signed_logout_token_ends_sessions(
     site: Service, browser: Browser, issuer: OAuthIssuer
 ) -> None:
     log_in(browser, issuer)
-    claims = claims_of(issuer.url, aud=CLIENT_ID, events={LOGOUT_EVENT: {}}, sid="s-1")
+    claims = claims_of(issuer.url, aud=CLIENT_ID, events={LOGOUT_EVENT: {}}, sid="s-1", jti="1")
     id_token = issuer.token(**issuer.behavior.claims)
     for body in (
         {"logout_token": signed(claims, new_key("first"), typ="logout+jwt")},

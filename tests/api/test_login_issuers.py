@@ -26,6 +26,7 @@ def test_clients_see_where_people_log_in(
             login_token="access",
             login_parameters={"prompt": "consent"},
             resource="https://clustercert.example.com",
+            trusted_audiences=["https://mesh.example.com"],
         )
         ca_pem = issuer.ca_file.read_text()
         issuer.ca_file.write_text(f"{ca_pem}{key_pem(new_key('ec-p256')).decode()}")
@@ -46,6 +47,7 @@ def test_clients_see_where_people_log_in(
                 "token": "access",
                 "parameters": {"prompt": "consent"},
                 "resource": "https://clustercert.example.com",
+                "trusted_audiences": ["https://mesh.example.com"],
                 "ca_pem": ca_pem,
             }
         ],

@@ -364,7 +364,7 @@ def test_operators_see_what_a_token_becomes(site: Site) -> None:
     assert (said["accepted"], said["failed"], said["issuer"]) == (True, None, "sso")
     assert said["missing"] == []
     assert [check["check"] for check in said["checks"]] == [
-        *("signature", "aud", "exp", "nbf", "iat", "mapping"),
+        *("signature", "aud", "exp", "nbf", "iat", "events", "mapping"),
     ]
     assert said["user"] | {"expires_at": ""} == {
         "id": site.user_id("f3b1"),

@@ -16,7 +16,7 @@ from clustercert.model.sessions import IDLE_LIFETIME, LIFETIME, RECENT_LOGIN
 from clustercert.store.entities import Reference
 from support.accounts import ACTOR, CHEAP, ORIGIN, PASSWORD, Accounts, count, enable
 from support.console_sessions import caller_of_session, log_in, log_in_by_claims, use_issuer
-from support.oidc import URL, claims_of
+from support.oidc import AUDIENCE, URL, claims_of
 from support.stores import Store
 
 
@@ -414,22 +414,35 @@ async def test_a_session_of_an_issuers_user_has_the_roles_of_the_present_setting
 
 
 @pytest.mark.parametrize(
-    "what", ["issuer removed", "client removed", "another client", "claim refused", "another user"]
+    "what",
+    [
+        "issuer removed",
+        "client removed",
+        "another client",
+        "audience not trusted",
+        "claim refused",
+        "another user",
+    ],
 )
 async def test_changed_settings_of_an_issuer_end_sessions(accounts: Accounts, what: str) -> None:
     identity = accounts.identity
-    use_issuer(accounts, identity)
-    cookie = await log_in_by_claims(accounts, identity, claims())
+    use_issuer(accounts, identity, trusted_audiences=["trusted"])
+    cookie = await log_in_by_claims(accounts, identity, claims(aud=[AUDIENCE, "trusted"]))
+    assert (await caller_of_session(identity, cookie)).user.name == "sso/alice"
     if what == "issuer removed":
         identity.sessions.use_issuers(None)
     elif what == "client removed":
         use_issuer(accounts, identity, console=None)
+    elif what == "audience not trusted":
+        use_issuer(accounts, identity)
     elif what == "another client":
-        use_issuer(accounts, identity, console={"client_id": "another"})
+        use_issuer(
+            accounts, identity, console={"client_id": "another"}, trusted_audiences=["trusted", AUDIENCE]
+        )
     elif what == "claim refused":
-        use_issuer(accounts, identity, claims={"groups": ["team-red"]})
+        use_issuer(accounts, identity, claims={"groups": ["team-red"]}, trusted_audiences=["trusted"])
     else:
-        use_issuer(accounts, identity, subject=["preferred_username"])
+        use_issuer(accounts, identity, subject=["preferred_username"], trusted_audiences=["trusted"])
     with pytest.raises(Unauthenticated):
         await caller_of_session(identity, cookie)
 

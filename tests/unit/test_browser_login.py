@@ -12,6 +12,7 @@ from urllib.parse import parse_qs, urlsplit
 import httpx
 import pytest
 
+from clustercert.authn.oidc.logout_tokens import LOGOUT_EVENT
 from clustercert.client.connection import ClientError
 from clustercert.client.oidc.browser_login import log_in_by_browser
 from clustercert.client.oidc.issuer import IssuerError, LoginRefused
@@ -266,6 +267,10 @@ def test_an_issuer_that_never_sends_iss_needs_none(begin: Begin, issuer: OAuthIs
         ("nonce", None),
         ("aud", "another"),
         ("aud", ["another"]),
+        ("aud", ["clustercert", "another"]),
+        ("aud", ["clustercert", {"a": 1}]),
+        ("aud", ["clustercert", None]),
+        ("events", {LOGOUT_EVENT: {}}),
         ("iss", "https://other.example.com"),
         ("azp", "another"),
     ],
@@ -283,6 +288,19 @@ def test_an_id_token_of_another_log_in_is_not_used(
     error = login.failure()
     assert isinstance(error, IssuerError)
     assert f"the claim {claim} is wrong" in error.message
+
+
+@pytest.mark.parametrize(
+    "changed", [{"trusted_audiences": ("another",)}, {"resource": "https://s.example.com"}]
+)
+def test_an_id_token_may_name_the_other_audiences_in_the_services_settings(
+    begin: Begin, issuer: OAuthIssuer, changed: dict[str, Any]
+) -> None:
+    [other] = changed.get("trusted_audiences", [changed.get("resource")])
+    issuer.behavior.claims["aud"] = ["clustercert", other]
+    login = begin(**changed)
+    login.open()
+    assert login.tokens().user == "alice"
 
 
 def test_a_denied_log_in(begin: Begin, issuer: OAuthIssuer) -> None:

@@ -223,6 +223,7 @@ BODY: dict[str, Any] = {
     "token": "id",
     "parameters": {},
     "resource": None,
+    "trusted_audiences": [],
     "ca_pem": None,
 }
 

@@ -63,6 +63,10 @@ async def test_the_session_or_the_user_may_be_missing(
     [
         ({"aud": "api"}, "aud"),
         ({"aud": None}, "aud"),
+        ({"aud": [CLIENT, "api"]}, "aud"),
+        ({"jti": None}, "jti"),
+        ({"jti": ""}, "jti"),
+        ({"jti": 1}, "jti"),
         ({"exp": int(time.time()) - 3600}, "exp"),
         ({"exp": None}, "exp"),
         ({"iat": None}, "iat"),
@@ -107,7 +111,13 @@ async def test_a_forged_or_malformed_token_is_refused(text: str, check: str) -> 
     assert caught.value.check == check
 
 
-async def test_a_logout_token_is_no_access_token() -> None:
+@pytest.mark.parametrize(("typ", "check"), [("logout+jwt", "typ"), ("JWT", "events"), (None, "events")])
+async def test_a_logout_token_is_no_access_token(typ: str | None, check: str) -> None:
     with pytest.raises(TokenRefused) as caught:
-        await verifier(configured(audiences=[CLIENT])).verify(token())
-    assert caught.value.check == "typ"
+        await verifier(configured(audiences=[CLIENT])).verify(token(typ=typ))
+    assert caught.value.check == check
+
+
+async def test_a_logout_token_may_name_the_other_audiences_in_the_settings() -> None:
+    issuer = configured(console={"client_id": CLIENT}, trusted_audiences=["api"])
+    assert (await verified_logout(verifier(issuer), token(aud=[CLIENT, "api"]))).sid == "s-1"

@@ -254,6 +254,12 @@ async def test_claims_that_every_token_needs(changed: dict[str, object], check: 
     assert (found.check, bool(found.expected)) == (check, True)
 
 
+@pytest.mark.parametrize("audience", [["another", AUDIENCE], [AUDIENCE, "another"]])
+async def test_a_token_for_the_api_may_name_other_audiences(audience: list[str]) -> None:
+    await verifier(configured()).verify(signed(claims_of(aud=audience), KEY))
+    await verifier(configured(audiences=["third", AUDIENCE])).verify(signed(claims_of(aud=audience), KEY))
+
+
 async def test_the_clocks_may_differ_by_the_leeway() -> None:
     late = signed(claims_of(exp=in_seconds(-30), nbf=in_seconds(30), iat=in_seconds(-300)), KEY)
     await verifier(configured()).verify(late)
@@ -331,6 +337,11 @@ async def test_names_keep_their_limit() -> None:
         assert caught.value.check == check
 
 
+async def test_a_number_in_the_subject_is_its_digits() -> None:
+    users = [await mapped(configured(), sub=sub) for sub in (1, "1")]
+    assert [each.id for each in users] == [derived_id("user", URL, "1")] * 2
+
+
 async def test_a_sub_that_nothing_uses_may_be_missing() -> None:
     issuer = configured(subject=["pipeline"], username="pipeline")
     for sub in (None, "", 7, "s" * 1000):
@@ -359,6 +370,9 @@ async def test_two_users_never_have_one_joined_name(names: dict[str, object]) ->
         ({"sub": ""}, "sub"),
         ({"sub": []}, "sub"),
         ({"sub": "s" * 256}, "sub"),
+        ({"sub": True}, "sub"),
+        ({"sub": 1.0}, "sub"),
+        ({"preferred_username": False}, "preferred_username"),
         ({"preferred_username": "ali\u202ece"}, "preferred_username"),
         ({"preferred_username": "ali\nce"}, "preferred_username"),
         ({"preferred_username": "\ud800"}, "preferred_username"),

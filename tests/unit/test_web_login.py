@@ -19,6 +19,7 @@ from clustercert.authn.oidc.claims import TokenRefused
 from clustercert.authn.oidc.issuers import ConsoleClient, OidcIssuer
 from clustercert.authn.oidc.keys import IssuerKeys, fetch_keys
 from clustercert.authn.oidc.login_attempts import LOGIN_SECONDS, LoginAttempt, LoginRefused
+from clustercert.authn.oidc.logout_tokens import LOGOUT_EVENT
 from clustercert.authn.oidc.verification import Verifier
 from clustercert.authn.oidc.web_login import IssuerLogins, WebLogin
 from clustercert.model.errors import ClustercertError, InvalidRequest, RemoteFailed, Unavailable
@@ -175,8 +176,21 @@ async def test_a_secret_that_others_can_read_is_not_used(issuer: OAuthIssuer, tm
     [
         ({"aud": "api"}, "aud"),
         ({"aud": None}, "aud"),
+        ({"aud": [CLIENT_ID, "another"]}, "aud"),
+        # Tokens for the API may name this audience, tokens for the console's client may not.
+        ({"aud": [CLIENT_ID, "api"]}, "aud"),
+        ({"aud": [CLIENT_ID, "another"], "azp": CLIENT_ID}, "aud"),
+        ({"aud": [CLIENT_ID, {"a": 1}]}, "aud"),
         ({"azp": "another"}, "azp"),
-        ({"aud": [CLIENT_ID, "api"], "azp": "api"}, "azp"),
+        ({"events": {LOGOUT_EVENT: {}}}, "events"),
+        ({"events": {}}, "events"),
+        # Computed when the tests are collected: a day is longer than they run.
+        ({"auth_time": int(time.time()) + 86400}, "auth_time"),
+        ({"auth_time": str(int(time.time()))}, "auth_time"),
+        ({"auth_time": "2026-12-02T09:00:00Z"}, "auth_time"),
+        ({"auth_time": True}, "auth_time"),
+        ({"auth_time": -1}, "auth_time"),
+        ({"auth_time": [1]}, "auth_time"),
         ({"nonce": "another"}, "nonce"),
         ({"nonce": None}, "nonce"),
         ({"nonce": ["a"]}, "nonce"),
@@ -201,7 +215,33 @@ async def test_an_id_token_with_a_wrong_claim_is_refused(
             )
         }
     )
-    assert (await refused(issuer, TokenRefused)).startswith(f"{check}: ")
+    for again in (False, True):
+        reason = await refused(issuer, TokenRefused, begun=attempt(again=again))
+        assert reason.startswith(f"{check}: ")
+
+
+async def test_an_id_token_may_name_the_other_audiences_in_the_settings(issuer: OAuthIssuer) -> None:
+    issuer.behavior.claims |= {"aud": ["another", CLIENT_ID, "third"]}
+    for trusted, is_accepted in ((["another", "third"], True), (["another"], False), (["*"], False)):
+        logins = logins_at(issuer, trusted_audiences=trusted)
+        if is_accepted:
+            assert (await log_in(issuer, logins)).claims["sub"] == "f3b1"
+        else:
+            assert (await refused(issuer, TokenRefused, logins)).startswith("aud: ")
+    # A token that does not name the client is not for the client.
+    issuer.behavior.claims |= {"aud": "another"}
+    logins = logins_at(issuer, trusted_audiences=["another"])
+    assert (await refused(issuer, TokenRefused, logins)).startswith("aud: ")
+
+
+async def test_the_clock_of_the_issuer_may_be_ahead_by_the_leeway(issuer: OAuthIssuer) -> None:
+    issuer.behavior.claims |= {"auth_time": int(time.time()) + 200}
+    before = datetime.now(UTC)
+    login = await log_in(issuer, logins_at(issuer, leeway="5m"), attempt(again=True))
+    assert login.authenticated_at is not None
+    # The login is not later than the token.
+    assert before - timedelta(seconds=2) <= login.authenticated_at <= datetime.now(UTC)
+    assert (await refused(issuer, TokenRefused)).startswith("auth_time: ")
 
 
 async def test_an_id_token_with_a_foreign_signature_is_refused(issuer: OAuthIssuer) -> None:
@@ -213,7 +253,7 @@ async def test_an_id_token_with_a_foreign_signature_is_refused(issuer: OAuthIssu
     assert (await refused(issuer, TokenRefused)).startswith("signature: ")
 
 
-@pytest.mark.parametrize("kind", ["logout+jwt", "secevent+jwt"])
+@pytest.mark.parametrize("kind", ["logout+jwt", "secevent+jwt", "at+jwt", "application/at+jwt"])
 async def test_a_token_of_another_type_is_no_id_token(issuer: OAuthIssuer, kind: str) -> None:
     def typed(body: dict[str, Any]) -> dict[str, Any]:
         claims = claims_of(issuer.url, nonce=issuer.logins[-1]["nonce"], **issuer.behavior.claims)

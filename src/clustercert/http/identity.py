@@ -51,7 +51,8 @@ class IssuerBody(ResponseBody):
 
     In `redirect_uris`, an address without a port stands for any port. `token` says which token this service accepts:
     the ID token or the access token. If `resource` (RFC 8707) is not null, clients request access tokens for this
-    resource. `ca_pem` has the CAs that verify the issuer's server; null for the system's CAs.
+    resource. `trusted_audiences` lists the audiences that an ID token may name besides the client and the resource.
+    `ca_pem` has the CAs that verify the issuer's server; null for the system's CAs.
     """
 
     name: str
@@ -62,6 +63,7 @@ class IssuerBody(ResponseBody):
     token: BearerKind = Field(validation_alias=AliasPath("login", "bearer"))
     parameters: dict[str, str] = Field(validation_alias=AliasPath("login", "parameters"))
     resource: str | None = Field(validation_alias=AliasPath("login", "resource"))
+    trusted_audiences: list[str] = Field(validation_alias=AliasPath("login", "trusted_audiences"))
     ca_pem: str | None
 
 

@@ -46,6 +46,7 @@ class LoginClient:
         bearer: which token the service accepts: the ID token, or the access token.
         parameters: further parameters of requests to the issuer, such as `audience`.
         resource: the audience that access tokens are requested for (RFC 8707).
+        trusted_audiences: audiences that an ID token may name besides `client_id` and `resource`.
     """
 
     client_id: str
@@ -54,6 +55,7 @@ class LoginClient:
     bearer: BearerKind = "id"
     parameters: Mapping[str, str] = field(default_factory=dict)
     resource: str | None = None
+    trusted_audiences: tuple[str, ...] = ()
 
     @property
     def request_parameters(self) -> Mapping[str, str]:

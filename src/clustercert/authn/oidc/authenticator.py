@@ -21,7 +21,7 @@ from clustercert.authn.oidc.token_reviews import CACHED_SECONDS, ClusterIssuers,
 from clustercert.authn.oidc.tokens import (
     MAX_TOKEN_BYTES,
     UnverifiedToken,
-    claim_results,
+    id_token_results,
     is_jwt,
     valid_until,
 )
@@ -33,7 +33,7 @@ from clustercert.model import Caller, JsonObject, UnverifiedRequest
 CACHED_TOKENS = 4_000
 
 # The names of the checks of a token's times.
-_TIME_CHECKS = frozenset({"exp", "nbf", "iat"})
+_TIME_CHECKS = frozenset({"exp", "nbf", "iat", "auth_time"})
 
 _revisions = itertools.count(1)
 
@@ -93,7 +93,7 @@ class OidcAuthenticator:
         if issuer is None or issuer.console is None:
             raise TokenRefused("iss", issuer_url, "the URL of an issuer with a client for the console")
         token = UnverifiedToken("", "", None, issuer_url, claims)
-        for check, refusal in claim_results(issuer.for_client(issuer.console), token, self.verifier.now()):
+        for check, refusal in id_token_results(issuer, issuer.console, token, self.verifier.now()):
             if refusal is not None and check not in _TIME_CHECKS:
                 raise refusal
         return replace(federated_user(issuer, token), revision=self.revision)

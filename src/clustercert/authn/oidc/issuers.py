@@ -244,7 +244,8 @@ class ConsoleClient(Section):
     People log in to the console at the issuer above this table. Without the table, nobody can.
 
     Attributes:
-        client_id: id of the client. ID tokens must be issued for this client; `audiences` is for other tokens only.
+        client_id: id of the client. ID tokens must be issued for this client, and name no other audience but the
+            issuer's `trusted_audiences`. `audiences` is for other tokens only.
         client_secret_file: file whose first line is the client's secret. The file must not be readable by other users,
             and is read at each login. By default, the client is public.
         scopes: scopes that the client requests. By default, the issuer's `scopes` or those of the preset, without
@@ -296,6 +297,8 @@ class OidcIssuer(Section):
         preset: defaults for the claims of a well-known issuer.
         issuer: the issuer's URL, exactly as in the claim `iss`. Only https.
         audiences: the claim `aud` must have one of these values.
+        trusted_audiences: audiences that the ID token of a login may name besides the client that logs in. By default,
+            an ID token with a further audience is refused. Has no effect on other tokens, such as those of jobs.
         algorithms: accepted signature algorithms. `EdDSA` is the older name of `Ed25519`.
         discovery_url: base URL of the discovery document, if the document is not below the issuer's URL.
         jwks_uri: URL of the issuer's public keys, instead of discovery.
@@ -337,6 +340,7 @@ class OidcIssuer(Section):
     preset: PresetName | None = None
     issuer: HttpsUrl
     audiences: NameList
+    trusted_audiences: tuple[Name, ...] = Field(default=(), max_length=100)
     algorithms: Annotated[tuple[Algorithm, ...], Field(min_length=1)] = ("RS256", "ES256")
     discovery_url: HttpsUrl | None = None
     jwks_uri: HttpsUrl | None = None
@@ -474,6 +478,7 @@ class OidcIssuer(Section):
             self.login_token,
             self.login_parameters,
             self.resource,
+            self.trusted_audiences,
         )
 
     @property
@@ -483,10 +488,6 @@ class OidcIssuer(Section):
             return self.console.scopes
         # The console asks for no refresh token, because a session ends without one.
         return tuple(scope for scope in self.scopes or self._defaults.scopes if scope != "offline_access")
-
-    def for_client(self, client: ConsoleClient) -> "OidcIssuer":
-        """Return these settings with the audience of ID tokens for the console, whatever tokens the API accepts."""
-        return self.model_copy(update={"audiences": (client.client_id,)})
 
     @functools.cached_property
     def mapping(self) -> ClaimMapping:

@@ -8,7 +8,7 @@ from datetime import datetime
 
 from clustercert.authn.oidc.claims import TokenRefused
 from clustercert.authn.oidc.issuers import OidcIssuer
-from clustercert.authn.oidc.tokens import audience_and_time_results, issued_at, parse_token, session_ids
+from clustercert.authn.oidc.tokens import client_results, issued_at, parse_token, session_ids
 from clustercert.authn.oidc.verification import Verifier, require_passed
 
 LOGOUT_EVENT = "http://schemas.openid.net/event/backchannel-logout"
@@ -39,9 +39,10 @@ async def verified_logout(verifier: Verifier, text: str) -> Logout:
     if issuer is None or issuer.console is None:
         raise TokenRefused("iss", token.issuer, "exactly the URL of an issuer with a client for the console")
     token = await verifier.verify_signature(issuer, token)
-    for_client = issuer.for_client(issuer.console)
-    require_passed(audience_and_time_results(for_client, token, verifier.now()))
+    require_passed(client_results(issuer, issuer.console, token, verifier.now()))
     claims = token.claims
+    if not isinstance(claims.get("jti"), str) or not claims["jti"]:
+        raise TokenRefused("jti", claims.get("jti"), "the token's id, text")
     events = claims.get("events")
     if not isinstance(events, dict) or not isinstance(events.get(LOGOUT_EVENT), dict):
         raise TokenRefused("events", events, f"an object with the member {LOGOUT_EVENT}")

@@ -119,7 +119,8 @@ def _username(issuer: OidcIssuer, claims: JsonObject, user_id: str) -> str:
 
 def _one_text(claims: JsonObject, claim: str, longest: int) -> str:
     value = claim_value(claims, claim)
-    texts = None if isinstance(value, list) else claim_texts(value)
+    # A boolean has too few values to identify anybody.
+    texts = None if isinstance(value, list | bool) else claim_texts(value)
     if not texts:
         raise TokenRefused(claim, value, "a string or number")
     return _checked(texts[0], claim, longest)

@@ -13,7 +13,7 @@ from datetime import UTC, datetime, timedelta
 from typing import NoReturn
 
 from clustercert.authn.oidc.claims import TokenRefused
-from clustercert.authn.oidc.issuers import OidcIssuer
+from clustercert.authn.oidc.issuers import ConsoleClient, OidcIssuer
 from clustercert.model import JsonObject, rfc3339
 
 # The maximum size of a token. Real tokens are smaller: Entra's largest tokens, with 200 groups, have about 10 KiB.
@@ -21,8 +21,10 @@ MAX_TOKEN_BYTES = 16 * 1024
 # Header parameters in which a token's sender can give a key or the address of a key.
 # Source: RFC 7515 sections 4.1.2, 4.1.3 and 4.1.5.
 _FOREIGN_KEYS = ("jku", "jwk", "x5u")
+# Types of ID tokens. A token without `typ` has the type `jwt`.
+ID_TYPES = frozenset({"jwt"})
 # Types of access and ID tokens. Other types, such as `logout+jwt`, are signed with the same keys, but grant no access.
-ACCESS_TYPES = frozenset({"jwt", "at+jwt", "application/at+jwt"})
+ACCESS_TYPES = ID_TYPES | {"at+jwt", "application/at+jwt"}
 _MAX_KEY_ID = 512
 # The maximum depth of nested objects and arrays. Real claims have at most four levels. Python's parser has a limit too,
 # but this limit depends on the version and on the thread.
@@ -158,17 +160,47 @@ Result = tuple[str, TokenRefused | None]
 
 
 def claim_results(issuer: OidcIssuer, token: UnverifiedToken, now: datetime) -> Iterator[Result]:
-    """Yield the result of each check of the token's claims."""
+    """Yield the result of each check of the claims of an access or ID token that a client sends to the API."""
     yield from audience_and_time_results(issuer, token, now)
+    yield from _access_results(issuer, token)
+
+
+def audience_and_time_results(issuer: OidcIssuer, token: UnverifiedToken, now: datetime) -> Iterator[Result]:
+    """Yield the results of the checks that apply to tokens for the API, of all issuers."""
+    yield _result("aud", lambda: _check_audience(issuer, token.claims.get("aud")))
+    yield from _time_results(issuer, token, now)
+
+
+def id_token_results(
+    issuer: OidcIssuer, client: ConsoleClient, token: UnverifiedToken, now: datetime
+) -> Iterator[Result]:
+    """Yield the result of each check of the claims of an ID token for the console, but for `azp` and `nonce`."""
+    yield from client_results(issuer, client, token, now)
+    yield _result("auth_time", lambda: _check_login_time(token.claims.get("auth_time"), now, issuer.leeway))
+    yield from _access_results(issuer, token)
+
+
+def client_results(
+    issuer: OidcIssuer, client: ConsoleClient, token: UnverifiedToken, now: datetime
+) -> Iterator[Result]:
+    """Yield the results of the checks that apply to ID tokens and logout tokens for the console.
+
+    Unlike a token for the API, such a token may name only the client and the issuer's `trusted_audiences`. Sources:
+    OpenID Connect Core 1.0, section 3.1.3.7; OpenID Connect Back-Channel Logout 1.0, section 2.6.
+    """
+    yield _result("aud", lambda: _check_client_audience(issuer, client, token.claims.get("aud")))
+    yield from _time_results(issuer, token, now)
+
+
+def _access_results(issuer: OidcIssuer, token: UnverifiedToken) -> Iterator[Result]:
+    yield _result("events", lambda: _check_no_events(token.claims))
     for check in issuer.checks:
         yield _result(check.claim, functools.partial(check.require, token.claims))
 
 
-def audience_and_time_results(issuer: OidcIssuer, token: UnverifiedToken, now: datetime) -> Iterator[Result]:
-    """Yield the results of the checks that apply to the tokens of all issuers."""
+def _time_results(issuer: OidcIssuer, token: UnverifiedToken, now: datetime) -> Iterator[Result]:
     claims = token.claims
     checks: list[tuple[str, Callable[[], None]]] = [
-        ("aud", lambda: _check_audience(issuer, claims.get("aud"))),
         ("exp", lambda: _check_expiry(claims.get("exp"), now, issuer.leeway)),
         ("nbf", lambda: _check_start(claims.get("nbf"), now, issuer.leeway)),
         ("iat", lambda: _check_age(claims.get("iat"), now, issuer)),
@@ -188,6 +220,30 @@ def _check_audience(issuer: OidcIssuer, audience: object) -> None:
     values = audience if isinstance(audience, list) else [audience]
     if not all(isinstance(value, str) for value in values) or set(issuer.audiences).isdisjoint(values):
         raise TokenRefused("aud", audience, " or ".join(sorted(issuer.audiences)))
+
+
+def _check_client_audience(issuer: OidcIssuer, client: ConsoleClient, audience: object) -> None:
+    values = audience if isinstance(audience, list) else [audience]
+    accepted = {client.client_id, *issuer.trusted_audiences}
+    if client.client_id not in values or not all(
+        isinstance(value, str) and value in accepted for value in values
+    ):
+        others = ", ".join(sorted(accepted - {client.client_id}))
+        also = f", and besides at most {others}" if others else " alone"
+        raise TokenRefused("aud", audience, f"{client.client_id}{also}")
+
+
+def _check_no_events(claims: JsonObject) -> None:
+    if "events" in claims:
+        # Source: RFC 8417 section 2.2. Some issuers give security event tokens the type of ID tokens.
+        raise TokenRefused(
+            "events", claims["events"], "no events, which only logout tokens and the like have"
+        )
+
+
+def _check_login_time(value: object, now: datetime, leeway: timedelta) -> None:
+    if value is not None and (logged_in := _time("auth_time", value)) > now + leeway:
+        raise TokenRefused("auth_time", logged_in, f"a time before {rfc3339(now)} (now)")
 
 
 def _check_expiry(value: object, now: datetime, leeway: timedelta) -> None:

@@ -21,8 +21,9 @@ from clustercert.authn.oidc.connection import FetchFailed, connected, discovery_
 from clustercert.authn.oidc.issuers import ConsoleClient, OidcIssuer
 from clustercert.authn.oidc.login_attempts import LoginAttempt, LoginRefused, base64url
 from clustercert.authn.oidc.tokens import (
+    ID_TYPES,
     UnverifiedToken,
-    claim_results,
+    id_token_results,
     login_time,
     parse_token,
     session_ids,
@@ -105,7 +106,6 @@ class IssuerLogins:
         self._client = client
         self._verifier = verifier
         self._clock = clock
-        self._for_client = issuer.for_client(client)
         self._reading = asyncio.Lock()
         self._document: _Endpoints | FetchFailed | None = None
         self._document_until = float("-inf")
@@ -243,11 +243,11 @@ class IssuerLogins:
         raise self._unreachable() from FetchFailed(f"{self.issuer.name}: the token endpoint sent {problem}")
 
     async def _verified(self, attempt: LoginAttempt, text: str) -> WebLogin:
-        token = parse_token(text)
+        token = parse_token(text, ID_TYPES)
         if token.issuer != self.issuer.url:
             raise TokenRefused("iss", token.issuer, self.issuer.url)
         token = await self._verifier.verify_signature(self.issuer, token)
-        require_passed(claim_results(self._for_client, token, self._verifier.now()))
+        require_passed(id_token_results(self.issuer, self._client, token, self._verifier.now()))
         self._check_client_and_nonce(token.claims, attempt)
         session_ids(token.claims)
         return WebLogin(token.claims, self._authenticated_at(token, attempt))

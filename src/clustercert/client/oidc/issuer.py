@@ -192,7 +192,13 @@ class LoginIssuer:
         if bearer not in ("id", "access") or parameters.keys() & OWN_PARAMETERS:
             raise ValueError("the client ID for the issuer is not valid")
         client = LoginClient(
-            _text(body["client_id"]), _texts(body["scopes"]), redirects, bearer, parameters, resource
+            _text(body["client_id"]),
+            _texts(body["scopes"]),
+            redirects,
+            bearer,
+            parameters,
+            resource,
+            _texts(body["trusted_audiences"]),
         )
         return cls(_text(body["name"]), _text(url), client, None if ca_pem is None else str(ca_pem))
 
@@ -207,6 +213,7 @@ class LoginIssuer:
             "token": self.client.bearer,
             "parameters": dict(self.client.parameters),
             "resource": self.client.resource,
+            "trusted_audiences": list(self.client.trusted_audiences),
             "ca_pem": self.ca_pem,
         }
 

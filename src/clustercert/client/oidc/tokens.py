@@ -147,19 +147,21 @@ def tokens_from_response(
 
 
 def check_id_token(issuer: LoginIssuer, claims: Mapping[str, object], nonce: str | None) -> None:
-    """Check issuer, audience and nonce of an ID token. Raises IssuerError.
+    """Check issuer, audience and nonce of an ID token, and that it is not a logout token. Raises IssuerError.
 
-    Source: OpenID Connect Core 1.0, section 3.1.3.7.
+    Sources: OpenID Connect Core 1.0, section 3.1.3.7; RFC 8417, section 2.2.
     """
-    audience = claims.get("aud")
+    audience, client = claims.get("aud"), issuer.client
     audiences = audience if isinstance(audience, list) else [audience]
+    accepted = [client.client_id, client.resource or client.client_id, *client.trusted_audiences]
     wrong = next(
         (
             name
             for name, right in (
                 ("iss", claims.get("iss") == issuer.url),
-                ("aud", issuer.client.client_id in audiences),
-                ("azp", claims.get("azp", issuer.client.client_id) == issuer.client.client_id),
+                ("aud", client.client_id in audiences and all(each in accepted for each in audiences)),
+                ("azp", claims.get("azp", client.client_id) == client.client_id),
+                ("events", "events" not in claims),
                 ("nonce", nonce is None or claims.get("nonce") == nonce),
             )
             if not right
