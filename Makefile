@@ -1,10 +1,10 @@
 # Every target makes the environments that it needs, from lock files with hashes: .venv for the project and its
 # tools, .venvs/clients for the vendors' SDKs, .venvs/chart for Helm, .venvs/keystone for a real Keystone, .venvs/issuers and
-# .venvs/oidc-provider for OIDC issuers, .venvs/openbao for OpenBao, .venvs/browser to drive Chromium, .venvs/site for Sphinx, .venvs/uv for uv,
+# .venvs/oidc-provider for OIDC issuers, .venvs/openbao for OpenBao, .venvs/browser to drive Chromium, .venvs/site for Sphinx, .venvs/uv for uv, .venvs/wheel to build the wheel,
 # .venvs/bench and .venvs/django-ca to measure. PYTHON=… names the interpreter, ARGS=… adds arguments.
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-all test-fast chart-test check ha bench format docs site lock release image image-check clean runtime dev clients chart issuers keystone openbao openssl softhsm haproxy pgbouncer patroni promtool chromium browser shells gophercloud podman gnupg uv site-tools bench-tools
+.PHONY: help demo test test-all test-fast chart-test check ha bench format docs site lock wheel release image image-check clean runtime dev clients chart issuers keystone openbao openssl softhsm haproxy pgbouncer patroni promtool chromium browser shells gophercloud podman gnupg uv site-tools bench-tools
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' Makefile
@@ -44,6 +44,11 @@ site: dev site-tools ## build the site of the documentation in build/site; it ne
 
 lock: ## resolve the dependencies into the lock files anew (ARGS=--upgrade: to the newest)
 	@scripts/lock $(ARGS)
+
+wheel: ## build the wheel of the client and the service in dist/, to hand it out, and print its hash
+	@scripts/environment .venvs/wheel requirements-build.lock
+	@.venvs/wheel/bin/hatchling build --target wheel --directory dist >&2
+	@sha256sum "dist/clustercert-$$(sed -n 's/^__version__ = "\(.*\)"$$/\1/p' src/clustercert/__init__.py)-py3-none-any.whl"
 
 release: dev uv site-tools ## build all files of a release in dist/, and prepare CHANGELOG.md; publishes nothing
 	@.venv/bin/python -m scripts.release $(ARGS)

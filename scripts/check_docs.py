@@ -57,6 +57,27 @@ def broken_links(page: Path) -> Iterator[str]:
                 yield f"{number}: {target} leads nowhere"
 
 
+# The name alone, with extras or with a version, after a program that looks for names at a package index. Words may be
+# broken into lines, in comments too. A file such as ./clustercert-0.1.0-py3-none-any.whl is no name.
+_INSTALL = re.compile(
+    r"\b(?:(?:pip3?|pipx|uv(?: pip| tool)?)[\s#]+(?:install|upgrade|run|inject|add)|uvx)"
+    r"(?:[\s#]+[\w'\"./{}<>=-]+){0,5}?[\s#]+['\"]?(clustercert(?:\[[\w,]*\])?)(?=['\"`\s=<>~,.;:)]|$)"
+)
+
+
+def unowned_installs(root: Path) -> Iterator[str]:
+    """Commands that install clustercert by its name. No package index has the project: the name may be another's."""
+    others = [root / "pyproject.toml", *root.glob("deploy/**/*"), *root.glob("src/**/*")]
+    texts = {".html", ".md", ".py", ".sh", ".toml", ".txt", ".yaml", ".yml"}
+    for file in sorted({*doc_pages.pages(root), *others}):
+        if file.suffix not in texts or not file.is_file():
+            continue
+        text = file.read_text(encoding="utf-8")
+        for found in _INSTALL.finditer(text):
+            number = text.count("\n", 0, found.start()) + 1
+            yield f"{file.relative_to(root)}:{number}: installs {found[1]} by name. Name the wheel's file"
+
+
 def wrongly_listed(root: Path) -> Iterator[str]:
     """Pages that the lists do not name once: a reader would find them twice, or not at all."""
     pages = [page.relative_to(root) for page in doc_pages.pages(root)]
@@ -117,6 +138,7 @@ def faults() -> Iterator[str]:
         if page.name in FOR_DEVELOPERS or page.parent.name == "adr":
             yield from (f"{name}:{fault}" for fault in missing_files(page))
     yield from wrongly_listed(ROOT)
+    yield from unowned_installs(ROOT)
     yield from (f"{ATTACKS.relative_to(ROOT)}:{fault}" for fault in missing_tests(ATTACKS))
     for drawing in sorted(ROOT.glob("docs/*.svg")):
         yield from (f"{drawing.relative_to(ROOT)}: {fault}" for fault in faults_of_drawing(drawing))

@@ -42,6 +42,7 @@ from clustercert.model.choices import EndpointsForm, ServerRole
 from clustercert.model.errors import ClustercertError
 from clustercert.model.name_patterns import Names
 from clustercert.model.requests import is_protected_url, is_service_url
+from clustercert.model.wheel import wheel_file
 from clustercert.pki.openbao_settings import OpenBaoSettings
 from clustercert.policy.decision import Policy
 from clustercert.policy.examples import example_failures
@@ -140,7 +141,7 @@ def _collector_url(value: str) -> str:
             "expected a URL like http://collector.example.com:4318, without user, query and fragment"
         )
     if not _is_installed("opentelemetry.sdk"):
-        raise ValueError("traces need further packages: run pip install 'clustercert[otel]'")
+        raise ValueError(f"traces need further packages: run pip install {wheel_file(extra='otel')}")
     return value.rstrip("/")
 
 

@@ -113,7 +113,7 @@ def test_a_command_of_the_service_names_the_package_to_install(command: list[str
     )
     assert (done.returncode, done.stdout) == (1, "")
     assert done.stderr.startswith("Error: This command needs the packages of the service")
-    assert "pip install 'clustercert[server]'" in done.stderr
+    assert f"pip install './clustercert-{__version__}-py3-none-any.whl[server]'" in done.stderr
     assert list(tmp_path.iterdir()) == []
 
 

@@ -86,13 +86,23 @@ def filled_in(template: str, inputs: Mapping[str, str], pattern: str) -> str:
     return filled
 
 
-def this_version() -> str:
-    """The package that the jobs install, by default: the version of this checkout."""
-    version = re.search(
-        '^__version__ = "(.+)"$', (ROOT / "src/clustercert/__init__.py").read_text(), re.MULTILINE
-    )
-    assert version is not None
-    return f"clustercert=={version[1]}"
+# A job's Python makes environments in which pip only prints its arguments. Their clustercert is the test's own.
+NEW_ENVIRONMENT = """python3() {
+  if [ "$1 $2" != "-m venv" ]; then command python3 "$@"; return; fi
+  mkdir -p "$3/bin"
+  printf '#!/bin/sh\necho pip "$@"\n' > "$3/bin/pip"
+  printf '#!/bin/sh\necho from the environment >&2\nexec %s "$@"\n' "$(command -v clustercert)" > "$3/bin/clustercert"
+  chmod +x "$3/bin/pip" "$3/bin/clustercert"
+}
+"""
+
+
+def assert_installs(said: str, given: Mapping[str, str]) -> None:
+    """The job installs only what has the hashes that the recipe names, and runs it."""
+    options = f"--quiet --require-hashes --requirement {given['requirements']}"
+    assert f"pip install {options} {given['package']}\n" in said
+    assert re.fullmatch(r"https://files\.example\.com/clustercert-\S+\.whl#sha256=\S+", given["package"])
+    assert "from the environment\n" in said
 
 
 def test_github_actions(job: Job, tokens: Mapping[str, str], tmp_path: Path) -> None:
@@ -104,7 +114,8 @@ def test_github_actions(job: Job, tokens: Mapping[str, str], tmp_path: Path) -> 
     job.service.configure(settings(block(IDENTITY, "identity: github"), tokens))
     with job.service.serving() as address:
         inputs = inputs_of(getting["with"], action["inputs"], address)
-        files = {name: tmp_path / name.lower() for name in ("GITHUB_ENV", "GITHUB_OUTPUT", "RUNNER_TEMP")}
+        names = ("GITHUB_ENV", "GITHUB_OUTPUT", "GITHUB_PATH", "RUNNER_TEMP")
+        files = {name: tmp_path / name.lower() for name in names}
         files["RUNNER_TEMP"].mkdir()
         env = job.env | {name: str(path) for name, path in files.items()}
         env |= {
@@ -117,10 +128,11 @@ def test_github_actions(job: Job, tokens: Mapping[str, str], tmp_path: Path) -> 
         env |= {"ACTIONS_ID_TOKEN_REQUEST_URL": tokens["request_url"], "CURL_CA_BUNDLE": tokens["ca_file"]}
         env |= {"ACTIONS_ID_TOKEN_REQUEST_TOKEN": "secret-of-the-runner"}
         shows_arguments = 'curl() { echo "curl $*" >&2; command curl "$@"; }\n'
-        said = run_script(shows_arguments + step["run"], job.folder, env)
+        said = run_script(NEW_ENVIRONMENT + shows_arguments + step["run"], job.folder, env)
     assert "curl --fail" in said
     assert "secret-of-the-runner" not in said
-    assert f"pipx install {this_version()}\n" in said
+    assert_installs(said, getting["with"])
+    assert [path.name for path in Path(files["GITHUB_PATH"].read_text().strip()).iterdir()] == ["clustercert"]
     variables = dict(line.split("=", 1) for line in files["GITHUB_ENV"].read_text().splitlines())
     assert files["GITHUB_OUTPUT"].read_text() == f"kubeconfig={variables['KUBECONFIG']}\n"
     masked = [
@@ -147,17 +159,26 @@ def test_gitlab_ci(job: Job, tokens: Mapping[str, str], tmp_path: Path) -> None:
         builds.mkdir()
         env = job.env | base["variables"] | {"CLUSTERCERT_TOKEN": tokens["gitlab"]}
         env |= {"CI_BUILDS_DIR": str(builds), "CI_JOB_ID": "42"}
-        said = run_script("\n".join(base["before_script"] + pipeline["deploy"]["script"]), job.folder, env)
-        assert f"pip install {this_version()}\n" in said
+        script = "\n".join([NEW_ENVIRONMENT, *base["before_script"], *pipeline["deploy"]["script"]])
+        said = run_script(script, job.folder, env)
+        assert_installs(said, included["inputs"])
         (private,) = builds.iterdir()
         assert stat.S_IMODE(private.stat().st_mode) == 0o700
-        assert [path.name for path in private.iterdir()] == ["kubeconfig"]
+        assert sorted(path.name for path in private.iterdir()) == ["bin", "kubeconfig", "venv"]
         with pytest.raises(AssertionError, match="File exists"):
             run_script("\n".join(base["before_script"]), job.folder, env)
     # GitLab runs after_script in a new shell, which has only the job's variables.
     run_script("\n".join(base["after_script"]), job.folder, env)
     assert list(builds.iterdir()) == []
     job.assert_deployed("ci:deploy")
+
+
+@pytest.mark.parametrize("file", ["github/action.yml", "gitlab/templates/kubeconfig.yml"])
+def test_jobs_install_no_package_unless_they_name_one(file: str) -> None:
+    *_, declared = yaml.safe_load_all((ROOT / "deploy/ci" / file).read_text().partition("\n---\n")[0])
+    inputs = declared.get("inputs") or declared["spec"]["inputs"]
+    assert "default" not in inputs["package"]
+    assert inputs["requirements"]["default"] == ""
 
 
 def test_an_access_key(job: Job) -> None:

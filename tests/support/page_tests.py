@@ -86,6 +86,9 @@ RUN_BY: Mapping[str, Mapping[str, str]] = {
         "Explain": f"{_USE}::test_explanations",
         "Who could get it": f"{_USE}::test_explanations",
     },
+    "docs/recipes.md": {
+        "Give jobs the client": "e2e/test_wheel.py::test_the_wheel_of_a_fresh_clone_is_installed_with_hashes"
+    },
     "docs/replace-a-ca.md": {
         "See the progress": f"{_ROTATION}::test_a_whole_rotation_by_commands",
         "Which API servers": f"{_ROTATION}::test_an_abort_before_and_after_issuing",

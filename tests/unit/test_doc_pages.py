@@ -100,3 +100,37 @@ def test_blocks_and_addresses_stay_as_they_are(checkout: Path) -> None:
     text = "[site](https://example.com/README.md)\n```sh\n[link](../README.md)\n```\n"
     _write(checkout, "docs/login.md", text)
     assert site.rewrite(checkout, Path("docs/login.md")) == (text, set())
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "$ pipx install clustercert\n",
+        "Run `pip install\nclustercert`.",
+        "    # pip3 install --user\n    # clustercert",
+        "`python3 -m pip install -U 'clustercert[server]'`",
+        "pip install clustercert==0.1.0",
+        "`uvx clustercert status`",
+        "`uv tool install clustercert`",
+        'm.command("pip install clustercert")',
+    ],
+)
+@pytest.mark.parametrize("file", ["docs/login.md", "SECURITY.md", "src/clustercert/a.py", "deploy/ci/a.yml"])
+def test_a_command_that_installs_clustercert_by_name_is_reported(
+    checkout: Path, file: str, text: str
+) -> None:
+    _write(checkout, file, f"# A page\n\n{text}")
+    (fault,) = check_docs.unowned_installs(checkout)
+    assert fault.startswith(f"{file}:3: installs clustercert")
+
+
+def test_commands_that_install_a_file_or_another_package_are_accepted(checkout: Path) -> None:
+    for text in (
+        "$ pipx install ./clustercert-0.1.0-py3-none-any.whl\n$ clustercert login https://clustercert.example.com\n",
+        "`pip install './clustercert-0.1.0-py3-none-any.whl[server]'`, then run clustercert.\n",
+        "/opt/clustercert/bin/pip install --require-hashes -r requirements.lock clustercert/x\n",
+        "First install pipx. Then clustercert works. Don't install `clustercert` by name.\n",
+        "pip install python-openstackclient\n",
+    ):
+        _append(checkout, "docs/login.md", text)
+    assert [*check_docs.unowned_installs(checkout)] == []

@@ -232,7 +232,7 @@ def test_a_keyring_that_hangs_or_fails(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_the_keyring_is_checked_before_the_login(monkeypatch: pytest.MonkeyPatch, chosen: list[str]) -> None:
     monkeypatch.setitem(sys.modules, "keyring", None)
-    with pytest.raises(CommandError, match=r"pip install 'clustercert\[keyring\]'"):
+    with pytest.raises(CommandError, match=r"pip install '\./clustercert-.+\.whl\[keyring\]'"):
         choose(monkeypatch, ("sso",), keyring=True)
     assert chosen == []
 

@@ -29,8 +29,9 @@ def test_a_newer_version_is_recommended_once_a_day(
     capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
     assert said(capsys, "99.0.0") == (
-        f"{URL} recommends version 99.0.0 of clustercert; this is {__version__}. Upgrade it, for example with `pipx "
-        "upgrade clustercert`.\n"
+        f"{URL} recommends version 99.0.0 of clustercert; this is {__version__}. Get the wheel from the operator of "
+        "the service, and install it, for example with\n`pipx install --force "
+        "./clustercert-99.0.0-py3-none-any.whl`.\n"
     )
     assert said(capsys, "99.0.0") == ""
     (tmp_path / "clustercert" / "notices" / "version").write_text("2026-01-01")

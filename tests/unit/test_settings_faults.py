@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from clustercert import __version__
 from clustercert.settings import SettingsError, load
 
 
@@ -73,4 +74,4 @@ def test_traces_without_their_packages_are_a_fault_that_says_what_to_install(tmp
     )
     assert done.returncode == 1
     assert f"{file}:2:1: tracing.endpoint: traces need further packages" in done.stderr
-    assert "pip install 'clustercert[otel]'" in done.stderr
+    assert f"pip install './clustercert-{__version__}-py3-none-any.whl[otel]'" in done.stderr

@@ -343,9 +343,11 @@ def _print_os_error(error: OSError) -> None:
 
 def _missing_package(error: ModuleNotFoundError) -> str:
     """Return a message that says what to install. Only the packages of the service can be missing."""
+    from clustercert.model.wheel import wheel_file
+
     return (
-        f"This command needs the packages of the service, and {error.name} is not installed. Install them with "
-        "`pip install 'clustercert[server]'`."
+        f"This command needs the packages of the service, and {error.name} is not installed. Install them from the "
+        f"wheel of clustercert: `pip install {wheel_file(extra='server')}`."
     )
 
 

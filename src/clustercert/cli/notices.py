@@ -23,6 +23,7 @@ def recommend_version(url: str, recommended: str) -> None:
             ignored.
     """
     from clustercert.cli.output import print_note
+    from clustercert.model.wheel import wheel_file
 
     wanted, current = _VERSION.fullmatch(recommended), _VERSION.match(__version__)
     if wanted is None or current is None or not sys.stderr.isatty():
@@ -35,8 +36,9 @@ def recommend_version(url: str, recommended: str) -> None:
         and is_new("version", f"{datetime.now(UTC):%Y-%m-%d}")
     ):
         print_note(
-            f"{url} recommends version {recommended} of clustercert; this is {__version__}. Upgrade it, for example "
-            "with `pipx upgrade clustercert`."
+            f"{url} recommends version {recommended} of clustercert; this is {__version__}. Get the wheel from the "
+            "operator of the service, and install it, for example with "
+            f"`pipx install --force {wheel_file(recommended)}`."
         )
 
 

@@ -119,7 +119,7 @@ def plugin_user(ref: ClusterRef, command: Sequence[str], options: Sequence[str] 
             ],
             "interactiveMode": "Never",
             "provideClusterInfo": False,
-            "installHint": "Install clustercert on this machine: pip install clustercert",
+            "installHint": "Install clustercert on this machine. The operator of the service has its wheel.",
         }
     }
 

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
+from clustercert.model.wheel import wheel_file
 from clustercert.policy.rules import ConditionFailed, DecisionInput
 
 if TYPE_CHECKING:
@@ -404,7 +405,9 @@ def compile_expression(source: str, known: frozenset[str] = _VARIABLES) -> "Prog
     try:
         from cel import cel  # noqa: PLC0415 - an optional dependency that takes 0.2 s to import
     except ImportError as error:
-        raise ValueError("expressions need the package clustercert[policy]") from error
+        raise ValueError(
+            f"expressions need further packages: run pip install {wheel_file(extra='policy')}"
+        ) from error
     try:
         program = cel.compile(source)
     except ValueError as error:

@@ -11,6 +11,7 @@ from typing import TypeVar
 
 from clustercert.cli.file_lock import LockTimeout, locked
 from clustercert.cli.options import CommandError
+from clustercert.model.wheel import wheel_file
 from clustercert.secure_file import make_private_folder, write_private
 
 T = TypeVar("T")
@@ -78,7 +79,8 @@ def _within_time(work: Callable[[], T]) -> T:
         return results[0]
     if failures and isinstance(failures[0], ModuleNotFoundError):
         raise CommandError(
-            "The package keyring is not installed. Run `pip install 'clustercert[keyring]'`, or omit --keyring."
+            f"The package keyring is not installed. Run `pip install {wheel_file(extra='keyring')}`, or omit "
+            "--keyring."
         )
     reason = type(failures[0]).__name__ if failures else f"no answer within {_KEYRING_SECONDS:.0f} seconds"
     raise CommandError(f"The keyring can't be used ({reason}). Log in again without --keyring.")

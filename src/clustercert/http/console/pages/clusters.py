@@ -5,7 +5,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 from urllib.parse import quote
 
 from starlette.responses import Response
@@ -24,6 +24,7 @@ from clustercert.model.kubeconfigs import (
     issued_addresses,
     one_context,
 )
+from clustercert.model.wheel import wheel_file
 from clustercert.policy.lifetime import BACKDATE, LONGEST
 
 YAML = "application/yaml"
@@ -43,11 +44,13 @@ class Setup:
     """How the visitor uses kubectl on a machine.
 
     Attributes:
+        install: the command that installs the command line.
         login: the command with which they log in.
         options: the options of `clustercert kubeconfig merge`.
         renews: whether kubectl renews the certificates. This needs a saved login, which users of Keystone don't have.
     """
 
+    install: ClassVar[str] = f"pipx install {wheel_file()}"
     login: str
     options: tuple[str, ...]
     renews: bool
