@@ -16,6 +16,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import NamedTuple
 
+from clustercert.cli.clock import boot_time
 from clustercert.cli.credential.cache import CachedCredential, login_state, path_of, rendered
 from clustercert.cli.login.profile import Profile, save
 
@@ -206,6 +207,8 @@ def prepare(home: Path, url: str) -> dict[str, str]:
         issued=now,
         renew=now + 3600,
         expires=now + 7200,
+        not_after=now + 7200,
+        boot_time=boot_time(),
         user="alice",
         login=login_state(str(file)),
         body="{}\n",

@@ -90,7 +90,7 @@ def make_unreachable(plugin: Plugin) -> None:
     if plugin.cache_file.exists():
         header, _, body = plugin.cache_file.read_text().partition("\n")
         status = path.stat()
-        fields = [*header.split(" ")[:8], f"{status.st_mtime_ns}:{status.st_ino}", str(path)]
+        fields = [*header.split(" ")[:10], f"{status.st_mtime_ns}:{status.st_ino}", str(path)]
         plugin.cache_file.write_text(f"{' '.join(fields)}\n{body}")
 
 
@@ -179,6 +179,32 @@ def test_a_wrong_clock_changes_neither_the_lifetime_nor_the_time_of_renewal(
     assert (renew - issued, expires - issued) == (48 * 60, 3600)
 
 
+@pytest.mark.parametrize("hours", [500 * 24, 25, 2])
+def test_a_failure_ends_when_a_clock_that_was_ahead_is_set(plugin: Plugin, hours: int) -> None:
+    """With a login that seemed to have expired, or a proxy that was down at that moment."""
+    is_expired = hours > 24
+    proxy = "" if is_expired else "http://127.0.0.1:9"
+    failed = plugin.user.run(*plugin.arguments, command=shifted_clock.command(hours), https_proxy=proxy)
+    assert failed.returncode == (3 if is_expired else 6)
+
+    status_of(plugin.credential())
+
+
+@pytest.mark.parametrize("remedy", ["login", "merge", "--refresh"])
+def test_a_remembered_failure_is_deleted(plugin: Plugin, remedy: str) -> None:
+    lock = plugin.cache_file.with_name(f"{plugin.cache_file.name}.lock")
+    assert plugin.user.run(*plugin.arguments, https_proxy="http://127.0.0.1:9").returncode == 6
+    assert "127.0.0.1:9" in lock.read_text()
+    match remedy:
+        case "login":
+            plugin.user.log_in()
+        case "merge":
+            plugin.user.output("kubeconfig", "merge", plugin.cluster_id)
+        case _:
+            plugin.credential("--refresh")
+    assert lock.read_text() == ""
+
+
 @pytest.mark.full
 def test_parallel_calls_cause_one_request(plugin: Plugin) -> None:
     with ThreadPoolExecutor(PARALLEL) as pool:
@@ -251,6 +277,7 @@ def test_a_cache_hit_imports_only_cheap_modules(plugin: Plugin) -> None:
         "clustercert",
         "clustercert.__main__",
         "clustercert.cli",
+        "clustercert.cli.clock",
         "clustercert.cli.credential",
         "clustercert.cli.credential.cache",
         "clustercert.cli.credential.entry",

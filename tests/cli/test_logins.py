@@ -6,7 +6,9 @@ from pathlib import Path
 
 import pytest
 
+from support import shifted_clock
 from support.command_line import PASSWORD, CommandResult, Operator
+from support.exec_plugin import User
 from support.operated_cluster import SERVICE_CA
 from support.stores import execute
 from support.wait import eventually
@@ -50,6 +52,25 @@ def test_a_login_as_another_user_says_whose_login_it_replaces(
     assert "was the login of" not in log_in(made, home, first, "--profile", "other").err
     assert made[0].output_json("status")["user"] == second
     assert made[0].output_json("status", "--profile", "other")["user"] == first
+
+
+@pytest.mark.parametrize(
+    ("hours", "said"), [(25, "25 h ahead of the service's. "), (-3, "3 h behind the service's. "), (0, None)]
+)
+def test_a_login_says_that_the_clock_is_wrong(
+    made: tuple[Operator, str], tmp_path: Path, hours: int, said: str | None
+) -> None:
+    operator, url = made
+    user = User.create(operator, url, tmp_path / "home", f"clock{hours}")
+    done = user.run(
+        *("login", url, "--user", user.name, "--password-file", "password"),
+        *("--ca-file", operator.folder / SERVICE_CA),
+        command=shifted_clock.command(hours),
+    )
+    assert done.returncode == 0
+    assert (done.stderr.startswith("The clock of this machine is ")) is (said is not None)
+    assert (said or "Logged in as ") in done.stderr
+    assert ("timedatectl" in done.stderr) is (said is not None)
 
 
 def test_verbose_shows_the_requests_of_each_login_without_secrets(

@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -116,12 +117,12 @@ def told(line: str) -> list[str]:
     return done.stdout.split()
 
 
-def make_old() -> None:
-    """Let the cached names be too old to be used without asking."""
+def make_old(written: float = 0) -> None:
+    """Let the cached names be too old, or from a time at which the clock was ahead, to be used without asking."""
     for file in Path(str(cache.folder("names"))).iterdir():
         # A child process may be replacing one.
         with contextlib.suppress(FileNotFoundError):
-            os.utime(file, (0, 0))
+            os.utime(file, (written, written))
 
 
 def test_names_are_completed_if_a_shell_reads_them_as_text(service: Service) -> None:
@@ -132,6 +133,15 @@ def test_names_are_completed_if_a_shell_reads_them_as_text(service: Service) -> 
     assert len(service.asked) == asked
     for name in ("a b", "a;b", "a'b", 'a"b', "$a", "`a`", "a\\", "a\nb", "", "-rf", "a*", "~a", "a\u202eb"):
         assert not is_plain(name), name
+
+
+def test_names_are_asked_for_again_after_a_clock_that_was_ahead_was_set(service: Service) -> None:
+    line = "clustercert kubeconfig merge ze"
+    assert eventually(lambda: completed(line)) == ["zebra", "zebu"]
+    asked = len(service.asked)
+    make_old(time.time() + 25 * 3600)
+    completed(line)
+    assert eventually(lambda: len(service.asked) > asked)
 
 
 def test_a_service_that_does_not_answer_delays_nothing(service: Service) -> None:

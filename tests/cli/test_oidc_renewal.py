@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from support import shifted_clock
 from support.demo_process import interrupted
 from support.exec_plugin import COMMAND, status_of
 from support.oauth_issuer import OAuthIssuer
@@ -102,6 +103,38 @@ def test_a_failed_window_is_not_opened_again(user: OidcUser, issuer: OAuthIssuer
     user.end_at_the_issuer()
     status_of(user.credential(**user.browser).stdout)
     assert len(user.windows) == 4
+
+
+@pytest.mark.parametrize("remedy", ["clock", "merge", "--refresh"])
+def test_a_window_opens_again_after_a_failure(user: OidcUser, issuer: OAuthIssuer, remedy: str) -> None:
+    """After a clock that was ahead is set, and when the user renews the certificate or the context."""
+    user.expire()
+    user.end_at_the_issuer()
+    issuer.behavior.redirect = lambda parameters: {
+        "error": "access_denied", "state": parameters["state"], "iss": parameters["iss"],
+    }  # fmt: skip
+    command = shifted_clock.command(2) if remedy == "clock" else COMMAND
+    failed = user.run(*user.plugin, command=command, env=user.by_kubectl | user.browser)
+    assert (failed.returncode, len(user.windows)) == (3, 2)
+    user.be_logged_in()
+    match remedy:
+        case "clock":
+            done = user.credential(**user.browser)
+        case "merge":
+            done = user.run("kubeconfig", "merge", "prod", env=user.by_kubectl | user.browser)
+        case _:
+            done = user.credential("--refresh", **user.browser)
+    assert (done.returncode, len(user.windows)) == (0, 3), done.stderr
+
+
+def test_a_clock_that_is_ahead_loses_no_refresh_token(user: OidcUser, issuer: OAuthIssuer) -> None:
+    """An issuer may end a refresh token when it is used."""
+    failed = user.run(*user.plugin, "--refresh", command=shifted_clock.command(25))
+    assert failed.returncode == 1
+    assert "ahead" in failed.stderr
+    assert user.tokens["refresh_token"] in issuer.refresh_tokens
+    status_of(user.credential("--refresh").stdout)
+    assert len(user.windows) == 1
 
 
 def test_without_a_browser_it_names_the_command(user: OidcUser, issuer: OAuthIssuer) -> None:

@@ -169,12 +169,17 @@ class OidcUser(User):
         assert isinstance(count, int)
         return count
 
+    @property
+    def by_kubectl(self) -> dict[str, str]:
+        """The environment of the exec plugin."""
+        return self.environment | {"KUBERNETES_EXEC_INFO": EXEC_INFO}
+
     def credential(self, *options: str, **variables: str) -> Done:
         """Run the exec plugin as kubectl does."""
         return self.run(
             *self.plugin,
             *options,
-            env=self.environment | {"KUBERNETES_EXEC_INFO": EXEC_INFO} | variables,
+            env=self.by_kubectl | variables,
             command=PATIENT,
         )
 

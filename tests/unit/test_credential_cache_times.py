@@ -6,22 +6,19 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes
-from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.hazmat.primitives.serialization import Encoding
 
 from clustercert.cli.credential.cache import login_state
 from clustercert.cli.credential.certificate_files import CertificateFile
 from clustercert.cli.credential.service_requests import Credential
 from clustercert.model.times import rfc3339
 from clustercert.policy.lifetime import BACKDATE
+from support.leaf_builder import self_signed_pem
 
 HOUR, MINUTE = timedelta(hours=1), timedelta(minutes=1)
 
 
 def credential(lifetime: timedelta, login: str = "1:2 /login") -> Credential:
-    return Credential("CERT", "KEY", lifetime, login, "Default/alice")
+    return Credential("CERT", "KEY", lifetime, datetime.now(UTC) + lifetime, login, "Default/alice")
 
 
 def test_a_certificate_is_renewed_when_a_fifth_of_its_lifetime_is_left() -> None:
@@ -47,13 +44,6 @@ def test_an_entry_from_the_future_is_not_used(tmp_path: Path) -> None:
     assert not entry.is_usable((now + HOUR).timestamp())
 
 
-def certificate(not_before: datetime, lifetime: timedelta) -> str:
-    key = ec.generate_private_key(ec.SECP256R1())
-    name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "alice")])
-    builder = x509.CertificateBuilder(name, name, key.public_key(), 1, not_before, not_before + lifetime)
-    return builder.sign(key, hashes.SHA256()).public_bytes(Encoding.PEM).decode()
-
-
 @pytest.mark.parametrize("offset", [timedelta(0), 5 * HOUR, -5 * HOUR])
 def test_a_file_is_due_by_its_age_whatever_the_clock_says(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, offset: timedelta
@@ -61,8 +51,8 @@ def test_a_file_is_due_by_its_age_whatever_the_clock_says(
     monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path))
     file, here = CertificateFile("default", "p", "c"), datetime.now(UTC)
     # The service's clock differs from this machine's clock by `offset`.
-    pem = certificate(here + offset - BACKDATE, 2 * HOUR + BACKDATE)
-    file.write(Credential(pem, "", 2 * HOUR, "1:2 /login", "Default/alice"))
+    pem = self_signed_pem(here + offset - BACKDATE, 2 * HOUR + BACKDATE)
+    file.write(Credential(pem, "", 2 * HOUR, here + 2 * HOUR, "1:2 /login", "Default/alice"))
     assert not file.is_due(here)
     assert not file.is_due(here + 95 * MINUTE)
     assert file.is_due(here + 97 * MINUTE)

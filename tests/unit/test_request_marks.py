@@ -20,6 +20,7 @@ REQUEST, OTHER = "1" * 32, "2" * 32
 
 def entry(request: str = "", user: str = ANNA) -> CachedCredential:
     times = {"issued": int(NOW), "renew": int(NOW) + 60, "expires": int(NOW) + 120}
+    times |= {"not_after": times["expires"], "boot_time": int(NOW) - 1000}
     return CachedCredential(**times, user=user, access_request=request, login="1:2 /login", body="{}\n")
 
 

@@ -1,7 +1,7 @@
 """File locks: of several parallel commands, only one asks the service or the OIDC issuer.
 
 The commands that waited for the lock use the result of that command. The lock file also contains the last failure, so
-that waiting commands fail with the same message.
+that waiting commands fail with the same message. A failure that was saved before the clock was set is ignored.
 """
 
 import contextlib
@@ -9,6 +9,8 @@ import fcntl
 import os
 import time
 from collections.abc import Iterator
+
+from clustercert.cli import clock
 
 # How long to wait for a lock. The holder of the lock may renew the login, and then wait up to 10 seconds for the
 # service.
@@ -36,22 +38,32 @@ class Lock:
         """Return the exit code and message of a command that failed while this command waited for the lock."""
         return self.failure_since(self._waiting_since)
 
-    def failure_since(self, time: float) -> tuple[int, str] | None:
-        """Return the exit code and message of the last failure, if the failure was at this time or later."""
+    def failure_since(self, since: float) -> tuple[int, str] | None:
+        """Return the exit code and message of the last failure, if the failure was at this time or later.
+
+        Returns None if the clock was set since the failure, or if the failure is in the future.
+        """
         if self._descriptor is None:
             return None
         try:
             text = os.pread(self._descriptor, _MAX_BYTES, 0).decode()
-            failed_at, exit_code, message = text.split(" ", 2)
-            return (int(exit_code), message) if float(failed_at) >= time else None
+            failed_at, boot_time, exit_code, message = text.split(" ", 3)
+            is_recent = since <= float(failed_at) <= time.time() and clock.ran_on(int(boot_time))
+            return (int(exit_code), message) if is_recent else None
         except (OSError, ValueError):
             return None
 
     def record_failure(self, exit_code: int, message: str) -> None:
         if self._descriptor is not None:
+            text = f"{time.time()} {clock.boot_time()} {exit_code} {message}"
+            self.forget_failure()
+            with contextlib.suppress(OSError):
+                os.pwrite(self._descriptor, text.encode()[:_MAX_BYTES], 0)
+
+    def forget_failure(self) -> None:
+        if self._descriptor is not None:
             with contextlib.suppress(OSError):
                 os.ftruncate(self._descriptor, 0)
-                os.pwrite(self._descriptor, f"{time.time()} {exit_code} {message}".encode()[:_MAX_BYTES], 0)
 
 
 @contextlib.contextmanager
@@ -69,6 +81,15 @@ def locked(path: str | None, wait_seconds: float = _WAIT_SECONDS) -> Iterator[Lo
         _acquire(descriptor, wait_seconds)
         yield Lock(descriptor, waiting_since)
     finally:
+        os.close(descriptor)
+
+
+def forget_failure(lock_file: str) -> None:
+    """Delete the failure in a lock file, also while another process holds the lock."""
+    with contextlib.suppress(OSError):
+        descriptor = os.open(
+            lock_file, os.O_WRONLY | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
+        )
         os.close(descriptor)
 
 

@@ -20,6 +20,7 @@ from typing import ClassVar, NamedTuple, Protocol, Self
 from urllib.parse import SplitResult, quote, unquote, urlencode, urlsplit
 
 from clustercert import __version__
+from clustercert.client import clock_difference
 from clustercert.model import JsonObject
 from clustercert.model.errors import ClustercertError
 from clustercert.model.requests import is_loopback
@@ -43,6 +44,7 @@ OWN = "/clustercert/v1"
 _PAGE = 500
 # Services reject a signature if the clocks differ by more than this.
 SKEW = timedelta(minutes=15)
+_ITS_CLOCK = "the service's"
 # OpenSSL's messages for X509_V_ERR_CERT_NOT_YET_VALID and X509_V_ERR_CERT_HAS_EXPIRED.
 _REASONS_OF_TIME = ("certificate is not yet valid", "certificate has expired")
 # Python's messages for X509_V_ERR_HOSTNAME_MISMATCH and X509_V_ERR_IP_ADDRESS_MISMATCH.
@@ -408,6 +410,21 @@ class ServiceClient:
         """Return the body of a GET response, which need not be JSON. Raises ClientError."""
         return self._send("GET", path, None, headers)[1]
 
+    def clock_problem(self) -> str | None:
+        """Return sentences about this machine's clock, if it differs from the service's by more than a minute.
+
+        Raises ClientError.
+        """
+        asked = datetime.now(UTC)
+        there = _date(self._send("GET", "/healthz", None, {})[0])
+        if there is None:
+            return None
+        # The service answered at some time between the request and now.
+        here = min(max(there, asked), datetime.now(UTC))
+        if abs(here - there) <= clock_difference.NOTICED:
+            return None
+        return clock_difference.described(here, there, _ITS_CLOCK)
+
     def _send(
         self, method: str, path: str, body: JsonObject | None, headers: Mapping[str, str]
     ) -> tuple[Reply, bytes]:
@@ -582,16 +599,24 @@ def _clock_hint(request: HttpRequest, reply: Reply) -> str:
         return ""
     from clustercert.pki.request_signature import TIMESTAMP_FORMAT  # noqa: PLC0415 - only signed requests need it
 
+    there = _date(reply)
     try:
-        there = datetime.strptime(reply.headers.get("Date", ""), "%a, %d %b %Y %H:%M:%S GMT").replace(
-            tzinfo=UTC
-        )
         here = datetime.strptime(request.headers["X-Sdk-Date"], TIMESTAMP_FORMAT).replace(tzinfo=UTC)
     except ValueError:
         return ""
-    if abs(there - here) < SKEW:
+    if there is None or abs(there - here) < SKEW:
         return ""
-    return f" The clocks of this machine and the service differ by {abs(there - here) // timedelta(minutes=1)} minutes."
+    return f" {clock_difference.described(here, there, _ITS_CLOCK)}"
+
+
+def _date(reply: Reply) -> datetime | None:
+    """Return when the service answered, by its clock, or `None` if the response does not say it."""
+    try:
+        return datetime.strptime(reply.headers.get("Date", ""), "%a, %d %b %Y %H:%M:%S GMT").replace(
+            tzinfo=UTC
+        )
+    except ValueError:
+        return None
 
 
 def one_line(text: str) -> str:

@@ -7,13 +7,12 @@ Each kubectl command reads the cache, so this module imports only modules that P
 
 import os
 
+from clustercert.cli import clock
 from clustercert.file_names import is_plain
 
 _MAGIC = "clustercert-1"
 # The maximum size of a cache file: several times the size of a response with an RSA key and a certificate chain.
 _MAX_BYTES = 256 * 1024
-# If a certificate's time of issue is more than this many seconds in the future, the clock was set back.
-_CLOCK_STEP_S = 60
 # Stands for no access request in a cache file.
 _NO_REQUEST = "-"
 _MARK_MAGIC = "clustercert-request-1"
@@ -26,6 +25,8 @@ class CachedCredential:
 
     Attributes:
         issued, renew, expires: times of issue, renewal and expiry, in seconds since the epoch, by this machine's clock.
+        not_after: the time of expiry by the service's clock.
+        boot_time: from `clock.boot_time`, when the other times were set.
         remind: when to remind the user that the login ends soon, in seconds since the epoch; 0 for no reminder.
         user: the user who was logged in, as DOMAIN/NAME.
         access_request: the id of the access request whose groups the certificate has; empty if there is none.
@@ -33,7 +34,18 @@ class CachedCredential:
         body: the response for kubectl, which is an ExecCredential of version v1 in JSON.
     """
 
-    __slots__ = ("access_request", "body", "expires", "issued", "login", "remind", "renew", "user")
+    __slots__ = (
+        "access_request",
+        "body",
+        "boot_time",
+        "expires",
+        "issued",
+        "login",
+        "not_after",
+        "remind",
+        "renew",
+        "user",
+    )
 
     def __init__(
         self,
@@ -41,6 +53,8 @@ class CachedCredential:
         issued: int,
         renew: int,
         expires: int,
+        not_after: int,
+        boot_time: int,
         remind: int = 0,
         user: str,
         access_request: str = "",
@@ -50,16 +64,31 @@ class CachedCredential:
         self.issued = issued
         self.renew = renew
         self.expires = expires
+        self.not_after = not_after
+        self.boot_time = boot_time
         self.remind = remind
         self.user = user
         self.access_request = access_request
         self.login = login
         self.body = body
 
+    def follow_clock(self) -> None:
+        """Replace the times by those of the service's clock, if this machine's clock was set since they were saved.
+
+        The lifetime of a certificate does not depend on a wrong clock that nobody sets.
+        """
+        if clock.ran_on(self.boot_time):
+            return
+        step = self.not_after - self.expires
+        self.issued += step
+        self.renew += step
+        self.expires += step
+        self.boot_time = clock.boot_time()
+
     def is_usable(self, now: float) -> bool:
         """Whether the certificate is valid, and the login has not changed since the certificate was requested."""
         _, _, path = self.login.partition(" ")
-        return self.issued - _CLOCK_STEP_S <= now < self.expires and login_state(path) == self.login
+        return self.issued - clock.STEP_SECONDS <= now < self.expires and login_state(path) == self.login
 
     def is_reminder_due(self, now: float) -> bool:
         """Whether it is time to remind the user that the login ends soon."""
@@ -90,7 +119,7 @@ class RequestMark:
 
     def is_due(self, now: float) -> bool:
         """Whether to ask the service about the request."""
-        return not now < self.ask_at <= now + _CLOCK_STEP_S
+        return not now < self.ask_at <= now + clock.STEP_SECONDS
 
 
 def folder(name: str = "credentials") -> str | None:
@@ -181,7 +210,7 @@ def _read_private(path: str, limit: int) -> bytes | None:
 
 def rendered(entry: CachedCredential) -> str:
     """Return the content of the cache file for a credential."""
-    times = (entry.issued, entry.renew, entry.expires, entry.remind)
+    times = (entry.issued, entry.renew, entry.expires, entry.remind, entry.not_after, entry.boot_time)
     # In hexadecimal, because a name may contain spaces and other characters than ASCII.
     user = entry.user.encode().hex()
     fields = (_MAGIC, *times, len(entry.body), user, entry.access_request or _NO_REQUEST, entry.login)
@@ -215,18 +244,24 @@ def login_state(path: str) -> str:
 def _parsed(content: bytes) -> CachedCredential | None:
     try:
         header, _, body = content.decode("ascii").partition("\n")
-        magic, issued, renew, expires, remind, length, user, access_request, login = header.split(" ", 8)
+        magic, issued, renew, expires, remind, not_after, boot_time, length, user, request, login = (
+            header.split(" ", 10)
+        )
         entry = CachedCredential(
             issued=int(issued),
             renew=int(renew),
             expires=int(expires),
             remind=int(remind),
+            not_after=int(not_after),
+            boot_time=int(boot_time),
             user=bytes.fromhex(user).decode(),
-            access_request="" if access_request == _NO_REQUEST else access_request,
+            access_request="" if request == _NO_REQUEST else request,
             login=login,
             body=body,
         )
     except ValueError:
         return None
-    complete = magic == _MAGIC and len(body) == int(length)
-    return entry if complete else None
+    if magic != _MAGIC or len(body) != int(length):
+        return None
+    entry.follow_clock()
+    return entry

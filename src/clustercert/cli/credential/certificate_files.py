@@ -8,6 +8,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from clustercert.cli import clock
 from clustercert.cli.options import CommandError, home_folder
 from clustercert.file_names import is_plain
 from clustercert.policy.lifetime import BACKDATE
@@ -23,8 +24,11 @@ MAX_CERTIFICATE_BYTES = 64 * 1024
 _SUFFIX = ".pem"
 # Renew a file at least this long before its certificate expires. The timer for renewals runs every 5 minutes.
 _MIN_LEFT = timedelta(minutes=10)
-# If a file's modification time is further in the future than this, the clock was set back.
-_CLOCK_STEP = timedelta(minutes=1)
+# The suffix of the file that has `clock.boot_time` of the write.
+_CLOCK_SUFFIX = ".clock"
+_MAX_DIGITS = 20
+# A file that was written further in the future than this is not used.
+_CLOCK_STEP = timedelta(seconds=clock.STEP_SECONDS)
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,12 +50,19 @@ class CertificateFile:
     def path(self) -> Path:
         return _folder() / f"{self.profile},{self.project_id},{self.cluster_id}{_SUFFIX}"
 
+    @property
+    def _clock_path(self) -> Path:
+        return self.path.with_suffix(_CLOCK_SUFFIX)
+
     def write(self, credential: "Credential") -> None:
         """Write the certificate and the key. Raises CommandError."""
         try:
             for folder in (self.path.parent.parent, self.path.parent):
                 make_private_folder(folder)
+            # Without this file, `is_due` compares the certificate's own times with this machine's clock.
+            self._clock_path.unlink(missing_ok=True)
             write_private(self.path, credential.certificate_pem + credential.key_pem)
+            write_private(self._clock_path, str(clock.boot_time()))
         except OSError as error:
             raise CommandError(f"The file {self.path} can't be written: {error.strerror}.") from error
 
@@ -68,14 +79,23 @@ class CertificateFile:
             written = datetime.fromtimestamp(self.path.stat().st_mtime, UTC)
         except (OSError, ValueError):
             return True
-        # The file was written when the certificate was issued. `written` and `now` are both from this machine's clock,
-        # so the result is right even if this clock differs from the service's clock.
         lifetime = lifetime_of(leaf)
-        return not -_CLOCK_STEP <= now - written < lifetime - max(lifetime / 5, _MIN_LEFT)
+        # The file was written when the certificate was issued. `written` and `now` are both from this machine's clock,
+        # so the result is right even if this clock differs from the service's clock, unless the clock was set.
+        issued = written if self._is_same_clock() else leaf.not_valid_after_utc - lifetime
+        return not -_CLOCK_STEP <= now - issued < lifetime - max(lifetime / 5, _MIN_LEFT)
+
+    def _is_same_clock(self) -> bool:
+        """Whether this machine's clock was not set since the file was written."""
+        try:
+            return clock.ran_on(int(read_regular_file(self._clock_path, _MAX_DIGITS)))
+        except (OSError, ValueError):
+            return False
 
     def delete(self) -> None:
-        with contextlib.suppress(OSError):
-            self.path.unlink()
+        for path in (self.path, self._clock_path):
+            with contextlib.suppress(OSError):
+                path.unlink()
 
 
 def lifetime_of(leaf: "x509.Certificate") -> timedelta:

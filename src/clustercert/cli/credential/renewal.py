@@ -67,6 +67,10 @@ def renew(request: "CredentialRequest") -> str | Failure:
     completed = _completed(request)
     if isinstance(completed, Failure):
         return completed
+    if request.refresh:
+        from clustercert.cli.login.renewal import forget_failures
+
+        forget_failures(request.profile or DEFAULT_PROFILE)
     result = _renew(request)
     if not isinstance(result, Failure) or not result.needs_user:
         return result

@@ -10,6 +10,7 @@ from datetime import UTC, datetime, timedelta
 from functools import partial
 from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
+from clustercert.cli import clock
 from clustercert.cli.credential import access_request as requests
 from clustercert.cli.credential import cache
 from clustercert.cli.credential.cache import CachedCredential
@@ -87,6 +88,7 @@ class Credential:
 
     Attributes:
         lifetime: the time from the certificate's issue to its expiry.
+        not_after: the time of expiry by the service's clock.
         login: a string that identifies the version of the login's file, from `cache.login_state`.
         user: the user who was logged in, as DOMAIN/NAME.
         login_ends_at: when the login ends; `None` if the login renews itself, or does not end.
@@ -96,6 +98,7 @@ class Credential:
     certificate_pem: str
     key_pem: str
     lifetime: timedelta
+    not_after: datetime
     login: str
     user: str
     login_ends_at: datetime | None = None
@@ -106,7 +109,14 @@ class Credential:
         content = kubeconfig.credential
         certificate, key = content["client-certificate-data"], content["client-key-data"]
         pair = b64decode(certificate).decode(), b64decode(key).decode()
-        return cls(*pair, kubeconfig.lifetime, login, user, access_request=kubeconfig.access_request)
+        return cls(
+            *pair,
+            kubeconfig.lifetime,
+            kubeconfig.not_after,
+            login,
+            user,
+            access_request=kubeconfig.access_request,
+        )
 
     def cache_entry(self, now: float) -> CachedCredential:
         """Return the cache entry of a certificate that was issued at `now`, in seconds by this machine's clock.
@@ -124,6 +134,8 @@ class Credential:
             issued=int(now),
             renew=next_check(int(now), due_time(int(now), int(expires.timestamp()))),
             expires=int(expires.timestamp()),
+            not_after=int(self.not_after.timestamp()),
+            boot_time=clock.boot_time(),
             remind=int((self.login_ends_at - _REMINDER).timestamp()) if self.login_ends_at else 0,
             user=self.user,
             access_request=self.access_request or "",

@@ -17,6 +17,7 @@ from clustercert.cli.kubeconfig import entries, files
 from clustercert.cli.kubeconfig.contexts import KubeconfigOption, row_of_context, show_contexts
 from clustercert.cli.kubeconfig.document import CURRENT, Kubeconfig
 from clustercert.cli.kubeconfig.entries import DEFAULT_TEMPLATE, Merged
+from clustercert.cli.login import renewal
 from clustercert.cli.login.options import LoginOptions
 from clustercert.cli.lookup import reachable_cluster, reachable_clusters
 from clustercert.cli.options import (
@@ -203,6 +204,8 @@ def merge(
     if use and (several or len(clusters or ()) != 1):
         raise InvalidOption("--use needs exactly one cluster.")
     labels = parse_labels(label)
+    if login.saved_name is not None:
+        renewal.forget_failures(login.saved_name)
     chosen = login.profile()
     if not options.embed and login.saved_name is None:
         raise CommandError(

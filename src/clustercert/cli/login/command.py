@@ -167,6 +167,7 @@ def login(
     base, name, last = _service(url, profile_name, plain_http=plain_http)
     ca_pem = trust.ca_pem(base, last.ca_pem if last is not None else None)
     _remember(name, base, ca_pem)
+    _note_clock(base, ca_pem)
     # A profile without a user is not a login: only the service's address and CA were saved.
     last = last if last is not None and last.user else None
     found = issuer.log_in(base, project, ca_pem, last, by_password=credentials.is_given)
@@ -178,6 +179,15 @@ def login(
         profile.use(name, os.environ)
     if output is not None:
         show_one(found.summary(name), Output(output))
+
+
+def _note_clock(url: str, ca_pem: str | None) -> None:
+    """Say that this machine's clock is wrong. Ignores errors, because the login reports them."""
+    from clustercert.client import Client
+
+    with contextlib.suppress(ClustercertError), Client(url, ca_pem=ca_pem) as client:
+        if (problem := client.clock_problem()) is not None:
+            print_note(problem)
 
 
 def _remember(name: str, url: str, ca_pem: str | None) -> None:
@@ -196,6 +206,7 @@ def _save(name: str, found: Profile) -> None:
     """Save the login, and print who is logged in."""
     before = profile.remembered(name, os.environ)
     path = renewal.save(name, found)
+    renewal.forget_failures(name)
     if before is not None and before.user and not _is_same_user(before, found):
         print_note(
             f"The profile {name} was the login of {before.shown_user} at {before.url}. kubectl gets no new "

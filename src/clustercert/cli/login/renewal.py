@@ -8,7 +8,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from clustercert.cli.file_lock import Lock, LockTimeout, locked
+from clustercert.cli.credential import cache
+from clustercert.cli.file_lock import Lock, LockTimeout, forget_failure, locked
 from clustercert.cli.login import oidc_login, profile, token_storage, trust
 from clustercert.cli.login.profile import OidcLogin, Profile
 from clustercert.cli.login.token_storage import SavedTokens
@@ -103,7 +104,7 @@ def _put_in_keyring(path: Path, refresh_token: str | None) -> bool:
 
 def _refreshed(name: str, found: Profile, oidc: OidcLogin, path: Path) -> SavedTokens:
     from clustercert.client.oidc.issuer import OAuthError
-    from clustercert.client.oidc.tokens import IssuerClient, RefreshRefused
+    from clustercert.client.oidc.tokens import IssuerClient, RefreshRefused, check_clock
 
     refresh_token = profile.refresh_token(name, found, os.environ)
     if refresh_token is None or oidc.issuer is None:
@@ -118,7 +119,10 @@ def _refreshed(name: str, found: Profile, oidc: OidcLogin, path: Path) -> SavedT
     except OAuthError as error:
         # The client id at the issuer may have changed. A new login asks the service for the current client id.
         raise LoginNeeded(f"{error.message} {profile.log_in_again(name)}") from error
-    return save_tokens(name, tokens, keyring=found.in_keyring)
+    # Save the tokens before the check, because the issuer may have ended the old refresh token.
+    saved = save_tokens(name, tokens, keyring=found.in_keyring)
+    check_clock(issuer, tokens)
+    return saved
 
 
 def _from_file(name: str, found: Profile, file: Path) -> SavedTokens:
@@ -184,7 +188,7 @@ def may_open_window(found: Profile) -> bool:
 
 def log_in_by_window(name: str) -> Profile:
     """Log in with a browser window, or wait for a parallel command to do so. Raises NotLoggedIn or WindowFailed."""
-    path = f"{profile.tokens_path(name, os.environ)}.window"
+    path = _window_path(name)
     began, deadline = time.time(), time.monotonic() + _WAIT_SECONDS
     waiting = False
     while time.monotonic() < deadline:
@@ -208,10 +212,10 @@ def _holding_lock(name: str, lock: Lock, began: float) -> Profile:
         return found
     if not lock.is_held:
         raise login_needed(name, found)
-    _raise_recent_failure(name, lock, began)
+    _raise_recent_failure(lock, began)
     print_note(f"Your login at {found.url} expired.")
     try:
-        return _log_in(name, found, oidc)
+        renewed = _log_in(name, found, oidc)
     except KeyboardInterrupt:
         lock.record_failure(INTERRUPTED, f"The login was interrupted. {profile.log_in_again(name)}")
         raise
@@ -220,17 +224,28 @@ def _holding_lock(name: str, lock: Lock, began: float) -> Profile:
         failed = WindowFailed(f"{error.message}{remedy}", exit_code(error))
         lock.record_failure(failed.exit_code, failed.message)
         raise failed from error
+    lock.forget_failure()
+    return renewed
 
 
-def _raise_recent_failure(name: str, lock: Lock, began: float) -> None:
+def forget_failures(name: str) -> None:
+    """Delete what the exec plugin and the login in a browser window remember about failures with a profile."""
+    folder = cache.folder()
+    locks = Path(folder).glob(f"{name},*.lock") if folder is not None else ()
+    for path in (*locks, Path(f"{_window_path(name)}.lock")):
+        forget_failure(str(path))
+
+
+def _window_path(name: str) -> str:
+    """Return the path of the file whose lock a command holds during the login in a browser window."""
+    return f"{profile.tokens_path(name, os.environ)}.window"
+
+
+def _raise_recent_failure(lock: Lock, began: float) -> None:
     """Raise WindowFailed if a login failed since this command began, or if no user completed a recent login."""
     if (failed := lock.failure_since(began)) is not None:
         raise WindowFailed(failed[1], failed[0])
-    try:
-        renewed_at = profile.tokens_path(name, os.environ).stat().st_mtime
-    except OSError:
-        renewed_at = 0.0
-    failed = lock.failure_since(max(time.time() - _PAUSE_SECONDS, renewed_at))
+    failed = lock.failure_since(time.time() - _PAUSE_SECONDS)
     if failed is not None and failed[0] in (NOT_LOGGED_IN, INTERRUPTED):
         raise WindowFailed(failed[1], NOT_LOGGED_IN)
 

@@ -13,6 +13,7 @@ from http import HTTPStatus
 from typing import Self
 from urllib.parse import urlencode
 
+from clustercert.client import clock_difference
 from clustercert.client.connection import json_object, one_line
 from clustercert.client.oidc.issuer import (
     Endpoints,
@@ -140,7 +141,6 @@ def tokens_from_response(
             " check login_token and login_parameters of this issuer."
         ) from None
     _check_resource(issuer, tokens)
-    _check_clock(issuer, tokens)
     if subject is not None and not secrets.compare_digest(subject.encode(), tokens.subject.encode()):
         raise IssuerError(f"The issuer {issuer.url} sent a token for another user. Log in again.")
     return tokens
@@ -194,16 +194,13 @@ def _check_resource(issuer: LoginIssuer, tokens: Tokens) -> None:
         )
 
 
-def _check_clock(issuer: LoginIssuer, tokens: Tokens) -> None:
+def check_clock(issuer: LoginIssuer, tokens: Tokens) -> None:
+    """Raise IssuerError if this machine's clock differs too much from the issuer's clock."""
     claims, now = claims_of(tokens.bearer), datetime.now(UTC)
     issued = claims.get("iat")
-    began = _time(issued) if isinstance(issued, int | float) else now
+    began = _time(issued) if isinstance(issued, int | float) else min(now, tokens.expires_at)
     if began - now > _SKEW or tokens.expires_at <= now:
-        minutes = round(abs((began - now).total_seconds()) / 60)
-        raise IssuerError(
-            f"The clocks of this machine and of {issuer.url} differ by about {minutes} minutes. Set the clock of this "
-            "machine."
-        )
+        raise IssuerError(clock_difference.described(now, began, f"that of {issuer.url}"))
 
 
 def _refresh_token(body: JsonObject) -> str | None:
@@ -287,10 +284,15 @@ class IssuerClient:
         """Exchange an authorization code for tokens."""
         form = {"grant_type": "authorization_code", "code": code, "redirect_uri": redirect_uri}
         body = self._tokens(form | {"code_verifier": verifier})
-        return tokens_from_response(self.issuer, body, nonce=nonce)
+        tokens = tokens_from_response(self.issuer, body, nonce=nonce)
+        check_clock(self.issuer, tokens)
+        return tokens
 
     def refresh(self, refresh_token: str, subject: str) -> Tokens:
-        """Get new tokens for the user with this subject. Raises RefreshRefused if the refresh token is not valid."""
+        """Get new tokens for the user with this subject. Raises RefreshRefused if the refresh token is not valid.
+
+        Callers save the tokens, and then call `check_clock`.
+        """
         try:
             body = self._tokens({"grant_type": "refresh_token", "refresh_token": refresh_token})
         except OAuthError as error:
@@ -319,8 +321,9 @@ class IssuerClient:
     def poll(self, device: DeviceCode) -> Tokens:
         """Request the tokens for a device code. Raises OAuthError, also while the user has not decided yet."""
         form = {"grant_type": _DEVICE_GRANT, "device_code": device.code, "code_verifier": device.verifier}
-        body = self._tokens(form)
-        return tokens_from_response(self.issuer, body)
+        tokens = tokens_from_response(self.issuer, self._tokens(form))
+        check_clock(self.issuer, tokens)
+        return tokens
 
     def revoke(self, refresh_token: str) -> bool:
         """Revoke a refresh token. Returns False if the issuer does not support revocation. Source: RFC 7009."""
