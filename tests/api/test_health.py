@@ -6,7 +6,7 @@ import pytest
 
 from support import world as worlds
 from support.service import Service
-from support.stores import execute
+from support.stores import execute, rows
 from support.world import World
 
 
@@ -39,9 +39,39 @@ def test_a_head_is_answered_as_a_get(client: httpx.Client, path: str) -> None:
     assert client.put(path).headers["Allow"] == "GET, HEAD"
 
 
-def test_where_a_head_is_not_taken_the_405_does_not_name_it(client: httpx.Client, world: World) -> None:
-    answer = client.head(world.path())
-    assert (answer.status_code, answer.headers["Allow"]) == (405, "GET, POST")
+@pytest.mark.parametrize(
+    "path",
+    [
+        "/v3",
+        "/v3/",
+        "/v3/projects",
+        "/v3/auth/projects",
+        "/v3/auth/catalog",
+        "/v3/auth/domains",
+    ]
+    + [f"/api/v3/projects/{{project}}/clusters{tail}" for tail in ("", "/{cluster}", "/{cluster}/openapi")],
+)
+@pytest.mark.parametrize("who", ["admin", "nobody"])
+def test_a_head_of_the_clouds_apis_is_answered_as_a_get(
+    client: httpx.Client, world: World, path: str, who: str
+) -> None:
+    path = path.format(project=world.project.id, cluster=world.clusters["eip"].id)
+    admin = world.people["admin"]
+    headers = admin.headers if who == "admin" else {}
+    asked, got = client.head(path, headers=headers), client.get(path, headers=headers)
+    expected = 200 if who == "admin" or path in {"/v3", "/v3/"} else 401
+    assert asked.status_code == got.status_code == expected
+    for name in ("content-type", "cache-control", "vary", "www-authenticate"):
+        assert asked.headers.get(name) == got.headers.get(name)
+
+
+def test_a_head_issues_no_certificate(client: httpx.Client, world: World) -> None:
+    before = rows(world.database, "SELECT count(*) FROM certificate")
+    for path in (world.path(), world.path().replace("/api/v3/", "/autopilot/v3/")):
+        answer = client.head(path, headers=world.people["admin"].headers)
+        allow = "GET, POST" if path == world.path() else "POST"
+        assert (answer.status_code, answer.headers["Allow"]) == (405, allow)
+    assert rows(world.database, "SELECT count(*) FROM certificate") == before
 
 
 def test_without_its_database_it_is_healthy_and_not_ready(breakable: tuple[Service, World]) -> None:

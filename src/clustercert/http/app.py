@@ -1,13 +1,15 @@
 """Creates the FastAPI application and its routes. The middleware turns exceptions into error responses."""
 
-from collections.abc import Callable
+import copy
+from collections.abc import Callable, Iterable, Iterator
 from typing import NoReturn
 
 from fastapi import APIRouter, FastAPI, Request
 from fastapi.exceptions import RequestValidationError
+from fastapi.routing import APIRoute
 from starlette.exceptions import HTTPException
 from starlette.responses import Response
-from starlette.routing import Match, Route
+from starlette.routing import BaseRoute, Match, Route
 from starlette.types import Scope
 
 from clustercert.http import (
@@ -66,6 +68,10 @@ ROUTERS: dict[ServerRole, tuple[APIRouter, ...]] = {
     "webhook": WEBHOOK_ROUTERS,
 }
 
+# Routers whose GET routes also answer HEAD. Source: RFC 9110, section 9.1. Not the router of clustercert, because GET
+# issues a certificate there.
+WITH_HEAD = (clusters.router, keystone.router, operations.root_path, operations.router)
+
 
 def new_app(role: ServerRole = "all", *, built_in_identity: bool = True, console: bool = False) -> FastAPI:
     """Create the application with the routes of a server role.
@@ -73,11 +79,12 @@ def new_app(role: ServerRole = "all", *, built_in_identity: bool = True, console
     `app.state.services` must be set before the first request. Without the built-in identity service, the application
     does not serve the Keystone subset. `console`: whether to serve the web console, unless the role is `webhook`.
     """
-    routers = (each for each in ROUTERS[role] if built_in_identity or each is not keystone.router)
+    routers = [each for each in ROUTERS[role] if built_in_identity or each is not keystone.router]
     # `include_router` would create every route again, and delay the first request by a fifth of a second.
     routes = [route for router in routers for route in router.routes]
+    readable = [route for router in routers if router in WITH_HEAD for route in router.routes]
     app = FastAPI(
-        routes=routes,
+        routes=[*routes, *map(_head_route, _get_routes(readable))],
         openapi_url=None,
         docs_url=None,
         redoc_url=None,
@@ -101,6 +108,21 @@ def new_app(role: ServerRole = "all", *, built_in_identity: bool = True, console
     # Without this handler, the framework would respond to other exceptions itself.
     app.add_exception_handler(Exception, _raise_ours)
     return app
+
+
+def _get_routes(routes: Iterable[BaseRoute]) -> Iterator[APIRoute]:
+    return (each for each in routes if isinstance(each, APIRoute) and "GET" in (each.methods or ()))
+
+
+def _head_route(route: APIRoute) -> APIRoute:
+    """Return the route that answers HEAD as `route` answers GET. The HTTP server drops the body.
+
+    The OpenAPI document does not contain the route. A route of the same path that declares HEAD takes precedence.
+    """
+    head_route = copy.copy(route)
+    head_route.methods = {"HEAD"}
+    head_route.include_in_schema = False
+    return head_route
 
 
 def console_preparation() -> Callable[[Scope], None]:

@@ -40,8 +40,6 @@ router = APIRouter(tags=["Operations"])
 root_path = APIRouter(tags=["Operations"])
 
 
-# Load balancers and uptime probes send HEAD. The HTTP server then drops the body.
-@router.head("/healthz", responses=_ALIVE, response_class=Response)
 @router.get("/healthz", responses=_ALIVE, response_class=Response)
 async def healthz(request: Request) -> Response:
     """Check whether the process responds.
@@ -52,7 +50,6 @@ async def healthz(request: Request) -> Response:
     return Response("ok\n", media_type="text/plain")
 
 
-@router.head("/readyz", responses=_READY)
 @router.get("/readyz", responses=_READY)
 async def readyz(request: Request, services: ServicesDep) -> Response:
     """Check whether certificates can be issued. Checks the database and the key-encryption keys."""
@@ -61,7 +58,6 @@ async def readyz(request: Request, services: ServicesDep) -> Response:
     return responses.json_response({"status": "ready"}, headers=responses.NO_STORE)
 
 
-@router.head("/metrics", responses=_METRICS, response_class=Response)
 @router.get("/metrics", responses=_METRICS, response_class=Response)
 async def show_metrics(request: Request, services: ServicesDep) -> Response:
     """Show the metrics of all workers, in Prometheus text format.
@@ -80,7 +76,6 @@ async def show_metrics(request: Request, services: ServicesDep) -> Response:
     return Response(metrics.exposition(), media_type="text/plain; version=0.0.4; charset=utf-8")
 
 
-@root_path.head("/", responses=_VERSIONS)
 @root_path.get("/", responses=_VERSIONS)
 async def root(request: Request, services: ServicesDep) -> Response:
     """List the versions of the identity service.
