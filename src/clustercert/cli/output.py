@@ -433,21 +433,25 @@ def _without_common(
 ) -> Sequence[str]:
     """Return the columns for a table, and print the others, which have the same value in all rows, with that value.
 
-    Removes as many columns as the terminal is too narrow for the columns without ids: from right to left, and those in
-    `keep` last.
+    Removes as many columns as the terminal is too narrow for the columns without ids, from right to left. Removes those
+    in `keep` only if the terminal is too narrow for these columns alone.
     """
     if _Layout.wide or not sys.stdout.isatty() or len(rows) == 1:
         return columns
     widths = _widths(columns, rows)
-    total = sum(width for column, width in widths.items() if column == name or not _is_id(column))
-    too_many = total - len(_GAP) - shutil.get_terminal_size().columns
     common: list[str] = []
-    others = [column for column in columns if column not in keep]
-    for column in (*reversed(others), *reversed([column for column in keep if column in columns])):
-        is_common = all(row[column] == rows[0][column] for row in rows)
-        if too_many > 0 and column != name and not _is_id(column) and is_common:
-            common.append(column)
-            too_many -= widths[column]
+
+    def remove(needed: Sequence[str], removable: Sequence[str]) -> None:
+        too_many = sum(widths[each] for each in needed) - len(_GAP) - shutil.get_terminal_size().columns
+        for column in reversed(removable):
+            if too_many > 0 and all(row[column] == rows[0][column] for row in rows):
+                common.append(column)
+                too_many -= widths[column]
+
+    named = [column for column in columns if column == name or not _is_id(column)]
+    kept = [column for column in keep if column in columns and column != name]
+    remove(named, [column for column in named if column not in (name, *kept)])
+    remove([*(column for column in columns if column == name), *kept], kept)
     if common:
         values = [f"{_heading(column)}: {_cell(rows[0][column])}" for column in columns if column in common]
         write_out(_GAP.join(values) + "\n")
