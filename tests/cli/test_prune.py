@@ -18,6 +18,10 @@ REQUEST = (
     " 'prod', 'u', 'n', '[]', 'r', 60, 'why', '[]', 0, 60, '2020-01-01 00:00:00.000000', '2020-01-01 00:00:00.000000',"
     " ?, ?)"
 )
+REVOCATION = (
+    "INSERT INTO revocation (epoch, changed, user_id, cluster_id, at, by, reason, proved)"
+    " VALUES (1, 1, '', ?, ?, 'u', 'unspecified', 0)"
+)
 DECISION = (
     "INSERT INTO access_decision (request_id, part, by, by_name, at, approves, met) VALUES (?, 'access', 'u', 'n',"
     " '2020-01-01 00:00:00.000000', 0, '[]')"
@@ -69,6 +73,21 @@ def test_access_requests_that_were_closed_past_the_age_are_pruned_with_their_dec
     [(body,)] = rows(database, "SELECT body FROM audit_event WHERE kind = 'access_requests.pruned'")
     assert isinstance(body, bytes)
     assert json.loads(body)["detail"] == {"count": 1, "closed_before": done["ended_before"]}
+
+
+def test_revocations_are_pruned_after_the_certificates_that_need_them(operator: Operator) -> None:
+    database = operator.folder / "data" / "clustercert.db"
+    for name, days in ((b"old", 91), (b"ended", 89)):
+        issue(operator, name, timedelta(days=days))
+    execute(database, "UPDATE certificate SET cluster_id = CAST(fingerprint AS TEXT)")
+    # The service noted the longest lifetime of its policy.
+    execute(database, "INSERT INTO progress (name, value) VALUES ('longest lifetime', '86400')")
+    for cluster, days in (("old", 91), ("ended", 91), ("none", 89), ("none", 91)):
+        at = f"{datetime.now(UTC) - timedelta(days=days):%Y-%m-%d %H:%M:%S.%f}"
+        execute(database, REVOCATION, cluster, at)
+    done = operator.output_json("db", "prune", "--older-than", "90d", "--yes")
+    assert (done["pruned"], done["revocations"]) == (1, 2)
+    assert rows(database, "SELECT id, cluster_id FROM revocation ORDER BY id") == [(2, "ended"), (3, "none")]
 
 
 def test_prune_requires_confirmation_and_a_valid_age(operator: Operator) -> None:

@@ -10,6 +10,7 @@ import pytest
 from clustercert.server.policy_changes import PolicyChanges
 from clustercert.store.decision_events import DecisionEvents
 from clustercert.store.engine.database import Database
+from clustercert.store.revocation_pruning import RevocationPruningQueries
 from support import samples
 from support.wait import SECONDS
 
@@ -43,3 +44,11 @@ async def test_a_newer_policy_and_the_end_of_the_service_stop_a_comparison(
     async with asyncio.timeout(SECONDS):
         await changes.close()
     await reach(2, 2)
+
+
+async def test_the_longest_lifetime_of_each_policy_is_noted(database: Database) -> None:
+    changes = PolicyChanges(database)
+    for days in (30, 90, 1):
+        await changes.record(replace(samples.POLICY, max_lifetime=timedelta(days=days)))
+    await changes.close()
+    assert await RevocationPruningQueries(database).longest_lifetime() == timedelta(days=90)

@@ -1,13 +1,20 @@
-"""After any sequence of changes, exactly the certificates older than a revocation in force are revoked."""
+"""After any sequence of changes, exactly the certificates older than a revocation in force are revoked.
+
+The changes include the deletion of old revocations by a process whose clock is years ahead.
+"""
 
 import asyncio
 from dataclasses import dataclass, field
+from datetime import timedelta
 
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from sqlalchemy import delete
 
+from clustercert.store import tables
 from clustercert.store.directory import DirectoryQueries
 from clustercert.store.engine.database import Database
+from clustercert.store.revocation_pruning import RevocationPruningQueries
 from clustercert.store.revocations import RevocationQueries
 from support.store_records import cluster_id, issue, new_user
 from support.stores import NOW, Store, event, patient, revocation
@@ -20,6 +27,8 @@ STEPS = st.lists(
         st.tuples(st.just("revoke"), st.integers(-1, USERS - 1), st.integers(-1, CLUSTERS - 1)),
         st.tuples(st.just("single"), st.integers(0, 9), st.just(0)),
         st.tuples(st.just("undo"), st.integers(0, 9), st.just(0)),
+        st.tuples(st.just("forget"), st.integers(0, 9), st.just(0)),
+        st.tuples(st.just("prune"), st.just(0), st.just(0)),
         st.tuples(st.just("enable"), st.integers(0, USERS - 1), st.integers(0, 1)),
     ),
     min_size=8,
@@ -93,6 +102,12 @@ async def _lived_through(store: Store, steps: list[tuple[str, int, int]]) -> Non
         await database.close()
 
 
+async def _delete_certificate(database: Database, fingerprint: bytes) -> None:
+    async with database.transaction() as connection:
+        for table in (tables.certificate, tables.revocation):
+            await connection.execute(delete(table).where(table.c.fingerprint == fingerprint))
+
+
 async def _one_step(
     database: Database, users: list[str], clusters: list[str], history: History, step: tuple[str, int, int]
 ) -> None:
@@ -117,6 +132,20 @@ async def _one_step(
         if history.standing[number][3] != FOREVER:
             await rows.undo(number, by="cli:test", at=NOW, event=event())
             del history.standing[number]
+    elif what == "forget" and history.issued:
+        # As `db prune` does with an expired certificate.
+        fingerprint = list(history.issued)[first % len(history.issued)]
+        await _delete_certificate(database, fingerprint)
+        del history.issued[fingerprint]
+        gone = [number for number, row in history.standing.items() if row[2] == fingerprint]
+        for number in gone:
+            del history.standing[number]
+    elif what == "prune":
+        expected = history.revoked()
+        await RevocationPruningQueries(database).prune(NOW + timedelta(days=3650), 0, lambda _: event())
+        left = {row.id for row in await rows.revocations_of_project(None, limit=1000)}
+        history.standing = {number: row for number, row in history.standing.items() if number in left}
+        assert history.revoked() == expected
     elif what == "enable":
         await DirectoryQueries(database).enable_user(users[first], bool(second), event())
         [*newest] = await rows.revocations_of_user(users[first], limit=1)

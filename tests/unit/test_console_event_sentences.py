@@ -64,6 +64,7 @@ def test_every_kind_of_event_has_a_sentence_with_names(kind: str) -> None:
         ("authentication.failed", "1 request failed to authenticate"),
         ("refusals.repeated", "1 more request of Default/eu-de/prod was refused"),
         ("certificates.pruned", "Default/alice deleted 1 expired certificate from the ledger"),
+        ("revocations.pruned", "Default/alice deleted 1 old revocation of a user or cluster"),
         ("events.deleted", "Default/alice deleted 1 audit event: x"),
         ("access_requests.pruned", "Default/alice deleted 1 closed access request"),
     ],

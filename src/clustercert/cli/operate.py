@@ -133,7 +133,8 @@ async def prune(
 ) -> None:
     """Delete certificates and access requests that ended long ago. Their audit events stay.
 
-    The service can keep running. If the command is interrupted, run it again.
+    Also deletes revocations of users and clusters that no certificate needs any more. The service can keep running. If
+    the command is interrupted, run it again.
 
     Examples:
         clustercert db prune --older-than 90d
@@ -165,7 +166,15 @@ async def prune(
         pruned += count
     while count := await requests.prune(older_than, requests_event):
         pruned_requests += count
-    row = {"pruned": pruned, "access_requests": pruned_requests, "ended_before": older_than}
+    revocations = await operator.components.revocation_pruning.prune(
+        actor=operator.actor, made_before=older_than
+    )
+    row = {
+        "pruned": pruned,
+        "access_requests": pruned_requests,
+        "revocations": revocations,
+        "ended_before": older_than,
+    }
     show_one(row, output, name="pruned")
 
 

@@ -12,6 +12,7 @@ from clustercert.policy.decision import Policy, policy_digest
 from clustercert.policy.live_replay import LiveChange
 from clustercert.store.engine.database import Database
 from clustercert.store.job_cursors import JobCursor
+from clustercert.store.revocation_pruning import RevocationPruningQueries
 
 logger = structlog.get_logger()
 
@@ -32,6 +33,7 @@ class PolicyChanges:
 
     async def record(self, policy: Policy) -> None:
         """Record the policy if it has changed, and begin to compare. Raises Unavailable."""
+        await RevocationPruningQueries(self._database).note_lifetime(policy.max_lifetime)
         cursor = JobCursor(self._database, settings_changes.POLICY_CURSOR)
         if await settings_changes.record_policy_change(cursor, policy, utc_now()):
             self._stop.set()

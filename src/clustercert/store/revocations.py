@@ -25,6 +25,7 @@ from sqlalchemy import (
 
 from clustercert.model import AuditEvent, ClientCA, Revocation
 from clustercert.model.errors import Conflict, NotFound, UnknownUser
+from clustercert.model.events.administration import DirectoryChange
 from clustercert.pki.crl import CrlEntry
 from clustercert.store import tables
 from clustercert.store.ca_rotations import OWN_USERS
@@ -50,6 +51,9 @@ NO_END = 2**63 - 1
 For up to a second, a worker may still treat a disabled user as enabled and issue a certificate. Enabling the user sets
 the epoch to the current generation.
 """
+
+# The notes of revocations of users in the built-in identity service: the kinds of the events that caused them.
+ACCOUNT_ENDED: tuple[DirectoryChange, ...] = ("user.disabled", "user.removed")
 
 # Every API server rejects certificates that expired longer ago than this, even if its clock is behind.
 CLOCK_MARGIN = timedelta(days=1)
@@ -244,12 +248,31 @@ async def end_disabled(connection: Transaction, user_id: str, epoch: int) -> Non
 
 
 def seen_user(user_id: ColumnElement[str]) -> ColumnElement[bool]:
-    """Return a condition that is true if the service has seen the user.
+    """Return a condition that is true if the service has seen the user, or has a revocation of the user."""
+    return or_(
+        seen_account(user_id), select(_revocation.c.id).where(_revocation.c.user_id == user_id).exists()
+    )
 
-    It has seen a user who has an account, a login, a certificate or a revocation. Each deleted user has a revocation.
+
+def seen_account(user_id: ColumnElement[str]) -> ColumnElement[bool]:
+    """Return a condition that is true if the service has seen the user: an account, a login or a certificate.
+
+    Also true for a deleted account, which left a revocation.
     """
-    ids = (tables.user.c.id, tables.federated_user.c.id, _certificate.c.user_id, _revocation.c.user_id)
-    return or_(user_id.in_(OWN_USERS), *(select(each).where(each == user_id).exists() for each in ids))
+    ids = (tables.user.c.id, tables.federated_user.c.id, _certificate.c.user_id)
+    ended = _revocation.alias()
+    account = select(ended.c.id).where(
+        ended.c.user_id == user_id,
+        ended.c.cluster_id == "",
+        ended.c.fingerprint.is_(None),
+        ended.c.epoch == NO_END,
+        ended.c.note.in_(ACCOUNT_ENDED),
+    )
+    return or_(
+        user_id.in_(OWN_USERS),
+        *(select(each).where(each == user_id).exists() for each in ids),
+        account.exists(),
+    )
 
 
 def blocking(user_id: str, note: str | None = None) -> Select[Any]:

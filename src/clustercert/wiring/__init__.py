@@ -17,6 +17,7 @@ from clustercert.certificates.access import AccessReports
 from clustercert.certificates.crls import Crls
 from clustercert.certificates.list import Inventory
 from clustercert.certificates.lost_roles import LostRoles
+from clustercert.certificates.pruning import RevocationPruning
 from clustercert.certificates.recorder import RevocationRecorder
 from clustercert.certificates.revocation import Logout, RevocationPreviews, RevocationService
 from clustercert.clusters.ca_progress import CaProgress
@@ -75,6 +76,7 @@ from clustercert.store.job_cursors import JobCursor
 from clustercert.store.known_users import KnownUserQueries, UsernameQueries
 from clustercert.store.ledger import Ledger
 from clustercert.store.overview import OverviewQueries
+from clustercert.store.revocation_pruning import RevocationPruningQueries
 from clustercert.store.revocations import CrlQueries, RevocationQueries
 from clustercert.store.roles import MemberQueries
 from clustercert.store.signing_clusters import SigningClusterQueries
@@ -122,6 +124,7 @@ class Components:
     explanations: Explanations
     requests: AccessRequests
     certificates: CertificateMaintenance
+    revocation_pruning: RevocationPruning
     revocation: RevocationService
     inventory: Inventory
     overviews: Overviews
@@ -243,6 +246,9 @@ def _components(
             utc_now,
         ),
         certificates=CertificateMaintenance(database),
+        revocation_pruning=RevocationPruning(
+            RevocationPruningQueries(database), settings.revocation.undo_window, utc_now
+        ),
         webhook=Webhook(database, utc_now, policy_groups, repeats.is_repeated),
         inventory=Inventory(InventoryQueries(database), clusters, access_reports, utc_now),
         overviews=Overviews(OverviewQueries(database), FleetQueries(database), utc_now),
@@ -351,7 +357,13 @@ def leader_jobs(components: Components, tracer: Tracer | None) -> tuple[LeaderJo
             [access_requests.expiry(components.requests.expire_due)],
         ),
         (Leader(database, "notify", REQUESTS_LEASE_SECONDS), _notification(components)),
-        (Leader(database, "prune"), [maintenance.credential_pruning(components.identity)]),
+        (
+            Leader(database, "prune"),
+            [
+                maintenance.credential_pruning(components.identity),
+                maintenance.revocation_pruning(components.revocation_pruning),
+            ],
+        ),
         (Leader(database, "audit"), _audit_work(components)),
         (Leader(database, "enforce", ENFORCEMENT_LEASE_SECONDS), [_enforcement(components)]),
         (Leader(database, "rotate", ROTATION_LEASE_SECONDS), [_rotation(components)]),

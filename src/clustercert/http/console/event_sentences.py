@@ -50,6 +50,7 @@ _SENTENCES = {
     "keys.rotated": "{actor} rotated the keys that encrypt stored secrets",
     "keys.retired": "{actor} retired keys that encrypted stored secrets",
     "certificates.pruned": "{actor} deleted {count} expired certificates from the ledger",
+    "revocations.pruned": "{actor} deleted {count} old revocations of users and clusters",
     "events.deleted": "{actor} deleted {count} audit events: {why}",
     "access_request.created": f"{{actor}} asked for {_ACCESS} for {{period}}[: {{reason}}]",
     "access_request.approval_given": f"{{actor}} approved the access of {{user}} to {_ACCESS}, as one of several",
@@ -86,6 +87,7 @@ _SENTENCES_FOR_ONE = {
     "authentication.failed": "{count} request failed to authenticate",
     "refusals.repeated": "{count} more request of {subject} was refused",
     "certificates.pruned": "{actor} deleted {count} expired certificate from the ledger",
+    "revocations.pruned": "{actor} deleted {count} old revocation of a user or cluster",
     "events.deleted": "{actor} deleted {count} audit event: {why}",
     "access_requests.pruned": "{actor} deleted {count} closed access request",
 }

@@ -280,6 +280,19 @@ class CertificatesPruned(AuditEvent):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class RevocationsPruned(AuditEvent):
+    """Revocations of users and clusters were deleted, because no certificate that they revoked can be valid any more.
+
+    Attributes:
+        made_before: the deleted revocations were recorded before this time.
+    """
+
+    kind: Literal["revocations.pruned"] = "revocations.pruned"
+    count: int
+    made_before: datetime
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class EventsDeleted(AuditEvent):
     """Audit events were deleted; the log keeps hashes of the events (commitments). This event is never deleted.
 
