@@ -2,12 +2,13 @@
 
 import copy
 from collections.abc import Iterator
+from datetime import timedelta
 from typing import Any
 
 import httpx
 import pytest
 
-from clustercert.model import Domain, User
+from clustercert.model import Domain, User, parse_rfc3339
 from support import world as worlds
 from support.administration import CLUSTER, unique
 from support.keystone import PASSWORD, login_body
@@ -294,10 +295,92 @@ def test_use_before_the_approval_ends_with_a_denial(requests: RequestClient) -> 
     assert (refused.status_code, "it is ended (nobody called)" in refused.json()["message"]) == (409, True)
 
     again = requests.created("reader", "oncall")
-    assert requests.show("reader", again)["before_approval"] is False
+    assert requests.show("reader", again)["usable"] is False
     assert requests.issue("reader", again).status_code == 409
     requests.done("admin", again, "approve")
     requests.issue("reader", again).raise_for_status()
+
+
+def used_early(requests: RequestClient, who: str, cluster: str = "plain", **asked: Any) -> str:
+    """The id of a new request that was used before its approval, and ended by its user."""
+    request_id = requests.created(who, "oncall", cluster=cluster, **asked)
+    requests.issue(who, request_id, cluster).raise_for_status()
+    requests.done(who, request_id, "end")
+    return request_id
+
+
+def test_use_before_the_approval_is_limited_until_somebody_decides(requests: RequestClient) -> None:
+    who = new_person(requests, here="reader")
+    first, second = (used_early(requests, who) for _ in range(2))
+    third = requests.create(who, "oncall").json()
+    assert (third["state"], third["usable"]) == ("pending", False)
+    assert third["next"].startswith(
+        "The access can't be used before the approval. This user has no use of such access before an approval left: the"
+        " limit within 24 hours is 2. The request waits for "
+    )
+    refused = requests.issue(who, third["id"])
+    assert refused.status_code == 409
+    assert (
+        f"The next use before an approval is possible at {third['next_use_at']}. It waits"
+        in (refused.json()["message"])
+    )
+    asked_at = parse_rfc3339(requests.show(who, first)["started_at"])
+    assert parse_rfc3339(third["next_use_at"]) == asked_at + timedelta(days=1)
+    # The limit is for one cluster.
+    used_early(requests, who, "eip")
+
+    # An approval after the end gives the use back, and nothing else.
+    assert {first, second, third["id"]} <= {*requests.listed("admin", to_decide="true")}
+    assert requests.step(who, first, "approve").status_code == 403
+    approved = requests.done("admin", first, "approve")
+    assert (approved["state"], approved["label"], approved["usable"]) == ("ended", "ended", False)
+    assert requests.issue(who, first).status_code == 409
+    assert first not in requests.listed("admin", to_decide="true")
+    assert requests.show(who, third["id"])["usable"] is True
+    assert requests.show(who, third["id"])["next_use_at"] is None
+    requests.issue(who, third["id"]).raise_for_status()
+    requests.done(who, third["id"], "end")
+
+
+def test_a_denial_after_the_end_forbids_use_before_the_approval(requests: RequestClient) -> None:
+    who = new_person(requests, here="reader")
+    first = used_early(requests, who)
+    # Created while a use is left.
+    second = requests.create(who, "oncall").json()
+    assert second["usable"] is True
+    denied = requests.done("admin", first, "deny", reason="nobody called")
+    assert (denied["state"], denied["closed_by"], denied["may"]) == ("ended", f"tests/{who}", [])
+    shown = requests.show(who, second["id"])
+    assert (shown["usable"], "An approver has denied this user such access" in shown["next"]) == (False, True)
+    assert parse_rfc3339(shown["next_use_at"]) == parse_rfc3339(denied["decisions"][0]["at"]) + timedelta(
+        days=1
+    )
+    refused = requests.issue(who, second["id"])
+    assert (refused.status_code, shown["next_use_at"] in refused.json()["message"]) == (409, True)
+    requests.done("admin", second["id"], "approve")
+    requests.issue(who, second["id"]).raise_for_status()
+
+
+def test_uses_by_all_rules_that_offer_one_of_the_groups_count(requests: RequestClient) -> None:
+    several = copy.deepcopy(POLICY)
+    urgent = copy.deepcopy(several["rules"][2])
+    urgent["name"] = "urgent"
+    urgent["offer"] |= {"groups": ["oncall", "debuggers"], "uses_before_approval": 1}
+    several["rules"].append(urgent)
+    who = new_person(requests, here="reader")
+    used_early(requests, who)
+    with Service(requests.world.settings(policy=several)).running() as service:
+        client = RequestClient(requests.world, service.client)
+        other = client.created(who, "debuggers", rule="urgent")
+        assert client.issue(who, other).status_code == 409
+        client.done(who, other, "end")
+        used_early(client, who, rule="break-glass")
+    # A rule with another name counts the same uses.
+    several["rules"] = [each for each in several["rules"] if each["name"] != "break-glass"]
+    several["rules"][-1]["offer"]["uses_before_approval"] = 2
+    with Service(requests.world.settings(policy=several)).running() as service:
+        client = RequestClient(requests.world, service.client)
+        assert client.show(who, client.created(who, "oncall"))["usable"] is False
 
 
 @pytest.mark.parametrize("offer", [{"groups": ["debuggers"]}, {"approvals": [{"role": "admin"}] * 3}])

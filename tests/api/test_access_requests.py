@@ -125,6 +125,7 @@ def test_offers_are_what_the_caller_can_request(requests: RequestClient) -> None
                 "min_reason_length": 8,
                 "approvals": ["role is admin", "role is inspector"],
                 "before_approval": False,
+                "uses_before_approval": 2,
                 "approve_within": 28800,
                 "claim_within": 28800,
             }

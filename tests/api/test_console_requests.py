@@ -251,8 +251,9 @@ def test_lists_show_what_waits_and_can_be_filtered(requests: RequestClient, peop
         assert page.status_code == 200, page.text
         return {each for each in addresses if f'href="{each}"' in page.text}
 
-    assert shown("member") == shown("admin") == shown("operator") == set(addresses)
-    assert shown("auditor") == shown("reader") == set()
+    assert shown("member") == shown("admin") == set(addresses)
+    # Operators can deny each request, but approve none.
+    assert shown("auditor") == shown("reader") == shown("operator") == set()
     assert shown("auditor", "?list=all") == set(addresses)
     assert shown("admin", "?list=mine") == shown("stranger", "?list=all") == set()
     assert shown("admin", "?list=decide&cluster=eip") == {second}
@@ -286,6 +287,34 @@ def test_every_request_is_on_one_page_of_a_list(
     # Auditors see all of them, and decide about none.
     assert "None of the newest open requests waits for you" in people["auditor"].get(HOME).text
     assert "No request waits for you" in people["member"].get(HOME).text
+
+
+def test_access_that_was_used_before_its_approval_is_decided_after_its_end(
+    requests: RequestClient, people: People
+) -> None:
+    addresses = []
+    for _ in range(2):
+        request_id = requests.created("reader", "oncall")
+        requests.issue("reader", request_id).raise_for_status()
+        requests.done("reader", request_id, "end")
+        addresses.append(f"{HOME}/{request_id}")
+    made = requests.created("reader", "oncall")
+    page = text_of(people["reader"].get(f"{HOME}/{made}").text)
+    assert "can't be used before the approval. This user has no use of such access" in page
+    assert re.search(r"next use before an approval is possible \S+ \S+ UTC \(in 24 h\)", page)
+    assert "Use it after the approval" in page
+    for query in ("", "?list=decide"):
+        shown = people["admin"].get(f"{HOME}{query}").text
+        assert all(f'href="{each}"' in shown for each in addresses)
+    page = people["admin"].get(addresses[0]).text
+    assert "ended, not approved" in text_of(page)
+    assert "<button>Approve</button>" in page
+    assert "and end the access" not in page
+    for address, step in zip(addresses, ("approve", "deny"), strict=True):
+        done = people["admin"].post(f"{address}/{step}", None, reason="I called", part="access")
+        assert done.status_code == 303
+    shown = people["admin"].get(HOME).text
+    assert not any(f'href="{each}"' in shown for each in addresses)
 
 
 def test_markup_in_a_reason_stays_text(requests: RequestClient, people: People) -> None:

@@ -163,6 +163,7 @@ def test_an_offer_is_shown_with_its_terms_to_those_who_can_request_it(
         "min_reason_length": 1,
         "approvals": ["role is admin"],
         "before_approval": False,
+        "uses_before_approval": 2,
         "approve_within": 8 * 3600,
         "claim_within": 8 * 3600,
     }

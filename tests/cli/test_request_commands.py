@@ -266,6 +266,33 @@ def test_an_approver_sees_what_is_asked_in_80_columns_also_of_access_before_the_
     assert row[:5] == [request_id[:8], "active, not approved", "anna", cluster.name, URGENT]
 
 
+def test_access_before_the_approval_is_limited_and_decided_after_its_end(
+    people: AccessSite, cluster: AccessCluster
+) -> None:
+    for _ in range(2):
+        ended = cluster.ask(group=URGENT)["id"]
+        assert cluster.groups() == {STANDING, URGENT}
+        people.anna.output("request", "end", ended)
+    create = ("request", "create", cluster.name, "--group", URGENT, "--for", "1h", "--reason", REASON)
+    made = people.anna.run(*create)
+    shown = " ".join(made.stdout.split())
+    assert "Next The access can't be used before the approval. This user has no use of such access" in shown
+    assert re.search(r" Next use before an approval: \S+Z \(in 2[34]h[^)]*\) ", shown)
+    assert "kubectl uses the access by itself as soon as it is approved" in made.stderr
+    assert cluster.groups() == {STANDING}
+    explained = people.anna.run("explain", cluster.name, "--request", made.stdout.split()[2])
+    assert "The next use before an approval is possible at " in " ".join(explained.stdout.split())
+
+    waiting = ("request", "list", "--to-decide", "--cluster", cluster.name, "-o", "name")
+    assert len(people.carla.output(*waiting).split()) == 3
+    # Bert meets no condition of this rule.
+    assert people.bert.output(*waiting) == ""
+    approved = cluster.approve(ended, people.carla)
+    assert (approved["state"], approved["approved_at"] >= approved["closed_at"]) == ("ended", True)
+    assert len(people.carla.output(*waiting).split()) == 2
+    assert cluster.groups() == {STANDING, URGENT}
+
+
 def test_a_request_that_a_changed_policy_refuses_is_shown_as_refused(
     people: AccessSite, cluster: AccessCluster
 ) -> None:

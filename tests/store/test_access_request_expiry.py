@@ -135,5 +135,5 @@ async def test_access_that_is_used_before_its_approval_is_counted_once(
             )
             await requests.record(record, issued)
         assert before_approval() == counted + (not is_approved)
-    counts = await requests.queries.counts()
+    counts = await requests.queries.counts(NOW)
     assert (counts.states, counts.oldest_pending) == ({"active": 2}, NOW)

@@ -14,6 +14,7 @@ from sqlalchemy import update
 from clustercert.model import Actor, CertificateRecord
 from clustercert.model.access_requests import AccessDecision, AccessRequest
 from clustercert.model.errors import Conflict, TooManyRequests
+from clustercert.model.ids import new_id
 from clustercert.requests import steps
 from clustercert.store import access_requests, tables
 from clustercert.store.access_requests import AccessRequestQueries, RequestFilter, Step
@@ -70,7 +71,7 @@ async def issue(queries: AccessRequestQueries, request: AccessRequest) -> Certif
         issued_at=NOW,
         not_after=NOW + timedelta(minutes=30),
     )
-    claim = steps.claim(NOW, Actor(request.user_id, ORIGIN))
+    claim = steps.claim(NOW, Actor(request.user_id, ORIGIN), lambda _: 2)
     await queries.record(record, replace(issued, subject=record.fingerprint.hex()), claim)
     return record
 
@@ -102,6 +103,42 @@ async def test_a_hundred_decisions_at_once_give_one(
     assert {after for after, _ in done} == {stored}
     [decided] = kinds(store)[1:]
     assert decided == f"access_request.{stored.state}"
+
+
+async def test_many_requests_at_once_are_used_before_their_approval_only_as_often_as_allowed(
+    queries: AccessRequestQueries, store: Store
+) -> None:
+    other = AccessRequestQueries(patient(store.url))
+    first = access_request(before_approval=True)
+
+    async def use_and_end(by: AccessRequestQueries) -> None:
+        for _ in range(4):
+            with contextlib.suppress(Conflict):
+                request = await store_request(by, replace(first, id=new_id()))
+                try:
+                    await issue(by, request)
+                finally:
+                    await by.change(request.id, END)
+
+    await asyncio.gather(*(use_and_end((queries, other)[number % 2]) for number in range(6)))
+    await other._database.close()
+    used = [each for each in await queries.page(ANY, limit=100) if each.started_at is not None]
+    assert len(used) == 2
+    assert (await queries.counts(NOW)).most_early_uses == 2
+    assert (await queries.counts(NOW + timedelta(days=1))).most_early_uses == 0
+
+
+async def test_the_most_uses_of_one_user_are_counted_over_all_clusters(queries: AccessRequestQueries) -> None:
+    assert (await queries.counts(NOW)).most_early_uses == 0
+    for user, uses in (("anna", 3), ("ben", 2)):
+        for _ in range(uses):
+            await issue(
+                queries, await store_request(queries, access_request(user_id=user, before_approval=True))
+            )
+    assert (await queries.counts(NOW)).most_early_uses == 3
+    [newest] = [each for each in await queries.page(ANY, limit=9) if each.user_id == "anna"][:1]
+    await queries.change(newest.id, decide("carla", ONE))
+    assert (await queries.counts(NOW)).most_early_uses == 2
 
 
 async def test_equal_requests_at_the_same_time_give_one(queries: AccessRequestQueries, store: Store) -> None:

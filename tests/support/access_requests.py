@@ -26,6 +26,7 @@ def access_request(at: datetime = NOW, **changes: object) -> AccessRequest:
         user_name="alice",
         groups=("sre",),
         rule="on-call",
+        offered_groups=("sre",),
         duration=HOUR,
         reason="repair the ingress",
         ticket=None,

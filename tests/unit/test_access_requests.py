@@ -144,6 +144,7 @@ class Requests(RuleBasedStateMachine):
         self.change(after)
         if not approves:
             assert part == "extension" or not after.is_open
+            assert part == "extension" or after.open_part is None
             self.approvals.pop((part, by), None)
             return
         self.approvals[part, by] = met
@@ -229,7 +230,10 @@ class Requests(RuleBasedStateMachine):
     @invariant()
     def a_closed_request_stays_closed(self) -> None:
         if self.closed is not None:
-            assert self.request == self.closed
+            # Approvers may decide about a use before the approval also after its end. This changes nothing else.
+            decided = {"decisions", "conditions", "approved_at"} if self.closed.was_used_unapproved else set()
+            same = {name: getattr(self.closed, name) for name in decided}
+            assert replace(self.request, **same) == self.closed
             assert self.request.usable_until(self.now) is None
             assert self.request.due_at is None
 
@@ -381,3 +385,73 @@ def test_use_before_the_approval_is_over_at_its_end_even_if_approvers_had_more_t
 def test_an_extension_is_refused_with_the_state(request_: AccessRequest, state: str) -> None:
     with pytest.raises(Conflict, match=f"approved and in use can be extended: it is {state}\\.$"):
         request_.with_extension(HOUR, "more", NOW)
+
+
+HOURS_24 = timedelta(hours=24)
+
+
+def early_use(at: datetime, *decisions: AccessDecision, **changes: Any) -> AccessRequest:
+    """A request that was used before its approval, ended, and then decided."""
+    used = new(CONDITIONS[:1], at=at, **EARLY | changes | {"approve_by": at + 2 * HOUR}).claimed(at)
+    ended = used.ended(at, "Asker", None)
+    for each in decisions:
+        ended = ended.decided(each, CONDITIONS[:1])
+    return ended
+
+
+@pytest.mark.parametrize(
+    ("others", "limit", "until"),
+    [
+        ([], 1, None),
+        ([early_use(NOW - HOUR)], 2, None),
+        ([early_use(NOW - HOUR), early_use(NOW - 3 * HOUR)], 2, NOW - 3 * HOUR + HOURS_24),
+        ([early_use(NOW - each * HOUR) for each in (1, 2, 3, 4)], 2, NOW - 2 * HOUR + HOURS_24),
+        ([early_use(NOW - HOURS_24)], 1, None),
+        ([early_use(NOW - HOURS_24 + timedelta(seconds=1))], 1, NOW + timedelta(seconds=1)),
+        ([early_use(NOW - HOUR, replace(GIVEN, at=NOW))], 1, None),
+        ([early_use(NOW - HOUR, replace(REFUSAL, at=NOW - HOUR / 2))], 5, NOW - HOUR / 2 + HOURS_24),
+        ([early_use(NOW - 30 * HOUR, replace(REFUSAL, at=NOW - HOURS_24))], 1, None),
+        ([early_use(NOW - HOUR, rule="renamed", offered_groups=("more", "sre"))], 1, NOW - HOUR + HOURS_24),
+        ([early_use(NOW - HOUR, groups=("other",), offered_groups=("other",))], 1, None),
+        ([asked(**EARLY).decided(REFUSAL, CONDITIONS[:1])], 5, NOW + HOURS_24),
+    ],
+    ids=[
+        *("none", "one left", "none left", "four", "a day ago", "almost a day ago", "approved after its end"),
+        *("denied after its end", "denied a day ago", "another rule", "other groups", "denied unused"),
+    ],
+)
+def test_uses_before_the_approval_are_limited(
+    others: list[AccessRequest], limit: int, until: datetime | None
+) -> None:
+    request = asked(**EARLY)
+    refusal = request.early_use_refusal([*others, request], limit, NOW)
+    assert (refusal.until if refusal is not None else None) == until
+    if refusal is not None:
+        assert next_step(request, refusal) == (
+            f"The access can't be used before the approval. {refusal.why} The request waits for {MISSING}."
+            " Without approval, it expires."
+        )
+    assert approved(request).early_use_refusal(others, limit, NOW) is None
+    assert asked().early_use_refusal(others, limit, NOW) is None
+
+
+def test_a_decision_after_the_end_revives_nothing_and_is_final() -> None:
+    ended = early_use(NOW)
+    assert (ended.open_part, ended.label, ended.severity) == ("access", "ended, not approved", "bad")
+    assert next_step(ended) == (
+        f"The access was ended by Asker. This use before the approval waits for {MISSING}. An approval does not give"
+        " the access again, but the user can use such access again before an approval. A denial forbids this for a day."
+    )
+    late = approved(ended)
+    assert (late.state, late.label, late.closed_at) == ("ended", "ended", ended.closed_at)
+    assert (late.approved_at, late.claim_by, late.usable_until(NOW)) == (NOW, None, None)
+    denied = ended.decided(REFUSAL, CONDITIONS[:1])
+    assert (denied.state, denied.closed_by, denied.label) == ("ended", "Asker", "ended, not approved")
+    for decided in (late, denied):
+        assert decided.open_part is None
+        with pytest.raises(Conflict, match="waits for no decision: it is ended"):
+            decided.decided(replace(GIVEN, by="ben"), CONDITIONS[:1])
+    with pytest.raises(Conflict, match="your own request"):
+        ended.decided(replace(GIVEN, by=ASKER), CONDITIONS[:1])
+    with pytest.raises(Conflict, match="waits for no decision"):
+        asked().ended(NOW, None, None).decided(GIVEN, CONDITIONS[:1])

@@ -79,6 +79,7 @@ _OFFER_COLUMNS = (
     "approvals",
     "rule",
     "before_approval",
+    "uses_before_approval",
     "approve_within",
     "claim_within",
     "min_reason_length",
@@ -184,7 +185,11 @@ def list_requests(
     closed: Annotated[bool, typer.Option("--closed", help="List only closed requests.")] = False,
     mine: Annotated[bool, typer.Option("--mine", help="List only your own requests.")] = False,
     to_decide: Annotated[
-        bool, typer.Option("--to-decide", help="List only requests that you can approve or deny now.")
+        bool,
+        typer.Option(
+            "--to-decide",
+            help="List only requests that you can approve, also used ones that ended without an approval.",
+        ),
     ] = False,
     cluster: OnlyClusterOption = None,
     project: OnlyProjectOption = None,
@@ -211,7 +216,7 @@ def list_requests(
         raise InvalidOption("Give only one of --all and --closed.")
     if watch and output is not Output.TABLE:
         raise InvalidOption("--watch prints only tables. Leave out --output.")
-    query = {} if everything else {"state": "closed" if closed else "open"}
+    query = {} if everything or (to_decide and not closed) else {"state": "closed" if closed else "open"}
     query |= {name: "true" for name, is_set in (("mine", mine), ("to_decide", to_decide)) if is_set}
     limit = limit or (_TABLE_LINES if output is Output.TABLE else MAX_LINES)
     with _client(login) as (chosen, client):
@@ -528,6 +533,8 @@ def _described(request: Any) -> Iterator[tuple[str, str]]:
     yield "Next", str(request["next"])
     if request["due_at"] is not None:
         yield "Until", _at(request["due_at"])
+    if request["next_use_at"] is not None:
+        yield "Next use", f"before an approval: {_at(request['next_use_at'])}"
     yield "Who", f"{request['user']['name']}, {_at(request['created_at'])}"
     yield "What", f"{', '.join(request['groups'])} in {place} for {duration}, by the rule {request['rule']}"
     yield "Why", request["reason"] + (f" (ticket {request['ticket']})" if request["ticket"] else "")

@@ -157,6 +157,10 @@ class AccessRequestBody(ResponseBody):
         description="When the request expires, ends or is finished by itself; null if it is closed."
     )
     next: str = Field(description="What happens next, and who can make it happen. The sentence has no times.")
+    next_use_at: Time | None = Field(
+        description="From when the access can be used before its approval, if the user has no use left or such access"
+        " was denied within the last 24 hours; else null."
+    )
     usable: bool = Field(
         description="Whether a certificate can be issued in the request's state. See also `refusal`."
     )
@@ -171,7 +175,9 @@ class AccessRequestBody(ResponseBody):
     before_approval: bool = Field(description="Whether the access may be used before the approval.")
     created_at: Time
     approve_by: Time = Field(description="The end of the time for the approvals.")
-    approved_at: Time | None = Field(description="When the approvals were complete.")
+    approved_at: Time | None = Field(
+        description="When the approvals were complete; after `closed_at` if the access was approved after its end."
+    )
     claim_by: Time | None = Field(
         description="The end of the time for the first certificate; null before the approval."
     )
@@ -230,7 +236,7 @@ class AccessRequestFilters(BaseModel):
     )
     mine: Literal["true"] | None = Field(default=None, description="Only the caller's own requests.")
     to_decide: Literal["true"] | None = Field(
-        default=None, description="Only requests that the caller may approve or deny now."
+        default=None, description="Only requests that the caller may approve now; also such that have ended."
     )
     cluster: query.Text | None = Field(default=None, description="Only requests for this cluster, by id.")
     project: query.Text | None = Field(
@@ -330,6 +336,7 @@ async def show_access_request(call: CallDep, access_request_id: str) -> Response
 async def approve_access_request(call: CallDep, access_request_id: str) -> Response:
     """Approve an access request, or its extension.
 
+    Access that was used before the approval can also be approved after its end. This does not give the access again.
     The caller must meet one of the request's conditions, with the roles in the cluster's project. Nobody can approve
     their own request. If the caller has approved it before, changes nothing.
     """
@@ -341,7 +348,7 @@ async def deny_access_request(call: CallDep, access_request_id: str) -> Response
     """Deny an access request, or its extension.
 
     For approvers and operators. If the access is in use before the approval, the access ends, and its certificates are
-    revoked.
+    revoked. Access that was used before the approval can also be denied after its end.
     """
     return await _decide(call, access_request_id, approves=False)
 
@@ -404,12 +411,13 @@ async def _project_names(call: Call, *seen: SeenRequest) -> dict[str, str]:
 
 def _view(seen: SeenRequest, projects: dict[str, str]) -> JsonObject:
     request = seen.request
-    conditions = _conditions(request)
+    conditions, early = _conditions(request), seen.early_use_refusal
     return AccessRequestBody.render(
         request,
         label=seen.label,
         severity=seen.severity,
         next=seen.next_step,
+        next_use_at=early.until if early is not None else None,
         usable=seen.is_usable,
         cluster={"id": request.cluster_id, "name": request.cluster_name},
         project={"id": request.project_id, "name": projects.get(request.project_id)},

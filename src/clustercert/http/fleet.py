@@ -14,7 +14,6 @@ from clustercert.http.dependencies import Call, CallDep
 from clustercert.http.openapi import described
 from clustercert.http.paging import KeyPageDep, PageBody, numbered_page
 from clustercert.http.responses import ResponseBody, SortedStrings, Time
-from clustercert.model.access_requests import OPEN_STATES
 from clustercert.model.choices import EnforcementState, FleetOrder, RotationChoice, RotationState
 from clustercert.store.fleet import FleetFilter
 from clustercert.store.overview import VERIFICATION_COUNTS
@@ -373,9 +372,7 @@ async def show_overview(call: CallDep) -> Response:
 
 
 async def _to_decide(call: Call) -> int:
-    found = await call.services.requests.page(
-        call.caller, states=OPEN_STATES, to_decide=True, limit=MAX_COUNTED
-    )
+    found = await call.services.requests.page(call.caller, to_decide=True, limit=MAX_COUNTED)
     return len(found.requests)
 
 

@@ -207,6 +207,10 @@ class OfferBody(ResponseBody):
         validation_alias=AliasPath("offer", "before_approval"),
         description="Whether the access may be used before the approval (break-glass).",
     )
+    uses_before_approval: int = Field(
+        validation_alias=AliasPath("offer", "uses_before_approval"),
+        description="How often a user may use such access to a cluster before an approval within 24 hours.",
+    )
     approve_within: Seconds = Field(
         validation_alias=AliasPath("offer", "approve_within"),
         description="How long after the request all approvals must have been given.",

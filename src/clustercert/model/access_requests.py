@@ -4,13 +4,16 @@ A method that changes a request returns a new `AccessRequest`, or raises Conflic
 The store saves the result while it holds the lock on the request's row.
 """
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 
 from clustercert.model.choices import AccessRequestPart, AccessRequestState, RequestSeverity
 from clustercert.model.errors import Conflict
+from clustercert.model.times import rfc3339
 
+# How long a use before the approval and a denial count.
+EARLY_USE_PERIOD = timedelta(days=1)
 OPEN_STATES: tuple[AccessRequestState, ...] = ("pending", "approved", "active")
 CLOSED_STATES: tuple[AccessRequestState, ...] = ("denied", "expired", "ended", "finished")
 
@@ -61,6 +64,23 @@ class AccessDecision:
     reason: str | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class EarlyUseRefusal:
+    """Why a request can't be used before its approval, although its rule allows this.
+
+    Attributes:
+        why: a sentence about the user.
+        until: from when the request can be used before its approval.
+    """
+
+    why: str
+    until: datetime
+
+    @property
+    def message(self) -> str:
+        return f"{self.why} The next use before an approval is possible at {rfc3339(self.until)}."
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AccessRequest:
     """A user's request for Kubernetes groups in one cluster. A user has at most one open request for a cluster.
@@ -69,6 +89,7 @@ class AccessRequest:
         user_id, user_name: who asks; the name with the domain.
         groups: the requested Kubernetes groups, sorted, without duplicates.
         rule: the name of the policy rule that offers the groups.
+        offered_groups: all groups that the rule offered when the request was created, sorted.
         duration: how long the access lasts, from the first certificate.
         conditions: the clauses of the approval conditions: each needs an approver of its own.
         before_approval: whether the access may be used before the approval (break-glass).
@@ -77,7 +98,7 @@ class AccessRequest:
         state: `pending`: waits for approvals, not used. `approved`: not used yet. `active`: certificates were issued;
             with `before_approval`, the approvals may be missing. `denied`; `expired`: not approved or not used in time;
             `ended`: ended early, or used without an approval in time; `finished`: its time was over.
-        approved_at: when the approvals were complete.
+        approved_at: when the approvals were complete; after `closed_at` if approvers decided after the end.
         claim_by: the end of the time for the first certificate; set by the approval.
         started_at: when the first certificate was issued.
         ends_at: the end of the access; no certificate of the request is valid longer.
@@ -96,6 +117,7 @@ class AccessRequest:
     user_name: str
     groups: tuple[str, ...]
     rule: str
+    offered_groups: tuple[str, ...]
     duration: timedelta
     reason: str
     ticket: str | None
@@ -123,10 +145,22 @@ class AccessRequest:
 
     @property
     def open_part(self) -> AccessRequestPart | None:
-        """The part that waits for approvals, or None."""
-        if self.is_open and self.approved_at is None:
-            return "access"
+        """The part that waits for approvals, or None. A use before the approval waits for them also after its end."""
+        if self.approved_at is None:
+            waits = self.is_open or (self.was_used_unapproved and not self.denied_at)
+            return "access" if waits else None
         return "extension" if self.is_open and self.extension_state == "pending" else None
+
+    @property
+    def was_used_unapproved(self) -> bool:
+        """Whether the access was used before its approval, and is not approved yet."""
+        return self.started_at is not None and self.approved_at is None
+
+    @property
+    def denied_at(self) -> datetime | None:
+        """When the access was denied; None if it was not."""
+        denials = (each.at for each in self.decisions if each.part == "access" and not each.approves)
+        return max(denials, default=None)
 
     def assigned_approvers(self, part: AccessRequestPart) -> "list[AccessDecision | None]":
         """Return for each condition the approval that meets it, or None if it lacks an approver."""
@@ -137,24 +171,20 @@ class AccessRequest:
     @property
     def due_at(self) -> datetime | None:
         """When the request changes by itself, or None if it is closed."""
-        if self.is_in_use_unapproved and self.ends_at is not None:
+        if self.state == "active" and self.approved_at is None and self.ends_at is not None:
             return min(self.approve_by, self.ends_at)
         return {"pending": self.approve_by, "approved": self.claim_by, "active": self.ends_at}.get(self.state)
 
     @property
-    def is_in_use_unapproved(self) -> bool:
-        return self.state == "active" and self.approved_at is None
-
-    @property
     def label(self) -> str:
         """The state in a few words, with the part that waits for approvals."""
-        if self.is_in_use_unapproved:
-            return "active, not approved"
+        if self.was_used_unapproved:
+            return f"{self.state}, not approved"
         return "active, extension pending" if self.open_part == "extension" else self.state
 
     @property
     def severity(self) -> RequestSeverity:
-        if self.is_in_use_unapproved or self.state == "denied":
+        if self.was_used_unapproved or self.state == "denied":
             return "bad"
         if self.open_part is not None:
             return "warn"
@@ -193,6 +223,42 @@ class AccessRequest:
         met = tuple(each.met for each in self.approvals("access"))
         return RequestedAccess(self.id, self.rule, self.groups, until, self.approved_at is not None, met)
 
+    def early_use_refusal(
+        self, others: "Iterable[AccessRequest]", limit: int, now: datetime
+    ) -> EarlyUseRefusal | None:
+        """Return why a pending request can't be used before its approval now; None if it can, or never could.
+
+        A use is the first certificate of a request before its approval. An approval, also a later one, gives the use
+        back. Uses and denials of requests by all rules that offer one of the same groups count.
+
+        Args:
+            others: other requests of the same user for the same cluster; requests without a use or a denial within
+                `EARLY_USE_PERIOD` may be missing.
+            limit: the greatest number of uses within `EARLY_USE_PERIOD`.
+        """
+        if self.state != "pending" or not self.before_approval:
+            return None
+        related = [
+            each for each in others if each.id != self.id and {*each.offered_groups} & {*self.offered_groups}
+        ]
+        since = now - EARLY_USE_PERIOD
+        uses = sorted(
+            each.started_at
+            for each in related
+            if each.was_used_unapproved and each.started_at is not None and each.started_at > since
+        )
+        denials = [
+            each.denied_at for each in related if each.denied_at is not None and each.denied_at > since
+        ]
+        refusals = []
+        if denials:
+            why = "An approver has denied this user such access within the last 24 hours."
+            refusals.append(EarlyUseRefusal(why, max(denials) + EARLY_USE_PERIOD))
+        if len(uses) >= limit:
+            why = f"This user has no use of such access before an approval left: the limit within 24 hours is {limit}."
+            refusals.append(EarlyUseRefusal(why, uses[-limit] + EARLY_USE_PERIOD))
+        return max(refusals, key=lambda each: each.until, default=None)
+
     def lapsed(self, now: datetime) -> "AccessRequest":
         """Return the request as the time has changed it. Returns the request itself if no time is over."""
         due = self.due_at
@@ -208,7 +274,8 @@ class AccessRequest:
     def decided(self, decision: AccessDecision, conditions: tuple[str, ...]) -> "AccessRequest":
         """Return the request with a decision. An approval may complete the approvals; a denial closes the access.
 
-        Returns the request itself if the user has made the same decision before. An approval that meets further
+        A decision about access that was used before the approval, and has ended, does not change the state. Returns the
+        request itself if the user has made the same decision before. An approval that meets further
         conditions, such as those of a changed policy, replaces the earlier one. Raises Conflict if the request waits
         for no decision on this part, if the user asked for the access, or if an approver meets no condition. A denial
         needs no condition, because operators may deny.
@@ -235,7 +302,7 @@ class AccessRequest:
         return _with_approval(after, decision.part, decision.at)
 
     def _no_decision(self, part: AccessRequestPart) -> str:
-        if self.is_open and self.open_part is not None:
+        if self.open_part is not None:
             option = "Add" if self.open_part == "extension" else "Leave out"
             return (
                 f"The request waits for a decision about its {self.open_part}, not about its {part}."
@@ -324,11 +391,15 @@ def assignment(conditions: Sequence[str], met: Sequence[Collection[str]]) -> lis
 def _with_denial(request: AccessRequest, decision: AccessDecision) -> AccessRequest:
     if decision.part == "extension":
         return replace(request, extension_state="denied")
+    if not request.is_open:
+        return request
     state: AccessRequestState = "denied" if request.state == "pending" else "ended"
     return _closed(request, state, decision.at, decision.by_name, decision.reason)
 
 
 def _with_approval(request: AccessRequest, part: AccessRequestPart, now: datetime) -> AccessRequest:
+    if part == "access" and not request.is_open:
+        return replace(request, approved_at=now)
     if part == "access":
         state: AccessRequestState = "approved" if request.state == "pending" else request.state
         return replace(request, state=state, approved_at=now, claim_by=now + request.claim_within)

@@ -227,6 +227,11 @@ ACCESS_BEFORE_APPROVAL = Counter(
     "clustercert_access_before_approval",
     "Access requests whose access was used before the approval (break-glass)",
 )
+EARLY_USES = Gauge(
+    "clustercert_access_unapproved_uses",
+    "The most uses of access before its approval by one user within 24 hours, in all clusters, that nobody approved",
+    multiprocess_mode="mostrecent",
+)
 NOTIFICATIONS = Counter(
     "clustercert_access_request_notifications",
     "Messages about access requests to the receiver in [requests]: sent, failed (an attempt) or given_up (after a day)",

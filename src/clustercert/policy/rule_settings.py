@@ -179,6 +179,8 @@ class OfferSettings(Section):
             approves their own request. An empty list: the request needs no approval.
         before_approval: whether the access may be used before the approval (break-glass). If the approvals are missing
             after `approve_within`, or somebody denies the request, the access ends at once.
+        uses_before_approval: how often a user may use the access to a cluster before the approval within 24 hours, 1 to
+            100. Uses of all rules that offer one of the same groups count. An approval gives the use back.
     """
 
     groups: Annotated[GroupList, Field(min_length=1)]
@@ -188,6 +190,7 @@ class OfferSettings(Section):
     claim_within: WaitingTime = timedelta(hours=8)
     approve_within: WaitingTime = timedelta(hours=8)
     before_approval: TrueOrFalse = False
+    uses_before_approval: int = Field(default=2, ge=1, le=100)
 
     @model_validator(mode="after")
     def _is_requestable(self) -> Self:
@@ -208,6 +211,7 @@ class OfferSettings(Section):
             approve_within=self.approve_within,
             approvals=tuple(each.condition() for each in self.approvals),
             before_approval=self.before_approval,
+            uses_before_approval=self.uses_before_approval,
         )
 
 

@@ -290,6 +290,7 @@ class Offer:
         approve_within: how long after the request the approvals must be complete.
         approvals: the conditions for the approvers.
         before_approval: whether the access may be used before the approval.
+        uses_before_approval: how often a user may use such access to a cluster before an approval within 24 hours.
     """
 
     max_lifetime: timedelta
@@ -298,6 +299,7 @@ class Offer:
     approve_within: timedelta
     approvals: tuple[ApprovalCondition, ...]
     before_approval: bool
+    uses_before_approval: int
 
     @property
     def clauses(self) -> tuple[str, ...]:

@@ -2,13 +2,19 @@
 
 from collections import defaultdict
 from collections.abc import Awaitable, Callable, Collection, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 
 import structlog
 
 from clustercert.model import Actor, AuditEvent, Caller, CertificateRecord, Cluster, Origin
-from clustercert.model.access_requests import OPEN_STATES, AccessDecision, AccessRequest, RequestedAccess
+from clustercert.model.access_requests import (
+    OPEN_STATES,
+    AccessDecision,
+    AccessRequest,
+    EarlyUseRefusal,
+    RequestedAccess,
+)
 from clustercert.model.choices import AccessRequestPart, AccessRequestState
 from clustercert.model.errors import ConcurrentChange, Conflict, Forbidden, NotFound, Unavailable
 from clustercert.model.ids import is_id
@@ -19,14 +25,18 @@ from clustercert.policy.rules import Offer, PolicyRule
 from clustercert.requests import steps
 from clustercert.requests.terms import NewRequest, checked_reason, checked_terms, new_request
 from clustercert.requests.views import SeenPage, SeenRequest, possible_steps
-from clustercert.store.access_requests import AccessRequestQueries, RequestFilter, Step, Visibility
+from clustercert.store.access_requests import (
+    AccessRequestQueries,
+    Change,
+    RequestFilter,
+    Step,
+    Visibility,
+)
 from clustercert.store.clusters import ClusterQueries
 
 # How many requests a user can create within `CREATION_PERIOD`, so that nobody floods the approvers.
 MAX_CREATED = 100
 CREATION_PERIOD = timedelta(days=1)
-# How long after a denial the user can't use the same access before the approval.
-DENIAL_COUNTS = timedelta(days=1)
 ATTEMPTS = 3
 EXPIRED_AT_ONCE = 100
 # The pause before a request that could not be closed is closed again.
@@ -75,8 +85,6 @@ class AccessRequests:
         cluster = await self._cluster(caller, cluster_id, project_id)
         now = self.now()
         request = new_request(caller, cluster, asked, self.policy.offers(caller, cluster, now), now)
-        if request.before_approval and await self.queries.was_denied(request, now - DENIAL_COUNTS):
-            request = replace(request, before_approval=False)
         event = steps.event(request, "access_request.created", now, caller.actor, request.reason)
         for _ in range(ATTEMPTS):
             await self._expire_open(caller.user.id, cluster.id, now)
@@ -114,7 +122,7 @@ class AccessRequests:
 
         Args:
             mine: only the caller's own requests.
-            to_decide: only requests that the caller may approve or deny now.
+            to_decide: only requests that the caller may approve now.
         """
         caller = await self.with_all_roles(caller)
         selected = RequestFilter(
@@ -124,11 +132,12 @@ class AccessRequests:
             cluster_id=cluster_id,
             project_id=project_id,
             asked_by=caller.user.id if mine else None,
+            undecided=to_decide,
         )
         found = await self.queries.page(selected, limit=limit + 1, before=before)
         seen = await self._seen_all(caller, found[:limit])
         if to_decide:
-            seen = [each for each in seen if {"approve", "deny"} & set(each.may)]
+            seen = [each for each in seen if "approve" in each.may]
         if states is not None:
             # The time may have changed a request since its row was written.
             seen = [each for each in seen if each.request.state in states]
@@ -145,6 +154,8 @@ class AccessRequests:
         part: AccessRequestPart | None = None,
     ) -> SeenRequest:
         """Approve or deny the part of a request that waits for decisions.
+
+        Access that was used before the approval waits for decisions also after its end.
 
         Raises NotFound, Forbidden if the caller may not decide, or Conflict if nothing waits for a decision.
 
@@ -172,6 +183,8 @@ class AccessRequests:
             reason=reason,
         )
         conditions = offer.clauses if offer is not None else request.conditions
+        # The periodic job may be late.
+        await self._change(request_id, steps.lapse(now))
         return await self._changed(everywhere, request_id, steps.decide(decision, conditions, caller.actor))
 
     async def extend(self, caller: Caller, request_id: str, duration: timedelta, reason: str) -> SeenRequest:
@@ -221,6 +234,7 @@ class AccessRequests:
         access = request.lapsed(now).access(now)
         if access is None:
             raise Conflict(f"The access request can't be used: {request.obstacle(now)}.")
+        steps.require_early_use(request, (await self._early_use_refusals([request], now)).get(request.id))
         return access
 
     async def record(self, record: CertificateRecord, event: AuditEvent) -> None:
@@ -229,7 +243,8 @@ class AccessRequests:
         Raises Conflict if the request can't be used any more, or Unavailable.
         """
         actor = Actor(record.user_id, Origin(record.source_address, record.request_id))
-        request, is_first = await self.queries.record(record, event, steps.claim(record.issued_at, actor))
+        claim = steps.claim(record.issued_at, actor, self._early_use_limit)
+        request, is_first = await self.queries.record(record, event, claim)
         if is_first and request.approved_at is None:
             metrics.ACCESS_BEFORE_APPROVAL.inc()
 
@@ -263,8 +278,15 @@ class AccessRequests:
         return await self._seen(caller, await self._change(request_id, step))
 
     async def _change(self, request_id: str, step: Step) -> AccessRequest:
-        request, is_changed = await self.queries.change(request_id, step)
-        if is_changed and not request.is_open:
+        was_open = False
+
+        def observed(before: AccessRequest) -> Change | None:
+            nonlocal was_open
+            was_open = before.is_open
+            return step(before)
+
+        request, _ = await self.queries.change(request_id, observed)
+        if was_open and not request.is_open:
             metrics.ACCESS_REQUESTS_CLOSED.labels(request.state).inc()
         return request
 
@@ -277,6 +299,31 @@ class AccessRequests:
                 " and the project of your token."
             )
         return cluster
+
+    def _early_use_limit(self, request: AccessRequest) -> int:
+        """Return how many uses before an approval the request's rule allows."""
+        offer = self._offer(request.rule)
+        # Without an offer, the policy refuses each certificate of the request.
+        return offer.uses_before_approval if offer is not None else 1
+
+    async def _early_use_refusals(
+        self, requests: Sequence[AccessRequest], now: datetime
+    ) -> dict[str, EarlyUseRefusal]:
+        """Return why requests can't be used before their approval now, by id. Omits those that can, or never could."""
+        early = [each for each in requests if each.state == "pending" and each.before_approval]
+        if not early:
+            return {}
+        users, clusters = {each.user_id for each in early}, {each.cluster_id for each in early}
+        uses = defaultdict[tuple[str, str], list[AccessRequest]](list)
+        for each in await self.queries.early_uses(users, clusters, now):
+            uses[each.user_id, each.cluster_id].append(each)
+        found = {
+            each.id: each.early_use_refusal(
+                uses[each.user_id, each.cluster_id], self._early_use_limit(each), now
+            )
+            for each in early
+        }
+        return {request_id: refusal for request_id, refusal in found.items() if refusal is not None}
 
     def _offer(self, rule_name: str) -> Offer | None:
         rule = self.policy.offering_rule(rule_name)
@@ -334,15 +381,17 @@ class AccessRequests:
         """Return the requests, which the caller may see, with what the caller may do."""
         now = self.now()
         live = await self.queries.live_certificates([each.id for each in requests], now)
+        lapsed = [each.lapsed(now) for each in requests]
+        early_refusals = await self._early_use_refusals(lapsed, now)
         seen = []
-        for stored in requests:
-            request = stored.lapsed(now)
+        for request in lapsed:
+            early = early_refusals.get(request.id)
             refusal = self._refusal(request, now)
             may = possible_steps(
                 request, caller, self._met(caller, request), now, is_refused=refusal is not None
             )
-            is_usable = request.usable_until(now) is not None
-            seen.append(SeenRequest(request, may, is_usable, live.get(request.id, 0), refusal))
+            is_usable = request.usable_until(now) is not None and early is None
+            seen.append(SeenRequest(request, may, is_usable, live.get(request.id, 0), refusal, early))
         return seen
 
 

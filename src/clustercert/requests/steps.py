@@ -1,14 +1,14 @@
 """The steps of access requests with their audit events, and the revocations of a request that ends early."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from datetime import datetime, timedelta
 
 from clustercert.model import Actor, AuditEvent, Caller, Revocation, rfc3339
-from clustercert.model.access_requests import AccessDecision, AccessRequest
+from clustercert.model.access_requests import AccessDecision, AccessRequest, EarlyUseRefusal
 from clustercert.model.errors import Conflict
 from clustercert.model.events.administration import RevocationChanged
 from clustercert.model.events.requests import AccessRequestChange, AccessRequestChanged
-from clustercert.store.access_requests import Change, RevokedAccess
+from clustercert.store.access_requests import Change, ClaimStep, RevokedAccess
 
 
 def change(
@@ -90,14 +90,28 @@ def lapse(now: datetime) -> Callable[[AccessRequest], Change | None]:
     return step
 
 
-def claim(now: datetime, actor: Actor) -> Callable[[AccessRequest], Change | None]:
-    """Return the step that a certificate of the request makes: the first one starts the clock. Raises Conflict."""
+def claim(now: datetime, actor: Actor, limit: Callable[[AccessRequest], int]) -> ClaimStep:
+    """Return the step that a certificate of the request makes: the first one starts the clock. Raises Conflict.
 
-    def step(request: AccessRequest) -> Change | None:
+    Args:
+        limit: returns the greatest number of uses before an approval; see `AccessRequest.early_use_refusal`.
+    """
+
+    def step(request: AccessRequest, others: Sequence[AccessRequest]) -> Change | None:
+        require_early_use(request, request.early_use_refusal(others, limit(request), now))
         after = request.claimed(now)
         return None if after is request else change(request, after, "access_request.started", now, actor)
 
     return step
+
+
+def require_early_use(request: AccessRequest, refusal: EarlyUseRefusal | None) -> None:
+    """Raise Conflict if a request can't be used before its approval."""
+    if refusal is not None:
+        raise Conflict(
+            f"The access request {request.id} can't be used before its approval. {refusal.message} It waits for"
+            " approvals."
+        )
 
 
 def decide(

@@ -57,6 +57,7 @@ def new_request(
         user_name=caller.user.shown_name,
         groups=tuple(sorted(set(asked.groups))),
         rule=rule.name,
+        offered_groups=tuple(sorted(rule.groups)),
         duration=asked.duration,
         reason=checked_terms(rule.name, offer, asked.duration, asked.reason),
         ticket=asked.ticket,

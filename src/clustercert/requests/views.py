@@ -5,7 +5,7 @@ from datetime import datetime
 from typing import Literal
 
 from clustercert.model import Caller
-from clustercert.model.access_requests import AccessRequest, all_assigned
+from clustercert.model.access_requests import AccessRequest, EarlyUseRefusal, all_assigned
 from clustercert.model.choices import RequestSeverity
 from clustercert.model.rights import operates
 from clustercert.policy.lifetime import lifetime_text
@@ -24,6 +24,7 @@ class SeenRequest:
         certificates: the number of valid certificates of the request.
         refusal: why the present policy refuses each certificate of the request; None if it does not, or if the request
             can't be used in its state.
+        early_use_refusal: why the request can't be used before its approval now; None if it can, or never could.
     """
 
     request: AccessRequest
@@ -31,11 +32,12 @@ class SeenRequest:
     is_usable: bool = False
     certificates: int = 0
     refusal: str | None = None
+    early_use_refusal: EarlyUseRefusal | None = None
 
     @property
     def next_step(self) -> str:
         """What happens next, and who can make it happen."""
-        return self.refusal if self.refusal is not None else next_step(self.request)
+        return self.refusal if self.refusal is not None else next_step(self.request, self.early_use_refusal)
 
     @property
     def label(self) -> str:
@@ -84,14 +86,14 @@ def possible_steps(
     return tuple(step for step, allowed in may.items() if allowed)
 
 
-def next_step(request: AccessRequest) -> str:
+def next_step(request: AccessRequest, early_use_refusal: EarlyUseRefusal | None = None) -> str:
     """Return what happens next, and who can make it happen. `request` is as the time has changed it.
 
     The sentence has no times, because readers want them relative to now, too: see `AccessRequest.due_at`.
     """
     match request.state:
         case "pending":
-            return _next_of_pending(request)
+            return _next_of_pending(request, early_use_refusal)
         case "approved":
             duration = lifetime_text(request.duration)
             return (
@@ -104,10 +106,12 @@ def next_step(request: AccessRequest) -> str:
             return _end(request)
 
 
-def _next_of_pending(request: AccessRequest) -> str:
+def _next_of_pending(request: AccessRequest, early_use_refusal: EarlyUseRefusal | None) -> str:
     waits = f"The request waits for {_missing(request)}. Without approval,"
     if not request.before_approval:
         return f"{waits} it expires."
+    if early_use_refusal is not None:
+        return f"The access can't be used before the approval. {early_use_refusal.why} {waits} it expires."
     duration = lifetime_text(request.duration)
     return (
         f"The access can be used now, before the approval: {duration} from the first certificate. {waits} the access"
@@ -116,7 +120,7 @@ def _next_of_pending(request: AccessRequest) -> str:
 
 
 def _next_of_active(request: AccessRequest) -> str:
-    if request.is_in_use_unapproved:
+    if request.was_used_unapproved:
         early = " Without approval, it ends early." if request.due_at == request.approve_by else ""
         return f"The access is in use before the approval. It waits for {_missing(request)}.{early}"
     if request.extension is not None and request.open_part == "extension":
@@ -153,4 +157,8 @@ def _end(request: AccessRequest) -> str:
     }[request.state]
     by = f" by {request.closed_by}" if request.closed_by is not None else ""
     why = f": {request.closed_why}" if request.closed_why is not None else ""
-    return f"{how}{by}{why}."
+    decide = (
+        f" This use before the approval waits for {_missing(request)}. An approval does not give the access again, but"
+        " the user can use such access again before an approval. A denial forbids this for a day."
+    )
+    return f"{how}{by}{why}.{decide if request.open_part is not None else ''}"

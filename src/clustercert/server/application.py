@@ -171,9 +171,10 @@ class StoreGauges:
         for name, count in zip(EXPIRY_WINDOWS, windows, strict=True):
             metrics.EXPIRING.labels(name).set(count)
         self._update_client_cas(await self._rotations.counts(), now)
-        requests = await self._requests.counts()
+        requests = await self._requests.counts(now)
         for state in OPEN_STATES:
             metrics.ACCESS_REQUESTS.labels(state).set(requests.states.get(state, 0))
+        metrics.EARLY_USES.set(requests.most_early_uses)
         waiting_since = requests.oldest_pending
         metrics.ACCESS_REQUEST_SECONDS.set((now - waiting_since).total_seconds() if waiting_since else 0)
 

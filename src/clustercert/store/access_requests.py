@@ -6,15 +6,28 @@ request's certificates. A certificate of a request is recorded under the same lo
 revokes the certificate, or the certificate is not recorded.
 """
 
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from datetime import datetime, timedelta
 from typing import Any
 
-from sqlalchemy import ColumnElement, Row, and_, delete, func, insert, or_, select, tuple_, update
+from sqlalchemy import (
+    ColumnElement,
+    Row,
+    Select,
+    and_,
+    delete,
+    exists,
+    func,
+    insert,
+    or_,
+    select,
+    tuple_,
+    update,
+)
 
 from clustercert.model import AuditEvent, CertificateRecord, Revocation, rfc3339
-from clustercert.model.access_requests import OPEN_STATES, AccessDecision, AccessRequest
+from clustercert.model.access_requests import EARLY_USE_PERIOD, OPEN_STATES, AccessDecision, AccessRequest
 from clustercert.model.choices import AccessRequestState
 from clustercert.model.errors import Conflict, NotFound, TooManyRequests
 from clustercert.store import tables
@@ -60,6 +73,9 @@ class Change:
 Step = Callable[[AccessRequest], Change | None]
 """Makes a step with the request as it is in the database. Returns None if there is nothing to change."""
 
+ClaimStep = Callable[[AccessRequest, Sequence[AccessRequest]], Change | None]
+"""Makes the step of a new certificate; see `Step`. The second argument is the result of `early_uses`."""
+
 
 @dataclass(frozen=True, slots=True)
 class Visibility:
@@ -82,6 +98,8 @@ class RequestFilter:
     Attributes:
         id_prefix: the first hex digits of the id.
         asked_by: the id of the user who asked.
+        undecided: only requests of which a part may wait for approvals: open ones, and those that were used before the
+            approval and were neither approved nor denied.
     """
 
     visible_to: Visibility | None = None
@@ -90,14 +108,23 @@ class RequestFilter:
     cluster_id: str | None = None
     project_id: str | None = None
     asked_by: str | None = None
+    undecided: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class AccessRequestCounts:
-    """Figures for the metrics: the number of open requests by state, and when the oldest pending one was created."""
+    """Figures for the metrics.
+
+    Attributes:
+        states: the number of open requests by state.
+        oldest_pending: when the oldest request that waits for approvals was created.
+        most_early_uses: the most uses before the approval by one user within `EARLY_USE_PERIOD`, in all clusters, that
+            nobody has approved.
+    """
 
     states: Mapping[str, int]
     oldest_pending: datetime | None
+    most_early_uses: int
 
 
 class AccessRequestQueries(Queries):
@@ -143,21 +170,15 @@ class AccessRequestQueries(Queries):
                 await record_events(connection, (event,))
         return request, True
 
-    async def was_denied(self, request: AccessRequest, since: datetime) -> bool:
-        """Whether a request of the same user, by the same rule and for the same cluster, was denied `since`."""
-        query = (
-            select(_request.c.id)
-            .join(_decision, _decision.c.request_id == _request.c.id)
-            .where(
-                _request.c.user_id == request.user_id,
-                _request.c.cluster_id == request.cluster_id,
-                _request.c.rule == request.rule,
-                _decision.c.part == "access",
-                _decision.c.approves.is_(False),
-                _decision.c.at > since,
-            )
-        )
-        return await self._row(query.limit(1)) is not None
+    async def early_uses(
+        self, user_ids: Collection[str], cluster_ids: Collection[str], now: datetime
+    ) -> tuple[AccessRequest, ...]:
+        """Return the requests of these users for these clusters that limit the use before an approval.
+
+        These are requests that were used before their approval, or denied, within `EARLY_USE_PERIOD`.
+        """
+        async with self._database.read() as connection:
+            return await _early_uses(connection, user_ids, cluster_ids, now)
 
     async def change(self, request_id: str, step: Step) -> tuple[AccessRequest, bool]:
         """Make a step of a request. Returns the request after the step, and whether the step changed it.
@@ -165,10 +186,11 @@ class AccessRequestQueries(Queries):
         Raises NotFound if there is no such request, or any error that `step` raises.
         """
         async with self._database.transaction() as connection:
-            return await _change(connection, request_id, step)
+            before = await _locked(connection, request_id)
+            return await _save(connection, before, step(before))
 
     async def record(
-        self, record: CertificateRecord, event: AuditEvent, step: Callable[[AccessRequest], Change | None]
+        self, record: CertificateRecord, event: AuditEvent, step: ClaimStep
     ) -> tuple[AccessRequest, bool]:
         """Record a certificate of a request with its event, and make the step of the request, in one transaction.
 
@@ -177,7 +199,11 @@ class AccessRequestQueries(Queries):
         """
         request_id = str(record.access_request_id)
         async with self._database.transaction() as connection:
-            request, is_changed = await _change(connection, request_id, step)
+            before = await _locked(connection, request_id)
+            # Counts all uses: a user has at most one open request for a cluster, so the others are closed, and the
+            # certificates of a closed request were recorded before this request was created.
+            others = await _early_uses(connection, {before.user_id}, {before.cluster_id}, record.issued_at)
+            request, is_changed = await _save(connection, before, step(before, others))
             until = request.usable_until(record.issued_at)
             if until is None or record.not_after > until:
                 raise Conflict("The access request's time changed. Try again.")
@@ -212,9 +238,7 @@ class AccessRequestQueries(Queries):
             query = query.where(tuple_(_request.c.created_at, _request.c.id) < tuple_(*before))
         query = query.order_by(_request.c.created_at.desc(), _request.c.id.desc()).limit(limit)
         async with self._database.read() as connection:
-            rows = (await connection.execute(query)).all()
-            decisions = await _decisions(connection, [row.id for row in rows])
-        return tuple(_parsed(row, decisions.get(row.id, ())) for row in rows)
+            return await _requests(connection, query)
 
     async def live_certificates(self, request_ids: Collection[str], now: datetime) -> dict[str, int]:
         """Count the valid certificates of requests, by the request's id. Omits requests without one."""
@@ -222,7 +246,7 @@ class AccessRequestQueries(Queries):
         query = select(column, func.count()).where(column.in_(request_ids), _live(now)).group_by(column)
         return {str(request_id): count for request_id, count in await self._rows(query)}
 
-    async def counts(self) -> AccessRequestCounts:
+    async def counts(self, now: datetime) -> AccessRequestCounts:
         """Return the figures for the metrics."""
         states = (
             select(_request.c.state, func.count())
@@ -232,9 +256,18 @@ class AccessRequestQueries(Queries):
         oldest = select(func.min(_request.c.created_at)).where(
             _request.c.open_for.is_not(None), _request.c.approved_at.is_(None)
         )
+        early = (
+            select(func.count())
+            .where(_request.c.started_at > now - EARLY_USE_PERIOD, _request.c.approved_at.is_(None))
+            .group_by(_request.c.user_id)
+            .order_by(func.count().desc())
+            .limit(1)
+        )
         async with self._database.read() as connection:
             found = {row[0]: row[1] for row in await connection.execute(states)}
-            return AccessRequestCounts(found, (await connection.execute(oldest)).scalar_one())
+            pending_since = (await connection.execute(oldest)).scalar_one()
+            most = (await connection.execute(early)).scalar_one_or_none()
+        return AccessRequestCounts(found, pending_since, most or 0)
 
     async def count_closed(self, closed_before: datetime) -> int:
         """Count the requests that were closed before a time."""
@@ -256,17 +289,50 @@ class AccessRequestQueries(Queries):
         return count
 
 
-async def _change(connection: Transaction, request_id: str, step: Step) -> tuple[AccessRequest, bool]:
-    before = await _read(connection, _request.c.id == request_id, lock=True)
-    if before is None:
+async def _locked(connection: Transaction, request_id: str) -> AccessRequest:
+    """Read a request, and lock its row. Raises NotFound."""
+    found = await _read(connection, _request.c.id == request_id, lock=True)
+    if found is None:
         raise NotFound("There is no such access request.")
-    change = step(before)
+    return found
+
+
+async def _early_uses(
+    connection: Transaction, user_ids: Collection[str], cluster_ids: Collection[str], now: datetime
+) -> tuple[AccessRequest, ...]:
+    since = now - EARLY_USE_PERIOD
+    was_denied = (
+        exists()
+        .where(_decision.c.request_id == _request.c.id, _is_denial(), _decision.c.at > since)
+        .correlate(_request)
+    )
+    is_use = and_(_request.c.started_at > since, _request.c.approved_at.is_(None))
+    query = select(_request).where(
+        _request.c.user_id.in_(user_ids), _request.c.cluster_id.in_(cluster_ids), or_(is_use, was_denied)
+    )
+    return await _requests(connection, query)
+
+
+def _is_denial() -> ColumnElement[bool]:
+    return and_(_decision.c.part == "access", _decision.c.approves.is_(False))
+
+
+async def _requests(connection: Transaction, query: Select[Any]) -> tuple[AccessRequest, ...]:
+    rows = (await connection.execute(query)).all()
+    decisions = await _decisions(connection, [row.id for row in rows])
+    return tuple(_parsed(row, decisions.get(row.id, ())) for row in rows)
+
+
+async def _save(
+    connection: Transaction, before: AccessRequest, change: Change | None
+) -> tuple[AccessRequest, bool]:
+    """Save the result of a step. Returns the request after the step, and whether the step changed it."""
     if change is None:
         return before, False
     after = change.request
-    await connection.execute(update(_request).where(_request.c.id == request_id).values(_row(after)))
+    await connection.execute(update(_request).where(_request.c.id == before.id).values(_row(after)))
     for decision in set(after.decisions) - set(before.decisions):
-        await _save_decision(connection, request_id, decision)
+        await _save_decision(connection, before.id, decision)
     revoked = 0
     if change.revocation is not None:
         revoked = await _revoke_certificates(connection, after, change.revocation)
@@ -344,6 +410,10 @@ def _conditions(selected: RequestFilter) -> list[ColumnElement[bool]]:
         conditions.append(or_(_request.c.user_id == visible.user_id, in_projects, *by_rule))
     if selected.states is not None:
         conditions.append(_request.c.state.in_(selected.states))
+    if selected.undecided:
+        was_denied = exists().where(_decision.c.request_id == _request.c.id, _is_denial()).correlate(_request)
+        was_used = and_(_request.c.started_at.is_not(None), _request.c.approved_at.is_(None), ~was_denied)
+        conditions.append(or_(_request.c.open_for.is_not(None), was_used))
     if selected.id_prefix is not None:
         conditions.append(_request.c.id.startswith(selected.id_prefix, autoescape=True))
     for column, value in (
@@ -372,6 +442,7 @@ def _row(request: AccessRequest) -> dict[str, object]:
     return values | {
         "groups": list(request.groups),
         "conditions": list(request.conditions),
+        "offered_groups": list(request.offered_groups),
         "open_for": f"{request.user_id} {request.cluster_id}" if request.state in OPEN_STATES else None,
         "due_at": request.due_at,
     }
@@ -381,5 +452,5 @@ def _parsed(row: Row[Any], decisions: tuple[AccessDecision, ...]) -> AccessReque
     values = {name: getattr(row, name) for name in _NAMES}
     for name in _DURATIONS:
         values[name] = None if values[name] is None else timedelta(seconds=values[name])
-    values |= {"groups": tuple(row.groups), "conditions": tuple(row.conditions)}
+    values |= {name: tuple(values[name]) for name in ("groups", "conditions", "offered_groups")}
     return AccessRequest(**values, decisions=decisions)

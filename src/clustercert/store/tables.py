@@ -481,6 +481,7 @@ access_request = table(
     Column("user_name", Text, nullable=False),
     Column("groups", JSON, nullable=False),
     Column("rule", Text, nullable=False),
+    Column("offered_groups", JSON, nullable=False),
     Column("duration", BigInteger, nullable=False),
     Column("reason", Text, nullable=False),
     Column("ticket", Text, nullable=True),
@@ -504,6 +505,13 @@ access_request = table(
     Column("due_at", Utc, nullable=True, index=True),
     # Lists of requests, newest first. `id` makes the order of equal times definite.
     Index(None, "project_id", "created_at", "id"),
+    # An index for counting uses without an approval. Other requests are not in the index.
+    Index(
+        None,
+        "started_at",
+        sqlite_where=text("approved_at IS NULL"),
+        postgresql_where=text("approved_at IS NULL"),
+    ),
 )
 
 # Decisions about access requests. A user decides at most once about each part of a request. `met` has the clauses of

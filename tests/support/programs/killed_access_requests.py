@@ -35,7 +35,7 @@ async def make_step(step: str, store: Store, request_id: str, kill_at: int) -> N
         record = replace(
             record, access_request_id=request_id, issued_at=NOW, not_after=NOW + timedelta(minutes=30)
         )
-        await queries.record(record, issued, steps.claim(NOW, actor))
+        await queries.record(record, issued, steps.claim(NOW, actor, lambda _: 2))
     else:
         await queries.change(request_id, steps.end(caller(), NOW, "over"))
     await database.close()

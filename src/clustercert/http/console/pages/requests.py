@@ -47,7 +47,7 @@ async def lists(visit: Visit) -> Response:
     if name in _LISTS:
         return await _one_list(visit, name)
     open_requests = {"state": "open"}
-    decide, older = await _found(visit, open_requests | _LISTS["decide"], _PAGE_TO_DECIDE)
+    decide, older = await _found(visit, _LISTS["decide"], _PAGE_TO_DECIDE)
     mine, more_of_mine = await _found(visit, open_requests | _LISTS["mine"], _SHORT_LIST)
     return visit.render(
         "requests.html",
@@ -60,7 +60,8 @@ async def lists(visit: Visit) -> Response:
 
 
 async def _one_list(visit: Visit, name: str) -> Response:
-    state = visit.query.get("state", "open")
+    # Access that was used before its approval waits for a decision also after its end.
+    state = visit.query.get("state", _EVERY_STATE if name == "decide" else "open")
     wanted = visit.query.get("cluster", "").strip()
     chosen = {"list": name, "state": state} | ({"cluster": wanted} if wanted else {})
     rows, following, clusters = list[Any](), None, list[Any]()

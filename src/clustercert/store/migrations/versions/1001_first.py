@@ -426,6 +426,7 @@ def _create_access_requests() -> None:
         sa.Column("user_name", sa.Text(), nullable=False),
         sa.Column("groups", sa.JSON(), nullable=False),
         sa.Column("rule", sa.Text(), nullable=False),
+        sa.Column("offered_groups", sa.JSON(), nullable=False),
         sa.Column("duration", sa.BigInteger(), nullable=False),
         sa.Column("reason", sa.Text(), nullable=False),
         sa.Column("ticket", sa.Text(), nullable=True),
@@ -454,6 +455,13 @@ def _create_access_requests() -> None:
     op.create_index("ix_access_request_due_at", "access_request", ["due_at"])
     op.create_index(
         "ix_access_request_project_id_created_at_id", "access_request", ["project_id", "created_at", "id"]
+    )
+    op.create_index(
+        "ix_access_request_started_at",
+        "access_request",
+        ["started_at"],
+        sqlite_where=sa.text("approved_at IS NULL"),
+        postgresql_where=sa.text("approved_at IS NULL"),
     )
     op.create_index("ix_access_request_user_id", "access_request", ["user_id"])
     op.create_table(
