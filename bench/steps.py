@@ -44,7 +44,7 @@ _FUNCTIONS: tuple[tuple[str, ModuleType, str], ...] = (
     ("kubeconfig", clustercert, "to_json"),
     ("log line and metrics", edge, "_account"),
 )
-_COROUTINES: tuple[tuple[str, ModuleType, str], ...] = (("read the body", clustercert, "raw_body"),)
+_COROUTINES: tuple[tuple[str, ModuleType, str], ...] = (("read the body", clustercert, "received"),)
 
 
 @dataclass(frozen=True, slots=True)

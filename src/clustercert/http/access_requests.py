@@ -12,7 +12,7 @@ from starlette.responses import Response
 from clustercert.http import OWN, query, responses
 from clustercert.http.body import LIFETIME_LIMITS, RequestBody, bounded_lifetime, parsed, require_json
 from clustercert.http.dependencies import Call, CallDep
-from clustercert.http.openapi import ERRORS, described, json_body
+from clustercert.http.openapi import ERRORS, KIB, described, json_body
 from clustercert.http.paging import KeyPageDep, PageBody, numbered_page
 from clustercert.http.policy import OfferBody
 from clustercert.http.responses import ResponseBody, Time
@@ -270,7 +270,12 @@ REQUEST = REQUESTS + "/{access_request_id}"
 router = APIRouter(tags=["Access requests"])
 
 
-@router.post(REQUESTS, status_code=201, responses=_CREATED, openapi_extra=json_body(NewAccessRequest))
+@router.post(
+    REQUESTS,
+    status_code=201,
+    responses=_CREATED,
+    openapi_extra=json_body(NewAccessRequest, limit=32 * KIB),
+)
 async def create_access_request(call: CallDep) -> Response:
     """Ask for Kubernetes groups in a cluster.
 
@@ -332,7 +337,9 @@ async def show_access_request(call: CallDep, access_request_id: str) -> Response
     return await _one(call, await call.services.requests.show(call.caller, access_request_id))
 
 
-@router.post(REQUEST + "/approve", responses=_CHANGED, openapi_extra=json_body(AccessRequestDecision))
+@router.post(
+    REQUEST + "/approve", responses=_CHANGED, openapi_extra=json_body(AccessRequestDecision, limit=8 * KIB)
+)
 async def approve_access_request(call: CallDep, access_request_id: str) -> Response:
     """Approve an access request, or its extension.
 
@@ -343,7 +350,9 @@ async def approve_access_request(call: CallDep, access_request_id: str) -> Respo
     return await _decide(call, access_request_id, approves=True)
 
 
-@router.post(REQUEST + "/deny", responses=_CHANGED, openapi_extra=json_body(AccessRequestDecision))
+@router.post(
+    REQUEST + "/deny", responses=_CHANGED, openapi_extra=json_body(AccessRequestDecision, limit=8 * KIB)
+)
 async def deny_access_request(call: CallDep, access_request_id: str) -> Response:
     """Deny an access request, or its extension.
 
@@ -353,7 +362,9 @@ async def deny_access_request(call: CallDep, access_request_id: str) -> Response
     return await _decide(call, access_request_id, approves=False)
 
 
-@router.post(REQUEST + "/extend", responses=_CHANGED, openapi_extra=json_body(AccessRequestExtension))
+@router.post(
+    REQUEST + "/extend", responses=_CHANGED, openapi_extra=json_body(AccessRequestExtension, limit=8 * KIB)
+)
 async def extend_access_request(call: CallDep, access_request_id: str) -> Response:
     """Ask for more time.
 
@@ -367,7 +378,11 @@ async def extend_access_request(call: CallDep, access_request_id: str) -> Respon
     return await _one(call, extended)
 
 
-@router.post(REQUEST + "/end", responses=_CHANGED, openapi_extra=json_body(AccessRequestEnd, required=False))
+@router.post(
+    REQUEST + "/end",
+    responses=_CHANGED,
+    openapi_extra=json_body(AccessRequestEnd, limit=8 * KIB, required=False),
+)
 async def end_access_request(call: CallDep, access_request_id: str) -> Response:
     """End access, and revoke its certificates.
 

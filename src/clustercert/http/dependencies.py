@@ -22,6 +22,7 @@ from clustercert.clusters.registry import Clusters
 from clustercert.http import OWN
 from clustercert.http.body import received
 from clustercert.http.context import context_of
+from clustercert.http.openapi import max_body_bytes
 from clustercert.http.query import refuse_unknown
 from clustercert.identity.service import Identity
 from clustercert.identity.sessions import Sessions
@@ -39,8 +40,6 @@ from clustercert.store.engine.generation import Generation
 
 if TYPE_CHECKING:
     from clustercert.authn.oidc.authenticator import OidcAuthenticator
-
-MAX_BODY = 64 * 1024
 
 WEBHOOK_PREFIX = "/clustercert/v1/kubernetes/"
 
@@ -114,8 +113,8 @@ ServicesDep = Annotated[Services, Depends(services_of)]
 
 
 async def raw_body(request: Request, services: ServicesDep) -> bytes:
-    """Read the whole body. Raises TooLarge or RequestTimeout."""
-    return await received(request, services.options.body_timeout, MAX_BODY)
+    """Read the whole body, up to the limit that the route declares. Raises TooLarge or RequestTimeout."""
+    return await received(request, services.options.body_timeout, max_body_bytes(request.scope["route"]))
 
 
 RawBody = Annotated[bytes, Depends(raw_body)]

@@ -15,7 +15,7 @@ from clustercert.http import OWN, responses
 from clustercert.http.administration.credentials import KeyBody, KeyListBody
 from clustercert.http.body import RequestBody, parsed, require_json
 from clustercert.http.dependencies import CallDep, ServicesDep
-from clustercert.http.openapi import ERRORS, PUBLIC_ERRORS, described, json_body
+from clustercert.http.openapi import ERRORS, KIB, PUBLIC_ERRORS, described, json_body
 from clustercert.http.paging import KeyPageDep, numbered_page
 from clustercert.http.responses import ResponseBody, Time
 from clustercert.identity.token_report import TokenReport, report_on_token
@@ -310,7 +310,7 @@ async def show_caller(call: CallDep) -> Response:
         LoggedOutBody,
         errors=_LOGOUT_ERRORS,
     ),
-    openapi_extra=json_body(LogoutRequest, required=False),
+    openapi_extra=json_body(LogoutRequest, limit=KIB, required=False),
 )
 async def log_out_everywhere(
     call: CallDep,
@@ -392,7 +392,7 @@ async def delete_own_key(call: CallDep, access_key: str) -> Response:
 @router.post(
     OWN + "/identity/explain",
     responses=described("The checks, and the user to whom the claims are mapped.", TokenExplanationBody),
-    openapi_extra=json_body(ExplainRequest),
+    openapi_extra=json_body(ExplainRequest, limit=20 * KIB),
 )
 async def explain_token(call: CallDep) -> Response:
     """Explain whether a token from an OIDC issuer would be accepted.

@@ -103,17 +103,41 @@ def described(
     return {status: success, **failures}
 
 
-def json_body(body: type[BaseModel] | JsonObject, *, required: bool = True) -> dict[str, Any]:
+KIB = 1024
+_MAX_BYTES = "x-max-body-bytes"
+# For routes that have no body: they ignore what a client sends.
+_MAX_IGNORED_BYTES = 8 * KIB
+
+
+def body_limit(size: int) -> dict[str, Any]:
+    """Describe the maximum size of a route's body in bytes, for `openapi_extra`. `raw_body` enforces it."""
+    return {_MAX_BYTES: size}
+
+
+def max_body_bytes(route: object) -> int:
+    """Return the maximum size of a body for a route of FastAPI."""
+    return int((getattr(route, "openapi_extra", None) or {}).get(_MAX_BYTES, _MAX_IGNORED_BYTES))
+
+
+def json_body(
+    body: type[BaseModel] | JsonObject, *, limit: int | None, required: bool = True
+) -> dict[str, Any]:
     """Describe a request body by its model or schema.
 
     FastAPI must not parse the body: the routes parse it after they have authenticated the caller.
+
+    Args:
+        limit: the maximum size in bytes, a little more than the largest body that the model accepts; None if the route
+            reads the body itself, with a limit of its own.
     """
     if isinstance(body, dict):
         schema: object = body
     else:
         model_schema = body.model_json_schema()
         schema = _inlined(model_schema, model_schema.pop("$defs", {}))
-    return {"requestBody": {"required": required, "content": {"application/json": {"schema": schema}}}}
+    content = {"application/json": {"schema": schema}}
+    described_body = {"requestBody": {"required": required, "content": content}}
+    return described_body | (body_limit(limit) if limit is not None else {})
 
 
 def _inlined(schema: object, definitions: JsonObject) -> object:

@@ -18,10 +18,10 @@ from clustercert.certificates.recorder import MAX_NOTE, Reason
 from clustercert.certificates.revocation import PartOfList, RevocationPage, RevocationPreview
 from clustercert.http import IN_CLUSTER, IN_PROJECT, OWN, query, responses
 from clustercert.http.body import RequestBody, parsed, require_json
-from clustercert.http.cce.clusters import CLUSTER
+from clustercert.http.cce.clusters import CLUSTER, MAX_CCE_BODY
 from clustercert.http.context import context_of
 from clustercert.http.dependencies import Call, CallDep, RawBody, Services, ServicesDep
-from clustercert.http.openapi import ERRORS, described, json_body
+from clustercert.http.openapi import ERRORS, KIB, described, json_body
 from clustercert.http.paging import PageBody, PageDep, numbered_page, row_number
 from clustercert.http.responses import Hex, ResponseBody, Time
 from clustercert.model import JsonObject, Revocation, RevocationReason
@@ -211,7 +211,7 @@ _UNDONE = described(
     RevocationBody,
     errors=ERRORS | {409: "The revocation can't be undone, or its undo window has passed."},
 )
-_REASON = json_body(RevokeRequest, required=False)
+_REASON = json_body(RevokeRequest, limit=8 * KIB, required=False)
 DryRun = Annotated[
     Literal["All"] | None,
     Query(alias="dryRun", description="All: revoke nothing, and return a RevocationPreview."),
@@ -226,7 +226,7 @@ router = APIRouter(tags=["Revocation"])
     CLUSTER + "/clustercertrevoke",
     tags=["CCE"],
     responses=described("Revoked. The response has no body."),
-    openapi_extra=json_body(ClusterCertRevokeRequest),
+    openapi_extra=json_body(ClusterCertRevokeRequest, limit=MAX_CCE_BODY),
     response_class=Response,
 )
 async def revoke_clustercert(call: CallDep, project_id: str, cluster_id: str) -> Response:
@@ -405,7 +405,7 @@ async def undo_revocation(call: CallDep, revocation_id: str) -> Response:
 @router.post(
     OWN + "/certificates/{certificate}/revoke-with-key",
     responses=_KEY_REVOKED,
-    openapi_extra=json_body(RevokeWithKeyRequest) | {"security": []},
+    openapi_extra=json_body(RevokeWithKeyRequest, limit=8 * KIB) | {"security": []},
 )
 async def revoke_with_key(
     request: Request, certificate: str, raw: RawBody, services: ServicesDep

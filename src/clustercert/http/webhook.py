@@ -85,7 +85,7 @@ def _object(api_version: str, kind: str, **properties: JsonObject) -> dict[str, 
         "properties": properties,
         "required": list(properties),
     }
-    return json_body(schema) | {"security": [{"bearer": []}]}
+    return json_body(schema, limit=None) | {"security": [{"bearer": []}]}
 
 
 def _constant(value: str) -> JsonObject:

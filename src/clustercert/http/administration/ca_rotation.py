@@ -21,7 +21,7 @@ from clustercert.http.administration.changes import AdminCall, OperatorChange, R
 from clustercert.http.administration.cluster_bodies import KeyDeletionBody
 from clustercert.http.administration.clusters import CLUSTER, deleted_keys
 from clustercert.http.dependencies import CallDep
-from clustercert.http.openapi import TEXT, described, json_body
+from clustercert.http.openapi import KIB, TEXT, described, json_body
 from clustercert.http.paging import KeyPageDep, PageBody, keyset_page
 from clustercert.http.responses import Hex, ResponseBody, Time
 from clustercert.model import JsonObject
@@ -300,7 +300,7 @@ async def show_rotation(call: AdminCall, project_id: str, cluster: str) -> Respo
     ROTATION,
     status_code=201,
     responses=changes.created(WholeRotationBody),
-    openapi_extra=json_body(RotationRequest, required=False),
+    openapi_extra=json_body(RotationRequest, limit=24 * KIB, required=False),
 )
 async def start_rotation(change: OperatorChange, project_id: str, cluster: str) -> Response:
     """Create a new client CA, and start the rotation to it. Only for operators.
@@ -323,7 +323,7 @@ async def start_rotation(change: OperatorChange, project_id: str, cluster: str) 
 @router.post(
     ROTATION + "/complete",
     responses=changes.changed(WholeRotationBody),
-    openapi_extra=json_body(CompletionRequest, required=False),
+    openapi_extra=json_body(CompletionRequest, limit=KIB, required=False),
 )
 async def complete_rotation(change: OperatorChange, project_id: str, cluster: str) -> Response:
     """Take the old CA out of the bundle. Only for operators.
@@ -366,7 +366,7 @@ async def abort_rotation(change: OperatorChange, project_id: str, cluster: str) 
     ROTATION + "/certificates",
     status_code=201,
     responses=changes.created(ProofCertificatesBody),
-    openapi_extra=json_body(ProofRequest),
+    openapi_extra=json_body(ProofRequest, limit=20 * KIB),
 )
 async def create_certificates(change: OperatorChange, project_id: str, cluster: str) -> Response:
     """Issue temporary certificates, with which somebody proves the CAs at the API servers. Only for operators.
@@ -402,7 +402,7 @@ async def create_certificates(change: OperatorChange, project_id: str, cluster: 
 @router.post(
     ROTATION + "/proofs",
     responses=changes.changed(WholeRotationBody),
-    openapi_extra=json_body(ProofResultsRequest),
+    openapi_extra=json_body(ProofResultsRequest, limit=128 * KIB),
 )
 async def report_proofs(change: OperatorChange, project_id: str, cluster: str) -> Response:
     """Report how API servers treated the temporary certificates. Only for operators.

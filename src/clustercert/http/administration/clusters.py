@@ -18,7 +18,7 @@ from clustercert.http.administration import changes
 from clustercert.http.administration import cluster_bodies as bodies
 from clustercert.http.administration.changes import AdminCall, AdminChange, Change
 from clustercert.http.administration.directory import project_by_id
-from clustercert.http.openapi import json_body
+from clustercert.http.openapi import KIB, json_body
 from clustercert.http.paging import KeyPageDep, keyset_page
 from clustercert.model import Cluster, ClusterOptions, JsonObject
 from clustercert.model.clusters import Registration
@@ -73,7 +73,7 @@ async def show_client_ca(call: AdminCall, project_id: str, cluster: str) -> Resp
 @router.put(
     CLUSTER,
     responses=changes.replaced(bodies.ClusterBody),
-    openapi_extra=json_body(bodies.ClusterRequest),
+    openapi_extra=json_body(bodies.ClusterRequest, limit=128 * KIB),
 )
 async def put_cluster(change: AdminChange, project_id: str, cluster: str) -> Response:
     """Register or change a cluster. `cluster` is the name or, for an existing cluster, the name or id.

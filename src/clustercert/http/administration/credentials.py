@@ -14,7 +14,7 @@ from clustercert.http.administration.changes import (
     ResourceBody,
 )
 from clustercert.http.administration.directory import KEPT, DirectoryDep, DomainDep
-from clustercert.http.openapi import json_body
+from clustercert.http.openapi import KIB, json_body
 from clustercert.http.paging import KeyPageDep, PageBody, sorted_page
 from clustercert.http.responses import ResponseBody, Time
 from clustercert.kubernetes.webhook.tokens import WebhookTokens
@@ -80,7 +80,7 @@ async def list_keys(
     OF_USER,
     status_code=201,
     responses=changes.issued(IssuedKeyBody),
-    openapi_extra=json_body(NewKeyRequest),
+    openapi_extra=json_body(NewKeyRequest, limit=8 * KIB),
 )
 async def create_key(
     change: OperatorChange, directory: DirectoryDep, name: str, domain: DomainDep
@@ -105,7 +105,7 @@ async def show_key(call: OperatorCall, access_key: str) -> Response:
     return changes.shown(KeyBody.render(await call.services.identity.access_keys.find(access_key)))
 
 
-@router.put(KEY, responses=changes.replaced(KeyBody), openapi_extra=json_body(KeyRequest))
+@router.put(KEY, responses=changes.replaced(KeyBody), openapi_extra=json_body(KeyRequest, limit=8 * KIB))
 async def put_key(change: OperatorChange, access_key: str) -> Response:
     """Enable or disable an access key. Only for operators."""
     keys = change.call.services.identity.access_keys

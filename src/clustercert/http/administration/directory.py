@@ -19,7 +19,7 @@ from clustercert.http.administration.changes import (
     RoleLoss,
 )
 from clustercert.http.dependencies import Call, CallDep, ServicesDep
-from clustercert.http.openapi import json_body
+from clustercert.http.openapi import KIB, json_body
 from clustercert.http.paging import KeyPageDep, PageBody, keyset_page, sorted_page
 from clustercert.http.responses import ResponseBody, SortedStrings
 from clustercert.identity.directory import Directory
@@ -216,7 +216,7 @@ async def show_domain(_call: OperatorCall, directory: DirectoryDep, name: str) -
 @router.put(
     DOMAIN,
     responses=changes.replaced(DomainBody),
-    openapi_extra=json_body(DomainRequest),
+    openapi_extra=json_body(DomainRequest, limit=8 * KIB),
 )
 async def put_domain(change: OperatorChange, directory: DirectoryDep, name: str) -> Response:
     """Create or change a domain.
@@ -322,7 +322,7 @@ def _register(
     router.put(
         path,
         responses=changes.replaced(kind.body),
-        openapi_extra=json_body(kind.request),
+        openapi_extra=json_body(kind.request, limit=48 * KIB),
         description=f"Create or change a {noun}. `name` is the name or, for an existing {noun}, the name or id. Fields"
         f" that are not sent get their defaults{kept}.{operators}",
     )(put)
@@ -461,7 +461,7 @@ class MemberListBody(PageBody):
     OWN + "/users/{name}/password",
     status_code=204,
     responses=changes.done("Changed."),
-    openapi_extra=json_body(PasswordRequest),
+    openapi_extra=json_body(PasswordRequest, limit=8 * KIB),
 )
 async def set_password(
     change: OperatorChange, directory: DirectoryDep, name: str, domain: DomainDep

@@ -29,10 +29,17 @@ from pydantic import AliasPath, Field
 from starlette.responses import Response
 
 from clustercert.http import responses
-from clustercert.http.body import LIFETIME_LIMITS, RequestBody, bounded_lifetime, parsed, require_json
-from clustercert.http.cce.clusters import CLUSTER, CceBody
+from clustercert.http.body import (
+    LIFETIME_LIMITS,
+    RequestBody,
+    bounded_lifetime,
+    parsed,
+    received,
+    require_json,
+)
+from clustercert.http.cce.clusters import CCE_BODY, CLUSTER, MAX_CCE_BODY, CceBody
 from clustercert.http.context import context_of
-from clustercert.http.dependencies import Services, ServicesDep, authenticated, raw_body
+from clustercert.http.dependencies import Services, ServicesDep, authenticated
 from clustercert.http.openapi import ERRORS, described, json_body
 from clustercert.http.responses import ResponseBody, Time, prefers
 from clustercert.issuance.authentication import RepeatableAuthentication
@@ -242,7 +249,7 @@ async def handle(
 
     `shape` is the model of the body; `None` for GET, which has no body.
     """
-    raw = await raw_body(request, services)
+    raw = await received(request, services.options.body_timeout, MAX_CCE_BODY)
     authenticate = functools.partial(authenticated, request, raw, services)
     authentication = RepeatableAuthentication(services.generation, authenticate)
     caller = await authentication.authenticate()
@@ -395,7 +402,7 @@ router = APIRouter(tags=["CCE"])
 
 
 def _sent(shape: Shape) -> dict[str, Any]:
-    return json_body(shape) | _DRY_RUN
+    return json_body(shape, limit=MAX_CCE_BODY) | _DRY_RUN
 
 
 @router.post(PATH, responses=_KUBECONFIG, openapi_extra=_sent(ClusterCertRequest))
@@ -421,7 +428,7 @@ async def create_autopilot_clustercert(
     return await handle(request, services, project_id, cluster_id, AutopilotCertRequest)
 
 
-@router.get(PATH, responses=_KUBECONFIG, openapi_extra=_DRY_RUN, deprecated=True)
+@router.get(PATH, responses=_KUBECONFIG, openapi_extra=CCE_BODY | _DRY_RUN, deprecated=True)
 async def get_clustercert(
     request: Request, project_id: str, cluster_id: str, services: ServicesDep
 ) -> Response:

@@ -13,7 +13,7 @@ from starlette.responses import Response
 
 from clustercert.http import responses
 from clustercert.http.dependencies import CallDep
-from clustercert.http.openapi import described
+from clustercert.http.openapi import KIB, body_limit, described
 from clustercert.http.user_agents import is_huawei_sdk, is_huawei_terraform
 from clustercert.model import Cluster, JsonObject
 
@@ -23,6 +23,10 @@ TYPE = "VirtualMachine"
 
 CLUSTERS = "/api/v3/projects/{project_id}/clusters"
 CLUSTER = CLUSTERS + "/{cluster_id}"
+
+MAX_CCE_BODY = 64 * KIB
+CCE_BODY = body_limit(MAX_CCE_BODY)
+"""For CCE's routes without a body: clients may send one."""
 
 
 class CceBody(BaseModel):
@@ -60,7 +64,11 @@ class CceEndpoints(CceBody):
 router = APIRouter(tags=["CCE"])
 
 
-@router.get(CLUSTERS, responses=described("The clusters, sorted by name.", CceClusterList))
+@router.get(
+    CLUSTERS,
+    responses=described("The clusters, sorted by name.", CceClusterList),
+    openapi_extra=CCE_BODY,
+)
 async def list_clusters(
     call: CallDep,
     project_id: str,
@@ -82,14 +90,14 @@ async def list_clusters(
     return responses.Rendered(body.encode(), (*responses.JSON, (b"cache-control", b"no-store")))
 
 
-@router.get(CLUSTER, responses=described("The cluster.", CceCluster))
+@router.get(CLUSTER, responses=described("The cluster.", CceCluster), openapi_extra=CCE_BODY)
 async def show_cluster(call: CallDep, project_id: str, cluster_id: str) -> Response:
     """Show a cluster. Fields whose value is not known are empty, not absent."""
     cluster = await call.services.clusters.show(call.caller, project_id, cluster_id)
     return responses.private(_cluster_body(cluster, endpoints_as_list=_reads_list(call)))
 
 
-@router.get(CLUSTER + "/openapi", responses=described("The addresses.", CceEndpoints))
+@router.get(CLUSTER + "/openapi", responses=described("The addresses.", CceEndpoints), openapi_extra=CCE_BODY)
 async def show_cluster_endpoints(call: CallDep, project_id: str, cluster_id: str) -> Response:
     """Show the addresses of a cluster.
 

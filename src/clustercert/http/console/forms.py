@@ -11,7 +11,8 @@ from clustercert.http.body import received
 from clustercert.http.dependencies import Services, base_url
 from clustercert.model.errors import Forbidden, InvalidRequest, UnsupportedMedia
 
-MAX_FORM = 64 * 1024
+# A reason of 512 characters takes up to 6 KiB in a form, and a login less than 4 KiB.
+MAX_FORM = 8 * 1024
 MAX_FIELDS = 200
 CSRF_FIELD = "csrf"
 _FORM = "application/x-www-form-urlencoded"
@@ -22,15 +23,15 @@ def csrf_token(cookie: str) -> str:
     return hmac.new(cookie.encode(), b"clustercert console form", hashlib.sha256).hexdigest()
 
 
-async def received_form(request: Request, services: Services) -> Mapping[str, str]:
-    """Return the form's fields. Of a repeated field, the last value counts.
+async def received_form(request: Request, services: Services, limit: int) -> Mapping[str, str]:
+    """Return the fields of a form of at most `limit` bytes. Of a repeated field, the last value counts.
 
     Raises InvalidRequest, UnsupportedMedia, TooLarge or RequestTimeout.
     """
     media_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     if media_type != _FORM:
         raise UnsupportedMedia(f"Content type not supported. Send {_FORM}.")
-    body = await received(request, services.options.body_timeout, MAX_FORM)
+    body = await received(request, services.options.body_timeout, limit)
     try:
         fields = parse_qsl(
             body.decode("ascii"), keep_blank_values=True, errors="strict", max_num_fields=MAX_FIELDS

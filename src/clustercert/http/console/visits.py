@@ -255,20 +255,33 @@ class Pages:
         """Register a page below `/console`. `public`: the page needs no login."""
         return self._register(path, "GET", public=public, fresh=None)
 
-    def post(self, path: str, *, fresh: PageOfAction | None = None) -> Callable[[Handler], Handler]:
-        """Register what a form does. `fresh`: for actions that need a login of the last five minutes."""
-        return self._register(path, "POST", public=False, fresh=fresh)
+    def post(
+        self, path: str, *, fresh: PageOfAction | None = None, limit: int = forms.MAX_FORM
+    ) -> Callable[[Handler], Handler]:
+        """Register what a form does.
+
+        Args:
+            fresh: for actions that need a login of the last five minutes.
+            limit: the maximum size of the form in bytes.
+        """
+        return self._register(path, "POST", public=False, fresh=fresh, limit=limit)
 
     def post_public(self, path: str) -> Callable[[Handler], Handler]:
         """Register a form that needs no login. The form must come from a page of this service."""
         return self._register(path, "POST", public=True, fresh=None)
 
     def _register(
-        self, path: str, method: str, *, public: bool, fresh: PageOfAction | None
+        self,
+        path: str,
+        method: str,
+        *,
+        public: bool,
+        fresh: PageOfAction | None,
+        limit: int = forms.MAX_FORM,
     ) -> Callable[[Handler], Handler]:
         def register(handler: Handler) -> Handler:
             async def endpoint(request: Request) -> Response:
-                return await _handle(request, handler, public=public, fresh=fresh)
+                return await _handle(request, handler, public=public, fresh=fresh, limit=limit)
 
             self.routes.append(PageRoute(PREFIX + path, endpoint, methods=[method], include_in_schema=False))
             return handler
@@ -277,7 +290,7 @@ class Pages:
 
 
 async def _handle(
-    request: Request, handler: Handler, *, public: bool, fresh: PageOfAction | None
+    request: Request, handler: Handler, *, public: bool, fresh: PageOfAction | None, limit: int
 ) -> Response:
     services = cast("Services", request.app.state.services)
     visitor = await _visitor(request, services, public=public)
@@ -287,7 +300,7 @@ async def _handle(
         return Visit(request, services, None, {}).redirect(login_address(_address(request)))
     fields: Mapping[str, str] = {}
     if request.method == "POST":
-        fields = await _checked_form(request, services, visitor)
+        fields = await _checked_form(request, services, visitor, limit)
     visit = Visit(request, services, visitor, fields)
     if fresh is not None and not visit.me.session.has_recent_login(utc_now()) and (page := fresh(visit)):
         return visit.redirect(
@@ -379,12 +392,14 @@ async def _visitor(request: Request, services: Services, *, public: bool) -> Vis
     return Visitor(cookie, session, caller)
 
 
-async def _checked_form(request: Request, services: Services, visitor: Visitor | None) -> Mapping[str, str]:
+async def _checked_form(
+    request: Request, services: Services, visitor: Visitor | None, limit: int
+) -> Mapping[str, str]:
     """Return the form's fields. Raises Forbidden, which is recorded in the audit log if somebody is logged in."""
     if visitor is not None:
         context_of(request).caller = visitor.caller
     forms.require_own_page(request, services.options.urls)
-    fields = await forms.received_form(request, services)
+    fields = await forms.received_form(request, services, limit)
     if visitor is not None:
         forms.require_csrf_token(fields, visitor.cookie)
         # From here on, the API records what it denies.

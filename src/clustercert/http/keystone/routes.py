@@ -80,7 +80,7 @@ async def show_version(request: Request) -> Response:
         status=201,
         headers=_TOKEN_HEADER,
     ),
-    openapi_extra=openapi.json_body(bodies.TokenRequest),
+    openapi_extra=openapi.json_body(bodies.TokenRequest, limit=8 * openapi.KIB),
 )
 async def create_token(
     request: Request, raw: RawBody, services: ServicesDep, nocatalog: NoCatalog = None
@@ -155,7 +155,7 @@ async def show_user(call: CallDep, user_id: str) -> Response:
     status_code=204,
     responses=_described("The password is changed.", status=204),
     response_class=Response,
-    openapi_extra=openapi.json_body(bodies.PasswordRequest) | {"security": []},
+    openapi_extra=openapi.json_body(bodies.PasswordRequest, limit=16 * openapi.KIB) | {"security": []},
 )
 async def change_password(request: Request, raw: RawBody, services: ServicesDep, user_id: str) -> Response:
     """Change a user's own password.
@@ -243,7 +243,7 @@ async def list_domains(
     "/v3.0/OS-CREDENTIAL/securitytokens",
     status_code=201,
     responses=_described("The key. Only this response contains the secret.", status=201),
-    openapi_extra=openapi.json_body(bodies.TemporaryKeyRequest),
+    openapi_extra=openapi.json_body(bodies.TemporaryKeyRequest, limit=8 * openapi.KIB),
 )
 async def create_temporary_key(request: Request, raw: RawBody, services: ServicesDep) -> Response:
     """Obtain a temporary access key.

@@ -126,7 +126,8 @@ async def ask_for_password(visit: Visit) -> Response:
     return _password_page(visit)
 
 
-@pages.post("/account/password")
+# Three passwords of at most 1,024 characters.
+@pages.post("/account/password", limit=32 * 1024)
 async def change_password(visit: Visit) -> Response:
     old, new = visit.form.get("old", ""), visit.form.get("new", "")
     if new != visit.form.get("repeated", ""):

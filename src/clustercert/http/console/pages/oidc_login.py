@@ -34,6 +34,8 @@ if TYPE_CHECKING:
 pages = Pages()
 
 LOGIN_COOKIE = "__Host-clustercert-login"
+_MAX_LOGOUT = 20 * 1024
+"""A form with a logout token, which has at most 16 KiB."""
 
 
 @pages.get("/login/{issuer}", public=True)
@@ -146,7 +148,7 @@ async def _logout_by_issuer(request: Request) -> Response:
     """
     services, context = cast("Services", request.app.state.services), context_of(request)
     answer_as_api(request)
-    token = (await forms.received_form(request, services)).get("logout_token", "")
+    token = (await forms.received_form(request, services, _MAX_LOGOUT)).get("logout_token", "")
     if services.oidc is None:
         raise _LogoutRefused("the settings have no OIDC issuer")
     try:

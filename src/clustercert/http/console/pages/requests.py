@@ -179,7 +179,8 @@ def _times(offer: Any) -> list[tuple[int, str]]:
     return [(int(each.total_seconds()), lifetime_text(each)) for each in times]
 
 
-@pages.post("/requests/new")
+# At most 64 groups of 255 characters, with escapes.
+@pages.post("/requests/new", limit=64 * 1024)
 async def create(visit: Visit) -> Response:
     cluster_id, rule = visit.value("cluster"), visit.value("rule")
     body: JsonObject = {
