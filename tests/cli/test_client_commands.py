@@ -113,8 +113,12 @@ def test_status_shows_the_saved_login_without_the_service(world: UserSite, tmp_p
     assert world.keys["secret_key"] not in made.out
     saved = tmp_path / ".config" / "clustercert" / "profiles" / "default.json"
     online = json.loads(world.user("status", "-o", "json", **home).out)
-    assert (online["checked"], online["service_roles"], online["projects"]) == (True, [], ["eu-de", "eu-nl"])
-    assert online["roles"] == ["eu-de: admin", "eu-nl: admin"]
+    assert (online["checked"], online["service_roles"]) == (True, [])
+    assert [(each["domain"], each["name"], each["roles"]) for each in online["projects"]] == [
+        ("Default", "eu-de", ["admin"]),
+        ("Default", "eu-nl", ["admin"]),
+    ]
+    assert online["projects"][0]["id"] == world.project_id
     assert (online["user_domain"], online["project_domain"]) == ("Default", "Default")
     assert online["renewal"] == "with `clustercert login`"
 
@@ -133,7 +137,8 @@ def test_status_shows_the_saved_login_without_the_service(world: UserSite, tmp_p
         *("service", "user", "profile", "method", "expires_at", "renewal", "user_domain", "project"),
         *("project_domain", "checked", "cached_credentials", "access_requests", "other_logins"),
     ]
-    assert shown["other_logins"] == [f"key: Default/alice at {world.url}"]
+    other = {"service": world.url, "user": "alice", "user_domain": "Default", "logged_in": True}
+    assert shown["other_logins"] == [{"profile": "key", **other}]
     saved.unlink()
     missing = world.user("status", **home)
     assert (missing.code, missing.out) == (3, "")
@@ -306,7 +311,8 @@ def test_status_and_profiles_show_the_login(world: UserSite) -> None:
     shown = world.user("status", "-o", "json", "--verbose")
     assert shown.code == 0, shown.err
     row = json.loads(shown.out)
-    assert (row["service"], row["user"], row["projects"]) == (world.url, "alice", ["eu-de", "eu-nl"])
+    assert (row["service"], row["user"]) == (world.url, "alice")
+    assert [each["name"] for each in row["projects"]] == ["eu-de", "eu-nl"]
     assert row["cached_credentials"] == 0
     assert row["user_id"] == world.operator.output_json("user", "show", "alice")["id"]
     assert f"GET {world.url}/clustercert/v1/caller: 200, " in shown.err

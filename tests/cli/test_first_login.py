@@ -33,7 +33,7 @@ def account(made: tuple[Operator, str], tmp_path: Path) -> tuple[str, str]:
     """The service's address, and the fingerprint that it shows."""
     operator, url = made
     (tmp_path / "password").write_text(PASSWORD)
-    if "carol" not in operator.output("user", "list", "-o", "name").split():
+    if "Default/carol" not in operator.output("user", "list", "-o", "name").split():
         operator.output("user", "create", "carol", "--password-file", tmp_path / "password")
         operator.output("role", "assign", "reader", "--user", "carol", "--project", "eu-de")
     log_in = run(tmp_path, "login", url, "--user", "carol")

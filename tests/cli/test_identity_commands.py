@@ -96,7 +96,7 @@ def test_users_are_enabled_disabled_and_deleted(operator: Operator) -> None:
     shown = operator.output_json("user", "show", "alice")
     assert shown["enabled"] is False
     assert json.loads(disabled.out) == {field: shown[field] for field in shown if field != "projects"}
-    assert operator.output("user", "enable", "alice", "--output", "name") == "alice\n"
+    assert operator.output("user", "enable", "alice", "--output", "name") == "Default/alice\n"
     assert operator.output_json("user", "show", "alice")["enabled"] is True
     operator.output("user", "delete", "alice", "--yes")
 
@@ -118,7 +118,10 @@ def test_an_ambiguous_name_requires_the_domain(operator: Operator) -> None:
     for named in (["alice", "--domain", "other"], ["other/alice"]):
         assert operator.output_json("user", "show", *named) == theirs | {"projects": []}
     assert [user["domain"] for user in operator.output_json("user", "list", "--domain", "other")] == ["other"]
-    assert operator.output("user", "list", "--output", "name") == "alice\nalice\n"
+    names = operator.output("user", "list", "--output", "name").split()
+    assert names == ["Default/alice", "other/alice"]
+    # Commands accept what `-o name` prints.
+    assert [operator.output("user", "show", name, "-o", "name").strip() for name in names] == names
 
 
 def test_a_role_for_a_user_of_another_domain(operator: Operator) -> None:
@@ -282,7 +285,7 @@ def test_a_name_is_data_in_every_output_format(operator: Operator, name: str) ->
     created = operator.output_json("user", "create", "--no-password", name)
 
     assert created["name"] == name
-    assert operator.output("user", "list", "--output", "name") == f"{name}\n"
+    assert operator.output("user", "list", "--output", "name") == f"Default/{name}\n"
     assert [user["name"] for user in yaml.safe_load(operator.output("user", "list", "-o", "yaml"))] == [name]
     assert name in operator.output("user", "list").splitlines()[1]
     assert name in operator.run("user", "disable", name, "--yes").err

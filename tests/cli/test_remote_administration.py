@@ -58,7 +58,8 @@ def test_operators_manage_clusters(place: RemoteSite, monkeypatch: pytest.Monkey
     )
     assert (changed["name"], changed["exemptions"]) == ("store", ["system:nodes", "ops"])
     assert changed["labels"] == {"env": "test", "team": "web"}
-    assert {"prod", "staging", "store"} <= set(carol.output("cluster", "list", "-o", "name").split())
+    listed = set(carol.output("cluster", "list", "-o", "name").split())
+    assert {"Default/eu-de/prod", "Default/eu-nl/staging", "Default/eu-de/store"} <= listed
     assert "has 0 live certificates" in carol.failure(2, "cluster", "remove", "store")
     assert "Removed the cluster store" in carol.run("cluster", "remove", "store", "--yes").err
     assert "Did you mean staging?" in carol.failure(5, "cluster", "show", "stagin")

@@ -31,7 +31,7 @@ def test_an_operator_without_a_role_in_a_project_administers(
     done = newcomer.run("login", "--password-file", newcomer.home / "password")
     assert done.code == 0
     assert NO_PROJECTS not in done.err
-    assert "eu-de" in newcomer.output("project", "list", "-o", "name").split()
+    assert "Default/eu-de" in newcomer.output("project", "list", "-o", "name").split()
     for command in (("clusters",), ("kubeconfig", "get", "prod", "--project", "eu-de")):
         advice = newcomer.failure(5, *command)
         assert "Ask an operator" not in advice
@@ -90,4 +90,5 @@ def test_a_role_that_is_assigned_later_needs_no_other_log_in(
     made[0].output("role", "assign", "reader", "--user", "newcomer", "--project", "eu-de")
     # The service remembers the roles of a token for up to a second.
     eventually(lambda: newcomer.run("clusters").code == 0)
-    assert newcomer.output_json("status")["projects"] == ["eu-de"]
+    (project,) = newcomer.output_json("status")["projects"]
+    assert (project["name"], project["roles"]) == ("eu-de", ["reader"])

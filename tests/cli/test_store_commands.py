@@ -181,7 +181,8 @@ def test_retiring_keys_and_removing_clusters_need_confirmation(operator: Operato
     assert f"the cluster prod ({cluster['id']}), which has 0 live certificates" in refused
     assert "--yes" in refused
     assert "no cluster dev" in operator.error("cluster", "remove", "dev")
-    assert operator.output("cluster", "list", "-o", "name") == "prod\n"
+    assert operator.output("cluster", "list", "-o", "name") == "Default/eu-de/prod\n"
+    assert operator.output("cluster", "show", "Default/eu-de/prod", "-o", "name") == "Default/eu-de/prod\n"
 
 
 def test_a_cluster_is_added_shown_changed_and_removed(operator: Operator, server_ca: Path) -> None:

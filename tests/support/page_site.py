@@ -36,7 +36,7 @@ class PageSite:
             self.operator.create_role(role)
             self.operator.output("role", "assign", role, "--user", name, *scope)
         for group in groups:
-            if group not in self.operator.output("group", "list", "-o", "name").split():
+            if f"Default/{group}" not in self.operator.output("group", "list", "-o", "name").split():
                 self.operator.output("group", "create", group)
             self.operator.output("group", "add-user", group, name)
 

@@ -445,7 +445,7 @@ def add(
     fields |= details.changes(defaults) | enforcement.changes(defaults) | signer.fields()
     owner = find_project(client, project, domain)
     added = client.create(path_of("projects", str(owner["id"]), "clusters", name), fields)
-    show_one(_row(added, owner["name"]), output)
+    show_one(_row(added, owner["name"], owner["domain"]), output)
     if added["signer"] == _CLUSTER_SIGNS:
         print_note(
             f"Next: run `clustercert kubernetes setup {added['id']} --out DIR`, and follow DIR/README.md, so that the"
@@ -502,7 +502,7 @@ def show(
     tokens = map(with_times, client.list_all(cluster_path(found, "webhook-tokens"), "webhook_tokens"))
     reason = use_not_seen([cast("datetime | None", each["last_events_at"]) for each in tokens], utc_now())
     use = {"use_after_revocation": "seen" if reason is None else "not seen"}
-    show_one(_row(client.get(cluster_path(found)), found["project"]) | use, output)
+    show_one(_row(client.get(cluster_path(found)), found["project"], found["domain"]) | use, output)
     if reason is not None:
         print_note(reason)
 
@@ -536,7 +536,7 @@ def update(
         return fields | details.changes(before) | enforcement.changes(before)
 
     changed = client.change(cluster_path(found), changes)
-    show_one(_row(changed, found["project"]), output)
+    show_one(_row(changed, found["project"], found["domain"]), output)
     enforcement.print_next_step(changed["id"])
 
 
@@ -574,9 +574,10 @@ def remove(
         )
 
 
-def _row(cluster: "JsonObject", project: object) -> "JsonObject":
+def _row(cluster: "JsonObject", project: object, domain: object) -> "JsonObject":
     shown = {name: value for name, value in cluster.items() if name not in _HIDDEN}
-    return with_times({"id": shown.pop("id"), "name": shown.pop("name"), "project": project, **shown})
+    owner = {"project": project, "domain": domain}
+    return with_times({"id": shown.pop("id"), "name": shown.pop("name"), **owner, **shown})
 
 
 @expand_options

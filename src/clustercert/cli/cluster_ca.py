@@ -344,7 +344,7 @@ class _Rotations:
 
     def _show_list(self, empty: str) -> None:
         rows = [
-            _row(cluster, rotation) if self._output is Output.TABLE else with_times(rotation)
+            _row(cluster, rotation) if self._output is Output.TABLE else _named(cluster, rotation)
             for cluster, rotation in self._found
         ]
         columns = (
@@ -375,7 +375,7 @@ def _running(client: "AdministrationClient", selection: ClusterSelection) -> "li
 
 def _show_rotation(cluster: "JsonObject", rotation: "JsonObject", output: Output) -> None:
     if output is not Output.TABLE:
-        show_one(with_times(rotation), output, name="cluster")
+        show_one(_named(cluster, rotation), output, name="cluster")
         return
     row = _row(cluster, rotation)
     fields: JsonObject = {"cluster": full_name(cluster)}
@@ -411,6 +411,11 @@ def _show_rotation(cluster: "JsonObject", rotation: "JsonObject", output: Output
             for each in users
         ]
         show_list(rows, output, columns=list(rows[0]), name="user")
+
+
+def _named(cluster: "JsonObject", rotation: "JsonObject") -> "JsonObject":
+    """Return the fields of a rotation, with the names of the cluster's project and domain."""
+    return with_times(rotation) | {name: cluster[name] for name in ("project", "domain")}
 
 
 def _row(cluster: "JsonObject", rotation: "JsonObject") -> "JsonObject":

@@ -210,7 +210,8 @@ def show_list(
     move into a line above the table. Then other columns are left out from right to left, and `keep` last.
 
     Args:
-        name: the field that `--output name` prints.
+        name: the field that identifies a row. `--output name` prints it, and a name with its domain and project, so
+            that every command finds the object.
         keep: the columns that decide, which even a narrow terminal must show, the most important first.
         empty: the note to print instead of an empty table.
     """
@@ -220,11 +221,20 @@ def show_list(
         case Output.TABLE:
             print_note(empty)
         case Output.NAME:
-            write_out("".join(f"{_cell(row[name])}\n" for row in rows))
+            write_out("".join(f"{_reference(row, name)}\n" for row in rows))
         case Output.CSV:
             write_out(csv(rows, list(rows[0]) if rows else columns))
         case _:
             write_out(document([_plain(row) for row in rows], output))
+
+
+def _reference(row: Row, name: str) -> str:
+    """Return how commands name the object of a row: a name as `DOMAIN/NAME`, or `DOMAIN/PROJECT/NAME` of a cluster."""
+    text = _cell(row[name])
+    if name in ("id", "fingerprint"):
+        return text
+    owners = [_cell(row[field]) for field in ("domain", "project") if row.get(field) is not None]
+    return qualified_name(text, "/".join(owners))
 
 
 def show_one(row: Row, output: Output, *, name: str = "name") -> None:

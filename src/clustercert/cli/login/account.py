@@ -16,7 +16,7 @@ from clustercert.cli.login.command import password_from
 from clustercert.cli.login.options import LoginOptions
 from clustercert.cli.login.profile import Profile
 from clustercert.cli.options import UNAVAILABLE, CommandError, NotLoggedIn, PasswordFileOption, exit_code
-from clustercert.cli.output import Output, OutputOption, print_note, show_list, show_one
+from clustercert.cli.output import Output, OutputOption, print_note, row_of, show_list, show_one
 from clustercert.cli.prompts import read_secret
 from clustercert.cli.session import warn_in_client
 from clustercert.model.identity import BUILT_IN
@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from clustercert.client import CurrentUser, ProjectRef
+
+_PROJECT = ("id", "name", "domain", "domain_id", "roles")
 
 
 @expand_options
@@ -41,7 +43,7 @@ def status(login: LoginOptions, output: OutputOption = Output.TABLE) -> None:
     from clustercert.client.connection import ClientError, Unreachable
 
     name = login.saved_name
-    others = _other_logins(name) if name is not None else []
+    others = _other_logins(name) if name is not None else {}
     caller, failure = None, None
     try:
         chosen = login.profile(may_ask=False)
@@ -50,7 +52,7 @@ def status(login: LoginOptions, output: OutputOption = Output.TABLE) -> None:
     except NotLoggedIn:
         if others:
             print_note(
-                f"Other saved logins: {', '.join(others)}. Choose one with `clustercert profile use NAME`."
+                f"Other saved logins: {', '.join(_texts(others))}. Choose one with `clustercert profile use NAME`."
             )
         raise
     except ClientError as error:
@@ -61,12 +63,14 @@ def status(login: LoginOptions, output: OutputOption = Output.TABLE) -> None:
         "checked": failure is None,
         "user_id": caller.id if caller is not None else None,
         "service_roles": caller.service_roles if caller is not None else None,
-        "projects": list(_names(caller.projects)) if caller is not None else None,
-        "roles": _roles(caller.projects) if caller is not None else None,
+        "projects": [row_of(each, *_PROJECT) for each in caller.projects] if caller is not None else None,
         "cached_credentials": 0 if name is None else _cached(name),
         "access_requests": [] if name is None else _marked_requests(name, chosen.shown_user),
-        "other_logins": others,
+        "other_logins": [{"profile": each, **_other_login(other)} for each, other in others.items()],
     }
+    if output is Output.TABLE:
+        row["other_logins"] = _texts(others)
+        row["projects"] = None if caller is None else _roles(caller.projects)
     if failure is not None and output is Output.TABLE:
         row = {field: value for field, value in row.items() if value is not None}
     show_one(row, output, name="user")
@@ -74,14 +78,27 @@ def status(login: LoginOptions, output: OutputOption = Output.TABLE) -> None:
         raise Unreachable(f"{failure.message} Only the saved login is shown.")
 
 
-def _other_logins(name: str) -> list[str]:
-    """Return a description of each other saved login, such as `work: alice at https://…`."""
-    texts = []
-    for each, other in profiles.saved_profiles(os.environ).items():
-        if each != name and other.user:
-            ended = "" if other.is_logged_in else ", logged out"
-            texts.append(f"{each}: {other.shown_user} at {other.url}{ended}")
-    return texts
+def _other_logins(name: str) -> dict[str, Profile]:
+    """Return the other saved logins by the names of their profiles."""
+    saved = profiles.saved_profiles(os.environ)
+    return {each: other for each, other in saved.items() if each != name and other.user}
+
+
+def _other_login(other: Profile) -> dict[str, object]:
+    return {
+        "service": other.url,
+        "user": other.user,
+        "user_domain": other.domain,
+        "logged_in": other.is_logged_in,
+    }
+
+
+def _texts(others: dict[str, Profile]) -> list[str]:
+    """Return a description of each saved login, such as `work: alice at https://…`."""
+    return [
+        f"{name}: {other.shown_user} at {other.url}{'' if other.is_logged_in else ', logged out'}"
+        for name, other in others.items()
+    ]
 
 
 def _names(projects: "Sequence[ProjectRef]") -> "dict[str, ProjectRef]":
@@ -94,8 +111,8 @@ def _names(projects: "Sequence[ProjectRef]") -> "dict[str, ProjectRef]":
 
 
 def _roles(projects: "Sequence[ProjectRef]") -> list[str]:
-    """Return the user's roles in each project, as texts such as `eu-de: admin, member`."""
-    return [f"{name}: {', '.join(each.roles)}" for name, each in _names(projects).items()]
+    """Return the user's projects with the roles, as texts such as `eu-de (admin, member)`."""
+    return [f"{name} ({', '.join(each.roles)})" for name, each in _names(projects).items()]
 
 
 def _cached(name: str) -> int:
