@@ -87,7 +87,7 @@ def test_two_clusters_get_their_own_names_and_the_exec_plugin(desk: Desk) -> Non
     said = desk.merge(desk.first, desk.ids[desk.second])
 
     document = desk.read()
-    names = [f"default-{desk.first}", f"default-{desk.second}"]
+    names = [desk.first, desk.second]
     assert stat.S_IMODE(desk.config.stat().st_mode) == 0o600
     for field in ("clusters", "users", "contexts"):
         assert [entry["name"] for entry in document[field]] == names
@@ -116,6 +116,45 @@ def test_a_merge_of_the_current_context_advises_no_switch(desk: Desk) -> None:
         assert ("kubeconfig use" in screen) == (names == (desk.second,)), screen
 
 
+def test_a_cluster_that_has_a_context_gets_no_second_one(desk: Desk) -> None:
+    desk.merge(desk.first, "--context-name", "mine")
+    before = desk.config.read_bytes()
+    full = f"Default/eu-de/{desk.first}"
+    said = desk.merge(full)
+    assert said == f"mine: already the context of {full} at https://10.0.0.5:6443, in {desk.config}\n"
+    refused = desk.error("merge", desk.first, "--context-name", "{cluster}")
+    assert f"The cluster {full} has the context mine in {desk.config} already." in refused
+    assert "`clustercert kubeconfig unmerge mine`" in refused
+    assert desk.config.read_bytes() == before
+    # With several clusters, this one keeps its name.
+    assert "It keeps its name." in desk.merge("--all", "--context-name", "x-{cluster}")
+    assert [each["name"] for each in desk.read()["contexts"]] == ["mine", f"x-{desk.second}"]
+    # A context that the user renamed keeps its cluster and user.
+    desk.config.write_text(
+        desk.config.read_text().replace("- name: mine\n  context", "- name: ours\n  context")
+    )
+    desk.merge(desk.first, "--expires-in", "1h")
+    for field, name in (("contexts", "ours"), ("clusters", "mine"), ("users", "mine")):
+        assert [each["name"] for each in desk.read()[field]] == [name, f"x-{desk.second}"]
+
+
+def test_a_name_that_another_tool_has_is_qualified(desk: Desk) -> None:
+    desk.config.parent.mkdir()
+    desk.config.write_text((SAMPLES / "kind.yaml").read_text().replace("kind-kind", desk.first.upper()))
+    desk.merge("--all")
+    names = [each["name"] for each in desk.read()["contexts"]]
+    assert names == [desk.first.upper(), f"Default/eu-de/{desk.first}", desk.second]
+
+
+def test_the_contexts_of_a_second_service_have_the_name_of_its_profile(desk: Desk) -> None:
+    """Here the second profile is at the same service, with the same clusters."""
+    desk.merge(desk.first)
+    desk.user.log_in("--profile", "work")
+    desk.merge("--all", "--profile", "work")
+    names = [each["name"] for each in desk.read()["contexts"]]
+    assert names == [desk.first, f"work/{desk.first}", desk.second]
+
+
 def test_labels_select_clusters_and_the_new_contexts_are_printed(desk: Desk) -> None:
     desk.user.operator.output("cluster", "update", desk.ids[desk.second], "--label", "env=test")
     desk.config.parent.mkdir()
@@ -125,7 +164,7 @@ def test_labels_select_clusters_and_the_new_contexts_are_printed(desk: Desk) -> 
     [row] = json.loads(done.stdout)
     assert {**row, "project_id": "", "domain": ""} == {
         "current": None,
-        "context": f"default-{desk.second}",
+        "context": desk.second,
         "cluster": desk.second,
         "project": "eu-de",
         "domain": "",
@@ -199,16 +238,17 @@ def test_80_columns_show_what_you_get_and_a_choice_of_contexts(desk: Desk) -> No
     desk.user.operator.output("cluster", "update", desk.ids[desk.first], "--label", f"note={'x' * 60}")
     code, screen = in_a_terminal(["clusters"], {}, desk.user.uncovered, columns=80)
     assert code == 0, screen
-    assert "Columns that do not fit: project, labels." in screen
+    assert "Columns that do not fit: labels." in screen
     assert re.search(rf"{desk.first} +clustercert:admins +1825 days\r\n", screen), screen
 
     desk.merge("--all")
     code, screen = in_a_terminal(
-        ["kubeconfig", "use", desk.user.name], {"[1-2]": "7\n2\n"}, desk.user.uncovered, columns=80
+        ["kubeconfig", "use", desk.user.name], {"[1-2]": "7\nx\n2\n"}, desk.user.uncovered, columns=80
     )
     assert code == 0, screen
-    assert f"  2  default-{desk.second}: the cluster" in screen
-    assert desk.read()["current-context"] == f"default-{desk.second}"
+    assert f"  2  {desk.second}: the cluster" in screen
+    assert "'x' is not in the list. Type a number from 1 to 2." in screen
+    assert desk.read()["current-context"] == desk.second
 
 
 def test_a_second_merge_changes_nothing_but_keeps_additions(desk: Desk) -> None:
@@ -249,7 +289,7 @@ def test_entries_of_other_tools_stay(desk: Desk, sample: Path) -> None:
 def test_certificates_can_be_embedded(desk: Desk) -> None:
     desk.merge(desk.first, "--embed", "--use")
     document = desk.read()
-    assert document["current-context"] == f"default-{desk.first}"
+    assert document["current-context"] == desk.first
     assert document["users"][0]["user"].keys() == {"client-certificate-data", "client-key-data", "extensions"}
     assert desk.user.key_origins(desk.ids[desk.first]) == ["csr"]
     (row,) = json.loads(desk.user.output("kubeconfig", "list", "-o", "json"))
@@ -290,8 +330,8 @@ def test_list_tells_whose_ca_is_being_replaced(desk: Desk, made: tuple[Operator,
 def test_the_private_or_unverified_address_is_a_choice(desk: Desk) -> None:
     desk.merge(desk.second, "--internal")
     assert desk.read()["clusters"][0]["cluster"]["server"] == "https://10.0.0.5:6443"
-    said = desk.merge(desk.second, "--insecure", "--context-name", "unsafe")
-    assert by_name(desk.read(), "clusters", "cluster")["unsafe"]["insecure-skip-tls-verify"] is True
+    said = desk.merge(desk.second, "--insecure")
+    assert by_name(desk.read(), "clusters", "cluster")[desk.second]["insecure-skip-tls-verify"] is True
     assert "Warning: kubectl will not check the certificate of https://203.0.113.5:6443" in said
 
 
@@ -314,15 +354,15 @@ def test_kubeconfig_files_are_chosen_like_kubectl(desk: Desk) -> None:
     home = desk.user.home
     (home / "b").write_text((SAMPLES / "k3s.yaml").read_text())
     desk.merge(desk.first, KUBECONFIG=f"{home}/a:{home}/b:{home}/c")
-    assert f"default-{desk.first}" in (home / "b").read_text()
+    assert desk.first in (home / "b").read_text()
     (home / "a").write_text("")
 
     # The entry stays where it is, although new ones go into the first file.
     desk.merge("--all", "--expires-in", "1h", KUBECONFIG=f"{home}/a:{home}/b:{home}/c")
 
     assert "1h" in (home / "b").read_text()
-    assert f"default-{desk.first}" not in (home / "a").read_text()
-    assert f"default-{desk.second}" in (home / "a").read_text()
+    assert desk.first not in (home / "a").read_text()
+    assert desk.second in (home / "a").read_text()
     assert not (home / "c").exists()
 
 
@@ -331,7 +371,7 @@ def test_the_backup_is_the_file_from_before_the_command(desk: Desk) -> None:
     text = (SAMPLES / "kind.yaml").read_text()
     desk.config.write_text(text)
     desk.merge(desk.first, "--use")
-    assert desk.read()["current-context"] == f"default-{desk.first}"
+    assert desk.read()["current-context"] == desk.first
     assert desk.config.with_name("config.clustercert-backup").read_text() == text
 
 
@@ -351,7 +391,7 @@ def test_the_project_decides_between_clusters_of_one_name(desk: Desk) -> None:
         assert f" or Default/{project}/{desk.first}." in desk.error("merge", desk.first)
         desk.merge(desk.first, "--project", project)
         assert desk.read()["clusters"][0]["cluster"]["server"] == "https://10.0.0.7:6443"
-        desk.merge("--all", "--project", "eu-de", "--context-name", "{project}-{cluster}")
+        desk.merge("--all", "--project", "eu-de")
         servers = [entry["cluster"]["server"] for entry in desk.read()["clusters"]]
         assert "https://203.0.113.5:6443" in servers
         assert servers.count("https://10.0.0.7:6443") == 1
@@ -402,12 +442,19 @@ def test_two_projects_and_clusters_of_one_name_are_told_apart(
     clusters = " or ".join(f"{each}/{desk.first}" for each in both)
     assert f"have a cluster named {desk.first}. Write {clusters}." in refused
     assert f"Write {' or '.join(both)}." in desk.error("merge", f"eu-de/{desk.first}")
-    assert "such as '{domain}-{project}-{cluster}'" in desk.error("merge", "--all")
-    desk.merge("--all", "--context-name", "{domain}-{project}-{cluster}")
+    desk.merge("--all")
     servers = {name: each["server"] for name, each in by_name(desk.read(), "clusters", "cluster").items()}
-    assert servers[f"{domain}-eu-de-{desk.first}"] == "https://10.0.0.7:6443"
-    assert servers[f"Default-eu-de-{desk.first}"] == "https://10.0.0.5:6443"
+    assert servers == {
+        f"{domain}/eu-de/{desk.first}": "https://10.0.0.7:6443",
+        f"Default/eu-de/{desk.first}": "https://10.0.0.5:6443",
+        desk.second: "https://203.0.113.5:6443",
+    }
     assert "DOMAIN" in desk.user.output("kubeconfig", "list").splitlines()[0]
+    # The name of a project chooses a context, too.
+    assert f"{domain}/eu-de/{desk.first}" in desk.user.run("kubeconfig", "use", domain).stderr
+    # A short name means each of the two clusters, a full one means one of them.
+    desk.user.output("kubeconfig", "unmerge", f"{domain}/eu-de/{desk.first}")
+    assert len(desk.read()["contexts"]) == 2
 
     names = set()
     for number, where in enumerate(("Default", domain)):
@@ -585,7 +632,7 @@ def test_a_list_reads_only_small_regular_files(desk: Desk, named: str) -> None:
 
     done = desk.user.run("kubeconfig", "list", "-o", "json", preexec=limit_memory)
     [row] = json.loads(done.stdout)
-    assert (row["context"], row["expires"]) == (f"default-{desk.first}", None)
+    assert (row["context"], row["expires"]) == (desk.first, None)
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can give a link to another user")

@@ -399,7 +399,7 @@ def test_kubectls_files_show_and_forget_the_mark(people: AccessSite, cluster: Ac
     anna = people.anna
     anna.output("kubeconfig", "merge", cluster.name)
     request_id = cluster.ask()["id"]
-    context = f"default-{cluster.name}"
+    context = cluster.name
     listed = {row["context"]: row for row in json.loads(anna.output("kubeconfig", "list", "-o", "json"))}
     assert listed[context]["access_request"] == request_id[:8]
     assert request_id in json.loads(anna.output("status", "-o", "json"))["access_requests"]

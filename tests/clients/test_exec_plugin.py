@@ -105,7 +105,7 @@ def test_contexts_of_two_clusters_switch(desk: Desk) -> None:
 
     for name in NAMES:
         seen = len(desk.servers[name].seen)
-        assert kubectl(desk.config, "config", "use-context", f"default-{name}").returncode == 0
+        assert kubectl(desk.config, "config", "use-context", name).returncode == 0
         done = kubectl(desk.config, *NAMESPACES)
         assert done.stdout.split() == ["namespace/default", "namespace/kube-system"], done.stderr
         assert len(desk.servers[name].seen) > seen
@@ -113,7 +113,7 @@ def test_contexts_of_two_clusters_switch(desk: Desk) -> None:
 
 def test_entries_are_found_after_kubectl_wrote_the_file(desk: Desk) -> None:
     desk.merge(*NAMES, "--expires-in", "1h")
-    kubectl(desk.config, "config", "use-context", f"default-{NAMES[0]}")
+    kubectl(desk.config, "config", "use-context", NAMES[0])
     done = kubectl(desk.config, "config", "set-context", "--current", "--namespace", "kube-system")
     assert done.returncode == 0, done.stderr
 
@@ -122,7 +122,7 @@ def test_entries_are_found_after_kubectl_wrote_the_file(desk: Desk) -> None:
     context = kubectl(desk.config, "config", "view", "--minify", "-o", "jsonpath={..namespace}")
     assert context.stdout == "kube-system"
     listed = json.loads(desk.cli("kubeconfig", "list", "-o", "json").stdout)
-    assert [row["context"] for row in listed] == [f"default-{name}" for name in NAMES]
+    assert [row["context"] for row in listed] == list(NAMES)
     assert desk.cli("kubeconfig", "unmerge", "--all").returncode == 0
     left = yaml.safe_load(desk.config.read_text())
     assert not any(left[field] for field in ("clusters", "users", "contexts", "current-context"))

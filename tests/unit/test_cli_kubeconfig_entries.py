@@ -62,17 +62,15 @@ def test_an_entry_that_another_program_added_meanwhile_is_not_replaced(tmp_path:
 
 
 @pytest.mark.parametrize(
-    ("other", "template"),
+    "other",
     [
-        ({"domain": "acme", "project_id": "3" * 32}, "{domain}-{cluster}"),
-        ({"project": "eu-nl", "project_id": "3" * 32}, "{project}-{cluster}"),
-        ({"profile": "work"}, "{profile}-{cluster}"),
-        ({"cluster_id": "3" * 32}, "{profile}-{cluster}-{id}"),
+        {"domain": "acme", "project_id": "3" * 32},
+        {"project": "eu-nl", "project_id": "3" * 32},
+        {"profile": "work"},
+        {"cluster_id": "3" * 32},
     ],
 )
-def test_a_name_that_another_cluster_has_is_explained(
-    tmp_path: Path, other: dict[str, str], template: str
-) -> None:
+def test_a_name_that_another_cluster_has_is_explained(tmp_path: Path, other: dict[str, str]) -> None:
     config = tmp_path / "config"
     config.write_text(EMPTY)
     merge._write(merge._Plan.read(config), {NAME: new_entry()}, use=False)
@@ -82,11 +80,46 @@ def test_a_name_that_another_cluster_has_is_explained(
 
     assert refused.value.message == (
         f"{config} has default-prod already, as the context for the cluster Default/eu-de/prod with the login of "
-        f"Default/alice (profile default). Add --context-name '{template}', or choose another name."
+        "Default/alice (profile default). Choose another name with --context-name."
     )
-    assert entries.context_name(template, REF, "") != entries.context_name(
-        template, replace(REF, **other), ""
-    )
+
+
+ACME = {"domain": "acme", "project_id": "3" * 32, "cluster_id": "3" * 32}
+OTHER_TOOL = "contexts:\n- name: {}\n  context: {{cluster: c, user: u}}\n"
+
+
+@pytest.mark.parametrize(
+    ("present", "text", "is_unique", "name"),
+    [
+        ({}, "", True, "prod"),
+        ({}, "", False, "Default/eu-de/prod"),
+        # Another tool's contexts.
+        ({}, OTHER_TOOL.format("prod"), True, "Default/eu-de/prod"),
+        ({}, OTHER_TOOL.format("Prod"), True, "Default/eu-de/prod"),
+        ({}, OTHER_TOOL.format("prods"), True, "prod"),
+        ({}, "users:\n- name: prod\n  user: {token: t}\n", True, "Default/eu-de/prod"),
+        # An earlier context of another cluster keeps its name.
+        ({"prod": ACME}, "", False, "Default/eu-de/prod"),
+        ({"prod": ACME}, "", True, "Default/eu-de/prod"),
+        # Another service.
+        ({"prod": {"profile": "work"}}, "", True, "default/prod"),
+        ({"prod": {"profile": "work"}}, "", False, "Default/eu-de/prod"),
+        ({"Default/eu-de/prod": {"profile": "work"}}, "", False, "default/Default/eu-de/prod"),
+        ({"prod": {"profile": "work"}, "default/prod": ACME}, "", True, "default/Default/eu-de/prod"),
+        ({"other": {"profile": "work"}}, "", True, "prod"),
+    ],
+)
+def test_a_new_context_has_the_shortest_name_that_is_free(
+    tmp_path: Path, present: dict[str, dict[str, str]], text: str, is_unique: bool, name: str
+) -> None:
+    config = tmp_path / "config"
+    config.write_text(EMPTY + text)
+    for context, changed in present.items():
+        entry = new_entry()._replace(ref=replace(REF, **changed))
+        merge._write(merge._Plan.read(config), {context: entry}, use=False)
+    plan = merge._Plan.read(config)
+    assert plan.new_name(REF, is_unique=is_unique) == name
+    plan.add(name, REF)
 
 
 def test_a_context_that_another_program_replaced_meanwhile_is_not_removed(tmp_path: Path) -> None:

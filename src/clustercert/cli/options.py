@@ -142,14 +142,11 @@ PolicyFileOption = Annotated[
         help="Policy file, in the format of policy.file. [default: the policy in the settings]",
     ),
 ]
-ContextNameOption = Annotated[
-    str,
-    typer.Option(
-        metavar="TEMPLATE",
-        help="Template for the names of context, cluster and user, with {profile}, {domain}, {project}, {cluster},"
-        " {id} (8 digits of the cluster's id) and {user}.",
-    ),
-]
+CONTEXT_NAME_HELP = (
+    "Template for the names of context, cluster and user, with {profile}, {domain}, {project}, {cluster}, {id} (8 "
+    "digits of the cluster's id) and {user}."
+)
+ContextNameOption = Annotated[str, typer.Option(metavar="TEMPLATE", help=CONTEXT_NAME_HELP)]
 InsecureOption = Annotated[
     bool, typer.Option("--insecure", help="Accept an address whose certificate kubectl does not check.")
 ]

@@ -83,10 +83,11 @@ def choose(options: Sequence[str], problem: str) -> int:
     for number, option in enumerate(options, 1):
         print_note(f"{number:3}  {option}")
     with _interruptible():
-        chosen = 0
-        while not 1 <= chosen <= len(options):
-            chosen = typer.prompt(f"Number [1-{len(options)}]", type=int, err=True)
-    return chosen - 1
+        while True:
+            text = str(typer.prompt(f"Number [1-{len(options)}]", err=True)).strip()
+            if text in map(str, range(1, len(options) + 1)):
+                return int(text) - 1
+            print_note(f"{text!r} is not in the list. Type a number from 1 to {len(options)}.")
 
 
 @contextmanager

@@ -24,6 +24,7 @@ from clustercert.cli.output import Output, OutputOption, print_note, show_list, 
 from clustercert.cli.prompts import choose
 from clustercert.cli.session import warn_in_client
 from clustercert.model.errors import ClustercertError
+from clustercert.model.kubeconfigs import ClusterRef
 from clustercert.secure_file import read_regular_file
 
 if TYPE_CHECKING:
@@ -107,7 +108,10 @@ def _state_of_ca(each: Merged, signing: Mapping[tuple[str, str], object]) -> str
 
 def use(
     name: Annotated[
-        str, typer.Argument(metavar="CONTEXT", help="Context or cluster, by name or a part of the name.")
+        str,
+        typer.Argument(
+            metavar="CONTEXT", help="Context or cluster, by name or a part of the name, or a project."
+        ),
     ],
     kubeconfig: KubeconfigOption = None,
 ) -> None:
@@ -140,14 +144,14 @@ def _put_current(config: Kubeconfig, name: str) -> None:
 def _chosen(name: str, merged: Sequence[Merged]) -> Merged:
     """Return the context that the user means by `name`.
 
-    `name` can be the context's name, the cluster's name or id, or a part of the context's or cluster's name, in this
-    order of precedence. If several contexts match, asks the user. Raises UnknownName if no context matches, or
-    CommandError if there is no terminal to ask.
+    `name` can be one of `matching`, or a part of the context's or cluster's name, or of the names of its project and
+    domain, in this order of precedence. If several contexts match, asks the user. Raises UnknownName if no context
+    matches, or CommandError if there is no terminal to ask.
     """
     matches = (
-        [each for each in merged if each.context == name]
-        or [each for each in merged if name in names_of(each)]
+        matching(name, merged)
         or [each for each in merged if name.lower() in f"{each.context} {each.ref.cluster}".lower()]
+        or [each for each in merged if name.lower() in each.ref.shown_name.lower()]
     )
     if not matches:
         similar = did_you_mean(name, {text for each in merged for text in (each.context, each.ref.cluster)})
@@ -182,9 +186,18 @@ def show_contexts(rows: "Sequence[dict[str, object]]", output: Output, *more: st
     show_list(rows, output, columns=with_domain((*_COLUMNS, *more), rows), name="context", keep=more)
 
 
-def names_of(each: Merged) -> set[str]:
-    """Return the texts by which users can name a context: the context's name, and the cluster's name and id."""
-    return {each.context, each.ref.cluster, each.ref.cluster_id}
+def matching(name: str, merged: Sequence[Merged]) -> list[Merged]:
+    """Return the contexts that a name means: the context of this name, or else all contexts of such a cluster.
+
+    A cluster can be named by its name, PROJECT/CLUSTER, DOMAIN/PROJECT/CLUSTER or id.
+    """
+    return [each for each in merged if each.context == name] or [
+        each for each in merged if name in _names_of_cluster(each.ref)
+    ]
+
+
+def _names_of_cluster(ref: ClusterRef) -> set[str]:
+    return {ref.cluster, f"{ref.project}/{ref.cluster}", ref.shown_name, ref.cluster_id}
 
 
 def row_of_context(

@@ -14,7 +14,6 @@ from clustercert.file_names import is_plain
 from clustercert.model import JsonObject
 from clustercert.model.kubeconfigs import (
     EXTENSIONS,
-    FILE_TEMPLATE,
     ID_DIGITS,
     NOUNS,
     VERIFIED,
@@ -32,7 +31,6 @@ _OWN_FIELDS = {
     "clusters": {"server", "certificate-authority-data", "insecure-skip-tls-verify", "extensions"},
     "contexts": {"cluster", "user", "extensions"},
 }
-DEFAULT_TEMPLATE = "{profile}-{cluster}"
 _FIELDS = ("profile", "domain", "project", "cluster", "id", "user")
 Kind = Literal["exec", "embedded", "files"]
 
@@ -72,7 +70,7 @@ def parse_template(template: str) -> list[tuple[str, str | None]]:
 
 
 def context_name(template: str, ref: ClusterRef, user: str) -> str:
-    """Fill in a template such as `{profile}-{cluster}`. Raises UsageError."""
+    """Fill in a template such as `{project}-{cluster}`. Raises UsageError."""
     values = {
         "profile": ref.profile,
         "domain": ref.domain,
@@ -82,25 +80,47 @@ def context_name(template: str, ref: ClusterRef, user: str) -> str:
         "user": user,
     }
     name = "".join(text + (values[field] if field else "") for text, field in parse_template(template))
-    if not name or " " in name or not name.isprintable():
-        raise UsageError(
-            f"{name!r} is not a name for a context: it is empty, or has spaces or control characters."
-        )
+    check_name(name)
     return name
 
 
+def check_name(name: str) -> None:
+    """Raise UsageError if a text can't be the name of a context."""
+    if not name or " " in name or not name.isprintable():
+        raise UsageError(
+            f"{name!r} is not a name for a context: it is empty, or has spaces or control characters. Choose a name "
+            "with --context-name."
+        )
+
+
 def put(config: Kubeconfig, name: str, ref: ClusterRef, address: JsonObject, user: JsonObject) -> None:
-    """Add a cluster, a user and a context with the same name, or replace them."""
+    """Add a context with its cluster and user, or replace them. New entries have the same name."""
+    names = _entry_names(config, name, ref)
     contents: dict[str, JsonObject] = {
         "clusters": address,
         "users": user,
-        "contexts": {"cluster": name, "user": name},
+        "contexts": {NOUNS[field]: names[field] for field in ("clusters", "users")},
     }
     for field, content in contents.items():
-        present = config.entries(field).get(name, {}).get(NOUNS[field]) or {}
+        present = config.entries(field).get(names[field], {}).get(NOUNS[field]) or {}
         own = _OWN_FIELDS.get(field)
         kept = {key: value for key, value in present.items() if key not in own} if own else {}
-        config.put(field, marked_entry(field, name, ref, content, kept))
+        config.put(field, marked_entry(field, names[field], ref, content, kept))
+
+
+def _entry_names(config: Kubeconfig, context: str, ref: ClusterRef) -> dict[str, str]:
+    """Return the names of the entries of a context, by list.
+
+    If the user renamed the context, its cluster and user still have the old name.
+    """
+    present = config.entries("contexts").get(context, {}).get("context") or {}
+    names = dict.fromkeys(LISTS, context)
+    for field in ("clusters", "users"):
+        used = str(present.get(NOUNS[field]))
+        found = owner(config, field, used)
+        if isinstance(found, ClusterRef) and found.identity == ref.identity:
+            names[field] = used
+    return names
 
 
 def owner(config: Kubeconfig, field: str, name: str) -> ClusterRef | Literal["other"] | None:
@@ -114,26 +134,17 @@ def owner(config: Kubeconfig, field: str, name: str) -> ClusterRef | Literal["ot
 
 def check_owner(config: Kubeconfig, path: Path, name: str, ref: ClusterRef) -> None:
     """Raise CommandError if an entry with this name belongs to another program, cluster or login."""
-    for noun in LISTS:
-        found = owner(config, noun, name)
+    for noun, entry_name in _entry_names(config, name, ref).items():
+        found = owner(config, noun, entry_name)
         if found == "other":
             raise CommandError(
-                f"{path} has another entry named {name} in {noun}. Choose a name with --context-name."
+                f"{path} has another entry named {entry_name} in {noun}. Choose a name with --context-name."
             )
         if found is not None and found.identity != ref.identity:
             raise CommandError(
-                f"{path} has {name} already, as the context for the cluster {found.shown_name} with the login of "
-                f"{found.login} (profile {found.profile}). Add --context-name '{_distinct_template(found, ref)}', or "
-                "choose another name."
+                f"{path} has {entry_name} already, as the context for the cluster {found.shown_name} with the login of "
+                f"{found.login} (profile {found.profile}). Choose another name with --context-name."
             )
-
-
-def _distinct_template(one: ClusterRef, other: ClusterRef) -> str:
-    """Return a template that gives two clusters different names."""
-    for field in ("domain", "project", "profile"):
-        if getattr(one, field) != getattr(other, field):
-            return f"{{{field}}}-{{cluster}}"
-    return FILE_TEMPLATE
 
 
 def merged(config: Kubeconfig) -> list[Merged]:

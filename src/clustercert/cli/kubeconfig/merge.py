@@ -3,7 +3,7 @@
 import os
 import shlex
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import timedelta
 from functools import partial
@@ -15,14 +15,14 @@ import typer
 from clustercert.cli.commands import expand_options
 from clustercert.cli.kubeconfig import entries, files
 from clustercert.cli.kubeconfig.contexts import KubeconfigOption, row_of_context, show_contexts
-from clustercert.cli.kubeconfig.document import CURRENT, Kubeconfig
-from clustercert.cli.kubeconfig.entries import DEFAULT_TEMPLATE, Merged
+from clustercert.cli.kubeconfig.document import CURRENT, LISTS, Kubeconfig
+from clustercert.cli.kubeconfig.entries import Merged
 from clustercert.cli.login import renewal
 from clustercert.cli.login.options import LoginOptions
 from clustercert.cli.lookup import reachable_cluster, reachable_clusters
 from clustercert.cli.options import (
+    CONTEXT_NAME_HELP,
     CommandError,
-    ContextNameOption,
     InsecureOption,
     InvalidOption,
     LabelFilterOption,
@@ -55,7 +55,13 @@ class EntryOptions:
             "--files", help="Write entries with certificate files, which `clustercert refresh` renews."
         ),
     ] = False
-    context_name: ContextNameOption = DEFAULT_TEMPLATE
+    context_name: Annotated[
+        str | None,
+        typer.Option(
+            metavar="TEMPLATE",
+            help=f"{CONTEXT_NAME_HELP} [default: the cluster's name, or DOMAIN/PROJECT/CLUSTER if the name is taken]",
+        ),
+    ] = None
     internal: Annotated[bool, typer.Option("--internal", help="Prefer the private address.")] = False
     insecure: InsecureOption = False
     service_key: Annotated[
@@ -70,7 +76,8 @@ class EntryOptions:
         if self.embed and self.files:
             raise InvalidOption("Give only one of --embed and --files.")
         LifetimeOptions(expires_in=self.expires_in).issue_options()
-        entries.parse_template(self.context_name)
+        if self.context_name is not None:
+            entries.parse_template(self.context_name)
 
     def problem(self, cluster: "JsonObject") -> Forbidden | None:
         """Return why the exec plugin would get no certificate for a cluster in the service's list, or None."""
@@ -128,27 +135,67 @@ class _NewEntry(NamedTuple):
 
 @dataclass(slots=True)
 class _Plan:
-    """The names of the new entries, and the kubeconfig files in which to write the entries."""
+    """The names of the contexts, and the kubeconfig files in which to write their entries.
+
+    Attributes:
+        configs: the files, in kubectl's order.
+        merged: the contexts in the files that `merge` wrote, each with its file.
+        names: the clusters by the names of their contexts.
+        present: the names of the contexts that the files had before.
+    """
 
     files: list[Path]
     configs: dict[Path, Kubeconfig]
+    merged: list[tuple[Path, Merged]]
     names: dict[str, ClusterRef] = field(default_factory=dict)
+    present: set[str] = field(default_factory=set)
 
     @classmethod
     def read(cls, explicit: Path | None) -> "_Plan":
         paths = files.loading_order(explicit, os.environ)
-        return cls(paths, {path: files.load(path) for path in paths})
+        configs = {path: files.load(path) for path in paths}
+        merged = [(path, each) for path, config in configs.items() for each in entries.merged(config)]
+        return cls(paths, configs, merged)
+
+    def present_context(self, ref: ClusterRef) -> tuple[str, Path] | None:
+        """Return the name and the file of the context that a cluster has already with the same login."""
+        found = ((each.context, path) for path, each in self.merged if each.ref.identity == ref.identity)
+        return next(found, None)
+
+    def keep(self, name: str, ref: ClusterRef) -> None:
+        """Add a context that a cluster has already."""
+        self.names[name] = ref
+        self.present.add(name)
 
     def add(self, name: str, ref: ClusterRef) -> None:
-        """Add the name of a new entry. Raises CommandError if another entry has this name."""
+        """Add the name of a new context. Raises CommandError if another entry has this name, or UsageError."""
+        entries.check_name(name)
         if name in self.names:
             raise CommandError(
-                f"Two clusters would get the name {name}. Choose names with --context-name, such as "
-                "'{domain}-{project}-{cluster}' or '{profile}-{cluster}-{id}'."
+                f"Two clusters would get the name {name}. Leave out --context-name, or choose names such as "
+                "'{domain}/{project}/{cluster}'."
             )
         for path, config in self.configs.items():
             entries.check_owner(config, path, name, ref)
         self.names[name] = ref
+
+    def new_name(self, ref: ClusterRef, *, is_unique: bool) -> str:
+        """Return a name for a new context: the cluster's name, with its project, domain and profile if needed.
+
+        Names that differ only in case count as the same name, because people would confuse them.
+
+        Args:
+            is_unique: whether the user sees no other cluster of the same name.
+        """
+        names = [ref.cluster, ref.shown_name] if is_unique else [ref.shown_name]
+        of_others = {each.context.casefold() for _, each in self.merged if each.ref.profile != ref.profile}
+        if any(each.casefold() in of_others for each in names):
+            names = [f"{ref.profile}/{each}" for each in names]
+        present = (
+            name for config in self.configs.values() for noun in LISTS for name in config.entries(noun)
+        )
+        taken = {each.casefold() for each in (*present, *self.names)}
+        return next((each for each in names if each.casefold() not in taken), names[-1])
 
     def target(self, name: str) -> Path:
         """Return the file that has this context, or the file for new entries."""
@@ -218,16 +265,48 @@ def merge(
             found = _selected(client, chosen, project, domain, labels)
         else:
             found = [reachable_cluster(client, chosen, name, project, domain) for name in clusters or ()]
-        by_name = {}
-        for each in {str(each["id"]): each for each in found}.values():
-            ref = ClusterRef.parse(login.label, chosen.shown_user, each)
-            name = entries.context_name(options.context_name, ref, chosen.user)
-            plan.add(name, ref)
-            by_name[name] = each
-        new = _new_entries(client, plan, by_name, options, skip=several)
+        by_id = {str(each["id"]): each for each in found}
+        refs = [ClusterRef.parse(login.label, chosen.shown_user, each) for each in by_id.values()]
+        _name_contexts(client, plan, refs, options.context_name, chosen.user, skip=several)
+        new = _new_entries(client, plan, by_id, options, skip=several)
     rows = _write(plan, new, use=use)
     if output is not Output.TABLE:
         show_contexts(rows, output)
+
+
+def _name_contexts(
+    client: "Client", plan: _Plan, refs: Sequence[ClusterRef], template: str | None, user: str, *, skip: bool
+) -> None:
+    """Choose the names of the contexts. Raises ClientError, CommandError or UsageError.
+
+    Args:
+        template: the template that the user gave.
+        skip: whether a context that has another name than the template's keeps its name, instead of an error.
+    """
+    new = []
+    for ref in refs:
+        if (present := plan.present_context(ref)) is None:
+            new.append(ref)
+            continue
+        name, path = present
+        if template is not None and entries.context_name(template, ref, user) != name:
+            problem = f"The cluster {ref.shown_name} has the context {name} in {path} already."
+            if not skip:
+                remove = f"clustercert kubeconfig unmerge {shlex.quote(name)}"
+                raise CommandError(f"{problem} To give it another name, first run `{remove}`.")
+            print_note(f"{problem} It keeps its name.")
+        plan.keep(name, ref)
+    seen = (
+        [str(each["name"]).casefold() for each in reachable_clusters(client)]
+        if new and template is None
+        else []
+    )
+    for ref in new:
+        if template is not None:
+            name = entries.context_name(template, ref, user)
+        else:
+            name = plan.new_name(ref, is_unique=seen.count(ref.cluster.casefold()) <= 1)
+        plan.add(name, ref)
 
 
 def _selected(
@@ -253,18 +332,19 @@ def _new_entries(
     """Return the new entries by name. Requests certificates only for --embed and --files.
 
     Args:
-        clusters: the clusters in the service's list, by the name of the new entry.
+        clusters: the clusters in the service's list, by id.
         skip: whether to leave out clusters for which the service refuses a certificate.
     """
     from clustercert.client.connection import ApiError
 
     found = {}
     for name, ref in plan.names.items():
+        cluster = clusters[ref.cluster_id]
         try:
-            if (problem := options.problem(clusters[name])) is not None:
+            if (problem := options.problem(cluster)) is not None:
                 raise problem
             address = entries.verified_address(
-                entries.listed_addresses(clusters[name]), internal=options.internal, insecure=options.insecure
+                entries.listed_addresses(cluster), internal=options.internal, insecure=options.insecure
             )
             if options.embed or options.files:
                 user = options.user_with_certificate(ref, _issued(client, ref, options))
@@ -306,7 +386,10 @@ def _write(plan: _Plan, new: dict[str, _NewEntry], *, use: bool) -> list[dict[st
         files.change(path, partial(_put, path=path, new=in_file, current=used))
         for name, entry in in_file.items():
             server = str(entry.address["server"])
-            print_note(f"{name}: the cluster {entry.ref.cluster} at {server}, in {path}")
+            if name in plan.present:
+                print_note(f"{name}: already the context of {entry.ref.shown_name} at {server}, in {path}")
+            else:
+                print_note(f"{name}: the cluster {entry.ref.cluster} at {server}, in {path}")
             if warning := address_warning(entry.address):
                 print_note(warning)
             rows.append(row_of_context(Merged(name, entry.ref, server, entry.user), path, current, {}))

@@ -11,7 +11,7 @@ import typer
 from clustercert.cli.credential import cache
 from clustercert.cli.credential.certificate_files import CertificateFile
 from clustercert.cli.kubeconfig import entries, files
-from clustercert.cli.kubeconfig.contexts import KubeconfigOption, names_of
+from clustercert.cli.kubeconfig.contexts import KubeconfigOption, matching
 from clustercert.cli.kubeconfig.entries import Merged
 from clustercert.cli.options import InvalidOption, UnknownName
 from clustercert.cli.output import print_note, write_out
@@ -35,12 +35,13 @@ def unmerge(
     if bool(names) == every:
         raise InvalidOption("Name contexts or clusters, or give --all.")
     warn_in_client(os.environ)
-    left = set(names or ())
+    configs = {path: files.load(path) for path in files.loading_order(kubeconfig, os.environ)}
+    merged = [each for config in configs.values() for each in entries.merged(config)]
+    by_name = {name: matching(name, merged) for name in names or ()}
+    chosen = {each.context for found in by_name.values() for each in found}
     found = False
-    for path in files.loading_order(kubeconfig, os.environ):
-        config = files.load(path)
-        removed = [each for each in entries.merged(config) if every or names_of(each) & set(names or ())]
-        left -= {name for each in removed for name in names_of(each)}
+    for path, config in configs.items():
+        removed = [each for each in entries.merged(config) if every or each.context in chosen]
         if removed:
             found = True
             contexts = {each.context for each in removed}
@@ -56,7 +57,7 @@ def unmerge(
                 print_note(
                     "There is no current context now. Choose one with `kubectl config use-context NAME`."
                 )
-    if left:
+    if left := {name for name, each in by_name.items() if not each}:
         raise UnknownName(
             f"`merge` wrote no such context: {', '.join(sorted(left))}. See `clustercert kubeconfig list`."
         )
