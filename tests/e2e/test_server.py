@@ -143,6 +143,22 @@ def test_a_large_body_is_not_read_to_its_end(running: Demo) -> None:
     assert_refused_by_us(asked(running, head), 413)
 
 
+@pytest.mark.parametrize("framing", ["counted", "chunked"])
+def test_a_client_that_sends_20_mb_before_it_reads_is_told_the_limit(running: Demo, framing: str) -> None:
+    size = 20_000_000
+    head = b"POST " + running.clustercert_path.encode() + b" HTTP/1.1\r\nHost: a\r\n"
+    if framing == "counted":
+        request = head + b"Content-Length: %d\r\n\r\n" % size + bytes(size)
+    else:
+        request = head + b"Transfer-Encoding: chunked\r\n\r\n%x\r\n" % size + bytes(size) + b"\r\n0\r\n\r\n"
+    with connected(running) as connection:
+        connection.sendall(request)
+        answer = connection.recv(65536)
+        while not answer.endswith(b"}") and (more := connection.recv(65536)):
+            answer += more
+    assert_refused_by_us(answer, 413)
+
+
 def test_a_client_that_waits_is_told_to_continue(running: Demo) -> None:
     with connected(running) as connection:
         connection.sendall(TOKENS + b"Expect: 100-continue\r\nContent-Length: 2\r\n" + CLOSE)

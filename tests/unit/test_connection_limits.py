@@ -12,6 +12,7 @@ import socket
 import ssl
 import struct
 import threading
+import time
 from collections import deque
 from collections.abc import Iterator
 from pathlib import Path
@@ -272,7 +273,10 @@ def test_the_body_of_a_request_with_an_upgrade_is_no_request(
         client.sendall(b"GET /smuggled HTTP/1.1\r\nHost: a\r\n\r\n")
         answer += received(client)
     assert (status(answer), answer.count(b"HTTP/1.1 ")) == (400, 1)
-    assert "Upgrade" in json.loads(answer.partition(b"\r\n\r\n")[2])["error_msg"]
+    said = json.loads(answer.partition(b"\r\n\r\n")[2])["error_msg"]
+    assert "without the header Upgrade" in said
+    assert "version(HTTP_1_1)" in said
+    assert "--http1.1" in said
     assert b"/smuggled" not in answer
 
 
@@ -349,27 +353,131 @@ def test_a_header_block_that_trickles_in_is_refused(server: Server, monkeypatch:
 def test_a_body_that_nobody_reads_ends_the_connection(
     server: Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(connection_limits, "HEAD_SECONDS", 0.05)
+    monkeypatch.setattr(connection_limits, "LATE_SECONDS", 0.05)
     answer = server.exchange(b"POST /unread HTTP/1.1\r\nHost: a\r\nContent-Length: 10\r\n\r\n")
     assert status(answer) == 200
     assert answer.count(b"HTTP/1.1") == 1
 
 
-@pytest.mark.parametrize(
-    ("framing", "more"), [(b"Content-Length: 99999999", b"a"), (b"Transfer-Encoding: chunked", b"1\r\na\r\n")]
-)
-def test_a_body_that_goes_on_after_the_response_is_not_parsed(
-    server: Server, fed: list[int], framing: bytes, more: bytes
-) -> None:
+UNREAD = b"POST /unread HTTP/1.1\r\nHost: a\r\n"
+
+
+def test_a_chunked_body_that_goes_on_after_the_response_is_not_parsed(server: Server, fed: list[int]) -> None:
     with server.connect() as client:
-        client.sendall(b"POST /unread HTTP/1.1\r\nHost: a\r\n" + framing + b"\r\n\r\n")
+        client.sendall(UNREAD + b"Transfer-Encoding: chunked\r\n\r\n")
         assert status(received_until(client, b"}")) == 200
         before = sum(fed)
-        sender = threading.Thread(target=send_all, args=(client, repeat(more)))
+        sender = threading.Thread(target=send_all, args=(client, repeat(b"1\r\na\r\n")))
         sender.start()
         assert b"HTTP/1.1" not in received(client)
         sender.join()
     assert sum(fed) - before <= 2 * LIMIT
+
+
+@pytest.fixture
+def own_context(tmp_path: Path) -> TlsContext:
+    return server_context(tmp_path)
+
+
+@contextlib.contextmanager
+def connected(server: Server, *, has_tls: bool) -> Iterator[socket.socket]:
+    with server.connect() as plain:
+        if not has_tls:
+            yield plain
+            return
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+        context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+        with context.wrap_socket(plain) as client:
+            yield client
+
+
+@pytest.mark.parametrize("has_tls", [False, True])
+@pytest.mark.parametrize("framing", ["counted", "chunked"])
+def test_a_client_that_sends_a_large_body_before_it_reads_sees_the_response(
+    own_context: TlsContext, framing: str, *, has_tls: bool
+) -> None:
+    body = bytes(LARGE)
+    head = b"Content-Length: %d\r\n\r\n" % LARGE
+    if framing == "chunked":
+        head, body = b"Transfer-Encoding: chunked\r\n\r\n", b"%x\r\n" % LARGE + body + b"\r\n0\r\n\r\n"
+    with serving(own_context if has_tls else None) as server, connected(server, has_tls=has_tls) as client:
+        client.sendall(UNREAD + head)
+        # The response is on its way, but the client does not read it yet.
+        for start in range(0, len(body), 1 << 20):
+            client.sendall(body[start : start + (1 << 20)])
+        assert status(received_until(client, b"}")) == 200
+        if framing == "counted":
+            # The connection can be used again.
+            client.sendall(HEAD + b"Connection: close\r\n\r\n")
+            assert status(received(client)) == 200
+
+
+def test_a_client_may_be_slow_to_send_what_nobody_reads(
+    server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each part that arrives keeps the connection open, but not for longer than a limit."""
+    monkeypatch.setattr(connection_limits, "LINGER_SECONDS", 3.0)
+    monkeypatch.setattr(connection_limits, "LATE_SECONDS", 5.0)
+    with server.connect() as client:
+        client.sendall(UNREAD + b"Transfer-Encoding: chunked\r\n\r\n" + b"%x\r\n" % LARGE + bytes(2 * LIMIT))
+        begun, ended = time.monotonic(), 0.0
+        with contextlib.suppress(OSError):
+            while True:
+                client.sendall(b"a")
+                threading.Event().wait(0.05)
+                ended = time.monotonic()
+    assert ended - begun > 4.0
+
+
+@pytest.mark.parametrize("framing", ["counted", "chunked"])
+def test_what_is_discarded_has_a_limit(server: Server, monkeypatch: pytest.MonkeyPatch, framing: str) -> None:
+    monkeypatch.setattr(connection_limits, "MAX_DISCARDED", ENDLESS)
+    head = b"Content-Length: 99999999999" if framing == "counted" else b"Transfer-Encoding: chunked"
+    with server.connect() as client:
+        client.sendall(UNREAD + head + b"\r\n\r\n" + (b"" if framing == "counted" else b"fffffffff\r\n"))
+        sent = 0
+        with contextlib.suppress(OSError):
+            while sent < 100 * ENDLESS:
+                sent += client.send(bytes(1 << 20))
+    # Sockets buffer some megabytes.
+    assert ENDLESS <= sent < 10 * ENDLESS
+
+
+def test_after_a_body_that_nobody_read_the_connection_is_idle_and_may_be_closed() -> None:
+    with serving(keep_alive=1) as server, server.connect() as client:
+        client.sendall(UNREAD + b"Content-Length: 5\r\n\r\n")
+        assert status(received_until(client, b"}")) == 200
+        client.sendall(b"hello")
+        eventually(
+            lambda: [each._part for each in BoundedProtocol.waiting] == [connection_limits._Part.START]
+        )
+        assert received(client) == b""
+
+
+def test_a_request_after_a_body_that_nobody_read_may_take_longer_than_an_idle_connection() -> None:
+    with serving(keep_alive=1) as server, server.connect() as client:
+        client.sendall(UNREAD + b"Content-Length: 5\r\n\r\n")
+        assert status(received_until(client, b"}")) == 200
+        client.sendall(b"hello" + HEAD + b"Connection: close\r\nContent-Length: 1\r\n\r\n")
+        # Longer than the time for which an idle connection is kept.
+        client.settimeout(2)
+        with pytest.raises(TimeoutError):
+            client.recv(1)
+        client.settimeout(SECONDS)
+        client.sendall(b"a")
+        assert status(received(client)) == 200
+
+
+@pytest.mark.parametrize(
+    ("version", "expected"),
+    [(b"1.1", 200), (b"1.0", 200), (b"0.9", 400), (b"2.0", 400), (b"1.2", 400), (b"3.0", 400)],
+)
+def test_only_http_1_0_and_1_1_are_served(server: Server, version: bytes, expected: int) -> None:
+    answer = server.exchange(b"GET /a HTTP/" + version + b"\r\nHost: a\r\nConnection: close\r\n\r\n")
+    assert status(answer) == expected
+    if version in {b"0.9", b"2.0"}:
+        said = json.loads(answer.partition(b"\r\n\r\n")[2])["error_msg"]
+        assert said == f"HTTP/{version.decode()} is not supported. Send the request with HTTP/1.1."
 
 
 def test_a_connection_is_kept_after_a_short_body_that_nobody_read(server: Server) -> None:

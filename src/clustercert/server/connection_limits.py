@@ -26,10 +26,12 @@ from clustercert.observability import metrics
 logger = structlog.get_logger()
 
 # Limits for a request line together with the header fields. The same limits apply to a chunk extension, to trailers,
-# and to the part of a body that arrives after the response.
+# and to the part of a chunked body that is parsed after the response.
 MAX_HEAD_BYTES = 64 * 1024
 MAX_FIELDS = 100
 HEAD_SECONDS = 10.0
+# The parser also accepts HTTP/0.9 and HTTP/2.0, which it reads as if they were HTTP/1.1.
+VERSIONS = ("1.0", "1.1")
 # Maximum number of pipelined requests, sent before the response to an earlier one. Clients rarely send even two.
 MAX_PIPELINED = 16
 # Maximum number of connections of a worker, not counting unfinished TLS handshakes.
@@ -46,11 +48,13 @@ MAX_UNREAD = 128
 # If more unsent bytes than this are in memory, the application waits until the client reads. uvloop's default with TLS
 # is 512 KiB.
 WRITE_BUFFER = 64 * 1024
-# After a refusal, or a response before the end of a long body, the server discards the rest of the request: for at most
-# LINGER_SECONDS, and at most MAX_DISCARDED bytes. Closing the connection at once would reset the connection, and a
-# client that sends everything before it reads would not see the response.
+# After a refusal, or a response before the end of a body, the server discards the rest of the request: at most
+# MAX_DISCARDED bytes in at most LATE_SECONDS, and no longer if the client is silent for LINGER_SECONDS. Closing the
+# connection at once would reset the connection, and a client that sends everything before it reads would not see the
+# response.
 LINGER_SECONDS = 2.0
-MAX_DISCARDED = 4 * 1024 * 1024
+LATE_SECONDS = 30.0
+MAX_DISCARDED = 64 * 1024 * 1024
 # Interval between log messages about the limit of connections.
 REPORT_SECONDS = 60.0
 
@@ -187,6 +191,8 @@ class BoundedProtocol(HttpToolsProtocol):
         self._failure: ClustercertError | None = None
         # The number of bytes that were discarded so far; `None` while incoming data is still parsed.
         self._discarded: int | None = None
+        # When to stop discarding, by the loop's clock.
+        self._discard_until = 0.0
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Accept the connection.
@@ -197,9 +203,7 @@ class BoundedProtocol(HttpToolsProtocol):
         super().connection_made(transport)
         transport.set_write_buffer_limits(WRITE_BUFFER)
         # uvicorn itself starts the keep-alive timer only after a response.
-        self.timeout_keep_alive_task = self.loop.call_later(
-            self.timeout_keep_alive, self.timeout_keep_alive_handler
-        )
+        self._set_keep_alive_timer()
         if len(self.connections) > MAX_CONNECTIONS:
             self._make_room()
         self.waiting[self] = None
@@ -231,6 +235,8 @@ class BoundedProtocol(HttpToolsProtocol):
             self._discarded += len(data)
             if self._discarded > MAX_DISCARDED:
                 self.transport.abort()
+            else:
+                self._linger()
             return
         while data and not self._is_over():
             piece = data[: MAX_HEAD_BYTES - self._received]
@@ -243,14 +249,16 @@ class BoundedProtocol(HttpToolsProtocol):
                 self._refuse(_too_large())
             elif self._part is _Part.BODY and not self._is_busy():
                 # The application does not read this body, so nothing else limits the body's size. Parsing many chunks
-                # of one byte each takes long.
+                # of one byte each takes long. After a body with a Content-Length, the connection can be used again.
                 self._late += len(piece)
-                if self._late > MAX_HEAD_BYTES and not self._is_over():
+                limit = MAX_DISCARDED if self._has_content_length() else MAX_HEAD_BYTES
+                if self._late > limit and not self._is_over():
                     self._discard()
         self._set_timer()
 
     def on_message_begin(self) -> None:
         """Begin a request."""
+        self._unset_keepalive_if_required()
         self._part = _Part.HEAD
         self._fields = 0
         self._late = 0
@@ -266,12 +274,16 @@ class BoundedProtocol(HttpToolsProtocol):
 
     def on_headers_complete(self) -> None:
         """Start the application, or queue the request."""
+        version = self.parser.get_http_version()
+        if version not in VERSIONS:
+            self._fail(InvalidRequest(f"HTTP/{version} is not supported. Send the request with HTTP/1.1."))
         if self.parser.should_upgrade() and self._announces_body():
             # httptools skips the body of such a request, and would parse the body as the next request. Behind a proxy,
             # this hidden request would seem to come from the proxy.
             self._fail(
                 InvalidRequest(
-                    "A request with a body can't change the protocol. Send it without the header Upgrade."
+                    "A request with a body can't change the protocol. Send it without the header Upgrade: with "
+                    "version(HTTP_1_1) of Java's HttpClient, or with curl --http1.1."
                 )
             )
         if len(self.pipeline) >= MAX_PIPELINED:
@@ -291,10 +303,14 @@ class BoundedProtocol(HttpToolsProtocol):
         super().on_body(body)
 
     def on_message_complete(self) -> None:
-        """End the request. From now on, the connection waits for the application."""
+        """End the request. From now on, the connection waits for the application, or for the next request."""
         self._part = _Part.START
         self._received = 0
-        self.waiting.pop(self, None)
+        if self._is_busy():
+            self.waiting.pop(self, None)
+        else:
+            # The data of this body has stopped the timer that was started after the response.
+            self._set_keep_alive_timer()
         super().on_message_complete()
 
     def on_response_complete(self) -> None:
@@ -325,6 +341,14 @@ class BoundedProtocol(HttpToolsProtocol):
     def send_400_response(self, msg: str) -> None:
         """Refuse a request that the parser or one of its callbacks has rejected."""
         self._refuse(self._failure or InvalidRequest(f"{msg} Send a request that follows RFC 9112."))
+
+    def _set_keep_alive_timer(self) -> None:
+        self.timeout_keep_alive_task = self.loop.call_later(
+            self.timeout_keep_alive, self.timeout_keep_alive_handler
+        )
+
+    def _has_content_length(self) -> bool:
+        return any(name == b"content-length" for name, _ in self.headers)
 
     def _announces_body(self) -> bool:
         """Whether the header fields of the request that is arriving say that a body follows."""
@@ -360,7 +384,8 @@ class BoundedProtocol(HttpToolsProtocol):
         if not begun:
             self._stop_timer()
         elif self._timer is None:
-            self._timer = self.loop.call_later(HEAD_SECONDS, self._time_out)
+            is_late = self._part is _Part.BODY and not self._is_busy()
+            self._timer = self.loop.call_later(LATE_SECONDS if is_late else HEAD_SECONDS, self._time_out)
 
     def _stop_timer(self) -> None:
         if self._timer is not None:
@@ -388,13 +413,19 @@ class BoundedProtocol(HttpToolsProtocol):
         self._discard()
 
     def _discard(self) -> None:
-        """Discard the data that still arrives, and close the connection after LINGER_SECONDS."""
-        self._stop_timer()
+        """Discard the data that still arrives, and close the connection when the client is silent."""
         self._discarded = 0
+        self._discard_until = self.loop.time() + LATE_SECONDS
         if self.transport.can_write_eof():
             self.transport.write_eof()
         self.flow.resume_reading()
-        self._timer = self.loop.call_later(LINGER_SECONDS, self.transport.abort)
+        self._linger()
+
+    def _linger(self) -> None:
+        """Close the connection after LINGER_SECONDS, but not after the end of LATE_SECONDS."""
+        self._stop_timer()
+        end = min(self.loop.time() + LINGER_SECONDS, self._discard_until)
+        self._timer = self.loop.call_at(end, self.transport.abort)
 
     def _owes_response(self) -> bool:
         """Whether the next response on this connection belongs to the request that is arriving."""
