@@ -1,13 +1,16 @@
-"""Background work that stops when an event is set.
+"""Background work that stops when an event is set, and event loops in threads of their own.
 
-Cancelling the work would be unsafe: a cancelled database call may fail with an unrelated error, or leave its
+Cancelling background work would be unsafe: a cancelled database call may fail with an unrelated error, or leave its
 connection open.
 """
 
 import asyncio
 import contextlib
+import threading
 from collections.abc import AsyncIterator, Callable, Coroutine
+from typing import Any, TypeVar
 
+T = TypeVar("T")
 Work = Callable[[asyncio.Event], Coroutine[object, object, None]]
 
 # Pause before work that failed with an unexpected error is started again.
@@ -58,3 +61,45 @@ async def wait_for_stop(stop: asyncio.Event, seconds: float) -> None:
     with contextlib.suppress(TimeoutError):
         async with asyncio.timeout(seconds):
             await stop.wait()
+
+
+class LoopThread:
+    """An event loop in a thread of its own, for work that another host can make slow. The first work starts the thread.
+
+    The thread helps only where the work releases the interpreter lock, as OpenSSL does, or takes many short steps.
+    """
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+        self._started: tuple[asyncio.AbstractEventLoop, asyncio.Event] | None = None
+
+    async def run(self, work: Coroutine[Any, Any, T]) -> T:
+        """Run work in the thread. If the calling task is cancelled, the work is cancelled too."""
+        loop, _ = self._start()
+        return await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(work, loop))
+
+    async def close(self, last: Coroutine[Any, Any, None]) -> None:
+        """Run the last work, and let the thread end. If there was no other work, the last work needs no thread."""
+        if self._started is None:
+            return await last
+        try:
+            await self.run(last)
+        finally:
+            (loop, stop), self._started = self._start(), None
+            loop.call_soon_threadsafe(stop.set)
+
+    def _start(self) -> tuple[asyncio.AbstractEventLoop, asyncio.Event]:
+        if self._started is None:
+            self._started = asyncio.new_event_loop(), asyncio.Event()
+            # A daemon, so that a name server that does not answer can't delay the end of the process.
+            threading.Thread(target=_serve, args=self._started, name=self._name, daemon=True).start()
+        return self._started
+
+
+def _serve(loop: asyncio.AbstractEventLoop, stop: asyncio.Event) -> None:
+    with asyncio.Runner(loop_factory=lambda: loop) as runner:
+        runner.run(_waited(stop))
+
+
+async def _waited(stop: asyncio.Event) -> None:
+    await stop.wait()

@@ -9,16 +9,19 @@ import json
 import os
 import ssl
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Coroutine, Iterator, Mapping
 from dataclasses import dataclass, field
 from http import HTTPStatus
 from pathlib import Path
-from typing import Self
+from typing import Any, Self, TypeVar
 from urllib.parse import quote
 
+from clustercert.background import LoopThread
 from clustercert.http_client import Response, UnreadableResponse, exchange, new_client
 from clustercert.model import JsonObject
 from clustercert.model.errors import RemoteFailed, Unavailable
+
+T = TypeVar("T")
 
 CONNECT_SECONDS = 3.0
 RESPONSE_SECONDS = 8.0
@@ -35,6 +38,7 @@ MAX_MESSAGE = 500
 _HAS_MEMORY_FILES = hasattr(os, "memfd_create") and Path("/proc/self/fd").is_dir()
 _BUSY = frozenset({429, 503, 504})
 
+_LATE = "The cluster's API server did not respond in time. Try again in a moment."
 UNEXPECTED_RESPONSE = "The cluster's API server sent an unexpected response. Tell the operator."
 
 
@@ -81,6 +85,9 @@ class KubeApi:
         seconds: float = RESPONSE_SECONDS,
     ) -> None:
         self._seconds = seconds
+        # An API server chooses how long its certificates take to verify (70 CAs with costly keys: 0.3 s), and its
+        # answers to parse. In a thread of its own, it delays neither the service nor other clusters.
+        self._thread = LoopThread("cluster connection")
         self._http = new_client(
             tls_context(server_ca_pem, identity),
             MAX_CONNECTIONS,
@@ -95,7 +102,7 @@ class KubeApi:
         await self.close()
 
     async def close(self) -> None:
-        await self._http.aclose()
+        await self._thread.close(self._http.aclose())
 
     def use_token(self, token: str) -> None:
         """Authenticate the next requests with a bearer token."""
@@ -109,10 +116,14 @@ class KubeApi:
 
     async def metrics(self) -> str:
         """Fetch the API server's metrics in Prometheus's text format."""
-        response = await self._send("GET", "/metrics", max_bytes=MAX_METRICS_BYTES)
-        if response.status != HTTPStatus.OK:
-            _parse_response(response.status, response.content)
-        return response.content.decode("utf-8", "replace")
+
+        async def text() -> str:
+            response = await self._send("GET", "/metrics", max_bytes=MAX_METRICS_BYTES)
+            if response.status != HTTPStatus.OK:
+                _parse_response(response.status, response.content)
+            return response.content.decode("utf-8", "replace")
+
+        return await self._in_thread(text())
 
     async def create(
         self,
@@ -152,8 +163,19 @@ class KubeApi:
         parameters: Mapping[str, str] | None = None,
         max_bytes: int = MAX_OBJECT_BYTES,
     ) -> JsonObject:
-        response = await self._send(method, path, document, parameters, max_bytes)
-        return _parse_response(response.status, response.content)
+        async def parsed() -> JsonObject:
+            response = await self._send(method, path, document, parameters, max_bytes)
+            return _parse_response(response.status, response.content)
+
+        return await self._in_thread(parsed())
+
+    async def _in_thread(self, work: Coroutine[Any, Any, T]) -> T:
+        try:
+            # The request has this time limit itself, but a handshake may delay its end.
+            async with asyncio.timeout(self._seconds):
+                return await self._thread.run(work)
+        except TimeoutError as error:
+            raise Unavailable(_LATE) from error
 
     async def _send(
         self,
@@ -178,9 +200,7 @@ class KubeApi:
                 f"The cluster's API server sent {error}, which this service does not read. Tell the operator."
             ) from error
         except (TimeoutError, httpx.TimeoutException) as error:
-            raise Unavailable(
-                "The cluster's API server did not respond in time. Try again in a moment."
-            ) from error
+            raise Unavailable(_LATE) from error
         except httpx.ConnectError as error:
             if "certificate verify failed" in str(error).lower():
                 raise RemoteFailed(

@@ -1,10 +1,11 @@
-"""Background work that fails."""
+"""Background work that fails, and event loops in threads."""
 
 import asyncio
+import threading
 
 import pytest
 
-from clustercert.background import running
+from clustercert.background import LoopThread, running
 from clustercert.observability import metrics
 from support.log_capture import captured_lines_of_new_loggers
 from support.wait import eventually_async
@@ -53,3 +54,56 @@ async def test_work_that_fails_at_the_end_is_reported() -> None:
     with pytest.raises(RuntimeError, match="not stored"):
         async with running("watch", work):
             pass
+
+
+# Event loops in threads
+
+
+def threads(name: str) -> list[threading.Thread]:
+    return [each for each in threading.enumerate() if each.name == name]
+
+
+async def test_work_that_blocks_its_thread_blocks_nothing_else() -> None:
+    thread, begun, released = LoopThread("blocked"), threading.Event(), threading.Event()
+
+    async def work() -> str:
+        begun.set()
+        released.wait()
+        return threading.current_thread().name
+
+    task = asyncio.create_task(thread.run(work()))
+    await eventually_async(begun.is_set)
+    released.set()
+    assert await task == "blocked"
+    await thread.close(asyncio.sleep(0))
+    await eventually_async(lambda: threads("blocked") == [])
+
+
+async def test_work_is_cancelled_with_the_task_that_waits_for_it() -> None:
+    thread, begun, cancelled = LoopThread("cancelled"), threading.Event(), threading.Event()
+
+    async def work() -> None:
+        begun.set()
+        try:
+            await asyncio.sleep(3600)
+        finally:
+            cancelled.set()
+
+    task = asyncio.create_task(thread.run(work()))
+    await eventually_async(begun.is_set)
+    task.cancel()
+    await eventually_async(cancelled.is_set)
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    await thread.close(asyncio.sleep(0))
+
+
+async def test_without_work_there_is_no_thread() -> None:
+    thread, done = LoopThread("unused"), []
+
+    async def last() -> None:
+        done.append(threading.current_thread().name)
+
+    await thread.close(last())
+    assert done == ["MainThread"]
+    assert threads("unused") == []

@@ -19,6 +19,7 @@ from clustercert.model.errors import RemoteFailed, Unavailable
 from support.apiserver import ApiServer
 from support.certificate_authority import Authority
 from support.samples import server_ca_pem
+from support.wait import eventually_async
 
 NAMESPACES = "/api/v1/namespaces"
 MASTERS = ("system:masters",)
@@ -230,6 +231,23 @@ async def test_redirects_are_not_followed(tmp_path: Path) -> None:
         with pytest.raises(Refused) as refused:
             await api.get("/")
     assert refused.value.http_status == 302
+
+
+async def test_each_cluster_has_a_thread_of_its_own(tmp_path: Path) -> None:
+    """A handshake with costly certificates, or an answer that is slow to parse, delays nobody else."""
+    before = set(threading.enumerate())
+    running: set[threading.Thread] = set()
+
+    async def counting(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        running.update(set(threading.enumerate()) - before)
+        await answering(b"{}")(reader, writer)
+
+    async with server(tmp_path, counting) as where:
+        async with KubeApi(*where) as one, KubeApi(*where) as other:
+            assert [*await asyncio.gather(one.get("/"), other.get("/"))] == [{}, {}]
+        names = [each.name for each in running]
+        assert names.count("cluster connection") == 2
+        await eventually_async(lambda: not any(each.is_alive() for each in running))
 
 
 async def test_a_silent_server_times_out(tmp_path: Path) -> None:
