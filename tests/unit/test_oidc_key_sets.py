@@ -33,6 +33,9 @@ def padded_rsa(bits: int, length: int) -> dict[str, object]:
         padded_rsa(1024, 256),
         padded_rsa(1024, 512),
         {"kty": "RSA", "kid": "long", "e": "AQAB", "n": "x" * 1368},
+        # The time to verify a signature grows with the exponent.
+        RSA.as_dict(private=False) | {"kid": "slow", "e": "x" * 340},
+        RSA.as_dict(private=False) | {"kid": "slow", "e": "gAAAAQ"},
         ECKey.generate_key("secp256k1", {"kid": "other-curve"}).as_dict(private=False),
         KEY.as_dict(private=False) | {"use": "enc"},
         KEY.as_dict(private=False) | {"key_ops": ["sign"]},

@@ -21,6 +21,7 @@ from clustercert.model import JsonObject
 from clustercert.model.errors import CredentialUnverified
 from clustercert.model.requests import is_https_url
 from clustercert.observability import metrics
+from clustercert.pki.keys import MAX_RSA_EXPONENT
 
 if TYPE_CHECKING:
     import httpx
@@ -29,8 +30,8 @@ if TYPE_CHECKING:
 MAX_KEYS = 100
 # Shorter RSA keys are weak, and longer RSA keys make verification slow.
 _RSA_BITS = range(2048, 8192 + 1)
-# The maximum length of a modulus in base64. A modulus of 8192 bits is shorter.
-_MAX_MODULUS_TEXT = 2048
+# The maximum length of a modulus or exponent in base64. A modulus of 8192 bits is shorter.
+_MAX_NUMBER_TEXT = 2048
 _RSA = frozenset({"RS256", "RS384", "RS512", "PS256", "PS384", "PS512"})
 # RFC 9864 names the algorithm of Ed25519 keys after the curve. Most issuers still use the older name, from RFC 8037.
 _BY_CURVE = {
@@ -108,17 +109,20 @@ def _import(public: dict[str, str | list[str]]) -> RSAKey | ECKey | OKPKey:
     """Import a public key. Raises ValueError or JoseError."""
     if public["kty"] == "RSA":
         # Measure the number, not the encoded bytes: leading zeros would make a short modulus look long.
-        if _modulus(str(public["n"])).bit_length() not in _RSA_BITS:
+        if _number(str(public["n"])).bit_length() not in _RSA_BITS:
             raise ValueError("RSA key size")
+        # The time to verify a signature is proportional to the exponent's length.
+        if _number(str(public["e"])) >= MAX_RSA_EXPONENT:
+            raise ValueError("RSA exponent")
         return RSAKey.import_key(public)
     if public["crv"] not in _BY_CURVE:
         raise ValueError("curve")
     return ECKey.import_key(public) if public["kty"] == "EC" else OKPKey.import_key(public)
 
 
-def _modulus(text: str) -> int:
-    """Decode a modulus strictly, so that the library can't read it as a different number. Raises ValueError."""
-    if len(text) > _MAX_MODULUS_TEXT:
+def _number(text: str) -> int:
+    """Decode a number strictly, so that the library can't read it as a different number. Raises ValueError."""
+    if len(text) > _MAX_NUMBER_TEXT:
         raise ValueError("RSA key size")
     return int.from_bytes(base64.b64decode(text + "=" * (-len(text) % 4), altchars=b"-_", validate=True))
 
