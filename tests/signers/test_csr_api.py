@@ -10,20 +10,23 @@ from typing import Any
 
 import pytest
 from cryptography import x509
+from cryptography.hazmat.primitives.asymmetric import rsa
+from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.serialization import Encoding
 from structlog.testing import capture_logs
 
 from clustercert.issuance.signers import csr_api
 from clustercert.issuance.signers.account_tokens import parse_token
+from clustercert.issuance.signers.certificate_requests import CertificateRequests
 from clustercert.issuance.signers.csr_api import CsrApiSigner, csr_api_signer
-from clustercert.kube_api import Refused
+from clustercert.kube_api import KubeApi, Refused
 from clustercert.model import ClientCA, SigningRequest
 from clustercert.model.errors import InvalidRequest, RemoteFailed, SignerError, Unavailable
 from clustercert.pki.keys import new_key
 from clustercert.pki.leaf import check_leaf, new_signing_request
 from clustercert.pki.signer import CaRequest, SignerContext
 from support.apiserver import ApiServer, kinds
-from support.certificate_authority import Authority
+from support.certificate_authority import Authority, ca_of_key, slow_rsa_key
 from support.ring_sealer import RingSealer
 from support.samples import CLUSTER_ID, grant
 from support.signing_cluster import (
@@ -241,6 +244,66 @@ async def test_a_ca_that_the_api_server_does_not_trust_is_noticed(site: Site) ->
         await site.signer.sign(site.request())
     with pytest.raises(InvalidRequest, match="--cluster-signing-cert-file"):
         await site.signer.create_ca(ca_request(site.double, first_token(site.double)))
+
+
+async def test_a_cluster_cannot_make_the_service_verify_with_many_or_slow_cas(site: Site) -> None:
+    other = Authority("kubernetes")
+    site.double.signing.authority = other
+    name = other.certificate.subject
+    slow = ca_of_key(slow_rsa_key(), name).public_bytes(Encoding.PEM)
+    many = [Authority("kubernetes").certificate_pem for _ in range(csr_api.MAX_BUNDLE_CAS - 1)]
+    site.double.trust(b"".join(many))
+    with pytest.raises(SignerError, match="does not trust for clients, or whose key"):
+        await site.signer.sign(site.request())
+    site.double.trust(b"".join([*many, slow]))
+    with pytest.raises(RemoteFailed, match=r"65 CAs are more than 64\. Tell the operator"):
+        await site.signer.sign(site.request())
+    # A CA that did sign, but whose key is slow, is not used either.
+    key = slow_rsa_key()
+    site.double.trust(ca_of_key(key, name).public_bytes(Encoding.PEM))
+    site.double.signing.change = lambda leaf: resigned_by(key, leaf)
+    with pytest.raises(SignerError, match="does not trust for clients, or whose key"):
+        await site.signer.sign(site.request())
+    with pytest.raises(InvalidRequest, match="key of the cluster's client CA has a type"):
+        await site.signer.create_ca(ca_request(site.double, first_token(site.double)))
+
+
+def resigned_by(key: rsa.RSAPrivateKey, leaf_der: bytes) -> bytes:
+    leaf = x509.load_der_x509_certificate(leaf_der)
+    builder = x509.CertificateBuilder(
+        leaf.issuer,
+        leaf.subject,
+        leaf.public_key(),
+        leaf.serial_number,
+        leaf.not_valid_before_utc,
+        leaf.not_valid_after_utc,
+    )
+    return builder.sign(key, SHA256()).public_bytes(Encoding.DER)
+
+
+async def test_a_bundle_that_is_no_text_is_an_error_of_the_cluster(site: Site) -> None:
+    site.double.signing.authority = Authority("kubernetes")
+    [name] = [key for key in site.double.storage._objects if key[2] == "extension-apiserver-authentication"]
+    site.double.storage._objects[name]["data"] = {"client-ca-file": "\ud800"}
+    with pytest.raises(RemoteFailed, match="list of client CAs can't be read"):
+        await site.signer.sign(site.request())
+
+
+async def test_of_a_long_list_of_leftovers_only_a_page_is_read(site: Site) -> None:
+    old = {
+        "metadata": {"name": "old", "creationTimestamp": "2020-01-01T00:00:00Z"},
+        "spec": {"username": "system:serviceaccount:clustercert:clustercert-signer"},
+    }
+
+    class Endless(KubeApi):
+        async def get(self, *_: object, **__: object) -> Any:
+            return {"items": [old] * 1000}
+
+    token = parse_token(site.token.encode())
+    async with Endless(site.double.url, site.double.server_ca.read_bytes(), None) as api:
+        api.use_token(token.text)
+        deleted = await CertificateRequests(CLUSTER_ID).delete_leftovers(api, token, NOW)
+    assert deleted == 50
 
 
 async def test_without_the_right_to_read_the_bundle_the_registered_ca_is_tried(site: Site) -> None:

@@ -2,12 +2,13 @@
 
 import base64
 import json
+import math
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 HOUR = timedelta(hours=1)
@@ -150,4 +151,30 @@ def large_ca_pem(size: int) -> bytes:
         builder.add_extension(padding, critical=False)
         .sign(key, hashes.SHA256())
         .public_bytes(serialization.Encoding.PEM)
+    )
+
+
+def slow_rsa_key(bits: int = 2048) -> rsa.RSAPrivateKey:
+    """A key whose exponent has as many bits as its modulus: each verification takes a hundred times as long."""
+    numbers = rsa.generate_private_key(65537, bits).private_numbers()
+    p, q = numbers.p, numbers.q
+    order = (p - 1) * (q - 1)
+    exponent = next(each for each in range(order - 3, 0, -2) if math.gcd(each, order) == 1)
+    d = pow(exponent, -1, order)
+    return rsa.RSAPrivateNumbers(
+        p, q, d, d % (p - 1), d % (q - 1), numbers.iqmp, rsa.RSAPublicNumbers(exponent, p * q)
+    ).private_key(unsafe_skip_rsa_key_validation=True)
+
+
+def ca_of_key(key: ec.EllipticCurvePrivateKey | rsa.RSAPrivateKey, name: x509.Name) -> x509.Certificate:
+    """A self-signed CA with this key and name."""
+    return (
+        x509.CertificateBuilder()
+        .subject_name(name)
+        .issuer_name(name)
+        .public_key(key.public_key())
+        .serial_number(x509.random_serial_number())
+        .not_valid_before(datetime.now(UTC) - HOUR)
+        .not_valid_after(datetime.now(UTC) + HOUR)
+        .sign(key, hashes.SHA256())
     )

@@ -19,12 +19,14 @@ from clustercert.model.errors import InvalidRequest
 from clustercert.pki.certificates import (
     chain_pem,
     fingerprint,
+    is_issued_by,
     parse_certificates,
     pem_fingerprints,
 )
 from clustercert.pki.client_ca import ca_subject, new_client_ca
 from clustercert.pki.keys import key_der, key_pem, key_type_of, load_key_der, new_key
 from clustercert.pki.leaf import new_signing_request, serial_hex
+from support.certificate_authority import Authority, ca_of_key, slow_rsa_key
 from support.leaf_builder import LeafBuilder
 from support.leaf_checks import (
     assert_client_leaf,
@@ -324,3 +326,28 @@ def test_a_list_of_clusters_parses_no_certificate() -> None:
     pem = b"-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n"
     shown = ClusterBody.render(replace(cluster(), server_ca_pem=pem))
     assert shown["server_ca_sha256"] == [hashlib.sha256(bytes(3)).hexdigest()]
+
+
+def test_a_ca_whose_key_is_slow_to_verify_with_issued_nothing() -> None:
+    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "kubernetes")])
+    for key in (
+        slow_rsa_key(),
+        ec.generate_private_key(ec.SECP521R1()),
+    ):
+        ca = ca_of_key(key, name)
+        ca.verify_directly_issued_by(ca)
+        assert not is_issued_by(ca, ca)
+    good = Authority("kubernetes").certificate
+    assert is_issued_by(good, good)
+    # Another CA of the same name, and a CA of another name.
+    assert not is_issued_by(good, Authority("kubernetes").certificate)
+    assert not is_issued_by(good, Authority("other").certificate)
+
+
+def test_more_certificates_than_allowed_are_counted_not_parsed() -> None:
+    pem = chain_pem((CA.certificate,))
+    assert len(parse_certificates(pem * 3, 3)) == 3
+    broken = b"-----BEGIN CERTIFICATE-----\nx\n-----END CERTIFICATE-----\n"
+    for more in (pem * 4, broken * 4, pem.replace(b" CERTIFICATE", b" X509 CERTIFICATE") * 4):
+        with pytest.raises(InvalidRequest, match=r"^4 CAs are more than 3\.$"):
+            parse_certificates(more, 3)

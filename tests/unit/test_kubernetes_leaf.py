@@ -204,3 +204,10 @@ def test_the_credential_group_is_first_in_the_csr() -> None:
     assert request.csr is not None
     first, *_ = x509.load_der_x509_csr(request.csr).subject
     assert first.value == f"clustercert:credential:{request.credential_number}"
+
+
+def test_a_leaf_far_larger_than_requested_is_not_parsed() -> None:
+    request = asked()
+    leaf = signed(request)
+    with pytest.raises(SignerError, match=r"has \d+ bytes, far more than requested"):
+        check_leaf((leaf + bytes(2048),), request)

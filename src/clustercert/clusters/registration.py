@@ -203,11 +203,9 @@ def _checked_cas(pem: bytes, limits: ClusterLimits) -> bytes:
     if len(pem) > limits.ca_kib * 1024:
         raise InvalidRequest(f"server_ca: {len(pem)} bytes are more than {limits.ca_kib} KiB. {advice}")
     try:
-        cas = parse_certificates(pem)
+        cas = parse_certificates(pem, limits.cas)
     except InvalidRequest as error:
-        raise InvalidRequest(f"server_ca: {error.message}") from error
-    if len(cas) > limits.cas:
-        raise InvalidRequest(f"server_ca: {len(cas)} CAs are more than {limits.cas}. {advice}")
+        raise InvalidRequest(f"server_ca: {error.message} {advice}") from error
     return chain_pem(cas)
 
 

@@ -4,6 +4,7 @@ import base64
 import re
 
 from cryptography import x509
+from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.serialization import Encoding
 
 from clustercert.model import PublicKey
@@ -14,8 +15,17 @@ from clustercert.pki.leaf import der_fingerprint, der_pem
 _BLOCK = re.compile(rb"-----BEGIN CERTIFICATE-----([A-Za-z0-9+/=\s]*)-----END CERTIFICATE-----")
 
 
-def parse_certificates(pem: bytes) -> tuple[x509.Certificate, ...]:
-    """Parse all certificates in a PEM file. Raises InvalidRequest if a certificate is malformed or missing."""
+_BEGIN = re.compile(rb"-----BEGIN (?:X509 )?CERTIFICATE-----")
+
+
+def parse_certificates(pem: bytes, most: int | None = None) -> tuple[x509.Certificate, ...]:
+    """Parse all certificates in a PEM file. Raises InvalidRequest if a certificate is malformed or missing.
+
+    Args:
+        most: the number of certificates that are allowed; `None` for a file that an operator wrote.
+    """
+    if most is not None and (count := len(_BEGIN.findall(pem))) > most:
+        raise InvalidRequest(f"{count} CAs are more than {most}.")
     try:
         return tuple(x509.load_pem_x509_certificates(pem))
     except ValueError as error:
@@ -30,6 +40,22 @@ def pem_fingerprints(pem: bytes) -> tuple[bytes, ...]:
 def chain_pem(chain: tuple[x509.Certificate, ...]) -> bytes:
     """Encode certificates as PEM blocks in the given order."""
     return b"".join(der_pem(certificate_der(certificate)) for certificate in chain)
+
+
+def is_issued_by(certificate: x509.Certificate, ca: x509.Certificate) -> bool:
+    """Whether a CA issued a certificate.
+
+    False also if `accepted_key` refuses the CA's key: who sent the CA chose its key, and an RSA key with a long
+    exponent takes a hundred times as long to verify a signature.
+    """
+    try:
+        if certificate.issuer != ca.subject:
+            return False
+        accepted_key(ca.public_key())
+        certificate.verify_directly_issued_by(ca)
+    except (*PARSE_ERRORS, InvalidRequest, InvalidSignature):
+        return False
+    return True
 
 
 def is_root(certificate: x509.Certificate) -> bool:

@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 
 from cryptography import x509
-from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, load_pem_private_key
@@ -20,7 +19,7 @@ from clustercert.cli.credential.certificate_files import MAX_CERTIFICATE_BYTES, 
 from clustercert.cli.options import CommandError
 from clustercert.client.connection import json_object
 from clustercert.model import CREDENTIAL_PREFIX, JsonObject
-from clustercert.pki.certificates import chain_pem
+from clustercert.pki.certificates import chain_pem, is_issued_by
 from clustercert.pki.keys import key_pem, spki_der
 
 _CLUSTER_FIELDS = ("server", "certificate-authority-data", "insecure-skip-tls-verify", "tls-server-name")
@@ -142,19 +141,11 @@ def _issuers(leaf: x509.Certificate, others: Sequence[x509.Certificate]) -> Iter
     """
     certificate = leaf
     for _ in range(_MAX_ISSUERS):
-        found = next((each for each in others if _is_issued_by(certificate, each)), None)
+        found = next((each for each in others if is_issued_by(certificate, each)), None)
         if found is None or found.subject == found.issuer:
             return
         yield found
         certificate = found
-
-
-def _is_issued_by(certificate: x509.Certificate, issuer: x509.Certificate) -> bool:
-    try:
-        certificate.verify_directly_issued_by(issuer)
-    except (ValueError, TypeError, InvalidSignature, UnsupportedAlgorithm):
-        return False
-    return True
 
 
 def _decoded(value: object) -> bytes:

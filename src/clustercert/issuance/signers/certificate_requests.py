@@ -36,7 +36,7 @@ LEFTOVER_AGE = timedelta(minutes=10)
 
 _MAX_OBJECT_BYTES = 128 * 1024
 _MAX_LIST_BYTES = 2 * 1024 * 1024
-_LIST_LIMIT = "50"
+_LIST_LIMIT = 50
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.02, 0.25
 _CONFLICT = 409
 _MAX_REASON = 100
@@ -100,11 +100,12 @@ class CertificateRequests:
         Raises Refused, RemoteFailed or Unavailable.
         """
         selector = ",".join(f"{key}={value}" for key, value in self._labels().items())
-        parameters = {"labelSelector": selector, "limit": _LIST_LIMIT}
+        parameters = {"labelSelector": selector, "limit": str(_LIST_LIMIT)}
         listed = (await api.get(PATH, parameters, max_bytes=_MAX_LIST_BYTES)).get("items")
         if not isinstance(listed, list):
             raise RemoteFailed(UNEXPECTED_RESPONSE)
-        names = [name for each in listed if (name := _leftover(each, account.username, now))]
+        # The cluster may send more than a page.
+        names = [name for each in listed[:_LIST_LIMIT] if (name := _leftover(each, account.username, now))]
         for name in names:
             await api.delete(f"{PATH}/{segment(name)}")
         return len(names)

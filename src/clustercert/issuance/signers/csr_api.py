@@ -3,9 +3,10 @@
 This service has no CA key. It logs in to the cluster with a token of a service account, and renews the token itself.
 """
 
+import asyncio
 import contextlib
 import time
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 
@@ -30,10 +31,10 @@ from clustercert.model.errors import (
     SignerError,
 )
 from clustercert.model.kubernetes import CLIENT_SIGNER, NEVER_SIGNS
-from clustercert.pki.certificates import fingerprint, parse_certificates
+from clustercert.pki.certificates import fingerprint, is_issued_by, parse_certificates
 from clustercert.pki.crl import CrlContent
 from clustercert.pki.envelope import SecretSealer
-from clustercert.pki.keys import accepted_key, key_kind, new_key
+from clustercert.pki.keys import PARSE_ERRORS, accepted_key, key_kind, new_key
 from clustercert.pki.leaf import check_leaf, new_signing_request
 from clustercert.pki.signer import CaRequest, KeyCustody, SignerContext, SigningCluster, SigningClusters
 from clustercert.policy.lifetime import BACKDATE
@@ -58,6 +59,9 @@ RENEWAL_PAUSE_SECONDS = 60.0
 # kube-apiserver writes the content of --client-ca-file into this ConfigMap.
 _BUNDLE = "/api/v1/namespaces/kube-system/configmaps/extension-apiserver-authentication"
 _BUNDLE_KEY = "client-ca-file"
+# Far more than a cluster has. The cluster's administrators write the bundle, and each CA costs a verification.
+MAX_BUNDLE_CAS = 64
+_MAX_BUNDLE_BYTES = 256 * 1024
 _UNAUTHORIZED, _FORBIDDEN, _NOT_FOUND = 401, 403, 404
 _TOKEN_ADVICE = (
     "Create one with `kubectl create token -n clustercert clustercert-signer`, and give it with"
@@ -196,7 +200,7 @@ class CsrApiSigner:
                 chain = await account.requests.sign(
                     account.api, account.token, request.csr, _usages(request), lifetime
                 )
-                if not _is_signed_by(chain, request.ca.certificate):
+                if await _signer_of(chain, (request.ca.certificate,)) is None:
                     raise SignerError(await self._other_ca(account.api, chain, request.ca.certificate))
                 return chain
 
@@ -379,24 +383,22 @@ class CsrApiSigner:
                 f"The cluster did not sign a test request within {TEST_SECONDS:g} seconds. Check that its"
                 f" kube-controller-manager signs for {CLIENT_SIGNER}; some managed clusters never do."
             ) from error
-        signer = next((each for each in cas if _is_signed_by(chain, each)), None)
+        signer = await _signer_of(chain, cas)
         if signer is None:
+            _require_supported_key(chain, cas)
             return None
-        try:
-            accepted_key(signer.public_key())
-        except InvalidRequest as error:
-            raise InvalidRequest(
-                "signer: the key of the cluster's client CA has a type that is not supported."
-            ) from error
         check_leaf(chain, replace(request, ca=replace(ca, certificate=signer)))
         return signer
 
     async def _other_ca(self, api: KubeApi, chain: tuple[bytes, ...], ca: x509.Certificate) -> str:
         """Return a sentence about a certificate that the registered CA did not sign."""
         bundle = await _read_bundle(api) or ()
-        signer = next((each for each in bundle if _is_signed_by(chain, each)), None)
+        signer = await _signer_of(chain, bundle)
         if signer is None:
-            return "The cluster signed with a CA that its API server does not trust for clients. Tell the operator."
+            return (
+                "The cluster signed with a CA that its API server does not trust for clients, or whose key has a type"
+                " that is not supported. Tell the operator."
+            )
         return _rotated(signer, ca)
 
 
@@ -414,25 +416,44 @@ def _shown(ca: x509.Certificate) -> str:
 async def _read_bundle(api: KubeApi) -> tuple[x509.Certificate, ...] | None:
     """Return the API server's client CAs, or `None` if the account may not read them."""
     try:
-        data = (await api.get(_BUNDLE)).get("data")
+        data = (await api.get(_BUNDLE, max_bytes=_MAX_BUNDLE_BYTES)).get("data")
     except Refused as refused:
         if refused.http_status in (_FORBIDDEN, _NOT_FOUND):
             return None
         raise
     pem = str(data.get(_BUNDLE_KEY, "")) if isinstance(data, dict) else ""
     try:
-        return parse_certificates(pem.encode())
+        return parse_certificates(pem.encode("ascii", "replace"), MAX_BUNDLE_CAS)
     except InvalidRequest as error:
-        raise RemoteFailed("The cluster's list of client CAs can't be read. Tell the operator.") from error
+        raise RemoteFailed(
+            f"The cluster's list of client CAs can't be read: {error.message} Tell the operator."
+        ) from error
 
 
-def _is_signed_by(chain: tuple[bytes, ...], ca: x509.Certificate) -> bool:
-    try:
-        x509.load_der_x509_certificate(chain[0]).verify_directly_issued_by(ca)
-    # The library documents no common class: InvalidSignature, TypeError, ValueError, UnsupportedAlgorithm.
-    except Exception:  # noqa: BLE001 - see above
-        return False
-    return True
+async def _signer_of(chain: tuple[bytes, ...], cas: Sequence[x509.Certificate]) -> x509.Certificate | None:
+    """Return the CA that signed a leaf, or `None`. A thread verifies, because leaf and CAs come from the cluster."""
+
+    def found() -> x509.Certificate | None:
+        try:
+            leaf = x509.load_der_x509_certificate(chain[0])
+        except PARSE_ERRORS:
+            return None
+        return next((each for each in cas if is_issued_by(leaf, each)), None)
+
+    return await asyncio.to_thread(found)
+
+
+def _require_supported_key(chain: tuple[bytes, ...], cas: Sequence[x509.Certificate]) -> None:
+    """Raise InvalidRequest if a CA with the name of the leaf's issuer has a key that this service does not use."""
+    issuer = x509.load_der_x509_certificate(chain[0]).issuer
+    for ca in cas:
+        if ca.subject == issuer:
+            try:
+                accepted_key(ca.public_key())
+            except (InvalidRequest, *PARSE_ERRORS) as error:
+                raise InvalidRequest(
+                    "signer: the key of the cluster's client CA has a type that is not supported."
+                ) from error
 
 
 def _usages(request: SigningRequest) -> tuple[str, ...]:
