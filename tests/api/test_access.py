@@ -263,7 +263,7 @@ def test_sights_and_strangers_are_told(place: Place) -> None:
     )
     place.execute(
         "INSERT INTO unknown_identity (cluster_id, identity, username, groups, hashes, fingerprints, first_seen_at,"
-        " last_seen_at, last_alert_at) VALUES (?, ?, 'root', ?, 21, ?, ?, ?, ?)",
+        " last_seen_at, last_alert_at, alerts_of_each) VALUES (?, ?, 'root', ?, 21, ?, ?, ?, ?, 1)",
         place.world.clusters["plain"].id,
         bytes(32),
         MASTERS,
@@ -315,7 +315,7 @@ async def test_what_the_webhook_refuses_has_no_access(place: Place, mode: Webhoo
     for number, (username, groups) in enumerate(identities.items()):
         place.execute(
             "INSERT INTO unknown_identity (cluster_id, identity, username, groups, hashes, fingerprints, first_seen_at,"
-            " last_seen_at, last_alert_at) VALUES (?, ?, ?, ?, 1, ?, ?, ?, ?)",
+            " last_seen_at, last_alert_at, alerts_of_each) VALUES (?, ?, ?, ?, 1, ?, ?, ?, ?, 0)",
             *(place.world.clusters["plain"].id, bytes([number] * 32), username, json.dumps(groups)),
             *(json.dumps([fingerprint]), seen, seen, seen),
         )

@@ -5,6 +5,7 @@ import contextlib
 import json
 import os
 from collections.abc import AsyncIterator, Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -14,7 +15,7 @@ from support import programs, stores
 from support import world as worlds
 from support.audit_api import EVERYWHERE, got, sealed
 from support.audit_batches import MEBIBYTE, STALLS, Sender, is_alerted, master, webhook_token
-from support.kubernetes_messages import audit_event, event_list
+from support.kubernetes_messages import audit_event, credential_id, event_list
 from support.service import Service
 from support.wait import eventually
 from support.world import World
@@ -102,6 +103,35 @@ def test_unreadable_events_are_reported_and_hide_no_others(sender: Sender) -> No
         "events_unreadable": 2,
     }
     eventually(lambda: is_alerted(sender, fingerprint))
+
+
+def _flood(sender: Sender, name: str, count: int, *groups: str) -> None:
+    for start in range(0, count, 400):
+        users = [f"{name} {number}" for number in range(start, min(start + 400, count))]
+        events = [audit_event(credential_id(os.urandom(32)), user=user, groups=groups) for user in users]
+        assert sender.post(event_list(*events)).status_code == 200
+
+
+def test_a_flood_with_one_token_hides_no_member_of_system_masters_reported_with_another(
+    tmp_path: Path,
+) -> None:
+    world = worlds.make(tmp_path)
+    stolen_token, other_token = (asyncio.run(webhook_token(world)) for _ in range(2))
+    with Service(world.settings()).running() as service:
+        stolen = Sender(service, world, world.clusters["plain"].id, stolen_token)
+        _flood(stolen, "invented", 12_000)
+        _flood(stolen, "master", 1_400, "system:masters")
+        fingerprint = os.urandom(32)
+        other = replace(stolen, token=other_token)
+        assert other.post(event_list(master(fingerprint))).status_code == 200
+        eventually(lambda: is_alerted(other, fingerprint))
+
+        def counted() -> list[str]:
+            said = stolen.events(stolen.cluster_id)
+            return sorted(each["detail"]["alert"] for each in said if each["kind"] == "credential.counted")
+
+        # Members that the events don't name are counted in another event.
+        eventually(lambda: counted() == ["credential.masters", "credential.unknown"])
 
 
 def test_a_list_of_events_names_the_cluster_that_reported_them(sender: Sender) -> None:

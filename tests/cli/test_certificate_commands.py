@@ -481,8 +481,9 @@ def test_the_access_report_explains_the_controls(shell: Shell) -> None:
     shell.execute("UPDATE webhook_token SET last_asked_at = ?", f"{utc_now():%Y-%m-%d %H:%M:%S.%f}")
     shell.execute(
         "INSERT INTO unknown_identity (cluster_id, identity, username, groups, hashes, fingerprints, first_seen_at,"
-        " last_seen_at, last_alert_at) VALUES (?, x'00', 'mallory', '[\"system:masters\"]', 1, '[\"abcd\"]',"
-        " '2026-01-01 00:00:00.000000', '2026-01-01 00:00:00.000000', '2026-01-01 00:00:00.000000')",
+        " last_seen_at, last_alert_at, alerts_of_each) VALUES (?, x'00', 'mallory', '[\"system:masters\"]', 1,"
+        " '[\"abcd\"]', '2026-01-01 00:00:00.000000', '2026-01-01 00:00:00.000000', '2026-01-01 00:00:00.000000',"
+        " 1)",
         shell.world.clusters["plain"].id,
     )
     said = shell.operator.output(

@@ -11,12 +11,14 @@ import pytest
 from sqlalchemy import insert, select
 
 from clustercert.kubernetes.webhook import credential_usage as webhook_usage
-from clustercert.kubernetes.webhook.audit_events import Allowed, Approval
-from clustercert.kubernetes.webhook.credential_usage import (
+from clustercert.kubernetes.webhook.audit_events import Allowed, AllowedRequests, Approval
+from clustercert.kubernetes.webhook.credential_usage import CredentialUsage
+from clustercert.kubernetes.webhook.pending_reports import (
     MAX_PENDING,
     MAX_PENDING_ALERTS,
-    CredentialUsage,
+    MAX_PENDING_OF_GROUP,
     ObservedUse,
+    PendingReports,
     Reporter,
 )
 from clustercert.kubernetes.webhook.recognition import Recognition
@@ -28,7 +30,7 @@ from clustercert.observability.metrics import ALTERED_CREDENTIALS, REVOKED_CREDE
 from clustercert.store import credential_usage as module
 from clustercert.store.clusters import ClusterQueries, ClusterWebhookConfig, WebhookTokenQueries
 from clustercert.store.credential_cache import CredentialCache, RevocationFeed
-from clustercert.store.credential_usage import Alerts, CredentialUsageQueries, Use
+from clustercert.store.credential_usage import Alerts, CredentialUsageQueries, UnknownUse, Use
 from clustercert.store.engine.database import Database
 from clustercert.store.engine.transaction import Transaction
 from clustercert.store.revocations import RevocationQueries
@@ -258,7 +260,7 @@ async def test_pending_reports_are_shortened(
     usage.report(await seen(known, os.urandom(32), NOW, *groups, username="x" * 1000))
     usage.report(await seen(known, record))
     usage.report(await seen(known, record, copy=os.urandom(32)))
-    ((use, alert),), (master,) = usage._pending.unknown.values(), usage._pending.masters.values()
+    (((use, alert),), (master,)) = _unknown_reports(usage._pending), usage._pending.masters.values()
     (copy,) = usage._pending.altered.values()
     for observed in (alert, master, copy):
         assert (len(observed.identity.username), len(observed.identity.groups)) == (256, 32)
@@ -273,12 +275,43 @@ async def test_pending_reports_are_limited(
     usage._pending.uses = dict.fromkeys(range(-MAX_PENDING, 0), Use(0, NOW, NOW))
     usage.report(await seen(known, record))
     usage.report(await seen(known, fingerprint))
-    (alert,) = usage._pending.unknown.values()
-    usage._pending.unknown = dict.fromkeys(
-        ((CLUSTER_ID, bytes([n % 256, n // 256])) for n in range(10_000)), alert
+    for number in range(MAX_PENDING_OF_GROUP):
+        usage.report(await seen(known, fingerprint, username=str(number)))
+    assert (len(usage._pending.uses), len(_unknown_reports(usage._pending))) == (
+        MAX_PENDING,
+        MAX_PENDING_OF_GROUP,
     )
-    usage.report(await seen(known, os.urandom(32)))
-    assert (len(usage._pending.uses), len(usage._pending.unknown)) == (MAX_PENDING, MAX_PENDING_ALERTS)
+    assert _counted_reports(usage._pending) == {"credential.unknown": 1}
+
+
+def _unknown_reports(pending: PendingReports) -> list[tuple[UnknownUse, ObservedUse]]:
+    return [report for group in pending.unknown.groups.values() for report in group.values()]
+
+
+def _counted_reports(pending: PendingReports) -> dict[str, int]:
+    return {kind: uses.count for (_, kind), uses in pending.unknown.counts.items()}
+
+
+async def test_pending_reports_of_many_tokens_leave_room_for_each_other_one(
+    known: CredentialCache, usage: CredentialUsage
+) -> None:
+    """Every report of a member of system:masters is kept or counted."""
+    tokens = [number.to_bytes(32) for number in range(1, 7)]
+    for token in tokens:
+        for number in range(2000):
+            use = await seen(
+                known, os.urandom(32), NOW, "system:masters", username=f"user {number}", token=token
+            )
+            usage.report(use)
+    others = [
+        await seen(known, os.urandom(32), NOW, *each, token=b"o" * 32) for each in ((), ("system:masters",))
+    ]
+    for other in others:
+        usage.report(other)
+    reports = _unknown_reports(usage._pending)
+    assert [observed.token_hash for _, observed in reports[-2:]] == [b"o" * 32] * 2
+    assert len(reports) == MAX_PENDING_ALERTS + 10 + 2
+    assert _counted_reports(usage._pending) == {"credential.masters": 1990}
 
 
 async def test_reports_of_a_removed_cluster_are_dropped(
@@ -449,25 +482,27 @@ async def test_failed_reports_stay_within_the_limits(database: Database, known: 
     record = await recorded(database)
     copy = await seen(known, record, copy=os.urandom(32))
     usage.report(copy)
-    usage._pending.revoked = dict(usage._pending.altered)
+    used = await used_after_revocation(known, record, NOW)
+    usage._pending.revoked = {1: used}
     usage.report(await seen(known, os.urandom(32)))
-    (stranger,) = usage._pending.unknown.values()
+    strangers = [
+        await seen(known, os.urandom(32), username=str(each)) for each in range(MAX_PENDING_OF_GROUP)
+    ]
 
     def fill() -> None:
         pending = usage._pending
         pending.altered = dict.fromkeys(range(-MAX_PENDING_ALERTS, 0), copy)
-        pending.revoked = dict.fromkeys(range(-MAX_PENDING_ALERTS, 0), copy)
-        pending.unknown = {
-            (CLUSTER_ID, number.to_bytes(2)): (replace(stranger[0], username=str(number)), stranger[1])
-            for number in range(MAX_PENDING_ALERTS)
-        }
+        pending.revoked = dict.fromkeys(range(-MAX_PENDING_ALERTS, 0), used)
+        for stranger in strangers:
+            usage.report(stranger)
 
     queries.meanwhile = fill
     with pytest.raises(Unavailable):
         await usage.flush()
     pending = usage._pending
-    found = [len(reports) for reports in (pending.altered, pending.revoked, pending.unknown)]
-    assert found == [MAX_PENDING_ALERTS] * 3
+    assert [len(reports) for reports in (pending.altered, pending.revoked)] == [MAX_PENDING_ALERTS] * 2
+    assert len(_unknown_reports(pending)) == MAX_PENDING_OF_GROUP
+    assert _counted_reports(pending) == {"credential.unknown": 1}
 
 
 class Failing(CredentialUsageQueries):
@@ -500,7 +535,8 @@ async def used_after_revocation(
 ) -> ObservedUse:
     """A report that a request with a certificate was allowed."""
     use = await seen(known, record, at, webhook_config=webhook_config)
-    return replace(use, reporter="audit-events", allowed=Allowed(decided_at or at, at))
+    allowed = Allowed(decided_at or at, at)
+    return replace(use, reporter="audit-events", allowed=AllowedRequests(1, allowed, allowed))
 
 
 def details(store: Store, kind: str) -> list[dict[str, Any]]:
@@ -532,6 +568,8 @@ async def test_an_allowed_use_after_a_revocation_is_reported(
             "credential_number": record.credential_number,
             "username": record.user_id,
             "revoked_at": NOW.isoformat(),
+            "count": 1,
+            "first_used_at": (NOW + 4 * SECOND).isoformat(),
             "used_at": (NOW + 4 * SECOND).isoformat(),
             "reported_by": "audit-events",
         }
@@ -542,29 +580,97 @@ async def test_an_allowed_use_after_a_revocation_is_reported(
 
 
 async def test_uses_after_a_revocation_are_one_event_an_hour_for_all_workers(
+    database: Database, store: Store, known: CredentialCache, there: Cluster
+) -> None:
+    """Each event has the number of uses since the last one. The last one comes without any further use."""
+    clock = [NOW]
+    workers = [usage_at(database, lambda: clock[0]) for _ in range(2)]
+    record = await recorded(database)
+    await RevocationQueries(database).revoke(revocation_of(record, "user"), event())
+    reports = REVOKED_CREDENTIALS_USED._value.get()
+    for minutes in (1, 2, 30, 60, 61, 62, 90):
+        clock[0] = NOW + timedelta(minutes=minutes)
+        for worker in workers:
+            worker.report(await used_after_revocation(known, record, clock[0]))
+            await worker.flush()
+    (stored,) = store.rows("SELECT revoked_used_at FROM certificate")
+    assert stored == (store.time(clock[0]),)
+    clock[0] = NOW + timedelta(minutes=130)
+    for worker in workers:
+        await worker.flush()
+    said = [(each["count"], each["first_used_at"], each["used_at"]) for each in revoked_uses(store)]
+    assert said == [
+        (uses, (NOW + timedelta(minutes=first)).isoformat(), (NOW + timedelta(minutes=last)).isoformat())
+        for uses, first, last in ((1, 1, 1), (8, 1, 61), (5, 61, 90))
+    ]
+    assert REVOKED_CREDENTIALS_USED._value.get() - reports == 3
+    assert store.events()[-1]["actor"] == f"cluster:{CLUSTER_ID}"
+
+
+async def test_an_invented_use_of_a_revoked_certificate_hides_no_real_one(
+    database: Database, store: Store, known: CredentialCache, there: Cluster
+) -> None:
+    """Whatever times it has. All requests of one report are counted."""
+    clock = [NOW + timedelta(minutes=10)]
+    usage = usage_at(database, lambda: clock[0])
+    record = await recorded(database)
+    await RevocationQueries(database).revoke(revocation_of(record, "certificate"), event())
+    invented = await used_after_revocation(known, record, clock[0])
+    usage.report(invented)
+    await usage.flush()
+    for seconds in (1, 2):
+        real = await used_after_revocation(known, record, clock[0] + seconds * SECOND)
+        assert real.allowed is not None
+        usage.report(replace(real, allowed=replace(real.allowed, count=20)))
+        await usage.flush()
+    clock[0] += timedelta(minutes=61)
+    for _ in range(2):
+        await usage.flush()
+    assert [each["count"] for each in revoked_uses(store)] == [1, 40]
+
+
+async def test_of_a_report_that_begins_before_the_revocation_only_the_last_use_counts(
     database: Database, store: Store, known: CredentialCache, usage: CredentialUsage
 ) -> None:
     record = await recorded(database)
-    await RevocationQueries(database).revoke(revocation_of(record, "user"), event())
-    other_worker = usage_at(database)
-    for minutes in (1, 2, 30, 60, 61, 62, 90):
-        for worker in (usage, other_worker):
-            at = NOW + timedelta(minutes=minutes)
-            worker.report(await used_after_revocation(known, record, at))
-            await worker.flush()
-    times_of_use = [said["used_at"] for said in revoked_uses(store)]
-    assert times_of_use == [(NOW + timedelta(minutes=minutes)).isoformat() for minutes in (1, 61)]
+    await RevocationQueries(database).revoke(revocation_of(record, "certificate"), event())
+    first, last = Allowed(NOW - SECOND, NOW - SECOND), Allowed(NOW + 10 * SECOND, NOW + 10 * SECOND)
+    use = await used_after_revocation(known, record, NOW)
+    usage.report(replace(use, allowed=AllowedRequests(7, first, last)))
+    await usage.flush()
+    (said,) = revoked_uses(store)
+    assert (said["count"], said["first_used_at"]) == (1, (NOW + 10 * SECOND).isoformat())
+
+
+async def test_counted_uses_of_a_certificate_that_is_not_revoked_any_more_are_dropped(
+    database: Database, store: Store, known: CredentialCache, there: Cluster
+) -> None:
+    clock = [NOW]
+    usage = usage_at(database, lambda: clock[0])
+    record = await recorded(database)
+    revocation = await RevocationQueries(database).revoke(revocation_of(record, "certificate"), event())
+    for minutes in (1, 5):
+        clock[0] = NOW + timedelta(minutes=minutes)
+        usage.report(await used_after_revocation(known, record, clock[0]))
+        await usage.flush()
+    await RevocationQueries(database).undo(revocation.id, by="cli:test", at=clock[0], event=event())
+    clock[0] += timedelta(hours=1)
+    await usage.flush()
+    assert [each["count"] for each in revoked_uses(store)] == [1]
 
 
 async def test_the_first_use_after_each_revocation_is_reported(
-    database: Database, store: Store, known: CredentialCache, usage: CredentialUsage
+    database: Database, store: Store, known: CredentialCache, there: Cluster
 ) -> None:
+    clock = [NOW]
+    usage = usage_at(database, lambda: clock[0])
     record = await recorded(database)
     revocations = RevocationQueries(database)
     for minutes in (0, 10):
         at = NOW + timedelta(minutes=minutes)
         revoked = await revocations.revoke(replace(revocation_of(record, "certificate"), at=at), event())
-        usage.report(await used_after_revocation(known, record, at + timedelta(minutes=1)))
+        clock[0] = at + timedelta(minutes=1)
+        usage.report(await used_after_revocation(known, record, clock[0]))
         await usage.flush()
         await revocations.undo(revoked.id, by="cli:test", at=at + timedelta(minutes=2), event=event())
     assert [said["revoked_at"] for said in revoked_uses(store)] == [

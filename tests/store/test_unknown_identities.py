@@ -1,21 +1,30 @@
 """Unknown identities and members of `system:masters`: rows and alerts, on both databases."""
 
+import hashlib
 import os
 from dataclasses import replace
 from datetime import timedelta
+from typing import Any, cast
 
 import pytest
 
 from clustercert.kubernetes.webhook import credential_usage as webhook_usage
 from clustercert.kubernetes.webhook.credential_usage import CredentialUsage
-from clustercert.model import AuditEvent, Cluster, ClusterOptions, credential_group
-from clustercert.model.events.operation import CredentialAlert
+from clustercert.kubernetes.webhook.pending_reports import MAX_PENDING_OF_GROUP
+from clustercert.model import Cluster, ClusterOptions, credential_group
+from clustercert.model.errors import Unavailable
 from clustercert.observability.metrics import EXEMPT_CREDENTIALS, MASTERS_CREDENTIALS, UNKNOWN_CREDENTIALS
 from clustercert.store import credential_usage as module
 from clustercert.store.credential_cache import CredentialCache
-from clustercert.store.credential_usage import Alerts, CredentialUsageQueries, UnknownUse
+from clustercert.store.credential_usage import (
+    WRITTEN_AT_ONCE,
+    Alerts,
+    CredentialUsageQueries,
+    Limits,
+    UnknownUse,
+)
 from clustercert.store.engine.database import Database
-from support.credential_usage import WEBHOOK_CONFIG, alerts, recorded, seen, times, unknown, usage_at
+from support.credential_usage import WEBHOOK_CONFIG, alerts, counted, recorded, seen, times, unknown, usage_at
 from support.log_capture import captured_lines
 from support.samples import CLUSTER_ID, PROJECT_ID
 from support.stores import NOW, Store, event
@@ -172,7 +181,10 @@ async def test_a_new_certificate_of_a_master_is_reported_after_an_hour(
         usage.report(await seen(known, fingerprint, at, "system:masters", username="kubernetes-admin"))
         await usage.flush()
     kinds = [alert["kind"] for alert in alerts(store)]
-    assert kinds == ["credential.unknown", "credential.masters", "credential.masters"]
+    # At minutes 10 and 30, the second certificate is only counted.
+    told = ["credential.unknown", "credential.masters", "credential.counted", "credential.masters"]
+    assert kinds == [*told, "credential.counted"]
+    assert counted(store) == [("credential.masters", 1)] * 2
 
 
 async def test_new_certificates_of_a_master_are_reported_once_an_hour(
@@ -184,8 +196,9 @@ async def test_new_certificates_of_a_master_are_reported_once_an_hour(
         at = NOW + timedelta(minutes=minutes)
         usage.report(await seen(known, os.urandom(32), at, "system:masters", username="kubernetes-admin"))
         await usage.flush()
-    kinds = [alert["kind"] for alert in alerts(store)]
-    assert kinds == ["credential.unknown", "credential.masters", "credential.masters", "credential.masters"]
+    assert [kind for kind, _ in named(store)] == ["credential.unknown", *["credential.masters"] * 3]
+    # The certificates that no event names are counted: at minutes 30 and 59, and at minute 90.
+    assert counted(store) == [("credential.masters", 1), ("credential.masters", 2)]
     assert store.rows("SELECT hashes FROM unknown_identity") == [(3,)], (
         "what was not told of is not counted yet"
     )
@@ -199,7 +212,8 @@ async def test_times_that_an_api_server_chooses_cause_no_further_alerts(
         at = NOW + timedelta(days=days)
         usage.report(await seen(known, os.urandom(32), at, "system:masters", username="kubernetes-admin"))
         await usage.flush()
-    assert [alert["kind"] for alert in alerts(store)] == ["credential.unknown", "credential.masters"]
+    assert [kind for kind, _ in named(store)] == ["credential.unknown", "credential.masters"]
+    assert counted(store) == [("credential.masters", 1)]
 
 
 @pytest.mark.parametrize("flushed", [True, False])
@@ -258,12 +272,14 @@ async def test_a_new_certificate_of_an_exempt_name_is_reported(
         usage.report(await seen(known, fingerprint, at, username=COMPONENT, webhook_config=KNOWN_ONLY))
         if fingerprint != old:
             await usage.flush()
-    assert [(alert["kind"], alert["subject"]) for alert in alerts(store)] == [
+    single = [alert for alert in alerts(store) if alert["kind"] != "credential.counted"]
+    assert [(alert["kind"], alert["subject"]) for alert in single] == [
         ("credential.unknown", old.hex()),
         ("credential.exempt", new.hex()),
         ("credential.exempt", next_one.hex()),
     ]
-    assert EXEMPT_CREDENTIALS._value.get() - before == 2
+    assert counted(store) == [("credential.exempt", 1)]
+    assert EXEMPT_CREDENTIALS._value.get() - before == 3
 
 
 async def test_an_exempt_name_that_was_never_seen_is_reported(
@@ -302,19 +318,6 @@ async def test_kubelets_and_pinned_certificates_are_not_reported(
     assert alerts(store) == []
 
 
-@pytest.mark.usefixtures("room_for_two")
-async def test_exempt_names_have_room_beyond_the_limit(
-    store: Store, known: CredentialCache, usage: CredentialUsage
-) -> None:
-    for number in range(3):
-        usage.report(await seen(known, os.urandom(32), NOW, username=f"user {number}"))
-        await usage.flush()
-    usage.report(await seen(known, os.urandom(32), NOW, username=COMPONENT, webhook_config=KNOWN_ONLY))
-    await usage.flush()
-    kinds = [alert["kind"] for alert in alerts(store)]
-    assert kinds == ["credential.unknown"] * 2 + ["credential.exempt"]
-
-
 async def test_a_listed_master_raises_no_alert(
     database: Database, store: Store, known: CredentialCache, usage: CredentialUsage
 ) -> None:
@@ -328,60 +331,182 @@ async def test_a_listed_master_raises_no_alert(
     assert times(store, record) == (store.time(NOW), store.time(NOW))
 
 
-async def test_unknown_identities_are_limited_per_cluster(
+@pytest.fixture
+def few(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Lower limits: two events an hour for each token, and three rows."""
+    for name in ("LIMITS_OF_EACH", "LIMITS_OF_OTHERS"):
+        monkeypatch.setattr(module, name, Limits(stored=3, hourly=2))
+
+
+def named(store: Store) -> list[tuple[object, object]]:
+    """Kind and user name of each alert about a single certificate."""
+    single = [alert for alert in alerts(store) if alert["kind"] != "credential.counted"]
+    return [(alert["kind"], cast("dict[str, Any]", alert["detail"])["username"]) for alert in single]
+
+
+async def test_unknown_identities_are_limited_per_token_and_cluster(
     database: Database, store: Store, there: Cluster
 ) -> None:
     rows = CredentialUsageQueries(database)
 
-    def uses(first: int, last: int) -> list[UnknownUse]:
+    def uses(first: int, last: int, token: bytes | None = b"token") -> list[UnknownUse]:
         return [
-            UnknownUse(CLUSTER_ID, f"mallory {number}", (), (f"{number:064x}",), NOW, NOW)
+            UnknownUse(CLUSTER_ID, f"mallory {number}", (), (f"{number:064x}",), NOW, NOW, token_hash=token)
             for number in range(first, last)
         ]
 
-    def told(kind: CredentialAlert, use: UnknownUse) -> AuditEvent:
-        return event(kind, use.fingerprints[-1])
+    async def add(uses: list[UnknownUse]) -> Alerts:
+        return await rows.add_unknown(
+            uses,
+            NOW,
+            lambda kind, use: event(kind, use.fingerprints[-1]),
+            lambda due: event("credential.counted", str(due.uses.count)),
+        )
 
-    assert await rows.add_unknown(uses(0, 6000), NOW, told) == Alerts(6000, 0)
-    assert await rows.add_unknown(uses(5000, 12_000), NOW, told) == Alerts(4000, 0, left_out=2000)
-    assert await rows.add_unknown(uses(20_000, 20_001), NOW, told) == Alerts(0, 0, left_out=1)
-    assert store.rows("SELECT count(*) FROM unknown_identity") == [(module.MAX_UNKNOWN,)]
-    assert len(alerts(store)) == 10_000
+    assert await add(uses(0, 600)) == Alerts(unknown=600)
+    assert await add(uses(500, 1200)) == Alerts(unknown=600, counted=200)
+    assert await add(uses(2000, 2001, b"other")) == Alerts(unknown=1)
+    # An imported audit log has no hourly limit.
+    for first in range(3000, 13_000, 500):
+        assert await add(uses(first, first + 500, None)) == Alerts(unknown=500)
+    assert store.rows("SELECT count(*) FROM unknown_identity") == [(10_000,)]
+    assert store.rows("SELECT count(*) FROM unknown_identity WHERE token_hash IS NOT NULL") == [(1001,)]
+    subjects = [alert["subject"] for alert in alerts(store) if alert["kind"] == "credential.counted"]
+    assert subjects == ["200"]
 
 
-@pytest.fixture
-def room_for_two(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "MAX_UNKNOWN", 2)
-    monkeypatch.setattr(module, "RESERVED", 1)
+@pytest.mark.usefixtures("few")
+async def test_what_exceeds_the_limits_of_a_token_is_counted_in_an_event_an_hour(
+    database: Database, store: Store, known: CredentialCache, there: Cluster
+) -> None:
+    """Of all workers together, and the last one comes without any further report."""
+    clock = [NOW]
+    workers = [usage_at(database, lambda: clock[0]) for _ in range(2)]
+    before = MASTERS_CREDENTIALS._value.get()
+
+    async def report(number: int, token: bytes = b"stolen") -> None:
+        use = await seen(
+            known, os.urandom(32), clock[0], "system:masters", username=f"root {number}", token=token
+        )
+        workers[number % 2].report(use)
+        await workers[number % 2].flush()
+
+    for number in range(5):
+        await report(number)
+        clock[0] += SECOND
+    await report(10, b"other")
+    assert named(store) == [
+        (kind, f"root {number}")
+        for number in (0, 1, 10)
+        for kind in ("credential.unknown", "credential.masters")
+    ]
+    assert counted(store) == [("credential.masters", 1)]
+    assert MASTERS_CREDENTIALS._value.get() - before == 6
+    for minutes, expected in ((30, 1), (59, 1), (62, 2), (130, 2)):
+        clock[0] = NOW + timedelta(minutes=minutes)
+        for worker in workers:
+            await worker.flush()
+        assert len(counted(store)) == expected
+    (last,) = [said for said in store.events() if said["kind"] == "credential.counted"][-1:]
+    assert (last["subject"], last["actor"]) == (CLUSTER_ID, f"cluster:{CLUSTER_ID}")
+    assert (last["project_id"], last["source"]) == (PROJECT_ID, "local")
+    assert last["detail"] == {
+        "cluster_id": CLUSTER_ID,
+        "alert": "credential.masters",
+        "count": 2,
+        "first": (NOW + 3 * SECOND).isoformat(),
+        "last": (NOW + 4 * SECOND).isoformat(),
+    }
+    assert store.rows("SELECT * FROM use_count") == []
+    # An hour later, the token's limit allows single events again.
+    await report(4)
+    assert named(store)[-1] == ("credential.masters", "root 4")
 
 
-@pytest.mark.usefixtures("room_for_two")
-async def test_masters_have_room_beyond_the_limit(
+@pytest.mark.usefixtures("few")
+async def test_other_identities_and_other_tokens_hide_no_master(
     store: Store, known: CredentialCache, usage: CredentialUsage
 ) -> None:
-    for number, groups in enumerate(([], [], [], ["system:masters"], ["system:masters"])):
-        usage.report(await seen(known, os.urandom(32), NOW, *groups, username=f"user {number}"))
-        with captured_lines(webhook_usage) as logs:
-            await usage.flush()
-    kinds = [alert["kind"] for alert in alerts(store)]
-    assert kinds == ["credential.unknown"] * 3 + ["credential.masters"]
-    [said] = logs
-    assert "not recorded" in said["event"]
-
-
-@pytest.mark.usefixtures("room_for_two")
-async def test_identities_unseen_for_a_month_make_room(
-    store: Store, known: CredentialCache, there: Cluster, database: Database
-) -> None:
-    now = NOW
-    usage = usage_at(database, lambda: now)
-    often, once, third, fourth = (os.urandom(32) for _ in range(4))
-    for fingerprint, days in ((often, 0), (once, 0), (often, 20), (third, 29), (third, 31), (fourth, 31)):
-        at = NOW + timedelta(days=days)
-        usage.report(await seen(known, fingerprint, at, username=fingerprint.hex()))
+    for number, groups in enumerate(
+        [(), (), (), ("system:masters",), ("system:masters",), ("system:masters",)]
+    ):
+        usage.report(
+            await seen(known, os.urandom(32), NOW, *groups, username=f"user {number}", token=b"stolen")
+        )
+    usage.report(await seen(known, os.urandom(32), NOW, "system:masters", username="root", token=b"other"))
+    with captured_lines(webhook_usage) as logs:
         await usage.flush()
-    assert [alert["subject"] for alert in alerts(store)] == [each.hex() for each in (often, once, third)]
-    assert {username for username, _, _, _ in unknown(store)} == {often.hex(), third.hex()}
+    assert [name for kind, name in named(store) if kind == "credential.masters"] == [
+        "user 3",
+        "user 4",
+        "root",
+    ]
+    assert counted(store) == [("credential.unknown", 1), ("credential.masters", 1)]
+    assert [(said["event"], said["count"]) for said in logs] == [
+        ("suspicious certificates counted, not recorded singly", 1)
+    ] * 2
+
+
+@pytest.mark.usefixtures("few")
+async def test_new_identities_replace_the_oldest_ones_of_the_token_that_has_most(
+    database: Database, store: Store, known: CredentialCache, there: Cluster
+) -> None:
+    clock = [NOW]
+    usage = usage_at(database, lambda: clock[0])
+
+    async def report(username: str, token: bytes, *groups: str) -> None:
+        clock[0] += timedelta(hours=1)
+        fingerprint = hashlib.sha256(username.encode()).digest()
+        usage.report(await seen(known, fingerprint, clock[0], *groups, username=username, token=token))
+        await usage.flush()
+
+    def masters() -> list[str]:
+        return sorted(str(name) for name, groups, _, _ in unknown(store) if "system:masters" in groups)
+
+    await report("real", b"other", "system:masters")
+    await report("used again", b"stolen", "system:masters")
+    await report("invented 1", b"stolen", "system:masters")
+    await report("used again", b"stolen", "system:masters")
+    for number in range(2, 5):
+        await report(f"invented {number}", b"stolen", "system:masters")
+        assert masters() == [f"invented {number}", "real", "used again"]
+    # Identities outside system:masters have rows of their own.
+    for number in range(4):
+        await report(f"user {number}", b"stolen")
+    assert masters() == ["invented 4", "real", "used again"]
+    assert sorted(str(name) for name, *_ in unknown(store) if str(name).startswith("user")) == [
+        f"user {number}" for number in (1, 2, 3)
+    ]
+    assert len(named(store)) == 2 * 6 + 4
+
+
+@pytest.mark.usefixtures("few")
+async def test_exempt_names_have_rows_and_events_of_their_own(
+    store: Store, known: CredentialCache, usage: CredentialUsage
+) -> None:
+    for number in range(4):
+        usage.report(await seen(known, os.urandom(32), NOW, username=f"user {number}"))
+        await usage.flush()
+    usage.report(await seen(known, os.urandom(32), NOW, username=COMPONENT, webhook_config=KNOWN_ONLY))
+    await usage.flush()
+    assert [kind for kind, _ in named(store)] == ["credential.unknown"] * 2 + ["credential.exempt"]
+
+
+async def test_counted_reports_are_counted_once_if_a_later_write_fails(
+    database: Database, store: Store, known: CredentialCache, usage: CredentialUsage
+) -> None:
+    for number in range(MAX_PENDING_OF_GROUP + 3):
+        usage.report(await seen(known, os.urandom(32), NOW, "system:masters", username=f"root {number}"))
+    usage.report_token_use(CLUSTER_ID, b"token")
+    store.execute("ALTER TABLE webhook_token RENAME TO elsewhere")
+    for _ in range(2):
+        with pytest.raises(Unavailable):
+            await usage.flush()
+    store.execute("ALTER TABLE elsewhere RENAME TO webhook_token")
+    await usage.flush()
+    ((uses,),) = store.rows("SELECT uses FROM use_count")
+    ((_, first),) = counted(store)
+    assert (first, uses) == (WRITTEN_AT_ONCE, MAX_PENDING_OF_GROUP + 3 - 100 - WRITTEN_AT_ONCE)
 
 
 async def test_names_in_unknown_certificates_are_sanitised(

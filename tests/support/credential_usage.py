@@ -5,7 +5,8 @@ from collections.abc import Callable
 from dataclasses import replace
 from datetime import datetime
 
-from clustercert.kubernetes.webhook.credential_usage import CredentialUsage, ObservedUse
+from clustercert.kubernetes.webhook.credential_usage import CredentialUsage
+from clustercert.kubernetes.webhook.pending_reports import ObservedUse
 from clustercert.kubernetes.webhook.recognition import Recognition
 from clustercert.kubernetes.webhook.review import Identity
 from clustercert.model import CertificateRecord, ClusterOptions, Origin
@@ -19,6 +20,7 @@ from support.stores import NOW, Store, certificate_record
 
 ORIGIN = Origin(address="192.0.2.1", request_id="e" * 32)
 WEBHOOK_CONFIG = ClusterWebhookConfig(CLUSTER_ID, PROJECT_ID, ClusterOptions(), ())
+TOKEN = bytes(32)
 POLICY_GROUPS = ("auditors", "system:auditors")
 
 
@@ -42,6 +44,7 @@ async def seen(
     username: str = "bob",
     webhook_config: ClusterWebhookConfig = WEBHOOK_CONFIG,
     copy: bytes | None = None,
+    token: bytes = TOKEN,
 ) -> ObservedUse:
     """The use of a certificate of the ledger, of an altered copy, or of a certificate with the given hash."""
     fingerprint = what if isinstance(what, bytes) else copy or what.fingerprint
@@ -49,7 +52,7 @@ async def seen(
         username, groups = what.user_id, what.organizations
     identity = Identity(username, (*groups, "system:authenticated"), (fingerprint,))
     (shown,) = await Recognition(known).recognize(webhook_config.cluster_id, identity)
-    return ObservedUse(webhook_config, identity, shown, at, at, ORIGIN, "webhook")
+    return ObservedUse(webhook_config, identity, shown, at, at, ORIGIN, "webhook", token)
 
 
 def times(store: Store, record: CertificateRecord) -> tuple[object, ...]:
@@ -76,6 +79,12 @@ def as_list(value: object) -> list[str]:
 
 def alerts(store: Store) -> list[dict[str, object]]:
     return [said for said in store.events() if str(said["kind"]).startswith("credential.")]
+
+
+def counted(store: Store) -> list[tuple[object, object]]:
+    """Kind of alert and number of the events about counted reports."""
+    details = [said["detail"] for said in store.events() if said["kind"] == "credential.counted"]
+    return [(detail["alert"], detail["count"]) for detail in details if isinstance(detail, dict)]
 
 
 def altered(store: Store) -> list[dict[str, object]]:

@@ -110,6 +110,7 @@ class FleetScene:
             "first_seen_at": first,
             "last_seen_at": NOW,
             "last_alert_at": first,
+            "alerts_of_each": False,
         }
         async with self.database.transaction() as connection:
             await connection.execute(insert(tables.unknown_identity).values(row))

@@ -126,6 +126,24 @@ def test_one_thing_is_counted_in_the_singular(kind: str, one: str) -> None:
             {"role": "auditor", "assignee": "user", "name": "bob", "project": None},
             "Default/alice gave the role auditor to the user bob",
         ),
+        (
+            "credential.counted",
+            {
+                "cluster_id": CLUSTER_ID,
+                "alert": "credential.masters",
+                "count": 1234,
+                "first": "2026-03-14T15:09:26+00:00",
+            },
+            (
+                "API servers of Default/eu-de/prod reported 1\u202f234 more suspicious certificates since"
+                " 2026-03-14 15:09 UTC: credential.masters"
+            ),
+        ),
+        (
+            "credential.revoked_used",
+            {"cluster_id": CLUSTER_ID, "username": "bob", "count": 40},
+            "Default/eu-de/prod allowed 40 requests with a revoked certificate of bob",
+        ),
         ("thing.happened", {}, "Default/alice happened the thing Default/eu-de/prod"),
         ("certificate.issued", {}, "Default/alice issued the certificate Default/eu-de/prod"),
     ],

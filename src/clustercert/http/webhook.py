@@ -137,9 +137,12 @@ async def receive_audit_events(request: Request, services: ServicesDep, cluster_
     The webhook records when credentials were used, and which credentials are unknown or altered.
     """
     try:
-        webhook_config = await services.webhook.tokens.authenticate(cluster_id, _token(request))
+        token = _token(request)
+        webhook_config = await services.webhook.tokens.authenticate(cluster_id, token)
         body = chunks(request, services.options.body_timeout)
-        await services.webhook.audit_batches.receive(webhook_config, body, context_of(request).origin)
+        await services.webhook.audit_batches.receive(
+            webhook_config, token_hash(token), body, context_of(request).origin
+        )
     except Unavailable as failure:
         raise _without_retry(failure) from failure
     context_of(request).quiet = True
@@ -151,10 +154,11 @@ async def handle_review(request: Request, services: Services, cluster_id: str) -
     try:
         token = _token(request)
         tokens, seconds = services.webhook.tokens, services.options.body_timeout
+        hashed = token_hash(token)
         last = tokens.last_valid(cluster_id, token)
         if last is None:
             await tokens.authenticate(cluster_id, token)
-        services.webhook.credential_usage.report_token_use(cluster_id, token_hash(token))
+        services.webhook.credential_usage.report_token_use(cluster_id, hashed)
         raw = await beginning(request, seconds, MAX_REVIEW)
         if len(raw) > MAX_REVIEW:
             return _too_large(request, raw, seconds)
@@ -165,11 +169,11 @@ async def handle_review(request: Request, services: Services, cluster_id: str) -
             return _decided(request, asked, NO_OPINION)
         authorization, origin = services.webhook.authorization, context_of(request).origin
         webhook_config = last or await tokens.authenticate(cluster_id, token)
-        if denial := authorization.remembered_denial(webhook_config, asked.identity, origin):
+        if denial := authorization.remembered_denial(webhook_config, asked.identity, origin, hashed):
             return _decided(request, asked, denial)
         if last is not None:
             webhook_config = await tokens.authenticate(cluster_id, token)
-        decision = await authorization.decide(webhook_config, asked.identity, origin)
+        decision = await authorization.decide(webhook_config, asked.identity, origin, hashed)
     except WrongToken:
         services.webhook.credential_usage.report_refused_call(cluster_id)
         raise

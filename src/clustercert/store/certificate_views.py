@@ -118,7 +118,7 @@ class CertificateView(CertificateRecord):
             its user or cluster; all None if the certificate is not revoked.
         first_seen_at, last_seen_at: when an API server first and last reported the certificate's use, or None.
         altered_at: when an API server last reported a different encoding of the certificate, or None.
-        revoked_used_at: when an API server last allowed a request with the revoked certificate, to the hour, or None.
+        revoked_used_at: when an API server last allowed a request with the revoked certificate, to the minute, or None.
         der: the certificate in DER; empty in lists.
     """
 
@@ -134,7 +134,7 @@ class CertificateView(CertificateRecord):
 
     @property
     def used_after_revocation_at(self) -> datetime | None:
-        """When an API server last allowed a request with the certificate after its revocation, to the hour, or None."""
+        """When an API server last allowed a request with the certificate after its revocation, or None."""
         used_at, revoked_at = self.revoked_used_at, self.revoked_at
         return used_at if used_at is not None and revoked_at is not None and used_at > revoked_at else None
 

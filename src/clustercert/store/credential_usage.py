@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
@@ -9,8 +10,10 @@ from typing import Any, Literal
 
 from sqlalchemy import (
     JSON,
+    Boolean,
     ColumnElement,
     Integer,
+    LargeBinary,
     Row,
     Select,
     Table,
@@ -29,11 +32,25 @@ from clustercert.model import AuditEvent
 from clustercert.model.events.operation import CredentialAlert
 from clustercert.model.kubernetes import MASTERS
 from clustercert.store import tables
-from clustercert.store.certificate_views import certificate_views, is_verification, view_query
+from clustercert.store.certificate_views import (
+    CertificateView,
+    certificate_views,
+    is_verification,
+    view_query,
+)
 from clustercert.store.clusters import is_enforced_inside
-from clustercert.store.engine.queries import Queries, exists
+from clustercert.store.engine.queries import Queries
 from clustercert.store.engine.transaction import Transaction
 from clustercert.store.events import record_events
+from clustercert.store.use_counts import (
+    ALERT_EVERY,
+    DueCount,
+    UseCount,
+    UseCounter,
+    add_uses,
+    due_before,
+    take_due,
+)
 
 _certificate, _cluster, _unknown = tables.certificate, tables.cluster, tables.unknown_identity
 _token = tables.webhook_token
@@ -43,18 +60,26 @@ _token = tables.webhook_token
 RESOLUTION = timedelta(minutes=1)
 # Number of rows per transaction. The number is small, so that other writers wait only briefly.
 WRITTEN_AT_ONCE = 100
-# Maximum number of unknown identities per cluster. Without this limit, any CA in the bundle could fill the table.
-MAX_UNKNOWN = 10_000
-# Number of additional rows per cluster that only exempt identities and members of `system:masters` may use, so that
-# other identities do not take all rows.
-RESERVED = 1_000
-# When `MAX_UNKNOWN` is reached, identities that were not seen for this long are deleted. If a deleted identity is seen
-# later, an event reports this identity as new.
-DELETED_AFTER = timedelta(days=30)
 
-# In this period, at most one event is recorded about the altered copies of a certificate, the use of a revoked
-# certificate, a known member of `system:masters`, or a known exempt identity.
-ALERT_EVERY = timedelta(hours=1)
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """Limits for the unknown identities of a cluster, so that invented identities can't fill the database.
+
+    Attributes:
+        stored: the maximum number of rows.
+        hourly: the maximum number of events that the reports with one webhook token cause within `ALERT_EVERY`.
+    """
+
+    stored: int
+    hourly: int
+
+
+# Members of `system:masters` and exempt identities have rows and events of their own, so that other identities can't
+# take them. `stored` is much more than two tokens can use in an hour: the hourly limits count stored rows.
+LIMITS_OF_EACH = Limits(stored=1000, hourly=100)
+LIMITS_OF_OTHERS = Limits(stored=10_000, hourly=1000)
+
 # API servers cache an answer of the webhook for less than this time, and then ask the webhook again.
 UNREVIEWED_FOR = timedelta(minutes=10)
 # Number of fingerprints stored for an unknown identity, to recognize new certificates.
@@ -78,6 +103,7 @@ class UnknownUse:
         groups: as the API server reports them, including the groups that every user has.
         fingerprints: the fingerprints of the last certificates used, at most 16, newest last, in lower-case hex.
         exempt: whether the cluster denies unknown certificates, but exempts this identity.
+        token_hash: the webhook token of the report; None for an imported audit log, which has no hourly limit.
         identity: SHA-256 of user name and groups, 32 bytes.
     """
 
@@ -88,6 +114,7 @@ class UnknownUse:
     first: datetime
     last: datetime
     exempt: bool = False
+    token_hash: bytes | None = None
     identity: bytes = field(init=False)
 
     def __post_init__(self) -> None:
@@ -99,6 +126,13 @@ class UnknownUse:
         """Whether each new certificate of the identity causes an alert, not only the first one."""
         return self.exempt or MASTERS in self.groups
 
+    @property
+    def alert(self) -> CredentialAlert:
+        """The gravest alert that the use causes."""
+        if MASTERS in self.groups:
+            return "credential.masters"
+        return "credential.exempt" if self.exempt else "credential.unknown"
+
     def joined(self, other: "UnknownUse") -> "UnknownUse":
         """Combine this use with another use by the same identity."""
         fingerprints = tuple(dict.fromkeys((*self.fingerprints, *other.fingerprints)))
@@ -108,19 +142,49 @@ class UnknownUse:
 
 @dataclass(frozen=True, slots=True)
 class Alerts:
-    """How many alerts were recorded.
+    """How many alerts were recorded or counted.
 
     Attributes:
         unknown: alerts about new identities.
         masters: alerts about members of `system:masters` that are new or have a new certificate.
         exempt: alerts about exempt identities that are new or have a new certificate.
-        left_out: new identities that were not recorded because the cluster's limit was reached.
+        counted: alerts among them that were only counted, because of the limits.
     """
 
     unknown: int = 0
     masters: int = 0
     exempt: int = 0
-    left_out: int = 0
+    counted: int = 0
+
+
+CountEvent = Callable[[DueCount], AuditEvent]
+"""Creates the event about counted reports of a cluster."""
+
+
+RevokedEvent = Callable[[CertificateView, datetime, DueCount], AuditEvent]
+"""Creates the event about uses of a revoked certificate. The time is that of the revocation."""
+REVOKED_USED = "credential.revoked_used"
+
+
+@dataclass(frozen=True, slots=True)
+class AllowedUses:
+    """Requests that an API server allowed with one certificate.
+
+    Attributes:
+        uses: the times of the requests.
+        first_decided_at, last_decided_at: before these times, the API server must have known a revocation, or else it
+            could allow the first and the last request.
+    """
+
+    uses: UseCount
+    first_decided_at: datetime
+    last_decided_at: datetime
+
+    def after(self, revoked_at: datetime) -> UseCount:
+        """Return the uses after a revocation. If the first one is not, only the last one is known to be."""
+        if revoked_at < self.first_decided_at:
+            return self.uses
+        return UseCount(1, self.uses.last, self.uses.last)
 
 
 class CredentialUsageQueries(Queries):
@@ -202,31 +266,59 @@ class CredentialUsageQueries(Queries):
         return await self._scalar(query) is not None
 
     async def report_revoked_use(
-        self,
-        row: int,
-        used_at: datetime,
-        revoked_before: datetime,
-        event: Callable[[datetime], AuditEvent],
-    ) -> Literal["before", "known", "recorded"]:
-        """Record that an API server allowed a request with a revoked certificate, with an event at most once an hour.
+        self, row: int, uses: AllowedUses, reported_by: str, now: datetime, event: RevokedEvent
+    ) -> Literal["before", "counted", "recorded"]:
+        """Record that an API server allowed requests with a revoked certificate, with an event at most once an hour.
 
-        Returns `before` if the certificate was not revoked before the time `revoked_before`. Returns `known` if an
-        event about the current revocation was recorded less than an hour ago. The function `event` creates the event
-        from the time of the revocation.
+        Returns `before` if the certificate was not revoked before `uses.last_decided_at`. Returns `counted` if the last
+        event about the current revocation is less than an hour old; a later event then reports the uses.
         """
-        query = view_query().where(_certificate.c.id == row)
-        last = _certificate.c.revoked_used_at
+        this = _certificate.c.id == row
         async with self._database.transaction() as connection:
-            found = await certificate_views(connection, query)
+            # Lock the row, because workers may report uses of the same certificate at the same time.
+            await connection.execute(select(_certificate.c.id).where(this).with_for_update())
+            found = await certificate_views(connection, view_query().where(this))
             revoked_at = found[0].revoked_at if found else None
-            if revoked_at is None or revoked_at >= revoked_before:
+            if revoked_at is None or revoked_at >= uses.last_decided_at:
                 return "before"
-            due = or_(last.is_(None), last <= used_at - ALERT_EVERY, last <= revoked_at)
-            report = update(_certificate).where(_certificate.c.id == row, due).values(revoked_used_at=used_at)
-            if not (await connection.execute(report)).rowcount:
-                return "known"
-            await record_events(connection, (event(revoked_at),))
+            counted = uses.after(revoked_at)
+            last = _certificate.c.revoked_used_at
+            is_later = or_(last.is_(None), last < counted.last)
+            await connection.execute(
+                update(_certificate).where(this, is_later).values(revoked_used_at=counted.last)
+            )
+            counter = UseCounter(REVOKED_USED, found[0].fingerprint.hex(), found[0].project_id)
+            due = await add_uses(connection, counter, counted, reported_by, now, revoked_at=revoked_at)
+            if due is None:
+                return "counted"
+            await record_events(
+                connection, (event(found[0], revoked_at, DueCount(counter, due, reported_by)),)
+            )
         return "recorded"
+
+    async def record_counted(
+        self, now: datetime, count_event: CountEvent, revoked_event: RevokedEvent
+    ) -> Sequence[DueCount]:
+        """Record events about the uses that were counted since events that are an hour old. Returns these uses.
+
+        Drops uses of certificates that were pruned, or whose revocation was undone.
+        """
+        if await self._row(due_before(now)) is None:
+            return ()
+        recorded = []
+        async with self._database.transaction() as connection:
+            for due in await take_due(connection, now, limit=WRITTEN_AT_ONCE):
+                if due.counter.kind == REVOKED_USED:
+                    fingerprint = _certificate.c.fingerprint == bytes.fromhex(due.counter.subject)
+                    found = await certificate_views(connection, view_query().where(fingerprint))
+                    if not found or (revoked_at := found[0].revoked_at) is None:
+                        continue
+                    event = revoked_event(found[0], revoked_at, due)
+                else:
+                    event = count_event(due)
+                await record_events(connection, (event,))
+                recorded.append(due)
+        return recorded
 
     async def record(self, event: AuditEvent) -> None:
         """Record an event. Raises Unavailable."""
@@ -245,90 +337,168 @@ class CredentialUsageQueries(Queries):
         uses: Sequence[UnknownUse],
         now: datetime,
         event: Callable[[CredentialAlert, UnknownUse], AuditEvent],
+        count_event: CountEvent,
     ) -> Alerts:
-        """Record unknown identities seen by one cluster's API server, with an event for each new identity.
+        """Record unknown identities reported with one token of one cluster, with an event for each new identity.
 
         Also records an event, at most once an hour, for new certificates of a known member of `system:masters` or of a
-        known exempt identity. Records nothing for a deleted cluster, and no new identities beyond the cluster's limits.
-        The function `event` creates an event from the event's kind and a use that contains only the fingerprints that
-        cause the event.
+        known exempt identity. Counts the reports for which there would be too many events, and does not store their
+        identities. Records nothing for a deleted cluster.
+
+        Args:
+            event: creates an event from the event's kind and a use that contains only the fingerprints that cause the
+                event.
         """
         cluster_id = uses[0].cluster_id
         async with self._database.transaction() as connection:
-            # Lock the cluster's row, because workers may record the same identity at the same time.
-            cluster = select(_cluster.c.id).where(_cluster.c.id == cluster_id)
-            if not await exists(connection, cluster.with_for_update()):
+            project_id = await _locked_cluster(connection, cluster_id)
+            if project_id is None:
                 return Alerts()
             stored = await _stored_identities(connection, cluster_id, [use.identity for use in uses])
-            unseen = [use for use in uses if use.identity not in stored]
-            new = _first_within(await _remaining_capacity(connection, cluster_id, unseen), unseen)
-            if new:
-                await connection.execute(insert(_unknown), [_row(use, now) for use in new])
             known = [use for use in uses if use.identity in stored]
-            due = [
-                replace(use, fingerprints=tuple(_new_fingerprints(use, stored[use.identity])))
+            unseen = [use for use in uses if use.identity not in stored]
+            # A use of a known identity now has only its new certificates.
+            changed = [
+                replace(use, fingerprints=tuple(added))
                 for use in known
-                if _is_alert_due(use, stored[use.identity], now)
+                if use.alerts_of_each and (added := _new_fingerprints(use, stored[use.identity]))
             ]
-            unknown = [use for use in new if not use.exempt]
-            exempt = [use for use in (*new, *due) if use.exempt]
-            masters = [use for use in (*new, *due) if MASTERS in use.groups]
-            if updates := [_update_values(use, stored[use.identity], now) for use in known]:
+            # Use this service's clock, because an API server could report invented times, and so cause an event for
+            # each past hour.
+            due = [use for use in changed if now >= stored[use.identity].last_alert_at + ALERT_EVERY]
+            told = await _within_limits(connection, [*unseen, *due], now) if unseen or due else []
+            names = {use.identity for use in told}
+            new = [use for use in unseen if use.identity in names]
+            counted = [use for use in (*unseen, *changed) if use.identity not in names]
+            if new:
+                await _make_room(connection, new, now)
+                await connection.execute(insert(_unknown), [_row(use, now) for use in new])
+            if updates := [
+                _update_values(use, stored[use.identity], now, is_told=use.identity in names) for use in known
+            ]:
                 await connection.execute(_SEEN_AGAIN, updates)
             alerts: dict[CredentialAlert, list[UnknownUse]] = {
-                "credential.unknown": unknown,
-                "credential.masters": masters,
-                "credential.exempt": exempt,
+                "credential.unknown": [use for use in new if not use.exempt],
+                "credential.masters": [use for use in told if MASTERS in use.groups],
+                "credential.exempt": [use for use in told if use.exempt],
             }
             events = (event(kind, use) for kind, uses_of_kind in alerts.items() for use in uses_of_kind)
             await record_events(connection, tuple(events))
-        return Alerts(len(unknown), len(masters), len(exempt), left_out=len(unseen) - len(new))
+            counts = Counter(use.alert for use in counted)
+            for kind, count in sorted(counts.items()):
+                counter = UseCounter(kind, cluster_id, project_id)
+                await _count(connection, counter, UseCount(count, now, now), now, count_event)
+        unknown, masters, exempt = (len(each) + counts[kind] for kind, each in alerts.items())
+        return Alerts(unknown, masters, exempt, counted=len(counted))
+
+    async def add_counted(
+        self,
+        cluster_id: str,
+        kind: CredentialAlert,
+        uses: UseCount,
+        now: datetime,
+        count_event: CountEvent,
+    ) -> None:
+        """Count reports of a cluster whose alerts have this kind. Records nothing for a deleted cluster."""
+        async with self._database.transaction() as connection:
+            project_id = await _locked_cluster(connection, cluster_id)
+            if project_id is not None:
+                counter = UseCounter(kind, cluster_id, project_id)
+                await _count(connection, counter, uses, now, count_event)
 
 
-async def _remaining_capacity(connection: Transaction, cluster_id: str, uses: Sequence[UnknownUse]) -> int:
-    """Return how many more identities may be added to the cluster.
+async def _locked_cluster(connection: Transaction, cluster_id: str) -> str | None:
+    """Lock the cluster's row, because workers record reports at the same time. Returns the id of its project."""
+    query = select(_cluster.c.project_id).where(_cluster.c.id == cluster_id)
+    row = (await connection.execute(query.with_for_update())).first()
+    return None if row is None else row.project_id
 
-    Deletes old identities if the new identities would exceed the limit.
+
+async def _count(
+    connection: Transaction, counter: UseCounter, uses: UseCount, now: datetime, event: CountEvent
+) -> None:
+    due = await add_uses(connection, counter, uses, "", now)
+    if due is not None:
+        await record_events(connection, (event(DueCount(counter, due, "")),))
+
+
+def _limits() -> tuple[tuple[bool, Limits], ...]:
+    """Return the limits for identities whose `alerts_of_each` is true or false."""
+    return (True, LIMITS_OF_EACH), (False, LIMITS_OF_OTHERS)
+
+
+async def _within_limits(
+    connection: Transaction, uses: Sequence[UnknownUse], now: datetime
+) -> list[UnknownUse]:
+    """Return the first uses, as many as the hourly limits of the token allow."""
+    token = uses[0].token_hash
+    if token is None:
+        return list(uses)
+    query = (
+        select(_unknown.c.alerts_of_each, func.count())
+        .where(
+            _unknown.c.cluster_id == uses[0].cluster_id,
+            _unknown.c.token_hash == token,
+            _unknown.c.last_alert_at > now - ALERT_EVERY,
+        )
+        .group_by(_unknown.c.alerts_of_each)
+    )
+    told = {row[0]: row[1] for row in await connection.execute(query)}
+    found = []
+    for of_each, limits in _limits():
+        left = max(0, limits.hourly - told.get(of_each, 0))
+        found += [use for use in uses if use.alerts_of_each is of_each][:left]
+    return found
+
+
+async def _make_room(connection: Transaction, new: Sequence[UnknownUse], now: datetime) -> None:
+    """Delete identities of the cluster, so that the new ones don't exceed the limits.
+
+    Deletes identities of the token that has the most of them, so that invented identities replace those that were
+    invented before, and none that another token reported. Of this token's identities, those that were seen only once go
+    first, and then those that were not seen for the longest time. Identities with an event in the last hour go last.
     """
-    query = select(func.count()).select_from(_unknown).where(_unknown.c.cluster_id == cluster_id)
-    capacity: int = MAX_UNKNOWN - (await connection.execute(query)).scalar_one()
-    if not uses or capacity >= len(uses):
-        return capacity
-    long_ago = max(use.last for use in uses) - DELETED_AFTER
-    gone = delete(_unknown).where(_unknown.c.cluster_id == cluster_id, _unknown.c.last_seen_at < long_ago)
-    return capacity + (await connection.execute(gone)).rowcount
-
-
-def _first_within(capacity: int, uses: Sequence[UnknownUse]) -> list[UnknownUse]:
-    """Return the first uses, at most as many as `capacity`.
-
-    Uses with `alerts_of_each` may also take the reserved rows.
-    """
-    first = [use for use in uses if use.alerts_of_each][: max(0, capacity + RESERVED)]
-    others = [use for use in uses if not use.alerts_of_each]
-    return first + others[: max(0, capacity - len(first))]
+    these = _unknown.c.cluster_id == new[0].cluster_id
+    query = select(_unknown.c.alerts_of_each, _unknown.c.token_hash, func.count()).where(these)
+    rows = await connection.execute(query.group_by(_unknown.c.alerts_of_each, _unknown.c.token_hash))
+    stored = [(row[0], row[1], row[2]) for row in rows]
+    for of_each, limits in _limits():
+        counts = {token: count for each, token, count in stored if each is of_each}
+        added = sum(use.alerts_of_each is of_each for use in new)
+        excess = sum(counts.values()) + added - limits.stored
+        if excess <= 0 or not counts:
+            continue
+        most = max(counts, key=lambda token: counts[token])
+        gone = (
+            select(_unknown.c.identity)
+            .where(
+                these,
+                _unknown.c.alerts_of_each.is_(of_each),
+                _unknown.c.token_hash.is_not_distinct_from(most),
+            )
+            .order_by(
+                case((_unknown.c.last_alert_at > now - ALERT_EVERY, 1), else_=0),
+                case((_unknown.c.last_seen_at > _unknown.c.first_seen_at, 1), else_=0),
+                _unknown.c.last_seen_at,
+                _unknown.c.identity,
+            )
+            .limit(excess)
+        )
+        await connection.execute(delete(_unknown).where(these, _unknown.c.identity.in_(gone)))
 
 
 async def _stored_identities(
     connection: Transaction, cluster_id: str, identities: Sequence[bytes]
 ) -> dict[bytes, Row[Any]]:
-    query: Select[Any] = select(_unknown.c.identity, _unknown.c.fingerprints, _unknown.c.last_alert_at)
+    query: Select[Any] = select(
+        _unknown.c.identity, _unknown.c.fingerprints, _unknown.c.last_alert_at, _unknown.c.token_hash
+    )
     these = (_unknown.c.cluster_id == cluster_id, _unknown.c.identity.in_(identities))
     return {row.identity: row for row in await connection.execute(query.where(*these))}
 
 
 def _new_fingerprints(use: UnknownUse, stored: Row[Any]) -> list[str]:
     return [each for each in use.fingerprints if each not in stored.fingerprints]
-
-
-def _is_alert_due(use: UnknownUse, stored: Row[Any], now: datetime) -> bool:
-    # Use this service's clock, because an API server could report invented times, and so cause an event for each past
-    # hour.
-    return (
-        use.alerts_of_each
-        and bool(_new_fingerprints(use, stored))
-        and now >= stored.last_alert_at + ALERT_EVERY
-    )
 
 
 def _row(use: UnknownUse, now: datetime) -> dict[str, object]:
@@ -342,20 +512,23 @@ def _row(use: UnknownUse, now: datetime) -> dict[str, object]:
         "first_seen_at": use.first,
         "last_seen_at": use.last,
         "last_alert_at": now,
+        "token_hash": use.token_hash,
+        "alerts_of_each": use.alerts_of_each,
     }
 
 
-def _update_values(use: UnknownUse, stored: Row[Any], now: datetime) -> dict[str, object]:
-    is_alert_due = _is_alert_due(use, stored, now)
+def _update_values(use: UnknownUse, stored: Row[Any], now: datetime, *, is_told: bool) -> dict[str, object]:
     # If each new certificate of an identity causes an alert, store a new fingerprint only when the event about the
     # certificate is recorded. As long as the fingerprint is not stored, the certificate counts as new.
-    new = _new_fingerprints(use, stored) if is_alert_due or not use.alerts_of_each else []
+    new = _new_fingerprints(use, stored) if is_told or not use.alerts_of_each else []
     return {
         "cluster": use.cluster_id,
         "who": use.identity,
         "new_hashes": len(new),
         "last_fingerprints": [*stored.fingerprints, *new][-KEPT_HASHES:],
-        "alerted": now if is_alert_due else stored.last_alert_at,
+        "alerted": now if is_told else stored.last_alert_at,
+        "token": use.token_hash if is_told else stored.token_hash,
+        "of_each": use.alerts_of_each,
         "first": use.first,
         "last": use.last,
         "before": use.last - RESOLUTION,
@@ -419,5 +592,7 @@ _SEEN_AGAIN = (
         hashes=_unknown.c.hashes + bindparam("new_hashes", type_=Integer()),
         fingerprints=bindparam("last_fingerprints", type_=JSON()),
         last_alert_at=_time("alerted"),
+        token_hash=bindparam("token", type_=LargeBinary()),
+        alerts_of_each=bindparam("of_each", type_=Boolean()),
     )
 )

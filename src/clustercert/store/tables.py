@@ -356,7 +356,9 @@ webhook_token = table(
 
 # Identities in client certificates that are not in the ledger. `identity` is the SHA-256 of user name and groups.
 # `hashes` is the approximate number of certificates with the identity. `fingerprints` has the fingerprints of the last
-# certificates, newest last, in lower-case hex. `last_alert_at` is the time of the last audit event about the identity.
+# certificates, newest last, in lower-case hex. `last_alert_at` is the time of the last audit event about the identity;
+# `token_hash` is the webhook token with which it was reported then, or NULL for an imported audit log.
+# `alerts_of_each`: each new certificate of the identity causes an alert.
 unknown_identity = table(
     "unknown_identity",
     Column("cluster_id", Uuid, primary_key=True),
@@ -368,8 +370,25 @@ unknown_identity = table(
     Column("first_seen_at", Utc, nullable=False),
     Column("last_seen_at", Utc, nullable=False),
     Column("last_alert_at", Utc, nullable=False),
+    Column("token_hash", LargeBinary(32), nullable=True),
+    Column("alerts_of_each", Boolean, nullable=False),
     # An index for counting new identities.
     Index(None, "first_seen_at"),
+    # An index for the limits of each token.
+    Index("ix_unknown_identity_of_token", "cluster_id", "alerts_of_each", "token_hash", "last_alert_at"),
+)
+
+# Uses that no audit event contains yet: see `use_counts.py`. `event_at` is the time of the last event.
+use_count = table(
+    "use_count",
+    Column("kind", String(64), primary_key=True),
+    Column("subject", String(64), primary_key=True),
+    Column("project_id", Hex, nullable=False),
+    Column("uses", Integer, nullable=False),
+    Column("first_at", Utc, nullable=True),
+    Column("last_at", Utc, nullable=True),
+    Column("reported_by", String(32), nullable=True),
+    Column("event_at", Utc, nullable=False, index=True),
 )
 
 

@@ -74,7 +74,9 @@ async def import_audit_log(
     webhook = operator.components.webhook
     webhook_config, events = await webhook.tokens.webhook_config(cluster.id), log.events()
     while batch := list(islice(events, BATCH_SIZE)):
-        await webhook.audit_batches.ingest(webhook_config, batch, operator.actor.origin, "import-audit-log")
+        await webhook.audit_batches.ingest(
+            webhook_config, batch, operator.actor.origin, None, "import-audit-log"
+        )
         await webhook.credential_usage.flush()
     if log.lines and log.lines == log.skipped:
         raise CommandError(

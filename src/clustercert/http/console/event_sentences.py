@@ -75,7 +75,9 @@ _SENTENCES = {
     "credential.masters": "{cluster} was used with a certificate of {username} in the group system:masters",
     "credential.exempt": "{cluster} was used with a new certificate of {username}, a name that is exempt from checks",
     "credential.altered": "{cluster} was used with an altered copy of a certificate of {username}",
-    "credential.revoked_used": "{cluster} allowed a request with a revoked certificate of {username}",
+    "credential.counted": "API servers of {cluster} reported {count} more suspicious certificates since {since}:"
+    " {alert}",
+    "credential.revoked_used": "{cluster} allowed {count} requests with a revoked certificate of {username}",
     "cluster_certificates.approved": "{username} approved client certificates in the API of {cluster}",
     "audit_batch.refused": "A batch of audit events of {cluster} was not read completely: {reason}",
     "enforcement.overflowed": "{left_out} revoked certificates are too many for the ConfigMap of {cluster}",
@@ -90,6 +92,9 @@ _SENTENCES_FOR_ONE = {
     "revocations.pruned": "{actor} deleted {count} old revocation of a user or cluster",
     "events.deleted": "{actor} deleted {count} audit event: {why}",
     "access_requests.pruned": "{actor} deleted {count} closed access request",
+    "credential.counted": "API servers of {cluster} reported {count} more suspicious certificate since {since}:"
+    " {alert}",
+    "credential.revoked_used": "{cluster} allowed {count} request with a revoked certificate of {username}",
 }
 # For all other kinds, such as `user.created`.
 _OF_USER = "{actor} {verb} the {noun} {subject} of {user}"
@@ -179,6 +184,7 @@ class _Facts:
             "noun": lambda: Part(str(self._event["kind"]).partition(".")[0].replace("_", " ")),
             "verb": lambda: Part(str(self._event["kind"]).partition(".")[2].replace("_", " ")),
             "not_after": lambda: Part(_to_the_minute(self._detail["not_after"]), is_value=True),
+            "since": lambda: Part(_to_the_minute(self._detail["first"]), is_value=True),
             "period": lambda: Part(duration(self._detail["duration"]), is_value=True),
             "count": lambda: Part(grouped(self._detail["count"]), is_value=True),
             "revocation_reason": self._revocation_reason,

@@ -13,9 +13,16 @@ from typing import TYPE_CHECKING
 
 import structlog
 
-from clustercert.kubernetes.webhook.audit_events import Allowed, Approval, AuditedRequest, EventListParser
-from clustercert.kubernetes.webhook.credential_usage import CredentialUsage, ObservedUse, Reporter
+from clustercert.kubernetes.webhook.audit_events import (
+    Allowed,
+    AllowedRequests,
+    Approval,
+    AuditedRequest,
+    EventListParser,
+)
+from clustercert.kubernetes.webhook.credential_usage import CredentialUsage
 from clustercert.kubernetes.webhook.json_tokens import IncompleteJson
+from clustercert.kubernetes.webhook.pending_reports import ObservedUse, Reporter
 from clustercert.kubernetes.webhook.recognition import Recognition
 from clustercert.model import Actor, Origin
 from clustercert.model.errors import InvalidRequest, RequestTimeout, Unavailable
@@ -43,7 +50,7 @@ class _Span:
 
     first: datetime
     last: datetime
-    allowed: Allowed | None = None
+    allowed: AllowedRequests | None = None
     approvals: dict[Approval, None] = field(default_factory=dict)
 
     def add(self, request: AuditedRequest, at: datetime, late: timedelta) -> None:
@@ -56,7 +63,8 @@ class _Span:
         self.first, self.last = min(self.first, at), max(self.last, at)
         if request.allowed is not None:
             allowed = Allowed(request.allowed.decided_at - late, at)
-            self.allowed = max(self.allowed or allowed, allowed)
+            one = AllowedRequests(1, allowed, allowed)
+            self.allowed = one if self.allowed is None else self.allowed.joined(one)
         if request.approval is not None and len(self.approvals) < MAX_APPROVALS:
             self.approvals[request.approval] = None
 
@@ -66,6 +74,7 @@ class _Batch:
     """A batch that is still being received."""
 
     webhook_config: ClusterWebhookConfig
+    token_hash: bytes
     origin: Origin
     parser: EventListParser = field(default_factory=EventListParser)
     bytes_read: int = 0
@@ -103,13 +112,17 @@ class AuditBatches:
     _parsing: asyncio.Semaphore = field(default_factory=asyncio.Semaphore)
 
     async def receive(
-        self, webhook_config: ClusterWebhookConfig, chunks: AsyncIterator[bytes], origin: Origin
+        self,
+        webhook_config: ClusterWebhookConfig,
+        token_hash: bytes,
+        chunks: AsyncIterator[bytes],
+        origin: Origin,
     ) -> None:
         """Record the events of a batch while it arrives. Records an audit event if parts are unreadable.
 
         Raises Unavailable, any error that `chunks` raises, and InvalidRequest if the batch is not an EventList.
         """
-        batch = _Batch(webhook_config, origin)
+        batch = _Batch(webhook_config, token_hash, origin)
         try:
             await self._read(batch, chunks)
         except (InvalidRequest, RequestTimeout, asyncio.CancelledError) as error:
@@ -129,6 +142,7 @@ class AuditBatches:
         webhook_config: ClusterWebhookConfig,
         requests: Iterable[AuditedRequest],
         origin: Origin,
+        token_hash: bytes | None,
         reporter: Reporter = "audit-events",
     ) -> None:
         """Record the use of credentials, once for each identity. Raises Unavailable.
@@ -152,6 +166,7 @@ class AuditBatches:
                         span.last,
                         origin,
                         reporter,
+                        token_hash,
                         span.allowed,
                         tuple(span.approvals),
                     )
@@ -173,7 +188,7 @@ class AuditBatches:
     async def _parse(self, batch: _Batch, chunk: bytes, *, last: bool = False) -> None:
         async with self._parsing:
             refusal = await asyncio.to_thread(batch.parse, chunk, last=last)
-        await self.ingest(batch.webhook_config, batch.parser.take_requests(), batch.origin)
+        await self.ingest(batch.webhook_config, batch.parser.take_requests(), batch.origin, batch.token_hash)
         if refusal is not None:
             raise refusal
 

@@ -83,6 +83,21 @@ class Allowed:
 
 
 @dataclass(frozen=True, slots=True)
+class AllowedRequests:
+    """Requests that were allowed: their number, the first one and the last one."""
+
+    count: int
+    first: Allowed
+    last: Allowed
+
+    def joined(self, other: "AllowedRequests") -> "AllowedRequests":
+        """Add other requests."""
+        return AllowedRequests(
+            self.count + other.count, min(self.first, other.first), max(self.last, other.last)
+        )
+
+
+@dataclass(frozen=True, slots=True)
 class Approval:
     """The approval of a CertificateSigningRequest for a client certificate.
 

@@ -5,7 +5,8 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Literal, get_args
 
-from clustercert.kubernetes.webhook.credential_usage import CredentialUsage, ObservedUse
+from clustercert.kubernetes.webhook.credential_usage import CredentialUsage
+from clustercert.kubernetes.webhook.pending_reports import ObservedUse
 from clustercert.kubernetes.webhook.recognition import Recognition, Recognized
 from clustercert.kubernetes.webhook.review import Identity
 from clustercert.model import ClusterOptions, Origin, rfc3339
@@ -83,18 +84,18 @@ class Authorization:
     policy_groups: Collection[str]
 
     async def decide(
-        self, webhook_config: ClusterWebhookConfig, identity: Identity, origin: Origin
+        self, webhook_config: ClusterWebhookConfig, identity: Identity, origin: Origin, token_hash: bytes
     ) -> Decision:
         """Deny the request if any of its credentials is denied. Raises Unavailable."""
         decision = NO_OPINION
         for recognized in await self.recognition.recognize(webhook_config.cluster_id, identity):
-            self._report_use(webhook_config, identity, recognized, origin)
+            self._report_use(webhook_config, identity, recognized, origin, token_hash)
             if decision.reason is None:
                 decision = self._decide_one(webhook_config, identity, recognized)
         return decision
 
     def remembered_denial(
-        self, webhook_config: ClusterWebhookConfig, identity: Identity, origin: Origin
+        self, webhook_config: ClusterWebhookConfig, identity: Identity, origin: Origin, token_hash: bytes
     ) -> Decision | None:
         """Return the denial of a certificate that was denied when the database last answered, or None.
 
@@ -107,7 +108,7 @@ class Authorization:
         decision = self._decide_one(webhook_config, identity, recognized)
         if decision.reason is None:
             return None
-        self._report_use(webhook_config, identity, recognized, origin)
+        self._report_use(webhook_config, identity, recognized, origin, token_hash)
         return decision
 
     def _report_use(
@@ -116,10 +117,11 @@ class Authorization:
         identity: Identity,
         recognized: Recognized,
         origin: Origin,
+        token_hash: bytes,
     ) -> None:
         now = self.now()
         self.credential_usage.report(
-            ObservedUse(webhook_config, identity, recognized, now, now, origin, "webhook")
+            ObservedUse(webhook_config, identity, recognized, now, now, origin, "webhook", token_hash)
         )
 
     def _decide_one(

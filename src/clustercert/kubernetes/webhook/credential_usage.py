@@ -10,36 +10,39 @@ from collections.abc import Callable, Collection
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from functools import partial
-from typing import Literal
+from itertools import islice
 
 import structlog
 
 from clustercert.background import wait_for_stop
-from clustercert.kubernetes.webhook.audit_events import Allowed, Approval
-from clustercert.kubernetes.webhook.recognition import Recognized
-from clustercert.kubernetes.webhook.review import Identity
-from clustercert.model import CREDENTIAL_PREFIX, Actor, Origin
+from clustercert.kubernetes.webhook.audit_events import Approval
+from clustercert.kubernetes.webhook.pending_reports import ObservedUse, PendingReports, PendingUnknown
+from clustercert.model import Actor, Origin
 from clustercert.model.errors import Unavailable
 from clustercert.model.events.operation import (
     ApprovedRequest,
     ClusterCertificatesApproved,
     CredentialAlert,
     CredentialAltered,
+    CredentialsCounted,
     CredentialSeen,
     RevokedCredentialUsed,
 )
 from clustercert.model.kubernetes import MASTERS, SERVICE
 from clustercert.observability import metrics
 from clustercert.policy.templates import Exemption, exemption_of
-from clustercert.store.clusters import ClusterWebhookConfig
+from clustercert.store.certificate_views import CertificateView
 from clustercert.store.credential_cache import CachedCertificate
 from clustercert.store.credential_usage import (
     RESOLUTION,
+    REVOKED_USED,
     WRITTEN_AT_ONCE,
+    Alerts,
     CredentialUsageQueries,
     UnknownUse,
     Use,
 )
+from clustercert.store.use_counts import DueCount
 
 # The number of keys is limited, because a certificate holder can create any number of hashes.
 MAX_KEYS = 200_000
@@ -69,158 +72,9 @@ class WrittenTimes:
             self._rotated_at = time.monotonic()
 
 
-# Limits for the user name and groups stored from one certificate. Certificates from other issuers may have longer or
-# more names.
-MAX_NAME_LENGTH = 256
-MAX_GROUPS = 32
-
-Reporter = Literal["webhook", "audit-events", "import-audit-log"]
-"""The interface that reported the use of a credential."""
-
-
-@dataclass(frozen=True, slots=True)
-class ObservedUse:
-    """The use of one credential at one cluster.
-
-    Attributes:
-        recognized: the result of the look-up in the ledger.
-        first, last: the times of the credential's first and last use in this report.
-        origin: the sender of the report.
-        allowed: the allowed request about which the API server decided last; None without such a request.
-        approvals: the CertificateSigningRequests that were approved with the credential.
-    """
-
-    webhook_config: ClusterWebhookConfig
-    identity: Identity
-    recognized: Recognized
-    first: datetime
-    last: datetime
-    origin: Origin
-    reporter: Reporter
-    allowed: Allowed | None = None
-    approvals: tuple[Approval, ...] = ()
-
-    def shortened(self) -> "ObservedUse":
-        """Return a copy with names that are safe to store and display. A certificate can contain any string."""
-        # Sort system:masters first, then credential groups, so that truncation never removes these groups.
-        groups = sorted(self.identity.groups, key=_importance)[:MAX_GROUPS]
-        identity = Identity(_printable(self.identity.username), tuple(map(_printable, groups)), ())
-        return replace(self, identity=identity)
-
-    def unknown_use(self) -> UnknownUse:
-        """Return the row to store for a certificate that is not in the ledger."""
-        fingerprint = self.recognized.fingerprint
-        return UnknownUse(
-            cluster_id=self.webhook_config.cluster_id,
-            username=self.identity.username,
-            groups=self.identity.groups,
-            fingerprints=(fingerprint.hex(),) if fingerprint is not None else (),
-            first=self.first,
-            last=self.last,
-        )
-
-
-def _importance(group: str) -> tuple[bool, bool]:
-    return group != MASTERS, not group.startswith(CREDENTIAL_PREFIX)
-
-
-def _printable(text: str) -> str:
-    return "".join(char if char.isprintable() else "\ufffd" for char in text[:MAX_NAME_LENGTH])
-
-
 logger = structlog.get_logger()
 
 FLUSH_SECONDS = 3.0
-# Maximum numbers of pending reports. While the database is down, pending reports may reach these limits. Then further
-# reports are dropped.
-MAX_PENDING = 200_000
-MAX_PENDING_ALERTS = 10_000
-# Maximum number of CertificateSigningRequests in one audit event. The event reports the approvals with one credential
-# in a minute.
-MAX_APPROVALS = 32
-# How long this service takes to notice a revocation.
-NOTICED_AFTER = timedelta(seconds=1)
-
-
-@dataclass(slots=True)
-class _Pending:
-    """Reports that are not written yet.
-
-    Attributes:
-        uses: first and last uses of issued certificates, by certificate row.
-        masters: uses of issued certificates in `system:masters`, by certificate row.
-        altered: altered copies of issued certificates, by certificate row.
-        revoked: allowed uses of revoked certificates, by certificate row.
-        approvals: CertificateSigningRequests that were approved with a certificate, by certificate row.
-        unknown: uses of unknown credentials, each with its first report, by cluster id and identity.
-        token_uses: the time of the last use, by cluster id and token hash.
-        refused_calls: the time of the last call with a wrong token, by cluster id.
-        audit_events: when audit events last arrived, by cluster id.
-        audited_uses: the last request in audit events that the webhook should have reviewed, by cluster id.
-    """
-
-    uses: dict[int, Use] = field(default_factory=dict)
-    masters: dict[int, ObservedUse] = field(default_factory=dict)
-    altered: dict[int, ObservedUse] = field(default_factory=dict)
-    revoked: dict[int, ObservedUse] = field(default_factory=dict)
-    approvals: dict[int, ObservedUse] = field(default_factory=dict)
-    unknown: dict[tuple[str, bytes], tuple[UnknownUse, ObservedUse]] = field(default_factory=dict)
-    token_uses: dict[tuple[str, bytes], datetime] = field(default_factory=dict)
-    refused_calls: dict[str, datetime] = field(default_factory=dict)
-    audit_events: dict[str, datetime] = field(default_factory=dict)
-    audited_uses: dict[str, datetime] = field(default_factory=dict)
-
-    def add_use(self, use: Use) -> None:
-        known = self.uses.get(use.id)
-        if known is not None:
-            self.uses[use.id] = Use(use.id, min(use.first, known.first), max(use.last, known.last))
-        elif len(self.uses) < MAX_PENDING:
-            self.uses[use.id] = use
-
-    def add_unknown(self, use: UnknownUse, observed: ObservedUse) -> None:
-        key = (use.cluster_id, use.identity)
-        known = self.unknown.get(key)
-        if known is not None:
-            self.unknown[key] = known[0].joined(use), known[1]
-        elif len(self.unknown) < MAX_PENDING_ALERTS:
-            self.unknown[key] = use, observed
-
-    def add_altered(self, row: int, use: ObservedUse) -> None:
-        if len(self.altered) < MAX_PENDING_ALERTS:
-            self.altered.setdefault(row, use.shortened())
-
-    def add_revoked(self, row: int, use: ObservedUse) -> None:
-        known = self.revoked.get(row)
-        if known is None and len(self.revoked) < MAX_PENDING_ALERTS:
-            self.revoked[row] = use.shortened()
-        elif known is not None and known.allowed is not None and use.allowed is not None:
-            self.revoked[row] = replace(known, allowed=max(known.allowed, use.allowed))
-
-    def add_approvals(self, row: int, use: ObservedUse) -> None:
-        known = self.approvals.get(row)
-        if known is not None:
-            approvals = tuple(dict.fromkeys((*known.approvals, *use.approvals)))
-            self.approvals[row] = replace(known, approvals=approvals[:MAX_APPROVALS])
-        elif len(self.approvals) < MAX_PENDING_ALERTS:
-            self.approvals[row] = use.shortened()
-
-    def add_later(self, later: "_Pending") -> None:
-        """Add later reports, within the same limits as single reports."""
-        for use in later.uses.values():
-            self.add_use(use)
-        self.masters = later.masters | self.masters
-        for row, observed in later.altered.items():
-            self.add_altered(row, observed)
-        for row, observed in later.revoked.items():
-            self.add_revoked(row, observed)
-        for row, observed in later.approvals.items():
-            self.add_approvals(row, observed)
-        for unknown, observed in later.unknown.values():
-            self.add_unknown(unknown, observed)
-        self.token_uses |= later.token_uses
-        self.refused_calls |= later.refused_calls
-        self.audit_events |= later.audit_events
-        self.audited_uses |= later.audited_uses
 
 
 @dataclass(slots=True)
@@ -230,8 +84,9 @@ class CredentialUsage:
     queries: CredentialUsageQueries
     now: Callable[[], datetime]
     policy_groups: Collection[str]
-    _pending: _Pending = field(default_factory=_Pending)
+    _pending: PendingReports = field(default_factory=PendingReports)
     _written: WrittenTimes = field(default_factory=WrittenTimes)
+    _counts_recorded_at: datetime | None = None
 
     def report(self, use: ObservedUse) -> None:
         """Add a report of a credential's use to the pending reports."""
@@ -296,8 +151,7 @@ class CredentialUsage:
             self._report_unknown(use, exempt=True)
 
     def _report_revoked(self, credential: CachedCertificate, use: ObservedUse) -> None:
-        at = use.allowed.at if use.allowed is not None and credential.revoked else None
-        if at is not None and not self._written.has(("revoked", credential.id), at, at):
+        if use.allowed is not None and credential.revoked:
             self._pending.add_revoked(credential.id, use)
 
     def _report_approvals(self, credential: CachedCertificate, use: ObservedUse) -> None:
@@ -319,31 +173,32 @@ class CredentialUsage:
         use = use.shortened()
         unknown = replace(use.unknown_use(), exempt=exempt)
         if not all(self._written.has(key, use.first, use.last) for key in _keys(unknown)):
-            self._pending.add_unknown(unknown, use)
+            self._pending.unknown.add(unknown, use, self.now())
 
     async def flush(self, *, is_last: bool = False) -> None:
         """Write all pending reports.
 
-        Writes approvals at most once a minute per certificate, except in the last flush. Raises Unavailable if the
-        store fails, and then keeps the reports for the next flush.
+        Writes approvals, and uses of revoked certificates, at most once a minute per certificate, except in the last
+        flush. Raises Unavailable if the store fails, and then keeps the reports for the next flush.
         """
         self._written.rotate()
-        pending, self._pending = self._pending, _Pending()
+        pending, self._pending = self._pending, PendingReports()
         try:
             # Write `masters` before `uses`, because `_write_masters` must still see which certificates were never used.
             await self._write_masters(pending.masters)
             await self._write_altered(pending.altered)
-            await self._write_revoked(pending.revoked)
+            await self._write_revoked(pending.revoked, is_last=is_last)
             await self._write_approvals(pending.approvals, is_last=is_last)
             await self._write_unknown(pending.unknown)
             await self.queries.add(list(pending.uses.values()))
             await self.queries.add_webhook_calls(pending.token_uses)
             await self.queries.add_refused_calls(pending.refused_calls)
             await self.queries.add_audit_reports(pending.audit_events, pending.audited_uses)
+            await self._record_counted()
         except Unavailable:
-            # Writing a report twice is harmless.
+            # Writing a report twice is harmless. Reports that are counted were removed as soon as they were written.
             later, self._pending = self._pending, pending
-            pending.add_later(later)
+            pending.add_later(later, self.now())
             raise
         self._remember(pending)
 
@@ -360,7 +215,7 @@ class CredentialUsage:
                 logger.exception("recording credential usage failed: unexpected error")
                 metrics.BACKGROUND_FAILURES.labels("record uses of credentials").inc()
 
-    def _remember(self, written: _Pending) -> None:
+    def _remember(self, written: PendingReports) -> None:
         for token, at in written.token_uses.items():
             self._written.add(token, at)
         for cluster_id, at in written.refused_calls.items():
@@ -373,9 +228,6 @@ class CredentialUsage:
             self._written.add(use.id, use.last)
         for row in written.altered:
             self._written.add(("altered", row), self.now())
-        for unknown, _ in written.unknown.values():
-            for key in _keys(unknown):
-                self._written.add(key, unknown.last)
 
     async def _write_masters(self, masters: dict[int, ObservedUse]) -> None:
         for row, use in masters.items():
@@ -397,17 +249,20 @@ class CredentialUsage:
                     reported_by=use.reporter,
                 )
 
-    async def _write_revoked(self, revoked: dict[int, ObservedUse]) -> None:
+    async def _write_revoked(self, revoked: dict[int, ObservedUse], *, is_last: bool) -> None:
         """Record uses of revoked certificates that the API server allowed after it should have known the revocation."""
-        for row, use in revoked.items():
-            if use.allowed is None:
+        for row, use in list(revoked.items()):
+            key, now = ("revoked", row), self.now()
+            if not is_last and self._written.has(key, now, now):
+                self._pending.add_revoked(row, revoked.pop(row))
                 continue
-            delay = timedelta(seconds=use.webhook_config.options.unauthorized_ttl_seconds) + NOTICED_AFTER
             report = await self.queries.report_revoked_use(
-                row, use.allowed.at, use.allowed.decided_at - delay, partial(self._revoked_event, use)
+                row, use.allowed_uses(), use.reporter, now, partial(self._revoked_event, use.origin)
             )
+            # Remove the report at once, so that it is not counted again if a later write fails.
+            del revoked[row]
             if report != "before":
-                self._written.add(("revoked", row), use.allowed.at)
+                self._written.add(key, now)
             if report == "recorded":
                 metrics.REVOKED_CREDENTIALS_USED.inc()
                 logger.error(
@@ -416,6 +271,17 @@ class CredentialUsage:
                     user=use.identity.username,
                     reported_by=use.reporter,
                 )
+
+    async def _record_counted(self) -> None:
+        """Record events about counted uses, at most once a minute."""
+        now, before = self.now(), self._counts_recorded_at
+        if before is not None and before <= now < before + RESOLUTION:
+            return
+        events = partial(self._revoked_event, Origin.local())
+        for due in await self.queries.record_counted(now, self._count_event, events):
+            if due.counter.kind == REVOKED_USED:
+                metrics.REVOKED_CREDENTIALS_USED.inc()
+        self._counts_recorded_at = now
 
     async def _write_approvals(self, approvals: dict[int, ObservedUse], *, is_last: bool) -> None:
         for row, use in list(approvals.items()):
@@ -427,30 +293,39 @@ class CredentialUsage:
             del approvals[row]
             self._written.add(("approvals", row), self.now())
 
-    async def _write_unknown(self, unknown: dict[tuple[str, bytes], tuple[UnknownUse, ObservedUse]]) -> None:
-        by_cluster: dict[str, list[UnknownUse]] = {}
-        for unknown_use, _ in unknown.values():
-            by_cluster.setdefault(unknown_use.cluster_id, []).append(unknown_use)
+    async def _write_unknown(self, unknown: PendingUnknown) -> None:
+        for name, group in unknown.groups.items():
+            counted = 0
+            while reports := list(islice(group.values(), WRITTEN_AT_ONCE)):
+                alerts = await self._add_unknown(reports)
+                counted += alerts.counted
+                # Remove the reports at once, so that they are not counted again if a later write fails.
+                for use, _ in reports:
+                    unknown.remove(name, use)
+                    for key in _keys(use):
+                        self._written.add(key, use.last)
+            if counted:
+                _warn_of_counted(name.cluster_id, counted)
+        for (cluster_id, kind), uses in list(unknown.counts.items()):
+            await self.queries.add_counted(cluster_id, kind, uses, self.now(), self._count_event)
+            del unknown.counts[cluster_id, kind]
+            _METRICS[kind].inc(uses.count)
+            _warn_of_counted(cluster_id, uses.count)
+
+    async def _add_unknown(self, reports: list[tuple[UnknownUse, ObservedUse]]) -> Alerts:
+        by_identity = {use.identity: observed for use, observed in reports}
 
         def event(kind: CredentialAlert, use: UnknownUse) -> CredentialSeen:
-            event = self._event(kind, unknown[use.cluster_id, use.identity][1])
+            event = self._event(kind, by_identity[use.identity])
             # Reports of several certificates of one identity may be pending. The event has only one fingerprint.
             return replace(event, subject=use.fingerprints[0]) if use.fingerprints else event
 
-        for uses in by_cluster.values():
-            for start in range(0, len(uses), WRITTEN_AT_ONCE):
-                alerts = await self.queries.add_unknown(
-                    uses[start : start + WRITTEN_AT_ONCE], self.now(), event
-                )
-                metrics.UNKNOWN_CREDENTIALS.inc(alerts.unknown)
-                metrics.MASTERS_CREDENTIALS.inc(alerts.masters)
-                metrics.EXEMPT_CREDENTIALS.inc(alerts.exempt)
-                if alerts.left_out:
-                    logger.warning(
-                        "unknown credentials not recorded: the limit of the cluster is reached",
-                        cluster=uses[start].cluster_id,
-                        left_out=alerts.left_out,
-                    )
+        uses = [use for use, _ in reports]
+        alerts = await self.queries.add_unknown(uses, self.now(), event, self._count_event)
+        metrics.UNKNOWN_CREDENTIALS.inc(alerts.unknown)
+        metrics.MASTERS_CREDENTIALS.inc(alerts.masters)
+        metrics.EXEMPT_CREDENTIALS.inc(alerts.exempt)
+        return alerts
 
     def _event(self, kind: CredentialAlert, use: ObservedUse) -> CredentialSeen:
         fingerprint = use.recognized.fingerprint
@@ -471,19 +346,35 @@ class CredentialUsage:
             known_for_another_cluster=use.recognized.fault == "other_cluster",
         )
 
-    def _revoked_event(self, use: ObservedUse, revoked_at: datetime) -> RevokedCredentialUsed:
-        credential = _credential(use)
+    def _count_event(self, due: DueCount) -> CredentialsCounted:
+        return CredentialsCounted(
+            at=self.now(),
+            project_id=due.counter.project_id,
+            actor=Actor(f"cluster:{due.counter.subject}", Origin.local()),
+            subject=due.counter.subject,
+            cluster_id=due.counter.subject,
+            alert=due.counter.kind,
+            count=due.uses.count,
+            first=due.uses.first,
+            last=due.uses.last,
+        )
+
+    def _revoked_event(
+        self, origin: Origin, certificate: CertificateView, revoked_at: datetime, due: DueCount
+    ) -> RevokedCredentialUsed:
         return RevokedCredentialUsed(
             at=self.now(),
-            project_id=use.webhook_config.project_id,
-            actor=Actor(f"cluster:{use.webhook_config.cluster_id}", use.origin),
-            subject=credential.fingerprint.hex(),
-            cluster_id=use.webhook_config.cluster_id,
-            credential_number=credential.credential_number,
-            username=use.identity.username,
+            project_id=certificate.project_id,
+            actor=Actor(f"cluster:{certificate.cluster_id}", origin),
+            subject=due.counter.subject,
+            cluster_id=certificate.cluster_id,
+            credential_number=certificate.credential_number,
+            username=certificate.common_name,
             revoked_at=revoked_at,
-            used_at=use.allowed.at if use.allowed is not None else use.last,
-            reported_by=use.reporter,
+            count=due.uses.count,
+            first_used_at=due.uses.first,
+            used_at=due.uses.last,
+            reported_by=due.reported_by,
         )
 
     def _approvals_event(self, use: ObservedUse) -> ClusterCertificatesApproved:
@@ -527,6 +418,17 @@ def _approved(approval: Approval) -> ApprovedRequest:
     return {"name": approval.name, "signer": approval.signer}
 
 
-def _keys(use: UnknownUse) -> list[tuple[str, bytes, str]]:
+_METRICS = {
+    "credential.unknown": metrics.UNKNOWN_CREDENTIALS,
+    "credential.masters": metrics.MASTERS_CREDENTIALS,
+    "credential.exempt": metrics.EXEMPT_CREDENTIALS,
+}
+
+
+def _warn_of_counted(cluster_id: str, count: int) -> None:
+    logger.warning("suspicious certificates counted, not recorded singly", cluster=cluster_id, count=count)
+
+
+def _keys(use: UnknownUse) -> list[tuple[str, bytes | None, bytes, str]]:
     """Return one key per fingerprint, or one key without a fingerprint if the API server sent none."""
-    return [(use.cluster_id, use.identity, each) for each in use.fingerprints or ("",)]
+    return [(use.cluster_id, use.token_hash, use.identity, each) for each in use.fingerprints or ("",)]

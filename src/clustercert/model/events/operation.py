@@ -140,6 +140,26 @@ class CredentialSeen(AuditEvent):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class CredentialsCounted(AuditEvent):
+    """API servers reported further suspicious certificates, which were counted instead of recorded individually.
+
+    The subject is the cluster's id. Recorded at most once an hour for each cluster and kind of alert.
+
+    Attributes:
+        alert: the kind of event that records a single certificate, such as `credential.masters`.
+        count: how many reports. A certificate in use is reported about once a minute.
+        first, last: when this service received the first and the last of these reports.
+    """
+
+    kind: Literal["credential.counted"] = "credential.counted"
+    cluster_id: str
+    alert: str
+    count: int
+    first: datetime
+    last: datetime
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class CredentialAltered(AuditEvent):
     """An API server saw an altered copy of a certificate. Recorded at most once an hour for each certificate.
 
@@ -158,10 +178,12 @@ class CredentialAltered(AuditEvent):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RevokedCredentialUsed(AuditEvent):
-    """An API server allowed a request with a revoked certificate. Recorded at most once an hour for each revocation.
+    """An API server allowed requests with a revoked certificate. Recorded at most once an hour for each revocation.
 
     Attributes:
-        used_at: when the API server received the request.
+        count: how many allowed requests since the last such event, at least: of one report that begins before the
+            revocation, only the last request counts.
+        first_used_at, used_at: when the API server received the first and the last of these requests.
     """
 
     kind: Literal["credential.revoked_used"] = "credential.revoked_used"
@@ -169,6 +191,8 @@ class RevokedCredentialUsed(AuditEvent):
     credential_number: str
     username: str
     revoked_at: datetime
+    count: int
+    first_used_at: datetime
     used_at: datetime
     reported_by: str
 

@@ -320,9 +320,29 @@ def _create_clusters() -> None:
         sa.Column("first_seen_at", _UTC, nullable=False),
         sa.Column("last_seen_at", _UTC, nullable=False),
         sa.Column("last_alert_at", _UTC, nullable=False),
+        sa.Column("token_hash", sa.LargeBinary(32), nullable=True),
+        sa.Column("alerts_of_each", sa.Boolean(), nullable=False),
         sa.PrimaryKeyConstraint("cluster_id", "identity", name="pk_unknown_identity"),
     )
     op.create_index("ix_unknown_identity_first_seen_at", "unknown_identity", ["first_seen_at"])
+    op.create_index(
+        "ix_unknown_identity_of_token",
+        "unknown_identity",
+        ["cluster_id", "alerts_of_each", "token_hash", "last_alert_at"],
+    )
+    op.create_table(
+        "use_count",
+        sa.Column("kind", sa.String(64), nullable=False),
+        sa.Column("subject", sa.String(64), nullable=False),
+        sa.Column("project_id", _HEX, nullable=False),
+        sa.Column("uses", sa.Integer(), nullable=False),
+        sa.Column("first_at", _UTC, nullable=True),
+        sa.Column("last_at", _UTC, nullable=True),
+        sa.Column("reported_by", sa.String(32), nullable=True),
+        sa.Column("event_at", _UTC, nullable=False),
+        sa.PrimaryKeyConstraint("kind", "subject", name="pk_use_count"),
+    )
+    op.create_index("ix_use_count_event_at", "use_count", ["event_at"])
 
 
 def _create_certificates() -> None:
