@@ -1,3 +1,4 @@
+import gzip
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -12,6 +13,7 @@ from support.service import Service
 from support.world import World
 
 OK, BAD, TYPE, LARGE = (200, ""), (400, "CCE.01400001"), (400, "CCE.01400006"), (413, "APIGW.0201")
+CODED = (415, "APIGW.0201")
 JSON = "application/json"
 LIMIT = 64 * 1024
 
@@ -39,6 +41,7 @@ class Row:
     group: str
     body: Callable[[], str | bytes]
     content_type: str | None = JSON
+    content_encoding: str | None = None
     lifetime: timedelta | None = None
     says: str = ""
 
@@ -73,6 +76,7 @@ CONTENT_TYPE = (
     "Content-Type missing, given twice, or other than `application/json`, `application/json;charset=utf-8`"
 )
 TOO_LARGE = "body over 64 KiB"
+CONTENT_ENCODING = "`Content-Encoding` other than `identity`"
 NO_CREDENTIAL = "any of these without a valid credential"
 
 DURATIONS = (
@@ -353,7 +357,29 @@ CONTENT_TYPES = (
     ),
 )
 
-ROWS = DURATIONS + EXPIRY + BODIES + CONTENT_TYPES
+CONTENT_ENCODINGS = (
+    Row(
+        "`Content-Encoding: identity`",
+        OK,
+        DURATION,
+        _fixed('{"duration": 30}'),
+        content_encoding="Identity",
+        lifetime=_days(30),
+    ),
+    *(
+        Row(
+            f"`Content-Encoding: {refused}`",
+            CODED,
+            CONTENT_ENCODING,
+            _fixed(gzip.compress(b'{"duration": 30}')),
+            content_encoding=refused,
+            says="Send the body without it.",
+        )
+        for refused in ("gzip", "deflate", "br", "zstd", "identity, gzip", "GZIP")
+    ),
+)
+
+ROWS = DURATIONS + EXPIRY + BODIES + CONTENT_TYPES + CONTENT_ENCODINGS
 
 OTHER_CLOUDS = "`duration` 1826, 1827 with `api.max_duration = 1827`"
 DOCUMENT = Path(__file__).parents[2] / "docs" / "cce-divergences.md"
@@ -362,6 +388,8 @@ DOCUMENT = Path(__file__).parents[2] / "docs" / "cce-divergences.md"
 def send(client: httpx.Client, world: World, row: Row, headers: dict[str, str]) -> httpx.Response:
     if row.content_type is not None:
         headers = headers | {"Content-Type": row.content_type}
+    if row.content_encoding is not None:
+        headers = headers | {"Content-Encoding": row.content_encoding}
     body = row.body()
     content = body.encode() if isinstance(body, str) else body
     return client.post(world.path(), content=content, headers=headers)
@@ -378,6 +406,8 @@ def test_a_request_is_answered_as_the_table_says(client: httpx.Client, world: Wo
     if row.lifetime is None:
         assert response.json()["errorCode"] == code
         assert row.says in response.json()["errorMessage"]
+        # RFC 9110, section 15.5.16.
+        assert response.headers.get("accept-encoding") == ("identity" if status == 415 else None)
         return
     leaf = leaf_of(response.json())
     issued_at = leaf.not_valid_before_utc + BACKDATE
@@ -388,10 +418,10 @@ def test_a_request_is_answered_as_the_table_says(client: httpx.Client, world: Wo
 
 
 @pytest.mark.parametrize("row", ROWS, ids=lambda row: row.request)
-def test_without_a_valid_credential_only_the_size_is_judged(
+def test_without_a_valid_credential_only_size_and_content_coding_are_judged(
     client: httpx.Client, world: World, row: Row
 ) -> None:
-    status, code = row.answer if row.answer[0] == 413 else (401, "CCE.01401001")
+    status, code = row.answer if row.answer[0] in {413, 415} else (401, "CCE.01401001")
     for headers in ({}, {"X-Auth-Token": "A" * 43}):
         response = send(client, world, row, headers)
         assert (response.status_code, response.json()["errorCode"]) == (status, code)

@@ -149,7 +149,7 @@ def test_a_compressed_body_is_not_unpacked(client: httpx.Client, world: World, e
         headers=headers | {"Content-Type": "application/json", "Content-Encoding": encoding},
     )
     assert len(bomb) < 64 * 1024
-    assert (response.status_code, response.json()["errorCode"]) == (400, "CCE.01400001")
+    assert (response.status_code, response.json()["errorCode"]) == (415, "APIGW.0201")
     assert certificates(world) == before
 
 

@@ -32,10 +32,10 @@ PAIRS = {
     (502, "CCE.01502001"),
     (503, "CCE.01503001"),
 }
-# Beyond that table: a request that does not come and one whose header is too large are no statuses of it, and the
-# gateway's code for a bad request fits.
+# Beyond that table: a request that does not come, one whose body is compressed and one whose header is too large are no
+# statuses of it, and the gateway's code for a bad request fits.
 # 412 is our own: CCE has no preconditions.
-BEYOND = {(408, "APIGW.0201"), (412, "CCE.01412001"), (431, "APIGW.0201")}
+BEYOND = {(408, "APIGW.0201"), (412, "CCE.01412001"), (415, "APIGW.0201"), (431, "APIGW.0201")}
 
 
 def tree(root: type[ClustercertError] = ClustercertError) -> list[type[ClustercertError]]:

@@ -14,7 +14,13 @@ from starlette.types import Message
 
 from clustercert.http.context import context_of
 from clustercert.model import JsonObject
-from clustercert.model.errors import InvalidRequest, RequestTimeout, TooLarge, UnsupportedMedia
+from clustercert.model.errors import (
+    InvalidRequest,
+    RequestTimeout,
+    TooLarge,
+    UnsupportedEncoding,
+    UnsupportedMedia,
+)
 from clustercert.policy.lifetime import MAX_LIFETIME, MIN_LIFETIME, lifetime_text
 
 M = TypeVar("M", bound=BaseModel)
@@ -58,7 +64,8 @@ class RequestBody(BaseModel):
 async def received(request: Request, seconds: float, limit: int) -> bytes:
     """Read the whole body.
 
-    Raises TooLarge if the body has more than `limit` bytes, and RequestTimeout if reading takes longer than `seconds`.
+    Raises TooLarge if the body has more than `limit` bytes, RequestTimeout if reading takes longer than `seconds`, and
+    UnsupportedEncoding if the body is compressed.
     """
     for name, declared in request.scope["headers"]:
         if name != b"content-length" or not declared.isdigit():
@@ -68,7 +75,19 @@ async def received(request: Request, seconds: float, limit: int) -> bytes:
     body = await beginning(request, seconds, limit)
     if len(body) > limit:
         raise _too_large(limit)
+    if body:
+        _refuse_content_coding(request)
     return body
+
+
+def _refuse_content_coding(request: Request) -> None:
+    """Raise UnsupportedEncoding if the body is not sent as it is. Source: RFC 9110, sections 8.4 and 15.5.16."""
+    sent = [value.strip().lower() for name, value in request.scope["headers"] if name == b"content-encoding"]
+    if sent not in ([], [b"identity"], [b""]):
+        raise UnsupportedEncoding(
+            "The request's body has a Content-Encoding, such as gzip, which this service does not support. Send the "
+            "body without it."
+        )
 
 
 async def beginning(request: Request, seconds: float, limit: int) -> bytes:

@@ -32,6 +32,7 @@ ERRORS = {
     405: "The method is disabled.",
     408: "The request's body did not arrive in time.",
     413: "The request's body is over 64 KiB.",
+    415: "The request's body is compressed.",
     429: "A rate limit or quota is exceeded; see Retry-After.",
     500: "Internal error.",
     502: "A remote signer failed.",

@@ -22,6 +22,7 @@ from clustercert.model.errors import (
     Unauthenticated,
     Unavailable,
     UnsignedBody,
+    UnsupportedEncoding,
 )
 
 NO_STORE = {"Cache-Control": "no-store"}
@@ -122,6 +123,8 @@ def error_headers(failure: ClustercertError) -> dict[str, str]:
         headers["Retry-After"] = str(failure.retry_after)
     if isinstance(failure, MethodNotAllowed):
         headers["Allow"] = ", ".join(failure.allow)
+    if isinstance(failure, UnsupportedEncoding):
+        headers["Accept-Encoding"] = "identity"
     if isinstance(failure, Unauthenticated):
         headers["WWW-Authenticate"] = _CHALLENGE
     return headers

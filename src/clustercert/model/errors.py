@@ -16,6 +16,7 @@
     |   + ConcurrentChange    409  CCE.01409001
     + PreconditionFailed      412  CCE.01412001
     + TooLarge                413  APIGW.0201
+    + UnsupportedEncoding     415  APIGW.0201
     + TooManyRequests         429  CCE.02429001   (carries Retry-After)
     |   + TooManyFailures     429  CCE.02429001   (carries Retry-After)
     + HeaderTooLarge          431  APIGW.0201
@@ -179,6 +180,10 @@ class PreconditionFailed(ClustercertError, status=412, code="CCE.01412001"):
 
 class TooLarge(ClustercertError, status=413, code="APIGW.0201"):
     """The request's body is too large."""
+
+
+class UnsupportedEncoding(ClustercertError, status=415, code="APIGW.0201"):
+    """The request's body is compressed, or has another content coding."""
 
 
 class TooManyRequests(ClustercertError, status=429, code="CCE.02429001"):

@@ -36,7 +36,7 @@ _BOOLEANS = {"true": True, "false": False}
 
 _described = functools.partial(
     openapi.described,
-    errors={status: openapi.ERRORS[status] for status in (400, 408, 413, 429, 500, 503)}
+    errors={status: openapi.ERRORS[status] for status in (400, 408, 413, 415, 429, 500, 503)}
     | {
         401: "No valid credential. The message is the same for every cause.",
         403: "The credential is valid, but lacks the permission.",
