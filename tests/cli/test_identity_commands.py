@@ -1,6 +1,7 @@
 """`clustercert domain`, `project`, `user`, `group`, `role` and `access-key`."""
 
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -174,11 +175,25 @@ def test_without_a_default_domain_the_option_is_required(operator: Operator) -> 
     assert operator.output_json("project", "create", "p", "--domain", "two")["domain"] == "two"
 
 
-def test_domains_are_enabled_and_disabled(operator: Operator) -> None:
-    operator.output("user", "create", "alice", "--no-password")
-    assert operator.error("domain", "disable", "Default").startswith(
-        "The domain Default has 1 user, no projects and no clusters. The logins of its users end."
+def log_in(operator: Operator, user_id: str, project_id: str | None) -> None:
+    execute(
+        operator.folder / "data" / "clustercert.db",
+        "INSERT INTO token (hash, user_id, project_id, methods, issued_at, expires_at) VALUES (?, ?, ?, '[]', ?, ?)",
+        os.urandom(32),
+        user_id,
+        project_id,
+        "2026-01-01 00:00:00.000000",
+        "2999-01-01 00:00:00.000000",
     )
+
+
+def test_domains_are_enabled_and_disabled(operator: Operator) -> None:
+    alice = str(operator.output_json("user", "create", "alice", "--no-password")["id"])
+    assert operator.error("domain", "disable", "Default").startswith(
+        "The domain Default has 1 user, no projects, no clusters and no valid certificates. It has no logins. Until"
+    )
+    log_in(operator, alice, None)
+    assert "certificates. 1 token ends for good. Until" in operator.error("domain", "disable", "Default")
     assert operator.output_json("domain", "list")[0]["enabled"] is True
     disabled = operator.run("domain", "disable", "Default", "--yes")
     assert disabled.err.startswith(
@@ -205,9 +220,12 @@ def test_a_name_that_can_not_be_in_an_address_is_refused(operator: Operator) -> 
 
 
 def test_projects_are_enabled_disabled_and_deleted(operator: Operator) -> None:
-    operator.output("project", "create", "eu-de")
+    project = str(operator.output_json("project", "create", "eu-de")["id"])
+    alice = str(operator.output_json("user", "create", "alice", "--no-password")["id"])
+    for scope in (None, project, project):
+        log_in(operator, alice, scope)
     assert operator.error("project", "disable", "eu-de").startswith(
-        "The project eu-de has no clusters and no valid certificates. Until you enable it again"
+        "The project eu-de has no clusters and no valid certificates. 2 tokens end for good. Until you enable it"
     )
     disabled = operator.run("project", "disable", "eu-de", "--yes")
     assert "`clustercert certificate list --project PROJECT --state live`" in disabled.err

@@ -29,7 +29,9 @@ from support.stores import NOW, Store, event, patient
 
 
 @asynccontextmanager
-async def begun(store: Store, work: Callable[[Database], Coroutine[None, None, None]]) -> AsyncIterator[None]:
+async def begun(
+    store: Store, work: Callable[[Database], Coroutine[None, None, object]]
+) -> AsyncIterator[None]:
     """Keep a transaction of another process open while the block runs, and commit it afterwards."""
     other = PausedDatabase(store.url)
     task = asyncio.create_task(work(other))
@@ -57,7 +59,9 @@ def password_login(user: User, checked_hash: str) -> PasswordLogin:
 
 async def disable_domain(accounts: Accounts, database: Database) -> None:
     domain = accounts.domain
-    await DirectoryQueries(database).replace(domain, replace(domain, enabled=False), event())
+    disabled = replace(domain, enabled=False)
+    await DirectoryQueries(database).replace(domain, disabled, event())
+    await DirectoryQueries(database).end_logins(disabled)
 
 
 async def password_hash(accounts: Accounts, user: User) -> str:
@@ -123,6 +127,41 @@ async def test_a_token_that_is_being_revoked_gives_no_other(accounts: Accounts, 
         await waits.begun(login)
     assert await login is None
     assert store.rows("SELECT * FROM token") == []
+
+
+@pytest.mark.parametrize("what", ["project", "its domain"])
+@pytest.mark.parametrize("by", ["password", "token"])
+async def test_a_project_that_is_being_disabled_is_no_tokens_scope(
+    accounts: Accounts, store: Store, what: str, by: str
+) -> None:
+    """Otherwise the token would work once the project is enabled again."""
+    elsewhere = await accounts.new_domain("elsewhere")
+    project = await accounts.new_project("eu-nl", elsewhere)
+    place = project if what == "project" else elsewhere
+    alice = await accounts.new_user()
+    checked = await password_hash(accounts, alice)
+    parent = (await accounts.login(alice)).live.token
+    waits = LockWaits(accounts.database, store)
+    scoped = token(alice, project_id=project.id)
+
+    async def log_in(database: Database) -> object:
+        queries = TokenQueries(database)
+        if by == "token":
+            return await queries.add_by_token(scoped, parent.hash)
+        return await queries.add_by_password(scoped, password_login(alice, checked))
+
+    disabled = replace(place, enabled=False)
+    async with begun(store, lambda other: DirectoryQueries(other).replace(place, disabled, event())):
+        login = asyncio.create_task(log_in(accounts.database))
+        await waits.begun(login)
+    assert await login is None
+    await DirectoryQueries(accounts.database).replace(disabled, place, event())
+    async with begun(store, log_in):
+        disabling = asyncio.create_task(DirectoryQueries(accounts.database).replace(place, disabled, event()))
+        await waits.begun(disabling)
+    await disabling
+    await DirectoryQueries(accounts.database).end_logins(disabled)
+    assert store.rows("SELECT project_id FROM token") == [(None,)]
 
 
 async def test_a_project_that_is_being_removed_is_no_tokens_scope(accounts: Accounts, store: Store) -> None:

@@ -6,7 +6,7 @@ from functools import partial
 from http import HTTPStatus
 from itertools import chain
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, cast
 
 import typer
 
@@ -15,6 +15,7 @@ from clustercert.cli.commands import new_service_command, on_service
 from clustercert.cli.lookup import (
     affected_certificates,
     count_of,
+    counted,
     find,
     find_user,
     objects,
@@ -442,28 +443,47 @@ def _loss_of_domain(client: AdministrationClient, named: JsonObject) -> str:
     in_domain = {"domain": str(domain["id"])}
     users = count_of(client.list_all("/users", "users", **in_domain), "user")
     projects = list(client.list_all("/projects", "projects", **in_domain))
+    paths = [path_of("projects", str(each["id"])) for each in projects]
     clusters = count_of(
-        chain.from_iterable(
-            client.list_all(path_of("projects", str(each["id"]), "clusters"), "clusters") for each in projects
-        ),
-        "cluster",
+        chain.from_iterable(client.list_all(f"{path}/clusters", "clusters") for path in paths), "cluster"
     )
+    logins = client.get(path_of("domains", str(domain["id"]), "logins"))
     return (
-        f"The domain {domain['name']} has {users}, {count_of(projects, 'project')} and {clusters}. The logins of its"
-        " users end. Until you enable it again, they can't log in, their access keys don't work, and nobody gets"
-        " certificates for its clusters. Certificates that exist stay valid. Disable the domain?"
+        f"The domain {domain['name']} has {users}, {counted(len(projects), 'project')}, {clusters} and"
+        f" {_live(client, paths)}. {_ending(logins)} Until you enable the"
+        " domain again, its users can't log in, their access keys don't work, and nobody gets certificates for its"
+        " clusters. Certificates that exist stay valid. Disable the domain?"
     )
 
 
 def _loss_of_project(client: AdministrationClient, project: JsonObject) -> str:
     path = path_of("projects", str(project["id"]))
     clusters = count_of(client.list_all(f"{path}/clusters", "clusters"), "cluster")
-    live = client.list_all(f"{path}/certificates", "certificates", state="live")
     return (
-        f"The project {shown_name(client, project)} has {clusters} and {count_of(live, 'valid certificate')}. Until you"
-        " enable it again, nobody can use it or get certificates for its clusters. Certificates that exist stay valid."
-        " Disable the project?"
+        f"The project {shown_name(client, project)} has {clusters} and {_live(client, [path])}."
+        f" {_ending(client.get(f'{path}/logins'))} Until you enable it again, nobody can use it or get"
+        " certificates for its clusters. Certificates that exist stay valid. Disable the project?"
     )
+
+
+def _live(client: AdministrationClient, projects: Sequence[str]) -> str:
+    """Count the valid certificates for the clusters of projects, given by their API paths."""
+    found = (client.list_all(f"{path}/certificates", "certificates", state="live") for path in projects)
+    return count_of(chain.from_iterable(found), "valid certificate")
+
+
+_LOGINS = {"sessions": "session", "tokens": "token", "temporary_keys": "temporary access key"}
+
+
+def _ending(logins: JsonObject) -> str:
+    """Return a sentence about the logins that end."""
+    numbers = {noun: cast("int", logins[kind]) for kind, noun in _LOGINS.items()}
+    counts = [counted(number, noun) for noun, number in numbers.items() if number]
+    if not counts:
+        return "It has no logins."
+    *others, last = counts
+    subject = f"{', '.join(others)} and {last}" if others else last
+    return f"{subject} {'ends' if sum(numbers.values()) == 1 else 'end'} for good."
 
 
 # The field that `show` adds to the fields of a resource, and the function that returns the field's value.

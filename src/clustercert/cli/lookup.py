@@ -372,7 +372,11 @@ def affected_certificates(client: "AdministrationClient", user_id: str) -> str:
 
 def count_of(objects: "Iterable[JsonObject]", noun: str) -> str:
     """Return the number of objects as a phrase: `no users`, `1 user`, `1000 users` or `more than 1000 users`."""
-    number = sum(1 for _ in itertools.islice(objects, _MANY + 1))
+    return counted(sum(1 for _ in itertools.islice(objects, _MANY + 1)), noun)
+
+
+def counted(number: int, noun: str) -> str:
+    """Return a number of objects as a phrase: see `count_of`."""
     count = f"more than {_MANY}" if number > _MANY else str(number or "no")
     return f"{count} {noun}{'' if number == 1 else 's'}"
 

@@ -164,8 +164,8 @@ RESOURCES = {
                 "create": "Create a domain.",
                 "list": "List the domains.",
                 "enable": "Enable a domain, so that its users can log in again.",
-                "disable": "Disable a domain with its users and projects. Its certificates stay valid until they"
-                " expire.",
+                "disable": "Disable a domain with its users and projects, and end the logins of its users. Its"
+                " certificates stay valid until they expire. If the command is interrupted, run it again.",
                 "delete": "Delete a domain that has no projects, users or groups.",
             },
             columns=("id", "name", "enabled"),
@@ -185,8 +185,8 @@ RESOURCES = {
                 "list": "List the projects.",
                 "show": "Show a project.",
                 "enable": "Enable a project, so that its members can use it again.",
-                "disable": "Disable a project: its members can't use it. Its certificates stay valid until they"
-                " expire.",
+                "disable": "Disable a project: its members can't use it, and the tokens for it end. Its certificates"
+                " stay valid until they expire. If the command is interrupted, run it again.",
                 "delete": "Delete a project that has no clusters.\n\nAlso deletes its role assignments and tokens.",
             },
             columns=("id", "name", "domain", "enabled", "description"),

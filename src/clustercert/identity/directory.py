@@ -26,6 +26,7 @@ from clustercert.store.entities import Reference
 Entity = Domain | Project | User | Group
 E = TypeVar("E", bound=Entity)
 N = TypeVar("N", Project, User, Group)
+D = TypeVar("D", Domain, Project)
 
 NO_LABELS: Mapping[str, str] = {}
 
@@ -57,8 +58,8 @@ class Directory(DirectoryReader):
         return domain
 
     async def update_domain(self, before: Domain, *, enabled: bool, actor: Actor) -> Domain:
-        """Enable or disable a domain, including its users and projects. See `_update`."""
-        return await self._update(before, replace(before, enabled=enabled), actor)
+        """Enable or disable a domain, including its users and projects. See `_switch`."""
+        return await self._switch(before, replace(before, enabled=enabled), actor)
 
     async def remove_domain(self, domain: Domain, *, actor: Actor) -> None:
         """Delete a domain. Raises Conflict if the domain still has projects, users or groups."""
@@ -106,14 +107,14 @@ class Directory(DirectoryReader):
     async def update_project(
         self, before: Project, *, description: str, enabled: bool, labels: Mapping[str, str], actor: Actor
     ) -> Project:
-        """Change a project. Roles in a disabled project have no effect. See `_update`."""
+        """Change a project. Roles in a disabled project have no effect. See `_switch`."""
         after = replace(
             before,
             description=checked_description(description),
             enabled=enabled,
             labels=checked_labels(labels),
         )
-        return await self._update(before, after, actor)
+        return await self._switch(before, after, actor)
 
     async def remove_project(self, project: Project, *, actor: Actor) -> None:
         """Delete a project with its role assignments and tokens. Raises Conflict if the project still has clusters."""
@@ -233,6 +234,19 @@ class Directory(DirectoryReader):
             raise InvalidRequest(f"id: {project_id}: a project id has 32 lower-case hex digits.")
         if await self.queries.find(Project, Reference(id=project_id)):
             raise Conflict(f"A project with the id {project_id} already exists.")
+
+    async def _switch(self, before: D, after: D, actor: Actor) -> D:
+        """Change a domain or project. Disabling it ends the logins in it for good: see `DirectoryQueries.end_logins`.
+
+        The disabled row refuses all these logins at once. Then they are deleted in batches. If this is interrupted,
+        disabling again deletes the rest, and so does enabling. See `_update` for errors.
+        """
+        if after.enabled and not before.enabled:
+            await self.queries.end_logins(before)
+        changed = await self._update(before, after, actor)
+        if not after.enabled:
+            await self.queries.end_logins(after)
+        return changed
 
     async def _update(self, before: E, after: E, actor: Actor) -> E:
         """Store a changed entity, and return it. Does nothing if `before` and `after` are equal.

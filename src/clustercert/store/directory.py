@@ -1,18 +1,25 @@
 """Queries for domains, projects, users and groups."""
 
-from collections.abc import Collection
-from dataclasses import fields
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, fields
 from typing import Any, TypeVar
 
-from sqlalchemy import Select, delete, insert, select, update
+from sqlalchemy import Column, ColumnElement, Select, delete, func, insert, not_, or_, select, update
 
 from clustercert.model import AuditEvent, Domain, Group, Project, Revocation, User
 from clustercert.model.errors import ConcurrentChange, NotFound, Unauthenticated
 from clustercert.store import tables
 from clustercert.store.console_sessions import UserIds, end_sessions
 from clustercert.store.engine.database import hold_generation, raise_generation
-from clustercert.store.engine.queries import Queries, change_one, conflict_if_violated, insert_once
-from clustercert.store.engine.transaction import Transaction
+from clustercert.store.engine.queries import (
+    BATCH,
+    Queries,
+    change_one,
+    conflict_if_violated,
+    exists,
+    insert_once,
+)
+from clustercert.store.engine.transaction import Transaction, is_rolling_back
 from clustercert.store.entities import (
     ALL,
     TABLES,
@@ -23,13 +30,23 @@ from clustercert.store.entities import (
     filter_by,
     in_domains,
 )
-from clustercert.store.logins import end_temporary_keys, lock_usable_user
+from clustercert.store.logins import IS_TEMPORARY, end_temporary_keys, lock_usable_user
 from clustercert.store.revocations import NO_END, end_disabled, revoke_disabled
 
 _domain, _project, _user, _group = tables.domain, tables.project, tables.user, tables.group
-_member = tables.group_member
+_member, _token = tables.group_member, tables.token
+_session, _access_key = tables.console_session, tables.access_key
 
 T = TypeVar("T", bound=Domain | Project | User | Group)
+
+
+@dataclass(frozen=True, slots=True)
+class LoginCounts:
+    """How many sessions of the console, tokens and temporary access keys there are."""
+
+    sessions: int
+    tokens: int
+    temporary_keys: int
 
 
 class DirectoryQueries(Queries):
@@ -85,20 +102,52 @@ class DirectoryQueries(Queries):
     async def replace(self, before: T, after: T, *events: AuditEvent) -> None:
         """Change an entity. Enabling or disabling a user has the same effects as `enable_user`.
 
-        Disabling a domain ends the sessions, tokens and temporary keys of its users for good. Certificates stay valid.
-        If the change revokes certificates, the actor and time of the revocation are those of the first event. Raises
-        NotFound if the entity was deleted, or ConcurrentChange if the entity differs from `before`.
+        A disabled domain or project refuses all logins in it. Call `end_logins` before enabling it, and also after
+        disabling it: a login that is left would work again. Certificates stay valid. If the change revokes
+        certificates, the actor and time of the revocation are those of the first event. Raises NotFound if the entity
+        was deleted, or ConcurrentChange if the entity differs from `before` or would be enabled with logins.
         """
         old, new = _values(before), _values(after)
         changed = {name: value for name, value in new.items() if value != old[name]}
         table = TABLES[type(before)]
         async with self._database.transaction(*events, invalidate=True) as connection:
             await _require_unchanged(connection, before)
+            if isinstance(after, Domain | Project) and changed.get("enabled"):
+                await _require_no_logins(connection, after)
             await connection.execute(update(table).where(table.c.id == before.id).values(changed))
             if isinstance(after, User) and "enabled" in changed:
                 await _after_switch(connection, after.id, after.enabled, events[0])
-            if isinstance(after, Domain) and "enabled" in changed and not after.enabled:
-                await _delete_logins(connection, select(_user.c.id).where(_user.c.domain_id == after.id))
+
+    async def end_logins(self, place: Domain | Project, *, batch: int = BATCH) -> None:
+        """Delete the logins in a disabled domain or project, in batches. Does nothing if it is enabled.
+
+        The logins in a domain are the sessions, tokens and temporary keys of its users, and the tokens for its
+        projects. The logins in a project are the tokens for it. Nobody can log in there meanwhile, so after an
+        interruption, the next call deletes the rest.
+        """
+        # A dry run deletes nothing, so there would always be a rest.
+        while not is_rolling_back():
+            async with self._database.read() as connection:
+                found = [
+                    (row_id, (await connection.execute(query.limit(batch))).scalars().all())
+                    for row_id, query in _logins_in(place)
+                ]
+            if not any(ids for _, ids in found):
+                return
+            async with self._database.transaction() as connection:
+                for row_id, ids in found:
+                    await connection.execute(delete(row_id.table).where(row_id.in_(ids)))
+
+    async def count_logins(self, place: Domain | Project) -> LoginCounts:
+        """Count the logins that end if the domain or project is disabled, including expired ones."""
+        async with self._database.read() as connection:
+            counts = {
+                row_id.table.name: (
+                    await connection.execute(select(func.count()).select_from(query.subquery()))
+                ).scalar_one()
+                for row_id, query in _logins_in(place, only_disabled=False)
+            }
+        return LoginCounts(counts.get(_session.name, 0), counts[_token.name], counts.get(_access_key.name, 0))
 
     async def enable_user(self, user_id: str, enabled: bool, *events: AuditEvent) -> None:
         """Enable or disable a user.
@@ -234,6 +283,50 @@ async def _require_unchanged(connection: Transaction, before: Domain | Project |
         raise NotFound("The object no longer exists.")
     if entity_of(kind, row) != before:
         raise ConcurrentChange
+
+
+def _logins_in(
+    place: Domain | Project, *, only_disabled: bool = True
+) -> Sequence[tuple[Column[Any], Select[Any]]]:
+    """Return queries for the ids of the logins in a domain or project, and the column of each.
+
+    `only_disabled`: find no logins if the domain or project is enabled.
+    """
+    table = TABLES[type(place)]
+    here = (
+        [select(table.c.id).where(table.c.id == place.id, not_(table.c.enabled)).exists()]
+        if only_disabled
+        else []
+    )
+    if isinstance(place, Project):
+        return [(_token.c.hash, select(_token.c.hash).where(_token.c.project_id == place.id, *here))]
+
+    def of_users(owner: Column[Any]) -> ColumnElement[bool]:
+        # Read each login and look for its user: there can be many more users than logins.
+        return select(_user.c.id).where(_user.c.id == owner, _user.c.domain_id == place.id).exists()
+
+    projects = select(_project.c.id).where(_project.c.domain_id == place.id)
+    for_projects = _token.c.project_id.in_(projects)
+    return [
+        (_token.c.hash, select(_token.c.hash).where(or_(of_users(_token.c.user_id), for_projects), *here)),
+        (
+            _access_key.c.id,
+            select(_access_key.c.id).where(IS_TEMPORARY, of_users(_access_key.c.user_id), *here),
+        ),
+        (_session.c.id, select(_session.c.id).where(of_users(_session.c.user_id), *here)),
+    ]
+
+
+async def _require_no_logins(connection: Transaction, place: Domain | Project) -> None:
+    """Raise ConcurrentChange if a disabled domain or project has logins, which would work again if it were enabled.
+
+    It has none after `end_logins`, unless other requests enabled and disabled it meanwhile.
+    """
+    if is_rolling_back():
+        return
+    for _, query in _logins_in(place):
+        if await exists(connection, query.limit(1)):
+            raise ConcurrentChange
 
 
 def _values(entity: Domain | Project | User | Group) -> dict[str, object]:

@@ -101,12 +101,14 @@ class TokenQueries(Queries):
     async def add_by_password(self, token: Token, login: PasswordLogin) -> LiveToken | None:
         """Store a token.
 
-        Returns None if the user or their domain was disabled, the password was changed, or the scope was deleted during
-        the login.
+        Returns None if the user or their domain was disabled, the password was changed, or the scope was disabled or
+        deleted during the login.
         """
         with contextlib.suppress(IntegrityError):
             async with self._database.transaction() as connection:
                 if not await confirm_password_login(connection, login):
+                    return None
+                if not await _lock_usable_scope(connection, token):
                     return None
                 await connection.execute(insert(_token).values(asdict(token)))
                 return await _live_token(connection, token.hash)
@@ -117,7 +119,11 @@ class TokenQueries(Queries):
         with contextlib.suppress(IntegrityError):
             async with self._database.transaction() as connection:
                 usable = await lock_usable_user(connection, token.user_id)
-                if usable and await lock_token(connection, parent):
+                if (
+                    usable
+                    and await lock_token(connection, parent)
+                    and await _lock_usable_scope(connection, token)
+                ):
                     await connection.execute(insert(_token).values(asdict(token)))
                     return await _live_token(connection, token.hash)
         return None
@@ -148,13 +154,25 @@ async def lock_usable_user(connection: Transaction, user_id: str, *conditions: C
 
     Returns whether the user exists, meets the conditions, and is enabled like their domain.
     """
-    # Transactions that delete the tokens and temporary keys of a user or domain write its row first, so that no token
-    # or key is added later.
+    # A transaction that deletes the tokens and temporary keys of a user, or disables a domain, writes the row first, so
+    # that no token or key is added later.
     user = select(_user.c.domain_id).where(_user.c.id == user_id, _user.c.enabled, *conditions)
     domain_id = (await connection.execute(user.with_for_update())).scalar()
     # A shared lock, so that logins of other users of the domain need not wait.
     domain = select(_domain.c.id).where(_domain.c.id == domain_id, _domain.c.enabled)
     return await exists(connection, domain.with_for_update(read=True))
+
+
+async def _lock_usable_scope(connection: Transaction, token: Token) -> bool:
+    """Lock the rows of the token's project and of the project's domain. Returns whether both are enabled.
+
+    True for a token without a project: the scope is the user's own domain at most.
+    """
+    if token.project_id is None:
+        return True
+    project = select(_project.c.id).join(_domain, _domain.c.id == _project.c.domain_id)
+    enabled = project.where(_project.c.id == token.project_id, _project.c.enabled, _domain.c.enabled)
+    return await exists(connection, enabled.with_for_update(read=True, of=[_project, _domain]))
 
 
 async def confirm_password_login(connection: Transaction, login: PasswordLogin) -> bool:
@@ -259,7 +277,7 @@ class AccessKeyQueries(Queries):
         """
         query = _KEYS.where(_key.c.user_id == user_id, _key.c.id > after)
         if temporary is not None:
-            query = query.where(_IS_TEMPORARY if temporary else not_(_IS_TEMPORARY))
+            query = query.where(IS_TEMPORARY if temporary else not_(IS_TEMPORARY))
         rows = await self._rows(query.order_by(_key.c.id).limit(limit))
         return tuple(entity_of(AccessKey, row) for row in rows)
 
@@ -333,7 +351,7 @@ class AccessKeyQueries(Queries):
 
 
 async def end_temporary_keys(connection: Transaction, users: UserIds) -> None:
-    await connection.execute(delete(_key).where(_key.c.user_id.in_(users), _IS_TEMPORARY))
+    await connection.execute(delete(_key).where(_key.c.user_id.in_(users), IS_TEMPORARY))
 
 
 async def _is_credential_stored(connection: Transaction, caller: Caller) -> bool:
@@ -345,7 +363,7 @@ async def _is_credential_stored(connection: Transaction, caller: Caller) -> bool
 
 
 _KEYS = select(*entity_columns(AccessKey))
-_IS_TEMPORARY = _key.c.security_token_hash.is_not(None)
+IS_TEMPORARY = _key.c.security_token_hash.is_not(None)
 _LIVE_KEY = (
     _KEYS.add_columns(*entity_columns(User))
     .join(_user, _user.c.id == _key.c.user_id)
@@ -470,7 +488,7 @@ async def _lock_requesting_user(connection: Transaction, user_id: str) -> None:
 async def _keys_of(connection: Transaction, user_id: str) -> tuple[int, tuple[AccessKey, ...]]:
     """Return the number of a user's temporary keys, of which there can be many, and the permanent keys."""
     of_user = _key.c.user_id == user_id
-    temporary = select(func.count()).select_from(_key).where(of_user, _IS_TEMPORARY)
-    permanent = _KEYS.where(of_user, not_(_IS_TEMPORARY)).order_by(_key.c.created_at, _key.c.id)
+    temporary = select(func.count()).select_from(_key).where(of_user, IS_TEMPORARY)
+    permanent = _KEYS.where(of_user, not_(IS_TEMPORARY)).order_by(_key.c.created_at, _key.c.id)
     count = (await connection.execute(temporary)).scalar_one()
     return count, tuple(entity_of(AccessKey, row) for row in await connection.execute(permanent))

@@ -38,7 +38,8 @@ class DomainRequest(ResourceBody):
     """The desired state of a domain."""
 
     enabled: bool = Field(
-        default=True, description=f"False locks out the domain's users and disables its projects. {KEPT}"
+        default=True,
+        description=f"False disables the domain's projects, locks out its users, and ends their logins. {KEPT}",
     )
 
 
@@ -51,7 +52,10 @@ class ProjectRequest(ResourceBody):
         json_schema_extra={"pattern": "^[0-9a-f]{32}$"},
     )
     description: str = Field(default="", json_schema_extra={"maxLength": 255})
-    enabled: bool = Field(default=True, description=f"Roles in a disabled project have no effect. {KEPT}")
+    enabled: bool = Field(
+        default=True,
+        description=f"Roles in a disabled project have no effect, and the tokens for it end. {KEPT}",
+    )
     labels: Labels = Field(default={}, description=LABELS)
 
 
@@ -110,6 +114,14 @@ class DomainListBody(PageBody):
     """A page of domains, sorted by id."""
 
     domains: list[DomainBody]
+
+
+class LoginCountsBody(ResponseBody):
+    """The logins that end if a domain or project is disabled, including expired ones."""
+
+    sessions: int = Field(description="Sessions of the console. 0 for a project.")
+    tokens: int = Field(description="For a domain, the tokens of its users and those for its projects.")
+    temporary_keys: int = Field(description="Temporary access keys. 0 for a project.")
 
 
 class ProjectListBody(PageBody):
@@ -242,6 +254,25 @@ async def delete_domain(change: OperatorChange, directory: DirectoryDep, name: s
         await directory.remove_domain(found, actor=change.call.caller.actor)
 
     return await changes.delete(change, lambda: directory.find_domain(name), remove, DomainBody.render)
+
+
+_COUNTED = changes.one(LoginCountsBody)
+
+
+@router.get(DOMAIN + "/logins", responses=_COUNTED)
+async def count_logins_of_domain(_call: OperatorCall, directory: DirectoryDep, name: str) -> Response:
+    """Count the logins that end if the domain is disabled. Only for operators."""
+    counts = await directory.queries.count_logins(await directory.find_domain(name))
+    return responses.private(LoginCountsBody.render(counts))
+
+
+@router.get(OWN + "/projects/{name}/logins", responses=_COUNTED)
+async def count_logins_of_project(
+    _call: OperatorCall, directory: DirectoryDep, name: str, domain: DomainDep
+) -> Response:
+    """Count the logins that end if the project is disabled. Only for operators."""
+    counts = await directory.queries.count_logins(await directory.find_project(name, domain))
+    return responses.private(LoginCountsBody.render(counts))
 
 
 E = TypeVar("E", bound=Project | User | Group)

@@ -35,9 +35,14 @@ def rolling_back() -> Iterator[None]:
         _rolling_back.reset(token)
 
 
+def is_rolling_back() -> bool:
+    """Whether the caller runs in a `with rolling_back()` block."""
+    return _rolling_back.get()
+
+
 def roll_back_if_asked() -> None:
     """Raise RolledBack if the caller runs in a `with rolling_back()` block."""
-    if _rolling_back.get():
+    if is_rolling_back():
         raise RolledBack
 
 
