@@ -9,7 +9,7 @@ import typer
 from clustercert.cli.commands import expand_options, on_policy
 from clustercert.cli.credential.access_request import full_id
 from clustercert.cli.login.options import LoginOptions
-from clustercert.cli.lookup import find_cluster, find_user
+from clustercert.cli.lookup import find_cluster, find_user, full_name, shown_cluster, shown_name
 from clustercert.cli.options import (
     ClusterArgument,
     ClusterOption,
@@ -131,7 +131,7 @@ def explain_user(
         if error.http_status != HTTPStatus.NOT_FOUND or request.access_request is not None:
             raise
         raise UnknownName(
-            f"{user} has no role in the project of the cluster {found['name']}, or has made no recorded request for "
+            f"{user} has no role in the project of the cluster {full_name(found)}, or has made no recorded request for "
             "it. The groups and roles of users of OIDC issuers and Keystone are known only from their requests. Let "
             "the user request a certificate first."
         ) from None
@@ -149,7 +149,9 @@ def _show(client: "AdministrationClient", query: dict[str, str], output: Output)
         if output in (Output.JSON, Output.YAML):
             show_one(body, output)
         elif output is Output.TABLE:
-            write_out("".join(f"{line}\n" for line in explanation_lines(body)))
+            user = shown_name(client, body["user"])
+            cluster = shown_cluster(client, body["cluster"]["name"], body["cluster"]["id"])
+            write_out("".join(f"{line}\n" for line in explanation_lines(body, user, cluster)))
         else:
             show_list(body["rules"], output, columns=_RULE_COLUMNS, keep=_RULE_COLUMNS[1:])
     if not body["allowed"]:

@@ -22,13 +22,15 @@ _WIDTH = 80
 _MAX_NAME = 24
 
 
-def explanation_lines(body: dict[str, Any]) -> list[str]:
+def explanation_lines(body: dict[str, Any], user: str, cluster: str) -> list[str]:
     """Return the text of an explanation: the verdict, then the certificate or what is missing, then the rules.
 
-    `body` is the response of the API.
+    Args:
+        body: the response of the API.
+        user, cluster: the names of the user and the cluster, in a form that is not ambiguous.
     """
     return [
-        _verdict(body),
+        _verdict(body, user, cluster),
         *_seen(body),
         *_certificate(body),
         *_nearest(body),
@@ -36,13 +38,12 @@ def explanation_lines(body: dict[str, Any]) -> list[str]:
     ]
 
 
-def _verdict(body: dict[str, Any]) -> str:
-    user, cluster = body["user"], body["cluster"]
+def _verdict(body: dict[str, Any], user: str, cluster: str) -> str:
     if body["allowed"]:
-        return _wrapped(f"Allowed: {user['name']} gets a certificate for the cluster {cluster['name']}.", "")
+        return _wrapped(f"Allowed: {user} gets a certificate for the cluster {cluster}.", "")
     message = body["message"]
-    if not user["roles"]:
-        message = f"{user['name']} has no role in the project of the cluster {cluster['name']}."
+    if not body["user"]["roles"]:
+        message = f"{user} has no role in the project of the cluster {cluster}."
     return _wrapped(f"Refused ({body['status']}): {message}", "")
 
 
