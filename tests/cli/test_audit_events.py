@@ -74,7 +74,7 @@ def test_users_are_named_in_filters(place: RemoteSite) -> None:
 
 def test_admins_read_the_events_of_their_project(place: RemoteSite) -> None:
     bob = place.bob
-    assert "Add --project PROJECT" in bob.failure(1, "audit", "tail")
+    assert "Add --project PROJECT" in bob.failure(4, "audit", "tail")
     added = json.loads(
         bob.output("audit", "tail", "--project", "eu-de", "--kind", "cluster.added", "-o", "json")
     )

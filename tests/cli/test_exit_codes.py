@@ -93,7 +93,7 @@ ON_THE_STORE = {
         "kubernetes token list nope",
         "kubernetes token create nope",
         "kubernetes verify nope",
-        "policy explain --user nope --cluster nope",
+        "policy explain nope --user nope",
         "audit show 999",
         "audit erase 999 --reason x --yes",
     ],

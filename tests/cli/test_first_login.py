@@ -64,7 +64,7 @@ def test_without_a_terminal_the_fingerprint_has_to_be_given(account: tuple[str, 
     refused = run(tmp_path, "login", url, "--user", "carol")
     assert f"add --ca-fingerprint {fingerprint} after you compared it" in refused.stderr
     other = run(tmp_path, "login", url, "--user", "carol", "--ca-fingerprint", "00:" * 31 + "00")
-    assert (other.returncode, other.stdout) == (1, "")
+    assert (other.returncode, other.stdout) == (6, "")
     assert f"It sends: {fingerprint}. Ask the operator" in other.stderr
 
     malformed = run(tmp_path, "login", url, "--user", "carol", "--ca-fingerprint", fingerprint[:-1])
@@ -98,7 +98,7 @@ def test_a_ca_file_that_does_not_fit_is_refused_with_openssls_reason(
             f"The certificate of {url} is not trusted ({reason}). Use an address that the certificate names."
         )
     refused = run(tmp_path, "login", url, "--user", "carol", "--ca-file", str(file))
-    assert (refused.returncode, refused.stdout) == (1, "")
+    assert (refused.returncode, refused.stdout) == (6, "")
     assert refused.stderr == f"Error: {expected}\n"
 
 
@@ -235,7 +235,7 @@ def test_a_certificate_of_the_future_is_explained_once(tmp_path: Path) -> None:
     leaf, ca = new_server_certificate(key, ["127.0.0.1"], now, timedelta(days=1))
     with tls_server(tmp_path, chain_pem((leaf, ca)), key_pem(key)) as url:
         done = run(tmp_path, "login", url)
-    assert (done.returncode, done.stdout) == (1, "")
+    assert (done.returncode, done.stdout) == (6, "")
     assert re.fullmatch(
         r"Error: The certificate of https://127\.0\.0\.1:[0-9]+ is not trusted \(certificate is not yet valid\)\. The "
         r"clock of this machine says 20[0-9-]+T[0-9:]+Z\. If this is wrong, correct the clock\. Otherwise, ask the "

@@ -10,6 +10,7 @@ import pytest
 import typer
 
 from clustercert.cli.main import PANELS, app, run
+from clustercert.cli.options import USAGE
 
 
 def commands(group: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]:
@@ -98,3 +99,48 @@ def test_an_example_in_a_help_text_is_a_command(
         command = command.commands[words.pop(0)]
     with command.make_context(command.name, words) as context:
         assert not context.args
+
+
+@pytest.mark.parametrize(
+    ("words", "same"),
+    [
+        (["version"], ["--version"]),
+        (["help"], ["--help"]),
+        (["help", "kubeconfig", "merge"], ["kubeconfig", "merge", "--help"]),
+        (["whoami", "--help"], ["status", "--help"]),
+    ],
+)
+def test_words_of_other_programs_do_what_one_expects(
+    words: list[str], same: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(words) == run(same) == 0
+    out = capsys.readouterr().out
+    assert out == out[: len(out) // 2] * 2 != ""
+
+
+@pytest.mark.parametrize(
+    ("line", "advice"),
+    [
+        ("merge prod", "Did you mean `clustercert kubeconfig merge`?"),
+        ("get prod", "Did you mean `clustercert kubeconfig get`?"),
+        ("-v", "Did you mean --verbose or --version?"),
+        ("--profile work status", "Write it after the command."),
+        ("apply --dry-run", "`clustercert diff` shows what `apply` would change."),
+    ],
+)
+def test_a_wrong_command_line_names_the_right_one(
+    line: str, advice: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(line.split()) == USAGE
+    assert advice in capsys.readouterr().err
+
+
+def test_the_choices_of_an_option_are_broken_between_words(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sys.stderr.isatty", lambda: True)
+    monkeypatch.setenv("COLUMNS", "80")
+    assert run(["clusters", "--output", "a-format-that-does-not-exist"]) == USAGE
+    lines = capsys.readouterr().err.splitlines()
+    assert max(map(len, lines)) <= 80
+    assert lines[-1].endswith("'name', 'wide'.")

@@ -161,7 +161,7 @@ def test_setup_toml_can_be_edited(site: OperatedCluster) -> None:
     assert "clustercert:admins" not in {each["subjects"][0]["name"] for each in written["rbac.yaml"]}
     assert "# Not bound here: clustercert:admins." in files(site)["rbac.yaml"]
     assert "--unauthorized-ttl 7s" in done.err
-    assert "no binding of clustercert:admins" in done.err
+    assert "no --bind clustercert:admins=ROLE, so this group has no rights in the cluster" in done.err
     assert "Edited by hand" not in done.err
     # Nothing changes from then on.
     before = files(site)

@@ -77,7 +77,7 @@ def operator(tmp_path_factory: pytest.TempPathFactory) -> Operator:
 
 
 def explained(operator: Operator, user: str, cluster: str, *options: str) -> tuple[int, list[str]]:
-    done = operator.run("policy", "explain", "--user", user, "--cluster", cluster, *options)
+    done = operator.run("policy", "explain", cluster, "--user", user, *options)
     assert done.err == ""
     return done.code, done.out.splitlines()
 
@@ -157,14 +157,14 @@ def test_another_policy_can_be_asked(operator: Operator, tmp_path: Path) -> None
 
 def test_json_has_what_the_api_answers(operator: Operator) -> None:
     done = operator.run(
-        *("policy", "explain", "--user", "carol", "--cluster", "prod", "--key-type", "ed25519"),
+        *("policy", "explain", "prod", "--user", "carol", "--key-type", "ed25519"),
         *("--source", "10.20.1.1", "--auth-method", "access_key", "--output", "json"),
     )
     assert done.code == 0
     body = json.loads(done.out)
     assert (body["allowed"], body["complete"], body["source"]) == (True, True, "10.20.1.1")
     assert (body["would_sign"]["key_type"], body["would_sign"]["organizations"][0]) == ("ed25519", "ci")
-    done = operator.run("policy", "explain", "--user", "carol", "--cluster", "prod", "--output", "json")
+    done = operator.run("policy", "explain", "prod", "--user", "carol", "--output", "json")
     assert done.code == 1
     assert json.loads(done.out)["nearest"]["rule"] == "break-glass"
 
@@ -181,17 +181,17 @@ def test_json_has_what_the_api_answers(operator: Operator) -> None:
     ],
 )
 def test_wrong_options_are_named(operator: Operator, options: list[str], named: str) -> None:
-    asked = ["policy", "explain", "--user", "carol", "--cluster", "prod"]
+    asked = ["policy", "explain", "prod", "--user", "carol"]
     assert named in " ".join(operator.usage_error(*asked, *options).split())
 
 
 def test_an_unknown_user_or_cluster_is_named(operator: Operator) -> None:
-    assert "no user nobody" in operator.error("policy", "explain", "--user", "nobody", "--cluster", "prod")
-    assert "no cluster none" in operator.error("policy", "explain", "--user", "carol", "--cluster", "none")
+    assert "no user nobody" in operator.error("policy", "explain", "prod", "--user", "nobody")
+    assert "no cluster none" in operator.error("policy", "explain", "none", "--user", "carol")
 
 
 def test_a_user_of_an_issuer_is_explained_once_they_have_sent_a_request(operator: Operator) -> None:
-    asked = ("policy", "explain", "--user", "sso/anna", "--cluster", "prod")
+    asked = ("policy", "explain", "prod", "--user", "sso/anna")
     assert operator.error(*asked).startswith("There is no user sso/anna. ")
     database = operator.folder / "data" / "clustercert.db"
     execute(

@@ -120,16 +120,16 @@ def test_projects_of_one_name_in_two_domains_are_told_apart(place: RemoteSite, s
     place.operator.output("domain", "create", "other")
     other = place.operator.output_json("project", "create", "eu-de", "--domain", "other")["id"]
     add = ("cluster", "add", "theirs", "--project", "eu-de", "--internal-url", URL, "--server-ca", server_ca)
-    said = carol.failure(1, *add)
+    said = carol.failure(2, *add)
     both = "Several domains have a project named eu-de. Write Default/eu-de or other/eu-de."
     assert said.startswith(both)
-    assert place.operator.error("project", "show", "eu-de") == both
+    assert place.operator.usage_error("project", "show", "eu-de") == f"Error: {both}\n"
     ambiguous = place.operator.error("kubernetes", "verify", "prod", "--project", "eu-de")
     assert f"other/eu-de ({other})" in ambiguous
     theirs = carol.output_json(*add, "--domain", "other")
     assert carol.output_json("cluster", "show", "theirs")["project_id"] == theirs["project_id"]
     carol.output("cluster", "add", "prod", *add[3:], "--domain", "other")
-    ambiguous = carol.failure(1, "cluster", "show", "prod")
+    ambiguous = carol.failure(2, "cluster", "show", "prod")
     assert "named prod. Write Default/eu-de/prod or other/eu-de/prod." in ambiguous
     for form in ("other/eu-de/prod", f"{theirs['project_id']}/prod"):
         assert carol.output_json("cluster", "show", form)["project_id"] == theirs["project_id"]
@@ -206,7 +206,7 @@ def test_everybody_asks_which_certificate_they_would_get(place: RemoteSite) -> N
 
 
 def test_operators_and_admins_ask_about_others(place: RemoteSite, tmp_path: Path) -> None:
-    asked = ("policy", "explain", "--user", "alice", "--cluster", "prod")
+    asked = ("policy", "explain", "prod", "--user", "alice")
     done = place.carol.run(*asked, "--source", "192.0.2.7")
     assert (done.code, done.out.splitlines()[0]) == (
         0,
@@ -215,7 +215,7 @@ def test_operators_and_admins_ask_about_others(place: RemoteSite, tmp_path: Path
     assert "\nRules:\n" in done.out
     place.issue(place.alice)
     assert place.bob.output_json(*asked)["complete"] is False
-    assert place.alice.failure(4, "policy", "explain", "--user", "bob", "--cluster", "prod")
+    assert place.alice.failure(4, "policy", "explain", "prod", "--user", "bob")
     elsewhere = place.carol.run(*asked, "--policy", tmp_path / "policy.toml")
     assert (elsewhere.code, "--policy needs --local" in elsewhere.err) == (2, True)
 

@@ -142,6 +142,7 @@ def test_a_fault_from_the_environment_has_no_place(tmp_path: Path, monkeypatch: 
             "",
             r"policy\.toml is not valid TOML: Invalid value \(at end of document\)",
         ),
+        ('preset = "cce\n', "", r"is not valid TOML: A string has no end \(at line 1, column 14\)"),
         ("file = 'other.toml'", "", r"must not have the field file"),
         (None, "", r"Can't read the policy file .*policy.toml"),
         ("", "", r"The policy file .*policy.toml has neither rules nor role_groups"),

@@ -20,8 +20,6 @@ from clustercert.cli.lookup import (
     is_certificate_owner,
     named_users,
     own_projects,
-    shown_cluster,
-    shown_name,
 )
 from clustercert.cli.options import (
     MAX_LINES,
@@ -433,14 +431,12 @@ def preview_of_all(client: "AdministrationClient", cluster: str) -> "JsonObject"
 
 def _found_certificate(client: "AdministrationClient", name: str) -> Found:
     found, path = find_certificate(client, name)
-    cluster_id = str(found["cluster_id"])
-    cluster = shown_cluster(client, str(found["cluster_name"] or cluster_id), cluster_id)
-    user = shown_name(client, {"name": found["user_name"], "domain": found["user_domain"]})
+    cluster = found["cluster_name"] or found["cluster_id"]
     question = (
-        f"Revoke the certificate {found['fingerprint']} of the user {user} for the cluster {cluster} "
+        f"Revoke the certificate {found['fingerprint']} of the user {found['user_name']} for the cluster {cluster} "
         f"({found['state']}, until {found['not_after']})?"
     )
-    done = f"Revoked a certificate of the user {user} for the cluster {cluster}."
+    done = f"Revoked a certificate of the user {found['user_name']} for the cluster {cluster}."
     return Found(path, question, cluster, done)
 
 
@@ -608,9 +604,10 @@ def list_certificates(
     """List your certificates, newest first.
 
     With --cluster, --project, --user or --all, lists all certificates that you may see. Operators, auditors and admins
-    of a project see the certificates of all users. While the client CA of one of the clusters is replaced, the column
-    `client_ca_state` shows which certificates end with the old CA (`retiring`). The column `access_request_id` appears
-    if a certificate has groups of an access request.
+    of a project see the certificates of all users, also those that `kubernetes verify` got and revoked
+    (`clustercert:verify`), which `certificate access` leaves out. While the client CA of one of the clusters is
+    replaced, the column `client_ca_state` shows which certificates end with the old CA (`retiring`). The column
+    `access_request_id` appears if a certificate has groups of an access request.
 
     Examples:
         clustercert certificate list

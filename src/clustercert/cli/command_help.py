@@ -5,6 +5,8 @@ from typing import Any
 import typer
 from typer.core import TyperCommand
 
+from clustercert.cli.options import InvalidOption
+
 _LOGIN_OPTIONS = {"profile_name", "from_env", "plain_http", "local"}
 
 
@@ -18,6 +20,13 @@ class Command(TyperCommand):
         super().__init__(*args, **attributes)
         # The mark keeps the lines of a paragraph.
         self.help = (self.help or "").replace("\n\nExamples:\n", "\n\n\b\nExamples:\n")
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        try:
+            return super().parse_args(ctx, args)
+        except typer.BadParameter as error:
+            # Typer would not break the lines of the message.
+            raise InvalidOption(error.message, error.ctx, error.param, error.param_hint) from None
 
     def collect_usage_pieces(self, ctx: Any) -> list[str]:
         # Typer puts a required argument into braces, which readers take for a choice.

@@ -4,7 +4,7 @@ import itertools
 import shlex
 from typing import TYPE_CHECKING, Any
 
-from clustercert.cli.options import CommandError, UnknownName, UsageError, did_you_mean
+from clustercert.cli.options import UnknownName, UsageError, did_you_mean
 from clustercert.file_names import is_plain
 from clustercert.model.identity import qualified_name
 from clustercert.model.ids import is_id, is_user_id
@@ -64,16 +64,6 @@ def full_name(cluster: "JsonObject") -> str:
     return f"{cluster['domain']}/{cluster['project']}/{cluster['name']}"
 
 
-def shown_cluster(client: "ServiceClient", name: str, cluster_id: str) -> str:
-    """Return the name of a cluster for messages. Raises ClientError.
-
-    Returns `DOMAIN/PROJECT/CLUSTER` if the caller can find several clusters of this name.
-    """
-    named = _clusters_named(client, name)
-    found = next((each for each in named if each["id"] == cluster_id), None)
-    return full_name(found) if found is not None and len(named) > 1 else name
-
-
 def has_labels(resource: "JsonObject", labels: "Mapping[str, str] | None") -> bool:
     """Whether a resource of the service has all these labels. A resource of a kind without labels has none."""
     found = resource.get("labels")
@@ -83,7 +73,7 @@ def has_labels(resource: "JsonObject", labels: "Mapping[str, str] | None") -> bo
 def _project_ids(client: "Client", project: str | None, domain: str | None) -> set[str] | None:
     """Return the ids of the caller's projects with this name or id, and in this domain. `None` means all projects.
 
-    Raises ClientError, UnknownName, or CommandError if several projects match.
+    Raises ClientError, UnknownName, or UsageError if several projects match.
     """
     if project is None and domain is None:
         return None
@@ -134,7 +124,7 @@ def reachable_cluster(
 
     If several clusters match, prefers clusters in the project that the user chose at login.
 
-    Raises ClientError, UnknownName if no cluster matches, or CommandError if clusters of several projects match.
+    Raises ClientError, UnknownName if no cluster matches, or UsageError if clusters of several projects match.
     """
     name_or_id, project = split_cluster(name_or_id, project)
     within = _project_ids(client, project, domain)
@@ -165,7 +155,7 @@ def find_cluster(
 
     `name_or_id` is in a form of `split_cluster`. Operators and auditors can find all clusters.
 
-    Raises ClientError, UnknownName if no cluster matches, or CommandError if clusters of several projects match.
+    Raises ClientError, UnknownName if no cluster matches, or UsageError if clusters of several projects match.
 
     Args:
         preferred: the id of the project whose cluster is returned if clusters of several projects match.
@@ -190,12 +180,12 @@ def _clusters_named(client: "ServiceClient", name_or_id: str, **query: str) -> "
 def only_cluster(name_or_id: str, found: "Sequence[JsonObject]") -> "JsonObject | None":
     """Return the only cluster with this name or id, or None. An id takes precedence over another cluster's name.
 
-    Raises CommandError if several projects have a cluster of this name.
+    Raises UsageError if several projects have a cluster of this name.
     """
     found = [each for each in found if each["id"] == name_or_id] or found
     if len(found) > 1:
         names = alternatives(f"{project}/{name_or_id}" for project in _projects_of(found))
-        raise CommandError(f"Several projects have a cluster named {name_or_id}. Write {names}.")
+        raise UsageError(f"Several projects have a cluster named {name_or_id}. Write {names}.")
     return found[0] if found else None
 
 
@@ -211,7 +201,7 @@ def _projects_of(clusters: "Sequence[JsonObject]") -> list[str]:
 def only_project(projects: "tuple[ProjectRef, ...]", name_or_id: str) -> "ProjectRef":
     """Return the project with this name, DOMAIN/NAME or id.
 
-    Raises UnknownName, or CommandError if several projects match.
+    Raises UnknownName, or UsageError if several projects match.
     """
     found = [each for each in projects if name_or_id in (each.id, each.name, f"{each.domain}/{each.name}")]
     if len(found) == 1:
@@ -223,7 +213,7 @@ def only_project(projects: "tuple[ProjectRef, ...]", name_or_id: str) -> "Projec
         similar = did_you_mean(name_or_id, [each.name for each in projects])
         raise UnknownName(f"You have no role in a project {name_or_id}.{similar} Your projects: {names}.")
     names = alternatives(f"{each.domain}/{each.name}" for each in found)
-    raise CommandError(f"Several of your projects are named {name_or_id}. Write {names}.")
+    raise UsageError(f"Several of your projects are named {name_or_id}. Write {names}.")
 
 
 def clusters_of_caller(client: "ServiceClient") -> "list[JsonObject]":
@@ -238,7 +228,7 @@ def find_project(client: "AdministrationClient", name_or_id: str, domain: str | 
 
     Operators can find all projects, and auditors all projects that have clusters.
 
-    `name_or_id` can also be DOMAIN/NAME. Raises ClientError, UnknownName, or CommandError if several domains have a
+    `name_or_id` can also be DOMAIN/NAME. Raises ClientError, UnknownName, or UsageError if several domains have a
     project of this name.
     """
     if client.is_operator:
@@ -296,7 +286,7 @@ def find(
 ) -> "JsonObject":
     """Return a project, user or group, by default from any domain. Only for operators.
 
-    Raises ClientError, UnknownName, or CommandError if several domains have an object with this name.
+    Raises ClientError, UnknownName, or UsageError if several domains have an object with this name.
 
     Args:
         name_or_id: a name, an id, or DOMAIN/NAME. A domain in the name takes precedence over the argument `domain`.
@@ -318,7 +308,7 @@ def find(
         return found[0]
     if found:
         names = alternatives(f"{each['domain']}/{each['name']}" for each in found)
-        raise CommandError(f"Several domains have a {noun} named {name}. Write {names}.")
+        raise UsageError(f"Several domains have a {noun} named {name}. Write {names}.")
     if domain is None:
         raise UnknownName(f"There is no {noun} {name}.")
     others = [f"{each['domain']}/{name}" for each in client.list_all(path_of(plural), plural, name=name)]
@@ -427,7 +417,7 @@ def find_user(
 ) -> "JsonObject":
     """Find a user by name, such as `sso/anna` for a user of the issuer `sso`. Returns an id unchanged.
 
-    Raises ClientError, UnknownName, or CommandError if several users have the name.
+    Raises ClientError, UnknownName, or UsageError if several users have the name.
 
     Args:
         cluster: search only the owners of this cluster's unexpired certificates. Project admins may do this search.
@@ -446,7 +436,7 @@ def find_user(
             name if names.count(name) == 1 and name != name_or_id else str(each["id"])
             for each, name in zip(found, names, strict=True)
         )
-        raise CommandError(f"Several users are named {name_or_id}. Write {alternatives(unique)}.")
+        raise UsageError(f"Several users are named {name_or_id}. Write {alternatives(unique)}.")
     if cluster is not None:
         # Project admins must not learn whether a user of another tenant exists.
         known = named_users(client, name_or_id) if client.reads_everything else []

@@ -14,7 +14,7 @@ from typer.core import TyperGroup
 
 from clustercert import __version__
 from clustercert.cli import command_help
-from clustercert.cli.options import FAILED, USAGE, error_text, exit_code
+from clustercert.cli.options import FAILED, USAGE, InvalidOption, error_text, exit_code
 from clustercert.cli.output import print_note, write_out
 from clustercert.cli.resources import RESOURCES
 from clustercert.cli.session import RootOptions
@@ -145,6 +145,22 @@ class RootGroup(TyperGroup):
         super().__init__(**attributes)
         self.commands = _Commands()
 
+    def parse_args(self, ctx: typer.Context, args: list[str]) -> list[str]:  # type: ignore[override] # private base
+        first = args[0].partition("=")[0] if args else ""
+        options = [name for each in self.get_params(ctx) for name in each.opts]
+        if first.startswith("-") and first not in ("-", "--", "-h", "--help", *options):
+            similar = [name for name in options if name.startswith(f"--{first.lstrip('-')}")]
+            hint = f"Did you mean {' or '.join(similar)}?" if similar else "Write it after the command."
+            raise InvalidOption(f"There is no option {first} before a command. {hint}", ctx)
+        return super().parse_args(ctx, args)
+
+    def resolve_command(self, ctx: typer.Context, args: list[str]) -> Any:  # type: ignore[override] # private base
+        name = args[0]
+        if name not in COMMANDS and (paths := [path for path in _paths(self) if path[-1] == name]):
+            listed = " or ".join(f"`clustercert {' '.join(path)}`" for path in paths[:_MAX_SUGGESTED])
+            raise InvalidOption(f"There is no command {name}. Did you mean {listed}?", ctx)
+        return super().resolve_command(ctx, args)
+
     def list_commands(self, ctx: typer.Context) -> list[str]:  # type: ignore[override] # private base
         del ctx
         return list(COMMANDS)
@@ -169,6 +185,13 @@ class RootGroup(TyperGroup):
         for name, entries in itertools.islice(PANELS.items(), start, end):
             with formatter.section(name):
                 formatter.write_dl([(entry.name, entry.help) for entry in entries])
+
+
+def _paths(group: Any, *path: str) -> Iterator[tuple[str, ...]]:
+    """Yield the names of all commands below a group, such as `("kubeconfig", "merge")`."""
+    for name, command in getattr(group, "commands", {}).items():
+        yield (*path, name)
+        yield from _paths(command, *path, name)
 
 
 def _load(entry: CommandEntry) -> Any:
@@ -201,6 +224,7 @@ def _keep_first_sentences(command: Any) -> None:
 
 
 _NO_WRAPPING = "10000"
+_MAX_SUGGESTED = 3
 _ROOT_OPTIONS, _ROOT_FLAG = ("--config", "--data-dir"), "--verbose"
 
 app = typer.Typer(
@@ -319,7 +343,20 @@ def _root_options_first(arguments: Sequence[str]) -> list[str]:
                 argument
             )
     command = next((argument for argument in rest if not argument.startswith("-")), None)
-    return list(arguments) if command == "demo" else [*front, *rest]
+    return list(arguments) if command == "demo" else [*front, *_with_own_names(rest)]
+
+
+def _with_own_names(arguments: list[str]) -> list[str]:
+    """Replace the words `version`, `whoami` and `help`, which people know from other programs."""
+    match arguments:
+        case ["version"]:
+            return ["--version"]
+        case ["help", *command]:
+            return [*command, "--help"]
+        case ["whoami", *options]:
+            return ["status", *options]
+        case _:
+            return arguments
 
 
 def _not_utf_8(arguments: Sequence[str]) -> str:

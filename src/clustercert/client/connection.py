@@ -281,7 +281,7 @@ def certificate_advice(reason: str) -> str | None:
     return None
 
 
-class UntrustedCertificate(ClientError):
+class UntrustedCertificate(ClientError, status=503, code="CCE.01503001"):
     """The service's certificate is not from a trusted CA, or does not name the service's address.
 
     Attributes:

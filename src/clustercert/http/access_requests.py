@@ -167,11 +167,6 @@ class AccessRequestBody(ResponseBody):
     cluster: NamedBody
     project: NamedBody
     user: NamedBody = Field(description="Who asks for the access; the name with the domain.")
-    user_entitled: bool | None = Field(
-        description="Whether the user's present roles and groups still meet the conditions of the rule. Null if this is"
-        " unknown: for users of OIDC issuers and Keystone, whose roles the service learns only from their own requests,"
-        " and for closed requests and removed clusters."
-    )
     groups: list[str]
     rule: str
     duration: int = Field(description="How long the access lasts, in seconds, from the first certificate.")
@@ -442,7 +437,6 @@ def _view(seen: SeenRequest, projects: dict[str, str]) -> JsonObject:
         cluster={"id": request.cluster_id, "name": request.cluster_name},
         project={"id": request.project_id, "name": projects.get(request.project_id)},
         user={"id": request.user_id, "name": request.user_name},
-        user_entitled=seen.is_user_entitled,
         duration=int(request.duration.total_seconds()),
         approvals_given=sum(each["approved_by"] is not None for each in conditions),
         conditions=conditions,

@@ -178,7 +178,8 @@ def read_tables(file: Path, kind: str = "configuration") -> Tables:
         line = content[: error.start].count(b"\n") + 1
         raise UnreadableFile(f"The {kind} file {file} is not text in UTF-8: line {line}.") from error
     except tomllib.TOMLDecodeError as error:
-        raise UnreadableFile(f"The {kind} file {file} is not valid TOML: {error}.") from error
+        reason = str(error).replace("Illegal character '\\n'", "A string has no end")
+        raise UnreadableFile(f"The {kind} file {file} is not valid TOML: {reason}.") from error
 
 
 def read_policy_file(policy: object) -> Tables | None:

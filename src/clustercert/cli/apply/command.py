@@ -61,12 +61,22 @@ class PruneOptions:
         return parse_pairs(self.selector, "KEY=VALUE", "--selector")
 
 
+def _name_diff(is_given: bool) -> None:
+    if is_given:
+        raise InvalidOption(
+            "There is no option --dry-run. `clustercert diff` shows what `apply` would change."
+        )
+
+
 @on_service
 def apply(
     client: "AdministrationClient",
     file: FileOption,
     pruning: PruneOptions,
     yes: YesOption = False,
+    dry_run: Annotated[  # noqa: ARG001 - only the option's callback uses it
+        bool, typer.Option("--dry-run", hidden=True, callback=_name_diff, is_eager=True, help="See `diff`.")
+    ] = False,
 ) -> None:
     """Create and change domains, projects, users, groups, roles and clusters, as described in YAML documents.
 

@@ -132,7 +132,10 @@ def _document(value: object, file: Path, where: str) -> Document:
     _check_spec(resource, spec, where)
     for name in (metadata["name"], metadata.get("domain"), metadata.get("project"), spec.get("project")):
         if name is not None and "/" in name:
-            raise CommandError(f"{where}: the name {name} has a slash. Write the domain in metadata.domain.")
+            domain, _, rest = name.partition("/")
+            raise CommandError(
+                f"{where}: the name {name} has a slash. Write {rest}, and metadata.domain: {domain}."
+            )
     return Document(
         resource=resource,
         name=metadata["name"],

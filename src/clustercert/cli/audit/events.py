@@ -36,7 +36,7 @@ from clustercert.cli.output import (
 from clustercert.cli.printable import printable
 from clustercert.client.administration import path_of
 from clustercert.client.connection import OWN, ApiError, ClientError
-from clustercert.model.errors import LogDamaged
+from clustercert.model.errors import Forbidden, LogDamaged
 from clustercert.model.events.names import CLUSTER_ACTOR, shown_name, subject_name
 from clustercert.model.ids import is_id
 from clustercert.model.times import rfc3339
@@ -237,7 +237,7 @@ def _events_path(client: "AdministrationClient", project: str | None) -> str:
     else:
         projects = own_projects(client)
         if len(projects) != 1:
-            raise CommandError(
+            raise Forbidden(
                 "Only operators and auditors can see the events of all projects. Add --project PROJECT, to see the "
                 "events of a project that you administer."
             )

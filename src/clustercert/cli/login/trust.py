@@ -72,12 +72,16 @@ class TrustOptions:
                 return given or remembered
             _require_valid(url, reason)
             if given is not None:
-                raise CommandError(
+                raise NotTrusted(
                     f"The CA file {self.ca_file} does not fit the certificate of {url} ({reason}). Name the CA that "
                     "signed the certificate."
                 )
             return _ca_of_another_profile(url) or _confirmed(url, changed=remembered is not None)
         return pinned_ca(url, self.ca_fingerprint)
+
+
+class NotTrusted(CommandError, status=503, code="CCE.01503001"):
+    """The service's certificate is not the one that the user trusts."""
 
 
 def _ca_of_another_profile(url: str) -> str | None:
@@ -107,7 +111,7 @@ def pinned_ca(url: str, fingerprint: str) -> str:
     if certificate is None:
         # The order is that of `_confirmed`: users compare the last certificate of the chain.
         sent = ", ".join(each.fingerprint for each in reversed(chain))
-        raise CommandError(
+        raise NotTrusted(
             f"{url} sends no certificate with the fingerprint {fingerprint}. It sends: {sent}. Ask the operator of the "
             "service for its fingerprint."
         )

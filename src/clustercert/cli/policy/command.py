@@ -168,6 +168,8 @@ def check_policy(
         show_list(shown, output, columns=_EXAMPLE_COLUMNS, keep=_EXAMPLE_COLUMNS[2:] if failed else ())
     if output is Output.TABLE:
         print_note(f"The policy is valid: {len(tested.rules)} rules, SHA-256 {policy_digest(tested)}.")
+        if policy is None:
+            print_note("`clustercert db check` checks the other settings.")
         print_note(f"{len(rows)} examples, {failed} failed." if rows else "The policy has no examples.")
     if failed:
         raise typer.Exit(1)

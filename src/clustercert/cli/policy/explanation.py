@@ -9,10 +9,9 @@ import typer
 from clustercert.cli.commands import expand_options, on_policy
 from clustercert.cli.credential.access_request import full_id
 from clustercert.cli.login.options import LoginOptions
-from clustercert.cli.lookup import find_cluster, find_user, full_name, shown_cluster, shown_name
+from clustercert.cli.lookup import find_cluster, find_user
 from clustercert.cli.options import (
     ClusterArgument,
-    ClusterOption,
     DomainOption,
     InProjectOption,
     InvalidOption,
@@ -99,8 +98,8 @@ def explain(
 @on_policy
 def explain_user(
     client: "AdministrationClient",
+    cluster: ClusterArgument,
     user: Annotated[str, typer.Option(metavar="USER", help="The user, by name or id.")],
-    cluster: ClusterOption,
     request: RequestOptions,
     source: Annotated[
         str | None,
@@ -116,8 +115,8 @@ def explain_user(
     records nothing. Only for operators, auditors and admins of the project.
 
     Examples:
-        clustercert policy explain --user alice --cluster prod
-        clustercert policy explain --user alice --cluster prod --csr
+        clustercert policy explain prod --user alice
+        clustercert policy explain prod --user alice --csr
     """
     found = find_cluster(client, cluster, project)
     # Project admins may search only for users who have certificates for the cluster.
@@ -131,7 +130,7 @@ def explain_user(
         if error.http_status != HTTPStatus.NOT_FOUND or request.access_request is not None:
             raise
         raise UnknownName(
-            f"{user} has no role in the project of the cluster {full_name(found)}, or has made no recorded request for "
+            f"{user} has no role in the project of the cluster {found['name']}, or has made no recorded request for "
             "it. The groups and roles of users of OIDC issuers and Keystone are known only from their requests. Let "
             "the user request a certificate first."
         ) from None
@@ -149,9 +148,7 @@ def _show(client: "AdministrationClient", query: dict[str, str], output: Output)
         if output in (Output.JSON, Output.YAML):
             show_one(body, output)
         elif output is Output.TABLE:
-            user = shown_name(client, body["user"])
-            cluster = shown_cluster(client, body["cluster"]["name"], body["cluster"]["id"])
-            write_out("".join(f"{line}\n" for line in explanation_lines(body, user, cluster)))
+            write_out("".join(f"{line}\n" for line in explanation_lines(body)))
         else:
             show_list(body["rules"], output, columns=_RULE_COLUMNS, keep=_RULE_COLUMNS[1:])
     if not body["allowed"]:

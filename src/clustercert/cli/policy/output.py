@@ -22,15 +22,13 @@ _WIDTH = 80
 _MAX_NAME = 24
 
 
-def explanation_lines(body: dict[str, Any], user: str, cluster: str) -> list[str]:
+def explanation_lines(body: dict[str, Any]) -> list[str]:
     """Return the text of an explanation: the verdict, then the certificate or what is missing, then the rules.
 
-    Args:
-        body: the response of the API.
-        user, cluster: the names of the user and the cluster, in a form that is not ambiguous.
+    `body` is the response of the API.
     """
     return [
-        _verdict(body, user, cluster),
+        _verdict(body),
         *_seen(body),
         *_certificate(body),
         *_nearest(body),
@@ -38,12 +36,13 @@ def explanation_lines(body: dict[str, Any], user: str, cluster: str) -> list[str
     ]
 
 
-def _verdict(body: dict[str, Any], user: str, cluster: str) -> str:
+def _verdict(body: dict[str, Any]) -> str:
+    user, cluster = body["user"], body["cluster"]
     if body["allowed"]:
-        return _wrapped(f"Allowed: {user} gets a certificate for the cluster {cluster}.", "")
+        return _wrapped(f"Allowed: {user['name']} gets a certificate for the cluster {cluster['name']}.", "")
     message = body["message"]
-    if not body["user"]["roles"]:
-        message = f"{user} has no role in the project of the cluster {cluster}."
+    if not user["roles"]:
+        message = f"{user['name']} has no role in the project of the cluster {cluster['name']}."
     return _wrapped(f"Refused ({body['status']}): {message}", "")
 
 

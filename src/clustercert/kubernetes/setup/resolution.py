@@ -124,7 +124,7 @@ class Resolver:
                 yield f"--bind {group}={role}"
         for group in defaults["bind"]:
             if group not in choices.bind:
-                yield f"no binding of {group}"
+                yield f"no --bind {group}=ROLE, so this group has no rights in the cluster"
         if self.given_client is None and self.existing.client is not None:
             yield "--webhook-client-certificate"
 
