@@ -1,5 +1,5 @@
 # Every target makes the environments that it needs, from lock files with hashes: .venv for the project and its
-# tools, .venvs/clients for the vendors' SDKs, .venvs/chart for Helm, .venvs/keystone for a real Keystone, .venvs/issuers and
+# tools, .venvs/clients and .venvs/huaweicloud-nodejs for the vendors' SDKs, .venvs/chart for Helm, .venvs/keystone for a real Keystone, .venvs/issuers and
 # .venvs/oidc-provider for OIDC issuers, .venvs/openbao for OpenBao, .venvs/browser to drive Chromium, .venvs/site for Sphinx, .venvs/uv for uv, .venvs/wheel to build the wheel,
 # .venvs/bench and .venvs/django-ca to measure. PYTHON=… names the interpreter, ARGS=… adds arguments.
 
@@ -15,7 +15,7 @@ demo: runtime ## start a service to try, and issue a first kubeconfig (ARGS="--p
 test: dev clients issuers keystone openbao openssl softhsm ## run every layer, and each promise once with its real part, in about 20 minutes on two processors
 	@.venv/bin/python scripts/run_tests.py
 
-test-all: dev clients chart issuers keystone openbao openssl softhsm haproxy pgbouncer patroni promtool browser shells gophercloud podman gnupg uv site-tools ## run every test, under coverage, as CI does (50 minutes on two processors)
+test-all: dev clients huaweicloud-nodejs chart issuers keystone openbao openssl softhsm haproxy pgbouncer patroni promtool browser shells gophercloud podman gnupg uv site-tools ## run every test, under coverage, as CI does (50 minutes on two processors)
 	@.venv/bin/python scripts/run_tests.py --all
 
 test-fast: dev ## run the unit tests and those on SQLite, without servers, in about a minute
@@ -71,6 +71,10 @@ dev:
 
 clients:
 	@scripts/environment .venvs/clients tests/clients/requirements.lock
+
+# Huawei Cloud's SDK for NodeJS. Tests with it are skipped where it can't be installed.
+huaweicloud-nodejs:
+	@scripts/node-environment .venvs/huaweicloud-nodejs tests/clients/huaweicloud_nodejs
 
 # Helm, and the schemas of Kubernetes. The tests of the chart are skipped where they can't be installed.
 chart:

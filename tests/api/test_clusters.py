@@ -193,7 +193,7 @@ def test_a_cluster_has_what_every_client_dereferences(client: httpx.Client, worl
     assert metadata["annotations"] == {}
     assert spec["version"] == "v1.32"
     # If absent, these are nil pointers in the Go providers.
-    assert spec["eniNetwork"] == {}
+    assert spec["eniNetwork"] == {"eniSubnetId": "", "eniSubnetCIDR": "", "subnets": []}
     assert isinstance(spec["serviceNetwork"], dict)
     for name in ("hostNetwork", "containerNetwork", "authentication"):
         assert isinstance(spec[name], dict)

@@ -143,7 +143,7 @@ def _cluster_body(cluster: Cluster, *, endpoints_as_list: bool) -> JsonObject:
             "supportIstio": False,
             "hostNetwork": {"vpc": "", "subnet": "", "SecurityGroup": ""},
             "containerNetwork": {"mode": "", "cidr": ""},
-            "eniNetwork": {},
+            "eniNetwork": {"eniSubnetId": "", "eniSubnetCIDR": "", "subnets": []},
             "serviceNetwork": {"IPv4CIDR": ""},
             "authentication": {"mode": "rbac", "authenticatingProxy": {}},
             "billingMode": 0,
