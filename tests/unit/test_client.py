@@ -1,4 +1,5 @@
 import http.client
+import itertools
 import json
 import socket
 import ssl
@@ -266,6 +267,29 @@ def test_a_too_large_answer_is_refused() -> None:
         pytest.raises(ClientError, match=f"{MAX_RESPONSE_BYTES // 1024**2} MiB"),
     ):
         client.projects()
+
+
+@pytest.mark.parametrize(("cursors", "pages"), [(itertools.repeat("x"), 2), (itertools.cycle("abc"), 4)])
+def test_a_list_whose_cursor_repeats_is_refused(cursors: Iterator[str], pages: int) -> None:
+    service = Service(lambda _: httpx.Response(200, json={"clusters": [], "next": next(cursors)}))
+    with service.client() as client, pytest.raises(ClientError, match=f"stopped after page {pages}\\."):
+        list(client.list_all("/clusters", "clusters"))
+
+
+def test_a_list_of_too_many_pages_is_refused() -> None:
+    numbers = itertools.count()
+    with (
+        Service(httpx.Response(200, json={})).client() as client,
+        pytest.raises(ClientError, match="stopped after page 100"),
+    ):
+        list(client.follow(lambda _: {"next": next(numbers)}, 100))
+    assert next(numbers) == 100
+
+
+def test_a_huge_cursor_is_not_sent() -> None:
+    service = Service(lambda _: httpx.Response(200, json={"clusters": [], "next": "x" * 100_000}))
+    with service.client() as client, pytest.raises(ClientError, match="stopped after page 1"):
+        list(client.list_all("/clusters", "clusters"))
 
 
 def test_a_clock_difference_is_reported() -> None:

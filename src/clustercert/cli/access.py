@@ -1,6 +1,6 @@
 """`clustercert certificate access` and `crl`: who has access to a cluster, and the revocation list of a client CA."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, cast
 
@@ -158,14 +158,17 @@ def crl(
 
 def _whole_report(client: "AdministrationClient", path: str, query: Mapping[str, str]) -> "JsonObject":
     """Return the report with the users of all pages."""
+
+    def page(cursor: str | None) -> "JsonObject":
+        return client.get(path, **query, **({"cursor": cursor} if cursor is not None else {}))
+
+    pages: Iterator[Any] = client.follow(page)
     with client.check_format():
-        report: Any = client.get(path, **query)
-        cursor = report.pop("next")
-        while cursor is not None:
-            page: Any = client.get(path, **query, cursor=cursor)
-            report["users"] += page["users"]
-            report["complete"] = report["complete"] and page["complete"]
-            cursor = page["next"]
+        report = next(pages)
+        for each in pages:
+            report["users"] += each["users"]
+            report["complete"] = report["complete"] and each["complete"]
+        del report["next"]
     return cast("JsonObject", report)
 
 

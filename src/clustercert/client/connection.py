@@ -42,6 +42,10 @@ MAX_MESSAGE = 3000
 OWN = "/clustercert/v1"
 # How many resources `list_all` requests at once.
 _PAGE = 500
+# The maximum number of pages in a list: for 5 million resources.
+MAX_PAGES = 10_000
+# The maximum length of a cursor. A longer one is not sent.
+_MAX_CURSOR = 4096
 # Services reject a signature if the clocks differ by more than this.
 SKEW = timedelta(minutes=15)
 _ITS_CLOCK = "the service's"
@@ -398,13 +402,35 @@ class ServiceClient:
             query: further query parameters.
         """
         start = f"{OWN}{path}?{urlencode({'limit': _PAGE, **query}, quote_via=quote, safe='')}"
-        cursor = ""
+
+        def page(cursor: str | None) -> JsonObject:
+            more = f"&cursor={quote(cursor, safe='')}" if cursor is not None else ""
+            return self.exchange("GET", start + more).body
+
+        return self.follow(page)
+
+    def follow(
+        self, page: Callable[[str | None], JsonObject], most_pages: int = MAX_PAGES
+    ) -> Iterator[JsonObject]:
+        """Yield the pages of a list. Raises ClientError if the pages have no end.
+
+        Args:
+            page: returns the page after a cursor, or the first page for `None`.
+        """
+        seen: set[int] = set()
+        cursor = None
         while True:
-            page = self.exchange("GET", start + cursor).body
-            yield page
-            if page.get("next") is None:
+            found = page(cursor)
+            yield found
+            if found.get("next") is None:
                 return
-            cursor = f"&cursor={quote(str(page['next']), safe='')}"
+            cursor = str(found["next"])
+            if hash(cursor) in seen or len(cursor) > _MAX_CURSOR or len(seen) + 1 >= most_pages:
+                raise ClientError(
+                    f"A list of {self.url} has no end: stopped after page {len(seen) + 1}. Check the address, and tell "
+                    "the operator of the service."
+                )
+            seen.add(hash(cursor))
 
     def download(self, path: str, headers: Mapping[str, str]) -> bytes:
         """Return the body of a GET response, which need not be JSON. Raises ClientError."""

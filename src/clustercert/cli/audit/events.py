@@ -48,6 +48,8 @@ if TYPE_CHECKING:
 _DEFAULT_LINES, _MAX_LINES = 20, 1000
 # The maximum number of events in a page of the API.
 _PAGE = 500
+# The maximum number of pages to read from a log at once: for 500 million events.
+_MAX_PAGES = 1_000_000
 # The time between two requests of `tail --follow` for new events: normally, and while the service is unavailable.
 _WAIT_SECONDS, _RETRY_SECONDS = 1.0, 5.0
 # A longer name is shown without its domain and project.
@@ -275,28 +277,35 @@ class _EventReader:
         """
         found: list[JsonObject] = []
         names: dict[str, str] = {}
-        cursor: Mapping[str, str] = {}
-        limit = min(count, _PAGE)
-        while True:
-            events, hidden, more_names, following = self._read("newest", limit, cursor)
+        for body in self._bodies("newest", min(count, _PAGE)):
+            events, hidden, more_names, _ = self._parsed(body)
             if events and not self.next:
                 self.next = _place(events[0]) + 1
             found += islice(self._shown(events, hidden), count - len(found))
             names |= more_names
-            if following is None or len(found) == count:
-                return found[::-1], names
-            cursor, limit = {"cursor": str(following)}, _PAGE
+            if len(found) == count:
+                break
+        return found[::-1], names
 
     def pages(self) -> "Iterator[tuple[list[JsonObject], Mapping[str, str]]]":
         """Yield pages of events, from leaf index `next` to the end of the log, with the names of objects by id."""
-        following: int | None = 0
-        while following is not None:
-            cursor = {"cursor": str(self.next - 1)} if self.next else {}
-            events, hidden, names, following = self._read("oldest", _PAGE, cursor)
+        for body in self._bodies("oldest", _PAGE, str(self.next - 1) if self.next else None):
+            events, hidden, names, following = self._parsed(body)
             last = _place(events[-1]) if events else self.next - 1
             # With a filter, `following` may be the leaf index of a later event, which does not match the filter.
             self.next = (last if following is None else following) + 1
             yield list(self._shown(events, hidden)), names
+
+    def _bodies(self, order: str, first: int, start: str | None = None) -> "Iterator[JsonObject]":
+        """Request pages of events. The first page begins after the cursor `start`, and has at most `first` events."""
+
+        def page(cursor: str | None) -> "JsonObject":
+            limit = first if cursor is None else _PAGE
+            after = start if cursor is None else cursor
+            more = {"cursor": after} if after is not None else {}
+            return self.client.get(self._path, order=order, limit=str(limit), **self._query, **more)
+
+        return self.client.follow(page, _MAX_PAGES)
 
     def last_leaf(self) -> str | None:
         """Return the leaf hash before leaf index `next`, in hexadecimal. Returns `None` if the log is shorter.
@@ -320,11 +329,10 @@ class _EventReader:
             raise
         return content[-HASH_BYTES:].hex()
 
-    def _read(
-        self, order: str, limit: int, cursor: Mapping[str, str]
+    def _parsed(
+        self, body: "JsonObject"
     ) -> "tuple[list[JsonObject], Collection[int], Mapping[str, str], int | None]":
         """Return the events of a page, the places of those to hide, names by id, and the cursor of the next page."""
-        body = self.client.get(self._path, order=order, limit=str(limit), **self._query, **cursor)
         with self.client.check_format():
             events: Any = body["events"]
             verifications: Any = body["verifications"] if self._hides_verifications else ()
