@@ -16,6 +16,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from clustercert.merkle.notes import Checkpoint, VerifierKey, sign_note
 from clustercert.merkle.tiles import append_leaves, tree_root
 from clustercert.merkle.tree import leaf_hash
+from clustercert.store import tables
 from clustercert.store.events import commitment
 from support.command_line import Operator, new_operator
 from support.stores import blob, execute, rows
@@ -97,6 +98,35 @@ def move_to_another_project(file: Path) -> None:
 def backdate_checkpoint(file: Path) -> None:
     """Let lists that begin at a time skip all events before it."""
     execute(file, "UPDATE audit_checkpoint SET at = '1999-01-01 00:00:00.000000' WHERE size = 4")
+
+
+def postdate_checkpoint(file: Path) -> None:
+    execute(file, "UPDATE audit_checkpoint SET at = '2099-01-01 00:00:00.000000' WHERE size = 4")
+
+
+def postdate_newest_checkpoint(file: Path) -> None:
+    """`audit checkpoint` shows the time."""
+    execute(
+        file, "UPDATE audit_checkpoint SET at = '2099-01-01 00:00:00.000000' WHERE size = ?", size_of(file)
+    )
+
+
+def add_log(file: Path) -> None:
+    """Add a second log, which readers could take instead of the first one."""
+    execute(
+        file,
+        "INSERT INTO audit_log (id, origin, public_key, sealed_key, size)"
+        " SELECT 'a', origin, public_key, sealed_key, size FROM audit_log",
+    )
+
+
+def add_tile(file: Path) -> None:
+    """Add a tile beyond the end of the log. Everybody can fetch the tiles."""
+    execute(file, 'INSERT INTO audit_tile (level, "index", hashes) VALUES (1, 0, ?)', bytes(32))
+
+
+def lengthen_tile(file: Path) -> None:
+    execute(file, "UPDATE audit_tile SET hashes = CAST(hashes || zeroblob(32) AS BLOB) WHERE level = 0")
 
 
 def insert_event_outside(file: Path) -> None:
@@ -270,6 +300,11 @@ ATTACKS: dict[Callable[[Path], object], list[tuple[str, int | None]]] = {
     forge_newest_checkpoint: [("checkpoint", None)],
     move_to_another_project: [("changed", 3)],
     backdate_checkpoint: [("checkpoint", 3)],
+    postdate_checkpoint: [("checkpoint", None)],
+    postdate_newest_checkpoint: [("checkpoint", None)],
+    add_log: [("log", None)],
+    add_tile: [("checkpoint", None)],
+    lengthen_tile: [("checkpoint", None)],
     insert_event_outside: [("inserted", None)],
     change_waiting_commitment: [("changed", None)],
     change_waiting_project: [("changed", None)],
@@ -297,6 +332,83 @@ def test_an_attack_by_way_of_the_database_is_found(
         found = findings(operator, "--key", key)
         expected = [each for each in ATTACKS[attack] if each[0] != "key"]
     assert set(expected) <= {(each["problem"], each["place"]) for each in found}
+
+
+_LEAF = f"WHERE id IN ({_AT} = 3)"
+_LATE = "'2026-01-01 00:00:00.000000'"
+# For each column of the log's tables, an assignment, which rows it changes, and the problem that `verify` must report.
+COLUMNS = {
+    "audit_event": {
+        "id": ("9000", _LEAF, "removed"),
+        "at": (_LATE, _LEAF, "changed"),
+        "kind": ("'user.created'", _LEAF, "changed"),
+        "project_id": ("'another'", _LEAF, "changed"),
+        "actor": ("'cli:nobody'", _LEAF, "changed"),
+        "subject": ("'another'", _LEAF, "changed"),
+        "body": ("CAST('{}' AS BLOB)", _LEAF, "changed"),
+        "salt": ("zeroblob(16)", _LEAF, "changed"),
+        "commitment": ("zeroblob(32)", _LEAF, "changed"),
+    },
+    "audit_place": {
+        "leaf_index": ("300", "WHERE leaf_index = 3", "removed"),
+        "event_id": ("9000", "WHERE leaf_index = 3", "removed"),
+        "project_id": ("'another'", "WHERE leaf_index = 3", "changed"),
+    },
+    "audit_unsealed": {
+        "event_id": ("9001", "", "removed"),
+        "project_id": ("'another'", "", "changed"),
+        "commitment": ("zeroblob(32)", "", "changed"),
+    },
+    "audit_log": {
+        "id": ("'other'", "", "log"),
+        "origin": ("'other'", "", "checkpoint"),
+        "public_key": ("zeroblob(32)", "", "key"),
+        "sealed_key": ("zeroblob(80)", "", "key"),
+        "size": ("size - 1", "", "checkpoint"),
+    },
+    "audit_tile": {
+        "level": (str(2**62), "WHERE level = 0", "tree"),
+        "index": ("3", "WHERE level = 0", "tree"),
+        "hashes": ("zeroblob(32)", "WHERE level = 0", "tree"),
+    },
+    "audit_checkpoint": {
+        "size": ("3", "WHERE size = 4", "checkpoint"),
+        "at": (_LATE, "WHERE size = 4", "checkpoint"),
+        "root": ("zeroblob(32)", "WHERE size = 4", "checkpoint"),
+        "note": ("'x'", "WHERE size = 4", "checkpoint"),
+    },
+}
+
+
+def test_each_column_of_the_log_has_a_case() -> None:
+    logs = [table for name, table in tables.metadata.tables.items() if name.startswith("audit_")]
+    assert {table.name: set(table.columns.keys()) for table in logs} == {
+        name: columns.keys() for name, columns in COLUMNS.items()
+    }
+
+
+@pytest.mark.parametrize(
+    ("table", "column"), [(table, column) for table, columns in COLUMNS.items() for column in columns]
+)
+def test_a_change_of_each_column_is_found(operator: Operator, file: Path, table: str, column: str) -> None:
+    value, which, problem = COLUMNS[table][column]
+    if table == "audit_unsealed":
+        copy_event(file)
+    execute(file, f'UPDATE {table} SET "{column}" = {value} {which}')
+    assert problem in {each["problem"] for each in findings(operator)}
+
+
+@pytest.mark.parametrize(("column", "value"), [("origin", "other"), ("public_key", bytes(32))])
+def test_a_kept_key_shows_that_the_stored_one_was_replaced(
+    operator: Operator, file: Path, column: str, value: object
+) -> None:
+    """Anybody can fetch the stored key, and would keep the wrong one."""
+    key = operator.output("audit", "key").strip()
+    (operator.folder / "kek").unlink()
+    execute(file, f"UPDATE audit_log SET {column} = ?", value)
+    [finding] = findings(operator, "--key", key)
+    assert finding["problem"] == "key"
+    assert f"is not the given key {key}" in finding["message"]
 
 
 def test_an_inserted_event_is_found(operator: Operator, file: Path) -> None:

@@ -27,6 +27,10 @@ class PlainCustody:
         return sealed
 
 
+# Checkpoints are newer than all events that `grow` records.
+SEALED_AT = NOW + timedelta(hours=1)
+
+
 @dataclass(frozen=True)
 class SealedLog:
     """A log with its sealer, reader and exporter."""
@@ -65,7 +69,7 @@ class SealedLog:
         return Ed25519PrivateKey.from_private_bytes(kept.sealed_key)
 
     async def verified(self, *trusted: TrustedHead, patience: float = 0) -> VerificationReport:
-        return await verify(self.queries, await self.key(), trusted, now=lambda: NOW, patience=patience)
+        return await verify(self.queries, await self.key(), trusted, now=lambda: SEALED_AT, patience=patience)
 
 
 async def new_log(database: Database) -> SealedLog:
@@ -73,8 +77,7 @@ async def new_log(database: Database) -> SealedLog:
     now = NOW
     sealer = LogSealer(queries, PlainCustody(), lambda: now, "audit.test")
     await sealer.ensure_log()
-    # Checkpoints are newer than all events that `grow` records.
-    now += timedelta(hours=1)
+    now = SEALED_AT
     evidence = EvidenceQueries(database)
     reader = AuditLog(queries, EventPages(database))
     return SealedLog(database, evidence, reader, sealer, Exporter(evidence, reader, sealer.seal_all))

@@ -15,7 +15,7 @@ class FindingKind(Enum):
     """Kinds of findings.
 
     Attributes:
-        problem: `changed`, `removed`, `inserted`, `reordered`, `unsealed`, `tree`, `checkpoint` or `key`.
+        problem: `changed`, `removed`, `inserted`, `reordered`, `unsealed`, `tree`, `checkpoint`, `log` or `key`.
         template: a sentence in which the finding's facts replace the names in braces.
     """
 
@@ -74,6 +74,16 @@ class FindingKind(Enum):
         "checkpoint",
         "The newest checkpoint can't be trusted, so no event was checked: {reason}.",
     )
+    CHECKPOINT_DISORDERED = (
+        "checkpoint",
+        "The stored checkpoint of size {row_size} is older than that of size {before}. Was the clock set back?",
+    )
+    CHECKPOINT_POSTDATED = "checkpoint", "The stored checkpoint of size {row_size} is from the future: {at}."
+    LOG_REPLACED = (
+        "log",
+        "The table audit_log must have one row, with the id {expected}, but has these ids: {found}.",
+    )
+    KEY_DIFFERS = "key", "The public key {stored} in the table audit_log is not the given key {given}."
     KEY_REPLACED = (
         "key",
         "The public key {stored} in the table audit_log was replaced: the sealed private key belongs to {derived}.",

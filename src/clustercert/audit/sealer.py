@@ -50,17 +50,15 @@ class LogSealer:
         """Return the log. If the database has no log, create one with a new key. Raises Unavailable."""
         while (log := await self._queries.log()) is None:
             key = Ed25519PrivateKey.generate()
-            now = self._now()
             new = StoredLog(
                 origin=self._name,
                 public_key=key.public_key().public_bytes_raw(),
                 sealed_key=await self._custody.seal(key.private_bytes_raw(), KEY_CONTEXT),
                 size=0,
-                created_at=now,
             )
             verifier = VerifierKey(new.origin, new.public_key)
             actor = actor or Actor.service()
-            event = AuditLogBegun(at=now, actor=actor, subject=new.origin, verifier_key=str(verifier))
+            event = AuditLogBegun(at=self._now(), actor=actor, subject=new.origin, verifier_key=str(verifier))
             await self._queries.add_log(new, event)
         return log
 

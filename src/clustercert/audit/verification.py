@@ -29,7 +29,7 @@ from clustercert.merkle.tiles import (
 )
 from clustercert.merkle.tree import HASH_BYTES, leaf_hash
 from clustercert.model import utc_now
-from clustercert.store.audit import SLACK, StoredEvent
+from clustercert.store.audit import LOG, SLACK, StoredCheckpoint, StoredEvent
 from clustercert.store.events import commitment
 from clustercert.store.evidence import LogHead, UnsealedEvent
 
@@ -369,20 +369,21 @@ async def verify(
     """
     head, newest = await _newest_checkpoint(source, key)
     report = VerificationReport(size=newest.size, root=newest.root.hex())
-    _check_size(head, report)
+    _check_head(head, report)
     heads = [*trusted, TrustedHead("the newest checkpoint", newest.size, newest.root)]
     report.trusted = len(heads)
     for each in heads:
         if each.size > newest.size:
             report.add(FindingKind.TRUNCATED, head=each.name, head_size=each.size, size=newest.size)
     tree, events = TreeCheck(source, report), EventCheck(source, report)
+    checkpoints = CheckpointCheck(source, key, events, report, now())
     tree.compare_root(heads)
     for first in range(0, newest.size, LEAVES_PER_READ):
         last = min(first + LEAVES_PER_READ, newest.size)
         leaves = await tree.read_leaves(first, last)
         due = [each for each in heads if first < each.size <= last]
         await events.check(first, leaves)
-        await tree.extend(leaves, [*due, *await _stored_heads(source, key, first, last, events, report)])
+        await tree.extend(leaves, [*due, *await checkpoints.heads(first, last)])
         report_progress(last, newest.size)
     await tree.compare_partial_tiles()
     await events.report_missing(patience)
@@ -402,8 +403,10 @@ async def _newest_checkpoint(source: LogSource, key: VerifierKey) -> tuple[LogHe
     return head, verify_checkpoint(str(head.note), key)
 
 
-def _check_size(head: LogHead, report: VerificationReport) -> None:
-    """Report stored sizes that differ from the signed size, and events beyond the signed size."""
+def _check_head(head: LogHead, report: VerificationReport) -> None:
+    """Report a wrong id of the log, stored sizes that differ from the signed size, and events beyond that size."""
+    if head.logs != (LOG,):
+        report.add(FindingKind.LOG_REPLACED, expected=LOG, found=", ".join(map(str, head.logs)) or "none")
     for source, size in head.sizes.items():
         if size != report.size:
             report.add(FindingKind.SIZE_MISMATCH, source=source, size=size, signed=report.size)
@@ -411,37 +414,62 @@ def _check_size(head: LogHead, report: VerificationReport) -> None:
         report.add(FindingKind.BEYOND_END, place=event.leaf_index, event_id=event.id, size=report.size)
 
 
-async def _stored_heads(
-    source: LogSource,
-    key: VerifierKey,
-    first: int,
-    last: int,
-    events: EventCheck,
-    report: VerificationReport,
-) -> list[TrustedHead]:
-    """Return the valid stored checkpoints for tree sizes from `first + 1` to `last`. Reports invalid checkpoints."""
-    heads: list[TrustedHead] = []
-    try:
-        stored = await source.checkpoints(first + 1, last + 1)
-    except READ_ERRORS:
-        report.add(FindingKind.CHECKPOINT_UNREADABLE, first=first + 1, last=last)
-        return heads
-    for row in stored:
-        # Lists of events by time rely on the stored times of checkpoints, which the signatures do not cover.
-        if (newest := events.newest_before(row.size)) is not None and row.at + SLACK < newest[1]:
-            report.add(FindingKind.CHECKPOINT_BACKDATED, place=newest[0], row_size=row.size)
+class CheckpointCheck:
+    """Checks the stored checkpoints, in the order of their sizes."""
+
+    def __init__(
+        self,
+        source: LogSource,
+        key: VerifierKey,
+        events: EventCheck,
+        report: VerificationReport,
+        now: datetime,
+    ) -> None:
+        self._source = source
+        self._key = key
+        self._events = events
+        self._report = report
+        self._now = now
+        self._before: StoredCheckpoint | None = None
+
+    async def heads(self, first: int, last: int) -> list[TrustedHead]:
+        """Return the valid checkpoints for tree sizes from `first + 1` to `last`. Reports invalid checkpoints.
+
+        Call this method after the events in this range were checked.
+        """
+        heads: list[TrustedHead] = []
         try:
-            found = verify_checkpoint(str(row.note), key)
-        except NoteError as error:
-            report.add(FindingKind.CHECKPOINT_INVALID, row_size=row.size, reason=str(error))
-            continue
-        if (found.size, found.root) == (row.size, row.root):
-            heads.append(TrustedHead(f"the stored checkpoint of size {found.size}", found.size, found.root))
-        else:
-            report.add(
-                FindingKind.CHECKPOINT_ROW_MISMATCH,
-                row_size=row.size,
-                size=found.size,
-                root=found.root.hex(),
-            )
-    return heads
+            stored = await self._source.checkpoints(first + 1, last + 1)
+        except READ_ERRORS:
+            self._report.add(FindingKind.CHECKPOINT_UNREADABLE, first=first + 1, last=last)
+            return heads
+        for row in stored:
+            self._check_time(row)
+            try:
+                found = verify_checkpoint(str(row.note), self._key)
+            except NoteError as error:
+                self._report.add(FindingKind.CHECKPOINT_INVALID, row_size=row.size, reason=str(error))
+                continue
+            if (found.size, found.root) == (row.size, row.root):
+                name = f"the stored checkpoint of size {found.size}"
+                heads.append(TrustedHead(name, found.size, found.root))
+            else:
+                self._report.add(
+                    FindingKind.CHECKPOINT_ROW_MISMATCH,
+                    row_size=row.size,
+                    size=found.size,
+                    root=found.root.hex(),
+                )
+        return heads
+
+    def _check_time(self, row: StoredCheckpoint) -> None:
+        """Check the stored time, which the signature does not cover, although lists of events by time rely on it."""
+        if (newest := self._events.newest_before(row.size)) is not None and row.at + SLACK < newest[1]:
+            self._report.add(FindingKind.CHECKPOINT_BACKDATED, place=newest[0], row_size=row.size)
+        if self._before is not None and row.at + SLACK < self._before.at:
+            self._report.add(FindingKind.CHECKPOINT_DISORDERED, row_size=row.size, before=self._before.size)
+        # A later checkpoint, or else the clock, shows that a time is too late.
+        if row.size == self._report.size and row.at > self._now + SLACK:
+            at = row.at.isoformat(timespec="seconds")
+            self._report.add(FindingKind.CHECKPOINT_POSTDATED, row_size=row.size, at=at)
+        self._before = row

@@ -51,7 +51,7 @@ class ProofFile:
         return cls(_decoded(extra.removeprefix("extra ")), int(number[1]), decoded, checkpoint)
 
     def verify(self, entry: bytes, key: VerifierKey) -> Checkpoint:
-        """Verify that the log whose checkpoints `key` verifies contains this entry. Returns the checkpoint.
+        """Verify that the log contains this entry. `key` is the log's verifier key. Returns the checkpoint.
 
         Raises NoteError if the checkpoint is not signed by the key, or ProofError.
         """

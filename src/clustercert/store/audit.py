@@ -74,7 +74,6 @@ class StoredLog:
     public_key: bytes
     sealed_key: bytes
     size: int
-    created_at: datetime
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import ColumnElement, Select, delete, func, null, or_, select
+from sqlalchemy import ColumnElement, Select, and_, delete, func, null, or_, select
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from clustercert.merkle.notes import VerifierKey
@@ -15,7 +15,7 @@ from clustercert.merkle.tree import HASH_BYTES
 from clustercert.model import AuditEvent
 from clustercert.model.errors import Unavailable
 from clustercert.store import tables
-from clustercert.store.audit import StoredCheckpoint, StoredEvent
+from clustercert.store.audit import LOG, StoredCheckpoint, StoredEvent
 from clustercert.store.engine.queries import BATCH, Queries
 from clustercert.store.events import record_events
 
@@ -25,6 +25,8 @@ _tile, _checkpoint, _log = tables.audit_tile, tables.audit_checkpoint, tables.au
 # The kind of deletion events, which list the leaf indexes of deleted events. Deletion events are never deleted.
 DELETED = "events.deleted"
 MAX_STRAY = 100
+# The highest level of the tree that a log of 2 ** 63 leaves has.
+MAX_LEVEL = 7
 _AT_PLACE = _event.c.id == _place.c.event_id
 _BYTES = ("body", "salt", "commitment")
 
@@ -37,11 +39,13 @@ class LogHead:
         note: the newest checkpoint, signed; None if the log has no checkpoint.
         stray: events whose leaf index is outside the log, at most `MAX_STRAY`.
         sizes: the log's size as stored in several parts of the database. Each key describes the part.
+        logs: the ids of the stored logs. A database has only one log.
     """
 
     note: str | None
     stray: tuple[StoredEvent, ...] = ()
     sizes: Mapping[str, int] = field(default_factory=dict)
+    logs: tuple[str, ...] = (LOG,)
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,11 +88,13 @@ class EvidenceQueries(Queries):
                 "the row of the log": (await connection.execute(select(_log.c.size))).scalar() or 0,
             }
             # Check only for a tree that is too large, because verification finds a tree that is too small.
-            if (leaves := await _leaves(connection, size)) > size:
-                sizes["the tree"] = leaves
+            for level, leaves in (await _leaves(connection)).items():
+                if leaves > size:
+                    sizes["the entry bundles" if level == ENTRIES else f"level {level} of the tree"] = leaves
+            logs = tuple((await connection.execute(select(_log.c.id).order_by(_log.c.id))).scalars())
             outside = _events(or_(_place.c.leaf_index >= size, _place.c.leaf_index < 0)).limit(MAX_STRAY)
             stray = tuple(await _stored(connection, outside))
-        return LogHead(found.note if found is not None else None, stray, sizes)
+        return LogHead(found.note if found is not None else None, stray, sizes, logs)
 
     async def tiles(self, level: int, first: int, last: int) -> dict[int, bytes]:
         """Return the tiles in a level by index, from index `first` up to but excluding `last`."""
@@ -186,13 +192,16 @@ class EvidenceQueries(Queries):
         return places
 
 
-async def _leaves(connection: AsyncConnection, size: int) -> int:
-    """Return the number of leaves in the tree, or 0 if no entry bundle covers leaf index `size` or a later index."""
-    query = select(_tile.c.index, func.length(_tile.c.hashes)).where(
-        _tile.c.level == ENTRIES, _tile.c.index >= size // WIDTH
-    )
-    last = (await connection.execute(query.order_by(_tile.c.index.desc()).limit(1))).first()
-    return last[0] * WIDTH + last[1] // HASH_BYTES if last is not None else 0
+async def _leaves(connection: AsyncConnection) -> dict[int, int]:
+    """Return the number of leaves that the last tile of each level needs, by level."""
+    last = select(_tile.c.level, func.max(_tile.c.index).label("last")).group_by(_tile.c.level).subquery()
+    is_last = and_(_tile.c.level == last.c.level, _tile.c.index == last.c.last)
+    columns = _tile.c.level, _tile.c.index, func.length(_tile.c.hashes)
+    query = select(*columns).join_from(_tile, last, is_last).order_by(_tile.c.level)
+    return {
+        level: (index * WIDTH + length // HASH_BYTES) * WIDTH ** min(max(level, 0), MAX_LEVEL)
+        for level, index, length in await connection.execute(query)
+    }
 
 
 def _events(*conditions: ColumnElement[bool]) -> Select[tuple[object, ...]]:

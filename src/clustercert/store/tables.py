@@ -612,7 +612,6 @@ audit_log = table(
     Column("public_key", LargeBinary(32), nullable=False),
     Column("sealed_key", LargeBinary, nullable=False),
     Column("size", BigInteger, nullable=False),
-    Column("created_at", Utc, nullable=False),
 )
 
 # The tiles of the log's Merkle tree. The column `hashes` has up to 256 hashes of 32 bytes each. At level -1, the column

@@ -55,7 +55,7 @@ async def verify_stored_log(
     If neither key is available, verifies the log with the stored public key. Returns the report, and the reason why
     the key can't be trusted (empty for a trusted key). Raises CommandError, SchemaError, LogDamaged or Unavailable.
     """
-    from clustercert.audit.findings import FindingKind, VerificationReport
+    from clustercert.audit.findings import Finding, FindingKind, VerificationReport
     from clustercert.audit.verification import verify
     from clustercert.merkle.notes import NoteError
     from clustercert.store.engine import migrate
@@ -65,6 +65,9 @@ async def verify_stored_log(
         queries = EvidenceQueries(database)
         if given is not None:
             key, found, untrusted = parse_key(given), None, ""
+            if (stored := await queries.verifier()) is not None and stored != key:
+                facts = {"stored": str(stored), "given": str(key)}
+                found = Finding(FindingKind.KEY_DIFFERS, facts=facts)
         else:
             key, found, untrusted = await _own_key(settings, database, queries)
         trusted = trusted_heads(files, key)

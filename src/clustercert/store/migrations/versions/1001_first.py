@@ -545,7 +545,6 @@ def _create_audit_log() -> None:
         sa.Column("public_key", sa.LargeBinary(32), nullable=False),
         sa.Column("sealed_key", sa.LargeBinary(), nullable=False),
         sa.Column("size", sa.BigInteger(), nullable=False),
-        sa.Column("created_at", _UTC, nullable=False),
         sa.PrimaryKeyConstraint("id", name="pk_audit_log"),
     )
     op.create_table(
