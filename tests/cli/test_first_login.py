@@ -184,6 +184,19 @@ def test_a_password_can_be_typed_three_times_and_trust_is_kept(
     assert "was the login of" not in screen
 
 
+def test_a_login_that_can_ask_nothing_leaves_no_profile(account: tuple[str, str], tmp_path: Path) -> None:
+    url, fingerprint = account
+    login = ("login", url, "--ca-fingerprint", fingerprint)
+    for more in (("--user", "carol"), (), ("--access-key", "AK", "--device")):
+        refused = run(tmp_path, *login, *more, "--profile", "new", CLUSTERCERT_PASSWORD="")
+        assert (refused.returncode, refused.stdout) == (2, "")
+        assert run(tmp_path, "profile", "list", "-o", "json").stdout == "[]\n"
+    # A login that was there before stays.
+    assert run(tmp_path, *login, "--user", "carol").returncode == 0
+    assert run(tmp_path, *login, "--user", "carol", CLUSTERCERT_PASSWORD="").returncode == 2
+    assert run(tmp_path, "status").returncode == 0
+
+
 def test_a_newcomer_is_told_to_log_in(tmp_path: Path) -> None:
     done = run(tmp_path, "clusters")
     assert (done.returncode, done.stdout) == (3, "")

@@ -201,6 +201,7 @@ def test_everybody_asks_which_certificate_they_would_get(place: RemoteSite) -> N
         "Refused (404): carol has no role in the project of the cluster prod.\n",
     )
     assert "Did you mean prod?" in place.alice.failure(5, "explain", "prd")
+    assert "`clustercert cluster list` lists the clusters." in place.alice.failure(5, "explain", "nosuch")
     wrong = place.alice.run("explain", "prod", "--expires-in", "8")
     assert (wrong.code, "--expires-in: Write it like 30m, 8h or 30d" in wrong.err) == (2, True)
 

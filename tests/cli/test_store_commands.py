@@ -280,7 +280,9 @@ def test_an_ambiguous_cluster_name_requires_the_project(operator: Operator, serv
     theirs = operator.output_json("cluster", "add", "prod", "--project", "other", *options)
     assert "Write Default/eu-de/prod or Default/other/prod." in operator.error("cluster", "show", "prod")
     assert operator.output_json("cluster", "show", "prod", "--project", "other")["id"] == theirs["id"]
-    assert operator.error("cluster", "show", "nope") == "There is no cluster nope."
+    assert operator.error("cluster", "show", "nope") == (
+        "There is no cluster nope. `clustercert cluster list` lists the clusters."
+    )
     assert "in the project other" in operator.error("cluster", "show", "nope", "--project", "other")
 
 

@@ -169,7 +169,10 @@ def find_cluster(
         return found
     names = {str(each["name"]) for each in clusters_of_caller(client) if is_in(each, project, domain)}
     where = f" in the project {project}" if project is not None else ""
-    raise UnknownName(f"There is no cluster {name_or_id}{where}.{did_you_mean(name_or_id, names)}")
+    raise UnknownName(
+        f"There is no cluster {name_or_id}{where}.{did_you_mean(name_or_id, names)} `clustercert cluster list` lists "
+        "the clusters."
+    )
 
 
 def _clusters_named(client: "ServiceClient", name_or_id: str, **query: str) -> "list[JsonObject]":

@@ -166,14 +166,20 @@ def login(
         )
     base, name, last = _service(url, profile_name, plain_http=plain_http)
     ca_pem = trust.ca_pem(base, last.ca_pem if last is not None else None)
-    _remember(name, base, ca_pem)
+    is_new = _remember(name, base, ca_pem)
     _note_clock(base, ca_pem)
     # A profile without a user is not a login: only the service's address and CA were saved.
     last = last if last is not None and last.user else None
-    found = issuer.log_in(base, project, ca_pem, last, by_password=credentials.is_given)
-    if found is None:
-        by_password = last if last is None or last.oidc is None else None
-        found = credentials.log_in(base, project, ca_pem, by_password)
+    try:
+        found = issuer.log_in(base, project, ca_pem, last, by_password=credentials.is_given)
+        if found is None:
+            by_password = last if last is None or last.oidc is None else None
+            found = credentials.log_in(base, project, ca_pem, by_password)
+    except (UsageError, InvalidOption):
+        # The command needs other options, for example because there is no terminal, so nothing of it is kept.
+        if is_new:
+            profile.delete(name, os.environ)
+        raise
     _save(name, found)
     if profile_name is None:
         profile.use(name, os.environ)
@@ -190,16 +196,17 @@ def _note_clock(url: str, ca_pem: str | None) -> None:
             print_note(problem)
 
 
-def _remember(name: str, url: str, ca_pem: str | None) -> None:
+def _remember(name: str, url: str, ca_pem: str | None) -> bool:
     """Save the address and the CA before the login, so that the user need not give them again if the login fails.
 
-    Does not replace a login at another service. Raises CommandError.
+    Does not replace a login at another service. Returns whether the profile is new. Raises CommandError.
     """
     before = profile.remembered(name, os.environ)
     if before is None:
         profile.save(name, Profile(url, "", None, None, ca_pem), os.environ)
     elif before.url == url and before.ca_pem != ca_pem:
         renewal.save(name, replace(before, ca_pem=ca_pem))
+    return before is None
 
 
 def _save(name: str, found: Profile) -> None:
