@@ -1,22 +1,22 @@
 """Deletes revocations of users and clusters that no certificate needs any more."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
-from sqlalchemy import ColumnElement, and_, delete, insert, or_, select, update
+from sqlalchemy import Column, ColumnElement, Select, and_, delete, func, insert, literal, select, update
 from sqlalchemy.exc import IntegrityError
 
 from clustercert.model import AuditEvent
 from clustercert.policy.lifetime import MOST_DAYS
 from clustercert.store import tables
 from clustercert.store.engine.queries import Queries
+from clustercert.store.engine.transaction import Transaction
 from clustercert.store.events import record_events
 from clustercert.store.revocations import NO_END, seen_account
 
 _certificate, _revocation, _progress = tables.certificate, tables.revocation, tables.progress
 
-# Checking a revocation may read all certificates of its user or cluster.
 CHECKED_AT_ONCE = 200
 LONGEST_LIFETIME = "longest lifetime"
 
@@ -74,19 +74,21 @@ class RevocationPruningQueries(Queries):
         revocation = _revocation.c
         of_scope = and_(revocation.fingerprint.is_(None), revocation.epoch != NO_END)
         candidates = (
-            select(revocation.id)
+            select(revocation.id, revocation.user_id, revocation.cluster_id, revocation.epoch)
             .where(of_scope, revocation.at < made_before, revocation.id > after)
             .order_by(revocation.id)
             .limit(CHECKED_AT_ONCE)
         )
         async with self._database.read() as connection:
-            ids = (await connection.execute(candidates)).scalars().all()
-            unneeded = select(revocation.id).where(
-                revocation.id.in_(ids),
-                ~_revokes_any(),
-                or_(revocation.user_id == "", seen_account(revocation.user_id)),
-            )
-            found = (await connection.execute(unneeded)).scalars().all()
+            rows = (await connection.execute(candidates)).all()
+            seen = await _seen_users(connection, {row.user_id for row in rows})
+            oldest = await _oldest_certificates(connection, {(row.user_id, row.cluster_id) for row in rows})
+        found = [
+            row.id
+            for row in rows
+            if (not row.user_id or row.user_id in seen)
+            and row.epoch <= oldest.get((row.user_id, row.cluster_id), row.epoch)
+        ]
         # A certificate with an older epoch is no longer recorded: its transaction would be as old as the revocation.
         deleted = 0
         if found:
@@ -94,25 +96,42 @@ class RevocationPruningQueries(Queries):
                 these = delete(_revocation).where(revocation.id.in_(found), of_scope)
                 if deleted := (await connection.execute(these)).rowcount:
                     await record_events(connection, (event(deleted),))
-        return PrunedRevocations(deleted, ids[-1] if len(ids) == CHECKED_AT_ONCE else None)
+        return PrunedRevocations(deleted, rows[-1].id if len(rows) == CHECKED_AT_ONCE else None)
 
 
-def _revokes_any() -> ColumnElement[bool]:
-    """Return a condition: a certificate in the ledger belongs to the revocation's user and cluster, and is older."""
-    revocation, certificate = _revocation.c, _certificate.c
-    of_user, in_cluster = (
-        certificate.user_id == revocation.user_id,
-        certificate.cluster_id == revocation.cluster_id,
+async def _seen_users(connection: Transaction, user_ids: Collection[str]) -> set[str]:
+    """Return which of these users the service has seen."""
+    users = select(_revocation.c.user_id).where(_revocation.c.user_id.in_(user_ids)).distinct().subquery()
+    query = select(users.c.user_id).where(seen_account(users.c.user_id))
+    return set((await connection.execute(query)).scalars())
+
+
+async def _oldest_certificates(
+    connection: Transaction, scopes: Collection[tuple[str, str]]
+) -> dict[tuple[str, str], int]:
+    """Return the lowest epoch of the certificates in each scope, which is a user, a cluster or both.
+
+    An empty string means all users or clusters. Omits scopes without certificates. Reads the certificates of a scope
+    once, however many revocations it has.
+    """
+    user_id, cluster_id = _certificate.c.user_id, _certificate.c.cluster_id
+    everything = literal("")
+    in_clusters = {user for user, cluster in scopes if user and cluster}
+    everywhere = {user for user, cluster in scopes if not cluster}
+    clusters = {cluster for user, cluster in scopes if not user}
+    queries = (
+        _lowest(user_id, cluster_id).where(user_id.in_(in_clusters)),
+        _lowest(user_id, everything).where(user_id.in_(everywhere)),
+        _lowest(everything, cluster_id).where(cluster_id.in_(clusters)),
     )
+    return {
+        (user, cluster): epoch
+        for query in queries
+        for user, cluster, epoch in await connection.execute(query)
+        if (user, cluster) in scopes
+    }
 
-    def has_older(*scope: ColumnElement[bool]) -> ColumnElement[bool]:
-        older = select(certificate.id).where(*scope, certificate.epoch < revocation.epoch)
-        return older.correlate(_revocation).exists()
 
-    # One condition for each kind of scope, so that each lookup uses an index.
-    is_of_user, is_in_cluster = revocation.user_id != "", revocation.cluster_id != ""
-    return or_(
-        and_(is_of_user, is_in_cluster, has_older(of_user, in_cluster)),
-        and_(is_of_user, ~is_in_cluster, has_older(of_user)),
-        and_(~is_of_user, is_in_cluster, has_older(in_cluster)),
-    )
+def _lowest(user_id: ColumnElement[str], cluster_id: ColumnElement[str]) -> Select[str, str, int]:
+    grouped = [each for each in (user_id, cluster_id) if isinstance(each, Column)]
+    return select(user_id, cluster_id, func.min(_certificate.c.epoch)).group_by(*grouped)
