@@ -51,10 +51,10 @@ def parse_rate(value: object) -> Rate:
 # rates are high, because a pipeline may log in once for each of its jobs.
 TOKENS = Rate(300, 300)
 TEMPORARY_KEYS = Rate(300, 900)
-# A caller can send 600 revocations at once, and then one a second. A project has five times as many, so that one admin
+# A caller can send 300 revocations at once, and then one a second. A project has five times as many, so that one admin
 # can't use up the revocations of the others. After an incident, an admin revokes a cluster, or hundreds of users.
-REVOCATIONS = Rate(600, 600)
-PROJECT_REVOCATIONS = Rate(3000, 600)
+REVOCATIONS = Rate(300, 300)
+PROJECT_REVOCATIONS = Rate(1500, 300)
 
 
 @dataclass(slots=True)
