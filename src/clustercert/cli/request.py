@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from datetime import datetime, timedelta
 from http import HTTPStatus
 from itertools import islice
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 
@@ -421,12 +421,13 @@ def _listed(client: "Client", query: dict[str, str], limit: int) -> "list[JsonOb
 def _show_table(client: "Client", found: "Sequence[JsonObject]") -> None:
     with client.check_format():
         rows = [_row(each) for each in found]
+        decides = any("approve" in cast("list[str]", each["may"]) for each in found)
     show_list(
         rows,
         Output.TABLE,
         columns=_COLUMNS,
         name="request",
-        keep=("state", "user", "cluster", "groups"),
+        keep=("state", "user", "cluster", "groups", *(("reason",) if decides else ())),
         empty="There are no such access requests.",
     )
 
