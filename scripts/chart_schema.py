@@ -133,16 +133,79 @@ def _if_enabled(properties: Mapping[str, Schema], *needed: str) -> Schema:
 
 # Kubernetes checks the content.
 _ANY_OBJECT: Schema = {"type": "object"}
+
+
+def _part_of_object(properties: Mapping[str, Schema]) -> Schema:
+    """Return the schema of an object of Kubernetes, of which only some fields are checked before it is sent."""
+    return {**_ANY_OBJECT, "properties": dict(properties)}
+
+
+def _list_of(items: Schema) -> Schema:
+    return {"type": "array", "items": items}
+
+
 _OBJECTS: Schema = {"type": "array", "items": _ANY_OBJECT}
 _TEXTS: Schema = {"type": "array", "items": _TEXT}
 _TEXT_BY_NAME: Schema = {"type": "object", "additionalProperties": _TEXT}
 _PORT: Schema = {"type": "integer", "minimum": 1, "maximum": 65535}
+# A quantity of Kubernetes, such as 256Mi or 0.5.
+_UNIT = "([numkMGTPE]|[KMGTPE]i|[eE][+-]?[0-9]+)?"
+_QUANTITY: Schema = {
+    "type": ["string", "number"],
+    "pattern": f"^([0-9]+(\\.[0-9]*)?|\\.[0-9]+){_UNIT}$",
+    "minimum": 0,
+}
+# Not zero.
+_SIZE: Schema = {
+    "type": "string",
+    "pattern": f"^([0-9]*[1-9][0-9]*(\\.[0-9]*)?|[0-9]*\\.[0-9]*[1-9][0-9]*){_UNIT}$",
+}
+_QUANTITIES: Schema = {"type": "object", "additionalProperties": _QUANTITY}
+_RESOURCES = _object({"requests": _QUANTITIES, "limits": _QUANTITIES, "claims": _OBJECTS})
+_SUBDOMAIN: Schema = {
+    "type": "string",
+    "pattern": "^([a-z0-9]([a-z0-9-]*[a-z0-9])?(\\.[a-z0-9]([a-z0-9-]*[a-z0-9])?)*)?$",
+}
+_ACCESS_MODES: Schema = {
+    "type": "array",
+    "minItems": 1,
+    "items": {"enum": ["ReadWriteOnce", "ReadWriteMany", "ReadWriteOncePod"]},
+}
+_CIDR: Schema = {
+    "type": "string",
+    "pattern": "^([0-9.]+/([12]?[0-9]|3[0-2])|[0-9A-Fa-f.]*:[0-9A-Fa-f:.]*/([1-9]?[0-9]|1[01][0-9]|12[0-8]))$",
+}
+# NetworkPolicyPeer and NetworkPolicyEgressRule of Kubernetes. A port can also have a name.
+_IP_BLOCK = _part_of_object({"cidr": _CIDR, "except": _list_of(_CIDR)})
+_PEERS = _list_of(_part_of_object({"ipBlock": _IP_BLOCK}))
+_ALLOWED_PORT = _part_of_object({"port": {**_PORT, "type": ["integer", "string"]}, "endPort": _PORT})
+_EGRESS = _list_of(_part_of_object({"to": _PEERS, "ports": _list_of(_ALLOWED_PORT)}))
+_TOLERATIONS = _list_of(
+    _part_of_object(
+        {
+            "operator": {"enum": ["", "Exists", "Equal", "Lt", "Gt"]},
+            "effect": {"enum": ["", "NoSchedule", "PreferNoSchedule", "NoExecute"]},
+        }
+    )
+)
+# The kubelet would not start the containers as root, because `runAsNonRoot` is set.
+_POD_SECURITY = _part_of_object(
+    {
+        "runAsUser": {"type": "integer", "minimum": 1},
+        "seccompProfile": _part_of_object({"type": {"enum": ["RuntimeDefault", "Localhost"]}}),
+    }
+)
+# Kubernetes refuses `externalTrafficPolicy` in a Service that has no external address.
+_SERVICE_SPEC: Schema = {
+    "if": {"properties": {"type": {"const": "ClusterIP"}, "spec": {"not": {"required": ["externalIPs"]}}}},
+    "then": {"properties": {"spec": {"properties": {"externalTrafficPolicy": False}}}},
+}
 _NAME: Schema = {"type": "string", "pattern": "^[a-z0-9]([a-z0-9-]*[a-z0-9])?$", "maxLength": 50}
 _FILES: Schema = {"type": "object", "propertyNames": _NAME, "additionalProperties": _ANY_OBJECT}
 _WORKLOAD = _object(
     {
         "replicas": {"type": "integer", "minimum": 1},
-        "resources": _ANY_OBJECT,
+        "resources": _RESOURCES,
         "service": _object(
             {
                 "type": {"enum": ["ClusterIP", "NodePort", "LoadBalancer"]},
@@ -150,7 +213,8 @@ _WORKLOAD = _object(
                 "annotations": _TEXT_BY_NAME,
                 "spec": _ANY_OBJECT,
             }
-        ),
+        )
+        | _SERVICE_SPEC,
     }
 )
 # An environment variable. Secrets are only named.
@@ -209,9 +273,9 @@ _CHART_VALUES: dict[str, Schema] = {
     "webhook": _WORKLOAD,
     "persistence": _object(
         {
-            "size": _TEXT,
-            "storageClassName": _TEXT,
-            "accessModes": _TEXTS,
+            "size": _SIZE,
+            "storageClassName": _SUBDOMAIN,
+            "accessModes": _ACCESS_MODES,
             "annotations": _TEXT_BY_NAME,
         }
     ),
@@ -224,19 +288,19 @@ _CHART_VALUES: dict[str, Schema] = {
     "networkPolicy": _object(
         {
             "enabled": _YES_OR_NO,
-            "clients": _OBJECTS,
-            "apiServers": _OBJECTS,
-            "prometheus": _OBJECTS,
-            "egress": _OBJECTS,
+            "clients": _PEERS,
+            "apiServers": _PEERS,
+            "prometheus": _PEERS,
+            "egress": _EGRESS,
         }
     ),
     "csrApi": _object({"enabled": _YES_OR_NO}),
     "serviceAccount": _object({"annotations": _TEXT_BY_NAME, "automountToken": _YES_OR_NO}),
     "podAnnotations": _TEXT_BY_NAME,
     "podLabels": _TEXT_BY_NAME,
-    "podSecurityContext": _ANY_OBJECT,
+    "podSecurityContext": _POD_SECURITY,
     "nodeSelector": _TEXT_BY_NAME,
-    "tolerations": _OBJECTS,
+    "tolerations": _TOLERATIONS,
     "affinity": _ANY_OBJECT,
     "priorityClassName": _TEXT,
 }

@@ -67,7 +67,7 @@ def test_kubernetes_knows_each_field(releases: dict[str, Release], version: str)
 
 
 def misspelt(values: Any, schema: Document) -> Iterator[Any]:
-    """The values with one key misspelt, for each key that the schema knows."""
+    """The values with one key misspelt, for each key of the objects whose keys the schema knows all."""
     while "$ref" in schema:
         schema = SCHEMA["definitions"][schema["$ref"].rpartition("/")[2]]
     if isinstance(values, list):
@@ -77,8 +77,9 @@ def misspelt(values: Any, schema: Document) -> Iterator[Any]:
     elif isinstance(values, dict) and "properties" in schema:
         for key, value in values.items():
             others = {name: each for name, each in values.items() if name != key}
-            yield {**others, f"{key}z": value}
-            for each in misspelt(value, schema["properties"][key]):
+            if schema.get("additionalProperties") is False:
+                yield {**others, f"{key}z": value}
+            for each in misspelt(value, schema["properties"].get(key, {})):
                 yield {**others, key: each}
 
 
@@ -135,6 +136,122 @@ def test_a_misspelt_value_is_refused(file: Path) -> None:
 def test_values_that_can_not_work_are_refused(values: dict[str, Any], said: str) -> None:
     [refusal] = refusals([values])
     assert said in refusal
+
+
+def peers(cidr: str) -> dict[str, Any]:
+    return {"enabled": True, "clients": [{"ipBlock": {"cidr": cidr}}]}
+
+
+def egress(**rule: Any) -> dict[str, Any]:
+    return {"networkPolicy": {"enabled": True, "egress": [rule]}}
+
+
+REFUSED_BY_KUBERNETES: dict[str, tuple[dict[str, Any], str]] = {
+    "a size with a space": ({"persistence": {"size": "1 GB"}}, "/persistence/size"),
+    "a size with another unit": ({"persistence": {"size": "1GB"}}, "/persistence/size"),
+    "no size": ({"persistence": {"size": "0"}}, "/persistence/size"),
+    "a size of zero": ({"persistence": {"size": "0.0Gi"}}, "/persistence/size"),
+    "an abbreviated access mode": ({"persistence": {"accessModes": ["RWO"]}}, "/persistence/accessModes/0"),
+    "no access mode": ({"persistence": {"accessModes": []}}, "/persistence/accessModes"),
+    "a storage class with a space": (
+        {"persistence": {"storageClassName": "Fast SSD"}},
+        "/persistence/storageClassName",
+    ),
+    "a unit of memory": (
+        {"api": {"resources": {"limits": {"memory": "1Gb"}}}},
+        "/api/resources/limits/memory",
+    ),
+    "a misspelt part of resources": ({"webhook": {"resources": {"limit": {}}}}, "/webhook/resources"),
+    "requests above limits": (
+        {"api": {"resources": {"requests": {"memory": "1Gi"}, "limits": {"memory": "1000M"}}}},
+        "api.resources: the request of memory (1Gi) is larger than its limit (1000M).",
+    ),
+    "requests above limits of CPU": (
+        {"webhook": {"resources": {"requests": {"cpu": 1.5}, "limits": {"cpu": "1400m"}}}},
+        "webhook.resources: the request of cpu (1.5) is larger than its limit (1400m).",
+    ),
+    "a default request above a limit": (
+        {"api": {"resources": {"limits": {"memory": "255Mi"}}}},
+        "api.resources: the request of memory (256Mi) is larger than its limit (255Mi).",
+    ),
+    "a traffic policy without external traffic": (
+        {"api": {"service": {"spec": {"externalTrafficPolicy": "Local"}}}},
+        "/api/service/spec/externalTrafficPolicy",
+    ),
+    "an address without a prefix": (
+        {"networkPolicy": peers("10.0.0.1")},
+        "/networkPolicy/clients/0/ipBlock/cidr",
+    ),
+    "a prefix too long": ({"networkPolicy": peers("10.0.0.0/33")}, "/networkPolicy/clients/0/ipBlock/cidr"),
+    "an address without a prefix in egress": (
+        egress(to=[{"ipBlock": {"cidr": "2001:db8::"}}]),
+        "/networkPolicy/egress/0/to/0/ipBlock/cidr",
+    ),
+    "port 0": (egress(ports=[{"port": 0}]), "/networkPolicy/egress/0/ports/0/port"),
+    "a misspelt operator": ({"tolerations": [{"operator": "Exist"}]}, "/tolerations/0/operator"),
+    "a misspelt effect": ({"tolerations": [{"effect": "NoScheduled"}]}, "/tolerations/0/effect"),
+    "root": ({"podSecurityContext": {"runAsUser": 0}}, "/podSecurityContext/runAsUser"),
+    "no seccomp": (
+        {"podSecurityContext": {"seccompProfile": {"type": "Unconfined"}}},
+        "/podSecurityContext/seccompProfile/type",
+    ),
+    "a dot in a name": ({"fullnameOverride": "my.release"}, "A Service can't have the name my.release."),
+    "a digit first": ({"fullnameOverride": "1st"}, "A Service can't have the name 1st."),
+}
+
+
+def test_values_that_kubernetes_would_refuse_are_refused_at_once() -> None:
+    several = [values for values, _ in REFUSED_BY_KUBERNETES.values()]
+    found = dict(zip(REFUSED_BY_KUBERNETES, refusals(several), strict=True))
+    missing = {
+        kind: found[kind] for kind, (_, said) in REFUSED_BY_KUBERNETES.items() if said not in found[kind]
+    }
+    assert missing == {}
+
+
+def test_a_release_whose_name_has_a_dot_is_refused() -> None:
+    with pytest.raises(helm_chart.Refused, match=r"can't have the name my\.release-clustercert\."):
+        rendered({}, name="my.release")
+    [release] = rendered({"fullnameOverride": "certs"}, name="my.release")
+    assert [each["metadata"]["name"] for each in release.of_kind("Service")] == ["certs", "certs-webhook"]
+
+
+ACCEPTED_BY_KUBERNETES: tuple[dict[str, Any], ...] = (
+    *(
+        {"persistence": {"size": size}}
+        for size in ("10Gi", "0.5Ti", "1e10", "5000000000", "1E", "010Gi", "1.5G")
+    ),
+    {"persistence": {"storageClassName": "fast-ssd.example", "accessModes": ["ReadWriteOncePod"]}},
+    {
+        "api": {
+            "resources": {"requests": {"cpu": 1, "memory": "1G"}, "limits": {"cpu": "1000m", "memory": "1Gi"}}
+        }
+    },
+    {"api": {"resources": {"requests": {"cpu": "0.5"}, "limits": {"cpu": 0.5, "memory": "1e9"}}}},
+    {"webhook": {"resources": {"limits": {"memory": "1Gi", "hugepages-2Mi": "4Mi", "nvidia.com/gpu": 1}}}},
+    {"webhook": {"resources": {"requests": {"memory": "256Mi"}, "limits": {"memory": "256Mi"}}}},
+    {"api": {"service": {"type": "NodePort", "spec": {"externalTrafficPolicy": "Local"}}}},
+    {"api": {"service": {"spec": {"externalIPs": ["192.0.2.1"], "externalTrafficPolicy": "Local"}}}},
+    *(
+        {"networkPolicy": peers(cidr)}
+        for cidr in ("10.0.0.0/8", "0.0.0.0/0", "2001:db8::/32", "::/0", "::ffff:1.2.3.4/128")
+    ),
+    {"networkPolicy": {"enabled": True, "clients": [{"podSelector": {}, "namespaceSelector": {}}]}},
+    egress(ports=[{"port": 443}, {"port": "https"}, {"port": 1, "endPort": 65535}, {"protocol": "UDP"}]),
+    {
+        "tolerations": [
+            {"operator": "Exists"},
+            {"key": "a", "value": "b", "effect": "NoExecute", "tolerationSeconds": 1},
+        ]
+    },
+    {"podSecurityContext": {"runAsUser": None, "runAsGroup": None, "fsGroup": None}},
+    {"podSecurityContext": {"seccompProfile": {"type": "Localhost", "localhostProfile": "a.json"}}},
+)
+
+
+def test_values_that_kubernetes_accepts_are_accepted() -> None:
+    found = zip(ACCEPTED_BY_KUBERNETES, refusals(ACCEPTED_BY_KUBERNETES), strict=True)
+    assert [(values, refusal) for values, refusal in found if refusal] == []
 
 
 def test_names_that_yaml_would_read_as_something_else_stay_text() -> None:

@@ -5,12 +5,39 @@
 {{- define "clustercert.fullname" -}}
 {{- $name := include "clustercert.name" . }}
 {{- if .Values.fullnameOverride }}
-{{- .Values.fullnameOverride | trunc 50 | trimSuffix "-" }}
+{{- $name = .Values.fullnameOverride }}
 {{- else if contains $name .Release.Name }}
-{{- .Release.Name | trunc 50 | trimSuffix "-" }}
+{{- $name = .Release.Name }}
 {{- else }}
-{{- printf "%s-%s" .Release.Name $name | trunc 50 | trimSuffix "-" }}
+{{- $name = printf "%s-%s" .Release.Name $name }}
 {{- end }}
+{{- $name = $name | trunc 50 | trimSuffix "-" }}
+{{- if not (regexMatch "^[a-z]([a-z0-9-]*[a-z0-9])?$" $name) }}
+{{- fail (printf "A Service can't have the name %s. Set fullnameOverride to lower-case letters, digits and hyphens, with a letter first." $name) }}
+{{- end }}
+{{- $name }}
+{{- end }}
+
+{{- /* A quantity of Kubernetes as a number. */ -}}
+{{- define "clustercert.number" -}}
+{{- $text := toString . }}
+{{- $unit := regexFind "([KMGTPE]i|[numkMGTPE])$" $text }}
+{{- $small := dict "n" 1e-9 "u" 1e-6 "m" 1e-3 "" 1 }}
+{{- $decimal := dict "k" 1e3 "M" 1e6 "G" 1e9 "T" 1e12 "P" 1e15 "E" 1e18 }}
+{{- $binary := dict "Ki" 1024 "Mi" 1048576 "Gi" 1073741824 "Ti" 1099511627776 "Pi" 1125899906842624 "Ei" 1152921504606846976 }}
+{{- mulf (trimSuffix $unit $text | float64) (get (merge $small $decimal $binary) $unit) }}
+{{- end }}
+
+{{- define "clustercert.resources" -}}
+{{- $limits := .resources.limits | default dict }}
+{{- range $name, $request := .resources.requests }}
+{{- with get $limits $name }}
+{{- if gt (include "clustercert.number" $request | float64) (include "clustercert.number" . | float64) }}
+{{- fail (printf "%s.resources: the request of %s (%v) is larger than its limit (%v). Raise the limit, or lower the request." $.role $name $request .) }}
+{{- end }}
+{{- end }}
+{{- end }}
+{{- toYaml .resources }}
 {{- end }}
 
 {{- define "clustercert.selector" -}}
@@ -168,7 +195,7 @@ initContainers:
     {{- include "clustercert.container" (dict "root" .root "keys" (eq .role "api")) | nindent 4 }}
     args: [db, upgrade{{ if eq .role "webhook" }}, --schema-only{{ end }}]
     resources:
-      {{- toYaml (get $values .role).resources | nindent 6 }}
+      {{- include "clustercert.resources" (dict "role" .role "resources" (get $values .role).resources) | nindent 6 }}
 containers:
   {{- range ternary (list .role) (list "api" "webhook") (not (empty $values.database.existingSecret)) }}
   {{- $port := ternary 8443 8444 (eq . "api") }}
@@ -197,7 +224,7 @@ containers:
       periodSeconds: 5
       timeoutSeconds: 5
     resources:
-      {{- toYaml (get $values .).resources | nindent 6 }}
+      {{- include "clustercert.resources" (dict "role" . "resources" (get $values .).resources) | nindent 6 }}
   {{- end }}
 volumes:
   - name: settings
