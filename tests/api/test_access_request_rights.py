@@ -475,6 +475,8 @@ def test_a_request_is_used_only_for_its_cluster(requests: RequestClient) -> None
     request_id = approved(requests)
     refused = requests.issue("member", request_id, cluster="eip")
     assert refused.status_code == 409
-    assert refused.json()["message"] == "The access request is for the cluster plain, not for eip."
+    assert refused.json()["message"] == (
+        "The access request is for the cluster tests/eu-de/plain, not for tests/eu-de/eip."
+    )
     for unknown in ("0" * 32, "x", "", "\x00", "0" * 4000):
         assert requests.issue("member", unknown).status_code == 404

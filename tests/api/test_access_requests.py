@@ -31,7 +31,8 @@ def test_two_approvers_give_access_that_starts_with_the_first_certificate(reques
     assert (request["state"], request["rule"], request["groups"]) == ("pending", "edit", ["editors"])
     assert request["user"]["name"] == "tests/member"
     assert request["cluster"] == {"id": requests.world.clusters["plain"].id, "name": "plain"}
-    assert request["project"] == {"id": requests.world.project.id, "name": requests.world.project.name}
+    project = requests.world.project
+    assert request["project"] == {"id": project.id, "name": project.name, "domain": "tests"}
     assert "one whose role is admin; one whose role is inspector" in request["next"]
     assert request["may"] == ["end"]
     refused = requests.issue("member", request["id"])

@@ -90,10 +90,12 @@ def test_access_is_asked_for_approved_used_and_ended(requests: RequestClient, pe
 
     page = text_of(people["member"].get(address).text)
     assert (
-        "clustercert request create eu-de/plain --group editors --for 1h --reason 'INC-42: the shop is down'"
+        "clustercert request create tests/eu-de/plain --group editors --for 1h --reason 'INC-42: the shop is down'"
         " --rule edit" in page
     )
-    assert f"clustercert kubeconfig get eu-de/plain --request {request_id[:8]}" in page
+    assert "editors in tests/eu-de/plain" in page
+    assert "tests/eu-de/plain" in text_of(people["admin"].get(f"{HOME}?list=all").text)
+    assert f"clustercert kubeconfig get tests/eu-de/plain --request {request_id[:8]}" in page
     fingerprint = requests.issue("member", request_id).headers["x-clustercert-fingerprint"]
     assert fingerprint[:12] in people["member"].get(address).text
 

@@ -94,13 +94,12 @@ def test_a_cluster_of_another_project_than_the_logins_is_explained(world: UserSi
     world.log_in()
     options = ("--internal-url", "https://10.0.0.6:6443", "--server-ca", world.folder / "server-ca.pem")
     world.operator.output("cluster", "add", "edge", "--project", "eu-nl", *options)
-    for cluster in ("edge", "eu-nl/edge", "prod"):
+    for cluster, name in (("edge", "eu-nl/edge"), ("eu-nl/edge", "eu-nl/edge"), ("prod", "eu-de/prod")):
         assert world.user("kubeconfig", "get", cluster).code == 0
         explained = world.user("explain", cluster)
-        name = cluster.removeprefix("eu-nl/")
-        assert explained.out.startswith(f"Allowed: alice gets a certificate for the cluster {name}."), (
-            explained
-        )
+        assert explained.out.startswith(
+            f"Allowed: alice gets a certificate for the cluster Default/{name}."
+        ), explained
     world.operator.output("cluster", "remove", "edge", "--yes")
 
 

@@ -84,7 +84,7 @@ def explained(operator: Operator, user: str, cluster: str, *options: str) -> tup
 
 def test_an_allowed_request_ends_with_0(operator: Operator) -> None:
     code, lines = explained(operator, "alice", "prod", "--expires-in", "30m", "--reason", "incident 4711")
-    assert (code, lines[0]) == (0, "Allowed: alice gets a certificate for the cluster prod.")
+    assert (code, lines[0]) == (0, "Allowed: alice gets a certificate for the cluster Default/eu-de/prod.")
     text = "\n".join(lines)
     assert re.search(r"\n  user name   [0-9a-f]{32}\n", text)
     assert "\n  groups      clustercert:viewers, clustercert:admins,\n" in text
@@ -112,7 +112,10 @@ def test_a_refused_request_ends_with_1(operator: Operator) -> None:
     assert "  DENY  frozen                    denies, because cluster label frozen is true" in lines
     assert "  -     members                   not reached; would match" in lines
     code, lines = explained(operator, "dave", "prod")
-    assert (code, lines) == (1, ["Refused (404): dave has no role in the project of the cluster prod."])
+    assert (code, lines) == (
+        1,
+        ["Refused (404): dave has no role in the project of the cluster", "Default/eu-de/prod."],
+    )
 
 
 def test_offers_are_shown_as_what_the_user_can_ask_for(operator: Operator) -> None:

@@ -13,9 +13,9 @@ ROW = (
     " 'csr', 'token', '', '', '2020-01-01 00:00:00.000000', x'')"
 )
 REQUEST = (
-    "INSERT INTO access_request (id, project_id, cluster_id, cluster_name, user_id, user_name, groups, rule,"
-    " offered_groups, duration, reason, conditions, before_approval, claim_within, created_at, approve_by, state,"
-    " closed_at) VALUES (?, 'p', 'c', 'prod', 'u', 'n', '[]', 'r', '[]', 60, 'why', '[]', 0, 60,"
+    "INSERT INTO access_request (id, project_id, cluster_id, cluster_name, project_name, user_id, user_name, groups,"
+    " rule, offered_groups, duration, reason, conditions, before_approval, claim_within, created_at, approve_by,"
+    " state, closed_at) VALUES (?, 'p', 'c', 'prod', 'd/p', 'u', 'n', '[]', 'r', '[]', 60, 'why', '[]', 0, 60,"
     " '2020-01-01 00:00:00.000000', '2020-01-01 00:00:00.000000', ?, ?)"
 )
 REVOCATION = (

@@ -184,7 +184,10 @@ def test_tables_fit_into_eighty_columns(place: RemoteSite) -> None:
 def test_everybody_asks_which_certificate_they_would_get(place: RemoteSite) -> None:
     done = place.alice.run("explain", "prod", "--expires-in", "1h")
     lines = done.out.splitlines()
-    assert (done.code, lines[0]) == (0, "Allowed: alice gets a certificate for the cluster prod.")
+    assert (done.code, lines[0]) == (
+        0,
+        "Allowed: alice gets a certificate for the cluster Default/eu-de/prod.",
+    )
     assert any(line.startswith("  groups      clustercert:editors, clustercert:") for line in lines)
     assert any(line.endswith("Z (1 hour)") for line in lines)
     assert lines[lines.index("Rules that you may see:") + 1 :] == [
@@ -198,7 +201,7 @@ def test_everybody_asks_which_certificate_they_would_get(place: RemoteSite) -> N
     refused = place.carol.run("explain", "prod")
     assert (refused.code, refused.out) == (
         1,
-        "Refused (404): carol has no role in the project of the cluster prod.\n",
+        "Refused (404): carol has no role in the project of the cluster\nDefault/eu-de/prod.\n",
     )
     assert "Did you mean prod?" in place.alice.failure(5, "explain", "prd")
     assert "`clustercert cluster list` lists the clusters." in place.alice.failure(5, "explain", "nosuch")
@@ -211,7 +214,7 @@ def test_operators_and_admins_ask_about_others(place: RemoteSite, tmp_path: Path
     done = place.carol.run(*asked, "--source", "192.0.2.7")
     assert (done.code, done.out.splitlines()[0]) == (
         0,
-        "Allowed: alice gets a certificate for the cluster prod.",
+        "Allowed: alice gets a certificate for the cluster Default/eu-de/prod.",
     )
     assert "\nRules:\n" in done.out
     place.issue(place.alice)

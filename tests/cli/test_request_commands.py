@@ -81,7 +81,7 @@ def test_a_request_is_asked_for_seen_approved_and_ended(people: AccessSite, clus
     assert request_id in cluster.mark.read_text()
 
     shown = " ".join(bert.output("request", "show", short).split())
-    assert f"What {REQUESTED} in eu-de/{cluster.name} for 1 hour, by the rule repair" in shown
+    assert f"What {REQUESTED} in Default/eu-de/{cluster.name} for 1 hour, by the rule repair" in shown
     assert f"Why {REASON} (ticket OPS-12)" in shown
     assert "Approval role is member: missing Approval group is leads: missing" in shown
     assert f"`clustercert request approve {short} --reason REASON`" in shown
@@ -263,7 +263,7 @@ def test_an_approver_sees_what_is_asked_in_80_columns_also_of_access_before_the_
     fields = dict(re.split(r" {2,}", line, maxsplit=1) for line in lines if "   " in line)
     assert (fields["request"], fields["state"]) == (request_id[:8], "active, not approved")
     shown = (fields["user"], fields["cluster"], fields["groups"], fields["reason"])
-    assert shown == ("anna", cluster.name, URGENT, REASON)
+    assert shown == ("anna", f"eu-de/{cluster.name}", URGENT, REASON)
 
 
 def test_access_before_the_approval_is_limited_and_decided_after_its_end(
@@ -328,7 +328,7 @@ def test_a_watched_list_prints_changes_until_ctrl_c(people: AccessSite, cluster:
     )
     try:
         assert line_with(watch.stdout, request_id[:8]).split()[:4] == [
-            *(request_id[:8], "pending", "anna", cluster.name),
+            *(request_id[:8], "pending", "anna", f"eu-de/{cluster.name}"),
         ]
         cluster.approve(request_id, people.carla)
         assert "1 of 2" in line_with(watch.stdout, request_id[:8])
@@ -424,7 +424,9 @@ def test_a_certificate_of_a_request_is_explained(people: AccessSite, cluster: Ac
     )
     cluster.approve(request_id)
     text = anna.output(*explain)
-    assert text.startswith(f"Allowed: anna gets a certificate for the cluster {cluster.name}.\n")
+    assert text.startswith(
+        f"Allowed: anna gets a certificate for the cluster Default/eu-de/{cluster.name}.\n"
+    )
     assert re.search(r"\n  limit       20\S*Z, the end of the access request\n", text)
     assert re.search(rf"\n  yes   repair +gives {REQUESTED}\n", text)
     assert re.search(rf"\n  yes   members +gives {STANDING}\n", text)

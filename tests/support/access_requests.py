@@ -22,6 +22,7 @@ def access_request(at: datetime = NOW, **changes: object) -> AccessRequest:
         project_id=PROJECT_ID,
         cluster_id=new_cluster_id(),
         cluster_name="prod",
+        project_name="Default/eu-de",
         user_id=new_id(),
         user_name="alice",
         groups=("sre",),

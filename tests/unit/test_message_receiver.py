@@ -102,6 +102,7 @@ def test_a_message_has_the_fields_of_the_event() -> None:
             "state": "pending",
             "cluster_id": request.cluster_id,
             "cluster_name": "prod",
+            "project_name": "Default/eu-de",
             "user_id": request.user_id,
             "user_name": "alice",
             "groups": ["sre"],

@@ -68,7 +68,6 @@ _COLUMNS = (
     "may",
     "until",
     "approvals",
-    "project",
     "rule",
     "ticket",
     "reason",
@@ -481,20 +480,27 @@ def _row(request: Any) -> dict[str, object]:
         "request": shown_id(str(request["id"])),
         "state": request["label"],
         "user": _short_name(str(request["user"]["name"])),
-        "cluster": request["cluster"]["name"],
+        "cluster": _short_name(_cluster_name(request)),
         "groups": request["groups"],
         "until": _until(request),
         "approvals": f"{request['approvals_given']} of {needed}" if needed else None,
         "may": request["may"],
-        "project": request["project"]["name"] or request["project"]["id"],
         "rule": request["rule"],
         "ticket": request["ticket"],
         "reason": request["reason"],
     }
 
 
+def _cluster_name(request: Any) -> str:
+    """Return the cluster's name as DOMAIN/PROJECT/CLUSTER. If the project was deleted, its id stands for the names."""
+    project, cluster = request["project"], request["cluster"]["name"]
+    return (
+        f"{project['id'] if project['name'] is None else project['domain'] + '/' + project['name']}/{cluster}"
+    )
+
+
 def _short_name(name: str) -> str:
-    """Return a user's name without the domain `Default`, unless the table has all columns."""
+    """Return a name of a user or cluster without the domain `Default`, unless the table has all columns."""
     return name if is_wide() else name.removeprefix(f"{DEFAULT_DOMAIN}/")
 
 
@@ -528,7 +534,6 @@ def _described(request: Any) -> Iterator[tuple[str, str]]:
     """Yield the parts of a request, each with its label, in plain words."""
     from clustercert.policy.lifetime import lifetime_text
 
-    place = f"{request['project']['name'] or request['project']['id']}/{request['cluster']['name']}"
     duration = lifetime_text(timedelta(seconds=request["duration"]))
     yield "State", str(request["label"])
     yield "Next", str(request["next"])
@@ -537,7 +542,10 @@ def _described(request: Any) -> Iterator[tuple[str, str]]:
     if request["next_use_at"] is not None:
         yield "Next use", f"before an approval: {_at(request['next_use_at'])}"
     yield "Who", f"{request['user']['name']}, {_at(request['created_at'])}"
-    yield "What", f"{', '.join(request['groups'])} in {place} for {duration}, by the rule {request['rule']}"
+    yield (
+        "What",
+        f"{', '.join(request['groups'])} in {_cluster_name(request)} for {duration}, by the rule {request['rule']}",
+    )
     yield "Why", request["reason"] + (f" (ticket {request['ticket']})" if request["ticket"] else "")
     if request["extension"] is not None:
         longer = lifetime_text(timedelta(seconds=request["extension"]["duration"]))

@@ -23,6 +23,7 @@ from clustercert.model.errors import InvalidRequest
 from clustercert.policy.templates import MAX_REASON
 from clustercert.requests.terms import MAX_GROUP, MAX_GROUPS, MAX_TICKET, NewRequest
 from clustercert.requests.views import SeenRequest, Step
+from clustercert.store.certificates import PlaceNames
 
 B = TypeVar("B", bound=RequestBody)
 
@@ -112,6 +113,12 @@ class NamedBody(ResponseBody):
     name: str | None = Field(description="Null for a deleted project.")
 
 
+class ProjectBody(NamedBody):
+    """The id and name of a project, and the name of its domain."""
+
+    domain: str | None = Field(description="Null for a deleted project.")
+
+
 class ApprovalConditionBody(ResponseBody):
     """A condition that needs an approver of its own."""
 
@@ -165,7 +172,7 @@ class AccessRequestBody(ResponseBody):
         description="Whether a certificate can be issued in the request's state. See also `refusal`."
     )
     cluster: NamedBody
-    project: NamedBody
+    project: ProjectBody
     user: NamedBody = Field(description="Who asks for the access; the name with the domain.")
     groups: list[str]
     rule: str
@@ -315,12 +322,12 @@ async def list_access_requests(
         limit=page.limit,
         before=_before(page.after),
     )
-    projects = await _project_names(call, *found.requests)
+    places = await _places(call, *found.requests)
     following = _cursor(*found.following) if found.following is not None else None
     body = numbered_page(
         "access_requests",
         found.requests,
-        lambda each: _view(each, projects),
+        lambda each: _view(each, places),
         lambda each: _cursor(each.request.created_at, each.request.id),
         following,
         page.max_bytes,
@@ -414,18 +421,19 @@ async def _decide(call: Call, request_id: str, *, approves: bool) -> Response:
 
 
 async def _one(call: Call, seen: SeenRequest, status: int = 200) -> Response:
-    projects = await _project_names(call, seen)
-    return responses.json_response(_view(seen, projects), status, responses.NO_STORE)
+    places = await _places(call, seen)
+    return responses.json_response(_view(seen, places), status, responses.NO_STORE)
 
 
-async def _project_names(call: Call, *seen: SeenRequest) -> dict[str, str]:
-    """Return the names of the requests' projects, by id."""
+async def _places(call: Call, *seen: SeenRequest) -> PlaceNames:
+    """Return the names of the requests' projects and their domains."""
     places = ((each.request.cluster_id, each.request.project_id) for each in seen)
-    return dict((await call.services.inventory.queries.place_names(places)).projects)
+    return await call.services.inventory.queries.place_names(places)
 
 
-def _view(seen: SeenRequest, projects: dict[str, str]) -> JsonObject:
+def _view(seen: SeenRequest, places: PlaceNames) -> JsonObject:
     request = seen.request
+    project_id = request.project_id
     conditions, early = _conditions(request), seen.early_use_refusal
     return AccessRequestBody.render(
         request,
@@ -435,7 +443,11 @@ def _view(seen: SeenRequest, projects: dict[str, str]) -> JsonObject:
         next_use_at=early.until if early is not None else None,
         usable=seen.is_usable,
         cluster={"id": request.cluster_id, "name": request.cluster_name},
-        project={"id": request.project_id, "name": projects.get(request.project_id)},
+        project={
+            "id": project_id,
+            "name": places.projects.get(project_id),
+            "domain": places.domains.get(project_id),
+        },
         user={"id": request.user_id, "name": request.user_name},
         duration=int(request.duration.total_seconds()),
         approvals_given=sum(each["approved_by"] is not None for each in conditions),

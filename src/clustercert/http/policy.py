@@ -290,6 +290,7 @@ class ExplainedClusterBody(ResponseBody):
 
     id: str
     name: str
+    shown_name: str = Field(description="The name as `DOMAIN/PROJECT/CLUSTER`.")
     project_id: str
 
 

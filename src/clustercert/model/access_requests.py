@@ -86,6 +86,7 @@ class AccessRequest:
     """A user's request for Kubernetes groups in one cluster. A user has at most one open request for a cluster.
 
     Attributes:
+        cluster_name, project_name: the names when the request was created; that of the project with the domain.
         user_id, user_name: who asks; the name with the domain.
         groups: the requested Kubernetes groups, sorted, without duplicates.
         rule: the name of the policy rule that offers the groups.
@@ -113,6 +114,7 @@ class AccessRequest:
     project_id: str
     cluster_id: str
     cluster_name: str
+    project_name: str
     user_id: str
     user_name: str
     groups: tuple[str, ...]

@@ -229,7 +229,8 @@ class AccessRequests:
             raise no_such_request()
         if request.cluster_id != cluster.id:
             raise Conflict(
-                f"The access request is for the cluster {request.cluster_name}, not for {cluster.name}."
+                f"The access request is for the cluster {request.project_name}/{request.cluster_name}, not for"
+                f" {cluster.shown_name}."
             )
         access = request.lapsed(now).access(now)
         if access is None:

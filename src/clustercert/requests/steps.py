@@ -51,6 +51,7 @@ def event(
         state=request.state,
         cluster_id=request.cluster_id,
         cluster_name=request.cluster_name,
+        project_name=request.project_name,
         user_id=request.user_id,
         user_name=request.user_name,
         groups=request.groups,

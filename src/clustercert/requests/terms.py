@@ -48,11 +48,13 @@ def new_request(
     ):
         raise InvalidRequest(f"ticket: write 1 to {MAX_TICKET} printable characters.")
     rule, offer = _offer_of(asked, offers)
+    project = cluster.project_name
     request = AccessRequest(
         id=new_id(),
         project_id=cluster.project_id,
         cluster_id=cluster.id,
         cluster_name=cluster.name,
+        project_name=f"{project.domain.name}/{project.name}" if project is not None else cluster.project_id,
         user_id=caller.user.id,
         user_name=caller.user.shown_name,
         groups=tuple(sorted(set(asked.groups))),

@@ -496,6 +496,7 @@ access_request = table(
     Column("project_id", Hex, nullable=False),
     Column("cluster_id", Uuid, nullable=False, index=True),
     Column("cluster_name", String(128), nullable=False),
+    Column("project_name", Text, nullable=False),
     Column("user_id", Text, nullable=False, index=True),
     Column("user_name", Text, nullable=False),
     Column("groups", JSON, nullable=False),

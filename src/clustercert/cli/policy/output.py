@@ -39,10 +39,12 @@ def explanation_lines(body: dict[str, Any]) -> list[str]:
 def _verdict(body: dict[str, Any]) -> str:
     user, cluster = body["user"], body["cluster"]
     if body["allowed"]:
-        return _wrapped(f"Allowed: {user['name']} gets a certificate for the cluster {cluster['name']}.", "")
+        return _wrapped(
+            f"Allowed: {user['name']} gets a certificate for the cluster {cluster['shown_name']}.", ""
+        )
     message = body["message"]
     if not user["roles"]:
-        message = f"{user['name']} has no role in the project of the cluster {cluster['name']}."
+        message = f"{user['name']} has no role in the project of the cluster {cluster['shown_name']}."
     return _wrapped(f"Refused ({body['status']}): {message}", "")
 
 

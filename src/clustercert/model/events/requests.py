@@ -21,6 +21,7 @@ class AccessRequestChanged(AuditEvent):
     Attributes:
         actor_name: the name of the actor, with the domain; `clustercert` for the service.
         state: the state after the change.
+        project_name: the name of the cluster's project when the request was created, with the domain.
         user_id, user_name: who asked for the access.
         groups: the requested Kubernetes groups.
         rule: the policy rule that offers the groups.
@@ -39,6 +40,7 @@ class AccessRequestChanged(AuditEvent):
     state: AccessRequestState
     cluster_id: str
     cluster_name: str
+    project_name: str
     user_id: str
     user_name: str
     groups: tuple[str, ...]

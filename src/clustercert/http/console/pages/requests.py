@@ -287,7 +287,10 @@ async def _certificates(visit: Visit, request: Any, *, is_own: bool) -> list[Any
 
 def _commands(request: Any) -> dict[str, str]:
     """Return the commands with which the user of a request uses it."""
-    place = f"{request['project']['name'] or request['project']['id']}/{request['cluster']['name']}"
+    project, cluster = request["project"], request["cluster"]["name"]
+    place = (
+        f"{project['domain']}/{project['name']}/{cluster}" if project["name"] else request["cluster"]["id"]
+    )
     groups = [part for each in request["groups"] for part in ("--group", each)]
     length = lifetime_option(timedelta(seconds=request["duration"]))
     same = ["--for", length, "--reason", request["reason"], "--rule", request["rule"]]

@@ -442,6 +442,7 @@ def _create_access_requests() -> None:
         sa.Column("project_id", _HEX, nullable=False),
         sa.Column("cluster_id", _UUID, nullable=False),
         sa.Column("cluster_name", sa.String(128), nullable=False),
+        sa.Column("project_name", sa.Text(), nullable=False),
         sa.Column("user_id", sa.Text(), nullable=False),
         sa.Column("user_name", sa.Text(), nullable=False),
         sa.Column("groups", sa.JSON(), nullable=False),
