@@ -2,12 +2,14 @@
 
 import json
 import unicodedata
+from datetime import timedelta
 from typing import Any
 
 import pytest
 
 from clustercert.model import ClusterOptions
 from clustercert.store import tables
+from clustercert.store.engine.database import Database
 from support.administration import CLUSTER, Administration, unique
 from support.samples import server_ca_pem
 
@@ -20,6 +22,24 @@ def clusters(administration: Administration) -> str:
 
 def assignments(administration: Administration) -> str:
     return f"/projects/{administration.world.project.id}/assignments"
+
+
+def test_a_replica_with_a_wrong_clock_creates_no_client_ca(
+    administration: Administration, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    known, new = (f"{clusters(administration)}/{unique()}" for _ in range(2))
+    assert administration.put(known, CLUSTER).status_code == 201
+
+    async def offset(_database: Database) -> timedelta:
+        return timedelta(seconds=-61)
+
+    monkeypatch.setattr(Database, "clock_offset", offset)
+    for answer in (administration.put(new, CLUSTER), administration.post(f"{known}/client-ca-rotation")):
+        assert answer.status_code == 503, answer.text
+        assert "clock of this replica is 61 seconds behind the database's" in answer.json()["message"]
+        assert answer.headers["Retry-After"] == "60"
+    assert administration.get(new).status_code == 404
+    assert administration.put(known, CLUSTER | {"version": "v1.33"}).status_code == 200
 
 
 def test_a_cluster_is_registered_changed_and_removed(administration: Administration) -> None:

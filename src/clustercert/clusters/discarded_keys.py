@@ -7,11 +7,12 @@ from datetime import datetime, timedelta
 import structlog
 
 from clustercert.model import Actor, ClientCA
-from clustercert.model.errors import ClustercertError
+from clustercert.model.errors import ClustercertError, Unavailable
 from clustercert.model.events.administration import CaKeyDeleted
 from clustercert.pki.signer import CaRequest, Signer, signer_named
 from clustercert.policy.lifetime import BACKDATE
 from clustercert.store.client_cas import ClientCaQueries, DiscardedCa
+from clustercert.store.engine.database import MAX_CLOCK_OFFSET
 
 logger = structlog.get_logger()
 
@@ -22,8 +23,16 @@ ADDING = timedelta(minutes=10)
 async def create_ca(signer: Signer, request: CaRequest, cas: ClientCaQueries) -> ClientCA:
     """Create a client CA whose key is deleted unless the CA is added to its cluster.
 
-    Raises Unavailable, or an error of the signer.
+    Raises Unavailable, also if this machine's clock is wrong, or an error of the signer.
     """
+    offset = await cas.clock_offset()
+    if abs(offset) > MAX_CLOCK_OFFSET:
+        raise Unavailable(
+            f"No client CA was created: the clock of this replica is {round(abs(offset).total_seconds())} seconds"
+            f" {'ahead of' if offset > timedelta() else 'behind'} the database's. The operator must synchronize both"
+            " clocks.",
+            retry_after=60,
+        )
     ca = await signer.create_ca(request)
     try:
         await cas.note_created(ca)
@@ -69,13 +78,15 @@ class DiscardedKeys:
     async def delete_keys_of(self, cluster_id: str, *, actor: Actor) -> tuple[KeyDeletion, ...]:
         """Delete the keys of a cluster's discarded CAs. The cluster may be removed. Raises Unavailable."""
         found = await self.queries.discarded(cluster_id)
-        return tuple([await self._delete(each, actor) for each in found if self._is_discarded(each)])
+        return tuple([await self._delete(each, actor) for each in found if await self._is_discarded(each)])
 
     async def delete_all(self) -> None:
         """Delete the keys of the discarded CAs of all clusters. Raises Unavailable."""
         after = ""
         while found := await self.queries.discarded(after=after):
-            for each in filter(self._is_discarded, found):
+            for each in found:
+                if not await self._is_discarded(each):
+                    continue
                 context = {"signer": each.ca.signer, "cluster": each.ca.cluster_id}
                 try:
                     deletion = await self._delete(each, Actor.service())
@@ -91,10 +102,17 @@ class DiscardedKeys:
                     )
             after = found[-1].ca.id
 
-    def _is_discarded(self, noted: DiscardedCa) -> bool:
-        """Whether the CA can't be added to its cluster any more. Adding takes less than a request may take."""
+    async def _is_discarded(self, noted: DiscardedCa) -> bool:
+        """Whether the CA can't be added to its cluster any more. Adding takes less than a request may take.
+
+        Another replica may be adding the CA. If this machine's clock is wrong, it can't tell.
+        """
+        if noted.project_id is not None:
+            return True
         created_at = noted.ca.certificate.not_valid_before_utc + BACKDATE
-        return noted.project_id is not None or self.now() - created_at > ADDING
+        if self.now() - created_at <= ADDING:
+            return False
+        return abs(await self.queries.clock_offset()) <= MAX_CLOCK_OFFSET
 
     async def _delete(self, discarded: DiscardedCa, actor: Actor) -> KeyDeletion:
         ca = discarded.ca

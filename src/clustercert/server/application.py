@@ -46,6 +46,7 @@ from clustercert.observability.tracing import Tracer
 from clustercert.policy.decision import Policy, long_lifetimes, policy_digest
 from clustercert.policy.lifetime import lifetime_text
 from clustercert.policy.templates import groups_and_templates
+from clustercert.server.clock import ClockWatch
 from clustercert.server.policy_changes import PolicyChanges
 from clustercert.server.reloading import Reloader
 from clustercert.settings import Settings
@@ -330,6 +331,7 @@ async def _started(
     ):
         if not await components.database.flushes():
             logger.warning("database server has fsync off: a crash of its machine loses certificates")
+        await stack.enter_async_context(running("compare clocks", ClockWatch(components.database).watch))
         await stack.enter_async_context(components.database.generation.watching())
         if found := await exempted_templates(components.clusters.queries, components.policy_groups):
             named = [str(each) for each in found[:MAX_NAMED]]

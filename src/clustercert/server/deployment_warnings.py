@@ -24,13 +24,12 @@ from clustercert.server.tls_files import present_tls, uses_own_pair
 from clustercert.settings import Settings, SettingsError
 from clustercert.store.access_controls import AccessQueries
 from clustercert.store.clusters import ClusterQueries
+from clustercert.store.engine.database import MAX_CLOCK_OFFSET
 from clustercert.store.roles import RoleQueries
 
 if TYPE_CHECKING:
     from clustercert.store.engine.database import Database
 
-# Tokens and signed requests are valid for only a few minutes, so a larger difference between clocks is a fault.
-MAX_CLOCK_OFFSET = timedelta(minutes=2)
 MAX_NAMED = 5
 # At most this many clusters are counted; a service may have a million.
 MAX_CLUSTERS = 1000
@@ -296,7 +295,8 @@ async def _wrong_clock(database: "Database") -> AsyncIterator[str]:
         seconds = round(abs(offset).total_seconds())
         yield (
             f"This machine's clock is {seconds} seconds {'ahead of' if offset > timedelta() else 'behind'} the"
-            " database server's. Certificates may not be valid yet, or may expire too late. Synchronize both clocks."
+            " database server's. Certificates may not be valid yet, or may expire too late, and no client CA is"
+            " created. Synchronize both clocks."
         )
 
 

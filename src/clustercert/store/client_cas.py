@@ -2,6 +2,7 @@
 
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import Any
 
 from cryptography import x509
@@ -40,6 +41,10 @@ class ClientCaQueries(Queries):
         """Return client CAs by id. Ignores ids that do not exist."""
         rows = await self._rows(select(_ca).where(_ca.c.id.in_(ids)))
         return {row.id: ca_of(row) for row in rows}
+
+    async def clock_offset(self) -> timedelta:
+        """Return how far this machine's clock is ahead of the database server's. Raises Unavailable."""
+        return await self._database.clock_offset()
 
     async def of_cluster(self, cluster_id: str) -> tuple[ClientCA, ...]:
         """Return a cluster's client CAs in all states, oldest first."""

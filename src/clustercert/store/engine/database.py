@@ -47,6 +47,9 @@ from clustercert.store.events import record_events
 T = TypeVar("T")
 P = ParamSpec("P")
 
+# With a larger difference, two replicas may disagree about how old a client CA is, and one deletes the key of a CA that
+# the other is still registering. Tokens and signed requests are valid for only a few minutes, too.
+MAX_CLOCK_OFFSET = timedelta(minutes=1)
 # A setting of the session that nothing else uses.
 _SESSION = "clustercert.session"
 # While other clients use a connection pooler, one round could find two sessions by chance.
