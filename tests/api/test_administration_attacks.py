@@ -158,6 +158,62 @@ def test_a_project_admin_makes_the_service_connect_nowhere(
     assert administration.put(path, CLUSTER | change, who="admin").status_code == 403
 
 
+LOCAL_HOSTS = (
+    *(
+        "127.0.0.1",
+        "127.9.9.9",
+        "127.1",
+        "2130706433",
+        "0x7f000001",
+        "0177.0.0.1",
+        "0.0.0.0",
+        "0",
+        "localhost",
+    ),
+    *(
+        "LOCALHOST",
+        "localhost.",
+        "a.localhost",
+        "127.0.0.1.",
+        "169.254.169.254",
+        "[::1]",
+        "[::]",
+        "[fe80::1]",
+    ),
+    *("[::ffff:127.0.0.1]", "[::ffff:7f00:1]", "[::ffff:169.254.169.254]", "[fe80::1%25eth0]"),
+)
+
+
+@pytest.mark.parametrize("host", LOCAL_HOSTS)
+def test_a_project_admin_registers_no_address_of_this_machine(
+    administration: Administration, host: str
+) -> None:
+    path, url = f"/projects/{administration.world.project.id}/clusters/{unique()}", f"https://{host}:22"
+    changes = ({"internal_url": url}, {"external_url": url}, {"san_urls": ["https://a.example", url]})
+    for change in changes:
+        refused = administration.put(path, CLUSTER | change, who="admin")
+        assert (refused.status_code, refused.json()["message"].partition(":")[0]) == (403, next(iter(change)))
+    # An operator may, and then the admin may change the rest.
+    made = administration.put(path, CLUSTER | changes[0])
+    assert made.status_code == 201, made.text
+    assert administration.put(path, made.json() | {"version": "v1.33"}, who="admin").status_code == 200
+    assert administration.put(path, made.json() | changes[1], who="admin").status_code == 200
+
+
+def test_only_operators_let_a_cluster_name_its_api_servers(administration: Administration) -> None:
+    path = f"/projects/{administration.world.project.id}/clusters/{unique()}"
+    discovers = {"discover_api_servers": True}
+    early = administration.put(path, CLUSTER | discovers)
+    assert (early.status_code, early.json()["message"].partition(":")[0]) == (400, "discover_api_servers")
+    made = administration.put(path, CLUSTER | {"admission": True}).json()
+    assert made["discover_api_servers"] is False
+    refused = administration.put(path, made | discovers, who="admin")
+    assert refused.status_code == 403
+    assert refused.json()["message"] == "discover_api_servers: only operators may set or change this."
+    assert administration.put(path, made | discovers).json()["discover_api_servers"] is True
+    assert administration.put(path, made, who="admin").status_code == 403
+
+
 @pytest.mark.parametrize("options", [{"admission": True}, {"credential_roles": {"admin": "view"}}])
 def test_a_project_admin_sends_the_services_certificate_to_no_other_address(
     administration: Administration, options: dict[str, object]

@@ -200,6 +200,16 @@ def test_wrong_usage_of_update_is_explained(
     assert words in " ".join(operator.usage_error("cluster", "update", "prod", *said).split())
 
 
+def test_a_cluster_names_its_api_servers_only_where_the_service_has_access(
+    operator: Operator, server_ca: Path
+) -> None:
+    add(operator, server_ca)
+    refused = operator.error("cluster", "update", "prod", "--discover-api-servers")
+    assert "the service has no access to this cluster" in " ".join(refused.split())
+    assert update(operator, "--discover-api-servers", "--admission")["discover_api_servers"] is True
+    assert update(operator, "--no-discover-api-servers")["discover_api_servers"] is False
+
+
 def test_a_change_is_audited(operator: Operator, server_ca: Path) -> None:
     add(operator, server_ca)
     update(operator, "--webhook-mode", "known-only", "--credential-role", "admin=cluster-admin")
@@ -213,6 +223,7 @@ def test_a_change_is_audited(operator: Operator, server_ca: Path) -> None:
         "pin_components": False,
         "listed_masters": [],
         "credential_roles": {"admin": "cluster-admin"},
+        "discover_api_servers": False,
         "admission": False,
         "unauthorized_ttl_seconds": 2,
     }

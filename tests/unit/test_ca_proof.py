@@ -1,5 +1,8 @@
 """Proofs of client CAs at the double of kube-apiserver, and the addresses that a cluster tells."""
 
+import re
+import socket
+import threading
 from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
@@ -7,9 +10,10 @@ from typing import Any, TypeVar
 
 import pytest
 from cryptography.hazmat.primitives.serialization import Encoding
+from structlog.testing import capture_logs
 
 from clustercert.kube_api import KubeApi, Refused
-from clustercert.kubernetes.ca_proof import LIFETIME, MAX_DETAIL, CaProver
+from clustercert.kubernetes.ca_proof import LIFETIME, MAX_DETAIL, NOT_REACHED, CaProver
 from clustercert.kubernetes.verify.probe import AuthenticatedUser, Denied, Probe
 from clustercert.model import Cluster, ClusterOptions, Origin
 from clustercert.model.errors import Conflict, RemoteFailed, Unavailable
@@ -92,17 +96,19 @@ async def test_an_untrusted_server_proves_nothing(scene: Scene) -> None:
     [
         (AuthenticatedUser("somebody", frozenset(), ()), "failed"),
         (AuthenticatedUser("clustercert:ca-proof", frozenset({"clustercert:credential:0"}), ()), "failed"),
-        (Denied('HTTP 403 User "clustercert:ca-proof" cannot create', ""), "accepted"),
+        (Denied('HTTP 403 User "clustercert:ca-proof:NAME" cannot create', ""), "accepted"),
+        (Denied('HTTP 403 User "clustercert:ca-proof" cannot create', ""), "failed"),
         (Denied('HTTP 403 User "system:anonymous" cannot create', ""), "failed"),
     ],
-    ids=["a proxy's user", "another certificate", "denied", "anonymous"],
+    ids=["a proxy's user", "another certificate", "denied", "no certificate", "anonymous"],
 )
 async def test_only_the_certificates_own_identity_is_a_proof(
     scene: Scene, monkeypatch: pytest.MonkeyPatch, result: AuthenticatedUser | Denied, outcome: str
 ) -> None:
     async def who_am_i(_: Probe) -> AuthenticatedUser:
         if isinstance(result, Denied):
-            raise result
+            [(issued, _event)] = scene.ledger.entries
+            raise Denied(result.message.replace("clustercert:ca-proof:NAME", str(issued.username)), "")
         return result
 
     monkeypatch.setattr(Probe, "who_am_i", who_am_i)
@@ -145,7 +151,7 @@ async def test_a_certificate_ends_with_its_ca(scene: Scene) -> None:
 
 # The addresses that a cluster tells
 
-CONNECTED = ClusterOptions(admission=True)
+CONNECTED = ClusterOptions(admission=True, discover_api_servers=True)
 
 
 def slices(*addresses: str, name: str = "https", port: object = 6443) -> dict[str, Any]:
@@ -160,8 +166,10 @@ async def test_the_operators_list_takes_precedence(scene: Scene) -> None:
     assert scene.asked == 0
 
 
-async def test_a_cluster_to_which_the_service_has_no_access_is_not_asked(scene: Scene) -> None:
-    assert await scene.prover.api_servers(scene.known) == (scene.known.internal_url,)
+async def test_only_an_operator_lets_the_cluster_name_addresses(scene: Scene) -> None:
+    for options in (ClusterOptions(), ClusterOptions(admission=True), ClusterOptions(credential_roles={})):
+        known = replace(scene.known, options=options)
+        assert await scene.prover.api_servers(known) == (scene.known.internal_url,)
     assert scene.asked == 0
 
 
@@ -188,7 +196,7 @@ async def test_no_api_server_is_left_out_when_the_cluster_does_not_tell_them(
         {"items": None},
         {"items": [{"endpoints": []}]},
         slices("a.example/x?"),
-        slices("10.0.0.1", port="x"),
+        *(slices("10.0.0.1", port=port) for port in ("x", "6443", 0, -5, 65536, 999999, True, 6443.0, None)),
         slices(*(f"10.0.0.{number}" for number in range(65))),
         slices(),
         slices("10.0.0.1", name="other"),
@@ -198,3 +206,52 @@ async def test_a_strange_answer_is_an_error(scene: Scene, answer: object) -> Non
     scene.answer = answer
     with pytest.raises(RemoteFailed, match="EndpointSlice"):
         await scene.prover.api_servers(replace(scene.known, options=CONNECTED))
+
+
+@pytest.mark.parametrize(
+    "address",
+    [
+        *("127.0.0.1", "127.8.9.10", "169.254.169.254", "0.0.0.0", "224.0.0.1", "::1", "::", "fe80::1"),
+        *("::ffff:127.0.0.1", "::ffff:169.254.169.254", "::ffff:0.0.0.0", "fe80::1%eth0", "fd00::1%1"),
+    ],
+)
+async def test_a_cluster_leads_to_no_address_of_this_machine_or_its_link(scene: Scene, address: str) -> None:
+    scene.answer = slices("10.0.0.1", address)
+    with pytest.raises(RemoteFailed, match=r"EndpointSlice names the address .*--api-server"):
+        await scene.prover.api_servers(replace(scene.known, options=CONNECTED))
+
+
+async def test_every_failure_to_connect_reads_the_same(scene: Scene) -> None:
+    """What listens at an address is in the log only."""
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        untrusted = replace(scene.known, server_ca_pem=cluster().server_ca_pem)
+        proofs = [
+            *await scene.prover.prove(scene.known, scene.known.client_ca, [SILENT, "https://127.0.0.2:1"]),
+            *await scene.prover.prove(untrusted, scene.known.client_ca, [scene.double.url]),
+        ]
+
+        def hang_up() -> None:
+            silent.accept()[0].close()
+
+        threading.Thread(target=hang_up).start()
+        plain = f"https://127.0.0.1:{silent.getsockname()[1]}"
+        with capture_logs() as lines:
+            proofs += await scene.prover.prove(scene.known, scene.known.client_ca, [plain])
+    assert {(each.outcome, each.detail) for each in proofs} == {("failed", NOT_REACHED)}
+    assert [(each["event"], each["address"]) for each in lines] == [
+        ("api server not reached for a proof", plain)
+    ]
+
+
+async def test_no_server_knows_the_name_in_a_certificate_that_it_was_not_shown(scene: Scene) -> None:
+    scene.trust()
+    assert await scene.outcomes() == ["accepted"]
+    seen = scene.double.seen[-1].identity
+    assert seen is not None
+    assert re.fullmatch("clustercert:ca-proof:[0-9a-f]{32}", seen.username)
+    scene.now += LIFETIME
+    scene.double.now = lambda: scene.now
+    assert await scene.outcomes() == ["accepted"]
+    other = scene.double.seen[-1].identity
+    assert other is not None
+    assert other.username != seen.username

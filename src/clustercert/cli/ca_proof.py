@@ -15,7 +15,6 @@ from clustercert.kube_api import ClientIdentity, tls_context
 from clustercert.model import JsonObject
 from clustercert.model.choices import ProofOutcome
 from clustercert.model.errors import RemoteFailed
-from clustercert.model.kubernetes import CA_PROVER
 
 SECONDS = 10.0
 # The maximum length of a detail in the API.
@@ -49,20 +48,31 @@ class TemporaryCertificate:
         """Judge a response other than 401."""
         message = one_line(str(body.get("message", "")))
         # An API server that denies the request names the user whom it has authenticated.
-        if status == HTTPStatus.FORBIDDEN and f'User "{CA_PROVER}"' in message:
+        if status == HTTPStatus.FORBIDDEN and f'User "{self._username}"' in message:
             return "accepted", ""
         if status != HTTPStatus.CREATED:
             return "failed", f"The server answered with status {status}. {message}".strip()[:MAX_DETAIL]
         user = _mapping(_mapping(body.get("status")).get("userInfo"))
         name, groups = user.get("username"), user.get("groups")
-        if name != CA_PROVER or not isinstance(groups, list) or not self._groups <= set(map(str, groups)):
+        if (
+            name != self._username
+            or not isinstance(groups, list)
+            or not self._groups <= set(map(str, groups))
+        ):
             return "failed", one_line(f"The server sees the user {name}. Is it a proxy?")[:MAX_DETAIL]
         return "accepted", ""
 
     @property
+    def _username(self) -> str:
+        return "".join(self._subject(NameOID.COMMON_NAME))
+
+    @property
     def _groups(self) -> set[str]:
+        return self._subject(NameOID.ORGANIZATION_NAME)
+
+    def _subject(self, oid: x509.ObjectIdentifier) -> set[str]:
         subject = x509.load_pem_x509_certificate(self.identity.chain_pem).subject
-        return {str(each.value) for each in subject.get_attributes_for_oid(NameOID.ORGANIZATION_NAME)}
+        return {str(each.value) for each in subject.get_attributes_for_oid(oid)}
 
     def _review(self, address: str) -> tuple[int, JsonObject]:
         """Ask the API server whom it sees. Returns status and body."""

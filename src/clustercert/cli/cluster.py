@@ -138,6 +138,14 @@ class DetailOptions:
             "operators.",
         ),
     ] = None
+    discover_api_servers: Annotated[
+        bool | None,
+        typer.Option(
+            "--discover-api-servers/--no-discover-api-servers",
+            help="Prove a new client CA at the addresses in the cluster's EndpointSlices. Needs --admission or "
+            "--credential-role. Only for operators.",
+        ),
+    ] = None
     version: Annotated[
         str | None, typer.Option(metavar="VERSION", help="Kubernetes version, such as v1.32, for display.")
     ] = None
@@ -153,6 +161,7 @@ class DetailOptions:
             external_url=self.external_url,
             san_urls=self.san_url or None,
             api_servers=self.api_server or None,
+            discover_api_servers=self.discover_api_servers,
             version=self.version,
             labels=labels,
         )

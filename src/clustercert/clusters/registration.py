@@ -229,6 +229,11 @@ def _check_options(options: ClusterOptions) -> None:
             " certificates of the components first."
         )
     _check_roles(options.credential_roles or {})
+    if options.discover_api_servers and not options.admission and options.credential_roles is None:
+        raise InvalidRequest(
+            "discover_api_servers: the service has no access to this cluster, so it can't read the addresses. Set it"
+            " to false and list the addresses in api_servers, or set up admission or credential_roles."
+        )
 
 
 def _check_fingerprints(field_name: str, fingerprints: Collection[str], most: int) -> None:

@@ -2,14 +2,16 @@
 
 import asyncio
 import ipaddress
+import secrets
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from typing import Any, Protocol, TypeVar
 
+import structlog
 from cachetools import LRUCache
 
-from clustercert.kube_api import ClientIdentity, KubeApi, printable
+from clustercert.kube_api import ClientIdentity, KubeApi, Refused, printable
 from clustercert.kubernetes.cluster_connections import CertificateIssuer
 from clustercert.kubernetes.verify.probe import Denied, NotAuthenticated, Probe
 from clustercert.model import (
@@ -25,6 +27,7 @@ from clustercert.model import (
     User,
     credential_group,
 )
+from clustercert.model.addresses import is_local_address
 from clustercert.model.ca_rotation import CaProof
 from clustercert.model.choices import ProofOutcome
 from clustercert.model.errors import ClustercertError, Conflict, RemoteFailed, Unavailable
@@ -33,6 +36,8 @@ from clustercert.model.kubernetes import CA_PROVER, SERVICE
 from clustercert.pki.keys import key_pem
 from clustercert.pki.leaf import der_pem
 from clustercert.policy.lifetime import BACKDATE
+
+logger = structlog.get_logger()
 
 T = TypeVar("T")
 
@@ -45,8 +50,10 @@ SECONDS = 5.0
 # A cluster with more API servers is an error: EndpointSlices come from the cluster.
 MAX_ADDRESSES = 64
 MAX_DETAIL = 300
+NOT_REACHED = "This service can't connect to an API server of the cluster at this address. Its log says why."
 
 _SLICES = "/apis/discovery.k8s.io/v1/namespaces/default/endpointslices"
+_MAX_SLICES_BYTES = 128 * 1024
 _OF_API_SERVERS = {"labelSelector": "kubernetes.io/service-name=kubernetes"}
 
 
@@ -79,16 +86,19 @@ class CaProver:
     async def api_servers(self, cluster: Cluster) -> tuple[str, ...]:
         """Return the addresses of the cluster's API servers.
 
-        The operator's list takes precedence. Otherwise asks the cluster. Without access to the cluster, returns only
-        the cluster's address. Raises Unavailable if the cluster does not answer, because an API server that is left out
-        would not be proved. Raises RemoteFailed if the answer is unusable.
+        Returns the operator's list, or else the cluster's address. Asks the cluster only if an operator allowed it,
+        because its administrators could lead this service to any address. Raises Unavailable if the cluster does not
+        answer, because an API server that is left out would not be proved. Raises RemoteFailed if the answer is
+        unusable.
         """
         if cluster.api_servers:
             return cluster.api_servers
-        if not cluster.options.admission and cluster.options.credential_roles is None:
+        if not cluster.options.discover_api_servers:
             return (cluster.internal_url,)
         try:
-            slices = await self.connections.call(cluster, lambda api: api.get(_SLICES, _OF_API_SERVERS))
+            slices = await self.connections.call(
+                cluster, lambda api: api.get(_SLICES, _OF_API_SERVERS, max_bytes=_MAX_SLICES_BYTES)
+            )
         except ClustercertError as error:
             raise Unavailable(
                 "The addresses of the cluster's API servers can't be read from its EndpointSlices. Apply the files of"
@@ -113,7 +123,8 @@ class CaProver:
             raise Conflict(f"The client CA {ca.id} has expired.")
         grant = Grant(
             rule=None,
-            username=CA_PROVER,
+            # A server that was not shown the certificate can't know this name, and so can't fake a proof.
+            username=f"{CA_PROVER}:{secrets.token_hex(16)}",
             groups=(),
             not_before=issued_at - BACKDATE,
             not_after=min(issued_at + LIFETIME, ca.not_after),
@@ -157,11 +168,25 @@ async def _outcome(cluster: Cluster, address: str, temporary: _Temporary) -> tup
         return "refused", ""
     except ClustercertError as error:
         # An API server that denies the request names the user whom it has authenticated.
-        is_named = isinstance(error, Denied) and f'User "{grant.username}"' in error.message
-        return ("accepted", "") if is_named else ("failed", error.message)
+        if isinstance(error, Denied) and f'User "{grant.username}"' in error.message:
+            return "accepted", ""
+        if _has_answered(error):
+            return "failed", error.message
+        # The cause would tell the project's admins what listens at an address in this service's network.
+        logger.info(
+            "api server not reached for a proof", cluster=cluster.id, address=address, cause=error.message
+        )
+        return "failed", NOT_REACHED
     if identity.username != grant.username or group not in identity.groups:
         return "failed", f"The server at this address sees the user {identity.username}. Is it a proxy?"
     return "accepted", ""
+
+
+def _has_answered(error: BaseException | None) -> bool:
+    """Whether the cause of an error is an answer of the API server."""
+    while error is not None and not isinstance(error, Refused | Denied):
+        error = error.__cause__
+    return error is not None
 
 
 def _addresses(slices: Any) -> Iterator[str]:
@@ -175,12 +200,24 @@ def _addresses(slices: Any) -> Iterator[str]:
             for endpoint in each["endpoints"]
             for address in endpoint["addresses"]
         ]
-        hosts = [(ipaddress.ip_address(address), int(port)) for address, port in found]
+        if len(found) > MAX_ADDRESSES:
+            raise RemoteFailed(f"The cluster's EndpointSlice names more than {MAX_ADDRESSES} API servers.")
+        hosts = [(ipaddress.ip_address(str(address)), _checked_port(port)) for address, port in found]
     except (LookupError, TypeError, ValueError, AttributeError) as error:
         raise RemoteFailed("The cluster's EndpointSlice default/kubernetes can't be read.") from error
     if not hosts:
         raise RemoteFailed("The cluster's EndpointSlice default/kubernetes names no API server.")
-    if len(hosts) > MAX_ADDRESSES:
-        raise RemoteFailed(f"The cluster's EndpointSlice names more than {MAX_ADDRESSES} API servers.")
     for host, port in hosts:
+        # Kubernetes refuses these addresses too, unless a hostile API server answers.
+        if is_local_address(host) or getattr(host, "scope_id", None):
+            raise RemoteFailed(
+                f"The cluster's EndpointSlice names the address {host}, which is not the address of an API server. Name"
+                " the API servers with `clustercert cluster update --api-server`."
+            )
         yield f"https://[{host}]:{port}" if host.version == 6 else f"https://{host}:{port}"  # noqa: PLR2004
+
+
+def _checked_port(port: object) -> int:
+    if type(port) is not int or not 0 < port < 1 << 16:
+        raise ValueError(f"{port!r} is not a port")
+    return port

@@ -75,6 +75,7 @@ class ClusterOptions:
             that they raise no alert.
         credential_roles: maps names of policy rules to ClusterRoles. None if no certificate ever had its own role
             binding; empty if only older certificates have role bindings.
+        discover_api_servers: whether a new client CA is proved at the addresses that the cluster itself names.
         admission: whether to keep the ids of revoked certificates in the cluster, where a ValidatingAdmissionPolicy
             reads them.
     """
@@ -105,6 +106,13 @@ class ClusterOptions:
             " operators."
         ),
     ] = None
+    discover_api_servers: Annotated[
+        bool,
+        Property(
+            "Whether a new client CA is proved at the addresses in the cluster's EndpointSlices, if api_servers is"
+            " empty. Needs admission or credential_roles. Only for operators."
+        ),
+    ] = False
     admission: Annotated[
         bool,
         Property("Keep the ids of revoked certificates in the cluster. Only for operators."),
@@ -128,7 +136,7 @@ class Registration:
         external_url: the public address of the API server; in CCE, the elastic IP address (EIP).
         san_urls: further addresses for which the API server's certificate is valid.
         api_servers: the address of each API server of a cluster that has several. A new client CA is proved at each of
-            these addresses before it signs. Empty: the cluster says its addresses, or has only `internal_url`.
+            these addresses before it signs. Empty: at `internal_url`, see also `ClusterOptions.discover_api_servers`.
         server_ca_pem: one or more PEM blocks.
         signer: the name of the signer's entry point.
         version: the Kubernetes version; empty if it is not known.

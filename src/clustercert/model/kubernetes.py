@@ -27,7 +27,9 @@ VERIFIER = "clustercert:verify"
 """The user of the temporary certificates of `clustercert kubernetes verify`."""
 
 CA_PROVER = "clustercert:ca-proof"
-"""The user of the temporary certificates that prove whether API servers accept a client CA."""
+"""The user of the temporary certificates that prove whether API servers accept a client CA.
+
+In a certificate, the user name continues with a colon and 32 random hex digits."""
 
 MANAGED_BY = {"app.kubernetes.io/managed-by": "clustercert"}
 """The label on all of this service's objects in a cluster."""

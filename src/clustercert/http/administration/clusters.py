@@ -8,6 +8,7 @@ labels.
 
 import functools
 import re
+from urllib.parse import urlsplit
 
 from fastapi import APIRouter
 from starlette.responses import Response
@@ -21,6 +22,7 @@ from clustercert.http.administration.directory import project_by_id
 from clustercert.http.openapi import KIB, json_body
 from clustercert.http.paging import KeyPageDep, keyset_page
 from clustercert.model import Cluster, ClusterOptions, JsonObject
+from clustercert.model.addresses import is_local_host
 from clustercert.model.clusters import Registration
 from clustercert.model.errors import Forbidden, InvalidRequest, NotFound
 from clustercert.model.rights import operates
@@ -79,9 +81,9 @@ async def put_cluster(change: AdminChange, project_id: str, cluster: str) -> Res
     """Register or change a cluster. `cluster` is the name or, for an existing cluster, the name or id.
 
     Only for project admins and operators. Only operators may rename a cluster, and set or change `labels`, `admission`,
-    `credential_roles`, `api_servers`, `signer` and `signer_token`. Only operators may change the address and CA of a
-    cluster that has `admission` or `credential_roles`, that signs its certificates itself, whose service accounts can
-    log in, or whose client CA is being rotated.
+    `credential_roles`, `api_servers`, `discover_api_servers`, `signer` and `signer_token`. Only operators may change
+    the address and CA of a cluster that has `admission` or `credential_roles`, that signs its certificates itself,
+    whose service accounts can log in, or whose client CA is being rotated.
     """
     call = change.call
     clusters, actor = call.services.clusters, call.caller.actor
@@ -167,6 +169,7 @@ async def _require_rights(
         "credential_roles": registration.options.credential_roles != options.credential_roles,
         # The service sends temporary certificates to these addresses while it rotates the client CA.
         "api_servers": registration.api_servers != (before.api_servers if before is not None else ()),
+        "discover_api_servers": registration.options.discover_api_servers != options.discover_api_servers,
         "signer": registration.signer != (before.signer if before is not None else LOCAL),
         "signer_token": gives_token,
     }
@@ -179,6 +182,25 @@ async def _require_rights(
             changed |= address
     if fields := [name for name, is_changed in changed.items() if is_changed]:
         raise Forbidden(f"{', '.join(fields)}: only operators may set or change this.")
+    _require_remote_addresses(before, registration)
+
+
+def _require_remote_addresses(before: Cluster | None, registration: Registration) -> None:
+    """Raise Forbidden if a new address leads to the machine of this service, or to its link.
+
+    This service may connect to a cluster's address, and on its own machine it reaches what nobody else does.
+    """
+    known = {before.internal_url, before.external_url, *before.san_urls} if before is not None else set()
+    addresses = {"internal_url": (registration.internal_url,), "san_urls": registration.san_urls}
+    if registration.external_url is not None:
+        addresses["external_url"] = (registration.external_url,)
+    for name, urls in addresses.items():
+        for url in urls:
+            if url not in known and is_local_host(urlsplit(url).hostname or ""):
+                raise Forbidden(
+                    f"{name}: {url} is a loopback or link-local address. Only operators may register it. Give an"
+                    " address that other machines reach."
+                )
 
 
 async def _is_contacted(change: Change, cluster: Cluster) -> bool:
