@@ -206,8 +206,12 @@ def test_a_cluster_names_its_api_servers_only_where_the_service_has_access(
     add(operator, server_ca)
     refused = operator.error("cluster", "update", "prod", "--discover-api-servers")
     assert "the service has no access to this cluster" in " ".join(refused.split())
-    assert update(operator, "--discover-api-servers", "--admission")["discover_api_servers"] is True
-    assert update(operator, "--no-discover-api-servers")["discover_api_servers"] is False
+    for options, expected in (
+        (("--discover-api-servers", "--admission"), True),
+        (("--no-discover-api-servers",), False),
+    ):
+        shown = operator.output_json("cluster", "update", "prod", *options)
+        assert shown["discover_api_servers"] is expected
 
 
 def test_a_change_is_audited(operator: Operator, server_ca: Path) -> None:

@@ -10,7 +10,7 @@ import pytest
 import yaml
 
 from clustercert.kubernetes.verify import signing
-from support.apiserver import ApiServer
+from support.apiserver import ApiServer, kinds
 from support.operated_cluster import OperatedCluster
 from support.page_site import steps_below
 from support.page_steps import compare
@@ -71,10 +71,26 @@ def test_all_checks_pass_in_a_cluster_that_signs_itself(own: SigningSite) -> Non
     assert checks["sign"]["result"] == "ok"
     # The double's CA ends within a day.
     assert re.fullmatch(r"signed in \d+\.\d\d s, for at most 2[34] hours", checks["sign"]["detail"])
+    assert checks["system names"]["result"] == "ok"
     assert checks["revoke"]["result"] == "ok"
     assert checks["revoke"]["seconds"] > 0
     assert requests_in(own.double) == []
     assert own.double.webhook_calls > 0
+
+
+def test_a_missing_admission_policy_is_named(own: SigningSite) -> None:
+    own.set_up()
+    [binding] = own.double.storage.all(kinds.POLICY_BINDINGS)
+    own.double.storage.delete(kinds.POLICY_BINDINGS, "", binding["metadata"]["name"])
+
+    code, checks = own.verify()
+
+    assert code == 1
+    assert (checks["sign"]["result"], checks["system names"]["result"]) == ("ok", "failed")
+    assert "signed a certificate with the group system:clustercert-verify" in checks["system names"]["detail"]
+    assert "clustercert kubernetes signer-access | kubectl apply" in checks["system names"]["advice"]
+    assert checks["issue"]["result"] == "skipped"
+    assert requests_in(own.double) == []
 
 
 def test_the_files_add_no_ca_and_have_the_accounts_rights(own: SigningSite) -> None:

@@ -2,7 +2,7 @@
 
 from collections.abc import Awaitable, Callable, Mapping
 from contextlib import AsyncExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from typing import Protocol
 
@@ -145,11 +145,12 @@ class TemporaryCertificates:
         self.stack.push_async_callback(self.service.revoke, issued)
         return issued.grant.not_after - now
 
-    async def sign_unrecorded(self) -> None:
-        """Let the signer sign a certificate without groups that nobody can use. Raises ClustercertError."""
+    async def sign_unrecorded(self, *groups: str) -> None:
+        """Let the signer sign a certificate with these groups that nobody can use. Raises ClustercertError."""
         key, signer = new_key("ec-p256"), self.signer
+        grant = _grant(VERIFIER, datetime.now(UTC).replace(microsecond=0), LIFETIME)
         to_sign = new_signing_request(
-            _grant(VERIFIER, datetime.now(UTC).replace(microsecond=0), LIFETIME),
+            replace(grant, groups=groups),
             key.public_key(),
             self.cluster.client_ca,
             takes_serial=signer.takes_serial,

@@ -1,10 +1,11 @@
-"""Checks of the signer: whether a cluster that signs itself signs, for how long at most, and how many certificates."""
+"""Checks of a cluster that signs itself: whether it signs, for how long, how fast, and what it refuses."""
 
 import asyncio
 import time
 from datetime import timedelta
+from http import HTTPStatus
 
-from clustercert.kube_api import KubeApi
+from clustercert.kube_api import KubeApi, Refused
 from clustercert.kubernetes.verify.certificates import NOT_ISSUED, TemporaryCertificates
 from clustercert.kubernetes.verify.probe import CheckFailed
 from clustercert.model.errors import ClustercertError
@@ -16,6 +17,14 @@ RATE_SECONDS = 5.0
 MOST_MEASURED = 200
 AT_ONCE = 32
 
+# No role is bound to this group.
+SYSTEM_GROUP = "system:clustercert-verify"
+# A ValidatingAdmissionPolicy refuses with the status of its `reason`.
+_REFUSALS = frozenset({HTTPStatus.FORBIDDEN, HTTPStatus.UNPROCESSABLE_ENTITY})
+_POLICY_ADVICE = (
+    "Apply the ValidatingAdmissionPolicy clustercert-signer and its binding:"
+    " `clustercert kubernetes signer-access | kubectl apply -f -`."
+)
 _HOUR, _DAY = 3600, 86400
 
 
@@ -33,6 +42,32 @@ async def signing_limits(certificates: TemporaryCertificates) -> str:
     except ClustercertError as error:
         raise CheckFailed(error.message, NOT_ISSUED) from error
     return f"signed in {time.monotonic() - started:.2f} s, for at most {_about(lifetime)}"
+
+
+async def system_names_refused(certificates: TemporaryCertificates) -> str:
+    """Check that the cluster signs no certificate with a group of Kubernetes itself. Raises CheckFailed.
+
+    Only the admission policy of the signer's account refuses such certificates. The group gives no rights, and the key
+    of the certificate is thrown away.
+    """
+    try:
+        async with asyncio.timeout(SIGN_SECONDS):
+            await certificates.sign_unrecorded(SYSTEM_GROUP)
+    except TimeoutError as error:
+        raise CheckFailed(
+            f"the cluster neither signed nor refused a certificate within {SIGN_SECONDS:g} seconds",
+            _POLICY_ADVICE,
+        ) from error
+    except ClustercertError as error:
+        refused = error if isinstance(error, Refused) else error.__cause__
+        if isinstance(refused, Refused) and refused.http_status in _REFUSALS:
+            return "a certificate with a group that begins with system: is refused"
+        raise CheckFailed(error.message, NOT_ISSUED) from error
+    raise CheckFailed(
+        f"the cluster signed a certificate with the group {SYSTEM_GROUP}: its signer account may get certificates of"
+        " system:nodes, and so may a thief of the account's token",
+        _POLICY_ADVICE,
+    )
 
 
 async def signing_rate(certificates: TemporaryCertificates) -> str:

@@ -10,7 +10,7 @@ from clustercert.kubernetes.verify.certificates import TemporaryCertificates, Ve
 from clustercert.kubernetes.verify.diagnosis import WebhookDiagnosis, webhook_problem
 from clustercert.kubernetes.verify.expectation import ADVICE, COPY_ADVICE, Expectation
 from clustercert.kubernetes.verify.probe import CheckFailed, NoDecision, Probe
-from clustercert.kubernetes.verify.signing import signing_limits, signing_rate
+from clustercert.kubernetes.verify.signing import signing_limits, signing_rate, system_names_refused
 from clustercert.model import Cluster, Issued, credential_group, utc_now
 from clustercert.model.choices import RevocationControl
 from clustercert.model.kubernetes import MASTERS, X509_ID
@@ -78,6 +78,7 @@ class ClusterVerification:
             checks: dict[str, Callable[[], Awaitable[Passed]]] = {}
             if certificates.signer.profile == "kubernetes":
                 checks["sign"] = lambda: _passed(signing_limits(certificates))
+                checks["system names"] = lambda: _passed(system_names_refused(certificates))
             if self._expected.measures_rate:
                 checks["rate"] = lambda: _passed(signing_rate(certificates))
             checks |= {
