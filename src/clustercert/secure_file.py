@@ -2,6 +2,7 @@
 
 import errno
 import os
+import pwd
 import stat
 import tempfile
 from pathlib import Path
@@ -90,6 +91,39 @@ def read_regular_file(path: Path, limit: int) -> bytes:
         return file.read(limit)
 
 
+def user_name(uid: int) -> str:
+    """Return the name of a user of this machine, or the id if it has no name."""
+    try:
+        return pwd.getpwuid(uid).pw_name
+    except KeyError:
+        return str(uid)
+
+
+def access_advice(error: OSError, path: Path) -> str:
+    """Return a sentence, after a space, that says which access this process lacks, and what helps.
+
+    Empty for other errors than PermissionError, and if the process has access. The path need not exist.
+    """
+    if not isinstance(error, PermissionError):
+        return ""
+    user, path = user_name(os.geteuid()), path.absolute()
+    # Methods of Path raise an error below a folder that this process can't enter.
+    for folder in reversed(path.parents):
+        if os.path.isdir(folder) and not os.access(folder, os.X_OK, effective_ids=True):  # noqa: PTH112
+            owner = user_name(folder.stat().st_uid)
+            return (
+                f" The user {user} can't enter the folder {folder}, which belongs to {owner}. Name a path that {user}"
+                f" may use, or run the command as {owner}."
+            )
+    for each, right, what in ((path, os.R_OK, "read"), (path.parent, os.W_OK, "write into the folder")):
+        if os.path.exists(each) and not os.access(each, right, effective_ids=True):  # noqa: PTH110
+            return (
+                f" The user {user} can't {what} {each}, which belongs to {user_name(each.stat().st_uid)}. Name a path"
+                f" that {user} may use, or give {user} access to it."
+            )
+    return ""
+
+
 class PrivateFileError(ValueError):
     """A file with a secret can't be used. The message says why, and what to do."""
 
@@ -104,8 +138,10 @@ def read_private_file(path: Path, limit: int) -> bytes:
     """
     try:
         opened = open(path, "rb", opener=_open_at_once)  # noqa: SIM115 - the `with` is below
-    except PermissionError:
-        user, group = os.geteuid(), os.getegid()
+    except PermissionError as error:
+        if not os.path.exists(path):  # noqa: PTH110 - in a folder that this process can't enter
+            raise PrivateFileError(f"The file {path} can't be read.{access_advice(error, path)}") from None
+        user, group = user_name(os.geteuid()), os.getegid()
         raise PrivateFileError(
             f"The user {user} can't read the file {path}. Run `chown {user} {path}`, or, if root must own the file, "
             f"`chown 0:{group} {path}` and `chmod 440 {path}`."

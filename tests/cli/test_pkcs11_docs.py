@@ -33,7 +33,7 @@ def test_the_steps_lead_to_a_cluster_with_its_key_in_the_token(tmp_path: Path) -
     words = {
         "/etc/clustercert": str(tmp_path),
         "/var/lib/clustercert": str(tmp_path),
-        "runuser -u clustercert -- ": "",
+        "runuser -u clustercert -- ": "",  # before pkcs11-tool
         " -o clustercert": "",
         "chown clustercert ": "test -f ",
         "eu-de": REGION,

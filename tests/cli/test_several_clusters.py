@@ -141,7 +141,7 @@ def test_the_page_shows_what_verify_and_remove_print(sites: OperatedCluster, tmp
     operator.columns = 140
     operator.words |= {
         "--all": "--all --project eu-de --domain Default",
-        "prod-control-plane": str(sites.folder),
+        "/var/lib/clustercert/prod": str(sites.folder),
     }
     for heading in (
         "Kubernetes: certificates that can be revoked",

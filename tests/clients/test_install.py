@@ -56,22 +56,22 @@ def test_from_an_empty_machine_to_a_colleagues_kubectl(
     words = {
         f"DNS:{HOST}": "IP:127.0.0.1",
         DATABASE: database,
+        # This machine may lack the user: tests/e2e/test_service_user.py has it, and the folder that it owns.
+        "/etc/clustercert/private": str(service.folder),
         "/etc/clustercert": str(service.folder),
         "/var/lib/clustercert": str(tmp_path / "var"),
-        "runuser -u clustercert -- ": "",
         # The service chooses its port when it starts.
         "port = 8443": "port = 0",
     }
-    reader = Reader(home, words, environment(home))
+    # As root's command on the server does.
+    env = environment(home) | {"CLUSTERCERT_CONFIG": str(service.folder / "clustercert.toml")}
+    reader = Reader(home, words, env)
     apiserver.bind("team:team-blue", "edit")
     (service.folder / "clustercert.toml").write_text(reader.here(settings))
     (home / "site.yaml").write_text(documents)
     (home / "admin.conf").write_text(apiserver.admin_kubeconfig().read_text())
     # A checkout is where the page's first commands run.
     (home / "deploy").symlink_to(ROOT / "deploy")
-
-    def export_path(_step: Step) -> None:
-        """The test's PATH has the installed command already."""
 
     def go_to(_step: Step) -> None:
         reader.home = service.folder
@@ -98,10 +98,9 @@ def test_from_an_empty_machine_to_a_colleagues_kubectl(
         reader.follow_step(step)
 
     reader.special = {
-        "export PATH=/opt/clustercert/bin:$PATH": export_path,
         "cd /etc/clustercert": go_to,
         "clustercert fingerprint": print_fingerprint,
-        "chown clustercert /etc/clustercert/kek /etc/clustercert/tls.key": chown,
+        "chown clustercert /etc/clustercert/tls.key": chown,
         "promtool check rules deploy/prometheus-alerts.yaml": check_rules,
         f"clustercert login {URL} --user olga --ca-fingerprint {fingerprint}": log_in,
     }

@@ -106,7 +106,13 @@ def test_operators(reader: Reader, apiserver: ApiServer, tmp_path: Path, servers
     (documents,) = re.findall(r"```yaml\n(.*?)```", text, re.DOTALL)
     service = PageService(tmp_path / "etc")
     service.folder.mkdir()
-    reader.words |= {"/etc/clustercert": str(service.folder), "/var/lib/clustercert": str(tmp_path / "var")}
+    reader.words |= {
+        "/etc/clustercert/private": str(service.folder),
+        "/etc/clustercert": str(service.folder),
+        "/var/lib/clustercert": str(tmp_path / "var"),
+    }
+    # As root's command on the server does.
+    reader.env["CLUSTERCERT_CONFIG"] = str(service.folder / "clustercert.toml")
     (service.folder / "clustercert.toml").write_text(reader.here(settings))
     (reader.home / "site.yaml").write_text(documents)
     (reader.home / "admin.conf").write_text(apiserver.admin_kubeconfig().read_text())
@@ -121,11 +127,9 @@ def test_operators(reader: Reader, apiserver: ApiServer, tmp_path: Path, servers
         reader.env["CLUSTERCERT_SERVER__PUBLIC_URL"] = address.url
 
     reader.special["clustercert serve"] = serve
-    # This machine may lack the user.
-    reader.special["chown clustercert /etc/clustercert/kek"] = lambda _: (service.folder / "kek").stat()
     reader.follow(text)
     # Alice gets in, with what the page did.
-    apiserver.trust((reader.home / "control-plane" / "client-ca.pem").read_bytes())
+    apiserver.trust((tmp_path / "var" / "control-plane" / "client-ca.pem").read_bytes())
     alice = Reader(tmp_path / "alice", reader.words, environment(tmp_path / "alice"))
     alice.home.mkdir()
     alice.words["/home/alice"] = str(alice.home)

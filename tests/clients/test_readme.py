@@ -46,12 +46,13 @@ def test_the_readmes_lines_on_revocation_do_what_they_say(
     prod = register(tls_demo, "prod", apiserver)
     prod.issue()  # by now the service knows the cluster
     env["KUBECONFIG"] = str(apiserver.admin_kubeconfig())
+    files = tmp_path / "control-plane"
+    words = {"/var/lib/clustercert/prod": str(files)}
     setup, *others = steps(section("README.md", "Revoke"))
     assert len(others) < MOST_LINES
 
-    run(setup, tmp_path, env)
+    run(setup, tmp_path, env, words=words)
     # What the folder's README.md asks for, with its files where they lie here.
-    files = tmp_path / "control-plane"
     configuration = files / "authorization-config.yaml"
     configuration.write_text(configuration.read_text().replace(CONTROL_PLANE, str(files)))
     apiserver.trust(prod.ca_bundle_pem)
@@ -59,7 +60,7 @@ def test_the_readmes_lines_on_revocation_do_what_they_say(
 
     for step in others:
         # The page says how long it takes where nobody else needs the processor.
-        run(step, tmp_path, env, words={"sleep 3;": "sleep 15;"})
+        run(step, tmp_path, env, words=words | {"sleep 3;": "sleep 15;"})
 
     assert any("sleep 3;" in step.command for step in others)
     assert sum("Forbidden" in line for step in others for line in step.printed) == 1

@@ -148,6 +148,41 @@ def test_a_file_that_the_service_can_not_read_is_refused_with_what_to_do(unprivi
     )
 
 
+def test_a_key_file_in_a_folder_of_root_is_not_replaced_and_the_message_says_what_to_do(
+    unprivileged: Path,
+) -> None:
+    kek = new_kek()
+    path = as_root(unprivileged / "kek", kek_line(kek), 0o600, owner=65532)
+    for change in (KekFile(path).add(), write_in(unprivileged)):
+        with pytest.raises(CustodyError) as caught:
+            asyncio.run(change)
+        assert sentence(caught).endswith(
+            f"Permission denied. The user 65532 can't write into the folder {unprivileged}, which belongs to root. Name"
+            " a path that 65532 may use, or give 65532 access to it. The user 65532 needs a folder of its own for this"
+            " file: create it with `install -d -m 0700 -o 65532 FOLDER`, move the file there, and correct kek_file."
+        )
+    assert KekFile(path).read() == (kek,)
+
+
+async def write_in(folder: Path) -> None:
+    write_new_kek_file(folder / "new")
+
+
+def test_a_key_file_below_a_folder_that_the_user_can_not_enter_is_refused_with_what_to_do(
+    unprivileged: Path,
+) -> None:
+    os.seteuid(0)
+    (unprivileged / "private").mkdir(mode=0o700)
+    as_root(unprivileged / "private" / "kek", kek_line(new_kek()), 0o600, owner=65532)
+    os.seteuid(65532)
+    with pytest.raises(CustodyError) as caught:
+        KekFile(unprivileged / "private" / "kek").read()
+    assert sentence(caught) == (
+        f"The file {unprivileged}/private/kek can't be read. The user 65532 can't enter the folder"
+        f" {unprivileged}/private, which belongs to root. Name a path that 65532 may use, or run the command as root."
+    )
+
+
 def test_an_invalid_key_file_is_refused(tmp_path: Path) -> None:
     pipe, folder, large, wrong = (tmp_path / name for name in ("pipe", "folder", "large", "wrong"))
     os.mkfifo(pipe, 0o600)

@@ -80,12 +80,15 @@ class Machine:
     @property
     def environment(self) -> Mapping[str, str]:
         path = f"{self.folder / 'bin'}:{self.variables.get('PROGRAMS', '')}:{os.environ['PATH']}"
-        return os.environ | self.variables | {"PATH": path}
+        return os.environ | self.variables | {"PATH": path, "CLUSTERCERT_CONFIG": str(self.config)}
 
     def type(self, step: Step) -> None:
         """Run a command of the page. It must succeed, with the output that the page shows."""
         words = {
+            # This machine may lack the user: tests/e2e/test_service_user.py has it.
+            " -o clustercert": "",
             "/var/lib/clustercert": str(self.folder / "data"),
+            "/etc/clustercert/private": str(self.folder),
             "/etc/clustercert": str(self.folder),
             "/backup/": f"{self.folder / 'backup'}/",
             "/keys/": f"{self.folder / 'keys'}/",

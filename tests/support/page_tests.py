@@ -51,6 +51,10 @@ RUN_BY: Mapping[str, Mapping[str, str]] = {
         "9. The control plane": _INSTALL,
         "10. The colleague": _INSTALL,
     },
+    "docs/keys.md": {
+        "Replace the key": "e2e/test_service_user.py"
+        "::test_root_replaces_the_key_backs_up_and_restores[postgresql]"
+    },
     "docs/kubeconfig.md": dict.fromkeys(
         (
             "kubectl every day",

@@ -20,9 +20,10 @@ def found(pattern: str, page: str) -> str:
     return str(match)
 
 
+README = (ROOT / "README.md").read_text()
 VENV = found(r"^\$ python3 -m venv (\S+)$", "README.md")
 USER = found(r"^\$ useradd .* (\S+)$", "README.md")
-CONFIG = found(r"^\$ export CLUSTERCERT_CONFIG=(\S+)$", "docs/quick-starts.md")
+CONFIG = found(r"^settings=(\S+)$", "deploy/clustercert.sh")
 
 
 def values(unit: str, name: str) -> list[str]:
@@ -52,9 +53,21 @@ def test_a_unit_runs_what_the_readme_installs_with_the_files_of_the_quick_start(
     assert command.startswith(f"{VENV}/bin/clustercert --config {CONFIG} serve ")
     assert values(unit, "User") == values(unit, "Group") == [USER]
     assert values(unit, "StateDirectory") == [settings["data_dir"].removeprefix("/var/lib/")]
-    assert f"$ chown {USER} {settings['kek_file']}\n" in quick_start
-    hidden = [f"-{settings['kek_file']}"] if "webhook" in unit else []
+    private = str(Path(settings["kek_file"]).parent)
+    (folders,) = re.findall(rf"^\$ install -d -m 0700 -o {USER} -g {USER} (.*)$", README, re.MULTILINE)
+    assert folders.split() == [settings["data_dir"], private]
+    hidden = [f"-{private}"] if "webhook" in unit else []
     assert values(unit, "InaccessiblePaths") == hidden
+
+
+def test_roots_command_runs_what_the_units_run() -> None:
+    script = (DEPLOY / "clustercert.sh").read_text().splitlines()
+    assert {f"user={USER}", f"program={VENV}/bin/clustercert", f"settings={CONFIG}"} <= {*script}
+    for page in ("README.md", "docs/install.md"):
+        assert (
+            "$ install -m 0755 deploy/clustercert.sh /usr/local/sbin/clustercert\n"
+            in (ROOT / page).read_text()
+        )
 
 
 @pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="systemd-analyze is not installed")

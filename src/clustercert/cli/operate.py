@@ -207,7 +207,7 @@ def generate(
     """Create a file with a new key-encryption key.
 
     Examples:
-        clustercert keys generate --out /etc/clustercert/kek
+        clustercert keys generate --out /etc/clustercert/private/kek
     """
     from clustercert.custody.keks import write_new_kek_file
     from clustercert.settings import SettingsError

@@ -12,6 +12,7 @@ import typer
 from clustercert.cli.output import note_text
 from clustercert.model.errors import ClustercertError, StoreFault, Unavailable
 from clustercert.model.times import parse_rfc3339
+from clustercert.secure_file import access_advice
 
 if TYPE_CHECKING:
     from clustercert.client import IssueOptions
@@ -49,7 +50,9 @@ def error_text(error: ClustercertError | OSError) -> str:
     Commands may show the reason. API responses must not contain the reason.
     """
     if isinstance(error, OSError):
-        return f"{error.strerror or error}{f': {error.filename}' if error.filename else ''}."
+        if not error.filename:
+            return f"{error.strerror or error}."
+        return f"{error.strerror}: {error.filename}.{access_advice(error, Path(str(error.filename)))}"
     if isinstance(error, StoreFault):
         return error.reason
     detail = getattr(error, "reason", None)
@@ -280,7 +283,8 @@ def read_file(path: Path, limit: int = 1024 * 1024) -> bytes:
     except (FileNotFoundError, IsADirectoryError) as error:
         raise UsageError(f"The file {path} can't be read: {error.strerror}.") from error
     except OSError as error:
-        raise CommandError(f"The file {path} can't be read: {error.strerror}.") from error
+        advice = access_advice(error, path)
+        raise CommandError(f"The file {path} can't be read: {error.strerror}.{advice}") from error
     if len(content) > limit:
         raise CommandError(f"The file {path} is larger than {limit // 1024} KiB.")
     return content

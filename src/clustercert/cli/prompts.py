@@ -14,6 +14,7 @@ import typer
 
 from clustercert.cli.options import INTERRUPTED, CommandError, UsageError
 from clustercert.cli.output import note_text, print_note
+from clustercert.secure_file import access_advice
 
 # The number of times that a user can try to type a password at a prompt.
 PASSWORD_ATTEMPTS = 3
@@ -116,7 +117,8 @@ def _first_line(file: Path, longest: int) -> str:
     except (FileNotFoundError, IsADirectoryError) as error:
         raise UsageError(f"The file {file} can't be read: {error.strerror}.") from error
     except OSError as error:
-        raise CommandError(f"The file {file} can't be read: {error.strerror}.") from error
+        advice = access_advice(error, file)
+        raise CommandError(f"The file {file} can't be read: {error.strerror}.{advice}") from error
     except UnicodeDecodeError:
         raise CommandError(f"The file {file} is not text in UTF-8.") from None
     secret = line.removesuffix("\n").removesuffix("\r")

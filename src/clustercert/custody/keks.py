@@ -12,7 +12,7 @@ from pathlib import Path
 
 from clustercert.model.errors import CustodyError
 from clustercert.pki.envelope import Kek, kek_line, kek_of_line, new_kek, parse_keks
-from clustercert.secure_file import PrivateFileError, read_private_file
+from clustercert.secure_file import PrivateFileError, access_advice, read_private_file, user_name
 
 # The maximum size of a key file, which is enough for thousands of keys.
 _MAX_BYTES = 256 * 1024
@@ -102,7 +102,7 @@ class KekFile:
         pass
 
     def _try_lock(self, stack: contextlib.ExitStack) -> bool:
-        with _errors_as_custody(f"lock {self.name}"):
+        with _errors_as_custody(f"lock {self.name}", self.path):
             descriptor = os.open(self.path, os.O_RDONLY | os.O_CLOEXEC)
             stack.callback(os.close, descriptor)
             try:
@@ -119,7 +119,7 @@ class KekFile:
         # The temporary file's name is fixed, so that a file left by a killed process is replaced. Because of the lock,
         # no other process writes to the temporary file.
         temporary = target.with_name(f".{target.name}.new")
-        with _errors_as_custody(f"replace {self.name}"):
+        with _errors_as_custody(f"replace {self.name}", target):
             temporary.unlink(missing_ok=True)
             _write_new(temporary, text, like=target.stat())
             temporary.replace(target)
@@ -132,7 +132,7 @@ def write_new_kek_file(path: Path) -> Kek:
     Raises CustodyError, for example if the file exists.
     """
     kek = new_kek()
-    with _errors_as_custody(f"create the file {path}"):
+    with _errors_as_custody(f"create the file {path}", path):
         _write_new(path, kek_line(kek))
         _sync_folder(path.parent)
     return kek
@@ -147,7 +147,7 @@ def _parsed(text: str, name: str) -> tuple[Kek, ...]:
 
 
 def _read_private(path: Path) -> str:
-    with _errors_as_custody(f"read the file {path}"):
+    with _errors_as_custody(f"read the file {path}", path):
         content = read_private_file(path, _MAX_BYTES)
     # Comments in the file may have any encoding, and `_write_new` must write the comments back unchanged.
     return content.decode(errors="surrogateescape")
@@ -180,11 +180,19 @@ def _sync_folder(folder: Path) -> None:
 
 
 @contextlib.contextmanager
-def _errors_as_custody(operation: str) -> Iterator[None]:
+def _errors_as_custody(operation: str, path: Path) -> Iterator[None]:
     try:
         yield
     except PrivateFileError as error:
         raise CustodyError(str(error)) from None
     except OSError as error:
-        advice = " Change it at its source, such as a Secret." if error.errno == errno.EROFS else ""
+        advice = ""
+        if error.errno == errno.EROFS:
+            advice = " Change it at its source, such as a Secret."
+        elif isinstance(error, PermissionError):
+            user = user_name(os.geteuid())
+            advice = (
+                f"{access_advice(error, path)} The user {user} needs a folder of its own for this file: create it with"
+                f" `install -d -m 0700 -o {user} FOLDER`, move the file there, and correct kek_file."
+            )
         raise CustodyError(f"Can't {operation} of key-encryption keys: {error.strerror}.{advice}") from error

@@ -17,6 +17,7 @@ from pydantic_core import ErrorDetails
 
 from clustercert.policy.rule_settings import PolicySettings
 from clustercert.policy.setting_types import RuleFault
+from clustercert.secure_file import access_advice
 
 # The maximum number of characters of a value in a message.
 MAX_SHOWN = 64
@@ -173,7 +174,8 @@ def read_tables(file: Path, kind: str = "configuration") -> Tables:
             )
         return Tables(tomllib.loads(text), text, str(file))
     except OSError as error:
-        raise UnreadableFile(f"Can't read the {kind} file {file}: {error.strerror}.") from error
+        advice = access_advice(error, file)
+        raise UnreadableFile(f"Can't read the {kind} file {file}: {error.strerror}.{advice}") from error
     except UnicodeDecodeError as error:
         line = content[: error.start].count(b"\n") + 1
         raise UnreadableFile(f"The {kind} file {file} is not text in UTF-8: line {line}.") from error

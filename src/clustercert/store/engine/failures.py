@@ -6,7 +6,6 @@ whose message names the remedy. The driver's error, which may contain SQL, is ke
 
 import contextlib
 import os
-import pwd
 import re
 import shlex
 import sqlite3
@@ -27,6 +26,7 @@ from sqlalchemy.exc import (
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 
 from clustercert.model.errors import StoreFault, Unavailable
+from clustercert.secure_file import user_name
 from clustercert.store.engine.writer import NOT_NOW, NothingBegun
 
 DISK_FULL = "The database's disk is full. Ask the operator to free space."
@@ -156,8 +156,8 @@ def _no_entry(path: Path) -> str:
     """Return a message that this process can't enter a folder above a path. The path need not exist."""
     folder = next(each for each in path.parents if os.path.exists(each))  # noqa: PTH110 - `Path.exists` raises an error
     return (
-        f"The user {_user_name(os.geteuid())} can't enter the folder {folder}, which belongs to"
-        f" {_user_name(folder.stat().st_uid)}. Correct data_dir or database_url, or run this program as a user who can"
+        f"The user {user_name(os.geteuid())} can't enter the folder {folder}, which belongs to"
+        f" {user_name(folder.stat().st_uid)}. Correct data_dir or database_url, or run this program as a user who can"
         " enter the folder."
     )
 
@@ -169,10 +169,10 @@ def _may_use(path: Path) -> bool:
 
 def _no_access(path: Path) -> str:
     """Return a message that this process can't use a file or folder, with the owner or mode of the path."""
-    user, owner = _user_name(os.geteuid()), "another user"
+    user, owner = user_name(os.geteuid()), "another user"
     with contextlib.suppress(OSError):
         status = path.stat()
-        owner = _user_name(status.st_uid)
+        owner = user_name(status.st_uid)
         mode, needed = stat.S_IMODE(status.st_mode), 0o700 if path.is_dir() else 0o600
         if status.st_uid == os.geteuid() and needed & ~mode:
             change = "u+rwx" if path.is_dir() else "u+rw"
@@ -184,13 +184,6 @@ def _no_access(path: Path) -> str:
         f"The user {user} has no read and write access to {path}, which belongs to {owner}. Run this program as"
         f" {owner}, or change the owner and mode of {path}."
     )
-
-
-def _user_name(uid: int) -> str:
-    try:
-        return pwd.getpwuid(uid).pw_name
-    except KeyError:
-        return str(uid)
 
 
 def _postgresql_fault(sqlstate: str, url: URL, data_dir: Path | None) -> str | None:
@@ -224,7 +217,7 @@ def _password_advice(url: URL, data_dir: Path | None) -> str:
         advice = f"database_url and PGPASSWORD have no password, and {problem}."
     with contextlib.suppress(OSError):
         if data_dir is not None and (owner := data_dir.stat().st_uid) != os.geteuid():
-            advice += f" Run this program as {_user_name(owner)}, which owns {data_dir}."
+            advice += f" Run this program as {user_name(owner)}, which owns {data_dir}."
     return advice
 
 
@@ -245,7 +238,7 @@ def _password_file_problem(file: Path) -> str | None:
     else:
         if os.access(file, os.R_OK, effective_ids=True):
             return None
-    return f"the user {_user_name(os.geteuid())} can't read {file}"
+    return f"the user {user_name(os.geteuid())} can't read {file}"
 
 
 def _tls_fault(error: BaseException, url: URL) -> str | None:
@@ -289,7 +282,7 @@ def _ca_problem() -> str | None:
         return f"The file {file} is missing. Put the CA of the database there, or correct PGSSLROOTCERT."
     except PermissionError:
         return (
-            f"The user {_user_name(os.geteuid())} can't read {file}, the CA of the database. Change the owner or mode"
+            f"The user {user_name(os.geteuid())} can't read {file}, the CA of the database. Change the owner or mode"
             " of the file, or set PGSSLROOTCERT to another file."
         )
     except ssl.SSLError:
