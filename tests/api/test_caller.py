@@ -20,6 +20,7 @@ def test_the_owner_of_an_access_key_is_named(keystone: Keystone) -> None:
         "method": "access_key",
         "expires_at": None,
         "recommended_client": None,
+        "missed_role_claims": None,
         "projects": [
             {
                 "id": keystone.project.id,

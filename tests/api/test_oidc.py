@@ -359,6 +359,21 @@ def explained(site: Site, text: str, who: str = "operator") -> dict[str, Any]:
     return cast("dict[str, Any]", response.json())
 
 
+def test_a_user_without_a_role_sees_the_claims_that_rules_read(site: Site) -> None:
+    body = get_caller(site, sub="roleless", groups=["others"], acr="silver").json()
+    assert (body["projects"], body["missed_role_claims"]) == (
+        [],
+        [
+            {"claim": "groups", "value": "others", "is_met": None},
+            {"claim": "acr", "value": "silver", "is_met": None},
+        ],
+    )
+    assert get_caller(site, groups=["team-blue"]).json()["missed_role_claims"] is None
+    assert get_caller(site, groups=["operators"]).json()["missed_role_claims"] is None
+    headers = site.world.people["stranger"].headers
+    assert site.client.get("/clustercert/v1/caller", headers=headers).json()["missed_role_claims"] is None
+
+
 def test_operators_see_what_a_token_becomes(site: Site) -> None:
     said = explained(site, site.issuer.token(groups=["team-blue"], acr="gold"))
     assert (said["accepted"], said["failed"], said["issuer"]) == (True, None, "sso")

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from clustercert.cli.options import UnknownName, UsageError, did_you_mean
 from clustercert.file_names import is_plain
+from clustercert.model.errors import ClustercertError, Forbidden
 from clustercert.model.identity import qualified_name
 from clustercert.model.ids import is_id, is_user_id
 from clustercert.model.kubernetes import SERVICE
@@ -14,7 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
     from clustercert.cli.login.profile import Profile
-    from clustercert.client import Client, CurrentUser, ProjectRef
+    from clustercert.client import Client, CurrentUser, ProjectRef, RoleClaim
     from clustercert.client.administration import AdministrationClient
     from clustercert.client.connection import ServiceClient
     from clustercert.model import JsonObject
@@ -41,7 +42,7 @@ def reachable_clusters(
     within = _project_ids(client, project, domain)
     found = _clusters(client, own="true")
     if not found and within is None and not client.projects():
-        raise UnknownName(_no_projects(client.caller()))
+        raise no_projects(client.caller())
     kept = (each for each in found if within is None or each["project_id"] in within)
     return sorted(
         (each for each in kept if has_labels(each, labels)),
@@ -80,7 +81,7 @@ def _project_ids(client: "Client", project: str | None, domain: str | None) -> s
     caller = client.caller()
     found = caller.projects
     if not found:
-        raise UnknownName(_no_projects(caller))
+        raise no_projects(caller)
     if project is not None:
         project, domain = split_domain(project, domain)
     try:
@@ -105,7 +106,33 @@ def in_domain(projects: "tuple[ProjectRef, ...]", name_or_id: str) -> "tuple[Pro
     return found
 
 
-def _no_projects(caller: "CurrentUser") -> str:
+def no_projects(caller: "CurrentUser") -> ClustercertError:
+    """Return the error for a caller without a role in any project."""
+    if caller.missed_role_claims is not None:
+        return Forbidden(_no_role(caller.missed_role_claims))
+    return UnknownName(_advice_without_projects(caller))
+
+
+def _no_role(claims: "Sequence[RoleClaim]") -> str:
+    """Return which claims of an issuer's token no rule accepts, as far as the service says it to the token's user."""
+    if not claims:
+        return (
+            "The token gets no role: the issuer's settings have no rule for a role in a project. Ask an operator of the"
+            " service for one (identity.issuers.roles)."
+        )
+    held = ", ".join(f"{each.claim} {each.value or '(missing)'}" for each in claims)
+    wrong = [each.claim for each in claims if each.is_met is False]
+    blame = f" The rule for it does not accept its {' and '.join(wrong)}." if wrong else ""
+    if not any(each.is_met for each in claims):
+        blame = f" No rule is for its {' or '.join(wrong)}." if wrong else ""
+    return (
+        f"The token is for {held}; no rule of the issuer gives it a role.{blame} Use a job that the rules are for, or"
+        " ask an operator of the service to change identity.issuers.roles: `clustercert identity explain` shows"
+        " operators every rule."
+    )
+
+
+def _advice_without_projects(caller: "CurrentUser") -> str:
     if not caller.sees_all_clusters:
         return NO_PROJECTS
     text = "You have no role in any project. `clustercert cluster list` lists the clusters of all projects."

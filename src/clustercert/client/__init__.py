@@ -9,7 +9,15 @@ from http import HTTPStatus
 from urllib.parse import quote
 
 from clustercert.client.auth import ProjectTokenAuth
-from clustercert.client.connection import OWN, ApiError, ApiResponse, ClientError, ServiceClient, json_object
+from clustercert.client.connection import (
+    OWN,
+    ApiError,
+    ApiResponse,
+    ClientError,
+    ServiceClient,
+    json_object,
+    one_line,
+)
 from clustercert.file_names import is_plain
 from clustercert.model import JsonObject
 from clustercert.model.identity import qualified_name
@@ -72,6 +80,28 @@ class ProjectRef(NamedRef):
 
 
 @dataclass(frozen=True, slots=True)
+class RoleClaim:
+    """A claim that an issuer's rules for roles read.
+
+    Attributes:
+        value: the value in the user's token; empty if the token does not have the claim.
+        is_met: whether the claim meets the nearest rule for the user; `None` if the service does not say.
+    """
+
+    claim: str
+    value: str
+    is_met: bool | None
+
+    @classmethod
+    def parse(cls, item: JsonObject) -> "RoleClaim":
+        """Parse an item of a list. Raises LookupError or TypeError."""
+        is_met = item["is_met"]
+        if not isinstance(is_met, bool | None):
+            raise TypeError("is_met is not a boolean")
+        return cls(one_line(str(item["claim"])), one_line(str(item["value"])), is_met)
+
+
+@dataclass(frozen=True, slots=True)
 class CurrentUser:
     """The user who sends the requests.
 
@@ -80,6 +110,8 @@ class CurrentUser:
         issuer: the URL of the OIDC issuer or of Keystone, or `built-in`.
         service_roles: the user's roles in the whole service, such as `operator`.
         projects: the projects in which the user has a role.
+        missed_role_claims: the claims that the issuer's rules for roles read, if the user has a token of an OIDC issuer
+            that no rule gives a role; else `None`.
     """
 
     id: str
@@ -88,6 +120,7 @@ class CurrentUser:
     issuer: str
     service_roles: tuple[str, ...] = ()
     projects: tuple[ProjectRef, ...] = ()
+    missed_role_claims: tuple[RoleClaim, ...] | None = None
 
     @property
     def shown_name(self) -> str:
@@ -181,7 +214,15 @@ class Client(ServiceClient):
         with self.check_format():
             texts = {name: str(body[name]) for name in ("id", "name", "domain", "issuer")}
             service_roles = tuple(map(str, _list(body["service_roles"])))
-            return CurrentUser(**texts, service_roles=service_roles, projects=_projects(body))
+            missed = body.get("missed_role_claims")
+            return CurrentUser(
+                **texts,
+                service_roles=service_roles,
+                projects=_projects(body),
+                missed_role_claims=None
+                if missed is None
+                else tuple(RoleClaim.parse(json_object(each)) for each in _list(missed)),
+            )
 
     def projects(self) -> tuple[ProjectRef, ...]:
         """List the projects in which the caller has a role."""

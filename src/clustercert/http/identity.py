@@ -10,11 +10,13 @@ from fastapi import APIRouter, Query
 from pydantic import AliasPath, BaseModel, BeforeValidator, Field
 from starlette.responses import Response
 
+from clustercert.authn.credentials import only_credential
 from clustercert.authn.federated import CLOCK_DIFFERENCE
 from clustercert.http import OWN, responses
 from clustercert.http.administration.credentials import KeyBody, KeyListBody
 from clustercert.http.body import RequestBody, parsed, require_json
-from clustercert.http.dependencies import CallDep, ServicesDep
+from clustercert.http.context import context_of
+from clustercert.http.dependencies import Call, CallDep, ServicesDep
 from clustercert.http.openapi import ERRORS, KIB, PUBLIC_ERRORS, described, json_body
 from clustercert.http.paging import KeyPageDep, numbered_page
 from clustercert.http.responses import ResponseBody, Time
@@ -220,6 +222,17 @@ class OwnProjectBody(ResponseBody):
     roles: list[str] = Field(description="The caller's roles in the project, sorted by name.")
 
 
+class RoleClaimBody(ResponseBody):
+    """A claim that the issuer's rules for roles read, with its value in the caller's token."""
+
+    claim: str
+    value: str = Field(description="Empty if the token does not have the claim.")
+    is_met: bool | None = Field(
+        description="Whether the claim meets the rule that is nearest among the rules for the caller. Null if that rule"
+        " does not read the claim, or if there is no rule for the caller."
+    )
+
+
 class CallerBody(ResponseBody):
     """The sender of the request, their credential and their projects.
 
@@ -236,6 +249,10 @@ class CallerBody(ResponseBody):
     method: str
     expires_at: Time | None
     projects: list[OwnProjectBody]
+    missed_role_claims: list[RoleClaimBody] | None = Field(
+        description="For a token of an OIDC issuer whose rules give the caller no role: the claims that the rules read."
+        " Null for other callers."
+    )
     recommended_client: str | None = Field(
         description="The version of the command line that users should have at least."
     )
@@ -298,9 +315,22 @@ async def show_caller(call: CallDep) -> Response:
     ]
     return responses.private(
         CallerBody.render(
-            call.caller, projects=enabled, recommended_client=call.services.options.recommended_client
+            call.caller,
+            projects=enabled,
+            missed_role_claims=None if enabled else await _missed_role_claims(call),
+            recommended_client=call.services.options.recommended_client,
         )
     )
+
+
+async def _missed_role_claims(call: Call) -> list[RoleClaimBody] | None:
+    """Return what a caller without a role may know about the rules of their token's issuer."""
+    credential = context_of(call.request).credential or only_credential(call.request.scope["headers"])
+    oidc = call.services.oidc
+    if oidc is None or not oidc.accepts(credential):
+        return None
+    found = await oidc.missed_role_claims(credential.text)
+    return None if found is None else [RoleClaimBody.read(each) for each in found]
 
 
 @router.post(

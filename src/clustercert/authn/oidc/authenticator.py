@@ -12,7 +12,7 @@ from cachetools import LRUCache
 from clustercert.authn.credentials import BEARER, UnverifiedCredential
 from clustercert.authn.federated import FederatedLookup, FederatedUser
 from clustercert.authn.oidc.claims import TokenRefused
-from clustercert.authn.oidc.explanation import Explanation, explain
+from clustercert.authn.oidc.explanation import Explanation, RoleClaim, explain, missed_role_claims
 from clustercert.authn.oidc.issuers import OidcIssuer
 from clustercert.authn.oidc.keys import IssuerKeys, fetch_keys
 from clustercert.authn.oidc.logout_tokens import Logout, verified_logout
@@ -105,6 +105,13 @@ class OidcAuthenticator:
     async def explain(self, text: str) -> Explanation:
         """Explain whether a token would be accepted, and who its user is, without authenticating anyone."""
         return await explain(self.verifier, text)
+
+    async def missed_role_claims(self, text: str) -> tuple[RoleClaim, ...] | None:
+        """Return what the user of a token may know about why no rule gives them a role. See `missed_role_claims`.
+
+        Raises TokenRefused or Unavailable.
+        """
+        return missed_role_claims(*await self.verifier.verify(text))
 
     @property
     def keys(self) -> tuple[KeyLookup, ...]:

@@ -1,12 +1,13 @@
 """Explains to operators whether a token is accepted: the result of each check, and the token's user."""
 
 import asyncio
+import itertools
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from clustercert.authn.federated import FederatedUser
-from clustercert.authn.oidc.claims import TokenRefused
+from clustercert.authn.oidc.claims import MAX_SHOWN, TokenRefused, claim_texts, claim_value, shown
 from clustercert.authn.oidc.issuers import OidcIssuer
 from clustercert.authn.oidc.mapping import federated_user, mapped_groups
 from clustercert.authn.oidc.token_reviews import REVIEW
@@ -67,6 +68,71 @@ class Explanation:
     checks: tuple[CheckResult, ...]
     user: FederatedUser | None
     role_rules: tuple[RoleRuleResult, ...] = ()
+
+
+# The maximum number of claims that a caller without a role is shown.
+MAX_ROLE_CLAIMS = 20
+
+
+@dataclass(frozen=True, slots=True)
+class RoleClaim:
+    """A claim that the issuer's rules for roles read, for a user to whom no rule gives a role.
+
+    Attributes:
+        value: the user's own value, shortened; empty if the token has none.
+        is_met: whether the claim meets its condition in the rule that is nearest among those for this very user, see
+            `missed_role_claims`; None if this rule does not read the claim, or if there is no such rule.
+    """
+
+    claim: str
+    value: str
+    is_met: bool | None
+
+
+def missed_role_claims(issuer: OidcIssuer, token: UnverifiedToken) -> tuple[RoleClaim, ...] | None:
+    """Return the claims that the issuer's rules for roles in projects read; None if a rule gives the user a role.
+
+    For the user, so it must not tell anything about the rules for others: the accepted values never occur. Whether a
+    claim meets a condition is told only for a rule that names the user's own identity, such as the `project_id` of
+    their repository, because nobody can choose an identity to find out the rules for it.
+    """
+    claims, groups = token.claims, mapped_groups(issuer, token.claims)
+    if any(rule.is_granted(claims, groups) for rule in issuer.roles):
+        return None
+    rules = [rule for rule in issuer.roles if not rule.service]
+    unmet = [{each.check for each in rule.unmet_conditions(claims, groups)} for rule in rules]
+    identity = issuer.identity_claims
+    own = [
+        (missing, rule.claim_names)
+        for rule, missing in zip(rules, unmet, strict=True)
+        if not identity.isdisjoint(rule.claim_names) and missing.isdisjoint(identity)
+    ]
+    missing, read = min(own, key=lambda each: len(each[0]), default=(set[str](), ()))
+    names = dict.fromkeys(name for rule in rules for name in rule.claim_names)
+
+    def is_met(name: str) -> bool | None:
+        if not own:
+            readers = [
+                missing for rule, missing in zip(rules, unmet, strict=True) if name in rule.claim_names
+            ]
+            return False if name in identity and all(name in missing for missing in readers) else None
+        return name not in missing if name in read else None
+
+    def value(name: str) -> object:
+        return groups if name == "groups" else claim_value(claims, name)
+
+    return tuple(
+        RoleClaim(name, _text(value(name)), is_met(name)) for name in itertools.islice(names, MAX_ROLE_CLAIMS)
+    )
+
+
+def _text(value: object) -> str:
+    """Return a claim's value as printable ASCII, shortened, a list as its entries."""
+    values = value if isinstance(value, list | tuple) else [value]
+    texts = claim_texts(list(values))
+    text = ", ".join(texts) if texts is not None else shown(value)
+    text = ascii(text)[1:-1]
+    return text if len(text) <= MAX_SHOWN else f"{text[:MAX_SHOWN]}..."
 
 
 async def explain(verifier: "Verifier", text: str) -> Explanation:

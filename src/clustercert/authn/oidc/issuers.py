@@ -228,6 +228,11 @@ class RoleGrant(Section):
             return False
         return all(check.is_met(claims) for check in checks)
 
+    @property
+    def claim_names(self) -> tuple[str, ...]:
+        """The claims that the conditions read, and `groups` for a condition on groups."""
+        return (*(() if self.groups is None else ("groups",)), *self.claims)
+
     def unmet_conditions(self, claims: JsonObject, groups: Sequence[str]) -> Iterator[TokenRefused]:
         """Yield the conditions that a user does not meet, as errors. See `is_granted` for the arguments."""
         names, checks = self._conditions
@@ -456,6 +461,11 @@ class OidcIssuer(Section):
     def user_domain(self) -> Domain:
         """The domain of the issuer's users and groups. This domain is not in the database."""
         return FederatedDomain(derived_id("domain", self.url), self.name)
+
+    @property
+    def identity_claims(self) -> frozenset[str]:
+        """Claims that tell whose token it is: the user's, and that of their owner, such as a repository's owner."""
+        return frozenset({*self.mapping.subject, *self._defaults.pinned})
 
     @property
     def role_names(self) -> frozenset[str]:

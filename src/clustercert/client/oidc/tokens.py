@@ -37,6 +37,18 @@ _EARLY = timedelta(seconds=30)
 _SKEW = timedelta(minutes=5)
 _PARTS = 3
 _USER_CLAIMS = ("preferred_username", "email", "name", "repository", "project_path", "sub")
+# Claims of jobs that issuers' settings often require.
+_SHOWN_CLAIMS = (
+    "project_path",
+    "project_id",
+    "namespace_id",
+    "ref_path",
+    "repository",
+    "repository_id",
+    "repository_owner_id",
+    "ref",
+    "environment",
+)
 # The number of random bytes in a secret.
 _ENTROPY_BYTES = 32
 # Source: RFC 8628, section 3.4.
@@ -86,8 +98,9 @@ def claims_of(token: str) -> JsonObject:
 def describe_refused(token: str) -> str:
     """Return a sentence that helps to find out why a service refused a JWT.
 
-    The sentence says that the JWT has expired by this machine's clock, or else names the audience and the expiry.
-    Raises ValueError if `token` is not a JWT with the claim `exp`.
+    The sentence says that the JWT has expired by this machine's clock, or else names the audience, the expiry and the
+    claims that issuers' settings often require: the service does not say which of them is wrong. Raises ValueError if
+    `token` is not a JWT with the claim `exp`.
     """
     claims = claims_of(token)
     try:
@@ -98,9 +111,16 @@ def describe_refused(token: str) -> str:
         return f"The token expired at {rfc3339(expires)}, so use a new token."
     audience = claims.get("aud")
     named = ", ".join(map(str, audience)) if isinstance(audience, list) else str(audience)
+    held = [
+        f"{name} {one_line(str(claims[name]))}"
+        for name in _SHOWN_CLAIMS
+        if isinstance(claims.get(name), str | int)
+    ]
+    also = f" It has {', '.join(held)}." if held else ""
     return (
-        f"The token is for the audience {one_line(named)}, and expires at {rfc3339(expires)}: compare the audience with"
-        " the setting `audiences` of the issuer."
+        f"The token is for the audience {one_line(named)}, and expires at {rfc3339(expires)}.{also} An operator of the"
+        " service can see with `clustercert identity explain` which of these the settings do not accept: `audiences` or"
+        " `claims` of the issuer."
     )
 
 
