@@ -4,6 +4,7 @@ make bench                               everything except the largest store, th
 make bench ARGS="compare growth --full"  parts of it; --full adds 10^7 certificates and 10^6 clusters
 make bench ARGS="soak --seconds 600"
 make bench ARGS="kills --kills 1000"
+make bench ARGS="short_lived --users 100 --seconds 20"
 make bench ARGS=peers                    step-ca and OpenBao, if they are installed
 make bench ARGS=report                   only write the stored figures into docs/
 """
@@ -37,6 +38,7 @@ from bench import (
     postgres,
     report,
     scaling,
+    short_lived,
     signers,
     slow_postgres,
     soak,
@@ -63,6 +65,7 @@ SECONDS = {
     "webhook": 10.0,
     "attacked": 20.0,
     "logins": 20.0,
+    "short_lived": 300.0,
     "slow_postgres": 20.0,
     "console": 4.0,
     "tracing": 1.0,
@@ -82,6 +85,7 @@ USUAL = (
     "webhook",
     "attacked",
     "logins",
+    "short_lived",
     "slow_postgres",
     "console",
     "tracing",
@@ -176,6 +180,11 @@ class Bench:
     def logins(self, seconds: float) -> None:
         """Measure logins by password while attackers try passwords from many addresses."""
         report.save("logins", logins.measure(WORK / "logins", seconds))
+
+    def short_lived(self, seconds: float) -> None:
+        """Measure many users whose certificates live 5 minutes."""
+        measured = short_lived.measure(WORK / "short_lived", seconds, self._options.users, self._postgres)
+        report.save("short_lived", measured)
 
     def slow_postgres(self, seconds: float) -> None:
         """Measure the webhook as a process of its own while PostgreSQL is slow."""
@@ -274,6 +283,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("parts", nargs="*", metavar="PART", help=f"of {', '.join((*SECONDS, 'report'))}")
     parser.add_argument("--seconds", type=float, help="of each single measurement")
     parser.add_argument("--rounds", type=int, default=ROUNDS, help="of the comparison with the peers")
+    parser.add_argument("--users", type=int, default=short_lived.USERS, help="with certificates of 5 minutes")
     parser.add_argument("--kills", type=int, default=KILLS, help="of the service, on each database")
     parser.add_argument(
         "--full", action="store_true", help="growth up to 10^7 certificates and 10^6 clusters"

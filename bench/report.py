@@ -67,6 +67,7 @@ def performance(measured: Measured) -> dict[str, str]:
         "attacked": _attacked,
         "exposed": _exposed,
         "logins": _logins,
+        "short_lived": _short_lived,
         "slow_postgres": _slow_postgres,
         "console": _console,
         "tracing": _tracing,
@@ -302,6 +303,23 @@ def _logins(measured: Measured) -> str:
     ]
     heads = ("attackers", "their addresses", "users' networks", "logins", "in 5 s", "p50 ms", "p90 ms")
     return markdown((*heads, "refused"), rows)
+
+
+def _short_lived(measured: Measured) -> str:
+    figures = {
+        "database": "database",
+        "users": "users",
+        "renewals": "renewals",
+        "a second": "rate",
+        "p50 ms": "p50_ms",
+        "p99 ms": "p99_ms",
+        "longest ms": "max_ms",
+        "processors": "processors",
+        "errors": "refused",
+        "kB of database": "kilobytes",
+    }
+    rows = [tuple(row[name] for name in figures.values()) for row in measured["short_lived"]]
+    return markdown(tuple(figures), rows)
 
 
 def _slow_postgres(measured: Measured) -> str:

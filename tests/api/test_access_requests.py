@@ -145,7 +145,7 @@ def test_offers_are_what_the_caller_can_request(requests: RequestClient) -> None
         ({"groups": ["x\n"]}, 400, "printable"),
         ({"rule": "view"}, 403, "does not offer you editors"),
         ({"duration": 14401}, 403, "exceeds the limit of rule edit (4 hours)"),
-        ({"duration": 899}, 400, "duration: must be 900 (15 minutes) to 157680000 (1825 days) seconds."),
+        ({"duration": 299}, 400, "duration: must be 300 (5 minutes) to 157680000 (1825 days) seconds."),
         ({"reason": "short"}, 400, "reason: write at least 8 characters."),
         ({"reason": "x" * 513}, 400, "at most 512"),
         ({"reason": "eight ch\x00"}, 400, "control"),

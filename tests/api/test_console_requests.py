@@ -119,7 +119,7 @@ def test_access_is_asked_for_approved_used_and_ended(requests: RequestClient, pe
     [
         ({"reason": "short"}, 400, "reason: write at least 8 characters."),
         ({"duration": "14401"}, 403, "exceeds the limit of rule edit (4 hours)"),
-        ({"duration": "9" * 40}, 400, "duration: must be 900"),
+        ({"duration": "9" * 40}, 400, "duration: must be 300"),
         ({"rule": "view"}, 403, "does not offer you editors"),
         ({"group-0": "cluster-admins"}, 403, "does not offer you cluster-admins"),
         ({"ticket": "x" * 129}, 400, "ticket: write 1 to 128"),

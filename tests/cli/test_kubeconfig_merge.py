@@ -653,7 +653,7 @@ def test_a_backup_follows_no_link(desk: Desk) -> None:
 def test_a_file_that_expires_soon_is_renewed_while_watching(desk: Desk) -> None:
     desk.merge(desk.first, "--files", "--expires-in", "15m")
     path = Path(desk.read()["users"][0]["user"]["client-certificate"])
-    # The lifetime is 15 to 20 minutes, so a file is due when 10 minutes are left: empty it instead.
+    # A file is due when half of the lifetime is left: empty it instead.
     path.write_bytes(b"")
     process = subprocess.Popen(
         [*COMMAND, "refresh", "--watch"], env=desk.user.uncovered, stderr=subprocess.PIPE, text=True
@@ -670,4 +670,7 @@ def test_the_timer_runs_refresh(desk: Desk) -> None:
     (command,) = [line for line in text.splitlines() if line.startswith("ExecStart=/")]
     assert command.endswith("refresh --expires-in 1h")
     assert "OnUnitActiveSec=5min" in text
+    refused = desk.user.run("refresh", "--print-timer", "--expires-in", "14m")
+    assert refused.returncode == 2
+    assert "The timer runs every 5 minutes" in refused.stderr
     assert desk.user.run("kubeconfig", "merge", desk.first, "--files", "--embed").returncode == 2

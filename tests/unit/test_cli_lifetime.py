@@ -5,7 +5,7 @@ import typer
 from hypothesis import given
 from hypothesis import strategies as st
 
-from clustercert.cli.options import LifetimeOptions
+from clustercert.cli.options import InvalidOption, LifetimeOptions
 from clustercert.client import IssueOptions
 from clustercert.policy.lifetime import lifetime_text
 
@@ -18,7 +18,7 @@ def test_the_default_is_8_hours_or_less() -> None:
 
 @pytest.mark.parametrize(
     ("text", "seconds"),
-    [("15m", 900), ("1h30m", 5400), ("1d", 86400), ("24h", 86400), ("1825d", 1825 * 86400)],
+    [("5m", 300), ("15m", 900), ("1h30m", 5400), ("1d", 86400), ("24h", 86400), ("1825d", 1825 * 86400)],
 )
 def test_a_lifetime_is_sent_in_seconds_and_not_shortened(text: str, seconds: int) -> None:
     assert LifetimeOptions(None, text, None).issue_options().body() == {"expires_in": seconds}
@@ -55,6 +55,12 @@ def test_a_lifetime_is_written_exactly_and_readably(seconds: int, text: str) -> 
     assert lifetime_text(timedelta(seconds=seconds)) == text
 
 
+@pytest.mark.parametrize("text", ["299s", "4m59s", "0s"])
+def test_a_lifetime_of_less_than_5_minutes_is_refused(text: str) -> None:
+    with pytest.raises(InvalidOption, match="between 5m and 1825d"):
+        LifetimeOptions(None, text, None).issue_options()
+
+
 @pytest.mark.parametrize("days", [-1, 1, 1825])
 def test_days_are_kept(days: int) -> None:
     assert LifetimeOptions(days, None, None).issue_options() == IssueOptions(duration=days)
@@ -66,7 +72,7 @@ def test_days_are_kept(days: int) -> None:
         (0, None, None),
         (1, "1h", None),
         (None, "1h", "2026-01-16T10:30:05Z"),
-        (None, "14m", None),
+        (None, "4m", None),
         (None, "1826d", None),
         (None, "8", None),
         (None, "", None),

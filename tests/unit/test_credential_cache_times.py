@@ -9,12 +9,13 @@ import pytest
 
 from clustercert.cli.credential.cache import login_state
 from clustercert.cli.credential.certificate_files import CertificateFile
+from clustercert.cli.credential.renewal import _RETRY_SECONDS
 from clustercert.cli.credential.service_requests import Credential
 from clustercert.model.times import rfc3339
 from clustercert.policy.lifetime import BACKDATE
 from support.leaf_builder import self_signed_pem
 
-HOUR, MINUTE = timedelta(hours=1), timedelta(minutes=1)
+HOUR, MINUTE, SECOND = timedelta(hours=1), timedelta(minutes=1), timedelta(seconds=1)
 
 
 def credential(lifetime: timedelta, login: str = "1:2 /login") -> Credential:
@@ -32,6 +33,30 @@ def test_a_short_certificate_is_used_for_half_its_lifetime() -> None:
     entry = credential(6 * MINUTE).cache_entry(now.timestamp())
     assert (entry.renew - entry.issued, entry.expires - entry.issued) == (180, 360)
     assert json.loads(entry.body)["status"]["expirationTimestamp"] == rfc3339(now + timedelta(minutes=5))
+
+
+def test_a_certificate_of_5_minutes_is_renewed_in_time() -> None:
+    """For an hour, kubectl runs every ten seconds, and a program like k9s asks when kubectl's expiry has passed."""
+    start = int(datetime(2026, 3, 1, tzinfo=UTC).timestamp())
+    entry = credential(5 * MINUTE).cache_entry(start)
+    issued, held = 1, entry
+    for now in range(start, start + 3600, 10):
+        if now >= entry.renew:
+            entry, issued = credential(5 * MINUTE).cache_entry(now), issued + 1
+        assert entry.expires - now >= 150
+        told = datetime.fromisoformat(json.loads(held.body)["status"]["expirationTimestamp"])
+        if now >= told.timestamp():
+            # The plugin gives the program a certificate that it has renewed before.
+            held = entry
+        assert held.expires - now > 60
+    # One for each half of a lifetime, so 1,000 users need seven a second.
+    assert issued == 24
+
+
+def test_a_failed_renewal_of_a_certificate_of_5_minutes_is_tried_again_while_it_is_valid() -> None:
+    entry = credential(5 * MINUTE).cache_entry(0)
+    tries = list(range(entry.renew, entry.expires, _RETRY_SECONDS))
+    assert len(tries) == 3
 
 
 def test_an_entry_from_the_future_is_not_used(tmp_path: Path) -> None:
@@ -60,3 +85,15 @@ def test_a_file_is_due_by_its_age_whatever_the_clock_says(
     assert file.is_due(here - 2 * MINUTE)
     os.utime(file.path, (0, 0))
     assert file.is_due(here)
+
+
+@pytest.mark.parametrize(("minutes", "due"), [(5, 2.5), (15, 7.5), (20, 10), (60, 48)])
+def test_a_file_with_a_short_certificate_is_not_due_at_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, minutes: float, due: float
+) -> None:
+    monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path))
+    file, here, lifetime = CertificateFile("default", "p", "c"), datetime.now(UTC), minutes * MINUTE
+    pem = self_signed_pem(here - BACKDATE, lifetime + BACKDATE)
+    file.write(Credential(pem, "", lifetime, here + lifetime, "1:2 /login", "Default/alice"))
+    assert not file.is_due(here + due * MINUTE - 10 * SECOND)
+    assert file.is_due(here + due * MINUTE + 10 * SECOND)

@@ -244,13 +244,13 @@ def test_neither_duration_nor_expire_at_is_an_invalid_request() -> None:
 
 
 @given(
-    rule_seconds=st.integers(900, 1825 * 86400),
+    rule_seconds=st.integers(300, 1825 * 86400),
     ca_seconds=st.integers(1, 3650 * 86400),
     ask=st.one_of(
         st.builds(IssueRequest, duration=st.just(-1) | st.integers(1, 1825)),
         st.builds(
             IssueRequest,
-            expires_in=st.integers(900, 1825 * 86400).map(lambda seconds: timedelta(seconds=seconds)),
+            expires_in=st.integers(300, 1825 * 86400).map(lambda seconds: timedelta(seconds=seconds)),
             shorten=st.booleans(),
         ),
     ),

@@ -58,7 +58,7 @@ approvals = [{ role = "admin" }]
         ('groups = ["editors"]', 'groups = ["clustercert:service"]', r":5:1: .*is reserved for this service"),
         ('groups = ["editors"]', 'groups = ["a\u200bb"]', r":5:1: .*has invisible characters"),
         ('max_lifetime = "4h"', "", r":4:15: policy.rules.0.offer.max_lifetime: the field is missing"),
-        ('max_lifetime = "4h"', 'max_lifetime = "14m"', r":6:1: .*from 15m to 1827d"),
+        ('max_lifetime = "4h"', 'max_lifetime = "4m59s"', r":6:1: .*from 5m to 1827d"),
         ('max_lifetime = "4h"', 'max_lifetime = "1h"\nmin_reason_length = 0', r":7:1: .*_length: .*equal to 1"),
         ('max_lifetime = "4h"', 'max_lifetime = "1h"\nmin_reason_length = 513', r":7:1: .*_length: .*equal to 512"),
         ('max_lifetime = "4h"', 'max_lifetime = "1h"\nclaim_within = "59s"', r":7:1: .*must be from 1m to 30d"),

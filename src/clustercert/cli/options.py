@@ -332,7 +332,13 @@ class LifetimeOptions:
 
 
 def _parse_lifetime(text: str) -> timedelta:
-    from clustercert.policy.lifetime import MAX_LIFETIME, MIN_LIFETIME, parse_lifetime
+    from clustercert.policy.lifetime import (
+        MAX_DAYS,
+        MAX_LIFETIME,
+        MIN_LIFETIME,
+        lifetime_option,
+        parse_lifetime,
+    )
 
     try:
         lifetime = parse_lifetime(text)
@@ -342,7 +348,7 @@ def _parse_lifetime(text: str) -> timedelta:
         ) from None
     if not MIN_LIFETIME <= lifetime <= MAX_LIFETIME:
         raise InvalidOption(
-            f"{text!r} is out of range. The lifetime must be between 15m and 1825d.",
+            f"{text!r} is out of range. The lifetime must be between {lifetime_option(MIN_LIFETIME)} and {MAX_DAYS}d.",
             param_hint="--expires-in",
         )
     return lifetime

@@ -202,7 +202,7 @@ _STRICT = json.JSONDecoder(object_pairs_hook=_without_duplicates, parse_constant
 
 
 def bounded_lifetime(field: str, seconds: int) -> timedelta:
-    """Return a lifetime of 15 minutes to 1825 days. Raises InvalidRequest, which names the field."""
+    """Return a lifetime of 5 minutes to 1825 days. Raises InvalidRequest, which names the field."""
     if not _LEAST <= seconds <= _MOST:
         raise InvalidRequest(
             f"{field}: must be {_LEAST} ({lifetime_text(MIN_LIFETIME)}) to {_MOST}"

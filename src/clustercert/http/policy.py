@@ -28,7 +28,14 @@ from clustercert.model.errors import InvalidRequest
 from clustercert.model.requests import AUTH_METHODS
 from clustercert.policy.decision import how_to_ask
 from clustercert.policy.explanation import RuleCheck, RuleOutcome
-from clustercert.policy.lifetime import LONGEST, MAX_DAYS, MAX_LIFETIME, MIN_LIFETIME, parse_lifetime
+from clustercert.policy.lifetime import (
+    LONGEST,
+    MAX_DAYS,
+    MAX_LIFETIME,
+    MIN_LIFETIME,
+    lifetime_option,
+    parse_lifetime,
+)
 from clustercert.policy.templates import MAX_REASON, reason_problem
 
 DEFAULT_CSR_KEY: KeyType = "ec-p256"
@@ -40,7 +47,7 @@ def _lifetime(text: str) -> timedelta:
     except (ValueError, OverflowError) as error:
         raise ValueError("write it like 30m, 8h or 30d") from error
     if not MIN_LIFETIME <= lifetime <= MAX_LIFETIME:
-        raise ValueError(f"must be 15m to {MAX_DAYS}d")
+        raise ValueError(f"must be {lifetime_option(MIN_LIFETIME)} to {MAX_DAYS}d")
     return lifetime
 
 

@@ -22,7 +22,7 @@ from clustercert.policy.lifetime import (
     MAX_DAYS,
     MAX_LIFETIME,
     MAX_LIFETIME_SETTING,
-    MIN_LIFETIME,
+    MIN_EXPIRE_AT,
     SHORTEN,
     lifetime_option,
     lifetime_text,
@@ -402,7 +402,7 @@ def _requested_end(request: IssueRequest, at: datetime, by_default: datetime, tr
     if request.expires_in is not None:
         return at + request.expires_in
     if request.expire_at is not None:
-        if not MIN_LIFETIME <= request.expire_at - at <= MAX_LIFETIME:
+        if not MIN_EXPIRE_AT <= request.expire_at - at <= MAX_LIFETIME:
             raise InvalidRequest(expire_at_problem(at), trace=trace)
         return request.expire_at
     if request.duration is None:

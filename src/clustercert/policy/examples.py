@@ -144,7 +144,7 @@ class ExampleRequest(Section):
     Attributes:
         duration: days, or -1 for the default lifetime of the matching rules. If the matching rules have no default
             lifetime, -1 stands for the longest lifetime allowed. By default, -1.
-        expires_in: lifetime, 15m to 1825d, instead of `duration`.
+        expires_in: lifetime, 5m to 1825d, instead of `duration`.
         shorten: whether an `expires_in` that exceeds the limit is shortened, as for kubectl, instead of refused.
         csr: whether the request has a CSR. By default, true if `key_type` is given.
         key_type: type of the key in the CSR. By default `ec-p256`.

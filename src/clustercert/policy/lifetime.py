@@ -9,8 +9,11 @@ MOST_DAYS = 1827
 MAX_DAYS = 1825
 LONGEST = -1
 MAX_LIFETIME = timedelta(days=MAX_DAYS)
+# Shorter certificates would often expire before a client whose clock differs, or whose renewal failed once, replaces
+# them.
+MIN_LIFETIME = timedelta(minutes=5)
 # cce_02_0248: expire_at must be 15 minutes to 5 years in the future.
-MIN_LIFETIME = timedelta(minutes=15)
+MIN_EXPIRE_AT = timedelta(minutes=15)
 # The start of validity is back-dated by this time, as in kube-controller-manager, because kube-apiserver's clock may be
 # slow.
 # Source: kubernetes/pkg/controller/certificates/authority/policies.go.

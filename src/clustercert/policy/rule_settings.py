@@ -105,7 +105,7 @@ class GrantSettings(Section):
     Attributes:
         groups: Kubernetes groups, at most 32. The placeholders `{group}`, `{group.id}`, `{role}`, `{user.id}`,
             `{project.id}` and `{cluster.name}` are replaced by their values.
-        max_lifetime: longest lifetime of a certificate, 15m to 1827d. The shortest limit of all matching rules and of
+        max_lifetime: longest lifetime of a certificate, 5m to 1827d. The shortest limit of all matching rules and of
             `policy.max_lifetime` applies.
         default_lifetime: lifetime if the duration -1 is requested. By default, the longest lifetime allowed. If several
             rules match, the shortest `default_lifetime` applies.
@@ -170,7 +170,7 @@ class OfferSettings(Section):
 
     Attributes:
         groups: Kubernetes groups that can be requested, 1 to 32, without placeholders.
-        max_lifetime: the longest access that can be requested, 15m to 1827d. Also the longest extension, and the
+        max_lifetime: the longest access that can be requested, 5m to 1827d. Also the longest extension, and the
             longest lifetime of a certificate.
         min_reason_length: the least number of characters in the reason of a request, 1 to 512.
         claim_within: how long after the approval the first certificate must be issued, 1m to 30d.
@@ -324,7 +324,7 @@ class PolicySettings(Section):
     Attributes:
         role_groups: whether the roles `admin`, `member` and `reader` give groups. By default, only if `rules` is not
             set. An empty list counts as set. See [Groups by role](policy.md#groups-by-role).
-        max_lifetime: longest lifetime of any certificate, 15m to 1827d. Rules can only shorten this lifetime.
+        max_lifetime: longest lifetime of any certificate, 5m to 1827d. Rules can only shorten this lifetime.
         username: template of the user name in all certificates, with `{user.name}`, `{user.id}` or `{user.domain}`. By
             default, the user's id. See [User names](policy.md#user-names).
         file: a TOML file with the fields of `[policy]`, and the tables `[[rules]]` and `[[examples]]`. If `file` is

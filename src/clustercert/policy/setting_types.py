@@ -18,7 +18,14 @@ from pydantic import (
 from clustercert.model.name_patterns import Names, is_pattern
 from clustercert.model.requests import AUTH_METHODS
 from clustercert.policy.expressions import Expression
-from clustercert.policy.lifetime import MAX_LIFETIME, MIN_LIFETIME, MOST_DAYS, parse_lifetime
+from clustercert.policy.lifetime import (
+    MAX_DAYS,
+    MAX_LIFETIME,
+    MIN_LIFETIME,
+    MOST_DAYS,
+    lifetime_option,
+    parse_lifetime,
+)
 from clustercert.policy.rules import IPNetwork
 from clustercert.policy.templates import SYSTEM_PREFIX, GroupTemplate, UserNameTemplate, invisible_problem
 
@@ -47,13 +54,13 @@ def _lifetime(value: object) -> object:
 
 def _in_bounds(lifetime: timedelta) -> timedelta:
     if not MIN_LIFETIME <= lifetime <= timedelta(days=MOST_DAYS):
-        raise ValueError("a lifetime must be from 15m to 1827d")
+        raise ValueError(f"a lifetime must be from {lifetime_option(MIN_LIFETIME)} to {MOST_DAYS}d")
     return lifetime
 
 
 def _can_be_requested(lifetime: timedelta) -> timedelta:
     if not MIN_LIFETIME <= lifetime <= MAX_LIFETIME:
-        raise ValueError("a requested lifetime must be from 15m to 1825d")
+        raise ValueError(f"a requested lifetime must be from {lifetime_option(MIN_LIFETIME)} to {MAX_DAYS}d")
     return lifetime
 
 

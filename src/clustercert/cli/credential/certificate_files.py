@@ -69,8 +69,8 @@ class CertificateFile:
     def is_due(self, now: datetime) -> bool:
         """Whether to renew the certificate in this file.
 
-        The certificate is due if less than a fifth of its lifetime or less than 10 minutes is left, or if the file is
-        damaged.
+        The certificate is due if less than a fifth of its lifetime or less than 10 minutes is left, but never in the
+        first half of its lifetime. A damaged file is due.
         """
         from cryptography import x509
 
@@ -83,7 +83,8 @@ class CertificateFile:
         # The file was written when the certificate was issued. `written` and `now` are both from this machine's clock,
         # so the result is right even if this clock differs from the service's clock, unless the clock was set.
         issued = written if self._is_same_clock() else leaf.not_valid_after_utc - lifetime
-        return not -_CLOCK_STEP <= now - issued < lifetime - max(lifetime / 5, _MIN_LEFT)
+        left = min(max(lifetime / 5, _MIN_LEFT), lifetime / 2)
+        return not -_CLOCK_STEP <= now - issued < lifetime - left
 
     def _is_same_clock(self) -> bool:
         """Whether this machine's clock was not set since the file was written."""

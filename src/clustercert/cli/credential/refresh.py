@@ -3,7 +3,7 @@
 import os
 import shlex
 import time
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Annotated
 
 import typer
@@ -13,11 +13,13 @@ from clustercert.cli.credential.entry import CredentialRequest
 from clustercert.cli.credential.needed_login import merged_cluster
 from clustercert.cli.credential.service_requests import Failure, obtain, renew_login
 from clustercert.cli.kubeconfig.entries import plugin_command
-from clustercert.cli.options import LifetimeOptions
+from clustercert.cli.options import InvalidOption, LifetimeOptions
 from clustercert.cli.output import print_note, write_out
 from clustercert.cli.session import warn_in_client
 
 _WATCH_SECONDS = 60
+# A certificate is renewed in the second half of its lifetime, in which the timer must run once, also if it is late.
+_MIN_WITH_TIMER = timedelta(minutes=15)
 _UNITS = """\
 # ~/.config/systemd/user/clustercert-refresh.service
 [Unit]
@@ -59,12 +61,18 @@ def refresh(
 ) -> None:
     """Renew the certificate files of `kubeconfig merge --files`.
 
-    A certificate is renewed when less than a fifth of its lifetime, or less than 10 minutes, is left. Its file is
-    replaced atomically.
+    A certificate is renewed when less than a fifth of its lifetime, or less than 10 minutes, is left, but never in the
+    first half of its lifetime. Its file is replaced atomically.
     """
     warn_in_client(os.environ)
-    LifetimeOptions(expires_in=expires_in).issue_options()
+    requested = LifetimeOptions(expires_in=expires_in).issue_options().expires_in
     if print_timer:
+        if requested is not None and requested < _MIN_WITH_TIMER:
+            raise InvalidOption(
+                f"The timer runs every 5 minutes, too seldom for {expires_in}. Give at least 15m, or run `clustercert"
+                " refresh --watch`, which checks every minute.",
+                param_hint="--expires-in",
+            )
         lifetime = ["--expires-in", expires_in] if expires_in else []
         write_out(_UNITS.format(command=shlex.join([*plugin_command(), "refresh", *lifetime])))
         return

@@ -37,7 +37,7 @@ from clustercert.pki.envelope import SecretSealer
 from clustercert.pki.keys import PARSE_ERRORS, accepted_key, key_kind, new_key
 from clustercert.pki.leaf import check_leaf, new_signing_request
 from clustercert.pki.signer import CaRequest, KeyCustody, SignerContext, SigningCluster, SigningClusters
-from clustercert.policy.lifetime import BACKDATE
+from clustercert.policy.lifetime import BACKDATE, lifetime_text
 from clustercert.policy.setting_types import Lifetime
 
 logger = structlog.get_logger()
@@ -187,12 +187,14 @@ class CsrApiSigner:
             raise SignerError("The signer csr_api was called without a CSR.")
         lifetime = request.grant.not_after - self.now() - MARGIN
         if lifetime < SHORTEST:
+            allowed = request.grant.not_after - request.grant.not_before - BACKDATE
             raise InvalidRequest(
-                "The cluster itself signs this certificate, for at least 10 minutes. "
+                f"The cluster itself signs this certificate, for at least {lifetime_text(SHORTEST)}, but this one may"
+                f" last {lifetime_text(allowed)}. "
                 + (
                     "The access request ends earlier."
                     if request.grant.access
-                    else "Request at least 11 minutes."
+                    else "Request at least 11 minutes. If the policy allows less, ask the operator to allow more."
                 )
             )
         async with self._account(request.ca) as account:

@@ -37,7 +37,7 @@ from clustercert.policy.lifetime import BACKDATE, MAX_LIFETIME
 UNKNOWN_USER = "verify-unknown-certificate"
 NOTE = "clustercert kubernetes verify"
 NOT_ISSUED = "No certificate can be issued for this cluster."
-# The lifetime is slightly longer than the shortest lifetime that a policy can allow.
+# Longer than the shortest lifetime that a cluster with the signer csr_api accepts.
 LIFETIME = timedelta(minutes=20)
 SHORT_LIFETIME = timedelta(minutes=5)
 
