@@ -8,8 +8,10 @@ import stat
 import subprocess
 import threading
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -600,6 +602,56 @@ def test_certificate_files_are_renewed_and_removed(desk: Desk) -> None:
     assert list(path.parent.iterdir()) == []
 
 
+@contextmanager
+def answering(body: dict[str, object]) -> Iterator[str]:
+    """The address of a server that answers each GET with this body."""
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            content = json.dumps(body).encode()
+            self.send_response(200)
+            self.send_header("Content-Length", str(len(content)))
+            self.end_headers()
+            self.wfile.write(content)
+
+        def log_message(self, format: str, *args: object) -> None:  # noqa: A002 - the name in the standard library
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        yield f"http://127.0.0.1:{server.server_port}"
+        server.shutdown()
+        thread.join()
+
+
+def test_ids_of_a_hostile_service_overwrite_no_file(desk: Desk) -> None:
+    """A service whose ids are parts of a path, as names of the certificate files of --files are."""
+    victim = desk.user.home / "victim.pem"
+    victim.write_text("mine")
+    cluster = {
+        "id": "../../../../victim",
+        "project_id": "x",
+        "name": "prod",
+        "project": "eu-de",
+        "domain": "Default",
+        "labels": {},
+        "internal_url": "https://10.0.0.5:6443",
+        "external_url": None,
+        "server_ca": "",
+        "requestable_groups": [],
+        "longest_lifetime_seconds": 3600,
+    }
+    with answering({"clusters": [cluster], "next": None}) as url:
+        file = desk.user.home / ".config" / "clustercert" / "profiles" / "default.json"
+        login = json.loads(file.read_text()) | {"url": url, "ca_pem": None, "chosen_project": False}
+        file.write_text(json.dumps(login))
+        refused = desk.error("merge", "--all", "--files")
+    assert f"{url} sent a response that is not in this service's format" in refused
+    assert victim.read_text() == "mine"
+    assert not (desk.user.home / ".local").exists()
+
+
 def test_a_mark_of_somebody_else_deletes_no_file(desk: Desk) -> None:
     desk.merge(desk.first, "--files")
     data = desk.user.home / ".local" / "share" / "clustercert"
@@ -623,6 +675,8 @@ def test_a_list_reads_only_small_regular_files(desk: Desk, named: str) -> None:
     os.mkfifo(desk.user.home / "pipe")
     certificate = Path(desk.read()["users"][0]["user"]["client-certificate"]).read_bytes()
     (desk.user.home / "large").write_bytes(certificate.rjust(10**7, b"\n"))
+    [row] = json.loads(desk.user.output("kubeconfig", "list", "-o", "json"))
+    assert row["expires"] is not None, "the named file is read"
     document = desk.read()
     document["users"][0]["user"]["client-certificate"] = str(desk.user.home / named)
     desk.config.write_text(yaml.safe_dump(document))
