@@ -427,9 +427,8 @@ def test_two_projects_and_clusters_of_one_name_are_told_apart(
     assert [desk.first, "eu-de", domain, cluster] in [
         [*line.split()[:3], line.split()[-1]] for line in listed
     ]
-    assert json.loads(desk.user.output("status", "-o", "json"))["projects"] == sorted(
-        ["Default/eu-de", f"{domain}/eu-de"]
-    )
+    projects = json.loads(desk.user.output("status", "-o", "json"))["projects"]
+    assert {(each["domain"], each["name"]) for each in projects} == {("Default", "eu-de"), (domain, "eu-de")}
     [found] = json.loads(desk.user.output("clusters", "--domain", domain, "-o", "json"))
     assert found["id"] == cluster
 
@@ -439,6 +438,12 @@ def test_two_projects_and_clusters_of_one_name_are_told_apart(
     assert "https://10.0.0.7:6443" in [each["cluster"]["server"] for each in chosen["clusters"]]
     desk.user.output("login", "--password-file", "password")
 
+    for where in ("Default", domain):
+        name = f"{where}/eu-de/{desk.first}"
+        explained = desk.user.output("explain", name)
+        assert explained.replace("\n", " ").startswith(
+            f"Allowed: {desk.user.name} gets a certificate for the cluster {name}. "
+        )
     refused = desk.error("merge", desk.first)
     both = sorted(f"{each}/eu-de" for each in ("Default", domain))
     clusters = " or ".join(f"{each}/{desk.first}" for each in both)
@@ -478,6 +483,13 @@ def test_operators_tell_clusters_of_one_name_apart(
     assert "BEGIN CERTIFICATE" in operator.output(
         "kubernetes", "ca-bundle", desk.first, "--project", "eu-de", "--domain", domain
     )
+    full = f"{domain}/eu-de/{desk.first}"
+    assert f"remove the cluster {full} ({cluster})" in operator.run("cluster", "remove", full).err
+    assert f"remove the cluster {desk.second} (" in operator.run("cluster", "remove", desk.second).err
+    desk.user.output("kubeconfig", "get", full, "--out", tmp_path / "out")
+    [issued] = operator.output_json("certificate", "list", "--cluster", full)
+    assert f" for the cluster {full} (" in operator.run("certificate", "revoke", issued["fingerprint"]).err
+    assert f"Delete the project {domain}/eu-de (" in operator.run("project", "delete", f"{domain}/eu-de").err
     done = operator.run(
         *("kubernetes", "setup", desk.first, "--domain", domain, "--out", tmp_path / "cp"),
         *("--webhook-url", "https://10.0.0.9:8444", "--webhook-ca", operator.folder / SERVICE_CA),
@@ -629,7 +641,7 @@ def test_ids_of_a_hostile_service_overwrite_no_file(desk: Desk) -> None:
     """A service whose ids are parts of a path, as names of the certificate files of --files are."""
     victim = desk.user.home / "victim.pem"
     victim.write_text("mine")
-    cluster = {
+    cluster: dict[str, object] = {
         "id": "../../../../victim",
         "project_id": "x",
         "name": "prod",

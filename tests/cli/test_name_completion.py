@@ -135,6 +135,32 @@ def test_names_are_completed_if_a_shell_reads_them_as_text(service: Service) -> 
         assert not is_plain(name), name
 
 
+def test_an_ambiguous_name_is_completed_to_full_names(service: Service) -> None:
+    clusters = [
+        {"id": str(number), "name": name, "project_id": PROJECT, "project": "eu-de", "domain": domain}
+        for number, (name, domain) in enumerate([("zebra", "zoo"), ("zebra", "farm"), ("zebu", "zoo")])
+    ]
+    service.answers["/clustercert/v1/clusters"] = {"clusters": clusters, "next": None}
+    merge, both = "clustercert kubeconfig merge", ["farm/eu-de/zebra", "zoo/eu-de/zebra"]
+    assert eventually(lambda: completed(f"{merge} ")) == [both[0], "zebu", both[1]]
+    # The service refuses the name without a domain.
+    assert completed(f"{merge} ze") == ["zebu"]
+    assert completed(f"{merge} fa") == both[:1]
+    assert completed(f"{merge} zoo/") == ["zoo/eu-de/zebra", "zoo/eu-de/zebu"]
+    assert completed("clustercert cluster show zo") == both[1:]
+
+
+def test_names_of_other_domains_are_full_if_they_are_ambiguous(service: Service) -> None:
+    service.answers["/clustercert/v1/caller"] = OPERATOR
+    users = [
+        {"name": name, "domain": domain}
+        for name, domain in [("okapi", "zoo"), ("okapi", "farm"), ("ox", "farm")]
+    ]
+    service.answers["/clustercert/v1/users"] = {"users": users, "next": None}
+    assert eventually(lambda: completed("clustercert user show ")) == ["farm/okapi", "ox", "zoo/okapi"]
+    assert completed("clustercert user show o") == ["ox"]
+
+
 def test_names_are_asked_for_again_after_a_clock_that_was_ahead_was_set(service: Service) -> None:
     line = "clustercert kubeconfig merge ze"
     assert eventually(lambda: completed(line)) == ["zebra", "zebu"]

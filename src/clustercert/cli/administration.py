@@ -126,7 +126,7 @@ def _switch(
     if resource.noun in _LOSSES:
         confirm(lambda: _LOSSES[resource.noun](client, found), yes=yes)
     changed = client.update(path_of(resource.plural, str(found["id"])), enabled=enabled)
-    what = f"the {resource.title} {changed[resource.key]}."
+    what = f"the {resource.title} {_shown(resource, client, changed)}."
     print_note(f"Enabled {what}" if enabled else f"Disabled {what}{resource.after_disabling}")
 
 
@@ -141,11 +141,21 @@ def _delete(
 
     def question() -> str:
         ask = _QUESTIONS.get(resource.noun)
-        return ask(client, found) if ask is not None else resource.question.format_map(found)
+        return (
+            ask(client, found)
+            if ask is not None
+            else resource.question.format_map(found | {resource.key: shown})
+        )
 
+    shown = _shown(resource, client, found)
     confirm(question, yes=yes)
     client.delete(path_of(resource.plural, str(found.get("id", found[resource.key]))))
-    print_note(f"Deleted the {resource.title} {found[resource.key]}.{resource.after_deletion}")
+    print_note(f"Deleted the {resource.title} {shown}.{resource.after_deletion}")
+
+
+def _shown(resource: Resource, client: AdministrationClient, found: JsonObject) -> str:
+    """Return the name of an object for messages."""
+    return shown_name(client, found) if resource.is_in_domain else str(found[resource.key])
 
 
 def _option(name: str, annotation: Any, default: object = inspect.Parameter.empty) -> inspect.Parameter:
@@ -354,16 +364,17 @@ def _delete_group(
 ) -> None:
     """Delete a group. Its members lose the group's roles. Asks whether to revoke the members' certificates."""
     group = find(client, "groups", name, domain)
+    shown = shown_name(client, group)
 
     def question() -> str:
         members = len(_members(client, group))
         return (
-            f"Delete the group {group['name']} ({group['id']}) with its roles? It has {members or 'no'} "
+            f"Delete the group {shown} ({group['id']}) with its roles? It has {members or 'no'} "
             f"member{'' if members == 1 else 's'}."
         )
 
     confirm(question, yes=yes)
-    path, done = path_of("groups", str(group["id"])), f"Deleted the group {group['name']}."
+    path, done = path_of("groups", str(group["id"])), f"Deleted the group {shown}."
     remove_role(client, path, _GROUP_PROJECTS, revoke, done, asks=not yes)
 
 

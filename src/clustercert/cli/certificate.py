@@ -20,6 +20,8 @@ from clustercert.cli.lookup import (
     is_certificate_owner,
     named_users,
     own_projects,
+    shown_cluster,
+    shown_name,
 )
 from clustercert.cli.options import (
     MAX_LINES,
@@ -431,12 +433,14 @@ def preview_of_all(client: "AdministrationClient", cluster: str) -> "JsonObject"
 
 def _found_certificate(client: "AdministrationClient", name: str) -> Found:
     found, path = find_certificate(client, name)
-    cluster = found["cluster_name"] or found["cluster_id"]
+    cluster_id = str(found["cluster_id"])
+    cluster = shown_cluster(client, str(found["cluster_name"] or cluster_id), cluster_id)
+    user = shown_name(client, {"name": found["user_name"], "domain": found["user_domain"]})
     question = (
-        f"Revoke the certificate {found['fingerprint']} of the user {found['user_name']} for the cluster {cluster} "
+        f"Revoke the certificate {found['fingerprint']} of the user {user} for the cluster {cluster} "
         f"({found['state']}, until {found['not_after']})?"
     )
-    done = f"Revoked a certificate of the user {found['user_name']} for the cluster {cluster}."
+    done = f"Revoked a certificate of the user {user} for the cluster {cluster}."
     return Found(path, question, cluster, done)
 
 

@@ -17,6 +17,7 @@ from clustercert.cli.lookup import (
     find_cluster,
     find_project,
     reachable_clusters,
+    shown_cluster,
 )
 from clustercert.cli.options import (
     ClusterArgument,
@@ -564,16 +565,17 @@ def remove(
     """
     from clustercert.cli.certificate import preview_of_all
 
-    path = cluster_path(find_cluster(client, name, project, domain))
+    found = find_cluster(client, name, project, domain)
+    path, shown = cluster_path(found), shown_cluster(client, str(found["name"]), str(found["id"]))
     removed, live = client.get(path), preview_of_all(client, path)["live"]
     question = (
-        f"Permanently remove the cluster {removed['name']} ({removed['id']}), which has {live} live certificates, and "
-        "its client CA's key?"
+        f"Permanently remove the cluster {shown} ({found['id']}), which has {live} live certificates, and its client "
+        "CA's key?"
     )
     confirm(question, yes=yes)
     client.delete(path)
     print_note(
-        f"Removed the cluster {removed['name']}. Remove the client CA from its API server's --client-ca-file. Until "
+        f"Removed the cluster {shown}. Remove the client CA from its API server's --client-ca-file. Until "
         "then, the API server accepts issued certificates, even revoked ones unless the failurePolicy of its webhook "
         "is Deny."
     )

@@ -7,7 +7,9 @@ import os
 import select
 import signal
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal, get_args, get_origin
 
@@ -15,10 +17,11 @@ import typer
 
 from clustercert.cli.credential import cache
 from clustercert.cli.login import profile
-from clustercert.cli.lookup import clusters_of_caller, reachable_cluster
+from clustercert.cli.lookup import clusters_of_caller, full_name, reachable_cluster
 from clustercert.cli.output import write_out
 from clustercert.cli.resources import RESOURCES
 from clustercert.model.errors import ClustercertError
+from clustercert.model.identity import qualified_name
 
 if TYPE_CHECKING:
     from clustercert.cli.login.profile import Profile
@@ -46,7 +49,9 @@ _FETCH_SECONDS = 10
 # seconds.
 _TOTAL_SECONDS = 0.28
 _LEAST_SECONDS = 0.05
-_MAX_NAMES = 5000
+_MAX_NAMES = 10000
+# The characters beside letters and digits that have no special meaning for shells, replaced by a letter.
+_HARMLESS = str.maketrans("-_.@/", "aaaaa")
 # A value that ends with this text tells the shell scripts to complete nothing. Without any value, the scripts complete
 # file names.
 _NO_NAMES = ":"
@@ -80,6 +85,7 @@ def _completion(kind: str) -> Callable[..., list[str]]:
     def complete(ctx: typer.Context, incomplete: str) -> list[str]:
         name = ctx.params.get("profile_name") or ctx.params.get("profile") or profile.current(os.environ)
         found: Sequence[str] = ()
+        unique: AbstractSet[str] = frozenset()
         # Suppress errors: a message would garble the command line that the user is typing.
         with contextlib.suppress(Exception):
             if kind == "profiles":
@@ -89,10 +95,23 @@ def _completion(kind: str) -> Callable[..., list[str]]:
             else:
                 cluster = f",{ctx.params['cluster']}" if kind == _OFFERS else ""
                 found = names(f"{kind}{cluster}", str(name))
-        fitting = [each for each in found if each.startswith(incomplete) and is_plain(each)]
+                unique = frozenset(found)
+        fitting = [each for each in _fitting(found, unique, incomplete) if is_plain(each)]
         return fitting or [f"{incomplete}{_NO_NAMES}"]
 
     return complete
+
+
+def _fitting(found: Sequence[str], unique: AbstractSet[str], incomplete: str) -> Iterator[str]:
+    """Yield the names that begin with a text.
+
+    Args:
+        unique: names that stand for their full names, such as `acme/eu-de/prod`, until the text has a slash.
+    """
+    for each in found:
+        _, slash, short = each.rpartition("/")
+        if each.startswith(incomplete) and not (slash and "/" not in incomplete and short in unique):
+            yield each
 
 
 def _contexts(kubeconfig: str | None) -> list[str]:
@@ -108,10 +127,7 @@ def _contexts(kubeconfig: str | None) -> list[str]:
 
 def is_plain(name: str) -> bool:
     """Whether the name is safe to complete: its characters have no special meaning for shells or commands."""
-    return (
-        not name.startswith("-")
-        and name.replace("-", "a").replace("_", "a").replace(".", "a").replace("@", "a").isalnum()
-    )
+    return not name.startswith("-") and name.translate(_HARMLESS).isalnum()
 
 
 def names(kind: str, login: str) -> Sequence[str]:
@@ -198,7 +214,8 @@ def _fetched(kind: str, found: "Profile") -> Iterator[str]:
 
     with found.client() as client:
         if kind == "clusters":
-            yield from (str(each["name"]) for each in clusters_of_caller(client))
+            clusters = clusters_of_caller(client)
+            yield from _unique_and_full({full_name(each): str(each["name"]) for each in clusters})
             return
         if kind == "requests":
             yield from (
@@ -212,15 +229,28 @@ def _fetched(kind: str, found: "Profile") -> Iterator[str]:
                 yield from (str(group) for group in each["groups"])
             return
         is_operator = client.caller().is_operator
-        if kind == "projects":
-            yield from (each.name for each in client.projects())
+        full = {each.shown_name: each.name for each in client.projects()} if kind == "projects" else {}
         if kind == "roles":
             yield from (*PROJECT_ROLES, *SERVICE_ROLES)
     if is_operator:
         from clustercert.client.administration import path_of
 
         with found.administration_client() as administration:
-            yield from (str(each["name"]) for each in administration.list_all(path_of(kind), kind))
+            for each in administration.list_all(path_of(kind), kind):
+                name = str(each["name"])
+                full[qualified_name(name, str(each.get("domain") or ""))] = name
+    yield from _unique_and_full(full)
+
+
+def _unique_and_full(names: Mapping[str, str]) -> Iterator[str]:
+    """Yield the full names, and the short names that only one object has.
+
+    Args:
+        names: the short names by full name.
+    """
+    count = Counter(names.values())
+    yield from names
+    yield from (short for short, number in count.items() if number == 1)
 
 
 # All three scripts use Typer's protocol for fish: a value and its help on each line. No shell evaluates these lines.

@@ -65,6 +65,16 @@ def full_name(cluster: "JsonObject") -> str:
     return f"{cluster['domain']}/{cluster['project']}/{cluster['name']}"
 
 
+def shown_cluster(client: "ServiceClient", name: str, cluster_id: str) -> str:
+    """Return the name of a cluster for messages. Raises ClientError.
+
+    Returns `DOMAIN/PROJECT/CLUSTER` if the caller can find several clusters of this name.
+    """
+    named = _clusters_named(client, name)
+    found = next((each for each in named if each["id"] == cluster_id), None)
+    return full_name(found) if found is not None and len(named) > 1 else name
+
+
 def has_labels(resource: "JsonObject", labels: "Mapping[str, str] | None") -> bool:
     """Whether a resource of the service has all these labels. A resource of a kind without labels has none."""
     found = resource.get("labels")

@@ -9,7 +9,7 @@ from clustercert.cli.commands import on_service, on_store
 from clustercert.cli.kubernetes import remove as leave
 from clustercert.cli.kubernetes import setup, verify
 from clustercert.cli.kubernetes.setup import BindOption, parse_bindings
-from clustercert.cli.lookup import cluster_path, find_cluster
+from clustercert.cli.lookup import cluster_path, find_cluster, full_name
 from clustercert.cli.options import (
     ClusterArgument,
     CommandError,
@@ -204,7 +204,7 @@ def remove(
             f"The cluster {cluster['name']} has no such webhook token. Run `clustercert kubernetes token list` "
             "to see the tokens' ids."
         )
-    confirm(f"Remove the token {token_id} of the cluster {cluster['name']} ({cluster['id']})?", yes=yes)
+    confirm(f"Remove the token {token_id} of the cluster {full_name(cluster)} ({cluster['id']})?", yes=yes)
     client.delete(cluster_path(cluster, "webhook-tokens", token_id))
     print_note(f"Removed the token {token_id}. It is rejected within a second.")
 
