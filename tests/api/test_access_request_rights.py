@@ -14,6 +14,7 @@ from support.administration import CLUSTER, unique
 from support.keystone import PASSWORD, login_body
 from support.request_client import POLICY, REQUESTS, RequestClient
 from support.service import Service
+from support.stores import execute
 from support.wait import eventually
 from support.world import Person, World
 
@@ -266,6 +267,54 @@ def test_a_role_that_was_lost_gives_no_certificate(requests: RequestClient) -> N
     administer(requests, "DELETE", f"{place}/member/users/{user_id}")
     refused = refusal(requests, who, request_id)
     assert (refused.status_code, "does not offer you this access" in refused.json()["message"]) == (403, True)
+
+
+@pytest.mark.parametrize("how", ["role", "project", "block", "delete"])
+def test_an_approver_sees_that_the_user_has_lost_the_rights(requests: RequestClient, how: str) -> None:
+    who = new_person(requests, here="member")
+    user_id = requests.world.people[who].user.id
+    request_id = requests.created(who)
+    shown = requests.show("inspector", request_id)
+    assert (shown["user_entitled"], shown["label"], shown["severity"]) == (True, "pending", "warn")
+    place = f"/projects/{requests.world.project.id}/assignments"
+    if how == "role":
+        administer(requests, "PUT", f"{place}/inspector/users/{user_id}", {})
+    if how in ("role", "project"):
+        administer(requests, "DELETE", f"{place}/member/users/{user_id}")
+    elif how == "block":
+        administer(requests, "POST", f"/users/{user_id}/block")
+    else:
+        administer(requests, "DELETE", f"/users/{user_id}")
+    shown = requests.show("inspector", request_id)
+    assert (shown["user_entitled"], shown["label"], shown["severity"]) == (
+        False,
+        "pending, rights lost",
+        "bad",
+    )
+    assert shown["next"].startswith(
+        "The user does not meet the conditions of the rule edit any more, and gets no certificate. The request waits"
+    )
+    [listed] = [
+        each
+        for each in requests.get("inspector", REQUESTS, to_decide="true").json()["access_requests"]
+        if each["id"] == request_id
+    ]
+    assert listed == shown
+    requests.done("operator", request_id, "end")
+    assert requests.show("inspector", request_id)["user_entitled"] is None
+
+
+def test_the_rights_of_a_user_of_an_issuer_are_unknown_until_the_user_comes(requests: RequestClient) -> None:
+    who = new_person(requests, here="member")
+    user_id = requests.world.people[who].user.id
+    request_id = requests.created(who)
+    administer(requests, "DELETE", f"/users/{user_id}")
+    federated = (
+        "INSERT INTO federated_user (id, name, domain, issuer) VALUES (?, 'x', 'issuer', 'https://issuer')"
+    )
+    execute(requests.world.database, federated, user_id)
+    shown = requests.show("inspector", request_id)
+    assert (shown["user_entitled"], shown["label"]) == (None, "pending")
 
 
 def test_the_policy_can_withdraw_use_before_the_approval(requests: RequestClient) -> None:

@@ -237,6 +237,7 @@ def test_a_request_is_shown_and_ended_after_its_user_lost_the_role(
     try:
         page = people["member"].get(address)
         assert (page.status_code, "Ask for more time…" in page.text) == (200, False)
+        assert "active, rights lost" in text_of(people["admin"].get(address).text)
         assert people["member"].post(f"{address}/end").status_code == 303
     finally:
         requests.client.put(role, headers=operator).raise_for_status()

@@ -10,9 +10,12 @@ from clustercert.jobs import access_requests
 from clustercert.model import Caller
 from clustercert.requests import service
 from clustercert.requests.service import EXPIRED_AT_ONCE, EXPIRY_RETRY, AccessRequests
+from clustercert.requests.users import RequestUsers
 from clustercert.store.access_requests import AccessRequestQueries, RequestFilter
 from clustercert.store.clusters import ClusterQueries
 from clustercert.store.engine.database import Database
+from clustercert.store.known_users import KnownUserQueries
+from clustercert.store.roles import MemberQueries
 from support.access_requests import HOUR, access_request, store_request
 from support.accounts import Clock
 from support.log_capture import captured_lines
@@ -31,7 +34,9 @@ def clock() -> Clock:
 
 @pytest.fixture
 def requests(database: Database, clock: Clock) -> AccessRequests:
-    return AccessRequests(POLICY, AccessRequestQueries(database), ClusterQueries(database), unchanged, clock)
+    clusters = ClusterQueries(database)
+    users = RequestUsers(MemberQueries(database), KnownUserQueries(database), clusters)
+    return AccessRequests(POLICY, AccessRequestQueries(database), clusters, users, unchanged, clock)
 
 
 def closed(outcome: str) -> float:

@@ -10,6 +10,7 @@ import pytest
 from clustercert.model import Group, IssueRequest, Origin
 from clustercert.model.errors import Forbidden, NotFound
 from clustercert.policy.decision import long_lifetimes, policy_digest
+from clustercert.policy.entitlements import is_offered
 from clustercert.policy.rules import MAX_GROUPS, bound_grant
 from clustercert.settings import SettingsError, load
 from support.policy_rules import (
@@ -61,6 +62,7 @@ approvals = [{ role = "admin" }]
         ('max_lifetime = "4h"', 'max_lifetime = "4m59s"', r":6:1: .*from 5m to 1827d"),
         ('max_lifetime = "4h"', 'max_lifetime = "1h"\nmin_reason_length = 0', r":7:1: .*_length: .*equal to 1"),
         ('max_lifetime = "4h"', 'max_lifetime = "1h"\nmin_reason_length = 513', r":7:1: .*_length: .*equal to 512"),
+        ('max_lifetime = "4h"', 'max_lifetime = "1h"\nuses_before_approval = 0', r":7:1: .*_approval: .*equal to 1"),
         ('max_lifetime = "4h"', 'max_lifetime = "1h"\nclaim_within = "59s"', r":7:1: .*must be from 1m to 30d"),
         ('max_lifetime = "4h"', 'max_lifetime = "1h"\napprove_within = "31d"', r":7:1: .*must be from 1m to 30d"),
         ('max_lifetime = "4h"', 'max_lifetime = "1h"\ncsr_required = true', r":7:1: .*csr_required: unknown field"),
@@ -227,6 +229,26 @@ def test_the_offers_are_those_whose_conditions_the_caller_meets() -> None:
     assert [each.name for each in policy.offers(ALICE, replace(CLUSTER, labels={}), NOW)] == ["edit"]
     with pytest.raises(NotFound):
         policy.offers(caller(), CLUSTER, NOW)
+
+
+@pytest.mark.parametrize(
+    ("when", "expected"),
+    [
+        ({"roles": ["member"]}, True),
+        ({"roles": ["member"], "sources": ["192.0.2.0/24"], "auth_methods": ["access_key"]}, True),
+        ({"roles": ["member"], "cel": "now.getHours() > 30"}, True),
+        ({"roles": ["admin"]}, False),
+        ({"groups": ["nobody"]}, False),
+        ({"roles": ["member"], "cluster_labels": {"team": ["other"]}}, False),
+    ],
+    ids=["role", "request", "time", "lost role", "lost group", "label"],
+)
+def test_conditions_on_the_request_say_nothing_about_what_a_user_may_ask_for(
+    when: Rule, expected: bool
+) -> None:
+    policy = loaded_policy(offer("edit", "editors", when=when))
+    assert is_offered(policy, "edit", ALICE, CLUSTER, NOW) is expected
+    assert is_offered(policy, "other", ALICE, CLUSTER, NOW) is False
 
 
 def test_nothing_is_offered_if_a_rule_denies() -> None:

@@ -174,6 +174,11 @@ class AccessRequestBody(ResponseBody):
     cluster: NamedBody
     project: ProjectBody
     user: NamedBody = Field(description="Who asks for the access; the name with the domain.")
+    user_entitled: bool | None = Field(
+        description="Whether the user's present roles and groups still meet the conditions of the rule. Null if this is"
+        " unknown: for users of OIDC issuers and Keystone, whose roles the service learns only from their own requests,"
+        " and for closed requests and removed clusters."
+    )
     groups: list[str]
     rule: str
     duration: int = Field(description="How long the access lasts, in seconds, from the first certificate.")
@@ -449,6 +454,7 @@ def _view(seen: SeenRequest, places: PlaceNames) -> JsonObject:
             "domain": places.domains.get(project_id),
         },
         user={"id": request.user_id, "name": request.user_name},
+        user_entitled=seen.is_user_entitled,
         duration=int(request.duration.total_seconds()),
         approvals_given=sum(each["approved_by"] is not None for each in conditions),
         conditions=conditions,

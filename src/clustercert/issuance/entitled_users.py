@@ -10,14 +10,12 @@ from clustercert.model import Caller, Origin
 from clustercert.policy.entitlements import Entitlement, Entitlements
 from clustercert.store.engine.database import Database
 from clustercert.store.known_users import SeenUserQueries
-from clustercert.store.roles import Member, MemberQueries
+from clustercert.store.roles import MemberQueries
 
 # The maximum number of users on a page.
 MAX_USERS = 50
 # A page ends after this many comparisons of a request with a rule, which take about a second.
 MAX_COMPARED = 200_000
-# The default authentication method in explanations of requests.
-DEFAULT_METHOD = "token"
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,7 +102,7 @@ class EntitledUsers:
             user_id: at for user_id, at in issued.items() if user_id in ids and at is not None and at >= since
         }
         recorded = await self._recorded.last_requests(project_id, recent) if recent else {}
-        callers = {member.user.id: as_caller(member, project_id, Origin.local()) for member in members}
+        callers = {member.user.id: member.as_caller(project_id, Origin.local()) for member in members}
         return [
             _Candidate(user_id, found.caller, seen_at=found.at)
             if (found := recorded.get(user_id)) is not None
@@ -129,15 +127,3 @@ def _search(entitlements: Entitlements, candidates: Sequence[_Candidate], more: 
         if entitlements.compared > MAX_COMPARED and not is_last:
             return EntitledUserPage(tuple(users), tuple(left_out), each.user_id)
     return EntitledUserPage(tuple(users), tuple(left_out), candidates[-1].user_id if more else None)
-
-
-def as_caller(member: Member, project_id: str, origin: Origin) -> Caller:
-    """Return a user as the caller of a request, with the roles in one project."""
-    return Caller(
-        user=member.user,
-        roles={project_id: member.roles},
-        method=DEFAULT_METHOD,
-        origin=origin,
-        service_roles=member.service_roles,
-        groups=member.groups,
-    )

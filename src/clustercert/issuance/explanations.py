@@ -4,7 +4,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 
-from clustercert.issuance.entitled_users import EntitledUserPage, EntitledUsers, as_caller
+from clustercert.issuance.entitled_users import EntitledUserPage, EntitledUsers
 from clustercert.issuance.ports import AccessSource, CredentialBindings
 from clustercert.issuance.recorded_callers import RecordedCallers
 from clustercert.issuance.service import NUMBER_PLACEHOLDER
@@ -198,7 +198,7 @@ class Explanations:
             raise _not_found()
         member = await self.members.member(cluster.project_id, user_id)
         if member is not None:
-            return as_caller(member, cluster.project_id, origin), None
+            return member.as_caller(cluster.project_id, origin), None
         recorded = await self.recorded.last(cluster.project_id, user_id)
         if recorded is None:
             raise _not_found()

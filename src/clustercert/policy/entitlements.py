@@ -62,6 +62,22 @@ def depends_on_request(condition: Condition) -> bool:
     return isinstance(condition, HasCsr | HasReason | FromNetwork)
 
 
+def is_offered(policy: Policy, rule_name: str, caller: Caller, cluster: Cluster, now: datetime) -> bool:
+    """Whether a user meets the conditions on users and the cluster of a rule that offers groups.
+
+    Ignores conditions on the request, such as its source. A condition that can't be evaluated counts as met.
+    """
+    rule = policy.offering_rule(rule_name)
+    if rule is None or not caller.roles_in(cluster.project_id):
+        return False
+    decision_input = policy.input_of(caller, cluster, IssueRequest(), now)
+    for condition in rule.conditions:
+        with contextlib.suppress(ConditionFailed):
+            if not depends_on_request(condition) and condition.first_false(decision_input) is not None:
+                return False
+    return True
+
+
 def request_variants(conditions: Iterable[Condition], caller: Caller) -> Iterator[RequestVariant]:
     """Yield one request for each case that the conditions distinguish. The first request has no CSR and no reason.
 

@@ -24,6 +24,7 @@ from clustercert.policy.decision import Policy
 from clustercert.policy.rules import Offer, PolicyRule
 from clustercert.requests import steps
 from clustercert.requests.terms import NewRequest, checked_reason, checked_terms, new_request
+from clustercert.requests.users import RequestUsers
 from clustercert.requests.views import SeenPage, SeenRequest, possible_steps
 from clustercert.store.access_requests import (
     AccessRequestQueries,
@@ -59,6 +60,7 @@ class AccessRequests:
     policy: Policy
     queries: AccessRequestQueries
     clusters: ClusterQueries
+    users: RequestUsers
     with_all_roles: Callable[[Caller], Awaitable[Caller]]
     now: Callable[[], datetime]
     # When to close the requests again that could not be closed, by id.
@@ -384,6 +386,7 @@ class AccessRequests:
         live = await self.queries.live_certificates([each.id for each in requests], now)
         lapsed = [each.lapsed(now) for each in requests]
         early_refusals = await self._early_use_refusals(lapsed, now)
+        entitled = await self.users.entitled(lapsed, self.policy, now)
         seen = []
         for request in lapsed:
             early = early_refusals.get(request.id)
@@ -392,7 +395,17 @@ class AccessRequests:
                 request, caller, self._met(caller, request), now, is_refused=refusal is not None
             )
             is_usable = request.usable_until(now) is not None and early is None
-            seen.append(SeenRequest(request, may, is_usable, live.get(request.id, 0), refusal, early))
+            seen.append(
+                SeenRequest(
+                    request,
+                    may,
+                    is_usable,
+                    live.get(request.id, 0),
+                    refusal,
+                    early,
+                    is_user_entitled=entitled.get(request.id),
+                )
+            )
         return seen
 
 

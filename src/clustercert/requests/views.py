@@ -25,6 +25,7 @@ class SeenRequest:
         refusal: why the present policy refuses each certificate of the request; None if it does not, or if the request
             can't be used in its state.
         early_use_refusal: why the request can't be used before its approval now; None if it can, or never could.
+        is_user_entitled: whether the user still meets the conditions of the rule; None if unknown, see `RequestUsers`.
     """
 
     request: AccessRequest
@@ -33,20 +34,31 @@ class SeenRequest:
     certificates: int = 0
     refusal: str | None = None
     early_use_refusal: EarlyUseRefusal | None = None
+    is_user_entitled: bool | None = None
 
     @property
     def next_step(self) -> str:
         """What happens next, and who can make it happen."""
-        return self.refusal if self.refusal is not None else next_step(self.request, self.early_use_refusal)
+        if self.refusal is not None:
+            return self.refusal
+        then = next_step(self.request, self.early_use_refusal)
+        if self.is_user_entitled is not False:
+            return then
+        return (
+            f"The user does not meet the conditions of the rule {self.request.rule} any more, and gets no certificate."
+            f" {then}"
+        )
 
     @property
     def label(self) -> str:
         """The state in a few words."""
-        return self.request.label if self.refusal is None else f"{self.request.state}, refused"
+        if self.refusal is not None:
+            return f"{self.request.state}, refused"
+        return f"{self.request.label}, rights lost" if self.is_user_entitled is False else self.request.label
 
     @property
     def severity(self) -> RequestSeverity:
-        return self.request.severity if self.refusal is None else "bad"
+        return "bad" if self.refusal is not None or self.is_user_entitled is False else self.request.severity
 
 
 @dataclass(frozen=True, slots=True)

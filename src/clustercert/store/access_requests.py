@@ -202,7 +202,11 @@ class AccessRequestQueries(Queries):
             before = await _locked(connection, request_id)
             # Counts all uses: a user has at most one open request for a cluster, so the others are closed, and the
             # certificates of a closed request were recorded before this request was created.
-            others = await _early_uses(connection, {before.user_id}, {before.cluster_id}, record.issued_at)
+            others = (
+                await _early_uses(connection, {before.user_id}, {before.cluster_id}, record.issued_at)
+                if before.state == "pending"
+                else ()
+            )
             request, is_changed = await _save(connection, before, step(before, others))
             until = request.usable_until(record.issued_at)
             if until is None or record.not_after > until:

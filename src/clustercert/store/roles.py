@@ -24,7 +24,7 @@ from sqlalchemy import (
 )
 from sqlalchemy.exc import IntegrityError
 
-from clustercert.model import AuditEvent, Group, Project, Role, RoleAssignment, User, new_id
+from clustercert.model import AuditEvent, Caller, Group, Origin, Project, Role, RoleAssignment, User, new_id
 from clustercert.store import tables
 from clustercert.store.engine.queries import Queries, conflict_if_violated, insert_once
 from clustercert.store.engine.transaction import Transaction
@@ -287,6 +287,17 @@ class Member:
     service_roles: tuple[str, ...]
     groups: tuple[Group, ...]
 
+    def as_caller(self, project_id: str, origin: Origin) -> Caller:
+        """Return the user as the caller of a request with a token, with the roles in this project."""
+        return Caller(
+            user=self.user,
+            roles={project_id: self.roles},
+            method="token",
+            origin=origin,
+            service_roles=self.service_roles,
+            groups=self.groups,
+        )
+
 
 class MemberQueries(Queries):
     """Reads users with their roles in a project, directly and through groups."""
@@ -297,6 +308,12 @@ class MemberQueries(Queries):
             rows = await connection.execute(in_domains(User, Reference(id=user_id)))
             found = await _members(connection, project_id, rows)
         return found[0] if found else None
+
+    async def members(self, project_id: str, user_ids: Collection[str]) -> tuple[Member, ...]:
+        """Return the users with these ids, whether or not they have a role in the project. Omits unknown ids."""
+        async with self._database.read() as connection:
+            rows = await connection.execute(in_domains(User, ALL).where(_user.c.id.in_(user_ids)))
+            return await _members(connection, project_id, rows)
 
     async def page(self, project_id: str, *, after: str, limit: int) -> tuple[Member, ...]:
         """Return the enabled users with a role in the project and an id greater than `after`, sorted by id."""

@@ -53,6 +53,7 @@ from clustercert.policy.decision import Policy
 from clustercert.policy.templates import groups_and_templates
 from clustercert.requests.receiver import WebhookReceiver
 from clustercert.requests.service import AccessRequests
+from clustercert.requests.users import RequestUsers
 from clustercert.settings import Settings, SettingsError
 from clustercert.store.access_controls import AccessQueries
 from clustercert.store.access_reports import AccessReportQueries
@@ -196,7 +197,12 @@ def _components(
     recorded = RecordedCallers(database)
     cas = ClientCaQueries(database)
     requests = AccessRequests(
-        policy, AccessRequestQueries(database), clusters, identity.with_all_roles, utc_now
+        policy,
+        AccessRequestQueries(database),
+        clusters,
+        RequestUsers(MemberQueries(database), KnownUserQueries(database), clusters),
+        identity.with_all_roles,
+        utc_now,
     )
     return Components(
         settings=settings,
