@@ -255,3 +255,14 @@ async def test_no_server_knows_the_name_in_a_certificate_that_it_was_not_shown(s
     other = scene.double.seen[-1].identity
     assert other is not None
     assert other.username != seen.username
+
+
+async def test_a_long_list_of_ports_is_not_combined_with_each_address(scene: Scene) -> None:
+    """Combined, these 30,000 addresses and ports would take minutes and gigabytes."""
+    scene.answer = slices(*(["10.0.0.1"] * 30_000))
+    scene.answer["items"][0]["ports"] *= 30_000
+    with pytest.raises(RemoteFailed, match="more than 64"):
+        await scene.prover.api_servers(replace(scene.known, options=CONNECTED))
+    scene.answer["items"][0]["endpoints"] = [{"addresses": []}] * 30_000
+    with pytest.raises(RemoteFailed, match="names no API server"):
+        await scene.prover.api_servers(replace(scene.known, options=CONNECTED))

@@ -2,6 +2,7 @@
 
 import asyncio
 import ipaddress
+import itertools
 import secrets
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
@@ -192,14 +193,7 @@ def _has_answered(error: BaseException | None) -> bool:
 def _addresses(slices: Any) -> Iterator[str]:
     """Yield the URLs of the endpoints in a list of EndpointSlices. Raises RemoteFailed."""
     try:
-        found = [
-            (address, port["port"])
-            for each in slices["items"]
-            for port in each["ports"]
-            if port.get("name") == "https"
-            for endpoint in each["endpoints"]
-            for address in endpoint["addresses"]
-        ]
+        found = tuple(itertools.islice(_endpoints(slices), MAX_ADDRESSES + 1))
         if len(found) > MAX_ADDRESSES:
             raise RemoteFailed(f"The cluster's EndpointSlice names more than {MAX_ADDRESSES} API servers.")
         hosts = [(ipaddress.ip_address(str(address)), _checked_port(port)) for address, port in found]
@@ -215,6 +209,16 @@ def _addresses(slices: Any) -> Iterator[str]:
                 " the API servers with `clustercert cluster update --api-server`."
             )
         yield f"https://[{host}]:{port}" if host.version == 6 else f"https://{host}:{port}"  # noqa: PLR2004
+
+
+def _endpoints(slices: Any) -> Iterator[tuple[object, object]]:
+    """Yield address and port of each endpoint. The cluster chooses the lists, so no list is read once for each item."""
+    for each in slices["items"]:
+        port = next((port["port"] for port in each["ports"] if port.get("name") == "https"), None)
+        if port is not None:
+            for endpoint in each["endpoints"]:
+                for address in endpoint["addresses"]:
+                    yield address, port
 
 
 def _checked_port(port: object) -> int:
