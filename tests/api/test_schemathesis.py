@@ -68,6 +68,8 @@ OPERATIONS = [
     f"POST {OWN_CLUSTER}/certificates/{{certificate}}/revoke",
     f"GET {OWN_CLUSTER}/revocations",
     f"GET {OWN_CLUSTER}/users-by-name",
+    "GET /clustercert/v1/domains/{name}/logins",
+    "GET /clustercert/v1/projects/{name}/logins",
     "GET /clustercert/v1/issuers",
     "GET /clustercert/v1/caller",
     "POST /clustercert/v1/caller/logout",
@@ -181,13 +183,9 @@ OPERATIONS = [
     "GET /v3/auth/domains",
     "POST /v3.0/OS-CREDENTIAL/securitytokens",
     "GET /",
-    "HEAD /",
     "GET /healthz",
-    "HEAD /healthz",
     "GET /readyz",
-    "HEAD /readyz",
     "GET /metrics",
-    "HEAD /metrics",
 ]
 # These need a second token, which no generator can guess,
 NEED_MORE = {"GET /v3/auth/tokens", "HEAD /v3/auth/tokens", "DELETE /v3/auth/tokens"} | {
