@@ -37,6 +37,7 @@ from bench import (
     policy,
     postgres,
     report,
+    revoking,
     scaling,
     short_lived,
     signers,
@@ -66,6 +67,7 @@ SECONDS = {
     "attacked": 20.0,
     "logins": 20.0,
     "short_lived": 300.0,
+    "revoking": 20.0,
     "slow_postgres": 20.0,
     "console": 4.0,
     "tracing": 1.0,
@@ -86,6 +88,7 @@ USUAL = (
     "attacked",
     "logins",
     "short_lived",
+    "revoking",
     "slow_postgres",
     "console",
     "tracing",
@@ -185,6 +188,15 @@ class Bench:
         """Measure many users whose certificates live 5 minutes."""
         measured = short_lived.measure(WORK / "short_lived", seconds, self._options.users, self._postgres)
         report.save("short_lived", measured)
+
+    def revoking(self, seconds: float) -> None:
+        """Measure reviews and issuing while the admin of another project revokes without a pause."""
+        tries = revoking.MOST_TRIES if self._options.full else revoking.TRIES
+        measured = revoking.measure(WORK / "revoking", seconds, tries, None)
+        if self._postgres:
+            more = revoking.measure(WORK / "revoking", seconds, tries, self._postgres)
+            measured = {part: rows + more[part] for part, rows in measured.items()}
+        report.save("revoking", measured)
 
     def slow_postgres(self, seconds: float) -> None:
         """Measure the webhook as a process of its own while PostgreSQL is slow."""
@@ -286,7 +298,9 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--users", type=int, default=short_lived.USERS, help="with certificates of 5 minutes")
     parser.add_argument("--kills", type=int, default=KILLS, help="of the service, on each database")
     parser.add_argument(
-        "--full", action="store_true", help="growth up to 10^7 certificates and 10^6 clusters"
+        "--full",
+        action="store_true",
+        help="growth up to 10^7 certificates and 10^6 clusters, 10^5 tries to revoke",
     )
     parser.add_argument("--no-postgres", action="store_true", help="SQLite alone")
     options = parser.parse_args()

@@ -68,6 +68,7 @@ def performance(measured: Measured) -> dict[str, str]:
         "exposed": _exposed,
         "logins": _logins,
         "short_lived": _short_lived,
+        "revoking": _revoking,
         "slow_postgres": _slow_postgres,
         "console": _console,
         "tracing": _tracing,
@@ -320,6 +321,53 @@ def _short_lived(measured: Measured) -> str:
     }
     rows = [tuple(row[name] for name in figures.values()) for row in measured["short_lived"]]
     return markdown(tuple(figures), rows)
+
+
+def _revoking(measured: Measured) -> str:
+    figures = (
+        "review_p50_ms",
+        "review_p99_ms",
+        "review_ratio",
+        "issue_p50_ms",
+        "issue_p99_ms",
+        "issue_ratio",
+    )
+    rows: list[tuple[object, ...]] = [
+        (
+            row["database"],
+            "default" if row["limited"] else "none",
+            row["attack"],
+            row["rate"],
+            ", ".join(f"{count:,} x {status}" for status, count in row["answers"].items()),
+            row["stored"],
+            *(row[figure] for figure in figures),
+            row["failed"],
+        )
+        for row in measured["revoking"]["attacks"]
+    ]
+    heads = (
+        "database",
+        "limit",
+        "attack",
+        "a second",
+        "answers",
+        "stored",
+        "review p50 ms",
+        "p99 ms",
+        "ratio",
+    )
+    more = ("issue p50 ms", "p99 ms", "ratio", "failed")
+    lists: list[tuple[object, ...]] = [
+        tuple(
+            row[figure]
+            for figure in ("database", "revocations", "clusters_ms", "certificates_ms", "access_ms")
+        )
+        for row in measured["revoking"]["lists"]
+    ]
+    of_lists = markdown(
+        ("database", "revocations", "clusters ms", "certificates ms", "access report ms"), lists
+    )
+    return f"{markdown((*heads, *more), rows)}\n\n{of_lists}"
 
 
 def _slow_postgres(measured: Measured) -> str:
