@@ -296,6 +296,70 @@ def test_names_in_rules_that_nothing_has_are_named(careful: Operator) -> None:
     assert "project 00000000000000000000000000000000 (rule odd). These names match nothing." in missing
 
 
+RULE = """
+[[policy.rules]]
+name = "{name}"
+when.groups = {groups}
+when.projects = {projects}
+grant.groups = ["{template}"]
+grant.max_lifetime = "1h"
+"""
+
+
+@pytest.mark.parametrize(
+    ("rules", "named"),
+    [
+        ([('["team-*"]', '["*"]', "team:{group}")], "team:{group} (rule 0)"),
+        ([('["Default/team-*", "team-*"]', '["Default/*"]', "team:{group}")], "team:{group} (rule 0)"),
+        ([('["*/team-*"]', '["Default/*"]', "team:{group}")], "team:{group} (rule 0)"),
+        (
+            [('["Default/t-*"]', '["*"]', "team:{group}"), ('["acme/t-*"]', '["acme/*"]', "team:{group}")],
+            "team:{group} (rule 0)",
+        ),
+        ([('["team-*"]', '["*"]', "team:{group.id}")], None),
+        ([('["team-*"]', '["*"]', "teams")], None),
+        ([('["Default/team-*"]', '["*"]', "team:{group}")], None),
+        (
+            [
+                ('["Default/t-*"]', '["Default/*"]', "team:{group}"),
+                ('["acme/t-*"]', '["acme/*"]', "team:{group}"),
+            ],
+            None,
+        ),
+        ([('["Default/t-*"]', '["*"]', "a:{group}"), ('["acme/t-*"]', '["*"]', "b:{group}")], None),
+    ],
+)
+def test_templates_that_mix_the_groups_of_two_domains_are_named(
+    careful: Operator, rules: list[tuple[str, str, str]], named: str | None
+) -> None:
+    config = careful.config.read_text().replace(
+        SHORT_RULES, "[policy]\nusername = '{user.name}@{user.domain}'\n"
+    )
+    for number, (groups, projects, template) in enumerate(rules):
+        config += RULE.format(name=number, groups=groups, projects=projects, template=template)
+    careful.config.write_text(config)
+    assert not any("several domains" in line for line in warnings(careful))
+    careful.output("domain", "create", "acme")
+    found = [line for line in warnings(careful) if "several domains" in line]
+    if named is None:
+        assert found == []
+    else:
+        (text,) = found
+        assert f"from these templates of the policy: {named}. The domains are Default, acme. Write" in text
+
+
+def test_user_names_without_a_domain_are_named_once_two_domains_exist(careful: Operator) -> None:
+    careful.config.write_text(
+        careful.config.read_text().replace(
+            SHORT_RULES, f"[policy]\nusername = '{{user.name}}'\n{SHORT_RULES}"
+        )
+    )
+    assert warnings(careful) == []
+    careful.output("domain", "create", "acme")
+    (text,) = warnings(careful)
+    assert 'Set policy.username = "{user.name}@{user.domain}".' in text
+
+
 def test_exemptions_that_a_later_template_could_match_are_named(careful: Operator) -> None:
     add_cluster(careful, "prod", "--exempt", "oncall-*", "--exempt", "kubeadm:cluster-admins", "--admission")
     add_cluster(careful, "dev", "--admission")

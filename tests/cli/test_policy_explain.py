@@ -2,11 +2,13 @@
 
 import json
 import re
+import textwrap
 from pathlib import Path
 
 import pytest
 
 from support.command_line import Operator, new_operator
+from support.page_steps import ROOT
 from support.samples import server_ca_pem
 from support.stores import execute
 
@@ -275,3 +277,55 @@ def test_clusters_with_a_binding_for_each_certificate_have_no_groups(operator: O
             "Default/eu-de/prod",
             "clustercert:viewers",
         ]
+
+
+def policy_of(page: str) -> str:
+    """The only policy that a page prints."""
+    text = (ROOT / "docs" / page).read_text(encoding="utf-8")
+    (block,) = re.findall(r"^ *```toml\n(.*?)^ *```", text, re.DOTALL | re.MULTILINE)
+    printed = textwrap.dedent(block)
+    return printed[re.search(r"^\[\[?policy", printed, re.MULTILINE).start() :]  # type: ignore[union-attr] # it has one
+
+
+def test_the_policies_of_the_pages_keep_two_customers_apart(tmp_path: Path) -> None:
+    operator = new_operator(tmp_path)
+    (tmp_path / "ca.pem").write_bytes(server_ca_pem())
+    operator.output("domain", "create", "acme")
+    operator.create_role("member")
+    for domain in ("Default", "acme"):
+        operator.output("project", "create", "eu-de", "--domain", domain)
+        operator.output(
+            *("cluster", "add", "prod", "--project", "eu-de", "--domain", domain),
+            *("--internal-url", "https://192.168.1.7:5443", "--server-ca", tmp_path / "ca.pem"),
+        )
+        for team in ("team-blue", "team-red"):
+            operator.output("group", "create", team, "--domain", domain)
+    # alice is in a team of each customer, bob in acme's team-blue alone. Both have a role in both projects.
+    for user, domain, groups in (
+        ("alice", "Default", ("Default/team-blue", "acme/team-red")),
+        ("bob", "acme", ("acme/team-blue",)),
+    ):
+        operator.output("user", "create", user, "--domain", domain, "--no-password")
+        for project in ("Default/eu-de", "acme/eu-de"):
+            operator.output("role", "assign", "member", "--user", f"{domain}/{user}", "--project", project)
+        for group in groups:
+            operator.output("group", "add-user", group, f"{domain}/{user}")
+
+    def groups_of(user: str, cluster: str) -> list[str]:
+        done = operator.run("policy", "explain", cluster, "--user", user, "--output", "json")
+        return [str(group) for rule in json.loads(done.out)["rules"] for group in rule["groups"]]
+
+    operator.configure(policy_of("install.md"))
+    assert groups_of("Default/alice", "Default/eu-de/prod") == ["team:team-blue"]
+    for user, cluster in (
+        ("Default/alice", "acme/eu-de/prod"),
+        ("acme/bob", "Default/eu-de/prod"),
+        ("acme/bob", "acme/eu-de/prod"),
+    ):
+        assert groups_of(user, cluster) == []
+    operator.configure(policy_of("install.md") + policy_of("administration.md"))
+    assert groups_of("Default/alice", "Default/eu-de/prod") == ["team:team-blue"]
+    assert groups_of("Default/alice", "acme/eu-de/prod") == ["team:team-red"]
+    assert groups_of("acme/bob", "Default/eu-de/prod") == []
+    assert groups_of("acme/bob", "acme/eu-de/prod") == ["team:team-blue"]
+    assert "Groups of several domains" not in operator.run("db", "check").err

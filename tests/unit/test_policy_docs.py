@@ -14,6 +14,7 @@ import pytest
 from clustercert.kubernetes.setup.rbac import DEFAULT_BINDINGS
 from clustercert.model import Caller, Domain, FederatedDomain, Group, IssueRequest, Origin
 from clustercert.model.errors import Forbidden
+from clustercert.model.identity import ProjectName
 from clustercert.pki.keys import new_key
 from clustercert.policy.decision import Policy, policy_digest
 from clustercert.policy.examples import run_examples
@@ -83,7 +84,8 @@ def test_every_printed_policy_is_valid_and_decides_its_examples(said: dict[str, 
 def decided(said: Mapping[str, Any], who: Caller) -> str:
     """The user name, groups and hours that a policy gives, or its refusal."""
     try:
-        granted = PolicySettings.model_validate(said).policy().decide(who, cluster(), LONGEST, NOW)
+        where = replace(cluster(), project_name=ProjectName("eu-de", DOMAIN, is_unique=True))
+        granted = PolicySettings.model_validate(said).policy().decide(who, where, LONGEST, NOW)
     except Forbidden as refused:
         return refused.message
     hours = (granted.not_after - ISSUED_AT).total_seconds() / 3600
@@ -112,6 +114,8 @@ NOBODY = "matches this request"
         ("README.md", 0, "team-blue", "alice: team:team-blue 8h"),
         ("README.md", 0, "none", NOBODY),
         ("access-requests.md", 0, "none", f"{USER_ID}: clustercert:viewers 8h"),
+        # tests/cli/test_policy_explain.py decides about teams of two domains.
+        ("administration.md", 0, "team-blue", NOBODY),
         ("install.md", 0, "team-blue", "alice@default: team:team-blue 8h"),
         ("install.md", 0, "none", NOBODY),
         ("quick-starts.md", 0, "team-blue", "alice: team:team-blue 24h"),
@@ -154,6 +158,7 @@ def test_every_policy_outside_of_the_page_about_policies_is_decided() -> None:
     assert pages == {
         "README.md": 1,
         "access-requests.md": 1,
+        "administration.md": 1,
         "install.md": 1,
         "quick-starts.md": 2,
         "recipes.md": 1,

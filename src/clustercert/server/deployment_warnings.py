@@ -31,6 +31,8 @@ if TYPE_CHECKING:
     from clustercert.store.engine.database import Database
 
 MAX_NAMED = 5
+# Is no name of a domain.
+ANY_DOMAIN = "*"
 # At most this many clusters are counted; a service may have a million.
 MAX_CLUSTERS = 1000
 
@@ -59,6 +61,7 @@ async def deployment_warnings(
         _missing_operator(settings, database),
         _missing_names(settings, database),
         _missing_in_rules(settings, database),
+        _templates_without_domain(settings, database),
         _unguarded_clusters(database),
         _roles_without_rules(settings, stored),
         _exempted_templates(settings, stored),
@@ -227,6 +230,47 @@ async def _missing_in_rules(settings: Settings, database: "Database") -> AsyncIt
             f"Rules of the policy name what does not exist: {_listed(missing)}. These names match nothing. Correct the"
             " rules, or create what is missing."
         )
+
+
+async def _templates_without_domain(settings: Settings, database: "Database") -> AsyncIterator[str]:
+    """Warn if two domains exist, and the policy gives their users or groups the same names in certificates."""
+    policy = settings.policy
+    domains = [domain.name for domain in await DirectoryReader(database).queries.domains()]
+    if domains[1:] == []:
+        return
+    username = policy.username or "{user.id}"
+    if not any(each in username for each in ("{user.domain}", "{user.id}")):
+        yield (
+            f"policy.username is {username}, but there are several domains: {_listed(domains)}. A name belongs to"
+            " the first user who gets a certificate with it, and its namesake in another domain gets none. Set"
+            ' policy.username = "{user.name}@{user.domain}".'
+        )
+    # For each template, its rules with the domains whose groups fill it in.
+    sources: dict[str, list[tuple[str, frozenset[str], bool]]] = {}
+    for rule in policy.named_rules:
+        groups, projects = _domains_of(rule.when.groups), _domains_of(rule.when.projects)
+        for template in rule.granted_groups:
+            if "{group}" in template and "{group.id}" not in template:
+                alone = len(groups) == 1 and groups == projects and ANY_DOMAIN not in groups
+                sources.setdefault(template, []).append((rule.name, groups, alone))
+    found = [
+        f"{template} (rule {name})"
+        for template, rules in sources.items()
+        for name, groups, alone in rules
+        if ANY_DOMAIN in groups or (not alone and len(frozenset().union(*(each[1] for each in rules))) > 1)
+    ]
+    if found:
+        yield (
+            f"Groups of several domains get the same name from these templates of the policy: {_listed(found)}. The"
+            f" domains are {_listed(domains)}. Write a rule for each domain, such as when.groups ="
+            f' ["{domains[0]}/team-*"] with when.projects = ["{domains[0]}/*"].'
+        )
+
+
+def _domains_of(names: Iterable[str] | None) -> frozenset[str]:
+    """Return the domains of names like DOMAIN/NAME in a condition. ANY_DOMAIN stands for all domains."""
+    parts = [name.partition("/") for name in names or ("*",)]
+    return frozenset(domain if slash and not is_pattern(domain) else ANY_DOMAIN for domain, slash, _ in parts)
 
 
 def _written_out(names: Iterable[str] | None) -> tuple[str, ...]:
