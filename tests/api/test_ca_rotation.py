@@ -49,6 +49,8 @@ def test_a_ca_is_replaced_while_every_holder_keeps_access(new: NewRotation) -> N
     started = rotation.post(body={})
     assert (started["state"], started["old_ca_holders"]["certificates"]) == ("planned", 1)
     assert [each["user_name"] for each in started["holders"]] == ["member"]
+    assert started["started_by"] == rotation.world.people["operator"].user.id
+    assert started["started_by_name"] == rotation.get()["started_by_name"] == "tests/operator"
     assert len(x509.load_pem_x509_certificates(rotation.bundle())) == 2
 
     # One of two API servers is not enough.

@@ -225,6 +225,7 @@ def test_a_certificate_is_shown_whole(place: Place) -> None:
         "issued_at": body["issued_at"],
         "revoked_at": None,
         "revoked_by": None,
+        "revoked_by_name": None,
         "revocation_reason": None,
         "first_seen_at": None,
         "last_seen_at": None,
@@ -359,4 +360,5 @@ def revoke_some(place: Place) -> None:
     shown = {each["fingerprint"]: each for each in place.get("admin", certificates).json()["certificates"]}
     assert [shown[each]["revocation_reason"] for each in gone] == ["unspecified", "unspecified", "superseded"]
     assert {shown[each]["revoked_by"] for each in gone} == {world.people["admin"].user.id}
+    assert {shown[each]["revoked_by_name"] for each in gone} == {"tests/admin"}
     assert all(shown[each]["revoked_at"] for each in gone)

@@ -173,6 +173,18 @@ def test_one_certificate_by_fingerprint_or_serial_and_twice_is_once(place: Revoc
     }
 
 
+def test_a_list_of_revocations_names_who_revoked_and_who_undid(place: RevocationClient) -> None:
+    """Also to admins of the project, who get no names of revoked users."""
+    certificate = place.issue("member")
+    made = place.post("admin", place.own(f"/certificates/{fingerprint(certificate).hex()}/revoke")).json()
+    place.post("operator", f"{OWN}/revocations/{made['id']}/undo")
+    for who in ("admin", "operator"):
+        path = f"{OWN}/projects/{place.world.project.id}/revocations"
+        answer = place.client.get(path, headers=place.world.people[who].headers).json()
+        [listed] = [each for each in answer["revocations"] if each["id"] == made["id"]]
+        assert (listed["by_name"], listed["undone_by_name"]) == ("tests/admin", "tests/operator")
+
+
 def test_what_two_revoke_is_good_again_when_neither_stands(place: RevocationClient) -> None:
     """Undoing one leaves the other in force. The owner does not see the administrator's note."""
     certificate = place.issue("member")
@@ -244,7 +256,7 @@ def test_a_user_everywhere_is_for_operators(place: RevocationClient) -> None:
     ).json()
     only_new, only_listed = (
         {"enforced_by": None, "lacking": None},
-        {"user_name": "reader", "user_domain": "tests"}
+        {"user_name": "reader", "user_domain": "tests", "by_name": "tests/operator", "undone_by_name": None}
         | dict.fromkeys(("cluster_name", "project_name", "project_domain")),
     )
     assert [each | only_new for each in listed["revocations"]] == [answer.json() | only_listed]
@@ -503,8 +515,9 @@ def test_a_user_who_goes_has_nothing_that_is_good(tmp_path: Path, what: str) -> 
         assert place.states(*theirs, others) == ["revoked", "revoked", "live"]
         path = f"{OWN}/users/{leaver.id}/revocations"
         [listed] = place.client.get(path, headers=world.people["operator"].headers).json()["revocations"]
-        assert (listed["by"], listed["reason"], listed["note"]) == (
+        assert (listed["by"], listed["by_name"], listed["reason"], listed["note"]) == (
             ACTOR,
+            None,
             "cessationOfOperation",
             f"user.{what}",
         )

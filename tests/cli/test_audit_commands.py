@@ -210,6 +210,24 @@ def test_tail_finishes_a_page_before_it_ends(capsys: pytest.CaptureFixture[str])
     assert capsys.readouterr().out == ""
 
 
+def test_tail_says_which_role_or_member_an_event_changed(operator: Operator, file: Path) -> None:
+    operator.output("project", "create", "eu-de")
+    operator.output("user", "create", "alice", "--no-password")
+    operator.output("group", "create", "team")
+    operator.output("group", "add-user", "team", "alice")
+    operator.output("role", "assign", "reader", "--user", "alice", "--project", "eu-de")
+    operator.output("role", "unassign", "reader", "--user", "alice", "--project", "eu-de")
+    operator.output("role", "assign", "auditor", "--group", "team", "--service")
+    operator.output("audit", "checkpoint")
+    lines = operator.output("audit", "tail", "-n", "4").splitlines()
+    assert [line.partition("   ")[2].split("   ", 4)[1:2] + line.split("   ")[5:] for line in lines] == [
+        ["group.member_added", "member alice"],
+        ["role.assigned", "role reader in eu-de"],
+        ["role.unassigned", "role reader in eu-de"],
+        ["role.assigned", "role auditor in the whole service"],
+    ]
+
+
 def test_verify_distinguishes_erased_from_removed_events(operator: Operator, file: Path) -> None:
     checkpoint, key = kept(operator)
     first, second, third = operator.output("audit", "tail", "--kind", "domain.*", "-o", "name").split()[-3:]

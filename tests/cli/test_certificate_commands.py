@@ -406,6 +406,9 @@ def test_all_revocations_are_listed_and_those_since_a_time(shell: Shell) -> None
     lines = [line.split() for line in shell.operator.output(*list_all).splitlines()]
     assert lines[0][:5] == ["ID", "AT", "USER", "PROJECT", "CLUSTER"]
     assert lines[2][2:5] == ["tests/admin", "all", "all"]
+    shell.execute('UPDATE revocation SET "by" = ? WHERE id = 2', shell.world.people["operator"].user.id)
+    table = shell.operator.output(*list_all, "-o", "wide").splitlines()
+    assert [line.split()[-2] for line in table[1:]][1] == "tests/operator"
     names = (*list_all, "-o", "name")
     assert shell.operator.output(*names, "--since", "1h").split() == ["3", "2"]
     assert shell.operator.output(*names, "--since", "2026-01-01T00:00:00Z").split() == ["3", "2", "1"]

@@ -95,6 +95,7 @@ def follow(heading: str, operator: Machine, rotation: Rotation, folder: Path) ->
         "https://10.0.0.5:6443": addresses[0],
         "https://10.0.0.6:6443": addresses[1],
         "anna": "member",
+        "acme/olga": rotation.get()["started_by"],
     }
     machine.follow_steps(found)
 

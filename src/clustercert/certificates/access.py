@@ -49,6 +49,7 @@ class CertificateAccess:
         has_access: whether the certificate gives access, as far as this service knows. Even a revoked certificate
             gives access if no control stops it, or if an API server allowed its use within the last day.
         stopped_by: the controls that can stop the certificate, fastest first.
+        revoked_by_name: the name of the user who revoked the certificate, or None if it is not known.
     """
 
     certificate: CertificateView
@@ -57,6 +58,7 @@ class CertificateAccess:
     cluster_role: str | None
     has_access: bool
     stopped_by: tuple[ControlName, ...]
+    revoked_by_name: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -378,7 +378,7 @@ def revocations(
     found.sort(key=lambda each: int(str(each["id"])), reverse=True)
     rows: Sequence[Row] = [with_times(each) for each in found[:limit]]
     if output is Output.TABLE:
-        rows = [_with_owner(row) for row in rows]
+        rows = [{**_with_owner(row), "by": row["by_name"] or row["by"]} for row in rows]
         rows = with_qualified_names(rows, "user", "user_domain")
         rows = with_qualified_names(rows, "project", "project_domain")
     keep = ["at", "user", "cluster", "reason", *(["project"] if _share_names(rows) else [])]

@@ -381,6 +381,7 @@ def _show_rotation(cluster: "JsonObject", rotation: "JsonObject", output: Output
     fields: JsonObject = {"cluster": full_name(cluster)}
     fields |= {name: row[name] for name in ("state", "accept_new", "refuse_old")}
     fields |= {
+        "started_by": rotation["started_by_name"] or rotation["started_by"],
         "since": _time(rotation["since"]),
         "new_ca": _ca_text(_object(rotation["new_ca"])),
         "old_ca": _ca_text(_object(rotation["old_ca"])),

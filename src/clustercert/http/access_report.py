@@ -8,9 +8,10 @@ from fastapi import APIRouter, Query
 from pydantic import AliasPath, BeforeValidator, Field
 from starlette.responses import Response
 
+from clustercert.certificates.access import AccessReport, CertificateAccess
 from clustercert.http import IN_CLUSTER, query, responses
-from clustercert.http.certificates import USED_AFTER_REVOCATION, user_domains
-from clustercert.http.dependencies import CallDep
+from clustercert.http.certificates import ACTOR_NAME, USED_AFTER_REVOCATION, known_users, name_of
+from clustercert.http.dependencies import Call, CallDep
 from clustercert.http.openapi import described
 from clustercert.http.paging import PageDep
 from clustercert.http.responses import Hex, ResponseBody, Time
@@ -50,6 +51,7 @@ class CredentialBody(ResponseBody):
     not_after: Time = Field(validation_alias=AliasPath("certificate", "not_after"))
     revoked_at: Time | None = Field(validation_alias=AliasPath("certificate", "revoked_at"))
     revoked_by: str | None = Field(validation_alias=AliasPath("certificate", "revoked_by"))
+    revoked_by_name: str | None = Field(description=ACTOR_NAME)
     first_seen_at: Time | None = Field(validation_alias=AliasPath("certificate", "first_seen_at"))
     last_seen_at: Time | None = Field(validation_alias=AliasPath("certificate", "last_seen_at"))
     stopped_by: list[str] = Field(
@@ -224,6 +226,31 @@ async def show_access(
         after=page.cursor,
         limit=page.limit,
     )
-    domains = await user_domains(call, (each.totals.user_id for each in report.users))
-    users = tuple(replace(each, user_domain=domains.get(each.totals.user_id)) for each in report.users)
-    return responses.private(AccessBody.render(replace(report, users=users)))
+    return responses.private(AccessBody.render(await _with_names(call, report)))
+
+
+async def _with_names(call: Call, report: AccessReport) -> AccessReport:
+    """Add the domains of the users, and the names of those who revoked certificates."""
+    credentials = [each for user in report.users for each in user.credentials] + list(
+        report.used_after_revocation
+    )
+    names = await known_users(
+        call,
+        [
+            *(each.totals.user_id for each in report.users),
+            *(each.certificate.revoked_by for each in credentials),
+        ],
+    )
+
+    def named(credential: CertificateAccess) -> CertificateAccess:
+        return replace(credential, revoked_by_name=name_of(credential.certificate.revoked_by, names))
+
+    users = tuple(
+        replace(
+            each,
+            user_domain=user.domain if (user := names.get(each.totals.user_id)) is not None else None,
+            credentials=tuple(map(named, each.credentials)),
+        )
+        for each in report.users
+    )
+    return replace(report, users=users, used_after_revocation=tuple(map(named, report.used_after_revocation)))

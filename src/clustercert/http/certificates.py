@@ -20,6 +20,7 @@ from clustercert.http.responses import Hex, ResponseBody, Time, prefers
 from clustercert.model import JsonObject, KeyOrigin
 from clustercert.model.choices import CaState, CertificateState
 from clustercert.model.errors import NotFound
+from clustercert.model.identity import KnownUser
 from clustercert.pki.certificates import chain_pem
 from clustercert.pki.crl import crl_pem
 from clustercert.store.certificate_views import CertificateView
@@ -90,9 +91,10 @@ class CertificateFilters(ClusterCertificateFilters):
 
 
 USED_AFTER_REVOCATION = (
-    "When an API server last allowed a request with the certificate after its revocation; updated at most once an"
-    " hour."
+    "When an API server last allowed a request with the certificate after its revocation; updated at most once a"
+    " minute."
 )
+ACTOR_NAME = "The actor's name with the domain. Null without an actor, and if the actor is not a known user."
 
 
 class CertificateBody(ResponseBody):
@@ -144,6 +146,7 @@ class CertificateBody(ResponseBody):
     issued_at: Time
     revoked_at: Time | None
     revoked_by: str | None
+    revoked_by_name: str | None = Field(description=ACTOR_NAME)
     revocation_reason: str | None
     first_seen_at: Time | None
     last_seen_at: Time | None = Field(
@@ -179,7 +182,7 @@ COLUMNS = tuple(CertificateBody.model_fields)
 def _fields(
     certificate: CertificateView,
     names: PlaceNames,
-    domains: Mapping[str, str],
+    users: Mapping[str, KnownUser],
     ca_states: Mapping[str, CaState],
     now: datetime,
 ) -> JsonObject:
@@ -189,7 +192,8 @@ def _fields(
         "cluster_name": names.clusters.get(certificate.cluster_id),
         "project_name": names.projects.get(certificate.project_id),
         "project_domain": names.domains.get(certificate.project_id),
-        "user_domain": domains.get(certificate.user_id),
+        "user_domain": user.domain if (user := users.get(certificate.user_id)) is not None else None,
+        "revoked_by_name": name_of(certificate.revoked_by, users),
         "client_ca_state": ca_states.get(certificate.ca_id),
     }
 
@@ -310,20 +314,27 @@ async def show_anywhere(call: CallDep, certificate: str) -> Response:
     return await _show(call, await inventory.show_in_any_project(call.caller, _name(certificate)))
 
 
-async def user_domains(call: Call, ids: Iterable[str]) -> Mapping[str, str]:
-    """Return the names of the domains of users, by user id. Omits users whom the service does not know."""
-    users = await call.services.revocation.previews.users.find_by_ids(set(ids))
-    return {each.id: each.domain for each in users.values()}
+async def known_users(call: Call, ids: Iterable[str | None]) -> Mapping[str, KnownUser]:
+    """Return users by id. Omits users whom the service does not know."""
+    return await call.services.revocation.previews.users.find_by_ids({each for each in ids if each})
+
+
+def name_of(actor: str | None, users: Mapping[str, KnownUser]) -> str | None:
+    """Return the name of an actor with the domain, or None if the actor is not a known user."""
+    user = users.get(actor) if actor is not None else None
+    return None if user is None else user.shown_name
 
 
 async def _list(call: Call, page: Page, format_: Literal["json", "csv"] | None) -> Response:
     inventory = call.services.inventory
     now, names = inventory.now(), await inventory.names(page.items)
-    domains = await user_domains(call, (each.user_id for each in page.items))
+    users = await known_users(
+        call, (actor for each in page.items for actor in (each.user_id, each.revoked_by))
+    )
     ca_states = await inventory.ca_states(page.items)
     rows = fitting(
         page.items,
-        lambda each: CertificateBody.render(each, **_fields(each, names, domains, ca_states, now)),
+        lambda each: CertificateBody.render(each, **_fields(each, names, users, ca_states, now)),
         call.services.options.page_bytes,
     )
     following = page.next if len(rows) == len(page.items) else page.items[len(rows) - 1].id
@@ -338,9 +349,9 @@ async def _list(call: Call, page: Page, format_: Literal["json", "csv"] | None) 
 async def _show(call: Call, certificate: CertificateView) -> Response:
     inventory = call.services.inventory
     names = await inventory.names([certificate])
-    domains = await user_domains(call, [certificate.user_id])
+    users = await known_users(call, [certificate.user_id, certificate.revoked_by])
     ca_states = await inventory.ca_states([certificate])
-    fields = _fields(certificate, names, domains, ca_states, inventory.now())
+    fields = _fields(certificate, names, users, ca_states, inventory.now())
     pem = chain_pem((x509.load_der_x509_certificate(certificate.der),)).decode()
     return responses.private(WholeCertificateBody.render(certificate, **fields, pem=pem))
 

@@ -19,6 +19,7 @@ from clustercert.certificates.revocation import PartOfList, RevocationPage, Revo
 from clustercert.http import IN_CLUSTER, IN_PROJECT, OWN, query, responses
 from clustercert.http.body import RequestBody, parsed, require_json
 from clustercert.http.cce.clusters import CLUSTER, MAX_CCE_BODY
+from clustercert.http.certificates import ACTOR_NAME, known_users, name_of
 from clustercert.http.context import context_of
 from clustercert.http.dependencies import Call, CallDep, RawBody, Services, ServicesDep
 from clustercert.http.openapi import ERRORS, KIB, described, json_body
@@ -119,6 +120,8 @@ class RevocationBody(ResponseBody):
 class ListedRevocationBody(RevocationBody):
     """A revocation in a list, with names."""
 
+    by_name: str | None = Field(description=ACTOR_NAME)
+    undone_by_name: str | None = Field(description=ACTOR_NAME)
     user_name: str | None = Field(
         description="Null for all users, for unknown users, and for callers other than operators and auditors."
     )
@@ -481,18 +484,18 @@ async def _page(call: Call, page: RevocationPage) -> Response:
         (each.cluster_id, each.project_id or "") for each in found
     )
     # An admin could get the name of any user, by revoking the certificates of the user's id.
+    # Nobody can choose the actors, so everybody gets their names.
     is_reader = reads_everything(call.caller)
-    users = (
-        await services.revocation.previews.users.find_by_ids({each.user_id for each in found})
-        if is_reader
-        else {}
-    )
+    users = await known_users(call, (each.user_id for each in found) if is_reader else ())
+    actors = await known_users(call, (actor for each in found for actor in (each.by, each.undone_by)))
 
     def view(each: Revocation) -> JsonObject:
         user, project_id = users.get(each.user_id), each.project_id or ""
         return ListedRevocationBody.render(
             each,
             can_be_undone=services.revocation.recorder.can_undo(each),
+            by_name=name_of(each.by, actors),
+            undone_by_name=name_of(each.undone_by, actors),
             user_name=user.name if user is not None else None,
             user_domain=user.domain if user is not None else None,
             cluster_name=names.clusters.get(each.cluster_id),

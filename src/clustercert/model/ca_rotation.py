@@ -300,6 +300,7 @@ class RotationStatus:
         at: when the status was read.
         old, new: the holders of certificates of the old and of the new CA.
         holders: users with certificates of the old CA, the longest-lived first; empty in lists.
+        started_by_name: the name of the user who started the rotation, or None if it is not known.
     """
 
     at: datetime
@@ -310,6 +311,7 @@ class RotationStatus:
     old: Holders = Holders()
     new: Holders = Holders()
     holders: tuple[CaHolder, ...] = ()
+    started_by_name: str | None = None
 
     @property
     def safe_at(self) -> datetime | None:

@@ -470,6 +470,9 @@ class EventPrinter:
         rows = [event_row(event) for event in events]
         if self._output is Output.TABLE and sys.stdout.isatty():
             named = rows if is_wide() else [_with_names(row, names) for row in rows]
+            for row, event in zip(named, rows, strict=True):
+                if (change := _changed_right(event)) is not None:
+                    row["subject"] = f"{row['subject']} ({change})"
             self._table.print([with_times(row) for row in named])
         else:
             for row in rows:
@@ -488,6 +491,16 @@ def _with_names(row: "JsonObject", names: Mapping[str, str]) -> "JsonObject":
     """Replace ids by names. Shortens fingerprints, hashes, ids without a name, and long names."""
     subject = subject_name(str(row["subject"]), row["detail"], names, _SHOWN_NAME)
     return {**row, "subject": subject, "actor": shown_name(str(row["actor"]), names, _SHOWN_NAME)}
+
+
+def _changed_right(row: "JsonObject") -> str | None:
+    """Return which role or which member of a group an event changed; None for other events."""
+    detail: Any = row["detail"]
+    if row["kind"] in ("role.assigned", "role.unassigned"):
+        return f"role {detail['role']} in {detail['project'] or 'the whole service'}"
+    if row["kind"] in ("group.member_added", "group.member_removed"):
+        return f"member {detail['user_name']}"
+    return None
 
 
 def _with_name_fields(row: "JsonObject", names: Mapping[str, str]) -> "JsonObject":
@@ -511,7 +524,9 @@ def _event_line(row: "JsonObject", output: Output) -> str:
         case Output.NAME:
             return f"{row['place']}\n"
         case _:
-            fields = (str(row[name]) for name in ("at", "place", "kind", "actor", "subject"))
+            fields = [str(row[name]) for name in ("at", "place", "kind", "actor", "subject")]
+            if (change := _changed_right(row)) is not None:
+                fields.append(change)
             return printable("   ".join(fields)).replace("\n", "\\n") + "\n"
 
 

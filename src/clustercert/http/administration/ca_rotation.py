@@ -4,8 +4,8 @@ Only operators rotate client CAs: the service connects to the cluster's API serv
 depends on the result. Project admins can read everything.
 """
 
-import functools
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
+from dataclasses import replace
 from typing import Annotated, Literal, get_args
 
 from cryptography import x509
@@ -20,9 +20,10 @@ from clustercert.http.administration import changes
 from clustercert.http.administration.changes import AdminCall, OperatorChange, ResourceBody
 from clustercert.http.administration.cluster_bodies import KeyDeletionBody
 from clustercert.http.administration.clusters import CLUSTER, deleted_keys
-from clustercert.http.dependencies import CallDep
+from clustercert.http.certificates import ACTOR_NAME, known_users, name_of
+from clustercert.http.dependencies import Call, CallDep
 from clustercert.http.openapi import KIB, TEXT, described, json_body
-from clustercert.http.paging import KeyPageDep, PageBody, keyset_page
+from clustercert.http.paging import KeyPageDep, PageBody, ReadPage, keyset_page
 from clustercert.http.responses import Hex, ResponseBody, Time
 from clustercert.model import JsonObject
 from clustercert.model.ca_rotation import CaProof, RotationStatus
@@ -114,6 +115,7 @@ class RotationBody(ResponseBody):
     since: Time = Field(validation_alias=_rotation("since"), description="When the state began.")
     started_at: Time = Field(validation_alias=_rotation("started_at"))
     started_by: str = Field(validation_alias=_rotation("started_by"))
+    started_by_name: str | None = Field(description=ACTOR_NAME)
     auto_complete: bool = Field(validation_alias=_rotation("auto_complete"))
     deny_old: bool = Field(validation_alias=_rotation("deny_old"))
     reverses: bool = Field(
@@ -276,7 +278,7 @@ async def show_bundle(call: AdminCall, project_id: str, cluster: str) -> Respons
 async def list_rotations(call: CallDep, page: KeyPageDep, state: States = None) -> Response:
     """List the rotations of all clusters: the running or else the last rotation of each. For operators and auditors."""
     require_reader(call.caller)
-    read = functools.partial(call.services.ca_rotations.page, states=_states(state))
+    read = _reading(call, states=_states(state))
     return responses.private(await keyset_page("rotations", read, _body, page))
 
 
@@ -285,7 +287,7 @@ async def list_rotations_of_project(
     call: AdminCall, project_id: str, page: KeyPageDep, state: States = None
 ) -> Response:
     """List the rotations of a project's clusters. Only for project admins and operators."""
-    read = functools.partial(call.services.ca_rotations.page, project_id=project_id, states=_states(state))
+    read = _reading(call, project_id=project_id, states=_states(state))
     return responses.private(await keyset_page("rotations", read, _body, page))
 
 
@@ -293,7 +295,7 @@ async def list_rotations_of_project(
 async def show_rotation(call: AdminCall, project_id: str, cluster: str) -> Response:
     """Show the running or else the last rotation of a cluster's client CA. Only for project admins and operators."""
     owner = await call.services.clusters.find(project_id, cluster)
-    return changes.shown(_whole_body(await call.services.ca_rotations.status(owner)))
+    return changes.shown(await _whole_body(call, await call.services.ca_rotations.status(owner)))
 
 
 @router.post(
@@ -317,7 +319,7 @@ async def start_rotation(change: OperatorChange, project_id: str, cluster: str) 
         status = await change.call.services.ca_rotations.start(
             owner, options, actor=change.call.caller.actor, planned=change.dry_run
         )
-    return responses.json_response(_whole_body(status), 201, responses.NO_STORE)
+    return responses.json_response(await _whole_body(change.call, status), 201, responses.NO_STORE)
 
 
 @router.post(
@@ -338,12 +340,12 @@ async def complete_rotation(change: OperatorChange, project_id: str, cluster: st
         )
     owner = await change.call.services.clusters.find(project_id, cluster)
     rotations = change.call.services.ca_rotations
-    change.check(_whole_body(await rotations.status(owner)))
+    change.check(await _whole_body(change.call, await rotations.status(owner)))
     with change.transactions():
         status = await rotations.complete(
             owner, holders=sent.holders, deny_old=sent.deny_old, actor=change.call.caller.actor
         )
-    return responses.private(_whole_body(status))
+    return responses.private(await _whole_body(change.call, status))
 
 
 @router.post(ROTATION + "/abort", responses=changes.changed(AbortedRotationBody))
@@ -356,10 +358,10 @@ async def abort_rotation(change: OperatorChange, project_id: str, cluster: str) 
     change.require_no_body()
     owner = await change.call.services.clusters.find(project_id, cluster)
     rotations = change.call.services.ca_rotations
-    change.check(_whole_body(await rotations.status(owner)))
+    change.check(await _whole_body(change.call, await rotations.status(owner)))
     with change.transactions():
         status = await rotations.abort(owner, actor=change.call.caller.actor)
-    return responses.private(_whole_body(status) | await deleted_keys(change, owner.id))
+    return responses.private(await _whole_body(change.call, status) | await deleted_keys(change, owner.id))
 
 
 @router.post(
@@ -418,7 +420,7 @@ async def report_proofs(change: OperatorChange, project_id: str, cluster: str) -
         status = await change.call.services.ca_rotations.report(
             owner, results, actor=change.call.caller.actor
         )
-    return responses.private(_whole_body(status))
+    return responses.private(await _whole_body(change.call, status))
 
 
 def _states(state: str | None) -> Collection[RotationState] | None:
@@ -431,8 +433,26 @@ def _body(status: RotationStatus) -> JsonObject:
     return RotationBody.render(status, api_servers=_api_servers(status))
 
 
-def _whole_body(status: RotationStatus) -> JsonObject:
-    return WholeRotationBody.render(status, api_servers=_api_servers(status))
+async def _whole_body(call: Call, status: RotationStatus) -> JsonObject:
+    [named] = await _with_names(call, [status])
+    return WholeRotationBody.render(named, api_servers=_api_servers(named))
+
+
+async def _with_names(call: Call, found: Sequence[RotationStatus]) -> Sequence[RotationStatus]:
+    users = await known_users(call, (each.rotation.started_by for each in found))
+    return [replace(each, started_by_name=name_of(each.rotation.started_by, users)) for each in found]
+
+
+def _reading(
+    call: Call, *, states: Collection[RotationState] | None, project_id: str | None = None
+) -> ReadPage[RotationStatus]:
+    async def read(*, after: str, limit: int) -> Sequence[RotationStatus]:
+        found = await call.services.ca_rotations.page(
+            after=after, limit=limit, states=states, project_id=project_id
+        )
+        return await _with_names(call, found)
+
+    return read
 
 
 def _api_servers(status: RotationStatus) -> list[JsonObject]:
