@@ -128,7 +128,7 @@ def test_without_the_service_a_valid_certificate_is_used(cluster: AccessCluster)
     try:
         # The cached certificate belongs to this version of the login.
         status = profile.stat()
-        fields = [*header.split(" ")[:8], f"{status.st_mtime_ns}:{status.st_ino}", str(profile)]
+        fields = [*header.split(" ")[:-2], f"{status.st_mtime_ns}:{status.st_ino}", str(profile)]
         cluster.cache_file.write_text(f"{' '.join(fields)}\n{rest}")
         cluster.make_due()
         away = cluster.run_plugin()
