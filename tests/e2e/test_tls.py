@@ -228,7 +228,7 @@ def test_who_trusts_the_ca_need_not_log_in_again_after_a_renewal(operator: Opera
         renew(tmp_path, Authority("Another CA"), with_ca=False)
         eventually(lambda: shown(port) != former)
         refused = client(home, "status")
-        assert refused.returncode == 1
+        assert refused.returncode == 6
         assert "If the service has a new certificate, run `clustercert login`" in refused.stderr
         assert refused.stderr.count("(unable to get local issuer certificate)") == 1
         asked = client(home, "login")
