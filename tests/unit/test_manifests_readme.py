@@ -19,6 +19,15 @@ def test_readme_explains_older_releases() -> None:
     assert "can't be revoked, because" not in text
 
 
+def test_readme_says_where_its_commands_run() -> None:
+    text = " ".join(readme(SETUP, FILES).split())
+    assert (
+        "on the server of clustercert as root: the command `clustercert` there runs as the service's user"
+        in text
+    )
+    assert "`DIR` in the commands is this folder." in text
+
+
 def test_readme_requires_1_32_for_known_only() -> None:
     text = readme(cluster_setup(mode="known-only"), FILES)
     assert "Mode known-only requires Kubernetes 1.32 or newer" in text
