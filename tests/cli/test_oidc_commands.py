@@ -213,11 +213,22 @@ def test_of_two_users_of_one_name_the_domain_chooses(operator: Operator) -> None
         for domain in ("Default", "acme")
     ]
     refused = operator.run("user", "block", "alice", "--yes")
-    assert (refused.code, refused.out) == (1, "")
-    assert refused.err == "Error: Several users are named alice. Write Default/alice or acme/alice.\n"
+    assert (refused.code, refused.out) == (2, "")
+    said = " ".join(refused.err.split())
+    assert "Several users are named alice. Write Default/alice or acme/alice." in said
+    assert all(f"{each} has no valid certificates." in said for each in ids)
     assert "no user alice in the domain other" in operator.error(
         "user", "block", "alice", "--domain", "other", "--yes"
     )
     operator.output("user", "block", "alice", "--domain", "acme", "--yes")
     shown = operator.output_json("user", "list")
     assert {each["id"]: each["enabled"] for each in shown} == {ids[0]: True, ids[1]: False}
+
+
+def test_all_users_of_one_name_can_be_blocked_at_once(operator: Operator) -> None:
+    operator.output("domain", "create", "acme")
+    for domain in ("Default", "acme"):
+        operator.output("user", "create", "alice", "--no-password", "--domain", domain)
+    done = operator.run("user", "block", "alice", "--all-of-this-name", "--yes")
+    assert done.code == 0, done.err
+    assert {each["enabled"] for each in operator.output_json("user", "list")} == {False}

@@ -18,6 +18,7 @@ from clustercert.cli.lookup import (
     counted,
     find,
     find_user,
+    named_users,
     objects,
     shown_name,
     shown_user,
@@ -293,6 +294,9 @@ def _block(
     client: AdministrationClient,
     name: AnyUserArgument,
     domain: AnyDomainOption = None,
+    all_of_this_name: Annotated[
+        bool, typer.Option("--all-of-this-name", help="Block every user who has this name.")
+    ] = False,
     yes: YesOption = False,
 ) -> None:
     """Block a user of any identity system: end their logins, and permanently revoke their certificates.
@@ -305,8 +309,21 @@ def _block(
         clustercert user block alice
         clustercert user block sso/anna
     """
-    user = find_user(client, name, domain=domain)
-    confirm(lambda: _question_of_loss(client, user, "Block the user?"), yes=yes)
+    users = [] if not all_of_this_name else named_users(client, name)
+    users = [each for each in users if domain in (None, each["domain"])]
+    users = users or [find_user(client, name, domain=domain)]
+    question = "Block the user?" if len(users) == 1 else f"Block these {len(users)} users?"
+    confirm(
+        lambda: " ".join(
+            _question_of_loss(client, each, question if each is users[-1] else "").strip() for each in users
+        ),
+        yes=yes,
+    )
+    for user in users:
+        _block_one(client, user)
+
+
+def _block_one(client: AdministrationClient, user: JsonObject) -> None:
     blocked = client.post(path_of("users", str(user["id"]), "block"))
     print_note(f"Blocked the user {shown_user(blocked)}. Their logins have ended.")
     if (issuer := blocked["issuer"]) not in (None, BUILT_IN):

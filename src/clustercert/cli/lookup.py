@@ -448,6 +448,19 @@ def shown_user(user: "JsonObject") -> str:
     return qualified_name(str(user.get("name") or user["id"]), str(user.get("domain") or ""))
 
 
+def _compared(client: "AdministrationClient", users: "list[JsonObject]") -> str:
+    """Return sentences that help to choose between users of one name."""
+    sentences = []
+    for user in users[:_MAX_NAMES]:
+        certificates = list(
+            itertools.islice(client.list_all("/certificates", "certificates", user=str(user["id"])), 1)
+        )
+        live = client.list_all("/certificates", "certificates", user=str(user["id"]), state="live")
+        last = f", the last one issued at {certificates[0]['issued_at']}" if certificates else ""
+        sentences.append(f" {user['id']} has {count_of(live, 'valid certificate')}{last}.")
+    return "".join(sentences)
+
+
 def find_user(
     client: "AdministrationClient",
     name_or_id: str,
@@ -476,7 +489,8 @@ def find_user(
             name if names.count(name) == 1 and name != name_or_id else str(each["id"])
             for each, name in zip(found, names, strict=True)
         )
-        raise UsageError(f"Several users are named {name_or_id}. Write {alternatives(unique)}.")
+        shown = _compared(client, found) if client.reads_everything else ""
+        raise UsageError(f"Several users are named {name_or_id}. Write {alternatives(unique)}.{shown}")
     if cluster is not None:
         # Project admins must not learn whether a user of another tenant exists.
         known = named_users(client, name_or_id) if client.reads_everything else []
