@@ -195,7 +195,7 @@ def test_root_replaces_the_key_backs_up_and_restores(server: Server, request: py
         with server.serving(unit):
             pass
     users = server.output("clustercert user list --local --output name").split()
-    assert users == ["olga"]
+    assert users == ["Default/olga"]
 
 
 def test_roots_command_says_who_may_run_it_and_which_file_is_out_of_reach(tmp_path: Path) -> None:
