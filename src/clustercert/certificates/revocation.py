@@ -102,13 +102,15 @@ class RevocationPreviews:
     certificates: CertificateMaintenance
     now: Callable[[], datetime]
 
-    async def users_named(self, caller: Caller, name: str) -> tuple[KnownUser, ...]:
-        """Find users by name. Raises Forbidden unless the caller is an operator or auditor.
+    async def users_named(self, caller: Caller, name: str) -> tuple[tuple[KnownUser, datetime | None], ...]:
+        """Find users by name, with their last logins. Raises Forbidden unless the caller is an operator or auditor.
 
-        See `KnownUserQueries.find_by_name`.
+        See `KnownUserQueries.find_by_name` and `last_logins`.
         """
         require_reader(caller)
-        return await self.users.find_by_name(name)
+        found = await self.users.find_by_name(name)
+        logins = await self.users.last_logins([each.id for each in found])
+        return tuple((each, logins.get(each.id)) for each in found)
 
     async def users_of_cluster_named(
         self, caller: Caller, project_id: str, cluster_id: str, name: str

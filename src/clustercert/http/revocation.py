@@ -174,10 +174,25 @@ class NamedUserBody(ResponseBody):
     issuer: str = Field(description="The URL of the issuer or Keystone, or `built-in`. Empty if unknown.")
 
 
+class FoundUserBody(NamedUserBody):
+    """A user with the last login."""
+
+    last_login_at: Time | None = Field(
+        description="When a user of an OIDC issuer or Keystone last logged in; the last login may be up to an hour"
+        " later. Null for other users."
+    )
+
+
 class NamedUsersBody(BaseModel):
     """The users who have the requested name, sorted."""
 
     users: list[NamedUserBody]
+
+
+class FoundUsersBody(BaseModel):
+    """The users who have the requested name, sorted."""
+
+    users: list[FoundUserBody]
 
 
 class RevocationListBody(PageBody):
@@ -353,7 +368,7 @@ async def revoke_user(call: CallDep, user_id: str, dry_run: DryRun = None) -> Re
     return await _revoked(call, await service.revoke_user(call.caller, user_id, reason))
 
 
-@router.get(OWN + "/users-by-name", responses=described("The users.", NamedUsersBody))
+@router.get(OWN + "/users-by-name", responses=described("The users.", FoundUsersBody))
 async def find_users(call: CallDep, name: Name = None) -> Response:
     """Find users by name.
 
@@ -362,7 +377,8 @@ async def find_users(call: CallDep, name: Name = None) -> Response:
     users by a user name that the policy chose for their certificates.
     """
     found = await call.services.revocation.previews.users_named(call.caller, _name(name))
-    return responses.private({"users": [NamedUserBody.render(each) for each in found]})
+    users = [FoundUserBody.render(user, last_login_at=last_login_at) for user, last_login_at in found]
+    return responses.private({"users": users})
 
 
 @router.get(IN_CLUSTER + "/users-by-name", responses=described("The users.", NamedUsersBody))

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from types import MappingProxyType
 from typing import cast
 
@@ -18,6 +18,8 @@ from clustercert.store.known_users import FederatedAccess, FederationQueries, Kn
 from clustercert.store.revocations import NO_END
 
 CACHED_LOGINS = 4_000
+# A user's last login is stored at most this often.
+LOGIN_RESOLUTION = timedelta(hours=1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,6 +67,9 @@ class Federation:
             known = KnownUser(user.user.id, user.user.name, user.user.domain.name, user.issuer.url)
             if access.recorded != known:
                 await self._known_users.record_user(known)
+            now = self._now()
+            if access.last_login_at is None or now - access.last_login_at >= LOGIN_RESOLUTION:
+                await self._known_users.note_login(known.id, now)
             return login
 
         # The key contains the method, because Keystone users can choose an access key id that equals the id of another

@@ -78,6 +78,17 @@ class KnownUserQueries(Queries):
             built_in = await connection.execute(_BUILT_IN_USERS.where(_user.c.id.in_(ids)))
             return found | {row.id: KnownUser(*row, BUILT_IN) for row in built_in}
 
+    async def last_logins(self, ids: Collection[str]) -> Mapping[str, datetime]:
+        """Return when users of issuers and of Keystone last logged in, by id. Omits other users. See `note_login`."""
+        query = select(_federated.c.id, _federated.c.last_login_at).where(_federated.c.id.in_(ids))
+        return {row.id: row.last_login_at for row in await self._rows(query) if row.last_login_at is not None}
+
+    async def note_login(self, user_id: str, at: datetime) -> None:
+        """Store when a recorded user of an issuer or of Keystone logged in."""
+        async with self._database.transaction() as connection:
+            query = update(_federated).where(_federated.c.id == user_id)
+            await connection.execute(query.values(last_login_at=at))
+
     async def is_in_project(self, user_id: str, project_id: str) -> bool:
         """Whether a user has a role in the project, or had a certificate for one of its clusters."""
         groups = select(_member.c.group_id).where(_member.c.user_id == user_id)
@@ -183,6 +194,7 @@ class FederatedAccess:
         id_taken: whether a user of the built-in identity service has the same id.
         recorded: the user as last recorded, or None.
         logins_ended_at: when the user last ended all their logins, or None.
+        last_login_at: when the user last logged in, up to an hour earlier than the last login; None if unknown.
     """
 
     projects: Mapping[str, str]
@@ -191,6 +203,7 @@ class FederatedAccess:
     id_taken: bool = False
     recorded: KnownUser | None = None
     logins_ended_at: datetime | None = None
+    last_login_at: datetime | None = None
 
 
 _PROJECTS = select(_project.c.id, _project.c.name, _domain.c.name.label("domain")).join(
@@ -225,8 +238,8 @@ class FederationQueries(Queries):
             row = (await connection.execute(select(_federated).where(_federated.c.id == user_id))).first()
         if row is None:
             return FederatedAccess(found, blocked, taken, built_in)
-        *recorded, ended_at = row
-        return FederatedAccess(found, blocked, taken, built_in, KnownUser(*recorded), ended_at)
+        *recorded, ended_at, last_login_at = row
+        return FederatedAccess(found, blocked, taken, built_in, KnownUser(*recorded), ended_at, last_login_at)
 
     async def existing_names(
         self, projects: Collection[str], domain: str | None, roles: Collection[str]

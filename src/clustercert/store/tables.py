@@ -175,6 +175,7 @@ federated_user = table(
     Column("domain", Text, nullable=False),
     Column("issuer", Text, nullable=False),
     Column("logins_ended_at", Utc, nullable=True),
+    Column("last_login_at", Utc, nullable=True),
 )
 
 # Groups of users in the built-in identity service. The Kubernetes groups in a certificate are plain strings, without a

@@ -113,6 +113,7 @@ def _create_directory() -> None:
         sa.Column("domain", sa.Text(), nullable=False),
         sa.Column("issuer", sa.Text(), nullable=False),
         sa.Column("logins_ended_at", _UTC, nullable=True),
+        sa.Column("last_login_at", _UTC, nullable=True),
         sa.PrimaryKeyConstraint("id", name="pk_federated_user"),
     )
     op.create_index("ix_federated_user_name", "federated_user", ["name"])
