@@ -443,7 +443,7 @@ async def test_other_identities_and_other_tokens_hide_no_master(
     ]
     assert counted(store) == [("credential.unknown", 1), ("credential.masters", 1)]
     assert [(said["event"], said["count"]) for said in logs] == [
-        ("suspicious certificates counted, not recorded singly", 1)
+        ("suspicious certificates counted, not recorded individually", 1)
     ] * 2
 
 

@@ -134,11 +134,11 @@ def _no_role(claims: "Sequence[RoleClaim]") -> str:
     wrong = [each.claim for each in claims if each.is_met is False]
     blame = f" The rule for it does not accept its {' and '.join(wrong)}." if wrong else ""
     if not any(each.is_met for each in claims):
-        blame = f" No rule is for its {' or '.join(wrong)}." if wrong else ""
+        blame = f" No rule accepts its {' or '.join(wrong)}." if wrong else ""
     return (
-        f"The token is for {held}; no rule of the issuer gives it a role.{blame} Use a job that the rules are for, or"
-        " ask an operator of the service to change identity.issuers.roles: `clustercert identity explain` shows"
-        " operators every rule."
+        f"The token has {held}, and no rule of the issuer gives it a role.{blame} Use a job that a rule accepts, or ask"
+        " an operator of the service to change identity.issuers.roles: `clustercert identity explain` shows operators"
+        " every rule."
     )
 
 

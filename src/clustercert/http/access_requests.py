@@ -248,7 +248,7 @@ class AccessRequestFilters(BaseModel):
     )
     mine: Literal["true"] | None = Field(default=None, description="Only the caller's own requests.")
     to_decide: Literal["true"] | None = Field(
-        default=None, description="Only requests that the caller may approve now; also such that have ended."
+        default=None, description="Only requests that the caller may approve now, also ended ones."
     )
     cluster: query.Text | None = Field(default=None, description="Only requests for this cluster, by id.")
     project: query.Text | None = Field(

@@ -113,7 +113,7 @@ ServicesDep = Annotated[Services, Depends(services_of)]
 
 
 async def raw_body(request: Request, services: ServicesDep) -> bytes:
-    """Read the whole body, up to the limit that the route declares. Raises TooLarge or RequestTimeout."""
+    """Read the whole body, up to the limit that the route declares. Raises the same errors as `received`."""
     return await received(request, services.options.body_timeout, max_body_bytes(request.scope["route"]))
 
 

@@ -31,7 +31,7 @@ ERRORS = {
     404: "The project or cluster does not exist, or the caller has no role in the project.",
     405: "The method is disabled.",
     408: "The request's body did not arrive in time.",
-    413: "The request's body is over 64 KiB.",
+    413: "The request's body is larger than the route's limit.",
     415: "The request's body is compressed.",
     429: "A rate limit or quota is exceeded; see Retry-After.",
     500: "Internal error.",

@@ -178,8 +178,8 @@ class FoundUserBody(NamedUserBody):
     """A user with the last login."""
 
     last_login_at: Time | None = Field(
-        description="When a user of an OIDC issuer or Keystone last logged in; the last login may be up to an hour"
-        " later. Null for other users."
+        description="When a user of an OIDC issuer or Keystone last logged in; updated at most once an hour. Null for"
+        " other users."
     )
 
 

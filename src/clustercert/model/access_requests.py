@@ -257,7 +257,10 @@ class AccessRequest:
             why = "An approver has denied this user such access within the last 24 hours."
             refusals.append(EarlyUseRefusal(why, max(denials) + EARLY_USE_PERIOD))
         if len(uses) >= limit:
-            why = f"This user has no use of such access before an approval left: the limit within 24 hours is {limit}."
+            why = (
+                "This user has used such access before an approval as often as its rule allows within 24 hours (limit:"
+                f" {limit})."
+            )
             refusals.append(EarlyUseRefusal(why, uses[-limit] + EARLY_USE_PERIOD))
         return max(refusals, key=lambda each: each.until, default=None)
 
@@ -277,10 +280,10 @@ class AccessRequest:
         """Return the request with a decision. An approval may complete the approvals; a denial closes the access.
 
         A decision about access that was used before the approval, and has ended, does not change the state. Returns the
-        request itself if the user has made the same decision before. An approval that meets further
-        conditions, such as those of a changed policy, replaces the earlier one. Raises Conflict if the request waits
-        for no decision on this part, if the user asked for the access, or if an approver meets no condition. A denial
-        needs no condition, because operators may deny.
+        request itself if the user has made the same decision before. An approval that meets further conditions, such as
+        those of a changed policy, replaces the earlier one. Raises Conflict if the request waits for no decision on
+        this part, if the user asked for the access, or if an approver meets no condition. A denial needs no condition,
+        because operators may deny.
 
         Args:
             conditions: the clauses of the present approval conditions of the policy.

@@ -113,7 +113,7 @@ FEED_SECONDS = Histogram(
 UNKNOWN_CREDENTIALS = Counter(
     "clustercert_unknown_credentials",
     "Client certificates reported by API servers but missing from the ledger, counted once for each cluster, user"
-    " name and set of groups; those beyond the limits of events, with each report",
+    " name and set of groups; beyond the limits of audit events, once for each report",
 )
 ALTERED_CREDENTIALS = Counter(
     "clustercert_altered_credentials",
@@ -123,7 +123,8 @@ ALTERED_CREDENTIALS = Counter(
 EXEMPT_CREDENTIALS = Counter(
     "clustercert_exempt_credentials",
     "New client certificates with names that a cluster in mode known-only exempts, reported by API servers; counted"
-    " at most once an hour for each user name and set of groups; those beyond the limits of events, with each report",
+    " at most once an hour for each user name and set of groups; beyond the limits of audit events, once for each"
+    " report",
 )
 REVOKED_CREDENTIALS_USED = Counter(
     "clustercert_revoked_credentials_used",
@@ -144,7 +145,7 @@ UNVERIFIED = Gauge(
 MASTERS_CREDENTIALS = Counter(
     "clustercert_masters_credentials",
     "Client certificates in system:masters that API servers reported and no operator has listed, counted once for"
-    " each cluster; those beyond the limits of events, with each report",
+    " each cluster; beyond the limits of audit events, once for each report",
 )
 
 AuditBatchRefusal = Literal["malformed", "cut_off", "unreadable_events", "unavailable"]

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from clustercert.store.engine.database import Database
 
 MAX_NAMED = 5
-# Is no name of a domain.
+# Stands for all domains.
 ANY_DOMAIN = "*"
 # At most this many clusters are counted; a service may have a million.
 MAX_CLUSTERS = 1000
@@ -242,7 +242,7 @@ async def _templates_without_domain(settings: Settings, database: "Database") ->
     if not any(each in username for each in ("{user.domain}", "{user.id}")):
         yield (
             f"policy.username is {username}, but there are several domains: {_listed(domains)}. A name belongs to"
-            " the first user who gets a certificate with it, and its namesake in another domain gets none. Set"
+            " the first user who gets a certificate with it. A user of this name in another domain gets none. Set"
             ' policy.username = "{user.name}@{user.domain}".'
         )
     # For each template, its rules with the domains whose groups fill it in.

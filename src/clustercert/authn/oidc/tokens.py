@@ -237,7 +237,7 @@ def _check_no_events(claims: JsonObject) -> None:
     if "events" in claims:
         # Source: RFC 8417 section 2.2. Some issuers give security event tokens the type of ID tokens.
         raise TokenRefused(
-            "events", claims["events"], "no events, which only logout tokens and the like have"
+            "events", claims["events"], "no claim events, which only security event tokens have"
         )
 
 

@@ -426,7 +426,9 @@ _METRICS = {
 
 
 def _warn_of_counted(cluster_id: str, count: int) -> None:
-    logger.warning("suspicious certificates counted, not recorded singly", cluster=cluster_id, count=count)
+    logger.warning(
+        "suspicious certificates counted, not recorded individually", cluster=cluster_id, count=count
+    )
 
 
 def _keys(use: UnknownUse) -> list[tuple[str, bytes | None, bytes, str]]:

@@ -147,7 +147,7 @@ class CredentialsCounted(AuditEvent):
 
     Attributes:
         alert: the kind of event that records a single certificate, such as `credential.masters`.
-        count: how many reports. A certificate in use is reported about once a minute.
+        count: the number of reports. A certificate in use is reported about once a minute.
         first, last: when this service received the first and the last of these reports.
     """
 
@@ -181,8 +181,8 @@ class RevokedCredentialUsed(AuditEvent):
     """An API server allowed requests with a revoked certificate. Recorded at most once an hour for each revocation.
 
     Attributes:
-        count: how many allowed requests since the last such event, at least: of one report that begins before the
-            revocation, only the last request counts.
+        count: the number of allowed requests since the last such event. A lower bound: if a report begins before the
+            revocation, only its last request counts.
         first_used_at, used_at: when the API server received the first and the last of these requests.
     """
 
