@@ -86,7 +86,7 @@ class KubeApi:
     ) -> None:
         self._seconds = seconds
         # An API server chooses how long its certificates take to verify (70 CAs with costly keys: 0.3 s), and its
-        # answers to parse. In a thread of its own, it delays neither the service nor other clusters.
+        # answers to parse. In a thread of its own, a verification delays neither the service nor other clusters.
         self._thread = LoopThread("cluster connection")
         self._http = new_client(
             tls_context(server_ca_pem, identity),

@@ -48,7 +48,7 @@ class Lock:
         try:
             text = os.pread(self._descriptor, _MAX_BYTES, 0).decode()
             failed_at, boot_time, exit_code, message = text.split(" ", 3)
-            is_recent = since <= float(failed_at) <= time.time() and clock.ran_on(int(boot_time))
+            is_recent = since <= float(failed_at) <= time.time() and clock.is_unchanged_since(int(boot_time))
             return (int(exit_code), message) if is_recent else None
         except (OSError, ValueError):
             return None

@@ -343,11 +343,11 @@ def _root_options_first(arguments: Sequence[str]) -> list[str]:
                 argument
             )
     command = next((argument for argument in rest if not argument.startswith("-")), None)
-    return list(arguments) if command == "demo" else [*front, *_with_own_names(rest)]
+    return list(arguments) if command == "demo" else [*front, *_with_own_commands(rest)]
 
 
-def _with_own_names(arguments: list[str]) -> list[str]:
-    """Replace the words `version`, `whoami` and `help`, which people know from other programs."""
+def _with_own_commands(arguments: list[str]) -> list[str]:
+    """Replace `version`, `whoami` and `help`, which are commands of other programs, by what this program has."""
     match arguments:
         case ["version"]:
             return ["--version"]

@@ -76,7 +76,7 @@ class Limits:
 
 
 # Members of `system:masters` and exempt identities have rows and events of their own, so that other identities can't
-# take them. `stored` is much more than two tokens can use in an hour: the hourly limits count stored rows.
+# take them. `stored` must be several times `hourly`, because the hourly limits count stored rows.
 LIMITS_OF_EACH = Limits(stored=1000, hourly=100)
 LIMITS_OF_OTHERS = Limits(stored=10_000, hourly=1000)
 
@@ -357,7 +357,7 @@ class CredentialUsageQueries(Queries):
             stored = await _stored_identities(connection, cluster_id, [use.identity for use in uses])
             known = [use for use in uses if use.identity in stored]
             unseen = [use for use in uses if use.identity not in stored]
-            # A use of a known identity now has only its new certificates.
+            # Of a known identity, keep only the new certificates.
             changed = [
                 replace(use, fingerprints=tuple(added))
                 for use in known
@@ -366,21 +366,22 @@ class CredentialUsageQueries(Queries):
             # Use this service's clock, because an API server could report invented times, and so cause an event for
             # each past hour.
             due = [use for use in changed if now >= stored[use.identity].last_alert_at + ALERT_EVERY]
-            told = await _within_limits(connection, [*unseen, *due], now) if unseen or due else []
-            names = {use.identity for use in told}
-            new = [use for use in unseen if use.identity in names]
-            counted = [use for use in (*unseen, *changed) if use.identity not in names]
+            alerted = await _within_limits(connection, [*unseen, *due], now) if unseen or due else []
+            identities = {use.identity for use in alerted}
+            new = [use for use in unseen if use.identity in identities]
+            counted = [use for use in (*unseen, *changed) if use.identity not in identities]
             if new:
                 await _make_room(connection, new, now)
                 await connection.execute(insert(_unknown), [_row(use, now) for use in new])
             if updates := [
-                _update_values(use, stored[use.identity], now, is_told=use.identity in names) for use in known
+                _update_values(use, stored[use.identity], now, is_alerted=use.identity in identities)
+                for use in known
             ]:
                 await connection.execute(_SEEN_AGAIN, updates)
             alerts: dict[CredentialAlert, list[UnknownUse]] = {
                 "credential.unknown": [use for use in new if not use.exempt],
-                "credential.masters": [use for use in told if MASTERS in use.groups],
-                "credential.exempt": [use for use in told if use.exempt],
+                "credential.masters": [use for use in alerted if MASTERS in use.groups],
+                "credential.exempt": [use for use in alerted if use.exempt],
             }
             events = (event(kind, use) for kind, uses_of_kind in alerts.items() for use in uses_of_kind)
             await record_events(connection, tuple(events))
@@ -443,10 +444,10 @@ async def _within_limits(
         )
         .group_by(_unknown.c.alerts_of_each)
     )
-    told = {row[0]: row[1] for row in await connection.execute(query)}
+    recent = {row[0]: row[1] for row in await connection.execute(query)}
     found = []
     for of_each, limits in _limits():
-        left = max(0, limits.hourly - told.get(of_each, 0))
+        left = max(0, limits.hourly - recent.get(of_each, 0))
         found += [use for use in uses if use.alerts_of_each is of_each][:left]
     return found
 
@@ -517,17 +518,19 @@ def _row(use: UnknownUse, now: datetime) -> dict[str, object]:
     }
 
 
-def _update_values(use: UnknownUse, stored: Row[Any], now: datetime, *, is_told: bool) -> dict[str, object]:
+def _update_values(
+    use: UnknownUse, stored: Row[Any], now: datetime, *, is_alerted: bool
+) -> dict[str, object]:
     # If each new certificate of an identity causes an alert, store a new fingerprint only when the event about the
     # certificate is recorded. As long as the fingerprint is not stored, the certificate counts as new.
-    new = _new_fingerprints(use, stored) if is_told or not use.alerts_of_each else []
+    new = _new_fingerprints(use, stored) if is_alerted or not use.alerts_of_each else []
     return {
         "cluster": use.cluster_id,
         "who": use.identity,
         "new_hashes": len(new),
         "last_fingerprints": [*stored.fingerprints, *new][-KEPT_HASHES:],
-        "alerted": now if is_told else stored.last_alert_at,
-        "token": use.token_hash if is_told else stored.token_hash,
+        "alerted": now if is_alerted else stored.last_alert_at,
+        "token": use.token_hash if is_alerted else stored.token_hash,
         "of_each": use.alerts_of_each,
         "first": use.first,
         "last": use.last,

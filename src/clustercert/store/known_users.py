@@ -194,7 +194,7 @@ class FederatedAccess:
         id_taken: whether a user of the built-in identity service has the same id.
         recorded: the user as last recorded, or None.
         logins_ended_at: when the user last ended all their logins, or None.
-        last_login_at: when the user last logged in, up to an hour earlier than the last login; None if unknown.
+        last_login_at: when the user last logged in, updated at most once an hour; None if unknown.
     """
 
     projects: Mapping[str, str]

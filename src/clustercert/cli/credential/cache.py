@@ -77,7 +77,7 @@ class CachedCredential:
 
         The lifetime of a certificate does not depend on a wrong clock that nobody sets.
         """
-        if clock.ran_on(self.boot_time):
+        if clock.is_unchanged_since(self.boot_time):
             return
         step = self.not_after - self.expires
         self.issued += step

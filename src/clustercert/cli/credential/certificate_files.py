@@ -89,7 +89,7 @@ class CertificateFile:
     def _is_same_clock(self) -> bool:
         """Whether this machine's clock was not set since the file was written."""
         try:
-            return clock.ran_on(int(read_regular_file(self._clock_path, _MAX_DIGITS)))
+            return clock.is_unchanged_since(int(read_regular_file(self._clock_path, _MAX_DIGITS)))
         except (OSError, ValueError):
             return False
 
