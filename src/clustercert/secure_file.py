@@ -1,4 +1,7 @@
-"""Writes files and folders that only their owner can read. Reads files whose path may come from an untrusted source."""
+"""Writes files and folders that only their owner can read. Reads files whose path may come from an untrusted source.
+
+Says which access to a path is missing.
+"""
 
 import errno
 import os

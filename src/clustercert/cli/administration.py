@@ -139,16 +139,13 @@ def _delete(
         if resource.is_in_domain
         else client.get(path_of(resource.plural, name))
     )
+    shown = _shown(resource, client, found)
 
     def question() -> str:
-        ask = _QUESTIONS.get(resource.noun)
-        return (
-            ask(client, found)
-            if ask is not None
-            else resource.question.format_map(found | {resource.key: shown})
-        )
+        if (ask := _QUESTIONS.get(resource.noun)) is not None:
+            return ask(client, found)
+        return resource.question.format_map(found | {resource.key: shown})
 
-    shown = _shown(resource, client, found)
     confirm(question, yes=yes)
     client.delete(path_of(resource.plural, str(found.get("id", found[resource.key]))))
     print_note(f"Deleted the {resource.title} {shown}.{resource.after_deletion}")
@@ -309,8 +306,9 @@ def _block(
         clustercert user block alice
         clustercert user block sso/anna
     """
-    users = [] if not all_of_this_name else named_users(client, name)
-    users = [each for each in users if domain in (None, each["domain"])]
+    named = named_users(client, name) if all_of_this_name else []
+    users = [each for each in named if domain in (None, each["domain"])]
+    # An id is not a name, and a name that nobody has is an error.
     users = users or [find_user(client, name, domain=domain)]
     question = "Block the user?" if len(users) == 1 else f"Block these {len(users)} users?"
     confirm(

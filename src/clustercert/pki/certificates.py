@@ -13,8 +13,7 @@ from clustercert.pki.keys import PARSE_ERRORS, accepted_key
 from clustercert.pki.leaf import der_fingerprint, der_pem
 
 _BLOCK = re.compile(rb"-----BEGIN CERTIFICATE-----([A-Za-z0-9+/=\s]*)-----END CERTIFICATE-----")
-
-
+# The library reads both forms.
 _BEGIN = re.compile(rb"-----BEGIN (?:X509 )?CERTIFICATE-----")
 
 

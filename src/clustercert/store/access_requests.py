@@ -305,20 +305,19 @@ async def _early_uses(
     connection: Transaction, user_ids: Collection[str], cluster_ids: Collection[str], now: datetime
 ) -> tuple[AccessRequest, ...]:
     since = now - EARLY_USE_PERIOD
-    was_denied = (
-        exists()
-        .where(_decision.c.request_id == _request.c.id, _is_denial(), _decision.c.at > since)
-        .correlate(_request)
-    )
     is_use = and_(_request.c.started_at > since, _request.c.approved_at.is_(None))
     query = select(_request).where(
-        _request.c.user_id.in_(user_ids), _request.c.cluster_id.in_(cluster_ids), or_(is_use, was_denied)
+        _request.c.user_id.in_(user_ids),
+        _request.c.cluster_id.in_(cluster_ids),
+        or_(is_use, _was_denied(_decision.c.at > since)),
     )
     return await _requests(connection, query)
 
 
-def _is_denial() -> ColumnElement[bool]:
-    return and_(_decision.c.part == "access", _decision.c.approves.is_(False))
+def _was_denied(*conditions: ColumnElement[bool]) -> ColumnElement[bool]:
+    """Return a condition that is true for a request with a denial of the access that meets these conditions."""
+    is_denial = and_(_decision.c.part == "access", _decision.c.approves.is_(False))
+    return exists().where(_decision.c.request_id == _request.c.id, is_denial, *conditions).correlate(_request)
 
 
 async def _requests(connection: Transaction, query: Select[Any]) -> tuple[AccessRequest, ...]:
@@ -415,8 +414,7 @@ def _conditions(selected: RequestFilter) -> list[ColumnElement[bool]]:
     if selected.states is not None:
         conditions.append(_request.c.state.in_(selected.states))
     if selected.undecided:
-        was_denied = exists().where(_decision.c.request_id == _request.c.id, _is_denial()).correlate(_request)
-        was_used = and_(_request.c.started_at.is_not(None), _request.c.approved_at.is_(None), ~was_denied)
+        was_used = and_(_request.c.started_at.is_not(None), _request.c.approved_at.is_(None), ~_was_denied())
         conditions.append(or_(_request.c.open_for.is_not(None), was_used))
     if selected.id_prefix is not None:
         conditions.append(_request.c.id.startswith(selected.id_prefix, autoescape=True))
