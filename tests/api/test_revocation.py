@@ -386,8 +386,8 @@ def test_our_own_api_knows_no_user_whom_the_admin_cant_see(place: RevocationClie
     ]
     assert [answer.status_code for answer in answers] == [404] * 4
     text = (
-        f"There is no user with the id {NEVER_SEEN} in this project: no role in it, and no certificate for its"
-        " clusters. `certificate list --cluster` shows the ids of users with certificates."
+        f"No user with the id {NEVER_SEEN} has a role in this project, or had a certificate for one of its clusters."
+        " `clustercert certificate list --cluster CLUSTER` shows the ids of users with certificates."
     )
     texts = {answer.json()["errorMessage"].replace(place.user("stranger"), NEVER_SEEN) for answer in answers}
     assert texts == {text}

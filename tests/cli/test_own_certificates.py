@@ -87,7 +87,7 @@ def test_developers_revoke_all_their_own_in_all_clusters(place: RemoteSite) -> N
 def test_admins_find_no_user_whose_id_is_unknown_to_their_project(place: RemoteSite) -> None:
     options = ("--user", "5eed" * 8, "--cluster", "prod", "--yes")
     error = place.bob.failure(5, "certificate", "revoke", *options)
-    assert f"There is no user with the id {'5eed' * 8} in this project: no role in it" in error
+    assert f"No user with the id {'5eed' * 8} has a role in this project" in error
 
 
 def test_a_role_that_is_lost_leaves_the_own_certificates(place: RemoteSite) -> None:

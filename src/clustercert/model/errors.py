@@ -142,8 +142,8 @@ class UnknownUser(NotFound):
 
     def __init__(self, user_id: str) -> None:
         super().__init__(
-            f"There is no user with the id {user_id} in this project: no role in it, and no certificate for its"
-            " clusters. `certificate list --cluster` shows the ids of users with certificates."
+            f"No user with the id {user_id} has a role in this project, or had a certificate for one of its clusters."
+            " `clustercert certificate list --cluster CLUSTER` shows the ids of users with certificates."
         )
 
 
