@@ -98,8 +98,4 @@ class LoopThread:
 
 def _serve(loop: asyncio.AbstractEventLoop, stop: asyncio.Event) -> None:
     with asyncio.Runner(loop_factory=lambda: loop) as runner:
-        runner.run(_waited(stop))
-
-
-async def _waited(stop: asyncio.Event) -> None:
-    await stop.wait()
+        runner.run(stop.wait())

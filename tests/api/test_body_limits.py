@@ -24,7 +24,7 @@ OWN, CCE = "/clustercert/v1", ("/api/v3/", "/autopilot/v3/")
 CLUSTER = f"{OWN}/projects/{{project_id}}/clusters/{{cluster}}"
 ROTATION = f"{CLUSTER}/client-ca-rotation"
 REQUEST = f"{OWN}/access-requests/{{access_request_id}}"
-# The service reads these bodies bit by bit: `kubernetes/webhook`.
+# The service reads these bodies in parts: `kubernetes/webhook`.
 WEBHOOK = f"{OWN}/kubernetes/"
 
 PASSWORD = "p" * 1024
