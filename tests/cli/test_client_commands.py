@@ -266,7 +266,7 @@ def test_one_login_serves_all_projects(world: UserSite) -> None:
     twin = ("prod", "--project", "eu-nl", "--internal-url", "https://10.0.0.7:6443")
     world.operator.output("cluster", "add", *twin, "--server-ca", world.folder / "server-ca.pem")
     ambiguous = world.user("kubeconfig", "get", "prod")
-    assert ambiguous.code == 1
+    assert ambiguous.code == 2
     assert (
         "Several projects have a cluster named prod. Write Default/eu-de/prod or Default/eu-nl/prod."
         in ambiguous.err

@@ -169,11 +169,11 @@ def test_a_job_trusts_the_service_by_fingerprint_or_file(deployer: User, tmp_pat
         x509.load_pem_x509_certificate(status_of(plugin.stdout)["clientCertificateData"].encode())
     assert deployer.issued(json.loads(deployer.output("clusters", "-o", "json"))[0]["id"]) == 2
     untrusted = deployer.run("credential", deployer.name, env=variables)
-    assert (untrusted.returncode, untrusted.stdout) == (1, "")
+    assert (untrusted.returncode, untrusted.stdout) == (6, "")
     assert "is not trusted" in untrusted.stderr
     other = deployer.run(
         "credential", deployer.name, env=variables | {"CLUSTERCERT_CA_FINGERPRINT": "00" * 32}
     )
-    assert (other.returncode, other.stdout) == (1, "")
+    assert (other.returncode, other.stdout) == (6, "")
     assert "sends no certificate with the fingerprint" in other.stderr
     assert not nowhere.exists()

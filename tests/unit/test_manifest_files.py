@@ -147,6 +147,7 @@ OPTIONS_OF_OTHERS = {
     "--cluster",
     "--force",
     "--ignore-not-found",
+    "--local",
     "--out",
     "--pin",
     "--pin-components",

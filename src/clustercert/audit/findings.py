@@ -76,7 +76,7 @@ class FindingKind(Enum):
     )
     CHECKPOINT_DISORDERED = (
         "checkpoint",
-        "The stored checkpoint of size {row_size} is older than that of size {before}. Was the clock set back?",
+        "The stored checkpoint of size {row_size} is older than that of size {before}. Check the service's clock.",
     )
     CHECKPOINT_POSTDATED = "checkpoint", "The stored checkpoint of size {row_size} is from the future: {at}."
     LOG_REPLACED = (

@@ -457,7 +457,7 @@ def _compared(client: "AdministrationClient", users: "list[JsonObject]") -> str:
         )
         live = client.list_all("/certificates", "certificates", user=str(user["id"]), state="live")
         last = f", the last one issued at {certificates[0]['issued_at']}" if certificates else ""
-        login = f", and last logged in at {user['last_login_at']}" if user["last_login_at"] else ""
+        login = f", and last logged in at {user['last_login_at']}" if user.get("last_login_at") else ""
         sentences.append(f" {user['id']} has {count_of(live, 'valid certificate')}{last}{login}.")
     return "".join(sentences)
 

@@ -6,9 +6,11 @@ from datetime import datetime, timedelta
 from types import MappingProxyType
 from typing import cast
 
+import structlog
+
 from clustercert.authn.federated import Authority, FederatedUser
 from clustercert.model import Actor, Caller, KnownUser, Origin, Project, Revocation, rfc3339
-from clustercert.model.errors import InvalidRequest, Unauthenticated
+from clustercert.model.errors import InvalidRequest, Unauthenticated, Unavailable
 from clustercert.model.events.administration import RevocationChanged, UserBlocked
 from clustercert.model.ids import is_user_id
 from clustercert.store.directory import DirectoryQueries
@@ -16,6 +18,8 @@ from clustercert.store.engine.database import Database
 from clustercert.store.engine.generation import Cache
 from clustercert.store.known_users import FederatedAccess, FederationQueries, KnownUserQueries
 from clustercert.store.revocations import NO_END
+
+logger = structlog.get_logger()
 
 CACHED_LOGINS = 4_000
 # A user's last login is stored at most this often.
@@ -69,7 +73,7 @@ class Federation:
                 await self._known_users.record_user(known)
             now = self._now()
             if access.last_login_at is None or now - access.last_login_at >= LOGIN_RESOLUTION:
-                await self._known_users.note_login(known.id, now)
+                await self._note_login(known.id, now)
             return login
 
         # The key contains the method, because Keystone users can choose an access key id that equals the id of another
@@ -78,6 +82,13 @@ class Federation:
         key = user.user.id, user.method, user.credential_id, user.revision
         login = cast("LoginRoles", await self._cache.get(key, load))  # `load` never returns None
         return login.caller(user, origin)
+
+    async def _note_login(self, user_id: str, at: datetime) -> None:
+        """Store the last login. A failed write, as with a full disk, only makes the stored time older."""
+        try:
+            await self._known_users.note_login(user_id, at)
+        except Unavailable:
+            logger.warning("last login not stored", user=user_id)
 
     async def login(self, user: FederatedUser) -> LoginRoles:
         """Return a user's roles from the database. Raises Unauthenticated if the user may not log in."""
