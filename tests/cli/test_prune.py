@@ -75,6 +75,17 @@ def test_access_requests_that_were_closed_past_the_age_are_pruned_with_their_dec
     assert json.loads(body)["detail"] == {"count": 1, "closed_before": done["ended_before"]}
 
 
+def test_access_requests_that_may_limit_early_use_are_not_pruned(operator: Operator) -> None:
+    database = operator.folder / "data" / "clustercert.db"
+    for name, hours in (("counts", 23), ("old", 25)):
+        closed_at = f"{datetime.now(UTC) - timedelta(hours=hours):%Y-%m-%d %H:%M:%S.%f}"
+        execute(database, REQUEST, name, "ended", closed_at)
+    assert "the 0 certificates and 1 access requests" in operator.error("db", "prune", "--older-than", "5m")
+    done = operator.output_json("db", "prune", "--older-than", "5m", "--yes")
+    assert done["access_requests"] == 1
+    assert rows(database, "SELECT id FROM access_request") == [("counts",)]
+
+
 def test_revocations_are_pruned_after_the_certificates_that_need_them(operator: Operator) -> None:
     database = operator.folder / "data" / "clustercert.db"
     for name, days in ((b"old", 91), (b"ended", 89)):

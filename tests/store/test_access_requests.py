@@ -141,6 +141,21 @@ async def test_the_most_uses_of_one_user_are_counted_over_all_clusters(queries: 
     assert (await queries.counts(NOW)).most_early_uses == 2
 
 
+async def test_a_late_denial_forbids_early_use_although_old_requests_are_pruned(
+    queries: AccessRequestQueries,
+) -> None:
+    """Approvers may deny long after the end, and the denial counts from then on."""
+    request = await store_request(queries, access_request(before_approval=True))
+    await issue(queries, request)
+    await queries.change(request.id, END)
+    at = NOW + timedelta(days=90)
+    denial = AccessDecision("access", "carla", "carla", at, False, frozenset({ONE}), "a reason")
+    await queries.change(request.id, steps.decide(denial, (ONE,), Actor("carla", ORIGIN)))
+    for closed_before, count in ((at, 0), (at + timedelta(seconds=1), 1)):
+        assert await queries.count_closed(closed_before) == count
+        assert await queries.prune(closed_before, lambda _: event()) == count
+
+
 async def test_equal_requests_at_the_same_time_give_one(queries: AccessRequestQueries, store: Store) -> None:
     other = AccessRequestQueries(patient(store.url))
     first = access_request()

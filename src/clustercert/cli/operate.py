@@ -133,19 +133,23 @@ async def prune(
 ) -> None:
     """Delete certificates and access requests that ended long ago. Their audit events stay.
 
-    Also deletes revocations of users and clusters that no certificate needs any more. The service can keep running. If
-    the command is interrupted, run it again.
+    Access requests are kept for at least a day, and for as long after the last decision. Also deletes revocations of
+    users and clusters that no certificate needs any more. The service can keep running. If the command is interrupted,
+    run it again.
 
     Examples:
         clustercert db prune --older-than 90d
     """
     from clustercert.model import utc_now
+    from clustercert.model.access_requests import EARLY_USE_PERIOD
     from clustercert.model.events.administration import CertificatesPruned
     from clustercert.model.events.requests import AccessRequestsPruned
 
     ended = rfc3339(older_than)
     certificates, requests = operator.components.certificates, operator.components.requests.queries
-    expired, closed = await certificates.count_expired(older_than), await requests.count_closed(older_than)
+    # Younger requests limit how often their users may use access before an approval.
+    closed_before = min(older_than, utc_now() - EARLY_USE_PERIOD)
+    expired, closed = await certificates.count_expired(older_than), await requests.count_closed(closed_before)
     confirm(
         f"Delete the {expired} certificates and {closed} access requests that ended before {ended}?", yes=yes
     )
@@ -157,14 +161,15 @@ async def prune(
         )
 
     def requests_event(count: int) -> AccessRequestsPruned:
+        before = rfc3339(closed_before)
         return AccessRequestsPruned(
-            at=utc_now(), actor=operator.actor, subject=ended, count=count, closed_before=ended
+            at=utc_now(), actor=operator.actor, subject=before, count=count, closed_before=before
         )
 
     pruned = pruned_requests = 0
     while count := await certificates.prune(older_than, event):
         pruned += count
-    while count := await requests.prune(older_than, requests_event):
+    while count := await requests.prune(closed_before, requests_event):
         pruned_requests += count
     revocations = await operator.components.revocation_pruning.prune(
         actor=operator.actor, made_before=older_than

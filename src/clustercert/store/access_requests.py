@@ -274,16 +274,17 @@ class AccessRequestQueries(Queries):
         return AccessRequestCounts(found, pending_since, most or 0)
 
     async def count_closed(self, closed_before: datetime) -> int:
-        """Count the requests that were closed before a time."""
-        query = select(func.count()).where(_request.c.closed_at < closed_before)
+        """Count the requests that were closed and last decided before a time."""
+        query = select(func.count()).where(_is_over(closed_before))
         return await self._scalar(query) or 0
 
     async def prune(self, closed_before: datetime, event: Callable[[int], AuditEvent]) -> int:
-        """Delete a batch of requests that were closed before a time, with their decisions. Returns how many.
+        """Delete a batch of requests that were closed and last decided before a time. Returns how many.
 
+        Requests of the last `EARLY_USE_PERIOD` may limit the use of others, so `closed_before` must be earlier.
         `event` creates an audit event from the number of deleted requests, and is not called if the number is 0.
         """
-        query = select(_request.c.id).where(_request.c.closed_at < closed_before).limit(PRUNED_AT_ONCE)
+        query = select(_request.c.id).where(_is_over(closed_before)).limit(PRUNED_AT_ONCE)
         async with self._database.transaction() as connection:
             ids = (await connection.execute(query)).scalars().all()
             await connection.execute(delete(_decision).where(_decision.c.request_id.in_(ids)))
@@ -318,6 +319,11 @@ def _was_denied(*conditions: ColumnElement[bool]) -> ColumnElement[bool]:
     """Return a condition that is true for a request with a denial of the access that meets these conditions."""
     is_denial = and_(_decision.c.part == "access", _decision.c.approves.is_(False))
     return exists().where(_decision.c.request_id == _request.c.id, is_denial, *conditions).correlate(_request)
+
+
+def _is_over(before: datetime) -> ColumnElement[bool]:
+    decided = exists().where(_decision.c.request_id == _request.c.id, _decision.c.at >= before)
+    return and_(_request.c.closed_at < before, ~decided.correlate(_request))
 
 
 async def _requests(connection: Transaction, query: Select[Any]) -> tuple[AccessRequest, ...]:
