@@ -74,8 +74,15 @@ class LoopThread:
         self._started: tuple[asyncio.AbstractEventLoop, asyncio.Event] | None = None
 
     async def run(self, work: Coroutine[Any, Any, T]) -> T:
-        """Run work in the thread. If the calling task is cancelled, the work is cancelled too."""
-        loop, _ = self._start()
+        """Run work in the thread. If the calling task is cancelled, the work is cancelled too.
+
+        Raises RuntimeError if the system can't start another thread, or any error that the work raises.
+        """
+        try:
+            loop, _ = self._start()
+        except RuntimeError:
+            work.close()
+            raise
         return await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(work, loop))
 
     async def close(self, last: Coroutine[Any, Any, None]) -> None:
@@ -90,9 +97,16 @@ class LoopThread:
 
     def _start(self) -> tuple[asyncio.AbstractEventLoop, asyncio.Event]:
         if self._started is None:
-            self._started = asyncio.new_event_loop(), asyncio.Event()
+            started = loop, _ = asyncio.new_event_loop(), asyncio.Event()
             # A daemon, so that a name server that does not answer can't delay the end of the process.
-            threading.Thread(target=_serve, args=self._started, name=self._name, daemon=True).start()
+            thread = threading.Thread(target=_serve, args=started, name=self._name, daemon=True)
+            try:
+                thread.start()
+            except RuntimeError:
+                loop.close()
+                raise
+            # Work in a loop that no thread runs would never end.
+            self._started = started
         return self._started
 
 

@@ -107,3 +107,22 @@ async def test_without_work_there_is_no_thread() -> None:
     await thread.close(last())
     assert done == ["MainThread"]
     assert threads("unused") == []
+
+
+async def test_a_thread_that_does_not_start_fails_its_work_and_can_be_closed() -> None:
+    """The system may have no thread left."""
+    thread, done = LoopThread("unstartable"), []
+
+    async def last() -> None:
+        done.append(threading.current_thread().name)
+
+    before = threading.stack_size(1 << 46)
+    try:
+        for _ in range(2):
+            with pytest.raises(RuntimeError, match="can't start new thread"):
+                async with asyncio.timeout(60):
+                    await thread.run(last())
+    finally:
+        threading.stack_size(before)
+    await thread.close(last())
+    assert done == ["MainThread"]
