@@ -1,10 +1,10 @@
 # Every target makes the environments that it needs, from lock files with hashes: .venv for the project and its
-# tools, .venvs/clients and .venvs/huaweicloud-nodejs for the vendors' SDKs, .venvs/chart for Helm, .venvs/keystone for a real Keystone, .venvs/issuers and
-# .venvs/oidc-provider for OIDC issuers, .venvs/openbao for OpenBao, .venvs/browser to drive Chromium, .venvs/site for Sphinx, .venvs/uv for uv, .venvs/wheel to build the wheel,
+# tools, .venvs/clients and .venvs/huaweicloud-nodejs for the vendors' SDKs and Playwright, .venvs/chart for Helm, .venvs/keystone for a real Keystone, .venvs/issuers and
+# .venvs/oidc-provider for OIDC issuers, .venvs/openbao for OpenBao, .venvs/site for Sphinx, .venvs/uv for uv, .venvs/wheel to build the wheel,
 # .venvs/bench and .venvs/django-ca to measure. PYTHON=… names the interpreter, ARGS=… adds arguments.
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-all test-fast chart-test check ha bench format docs site lock wheel release image image-check clean runtime dev clients chart issuers keystone openbao openssl softhsm haproxy pgbouncer patroni promtool chromium browser shells gophercloud podman gnupg uv site-tools bench-tools
+.PHONY: help demo test test-all test-long test-fast chart-test check ha bench format docs site lock wheel release image image-check clean runtime dev clients chart issuers keystone openbao openssl softhsm haproxy pgbouncer patroni promtool chromium shells gophercloud podman gnupg uv site-tools bench-tools
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' Makefile
@@ -12,11 +12,14 @@ help: ## show this list
 demo: runtime ## start a service to try, and issue a first kubeconfig (ARGS="--port 8080")
 	@.venv/bin/clustercert demo $(ARGS)
 
-test: dev clients issuers keystone openbao openssl softhsm ## run every layer, and each promise once with its real part, in about 20 minutes on two processors
-	@.venv/bin/python scripts/run_tests.py
+test: dev clients chromium openssl ## run every layer, and each promise once with its real part, in XX minutes on two processors
+	@.venv/bin/python scripts/run_tests.py test
 
-test-all: dev clients huaweicloud-nodejs chart issuers keystone openbao openssl softhsm haproxy pgbouncer patroni promtool browser shells gophercloud podman gnupg uv site-tools ## run every test, under coverage, as CI does (50 minutes on two processors)
-	@.venv/bin/python scripts/run_tests.py --all
+test-all: dev clients huaweicloud-nodejs chart issuers keystone openbao openssl softhsm haproxy pgbouncer patroni promtool chromium shells gophercloud podman gnupg uv site-tools ## run the tests with every real part, as CI does (XX minutes on two processors)
+	@.venv/bin/python scripts/run_tests.py test-all
+
+test-long: dev clients chart issuers keystone openbao openssl softhsm haproxy pgbouncer patroni promtool chromium shells podman gnupg uv site-tools ## look for rare things: kills, overload, many examples, coverage (XX minutes)
+	@.venv/bin/python scripts/run_tests.py test-long
 
 test-fast: dev ## run the unit tests and those on SQLite, without servers, in about a minute
 	@.venv/bin/pytest -q -n 2 -m "not slow" -k "not postgresql" tests/unit tests/signers tests/store $(ARGS)
@@ -69,8 +72,11 @@ runtime:
 dev:
 	@scripts/environment --project .venv requirements-dev.lock
 
+# Playwright, which drives Chromium, and axe-core are in the same environment. Tests in a browser are skipped without them.
 clients:
 	@scripts/environment .venvs/clients tests/clients/requirements.lock
+	@scripts/environment .venvs/clients tests/clients/requirements.lock tests/browser/requirements.lock \
+		|| echo "Playwright is not installed: tests in tests/browser are skipped" >&2
 
 # Huawei Cloud's SDK for NodeJS. Tests with it are skipped where it can't be installed.
 huaweicloud-nodejs:
@@ -130,11 +136,6 @@ patroni:
 chromium:
 	@command -v chromium >/dev/null || scripts/apt-install chromium \
 		|| echo "chromium is not installed: tests in tests/browser and tests/e2e/test_real_login.py are skipped" >&2
-
-# Playwright, which drives Chromium, and axe-core. Tests of the console in a browser are skipped without them.
-browser: chromium
-	@scripts/environment .venvs/browser tests/browser/requirements.lock \
-		|| echo "Playwright is not installed: tests in tests/browser are skipped" >&2
 
 # One test checks deploy/prometheus-alerts.yaml with it, and is skipped without it.
 promtool:

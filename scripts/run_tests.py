@@ -1,10 +1,12 @@
 """Runs the tests and closes with one line that counts them; the tests themselves live in tests/.
 
-Without arguments it runs what `make test` promises: every layer in this process on SQLite, and each promise once with
-the real part. With --all it runs every test, the project's own under coverage. Parts run whatever becomes of the
-others. These parts run beside the project's own tests, because tests often wait for servers: the vendors' clients, in
-their own environment; the built wheel, in a clean one; and, with --all, the tests that run a second time, on
-PostgreSQL. Their output is shown at the end. The exit status is 0 only if nothing failed.
+`make test` is what a newcomer waits for: every layer in this process on SQLite, and each promise once with its real
+part where that part is cheap. `make test-all` decides about a change: every real part. `make test-long` looks for rare
+things: every test of the project under coverage, those marked `long` too, with many examples.
+
+Parts run whatever becomes of the others. Some run beside the project's own tests, because tests often wait for servers:
+the vendors' clients, in their own environment; the built wheel, in a clean one; and the tests that run a second time,
+on PostgreSQL. Their output is shown at the end. The exit status is 0 only if nothing failed.
 """
 
 import argparse
@@ -15,7 +17,7 @@ import tempfile
 import time
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TextIO
 from xml.etree import ElementTree as ET
@@ -24,20 +26,100 @@ ROOT = Path(__file__).resolve().parent.parent
 BIN = ROOT / ".venv" / "bin"
 CLIENTS_PYTHON = ROOT / ".venvs" / "clients" / "bin" / "python"
 
-# A run that hangs has failed; one on a busy machine is slow. CI has 90 minutes, and makes environments first.
-DEADLINE = time.monotonic() + 80 * 60
-
-# What `make test` runs: these folders on SQLite and without tests marked `full`, and then the files in which a promise
-# meets its real part. Real OIDC issuers are in tests/api.
-FOLDERS = ("unit", "store", "signers", "lint", "api", "cli")
-POSTGRESQL = ("tests/e2e/test_postgres.py",)
-SERVERS = ("tests/e2e/test_server.py", "tests/e2e/test_tls.py")
-KEYSTONE = ("tests/clients/test_keystone_tokens.py",)
+# Promises at their real parts that `make test` can afford: PostgreSQL, servers, the vendors' SDKs for Python, kubectl.
+SERVERS = ("tests/e2e/test_postgres.py", "tests/e2e/test_server.py", "tests/e2e/test_tls.py")
 SDKS = ("tests/clients/test_huaweicloudsdkcce.py", "tests/clients/test_otcextensions.py")
 KUBECTL = ("tests/clients/test_kubernetes.py", "tests/clients/test_exec_plugin.py")
 
-# `make test-all` tries more examples.
-FULL = "--hypothesis-profile=full"
+MANY_EXAMPLES = "--hypothesis-profile=full"
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """A command of a run.
+
+    Attributes:
+        title: what it tests, as a heading and in the list of what failed.
+        command: its arguments; for pytest without the option that names its report.
+        env: variables added to ours.
+        reports: whether it is pytest, which counts its tests.
+    """
+
+    title: str
+    command: Sequence[str | Path]
+    env: Mapping[str, str] = field(default_factory=dict)
+    reports: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """What `make NAME` runs: one part after the other, and the others beside them.
+
+    Attributes:
+        minutes: a run that takes longer hangs. CI has 90 minutes, and makes environments first.
+    """
+
+    name: str
+    minutes: int
+    parts: Sequence[Part]
+    beside: Sequence[Part]
+
+
+def own_tests(*options: str, workers: int = 2) -> list[str | Path]:
+    """The arguments for Python that run tests of the project in its own environment."""
+    return ["-m", "pytest", "-q", "-n", str(workers), "--durations=15", *options]
+
+
+def on_postgresql(*options: str) -> Part:
+    """The tests that run a second time, on PostgreSQL."""
+    command = [BIN / "python", *own_tests("-k", "postgresql", *options, workers=1)]
+    return Part("the project's tests on PostgreSQL", command)
+
+
+def clients(*tests: str) -> Part:
+    """Tests with the vendors' clients, in the clients' environment."""
+    command: list[str | Path] = [CLIENTS_PYTHON, "-m", "pytest", "-q", *tests]
+    return Part("real clients", command, {"CLUSTERCERT_BIN": str(BIN / "clustercert")})
+
+
+WHEEL = Part("the built wheel", [sys.executable, "scripts/check_wheel.py"], reports=False)
+FOLDERS = [f"tests/{name}" for name in ("unit", "store", "signers", "lint", "api", "cli", "browser")]
+OWN = "the project's tests"
+ON_SQLITE = ("-k", "not postgresql")
+# An absolute path, since servers that tests start in other folders write their coverage too.
+COVERED = {"COVERAGE_FILE": str(ROOT / ".coverage")}
+COVERAGE = BIN / "coverage"
+
+RUNS = (
+    Run(
+        "test",
+        80,
+        [
+            Part(
+                OWN,
+                [BIN / "python", *own_tests("-m", "not full and not long", *ON_SQLITE, *FOLDERS, *SERVERS)],
+            )
+        ],
+        [clients(*SDKS, *KUBECTL)],
+    ),
+    Run(
+        "test-all",
+        80,
+        [Part(OWN, [BIN / "python", *own_tests("-m", "not long", *ON_SQLITE)])],
+        [clients("tests/clients"), WHEEL, on_postgresql("-m", "not long")],
+    ),
+    Run(
+        "test-long",
+        240,
+        [
+            Part("no coverage of an earlier run", [COVERAGE, "erase"], COVERED, reports=False),
+            Part(OWN, [COVERAGE, "run", *own_tests(MANY_EXAMPLES, *ON_SQLITE)], COVERED),
+            Part("coverage of all processes", [COVERAGE, "combine", "--quiet"], COVERED, reports=False),
+            Part("coverage", [COVERAGE, "report"], COVERED, reports=False),
+        ],
+        [on_postgresql(MANY_EXAMPLES)],
+    ),
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,18 +140,28 @@ def heading(title: str, output: TextIO | None = None) -> None:
     print(f"== {title}", file=output, flush=True)
 
 
-def run(
-    command: Sequence[str | Path], env: Mapping[str, str] | None = None, output: TextIO | None = None
-) -> int:
+def execute(
+    part: Part, folder: Path, deadline: float, output: TextIO | None = None
+) -> tuple[Count, str | None]:
+    """What a part counted, and its title if it failed; it writes to `output`, or where we do."""
+    heading(part.title, output)
+    report = folder / f"{part.title}.xml"
+    command = [*part.command, f"--junitxml={report}"] if part.reports else part.command
+    status = run(command, part.env, deadline, output)
+    counted = count(report) if part.reports else Count()
+    return counted, part.title if status or counted.failed else None
+
+
+def run(command: Sequence[str | Path], env: Mapping[str, str], deadline: float, output: TextIO | None) -> int:
     """The exit status of a command, run at the root with `env` added; it writes to `output`, or where we do."""
     try:
         return subprocess.run(
             command,
             cwd=ROOT,
-            env={**os.environ, **(env or {})},
+            env={**os.environ, **env},
             stdout=output,
             stderr=output and subprocess.STDOUT,
-            timeout=max(1, DEADLINE - time.monotonic()),
+            timeout=max(1, deadline - time.monotonic()),
             check=False,
         ).returncode
     except subprocess.TimeoutExpired:
@@ -89,85 +181,37 @@ def count(report: Path) -> Count:
     return total
 
 
-def run_own_tests(report: Path) -> list[str]:
-    """The names of what failed: what `make test` runs of the project's own tests, without coverage."""
-    heading("the project's tests")
-    folders = [f"tests/{folder}" for folder in FOLDERS]
-    options = ["-m", "not full", "-k", "not postgresql", *folders, *POSTGRESQL, *SERVERS]
-    return ["the project's tests"] if run([BIN / "python", *_pytest(report, *options)]) else []
-
-
-def run_all_own_tests(report: Path) -> list[str]:
-    """The names of what failed: the tests, the coverage gate."""
-    # An absolute path, since servers that tests start in other folders write their coverage too.
-    env = {"COVERAGE_FILE": str(ROOT / ".coverage")}
-    coverage = BIN / "coverage"
-    run([coverage, "erase"], env)
-    failures = []
-    heading("the project's tests, under coverage")
-    if run([coverage, "run", *_pytest(report, FULL, "-k", "not postgresql")], env):
-        failures.append("the project's tests")
-    heading("coverage")
-    if run([coverage, "combine", "--quiet"], env) or run([coverage, "report"], env):
-        failures.append("coverage")
-    return failures
-
-
-def _pytest(report: Path, *options: str, workers: int = 2) -> list[str | Path]:
-    return ["-m", "pytest", "-q", "-n", str(workers), "--durations=15", f"--junitxml={report}", *options]
-
-
-def run_on_postgresql(report: Path, output: TextIO) -> list[str]:
-    """The names of what failed: the tests that run a second time, on PostgreSQL and without coverage."""
-    heading("the project's tests on PostgreSQL", output)
-    command = [BIN / "python", *_pytest(report, FULL, "-k", "postgresql", workers=1)]
-    return ["the project's tests on PostgreSQL"] if run(command, output=output) else []
-
-
-def run_clients(report: Path, tests: Sequence[str], output: TextIO) -> list[str]:
-    """The same, for the vendors' clients."""
-    heading("real clients", output)
-    command: list[str | Path] = [CLIENTS_PYTHON, "-m", "pytest", "-q", f"--junitxml={report}", *tests]
-    env = {"CLUSTERCERT_BIN": str(BIN / "clustercert")}
-    return ["real clients"] if run(command, env, output) else []
-
-
-def check_wheel(output: TextIO) -> list[str]:
-    """The same, for the built wheel."""
-    heading("the built wheel", output)
-    return ["the built wheel"] if run([sys.executable, "scripts/check_wheel.py"], output=output) else []
-
-
 def main() -> int:
     """Run them, say what failed, count."""
-    parser = argparse.ArgumentParser(description="Run the tests of `make test`.")
-    parser.add_argument("--all", action="store_true", help="run every test, as `make test-all`")
-    everything = parser.parse_args().all
+    parser = argparse.ArgumentParser(description="Run the tests of a target of make.")
+    names = [each.name for each in RUNS]
+    parser.add_argument(
+        "run", nargs="?", choices=names, default=names[0], help="which target (default: %(default)s)"
+    )
+    wanted = parser.parse_args().run
+    (chosen,) = (each for each in RUNS if each.name == wanted)
+    deadline = time.monotonic() + chosen.minutes * 60
     # Tests start the program hundreds of times: it is compiled once, and not each time.
     os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
-    with tempfile.TemporaryDirectory(prefix="clustercert-tests-") as folder:
-        own, postgresql, clients, said = (
-            Path(folder, name) for name in ("own.xml", "postgresql.xml", "clients.xml", "said")
-        )
+    with tempfile.TemporaryDirectory(prefix="clustercert-tests-") as name:
+        folder = Path(name)
+        said = folder / "said"
 
-        def run_beside() -> list[str]:
+        def run_beside() -> list[tuple[Count, str | None]]:
             with said.open("w", encoding="utf-8") as output:
-                if not everything:
-                    return run_clients(clients, [*KEYSTONE, *SDKS, *KUBECTL], output) + check_wheel(output)
-                failed = run_clients(clients, ["tests/clients"], output) + check_wheel(output)
-                return failed + run_on_postgresql(postgresql, output)
+                return [execute(part, folder, deadline, output) for part in chosen.beside]
 
         with ThreadPoolExecutor(1) as thread:
             beside = thread.submit(run_beside)
-            failures = run_all_own_tests(own) if everything else run_own_tests(own)
-            failures += beside.result()
+            results = [execute(part, folder, deadline) for part in chosen.parts]
+            results += beside.result()
         print(said.read_text(encoding="utf-8"), end="", flush=True)
-        reports = [own, postgresql, clients] if everything else [own, clients]
-        total = sum(map(count, reports), Count())
+    total = sum((counted for counted, _ in results), Count())
+    failures = [title for _, title in results if title is not None]
     if failures:
-        print(f"make {'test-all' if everything else 'test'}: failed: {', '.join(failures)}")
+        print(f"make {chosen.name}: failed: {', '.join(failures)}")
     print(f"{total.passed} passed, {total.failed} failed, {total.skipped} skipped", flush=True)
-    return 1 if failures or total.failed else 0
+    return 1 if failures else 0
 
 
 if __name__ == "__main__":

@@ -24,7 +24,7 @@ def _is_setting(name: str) -> bool:
 
 for variable in filter(_is_setting, list(os.environ)):
     del os.environ[variable]
-# `make test-all` chooses `full` with --hypothesis-profile.
+# `make test-long` chooses `full` with --hypothesis-profile.
 for profile, examples in (("quick", 25), ("full", 100)):
     # A busy machine takes its time: no example has a deadline, and slow generation is no failure.
     hypothesis.settings.register_profile(

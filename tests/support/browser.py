@@ -1,4 +1,4 @@
-"""Debian's Chromium driven by Playwright, which reports the faults of a page. `make browser` installs both."""
+"""Debian's Chromium driven by Playwright, which reports the faults of a page. `make clients chromium` installs both."""
 
 import contextlib
 import functools
@@ -14,7 +14,7 @@ from support.wait import SECONDS
 
 Scheme = Literal["light", "dark"]
 
-ENVIRONMENT = Path(__file__).resolve().parents[2] / ".venvs" / "browser"
+ENVIRONMENT = Path(__file__).resolve().parents[2] / ".venvs" / "clients"
 HEIGHT = 900
 # The isolated world of axe-core: a script there sees the page's elements, and the page's CSP does not apply to it.
 _WORLD = "axe"
@@ -43,7 +43,7 @@ def reason_to_skip() -> str | None:
     """What the tests in a browser lack, or None."""
     if chromium.program() is None:
         return "chromium is not installed"
-    return None if _packages() else "Playwright is not installed: run `make browser`"
+    return None if _packages() else "Playwright is not installed: run `make clients`"
 
 
 def _packages() -> Path | None:
