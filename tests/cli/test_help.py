@@ -125,7 +125,9 @@ def test_words_of_other_programs_do_what_one_expects(
         ("get prod", "Did you mean `clustercert kubeconfig get`?"),
         ("-v", "Did you mean --verbose or --version?"),
         ("--profile work status", "Write it after the command."),
-        ("apply --dry-run", "`clustercert diff` shows what `apply` would change."),
+        ("apply --dry-run", "Error: There is no option --dry-run. `clustercert diff` shows what `apply`"),
+        ("access-key list", "Error: Missing option '--user'."),
+        ("kubeconfig get", "Error: Missing argument 'CLUSTER'."),
     ],
 )
 def test_a_wrong_command_line_names_the_right_one(

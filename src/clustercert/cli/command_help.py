@@ -25,6 +25,9 @@ class Command(TyperCommand):
         try:
             return super().parse_args(ctx, args)
         except typer.BadParameter as error:
+            # A missing option or argument has no message of its own: Typer writes it when it shows the error.
+            if not error.message:
+                raise
             # Typer would not break the lines of the message.
             raise InvalidOption(error.message, error.ctx, error.param, error.param_hint) from None
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from clustercert.cli.commands import on_service
-from clustercert.cli.options import CommandError, InvalidOption, YesOption, parse_pairs
+from clustercert.cli.options import CommandError, InvalidOption, UsageError, YesOption, parse_pairs
 from clustercert.cli.output import Output, Progress, document, print_note, write_out
 from clustercert.cli.prompts import confirm
 from clustercert.model.times import rfc3339
@@ -63,9 +63,7 @@ class PruneOptions:
 
 def _name_diff(is_given: bool) -> None:
     if is_given:
-        raise InvalidOption(
-            "There is no option --dry-run. `clustercert diff` shows what `apply` would change."
-        )
+        raise UsageError("There is no option --dry-run. `clustercert diff` shows what `apply` would change.")
 
 
 @on_service
