@@ -217,6 +217,24 @@ def test_names_are_printed_one_a_line(capsys: pytest.CaptureFixture[str]) -> Non
     assert capsys.readouterr().out == "alice\nalice\n1\n"
 
 
+@pytest.mark.parametrize(
+    ("name", "row", "shown"),
+    [
+        ("name", {"name": "alice", "domain": "acme"}, "acme/alice"),
+        ("name", {"name": "prod", "project": "eu-de", "domain": "acme"}, "acme/eu-de/prod"),
+        ("cluster", {"cluster": "prod", "project": "eu-de", "domain": "acme"}, "acme/eu-de/prod"),
+        ("context", {"context": "work-prod", "project": "eu-de", "domain": "acme"}, "work-prod"),
+        ("role", {"role": "member", "project": "eu-de"}, "member"),
+        ("user", {"user": "alice", "user_domain": "acme", "project": "eu-de"}, "acme/alice"),
+    ],
+)
+def test_a_printed_name_is_one_that_commands_accept(
+    name: str, row: dict[str, str], shown: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    show_list([row], Output.NAME, columns=(name,), name=name)
+    assert capsys.readouterr().out == f"{shown}\n"
+
+
 def test_an_empty_list_prints_a_note_or_an_empty_document(capsys: pytest.CaptureFixture[str]) -> None:
     show_list([], Output.TABLE, columns=("name",))
     said = capsys.readouterr()

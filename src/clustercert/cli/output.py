@@ -210,8 +210,7 @@ def show_list(
     move into a line above the table. Then other columns are left out from right to left, and `keep` last.
 
     Args:
-        name: the field that identifies a row. `--output name` prints it, and a name with its domain and project, so
-            that every command finds the object.
+        name: the field that identifies a row. `--output name` prints it so that commands accept it: see `_reference`.
         keep: the columns that decide, which even a narrow terminal must show, the most important first.
         empty: the note to print instead of an empty table.
     """
@@ -229,12 +228,14 @@ def show_list(
 
 
 def _reference(row: Row, name: str) -> str:
-    """Return how commands name the object of a row: a name as `DOMAIN/NAME`, or `DOMAIN/PROJECT/NAME` of a cluster."""
-    text = _cell(row[name])
-    if name in ("id", "fingerprint"):
-        return text
-    owners = [_cell(row[field]) for field in ("domain", "project") if row.get(field) is not None]
-    return qualified_name(text, "/".join(owners))
+    """Return how commands name the object of a row.
+
+    This is `DOMAIN/PROJECT/NAME` for a cluster, and `DOMAIN/NAME` for a user, a group or a project. Other objects, such
+    as roles and contexts, may have a domain or project in their row, but commands take only their name.
+    """
+    fields = {"name": ("domain", "project"), "cluster": ("domain", "project"), "user": ("user_domain",)}
+    owners = [_cell(row[field]) for field in fields.get(name, ()) if row.get(field) is not None]
+    return qualified_name(_cell(row[name]), "/".join(owners))
 
 
 def show_one(row: Row, output: Output, *, name: str = "name") -> None:
