@@ -572,7 +572,7 @@ def test_without_a_login_nothing_is_written(desk: Desk) -> None:
 def test_clusters_without_rights_are_skipped_with_all(desk: Desk) -> None:
     desk.user.lose_role("admin", desk.ids[desk.first])
     said = desk.error("merge", "--all")
-    assert f"Skipped {desk.first}: " in said
+    assert f"Skipped Default/eu-de/{desk.first}: " in said
     assert "`clustercert explain" in said
     assert "You get a certificate for none of the clusters." in said
     assert not desk.config.exists()

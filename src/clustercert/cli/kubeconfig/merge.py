@@ -353,7 +353,7 @@ def _new_entries(
         except (Forbidden, ApiError) as error:
             if not skip or getattr(error, "http_status", error.status) not in (403, 404):
                 raise
-            print_note(f"Skipped {ref.cluster}: {error.message}")
+            print_note(f"Skipped {ref.shown_name}: {error.message}")
             continue
         found[name] = _NewEntry(ref, address, user)
     if not found:
