@@ -316,7 +316,9 @@ ATTACKS: dict[Callable[[Path], object], list[tuple[str, int | None]]] = {
 
 
 @pytest.mark.parametrize("attack", ATTACKS, ids=lambda attack: attack.__name__)
-@pytest.mark.parametrize("trust", ["key-encryption key", "verifier key"])
+@pytest.mark.parametrize(
+    "trust", ["key-encryption key", pytest.param("verifier key", marks=pytest.mark.full)]
+)
 def test_an_attack_by_way_of_the_database_is_found(
     operator: Operator, file: Path, attack: Callable[[Path], object], trust: str
 ) -> None:

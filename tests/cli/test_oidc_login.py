@@ -86,6 +86,7 @@ def test_a_person_logs_in_once_for_everything(user: OidcUser, issuer: OAuthIssue
     assert user.run("status").returncode == 3
 
 
+@pytest.mark.full
 def test_the_pages_show_a_login_and_how_an_operator_ends_it(user: OidcUser, issuer: OAuthIssuer) -> None:
     [login] = steps_below("docs/login.md", "In the browser")
     [blocking] = steps_below("docs/administration.md", "A colleague leaves")

@@ -15,7 +15,7 @@ from support.page_site import PageSite, page_site, reader, steps_below
 from support.page_steps import ROOT, Reader, Step, block, run, section
 from support.samples import server_ca_pem
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.full]
 POLICY = """
 [policy]
 role_groups = false
@@ -84,7 +84,6 @@ def test_explanations(site: PageSite, tmp_path: Path) -> None:
     olga.follow_steps(can)
 
 
-@pytest.mark.full
 def test_live_certificates_under_another_policy(tmp_path: Path) -> None:
     every = '[[policy.rules]]\nname = "all"\nwhen.roles = ["member"]\ngrant.groups = ["clustercert:viewers"'
     [replay] = steps_below("docs/policy-changes.md", "Live certificates")
@@ -130,7 +129,6 @@ def test_a_fingerprint(operator: Operator, tmp_path: Path) -> None:
     following.follow_steps(shown)
 
 
-@pytest.mark.full
 def test_documents_are_applied_once(operator: Operator, tmp_path: Path) -> None:
     [applied] = steps_below("docs/administration.md", "As code")
     following = reader(tmp_path / "home", CLUSTERCERT_CONFIG=str(operator.config))
@@ -224,7 +222,6 @@ def test_administration(used: PageSite, tmp_path: Path) -> None:
     olga.follow_steps(clusters)
 
 
-@pytest.mark.full
 def test_an_access_request(tmp_path: Path) -> None:
     page = "docs/access-requests.md"
     [(offers, create)], [(listing, approve)] = (

@@ -24,6 +24,7 @@ PROOF = {
 }
 
 
+@pytest.mark.full
 @tokens.needs_softhsm
 @pytest.mark.skipif(shutil.which("pkcs11-tool") is None, reason="opensc is not installed")
 def test_the_steps_lead_to_a_cluster_with_its_key_in_the_token(tmp_path: Path) -> None:

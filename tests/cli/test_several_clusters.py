@@ -134,6 +134,7 @@ def test_verify_prints_a_line_for_each_cluster(sites: OperatedCluster) -> None:
     assert "Default/eu-de/test: Use after a revocation is not seen: the cluster has no webhook" in done.err
 
 
+@pytest.mark.full
 def test_the_page_shows_what_verify_and_remove_print(sites: OperatedCluster, tmp_path: Path) -> None:
     page = "docs/kubernetes.md"
     sites.set_up()
