@@ -169,16 +169,17 @@ async def test_the_group_system_masters_is_reported_however_many_groups_there_ar
     assert (found[MASTERS], found[AUTHENTICATED], found[many[0]]) == (1, 3, 2)
 
 
-@pytest.mark.parametrize("search", ["ANNA", "bob", "_%", "vie", '"quoted"', "system:", "nobody", "n", "Élo"])
-async def test_a_search_finds_parts_of_names_and_groups(place: Place, search: str) -> None:
-    pages = await place.whole(search=search)
-    wanted = {
-        each
-        for each in await expected(place)
-        if any(search.lower() in name.lower() for name in (each.user_name, *each.groups))
-    }
-    assert {each.certificate for each in credentials(pages)} == wanted
-    assert pages[0].totals.certificates == len(wanted)
+async def test_a_search_finds_parts_of_names_and_groups(place: Place) -> None:
+    everything = await expected(place)
+    for search in ("ANNA", "bob", "_%", "vie", '"quoted"', "system:", "nobody", "n", "Élo"):
+        pages = await place.whole(search=search)
+        wanted = {
+            each
+            for each in everything
+            if any(search.lower() in name.lower() for name in (each.user_name, *each.groups))
+        }
+        assert {each.certificate for each in credentials(pages)} == wanted, search
+        assert pages[0].totals.certificates == len(wanted), search
 
 
 async def test_a_report_is_limited_to_a_user_or_a_group(place: Place) -> None:

@@ -11,6 +11,7 @@ from clustercert.clusters.discarded_keys import ADDING
 from clustercert.model import Cluster
 from clustercert.model.errors import Conflict, NotFound
 from support.rotation_scene import BY, Killed, RotationScene
+from support.store_cases import POSTGRESQL_IN_LONG_RUNS
 from support.stores import Store, patient
 
 KILL = st.one_of(st.none(), st.integers(1, 6))
@@ -34,7 +35,8 @@ Action = tuple[str, int | None]
 
 
 # Each example has a cluster of its own in the test's one database.
-@settings(suppress_health_check=list(HealthCheck), max_examples=60)
+@POSTGRESQL_IN_LONG_RUNS
+@settings(suppress_health_check=list(HealthCheck))
 @given(actions=ACTIONS)
 def test_a_rotation_goes_on_after_any_kill(store: Store, actions: Sequence[Action]) -> None:
     asyncio.run(_lived_through(store, actions))

@@ -37,6 +37,7 @@ from support.access_requests import access_request
 from support.log_capture import captured_lines
 from support.message_receiver import SECRET, MessageReceiver, Received, message_receiver
 from support.sealed_log import SealedLog, new_log
+from support.store_cases import POSTGRESQL_IN_LONG_RUNS
 from support.stores import NOW, ORIGIN, Store, patient
 from support.wait import SECONDS, eventually_async
 
@@ -276,11 +277,15 @@ async def test_what_waits_survives_the_end_of_the_process(site: Site) -> None:
     assert sorted(confirmed[1:]) == sorted(each.id for each in (requests[0], requests[2]))
 
 
+@POSTGRESQL_IN_LONG_RUNS
 @pytest.mark.full
 @pytest.mark.slow
-async def test_a_process_that_is_killed_at_any_step_loses_no_message(site: Site, store: Store) -> None:
+@pytest.mark.parametrize("count", [2, pytest.param(5, marks=pytest.mark.long)])
+async def test_a_process_that_is_killed_at_any_step_loses_no_message(
+    site: Site, store: Store, count: int
+) -> None:
     notifier = await begun(site)
-    requests = [access_request() for _ in range(5)]
+    requests = [access_request() for _ in range(count)]
     await site.happen(
         *[step(each, "access_request.created") for each in requests],
         *[step(each, "access_request.approved") for each in requests],

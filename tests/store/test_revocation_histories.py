@@ -16,6 +16,7 @@ from clustercert.store.directory import DirectoryQueries
 from clustercert.store.engine.database import Database
 from clustercert.store.revocation_pruning import RevocationPruningQueries
 from clustercert.store.revocations import RevocationQueries
+from support.store_cases import POSTGRESQL_IN_LONG_RUNS
 from support.store_records import cluster_id, issue, new_user
 from support.stores import NOW, Store, event, patient, revocation
 
@@ -75,6 +76,7 @@ class History:
         }
 
 
+@POSTGRESQL_IN_LONG_RUNS
 @settings(suppress_health_check=list(HealthCheck))  # each example has new rows in the test's one database
 @given(steps=STEPS)
 def test_any_history_revokes_what_is_older_than_a_standing_revocation(

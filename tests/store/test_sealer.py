@@ -25,6 +25,7 @@ from clustercert.store.ledger import Ledger
 from support import programs, sealer_process
 from support.lock_waits import LockWaits
 from support.sealer_process import NAME, SealerProcess, check, commitments
+from support.store_cases import POSTGRESQL_IN_LONG_RUNS
 from support.stores import NOW, ORIGIN, Store, blob, certificate_record, event
 from support.wait import SECONDS
 
@@ -239,17 +240,22 @@ async def test_a_store_error_is_not_taken_for_a_lost_race(log: SealerProcess, st
     assert placed == store.rows("SELECT size FROM audit_log"), "nothing of what was refused has happened"
 
 
+@POSTGRESQL_IN_LONG_RUNS
 @pytest.mark.full
 @pytest.mark.slow
-async def test_a_sealer_killed_at_any_step_leaves_a_valid_log(store: Store, kek: Path) -> None:
+@pytest.mark.parametrize(("count", "steps"), [(20, 5), pytest.param(300, 11, marks=pytest.mark.long)])
+async def test_a_sealer_killed_at_any_step_leaves_a_valid_log(
+    store: Store, kek: Path, count: int, steps: int
+) -> None:
     async with sealer_process.opened(store, kek) as log:
         await log.happen(250)
         await log.sealer.seal_all()
-        await log.happen(300)
+        # The first tile becomes full, and the next one begins.
+        await log.happen(count)
     ended = programs.run("killed_sealer", store.url, kek)
     assert ended.returncode == 0, ended.stderr
     killed = int(ended.stdout)
-    assert killed >= 11, killed
+    assert killed >= steps, killed
     sizes = []
     for number in range(1, killed + 2):
         url = make_url(store.url)
@@ -258,9 +264,9 @@ async def test_a_sealer_killed_at_any_step_leaves_a_valid_log(store: Store, kek:
         sizes.append(check(copy))
         async with sealer_process.opened(copy, kek) as log:
             await log.sealer.seal_all()
-        assert check(copy) == 552
+        assert check(copy) == 252 + count
         copy.remove()
-    assert set(sizes) == {*range(252, 552, MAX_BATCH), 552}, "all of a batch or nothing"
+    assert set(sizes) == {*range(252, 252 + count, MAX_BATCH), 252 + count}, "all of a batch or nothing"
     assert sizes == sorted(sizes)
 
 
