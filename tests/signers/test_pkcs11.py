@@ -482,7 +482,8 @@ async def test_a_forked_child_does_not_use_the_module_of_its_parent(token: token
         await issue(signer, ca)
 
 
-@pytest.mark.parametrize("threads", [1, 8])
+@pytest.mark.full
+@pytest.mark.parametrize("threads", [pytest.param(1, marks=pytest.mark.long), 8])
 async def test_many_signatures_leave_no_handle_behind(token: tokens.SoftToken, threads: int) -> None:
     """`python -m bench pkcs11` does the same with 8 times 10,000 signatures, and 100,000 in a row."""
     async with signer_of(token, threads=threads) as signer:

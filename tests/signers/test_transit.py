@@ -58,6 +58,7 @@ def key_of(ca: ClientCA) -> str:
     return f"{CA_MOUNT}/keys/clustercert-{ca.id}"
 
 
+@pytest.mark.full
 async def test_the_printed_policy_allows_nothing_but_the_signers_work(server: RealOpenBao) -> None:
     async with signer_of(server) as signer:
         ca = await new_ca(signer)
@@ -93,6 +94,7 @@ def test_the_documentation_has_the_policy() -> None:
     assert textwrap.dedent(block) == access_policy(CA_MOUNT)
 
 
+@pytest.mark.full
 async def test_it_says_what_protects_a_key(server: RealOpenBao) -> None:
     async with signer_of(server) as signer:
         ca = await new_ca(signer, "ec-p384")
@@ -111,6 +113,7 @@ async def test_it_says_what_protects_a_key(server: RealOpenBao) -> None:
         }
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("weakness", ["exportable", "allow_plaintext_backup"])
 async def test_a_key_that_can_leave_openbao_is_refused(
     server: RealOpenBao, weakness: str, monkeypatch: pytest.MonkeyPatch
@@ -126,6 +129,7 @@ async def test_a_key_that_can_leave_openbao_is_refused(
         assert (await signer.custody(ca)).proof[weakness] == "true"
 
 
+@pytest.mark.full
 async def test_a_key_made_readable_is_not_used_for_a_new_ca(
     server: RealOpenBao, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -138,6 +142,7 @@ async def test_a_key_made_readable_is_not_used_for_a_new_ca(
             await new_ca(signer)
 
 
+@pytest.mark.full
 async def test_a_rotated_key_signs_with_the_version_of_the_ca(server: RealOpenBao) -> None:
     async with signer_of(server) as signer:
         ca = await new_ca(signer)
@@ -146,6 +151,7 @@ async def test_a_rotated_key_signs_with_the_version_of_the_ca(server: RealOpenBa
         assert (await signer.custody(ca)).proof["latest_version"] == "2"
 
 
+@pytest.mark.full
 async def test_another_key_of_the_same_name_signs_nothing(server: RealOpenBao) -> None:
     async with signer_of(server) as signer:
         ca = await new_ca(signer)
@@ -158,8 +164,9 @@ async def test_another_key_of_the_same_name_signs_nothing(server: RealOpenBao) -
             await issue(signer, ca)
 
 
+@pytest.mark.full
 async def test_all_key_types_but_ed25519_are_made(server: RealOpenBao) -> None:
-    async with signer_of(server, timeout=60) as signer:
+    async with signer_of(server) as signer:
         for key_type in get_args(KeyType):
             if key_type == "ed25519":
                 with pytest.raises(InvalidRequest, match="has no ed25519 keys"):
@@ -168,10 +175,11 @@ async def test_all_key_types_but_ed25519_are_made(server: RealOpenBao) -> None:
                 await issue(signer, await new_ca(signer, key_type))
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("outage", ["killed", "suspended", "sealed"])
 async def test_an_outage_is_temporary(tmp_path: Path, outage: str) -> None:
     with openbao.running(tmp_path / "openbao") as server:
-        async with signer_of(server, timeout=60) as patient:
+        async with signer_of(server) as patient:
             ca = await new_ca(patient)
         async with signer_of(server, timeout=1) as signer:
             await eventually_async(lambda: signs(signer, ca))
@@ -182,6 +190,7 @@ async def test_an_outage_is_temporary(tmp_path: Path, outage: str) -> None:
             await eventually_async(lambda: signs(signer, ca))
 
 
+@pytest.mark.full
 async def test_a_token_is_replaced_while_the_signer_runs(server: RealOpenBao) -> None:
     async with signer_of(server) as signer:
         ca = await new_ca(signer)
@@ -206,6 +215,7 @@ async def signs(signer: LimitedSigner, ca: ClientCA) -> bool:
     return True
 
 
+@pytest.mark.full
 async def test_a_lost_key_is_named(server: RealOpenBao) -> None:
     async with signer_of(server) as signer:
         ca = replace(await new_ca(signer), id="e" * 32)

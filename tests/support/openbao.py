@@ -115,7 +115,8 @@ class RealOpenBao:
         token_file = self.folder / name
         token_file.touch(0o600)
         token_file.write_text(self.token(access_policy(CA_MOUNT), name="ca", no_default_policy=True))
-        return {"url": self.url, "token_file": str(token_file), "ca_file": self.ca_file}
+        # A busy machine takes its time.
+        return {"url": self.url, "token_file": str(token_file), "ca_file": self.ca_file, "timeout": 60}
 
     def new_key(self, name: str = "clustercert", **options: object) -> None:
         self.request("POST", f"transit/keys/{name}", options or None)

@@ -48,7 +48,8 @@ class SoftToken:
         return self.folder / "pin"
 
     def settings(self) -> dict[str, object]:
-        return {"module": str(self.module), "token": LABEL, "pin_file": str(self.pin_file)}
+        # A busy machine takes its time.
+        return {"module": str(self.module), "token": LABEL, "pin_file": str(self.pin_file), "timeout": 60}
 
 
 def new_token(folder: Path) -> SoftToken:
