@@ -17,7 +17,7 @@ from support.real_issuers import OTHER_CLIENT_ID, RealIssuer, mock_provider, oid
 from support.service import Service
 from support.world import World
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.full]
 
 RULES = [{"name": "teams", "when": {"groups": ["sso/team-*"]}, "grant": {"groups": ["team:{group}"]}}]
 
