@@ -23,7 +23,7 @@ from support.wait import SECONDS
 
 NAMES = ("desk-a", "desk-b")
 NAMESPACES = ("get", "namespaces", "-o", "name")
-PARALLEL = 50
+PARALLEL = 8
 
 
 @dataclass(frozen=True)
