@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from support import removal_scenario, revocation_scenarios
+from support import altered_copy_scenarios, removal_scenario, revocation_scenarios
 from support.apiserver import ApiServer
 from support.installation import Installation, installation_with_webhook
 from support.installed_demo import Demo, replica_with_tls, start, stop
@@ -48,14 +48,20 @@ def test_a_newer_release_asks_another_replica_over_tls(tls_demo: Demo, tmp_path:
             ("--credential-role", "admin=cluster-admin"),
             revocation_scenarios.a_credentials_own_binding_ends_with_it,
         ),
+        *altered_copy_scenarios.WHERE_FLAGS_CANNOT_BE_TOUCHED,
     ],
-    ids=["admission", "credential-role"],
+    ids=["admission", "credential-role", "admission-copies", "credential-role-copies"],
 )
 def test_where_the_flags_cannot_be_touched(
-    tls_demo: Demo, tmp_path: Path, option: tuple[str, ...], scenario: Scenario
+    tls_demo: Demo,
+    tmp_path: Path,
+    request: pytest.FixtureRequest,
+    option: tuple[str, ...],
+    scenario: Scenario,
 ) -> None:
     with ApiServer(tmp_path) as apiserver:
-        one = Installation(tls_demo, apiserver, tmp_path, option[0].strip("-"), *option)
+        # All of them register at one demo, so each needs its own name.
+        one = Installation(tls_demo, apiserver, tmp_path, request.node.callspec.id, *option)
         one.join(webhook=False)
 
         scenario(one)
