@@ -399,6 +399,7 @@ def test_prune_of_one_object_asks_for_one(operator: Operator, tmp_path: Path) ->
     assert (refused.code, "Delete this object?" in refused.err) == (2, True)
 
 
+@pytest.mark.full
 def test_prune_leaves_an_object_whose_label_goes_while_it_asks(operator: Operator, tmp_path: Path) -> None:
     labels = {"team": "web"}
     values = document("Group", "gone", labels=labels), document("User", "kept", labels=labels)
@@ -444,6 +445,7 @@ def test_messages_about_standard_input_say_so(operator: Operator, monkeypatch: p
         assert said in done.err
 
 
+@pytest.mark.full
 def test_fifty_clusters_twenty_users_and_three_groups(operator: Operator, tmp_path: Path) -> None:
     users = [document("User", f"user-{number}") for number in range(20)]
     groups = [

@@ -285,6 +285,7 @@ def test_stored_certificates_are_checked(operator: Operator, file: Path) -> None
     assert row["problems"] == ["The certificate or its row can't be read: ValueError."]
 
 
+@pytest.mark.full
 def test_tail_follows_until_it_is_interrupted(operator: Operator, file: Path) -> None:
     command = [sys.executable, "-m", "clustercert", "--config", str(operator.config)]
     tail = [*command, "audit", "tail", "--local", "-f", "-n", "1", "--kind", "domain.*", "-o", "json"]

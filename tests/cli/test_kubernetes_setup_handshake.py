@@ -134,6 +134,7 @@ def test_an_unresolvable_name_is_a_warning(site: OperatedCluster) -> None:
     assert f"Warning: the TLS handshake with {url} failed: its name" in notes(site, "--webhook-url", url)
 
 
+@pytest.mark.full
 def test_a_process_without_the_webhook_is_a_warning(site: OperatedCluster) -> None:
     with tls_service(site.operator, "--role", "api") as url:
         said = notes(site, "--webhook-url", url, "--webhook-ca", site.ca)

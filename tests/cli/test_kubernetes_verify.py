@@ -18,13 +18,12 @@ from clustercert.model.times import parse_rfc3339
 from support import managed_cluster
 from support.apiserver import ApiServer
 from support.apiserver.files import replace_file
-from support.command_line import Operator
+from support.command_line import Operator, run_in_terminal
 from support.demo_process import COMMAND, interrupted, uncovered
 from support.operated_cluster import OperatedCluster, tls_service
 from support.scripted_webhook import ScriptedWebhook
 from support.signing_cluster import first_token, give_access
 from support.stores import Store
-from support.terminal import in_a_terminal
 from support.wait import eventually
 
 
@@ -49,13 +48,14 @@ def test_all_checks_pass_in_a_configured_cluster(site: OperatedCluster) -> None:
 def test_a_terminal_shows_each_check_before_it_ends(site: OperatedCluster) -> None:
     # Nothing listens at this address, so only the first check is good.
     verify = ("kubernetes", "verify", "prod", "--address", "https://127.0.0.1:1")
-    _, screen = in_a_terminal(("--config", str(site.operator.config), *verify), {}, uncovered(), columns=80)
+    _, screen = run_in_terminal(("--config", str(site.operator.config), *verify))
     shown = [line for line in screen.split("\r\x1b[K") if "checks done" in line]
     assert [line.split("]")[1] for line in shown] == [f" {done}/6 checks done" for done in range(6)]
     # The table has no room for the details.
     assert "authenticate: The cluster's API server can't be reached." in screen
 
 
+@pytest.mark.full
 def test_a_verification_is_left_out_of_access_and_of_the_last_events_unless_asked_for(
     site: OperatedCluster,
 ) -> None:
@@ -150,6 +150,7 @@ def test_use_of_a_revoked_certificate_is_reported_where_the_webhook_has_no_effec
     assert "not seen" not in site.operator.run("kubernetes", "verify", "prod", "--wait", "1").err
 
 
+@pytest.mark.full
 def test_a_cluster_without_audit_events_does_not_see_use_after_a_revocation(site: OperatedCluster) -> None:
     site.set_up("--no-audit")
     sentence = "Use after a revocation is not seen"
@@ -162,6 +163,7 @@ def test_a_cluster_without_audit_events_does_not_see_use_after_a_revocation(site
     assert sentence in access["residual_risks"][0]
 
 
+@pytest.mark.full
 def test_a_verification_at_another_address_is_not_stored(site: OperatedCluster) -> None:
     site.set_up()
     before = site.operator.output_json("cluster", "show", "prod")
@@ -331,6 +333,7 @@ def test_a_webhook_that_does_not_answer_is_named_first(site: OperatedCluster) ->
     assert failed["advice"] == f"{problem} {diagnosis.UNKNOWN}"
 
 
+@pytest.mark.full
 def test_a_webhook_that_answers_only_the_control_plane_is_a_warning(site: OperatedCluster) -> None:
     site.set_up()
     before = site.operator.config.read_text()
@@ -371,9 +374,10 @@ def test_without_tokens_or_metrics_the_advice_says_so(site: OperatedCluster) -> 
 
 @pytest.mark.parametrize(
     "cause",
-    [pytest.param(wrong_address, marks=pytest.mark.full), wrong_token],
+    [wrong_address, wrong_token],
     ids=lambda cause: cause.__name__,
 )
+@pytest.mark.full
 def test_an_unanswered_api_server_fails_with_advice_on_deny(
     site: OperatedCluster, cause: Callable[[OperatedCluster], None]
 ) -> None:
@@ -411,6 +415,7 @@ def test_all_checks_pass_in_mode_known_only(site: OperatedCluster) -> None:
     assert checks["unknown certificate"]["result"] == "ok"
 
 
+@pytest.mark.full
 def test_known_only_is_verified_in_a_cluster_that_signs_itself(
     made: tuple[Operator, str], tmp_path: Path
 ) -> None:
@@ -449,6 +454,7 @@ def test_the_admission_policy_stops_writes_without_a_webhook(site: OperatedClust
     assert checks["revoke"]["seconds"] > 0
 
 
+@pytest.mark.full
 def test_an_admission_policy_needs_a_rule_that_may_write(site: OperatedCluster) -> None:
     site.update("--admission")
     site.set_up()
@@ -476,6 +482,7 @@ def test_the_end_of_a_binding_stops_a_certificate(site: OperatedCluster) -> None
     assert refused["issue"]["result"] == "failed"
 
 
+@pytest.mark.full
 def test_a_rule_for_system_masters_fails_the_revocation_check(site: OperatedCluster) -> None:
     site.set_up()
     before = site.operator.config.read_text()
@@ -492,6 +499,7 @@ def test_a_rule_for_system_masters_fails_the_revocation_check(site: OperatedClus
     assert checks["authorize"]["detail"].startswith("no permission was tested")
 
 
+@pytest.mark.full
 def test_all_checks_pass_if_the_policy_chooses_user_names(site: OperatedCluster) -> None:
     site.set_up()
     before = site.operator.config.read_text()
@@ -510,6 +518,7 @@ def test_all_checks_pass_if_the_policy_chooses_user_names(site: OperatedCluster)
     assert "The rule limit can't be tested" in said
 
 
+@pytest.mark.full
 def test_a_policy_whose_rules_need_groups_is_verified_without_groups(site: OperatedCluster) -> None:
     site.set_up()
     before = site.operator.config.read_text()

@@ -20,7 +20,6 @@ from support.oidc_users import OidcUser, Site, logging_in, private_files, runnin
 from support.operated_cluster import SERVICE_CA
 from support.page_site import steps_below
 from support.page_steps import Reader
-from support.terminal import in_a_terminal
 from support.wait import SECONDS, eventually, line_with
 
 pytestmark = pytest.mark.slow
@@ -211,9 +210,7 @@ def test_a_false_service_gets_no_token(
     assert (done.returncode, done.stdout) == (1, "")
     assert f"whose tokens {user.url} accepts too" in done.stderr
     assert f"add --allow-service {false.url}" in done.stderr
-    code, screen = in_a_terminal(
-        ["login", false.url, "--ca-file", str(false.ca_file), *option], {}, user.environment | user.browser
-    )
+    code, screen = user.in_terminal("login", false.url, "--ca-file", false.ca_file, *option)
     assert (code, "accepts too" in screen) == (1, True)
     # Neither the issuer nor the false service was asked for anything else.
     assert (len(issuer.logins), len(issuer.forms), len(user.windows)) == (logins, posted, 1)
@@ -223,20 +220,20 @@ def test_a_false_service_gets_no_token(
 
 
 def test_a_first_login_asks_where_the_token_goes(user: OidcUser, issuer: OAuthIssuer) -> None:
-    logins, variables = len(issuer.logins), user.environment | user.browser
-    refused = user.run("login", user.url, *user.ca_option, env=variables)
+    logins = len(issuer.logins)
+    refused = user.run("login", user.url, *user.ca_option, env=user.environment | user.browser)
     assert (refused.returncode, len(issuer.logins)) == (2, logins)
     assert f"add --allow-service {user.url}" in refused.stderr
-    login = ["login", user.url, *user.ca_option]
-    code, screen = in_a_terminal(login, {"[y/N]": "n\n"}, variables)
+    login = ("login", user.url, *user.ca_option)
+    code, screen = user.in_terminal(*login, typed="n\n")
     assert (code, len(issuer.logins)) == (1, logins)
     assert f"{user.url} will receive the token of your login at {issuer.url} (client clustercert)." in screen
-    code, screen = in_a_terminal(login, {"[y/N]": "y\n"}, variables)
+    code, screen = user.in_terminal(*login, typed="y\n")
     assert (code, len(issuer.logins)) == (0, logins + 1), screen
-    code, screen = in_a_terminal(login, {}, variables)
+    code, screen = user.in_terminal(*login)
     assert (code, "gets the token" in screen) == (0, False)
     assert user.run("logout", "--forget").returncode == 0
-    forgotten = user.run("login", user.url, *user.ca_option, env=variables)
+    forgotten = user.run("login", user.url, *user.ca_option, env=user.environment | user.browser)
     assert (forgotten.returncode, "--allow-service" in forgotten.stderr) == (2, True)
 
 

@@ -10,15 +10,15 @@ import pytest
 
 from support import shifted_clock
 from support.demo_process import interrupted
-from support.exec_plugin import COMMAND, status_of
+from support.exec_plugin import COMMAND, PATIENT, status_of
 from support.oauth_issuer import OAuthIssuer
 from support.oidc import Response, claims_of, new_key, signed
 from support.oidc_users import EXEC_INFO, OidcUser, Site, running_site
-from support.terminal import in_a_terminal
 from support.wait import line_with
 
 pytestmark = pytest.mark.slow
-PARALLEL = 20
+# Commands at the same time, each in a process of its own. Twenty calls of a real kubectl are a test too.
+PARALLEL = 5
 
 
 @pytest.fixture(scope="module")
@@ -66,7 +66,7 @@ def test_parallel_calls_renew_it_once(user: OidcUser, issuer: OAuthIssuer) -> No
     user.expire()
     before = issuer.count("refresh_token")
     with ThreadPoolExecutor(PARALLEL) as pool:
-        outputs = list(pool.map(lambda _: user.credential("--refresh"), range(PARALLEL)))
+        outputs = list(pool.map(lambda _: user.credential("--refresh", command=PATIENT), range(PARALLEL)))
     assert {done.returncode for done in outputs} == {0}
     assert issuer.count("refresh_token") == before + 1
 
@@ -76,7 +76,7 @@ def test_parallel_calls_open_one_window(user: OidcUser, issuer: OAuthIssuer) -> 
     user.end_at_the_issuer()
     logins, refreshed = len(issuer.logins), issuer.count("refresh_token")
     with ThreadPoolExecutor(PARALLEL) as pool:
-        outputs = list(pool.map(lambda _: user.credential(**user.browser), range(PARALLEL)))
+        outputs = list(pool.map(lambda _: user.credential(command=PATIENT, **user.browser), range(PARALLEL)))
     assert {done.returncode for done in outputs} == {0}, outputs
     assert len({done.stdout for done in outputs}) == 1
     assert (len(user.windows), len(issuer.logins)) == (2, logins + 1)
@@ -91,7 +91,7 @@ def test_a_failed_window_is_not_opened_again(user: OidcUser, issuer: OAuthIssuer
         "error": "access_denied", "state": parameters["state"], "iss": parameters["iss"],
     }  # fmt: skip
     with ThreadPoolExecutor(PARALLEL) as pool:
-        outputs = list(pool.map(lambda _: user.credential(**user.browser), range(PARALLEL)))
+        outputs = list(pool.map(lambda _: user.credential(command=PATIENT, **user.browser), range(PARALLEL)))
     assert {(done.returncode, done.stdout) for done in outputs} == {(3, "")}
     assert len(user.windows) == 2
     later = user.credential(**user.browser)
@@ -113,7 +113,7 @@ def test_a_window_opens_again_after_a_failure(user: OidcUser, issuer: OAuthIssue
     issuer.behavior.redirect = lambda parameters: {
         "error": "access_denied", "state": parameters["state"], "iss": parameters["iss"],
     }  # fmt: skip
-    command = shifted_clock.command(2) if remedy == "clock" else COMMAND
+    command = shifted_clock.command(2) if remedy == "clock" else None
     failed = user.run(*user.plugin, command=command, env=user.by_kubectl | user.browser)
     assert (failed.returncode, len(user.windows)) == (3, 2)
     user.be_logged_in()
@@ -267,7 +267,7 @@ def test_a_service_that_names_another_client_gets_no_token_in_a_window(
 def test_a_command_at_a_terminal_opens_a_window(user: OidcUser) -> None:
     user.expire()
     user.end_at_the_issuer()
-    code, screen = in_a_terminal(["clusters"], {}, user.environment | user.browser)
+    code, screen = user.in_terminal("clusters")
     assert code == 0, screen
     assert "prod" in screen
     assert len(user.windows) == 2

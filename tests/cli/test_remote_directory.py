@@ -1,6 +1,5 @@
 """Administration with a login at a running service: operators, project admins and others."""
 
-import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -11,7 +10,6 @@ from support.operated_cluster import SERVICE_CA
 from support.remote_user import RemoteUser, new_remote_user
 from support.samples import server_ca_pem
 from support.stores import rows
-from support.terminal import in_a_terminal
 
 pytestmark = pytest.mark.slow
 
@@ -238,14 +236,12 @@ def test_a_person_is_asked_about_the_certificates(root: RemoteUser, made: tuple[
         leaving.output("kubeconfig", "get", "remote-cluster")
     local.output("cluster", "remove", "remote-cluster", "--yes")
 
-    ours = ("CLUSTERCERT", "OS_", "XDG_")
-    variables = {name: value for name, value in os.environ.items() if not name.startswith(ours)}
-    command, variables = ["user", "delete", "remote-leaving"], variables | {"HOME": str(root.home)}
-    code, screen = in_a_terminal(command, {"[y/N]": "n\n"}, variables)
+    command = ("user", "delete", "remote-leaving")
+    code, screen = root.in_terminal(*command, typed="n\n", columns=200)
     assert code == 1
     assert "has 2 valid certificates, which are permanently revoked. Delete the user" in screen
     assert root.output_json("user", "show", "remote-leaving")["name"] == "remote-leaving"
-    code, screen = in_a_terminal(command, {"[y/N]": "y\n"}, variables)
+    code, screen = root.in_terminal(*command, typed="y\n", columns=200)
     assert code == 0, screen
     assert "Deleted the user remote-leaving. Their certificates are revoked." in screen
 

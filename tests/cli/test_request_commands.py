@@ -1,12 +1,14 @@
 """`clustercert request`: people ask for access, decide about it and end it, at a running service."""
 
 import json
+import os
 import re
 import signal
 import subprocess
 import sys
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from unittest.mock import patch
 
 import pytest
 import yaml
@@ -21,6 +23,7 @@ from support.access_site import (
     AccessSite,
     policy_groups,
 )
+from support.command_line import run_in_terminal
 from support.exec_plugin import COMMAND, FORBIDDEN, User, status_of
 from support.terminal import CTRL_C, in_a_terminal
 from support.user_site import leaf_of
@@ -230,17 +233,27 @@ def test_offers_are_listed_with_their_terms(people: AccessSite, cluster: AccessC
     assert not cluster.mark.exists()
 
 
-@pytest.mark.parametrize("command", ["list", "offers", "show", "list --watch"])
+def at_a_terminal(user: User, *arguments: str) -> str:
+    """What a command shows in a terminal of 80 columns."""
+    with patch.dict(os.environ, user.environment, clear=True):
+        return run_in_terminal(arguments)[1]
+
+
+@pytest.mark.parametrize(
+    "command", ["list", "offers", "show", pytest.param("list --watch", marks=pytest.mark.full)]
+)
 def test_the_output_fits_a_terminal_of_80_columns(
     people: AccessSite, cluster: AccessCluster, command: str
 ) -> None:
     request_id = cluster.ask()["id"]
     more = {"offers": [cluster.name], "show": [request_id[:8]]}.get(command, ["--cluster", cluster.name])
-    typed = {"Ctrl-C ends this list.": CTRL_C} if command.endswith("--watch") else {}
+    arguments = ["request", *command.split(), *more]
 
-    _, screen = in_a_terminal(
-        ["request", *command.split(), *more], typed, people.bert.environment, columns=80, echoes=True
-    )
+    if command.endswith("--watch"):
+        typed = {"Ctrl-C ends this list.": CTRL_C}
+        _, screen = in_a_terminal(arguments, typed, people.bert.environment, columns=80, echoes=True)
+    else:
+        screen = at_a_terminal(people.bert, *arguments)
 
     plain = re.sub(r"\x1b\[[0-9]*[A-Za-z]", "", screen)
     assert (REQUESTED if command == "offers" else request_id[:8]) in plain
@@ -254,9 +267,7 @@ def test_an_approver_sees_what_is_asked_in_80_columns_also_of_access_before_the_
     request_id = cluster.ask(group=URGENT)["id"]
     assert cluster.groups() == {STANDING, URGENT}
 
-    _, screen = in_a_terminal(
-        ["request", "list", "--cluster", cluster.name], {}, people.carla.environment, columns=80
-    )
+    screen = at_a_terminal(people.carla, "request", "list", "--cluster", cluster.name)
 
     # The reason does not fit beside the rest, so the request is a list of fields.
     lines = re.sub(r"\x1b\[[0-9]*[A-Za-z]", "", screen).splitlines()

@@ -4,17 +4,20 @@ import contextlib
 import functools
 import io
 import json
+import os
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
 
+from clustercert.cli.credential import access_request, entry, service_requests
 from clustercert.cli.main import run
 from clustercert.cli.options import FAILED, NOT_FOUND, USAGE
 from clustercert.client.connection import ServiceClient
 from support.store_commands import on_store
+from support.wait import SECONDS
 
 PASSWORD = "correct horse"
 
@@ -30,14 +33,68 @@ class CommandResult:
 
 def run_command(*arguments: str, stdin: str | None = None) -> CommandResult:
     """Run a command in this process."""
-    out, err = (io.TextIOWrapper(io.BytesIO(), encoding="utf-8", write_through=True) for _ in range(2))
-    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err), _standard_input(stdin):
-        code = run(arguments)
-    # --verbose sets it for the whole process, so the next command would write what it does not expect.
-    ServiceClient.trace = None
-    said = CommandResult(code, _written(out), _written(err))
+    out, err = (_Stream(io.BytesIO(), encoding="utf-8", write_through=True) for _ in range(2))
+    keys = None if stdin is None else _Stream(io.BytesIO(stdin.encode()), encoding="utf-8")
+    code = _run(arguments, out, err, keys)
+    said = CommandResult(code, out.written, err.written)
     assert "Traceback" not in said.err
     return said
+
+
+def run_in_terminal(arguments: Sequence[str], typed: str = "", columns: int = 80) -> tuple[int, str]:
+    """Run a command in this process, as if in a terminal. Returns the exit code and the screen.
+
+    A password can't be typed here: Python would ask for it at the terminal of the tests.
+
+    Args:
+        typed: the lines that answer the prompts, where Ctrl-C ends a line too. The screen does not show them.
+    """
+    screen = _TerminalStream(io.BytesIO(), encoding="utf-8", newline="\r\n", write_through=True)
+    keyboard = _Keyboard(io.BytesIO(typed.encode()), encoding="utf-8")
+    with patch.dict(os.environ, {"TERM": "xterm", "COLUMNS": str(columns)}):
+        code = _run(arguments, screen, screen, keyboard)
+    assert "Traceback" not in screen.written
+    return code, screen.written
+
+
+class _Stream(io.TextIOWrapper):
+    @property
+    def written(self) -> str:
+        buffer = self.buffer
+        assert isinstance(buffer, io.BytesIO)
+        return buffer.getvalue().decode()
+
+
+class _TerminalStream(_Stream):
+    def isatty(self) -> bool:
+        return True
+
+
+class _Keyboard(_TerminalStream):
+    def readline(self, size: int | None = -1, /) -> str:  # type: ignore[override] # as TextIOWrapper does
+        line = super().readline(-1 if size is None else size)
+        if "\x03" in line:
+            raise KeyboardInterrupt
+        return line
+
+
+def _run(arguments: Sequence[str], out: _Stream, err: _Stream, keys: _Stream | None) -> int:
+    """Run a command as `clustercert.__main__` does, with these streams."""
+    keyboard = contextlib.nullcontext() if keys is None else patch("sys.stdin", keys)
+    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err), keyboard:
+        code = _run_plugin([*arguments[1:]]) if "credential" in arguments[:1] else run(arguments)
+    # --verbose sets it for the whole process, so the next command would write what it does not expect.
+    ServiceClient.trace = None
+    return code
+
+
+def _run_plugin(arguments: list[str]) -> int:
+    """Run the exec plugin. It waits for the service on a busy machine too, which can take more than 10 seconds."""
+    with (
+        patch.object(service_requests, "NETWORK_SECONDS", SECONDS),
+        patch.object(access_request, "ANSWER_SECONDS", SECONDS),
+    ):
+        return entry.run(arguments)
 
 
 @dataclass(frozen=True)
@@ -111,19 +168,3 @@ def _new_files() -> dict[str, bytes]:
         operator.output("keys", "generate", "--out", folder / "kek")
         operator.output("db", "upgrade")
         return {file: (folder / file).read_bytes() for file in ("kek", "data/clustercert.db")}
-
-
-@contextlib.contextmanager
-def _standard_input(text: str | None) -> Iterator[None]:
-    """Let the commands of the block read this text, if there is one."""
-    if text is None:
-        yield
-    else:
-        with patch("sys.stdin", io.TextIOWrapper(io.BytesIO(text.encode()), encoding="utf-8")):
-            yield
-
-
-def _written(stream: io.TextIOWrapper) -> str:
-    buffer = stream.buffer
-    assert isinstance(buffer, io.BytesIO)
-    return buffer.getvalue().decode()

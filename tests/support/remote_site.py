@@ -1,6 +1,5 @@
 """A service over HTTPS with the logins of a developer, a project's admin, an operator and an auditor."""
 
-import os
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,7 +13,6 @@ from support.command_line import Operator, new_operator
 from support.operated_cluster import tls_service
 from support.remote_user import RemoteUser, new_remote_user
 from support.samples import server_ca_pem
-from support.terminal import in_a_terminal
 
 COLUMNS = 80
 
@@ -49,11 +47,9 @@ class RemoteSite:
     def state(self, name: str) -> str:
         return str(self.operator.output_json("certificate", "show", name)["state"])
 
-    def terminal(self, user: RemoteUser, *command: str, **typed: str) -> tuple[int, list[str]]:
-        kept = {
-            name: value for name, value in os.environ.items() if not name.startswith(("CLUSTERCERT", "XDG_"))
-        }
-        code, screen = in_a_terminal(list(command), typed, kept | {"HOME": str(user.home)}, COLUMNS)
+    def terminal(self, user: RemoteUser, *command: str, typed: str = "") -> tuple[int, list[str]]:
+        """The exit code of a command in a terminal, and the lines on the screen."""
+        code, screen = user.in_terminal(*command, typed=typed, columns=COLUMNS)
         plain = re.sub(r"\x1b\[\d+m", "", screen)
         return code, [line.strip("\r\n") for line in plain.splitlines() if "do not fit" not in line]
 

@@ -2,12 +2,13 @@
 
 import json
 import os
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
 
-from support.command_line import PASSWORD, CommandResult, Operator, run_command
+from support.command_line import PASSWORD, CommandResult, Operator, run_command, run_in_terminal
 from support.operated_cluster import SERVICE_CA
 
 _OURS = ("CLUSTERCERT", "OS_", "XDG_")
@@ -20,9 +21,17 @@ class RemoteUser:
     home: Path
 
     def run(self, *arguments: str | Path, stdin: str | None = None, **variables: str) -> CommandResult:
-        kept = {name: value for name, value in os.environ.items() if not name.startswith(_OURS)}
-        with patch.dict(os.environ, kept | {"HOME": str(self.home)} | variables, clear=True):
+        with self._environment(**variables):
             return run_command(*map(str, arguments), stdin=stdin)
+
+    def in_terminal(self, *arguments: str | Path, typed: str = "", columns: int = 80) -> tuple[int, str]:
+        """Run a command as if in a terminal. Returns its exit code and the screen."""
+        with self._environment():
+            return run_in_terminal([*map(str, arguments)], typed, columns)
+
+    def _environment(self, **variables: str) -> AbstractContextManager[object]:
+        kept = {name: value for name, value in os.environ.items() if not name.startswith(_OURS)}
+        return patch.dict(os.environ, kept | {"HOME": str(self.home)} | variables, clear=True)
 
     def output(self, *arguments: str | Path) -> str:
         """The output of a command that succeeds."""
