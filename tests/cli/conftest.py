@@ -10,6 +10,7 @@ from support.access_site import AccessCluster, AccessSite, running
 from support.apiserver import ApiServer
 from support.command_line import PASSWORD, Operator, new_operator
 from support.operated_cluster import OperatedCluster, tls_service
+from support.remote_site import RemoteSite, remote_site
 from support.user_site import UserSite, served
 
 # A job in the background of a shell ignores Ctrl-C, and so would the commands that are to be interrupted here.
@@ -70,9 +71,16 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[UserSite]:
         yield site
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RemoteSite]:
+    """A service with people of all roles. Tests issue certificates there, and leave clusters and roles as they are."""
+    with remote_site(tmp_path_factory) as site:
+        yield site
+
+
+@pytest.fixture(scope="session")
 def people(tmp_path_factory: pytest.TempPathFactory) -> Iterator[AccessSite]:
-    """People who ask for access and decide about requests."""
+    """People who ask for access and decide about requests, for a cluster of each test."""
     with running(tmp_path_factory.mktemp("people")) as site:
         yield site
 

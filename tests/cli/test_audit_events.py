@@ -16,18 +16,12 @@ from clustercert.cli.login.profile import Profile, save
 from support import world as worlds
 from support.demo_process import COMMAND, uncovered
 from support.ports import port_of, reserve
-from support.remote_site import RemoteSite, remote_site
+from support.remote_site import RemoteSite
 from support.serve_process import end, environment_of, start
 from support.wait import SECONDS, eventually, line_with
 from support.world import World
 
 pytestmark = pytest.mark.slow
-
-
-@pytest.fixture(scope="module")
-def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RemoteSite]:
-    with remote_site(tmp_path_factory) as site:
-        yield site
 
 
 def test_auditors_read_all_events_over_the_service(place: RemoteSite) -> None:

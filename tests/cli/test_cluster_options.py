@@ -1,16 +1,14 @@
 """The options of `clustercert cluster` that say how a cluster enforces revocations."""
 
 import json
-from datetime import UTC, datetime, timedelta
+import shutil
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from clustercert.pki.certificates import chain_pem
-from clustercert.pki.client_ca import new_client_ca
-from clustercert.pki.keys import new_key
-from support.command_line import Operator
+from support.command_line import Operator, new_operator
+from support.samples import server_ca_pem
 from support.stores import Store, rows, sqlite_url
 
 DEFAULTS = {
@@ -25,11 +23,28 @@ DEFAULTS = {
 }
 
 
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a store with the cluster prod."""
+    operator = new_operator(tmp_path_factory.mktemp("registered"))
+    (operator.folder / "server-ca.pem").write_bytes(server_ca_pem())
+    add(operator, operator.folder / "server-ca.pem")
+    return operator.folder
+
+
+@pytest.fixture
+def registered(folder: Path, tmp_path: Path) -> Operator:
+    """The operator of a copy of the store with the cluster prod."""
+    shutil.copytree(folder, tmp_path, dirs_exist_ok=True)
+    operator = Operator(tmp_path)
+    operator.configure()
+    return operator
+
+
 @pytest.fixture
 def server_ca(tmp_path: Path) -> Path:
-    ca = new_client_ca("kubernetes", new_key("ec-p256"), datetime.now(UTC), timedelta(days=1))
     path = tmp_path / "server-ca.pem"
-    path.write_bytes(chain_pem((ca,)))
+    path.write_bytes(server_ca_pem())
     return path
 
 
@@ -52,15 +67,14 @@ def test_a_cluster_has_default_options(operator: Operator, server_ca: Path) -> N
     assert options_of(operator.output_json("cluster", "show", "prod")) == DEFAULTS
 
 
-def test_ca_show_says_where_the_key_is(operator: Operator, server_ca: Path) -> None:
-    add(operator, server_ca)
-    shown = operator.output_json("cluster", "ca", "show", "prod")
-    cluster = operator.output_json("cluster", "show", "prod")
+def test_ca_show_says_where_the_key_is(registered: Operator) -> None:
+    shown = registered.output_json("cluster", "ca", "show", "prod")
+    cluster = registered.output_json("cluster", "show", "prod")
     assert (shown["id"], shown["sha256"]) == (cluster["client_ca_id"], cluster["client_ca_sha256"])
     assert (shown["signer"], shown["key_properties"]) == ("local", {})
-    table = operator.output("cluster", "ca", "show", "prod")
+    table = registered.output("cluster", "ca", "show", "prod")
     assert "the service's database, encrypted under a data key" in " ".join(table.split())
-    refused = operator.run("cluster", "ca", "show", "prod", "--policy")
+    refused = registered.run("cluster", "ca", "show", "prod", "--policy")
     assert (refused.code, "The signer local needs no policy." in refused.err) == (2, True)
 
 
@@ -112,28 +126,26 @@ def test_components_are_pinned_by_fingerprint(operator: Operator, server_ca: Pat
     assert update(operator, "--no-pin-components", "--remove-pin", "cd" * 32)["pins"] == []
 
 
-def test_removed_credential_roles_leave_an_empty_mapping(operator: Operator, server_ca: Path) -> None:
-    add(operator, server_ca)
+def test_removed_credential_roles_leave_an_empty_mapping(registered: Operator) -> None:
 
     def stored() -> object:
-        ((options,),) = rows(operator.folder / "data" / "clustercert.db", "SELECT options FROM cluster")
+        ((options,),) = rows(registered.folder / "data" / "clustercert.db", "SELECT options FROM cluster")
         return json.loads(str(options))["credential_roles"]
 
-    update(operator, "--no-credential-roles")
+    update(registered, "--no-credential-roles")
     assert stored() is None
-    assert update(operator, "--credential-role", "admin=a")["credential_roles"] == {"admin": "a"}
-    more = update(operator, "--credential-role", "member=b", "--credential-role", "admin=c")
+    assert update(registered, "--credential-role", "admin=a")["credential_roles"] == {"admin": "a"}
+    more = update(registered, "--credential-role", "member=b", "--credential-role", "admin=c")
     assert more["credential_roles"] == {"admin": "c", "member": "b"}
-    assert update(operator, "--no-credential-roles")["credential_roles"] == {}
+    assert update(registered, "--no-credential-roles")["credential_roles"] == {}
     assert stored() == {}
 
 
 @pytest.mark.parametrize("said", [("--admission",), ("--credential-role", "admin=cluster-admin")])
-def test_update_names_the_next_step(operator: Operator, server_ca: Path, said: tuple[str, ...]) -> None:
-    add(operator, server_ca)
-    assert "kubernetes setup" in operator.run("cluster", "update", "prod", *said).err
-    assert operator.run("cluster", "update", "prod", "--exempt", "ops").err == ""
-    assert "deletes the policy" in operator.run("cluster", "update", "prod", "--no-admission").err
+def test_update_names_the_next_step(registered: Operator, said: tuple[str, ...]) -> None:
+    assert "kubernetes setup" in registered.run("cluster", "update", "prod", *said).err
+    assert registered.run("cluster", "update", "prod", "--exempt", "ops").err == ""
+    assert "deletes the policy" in registered.run("cluster", "update", "prod", "--no-admission").err
 
 
 def test_remove_says_what_stays_in_the_cluster(operator: Operator, server_ca: Path) -> None:
@@ -171,12 +183,9 @@ def test_remove_says_what_stays_in_the_cluster(operator: Operator, server_ca: Pa
         (sum((("--listed-master", f"{n:064x}") for n in range(65)), ()), "at most 64"),
     ],
 )
-def test_invalid_option_values_are_refused(
-    operator: Operator, server_ca: Path, said: tuple[str, ...], words: str
-) -> None:
-    add(operator, server_ca)
-    assert words in operator.error("cluster", "update", "prod", *said)
-    assert options_of(operator.output_json("cluster", "show", "prod")) == DEFAULTS
+def test_invalid_option_values_are_refused(registered: Operator, said: tuple[str, ...], words: str) -> None:
+    assert words in registered.error("cluster", "update", "prod", *said)
+    assert options_of(registered.output_json("cluster", "show", "prod")) == DEFAULTS
 
 
 @pytest.mark.parametrize(
@@ -193,31 +202,24 @@ def test_invalid_option_values_are_refused(
         (("--unauthorized-ttl", "301"), "1<=x<=300"),
     ],
 )
-def test_wrong_usage_of_update_is_explained(
-    operator: Operator, server_ca: Path, said: tuple[str, ...], words: str
-) -> None:
-    add(operator, server_ca)
-    assert words in " ".join(operator.usage_error("cluster", "update", "prod", *said).split())
+def test_wrong_usage_of_update_is_explained(registered: Operator, said: tuple[str, ...], words: str) -> None:
+    assert words in " ".join(registered.usage_error("cluster", "update", "prod", *said).split())
 
 
-def test_a_cluster_names_its_api_servers_only_where_the_service_has_access(
-    operator: Operator, server_ca: Path
-) -> None:
-    add(operator, server_ca)
-    refused = operator.error("cluster", "update", "prod", "--discover-api-servers")
+def test_a_cluster_names_its_api_servers_only_where_the_service_has_access(registered: Operator) -> None:
+    refused = registered.error("cluster", "update", "prod", "--discover-api-servers")
     assert "the service has no access to this cluster" in " ".join(refused.split())
     for options, expected in (
         (("--discover-api-servers", "--admission"), True),
         (("--no-discover-api-servers",), False),
     ):
-        shown = operator.output_json("cluster", "update", "prod", *options)
+        shown = registered.output_json("cluster", "update", "prod", *options)
         assert shown["discover_api_servers"] is expected
 
 
-def test_a_change_is_audited(operator: Operator, server_ca: Path) -> None:
-    add(operator, server_ca)
-    update(operator, "--webhook-mode", "known-only", "--credential-role", "admin=cluster-admin")
-    events = Store(sqlite_url(operator.folder / "data" / "clustercert.db")).events()
+def test_a_change_is_audited(registered: Operator) -> None:
+    update(registered, "--webhook-mode", "known-only", "--credential-role", "admin=cluster-admin")
+    events = Store(sqlite_url(registered.folder / "data" / "clustercert.db")).events()
     (changed,) = [event["detail"] for event in events if event["kind"] == "cluster.updated"]
     assert isinstance(changed, dict)
     assert changed["options"] == {
@@ -245,28 +247,24 @@ def test_the_policy_may_not_give_reserved_groups(operator: Operator, group: str,
     assert words in operator.error("cluster", "list")
 
 
-def test_a_rule_named_by_its_position_gets_no_cluster_role(operator: Operator, server_ca: Path) -> None:
-    add(operator, server_ca)
-    with operator.config.open("a") as config:
+def test_a_rule_named_by_its_position_gets_no_cluster_role(registered: Operator) -> None:
+    with registered.config.open("a") as config:
         config.write(
             "[[policy.rules]]\ngrant.groups = ['a']\n[[policy.rules]]\nname = 'rule-7'\ngrant.groups = ['b']\n"
             "[[policy.rules]]\nname = 'admin'\nwhen.roles = ['admin']\ngrant.groups = ['c']\n"
         )
-    said = operator.usage_error("cluster", "update", "prod", "--credential-role", "rule-1=view")
+    said = registered.usage_error("cluster", "update", "prod", "--credential-role", "rule-1=view")
     assert "depends on the rule's position" in said
-    changed = update(operator, "--credential-role", "rule-7=view", "--credential-role", "admin=edit")
+    changed = update(registered, "--credential-role", "rule-7=view", "--credential-role", "admin=edit")
     assert changed["credential_roles"] == {"rule-7": "view", "admin": "edit"}
 
 
-def test_a_pattern_that_could_exempt_the_names_of_a_template_is_refused(
-    operator: Operator, server_ca: Path
-) -> None:
-    add(operator, server_ca)
-    with operator.config.open("a") as config:
+def test_a_pattern_that_could_exempt_the_names_of_a_template_is_refused(registered: Operator) -> None:
+    with registered.config.open("a") as config:
         config.write("[[policy.rules]]\ngrant.groups = ['{group.id}']\n")
-    said = operator.usage_error("cluster", "update", "prod", "--exempt", "ops")
+    said = registered.usage_error("cluster", "update", "prod", "--exempt", "ops")
     assert "ops could exempt a group that the policy's template {group.id} gives" in said
-    assert update(operator, "--exempt", "kubeadm:cluster-admins")["exemptions"] == [
+    assert update(registered, "--exempt", "kubeadm:cluster-admins")["exemptions"] == [
         "system:nodes",
         "kubeadm:cluster-admins",
     ]

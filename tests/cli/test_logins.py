@@ -55,7 +55,12 @@ def test_a_login_as_another_user_says_whose_login_it_replaces(
 
 
 @pytest.mark.parametrize(
-    ("hours", "said"), [(25, "25 h ahead of the service's. "), (-3, "3 h behind the service's. "), (0, None)]
+    ("hours", "said"),
+    [
+        (25, "25 h ahead of the service's. "),
+        pytest.param(-3, "3 h behind the service's. ", marks=pytest.mark.full),
+        (0, None),
+    ],
 )
 def test_a_login_says_that_the_clock_is_wrong(
     made: tuple[Operator, str], tmp_path: Path, hours: int, said: str | None

@@ -1,25 +1,18 @@
 """`clustercert certificate` with the logins of a developer, a project's admin and an operator, over HTTPS."""
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from cryptography import x509
 
 from clustercert.pki.certificates import fingerprint
-from support.remote_site import COLUMNS, RemoteSite, remote_site
+from support.remote_site import COLUMNS, RemoteSite
 from support.remote_user import RemoteUser
 from support.stores import rows
 from support.wait import eventually
 
 pytestmark = pytest.mark.slow
-
-
-@pytest.fixture(scope="module")
-def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RemoteSite]:
-    with remote_site(tmp_path_factory) as site:
-        yield site
 
 
 def test_developers_list_and_show_their_own_in_all_projects(place: RemoteSite) -> None:
