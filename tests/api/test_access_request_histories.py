@@ -99,7 +99,8 @@ class Model:
         return 200
 
 
-@settings(suppress_health_check=list(HealthCheck))
+# 8 in the profile `quick`, with about 20 steps each.
+@settings(suppress_health_check=list(HealthCheck), max_examples=settings().max_examples // 3)
 @given(actions=ACTIONS)
 def test_every_step_is_answered_as_the_rules_say(
     running: RequestClient, actions: Sequence[tuple[str, str]]

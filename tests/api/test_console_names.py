@@ -8,7 +8,7 @@ from html.parser import HTMLParser
 from typing import Any
 
 import pytest
-from hypothesis import example, given
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from clustercert.http.console import rendering
@@ -18,6 +18,8 @@ from support.console_site import MARKS
 
 # The frame of all pages, what is shown without a login or after a failure, and a part of other pages.
 WITHOUT_NAMES = {"base.html", "login.html", "error.html", "sentence.html"}
+# Of each page, this many addresses are opened: one cluster has thousands of certificates, and one is being rotated.
+PER_ROUTE = 5
 PLAIN = "x"
 OVERRIDE = "\u202e"
 MARKED = re.compile("|".join(MARKS.values()))
@@ -113,7 +115,7 @@ def renderings(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Renderings]
             # The links of a member lead to another page about the cluster.
             page = f"/console/projects/{site.project_of('staging')}/clusters/{site.clusters['staging']}"
             for who in ("olga", "alice", "mo"):
-                crawl(site, session_of(site, who), page)
+                crawl(site, session_of(site, who), page, per_route=PER_ROUTE)
         yield _samples(found)
 
 
@@ -155,6 +157,7 @@ def test_each_template_is_rendered_with_names(renderings: Renderings) -> None:
     assert {name for name in pages - marked if "macros" not in name} == set()
 
 
+@settings(max_examples=settings().max_examples // 5)
 @given(text=TEXTS)
 @example(text="<script>alert(1)</script>")
 @example(text='"><img src=x onerror=alert(1)>')

@@ -124,9 +124,7 @@ def test_a_rotation_that_takes_access_from_nobody_completes_without_a_count(new:
     assert not completing["forced"]
 
 
-@pytest.mark.parametrize(
-    ("who", "status"), [("admin", 200), ("auditor", 403), ("member", 403), ("stranger", 404)]
-)
+@pytest.mark.parametrize(("who", "status"), [("admin", 200), ("auditor", 403)])
 def test_others_see_what_the_api_shows_them_and_change_nothing(
     new: NewRotation, who: str, status: int
 ) -> None:

@@ -22,7 +22,7 @@ STATIC = f"{PREFIX}/static/{{name}}"
 ANYTHING = f"{PREFIX}/{{rest:path}}"
 # Pages that everybody may open, and which need not be linked.
 SEEDS = (PREFIX, f"{PREFIX}/clusters", f"{PREFIX}/account")
-# Lists of thousands of certificates have thousands of links to the same route.
+# Lists of thousands of certificates have thousands of links to the same route. By default, this many are followed.
 PER_ROUTE = 12
 
 
@@ -113,7 +113,7 @@ def session_of(site: ConsoleSite, who: str) -> str:
     return run_in_thread(log_in())
 
 
-def crawl(site: ConsoleSite, cookie: str | None, *more: str) -> Crawl:
+def crawl(site: ConsoleSite, cookie: str | None, *more: str, per_route: int = PER_ROUTE) -> Crawl:
     """Follow all links from the first page and from more pages, with the cookie of a session."""
     found, queue, seen = Crawl(), [*SEEDS, *more], set[str]()
     headers = HTML | ({"Cookie": f"{SESSION_COOKIE}={cookie}"} if cookie else {})
@@ -123,7 +123,7 @@ def crawl(site: ConsoleSite, cookie: str | None, *more: str) -> Crawl:
             continue
         seen.add(address)
         route = route_of(address)
-        if route is not None and len(found.addresses[route]) >= PER_ROUTE:
+        if route is not None and len(found.addresses[route]) >= per_route:
             continue
         answer = site.client.get(address, headers=headers)
         if answer.is_redirect:
