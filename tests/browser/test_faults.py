@@ -8,6 +8,8 @@ import pytest
 
 from support.browser import Browser
 
+pytestmark = pytest.mark.full
+
 CSP = "default-src 'none'; script-src 'nonce-abc'; require-trusted-types-for 'script'"
 GOOD = "<!doctype html><html lang=en><title>A page</title><main><h1>A page</h1>%s</main></html>"
 PAGES = {

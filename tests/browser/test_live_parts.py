@@ -11,6 +11,8 @@ from support.console_crawl import session_of
 from support.console_site import ConsoleSite
 from support.wait import eventually
 
+pytestmark = pytest.mark.full
+
 ICON = "/console/static/icon.svg"
 # What Chromium sends when the tab is shown again. It starts an update without waiting for 15 seconds.
 _SHOW_AGAIN = "() => document.dispatchEvent(new Event('visibilitychange'))"

@@ -29,7 +29,7 @@ def faults(tab: Tab) -> list[str]:
     return found
 
 
-@pytest.mark.parametrize("javascript", [True, False])
+@pytest.mark.parametrize("javascript", [True, pytest.param(False, marks=pytest.mark.full)])
 def test_a_person_logs_in_and_out(browser: Browser, site: ConsoleSite, *, javascript: bool) -> None:
     person = site.people["mo"]
     with browser.tab(javascript=javascript) as tab:

@@ -10,6 +10,8 @@ from support.browser import Browser, Scheme, Tab
 from support.console_crawl import Crawl, crawl, pages, session_of
 from support.console_site import LONG_NAME, ConsoleSite
 
+pytestmark = pytest.mark.full
+
 # A person who is logged in does not see the login, and this service has no OIDC issuer.
 UNLINKED = {each for each in pages() if each.startswith("/console/login")}
 # Width, colour scheme, and whether only contrasts are checked, since the width was checked before.

@@ -9,6 +9,8 @@ from support.browser import Browser, Tab
 from support.console_crawl import session_of
 from support.console_site import ConsoleSite
 
+pytestmark = pytest.mark.full
+
 
 @pytest.fixture(scope="module")
 def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ConsoleSite]:

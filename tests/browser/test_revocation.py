@@ -44,7 +44,7 @@ def verdict(site: ConsoleSite, token: str, fingerprint: str) -> str:
     return "denied" if answer.json()["status"].get("denied") else "no opinion"
 
 
-@pytest.mark.parametrize("javascript", [True, False])
+@pytest.mark.parametrize("javascript", [True, pytest.param(False, marks=pytest.mark.full)])
 def test_three_clicks_lead_from_the_first_page_to_a_refused_certificate(
     browser: Browser, site: ConsoleSite, token: str, *, javascript: bool
 ) -> None:

@@ -35,6 +35,8 @@ T = TypeVar("T")
 ACTOR = Actor("cli:test", Origin.local())
 V1 = "/clustercert/v1"
 MANY = 3_000
+# Enough for a second page of a list, where no browser shows the pages.
+SOME = 300
 RULES = """
 [[policy.rules]]
 name = "admins"
@@ -141,8 +143,8 @@ class ConsoleSite:
         people: by name; `nina` has no role, and `luis` administers the project of the other domain.
         tokens: by person and id of the project that is the token's scope.
         projects: ids by name.
-        clusters: ids by name. `prod-eu` has 3,000 certificates, `staging` has three, and the client CA of `prod-us` is
-            being rotated.
+        clusters: ids by name. `prod-eu` has 3,000 certificates, or 300 in `running_here`; `staging` has three; and the
+            client CA of `prod-us` is being rotated.
         requests: ids of access requests by their state.
     """
 
@@ -223,7 +225,7 @@ def running(folder: Path) -> Iterator[ConsoleSite]:
     variables = {"CLUSTERCERT_CONFIG": str(config), "CLUSTERCERT_LOG__FILE": str(folder / "log")}
     with serve_process.listening((), os.environ | variables) as serving:
         client = httpx.Client(base_url=serving.url, timeout=SECONDS, trust_env=False)
-        with client, _filled(ConsoleSite(folder, client, _unmarked, *accounts)) as site:
+        with client, _filled(ConsoleSite(folder, client, _unmarked, *accounts), MANY) as site:
             yield site
 
 
@@ -233,7 +235,7 @@ def running_here(folder: Path) -> Iterator[ConsoleSite]:
     config, accounts = _prepare(folder, _marked)
     with (
         Service(load(config)).running() as service,
-        _filled(ConsoleSite(folder, service.client, _marked, *accounts)) as site,
+        _filled(ConsoleSite(folder, service.client, _marked, *accounts), SOME) as site,
     ):
         yield site
 
@@ -254,12 +256,12 @@ def _prepare(folder: Path, mark: Mark) -> tuple[Path, _Accounts]:
 
 
 @contextlib.contextmanager
-def _filled(site: ConsoleSite) -> Iterator[ConsoleSite]:
+def _filled(site: ConsoleSite, certificates: int) -> Iterator[ConsoleSite]:
     """Add clusters, certificates and requests to a running service."""
     (site.folder / "apiserver").mkdir()
     with ApiServer(site.folder / "apiserver") as double:
         _add_clusters(site, double)
-        _add_certificates(site)
+        _add_certificates(site, certificates)
         _add_requests(site)
         _start_rotation(site, double)
         yield site
@@ -320,7 +322,7 @@ def _trust(site: ConsoleSite, double: ApiServer) -> None:
     double.trust(site.send("olga", "GET", site.cluster_path(ROTATED, "/client-cas/bundle")).content)
 
 
-def _add_certificates(site: ConsoleSite) -> None:
+def _add_certificates(site: ConsoleSite, copies: int) -> None:
     """Issue certificates: some revoked, one used after that, and one whose issuer is unknown."""
     for who, cluster in (("mo", "staging"), ("alice", "staging"), (LONG_NAME, "staging")):
         site.issue(who, cluster)
@@ -340,7 +342,7 @@ def _add_certificates(site: ConsoleSite) -> None:
         " revoked_at = strftime('%Y-%m-%d %H:%M:%S.000000', 'now', '-9 minutes') WHERE fingerprint = ?",
         bytes.fromhex(used),
     )
-    _copy_certificate(site, bytes.fromhex(template))
+    _copy_certificate(site, bytes.fromhex(template), copies)
     token = site.done("olga", "POST", site.cluster_path("prod-eu", "/webhook-tokens"))["token"]
     for number, (user, group) in enumerate((("kubernetes-admin", "system:masters"), ("jenkins", "ci"))):
         answer = site.client.post(
@@ -355,7 +357,7 @@ def _add_certificates(site: ConsoleSite) -> None:
         assert answer.status_code == 200, answer.text
 
 
-def _copy_certificate(site: ConsoleSite, fingerprint: bytes) -> None:
+def _copy_certificate(site: ConsoleSite, fingerprint: bytes, copies: int) -> None:
     """Copy a certificate for other people, who have up to eight certificates each, and end at different times."""
     names = [site.mark(f"{given}.{family}".lower()) for given in GIVEN_NAMES for family in FAMILY_NAMES]
     columns = [str(row[1]) for row in rows(site.database, "PRAGMA table_info(certificate)") if row[1] != "id"]
@@ -377,7 +379,7 @@ def _copy_certificate(site: ConsoleSite, fingerprint: bytes) -> None:
         f" SELECT {values} FROM (SELECT * FROM certificate WHERE fingerprint = ?), (WITH RECURSIVE numbers(n) AS"
         " (SELECT 0 UNION ALL SELECT n + 1 FROM numbers WHERE n + 1 < ?) SELECT n FROM numbers)",
         fingerprint,
-        MANY,
+        copies,
     )
 
 
