@@ -2,9 +2,13 @@ import os
 import signal
 from collections.abc import Iterator
 from pathlib import Path
+from unittest.mock import patch
 
 import pytest
 
+from clustercert.cli.login import oidc_login
+from clustercert.client import connection
+from clustercert.client.oidc import issuer
 from clustercert.model.ids import new_id
 from support.access_site import AccessCluster, AccessSite, running
 from support.apiserver import ApiServer
@@ -12,6 +16,7 @@ from support.command_line import PASSWORD, Operator, new_operator
 from support.operated_cluster import OperatedCluster, tls_service
 from support.remote_site import RemoteSite, remote_site
 from support.user_site import UserSite, served
+from support.wait import SECONDS
 
 # A job in the background of a shell ignores Ctrl-C, and so would the commands that are to be interrupted here.
 signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -21,6 +26,17 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 def interrupts() -> None:
     """Let Ctrl-C interrupt a test. The command `serve`, run in this process, lets Ctrl-C end the process."""
     signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def patience() -> Iterator[None]:
+    """Let commands in this process wait long for servers: a busy machine can take more than 10 seconds to answer."""
+    with (
+        patch.object(connection, "CONNECT_SECONDS", SECONDS),
+        patch.object(issuer, "RESPONSE_SECONDS", SECONDS),
+        patch.object(oidc_login, "_LONGEST_WAIT_SECONDS", SECONDS),
+    ):
+        yield
 
 
 @pytest.fixture
