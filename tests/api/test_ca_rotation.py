@@ -130,6 +130,7 @@ def test_an_abort_before_issuing_deletes_the_new_ca(new: NewRotation) -> None:
     assert rotation.post()["state"] == "planned"
 
 
+@pytest.mark.full
 def test_an_abort_while_draining_goes_back_to_the_former_ca(new: NewRotation) -> None:
     rotation = new()
     started = rotation.post()
@@ -177,6 +178,7 @@ def test_only_operators_rotate_and_project_admins_read(new: NewRotation) -> None
         assert rotation.cluster_id in {each["id"] for each in found}
 
 
+@pytest.mark.full
 def test_an_operator_proves_the_cas_from_elsewhere(new: NewRotation) -> None:
     """The registered address is one that the service does not reach."""
     rotation = new()
@@ -222,6 +224,7 @@ def test_an_operator_proves_the_cas_from_elsewhere(new: NewRotation) -> None:
     assert rotation.send("POST", "/client-ca-rotation/proofs", {"results": [foreign]}).status_code == 409
 
 
+@pytest.mark.full
 def test_the_webhook_denies_the_old_ca_once_its_removal_is_forced(new: NewRotation) -> None:
     """The API server still trusts both CAs, and the rotation is not complete before it refuses the old one."""
     rotation = new()
@@ -248,6 +251,7 @@ def test_the_webhook_denies_the_old_ca_once_its_removal_is_forced(new: NewRotati
     assert rotation.certificate(old)["client_ca_state"] == "retired"
 
 
+@pytest.mark.full
 def test_both_cas_have_a_crl_as_long_as_both_are_trusted(new: NewRotation) -> None:
     rotation = new()
     started = rotation.post()
@@ -265,6 +269,7 @@ def test_both_cas_have_a_crl_as_long_as_both_are_trusted(new: NewRotation) -> No
     assert statuses() == [200, 200]
 
 
+@pytest.mark.full
 def test_the_list_of_clusters_says_which_ca_signs_now(new: NewRotation) -> None:
     """By the key identifier, which the certificates have too: that is how a client sees that its CA is replaced."""
     rotation = new()
@@ -290,6 +295,7 @@ def test_the_list_of_clusters_says_which_ca_signs_now(new: NewRotation) -> None:
     assert not is_of_signing_ca(old)
 
 
+@pytest.mark.full
 def test_a_rotation_is_complete_by_itself_once_nobody_is_left(new: NewRotation) -> None:
     rotation = new()
     old = rotation.issue()

@@ -25,7 +25,7 @@ from support import world as worlds
 from support.leaf_checks import leaf_of, openssl
 from support.service import Service
 from support.stores import execute
-from support.wait import eventually
+from support.wait import SECONDS, eventually
 from support.world import World
 
 
@@ -193,7 +193,7 @@ async def test_a_request_for_an_unknown_crl_does_not_wait_for_a_signature(place:
         async with crls._signing:
             for cluster_id, ca_id in ((cluster.id, "0" * 32), (retired.id, retired.client_ca.id)):
                 with pytest.raises(NotFound):
-                    await asyncio.wait_for(crls.crl(cluster_id, ca_id), 10)
+                    await asyncio.wait_for(crls.crl(cluster_id, ca_id), SECONDS)
 
 
 async def test_a_crl_is_cached_until_a_change_or_half_its_validity(place: Place) -> None:

@@ -509,6 +509,7 @@ def test_decisions_are_counted_by_outcome(default: ApiServer, foreign: ApiServer
     assert [count(outcome) for outcome in outcomes] == [each + 1 for each in before]
 
 
+@pytest.mark.full
 def test_no_opinion_is_not_logged(tmp_path: Path) -> None:
     done = programs.run("logged_service", "webhook-requests", tmp_path)
     assert done.returncode == 0, done.stderr

@@ -17,6 +17,7 @@ from support.helm_chart import CHART, NAMESPACE, VALUES, Document, rendered, val
 from support.kube_apiserver import ASSETS, KubeApiServer, assets
 
 pytestmark = [
+    pytest.mark.full,
     pytest.mark.slow,
     pytest.mark.skipif(not helm_chart.is_installed(), reason="Helm is not in .venvs/chart: run `make chart`"),
     pytest.mark.skipif(

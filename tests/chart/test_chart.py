@@ -20,6 +20,7 @@ from support import helm_chart
 from support.helm_chart import CHART, ROOT, VALUES, Document, Release, refusals, rendered, values_in
 
 pytestmark = [
+    pytest.mark.full,
     pytest.mark.slow,
     pytest.mark.skipif(not helm_chart.is_installed(), reason="Helm is not in .venvs/chart: run `make chart`"),
 ]

@@ -28,6 +28,7 @@ from support.terminal import in_a_terminal
 from support.wait import SECONDS, eventually
 
 pytestmark = [
+    pytest.mark.full,
     pytest.mark.slow,
     pytest.mark.skipif(not helm_chart.is_installed(), reason="Helm is not in .venvs/chart: run `make chart`"),
 ]

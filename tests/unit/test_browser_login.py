@@ -1,5 +1,7 @@
 """The login in a browser: what the client accepts, and the attacks on it."""
 
+import contextlib
+import random
 import socket
 import threading
 from collections.abc import Callable, Iterator
@@ -391,8 +393,16 @@ def test_a_wrong_clock_is_named(begin: Begin, issuer: OAuthIssuer) -> None:
     assert login.failure().message.startswith("The clock of this machine is ")
 
 
+def bound_port() -> socket.socket:
+    """A listening socket at a port that the system gives to nobody by itself: after its end, the port stays free."""
+    first = int(Path("/proc/sys/net/ipv4/ip_local_port_range").read_text().split()[0])
+    while True:
+        with contextlib.suppress(OSError):
+            return socket.create_server(("127.0.0.1", random.randrange(first // 2, first)))
+
+
 def test_registered_ports_are_tried_in_order(begin: Begin) -> None:
-    with socket.create_server(("127.0.0.1", 0)) as busy, socket.create_server(("127.0.0.1", 0)) as free:
+    with bound_port() as busy, bound_port() as free:
         taken, port = busy.getsockname()[1], free.getsockname()[1]
         uris = (f"http://localhost:{taken}/", f"http://localhost:{port}/")
         assert str(taken) in begin(redirect_uris=uris).failure().message

@@ -27,6 +27,7 @@ from clustercert.pki.certificates import certificate_der, chain_pem, fingerprint
 from clustercert.pki.client_ca import new_client_ca
 from clustercert.pki.keys import key_pem, new_key
 from clustercert.server.tls_files import new_server_certificate
+from support.wait import SECONDS
 
 URL = "https://clustercert.test:8443"
 
@@ -71,7 +72,7 @@ def dripping(head: bytes, drip: bytes, folder: Any, *, tls: bool) -> Iterator[tu
         ca_pem = chain_pem((ca,)).decode() if tls else None
         yield f"{'https' if tls else 'http'}://127.0.0.1:{listener.getsockname()[1]}", ca_pem
         ended.set()
-        thread.join(10)
+        thread.join(SECONDS)
 
 
 @pytest.mark.parametrize(
@@ -123,7 +124,7 @@ def tls_server(certificate_pem: bytes, private_key_pem: bytes, folder: Any) -> I
         thread.start()
         yield f"https://127.0.0.1:{listener.getsockname()[1]}"
         listener.shutdown(socket.SHUT_RDWR)
-        thread.join(10)
+        thread.join(SECONDS)
 
 
 def test_only_the_named_ca_is_trusted(tmp_path: Any) -> None:

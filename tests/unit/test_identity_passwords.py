@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from clustercert.identity import passwords as passwords_module
 from clustercert.identity.passwords import DEFAULT_HASHER, THREADS, Contender, Passwords
 from clustercert.model.errors import InvalidRequest, Unavailable
+from support.wait import SECONDS
 
 CHEAP = PasswordHasher(time_cost=1, memory_cost=8, parallelism=1)
 
@@ -26,7 +27,7 @@ class Counting(PasswordHasher):
         self.gate.set()
 
     def verify(self, hash: str | bytes, password: str | bytes) -> Literal[True]:  # noqa: A002 - argon2's name
-        self.gate.wait(10)
+        self.gate.wait(SECONDS)
         self.verified.append(hash)
         return super().verify(hash, password)
 

@@ -11,11 +11,12 @@ import pytest
 import uvicorn
 
 from clustercert.server.serving import _stopping, run_interruptible
+from support.wait import SECONDS
 
 
 async def swallowing() -> str:
     with contextlib.suppress(asyncio.CancelledError):
-        await asyncio.sleep(20)
+        await asyncio.sleep(SECONDS)
     return "done all the same"
 
 
@@ -43,7 +44,7 @@ def test_work_that_fails_by_its_cancellation_is_interrupted_too() -> None:
     async def work() -> None:
         asyncio.get_running_loop().call_soon(os.kill, os.getpid(), signal.SIGINT)
         try:
-            await asyncio.sleep(20)
+            await asyncio.sleep(SECONDS)
         except asyncio.CancelledError:
             raise OSError("the connection is closed") from None
 

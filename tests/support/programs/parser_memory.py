@@ -1,6 +1,6 @@
-"""Parses an endless string or a large batch of audit events. Argument: the string's filler in hex, or `batch`.
+"""Parses endless strings and large batches of audit events. Arguments: each a string's filler in hex, or `batch`.
 
-Prints the largest size of the traced memory in bytes, and what the parser found.
+Prints, for each argument, the largest size of the traced memory in bytes, and what the parser found.
 
 A separate process, because the memory of a process with services of other tests grows by what they do.
 """
@@ -35,7 +35,7 @@ def parse_batch(parser: EventListParser) -> None:
         assert len(parser.take_requests()) == 1
 
 
-def main(what: str) -> None:
+def measured(what: str) -> dict[str, int]:
     parser = EventListParser()
     if what == "batch":
         parse_batch(parser)
@@ -46,17 +46,13 @@ def main(what: str) -> None:
     parser.feed(b"]}" if what == "batch" else b'"}]}')
     parser.close()
     requests = len(parser.take_requests())
-    print(
-        json.dumps(
-            {
-                "peak": peak,
-                "requests": requests,
-                "readable": parser.readable,
-                "unreadable": parser.unreadable,
-            }
-        )
-    )
+    return {
+        "peak": peak,
+        "requests": requests,
+        "readable": parser.readable,
+        "unreadable": parser.unreadable,
+    }
 
 
 if __name__ == "__main__":
-    main(sys.argv[1])
+    print(json.dumps([measured(what) for what in sys.argv[1:]]))
