@@ -19,7 +19,8 @@ from support.stores import Store
 from support.wait import SECONDS, eventually
 from support.world import World
 
-pytestmark = pytest.mark.full
+# test_kill.py kills the service once in `make test-all`, and tests/store/test_access_requests.py each of the steps.
+pytestmark = pytest.mark.long
 CLUSTERS = ("plain", "eip", "sans")
 
 

@@ -23,6 +23,7 @@ SECONDS, RATE, PATIENCE_SECONDS = 2, 50, 30.0
 pytestmark = pytest.mark.skipif(HAPROXY is None, reason="haproxy is not installed")
 
 
+@pytest.mark.long
 def test_no_review_fails_while_the_api_is_attacked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(attacked, "RATE", RATE)
     monkeypatch.setattr(attacked, "PAUSE_SECONDS", 0)

@@ -2,8 +2,12 @@
 
 from pathlib import Path
 
+import pytest
+
 from bench import kills, world
 from support import postgres
+
+pytestmark = pytest.mark.long
 
 
 def test_every_received_certificate_survives_sigkill_on_postgresql(

@@ -6,7 +6,7 @@ import pytest
 
 from bench import revoking
 
-pytestmark = pytest.mark.full
+pytestmark = pytest.mark.long
 
 
 def test_the_revocations_of_each_attack_are_counted(tmp_path: Path) -> None:

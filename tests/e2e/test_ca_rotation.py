@@ -54,6 +54,7 @@ def test_a_replaced_ca_locks_nobody_out_and_is_refused_in_the_end(
     a_replaced_ca_locks_nobody_out_and_is_refused_in_the_end(installation)
 
 
+@pytest.mark.long
 def test_a_hundred_rotations_go_on_after_kills(tmp_path: Path) -> None:
     """The short form of `python -m bench.ca_rotation`."""
     figures = asyncio.run(ca_rotation.rotate(tmp_path, clusters=100, kills=50))

@@ -211,7 +211,10 @@ def test_a_signal_ends_it_cleanly(tmp_path: Path, number: signal.Signals) -> Non
     assert said.endswith("Stopped.\n")
 
 
-@pytest.mark.parametrize("moment", [0.0, 0.05, 0.1, 0.2, 0.4, 0.8, 1.2])
+@pytest.mark.parametrize(
+    "moment",
+    [0.0, 0.2, *(pytest.param(moment, marks=pytest.mark.long) for moment in (0.05, 0.1, 0.4, 0.8, 1.2))],
+)
 def test_ctrl_c_before_it_is_ready_ends_it_too(tmp_path: Path, moment: float) -> None:
     with start(tmp_path / "data", env=uncovered()) as process:
         try:

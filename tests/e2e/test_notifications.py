@@ -102,8 +102,7 @@ def test_access_before_the_approval_is_told_and_counted(tmp_path: Path) -> None:
     assert (started["type"], started["data"]["is_approved"]) == ("access_request.started", False)
 
 
-@pytest.mark.full
-@pytest.mark.slow
+@pytest.mark.long
 def test_every_step_is_told_in_order_although_processes_are_killed(tmp_path: Path) -> None:
     world = worlds.make(tmp_path)
     tried = set[str]()

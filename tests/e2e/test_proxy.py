@@ -157,7 +157,15 @@ def large_headers(stack: Stack, front: Front) -> None:
             )
 
 
-@pytest.mark.parametrize("attack", [silent, unfinished_handshakes, bodies_that_never_come, large_headers])
+@pytest.mark.parametrize(
+    "attack",
+    [
+        silent,
+        pytest.param(unfinished_handshakes, marks=pytest.mark.long),
+        pytest.param(bodies_that_never_come, marks=pytest.mark.long),
+        large_headers,
+    ],
+)
 def test_other_clients_are_answered_while_one_address_attacks(
     front: Front, open_files: int, attack: Callable[[Stack, Front], None]
 ) -> None:

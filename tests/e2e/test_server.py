@@ -5,6 +5,7 @@ import os
 import socket
 from collections.abc import Iterator
 from functools import partial
+from pathlib import Path
 
 import pytest
 
@@ -19,13 +20,9 @@ FIELDS = {"errorCode", "errorMessage", "error_code", "error_msg", "message", "re
 TOKENS = b"POST /v3/auth/tokens HTTP/1.1\r\nContent-Type: application/json\r\n"
 
 
-# One test waits for its end, and in no other may it come.
-BODY_TIMEOUT = 8
-
-
 @pytest.fixture(scope="module")
 def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Demo]:
-    env = os.environ | {"CLUSTERCERT_SERVER__BODY_TIMEOUT": str(BODY_TIMEOUT)}
+    env = os.environ | {"CLUSTERCERT_SERVER__BODY_TIMEOUT": str(SECONDS)}
     with demo(tmp_path_factory.mktemp("server") / "data", env=env) as one:
         yield one
 
@@ -131,10 +128,12 @@ def test_a_second_host_is_refused(running: Demo) -> None:
     assert_refused_by_us(asked(running, b"GET /healthz HTTP/1.1\r\nHost: b\r\n" + CLOSE), 400)
 
 
-def test_a_body_that_does_not_come_in_time_is_told_so(running: Demo) -> None:
-    path = running.clustercert_path.encode()
-    head = b"POST " + path + b" HTTP/1.1\r\nContent-Length: 10\r\n" + CLOSE
-    assert_refused_by_us(asked(running, head + b"{"), 408)
+def test_a_body_that_does_not_come_in_time_is_told_so(tmp_path: Path) -> None:
+    env = os.environ | {"CLUSTERCERT_SERVER__BODY_TIMEOUT": "1"}
+    with demo(tmp_path / "data", env=env) as running:
+        path = running.clustercert_path.encode()
+        head = b"POST " + path + b" HTTP/1.1\r\nContent-Length: 10\r\n" + CLOSE
+        assert_refused_by_us(asked(running, head + b"{"), 408)
 
 
 def test_a_large_body_is_not_read_to_its_end(running: Demo) -> None:
@@ -179,6 +178,7 @@ def test_an_offer_to_upgrade_is_ignored(running: Demo) -> None:
     assert (status, body) == (200, b"ok\n")
 
 
+@pytest.mark.full
 @pytest.mark.skipif(program() is None, reason="Chromium is not installed")
 def test_a_browser_shows_the_documentation_and_calls_the_api(running: Demo) -> None:
     operation = "#operations-Operations-healthz_healthz_get"

@@ -145,7 +145,7 @@ def test_sighup_reloads_in_each_worker_and_ends_none(tmp_path: Path, workers: st
 
 @pytest.mark.parametrize("workers", ["1", "2"])
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-@pytest.mark.parametrize("moment", [0.0, 0.8])
+@pytest.mark.parametrize("moment", [0.0, pytest.param(0.8, marks=pytest.mark.long)])
 def test_a_signal_to_all_of_them_and_again_ends_them_without_a_traceback(
     tmp_path: Path, workers: str, number: signal.Signals, moment: float
 ) -> None:

@@ -16,7 +16,7 @@ from ha.nodes import Nodes
 from support import postgres
 from support.wait import eventually
 
-pytestmark = [pytest.mark.full, pytest.mark.slow]
+pytestmark = pytest.mark.long
 
 
 @pytest.fixture(scope="module")

@@ -24,6 +24,7 @@ from support.stores import Store, migrate, new_template, patient, sqlite_url
 DECIDED_IN_PYTHON = {
     "test_audit_verification.py",
     "test_certificate_scrubber.py",
+    "test_notifications.py",
     "test_unknown_identities.py",
 }
 

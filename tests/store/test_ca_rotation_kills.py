@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 from datetime import timedelta
 
+import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -36,6 +37,7 @@ Action = tuple[str, int | None]
 
 # Each example has a cluster of its own in the test's one database.
 @POSTGRESQL_IN_LONG_RUNS
+@pytest.mark.full
 @settings(suppress_health_check=list(HealthCheck))
 @given(actions=ACTIONS)
 def test_a_rotation_goes_on_after_any_kill(store: Store, actions: Sequence[Action]) -> None:

@@ -125,6 +125,7 @@ async def test_a_database_that_is_away_is_unavailable(tmp_path: Path, kek_file: 
     database = patient(sqlite_url(tmp_path / "missing" / "store.db"))
     with pytest.raises(Unavailable):
         await Custody(database, KekFile(kek_file)).open()
+    await database.close()
 
 
 async def test_a_sealed_secret_opens_in_other_processes_but_only_for_its_row(

@@ -7,6 +7,7 @@ import asyncio
 from dataclasses import dataclass, field
 from datetime import timedelta
 
+import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from sqlalchemy import delete
@@ -77,6 +78,7 @@ class History:
 
 
 @POSTGRESQL_IN_LONG_RUNS
+@pytest.mark.full
 @settings(suppress_health_check=list(HealthCheck))  # each example has new rows in the test's one database
 @given(steps=STEPS)
 def test_any_history_revokes_what_is_older_than_a_standing_revocation(
