@@ -12,7 +12,7 @@ from typing import Any
 from unittest.mock import patch
 
 from support import patient_plugin
-from support.command_line import Operator, run_command
+from support.command_line import Operator, run_command, run_in_terminal
 from support.operated_cluster import SERVICE_CA
 from support.stores import rows
 from support.wait import SECONDS, eventually
@@ -80,22 +80,21 @@ class User:
         stdin: str = "",
         env: dict[str, str] | None = None,
         preexec: Callable[[], None] | None = None,
-        command: Sequence[str] = COMMAND,
+        command: Sequence[str] | None = None,
         **variables: str,
     ) -> Done:
-        """Run a command of this user.
+        """Run a command of this user in this process.
 
-        It has a process of its own if it is the exec plugin, if its process is prepared, and if it opens a browser,
-        which goes on after it.
+        It has a process of its own if `command` or `preexec` is given, and if it opens a browser, which goes on after
+        it.
         """
         environment = (self.environment if env is None else env) | variables
-        alone = command != COMMAND or arguments[0] == "credential" or "BROWSER" in environment
-        if not alone and preexec is None:
+        if command is None and preexec is None and "BROWSER" not in environment:
             with patch.dict(os.environ, environment, clear=True), contextlib.chdir(self.home):
                 said = run_command(*map(str, arguments), stdin=stdin)
             return Done(arguments, said.code, said.out, said.err)
         done = subprocess.run(
-            [*command, *arguments],
+            [*(command or COMMAND), *arguments],
             input=stdin,
             capture_output=True,
             text=True,
@@ -107,6 +106,14 @@ class User:
         )
         assert "Traceback" not in done.stderr, done.stderr
         return done
+
+    def in_terminal(
+        self, *arguments: str | Path, typed: str = "", columns: int = 80, **variables: str
+    ) -> tuple[int, str]:
+        """Run a command of this user in this process, as if in a terminal. Returns its exit code and the screen."""
+        environment = self.environment | variables
+        with patch.dict(os.environ, environment, clear=True), contextlib.chdir(self.home):
+            return run_in_terminal([*map(str, arguments)], typed, columns)
 
     def output(self, *arguments: str | Path, **variables: str) -> str:
         """The output of a command that succeeds."""
