@@ -28,7 +28,6 @@ from support.demo_process import interrupted
 from support.exec_plugin import COMMAND, User, add_cluster, status_of
 from support.operated_cluster import SERVICE_CA
 from support.stores import execute
-from support.terminal import in_a_terminal
 from support.wait import line_with
 
 SAMPLES = Path(__file__).parents[1] / "support" / "kubeconfigs"
@@ -113,7 +112,7 @@ def test_two_clusters_get_their_own_names_and_the_exec_plugin(desk: Desk) -> Non
 
 def test_a_merge_of_the_current_context_advises_no_switch(desk: Desk) -> None:
     for names in ((desk.first,), (desk.first,), (desk.second,)):
-        code, screen = in_a_terminal(("kubeconfig", "merge", *names), {}, desk.user.environment)
+        code, screen = desk.user.in_terminal("kubeconfig", "merge", *names, columns=200)
         assert code == 0, screen
         assert ("kubeconfig use" in screen) == (names == (desk.second,)), screen
 
@@ -238,15 +237,13 @@ def test_list_and_use_say_which_contexts_need_the_login_of_another_user(desk: De
 
 def test_80_columns_show_what_you_get_and_a_choice_of_contexts(desk: Desk) -> None:
     desk.user.operator.output("cluster", "update", desk.ids[desk.first], "--label", f"note={'x' * 60}")
-    code, screen = in_a_terminal(["clusters"], {}, desk.user.uncovered, columns=80)
+    code, screen = desk.user.in_terminal("clusters")
     assert code == 0, screen
     assert "Columns that do not fit: labels." in screen
     assert re.search(rf"{desk.first} +clustercert:admins +1825 days\r\n", screen), screen
 
     desk.merge("--all")
-    code, screen = in_a_terminal(
-        ["kubeconfig", "use", desk.user.name], {"[1-2]": "7\nx\n2\n"}, desk.user.uncovered, columns=80
-    )
+    code, screen = desk.user.in_terminal("kubeconfig", "use", desk.user.name, typed="7\nx\n2\n")
     assert code == 0, screen
     assert f"  2  {desk.second}: the cluster" in screen
     assert "'x' is not in the list. Type a number from 1 to 2." in screen
@@ -681,24 +678,25 @@ def test_a_mark_of_somebody_else_deletes_no_file(desk: Desk) -> None:
     assert victim.read_text() == "mine"
 
 
-@pytest.mark.parametrize("named", ["/dev/zero", "pipe", "large"])
-def test_a_list_reads_only_small_regular_files(desk: Desk, named: str) -> None:
-    desk.merge(desk.first, "--files")
+def test_a_list_reads_only_small_regular_files(desk: Desk) -> None:
+    desk.merge("--all", "--files")
     os.mkfifo(desk.user.home / "pipe")
-    certificate = Path(desk.read()["users"][0]["user"]["client-certificate"]).read_bytes()
-    (desk.user.home / "large").write_bytes(certificate.rjust(10**7, b"\n"))
-    [row] = json.loads(desk.user.output("kubeconfig", "list", "-o", "json"))
-    assert row["expires"] is not None, "the named file is read"
     document = desk.read()
-    document["users"][0]["user"]["client-certificate"] = str(desk.user.home / named)
-    desk.config.write_text(yaml.safe_dump(document))
+    certificate = Path(document["users"][0]["user"]["client-certificate"]).read_bytes()
+    (desk.user.home / "large").write_bytes(certificate.rjust(10**7, b"\n"))
+    listed = json.loads(desk.user.output("kubeconfig", "list", "-o", "json"))
+    assert [row["expires"] is None for row in listed] == [False, False], "the named files are read"
 
     def limit_memory() -> None:
         resource.setrlimit(resource.RLIMIT_AS, (2**30, 2**30))
 
-    done = desk.user.run("kubeconfig", "list", "-o", "json", preexec=limit_memory)
-    [row] = json.loads(done.stdout)
-    assert (row["context"], row["expires"]) == (desk.first, None)
+    for files in (("/dev/zero", "pipe"), ("large", "large")):
+        for user, file in zip(document["users"], files, strict=True):
+            user["user"]["client-certificate"] = str(desk.user.home / file)
+        desk.config.write_text(yaml.safe_dump(document))
+        done = desk.user.run("kubeconfig", "list", "-o", "json", preexec=limit_memory)
+        rows = [(row["context"], row["expires"]) for row in json.loads(done.stdout)]
+        assert sorted(rows) == [(desk.first, None), (desk.second, None)]
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can give a link to another user")

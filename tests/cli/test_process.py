@@ -18,7 +18,7 @@ import typer
 from clustercert import __version__
 from clustercert.cli.main import COMMANDS, app
 from support import terminal
-from support.command_line import CommandResult, Operator, run_command
+from support.command_line import CommandResult, Operator, run_command, run_in_terminal
 from support.processes import children
 from support.wait import SECONDS, eventually, line_with
 
@@ -57,7 +57,12 @@ def run_here(*arguments: str | Path, **environment: str) -> CommandResult:
 
 
 def loaded_by(*arguments: str) -> set[str]:
-    done = subprocess.run(
+    return loaded(importing(*arguments))
+
+
+def importing(*arguments: str) -> "subprocess.CompletedProcess[str]":
+    """Run a command that lists its imports on standard error."""
+    return subprocess.run(
         [sys.executable, "-X", "importtime", "-m", "clustercert", *arguments],
         capture_output=True,
         text=True,
@@ -65,20 +70,36 @@ def loaded_by(*arguments: str) -> set[str]:
         env=clean_environment(XDG_CONFIG_HOME="/nowhere"),
         check=False,
     )
+
+
+def loaded(done: "subprocess.CompletedProcess[str]") -> set[str]:
     lines = [line for line in done.stderr.splitlines() if line.startswith("import time:")]
     return {line.rpartition("|")[2].strip() for line in lines}
 
 
-def in_a_terminal(arguments: list[str], typed: dict[str, str], **environment: str) -> tuple[int, str]:
-    return terminal.in_a_terminal(arguments, typed, clean_environment(**environment))
+def in_a_terminal(arguments: list[str], typed: dict[str, str]) -> tuple[int, str]:
+    return terminal.in_a_terminal(arguments, typed, clean_environment())
+
+
+def in_a_terminal_here(operator: Operator, *arguments: str, typed: str = "") -> tuple[int, str]:
+    """The same in this process."""
+    return run_in_terminal(["--config", str(operator.config), *arguments], typed, columns=200)
 
 
 def test_printing_the_version_loads_little() -> None:
-    assert run("--version").stdout == f"clustercert {__version__}\n"
-    assert loaded_by("--version").isdisjoint(HEAVY)
+    done = importing("--version")
+    assert done.stdout == f"clustercert {__version__}\n"
+    assert loaded(done).isdisjoint(HEAVY)
 
 
-@pytest.mark.parametrize("arguments", [["--help"], ["cluster", "add", "--help"], ["completion", "bash"]])
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        pytest.param(["--help"], marks=pytest.mark.full),
+        ["cluster", "add", "--help"],
+        pytest.param(["completion", "bash"], marks=pytest.mark.full),
+    ],
+)
 def test_help_loads_little(arguments: list[str]) -> None:
     assert loaded_by(*arguments).isdisjoint(HEAVY)
 
@@ -96,14 +117,14 @@ def test_a_client_does_not_load_the_server() -> None:
     assert loaded.isdisjoint(SERVER)
 
 
-@pytest.mark.parametrize("command", [["serve"], ["demo"], ["user", "list", "--local"], ["keys", "list"]])
-def test_a_command_of_the_service_names_the_package_to_install(command: list[str], tmp_path: Path) -> None:
+def test_a_command_of_the_service_names_the_package_to_install(tmp_path: Path) -> None:
+    commands = [["serve"], ["demo"], ["user", "list", "--local"], ["keys", "list"]]
     without_packages = (
         "import sys; sys.modules |= dict.fromkeys(('sqlalchemy', 'pydantic_settings', 'structlog'));"
-        "from clustercert.cli.main import run; sys.exit(run(sys.argv[1:]))"
+        f"from clustercert.cli.main import run; print([run(each) for each in {commands}])"
     )
     done = subprocess.run(
-        [sys.executable, "-c", without_packages, *command],
+        [sys.executable, "-c", without_packages],
         capture_output=True,
         text=True,
         timeout=SECONDS,
@@ -111,22 +132,25 @@ def test_a_command_of_the_service_names_the_package_to_install(command: list[str
         env=clean_environment(),
         check=False,
     )
-    assert (done.returncode, done.stdout) == (1, "")
-    assert done.stderr.startswith("Error: This command needs the packages of the service")
-    assert f"pip install './clustercert-{__version__}-py3-none-any.whl[server]'" in done.stderr
+    assert done.stdout == "[1, 1, 1, 1]\n", done.stderr
+    said = done.stderr.splitlines()
+    assert len(said) == len(commands)
+    for each in said:
+        assert each.startswith("Error: This command needs the packages of the service")
+        assert f"pip install './clustercert-{__version__}-py3-none-any.whl[server]'" in each
     assert list(tmp_path.iterdir()) == []
 
 
 def test_completion_knows_the_commands() -> None:
     words = {"_CLUSTERCERT_COMPLETE": "complete_bash", "COMP_WORDS": "clustercert kube", "COMP_CWORD": "1"}
-    assert run(**words).stdout.split() == ["kubeconfig", "kubernetes"]
+    assert run_here(**words).out.split() == ["kubeconfig", "kubernetes"]
 
 
 @pytest.mark.parametrize("line", ["clustercert kubeconfig unm", "clustercert kubeconfig get --con"])
 def test_each_line_of_a_completion_is_a_value_with_its_whole_help(line: str) -> None:
     # With the package rich, which is installed here, Typer wraps long help texts.
     action = {"_TYPER_COMPLETE_FISH_ACTION": "get-args", "_TYPER_COMPLETE_ARGS": line}
-    lines = run(_CLUSTERCERT_COMPLETE="complete_fish", **action).stdout.splitlines()
+    lines = run_here(_CLUSTERCERT_COMPLETE="complete_fish", **action).out.splitlines()
     assert lines
     for value, tab, text in (each.partition("\t") for each in lines):
         assert value.startswith(line.rsplit(maxsplit=1)[-1])
@@ -135,9 +159,9 @@ def test_each_line_of_a_completion_is_a_value_with_its_whole_help(line: str) -> 
 
 
 def test_the_completion_command_is_the_only_way_to_completion() -> None:
-    assert "-completion" not in run("--help").stdout
+    assert "-completion" not in run_here("--help").out
     words = {"_CLUSTERCERT_COMPLETE": "complete_bash", "COMP_WORDS": "clustercert --", "COMP_CWORD": "1"}
-    offered = run(**words).stdout.split()
+    offered = run_here(**words).out.split()
     assert "--verbose" in offered
     assert not [option for option in offered if "completion" in option]
 
@@ -361,18 +385,18 @@ def test_a_user_who_cannot_be_created_is_reported_before_the_password(
     operator: Operator, wrong: tuple[str, ...]
 ) -> None:
     operator.output("user", "create", "alice", "--no-password")
-    command = ["--config", str(operator.config), "user", "create", *wrong, "--local"]
-    code, screen = in_a_terminal(command, {})
+    code, screen = in_a_terminal_here(operator, "user", "create", *wrong, "--local")
     assert code != 0
     assert "There is " in screen
     assert "Password" not in screen
 
 
-def test_a_table_in_a_terminal_shows_data_as_data(operator: Operator) -> None:
+def test_a_table_in_a_terminal_shows_data_as_data(
+    operator: Operator, monkeypatch: pytest.MonkeyPatch
+) -> None:
     operator.output("user", "create", "[red]:warning:[b]", "--no-password")
-    code, screen = in_a_terminal(
-        ["--config", str(operator.config), "user", "list", "--local"], {}, NO_COLOR="1"
-    )
+    monkeypatch.setenv("NO_COLOR", "1")
+    code, screen = in_a_terminal_here(operator, "user", "list", "--local")
     assert code == 0
     assert "[red]:warning:[b]" in screen
     assert "\x1b[3" not in screen
@@ -411,25 +435,18 @@ def test_ctrl_c_while_modules_are_imported_prints_no_traceback(arguments: list[s
 
 
 def test_an_argument_that_is_not_utf_8_is_wrong_usage(operator: Operator) -> None:
-    done = subprocess.run(
-        [*COMMAND, "--config", operator.config, "project", "show", b"eu-\xff", "--local"],
-        capture_output=True,
-        text=True,
-        timeout=SECONDS,
-        env=clean_environment(),
-        check=False,
-    )
-    assert done.returncode == 2
-    assert done.stderr == "Error: The argument 'eu-\\udcff' is not valid UTF-8. Write it in UTF-8.\n"
+    # Python reads the byte 0xff of an argument as this character.
+    done = run_here("--config", operator.config, "project", "show", "eu-\udcff", "--local")
+    assert done.code == 2
+    assert done.err == "Error: The argument 'eu-\\udcff' is not valid UTF-8. Write it in UTF-8.\n"
 
 
 def test_a_declined_confirmation_changes_nothing(operator: Operator) -> None:
     (kek, _) = operator.output_json("keys", "list")
     operator.output("keys", "rotate")
-    retire = ["--config", str(operator.config), "keys", "retire"]
-    assert in_a_terminal(retire, {"[y/N]": "n\n"})[0] == 1
+    assert in_a_terminal_here(operator, "keys", "retire", typed="n\n")[0] == 1
     assert len(operator.output_json("keys", "list")) == 3
-    code, screen = in_a_terminal(retire, {"[y/N]": "y\n"})
+    code, screen = in_a_terminal_here(operator, "keys", "retire", typed="y\n")
     assert code == 0
     assert kek["id"] in screen
 
@@ -471,7 +488,7 @@ def namespaces() -> Sequence[str]:
     return command
 
 
-@pytest.mark.parametrize("command", [["serve"], ["db", "upgrade"]])
+@pytest.mark.parametrize("command", [["serve"], pytest.param(["db", "upgrade"], marks=pytest.mark.full)])
 def test_sigterm_ends_process_1_before_it_serves(
     command: list[str], namespaces: Sequence[str], tmp_path: Path
 ) -> None:

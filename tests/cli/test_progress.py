@@ -1,4 +1,4 @@
-"""Progress of long commands, in a real terminal."""
+"""Progress of long commands in a terminal."""
 
 import os
 import re
@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from support.command_line import Operator, new_operator
+from clustercert.cli import output
+from support.command_line import Operator, new_operator, run_in_terminal
 from support.terminal import in_a_terminal
 
-pytestmark = pytest.mark.full
 # The real program, which shows each step instead of one now and then.
 AT_ONCE = (
     *(sys.executable, "-c"),
@@ -48,11 +48,15 @@ def operator(tmp_path_factory: pytest.TempPathFactory) -> Operator:
         "apply -f new.yaml --local": r"\[#{30}\] 1/1 changes",
     }.items(),
 )
-def test_progress_is_shown_in_a_terminal(operator: Operator, command: str, shown: str | None) -> None:
+def test_progress_is_shown_in_a_terminal(
+    operator: Operator, monkeypatch: pytest.MonkeyPatch, command: str, shown: str | None
+) -> None:
     names = {name: str(operator.folder / name) for name in ("exported", "again", "new.yaml")}
     arguments = ["--config", str(operator.config), *(names.get(each, each) for each in command.split())]
-    variables = {name: value for name, value in os.environ.items() if not name.startswith("CLUSTERCERT")}
-    _, screen = in_a_terminal(arguments, {}, variables, columns=80, program=AT_ONCE)
+    with monkeypatch.context() as patch:
+        patch.setattr(output, "FIRST_SECONDS", -1)
+        patch.setattr(output, "_SECONDS_BETWEEN", 0)
+        _, screen = run_in_terminal(arguments)
     lines = screen.split("\r\x1b[K")
     if shown is not None:
         assert any(re.match(shown, line) for line in lines), screen
@@ -61,10 +65,12 @@ def test_progress_is_shown_in_a_terminal(operator: Operator, command: str, shown
     assert re.search(r"\[[#-]{30}\]|documents|checked$", operator.run(*arguments).err) is None
 
 
+@pytest.mark.full
 def test_the_migrations_are_counted(tmp_path: Path) -> None:
     operator = Operator(tmp_path)
     operator.configure()
     operator.output("keys", "generate", "--out", tmp_path / "kek")
+    # In a real terminal.
     code, screen = in_a_terminal(
         ["--config", str(operator.config), "db", "upgrade"], {}, os.environ, columns=80, program=AT_ONCE
     )
