@@ -6,12 +6,12 @@ import os
 import re
 import socket
 import socketserver
-import subprocess
 import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
+from unittest.mock import patch
 from urllib.parse import urlsplit
 
 import pytest
@@ -19,32 +19,26 @@ from cryptography import x509
 
 from support.apiserver import ApiServer
 from support.ca_rotation import NewRotation, RotatingService, Rotation, new_rotations, rotating_service
-from support.command_line import CommandResult, Operator
-from support.demo_process import COMMAND
+from support.command_line import CommandResult, Operator, run_in_terminal
 from support.page_site import reader, steps_below
 from support.store_commands import on_store
-from support.terminal import in_a_terminal
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("home")]
 NOWHERE = "https://127.0.0.1:1"
 
 
 @dataclass(frozen=True)
 class Machine(Operator):
-    """The machine of the service. Commands run in processes of their own, since the service runs in this one."""
+    """The machine of the service."""
 
     def run(self, *arguments: str | Path, **variables: str) -> CommandResult:
-        kept = {name: value for name, value in os.environ.items() if not name.startswith("CLUSTERCERT")}
-        done = subprocess.run(
-            [*COMMAND, "--config", self.config, *on_store(map(str, arguments))],
-            env=kept | variables,
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            text=True,
-            check=False,
-        )
-        assert "Traceback" not in done.stderr, done.stderr
-        return CommandResult(done.returncode, done.stdout, done.stderr)
+        with patch.dict(os.environ, variables):
+            return super().run(*arguments)
+
+    def screen(self, *arguments: str, typed: str = "") -> tuple[int, list[str]]:
+        """The exit code and the lines of a command in a terminal of 80 columns."""
+        code, text = run_in_terminal(["--config", str(self.config), *on_store(arguments)], typed)
+        return code, re.sub(r"\x1b\[[0-9;]*[mK]|\r", "", text).splitlines()
 
 
 @pytest.fixture(scope="module")
@@ -310,35 +304,21 @@ def test_an_operator_proves_from_elsewhere(new: NewRotation, operator: Machine) 
     assert "so there is nothing to prove" in ended
 
 
-def test_80_columns_are_enough_and_the_number_is_typed(
-    new: NewRotation, operator: Machine, tmp_path: Path
-) -> None:
+def test_80_columns_are_enough_and_the_number_is_typed(new: NewRotation, operator: Machine) -> None:
     rotation = new(2)
     name = name_of(rotation)
     rotation.issue()
     operator.output("cluster", "ca", "rotate", name)
     trust(operator, rotation)
     reach(operator, rotation, "draining")
-    variables = {name: value for name, value in os.environ.items() if not name.startswith("CLUSTERCERT")}
-
-    def screen(*arguments: str, typed: str = "") -> tuple[int, list[str]]:
-        code, text = in_a_terminal(
-            ["--config", str(operator.config), *on_store(("cluster", "ca", *arguments))],
-            {"lose access:": typed} if typed else {},
-            variables | {"HOME": str(tmp_path)},
-            columns=80,
-            echoes=True,
-        )
-        return code, re.sub(r"\x1b\[[0-9;]*[mK]|\r", "", text).splitlines()
-
     for arguments in (("status",), ("status", name), ("show", name)):
-        code, lines = screen(*arguments)
+        code, lines = operator.screen("cluster", "ca", *arguments)
         assert code == 0, lines
         assert [line for line in lines if len(line) > 80 and "   " in line] == []
-    code, lines = screen("status")
+    code, lines = operator.screen("cluster", "ca", "status")
     [heading] = [line.split() for line in lines if line.startswith("CLUSTER ")]
     assert heading[:4] == ["CLUSTER", "PROJECT", "STATE", "ACCEPT-NEW"]
     [row] = [line.split() for line in lines if line.startswith(name)]
     assert row[2:4] == ["draining", "2/2"]
-    code, lines = screen("complete", name, "--force", typed="1\n")
+    code, lines = operator.screen("cluster", "ca", "complete", name, "--force", typed="1\n")
     assert code == 0, lines
