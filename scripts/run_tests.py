@@ -71,8 +71,8 @@ def own_tests(*options: str, workers: int = 2) -> list[str | Path]:
 
 
 def on_postgresql(*options: str) -> Part:
-    """The tests that run a second time, on PostgreSQL."""
-    command = [BIN / "python", *own_tests("-k", "postgresql", *options, workers=1)]
+    """The tests that run a second time, on PostgreSQL. Without workers, the tests are collected once."""
+    command = [BIN / "python", *own_tests("-k", "postgresql", *options, workers=0)]
     return Part("the project's tests on PostgreSQL", command)
 
 
