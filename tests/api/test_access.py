@@ -1,9 +1,11 @@
 """The access report: users, groups, unknown credentials, controls and residual risks."""
 
 import json
+import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
+from pathlib import Path
 
 import httpx
 import pytest
@@ -52,8 +54,18 @@ class Place:
         return fingerprint(certificate).hex()
 
 
-@pytest.fixture
-def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
+@dataclass(frozen=True)
+class Prepared:
+    """The store of a `Place`, which each test copies, and its certificates."""
+
+    world: World
+    revoked: x509.Certificate
+    live: x509.Certificate
+    admins: x509.Certificate
+
+
+@pytest.fixture(scope="module")
+def prepared(tmp_path_factory: pytest.TempPathFactory) -> Prepared:
     world = worlds.make(tmp_path_factory.mktemp("access"))
     with Service(world.settings()).running() as service:
 
@@ -72,7 +84,16 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
         )
         assert response.status_code == 200, response.text
         issue("member", "eip", 30)
-        yield Place(world, service.client, revoked, issue("member", "plain", 2), issue("admin", "plain", 9))
+        live, admins = issue("member", "plain", 2), issue("admin", "plain", 9)
+    return Prepared(world, revoked, live, admins)
+
+
+@pytest.fixture
+def place(prepared: Prepared, tmp_path: Path) -> Iterator[Place]:
+    folder = shutil.copytree(prepared.world.folder, tmp_path / "access")
+    world = replace(prepared.world, folder=folder)
+    with Service(world.settings()).running() as service:
+        yield Place(world, service.client, prepared.revoked, prepared.live, prepared.admins)
 
 
 def credentials(report: dict[str, object]) -> dict[str, tuple[str, bool, list[str]]]:
@@ -364,19 +385,7 @@ def test_a_cursor_of_another_cluster_is_refused(place: Place) -> None:
     assert place.get("admin", cursor="x").status_code == 400
 
 
-def test_only_admins_operators_and_auditors_are_told(place: Place) -> None:
-    statuses = {
-        who: place.get(who).status_code
-        for who in ("admin", "operator", "auditor", "member", "reader", "stranger")
-    }
-    assert statuses == {
-        "admin": 200,
-        "operator": 200,
-        "auditor": 200,
-        "member": 403,
-        "reader": 403,
-        "stranger": 404,
-    }
+def test_a_foreign_cluster_and_wrong_filters_are_refused(place: Place) -> None:
     assert place.get("admin", cluster="foreign").status_code == 404
     assert place.get("admin", group="").status_code == 400
     assert place.get("admin", user="x" * 256).status_code == 400
