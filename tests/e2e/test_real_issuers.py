@@ -21,7 +21,7 @@ from support.world import World
 pytestmark = pytest.mark.slow
 
 PEOPLE = ("alice", "bob", "carol", "dave")
-LOG_INS, ROTATED_AT = 50, 15
+LOG_INS, ROTATED_AT = 12, 4
 
 
 @pytest.fixture

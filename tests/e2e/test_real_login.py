@@ -22,7 +22,7 @@ from support.real_issuers import RealIssuer, mock_provider, oidc_provider
 from support.wait import eventually, line_with
 
 pytestmark = pytest.mark.slow
-PARALLEL = 20
+PARALLEL = 8
 SETTINGS = """
 [[identity.issuers]]
 name = "sso"
@@ -194,7 +194,7 @@ def test_access_tokens_are_for_the_resource_and_id_tokens_are_refused(tmp_path: 
 
 
 @only_oidc_provider
-def test_twenty_plugins_open_one_window(person: Person) -> None:
+def test_many_plugins_open_one_window(person: Person) -> None:
     with logging_in(person) as process:
         address = line_with(process.stderr, "http://127.0.0.1:").strip()
         Login(person.issuer).follow(address, "alice")
