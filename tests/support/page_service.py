@@ -1,10 +1,13 @@
 """A service with TLS, set up by operators' commands, and a job that follows the documentation."""
 
+import functools
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
+import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -123,10 +126,9 @@ def environment(folder: Path) -> dict[str, str]:
 
 def new_service(folder: Path, prod: ApiServer) -> PageService:
     """A new store. The API server trusts the client CA of its cluster prod."""
+    shutil.copytree(_empty_store().name, folder, dirs_exist_ok=True)
     service = PageService(folder)
     service.configure("")
-    service.run("keys", "generate", "--out", folder / "kek")
-    service.run("db", "upgrade")
     service.apply(
         {"kind": "Project", "metadata": {"name": PROJECT}},
         {
@@ -137,6 +139,18 @@ def new_service(folder: Path, prod: ApiServer) -> PageService:
     )
     prod.trust(service.run("kubernetes", "ca-bundle", CLUSTER).encode())
     return service
+
+
+@functools.cache
+def _empty_store() -> "tempfile.TemporaryDirectory[str]":
+    """A key and an empty store: made once, because two commands take seconds, and copied for each test."""
+    made = tempfile.TemporaryDirectory(prefix="clustercert-page-service-")
+    folder = Path(made.name)
+    service = PageService(folder)
+    service.configure("")
+    service.run("keys", "generate", "--out", folder / "kek")
+    service.run("db", "upgrade")
+    return made
 
 
 @contextmanager
