@@ -7,6 +7,7 @@ import secrets
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,8 @@ from cryptography import x509
 from cryptography.x509.oid import NameOID
 
 from clustercert import wiring
+from clustercert.clusters import ca_progress
+from clustercert.jobs import ca_rotation
 from clustercert.kube_api import ClientIdentity, KubeApi, Refused
 from clustercert.pki.certificates import fingerprint
 from support import world as worlds
@@ -173,6 +176,10 @@ def rotating_service(folder: Path, **changed: object) -> Iterator[RotatingServic
     with pytest.MonkeyPatch.context() as patch:
         # A second is left for the propagation: no request of these tests takes long.
         patch.setattr(wiring, "RECORDING_SECONDS", -world.settings().server.request_timeout)
+        # The API servers of the tests answer at once, so the service may ask them often.
+        patch.setattr(ca_rotation, "INTERVAL", 0.2)
+        patch.setattr(ca_progress, "SHORTEST_WAIT", timedelta(seconds=0.2))
+        patch.setattr(ca_progress, "LONGEST_WAIT", timedelta(seconds=1))
         with Service(world.settings(**changed)).running() as running:
             yield RotatingService(world, running)
 
