@@ -1,14 +1,12 @@
 """`clustercert request`: people ask for access, decide about it and end it, at a running service."""
 
 import json
-import os
 import re
 import signal
 import subprocess
 import sys
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from unittest.mock import patch
 
 import pytest
 import yaml
@@ -23,7 +21,6 @@ from support.access_site import (
     AccessSite,
     policy_groups,
 )
-from support.command_line import run_in_terminal
 from support.exec_plugin import COMMAND, FORBIDDEN, User, status_of
 from support.terminal import CTRL_C, in_a_terminal
 from support.user_site import leaf_of
@@ -233,12 +230,6 @@ def test_offers_are_listed_with_their_terms(people: AccessSite, cluster: AccessC
     assert not cluster.mark.exists()
 
 
-def at_a_terminal(user: User, *arguments: str) -> str:
-    """What a command shows in a terminal of 80 columns."""
-    with patch.dict(os.environ, user.environment, clear=True):
-        return run_in_terminal(arguments)[1]
-
-
 @pytest.mark.parametrize(
     "command", ["list", "offers", "show", pytest.param("list --watch", marks=pytest.mark.full)]
 )
@@ -253,7 +244,7 @@ def test_the_output_fits_a_terminal_of_80_columns(
         typed = {"Ctrl-C ends this list.": CTRL_C}
         _, screen = in_a_terminal(arguments, typed, people.bert.environment, columns=80, echoes=True)
     else:
-        screen = at_a_terminal(people.bert, *arguments)
+        _, screen = people.bert.in_terminal(*arguments)
 
     plain = re.sub(r"\x1b\[[0-9]*[A-Za-z]", "", screen)
     assert (REQUESTED if command == "offers" else request_id[:8]) in plain
@@ -267,7 +258,7 @@ def test_an_approver_sees_what_is_asked_in_80_columns_also_of_access_before_the_
     request_id = cluster.ask(group=URGENT)["id"]
     assert cluster.groups() == {STANDING, URGENT}
 
-    screen = at_a_terminal(people.carla, "request", "list", "--cluster", cluster.name)
+    _, screen = people.carla.in_terminal("request", "list", "--cluster", cluster.name)
 
     # The reason does not fit beside the rest, so the request is a list of fields.
     lines = re.sub(r"\x1b\[[0-9]*[A-Za-z]", "", screen).splitlines()

@@ -156,8 +156,7 @@ class OidcUser(User):
         """Run a command in this process, unless `command` or `preexec` is given. It waits for no browser."""
         environment = (self.environment if env is None else env) | variables
         if command is not None or preexec is not None:
-            ours = command or COMMAND
-            return super().run(*arguments, stdin=stdin, env=environment, preexec=preexec, command=ours)
+            return super().run(*arguments, stdin=stdin, env=environment, preexec=preexec, command=command)
         with self._leaving_browsers(environment):
             said = run_command(*map(str, arguments), stdin=stdin)
         return Done(arguments, said.code, said.out, said.err)
