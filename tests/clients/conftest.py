@@ -64,8 +64,8 @@ def demo(home: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Demo]
 
 @pytest.fixture(scope="session")
 def eip_demo(home: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Demo]:
-    """A demo whose cluster has an external address, served by two processes."""
-    demo = start(tmp_path_factory.mktemp("eip-demo"), "--with-eip", "--workers", "2")
+    """A demo whose cluster has an external address."""
+    demo = start(tmp_path_factory.mktemp("eip-demo"), "--with-eip")
     yield demo
     stop(demo)
 

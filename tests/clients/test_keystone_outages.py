@@ -3,6 +3,7 @@
 import contextlib
 import secrets
 import threading
+import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 
@@ -63,6 +64,7 @@ class Load:
 
 def test_keystone_is_stopped_and_started_under_load(site: Site, own: Service) -> None:
     known, unknown, revoked = (site.token(site.person()) for _ in range(3))
+    cached_at = time.monotonic()
     assert own.status(known) == 200
     site.admin.revoke(revoked)
     load = Load(own, known, revoked)
@@ -75,12 +77,14 @@ def test_keystone_is_stopped_and_started_under_load(site: Site, own: Service) ->
             during = len(load.known)
             eventually(lambda: len(load.known) > during + 10)
             while_away = [*load.known]
+            is_cached = time.monotonic() < cached_at + LONGEST_CACHE
         eventually(lambda: own.status(unknown) == 200)
         eventually(lambda: own.status(revoked) == 401)
 
     assert away.status_code == 503
     assert 1 <= int(away.headers["Retry-After"]) <= 60
-    assert {answer.status_code for answer in while_away} == {200}
+    # A busy machine may take longer than the cache.
+    assert {answer.status_code for answer in while_away} <= ({200} if is_cached else {200, 503})
     # Nothing is cached for longer than a minute, and Keystone may take that long to start.
     assert {answer.status_code for answer in load.known} <= {200, 503}
     assert {answer.status_code for answer in load.wrong} <= {401, 503}
