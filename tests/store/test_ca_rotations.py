@@ -269,6 +269,16 @@ async def test_old_certificates_keep_a_rotation_from_completing(scene: RotationS
     assert len(await scene.clusters.bundle(cluster.id)) == 1
 
 
+async def test_the_service_asks_api_servers_less_often_the_longer_nobody_acts(scene: RotationScene) -> None:
+    cluster = await scene.register()
+    await scene.start(cluster)
+    assert await scene.progress.advance(cluster.id) == timedelta(seconds=2)
+    scene.forward(timedelta(minutes=5))
+    assert await scene.progress.advance(cluster.id) == timedelta(seconds=30)
+    scene.forward(timedelta(hours=1))
+    assert await scene.progress.advance(cluster.id) == timedelta(minutes=1)
+
+
 async def test_draining_begins_only_when_no_worker_issues_from_the_old_ca(scene: RotationScene) -> None:
     cluster = await scene.register()
     await scene.start(cluster)
