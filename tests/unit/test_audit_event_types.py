@@ -2,8 +2,8 @@
 
 import ast
 import json
-from collections.abc import Iterator
 from datetime import datetime, timedelta
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -44,26 +44,26 @@ def stored(body: bytes) -> StoredEvent:
     )
 
 
-def _calls() -> Iterator[tuple[Path, ast.Call]]:
-    for path in SOURCES.rglob("*.py"):
-        tree = ast.parse(path.read_text(encoding="utf-8"))
-        yield from ((path, node) for node in ast.walk(tree) if isinstance(node, ast.Call))
+@cache
+def _calls() -> tuple[tuple[str, str], ...]:
+    """What the service calls by a plain name, and where."""
+    trees = ((path, ast.parse(path.read_text(encoding="utf-8"))) for path in SOURCES.rglob("*.py"))
+    return tuple(
+        (f"{path.relative_to(SOURCES)}:{node.lineno}", node.func.id)
+        for path, tree in trees
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name)
+    )
 
 
 def test_every_event_that_is_constructed_has_a_declared_type() -> None:
     """The type checker holds the kinds of a declared type against its Literal."""
-    undeclared = [
-        f"{path.relative_to(SOURCES)}:{call.lineno}"
-        for path, call in _calls()
-        if isinstance(call.func, ast.Name) and call.func.id == "AuditEvent"
-    ]
-    assert undeclared == []
+    assert [place for place, name in _calls() if name == "AuditEvent"] == []
 
 
 def test_every_declared_kind_is_constructed_somewhere() -> None:
     declarations = {declared.__name__ for declared in event_types().values()}
-    constructed = {call.func.id for _, call in _calls() if isinstance(call.func, ast.Name)}
-    assert declarations <= constructed
+    assert declarations <= {name for _, name in _calls()}
 
 
 async def test_an_issued_certificate_is_recorded_in_the_form_of_its_version() -> None:
