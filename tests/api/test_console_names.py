@@ -18,8 +18,8 @@ from support.console_site import MARKS
 
 # The frame of all pages, what is shown without a login or after a failure, and a part of other pages.
 WITHOUT_NAMES = {"base.html", "login.html", "error.html", "sentence.html"}
-# Of each page, this many addresses are opened: one cluster has many certificates, and one is being rotated.
-PER_ROUTE = 5
+# So many addresses of each page are opened: one cluster has many certificates, and one is being rotated.
+PER_ROUTE = settings().max_examples // 5
 PLAIN = "x"
 OVERRIDE = "\u202e"
 MARKED = re.compile("|".join(MARKS.values()))

@@ -263,7 +263,7 @@ def refuse(site: Site, operation: str, forgery: str) -> None:
     fields = {"reason": "superseded"} | ({} if token is None else {CSRF_FIELD: tokens.get(token, token)})
     answer = browser.post_exactly(address, HTML | headers, fields)
     assert answer.status_code == 403, (operation, forgery)
-    recorded = rows(site.requests.world.database, "SELECT body FROM audit_event ORDER BY id DESC LIMIT 5")
+    recorded = rows(site.requests.world.database, "SELECT body FROM audit_event ORDER BY id DESC LIMIT 50")
     events = [json.loads(blob(body)) for (body,) in recorded]
     kinds = [each["kind"] for each in events if each["request_id"] == answer.headers["X-Request-Id"]]
     assert kinds == ["request.refused"], (operation, forgery)
