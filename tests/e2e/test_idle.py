@@ -9,7 +9,7 @@ from support.demo_process import uncovered
 MAX_BYTES = 48 * 1024
 
 
-@pytest.mark.long
+@pytest.mark.full
 def test_an_idle_worker_does_not_grow(tmp_path: Path) -> None:
     # Coverage keeps a tracer for each thread that was ever started.
     done = programs.run("idle_service", tmp_path, env=uncovered())
