@@ -81,45 +81,32 @@ class CellRequests:
     client: httpx.Client
     tokens: dict[str, str] = field(default_factory=dict)
     key: Ed25519PrivateKey = field(default_factory=Ed25519PrivateKey.generate)
-    # Operation, owner, path and rotation of the last request if it was refused: the next request can use its objects.
-    _unchanged: tuple[str, str, str, Any] | None = None
 
     def ask(self, cell: Cell) -> httpx.Response:
-        method = cell.operation.split(" ")[0]
+        method, template = cell.operation.split(" ")
         whose = self._whose(cell)
-        if self._unchanged is None or self._unchanged[:2] != (cell.operation, whose):
-            self._unchanged = (cell.operation, whose, *self._new_objects(cell.operation, whose))
-        _, _, path, rotated = self._unchanged
+        own = {}
+        if template.startswith("/clustercert/v1/caller/access-keys"):
+            own = {"access_key": new_key(self.client, self.world, whose)}
+        elif ADMINISTRATION.search(template):
+            own = put_new(self.client, self.world, template)
+        rotated = self._rotated(cell.operation, own) if "{cluster}/client-ca-rotation" in template else {}
+        path = re.sub(
+            r"\{(\w+)\}", lambda match: own.get(match[1]) or self._placed(match[1], template, whose), template
+        )
         query = self._query(path, whose, cell.about)
         headers = self._credential(cell.who)
         if "/auth/tokens" in path and method != "POST":
             headers |= {"X-Subject-Token": self.login(whose)}
         body = self._body(method, path, whose) if not rotated else _rotation_body(path, rotated)
         content = json.dumps(body).encode() if body is not None else b""
-        answer = self.client.request(
+        return self.client.request(
             method,
             path,
             params=query,
             content=content,
             headers=headers | {"Content-Type": "application/json"},
         )
-        if answer.is_success and method not in ("GET", "HEAD"):
-            self._unchanged = None
-        return answer
-
-    def _new_objects(self, operation: str, whose: str) -> tuple[str, Any]:
-        """Create the objects of an operation. Returns its path and the rotation that it is about."""
-        template = operation.split(" ")[1]
-        own = {}
-        if template.startswith("/clustercert/v1/caller/access-keys"):
-            own = {"access_key": new_key(self.client, self.world, whose)}
-        elif ADMINISTRATION.search(template):
-            own = put_new(self.client, self.world, template)
-        rotated = self._rotated(operation, own) if "{cluster}/client-ca-rotation" in template else {}
-        path = re.sub(
-            r"\{(\w+)\}", lambda match: own.get(match[1]) or self._placed(match[1], template, whose), template
-        )
-        return path, rotated
 
     def _query(self, path: str, whose: str, about: str) -> dict[str, str]:
         world = self.world
