@@ -19,15 +19,6 @@ from support.credential_usage import usage_at
 from support.store_records import register_cluster
 from support.stores import Store, migrate, new_template, patient, sqlite_url
 
-# What they test is decided in Python. Other files read and write the same tables on PostgreSQL, so these run there in
-# `make test-long` only.
-DECIDED_IN_PYTHON = {
-    "test_audit_verification.py",
-    "test_certificate_scrubber.py",
-    "test_notifications.py",
-    "test_unknown_identities.py",
-}
-
 
 @pytest.fixture(scope="session")
 def migrated_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
@@ -51,11 +42,11 @@ def file(tmp_path: Path, migrated_file: Path) -> Path:
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark the tests that need a PostgreSQL server, so that `make test-fast` can exclude them."""
+    """Mark the tests that need a PostgreSQL server, so that a run can exclude them."""
     for item in items:
         if isinstance(item, pytest.Function) and "on_postgresql" in item.fixturenames:
             item.add_marker("postgresql")
-        if item.path.name in DECIDED_IN_PYTHON and "[postgresql" in item.name:
+        if item.get_closest_marker("long_on_server") and "postgresql" in item.name:
             item.add_marker("long")
 
 

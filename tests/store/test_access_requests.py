@@ -25,7 +25,6 @@ from support.access_requests import HOUR, ONE, access_request, store_request
 from support.lock_waits import LockWaits
 from support.paused_database import PausedDatabase
 from support.samples import caller
-from support.store_cases import POSTGRESQL_IN_LONG_RUNS
 from support.store_records import revoked
 from support.stores import NOW, ORIGIN, Store, certificate_record, event, patient, revocation
 
@@ -348,7 +347,7 @@ async def test_a_request_has_a_limited_number_of_valid_certificates(
     await issue(queries, request)
 
 
-@POSTGRESQL_IN_LONG_RUNS
+@pytest.mark.long_on_server
 @pytest.mark.full
 @pytest.mark.slow
 @pytest.mark.parametrize("step", ["create", "approve", "issue", "end"])

@@ -22,6 +22,9 @@ from support.sealed_log import SEALED_AT, SealedLog, briefly, new_log
 from support.stores import NOW, Store, event, execute, patient, sqlite_url
 from support.tampered_log import SIZE, event_id, rewritten
 
+# What these tests ask is decided in Python. Other files read and write the same tables on PostgreSQL.
+pytestmark = pytest.mark.long_on_server
+
 LATER = NOW + timedelta(days=1)
 
 

@@ -12,7 +12,6 @@ from clustercert.clusters.discarded_keys import ADDING
 from clustercert.model import Cluster
 from clustercert.model.errors import Conflict, NotFound
 from support.rotation_scene import BY, Killed, RotationScene
-from support.store_cases import POSTGRESQL_IN_LONG_RUNS
 from support.stores import Store, patient
 
 KILL = st.one_of(st.none(), st.integers(1, 6))
@@ -36,7 +35,7 @@ Action = tuple[str, int | None]
 
 
 # Each example has a cluster of its own in the test's one database.
-@POSTGRESQL_IN_LONG_RUNS
+@pytest.mark.long_on_server
 @pytest.mark.full
 @settings(suppress_health_check=list(HealthCheck))
 @given(actions=ACTIONS)

@@ -22,6 +22,9 @@ from support.samples import CA_KEY, CA_NOT_BEFORE, NOW, POLICY, USER_ID, client_
 from support.stores import NOW as EARLIER
 from support.stores import Store, blob, certificate_record, patient
 
+# What these tests ask is decided in Python. Other files read and write the same tables on PostgreSQL.
+pytestmark = pytest.mark.long_on_server
+
 
 def real_record(number: int = 1) -> CertificateRecord:
     """Return the record of a certificate that a CA has really signed."""

@@ -22,7 +22,6 @@ from support import programs
 from support.lock_waits import LockWaits
 from support.paused_database import PausedDatabase
 from support.samples import grant
-from support.store_cases import POSTGRESQL_IN_LONG_RUNS
 from support.store_records import cluster_id, issue, new_user, revoked, undo, user_id
 from support.stores import NOW, Store, event, patient, revocation
 from support.wait import SECONDS, eventually_async
@@ -356,7 +355,7 @@ async def test_a_revocation_that_is_given_up_in_the_middle_leaves_nothing(
     await other.close()
 
 
-@POSTGRESQL_IN_LONG_RUNS
+@pytest.mark.long_on_server
 @pytest.mark.full
 @pytest.mark.slow
 @pytest.mark.parametrize("what", ["certificate", "disabled"])

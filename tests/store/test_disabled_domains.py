@@ -14,7 +14,6 @@ from clustercert.store.engine.transaction import rolling_back
 from support import programs
 from support.accounts import ACTOR, ORIGIN, PASSWORD, Accounts, enable, new_identity
 from support.console_sessions import caller_of_session, log_in
-from support.store_cases import POSTGRESQL_IN_LONG_RUNS
 from support.stores import Store, event, patient
 
 KINDS = ["domain", "project"]
@@ -117,7 +116,7 @@ async def test_one_row_ends_all_logins_at_once_and_the_rest_ends_before_it_is_en
         assert await which_work(identity, logins.of_domain) == {True}
 
 
-@POSTGRESQL_IN_LONG_RUNS
+@pytest.mark.long_on_server
 @pytest.mark.full
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)

@@ -25,7 +25,6 @@ from clustercert.store.revocations import RevocationQueries
 from support.accounts import ACTOR, ORIGIN, Accounts, new_identity
 from support.issuance_doubles import HonestSigner, issuance
 from support.samples import NOW, cluster
-from support.store_cases import POSTGRESQL_IN_LONG_RUNS
 from support.stores import event
 
 BY = Actor(ACTOR, ORIGIN)
@@ -131,7 +130,7 @@ class Processes:
 ORDERS = list(itertools.combinations(range(REQUEST_STEPS + REMOVAL_STEPS), REQUEST_STEPS))
 
 
-@POSTGRESQL_IN_LONG_RUNS
+@pytest.mark.long_on_server
 @pytest.mark.full
 @pytest.mark.parametrize("watching", [True, False])
 async def test_no_order_of_the_steps_leaves_a_certificate(accounts: Accounts, watching: bool) -> None:

@@ -20,7 +20,6 @@ from sqlalchemy.exc import DBAPIError, IntegrityError
 from clustercert.model.errors import Unavailable
 from clustercert.store.engine.database import Database
 from clustercert.store.ledger import Ledger
-from support.store_cases import POSTGRESQL_IN_LONG_RUNS
 from support.stores import NOW, Store, certificate_record, child, event, execute, said, sqlite_url, start
 from support.wait import SECONDS
 
@@ -263,7 +262,7 @@ def moments() -> Iterator[float]:
     return iter(lambda: chance.uniform(0.0, 0.25), None)
 
 
-@POSTGRESQL_IN_LONG_RUNS
+@pytest.mark.long_on_server
 @pytest.mark.full
 @pytest.mark.slow
 def test_what_was_recorded_survives_kill_9(store: Store, moments: Iterator[float]) -> None:

@@ -37,9 +37,11 @@ from support.access_requests import access_request
 from support.log_capture import captured_lines
 from support.message_receiver import SECRET, MessageReceiver, Received, message_receiver
 from support.sealed_log import SealedLog, new_log
-from support.store_cases import POSTGRESQL_IN_LONG_RUNS
 from support.stores import NOW, ORIGIN, Store, patient
 from support.wait import SECONDS, eventually_async
+
+# What these tests ask is decided in Python. Other files read and write the same tables on PostgreSQL.
+pytestmark = pytest.mark.long_on_server
 
 DAY = timedelta(days=1)
 
@@ -277,7 +279,7 @@ async def test_what_waits_survives_the_end_of_the_process(site: Site) -> None:
     assert sorted(confirmed[1:]) == sorted(each.id for each in (requests[0], requests[2]))
 
 
-@POSTGRESQL_IN_LONG_RUNS
+@pytest.mark.long_on_server
 @pytest.mark.full
 @pytest.mark.slow
 @pytest.mark.parametrize("count", [2, pytest.param(5, marks=pytest.mark.long)])

@@ -17,7 +17,6 @@ from clustercert.store.directory import DirectoryQueries
 from clustercert.store.engine.database import Database
 from clustercert.store.revocation_pruning import RevocationPruningQueries
 from clustercert.store.revocations import RevocationQueries
-from support.store_cases import POSTGRESQL_IN_LONG_RUNS
 from support.store_records import cluster_id, issue, new_user
 from support.stores import NOW, Store, event, patient, revocation
 
@@ -77,7 +76,7 @@ class History:
         }
 
 
-@POSTGRESQL_IN_LONG_RUNS
+@pytest.mark.long_on_server
 @pytest.mark.full
 @settings(suppress_health_check=list(HealthCheck))  # each example has new rows in the test's one database
 @given(steps=STEPS)

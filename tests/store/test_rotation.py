@@ -19,7 +19,6 @@ from clustercert.pki.envelope import Kek, data_key_id_of, kek_line, new_kek
 from clustercert.store.engine.generation import Generation
 from clustercert.store.keys import KeyQueries, SealedRow, Wrapping
 from support import programs
-from support.store_cases import POSTGRESQL_IN_LONG_RUNS
 from support.stores import ORIGIN, Store, blob, child, event, patient, said
 
 # How long a process waits for the others by default.
@@ -297,7 +296,7 @@ async def test_rotations_at_the_same_time_wait_for_each_other(place: Place) -> N
     await assert_all_open(place, 120)
 
 
-@POSTGRESQL_IN_LONG_RUNS
+@pytest.mark.long_on_server
 @pytest.mark.full
 @pytest.mark.slow
 async def test_workers_go_on_through_rotations_and_lose_nothing(place: Place) -> None:
@@ -333,7 +332,7 @@ async def test_workers_go_on_through_rotations_and_lose_nothing(place: Place) ->
     await assert_all_open(place, 40 + sum(stored))
 
 
-@POSTGRESQL_IN_LONG_RUNS
+@pytest.mark.long_on_server
 @pytest.mark.full
 @pytest.mark.slow
 @pytest.mark.parametrize(("what", "steps"), [("kek", 13), ("data-key", 20), ("retire", 10)])

@@ -25,7 +25,6 @@ from clustercert.store.ledger import Ledger
 from support import programs, sealer_process
 from support.lock_waits import LockWaits
 from support.sealer_process import NAME, SealerProcess, check, commitments
-from support.store_cases import POSTGRESQL_IN_LONG_RUNS
 from support.stores import NOW, ORIGIN, Store, blob, certificate_record, event
 from support.wait import SECONDS
 
@@ -240,7 +239,7 @@ async def test_a_store_error_is_not_taken_for_a_lost_race(log: SealerProcess, st
     assert placed == store.rows("SELECT size FROM audit_log"), "nothing of what was refused has happened"
 
 
-@POSTGRESQL_IN_LONG_RUNS
+@pytest.mark.long_on_server
 @pytest.mark.full
 @pytest.mark.slow
 @pytest.mark.parametrize(("count", "steps"), [(20, 5), pytest.param(300, 11, marks=pytest.mark.long)])

@@ -29,6 +29,9 @@ from support.log_capture import captured_lines
 from support.samples import CLUSTER_ID, PROJECT_ID
 from support.stores import NOW, Store, event
 
+# What these tests ask is decided in Python. Other files read and write the same tables on PostgreSQL.
+pytestmark = pytest.mark.long_on_server
+
 SECOND = timedelta(seconds=1)
 
 
