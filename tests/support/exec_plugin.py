@@ -5,7 +5,8 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Callable, Sequence
+import warnings
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -83,14 +84,10 @@ class User:
         command: Sequence[str] | None = None,
         **variables: str,
     ) -> Done:
-        """Run a command of this user in this process.
-
-        It has a process of its own if `command` or `preexec` is given, and if it opens a browser, which goes on after
-        it.
-        """
+        """Run a command of this user: in this process, or in one of its own if `command` or `preexec` is given."""
         environment = (self.environment if env is None else env) | variables
-        if command is None and preexec is None and "BROWSER" not in environment:
-            with patch.dict(os.environ, environment, clear=True), contextlib.chdir(self.home):
+        if command is None and preexec is None:
+            with self._at_home(environment):
                 said = run_command(*map(str, arguments), stdin=stdin)
             return Done(arguments, said.code, said.out, said.err)
         done = subprocess.run(
@@ -111,9 +108,18 @@ class User:
         self, *arguments: str | Path, typed: str = "", columns: int = 80, **variables: str
     ) -> tuple[int, str]:
         """Run a command of this user in this process, as if in a terminal. Returns its exit code and the screen."""
-        environment = self.environment | variables
-        with patch.dict(os.environ, environment, clear=True), contextlib.chdir(self.home):
+        with self._at_home(self.environment | variables):
             return run_in_terminal([*map(str, arguments)], typed, columns)
+
+    @contextlib.contextmanager
+    def _at_home(self, environment: dict[str, str]) -> Iterator[None]:
+        """Give this process the user's environment and home directory."""
+        with warnings.catch_warnings(), patch.dict(os.environ, environment, clear=True):
+            if "BROWSER" in environment:
+                # A browser that a command opens may run for longer than the command.
+                warnings.simplefilter("ignore", ResourceWarning)
+            with contextlib.chdir(self.home):
+                yield
 
     def output(self, *arguments: str | Path, **variables: str) -> str:
         """The output of a command that succeeds."""

@@ -2,19 +2,16 @@
 
 import contextlib
 import json
-import os
 import stat
 import subprocess
 import sys
-import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-from unittest.mock import patch
 
 from clustercert.authn.oidc.issuers import derived_id
-from support.command_line import Operator, new_operator, run_command, run_in_terminal
+from support.command_line import Operator, new_operator
 from support.exec_plugin import COMMAND, Done, User, add_cluster
 from support.oauth_issuer import Behavior, OAuthIssuer
 from support.operated_cluster import SERVICE_CA, tls_service
@@ -144,37 +141,11 @@ class OidcUser(User):
         found: dict[str, Any] = json.loads(self.tokens_file.read_text())
         return found
 
-    def run(
-        self,
-        *arguments: str | Path,
-        stdin: str = "",
-        env: dict[str, str] | None = None,
-        preexec: Callable[[], None] | None = None,
-        command: Sequence[str] | None = None,
-        **variables: str,
-    ) -> Done:
-        """Run a command in this process, unless `command` or `preexec` is given. It waits for no browser."""
-        environment = (self.environment if env is None else env) | variables
-        if command is not None or preexec is not None:
-            return super().run(*arguments, stdin=stdin, env=environment, preexec=preexec, command=command)
-        with self._leaving_browsers(environment):
-            said = run_command(*map(str, arguments), stdin=stdin)
-        return Done(arguments, said.code, said.out, said.err)
-
     def in_terminal(
         self, *arguments: str | Path, typed: str = "", columns: int = 200, **variables: str
     ) -> tuple[int, str]:
-        """Run a command in a terminal beside a browser. Returns its exit code and the screen."""
-        with self._leaving_browsers(self.environment | self.browser | variables):
-            return run_in_terminal([*map(str, arguments)], typed, columns)
-
-    @contextlib.contextmanager
-    def _leaving_browsers(self, environment: dict[str, str]) -> Iterator[None]:
-        """An environment and the user's home for a command in this process. A browser that it opens may outlive it."""
-        with warnings.catch_warnings(), patch.dict(os.environ, environment, clear=True):
-            warnings.simplefilter("ignore", ResourceWarning)
-            with contextlib.chdir(self.home):
-                yield
+        """Run a command as if in a terminal, with the browser. Returns its exit code and the screen."""
+        return super().in_terminal(*arguments, typed=typed, columns=columns, **(self.browser | variables))
 
     def log_in_by_browser(self, *options: str) -> Done:
         done = self.run("login", self.url, *self.trust, *options, env=self.environment | self.browser)
