@@ -25,22 +25,19 @@ _AT = "SELECT event_id FROM audit_place WHERE leaf_index"
 
 
 @pytest.fixture(scope="module")
-def sealed_log(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder of a store with a sealed log."""
+def sealed_log(tmp_path_factory: pytest.TempPathFactory) -> Operator:
+    """The operator of a store with a sealed log, which tests copy."""
     operator = new_operator(tmp_path_factory.mktemp("sealed"))
     for name in ("first", "second", "third", "fourth"):
         operator.output("domain", "create", name)
         operator.output("audit", "checkpoint")
-    return operator.folder
+    return operator
 
 
 @pytest.fixture
-def operator(sealed_log: Path, tmp_path: Path) -> Operator:
+def operator(sealed_log: Operator, tmp_path: Path) -> Operator:
     """The operator of a copy."""
-    shutil.copytree(sealed_log, tmp_path, dirs_exist_ok=True)
-    operator = Operator(tmp_path)
-    operator.configure()
-    return operator
+    return sealed_log.copy(tmp_path)
 
 
 @pytest.fixture

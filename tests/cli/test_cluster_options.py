@@ -1,7 +1,6 @@
 """The options of `clustercert cluster` that say how a cluster enforces revocations."""
 
 import json
-import shutil
 from pathlib import Path
 from typing import Any
 
@@ -24,21 +23,18 @@ DEFAULTS = {
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder of a store with the cluster prod."""
+def prepared(tmp_path_factory: pytest.TempPathFactory) -> Operator:
+    """The operator of a store with the cluster prod, which tests copy."""
     operator = new_operator(tmp_path_factory.mktemp("registered"))
     (operator.folder / "server-ca.pem").write_bytes(server_ca_pem())
     add(operator, operator.folder / "server-ca.pem")
-    return operator.folder
+    return operator
 
 
 @pytest.fixture
-def registered(folder: Path, tmp_path: Path) -> Operator:
+def registered(prepared: Operator, tmp_path: Path) -> Operator:
     """The operator of a copy of the store with the cluster prod."""
-    shutil.copytree(folder, tmp_path, dirs_exist_ok=True)
-    operator = Operator(tmp_path)
-    operator.configure()
-    return operator
+    return prepared.copy(tmp_path)
 
 
 @pytest.fixture

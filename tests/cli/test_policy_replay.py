@@ -2,7 +2,6 @@
 
 import asyncio
 import json
-import shutil
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
@@ -180,9 +179,7 @@ def test_the_list_of_live_certificates_says_how_many_and_what_to_do(recorded: Re
 def test_a_revoked_certificate_is_not_live_and_a_deleted_event_is_counted(
     recorded: Recorded, tmp_path: Path
 ) -> None:
-    copy = Operator(tmp_path)
-    shutil.copytree(recorded.operator.folder, tmp_path, dirs_exist_ok=True)
-    copy.configure()
+    copy = recorded.operator.copy(tmp_path)
     first, second, _ = copy.output_json("certificate", "list", "--all")
     copy.output("certificate", "revoke", first["fingerprint"], "--yes")
     execute(

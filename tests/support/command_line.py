@@ -5,6 +5,7 @@ import functools
 import io
 import json
 import os
+import shutil
 import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -112,6 +113,13 @@ class Operator:
             f"data_dir = '{self.folder / 'data'}'\nkek_file = '{self.folder / 'kek'}'\n{more}",
             encoding="utf-8",
         )
+
+    def copy(self, folder: Path) -> "Operator":
+        """The operator of a copy of everything in another folder."""
+        shutil.copytree(self.folder, folder, dirs_exist_ok=True)
+        copied = Operator(folder)
+        copied.configure()
+        return copied
 
     def run(self, *arguments: str | Path) -> CommandResult:
         """Run a command. Administration is done on the store."""
