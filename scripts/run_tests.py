@@ -188,12 +188,9 @@ def count(report: Path) -> Count:
 def main() -> int:
     """Run them, say what failed, count."""
     parser = argparse.ArgumentParser(description="Run the tests of a target of make.")
-    names = [each.name for each in RUNS]
-    parser.add_argument(
-        "run", nargs="?", choices=names, default=names[0], help="which target (default: %(default)s)"
-    )
-    wanted = parser.parse_args().run
-    (chosen,) = (each for each in RUNS if each.name == wanted)
+    runs = {each.name: each for each in RUNS}
+    parser.add_argument("run", choices=runs, help="which target")
+    chosen = runs[parser.parse_args().run]
     deadline = time.monotonic() + chosen.minutes * 60
     # Tests start the program hundreds of times: it is compiled once, and not each time.
     os.environ.pop("PYTHONDONTWRITEBYTECODE", None)

@@ -46,7 +46,7 @@ CHECKS = [
 # A request succeeds only if all these parameters are valid. The first example of hypothesis is valid in all of them.
 OFTEN = st.sampled_from([True, True, True, False])
 BOUNDED = settings(
-    # 5 in the profile `quick`: each takes about 20 ms, for 150 operations.
+    # 5 in the profile `quick`. An example takes about 20 ms, and there are 150 operations.
     max_examples=settings().max_examples // 5,
     phases=[Phase.generate],
     suppress_health_check=list(HealthCheck),

@@ -84,7 +84,7 @@ def _run(arguments: Sequence[str], out: _Stream, err: _Stream, keys: _Stream | N
     keyboard = contextlib.nullcontext() if keys is None else patch("sys.stdin", keys)
     with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err), keyboard:
         code = _run_plugin([*arguments[1:]]) if "credential" in arguments[:1] else run(arguments)
-    # --verbose sets it for the whole process, so the next command would write what it does not expect.
+    # --verbose sets it for the whole process, and the next command would print requests too.
     ServiceClient.trace = None
     return code
 

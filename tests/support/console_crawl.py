@@ -22,7 +22,7 @@ STATIC = f"{PREFIX}/static/{{name}}"
 ANYTHING = f"{PREFIX}/{{rest:path}}"
 # Pages that everybody may open, and which need not be linked.
 SEEDS = (PREFIX, f"{PREFIX}/clusters", f"{PREFIX}/account")
-# Lists of thousands of certificates have thousands of links to the same route. By default, this many are followed.
+# Lists of certificates have many links to the same route. By default, so many of them are followed.
 PER_ROUTE = 12
 
 

@@ -394,7 +394,7 @@ def test_a_wrong_clock_is_named(begin: Begin, issuer: OAuthIssuer) -> None:
 
 
 def bound_port() -> socket.socket:
-    """A listening socket at a port that the system gives to nobody by itself: after its end, the port stays free."""
+    """A listening socket on a port outside the system's own range, so that the port stays free once it is closed."""
     first = int(Path("/proc/sys/net/ipv4/ip_local_port_range").read_text().split()[0])
     while True:
         with contextlib.suppress(OSError):

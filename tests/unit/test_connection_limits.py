@@ -107,7 +107,7 @@ class Server:
         return context.wrap_socket(self.connect())
 
     def exchange(self, sent: bytes) -> bytes:
-        """Send this, then receive until the server closes or the client would wait in vain."""
+        """What the server sends after this, until it closes the connection."""
         with self.connect() as client:
             client.sendall(sent)
             return received(client)
