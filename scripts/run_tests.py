@@ -80,9 +80,9 @@ def on_postgresql(*options: str) -> Part:
     return Part("the project's tests on PostgreSQL", command)
 
 
-def clients(*tests: str) -> Part:
+def clients(*options: str) -> Part:
     """Tests with the vendors' clients, in the clients' environment."""
-    command: list[str | Path] = [CLIENTS_PYTHON, "-m", "pytest", "-q", *tests]
+    command: list[str | Path] = [CLIENTS_PYTHON, "-m", "pytest", "-q", *options]
     return Part("real clients", command, {"CLUSTERCERT_BIN": str(BIN / "clustercert")})
 
 
@@ -104,7 +104,7 @@ RUNS = (
                 [BIN / "python", *own_tests("-m", "not full and not long", *ON_SQLITE, *FOLDERS, *SERVERS)],
             )
         ],
-        [clients(*SDKS, *KUBECTL)],
+        [clients("-m", "not full", *SDKS, *KUBECTL)],
     ),
     Run(
         "test-all",

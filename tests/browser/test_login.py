@@ -11,6 +11,8 @@ from support.console_site import ConsoleSite
 
 WIDTHS = (320, 1280)
 SCHEMES: tuple[Scheme, ...] = ("light", "dark")
+pytestmark = pytest.mark.full
+
 # What Chromium logs for the answer to a wrong password.
 REFUSED = "status of 401"
 
@@ -29,7 +31,7 @@ def faults(tab: Tab) -> list[str]:
     return found
 
 
-@pytest.mark.parametrize("javascript", [True, pytest.param(False, marks=pytest.mark.full)])
+@pytest.mark.parametrize("javascript", [True, False])
 def test_a_person_logs_in_and_out(browser: Browser, site: ConsoleSite, *, javascript: bool) -> None:
     person = site.people["mo"]
     with browser.tab(javascript=javascript) as tab:

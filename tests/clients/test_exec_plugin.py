@@ -111,6 +111,7 @@ def test_contexts_of_two_clusters_switch(desk: Desk) -> None:
         assert len(desk.servers[name].seen) > seen
 
 
+@pytest.mark.full
 def test_entries_are_found_after_kubectl_wrote_the_file(desk: Desk) -> None:
     desk.merge(*NAMES, "--expires-in", "1h")
     kubectl(desk.config, "config", "use-context", NAMES[0])
@@ -128,6 +129,7 @@ def test_entries_are_found_after_kubectl_wrote_the_file(desk: Desk) -> None:
     assert not any(left[field] for field in ("clusters", "users", "contexts", "current-context"))
 
 
+@pytest.mark.full
 def test_parallel_kubectl_gets_one_certificate(desk: Desk) -> None:
     name = NAMES[0]
     desk.merge(name, "--use")
@@ -141,6 +143,7 @@ def test_parallel_kubectl_gets_one_certificate(desk: Desk) -> None:
     assert desk.issued(name) == before + 1
 
 
+@pytest.mark.full
 def test_without_a_login_kubectl_ends_with_the_command_to_run(desk: Desk) -> None:
     desk.merge(NAMES[0], "--use")
     assert desk.cli("logout").returncode == 0
@@ -153,6 +156,7 @@ def test_without_a_login_kubectl_ends_with_the_command_to_run(desk: Desk) -> Non
     assert "Run `clustercert login`." in done.stderr
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("form", ["--embed", "--files"])
 def test_certificates_without_the_plugin_work(desk: Desk, form: str) -> None:
     desk.merge(NAMES[1], form, "--use")
@@ -160,6 +164,7 @@ def test_certificates_without_the_plugin_work(desk: Desk, form: str) -> None:
     assert done.returncode == 0, done.stderr
 
 
+@pytest.mark.full
 def test_a_refused_certificate_is_replaced_on_request(desk: Desk) -> None:
     name = NAMES[1]
     desk.merge(name, "--use")

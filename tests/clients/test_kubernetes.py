@@ -100,6 +100,7 @@ def test_kubectl_config_view_understands_every_part(cluster: RegisteredCluster, 
     }
 
 
+@pytest.mark.full
 def test_kubectl_config_view_lists_the_external_contexts(eip_demo: Demo) -> None:
     contexts = kubectl(eip_demo.kubeconfig, "config", "get-contexts", "-o", "name")
     current = kubectl(eip_demo.kubeconfig, "config", "current-context")
@@ -108,6 +109,7 @@ def test_kubectl_config_view_lists_the_external_contexts(eip_demo: Demo) -> None
     assert current.stdout.strip() == "external"
 
 
+@pytest.mark.full
 def test_every_external_context_reaches_the_server(
     tls_demo: Demo, apiserver: ApiServer, cluster: RegisteredCluster, tmp_path: Path
 ) -> None:

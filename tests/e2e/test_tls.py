@@ -68,6 +68,7 @@ def shown(port: int) -> bytes:
     return ssl.PEM_cert_to_DER_cert(ssl.get_server_certificate(("127.0.0.1", port)))
 
 
+@pytest.mark.full
 def test_the_pairs_folder_is_made_where_the_database_lies_elsewhere(
     operator: Operator, tmp_path: Path
 ) -> None:
@@ -113,6 +114,7 @@ def test_off_loopback_a_pair_is_made_once_and_its_ca_is_what_clients_need(operat
         assert shown(port) == first
 
 
+@pytest.mark.full
 @pytest.mark.filterwarnings("ignore:ssl.TLSVersion.TLSv1_1 is deprecated:DeprecationWarning")
 def test_tls_1_2_and_1_3_are_spoken_and_nothing_older(operator: Operator) -> None:
     with served(operator) as (port, _, _):
@@ -155,7 +157,7 @@ def test_given_files_are_served(operator: Operator, tmp_path: Path) -> None:
         assert x509.load_der_x509_certificate(shown(port)) == leaf
 
 
-@pytest.mark.parametrize("workers", ["1", "2"])
+@pytest.mark.parametrize("workers", ["1", pytest.param("2", marks=pytest.mark.full)])
 def test_renewed_tls_files_need_no_restart_and_keep_connections(
     operator: Operator, tmp_path: Path, workers: str
 ) -> None:
@@ -199,6 +201,7 @@ def renew(folder: Path, authority: Authority, *, with_ca: bool) -> None:
     (folder / "tls.pem").write_bytes(pair + (authority.certificate_pem if with_ca else b""))
 
 
+@pytest.mark.full
 def test_who_trusts_the_ca_need_not_log_in_again_after_a_renewal(operator: Operator, tmp_path: Path) -> None:
     authority, home = Authority("Example CA"), tmp_path / "home"
     home.mkdir()
@@ -237,6 +240,7 @@ def test_who_trusts_the_ca_need_not_log_in_again_after_a_renewal(operator: Opera
         assert client(home, "login", "--ca-fingerprint", printed).returncode == 0
 
 
+@pytest.mark.full
 def test_sighup_loads_the_files_and_the_policy_and_keeps_connections(
     operator: Operator, tmp_path: Path
 ) -> None:
@@ -274,6 +278,7 @@ def healthy(connection: HTTPSConnection) -> bool:
     return connection.getresponse().read() == b"ok\n"
 
 
+@pytest.mark.full
 def test_files_that_can_not_be_used_leave_the_former_ones_in_place(
     operator: Operator, tmp_path: Path
 ) -> None:
