@@ -20,7 +20,7 @@ from cryptography import x509
 from support.apiserver import ApiServer
 from support.ca_rotation import NewRotation, RotatingService, Rotation, new_rotations, rotating_service
 from support.command_line import CommandResult, Operator, run_in_terminal
-from support.page_site import reader, steps_below
+from support.page_steps import new_reader, steps_below
 from support.store_commands import on_store
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("home")]
@@ -78,7 +78,7 @@ def follow(heading: str, operator: Machine, rotation: Rotation, folder: Path) ->
     """Follow the page for a rotation with two API servers."""
     [found] = steps_below("docs/replace-a-ca.md", heading)
     name, addresses = name_of(rotation), rotation.get("")["api_servers"]
-    machine = reader(folder / "home", CLUSTERCERT_CONFIG=str(operator.config))
+    machine = new_reader(folder / "home", CLUSTERCERT_CONFIG=str(operator.config))
     machine.words |= {
         "ca status prod": f"ca status {name} --local",
         "ca prove prod": f"ca prove {name} --local",

@@ -18,8 +18,7 @@ from support.oauth_issuer import OAuthIssuer
 from support.oidc import IssuerServer, Response, new_key
 from support.oidc_users import OidcUser, Site, logging_in, private_files, running_site
 from support.operated_cluster import SERVICE_CA
-from support.page_site import steps_below
-from support.page_steps import Reader
+from support.page_steps import Reader, steps_below
 from support.wait import SECONDS, eventually, line_with
 
 pytestmark = pytest.mark.slow

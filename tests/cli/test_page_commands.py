@@ -3,19 +3,35 @@
 import base64
 import re
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 import yaml
 
-from support.command_line import Operator
-from support.operated_cluster import tls_settings
-from support.page_site import PageSite, page_site, reader, steps_below
-from support.page_steps import ROOT, Reader, Step, block, run, section
+from support.command_line import Operator, new_operator
+from support.operated_cluster import SERVICE_CA, tls_service, tls_settings
+from support.page_steps import (
+    PASSWORD,
+    ROOT,
+    Reader,
+    Step,
+    block,
+    new_reader,
+    run,
+    section,
+    steps_below,
+)
 from support.samples import server_ca_pem
 
 pytestmark = [pytest.mark.slow, pytest.mark.full]
+URL = "https://clustercert.example.com"
+CLUSTERS = {
+    "prod": ("--external-url", "https://203.0.113.5:6443", "--internal-url", "https://10.0.0.5:6443"),
+    "staging": ("--internal-url", "https://10.0.0.6:6443", "--label", "env=test"),
+}
 POLICY = """
 [policy]
 role_groups = false
@@ -38,6 +54,56 @@ grant.groups = ["clustercert:admins"]
 grant.max_lifetime = "1h"
 grant.reason_required = true
 """
+
+
+@dataclass(frozen=True)
+class PageSite:
+    """A running service with the clusters prod and staging in the project eu-de."""
+
+    operator: Operator
+    url: str
+
+    def add_user(self, name: str, role: str | None, *groups: str) -> None:
+        """A user with a role in the project, or in the service if it is `operator`."""
+        password = self.operator.folder / "password"
+        password.write_text(PASSWORD)
+        self.operator.output("user", "create", name, "--password-file", password)
+        if role is not None:
+            scope = ("--service",) if role == "operator" else ("--project", "eu-de")
+            self.operator.create_role(role)
+            self.operator.output("role", "assign", role, "--user", name, *scope)
+        for group in groups:
+            if f"Default/{group}" not in self.operator.output("group", "list", "-o", "name").split():
+                self.operator.output("group", "create", group)
+            self.operator.output("group", "add-user", group, name)
+
+    def reader(self, home: Path, words: Mapping[str, str] | None = None) -> Reader:
+        """Somebody without a login, whose home is `home`."""
+        known = {f"{URL}:8443": self.url, URL: self.url, **(words or {}), "/home/alice": str(home)}
+        following = new_reader(home)
+        following.words |= known
+        return following
+
+    def log_in(self, reader: Reader, user: str) -> None:
+        """Log in before the page begins."""
+        (reader.home / "password").write_text(PASSWORD)
+        ca = self.operator.folder / SERVICE_CA
+        login = f"clustercert login {self.url} --user {user} --password-file password --ca-file {ca}"
+        run(Step(login, ()), reader.home, reader.env)
+
+
+@contextmanager
+def page_site(folder: Path, settings: str = "") -> Iterator[PageSite]:
+    folder.mkdir(exist_ok=True)
+    operator = new_operator(folder)
+    operator.configure(settings)
+    (folder / "api-ca.pem").write_bytes(server_ca_pem())
+    operator.output("project", "create", "eu-de")
+    for name, options in CLUSTERS.items():
+        ca = ("--server-ca", folder / "api-ca.pem")
+        operator.output("cluster", "add", name, "--project", "eu-de", *options, *ca)
+    with tls_service(operator) as url:
+        yield PageSite(operator, url)
 
 
 @pytest.fixture(scope="module")
@@ -116,7 +182,7 @@ def test_an_example_that_fails(operator: Operator, tmp_path: Path) -> None:
     assert "(`now = 2026-01-05T12:00:00Z`)" in page
     operator.configure(settings.replace("2026-01-04", "2026-01-05"))
     [tested] = steps_below("docs/policy.md", "Examples")
-    following = reader(tmp_path / "home", CLUSTERCERT_CONFIG=str(operator.config))
+    following = new_reader(tmp_path / "home", CLUSTERCERT_CONFIG=str(operator.config))
     following.columns = 140
     following.follow_steps(tested)
 
@@ -124,14 +190,14 @@ def test_an_example_that_fails(operator: Operator, tmp_path: Path) -> None:
 def test_a_fingerprint(operator: Operator, tmp_path: Path) -> None:
     [shown] = steps_below("docs/operations.md", "The certificate of the service")
     variables = {"CLUSTERCERT_CONFIG": str(operator.config), **tls_settings(operator.folder)}
-    following = reader(tmp_path / "home", **variables)
+    following = new_reader(tmp_path / "home", **variables)
     following.words["/etc/clustercert/tls.pem"] = variables["CLUSTERCERT_SERVER__TLS_CERTIFICATE"]
     following.follow_steps(shown)
 
 
 def test_documents_are_applied_once(operator: Operator, tmp_path: Path) -> None:
     [applied] = steps_below("docs/administration.md", "As code")
-    following = reader(tmp_path / "home", CLUSTERCERT_CONFIG=str(operator.config))
+    following = new_reader(tmp_path / "home", CLUSTERCERT_CONFIG=str(operator.config))
     following.words["clustercert apply"] = "clustercert apply --local"
     (following.home / "apply.yaml").write_text((ROOT / "docs" / "examples" / "apply.yaml").read_text())
     (following.home / "prod.kubeconfig").write_text(cluster_kubeconfig())

@@ -13,7 +13,7 @@ from clustercert.model import Domain
 from clustercert.model.identity import ProjectName
 from support.command_line import CommandResult
 from support.operated_cluster import OperatedCluster
-from support.page_site import reader, steps_below
+from support.page_steps import new_reader, steps_below
 from support.samples import cluster
 
 
@@ -138,7 +138,7 @@ def test_verify_prints_a_line_for_each_cluster(sites: OperatedCluster) -> None:
 def test_the_page_shows_what_verify_and_remove_print(sites: OperatedCluster, tmp_path: Path) -> None:
     page = "docs/kubernetes.md"
     sites.set_up()
-    operator = reader(tmp_path / "home", CLUSTERCERT_CONFIG=str(sites.operator.config))
+    operator = new_reader(tmp_path / "home", CLUSTERCERT_CONFIG=str(sites.operator.config))
     operator.columns = 140
     operator.words |= {
         "--all": "--all --project eu-de --domain Default",

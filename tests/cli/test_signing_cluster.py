@@ -12,8 +12,7 @@ import yaml
 from clustercert.kubernetes.verify import signing
 from support.apiserver import ApiServer, kinds
 from support.operated_cluster import OperatedCluster
-from support.page_site import steps_below
-from support.page_steps import compare
+from support.page_steps import compare, steps_below
 from support.signing_cluster import apply_manifest, first_token, requests_in
 
 

@@ -1,17 +1,15 @@
 """The README's lines about revocation, run as they stand there, against the double of kube-apiserver."""
 
-import os
 from pathlib import Path
 
 import pytest
 
-from support import installed_demo, kubectl
 from support.apiserver import ApiServer
 from support.installed_demo import Demo, operator, operators_environment
-from support.page_steps import Step, run, section, steps
+from support.page_service import environment
+from support.page_steps import PASSWORD, Step, run, section, steps
 from support.registered_cluster import register
 
-PASSWORD = "correct horse battery staple"
 MOST_LINES = 10
 CONTROL_PLANE = "/etc/kubernetes/clustercert"
 
@@ -19,7 +17,6 @@ CONTROL_PLANE = "/etc/kubernetes/clustercert"
 @pytest.fixture
 def env(tls_demo: Demo, tmp_path: Path) -> dict[str, str]:
     """The operator's shell, in which alice is logged in too."""
-    programs = (Path(installed_demo.program()).parent, kubectl.program().parent)
     password = tmp_path / "password"
     password.write_text(PASSWORD)
     domain = ("--domain", "demo")
@@ -30,8 +27,7 @@ def env(tls_demo: Demo, tmp_path: Path) -> dict[str, str]:
     )
     env = {
         **operators_environment(tls_demo),
-        "PATH": os.pathsep.join([*map(str, programs), os.environ["PATH"]]),
-        "HOME": str(tmp_path),
+        **environment(tmp_path),
         "XDG_CONFIG_HOME": str(tmp_path / "settings"),
         "CLUSTERCERT_SERVER__PUBLIC_URL": tls_demo.own.url,
     }

@@ -17,8 +17,7 @@ from support import postgres
 from support.backup import Machine, commands, machine
 from support.kubernetes_messages import review_of
 from support.leaf_checks import leaf_of
-from support.page_site import steps_below
-from support.page_steps import Step, compare
+from support.page_steps import Step, compare, steps_below
 from support.serve_process import serving
 from support.stores import Store
 from support.wait import SECONDS, eventually

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from support import pgbouncer, postgres
-from support.page_site import reader, steps_below
+from support.page_steps import new_reader, steps_below
 from support.replicas import issue, listening, started
 from support.wait import SECONDS, eventually
 from support.world import make
@@ -55,6 +55,6 @@ def test_serve_refuses_to_start_behind_pooling_of_transactions(
             "CLUSTERCERT_KEK_FILE": str(tmp_path / "kek"),
         }
         [check] = steps_below("docs/database.md", "Connection poolers")
-        reader(tmp_path / "home", **settings).follow_steps(check)
+        new_reader(tmp_path / "home", **settings).follow_steps(check)
     assert "Set the pooler to session pooling (PgBouncer: pool_mode = session)" in said
     assert "Traceback" not in said

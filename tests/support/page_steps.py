@@ -7,6 +7,7 @@ import pty
 import re
 import signal
 import subprocess
+import sys
 import termios
 import textwrap
 import threading
@@ -125,6 +126,11 @@ def blocks_with_output(page: str, heading: str) -> Sequence[Block]:
         for block in blocks(page)
         if block.heading == heading and block.has_output and block.illustration is None
     ]
+
+
+def steps_below(page: str, heading: str) -> Sequence[Sequence[Step]]:
+    """The steps of each block with output below a heading."""
+    return [block.steps for block in blocks_with_output(page, heading)]
 
 
 def block(page: str, mark: str) -> str:
@@ -293,3 +299,11 @@ class Reader:
         name, _, value = self.here(step.command).removeprefix("export ").partition("=")
         self.env[name] = value
         return compare(step, "", self.words)
+
+
+def new_reader(home: Path, **variables: str) -> Reader:
+    """Somebody with a new home and these variables, who types this environment's programs at a wide terminal."""
+    home.mkdir()
+    kept = {name: value for name, value in os.environ.items() if name.startswith(("PYTHON", "COVERAGE"))}
+    path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
+    return Reader(home, {}, {**kept, "PATH": path, "HOME": str(home), **variables}, columns=100)
