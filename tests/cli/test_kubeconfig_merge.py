@@ -4,12 +4,13 @@ import json
 import os
 import re
 import resource
+import shutil
 import stat
 import subprocess
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -27,7 +28,7 @@ from support.command_line import Operator
 from support.demo_process import interrupted
 from support.exec_plugin import COMMAND, User, add_cluster, status_of
 from support.operated_cluster import SERVICE_CA
-from support.stores import execute
+from support.stores import execute, rows
 from support.wait import line_with
 
 SAMPLES = Path(__file__).parents[1] / "support" / "kubeconfigs"
@@ -36,12 +37,21 @@ EXTERNAL = ("--external-url", "https://203.0.113.5:6443")
 
 @dataclass(frozen=True)
 class Desk:
-    """A user with two clusters, of which the second one has a public address."""
+    """A user with two clusters, of which the second one has a public address.
+
+    Attributes:
+        earlier: the ids of the certificates that were issued before the test.
+    """
 
     user: User
     first: str
     second: str
     ids: dict[str, str]
+    earlier: frozenset[object] = frozenset()
+
+    def at(self, user: User) -> "Desk":
+        """The clusters of another user, or of this user on another machine."""
+        return replace(self, user=user, earlier=frozenset(key for key, _, _ in self._certificates()))
 
     @property
     def config(self) -> Path:
@@ -63,21 +73,50 @@ class Desk:
         assert done.stdout == ""
         return done.stderr
 
+    def key_origins(self, name: str) -> list[object]:
+        """Where the keys of the certificates come from that the test got for a cluster."""
+        return [
+            origin
+            for key, cluster_id, origin in self._certificates()
+            if key not in self.earlier and cluster_id == self.ids[name]
+        ]
 
-@pytest.fixture
-def desk(made: tuple[Operator, str], tmp_path: Path) -> Iterator[Desk]:
+    def _certificates(self) -> Sequence[tuple[object, ...]]:
+        database = self.user.operator.folder / "data" / "clustercert.db"
+        return rows(database, "SELECT id, cluster_id, key_origin FROM certificate")
+
+
+@pytest.fixture(scope="module")
+def shared(made: tuple[Operator, str], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Desk]:
+    """A user who is logged in. Only `desk` uses the home directory."""
     operator, url = made
-    name = f"user-{tmp_path.name[-40:].strip('-').lower()}"
-    user = User.create(operator, url, tmp_path / "home", name)
-    first, second = f"{name}-a", f"{name}-b"
+    user = User.create(operator, url, tmp_path_factory.mktemp("shared") / "home", "merger")
+    first, second, ca = f"{user.name}-a", f"{user.name}-b", operator.folder / SERVICE_CA
     ids = {
-        first: add_cluster(operator, first, operator.folder / SERVICE_CA),
-        second: add_cluster(operator, second, operator.folder / SERVICE_CA, *EXTERNAL),
+        first: add_cluster(operator, first, ca, "--label", f"note={'x' * 60}"),
+        second: add_cluster(operator, second, ca, *EXTERNAL, "--label", "env=test"),
     }
     user.log_in()
     yield Desk(user, first, second, ids)
     for cluster_id in ids.values():
         operator.output("cluster", "remove", cluster_id, "--yes")
+
+
+@pytest.fixture
+def desk(shared: Desk, tmp_path: Path) -> Desk:
+    """The user on a new machine, with the same login."""
+    home = tmp_path / "home"
+    shutil.copytree(shared.user.home, home)
+    return shared.at(replace(shared.user, home=home))
+
+
+@pytest.fixture
+def own_desk(shared: Desk, tmp_path: Path) -> Desk:
+    """A new user of the same clusters, whose roles and login a test can change."""
+    name = f"user-{tmp_path.name[-40:].strip('-').lower()}"
+    user = User.create(shared.user.operator, shared.user.url, tmp_path / "home", name)
+    user.log_in()
+    return shared.at(user)
 
 
 def by_name(document: dict[str, Any], field: str, noun: str) -> dict[str, Any]:
@@ -102,12 +141,12 @@ def test_two_clusters_get_their_own_names_and_the_exec_plugin(desk: Desk) -> Non
     assert document["current-context"] == names[0]
     assert f"The current context is {names[0]}.\n" in said
     assert all(name in said for name in names)
-    assert desk.user.issued(desk.ids[desk.first]) == 0, "only kubectl needs a certificate"
+    assert desk.key_origins(desk.first) == [], "only kubectl needs a certificate"
     plugin = by_name(document, "users", "user")[names[0]]["exec"]
     assert Path(plugin["command"]).is_absolute()
     done = desk.user.run(*plugin["args"][plugin["args"].index("credential") :])
     status_of(done.stdout)
-    assert desk.user.issued(desk.ids[desk.first]) == 1
+    assert desk.key_origins(desk.first) == ["csr"]
 
 
 def test_a_merge_of_the_current_context_advises_no_switch(desk: Desk) -> None:
@@ -157,7 +196,6 @@ def test_the_contexts_of_a_second_service_have_the_name_of_its_profile(desk: Des
 
 
 def test_labels_select_clusters_and_the_new_contexts_are_printed(desk: Desk) -> None:
-    desk.user.operator.output("cluster", "update", desk.ids[desk.second], "--label", "env=test")
     desk.config.parent.mkdir()
     desk.config.write_text("current-context: other\n")
     done = desk.user.run("kubeconfig", "merge", "-l", "env=test", "-o", "json")
@@ -236,7 +274,6 @@ def test_list_and_use_say_which_contexts_need_the_login_of_another_user(desk: De
 
 
 def test_80_columns_show_what_you_get_and_a_choice_of_contexts(desk: Desk) -> None:
-    desk.user.operator.output("cluster", "update", desk.ids[desk.first], "--label", f"note={'x' * 60}")
     code, screen = desk.user.in_terminal("clusters")
     assert code == 0, screen
     assert "Columns that do not fit: labels." in screen
@@ -290,7 +327,7 @@ def test_certificates_can_be_embedded(desk: Desk) -> None:
     document = desk.read()
     assert document["current-context"] == desk.first
     assert document["users"][0]["user"].keys() == {"client-certificate-data", "client-key-data", "extensions"}
-    assert desk.user.key_origins(desk.ids[desk.first]) == ["csr"]
+    assert desk.key_origins(desk.first) == ["csr"]
     (row,) = json.loads(desk.user.output("kubeconfig", "list", "-o", "json"))
     assert (row["credential"], row["current"], row["cluster"]) == ("embedded", "*", desk.first)
     assert row["expires"] > "2026"
@@ -301,25 +338,34 @@ def test_certificates_can_be_embedded(desk: Desk) -> None:
     assert not desk.read()["current-context"]
 
 
-def test_list_tells_whose_ca_is_being_replaced(desk: Desk, made: tuple[Operator, str]) -> None:
+@pytest.fixture
+def third(shared: Desk) -> Iterator[tuple[str, str]]:
+    """The name and the id of a cluster that one test may change."""
+    operator, name = shared.user.operator, f"{shared.user.name}-c"
+    cluster_id = add_cluster(operator, name, operator.folder / SERVICE_CA)
+    yield name, cluster_id
+    operator.output("cluster", "remove", cluster_id, "--yes")
+
+
+def test_list_tells_whose_ca_is_being_replaced(own_desk: Desk, third: tuple[str, str]) -> None:
     def states() -> list[tuple[str, str | None]]:
-        listed = json.loads(desk.user.output("kubeconfig", "list", "--check-ca", "-o", "json"))
+        listed = json.loads(own_desk.user.output("kubeconfig", "list", "--check-ca", "-o", "json"))
         return sorted((row["cluster"], row["client_ca"]) for row in listed)
 
-    desk.merge(desk.first, "--embed")
-    desk.merge(desk.second)
+    own_desk.merge(third[0], "--embed")
+    own_desk.merge(own_desk.second)
     # The plugin renews the certificate of the second context.
-    assert states() == [(desk.first, "current"), (desk.second, None)]
+    assert states() == [(own_desk.second, None), (third[0], "current")]
     other = new_client_ca("other", new_key("ec-p256"), datetime.now(UTC), timedelta(days=1))
     execute(
-        made[0].folder / "data" / "clustercert.db",
+        own_desk.user.operator.folder / "data" / "clustercert.db",
         "UPDATE client_ca SET certificate_der = ? WHERE cluster_id = ?",
         certificate_der(other),
-        desk.ids[desk.first],
+        third[1],
     )
-    assert states() == [(desk.first, "being replaced"), (desk.second, None)]
-    desk.user.output("logout")
-    listed = desk.user.run("kubeconfig", "list", "--check-ca")
+    assert states() == [(own_desk.second, None), (third[0], "being replaced")]
+    own_desk.user.output("logout")
+    listed = own_desk.user.run("kubeconfig", "list", "--check-ca")
     assert (listed.returncode, "Could not check the contexts of the profile default" in listed.stderr) == (
         0,
         True,
@@ -343,7 +389,7 @@ def test_a_name_of_another_entry_is_refused(desk: Desk) -> None:
     assert "not a template" in desk.error("merge", desk.first, "--context-name", "{nope}")
     assert "no cluster nope" in desk.error("merge", "nope")
     assert desk.config.read_bytes() == before
-    assert desk.user.issued(desk.ids[desk.first]) == 0
+    assert desk.key_origins(desk.first) == []
     for wrong in (("merge",), ("merge", "--all", "a"), ("merge", "a", "b", "--use"), ("unmerge",)):
         assert desk.user.run("kubeconfig", *wrong).returncode == 2
     assert "wrote no such context" in desk.error("unmerge", "kind-kind")
@@ -374,24 +420,24 @@ def test_the_backup_is_the_file_from_before_the_command(desk: Desk) -> None:
     assert desk.config.with_name("config.clustercert-backup").read_text() == text
 
 
-def test_the_project_decides_between_clusters_of_one_name(desk: Desk) -> None:
-    operator = desk.user.operator
-    project = f"{desk.user.name[-20:]}-other"
+def test_the_project_decides_between_clusters_of_one_name(own_desk: Desk) -> None:
+    operator = own_desk.user.operator
+    project = f"{own_desk.user.name[-20:]}-other"
     operator.output("project", "create", project)
-    operator.output("role", "assign", "admin", "--user", desk.user.name, "--project", project)
+    operator.output("role", "assign", "admin", "--user", own_desk.user.name, "--project", project)
     other = str(
         operator.output_json(
-            *("cluster", "add", desk.first, "--project", project),
+            *("cluster", "add", own_desk.first, "--project", project),
             *("--internal-url", "https://10.0.0.7:6443", "--server-ca", operator.folder / SERVICE_CA),
         )["id"]
     )
     try:
-        desk.user.output("login", "--password-file", "password")
-        assert f" or Default/{project}/{desk.first}." in desk.error("merge", desk.first)
-        desk.merge(desk.first, "--project", project)
-        assert desk.read()["clusters"][0]["cluster"]["server"] == "https://10.0.0.7:6443"
-        desk.merge("--all", "--project", "eu-de")
-        servers = [entry["cluster"]["server"] for entry in desk.read()["clusters"]]
+        own_desk.user.output("login", "--password-file", "password")
+        assert f" or Default/{project}/{own_desk.first}." in own_desk.error("merge", own_desk.first)
+        own_desk.merge(own_desk.first, "--project", project)
+        assert own_desk.read()["clusters"][0]["cluster"]["server"] == "https://10.0.0.7:6443"
+        own_desk.merge("--all", "--project", "eu-de")
+        servers = [entry["cluster"]["server"] for entry in own_desk.read()["clusters"]]
         assert "https://203.0.113.5:6443" in servers
         assert servers.count("https://10.0.0.7:6443") == 1
     finally:
@@ -400,15 +446,17 @@ def test_the_project_decides_between_clusters_of_one_name(desk: Desk) -> None:
 
 
 @pytest.fixture
-def namesake(desk: Desk) -> Iterator[tuple[str, str]]:
+def namesake(own_desk: Desk) -> Iterator[tuple[str, str]]:
     """A second project eu-de, in another domain, with a second cluster of the same name: domain and cluster id."""
-    operator, domain = desk.user.operator, f"{desk.user.name[-20:]}-acme"
+    operator, domain = own_desk.user.operator, f"{own_desk.user.name[-20:]}-acme"
     operator.output("domain", "create", domain)
     project = str(operator.output_json("project", "create", "eu-de", "--domain", domain)["id"])
-    operator.output("role", "assign", "admin", "--user", desk.user.name, "--project", project)
+    operator.output("role", "assign", "admin", "--user", own_desk.user.name, "--project", project)
     address = ("--internal-url", "https://10.0.0.7:6443", "--server-ca", operator.folder / SERVICE_CA)
-    cluster = str(operator.output_json("cluster", "add", desk.first, "--project", project, *address)["id"])
-    desk.user.output("login", "--password-file", "password")
+    cluster = str(
+        operator.output_json("cluster", "add", own_desk.first, "--project", project, *address)["id"]
+    )
+    own_desk.user.output("login", "--password-file", "password")
     yield domain, cluster
     operator.output("cluster", "remove", cluster, "--yes")
     operator.output("project", "delete", project, "--yes")
@@ -416,79 +464,79 @@ def namesake(desk: Desk) -> Iterator[tuple[str, str]]:
 
 
 def test_two_projects_and_clusters_of_one_name_are_told_apart(
-    desk: Desk, namesake: tuple[str, str], tmp_path: Path
+    own_desk: Desk, namesake: tuple[str, str], tmp_path: Path
 ) -> None:
-    (domain, cluster), first = namesake, desk.ids[desk.first]
-    listed = desk.user.output("clusters", "-o", "wide").splitlines()
+    (domain, cluster), first = namesake, own_desk.ids[own_desk.first]
+    listed = own_desk.user.output("clusters", "-o", "wide").splitlines()
     assert listed[0].split()[:5] == ["NAME", "PROJECT", "DOMAIN", "GROUPS", "LIFETIME"]
-    assert [desk.first, "eu-de", domain, cluster] in [
+    assert [own_desk.first, "eu-de", domain, cluster] in [
         [*line.split()[:3], line.split()[-1]] for line in listed
     ]
-    projects = json.loads(desk.user.output("status", "-o", "json"))["projects"]
+    projects = json.loads(own_desk.user.output("status", "-o", "json"))["projects"]
     assert {(each["domain"], each["name"]) for each in projects} == {("Default", "eu-de"), (domain, "eu-de")}
-    [found] = json.loads(desk.user.output("clusters", "--domain", domain, "-o", "json"))
+    [found] = json.loads(own_desk.user.output("clusters", "--domain", domain, "-o", "json"))
     assert found["id"] == cluster
 
-    desk.user.output("login", "--password-file", "password", "--project", f"{domain}/eu-de")
-    desk.user.output("kubeconfig", "get", desk.first, "--out", tmp_path / "chosen")
+    own_desk.user.output("login", "--password-file", "password", "--project", f"{domain}/eu-de")
+    own_desk.user.output("kubeconfig", "get", own_desk.first, "--out", tmp_path / "chosen")
     chosen = yaml.safe_load((tmp_path / "chosen").read_text())
     assert "https://10.0.0.7:6443" in [each["cluster"]["server"] for each in chosen["clusters"]]
-    desk.user.output("login", "--password-file", "password")
+    own_desk.user.output("login", "--password-file", "password")
 
     for where in ("Default", domain):
-        name = f"{where}/eu-de/{desk.first}"
-        explained = desk.user.output("explain", name)
+        name = f"{where}/eu-de/{own_desk.first}"
+        explained = own_desk.user.output("explain", name)
         assert explained.replace("\n", " ").startswith(
-            f"Allowed: {desk.user.name} gets a certificate for the cluster {name}. "
+            f"Allowed: {own_desk.user.name} gets a certificate for the cluster {name}. "
         )
-    refused = desk.error("merge", desk.first)
+    refused = own_desk.error("merge", own_desk.first)
     both = sorted(f"{each}/eu-de" for each in ("Default", domain))
-    clusters = " or ".join(f"{each}/{desk.first}" for each in both)
-    assert f"have a cluster named {desk.first}. Write {clusters}." in refused
-    assert f"Write {' or '.join(both)}." in desk.error("merge", f"eu-de/{desk.first}")
-    desk.merge("--all")
-    servers = {name: each["server"] for name, each in by_name(desk.read(), "clusters", "cluster").items()}
+    clusters = " or ".join(f"{each}/{own_desk.first}" for each in both)
+    assert f"have a cluster named {own_desk.first}. Write {clusters}." in refused
+    assert f"Write {' or '.join(both)}." in own_desk.error("merge", f"eu-de/{own_desk.first}")
+    own_desk.merge("--all")
+    servers = {name: each["server"] for name, each in by_name(own_desk.read(), "clusters", "cluster").items()}
     assert servers == {
-        f"{domain}/eu-de/{desk.first}": "https://10.0.0.7:6443",
-        f"Default/eu-de/{desk.first}": "https://10.0.0.5:6443",
-        desk.second: "https://203.0.113.5:6443",
+        f"{domain}/eu-de/{own_desk.first}": "https://10.0.0.7:6443",
+        f"Default/eu-de/{own_desk.first}": "https://10.0.0.5:6443",
+        own_desk.second: "https://203.0.113.5:6443",
     }
-    assert "DOMAIN" in desk.user.output("kubeconfig", "list").splitlines()[0]
+    assert "DOMAIN" in own_desk.user.output("kubeconfig", "list").splitlines()[0]
     # The name of a project chooses a context, too.
-    assert f"{domain}/eu-de/{desk.first}" in desk.user.run("kubeconfig", "use", domain).stderr
+    assert f"{domain}/eu-de/{own_desk.first}" in own_desk.user.run("kubeconfig", "use", domain).stderr
     # A short name means each of the two clusters, a full one means one of them.
-    desk.user.output("kubeconfig", "unmerge", f"{domain}/eu-de/{desk.first}")
-    assert len(desk.read()["contexts"]) == 2
+    own_desk.user.output("kubeconfig", "unmerge", f"{domain}/eu-de/{own_desk.first}")
+    assert len(own_desk.read()["contexts"]) == 2
 
     names = set()
     for number, where in enumerate(("Default", domain)):
         options = ("--project", "eu-de", "--domain", where, "--out", tmp_path / str(number))
-        desk.user.output("kubeconfig", "get", desk.first, *options)
+        own_desk.user.output("kubeconfig", "get", own_desk.first, *options)
         names.add(yaml.safe_load((tmp_path / str(number)).read_text())["current-context"])
-    assert names == {f"default-{desk.first}-{key[:8]}" for key in (first, cluster)}
+    assert names == {f"default-{own_desk.first}-{key[:8]}" for key in (first, cluster)}
 
 
 def test_operators_tell_clusters_of_one_name_apart(
-    desk: Desk, namesake: tuple[str, str], tmp_path: Path
+    own_desk: Desk, namesake: tuple[str, str], tmp_path: Path
 ) -> None:
-    (domain, cluster), operator = namesake, desk.user.operator
+    (domain, cluster), operator = namesake, own_desk.user.operator
     assert "DOMAIN" in operator.output("cluster", "list").splitlines()[0]
-    assert operator.output_json("cluster", "show", desk.first, "--domain", domain)["id"] == cluster
+    assert operator.output_json("cluster", "show", own_desk.first, "--domain", domain)["id"] == cluster
     for command in (("cluster", "show"), ("kubernetes", "ca-bundle"), ("kubernetes", "verify")):
-        refused = operator.error(*command, desk.first)
-        assert f" {domain}/eu-de/{desk.first}" in refused
+        refused = operator.error(*command, own_desk.first)
+        assert f" {domain}/eu-de/{own_desk.first}" in refused
     assert "BEGIN CERTIFICATE" in operator.output(
-        "kubernetes", "ca-bundle", desk.first, "--project", "eu-de", "--domain", domain
+        "kubernetes", "ca-bundle", own_desk.first, "--project", "eu-de", "--domain", domain
     )
-    full = f"{domain}/eu-de/{desk.first}"
+    full = f"{domain}/eu-de/{own_desk.first}"
     assert f"remove the cluster {full} ({cluster})" in operator.run("cluster", "remove", full).err
-    assert f"remove the cluster {desk.second} (" in operator.run("cluster", "remove", desk.second).err
-    desk.user.output("kubeconfig", "get", full, "--out", tmp_path / "out")
+    assert f"remove the cluster {own_desk.second} (" in operator.run("cluster", "remove", own_desk.second).err
+    own_desk.user.output("kubeconfig", "get", full, "--out", tmp_path / "out")
     [issued] = operator.output_json("certificate", "list", "--cluster", full)
     assert f" for the cluster {full} (" in operator.run("certificate", "revoke", issued["fingerprint"]).err
     assert f"Delete the project {domain}/eu-de (" in operator.run("project", "delete", f"{domain}/eu-de").err
     done = operator.run(
-        *("kubernetes", "setup", desk.first, "--domain", domain, "--out", tmp_path / "cp"),
+        *("kubernetes", "setup", own_desk.first, "--domain", domain, "--out", tmp_path / "cp"),
         *("--webhook-url", "https://10.0.0.9:8444", "--webhook-ca", operator.folder / SERVICE_CA),
     )
     assert done.code == 0, done.err
@@ -537,7 +585,7 @@ def test_a_file_that_is_no_kubeconfig_stays_as_it_is(desk: Desk, text: str, reas
     assert reason in said
     assert len(said.splitlines()) == 1
     assert desk.config.read_text() == text
-    assert desk.user.issued(desk.ids[desk.first]) == 0
+    assert desk.key_origins(desk.first) == []
 
 
 def test_a_full_disk_leaves_the_file_as_it_is(desk: Desk) -> None:
@@ -566,13 +614,13 @@ def test_without_a_login_nothing_is_written(desk: Desk) -> None:
     assert not desk.config.exists()
 
 
-def test_clusters_without_rights_are_skipped_with_all(desk: Desk) -> None:
-    desk.user.lose_role("admin", desk.ids[desk.first])
-    said = desk.error("merge", "--all")
-    assert f"Skipped Default/eu-de/{desk.first}: " in said
+def test_clusters_without_rights_are_skipped_with_all(own_desk: Desk) -> None:
+    own_desk.user.lose_role("admin", own_desk.ids[own_desk.first])
+    said = own_desk.error("merge", "--all")
+    assert f"Skipped Default/eu-de/{own_desk.first}: " in said
     assert "`clustercert explain" in said
     assert "You get a certificate for none of the clusters." in said
-    assert not desk.config.exists()
+    assert not own_desk.config.exists()
 
 
 def test_the_allowlist_names_the_plugin(desk: Desk) -> None:
@@ -582,9 +630,9 @@ def test_the_allowlist_names_the_plugin(desk: Desk) -> None:
     assert "name:" in text
 
 
-def test_certificate_files_are_renewed_and_removed(desk: Desk) -> None:
-    desk.merge(desk.first, "--files")
-    user = desk.read()["users"][0]["user"]
+def test_certificate_files_are_renewed_and_removed(own_desk: Desk) -> None:
+    own_desk.merge(own_desk.first, "--files")
+    user = own_desk.read()["users"][0]["user"]
     path = Path(user["client-certificate"])
     assert user["client-key"] == str(path)
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
@@ -593,21 +641,21 @@ def test_certificate_files_are_renewed_and_removed(desk: Desk) -> None:
     x509.load_pem_x509_certificate(first)
     load_pem_private_key(first[first.index(b"-----BEGIN PRIVATE KEY") :], password=None)
 
-    assert desk.user.run("refresh").stderr == ""
+    assert own_desk.user.run("refresh").stderr == ""
     assert path.read_bytes() == first, "it is not due"
-    assert desk.user.run("refresh", "--all").stderr == f"Renewed {path}\n"
+    assert own_desk.user.run("refresh", "--all").stderr == f"Renewed {path}\n"
     assert path.read_bytes() != first
     path.write_bytes(b"")
-    assert desk.user.run("refresh").returncode == 0
+    assert own_desk.user.run("refresh").returncode == 0
     assert path.read_bytes() != b""
 
-    logout = desk.user.run("logout")
+    logout = own_desk.user.run("logout")
     assert logout.returncode == 0
     assert f"Certificate files with private keys remain in {path.parent}" in logout.stderr
-    failed = desk.user.run("refresh", "--all")
+    failed = own_desk.user.run("refresh", "--all")
     assert failed.returncode == 3
     assert "Run `clustercert login`." in failed.stderr
-    assert desk.user.run("kubeconfig", "unmerge", desk.first).returncode == 0
+    assert own_desk.user.run("kubeconfig", "unmerge", own_desk.first).returncode == 0
     assert list(path.parent.iterdir()) == []
 
 
@@ -695,8 +743,8 @@ def test_a_list_reads_only_small_regular_files(desk: Desk) -> None:
             user["user"]["client-certificate"] = str(desk.user.home / file)
         desk.config.write_text(yaml.safe_dump(document))
         done = desk.user.run("kubeconfig", "list", "-o", "json", preexec=limit_memory)
-        rows = [(row["context"], row["expires"]) for row in json.loads(done.stdout)]
-        assert sorted(rows) == [(desk.first, None), (desk.second, None)]
+        shown = [(row["context"], row["expires"]) for row in json.loads(done.stdout)]
+        assert sorted(shown) == [(desk.first, None), (desk.second, None)]
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can give a link to another user")
