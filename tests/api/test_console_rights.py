@@ -236,7 +236,7 @@ FORGERIES = {
     "from another host of the site": ({"Sec-Fetch-Site": "same-site"}, "own"),
     "typed or bookmarked": ({"Sec-Fetch-Site": "none"}, "own"),
     "without the header fields of browsers": ({}, "own"),
-    "from another origin": ({"Origin": "https://evil.example"}, "own"),
+    "from another origin": ({"Origin": "http://elsewhere.test:8080"}, "own"),
     "from an unknown origin": ({"Origin": "null"}, "own"),
     "from another site with the right origin": (
         {"Sec-Fetch-Site": "cross-site", "Origin": BASE_URL},
