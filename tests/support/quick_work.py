@@ -5,6 +5,8 @@ from collections.abc import Iterator
 
 import pytest
 
+from clustercert.jobs import sealing
+from clustercert.kubernetes.webhook import credential_usage
 from clustercert.store.engine.generation import Generation
 
 
@@ -15,4 +17,13 @@ def quick_propagation() -> Iterator[None]:
         patch.setattr(Generation, "INTERVAL", 0.05)
         patch.setattr(Generation, "STALE_AFTER", 0.1)
         patch.setattr(Generation, "PROPAGATION", 0.15)
+        yield
+
+
+@contextlib.contextmanager
+def quick_audit() -> Iterator[None]:
+    """Events are sealed, and reported credentials are stored, after 0.1 seconds instead of one and three."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sealing, "SEAL_SECONDS", 0.1)
+        patch.setattr(credential_usage, "FLUSH_SECONDS", 0.1)
         yield
