@@ -105,9 +105,6 @@ class RealOpenBao:
     def revoke(self, token: str) -> None:
         self.request("POST", "auth/token/revoke", {"token": token})
 
-    def seconds_left(self, token: str) -> int:
-        return int(self.request("POST", "auth/token/lookup", {"token": token})["data"]["ttl"])
-
     def new_signer(self, name: str = "token") -> dict[str, object]:
         """Settings of the signer `transit`, with a token that has the signer's policy and no other right."""
         if f"{CA_MOUNT}/" not in self.request("GET", "sys/mounts")["data"]:
