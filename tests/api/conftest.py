@@ -14,9 +14,17 @@ from clustercert.wiring import open_components
 from support import world as worlds
 from support.administration import Administration
 from support.keystone import Keystone, KeystoneData, new_data
+from support.quick_work import quick_audit
 from support.revocation_client import RevocationClient
 from support.service import Service
 from support.world import World, settings
+
+
+@pytest.fixture(scope="module", autouse=True)
+def audit() -> Iterator[None]:
+    """Many tests wait for events."""
+    with quick_audit():
+        yield
 
 
 @pytest.fixture(scope="session")

@@ -15,7 +15,6 @@ from clustercert.merkle.tree import leaf_hash, verify_consistency, verify_inclus
 from support import world as worlds
 from support.audit_api import EVERYWHERE, LOG, got, head, issue, of_project, sealed
 from support.merkle_frontier import Frontier
-from support.quick_work import quick_audit
 from support.sealer_process import root
 from support.service import Service
 from support.stores import rows
@@ -30,7 +29,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> World:
 
 @pytest.fixture(scope="module")
 def client(world: World) -> Iterator[httpx.Client]:
-    with quick_audit(), Service(world.settings()).running() as service:
+    with Service(world.settings()).running() as service:
         # The tests assume a log with events, whichever is run first.
         head(service.client)
         yield service.client

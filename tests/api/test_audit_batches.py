@@ -16,16 +16,9 @@ from support import world as worlds
 from support.audit_api import EVERYWHERE, got, sealed
 from support.audit_batches import MEBIBYTE, STALLS, Sender, is_alerted, master, webhook_token
 from support.kubernetes_messages import audit_event, credential_id, event_list
-from support.quick_work import quick_audit
 from support.service import Service
 from support.wait import eventually
 from support.world import World
-
-
-@pytest.fixture(scope="module", autouse=True)
-def audit() -> Iterator[None]:
-    with quick_audit():
-        yield
 
 
 @pytest.fixture(scope="module")
