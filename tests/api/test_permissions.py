@@ -9,6 +9,7 @@ from clustercert.model import Actor, Origin
 from clustercert.wiring import open_components
 from support import world as worlds
 from support.access_table import API_SERVERS, PEOPLE, Cell, CellRequests, cells, operations
+from support.quick_work import quick_passwords
 from support.request_client import OFFERED_TO_ALL
 from support.service import Service
 from support.world import ACTOR, World
@@ -20,7 +21,9 @@ CELLS = cells("People", PEOPLE) + cells("API servers", API_SERVERS)
 def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[CellRequests]:
     world = worlds.make(tmp_path_factory.mktemp("rights"))
     tokens = asyncio.run(webhook_tokens(world))
-    with Service(world.settings(metrics={}, policy=OFFERED_TO_ALL)).running() as service:
+    settings = world.settings(metrics={}, policy=OFFERED_TO_ALL)
+    # Many cells are about a new token or user.
+    with quick_passwords(), Service(settings).running() as service:
         yield CellRequests(world, service.client, tokens)
 
 

@@ -1,13 +1,15 @@
-"""Background work of services that runs in a fraction of a second, so that tests hardly wait for it."""
+"""Makes work of services short, where tests would only wait for it."""
 
 import contextlib
 from collections.abc import Iterator
 
 import pytest
 
+from clustercert.identity.passwords import Passwords
 from clustercert.jobs import sealing
 from clustercert.kubernetes.webhook import credential_usage
 from clustercert.store.engine.generation import Generation
+from support.accounts import CHEAP
 
 
 @contextlib.contextmanager
@@ -26,4 +28,12 @@ def quick_audit() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(sealing, "SEAL_SECONDS", 0.1)
         patch.setattr(credential_usage, "FLUSH_SECONDS", 0.1)
+        yield
+
+
+@contextlib.contextmanager
+def quick_passwords() -> Iterator[None]:
+    """Services that are started in this block hash passwords with little work."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Passwords.__init__, "__defaults__", (CHEAP,))
         yield
