@@ -33,10 +33,17 @@ KEK = "transit/clustercert"
 BY = Actor("cli:test", ORIGIN)
 
 
-@pytest.fixture
-def server(tmp_path: Path) -> Iterator[RealOpenBao]:
-    with openbao.running(tmp_path / "openbao") as server:
+@pytest.fixture(scope="module")
+def interrupted(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RealOpenBao]:
+    with openbao.running(tmp_path_factory.mktemp("interrupted") / "openbao") as server:
         yield server
+
+
+@pytest.fixture
+def server(interrupted: RealOpenBao) -> RealOpenBao:
+    """A server that works at first, whatever another test did to it."""
+    interrupted.restore()
+    return interrupted
 
 
 @pytest.fixture(scope="module")

@@ -80,6 +80,14 @@ class RealOpenBao:
         """End an outage."""
         {"killed": self.start, "suspended": self.resume, "sealed": self.unseal}[outage]()
 
+    def restore(self) -> None:
+        """Let a killed, suspended or sealed server work again."""
+        if self.process is None or self.process.poll() is not None:
+            self.start()
+        else:
+            self.resume()
+            self.unseal()
+
     def seal(self) -> None:
         self.request("PUT", "sys/seal")
 
