@@ -137,7 +137,7 @@ def message_receiver(
             )
         scheme = "http" if identity is None else "https"
         receiver.url = f"{scheme}://127.0.0.1:{server.server_address[1]}"
-        thread = threading.Thread(target=server.serve_forever, daemon=True)
+        thread = threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True)
         thread.start()
         try:
             yield receiver
