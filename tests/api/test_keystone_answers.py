@@ -10,7 +10,7 @@ import pytest
 
 from support.keystone_double import Answer, problem
 from support.keystone_site import Site, groups, running
-from support.wait import eventually
+from support.wait import SECONDS, eventually
 
 
 @pytest.fixture(scope="module")
@@ -24,7 +24,7 @@ def test_many_requests_with_one_new_token_ask_once(site: Site) -> None:
     entered = threading.Event()
 
     def slowly(request: Any) -> Answer:
-        entered.wait(10)
+        entered.wait(SECONDS)
         return site.keystone.known(request)
 
     site.keystone.overrides["/v3/auth/tokens"] = slowly
