@@ -15,6 +15,7 @@ from clustercert.http.console import rendering
 from support import console_site
 from support.console_crawl import crawl, session_of
 from support.console_site import MARKS
+from support.quick_work import quick_passwords
 
 # The frame of all pages, what is shown without a login or after a failure, and a part of other pages.
 WITHOUT_NAMES = {"base.html", "login.html", "error.html", "sentence.html"}
@@ -109,7 +110,7 @@ def renderings(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Renderings]
         found.append((template, values))
         return rendered(template, values)
 
-    with console_site.running_here(tmp_path_factory.mktemp("site")) as site:
+    with quick_passwords(), console_site.running_here(tmp_path_factory.mktemp("site")) as site:
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(rendering, "rendered", recorded)
             # The links of a member lead to another page about the cluster.
