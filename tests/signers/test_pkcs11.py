@@ -411,6 +411,7 @@ async def test_a_stopped_daemon_occupies_a_bounded_number_of_threads(hsm: tokens
         await wait_until_all_succeed(signer, ca)
 
 
+@pytest.mark.full
 @tokens.needs_network_hsm
 async def test_a_daemon_that_is_killed_while_it_is_stopped_comes_back(hsm: tokens.NetworkHsm) -> None:
     ca = await new_ca(hsm.token)
