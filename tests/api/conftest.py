@@ -10,11 +10,12 @@ import httpx
 import pytest
 
 from clustercert.custody.keks import write_new_kek_file
+from clustercert.server import reloading
 from clustercert.wiring import open_components
 from support import world as worlds
 from support.administration import Administration
 from support.keystone import Keystone, KeystoneData, new_data
-from support.quick_work import quick_audit
+from support.quick_work import quick_audit, quick_propagation
 from support.revocation_client import RevocationClient
 from support.service import Service
 from support.world import World, settings
@@ -25,6 +26,20 @@ def audit() -> Iterator[None]:
     """Many tests wait for events."""
     with quick_audit():
         yield
+
+
+@pytest.fixture
+def quick_logout() -> Iterator[None]:
+    """A logout waits for stale caches, which end after a fraction of a second during the test."""
+    with quick_propagation():
+        yield
+
+
+@pytest.fixture
+def quick_retries(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Services that are started after this try a failed reload again after 0.05 seconds, instead of two."""
+    monkeypatch.setattr(reloading, "FIRST_SECONDS", 0.05)
+    monkeypatch.setattr(reloading, "POLL_SECONDS", 0.05)
 
 
 @pytest.fixture(scope="session")

@@ -318,6 +318,7 @@ def test_a_worker_that_starts_with_exempted_groups_says_so(
     assert (line["count"], line["clusters"]) == (1, ["tests/eu-de/plain (oncall-* for {group})"])
 
 
+@pytest.mark.usefixtures("quick_retries")
 def test_a_policy_that_cannot_be_recorded_applies_once_the_database_is_back(running: Running) -> None:
     database, failed = running.source.world.database, running.count("settings", "failed")
     execute(database, "ALTER TABLE audit_event RENAME TO away")

@@ -207,6 +207,7 @@ def test_after_a_reload_no_new_domain_has_the_name_of_an_issuer(running: Running
     assert create() == 201
 
 
+@pytest.mark.usefixtures("quick_retries")
 def test_issuers_that_can_not_be_recorded_do_not_apply(running: Running) -> None:
     running.reload(running.of(running.sso))
     execute(running.world.database, "ALTER TABLE audit_event RENAME TO away")
