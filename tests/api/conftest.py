@@ -12,10 +12,10 @@ import pytest
 from clustercert.custody.keks import write_new_kek_file
 from clustercert.server import reloading
 from clustercert.wiring import open_components
+from support import quick_work
 from support import world as worlds
 from support.administration import Administration
 from support.keystone import Keystone, KeystoneData, new_data
-from support.quick_work import quick_audit, quick_propagation
 from support.revocation_client import RevocationClient
 from support.service import Service
 from support.world import World, settings
@@ -24,14 +24,14 @@ from support.world import World, settings
 @pytest.fixture(scope="module", autouse=True)
 def audit() -> Iterator[None]:
     """Many tests wait for events."""
-    with quick_audit():
+    with quick_work.quick_audit():
         yield
 
 
 @pytest.fixture
-def quick_logout() -> Iterator[None]:
-    """A logout waits for stale caches, which end after a fraction of a second during the test."""
-    with quick_propagation():
+def quick_propagation() -> Iterator[None]:
+    """Logouts and removals wait for stale caches, which end after a fraction of a second during the test."""
+    with quick_work.quick_propagation():
         yield
 
 

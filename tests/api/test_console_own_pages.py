@@ -378,7 +378,7 @@ def test_wrong_old_passwords_count_as_failed_logins(site: Site) -> None:
     assert statuses[-1] == 429
 
 
-@pytest.mark.usefixtures("quick_logout")
+@pytest.mark.usefixtures("quick_propagation")
 def test_log_out_everywhere_shows_what_ends_and_ends_it(newcomer: Newcomer) -> None:
     here, other = newcomer.browser(), newcomer.browser()
     page = f"{ACCOUNT}/log-out-everywhere"

@@ -108,7 +108,7 @@ def test_users_list_and_end_their_own_sessions(service: Service, client: httpx.C
     assert not is_refused(service, foreign)
 
 
-@pytest.mark.usefixtures("quick_logout")
+@pytest.mark.usefixtures("quick_propagation")
 @pytest.mark.parametrize("what", ["block", "new password", "own password", "logout everywhere"])
 def test_sessions_end_on_all_workers(
     service: Service, world: World, service_with: Callable[..., Service], what: str

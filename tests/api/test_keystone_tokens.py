@@ -77,7 +77,7 @@ def test_a_user_of_keystone_cannot_have_the_id_of_a_built_in_one(site: Site) -> 
     assert site.post(site.token(user_id)).status_code == 401
 
 
-@pytest.mark.usefixtures("quick_logout")
+@pytest.mark.usefixtures("quick_propagation")
 def test_a_user_who_logs_out_everywhere_needs_a_newer_token(site: Site) -> None:
     user_id = site.user("member")
     old, other = site.token(user_id), site.token(site.user("member"))

@@ -19,11 +19,12 @@ from clustercert.wiring import Components, open_components
 from support import world as worlds
 from support.keystone import Keystone, in_project
 from support.oidc import IssuerServer
-from support.quick_work import quick_propagation
 from support.service import Service
 from support.stores import Store
 from support.wait import eventually
 from support.world import World
+
+pytestmark = pytest.mark.usefixtures("quick_propagation")
 
 PATH = "/clustercert/v1/caller/logout"
 CALLER = "/clustercert/v1/caller"
@@ -86,12 +87,6 @@ class BuiltInUser:
     def issue(self, cluster: str, headers: dict[str, str]) -> None:
         path = self.site.world.path(cluster)
         self.site.client.post(path, json={"duration": 1}, headers=headers).raise_for_status()
-
-
-@pytest.fixture(scope="module", autouse=True)
-def propagation() -> Iterator[None]:
-    with quick_propagation():
-        yield
 
 
 @pytest.fixture(scope="module")

@@ -1,7 +1,6 @@
 """A user who leaves a group, or loses a role, keeps their certificates unless the request revokes them."""
 
 import asyncio
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -14,9 +13,10 @@ from clustercert.model.errors import Unavailable
 from clustercert.store.access_controls import AccessQueries
 from clustercert.store.revocations import RevocationQueries
 from support.administration import unique
-from support.quick_work import quick_propagation
 from support.revocation_client import OWN, RevocationClient
 from support.stores import Store
+
+pytestmark = pytest.mark.usefixtures("quick_propagation")
 
 
 def send(place: RevocationClient, method: str, path: str, who: str = "operator") -> Any:
@@ -42,12 +42,6 @@ def failing(real: Any, *, first: int) -> Any:
         return await real(*args, **named)
 
     return fail
-
-
-@pytest.fixture(scope="module", autouse=True)
-def propagation() -> Iterator[None]:
-    with quick_propagation():
-        yield
 
 
 @pytest.fixture

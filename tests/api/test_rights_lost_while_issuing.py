@@ -22,6 +22,8 @@ from support.stores import Store
 from support.wait import SECONDS, eventually
 from support.world import World
 
+pytestmark = pytest.mark.usefixtures("quick_propagation")
+
 _numbers = itertools.count(1)
 
 
