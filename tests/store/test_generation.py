@@ -298,3 +298,9 @@ async def test_a_store_that_is_being_restored_ends_no_watch(database: Database, 
             await eventually_async(lambda: logs)
             store.execute("INSERT INTO generation (id, value) VALUES (1, ?)", value)
             await eventually_async(database.generation.fresh)
+
+
+def test_a_change_applies_within_a_second_and_who_waits_for_it_waits_longer() -> None:
+    """Other tests shorten these times."""
+    assert Generation.STALE_AFTER == 1.0
+    assert Generation.PROPAGATION == Generation.STALE_AFTER + Generation.INTERVAL > 1.0
