@@ -18,7 +18,7 @@ from support.wait import line_with
 
 pytestmark = pytest.mark.slow
 # Commands at the same time, each in a process of its own. Twenty calls of a real kubectl are a test too.
-PARALLEL = 5
+PARALLEL = 3
 
 
 @pytest.fixture(scope="module")
