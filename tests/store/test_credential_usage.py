@@ -525,6 +525,37 @@ async def test_an_unexpected_error_does_not_end_the_writing(
     assert [(log["log_level"], log["exc_info"]) for log in logs] == [("error", True)]
 
 
+class Waiting(CredentialUsageQueries):
+    """Does something during its first write."""
+
+    meanwhile: Callable[[], None]
+
+    async def add(self, uses: Sequence[Use]) -> None:
+        if len(uses) == 1:
+            self.meanwhile()
+            self.meanwhile = lambda: None
+        await super().add(uses)
+
+
+async def test_a_use_reported_during_the_writing_before_the_end_is_written(
+    database: Database, store: Store, known: CredentialCache, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(webhook_usage, "FLUSH_SECONDS", 0)
+    queries, stop = Waiting(database), asyncio.Event()
+    usage = CredentialUsage(queries, lambda: NOW, POLICY_GROUPS)
+    late = await recorded(database)
+    late_use = await seen(known, late, NOW)
+
+    def end() -> None:
+        usage.report(late_use)
+        stop.set()
+
+    queries.meanwhile = end
+    usage.report(await seen(known, await recorded(database), NOW))
+    await usage.watch(stop)
+    assert times(store, late) == (store.time(NOW), store.time(NOW))
+
+
 async def used_after_revocation(
     known: CredentialCache,
     record: CertificateRecord,

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from clustercert.audit.refusals import OTHER, RepeatedRefusals
+from clustercert.audit.refusals import OTHER, RepeatedRefusals, flush_until_stopped
 from clustercert.background import running
 from clustercert.model import Actor, Origin
 from clustercert.model.errors import Unavailable
@@ -104,3 +104,14 @@ async def test_a_stopping_worker_records_its_counts(database: Database, store: S
         await asyncio.sleep(0)
         repeats.is_repeated(refusal())
     assert len(repeated(store)) == 1
+
+
+async def test_a_stop_during_a_flush_is_followed_by_another_flush() -> None:
+    stop, stopped = asyncio.Event(), list[bool]()
+
+    async def flush() -> None:
+        stopped.append(stop.is_set())
+        stop.set()
+
+    await flush_until_stopped(flush, 0, stop)
+    assert stopped == [False, True]

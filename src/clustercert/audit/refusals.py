@@ -53,8 +53,11 @@ async def flush_until_stopped(
     flush: Callable[[], Awaitable[None]], seconds: float, stop: asyncio.Event
 ) -> None:
     """Call `flush` periodically until `stop` is set, and then once more. Ignores Unavailable from `flush`."""
-    while not stop.is_set():
+    is_last = False
+    while not is_last:
         await wait_for_stop(stop, seconds)
+        # A flush during which `stop` is set is not the last one: refusals may have come in the meantime.
+        is_last = stop.is_set()
         with contextlib.suppress(Unavailable):
             await flush()
 

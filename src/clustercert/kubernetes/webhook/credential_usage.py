@@ -204,10 +204,13 @@ class CredentialUsage:
 
     async def watch(self, stop: asyncio.Event) -> None:
         """Flush every few seconds until `stop` is set, then once more."""
-        while not stop.is_set():
+        is_last = False
+        while not is_last:
             await wait_for_stop(stop, FLUSH_SECONDS)
+            # A flush during which `stop` is set is not the last one: reports may have come in the meantime.
+            is_last = stop.is_set()
             try:
-                await self.flush(is_last=stop.is_set())
+                await self.flush(is_last=is_last)
             except Unavailable as failure:
                 logger.warning("recording credential usage failed", cause=repr(failure.__cause__))
             except Exception:
