@@ -2,7 +2,6 @@
 
 import asyncio
 import contextlib
-import signal
 import sqlite3
 import threading
 from collections.abc import AsyncIterator
@@ -21,7 +20,7 @@ from clustercert.store.engine.database import Database
 from clustercert.store.engine.writer import NothingBegun
 from clustercert.store.ledger import Ledger
 from support.stores import Store, certificate_record, child, event, patient, rows, sqlite_url, start
-from support.wait import SECONDS
+from support.wait import SECONDS, suspend
 
 
 @pytest.fixture
@@ -195,7 +194,7 @@ async def test_nothing_begins_while_another_process_holds_the_lock(
         start(other)
         assert other.stdout is not None
         assert other.stdout.readline() == "inside\n"
-        other.send_signal(signal.SIGSTOP)
+        suspend(other.pid)
         with pytest.raises(NothingBegun):
             await write()
         assert names(file) == []

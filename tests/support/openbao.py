@@ -16,7 +16,7 @@ from cryptography import x509
 from clustercert.issuance.signers.transit import access_policy
 from support.certificate_authority import Authority
 from support.ports import port_of, reserve
-from support.wait import SECONDS, eventually
+from support.wait import SECONDS, eventually, suspend
 
 ENVIRONMENT = Path(__file__).parents[2] / ".venvs" / "openbao"
 _PAGE = (Path(__file__).parents[2] / "docs" / "keys.md").read_text()
@@ -66,7 +66,7 @@ class RealOpenBao:
     def suspend(self) -> None:
         """Stop the server so that its connections hang."""
         assert self.process is not None
-        self.process.send_signal(signal.SIGSTOP)
+        suspend(self.process.pid)
 
     def resume(self) -> None:
         assert self.process is not None

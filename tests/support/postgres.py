@@ -26,7 +26,7 @@ from sqlalchemy.engine import URL, make_url
 
 from support import ports
 from support.processes import has_ended
-from support.wait import SECONDS, eventually
+from support.wait import SECONDS, eventually, suspend
 
 T = TypeVar("T")
 
@@ -146,7 +146,7 @@ class Server:
         pids = (self.process.pid, *self._children())
         for pid in pids:
             with contextlib.suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGSTOP)
+                suspend(pid)
         try:
             yield
         finally:

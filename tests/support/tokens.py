@@ -17,6 +17,7 @@ import pytest
 
 from bench import relay
 from support import ports
+from support.wait import suspend
 
 SOFTHSM = Path("/usr/lib/softhsm/libsofthsm2.so")
 PROXY = Path("/usr/lib/libpkcs11-proxy.so.0")
@@ -139,11 +140,7 @@ class NetworkHsm:
     def stop(self) -> None:
         """Stop the daemon: calls hang until `resume`."""
         assert self._daemon is not None
-        self._daemon.send_signal(signal.SIGSTOP)
-        # Its threads go on for a moment.
-        threads = Path(f"/proc/{self._daemon.pid}/task")
-        while any("State:\tT" not in (each / "status").read_text() for each in threads.iterdir()):
-            time.sleep(0.01)
+        suspend(self._daemon.pid)
 
     def resume(self) -> None:
         assert self._daemon is not None

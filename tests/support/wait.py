@@ -2,8 +2,11 @@
 
 import asyncio
 import inspect
+import os
+import signal
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import IO, TypeVar
 
 T = TypeVar("T")
@@ -32,6 +35,29 @@ async def eventually_async(condition: Callable[[], object], seconds: float = SEC
             return value
         assert time.monotonic() < deadline, f"the condition does not hold after {seconds} s"
         await asyncio.sleep(_INTERVAL)
+
+
+def suspend(pid: int) -> None:
+    """Stop a process with SIGSTOP, and return when none of its threads runs.
+
+    On a busy machine, its threads go on for a moment, and may answer a request meanwhile. Raises ProcessLookupError.
+    """
+    os.kill(pid, signal.SIGSTOP)
+    threads = Path(f"/proc/{pid}/task")
+
+    def stands_still() -> bool:
+        try:
+            return all(_state(each) in "TZX" for each in threads.iterdir())
+        except (FileNotFoundError, ProcessLookupError):
+            # A thread, or the process, ended meanwhile.
+            return not threads.exists()
+
+    eventually(stands_still)
+
+
+def _state(thread: Path) -> str:
+    """T is stopped, Z and X have ended. Source: proc_pid_stat(5)."""
+    return (thread / "stat").read_text().rpartition(")")[2].split()[0]
 
 
 def line_with(stream: IO[str] | None, text: str) -> str:

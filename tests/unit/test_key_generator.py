@@ -14,6 +14,7 @@ from clustercert.pki import key_generator
 from clustercert.pki.key_generator import RsaKeyGenerator, new_key_generator
 from clustercert.pki.keys import KeyGenerator, key_type_of
 from support.leaf_checks import spki
+from support.wait import suspend
 
 ELLIPTIC: tuple[KeyType, ...] = ("ec-p256", "ec-p384", "ed25519")
 
@@ -132,7 +133,7 @@ async def test_a_child_process_killed_while_it_works_is_unavailable() -> None:
         await keys.new_key()
         asked = child_of(keys)
         # It must not have answered before it is killed.
-        os.kill(asked.pid, signal.SIGSTOP)
+        suspend(asked.pid)
         making = asyncio.ensure_future(keys.new_key())
         await asyncio.sleep(0)  # the question is on its way
         os.kill(asked.pid, signal.SIGKILL)

@@ -16,6 +16,7 @@ from cryptography import x509
 
 from support import ports
 from support.certificate_authority import Authority
+from support.wait import suspend
 
 ROOT = Path(__file__).resolve().parents[3]
 PYTHON = ROOT / ".venvs" / "keystone" / "bin" / "python"
@@ -131,7 +132,7 @@ class RealKeystone:
     def hanging(self) -> Iterator[None]:
         """Let it answer nothing during the block, though its kernel accepts connections."""
         assert self._process is not None
-        self._process.send_signal(signal.SIGSTOP)
+        suspend(self._process.pid)
         try:
             yield
         finally:
