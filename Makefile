@@ -12,7 +12,7 @@ help: ## show this list
 demo: runtime ## start a service to try, and issue a first kubeconfig (ARGS="--port 8080")
 	@.venv/bin/clustercert demo $(ARGS)
 
-test: dev clients chromium openssl ## run every layer, and each promise once with its real part, in about 10 minutes on two processors
+test: dev clients chromium openssl ## run every layer, and each promise once with its real part, in about 7 minutes on two processors
 	@.venv/bin/python scripts/run_tests.py test
 
 test-all: dev clients huaweicloud-nodejs chart issuers keystone openbao openssl softhsm haproxy pgbouncer patroni promtool chromium shells gophercloud podman gnupg uv site-tools ## run the tests with every real part, as CI does (25 minutes on two processors, with make check)
