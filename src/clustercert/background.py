@@ -63,6 +63,18 @@ async def wait_for_stop(stop: asyncio.Event, seconds: float) -> None:
             await stop.wait()
 
 
+async def until_stopped(stop: asyncio.Event, seconds: float) -> AsyncIterator[bool]:
+    """Yield False every `seconds` until `stop` is set, and then True once: the last time.
+
+    A time during which `stop` is set is not the last one, because work may have come in meanwhile.
+    """
+    is_last = False
+    while not is_last:
+        await wait_for_stop(stop, seconds)
+        is_last = stop.is_set()
+        yield is_last
+
+
 class LoopThread:
     """An event loop in a thread of its own, for work that another host can make slow. The first work starts the thread.
 

@@ -11,7 +11,7 @@ from typing import Protocol, cast
 
 import structlog
 
-from clustercert.background import wait_for_stop
+from clustercert.background import until_stopped
 from clustercert.model import Actor, AuditEvent, Caller, IssueRequest, Origin
 from clustercert.model.errors import (
     ClustercertError,
@@ -53,11 +53,7 @@ async def flush_until_stopped(
     flush: Callable[[], Awaitable[None]], seconds: float, stop: asyncio.Event
 ) -> None:
     """Call `flush` periodically until `stop` is set, and then once more. Ignores Unavailable from `flush`."""
-    is_last = False
-    while not is_last:
-        await wait_for_stop(stop, seconds)
-        # A flush during which `stop` is set is not the last one: refusals may have come in the meantime.
-        is_last = stop.is_set()
+    async for _ in until_stopped(stop, seconds):
         with contextlib.suppress(Unavailable):
             await flush()
 

@@ -14,7 +14,7 @@ from itertools import islice
 
 import structlog
 
-from clustercert.background import wait_for_stop
+from clustercert.background import until_stopped
 from clustercert.kubernetes.webhook.audit_events import Approval
 from clustercert.kubernetes.webhook.pending_reports import ObservedUse, PendingReports, PendingUnknown
 from clustercert.model import Actor, Origin
@@ -204,11 +204,7 @@ class CredentialUsage:
 
     async def watch(self, stop: asyncio.Event) -> None:
         """Flush every few seconds until `stop` is set, then once more."""
-        is_last = False
-        while not is_last:
-            await wait_for_stop(stop, FLUSH_SECONDS)
-            # A flush during which `stop` is set is not the last one: reports may have come in the meantime.
-            is_last = stop.is_set()
+        async for is_last in until_stopped(stop, FLUSH_SECONDS):
             try:
                 await self.flush(is_last=is_last)
             except Unavailable as failure:
