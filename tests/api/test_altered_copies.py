@@ -16,7 +16,6 @@ from cryptography.hazmat.primitives.serialization import Encoding
 
 from clustercert.identity.tokens import ByPassword, ProjectScope
 from clustercert.kubernetes.setup.authorization import match_conditions
-from clustercert.kubernetes.webhook import credential_usage
 from clustercert.model import (
     CREDENTIAL_PREFIX,
     Actor,
@@ -298,9 +297,7 @@ def own(tmp_path_factory: pytest.TempPathFactory) -> World:
 
 @pytest.fixture(scope="module")
 def service(own: World) -> Iterator[Service]:
-    with pytest.MonkeyPatch.context() as patch, Service(own.settings()).running() as running:
-        # Credential usage is stored at once, so that tests need not wait for it.
-        patch.setattr(credential_usage, "FLUSH_SECONDS", 0.1)
+    with Service(own.settings()).running() as running:
         yield running
 
 

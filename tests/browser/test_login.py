@@ -9,10 +9,10 @@ from support import console_site
 from support.browser import Browser, Scheme, Tab
 from support.console_site import ConsoleSite
 
-WIDTHS = (320, 1280)
-SCHEMES: tuple[Scheme, ...] = ("light", "dark")
 pytestmark = pytest.mark.full
 
+WIDTHS = (320, 1280)
+SCHEMES: tuple[Scheme, ...] = ("light", "dark")
 # What Chromium logs for the answer to a wrong password.
 REFUSED = "status of 401"
 

@@ -215,7 +215,7 @@ def test_a_password_file_that_others_can_read_is_named(tmp_path: Path) -> None:
 
 def test_closed_standard_output_is_no_error(operator: Operator) -> None:
     operator.output("user", "create", "alice", "--no-password")
-    # Otherwise the first file that is opened, the database, would be standard output.
+    # If the output stayed closed, the first file that is opened, the database, would take its place.
     command = [*COMMAND, "--config", str(operator.config), "user", "list", "--local"]
     done = subprocess.run(
         ["sh", "-c", '"$@" >&-', "sh", *command],

@@ -186,7 +186,7 @@ async def test_an_outage_is_temporary(tmp_path: Path) -> None:
             async with signer_of(server, timeout=1) as signer:
                 await eventually_async(functools.partial(signs, signer, ca))
                 server.interrupt(outage)
-                # A suspended server lets each of them wait for a second.
+                # Each of them waits for a second while the server is suspended.
                 attempts = issue(signer, ca), new_ca(signer), signer.custody(ca), signer.delete_key(ca)
                 await asyncio.gather(*(assert_unavailable(server, attempt) for attempt in attempts))
                 server.recover(outage)

@@ -526,7 +526,7 @@ async def test_an_unexpected_error_does_not_end_the_writing(
 
 
 class Waiting(CredentialUsageQueries):
-    """Does something during its first write."""
+    """Calls `meanwhile` during the first write of one use."""
 
     meanwhile: Callable[[], None]
 

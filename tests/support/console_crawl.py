@@ -22,7 +22,7 @@ STATIC = f"{PREFIX}/static/{{name}}"
 ANYTHING = f"{PREFIX}/{{rest:path}}"
 # Pages that everybody may open, and which need not be linked.
 SEEDS = (PREFIX, f"{PREFIX}/clusters", f"{PREFIX}/account")
-# Lists of certificates have many links to the same route. By default, so many of them are followed.
+# Lists of certificates have many links to the same route. By default, at most this many of them are followed.
 PER_ROUTE = 12
 
 
