@@ -19,8 +19,8 @@ from clustercert.merkle.tree import leaf_hash, verify_consistency, verify_inclus
 from clustercert.model import Actor
 from clustercert.model.events.administration import RevocationChanged
 from clustercert.store import tables
-from clustercert.store.events import event_row
-from clustercert.store.evidence import EvidenceQueries
+from clustercert.store.audit.events import event_row
+from clustercert.store.audit.evidence import EvidenceQueries
 from clustercert.wiring import Components, open_components
 
 # Sizes of the log, in events.

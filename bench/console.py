@@ -29,7 +29,7 @@ from clustercert.identity.tokens import ByPassword
 from clustercert.store import tables
 from clustercert.store.engine.database import Database
 from clustercert.store.engine.queries import BATCH
-from clustercert.store.entities import Reference
+from clustercert.store.identity.entities import Reference
 from clustercert.wiring import open_components
 
 CERTIFICATES = 10_000

@@ -29,8 +29,8 @@ from clustercert.model.events.issuance import CertificateIssued, CertificateRefu
 from clustercert.policy.decision import Policy
 from clustercert.policy.rule_settings import PolicySettings
 from clustercert.store import tables
-from clustercert.store.clusters import require_cluster
-from clustercert.store.events import event_row
+from clustercert.store.audit.events import event_row
+from clustercert.store.clusters.registry import require_cluster
 from clustercert.wiring import Components, open_components
 
 RULES = 100

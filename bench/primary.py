@@ -19,9 +19,9 @@ from bench import bulk, postgres, traffic, world
 from clustercert.model import Actor, CertificateRecord, Revocation, new_id
 from clustercert.model.events.administration import RevocationChanged
 from clustercert.store import tables
+from clustercert.store.certificates.ledger import Ledger
+from clustercert.store.certificates.revocations import RevocationQueries
 from clustercert.store.engine.database import Database
-from clustercert.store.ledger import Ledger
-from clustercert.store.revocations import RevocationQueries
 
 DATABASE = "primary"
 AT_ONCE = 64

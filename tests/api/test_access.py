@@ -15,7 +15,7 @@ from clustercert.certificates.access import AccessReports
 from clustercert.model import ClusterOptions, rfc3339, utc_now
 from clustercert.model.choices import WebhookMode
 from clustercert.pki.certificates import fingerprint
-from clustercert.store.access_reports import AccessReportQueries
+from clustercert.store.certificates.access_reports import AccessReportQueries
 from clustercert.store.engine.database import Database
 from support import world as worlds
 from support.leaf_checks import credential_number_of, leaf_of

@@ -31,7 +31,7 @@ from clustercert.model import (
 from clustercert.model.clusters import Registration
 from clustercert.pki.keys import key_pem, load_key_der, new_key
 from clustercert.pki.leaf import der_fingerprint, new_serial
-from clustercert.store.entities import Reference
+from clustercert.store.identity.entities import Reference
 from clustercert.wiring import Components, open_components
 from support import altered_certificates
 from support import world as worlds

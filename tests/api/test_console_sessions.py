@@ -12,7 +12,7 @@ from clustercert.identity.sessions import session_id
 from clustercert.identity.tokens import ByPassword
 from clustercert.issuance.signers.ca_keys import KeySigner
 from clustercert.model.errors import Unauthenticated
-from clustercert.store.entities import Reference
+from clustercert.store.identity.entities import Reference
 from support import keystone_site
 from support.accounts import ORIGIN
 from support.console_sessions import ask, services_of

@@ -19,7 +19,7 @@ from clustercert.model.errors import NotFound
 from clustercert.pki.certificates import fingerprint
 from clustercert.policy.lifetime import BACKDATE
 from clustercert.policy.templates import is_plain_text
-from clustercert.store.revocations import CrlQueries
+from clustercert.store.certificates.revocations import CrlQueries
 from clustercert.wiring import open_components
 from support import world as worlds
 from support.leaf_checks import leaf_of, openssl

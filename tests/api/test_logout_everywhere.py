@@ -13,8 +13,8 @@ import pytest
 from clustercert.authn.oidc.issuers import derived_id
 from clustercert.model import Actor, FederatedDomain, IssueRequest, Origin, User
 from clustercert.model.errors import TooManyRequests
-from clustercert.store import logins
 from clustercert.store.engine.generation import Generation
+from clustercert.store.identity import logins
 from clustercert.wiring import Components, open_components
 from support import world as worlds
 from support.keystone import Keystone, in_project

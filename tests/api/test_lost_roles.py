@@ -10,8 +10,8 @@ from clustercert.certificates.lost_roles import LostRoles
 from clustercert.identity.directory import Directory
 from clustercert.model import rfc3339
 from clustercert.model.errors import Unavailable
-from clustercert.store.access_controls import AccessQueries
-from clustercert.store.revocations import RevocationQueries
+from clustercert.store.certificates.access_controls import AccessQueries
+from clustercert.store.certificates.revocations import RevocationQueries
 from support.administration import unique
 from support.revocation_client import OWN, RevocationClient
 from support.stores import Store

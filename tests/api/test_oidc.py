@@ -19,7 +19,7 @@ from clustercert.authn.oidc.issuers import derived_id
 from clustercert.http import middleware
 from clustercert.identity.tokens import ByPassword, ProjectScope
 from clustercert.model import Actor, Origin
-from clustercert.store.entities import Reference
+from clustercert.store.identity.entities import Reference
 from clustercert.wiring import Components, open_components
 from support import world as worlds
 from support.accounts import enable

@@ -11,7 +11,7 @@ import pytest
 
 from clustercert.identity.tokens import ByPassword, ProjectScope
 from clustercert.model import Actor, Origin
-from clustercert.store.entities import Reference
+from clustercert.store.identity.entities import Reference
 from clustercert.wiring import open_components
 from support import world as worlds
 from support.audit_api import got, of_project

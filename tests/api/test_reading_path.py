@@ -21,7 +21,7 @@ NAMED = (
     "issuance",
     "pki",
     "store/cluster",
-    "store/ledger.py",
+    "store/certificates/ledger.py",
 )
 
 # Set for the request and the tasks that it starts, but not for background jobs in the same event loop.

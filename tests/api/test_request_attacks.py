@@ -15,7 +15,7 @@ from cryptography.hazmat.primitives.serialization import Encoding
 from cryptography.x509.oid import NameOID
 
 from clustercert.identity.tokens import ByPassword, ProjectScope
-from clustercert.store.entities import Reference
+from clustercert.store.identity.entities import Reference
 from clustercert.wiring import open_components
 from support import world as worlds
 from support.keystone import BY, PASSWORD, UNAUTHORIZED, Keystone

@@ -14,7 +14,7 @@ import pytest
 
 from clustercert.issuance.signers.ca_keys import KeySigner
 from clustercert.pki.keys import new_key
-from clustercert.store.ledger import Ledger
+from clustercert.store.certificates.ledger import Ledger
 from support.access_table import csr
 from support.revocation_client import OWN, RevocationClient
 from support.service import Service

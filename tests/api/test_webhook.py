@@ -15,7 +15,7 @@ from cryptography.x509.oid import NameOID
 
 from clustercert.http.webhook import MAX_REVIEW
 from clustercert.model import Actor, Cluster, ClusterOptions, Origin
-from clustercert.store.credential_cache import RevocationFeed
+from clustercert.store.kubernetes.credential_cache import RevocationFeed
 from clustercert.wiring import Components, open_components
 from support import programs, stores
 from support import world as worlds

@@ -17,7 +17,7 @@ from clustercert.merkle.notes import Checkpoint, VerifierKey, sign_note
 from clustercert.merkle.tiles import append_leaves, tree_root
 from clustercert.merkle.tree import leaf_hash
 from clustercert.store import tables
-from clustercert.store.events import commitment
+from clustercert.store.audit.events import commitment
 from support.command_line import Operator, new_operator
 from support.stores import blob, execute, rows
 

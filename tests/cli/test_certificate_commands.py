@@ -11,7 +11,7 @@ import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
 
-from clustercert.cli import certificate as certificate_commands
+from clustercert.cli.certificate import command as certificate_commands
 from clustercert.client import connection
 from clustercert.model import utc_now
 from clustercert.pki.certificates import fingerprint

@@ -15,7 +15,7 @@ import typer
 
 import clustercert
 from clustercert.cli.main import app
-from clustercert.cli.output import Output
+from clustercert.cli.terminal.output import Output
 from support.remote_site import RemoteSite, remote_site
 
 ROOT = Path(__file__).resolve().parents[2]

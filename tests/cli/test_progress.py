@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from clustercert.cli import output
+from clustercert.cli.terminal import output
 from support.command_line import Operator, new_operator, run_in_terminal
 from support.terminal import in_a_terminal
 
@@ -15,7 +15,7 @@ from support.terminal import in_a_terminal
 AT_ONCE = (
     *(sys.executable, "-c"),
     (
-        "import clustercert.cli.output as p\np.FIRST_SECONDS, p._SECONDS_BETWEEN = -1, 0\n"
+        "import clustercert.cli.terminal.output as p\np.FIRST_SECONDS, p._SECONDS_BETWEEN = -1, 0\n"
         "from clustercert.__main__ import main\nmain()"
     ),
 )

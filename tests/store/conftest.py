@@ -9,9 +9,9 @@ import pytest
 
 from clustercert.kubernetes.webhook.credential_usage import CredentialUsage
 from clustercert.model import Cluster
-from clustercert.store.credential_cache import CredentialCache, RevocationFeed
+from clustercert.store.certificates.revocations import RevocationQueries
 from clustercert.store.engine.database import Database
-from clustercert.store.revocations import RevocationQueries
+from clustercert.store.kubernetes.credential_cache import CredentialCache, RevocationFeed
 from support import postgres
 from support.accounts import Accounts, new_accounts
 from support.credential_cache import PATIENT, Clock

@@ -11,12 +11,12 @@ from clustercert.certificates.access import AccessReport, AccessReports, Certifi
 from clustercert.model import Cluster, ClusterOptions
 from clustercert.model.errors import InvalidRequest
 from clustercert.model.kubernetes import AUTHENTICATED, MASTERS, VERIFIER
-from clustercert.store.access_reports import MAX_GROUPS, AccessReportQueries, GroupTotals
-from clustercert.store.certificate_views import CertificateView
-from clustercert.store.certificates import CertificateFilter, InventoryQueries
+from clustercert.store.certificates.access_reports import MAX_GROUPS, AccessReportQueries, GroupTotals
+from clustercert.store.certificates.ledger import Ledger
+from clustercert.store.certificates.lists import CertificateFilter, InventoryQueries
+from clustercert.store.certificates.revocations import RevocationQueries
+from clustercert.store.certificates.views import CertificateView
 from clustercert.store.engine.database import Database
-from clustercert.store.ledger import Ledger
-from clustercert.store.revocations import RevocationQueries
 from support.large_inventory import fill
 from support.samples import cluster
 from support.statements import QueryPlans

@@ -12,10 +12,10 @@ from clustercert.requests import service
 from clustercert.requests.service import EXPIRED_AT_ONCE, EXPIRY_RETRY, AccessRequests
 from clustercert.requests.users import RequestUsers
 from clustercert.store.access_requests import AccessRequestQueries, RequestFilter
-from clustercert.store.clusters import ClusterQueries
+from clustercert.store.clusters.registry import ClusterQueries
 from clustercert.store.engine.database import Database
-from clustercert.store.known_users import KnownUserQueries
-from clustercert.store.roles import MemberQueries
+from clustercert.store.identity.known_users import KnownUserQueries
+from clustercert.store.identity.roles import MemberQueries
 from support.access_requests import HOUR, access_request, store_request
 from support.accounts import Clock
 from support.log_capture import captured_lines

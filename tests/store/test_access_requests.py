@@ -18,8 +18,8 @@ from clustercert.model.ids import new_id
 from clustercert.requests import steps
 from clustercert.store import access_requests, tables
 from clustercert.store.access_requests import AccessRequestQueries, RequestFilter, Step
+from clustercert.store.certificates.revocations import RevocationQueries
 from clustercert.store.engine.database import Database
-from clustercert.store.revocations import RevocationQueries
 from support import programs
 from support.access_requests import HOUR, ONE, access_request, store_request
 from support.lock_waits import LockWaits

@@ -17,9 +17,9 @@ from clustercert.merkle.tree import leaf_hash, verify_consistency, verify_inclus
 from clustercert.model import Actor
 from clustercert.model.errors import InvalidRequest, LogDamaged, NotFound, Unavailable
 from clustercert.store import tables
-from clustercert.store.audit import SCANNED, EventFilter, EventPage, EventPages
-from clustercert.store.events import event_row
-from clustercert.store.evidence import EvidenceQueries
+from clustercert.store.audit.events import event_row
+from clustercert.store.audit.evidence import EvidenceQueries
+from clustercert.store.audit.log import SCANNED, EventFilter, EventPage, EventPages
 from support import sealer_process
 from support.samples import caller
 from support.sealer_process import SealerProcess, commitments

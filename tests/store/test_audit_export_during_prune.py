@@ -13,9 +13,9 @@ from clustercert.audit.findings import VerificationReport
 from clustercert.audit.retention import Retention
 from clustercert.audit.verification import LEAVES_PER_READ, verify
 from clustercert.model import Actor
-from clustercert.store.audit import StoredEvent
+from clustercert.store.audit.evidence import EvidenceQueries
+from clustercert.store.audit.log import StoredEvent
 from clustercert.store.engine.database import Database
-from clustercert.store.evidence import EvidenceQueries
 from support.sealed_log import SealedLog, new_log
 from support.stores import NOW, Store, patient
 

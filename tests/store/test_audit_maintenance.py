@@ -23,8 +23,8 @@ from clustercert.model import Actor
 from clustercert.model.errors import NotFound, Unavailable
 from clustercert.policy.decision import Policy
 from clustercert.policy.rule_settings import PolicySettings
+from clustercert.store.audit.evidence import EvidenceQueries
 from clustercert.store.engine.database import Database
-from clustercert.store.evidence import EvidenceQueries
 from clustercert.store.job_cursors import JobCursor
 from support.samples import NOW, POLICY, role_rule
 from support.sealed_log import SEALED_AT, SealedLog, new_log

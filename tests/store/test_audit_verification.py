@@ -15,9 +15,9 @@ from clustercert.merkle.notes import NoteError, VerifierKey
 from clustercert.model import Actor
 from clustercert.model.events.administration import EventsDeleted
 from clustercert.store import tables
+from clustercert.store.audit.events import commitment, event_row
+from clustercert.store.audit.evidence import EvidenceQueries
 from clustercert.store.engine.database import Database
-from clustercert.store.events import commitment, event_row
-from clustercert.store.evidence import EvidenceQueries
 from support.sealed_log import SEALED_AT, SealedLog, briefly, new_log
 from support.stores import NOW, Store, event, execute, patient, sqlite_url
 from support.tampered_log import SIZE, event_id, rewritten

@@ -12,12 +12,12 @@ from sqlalchemy.exc import DBAPIError, IntegrityError
 
 from clustercert.model.errors import Unavailable
 from clustercert.store import tables
+from clustercert.store.audit.events import event_row
+from clustercert.store.certificates.ledger import Ledger
 from clustercert.store.engine.bulk_insert import BulkInsert
 from clustercert.store.engine.connections import POOL_SIZE
 from clustercert.store.engine.database import Database
 from clustercert.store.engine.writer import NothingBegun
-from clustercert.store.events import event_row
-from clustercert.store.ledger import Ledger
 from support.lock_waits import LockWaits
 from support.stores import Store, certificate_record, event, patient
 

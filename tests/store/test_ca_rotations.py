@@ -20,11 +20,11 @@ from clustercert.model.choices import RotationState
 from clustercert.model.errors import ConcurrentChange, Conflict, Forbidden, InvalidRequest, Unavailable
 from clustercert.model.kubernetes import CA_PROVER, SERVICE
 from clustercert.pki.client_ca import ca_subject
-from clustercert.store.client_cas import ClientCaQueries
+from clustercert.store.certificates.ledger import Ledger
+from clustercert.store.certificates.revocations import RevocationQueries
+from clustercert.store.clusters.client_cas import ClientCaQueries
 from clustercert.store.engine.database import Database
 from clustercert.store.engine.transaction import rolling_back
-from clustercert.store.ledger import Ledger
-from clustercert.store.revocations import RevocationQueries
 from support import samples
 from support.rotation_scene import BY, DRAIN_AFTER, RotationScene
 from support.stores import NOW, Store, certificate_record, event, revocation

@@ -7,11 +7,11 @@ from sqlalchemy import insert
 
 from clustercert.model.events.administration import CertificatesPruned
 from clustercert.store import tables
-from clustercert.store.certificate_maintenance import CertificateMaintenance
+from clustercert.store.certificates.ledger import Ledger
+from clustercert.store.certificates.maintenance import CertificateMaintenance
+from clustercert.store.certificates.revocations import RevocationQueries
 from clustercert.store.engine.database import Database
 from clustercert.store.engine.queries import BATCH
-from clustercert.store.ledger import Ledger
-from clustercert.store.revocations import RevocationQueries
 from support.statements import QueryPlans
 from support.store_records import cluster_id, user_id
 from support.stores import NOW, Store, blob, certificate_record, event, revocation

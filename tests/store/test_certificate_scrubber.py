@@ -13,9 +13,9 @@ from clustercert.pki.certificates import certificate_der, fingerprint
 from clustercert.pki.client_ca import new_client_ca
 from clustercert.pki.keys import new_key
 from clustercert.pki.leaf import new_signing_request, serial_hex
+from clustercert.store.certificates.ledger import Ledger
 from clustercert.store.engine.database import Database
 from clustercert.store.job_cursors import JobCursor
-from clustercert.store.ledger import Ledger
 from support.issuance_doubles import ClusterSigner
 from support.leaf_builder import LeafBuilder
 from support.samples import CA_KEY, CA_NOT_BEFORE, NOW, POLICY, USER_ID, client_ca, grant

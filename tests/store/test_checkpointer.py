@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from clustercert.store.certificates.ledger import Ledger
 from clustercert.store.engine.checkpointer import Checkpointer
-from clustercert.store.ledger import Ledger
 from support.stores import Store, certificate_record, patient, sqlite_url
 from support.wait import eventually
 

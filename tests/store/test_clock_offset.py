@@ -12,7 +12,7 @@ from clustercert.model.errors import Unavailable
 from clustercert.pki.signer import CaRequest, SignerContext
 from clustercert.policy.lifetime import BACKDATE
 from clustercert.server.clock import ClockWatch
-from clustercert.store.client_cas import ClientCaQueries
+from clustercert.store.clusters.client_cas import ClientCaQueries
 from clustercert.store.engine import database as database_module
 from clustercert.store.engine.database import Database
 from support.ring_sealer import RingSealer

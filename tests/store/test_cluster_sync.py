@@ -18,8 +18,8 @@ from clustercert.kubernetes.setup.admission import storage
 from clustercert.model import CertificateRecord, Cluster, ClusterOptions, JsonObject
 from clustercert.model.errors import RemoteFailed
 from clustercert.observability import metrics
-from clustercert.store.enforcement import EnforcementQueries, LiveCertificate
 from clustercert.store.engine.database import Database
+from clustercert.store.kubernetes.enforcement import EnforcementQueries, LiveCertificate
 from support.apiserver import ApiServer, kinds
 from support.credential_ledger import HERE, CredentialLedger
 from support.managed_cluster import NAMESPACES, REVOKED, ROLES

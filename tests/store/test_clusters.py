@@ -14,10 +14,10 @@ from clustercert.model import Actor, ClientCA, Cluster, utc_now
 from clustercert.model.clusters import Registration
 from clustercert.model.errors import Conflict, Forbidden, InvalidRequest
 from clustercert.pki.certificates import certificate_der
-from clustercert.store.client_cas import ClientCaQueries
-from clustercert.store.clusters import ClusterQueries
+from clustercert.store.certificates.revocations import CrlQueries
+from clustercert.store.clusters.client_cas import ClientCaQueries
+from clustercert.store.clusters.registry import ClusterQueries
 from clustercert.store.engine.database import Database
-from clustercert.store.revocations import CrlQueries
 from support.samples import PROJECT_ID, client_ca, cluster, server_ca_pem
 from support.stores import ORIGIN, Store, event
 

@@ -13,11 +13,11 @@ from sqlalchemy import select, text
 from clustercert.model import CertificateRecord, Domain, KnownUser, Revocation, User
 from clustercert.model.errors import UnknownUser
 from clustercert.store import tables
-from clustercert.store.certificate_views import is_revoked
-from clustercert.store.directory import DirectoryQueries
+from clustercert.store.certificates.revocations import RevocationQueries
+from clustercert.store.certificates.views import is_revoked
 from clustercert.store.engine.database import Database
-from clustercert.store.known_users import KnownUserQueries, UsernameQueries
-from clustercert.store.revocations import RevocationQueries
+from clustercert.store.identity.directory import DirectoryQueries
+from clustercert.store.identity.known_users import KnownUserQueries, UsernameQueries
 from support import programs
 from support.lock_waits import LockWaits
 from support.paused_database import PausedDatabase

@@ -13,7 +13,7 @@ from clustercert.identity.tokens import ByPassword
 from clustercert.model import Actor, Caller, User
 from clustercert.model.errors import NotFound, Unauthenticated, UnsealError
 from clustercert.model.sessions import IDLE_LIFETIME, LIFETIME, RECENT_LOGIN
-from clustercert.store.entities import Reference
+from clustercert.store.identity.entities import Reference
 from support.accounts import ACTOR, CHEAP, ORIGIN, PASSWORD, Accounts, count, enable
 from support.console_sessions import caller_of_session, log_in, log_in_by_claims, use_issuer
 from support.oidc import AUDIENCE, URL, claims_of

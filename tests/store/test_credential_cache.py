@@ -10,10 +10,15 @@ import pytest
 from sqlalchemy import Select
 
 from clustercert.model.errors import Unavailable
-from clustercert.store import credential_cache
-from clustercert.store.credential_cache import Bounds, CachedCertificate, CredentialCache, RevocationFeed
+from clustercert.store.certificates.revocations import RevocationQueries
 from clustercert.store.engine.database import Database
-from clustercert.store.revocations import RevocationQueries
+from clustercert.store.kubernetes import credential_cache
+from clustercert.store.kubernetes.credential_cache import (
+    Bounds,
+    CachedCertificate,
+    CredentialCache,
+    RevocationFeed,
+)
 from support.credential_cache import PATIENT, SCOPES, Clock, is_revoked, look_up, recorded, revocation
 from support.statements import Statements
 from support.stores import NOW, Store, event

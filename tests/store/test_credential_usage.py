@@ -27,13 +27,13 @@ from clustercert.kubernetes.webhook.tokens import WebhookTokens, token_hash
 from clustercert.model import Actor, CertificateRecord, Cluster, ClusterOptions
 from clustercert.model.errors import Unavailable
 from clustercert.observability.metrics import ALTERED_CREDENTIALS, REVOKED_CREDENTIALS_USED
-from clustercert.store import credential_usage as module
-from clustercert.store.clusters import ClusterQueries, ClusterWebhookConfig, WebhookTokenQueries
-from clustercert.store.credential_cache import CredentialCache, RevocationFeed
-from clustercert.store.credential_usage import Alerts, CredentialUsageQueries, UnknownUse, Use
+from clustercert.store.certificates.revocations import RevocationQueries
+from clustercert.store.clusters.registry import ClusterQueries, ClusterWebhookConfig, WebhookTokenQueries
 from clustercert.store.engine.database import Database
 from clustercert.store.engine.transaction import Transaction
-from clustercert.store.revocations import RevocationQueries
+from clustercert.store.kubernetes import credential_usage as module
+from clustercert.store.kubernetes.credential_cache import CredentialCache, RevocationFeed
+from clustercert.store.kubernetes.credential_usage import Alerts, CredentialUsageQueries, UnknownUse, Use
 from clustercert.store.tables import webhook_token
 from support.credential_cache import SCOPES
 from support.credential_cache import revocation as revocation_of

@@ -10,11 +10,11 @@ from sqlalchemy import event as engine_events
 from clustercert.audit.sealer import LogSealer
 from clustercert.issuance.recorded_callers import RecordedCallers
 from clustercert.model import Actor
-from clustercert.store import decision_events
-from clustercert.store.audit import AuditQueries
-from clustercert.store.decision_events import DecisionEvents
+from clustercert.store.audit import decision_events
+from clustercert.store.audit.decision_events import DecisionEvents
+from clustercert.store.audit.log import AuditQueries
+from clustercert.store.certificates.ledger import Ledger
 from clustercert.store.engine.database import Database
-from clustercert.store.ledger import Ledger
 from support.sealed_log import PlainCustody
 from support.stores import NOW, ORIGIN, certificate_record, event
 

@@ -9,8 +9,8 @@ import pytest
 from clustercert.identity.service import Identity
 from clustercert.model import Actor, Domain, Project
 from clustercert.model.errors import ConcurrentChange, Unauthenticated
-from clustercert.store.directory import DirectoryQueries, LoginCounts
 from clustercert.store.engine.transaction import rolling_back
+from clustercert.store.identity.directory import DirectoryQueries, LoginCounts
 from support import programs
 from support.accounts import ACTOR, ORIGIN, PASSWORD, Accounts, enable, new_identity
 from support.console_sessions import caller_of_session, log_in

@@ -6,9 +6,9 @@ from datetime import timedelta
 import pytest
 
 from clustercert.model import Cluster, ClusterOptions
-from clustercert.store.clusters import ClusterQueries
-from clustercert.store.enforcement import MAX_CHANGES, PAGE, RevokedCertificate
+from clustercert.store.clusters.registry import ClusterQueries
 from clustercert.store.engine.database import Database
+from clustercert.store.kubernetes.enforcement import MAX_CHANGES, PAGE, RevokedCertificate
 from support.credential_ledger import HERE, THERE, CredentialLedger
 from support.samples import client_ca, cluster
 from support.stores import NOW, Store, event

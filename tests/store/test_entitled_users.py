@@ -17,9 +17,9 @@ from clustercert.model import Actor, Caller, Cluster, Domain, Group, IssueReques
 from clustercert.model.events.administration import RevocationChanged, UserBlocked
 from clustercert.policy.entitlements import Entitlement, Entitlements
 from clustercert.policy.rule_settings import PolicySettings
-from clustercert.store.known_users import FederationQueries, KnownUserQueries
-from clustercert.store.ledger import Ledger
-from clustercert.store.revocations import NO_END
+from clustercert.store.certificates.ledger import Ledger
+from clustercert.store.certificates.revocations import NO_END
+from clustercert.store.identity.known_users import FederationQueries, KnownUserQueries
 from support.accounts import ACTOR, ORIGIN, Accounts
 from support.issuance_doubles import Clusters, issuance
 from support.samples import NOW, caller, cluster

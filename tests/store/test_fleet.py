@@ -9,10 +9,10 @@ import pytest
 from clustercert.clusters.overview import Overviews
 from clustercert.model.choices import FleetOrder
 from clustercert.model.kubernetes import SERVICE
+from clustercert.store.certificates.revocations import RevocationQueries
+from clustercert.store.clusters.fleet import FleetFilter, FleetQueries
+from clustercert.store.clusters.overview import OverviewQueries, Projects
 from clustercert.store.engine.database import Database
-from clustercert.store.fleet import FleetFilter, FleetQueries
-from clustercert.store.overview import OverviewQueries, Projects
-from clustercert.store.revocations import RevocationQueries
 from support.fleet_scene import DAY, HOUR, FleetScene, ca_ending
 from support.samples import OTHER_PROJECT_ID, PROJECT_ID, caller
 from support.stores import NOW, event, revocation

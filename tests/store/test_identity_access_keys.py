@@ -18,7 +18,7 @@ from clustercert.pki.request_signature import (
     payload_hash,
     sign,
 )
-from clustercert.store.logins import AccessKeyQueries
+from clustercert.store.identity.logins import AccessKeyQueries
 from support.accounts import ACTOR, LIFETIME, ORIGIN, Accounts, enable
 from support.stores import NOW
 

@@ -7,7 +7,7 @@ from clustercert.identity.service import Identity
 from clustercert.identity.tokens import ByPassword, ByToken
 from clustercert.model import Actor, Caller, User
 from clustercert.model.errors import NotFound, Unauthenticated
-from clustercert.store.entities import Reference
+from clustercert.store.identity.entities import Reference
 from support.accounts import ACTOR, CHEAP, LIFETIME, ORIGIN, PASSWORD, Accounts, caller_of, count, enable
 
 

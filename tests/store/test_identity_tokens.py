@@ -10,8 +10,8 @@ from clustercert.identity.tokens import ByPassword, ByToken, DomainScope, Projec
 from clustercert.model import Actor, Caller, User
 from clustercert.model.errors import NotFound, Unauthenticated
 from clustercert.store import tables
-from clustercert.store.entities import Reference
-from clustercert.store.logins import MAX_NETWORKS, NETWORK_LIFETIME, TokenQueries
+from clustercert.store.identity.entities import Reference
+from clustercert.store.identity.logins import MAX_NETWORKS, NETWORK_LIFETIME, TokenQueries
 from support.accounts import ACTOR, LIFETIME, ORIGIN, PASSWORD, Accounts, caller_of, count, enable
 
 

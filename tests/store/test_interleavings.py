@@ -18,10 +18,10 @@ from clustercert.model.errors import Unauthenticated, Unavailable
 from clustercert.model.identity import BUILT_IN
 from clustercert.model.sessions import Session
 from clustercert.store import tables
-from clustercert.store.directory import DirectoryQueries
 from clustercert.store.engine.database import Database
-from clustercert.store.logins import AccessKeyQueries, PasswordLogin, TokenQueries, UserLoginQueries
-from clustercert.store.roles import RoleQueries
+from clustercert.store.identity.directory import DirectoryQueries
+from clustercert.store.identity.logins import AccessKeyQueries, PasswordLogin, TokenQueries, UserLoginQueries
+from clustercert.store.identity.roles import RoleQueries
 from support.accounts import ORIGIN, Accounts
 from support.lock_waits import LockWaits
 from support.paused_database import PausedDatabase

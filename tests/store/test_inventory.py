@@ -11,12 +11,12 @@ from clustercert.certificates.access import AccessReports
 from clustercert.certificates.list import Inventory
 from clustercert.model import CertificateRecord, Cluster
 from clustercert.model.kubernetes import CA_PROVER, VERIFIER
-from clustercert.store.access_reports import AccessReportQueries
-from clustercert.store.certificate_views import CertificateView
-from clustercert.store.certificates import MAX_SCANNED, CertificateFilter, InventoryQueries
+from clustercert.store.certificates.access_reports import AccessReportQueries
+from clustercert.store.certificates.ledger import Ledger
+from clustercert.store.certificates.lists import MAX_SCANNED, CertificateFilter, InventoryQueries
+from clustercert.store.certificates.revocations import CrlQueries, RevocationQueries
+from clustercert.store.certificates.views import CertificateView
 from clustercert.store.engine.database import Database
-from clustercert.store.ledger import Ledger
-from clustercert.store.revocations import CrlQueries, RevocationQueries
 from support.samples import caller, client_ca, cluster
 from support.stores import NOW, Store, certificate_record, event, revocation
 

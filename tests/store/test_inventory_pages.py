@@ -4,9 +4,9 @@ import re
 from dataclasses import replace
 from datetime import timedelta
 
-from clustercert.store.certificates import CertificateFilter, InventoryQueries
+from clustercert.store.certificates.ledger import Ledger
+from clustercert.store.certificates.lists import CertificateFilter, InventoryQueries
 from clustercert.store.engine.database import Database
-from clustercert.store.ledger import Ledger
 from support.large_inventory import COPIES, fill
 from support.statements import QueryPlans
 from support.stores import NOW, Store, blob, certificate_record, patient

@@ -3,9 +3,9 @@
 import pytest
 
 from clustercert.model import RecordedIssue
-from clustercert.store import issued_feed
+from clustercert.store.certificates import issued_feed
+from clustercert.store.certificates.issued_feed import IssuedFeed
 from clustercert.store.engine.database import Database
-from clustercert.store.issued_feed import IssuedFeed
 from support.log_capture import captured_lines
 from support.sealed_log import new_log
 from support.stores import Store

@@ -16,12 +16,12 @@ from clustercert.certificates.recorder import RevocationRecorder
 from clustercert.issuance.authentication import RepeatableAuthentication
 from clustercert.model import Actor, AuditEvent, CertificateRecord, IssueRequest, SigningRequest, User
 from clustercert.model.errors import NotFound
-from clustercert.store.access_controls import AccessQueries, LostRole
-from clustercert.store.certificate_maintenance import CertificateMaintenance
-from clustercert.store.clusters import ClusterQueries
+from clustercert.store.certificates.access_controls import AccessQueries, LostRole
+from clustercert.store.certificates.ledger import Ledger
+from clustercert.store.certificates.maintenance import CertificateMaintenance
+from clustercert.store.certificates.revocations import RevocationQueries
+from clustercert.store.clusters.registry import ClusterQueries
 from clustercert.store.engine.generation import Generation
-from clustercert.store.ledger import Ledger
-from clustercert.store.revocations import RevocationQueries
 from support.accounts import ACTOR, ORIGIN, Accounts, new_identity
 from support.issuance_doubles import HonestSigner, issuance
 from support.samples import NOW, cluster

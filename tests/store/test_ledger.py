@@ -18,8 +18,8 @@ from sqlalchemy import event as engine_events
 from sqlalchemy.exc import DBAPIError, IntegrityError
 
 from clustercert.model.errors import Unavailable
+from clustercert.store.certificates.ledger import Ledger
 from clustercert.store.engine.database import Database
-from clustercert.store.ledger import Ledger
 from support.stores import NOW, Store, certificate_record, child, event, execute, said, sqlite_url, start
 from support.wait import SECONDS
 

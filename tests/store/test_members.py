@@ -1,7 +1,7 @@
 """Users read for policy decisions have the same roles and groups as when they authenticate."""
 
 from clustercert.model import Actor
-from clustercert.store.roles import Member, MemberQueries
+from clustercert.store.identity.roles import Member, MemberQueries
 from support.accounts import ACTOR, ORIGIN, Accounts, caller_of, enable
 
 BY = Actor(ACTOR, ORIGIN)

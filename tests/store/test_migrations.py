@@ -16,10 +16,10 @@ from sqlalchemy.exc import DBAPIError
 
 from clustercert.model.errors import SchemaError, StoreFault, Unavailable
 from clustercert.store import tables
-from clustercert.store.certificate_maintenance import CertificateMaintenance
+from clustercert.store.certificates.ledger import Ledger
+from clustercert.store.certificates.maintenance import CertificateMaintenance
 from clustercert.store.engine import migrate
 from clustercert.store.engine.database import Database
-from clustercert.store.ledger import Ledger
 from support import postgres
 from support.migrations import NEXT, with_the_next
 from support.stores import NOW, Store, certificate_record, child, patient, rows, sqlite_url, start

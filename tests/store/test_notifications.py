@@ -29,7 +29,7 @@ from clustercert.model.access_requests import AccessRequest
 from clustercert.model.events.requests import AccessRequestChange
 from clustercert.requests import steps
 from clustercert.requests.receiver import WebhookReceiver
-from clustercert.store.audit import EventPages
+from clustercert.store.audit.log import EventPages
 from clustercert.store.engine.database import Database
 from clustercert.store.job_cursors import JobCursor
 from support import programs

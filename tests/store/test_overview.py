@@ -13,10 +13,10 @@ from clustercert.model.errors import Forbidden
 from clustercert.model.kubernetes import CA_PROVER, SERVICE, VERIFIER
 from clustercert.store import tables
 from clustercert.store.access_requests import AccessRequestQueries
+from clustercert.store.certificates.revocations import RevocationQueries
+from clustercert.store.clusters.fleet import FleetQueries
+from clustercert.store.clusters.overview import LiveCounts, OverviewQueries, RunningRotations, UnknownCounts
 from clustercert.store.engine.database import Database
-from clustercert.store.fleet import FleetQueries
-from clustercert.store.overview import LiveCounts, OverviewQueries, RunningRotations, UnknownCounts
-from clustercert.store.revocations import RevocationQueries
 from support.access_requests import access_request, store_request
 from support.fleet_scene import DAY, HOUR, MINUTE, FleetScene, ca_ending
 from support.samples import OTHER_PROJECT_ID, PROJECT_ID, caller

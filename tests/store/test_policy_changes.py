@@ -8,9 +8,9 @@ from datetime import datetime, timedelta
 import pytest
 
 from clustercert.server.policy_changes import PolicyChanges
-from clustercert.store.decision_events import DecisionEvents
+from clustercert.store.audit.decision_events import DecisionEvents
+from clustercert.store.certificates.revocation_pruning import RevocationPruningQueries
 from clustercert.store.engine.database import Database
-from clustercert.store.revocation_pruning import RevocationPruningQueries
 from support import samples
 from support.wait import SECONDS
 

@@ -8,11 +8,11 @@ import pytest
 from sqlalchemy import text
 
 from clustercert.model.errors import StoreFault
+from clustercert.store.certificates.ledger import Ledger
 from clustercert.store.engine import migrate
 from clustercert.store.engine.connections import POOL_SIZE
 from clustercert.store.engine.database import Database
 from clustercert.store.engine.leader import Leader
-from clustercert.store.ledger import Ledger
 from support import pgbouncer, postgres
 from support.stores import Store, certificate_record, patient
 

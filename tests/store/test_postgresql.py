@@ -13,10 +13,10 @@ from sqlalchemy.exc import DBAPIError, IntegrityError, ProgrammingError
 
 from clustercert.model.errors import StoreFault, Unavailable
 from clustercert.store import tables
-from clustercert.store.credential_cache import RevocationFeed
+from clustercert.store.certificates.ledger import Ledger
 from clustercert.store.engine.connections import POOL_SIZE
 from clustercert.store.engine.database import Database
-from clustercert.store.ledger import Ledger
+from clustercert.store.kubernetes.credential_cache import RevocationFeed
 from support import pgbouncer, postgres
 from support.stores import Store, certificate_record, child, event, new_template, start
 from support.wait import eventually, eventually_async

@@ -8,8 +8,8 @@ import pytest
 from clustercert.kubernetes.webhook.recognition import Recognition, Recognized
 from clustercert.kubernetes.webhook.review import Identity
 from clustercert.model import CertificateRecord
-from clustercert.store.credential_cache import CredentialCache, RevocationFeed
 from clustercert.store.engine.database import Database
+from clustercert.store.kubernetes.credential_cache import CredentialCache, RevocationFeed
 from support.credential_cache import PATIENT, recorded
 from support.samples import CLUSTER_ID
 from support.statements import Statements

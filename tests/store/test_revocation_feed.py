@@ -9,9 +9,9 @@ import pytest
 from clustercert.model import CertificateRecord, Revocation
 from clustercert.model.errors import Unavailable
 from clustercert.observability import metrics
-from clustercert.store.credential_cache import CredentialCache, RevocationFeed
+from clustercert.store.certificates.revocations import RevocationQueries, add_revocation
 from clustercert.store.engine.database import Database, raise_generation
-from clustercert.store.revocations import RevocationQueries, add_revocation
+from clustercert.store.kubernetes.credential_cache import CredentialCache, RevocationFeed
 from support.credential_cache import PATIENT, SCOPES, Clock, is_revoked, look_up, recorded, revocation
 from support.lock_waits import LockWaits
 from support.log_capture import captured_lines_of_new_loggers

@@ -13,10 +13,10 @@ from hypothesis import strategies as st
 from sqlalchemy import delete
 
 from clustercert.store import tables
-from clustercert.store.directory import DirectoryQueries
+from clustercert.store.certificates.revocation_pruning import RevocationPruningQueries
+from clustercert.store.certificates.revocations import RevocationQueries
 from clustercert.store.engine.database import Database
-from clustercert.store.revocation_pruning import RevocationPruningQueries
-from clustercert.store.revocations import RevocationQueries
+from clustercert.store.identity.directory import DirectoryQueries
 from support.store_records import cluster_id, issue, new_user
 from support.stores import NOW, Store, event, patient, revocation
 

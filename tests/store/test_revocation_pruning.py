@@ -6,12 +6,12 @@ import pytest
 
 from clustercert.certificates.pruning import RevocationPruning
 from clustercert.model import CertificateRecord, KnownUser, Revocation
-from clustercert.store.credential_cache import CredentialCache, RevocationFeed
-from clustercert.store.directory import DirectoryQueries
+from clustercert.store.certificates.revocation_pruning import CHECKED_AT_ONCE, RevocationPruningQueries
+from clustercert.store.certificates.revocations import CLOCK_MARGIN, NO_END, RevocationQueries
 from clustercert.store.engine.database import Database
-from clustercert.store.known_users import FederationQueries, KnownUserQueries
-from clustercert.store.revocation_pruning import CHECKED_AT_ONCE, RevocationPruningQueries
-from clustercert.store.revocations import CLOCK_MARGIN, NO_END, RevocationQueries
+from clustercert.store.identity.directory import DirectoryQueries
+from clustercert.store.identity.known_users import FederationQueries, KnownUserQueries
+from clustercert.store.kubernetes.credential_cache import CredentialCache, RevocationFeed
 from support.credential_cache import is_revoked, look_up
 from support.statements import QueryPlans
 from support.store_records import cluster_id, issue, new_user, revoked, user_id

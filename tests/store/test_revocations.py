@@ -8,11 +8,11 @@ from sqlalchemy import insert, select
 
 from clustercert.model.errors import Conflict, NotFound
 from clustercert.store import tables
-from clustercert.store.certificate_views import is_revoked
-from clustercert.store.directory import DirectoryQueries
+from clustercert.store.certificates.ledger import Ledger
+from clustercert.store.certificates.revocations import NO_END, RevocationQueries
+from clustercert.store.certificates.views import is_revoked
 from clustercert.store.engine.database import Database
-from clustercert.store.ledger import Ledger
-from clustercert.store.revocations import NO_END, RevocationQueries
+from clustercert.store.identity.directory import DirectoryQueries
 from support.store_records import LATER, cluster_id, issue, new_user, revoked, undo, user_id
 from support.stores import NOW, Store, certificate_record, event, revocation
 

@@ -19,9 +19,9 @@ from clustercert.merkle.notes import VerifierKey, verify_checkpoint
 from clustercert.model import Actor
 from clustercert.model.errors import LogDamaged, Unavailable, UnsealError
 from clustercert.store import tables
-from clustercert.store.audit import THINNED_AT_ONCE
-from clustercert.store.events import event_row
-from clustercert.store.ledger import Ledger
+from clustercert.store.audit.events import event_row
+from clustercert.store.audit.log import THINNED_AT_ONCE
+from clustercert.store.certificates.ledger import Ledger
 from support import programs, sealer_process
 from support.lock_waits import LockWaits
 from support.sealer_process import NAME, SealerProcess, check, commitments

@@ -7,10 +7,10 @@ from structlog.testing import capture_logs
 from clustercert.clusters.signer_maintenance import SignerMaintenance
 from clustercert.model import ClientCA, Cluster
 from clustercert.model.errors import RemoteFailed
-from clustercert.store.client_cas import ClientCaQueries
-from clustercert.store.clusters import ClusterQueries
+from clustercert.store.clusters.client_cas import ClientCaQueries
+from clustercert.store.clusters.registry import ClusterQueries
+from clustercert.store.clusters.signing_clusters import SigningClusterQueries
 from clustercert.store.engine.database import Database
-from clustercert.store.signing_clusters import SigningClusterQueries
 from support.samples import client_ca, cluster
 from support.stores import Store, event
 

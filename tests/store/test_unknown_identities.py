@@ -14,16 +14,16 @@ from clustercert.kubernetes.webhook.pending_reports import MAX_PENDING_OF_GROUP
 from clustercert.model import Cluster, ClusterOptions, credential_group
 from clustercert.model.errors import Unavailable
 from clustercert.observability.metrics import EXEMPT_CREDENTIALS, MASTERS_CREDENTIALS, UNKNOWN_CREDENTIALS
-from clustercert.store import credential_usage as module
-from clustercert.store.credential_cache import CredentialCache
-from clustercert.store.credential_usage import (
+from clustercert.store.engine.database import Database
+from clustercert.store.kubernetes import credential_usage as module
+from clustercert.store.kubernetes.credential_cache import CredentialCache
+from clustercert.store.kubernetes.credential_usage import (
     WRITTEN_AT_ONCE,
     Alerts,
     CredentialUsageQueries,
     Limits,
     UnknownUse,
 )
-from clustercert.store.engine.database import Database
 from support.credential_usage import WEBHOOK_CONFIG, alerts, counted, recorded, seen, times, unknown, usage_at
 from support.log_capture import captured_lines
 from support.samples import CLUSTER_ID, PROJECT_ID

@@ -6,7 +6,7 @@ import pytest
 
 from clustercert.model.errors import Forbidden
 from clustercert.store.engine.database import Database
-from clustercert.store.known_users import UsernameQueries
+from clustercert.store.identity.known_users import UsernameQueries
 from support.samples import grant
 from support.stores import Store, patient
 

@@ -7,9 +7,9 @@ import pytest
 from clustercert.kubernetes.webhook.tokens import WebhookTokens
 from clustercert.model import Actor, AuditEvent, Cluster, Origin
 from clustercert.model.errors import Conflict, NotFound, Unauthenticated, Unavailable
-from clustercert.store.clusters import ClusterQueries, ClusterWebhookConfig, WebhookTokenQueries
-from clustercert.store.credential_cache import RevocationFeed
+from clustercert.store.clusters.registry import ClusterQueries, ClusterWebhookConfig, WebhookTokenQueries
 from clustercert.store.engine.database import Database
+from clustercert.store.kubernetes.credential_cache import RevocationFeed
 from support.credential_cache import Clock
 from support.samples import NOW, PROJECT_ID
 from support.stores import Store, event, patient

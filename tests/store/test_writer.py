@@ -15,10 +15,10 @@ from sqlalchemy.exc import IntegrityError
 
 from clustercert.model.errors import Unavailable
 from clustercert.store import tables
+from clustercert.store.certificates.ledger import Ledger
 from clustercert.store.engine.bulk_insert import BulkInsert
 from clustercert.store.engine.database import Database
 from clustercert.store.engine.writer import NothingBegun
-from clustercert.store.ledger import Ledger
 from support.stores import Store, certificate_record, child, event, patient, rows, sqlite_url, start
 from support.wait import SECONDS, suspend
 

@@ -17,7 +17,7 @@ from clustercert.identity.tokens import ByPassword, DomainScope, IssuedToken, Pr
 from clustercert.model import Actor, Caller, Domain, Origin, Project, User
 from clustercert.store import tables
 from clustercert.store.engine.database import Database
-from clustercert.store.entities import Reference
+from clustercert.store.identity.entities import Reference
 from support.ring_sealer import RingSealer
 from support.stores import Store, patient
 

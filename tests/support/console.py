@@ -10,7 +10,7 @@ from clustercert.http.console.visits import SESSION_COOKIE
 from clustercert.identity.tokens import ByPassword
 from clustercert.model import Origin
 from clustercert.model.identity import BUILT_IN
-from clustercert.store.entities import Reference
+from clustercert.store.identity.entities import Reference
 from support.console_sessions import services_of
 from support.service import Service
 from support.stores import execute

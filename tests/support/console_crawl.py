@@ -13,7 +13,7 @@ from clustercert.http.console.visits import PREFIX, SESSION_COOKIE
 from clustercert.identity.tokens import ByPassword
 from clustercert.model import Origin
 from clustercert.settings import load
-from clustercert.store.entities import Reference
+from clustercert.store.identity.entities import Reference
 from clustercert.wiring import open_components
 from support.console import HTML
 from support.console_site import ConsoleSite, run_in_thread

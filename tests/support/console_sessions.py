@@ -13,7 +13,7 @@ from clustercert.http.context import RequestContext, attach
 from clustercert.identity.service import Identity
 from clustercert.identity.tokens import ByPassword
 from clustercert.model import Caller, User
-from clustercert.store.entities import Reference
+from clustercert.store.identity.entities import Reference
 from support.accounts import ORIGIN, PASSWORD, Accounts
 from support.oidc import AUDIENCE, URL
 from support.service import Service, exchange, scope_of

@@ -18,7 +18,7 @@ from clustercert.custody.keks import write_new_kek_file
 from clustercert.identity.tokens import ByPassword, ProjectScope
 from clustercert.model import Actor, Origin, Project
 from clustercert.settings import Settings, load
-from clustercert.store.entities import Reference
+from clustercert.store.identity.entities import Reference
 from clustercert.wiring import initialise, open_components
 from support import serve_process
 from support.apiserver import ApiServer

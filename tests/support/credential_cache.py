@@ -3,9 +3,9 @@
 from dataclasses import replace
 
 from clustercert.model import CertificateRecord, Revocation
-from clustercert.store.credential_cache import Bounds, CachedCertificate, CredentialCache
+from clustercert.store.certificates.ledger import Ledger
 from clustercert.store.engine.database import Database
-from clustercert.store.ledger import Ledger
+from clustercert.store.kubernetes.credential_cache import Bounds, CachedCertificate, CredentialCache
 from support.stores import NOW, certificate_record
 from support.wait import SECONDS
 

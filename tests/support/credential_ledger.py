@@ -4,10 +4,10 @@ from dataclasses import replace
 from datetime import datetime
 
 from clustercert.model import AuditEvent, CertificateRecord, Revocation
-from clustercert.store.enforcement import EnforcementQueries
+from clustercert.store.certificates.ledger import Ledger
+from clustercert.store.certificates.revocations import RevocationQueries
 from clustercert.store.engine.database import Database
-from clustercert.store.ledger import Ledger
-from clustercert.store.revocations import RevocationQueries
+from clustercert.store.kubernetes.enforcement import EnforcementQueries
 from support.samples import CLUSTER_ID
 from support.stores import NOW, certificate_record, event
 

@@ -10,11 +10,11 @@ from clustercert.kubernetes.webhook.pending_reports import ObservedUse
 from clustercert.kubernetes.webhook.recognition import Recognition
 from clustercert.kubernetes.webhook.review import Identity
 from clustercert.model import CertificateRecord, ClusterOptions, Origin
-from clustercert.store.clusters import ClusterWebhookConfig
-from clustercert.store.credential_cache import CredentialCache
-from clustercert.store.credential_usage import CredentialUsageQueries
+from clustercert.store.certificates.ledger import Ledger
+from clustercert.store.clusters.registry import ClusterWebhookConfig
 from clustercert.store.engine.database import Database
-from clustercert.store.ledger import Ledger
+from clustercert.store.kubernetes.credential_cache import CredentialCache
+from clustercert.store.kubernetes.credential_usage import CredentialUsageQueries
 from support.samples import CLUSTER_ID, PROJECT_ID
 from support.stores import NOW, Store, certificate_record
 

@@ -10,10 +10,10 @@ from sqlalchemy import insert, update
 from clustercert.model import CertificateRecord, ClientCA, Cluster
 from clustercert.model.ids import new_cluster_id, new_id
 from clustercert.store import tables
-from clustercert.store.ca_rotations import CaRotationQueries
-from clustercert.store.clusters import ClusterQueries
+from clustercert.store.certificates.ledger import Ledger
+from clustercert.store.clusters.ca_rotations import CaRotationQueries
+from clustercert.store.clusters.registry import ClusterQueries
 from clustercert.store.engine.database import Database
-from clustercert.store.ledger import Ledger
 from support.samples import OTHER_PROJECT_ID, PROJECT_ID, client_ca, cluster
 from support.stores import NOW, certificate_record, event
 

@@ -17,9 +17,9 @@ from clustercert.model.choices import ProofOutcome
 from clustercert.model.errors import SignerError
 from clustercert.pki.client_ca import ca_subject
 from clustercert.pki.signer import LOCAL, CaRequest
-from clustercert.store.ca_rotations import CaRotationQueries
-from clustercert.store.client_cas import ClientCaQueries
-from clustercert.store.clusters import ClusterQueries
+from clustercert.store.clusters.ca_rotations import CaRotationQueries
+from clustercert.store.clusters.client_cas import ClientCaQueries
+from clustercert.store.clusters.registry import ClusterQueries
 from clustercert.store.engine.database import Database
 from support.ring_sealer import RingSealer
 from support.samples import NOW, PROJECT_ID, client_ca, cluster

@@ -11,9 +11,9 @@ from clustercert.audit.log import AuditLog
 from clustercert.audit.sealer import LogSealer
 from clustercert.audit.verification import TrustedHead, verify
 from clustercert.merkle.notes import VerifierKey, verify_checkpoint
-from clustercert.store.audit import AuditQueries, EventPages
+from clustercert.store.audit.evidence import EvidenceQueries
+from clustercert.store.audit.log import AuditQueries, EventPages
 from clustercert.store.engine.database import Database
-from clustercert.store.evidence import EvidenceQueries
 from support.stores import NOW, event
 
 

@@ -14,7 +14,7 @@ from clustercert.audit.log import AuditLog
 from clustercert.audit.sealer import LogSealer
 from clustercert.custody import Custody
 from clustercert.custody.keks import KekFile
-from clustercert.store.audit import AuditQueries, EventPages
+from clustercert.store.audit.log import AuditQueries, EventPages
 from clustercert.store.engine.database import Database
 from support.stores import NOW, Store, blob, event, patient
 

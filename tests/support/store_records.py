@@ -8,11 +8,11 @@ from sqlalchemy import insert, select
 
 from clustercert.model import CertificateRecord, Cluster, Revocation
 from clustercert.store import tables
-from clustercert.store.certificate_views import is_revoked
-from clustercert.store.clusters import ClusterQueries
+from clustercert.store.certificates.ledger import Ledger
+from clustercert.store.certificates.revocations import RevocationQueries
+from clustercert.store.certificates.views import is_revoked
+from clustercert.store.clusters.registry import ClusterQueries
 from clustercert.store.engine.database import Database
-from clustercert.store.ledger import Ledger
-from clustercert.store.revocations import RevocationQueries
 from support.samples import PROJECT_ID, cluster
 from support.stores import NOW, Store, certificate_record, event
 

@@ -15,7 +15,7 @@ from clustercert.identity.tokens import ByPassword, ProjectScope
 from clustercert.model import Actor, Cluster, Domain, Origin, Project, User
 from clustercert.model.clusters import Registration
 from clustercert.settings import Settings, load
-from clustercert.store.entities import Reference
+from clustercert.store.identity.entities import Reference
 from clustercert.wiring import Components, initialise, open_components
 from support.samples import server_ca_pem
 

@@ -15,8 +15,8 @@ from clustercert.http.audit import EventBody
 from clustercert.model import Caller, Domain, Group, IssueRequest, User
 from clustercert.model.errors import ClustercertError
 from clustercert.model.events.administration import DirectoryChanged
-from clustercert.store.audit import StoredEvent
-from clustercert.store.events import canonical, commitment
+from clustercert.store.audit.events import canonical, commitment
+from clustercert.store.audit.log import StoredEvent
 from scripts.generate_docs import event_types
 from support.issuance_doubles import CA, CLUSTER, Clusters, MemoryLedger, issuance
 from support.samples import CLUSTER_ID, NOW, POLICY, PROJECT_ID, USER_ID, caller

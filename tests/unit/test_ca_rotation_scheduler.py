@@ -15,7 +15,7 @@ from clustercert.jobs.ca_rotation import (
     RotationScheduler,
 )
 from clustercert.model.errors import Unavailable
-from clustercert.store.ca_rotations import RunningRotation
+from clustercert.store.clusters.ca_rotations import RunningRotation
 from support.wait import eventually_async
 
 WAIT = 60.0

@@ -8,8 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from clustercert.cli.audit.events import EventPrinter
-from clustercert.cli.output import Output, document, paragraph, print_note, show_list, show_one
-from clustercert.cli.printable import printable
+from clustercert.cli.terminal.output import Output, document, paragraph, print_note, show_list, show_one
+from clustercert.cli.terminal.printable import printable
 
 ROW = {
     "id": "1",

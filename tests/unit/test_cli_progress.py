@@ -2,8 +2,8 @@ import contextlib
 
 import pytest
 
-from clustercert.cli import output
-from clustercert.cli.output import Progress
+from clustercert.cli.terminal import output
+from clustercert.cli.terminal.output import Progress
 
 
 def be_a_terminal(monkeypatch: pytest.MonkeyPatch, first_seconds: float = 0) -> None:

@@ -21,8 +21,8 @@ from clustercert.requests.receiver import (
     signatures,
 )
 from clustercert.settings import SettingsError, load
-from clustercert.store.audit import StoredEvent
-from clustercert.store.events import event_row
+from clustercert.store.audit.events import event_row
+from clustercert.store.audit.log import StoredEvent
 from support.access_requests import access_request
 from support.message_receiver import SECRET, Received, message_receiver
 from support.stores import NOW, ORIGIN

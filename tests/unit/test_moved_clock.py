@@ -15,7 +15,7 @@ from clustercert.cli.credential.cache import RequestMark
 from clustercert.cli.credential.certificate_files import CertificateFile
 from clustercert.cli.credential.service_requests import Credential
 from clustercert.cli.file_lock import forget_failure, locked
-from clustercert.cli.notices import is_new
+from clustercert.cli.terminal.notices import is_new
 from clustercert.policy.lifetime import BACKDATE
 from clustercert.secure_file import write_private
 from support.leaf_builder import self_signed_pem

@@ -6,7 +6,7 @@ from unittest.mock import patch
 import pytest
 
 from clustercert import __version__
-from clustercert.cli.notices import recommend_version
+from clustercert.cli.terminal.notices import recommend_version
 
 URL = "https://clustercert.example.com"
 

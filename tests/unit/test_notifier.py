@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from clustercert.jobs.notifications import LONGEST_RETRY_SECONDS, Notifier
 from clustercert.requests.receiver import Message, NotDelivered
-from clustercert.store.audit import EventFilter, EventPage, EventPages, StoredEvent
+from clustercert.store.audit.log import EventFilter, EventPage, EventPages, StoredEvent
 from support.samples import NOW
 
 if TYPE_CHECKING:

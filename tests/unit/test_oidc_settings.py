@@ -15,7 +15,7 @@ from clustercert.model import IssueRequest, Origin
 from clustercert.model.errors import Forbidden, NotFound
 from clustercert.policy.examples import run_examples
 from clustercert.settings import SettingsError, load
-from clustercert.store.known_users import FederatedAccess
+from clustercert.store.identity.known_users import FederatedAccess
 from support.identity_page import NAMED_PROJECT, PROJECT, recipe, recipe_lines, recipes
 from support.issuer_tokens import GITHUB, KEYCLOAK, KUBERNETES, user_of
 from support.samples import NOW, cluster

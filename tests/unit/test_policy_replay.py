@@ -30,7 +30,7 @@ from clustercert.policy.decision import Policy
 from clustercert.policy.live_replay import LiveChange, LiveComparison
 from clustercert.policy.replay import MAX_EXAMPLES, NOT_SIGNED, Change, NotReplayable, Replay, parse_decision
 from clustercert.policy.rule_settings import PolicySettings
-from clustercert.store.events import canonical
+from clustercert.store.audit.events import canonical
 from support.issuance_doubles import Accesses, Clusters, MemoryLedger, Usernames, issuance
 from support.policy_rules import requested
 from support.samples import CLUSTER_ID, NOW, PROJECT_ID, caller, client_ca, cluster

@@ -18,7 +18,7 @@ from clustercert.kubernetes.reconcile import (
 from clustercert.model import Cluster, ClusterOptions
 from clustercert.model.errors import RemoteFailed, Unavailable
 from clustercert.observability import metrics
-from clustercert.store.enforcement import AffectedClusters
+from clustercert.store.kubernetes.enforcement import AffectedClusters
 from support.own_gauge import OwnGauge
 from support.samples import NOW, cluster
 from support.wait import SECONDS

@@ -9,7 +9,7 @@ from clustercert.audit.log import AuditLog, InclusionProof
 from clustercert.model import Caller
 from clustercert.model.errors import Forbidden, NotFound
 from clustercert.model.rights import reads_project, require_reader, require_view
-from clustercert.store.audit import EventFilter, EventPage, StoredEvent
+from clustercert.store.audit.log import EventFilter, EventPage, StoredEvent
 
 logger = structlog.get_logger()
 

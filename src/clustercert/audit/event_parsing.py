@@ -6,8 +6,8 @@ from datetime import datetime
 from pathlib import Path
 
 from clustercert.model import JsonObject
-from clustercert.store.audit import StoredEvent
-from clustercert.store.evidence import DELETED
+from clustercert.store.audit.evidence import DELETED
+from clustercert.store.audit.log import StoredEvent
 
 PlaceRange = tuple[int, int]
 

@@ -31,9 +31,9 @@ from clustercert.merkle.tiles import (
 )
 from clustercert.merkle.tree import HASH_BYTES, ProofError, verify_consistency
 from clustercert.model.errors import LogDamaged
-from clustercert.store.audit import StoredCheckpoint, StoredEvent
-from clustercert.store.events import commitment
-from clustercert.store.evidence import EvidenceQueries, LogHead, UnsealedEvent
+from clustercert.store.audit.events import commitment
+from clustercert.store.audit.evidence import EvidenceQueries, LogHead, UnsealedEvent
+from clustercert.store.audit.log import StoredCheckpoint, StoredEvent
 
 CHECKPOINT, VERIFIER_KEY = "checkpoint", "verifier-key"
 _NEVER = datetime.min.replace(tzinfo=UTC)

@@ -18,7 +18,8 @@ from clustercert.merkle.tree import (
 )
 from clustercert.model.errors import InvalidRequest, LogDamaged, NotFound, Unavailable, UnsealError
 from clustercert.pki.envelope import SecretSealer
-from clustercert.store.audit import (
+from clustercert.store.audit.evidence import LogHead, UnsealedEvent
+from clustercert.store.audit.log import (
     LOG,
     AuditQueries,
     EventFilter,
@@ -28,7 +29,6 @@ from clustercert.store.audit import (
     StoredEvent,
     StoredLog,
 )
-from clustercert.store.evidence import LogHead, UnsealedEvent
 
 # The encryption context of the log's private key.
 KEY_CONTEXT = f"audit_log:{LOG}"

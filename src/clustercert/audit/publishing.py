@@ -7,7 +7,7 @@ import structlog
 from clustercert.audit.log import AuditLog
 from clustercert.audit.publish_targets import PublishError, PublishTarget
 from clustercert.observability import metrics
-from clustercert.store.audit import StoredCheckpoint
+from clustercert.store.audit.log import StoredCheckpoint
 
 logger = structlog.get_logger()
 

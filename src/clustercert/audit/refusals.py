@@ -43,7 +43,7 @@ from clustercert.model.events.operation import (
 )
 from clustercert.pki.keys import key_type_of
 from clustercert.policy.templates import is_plain_text
-from clustercert.store.clusters import ClusterLookup
+from clustercert.store.clusters.registry import ClusterLookup
 from clustercert.store.engine.database import Database
 
 FLUSH_SECONDS = 60

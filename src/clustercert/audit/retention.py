@@ -33,9 +33,9 @@ from clustercert.pki.leaf import (
 )
 from clustercert.policy.decision import Policy
 from clustercert.policy.lifetime import BACKDATE, MOST_DAYS
-from clustercert.store.certificate_maintenance import CertificateMaintenance, StoredCertificate
+from clustercert.store.audit.evidence import EvidenceQueries
+from clustercert.store.certificates.maintenance import CertificateMaintenance, StoredCertificate
 from clustercert.store.engine.database import Database
-from clustercert.store.evidence import EvidenceQueries
 from clustercert.store.job_cursors import Findings, JobCursor
 
 

@@ -20,7 +20,7 @@ from clustercert.model.errors import LogDamaged
 from clustercert.model.events.operation import AuditLogBegun
 from clustercert.observability import metrics
 from clustercert.pki.envelope import SecretSealer
-from clustercert.store.audit import AuditQueries, Sealing, StoredCheckpoint, StoredLog
+from clustercert.store.audit.log import AuditQueries, Sealing, StoredCheckpoint, StoredLog
 
 # The maximum number of events in a batch. A full batch blocks other writers to an SQLite file for a few milliseconds.
 MAX_BATCH = 128

@@ -29,9 +29,9 @@ from clustercert.merkle.tiles import (
 )
 from clustercert.merkle.tree import HASH_BYTES, leaf_hash
 from clustercert.model import utc_now
-from clustercert.store.audit import LOG, SLACK, StoredCheckpoint, StoredEvent
-from clustercert.store.events import commitment
-from clustercert.store.evidence import LogHead, UnsealedEvent
+from clustercert.store.audit.events import commitment
+from clustercert.store.audit.evidence import LogHead, UnsealedEvent
+from clustercert.store.audit.log import LOG, SLACK, StoredCheckpoint, StoredEvent
 
 
 class TrustedHead(NamedTuple):

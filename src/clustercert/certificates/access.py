@@ -17,8 +17,8 @@ from clustercert.model.choices import CertificateState
 from clustercert.model.kubernetes import AUTHENTICATED, MASTERS
 from clustercert.model.times import is_recent
 from clustercert.policy.templates import is_exempt
-from clustercert.store.access_controls import UnknownIdentity
-from clustercert.store.access_reports import (
+from clustercert.store.certificates.access_controls import UnknownIdentity
+from clustercert.store.certificates.access_reports import (
     MAX_COUNTED,
     AccessFilter,
     AccessReportQueries,
@@ -26,7 +26,7 @@ from clustercert.store.access_reports import (
     GroupTotals,
     UserTotals,
 )
-from clustercert.store.certificate_views import CertificateView
+from clustercert.store.certificates.views import CertificateView
 
 # A page lists at most this many users, and this many certificates of each user. Creating a longer page would block a
 # worker for too long.

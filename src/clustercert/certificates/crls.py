@@ -12,7 +12,7 @@ from clustercert.model.errors import NotFound, Unavailable
 from clustercert.pki.crl import CrlContent, check_crl
 from clustercert.pki.signer import Signer, signer_named
 from clustercert.policy.lifetime import BACKDATE
-from clustercert.store.revocations import CrlQueries
+from clustercert.store.certificates.revocations import CrlQueries
 
 LIFETIME = timedelta(days=1)
 # Anyone may request a CRL without authentication, and signing a long CRL takes seconds. So a CRL is reused for this

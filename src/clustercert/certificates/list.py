@@ -16,9 +16,9 @@ from clustercert.model.rights import (
     require_reader,
     require_view,
 )
-from clustercert.store.certificate_views import CertificateView, VisibleCertificates
-from clustercert.store.certificates import CertificateFilter, InventoryQueries, Page, PlaceNames, Scope
-from clustercert.store.clusters import ClusterLookup, require_cluster
+from clustercert.store.certificates.lists import CertificateFilter, InventoryQueries, Page, PlaceNames, Scope
+from clustercert.store.certificates.views import CertificateView, VisibleCertificates
+from clustercert.store.clusters.registry import ClusterLookup, require_cluster
 
 ONLY_READERS = (
     "Only operators and auditors can see the certificates of all projects. Request only your own (own=true), or name a"

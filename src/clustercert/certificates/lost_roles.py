@@ -9,7 +9,7 @@ from typing import Self
 from clustercert.certificates.recorder import Reason, RevocationRecorder
 from clustercert.model import Actor
 from clustercert.model.errors import Conflict
-from clustercert.store.access_controls import AccessQueries, LiveCertificates, LostRole
+from clustercert.store.certificates.access_controls import AccessQueries, LiveCertificates, LostRole
 from clustercert.store.engine.generation import Generation
 
 # The maximum number of pairs of a user and a cluster in one count or revocation. Each pair is one revocation.

@@ -6,8 +6,8 @@ from datetime import datetime, timedelta
 
 from clustercert.model import Actor
 from clustercert.model.events.administration import RevocationsPruned
-from clustercert.store.revocation_pruning import RevocationPruningQueries
-from clustercert.store.revocations import CLOCK_MARGIN
+from clustercert.store.certificates.revocation_pruning import RevocationPruningQueries
+from clustercert.store.certificates.revocations import CLOCK_MARGIN
 
 
 @dataclass(frozen=True, slots=True)

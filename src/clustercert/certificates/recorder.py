@@ -10,9 +10,9 @@ from clustercert.model.events.administration import RevocationChange, Revocation
 from clustercert.observability import metrics
 from clustercert.pki.leaf import MAX_NAME
 from clustercert.policy.templates import is_plain_text
-from clustercert.store.access_controls import LiveCertificates
-from clustercert.store.certificate_views import CertificateView, VisibleCertificates
-from clustercert.store.revocations import NO_END, RevocationQueries
+from clustercert.store.certificates.access_controls import LiveCertificates
+from clustercert.store.certificates.revocations import NO_END, RevocationQueries
+from clustercert.store.certificates.views import CertificateView, VisibleCertificates
 
 # A serial has at most 20 bytes. Source: RFC 5280 section 4.1.2.2.
 MAX_SERIAL_DIGITS = 40

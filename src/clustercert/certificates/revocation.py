@@ -44,11 +44,11 @@ from clustercert.model.rights import (
     require_view,
 )
 from clustercert.pki.keys import signed_by
-from clustercert.store.certificate_maintenance import CertificateMaintenance
-from clustercert.store.clusters import ClusterLookup, require_cluster
+from clustercert.store.certificates.maintenance import CertificateMaintenance
+from clustercert.store.clusters.registry import ClusterLookup, require_cluster
 from clustercert.store.engine.generation import Generation
-from clustercert.store.known_users import KnownUserQueries, UsernameQueries
-from clustercert.store.logins import UserLogins
+from clustercert.store.identity.known_users import KnownUserQueries, UsernameQueries
+from clustercert.store.identity.logins import UserLogins
 
 KEY_HOLDER = "holder"
 """The actor id for revocations that were authorized only by proof of possession."""

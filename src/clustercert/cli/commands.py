@@ -12,8 +12,8 @@ import typer
 
 from clustercert.cli.login.options import LoginOptions
 from clustercert.cli.options import LocalOption, NotLoggedIn, PolicyFileOption, UsageError
-from clustercert.cli.output import print_note
 from clustercert.cli.session import operate
+from clustercert.cli.terminal.output import print_note
 
 if TYPE_CHECKING:
     from clustercert.client.administration import AdministrationClient

@@ -15,11 +15,11 @@ from typing import TYPE_CHECKING, Annotated, Literal, get_args, get_origin
 
 import typer
 
+from clustercert.cli.administration.resources import RESOURCES
 from clustercert.cli.credential import cache
 from clustercert.cli.login import profile
 from clustercert.cli.lookup import clusters_of_caller, full_name, reachable_cluster
-from clustercert.cli.output import write_out
-from clustercert.cli.resources import RESOURCES
+from clustercert.cli.terminal.output import write_out
 from clustercert.model.errors import ClustercertError
 from clustercert.model.identity import qualified_name
 

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING
 import typer
 from anyio.from_thread import BlockingPortal, start_blocking_portal
 
-from clustercert.cli.output import print_note
 from clustercert.cli.session import actor, default_domain, store_settings
+from clustercert.cli.terminal.output import print_note
 from clustercert.client.administration import AdministrationClient
 from clustercert.client.connection import HttpRequest, Reply
 from clustercert.observability import log

@@ -13,11 +13,11 @@ import typer
 from typer.core import TyperGroup
 
 from clustercert import __version__
-from clustercert.cli import command_help
+from clustercert.cli.administration.resources import RESOURCES
 from clustercert.cli.options import FAILED, USAGE, InvalidOption, error_text, exit_code
-from clustercert.cli.output import print_note, write_out
-from clustercert.cli.resources import RESOURCES
 from clustercert.cli.session import RootOptions
+from clustercert.cli.terminal import command_help
+from clustercert.cli.terminal.output import print_note, write_out
 from clustercert.model.errors import ClustercertError
 
 # The environment variable that the completion script sets while the shell completes a command line.
@@ -49,7 +49,7 @@ PANELS = {
         CommandEntry("profile", "login.account", "Manage saved logins at several services."),
         CommandEntry(
             "clusters",
-            "cluster",
+            "cluster.command",
             "List the clusters in all your projects, with the Kubernetes groups and the longest lifetime that you get.",
         ),
         CommandEntry(
@@ -62,7 +62,9 @@ PANELS = {
             "request", "request", "Ask for access for a time, and decide about the requests of others."
         ),
         CommandEntry(
-            "certificate", "certificate", "List, show and revoke certificates, and see who has access."
+            "certificate",
+            "certificate.command",
+            "List, show and revoke certificates, and see who has access.",
         ),
         CommandEntry(
             "refresh", "credential.refresh", "Renew the certificate files of `kubeconfig merge --files`."
@@ -74,12 +76,12 @@ PANELS = {
     ),
     "Administration, mostly by operators": (
         *(
-            CommandEntry(noun, "administration", RESOURCES[noun].help)
+            CommandEntry(noun, "administration.commands", RESOURCES[noun].help)
             for noun in ("domain", "project", "user", "group")
         ),
-        CommandEntry("role", "roles", RESOURCES["role"].help),
-        CommandEntry("access-key", "administration", RESOURCES["access-key"].help),
-        CommandEntry("cluster", "cluster", RESOURCES["cluster"].help),
+        CommandEntry("role", "administration.roles", RESOURCES["role"].help),
+        CommandEntry("access-key", "administration.commands", RESOURCES["access-key"].help),
+        CommandEntry("cluster", "cluster.command", RESOURCES["cluster"].help),
         CommandEntry(
             "kubernetes", "kubernetes.command", "Set up clusters for issued certificates and revocation."
         ),
@@ -94,7 +96,7 @@ PANELS = {
             "apply.command",
             "Print all domains, projects, users, groups, roles and clusters as documents for `apply`.",
         ),
-        CommandEntry("identity", "identity", "Check tokens from OIDC issuers."),
+        CommandEntry("identity", "administration.identity", "Check tokens from OIDC issuers."),
         CommandEntry("policy", "policy.command", "Check the policy, and explain what it decides."),
         CommandEntry("audit", "audit.command", "Read, verify, export and prune the audit log."),
     ),
@@ -108,7 +110,7 @@ PANELS = {
         ),
         CommandEntry("db", "operate", "Manage the database and its schema."),
         CommandEntry("keys", "operate", "Manage the keys that encrypt secrets at rest."),
-        CommandEntry("keystone", "identity", "Register the service in Keystone's catalog."),
+        CommandEntry("keystone", "administration.identity", "Register the service in Keystone's catalog."),
     ),
 }
 COMMANDS = {entry.name: entry for entries in PANELS.values() for entry in entries}

@@ -15,8 +15,6 @@ import typer
 
 from clustercert.cli.commands import on_store
 from clustercert.cli.options import CommandError, YesOption, time_ago
-from clustercert.cli.output import Output, OutputOption, Progress, print_note, show_list, show_one
-from clustercert.cli.prompts import confirm
 from clustercert.cli.session import (
     Operator,
     Reader,
@@ -27,6 +25,8 @@ from clustercert.cli.session import (
     settings,
     settings_loader,
 )
+from clustercert.cli.terminal.output import Output, OutputOption, Progress, print_note, show_list, show_one
+from clustercert.cli.terminal.prompts import confirm
 from clustercert.model.choices import ServerRole
 from clustercert.model.errors import Conflict
 from clustercert.model.identity import DEFAULT_DOMAIN

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from clustercert.cli.output import note_text
+from clustercert.cli.terminal.output import note_text
 from clustercert.model.errors import ClustercertError, StoreFault, Unavailable
 from clustercert.model.times import parse_rfc3339
 from clustercert.secure_file import access_advice

@@ -28,7 +28,7 @@ from clustercert.cli.options import (
     ProjectDomainOption,
     exit_code,
 )
-from clustercert.cli.output import (
+from clustercert.cli.terminal.output import (
     Output,
     OutputOption,
     Table,

@@ -14,7 +14,7 @@ import typer
 
 from clustercert.cli.lookup import only_cluster, split_cluster, split_domain
 from clustercert.cli.options import CommandError, did_you_mean
-from clustercert.cli.output import print_note
+from clustercert.cli.terminal.output import print_note
 from clustercert.model.errors import NotFound
 from clustercert.model.identity import DEFAULT_DOMAIN
 
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from clustercert.identity.directory_reader import DirectoryReader
     from clustercert.model import Actor, Cluster, Domain, Project
     from clustercert.settings import Settings
-    from clustercert.store.clusters import ClusterQueries
+    from clustercert.store.clusters.registry import ClusterQueries
     from clustercert.store.engine.database import Database
     from clustercert.wiring import Components
 
@@ -326,7 +326,7 @@ def examine(context: typer.Context, work: Callable[[Reader], Awaitable[T]]) -> T
     from clustercert.identity.directory_reader import DirectoryReader
     from clustercert.model.errors import KeysUnavailable
     from clustercert.observability import log
-    from clustercert.store.clusters import ClusterQueries
+    from clustercert.store.clusters.registry import ClusterQueries
     from clustercert.store.engine import migrate
     from clustercert.store.keys import KeyQueries
 

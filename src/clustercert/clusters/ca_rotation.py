@@ -25,9 +25,9 @@ from clustercert.pki.certificates import certificate_der
 from clustercert.pki.signer import LOCAL, CaRequest, Signer, signer_named
 from clustercert.policy.lifetime import BACKDATE
 from clustercert.policy.templates import is_plain_text
-from clustercert.store.ca_rotations import CaRotationQueries
-from clustercert.store.client_cas import ClientCaQueries
-from clustercert.store.clusters import ClusterQueries
+from clustercert.store.clusters.ca_rotations import CaRotationQueries
+from clustercert.store.clusters.client_cas import ClientCaQueries
+from clustercert.store.clusters.registry import ClusterQueries
 
 # How often a change is tried if the leader changes the rotation at the same time.
 ATTEMPTS = 5

@@ -11,7 +11,7 @@ from clustercert.model.errors import ClustercertError, Unavailable
 from clustercert.model.events.administration import CaKeyDeleted
 from clustercert.pki.signer import CaRequest, Signer, signer_named
 from clustercert.policy.lifetime import BACKDATE
-from clustercert.store.client_cas import ClientCaQueries, DiscardedCa
+from clustercert.store.clusters.client_cas import ClientCaQueries, DiscardedCa
 from clustercert.store.engine.database import MAX_CLOCK_OFFSET
 
 logger = structlog.get_logger()

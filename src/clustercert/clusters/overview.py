@@ -14,8 +14,8 @@ from clustercert.model import Caller
 from clustercert.model.choices import EnforcementState, FleetOrder
 from clustercert.model.errors import Forbidden, InvalidRequest
 from clustercert.model.rights import administered_projects, reads_everything
-from clustercert.store.fleet import FleetFilter, FleetPage, FleetQueries
-from clustercert.store.overview import (
+from clustercert.store.clusters.fleet import FleetFilter, FleetPage, FleetQueries
+from clustercert.store.clusters.overview import (
     LiveCounts,
     OverviewQueries,
     Projects,

@@ -13,8 +13,8 @@ from clustercert.model.errors import InvalidRequest, NotFound
 from clustercert.model.events.administration import ClusterChange, ClusterChanged
 from clustercert.pki.signer import LOCAL, CaRequest, KeyCustody, Signer, signer_named
 from clustercert.policy.lifetime import BACKDATE
-from clustercert.store.client_cas import ClientCaQueries
-from clustercert.store.clusters import ClusterQueries, require_cluster
+from clustercert.store.clusters.client_cas import ClientCaQueries
+from clustercert.store.clusters.registry import ClusterQueries, require_cluster
 
 # Ten years, like kubeadm's CAs: a client CA must outlive every certificate that it signs.
 CA_LIFETIME = timedelta(days=3650)

@@ -23,7 +23,7 @@ from clustercert.model.errors import InvalidRequest
 from clustercert.policy.templates import MAX_REASON
 from clustercert.requests.terms import MAX_GROUP, MAX_GROUPS, MAX_TICKET, NewRequest
 from clustercert.requests.views import SeenRequest, Step
-from clustercert.store.certificates import PlaceNames
+from clustercert.store.certificates.lists import PlaceNames
 
 B = TypeVar("B", bound=RequestBody)
 

@@ -31,7 +31,7 @@ from clustercert.model.errors import InvalidRequest, LogDamaged, NotFound
 from clustercert.model.events.names import CLUSTER_ACTOR
 from clustercert.model.ids import is_long_id
 from clustercert.model.rights import reads_everything
-from clustercert.store.audit import EventFilter, StoredEvent
+from clustercert.store.audit.log import EventFilter, StoredEvent
 
 # The fields that responses copy from an event's canonical JSON, in this order.
 FIELDS = ("at", "kind", "version", "project_id", "actor", "subject", "source", "request_id", "detail")

@@ -23,8 +23,8 @@ from clustercert.model.errors import NotFound
 from clustercert.model.identity import KnownUser
 from clustercert.pki.certificates import chain_pem
 from clustercert.pki.crl import crl_pem
-from clustercert.store.certificate_views import CertificateView
-from clustercert.store.certificates import CertificateFilter, Page, PlaceNames
+from clustercert.store.certificates.lists import CertificateFilter, Page, PlaceNames
+from clustercert.store.certificates.views import CertificateView
 
 
 class ClusterCertificateFilters(BaseModel):

@@ -15,8 +15,8 @@ from clustercert.http.openapi import described
 from clustercert.http.paging import KeyPageDep, PageBody, numbered_page
 from clustercert.http.responses import ResponseBody, SortedStrings, Time
 from clustercert.model.choices import EnforcementState, FleetOrder, RotationChoice, RotationState
-from clustercert.store.fleet import FleetFilter
-from clustercert.store.overview import VERIFICATION_COUNTS
+from clustercert.store.clusters.fleet import FleetFilter
+from clustercert.store.clusters.overview import VERIFICATION_COUNTS
 
 # The maximum number of open requests of which `to_decide` is counted.
 MAX_COUNTED = 500

@@ -18,7 +18,7 @@ from clustercert.model.identity import BUILT_IN
 from clustercert.pki.envelope import SecretSealer
 from clustercert.store.engine.database import Database
 from clustercert.store.engine.generation import Cache
-from clustercert.store.logins import AccessKeyQueries, LiveKey
+from clustercert.store.identity.logins import AccessKeyQueries, LiveKey
 
 # The cloud vendors' format: an access key id (AK) has 20 upper-case letters and digits, and a secret key (SK) has 40
 # letters and digits (238 bits).

@@ -21,7 +21,7 @@ from clustercert.model.events.administration import (
 from clustercert.model.ids import is_id
 from clustercert.model.times import checked_labels
 from clustercert.store.engine.database import Database
-from clustercert.store.entities import Reference
+from clustercert.store.identity.entities import Reference
 
 Entity = Domain | Project | User | Group
 E = TypeVar("E", bound=Entity)

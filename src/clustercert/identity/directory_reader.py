@@ -7,9 +7,9 @@ from clustercert.identity.names import searchable
 from clustercert.model import Domain, Group, Project, User
 from clustercert.model.errors import Conflict, NotFound
 from clustercert.model.ids import is_id
-from clustercert.store.directory import DirectoryQueries
 from clustercert.store.engine.database import Database
-from clustercert.store.entities import Reference
+from clustercert.store.identity.directory import DirectoryQueries
+from clustercert.store.identity.entities import Reference
 
 N = TypeVar("N", Project, User, Group)
 

@@ -13,11 +13,11 @@ from clustercert.model import Actor, Caller, KnownUser, Origin, Project, Revocat
 from clustercert.model.errors import InvalidRequest, Unauthenticated, Unavailable
 from clustercert.model.events.administration import RevocationChanged, UserBlocked
 from clustercert.model.ids import is_user_id
-from clustercert.store.directory import DirectoryQueries
+from clustercert.store.certificates.revocations import NO_END
 from clustercert.store.engine.database import Database
 from clustercert.store.engine.generation import Cache
-from clustercert.store.known_users import FederatedAccess, FederationQueries, KnownUserQueries
-from clustercert.store.revocations import NO_END
+from clustercert.store.identity.directory import DirectoryQueries
+from clustercert.store.identity.known_users import FederatedAccess, FederationQueries, KnownUserQueries
 
 logger = structlog.get_logger()
 

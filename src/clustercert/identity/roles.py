@@ -14,9 +14,9 @@ from clustercert.model.ids import is_id
 from clustercert.model.rights import ADMIN, AUDITOR, OPERATOR
 from clustercert.model.suggestion import did_you_mean
 from clustercert.store.engine.database import Database
-from clustercert.store.entities import Reference
-from clustercert.store.roles import RoleQueries
-from clustercert.store.roles import Roles as LiveRoles
+from clustercert.store.identity.entities import Reference
+from clustercert.store.identity.roles import RoleQueries
+from clustercert.store.identity.roles import Roles as LiveRoles
 
 BUILT_IN = (ADMIN, AUDITOR, "member", OPERATOR, "reader")
 

@@ -18,7 +18,7 @@ from clustercert.model.identity import BUILT_IN
 from clustercert.model.ids import is_id
 from clustercert.pki.envelope import SecretSealer
 from clustercert.store.engine.database import Database
-from clustercert.store.entities import Reference
+from clustercert.store.identity.entities import Reference
 
 
 class Identity:

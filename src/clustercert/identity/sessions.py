@@ -21,10 +21,10 @@ from clustercert.model.events.administration import SessionChanged
 from clustercert.model.identity import BUILT_IN
 from clustercert.model.sessions import IDLE_LIFETIME, Session
 from clustercert.pki.envelope import SecretSealer
-from clustercert.store.console_sessions import ConsoleSessionQueries
 from clustercert.store.engine.database import Database
 from clustercert.store.engine.generation import Cache
-from clustercert.store.logins import UserLoginQueries
+from clustercert.store.identity.console_sessions import ConsoleSessionQueries
+from clustercert.store.identity.logins import UserLoginQueries
 
 COOKIE_BYTES = 32
 # 32 random bytes in base64url without padding.

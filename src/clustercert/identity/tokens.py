@@ -18,9 +18,15 @@ from clustercert.model.ids import is_id
 from clustercert.model.rights import operates
 from clustercert.store.engine.database import Database
 from clustercert.store.engine.generation import Cache
-from clustercert.store.entities import Reference
-from clustercert.store.logins import LiveToken, PasswordLogin, TokenQueries, UserLoginQueries, UserLogins
-from clustercert.store.roles import RoleQueries
+from clustercert.store.identity.entities import Reference
+from clustercert.store.identity.logins import (
+    LiveToken,
+    PasswordLogin,
+    TokenQueries,
+    UserLoginQueries,
+    UserLogins,
+)
+from clustercert.store.identity.roles import RoleQueries
 
 
 class Logins:

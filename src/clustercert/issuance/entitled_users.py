@@ -9,8 +9,8 @@ from clustercert.issuance.recorded_callers import RecordedCallers
 from clustercert.model import Caller, Origin
 from clustercert.policy.entitlements import Entitlement, Entitlements
 from clustercert.store.engine.database import Database
-from clustercert.store.known_users import SeenUserQueries
-from clustercert.store.roles import MemberQueries
+from clustercert.store.identity.known_users import SeenUserQueries
+from clustercert.store.identity.roles import MemberQueries
 
 # The maximum number of users on a page.
 MAX_USERS = 50

@@ -16,9 +16,9 @@ from clustercert.policy.decision import Policy
 from clustercert.policy.entitlements import Entitlements
 from clustercert.policy.explanation import Explanation, explain
 from clustercert.policy.lifetime import LONGEST, MAX_LIFETIME
-from clustercert.store.clusters import ClusterQueries
-from clustercert.store.known_users import UsernameQueries
-from clustercert.store.roles import MemberQueries
+from clustercert.store.clusters.registry import ClusterQueries
+from clustercert.store.identity.known_users import UsernameQueries
+from clustercert.store.identity.roles import MemberQueries
 
 # By default, users of OIDC issuers and Keystone are listed if they got a certificate within this time.
 SEEN_WITHIN = timedelta(days=30)

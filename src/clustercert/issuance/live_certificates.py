@@ -8,8 +8,8 @@ from datetime import datetime
 
 from clustercert.policy.decision import Policy
 from clustercert.policy.live_replay import NO_EVENT, LiveComparison
-from clustercert.store.certificates import InventoryQueries
-from clustercert.store.decision_events import DecisionEvents
+from clustercert.store.audit.decision_events import DecisionEvents
+from clustercert.store.certificates.lists import InventoryQueries
 from clustercert.store.engine.database import Database
 
 

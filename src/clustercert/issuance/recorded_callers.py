@@ -8,9 +8,9 @@ from datetime import datetime
 
 from clustercert.model import Caller
 from clustercert.policy.replay import NotReplayable, parse_decision
-from clustercert.store.decision_events import DecisionEvents
+from clustercert.store.audit.decision_events import DecisionEvents
 from clustercert.store.engine.database import Database
-from clustercert.store.known_users import SeenUserQueries
+from clustercert.store.identity.known_users import SeenUserQueries
 
 # How many of the newest events are searched for the last requests of users. If these events contain no request of a
 # user, older events are searched for the user's last certificate.

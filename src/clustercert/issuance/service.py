@@ -41,7 +41,7 @@ from clustercert.pki.leaf import (
 )
 from clustercert.pki.signer import LeafSigner, signer_named
 from clustercert.policy.decision import Policy
-from clustercert.store.clusters import ClusterLookup, require_cluster
+from clustercert.store.clusters.registry import ClusterLookup, require_cluster
 
 # A placeholder for the credential number in a preview, because the number is not chosen yet.
 NUMBER_PLACEHOLDER = "<number>"

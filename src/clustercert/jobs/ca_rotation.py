@@ -12,7 +12,7 @@ import structlog
 
 from clustercert.jobs.leader_job import PeriodicWork, every
 from clustercert.model.errors import Unavailable
-from clustercert.store.ca_rotations import RunningRotation
+from clustercert.store.clusters.ca_rotations import RunningRotation
 
 logger = structlog.get_logger()
 

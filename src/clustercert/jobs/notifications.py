@@ -19,7 +19,7 @@ import structlog
 from clustercert.jobs.leader_job import PeriodicWork
 from clustercert.observability import metrics
 from clustercert.requests.receiver import MAX_CONNECTIONS, Message, NotDelivered, message
-from clustercert.store.audit import EventFilter, EventPages, StoredEvent
+from clustercert.store.audit.log import EventFilter, EventPages, StoredEvent
 from clustercert.store.job_cursors import JobCursor
 
 logger = structlog.get_logger()

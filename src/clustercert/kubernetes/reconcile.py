@@ -26,7 +26,7 @@ from clustercert.model.errors import ClustercertError, RemoteFailed
 from clustercert.model.events.operation import EnforcementOverflowed
 from clustercert.model.kubernetes import SERVICE
 from clustercert.observability import metrics
-from clustercert.store.enforcement import AffectedClusters, EnforcementQueries
+from clustercert.store.kubernetes.enforcement import AffectedClusters, EnforcementQueries
 
 logger = structlog.get_logger()
 

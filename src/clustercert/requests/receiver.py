@@ -16,7 +16,7 @@ from pathlib import Path
 from clustercert.http_client import ConnectionFailed, ServerConnection, UnreadableResponse
 from clustercert.observability import canonical_json
 from clustercert.secure_file import PrivateFileError, read_private_file
-from clustercert.store.audit import StoredEvent
+from clustercert.store.audit.log import StoredEvent
 
 MAX_CONNECTIONS = 8
 # Time limit for one request, including the time to connect.

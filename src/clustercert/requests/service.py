@@ -33,7 +33,7 @@ from clustercert.store.access_requests import (
     Step,
     Visibility,
 )
-from clustercert.store.clusters import ClusterQueries
+from clustercert.store.clusters.registry import ClusterQueries
 
 # How many requests a user can create within `CREATION_PERIOD`, so that nobody floods the approvers.
 MAX_CREATED = 100

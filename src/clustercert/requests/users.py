@@ -9,9 +9,9 @@ from clustercert.model import Origin
 from clustercert.model.access_requests import AccessRequest
 from clustercert.policy.decision import Policy
 from clustercert.policy.entitlements import is_offered
-from clustercert.store.clusters import ClusterQueries
-from clustercert.store.known_users import KnownUserQueries
-from clustercert.store.roles import MemberQueries
+from clustercert.store.clusters.registry import ClusterQueries
+from clustercert.store.identity.known_users import KnownUserQueries
+from clustercert.store.identity.roles import MemberQueries
 
 
 @dataclass(frozen=True, slots=True)

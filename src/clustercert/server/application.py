@@ -51,12 +51,12 @@ from clustercert.server.policy_changes import PolicyChanges
 from clustercert.server.reloading import Reloader
 from clustercert.settings import Settings
 from clustercert.store.access_requests import AccessRequestQueries
-from clustercert.store.ca_rotations import RUNNING, CaRotationQueries, RotationCounts
-from clustercert.store.certificate_maintenance import CertificateMaintenance
-from clustercert.store.clusters import ClusterQueries
-from clustercert.store.credential_usage import CredentialUsageQueries
+from clustercert.store.certificates.maintenance import CertificateMaintenance
+from clustercert.store.clusters.ca_rotations import RUNNING, CaRotationQueries, RotationCounts
+from clustercert.store.clusters.registry import ClusterQueries
 from clustercert.store.engine.database import Database
 from clustercert.store.job_cursors import JobCursor
+from clustercert.store.kubernetes.credential_usage import CredentialUsageQueries
 from clustercert.wiring import (
     Components,
     change_issuers,

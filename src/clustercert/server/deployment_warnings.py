@@ -22,10 +22,10 @@ from clustercert.requests.receiver import NotDelivered, read_secrets
 from clustercert.secure_file import PrivateFileError
 from clustercert.server.tls_files import present_tls, uses_own_pair
 from clustercert.settings import Settings, SettingsError
-from clustercert.store.access_controls import AccessQueries
-from clustercert.store.clusters import ClusterQueries
+from clustercert.store.certificates.access_controls import AccessQueries
+from clustercert.store.clusters.registry import ClusterQueries
 from clustercert.store.engine.database import MAX_CLOCK_OFFSET
-from clustercert.store.roles import RoleQueries
+from clustercert.store.identity.roles import RoleQueries
 
 if TYPE_CHECKING:
     from clustercert.store.engine.database import Database

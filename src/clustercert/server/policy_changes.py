@@ -10,9 +10,9 @@ from clustercert.model import utc_now
 from clustercert.model.errors import ClustercertError
 from clustercert.policy.decision import Policy, policy_digest
 from clustercert.policy.live_replay import LiveChange
+from clustercert.store.certificates.revocation_pruning import RevocationPruningQueries
 from clustercert.store.engine.database import Database
 from clustercert.store.job_cursors import JobCursor
-from clustercert.store.revocation_pruning import RevocationPruningQueries
 
 logger = structlog.get_logger()
 

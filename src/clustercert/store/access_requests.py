@@ -31,13 +31,13 @@ from clustercert.model.access_requests import EARLY_USE_PERIOD, OPEN_STATES, Acc
 from clustercert.model.choices import AccessRequestState
 from clustercert.model.errors import Conflict, NotFound, TooManyRequests
 from clustercert.store import tables
-from clustercert.store.certificate_views import is_revoked
+from clustercert.store.audit.events import record_events
+from clustercert.store.certificates.ledger import certificate_row
+from clustercert.store.certificates.revocations import revoke_unrevoked
+from clustercert.store.certificates.views import is_revoked
 from clustercert.store.engine.database import raise_generation
 from clustercert.store.engine.queries import Queries, conflict_if_violated
 from clustercert.store.engine.transaction import Transaction
-from clustercert.store.events import record_events
-from clustercert.store.ledger import certificate_row
-from clustercert.store.revocations import revoke_unrevoked
 
 _request, _decision, _certificate = tables.access_request, tables.access_decision, tables.certificate
 

@@ -7,9 +7,9 @@ from sqlalchemy.exc import IntegrityError
 
 from clustercert.model import AuditEvent
 from clustercert.store import tables
+from clustercert.store.audit.events import record_events
 from clustercert.store.engine.database import Database
 from clustercert.store.engine.queries import Queries
-from clustercert.store.events import record_events
 
 _progress = tables.progress
 

@@ -55,32 +55,32 @@ from clustercert.requests.receiver import WebhookReceiver
 from clustercert.requests.service import AccessRequests
 from clustercert.requests.users import RequestUsers
 from clustercert.settings import Settings, SettingsError
-from clustercert.store.access_controls import AccessQueries
-from clustercert.store.access_reports import AccessReportQueries
 from clustercert.store.access_requests import AccessRequestQueries
-from clustercert.store.audit import AuditQueries, EventPages
-from clustercert.store.ca_rotations import CaRotationQueries
-from clustercert.store.certificate_maintenance import CertificateMaintenance
-from clustercert.store.certificates import InventoryQueries
-from clustercert.store.client_cas import ClientCaQueries
-from clustercert.store.clusters import ClusterQueries
+from clustercert.store.audit.evidence import EvidenceQueries
+from clustercert.store.audit.log import AuditQueries, EventPages
+from clustercert.store.certificates.access_controls import AccessQueries
+from clustercert.store.certificates.access_reports import AccessReportQueries
+from clustercert.store.certificates.issued_feed import IssuedFeed
+from clustercert.store.certificates.ledger import Ledger
+from clustercert.store.certificates.lists import InventoryQueries
+from clustercert.store.certificates.maintenance import CertificateMaintenance
+from clustercert.store.certificates.revocation_pruning import RevocationPruningQueries
+from clustercert.store.certificates.revocations import CrlQueries, RevocationQueries
+from clustercert.store.clusters.ca_rotations import CaRotationQueries
+from clustercert.store.clusters.client_cas import ClientCaQueries
+from clustercert.store.clusters.fleet import FleetQueries
+from clustercert.store.clusters.overview import OverviewQueries
+from clustercert.store.clusters.registry import ClusterQueries
+from clustercert.store.clusters.signing_clusters import SigningClusterQueries
 from clustercert.store.disk_space import MIB, DiskSpace
-from clustercert.store.enforcement import EnforcementQueries
 from clustercert.store.engine import migrate
 from clustercert.store.engine.database import Database
 from clustercert.store.engine.generation import Generation
 from clustercert.store.engine.leader import Leader
-from clustercert.store.evidence import EvidenceQueries
-from clustercert.store.fleet import FleetQueries
-from clustercert.store.issued_feed import IssuedFeed
+from clustercert.store.identity.known_users import KnownUserQueries, UsernameQueries
+from clustercert.store.identity.roles import MemberQueries
 from clustercert.store.job_cursors import JobCursor
-from clustercert.store.known_users import KnownUserQueries, UsernameQueries
-from clustercert.store.ledger import Ledger
-from clustercert.store.overview import OverviewQueries
-from clustercert.store.revocation_pruning import RevocationPruningQueries
-from clustercert.store.revocations import CrlQueries, RevocationQueries
-from clustercert.store.roles import MemberQueries
-from clustercert.store.signing_clusters import SigningClusterQueries
+from clustercert.store.kubernetes.enforcement import EnforcementQueries
 from clustercert.wiring.authentication import (
     keystone_service,
     new_authenticator,

@@ -9,7 +9,7 @@ from clustercert.identity.service import Identity
 from clustercert.kubernetes.cluster_connections import ClusterConnections
 from clustercert.model import utc_now
 from clustercert.settings import Settings
-from clustercert.store.clusters import ClusterQueries
+from clustercert.store.clusters.registry import ClusterQueries
 
 if TYPE_CHECKING:
     from clustercert.authn.keystone.service import KeystoneService

@@ -8,9 +8,9 @@ import sys
 from dataclasses import replace
 
 from clustercert.model import Project
-from clustercert.store.directory import DirectoryQueries
 from clustercert.store.engine.database import Database
-from clustercert.store.entities import Reference
+from clustercert.store.identity.directory import DirectoryQueries
+from clustercert.store.identity.entities import Reference
 from support.kill_points import Steps, kill_everywhere
 from support.stores import Store, event
 

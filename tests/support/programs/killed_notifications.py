@@ -10,7 +10,7 @@ from pathlib import Path
 
 from clustercert.jobs.notifications import CURSOR, Notifier
 from clustercert.requests.receiver import Message, WebhookReceiver
-from clustercert.store.audit import EventPages
+from clustercert.store.audit.log import EventPages
 from clustercert.store.job_cursors import JobCursor
 from support.kill_points import Steps, kill_everywhere
 from support.stores import NOW, Store, patient

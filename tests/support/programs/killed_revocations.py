@@ -6,9 +6,9 @@ Works on copies URL_1, URL_2, … (see `kill_points`). Prints the number of kill
 import asyncio
 import sys
 
-from clustercert.store.directory import DirectoryQueries
+from clustercert.store.certificates.revocations import RevocationQueries
 from clustercert.store.engine.database import Database
-from clustercert.store.revocations import RevocationQueries
+from clustercert.store.identity.directory import DirectoryQueries
 from support.kill_points import Steps, kill_everywhere
 from support.stores import Store, event, revocation
 

@@ -10,9 +10,9 @@ from sqlalchemy import update
 
 from clustercert.model.errors import Unavailable
 from clustercert.store import tables
+from clustercert.store.certificates.ledger import Ledger
 from clustercert.store.engine import migrate
 from clustercert.store.engine.database import Database
-from clustercert.store.ledger import Ledger
 from support.stores import certificate_record, event
 
 

@@ -10,7 +10,9 @@ from typing import Annotated, Any, cast
 
 import typer
 
-from clustercert.cli.access import print_remaining_access
+from clustercert.cli.administration.lost_roles import RevokeOption, remove_role
+from clustercert.cli.administration.resources import NO_DEFAULT, RESOURCES, Resource
+from clustercert.cli.certificate.access import print_remaining_access
 from clustercert.cli.commands import new_service_command, on_service
 from clustercert.cli.lookup import (
     affected_certificates,
@@ -23,7 +25,6 @@ from clustercert.cli.lookup import (
     shown_name,
     shown_user,
 )
-from clustercert.cli.lost_roles import RevokeOption, remove_role
 from clustercert.cli.options import (
     DescriptionOption,
     DomainOption,
@@ -32,7 +33,7 @@ from clustercert.cli.options import (
     PasswordFileOption,
     YesOption,
 )
-from clustercert.cli.output import (
+from clustercert.cli.terminal.output import (
     Output,
     OutputOption,
     print_note,
@@ -40,8 +41,7 @@ from clustercert.cli.output import (
     show_one,
     with_times,
 )
-from clustercert.cli.prompts import PASSWORD_ATTEMPTS, confirm, read_secret
-from clustercert.cli.resources import NO_DEFAULT, RESOURCES, Resource
+from clustercert.cli.terminal.prompts import PASSWORD_ATTEMPTS, confirm, read_secret
 from clustercert.client.administration import AdministrationClient, path_of
 from clustercert.client.connection import ApiError
 from clustercert.model import JsonObject

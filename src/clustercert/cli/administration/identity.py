@@ -10,9 +10,17 @@ import typer
 
 from clustercert.cli.commands import on_service
 from clustercert.cli.options import CommandError, UsageError
-from clustercert.cli.output import Output, OutputOption, Row, print_note, show_list, show_one, write_out
-from clustercert.cli.prompts import read_secret
 from clustercert.cli.session import settings
+from clustercert.cli.terminal.output import (
+    Output,
+    OutputOption,
+    Row,
+    print_note,
+    show_list,
+    show_one,
+    write_out,
+)
+from clustercert.cli.terminal.prompts import read_secret
 from clustercert.client import CCE_SERVICE
 
 if TYPE_CHECKING:

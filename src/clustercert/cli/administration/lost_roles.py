@@ -5,8 +5,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from clustercert.cli.output import print_note
-from clustercert.cli.prompts import ask
+from clustercert.cli.terminal.output import print_note
+from clustercert.cli.terminal.prompts import ask
 
 if TYPE_CHECKING:
     from clustercert.client.administration import AdministrationClient

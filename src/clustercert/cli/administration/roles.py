@@ -6,12 +6,19 @@ from typing import Annotated, NamedTuple
 
 import typer
 
-from clustercert.cli.administration import new_group
+from clustercert.cli.administration.commands import new_group
+from clustercert.cli.administration.lost_roles import RevokeOption, remove_role
+from clustercert.cli.administration.resources import RESOURCES
 from clustercert.cli.lookup import find, find_project, shown_name, split_domain
-from clustercert.cli.lost_roles import RevokeOption, remove_role
 from clustercert.cli.options import DomainOption, InvalidOption
-from clustercert.cli.output import Output, OutputOption, Row, print_note, show_list, with_qualified_names
-from clustercert.cli.resources import RESOURCES
+from clustercert.cli.terminal.output import (
+    Output,
+    OutputOption,
+    Row,
+    print_note,
+    show_list,
+    with_qualified_names,
+)
 from clustercert.client.administration import AdministrationClient, path_of
 from clustercert.model import JsonObject
 

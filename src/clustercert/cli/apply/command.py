@@ -9,8 +9,8 @@ import typer
 
 from clustercert.cli.commands import on_service
 from clustercert.cli.options import CommandError, InvalidOption, UsageError, YesOption, parse_pairs
-from clustercert.cli.output import Output, Progress, document, print_note, write_out
-from clustercert.cli.prompts import confirm
+from clustercert.cli.terminal.output import Output, Progress, document, print_note, write_out
+from clustercert.cli.terminal.prompts import confirm
 from clustercert.model.times import rfc3339
 
 if TYPE_CHECKING:
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from clustercert.cli.apply.desired_state import PlannedChange, Planner
     from clustercert.cli.apply.documents import Document
-    from clustercert.cli.output import Row
+    from clustercert.cli.terminal.output import Row
     from clustercert.client.administration import AdministrationClient
 
 FileOption = Annotated[

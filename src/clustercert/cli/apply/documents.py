@@ -7,9 +7,9 @@ from typing import Any
 
 import yaml
 
+from clustercert.cli.administration.resources import NAME, RESOURCES, Field, Resource, Schema
 from clustercert.cli.kubeconfig import cluster_import
 from clustercert.cli.options import CommandError
-from clustercert.cli.resources import NAME, RESOURCES, Field, Resource, Schema
 from clustercert.cli.yaml_io import STANDARD_INPUT, in_messages, parse, read_input
 from clustercert.model.errors import InvalidRequest
 from clustercert.yaml_text import Dumper

@@ -9,9 +9,9 @@ from clustercert.cli.audit import events, verify
 from clustercert.cli.audit.events import PlaceArgument
 from clustercert.cli.commands import on_store
 from clustercert.cli.options import InvalidOption, YesOption, time_ago
-from clustercert.cli.output import Output, OutputOption, print_note, show_one
-from clustercert.cli.prompts import confirm
 from clustercert.cli.session import Operator
+from clustercert.cli.terminal.output import Output, OutputOption, print_note, show_one
+from clustercert.cli.terminal.prompts import confirm
 from clustercert.model.errors import LogDamaged
 from clustercert.model.times import rfc3339
 
@@ -94,7 +94,7 @@ async def erase(
 def _retention(operator: Operator) -> "Retention":
     from clustercert.audit.retention import Retention
     from clustercert.model import utc_now
-    from clustercert.store.evidence import EvidenceQueries
+    from clustercert.store.audit.evidence import EvidenceQueries
 
     return Retention(EvidenceQueries(operator.components.database), utc_now)
 

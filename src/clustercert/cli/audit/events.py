@@ -21,7 +21,7 @@ import typer
 from clustercert.cli.commands import on_service
 from clustercert.cli.lookup import find_project, find_user, named_users, own_projects
 from clustercert.cli.options import UNAVAILABLE, CommandError, InvalidOption, OnlyProjectOption, exit_code
-from clustercert.cli.output import (
+from clustercert.cli.terminal.output import (
     Output,
     OutputOption,
     Table,
@@ -33,7 +33,7 @@ from clustercert.cli.output import (
     with_times,
     write_out,
 )
-from clustercert.cli.printable import printable
+from clustercert.cli.terminal.printable import printable
 from clustercert.client.administration import path_of
 from clustercert.client.connection import OWN, ApiError, ClientError
 from clustercert.model.errors import Forbidden, LogDamaged

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from clustercert.cli.options import UsageError, read_file
-from clustercert.cli.output import (
+from clustercert.cli.terminal.output import (
     Output,
     Row,
     document,

@@ -19,7 +19,8 @@ from clustercert.cli.audit.output import (
 )
 from clustercert.cli.commands import on_store
 from clustercert.cli.options import CommandError, UsageError, error_text
-from clustercert.cli.output import (
+from clustercert.cli.session import Operator, require_database, settings
+from clustercert.cli.terminal.output import (
     Output,
     OutputOption,
     Progress,
@@ -31,15 +32,14 @@ from clustercert.cli.output import (
     with_times,
     write_out,
 )
-from clustercert.cli.session import Operator, require_database, settings
 from clustercert.model.errors import CustodyError, KeysUnavailable, LogDamaged, UnsealError
 
 if TYPE_CHECKING:
     from clustercert.audit.findings import Finding, VerificationReport
     from clustercert.merkle.notes import VerifierKey
     from clustercert.settings import Settings
+    from clustercert.store.audit.evidence import EvidenceQueries
     from clustercert.store.engine.database import Database
-    from clustercert.store.evidence import EvidenceQueries
 
 
 EVENTS = "events checked"
@@ -58,8 +58,8 @@ async def verify_stored_log(
     from clustercert.audit.findings import Finding, FindingKind, VerificationReport
     from clustercert.audit.verification import verify
     from clustercert.merkle.notes import NoteError
+    from clustercert.store.audit.evidence import EvidenceQueries
     from clustercert.store.engine import migrate
-    from clustercert.store.evidence import EvidenceQueries
 
     async with migrate.opened(settings.store_url, settings.data_dir) as database:
         queries = EvidenceQueries(database)
@@ -200,7 +200,7 @@ async def export(
         clustercert audit export --out log
     """
     from clustercert.audit.export import Exporter, has_foreign_files
-    from clustercert.store.evidence import EvidenceQueries
+    from clustercert.store.audit.evidence import EvidenceQueries
 
     if out.exists() and (not out.is_dir() or has_foreign_files(out)):
         raise CommandError(

@@ -9,7 +9,7 @@ import typer
 from clustercert.cli.commands import on_service
 from clustercert.cli.lookup import cluster_path, find_cluster, find_user
 from clustercert.cli.options import ClusterOption, InProjectOption, OnlyUserOption, ProjectDomainOption
-from clustercert.cli.output import (
+from clustercert.cli.terminal.output import (
     Output,
     OutputOption,
     Row,

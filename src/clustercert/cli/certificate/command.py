@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, NamedTuple, cast
 
 import typer
 
-from clustercert.cli import access
+from clustercert.cli.certificate import access
 from clustercert.cli.commands import on_service
 from clustercert.cli.credential.access_request import full_id
 from clustercert.cli.lookup import (
@@ -40,7 +40,8 @@ from clustercert.cli.options import (
     future_time,
     past_time,
 )
-from clustercert.cli.output import (
+from clustercert.cli.session import CLUSTER_ID
+from clustercert.cli.terminal.output import (
     Output,
     OutputOption,
     Progress,
@@ -53,8 +54,7 @@ from clustercert.cli.output import (
     with_qualified_names,
     with_times,
 )
-from clustercert.cli.prompts import confirm
-from clustercert.cli.session import CLUSTER_ID
+from clustercert.cli.terminal.prompts import confirm
 from clustercert.client.administration import path_of
 from clustercert.client.connection import ApiError
 from clustercert.model.choices import CertificateState, KeyOrigin, RevocationReason

@@ -24,7 +24,7 @@ from clustercert.cli.options import (
     UnknownName,
     UsageError,
 )
-from clustercert.cli.output import (
+from clustercert.cli.terminal.output import (
     Output,
     OutputOption,
     print_note,
@@ -34,7 +34,7 @@ from clustercert.cli.output import (
     with_times,
     write_out,
 )
-from clustercert.cli.prompts import prompt_text, read_secret
+from clustercert.cli.terminal.prompts import prompt_text, read_secret
 from clustercert.model.ca_rotation import replace_cas
 from clustercert.model.times import parse_rfc3339
 
@@ -488,7 +488,7 @@ def _typed_number(rotation: "JsonObject") -> int:
 
 def _proofs(client: "AdministrationClient", cluster: "JsonObject") -> "tuple[list[JsonObject], JsonObject]":
     """Try temporary certificates at the API servers, and report the results. Returns the results and the rotation."""
-    from clustercert.cli.ca_proof import TemporaryCertificate
+    from clustercert.cli.cluster.ca_proof import TemporaryCertificate
     from clustercert.cli.kubeconfig.validation import LocalKey
     from clustercert.kube_api import ClientIdentity
     from clustercert.pki.keys import key_pem

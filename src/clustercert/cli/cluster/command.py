@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Annotated, cast
 
 import typer
 
-from clustercert.cli import cluster_ca
+from clustercert.cli.administration.resources import RESOURCES
+from clustercert.cli.cluster import ca as cluster_ca
 from clustercert.cli.commands import expand_options, on_service
 from clustercert.cli.login.options import LoginOptions
 from clustercert.cli.lookup import (
@@ -33,7 +34,8 @@ from clustercert.cli.options import (
     parse_pairs,
     read_file,
 )
-from clustercert.cli.output import (
+from clustercert.cli.session import CLUSTER_ID
+from clustercert.cli.terminal.output import (
     Output,
     OutputOption,
     is_wide,
@@ -43,9 +45,7 @@ from clustercert.cli.output import (
     with_domain,
     with_times,
 )
-from clustercert.cli.prompts import confirm, read_secret
-from clustercert.cli.resources import RESOURCES
-from clustercert.cli.session import CLUSTER_ID
+from clustercert.cli.terminal.prompts import confirm, read_secret
 from clustercert.model.choices import MAX_TTL_SECONDS, WebhookMode
 
 if TYPE_CHECKING:
@@ -563,7 +563,7 @@ def remove(
 
     First follow the steps that `clustercert kubernetes remove` writes, which end with this command.
     """
-    from clustercert.cli.certificate import preview_of_all
+    from clustercert.cli.certificate.command import preview_of_all
 
     found = find_cluster(client, name, project, domain)
     path, shown = cluster_path(found), shown_cluster(client, str(found["name"]), str(found["id"]))

@@ -145,12 +145,12 @@ def _fail(message: str, exit_code: int) -> int:
 
 def _note(message: str) -> None:
     """Print a message on kubectl's terminal. Escapes the message, which may contain text from the service."""
-    from clustercert.cli.printable import printable
+    from clustercert.cli.terminal.printable import printable
 
     text = f"clustercert: {message}"
     if sys.stderr.isatty():
         # This import is slow.
-        from clustercert.cli.output import note_text
+        from clustercert.cli.terminal.output import note_text
     else:
         note_text = printable
     sys.stderr.write(f"{note_text(text)}\n")

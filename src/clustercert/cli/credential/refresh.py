@@ -14,8 +14,8 @@ from clustercert.cli.credential.needed_login import merged_cluster
 from clustercert.cli.credential.service_requests import Failure, obtain, renew_login
 from clustercert.cli.kubeconfig.entries import plugin_command
 from clustercert.cli.options import InvalidOption, LifetimeOptions
-from clustercert.cli.output import print_note, write_out
 from clustercert.cli.session import warn_in_client
+from clustercert.cli.terminal.output import print_note, write_out
 
 _WATCH_SECONDS = 60
 # A certificate is renewed in the second half of its lifetime, in which the timer must run once, also if it is late.

@@ -4,8 +4,8 @@ import contextlib
 import os
 from pathlib import Path
 
-from clustercert.cli import notices
 from clustercert.cli.credential import cache
+from clustercert.cli.terminal import notices
 
 
 def remind_from_cache(path: str, entry: cache.CachedCredential, name: str) -> None:
@@ -36,7 +36,7 @@ def remind_of_login(name: str, state: str) -> None:
         return
     from clustercert.cli.login import profile
     from clustercert.cli.options import CommandError
-    from clustercert.cli.output import print_note
+    from clustercert.cli.terminal.output import print_note
     from clustercert.model.times import rfc3339
 
     with contextlib.suppress(CommandError):

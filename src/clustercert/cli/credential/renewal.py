@@ -278,7 +278,7 @@ def issue_for_job(request: "CredentialRequest") -> str | Failure:
 
 def _note(text: str) -> None:
     """Print a message on kubectl's terminal."""
-    from clustercert.cli.output import print_note
+    from clustercert.cli.terminal.output import print_note
 
     print_note(f"clustercert: {text}")
 

@@ -19,7 +19,7 @@ from clustercert.cli.options import (
     ProjectDomainOption,
     UnknownName,
 )
-from clustercert.cli.output import Output, document, print_note, write_out
+from clustercert.cli.terminal.output import Output, document, print_note, write_out
 from clustercert.model.kubeconfigs import FILE_TEMPLATE, ClusterRef, issued_addresses, one_context
 from clustercert.model.times import rfc3339
 from clustercert.secure_file import write_private

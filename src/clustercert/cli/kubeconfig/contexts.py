@@ -20,9 +20,9 @@ from clustercert.cli.login import profile
 from clustercert.cli.login.profile import Profile
 from clustercert.cli.lookup import reachable_clusters
 from clustercert.cli.options import UnknownName, did_you_mean
-from clustercert.cli.output import Output, OutputOption, print_note, show_list, with_domain
-from clustercert.cli.prompts import choose
 from clustercert.cli.session import warn_in_client
+from clustercert.cli.terminal.output import Output, OutputOption, print_note, show_list, with_domain
+from clustercert.cli.terminal.prompts import choose
 from clustercert.model.errors import ClustercertError
 from clustercert.model.kubeconfigs import ClusterRef
 from clustercert.secure_file import read_regular_file

@@ -31,7 +31,7 @@ from clustercert.cli.options import (
     UnknownName,
     parse_labels,
 )
-from clustercert.cli.output import Output, OutputOption, print_note
+from clustercert.cli.terminal.output import Output, OutputOption, print_note
 from clustercert.model.errors import Forbidden
 from clustercert.model.kubeconfigs import ClusterRef, address_warning
 

@@ -14,8 +14,8 @@ from clustercert.cli.kubeconfig import entries, files
 from clustercert.cli.kubeconfig.contexts import KubeconfigOption, matching
 from clustercert.cli.kubeconfig.entries import Merged
 from clustercert.cli.options import InvalidOption, UnknownName
-from clustercert.cli.output import print_note, write_out
 from clustercert.cli.session import warn_in_client
+from clustercert.cli.terminal.output import print_note, write_out
 
 
 def unmerge(

@@ -19,7 +19,8 @@ from clustercert.cli.options import (
     UnknownName,
     YesOption,
 )
-from clustercert.cli.output import (
+from clustercert.cli.session import Operator, settings
+from clustercert.cli.terminal.output import (
     Output,
     OutputOption,
     print_note,
@@ -29,9 +30,8 @@ from clustercert.cli.output import (
     with_times,
     write_out,
 )
-from clustercert.cli.printable import printable
-from clustercert.cli.prompts import confirm
-from clustercert.cli.session import Operator, settings
+from clustercert.cli.terminal.printable import printable
+from clustercert.cli.terminal.prompts import confirm
 from clustercert.model.errors import InvalidRequest
 
 if TYPE_CHECKING:

@@ -8,8 +8,8 @@ import typer
 from clustercert.cli.commands import on_store
 from clustercert.cli.kubernetes.selection import ClusterSelection, folder_of, for_each
 from clustercert.cli.options import CommandError
-from clustercert.cli.output import print_note, write_out
 from clustercert.cli.session import Operator
+from clustercert.cli.terminal.output import print_note, write_out
 
 if TYPE_CHECKING:
     from clustercert.model import Cluster

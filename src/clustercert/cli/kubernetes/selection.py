@@ -18,7 +18,7 @@ from clustercert.cli.options import (
     error_text,
     parse_labels,
 )
-from clustercert.cli.output import print_note
+from clustercert.cli.terminal.output import print_note
 from clustercert.model.errors import ClustercertError
 
 if TYPE_CHECKING:

@@ -13,8 +13,8 @@ from clustercert.cli.commands import on_store
 from clustercert.cli.kubernetes.archive import STANDARD_OUTPUT, check_archive, write_archive
 from clustercert.cli.kubernetes.selection import ClusterSelection, Notes, folder_of, for_each
 from clustercert.cli.options import InvalidOption, parse_pairs
-from clustercert.cli.output import print_note, write_out
 from clustercert.cli.session import Operator
+from clustercert.cli.terminal.output import print_note, write_out
 from clustercert.model.choices import (
     DistributionName,
     FailurePolicy,

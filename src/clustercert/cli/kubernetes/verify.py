@@ -10,8 +10,8 @@ from clustercert.cli.commands import on_store
 from clustercert.cli.kubernetes.selection import ClusterSelection, Notes, for_each, names_of
 from clustercert.cli.kubernetes.setup import BindOption, parse_bindings, webhook_ca
 from clustercert.cli.options import FAILED, InvalidOption, UsageError, error_text
-from clustercert.cli.output import Output, OutputOption, Progress, print_note, show_list, with_domain
 from clustercert.cli.session import Operator
+from clustercert.cli.terminal.output import Output, OutputOption, Progress, print_note, show_list, with_domain
 from clustercert.model.choices import RevocationControl
 from clustercert.model.errors import ClustercertError, InvalidRequest, NotFound
 from clustercert.model.times import utc_now

@@ -16,9 +16,9 @@ from clustercert.cli.login.command import password_from
 from clustercert.cli.login.options import LoginOptions
 from clustercert.cli.login.profile import Profile
 from clustercert.cli.options import UNAVAILABLE, CommandError, NotLoggedIn, PasswordFileOption, exit_code
-from clustercert.cli.output import Output, OutputOption, print_note, row_of, show_list, show_one
-from clustercert.cli.prompts import read_secret
 from clustercert.cli.session import warn_in_client
+from clustercert.cli.terminal.output import Output, OutputOption, print_note, row_of, show_list, show_one
+from clustercert.cli.terminal.prompts import read_secret
 from clustercert.model.identity import BUILT_IN
 
 if TYPE_CHECKING:

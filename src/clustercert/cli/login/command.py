@@ -17,9 +17,9 @@ from clustercert.cli.login.profile import Profile
 from clustercert.cli.login.trust import TrustOptions
 from clustercert.cli.lookup import NO_PROJECTS, split_domain
 from clustercert.cli.options import InvalidOption, NotLoggedIn, PasswordFileOption, UsageError, refuse_empty
-from clustercert.cli.output import Output, print_note, show_one
-from clustercert.cli.prompts import PASSWORD_ATTEMPTS, prompt_text, read_secret
 from clustercert.cli.session import warn_in_client
+from clustercert.cli.terminal.output import Output, print_note, show_one
+from clustercert.cli.terminal.prompts import PASSWORD_ATTEMPTS, prompt_text, read_secret
 from clustercert.model.errors import ClustercertError
 from clustercert.model.identity import DEFAULT_DOMAIN
 from clustercert.model.times import rfc3339

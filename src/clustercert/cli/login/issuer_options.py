@@ -17,8 +17,8 @@ from clustercert.cli.options import (
     did_you_mean,
     refuse_empty,
 )
-from clustercert.cli.output import print_note
-from clustercert.cli.prompts import prompt_text
+from clustercert.cli.terminal.output import print_note
+from clustercert.cli.terminal.prompts import prompt_text
 
 if TYPE_CHECKING:
     from clustercert.client.oidc.issuer import LoginIssuer

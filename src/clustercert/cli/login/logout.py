@@ -6,14 +6,14 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from clustercert.cli.access import print_remaining_access
+from clustercert.cli.certificate.access import print_remaining_access
 from clustercert.cli.login import profile, trust
 from clustercert.cli.login.options import LoginOptions, ProfileOption
 from clustercert.cli.login.profile import Profile
 from clustercert.cli.options import CommandError, InvalidOption, YesOption
-from clustercert.cli.output import print_note
-from clustercert.cli.prompts import confirm
 from clustercert.cli.session import warn_in_client
+from clustercert.cli.terminal.output import print_note
+from clustercert.cli.terminal.prompts import confirm
 from clustercert.model.identity import BUILT_IN
 
 if TYPE_CHECKING:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from clustercert.cli.login import profile, token_storage
 from clustercert.cli.login.password_login import choose_project
 from clustercert.cli.login.profile import OidcLogin, Profile, advice_if_refused
-from clustercert.cli.output import print_note
+from clustercert.cli.terminal.output import print_note
 
 if TYPE_CHECKING:
     from clustercert.client import Client, ProjectRef

@@ -9,8 +9,8 @@ import typer
 from clustercert.cli.login import environment, profile
 from clustercert.cli.login.profile import Profile
 from clustercert.cli.options import InvalidOption, NoHomeFolder
-from clustercert.cli.output import print_note
 from clustercert.cli.session import warn_in_client
+from clustercert.cli.terminal.output import print_note
 
 PlainHttpOption = Annotated[
     bool, typer.Option("--plain-http", help="Allow an http:// address on another machine.")

@@ -17,7 +17,6 @@ from http import HTTPStatus
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from clustercert.cli import notices
 from clustercert.cli.login import token_storage
 from clustercert.cli.login.token_storage import SavedTokens
 from clustercert.cli.options import (
@@ -29,6 +28,7 @@ from clustercert.cli.options import (
     did_you_mean,
     home_folder,
 )
+from clustercert.cli.terminal import notices
 from clustercert.model.identity import qualified_name
 from clustercert.model.ids import is_id
 from clustercert.model.times import rfc3339

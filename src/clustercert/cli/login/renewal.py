@@ -14,7 +14,7 @@ from clustercert.cli.login import oidc_login, profile, token_storage, trust
 from clustercert.cli.login.profile import OidcLogin, Profile
 from clustercert.cli.login.token_storage import SavedTokens
 from clustercert.cli.options import INTERRUPTED, NOT_LOGGED_IN, CommandError, NotLoggedIn, exit_code
-from clustercert.cli.output import print_note
+from clustercert.cli.terminal.output import print_note
 from clustercert.model.errors import ClustercertError
 
 if TYPE_CHECKING:
@@ -136,7 +136,7 @@ def _from_file(name: str, found: Profile, file: Path) -> SavedTokens:
 
 def read_token(file: Path) -> str:
     """Read a token from the first line of a file. Raises CommandError."""
-    from clustercert.cli.prompts import read_secret
+    from clustercert.cli.terminal.prompts import read_secret
 
     return read_secret("Token", file, "add --token-file FILE", longest=_MAX_TOKEN_CHARACTERS).strip()
 

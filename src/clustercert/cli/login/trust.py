@@ -12,8 +12,8 @@ import typer
 
 from clustercert.cli.login import profile, token_storage
 from clustercert.cli.options import CommandError, InvalidOption, NotLoggedIn, UsageError, read_file
-from clustercert.cli.output import print_note
-from clustercert.cli.prompts import confirm
+from clustercert.cli.terminal.output import print_note
+from clustercert.cli.terminal.prompts import confirm
 from clustercert.secure_file import make_private_folder, write_private
 
 if TYPE_CHECKING:

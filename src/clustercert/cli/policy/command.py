@@ -14,7 +14,9 @@ from clustercert.cli.options import (
     PolicyFileOption,
     past_time,
 )
-from clustercert.cli.output import (
+from clustercert.cli.policy import explanation, replay
+from clustercert.cli.session import settings
+from clustercert.cli.terminal.output import (
     Output,
     OutputOption,
     Progress,
@@ -24,8 +26,6 @@ from clustercert.cli.output import (
     show_list,
     show_one,
 )
-from clustercert.cli.policy import explanation, replay
-from clustercert.cli.session import settings
 from clustercert.client.connection import ApiError
 from clustercert.model.times import rfc3339
 

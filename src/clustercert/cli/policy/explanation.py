@@ -18,8 +18,8 @@ from clustercert.cli.options import (
     ProjectDomainOption,
     UnknownName,
 )
-from clustercert.cli.output import Output, OutputOption, show_list, show_one, write_out
 from clustercert.cli.policy.output import explanation_lines
+from clustercert.cli.terminal.output import Output, OutputOption, show_list, show_one, write_out
 from clustercert.client.connection import ApiError
 from clustercert.model.choices import KeyType
 

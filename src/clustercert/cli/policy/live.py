@@ -5,8 +5,8 @@ from collections.abc import Iterator, Mapping
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING
 
-from clustercert.cli.certificate import Scope, search_certificates
-from clustercert.cli.output import Output, Progress, Row, print_note, show_list, with_names
+from clustercert.cli.certificate.command import Scope, search_certificates
+from clustercert.cli.terminal.output import Output, Progress, Row, print_note, show_list, with_names
 from clustercert.client.administration import path_of
 from clustercert.model.times import parse_rfc3339, rfc3339
 

@@ -6,8 +6,8 @@ from collections.abc import Iterable, Iterator
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
-from clustercert.cli.output import Output, document, paragraph, print_note, show_list, write_out
-from clustercert.cli.printable import printable
+from clustercert.cli.terminal.output import Output, document, paragraph, print_note, show_list, write_out
+from clustercert.cli.terminal.printable import printable
 from clustercert.model.times import parse_rfc3339, rfc3339
 
 if TYPE_CHECKING:

@@ -21,10 +21,10 @@ from clustercert.cli.options import (
     exit_code,
     past_time,
 )
-from clustercert.cli.output import Output, OutputOption, Progress
 from clustercert.cli.policy.live import replay_live
 from clustercert.cli.policy.output import show_replay
 from clustercert.cli.session import settings
+from clustercert.cli.terminal.output import Output, OutputOption, Progress
 from clustercert.client.administration import path_of
 from clustercert.client.connection import ApiError
 from clustercert.model.errors import Forbidden

@@ -22,7 +22,7 @@ def recommend_version(url: str, recommended: str) -> None:
         recommended: a version such as `0.2.0`, as the service sent it. A text that is not a version is
             ignored.
     """
-    from clustercert.cli.output import print_note
+    from clustercert.cli.terminal.output import print_note
     from clustercert.model.wheel import wheel_file
 
     wanted, current = _VERSION.fullmatch(recommended), _VERSION.match(__version__)

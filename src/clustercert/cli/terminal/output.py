@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Self
 
 import typer
 
-from clustercert.cli.printable import printable, printable_line
+from clustercert.cli.terminal.printable import printable, printable_line
 from clustercert.model.identity import DEFAULT_DOMAIN, qualified_name
 from clustercert.model.times import parse_rfc3339, rfc3339
 

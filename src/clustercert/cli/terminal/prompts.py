@@ -13,7 +13,7 @@ from pathlib import Path
 import typer
 
 from clustercert.cli.options import INTERRUPTED, CommandError, UsageError
-from clustercert.cli.output import note_text, print_note
+from clustercert.cli.terminal.output import note_text, print_note
 from clustercert.secure_file import access_advice
 
 # The number of times that a user can try to type a password at a prompt.

@@ -32,7 +32,7 @@ from clustercert.model.errors import InvalidRequest
 from clustercert.model.rights import require_reader
 from clustercert.pki.certificates import MAX_CSR_BYTES, chain_pem, csr_public_key, fingerprint
 from clustercert.pki.leaf import der_pem
-from clustercert.store.ca_rotations import RUNNING
+from clustercert.store.clusters.ca_rotations import RUNNING
 
 CAS = CLUSTER + "/client-cas"
 ROTATION = CLUSTER + "/client-ca-rotation"

@@ -33,7 +33,7 @@ from clustercert.model.errors import (
 )
 from clustercert.model.rights import require_admin, require_operator
 from clustercert.observability import canonical_json
-from clustercert.store.access_controls import LostRole
+from clustercert.store.certificates.access_controls import LostRole
 from clustercert.store.engine.transaction import rolling_back
 
 _ERRORS = ERRORS | {404: "There is no such object, or the caller has no access to it."}

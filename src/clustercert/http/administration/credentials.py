@@ -20,7 +20,7 @@ from clustercert.http.responses import ResponseBody, Time
 from clustercert.kubernetes.webhook.tokens import WebhookTokens
 from clustercert.model import AccessKey, Cluster, JsonObject
 from clustercert.model.errors import NotFound
-from clustercert.store.clusters import WebhookToken
+from clustercert.store.clusters.registry import WebhookToken
 
 OF_USER = OWN + "/users/{name}/access-keys"
 KEY = OWN + "/access-keys/{access_key}"

@@ -27,7 +27,7 @@ from clustercert.model import Domain, Group, JsonObject, Project, User
 from clustercert.model.errors import ConcurrentChange, InvalidRequest, NotFound
 from clustercert.model.identity import BUILT_IN
 from clustercert.model.ids import is_id
-from clustercert.store.access_controls import LostRole
+from clustercert.store.certificates.access_controls import LostRole
 
 Labels = dict[str, str]
 LABELS = "Labels, as in Kubernetes."

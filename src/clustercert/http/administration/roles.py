@@ -38,7 +38,7 @@ from clustercert.model.errors import ConcurrentChange, Forbidden, InvalidRequest
 from clustercert.model.ids import is_id
 from clustercert.model.rights import PROJECT_ROLES, SERVICE_ROLES, may_assign, may_unassign, operates
 from clustercert.model.suggestion import did_you_mean
-from clustercert.store.access_controls import LostRole
+from clustercert.store.certificates.access_controls import LostRole
 
 ROLES = OWN + "/roles"
 ROLE = ROLES + "/{name}"

@@ -32,8 +32,8 @@ from clustercert.identity.tokens import (
 from clustercert.model import Domain, JsonObject, Project, User
 from clustercert.model.identity import MIN_PASSWORD_CHARACTERS, Role
 from clustercert.model.ids import id_of
-from clustercert.store.entities import Reference
-from clustercert.store.logins import LiveToken
+from clustercert.store.identity.entities import Reference
+from clustercert.store.identity.logins import LiveToken
 
 # The version of the identity API, the same as in Open Telekom Cloud. openstacksdk requires a number after the letter v.
 VERSION = "v3.6"

@@ -26,7 +26,7 @@ from clustercert.identity.tokens import ByPassword
 from clustercert.model import JsonObject, Project
 from clustercert.model.errors import InvalidRequest, NotFound
 from clustercert.observability import tracing
-from clustercert.store.logins import LiveToken
+from clustercert.store.identity.logins import LiveToken
 
 router = APIRouter(tags=["Identity"])
 

@@ -14,7 +14,7 @@ from clustercert.kubernetes.verify.certificates import TemporaryCertificates, Ve
 from clustercert.kubernetes.verify.probe import Probe
 from clustercert.kubernetes.webhook.credential_usage import FLUSH_SECONDS
 from clustercert.model import Cluster
-from clustercert.store.credential_usage import RESOLUTION
+from clustercert.store.kubernetes.credential_usage import RESOLUTION
 
 # Every process of this service notices a revocation within a second, and writes reports of wrong tokens every
 # FLUSH_SECONDS.

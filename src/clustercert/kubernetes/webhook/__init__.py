@@ -15,10 +15,10 @@ from clustercert.kubernetes.webhook.credential_usage import CredentialUsage
 from clustercert.kubernetes.webhook.recognition import Recognition
 from clustercert.kubernetes.webhook.tokens import WebhookTokens
 from clustercert.model.events.operation import AuditBatchRefused
-from clustercert.store.clusters import WebhookTokenQueries
-from clustercert.store.credential_cache import CredentialCache, RevocationFeed
-from clustercert.store.credential_usage import CredentialUsageQueries
+from clustercert.store.clusters.registry import WebhookTokenQueries
 from clustercert.store.engine.database import Database
+from clustercert.store.kubernetes.credential_cache import CredentialCache, RevocationFeed
+from clustercert.store.kubernetes.credential_usage import CredentialUsageQueries
 
 __all__ = ["Webhook"]
 

@@ -28,7 +28,7 @@ from clustercert.model import Actor, Origin
 from clustercert.model.errors import InvalidRequest, RequestTimeout, Unavailable
 from clustercert.model.events.operation import AuditBatchRefused
 from clustercert.observability import metrics
-from clustercert.store.clusters import ClusterWebhookConfig
+from clustercert.store.clusters.registry import ClusterWebhookConfig
 from clustercert.store.engine.database import Database
 
 if TYPE_CHECKING:

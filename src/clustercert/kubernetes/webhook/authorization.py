@@ -12,8 +12,8 @@ from clustercert.kubernetes.webhook.review import Identity
 from clustercert.model import ClusterOptions, Origin, rfc3339
 from clustercert.observability import metrics
 from clustercert.policy.templates import exemption_of, is_exempt
-from clustercert.store.clusters import ClusterWebhookConfig
-from clustercert.store.credential_cache import CachedCertificate
+from clustercert.store.clusters.registry import ClusterWebhookConfig
+from clustercert.store.kubernetes.credential_cache import CachedCertificate
 
 Outcome = Literal[
     "no_opinion",

@@ -31,9 +31,9 @@ from clustercert.model.events.operation import (
 from clustercert.model.kubernetes import MASTERS, SERVICE
 from clustercert.observability import metrics
 from clustercert.policy.templates import Exemption, exemption_of
-from clustercert.store.certificate_views import CertificateView
-from clustercert.store.credential_cache import CachedCertificate
-from clustercert.store.credential_usage import (
+from clustercert.store.certificates.views import CertificateView
+from clustercert.store.kubernetes.credential_cache import CachedCertificate
+from clustercert.store.kubernetes.credential_usage import (
     RESOLUTION,
     REVOKED_USED,
     WRITTEN_AT_ONCE,
@@ -42,7 +42,7 @@ from clustercert.store.credential_usage import (
     UnknownUse,
     Use,
 )
-from clustercert.store.use_counts import DueCount
+from clustercert.store.kubernetes.use_counts import DueCount
 
 # The number of keys is limited, because a certificate holder can create any number of hashes.
 MAX_KEYS = 200_000

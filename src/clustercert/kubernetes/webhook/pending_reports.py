@@ -10,9 +10,9 @@ from clustercert.kubernetes.webhook.review import Identity
 from clustercert.model import CREDENTIAL_PREFIX, Origin
 from clustercert.model.events.operation import CredentialAlert
 from clustercert.model.kubernetes import MASTERS
-from clustercert.store.clusters import ClusterWebhookConfig
-from clustercert.store.credential_usage import AllowedUses, UnknownUse, Use
-from clustercert.store.use_counts import UseCount
+from clustercert.store.clusters.registry import ClusterWebhookConfig
+from clustercert.store.kubernetes.credential_usage import AllowedUses, UnknownUse, Use
+from clustercert.store.kubernetes.use_counts import UseCount
 
 # Maximum numbers of pending reports. While the database is down, pending reports may reach these limits. Then further
 # reports are dropped, but those of unknown certificates are counted.

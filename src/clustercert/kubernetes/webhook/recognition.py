@@ -11,7 +11,7 @@ from typing import Literal
 from clustercert.kubernetes.webhook.review import Identity
 from clustercert.model import CREDENTIAL_PREFIX, credential_group, credential_groups, is_credential_number
 from clustercert.model.kubernetes import AUTHENTICATED
-from clustercert.store.credential_cache import CachedCertificate, CredentialCache
+from clustercert.store.kubernetes.credential_cache import CachedCertificate, CredentialCache
 
 Fault = Literal["unknown", "other_cluster", "forged"]
 """Why a presented certificate is not valid for this cluster: the ledger does not have it, it was issued for another

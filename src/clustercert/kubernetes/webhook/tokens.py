@@ -14,7 +14,7 @@ from cachetools import LRUCache
 from clustercert.model import Actor, Cluster, new_id
 from clustercert.model.errors import NotFound, Unauthenticated, Unavailable
 from clustercert.model.events.administration import WebhookTokenChange, WebhookTokenChanged
-from clustercert.store.clusters import ClusterWebhookConfig, WebhookToken, WebhookTokenQueries
+from clustercert.store.clusters.registry import ClusterWebhookConfig, WebhookToken, WebhookTokenQueries
 from clustercert.store.engine.generation import Cache, Generation
 
 # The prefix by which people and secret scanners recognize a webhook token.

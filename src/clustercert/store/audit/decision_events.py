@@ -8,7 +8,7 @@ from sqlalchemy import ColumnElement, Select, and_, case, func, select
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from clustercert.store import tables
-from clustercert.store.audit import size_after, size_before
+from clustercert.store.audit.log import size_after, size_before
 from clustercert.store.engine.queries import Queries
 
 _event, _place = tables.audit_event, tables.audit_place

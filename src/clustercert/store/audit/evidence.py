@@ -15,9 +15,9 @@ from clustercert.merkle.tree import HASH_BYTES
 from clustercert.model import AuditEvent
 from clustercert.model.errors import Unavailable
 from clustercert.store import tables
-from clustercert.store.audit import LOG, StoredCheckpoint, StoredEvent
+from clustercert.store.audit.events import record_events
+from clustercert.store.audit.log import LOG, StoredCheckpoint, StoredEvent
 from clustercert.store.engine.queries import BATCH, Queries
-from clustercert.store.events import record_events
 
 _event, _place, _unsealed = tables.audit_event, tables.audit_place, tables.audit_unsealed
 _tile, _checkpoint, _log = tables.audit_tile, tables.audit_checkpoint, tables.audit_log

@@ -13,8 +13,8 @@ from sqlalchemy import (
 
 from clustercert.model import ClusterOptions
 from clustercert.store import tables
-from clustercert.store.certificate_views import is_revoked
-from clustercert.store.clusters import options_of, select_named
+from clustercert.store.certificates.views import is_revoked
+from clustercert.store.clusters.registry import options_of, select_named
 from clustercert.store.engine.queries import Queries
 
 _certificate, _cluster = tables.certificate, tables.cluster

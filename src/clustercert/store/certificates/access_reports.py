@@ -26,8 +26,8 @@ from sqlalchemy import (
 from clustercert.model.errors import InvalidRequest
 from clustercert.model.kubernetes import AUTHENTICATED, MASTERS
 from clustercert.store import tables
-from clustercert.store.access_controls import AccessQueries
-from clustercert.store.certificate_views import (
+from clustercert.store.certificates.access_controls import AccessQueries
+from clustercert.store.certificates.views import (
     CertificateView,
     certificate_views,
     is_revoked,

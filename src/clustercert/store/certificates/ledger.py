@@ -8,10 +8,10 @@ from sqlalchemy import select
 
 from clustercert.model import AuditEvent, CertificateRecord
 from clustercert.store import tables
+from clustercert.store.audit.events import event_row
 from clustercert.store.engine.bulk_insert import BulkInsert
 from clustercert.store.engine.database import Database
 from clustercert.store.engine.group_commit import GATHER_SECONDS, GroupCommit
-from clustercert.store.events import event_row
 
 _certificate = tables.certificate
 # The INSERT itself reads the epoch. If a concurrent revocation does not see a certificate, there are two cases: the

@@ -19,7 +19,7 @@ from sqlalchemy import (
 
 from clustercert.model.choices import CaState, CertificateState
 from clustercert.store import tables
-from clustercert.store.certificate_views import (
+from clustercert.store.certificates.views import (
     CertificateLookup,
     CertificateView,
     certificate_views,
@@ -27,7 +27,7 @@ from clustercert.store.certificate_views import (
     is_verification,
     view_query,
 )
-from clustercert.store.clusters import select_named
+from clustercert.store.clusters.registry import select_named
 from clustercert.store.engine.database import Database
 from clustercert.store.engine.keyset_pagination import (
     AFTER_LAST_ID,

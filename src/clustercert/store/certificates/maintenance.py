@@ -13,9 +13,9 @@ from sqlalchemy import (
 
 from clustercert.model import AuditEvent, CertificateRecord
 from clustercert.store import tables
-from clustercert.store.certificate_views import is_revoked
+from clustercert.store.audit.events import record_events
+from clustercert.store.certificates.views import is_revoked
 from clustercert.store.engine.queries import BATCH, Queries
-from clustercert.store.events import record_events
 
 _certificate, _revocation, _ca = tables.certificate, tables.revocation, tables.client_ca
 

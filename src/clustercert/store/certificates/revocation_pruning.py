@@ -10,10 +10,10 @@ from sqlalchemy.exc import IntegrityError
 from clustercert.model import AuditEvent
 from clustercert.policy.lifetime import MOST_DAYS
 from clustercert.store import tables
+from clustercert.store.audit.events import record_events
+from clustercert.store.certificates.revocations import NO_END, seen_account
 from clustercert.store.engine.queries import Queries
 from clustercert.store.engine.transaction import Transaction
-from clustercert.store.events import record_events
-from clustercert.store.revocations import NO_END, seen_account
 
 _certificate, _revocation, _progress = tables.certificate, tables.revocation, tables.progress
 

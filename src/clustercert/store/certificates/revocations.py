@@ -28,19 +28,19 @@ from clustercert.model.errors import Conflict, NotFound, UnknownUser
 from clustercert.model.events.administration import DirectoryChange
 from clustercert.pki.crl import CrlEntry
 from clustercert.store import tables
-from clustercert.store.ca_rotations import OWN_USERS
-from clustercert.store.certificate_views import (
+from clustercert.store.audit.events import record_events
+from clustercert.store.certificates.views import (
     CertificateLookup,
     is_revoked,
     revocation_of,
     revocations_by_id,
     wider_revocation_id,
 )
-from clustercert.store.client_cas import ca_of
+from clustercert.store.clusters.ca_rotations import OWN_USERS
+from clustercert.store.clusters.client_cas import ca_of
 from clustercert.store.engine.database import Database, raise_generation
 from clustercert.store.engine.queries import Queries, exists
 from clustercert.store.engine.transaction import Transaction
-from clustercert.store.events import record_events
 
 _certificate, _revocation, _cluster = tables.certificate, tables.revocation, tables.cluster
 _ca, _username = tables.client_ca, tables.username

@@ -13,8 +13,8 @@ from clustercert.model.choices import RotationState
 from clustercert.model.errors import ConcurrentChange, Conflict, NotFound
 from clustercert.model.kubernetes import CA_PROVER, SERVICE, VERIFIER
 from clustercert.store import tables
-from clustercert.store.certificate_views import is_revoked
-from clustercert.store.client_cas import add_ca, discard_cas
+from clustercert.store.certificates.views import is_revoked
+from clustercert.store.clusters.client_cas import add_ca, discard_cas
 from clustercert.store.engine.queries import Queries
 from clustercert.store.engine.transaction import Transaction
 

@@ -13,9 +13,9 @@ from clustercert.model.errors import Conflict
 from clustercert.pki.certificates import certificate_der
 from clustercert.pki.signer import LOCAL
 from clustercert.store import tables
+from clustercert.store.audit.events import record_events
 from clustercert.store.engine.queries import Queries
 from clustercert.store.engine.transaction import Transaction
-from clustercert.store.events import record_events
 
 _PAGE = 100
 

@@ -9,10 +9,9 @@ from sqlalchemy import ColumnElement, Select, Table, and_, func, literal, or_, s
 
 from clustercert.model.choices import EnforcementState, FleetOrder, RotationChoice, RotationState
 from clustercert.store import tables
-from clustercert.store.ca_rotations import OWN_USERS, RUNNING
-from clustercert.store.certificate_views import is_revoked
-from clustercert.store.engine.queries import Queries
-from clustercert.store.overview import (
+from clustercert.store.certificates.views import is_revoked
+from clustercert.store.clusters.ca_rotations import OWN_USERS, RUNNING
+from clustercert.store.clusters.overview import (
     TRUSTED,
     Projects,
     enforcement_state,
@@ -21,6 +20,7 @@ from clustercert.store.overview import (
     is_ready,
     of_clusters,
 )
+from clustercert.store.engine.queries import Queries
 
 _certificate, _cluster, _ca = tables.certificate, tables.cluster, tables.client_ca
 _project, _domain, _rotation = tables.project, tables.domain, tables.ca_rotation

@@ -14,11 +14,11 @@ from clustercert.model.choices import EnforcementState
 from clustercert.model.requests import AuthMethod
 from clustercert.model.times import RECENT
 from clustercert.store import tables
-from clustercert.store.ca_rotations import OWN_USERS, RUNNING
-from clustercert.store.certificate_views import certificate_views, is_revoked, view_query
-from clustercert.store.clusters import is_enforced_inside
-from clustercert.store.credential_usage import UNREVIEWED_FOR
+from clustercert.store.certificates.views import certificate_views, is_revoked, view_query
+from clustercert.store.clusters.ca_rotations import OWN_USERS, RUNNING
+from clustercert.store.clusters.registry import is_enforced_inside
 from clustercert.store.engine.queries import Queries
+from clustercert.store.kubernetes.credential_usage import UNREVIEWED_FOR
 
 _certificate, _cluster, _ca = tables.certificate, tables.cluster, tables.client_ca
 _rotation, _request, _unknown = tables.ca_rotation, tables.access_request, tables.unknown_identity

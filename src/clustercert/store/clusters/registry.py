@@ -27,7 +27,7 @@ from clustercert.model import AuditEvent, ClientCA, Cluster, ClusterOptions, Dom
 from clustercert.model.errors import ConcurrentChange, Conflict, Forbidden, InvalidRequest, NotFound
 from clustercert.model.identity import ProjectName
 from clustercert.store import tables
-from clustercert.store.client_cas import add_ca, discard_cas
+from clustercert.store.clusters.client_cas import add_ca, discard_cas
 from clustercert.store.engine.database import Database
 from clustercert.store.engine.generation import Cache, Generation
 from clustercert.store.engine.queries import Queries, conflict_if_violated, exists

@@ -7,7 +7,7 @@ from sqlalchemy import Row, select, update
 from clustercert.model import ClientCA
 from clustercert.pki.signer import LOCAL, SigningCluster
 from clustercert.store import tables
-from clustercert.store.client_cas import ca_of
+from clustercert.store.clusters.client_cas import ca_of
 from clustercert.store.engine.queries import Queries
 
 _cluster, _ca = tables.cluster, tables.client_ca

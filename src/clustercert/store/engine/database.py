@@ -22,6 +22,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 from clustercert.model import AuditEvent, new_id
 from clustercert.model.errors import StoreFault, Unavailable
 from clustercert.store import tables
+from clustercert.store.audit.events import record_events
 from clustercert.store.engine.bulk_insert import (
     BulkInsert,
     Inserts,
@@ -42,7 +43,6 @@ from clustercert.store.engine.generation import Generation
 from clustercert.store.engine.transaction import RolledBack, Transaction, roll_back_if_asked
 from clustercert.store.engine.writer import NothingBegun, Writer
 from clustercert.store.engine.writer_slots import WriterSlots
-from clustercert.store.events import record_events
 
 T = TypeVar("T")
 P = ParamSpec("P")

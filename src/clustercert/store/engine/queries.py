@@ -13,9 +13,9 @@ from sqlalchemy.exc import IntegrityError
 
 from clustercert.model import AuditEvent
 from clustercert.model.errors import ConcurrentChange, Conflict, NotFound
+from clustercert.store.audit.events import record_events
 from clustercert.store.engine.database import Database, raise_generation
 from clustercert.store.engine.transaction import Transaction
-from clustercert.store.events import record_events
 
 T = TypeVar("T")
 Ts = TypeVarTuple("Ts")

@@ -11,12 +11,12 @@ from clustercert.model import AuditEvent, User
 from clustercert.model.identity import BUILT_IN
 from clustercert.model.sessions import IDLE_LIFETIME, LIFETIME, Session
 from clustercert.store import tables
+from clustercert.store.audit.events import record_events
 from clustercert.store.engine.database import raise_generation
 from clustercert.store.engine.queries import BATCH, Queries
 from clustercert.store.engine.transaction import Transaction
-from clustercert.store.entities import entity_columns, entity_of
-from clustercert.store.events import record_events
-from clustercert.store.roles import Roles, roles_in_all_projects
+from clustercert.store.identity.entities import entity_columns, entity_of
+from clustercert.store.identity.roles import Roles, roles_in_all_projects
 
 # The maximum number of sessions in a list of a user's sessions.
 MAX_LISTED = 500

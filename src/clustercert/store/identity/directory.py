@@ -9,7 +9,7 @@ from sqlalchemy import Column, ColumnElement, Select, delete, func, insert, not_
 from clustercert.model import AuditEvent, Domain, Group, Project, Revocation, User
 from clustercert.model.errors import ConcurrentChange, NotFound, Unauthenticated
 from clustercert.store import tables
-from clustercert.store.console_sessions import UserIds, end_sessions
+from clustercert.store.certificates.revocations import NO_END, end_disabled, revoke_disabled
 from clustercert.store.engine.database import hold_generation, raise_generation
 from clustercert.store.engine.queries import (
     BATCH,
@@ -20,7 +20,8 @@ from clustercert.store.engine.queries import (
     insert_once,
 )
 from clustercert.store.engine.transaction import Transaction, is_rolling_back
-from clustercert.store.entities import (
+from clustercert.store.identity.console_sessions import UserIds, end_sessions
+from clustercert.store.identity.entities import (
     ALL,
     TABLES,
     E,
@@ -30,8 +31,7 @@ from clustercert.store.entities import (
     filter_by,
     in_domains,
 )
-from clustercert.store.logins import IS_TEMPORARY, end_temporary_keys, lock_usable_user
-from clustercert.store.revocations import NO_END, end_disabled, revoke_disabled
+from clustercert.store.identity.logins import IS_TEMPORARY, end_temporary_keys, lock_usable_user
 
 _domain, _project, _user, _group = tables.domain, tables.project, tables.user, tables.group
 _member, _token = tables.group_member, tables.token

@@ -16,12 +16,12 @@ from clustercert.model import AuditEvent, Grant, KnownUser, Revocation
 from clustercert.model.errors import ConcurrentChange, Conflict, Forbidden, NotFound
 from clustercert.model.identity import BUILT_IN
 from clustercert.store import tables
-from clustercert.store.certificates import belongs_to, name_parts
-from clustercert.store.console_sessions import end_sessions
+from clustercert.store.certificates.lists import belongs_to, name_parts
+from clustercert.store.certificates.revocations import NO_END, blocking, end_disabled, revoke_disabled
 from clustercert.store.engine.database import Database, hold_generation, raise_generation
 from clustercert.store.engine.queries import Queries, exists
 from clustercert.store.engine.transaction import Transaction
-from clustercert.store.revocations import NO_END, blocking, end_disabled, revoke_disabled
+from clustercert.store.identity.console_sessions import end_sessions
 
 _domain, _user, _federated, _username = tables.domain, tables.user, tables.federated_user, tables.username
 _certificate, _project, _role = tables.certificate, tables.project, tables.role

@@ -12,14 +12,14 @@ from clustercert.model import AccessKey, AuditEvent, Caller, Domain, KnownUser, 
 from clustercert.model.errors import ConcurrentChange, NotFound, Unauthenticated
 from clustercert.model.sessions import Session
 from clustercert.store import tables
-from clustercert.store.console_sessions import UserIds, end_sessions, insert_session
+from clustercert.store.audit.events import record_events
 from clustercert.store.engine.database import raise_generation
 from clustercert.store.engine.queries import BATCH, Queries, change_one, exists
 from clustercert.store.engine.transaction import Transaction
-from clustercert.store.entities import Reference, entity_columns, entity_of, in_domains
-from clustercert.store.events import record_events
-from clustercert.store.known_users import put_federated_user
-from clustercert.store.roles import Roles, roles_in_all_projects, roles_in_project
+from clustercert.store.identity.console_sessions import UserIds, end_sessions, insert_session
+from clustercert.store.identity.entities import Reference, entity_columns, entity_of, in_domains
+from clustercert.store.identity.known_users import put_federated_user
+from clustercert.store.identity.roles import Roles, roles_in_all_projects, roles_in_project
 
 _domain, _project, _user, _token = tables.domain, tables.project, tables.user, tables.token
 _network, _key, _federated = tables.login_network, tables.access_key, tables.federated_user

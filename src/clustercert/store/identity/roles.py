@@ -28,7 +28,7 @@ from clustercert.model import AuditEvent, Caller, Group, Origin, Project, Role, 
 from clustercert.store import tables
 from clustercert.store.engine.queries import Queries, conflict_if_violated, insert_once
 from clustercert.store.engine.transaction import Transaction
-from clustercert.store.entities import ALL, TABLES, Reference, entity_columns, entity_of, in_domains
+from clustercert.store.identity.entities import ALL, TABLES, Reference, entity_columns, entity_of, in_domains
 from clustercert.store.tables import Hex
 
 _role, _assignment, _service = tables.role, tables.role_assignment, tables.service_role

@@ -20,7 +20,7 @@ from sqlalchemy import Integer, Row, Select, bindparam, select
 from clustercert.model.errors import Unavailable
 from clustercert.observability import metrics
 from clustercert.store import tables
-from clustercert.store.certificate_views import is_revoked
+from clustercert.store.certificates.views import is_revoked
 from clustercert.store.engine.batch_loader import BatchLoader
 from clustercert.store.engine.database import Database
 from clustercert.store.engine.generation import Generation

@@ -32,17 +32,17 @@ from clustercert.model import AuditEvent
 from clustercert.model.events.operation import CredentialAlert
 from clustercert.model.kubernetes import MASTERS
 from clustercert.store import tables
-from clustercert.store.certificate_views import (
+from clustercert.store.audit.events import record_events
+from clustercert.store.certificates.views import (
     CertificateView,
     certificate_views,
     is_verification,
     view_query,
 )
-from clustercert.store.clusters import is_enforced_inside
+from clustercert.store.clusters.registry import is_enforced_inside
 from clustercert.store.engine.queries import Queries
 from clustercert.store.engine.transaction import Transaction
-from clustercert.store.events import record_events
-from clustercert.store.use_counts import (
+from clustercert.store.kubernetes.use_counts import (
     ALERT_EVERY,
     DueCount,
     UseCount,

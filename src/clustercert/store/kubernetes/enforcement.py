@@ -8,7 +8,7 @@ from typing import Any
 from sqlalchemy import ColumnElement, Row, Select, and_, func, or_, select
 
 from clustercert.store import tables
-from clustercert.store.certificate_views import is_revoked, revoked_later
+from clustercert.store.certificates.views import is_revoked, revoked_later
 from clustercert.store.engine.queries import Queries
 
 _certificate, _revocation = tables.certificate, tables.revocation

@@ -25,7 +25,7 @@ from clustercert.model.errors import ClustercertError, CredentialUnverified, Una
 from clustercert.model.identity import BUILT_IN, DEFAULT_DOMAIN
 from clustercert.model.requests import is_loopback
 from clustercert.observability import tracing
-from clustercert.store.entities import Reference
+from clustercert.store.identity.entities import Reference
 
 pages = Pages()
 

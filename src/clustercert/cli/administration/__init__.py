@@ -1,0 +1,1 @@
+"""Commands that manage domains, projects, users, groups, roles and identities."""

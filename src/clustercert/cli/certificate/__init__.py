@@ -1,0 +1,1 @@
+"""`clustercert certificate`: certificates, and who has access."""

@@ -1,0 +1,1 @@
+"""`clustercert cluster`: the clusters, and their client CAs."""

@@ -1,0 +1,1 @@
+"""Queries for the audit log and its events."""

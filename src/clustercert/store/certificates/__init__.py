@@ -1,0 +1,1 @@
+"""Queries for issued certificates, their revocations, and who has access."""

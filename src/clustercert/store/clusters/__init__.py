@@ -1,0 +1,1 @@
+"""Queries for clusters, their client CAs, and counts over all clusters."""

@@ -1,0 +1,1 @@
+"""Queries for the built-in identity service."""

@@ -1,0 +1,1 @@
+"""Queries for what API servers report, and for the enforcement of revocations."""
