@@ -483,3 +483,14 @@ def test_a_search_without_a_cluster_or_group_is_refused(client: httpx.Client, te
     assert (without.status_code, without.json()["message"].partition(":")[0]) == (400, "group")
     assert entitlements(client, teams, group="").status_code == 400
     assert entitlements(client, teams, "admin").status_code == 403
+
+
+def test_certificates_with_a_binding_of_their_own_have_no_groups_to_search(
+    client: httpx.Client, teams: World
+) -> None:
+    sans = teams.clusters["sans"]
+    options = "UPDATE cluster SET options = json_set(options, '$.credential_roles', json(?)) WHERE id = ?"
+    execute(teams.database, options, '{"by-csr": "view"}', sans.id)
+    refused = entitlements(client, teams, cluster=sans.id)
+    assert refused.status_code == 409
+    assert refused.json()["message"].startswith("Certificates for the cluster sans have no groups")

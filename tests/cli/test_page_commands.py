@@ -146,8 +146,6 @@ def test_explanations(site: PageSite, tmp_path: Path) -> None:
     own, of_others = steps_below(page, "Explain")
     alice.follow_steps(own)
     olga.follow_steps(of_others)
-    [can] = steps_below(page, "Who could get it")
-    olga.follow_steps(can)
 
 
 def test_live_certificates_under_another_policy(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""`clustercert policy explain` and `policy can`."""
+"""`clustercert policy explain`."""
 
 import json
 import re
@@ -208,75 +208,6 @@ def test_a_user_of_an_issuer_is_explained_once_they_have_sent_a_request(operator
         assert "has made no recorded request for it" in operator.error(*asked)
     finally:
         execute(database, "DELETE FROM federated_user")
-
-
-# policy can
-
-
-def test_who_could_get_a_group_is_listed_with_rule_lifetime_and_needs(operator: Operator) -> None:
-    lines = operator.output("policy", "can", "--group", "clustercert:*", "--cluster", "prod").splitlines()
-    assert [re.split(" {3,}", line) for line in lines] == [
-        ["USER", "GROUPS", "RULE", "LONGEST", "NEEDS", "UNLESS"],
-        ["Default/alice", "clustercert:viewers", "members", "8 hours", "-", "-"],
-        ["Default/alice", "clustercert:admins", "break-glass", "1 hour", "the request has a reason", "-"],
-        [
-            *("Default/alice", "clustercert:editors", "edit-on-request", "4 hours"),
-            *("an approved access request (rule edit-on-request)", "-"),
-        ],
-        ["Default/carol", "clustercert:admins", "break-glass", "1 hour", "the request has a reason", "-"],
-    ]
-    rows = operator.output_json("policy", "can", "--group", "owners", "--cluster", "prod")
-    needed = ["an access request (rule emergency)"]
-    assert [(row["user"], row["longest"], row["needs"]) for row in rows] == [
-        ("Default/alice", "1 hour", needed),
-        ("Default/carol", "1 hour", needed),
-    ]
-    rows = operator.output_json("policy", "can", "--group", "ci", "--cluster", "prod")
-    assert [(row["user"], row["rule"], row["longest_seconds"]) for row in rows] == [
-        # The rule for members matches too, and has the shorter lifetime.
-        ("Default/alice", "the-rule-of-the-runners-in-the-data-center", 8 * 3600),
-        ("Default/carol", "the-rule-of-the-runners-in-the-data-center", 1825 * 86400),
-    ]
-    assert rows[0]["needs"][1] == "the request has a csr"
-    assert (rows[0]["issuer"], rows[0]["seen_at"], rows[0]["unless"]) == ("built-in", None, [])
-
-
-def test_nobody_could_get_a_group_that_no_rule_gives(operator: Operator) -> None:
-    for group, cluster in (("system:masters", "prod"), ("clustercert:admins", "old")):
-        done = operator.run("policy", "can", "--group", group, "--cluster", cluster)
-        assert (done.code, done.out, done.err) == (0, "", "Nothing found.\n")
-
-
-def test_who_could_get_a_group_under_another_policy(operator: Operator, tmp_path: Path) -> None:
-    file = tmp_path / "policy.toml"
-    file.write_text(
-        '[[rules]]\nname = "admin"\nwhen.roles = ["admin"]\ngrant.groups = ["ours"]\ngrant.max_lifetime = "2h"\n',
-        encoding="utf-8",
-    )
-    asked = ("policy", "can", "--group", "ours", "--cluster", "prod")
-    assert operator.output(*asked, "--policy", file, "--output", "name") == "Default/carol\n"
-    assert operator.run(*asked).out == ""
-
-
-def test_clusters_with_a_binding_for_each_certificate_have_no_groups(operator: Operator) -> None:
-    operator.output(
-        *("cluster", "add", "bound", "--project", "eu-de", "--credential-role", "members=view"),
-        *("--internal-url", "https://192.168.1.7:5443", "--server-ca", operator.folder / "ca.pem"),
-    )
-    said = operator.error("policy", "can", "--group", "*", "--cluster", "bound")
-    assert said.startswith("Certificates for the cluster bound have no groups of the policy")
-    # A search of all clusters skips the cluster.
-    everywhere = ("policy", "can", "--group", "clustercert:viewers")
-    for more in ((), ("--project", "Default/eu-de")):
-        done = operator.run(*everywhere, *more)
-        assert (done.code, "cluster bound have no groups" in done.err) == (0, True), done.err
-        heading, *rows = done.out.splitlines()
-        assert re.split(" {3,}", heading)[:3] == ["USER", "CLUSTER", "GROUPS"]
-        assert re.split(" {3,}", rows[0])[:3] == [
-            "Default/alice",
-            "Default/eu-de/prod",
-            "clustercert:viewers",
-        ]
 
 
 def policy_of(page: str) -> str:

@@ -139,7 +139,6 @@ def test_projects_of_one_name_in_two_domains_are_told_apart(place: RemoteSite, s
         shown = carol.output_json("cluster", "show", "prod", "--project", project)
         assert shown["project_id"] == theirs["project_id"]
     there = ("--project", "other/eu-de")
-    assert carol.output_json("policy", "can", "--cluster", "prod", "--group", "*", *there) == []
     assert carol.output_json("certificate", "list", *there) == []
     assert "There is no cluster staging in the project other/eu-de." in carol.failure(
         5, "certificate", "access", "--cluster", "staging", *there
@@ -256,13 +255,3 @@ def test_operators_replay_recorded_decisions_on_their_own_machine(place: RemoteS
         5, "policy", "replay", "--policy", policy, "--cluster", "prd"
     )
     assert place.carol.failure(2, "policy", "replay").startswith("Give --policy FILE")
-
-
-def test_operators_list_who_could_get_a_group(place: RemoteSite) -> None:
-    command = ("policy", "can", "--group", "clustercert:*", "--cluster", "prod")
-    listed = place.carol.output_json(*command)
-    assert {(each["user"], each["rule"]) for each in listed} == {
-        ("Default/alice", "member"),
-        ("Default/bob", "admin"),
-    }
-    assert "Only operators" in place.bob.failure(4, *command)

@@ -88,7 +88,6 @@ RUN_BY: Mapping[str, Mapping[str, str]] = {
     "docs/policy-changes.md": {
         "Live certificates": f"{_USE}::test_live_certificates_under_another_policy",
         "Explain": f"{_USE}::test_explanations",
-        "Who could get it": f"{_USE}::test_explanations",
     },
     "docs/recipes.md": {
         "Give jobs the client": "e2e/test_wheel.py::test_the_wheel_of_a_fresh_clone_is_installed_with_hashes"

@@ -10,7 +10,6 @@ _OVER_API_PAIRS = {
     ("identity", "explain"),
     ("kubernetes", "ca-bundle"),
     ("kubernetes", "token"),
-    ("policy", "can"),
     ("policy", "explain"),
     ("policy", "replay"),
 }

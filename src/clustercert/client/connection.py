@@ -385,29 +385,23 @@ class ServiceClient:
         return response
 
     def list_all(self, path: str, name: str, /, **query: str) -> Iterator[JsonObject]:
-        """Yield all resources of a paged list of the service's own API. In each page, `name` contains the resources.
-
-        See `pages` for the arguments.
-        """
-        for page in self.pages(path, **query):
-            with self.check_format():
-                found = _objects(page[name])
-            yield from found
-
-    def pages(self, path: str, /, **query: str) -> Iterator[JsonObject]:
-        """Yield the pages of a paged list of the service's own API.
+        """Yield all resources of a paged list of the service's own API.
 
         Args:
             path: the path below `OWN`.
+            name: the field of each page that contains the resources.
             query: further query parameters.
         """
         start = f"{OWN}{path}?{urlencode({'limit': _PAGE, **query}, quote_via=quote, safe='')}"
 
-        def page(cursor: str | None) -> JsonObject:
+        def read(cursor: str | None) -> JsonObject:
             more = f"&cursor={quote(cursor, safe='')}" if cursor is not None else ""
             return self.exchange("GET", start + more).body
 
-        return self.follow(page)
+        for page in self.follow(read):
+            with self.check_format():
+                found = _objects(page[name])
+            yield from found
 
     def follow(
         self, page: Callable[[str | None], JsonObject], most_pages: int = MAX_PAGES
