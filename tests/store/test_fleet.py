@@ -1,20 +1,17 @@
 """The list of clusters equals a filter over all of them, on each database."""
 
-from dataclasses import replace
-from datetime import datetime, timedelta
 from typing import Any
 
 import pytest
 
-from clustercert.clusters.overview import Overviews
 from clustercert.model.choices import FleetOrder
 from clustercert.model.kubernetes import SERVICE
 from clustercert.store.certificates.revocations import RevocationQueries
 from clustercert.store.clusters.fleet import FleetFilter, FleetQueries
-from clustercert.store.clusters.overview import OverviewQueries, Projects
+from clustercert.store.clusters.overview import Projects
 from clustercert.store.engine.database import Database
 from support.fleet_scene import DAY, HOUR, FleetScene, ca_ending
-from support.samples import OTHER_PROJECT_ID, PROJECT_ID, caller
+from support.samples import OTHER_PROJECT_ID, PROJECT_ID
 from support.stores import NOW, event, revocation
 
 ONE = [PROJECT_ID]
@@ -122,7 +119,7 @@ async def test_clusters_are_found_by_their_rotation(scene: FleetScene) -> None:
 
 
 async def test_each_order_goes_through_all_pages(scene: FleetScene) -> None:
-    ends: dict[str, datetime] = {name: NOW + days * DAY for name, days in (("c", 1), ("a", 400), ("b", 2))}
+    ends = {name: NOW + days * DAY for name, days in (("c", 1), ("a", 400), ("b", 2))}
     for name, end in ends.items():
         await scene.add(name, client_ca=ca_ending(end))
     await scene.add("d", client_ca=ca_ending(ends["b"]))
@@ -151,55 +148,11 @@ async def test_a_page_does_not_begin_after_a_foreign_cluster(scene: FleetScene) 
         assert found is None
 
 
-async def test_client_cas_are_counted_by_start_and_end(scene: FleetScene) -> None:
-    await scene.add("a", client_ca=ca_ending(NOW + DAY), version="v1.32")
-    await scene.add("b", client_ca=ca_ending(NOW + 9 * DAY), version="v1.32")
-    await scene.add("c", OTHER_PROJECT_ID, client_ca=ca_ending(NOW - DAY), version="v1.31")
+async def test_clusters_are_counted_by_version(scene: FleetScene) -> None:
+    await scene.add("a", version="v1.32")
+    await scene.add("b", version="v1.32")
+    await scene.add("c", OTHER_PROJECT_ID, version="v1.31")
     queries = FleetQueries(scene.database)
-    times = [NOW, NOW + 2 * DAY, NOW + 10 * DAY]
-    assert await queries.cas_by_end(None, times) == (1, 2, 3)
-    assert await queries.cas_by_end(ONE, times) == (0, 1, 2)
-    # All samples began a day ago.
-    assert await queries.cas_by_start(ONE, [NOW - timedelta(days=2), NOW]) == (0, 2)
     assert list((await queries.versions(None, 10)).items()) == [("v1.32", 2), ("v1.31", 1)]
+    assert await queries.versions(ONE, 10) == {"v1.32": 2}
     assert await queries.versions(None, 1) == {"v1.32": 2}
-
-
-async def test_the_time_line_has_everything_once(scene: FleetScene) -> None:
-    # NOW is Saturday, 14 March.
-    for name, days in (
-        ("ended", -1),
-        ("today", 0.1),
-        ("in two days", 2),
-        ("in May", 60),
-        ("much later", 3000),
-    ):
-        await scene.add(name, client_ca=ca_ending(NOW + days * DAY))
-    for hours in (1, 24 * 2, 24 * 40):
-        await scene.issue("today", "alice", hours=hours)
-    overviews = Overviews(OverviewQueries(scene.database), FleetQueries(scene.database), lambda: NOW)
-    fleet = await overviews.fleet(replace(caller(in_projects={}), service_roles=("auditor",)))
-    assert fleet.ended_cas == 1
-    found = {
-        (f"{each.starts_at:%m-%d}", f"{each.ends_at:%m-%d}" if each.ends_at else None): (
-            each.certificates,
-            each.client_cas,
-        )
-        for each in (*fleet.weeks, *fleet.months)
-        if each.certificates or each.client_cas
-    }
-    assert found == {
-        ("03-14", "03-16"): (1, 1),
-        ("03-16", "03-23"): (1, 1),
-        ("04-20", "04-27"): (1, 0),
-        ("05-11", "05-18"): (0, 1),
-        ("06-01", None): (0, 1),
-        ("03-14", "04-01"): (2, 2),
-        ("04-01", "05-01"): (1, 0),
-        ("05-01", "06-01"): (0, 1),
-        ("03-01", None): (0, 1),
-    }
-    assert (len(fleet.weeks), len(fleet.months)) == (13, 13)
-    assert [each.client_cas for each in fleet.ca_ages] == [5, 0, 0, 0, 0]
-    assert fleet.ca_ages[0].starts_before is None
-    assert fleet.ca_ages[-1].starts_after is None

@@ -2,10 +2,9 @@
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Mapping
 from dataclasses import dataclass, field
-from datetime import UTC, datetime, timedelta
-from itertools import pairwise
+from datetime import datetime, timedelta
 from typing import Any, TypeVar, cast
 
 from cachetools import LRUCache
@@ -25,12 +24,7 @@ from clustercert.store.clusters.overview import (
 
 T = TypeVar("T")
 
-HOURS = 24
-WEEKS = MONTHS = 12
-# The limits of the groups of client CAs by age, in years of 365 days.
-CA_AGES = (1, 2, 3, 5)
 MAX_VERSIONS = 50
-_END_OF_TIME = datetime.max.replace(tzinfo=UTC)
 _DAY = timedelta(days=1)
 # How long a worker reuses an overview: at least this long, and this many times as long as counting took. So workers
 # spend little of the database's time on overviews, however many certificates are live.
@@ -46,7 +40,7 @@ class Overview:
     Attributes:
         at: the time of the counts, at most some seconds ago.
         all_projects: whether the counts include all projects.
-        live: the live certificates; `valid_at` has the counts at each full hour from `at`, `HOURS` of them.
+        live: the live certificates; `ending` has those that end within a day.
         requests: the open access requests, by state.
         unknown: the unknown identities first seen within the last day.
         revoked_uses: how many certificates an API server accepted after their revocation within the last day.
@@ -72,40 +66,6 @@ class Overview:
         """The number of clusters."""
         return sum(self.enforcement.values())
 
-    @property
-    def certificates_ending(self) -> int:
-        """How many live certificates end within a day."""
-        return self.live.certificates - self.live.valid_at[-1]
-
-    @property
-    def hours(self) -> tuple[tuple[datetime, int], ...]:
-        """Times in the next hours, from `at`, with the number of certificates that are still valid then."""
-        counts = (self.live.certificates, *self.live.valid_at)
-        return tuple((self.at + timedelta(hours=hour), count) for hour, count in enumerate(counts))
-
-
-@dataclass(frozen=True, slots=True)
-class Period:
-    """What ends in a time: live certificates, and client CAs in use.
-
-    Attributes:
-        ends_at: the end of the period, which does not belong to it; `None` for all later times.
-    """
-
-    starts_at: datetime
-    ends_at: datetime | None
-    certificates: int
-    client_cas: int
-
-
-@dataclass(frozen=True, slots=True)
-class CaAge:
-    """The number of active client CAs that began in a time. `None`: the time has no such limit."""
-
-    starts_after: datetime | None
-    starts_before: datetime | None
-    client_cas: int
-
 
 @dataclass(frozen=True, slots=True)
 class Fleet:
@@ -114,19 +74,13 @@ class Fleet:
     Attributes:
         enforcement: as in `Overview`.
         versions: the number of clusters by Kubernetes version, the most frequent `MAX_VERSIONS` first.
-        ca_ages: the youngest CAs first.
         ended_cas: the number of client CAs in use that have ended.
-        weeks: this week from now on, `WEEKS` - 1 further weeks that begin on Monday, and all later times.
-        months: the same by calendar months, in UTC.
     """
 
     at: datetime
     enforcement: Mapping[EnforcementState, int]
     versions: Mapping[str, int]
-    ca_ages: tuple[CaAge, ...]
     ended_cas: int
-    weeks: tuple[Period, ...]
-    months: tuple[Period, ...]
 
 
 def visible_projects(caller: Caller) -> Projects:
@@ -201,11 +155,10 @@ class Overviews:
 
     async def _counted(self, projects: Projects, machine_issuers: Collection[str]) -> Overview:
         queries, now = self.queries, self.now()
-        times = [now + timedelta(hours=hour) for hour in range(1, HOURS + 1)]
         return Overview(
             at=now,
             all_projects=projects is None,
-            live=await queries.live(projects, now, times, machine_issuers),
+            live=await queries.live(projects, now, now + _DAY, machine_issuers),
             requests=await queries.requests(projects, now),
             unknown=await queries.unknown(projects, now - _DAY),
             revoked_uses=await queries.revoked_uses(projects, now - _DAY),
@@ -218,61 +171,9 @@ class Overviews:
 
     async def _counted_fleet(self, projects: Projects) -> Fleet:
         now = self.now()
-        weeks, months = _week_starts(now), _month_starts(now)
-        ends = [now, *weeks, *months, _END_OF_TIME]
-        live = await self.queries.live(projects, now, ends, ())
-        certificates = [live.certificates - valid for valid in live.valid_at]
-        cas = await self.lists.cas_by_end(projects, ends)
-        counts = dict(zip(ends, zip(certificates, cas, strict=True), strict=True))
-        starts = [now - years * timedelta(days=365) for years in CA_AGES]
         return Fleet(
             at=now,
             enforcement=await self.queries.enforcement(projects, now),
             versions=await self.lists.versions(projects, MAX_VERSIONS),
-            ca_ages=_ages(starts, await self.lists.cas_by_start(projects, [*starts, now + _DAY])),
-            ended_cas=cas[0],
-            weeks=_periods([now, *weeks, _END_OF_TIME], counts),
-            months=_periods([now, *months, _END_OF_TIME], counts),
+            ended_cas=await self.queries.cas_ending(projects, now),
         )
-
-
-def _week_starts(now: datetime) -> list[datetime]:
-    """Return the Mondays after now, `WEEKS` of them, at midnight UTC."""
-    monday = _midnight(now) - timedelta(days=now.weekday())
-    return [monday + timedelta(weeks=number) for number in range(1, WEEKS + 1)]
-
-
-def _month_starts(now: datetime) -> list[datetime]:
-    """Return the first days of the months after now, `MONTHS` of them, at midnight UTC."""
-    months = [now.year * 12 + now.month - 1 + number for number in range(1, MONTHS + 1)]
-    return [_midnight(now).replace(year=month // 12, month=month % 12 + 1, day=1) for month in months]
-
-
-def _midnight(now: datetime) -> datetime:
-    return now.replace(hour=0, minute=0, second=0, microsecond=0)
-
-
-def _periods(limits: Sequence[datetime], counts: Mapping[datetime, tuple[int, int]]) -> tuple[Period, ...]:
-    """Return the periods between the limits.
-
-    Args:
-        counts: how many certificates and client CAs end before each limit.
-    """
-    periods = []
-    for start, end in pairwise(limits):
-        certificates, client_cas = (
-            later - before for before, later in zip(counts[start], counts[end], strict=True)
-        )
-        periods.append(Period(start, end if end != _END_OF_TIME else None, certificates, client_cas))
-    return tuple(periods)
-
-
-def _ages(starts: Sequence[datetime], counts: Sequence[int]) -> tuple[CaAge, ...]:
-    """Return the client CAs by age. `counts` has the CAs that began before each time in `starts`, and the total."""
-    *before, total = counts
-    limits = (None, *starts, None)
-    numbers = (total, *before, 0)
-    return tuple(
-        CaAge(after, until, number - older)
-        for (until, after), (number, older) in zip(pairwise(limits), pairwise(numbers), strict=True)
-    )

@@ -8,7 +8,7 @@ from fastapi import APIRouter, Query
 from pydantic import AfterValidator, BaseModel, Field
 from starlette.responses import Response
 
-from clustercert.clusters.overview import HOURS, MAX_VERSIONS, MONTHS, WEEKS
+from clustercert.clusters.overview import MAX_VERSIONS
 from clustercert.http import OWN, query, responses
 from clustercert.http.dependencies import Call, CallDep
 from clustercert.http.openapi import described
@@ -33,13 +33,6 @@ class HoldersBody(ResponseBody):
         " Keystone, or a token of an issuer with the preset `kubernetes`, `github` or `gitlab`. Machines of other"
         " issuers count as people."
     )
-
-
-class HourBody(BaseModel):
-    """How many of the certificates that are live now are still valid at a time."""
-
-    at: Time
-    certificates: int
 
 
 class OpenRequestsBody(BaseModel):
@@ -118,7 +111,6 @@ class OverviewBody(BaseModel):
         description="Live certificates, without those of the service itself. In the counts of project admins, also"
         " without those for removed clusters."
     )
-    hours: list[HourBody] = Field(description=f"Now, and each of the next {HOURS} hours.")
     access_requests: OpenRequestsBody
     unknown: UnknownCountsBody
     revoked_uses: int = Field(
@@ -135,23 +127,6 @@ class OverviewBody(BaseModel):
     ends_within_day: EndingBody
 
 
-class PeriodBody(ResponseBody):
-    """What ends in a period: live certificates, and client CAs in use."""
-
-    starts_at: Time
-    ends_at: Time | None = Field(description="Null for all later times.")
-    certificates: int
-    client_cas: int
-
-
-class CaAgeBody(ResponseBody):
-    """The number of active client CAs that began in a period. Null: the period has no such limit."""
-
-    starts_after: Time | None
-    starts_before: Time | None
-    client_cas: int
-
-
 class FleetBody(BaseModel):
     """Counts of clusters. Times are in the format of RFC 3339."""
 
@@ -161,15 +136,7 @@ class FleetBody(BaseModel):
         description=f"The number of clusters by registered Kubernetes version; the {MAX_VERSIONS} most frequent"
         " versions. The empty version is that of clusters without one."
     )
-    client_ca_ages: list[CaAgeBody] = Field(description="The youngest first.")
     ended_client_cas: int = Field(description="Client CAs in use that have ended.")
-    weeks: list[PeriodBody] = Field(
-        description=f"What ends in the rest of this week, in each of {WEEKS - 1} further weeks from Monday on, and"
-        " later; UTC."
-    )
-    months: list[PeriodBody] = Field(
-        description=f"What ends in the rest of this month, in each of {MONTHS - 1} further months, and later; UTC."
-    )
 
 
 class FleetClusterBody(ResponseBody):
@@ -296,7 +263,7 @@ class FleetFilters(BaseModel):
 
 @router.get(OWN + "/fleet", responses=described("The counts.", FleetBody))
 async def show_fleet(call: CallDep) -> Response:
-    """Count clusters by enforcement, version and age of the client CA, and what ends when.
+    """Count clusters by enforcement and version, and client CAs that have ended.
 
     For the same callers as the overview.
     """
@@ -305,10 +272,7 @@ async def show_fleet(call: CallDep) -> Response:
         at=found.at,  # type: ignore[arg-type] # the validator converts it
         enforcement=_enforcement(found.enforcement),
         versions=dict(found.versions),
-        client_ca_ages=[CaAgeBody.read(each) for each in found.ca_ages],
         ended_client_cas=found.ended_cas,
-        weeks=[PeriodBody.read(each) for each in found.weeks],
-        months=[PeriodBody.read(each) for each in found.months],
     )
     return responses.private(body.model_dump())
 
@@ -354,7 +318,6 @@ async def show_overview(call: CallDep) -> Response:
         all_projects=found.all_projects,
         holders=HoldersBody.read(found.live),
         certificates=found.live.certificates,
-        hours=[HourBody(at=at, certificates=count) for at, count in found.hours],  # type: ignore[arg-type]
         access_requests=OpenRequestsBody(**found.requests, to_decide=await _to_decide(call)),
         unknown=UnknownCountsBody.read(found.unknown),
         revoked_uses=found.revoked_uses,
@@ -363,7 +326,7 @@ async def show_overview(call: CallDep) -> Response:
         enforcement=_enforcement(found.enforcement),
         rotations=RotationCountsBody.read(found.rotations),
         ends_within_day=EndingBody(
-            certificates=found.certificates_ending,
+            certificates=found.live.ending,
             access_requests=found.requests_ending,
             client_cas=found.cas_ending,
         ),

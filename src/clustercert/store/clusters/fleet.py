@@ -12,13 +12,11 @@ from clustercert.store import tables
 from clustercert.store.certificates.views import is_revoked
 from clustercert.store.clusters.ca_rotations import OWN_USERS, RUNNING
 from clustercert.store.clusters.overview import (
-    TRUSTED,
     Projects,
     enforcement_state,
     ids_in,
     in_projects,
     is_ready,
-    of_clusters,
 )
 from clustercert.store.engine.queries import Queries
 
@@ -166,22 +164,6 @@ class FleetQueries(Queries):
         query = select(_cluster.c.version, count).where(in_projects(projects)).group_by(_cluster.c.version)
         rows = await self._rows(query.order_by(count.desc(), _cluster.c.version).limit(limit))
         return {row[0]: row[1] for row in rows}
-
-    async def cas_by_start(self, projects: Projects, times: Sequence[datetime]) -> tuple[int, ...]:
-        """Count the active client CAs whose validity began before each of these times."""
-        return await self._count_cas(projects, ("active",), [_ca.c.not_before < time for time in times])
-
-    async def cas_by_end(self, projects: Projects, times: Sequence[datetime]) -> tuple[int, ...]:
-        """Count the client CAs in use whose validity ends before each of these times."""
-        return await self._count_cas(projects, TRUSTED, [_ca.c.not_after < time for time in times])
-
-    async def _count_cas(
-        self, projects: Projects, states: Collection[str], conditions: Sequence[ColumnElement[bool]]
-    ) -> tuple[int, ...]:
-        counts = (func.count().filter(condition) for condition in conditions)
-        query = select(*counts).where(_ca.c.state.in_(states), of_clusters(_ca.c.cluster_id, projects))
-        [row] = await self._rows(query)
-        return tuple(row)
 
 
 def _with_ca() -> Select[str]:

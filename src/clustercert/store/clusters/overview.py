@@ -3,7 +3,7 @@
 Each method takes the ids of projects, and counts only what belongs to these projects. `None` means all projects.
 """
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
@@ -48,13 +48,13 @@ class LiveCounts:
         people: users with a live certificate that they got after a login.
         machines: users with a live certificate that they got with an access key, an application credential of Keystone,
             or a token of an issuer for machines. A user who did both counts as both.
-        valid_at: how many of these certificates are still valid at each of the given times.
+        ending: how many of these certificates end by the given time.
     """
 
     people: int
     machines: int
     certificates: int
-    valid_at: tuple[int, ...]
+    ending: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,25 +84,22 @@ class OverviewQueries(Queries):
     """Counts what an overview shows."""
 
     async def live(
-        self, projects: Projects, now: datetime, times: Sequence[datetime], machine_issuers: Collection[str]
+        self, projects: Projects, now: datetime, until: datetime, machine_issuers: Collection[str]
     ) -> LiveCounts:
         """Count the live certificates and their holders. Reads each live certificate once.
 
         With `projects`, leaves out certificates for removed clusters.
 
         Args:
-            times: when to count the certificates that are still valid.
+            until: the time by which the certificates end that count as ending.
             machine_issuers: the URLs of the OIDC issuers whose users are machines.
         """
-        later = [
-            func.count().filter(_certificate.c.not_after > time).label(f"later_{number}")
-            for number, time in enumerate(times)
-        ]
+        ending = func.count().filter(_certificate.c.not_after <= until).label("ending")
         # A function wraps the column, so that SQLite does not scan all certificates in the order of the users.
         user_id = func.coalesce(_certificate.c.user_id, _certificate.c.user_id).label("user_id")
         user = (user_id, _certificate.c.auth_method)
         users = (
-            select(*user, func.count().label("certificates"), *later)
+            select(*user, func.count().label("certificates"), ending)
             .where(
                 _certificate.c.not_after > now,
                 user_id.not_in(OWN_USERS),
@@ -115,15 +112,14 @@ class OverviewQueries(Queries):
         federated = tables.federated_user
         issuer = and_(federated.c.id == users.c.user_id, federated.c.issuer.in_(machine_issuers))
         is_machine = or_(users.c.auth_method.in_(MACHINE_METHODS), federated.c.id.is_not(None))
-        sums = (func.coalesce(func.sum(users.c[column.name]), 0) for column in later)
         query = select(
             func.count(case((~is_machine, users.c.user_id)).distinct()),
             func.count(case((is_machine, users.c.user_id)).distinct()),
             func.coalesce(func.sum(users.c.certificates), 0),
-            *sums,
+            func.coalesce(func.sum(users.c.ending), 0),
         ).select_from(users.outerjoin(federated, issuer))
-        [(people, machines, certificates, *valid_at)] = await self._rows(query)
-        return LiveCounts(people, machines, int(certificates), tuple(map(int, valid_at)))
+        [(people, machines, certificates, ending_of_all)] = await self._rows(query)
+        return LiveCounts(people, machines, int(certificates), int(ending_of_all))
 
     async def requests(self, projects: Projects, now: datetime) -> Mapping[str, int]:
         """Count the open access requests by state, without those whose time is over."""

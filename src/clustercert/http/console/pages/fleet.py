@@ -1,4 +1,4 @@
-"""The clusters: how many by state, what ends when, and a list to search."""
+"""The clusters: how many by state, and a list to search."""
 
 import functools
 from collections.abc import Mapping, Sequence
@@ -8,10 +8,9 @@ from typing import Any
 from starlette.responses import Response
 
 from clustercert.http.console.api import path
-from clustercert.http.console.charts import bar_chart
 from clustercert.http.console.cluster_address import cluster_page
 from clustercert.http.console.visits import PREFIX, Pages, Visit, with_query
-from clustercert.model import parse_rfc3339, rfc3339, utc_now
+from clustercert.model import rfc3339, utc_now
 from clustercert.model.choices import EnforcementState
 from clustercert.model.rights import administers
 
@@ -52,16 +51,8 @@ _ORDERS = {
     "ca_end": "client CA that ends first",
     "ca_start": "oldest client CA",
 }
-# Ages of client CAs in years: the youngest and the oldest, in the address of the page, and in words.
-_AGES = {
-    "-1": "up to 1 year",
-    "1-2": "1 to 2 years",
-    "2-3": "2 to 3 years",
-    "3-5": "3 to 5 years",
-    "5-": "over 5 years",
-}
 # Filters that the form does not show. The page names them, with a link that removes them.
-_HIDDEN = ("project", "label", "version", "ca_age")
+_HIDDEN = ("project", "label", "version")
 _FIELDS = ("text", "enforcement", "rotation", "seen", "ca_end", "order", *_HIDDEN)
 
 
@@ -77,8 +68,6 @@ async def fleet(visit: Visit) -> Response:
     cursor = visit.query.get("cursor")
     filters = _filters(chosen, utc_now())
     found = await visit.api.get(path("fleet", "clusters"), **filters, limit=_PAGE, cursor=cursor)
-    by_month = visit.query.get("by") == "month"
-    periods = [_period(each, by_month=by_month) for each in counts["months" if by_month else "weeks"]]
     first = _address(chosen)
     return visit.render(
         "fleet.html",
@@ -104,10 +93,6 @@ async def fleet(visit: Visit) -> Response:
         first=first if cursor else None,
         next=_address(chosen | {"cursor": found["next"]}) if found["next"] is not None else None,
         facets=_facets(counts),
-        periods=periods,
-        by_month=by_month,
-        certificates=bar_chart([(label, certificates) for label, certificates, _ in periods[:-1]]),
-        client_cas=bar_chart([(label, cas) for label, _, cas in periods[:-1]]),
         ended=counts["ended_client_cas"],
         address=_address,
     )
@@ -140,28 +125,16 @@ def _filters(chosen: Mapping[str, str], now: datetime) -> dict[str, str]:
             filters["revoked_use_after"] = rfc3339(now - day)
     if (days := _CA_DAYS.get(chosen.get("ca_end", ""))) is not None:
         filters["client_ca_ends_before"] = rfc3339(now + days * day)
-    return filters | _ca_age(chosen.get("ca_age", ""), now)
-
-
-def _ca_age(text: str, now: datetime) -> dict[str, str]:
-    """Return the filters for client CAs of an age: `MIN-MAX` in years of 365 days, either of them empty."""
-    youngest, _, oldest = text.partition("-")
-    limits = {"client_ca_starts_before": youngest, "client_ca_starts_after": oldest}
-    return {
-        name: rfc3339(now - int(years) * timedelta(days=365))
-        for name, years in limits.items()
-        if years.isascii() and years.isdecimal() and len(years) == 1
-    }
+    return filters
 
 
 def _named(chosen: Mapping[str, str], clusters: Sequence[Any]) -> list[tuple[str, str]]:
     """Return the names and values of the hidden filters that are set, in words. `clusters`: those on the page."""
     words = dict(chosen)
-    words["ca_age"] = _AGES.get(chosen.get("ca_age", ""), chosen.get("ca_age", ""))
     words["version"] = chosen.get("version") or "not registered"
     if clusters:
         words["project"] = f"{clusters[0]['domain']}/{clusters[0]['project']}"
-    titles = {"project": "Project", "label": "Label", "version": "Version", "ca_age": "Age of the client CA"}
+    titles = {"project": "Project", "label": "Label", "version": "Version"}
     return [(name, f"{titles[name]}: {words[name]}") for name in _HIDDEN if name in chosen]
 
 
@@ -182,18 +155,4 @@ def _facets(counts: Any) -> list[tuple[str, list[tuple[str, int, str, str]]]]:
                 for version, number in counts["versions"].items()
             ][:8],
         ),
-        (
-            "Age of the client CA",
-            [
-                (label, each["client_cas"], "plain", _address({"ca_age": limit}))
-                for (limit, label), each in zip(_AGES.items(), counts["client_ca_ages"], strict=True)
-            ],
-        ),
     ]
-
-
-def _period(each: Any, *, by_month: bool) -> tuple[str, int, int]:
-    """Return the name of a period, and how many certificates and client CAs end in it."""
-    start = parse_rfc3339(each["starts_at"])
-    name = f"{start:%b %Y}" if by_month else f"{start.day} {start:%b}"
-    return name if each["ends_at"] is not None else "later", each["certificates"], each["client_cas"]

@@ -6,10 +6,8 @@ from typing import Any
 from starlette.responses import Response
 
 from clustercert.http.console.api import path
-from clustercert.http.console.charts import bar_chart
 from clustercert.http.console.pages.fleet import ENFORCEMENT, FLEET
 from clustercert.http.console.visits import PREFIX, Pages, Visit, sees_others, with_query
-from clustercert.model import parse_rfc3339
 
 pages = Pages()
 
@@ -42,15 +40,12 @@ async def now(visit: Visit) -> Response:
     clusters = list[Any]()
     if 0 < found["clusters"] <= _MAX_LINKS:
         clusters = (await visit.api.get(path("fleet", "clusters"), limit=_MAX_LINKS))["clusters"]
-    hours = [(_hour(each["at"]), each["certificates"]) for each in found["hours"]]
     return visit.render(
         "now.html",
         live=True,
         found=found,
         clusters=clusters,
         attention=_attention(found),
-        hours=hours,
-        chart=bar_chart(hours),
         enforcement=[
             (found["enforcement"][state], label, kind, fleet(enforcement=state))
             for state, (label, kind) in ENFORCEMENT.items()
@@ -64,10 +59,6 @@ async def now(visit: Visit) -> Response:
 def fleet(**query: str) -> str:
     """Return the address of the list of clusters with a filter."""
     return with_query(FLEET, query)
-
-
-def _hour(at: str) -> str:
-    return f"{parse_rfc3339(at):%H:%M}"
 
 
 def _attention(found: Any) -> list[Attention]:
