@@ -84,22 +84,30 @@ class Need:
 
 
 def cost(measured: Mapping[str, Any]) -> Cost:
-    """Take the cost from the comparison at 64 connections and the largest PostgreSQL store. Raises ValueError."""
+    """Take the cost from the comparison at 64 connections and the largest PostgreSQL store. Raises ValueError.
+
+    Without a measurement of growth with PostgreSQL, the store is the one of a former build.
+    """
     rows = [
         row
         for row in measured.get("compare", {}).get("rows", ())
         if (row["subject"], row["connections"]) == ("clustercert, PostgreSQL, token", 64)
     ]
-    sizes = [row for row in measured.get("growth", ()) if row["database"] == "PostgreSQL"]
-    if not rows or not sizes:
+    largest = _largest(measured)
+    if not rows or not largest:
         raise ValueError("measured.json has no figures for PostgreSQL: run make bench ARGS='compare growth'.")
     return Cost(
         worker_us=rows[0]["cpu_us"] - rows[0]["database_cpu_us"],
-        cold_worker_us=sizes[-1]["spread_cpu_us"],
+        cold_worker_us=largest["spread_cpu_us"],
         database_us=rows[0]["database_cpu_us"],
-        stored_bytes=sizes[-1]["bytes_each"],
-        wal_bytes=sizes[-1]["wal_bytes_each"],
+        stored_bytes=largest["bytes_each"],
+        wal_bytes=largest["wal_bytes_each"],
     )
+
+
+def _largest(measured: Mapping[str, Any]) -> Mapping[str, Any]:
+    sizes = [row for row in measured.get("growth", ()) if row["database"] == "PostgreSQL"]
+    return dict(sizes[-1] if sizes else measured.get("former_build", {}))
 
 
 def need(place: Place, each: Cost) -> Need:
@@ -122,12 +130,14 @@ def need(place: Place, each: Cost) -> Need:
 def tables(measured: Mapping[str, Any]) -> dict[str, str]:
     """Return the tables in docs/evidence/scaling.md."""
     each = cost(measured)
+    measured_on = _largest(measured).get("measured")
+    growth = f"a build of {measured_on}" if measured_on else "measured, bench `growth`"
     inputs: list[tuple[object, ...]] = [
         ("service, µs of a core", each.worker_us, "measured, bench `compare`"),
-        ("service, cluster not in memory, µs of a core", each.cold_worker_us, "measured, bench `growth`"),
+        ("service, cluster not in memory, µs of a core", each.cold_worker_us, growth),
         ("database, µs of a core", each.database_us, "measured, bench `compare`"),
-        ("stored, bytes", each.stored_bytes, "measured, bench `growth`"),
-        ("write-ahead log, bytes", each.wal_bytes, "measured, bench `growth`"),
+        ("stored, bytes", each.stored_bytes, growth),
+        ("write-ahead log, bytes", each.wal_bytes, growth),
         ("renewed after, hours", float(RENEWAL_HOURS), "assumed"),
         ("busiest moment, x the mean", PEAK, "assumed"),
         ("a core is used to", UTILISATION, "assumed"),

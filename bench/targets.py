@@ -48,6 +48,7 @@ def judge(measured: Mapping[str, Any]) -> list[Target]:
         *_reviewing(measured),
         _tracing(measured),
         _memory(measured),
+        *_commands(measured),
     ]
 
 
@@ -130,6 +131,16 @@ def _memory(measured: Mapping[str, Any]) -> Target:
     growth = soak["second_half_mb"] - soak["first_half_mb"]
     reached = soak["most_mb"] < MEMORY_MB and growth < FLAT * soak["first_half_mb"]
     return Target(what, wanted, f"{soak['most_mb']:.0f} MB, {growth:+.1f} MB from half to half", reached)
+
+
+def _commands(measured: Mapping[str, Any]) -> Iterator[Target]:
+    for row in measured.get("cli", ()):
+        if row["limit"] is not None:
+            what, wanted = (
+                f"the command `{row['command']}`, against a bare Python",
+                f"at most {row['limit']} x",
+            )
+            yield Target(what, wanted, f"{row['ratio']:.1f} x", row["ratio"] <= row["limit"])
 
 
 def _below(what: str, wanted: str, value: float | None, limit: float, unit: str) -> Target:
