@@ -22,7 +22,6 @@ RUN_BY: Mapping[str, Mapping[str, str]] = {
         "Install": "chart/test_pod.py::test_a_release_with_only_a_name_and_a_key_is_a_working_service"
     },
     "README.md": {
-        "I want to use kubectl now": f"{_QUICK_STARTS}::test_developers",
         "Revoke": "clients/test_readme.py::test_the_readmes_lines_on_revocation_do_what_they_say",
     },
     "docs/access-requests.md": dict.fromkeys(("Ask", "Approve or deny"), f"{_USE}::test_an_access_request"),
@@ -97,7 +96,7 @@ RUN_BY: Mapping[str, Mapping[str, str]] = {
         "Which API servers": f"{_ROTATION}::test_an_abort_before_and_after_issuing",
     },
     "docs/quick-starts.md": {
-        **dict.fromkeys(("For developers", "For operators"), f"{_QUICK_STARTS}::test_operators"),
+        "For developers": f"{_QUICK_STARTS}::test_developers",
         "For CI jobs": f"{_QUICK_STARTS}::test_ci_jobs",
     },
     "SECURITY.md": {

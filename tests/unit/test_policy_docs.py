@@ -111,17 +111,13 @@ NOBODY = "matches this request"
 @pytest.mark.parametrize(
     ("page", "number", "who", "expected"),
     [
-        ("README.md", 0, "team-blue", "alice: team:team-blue 8h"),
-        ("README.md", 0, "none", NOBODY),
         ("access-requests.md", 0, "none", f"{USER_ID}: clustercert:viewers 8h"),
         # tests/cli/test_policy_explain.py decides about teams of two domains.
         ("administration.md", 0, "team-blue", NOBODY),
         ("install.md", 0, "team-blue", "alice@default: team:team-blue 8h"),
         ("install.md", 0, "none", NOBODY),
-        ("quick-starts.md", 0, "team-blue", "alice: team:team-blue 24h"),
-        ("quick-starts.md", 0, "none", NOBODY),
-        ("quick-starts.md", 1, GITLAB, f"{USER_ID}: ci:deploy 1h"),
-        ("quick-starts.md", 1, "team-blue", NOBODY),
+        ("quick-starts.md", 0, GITLAB, f"{USER_ID}: ci:deploy 1h"),
+        ("quick-starts.md", 0, "team-blue", NOBODY),
         ("recipes.md", 0, GITLAB, f"{USER_ID}: ci:deploy 1h"),
         ("recipes.md", 0, GITHUB, NOBODY),
         ("configuration.md", 0, "none", "Roles with access: admin."),
@@ -156,11 +152,10 @@ def test_the_printed_message_about_offers_is_that_of_the_printed_policy() -> Non
 def test_every_policy_outside_of_the_page_about_policies_is_decided() -> None:
     pages = Counter(page for page, _ in printed())
     assert pages == {
-        "README.md": 1,
         "access-requests.md": 1,
         "administration.md": 1,
         "install.md": 1,
-        "quick-starts.md": 2,
+        "quick-starts.md": 1,
         "recipes.md": 1,
         "configuration.md": 1,
         "identity.md": 3,

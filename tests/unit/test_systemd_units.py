@@ -1,4 +1,4 @@
-"""deploy/*.service and *.socket: how they fit the README and the quick start, and how they belong together."""
+"""deploy/*.service and *.socket: how they fit the install page, and how they belong together."""
 
 import re
 import shutil
@@ -20,9 +20,9 @@ def found(pattern: str, page: str) -> str:
     return str(match)
 
 
-README = (ROOT / "README.md").read_text()
-VENV = found(r"^\$ python3 -m venv (\S+)$", "README.md")
-USER = found(r"^\$ useradd .* (\S+)$", "README.md")
+INSTALL = (ROOT / "docs" / "install.md").read_text()
+VENV = found(r"^\$ python3 -m venv (\S+)$", "docs/install.md")
+USER = found(r"^\$ useradd .* (\S+)$", "docs/install.md")
 CONFIG = found(r"^settings=(\S+)$", "deploy/clustercert.sh")
 
 
@@ -45,16 +45,15 @@ def test_systemd_never_gives_up_starting_a_service(unit: str) -> None:
 
 
 @pytest.mark.parametrize("unit", SERVICES)
-def test_a_unit_runs_what_the_readme_installs_with_the_files_of_the_quick_start(unit: str) -> None:
-    quick_start = (ROOT / "docs" / "quick-starts.md").read_text().partition("\n## For operators\n")[2]
-    [toml, *_] = re.findall(r"```toml\n(.*?)```", quick_start, re.DOTALL)
+def test_a_unit_runs_what_the_install_page_installs_with_its_files(unit: str) -> None:
+    [toml] = re.findall(r"```toml\n(.*?)```", INSTALL, re.DOTALL)
     settings = tomllib.loads(toml)
     [command] = values(unit, "ExecStart")
     assert command.startswith(f"{VENV}/bin/clustercert --config {CONFIG} serve ")
     assert values(unit, "User") == values(unit, "Group") == [USER]
     assert values(unit, "StateDirectory") == [settings["data_dir"].removeprefix("/var/lib/")]
     private = str(Path(settings["kek_file"]).parent)
-    (folders,) = re.findall(rf"^\$ install -d -m 0700 -o {USER} -g {USER} (.*)$", README, re.MULTILINE)
+    (folders,) = re.findall(rf"^\$ install -d -m 0700 -o {USER} -g {USER} (.*)$", INSTALL, re.MULTILINE)
     assert folders.split() == [settings["data_dir"], private]
     hidden = [f"-{private}"] if "webhook" in unit else []
     assert values(unit, "InaccessiblePaths") == hidden
@@ -63,11 +62,7 @@ def test_a_unit_runs_what_the_readme_installs_with_the_files_of_the_quick_start(
 def test_roots_command_runs_what_the_units_run() -> None:
     script = (DEPLOY / "clustercert.sh").read_text().splitlines()
     assert {f"user={USER}", f"program={VENV}/bin/clustercert", f"settings={CONFIG}"} <= {*script}
-    for page in ("README.md", "docs/install.md"):
-        assert (
-            "$ install -m 0755 deploy/clustercert.sh /usr/local/sbin/clustercert\n"
-            in (ROOT / page).read_text()
-        )
+    assert "$ install -m 0755 deploy/clustercert.sh /usr/local/sbin/clustercert\n" in INSTALL
 
 
 @pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="systemd-analyze is not installed")
