@@ -3,26 +3,39 @@
 `make docs` writes it to deploy/chart/values.schema.json, so that Helm refuses a misspelt value.
 """
 
+import inspect
+import tomllib
 from collections.abc import Iterator, Mapping
+from importlib import import_module
+from importlib.metadata import EntryPoint
+from pathlib import Path
 from typing import Any
 
 from pydantic import BaseModel
 from pydantic.json_schema import GenerateJsonSchema, JsonSchemaValue
 from pydantic_core import core_schema
 
-from clustercert.issuance.signers.csr_api import CsrApiSettings
-from clustercert.issuance.signers.pkcs11 import Pkcs11Settings
-from clustercert.issuance.signers.transit import TransitSettings
+from clustercert.policy.setting_types import Section
 from clustercert.settings import Settings
 
 Schema = dict[str, Any]
 
-SIGNERS: dict[str, type[BaseModel]] = {
-    "csr_api": CsrApiSettings,
-    "pkcs11": Pkcs11Settings,
-    "transit": TransitSettings,
-}
-MODELS: tuple[type[BaseModel], ...] = (Settings, *SIGNERS.values())
+
+def _signers() -> Iterator[tuple[str, type[Section] | None]]:
+    """Yield the name of each built-in signer, and the settings in the module of its entry point if it has settings."""
+    project = tomllib.loads((Path(__file__).parents[1] / "pyproject.toml").read_text(encoding="utf-8"))[
+        "project"
+    ]
+    for name, value in project["entry-points"][group := "clustercert.signers"].items():
+        module = import_module(EntryPoint(name, value, group).module)
+        models = (
+            each for _, each in inspect.getmembers(module, inspect.isclass) if issubclass(each, Section)
+        )
+        yield name, next((each for each in models if each.__module__ == module.__name__), None)
+
+
+SIGNERS = dict(_signers())
+MODELS: tuple[type[BaseModel], ...] = (Settings, *filter(None, SIGNERS.values()))
 # In files/signer-access.yaml, the chart replaces this by the namespace of the release.
 NAMESPACE = "NAMESPACE-OF-THE-RELEASE"
 # The chart sets these fields itself, or takes them from a Secret or a ConfigMap that the values name.
@@ -87,8 +100,12 @@ def _table(name: str, schema: Schema) -> Schema:
             found = table["properties"][field]
             (found.get("items", found))["pattern"] = pattern
     if name == Settings.__name__:
-        references = {signer: {"$ref": f"#/definitions/{each.__name__}"} for signer, each in SIGNERS.items()}
-        table["properties"]["signers"] = _object(references)
+        tables = {
+            signer: {"$ref": f"#/definitions/{each.__name__}"} if each else _object({})
+            for signer, each in SIGNERS.items()
+        }
+        # A signer of another package checks its settings when the service starts.
+        table["properties"]["signers"] = {**_object(tables), "additionalProperties": _ANY_OBJECT}
     return table
 
 

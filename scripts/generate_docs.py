@@ -45,12 +45,11 @@ from clustercert.policy.rule_settings import (
     WhenSettings,
 )
 from clustercert.policy.setting_types import Section
-from clustercert.settings import Settings
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-from scripts.chart_schema import NAMESPACE, SIGNERS, values_schema  # noqa: E402 - from the checkout
+from scripts.chart_schema import MODELS, NAMESPACE, values_schema  # noqa: E402 - from the checkout
 
 ISSUERS = (OidcIssuer, RoleGrant, ConsoleClient)
 KEYSTONE = (Keystone, ServiceCredential)
@@ -77,9 +76,9 @@ def table(*rows: tuple[str, ...]) -> str:
 
 def settings() -> str:
     """The sections of the settings and of the signers, without those that have pages of their own."""
-    found = [each for field in Settings.model_fields.values() for each in optional(field)]
-    found += SIGNERS.values()
-    return sections(Settings, *(each for each in found if issubclass(each, Section)))
+    top, *signers = MODELS
+    found = [each for field in top.model_fields.values() for each in optional(field)]
+    return sections(top, *(each for each in found if issubclass(each, Section)), *signers)
 
 
 def optional(field: FieldInfo) -> list[type]:

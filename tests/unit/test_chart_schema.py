@@ -1,11 +1,15 @@
 """The schema of the Helm chart's values."""
 
 from collections.abc import Iterator
+from importlib.metadata import entry_points
 from typing import Any
 
 from pydantic import BaseModel, SecretStr
 
-from scripts.chart_schema import MODELS, values_schema
+from clustercert.issuance.signers.csr_api import CsrApiSettings
+from clustercert.issuance.signers.pkcs11 import Pkcs11Settings
+from clustercert.issuance.signers.transit import TransitSettings
+from scripts.chart_schema import MODELS, SIGNERS, values_schema
 
 
 def models(model: type[BaseModel]) -> Iterator[type[BaseModel]]:
@@ -33,3 +37,16 @@ def test_the_schema_has_no_field_for_a_secret() -> None:
     assert {("Settings", "kek"), ("MetricsSettings", "token"), ("ServiceCredential", "password")} <= secrets
     for model, name in secrets:
         assert name not in values_schema()["definitions"][model]["properties"]
+
+
+def test_each_entry_point_of_a_signer_is_in_the_schema_with_its_settings() -> None:
+    assert set(SIGNERS) == entry_points(group="clustercert.signers").names
+    assert dict(SIGNERS) == {
+        "csr_api": CsrApiSettings,
+        "local": None,
+        "pkcs11": Pkcs11Settings,
+        "transit": TransitSettings,
+    }
+    tables = values_schema()["definitions"]["Settings"]["properties"]["signers"]["properties"]
+    assert tables["transit"] == {"$ref": "#/definitions/TransitSettings"}
+    assert tables["local"]["additionalProperties"] is False
