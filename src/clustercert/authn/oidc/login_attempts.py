@@ -4,12 +4,12 @@ import base64
 import hashlib
 import hmac
 import json
-import secrets
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Literal, Self
 
 from clustercert.model.errors import Unauthenticated
+from clustercert.model.oauth import base64url, new_secret
 
 LOGIN_SECONDS = 600
 """How long a person may take to log in at the issuer."""
@@ -18,7 +18,6 @@ MAX_AGE = timedelta(hours=12)
 MAX_AGE_AGAIN = timedelta(minutes=5)
 """Like `MAX_AGE`, for a login that proves who a person is before an action that affects others."""
 MAX_COOKIE = 4096
-_KEY_BYTES = 32
 
 
 class LoginRefused(Unauthenticated):
@@ -46,7 +45,7 @@ class LoginAttempt:
     next_page: str
     again: bool
     started_at: int
-    key: str = field(default_factory=lambda: secrets.token_urlsafe(_KEY_BYTES), repr=False)
+    key: str = field(default_factory=new_secret, repr=False)
 
     @classmethod
     def parse(cls, text: str) -> Self:
@@ -85,8 +84,3 @@ class LoginAttempt:
     @property
     def _fields(self) -> tuple[str, str, bool, int]:
         return self.issuer, self.next_page, self.again, self.started_at
-
-
-def base64url(content: bytes) -> str:
-    """Encode without padding."""
-    return base64.urlsafe_b64encode(content).rstrip(b"=").decode()

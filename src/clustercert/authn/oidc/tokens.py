@@ -9,12 +9,13 @@ import math
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from typing import NoReturn
 
 from clustercert.authn.oidc.claims import TokenRefused
 from clustercert.authn.oidc.issuers import ConsoleClient, OidcIssuer
 from clustercert.model import JsonObject, rfc3339
+from clustercert.model.oauth import WrongClaim, claimed_time, wrong_audience, wrong_events
 
 # The maximum size of a token. Real tokens are smaller: Entra's largest tokens, with 200 groups, have about 10 KiB.
 MAX_TOKEN_BYTES = 16 * 1024
@@ -188,12 +189,12 @@ def client_results(
     Unlike a token for the API, such a token may name only the client and the issuer's `trusted_audiences`. Sources:
     OpenID Connect Core 1.0, section 3.1.3.7; OpenID Connect Back-Channel Logout 1.0, section 2.6.
     """
-    yield _result("aud", lambda: _check_client_audience(issuer, client, token.claims.get("aud")))
+    yield _claim_result("aud", wrong_audience(token.claims, client.client_id, issuer.trusted_audiences))
     yield from _time_results(issuer, token, now)
 
 
 def _access_results(issuer: OidcIssuer, token: UnverifiedToken) -> Iterator[Result]:
-    yield _result("events", lambda: _check_no_events(token.claims))
+    yield _claim_result("events", wrong_events(token.claims))
     for check in issuer.checks:
         yield _result(check.claim, functools.partial(check.require, token.claims))
 
@@ -216,29 +217,20 @@ def _result(name: str, check: Callable[[], None]) -> Result:
     return name, None
 
 
+def _claim_result(name: str, wrong: WrongClaim | None) -> Result:
+    return name, TokenRefused(*wrong) if wrong is not None else None
+
+
+def require_right(wrong: WrongClaim | None) -> None:
+    """Raise TokenRefused if a claim is wrong."""
+    if wrong is not None:
+        raise TokenRefused(*wrong)
+
+
 def _check_audience(issuer: OidcIssuer, audience: object) -> None:
     values = audience if isinstance(audience, list) else [audience]
     if not all(isinstance(value, str) for value in values) or set(issuer.audiences).isdisjoint(values):
         raise TokenRefused("aud", audience, " or ".join(sorted(issuer.audiences)))
-
-
-def _check_client_audience(issuer: OidcIssuer, client: ConsoleClient, audience: object) -> None:
-    values = audience if isinstance(audience, list) else [audience]
-    accepted = {client.client_id, *issuer.trusted_audiences}
-    if client.client_id not in values or not all(
-        isinstance(value, str) and value in accepted for value in values
-    ):
-        others = ", ".join(sorted(accepted - {client.client_id}))
-        also = f", and besides at most {others}" if others else " alone"
-        raise TokenRefused("aud", audience, f"{client.client_id}{also}")
-
-
-def _check_no_events(claims: JsonObject) -> None:
-    if "events" in claims:
-        # Source: RFC 8417 section 2.2. Some issuers give security event tokens the type of ID tokens.
-        raise TokenRefused(
-            "events", claims["events"], "no claim events, which only security event tokens have"
-        )
 
 
 def _check_login_time(value: object, now: datetime, leeway: timedelta) -> None:
@@ -264,10 +256,10 @@ def _check_age(value: object, now: datetime, issuer: OidcIssuer) -> None:
 
 
 def _time(name: str, value: object) -> datetime:
-    # `datetime` does not support years after 9999.
-    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < 2**37:
-        raise TokenRefused(name, value, "a number of seconds since 1970")
-    return datetime.fromtimestamp(float(value), UTC)
+    try:
+        return claimed_time(value)
+    except ValueError:
+        raise TokenRefused(name, value, "a number of seconds since 1970") from None
 
 
 def issued_at(token: UnverifiedToken) -> datetime:

@@ -1,12 +1,7 @@
-"""Login of people at an OIDC issuer in a browser, with the service as the OAuth client, by authorization code and PKCE.
-
-Sources: RFC 6749 section 4.1; RFC 7636; RFC 9207; OpenID Connect Core 1.0, section 3.1.
-"""
+"""Login of people at an OIDC issuer in a browser. The service is the OAuth client, with authorization code and PKCE."""
 
 import asyncio
 import base64
-import hashlib
-import hmac
 import json
 import re
 import time
@@ -14,24 +9,34 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Self
-from urllib.parse import quote_plus, urlencode
+from urllib.parse import quote_plus
 
-from clustercert.authn.oidc.claims import TokenRefused, shown
+from clustercert.authn.oidc.claims import shown
 from clustercert.authn.oidc.connection import FetchFailed, connected, discovery_document, send
 from clustercert.authn.oidc.issuers import ConsoleClient, OidcIssuer
-from clustercert.authn.oidc.login_attempts import LoginAttempt, LoginRefused, base64url
+from clustercert.authn.oidc.login_attempts import LoginAttempt, LoginRefused
 from clustercert.authn.oidc.tokens import (
     ID_TYPES,
     UnverifiedToken,
     id_token_results,
     login_time,
     parse_token,
+    require_right,
     session_ids,
 )
 from clustercert.authn.oidc.verification import Verifier, require_passed
 from clustercert.http_client import Response
 from clustercert.model import JsonObject, rfc3339
 from clustercert.model.errors import InvalidRequest, RemoteFailed, Unavailable
+from clustercert.model.oauth import (
+    announces_sender,
+    authorization_url,
+    is_sent_by,
+    supports_pkce,
+    wrong_authorized_party,
+    wrong_issuer,
+    wrong_nonce,
+)
 from clustercert.model.requests import is_https_url
 from clustercert.secure_file import PrivateFileError
 
@@ -79,15 +84,14 @@ class _Endpoints:
             raise FetchFailed(
                 "the discovery document has no https addresses in authorization_endpoint and token_endpoint"
             )
-        challenges = document.get("code_challenge_methods_supported", ["S256"])
-        if not isinstance(challenges, list) or "S256" not in challenges:
+        if not supports_pkce(document):
             raise FetchFailed("the issuer does not support PKCE with S256")
         # The default is in OpenID Connect Discovery 1.0, section 3.
         methods = document.get("token_endpoint_auth_methods_supported", ["client_secret_basic"])
         return cls(
             str(authorization),
             str(token),
-            document.get("authorization_response_iss_parameter_supported") is True,
+            announces_sender(document),
             isinstance(methods, list) and "client_secret_basic" in methods,
         )
 
@@ -113,25 +117,24 @@ class IssuerLogins:
     async def address(self, attempt: LoginAttempt, redirect_uri: str) -> str:
         """Return the address at the issuer where the login begins. Raises Unavailable."""
         endpoints = await self._endpoints()
-        challenge = hashlib.sha256(attempt.secret("verifier").encode()).digest()
-        query = {
+        parameters = {
             **self._client.parameters,
-            "client_id": self._client.client_id,
-            "scope": " ".join(self.issuer.console_scopes),
-            "response_type": "code",
             "response_mode": "query",
-            "redirect_uri": redirect_uri,
-            "state": attempt.secret("state"),
-            "nonce": attempt.secret("nonce"),
-            "code_challenge": base64url(challenge),
-            "code_challenge_method": "S256",
             # With this parameter, the issuer must send `auth_time`. Source: OpenID Connect Core 1.0, section 3.1.2.1.
             "max_age": str(int(attempt.max_age.total_seconds())),
         }
         if attempt.again:
-            query["prompt"] = "login"
-        separator = "&" if "?" in endpoints.authorization else "?"
-        return f"{endpoints.authorization}{separator}{urlencode(query)}"
+            parameters["prompt"] = "login"
+        return authorization_url(
+            endpoints.authorization,
+            client_id=self._client.client_id,
+            scopes=self.issuer.console_scopes,
+            redirect_uri=redirect_uri,
+            state=attempt.secret("state"),
+            nonce=attempt.secret("nonce"),
+            verifier=attempt.secret("verifier"),
+            parameters=parameters,
+        )
 
     async def complete(self, attempt: LoginAttempt, answer: Mapping[str, str], redirect_uri: str) -> WebLogin:
         """Exchange the code in the issuer's answer for an ID token, and verify it.
@@ -143,11 +146,12 @@ class IssuerLogins:
             answer: the query parameters of the request to which the issuer sent the browser.
         """
         endpoints = await self._endpoints()
-        sender, name = answer.get("iss"), self.issuer.name
-        if sender != self.issuer.url and (sender is not None or endpoints.sends_issuer):
+        name = self.issuer.name
+        if not is_sent_by(self.issuer.url, answer, sends_issuer=endpoints.sends_issuer):
+            sender = shown(answer.get("iss")) or "nothing"
             raise LoginRefused(
                 f"The answer is not from {name}, so it was not used. Log in again.",
-                f"iss: the answer has {shown(sender) or 'nothing'}; expected: {self.issuer.url}",
+                f"iss: the answer has {sender}; expected: {self.issuer.url}",
             )
         if (error := answer.get("error")) is not None:
             raise self._answered_error(error)
@@ -244,26 +248,13 @@ class IssuerLogins:
 
     async def _verified(self, attempt: LoginAttempt, text: str) -> WebLogin:
         token = parse_token(text, ID_TYPES)
-        if token.issuer != self.issuer.url:
-            raise TokenRefused("iss", token.issuer, self.issuer.url)
+        require_right(wrong_issuer(token.claims, self.issuer.url))
         token = await self._verifier.verify_signature(self.issuer, token)
         require_passed(id_token_results(self.issuer, self._client, token, self._verifier.now()))
-        self._check_client_and_nonce(token.claims, attempt)
+        require_right(wrong_authorized_party(token.claims, self._client.client_id))
+        require_right(wrong_nonce(token.claims, attempt.secret("nonce")))
         session_ids(token.claims)
         return WebLogin(token.claims, self._authenticated_at(token, attempt))
-
-    def _check_client_and_nonce(self, claims: JsonObject, attempt: LoginAttempt) -> None:
-        """Raise TokenRefused if the token is for another client or another login.
-
-        Source: OpenID Connect Core 1.0, section 3.1.3.7.
-        """
-        if claims.get("azp", self._client.client_id) != self._client.client_id:
-            raise TokenRefused("azp", claims["azp"], self._client.client_id)
-        nonce = claims.get("nonce")
-        if not isinstance(nonce, str) or not hmac.compare_digest(
-            nonce.encode(errors="replace"), attempt.secret("nonce").encode()
-        ):
-            raise TokenRefused("nonce", None, "the nonce of this login")
 
     def _authenticated_at(self, token: UnverifiedToken, attempt: LoginAttempt) -> datetime | None:
         """Return when the person last logged in at the issuer. Raises LoginRefused if this was too long ago."""

@@ -27,6 +27,7 @@ from clustercert.client.connection import (
 )
 from clustercert.model import JsonObject
 from clustercert.model.login_client import DISCOVERY_PATH, OWN_PARAMETERS, LoginClient
+from clustercert.model.oauth import announces_sender, supports_pkce
 from clustercert.model.requests import is_https_url, is_loopback_redirect, is_service_url
 
 # The maximum size of a response. Discovery documents have a few KiB, tokens at most 16 KiB.
@@ -282,8 +283,7 @@ def discover(connections: IssuerConnections, issuer: str) -> Endpoints:
             f"The discovery document of {issuer} names a different issuer. Ask an operator of the service to check the "
             "issuer's address."
         )
-    methods = document.get("code_challenge_methods_supported")
-    if methods is not None and not (isinstance(methods, list) and "S256" in methods):
+    if not supports_pkce(document):
         raise IssuerError(f"The issuer {issuer} does not support PKCE with S256, which `login` needs.")
     token = _endpoint(document, "token_endpoint", issuer)
     if token is None:
@@ -293,7 +293,7 @@ def discover(connections: IssuerConnections, issuer: str) -> Endpoints:
         token=token,
         device=_endpoint(document, "device_authorization_endpoint", issuer),
         revocation=_endpoint(document, "revocation_endpoint", issuer),
-        sends_issuer=document.get("authorization_response_iss_parameter_supported") is True,
+        sends_issuer=announces_sender(document),
     )
 
 

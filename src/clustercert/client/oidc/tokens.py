@@ -1,7 +1,6 @@
 """OAuth grants and tokens of an OIDC issuer, and the client's checks of tokens."""
 
 import base64
-import hashlib
 import json
 import secrets
 import time
@@ -11,7 +10,6 @@ from datetime import UTC, datetime, timedelta
 from functools import cached_property
 from http import HTTPStatus
 from typing import Self
-from urllib.parse import urlencode
 
 from clustercert.client import clock_difference
 from clustercert.client.connection import json_object, one_line
@@ -27,6 +25,18 @@ from clustercert.client.oidc.issuer import (
     discover,
 )
 from clustercert.model import JsonObject, rfc3339
+from clustercert.model.oauth import (
+    authorization_url,
+    challenge,
+    claimed_time,
+    is_sent_by,
+    new_secret,
+    wrong_audience,
+    wrong_authorized_party,
+    wrong_events,
+    wrong_issuer,
+    wrong_nonce,
+)
 from clustercert.model.requests import is_https_url
 
 # The longest token that the service accepts.
@@ -49,8 +59,6 @@ _SHOWN_CLAIMS = (
     "ref",
     "environment",
 )
-# The number of random bytes in a secret.
-_ENTROPY_BYTES = 32
 # Source: RFC 8628, section 3.4.
 _DEVICE_GRANT = "urn:ietf:params:oauth:grant-type:device_code"
 # The default interval between two polls. Source: RFC 8628, section 3.2.
@@ -104,8 +112,8 @@ def describe_refused(token: str) -> str:
     """
     claims = claims_of(token)
     try:
-        expires = _time(claims["exp"])
-    except (LookupError, TypeError, OverflowError, OSError):
+        expires = claimed_time(claims["exp"])
+    except (LookupError, ValueError):
         raise ValueError("the JWT has no valid claim exp") from None
     if expires <= datetime.now(UTC):
         return f"The token expired at {rfc3339(expires)}, so use a new token."
@@ -131,9 +139,9 @@ def tokens_of(token: str, refresh: str | None = None) -> Tokens:
     """
     claims = claims_of(token)
     try:
-        expires, issued = _time(claims["exp"]), _time(claims.get("iat", claims["exp"]))
+        expires, issued = claimed_time(claims["exp"]), claimed_time(claims.get("iat", claims["exp"]))
         subject = str(claims["sub"])
-    except (LookupError, TypeError, OverflowError, OSError):
+    except (LookupError, ValueError):
         raise ValueError("the JWT has no valid claims exp and sub") from None
     names = [value for value in map(claims.get, _USER_CLAIMS) if isinstance(value, str) and value]
     early = min(_EARLY, max(expires - issued, timedelta(0)) / 10)
@@ -167,31 +175,20 @@ def tokens_from_response(
 
 
 def check_id_token(issuer: LoginIssuer, claims: Mapping[str, object], nonce: str | None) -> None:
-    """Check issuer, audience and nonce of an ID token, and that it is not a logout token. Raises IssuerError.
-
-    Sources: OpenID Connect Core 1.0, section 3.1.3.7; RFC 8417, section 2.2.
-    """
-    audience, client = claims.get("aud"), issuer.client
-    audiences = audience if isinstance(audience, list) else [audience]
-    accepted = [client.client_id, client.resource or client.client_id, *client.trusted_audiences]
-    wrong = next(
-        (
-            name
-            for name, right in (
-                ("iss", claims.get("iss") == issuer.url),
-                ("aud", client.client_id in audiences and all(each in accepted for each in audiences)),
-                ("azp", claims.get("azp", client.client_id) == client.client_id),
-                ("events", "events" not in claims),
-                ("nonce", nonce is None or claims.get("nonce") == nonce),
-            )
-            if not right
-        ),
-        None,
+    """Check issuer, audience and nonce of an ID token, and that it is not a logout token. Raises IssuerError."""
+    client = issuer.client
+    trusted = (*client.trusted_audiences, *([client.resource] if client.resource is not None else []))
+    wrong = (
+        wrong_issuer(claims, issuer.url)
+        or wrong_audience(claims, client.client_id, trusted)
+        or wrong_authorized_party(claims, client.client_id)
+        or wrong_events(claims)
+        or (wrong_nonce(claims, nonce) if nonce is not None else None)
     )
     if wrong is not None:
         raise IssuerError(
-            f"The ID token of {issuer.url} is not for this login: the claim {wrong} is wrong. Log in again. If this "
-            "repeats, ask the operator of the service."
+            f"The ID token of {issuer.url} is not for this login: the claim {wrong.name} is wrong. Log in again. If "
+            "this repeats, ask the operator of the service."
         )
 
 
@@ -218,7 +215,7 @@ def check_clock(issuer: LoginIssuer, tokens: Tokens) -> None:
     """Raise IssuerError if this machine's clock differs too much from the issuer's clock."""
     claims, now = claims_of(tokens.bearer), datetime.now(UTC)
     issued = claims.get("iat")
-    began = _time(issued) if isinstance(issued, int | float) else min(now, tokens.expires_at)
+    began = claimed_time(issued) if isinstance(issued, int | float) else min(now, tokens.expires_at)
     if began - now > _SKEW or tokens.expires_at <= now:
         raise IssuerError(clock_difference.described(now, began, f"that of {issuer.url}"))
 
@@ -229,23 +226,6 @@ def _refresh_token(body: JsonObject) -> str | None:
         isinstance(value, str) and 1 <= len(value) <= MAX_TOKEN and value.isascii() and value.isprintable()
     )
     return str(value) if is_valid else None
-
-
-def _time(seconds: object) -> datetime:
-    if not isinstance(seconds, int | float) or isinstance(seconds, bool):
-        raise TypeError("The time is not a number.")
-    return datetime.fromtimestamp(seconds, UTC)
-
-
-def new_secret() -> str:
-    """Return a random string of 43 characters, which is long enough for a code verifier."""
-    return secrets.token_urlsafe(_ENTROPY_BYTES)
-
-
-def challenge(verifier: str) -> Mapping[str, str]:
-    """Return the PKCE parameters for a verifier. The parameters contain only the verifier's hash."""
-    digest = base64.urlsafe_b64encode(hashlib.sha256(verifier.encode()).digest())
-    return {"code_challenge": digest.rstrip(b"=").decode(), "code_challenge_method": "S256"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -430,15 +410,17 @@ class AuthorizationRequest:
             raise IssuerError(
                 f"The issuer {self.client.issuer.url} has no login in a browser. Try `clustercert login --device`."
             )
-        query = {
-            **self.client.parameters,
-            "response_type": "code",
-            "redirect_uri": self.redirect_uri,
-            "state": self.state,
-            "nonce": self.nonce,
-            **challenge(self.verifier),
-        }
-        return f"{address}{'&' if '?' in address else '?'}{urlencode(query)}"
+        client = self.client.issuer.client
+        return authorization_url(
+            address,
+            client_id=client.client_id,
+            scopes=client.scopes,
+            redirect_uri=self.redirect_uri,
+            state=self.state,
+            nonce=self.nonce,
+            verifier=self.verifier,
+            parameters=client.request_parameters,
+        )
 
     def is_response(self, parameters: Mapping[str, str]) -> bool:
         """Whether the parameters of a redirect belong to this request."""
@@ -447,9 +429,7 @@ class AuthorizationRequest:
     def tokens(self, parameters: Mapping[str, str]) -> Tokens:
         """Exchange the code in a response for tokens. Raises ClientError."""
         issuer = self.client.issuer
-        sender = parameters.get("iss")
-        # Source: RFC 9207, section 2.4.
-        if sender != issuer.url and (sender is not None or self.client.endpoints.sends_issuer):
+        if not is_sent_by(issuer.url, parameters, sends_issuer=self.client.endpoints.sends_issuer):
             raise IssuerError(
                 f"The answer in the browser is not from {issuer.url}, so it is not used. Log in again."
             )
