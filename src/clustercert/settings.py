@@ -38,7 +38,7 @@ from clustercert.limits.rates import (
     parse_rate,
 )
 from clustercert.model import KeyType
-from clustercert.model.choices import EndpointsForm, ServerRole
+from clustercert.model.choices import ServerRole
 from clustercert.model.errors import ClustercertError
 from clustercert.model.name_patterns import Names
 from clustercert.model.requests import is_protected_url, is_service_url
@@ -239,19 +239,14 @@ class ApiSettings(Section):
     Attributes:
         insecure_external: the kubeconfig's cluster entry `externalCluster` does not verify the API server's
             certificate, as in CCE. If false, the entry contains the API server's CA.
-        get_clustercert: accept the deprecated GET request, which issues a certificate without a request body.
         max_duration: longest `duration` of a request in days, 1825 to 1827. Some of Huawei's clouds allow 1826 or 1827.
             A certificate is valid for more than 1825 days only if `policy.max_lifetime` allows this.
-        endpoints: form of a cluster's `status.endpoints`. `auto`: a list for Huawei Cloud's SDKs and Terraform
-            provider, an object for other clients.
         recommended_client: version of the command line that users should have at least, such as `0.2.0`. An older one
             says so once a day, at a terminal. By default, no version is recommended.
     """
 
     insecure_external: TrueOrFalse = True
-    get_clustercert: TrueOrFalse = True
     max_duration: int = Field(default=MAX_DAYS, ge=MAX_DAYS, le=MOST_DAYS)
-    endpoints: EndpointsForm = "auto"
     recommended_client: str | None = Field(default=None, pattern=r"^[0-9]{1,6}\.[0-9]{1,6}\.[0-9]{1,6}$")
 
 
@@ -334,15 +329,13 @@ class AuditSettings(Section):
             individually. Further denied requests are only counted, in one event a minute.
         retention: how long events are stored. The commitments of deleted events stay in the log. By default, events are
             stored forever.
-        check_certificates: check all stored certificates in the background.
-        check_every: pause between two checks of all certificates.
+        check_every: pause between two checks of all stored certificates.
     """
 
     publish: tuple[AuditTarget, ...] = Field(default=(), max_length=16)
     publish_every: Lifetime = Field(default=timedelta(minutes=1), ge=timedelta(seconds=1))
     refusals_per_minute: int = Field(default=10, ge=1)
     retention: Lifetime | None = Field(default=None, ge=timedelta(days=1))
-    check_certificates: TrueOrFalse = True
     check_every: Lifetime = Field(default=timedelta(hours=24), ge=timedelta(minutes=1))
 
 

@@ -384,22 +384,6 @@ def test_get_gives_thirty_days(client: httpx.Client, world: World, headers: dict
     assert json.dumps(without_data(response.json())) == json.dumps(expected)
 
 
-def test_get_that_is_switched_off_is_a_405_that_says_what_to_use(
-    service_with: Callable[..., Service], world: World
-) -> None:
-    service = service_with(api={"get_clustercert": False})
-    before = recorded(world)
-    response = service.client.get(world.path(), headers=world.people["admin"].headers)
-    assert (response.status_code, response.json()["errorCode"]) == (405, "APIGW.0201")
-    assert "POST" in response.json()["errorMessage"]
-    assert "POST" in response.headers["Allow"]
-    assert "GET" not in response.headers["Allow"]
-    assert recorded(world) == before
-    assert service.client.post(
-        world.path(), json={"duration": 1}, headers=world.people["admin"].headers
-    ).is_success
-
-
 # Autopilot
 
 

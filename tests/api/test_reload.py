@@ -130,12 +130,12 @@ def test_another_policy_applies_at_once_and_is_recorded(running: Running) -> Non
     running.source.changed = {
         "policy": rules(OTHERS),
         "server": {"request_timeout": 7},
-        "api": {"get_clustercert": False},
+        "api": {"insecure_external": False},
     }
     line = running.reload()
     assert (line["event"], line["log_level"]) == ("settings reloaded", "info")
     assert line["changed"] == ["policy.rules"]
-    assert line["needs_restart"] == ["server.request_timeout", "api.get_clustercert"]
+    assert line["needs_restart"] == ["server.request_timeout", "api.insecure_external"]
     assert OTHERS in running.organizations()
     assert ADMINS not in running.organizations()
     assert running.explained_group() == OTHERS

@@ -31,7 +31,6 @@ from clustercert.kubernetes.webhook import Webhook
 from clustercert.limits.failures import FailureLimit
 from clustercert.limits.issuing import CertificateIssuer
 from clustercert.model import Caller, UnverifiedRequest
-from clustercert.model.choices import EndpointsForm
 from clustercert.model.errors import CredentialUnverified, Unauthenticated
 from clustercert.observability import tracing
 from clustercert.policy.rule_settings import PolicySettings
@@ -58,9 +57,7 @@ class Options:
     urls: tuple[str, ...]
     body_timeout: float
     insecure_external: bool
-    get_clustercert: bool
     max_duration: int
-    endpoints: EndpointsForm
     recommended_client: str | None
     built_in_identity: bool
     metrics_public: bool

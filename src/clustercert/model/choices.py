@@ -20,7 +20,6 @@ CertificateState = Literal["live", "revoked", "expired"]
 DistributionName = Literal["kubeadm", "k3s", "rke2", "talos", "kamaji", "cluster-api"]
 """The Kubernetes distributions for which `kubernetes setup` writes files."""
 
-EndpointsForm = Literal["auto", "object", "list"]
 """The JSON type of a cluster's addresses in CCE's API. With `auto`, the type depends on the client."""
 
 EnforcementState = Literal["none", "unreviewed", "incomplete", "unverified", "verified"]

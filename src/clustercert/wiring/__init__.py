@@ -381,12 +381,10 @@ def leader_jobs(components: Components, tracer: Tracer | None) -> tuple[LeaderJo
 
 def _audit_work(components: Components) -> list[PeriodicWork]:
     audit = components.settings.audit
-    work = []
+    work = [maintenance.certificate_checking(components.scrubber, audit.check_every)]
     if audit.publish:
         publisher = CheckpointPublisher(components.audit_log, audit.publish)
         work.append(maintenance.checkpoint_publishing(publisher, audit.publish_every))
-    if audit.check_certificates:
-        work.append(maintenance.certificate_checking(components.scrubber, audit.check_every))
     if audit.retention is not None:
         retention = Retention(EvidenceQueries(components.database), utc_now)
         work.append(maintenance.event_pruning(retention, audit.retention))

@@ -44,7 +44,7 @@ from clustercert.http.openapi import ERRORS, described, json_body
 from clustercert.http.responses import ResponseBody, Time, prefers
 from clustercert.issuance.authentication import RepeatableAuthentication
 from clustercert.model import Cluster, Issued, IssueRequest, JsonObject, rfc3339
-from clustercert.model.errors import InvalidRequest, MethodNotAllowed
+from clustercert.model.errors import InvalidRequest
 from clustercert.pki.certificates import MAX_CSR_BYTES, csr_public_key
 from clustercert.pki.keys import key_pem
 from clustercert.pki.leaf import der_pem
@@ -253,8 +253,6 @@ async def handle(
     authenticate = functools.partial(authenticated, request, raw, services)
     authentication = RepeatableAuthentication(services.generation, authenticate)
     caller = await authentication.authenticate()
-    if shape is None and not services.options.get_clustercert:
-        raise MethodNotAllowed("The GET form is disabled here. Use POST with a duration.", allow=["POST"])
     context = context_of(request)
     context.dry_run = _is_dry_run(request)
     context.certificate_of = (project_id, cluster_id)

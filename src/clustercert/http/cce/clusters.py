@@ -163,8 +163,8 @@ def _reads_list(call: CallDep) -> bool:
 
     Most of Huawei Cloud's SDKs can't decode an object, and Huawei Cloud's Terraform provider shows no endpoint of it.
     """
-    form, headers = call.services.options.endpoints, call.request.scope["headers"]
-    return form == "list" or (form == "auto" and (is_huawei_sdk(headers) or is_huawei_terraform(headers)))
+    headers = call.request.scope["headers"]
+    return is_huawei_sdk(headers) or is_huawei_terraform(headers)
 
 
 def _endpoints(cluster: Cluster, *, as_list: bool) -> JsonObject | list[JsonObject]:
