@@ -19,7 +19,7 @@ import httpx
 from bench import processes, traffic, world
 from bench.postgres import Postgres
 from bench.world import ACTOR, Served, World, origin
-from clustercert.cli.credential.service_requests import due_time
+from clustercert.cli.credential.certificate import due_time
 from clustercert.model import Actor
 from clustercert.policy.lifetime import MIN_LIFETIME
 from clustercert.wiring import open_components

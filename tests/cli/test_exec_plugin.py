@@ -308,6 +308,7 @@ def test_a_cache_hit_imports_only_cheap_modules(plugin: Plugin) -> None:
         "clustercert.cli.credential",
         "clustercert.cli.credential.cache",
         "clustercert.cli.credential.entry",
+        "clustercert.cli.credential.request",
         "clustercert.file_names",
     ]
 

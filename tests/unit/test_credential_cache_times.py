@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 
 from clustercert.cli.credential.cache import login_state
+from clustercert.cli.credential.certificate import Credential
 from clustercert.cli.credential.certificate_files import CertificateFile
 from clustercert.cli.credential.renewal import _RETRY_SECONDS
-from clustercert.cli.credential.service_requests import Credential
 from clustercert.model.times import rfc3339
 from clustercert.policy.lifetime import BACKDATE
 from support.leaf_builder import self_signed_pem

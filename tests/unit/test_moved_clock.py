@@ -12,8 +12,8 @@ import pytest
 from clustercert.cli import clock
 from clustercert.cli.credential import access_request, cache
 from clustercert.cli.credential.cache import RequestMark
+from clustercert.cli.credential.certificate import Credential
 from clustercert.cli.credential.certificate_files import CertificateFile
-from clustercert.cli.credential.service_requests import Credential
 from clustercert.cli.file_lock import forget_failure, locked
 from clustercert.cli.terminal.notices import is_new
 from clustercert.policy.lifetime import BACKDATE

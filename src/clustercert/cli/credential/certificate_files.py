@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from clustercert.cli import clock
+from clustercert.cli.credential.certificate import Credential
 from clustercert.cli.options import CommandError, home_folder
 from clustercert.file_names import is_plain
 from clustercert.policy.lifetime import BACKDATE
@@ -16,8 +17,6 @@ from clustercert.secure_file import make_private_folder, read_regular_file, writ
 
 if TYPE_CHECKING:
     from cryptography import x509
-
-    from clustercert.cli.credential.service_requests import Credential
 
 # The maximum size of a certificate with its chain. Five certificates with RSA keys of 4096 bits take 10 KiB.
 MAX_CERTIFICATE_BYTES = 64 * 1024
@@ -54,7 +53,7 @@ class CertificateFile:
     def _clock_path(self) -> Path:
         return self.path.with_suffix(_CLOCK_SUFFIX)
 
-    def write(self, credential: "Credential") -> None:
+    def write(self, credential: Credential) -> None:
         """Write the certificate and the key. Raises CommandError."""
         try:
             for folder in (self.path.parent.parent, self.path.parent):

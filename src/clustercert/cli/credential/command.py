@@ -48,7 +48,8 @@ def credential(
     """
     import os
 
-    from clustercert.cli.credential.entry import CredentialRequest, print_credential
+    from clustercert.cli.credential.entry import print_credential
+    from clustercert.cli.credential.request import CredentialRequest
 
     request = CredentialRequest()
     request.cluster, request.profile, request.project = cluster, profile, project

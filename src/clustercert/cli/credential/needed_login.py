@@ -6,12 +6,12 @@ import shlex
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from clustercert.cli.credential.request import CredentialRequest
 from clustercert.cli.login import profile
 from clustercert.cli.login.profile import Profile
 from clustercert.cli.options import CommandError
 
 if TYPE_CHECKING:
-    from clustercert.cli.credential.entry import CredentialRequest
     from clustercert.model.kubeconfigs import ClusterRef
 
 
@@ -31,7 +31,7 @@ def merge_command(cluster: str, name: str) -> str:
     return f"`clustercert kubeconfig merge {shlex.quote(cluster)} --profile {name}`"
 
 
-def merged_cluster(request: "CredentialRequest") -> "ClusterRef | None":
+def merged_cluster(request: CredentialRequest) -> "ClusterRef | None":
     """Return the cluster of the context for a request, if the user's default kubeconfig has this context."""
     from clustercert.cli.kubeconfig import entries, files
 

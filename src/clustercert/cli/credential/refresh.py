@@ -9,8 +9,8 @@ from typing import Annotated
 import typer
 
 from clustercert.cli.credential.certificate_files import CertificateFile, certificate_files
-from clustercert.cli.credential.entry import CredentialRequest
 from clustercert.cli.credential.needed_login import merged_cluster
+from clustercert.cli.credential.request import CredentialRequest
 from clustercert.cli.credential.service_requests import Failure, obtain, renew_login
 from clustercert.cli.kubeconfig.entries import plugin_command
 from clustercert.cli.options import InvalidOption, LifetimeOptions

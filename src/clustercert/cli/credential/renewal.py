@@ -18,17 +18,16 @@ from clustercert.cli.credential import access_request as requests
 from clustercert.cli.credential import cache
 from clustercert.cli.credential.access_request import RequestState
 from clustercert.cli.credential.cache import CachedCredential, RequestMark
+from clustercert.cli.credential.certificate import Credential, due_time, next_check
+from clustercert.cli.credential.request import CredentialRequest
 from clustercert.cli.credential.service_requests import (
-    Credential,
     Failure,
     ask_service,
     complete,
-    due_time,
     identify,
     is_identified,
     issued_for_job,
     log_in,
-    next_check,
     obtain,
     other_user,
     saved_login,
@@ -45,8 +44,6 @@ from clustercert.model.times import rfc3339
 if TYPE_CHECKING:
     from cryptography import x509
 
-    from clustercert.cli.credential.entry import CredentialRequest
-
 # If a renewal fails while the cached certificate is valid, try again only after this many seconds.
 _RETRY_SECONDS = 60
 # HTTP statuses with which the service refuses a certificate because of the access request.
@@ -62,7 +59,7 @@ _NO_CLUSTER = Failure(
 )
 
 
-def renew(request: "CredentialRequest") -> str | Failure:
+def renew(request: CredentialRequest) -> str | Failure:
     """Return the response for kubectl. Asks the service, unless a parallel call has cached a response."""
     completed = _completed(request)
     if isinstance(completed, Failure):
@@ -78,7 +75,7 @@ def renew(request: "CredentialRequest") -> str | Failure:
     return log_in(request) or _renew(request)
 
 
-def _renew(request: "CredentialRequest") -> str | Failure:
+def _renew(request: CredentialRequest) -> str | Failure:
     # Parallel calls share a failure, but only those calls that need the same user may fail because of the user.
     found = saved_login(request.profile or DEFAULT_PROFILE)
     if isinstance(found, Profile) and (failure := other_user(request, found)) is not None:
@@ -97,7 +94,7 @@ def _renew(request: "CredentialRequest") -> str | Failure:
         )
 
 
-def _renew_locked(request: "CredentialRequest", path: str | None, lock: Lock) -> str | Failure:
+def _renew_locked(request: CredentialRequest, path: str | None, lock: Lock) -> str | Failure:
     cached = cache.read(path, request.user) if path is not None else None
     if path is None:
         return _cached_or_new(request, path, lock, cached)
@@ -118,13 +115,13 @@ def _renew_locked(request: "CredentialRequest", path: str | None, lock: Lock) ->
     return result
 
 
-def _refuses_access(result: str | Failure, request: "CredentialRequest") -> TypeGuard[Failure]:
+def _refuses_access(result: str | Failure, request: CredentialRequest) -> TypeGuard[Failure]:
     """Whether the service refused a certificate that has an access request, so that one without may be issued."""
     return request.access_request is not None and isinstance(result, Failure) and result.status in _NO_ACCESS
 
 
 def _without_access(
-    request: "CredentialRequest",
+    request: CredentialRequest,
     path: str,
     lock: Lock,
     cached: CachedCredential | None,
@@ -156,7 +153,7 @@ def _forget_access(path: str, cached: CachedCredential | None) -> CachedCredenti
 
 
 def _after_question(
-    request: "CredentialRequest", path: str, cached: CachedCredential | None
+    request: CredentialRequest, path: str, cached: CachedCredential | None
 ) -> tuple[CachedCredential | None, RequestMark | None]:
     """Ask about the user's access request, if it is time, and let `request` name the access request if it is usable.
 
@@ -184,7 +181,7 @@ def _after_question(
     return cached, mark
 
 
-def _state_of(request: "CredentialRequest", request_id: str) -> RequestState | Failure | None:
+def _state_of(request: CredentialRequest, request_id: str) -> RequestState | Failure | None:
     """Ask about an access request. Returns `None` if there is none with this id, or a Failure."""
 
     def ask(found: Profile) -> RequestState | None:
@@ -211,7 +208,7 @@ def _keep_until_end(path: str, cached: CachedCredential | None, until: datetime 
 
 
 def _cached_or_new(
-    request: "CredentialRequest", path: str | None, lock: Lock, cached: CachedCredential | None
+    request: CredentialRequest, path: str | None, lock: Lock, cached: CachedCredential | None
 ) -> str | Failure:
     """Return a cached response, or ask the service for a certificate."""
     now = time.time()
@@ -251,7 +248,7 @@ def _cached_or_new(
     return result
 
 
-def _report(request: "CredentialRequest", cached: CachedCredential | None, issued: Credential) -> None:
+def _report(request: CredentialRequest, cached: CachedCredential | None, issued: Credential) -> None:
     """Say that the certificate is the first one with an access request, and that the login ends soon."""
     if issued.access_request is not None and (cached is None or not cached.access_request):
         _note(
@@ -265,7 +262,7 @@ def _report(request: "CredentialRequest", cached: CachedCredential | None, issue
         remind_of_login(request.profile or DEFAULT_PROFILE, issued.login)
 
 
-def issue_for_job(request: "CredentialRequest") -> str | Failure:
+def issue_for_job(request: CredentialRequest) -> str | Failure:
     """Get a certificate with the token in CLUSTERCERT_TOKEN. Returns the response for kubectl. Caches nothing."""
     from clustercert.cli.session import warn_in_client
 
@@ -292,7 +289,7 @@ def store(path: str | None, credential: "Credential") -> str:
     return entry.body
 
 
-def _completed(request: "CredentialRequest") -> Failure | None:
+def _completed(request: CredentialRequest) -> Failure | None:
     """Check that a cluster is given, and fill in a missing profile and project. See `complete`."""
     if request.cluster is None:
         return _NO_CLUSTER
@@ -301,7 +298,7 @@ def _completed(request: "CredentialRequest") -> Failure | None:
     return None
 
 
-def _identified(request: "CredentialRequest") -> Failure | None:
+def _identified(request: CredentialRequest) -> Failure | None:
     """Replace names in a request by ids, so that a cluster has one cached credential, whether given by name or id."""
     if is_identified(request):
         return None
@@ -331,7 +328,7 @@ def _write(path: str | None, entry: CachedCredential) -> None:
         write_private(Path(path), cache.rendered(entry))
 
 
-def _is_of_current_ca(cached: CachedCredential, request: "CredentialRequest") -> bool | Failure:
+def _is_of_current_ca(cached: CachedCredential, request: CredentialRequest) -> bool | Failure:
     """Whether the CA that signed a cached certificate is the CA with which its cluster's certificates are signed now.
 
     Returns True if the certificate does not name its CA, and a Failure for every error.

@@ -1,20 +1,18 @@
 """What the exec plugin and `refresh` ask the service, with a saved login or in a job."""
 
-import json
 import os
 import threading
 from base64 import b64decode
 from collections.abc import Callable
-from dataclasses import dataclass, replace
-from datetime import UTC, datetime, timedelta
+from dataclasses import replace
 from functools import partial
-from typing import TYPE_CHECKING, NamedTuple, TypeVar
+from typing import NamedTuple, TypeVar
 
-from clustercert.cli import clock
 from clustercert.cli.credential import access_request as requests
 from clustercert.cli.credential import cache
-from clustercert.cli.credential.cache import CachedCredential
+from clustercert.cli.credential.certificate import Credential
 from clustercert.cli.credential.needed_login import merge_command, merged_cluster, needed_login
+from clustercert.cli.credential.request import CredentialRequest
 from clustercert.cli.kubeconfig.request import CertificateRequest
 from clustercert.cli.kubeconfig.validation import ValidatedKubeconfig
 from clustercert.cli.login import profile
@@ -36,23 +34,11 @@ from clustercert.cli.session import CLUSTER_ID
 from clustercert.client.connection import ApiError, ClientError
 from clustercert.model.errors import ClustercertError
 from clustercert.model.ids import is_id
-from clustercert.model.times import rfc3339
-
-if TYPE_CHECKING:
-    from clustercert.cli.credential.entry import CredentialRequest
 
 T = TypeVar("T")
 
 # How long a call of the exec plugin waits for the service.
 NETWORK_SECONDS = 10.0
-# Tell kubectl that the certificate expires this much earlier, so that kubectl asks for a new certificate in time.
-_EARLY = timedelta(seconds=60)
-_MIN_LEFT = timedelta(minutes=5)
-# How often to ask whether the CA of a long-lived certificate is being replaced. Certificates of the default lifetime
-# are renewed sooner.
-_CA_CHECK = timedelta(hours=8)
-# How long before the end of a login the plugin reminds the user.
-_REMINDER = timedelta(hours=1)
 # HTTP statuses below 500 that mean a temporary error.
 _TEMPORARY = frozenset({408, 429})
 _FIRST_SERVER_ERROR = 500
@@ -82,85 +68,22 @@ class Failure(NamedTuple):
     status: int | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Credential:
-    """A certificate with its key, in PEM.
-
-    Attributes:
-        lifetime: the time from the certificate's issue to its expiry.
-        not_after: the time of expiry by the service's clock.
-        login: a string that identifies the version of the login's file, from `cache.login_state`.
-        user: the user who was logged in, as DOMAIN/NAME.
-        login_ends_at: when the login ends; `None` if the login renews itself, or does not end.
-        access_request: the id of the access request whose groups the certificate has; `None` if there is none.
-    """
-
-    certificate_pem: str
-    key_pem: str
-    lifetime: timedelta
-    not_after: datetime
-    login: str
-    user: str
-    login_ends_at: datetime | None = None
-    access_request: str | None = None
-
-    @classmethod
-    def from_kubeconfig(cls, kubeconfig: ValidatedKubeconfig, login: str, user: str) -> "Credential":
-        content = kubeconfig.credential
-        certificate, key = content["client-certificate-data"], content["client-key-data"]
-        pair = b64decode(certificate).decode(), b64decode(key).decode()
-        return cls(
-            *pair,
-            kubeconfig.lifetime,
-            kubeconfig.not_after,
-            login,
-            user,
-            access_request=kubeconfig.access_request,
-        )
-
-    def cache_entry(self, now: float) -> CachedCredential:
-        """Return the cache entry of a certificate that was issued at `now`, in seconds by this machine's clock.
-
-        See `due_time` and `_CA_CHECK` for the time of the renewal.
-        """
-        expires = datetime.fromtimestamp(now, UTC) + self.lifetime
-        status = {
-            "clientCertificateData": self.certificate_pem,
-            "clientKeyData": self.key_pem,
-            "expirationTimestamp": rfc3339(expires - _EARLY),
-        }
-        body = {"kind": "ExecCredential", "apiVersion": "client.authentication.k8s.io/v1", "status": status}
-        return CachedCredential(
-            issued=int(now),
-            renew=next_check(int(now), due_time(int(now), int(expires.timestamp()))),
-            expires=int(expires.timestamp()),
-            not_after=int(self.not_after.timestamp()),
-            boot_time=clock.boot_time(),
-            remind=int((self.login_ends_at - _REMINDER).timestamp()) if self.login_ends_at else 0,
-            user=self.user,
-            access_request=self.access_request or "",
-            login=self.login,
-            body=json.dumps(body, separators=(",", ":")) + "\n",
-        )
+def credential_of(kubeconfig: ValidatedKubeconfig, login: str, user: str) -> Credential:
+    """Return the credential in a kubeconfig. For `login` and `user`, see `Credential`."""
+    content = kubeconfig.credential
+    certificate, key = content["client-certificate-data"], content["client-key-data"]
+    return Credential(
+        b64decode(certificate).decode(),
+        b64decode(key).decode(),
+        kubeconfig.lifetime,
+        kubeconfig.not_after,
+        login,
+        user,
+        access_request=kubeconfig.access_request,
+    )
 
 
-def due_time(issued: int, expires: int) -> int:
-    """Return when to renew a certificate, in seconds since the epoch.
-
-    A certificate is renewed when a fifth of its lifetime or 5 minutes is left, whichever is longer, but never in the
-    first half of the lifetime.
-    """
-    lifetime = timedelta(seconds=expires - issued)
-    left = min(max(lifetime / 5, _MIN_LEFT), lifetime / 2)
-    return expires - int(left.total_seconds())
-
-
-def next_check(now: int, due: int) -> int:
-    """Return when to ask the service again, about the CA or for a new certificate."""
-    return min(due, now + int(_CA_CHECK.total_seconds()))
-
-
-def issued_for_job(request: "CredentialRequest") -> Credential | Failure:
+def issued_for_job(request: CredentialRequest) -> Credential | Failure:
     from clustercert.cli.login import environment
 
     try:
@@ -172,7 +95,7 @@ def issued_for_job(request: "CredentialRequest") -> Credential | Failure:
         if request.access_request is not None:
             with found.client() as client:
                 request.access_request = requests.full_id(client, request.access_request)
-        return Credential.from_kubeconfig(_request(request, found), "", found.shown_user)
+        return credential_of(_request(request, found), "", found.shown_user)
     except ClustercertError as error:
         return Failure(exit_code(error), error.message)
     except InvalidOption as error:
@@ -180,8 +103,8 @@ def issued_for_job(request: "CredentialRequest") -> Credential | Failure:
 
 
 def ask_service(
-    question: Callable[["CredentialRequest"], T | Failure],
-    request: "CredentialRequest",
+    question: Callable[[CredentialRequest], T | Failure],
+    request: CredentialRequest,
     seconds: float | None = None,
 ) -> T | Failure:
     """Ask the service. Renews an expired or refused login at an OIDC issuer.
@@ -199,8 +122,8 @@ def ask_service(
 
 
 def with_time_limit(
-    question: Callable[["CredentialRequest"], T | Failure],
-    request: "CredentialRequest",
+    question: Callable[[CredentialRequest], T | Failure],
+    request: CredentialRequest,
     seconds: float | None = None,
 ) -> T | Failure:
     """Ask the service in a thread with a time limit, because a DNS lookup can't be interrupted."""
@@ -220,7 +143,7 @@ def with_time_limit(
     )
 
 
-def complete(request: "CredentialRequest") -> Failure | None:
+def complete(request: CredentialRequest) -> Failure | None:
     """Fill in a missing profile. Also fills in a missing project, if the cluster is given by id."""
     try:
         request.profile = request.profile or profile.current(os.environ)
@@ -236,28 +159,28 @@ def complete(request: "CredentialRequest") -> Failure | None:
     return None
 
 
-def is_identified(request: "CredentialRequest") -> bool:
+def is_identified(request: CredentialRequest) -> bool:
     """Whether the cluster and its project are given by id."""
     return _is_cluster_id(request) and request.project is not None and is_id(request.project)
 
 
-def _is_cluster_id(request: "CredentialRequest") -> bool:
+def _is_cluster_id(request: CredentialRequest) -> bool:
     return CLUSTER_ID.fullmatch(request.cluster or "") is not None
 
 
-def identify(request: "CredentialRequest") -> tuple[str, str] | Failure:
+def identify(request: CredentialRequest) -> tuple[str, str] | Failure:
     """Find the ids of the project and the cluster. Returns a Failure for every error."""
     return with_login(request, lambda found: ids_of(request, found))
 
 
-def ids_of(request: "CredentialRequest", found: Profile) -> tuple[str, str]:
+def ids_of(request: CredentialRequest, found: Profile) -> tuple[str, str]:
     """Find the ids of the project and the cluster. Raises ClustercertError."""
     with found.client() as client:
         cluster = reachable_cluster(client, found, request.cluster or "", request.project)
     return str(cluster["project_id"]), str(cluster["id"])
 
 
-def renewed_for(request: "CredentialRequest") -> str:
+def renewed_for(request: CredentialRequest) -> str:
     """Return whose certificate was renewed, and for which cluster: `DOMAIN/NAME in DOMAIN/PROJECT/CLUSTER`.
 
     Without --profile, the current profile decides. A user with several profiles must see if it was the wrong one.
@@ -272,7 +195,7 @@ def renewed_for(request: "CredentialRequest") -> str:
     return f"the profile {request.profile} in {request.cluster}" if isinstance(found, Failure) else found
 
 
-def renew_login(request: "CredentialRequest") -> Failure | None:
+def renew_login(request: CredentialRequest) -> Failure | None:
     """Renew an expired login at an OIDC issuer. Returns a Failure if the renewal fails."""
     name = request.profile or DEFAULT_PROFILE
     found = saved_login(name)
@@ -294,7 +217,7 @@ def renew_login(request: "CredentialRequest") -> Failure | None:
     return None
 
 
-def renew_refused_login(request: "CredentialRequest") -> bool:
+def renew_refused_login(request: CredentialRequest) -> bool:
     """Renew a login whose token the service refused before the token expired. Returns whether there is a new token."""
     name = request.profile or DEFAULT_PROFILE
     found = saved_login(name)
@@ -309,7 +232,7 @@ def renew_refused_login(request: "CredentialRequest") -> bool:
     return True
 
 
-def log_in(request: "CredentialRequest") -> Failure | None:
+def log_in(request: CredentialRequest) -> Failure | None:
     """Let the user log in once in a browser. All parallel calls of the plugin then use this login.
 
     Returns a Failure if the login fails.
@@ -327,18 +250,18 @@ def log_in(request: "CredentialRequest") -> Failure | None:
     return None
 
 
-def obtain(request: "CredentialRequest") -> Credential | Failure:
+def obtain(request: CredentialRequest) -> Credential | Failure:
     """Request a certificate. Returns a Failure for every error."""
     state = cache.login_state(str(profile.path_of(request.profile or DEFAULT_PROFILE, os.environ)))
 
     def ask(found: Profile) -> Credential:
-        credential = Credential.from_kubeconfig(_request(request, found), state, found.shown_user)
+        credential = credential_of(_request(request, found), state, found.shown_user)
         return replace(credential, login_ends_at=found.ends_at)
 
     return with_login(request, ask)
 
 
-def with_login(request: "CredentialRequest", question: Callable[[Profile], T]) -> T | Failure:
+def with_login(request: CredentialRequest, question: Callable[[Profile], T]) -> T | Failure:
     """Ask the service, with the saved login as authentication. Returns a Failure for every error."""
     name = request.profile or DEFAULT_PROFILE
     found = saved_login(name)
@@ -358,7 +281,7 @@ def with_login(request: "CredentialRequest", question: Callable[[Profile], T]) -
         return _failure(error, name, found)
 
 
-def other_user(request: "CredentialRequest", found: Profile) -> Failure | None:
+def other_user(request: CredentialRequest, found: Profile) -> Failure | None:
     """Return a Failure if the context needs the login of another user than the one who is logged in.
 
     The profile may have got the login of another user after `kubeconfig merge`.
@@ -376,7 +299,7 @@ def other_user(request: "CredentialRequest", found: Profile) -> Failure | None:
     )
 
 
-def _wrong_login(request: "CredentialRequest", name: str, found: Profile) -> Failure | None:
+def _wrong_login(request: CredentialRequest, name: str, found: Profile) -> Failure | None:
     """Return a Failure if the user who is logged in has no role in the requested project."""
     try:
         with found.client() as client:
@@ -414,7 +337,7 @@ def _failure(error: ClustercertError | InvalidOption, name: str, found: Profile)
             return Failure(exit_code(error), error.message, cache_helps=isinstance(error, ClientError))
 
 
-def _request(request: "CredentialRequest", found: Profile) -> ValidatedKubeconfig:
+def _request(request: CredentialRequest, found: Profile) -> ValidatedKubeconfig:
     certificate_request = CertificateRequest(
         request.project or "",
         request.cluster or "",

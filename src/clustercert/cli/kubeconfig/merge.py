@@ -116,12 +116,12 @@ class EntryOptions:
             return dict(kubeconfig.credential)
         from clustercert.cli.credential import cache
         from clustercert.cli.credential.certificate_files import CertificateFile
-        from clustercert.cli.credential.service_requests import Credential
+        from clustercert.cli.credential.service_requests import credential_of
         from clustercert.cli.login import profile
 
         state = cache.login_state(str(profile.path_of(ref.profile, os.environ)))
         file = CertificateFile(*ref.identity)
-        file.write(Credential.from_kubeconfig(kubeconfig, state, ref.login))
+        file.write(credential_of(kubeconfig, state, ref.login))
         return {"client-certificate": str(file.path), "client-key": str(file.path)}
 
 
