@@ -1,4 +1,4 @@
-"""docs/kubernetes.md names only existing options, flags, files and metrics."""
+"""docs/kubernetes.md and its reference name only existing options, flags, files and metrics."""
 
 import re
 from collections.abc import Iterator
@@ -13,7 +13,9 @@ from clustercert.cli.main import app
 from clustercert.kubernetes.setup.values import NAMES
 
 DOCS = Path(__file__).parents[2] / "docs"
-DOCUMENT = (DOCS / "kubernetes.md").read_text(encoding="utf-8")
+DOCUMENT = "\n".join(
+    (DOCS / name).read_text(encoding="utf-8") for name in ("kubernetes.md", "kubernetes-reference.md")
+)
 # Flags of kube-apiserver 1.32 and 1.36, and options of kubectl and kubeadm.
 OF_KUBERNETES = {
     "--as",
