@@ -171,10 +171,11 @@ def test_the_printed_digest_is_that_of_the_printed_policy() -> None:
 
 
 def test_for_production() -> None:
-    blue = member("team-blue")
-    assert outcome("production", blue) == "team:team-blue 8h"
-    assert policy("production").decide(blue, cluster(), LONGEST, NOW).username == "alice"
-    assert "matches this request" in outcome("production", member(role="admin"))
+    said = tomllib.loads(NAMED["production"])["policy"]
+    assert decided(said, member("team-blue")) == "alice@default: team:team-blue 8h"
+    assert NOBODY in decided(said, member(role="admin"))
+    installed = next(policy for name, policy in printed() if name == "install.md")
+    assert {key: said[key] for key in said.keys() - {"examples"}} == installed
 
 
 def test_only_with_a_csr() -> None:
