@@ -85,9 +85,6 @@ BUNDLED = (
         "Apache-2.0",
         ("favicon-32x32.png", "swagger-ui-bundle.js", "swagger-ui.css"),
     ),
-    BundledPackage(
-        "htmx.org", "src/clustercert/http/console/static", "0BSD", ("htmx.min.js", "hx-csp.min.js")
-    ),
 )
 
 

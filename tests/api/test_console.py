@@ -1,6 +1,7 @@
 """The console's frame: who may open it, its headers, errors and forms."""
 
 import contextlib
+import re
 import sqlite3
 import subprocess
 import sys
@@ -47,6 +48,15 @@ def test_pages_run_no_script_and_are_kept_by_no_cache(browser: Browser) -> None:
     assert answer.headers["cache-control"] == "no-store"
     assert answer.headers["cross-origin-opener-policy"] == "same-origin"
     assert "The console has no page /console/missing." in answer.text
+
+
+def test_a_page_with_a_live_part_runs_only_the_consoles_script(site: Service, world: World) -> None:
+    answer = Browser.in_session(site, world.people["member"]).get("/console/requests")
+    [script] = re.findall(r"<script\b(.*?)>", answer.text)
+    [(nonce, file)] = re.findall(r'^ defer nonce="([\w-]{22})" src="(.*)"$', script)
+    assert file.startswith("/console/static/live.js?")
+    policy = answer.headers["content-security-policy"].split("; ")
+    assert {"default-src 'none'", f"script-src 'nonce-{nonce}'", "trusted-types 'none'"} < set(policy)
 
 
 def test_a_client_that_wants_json_gets_the_error_of_the_api(site: Service) -> None:
@@ -146,7 +156,7 @@ def test_a_form_after_the_end_of_the_session_leads_to_the_login_and_back(
 def test_an_update_of_a_live_part_leaves_the_notice_for_the_person(site: Service, world: World) -> None:
     browser = Browser.in_session(site, world.people["member"])
     browser.cookies[NOTICE_COOKIE] = "Done."
-    assert "Done." not in browser.get("/console/requests", {"HX-Request": "true"}).text
+    assert "Done." not in browser.get("/console/requests", {"Live-Update": "1"}).text
     assert '<p class="notice" role="status">Done.</p>' in browser.get("/console/requests").text
     assert NOTICE_COOKIE not in browser.cookies
 
@@ -167,7 +177,7 @@ def test_static_files_are_kept_for_ever(browser: Browser) -> None:
     assert "immutable" in answer.headers["cache-control"]
     assert "accept-ranges" not in answer.headers
     assert browser.get("/console/static/live.js").headers["content-type"] == "text/javascript; charset=utf-8"
-    for name in ("..%2Frendering.py", "README.md", "missing.css"):
+    for name in ("..%2Frendering.py", "missing.css"):
         assert browser.get(f"/console/static/{name}").status_code == 404
 
 

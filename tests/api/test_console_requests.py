@@ -349,7 +349,7 @@ def test_an_update_of_a_live_part_does_not_keep_the_session_open(
     query = "SELECT DISTINCT seen_at FROM console_session WHERE user_id = ?"
     before = rows(requests.world.database, query, user)
     assert len(before) == 1
-    assert member.get(HOME, {"HX-Request": "true"}).status_code == 200
+    assert member.get(HOME, {"Live-Update": "1"}).status_code == 200
     assert rows(requests.world.database, query, user) == before
     member.get(HOME)
     assert rows(requests.world.database, query, user) != before

@@ -32,6 +32,12 @@ def shows(tab: Tab, text: str) -> bool:
     return text in str(tab.page.text_content("#request"))
 
 
+def lists(tab: Tab, request_id: str) -> bool:
+    """Whether the live part of the page has a link to this request, after an update."""
+    tab.page.evaluate(_SHOW_AGAIN)
+    return bool(tab.page.locator(f"#requests a[href$='{request_id}']").count())
+
+
 def test_a_request_changes_on_the_page_and_typed_text_stays(browser: Browser, site: ConsoleSite) -> None:
     request_id = site.requests["pending"]
     with browser.tab() as tab:
@@ -65,3 +71,27 @@ def test_a_part_says_when_it_is_not_up_to_date(browser: Browser, site: ConsoleSi
         tab.page.context.clear_cookies()
         eventually(lambda: shows(tab, "active") and outdated.is_visible())
         assert tab.page.url.endswith(site.requests["active"])
+
+
+def test_a_part_is_up_to_date_again_after_the_service_was_away(browser: Browser, site: ConsoleSite) -> None:
+    with browser.tab() as tab:
+        tab.log_in(site.url, session_of(site, "alice"))
+        assert tab.open(f"{site.url}/console/requests/{site.requests['active']}") == 200
+        outdated = tab.page.locator("[data-outdated]")
+        tab.page.context.set_offline(True)
+        eventually(lambda: shows(tab, "active") and outdated.is_visible())
+        tab.page.context.set_offline(False)
+        eventually(lambda: shows(tab, "active") and not outdated.is_visible())
+
+
+def test_the_focus_stays_on_its_link_when_a_row_goes(browser: Browser, site: ConsoleSite) -> None:
+    older, newer = (site.request(who, "staging", "operators", "drain a node") for who in ("priya", "tomas"))
+    with browser.tab() as tab:
+        tab.log_in(site.url, session_of(site, "alice"))
+        assert tab.open(f"{site.url}/console/requests?list=decide") == 200
+        link = tab.page.locator(f"a[href$='{older}']")
+        link.focus()
+        site.step("alice", newer, "deny")
+        eventually(lambda: not lists(tab, newer))
+        assert link.evaluate("each => each === document.activeElement")
+        assert tab.faults() == []

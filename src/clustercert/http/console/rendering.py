@@ -18,8 +18,6 @@ from clustercert.policy.lifetime import lifetime_text
 FOLDER = Path(__file__).parent
 STATIC = FOLDER / "static"
 HTML = "text/html; charset=utf-8"
-# Pages without a live part run no script at all.
-_NO_SCRIPT = "trusted-types 'none'"
 _MINUTE, _HOUR, _DAY = 60, 3600, 86400
 _YEAR = 365 * _DAY
 
@@ -27,18 +25,15 @@ _YEAR = 365 * _DAY
 def browser_rules(nonce: str | None) -> tuple[tuple[bytes, bytes], ...]:
     """Return the header fields of every page of the console.
 
-    `nonce`: the nonce of the page's script elements; None for a page without scripts. With a nonce, the only policy for
-    Trusted Types is that of htmx. Source: Content Security Policy Level 3; Trusted Types.
+    `nonce`: the nonce of the page's script element; None for a page without a live part, which runs no script at all.
+    Source: Content Security Policy Level 3; Trusted Types.
     """
-    script = (
-        f"script-src 'nonce-{nonce}' 'strict-dynamic'; connect-src 'self'; trusted-types htmx"
-        if nonce is not None
-        else _NO_SCRIPT
-    )
     policy = (
         "default-src 'none'; style-src 'self'; img-src 'self'; form-action 'self'; base-uri 'none';"
-        f" frame-ancestors 'none'; require-trusted-types-for 'script'; {script}"
+        " frame-ancestors 'none'; require-trusted-types-for 'script'; trusted-types 'none'"
     )
+    if nonce is not None:
+        policy += f"; script-src 'nonce-{nonce}'; connect-src 'self'"
     return (
         (b"content-security-policy", policy.encode()),
         (b"x-content-type-options", b"nosniff"),

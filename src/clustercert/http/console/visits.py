@@ -146,7 +146,7 @@ class Visit:
         Args:
             status: of the answer, unless `failure` is given.
             failure: why the API refused what a form asked for. The template gets its message.
-            live: whether the page has a part that htmx updates.
+            live: whether the page has a part that updates itself.
         """
         nonce = secrets.token_urlsafe(16) if live else None
         context_of(self.request).browser_rules = rendering.browser_rules(nonce)
@@ -367,7 +367,7 @@ def _page_of_form(request: Request) -> str:
 
 def _is_update(request: Request) -> bool:
     """Whether a live part of a page sent the request, and not a person."""
-    return "hx-request" in request.headers
+    return "live-update" in request.headers
 
 
 async def _visitor(request: Request, services: Services, *, public: bool) -> Visitor | None:
