@@ -94,7 +94,7 @@ async def place(database: Database, store: Store, request: pytest.FixtureRequest
 async def expected(place: Place) -> list[CertificateView]:
     """The cluster's unexpired certificates, without those of verifications."""
     found = await InventoryQueries(place.database).page(
-        CertificateFilter(cluster_id=place.cluster.id), NOW, limit=1000
+        CertificateFilter(cluster=place.cluster.id), NOW, limit=1000
     )
     return [
         each

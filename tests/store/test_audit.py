@@ -213,12 +213,12 @@ async def test_events_are_filtered_by_their_fields(log: SealerProcess) -> None:
         (EventFilter(actor="somebody"), ["actor"]),
         (EventFilter(subject="other"), ["subject"]),
         (EventFilter(project_id=PROJECT, actor="somebody"), []),
-        (EventFilter(mentions=(PROJECT,)), ["project"]),
-        (EventFilter(mentions=("somebody", "thing.happened")), ["actor"]),
-        (EventFilter(mentions=(PROJECT, "somebody")), []),
+        (EventFilter(user_id=PROJECT), ["project"]),
+        (EventFilter(user_id="somebody", cluster_id="thing.happened"), ["actor"]),
+        (EventFilter(cluster_id=PROJECT, access_request_id="somebody"), []),
         # Neither a wildcard of SQL nor the other case of a letter matches.
-        (EventFilter(mentions=("some%",)), []),
-        (EventFilter(mentions=("SOMEBODY",)), []),
+        (EventFilter(user_id="some%"), []),
+        (EventFilter(user_id="SOMEBODY"), []),
     ):
         # Creating the log recorded two events.
         assert [names[place - 2] for place in await everything(log, wanted)] == found, wanted

@@ -47,20 +47,21 @@ async def test_clusters_are_found_by_their_properties(scene: FleetScene) -> None
     assert await names(scene) == ["100%_c", "Alpha", "beta"]
     assert await names(scene, ONE) == ["Alpha", "beta"]
     assert await names(scene, []) == []
-    for expected, selected in (
-        (["Alpha", "beta"], {"project_id": PROJECT_ID}),
+    cases: list[tuple[list[str], dict[str, Any]]] = [
+        (["Alpha", "beta"], {"project": PROJECT_ID}),
         (["Alpha"], {"text": "LPH"}),
         (["100%_c"], {"text": "%_"}),
         (["100%_c"], {"text": "two"}),
         (["beta"], {"text": scene.clusters["beta"].id}),
-        (["Alpha", "beta"], {"label": ("example.com/tier", None)}),
-        (["beta"], {"label": ("example.com/tier", "tin")}),
-        ([], {"label": ("tier", None)}),
+        (["Alpha", "beta"], {"label": "example.com/tier"}),
+        (["beta"], {"label": "example.com/tier=tin"}),
+        ([], {"label": "tier"}),
         (["beta"], {"version": ""}),
-        (["100%_c"], {"enforcement": ["verified", "unverified"]}),
-        (["Alpha", "beta"], {"enforcement": ["none"]}),
-        (["Alpha"], {"enforcement": ["none"], "text": "a", "version": "v1.32"}),
-    ):
+        (["100%_c"], {"enforcement": "verified"}),
+        (["Alpha", "beta"], {"enforcement": "none"}),
+        (["Alpha"], {"enforcement": "none", "text": "a", "version": "v1.32"}),
+    ]
+    for expected, selected in cases:
         assert await names(scene, **selected) == expected, selected
 
 
@@ -82,9 +83,9 @@ async def test_clusters_are_found_by_what_was_seen_in_them(scene: FleetScene) ->
     await scene.used(used, NOW)
     await scene.issue("c", "bob")
     await scene.issue("a", SERVICE)
-    assert await names(scene, unknown_since=NOW - DAY) == ["a"]
-    assert await names(scene, used_since=NOW - DAY) == ["b"]
-    assert await names(scene, has_certificates=True) == ["c"]
+    assert await names(scene, unknown_after=NOW - DAY) == ["a"]
+    assert await names(scene, revoked_use_after=NOW - DAY) == ["b"]
+    assert await names(scene, certificates=True) == ["c"]
     assert await names(scene, certificates_end_before=NOW + 9 * HOUR) == ["c"]
     assert await names(scene, certificates_end_before=NOW + 8 * HOUR) == []
     page = await FleetQueries(scene.database).page(
@@ -131,11 +132,11 @@ async def test_each_order_goes_through_all_pages(scene: FleetScene) -> None:
     by_verification = await names(scene, order="verified")
     assert (set(by_verification[:2]), by_verification[2:]) == ({"c", "d"}, ["b", "a"])
     assert sorted(await names(scene, order="ca_start")) == ["a", "b", "c", "d"]
-    assert await names(scene, ca_ends_before=ends["b"]) == ["c"]
-    assert await names(scene, ca_ends_after=NOW + 3 * DAY) == ["a"]
+    assert await names(scene, client_ca_ends_before=ends["b"]) == ["c"]
+    assert await names(scene, client_ca_ends_after=NOW + 3 * DAY) == ["a"]
     start = scene.clusters["a"].client_ca.certificate.not_valid_before_utc
-    assert await names(scene, ca_starts_before=start) == []
-    assert len(await names(scene, ca_starts_after=start)) == 4
+    assert await names(scene, client_ca_starts_before=start) == []
+    assert len(await names(scene, client_ca_starts_after=start)) == 4
 
 
 async def test_a_page_does_not_begin_after_a_foreign_cluster(scene: FleetScene) -> None:

@@ -128,15 +128,15 @@ async def test_what_a_certificate_falls_under_is_said_of_it(
 
 FILTERS: dict[str, tuple[CertificateFilter, Callable[[CertificateView], bool]]] = {
     "nothing": (CertificateFilter(), lambda _: True),
-    "user": (CertificateFilter(user_id="alice"), lambda it: it.user_id == "alice"),
-    "cluster": (CertificateFilter(cluster_id="cluster-2"), lambda it: it.cluster_id == "cluster-2"),
-    "project": (CertificateFilter(project_id="project-2"), lambda it: it.project_id == "project-2"),
+    "user": (CertificateFilter(user="alice"), lambda it: it.user_id == "alice"),
+    "cluster": (CertificateFilter(cluster="cluster-2"), lambda it: it.cluster_id == "cluster-2"),
+    "project": (CertificateFilter(project="project-2"), lambda it: it.project_id == "project-2"),
     "user in a cluster": (
-        CertificateFilter(user_id="bob", cluster_id="cluster-1"),
+        CertificateFilter(user="bob", cluster="cluster-1"),
         lambda it: (it.user_id, it.cluster_id) == ("bob", "cluster-1"),
     ),
     "a cluster of another project": (
-        CertificateFilter(project_id="project-1", cluster_id="cluster-3"),
+        CertificateFilter(project="project-1", cluster="cluster-3"),
         lambda _: False,
     ),
     "live": (CertificateFilter(state="live"), lambda it: it.state(NOW) == "live"),
@@ -146,7 +146,7 @@ FILTERS: dict[str, tuple[CertificateFilter, Callable[[CertificateView], bool]]] 
     "ends after": (CertificateFilter(expires_after=NOW + HOUR), lambda it: it.not_after >= NOW + HOUR),
     "key": (CertificateFilter(key_origin="csr"), lambda it: it.key_origin == "csr"),
     "access request": (
-        CertificateFilter(access_request_id=REQUEST),
+        CertificateFilter(access_request=REQUEST),
         lambda it: it.access_request_id == REQUEST,
     ),
     "never seen": (CertificateFilter(never_seen=True), lambda it: it.last_seen_at is None),
@@ -160,7 +160,7 @@ FILTERS: dict[str, tuple[CertificateFilter, Callable[[CertificateView], bool]]] 
     ),
     "several": (
         CertificateFilter(
-            project_id="project-1", state="live", key_origin="generated", expires_before=NOW + 3 * HOUR
+            project="project-1", state="live", key_origin="generated", expires_before=NOW + 3 * HOUR
         ),
         lambda it: (
             (it.project_id, it.state(NOW), it.key_origin) == ("project-1", "live", "generated")
@@ -211,12 +211,12 @@ async def test_where_a_projects_pages_end_says_nothing_of_others(
     admin = caller(in_projects={"project-1": ("admin",)})
     own = {each.id: each for each in await everything(database) if each.project_id == "project-1"}
     for wanted, fits in (
-        (CertificateFilter(cluster_id="cluster-3"), lambda _: False),
-        (CertificateFilter(cluster_id="cluster-2"), lambda it: it.cluster_id == "cluster-2"),
-        (CertificateFilter(user_id="alice"), lambda it: it.user_id == "alice"),
-        (CertificateFilter(user_id="nobody"), lambda _: False),
+        (CertificateFilter(cluster="cluster-3"), lambda _: False),
+        (CertificateFilter(cluster="cluster-2"), lambda it: it.cluster_id == "cluster-2"),
+        (CertificateFilter(user="alice"), lambda it: it.user_id == "alice"),
+        (CertificateFilter(user="nobody"), lambda _: False),
         (
-            CertificateFilter(user_id="bob", cluster_id="cluster-1"),
+            CertificateFilter(user="bob", cluster="cluster-1"),
             lambda it: (it.user_id, it.cluster_id) == ("bob", "cluster-1"),
         ),
     ):

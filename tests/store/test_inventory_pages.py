@@ -27,7 +27,7 @@ async def test_a_list_of_one_project_does_not_walk_those_of_all(
         for before in (None, COPIES // 2):
             for number in range(8):
                 await rows.page(
-                    CertificateFilter(project_id=f"project-{number % 5}"), NOW, limit=20, before=before
+                    CertificateFilter(project=f"project-{number % 5}"), NOW, limit=20, before=before
                 )
     found = await plans.all()
     await database.close()
@@ -50,10 +50,10 @@ async def test_no_list_sorts_or_reads_the_whole_ledger(database: Database, store
     }
     walks: list[dict[str, str]] = [
         {},
-        {"user_id": "user-7"},
-        {"cluster_id": "cluster-7"},
-        {"project_id": "project-2"},
-        {"project_id": "project-2", "cluster_id": "cluster-7", "user_id": "user-7"},
+        {"user": "user-7"},
+        {"cluster": "cluster-7"},
+        {"project": "project-2"},
+        {"project": "project-2", "cluster": "cluster-7", "user": "user-7"},
     ]
     rows = InventoryQueries(database, max_scanned=100)
     plans = QueryPlans(database, of="certificate")

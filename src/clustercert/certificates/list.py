@@ -79,17 +79,17 @@ class Inventory:
         """
         if own:
             filters = _own(caller, filters)
-        user_id = _visible_user(caller, project_id, filters.user_id)
-        filters = replace(filters, project_id=project_id, user_id=user_id)
+        user_id = _visible_user(caller, project_id, filters.user)
+        filters = replace(filters, project=project_id, user=user_id)
         if cluster_id is not None:
             filters = replace(
-                filters, cluster_id=(await require_cluster(self.clusters, project_id, cluster_id)).id
+                filters, cluster=(await require_cluster(self.clusters, project_id, cluster_id)).id
             )
-        scope: Scope = "project_id"
-        if filters.user_id == caller.user.id:
-            scope = "user_id"
-        elif filters.cluster_id and await self.clusters.cluster(project_id, filters.cluster_id):
-            scope = "cluster_id"
+        scope: Scope = "project"
+        if filters.user == caller.user.id:
+            scope = "user"
+        elif filters.cluster and await self.clusters.cluster(project_id, filters.cluster):
+            scope = "cluster"
         return await self.queries.page(filters, self.now(), limit=limit, before=before, scope=scope)
 
     async def certificates_of_all_projects(
@@ -102,7 +102,7 @@ class Inventory:
         """
         if own:
             filters = _own(caller, filters)
-            return await self.queries.page(filters, self.now(), limit=limit, before=before, scope="user_id")
+            return await self.queries.page(filters, self.now(), limit=limit, before=before, scope="user")
         require_reader(caller, ONLY_READERS)
         return await self.queries.page(filters, self.now(), limit=limit, before=before)
 
@@ -216,9 +216,9 @@ def only(found: tuple[CertificateView, ...]) -> CertificateView:
 
 def _own(caller: Caller, filters: CertificateFilter) -> CertificateFilter:
     """Restrict a filter to the caller's certificates. Raises InvalidRequest if the filter names another user."""
-    if filters.user_id not in (None, caller.user.id):
+    if filters.user not in (None, caller.user.id):
         raise InvalidRequest("own, user: these parameters name different users. Send only one of them.")
-    return replace(filters, user_id=caller.user.id)
+    return replace(filters, user=caller.user.id)
 
 
 def _visible_user(caller: Caller, project_id: str, requested: str | None) -> str | None:

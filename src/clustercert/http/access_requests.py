@@ -4,7 +4,7 @@ import re
 from datetime import UTC, datetime, timedelta
 from typing import Annotated, Literal, TypeVar
 
-from fastapi import APIRouter, Query
+from fastapi import APIRouter, Depends, Query
 from pydantic import AfterValidator, BaseModel, Field
 from pydantic.config import JsonDict
 from starlette.responses import Response
@@ -17,12 +17,13 @@ from clustercert.http.paging import KeyPageDep, PageBody, numbered_page
 from clustercert.http.policy import OfferBody
 from clustercert.http.responses import ResponseBody, Time
 from clustercert.model import JsonObject
-from clustercert.model.access_requests import CLOSED_STATES, OPEN_STATES, AccessRequest
+from clustercert.model.access_requests import AccessRequest
 from clustercert.model.choices import AccessRequestPart, AccessRequestState, RequestSeverity
 from clustercert.model.errors import InvalidRequest
 from clustercert.policy.templates import MAX_REASON
 from clustercert.requests.terms import MAX_GROUP, MAX_GROUPS, MAX_TICKET, NewRequest
 from clustercert.requests.views import SeenRequest, Step
+from clustercert.store.access_requests import RequestFilter
 from clustercert.store.certificates.lists import PlaceNames
 
 B = TypeVar("B", bound=RequestBody)
@@ -236,31 +237,15 @@ def _id_prefix(text: str) -> str:
     return text
 
 
-class AccessRequestFilters(BaseModel):
-    """The query parameters that filter access requests."""
-
-    id: Annotated[str, AfterValidator(_id_prefix)] | None = Field(
-        default=None, description="Only requests whose id begins with these hex digits."
-    )
-    state: Literal[AccessRequestState, "open", "closed"] | None = Field(
-        default=None,
-        description="Only requests in this state. `open`: pending, approved and active. `closed`: all others.",
-    )
-    mine: Literal["true"] | None = Field(default=None, description="Only the caller's own requests.")
-    to_decide: Literal["true"] | None = Field(
-        default=None, description="Only requests that the caller may approve now, also ended ones."
-    )
-    cluster: query.Text | None = Field(default=None, description="Only requests for this cluster, by id.")
-    project: query.Text | None = Field(
-        default=None, description="Only requests for clusters of this project, by id."
-    )
-
-    def states(self) -> tuple[AccessRequestState, ...] | None:
-        if self.state is None:
-            return None
-        if self.state == "open":
-            return OPEN_STATES
-        return CLOSED_STATES if self.state == "closed" else (self.state,)
+FilterDep = Annotated[
+    RequestFilter,
+    Depends(query.parsed_filter(RequestFilter, id=Annotated[str, AfterValidator(_id_prefix)])),
+]
+MineDep = Annotated[query.Flag | None, Query(description="Only the caller's own requests.")]
+ToDecideDep = Annotated[
+    query.Flag | None,
+    Query(description="Only requests that the caller may approve now, also ended ones."),
+]
 
 
 _NO_REQUEST = {404: "The request does not exist, or the caller may not see it."}
@@ -308,7 +293,11 @@ async def create_access_request(call: CallDep) -> Response:
 
 @router.get(REQUESTS, responses=described("A page of requests.", AccessRequestListBody))
 async def list_access_requests(
-    call: CallDep, page: KeyPageDep, filters: Annotated[AccessRequestFilters, Query()]
+    call: CallDep,
+    page: KeyPageDep,
+    filters: FilterDep,
+    mine: MineDep = None,
+    to_decide: ToDecideDep = None,
 ) -> Response:
     """List access requests, newest first.
 
@@ -318,12 +307,9 @@ async def list_access_requests(
     """
     found = await call.services.requests.page(
         call.caller,
-        states=filters.states(),
-        id_prefix=filters.id,
-        cluster_id=filters.cluster,
-        project_id=filters.project,
-        mine=filters.mine is not None,
-        to_decide=filters.to_decide is not None,
+        filters,
+        mine=mine is not None,
+        to_decide=to_decide is not None,
         limit=page.limit,
         before=_before(page.after),
     )

@@ -9,9 +9,10 @@ Source of paths and formats: c2sp.org/tlog-tiles.
 import functools
 import json
 from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import replace
 from typing import Annotated, Literal, cast
 
-from fastapi import APIRouter, Query
+from fastapi import APIRouter, Depends, Query
 from pydantic import AfterValidator, AliasPath, BaseModel, BeforeValidator, Field, WithJsonSchema
 from starlette.responses import Response
 
@@ -47,37 +48,18 @@ def _mentioned_id(text: str) -> str:
 MentionedId = Annotated[str, AfterValidator(_mentioned_id), Field(json_schema_extra={"maxLength": 64})]
 
 
-class EventFilters(BaseModel):
-    """The query parameters of a list of events."""
-
-    kind: query.Text | None = Field(
-        default=None, description="Only events of this kind; a final asterisk matches any ending."
-    )
-    actor: query.Text | None = Field(default=None, description="Only events of this actor.")
-    subject: query.Text | None = Field(default=None, description="Only events about the object with this id.")
-    since: query.Time | None = Field(default=None, description="Only events at or after this time, RFC 3339.")
-    until: query.Time | None = Field(
-        default=None, description="Only events at or before this time, RFC 3339."
-    )
-    user_id: MentionedId | None = Field(default=None, description="Only events by or about this user.")
-    cluster_id: MentionedId | None = Field(
-        default=None, description="Only events about this cluster, its certificates or its access requests."
-    )
-    access_request_id: MentionedId | None = Field(
-        default=None, description="Only events about this access request, or the certificates that it allows."
-    )
-    order: Literal["newest", "oldest"] | None = Field(
-        default=None, description="Which events come first. The default is newest."
-    )
-
-    def selected(self, project_id: str | None) -> EventFilter:
-        """Return the filter for the events of a project, or of all projects."""
-        ids = (self.user_id, self.cluster_id, self.access_request_id)
-        return EventFilter(
-            project_id=project_id,
-            mentions=tuple(each for each in ids if each is not None),
-            **self.model_dump(include={"kind", "actor", "subject", "since", "until"}),
+FilterDep = Annotated[
+    EventFilter,
+    Depends(
+        query.parsed_filter(
+            EventFilter, user_id=MentionedId, cluster_id=MentionedId, access_request_id=MentionedId
         )
+    ),
+]
+OrderDep = Annotated[
+    Literal["newest", "oldest"] | None,
+    Query(description="Which events come first. The default is newest."),
+]
 
 
 class EventBody(ResponseBody):
@@ -222,26 +204,26 @@ public = APIRouter(tags=["Audit"], default_response_class=Response)
 
 @router.get(IN_PROJECT + "/events", responses=_LISTED)
 async def list_of_project(
-    call: CallDep, project_id: str, page: PageDep, filters: Annotated[EventFilters, Query()]
+    call: CallDep, project_id: str, page: PageDep, filters: FilterDep, order: OrderDep = None
 ) -> Response:
     """List the events of a project.
 
     Sorted by position in the log, by default the newest event first. A new event appears after one or two seconds. Only
     for project admins, operators and auditors.
     """
-    return await _list(call, project_id, page, filters)
+    return await _list(call, page, replace(filters, project_id=project_id), order)
 
 
 @router.get(OWN + "/events", responses=_LISTED)
 async def list_everywhere(
-    call: CallDep, page: PageDep, filters: Annotated[EventFilters, Query()]
+    call: CallDep, page: PageDep, filters: FilterDep, order: OrderDep = None
 ) -> Response:
     """List the events of all projects and of the service.
 
     Sorted by position in the log, by default the newest event first. A new event appears after one or two seconds. Only
     for operators and auditors.
     """
-    return await _list(call, None, page, filters)
+    return await _list(call, page, filters, order)
 
 
 @router.get(IN_PROJECT + "/events/{leaf_index}", responses=_SHOWN)
@@ -335,12 +317,12 @@ async def show_tile(tile_path: str, services: ServicesDep) -> Response:
     return Response(content, headers=_IMMUTABLE, media_type=BINARY)
 
 
-async def _list(call: Call, project_id: str | None, page: PageRequest, filters: EventFilters) -> Response:
+async def _list(call: Call, page: PageRequest, filters: EventFilter, order: str | None) -> Response:
     found = await EventAccess(call.services.audit_log).page(
         call.caller,
-        filters.selected(project_id),
+        filters,
         cursor=page.cursor,
-        newest_first=filters.order != "oldest",
+        newest_first=order != "oldest",
         limit=page.limit,
     )
     listed = numbered_page(

@@ -1,12 +1,11 @@
 """Routes about issued certificates: lists, single certificates, and revocation lists."""
 
 from collections.abc import Iterable, Mapping
-from dataclasses import replace
 from datetime import datetime
 from typing import Annotated, Literal
 
 from cryptography import x509
-from fastapi import APIRouter, Query, Request
+from fastapi import APIRouter, Depends, Query, Request
 from pydantic import BaseModel, ConfigDict, Field
 from starlette.responses import Response
 
@@ -27,67 +26,20 @@ from clustercert.store.certificates.lists import CertificateFilter, Page, PlaceN
 from clustercert.store.certificates.views import CertificateView
 
 
-class ClusterCertificateFilters(BaseModel):
-    """The query parameters that filter the certificates of a cluster."""
+class ListParameters(BaseModel):
+    """Further query parameters of lists of certificates."""
 
-    own: Literal["true"] | None = Field(default=None, description="Only the caller's own certificates.")
-    user: query.Text | None = Field(default=None, description="Only certificates of this user, by id.")
-    user_name: query.Text | None = Field(
-        default=None,
-        description="Only certificates of users with this name, DOMAIN/NAME or common name.",
-    )
-    state: CertificateState | None = Field(
-        default=None, description="Only certificates in this state. `revoked` includes expired certificates."
-    )
-    expires_before: query.Time | None = Field(
-        default=None, description="Only certificates that expire before this time, RFC 3339."
-    )
-    expires_after: query.Time | None = Field(
-        default=None, description="Only certificates that expire at or after this time, RFC 3339."
-    )
-    seen_before: query.Time | None = Field(
-        default=None,
-        description="Only certificates whose use was last reported before this time, RFC 3339.",
-    )
-    seen_after: query.Time | None = Field(
-        default=None,
-        description="Only certificates whose use was last reported at or after this time, RFC 3339.",
-    )
-    key_origin: KeyOrigin | None = Field(default=None, description="Only certificates with this key origin.")
-    never_seen: Literal["true"] | None = Field(
-        default=None, description="Only certificates whose use has never been reported by an API server."
-    )
-    access_request: query.Text | None = Field(
-        default=None, description="Only certificates of this access request, by id."
-    )
+    own: query.Flag | None = Field(default=None, description="Only the caller's own certificates.")
     format: Literal["json", "csv"] | None = Field(
         default=None, description="The format of the response. By default, the header Accept decides."
     )
 
-    def selected(self) -> CertificateFilter:
-        """Return these query parameters as a filter for the store."""
-        return CertificateFilter(
-            user_id=self.user,
-            user_name=self.user_name,
-            state=self.state,
-            expires_before=self.expires_before,
-            expires_after=self.expires_after,
-            key_origin=self.key_origin,
-            seen_before=self.seen_before,
-            seen_after=self.seen_after,
-            never_seen=self.never_seen is not None,
-            access_request_id=self.access_request,
-        )
 
-
-class CertificateFilters(ClusterCertificateFilters):
-    """The query parameters that filter the certificates of all clusters."""
-
-    cluster: query.Text | None = Field(default=None, description="Only certificates for this cluster, by id.")
-
-    def selected(self) -> CertificateFilter:
-        """Return these query parameters as a filter for the store."""
-        return replace(super().selected(), cluster_id=self.cluster)
+ListDep = Annotated[ListParameters, Query()]
+FilterDep = Annotated[CertificateFilter, Depends(query.parsed_filter(CertificateFilter))]
+ClusterFilterDep = Annotated[
+    CertificateFilter, Depends(query.parsed_filter(CertificateFilter, without=["cluster"]))
+]
 
 
 USED_AFTER_REVOCATION = (
@@ -219,7 +171,7 @@ router = APIRouter(tags=["Inventory"])
 
 @router.get(IN_PROJECT + "/certificates", responses=_LISTED)
 async def list_of_project(
-    call: CallDep, project_id: str, page: PageDep, filters: Annotated[CertificateFilters, Query()]
+    call: CallDep, project_id: str, page: PageDep, filters: FilterDep, parameters: ListDep
 ) -> Response:
     """List the certificates of a project.
 
@@ -229,12 +181,12 @@ async def list_of_project(
     found = await call.services.inventory.certificates_of_project(
         call.caller,
         project_id,
-        filters.selected(),
+        filters,
         limit=page.limit,
         before=page.cursor,
-        own=filters.own is not None,
+        own=parameters.own is not None,
     )
-    return await _list(call, found, filters.format)
+    return await _list(call, found, parameters.format)
 
 
 @router.get(IN_CLUSTER + "/certificates", responses=_LISTED)
@@ -243,7 +195,8 @@ async def list_of_cluster(
     project_id: str,
     cluster_id: str,
     page: PageDep,
-    filters: Annotated[ClusterCertificateFilters, Query()],
+    filters: ClusterFilterDep,
+    parameters: ListDep,
 ) -> Response:
     """List the certificates of a cluster.
 
@@ -252,19 +205,17 @@ async def list_of_cluster(
     found = await call.services.inventory.certificates_of_project(
         call.caller,
         project_id,
-        filters.selected(),
+        filters,
         cluster_id=cluster_id,
         limit=page.limit,
         before=page.cursor,
-        own=filters.own is not None,
+        own=parameters.own is not None,
     )
-    return await _list(call, found, filters.format)
+    return await _list(call, found, parameters.format)
 
 
 @router.get(OWN + "/certificates", responses=_LISTED)
-async def list_everywhere(
-    call: CallDep, page: PageDep, filters: Annotated[CertificateFilters, Query()]
-) -> Response:
+async def list_everywhere(call: CallDep, page: PageDep, filters: FilterDep, parameters: ListDep) -> Response:
     """List certificates of all projects.
 
     Operators and auditors see all certificates. Other callers must send own=true, and see only their own certificates,
@@ -272,12 +223,12 @@ async def list_everywhere(
     """
     found = await call.services.inventory.certificates_of_all_projects(
         call.caller,
-        filters.selected(),
+        filters,
         limit=page.limit,
         before=page.cursor,
-        own=filters.own is not None,
+        own=parameters.own is not None,
     )
-    return await _list(call, found, filters.format)
+    return await _list(call, found, parameters.format)
 
 
 @router.get(IN_CLUSTER + "/certificates/{certificate}", responses=_SHOWN)

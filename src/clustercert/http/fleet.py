@@ -2,9 +2,9 @@
 
 import re
 from collections.abc import Mapping
-from typing import Annotated, Literal
+from typing import Annotated
 
-from fastapi import APIRouter, Query
+from fastapi import APIRouter, Depends, Query
 from pydantic import AfterValidator, BaseModel, Field
 from starlette.responses import Response
 
@@ -14,7 +14,8 @@ from clustercert.http.dependencies import Call, CallDep
 from clustercert.http.openapi import described
 from clustercert.http.paging import KeyPageDep, PageBody, numbered_page
 from clustercert.http.responses import ResponseBody, SortedStrings, Time
-from clustercert.model.choices import EnforcementState, FleetOrder, RotationChoice, RotationState
+from clustercert.model.choices import EnforcementState, FleetOrder, RotationState
+from clustercert.store.access_requests import RequestFilter
 from clustercert.store.clusters.fleet import FleetFilter
 from clustercert.store.clusters.overview import VERIFICATION_COUNTS
 
@@ -178,7 +179,6 @@ class FleetClusterListBody(PageBody):
     total: int = Field(description="The number of clusters on all pages.")
 
 
-BEHIND: tuple[EnforcementState, ...] = ("none", "unreviewed", "incomplete", "unverified")
 # Source: Kubernetes documentation, "Labels and Selectors", "Syntax and character set".
 _LABEL = re.compile(r"[A-Za-z0-9./_-]{1,317}(=[A-Za-z0-9._-]{0,63})?", re.ASCII)
 
@@ -189,76 +189,23 @@ def _label(text: str) -> str:
     return text
 
 
-class FleetFilters(BaseModel):
-    """The query parameters that filter and sort clusters."""
-
-    text: query.Text | None = Field(
-        default=None, description="Only clusters with this text in the name of the cluster or of its project."
-    )
-    project: query.Text | None = Field(default=None, description="Only clusters of this project, by id.")
-    label: Annotated[str, AfterValidator(_label)] | None = Field(
-        default=None, description="Only clusters with this label: KEY or KEY=VALUE."
-    )
-    version: Annotated[str, Field(max_length=64)] | None = Field(
-        default=None, description="Only clusters with this Kubernetes version; empty: those without one."
-    )
-    enforcement: Literal[EnforcementState, "behind"] | None = Field(
-        default=None, description="Only clusters in this state. `behind`: in all states but `verified`."
-    )
-    rotation: RotationChoice | None = Field(
-        default=None,
-        description="Only clusters with a running rotation, with a problem, or that can be completed.",
-    )
-    unknown_after: query.Time | None = Field(
-        default=None,
-        description="Only clusters with an unknown identity first seen at or after this time, RFC 3339.",
-    )
-    revoked_use_after: query.Time | None = Field(
-        default=None,
-        description="Only clusters whose API server accepted a certificate at or after this time, RFC 3339, that is"
-        " now revoked.",
-    )
-    client_ca_starts_before: query.Time | None = None
-    client_ca_starts_after: query.Time | None = None
-    client_ca_ends_before: query.Time | None = None
-    client_ca_ends_after: query.Time | None = None
-    certificates: Literal["true"] | None = Field(
-        default=None, description="Only clusters with live certificates."
-    )
-    certificates_end_before: query.Time | None = Field(
-        default=None,
-        description="Only clusters with a live certificate that ends before this time, RFC 3339.",
-    )
-    order: FleetOrder = Field(
-        default="name",
-        description="`name`; `ca_start`: the oldest client CA first; `ca_end`: the client CA that ends first;"
-        " `verified`: the least recently verified cluster first.",
-    )
-
-    def selected(self) -> FleetFilter:
-        """Return these query parameters as a filter for the store."""
-        key, has_value, value = (self.label or "").partition("=")
-        return FleetFilter(
-            text=self.text,
-            project_id=self.project,
-            label=(key, value if has_value else None) if key else None,
-            version=self.version,
-            enforcement=self._states(),
-            rotation=self.rotation,
-            unknown_since=self.unknown_after,
-            used_since=self.revoked_use_after,
-            ca_starts_before=self.client_ca_starts_before,
-            ca_starts_after=self.client_ca_starts_after,
-            ca_ends_before=self.client_ca_ends_before,
-            ca_ends_after=self.client_ca_ends_after,
-            has_certificates=self.certificates is not None,
-            certificates_end_before=self.certificates_end_before,
+FilterDep = Annotated[
+    FleetFilter,
+    Depends(
+        query.parsed_filter(
+            FleetFilter,
+            label=Annotated[str, AfterValidator(_label)],
+            version=Annotated[str, Field(max_length=64)],
         )
-
-    def _states(self) -> tuple[EnforcementState, ...] | None:
-        if self.enforcement is None:
-            return None
-        return BEHIND if self.enforcement == "behind" else (self.enforcement,)
+    ),
+]
+OrderDep = Annotated[
+    FleetOrder,
+    Query(
+        description="`name`; `ca_start`: the oldest client CA first; `ca_end`: the client CA that ends first;"
+        " `verified`: the least recently verified cluster first."
+    ),
+]
 
 
 @router.get(OWN + "/fleet", responses=described("The counts.", FleetBody))
@@ -278,15 +225,17 @@ async def show_fleet(call: CallDep) -> Response:
 
 
 @router.get(OWN + "/fleet/clusters", responses=described("The clusters.", FleetClusterListBody))
-async def list_fleet(call: CallDep, page: KeyPageDep, filters: Annotated[FleetFilters, Query()]) -> Response:
+async def list_fleet(
+    call: CallDep, page: KeyPageDep, filters: FilterDep, order: OrderDep = "name"
+) -> Response:
     """List clusters with their state, filtered and sorted.
 
     For the same callers as the overview.
     """
     found = await call.services.overviews.clusters(
         call.caller,
-        filters.selected(),
-        order=filters.order,
+        filters,
+        order=order,
         after=page.after or None,
         limit=page.limit,
     )
@@ -335,7 +284,7 @@ async def show_overview(call: CallDep) -> Response:
 
 
 async def _to_decide(call: Call) -> int:
-    found = await call.services.requests.page(call.caller, to_decide=True, limit=MAX_COUNTED)
+    found = await call.services.requests.page(call.caller, RequestFilter(), to_decide=True, limit=MAX_COUNTED)
     return len(found.requests)
 
 

@@ -4,13 +4,15 @@ FastAPI parses parameters after it has called a route's dependencies. So the cal
 parameter is refused.
 """
 
+import inspect
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping
 from datetime import datetime
-from typing import Annotated, Any
+from types import NoneType
+from typing import Annotated, Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 from urllib.parse import parse_qsl
 
-from fastapi import Request
+from fastapi import Query, Request
 from fastapi.dependencies.utils import get_flat_params
 from fastapi.params import ParamTypes
 from pydantic import AfterValidator, BeforeValidator, Field, WithJsonSchema
@@ -50,6 +52,48 @@ Time = Annotated[
     BeforeValidator(_rfc3339_time),
     WithJsonSchema({"type": "string", "format": "date-time"}),
 ]
+
+Flag = Literal["true"]
+F = TypeVar("F")
+_TYPES: Mapping[Any, Any] = {str: Text, datetime: Time, bool: Flag}
+
+
+def parsed_filter(
+    filter_class: type[F], *, without: Collection[str] = (), **types: Any
+) -> Callable[..., Awaitable[F]]:
+    """Return a dependency that creates a filter of the store from the query parameters.
+
+    Each field with a description, `Annotated[str | None, "Only …"]`, is a query parameter with the name of the field.
+
+    Args:
+        without: the fields that are not query parameters of the route.
+        types: the types of parameters with further checks, by field.
+    """
+    parameters, flags = list[inspect.Parameter](), set[str]()
+    for name, hint in get_type_hints(filter_class, include_extras=True).items():
+        if get_origin(hint) is not Annotated or name in without:
+            continue
+        declared, description = get_args(hint)
+        [type_] = (each for each in get_args(declared) or (declared,) if each is not NoneType)
+        if type_ is bool:
+            flags.add(name)
+        query = Query(description=description)
+        parameters.append(
+            inspect.Parameter(
+                name,
+                inspect.Parameter.KEYWORD_ONLY,
+                default=None,
+                annotation=Annotated[types.get(name, _TYPES.get(type_, type_)) | None, query],
+            )
+        )
+
+    async def parsed(**given: Any) -> F:
+        return filter_class(
+            **{name: value is not None if name in flags else value for name, value in given.items()}
+        )
+
+    parsed.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined] # FastAPI reads it
+    return parsed
 
 
 def check_query(query_string: bytes) -> None:

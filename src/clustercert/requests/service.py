@@ -1,21 +1,20 @@
 """Use case: access requests. Methods that take a `Caller` authorize it."""
 
 from collections import defaultdict
-from collections.abc import Awaitable, Callable, Collection, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 
 import structlog
 
 from clustercert.model import Actor, AuditEvent, Caller, CertificateRecord, Cluster, Origin
 from clustercert.model.access_requests import (
-    OPEN_STATES,
     AccessDecision,
     AccessRequest,
     EarlyUseRefusal,
     RequestedAccess,
 )
-from clustercert.model.choices import AccessRequestPart, AccessRequestState
+from clustercert.model.choices import AccessRequestPart
 from clustercert.model.errors import ConcurrentChange, Conflict, Forbidden, NotFound, Unavailable
 from clustercert.model.ids import is_id
 from clustercert.model.rights import administered_projects, operates, reads_everything
@@ -110,29 +109,23 @@ class AccessRequests:
     async def page(
         self,
         caller: Caller,
+        selected: RequestFilter,
         *,
-        states: Collection[AccessRequestState] | None = None,
-        id_prefix: str | None = None,
-        cluster_id: str | None = None,
-        project_id: str | None = None,
         mine: bool = False,
         to_decide: bool = False,
         limit: int,
         before: tuple[datetime, str] | None = None,
     ) -> SeenPage:
-        """Return a page of the requests that the caller may see, newest first.
+        """Return a page of the selected requests that the caller may see, newest first.
 
         Args:
             mine: only the caller's own requests.
             to_decide: only requests that the caller may approve now.
         """
         caller = await self.with_all_roles(caller)
-        selected = RequestFilter(
+        selected = replace(
+            selected,
             visible_to=self._visibility(caller),
-            states=states,
-            id_prefix=id_prefix,
-            cluster_id=cluster_id,
-            project_id=project_id,
             asked_by=caller.user.id if mine else None,
             undecided=to_decide,
         )
@@ -140,7 +133,7 @@ class AccessRequests:
         seen = await self._seen_all(caller, found[:limit])
         if to_decide:
             seen = [each for each in seen if "approve" in each.may]
-        if states is not None:
+        if (states := selected.states) is not None:
             # The time may have changed a request since its row was written.
             seen = [each for each in seen if each.request.state in states]
         last = found[limit - 1] if len(found) > limit else None
@@ -272,7 +265,7 @@ class AccessRequests:
 
     async def _expire_open(self, user_id: str, cluster_id: str, now: datetime) -> None:
         """Close the user's open request for a cluster if its time is over, because the periodic job may be late."""
-        selected = RequestFilter(asked_by=user_id, cluster_id=cluster_id, states=OPEN_STATES)
+        selected = RequestFilter(asked_by=user_id, cluster=cluster_id, state="open")
         for request in await self.queries.page(selected, limit=1):
             if request.lapsed(now) is not request:
                 await self._change(request.id, steps.lapse(now))

@@ -9,7 +9,7 @@ revokes the certificate, or the certificate is not recorded.
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from datetime import datetime, timedelta
-from typing import Any
+from typing import Annotated, Any, Literal
 
 from sqlalchemy import (
     ColumnElement,
@@ -27,7 +27,13 @@ from sqlalchemy import (
 )
 
 from clustercert.model import AuditEvent, CertificateRecord, Revocation, rfc3339
-from clustercert.model.access_requests import EARLY_USE_PERIOD, OPEN_STATES, AccessDecision, AccessRequest
+from clustercert.model.access_requests import (
+    CLOSED_STATES,
+    EARLY_USE_PERIOD,
+    OPEN_STATES,
+    AccessDecision,
+    AccessRequest,
+)
 from clustercert.model.choices import AccessRequestState
 from clustercert.model.errors import Conflict, NotFound, TooManyRequests
 from clustercert.store import tables
@@ -93,22 +99,33 @@ class Visibility:
 
 @dataclass(frozen=True, slots=True)
 class RequestFilter:
-    """Which requests to return. None means any.
+    """Which requests to return. None means any. The described fields are parameters of the API.
 
     Attributes:
-        id_prefix: the first hex digits of the id.
         asked_by: the id of the user who asked.
         undecided: only requests of which a part may wait for approvals: open ones, and those that were used before the
             approval and were neither approved nor denied.
     """
 
+    id: Annotated[str | None, "Only requests whose id begins with these hex digits."] = None
+    state: Annotated[
+        Literal[AccessRequestState, "open", "closed"] | None,
+        "Only requests in this state. `open`: pending, approved and active. `closed`: all others.",
+    ] = None
+    cluster: Annotated[str | None, "Only requests for this cluster, by id."] = None
+    project: Annotated[str | None, "Only requests for clusters of this project, by id."] = None
     visible_to: Visibility | None = None
-    states: Collection[AccessRequestState] | None = None
-    id_prefix: str | None = None
-    cluster_id: str | None = None
-    project_id: str | None = None
     asked_by: str | None = None
     undecided: bool = False
+
+    @property
+    def states(self) -> tuple[AccessRequestState, ...] | None:
+        match self.state:
+            case "open":
+                return OPEN_STATES
+            case "closed":
+                return CLOSED_STATES
+        return (self.state,) if self.state is not None else None
 
 
 @dataclass(frozen=True, slots=True)
@@ -422,11 +439,11 @@ def _conditions(selected: RequestFilter) -> list[ColumnElement[bool]]:
     if selected.undecided:
         was_used = and_(_request.c.started_at.is_not(None), _request.c.approved_at.is_(None), ~_was_denied())
         conditions.append(or_(_request.c.open_for.is_not(None), was_used))
-    if selected.id_prefix is not None:
-        conditions.append(_request.c.id.startswith(selected.id_prefix, autoescape=True))
+    if selected.id is not None:
+        conditions.append(_request.c.id.startswith(selected.id, autoescape=True))
     for column, value in (
-        (_request.c.cluster_id, selected.cluster_id),
-        (_request.c.project_id, selected.project_id),
+        (_request.c.cluster_id, selected.cluster),
+        (_request.c.project_id, selected.project),
         (_request.c.user_id, selected.asked_by),
     ):
         if value is not None:

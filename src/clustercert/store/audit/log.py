@@ -10,7 +10,7 @@ import json
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, fields
 from datetime import UTC, datetime, timedelta
-from typing import Any, TypeVar
+from typing import Annotated, Any, TypeVar
 
 from sqlalchemy import (
     BigInteger,
@@ -325,21 +325,24 @@ _EARLIEST, _LATEST = datetime.min.replace(tzinfo=UTC), datetime.max.replace(tzin
 
 @dataclass(frozen=True, slots=True)
 class EventFilter:
-    """Selects events. A field that is `None` does not filter.
+    """Selects events. A field that is `None` does not filter. The described fields are parameters of the API.
 
-    Attributes:
-        kind: an event kind, or a prefix followed by an asterisk.
-        since, until: bounds of the event's time, both inclusive.
-        mentions: ASCII strings, such as ids, that the canonical JSON must contain.
+    The canonical JSON of an event must contain the ids in `user_id`, `cluster_id` and `access_request_id`.
     """
 
     project_id: str | None = None
-    kind: str | None = None
-    actor: str | None = None
-    subject: str | None = None
-    since: datetime | None = None
-    until: datetime | None = None
-    mentions: tuple[str, ...] = ()
+    kind: Annotated[str | None, "Only events of this kind; a final asterisk matches any ending."] = None
+    actor: Annotated[str | None, "Only events of this actor."] = None
+    subject: Annotated[str | None, "Only events about the object with this id."] = None
+    since: Annotated[datetime | None, "Only events at or after this time, RFC 3339."] = None
+    until: Annotated[datetime | None, "Only events at or before this time, RFC 3339."] = None
+    user_id: Annotated[str | None, "Only events by or about this user."] = None
+    cluster_id: Annotated[
+        str | None, "Only events about this cluster, its certificates or its access requests."
+    ] = None
+    access_request_id: Annotated[
+        str | None, "Only events about this access request, or the certificates that it allows."
+    ] = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -479,5 +482,6 @@ def _conditions(
         yield _event.c.at >= event_filter.since
     if event_filter.until is not None:
         yield _event.c.at <= event_filter.until
-    for each in event_filter.mentions:
-        yield position(_event.c.body, literal(each.encode("ascii"), _event.c.body.type)) > 0
+    for each in (event_filter.user_id, event_filter.cluster_id, event_filter.access_request_id):
+        if each is not None:
+            yield position(_event.c.body, literal(each.encode("ascii"), _event.c.body.type)) > 0

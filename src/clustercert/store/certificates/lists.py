@@ -4,7 +4,7 @@ from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from functools import lru_cache
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from sqlalchemy import (
     ColumnElement,
@@ -17,6 +17,7 @@ from sqlalchemy import (
     select,
 )
 
+from clustercert.model import KeyOrigin
 from clustercert.model.choices import CaState, CertificateState
 from clustercert.store import tables
 from clustercert.store.certificates.views import (
@@ -38,8 +39,8 @@ from clustercert.store.engine.keyset_pagination import (
 
 _certificate, _cluster, _ca = tables.certificate, tables.cluster, tables.client_ca
 
-Scope = Literal["project_id", "user_id", "cluster_id"]
-"""The column whose index a list uses. The list scans only the rows with one value in this column."""
+Scope = Literal["project", "user", "cluster"]
+"""The filter whose index a list uses. The list scans only the rows that match this filter."""
 
 # A page reads at most this many index entries, even if few of them match the filter. So the cost of a page does not
 # grow with the ledger.
@@ -48,24 +49,39 @@ MAX_SCANNED = 2000
 
 @dataclass(frozen=True, slots=True)
 class CertificateFilter:
-    """Selects certificates. A field that is `None` does not filter.
+    """Selects certificates. A field that is `None` does not filter. The described fields are parameters of the API.
 
     A field `…_before` excludes the given time, and a field `…_after` includes it. `user_name` is compared as
-    `belongs_to` says. `never_seen` selects only certificates whose use no API server has reported.
+    `belongs_to` says.
     """
 
-    project_id: str | None = None
-    cluster_id: str | None = None
-    user_id: str | None = None
-    user_name: str | None = None
-    state: CertificateState | None = None
-    expires_before: datetime | None = None
-    expires_after: datetime | None = None
-    key_origin: str | None = None
-    seen_before: datetime | None = None
-    seen_after: datetime | None = None
-    never_seen: bool = False
-    access_request_id: str | None = None
+    project: str | None = None
+    user: Annotated[str | None, "Only certificates of this user, by id."] = None
+    user_name: Annotated[
+        str | None, "Only certificates of users with this name, DOMAIN/NAME or common name."
+    ] = None
+    state: Annotated[
+        CertificateState | None,
+        "Only certificates in this state. `revoked` includes expired certificates.",
+    ] = None
+    expires_before: Annotated[
+        datetime | None, "Only certificates that expire before this time, RFC 3339."
+    ] = None
+    expires_after: Annotated[
+        datetime | None, "Only certificates that expire at or after this time, RFC 3339."
+    ] = None
+    seen_before: Annotated[
+        datetime | None, "Only certificates whose use was last reported before this time, RFC 3339."
+    ] = None
+    seen_after: Annotated[
+        datetime | None, "Only certificates whose use was last reported at or after this time, RFC 3339."
+    ] = None
+    key_origin: Annotated[KeyOrigin | None, "Only certificates with this key origin."] = None
+    never_seen: Annotated[bool, "Only certificates whose use has never been reported by an API server."] = (
+        False
+    )
+    access_request: Annotated[str | None, "Only certificates of this access request, by id."] = None
+    cluster: Annotated[str | None, "Only certificates for this cluster, by id."] = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,9 +132,9 @@ class InventoryQueries(CertificateLookup):
     ) -> Page:
         """Return a page of the certificates that the filter selects, with ids below `before`.
 
-        Scans the index on the column `scope`, by default the first column in `_SCOPES` that the filter restricts. The
-        end of an incomplete page reveals how many rows have the same value in this column, so the caller must be
-        allowed to see all these rows.
+        Scans the index of the column of `scope`, by default the first filter in `_SCOPES` that is given. The end of an
+        incomplete page reveals how many rows have the same value in this column, so the caller must be allowed to
+        see all these rows.
         """
         given = {name: getattr(certificate_filter, name) for name in _CONDITIONS}
         given = {name: value for name, value in given.items() if value not in (None, False)}
@@ -230,9 +246,9 @@ def name_parts(name: str) -> tuple[str, str]:
 
 # Conditions, keyed by the `CertificateFilter` field that provides the value.
 _CONDITIONS: Mapping[str, ColumnElement[bool]] = {
-    "project_id": _certificate.c.project_id == bindparam("project_id"),
-    "cluster_id": _certificate.c.cluster_id == bindparam("cluster_id"),
-    "user_id": _certificate.c.user_id == bindparam("user_id"),
+    "project": _certificate.c.project_id == bindparam("project"),
+    "cluster": _certificate.c.cluster_id == bindparam("cluster"),
+    "user": _certificate.c.user_id == bindparam("user"),
     "user_name": belongs_to(
         bindparam("user_name"), bindparam("user_domain"), bindparam("user_name_in_domain")
     ),
@@ -242,7 +258,7 @@ _CONDITIONS: Mapping[str, ColumnElement[bool]] = {
     "seen_before": _certificate.c.last_seen_at < bindparam("seen_before"),
     "seen_after": _certificate.c.last_seen_at >= bindparam("seen_after"),
     "never_seen": _certificate.c.last_seen_at.is_(None),
-    "access_request_id": _certificate.c.access_request_id == bindparam("access_request_id"),
+    "access_request": _certificate.c.access_request_id == bindparam("access_request"),
 }
 _STATES: Mapping[CertificateState | None, tuple[ColumnElement[bool], ...]] = {
     None: (),
@@ -250,9 +266,9 @@ _STATES: Mapping[CertificateState | None, tuple[ColumnElement[bool], ...]] = {
     "revoked": (is_revoked(),),
     "expired": (_not_after <= bindparam("now"), not_(is_revoked())),
 }
-# The first of these columns that a filter restricts selects the index. A list of one project's certificates must not
+# The first of these filters that is given selects the index. A list of one project's certificates must not
 # read rows of other projects, and a user usually has fewer rows than a cluster.
-_SCOPES: tuple[Scope, ...] = ("project_id", "user_id", "cluster_id")
+_SCOPES: tuple[Scope, ...] = ("project", "user", "cluster")
 
 
 @lru_cache(maxsize=128)
@@ -272,7 +288,8 @@ def _statements(
     filters += _STATES[state]
     owner = None
     if scope is not None:
-        owner = _certificate.c[scope], bindparam(scope, type_=_certificate.c[scope].type)
+        column = _certificate.c[f"{scope}_id"]
+        owner = column, bindparam(scope, type_=column.type)
     rows = keyset_range(row_id, lowest, before, owner, by_row_values=by_row_values)
     newest_first = rows.order(_certificate, newest_first=True)
     matching = view_query().where(rows.condition, *filters).order_by(*newest_first)

@@ -1,9 +1,9 @@
 """Queries for lists of clusters with their state: enforcement, client CA, rotation and live certificates."""
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Any
+from typing import Annotated, Any, Literal
 
 from sqlalchemy import ColumnElement, Select, Table, and_, func, literal, or_, select
 
@@ -27,35 +27,52 @@ _unknown = tables.unknown_identity
 
 @dataclass(frozen=True, slots=True)
 class FleetFilter:
-    """Selects clusters. A field that is `None` does not filter.
+    """Selects clusters. A field that is `None` does not filter. The fields are parameters of the API.
 
-    Attributes:
-        text: a part of the name of the cluster or of its project, or the beginning of the cluster's id.
-        label: the key of a label, and the value or `None` for any.
-        enforcement: the accepted states.
-        unknown_since: only clusters with an unknown identity that was first seen at this time or later.
-        used_since: only clusters that accepted a certificate after its revocation at this time or later. May include
-            clusters where the use came before the revocation.
-        ca_starts_before, ca_starts_after: limits of the start of the active client CA; `…_after` includes the time.
-        ca_ends_before, ca_ends_after: limits of its end.
-        has_certificates: only clusters with live certificates.
-        certificates_end_before: only clusters with a live certificate that ends before this time.
+    `text` may also be the beginning of the cluster's id. `revoked_use_after` may include clusters where the use came
+    before the revocation. A field `…_after` includes the given time.
     """
 
-    text: str | None = None
-    project_id: str | None = None
-    label: tuple[str, str | None] | None = None
-    version: str | None = None
-    enforcement: Collection[EnforcementState] | None = None
-    rotation: RotationChoice | None = None
-    unknown_since: datetime | None = None
-    used_since: datetime | None = None
-    ca_starts_before: datetime | None = None
-    ca_starts_after: datetime | None = None
-    ca_ends_before: datetime | None = None
-    ca_ends_after: datetime | None = None
-    has_certificates: bool = False
-    certificates_end_before: datetime | None = None
+    text: Annotated[
+        str | None, "Only clusters with this text in the name of the cluster or of its project."
+    ] = None
+    project: Annotated[str | None, "Only clusters of this project, by id."] = None
+    label: Annotated[str | None, "Only clusters with this label: KEY or KEY=VALUE."] = None
+    version: Annotated[
+        str | None, "Only clusters with this Kubernetes version; empty: those without one."
+    ] = None
+    enforcement: Annotated[
+        Literal[EnforcementState, "behind"] | None,
+        "Only clusters in this state. `behind`: in all states but `verified`.",
+    ] = None
+    rotation: Annotated[
+        RotationChoice | None,
+        "Only clusters with a running rotation, with a problem, or that can be completed.",
+    ] = None
+    unknown_after: Annotated[
+        datetime | None,
+        "Only clusters with an unknown identity first seen at or after this time, RFC 3339.",
+    ] = None
+    revoked_use_after: Annotated[
+        datetime | None,
+        "Only clusters whose API server accepted a certificate at or after this time, RFC 3339, that is now revoked.",
+    ] = None
+    client_ca_starts_before: Annotated[
+        datetime | None, "Only clusters whose active client CA begins before this time, RFC 3339."
+    ] = None
+    client_ca_starts_after: Annotated[
+        datetime | None, "Only clusters whose active client CA begins at or after this time, RFC 3339."
+    ] = None
+    client_ca_ends_before: Annotated[
+        datetime | None, "Only clusters whose active client CA ends before this time, RFC 3339."
+    ] = None
+    client_ca_ends_after: Annotated[
+        datetime | None, "Only clusters whose active client CA ends at or after this time, RFC 3339."
+    ] = None
+    certificates: Annotated[bool, "Only clusters with live certificates."] = False
+    certificates_end_before: Annotated[
+        datetime | None, "Only clusters with a live certificate that ends before this time, RFC 3339."
+    ] = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -186,7 +203,10 @@ def _matching(projects: Projects, selected: FleetFilter, now: datetime) -> Selec
     if selected.enforcement is not None:
         state, contacts = enforcement_state(ids_in(projects), now)
         query = query.outerjoin(contacts, contacts.c.cluster_id == _cluster.c.id)
-        query = query.where(state.in_(selected.enforcement))
+        is_selected = (
+            state != "verified" if selected.enforcement == "behind" else state == selected.enforcement
+        )
+        query = query.where(is_selected)
     if selected.rotation is not None:
         query = query.outerjoin(_rotation, _RUNNING).where(_rotation_condition(selected.rotation, now))
     return query
@@ -217,16 +237,19 @@ def _conditions(selected: FleetFilter, now: datetime) -> list[ColumnElement[bool
     live = select(_certificate.c.id).where(of_cluster, *_live(now)).correlate(_cluster)
     conditions: list[tuple[Any, Callable[[Any], ColumnElement[bool]]]] = [
         (selected.text, _has_text),
-        (selected.project_id, _cluster.c.project_id.__eq__),
+        (selected.project, _cluster.c.project_id.__eq__),
         (selected.label, _has_label),
         (selected.version, _cluster.c.version.__eq__),
-        (selected.unknown_since, lambda time: _reported(_unknown, _unknown.c.first_seen_at >= time)),
-        (selected.used_since, lambda time: _reported(_certificate, _certificate.c.revoked_used_at >= time)),
-        (selected.ca_starts_before, _ca.c.not_before.__lt__),
-        (selected.ca_starts_after, _ca.c.not_before.__ge__),
-        (selected.ca_ends_before, _ca.c.not_after.__lt__),
-        (selected.ca_ends_after, _ca.c.not_after.__ge__),
-        (selected.has_certificates or None, lambda _: _finds_row(live)),
+        (selected.unknown_after, lambda time: _reported(_unknown, _unknown.c.first_seen_at >= time)),
+        (
+            selected.revoked_use_after,
+            lambda time: _reported(_certificate, _certificate.c.revoked_used_at >= time),
+        ),
+        (selected.client_ca_starts_before, _ca.c.not_before.__lt__),
+        (selected.client_ca_starts_after, _ca.c.not_before.__ge__),
+        (selected.client_ca_ends_before, _ca.c.not_after.__lt__),
+        (selected.client_ca_ends_after, _ca.c.not_after.__ge__),
+        (selected.certificates or None, lambda _: _finds_row(live)),
         (
             selected.certificates_end_before,
             lambda time: _finds_row(live.where(_certificate.c.not_after < time)),
@@ -248,10 +271,10 @@ def _has_text(text: str) -> ColumnElement[bool]:
     return or_(*names, _cluster.c.id.startswith(text.lower(), autoescape=True))
 
 
-def _has_label(label: tuple[str, str | None]) -> ColumnElement[bool]:
-    key, value = label
+def _has_label(label: str) -> ColumnElement[bool]:
+    key, equals, value = label.partition("=")
     stored: ColumnElement[str] = _cluster.c.labels[key].as_string()
-    return stored.is_not(None) if value is None else stored == value
+    return stored == value if equals else stored.is_not(None)
 
 
 def _reported(table: Table, condition: ColumnElement[bool]) -> ColumnElement[bool]:
