@@ -90,7 +90,8 @@ class Row:
     is_alert: bool
 
 
-_ALERTS = (
+# How the kinds begin that an operator should look at.
+ALERTS = (
     "credential.",
     "authentication.failed",
     "certificate.mismatch",
@@ -373,7 +374,7 @@ def _row(visit: Visit, event: JsonObject, found: _Found) -> Row:
         describe(event, found.names),
         found.names.get(str(project_id)) if project_id is not None else None,
         f"{_AUDIT}/{event['leaf_index']}{_suffix(visit, event)}",
-        str(event["kind"]).startswith(_ALERTS),
+        str(event["kind"]).startswith(ALERTS),
     )
 
 
