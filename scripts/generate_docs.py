@@ -37,10 +37,9 @@ from clustercert.policy.examples import (
     ExampleSettings,
     Expectation,
 )
+from clustercert.policy.offers import Approval, Offer
 from clustercert.policy.rule_settings import (
-    ApprovalSettings,
     GrantSettings,
-    OfferSettings,
     RuleSettings,
     WhenSettings,
 )
@@ -53,7 +52,7 @@ from scripts.chart_schema import MODELS, NAMESPACE, values_schema  # noqa: E402 
 
 ISSUERS = (OidcIssuer, RoleGrant, ConsoleClient)
 KEYSTONE = (Keystone, ServiceCredential)
-RULES = (RuleSettings, WhenSettings, GrantSettings, OfferSettings, ApprovalSettings)
+RULES = (RuleSettings, WhenSettings, GrantSettings, Offer, Approval)
 EXAMPLES = (
     ExampleSettings,
     ExampleCaller,

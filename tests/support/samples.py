@@ -9,8 +9,9 @@ from clustercert.model import Caller, ClientCA, Cluster, Domain, Grant, Origin, 
 from clustercert.model.name_patterns import Names
 from clustercert.pki.client_ca import new_client_ca
 from clustercert.pki.keys import new_key
+from clustercert.policy.conditions import HasName
 from clustercert.policy.decision import Policy
-from clustercert.policy.rules import HasName, PolicyRule
+from clustercert.policy.rules import PolicyRule
 
 NOW = datetime(2026, 3, 14, 15, 9, 26, 535897, tzinfo=UTC)
 ISSUED_AT = NOW.replace(microsecond=0)

@@ -16,8 +16,8 @@ from hypothesis import strategies as st
 
 from clustercert.model import Domain, Group, IssueRequest, Origin
 from clustercert.pki.keys import sample_key
+from clustercert.policy.conditions import ConditionFailed, DecisionInput
 from clustercert.policy.expressions import FIELD_TYPES, FIELDS, Expression, compile_expression, variables
-from clustercert.policy.rules import ConditionFailed, DecisionInput
 from support.samples import NOW, caller, cluster
 
 DOCS = Path(__file__).parents[2] / "docs"

@@ -4,7 +4,8 @@ import pytest
 
 from clustercert.model import ClusterOptions
 from clustercert.policy.rule_settings import PolicySettings
-from clustercert.policy.templates import exempted_template, exemption_of, groups_and_templates, is_exempt
+from clustercert.policy.rules import groups_and_templates
+from clustercert.policy.templates import exempted_template, exemption_of, is_exempt
 
 POLICY_GROUPS = ("auditors", "system:auditors", "team:{group}", "{group}:x", "system:{role}", "a:b{role}")
 

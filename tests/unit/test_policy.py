@@ -8,8 +8,9 @@ from hypothesis import strategies as st
 from clustercert.model import IssueRequest
 from clustercert.model.errors import Forbidden, InvalidRequest, NotFound, Unavailable
 from clustercert.model.name_patterns import Names
+from clustercert.policy.conditions import DecisionInput, HasName
 from clustercert.policy.decision import Policy
-from clustercert.policy.rules import DecisionInput, HasName, PolicyRule
+from clustercert.policy.rules import PolicyRule
 from support.policy_decisions import CLUSTER, DAY, decide
 from support.samples import (
     BACKDATE,

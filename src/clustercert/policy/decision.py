@@ -16,6 +16,7 @@ from clustercert.model.events.issuance import ACCESS_REQUEST, event_access_reque
 from clustercert.model.name_patterns import Values
 from clustercert.model.times import rfc3339
 from clustercert.pki.keys import key_type_of, sample_key
+from clustercert.policy.conditions import DecisionInput, is_chosen, is_on_role, names_of
 from clustercert.policy.lifetime import (
     BACKDATE,
     LONGEST,
@@ -27,18 +28,7 @@ from clustercert.policy.lifetime import (
     lifetime_option,
     lifetime_text,
 )
-from clustercert.policy.rules import (
-    MAX_GROUPS,
-    MAX_TRACED,
-    DecisionInput,
-    Match,
-    PolicyRule,
-    is_chosen,
-    is_on_role,
-    match_rules,
-    names_of,
-    united_groups,
-)
+from clustercert.policy.rules import MAX_GROUPS, MAX_TRACED, Match, PolicyRule, match_rules, united_groups
 from clustercert.policy.templates import UserNameTemplate, name_problem
 
 # The maximum number of rules listed in a message.

@@ -15,10 +15,7 @@ from clustercert.model.identity import BUILT_IN
 from clustercert.model.name_patterns import Names
 from clustercert.model.requests import KEYSTONE_METHODS
 from clustercert.pki.keys import sample_key
-from clustercert.policy.decision import Policy
-from clustercert.policy.expressions import Expression
-from clustercert.policy.lifetime import BACKDATE, MOST_DAYS
-from clustercert.policy.rules import (
+from clustercert.policy.conditions import (
     Condition,
     ConditionFailed,
     DecisionInput,
@@ -27,9 +24,11 @@ from clustercert.policy.rules import (
     HasName,
     HasReason,
     IPNetwork,
-    PolicyRule,
-    united_groups,
 )
+from clustercert.policy.decision import Policy
+from clustercert.policy.expressions import Expression
+from clustercert.policy.lifetime import BACKDATE, MOST_DAYS
+from clustercert.policy.rules import PolicyRule, united_groups
 
 # The maximum number of requests to decide for one user. Rules can contain any number of networks.
 MAX_VARIANTS = 5000

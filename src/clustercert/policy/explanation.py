@@ -9,19 +9,10 @@ from typing import Literal
 from clustercert.model import Caller, Cluster, Grant, IssueRequest
 from clustercert.model.access_requests import RequestedAccess
 from clustercert.model.errors import ClustercertError, Forbidden, NotFound
+from clustercert.policy.conditions import Condition, ConditionFailed, DecisionInput, HasName, is_chosen
 from clustercert.policy.decision import Policy, shortened
 from clustercert.policy.lifetime import BACKDATE, MAX_LIFETIME_SETTING, lifetime_text
-from clustercert.policy.rules import (
-    Condition,
-    ConditionFailed,
-    DecisionInput,
-    HasName,
-    Match,
-    PolicyRule,
-    is_chosen,
-    match_rules,
-    united_groups,
-)
+from clustercert.policy.rules import Match, PolicyRule, match_rules, united_groups
 
 RuleOutcome = Literal["grants", "offers", "denies", "fails", "does_not_match", "not_reached"]
 """What a rule does with a request. `offers`: the user can create an access request for the rule's groups.

@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 from clustercert.model.wheel import wheel_file
-from clustercert.policy.rules import ConditionFailed, DecisionInput
+from clustercert.policy.conditions import ConditionFailed, DecisionInput
 
 if TYPE_CHECKING:
     from cel.cel import Context, Program

@@ -1,7 +1,6 @@
 """Settings of policy rules, and their conversion to `PolicyRule`."""
 
 from collections.abc import Collection, Iterable, Iterator
-from datetime import timedelta
 from pathlib import Path
 from typing import Annotated, Self
 
@@ -10,13 +9,8 @@ from pydantic import Field, model_validator
 from clustercert.model import ClusterOptions, KeyType
 from clustercert.model.kubernetes import SERVICE
 from clustercert.model.name_patterns import Names, is_pattern
-from clustercert.policy.decision import Policy
-from clustercert.policy.examples import ExampleSettings
-from clustercert.policy.expressions import Expression
-from clustercert.policy.lifetime import MAX_LIFETIME
-from clustercert.policy.rules import (
+from clustercert.policy.conditions import (
     NAMED,
-    ApprovalCondition,
     Condition,
     FromNetwork,
     HasCsr,
@@ -24,15 +18,18 @@ from clustercert.policy.rules import (
     HasName,
     HasReason,
     InProject,
-    Offer,
-    PolicyRule,
 )
+from clustercert.policy.decision import Policy
+from clustercert.policy.examples import ExampleSettings
+from clustercert.policy.expressions import Expression
+from clustercert.policy.lifetime import MAX_LIFETIME
+from clustercert.policy.offers import Approval, Offer
+from clustercert.policy.rules import PolicyRule, groups_and_templates
 from clustercert.policy.setting_types import (
     AuthMethodName,
     ExpressionText,
     GroupList,
     Message,
-    Name,
     NameList,
     Network,
     RuleFault,
@@ -42,13 +39,11 @@ from clustercert.policy.setting_types import (
     TrueOrFalse,
     UserNameText,
     VisibleText,
-    WaitingTime,
 )
 from clustercert.policy.templates import (
     GroupTemplate,
     UserNameTemplate,
     exempted_template,
-    groups_and_templates,
     is_template,
     name_problem,
 )
@@ -137,84 +132,6 @@ class GrantSettings(Section):
             yield HasName("key_type", Names(self.key_types))
 
 
-class ApprovalSettings(Section):
-    """An entry of `offer.approvals`: what one approver must be.
-
-    If both fields are given, both must match. In names, `*` and `?` work as in `when`.
-
-    Attributes:
-        role: a role of the approver in the cluster's project.
-        groups: ids, names, or names with their domain, of groups; the approver is in one of them.
-    """
-
-    role: Name | None = None
-    groups: NameList | None = None
-
-    @model_validator(mode="after")
-    def _has_a_condition(self) -> Self:
-        if self.role is None and self.groups is None:
-            raise RuleFault('write what the approver must be, such as {role = "admin"}')
-        return self
-
-    def condition(self) -> ApprovalCondition:
-        parts = [HasName("role", Names((self.role,)))] if self.role is not None else []
-        if self.groups is not None:
-            parts.append(HasName("group", Names(self.groups)))
-        return ApprovalCondition(tuple(parts))
-
-
-class OfferSettings(Section):
-    """`offer` in `[[policy.rules]]`: groups that a user gets for a time, after a request.
-
-    See [Access requests](access-requests.md).
-
-    Attributes:
-        groups: Kubernetes groups that can be requested, 1 to 32, without placeholders.
-        max_lifetime: the longest access that can be requested, 5m to 1827d. Also the longest extension, and the
-            longest lifetime of a certificate.
-        min_reason_length: the least number of characters in the reason of a request, 1 to 512.
-        claim_within: how long after the approval the first certificate must be issued, 1m to 30d.
-        approve_within: how long after the request all approvals must have been given, 1m to 30d.
-        approvals: the approvers that a request needs, at most 8. Each entry needs a different person, and nobody
-            approves their own request. An empty list: the request needs no approval.
-        before_approval: whether the access may be used before the approval (break-glass). If the approvals are missing
-            after `approve_within`, or somebody denies the request, the access ends at once.
-        uses_before_approval: how often a user may use the access to a cluster before the approval within 24 hours, 1 to
-            100. Uses of all rules that offer one of the same groups count. An approval gives the use back.
-    """
-
-    groups: Annotated[GroupList, Field(min_length=1)]
-    max_lifetime: RuleLifetime
-    approvals: tuple[ApprovalSettings, ...] = Field(max_length=8)
-    min_reason_length: int = Field(default=1, ge=1, le=512)
-    claim_within: WaitingTime = timedelta(hours=8)
-    approve_within: WaitingTime = timedelta(hours=8)
-    before_approval: TrueOrFalse = False
-    uses_before_approval: int = Field(default=2, ge=1, le=100)
-
-    @model_validator(mode="after")
-    def _is_requestable(self) -> Self:
-        for group in self.groups:
-            if is_template(group):
-                raise RuleFault(
-                    f"{group}: an offer can't have placeholders; write the group's name", "groups"
-                )
-        if self.before_approval and not self.approvals:
-            raise RuleFault("before_approval needs approvals; add them", "before_approval")
-        return self
-
-    def offer(self) -> Offer:
-        return Offer(
-            max_lifetime=self.max_lifetime,
-            min_reason_length=self.min_reason_length,
-            claim_within=self.claim_within,
-            approve_within=self.approve_within,
-            approvals=tuple(each.condition() for each in self.approvals),
-            before_approval=self.before_approval,
-            uses_before_approval=self.uses_before_approval,
-        )
-
-
 class RuleSettings(Section):
     """`[[policy.rules]]`: what callers may request. The order of rules does not affect decisions.
 
@@ -232,7 +149,7 @@ class RuleSettings(Section):
     when: WhenSettings = WhenSettings()
     grant: GrantSettings | None = None
     deny: Message | None = Field(default=None, max_length=500)
-    offer: OfferSettings | None = None
+    offer: Offer | None = None
 
     @model_validator(mode="after")
     def _has_one_effect(self) -> Self:
@@ -262,7 +179,7 @@ class RuleSettings(Section):
         return (*(self.when.groups or ()), *approvers)
 
     @property
-    def _approvals(self) -> tuple[ApprovalSettings, ...]:
+    def _approvals(self) -> tuple[Approval, ...]:
         return self.offer.approvals if self.offer is not None else ()
 
     @property
@@ -303,7 +220,7 @@ class RuleSettings(Section):
             max_lifetime=grant.max_lifetime,
             default_lifetime=grant.default_lifetime,
             deny=self.deny,
-            offer=self.offer.offer() if self.offer is not None else None,
+            offer=self.offer,
             declared=self.model_dump(mode="json", exclude_defaults=True),
         )
 

@@ -17,6 +17,7 @@ from pydantic import (
 
 from clustercert.model.name_patterns import Names, is_pattern
 from clustercert.model.requests import AUTH_METHODS
+from clustercert.policy.conditions import IPNetwork
 from clustercert.policy.expressions import Expression
 from clustercert.policy.lifetime import (
     MAX_DAYS,
@@ -26,7 +27,6 @@ from clustercert.policy.lifetime import (
     lifetime_option,
     parse_lifetime,
 )
-from clustercert.policy.rules import IPNetwork
 from clustercert.policy.templates import SYSTEM_PREFIX, GroupTemplate, UserNameTemplate, invisible_problem
 
 

@@ -14,7 +14,7 @@ from clustercert.model.ids import is_user_id
 from clustercert.model.kubernetes import GROUPS_OF_EVERYBODY, NODE_PREFIX, NODES, OUR_PREFIX, SERVICE
 from clustercert.model.name_patterns import Names
 from clustercert.pki.leaf import MAX_NAME
-from clustercert.policy.rules import DecisionInput, PolicyRule
+from clustercert.policy.conditions import DecisionInput
 
 # kube-apiserver treats names with the prefix `system:` specially: it authorizes every request from a member of
 # system:masters.
@@ -236,13 +236,6 @@ _USER_VALUES: dict[str, Callable[[DecisionInput], str]] = {
     "user.name": lambda decision_input: decision_input.caller.user.name,
     "user.domain": lambda decision_input: decision_input.caller.user.domain.name,
 }
-
-
-def groups_and_templates(rules: Iterable[PolicyRule]) -> set[str]:
-    """Return the rules' groups, and the texts of their templates in the settings."""
-    return {
-        each for rule in rules for each in (*rule.groups, *(template.text for template in rule.templates))
-    }
 
 
 def template_prefixes(policy_groups: Iterable[str]) -> tuple[str, ...]:

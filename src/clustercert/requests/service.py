@@ -20,7 +20,8 @@ from clustercert.model.ids import is_id
 from clustercert.model.rights import administered_projects, operates, reads_everything
 from clustercert.observability import metrics
 from clustercert.policy.decision import Policy
-from clustercert.policy.rules import Offer, PolicyRule
+from clustercert.policy.offers import Offer
+from clustercert.policy.rules import PolicyRule
 from clustercert.requests import steps
 from clustercert.requests.terms import NewRequest, checked_reason, checked_terms, new_request
 from clustercert.requests.users import RequestUsers

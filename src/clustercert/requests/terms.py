@@ -9,7 +9,8 @@ from clustercert.model.access_requests import AccessRequest
 from clustercert.model.errors import Forbidden, InvalidRequest
 from clustercert.model.ids import new_id
 from clustercert.policy.lifetime import MIN_LIFETIME, lifetime_text
-from clustercert.policy.rules import Offer, PolicyRule
+from clustercert.policy.offers import Offer
+from clustercert.policy.rules import PolicyRule
 from clustercert.policy.templates import is_plain_text, reason_problem
 
 MAX_TICKET = 128

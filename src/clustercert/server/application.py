@@ -45,7 +45,7 @@ from clustercert.observability import log, metrics
 from clustercert.observability.tracing import Tracer
 from clustercert.policy.decision import Policy, long_lifetimes, policy_digest
 from clustercert.policy.lifetime import lifetime_text
-from clustercert.policy.templates import groups_and_templates
+from clustercert.policy.rules import groups_and_templates
 from clustercert.server.clock import ClockWatch
 from clustercert.server.policy_changes import PolicyChanges
 from clustercert.server.reloading import Reloader

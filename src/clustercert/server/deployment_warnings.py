@@ -17,7 +17,7 @@ from clustercert.model.rights import OPERATOR
 from clustercert.policy.decision import LONG_LIFETIME, long_lifetimes
 from clustercert.policy.lifetime import lifetime_text
 from clustercert.policy.rule_settings import positional_names
-from clustercert.policy.templates import groups_and_templates
+from clustercert.policy.rules import groups_and_templates
 from clustercert.requests.receiver import NotDelivered, read_secrets
 from clustercert.secure_file import PrivateFileError
 from clustercert.server.tls_files import present_tls, uses_own_pair

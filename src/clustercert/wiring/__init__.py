@@ -50,7 +50,7 @@ from clustercert.observability.tracing import Tracer
 from clustercert.pki.key_generator import new_key_generator
 from clustercert.pki.keys import KeyGenerator
 from clustercert.policy.decision import Policy
-from clustercert.policy.templates import groups_and_templates
+from clustercert.policy.rules import groups_and_templates
 from clustercert.requests.receiver import WebhookReceiver
 from clustercert.requests.service import AccessRequests
 from clustercert.requests.users import RequestUsers

@@ -264,7 +264,7 @@ def rbac(context: typer.Context, bind: BindOption = None) -> None:
     from clustercert.kubernetes.setup.documents import to_yaml
     from clustercert.kubernetes.setup.rbac import bindings
     from clustercert.kubernetes.setup.resolution import bound_roles
-    from clustercert.policy.templates import groups_and_templates
+    from clustercert.policy.rules import groups_and_templates
 
     policy = settings(context).policy.policy()
     groups = policy.groups

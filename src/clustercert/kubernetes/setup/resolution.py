@@ -21,7 +21,8 @@ from clustercert.model import Cluster
 from clustercert.model.errors import InvalidRequest
 from clustercert.pki.certificates import parse_certificates
 from clustercert.policy.decision import Policy
-from clustercert.policy.templates import groups_and_templates, is_template
+from clustercert.policy.rules import groups_and_templates
+from clustercert.policy.templates import is_template
 from clustercert.policy.toml_tables import problem_text
 
 
