@@ -22,10 +22,11 @@ from clustercert.http.dependencies import CallDep
 from clustercert.http.openapi import ERRORS, described
 from clustercert.http.paging import KeyPageDep, PageBody, numbered_page
 from clustercert.http.responses import ResponseBody, Time
-from clustercert.issuance.explanations import ExplainedRequest, Question
-from clustercert.model import JsonObject, KeyType
+from clustercert.issuance.explanations import ExplainedRequest
+from clustercert.model import IssueRequest, JsonObject, KeyType
 from clustercert.model.errors import InvalidRequest
 from clustercert.model.requests import AUTH_METHODS
+from clustercert.pki.keys import sample_key
 from clustercert.policy.decision import how_to_ask
 from clustercert.policy.explanation import RuleCheck, RuleOutcome
 from clustercert.policy.lifetime import (
@@ -93,9 +94,30 @@ Method = Annotated[
 Address = Annotated[str, AfterValidator(_address), WithJsonSchema({"type": "string", "maxLength": 64})]
 
 
-class RequestParameters(BaseModel):
+class EntitlementParameters(BaseModel):
+    """The query parameters of a search for users who could get a Kubernetes group."""
+
+    cluster: query.Text = Field(description="The cluster, by id.")
+    group: query.Text = Field(description="The Kubernetes group; an asterisk matches any characters.")
+    since: query.Time | None = Field(
+        default=None,
+        description="Leave out users of OIDC issuers and Keystone who got no certificate for the project since this"
+        " time, RFC 3339. By default, 30 days ago.",
+    )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _require_all(cls, sent: Mapping[str, str]) -> Mapping[str, str]:
+        if missing := [name for name in ("cluster", "group") if name not in sent]:
+            raise ValueError(f"{missing[0]}: send the id of a cluster, and the name of a Kubernetes group")
+        return sent
+
+
+class ExplainParameters(BaseModel):
     """The query parameters that describe the request to explain."""
 
+    cluster: query.Text = Field(description="The cluster, by id.")
+    user: query.Text | None = Field(default=None, description="The user, by id. By default, the caller.")
     expires_in: Lifetime | None = Field(
         default=None,
         description="A lifetime, such as `30m`, `8h` or `30d`.",
@@ -120,13 +142,19 @@ class RequestParameters(BaseModel):
         description="The source IP address of the request; by default, the caller's address. Only for project admins,"
         " operators and auditors.",
     )
-
     access_request: query.Text | None = Field(
         default=None, description="The id of the user's access request whose groups are requested."
     )
 
-    def question(self, max_days: int) -> Question:
-        """Return the request to explain, as described by these parameters.
+    @model_validator(mode="before")
+    @classmethod
+    def _require_cluster(cls, sent: Mapping[str, str]) -> Mapping[str, str]:
+        if "cluster" not in sent:
+            raise ValueError("cluster: send the id of a cluster")
+        return sent
+
+    def request(self, max_days: int) -> IssueRequest:
+        """Return the request to explain.
 
         Raises InvalidRequest if parameters conflict or the duration is too long.
         """
@@ -137,48 +165,14 @@ class RequestParameters(BaseModel):
             raise InvalidRequest(f"duration: must be 1 to {max_days} days, or -1 for the longest allowed.")
         if self.key_type is not None and self.csr == "false":
             raise InvalidRequest("key_type: the request has no CSR. Send csr=true, or leave key_type out.")
-        return Question(
-            duration=duration,
+        key_type = self.key_type or (DEFAULT_CSR_KEY if self.csr == "true" else None)
+        return IssueRequest(
+            duration=duration if self.expires_in is None else None,
             expires_in=self.expires_in,
-            csr_key_type=self.key_type or (DEFAULT_CSR_KEY if self.csr == "true" else None),
+            public_key=sample_key(key_type) if key_type is not None else None,
             reason=self.reason,
-            auth_method=self.auth_method,
-            source=self.source,
             access_request=self.access_request,
         )
-
-
-class EntitlementParameters(BaseModel):
-    """The query parameters of a search for users who could get a Kubernetes group."""
-
-    cluster: query.Text = Field(description="The cluster, by id.")
-    group: query.Text = Field(description="The Kubernetes group; an asterisk matches any characters.")
-    since: query.Time | None = Field(
-        default=None,
-        description="Leave out users of OIDC issuers and Keystone who got no certificate for the project since this"
-        " time, RFC 3339. By default, 30 days ago.",
-    )
-
-    @model_validator(mode="before")
-    @classmethod
-    def _require_all(cls, sent: Mapping[str, str]) -> Mapping[str, str]:
-        if missing := [name for name in ("cluster", "group") if name not in sent]:
-            raise ValueError(f"{missing[0]}: send the id of a cluster, and the name of a Kubernetes group")
-        return sent
-
-
-class ExplainParameters(RequestParameters):
-    """The query parameters of an explanation."""
-
-    cluster: query.Text = Field(description="The cluster, by id.")
-    user: query.Text | None = Field(default=None, description="The user, by id. By default, the caller.")
-
-    @model_validator(mode="before")
-    @classmethod
-    def _require_cluster(cls, sent: Mapping[str, str]) -> Mapping[str, str]:
-        if "cluster" not in sent:
-            raise ValueError("cluster: send the id of a cluster")
-        return sent
 
 
 class ChangeBody(ResponseBody):
@@ -452,9 +446,13 @@ async def explain(call: CallDep, parameters: Annotated[ExplainParameters, Query(
     admins may ask about users with a role in their project. Operators and auditors may ask about all users. Only
     operators and auditors see all rules.
     """
-    question = parameters.question(call.services.options.max_duration)
     explained = await call.services.explanations.explain(
-        call.caller, parameters.cluster, parameters.user, question
+        call.caller,
+        parameters.cluster,
+        parameters.user,
+        parameters.request(call.services.options.max_duration),
+        auth_method=parameters.auth_method,
+        source=parameters.source,
     )
     return responses.private(ExplanationBody.render(explained))
 

@@ -15,7 +15,7 @@ from clustercert.pki.keys import sample_key
 from clustercert.policy.decision import Policy
 from clustercert.policy.entitlements import Entitlements
 from clustercert.policy.explanation import Explanation, explain
-from clustercert.policy.lifetime import LONGEST, MAX_LIFETIME
+from clustercert.policy.lifetime import MAX_LIFETIME
 from clustercert.store.clusters.registry import ClusterQueries
 from clustercert.store.identity.known_users import UsernameQueries
 from clustercert.store.identity.roles import MemberQueries
@@ -32,36 +32,6 @@ class CannotLogIn(Unauthenticated):
     def __init__(self, message: str) -> None:
         super().__init__(message)
         self.message = message
-
-
-@dataclass(frozen=True, slots=True)
-class Question:
-    """The request to explain.
-
-    Attributes:
-        duration: whole days, or -1 for the longest lifetime; ignored if `expires_in` is set.
-        csr_key_type: the type of the key in the request's CSR; None for a request without a CSR.
-        auth_method: the authentication method of the request; None for the user's default or last method.
-        source: the address from which the request is sent; None for the address of the caller who asks.
-        access_request: the id of the user's access request; None for a request without one.
-    """
-
-    duration: int = LONGEST
-    expires_in: timedelta | None = None
-    csr_key_type: str | None = None
-    reason: str | None = None
-    auth_method: str | None = None
-    source: str | None = None
-    access_request: str | None = None
-
-    def request(self) -> IssueRequest:
-        return IssueRequest(
-            duration=self.duration if self.expires_in is None else None,
-            expires_in=self.expires_in,
-            public_key=sample_key(self.csr_key_type) if self.csr_key_type is not None else None,
-            reason=self.reason,
-            access_request=self.access_request,
-        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,7 +79,14 @@ class Explanations:
     now: Callable[[], datetime]
 
     async def explain(
-        self, caller: Caller, cluster_id: str, user_id: str | None, question: Question
+        self,
+        caller: Caller,
+        cluster_id: str,
+        user_id: str | None,
+        request: IssueRequest,
+        *,
+        auth_method: str | None = None,
+        source: str | None = None,
     ) -> ExplainedRequest:
         """Explain the decision on a user's request. By default, the user is the caller.
 
@@ -125,7 +102,7 @@ class Explanations:
         if cluster is None:
             raise _not_found()
         sees_others = reads_project(caller, cluster.project_id)
-        if question.source is not None and not sees_others:
+        if source is not None and not sees_others:
             raise Forbidden(
                 "source: only operators, auditors and admins of the project can ask about another address."
             )
@@ -136,8 +113,9 @@ class Explanations:
             asked, seen_at = await self._other(cluster, str(user_id), caller.origin)
             if not (asked.roles_in(cluster.project_id) or reads_everything(caller)):
                 raise _not_found()
-        asked = _logged_in(asked, question, caller.origin)
-        explained = await self._explained(asked, cluster, question, only_own=not reads_everything(caller))
+        origin = replace(caller.origin, address=source or caller.origin.address)
+        asked = replace(asked, method=auth_method or asked.method, origin=origin)
+        explained = await self._explained(asked, cluster, request, only_own=not reads_everything(caller))
         return replace(explained, seen_at=seen_at)
 
     async def entitled_users(
@@ -205,10 +183,9 @@ class Explanations:
         return recorded.caller, recorded.at
 
     async def _explained(
-        self, asked: Caller, cluster: Cluster, question: Question, *, only_own: bool
+        self, asked: Caller, cluster: Cluster, request: IssueRequest, *, only_own: bool
     ) -> ExplainedRequest:
         now = self.now()
-        request = question.request()
         access, obstacle = None, None
         if request.access_request is not None:
             try:
@@ -242,13 +219,6 @@ class Explanations:
         grant = explanation.grant
         if grant is not None and grant.username != asked.user.id:
             await self.usernames.require_free(grant, asked.user.id)
-
-
-def _logged_in(caller: Caller, question: Question, origin: Origin) -> Caller:
-    source = question.source or origin.address
-    return replace(
-        caller, method=question.auth_method or caller.method, origin=Origin(source, origin.request_id)
-    )
 
 
 def _not_found() -> NotFound:
