@@ -62,6 +62,7 @@ REPORT: dict[str, object] = {
     "users": [],
     "unknown_credentials": [],
     "controls": [],
+    "enforced_by": [],
     "residual_risks": [],
 }
 

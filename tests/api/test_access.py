@@ -411,10 +411,14 @@ async def test_bindings_and_admission_stop_what_they_can(place: Place) -> None:
         live, revoked, admins = (
             found[place.name(each)] for each in (place.live, place.revoked, place.admins)
         )
-        assert (live.stopped_by, live.has_access, live.cluster_role) == (bound, True, role)
+        assert (live.end.stopped_by, live.end.has_access, live.cluster_role) == (bound, True, role)
         # Admission control stops writes only, so the certificate still gives access.
-        assert (revoked.stopped_by, revoked.has_access, revoked.cluster_role) == (bound, has_access, role)
-        assert (admins.stopped_by, admins.has_access, admins.cluster_role) == (unbound, True, None)
+        assert (revoked.end.stopped_by, revoked.end.has_access, revoked.cluster_role) == (
+            bound,
+            has_access,
+            role,
+        )
+        assert (admins.end.stopped_by, admins.end.has_access, admins.cluster_role) == (unbound, True, None)
     later = await AccessReports(AccessReportQueries(database), lambda: utc_now() + timedelta(days=5)).report(
         registered
     )

@@ -156,6 +156,8 @@ def test_one_certificate_by_fingerprint_or_serial_and_twice_is_once(place: Revoc
         "undone_by": None,
         "can_be_undone": True,
         "enforced_by": [],
+        "refuses": "none",
+        "within_seconds": None,
         "lacking": None,
     }
     assert place.post("member", path, {"reason": "unspecified"}).json() == said
@@ -255,7 +257,7 @@ def test_a_user_everywhere_is_for_operators(place: RevocationClient) -> None:
         f"{OWN}/users/{place.user('reader')}/revocations", headers=place.world.people["operator"].headers
     ).json()
     only_new, only_listed = (
-        {"enforced_by": None, "lacking": None},
+        {"enforced_by": None, "refuses": None, "within_seconds": None, "lacking": None},
         {"user_name": "reader", "user_domain": "tests", "by_name": "tests/operator", "undone_by_name": None}
         | dict.fromkeys(("cluster_name", "project_name", "project_domain")),
     )
@@ -452,7 +454,13 @@ def test_an_operator_undoes(place: RevocationClient) -> None:
     answer = place.post("operator", undo)
     assert answer.status_code == 200
     said = answer.json()
-    assert {**said, "undone_at": None, "enforced_by": [], "lacking": None} == {
+    enforcement: dict[str, object] = {
+        "enforced_by": [],
+        "refuses": "none",
+        "within_seconds": None,
+        "lacking": None,
+    }
+    assert {**said, "undone_at": None, **enforcement} == {
         **made,
         "undone_by": place.user("operator"),
         "can_be_undone": False,

@@ -111,7 +111,7 @@ def groups_of(accesses: Iterable[CertificateAccess]) -> tuple[GroupTotals, ...]:
     """Count the groups of certificates that give access."""
     found: dict[str, list[CertificateView]] = {}
     for each in accesses:
-        for group in {*each.groups} if each.has_access else ():
+        for group in {*each.groups} if each.end.has_access else ():
             found.setdefault(group, []).append(each.certificate)
     return tuple(
         GroupTotals(
@@ -134,17 +134,17 @@ async def test_pages_and_counts_equal_the_certificates_one_by_one(place: Place) 
         own = [each.certificate for each in user.credentials]
         assert {(each.user_name, each.user_id) for each in own} == {user.totals.key}
         assert [each.not_after for each in own] == sorted((each.not_after for each in own), reverse=True)
-        open_to = [each.certificate.not_after for each in user.credentials if each.has_access]
+        open_to = [each.certificate.not_after for each in user.credentials if each.end.has_access]
         counted = user.totals.certificates, user.totals.with_access, user.totals.until
         assert counted == (len(own), len(open_to), max(open_to, default=None))
         assert user.groups == tuple(sorted({group for each in user.credentials for group in each.groups}))
-    with_access = [each.certificate for each in accesses if each.has_access]
-    assert {each.state for each in accesses} == {"live", "revoked"}
+    with_access = [each.certificate for each in accesses if each.end.has_access]
+    assert {each.end.state for each in accesses} == {"live", "revoked"}
     # All pages have the same counts.
     for page in pages:
         totals = page.totals
         assert (totals.certificates, totals.with_access) == (len(accesses), len(with_access))
-        assert totals.revoked == sum(each.state == "revoked" for each in accesses)
+        assert totals.revoked == sum(each.end.state == "revoked" for each in accesses)
         assert totals.users == len({each.certificate.user_id for each in accesses})
         assert totals.users_with_access == len({each.user_id for each in with_access})
         assert page.groups == groups_of(accesses)

@@ -5,15 +5,19 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from clustercert.certificates.controls import (
-    FAST_CONTROLS,
     RESIDUAL_RISKS,
     Control,
     ControlName,
     controls_of,
     use_not_seen,
 )
+from clustercert.certificates.credential_end import (
+    CredentialEnd,
+    Enforcement,
+    credential_end,
+    enforcement_of,
+)
 from clustercert.model import Cluster, credential_groups
-from clustercert.model.choices import CertificateState
 from clustercert.model.kubernetes import AUTHENTICATED, MASTERS
 from clustercert.model.times import is_recent
 from clustercert.policy.templates import is_exempt
@@ -46,18 +50,13 @@ class CertificateAccess:
             credential group.
         cluster_role: the ClusterRole that is now bound to the certificate's credential group (the group that only this
             certificate has), if the certificate has no other group; else `None`.
-        has_access: whether the certificate gives access, as far as this service knows. Even a revoked certificate
-            gives access if no control stops it, or if an API server allowed its use within the last day.
-        stopped_by: the controls that can stop the certificate, fastest first.
         revoked_by_name: the name of the user who revoked the certificate, or None if it is not known.
     """
 
     certificate: CertificateView
-    state: CertificateState
     groups: tuple[str, ...]
     cluster_role: str | None
-    has_access: bool
-    stopped_by: tuple[ControlName, ...]
+    end: CredentialEnd
     revoked_by_name: str | None = None
 
 
@@ -116,6 +115,10 @@ class AccessReport:
     unknown: tuple[UnknownAccess, ...]
     controls: tuple[Control, ...]
     use_not_seen: str | None
+
+    @property
+    def enforcement(self) -> Enforcement:
+        return enforcement_of(self.controls)
 
     @property
     def sees_use_after_revocation(self) -> bool:
@@ -179,7 +182,7 @@ class AccessReports:
         found = await self.queries.users(selection, after=after, limit=min(limit, MAX_USERS) + 1)
         shown = found[: min(limit, MAX_USERS)]
         roles = cluster.options.credential_roles or {}
-        users = await self._users(selection, shown, lambda each: _access(each, now, set_up, roles))
+        users = await self._users(selection, shown, lambda each: _access(each, controls, now, roles))
         is_listed = all(each.totals.certificates == len(each.credentials) for each in users)
         counted = totals.certificates + totals.verifications
         # A report on one user omits certificates from other issuers: a certificate with the same user name may belong
@@ -194,7 +197,7 @@ class AccessReports:
             next=shown[-1].last_id if len(found) > len(shown) else None,
             groups=await self._groups(selection, totals),
             used_after_revocation=tuple(
-                _access(each, now, set_up, roles) for each in used if user_id in (None, each.user_id)
+                _access(each, controls, now, roles) for each in used if user_id in (None, each.user_id)
             ),
             unknown=tuple(
                 UnknownAccess(each, has_access=not self._is_refused(each, cluster, set_up))
@@ -263,25 +266,13 @@ class AccessReports:
 
 
 def _access(
-    certificate: CertificateView, now: datetime, set_up: set[ControlName], roles: Mapping[str, str]
+    certificate: CertificateView, controls: Sequence[Control], now: datetime, roles: Mapping[str, str]
 ) -> CertificateAccess:
-    groups = (*certificate.groups, AUTHENTICATED)
-    bound_alone = certificate.has_only_credential_group
-    stopped_by: list[ControlName] = ["ca", "expiry"]
-    # The API server never asks the webhook about members of system:masters, who can also remove the other controls.
-    if MASTERS not in groups:
-        stopped_by[:0] = [
-            name for name in FAST_CONTROLS if name in set_up and (bound_alone or name != "binding")
-        ]
-    state = certificate.state(now)
-    is_stopped = state != "live" and not {"webhook", "binding"}.isdisjoint(stopped_by)
     return CertificateAccess(
         certificate=certificate,
-        state=state,
-        groups=groups,
-        cluster_role=roles.get(certificate.rule or "") if bound_alone else None,
-        has_access=not is_stopped or is_recent(certificate.used_after_revocation_at, now),
-        stopped_by=tuple(stopped_by),
+        groups=(*certificate.groups, AUTHENTICATED),
+        cluster_role=roles.get(certificate.rule or "") if certificate.has_only_credential_group else None,
+        end=credential_end(certificate, controls, now),
     )
 
 

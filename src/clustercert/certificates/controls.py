@@ -27,6 +27,8 @@ class Control:
             it recently. Only `clustercert kubernetes verify` proves that the control works.
         lacking: a sentence that says what is missing from an unfinished set-up; None if nothing is known to be missing.
         within: a sentence that says how soon the control takes effect.
+        within_seconds: the same as a number, with the files that `clustercert kubernetes setup` writes; None if the
+            control does not follow revocations.
         does_not_stop: a sentence that says what the control does not stop.
     """
 
@@ -35,6 +37,7 @@ class Control:
     within: str
     does_not_stop: str
     lacking: str | None = None
+    within_seconds: int | None = None
 
 
 _CA = Control(
@@ -64,6 +67,7 @@ def controls_of(cluster: "Cluster", calls: Sequence[datetime | None], now: datet
         within="About 2 seconds, while this service reaches the API server to delete the certificate's"
         " ClusterRoleBinding.",
         does_not_stop="Roles that the holder has bound to themselves.",
+        within_seconds=2,
     )
     admission = Control(
         "admission",
@@ -71,6 +75,7 @@ def controls_of(cluster: "Cluster", calls: Sequence[datetime | None], now: datet
         within="About 2 seconds, while this service reaches the API server to list the certificate.",
         does_not_stop="Reading: it refuses only writes and connections. Also users who may impersonate others, or"
         " delete the ValidatingAdmissionPolicy.",
+        within_seconds=2,
     )
     return (_webhook(calls, now), binding, admission, _CA, _EXPIRY)
 
@@ -94,6 +99,7 @@ def _webhook(calls: Sequence[datetime | None], now: datetime) -> Control:
         " kubernetes setup` writes.",
         does_not_stop="Members of system:masters: the API server never calls the webhook for them. While the webhook"
         " does not answer, its failurePolicy decides.",
+        within_seconds=3,
     )
 
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 from datetime import datetime
 
 from clustercert.certificates.access import AccessReport, AccessReports
-from clustercert.certificates.controls import FAST_CONTROLS, ControlName
+from clustercert.certificates.credential_end import Enforcement, enforcement_of
 from clustercert.model import Caller, Cluster
 from clustercert.model.choices import CaState
 from clustercert.model.errors import Conflict, Forbidden, InvalidRequest, NotFound
@@ -36,13 +36,11 @@ class UserCluster:
 
     Attributes:
         until: when the last of the user's certificates for this cluster expires.
-        enforced_by: the fast controls that are set up in the cluster. Without such a control, the cluster
-            accepts revoked certificates until they expire.
     """
 
     cluster: Cluster
     until: datetime
-    enforced_by: tuple[ControlName, ...]
+    enforcement: Enforcement
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,10 +154,7 @@ class Inventory:
             cluster = await self.clusters.cluster(each.project_id, each.cluster_id)
             if cluster is not None:
                 controls = await self.access.controls(cluster)
-                enforced_by = tuple(
-                    control.name for control in controls if control.set_up and control.name in FAST_CONTROLS
-                )
-                found.append(UserCluster(cluster, each.until, enforced_by))
+                found.append(UserCluster(cluster, each.until, enforcement_of(controls)))
         return tuple(found)
 
     async def access_report(

@@ -9,6 +9,7 @@ from pydantic import AliasPath, BeforeValidator, Field
 from starlette.responses import Response
 
 from clustercert.certificates.access import AccessReport, CertificateAccess
+from clustercert.certificates.credential_end import RefusedRequests
 from clustercert.http import IN_CLUSTER, query, responses
 from clustercert.http.certificates import ACTOR_NAME, USED_AFTER_REVOCATION, known_users, name_of
 from clustercert.http.dependencies import Call, CallDep
@@ -18,6 +19,15 @@ from clustercert.http.responses import Hex, ResponseBody, Time
 
 router = APIRouter(tags=["Inventory"])
 
+REFUSES = (
+    "Which requests with revoked certificates the API server refuses: all, only those with certificates that have a"
+    " binding, only those that write, or none."
+)
+WITHIN_SECONDS = (
+    "How long after a revocation the API server refuses these requests, with the files that `clustercert kubernetes"
+    " setup` writes. Null if it refuses none."
+)
+
 
 class CredentialBody(ResponseBody):
     """An unexpired certificate in the access report."""
@@ -25,13 +35,14 @@ class CredentialBody(ResponseBody):
     fingerprint: Hex = Field(validation_alias=AliasPath("certificate", "fingerprint"))
     serial: str = Field(validation_alias=AliasPath("certificate", "serial"))
     credential_number: str = Field(validation_alias=AliasPath("certificate", "credential_number"))
-    state: Literal["live", "revoked"]
+    state: Literal["live", "revoked"] = Field(validation_alias=AliasPath("end", "state"))
     has_access: bool = Field(
+        validation_alias=AliasPath("end", "has_access"),
         description="Whether the certificate gives access, as far as this service knows. A revoked certificate"
-        " still gives access if no control stops it, or if an API server allowed its use within the last day."
+        " still gives access if no control stops it, or if an API server allowed its use within the last day.",
     )
     used_after_revocation_at: Time | None = Field(
-        validation_alias=AliasPath("certificate", "used_after_revocation_at"),
+        validation_alias=AliasPath("end", "used_after_revocation_at"),
         description=USED_AFTER_REVOCATION,
     )
     groups: list[str] = Field(
@@ -49,13 +60,25 @@ class CredentialBody(ResponseBody):
         description="The access request that gives some of the groups; null without a request.",
     )
     not_after: Time = Field(validation_alias=AliasPath("certificate", "not_after"))
-    revoked_at: Time | None = Field(validation_alias=AliasPath("certificate", "revoked_at"))
-    revoked_by: str | None = Field(validation_alias=AliasPath("certificate", "revoked_by"))
+    revoked_at: Time | None = Field(validation_alias=AliasPath("end", "revoked_at"))
+    revoked_by: str | None = Field(validation_alias=AliasPath("end", "revoked_by"))
     revoked_by_name: str | None = Field(description=ACTOR_NAME)
     first_seen_at: Time | None = Field(validation_alias=AliasPath("certificate", "first_seen_at"))
     last_seen_at: Time | None = Field(validation_alias=AliasPath("certificate", "last_seen_at"))
     stopped_by: list[str] = Field(
-        description="Names of the controls that stop the certificate, fastest first."
+        validation_alias=AliasPath("end", "stopped_by"),
+        description="Names of the controls that stop the certificate, fastest first.",
+    )
+    ends_by: str = Field(
+        validation_alias=AliasPath("end", "ends_by"),
+        description="The control that ends the access first: `ca` if the cluster has fast controls but none of them"
+        " stops this certificate, and `expiry` if the cluster has none.",
+    )
+    refuses: RefusedRequests = Field(
+        validation_alias=AliasPath("end", "enforcement", "refuses"), description=REFUSES
+    )
+    within_seconds: int | None = Field(
+        validation_alias=AliasPath("end", "enforcement", "within_seconds"), description=WITHIN_SECONDS
     )
 
 
@@ -185,6 +208,13 @@ class AccessBody(ResponseBody):
         " `group` and `search` do not apply."
     )
     unknown_credentials: list[UnknownBody] = Field(validation_alias="unknown")
+    enforced_by: list[str] = Field(
+        validation_alias=AliasPath("enforcement", "enforced_by"),
+        description="The fast controls that are set up in the cluster.",
+    )
+    refuses: RefusedRequests = Field(
+        validation_alias=AliasPath("enforcement", "refuses"), description=REFUSES
+    )
     controls: list[ControlBody]
     sees_use_after_revocation: bool = Field(
         description="Whether the API server sent audit events within the last day. Without audit events, this service"

@@ -12,7 +12,9 @@ from starlette.responses import Response
 
 from clustercert.authn.credentials import only_credential
 from clustercert.authn.federated import CLOCK_DIFFERENCE
+from clustercert.certificates.credential_end import RefusedRequests
 from clustercert.http import OWN, responses
+from clustercert.http.access_report import REFUSES
 from clustercert.http.administration.credentials import KeyBody, KeyListBody
 from clustercert.http.body import RequestBody, parsed, require_json
 from clustercert.http.context import context_of
@@ -158,8 +160,12 @@ class UserClusterBody(ResponseBody):
     project_id: str = Field(validation_alias=AliasPath("cluster", "project_id"))
     until: Time
     enforced_by: list[str] = Field(
+        validation_alias=AliasPath("enforcement", "enforced_by"),
         description="The fast controls that are set up in the cluster. If the list is empty, the API server"
-        " accepts revoked certificates until they expire."
+        " accepts revoked certificates until they expire.",
+    )
+    refuses: RefusedRequests = Field(
+        validation_alias=AliasPath("enforcement", "refuses"), description=REFUSES
     )
 
 

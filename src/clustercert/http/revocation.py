@@ -6,17 +6,17 @@ service and CCE.
 
 import base64
 import binascii
-from collections.abc import Iterable
 from typing import Annotated, Literal, get_args
 
 from fastapi import APIRouter, Query, Request
 from pydantic import BaseModel, BeforeValidator, Field
 from starlette.responses import Response
 
-from clustercert.certificates.controls import FAST_CONTROLS, Control
+from clustercert.certificates.credential_end import Enforcement, RefusedRequests, enforcement_of
 from clustercert.certificates.recorder import MAX_NOTE, Reason
 from clustercert.certificates.revocation import PartOfList, RevocationPage, RevocationPreview
 from clustercert.http import IN_CLUSTER, IN_PROJECT, OWN, query, responses
+from clustercert.http.access_report import REFUSES, WITHIN_SECONDS
 from clustercert.http.body import RequestBody, parsed, require_json
 from clustercert.http.cce.clusters import CLUSTER, MAX_CCE_BODY
 from clustercert.http.certificates import ACTOR_NAME, known_users, name_of
@@ -141,6 +141,8 @@ class RevokedBody(RevocationBody):
         " can stop this certificate. If the list is empty, the API server accepts revoked certificates until they"
         " expire. Null if the revocation is for all clusters, or if the cluster was removed."
     )
+    refuses: RefusedRequests | None = Field(description=f"{REFUSES} Null like `enforced_by`.")
+    within_seconds: int | None = Field(description=WITHIN_SECONDS)
     lacking: str | None = Field(
         description="Missing parts of the controls' set-up; null if no part is known to be missing."
     )
@@ -199,20 +201,6 @@ class RevocationListBody(PageBody):
     """A page of revocations, newest first."""
 
     revocations: list[ListedRevocationBody]
-
-
-def _enforcement(controls: Iterable[Control] | None) -> JsonObject:
-    """Return the fields of `RevokedBody` about enforcement.
-
-    `controls` is `None` if the revocation is for all clusters, or if the cluster was removed.
-    """
-    if controls is None:
-        return {"enforced_by": None, "lacking": None}
-    known = [each for each in controls if each.name in FAST_CONTROLS]
-    return {
-        "enforced_by": [each.name for each in known if each.set_up],
-        "lacking": next((each.lacking for each in known if each.lacking is not None), None),
-    }
 
 
 _ERRORS = ERRORS | {409: "Two certificates have this serial."}
@@ -462,21 +450,28 @@ async def _revoked(call: Call, revocation: Revocation) -> Response:
     Adds the revocation to the log line.
     """
     _log(call.request, revocation)
-    services, controls = call.services, None
-    if revocation.cluster_id and revocation.project_id is not None:
-        found = await services.clusters.queries.find(revocation.cluster_id, revocation.project_id)
-        controls = await services.inventory.access.controls(found[0]) if found else None
-    if controls is not None and revocation.fingerprint is not None:
-        certificate = await services.revocation.recorder.find_certificate(revocation.fingerprint.hex())
-        controls = tuple(
-            each for each in controls if each.name != "binding" or certificate.has_only_credential_group
-        )
+    recorder = call.services.revocation.recorder
+    enforcement = await _enforcement(call.services, revocation)
+    names = ("enforced_by", "refuses", "within_seconds", "lacking")
     body = RevokedBody.render(
         revocation,
-        can_be_undone=services.revocation.recorder.can_undo(revocation),
-        **_enforcement(controls),
+        can_be_undone=recorder.can_undo(revocation),
+        **{name: getattr(enforcement, name, None) for name in names},
     )
     return responses.private(body)
+
+
+async def _enforcement(services: Services, revocation: Revocation) -> Enforcement | None:
+    """Return how the cluster enforces a revocation; None for all clusters, and for a removed cluster."""
+    if not revocation.cluster_id or revocation.project_id is None:
+        return None
+    found = await services.clusters.queries.find(revocation.cluster_id, revocation.project_id)
+    if not found:
+        return None
+    controls, certificate = await services.inventory.access.controls(found[0]), None
+    if revocation.fingerprint is not None:
+        certificate = await services.revocation.recorder.find_certificate(revocation.fingerprint.hex())
+    return enforcement_of(controls, certificate)
 
 
 def _revocation(services: Services, revocation: Revocation) -> JsonObject:

@@ -28,18 +28,14 @@ if TYPE_CHECKING:
     from clustercert.model import JsonObject
 
 
-# Controls that refuse both read and write requests that use a revoked certificate.
-_COMPLETE = {"webhook", "binding"}
-
-
 def print_remaining_access(client: "AdministrationClient", body: "JsonObject") -> None:
     """Print how clusters enforce a revocation. `body` is the API's response; `clusters` lists the user's clusters."""
     print_note("Clusters that enforce revocations refuse the certificates within seconds.")
     with client.check_format():
         clusters: Any = body["clusters"]
         for each in clusters:
-            if _COMPLETE.isdisjoint(each["enforced_by"]):
-                only = " for reading" if "admission" in each["enforced_by"] else ""
+            if each["refuses"] in ("writes", "none"):
+                only = " for reading" if each["refuses"] == "writes" else ""
                 print_note(
                     f"The cluster {each['name']} ({each['id']}) does not enforce revocations: it accepts the revoked "
                     f"certificates{only} until {each['until']}."
@@ -210,14 +206,10 @@ def _print_summary(report: "JsonObject") -> None:
         show_list(groups, Output.TABLE, columns=("name", "users", "credentials", "last_seen_at"))
 
 
-# Controls that do not depend on a revocation.
-_ALWAYS = {"ca", "expiry"}
-
-
 def _print_controls(report: "JsonObject") -> None:
     """Print which controls enforce revocations."""
-    controls = [each for each in cast("list[JsonObject]", report["controls"]) if each["name"] not in _ALWAYS]
-    set_up = " and ".join(str(each["name"]) for each in controls if each["set_up"])
+    controls = cast("list[JsonObject]", report["controls"])
+    set_up = " and ".join(cast("list[str]", report["enforced_by"]))
     missing = ", ".join(str(each["name"]) for each in controls if not each["set_up"])
     effect = (
         f"Revocations are enforced by {set_up}."

@@ -315,11 +315,10 @@ def revoke(
     if note_text is not None:
         body["note"] = note_text
     made = client.post(found.path, body)
-    enforcement = {name: made.pop(name) for name in ("enforced_by", "lacking")}
+    enforcement = {name: made.pop(name) for name in ("enforced_by", "refuses", "within_seconds", "lacking")}
     show_one(with_times(made), output, name="id")
-    is_one = made["fingerprint"] is not None
     print_note(found.done)
-    print_note(_effect(enforcement, found.cluster, is_one=is_one) + _undo_hint(client, made))
+    print_note(_effect(enforcement, found.cluster) + _undo_hint(client, made))
 
 
 @on_service
@@ -484,21 +483,21 @@ def _has_unexpired(client: "AdministrationClient", user: "JsonObject", cluster: 
     return next(client.list_all(path, "certificates", **query), None) is not None
 
 
-def _effect(enforcement: "JsonObject", cluster: object, *, is_one: bool) -> str:
-    """Describe the effect of a revocation. `is_one`: whether only one certificate was revoked."""
-    names = cast("list[str] | None", enforcement["enforced_by"])
-    if names is None:
+def _effect(enforcement: "JsonObject", cluster: object) -> str:
+    """Describe the effect of a revocation."""
+    refuses, names = enforcement["refuses"], cast("list[str]", enforcement["enforced_by"])
+    if refuses is None:
         return "Revoked. Clusters that enforce revocations refuse the certificates within seconds."
-    if not names:
+    if refuses == "none":
         lacking = enforcement["lacking"] or "See `clustercert kubernetes setup`."
         return (
             f"Revoked, but the cluster {cluster} does not enforce revocations: it accepts the certificate until "
             f"expiry. {lacking}"
         )
     effect = f"refuses it within seconds ({' and '.join(names)})"
-    if names == ["admission"]:
+    if refuses == "writes":
         effect = "refuses its writes within seconds (admission), but still allows it to read until expiry"
-    elif "webhook" not in names and not is_one:
+    elif refuses == "bound":
         rest = "refuses only writes with" if "admission" in names else "accepts"
         effect = f"refuses certificates with a binding within seconds, but {rest} the other certificates until expiry"
     return (

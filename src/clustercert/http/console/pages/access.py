@@ -2,11 +2,10 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, get_args
+from typing import Any, NamedTuple, get_args
 
 from starlette.responses import Response
 
-from clustercert.certificates.controls import FAST_CONTROLS
 from clustercert.certificates.recorder import MAX_NOTE
 from clustercert.http.console.cluster_address import CLUSTER, api_path, cluster_in_path, own_page
 from clustercert.http.console.visits import Pages, Visit, raise_fault, with_query
@@ -27,10 +26,6 @@ _UNKNOWN = 50
 _GROUPS = 50
 # The filters of the list of users.
 _FILTERS = ("search", "group", "user")
-# Controls that refuse all requests with a revoked certificate, not only writes.
-_COMPLETE = frozenset({"webhook", "binding"})
-# How soon each control stops a certificate, for a table cell. The report has the whole sentences.
-_SPEED = {"webhook": "3 s", "binding": "2 s", "admission": "2 s, only writes"}
 _REASONS: Mapping[str, str] = {
     "unspecified": "No particular reason",
     "affiliationChanged": "The person left, or has another task",
@@ -69,9 +64,8 @@ def _shown(visit: Visit, report: Any, given: Mapping[str, str]) -> JsonObject:
     groups = sorted(report["groups"], key=lambda each: (-each["credentials"], each["name"]))
     return {
         "report": report,
-        "enforcement": _enforcement(report["controls"]),
-        "speed": _SPEED,
-        "complete_controls": _COMPLETE,
+        "missing": [each for each in report["controls"] if not each["set_up"]],
+        "ends": _ends,
         "most": most,
         "authenticated": AUTHENTICATED,
         "unknown": report["unknown_credentials"][:_UNKNOWN],
@@ -87,29 +81,25 @@ def _group(report: Any, name: str) -> Any | None:
     return next((each for each in report["groups"] if each["name"] == name), None)
 
 
-@dataclass(frozen=True, slots=True)
-class _Enforcement:
-    """How a cluster refuses revoked certificates.
+class _End(NamedTuple):
+    """How a certificate ends, for a table cell.
 
     Attributes:
-        controls: the fast controls that are set up.
-        missing: the other fast controls.
-        is_complete: whether revoked certificates are refused for all requests.
+        kind: of a badge, or `warn` for text in a warning color; empty for plain text.
     """
 
-    controls: tuple[Any, ...]
-    missing: tuple[Any, ...]
-    is_complete: bool
+    text: str
+    kind: str = ""
 
 
-def _enforcement(controls: Any) -> _Enforcement:
-    fast = [each for each in controls if each["name"] in FAST_CONTROLS]
-    set_up = tuple(each for each in fast if each["set_up"])
-    return _Enforcement(
-        set_up,
-        tuple(each for each in fast if not each["set_up"]),
-        any(each["name"] in _COMPLETE for each in set_up),
-    )
+def _ends(credential: Any) -> _End:
+    """Return how a certificate of the report ends, or whether its revocation ended it."""
+    if credential["state"] == "revoked":
+        return _End("revoked, not refused", "bad") if credential["has_access"] else _End("refused", "good")
+    if credential["refuses"] != "none":
+        only = ", only writes" if credential["refuses"] == "writes" else ""
+        return _End(f"{credential['ends_by']}, {credential['within_seconds']} s{only}")
+    return _End("only with the CA" if credential["ends_by"] == "ca" else "when it expires", "warn")
 
 
 @dataclass(frozen=True, slots=True)
@@ -181,7 +171,7 @@ async def _confirmation(visit: Visit, target: _Target, failure: ClustercertError
         others=others,
         report=report,
         controls=_stopping(report, certificate) if report is not None else (),
-        complete_controls=_COMPLETE,
+        refuses=(certificate or report or {}).get("refuses"),
         masters=_group(report, MASTERS) if report is not None else None,
         with_access=sum(each["has_access"] for each in report["unknown_credentials"]) if report else 0,
         reasons={name: _REASONS[name] for name in get_args(RevocationReason)},
@@ -192,8 +182,10 @@ async def _confirmation(visit: Visit, target: _Target, failure: ClustercertError
 
 def _stopping(report: Any, certificate: Any | None) -> list[Any]:
     """Return the fast controls that stop the certificate, or the certificates of all users."""
-    stopping = _enforcement(report["controls"]).controls
-    return [each for each in stopping if certificate is None or each["name"] in certificate["stopped_by"]]
+    names = [
+        each for each in report["enforced_by"] if certificate is None or each in certificate["stopped_by"]
+    ]
+    return [each for each in report["controls"] if each["name"] in names]
 
 
 def _to_repeat(visit: Visit) -> str | None:
@@ -257,18 +249,18 @@ def _result(target: _Target, revoked: Any) -> str:
     whose = f" of {target.user}" if target.user is not None else ""
     count = "1 certificate" if target.live == 1 else f"{target.live} certificates"
     what = f"Revoked {'the certificate' if target.certificate else count}"
-    at, enforced_by = revoked["at"].replace("T", " ").replace("Z", " UTC"), revoked["enforced_by"] or []
+    at, enforced_by = revoked["at"].replace("T", " ").replace("Z", " UTC"), revoked["enforced_by"]
     undo = (
         f" An operator can undo it with clustercert certificate undo {revoked['id']}."
         if revoked["can_be_undone"]
         else ""
     )
     them, until = ("it", "it expires") if target.live == 1 else ("the certificates", "they expire")
-    complete = [each for each in enforced_by if each in _COMPLETE]
-    if complete:
-        effect = f"The API server refuses within {_SPEED[complete[0]]} of it ({complete[0]})."
-    elif enforced_by:
-        effect = f"The API server refuses writes within 2 s of it. It accepts reads until {until}."
+    seconds = revoked["within_seconds"]
+    if revoked["refuses"] in ("all", "bound"):
+        effect = f"The API server refuses within {seconds} s of it ({enforced_by[0]})."
+    elif revoked["refuses"] == "writes":
+        effect = f"The API server refuses writes within {seconds} s of it. It accepts reads until {until}."
     else:
         effect = f"No control enforces it: the API server accepts {them} until {until}."
     return f"{what}{whose} at {at}. {effect}{undo}"

@@ -150,7 +150,7 @@ async def confirm_logout_everywhere(visit: Visit) -> Response:
 async def log_out_everywhere(visit: Visit) -> Response:
     ended = await visit.api.post(path("caller", "logout"), {"keys": visit.value("keys") == "true"})
     sentences = ["You are logged out everywhere, and your certificates are revoked."]
-    if slow := [each["name"] for each in ended["clusters"] if not each["enforced_by"]]:
+    if slow := [each["name"] for each in ended["clusters"] if each["refuses"] == "none"]:
         names = ", ".join(slow[:_NAMED]) + (" and more" if len(slow) > _NAMED else "")
         sentences.append(f"These clusters accept your certificates until they expire: {names}.")
     if kept := [each["access_key"] for each in ended["kept_keys"]]:
@@ -188,9 +188,11 @@ def _reason(visit: Visit) -> str:
 
 def _effect(revoked: Mapping[str, Any]) -> str:
     """Return a sentence that says how fast the cluster refuses a revoked certificate."""
-    if revoked["enforced_by"] is None:
+    if revoked["refuses"] is None:
         return "The cluster was removed from this service."
-    if revoked["enforced_by"]:
+    if revoked["refuses"] == "writes":
+        return "Its cluster refuses writes with it within seconds, and accepts reads until it expires."
+    if revoked["refuses"] != "none":
         return "Its cluster refuses it within seconds."
     return "Its cluster has no fast control, so it accepts the certificate until it expires."
 

@@ -1,0 +1,109 @@
+"""How a credential ends, and what was seen of it: the one value that the API, the command line and the console show."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Literal
+
+from clustercert.certificates.controls import FAST_CONTROLS, Control, ControlName
+from clustercert.model.choices import CertificateState
+from clustercert.model.kubernetes import MASTERS
+from clustercert.model.times import is_recent
+from clustercert.store.certificates.views import CertificateView
+
+RefusedRequests = Literal["all", "bound", "writes", "none"]
+"""Which requests with revoked certificates the API server refuses: all, only those with certificates that have a
+binding, only those that write, or none."""
+
+_MASTERS_LACK = (
+    "The API server never asks the webhook about members of system:masters. Replace the client CA."
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Enforcement:
+    """How a cluster refuses revoked certificates, as far as this service knows.
+
+    Attributes:
+        enforced_by: the fast controls that are set up and can stop the certificates, fastest first.
+        within_seconds: how long after a revocation the API server refuses; None if it refuses nothing.
+        lacking: a sentence that says what is missing; None if nothing is known to be missing.
+    """
+
+    refuses: RefusedRequests
+    enforced_by: tuple[ControlName, ...]
+    within_seconds: int | None
+    lacking: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class CredentialEnd:
+    """How an unexpired certificate ends, and what was seen of it.
+
+    Attributes:
+        state: whether the certificate is revoked.
+        has_access: whether the certificate gives access, as far as this service knows. Even a revoked certificate
+            gives access if no control stops it, or if an API server allowed its use within the last day.
+        stopped_by: the controls that can stop the certificate, fastest first.
+        ends_by: the control that ends the access first: `ca` if the cluster has fast controls but none of them stops
+            this certificate, and `expiry` if the cluster has none.
+        revoked_at, revoked_by: when and by whom the certificate was revoked; None if it is live.
+        used_after_revocation_at: when an API server last allowed a request after the revocation; None if none was seen.
+    """
+
+    state: CertificateState
+    has_access: bool
+    stopped_by: tuple[ControlName, ...]
+    ends_by: ControlName
+    enforcement: Enforcement
+    revoked_at: datetime | None
+    revoked_by: str | None
+    used_after_revocation_at: datetime | None
+
+
+def enforcement_of(controls: Sequence[Control], certificate: CertificateView | None = None) -> Enforcement:
+    """Return how a cluster with these controls refuses a certificate, or else any revoked certificates."""
+    stopping = [
+        each
+        for each in controls
+        if each.set_up and each.name in FAST_CONTROLS and (certificate is None or _stops(each, certificate))
+    ]
+    names = tuple(each.name for each in stopping)
+    refuses: RefusedRequests = "none"
+    if "webhook" in names or ("binding" in names and certificate is not None):
+        refuses = "all"
+    elif names:
+        refuses = "bound" if "binding" in names else "writes"
+    lacking = next((each.lacking for each in controls if each.lacking is not None), None)
+    return Enforcement(
+        refuses,
+        names,
+        stopping[0].within_seconds if stopping else None,
+        _MASTERS_LACK if certificate is not None and MASTERS in certificate.groups else lacking,
+    )
+
+
+def credential_end(certificate: CertificateView, controls: Sequence[Control], now: datetime) -> CredentialEnd:
+    """Return how a certificate ends in a cluster with these controls."""
+    enforcement = enforcement_of(controls, certificate)
+    state, used_at = certificate.state(now), certificate.used_after_revocation_at
+    is_stopped = state != "live" and enforcement.refuses == "all"
+    slow: ControlName = "ca" if enforcement_of(controls).enforced_by else "expiry"
+    return CredentialEnd(
+        state=state,
+        has_access=not is_stopped or is_recent(used_at, now),
+        stopped_by=(*enforcement.enforced_by, "ca", "expiry"),
+        ends_by=enforcement.enforced_by[0] if enforcement.enforced_by else slow,
+        enforcement=enforcement,
+        revoked_at=certificate.revoked_at,
+        revoked_by=certificate.revoked_by,
+        used_after_revocation_at=used_at,
+    )
+
+
+def _stops(control: Control, certificate: CertificateView) -> bool:
+    """Whether a control can stop this certificate, if it is set up."""
+    # The API server never asks the webhook about members of system:masters, who can also remove the other controls.
+    if MASTERS in certificate.groups:
+        return False
+    return control.name != "binding" or certificate.has_only_credential_group
