@@ -282,6 +282,26 @@ def test_every_request_is_on_one_page_of_a_list(
     execute(requests.world.database, "DELETE FROM access_request WHERE user_name LIKE 'person-%'")
 
 
+def test_the_list_of_clusters_says_when_access_ends_without_an_approval(
+    requests: RequestClient, people: People
+) -> None:
+    request_id = requests.used("reader", "oncall")
+    soon = utc_now() + timedelta(minutes=5)
+    execute(
+        requests.world.database,
+        "UPDATE access_request SET approve_by = ? WHERE id = ?",
+        f"{soon:%Y-%m-%d %H:%M:%S.%f}",
+        request_id,
+    )
+    due_at = requests.show("reader", request_id)["due_at"]
+    assert due_at == requests.show("reader", request_id)["approve_by"]
+    page = people["reader"].get("/console/clusters").text
+    assert f'until <time datetime="{due_at}"' in page
+    assert "active, not approved" in page
+    # A user has two uses before an approval a day.
+    execute(requests.world.database, "DELETE FROM access_request WHERE id = ?", request_id)
+
+
 def test_access_that_was_used_before_its_approval_is_decided_after_its_end(
     requests: RequestClient, people: People
 ) -> None:
