@@ -28,7 +28,14 @@ from clustercert.model.errors import ClustercertError, TooManyRequests
 from clustercert.pki.keys import sample_key
 from clustercert.policy.decision import Policy
 from clustercert.policy.live_replay import LiveChange, LiveComparison
-from clustercert.policy.replay import MAX_EXAMPLES, NOT_SIGNED, Change, NotReplayable, Replay, parse_decision
+from clustercert.policy.replay import (
+    MAX_EXAMPLES,
+    NOT_SIGNED,
+    NotReplayable,
+    OutcomeChange,
+    Replay,
+    parse_decision,
+)
 from clustercert.policy.rule_settings import PolicySettings
 from clustercert.store.audit.events import canonical
 from support.issuance_doubles import Accesses, Clusters, MemoryLedger, Usernames, issuance
@@ -108,7 +115,7 @@ def compared(other: Policy, *events: Mapping[str, Any]) -> Replay:
     return replay
 
 
-def changed(other: Policy, *events: Mapping[str, Any]) -> set[Change]:
+def changed(other: Policy, *events: Mapping[str, Any]) -> set[OutcomeChange]:
     return {change for change, tally in compared(other, *events).changes.items() if tally.decisions}
 
 
@@ -276,28 +283,28 @@ def test_the_same_policy_changes_nothing(
 @pytest.mark.parametrize(
     ("before", "after", "request_", "expected"),
     [
-        ({}, {"deny": "no"}, LONGEST, {Change.DENIED}),
-        ({"deny": "no"}, {}, LONGEST, {Change.ALLOWED}),
-        ({}, {"max_lifetime": "8h"}, LONGEST, {Change.SHORTER}),
-        ({}, {"max_lifetime": "8h"}, IssueRequest(duration=1), {Change.DENIED}),
-        ({}, {"max_lifetime": "8h"}, IssueRequest(duration=1, shorten=True), {Change.SHORTER}),
-        ({"max_lifetime": "8h"}, {"max_lifetime": "1h"}, AT_MOST_8H, {Change.SHORTER}),
-        ({"max_lifetime": "1h"}, {"max_lifetime": "30m"}, AT_MOST_8H, {Change.SHORTER}),
-        ({"max_lifetime": "1h"}, {"max_lifetime": "9h"}, AT_MOST_8H, {Change.LONGER}),
-        ({"max_lifetime": "8h"}, {"max_lifetime": "1h"}, replace(AT_MOST_8H, shorten=False), {Change.DENIED}),
-        ({"max_lifetime": "8h"}, {}, LONGEST, {Change.LONGER}),
+        ({}, {"deny": "no"}, LONGEST, {OutcomeChange.DENIED}),
+        ({"deny": "no"}, {}, LONGEST, {OutcomeChange.ALLOWED}),
+        ({}, {"max_lifetime": "8h"}, LONGEST, {OutcomeChange.SHORTER}),
+        ({}, {"max_lifetime": "8h"}, IssueRequest(duration=1), {OutcomeChange.DENIED}),
+        ({}, {"max_lifetime": "8h"}, IssueRequest(duration=1, shorten=True), {OutcomeChange.SHORTER}),
+        ({"max_lifetime": "8h"}, {"max_lifetime": "1h"}, AT_MOST_8H, {OutcomeChange.SHORTER}),
+        ({"max_lifetime": "1h"}, {"max_lifetime": "30m"}, AT_MOST_8H, {OutcomeChange.SHORTER}),
+        ({"max_lifetime": "1h"}, {"max_lifetime": "9h"}, AT_MOST_8H, {OutcomeChange.LONGER}),
+        ({"max_lifetime": "8h"}, {"max_lifetime": "1h"}, replace(AT_MOST_8H, shorten=False), {OutcomeChange.DENIED}),
+        ({"max_lifetime": "8h"}, {}, LONGEST, {OutcomeChange.LONGER}),
         ({}, {"max_lifetime": "3d"}, IssueRequest(duration=1), set()),
-        ({}, {"groups": ["editors", "more"]}, LONGEST, {Change.GROUPS}),
-        ({}, {"groups": ["g"], "max_lifetime": "1h"}, LONGEST, {Change.SHORTER, Change.GROUPS}),
+        ({}, {"groups": ["editors", "more"]}, LONGEST, {OutcomeChange.GROUPS}),
+        ({}, {"groups": ["g"], "max_lifetime": "1h"}, LONGEST, {OutcomeChange.SHORTER, OutcomeChange.GROUPS}),
         ({"groups": ["a", "b"]}, {"groups": ["b", "a"]}, LONGEST, set()),
         ({"deny": "no"}, {"deny": "still no"}, LONGEST, set()),
-        ({}, {"csr_required": True}, LONGEST, {Change.DENIED}),
+        ({}, {"csr_required": True}, LONGEST, {OutcomeChange.DENIED}),
         ({"csr_required": True}, {"key_types": ["ec-p384"]}, BY_CSR, set()),
-        ({"key_types": ["ec-p256"]}, {"key_types": ["ed25519"]}, LONGEST, {Change.DENIED}),
+        ({"key_types": ["ec-p256"]}, {"key_types": ["ed25519"]}, LONGEST, {OutcomeChange.DENIED}),
     ],
 )  # fmt: skip
 def test_differences_are_named(
-    before: Rule, after: Rule, request_: IssueRequest, expected: set[Change]
+    before: Rule, after: Rule, request_: IssueRequest, expected: set[OutcomeChange]
 ) -> None:
     def rule(said: Rule) -> Rule:
         if "deny" in said:
@@ -311,9 +318,9 @@ def test_differences_are_named(
 
 def test_differences_of_all_certificates_are_named() -> None:
     event = service(policy(MEMBER)).ask(caller("member"), LONGEST)
-    assert changed(policy(MEMBER, username="{user.name}"), event) == {Change.USERNAME}
-    assert changed(policy(MEMBER, max_lifetime="24h"), event) == {Change.SHORTER}
-    assert changed(policy(MEMBER, role_groups=True), event) == {Change.GROUPS}
+    assert changed(policy(MEMBER, username="{user.name}"), event) == {OutcomeChange.USERNAME}
+    assert changed(policy(MEMBER, max_lifetime="24h"), event) == {OutcomeChange.SHORTER}
+    assert changed(policy(MEMBER, role_groups=True), event) == {OutcomeChange.GROUPS}
 
 
 def test_a_decision_is_computed_again_at_its_time() -> None:
@@ -322,7 +329,7 @@ def test_a_decision_is_computed_again_at_its_time() -> None:
     event = service(policy(early, MEMBER)).ask(caller("member"), LONGEST)
     assert event["kind"] == "certificate.refused"
     assert changed(policy(early, MEMBER), event) == set()
-    assert changed(policy(MEMBER), event) == {Change.ALLOWED}
+    assert changed(policy(MEMBER), event) == {OutcomeChange.ALLOWED}
 
 
 def test_the_end_of_the_ca_at_that_time_limits_the_lifetime() -> None:
@@ -339,8 +346,8 @@ def test_a_cluster_role_takes_the_place_of_the_groups() -> None:
     event = service(policy(MEMBER), replace(cluster(), options=roles)).ask(caller("member"), LONGEST)
     assert changed(policy(MEMBER), event) == set()
     assert changed(policy(MEMBER | {"grant": {"groups": ["x"]}}), event) == set()
-    assert changed(policy(MEMBER | {"name": "others"}), event) == {Change.GROUPS}
-    assert changed(policy(MEMBER | {"name": "unbound"}), event) == {Change.DENIED}
+    assert changed(policy(MEMBER | {"name": "others"}), event) == {OutcomeChange.GROUPS}
+    assert changed(policy(MEMBER | {"name": "unbound"}), event) == {OutcomeChange.DENIED}
 
 
 def test_a_user_name_of_another_user_stays_refused() -> None:
@@ -350,7 +357,7 @@ def test_a_user_name_of_another_user_stays_refused() -> None:
     issued, refused = issuing.ask(first, LONGEST), issuing.ask(other, LONGEST)
     assert "belongs to another user" in refused["detail"]["message"]
     assert changed(named, issued, refused) == set()
-    assert compared(policy(MEMBER), issued, refused).changes[Change.ALLOWED].decisions == 1
+    assert compared(policy(MEMBER), issued, refused).changes[OutcomeChange.ALLOWED].decisions == 1
 
 
 # Access requests
@@ -377,18 +384,18 @@ def with_access(of: Policy, access: RequestedAccess, where: Cluster | None = Non
     [
         ((MEMBER, BY_ADMIN), set()),
         ((MEMBER, edit()), set()),
-        ((MEMBER, BY_TWO), {Change.DENIED}),
-        ((MEMBER,), {Change.DENIED}),
-        ((MEMBER, BY_ADMIN | {"name": "other"}), {Change.DENIED}),
-        ((MEMBER, BY_ADMIN | {"when": {"roles": ["reader"]}}), {Change.DENIED}),
-        ((MEMBER, edit({"role": "admin"}, groups=["others"])), {Change.DENIED}),
+        ((MEMBER, BY_TWO), {OutcomeChange.DENIED}),
+        ((MEMBER,), {OutcomeChange.DENIED}),
+        ((MEMBER, BY_ADMIN | {"name": "other"}), {OutcomeChange.DENIED}),
+        ((MEMBER, BY_ADMIN | {"when": {"roles": ["reader"]}}), {OutcomeChange.DENIED}),
+        ((MEMBER, edit({"role": "admin"}, groups=["others"])), {OutcomeChange.DENIED}),
         ((MEMBER, edit({"role": "admin"}, groups=["admins", "others"])), set()),
-        ((MEMBER, edit({"role": "admin"}, max_lifetime="30m")), {Change.SHORTER}),
-        ((BY_ADMIN,), {Change.GROUPS}),
+        ((MEMBER, edit({"role": "admin"}, max_lifetime="30m")), {OutcomeChange.SHORTER}),
+        ((BY_ADMIN,), {OutcomeChange.GROUPS}),
     ],
 )
 def test_a_certificate_of_an_access_request_is_decided_with_the_request(
-    after: tuple[Rule, ...], expected: set[Change]
+    after: tuple[Rule, ...], expected: set[OutcomeChange]
 ) -> None:
     event = with_access(policy(MEMBER, BY_ADMIN), APPROVED)
     assert event["kind"] == "certificate.issued"
@@ -412,7 +419,7 @@ def test_access_before_the_approval_is_decided_as_such() -> None:
     event = with_access(policy(edit({"role": "admin"}, before_approval=True)), early)
     assert event["kind"] == "certificate.issued"
     assert changed(policy(edit({"role": "admin"}, before_approval=True)), event) == set()
-    assert changed(policy(BY_ADMIN), event) == {Change.DENIED}
+    assert changed(policy(BY_ADMIN), event) == {OutcomeChange.DENIED}
 
 
 def test_a_refused_request_with_access_is_decided_with_the_request() -> None:
@@ -429,9 +436,11 @@ def test_a_refused_request_with_access_is_decided_with_the_request() -> None:
     }
     assert "access_request" not in refused["detail"]["trace"]
     assert changed(policy(MEMBER, BY_TWO), refused) == set()
-    assert changed(policy(MEMBER, BY_ADMIN), refused) == {Change.ALLOWED}
+    assert changed(policy(MEMBER, BY_ADMIN), refused) == {OutcomeChange.ALLOWED}
     frozen = {"name": "frozen", "deny": "Frozen."}
-    assert changed(policy(BY_ADMIN), with_access(policy(BY_ADMIN, frozen), APPROVED)) == {Change.ALLOWED}
+    assert changed(policy(BY_ADMIN), with_access(policy(BY_ADMIN, frozen), APPROVED)) == {
+        OutcomeChange.ALLOWED
+    }
 
 
 def test_the_cluster_role_of_an_access_request_is_decided_again() -> None:
@@ -490,7 +499,7 @@ def test_text_that_is_no_unicode_fails_the_expression() -> None:
     request = {**event["detail"]["request"], "reason": "\ud800"}
     by_reason = {"name": "by-reason", "when": {"cel": "request.reason == 'x'"}, "grant": {"groups": ["g"]}}
     replay = compared(policy(by_reason), event | {"detail": event["detail"] | {"request": request}})
-    assert replay.changes[Change.DENIED].decisions == 1
+    assert replay.changes[OutcomeChange.DENIED].decisions == 1
 
 
 async def test_a_request_that_a_limit_refused_was_not_decided() -> None:
@@ -507,7 +516,7 @@ def test_users_clusters_and_rules_are_counted_and_a_few_decisions_are_kept() -> 
     issuing, count = service(policy(MEMBER)), MAX_EXAMPLES + 2
     events = [issuing.ask(caller("member", user_id=f"{n % 2:032x}"), LONGEST) for n in range(count)]
     denying = policy({"name": "freeze", "deny": "Frozen."})
-    tally = compared(denying, *events).changes[Change.DENIED]
+    tally = compared(denying, *events).changes[OutcomeChange.DENIED]
     assert tally.decisions == count
     assert tally.users == {("0" * 32, "default/alice"): 4, ("0" * 31 + "1", "default/alice"): 3}
     assert tally.clusters == {(CLUSTER_ID, "production"): count}
@@ -527,5 +536,5 @@ def test_the_names_of_an_issuers_user_and_groups_are_the_same_again() -> None:
 
 def test_an_issuers_user_is_named_as_in_rules() -> None:
     event = service(policy(MEMBER)).ask(federated(caller("member")), LONGEST)
-    tally = compared(policy({"name": "freeze", "deny": "Frozen."}), event).changes[Change.DENIED]
+    tally = compared(policy({"name": "freeze", "deny": "Frozen."}), event).changes[OutcomeChange.DENIED]
     assert [name for _, name in tally.users] == ["google/alice"]

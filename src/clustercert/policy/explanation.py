@@ -105,7 +105,7 @@ _FILLED_IN = frozenset({"role", "group", "user"})
 
 
 @dataclass(frozen=True, slots=True)
-class Change:
+class NeededChange:
     """A change that would allow the request: what is needed, and what the request has now."""
 
     wanted: str
@@ -122,7 +122,7 @@ class NearestRule:
     """
 
     rule: str
-    changes: tuple[Change, ...]
+    changes: tuple[NeededChange, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -178,7 +178,7 @@ def nearest_rule(
         tried = [*known[:position], _met(check), *known[position + 1 :]]
         change = _lifetime_change(tried, request, decide)
         if change is not None:
-            changes = (*(Change(each.wanted, each.found) for each in check.unmet), *change)
+            changes = (*(NeededChange(each.wanted, each.found) for each in check.unmet), *change)
             return NearestRule(check.rule.name, changes)
     return None
 
@@ -219,7 +219,7 @@ def _met(check: RuleCheck) -> PolicyRule:
 
 def _lifetime_change(
     rules: Sequence[PolicyRule], request: IssueRequest, decide: Decide
-) -> tuple[Change, ...] | None:
+) -> tuple[NeededChange, ...] | None:
     """Return the change of the lifetime that the rules require.
 
     Returns `()` if the rules allow the requested lifetime, and None if they refuse the request with any lifetime.
@@ -240,7 +240,7 @@ def _lifetime_change(
         return None
     issued_at = granted.not_before + BACKDATE
     wanted = f"a lifetime of at most {lifetime_text(granted.not_after - issued_at)}"
-    return (Change(wanted, lifetime_text(datetime.fromisoformat(str(requested)) - issued_at)),)
+    return (NeededChange(wanted, lifetime_text(datetime.fromisoformat(str(requested)) - issued_at)),)
 
 
 @dataclass(frozen=True, slots=True)

@@ -295,7 +295,7 @@ NOT_SIGNED = "the policy allowed the request, but the signer did not sign"
 MAX_EXAMPLES = 5
 
 
-class Change(StrEnum):
+class OutcomeChange(StrEnum):
     """How the outcome under the other policy differs from the recorded outcome."""
 
     DENIED = "allow_to_deny"
@@ -355,7 +355,9 @@ class Replay:
     policy: Policy
     decisions: int = 0
     unchanged: int = 0
-    changes: dict[Change, Tally] = field(default_factory=lambda: {change: Tally() for change in Change})
+    changes: dict[OutcomeChange, Tally] = field(
+        default_factory=lambda: {change: Tally() for change in OutcomeChange}
+    )
     not_replayable: Counter[str] = field(default_factory=Counter)
 
     def add(self, event: Mapping[str, Any]) -> None:
@@ -427,15 +429,15 @@ def granted_outcome(grant: Grant, roles: Mapping[str, str] | None) -> Outcome:
     return Outcome(grant.not_after, grant.username, frozenset(groups), grant.rules)
 
 
-def changes(before: Outcome, after: Outcome) -> Iterator[Change]:
+def changes(before: Outcome, after: Outcome) -> Iterator[OutcomeChange]:
     """Yield the differences between two outcomes of the same request."""
     if before.not_after is None or after.not_after is None:
         if before.is_allowed != after.is_allowed:
-            yield Change.DENIED if before.is_allowed else Change.ALLOWED
+            yield OutcomeChange.DENIED if before.is_allowed else OutcomeChange.ALLOWED
         return
     if before.not_after != after.not_after:
-        yield Change.SHORTER if after.not_after < before.not_after else Change.LONGER
+        yield OutcomeChange.SHORTER if after.not_after < before.not_after else OutcomeChange.LONGER
     if before.groups != after.groups:
-        yield Change.GROUPS
+        yield OutcomeChange.GROUPS
     if before.username != after.username:
-        yield Change.USERNAME
+        yield OutcomeChange.USERNAME

@@ -28,9 +28,9 @@ from clustercert.requests.users import RequestUsers
 from clustercert.requests.views import SeenPage, SeenRequest, possible_steps
 from clustercert.store.access_requests import (
     AccessRequestQueries,
-    Change,
     RequestFilter,
     Step,
+    StepResult,
     Visibility,
 )
 from clustercert.store.clusters.registry import ClusterQueries
@@ -277,7 +277,7 @@ class AccessRequests:
     async def _change(self, request_id: str, step: Step) -> AccessRequest:
         was_open = False
 
-        def observed(before: AccessRequest) -> Change | None:
+        def observed(before: AccessRequest) -> StepResult | None:
             nonlocal was_open
             was_open = before.is_open
             return step(before)

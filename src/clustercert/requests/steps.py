@@ -8,7 +8,7 @@ from clustercert.model.access_requests import AccessDecision, AccessRequest, Ear
 from clustercert.model.errors import Conflict
 from clustercert.model.events.administration import RevocationChanged
 from clustercert.model.events.requests import AccessRequestChange, AccessRequestChanged
-from clustercert.store.access_requests import Change, ClaimStep, RevokedAccess
+from clustercert.store.access_requests import ClaimStep, RevokedAccess, StepResult
 
 
 def change(
@@ -19,14 +19,14 @@ def change(
     actor: Actor,
     reason: str | None = None,
     decision: AccessDecision | None = None,
-) -> Change:
+) -> StepResult:
     """Return the change of a request with its event. A change that ends the access revokes its certificates."""
 
     def events(revoked: int) -> tuple[AuditEvent, ...]:
         return (event(after, kind, now, actor, reason, decision, revoked),)
 
     is_ended = before.is_open and after.state in ("denied", "ended")
-    return Change(after, events, _revocation(after, now, actor) if is_ended else None)
+    return StepResult(after, events, _revocation(after, now, actor) if is_ended else None)
 
 
 def event(
@@ -74,10 +74,10 @@ def _actor_name(request: AccessRequest, actor: Actor, decision: AccessDecision |
     return request.user_name if actor.id == request.user_id else request.closed_by or actor.id
 
 
-def lapse(now: datetime) -> Callable[[AccessRequest], Change | None]:
+def lapse(now: datetime) -> Callable[[AccessRequest], StepResult | None]:
     """Return the step that changes a request whose time is over."""
 
-    def step(request: AccessRequest) -> Change | None:
+    def step(request: AccessRequest) -> StepResult | None:
         after = request.lapsed(now)
         if after is request:
             return None
@@ -98,7 +98,7 @@ def claim(now: datetime, actor: Actor, limit: Callable[[AccessRequest], int]) ->
         limit: returns the greatest number of uses before an approval; see `AccessRequest.early_use_refusal`.
     """
 
-    def step(request: AccessRequest, others: Sequence[AccessRequest]) -> Change | None:
+    def step(request: AccessRequest, others: Sequence[AccessRequest]) -> StepResult | None:
         require_early_use(request, request.early_use_refusal(others, limit(request), now))
         after = request.claimed(now)
         return None if after is request else change(request, after, "access_request.started", now, actor)
@@ -117,11 +117,11 @@ def require_early_use(request: AccessRequest, refusal: EarlyUseRefusal | None) -
 
 def decide(
     decision: AccessDecision, conditions: tuple[str, ...], actor: Actor
-) -> Callable[..., Change | None]:
+) -> Callable[..., StepResult | None]:
     """Return the step that a decision makes. Raises Conflict; see `AccessRequest.decided`."""
     now = decision.at
 
-    def step(request: AccessRequest) -> Change | None:
+    def step(request: AccessRequest) -> StepResult | None:
         _require_time(request, now)
         after = request.decided(decision, conditions)
         if after is request:
@@ -131,10 +131,10 @@ def decide(
     return step
 
 
-def extend(duration: timedelta, reason: str, now: datetime, actor: Actor) -> Callable[..., Change | None]:
+def extend(duration: timedelta, reason: str, now: datetime, actor: Actor) -> Callable[..., StepResult | None]:
     """Return the step that asks for more time. Raises Conflict; see `AccessRequest.with_extension`."""
 
-    def step(request: AccessRequest) -> Change | None:
+    def step(request: AccessRequest) -> StepResult | None:
         _require_time(request, now)
         after = request.with_extension(duration, reason, now)
         if after is request:
@@ -148,10 +148,10 @@ def extend(duration: timedelta, reason: str, now: datetime, actor: Actor) -> Cal
     return step
 
 
-def end(caller: Caller, now: datetime, reason: str | None) -> Callable[..., Change | None]:
+def end(caller: Caller, now: datetime, reason: str | None) -> Callable[..., StepResult | None]:
     """Return the step that ends a request early, or closes it if its time is over."""
 
-    def step(request: AccessRequest) -> Change | None:
+    def step(request: AccessRequest) -> StepResult | None:
         lapsed = lapse(now)(request)
         if lapsed is not None:
             return lapsed

@@ -61,7 +61,7 @@ class RevokedAccess:
 
 
 @dataclass(frozen=True, slots=True)
-class Change:
+class StepResult:
     """The result of a step of a request.
 
     Attributes:
@@ -76,10 +76,10 @@ class Change:
     revocation: Callable[[RevokedAccess], tuple[Revocation, AuditEvent]] | None = None
 
 
-Step = Callable[[AccessRequest], Change | None]
+Step = Callable[[AccessRequest], StepResult | None]
 """Makes a step with the request as it is in the database. Returns None if there is nothing to change."""
 
-ClaimStep = Callable[[AccessRequest, Sequence[AccessRequest]], Change | None]
+ClaimStep = Callable[[AccessRequest, Sequence[AccessRequest]], StepResult | None]
 """Makes the step of a new certificate; see `Step`. The second argument is the result of `early_uses`."""
 
 
@@ -350,7 +350,7 @@ async def _requests(connection: Transaction, query: Select[Any]) -> tuple[Access
 
 
 async def _save(
-    connection: Transaction, before: AccessRequest, change: Change | None
+    connection: Transaction, before: AccessRequest, change: StepResult | None
 ) -> tuple[AccessRequest, bool]:
     """Save the result of a step. Returns the request after the step, and whether the step changed it."""
     if change is None:

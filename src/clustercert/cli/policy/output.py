@@ -12,7 +12,7 @@ from clustercert.model.times import parse_rfc3339, rfc3339
 
 if TYPE_CHECKING:
     from clustercert.model import JsonObject
-    from clustercert.policy.replay import Change, DecisionFilter, Example, Outcome, Replay, Tally
+    from clustercert.policy.replay import DecisionFilter, Example, Outcome, OutcomeChange, Replay, Tally
 
 
 # What ends at the limit of a certificate's lifetime.
@@ -197,7 +197,7 @@ def show_replay(replay: "Replay", decision_filter: "DecisionFilter", output: Out
         print_note(f"Not replayable: {count}, because {reason}.")
 
 
-def _show_tally(change: "Change", tally: "Tally") -> None:
+def _show_tally(change: "OutcomeChange", tally: "Tally") -> None:
     write_out(f"\n{_words(change)}: {tally.decisions}\n")
     paragraph(f"users: {_listed(_by_name(tally.users))}")
     paragraph(f"clusters: {_listed(_by_name(tally.clusters))}")

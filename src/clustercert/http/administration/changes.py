@@ -101,7 +101,7 @@ class ResourceBody(BaseModel):
 
 
 @dataclass(frozen=True, slots=True)
-class Change:
+class ChangeRequest:
     """A request that changes a resource.
 
     Attributes:
@@ -183,15 +183,15 @@ async def change(
             alias="If-None-Match", description="`*`: create the object, but don't change an existing object."
         ),
     ] = None,
-) -> Change:
+) -> ChangeRequest:
     """Parse the preconditions. Raises InvalidRequest."""
     if if_none_match not in {None, "*"}:
         raise InvalidRequest("If-None-Match: must be *.")
     tags = None if if_match is None else frozenset(tag.strip() for tag in if_match.split(","))
-    return Change(call, tags, if_none_match is not None, dry_run is not None)
+    return ChangeRequest(call, tags, if_none_match is not None, dry_run is not None)
 
 
-ChangeDep = Annotated[Change, Depends(change)]
+ChangeDep = Annotated[ChangeRequest, Depends(change)]
 
 
 def entity_tag(view: JsonObject) -> str:
@@ -206,7 +206,7 @@ def shown(view: JsonObject, status: int = 200) -> Response:
 
 
 async def put(
-    change: Change,
+    change: ChangeRequest,
     find: Callable[[], Awaitable[T]],
     save: Callable[[T | None, JsonObject | None], Awaitable[T]],
     view: Callable[[T], JsonObject],
@@ -235,7 +235,7 @@ async def put(
 
 
 async def delete(
-    change: Change,
+    change: ChangeRequest,
     find: Callable[[], Awaitable[T]],
     remove: Callable[[T], Awaitable[None]],
     view: Callable[[T], JsonObject],
@@ -305,7 +305,7 @@ class RoleLoss:
         revoke: whether to revoke the users' certificates.
     """
 
-    change: Change
+    change: ChangeRequest
     lost: LostRole
     note: str
     revoke: bool
@@ -360,7 +360,7 @@ async def operator_call(call: CallDep) -> Call:
 OperatorCall = Annotated[Call, Depends(operator_call)]
 
 
-async def operator_change(_operator: OperatorCall, change: ChangeDep) -> Change:
+async def operator_change(_operator: OperatorCall, change: ChangeDep) -> ChangeRequest:
     """Return the requested change if the caller is an operator.
 
     Raises Forbidden, or InvalidRequest for invalid preconditions.
@@ -368,7 +368,7 @@ async def operator_change(_operator: OperatorCall, change: ChangeDep) -> Change:
     return change
 
 
-OperatorChange = Annotated[Change, Depends(operator_change)]
+OperatorChange = Annotated[ChangeRequest, Depends(operator_change)]
 
 
 async def admin_call(call: CallDep, project_id: str) -> Call:
@@ -383,7 +383,7 @@ async def admin_call(call: CallDep, project_id: str) -> Call:
 AdminCall = Annotated[Call, Depends(admin_call)]
 
 
-async def admin_change(_admin: AdminCall, change: ChangeDep) -> Change:
+async def admin_change(_admin: AdminCall, change: ChangeDep) -> ChangeRequest:
     """Return the requested change if the caller is an operator or an admin of the project.
 
     Raises NotFound, Forbidden, or InvalidRequest for invalid preconditions.
@@ -391,4 +391,4 @@ async def admin_change(_admin: AdminCall, change: ChangeDep) -> Change:
     return change
 
 
-AdminChange = Annotated[Change, Depends(admin_change)]
+AdminChange = Annotated[ChangeRequest, Depends(admin_change)]

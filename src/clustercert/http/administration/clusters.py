@@ -17,7 +17,7 @@ from clustercert.clusters.registration import new_registration
 from clustercert.http import IN_PROJECT, responses
 from clustercert.http.administration import changes
 from clustercert.http.administration import cluster_bodies as bodies
-from clustercert.http.administration.changes import AdminCall, AdminChange, Change
+from clustercert.http.administration.changes import AdminCall, AdminChange, ChangeRequest
 from clustercert.http.administration.directory import project_by_id
 from clustercert.http.openapi import KIB, json_body
 from clustercert.http.paging import KeyPageDep, keyset_page
@@ -143,7 +143,7 @@ async def delete_cluster(change: AdminChange, project_id: str, cluster: str) -> 
     return responses.private(await deleted_keys(change, removed))
 
 
-async def deleted_keys(change: Change, cluster_id: str) -> JsonObject:
+async def deleted_keys(change: ChangeRequest, cluster_id: str) -> JsonObject:
     """Delete the keys of a cluster's discarded CAs, except in a dry run. Returns what happened to them."""
     if change.dry_run:
         return {"keys": []}
@@ -154,7 +154,7 @@ async def deleted_keys(change: Change, cluster_id: str) -> JsonObject:
 
 
 async def _require_rights(
-    change: Change, before: Cluster | None, registration: Registration, *, gives_token: bool
+    change: ChangeRequest, before: Cluster | None, registration: Registration, *, gives_token: bool
 ) -> None:
     """Raise Forbidden if a project admin changes fields on which policy rules or connections of the service depend."""
     if operates(change.call.caller):
@@ -203,7 +203,7 @@ def _require_remote_addresses(before: Cluster | None, registration: Registration
                 )
 
 
-async def _is_contacted(change: Change, cluster: Cluster) -> bool:
+async def _is_contacted(change: ChangeRequest, cluster: Cluster) -> bool:
     """Whether the service sends a credential to the cluster's address, or a certificate during a rotation of its CA."""
     services = change.call.services
     if await services.clusters.own_cas(cluster):
@@ -212,7 +212,7 @@ async def _is_contacted(change: Change, cluster: Cluster) -> bool:
     return rotation is not None and rotation.is_running
 
 
-def _is_issuer(change: Change, cluster: Cluster | None) -> bool:
+def _is_issuer(change: ChangeRequest, cluster: Cluster | None) -> bool:
     """Whether the settings trust a cluster's API server as an issuer of service account tokens."""
     oidc = change.call.services.oidc
     if oidc is None or cluster is None:
@@ -220,7 +220,7 @@ def _is_issuer(change: Change, cluster: Cluster | None) -> bool:
     return any(issuer.cluster == cluster.id for issuer in oidc.issuers)
 
 
-def _check_policy(change: Change, before: ClusterOptions, options: ClusterOptions) -> None:
+def _check_policy(change: ChangeRequest, before: ClusterOptions, options: ClusterOptions) -> None:
     """Raise InvalidRequest if new options don't fit the policy."""
     policy = change.call.services.policy
     rules = set(options.credential_roles or {}) - set(before.credential_roles or {})

@@ -16,7 +16,7 @@ from clustercert.http.administration import changes
 from clustercert.http.administration.changes import (
     AdminCall,
     AdminChange,
-    Change,
+    ChangeRequest,
     OperatorCall,
     OperatorChange,
     Revoke,
@@ -271,7 +271,7 @@ async def unassign_in_service(
 
 
 async def _assign(
-    change: Change, project: Project | None, role: str, assignees: str, name: str, domain: Domain
+    change: ChangeRequest, project: Project | None, role: str, assignees: str, name: str, domain: Domain
 ) -> Response:
     call = change.call
     assigned = role
@@ -318,7 +318,7 @@ def _require_assignable(call: Call, project: Project, role: str) -> None:
         raise Forbidden(f"role: only operators and those who have the role {role} may assign it.{similar}")
 
 
-def _warning(change: Change, project: Project | None, role: str) -> str | None:
+def _warning(change: ChangeRequest, project: Project | None, role: str) -> str | None:
     """Return a warning, in ASCII, if the role has no effect."""
     rules = change.call.services.explanations.policy.rules
     if project is None:
@@ -330,7 +330,7 @@ def _warning(change: Change, project: Project | None, role: str) -> str | None:
 
 
 async def _unassign(
-    change: Change, project: Project | None, role: str, assignees: str, name: str, domain: Domain
+    change: ChangeRequest, project: Project | None, role: str, assignees: str, name: str, domain: Domain
 ) -> Response:
     call = change.call
 
