@@ -34,7 +34,7 @@ from clustercert.clusters.ca_progress import CaProgress
 from clustercert.clusters.ca_rotation import RotationOptions
 from clustercert.custody.keks import write_new_kek_file
 from clustercert.jobs.ca_rotation import RotationScheduler
-from clustercert.kube_api import ClientIdentity, KubeApi, Refused
+from clustercert.kube_api import ApiServerRefused, ClientIdentity, KubeApi
 from clustercert.model import Actor, Caller, Cluster, Domain, Issued, IssueRequest, Origin, User
 from clustercert.model.clusters import Registration
 from clustercert.model.errors import Conflict
@@ -198,7 +198,7 @@ class Fleet:
         async with KubeApi(server.url, server.server_ca.read_bytes(), identity, seconds=600) as api:
             try:
                 await api.get("/version")
-            except Refused as refused:
+            except ApiServerRefused as refused:
                 return refused.http_status
         return _ACCEPTED
 

@@ -42,7 +42,7 @@ _LATE = "The cluster's API server did not respond in time. Try again in a moment
 UNEXPECTED_RESPONSE = "The cluster's API server sent an unexpected response. Tell the operator."
 
 
-class Refused(RemoteFailed):
+class ApiServerRefused(RemoteFailed):
     """The API server returned an error.
 
     Attributes:
@@ -67,7 +67,7 @@ class ClientIdentity:
 
 
 class KubeApi:
-    """A client of one API server. Its methods raise only Refused, RemoteFailed or Unavailable.
+    """A client of one API server. Its methods raise only ApiServerRefused, RemoteFailed or Unavailable.
 
     Paths are absolute and have no query. Quote names in a path with `segment`.
 
@@ -135,15 +135,15 @@ class KubeApi:
     ) -> JsonObject:
         """Create an object.
 
-        Raises Refused with status 409 if the object exists. After a lost connection, the request is sent again, so the
-        first attempt may have created the object.
+        Raises ApiServerRefused with status 409 if the object exists. After a lost connection, the request is sent
+        again, so the first attempt may have created the object.
         """
         return await self._exchange("POST", path, document, parameters, max_bytes)
 
     async def replace(self, path: str, document: JsonObject) -> JsonObject:
         """Replace an object.
 
-        Raises Refused with status 409 if the object in the cluster has a different `resourceVersion`.
+        Raises ApiServerRefused with status 409 if the object in the cluster has a different `resourceVersion`.
         """
         return await self._exchange("PUT", path, document)
 
@@ -151,7 +151,7 @@ class KubeApi:
         """Delete an object if it exists."""
         try:
             await self._exchange("DELETE", path)
-        except Refused as refused:
+        except ApiServerRefused as refused:
             if refused.http_status != HTTPStatus.NOT_FOUND:
                 raise
 
@@ -226,7 +226,7 @@ def segment(name: str) -> str:
 def _parse_response(status: int, content: bytes) -> JsonObject:
     """Parse the JSON object in a response.
 
-    Raises Refused or Unavailable for an error status, and RemoteFailed if the response is not a JSON object.
+    Raises ApiServerRefused or Unavailable for an error status, and RemoteFailed if the response is not a JSON object.
     """
     try:
         body = json.loads(content)
@@ -236,7 +236,7 @@ def _parse_response(status: int, content: bytes) -> JsonObject:
         server_message = (
             " ".join(str(body.get("message", "")).split())[:MAX_MESSAGE] if isinstance(body, dict) else ""
         )
-        refused = Refused(status, server_message)
+        refused = ApiServerRefused(status, server_message)
         if status in _BUSY:
             raise Unavailable("The cluster's API server is busy. Try again in a moment.") from refused
         raise refused

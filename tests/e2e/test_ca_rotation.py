@@ -12,7 +12,7 @@ import pytest
 
 from bench import ca_rotation
 from clustercert.clusters.ca_rotation import RotationOptions
-from clustercert.kube_api import ClientIdentity, KubeApi, Refused
+from clustercert.kube_api import ApiServerRefused, ClientIdentity, KubeApi
 from clustercert.model import Actor, Origin
 from clustercert.model.ca_rotation import RotationStatus
 from clustercert.pki.certificates import chain_pem
@@ -139,7 +139,7 @@ async def requested(url: str, server_ca: Path, identity: ClientIdentity) -> int:
     async with KubeApi(url, server_ca.read_bytes(), identity, seconds=SECONDS) as api:
         try:
             await api.get("/version")
-        except Refused as refused:
+        except ApiServerRefused as refused:
             return refused.http_status
     return 200
 

@@ -14,7 +14,7 @@ import pytest
 import yaml
 
 from clustercert.issuance.signers.csr_api import CsrApiSigner
-from clustercert.kube_api import ClientIdentity, KubeApi, Refused
+from clustercert.kube_api import ApiServerRefused, ClientIdentity, KubeApi
 from clustercert.kubernetes.setup.documents import to_yaml
 from clustercert.kubernetes.setup.signer_access import signer_access
 from clustercert.kubernetes.verify.probe import Probe
@@ -91,13 +91,13 @@ def requests_are_gone(apiserver: KubeApiServer) -> bool:
     return bool(yaml.safe_load(apiserver.kubectl("get", "csr", "-o", "yaml"))["items"] == [])
 
 
-async def refusal(site: Site, request: SigningRequest) -> Refused:
+async def refusal(site: Site, request: SigningRequest) -> ApiServerRefused:
     """Wait until the API server uses the new policy, and return its refusal."""
     for _ in range(100):
         try:
             await site.signer.sign(request)
         except RemoteFailed as error:
-            if not isinstance(error.__cause__, Refused):
+            if not isinstance(error.__cause__, ApiServerRefused):
                 raise
             return error.__cause__
         await asyncio.sleep(0.2)

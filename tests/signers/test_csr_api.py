@@ -19,7 +19,7 @@ from clustercert.issuance.signers import csr_api
 from clustercert.issuance.signers.account_tokens import parse_token
 from clustercert.issuance.signers.certificate_requests import CertificateRequests
 from clustercert.issuance.signers.csr_api import CsrApiSigner, csr_api_signer
-from clustercert.kube_api import KubeApi, Refused
+from clustercert.kube_api import ApiServerRefused, KubeApi
 from clustercert.model import ClientCA, SigningRequest
 from clustercert.model.errors import InvalidRequest, RemoteFailed, SignerError, Unavailable
 from clustercert.pki.keys import new_key
@@ -169,7 +169,7 @@ async def test_system_groups_are_refused_by_the_admission_policy(site: Site) -> 
     with pytest.raises(RemoteFailed, match="an admission policy refuses the certificate") as refused:
         await site.signer.sign(site.request(groups=("system:nodes",)))
     cause = refused.value.__cause__
-    assert isinstance(cause, Refused)
+    assert isinstance(cause, ApiServerRefused)
     assert "begins with system:" in cause.server_message
     assert await site.deleted()
 

@@ -11,7 +11,7 @@ from typing import Any, TypeVar, cast
 
 import pytest
 
-from clustercert.kube_api import ClientIdentity, KubeApi, Refused
+from clustercert.kube_api import ApiServerRefused, ClientIdentity, KubeApi
 from clustercert.kubernetes.bindings import BINDINGS_PATH, Binding, bind, list_fingerprints
 from clustercert.kubernetes.reconcile import ORPHAN_SECONDS, Sync
 from clustercert.kubernetes.setup.admission import storage
@@ -340,7 +340,7 @@ async def test_other_keys_in_the_map_stay_and_forged_ids_are_deleted(scene: Scen
 
 async def test_a_missing_namespace_is_an_error(scene: Scene) -> None:
     await scene.root.call(cluster(), lambda api: api.delete(f"{NAMESPACES}/clustercert"))
-    with pytest.raises(Refused) as refused:
+    with pytest.raises(ApiServerRefused) as refused:
         await scene.done(admission=True)
     assert refused.value.http_status == 404
 

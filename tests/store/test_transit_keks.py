@@ -20,7 +20,7 @@ from clustercert.model import Actor, JsonObject
 from clustercert.model.errors import Conflict, CustodyError, KeysUnavailable
 from clustercert.pki import openbao as client
 from clustercert.pki.envelope import data_key_id_of
-from clustercert.pki.openbao import OpenBao, Refused, ServerUnavailable
+from clustercert.pki.openbao import OpenBao, OpenBaoRefused, ServerUnavailable
 from clustercert.pki.openbao_settings import OpenBaoSettings
 from support import openbao
 from support.log_capture import captured_logs
@@ -417,7 +417,7 @@ async def test_the_server_is_recognised_by_its_ca(tmp_path: Path) -> None:
         server = OpenBao(settings)
         answer = await server.transit("POST", "encrypt/clustercert", {"plaintext": "AAAA"})
         assert str(answer["ciphertext"]).startswith("vault:v1:")
-        with pytest.raises(Refused) as refused:
+        with pytest.raises(OpenBaoRefused) as refused:
             await server.transit("POST", "decrypt/clustercert", {"ciphertext": "vault:v1:AAAA"})
         assert refused.value.status == 400
         await server.close()

@@ -19,7 +19,7 @@ from cryptography.x509.oid import NameOID
 from clustercert import wiring
 from clustercert.clusters import ca_progress
 from clustercert.jobs import ca_rotation
-from clustercert.kube_api import ClientIdentity, KubeApi, Refused
+from clustercert.kube_api import ApiServerRefused, ClientIdentity, KubeApi
 from clustercert.pki.certificates import fingerprint
 from support import world as worlds
 from support.apiserver import ApiServer
@@ -57,7 +57,7 @@ class Holder:
         async with KubeApi(double.url, double.server_ca.read_bytes(), identity, seconds=SECONDS) as api:
             try:
                 await api.get("/version")
-            except Refused as refused:
+            except ApiServerRefused as refused:
                 return refused.http_status
         return 200
 

@@ -7,7 +7,7 @@ from typing import Any, TypeVar, cast
 
 from cryptography.hazmat.primitives.serialization import Encoding
 
-from clustercert.kube_api import ClientIdentity, KubeApi, Refused
+from clustercert.kube_api import ApiServerRefused, ClientIdentity, KubeApi
 from clustercert.kubernetes.setup.admission import CONFIG_MAP, NAMESPACE, admission
 from clustercert.kubernetes.setup.rbac import service_access
 from clustercert.model import Actor, Cluster, ClusterOptions, JsonObject, Origin
@@ -97,7 +97,7 @@ def status(double: ApiServer, kubeconfig: Any, path: str = NAMESPACES) -> int:
     """The status of a GET with a kubeconfig."""
     try:
         as_user(double, kubeconfig, lambda api: api.get(path))
-    except Refused as refused:
+    except ApiServerRefused as refused:
         return refused.http_status
     return 200
 
@@ -106,7 +106,7 @@ def write_status(double: ApiServer, kubeconfig: Any, name: str) -> int:
     """The status of creating a namespace with a kubeconfig."""
     try:
         as_user(double, kubeconfig, lambda api: api.create(NAMESPACES, {"metadata": {"name": name}}))
-    except Refused as refused:
+    except ApiServerRefused as refused:
         return refused.http_status
     return 201
 

@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 import pytest
 from cryptography.hazmat.primitives.serialization import Encoding
 
-from clustercert.kube_api import KubeApi, Refused
+from clustercert.kube_api import ApiServerRefused, KubeApi
 from clustercert.kubernetes import ca_proof
 from clustercert.kubernetes.ca_proof import LIFETIME, MAX_DETAIL, NOT_REACHED, CaProver
 from clustercert.kubernetes.verify.probe import AuthenticatedUser, Denied, Probe
@@ -180,7 +180,7 @@ async def test_the_cluster_tells_its_api_servers(scene: Scene) -> None:
     assert found == ("https://10.0.0.1:6443", "https://10.0.0.2:6443", "https://[fd00::1]:6443")
 
 
-@pytest.mark.parametrize("answer", [Refused(403, "forbidden"), Unavailable("away")])
+@pytest.mark.parametrize("answer", [ApiServerRefused(403, "forbidden"), Unavailable("away")])
 async def test_no_api_server_is_left_out_when_the_cluster_does_not_tell_them(
     scene: Scene, answer: object
 ) -> None:

@@ -8,7 +8,7 @@ from datetime import datetime, timedelta
 import pytest
 from cryptography.hazmat.primitives.serialization import Encoding
 
-from clustercert.kube_api import KubeApi, Refused
+from clustercert.kube_api import ApiServerRefused, KubeApi
 from clustercert.kubernetes.cluster_connections import MAX_OPEN, ClusterConnections
 from clustercert.model import Cluster
 from clustercert.model.errors import SignerError, Unavailable
@@ -118,7 +118,7 @@ async def test_those_that_ask_at_once_share_one(scene: Scene) -> None:
 async def test_a_refusal_of_what_was_revoked_is_answered_by_another_certificate(scene: Scene) -> None:
     await scene.gets()
     scene.revoked = True
-    with pytest.raises(Refused):
+    with pytest.raises(ApiServerRefused):
         await scene.gets(FORBIDDEN)
     assert scene.issued == 2
     await scene.connections.close()
@@ -126,11 +126,11 @@ async def test_a_refusal_of_what_was_revoked_is_answered_by_another_certificate(
 
 async def test_a_refusal_for_another_cause_makes_no_certificate_for_each_request(scene: Scene) -> None:
     for _ in range(5):
-        with pytest.raises(Refused):
+        with pytest.raises(ApiServerRefused):
             await scene.gets(FORBIDDEN)
     assert (scene.issued, scene.asked) == (1, 5)
     scene.now += timedelta(seconds=60)
-    with pytest.raises(Refused):
+    with pytest.raises(ApiServerRefused):
         await scene.gets(FORBIDDEN)
     assert scene.issued == 2
     await scene.connections.close()
@@ -138,7 +138,7 @@ async def test_a_refusal_for_another_cause_makes_no_certificate_for_each_request
 
 async def test_while_everything_is_refused_few_certificates_are_issued(scene: Scene) -> None:
     for _ in range(60):
-        with pytest.raises(Refused):
+        with pytest.raises(ApiServerRefused):
             await scene.gets(FORBIDDEN)
         scene.now += timedelta(minutes=1)
     # Besides one every ten minutes, three more before the longer waits.
@@ -146,7 +146,7 @@ async def test_while_everything_is_refused_few_certificates_are_issued(scene: Sc
     await scene.gets()
     issued = scene.issued
     scene.now += timedelta(minutes=1)
-    with pytest.raises(Refused):
+    with pytest.raises(ApiServerRefused):
         await scene.gets(FORBIDDEN)
     assert scene.issued == issued + 1, "after a success, a new certificate is tried at once"
     await scene.connections.close()
@@ -156,9 +156,9 @@ async def test_other_failures_are_only_passed_on(scene: Scene) -> None:
     scene.revoked = True
 
     async def fails(api: KubeApi) -> None:
-        raise Refused(409, "")
+        raise ApiServerRefused(409, "")
 
-    with pytest.raises(Refused):
+    with pytest.raises(ApiServerRefused):
         await scene.connections.call(scene.known, fails)
     assert (scene.issued, scene.asked) == (1, 0)
     await scene.connections.close()

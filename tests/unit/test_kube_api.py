@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 from cryptography import x509
 
-from clustercert.kube_api import ClientIdentity, KubeApi, Refused, _as_file, segment
+from clustercert.kube_api import ApiServerRefused, ClientIdentity, KubeApi, _as_file, segment
 from clustercert.model.errors import RemoteFailed, Unavailable
 from support.apiserver import ApiServer
 from support.certificate_authority import Authority
@@ -53,7 +53,7 @@ async def test_objects_are_created_read_replaced_and_deleted(double: ApiServer) 
         changed = await api.replace(path, made)
         assert changed["metadata"]["labels"] == {"a": "b"}  # type: ignore[index] # an object
         await api.delete(path)
-        with pytest.raises(Refused) as gone:
+        with pytest.raises(ApiServerRefused) as gone:
             await api.get(path)
     assert gone.value.http_status == 404
 
@@ -71,7 +71,7 @@ async def test_a_token_is_presented_in_place_of_a_certificate(double: ApiServer)
     async with KubeApi(double.url, double.server_ca.read_bytes(), None) as api:
         for _ in range(2):
             api.use_token(double.tokens.token("team", "signer", (double.tokens.issuer,)))
-            with pytest.raises(Refused):
+            with pytest.raises(ApiServerRefused):
                 await api.get(NAMESPACES)
     seen = double.seen[-1].identity
     assert seen is not None
@@ -86,7 +86,7 @@ async def test_deleting_a_missing_object_succeeds(double: ApiServer) -> None:
 async def test_an_error_message_of_the_server_goes_only_to_the_log(double: ApiServer) -> None:
     stranger = identity(double, "mallory", ())
     async with KubeApi(double.url, double.server_ca.read_bytes(), stranger) as api:
-        with pytest.raises(Refused) as refused:
+        with pytest.raises(ApiServerRefused) as refused:
             await api.get(NAMESPACES)
     assert refused.value.http_status == 403
     assert "mallory" in refused.value.server_message
@@ -96,7 +96,7 @@ async def test_an_error_message_of_the_server_goes_only_to_the_log(double: ApiSe
 
 async def test_creating_an_existing_object_is_a_409(double: ApiServer) -> None:
     async with as_root(double) as api:
-        with pytest.raises(Refused) as refused:
+        with pytest.raises(ApiServerRefused) as refused:
             await api.create(NAMESPACES, {"metadata": {"name": "default"}})
     assert refused.value.http_status == 409
 
@@ -212,7 +212,7 @@ async def test_an_answer_without_object_is_an_error(tmp_path: Path, content: byt
 )
 async def test_an_error_without_message_is_an_error(tmp_path: Path, content: bytes) -> None:
     async with server(tmp_path, answering(content, "418 Teapot")) as where, KubeApi(*where) as api:
-        with pytest.raises(Refused) as refused:
+        with pytest.raises(ApiServerRefused) as refused:
             await api.get("/")
     assert refused.value.http_status == 418
     assert len(refused.value.server_message) <= 500
@@ -228,7 +228,7 @@ async def test_a_busy_server_is_unavailable(tmp_path: Path, status: str) -> None
 async def test_redirects_are_not_followed(tmp_path: Path) -> None:
     elsewhere = answering(b"{}", "302 Found\r\nLocation: https://192.0.2.1/")
     async with server(tmp_path, elsewhere) as where, KubeApi(*where) as api:
-        with pytest.raises(Refused) as refused:
+        with pytest.raises(ApiServerRefused) as refused:
             await api.get("/")
     assert refused.value.http_status == 302
 

@@ -7,7 +7,7 @@ from typing import cast
 
 import pytest
 
-from clustercert.kube_api import Refused
+from clustercert.kube_api import ApiServerRefused
 from clustercert.kubernetes.reconcile import (
     LONGEST_RETRY_SECONDS,
     MAX_AT_ONCE,
@@ -178,7 +178,7 @@ async def test_too_many_changes_sync_every_cluster(world: World) -> None:
     assert sorted(world.done) == sorted(2 * [named(1).id, named(2).id])
 
 
-@pytest.mark.parametrize("failure", [Unavailable("No."), RemoteFailed("No."), Refused(403, "no")])
+@pytest.mark.parametrize("failure", [Unavailable("No."), RemoteFailed("No."), ApiServerRefused(403, "no")])
 async def test_a_failure_is_retried_with_exponential_back_off(world: World, failure: Exception) -> None:
     world.add(named(1))
     world.failing[named(1).id] = failure

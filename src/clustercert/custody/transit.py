@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from clustercert.model import JsonObject
 from clustercert.model.errors import CustodyError, KeysUnavailable, UnsealError
 from clustercert.pki.envelope import DataKey, wrapping_context
-from clustercert.pki.openbao import OpenBao, Refused, ServerUnavailable
+from clustercert.pki.openbao import OpenBao, OpenBaoRefused, ServerUnavailable
 from clustercert.pki.openbao_settings import OpenBaoSettings
 
 # The maximum size of a wrapped data key; the server returns about 100 characters.
@@ -35,7 +35,7 @@ class TransitKek:
         plaintext = base64.b64encode(data_key.key).decode()
         try:
             answer = await self._call("encrypt", data_key.id, plaintext=plaintext)
-        except Refused as refused:
+        except OpenBaoRefused as refused:
             raise CustodyError(
                 f"The key-encryption key {self.id} can't encrypt: {refused}. Create the key in {self.server.url} with "
                 "the type aes256-gcm96."
@@ -56,7 +56,7 @@ class TransitKek:
         try:
             ciphertext = wrapped.decode("ascii", errors="replace")
             answer = await self._call("decrypt", data_key_id, ciphertext=ciphertext)
-        except Refused as refused:
+        except OpenBaoRefused as refused:
             raise UnsealError(
                 f"{name} can't be decrypted by the key-encryption key {self.id}: {refused}"
             ) from None

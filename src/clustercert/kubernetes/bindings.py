@@ -12,7 +12,7 @@ from http import HTTPStatus
 
 import structlog
 
-from clustercert.kube_api import UNEXPECTED_RESPONSE, KubeApi, Refused, segment
+from clustercert.kube_api import UNEXPECTED_RESPONSE, ApiServerRefused, KubeApi, segment
 from clustercert.kubernetes.cluster_connections import ClusterConnections
 from clustercert.kubernetes.setup.rbac import cluster_role_binding
 from clustercert.model import (
@@ -131,7 +131,7 @@ async def bind(api: KubeApi, binding: Binding) -> None:
     document = binding.document()
     try:
         await api.create(BINDINGS_PATH, document)
-    except Refused as refused:
+    except ApiServerRefused as refused:
         if refused.http_status != HTTPStatus.CONFLICT:
             raise
         existing = await api.get(f"{BINDINGS_PATH}/{segment(binding.name)}")

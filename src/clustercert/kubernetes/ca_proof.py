@@ -12,7 +12,7 @@ from typing import Any, Protocol, TypeVar
 import structlog
 from cachetools import LRUCache
 
-from clustercert.kube_api import ClientIdentity, KubeApi, Refused, printable
+from clustercert.kube_api import ApiServerRefused, ClientIdentity, KubeApi, printable
 from clustercert.kubernetes.cluster_connections import CertificateIssuer
 from clustercert.kubernetes.verify.probe import Denied, NotAuthenticated, Probe
 from clustercert.model import (
@@ -185,7 +185,7 @@ async def _outcome(cluster: Cluster, address: str, temporary: _Temporary) -> tup
 
 def _has_answered(error: BaseException | None) -> bool:
     """Whether the cause of an error is an answer of the API server."""
-    while error is not None and not isinstance(error, Refused | Denied):
+    while error is not None and not isinstance(error, ApiServerRefused | Denied):
         error = error.__cause__
     return error is not None
 

@@ -12,7 +12,7 @@ from typing import Protocol, TypeVar
 
 from cachetools import LRUCache
 
-from clustercert.kube_api import ClientIdentity, KubeApi, Refused
+from clustercert.kube_api import ApiServerRefused, ClientIdentity, KubeApi
 from clustercert.model import Caller, Cluster, Domain, Grant, Issued, IssueRequest, Origin, User
 from clustercert.model.errors import Unavailable
 from clustercert.model.kubernetes import SERVICE
@@ -90,7 +90,7 @@ class ClusterConnections:
         async with self._opened(cluster) as connection:
             try:
                 return await _succeeded(connection, work)
-            except Refused as refused:
+            except ApiServerRefused as refused:
                 if refused.http_status not in _DENIED or not await self._may_renew(connection):
                     raise
         async with self._opened(cluster, instead_of=connection) as connection:

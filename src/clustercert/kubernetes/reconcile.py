@@ -10,7 +10,7 @@ from typing import Protocol, TypeVar
 
 import structlog
 
-from clustercert.kube_api import UNEXPECTED_RESPONSE, KubeApi, Refused
+from clustercert.kube_api import UNEXPECTED_RESPONSE, ApiServerRefused, KubeApi
 from clustercert.kubernetes.bindings import Binding, bind, list_fingerprints, unbind
 from clustercert.kubernetes.setup.admission import CONFIG_MAP, MAX_REVOKED, NAMESPACE, config_map
 from clustercert.model import (
@@ -209,7 +209,7 @@ def _log(cluster: Cluster, due: _Due, failure: Exception) -> None:
     """Log a failed synchronization, after which revoked certificates may still work in the cluster."""
     event, fields = "cluster enforcement failed", {"cluster": cluster.id, "failures": due.failures}
     if isinstance(failure, ClustercertError):
-        cause = failure.server_message if isinstance(failure, Refused) else repr(failure.__cause__)
+        cause = failure.server_message if isinstance(failure, ApiServerRefused) else repr(failure.__cause__)
         logger.warning(event, error=failure.message, cause=cause, **fields)
     else:
         logger.error(event, exc_info=failure, **fields)
@@ -381,11 +381,11 @@ async def publish(api: KubeApi, revoked: Mapping[str, str]) -> bool:
     """Store the credential numbers and expiry of revoked certificates in the ConfigMap.
 
     Returns whether the ConfigMap changed. Keeps keys of the ConfigMap that are not credential numbers. Raises
-    RemoteFailed or Unavailable, and Refused with status 409 after a concurrent change.
+    RemoteFailed or Unavailable, and ApiServerRefused with status 409 after a concurrent change.
     """
     try:
         current = await api.get(_PATH)
-    except Refused as refused:
+    except ApiServerRefused as refused:
         if refused.http_status != HTTPStatus.NOT_FOUND:
             raise
         await api.create(_LIST_PATH, {**config_map(), "data": dict(revoked)})

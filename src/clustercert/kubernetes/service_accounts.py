@@ -8,7 +8,7 @@ from typing import Protocol, TypeVar
 from clustercert.authn.oidc.connection import FetchFailed
 from clustercert.authn.oidc.token_reviews import TokenReview
 from clustercert.http_client import MAX_RESPONSE_BYTES
-from clustercert.kube_api import KubeApi, Refused
+from clustercert.kube_api import ApiServerRefused, KubeApi
 from clustercert.kubernetes.cluster_connections import ClusterConnections
 from clustercert.model import Cluster, JsonObject
 from clustercert.model.errors import ClustercertError
@@ -67,8 +67,8 @@ class ServiceAccounts:
 
 
 def _reason(error: ClustercertError) -> str:
-    refused = error if isinstance(error, Refused) else error.__cause__
-    if isinstance(refused, Refused):
+    refused = error if isinstance(error, ApiServerRefused) else error.__cause__
+    if isinstance(refused, ApiServerRefused):
         return f"the API server answered with status {refused.http_status}: {refused.server_message}"
     return error.message
 

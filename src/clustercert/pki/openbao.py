@@ -32,7 +32,7 @@ _MAX_REASON = 300
 logger = structlog.get_logger()
 
 
-class Refused(Exception):
+class OpenBaoRefused(Exception):
     """The server refused a request for a permanent reason, such as a missing key or a wrong ciphertext.
 
     Attributes:
@@ -72,7 +72,7 @@ class OpenBao:
     async def transit(self, method: str, path: str, body: JsonObject | None = None) -> JsonObject:
         """Send a request to a path of the transit secrets engine.
 
-        Returns the field `data` of the response, empty if there is none. Raises Refused or ServerUnavailable.
+        Returns the field `data` of the response, empty if there is none. Raises OpenBaoRefused or ServerUnavailable.
         """
         if self._renewals is None:
             renewals = keep_running("renew the OpenBao token", self._renew_repeatedly, self._stop)
@@ -145,8 +145,8 @@ class OpenBao:
         """Renew the token. Returns its remaining lifetime in seconds; infinity if it can't be renewed."""
         try:
             answer = await self._request("POST", "auth/token/renew-self", {})
-        except Refused:
-            with contextlib.suppress(Refused):
+        except OpenBaoRefused:
+            with contextlib.suppress(OpenBaoRefused):
                 token = _object((await self._request("GET", "auth/token/lookup-self")).get("data") or {})
                 if _seconds(token.get("ttl")):
                     logger.warning(
@@ -192,7 +192,7 @@ def _first_line(content: bytes, path: Path) -> str:
 
 
 def _answer(response: Response) -> JsonObject:
-    """Return the JSON object in a response. Raises Refused or ServerUnavailable."""
+    """Return the JSON object in a response. Raises OpenBaoRefused or ServerUnavailable."""
     if response.status == 204 or (response.status == 200 and not response.content):  # noqa: PLR2004
         return {}
     try:
@@ -205,7 +205,7 @@ def _answer(response: Response) -> JsonObject:
     listed = [str(error) for error in errors] if isinstance(errors, list) else []
     reason = " ".join("; ".join(listed).split())[:_MAX_REASON] or "the response has no reason"
     if response.status in (400, 404, 405):
-        raise Refused(response.status, reason)
+        raise OpenBaoRefused(response.status, reason)
     if response.status == 403:  # noqa: PLR2004
         reason += (
             "; the token is invalid or has expired, its policy lacks this path, or the key does not exist"

@@ -66,7 +66,7 @@ def parse_token(unverified: bytes) -> AccountToken:
 async def new_token(api: KubeApi, account: AccountToken, lifetime: timedelta) -> AccountToken:
     """Request another token for the same account. The API server may shorten the lifetime.
 
-    Raises Refused, RemoteFailed or Unavailable.
+    Raises ApiServerRefused, RemoteFailed or Unavailable.
     """
     path = f"/api/v1/namespaces/{segment(account.namespace)}/serviceaccounts/{segment(account.name)}/token"
     answer = await api.create(

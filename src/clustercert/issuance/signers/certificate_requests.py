@@ -15,7 +15,7 @@ import structlog
 from cryptography import x509
 
 from clustercert.issuance.signers.account_tokens import AccountToken
-from clustercert.kube_api import UNEXPECTED_RESPONSE, KubeApi, Refused, printable, segment
+from clustercert.kube_api import UNEXPECTED_RESPONSE, ApiServerRefused, KubeApi, printable, segment
 from clustercert.model import JsonObject
 from clustercert.model.errors import ClustercertError, RemoteFailed, SignerError, Unavailable
 from clustercert.model.kubernetes import CLIENT_SIGNER, MANAGED_BY
@@ -97,7 +97,7 @@ class CertificateRequests:
     async def delete_leftovers(self, api: KubeApi, account: AccountToken, now: datetime) -> int:
         """Delete old requests of this service for this cluster. Returns their number.
 
-        Raises Refused, RemoteFailed or Unavailable.
+        Raises ApiServerRefused, RemoteFailed or Unavailable.
         """
         selector = ",".join(f"{key}={value}" for key, value in self._labels().items())
         parameters = {"labelSelector": selector, "limit": str(_LIST_LIMIT)}
@@ -127,7 +127,7 @@ class CertificateRequests:
         }
         try:
             await api.create(PATH, document, max_bytes=_MAX_OBJECT_BYTES)
-        except Refused as refused:
+        except ApiServerRefused as refused:
             # The client sends a request again after a lost connection, so the first attempt may have succeeded.
             if refused.http_status != _CONFLICT:
                 raise

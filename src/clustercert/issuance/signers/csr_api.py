@@ -19,7 +19,7 @@ from clustercert.issuance.signers.account_tokens import AccountToken, new_token,
 from clustercert.issuance.signers.certificate_requests import SHORTEST, CertificateRequests, NotSigned
 from clustercert.issuance.signers.limited import LimitedSigner, SignerLimits
 from clustercert.issuance.signers.signer_settings import parsed_settings
-from clustercert.kube_api import KubeApi, Refused, printable
+from clustercert.kube_api import ApiServerRefused, KubeApi, printable
 from clustercert.model import ClientCA, Grant, SigningRequest, new_id, utc_now
 from clustercert.model.choices import LeafProfile
 from clustercert.model.clusters import Registration
@@ -419,7 +419,7 @@ async def _read_bundle(api: KubeApi) -> tuple[x509.Certificate, ...] | None:
     """Return the API server's client CAs, or `None` if the account may not read them."""
     try:
         data = (await api.get(_BUNDLE, max_bytes=_MAX_BUNDLE_BYTES)).get("data")
-    except Refused as refused:
+    except ApiServerRefused as refused:
         if refused.http_status in (_FORBIDDEN, _NOT_FOUND):
             return None
         raise
@@ -476,7 +476,7 @@ def _explained() -> Iterator[None]:
     """Explain the API server's refusals that the operator can correct."""
     try:
         yield
-    except Refused as refused:
+    except ApiServerRefused as refused:
         if refused.http_status == _UNAUTHORIZED:
             raise RemoteFailed(
                 "The cluster does not accept the service's token. The operator must give a new one with"

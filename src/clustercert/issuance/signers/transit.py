@@ -22,7 +22,7 @@ from clustercert.model import ClientCA, JsonObject, KeyType, PublicKey
 from clustercert.model.errors import InvalidRequest, SignerError, Unavailable
 from clustercert.pki.client_ca import ca_subject, signature_digest
 from clustercert.pki.keys import spki_der
-from clustercert.pki.openbao import OpenBao, Refused, ServerUnavailable
+from clustercert.pki.openbao import OpenBao, OpenBaoRefused, ServerUnavailable
 from clustercert.pki.openbao_settings import OpenBaoSettings
 from clustercert.pki.signer import KeyCustody, SignerContext
 
@@ -160,7 +160,7 @@ class TransitKeys:
         """Read the properties of a CA's key. Returns None if there is no such key."""
         try:
             return await self._server.transit("GET", f"keys/{_name(ca_id)}")
-        except Refused as refused:
+        except OpenBaoRefused as refused:
             if refused.status == 404:  # noqa: PLR2004
                 return None
             raise SignerError(f"OpenBao refused to show the key {_name(ca_id)}: {refused}") from refused
@@ -170,7 +170,7 @@ class TransitKeys:
     async def _call(self, method: str, path: str, body: JsonObject | None = None) -> JsonObject:
         try:
             return await self._server.transit(method, path, body)
-        except Refused as refused:
+        except OpenBaoRefused as refused:
             raise SignerError(f"OpenBao refused the request {method} {path}: {refused}") from refused
         except ServerUnavailable as failure:
             raise _unavailable() from failure

@@ -6,7 +6,7 @@ import secrets
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
-from clustercert.kube_api import KubeApi, Refused
+from clustercert.kube_api import ApiServerRefused, KubeApi
 from clustercert.model import JsonObject
 from clustercert.model.errors import ClustercertError, RemoteFailed
 from clustercert.model.kubernetes import CREDENTIAL_ID
@@ -176,7 +176,7 @@ def _translate_errors() -> Iterator[None]:
     """Turn errors in the `with` block into CheckFailed, with advice about the most frequent cause."""
     try:
         yield
-    except Refused as refused:
+    except ApiServerRefused as refused:
         advice = _ADVICE.get(refused.http_status, "See the API server's log.")
         exception = _EXCEPTIONS.get(refused.http_status, CheckFailed)
         raise exception(f"HTTP {refused.http_status} {refused.server_message}".strip(), advice) from refused

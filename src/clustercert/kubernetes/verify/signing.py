@@ -5,7 +5,7 @@ import time
 from datetime import timedelta
 from http import HTTPStatus
 
-from clustercert.kube_api import KubeApi, Refused
+from clustercert.kube_api import ApiServerRefused, KubeApi
 from clustercert.kubernetes.verify.certificates import NOT_ISSUED, TemporaryCertificates
 from clustercert.kubernetes.verify.probe import CheckFailed
 from clustercert.model.errors import ClustercertError
@@ -59,8 +59,8 @@ async def system_names_refused(certificates: TemporaryCertificates) -> str:
             _POLICY_ADVICE,
         ) from error
     except ClustercertError as error:
-        refused = error if isinstance(error, Refused) else error.__cause__
-        if isinstance(refused, Refused) and refused.http_status in _REFUSALS:
+        refused = error if isinstance(error, ApiServerRefused) else error.__cause__
+        if isinstance(refused, ApiServerRefused) and refused.http_status in _REFUSALS:
             return "a certificate with a group that begins with system: is refused"
         raise CheckFailed(error.message, NOT_ISSUED) from error
     raise CheckFailed(
