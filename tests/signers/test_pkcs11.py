@@ -24,9 +24,9 @@ from clustercert.pki.cryptoki import (
     Attribute,
     Cryptoki,
     CryptokiError,
+    CryptokiSession,
     Mechanism,
     ObjectClass,
-    Session,
     Template,
 )
 from clustercert.pki.keys import new_key
@@ -71,7 +71,7 @@ async def issue(signer: Signer, ca: ClientCA) -> None:
     check_leaf(await signer.sign(request), request)
 
 
-def in_token(token: tokens.SoftToken, operation: Callable[[Session], Any]) -> Any:
+def in_token(token: tokens.SoftToken, operation: Callable[[CryptokiSession], Any]) -> Any:
     """Do something in the token with a session of our own, while no signer uses the module."""
     with tokens.environment(token):
         module = Cryptoki(token.module)
@@ -124,7 +124,7 @@ async def test_a_key_that_can_leave_the_token_is_not_used(
     async with signer_of(token) as signer:
         ca = await signer.create_ca(CA_REQUEST)
 
-    def replace_key(session: Session) -> None:
+    def replace_key(session: CryptokiSession) -> None:
         key_id = bytes.fromhex(ca.id)
         for each in (ObjectClass.PRIVATE_KEY, ObjectClass.PUBLIC_KEY):
             session.destroy(*session.find(each, key_id))
@@ -349,7 +349,7 @@ async def test_closed_sessions_are_opened_again(token: tokens.SoftToken) -> None
         # Handles of SoftHSM are small numbers.
         for handle in range(20):
             with suppress(CryptokiError):
-                Session(module, handle).close()
+                CryptokiSession(module, handle).close()
                 closed += 1
         assert closed == 1
         await issue(signer, ca)

@@ -15,9 +15,9 @@ from clustercert.pki.cryptoki import (
     Attribute,
     Cryptoki,
     CryptokiError,
+    CryptokiSession,
     Mechanism,
     ObjectClass,
-    Session,
     Template,
 )
 from clustercert.pki.cryptoki_codes import CKR, return_value_name
@@ -51,13 +51,13 @@ def slot_of(cryptoki: Cryptoki, label: str = tokens.LABEL) -> int:
 
 
 @pytest.fixture
-def session(cryptoki: Cryptoki) -> Session:
+def session(cryptoki: Cryptoki) -> CryptokiSession:
     session = cryptoki.open_session(slot_of(cryptoki))
     session.login(tokens.PIN.encode())
     return session
 
 
-def new_key(session: Session, key_id: bytes) -> tuple[int, int]:
+def new_key(session: CryptokiSession, key_id: bytes) -> tuple[int, int]:
     common: Template = {Attribute.TOKEN: True, Attribute.ID: key_id}
     return session.generate_key_pair(
         Mechanism.EC_KEY_PAIR_GEN,
@@ -66,7 +66,7 @@ def new_key(session: Session, key_id: bytes) -> tuple[int, int]:
     )
 
 
-def verify(session: Session, public: int, signature: bytes) -> None:
+def verify(session: CryptokiSession, public: int, signature: bytes) -> None:
     point = session.read(public, Attribute.EC_POINT)[2:]
     numbers = (int.from_bytes(signature[:32]), int.from_bytes(signature[32:]))
     key = ec.EllipticCurvePublicKey.from_encoded_point(ec.SECP256R1(), point)
@@ -125,7 +125,7 @@ def test_a_wrong_pin_is_named_and_not_shown(cryptoki: Cryptoki) -> None:
     assert str(refused.value) == "C_Login: CKR_PIN_INCORRECT"
 
 
-def test_a_generated_key_signs(session: Session) -> None:
+def test_a_generated_key_signs(session: CryptokiSession) -> None:
     public, private = new_key(session, b"one")
     verify(session, public, session.sign(private, Mechanism.ECDSA, DIGEST))
     for attribute in (Attribute.SENSITIVE, Attribute.ALWAYS_SENSITIVE, Attribute.NEVER_EXTRACTABLE):
@@ -133,7 +133,7 @@ def test_a_generated_key_signs(session: Session) -> None:
     assert session.read(private, Attribute.EXTRACTABLE) == b"\0"
 
 
-def test_keys_are_found_by_id_until_they_are_destroyed(cryptoki: Cryptoki, session: Session) -> None:
+def test_keys_are_found_by_id_until_they_are_destroyed(cryptoki: Cryptoki, session: CryptokiSession) -> None:
     public, private = new_key(session, b"two")
     new_key(session, b"three")
     other = cryptoki.open_session(slot_of(cryptoki))
@@ -145,26 +145,26 @@ def test_keys_are_found_by_id_until_they_are_destroyed(cryptoki: Cryptoki, sessi
     assert other.find(ObjectClass.PUBLIC_KEY, b"two") == []
 
 
-def test_an_attribute_that_a_key_has_not_is_an_error(session: Session) -> None:
+def test_an_attribute_that_a_key_has_not_is_an_error(session: CryptokiSession) -> None:
     _, private = new_key(session, b"four")
     with pytest.raises(CryptokiError, match="C_GetAttributeValue: CKR_ATTRIBUTE_TYPE_INVALID"):
         session.read(private, Attribute.MODULUS)
 
 
-def test_a_closed_session_is_an_error(session: Session) -> None:
+def test_a_closed_session_is_an_error(session: CryptokiSession) -> None:
     session.close()
     with pytest.raises(CryptokiError, match="CKR_SESSION_HANDLE_INVALID"):
         session.find(ObjectClass.PRIVATE_KEY, b"one")
 
 
-def test_a_module_that_is_finalised_is_an_error(cryptoki: Cryptoki, session: Session) -> None:
+def test_a_module_that_is_finalised_is_an_error(cryptoki: Cryptoki, session: CryptokiSession) -> None:
     cryptoki.finalize()
     with pytest.raises(CryptokiError, match="CKR_CRYPTOKI_NOT_INITIALIZED"):
         session.is_logged_in()
     cryptoki.initialize()
 
 
-def test_threads_sign_at_once_with_a_session_each(cryptoki: Cryptoki, session: Session) -> None:
+def test_threads_sign_at_once_with_a_session_each(cryptoki: Cryptoki, session: CryptokiSession) -> None:
     public, private = new_key(session, b"five")
     signatures: list[bytes] = []
 

@@ -136,7 +136,7 @@ class CurrentUser:
 
 
 @dataclass(frozen=True, slots=True)
-class Session:
+class LoginToken:
     """A token with its properties.
 
     Attributes:
@@ -179,7 +179,7 @@ class IssueOptions:
 class Client(ServiceClient):
     """Calls one service. The methods raise only ClientError."""
 
-    def log_in(self, login: PasswordLogin) -> Session:
+    def log_in(self, login: PasswordLogin) -> LoginToken:
         """Create a token with a password."""
         user: JsonObject = {"id": login.user}
         if login.domain_id is not None:
@@ -189,13 +189,13 @@ class Client(ServiceClient):
         user["password"] = login.password
         return self._new_token({"methods": ["password"], "password": {"user": user}}, _scope(login))
 
-    def rescope(self, token: str, project_id: str) -> Session:
+    def rescope(self, token: str, project_id: str) -> LoginToken:
         """Create a token for a project from a token for another scope."""
         return self._new_token(
             {"methods": ["token"], "token": {"id": token}}, {"project": {"id": project_id}}
         )
 
-    def session(self, token: str) -> Session:
+    def session(self, token: str) -> LoginToken:
         """Return the session of a token: the user, the project and the expiry of the token."""
         headers = {"X-Auth-Token": token, "X-Subject-Token": token}
         return self._parse_session(token, self.exchange("GET", "/v3/auth/tokens", headers=headers))
@@ -251,18 +251,18 @@ class Client(ServiceClient):
         path = f"{_cluster(project_id, cluster_id)}/clustercert"
         return self.exchange("POST", path, body=options.body())
 
-    def _new_token(self, identity: JsonObject, scope: JsonObject) -> Session:
+    def _new_token(self, identity: JsonObject, scope: JsonObject) -> LoginToken:
         body: JsonObject = {"auth": {"identity": identity} | ({"scope": scope} if scope else {})}
         response = self.exchange("POST", "/v3/auth/tokens", body=body)
         return self._parse_session(response.headers.get("X-Subject-Token", ""), response)
 
-    def _parse_session(self, token: str, response: ApiResponse) -> Session:
+    def _parse_session(self, token: str, response: ApiResponse) -> LoginToken:
         with self.check_format():
             body = json_object(response.body["token"])
             project = body.get("project")
             if not token:
                 raise ValueError("the response contains no token")
-            return Session(
+            return LoginToken(
                 token=token,
                 expires_at=_time(body["expires_at"]),
                 user=_named(body["user"]),

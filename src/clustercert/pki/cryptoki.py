@@ -231,11 +231,11 @@ class Cryptoki:
                 found.append(self._token(slot))
         return tuple(found)
 
-    def open_session(self, slot: int) -> "Session":
+    def open_session(self, slot: int) -> "CryptokiSession":
         """Open a session that can also create and delete keys."""
         handle = c_ulong()
         self.call("C_OpenSession", slot, _CKF_RW_SESSION | _CKF_SERIAL_SESSION, None, None, byref(handle))
-        return Session(self, handle.value)
+        return CryptokiSession(self, handle.value)
 
     def call(self, name: str, *arguments: object) -> None:
         """Call a function. Raises CryptokiError if the function doesn't return CKR_OK."""
@@ -254,7 +254,7 @@ class Cryptoki:
         )
 
 
-class Session:
+class CryptokiSession:
     """A session with a token. Only one thread at a time may use a session. All methods raise CryptokiError."""
 
     def __init__(self, cryptoki: Cryptoki, handle: int) -> None:

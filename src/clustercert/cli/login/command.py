@@ -25,7 +25,7 @@ from clustercert.model.identity import DEFAULT_DOMAIN
 from clustercert.model.times import rfc3339
 
 if TYPE_CHECKING:
-    from clustercert.client import PasswordLogin, Session
+    from clustercert.client import LoginToken, PasswordLogin
 
 _PASSWORD_VARIABLE = "CLUSTERCERT_PASSWORD"
 _PROJECT_ID = re.compile(r"[0-9a-f]{32}", re.ASCII)
@@ -98,7 +98,9 @@ class CredentialOptions:
         session = self._authenticate(url, login, ca_pem, advice)
         return password_login.profile_of(url, session, None, ca_pem)
 
-    def _authenticate(self, url: str, login: "PasswordLogin", ca_pem: str | None, advice: str) -> "Session":
+    def _authenticate(
+        self, url: str, login: "PasswordLogin", ca_pem: str | None, advice: str
+    ) -> "LoginToken":
         """Log in with a password. Asks again after a wrong password, if the user typed it at a terminal.
 
         `advice` is appended to the message for a wrong password.
@@ -111,7 +113,7 @@ class CredentialOptions:
                 print_note(f"{error.message} Type the password again, or press Ctrl-C to leave.")
         return self._attempt(url, login, ca_pem, advice)
 
-    def _attempt(self, url: str, login: "PasswordLogin", ca_pem: str | None, advice: str) -> "Session":
+    def _attempt(self, url: str, login: "PasswordLogin", ca_pem: str | None, advice: str) -> "LoginToken":
         password = password_from(self.password_file)
         return password_login.log_in_by_password(url, replace(login, password=password), ca_pem, advice)
 

@@ -12,10 +12,12 @@ from clustercert.cli.lookup import only_project
 from clustercert.cli.options import CommandError, NotLoggedIn
 
 if TYPE_CHECKING:
-    from clustercert.client import NamedRef, PasswordLogin, ProjectRef, Session
+    from clustercert.client import LoginToken, NamedRef, PasswordLogin, ProjectRef
 
 
-def log_in_by_password(url: str, login: "PasswordLogin", ca_pem: str | None, advice: str = "") -> "Session":
+def log_in_by_password(
+    url: str, login: "PasswordLogin", ca_pem: str | None, advice: str = ""
+) -> "LoginToken":
     """Create a token for the login's project, or a token without a project. Raises ClientError or NotLoggedIn.
 
     `advice` is appended to the message for a refused login.
@@ -40,7 +42,7 @@ def _refusal(login: "PasswordLogin") -> str:
     return f"Wrong user name or password, or no role in the project {project}.{domain}"
 
 
-def profile_of(url: str, session: "Session", project: str | None, ca_pem: str | None) -> Profile:
+def profile_of(url: str, session: "LoginToken", project: str | None, ca_pem: str | None) -> Profile:
     """Create the profile for a token. Replaces a token without a project by a token for one of the user's projects.
 
     Raises ClientError or CommandError.
@@ -130,7 +132,7 @@ def log_in(environment: Mapping[str, str], *, plain_http: bool) -> Profile:
     return replace(found, url=address)
 
 
-def _session(url: str, environment: Mapping[str, str], ca_pem: str | None) -> "Session":
+def _session(url: str, environment: Mapping[str, str], ca_pem: str | None) -> "LoginToken":
     from clustercert.client import Client, PasswordLogin
     from clustercert.client.auth import TokenAuth
 

@@ -17,7 +17,14 @@ from clustercert.issuance.signers.token_sessions import Connection, TokenAddress
 from clustercert.model import ClientCA, KeyType, PublicKey
 from clustercert.model.errors import InvalidRequest, SignerError
 from clustercert.pki.client_ca import ca_subject, signature_digest
-from clustercert.pki.cryptoki import Attribute, CryptokiError, Mechanism, ObjectClass, Session, Template
+from clustercert.pki.cryptoki import (
+    Attribute,
+    CryptokiError,
+    CryptokiSession,
+    Mechanism,
+    ObjectClass,
+    Template,
+)
 from clustercert.pki.cryptoki_codes import CKR
 from clustercert.pki.keys import CURVES, RSA_EXPONENT
 from clustercert.pki.signer import KeyCustody, SignerContext
@@ -199,7 +206,7 @@ def _generate(connection: Connection, ca_id: str, key_type: KeyType) -> PublicKe
         raise
 
 
-def _public_key(session: Session, handle: int, key_type: KeyType) -> PublicKey:
+def _public_key(session: CryptokiSession, handle: int, key_type: KeyType) -> PublicKey:
     if key_type not in CURVES:
         exponent = int.from_bytes(session.read(handle, Attribute.PUBLIC_EXPONENT))
         return rsa.RSAPublicNumbers(
@@ -225,7 +232,7 @@ def _protected_key(connection: Connection, ca_id: str) -> int:
     return handle
 
 
-def _private_key(session: Session, ca_id: str) -> int:
+def _private_key(session: CryptokiSession, ca_id: str) -> int:
     handles = session.find(ObjectClass.PRIVATE_KEY, bytes.fromhex(ca_id))
     if len(handles) != 1:
         raise SignerError(
@@ -234,7 +241,7 @@ def _private_key(session: Session, ca_id: str) -> int:
     return handles[0]
 
 
-def _check_protection(session: Session, handle: int, ca_id: str) -> None:
+def _check_protection(session: CryptokiSession, handle: int, ca_id: str) -> None:
     for attribute, required in _PROTECTION.items():
         value = _value(session, handle, attribute)
         if value != required:
@@ -244,7 +251,7 @@ def _check_protection(session: Session, handle: int, ca_id: str) -> None:
             )
 
 
-def _value(session: Session, handle: int, attribute: Attribute) -> bytes | None:
+def _value(session: CryptokiSession, handle: int, attribute: Attribute) -> bytes | None:
     """Read an attribute of a key. Returns None if the token doesn't tell."""
     try:
         return session.read(handle, attribute)
@@ -265,7 +272,7 @@ def _reference(connection: Connection, ca_id: str) -> str:
     return f"pkcs11:token={quote(token.label, safe='')};serial={quote(token.serial, safe='')};id={key_id};type=private"
 
 
-def _destroy_keys(session: Session, ca_id: str) -> int:
+def _destroy_keys(session: CryptokiSession, ca_id: str) -> int:
     """Delete a CA's key pair. Returns the number of deleted objects."""
     handles = [
         handle

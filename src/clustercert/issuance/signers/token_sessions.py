@@ -17,7 +17,7 @@ from typing import Any, TypeVar
 import structlog
 
 from clustercert.model.errors import ClustercertError, SignerError, Unavailable
-from clustercert.pki.cryptoki import Cryptoki, CryptokiError, Session, Token, suppress_values
+from clustercert.pki.cryptoki import Cryptoki, CryptokiError, CryptokiSession, Token, suppress_values
 from clustercert.pki.cryptoki_codes import CKR
 from clustercert.secure_file import PrivateFileError, read_private_file
 
@@ -89,7 +89,7 @@ class Connection:
         generation: the module's generation when the session was opened.
     """
 
-    session: Session
+    session: CryptokiSession
     token: Token
     generation: int
     handles: dict[str, int] = field(default_factory=dict)
@@ -311,7 +311,7 @@ class Login:
         self._lock = threading.Lock()
         self._refused_pin: bytes | None = None
 
-    def log_in(self, session: Session, token: Token) -> None:
+    def log_in(self, session: CryptokiSession, token: Token) -> None:
         """Log in, unless another session of this process is logged in.
 
         Raises SignerError if the PIN can't be read or was refused, else CryptokiError.
