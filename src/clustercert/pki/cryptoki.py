@@ -92,7 +92,7 @@ class CryptokiError(Exception):
 
 
 @dataclass(frozen=True, slots=True)
-class Token:
+class CryptokiToken:
     """A token in a slot.
 
     Attributes:
@@ -220,7 +220,7 @@ class Cryptoki:
         """Close all sessions and log out."""
         self.call("C_Finalize", None)
 
-    def tokens(self) -> tuple[Token, ...]:
+    def tokens(self) -> tuple[CryptokiToken, ...]:
         """List the initialised and uninitialised tokens, except those that the module can't read."""
         slots, count = (c_ulong * _MAX_SLOTS)(), c_ulong(_MAX_SLOTS)
         self.call("C_GetSlotList", 1, slots, byref(count))
@@ -242,10 +242,10 @@ class Cryptoki:
         if value := self._functions[name](*arguments):
             raise CryptokiError(name, value)
 
-    def _token(self, slot: int) -> Token:
+    def _token(self, slot: int) -> CryptokiToken:
         info = _TokenInfo()
         self.call("C_GetTokenInfo", slot, byref(info))
-        return Token(
+        return CryptokiToken(
             slot,
             _padded_text(info.label),
             _padded_text(info.serialNumber),

@@ -56,14 +56,14 @@ _TOKEN = re.compile(
 )
 
 
-class Token(NamedTuple):
+class ExpressionToken(NamedTuple):
     """A string, number, name or sign of an expression."""
 
     kind: str
     text: str
 
 
-def tokens(source: str) -> list[Token]:
+def tokens(source: str) -> list[ExpressionToken]:
     """Split an expression into tokens. Raises ValueError for syntax that the checks in this module don't support."""
     found, position = [], 0
     while position < len(source):
@@ -72,14 +72,14 @@ def tokens(source: str) -> list[Token]:
             raise ValueError(f"unsupported syntax: {source[position : position + 20]}")
         position = match.end()
         if match.lastgroup != "space":
-            found.append(Token(str(match.lastgroup), match[0]))
+            found.append(ExpressionToken(str(match.lastgroup), match[0]))
     for number, token in enumerate(found):
         if token.text == "." and not (number and _ends_operand(found[number - 1])):
             raise ValueError("a name must not begin with a dot")
     return found
 
 
-def check_cost(parsed: Sequence[Token]) -> None:
+def check_cost(parsed: Sequence[ExpressionToken]) -> None:
     """Raise ValueError for an expression whose evaluation could take long for many groups or claims."""
     loops = list(_loops(parsed))
     if len(loops) > MAX_LOOPS:
@@ -97,7 +97,7 @@ def check_cost(parsed: Sequence[Token]) -> None:
             raise ValueError(f"inside map, only {variable} can be read, not {others[0]}")
 
 
-def check_calls(parsed: Sequence[Token]) -> None:
+def check_calls(parsed: Sequence[ExpressionToken]) -> None:
     """Raise ValueError for a call that always fails, because the library does not support the call."""
     for number, token in enumerate(parsed):
         if token.kind != "name" or _text(parsed, number + 1) != "(":
@@ -116,7 +116,7 @@ def check_calls(parsed: Sequence[Token]) -> None:
             raise ValueError(f"{name} must be called on a time without values, as in now.{name}()")
 
 
-def constant_calls(parsed: Sequence[Token], variables: Collection[str]) -> Iterator[str]:
+def constant_calls(parsed: Sequence[ExpressionToken], variables: Collection[str]) -> Iterator[str]:
     """Yield each call whose only argument is a constant or one of these variables, as CEL that can be evaluated."""
     for number, token in enumerate(parsed):
         name, value = token.text, parsed[number + 2 : number + 4]
@@ -128,7 +128,7 @@ def constant_calls(parsed: Sequence[Token], variables: Collection[str]) -> Itera
             yield f"{receiver}{name}({value[0].text})"
 
 
-def check_condition(parsed: Sequence[Token], fields: Mapping[str, Collection[str]]) -> None:
+def check_condition(parsed: Sequence[ExpressionToken], fields: Mapping[str, Collection[str]]) -> None:
     """Raise ValueError for unknown fields of variables, or for a result that is not a bool.
 
     Args:
@@ -152,7 +152,7 @@ def check_condition(parsed: Sequence[Token], fields: Mapping[str, Collection[str
         raise ValueError("the result is not a bool; write a comparison, such as request.reason != ''")
 
 
-def _check_field(variable: str, after: Sequence[Token], known: Collection[str]) -> None:
+def _check_field(variable: str, after: Sequence[ExpressionToken], known: Collection[str]) -> None:
     listed = ", ".join(f"{variable}.{each}" for each in known)
     if len(after) < 2 or after[0].text != "." or after[1].kind != "name":  # noqa: PLR2004 - a dot and a name
         raise ValueError(f"{variable} can only be read by field: {listed}")
@@ -160,7 +160,7 @@ def _check_field(variable: str, after: Sequence[Token], known: Collection[str]) 
         raise ValueError(f"unknown field {variable}.{after[1].text}; valid fields are {listed}")
 
 
-def _check_value(parsed: Sequence[Token], start: int) -> None:
+def _check_value(parsed: Sequence[ExpressionToken], start: int) -> None:
     """Raise ValueError if a field is read from a value without fields, or if values of different types are compared."""
     value, end = _value_at(parsed, start)
     kind = _type_of(value)
@@ -180,7 +180,7 @@ def _check_value(parsed: Sequence[Token], start: int) -> None:
         raise ValueError(f"{value} is a {kind}, which never equals a {other}; compare it with a {kind}")
 
 
-def _value_at(parsed: Sequence[Token], start: int) -> tuple[str, int]:
+def _value_at(parsed: Sequence[ExpressionToken], start: int) -> tuple[str, int]:
     """Return the text of the variable, field or label that begins at `start`, and the position of the next token."""
     end = start + 1
     if parsed[start].text != "now":
@@ -197,7 +197,7 @@ def _type_of(value: str) -> str:
     return "timestamp" if value == "now" else FIELD_TYPES.get(value, "string")
 
 
-def _literal_type(parsed: Sequence[Token], number: int) -> str:
+def _literal_type(parsed: Sequence[ExpressionToken], number: int) -> str:
     """Return the type of a constant; empty for other tokens."""
     if not 0 <= number < len(parsed):
         return ""
@@ -207,7 +207,7 @@ def _literal_type(parsed: Sequence[Token], number: int) -> str:
     return "number" if token.kind == "number" else _LITERAL_TYPES.get(_text(parsed, number), "")
 
 
-def _argument_count(parsed: Sequence[Token], opening: int) -> int:
+def _argument_count(parsed: Sequence[ExpressionToken], opening: int) -> int:
     inside, count = parsed[opening + 1 : _closing(parsed, opening)], 0
     while inside:
         count += 1
@@ -216,7 +216,7 @@ def _argument_count(parsed: Sequence[Token], opening: int) -> int:
     return count
 
 
-def _is_bool(parsed: Sequence[Token]) -> bool:
+def _is_bool(parsed: Sequence[ExpressionToken]) -> bool:
     """Whether each successful evaluation certainly returns a bool."""
     if (question := _first(parsed, {"?"})) is not None:
         colon = _else_of(parsed, question)
@@ -231,7 +231,7 @@ def _is_bool(parsed: Sequence[Token]) -> bool:
     return _first(parsed, _COMPARISONS) is not None or _is_bool_operand(parsed)
 
 
-def _is_bool_operand(parsed: Sequence[Token]) -> bool:
+def _is_bool_operand(parsed: Sequence[ExpressionToken]) -> bool:
     """Whether an operand without operators is a bool: a constant, `request.csr` or a call."""
     texts = [each.text for each in parsed]
     if texts in (["true"], ["false"], ["request", ".", "csr"]):
@@ -240,7 +240,7 @@ def _is_bool_operand(parsed: Sequence[Token]) -> bool:
     return opening > 0 and parsed[opening].text == "(" and texts[opening - 1] in _BOOL_FUNCTIONS
 
 
-def _loops(parsed: Sequence[Token]) -> Iterator[tuple[str, str, Sequence[Token]]]:
+def _loops(parsed: Sequence[ExpressionToken]) -> Iterator[tuple[str, str, Sequence[ExpressionToken]]]:
     """Yield the name, the variable and the body of each macro that iterates over a list or map."""
     for number, token in enumerate(parsed):
         if token.text in _MACROS and _text(parsed, number - 1) == "." and _text(parsed, number + 1) == "(":
@@ -249,13 +249,13 @@ def _loops(parsed: Sequence[Token]) -> Iterator[tuple[str, str, Sequence[Token]]
             yield token.text, _text(inside, 0), inside[comma + 1 :]
 
 
-def _called(parsed: Sequence[Token]) -> Iterator[Token]:
+def _called(parsed: Sequence[ExpressionToken]) -> Iterator[ExpressionToken]:
     for number, token in enumerate(parsed):
         if token.kind == "name" and _text(parsed, number + 1) == "(":
             yield token
 
 
-def _read(parsed: Sequence[Token]) -> Iterator[str]:
+def _read(parsed: Sequence[ExpressionToken]) -> Iterator[str]:
     """Yield the names of all variables in the expression."""
     for number, token in enumerate(parsed):
         is_field, is_call = _text(parsed, number - 1) == ".", _text(parsed, number + 1) == "("
@@ -263,7 +263,7 @@ def _read(parsed: Sequence[Token]) -> Iterator[str]:
             yield token.text
 
 
-def _first(parsed: Sequence[Token], signs: Collection[str]) -> int | None:
+def _first(parsed: Sequence[ExpressionToken], signs: Collection[str]) -> int | None:
     """Return the position of the first of these operators outside of brackets."""
     depth = 0
     for number, token in enumerate(parsed):
@@ -275,7 +275,7 @@ def _first(parsed: Sequence[Token], signs: Collection[str]) -> int | None:
     return None
 
 
-def _else_of(parsed: Sequence[Token], question: int) -> int:
+def _else_of(parsed: Sequence[ExpressionToken], question: int) -> int:
     """Return the position of the colon that belongs to a question mark."""
     depth = pending = 0
     for number in range(question, len(parsed)):
@@ -290,7 +290,7 @@ def _else_of(parsed: Sequence[Token], question: int) -> int:
     return len(parsed)
 
 
-def _closing(parsed: Sequence[Token], opening: int) -> int:
+def _closing(parsed: Sequence[ExpressionToken], opening: int) -> int:
     """Return the position of the bracket that closes the bracket at `opening`; -1 if there is no such bracket."""
     if parsed[opening].kind != "sign" or parsed[opening].text not in _OPEN:
         return -1
@@ -304,7 +304,7 @@ def _closing(parsed: Sequence[Token], opening: int) -> int:
     return -1
 
 
-def _last_opening(parsed: Sequence[Token]) -> int:
+def _last_opening(parsed: Sequence[ExpressionToken]) -> int:
     """Return the position of the bracket that the last token closes; 0 if the last token is not a bracket."""
     depth = 0
     for number in reversed(range(len(parsed))):
@@ -316,14 +316,14 @@ def _last_opening(parsed: Sequence[Token]) -> int:
     return 0
 
 
-def _text(parsed: Sequence[Token], number: int) -> str:
+def _text(parsed: Sequence[ExpressionToken], number: int) -> str:
     """Return the text of the token at this position if it is a sign or a name; else an empty string."""
     if not 0 <= number < len(parsed) or parsed[number].kind not in ("sign", "name"):
         return ""
     return parsed[number].text
 
 
-def _ends_operand(token: Token) -> bool:
+def _ends_operand(token: ExpressionToken) -> bool:
     return token.kind in ("name", "string", "number") or token.text in _CLOSE
 
 
@@ -428,7 +428,7 @@ def compile_expression(source: str, known: frozenset[str] = _VARIABLES) -> "Prog
     return program
 
 
-def _try_constant_calls(parsed: Sequence[Token], read: frozenset[str]) -> None:
+def _try_constant_calls(parsed: Sequence[ExpressionToken], read: frozenset[str]) -> None:
     from cel import cel  # noqa: PLC0415 - imported by compile_expression
 
     for call in constant_calls(parsed, read):

@@ -17,7 +17,7 @@ from typing import Any, TypeVar
 import structlog
 
 from clustercert.model.errors import ClustercertError, SignerError, Unavailable
-from clustercert.pki.cryptoki import Cryptoki, CryptokiError, CryptokiSession, Token, suppress_values
+from clustercert.pki.cryptoki import Cryptoki, CryptokiError, CryptokiSession, CryptokiToken, suppress_values
 from clustercert.pki.cryptoki_codes import CKR
 from clustercert.secure_file import PrivateFileError, read_private_file
 
@@ -90,7 +90,7 @@ class Connection:
     """
 
     session: CryptokiSession
-    token: Token
+    token: CryptokiToken
     generation: int
     handles: dict[str, int] = field(default_factory=dict)
 
@@ -253,7 +253,7 @@ class _SessionThread(threading.Thread):
             self._connection = Connection(session, token, module.generation)
         return self._connection
 
-    def _token(self, cryptoki: Cryptoki) -> Token:
+    def _token(self, cryptoki: Cryptoki) -> CryptokiToken:
         label, serial = self._address.label, self._address.serial
         found = [
             token
@@ -311,7 +311,7 @@ class Login:
         self._lock = threading.Lock()
         self._refused_pin: bytes | None = None
 
-    def log_in(self, session: CryptokiSession, token: Token) -> None:
+    def log_in(self, session: CryptokiSession, token: CryptokiToken) -> None:
         """Log in, unless another session of this process is logged in.
 
         Raises SignerError if the PIN can't be read or was refused, else CryptokiError.

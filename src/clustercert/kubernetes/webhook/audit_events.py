@@ -13,7 +13,7 @@ from typing import Any, TypeAlias
 
 import ijson
 
-from clustercert.kubernetes.webhook.json_tokens import JsonTokens, Token
+from clustercert.kubernetes.webhook.json_tokens import JsonToken, JsonTokens
 from clustercert.kubernetes.webhook.review import Identity, parse_identity
 from clustercert.model import credential_groups, parse_rfc3339
 from clustercert.model.errors import InvalidRequest
@@ -63,9 +63,9 @@ MAX_DEPTH = 20_000
 
 _STARTS, _ENDS = frozenset({"start_map", "start_array"}), frozenset({"end_map", "end_array"})
 
-Reading: TypeAlias = Generator[None, Token, Any]
+Reading: TypeAlias = Generator[None, JsonToken, Any]
 """A generator that receives the tokens of one JSON value, and returns the needed part of the value."""
-Reader: TypeAlias = Callable[[Token], Reading]
+Reader: TypeAlias = Callable[[JsonToken], Reading]
 """A function that reads a value, given the value's first token."""
 
 
@@ -166,7 +166,7 @@ class EventListParser(_Parser):
         requests, self._requests = self._requests, []
         return requests
 
-    def _items(self, token: Token) -> Reading:
+    def _items(self, token: JsonToken) -> Reading:
         # A document may have `apiVersion` and `kind` after the items, so `close` checks both fields again.
         head = self._members.get("apiVersion", API_VERSION), self._members.get("kind", LIST_KIND)
         if head != (API_VERSION, LIST_KIND):
@@ -207,7 +207,7 @@ class EventParser(_Parser):
         return request if _has_certificate(request) else None
 
 
-def _token_receiver(read: Reader) -> Callable[[Token], object]:
+def _token_receiver(read: Reader) -> Callable[[JsonToken], object]:
     """Return a function that takes one token of a document per call, and passes the token to the reader."""
 
     def reading() -> Reading:
@@ -220,7 +220,7 @@ def _token_receiver(read: Reader) -> Callable[[Token], object]:
     return receiver.send
 
 
-def _skipped(token: Token, depth: int = 0) -> Reading:
+def _skipped(token: JsonToken, depth: int = 0) -> Reading:
     while True:
         if token[0] in _STARTS:
             depth += 1
@@ -233,7 +233,7 @@ def _skipped(token: Token, depth: int = 0) -> Reading:
         token = yield
 
 
-def _scalar(token: Token) -> Reading:
+def _scalar(token: JsonToken) -> Reading:
     """Read a string, number, boolean or null. Returns `None` for an object or array."""
     yield from _skipped(token)
     return token[1]
@@ -245,7 +245,7 @@ def _members(readers: Mapping[str, Reader], kept: dict[str, Any] | None = None) 
     If `kept` is given, the reader stores each member in `kept` as soon as the member is read.
     """
 
-    def read(token: Token) -> Reading:
+    def read(token: JsonToken) -> Reading:
         if token[0] != "start_map":
             yield from _skipped(token)
             return None
@@ -261,7 +261,7 @@ def _members(readers: Mapping[str, Reader], kept: dict[str, Any] | None = None) 
     return read
 
 
-def _user(token: Token) -> Reading:
+def _user(token: JsonToken) -> Reading:
     """Read the `user` object of an event. Returns `None` if the object is larger than MAX_USER."""
     built, size, depth = ijson.ObjectBuilder(), 0, 0
     while size <= MAX_USER:
@@ -279,7 +279,7 @@ def _user(token: Token) -> Reading:
 _CONDITION = _members({"type": _scalar})
 
 
-def _has_approval(token: Token) -> Reading:
+def _has_approval(token: JsonToken) -> Reading:
     """Read an array of conditions, of any length. Returns whether one of the conditions is an approval."""
     if token[0] != "start_array":
         yield from _skipped(token)

@@ -15,7 +15,7 @@ import ijson
 
 from clustercert.model.errors import InvalidRequest
 
-Token: TypeAlias = tuple[str, Any]
+JsonToken: TypeAlias = tuple[str, Any]
 """An ijson event and its value. Source: ijson's documentation, "Event names"."""
 
 # Select the C parser explicitly: otherwise ijson may silently choose a Python parser, which is slower and has other
@@ -50,9 +50,9 @@ class JsonTokens:
     and strings, a sequence of digits is truncated to 640 digits.
     """
 
-    def __init__(self, receive: Callable[[Token], object]) -> None:
+    def __init__(self, receive: Callable[[JsonToken], object]) -> None:
         self._receive = receive
-        self._tokens: list[Token] = ijson.sendable_list()
+        self._tokens: list[JsonToken] = ijson.sendable_list()
         self._parser = _PARSER(self._tokens)
         self._input = _Input()
 
