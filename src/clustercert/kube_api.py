@@ -1,6 +1,6 @@
 """A small client for a cluster's API server, which authenticates with a client certificate or a token.
 
-The private key stays in memory. httpx is imported only when it is needed, because the import takes 45 ms and 4 MB.
+The private key stays in memory.
 """
 
 import asyncio
@@ -17,7 +17,14 @@ from typing import Any, Self, TypeVar
 from urllib.parse import quote
 
 from clustercert.background import LoopThread
-from clustercert.http_client import Response, UnreadableResponse, exchange, new_client
+from clustercert.http_client import (
+    CannotConnect,
+    ConnectionFailed,
+    HttpClient,
+    Response,
+    UnreadableResponse,
+    UntrustedServer,
+)
 from clustercert.model import JsonObject
 from clustercert.model.errors import RemoteFailed, Unavailable
 
@@ -88,7 +95,7 @@ class KubeApi:
         # An API server chooses how long its certificates take to verify (70 CAs with costly keys: 0.3 s), and its
         # answers to parse. In a thread of its own, a verification delays neither the service nor other clusters.
         self._thread = LoopThread("cluster connection")
-        self._http = new_client(
+        self._http = HttpClient(
             tls_context(server_ca_pem, identity),
             MAX_CONNECTIONS,
             base_url=url,
@@ -102,11 +109,11 @@ class KubeApi:
         await self.close()
 
     async def close(self) -> None:
-        await self._thread.close(self._http.aclose())
+        await self._thread.close(self._http.close())
 
     def use_token(self, token: str) -> None:
         """Authenticate the next requests with a bearer token."""
-        self._http.headers["Authorization"] = f"Bearer {token}"
+        self._http.use_token(token)
 
     async def get(
         self, path: str, parameters: Mapping[str, str] | None = None, *, max_bytes: int = MAX_OBJECT_BYTES
@@ -185,29 +192,23 @@ class KubeApi:
         parameters: Mapping[str, str] | None = None,
         max_bytes: int = MAX_OBJECT_BYTES,
     ) -> Response:
-        import httpx  # noqa: PLC0415
-
         try:
-            request = self._http.build_request(method, path, json=document, params=parameters)
-            async with asyncio.timeout(self._seconds):
-                try:
-                    return await exchange(self._http, request, self._seconds, max_bytes)
-                except (httpx.ReadError, httpx.WriteError, httpx.RemoteProtocolError):
-                    # The server may close an idle connection just when this client reuses it, so retry once.
-                    return await exchange(self._http, request, self._seconds, max_bytes)
+            return await self._http.send(
+                method, path, self._seconds, params=parameters, body=document, max_bytes=max_bytes, retry=True
+            )
         except UnreadableResponse as error:
             raise RemoteFailed(
                 f"The cluster's API server sent {error}, which this service does not read. Tell the operator."
             ) from error
-        except (TimeoutError, httpx.TimeoutException) as error:
+        except TimeoutError as error:
             raise Unavailable(_LATE) from error
-        except httpx.ConnectError as error:
-            if "certificate verify failed" in str(error).lower():
-                raise RemoteFailed(
-                    "The certificate of the cluster's API server is not trusted. Tell the operator."
-                ) from error
+        except UntrustedServer as error:
+            raise RemoteFailed(
+                "The certificate of the cluster's API server is not trusted. Tell the operator."
+            ) from error
+        except CannotConnect as error:
             raise Unavailable("The cluster's API server can't be reached. Try again in a moment.") from error
-        except (httpx.HTTPError, httpx.InvalidURL, ssl.SSLError) as error:
+        except ConnectionFailed as error:
             raise Unavailable(
                 "The connection to the cluster's API server was lost. Try again in a moment."
             ) from error

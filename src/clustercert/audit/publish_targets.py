@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Protocol
 from urllib.parse import SplitResult, urlsplit
 
-from clustercert.http_client import UnreadableResponse, exchange, new_client
+from clustercert.http_client import ConnectionFailed, HttpClient, UnreadableResponse
 from clustercert.model import utc_now
 from clustercert.model.requests import is_loopback
 
@@ -104,24 +104,23 @@ class UrlTarget:
         return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}"
 
     async def publish(self, note: str) -> None:
-        import httpx  # noqa: PLC0415 - the import takes 45 ms, and few services publish to a URL
-
         headers = {"Content-Type": "text/plain; charset=utf-8"}
         cause = ""
         # Load the CAs in a thread, because loading takes 20 ms.
         tls = await asyncio.to_thread(ssl.create_default_context)
-        async with new_client(tls, 1) as client:
-            request = client.build_request("POST", self.url, content=note.encode(), headers=headers)
+        async with HttpClient(tls, 1) as client:
             for attempt in range(ATTEMPTS):
                 await asyncio.sleep(self.retry_seconds * attempt)
                 try:
-                    response = await exchange(client, request, self.timeout_seconds)
+                    response = await client.send(
+                        "POST", self.url, self.timeout_seconds, headers=headers, body=note.encode()
+                    )
                 except UnreadableResponse as error:
                     cause = f"the server sent {error}"
                 except TimeoutError:
                     cause = f"no complete response within {self.timeout_seconds:g} seconds"
-                except (httpx.HTTPError, httpx.InvalidURL, ssl.SSLError) as error:
-                    cause = f"{type(error).__name__}: {error}"
+                except ConnectionFailed as error:
+                    cause = str(error)
                 else:
                     if 200 <= response.status < 300:  # noqa: PLR2004 - RFC 9110: success
                         return

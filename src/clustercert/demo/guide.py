@@ -1,5 +1,6 @@
 """The demo's first client: requests a kubeconfig for each tenant, and prints commands to try."""
 
+import asyncio
 import base64
 import contextlib
 import json
@@ -9,15 +10,24 @@ import signal
 import ssl
 import sys
 import time
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
+from http import HTTPStatus
 from pathlib import Path
 
-import httpx
 import yaml
 from cryptography import x509
 from cryptography.x509.oid import NameOID
 
 from clustercert.demo.tenants import DemoError, Say, Tenant
+from clustercert.http_client import (
+    CannotConnect,
+    ConnectionFailed,
+    ConnectionLost,
+    HttpClient,
+    Response,
+    UnreadableResponse,
+)
 from clustercert.model import rfc3339
 from clustercert.model.errors import ClustercertError
 from clustercert.pki.certificates import fingerprint, parse_certificates
@@ -26,6 +36,7 @@ from clustercert.settings import DEMO_FILE
 
 SERVER_LOG = "server.log"
 START_SECONDS = 60
+REQUEST_SECONDS = 30
 
 
 @dataclass(slots=True)
@@ -48,10 +59,8 @@ class Guide:
     def show(self) -> None:
         """Wait for the server, get a kubeconfig for each tenant, and print the results. Stops the server on failure."""
         try:
-            verify = ssl.create_default_context(cafile=self.tls_ca)
-            with httpx.Client(base_url=self.url, verify=verify, timeout=30, trust_env=False) as client:
-                issued = self._request_kubeconfigs(client)
-        except (httpx.HTTPError, OSError, ValueError, ClustercertError) as error:
+            issued = asyncio.run(self._request_kubeconfigs())
+        except (ConnectionFailed, UnreadableResponse, OSError, ValueError, ClustercertError) as error:
             self.failure = DemoError(
                 f"The demo could not get a kubeconfig: {error}. See {self.folder / SERVER_LOG}."
             )
@@ -63,35 +72,35 @@ class Guide:
         else:
             self._print_guide(issued[0][0], self.tenants[0])
 
-    def _request_kubeconfigs(self, client: httpx.Client) -> list[tuple[x509.Certificate, dict[str, object]]]:
+    async def _request_kubeconfigs(self) -> list[tuple[x509.Certificate, dict[str, object]]]:
         """Wait until the server is ready, and request a kubeconfig for each tenant. Raises DemoError.
 
         Retries after a lost connection. If the user stops the server, the thread therefore reports no failure, but
         retries until the process exits.
         """
+        tls = ssl.create_default_context(cafile=self.tls_ca)
         deadline = time.monotonic() + START_SECONDS
-        while time.monotonic() < deadline:
-            with contextlib.suppress(httpx.NetworkError, httpx.RemoteProtocolError):
-                if client.get("/readyz").is_success:
-                    return [self._request_kubeconfig(client, tenant) for tenant in self.tenants]
-            time.sleep(0.05)
+        async with HttpClient(tls, 1, base_url=self.url) as client:
+            while time.monotonic() < deadline:
+                with contextlib.suppress(CannotConnect, ConnectionLost):
+                    if (await client.send("GET", "/readyz", REQUEST_SECONDS)).status == HTTPStatus.OK:
+                        return [await self._request_kubeconfig(client, tenant) for tenant in self.tenants]
+                await asyncio.sleep(0.05)
         raise DemoError(f"the server did not become ready within {START_SECONDS} seconds")
 
-    def _request_kubeconfig(
-        self, client: httpx.Client, tenant: Tenant
+    async def _request_kubeconfig(
+        self, client: HttpClient, tenant: Tenant
     ) -> tuple[x509.Certificate, dict[str, object]]:
         """Log in, request a kubeconfig for one day, and check the kubeconfig's certificate against the CA.
 
         Writes the kubeconfig, the certificate, the token and the password to private files. Returns the certificate,
         and a summary for scripts.
         """
-        token = _token(client, tenant)
-        response = client.post(
-            _clustercert_path(tenant),
-            headers={"X-Auth-Token": token, "Accept": "application/yaml"},
-            json={"duration": 1, "reason": "clustercert demo"},
-        ).raise_for_status()
-        user = yaml.safe_load(response.text)["users"][0]["user"]
+        token = await _token(client, tenant)
+        headers = {"X-Auth-Token": token, "Accept": "application/yaml"}
+        body = {"duration": 1, "reason": "clustercert demo"}
+        response = await _post(client, _clustercert_path(tenant), body, headers)
+        user = yaml.safe_load(response.content)["users"][0]["user"]
         leaf_pem = base64.b64decode(user["client-certificate-data"])
         leaf = x509.load_pem_x509_certificate(leaf_pem)
         client_ca, kubeconfig = (
@@ -100,7 +109,7 @@ class Guide:
         )
         (issuer,) = parse_certificates(client_ca.read_bytes())
         leaf.verify_directly_issued_by(issuer)
-        write_private(kubeconfig, response.text)
+        write_private(kubeconfig, response.content)
         write_private(self._file("certificate", tenant, "pem"), leaf_pem)
         write_private(self._file("token", tenant, "header"), f"X-Auth-Token: {token}\n")
         write_private(self._file("password", tenant, "txt"), f"{tenant.password}\n")
@@ -177,11 +186,20 @@ Ctrl-C stops the server; the next run uses the same data."""
 """
 
 
-def _token(client: httpx.Client, tenant: Tenant) -> str:
+async def _token(client: HttpClient, tenant: Tenant) -> str:
     user = {"id": tenant.user_id, "password": tenant.password}
     identity = {"methods": ["password"], "password": {"user": user}}
     body = {"auth": {"identity": identity, "scope": {"project": {"id": tenant.project_id}}}}
-    return client.post("/v3/auth/tokens", json=body).raise_for_status().headers["X-Subject-Token"]
+    return (await _post(client, "/v3/auth/tokens", body, {})).headers["x-subject-token"]
+
+
+async def _post(
+    client: HttpClient, path: str, body: Mapping[str, object], headers: Mapping[str, str]
+) -> Response:
+    response = await client.send("POST", path, REQUEST_SECONDS, headers=headers, body=body)
+    if not 200 <= response.status < 300:  # noqa: PLR2004 - RFC 9110: success
+        raise DemoError(f"POST {path} was answered with status {response.status}")
+    return response
 
 
 def _clustercert_path(tenant: Tenant) -> str:

@@ -7,7 +7,6 @@ import math
 import time
 from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
 
 import structlog
 from joserfc.errors import JoseError
@@ -17,15 +16,12 @@ from clustercert.authn.oidc.claims import TokenRefused
 from clustercert.authn.oidc.connection import REQUEST_SECONDS, FetchFailed, connected, discovery_document, get
 from clustercert.authn.oidc.issuers import OidcIssuer
 from clustercert.background import wait_for_stop
+from clustercert.http_client import HttpClient
 from clustercert.model import JsonObject
 from clustercert.model.errors import CredentialUnverified
 from clustercert.model.requests import is_https_url
 from clustercert.observability import metrics
 from clustercert.pki.keys import MAX_RSA_EXPONENT
-
-if TYPE_CHECKING:
-    import httpx
-
 
 MAX_KEYS = 100
 # Shorter RSA keys are weak, and longer RSA keys make verification slow.
@@ -157,7 +153,7 @@ async def fetch_keys(
         raise FetchFailed(f"{issuer.keys_file}: {error.strerror or error}") from None
 
 
-async def _discover(client: "httpx.AsyncClient", issuer: OidcIssuer, seconds: float) -> str:
+async def _discover(client: HttpClient, issuer: OidcIssuer, seconds: float) -> str:
     """Return the address of the keys, from the discovery document."""
     document = await discovery_document(client, issuer, seconds)
     address = document.get("jwks_uri")

@@ -208,7 +208,7 @@ class IssuerLogins:
             "redirect_uri": redirect_uri,
             "code_verifier": attempt.secret("verifier"),
         }
-        headers = {}
+        headers = {"Content-Type": "application/x-www-form-urlencoded"}
         secret = await asyncio.to_thread(self._secret)
         if secret is not None and endpoints.secret_in_header:
             headers["Authorization"] = _basic(self._client.client_id, secret)
@@ -216,8 +216,8 @@ class IssuerLogins:
             form |= {"client_id": self._client.client_id} | ({"client_secret": secret} if secret else {})
         try:
             async with connected(self.issuer) as client:
-                request = client.build_request("POST", endpoints.token, data=form, headers=headers)
-                response = await send(client, request)
+                body = urlencode(form).encode()
+                response = await send(client, "POST", endpoints.token, headers=headers, body=body)
         except FetchFailed as error:
             raise self._unreachable() from error
         return self._id_token(response)
